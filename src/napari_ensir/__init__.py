@@ -1,0 +1,41 @@
+"""Combine several restorations of an image into one that is better than each.
+
+The public names are imported when first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_ensir.ensemble.fit import fit_lut
+    from napari_ensir.ensemble.lut import WeightLUT
+    from napari_ensir.ensemble.lut_file import import_lut, load_lut
+    from napari_ensir.errors import EnsembleError
+
+try:
+    __version__ = version("napari-ensir")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+_HOME = {
+    "EnsembleError": "napari_ensir.errors",
+    "WeightLUT": "napari_ensir.ensemble.lut",
+    "fit_lut": "napari_ensir.ensemble.fit",
+    "import_lut": "napari_ensir.ensemble.lut_file",
+    "load_lut": "napari_ensir.ensemble.lut_file",
+}
+
+__all__ = ["EnsembleError", "WeightLUT", "fit_lut", "import_lut", "load_lut"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

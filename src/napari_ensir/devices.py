@@ -1,0 +1,63 @@
+"""Which torch device to compute on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["available_devices", "resolve_device"]
+
+
+def available_devices() -> list[str]:
+    """Names of the devices torch can use here, the fastest first; always ends with ``"cpu"``."""
+    import torch
+
+    names = []
+    if torch.cuda.is_available():
+        names += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [*names, "cpu"]
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn a request into a torch device.
+
+    Parameters
+    ----------
+    device
+        ``"auto"`` (CUDA, else MPS, else CPU), any name torch knows, or a torch device.
+
+    Raises
+    ------
+    EnsembleError
+        If torch does not know the name or this machine lacks the device.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    import torch
+
+    if isinstance(device, str) and device == "auto":
+        return torch.device(available_devices()[0])
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise EnsembleError(
+            f'device {device!r} is not known to torch; use "auto" or one of: '
+            f"{', '.join(available_devices())}."
+        ) from error
+    present = {torch.device(name).type for name in available_devices()}
+    count = torch.cuda.device_count() if resolved.type == "cuda" else 1
+    if resolved.type not in present or (resolved.index or 0) >= count:
+        raise EnsembleError(
+            f'device "{resolved}" is not available on this machine; use "auto" or one of: '
+            f"{', '.join(available_devices())}."
+        )
+    return resolved
