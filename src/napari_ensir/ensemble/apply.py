@@ -1,0 +1,209 @@
+"""A lookup table on candidates, block by block, into the ensemble or weight maps. Learns nothing.
+
+Bytes that must move: each candidate once in, four per pixel out. Beside input and output only blocks that
+fit a core's cache are held.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.devices import resolve_device
+from napari_ensir.ensemble.arrays import (
+    Channels,
+    block_slices,
+    is_dask,
+    is_torch,
+    read_block,
+    read_tensor,
+)
+from napari_ensir.ensemble.collect import BLOCK_PIXELS, bin_table, compiled_loops
+from napari_ensir.ensemble.threads import for_each
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.arrays import Slices
+    from napari_ensir.ensemble.inputs import Field, Progress
+    from napari_ensir.ensemble.lut import WeightLUT
+
+__all__ = ["combine_field"]
+
+_NO_IMAGE = np.zeros(0, np.float32)
+_NO_MAPS = np.zeros((0, 0), np.float32)
+
+
+def combine_field(
+    lut: WeightLUT,
+    field: Field,
+    device: str | torch.device,
+    *,
+    as_maps: bool,
+    progress: Progress | None = None,
+) -> Any:
+    """The ensemble of a field, or its weight maps; numpy in, numpy out, and so for torch and dask."""
+    if any(is_dask(candidate) for candidate in field.candidates):
+        return _combine_dask(lut, field, device, as_maps)
+    if all(is_torch(candidate) for candidate in field.candidates):
+        return _combine_tensors(lut, field, device, as_maps)
+    shape = (lut.n_candidates, *field.shape) if as_maps else field.shape
+    result = np.empty(shape, np.float32)
+    resolved = resolve_device(device)
+    on_cpu = resolved.type == "cpu"
+    work = _compiled_work if on_cpu and compiled_loops() and lut.dense_rows is not None else _torch_work
+    total, finished = prod(field.shape), 0
+
+    def done(slices: Slices) -> None:
+        nonlocal finished
+        finished += prod(len(range(*s.indices(n))) for s, n in zip(slices, field.shape, strict=True))
+        if progress is not None:
+            progress(finished, total, "combining")
+
+    blocks = block_slices(field.shape, BLOCK_PIXELS["cpu" if on_cpu else "gpu"])
+    for_each(
+        blocks,
+        work(lut, field, resolved, result, as_maps),
+        done,
+        threads=None if work is _compiled_work else 1,
+    )
+    return result
+
+
+def _compiled_work(
+    lut: WeightLUT, field: Field, device: torch.device, result: NDArray[np.float32], as_maps: bool
+) -> Any:
+    loops = compiled_loops()
+    binning = lut.binning
+    dtype = field.dtype
+    bin_of, smallest = bin_table(dtype, binning)
+    grid = (binning.low, binning.width, binning.n_bins)
+    rows, weights = lut.dense_rows, lut.all_weights
+
+    def work(slices: Slices) -> None:
+        blocks = tuple(read_block(candidate, slices, dtype) for candidate in field.candidates)
+        channels = Channels.of_block(field.shape, slices, field.channel_axis)
+        image, maps = _NO_IMAGE, _NO_MAPS
+        if as_maps:
+            # One row per candidate; a block is contiguous within each, but the rows lie apart.
+            maps = np.empty((lut.n_candidates, blocks[0].size), np.float32)
+        else:
+            image = result[slices].reshape(-1)  # blocks are contiguous: a view
+        loops.combine(
+            blocks,
+            grid,
+            bin_of,
+            smallest,
+            (channels.first, channels.count, channels.inner),
+            lut.n_channels,
+            rows,
+            weights,
+            image,
+            maps,
+        )
+        if as_maps:
+            target = result[(slice(None), *slices)]
+            target[...] = maps.reshape(target.shape)
+
+    return work
+
+
+def _torch_work(
+    lut: WeightLUT, field: Field, device: torch.device, result: NDArray[np.float32], as_maps: bool
+) -> Any:
+    def work(slices: Slices) -> None:
+        target = result[(slice(None), *slices)] if as_maps else result[slices]
+        target[...] = combine_block(lut, field, slices, device, as_maps).cpu().numpy().reshape(target.shape)
+
+    return work
+
+
+def combine_block(
+    lut: WeightLUT, field: Field, slices: Slices, device: torch.device, as_maps: bool
+) -> torch.Tensor:
+    """One block in torch, on any device: (pixels,) or (M, pixels) float32."""
+    import torch
+
+    binning = lut.binning
+    tensors = [read_tensor(candidate, slices, device) for candidate in field.candidates]
+    channels = Channels.of_block(field.shape, slices, field.channel_axis)
+    place = torch.arange(len(tensors[0]), device=device)
+    channel = channels.first + place.div(channels.inner, rounding_mode="floor") % channels.count
+    columns = [_bins(tensor, binning) for tensor in tensors]
+    dense = lut.dense_rows
+    if dense is not None:
+        key = torch.zeros_like(channel)
+        for column in columns:
+            key = key * binning.n_bins + column
+        rows = torch.from_numpy(dense).to(device)[key * lut.n_channels + channel].to(torch.int64)
+    else:
+        rows = lut.row_of([*columns, channel])
+    real = torch.float32 if device.type == "mps" else torch.float64
+    weights = torch.tensor(lut.all_weights).to(device=device, dtype=real)
+    if as_maps:
+        return weights.to(torch.float32).T[:, rows]
+    total = torch.zeros(len(channel), dtype=real, device=device)
+    for m, tensor in enumerate(tensors):
+        total += weights[:, m][rows] * tensor
+    return total.to(torch.float32)
+
+
+def _bins(values: torch.Tensor, binning: Any) -> torch.Tensor:
+    import torch
+
+    if not values.is_floating_point():
+        low, width = int(np.floor(binning.low)), binning.width
+        if binning.low == low and width == int(width):
+            return (values - low).div(int(width), rounding_mode="floor").clamp(0, binning.n_bins - 1)
+        values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+    place = ((values - binning.low) / binning.width).floor().clamp(0, binning.n_bins - 1)
+    return place.nan_to_num(nan=0.0).to(torch.int64)
+
+
+def _combine_tensors(
+    lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool
+) -> torch.Tensor:
+    """Tensors stay where they are unless a device is asked for."""
+    import torch
+
+    first = field.candidates[0]
+    resolved = first.device if device == "auto" else resolve_device(device)
+    shape = (lut.n_candidates, *field.shape) if as_maps else field.shape
+    result = torch.empty(shape, dtype=torch.float32, device=resolved)
+    kind = "cpu" if resolved.type == "cpu" else "gpu"
+    for slices in block_slices(field.shape, BLOCK_PIXELS[kind]):
+        target = result[(slice(None), *slices)] if as_maps else result[slices]
+        target.copy_(combine_block(lut, field, slices, resolved, as_maps).reshape(target.shape))
+    return result
+
+
+def _combine_dask(lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool) -> Any:
+    """A lazy result with the candidates' chunks; the channel axis is kept whole."""
+    import dask.array as da
+
+    axis = field.channel_axis
+    first = next(candidate for candidate in field.candidates if is_dask(candidate))
+    chunks = tuple((n,) if i == axis else c for i, (n, c) in enumerate(zip(field.shape, first.chunks, strict=True)))
+    arrays = [
+        candidate.rechunk(chunks) if is_dask(candidate) else da.from_array(candidate, chunks=chunks)
+        for candidate in field.candidates
+    ]
+
+    def block(*parts: NDArray[Any]) -> NDArray[np.float32]:
+        kind = lut.weight_maps if as_maps else lut.apply
+        combined: NDArray[np.float32] = kind(parts, device, channel_axis=axis)
+        return combined
+
+    extra = ((lut.n_candidates,), *chunks) if as_maps else chunks
+    return da.map_blocks(
+        block,
+        *arrays,
+        dtype=np.float32,
+        chunks=extra,
+        new_axis=[0] if as_maps else None,
+        meta=np.empty((0,) * (len(field.shape) + as_maps), np.float32),
+        name=None,
+    )

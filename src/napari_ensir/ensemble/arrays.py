@@ -1,0 +1,188 @@
+"""Reads any array in blocks: numpy, torch, dask, Zarr, memory maps. Knows no bins and no weights.
+
+A *block* is a hyper-rectangle of a field, small enough to work on. Everything that follows sees its
+pixels as flat, contiguous arrays in native byte order; only a block's worth of copies is ever made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Channels",
+    "as_array",
+    "block_slices",
+    "dtype_of",
+    "is_dask",
+    "is_torch",
+    "read_block",
+    "read_tensor",
+    "working_dtype",
+]
+
+Slices = tuple[slice, ...]
+
+_EXACT = {np.dtype(kind) for kind in ("u1", "u2", "i2", "f4", "f8")}
+"""Dtypes that the counting and combining code takes as they are."""
+
+
+def is_torch(array: Any) -> bool:
+    """Whether this is a torch tensor, without importing torch to find out."""
+    return type(array).__module__.split(".")[0] == "torch" and hasattr(array, "detach")
+
+
+def is_dask(array: Any) -> bool:
+    """Whether this is a dask array, without importing dask to find out."""
+    return type(array).__module__.split(".")[0] == "dask" and hasattr(array, "chunks")
+
+
+def as_array(array: Any) -> Any:
+    """Pass on what has a shape, a dtype and can be sliced; make a numpy array of the rest."""
+    if hasattr(array, "shape") and hasattr(array, "dtype") and hasattr(array, "__getitem__"):
+        return array
+    return np.asarray(array)
+
+
+def dtype_of(array: Any) -> np.dtype[Any]:
+    """Numpy dtype of any array, in native byte order.
+
+    Raises
+    ------
+    EnsembleError
+        If it is neither an integer nor a real floating-point dtype.
+    """
+    if is_torch(array):
+        import torch
+
+        if array.dtype == torch.bfloat16:
+            return np.dtype(np.float32)
+        dtype = torch.empty(0, dtype=array.dtype).numpy().dtype
+    else:
+        dtype = np.dtype(array.dtype)
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise EnsembleError(
+            f"pixels of dtype {dtype} cannot be combined; convert them to an integer or float dtype of "
+            "at most 64 bits."
+        )
+    return dtype.newbyteorder("=")
+
+
+def working_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
+    """The one dtype that blocks of these dtypes are read as, without loss up to 53 bits."""
+    common = np.result_type(*dtypes)
+    if common in _EXACT:
+        return common
+    if common.kind in "iu" and common.itemsize == 1:
+        return np.dtype(np.int16)
+    if common == np.float16:
+        return np.dtype(np.float32)
+    return np.dtype(np.float64)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Where the channel of a pixel is read off its place in a block.
+
+    In a block flattened in C order, pixel ``i`` has channel ``first + (i // inner) % count``.
+    """
+
+    first: int
+    count: int
+    inner: int
+
+    @classmethod
+    def of_block(cls, shape: Sequence[int], slices: Slices, axis: int | None) -> Channels:
+        """Channels of the block ``slices`` of a field of this shape; one channel without an axis."""
+        sizes = _block_shape(shape, slices)
+        if axis is None:
+            return cls(0, 1, max(1, prod(sizes)))
+        first, _, _ = slices[axis].indices(shape[axis])
+        return cls(first, sizes[axis], prod(sizes[axis + 1 :]))
+
+
+def _block_shape(shape: Sequence[int], slices: Slices) -> list[int]:
+    return [len(range(*part.indices(size))) for part, size in zip(slices, shape, strict=True)]
+
+
+def block_slices(
+    shape: Sequence[int], limit: int, chunks: tuple[tuple[int, ...], ...] | None = None
+) -> Iterator[Slices]:
+    """Cut a field into blocks of at most ``limit`` pixels that are contiguous in C order.
+
+    Parameters
+    ----------
+    shape
+        The field's shape.
+    limit
+        Most pixels in a block.
+    chunks
+        A dask array's chunks; no block then crosses a chunk's border.
+
+    Examples
+    --------
+    >>> [tuple((s.start, s.stop) for s in block) for block in block_slices((3, 4), 8)]
+    [((0, 2), (0, 4)), ((2, 3), (0, 4))]
+    """
+    if chunks is None:
+        chunks = tuple((size,) for size in shape)
+    starts = [np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(int).tolist() for sizes in chunks]
+    for chunk in product(*(list(zip(s, c, strict=True)) for s, c in zip(starts, chunks, strict=True))):
+        sizes = [size for _, size in chunk]
+        if 0 in sizes:
+            continue
+        axis = 0
+        while axis < len(sizes) and prod(sizes[axis + 1 :]) > limit:
+            axis += 1
+        # Whole trailing axes, a run along this one, single places along those before it.
+        run = max(1, limit // max(1, prod(sizes[axis + 1 :]))) if axis < len(sizes) else 1
+        steps = [1] * axis + [run] + sizes[axis + 1 :]
+        for corner in product(
+            *(range(0, size, step) for size, step in zip(sizes, steps[: len(sizes)], strict=True))
+        ):
+            yield tuple(
+                slice(start + place, start + min(place + step, size))
+                for (start, size), place, step in zip(chunk, corner, steps, strict=False)
+            )
+
+
+def read_block(array: Any, slices: Slices, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """One block as a flat, contiguous, read-only numpy array of the given dtype."""
+    part = array[slices] if slices else array
+    if is_torch(part):
+        part = part.detach().cpu()
+        part = part.float() if str(part.dtype) == "torch.bfloat16" else part
+        part = part.numpy()
+    flat = np.ascontiguousarray(np.asarray(part), dtype=dtype).reshape(-1).view()
+    flat.flags.writeable = False  # one kind of array for the compiled code, and a promise kept
+    return flat
+
+
+def read_tensor(array: Any, slices: Slices, device: torch.device) -> torch.Tensor:
+    """One block as a flat tensor on the device: int64 for integers, float64 (float32 on MPS) for the rest."""
+    import torch
+
+    if is_torch(array):
+        tensor = (array[slices] if slices else array).detach()
+    else:
+        part = np.asarray(array[slices] if slices else array)
+        part = np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("="))
+        if not part.flags.writeable:  # torch warns of read-only memory even where nobody writes
+            part = part.copy()
+        tensor = torch.from_numpy(part)
+    # Move the few bytes of the image first, widen them there.
+    tensor = tensor.to(device)
+    real = torch.float32 if device.type == "mps" else torch.float64
+    return tensor.to(real if tensor.is_floating_point() else torch.int64).reshape(-1)

@@ -1,0 +1,358 @@
+"""One pass over a reference set's pixels, into statistics. Estimates nothing.
+
+Bytes that must move: each candidate and the truth once. On the CPU a compiled loop (``kernels.py``) does it
+where numba is installed; torch does the same anywhere, on any device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.arrays import (
+    Channels,
+    block_slices,
+    is_dask,
+    read_block,
+    read_tensor,
+)
+from napari_ensir.ensemble.statistics import Statistics, merge, n_moments
+from napari_ensir.ensemble.threads import for_each, n_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.arrays import Slices
+    from napari_ensir.ensemble.bins import Binning
+    from napari_ensir.ensemble.inputs import Field, Progress
+
+__all__ = ["collect", "compiled_loops"]
+
+DENSE_SUMS = 2**22
+"""Most sums (bin sets times moments) kept as one table over all bin sets that there can be."""
+
+DENSE_HISTOGRAM = 2**22
+"""Most cells (bin sets times levels) of a histogram kept as one table."""
+
+BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**24}
+"""Pixels worked on at once: what stays in a core's cache, or keeps an accelerator busy."""
+
+
+@cache
+def compiled_loops() -> Any:
+    """The compiled loops of ``kernels.py``, or None where numba is absent."""
+    try:
+        from napari_ensir.ensemble import kernels
+    except ImportError:
+        return None
+    return kernels
+
+
+def bin_table(dtype: np.dtype[Any], binning: Binning) -> tuple[NDArray[np.uint16], int]:
+    """Bin of every integer of a dtype of up to 16 bits, and the first of them; empty for other dtypes.
+
+    A table makes any range and width cost the same, and the bin a matter of whole numbers only.
+    """
+    if dtype.kind not in "iu" or dtype.itemsize > 2:
+        return np.zeros(0, np.uint16), 0
+    limits = np.iinfo(dtype)
+    values = np.arange(limits.min, limits.max + 1, dtype=np.int64)
+    return binning.bins(values).astype(np.uint16), int(limits.min)
+
+
+def collect(
+    fields: Iterable[Field],
+    binning: Binning,
+    n_candidates: int,
+    n_channels: int,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+    total: int | None = None,
+) -> Statistics:
+    """Statistics of all pixels of a reference set.
+
+    Parameters
+    ----------
+    fields
+        Images with ground truth, alike in number of candidates and channels.
+    binning
+        How to bin; see :func:`napari_ensir.ensemble.bins.choose_binning`.
+    device
+        A torch device; None or the CPU takes the compiled loop where numba is installed.
+    progress
+        Called with (pixels done, ``total``, text) after every block; what it raises stops the pass.
+    total
+        Pixels there are, for ``progress``.
+
+    Returns
+    -------
+    Statistics
+        The same, bit for bit, for any order and cutting of the pixels.
+    """
+    on_cpu = device is None or device.type == "cpu"
+    limit = BLOCK_PIXELS["cpu" if on_cpu else "gpu"]
+    loops = compiled_loops() if on_cpu else None
+    n_rows = binning.n_bins**n_candidates * n_channels
+    is_dense = n_rows * n_moments(n_candidates) <= DENSE_SUMS
+    if not is_dense:
+        limit = max(2**12, min(limit, 2**23 // n_moments(n_candidates)))
+        loops = None
+    finished = 0
+    parts: list[Statistics] = []
+
+    def report(pixels: int) -> None:
+        nonlocal finished
+        finished += pixels
+        if progress is not None:
+            progress(finished, max(finished, total or 0), "counting pixels")
+
+    threads = n_threads() if loops is not None else 1
+    for one in fields:
+        tallies: SimpleQueue[_Tally] = SimpleQueue()
+        made = [_Tally(one, binning, n_channels, is_dense, loops, device) for _ in range(threads)]
+        for tally in made:
+            tallies.put(tally)
+
+        def count(slices: Slices, tallies: SimpleQueue[_Tally] = tallies) -> None:
+            tally = tallies.get()
+            try:
+                tally.add(slices)
+            finally:
+                tallies.put(tally)
+
+        def done(slices: Slices, shape: tuple[int, ...] = one.shape) -> None:
+            report(int(np.prod([len(range(*s.indices(n))) for s, n in zip(slices, shape, strict=True)])))
+
+        chunks = one.truth.chunks if is_dask(one.truth) else None
+        for_each(block_slices(one.shape, limit, chunks), count, done, threads)
+        parts.extend(tally.statistics() for tally in made)
+        parts = _merged_in_pairs(parts)
+    if not parts:
+        return Statistics.empty(binning, n_candidates, n_channels)
+    return merge(parts)
+
+
+def _merged_in_pairs(parts: list[Statistics]) -> list[Statistics]:
+    """Merge parts of like size, so that each pixel's share is merged a logarithmic number of times."""
+    while len(parts) > 1 and len(parts[-1].levels) * 2 >= len(parts[-2].levels):
+        parts = [*parts[:-2], merge(parts[-2:])]
+    return parts
+
+
+@dataclass
+class _Tally:
+    """One thread's running sums over some blocks of one field."""
+
+    field: Field
+    binning: Binning
+    n_channels: int
+    is_dense: bool
+    loops: Any
+    device: torch.device | None
+    parts: list[Statistics] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.m = len(self.field.candidates)
+        self.n_rows = self.binning.n_bins**self.m * self.n_channels
+        self.dtype = self.field.dtype
+        # The levels that the truth can have are known beforehand for integers only.
+        if self.binning.integer and self.dtype.kind in "iu":
+            limits = np.iinfo(self.dtype)
+            self.lowest = int(limits.min) - int(self.binning.low)
+            self.n_levels = int(limits.max) - int(limits.min) + 1
+        else:
+            self.lowest = -self.binning.n_levels
+            self.n_levels = 3 * self.binning.n_levels + self.binning.sublevels
+        self.outside = np.zeros(self.m + 2, np.int64)
+        self.moments: Any = None
+        self.histogram: Any = None
+
+    def add(self, slices: Slices) -> None:
+        """Count one block."""
+        if self.loops is not None:
+            self._add_compiled(slices)
+        else:
+            self._add_torch(slices)
+
+    # -- compiled ---------------------------------------------------------------------------------
+
+    def _add_compiled(self, slices: Slices) -> None:
+        if self.moments is None:
+            self.moments = np.zeros((self.n_rows, n_moments(self.m)), np.int64)
+            cells = self.n_rows * self.n_levels
+            self.histogram = np.zeros(
+                (self.n_rows, self.n_levels) if cells <= DENSE_HISTOGRAM else (0, 0), np.int64
+            )
+            self.bin_of, self.smallest = bin_table(self.dtype, self.binning)
+            self.grid = (
+                self.binning.low,
+                self.binning.high,
+                self.binning.width,
+                self.binning.step,
+                self.binning.n_bins,
+                self.binning.sublevels,
+            )
+        blocks = [read_block(array, slices, self.dtype) for array in self.field.arrays]
+        mask = self.field.read_mask(slices)
+        channels = Channels.of_block(self.field.shape, slices, self.field.channel_axis)
+        pairs = np.empty(0 if self.histogram.size else blocks[-1].size, np.int64)
+        written = self.loops.count_pixels(
+            tuple(blocks[:-1]),
+            blocks[-1],
+            np.zeros(0, bool) if mask is None else mask.copy(),
+            self.grid,
+            self.bin_of,
+            self.smallest,
+            (channels.first, channels.count, channels.inner),
+            self.n_channels,
+            self.moments,
+            self.histogram,
+            pairs,
+            (self.lowest, self.n_levels),
+            self.outside,
+        )
+        if written:
+            self._keep_pairs(np.sort(pairs[:written]))
+
+    def _keep_pairs(self, ordered: NDArray[np.int64]) -> None:
+        """Shrink sorted (bin set, level) keys to distinct ones with counts, without their moments."""
+        is_new = np.empty(len(ordered), bool)
+        is_new[0] = True
+        np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+        news = np.flatnonzero(is_new)
+        counts = np.diff(np.append(news, len(ordered)))
+        self.parts = _merged_in_pairs([*self.parts, self._of_entries(ordered[news], counts, moments=None)])
+
+    # -- torch ------------------------------------------------------------------------------------
+
+    def _add_torch(self, slices: Slices) -> None:
+        import torch
+
+        device = torch.device("cpu") if self.device is None else self.device
+        tensors = [read_tensor(array, slices, device) for array in self.field.arrays]
+        keep = self._finite(tensors)
+        mask = self.field.read_mask(slices)
+        if mask is not None:
+            here = torch.from_numpy(mask.copy()).to(device)
+            keep = here if keep is None else keep & here
+        channels = Channels.of_block(self.field.shape, slices, self.field.channel_axis)
+        place = torch.arange(len(tensors[0]), device=device)
+        channel = channels.first + place.div(channels.inner, rounding_mode="floor") % channels.count
+        if keep is not None:
+            channel = channel[keep]
+            tensors = [tensor[keep] for tensor in tensors]
+        for index, tensor in enumerate(tensors):
+            beyond = (tensor < self.binning.low) | (tensor > self.binning.high)
+            self.outside[index] += int(beyond.sum())
+        bins, levels = zip(*(self._bins_and_levels(tensor) for tensor in tensors), strict=True)
+        truth = levels[-1]
+        inside = [levels[m] - bins[m] * self.binning.sublevels for m in range(self.m)]
+        errors = [levels[m] - truth for m in range(self.m)]
+        sums = [*inside, *(d * d for d in inside)]
+        sums += [errors[m] * errors[p] for m in range(self.m) for p in range(m + 1)]
+        features = torch.stack(sums, dim=1)
+        if self.is_dense:
+            self._add_dense(bins[:-1], channel, features, truth)
+        else:
+            rows = torch.stack([*bins[:-1], channel], dim=1).cpu().numpy()
+            entries = (np.arange(len(rows)), truth.cpu().numpy(), np.ones(len(rows), np.int64))
+            part = Statistics.group(
+                self.binning, self.n_channels, rows, features.cpu().numpy(), entries, *self._none_left_out()
+            )
+            self.parts = _merged_in_pairs([*self.parts, part])
+
+    def _finite(self, tensors: list[torch.Tensor]) -> torch.Tensor | None:
+        keep = None
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                finite = tensor.isfinite()
+                keep = finite if keep is None else keep & finite
+        if keep is not None:
+            self.outside[-1] += int((~keep).sum())
+        return keep
+
+    def _bins_and_levels(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        binning = self.binning
+        if binning.integer and not values.is_floating_point():
+            level = values - int(binning.low)
+            whole = level.div(binning.sublevels, rounding_mode="floor")
+            return whole.clamp(0, binning.n_bins - 1), level
+        above = values - binning.low
+        wholes = (above / binning.width).floor()
+        part = ((above - wholes * binning.width) / binning.step).floor().clamp(0, binning.sublevels - 1)
+        wholes = wholes.clamp(-binning.n_bins, 2 * binning.n_bins)
+        whole = wholes.to(torch.int64)
+        return whole.clamp(0, binning.n_bins - 1), whole * binning.sublevels + part.to(torch.int64)
+
+    def _add_dense(
+        self, bins: tuple[torch.Tensor, ...], channel: torch.Tensor, features: torch.Tensor, truth: torch.Tensor
+    ) -> None:
+        import torch
+
+        row = torch.zeros_like(channel)
+        for column in bins:
+            row = row * self.binning.n_bins + column
+        row = row * self.n_channels + channel
+        if self.moments is None:
+            self.moments = torch.zeros(
+                (self.n_rows, features.shape[1]), dtype=torch.int64, device=features.device
+            )
+        self.moments.index_add_(0, row, features)
+        keys, counts = torch.unique(row * self.n_levels + (truth - self.lowest), return_counts=True)
+        if len(keys):
+            part = self._of_entries(keys.cpu().numpy(), counts.cpu().numpy(), moments=None)
+            self.parts = _merged_in_pairs([*self.parts, part])
+
+    # -- both -------------------------------------------------------------------------------------
+
+    def _of_entries(
+        self, keys: NDArray[np.int64], counts: NDArray[np.int64], moments: NDArray[np.int64] | None
+    ) -> Statistics:
+        """Statistics from sorted, distinct (bin set, level) keys; sums of zero without ``moments``."""
+        owner = keys // self.n_levels
+        is_first = np.append(True, owner[1:] != owner[:-1])
+        occupied = owner[is_first]
+        sums = np.zeros((len(occupied), n_moments(self.m)), np.int64) if moments is None else moments[occupied]
+        starts = np.append(np.flatnonzero(is_first), len(keys))
+        shape = (self.binning.n_bins,) * self.m + (self.n_channels,)
+        rows = np.stack(np.unravel_index(occupied, shape), axis=1).astype(np.uint16)
+        return Statistics(
+            self.binning,
+            self.m,
+            self.n_channels,
+            rows,
+            sums,
+            starts,
+            keys % self.n_levels + self.lowest,
+            counts,
+            *self._none_left_out(),
+        )
+
+    def _none_left_out(self) -> tuple[NDArray[np.int64], int]:
+        return np.zeros(self.m + 1, np.int64), 0
+
+    def statistics(self) -> Statistics:
+        """What was counted."""
+        parts = list(self.parts)
+        if self.histogram is not None and self.histogram.size:
+            keys = np.flatnonzero(self.histogram)
+            if len(keys):
+                parts.append(self._of_entries(keys, self.histogram.ravel()[keys], self.moments))
+        elif self.moments is not None and parts:
+            whole = merge(parts)
+            moments = self.moments if isinstance(self.moments, np.ndarray) else self.moments.cpu().numpy()
+            shape = (self.binning.n_bins,) * self.m + (self.n_channels,)
+            occupied = np.ravel_multi_index(tuple(whole.rows.astype(np.int64).T), shape)
+            parts = [replace(whole, moments=moments[occupied])]
+        if not parts:
+            parts = [Statistics.empty(self.binning, self.m, self.n_channels)]
+        return replace(merge(parts), outside=self.outside[:-1], not_finite=int(self.outside[-1]))

@@ -1,0 +1,134 @@
+"""What an estimator is: statistics in, weights out. Holds the registry of methods, no mathematics.
+
+To add one, write a function ``(statistics, settings, progress) -> Estimate`` in a file of its own and name
+it in ``METHODS``; fit, widgets, command line and comparison find it there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.statistics import Statistics
+
+__all__ = ["METHODS", "OUTCOMES", "Estimate", "Estimator", "Method", "Settings", "find_method"]
+
+OUTCOMES = ("converged", "iteration limit", "no solution", "too few pixels")
+"""What came of a bin set; its index is the code in :attr:`Estimate.outcome`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user can choose about the estimate.
+
+    Attributes
+    ----------
+    prior : (M,) weights summing to one, or None
+        Start of EM, and its answer where a bin set has too few pixels.
+    shrinkage : float
+        Pixels' worth of trust in the global solution, for least squares.
+    min_pixels : int
+        Bin sets with fewer pixels get no EM of their own.
+    max_iterations : int or None
+        Limit of EM's iterations; None: the method's own.
+    tolerance : float
+        EM stops when the mean log likelihood rises by less.
+    device : torch device or None
+        None computes on the CPU.
+    """
+
+    prior: NDArray[np.float64] | None = None
+    shrinkage: float = 1000.0
+    min_pixels: int = 100
+    max_iterations: int | None = None
+    tolerance: float = 1e-5
+    device: torch.device | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Weights for each bin set of the statistics.
+
+    Attributes
+    ----------
+    weights : (R, M) float64, rows on the simplex
+    fallback : (C, M) float64
+        For bin sets that the reference set does not show, by channel.
+    unseen : "fallback" or "previous"
+        Whether such a bin set takes the fallback or the weights of the occupied one before it.
+    iterations : (R,) int64
+    outcome : (R,) int8
+        Index into :data:`OUTCOMES`.
+    """
+
+    weights: NDArray[np.float64]
+    fallback: NDArray[np.float64]
+    unseen: Literal["fallback", "previous"]
+    iterations: NDArray[np.int64]
+    outcome: NDArray[np.int8]
+
+
+class Estimator(Protocol):
+    """Statistics to weights."""
+
+    def __call__(
+        self, statistics: Statistics, settings: Settings, progress: Progress | None = None, /
+    ) -> Estimate: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """An estimator as users meet it."""
+
+    title: str
+    summary: str
+    home: str
+
+    def load(self) -> Estimator:
+        """The estimator itself."""
+        module, _, name = self.home.partition(":")
+        found: Estimator = getattr(import_module(f"napari_ensir.ensemble.{module}"), name)
+        return found
+
+
+METHODS = {
+    "em": Method(
+        "EM (paper)",
+        "Gaussian mixture per bin set by expectation-maximisation, as in the EnsIR paper",
+        "em:em",
+    ),
+    "em-released": Method(
+        "EM (released code)",
+        "The same as the EnsIR authors' released code computes it",
+        "em:em_released",
+    ),
+    "least-squares": Method(
+        "Least squares",
+        "Smallest squared error per bin set, shrunk toward the global solution; the best on held-out data so far",
+        "least_squares:least_squares",
+    ),
+}
+"""Every method by the name that scripts use."""
+
+
+def find_method(name: str) -> Method:
+    """Look a method up.
+
+    Raises
+    ------
+    EnsembleError
+        If there is none of that name.
+    """
+    if name not in METHODS:
+        known = ", ".join(f'"{key}"' for key in METHODS)
+        raise EnsembleError(f"there is no method {name!r}; use one of {known}.")
+    return METHODS[name]

@@ -1,0 +1,280 @@
+"""The lookup table: bin set to weights, and what is done with it. Fits nothing, reads no file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from napari_ensir.ensemble.apply import combine_field
+from napari_ensir.ensemble.bins import DENSE_ENTRIES, Binning, BinSetIndex
+from napari_ensir.ensemble.inputs import check_names, make_field
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.inputs import Field, Progress
+
+__all__ = ["WeightLUT"]
+
+
+@dataclass(frozen=True, eq=False)
+class WeightLUT:
+    """How far to trust each candidate at each combination of intensities (EnsIR, section 3.4).
+
+    Made by :func:`~napari_ensir.fit_lut`, :func:`~napari_ensir.load_lut` or
+    :func:`~napari_ensir.import_lut` rather than by hand.
+
+    Attributes
+    ----------
+    names : tuple of str
+        One per candidate, in the order of the table's axes.
+    method : str
+        What estimated the weights.
+    binning : Binning
+    rows : (R, M + 1) uint16
+        Occupied bin sets: the bin of each candidate, then the channel; sorted.
+    weights : (R, M) float64
+        On the simplex.
+    counts : (R,) int64
+        Pixels that each bin set's weights were learned from; -1: not known.
+    fallback : (C, M) float64
+        Weights, by channel, where nothing was learned.
+    unseen : "fallback" or "previous"
+        Whether a bin set that the table lacks takes the fallback, or the weights of the one before it (the
+        EnsIR authors' rule).
+    channel_axis : int or None
+        Axis with one table per place along it; negative: counted from the end.
+    report : dict
+        How the fit went: plain numbers, strings and lists.
+    """
+
+    names: tuple[str, ...]
+    method: str
+    binning: Binning
+    rows: NDArray[np.uint16]
+    weights: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    fallback: NDArray[np.float64]
+    unseen: Literal["fallback", "previous"] = "fallback"
+    channel_axis: int | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, m = len(self.rows), len(self.names)
+        check_names(self.names, m)
+        shapes = (self.rows.shape, self.weights.shape, self.counts.shape, self.fallback.shape[1:])
+        if shapes != ((n, m + 1), (n, m), (n,), (m,)) or self.fallback.ndim != 2:
+            raise EnsembleError(
+                f"the table's parts do not fit {m} candidates and {n} bin sets: their shapes are {shapes}."
+            )
+        for array in (self.rows, self.weights, self.counts, self.fallback):
+            array.flags.writeable = False
+
+    @property
+    def bin_width(self) -> float:
+        """Bin width in intensity units."""
+        return self.binning.width
+
+    @property
+    def data_range(self) -> tuple[float, float]:
+        """Lowest and highest intensity that has a bin of its own; values outside go to the end bins."""
+        return (self.binning.low, self.binning.high)
+
+    @property
+    def n_candidates(self) -> int:
+        """Number of candidates, M."""
+        return len(self.names)
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels with a table of their own; 1 if pooled."""
+        return len(self.fallback)
+
+    def __repr__(self) -> str:
+        return (
+            f"<WeightLUT {self.method!r} of {', '.join(self.names)}: {len(self.rows)} bin sets, "
+            f"bin width {self.bin_width:g}, range {self.binning.low:g} to {self.binning.high:g}, "
+            f"{self.n_channels} channel{'s' if self.n_channels > 1 else ''}>"
+        )
+
+    @cached_property
+    def index(self) -> BinSetIndex:
+        """Finds a bin set's row."""
+        return BinSetIndex(self.rows, (self.binning.n_bins,) * self.n_candidates + (self.n_channels,))
+
+    @cached_property
+    def all_weights(self) -> NDArray[np.float64]:
+        """The weights, then the fallback: bin sets that the table lacks point behind its end."""
+        return np.concatenate([self.weights, self.fallback])
+
+    def row_of(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Row of ``all_weights`` for bin sets given as one int64 tensor per column."""
+        import torch
+
+        row, found = self.index.find(columns)
+        fallback = self.index.n_rows + columns[-1]
+        if self.unseen == "fallback":
+            return torch.where(found, row, fallback)
+        return torch.where(row >= 0, row, fallback)
+
+    @cached_property
+    def dense_rows(self) -> NDArray[np.int32] | None:
+        """Row of ``all_weights`` for every bin set there can be, or None where they are too many."""
+        import torch
+
+        if self.index.span > DENSE_ENTRIES or len(self.index.stages) > 1:
+            return None
+        shape = (self.binning.n_bins,) * self.n_candidates + (self.n_channels,)
+        columns = torch.unravel_index(torch.arange(self.index.span), shape)
+        return self.row_of(columns).numpy().astype(np.int32)
+
+    def weights_for(self, intensities: Sequence[float], channel: int = 0) -> NDArray[np.float64]:
+        """Weights of the bin set that these intensities fall in.
+
+        Parameters
+        ----------
+        intensities : M numbers
+            One per candidate, in intensity units.
+        channel : int
+            Which channel's table; 0 where channels are pooled.
+
+        Returns
+        -------
+        (M,) float64
+            Non-negative, summing to one.
+
+        Raises
+        ------
+        EnsembleError
+            If there is not one intensity per candidate, or no such channel.
+        """
+        return np.array(self.all_weights[self._row_for(intensities, channel)])
+
+    def count_for(self, intensities: Sequence[float], channel: int = 0) -> int:
+        """Pixels behind the weights of that bin set: 0 if it was never seen, -1 if not known."""
+        row = self._row_for(intensities, channel)
+        place = self.binning.bins(np.asarray(intensities, np.float64))
+        seen = row < len(self.rows) and np.array_equal(self.rows[row], [*place, channel])
+        return int(self.counts[row]) if seen else 0
+
+    def _row_for(self, intensities: Sequence[float], channel: int) -> int:
+        import torch
+
+        values = np.asarray(intensities, np.float64)
+        if values.shape != (self.n_candidates,):
+            raise EnsembleError(
+                f"{values.size} intensities were given; give {self.n_candidates}, one for each of "
+                f"{', '.join(self.names)}."
+            )
+        if not 0 <= channel < self.n_channels:
+            raise EnsembleError(f"there is no channel {channel}; the table has 0 to {self.n_channels - 1}.")
+        columns = [torch.tensor(int(t)) for t in self.binning.bins(values)]
+        return int(self.row_of([*columns, torch.tensor(channel)]))
+
+    def apply(
+        self,
+        candidates: Sequence[Any],
+        device: str | torch.device = "auto",
+        *,
+        channel_axis: int | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
+        """Combine candidates into the ensemble (EnsIR, equations 14 and 15).
+
+        Parameters
+        ----------
+        candidates : M arrays of one shape
+            Numpy, torch, dask or anything that can be sliced, in the order of ``names``.
+        device
+            ``"auto"``, or any torch device. On the CPU a compiled loop is used where numba is installed.
+        channel_axis : int, optional
+            If it differs from the one of the fit.
+        progress
+            Called with (pixels done, pixels, text); what it raises stops the work.
+
+        Returns
+        -------
+        float32 array of the candidates' shape
+            Between the least and the greatest candidate at each pixel; NaN where a candidate is NaN. Dask
+            arrays in, a dask array out, nothing computed.
+
+        Raises
+        ------
+        EnsembleError
+            If the candidates do not fit the table or each other.
+        """
+        field = self.field(candidates, channel_axis)
+        return combine_field(self, field, device, as_maps=False, progress=progress)
+
+    def weight_maps(
+        self,
+        candidates: Sequence[Any],
+        device: str | torch.device = "auto",
+        *,
+        channel_axis: int | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
+        """Each candidate's weight at each pixel.
+
+        Parameters
+        ----------
+        candidates, device, channel_axis, progress
+            As for :meth:`apply`.
+
+        Returns
+        -------
+        (M, *shape) float32 array
+            Sums to one over the first axis. Dask arrays in, a dask array out, nothing computed.
+        """
+        field = self.field(candidates, channel_axis)
+        return combine_field(self, field, device, as_maps=True, progress=progress)
+
+    def field(self, candidates: Sequence[Any], channel_axis: int | None = None) -> Field:
+        """Check candidates against the table.
+
+        Raises
+        ------
+        EnsembleError
+            If their number or their channels differ from the table's, or they differ in shape.
+        """
+        candidates = list(candidates)
+        if len(candidates) != self.n_candidates:
+            raise EnsembleError(
+                f"the LUT combines {self.n_candidates} candidates ({', '.join(self.names)}), but "
+                f"{len(candidates)} were given; give these, in that order."
+            )
+        axis = self.channel_axis if channel_axis is None else channel_axis
+        if self.n_channels == 1 and self.channel_axis is None:
+            axis = None
+        made = make_field(candidates, names=self.names, channel_axis=axis)
+        if made.n_channels != self.n_channels:
+            raise EnsembleError(
+                f"the LUT has {self.n_channels} channels, but the candidates have {made.n_channels} along "
+                f"axis {axis} (shape {made.shape}); give images with {self.n_channels} channels there."
+            )
+        return made
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table to a ``.lut.safetensors`` file, whole or not at all; see :func:`~napari_ensir.load_lut`.
+
+        Returns
+        -------
+        Path
+            Where it was written: ``.lut.safetensors`` is added where the name lacks it.
+
+        Raises
+        ------
+        EnsembleError
+            If the file cannot be written; one that was there is then unchanged.
+        """
+        from napari_ensir.ensemble.lut_file import save_lut
+
+        return save_lut(self, path)
