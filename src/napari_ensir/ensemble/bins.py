@@ -8,7 +8,7 @@ which is also the order in which the authors' code walks through them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -176,7 +176,8 @@ def choose_binning(
     span = high - low
     integer = np.issubdtype(np.dtype(dtype), np.integer) and span < 2**16
     if integer:
-        low, high, span = np.floor(low), np.ceil(high), np.ceil(high) - np.floor(low) + 1
+        low, high = float(floor(low)), float(ceil(high))
+        span = high - low + 1
     if bin_width is None:
         width = float(ceil(span / 8)) if integer else span / 8
     else:

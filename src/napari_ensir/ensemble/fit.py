@@ -16,11 +16,11 @@ import numpy as np
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays import block_slices, dtype_of, is_dask, read_block, working_dtype
 from napari_ensir.ensemble.bins import Binning, choose_binning
-from napari_ensir.ensemble.collect import collect
+from napari_ensir.ensemble.collect import DENSE_SUMS, collect
 from napari_ensir.ensemble.estimate import OUTCOMES, Settings, find_method
 from napari_ensir.ensemble.inputs import Field, check_names, check_prior, describe_candidate, make_field
 from napari_ensir.ensemble.lut import WeightLUT
-from napari_ensir.ensemble.statistics import Statistics
+from napari_ensir.ensemble.statistics import Statistics, merge, n_moments
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class Reference:
     range_from : "given", "dtype" or "data"
         Where the data range came from.
     n_images : int
+    folds : tuple of Statistics
+        The same pixels in parts, to hold some out; empty if collected in one piece.
     """
 
     statistics: Statistics
@@ -53,6 +55,7 @@ class Reference:
     channel_axis: int | None
     range_from: str
     n_images: int
+    folds: tuple[Statistics, ...] = ()
 
 
 def fit_lut(
@@ -149,7 +152,8 @@ def collect_reference(
     mask: Sequence[Any] | None = None,
     device: str | torch.device = "auto",
     progress: Progress | None = None,
-    refine: int = 1,
+    refine: int | None = 1,
+    folds: int = 1,
 ) -> Reference:
     """Read a reference set's pixels, once, into statistics.
 
@@ -157,8 +161,12 @@ def collect_reference(
     ----------
     reference, names, bin_width, data_range, channel_axis, mask, device, progress
         As for :func:`fit_lut`.
-    refine : int
-        Collect in bins this many times as narrow as ``bin_width``, for coarser ones to be made of later.
+    refine : int, optional
+        Collect in bins this many times as narrow as ``bin_width``, for coarser ones to be made of later; None:
+        as narrow as is cheap.
+    folds : int
+        Keep the statistics in this many parts as well: of whole images where there are enough, else of bands
+        of each image.
 
     Raises
     ------
@@ -170,11 +178,20 @@ def collect_reference(
     checked = check_names(names, len(first.candidates))
     low_high, range_from = fields.data_range(progress)
     binning = choose_binning(first.dtype, low_high, bin_width)
+    if refine is None:
+        refine = finest_cheap(binning, len(checked), first.n_channels)
     if refine > 1:
         binning = binning.refined(refine)
-    statistics = collect(
-        fields, binning, len(checked), first.n_channels, resolve_device(device), progress, fields.n_pixels
-    )
+    parts = [fields] if folds == 1 else _in_folds(list(fields), folds)
+    total, before = fields.n_pixels, 0
+    collected = []
+    for part in parts:
+        report = None if progress is None else _offset(progress, before, total)
+        collected.append(
+            collect(part, binning, len(checked), first.n_channels, resolve_device(device), report, total)
+        )
+        before += collected[-1].n_pixels + collected[-1].not_finite
+    statistics = merge(collected)
     if statistics.n_pixels == 0:
         raise EnsembleError(
             f"no pixel is left to learn from: {statistics.not_finite} are NaN or infinite in a candidate or "
@@ -183,7 +200,33 @@ def collect_reference(
     axis = first.channel_axis
     if axis is not None and axis == len(first.shape) - 1:
         axis = -1
-    return Reference(statistics, checked, axis, range_from, fields.n_read)
+    kept = tuple(collected) if folds > 1 else ()
+    return Reference(statistics, checked, axis, range_from, fields.n_read, kept)
+
+
+def finest_cheap(binning: Binning, n_candidates: int, n_channels: int) -> int:
+    """How many times narrower bins can be with all sums still in one table."""
+    for factor in (4, 2):
+        if binning.sublevels % factor == 0:
+            rows = binning.refined(factor).n_bins ** n_candidates * n_channels
+            if rows * n_moments(n_candidates) <= DENSE_SUMS:
+                return factor
+    return 1
+
+
+def _offset(progress: Progress, before: int, total: int | None) -> Progress:
+    return lambda done, _, text: progress(before + done, max(before + done, total or 0), text)
+
+
+def _in_folds(fields: list[Field], n: int) -> list[list[Field]]:
+    """Deal out whole images where there are enough, else bands of each along its longest axis."""
+    if len(fields) >= n:
+        return [fields[start::n] for start in range(n)]
+    folds: list[list[Field]] = [[] for _ in range(n)]
+    for field in fields:
+        for fold, band in zip(folds, field.bands(n), strict=False):
+            fold.append(band)
+    return folds
 
 
 class _Fields:

@@ -60,6 +60,22 @@ class Field:
         """Length of the channel axis, 1 without one."""
         return 1 if self.channel_axis is None else self.shape[self.channel_axis]
 
+    def bands(self, n: int) -> list[Field]:
+        """The field cut into up to ``n`` bands along its longest axis that is no channel axis."""
+        axes = [axis for axis in range(len(self.shape)) if axis != self.channel_axis]
+        axis = max(axes, key=lambda a: self.shape[a]) if axes else 0
+        edges = np.unique(np.linspace(0, self.shape[axis], n + 1).astype(int))
+        bands = []
+        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+            part = tuple(slice(start, stop) if a == axis else slice(None) for a in range(len(self.shape)))
+            mask = self.mask
+            if mask is not None:
+                dropped = self.channel_axis is not None and len(mask.shape) < len(self.shape)
+                mask = mask[tuple(s for a, s in enumerate(part) if not (dropped and a == self.channel_axis))]
+            truth = None if self.truth is None else self.truth[part]
+            bands.append(Field(tuple(c[part] for c in self.candidates), truth, mask, self.channel_axis))
+        return bands
+
     def read_mask(self, slices: Slices) -> NDArray[np.bool_] | None:
         """Where to look in a block, flat; None: everywhere."""
         if self.mask is None:

@@ -1,0 +1,35 @@
+# make demo   set up all that is needed, then fit and show an ensemble in napari; results in demo/
+# make test   set up all that is needed, then run every test, the viewer ones on a real canvas
+# make lint   ruff and mypy;   make bench   timings, beside the authors' code if AUTHORS=path is given
+
+PYTHON ?= python3
+BIN = .venv/bin
+# Tests always get a screen of their own; the demo only where there is none.
+VIRTUAL_SCREEN = $(shell command -v xvfb-run >/dev/null 2>&1 && echo 'xvfb-run -a -s "-screen 0 1600x1200x24"')
+NO_DISPLAY = $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname -s)),,yes)
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/installed
+	$(if $(NO_DISPLAY),$(VIRTUAL_SCREEN)) $(BIN)/python -m napari_ensir.viewer.demo --out demo $(if $(NO_DISPLAY),--close)
+
+test: .venv/installed
+	$(VIRTUAL_SCREEN) $(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/bench.py $(if $(AUTHORS),--authors $(AUTHORS))
+
+.venv/installed: pyproject.toml constraints.txt
+	sh tools/system_packages.sh
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all]" --group test
+	touch $@
+
+clean:
+	rm -rf .venv demo build dist

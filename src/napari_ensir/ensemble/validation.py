@@ -1,0 +1,162 @@
+"""Scores from statistics alone: how well weights do on pixels, seen or held out, without reading any.
+
+An ensemble's error at a pixel is ``sum_m w_m e_m``, so its squared error over a bin set is ``w^T G w`` with
+the sum ``G`` of ``e e^T`` that the statistics hold. No image need be made to know its PSNR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_ensir.ensemble.estimate import Settings
+from napari_ensir.ensemble.fit import Reference, estimate_lut
+from napari_ensir.ensemble.statistics import Statistics, merge
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.bins import Binning
+    from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.lut import WeightLUT
+
+__all__ = ["BinChoice", "choose_bins", "held_out_error", "mean_squared_error", "peak", "psnr_of"]
+
+
+def peak(binning: Binning) -> float:
+    """The peak of PSNR: the width of the data range, 255 for 8 bit."""
+    return binning.high - binning.low
+
+
+def psnr_of(error: float, binning: Binning) -> float:
+    """PSNR in dB of a mean squared error in squared intensity units."""
+    return float("inf") if error <= 0 else float(10 * np.log10(peak(binning) ** 2 / error))
+
+
+def mean_squared_error(statistics: Statistics, weights: NDArray[np.float64] | WeightLUT) -> float:
+    """Mean squared error, in squared intensity units, of an ensemble on the pixels counted.
+
+    Parameters
+    ----------
+    statistics : Statistics
+    weights : (M,) array or WeightLUT
+        One vector for all pixels, or a table in the same bins.
+    """
+    if isinstance(weights, np.ndarray):
+        per_row = np.broadcast_to(weights, (len(statistics.rows), statistics.n_candidates))
+    else:
+        per_row = _weights_of(weights, statistics)
+    gram = statistics.error_gram
+    total = np.einsum("rm,rmk,rk->", per_row, gram, per_row, optimize=True)
+    return float(max(total, 0.0) / max(1, statistics.n_pixels))
+
+
+def _weights_of(lut: WeightLUT, statistics: Statistics) -> NDArray[np.float64]:
+    import torch
+
+    if lut.binning != statistics.binning:
+        raise EnsembleError("the table and the statistics are in different bins; bring them into the same.")
+    columns = [torch.from_numpy(column.astype(np.int64)) for column in statistics.rows.T]
+    return lut.all_weights[lut.row_of(columns).numpy()]
+
+
+def held_out_error(
+    reference: Reference,
+    method: str,
+    settings: Settings | None = None,
+    binning: Binning | None = None,
+    progress: Progress | None = None,
+) -> float:
+    """Mean squared error on pixels that the weights were not learned from.
+
+    Each fold in turn is held out, the table estimated on the others.
+
+    Raises
+    ------
+    EnsembleError
+        If the reference was collected in one piece.
+    """
+    folds = _folds_in(reference, binning)
+    errors, pixels = 0.0, 0
+    for number, fold in enumerate(folds):
+        if not fold.n_pixels:
+            continue
+        rest = merge([*folds[:number], *folds[number + 1 :]])
+        if not rest.n_pixels:
+            raise EnsembleError("all pixels lie in one part of the image; there is none to hold out.")
+        lut = estimate_lut(replace(reference, statistics=rest, folds=()), method, settings, progress=progress)
+        errors += mean_squared_error(fold, lut) * fold.n_pixels
+        pixels += fold.n_pixels
+    return errors / pixels
+
+
+def _folds_in(reference: Reference, binning: Binning | None) -> list[Statistics]:
+    if len(reference.folds) < 2:
+        raise EnsembleError("the reference set was read in one piece; collect it in two folds or more.")
+    if binning is None:
+        return list(reference.folds)
+    return [fold.in_bins(binning) for fold in reference.folds]
+
+
+@dataclass(frozen=True)
+class BinChoice:
+    """Bin width and shrinkage that did best on held-out pixels.
+
+    Attributes
+    ----------
+    binning : Binning
+    settings : Settings
+    errors : dict
+        Held-out mean squared error of everything tried, by (bin width, shrinkage).
+    """
+
+    binning: Binning
+    settings: Settings
+    errors: dict[tuple[float, float], float]
+
+
+def choose_bins(
+    reference: Reference,
+    method: str,
+    settings: Settings | None = None,
+    *,
+    factors: Sequence[int] = (1, 2, 4, 8, 16),
+    shrinkages: Sequence[float] = (100.0, 1000.0, 10000.0),
+    progress: Progress | None = None,
+) -> BinChoice:
+    """Choose bin width, and shrinkage for least squares, by cross-validation over the folds.
+
+    Parameters
+    ----------
+    reference : Reference
+        Collected in fine bins and in two folds or more.
+    method : str
+    settings : Settings, optional
+    factors
+        Multiples of the fine width to try.
+    shrinkages
+        To try for ``"least-squares"``; other methods have none.
+    """
+    base = settings or Settings()
+    tried = shrinkages if method == "least-squares" else (base.shrinkage,)
+    fine = reference.statistics.binning
+    binnings = [fine.coarsened(factor) for factor in factors if factor <= fine.n_bins]
+    errors: dict[tuple[float, float], float] = {}
+    best: tuple[float, Binning, Settings] | None = None
+    for number, binning in enumerate(binnings):
+        coarse = replace(reference, folds=tuple(fold.in_bins(binning) for fold in reference.folds))
+        for shrinkage in tried:
+            option = replace(base, shrinkage=shrinkage)
+            error = held_out_error(coarse, method, option)
+            errors[binning.width, shrinkage] = error
+            if best is None or error < best[0]:
+                best = (error, binning, option)
+        if progress is not None:
+            progress(number + 1, len(binnings), "choosing the bin width")
+    assert best is not None  # the fine width itself is always tried
+    return BinChoice(best[1], best[2], errors)

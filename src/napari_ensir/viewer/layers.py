@@ -1,0 +1,152 @@
+"""What a napari layer is to us: pixels, a place in the world, a reason why it cannot join. No widgets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import napari
+    from napari.layers import Layer
+
+__all__ = ["LayerWatcher", "OUTPUT_KEY", "full_data", "placement", "pixel_shape", "why_not"]
+
+OUTPUT_KEY = "napari-ensir"
+"""Key in ``layer.metadata`` that marks what we made and tells what it was made of."""
+
+
+def full_data(layer: Layer) -> Any:
+    """The layer's pixels at full resolution, never a thumbnail level of a pyramid."""
+    return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+
+
+def pixel_shape(layer: Layer) -> tuple[int, ...]:
+    """Shape of the full-resolution data, the colour axis included."""
+    return tuple(full_data(layer).shape)
+
+
+def why_not(layer: Layer, like: Layer | None = None, truth: Layer | None = None) -> str:
+    """Why a layer cannot be a candidate, in a few words; empty if it can.
+
+    Parameters
+    ----------
+    layer
+        The layer in question.
+    like
+        A layer that it must match in shape, if one was chosen.
+    truth
+        The ground-truth layer, if one was chosen.
+    """
+    if not isinstance(layer, Image):
+        return f"a {type(layer).__name__.lower()} layer, not an image"
+    if layer is truth:
+        return "the ground truth itself"
+    if OUTPUT_KEY in layer.metadata:
+        return "made by napari-ensir"
+    data = full_data(layer)
+    if 0 in data.shape:
+        return "empty"
+    if np.dtype(getattr(data, "dtype", float)).kind not in "iuf":
+        return f"pixels of dtype {data.dtype}"
+    if like is not None and like is not layer:
+        if bool(layer.rgb) != bool(like.rgb):
+            return "colour" if layer.rgb else "not in colour"
+        if pixel_shape(layer) != pixel_shape(like):
+            return "shape " + " × ".join(map(str, pixel_shape(layer)))
+    return ""
+
+
+def placement(layer: Layer, extra_axis: str | None = None) -> dict[str, Any]:
+    """Keywords that put a new layer where this one is, in the same units.
+
+    Parameters
+    ----------
+    layer
+        The layer to sit upon.
+    extra_axis
+        Label of one more axis in front, with scale 1 and no unit but the pixel.
+    """
+    scale, translate = np.asarray(layer.scale), np.asarray(layer.translate)
+    rotate, affine = np.asarray(layer.rotate), np.asarray(layer.affine.affine_matrix)
+    shear = np.eye(layer.ndim)
+    shear[np.triu_indices(layer.ndim, 1)] = np.asarray(layer.shear)
+    units, labels = list(layer.units), list(layer.axis_labels)
+    if extra_axis is not None:
+        scale, translate = np.insert(scale, 0, 1.0), np.insert(translate, 0, 0.0)
+        rotate, shear, affine = (_bordered(matrix) for matrix in (rotate, shear, affine))
+        units, labels = ["pixel", *units], [extra_axis, *labels]
+    return {
+        "scale": scale,
+        "translate": translate,
+        "rotate": rotate,
+        "shear": shear,
+        "affine": affine,
+        "units": units,
+        "axis_labels": labels,
+    }
+
+
+def _bordered(matrix: np.ndarray) -> np.ndarray:
+    """The same map in one more dimension, in front, which it leaves alone."""
+    larger = np.eye(len(matrix) + 1)
+    larger[1:, 1:] = matrix
+    return larger
+
+
+class LayerWatcher:
+    """Tells when layers come, go, are renamed or get other data, until stopped.
+
+    Parameters
+    ----------
+    viewer
+        Whose layers to watch.
+    on_change
+        Called with no argument after each such change.
+    """
+
+    def __init__(self, viewer: napari.Viewer, on_change: Callable[[], object]) -> None:
+        self._layers = viewer.layers
+        self._on_change = on_change
+        self._watched: list[Layer] = []
+        for event in self._list_events():
+            event.connect(self._layers_changed)
+        self._rewatch()
+
+    def stop(self) -> None:
+        """Listen no more; may be called twice."""
+        for event in self._list_events():
+            event.disconnect(self._layers_changed)
+        for layer in self._watched:
+            self._disconnect(layer)
+        self._watched = []
+        self._on_change = lambda: None
+
+    def _list_events(self) -> list[Any]:
+        events = self._layers.events
+        return [events.inserted, events.removed, events.reordered]
+
+    def _layers_changed(self, event: Any = None) -> None:
+        self._rewatch()
+        self._on_change()
+
+    def _layer_changed(self, event: Any = None) -> None:
+        self._on_change()
+
+    def _rewatch(self) -> None:
+        present = list(self._layers)
+        for layer in self._watched:
+            if layer not in present:
+                self._disconnect(layer)
+        for layer in present:
+            if layer not in self._watched:
+                layer.events.name.connect(self._layer_changed)
+                layer.events.data.connect(self._layer_changed)
+        self._watched = present
+
+    def _disconnect(self, layer: Layer) -> None:
+        layer.events.name.disconnect(self._layer_changed)
+        layer.events.data.disconnect(self._layer_changed)

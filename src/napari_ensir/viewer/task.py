@@ -1,0 +1,111 @@
+"""Work beside the viewer: in a thread, with napari's progress bar, cancelled at once. Knows no layers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from napari.qt.threading import create_worker
+from napari.utils import progress as napari_progress
+from qtpy.QtCore import QObject, Signal
+
+from napari_ensir.errors import Cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Task"]
+
+_LEAST_SECONDS = 0.05
+"""Between two reports: the viewer draws no faster."""
+
+
+class Task(QObject):
+    """One piece of work in a thread.
+
+    ``work`` is called with a ``progress(done, total, text)`` callback, which raises
+    :class:`~napari_ensir.errors.Cancelled` once :meth:`cancel` was called. The signals arrive on the main
+    thread: exactly one of ``returned``, ``failed`` and ``cancelled``, then ``finished``.
+
+    Parameters
+    ----------
+    work
+        Takes the progress callback, gives the result.
+    title
+        What napari's progress bar says.
+    """
+
+    returned = Signal(object)
+    failed = Signal(object)
+    cancelled = Signal()
+    finished = Signal()
+    _progressed = Signal(int, int, str)
+    _ended = Signal(object)
+
+    def __init__(self, work: Callable[[Callable[[int, int, str], None]], Any], title: str) -> None:
+        super().__init__()
+        self._work = work
+        self._stop = threading.Event()
+        self._last_report = 0.0
+        self._bar = napari_progress(total=0, desc=title)
+        self._title = title
+        self._done = 0
+        self._progressed.connect(self._show_progress)
+        self._ended.connect(self._end)
+        # The outcome comes back as a value: an exception left in a worker would also open a dialog.
+        self._worker = create_worker(self._run, _start_thread=False)
+        self._worker.returned.connect(self._ended)
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._worker.start()
+
+    def cancel(self) -> None:
+        """Ask the work to stop; ``cancelled`` follows when it has."""
+        self._stop.set()
+
+    @property
+    def is_cancelling(self) -> bool:
+        """Whether :meth:`cancel` was called."""
+        return self._stop.is_set()
+
+    def _run(self) -> tuple[str, Any]:
+        try:
+            return "returned", self._work(self._report)
+        except Cancelled:
+            return "cancelled", None
+        except Exception as error:  # whatever it is, the main thread shows it
+            return "failed", error
+
+    def _report(self, done: int, total: int, text: str) -> None:
+        if self._stop.is_set():
+            raise Cancelled
+        now = time.monotonic()
+        if now - self._last_report >= _LEAST_SECONDS:
+            self._last_report = now
+            # Counts of pixels do not fit Qt's 32-bit int; the bar needs no more than this.
+            self._progressed.emit(round(1000 * done / max(1, total)), 1000, text)
+
+    def _show_progress(self, done: int, total: int, text: str) -> None:
+        if self._bar is None:
+            return
+        self._bar.total = total
+        self._bar.set_description(f"{self._title}: {text}")
+        self._bar.update(max(0, done - self._done))
+        self._done = max(done, self._done)
+
+    def _end(self, outcome: tuple[str, Any]) -> None:
+        kind, value = outcome
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if kind == "returned" and self._stop.is_set():
+            kind = "cancelled"  # asked to stop after the last report: what came of it is not wanted
+        if kind == "returned":
+            self.returned.emit(value)
+        elif kind == "failed":
+            self.failed.emit(value)
+        else:
+            self.cancelled.emit()
+        self.finished.emit()

@@ -1,0 +1,74 @@
+"""Real viewers on a real canvas, and a watch over what they leave behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QApplication, QWidget
+
+
+@pytest.fixture
+def viewer(make_napari_viewer: Callable) -> Iterator:
+    """A viewer whose threads and widgets must be gone after the test."""
+    yield make_napari_viewer(show=True)
+    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("napari-ensir")]
+    assert not names, f"threads left running: {names}"
+
+
+@pytest.fixture
+def wait_for(qtbot) -> Callable:
+    """Wait until a widget's task has ended."""
+
+    def wait(widget: QWidget, timeout: int = 60_000) -> None:
+        qtbot.waitUntil(lambda: widget.task is None, timeout=timeout)
+        QApplication.processEvents()
+
+    return wait
+
+
+@pytest.fixture
+def images() -> dict[str, np.ndarray]:
+    """A small truth and three candidates that err differently."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(20, 220, 96)
+    truth = (ramp[:, None] + ramp[None, :]) / 2
+    dark = truth < 120
+
+    def noisy(low: float, high: float) -> np.ndarray:
+        return np.clip(truth + rng.normal(0, np.where(dark, low, high)), 0, 255).astype(np.uint8)
+
+    return {
+        "ground truth": truth.astype(np.uint8),
+        "good in the dark": noisy(2, 20),
+        "good in the light": noisy(20, 2),
+        "so so": noisy(9, 9),
+    }
+
+
+@pytest.fixture
+def filled(viewer, images):
+    """The viewer with the images in it, at a place of their own in the world."""
+    for name, image in images.items():
+        viewer.add_image(
+            image,
+            name=name,
+            scale=(0.5, 0.25),
+            translate=(3, 4),
+            rotate=10,
+            shear=[0.1],
+            affine=[[1, 0.2, 5], [0, 1, 6], [0, 0, 1]],
+            units=("um", "um"),
+            axis_labels=("y", "x"),
+        )
+    return viewer
+
+
+@pytest.fixture
+def fit_widget(filled):
+    """The Fit widget, opened as a user opens it, with the candidates ticked."""
+    _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    widget.candidates.choose(list(filled.layers)[1:])
+    return widget

@@ -1,0 +1,267 @@
+"""The Fit widget, driven as a user drives it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from napari_ensir import fit_lut, load_lut
+from napari_ensir.viewer import fitting
+from napari_ensir.viewer.layers import OUTPUT_KEY
+from qtpy.QtWidgets import QApplication
+
+
+def ours(viewer) -> dict:
+    return {
+        layer.metadata[OUTPUT_KEY]["kind"]: layer for layer in viewer.layers if OUTPUT_KEY in layer.metadata
+    }
+
+
+def test_fit_adds_ensemble_and_weights_where_the_candidates_are(filled, fit_widget, images, wait_for):
+    fit_widget.run()
+    wait_for(fit_widget)
+    added = ours(filled)
+    like = filled.layers["so so"]
+    arrays = [images[name] for name in ("good in the dark", "good in the light", "so so")]
+    lut = fit_lut([(arrays, images["ground truth"])], method="em")
+
+    ensemble, maps = added["ensemble"], added["weights"]
+    np.testing.assert_allclose(ensemble.data, lut.apply(arrays), rtol=1e-6)
+    np.testing.assert_allclose(maps.data, lut.weight_maps(arrays), rtol=1e-6)
+    assert maps.data.shape == (3, 96, 96)
+    np.testing.assert_allclose(maps.data.sum(axis=0), 1, atol=1e-6)
+    assert tuple(maps.contrast_limits) == (0, 1)
+    assert maps.colormap.name == "viridis"
+    for layer, extra in ((ensemble, 0), (maps, 1)):
+        np.testing.assert_allclose(layer.scale[extra:], like.scale)
+        np.testing.assert_allclose(layer.translate[extra:], like.translate)
+        np.testing.assert_allclose(layer.rotate[extra:, extra:], like.rotate)
+        np.testing.assert_allclose(layer.shear[-1:], like.shear)
+        np.testing.assert_allclose(
+            layer.affine.affine_matrix[extra:, extra:], like.affine.affine_matrix, atol=1e-12
+        )
+        assert tuple(layer.units[extra:]) == tuple(like.units)
+        assert tuple(layer.axis_labels[extra:]) == tuple(like.axis_labels)
+    assert maps.axis_labels[0] == "candidate"
+
+
+def test_the_world_place_of_a_pixel_is_the_same_in_all_layers(filled, fit_widget, wait_for):
+    fit_widget.run()
+    wait_for(fit_widget)
+    added = ours(filled)
+    like = filled.layers["so so"]
+    expected = like.data_to_world((17, 42))
+    np.testing.assert_allclose(added["ensemble"].data_to_world((17, 42)), expected)
+    np.testing.assert_allclose(added["weights"].data_to_world((2, 17, 42))[1:], expected)
+
+
+def test_scores_mark_the_best_and_warn_that_they_flatter(filled, fit_widget, wait_for):
+    fit_widget.run()
+    wait_for(fit_widget)
+    table = fit_widget.scores
+    names = [table.item(row, 0).text() for row in range(table.rowCount())]
+    assert names == ["good in the dark", "good in the light", "so so", "average", "ensemble"]
+    starred = [row for row in range(table.rowCount()) if table.item(row, 1).text().startswith("★")]
+    assert starred == [4], "the ensemble is the best here"
+    truth = filled.layers["ground truth"].data.astype(float)
+    exact = fit_widget.result.combined.exact
+    psnr = 10 * np.log10(255**2 / np.mean((exact - truth) ** 2))
+    assert float(table.item(4, 1).text().lstrip("★ ")) == pytest.approx(psnr, abs=0.006)
+    assert float(table.item(4, 2).text().lstrip("★ ")) < psnr
+    assert "flatter" in fit_widget.message.text()
+
+
+def test_candidates_are_held_as_layers_through_renames_and_removals(filled, fit_widget, wait_for):
+    chosen = fit_widget.candidates.layers()
+    chosen[0].name = "another name"
+    assert fit_widget.candidates.layers() == chosen
+    filled.layers.remove(chosen[1])
+    assert fit_widget.candidates.layers() == [chosen[0], chosen[2]]
+    filled.layers.reverse()
+    assert fit_widget.candidates.layers() == [chosen[0], chosen[2]]
+    filled.add_image(np.zeros((96, 96), np.uint8), name="a late one")
+    fit_widget.run()
+    wait_for(fit_widget)
+    assert fit_widget.result.lut.names == ("another name", "so so")
+
+
+def test_ticks_and_order_decide_the_axes(filled, fit_widget):
+    layers = fit_widget.candidates.layers()
+    fit_widget.candidates.choose([layers[2], layers[0]])
+    assert fit_widget.candidates.layers() == [layers[2], layers[0]]
+    texts = [fit_widget.candidates._list.item(row).text() for row in range(2)]
+    assert texts == ["1  so so", "2  good in the dark"]
+    fit_widget.candidates.choose_all()
+    assert len(fit_widget.candidates.layers()) == 3, "the ground truth cannot join"
+    fit_widget.candidates.choose_none()
+    assert fit_widget.candidates.layers() == []
+    filled.layers.selection = {layers[1]}
+    fit_widget.candidates.choose_selected()
+    assert fit_widget.candidates.layers() == [layers[1]]
+
+
+def test_layers_that_cannot_join_say_why(filled, fit_widget):
+    filled.add_image(np.zeros((5, 7)), name="small")
+    filled.add_labels(np.zeros((96, 96), int), name="cells")
+    filled.add_image(np.zeros((96, 96, 3), np.uint8), name="colour", rgb=True)
+    texts = [item.text() for item in fit_widget.candidates._items()]
+    assert "small  (shape 5 × 7)" in texts
+    assert "cells  (a labels layer, not an image)" in texts
+    assert "colour  (colour)" in texts
+    assert "ground truth  (the ground truth itself)" in texts
+
+
+def test_second_run_overwrites_nothing(filled, fit_widget, wait_for):
+    for _ in range(2):
+        fit_widget.run()
+        wait_for(fit_widget)
+    names = [layer.name for layer in filled.layers]
+    assert len(names) == 4 + 4
+    assert len(set(names)) == 8
+
+
+def test_cancel_midway_changes_nothing_and_is_quick(filled, fit_widget, wait_for, monkeypatch):
+    started = threading.Event()
+
+    def slow(request, progress):
+        started.set()
+        for done in range(2000):
+            progress(done, 2000, "waiting")
+            time.sleep(0.005)
+
+    monkeypatch.setattr("napari_ensir.viewer.fit_widget.fit", slow)
+    before = list(filled.layers)
+    fit_widget.run()
+    assert not fit_widget.run_button.isEnabled()
+    assert started.wait(5)
+    began = time.monotonic()
+    fit_widget.cancel_button.click()
+    wait_for(fit_widget)
+    assert time.monotonic() - began < 2
+    assert list(filled.layers) == before
+    assert fit_widget.run_button.isEnabled()
+    assert "Cancelled" in fit_widget.message.text()
+
+
+def test_cancel_stops_the_real_fit(filled, fit_widget, wait_for, monkeypatch):
+    real = fitting.fit
+
+    def cancelled_at_first_report(request, progress):
+        fit_widget.task._stop.set()
+        return real(request, progress)
+
+    monkeypatch.setattr("napari_ensir.viewer.fit_widget.fit", cancelled_at_first_report)
+    fit_widget.run()
+    wait_for(fit_widget)
+    assert len(filled.layers) == 4
+    assert fit_widget.result is None
+
+
+def test_viewer_closed_in_mid_run_leaves_nothing_running(filled, fit_widget, monkeypatch, qtbot):
+    ended = threading.Event()
+
+    def endless(request, progress):
+        try:
+            while True:
+                progress(0, 1, "waiting")
+                time.sleep(0.005)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr("napari_ensir.viewer.fit_widget.fit", endless)
+    fit_widget.run()
+    filled.close()
+    qtbot.waitUntil(ended.is_set, timeout=5000)
+
+
+def test_save_and_apply_from_the_file(filled, fit_widget, wait_for, tmp_path):
+    fit_widget.save(str(tmp_path / "early"))
+    assert "press Fit first" in fit_widget.message.text()
+    fit_widget.run()
+    wait_for(fit_widget)
+    fit_widget.save(str(tmp_path / "mine"))
+    path = tmp_path / "mine.lut.safetensors"
+    assert "mine.lut.safetensors" in fit_widget.message.text()
+    assert load_lut(path).names == fit_widget.result.lut.names
+
+    _, apply_widget = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+    apply_widget.open(str(path))
+    assert [combo.layer().name for combo in apply_widget.matches] == list(fit_widget.result.lut.names)
+    apply_widget.run()
+    wait_for(apply_widget)
+    ensembles = [layer for layer in filled.layers if layer.name.startswith("ensemble")]
+    assert len(ensembles) == 2
+    np.testing.assert_array_equal(ensembles[0].data, ensembles[1].data)
+
+
+def test_a_folder_that_does_not_exist_is_one_clear_sentence(fit_widget, wait_for, tmp_path):
+    fit_widget.run()
+    wait_for(fit_widget)
+    fit_widget.save(str(tmp_path / "nowhere" / "mine"))
+    assert "could not be written" in fit_widget.message.text()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda v, w: w.candidates.choose_none(), "No candidate is ticked"),
+        (lambda v, w: w.truth.choose(None), "No ground truth is chosen"),
+        (lambda v, w: setattr(v.layers["ground truth"], "data", np.zeros((9, 9))), "No candidate is ticked"),
+    ],
+)
+def test_wrong_choices_are_one_clear_sentence(filled, fit_widget, prepare, words):
+    prepare(filled, fit_widget)
+    fit_widget.run()
+    assert words in fit_widget.message.text()
+    assert fit_widget.task is None
+
+
+def test_constant_images_are_one_clear_sentence(viewer, wait_for):
+    for name in ("ground truth", "a", "b"):
+        viewer.add_image(np.full((32, 32), 7.0, np.float32), name=name)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    widget.candidates.choose_all()
+    widget.run()
+    wait_for(widget)
+    assert "nothing to learn from constant images" in widget.message.text()
+    assert len(viewer.layers) == 3
+
+
+def test_pixels_that_are_not_finite_are_left_out_and_counted(viewer, wait_for):
+    rng = np.random.default_rng(1)
+    truth = rng.random((40, 40), np.float32)
+    noisy = truth + rng.normal(0, 0.1, truth.shape).astype(np.float32)
+    noisy[3, :5] = np.nan
+    viewer.add_image(truth, name="gt")
+    viewer.add_image(noisy, name="a", contrast_limits=(0, 1))
+    viewer.add_image(truth + 0.05, name="b")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    widget.candidates.choose_all()
+    widget.run()
+    wait_for(widget)
+    assert "5 pixels were left out" in widget.message.text()
+
+
+def test_the_viewer_stays_usable_while_it_fits(filled, fit_widget, wait_for, monkeypatch):
+    running = threading.Event()
+    release = threading.Event()
+
+    def held(request, progress):
+        running.set()
+        release.wait(10)
+        progress(1, 1, "done")
+        return fitting.fit(request, progress)
+
+    monkeypatch.setattr("napari_ensir.viewer.fit_widget.fit", held)
+    fit_widget.run()
+    assert running.wait(5)
+    filled.dims.ndisplay = 3
+    filled.dims.ndisplay = 2
+    filled.layers.remove(filled.layers["so so"])
+    QApplication.processEvents()
+    release.set()
+    wait_for(fit_widget)
+    assert "ensemble" in ours(filled)
