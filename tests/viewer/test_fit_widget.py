@@ -7,10 +7,11 @@ import time
 
 import numpy as np
 import pytest
+from qtpy.QtWidgets import QApplication
+
 from napari_ensir import fit_lut, load_lut
 from napari_ensir.viewer import fitting
 from napari_ensir.viewer.layers import OUTPUT_KEY
-from qtpy.QtWidgets import QApplication
 
 
 def ours(viewer) -> dict:

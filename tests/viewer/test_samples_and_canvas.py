@@ -9,7 +9,8 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("key", "dtype", "n_candidates"), [("tissue", "uint8", 4), ("coins", "float32", 4), ("stack", "uint16", 3)]
+    ("key", "dtype", "n_candidates"),
+    [("tissue", "uint8", 4), ("coins", "float32", 4), ("stack", "uint16", 3)],
 )
 def test_sample_opens_and_its_ensemble_beats_every_candidate(viewer, wait_for, key, dtype, n_candidates):
     began = time.monotonic()

@@ -61,8 +61,11 @@ def main(arguments: list[str] | None = None) -> Any:
     viewer.window._qt_window.resize(1500, 950)
     widget = run_demo(viewer, options.out, options.sample)
     for score in widget.result.scores if widget.result else ():
-        print(f"{score.name:>20}  PSNR {score.psnr:6.2f} dB  held out {score.held_out:6.2f} dB  SSIM {score.ssim:.4f}")
-    print(f"Written to {options.out}/: screenshot.png, ensemble.tif, weight_maps.tif, ensemble.lut.safetensors")
+        figures = f"PSNR {score.psnr:6.2f} dB  held out {score.held_out:6.2f} dB  SSIM {score.ssim:.4f}"
+        print(f"{score.name:>20}  {figures}")
+    print(
+        f"Written to {options.out}/: screenshot.png, ensemble.tif, weight_maps.tif, ensemble.lut.safetensors"
+    )
     if options.close:
         viewer.close()
     else:

@@ -38,7 +38,9 @@ class FitWidget(Panel):
         super().__init__(napari_viewer, "fit", parent)
         self.result: FitResult | None = None
         self.candidates = CandidatePicker(napari_viewer)
-        self.truth = LayerCombo(napari_viewer, lambda layer: not why_not(layer), nothing="choose the ground truth")
+        self.truth = LayerCombo(
+            napari_viewer, lambda layer: not why_not(layer), nothing="choose the ground truth"
+        )
         explain(self.truth, "truth")
         self.method = QComboBox()
         for key, method in METHODS.items():

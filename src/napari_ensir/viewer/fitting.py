@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari.layers import Layer
-    from numpy.typing import NDArray
 
     from napari_ensir.ensemble.fit import Reference
     from napari_ensir.ensemble.inputs import Progress
@@ -175,7 +174,9 @@ class FitResult:
             notes.append(f"{report['not_finite']:,} pixels were left out: NaN or infinite.")
         few = sum(count < 100 for count in self.lut.counts)
         if few and self.lut.method != "least-squares":
-            notes.append(f"{few:,} of {len(self.lut.counts):,} bin sets have under 100 pixels: average weights.")
+            notes.append(
+                f"{few:,} of {len(self.lut.counts):,} bin sets have under 100 pixels: average weights."
+            )
         return notes
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Layer
 
-__all__ = ["LayerWatcher", "OUTPUT_KEY", "full_data", "placement", "pixel_shape", "why_not"]
+__all__ = ["OUTPUT_KEY", "LayerWatcher", "full_data", "pixel_shape", "placement", "why_not"]
 
 OUTPUT_KEY = "napari-ensir"
 """Key in ``layer.metadata`` that marks what we made and tells what it was made of."""

@@ -53,4 +53,3 @@ def add_weight_maps(viewer: napari.Viewer, like: Layer, lut: WeightLUT, combined
         visible=False,
         **keywords,
     )
-

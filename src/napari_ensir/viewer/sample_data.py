@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     LayerData = tuple[NDArray[Any], dict[str, Any], str]
 
-__all__ = ["denoised_tissue", "deconvolved_coins", "denoised_stack"]
+__all__ = ["deconvolved_coins", "denoised_stack", "denoised_tissue"]
 
 _SEED = 20241029
 
@@ -25,7 +25,10 @@ def _as_uint8(image: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 
 def _as_layers(
-    truth: NDArray[Any], degraded: tuple[str, NDArray[Any]], candidates: dict[str, NDArray[Any]], **keywords: Any
+    truth: NDArray[Any],
+    degraded: tuple[str, NDArray[Any]],
+    candidates: dict[str, NDArray[Any]],
+    **keywords: Any,
 ) -> list[LayerData]:
     """Layers with the ground truth lowest and hidden, the candidates on top."""
     layers: list[LayerData] = [

@@ -48,8 +48,9 @@ class Task(QObject):
         self._work = work
         self._stop = threading.Event()
         self._last_report = 0.0
-        self._bar = napari_progress(total=0, desc=title)
+        self._bar: napari_progress | None = None
         self._title = title
+        self._has_ended = False
         self._done = 0
         self._progressed.connect(self._show_progress)
         self._ended.connect(self._end)
@@ -88,15 +89,22 @@ class Task(QObject):
             self._progressed.emit(round(1000 * done / max(1, total)), 1000, text)
 
     def _show_progress(self, done: int, total: int, text: str) -> None:
-        if self._bar is None:
-            return
-        self._bar.total = total
-        self._bar.set_description(f"{self._title}: {text}")
-        self._bar.update(max(0, done - self._done))
-        self._done = max(done, self._done)
+        step, self._done = max(0, done - self._done), max(done, self._done)
+        if self._bar is None and not self._has_ended:
+            # Not before the first report: making a bar draws the canvas, which must not happen inside a
+            # click that has just changed the layers.
+            self._bar = napari_progress(total=total, desc=self._title)
+        # Each of these lets napari process events, the end of the task among them.
+        for show in (
+            lambda bar: bar.set_description(f"{self._title}: {text}"),
+            lambda bar: bar.update(step),
+        ):
+            if self._bar is not None:
+                show(self._bar)
 
     def _end(self, outcome: tuple[str, Any]) -> None:
         kind, value = outcome
+        self._has_ended = True
         if self._bar is not None:
             self._bar.close()
             self._bar = None
