@@ -10,7 +10,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.fitting import Combined, combine
 from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import full_data, why_not
-from napari_ensir.viewer.outputs import add_ensemble, add_weight_maps
+from napari_ensir.viewer.outputs import add_outputs
 from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.texts import explain
 
@@ -123,8 +123,7 @@ class ApplyWidget(Panel):
         )
 
     def _show(self, lut: WeightLUT, combined: Combined, like: Layer) -> None:
-        add_weight_maps(self.viewer, like, lut, combined)
-        add_ensemble(self.viewer, like, lut, combined)
+        add_outputs(self.viewer, like, lut, combined)
         self.say("Added the ensemble and its weight maps.")
 
     def _path_entered(self) -> None:

@@ -120,6 +120,11 @@ class CandidatePicker(QWidget):
         chosen = self._viewer.layers.selection
         self.choose([item.data(_LAYER) for item in self._items() if item.data(_LAYER) in chosen])
 
+    @property
+    def truth(self) -> Layer | None:
+        """The ground truth that candidates must match."""
+        return self._truth
+
     def set_truth(self, truth: Layer | None) -> None:
         """Tell which layer is the ground truth: it cannot join, and the others must match it."""
         self._truth = truth

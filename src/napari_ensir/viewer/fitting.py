@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.layers import Shapes
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays import is_dask
@@ -23,11 +24,24 @@ if TYPE_CHECKING:
 
     from napari.layers import Layer
 
+    from napari_ensir.ensemble.bins import Binning
     from napari_ensir.ensemble.fit import Reference
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lut import WeightLUT
 
-__all__ = ["Choices", "Combined", "FitRequest", "FitResult", "Score", "combine", "fit", "refit"]
+__all__ = [
+    "Choices",
+    "Combined",
+    "FitRequest",
+    "FitResult",
+    "Score",
+    "bins_for",
+    "combine",
+    "fit",
+    "learning_mask",
+    "refit",
+    "with_ssim",
+]
 
 FOLDS = 4
 """Parts of the images that are held out in turn."""
@@ -68,6 +82,8 @@ class FitRequest:
     rgb : bool
         Whether the last axis is colour.
     choices : Choices
+    mask : bool array of the spatial shape, or None
+        Where to learn.
     """
 
     candidates: tuple[Any, ...]
@@ -75,15 +91,33 @@ class FitRequest:
     truth: Any
     rgb: bool
     choices: Choices
+    mask: Any = None
 
     @classmethod
-    def of_layers(cls, candidates: Sequence[Layer], truth: Layer | None, choices: Choices) -> FitRequest:
+    def of_layers(
+        cls,
+        candidates: Sequence[Layer],
+        truth: Layer | None,
+        choices: Choices,
+        mask: Layer | None = None,
+        planes: tuple[int, int] | None = None,
+    ) -> FitRequest:
         """Take what is needed from the layers.
+
+        Parameters
+        ----------
+        candidates, truth
+            Image layers.
+        choices : Choices
+        mask
+            A labels or shapes layer: learn where it is not empty.
+        planes
+            First and last place along the first axis to learn from.
 
         Raises
         ------
         EnsembleError
-            If no candidate or no ground truth is chosen, or a layer cannot join.
+            If no candidate or no ground truth is chosen, a layer cannot join, or the mask does not fit.
         """
         if not candidates:
             raise EnsembleError("No candidate is ticked; tick the restorations to combine.")
@@ -102,6 +136,7 @@ class FitRequest:
             full_data(truth),
             bool(truth.rgb),
             choices,
+            learning_mask(truth, mask, planes),
         )
 
     @property
@@ -157,10 +192,19 @@ class Combined:
 
 @dataclass(frozen=True)
 class FitResult:
-    """All that a fit gives."""
+    """All that a fit gives.
+
+    Attributes
+    ----------
+    reference
+        Statistics of the pixels learned from, in fine bins.
+    unseen
+        Statistics of the pixels outside the mask, if there was one: what was held out for good.
+    """
 
     request: FitRequest
     reference: Reference
+    unseen: Reference | None
     lut: WeightLUT
     combined: Combined
     scores: tuple[Score, ...]
@@ -180,6 +224,39 @@ class FitResult:
         return notes
 
 
+def learning_mask(
+    truth: Layer, mask: Layer | None, planes: tuple[int, int] | None
+) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    """Where to learn, as a bool array of the spatial shape; None: everywhere.
+
+    Raises
+    ------
+    EnsembleError
+        If the mask does not lie on the ground truth's pixels, or nothing or everything is left to learn from.
+    """
+    shape = pixel_shape(truth)[:-1] if truth.rgb else pixel_shape(truth)
+    where = np.ones(shape, bool)
+    if mask is not None:
+        if isinstance(mask, Shapes):
+            flat = mask.to_labels(labels_shape=shape[-2:]) if mask.ndim == 2 else mask.to_labels(shape)
+        else:
+            flat = np.asarray(full_data(mask))
+        try:
+            where = where & (np.asarray(flat) > 0)
+        except ValueError:
+            raise EnsembleError(
+                f'the mask "{mask.name}" has shape {np.shape(flat)}, but the images have {shape}; '
+                "draw it on these images."
+            ) from None
+    if planes is not None and len(shape) > 2:
+        first, last = planes
+        chosen = np.arange(shape[0])
+        where = where & ((chosen >= first) & (chosen <= last)).reshape(-1, *[1] * (len(shape) - 1))
+    if not where.any():
+        raise EnsembleError("the mask is empty here; mark the pixels to learn from.")
+    return None if where.all() else where
+
+
 def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:
     """Read the pixels, estimate the table, combine the candidates, score the result.
 
@@ -188,46 +265,80 @@ def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:
     EnsembleError
         If the images cannot be used.
     """
-    choices = request.choices
-    reference = collect_reference(
+    reference = _collect(request, request.mask, FOLDS, progress)
+    unseen = None
+    if request.mask is not None:
+        unseen = _collect(request, ~request.mask, 1, progress, reference)
+    result = refit(request, reference, unseen, request.choices, progress)
+    return replace(result, scores=with_ssim(result, progress))
+
+
+def _collect(
+    request: FitRequest,
+    mask: Any,
+    folds: int,
+    progress: Progress | None,
+    like: Reference | None = None,
+) -> Reference:
+    """Statistics in fine bins where the mask says; in those of ``like`` if given."""
+    binning = like.statistics.binning if like is not None else None
+    return collect_reference(
         [(request.candidates, request.truth)],
         request.names,
-        bin_width=choices.bin_width,
+        bin_width=request.choices.bin_width if binning is None else binning.width,
+        data_range=None if binning is None else (binning.low, binning.high),
         channel_axis=request.channel_axis,
-        device=choices.device,
+        mask=None if mask is None else [mask],
+        device=request.choices.device,
         progress=progress,
-        refine=None,
-        folds=FOLDS,
+        refine=None if binning is None else 1,
+        folds=folds,
     )
-    result = refit(request, reference, choices, progress)
-    scores = _with_ssim(result, progress)
-    return replace(result, scores=scores)
+
+
+def bins_for(reference: Reference, bin_width: float | None) -> Binning:
+    """The bins that can be made of those kept and come nearest to a wanted width."""
+    fine = reference.statistics.binning
+    if bin_width is None:
+        kind = np.int64 if fine.integer else np.float64
+        bin_width = choose_binning(kind, (fine.low, fine.high)).width
+    return fine.coarsened(max(1, round(bin_width / fine.width)))
 
 
 def refit(
-    request: FitRequest, reference: Reference, choices: Choices, progress: Progress | None = None
+    request: FitRequest,
+    reference: Reference,
+    unseen: Reference | None,
+    choices: Choices,
+    progress: Progress | None = None,
 ) -> FitResult:
-    """A new table and its images from the statistics kept; SSIM is left out."""
-    request = replace(request, choices=choices)
-    fine = reference.statistics.binning
-    default = choose_binning(np.int64 if fine.integer else np.float64, (fine.low, fine.high))
-    wanted = default.width if choices.bin_width is None else choices.bin_width
-    binning = fine.coarsened(max(1, round(wanted / fine.width)))
+    """A new table, its images and its scores from the statistics kept; SSIM is left out."""
+    binning = bins_for(reference, choices.bin_width)
     settings = Settings(shrinkage=choices.shrinkage, device=resolve_device(choices.device))
     lut = estimate_lut(reference, choices.method, settings, binning=binning, progress=progress)
     combined = combine(lut, request.candidates, request.rgb, choices.device, progress)
-    statistics = reference.statistics.in_bins(binning)
-    try:
-        held_out = psnr_of(held_out_error(reference, choices.method, settings, binning), binning)
-    except EnsembleError:  # too few places to hold any out
-        held_out = float("nan")
+    seen = reference.statistics.in_bins(binning)
+    apart = None if unseen is None else unseen.statistics.in_bins(binning)
     m = lut.n_candidates
     scores = []
     for name, weights in [*zip(lut.names, np.eye(m), strict=True), ("average", np.full(m, 1 / m))]:
-        alone = psnr_of(mean_squared_error(statistics, weights), binning)
-        scores.append(Score(name, alone, alone))
-    scores.append(Score("ensemble", psnr_of(mean_squared_error(statistics, lut), binning), held_out))
-    return FitResult(request, reference, lut, combined, tuple(scores))
+        alone = psnr_of(mean_squared_error(seen, weights), binning)
+        held_out = alone if apart is None else psnr_of(mean_squared_error(apart, weights), binning)
+        scores.append(Score(name, alone, held_out))
+    if apart is None:
+        held_out = _cross_validated(reference, choices, settings, binning)
+    else:
+        held_out = psnr_of(mean_squared_error(apart, lut), binning)
+    scores.append(Score("ensemble", psnr_of(mean_squared_error(seen, lut), binning), held_out))
+    request = replace(request, choices=choices)
+    return FitResult(request, reference, unseen, lut, combined, tuple(scores))
+
+
+def _cross_validated(reference: Reference, choices: Choices, settings: Settings, binning: Binning) -> float:
+    try:
+        return psnr_of(held_out_error(reference, choices.method, settings, binning), binning)
+    except EnsembleError:  # too few places to hold any out
+        return float("nan")
 
 
 def combine(
@@ -246,7 +357,7 @@ def combine(
     return Combined(image, exact, maps)
 
 
-def _with_ssim(result: FitResult, progress: Progress | None) -> tuple[Score, ...]:
+def with_ssim(result: FitResult, progress: Progress | None) -> tuple[Score, ...]:
     """Add SSIM: on the two last spatial axes, averaged over up to 32 planes evenly spaced."""
     request = result.request
     data_range = peak(result.lut.binning)

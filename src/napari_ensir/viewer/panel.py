@@ -81,8 +81,13 @@ class Panel(QWidget):
         work: Callable[[Callable[[int, int, str], None]], Any],
         title: str,
         then: Callable[[Any], object],
+        *,
+        quiet: bool = False,
     ) -> None:
-        """Run ``work`` beside the viewer, then call ``then`` with its result on the main thread."""
+        """Run ``work`` beside the viewer, then call ``then`` with its result on the main thread.
+
+        A quiet task leaves the message as it is.
+        """
         task = Task(work, title)
         self.task = task
         task.returned.connect(then)
@@ -93,7 +98,8 @@ class Panel(QWidget):
         self.destroyed.connect(task.cancel)
         self.run_button.setEnabled(False)
         self.cancel_button.setEnabled(True)
-        self.say("")
+        if not quiet:
+            self.say("")
         task.start()
 
     def _was_cancelled(self) -> None:

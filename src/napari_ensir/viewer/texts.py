@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qtpy.QtWidgets import QWidget
+    from collections.abc import Mapping
 
-__all__ = ["TOOLTIPS", "explain"]
+    from qtpy.QtWidgets import QComboBox, QWidget
+
+__all__ = ["TOOLTIPS", "combo_of", "explain"]
 
 TOOLTIPS = {
     "candidates": (
@@ -23,7 +25,29 @@ TOOLTIPS = {
     "bin_width": (
         "Bin width",
         "Width of an intensity bin, in the images' own units. Narrow bins follow intensity more closely and "
-        "have fewer pixels each to learn from. Auto: an eighth of the range, 32 for 8-bit images.",
+        "have fewer pixels each to learn from. At the lowest value: an eighth of the range, 32 for 8 bit.",
+    ),
+    "best_width": (
+        "Best bin width",
+        "Choose bin width (and shrinkage) by what does best on parts of the image held out in turn.",
+    ),
+    "shrinkage": (
+        "Shrinkage",
+        "How many pixels' worth of trust the solution for all intensities gets in each bin set: more makes "
+        "sparse bin sets follow it.",
+    ),
+    "mask": (
+        "Where to learn",
+        "A labels or shapes layer: learn where it is marked; what lies outside is held out for the scores.",
+    ),
+    "planes": (
+        "Planes to learn from",
+        "First and last place along the first axis to learn from; the others are held out for the scores.",
+    ),
+    "weight_view": ("Weights as", "How the weight maps are shown."),
+    "compare": (
+        "Compare methods",
+        "Rank candidates, average and every method on parts of the image held out in turn.",
     ),
     "device": ("Device", "Where to compute. Auto takes an accelerator if torch finds one."),
     "fit": ("Fit", "Learn the weights, then show the ensemble, the weight map and the scores."),
@@ -33,12 +57,37 @@ TOOLTIPS = {
         "Scores",
         "How close each image is to the ground truth: PSNR in dB and SSIM, higher is better.",
     ),
+    "table": ("Lookup table", "A table fitted or opened in this viewer."),
+    "plot": ("Plot", "What to show of the table."),
+    "channel": ("Channel", "Which colour's table to show."),
+    "pair": ("Pair of candidates", "The candidate whose weight is shown, and the one it is shown against."),
+    "canvas": ("Plot of the lookup table", "Drawn in the viewer's theme; export it below."),
+    "pixel": ("Pixel", "What the table knows of the pixel clicked last."),
+    "export_png": ("Export PNG", "Save the plot as an image."),
+    "export_csv": ("Export CSV", "Save every bin set with its weights and its number of pixels."),
     "lut_file": ("LUT file", "A lookup table that was saved before (*.lut.safetensors)."),
     "open": ("Open LUT", "Choose a lookup table file."),
     "match": ("Layers for candidates", "Which layer plays which candidate of the table."),
     "apply": ("Apply", "Combine these layers by the table; no ground truth is needed."),
 }
 """For each control: its accessible name and its tooltip."""
+
+
+def combo_of(entries: Mapping[str, tuple[str, str]], key: str, chosen: str = "") -> QComboBox:
+    """A drop-down of titles with tooltips; ``currentData()`` is the entry's key."""
+    from qtpy.QtCore import Qt
+    from qtpy.QtWidgets import QComboBox
+
+    combo = QComboBox()
+    for name, (title, tip) in entries.items():
+        combo.addItem(title, name)
+        combo.setItemData(combo.count() - 1, tip or None, Qt.ItemDataRole.ToolTipRole)
+    combo.setCurrentIndex(max(0, combo.findData(chosen)))
+    # The widest entry must not widen the dock.
+    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    combo.setMinimumContentsLength(8)
+    explain(combo, key)
+    return combo
 
 
 def explain(control: QWidget, key: str) -> QWidget:

@@ -1,0 +1,30 @@
+"""Dropping a lookup table on the viewer opens it in the Apply widget; no layer is made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["get_reader"]
+
+SUFFIX = ".lut.safetensors"
+
+
+def get_reader(path: str | list[str]) -> Callable[[Any], list[tuple[None]]] | None:
+    """Npe2 reader: takes ``*.lut.safetensors`` files."""
+    paths = path if isinstance(path, list) else [path]
+    return _read if all(str(one).endswith(SUFFIX) for one in paths) else None
+
+
+def _read(path: str | list[str]) -> list[tuple[None]]:
+    import napari
+
+    viewer = napari.current_viewer()
+    paths = path if isinstance(path, list) else [path]
+    if viewer is not None:
+        _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+        for one in paths:
+            widget.open(str(one))
+    return [(None,)]
