@@ -1,23 +1,28 @@
-"""The Apply LUT widget: a saved table on layers without ground truth."""
+"""The Apply lookup table widget: a table on layers without ground truth, one set of them or many."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QFileDialog, QFormLayout, QHBoxLayout, QLabel, QLineEdit, QPushButton, QWidget
+from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidget
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.fitting import Combined, combine
 from napari_ensir.viewer.layer_combo import LayerCombo
-from napari_ensir.viewer.layers import full_data, why_not
+from napari_ensir.viewer.layers import LayerWatcher, full_data, why_not
 from napari_ensir.viewer.outputs import add_outputs
 from napari_ensir.viewer.panel import Panel
+from napari_ensir.viewer.session import preference, session_of
 from napari_ensir.viewer.texts import explain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import napari
     from napari.layers import Layer
 
+    from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lut import WeightLUT
 
 __all__ = ["ApplyWidget"]
@@ -36,17 +41,22 @@ class ApplyWidget(Panel):
         super().__init__(napari_viewer, "apply", parent)
         self.lut: WeightLUT | None = None
         self.matches: list[LayerCombo] = []
-        self.path = QLineEdit()
-        self.path.setPlaceholderText("lookup table file")
-        explain(self.path, "lut_file")
-        self.path.editingFinished.connect(self._path_entered)
+        self.table = QComboBox()
+        self.table.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.table.setMinimumContentsLength(12)
+        explain(self.table, "table")
+        self.table.activated.connect(self._table_chosen)
         self.open_button = QPushButton("Open…")
         explain(self.open_button, "open")
         self.open_button.clicked.connect(self._ask_and_open)
         chooser = QHBoxLayout()
-        chooser.addWidget(self.path, 1)
+        chooser.addWidget(self.table, 1)
         chooser.addWidget(self.open_button)
-        self.about = QLabel("Open a lookup table (*.lut.safetensors) to see which candidates it combines.")
+        self.sets_button = QPushButton()
+        explain(self.sets_button, "all_sets")
+        self.sets_button.clicked.connect(self.run_all)
+        self.sets_button.hide()
+        self.about = QLabel("Fit a lookup table, or open one (*.lut.safetensors), to see what it combines.")
         self.about.setWordWrap(True)
         self._form_holder = QWidget()
         self.form = QFormLayout(self._form_holder)
@@ -56,9 +66,19 @@ class ApplyWidget(Panel):
         self.body.addWidget(self.about)
         self.body.addWidget(self._form_holder)
         self.body.addLayout(self.buttons)
+        self.body.addWidget(self.sets_button)
         self.body.addWidget(self.message)
         self.body.addStretch(1)
         self.run_button.setEnabled(False)
+        self._session = session_of(napari_viewer)
+        self._session.changed.connect(self._list_tables)
+        self._watcher = LayerWatcher(napari_viewer, self._count_sets)
+        self.destroyed.connect(self._watcher.stop)
+        session, listed = self._session, self._list_tables
+        self.destroyed.connect(lambda: session.changed.disconnect(listed, missing_ok=True))
+        self._list_tables()
+        if self._session.tables:
+            self._table_chosen()
 
     def open(self, path: str) -> None:
         """Read a table and offer layers for its candidates; the old one stays if that fails."""
@@ -69,8 +89,21 @@ class ApplyWidget(Panel):
         except EnsembleError as error:
             self.fail(error)
             return
-        self.path.setText(str(path))
+        title = self._session.keep(Path(path).name, lut)
+        self.table.setCurrentIndex(self.table.findText(title))
         self.show_lut(lut)
+
+    def _list_tables(self) -> None:
+        before = self.table.currentText()
+        self.table.clear()
+        self.table.addItems(list(self._session.tables))
+        place = self.table.findText(before)
+        self.table.setCurrentIndex(place if place >= 0 else self.table.count() - 1)
+
+    def _table_chosen(self, *_: object) -> None:
+        lut = self._session.tables.get(self.table.currentText())
+        if lut is not None:
+            self.show_lut(lut)
 
     def show_lut(self, lut: WeightLUT) -> None:
         """Take a table, and match its candidates to layers, by name first."""
@@ -91,44 +124,60 @@ class ApplyWidget(Panel):
         low, high = lut.data_range
         self.about.setText(
             f"{lut.method}, {len(lut.rows):,} bin sets of width {lut.bin_width:g} on {low:g} to {high:g}, "
-            f"learned from {max(0, int(lut.counts.clip(min=0).sum())):,} pixels."
+            f"learned from {int(lut.counts.clip(min=0).sum()):,} pixels."
         )
         self.run_button.setEnabled(True)
+        self._count_sets()
         self.say("")
 
     def run(self) -> None:
         """Combine the matched layers."""
-        lut = self.lut
-        if lut is None:
+        if self.lut is None:
             self.fail(EnsembleError("No lookup table is open; open one first."))
             return
-        chosen = [combo.layer() for combo in self.matches]
         layers: list[Layer] = []
-        for name, layer in zip(lut.names, chosen, strict=True):
+        for name, combo in zip(self.lut.names, self.matches, strict=True):
+            layer = combo.layer()
             if layer is None:
                 self.fail(EnsembleError(f'No layer is chosen for "{name}"; choose the one that shows it.'))
                 return
             layers.append(layer)
-        arrays = [full_data(layer) for layer in layers]
-        like = layers[0]
-        rgb = bool(like.rgb)
-        for name, layer in zip(lut.names, layers, strict=True):
-            if reason := why_not(layer, like):
-                self.fail(EnsembleError(f'"{layer.name}" cannot stand for "{name}": {reason}.'))
-                return
-        self.start(
-            lambda progress: combine(lut, arrays, rgb, "auto", progress),
-            "Applying the lookup table",
-            lambda combined: self._show(lut, combined, like),
-        )
+        self._combine([layers])
 
-    def _show(self, lut: WeightLUT, combined: Combined, like: Layer) -> None:
-        add_outputs(self.viewer, like, lut, combined)
-        self.say("Added the ensemble and its weight maps.")
+    def sets(self) -> list[list[Layer]]:
+        """All sets of layers whose names match the table's candidates, save for what is common to a set."""
+        return [] if self.lut is None else matching_sets(self.lut.names, list(self.viewer.layers))
 
-    def _path_entered(self) -> None:
-        if self.path.text():
-            self.open(self.path.text())
+    def run_all(self) -> None:
+        """Combine every matching set of layers."""
+        self._combine(self.sets())
+
+    def _combine(self, sets: list[list[Layer]]) -> None:
+        lut = self.lut
+        assert lut is not None  # both callers have looked
+        for layers in sets:
+            for name, layer in zip(lut.names, layers, strict=True):
+                if reason := why_not(layer, layers[0]):
+                    self.fail(EnsembleError(f'"{layer.name}" cannot stand for "{name}": {reason}.'))
+                    return
+        work = [([full_data(layer) for layer in layers], bool(layers[0].rgb)) for layers in sets]
+        device = preference("device")
+
+        def combine_all(progress: Progress) -> list[Combined]:
+            return [combine(lut, arrays, rgb, device, progress) for arrays, rgb in work]
+
+        def show(results: list[Combined]) -> None:
+            for layers, combined in zip(sets, results, strict=True):
+                add_outputs(self.viewer, layers[0], lut, combined, preference("weights"))
+            n = len(sets)
+            self.say(f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps.")
+
+        self.start(combine_all, "Applying the lookup table", show)
+
+    def _count_sets(self) -> None:
+        n = len(self.sets())
+        self.sets_button.setVisible(n > 1)
+        self.sets_button.setText(f"Apply to all {n} matching sets")
 
     def _ask_and_open(self) -> None:
         path, _ = QFileDialog.getOpenFileName(
@@ -150,3 +199,21 @@ def _best_match(name: str, layers: list[Layer], taken: set[int]) -> Layer | None
             return layer
     near = [layer for layer in free if wanted in layer.name.lower()]
     return near[0] if len(near) == 1 else None
+
+
+def matching_sets(names: Sequence[str], layers: list[Layer]) -> list[list[Layer]]:
+    """Sets of layers, one per candidate, whose names differ in nothing but the candidate's name.
+
+    With candidates ``A`` and ``B``, layers ``cell 1 A``, ``cell 1 B``, ``cell 2 A``, ``cell 2 B`` make two.
+    """
+    found: dict[str, dict[str, Layer]] = {}
+    # The longest first: "Restormer 2" is no "Restormer".
+    for layer in layers:
+        if why_not(layer):
+            continue
+        title = layer.name.lower()
+        for name in sorted(names, key=len, reverse=True):
+            if name.lower() in title:
+                found.setdefault(title.replace(name.lower(), "", 1).strip(), {}).setdefault(name, layer)
+                break
+    return [[by_name[name] for name in names] for by_name in found.values() if len(by_name) == len(names)]

@@ -20,7 +20,7 @@ from superqt.utils import signals_blocked
 from napari_ensir.ensemble.estimate import METHODS
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.candidate_picker import CandidatePicker
-from napari_ensir.viewer.fitting import Choices, FitRequest, FitResult, bins_for, fit, refit, with_ssim
+from napari_ensir.viewer.fitting import Choices, FitRequest, FitResult, bins_for, fit, refit, score_fully
 from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import LayerWatcher, pixel_shape, why_not
 from napari_ensir.viewer.outputs import WEIGHT_VIEWS, Outputs
@@ -265,7 +265,7 @@ class FitWidget(Panel):
             self._scores_soon.start()
 
     def _rescore(self) -> None:
-        """SSIM reads pixels; it follows once the controls rest."""
+        """SSIM and cross-validation take a moment; they follow once the controls rest."""
         result = self.result
         if result is None or self.task is not None:
             return
@@ -274,7 +274,7 @@ class FitWidget(Panel):
             if self.result is result:
                 self.scores.show_scores(scores)
 
-        self.start(lambda progress: with_ssim(result, progress), "Scoring", show, quiet=True)
+        self.start(lambda progress: score_fully(result, progress), "Scoring", show, quiet=True)
 
     def choose_best_width(self) -> None:
         """Set bin width, and shrinkage for least squares, to what does best on held-out parts."""

@@ -40,7 +40,7 @@ __all__ = [
     "fit",
     "learning_mask",
     "refit",
-    "with_ssim",
+    "score_fully",
 ]
 
 FOLDS = 4
@@ -270,7 +270,7 @@ def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:
     if request.mask is not None:
         unseen = _collect(request, ~request.mask, 1, progress, reference)
     result = refit(request, reference, unseen, request.choices, progress)
-    return replace(result, scores=with_ssim(result, progress))
+    return replace(result, scores=score_fully(result, progress))
 
 
 def _collect(
@@ -312,7 +312,10 @@ def refit(
     choices: Choices,
     progress: Progress | None = None,
 ) -> FitResult:
-    """A new table, its images and its scores from the statistics kept; SSIM is left out."""
+    """A new table, its images and its scores from the statistics kept.
+
+    What takes longer than a moment, SSIM and cross-validation, is left to :func:`score_fully`.
+    """
     binning = bins_for(reference, choices.bin_width)
     settings = Settings(shrinkage=choices.shrinkage, device=resolve_device(choices.device))
     lut = estimate_lut(reference, choices.method, settings, binning=binning, progress=progress)
@@ -325,20 +328,10 @@ def refit(
         alone = psnr_of(mean_squared_error(seen, weights), binning)
         held_out = alone if apart is None else psnr_of(mean_squared_error(apart, weights), binning)
         scores.append(Score(name, alone, held_out))
-    if apart is None:
-        held_out = _cross_validated(reference, choices, settings, binning)
-    else:
-        held_out = psnr_of(mean_squared_error(apart, lut), binning)
+    held_out = float("nan") if apart is None else psnr_of(mean_squared_error(apart, lut), binning)
     scores.append(Score("ensemble", psnr_of(mean_squared_error(seen, lut), binning), held_out))
     request = replace(request, choices=choices)
     return FitResult(request, reference, unseen, lut, combined, tuple(scores))
-
-
-def _cross_validated(reference: Reference, choices: Choices, settings: Settings, binning: Binning) -> float:
-    try:
-        return psnr_of(held_out_error(reference, choices.method, settings, binning), binning)
-    except EnsembleError:  # too few places to hold any out
-        return float("nan")
 
 
 def combine(
@@ -357,7 +350,21 @@ def combine(
     return Combined(image, exact, maps)
 
 
-def with_ssim(result: FitResult, progress: Progress | None) -> tuple[Score, ...]:
+def score_fully(result: FitResult, progress: Progress | None) -> tuple[Score, ...]:
+    """All scores of a result, with SSIM, and the ensemble's on parts held out in turn if nothing else was."""
+    scores = list(result.scores)
+    if result.unseen is None:
+        choices, binning = result.request.choices, result.lut.binning
+        settings = Settings(shrinkage=choices.shrinkage, device=resolve_device(choices.device))
+        try:
+            error = held_out_error(result.reference, choices.method, settings, binning, progress)
+            scores[-1] = replace(scores[-1], held_out=psnr_of(error, binning))
+        except EnsembleError:  # too few places to hold any out: the score stays unknown
+            pass
+    return _with_ssim(replace(result, scores=tuple(scores)), progress)
+
+
+def _with_ssim(result: FitResult, progress: Progress | None) -> tuple[Score, ...]:
     """Add SSIM: on the two last spatial axes, averaged over up to 32 planes evenly spaced."""
     request = result.request
     data_range = peak(result.lut.binning)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "preference", "session_of"]
 
-_DEFAULTS = {"device": "auto", "method": "em", "weights": "slider"}
+_DEFAULTS = {"device": "auto", "method": "em", "weights": "slider", "block_megapixels": 16}
 _SESSIONS: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
 
@@ -43,8 +43,8 @@ class Session:
 
 def session_of(viewer: napari.Viewer) -> Session:
     """The one session of a viewer; it goes when the viewer goes."""
-    # Widgets get a proxy of the viewer, scripts the viewer itself: the layer list is the same for both.
-    key = viewer.layers
+    # Widgets get a proxy, which is another one at every access; what it wraps is the same for all.
+    key = getattr(viewer.layers, "__wrapped__", viewer.layers)
     if key not in _SESSIONS:
         _SESSIONS[key] = Session()
     return _SESSIONS[key]
@@ -55,6 +55,6 @@ def preference(name: str) -> Any:
     try:
         from napari.settings import get_plugin_settings
 
-        return getattr(get_plugin_settings("napari-ensir"), name, _DEFAULTS[name])
+        return getattr(get_plugin_settings("napari-ensir").ensemble, name)
     except Exception:  # an older napari, or settings that it could not read
         return _DEFAULTS[name]

@@ -65,7 +65,10 @@ TOOLTIPS = {
     "pixel": ("Pixel", "What the table knows of the pixel clicked last."),
     "export_png": ("Export PNG", "Save the plot as an image."),
     "export_csv": ("Export CSV", "Save every bin set with its weights and its number of pixels."),
-    "lut_file": ("LUT file", "A lookup table that was saved before (*.lut.safetensors)."),
+    "all_sets": (
+        "Apply to all matching sets",
+        "Combine every set of layers whose names contain the candidates' names and are alike otherwise.",
+    ),
     "open": ("Open LUT", "Choose a lookup table file."),
     "match": ("Layers for candidates", "Which layer plays which candidate of the table."),
     "apply": ("Apply", "Combine these layers by the table; no ground truth is needed."),
@@ -76,7 +79,7 @@ TOOLTIPS = {
 def combo_of(entries: Mapping[str, tuple[str, str]], key: str, chosen: str = "") -> QComboBox:
     """A drop-down of titles with tooltips; ``currentData()`` is the entry's key."""
     from qtpy.QtCore import Qt
-    from qtpy.QtWidgets import QComboBox
+    from qtpy.QtWidgets import QComboBox, QSizePolicy
 
     combo = QComboBox()
     for name, (title, tip) in entries.items():
@@ -86,6 +89,7 @@ def combo_of(entries: Mapping[str, tuple[str, str]], key: str, chosen: str = "")
     # The widest entry must not widen the dock.
     combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     combo.setMinimumContentsLength(8)
+    combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     explain(combo, key)
     return combo
 

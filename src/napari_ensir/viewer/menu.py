@@ -1,0 +1,24 @@
+"""Entries of the Layers menu: each opens a widget, with the selected layers chosen where that makes sense."""
+
+from __future__ import annotations
+
+import napari  # noqa: TC002 - the viewer is injected by its annotation
+
+__all__ = ["open_apply", "open_fit", "open_inspect"]
+
+
+def open_fit(viewer: napari.Viewer) -> None:
+    """Open the Fit widget with the selected image layers ticked."""
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    if len(viewer.layers.selection) > 1:
+        widget.candidates.choose_selected()
+
+
+def open_apply(viewer: napari.Viewer) -> None:
+    """Open the Apply widget."""
+    viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+
+
+def open_inspect(viewer: napari.Viewer) -> None:
+    """Open the Inspect widget."""
+    viewer.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")

@@ -1,0 +1,307 @@
+"""What follows a fit: live controls, masks, comparison, inspection, applying to many sets."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from napari_ensir import fit_lut
+from napari_ensir.viewer.apply_widget import matching_sets
+from napari_ensir.viewer.layers import OUTPUT_KEY
+from napari_ensir.viewer.session import session_of
+
+
+@pytest.fixture
+def fitted(filled, fit_widget, wait_for):
+    """The Fit widget after its first fit, at rest."""
+    fit_widget.run()
+    wait_for(fit_widget)
+    return fit_widget
+
+
+def settle(widget, wait_for, qtbot):
+    """Wait for the debounced refit, and the scoring after it."""
+    qtbot.waitUntil(lambda: not widget._soon.isActive() and widget.task is None, timeout=20_000)
+    qtbot.waitUntil(lambda: not widget._scores_soon.isActive() and widget.task is None, timeout=20_000)
+
+
+def one(viewer, kind):
+    return [layer for layer in viewer.layers if layer.metadata.get(OUTPUT_KEY, {}).get("kind") == kind]
+
+
+def test_bin_width_and_method_update_the_same_layers(filled, fitted, images, wait_for, qtbot):
+    ensemble = one(filled, "ensemble")[0]
+    arrays = [images[name] for name in fitted.result.lut.names]
+    for method, width in (("em", 16), ("least-squares", 64), ("em-released", 64)):
+        fitted.method.setCurrentIndex(fitted.method.findData(method))
+        fitted.bin_width.setValue(width)
+        settle(fitted, wait_for, qtbot)
+        expected = fit_lut([(arrays, images["ground truth"])], method=method, bin_width=width)
+        assert fitted.result.lut.bin_width == width
+        np.testing.assert_allclose(ensemble.data, expected.apply(arrays), rtol=1e-6)
+        assert ensemble.metadata[OUTPUT_KEY]["method"] == method
+    assert len(one(filled, "ensemble")) == len(one(filled, "weights")) == 1
+
+
+def test_live_reads_no_pixel_again(filled, fitted, wait_for, qtbot, monkeypatch):
+    def no_more(*_, **__):
+        raise AssertionError("pixels were read again")
+
+    monkeypatch.setattr("napari_ensir.ensemble.fit.collect", no_more)
+    fitted.bin_width.setValue(64)
+    settle(fitted, wait_for, qtbot)
+    assert fitted.result.lut.bin_width == 64
+
+
+def test_changed_data_ask_for_a_fit(filled, fitted):
+    assert "press Fit" not in fitted.message.text()
+    filled.layers["so so"].data = filled.layers["so so"].data // 2
+    assert "press Fit" in fitted.message.text()
+
+
+@pytest.mark.parametrize("view", ["slider", "layers", "trusted"])
+def test_weight_views(filled, fitted, wait_for, qtbot, view):
+    fitted.weight_view.setCurrentIndex(fitted.weight_view.findData(view))
+    settle(fitted, wait_for, qtbot)
+    weights = one(filled, "weights")
+    maps = fitted.result.combined.maps
+    if view == "slider":
+        np.testing.assert_array_equal(weights[0].data, maps)
+    elif view == "layers":
+        np.testing.assert_array_equal(np.stack([layer.data for layer in weights]), maps)
+        assert [layer.name for layer in weights] == [f"weight of {n}" for n in fitted.result.lut.names]
+    else:
+        np.testing.assert_array_equal(weights[0].data, maps.argmax(axis=0) + 1)
+        assert list(weights[0].features["candidate"])[1:] == list(fitted.result.lut.names)
+
+
+def test_mask_learns_inside_and_scores_outside(filled, fit_widget, images, wait_for):
+    labels = np.zeros((96, 96), int)
+    labels[:, :48] = 3
+    mask = filled.add_labels(labels, name="here")
+    fit_widget.mask.choose(mask)
+    fit_widget.run()
+    wait_for(fit_widget)
+    arrays = [images[name] for name in fit_widget.result.lut.names]
+    truth = images["ground truth"]
+    expected = fit_lut([(arrays, truth)], mask=[labels > 0])
+    np.testing.assert_allclose(fit_widget.result.lut.weights, expected.weights, atol=1e-9)
+    outside = (expected.apply(arrays) - truth)[labels == 0].astype(float)
+    psnr = 10 * np.log10(255**2 / np.mean(outside**2))
+    assert fit_widget.result.scores[-1].held_out == pytest.approx(psnr, abs=1e-3)
+
+
+def test_shapes_are_a_mask_too(filled, fit_widget, wait_for):
+    shapes = filled.add_shapes([[10, 10], [10, 60], [60, 60], [60, 10]], shape_type="polygon", name="roi")
+    fit_widget.mask.choose(shapes)
+    fit_widget.run()
+    wait_for(fit_widget)
+    learned = fit_widget.result.lut.report["pixels"]
+    assert 0.8 * 50 * 50 < learned < 1.2 * 51 * 51
+
+
+def test_mask_of_another_shape_is_one_clear_sentence(filled, fit_widget):
+    fit_widget.mask.choose(filled.add_labels(np.ones((5, 7), int), name="small"))
+    fit_widget.run()
+    assert 'the mask "small" has shape (5, 7)' in fit_widget.message.text()
+
+
+def test_planes_of_a_stack_are_the_reference_and_the_rest_is_held_out(viewer, wait_for):
+    rng = np.random.default_rng(2)
+    truth = rng.integers(0, 4000, (6, 32, 32)).astype(np.uint16)
+    candidates = [
+        np.clip(truth + rng.normal(0, sigma, truth.shape), 0, 4095).astype(np.uint16) for sigma in (50, 200)
+    ]
+    viewer.add_image(truth, name="gt", scale=(2, 1, 1))
+    for name, image in zip("ab", candidates, strict=True):
+        viewer.add_image(image, name=name, scale=(2, 1, 1))
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    widget.candidates.choose_all()
+    assert widget.planes.value() == (0, 5)
+    widget.planes.setValue((1, 3))
+    widget.run()
+    wait_for(widget)
+    assert widget.result.lut.report["pixels"] == 3 * 32 * 32
+    assert widget.result.unseen.statistics.n_pixels == 3 * 32 * 32
+
+
+def test_compare_ranks_and_adopts(filled, fitted, wait_for, qtbot):
+    fitted.compare()
+    wait_for(fitted)
+    dialog = fitted.comparison
+    names = [dialog.table.item(row, 0).text() for row in range(dialog.table.rowCount())]
+    assert set(names) == {
+        *fitted.result.lut.names,
+        "average",
+        "ZZPM",
+        "EM (paper)",
+        "EM (released code)",
+        "Least squares",
+    }
+    values = [float(dialog.table.item(row, 1).text()) for row in range(dialog.table.rowCount())]
+    assert values == sorted(values, reverse=True)
+    best = dialog.best.method
+    dialog.adopt_button.click()
+    settle(fitted, wait_for, qtbot)
+    assert fitted.result.lut.method == best
+
+
+def test_best_width_follows_the_held_out_score(filled, fitted, wait_for, qtbot):
+    fitted.choose_best_width()
+    wait_for(fitted)
+    settle(fitted, wait_for, qtbot)
+    assert fitted.bin_width.value() == fitted.result.lut.bin_width > 0
+
+
+def test_multiscale_uses_the_full_level(viewer, wait_for):
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 255, (64, 64)).astype(np.uint8)
+    for name, image in (("gt", truth), ("a", truth // 2 * 2), ("b", truth // 8 * 8)):
+        viewer.add_image([image, image[::2, ::2]], multiscale=True, name=name)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    widget.candidates.choose_all()
+    widget.run()
+    wait_for(widget)
+    assert widget.result.combined.exact.shape == (64, 64)
+
+
+def test_lazy_in_lazy_out(viewer, wait_for):
+    da = pytest.importorskip("dask.array")
+    rng = np.random.default_rng(4)
+    truth = rng.integers(0, 255, (4, 64, 64)).astype(np.uint8)
+    for name, image in (("gt", truth), ("a", truth // 2 * 2), ("b", truth // 8 * 8)):
+        viewer.add_image(da.from_array(image, chunks=(1, 64, 64)), name=name, contrast_limits=(0, 255))
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    widget.candidates.choose_all()
+    widget.run()
+    wait_for(widget)
+    ensemble = one(viewer, "ensemble")[0]
+    assert isinstance(ensemble.data, da.Array)
+    assert ensemble.data.chunks[0] == (1, 1, 1, 1)
+    arrays = [truth // 2 * 2, truth // 8 * 8]
+    np.testing.assert_allclose(ensemble.data.compute(), fit_lut([(arrays, truth)]).apply(arrays), rtol=1e-6)
+
+
+def test_inspect_plots_describes_and_exports(filled, fitted, tmp_path):
+    _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
+    assert inspect.lut is fitted.result.lut
+    for plot in range(inspect.plot.count()):
+        inspect.plot.setCurrentIndex(plot)
+        inspect.draw()
+        assert len(inspect.canvas.figure.axes) >= 1
+    like = filled.layers["so so"]
+    text = inspect.describe(like.data_to_world((20, 30)))
+    values = [int(filled.layers[name].data[20, 30]) for name in inspect.lut.names]
+    weights = inspect.lut.weights_for(values)
+    for name, value, weight in zip(inspect.lut.names, values, weights, strict=True):
+        assert f"{name}: {value}, weight {weight:.3f}" in text
+    assert "outside" in inspect.describe(like.data_to_world((500, 500)))
+    inspect.export_png(str(tmp_path / "plot.png"))
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+    inspect.export_csv(str(tmp_path / "table.csv"))
+    rows = list(csv.reader((tmp_path / "table.csv").read_text().splitlines()))
+    assert len(rows) == len(inspect.lut.rows) + 1
+
+
+def test_inspect_follows_live_fits_and_the_theme(filled, fitted, wait_for, qtbot):
+    _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
+    fitted.bin_width.setValue(16)
+    settle(fitted, wait_for, qtbot)
+    assert inspect.lut is fitted.result.lut
+    before = inspect.canvas.figure.get_facecolor()
+    filled.theme = "light"
+    inspect.draw()
+    assert inspect.canvas.figure.get_facecolor() != before
+
+
+def test_tables_fitted_here_are_offered_to_apply(filled, fitted, wait_for):
+    _, apply_widget = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+    assert apply_widget.lut is fitted.result.lut
+    assert list(session_of(filled).tables) == [apply_widget.table.currentText()]
+    apply_widget.matches[0].choose(None)
+    apply_widget.run()
+    assert 'No layer is chosen for "good in the dark"' in apply_widget.message.text()
+
+
+def test_dropping_a_table_opens_it(filled, fitted, tmp_path):
+    path = fitted.result.lut.save(tmp_path / "dropped")
+    before = len(filled.layers)
+    filled.open(str(path), plugin="napari-ensir")
+    assert len(filled.layers) == before
+    assert "dropped.lut.safetensors" in session_of(filled).tables
+
+
+def test_one_table_for_many_sets(viewer, wait_for, images, tmp_path):
+    arrays = [images["good in the dark"], images["good in the light"]]
+    path = fit_lut([(arrays, images["ground truth"])], names=("A", "B")).save(tmp_path / "ab")
+    for cell in ("cell 1", "cell 2", "cell 3"):
+        for name, image in zip("AB", arrays, strict=True):
+            if (cell, name) != ("cell 3", "B"):
+                viewer.add_image(image, name=f"{cell} {name}")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+    widget.open(str(path))
+    assert [[layer.name for layer in s] for s in widget.sets()] == [
+        ["cell 1 A", "cell 1 B"],
+        ["cell 2 A", "cell 2 B"],
+    ]
+    assert widget.sets_button.text() == "Apply to all 2 matching sets"
+    widget.run_all()
+    wait_for(widget)
+    assert len(one(viewer, "ensemble")) == 2
+
+
+def test_names_within_names_do_not_mix_sets():
+    from napari.layers import Image
+
+    layers = [Image(np.zeros((4, 4)), name=name) for name in ("x Restormer 2", "x Restormer")]
+    sets = matching_sets(("Restormer", "Restormer 2"), layers)
+    assert [[layer.name for layer in s] for s in sets] == [["x Restormer", "x Restormer 2"]]
+
+
+def test_every_control_says_what_it_is(filled, fit_widget):
+    from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QListWidget, QTableWidget
+
+    for name in ("Apply lookup table", "Inspect lookup table"):
+        filled.window.add_plugin_dock_widget("napari-ensir", name)
+    widgets = [fit_widget, *(dock.inner_widget() for dock in filled.window._wrapped_dock_widgets.values())]
+    kinds = (QAbstractButton, QAbstractSpinBox, QComboBox, QListWidget, QTableWidget)
+    for widget in widgets:
+        for kind in kinds:
+            for control in widget.findChildren(kind):
+                if type(control).__module__.startswith("PyQt") and control.parent().accessibleName():
+                    continue  # a part of a control that is explained itself
+                if control.isVisible() and not control.accessibleName():
+                    inside = control.parent()
+                    assert "Slider" in type(inside).__name__ or "TableWidget" in type(inside).__name__, control
+
+
+def test_fits_a_small_screen(filled, fit_widget):
+    filled.window._qt_window.resize(1366, 768)
+    assert fit_widget.minimumSizeHint().height() < 690
+
+
+def test_preferences_have_a_page_and_a_fallback(viewer, monkeypatch):
+    import napari.settings
+    from napari_ensir.viewer.session import preference
+
+    settings = napari.settings.get_plugin_settings("napari-ensir").ensemble
+    assert preference("method") == "em"
+    settings.method = "least-squares"
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    assert widget.choices().method == "least-squares"
+    monkeypatch.delattr(napari.settings, "get_plugin_settings")
+    assert preference("method") == "em"
+
+
+def test_layer_menu_opens_the_widgets_with_the_selection(filled):
+    from napari._app_model import get_app_model
+
+    chosen = list(filled.layers)[1:3]
+    filled.layers.selection = set(chosen)
+    commands = get_app_model().commands
+    for name in ("open_fit", "open_apply", "open_inspect"):
+        commands.execute_command(f"napari-ensir.{name}").result()
+    docks = filled.window.dock_widgets
+    assert {"Fit ensemble (napari-ensir)", "Apply lookup table (napari-ensir)"} <= set(docks)
+    assert docks["Fit ensemble (napari-ensir)"].candidates.layers() == chosen
