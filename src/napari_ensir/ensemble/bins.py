@@ -26,8 +26,8 @@ __all__ = ["BinSetIndex", "Binning", "choose_binning", "pack_rows"]
 MAX_BINS = 65535
 """Bins per candidate that a 16-bit bin number can tell apart."""
 
-FLOAT_LEVELS = 2**14
-"""Levels that a floating-point range is cut into, at least: an error of at most range / 2**15."""
+FLOAT_LEVELS = 2**16
+"""Levels that a floating-point range is cut into, at least: an error of at most range / 2**17."""
 
 DENSE_ENTRIES = 2**22
 """Largest direct lookup table, in entries; beyond it keys are searched instead."""
