@@ -19,6 +19,7 @@ class Solved:
     iterations: int = 0
     broke_down: bool = False
     likelihoods: list[float] = field(default_factory=list)
+    path: list[np.ndarray] = field(default_factory=list)  # weights after each iteration
 
 
 def log_likelihood(y, a, mu, s, real=np.float64):
@@ -97,6 +98,7 @@ def solve_released(x, y, start, limit=1001, tolerance=1e-5, real=np.float64):
             s = spread / mass + real(1e-6)
             a = (mass + real(1e-6)) / real(n)
         solved.iterations = iteration
+        solved.path.append(a.astype(np.float64))
         after = log_likelihood(y, a, mu, s, real)
         solved.likelihoods.append(float(after))
         if not np.isfinite(after):

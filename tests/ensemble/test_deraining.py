@@ -34,10 +34,19 @@ def test_single_models_and_average(deraining):
 
 
 @pytest.mark.parametrize(
-    ("method", "low", "high"), [("em", 36.01, 36.03), ("em-released", 36.04, 36.06), ("least-squares", 36.28, 36.3)]
+    ("method", "low", "high"), [("em", 36.01, 36.03), ("em-released", 36.02, 36.04), ("least-squares", 36.28, 36.3)]
 )
-def test_held_out_psnr(deraining, engine, method, low, high):
+def test_held_out_psnr(deraining, method, low, high):
     assert low <= cross_validated(deraining, method) <= high
+
+
+def test_torch_engine_on_real_images(deraining, both_engines):
+    tables = []
+    for engine in ("compiled", "torch"):
+        with both_engines(engine):
+            tables.append(fit_lut(deraining[:2], bin_width=32, channel_axis=-1, device="cpu"))
+    np.testing.assert_array_equal(tables[0].counts, tables[1].counts)
+    np.testing.assert_allclose(tables[0].weights, tables[1].weights, atol=1e-9)
 
 
 def pixels_of(images, key, channel):
@@ -52,7 +61,7 @@ def pixels_of(images, key, channel):
 
 
 @pytest.mark.parametrize(("name", "prior"), [("Rain100H", None), ("Rain100L", (0.1, 0.3, 0.6))])
-def test_published_tables(deraining, reference_folder, engine, name, prior):
+def test_published_tables(deraining, reference_folder, name, prior):
     lut = fit_lut(deraining, MODELS, "em-released", bin_width=32, channel_axis=-1, prior=prior, device="cpu")
     published = import_lut(
         reference_folder / "published_luts" / f"weight_{name}_MPRNet_MAXIM_Restormer_b32_rgb.pth", MODELS, 32
@@ -68,15 +77,27 @@ def test_published_tables(deraining, reference_folder, engine, name, prior):
     # Bin sets with fewer pixels follow rules, not EM; unseen ones repeat what comes before.
     few = [np.abs(theirs[tuple(r)] - w).max() for r, w in zip(lut.rows[~enough].tolist(), lut.weights[~enough], strict=True)]
     assert np.median(few) < 1e-5
-    # The rest, one by one: float32 broke down there, and the released code fell back to its start.
-    unexplained = []
-    for row in rows[off >= 1e-3].tolist():
-        x, y = pixels_of(deraining, row[:-1], row[-1])
-        start = start_weights_released(x) if prior is None else np.array(prior)
-        if np.abs(theirs[tuple(row)] - start).max() < 1e-3:
-            continue
-        unexplained.append((row, len(y), start, theirs[tuple(row)], solve_released(x, y, start, real=np.float32)))
-    assert not unexplained
+    left = [
+        row for row in rows[off >= 1e-3].tolist() if not explained_by_float32(deraining, row, theirs[tuple(row)], prior)
+    ]
+    assert not left
+
+
+def explained_by_float32(images, row, theirs, prior):
+    """Whether the authors' weights are what float32 makes of the same iteration, in one of two ways.
+
+    It broke down, and their code fell back to the start weights without a word; or it stopped an iteration or
+    a few earlier or later, for the rise of the likelihood is compared with 1e-5 and float32 resolves 2e-7.
+    """
+    x, y = pixels_of(images, row[:-1], row[-1])
+    start = start_weights_released(x) if prior is None else np.array(prior)
+    if solve_released(x, y, start, real=np.float32).broke_down:
+        return np.abs(theirs - start).max() < 1e-4
+    # One step further than our end, from the same start: their weights lie on our path.
+    path = solve_released(x, y, start, tolerance=-np.inf, limit=200).path
+    end = solve_released(x, y, start).iterations
+    near = path[max(0, end - 4) : end + 3]
+    return min(np.abs(theirs - weights).max() for weights in near) < 1e-4
 
 
 def test_reading_a_table_that_cannot_be_compared(reference_folder):

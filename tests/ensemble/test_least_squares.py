@@ -51,7 +51,7 @@ def test_singular_and_zero_matrices(rng, m, rank):
     weights, _ = minimise_on_simplex(matrices)
     assert_optimal(matrices, weights)
     if rank == 0:
-        np.testing.assert_allclose(weights, 1 / m, atol=1e-12)
+        np.testing.assert_allclose(weights, 1 / m, atol=1e-6)
 
 
 def test_nearly_singular_and_badly_scaled(rng):
@@ -69,6 +69,7 @@ def test_twins_share_their_weight(rng):
     twins = single[:, [0, 1, 2, 2]][:, :, [0, 1, 2, 2]]
     alone, together = minimise_on_simplex(single)[0], minimise_on_simplex(twins)[0]
     np.testing.assert_allclose(together[:, 2] + together[:, 3], alone[:, 2], atol=1e-8)
+    np.testing.assert_allclose(together[:, 2], together[:, 3], atol=1e-4)
     assert_optimal(twins, together)
 
 

@@ -219,7 +219,7 @@ def test_sums_beyond_64_bits_are_refused_not_wrapped(rng):
     assert (grown.moments >= 0).all()
     # Coarsening moves pixels further from their bin's edge: the same guard.
     halves = choose_binning(np.uint16, (0, 65535), 32768)
-    fits = of([((white,), white)], halves)
+    fits = of([((white,), white.copy())], halves)
     with pytest.raises(EnsembleError, match="too large"):
         for _ in range(40):
             fits = merge([fits, fits])

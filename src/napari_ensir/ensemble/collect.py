@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import prod
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from napari_ensir.ensemble.arrays import (
     read_block,
     read_tensor,
 )
-from napari_ensir.ensemble.statistics import Statistics, merge, n_moments
+from napari_ensir.ensemble.statistics import Statistics, check_sums, merge, n_moments, square_columns
 from napari_ensir.ensemble.threads import for_each, n_threads
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ DENSE_SUMS = 2**22
 
 DENSE_HISTOGRAM = 2**22
 """Most cells (bin sets times levels) of a histogram kept as one table."""
+
+PIXELS_BETWEEN_LOOKS = 2**26
+"""Pixels between two looks at whether a sum nears what int64 holds: less than can carry it there."""
 
 BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**24}
 """Pixels worked on at once: what stays in a core's cache, or keeps an accelerator busy."""
@@ -172,6 +176,7 @@ class _Tally:
             self.n_levels = 3 * self.binning.n_levels + self.binning.sublevels
         self.outside = np.zeros(self.m + 2, np.int64)
         self.moments: Any = None
+        self.unwatched = 0
         self.histogram: Any = None
 
     def add(self, slices: Slices) -> None:
@@ -180,6 +185,11 @@ class _Tally:
             self._add_compiled(slices)
         else:
             self._add_torch(slices)
+        self.unwatched += prod(len(range(*s.indices(n))) for s, n in zip(slices, self.field.shape, strict=True))
+        if self.moments is not None and self.unwatched >= PIXELS_BETWEEN_LOOKS:
+            self.unwatched = 0
+            squares = self.moments[:, square_columns(self.m)]
+            check_sums(np.asarray(squares if isinstance(squares, np.ndarray) else squares.cpu(), np.float64))
 
     # -- compiled ---------------------------------------------------------------------------------
 
