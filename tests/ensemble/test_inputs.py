@@ -28,6 +28,7 @@ def refuses(words, *args, **kwargs):
     ("words", "pairs", "options"),
     [
         (r"reference set is empty; give at least one image", [], {}),
+        (r"image 2 of the reference set is no pair", [((A,), TRUTH), 5], {}),
         (r"image 1: there is no candidate; give at least one", [((), TRUTH)], {}),
         (r"image 1 of the reference set is no pair; give \(candidates, ground truth\)", [A], {}),
         (r"image 1: the candidates are a single number", [(np.uint8(3), TRUTH)], {}),
@@ -58,7 +59,8 @@ def refuses(words, *args, **kwargs):
         (r"channel_axis is 2, but the images have 2 axes \(shape \(6, 8\)\)", [((A,), TRUTH)], {"channel_axis": 2}),
         (r"channel_axis is -3, but .* use -2 to 1", [((A,), TRUTH)], {"channel_axis": -3}),
         (r"mask has shape \(6, 7\); \(6, 8\) would fit", [((A,), TRUTH)], {"mask": [A[:, 1:] > 0]}),
-        (r"there are 1 masks but more images", [((A,), TRUTH)] * 2, {"mask": [None]}),
+        (r"there are 1 masks but 2 images", [((A,), TRUTH)] * 2, {"mask": [None]}),
+        (r"there are 1 masks but more images", iter([((A,), TRUTH)] * 2), {"mask": [None]}),
         (r"there are 3 masks but 2 images", [((A,), TRUTH)] * 2, {"mask": [None] * 3}),
         (r"image 2 has 2 candidates, but image 1 has 1", [((A,), TRUTH), ((A, A), TRUTH)], {}),
         (
@@ -75,7 +77,7 @@ def refuses(words, *args, **kwargs):
         (r"prior is .*not all zero", [((A, A + 2), TRUTH)], {"prior": (0, 0)}),
         (r"prior is \[-1.0, 2.0\]", [((A, A + 2), TRUTH)], {"prior": (-1.0, 2.0)}),
         (r"prior is \[nan, 1.0\]", [((A, A + 2), TRUTH)], {"prior": (np.nan, 1.0)}),
-        (r"prior is .*give 2 non-negative", [((A, A + 2), TRUTH)], {"prior": "ab"}),
+        (r"prior is 'ab'; give 2 non-negative", [((A, A + 2), TRUTH)], {"prior": "ab"}),
         (r"data range is \(9, 9\); it must rise", [((A,), TRUTH)], {"data_range": (9, 9)}),
         (r"data range is \(0, inf\)", [((A,), TRUTH)], {"data_range": (0, np.inf)}),
         (r"data_range is 7; give .*low, high", [((A,), TRUTH)], {"data_range": 7}),

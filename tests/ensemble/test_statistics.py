@@ -228,8 +228,8 @@ def test_sums_beyond_64_bits_are_refused_not_wrapped(rng):
 
 def test_sums_within_one_field_are_watched(rng, engine, monkeypatch):
     """The running sums of a field are looked at long before they could wrap."""
-    monkeypatch.setattr(statistics_module, "LARGEST_SUM", 2.0**40)
-    monkeypatch.setattr(collecting, "PIXELS_BETWEEN_LOOKS", 2**10)
+    for module in (statistics_module, collecting):
+        monkeypatch.setattr(module, "LARGEST_SUM", 2.0**40)
     monkeypatch.setitem(collecting.BLOCK_PIXELS, "cpu", 2**10)
     black, white = np.zeros((64, 64), np.uint16), np.full((64, 64), 65535, np.uint16)
     with pytest.raises(EnsembleError, match="too large"):

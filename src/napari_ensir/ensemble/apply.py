@@ -91,7 +91,7 @@ def _compiled_work(
             # One row per candidate; a block is contiguous within each, but the rows lie apart.
             maps = np.empty((lut.n_candidates, blocks[0].size), np.float32)
         else:
-            image = result[slices].reshape(-1)  # blocks are contiguous: a view
+            image = result[(*slices, ...)].reshape(-1)  # blocks are contiguous: a view
         loops.combine(
             blocks,
             grid,
@@ -105,7 +105,7 @@ def _compiled_work(
             maps,
         )
         if as_maps:
-            target = result[(slice(None), *slices)]
+            target = result[(slice(None), *slices, ...)]
             target[...] = maps.reshape(target.shape)
 
     return work
@@ -115,7 +115,7 @@ def _torch_work(
     lut: WeightLUT, field: Field, device: torch.device, result: NDArray[np.float32], as_maps: bool
 ) -> Any:
     def work(slices: Slices) -> None:
-        target = result[(slice(None), *slices)] if as_maps else result[slices]
+        target = result[(slice(None), *slices, ...)] if as_maps else result[(*slices, ...)]
         target[...] = combine_block(lut, field, slices, device, as_maps).cpu().numpy().reshape(target.shape)
 
     return work
@@ -175,7 +175,7 @@ def _combine_tensors(
     result = torch.empty(shape, dtype=torch.float32, device=resolved)
     kind = "cpu" if resolved.type == "cpu" else "gpu"
     for slices in block_slices(field.shape, BLOCK_PIXELS[kind]):
-        target = result[(slice(None), *slices)] if as_maps else result[slices]
+        target = result[(slice(None), *slices, ...)] if as_maps else result[(*slices, ...)]
         target.copy_(combine_block(lut, field, slices, resolved, as_maps).reshape(target.shape))
     return result
 

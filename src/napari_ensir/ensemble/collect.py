@@ -21,7 +21,14 @@ from napari_ensir.ensemble.arrays import (
     read_block,
     read_tensor,
 )
-from napari_ensir.ensemble.statistics import Statistics, check_sums, merge, n_moments, square_columns
+from napari_ensir.ensemble.statistics import (
+    LARGEST_SUM,
+    Statistics,
+    check_sums,
+    merge,
+    n_moments,
+    square_columns,
+)
 from napari_ensir.ensemble.threads import for_each, n_threads
 
 if TYPE_CHECKING:
@@ -42,10 +49,7 @@ DENSE_SUMS = 2**22
 DENSE_HISTOGRAM = 2**22
 """Most cells (bin sets times levels) of a histogram kept as one table."""
 
-PIXELS_BETWEEN_LOOKS = 2**26
-"""Pixels between two looks at whether a sum nears what int64 holds: less than can carry it there."""
-
-BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**24}
+BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**22}
 """Pixels worked on at once: what stays in a core's cache, or keeps an accelerator busy."""
 
 
@@ -166,8 +170,9 @@ class _Tally:
         self.m = len(self.field.candidates)
         self.n_rows = self.binning.n_bins**self.m * self.n_channels
         self.dtype = self.field.dtype
-        # The levels that the truth can have are known beforehand for integers only.
-        if self.binning.integer and self.dtype.kind in "iu":
+        # The levels that the truth can have are known beforehand for integers of 16 bits only.
+        self.is_exact = self.binning.integer and self.dtype.kind in "iu"
+        if self.is_exact:
             limits = np.iinfo(self.dtype)
             self.lowest = int(limits.min) - int(self.binning.low)
             self.n_levels = int(limits.max) - int(limits.min) + 1
@@ -176,6 +181,8 @@ class _Tally:
             self.n_levels = 3 * self.binning.n_levels + self.binning.sublevels
         self.outside = np.zeros(self.m + 2, np.int64)
         self.moments: Any = None
+        # Even if all of them are as far off as can be, so many pixels cannot carry a sum past 64 bits.
+        self.harmless = int(LARGEST_SUM // max(3 * self.binning.n_levels, 2**17) ** 2)
         self.unwatched = 0
         self.histogram: Any = None
 
@@ -186,7 +193,7 @@ class _Tally:
         else:
             self._add_torch(slices)
         self.unwatched += prod(len(range(*s.indices(n))) for s, n in zip(slices, self.field.shape, strict=True))
-        if self.moments is not None and self.unwatched >= PIXELS_BETWEEN_LOOKS:
+        if self.moments is not None and self.unwatched >= self.harmless:
             self.unwatched = 0
             squares = self.moments[:, square_columns(self.m)]
             check_sums(np.asarray(squares if isinstance(squares, np.ndarray) else squares.cpu(), np.float64))
@@ -200,7 +207,7 @@ class _Tally:
             self.histogram = np.zeros(
                 (self.n_rows, self.n_levels) if cells <= DENSE_HISTOGRAM else (0, 0), np.int64
             )
-            self.bin_of, self.smallest = bin_table(self.dtype, self.binning)
+            self.bin_of, self.smallest = bin_table(self.dtype if self.is_exact else np.dtype("f8"), self.binning)
             self.grid = (
                 self.binning.low,
                 self.binning.high,
@@ -292,11 +299,12 @@ class _Tally:
         import torch
 
         binning = self.binning
-        if binning.integer and not values.is_floating_point():
+        if self.is_exact:
             level = values - int(binning.low)
             whole = level.div(binning.sublevels, rounding_mode="floor")
             return whole.clamp(0, binning.n_bins - 1), level
-        above = values - binning.low
+        real = torch.float32 if values.device.type == "mps" else torch.float64
+        above = values.to(real) - binning.low
         wholes = (above / binning.width).floor()
         part = ((above - wholes * binning.width) / binning.step).floor().clamp(0, binning.sublevels - 1)
         wholes = wholes.clamp(-binning.n_bins, 2 * binning.n_bins)

@@ -277,7 +277,13 @@ class Statistics:
         EnsembleError
             If the bins kept do not fit into the ones asked for.
         """
-        factor = binning.multiple_of(self.binning)
+        mine = self.binning
+        if (binning.low, binning.high, binning.integer) != (mine.low, mine.high, mine.integer):
+            raise EnsembleError(
+                f"the statistics were collected on {mine.low:g} to {mine.high:g}; bins on {binning.low:g} to "
+                f"{binning.high:g} are of another data range, so the pixels must be read again."
+            )
+        factor = binning.multiple_of(mine)
         if factor is None:
             raise EnsembleError(
                 f"the statistics were collected in bins of {self.binning.width:g}; "
