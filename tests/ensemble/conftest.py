@@ -54,7 +54,9 @@ def make_image(rng, shape=(60, 70), m=3, dtype=np.uint8, high=None, noise=0.04):
     truth = np.clip(truth + rng.normal(0, 0.02, shape), 0, 1)
     candidates = [
         np.clip(
-            truth + rng.normal((-1) ** k * noise * truth * 0.3, noise * (1 + 0.6 * k) * (0.3 + truth), shape), 0, 1
+            truth + rng.normal((-1) ** k * noise * truth * 0.3, noise * (1 + 0.6 * k) * (0.3 + truth), shape),
+            0,
+            1,
         )
         for k in range(m)
     ]

@@ -128,8 +128,15 @@ def test_memory_layouts(engine, rng, dtype, tmp_path):
         same_lut(plain, fit_lut([(others, other_truth)], channel_axis=-1, device="cpu"))
         np.testing.assert_array_equal(np.asarray(plain.apply(others, device="cpu")), image)
     # Mixed kinds in one image.
-    same_lut(plain, fit_lut([([spread(candidates[0]), mapped(candidates[1])], kinds[6](truth))], channel_axis=-1, device="cpu"))
-    np.testing.assert_array_equal(plain.apply([kinds[6](candidates[0]), mapped(candidates[1])], device="cpu"), image)
+    same_lut(
+        plain,
+        fit_lut(
+            [([spread(candidates[0]), mapped(candidates[1])], kinds[6](truth))], channel_axis=-1, device="cpu"
+        ),
+    )
+    np.testing.assert_array_equal(
+        plain.apply([kinds[6](candidates[0]), mapped(candidates[1])], device="cpu"), image
+    )
 
 
 def test_lists_of_numbers_are_arrays():
@@ -215,7 +222,14 @@ def test_masks(engine, rng):
     where = rng.random((30, 20)) < 0.4
     full = np.repeat(where[..., None], 3, axis=2)
     wanted = fit_lut([([c[where] for c in candidates], truth[where])], channel_axis=-1, device="cpu")
-    for mask in (where, full, where.astype(np.uint8), torch.from_numpy(where), np.asfortranarray(full), full * 2.5):
+    for mask in (
+        where,
+        full,
+        where.astype(np.uint8),
+        torch.from_numpy(where),
+        np.asfortranarray(full),
+        full * 2.5,
+    ):
         same_lut(wanted, fit_lut([(candidates, truth)], channel_axis=-1, mask=[mask], device="cpu"))
     pooled = fit_lut([(candidates, truth)], mask=[full], device="cpu")
     assert pooled.report["pixels"] == 3 * where.sum()
@@ -317,7 +331,10 @@ def test_dask_computes_nothing_until_asked(rng):
         touched.append(1)
         return block
 
-    lazy = [dask_array.from_array(c, chunks=10).map_blocks(load, dtype=c.dtype, meta=c[:0, :0]) for c in candidates]
+    lazy = [
+        dask_array.from_array(c, chunks=10).map_blocks(load, dtype=c.dtype, meta=c[:0, :0])
+        for c in candidates
+    ]
     image, maps = lut.apply(lazy), lut.weight_maps(lazy)
     assert not touched
     assert image.chunks == lazy[0].chunks

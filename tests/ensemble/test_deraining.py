@@ -34,7 +34,8 @@ def test_single_models_and_average(deraining):
 
 
 @pytest.mark.parametrize(
-    ("method", "low", "high"), [("em", 36.01, 36.03), ("em-released", 36.02, 36.04), ("least-squares", 36.28, 36.3)]
+    ("method", "low", "high"),
+    [("em", 36.01, 36.03), ("em-released", 36.02, 36.04), ("least-squares", 36.28, 36.3)],
 )
 def test_held_out_psnr(deraining, method, low, high):
     assert low <= cross_validated(deraining, method) <= high
@@ -67,7 +68,9 @@ def test_published_tables(deraining, reference_folder, name, prior):
         reference_folder / "published_luts" / f"weight_{name}_MPRNet_MAXIM_Restormer_b32_rgb.pth", MODELS, 32
     )
     assert len(published.rows) == 8**3 * 3
-    theirs = {tuple(row): weights for row, weights in zip(published.rows.tolist(), published.weights, strict=True)}
+    theirs = {
+        tuple(row): weights for row, weights in zip(published.rows.tolist(), published.weights, strict=True)
+    }
     enough = lut.counts >= 100
     rows, counts, ours = lut.rows[enough], lut.counts[enough], lut.weights[enough]
     off = np.array([np.abs(theirs[tuple(row)] - w).max() for row, w in zip(rows.tolist(), ours, strict=True)])
@@ -75,10 +78,15 @@ def test_published_tables(deraining, reference_folder, name, prior):
     assert (off < 1e-3).mean() >= 0.88
     assert counts[off < 1e-3].sum() >= 0.99 * counts.sum()
     # Bin sets with fewer pixels follow rules, not EM; unseen ones repeat what comes before.
-    few = [np.abs(theirs[tuple(r)] - w).max() for r, w in zip(lut.rows[~enough].tolist(), lut.weights[~enough], strict=True)]
+    few = [
+        np.abs(theirs[tuple(r)] - w).max()
+        for r, w in zip(lut.rows[~enough].tolist(), lut.weights[~enough], strict=True)
+    ]
     assert np.median(few) < 1e-5
     left = [
-        row for row in rows[off >= 1e-3].tolist() if not explained_by_float32(deraining, row, theirs[tuple(row)], prior)
+        row
+        for row in rows[off >= 1e-3].tolist()
+        if not explained_by_float32(deraining, row, theirs[tuple(row)], prior)
     ]
     assert not left
 

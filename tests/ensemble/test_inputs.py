@@ -56,7 +56,11 @@ def refuses(words, *args, **kwargs):
         (r"name 'x' stands for two candidates", [((A, A + 2), TRUTH)], {"names": "xx"}),
         (r"a candidate's name is empty", [((A, A + 2), TRUTH)], {"names": ("x", " ")}),
         (r"there is no method 'gmm'; use one of \"em\"", [((A,), TRUTH)], {"method": "gmm"}),
-        (r"channel_axis is 2, but the images have 2 axes \(shape \(6, 8\)\)", [((A,), TRUTH)], {"channel_axis": 2}),
+        (
+            r"channel_axis is 2, but the images have 2 axes \(shape \(6, 8\)\)",
+            [((A,), TRUTH)],
+            {"channel_axis": 2},
+        ),
         (r"channel_axis is -3, but .* use -2 to 1", [((A,), TRUTH)], {"channel_axis": -3}),
         (r"mask has shape \(6, 7\); \(6, 8\) would fit", [((A,), TRUTH)], {"mask": [A[:, 1:] > 0]}),
         (r"there are 1 masks but 2 images", [((A,), TRUTH)] * 2, {"mask": [None]}),
@@ -102,7 +106,11 @@ def refuses(words, *args, **kwargs):
             [((A * np.nan,), TRUTH)],
             {"data_range": (0, 255)},
         ),
-        (r"no pixel is left to learn from: 0 are NaN.* outside the mask", [((A,), TRUTH)], {"mask": [A > 99]}),
+        (
+            r"no pixel is left to learn from: 0 are NaN.* outside the mask",
+            [((A,), TRUTH)],
+            {"mask": [A > 99]},
+        ),
         (r"max_iterations is 0; .*1 or more", [((A,), TRUTH)], {"max_iterations": 0}),
     ],
 )
@@ -123,7 +131,9 @@ def test_reference_that_is_no_iterable(reference):
 
 def test_binning_that_cannot_be_refined():
     binning = choose_binning(np.uint8, (0, 255), 30)
-    with pytest.raises(EnsembleError, match=r"30 levels cannot be cut into 4 equal parts; use a divisor of 30"):
+    with pytest.raises(
+        EnsembleError, match=r"30 levels cannot be cut into 4 equal parts; use a divisor of 30"
+    ):
         binning.refined(4)
 
 
@@ -146,7 +156,10 @@ def test_lut_refuses_what_does_not_fit(rng):
     for words, candidates in [
         (r"combines 2 candidates \(A, B\), but 1 were given", [good]),
         (r'candidate 2 \("B"\) has shape \(4, 3, 3\)', [good, good[:, 1:]]),
-        (r"has 3 channels, but the candidates have 4 along axis -1 \(shape \(4, 4, 4\)\)", [good[..., [0, 0, 1, 2]]] * 2),
+        (
+            r"has 3 channels, but the candidates have 4 along axis -1 \(shape \(4, 4, 4\)\)",
+            [good[..., [0, 0, 1, 2]]] * 2,
+        ),
         (r'candidate 1 \("A"\) is empty', [good[:0]] * 2),
         (r'candidate 1 \("A"\) is a mask', [good > 0] * 2),
     ]:

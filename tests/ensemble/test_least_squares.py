@@ -114,7 +114,12 @@ def pooled_error(weights, candidates, truth):
 def test_no_other_weights_do_better_on_the_pixels(engine, rng):
     candidates, truth = make_image(rng, (60, 60), 3)
     lut = fit_lut(
-        [(candidates, truth)], method="least-squares", bin_width=256, shrinkage=0, data_range=(0, 255), device="cpu"
+        [(candidates, truth)],
+        method="least-squares",
+        bin_width=256,
+        shrinkage=0,
+        data_range=(0, 255),
+        device="cpu",
     )
     best = pooled_error(lut.weights[0], candidates, truth)
     for _ in range(200):

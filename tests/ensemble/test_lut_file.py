@@ -24,7 +24,11 @@ from .conftest import make_image
 @pytest.fixture
 def lut(rng):
     return fit_lut(
-        [make_image(rng, (30, 30, 3), 2)], ("CARE", "N2V \u00b5"), "em-released", channel_axis=-1, device="cpu"
+        [make_image(rng, (30, 30, 3), 2)],
+        ("CARE", "N2V \u00b5"),
+        "em-released",
+        channel_axis=-1,
+        device="cpu",
     )
 
 
@@ -241,7 +245,9 @@ def test_hundreds_of_mutated_files(lut, tmp_path, rng):
             refused += 1
             continue
         loaded += 1
-        image = table.apply([np.arange(9, dtype=np.uint8).reshape(1, 3, 3)] * table.n_candidates, device="cpu")
+        image = table.apply(
+            [np.arange(9, dtype=np.uint8).reshape(1, 3, 3)] * table.n_candidates, device="cpu"
+        )
         assert np.isfinite(image).all()
     assert refused > 300
     assert loaded + refused == 600
@@ -356,4 +362,6 @@ def test_published_tables_load(reference_folder):
         assert len(raw) * 3 == len(table.rows)
         for key, weights in list(raw.items())[::37]:
             for channel in range(3):
-                np.testing.assert_allclose(table.weights_for(key, channel), weights[channel].numpy(), atol=1e-6)
+                np.testing.assert_allclose(
+                    table.weights_for(key, channel), weights[channel].numpy(), atol=1e-6
+                )

@@ -67,7 +67,12 @@ def test_simplex_bounds_and_untouched_input(seed, engine, method, dtype, m, bins
 def test_permuting_candidates_permutes_weights(seed, engine, method, dtype, m, bins):
     rng, candidates, truth = setup(seed, dtype, m)
     order = rng.permutation(m)
-    options = {"bin_width": width_for(dtype, bins), "data_range": span_of(dtype), "device": "cpu", "method": method}
+    options = {
+        "bin_width": width_for(dtype, bins),
+        "data_range": span_of(dtype),
+        "device": "cpu",
+        "method": method,
+    }
     with using(engine):
         lut = fit_lut([(candidates, truth)], **options)
         other = fit_lut([([candidates[k] for k in order], truth)], **options)
@@ -86,7 +91,10 @@ def test_permuting_candidates_permutes_weights(seed, engine, method, dtype, m, b
 )
 def test_scaling_intensities_with_the_range_changes_nothing(seed, engine, method, factor):
     _, candidates, truth = setup(seed, np.uint8, 3)
-    scaled = [c.astype(np.float64) * factor / 1024 for c in candidates], truth.astype(np.float64) * factor / 1024
+    scaled = (
+        [c.astype(np.float64) * factor / 1024 for c in candidates],
+        truth.astype(np.float64) * factor / 1024,
+    )
     unit = [c.astype(np.float64) for c in candidates], truth.astype(np.float64)
     with using(engine):
         one = fit_lut([unit], method=method, data_range=(0, 256), bin_width=64, device="cpu")
@@ -100,7 +108,12 @@ def test_scaling_intensities_with_the_range_changes_nothing(seed, engine, method
 
 
 @often
-@given(seed=st.integers(0, 2**32 - 1), engine=st.sampled_from(ENGINES), method=st.sampled_from(METHODS), m=st.integers(1, 5))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    engine=st.sampled_from(ENGINES),
+    method=st.sampled_from(METHODS),
+    m=st.integers(1, 5),
+)
 def test_equal_candidates_give_themselves_back(seed, engine, method, m):
     _, candidates, truth = setup(seed, np.uint8, 1)
     same = [candidates[0].copy() for _ in range(m)]

@@ -123,9 +123,7 @@ def test_coarsening_equals_collecting_coarse(engine, rng, dtype, factor):
     images = [make_image(rng, (40, 40, 2), 3, dtype)]
     high = np.iinfo(dtype).max
     coarse = choose_binning(dtype, (0, high), (high + 1) // 8)
-    assert_same(
-        of(images, coarse.refined(factor), -1).coarsened(factor), of(images, coarse, channel_axis=-1)
-    )
+    assert_same(of(images, coarse.refined(factor), -1).coarsened(factor), of(images, coarse, channel_axis=-1))
 
 
 def test_coarsening_by_what_does_not_divide_the_range(engine, rng):

@@ -33,7 +33,11 @@ def test_progress_of_a_fit(engine, rng, small_blocks):
     images = [make_image(rng, (40, 40), 2, np.uint16) for _ in range(2)]
     fit_lut(images, device="cpu", progress=lambda *state: seen.append(state))
     texts = [text for _, _, text in seen]
-    assert list(dict.fromkeys(texts)) == ["looking at the data range", "counting pixels", "estimating weights"]
+    assert list(dict.fromkeys(texts)) == [
+        "looking at the data range",
+        "counting pixels",
+        "estimating weights",
+    ]
     for text in ("counting pixels", "estimating weights"):
         done = [d for d, _, t in seen if t == text]
         totals = {total for _, total, t in seen if t == text}

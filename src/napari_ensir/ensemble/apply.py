@@ -163,9 +163,7 @@ def _bins(values: torch.Tensor, binning: Any) -> torch.Tensor:
     return place.nan_to_num(nan=0.0).to(torch.int64)
 
 
-def _combine_tensors(
-    lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool
-) -> torch.Tensor:
+def _combine_tensors(lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool) -> torch.Tensor:
     """Tensors stay where they are unless a device is asked for."""
     import torch
 
@@ -186,7 +184,9 @@ def _combine_dask(lut: WeightLUT, field: Field, device: str | torch.device, as_m
 
     axis = field.channel_axis
     first = next(candidate for candidate in field.candidates if is_dask(candidate))
-    chunks = tuple((n,) if i == axis else c for i, (n, c) in enumerate(zip(field.shape, first.chunks, strict=True)))
+    chunks = tuple(
+        (n,) if i == axis else c for i, (n, c) in enumerate(zip(field.shape, first.chunks, strict=True))
+    )
     arrays = [
         candidate.rechunk(chunks) if is_dask(candidate) else da.from_array(candidate, chunks=chunks)
         for candidate in field.candidates

@@ -192,7 +192,9 @@ class _Tally:
             self._add_compiled(slices)
         else:
             self._add_torch(slices)
-        self.unwatched += prod(len(range(*s.indices(n))) for s, n in zip(slices, self.field.shape, strict=True))
+        self.unwatched += prod(
+            len(range(*s.indices(n))) for s, n in zip(slices, self.field.shape, strict=True)
+        )
         if self.moments is not None and self.unwatched >= self.harmless:
             self.unwatched = 0
             squares = self.moments[:, square_columns(self.m)]
@@ -207,7 +209,9 @@ class _Tally:
             self.histogram = np.zeros(
                 (self.n_rows, self.n_levels) if cells <= DENSE_HISTOGRAM else (0, 0), np.int64
             )
-            self.bin_of, self.smallest = bin_table(self.dtype if self.is_exact else np.dtype("f8"), self.binning)
+            self.bin_of, self.smallest = bin_table(
+                self.dtype if self.is_exact else np.dtype("f8"), self.binning
+            )
             self.grid = (
                 self.binning.low,
                 self.binning.high,
@@ -312,7 +316,11 @@ class _Tally:
         return whole.clamp(0, binning.n_bins - 1), whole * binning.sublevels + part.to(torch.int64)
 
     def _add_dense(
-        self, bins: tuple[torch.Tensor, ...], channel: torch.Tensor, features: torch.Tensor, truth: torch.Tensor
+        self,
+        bins: tuple[torch.Tensor, ...],
+        channel: torch.Tensor,
+        features: torch.Tensor,
+        truth: torch.Tensor,
     ) -> None:
         import torch
 
@@ -339,7 +347,9 @@ class _Tally:
         owner = keys // self.n_levels
         is_first = np.append(True, owner[1:] != owner[:-1])
         occupied = owner[is_first]
-        sums = np.zeros((len(occupied), n_moments(self.m)), np.int64) if moments is None else moments[occupied]
+        sums = (
+            np.zeros((len(occupied), n_moments(self.m)), np.int64) if moments is None else moments[occupied]
+        )
         starts = np.append(np.flatnonzero(is_first), len(keys))
         shape = (self.binning.n_bins,) * self.m + (self.n_channels,)
         rows = np.stack(np.unravel_index(occupied, shape), axis=1).astype(np.uint16)

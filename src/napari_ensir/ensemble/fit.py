@@ -322,9 +322,7 @@ def _take(source: Iterator[Any], n: int) -> Iterator[Any]:
         yield item
 
 
-def _shown_range(
-    field: Field, names: Sequence[str] | None, progress: Progress | None
-) -> tuple[float, float]:
+def _shown_range(field: Field, names: Sequence[str] | None, progress: Progress | None) -> tuple[float, float]:
     """Least and greatest finite intensity in candidates and truth."""
     low, high = np.inf, -np.inf
     for array in field.arrays:
@@ -378,9 +376,7 @@ def estimate_lut(
         "data_range_from": reference.range_from,
         "not_finite": statistics.not_finite,
         "outside_range": [int(n) for n in statistics.outside],
-        "outcomes": {
-            text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)
-        },
+        "outcomes": {text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)},
         "iterations": [int(n) for n in estimate.iterations],
         "outcome": [int(code) for code in estimate.outcome],
     }
