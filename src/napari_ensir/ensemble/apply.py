@@ -20,7 +20,7 @@ from napari_ensir.ensemble.arrays import (
     read_block,
     read_tensor,
 )
-from napari_ensir.ensemble.collect import BLOCK_PIXELS, bin_table, compiled_loops
+from napari_ensir.ensemble.collect import BLOCK_PIXELS, compiled_loops, integer_tables
 from napari_ensir.ensemble.threads import for_each
 
 if TYPE_CHECKING:
@@ -79,31 +79,24 @@ def _compiled_work(
     loops = compiled_loops()
     binning = lut.binning
     dtype = field.dtype
-    bin_of, smallest = bin_table(dtype, binning)
     grid = (binning.low, binning.width, binning.n_bins)
     rows, weights = lut.dense_rows, lut.all_weights
 
     def work(slices: Slices) -> None:
         blocks = tuple(read_block(candidate, slices, dtype) for candidate in field.candidates)
         channels = Channels.of_block(field.shape, slices, field.channel_axis)
+        runs = (channels.first, channels.count, channels.inner)
         image, maps = _NO_IMAGE, _NO_MAPS
         if as_maps:
             # One row per candidate; a block is contiguous within each, but the rows lie apart.
             maps = np.empty((lut.n_candidates, blocks[0].size), np.float32)
         else:
             image = result[(*slices, ...)].reshape(-1)  # blocks are contiguous: a view
-        loops.combine(
-            blocks,
-            grid,
-            bin_of,
-            smallest,
-            (channels.first, channels.count, channels.inner),
-            lut.n_channels,
-            rows,
-            weights,
-            image,
-            maps,
-        )
+        if dtype.kind in "iu":
+            offsets, _, smallest = integer_tables(dtype, binning, lut.n_candidates, lut.n_channels)
+            loops.combine_integers(blocks, offsets, smallest, runs, rows, weights, image, maps)
+        else:
+            loops.combine_floats(blocks, grid, lut.n_channels, runs, rows, weights, image, maps)
         if as_maps:
             target = result[(slice(None), *slices, ...)]
             target[...] = maps.reshape(target.shape)

@@ -63,16 +63,33 @@ def compiled_loops() -> Any:
     return kernels
 
 
-def bin_table(dtype: np.dtype[Any], binning: Binning) -> tuple[NDArray[np.uint16], int]:
-    """Bin of every integer of a dtype of up to 16 bits, and the first of them; empty for other dtypes.
+@cache
+def integer_tables(
+    dtype: np.dtype[Any], binning: Binning, n_candidates: int, n_channels: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
+    """What the compiled loops look up for every integer of a dtype of up to 16 bits.
 
     A table makes any range and width cost the same, and the bin a matter of whole numbers only.
+
+    Returns
+    -------
+    offsets : (M, integers)
+        What the integer adds to the number of the bin set, by candidate.
+    edges : (integers,)
+        Lower edge of its bin; of use for integer binnings only.
+    smallest : int
+        The first integer.
     """
-    if dtype.kind not in "iu" or dtype.itemsize > 2:
-        return np.zeros(0, np.uint16), 0
     limits = np.iinfo(dtype)
-    values = np.arange(limits.min, limits.max + 1, dtype=np.int64)
-    return binning.bins(values).astype(np.uint16), int(limits.min)
+    bins = binning.bins(np.arange(limits.min, limits.max + 1, dtype=np.int64))
+    strides = n_channels * binning.n_bins ** np.arange(n_candidates - 1, -1, -1)
+    offsets = (strides[:, None] * bins).astype(np.int32)
+    edges = np.zeros(len(bins), np.int32)
+    if binning.integer:
+        edges[:] = bins * binning.sublevels + int(binning.low)
+    for table in (offsets, edges):
+        table.flags.writeable = False
+    return offsets, edges, int(limits.min)
 
 
 def collect(
@@ -206,39 +223,32 @@ class _Tally:
         if self.moments is None:
             self.moments = np.zeros((self.n_rows, n_moments(self.m)), np.int64)
             cells = self.n_rows * self.n_levels
-            self.histogram = np.zeros(
-                (self.n_rows, self.n_levels) if cells <= DENSE_HISTOGRAM else (0, 0), np.int64
-            )
-            self.bin_of, self.smallest = bin_table(
-                self.dtype if self.is_exact else np.dtype("f8"), self.binning
-            )
-            self.grid = (
-                self.binning.low,
-                self.binning.high,
-                self.binning.width,
-                self.binning.step,
-                self.binning.n_bins,
-                self.binning.sublevels,
-            )
+            dense = self.is_exact and cells <= DENSE_HISTOGRAM
+            self.histogram = np.zeros((self.n_rows, self.n_levels) if dense else (0, 0), np.int64)
         blocks = [read_block(array, slices, self.dtype) for array in self.field.arrays]
         mask = self.field.read_mask(slices)
+        keep = np.zeros(0, bool) if mask is None else mask.copy()
         channels = Channels.of_block(self.field.shape, slices, self.field.channel_axis)
         pairs = np.empty(0 if self.histogram.size else blocks[-1].size, np.int64)
-        written = self.loops.count_pixels(
-            tuple(blocks[:-1]),
-            blocks[-1],
-            np.zeros(0, bool) if mask is None else mask.copy(),
-            self.grid,
-            self.bin_of,
-            self.smallest,
-            (channels.first, channels.count, channels.inner),
-            self.n_channels,
-            self.moments,
-            self.histogram,
-            pairs,
-            (self.lowest, self.n_levels),
-            self.outside,
-        )
+        runs = (channels.first, channels.count, channels.inner)
+        pixels = (tuple(blocks[:-1]), blocks[-1], keep)
+        sums = self.moments.reshape(-1)
+        binning = self.binning
+        low, high = binning.low, binning.high
+        if self.is_exact:
+            tables = integer_tables(self.dtype, binning, self.m, self.n_channels)
+            levels = (self.lowest + int(low), self.n_levels)
+            counts = self.histogram.reshape(-1)
+            limits = (int(low), int(high))
+            written = self.loops.count_integers(
+                *pixels, tables, limits, runs, sums, counts, pairs, levels, self.outside
+            )
+        else:
+            grid = (low, high, binning.width, binning.step, binning.n_bins, binning.sublevels)
+            levels = (self.lowest, self.n_levels)
+            written = self.loops.count_floats(
+                *pixels, grid, self.n_channels, runs, sums, pairs, levels, self.outside
+            )
         if written:
             self._keep_pairs(np.sort(pairs[:written]))
 
