@@ -90,7 +90,7 @@ def count_integers(
             row += _U(offsets[m, place])
             inside[m] = x - edges[place]
             errors[m] = x - y
-        _add_moments(moments, row, inside, errors)
+        _add_moments(candidates, moments, row, inside, errors)
         pair = row * _U(n_levels) + _U(y - lowest)
         if dense:
             histogram[pair] += 1
@@ -102,9 +102,13 @@ def count_integers(
 
 @_jit
 def _add_moments(
-    moments: NDArray[np.int64], row: np.uint64, inside: NDArray[np.int64], errors: NDArray[np.int64]
+    candidates: tuple[NDArray[Any], ...],
+    moments: NDArray[np.int64],
+    row: np.uint64,
+    inside: NDArray[np.int64],
+    errors: NDArray[np.int64],
 ) -> None:
-    n = len(inside)
+    n = len(candidates)  # of a tuple: known when compiled, so that the loops unroll
     base = row * _U(2 * n + n * (n + 1) // 2)
     cross = base + _U(2 * n)
     for m in range(n):
@@ -175,7 +179,7 @@ def count_floats(
             inside[m] = level - t * sublevels
             errors[m] = level - y
         row = row * n_channels + here
-        _add_moments(moments, _U(row), inside, errors)
+        _add_moments(candidates, moments, _U(row), inside, errors)
         pairs[written] = row * n_levels + (y - lowest)
         written += 1
     return written
