@@ -20,7 +20,7 @@ from napari_ensir.ensemble.arrays import (
     read_block,
     read_tensor,
 )
-from napari_ensir.ensemble.collect import BLOCK_PIXELS, bin_table, compiled_loops
+from napari_ensir.ensemble.collect import BLOCK_PIXELS, compiled_loops, integer_tables
 from napari_ensir.ensemble.threads import for_each
 
 if TYPE_CHECKING:
@@ -79,33 +79,26 @@ def _compiled_work(
     loops = compiled_loops()
     binning = lut.binning
     dtype = field.dtype
-    bin_of, smallest = bin_table(dtype, binning)
     grid = (binning.low, binning.width, binning.n_bins)
     rows, weights = lut.dense_rows, lut.all_weights
 
     def work(slices: Slices) -> None:
         blocks = tuple(read_block(candidate, slices, dtype) for candidate in field.candidates)
         channels = Channels.of_block(field.shape, slices, field.channel_axis)
+        runs = (channels.first, channels.count, channels.inner)
         image, maps = _NO_IMAGE, _NO_MAPS
         if as_maps:
             # One row per candidate; a block is contiguous within each, but the rows lie apart.
             maps = np.empty((lut.n_candidates, blocks[0].size), np.float32)
         else:
-            image = result[slices].reshape(-1)  # blocks are contiguous: a view
-        loops.combine(
-            blocks,
-            grid,
-            bin_of,
-            smallest,
-            (channels.first, channels.count, channels.inner),
-            lut.n_channels,
-            rows,
-            weights,
-            image,
-            maps,
-        )
+            image = result[(*slices, ...)].reshape(-1)  # blocks are contiguous: a view
+        if dtype.kind in "iu":
+            offsets, _, smallest = integer_tables(dtype, binning, lut.n_candidates, lut.n_channels)
+            loops.combine_integers(blocks, offsets, smallest, runs, rows, weights, image, maps)
+        else:
+            loops.combine_floats(blocks, grid, lut.n_channels, runs, rows, weights, image, maps)
         if as_maps:
-            target = result[(slice(None), *slices)]
+            target = result[(slice(None), *slices, ...)]
             target[...] = maps.reshape(target.shape)
 
     return work
@@ -115,7 +108,7 @@ def _torch_work(
     lut: WeightLUT, field: Field, device: torch.device, result: NDArray[np.float32], as_maps: bool
 ) -> Any:
     def work(slices: Slices) -> None:
-        target = result[(slice(None), *slices)] if as_maps else result[slices]
+        target = result[(slice(None), *slices, ...)] if as_maps else result[(*slices, ...)]
         target[...] = combine_block(lut, field, slices, device, as_maps).cpu().numpy().reshape(target.shape)
 
     return work
@@ -163,9 +156,7 @@ def _bins(values: torch.Tensor, binning: Any) -> torch.Tensor:
     return place.nan_to_num(nan=0.0).to(torch.int64)
 
 
-def _combine_tensors(
-    lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool
-) -> torch.Tensor:
+def _combine_tensors(lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool) -> torch.Tensor:
     """Tensors stay where they are unless a device is asked for."""
     import torch
 
@@ -175,7 +166,7 @@ def _combine_tensors(
     result = torch.empty(shape, dtype=torch.float32, device=resolved)
     kind = "cpu" if resolved.type == "cpu" else "gpu"
     for slices in block_slices(field.shape, BLOCK_PIXELS[kind]):
-        target = result[(slice(None), *slices)] if as_maps else result[slices]
+        target = result[(slice(None), *slices, ...)] if as_maps else result[(*slices, ...)]
         target.copy_(combine_block(lut, field, slices, resolved, as_maps).reshape(target.shape))
     return result
 
@@ -186,7 +177,9 @@ def _combine_dask(lut: WeightLUT, field: Field, device: str | torch.device, as_m
 
     axis = field.channel_axis
     first = next(candidate for candidate in field.candidates if is_dask(candidate))
-    chunks = tuple((n,) if i == axis else c for i, (n, c) in enumerate(zip(field.shape, first.chunks, strict=True)))
+    chunks = tuple(
+        (n,) if i == axis else c for i, (n, c) in enumerate(zip(field.shape, first.chunks, strict=True))
+    )
     arrays = [
         candidate.rechunk(chunks) if is_dask(candidate) else da.from_array(candidate, chunks=chunks)
         for candidate in field.candidates

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import prod
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,14 @@ from napari_ensir.ensemble.arrays import (
     read_block,
     read_tensor,
 )
-from napari_ensir.ensemble.statistics import Statistics, merge, n_moments
+from napari_ensir.ensemble.statistics import (
+    LARGEST_SUM,
+    Statistics,
+    check_sums,
+    merge,
+    n_moments,
+    square_columns,
+)
 from napari_ensir.ensemble.threads import for_each, n_threads
 
 if TYPE_CHECKING:
@@ -41,7 +49,7 @@ DENSE_SUMS = 2**22
 DENSE_HISTOGRAM = 2**22
 """Most cells (bin sets times levels) of a histogram kept as one table."""
 
-BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**24}
+BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**22}
 """Pixels worked on at once: what stays in a core's cache, or keeps an accelerator busy."""
 
 
@@ -55,16 +63,33 @@ def compiled_loops() -> Any:
     return kernels
 
 
-def bin_table(dtype: np.dtype[Any], binning: Binning) -> tuple[NDArray[np.uint16], int]:
-    """Bin of every integer of a dtype of up to 16 bits, and the first of them; empty for other dtypes.
+@cache
+def integer_tables(
+    dtype: np.dtype[Any], binning: Binning, n_candidates: int, n_channels: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
+    """What the compiled loops look up for every integer of a dtype of up to 16 bits.
 
     A table makes any range and width cost the same, and the bin a matter of whole numbers only.
+
+    Returns
+    -------
+    offsets : (M, integers)
+        What the integer adds to the number of the bin set, by candidate.
+    edges : (integers,)
+        Lower edge of its bin; of use for integer binnings only.
+    smallest : int
+        The first integer.
     """
-    if dtype.kind not in "iu" or dtype.itemsize > 2:
-        return np.zeros(0, np.uint16), 0
     limits = np.iinfo(dtype)
-    values = np.arange(limits.min, limits.max + 1, dtype=np.int64)
-    return binning.bins(values).astype(np.uint16), int(limits.min)
+    bins = binning.bins(np.arange(limits.min, limits.max + 1, dtype=np.int64))
+    strides = n_channels * binning.n_bins ** np.arange(n_candidates - 1, -1, -1)
+    offsets = (strides[:, None] * bins).astype(np.int32)
+    edges = np.zeros(len(bins), np.int32)
+    if binning.integer:
+        edges[:] = bins * binning.sublevels + int(binning.low)
+    for table in (offsets, edges):
+        table.flags.writeable = False
+    return offsets, edges, int(limits.min)
 
 
 def collect(
@@ -162,8 +187,9 @@ class _Tally:
         self.m = len(self.field.candidates)
         self.n_rows = self.binning.n_bins**self.m * self.n_channels
         self.dtype = self.field.dtype
-        # The levels that the truth can have are known beforehand for integers only.
-        if self.binning.integer and self.dtype.kind in "iu":
+        # The levels that the truth can have are known beforehand for integers of 16 bits only.
+        self.is_exact = self.binning.integer and self.dtype.kind in "iu"
+        if self.is_exact:
             limits = np.iinfo(self.dtype)
             self.lowest = int(limits.min) - int(self.binning.low)
             self.n_levels = int(limits.max) - int(limits.min) + 1
@@ -172,6 +198,9 @@ class _Tally:
             self.n_levels = 3 * self.binning.n_levels + self.binning.sublevels
         self.outside = np.zeros(self.m + 2, np.int64)
         self.moments: Any = None
+        # Even if all of them are as far off as can be, so many pixels cannot carry a sum past 64 bits.
+        self.harmless = int(LARGEST_SUM // max(3 * self.binning.n_levels, 2**17) ** 2)
+        self.unwatched = 0
         self.histogram: Any = None
 
     def add(self, slices: Slices) -> None:
@@ -180,6 +209,13 @@ class _Tally:
             self._add_compiled(slices)
         else:
             self._add_torch(slices)
+        self.unwatched += prod(
+            len(range(*s.indices(n))) for s, n in zip(slices, self.field.shape, strict=True)
+        )
+        if self.moments is not None and self.unwatched >= self.harmless:
+            self.unwatched = 0
+            squares = self.moments[:, square_columns(self.m)]
+            check_sums(np.asarray(squares if isinstance(squares, np.ndarray) else squares.cpu(), np.float64))
 
     # -- compiled ---------------------------------------------------------------------------------
 
@@ -187,37 +223,32 @@ class _Tally:
         if self.moments is None:
             self.moments = np.zeros((self.n_rows, n_moments(self.m)), np.int64)
             cells = self.n_rows * self.n_levels
-            self.histogram = np.zeros(
-                (self.n_rows, self.n_levels) if cells <= DENSE_HISTOGRAM else (0, 0), np.int64
-            )
-            self.bin_of, self.smallest = bin_table(self.dtype, self.binning)
-            self.grid = (
-                self.binning.low,
-                self.binning.high,
-                self.binning.width,
-                self.binning.step,
-                self.binning.n_bins,
-                self.binning.sublevels,
-            )
+            dense = self.is_exact and cells <= DENSE_HISTOGRAM
+            self.histogram = np.zeros((self.n_rows, self.n_levels) if dense else (0, 0), np.int64)
         blocks = [read_block(array, slices, self.dtype) for array in self.field.arrays]
         mask = self.field.read_mask(slices)
+        keep = np.zeros(0, bool) if mask is None else mask.copy()
         channels = Channels.of_block(self.field.shape, slices, self.field.channel_axis)
         pairs = np.empty(0 if self.histogram.size else blocks[-1].size, np.int64)
-        written = self.loops.count_pixels(
-            tuple(blocks[:-1]),
-            blocks[-1],
-            np.zeros(0, bool) if mask is None else mask.copy(),
-            self.grid,
-            self.bin_of,
-            self.smallest,
-            (channels.first, channels.count, channels.inner),
-            self.n_channels,
-            self.moments,
-            self.histogram,
-            pairs,
-            (self.lowest, self.n_levels),
-            self.outside,
-        )
+        runs = (channels.first, channels.count, channels.inner)
+        pixels = (tuple(blocks[:-1]), blocks[-1], keep)
+        sums = self.moments.reshape(-1)
+        binning = self.binning
+        low, high = binning.low, binning.high
+        if self.is_exact:
+            tables = integer_tables(self.dtype, binning, self.m, self.n_channels)
+            levels = (self.lowest + int(low), self.n_levels)
+            counts = self.histogram.reshape(-1)
+            limits = (int(low), int(high))
+            written = self.loops.count_integers(
+                *pixels, tables, limits, runs, sums, counts, pairs, levels, self.outside
+            )
+        else:
+            grid = (low, high, binning.width, binning.step, binning.n_bins, binning.sublevels)
+            levels = (self.lowest, self.n_levels)
+            written = self.loops.count_floats(
+                *pixels, grid, self.n_channels, runs, sums, pairs, levels, self.outside
+            )
         if written:
             self._keep_pairs(np.sort(pairs[:written]))
 
@@ -282,11 +313,12 @@ class _Tally:
         import torch
 
         binning = self.binning
-        if binning.integer and not values.is_floating_point():
+        if self.is_exact:
             level = values - int(binning.low)
             whole = level.div(binning.sublevels, rounding_mode="floor")
             return whole.clamp(0, binning.n_bins - 1), level
-        above = values - binning.low
+        real = torch.float32 if values.device.type == "mps" else torch.float64
+        above = values.to(real) - binning.low
         wholes = (above / binning.width).floor()
         part = ((above - wholes * binning.width) / binning.step).floor().clamp(0, binning.sublevels - 1)
         wholes = wholes.clamp(-binning.n_bins, 2 * binning.n_bins)
@@ -294,7 +326,11 @@ class _Tally:
         return whole.clamp(0, binning.n_bins - 1), whole * binning.sublevels + part.to(torch.int64)
 
     def _add_dense(
-        self, bins: tuple[torch.Tensor, ...], channel: torch.Tensor, features: torch.Tensor, truth: torch.Tensor
+        self,
+        bins: tuple[torch.Tensor, ...],
+        channel: torch.Tensor,
+        features: torch.Tensor,
+        truth: torch.Tensor,
     ) -> None:
         import torch
 
@@ -321,7 +357,9 @@ class _Tally:
         owner = keys // self.n_levels
         is_first = np.append(True, owner[1:] != owner[:-1])
         occupied = owner[is_first]
-        sums = np.zeros((len(occupied), n_moments(self.m)), np.int64) if moments is None else moments[occupied]
+        sums = (
+            np.zeros((len(occupied), n_moments(self.m)), np.int64) if moments is None else moments[occupied]
+        )
         starts = np.append(np.flatnonzero(is_first), len(keys))
         shape = (self.binning.n_bins,) * self.m + (self.n_channels,)
         rows = np.stack(np.unravel_index(occupied, shape), axis=1).astype(np.uint16)

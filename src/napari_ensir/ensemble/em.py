@@ -134,11 +134,14 @@ def em_released(statistics: Statistics, settings: Settings, progress: Progress |
 
 def _agreement_weights(statistics: Statistics) -> NDArray[np.float64]:
     """softmax over m of 1 / (1e-10 + RMSE of x_m to the candidates' mean), per bin set."""
-    gram = statistics.error_gram
-    # x_m minus the candidates' mean is e_m minus the mean of e: the truth cancels.
+    m = statistics.n_candidates
+    # x_m minus the candidates' mean is e_m minus the mean of e: the truth cancels. In whole numbers, times
+    # M squared, so that candidates that are the mean come out at zero, all alike.
+    gram = statistics.level_gram.astype(np.float64)
     diagonal = np.einsum("rmm->rm", gram)
-    square = diagonal - 2 * gram.mean(axis=2) + gram.mean(axis=(1, 2))[:, None]
-    rmse = np.sqrt(np.maximum(square, 0.0) / statistics.counts[:, None])
+    square = m * m * diagonal - 2 * m * gram.sum(axis=2) + gram.sum(axis=(1, 2))[:, None]
+    scale = statistics.binning.step**2 / (m * m)
+    rmse = np.sqrt(np.maximum(square, 0) * scale / statistics.counts[:, None])
     score = 1 / (1e-10 + rmse)
     score = np.exp(score - score.max(axis=1, keepdims=True))
     return np.asarray(score / score.sum(axis=1, keepdims=True), np.float64)

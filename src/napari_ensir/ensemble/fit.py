@@ -177,7 +177,7 @@ def collect_reference(
     first = fields.first
     checked = check_names(names, len(first.candidates))
     low_high, range_from = fields.data_range(progress)
-    binning = choose_binning(first.dtype, low_high, bin_width)
+    binning = choose_binning(first.pixel_type, low_high, bin_width)
     if refine is None:
         refine = finest_cheap(binning, len(checked), first.n_channels)
     if refine > 1:
@@ -250,25 +250,30 @@ class _Fields:
         if isinstance(reference, Sequence):
             self.pairs = reference
         else:
-            source = iter(reference)
+            try:
+                source = iter(reference)
+            except TypeError:
+                raise EnsembleError(
+                    f"the reference set is {reference!r}; give pairs (candidates, ground truth)."
+                ) from None
             head = list(_take(source, 1))
-            known = data_range is not None or (head and self._field(0, head[0]).dtype.itemsize == 1)
+            known = data_range is not None or (head and _limits(self._field(0, head[0])) is not None)
             self.pairs = _Chain(head, source) if known else [*head, *source]
         first = next(iter(self.pairs), None)
         if first is None:
             raise EnsembleError("the reference set is empty; give at least one image with ground truth.")
         self.first = self._field(0, first)
+        if isinstance(self.pairs, Sequence) and mask is not None and len(mask) != len(self.pairs):
+            raise EnsembleError(
+                f"there are {len(mask)} masks but {len(self.pairs)} images; give one mask (or None) per image."
+            )
 
     @property
     def n_pixels(self) -> int | None:
         """Pixels of all images, where they can be counted beforehand."""
         if isinstance(self.pairs, Sequence):
-            return sum(prod(self._shape(pair)) for pair in self.pairs)
+            return sum(prod(self._field(number, pair).shape) for number, pair in enumerate(self.pairs))
         return None
-
-    @staticmethod
-    def _shape(pair: tuple[Sequence[Any], Any]) -> tuple[int, ...]:
-        return tuple(np.shape(pair[1]))
 
     def __iter__(self) -> Iterator[Field]:
         for number, pair in enumerate(self.pairs):
@@ -280,7 +285,7 @@ class _Fields:
                     f"image {number + 1} has {len(field.candidates)} candidates, but image 1 has "
                     f"{len(first.candidates)}; every image needs one of each."
                 )
-            if field.dtype != first.dtype:
+            if (field.dtype, field.pixel_type) != (first.dtype, first.pixel_type):
                 raise EnsembleError(
                     f"image {number + 1} has pixels of dtype {field.dtype}, but image 1 of {first.dtype}; "
                     "convert them to one dtype, so that intensities mean the same."
@@ -318,11 +323,10 @@ class _Fields:
     def data_range(self, progress: Progress | None) -> tuple[tuple[float, float], str]:
         """The range to bin, and where it came from."""
         if self.given_range is not None:
-            low, high = self.given_range
-            return (float(low), float(high)), "given"
-        if self.first.dtype.itemsize == 1:
-            limits = np.iinfo(self.first.dtype)
-            return (float(limits.min), float(limits.max)), "dtype"
+            return self.given_range, "given"
+        limits = _limits(self.first)
+        if limits is not None:
+            return limits, "dtype"
         low, high = np.inf, -np.inf
         for field in self:
             shown = _shown_range(field, self.names, progress)
@@ -334,6 +338,15 @@ class _Fields:
                 f"every pixel of every image is {low:g}; there is nothing to learn from constant images."
             )
         return (low, high), "data"
+
+
+def _limits(field: Field) -> tuple[float, float] | None:
+    """The range of the images' dtype, if it is of 8 bit."""
+    common = np.result_type(*(dtype_of(array) for array in field.arrays))
+    if common.itemsize > 1:
+        return None
+    limits = np.iinfo(common)
+    return float(limits.min), float(limits.max)
 
 
 class _Chain:
@@ -352,9 +365,7 @@ def _take(source: Iterator[Any], n: int) -> Iterator[Any]:
         yield item
 
 
-def _shown_range(
-    field: Field, names: Sequence[str] | None, progress: Progress | None
-) -> tuple[float, float]:
+def _shown_range(field: Field, names: Sequence[str] | None, progress: Progress | None) -> tuple[float, float]:
     """Least and greatest finite intensity in candidates and truth."""
     low, high = np.inf, -np.inf
     for array in field.arrays:
@@ -394,9 +405,12 @@ def estimate_lut(
     EnsembleError
         If there is no such method, or the bins do not fit.
     """
+    settings = settings or Settings()
+    if settings.max_iterations is not None and settings.max_iterations < 1:
+        raise EnsembleError(f"max_iterations is {settings.max_iterations}; it must be 1 or more.")
     estimator = find_method(method).load()
     statistics = reference.statistics if binning is None else reference.statistics.in_bins(binning)
-    estimate = estimator(statistics, settings or Settings(), progress)
+    estimate = estimator(statistics, settings, progress)
     counts = statistics.counts
     report = {
         "pixels": statistics.n_pixels,
@@ -405,9 +419,7 @@ def estimate_lut(
         "data_range_from": reference.range_from,
         "not_finite": statistics.not_finite,
         "outside_range": [int(n) for n in statistics.outside],
-        "outcomes": {
-            text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)
-        },
+        "outcomes": {text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)},
         "iterations": [int(n) for n in estimate.iterations],
         "outcome": [int(code) for code in estimate.outcome],
     }

@@ -56,6 +56,12 @@ class Field:
         return working_dtype([dtype_of(array) for array in self.arrays])
 
     @property
+    def pixel_type(self) -> np.dtype[Any]:
+        """What to bin by: :attr:`dtype`, but an integer one where all arrays hold integers of any size."""
+        whole = all(dtype_of(array).kind in "iu" for array in self.arrays)
+        return np.dtype(np.int64) if whole and self.dtype.kind == "f" else self.dtype
+
+    @property
     def n_channels(self) -> int:
         """Length of the channel axis, 1 without one."""
         return 1 if self.channel_axis is None else self.shape[self.channel_axis]
@@ -142,7 +148,7 @@ def make_field(
     for index, array in enumerate(arrays):
         who = describe_candidate(index, names)
         _check_array(array, place + who)
-        if truth is not None and array is truth:
+        if truth is not None and _is_same(array, truth):
             raise EnsembleError(
                 f"{place}{who} is the ground truth itself; leave it out of the candidates, "
                 "or it would be trusted everywhere."
@@ -169,6 +175,20 @@ def make_field(
                 f"{place}the mask has shape {tuple(mask.shape)}; {spatial} would fit these images."
             )
     return Field(arrays, truth, mask, axis)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two arrays are one, be it by two views of its memory."""
+    if one is other:
+        return True
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        a, b = one.__array_interface__, other.__array_interface__
+        same = a["data"][0] == b["data"][0] and a["typestr"] == b["typestr"]
+        return same and one.shape == other.shape and one.strides == other.strides
+    if is_torch(one) and is_torch(other):
+        alike = one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype
+        return bool(alike and one.device == other.device and one.data_ptr() == other.data_ptr())
+    return False
 
 
 def _check_array(array: Any, who: str) -> None:
@@ -228,11 +248,14 @@ def check_prior(prior: Sequence[float] | None, n_candidates: int) -> NDArray[np.
     """
     if prior is None:
         return None
-    weights = np.asarray(prior, np.float64)
+    try:
+        weights = np.asarray(prior, np.float64)
+    except (TypeError, ValueError):
+        weights = np.zeros(0)
     good = weights.shape == (n_candidates,) and bool(np.isfinite(weights).all()) and (weights >= 0).all()
     if not good or weights.sum() <= 0:
         raise EnsembleError(
-            f"the prior is {np.asarray(prior).tolist()}; give {n_candidates} non-negative weights, "
+            f"the prior is {list(prior) if isinstance(prior, tuple) else prior!r}; give {n_candidates} non-negative weights, "
             "one per candidate, not all zero."
         )
     return np.asarray(weights / weights.sum(), np.float64)

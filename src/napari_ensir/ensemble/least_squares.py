@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["least_squares", "minimise_on_simplex"]
 
-_TOLERANCE = 1e-11
+_TOLERANCE = 1e-12
+"""Least promise of a gradient, relative to the mean diagonal, that still frees a weight."""
+
+_RIDGE = 1e-10
+"""Decides between candidates that are otherwise equal, and equally; large enough to be seen by the line above."""
+
 _BATCH = 2**14
 
 
@@ -99,7 +104,7 @@ def minimise_on_simplex(matrices: NDArray[np.float64]) -> tuple[NDArray[np.float
     n, m, _ = matrices.shape
     scale = np.einsum("rmm->r", matrices)[:, None, None] / m
     # The faint ridge decides between equal candidates, and equally; it moves nothing else.
-    scaled = np.where(scale > 0, matrices / np.where(scale > 0, scale, 1), 0.0) + 1e-13 * np.eye(m)
+    scaled = np.where(scale > 0, matrices / np.where(scale > 0, scale, 1), 0.0) + _RIDGE * np.eye(m)
     best = np.argmin(np.einsum("rmm->rm", scaled), axis=1)
     weights = np.zeros((n, m))
     weights[np.arange(n), best] = 1.0

@@ -174,6 +174,8 @@ class WeightLUT:
                 f"{values.size} intensities were given; give {self.n_candidates}, one for each of "
                 f"{', '.join(self.names)}."
             )
+        if np.isnan(values).any():
+            raise EnsembleError(f"the intensities {values.tolist()} are not all a number; NaN has no bin.")
         if not 0 <= channel < self.n_channels:
             raise EnsembleError(f"there is no channel {channel}; the table has 0 to {self.n_channels - 1}.")
         columns = [torch.tensor(int(t)) for t in self.binning.bins(values)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.bins import Binning, choose_binning
+from napari_ensir.ensemble.bins import FLOAT_LEVELS, Binning, choose_binning
 from napari_ensir.ensemble.inputs import check_names
 from napari_ensir.ensemble.lut import WeightLUT
 from napari_ensir.errors import EnsembleError
@@ -170,7 +170,8 @@ def _is_off(source: Path, what: str) -> EnsembleError:
 def _read_header(source: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if not metadata or _KEY not in metadata:
         raise EnsembleError(
-            f"{source} is a safetensors file but holds no LUT; choose a {SUFFIX} file that napari-ensir wrote."
+            f"{source} is a safetensors file but holds no LUT; choose a {SUFFIX} file that napari-ensir "
+            "wrote."
         )
     try:
         header = json.loads(metadata[_KEY])
@@ -209,26 +210,11 @@ def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[An
     )
     if not good_shapes or m < 1:
         raise _is_off(source, f"its parts do not fit {m} candidates")
-    low, high, width = (float(header[key]) for key in ("low", "high", "bin_width"))
-    n_bins, sublevels = header["n_bins"], header["sublevels"]
-    if not (np.isfinite([low, high, width]).all() and low < high and width > 0):
-        raise _is_off(source, f"its range is {low} to {high} in bins of {width}")
-    covered = n_bins * width / (high - low) if 0 < n_bins < 2**16 else 0.0
-    if not (1 - 1e-6 <= covered <= 2 + 2 * width / (high - low)) or not 0 < sublevels <= 2**17:
-        raise _is_off(source, f"{n_bins} bins of {width:g} with {sublevels} levels do not cover its range")
-    for name, part in (("weights", weights), ("fallback weights", fallback)):
-        sums = part.sum(axis=1)
-        if not (np.isfinite(part).all() and (part >= 0).all() and np.allclose(sums, 1, atol=1e-6)):
-            raise _is_off(source, f"its {name} are not all non-negative with a sum of one")
-    bounds = np.array([n_bins] * m + [len(fallback)])
-    if (rows >= bounds).any():
-        raise _is_off(source, "a bin set lies outside its bins or channels")
-    if (counts < -1).any():
-        raise _is_off(source, "a pixel count is negative")
-    if len(rows) > 1:
-        order = np.lexsort(rows.T[::-1])
-        if (order != np.arange(len(rows))).any() or (np.diff(rows.astype(int), axis=0) == 0).all(1).any():
-            raise _is_off(source, "its bin sets are not in order, or one stands there twice")
+    if header["channel_axis"] is None and len(fallback) > 1:
+        raise _is_off(source, f"it has {len(fallback)} channels but no channel axis")
+    binning = _checked_binning(source, header)
+    _check_weights(source, weights, fallback)
+    _check_rows(source, rows, counts, [binning.n_bins] * m + [len(fallback)])
     if header["unseen"] not in ("fallback", "previous"):
         raise _is_off(source, f"its rule for unseen bin sets is {header['unseen'][:80]!r}")
     if not all(isinstance(name, str) for name in header["names"]):
@@ -240,7 +226,7 @@ def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[An
     return WeightLUT(
         names,
         header["method"],
-        Binning(low, high, width, n_bins, sublevels, header["integer"]),
+        binning,
         rows,
         weights,
         counts,
@@ -249,6 +235,42 @@ def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[An
         header["channel_axis"],
         header["report"],
     )
+
+
+def _checked_binning(source: Path, header: dict[str, Any]) -> Binning:
+    edges = [header[key] for key in ("low", "high", "bin_width")]
+    try:
+        low, high, width = (float(edge) for edge in edges)
+    except OverflowError:  # JSON knows whole numbers of any size
+        low = high = width = float("inf")
+    n_bins, sublevels = header["n_bins"], header["sublevels"]
+    if not (np.isfinite([low, high, width]).all() and low < high and width > 0):
+        raise _is_off(source, f"its range is {low} to {high} in bins of {width}")
+    covered = n_bins * width / (high - low) if 0 < n_bins < 2**16 else 0.0
+    most = 2 + 2 * width / (high - low)  # the last bin may reach beyond the range
+    if not (1 - 1e-6 <= covered <= most) or not 0 < sublevels <= 2 * FLOAT_LEVELS:
+        raise _is_off(source, f"{n_bins} bins of {width:g} with {sublevels} levels do not cover its range")
+    return Binning(low, high, width, n_bins, sublevels, header["integer"])
+
+
+def _check_weights(source: Path, weights: NDArray[np.float64], fallback: NDArray[np.float64]) -> None:
+    for name, part in (("weights", weights), ("fallback weights", fallback)):
+        sums = part.sum(axis=1)
+        if not (np.isfinite(part).all() and (part >= 0).all() and np.allclose(sums, 1, atol=1e-6)):
+            raise _is_off(source, f"its {name} are not all non-negative with a sum of one")
+
+
+def _check_rows(
+    source: Path, rows: NDArray[np.uint16], counts: NDArray[np.int64], bounds: Sequence[int]
+) -> None:
+    if (rows >= np.array(bounds)).any():
+        raise _is_off(source, "a bin set lies outside its bins or channels")
+    if (counts < -1).any():
+        raise _is_off(source, "a pixel count is negative")
+    if len(rows) > 1:
+        order = np.lexsort(rows.T[::-1])
+        if (order != np.arange(len(rows))).any() or (np.diff(rows.astype(int), axis=0) == 0).all(1).any():
+            raise _is_off(source, "its bin sets are not in order, or one stands there twice")
 
 
 def import_lut(
@@ -276,10 +298,41 @@ def import_lut(
     EnsembleError
         If the file is no such table, or does not fit ``names`` or ``bin_width``.
     """
-    import torch
-
     source = Path(path).expanduser()
     _check_readable(source)
+    edges, weights = _read_authors_table(source)
+    m, n_channels = edges.shape[1], weights.shape[1]
+    steps = np.unique(edges)
+    width = float(bin_width) if bin_width is not None else float(np.diff(steps).min(initial=256))
+    binning = choose_binning(np.uint8, (0, 255), width)
+    if (edges % int(width)).any() or (edges < 0).any() or (edges > 255).any():
+        raise EnsembleError(
+            f"{source} has bin edges {steps[:4].tolist()}..., which are no multiples of {width:g} within "
+            "0 to 255; give the bin_width that its name states."
+        )
+    checked = check_names(names, m)
+    bins = edges // int(width)
+    order = np.lexsort(bins.T[::-1])
+    channels = np.tile(np.arange(n_channels), len(bins))
+    flat = weights[order].reshape(-1, m)
+    return WeightLUT(
+        checked,
+        "imported",
+        binning,
+        np.column_stack([np.repeat(bins[order], n_channels, axis=0), channels]).astype(np.uint16),
+        flat / flat.sum(axis=1, keepdims=True),
+        np.full(len(flat), -1, np.int64),
+        np.full((n_channels, m), 1 / m),
+        "previous",
+        -1 if n_channels > 1 else None,
+        {"source": source.name},
+    )
+
+
+def _read_authors_table(source: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Bin edges (R, M) and usable weights (R, C, M) of a file."""
+    import torch
+
     try:
         table = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on files that are not its own
@@ -295,37 +348,9 @@ def import_lut(
             f"{source} is not in the EnsIR authors' format ({error}); it must map lower bin edges to one "
             "weight vector for each of R, G and B."
         ) from error
-    m = edges.shape[1]
-    steps = np.unique(edges)
-    width = float(bin_width) if bin_width is not None else float(np.diff(steps).min(initial=256))
-    binning = choose_binning(np.uint8, (0, 255), width)
-    if (edges % int(width)).any() or (edges < 0).any() or (edges > 255).any():
-        raise EnsembleError(
-            f"{source} has bin edges {steps[:4].tolist()}..., which are no multiples of {width:g} within "
-            "0 to 255; give the bin_width that its name states."
-        )
-    checked = check_names(names, m)
     if not np.isfinite(weights).all() or (weights < 0).any() or (weights.sum(axis=2) <= 0).any():
         raise EnsembleError(f"{source} holds weights that are negative or not finite; it cannot be used.")
-    bins = edges // int(width)
-    order = np.lexsort(bins.T[::-1])
-    n_channels = weights.shape[1]
-    rows = np.column_stack([np.repeat(bins[order], n_channels, axis=0), np.tile(range(n_channels), len(bins))])
-    flat = weights[order].reshape(-1, m)
-    if len(np.unique(rows, axis=0)) != len(rows):
-        raise EnsembleError(f"{source} gives two weights for one bin set; it cannot be used.")
-    return WeightLUT(
-        checked,
-        "imported",
-        binning,
-        rows.astype(np.uint16),
-        flat / flat.sum(axis=1, keepdims=True),
-        np.full(len(rows), -1, np.int64),
-        np.full((n_channels, m), 1 / m),
-        "previous",
-        -1 if n_channels > 1 else None,
-        {"source": source.name},
-    )
+    return edges, weights
 
 
 def _authors_table(table: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -25,12 +25,36 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Statistics", "merge", "n_moments"]
+__all__ = ["Statistics", "check_sums", "merge", "n_moments", "square_columns"]
+
+LARGEST_SUM = 2.0**62
+"""Sums of squares must stay below: half of what int64 holds, and no other sum is larger than these."""
 
 
 def n_moments(n_candidates: int) -> int:
     """Number of sums kept per bin set, beside the histogram."""
     return 2 * n_candidates + n_candidates * (n_candidates + 1) // 2
+
+
+def square_columns(n_candidates: int) -> list[int]:
+    """Columns of the moments that sum squares; by Cauchy and Schwarz they bound all others."""
+    m = n_candidates
+    return [*range(m, 2 * m), *(2 * m + k * (k + 3) // 2 for k in range(m))]
+
+
+def check_sums(squares: NDArray[np.float64]) -> None:
+    """Refuse sums of squares, computed in floating point, that int64 may not hold.
+
+    Raises
+    ------
+    EnsembleError
+        If one is too large. It takes more than a billion pixels of 16 bit in one bin set, all of them far off.
+    """
+    if squares.size and squares.max() >= LARGEST_SUM:
+        raise EnsembleError(
+            f"the squared errors of one bin set sum to {squares.max():.3g} squared levels, too large for exact "
+            "64-bit sums; learn from fewer pixels, or from a mask of them."
+        )
 
 
 @dataclass(frozen=True)
@@ -108,12 +132,17 @@ class Statistics:
     @property
     def error_gram(self) -> NDArray[np.float64]:
         """Sum over pixels of e e^T in each bin set, (R, M, M), squared intensity units."""
+        return self.level_gram * self.binning.step**2
+
+    @property
+    def level_gram(self) -> NDArray[np.int64]:
+        """The same in squared levels: whole numbers."""
         m = self.n_candidates
-        gram = np.zeros((len(self.rows), m, m))
+        gram = np.zeros((len(self.rows), m, m), np.int64)
         below = np.tril_indices(m)
         gram[:, below[0], below[1]] = self.moments[:, 2 * m :]
         gram[:, below[1], below[0]] = gram[:, below[0], below[1]]
-        return gram * self.binning.step**2
+        return gram
 
     @property
     def truth(self) -> NDArray[np.float64]:
@@ -195,6 +224,8 @@ class Statistics:
         news = np.flatnonzero(is_new)
         distinct = pairs[news]
         owner = distinct // span
+        squares = moments[:, square_columns(n_candidates)].astype(np.float64)
+        check_sums(np.add.reduceat(squares[order], firsts, axis=0))
         return cls(
             binning,
             n_candidates,
@@ -223,6 +254,7 @@ class Statistics:
         bins = self.rows[:, :-1].astype(np.int64)
         shift = bins % factor * self.binning.sublevels
         n = self.counts[:, None]
+        check_sums(self.moments[:, m : 2 * m] + shift * (2.0 * self.moments[:, :m] + n * shift))
         moments = self.moments.copy()
         moments[:, m : 2 * m] += shift * (2 * self.moments[:, :m] + n * shift)
         moments[:, :m] += n * shift
@@ -245,7 +277,13 @@ class Statistics:
         EnsembleError
             If the bins kept do not fit into the ones asked for.
         """
-        factor = binning.multiple_of(self.binning)
+        mine = self.binning
+        if (binning.low, binning.high, binning.integer) != (mine.low, mine.high, mine.integer):
+            raise EnsembleError(
+                f"the statistics were collected on {mine.low:g} to {mine.high:g}; bins on {binning.low:g} to "
+                f"{binning.high:g} are of another data range, so the pixels must be read again."
+            )
+        factor = binning.multiple_of(mine)
         if factor is None:
             raise EnsembleError(
                 f"the statistics were collected in bins of {self.binning.width:g}; "

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_ensir.ensemble import apply, collect, em
+
+ENGINES = ("compiled", "torch")
+
+
+@contextmanager
+def using(engine):
+    """Compute with one of the two engines of the CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if engine == "torch":
+            for module in (collect, em, apply):
+                patch.setattr(module, "compiled_loops", lambda: None)
+        else:
+            pytest.importorskip("numba")
+        yield
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    with using(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def both_engines():
+    """The context manager itself, for tests that compare the two."""
+    return using
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20241022)
+
+
+def make_image(rng, shape=(60, 70), m=3, dtype=np.uint8, high=None, noise=0.04):
+    """Candidates and truth with an error of each candidate's own, on most of the dtype's range."""
+    dtype = np.dtype(dtype)
+    if high is None:
+        high = {1: 255, 2: 60000 if dtype.kind == "u" else 30000}.get(dtype.itemsize, 1000)
+    if dtype.kind == "i" and dtype.itemsize == 1:
+        high = 127
+    steps = rng.uniform(0.05, 0.9, (6, *shape[1:]))
+    truth = steps[rng.integers(0, 6, shape[0])]
+    truth = np.clip(truth + rng.normal(0, 0.02, shape), 0, 1)
+    candidates = [
+        np.clip(
+            truth + rng.normal((-1) ** k * noise * truth * 0.3, noise * (1 + 0.6 * k) * (0.3 + truth), shape),
+            0,
+            1,
+        )
+        for k in range(m)
+    ]
+    images = [np.asarray(image * high) for image in (*candidates, truth)]
+    if dtype.kind in "iu":
+        images = [np.rint(image) for image in images]
+    *candidates, truth = (image.astype(dtype) for image in images)
+    return candidates, truth
+
+
+@pytest.fixture
+def image_of():
+    return make_image
+
+
+@cache
+def find_reference() -> Path | None:
+    named = os.environ.get("NAPARI_ENSIR_REFERENCE")
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
+    for folder in (Path(named) if named else beside, beside):
+        if (folder / "deraining" / "gt").is_dir():
+            return folder
+    return None
+
+
+@pytest.fixture(scope="session")
+def reference_folder():
+    folder = find_reference()
+    if folder is None:
+        pytest.skip(
+            "the reference data is absent: put it in ../shared/reference or name it in NAPARI_ENSIR_REFERENCE"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def deraining(reference_folder):
+    """Ten images: (candidates of MPRNet, MAXIM, Restormer; truth), sorted by id."""
+    from skimage.io import imread
+
+    def read(folder, stem):
+        return imread(next((reference_folder / "deraining" / folder).glob(f"{stem}.*")))
+
+    stems = sorted(path.stem for path in (reference_folder / "deraining" / "gt").iterdir())
+    models = ("MPRNet", "MAXIM", "Restormer")
+    return [([read(model, stem) for model in models], read("gt", stem)) for stem in stems]
