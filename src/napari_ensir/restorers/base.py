@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "data_range_of",
     "parameter",
     "parameters",
+    "with_channel_axis",
 ]
 
 Progress = Callable[[int, int, str], object]
@@ -225,6 +226,30 @@ def parameters(restorer: Any) -> tuple[Field[Any], ...]:
     ['spatial_ndim', 'sigma']
     """
     return tuple(each for each in fields(restorer) if "title" in each.metadata)
+
+
+def with_channel_axis(restorer: Restorer, channel_axis: int | None) -> Restorer:
+    """The same restorer for images whose channels lie along this axis.
+
+    Restorers that are no dataclass with a ``channel_axis`` see to that themselves and come back as
+    they are; one that wraps another (``restorer``) has that changed as well.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> with_channel_axis(Gaussian(), -1).channel_axis
+    -1
+    """
+    if not is_dataclass(restorer) or isinstance(restorer, type):
+        return restorer
+    changes: dict[str, Any] = {}
+    for each in fields(restorer):
+        if each.name == "channel_axis":
+            changes["channel_axis"] = channel_axis
+        elif each.name == "restorer":
+            changes["restorer"] = with_channel_axis(getattr(restorer, "restorer"), channel_axis)  # noqa: B009
+    changed: Restorer = replace(restorer, **changes)
+    return changed
 
 
 def _no_progress(done: int, total: int, text: str) -> None:

@@ -194,7 +194,8 @@ class Bilateral(NoiseAwareRestorer):
             sigma_color=self.strength * self.noise_of(block, scale),
             sigma_spatial=self.radius,
         )
-        return np.add(restored, lowest, dtype=np.float32)
+        restored += lowest
+        return restored
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ def estimate_noise(image: NDArray[np.float32]) -> float:
     with warnings.catch_warnings():
         # scikit-image takes the median of the details that are not 0: of none where nothing varies.
         warnings.filterwarnings("ignore", category=RuntimeWarning)
-        sigmas = estimate_sigma(image, channel_axis=0)
+        sigmas = estimate_sigma(image, channel_axis=0)  # type: ignore[no-untyped-call]
     return float(np.mean(np.nan_to_num(sigmas)))
 
 
