@@ -154,7 +154,8 @@ class FusionModel(Model):
                 x = self.diffusion.ddim_step(x, x0, t)
             else:
                 x = self.diffusion.ancestral_step(x, x0, t, draw() if t > 1 else None)
-        return (x + 1) / 2
+        sampled: Tensor = (x + 1) / 2
+        return sampled
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

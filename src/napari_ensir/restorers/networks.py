@@ -108,7 +108,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, value: Tensor) -> Tensor:
         """Images of shape (batch, inputs, rows, columns) and numbers of shape (batch,)."""
-        condition = self.embed(sinusoid(value, self.embedding))
+        condition = self.embed(sinusoid(value, self.embedding).to(x.dtype))
         x = self.stem(functional.pixel_unshuffle(x, 2))
         skips = []
         for level, block in enumerate(self.down):
