@@ -1,1 +1,71 @@
-"""Where candidates can come from: callables from a degraded image to a restored one."""
+"""Where candidates can come from: callables from a degraded image to a restored one.
+
+- :mod:`.classical`: methods of scikit-image, no training.
+- :mod:`.self_ensemble`: eight orientations of any restorer, averaged.
+- :mod:`.ir_cm`, :mod:`.dp_ir`, :mod:`.regression`, :mod:`.denoiser`: trained here, by :mod:`.training`;
+  :func:`load_restorer` reads their checkpoints. No weights are shipped.
+- :mod:`.own_network`: a network of the user's.
+
+The names below are imported when first used: torch and scikit-image are loaded by what needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_ensir.restorers.base import Progress, Restorer, parameters, with_channel_axis
+    from napari_ensir.restorers.classical import CLASSICAL
+    from napari_ensir.restorers.dp_ir import DPIR
+    from napari_ensir.restorers.ir_cm import IRCM
+    from napari_ensir.restorers.own_network import load_network, load_spandrel
+    from napari_ensir.restorers.self_ensemble import SelfEnsemble
+    from napari_ensir.restorers.trained import load_restorer, resume_training
+    from napari_ensir.restorers.training import Trainer, TrainingPairs, TrainingSettings
+
+__all__ = [
+    "CLASSICAL",
+    "DPIR",
+    "IRCM",
+    "Progress",
+    "Restorer",
+    "SelfEnsemble",
+    "Trainer",
+    "TrainingPairs",
+    "TrainingSettings",
+    "load_network",
+    "load_restorer",
+    "load_spandrel",
+    "parameters",
+    "resume_training",
+    "with_channel_axis",
+]
+
+_HOME = {
+    "CLASSICAL": "classical",
+    "DPIR": "dp_ir",
+    "IRCM": "ir_cm",
+    "Progress": "base",
+    "Restorer": "base",
+    "SelfEnsemble": "self_ensemble",
+    "Trainer": "training",
+    "TrainingPairs": "training",
+    "TrainingSettings": "training",
+    "load_network": "own_network",
+    "load_restorer": "trained",
+    "load_spandrel": "own_network",
+    "parameters": "base",
+    "resume_training": "trained",
+    "with_channel_axis": "base",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

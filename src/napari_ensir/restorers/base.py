@@ -1,0 +1,256 @@
+"""What a restorer is, and what every restorer of this package does with intensities and axes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "ImageRestorer",
+    "Progress",
+    "Restorer",
+    "check_image",
+    "data_range_of",
+    "parameter",
+    "parameters",
+    "with_channel_axis",
+]
+
+Progress = Callable[[int, int, str], object]
+"""Called as ``progress(done, total, text)``: at the start with ``done = 0``, then after each piece
+of work, in the thread that works. What it returns is ignored; what it raises stops the work and
+passes through unchanged (:class:`napari_ensir.errors.Cancelled` by convention)."""
+
+
+@runtime_checkable
+class Restorer(Protocol):
+    """A callable from a degraded image to a restored one, with a name.
+
+    This is all that the rest of the package knows of it: any object of this shape will do.
+    """
+
+    @property
+    def name(self) -> str:
+        """What to call the candidate that comes out."""
+
+    def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Restore `image`; same shape, same intensity units, float32. `image` is left as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRestorer(ABC):
+    """A restorer that works on intensities scaled to 0..1 with the channel axis first.
+
+    A subclass says how to restore in :meth:`restore_unit`; this class checks the image, scales and
+    moves axes on the way in, and undoes both on the way out. Values are never clipped.
+
+    Parameters
+    ----------
+    channel_axis
+        Axis of the colour channels, negative counts from the end; None: the image has none.
+    data_range
+        Intensities that become 0 and 1; None: the dtype's for 8-bit images, else the lowest and
+        highest value of the image.
+    """
+
+    channel_axis: int | None = None
+    data_range: tuple[float, float] | None = None
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What to call the candidate that comes out."""
+
+    @abstractmethod
+    def restore_unit(
+        self, image: NDArray[np.float32], scale: float, progress: Progress
+    ) -> NDArray[np.float32]:
+        """Restore an image of shape (channels, ..., rows, columns) whose data range is 0..1.
+
+        `scale` is the width of the data range: intensity units of the caller's image per unit here.
+        """
+
+    def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Restore `image`.
+
+        Parameters
+        ----------
+        image
+            Any integer or float dtype, at least two dimensions beside the channel axis; anything
+            `numpy.asarray` takes. It is not changed.
+        progress
+            See :data:`Progress`.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32, the shape and the intensity units of `image`.
+
+        Raises
+        ------
+        EnsembleError
+            If the image cannot be used: the message says why.
+        """
+        checked = check_image(image, self.channel_axis)
+        low, high = data_range_of(checked, self.data_range)
+        # float64 for the subtraction: large integers with a small range would lose it in float32.
+        unit = np.subtract(checked, low, dtype=np.float64)
+        unit /= high - low
+        axis = self.channel_axis
+        unit = unit[np.newaxis] if axis is None else np.moveaxis(unit, axis, 0)
+        restored = self.restore_unit(
+            np.ascontiguousarray(unit, np.float32), high - low, progress or _no_progress
+        )
+        if restored.shape != unit.shape:
+            raise EnsembleError(
+                f"{self.name} turned an image of shape {unit.shape} (channels first) into {restored.shape}; "
+                "a restorer has to keep the shape."
+            )
+        if not np.isfinite(restored).all():
+            raise EnsembleError(f"{self.name} gave values that are not finite; change its parameters.")
+        back = restored.astype(np.float64) * (high - low) + low
+        back = back[0] if axis is None else np.moveaxis(back, 0, axis)
+        return np.ascontiguousarray(back, np.float32)
+
+
+def check_image(image: ArrayLike, channel_axis: int | None = None) -> NDArray[Any]:
+    """The image as an array that can be restored.
+
+    Parameters
+    ----------
+    image
+        Anything `numpy.asarray` takes.
+    channel_axis
+        Axis of the colour channels, or None.
+
+    Raises
+    ------
+    EnsembleError
+        If it is empty, not of an integer or float dtype, has fewer than two dimensions beside the
+        channel axis, or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> check_image([[1, 2], [3, 4]]).shape
+    (2, 2)
+    """
+    array = np.asarray(image)
+    if array.dtype.kind not in "iuf":
+        raise EnsembleError(f"the image has dtype {array.dtype}; an integer or float dtype is needed.")
+    if array.size == 0:
+        raise EnsembleError(f"the image is empty (shape {array.shape}).")
+    if channel_axis is not None and not -array.ndim <= channel_axis < array.ndim:
+        raise EnsembleError(f"channel axis {channel_axis} does not exist in an image of shape {array.shape}.")
+    spatial = array.ndim - (channel_axis is not None)
+    if spatial < 2:
+        raise EnsembleError(
+            f"the image has shape {array.shape}, which leaves {spatial} dimension(s) beside the channel "
+            "axis; two or more are needed."
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise EnsembleError("the image holds NaN or infinite values; replace them first.")
+    return array
+
+
+def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None) -> tuple[float, float]:
+    """The lowest and highest intensity that the scale of an image spans.
+
+    Parameters
+    ----------
+    image
+        The image.
+    given
+        The range where it is known; it is then only checked.
+
+    Returns
+    -------
+    low, high
+        `given`, else the dtype's limits for 8-bit images, else the image's own extremes (one apart
+        where the image is constant).
+
+    Raises
+    ------
+    EnsembleError
+        If `given` is not two finite numbers in rising order.
+
+    Examples
+    --------
+    >>> data_range_of(np.zeros((2, 2), np.uint8))
+    (0.0, 255.0)
+    >>> data_range_of(np.array([[3.0, 5.0]]))
+    (3.0, 5.0)
+    """
+    if given is not None:
+        low, high = (float(value) for value in given)
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise EnsembleError(f"the data range {given} is not a pair of finite numbers, low before high.")
+        return low, high
+    if image.dtype.itemsize == 1 and image.dtype.kind in "iu":
+        limits = np.iinfo(image.dtype)
+        return float(limits.min), float(limits.max)
+    low, high = float(image.min()), float(image.max())
+    return low, high if high > low else low + 1.0
+
+
+def parameter(default: Any, *, title: str, description: str, **limits: Any) -> Any:
+    """A dataclass field that a user interface can be built from.
+
+    Parameters
+    ----------
+    default
+        A sensible start.
+    title, description
+        A label, and one sentence.
+    limits
+        Any of ``minimum``, ``maximum``, ``step``, ``choices``.
+    """
+    return field(default=default, metadata={"title": title, "description": description, **limits})
+
+
+def parameters(restorer: Any) -> tuple[Field[Any], ...]:
+    """The fields of a restorer (or of its class) that a user sets, in order.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import CLASSICAL
+    >>> [field.name for field in parameters(CLASSICAL["gaussian"])]
+    ['spatial_ndim', 'sigma']
+    """
+    return tuple(each for each in fields(restorer) if "title" in each.metadata)
+
+
+def with_channel_axis(restorer: Restorer, channel_axis: int | None) -> Restorer:
+    """The same restorer for images whose channels lie along this axis.
+
+    Restorers that are no dataclass with a ``channel_axis`` see to that themselves and come back as
+    they are; one that wraps another (``restorer``) has that changed as well.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> with_channel_axis(Gaussian(), -1).channel_axis
+    -1
+    """
+    if not is_dataclass(restorer) or isinstance(restorer, type):
+        return restorer
+    changes: dict[str, Any] = {}
+    for each in fields(restorer):
+        if each.name == "channel_axis":
+            changes["channel_axis"] = channel_axis
+        elif each.name == "restorer":
+            changes["restorer"] = with_channel_axis(getattr(restorer, "restorer"), channel_axis)  # noqa: B009
+    changed: Restorer = replace(restorer, **changes)
+    return changed
+
+
+def _no_progress(done: int, total: int, text: str) -> None:
+    pass

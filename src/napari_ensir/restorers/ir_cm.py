@@ -1,0 +1,194 @@
+"""IR-CM: restoration in one or a few steps with a consistency model.
+
+"Image restoration with consistency models" (IR-CM, OpenReview 2bon4HLFkN), along the mean-reverting
+equation of :mod:`napari_ensir.restorers.sde`. The consistency function takes any point of a path to
+the path's origin, the clean image:
+
+    x0hat = mu (1 - e^TH) + e^TH (x_t - sqrt(v_t) eps)              origin estimate
+    f(x_t, mu, t) = c_skip x_t + c_out x0hat,  c_out = t / T,  c_skip = 1 - t / T
+
+so that f(x, mu, 0) = x. **The head.** A network that returns eps is multiplied by e^TH, 200 at
+t = T, and does not train from scratch (6 to 9 dB on rain). The algebraically equal head does: the
+network returns a residual r and eps := ((x_t - mu) - e^-TH r) / sqrt(v_t), whereby x0hat = mu + r.
+
+The paper claims perception and speed for this, not the highest PSNR; nor is a second step
+always better than one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch.nn import functional
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers.base import parameter
+from napari_ensir.restorers.learned import Draw, LearnedRestorer, Model, Tiled
+from napari_ensir.restorers.networks import UNet
+from napari_ensir.restorers.sde import MeanRevertingSDE
+from napari_ensir.restorers.training import check_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+__all__ = ["IRCM", "ConsistencyModel", "ConsistencySettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencySettings:
+    """Shape of the network, schedule, and how to train.
+
+    Parameters
+    ----------
+    channels, width, depth
+        Colour channels, features at the finest level, levels. (The paper's network has width 64,
+        depth 4 and 137 million parameters; this one is for small data and CPUs.)
+    times
+        N = T, the number of time steps.
+    noise
+        lam, on a scale of intensities of 0..1.
+    linear_share
+        Share of the training that goes to stage 1, whose paths start at the degraded image itself;
+        stage 2 starts them at the clean one.
+    origin_weight, perceptual_weight
+        Weights of the origin-guided term, and of the perceptual distance within it.
+    """
+
+    channels: int = 1
+    width: int = 32
+    depth: int = 3
+    times: int = 100
+    noise: float = 10 / 255
+    linear_share: float = 0.5
+    origin_weight: float = 0.8
+    perceptual_weight: float = 0.125
+
+    def __post_init__(self) -> None:
+        check_network(self.channels, self.width, self.depth)
+        if not (2 <= self.times <= 10000 and 0 < self.noise < 1 and 0 <= self.linear_share <= 1):
+            raise EnsembleError(
+                f"IR-CM is not possible with times = {self.times}, noise = {self.noise}, linear_share = "
+                f"{self.linear_share}: 2 to 10000, between 0 and 1, and 0 to 1 are."
+            )
+
+
+class ConsistencyModel(Model):
+    """The consistency function, its loss and its sampler.
+
+    Parameters
+    ----------
+    settings
+        See :class:`ConsistencySettings`.
+    features
+        From images of shape (batch, channels, rows, columns), data range 0..1, to what the perceptual
+        term compares, for instance :func:`napari_ensir.restorers.perceptual.vgg_features`; None
+        leaves the term out.
+
+    Examples
+    --------
+    >>> model = ConsistencyModel(ConsistencySettings(width=8))
+    >>> x, mu = torch.rand(2, 1, 1, 8, 8)
+    >>> bool((model(x, mu, torch.tensor([0])) == x).all())
+    True
+    """
+
+    kind: ClassVar[str] = "ir-cm"
+    settings_type = ConsistencySettings
+
+    def __init__(
+        self, settings: ConsistencySettings, features: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.sde = MeanRevertingSDE(steps=settings.times, noise=settings.noise)
+        self.network = UNet(
+            2 * settings.channels, settings.channels, width=settings.width, depth=settings.depth
+        )
+        self.multiple = self.network.multiple
+        self._features = (features,)  # in a tuple: a module would become a part of this one
+
+    def origin(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """x0hat = mu + r: the origin estimate with the head that trains."""
+        residual: Tensor = self.network(2 * torch.cat([x, mu], dim=1) - 1, t.to(x.device))
+        return mu + residual
+
+    def forward(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """f(x_t, mu, t), for t of shape (batch,) or (1,)."""
+        share: Tensor = (t.to(x) / self.settings.times).reshape(-1, 1, 1, 1)
+        return (1 - share) * x + share * self.origin(x, mu, t.expand(len(x)))
+
+    def loss(self, degraded: Tensor, clean: Tensor, generator: torch.Generator, done: float) -> Tensor:
+        """d(f(x_{n+1}), stopgrad f(x_n)) + 0.8 (|f - clean| + 0.125 |VGG(f) - VGG(clean)|^2).
+
+        f without argument is f(x_{n+1}), d the mean absolute difference, n uniform in 1..N-1 for each
+        image, and both points have the same noise.
+        """
+        settings = self.settings
+        n = torch.randint(1, settings.times, (len(clean),), generator=generator)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        start = degraded if done < settings.linear_share else clean
+        with torch.no_grad():  # the target of the consistency term; the paper's stop-gradient
+            target = self(self.sde.sample(start, degraded, n, noise), degraded, n)
+        estimate = self(self.sde.sample(start, degraded, n + 1, noise), degraded, n + 1)
+        origin: Tensor = functional.l1_loss(estimate, clean)
+        (features,) = self._features
+        if features is not None:
+            distance = functional.mse_loss(features(estimate), features(clean))
+            origin = origin + settings.perceptual_weight * distance
+        loss: Tensor = functional.l1_loss(estimate, target) + settings.origin_weight * origin
+        return loss
+
+    def times_of(self, steps: int) -> list[int]:
+        """The times at which `steps` steps evaluate f: N, N / 2, N / 4, ...
+
+        Examples
+        --------
+        >>> ConsistencyModel(ConsistencySettings(width=8)).times_of(3)
+        [100, 50, 25]
+        """
+        times = [self.settings.times >> index for index in range(max(steps, 0))]
+        if not times or times[-1] < 1:
+            raise EnsembleError(
+                f"IR-CM cannot take {steps} steps; with {self.settings.times} times it takes "
+                f"1 to {int(self.settings.times).bit_length()}."
+            )
+        return times
+
+    def sample(self, mu: Tensor, draw: Draw, steps: int, tiled: Tiled) -> Tensor:
+        """Restore a plane mu of shape (channels, rows, columns) in `steps` evaluations of f."""
+        x0 = mu  # so that the first point is drawn from N(mu, v_N)
+        for n in self.times_of(steps):
+            t = torch.tensor([n])
+            x = self.sde.sample(x0[None], mu[None], t, draw()[None])[0]
+            x0 = tiled(lambda x, mu, t=t: self(x, mu, t), x, mu)
+        return x0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IRCM(LearnedRestorer):
+    """Restores with a :class:`ConsistencyModel`; see :class:`LearnedRestorer` for the other parameters.
+
+    Parameters
+    ----------
+    steps
+        Evaluations of the network: 1 or a few.
+    """
+
+    title: ClassVar[str] = "IR-CM"
+    model: ConsistencyModel
+    steps: int = parameter(
+        1, title="Steps", description="Evaluations of the network.", minimum=1, maximum=7, step=1
+    )
+
+    @property
+    def evaluations(self) -> int:
+        """See :class:`NetworkRestorer`."""
+        return self.steps
+
+    def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
+        """See :class:`NetworkRestorer`."""
+        return self.model.sample(plane, draw, self.steps, tiled)

@@ -1,0 +1,173 @@
+"""Networks of the user's: TorchScript and torch.export files, and, with spandrel, the community's.
+
+**What is safe.** Pickled networks and bare weights are refused, since a pickle can run anything. A
+TorchScript or torch.export file is looked through first (:mod:`.export_archive`) and refused where
+loading it would run code; spandrel reads weights with an unpickler that takes tensors alone.
+
+**What is not.** A network is a program: once it is applied, its operators run with the user's
+rights, and a hostile one could exhaust the memory, read or write files through TorchScript's
+operators, or use a fault in torch. Open only files of people you trust.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers.export_archive import archive_kind
+from napari_ensir.restorers.learned import Draw, NetworkRestorer, Tiled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+__all__ = ["OwnNetwork", "load_network", "load_spandrel"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OwnNetwork(NetworkRestorer):
+    """Applies any network tile by tile; see :class:`NetworkRestorer` for the other parameters.
+
+    Parameters
+    ----------
+    network
+        From tensors of shape (batch, channels, rows, columns), data range 0..1, to the same shape.
+    label
+        What to call it.
+    channels
+        How many channels it takes; 0: any number.
+    sides
+        What the sides of a tile have to be multiples of. A network exported for one size needs that
+        size here, and as ``tiles.size``.
+    move
+        Brings the network to a device, where that is not its method ``to``.
+    """
+
+    network: Callable[[Tensor], Tensor]
+    label: str
+    channels: int = 0
+    sides: int = 8
+    move: Callable[[torch.device], object] | None = None
+
+    @property
+    def name(self) -> str:
+        """The label."""
+        return self.label
+
+    @property
+    def network_channels(self) -> int:
+        """See :class:`NetworkRestorer`."""
+        return self.channels
+
+    @property
+    def multiple(self) -> int:
+        """See :class:`NetworkRestorer`."""
+        return self.sides
+
+    def to_device(self, device: torch.device) -> None:
+        """See :class:`NetworkRestorer`."""
+        if self.move is not None:
+            self.move(device)
+        elif isinstance(self.network, torch.nn.Module):
+            self.network.to(device)
+
+    def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
+        """See :class:`NetworkRestorer`."""
+        try:
+            restored = tiled(self.network, plane)
+        except (RuntimeError, AssertionError, TypeError) as error:  # what networks raise at a shape
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            raise EnsembleError(
+                f"{self.label} cannot be applied to tiles of {plane.shape[0]} channel(s): {reason}"
+            ) from error
+        if restored.shape != plane.shape:
+            raise EnsembleError(
+                f"{self.label} turned {plane.shape[0]} channel(s) into {restored.shape[0]}; "
+                "only networks that keep the shape can be used."
+            )
+        return restored
+
+
+def load_network(path: str | Path, **settings: Any) -> OwnNetwork:
+    """Load a TorchScript or a torch.export file. See this module on what is safe.
+
+    Parameters
+    ----------
+    path
+        The file.
+    settings
+        Of :class:`OwnNetwork`: ``channel_axis``, ``data_range``, ``tiles``, ``sides``, ...
+
+    Raises
+    ------
+    EnsembleError
+        If the file is something else, or would run code as it is loaded, or torch cannot read it.
+
+    Notes
+    -----
+    A ``torch.export`` file takes the shapes it was exported for: export it with dynamic batch, rows
+    and columns, or set ``tiles=Tiles(size=n, overlap=..., batch=b)`` and ``sides=n`` to them.
+    """
+    kind = archive_kind(path)
+    settings.setdefault("label", Path(path).stem)
+    try:
+        with warnings.catch_warnings():
+            # Newer versions of torch call TorchScript deprecated; files of it will be around for long.
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            if kind == "torchscript":
+                script = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+                return OwnNetwork(network=script.eval(), **settings)
+            network = torch.export.load(str(path)).module()
+    except (RuntimeError, AssertionError, KeyError, ValueError) as error:
+        raise EnsembleError(f"{path} cannot be read by torch: {error}") from error
+    return OwnNetwork(network=network, **settings)
+
+
+def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
+    """Load a checkpoint of a published architecture (SwinIR, Restormer, NAFNet, HAT, ...).
+
+    Parameters
+    ----------
+    path
+        A ``.safetensors``, ``.pth`` or ``.ckpt`` file of weights.
+    settings
+        Of :class:`OwnNetwork`.
+
+    Raises
+    ------
+    EnsembleError
+        If the extra ``spandrel`` is not installed, the architecture is unknown, the file cannot be
+        read, or the network enlarges images.
+    """
+    if Path(path).suffix.lower() not in (".safetensors", ".pth", ".ckpt"):
+        raise EnsembleError(f"{path}: spandrel is given .safetensors, .pth and .ckpt files here.")
+    try:
+        import spandrel
+    except ImportError as error:
+        raise EnsembleError(
+            'published checkpoints need the extra "spandrel", which is not installed: '
+            f'pip install "napari-ensir[spandrel]" ({error}).'
+        ) from error
+    try:
+        found = spandrel.ModelLoader(device="cpu").load_from_file(path)
+    except spandrel.UnsupportedModelError as error:
+        raise EnsembleError(f"{path} is of an architecture that spandrel does not know.") from error
+    except Exception as error:  # unpickling and wrong shapes end in many kinds
+        raise EnsembleError(f"{path} cannot be read by spandrel: {error}.") from error
+    if not isinstance(found, spandrel.ImageModelDescriptor) or found.scale != 1:
+        raise EnsembleError(f"{path} is no network that keeps an image's size; only such restore here.")
+    if found.input_channels != found.output_channels:
+        raise EnsembleError(
+            f"{path} turns {found.input_channels} channels into {found.output_channels}; "
+            "only networks that keep the shape can be used."
+        )
+    settings.setdefault("label", f"{found.architecture.name}, {Path(path).stem}")
+    settings.setdefault("sides", max(found.size_requirements.multiple_of, 8))
+    return OwnNetwork(network=found.eval(), channels=found.input_channels, move=found.to, **settings)

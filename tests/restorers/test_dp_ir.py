@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from napari_ensir.errors import Cancelled, EnsembleError
+from napari_ensir.restorers import CLASSICAL, SelfEnsemble, load_restorer
+from napari_ensir.restorers.denoiser import DenoiserModel, DenoiserSettings
+from napari_ensir.restorers.dp_ir import DPIR, FusionModel, FusionSettings
+from napari_ensir.restorers.networks import FusionNetwork
+from napari_ensir.restorers.regression import Regression, RegressionModel, RegressionSettings
+from napari_ensir.restorers.tiling import Tiles
+from napari_ensir.restorers.training import Trainer, TrainingPairs
+
+
+def lively(**settings: object) -> FusionModel:
+    torch.manual_seed(0)
+    model = FusionModel(FusionSettings(width=8, **settings))
+    for each in model.parameters():
+        torch.nn.init.normal_(each, std=0.05)
+    return model
+
+
+def test_the_fusion_network_has_the_papers_size():
+    count = sum(each.numel() for each in FusionNetwork(3, 64).parameters())
+    assert count == pytest.approx(0.73e6, rel=0.01)
+
+
+def test_an_untrained_fusion_returns_the_restorers_image():
+    model = FusionModel(FusionSettings(channels=3, width=16))
+    restored, x = torch.rand(2, 2, 3, 8, 8)
+    assert torch.equal(model(restored, x, torch.tensor([1, 90])), restored)
+    image = np.random.default_rng(0).random((12, 16, 3))
+    ir = CLASSICAL["median"]()
+    same = DPIR(model=model, ir=ir, tau=5, channel_axis=-1, device="cpu")(image)
+    np.testing.assert_allclose(same, replace(ir, channel_axis=-1)(image), atol=1e-5)
+
+
+class Counting:
+    """A restorer that counts its calls and is no dataclass."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, image, *, progress=None):
+        self.calls += 1
+        return np.asarray(image, np.float32)
+
+
+@pytest.mark.parametrize("tau", [0, 1, 5, 12])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+def test_evaluations_are_tau_plus_one(tau, sampler):
+    model, ir = lively(), Counting()
+    fusions, denoisings = [], []
+    model.fusion.register_forward_hook(lambda *_: fusions.append(1))
+    model.denoiser.register_forward_hook(lambda *_: denoisings.append(1))
+    restored = DPIR(model=model, ir=ir, tau=tau, sampler=sampler, device="cpu")(np.eye(16))
+    assert ir.calls + len(fusions) == tau + 1
+    assert len(denoisings) == tau
+    if tau == 0:
+        np.testing.assert_allclose(restored, np.eye(16), atol=1e-6)
+
+
+def test_frozen_networks_are_unchanged_bit_by_bit_after_training(images, pairs, brief):
+    torch.manual_seed(0)
+    regression = RegressionModel(RegressionSettings(channels=3, width=8, depth=2))
+    denoiser = DenoiserModel(DenoiserSettings(channels=3, width=8, depth=2))
+    for network in (regression, denoiser):
+        torch.nn.init.normal_(network.network.head.weight, std=0.05)
+    before = [{n: each.clone() for n, each in net.state_dict().items()} for net in (regression, denoiser)]
+    ir = Regression(model=regression, channel_axis=-1, data_range=pairs.data_range, device="cpu")
+    restored = [(ir(degraded), clean) for degraded, clean in images]
+    data = TrainingPairs.from_arrays(restored, channel_axis=-1, data_range=pairs.data_range)
+    model = FusionModel.around(denoiser, channels=3, width=8, latest=20)
+    fusion = {name: each.clone() for name, each in model.fusion.state_dict().items()}
+    trainer = Trainer(model, data, replace(brief, steps=5), make=partial(DPIR, ir=ir), device="cpu")
+    assert len(list(trainer.run())) == 5
+    for network, states in zip((regression, denoiser), before, strict=True):
+        assert all(torch.equal(each, states[name]) for name, each in network.state_dict().items())
+    assert not all(torch.equal(each, fusion[name]) for name, each in model.fusion.state_dict().items())
+    assert all(each.grad is None for each in denoiser.parameters())
+
+
+def test_the_same_seed_gives_the_same_image_whatever_the_batch():
+    image = np.random.default_rng(0).random((40, 50))
+    small = Tiles(size=32, overlap=8, batch=1)
+    restorer = DPIR(model=lively(), ir=CLASSICAL["gaussian"](), tau=3, device="cpu", tiles=small)
+    once = restorer(image)
+    np.testing.assert_array_equal(restorer(image), once)
+    np.testing.assert_allclose(replace(restorer, tiles=replace(small, batch=4))(image), once, atol=1e-5)
+    assert not np.allclose(replace(restorer, seed=1)(image), once, atol=1e-4)
+    assert not np.allclose(replace(restorer, sampler="ddim")(image), once, atol=1e-4)
+
+
+def test_intensities_keep_their_units_through_both():
+    image = np.random.default_rng(0).integers(0, 4000, (3, 24, 24)).astype(np.uint16)
+    restorer = DPIR(model=FusionModel(FusionSettings(width=8)), ir=CLASSICAL["median"](), device="cpu")
+    np.testing.assert_allclose(restorer(image), CLASSICAL["median"]()(image), atol=0.5)
+
+
+@pytest.mark.parametrize("settings", [{"tau": -1}, {"tau": 101}, {"sampler": "euler"}])
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(EnsembleError, match="0 to 100"):
+        DPIR(model=lively(), ir=CLASSICAL["median"](), device="cpu", **settings)(np.zeros((8, 8)))
+
+
+def test_cancelling_reaches_the_diffusion():
+    def stop(done: int, total: int, text: str) -> None:
+        if text.startswith("DP-IR") and done == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        DPIR(model=lively(), ir=CLASSICAL["median"](), device="cpu")(np.eye(12), progress=stop)
+
+
+def test_a_checkpoint_holds_a_trained_restorer(tmp_path):
+    torch.manual_seed(0)
+    regression = RegressionModel(RegressionSettings(width=8, depth=2))
+    torch.nn.init.normal_(regression.network.head.weight, std=0.05)
+    ir = Regression(model=regression, trained_steps=1, data_range=(0.0, 1.0), device="cpu")
+    model = lively(denoiser_width=8, denoiser_depth=2)
+    before = DPIR(model=model, ir=ir, trained_steps=1, data_range=(0.0, 1.0), device="cpu")
+    before.save(tmp_path / "dp-ir.safetensors")
+    after = load_restorer(tmp_path / "dp-ir.safetensors", device="cpu")
+    assert after.name == before.name == "DP-IR, Regression"
+    image = np.random.default_rng(0).random((16, 16))
+    np.testing.assert_allclose(after(image), before(image), atol=1e-5)
+
+
+def test_a_checkpoint_names_a_restorer_that_it_cannot_hold(tmp_path):
+    ir = SelfEnsemble(restorer=CLASSICAL["median"]())
+    before = DPIR(model=lively(), ir=ir, trained_steps=1, device="cpu")
+    before.save(tmp_path / "dp-ir.safetensors")
+    with pytest.raises(EnsembleError, match="'Median x8'"):
+        load_restorer(tmp_path / "dp-ir.safetensors")
+    after = load_restorer(tmp_path / "dp-ir.safetensors", ir=ir, device="cpu")
+    np.testing.assert_allclose(after(np.eye(12)), before(np.eye(12)), atol=1e-5)
+
+
+def test_a_denoiser_of_another_shape_is_refused():
+    with pytest.raises(EnsembleError, match="the denoiser has"):
+        FusionModel(FusionSettings(width=8), DenoiserModel(DenoiserSettings(width=8)))

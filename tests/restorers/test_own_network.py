@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import sys
+import types
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers import load_network, load_spandrel
+from napari_ensir.restorers.own_network import OwnNetwork
+from napari_ensir.restorers.tiling import Tiles
+
+
+class Dim(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * x
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("torchscript") / "dim.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(nn.Sequential(Dim()), torch.zeros(1, 1, 8, 8)).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "dim.pt2"
+    dim = torch.export.Dim
+    shapes = {0: dim("batch", min=1, max=64), 2: dim("rows", min=8), 3: dim("columns", min=8)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            nn.Sequential(nn.Conv2d(1, 1, 1), Dim()), (torch.zeros(2, 1, 16, 16),), dynamic_shapes=(shapes,)
+        )
+        torch.export.save(program, path)
+    return path
+
+
+def rewritten(source: Path, target: Path, member: str, change) -> Path:
+    """A copy of an archive with one member changed, or added."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        root = old.namelist()[0].partition("/")[0]
+        contents = {name: old.read(name) for name in old.namelist()}
+        contents[f"{root}/{member}"] = change(contents.get(f"{root}/{member}", b""))
+        for name, content in contents.items():
+            new.writestr(name, content)
+    return target
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_torchscript_is_applied_in_tiles(scripted, batch):
+    image = np.random.default_rng(0).integers(0, 255, (3, 40, 30)).astype(np.uint8)
+    network = load_network(scripted, tiles=Tiles(size=24, overlap=8, batch=batch), device="cpu")
+    assert network.name == "dim"
+    np.testing.assert_allclose(network(image), 0.5 * image, atol=1e-3)
+
+
+def test_torch_export_is_applied_in_tiles(exported):
+    image = np.random.default_rng(0).random((30, 44)).astype(np.float32)
+    network = load_network(exported, tiles=Tiles(size=24, overlap=8), data_range=(0.0, 1.0), device="cpu")
+    state = network.network.state_dict()
+    expected = 0.5 * (image * state["0.weight"].item() + state["0.bias"].item())
+    np.testing.assert_allclose(network(image), expected, atol=1e-5)
+
+
+class Bomb:
+    """What a hostile pickle does: run something when it is loaded."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle", "weights", "nothing"])
+def test_pickles_and_other_files_are_refused_and_nothing_of_them_runs(form, tmp_path):
+    path, trace = tmp_path / "network.pt", tmp_path / "it ran"
+    if form == "torch":
+        torch.save({"a": Bomb(trace)}, path)
+    elif form == "pickle":
+        path.write_bytes(pickle.dumps(Bomb(trace)))
+    elif form == "weights":
+        torch.save({"weight": torch.zeros(1)}, path)
+    with pytest.raises(EnsembleError, match=r"no TorchScript and no torch\.export|there is no file"):
+        load_network(path)
+    assert not trace.exists()
+
+
+def hostile(trace: Path) -> bytes:
+    stream = io.BytesIO()
+    torch.save({"a": Bomb(trace)}, stream)
+    return stream.getvalue()
+
+
+def test_hostile_exports_are_refused_and_nothing_of_them_runs(exported, tmp_path):
+    trace = tmp_path / "it ran"
+
+    def graph(key: str, value: object):
+        def change(content: bytes) -> bytes:
+            return json.dumps(json.loads(content) | {"extra": {key: value}}).encode()
+
+        return change
+
+    def pickled(content: bytes) -> bytes:
+        return content.replace(b'"use_pickle": false', b'"use_pickle": true')
+
+    evil = f"__import__('pathlib').Path('{trace}').touch()"
+    cases = [
+        ("data/sample_inputs/model.pt", lambda _: hostile(trace), "more than tensors"),
+        ("data/weights/model_weights_config.json", pickled, "refers to a pickle"),
+        (
+            "data/constants/model_constants_config.json",
+            lambda _: b'{"config": {"a": {"path_name": "opaque_obj_0"}}}',
+            "refers to a pickle",
+        ),
+        ("data/weights/model.pt", lambda _: hostile(trace), "more than tensors"),
+        ("data/aotinductor/model/a.so", lambda _: b"", "compiled code"),
+        ("models/model.json", graph("expr_str", evil), "no plain expression"),
+        ("models/model.json", graph("expr_str", "Symbol.__class__"), "no plain expression"),
+        ("models/model.json", graph("target", "os.system"), "only operators of ATen"),
+        ("models/model.json", graph("guards_code", [evil]), "guards"),
+        ("models/model.json", lambda _: b"not JSON", "is no TorchScript"),
+    ]
+    for number, (member, change, message) in enumerate(cases):
+        path = rewritten(exported, tmp_path / f"{number}.pt2", member, change)
+        with pytest.raises(EnsembleError, match=message):
+            load_network(path)
+    assert not trace.exists()
+
+
+def test_torchscript_that_runs_as_it_loads_is_refused(scripted, tmp_path):
+    path = rewritten(scripted, tmp_path / "a.pt", "code/__torch__/b.py", lambda _: b"def __setstate__(self):")
+    with pytest.raises(EnsembleError, match="__setstate__"):
+        load_network(path)
+
+
+def test_networks_that_do_not_fit_are_refused_in_a_sentence():
+    image = np.zeros((16, 16))
+    for network, message in (
+        (lambda x: x.repeat(1, 3, 1, 1), "turned 1 channel"),
+        (lambda x: x[..., ::2, ::2], "keep the size"),
+        (nn.Conv2d(3, 3, 1), "cannot be applied"),
+        (lambda x: x * torch.nan, "not finite"),
+    ):
+        with pytest.raises(EnsembleError, match=message):
+            OwnNetwork(network=network, label="own", device="cpu")(image)
+
+
+def fake_spandrel(monkeypatch, **settings: object) -> None:
+    """Stands in for the extra: the parts of its interface that are used."""
+    module = types.ModuleType("spandrel")
+
+    class ImageModelDescriptor:
+        input_channels = output_channels = 1
+        scale = 1
+        architecture = types.SimpleNamespace(name="NAFNet")
+        size_requirements = types.SimpleNamespace(multiple_of=16)
+
+        def __init__(self) -> None:
+            vars(self).update(settings)
+
+        def eval(self):
+            return self
+
+        def to(self, device):
+            self.device = device
+
+        def __call__(self, x):
+            return 0.5 * x
+
+    class UnsupportedModelError(Exception):
+        pass
+
+    class ModelLoader:
+        def __init__(self, device: str) -> None:
+            pass
+
+        def load_from_file(self, path):
+            if "unknown" in str(path):
+                raise UnsupportedModelError
+            if "broken" in str(path):
+                raise ValueError("bad shape")
+            return ImageModelDescriptor()
+
+    module.ImageModelDescriptor, module.ModelLoader = ImageModelDescriptor, ModelLoader
+    module.UnsupportedModelError = UnsupportedModelError
+    monkeypatch.setitem(sys.modules, "spandrel", module)
+
+
+def test_spandrels_networks_restore(monkeypatch):
+    fake_spandrel(monkeypatch)
+    network = load_spandrel("gopro.pth", device="cpu")
+    assert network.name == "NAFNet, gopro"
+    assert network.multiple == 16
+    image = np.random.default_rng(0).random((20, 30))
+    np.testing.assert_allclose(network(image), 0.5 * (image + image.min()), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "message"),
+    [
+        ("unknown.pth", {}, "does not know"),
+        ("broken.pth", {}, "bad shape"),
+        ("a.pt", {}, "are given here|files here"),
+        ("a.pth", {"scale": 4}, "keeps an image's size"),
+        ("a.pth", {"output_channels": 3}, "1 channels into 3"),
+    ],
+)
+def test_what_spandrel_cannot_do_is_said(monkeypatch, path, settings, message):
+    fake_spandrel(monkeypatch, **settings)
+    with pytest.raises(EnsembleError, match=message):
+        load_spandrel(path)
+
+
+def test_without_spandrel_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    with pytest.raises(EnsembleError, match=r'pip install "napari-ensir\[spandrel\]"'):
+        load_spandrel("a.safetensors")

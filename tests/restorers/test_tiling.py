@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers.tiling import Tiles, apply_tiled
+
+
+def blur(x: torch.Tensor) -> torch.Tensor:
+    weight = torch.ones(x.shape[1], 1, 5, 5) / 25
+    return functional.conv2d(functional.pad(x, (2, 2, 2, 2), mode="reflect"), weight, groups=x.shape[1])
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 40), (2, 100, 73), (3, 33, 257), (1, 200, 31)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_local_operator_gives_the_same_as_on_the_whole(shape, batch):
+    plane = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    tiled = apply_tiled(blur, plane, tiles=Tiles(size=40, overlap=12, batch=batch))
+    torch.testing.assert_close(tiled, blur(plane[None])[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 6), (1, 3, 50), (1, 41, 95)])
+def test_tiles_are_multiples_and_small_planes_are_reflected(shape):
+    seen = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.shape)
+        return 2 * x
+
+    plane = torch.rand(shape)
+    tiled = apply_tiled(look, plane, tiles=Tiles(size=36, overlap=8), multiple=8)
+    torch.testing.assert_close(tiled, 2 * plane)
+    assert all(side % 8 == 0 and side <= 36 for each in seen for side in each[-2:])
+
+
+def test_blending_is_smooth():
+    # Tiles that disagree by a constant: the blend goes from one to the other without a step.
+    values = iter([0.0, 1.0])
+    plane = torch.zeros(1, 32, 56)
+    tiled = apply_tiled(
+        lambda x: torch.full_like(x, next(values)), plane, tiles=Tiles(size=32, overlap=8, batch=1)
+    )
+    line = tiled[0, 0]
+    assert (line[:26] == 0).all()
+    assert (line[30:] == 1).all()
+    assert line.diff().max() < 0.5
+
+
+def test_every_batch_ticks():
+    ticks = []
+    tiles = Tiles(size=32, overlap=8, batch=2)
+    apply_tiled(lambda x: x, torch.zeros(1, 70, 70), tiles=tiles, tick=lambda: ticks.append(1))
+    assert len(ticks) == tiles.batches(70, 70, 1) == 5
+
+
+def test_a_function_that_changes_the_size_is_refused():
+    with pytest.raises(EnsembleError, match="keep the size"):
+        apply_tiled(lambda x: x[..., ::2], torch.zeros(1, 16, 16), tiles=Tiles(size=16, overlap=4))
+
+
+@pytest.mark.parametrize("settings", [{"size": 4}, {"overlap": 200}, {"overlap": -1}, {"batch": 0}])
+def test_impossible_tiles_are_refused(settings):
+    with pytest.raises(EnsembleError, match="overlap"):
+        Tiles(**settings)
