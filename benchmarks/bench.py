@@ -293,7 +293,9 @@ def main():
     import torch
 
     print(f"Date: {date.today().isoformat()}  ")
-    print(f"Machine: {platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, ", end="")
+    print(
+        f"Machine: {platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, ", end=""
+    )
     print(f"numpy {np.__version__}, torch {torch.__version__}  ")
     print(f"Command: `python benchmarks/bench.py{' AUTHORS_CHECKOUT' if options.authors else ''}`")
     images = reference_images(reference)

@@ -6,6 +6,7 @@ import csv
 
 import numpy as np
 import pytest
+
 from napari_ensir import fit_lut
 from napari_ensir.viewer.apply_widget import matching_sets
 from napari_ensir.viewer.layers import OUTPUT_KEY
@@ -273,7 +274,9 @@ def test_every_control_says_what_it_is(filled, fit_widget):
                     continue  # a part of a control that is explained itself
                 if control.isVisible() and not control.accessibleName():
                     inside = control.parent()
-                    assert "Slider" in type(inside).__name__ or "TableWidget" in type(inside).__name__, control
+                    assert "Slider" in type(inside).__name__ or "TableWidget" in type(inside).__name__, (
+                        control
+                    )
 
 
 def test_fits_a_small_screen(filled, fit_widget):
@@ -283,6 +286,7 @@ def test_fits_a_small_screen(filled, fit_widget):
 
 def test_preferences_have_a_page_and_a_fallback(viewer, monkeypatch):
     import napari.settings
+
     from napari_ensir.viewer.session import preference
 
     settings = napari.settings.get_plugin_settings("napari-ensir").ensemble

@@ -133,7 +133,7 @@ def em_released(statistics: Statistics, settings: Settings, progress: Progress |
 
 
 def _agreement_weights(statistics: Statistics) -> NDArray[np.float64]:
-    """softmax over m of 1 / (1e-10 + RMSE of x_m to the candidates' mean), per bin set."""
+    """Softmax over m of 1 / (1e-10 + RMSE of x_m to the candidates' mean), per bin set."""
     m = statistics.n_candidates
     # x_m minus the candidates' mean is e_m minus the mean of e: the truth cancels. In whole numbers, times
     # M squared, so that candidates that are the mean come out at zero, all alike.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from napari_ensir.ensemble.arrays import block_slices, dtype_of, is_dask, read_b
 from napari_ensir.ensemble.bins import Binning, choose_binning
 from napari_ensir.ensemble.collect import DENSE_SUMS, collect
 from napari_ensir.ensemble.estimate import OUTCOMES, Settings, find_method
-from napari_ensir.ensemble.inputs import Field, check_names, check_prior, describe_candidate, make_field
+from napari_ensir.ensemble.inputs import Field, check_names, check_prior, make_field
 from napari_ensir.ensemble.lut import WeightLUT
 from napari_ensir.ensemble.statistics import Statistics, merge, n_moments
 from napari_ensir.errors import EnsembleError
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.inputs import Progress
 
-__all__ = ["Reference", "collect_reference", "estimate_lut", "fit_lut"]
+FOLDS = 4
+"""Parts that are held out in turn where something is chosen by cross-validation."""
+
+__all__ = ["FOLDS", "Reference", "collect_reference", "estimate_lut", "fit_lut"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def fit_lut(
     reference: Iterable[tuple[Sequence[Any], Any]],
     names: Sequence[str] | None = None,
     method: str = "em",
-    bin_width: float | None = None,
+    bin_width: float | Literal["auto"] | None = None,
     data_range: tuple[float, float] | None = None,
     channel_axis: int | None = None,
     prior: Sequence[float] | None = None,
@@ -70,7 +73,7 @@ def fit_lut(
     device: str | torch.device = "auto",
     progress: Progress | None = None,
     *,
-    shrinkage: float = 1000.0,
+    shrinkage: float | Literal["auto"] = 1000.0,
     max_iterations: int | None = None,
 ) -> WeightLUT:
     """Learn from images with ground truth how far to trust each candidate at each intensity.
@@ -84,8 +87,9 @@ def fit_lut(
         One per candidate, kept in the table.
     method : "em", "em-released" or "least-squares"
         The EnsIR paper's EM, its authors' code's, or least squares on the simplex.
-    bin_width : float, optional
-        In intensity units; None: an eighth of the data range (32 for 8 bit).
+    bin_width : float or "auto", optional
+        In intensity units; None: an eighth of the data range (32 for 8 bit); ``"auto"``: what does best on parts
+        of the reference set held out in turn, judged from statistics of one pass.
     data_range : (low, high), optional
         None: the dtype's for 8 bit, else what the data shows; the report says which.
     channel_axis : int, optional
@@ -98,8 +102,8 @@ def fit_lut(
         ``"auto"``: CUDA, else MPS, else CPU.
     progress
         Called with (done, total, text); what it raises stops the work and passes through.
-    shrinkage : float
-        For least squares: pixels' worth of trust in the global solution.
+    shrinkage : float or "auto"
+        For least squares: pixels' worth of trust in the global solution; ``"auto"``: chosen as the bin width is.
     max_iterations : int, optional
         For EM: its limit, if it is to differ from the method's own.
 
@@ -123,23 +127,42 @@ def fit_lut(
     0
     """
     find_method(method)
+    if isinstance(bin_width, str) and bin_width != "auto":
+        raise EnsembleError(f'bin_width is {bin_width!r}; use a number of intensity units, None or "auto".')
+    if isinstance(shrinkage, str) and shrinkage != "auto":
+        raise EnsembleError(f'shrinkage is {shrinkage!r}; use a number of pixels or "auto".')
+    choosing = "auto" in (bin_width, shrinkage)
     collected = collect_reference(
         reference,
         names,
-        bin_width=bin_width,
+        bin_width=None if bin_width == "auto" else bin_width,
         data_range=data_range,
         channel_axis=channel_axis,
         mask=mask,
         device=device,
         progress=progress,
+        refine=None if bin_width == "auto" else 1,
+        folds=FOLDS if choosing else 1,
     )
     settings = Settings(
         prior=check_prior(prior, len(collected.names)),
-        shrinkage=shrinkage,
+        shrinkage=1000.0 if shrinkage == "auto" else shrinkage,
         max_iterations=max_iterations,
         device=resolve_device(device),
     )
-    return estimate_lut(collected, method, settings, progress=progress)
+    if not choosing:
+        return estimate_lut(collected, method, settings, progress=progress)
+    from napari_ensir.ensemble.validation import choose_bins
+
+    choice = choose_bins(
+        collected,
+        method,
+        settings,
+        factors=(1, 2, 4, 8, 16) if bin_width == "auto" else (1,),
+        shrinkages=(100.0, 1000.0, 10000.0) if shrinkage == "auto" else (settings.shrinkage,),
+        progress=progress,
+    )
+    return estimate_lut(collected, method, choice.settings, binning=choice.binning, progress=progress)
 
 
 def collect_reference(

@@ -13,7 +13,7 @@ from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays import is_dask
 from napari_ensir.ensemble.bins import choose_binning
 from napari_ensir.ensemble.estimate import Settings
-from napari_ensir.ensemble.fit import collect_reference, estimate_lut
+from napari_ensir.ensemble.fit import FOLDS, collect_reference, estimate_lut
 from napari_ensir.ensemble.metrics import ssim
 from napari_ensir.ensemble.validation import held_out_error, mean_squared_error, peak, psnr_of
 from napari_ensir.errors import EnsembleError
@@ -42,9 +42,6 @@ __all__ = [
     "refit",
     "score_fully",
 ]
-
-FOLDS = 4
-"""Parts of the images that are held out in turn."""
 
 MAX_PLANES = 32
 """Most planes of a stack that SSIM is computed on."""
