@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.qt.threading import create_worker
 from napari.utils import progress as napari_progress
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_ensir.errors import Cancelled
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Task"]
+
+# A task's last reference must not be the thread's: a QObject has to die on the thread it was made on.
+_RUNNING: set[Task] = set()
 
 _LEAST_SECONDS = 0.05
 """Between two reports: the viewer draws no faster."""
@@ -61,6 +64,7 @@ class Task(QObject):
 
     def start(self) -> None:
         """Begin; returns at once."""
+        _RUNNING.add(self)
         self._worker.start()
 
     def cancel(self) -> None:
@@ -126,3 +130,5 @@ class Task(QObject):
         else:
             self.cancelled.emit()
         self.finished.emit()
+        # Not within a signal of this very object.
+        QTimer.singleShot(0, lambda: _RUNNING.discard(self))
