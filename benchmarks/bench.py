@@ -94,11 +94,13 @@ class Authors:
 
     @staticmethod
     def tensor(images):
+        """Candidates as the float tensor that they expect."""
         import torch
 
         return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).astype(np.float32))
 
     def fit(self, images, width):
+        """Their table for a reference set."""
         stacks = [np.stack([*c, t]).transpose(0, 3, 1, 2).reshape(4, 3, -1) for c, t in images]
         import torch
 
@@ -109,6 +111,7 @@ class Authors:
             )
 
     def apply(self, weights, candidates, width):
+        """Their ensemble of one image."""
         return self.code.ensemble_single(weights, candidates, width)
 
 
@@ -293,7 +296,9 @@ def main():
     import torch
 
     print(f"Date: {date.today().isoformat()}  ")
-    print(f"Machine: {platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, ", end="")
+    print(
+        f"Machine: {platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, ", end=""
+    )
     print(f"numpy {np.__version__}, torch {torch.__version__}  ")
     print(f"Command: `python benchmarks/bench.py{' AUTHORS_CHECKOUT' if options.authors else ''}`")
     images = reference_images(reference)

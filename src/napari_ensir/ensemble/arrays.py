@@ -185,4 +185,5 @@ def read_tensor(array: Any, slices: Slices, device: torch.device) -> torch.Tenso
     # Move the few bytes of the image first, widen them there.
     tensor = tensor.to(device)
     real = torch.float32 if device.type == "mps" else torch.float64
-    return tensor.to(real if tensor.is_floating_point() else torch.int64).reshape(-1)
+    wide: torch.Tensor = tensor.to(real if tensor.is_floating_point() else torch.int64)
+    return wide.reshape(-1)

@@ -6,7 +6,8 @@ where numba is installed; torch does the same anywhere, on any device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import dataclasses
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from queue import SimpleQueue
@@ -181,7 +182,7 @@ class _Tally:
     is_dense: bool
     loops: Any
     device: torch.device | None
-    parts: list[Statistics] = field(default_factory=list)
+    parts: list[Statistics] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.m = len(self.field.candidates)
@@ -288,14 +289,14 @@ class _Tally:
         errors = [levels[m] - truth for m in range(self.m)]
         sums = [*inside, *(d * d for d in inside)]
         sums += [errors[m] * errors[p] for m in range(self.m) for p in range(m + 1)]
-        features = torch.stack(sums, dim=1)
         if self.is_dense:
-            self._add_dense(bins[:-1], channel, features, truth)
+            self._add_dense(bins[:-1], channel, sums, truth)
         else:
             rows = torch.stack([*bins[:-1], channel], dim=1).cpu().numpy()
+            features = torch.stack(sums, dim=1).cpu().numpy()
             entries = (np.arange(len(rows)), truth.cpu().numpy(), np.ones(len(rows), np.int64))
             part = Statistics.group(
-                self.binning, self.n_channels, rows, features.cpu().numpy(), entries, *self._none_left_out()
+                self.binning, self.n_channels, rows, features, entries, *self._none_left_out()
             )
             self.parts = _merged_in_pairs([*self.parts, part])
 
@@ -329,7 +330,7 @@ class _Tally:
         self,
         bins: tuple[torch.Tensor, ...],
         channel: torch.Tensor,
-        features: torch.Tensor,
+        sums: list[torch.Tensor],
         truth: torch.Tensor,
     ) -> None:
         import torch
@@ -339,14 +340,29 @@ class _Tally:
             row = row * self.binning.n_bins + column
         row = row * self.n_channels + channel
         if self.moments is None:
-            self.moments = torch.zeros(
-                (self.n_rows, features.shape[1]), dtype=torch.int64, device=features.device
-            )
-        self.moments.index_add_(0, row, features)
-        keys, counts = torch.unique(row * self.n_levels + (truth - self.lowest), return_counts=True)
+            self.moments = torch.zeros((self.n_rows, len(sums)), dtype=torch.int64, device=row.device)
+        pairs = row * self.n_levels + (truth - self.lowest)
+        if row.device.type == "cpu":
+            self._add_with_numpy(row.numpy(), pairs.numpy(), [part.numpy() for part in sums])
+            return
+        self.moments.index_add_(0, row, torch.stack(sums, dim=1))
+        keys, counts = torch.unique(pairs, return_counts=True)
         if len(keys):
             part = self._of_entries(keys.cpu().numpy(), counts.cpu().numpy(), moments=None)
             self.parts = _merged_in_pairs([*self.parts, part])
+
+    def _add_with_numpy(
+        self, row: NDArray[np.int64], pairs: NDArray[np.int64], sums: list[NDArray[np.int64]]
+    ) -> None:
+        """On the CPU numpy scatters and sorts several times as fast as torch."""
+        moments = self.moments.numpy()
+        for k, part in enumerate(sums):
+            if len(row) * int(np.abs(part).max(initial=0)) < 2**53:  # a float64 holds the sum exactly
+                moments[:, k] += np.bincount(row, part, self.n_rows).astype(np.int64)
+            else:
+                np.add.at(moments[:, k], row, part)
+        if len(pairs):
+            self._keep_pairs(np.sort(pairs))
 
     # -- both -------------------------------------------------------------------------------------
 
