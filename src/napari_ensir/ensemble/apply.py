@@ -14,6 +14,7 @@ import numpy as np
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays import (
     Channels,
+    block_size,
     block_slices,
     is_dask,
     is_torch,
@@ -68,7 +69,7 @@ def _combine_blocks(
 
     def done(slices: Slices) -> None:
         nonlocal finished
-        finished += prod(len(range(*s.indices(n))) for s, n in zip(slices, field.shape, strict=True))
+        finished += block_size(field.shape, slices)
         if progress is not None:
             progress(finished, total, "combining")
 
@@ -196,7 +197,7 @@ def _combine_tensors(
     for slices in block_slices(field.shape, BLOCK_PIXELS["gpu"]):
         target = _part(result, slices, as_maps)
         target.copy_(combine_block(lut, field, slices, resolved, as_maps).reshape(target.shape))
-        finished += prod(target.shape) // (lut.n_candidates if as_maps else 1)
+        finished += block_size(field.shape, slices)
         if progress is not None:
             progress(finished, total, "combining")
     return result

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Channels",
     "as_array",
+    "block_size",
     "block_slices",
     "dtype_of",
     "is_dask",
@@ -111,6 +112,11 @@ class Channels:
             return cls(0, 1, max(1, prod(sizes)))
         first, _, _ = slices[axis].indices(shape[axis])
         return cls(first, sizes[axis], prod(sizes[axis + 1 :]))
+
+
+def block_size(shape: Sequence[int], slices: Slices) -> int:
+    """Pixels in a block."""
+    return prod(_block_shape(shape, slices))
 
 
 def _block_shape(shape: Sequence[int], slices: Slices) -> list[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, replace
 from functools import cache
-from math import prod
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays import (
     Channels,
+    block_size,
     block_slices,
     is_dask,
     read_block,
@@ -128,8 +128,7 @@ def collect(
     n_rows = binning.n_bins**n_candidates * n_channels
     is_dense = n_rows * n_moments(n_candidates) <= DENSE_SUMS
     if not is_dense:
-        limit = max(2**12, min(limit, 2**23 // n_moments(n_candidates)))
-        loops = None
+        limit, loops = max(2**12, min(limit, 2**23 // n_moments(n_candidates))), None
     finished = 0
     parts: list[Statistics] = []
 
@@ -154,7 +153,7 @@ def collect(
                 tallies.put(tally)
 
         def done(slices: Slices, shape: tuple[int, ...] = one.shape) -> None:
-            report(int(np.prod([len(range(*s.indices(n))) for s, n in zip(slices, shape, strict=True)])))
+            report(block_size(shape, slices))
 
         chunks = one.truth.chunks if is_dask(one.truth) else None
         for_each(block_slices(one.shape, limit, chunks), count, done, threads)
@@ -210,9 +209,7 @@ class _Tally:
             self._add_compiled(slices)
         else:
             self._add_torch(slices)
-        self.unwatched += prod(
-            len(range(*s.indices(n))) for s, n in zip(slices, self.field.shape, strict=True)
-        )
+        self.unwatched += block_size(self.field.shape, slices)
         if self.moments is not None and self.unwatched >= self.harmless:
             self.unwatched = 0
             squares = self.moments[:, square_columns(self.m)]

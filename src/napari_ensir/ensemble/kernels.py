@@ -64,19 +64,14 @@ def count_integers(
     n_candidates = len(candidates)
     offsets, edges, smallest = tables
     low, high = limits
-    first, count, inner = channels
     lowest, n_levels = levels
-    inside = np.empty(n_candidates, np.int64)
-    errors = np.empty(n_candidates, np.int64)
+    inside, errors = np.empty(n_candidates, np.int64), np.empty(n_candidates, np.int64)
     masked, dense = keep.size > 0, histogram.size > 0
     written = 0
-    channel, run = first, 0
+    channel, run = channels[0], 0
     for i in range(truth.size):
         row = _U(channel)
-        run += 1
-        if run == inner:
-            run = 0
-            channel = channel + 1 if channel + 1 < first + count else first
+        channel, run = _next(channel, run, channels)
         if masked and not keep[i]:
             continue
         y = np.int64(truth[i])
@@ -98,6 +93,15 @@ def count_integers(
             pairs[written] = pair
             written += 1
     return written
+
+
+@_jit
+def _next(channel: int, run: int, channels: tuple[int, int, int]) -> tuple[int, int]:
+    """Channel of the following pixel, and its place in the run of that channel."""
+    first, count, inner = channels
+    if run + 1 < inner:
+        return channel, run + 1
+    return (channel + 1 if channel + 1 < first + count else first), 0
 
 
 @_jit
@@ -147,18 +151,13 @@ def count_floats(
     """
     n_candidates = len(candidates)
     low, high, _, _, n_bins, sublevels = grid
-    first, count, inner = channels
     lowest, n_levels = levels
-    inside = np.empty(n_candidates, np.int64)
-    errors = np.empty(n_candidates, np.int64)
+    inside, errors = np.empty(n_candidates, np.int64), np.empty(n_candidates, np.int64)
     written = 0
-    channel, run = first, 0
+    channel, run = channels[0], 0
     for i in range(truth.size):
         here = channel
-        run += 1
-        if run == inner:
-            run = 0
-            channel = channel + 1 if channel + 1 < first + count else first
+        channel, run = _next(channel, run, channels)
         if keep.size > 0 and not keep[i]:
             continue
         finite = np.isfinite(truth[i])
@@ -225,8 +224,7 @@ def combine_integers(
     maps : (M, pixels) or empty
     """
     n_candidates = len(candidates)
-    first, count, inner = channels
-    channel, run = first, 0
+    channel, run = channels[0], 0
     for i in range(candidates[0].size):
         key = _U(channel)
         for m in range(n_candidates):
@@ -240,10 +238,7 @@ def combine_integers(
         if maps.size > 0:
             for m in range(n_candidates):
                 maps[m, i] = weights[row, m]
-        run += 1
-        if run == inner:
-            run = 0
-            channel = channel + 1 if channel + 1 < first + count else first
+        channel, run = _next(channel, run, channels)
 
 
 @_jit
@@ -270,8 +265,7 @@ def combine_floats(
     """
     n_candidates = len(candidates)
     low, width, n_bins = grid
-    first, count, inner = channels
-    channel, run = first, 0
+    channel, run = channels[0], 0
     for i in range(candidates[0].size):
         key = 0
         for m in range(n_candidates):
@@ -288,10 +282,7 @@ def combine_floats(
         if maps.size > 0:
             for m in range(n_candidates):
                 maps[m, i] = weights[row, m]
-        run += 1
-        if run == inner:
-            run = 0
-            channel = channel + 1 if channel + 1 < first + count else first
+        channel, run = _next(channel, run, channels)
 
 
 @_jit

@@ -119,7 +119,7 @@ def minimise_on_simplex(matrices: NDArray[np.float64]) -> tuple[NDArray[np.float
         f: NDArray[np.bool_] = free[live]
         z = _solve_on_free(a, f)
         negative: NDArray[np.bool_] = np.logical_and(f, z <= 0)
-        blocked = negative.any(axis=1)
+        blocked: NDArray[np.bool_] = np.any(negative, axis=1)
         # Walk from w toward z as far as every weight stays non-negative.
         room = np.where(negative, w / np.where(negative, w - z, 1), np.inf)
         length = np.where(blocked, room.min(axis=1), 1.0)[:, None]
