@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ def compiled_loops() -> Any:
     return kernels
 
 
-@cache
+@lru_cache(maxsize=16)
 def integer_tables(
     dtype: np.dtype[Any], binning: Binning, n_candidates: int, n_channels: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
