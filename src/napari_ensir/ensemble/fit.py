@@ -20,7 +20,7 @@ from napari_ensir.ensemble.collect import DENSE_SUMS, collect
 from napari_ensir.ensemble.estimate import OUTCOMES, Settings, find_method
 from napari_ensir.ensemble.inputs import Field, check_names, check_prior, make_field
 from napari_ensir.ensemble.lut import WeightLUT
-from napari_ensir.ensemble.statistics import Statistics, merge, n_moments
+from napari_ensir.ensemble.statistics import merge, n_moments
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.statistics import Statistics
 
 FOLDS = 4
 """Parts that are held out in turn where something is chosen by cross-validation."""
@@ -97,7 +98,7 @@ def fit_lut(
     prior : M weights, optional
         Where EM starts, and its answer where a bin set has too few pixels. Scaled to a sum of one.
     mask : sequence of arrays, one per image, optional
-        Where to learn: bool, of the truth's shape or of it without the channel axis; None entries: everywhere.
+        Where to learn: bool, of the truth's shape, the channel axis left out or not; None: everywhere.
     device : str or torch.device
         ``"auto"``: CUDA, else MPS, else CPU.
     progress
@@ -123,7 +124,7 @@ def fit_lut(
     >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
     >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
     >>> lut = fit_lut([(noisy, truth)], names=("good", "poor"), method="least-squares", device="cpu")
-    >>> lut.weights_for((100, 100)).argmax()
+    >>> int(lut.weights_for((100, 100)).argmax())
     0
     """
     find_method(method)
@@ -288,7 +289,8 @@ class _Fields:
         self.first = self._field(0, first)
         if isinstance(self.pairs, Sequence) and mask is not None and len(mask) != len(self.pairs):
             raise EnsembleError(
-                f"there are {len(mask)} masks but {len(self.pairs)} images; give one mask (or None) per image."
+                f"there are {len(mask)} masks but {len(self.pairs)} images; "
+                "give one mask (or None) per image."
             )
 
     @property
