@@ -315,7 +315,7 @@ def write_image(
     if path.suffix.lower() == ".zarr":
         import dask.array as da
 
-        array = pixels if hasattr(pixels, "dask") else da.from_array(pixels, "auto")  # type: ignore[no-untyped-call]
+        array = pixels if hasattr(pixels, "dask") else da.from_array(pixels, "auto")
         return write_zarr(path, array, like, overwrite=overwrite)
     colour = (pixels.ndim == 3 and pixels.shape[-1] == 3) if is_colour is None else is_colour
     return write_file(path, np.asarray(pixels), is_colour=colour, overwrite=overwrite)

@@ -29,7 +29,7 @@ class RefESR:
     Authors' code: ``wref_m ~ exp(-(max PSNR - PSNR_m) ** 2 / 0.07 ** 2)``, then
     ``w = argmin |l - D w| ** 2 + 0.8 |w - wref| ** 2`` under ``sum w = 1``, where ``l`` is the low-resolution
     image and ``D`` holds the candidates downsampled bicubically to it, all as luma on 0 to 1. In closed form,
-    with ``A = [D; sqrt(0.8) I]``, ``c = [l; sqrt(0.8) wref]`` and ``C = (A - c 1')'(A - c 1') + 1e-9 tr(C) I``:
+    with ``A = [D; sqrt(0.8) I]``, ``c = [l; sqrt(0.8) wref]``, ``C = (A - c 1')'(A - c 1') + 1e-9 tr(C) I``:
     ``w = C^-1 1 / (1' C^-1 1)``. Weights may be negative.
 
     Parameters
