@@ -79,7 +79,8 @@ class FileImage:
         return np.asarray(pixels, self.dtype)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        return self.pixels[key]
+        part: NDArray[Any] = self.pixels[key]
+        return part
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.pixels, dtype=dtype, copy=copy)
@@ -150,10 +151,10 @@ def _low_bytes(path: Path) -> NDArray[np.uint16]:
     from PIL import Image
 
     with Image.open(path) as image:
-        tiles: Any = image.tile  # type: ignore[attr-defined]
+        tiles: Any = image.tile
         if not tiles or tiles[0][3] != "RGB;16B":
             raise EnsembleError(f"{path} has 16 bits a channel in a form that is not known; save it as TIFF.")
-        image.tile = [type(tiles[0])(*tiles[0][:3], "RGB;16L")]  # type: ignore[attr-defined]
+        image.tile = [type(tiles[0])(*tiles[0][:3], "RGB;16L")]
         image.load()
         return np.asarray(image, np.uint16)
 

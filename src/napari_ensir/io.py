@@ -212,6 +212,11 @@ def open_set(paths: Mapping[str, str | Path], *, crop: bool = False) -> ImageSet
             raise EnsembleError(
                 f"there is no {path} ({_spoken(role)}); give an image, a folder or a Zarr array."
             )
+    places: dict[Path, str] = {}
+    for role, path in given.items():
+        twin = places.setdefault(path.resolve(), role)
+        if twin != role:
+            raise EnsembleError(f"{path} is given twice: as {_spoken(twin)} and as {_spoken(role)}.")
     is_folder = {role: path.is_dir() and not is_zarr(path) for role, path in given.items()}
     roles = tuple(given)
     if not any(is_folder.values()):
