@@ -70,7 +70,7 @@ def _on_cluster(address: str | None) -> Iterator[None]:
             '--scheduler needs dask.distributed; install it with: pip install "napari-ensir[large]".'
         ) from error
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout="5s")
     except (OSError, ValueError, TimeoutError) as error:
         raise EnsembleError(
             f"there is no dask scheduler at {address} ({type(error).__name__}); start one with "
