@@ -373,3 +373,23 @@ def test_progress_bars_on_a_terminal_only(fitted):
     shown = os.read(master, 100_000)
     os.close(master)
     assert b"%" in shown
+
+
+def test_scheduler(tmp_path):
+    """The same table and image by way of another process, with names and chunks kept."""
+    distributed = pytest.importorskip("distributed")
+    for name, image in make_images((4, 40, 50), np.uint16).items():
+        write_image(tmp_path / f"{name}.zarr", image)
+    arguments = [*candidates(tmp_path, ".zarr"), "-t", tmp_path / "truth.zarr", "-q"]
+    run("fit", *arguments, "-o", tmp_path / "here")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        there = ["--scheduler", cluster.scheduler_address]
+        run("fit", *arguments, "-o", tmp_path / "there", *there)
+        lut = ["--lut", tmp_path / "there.lut.safetensors", *candidates(tmp_path, ".zarr"), "-q"]
+        run("apply", *lut, "-o", tmp_path / "there.zarr", *there)
+    run("apply", *lut, "-o", tmp_path / "here.zarr")
+    names = [tmp_path / f"{name}.lut.safetensors" for name in ("here", "there")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    images = [read_image(tmp_path / f"{name}.zarr") for name in ("here", "there")]
+    np.testing.assert_array_equal(*images)
+    assert images[0].chunks == images[1].chunks

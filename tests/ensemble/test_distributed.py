@@ -189,6 +189,14 @@ def test_one_table_for_any_workers(client, cluster, kind):
     assert sum(text == "counting pixels" for *_, text in calls) > 3
 
 
+def test_a_single_chunk(client):
+    candidates, truth, _ = make("uint16 stack")
+    calls = []
+    found = fit_lut([lazy((candidates, truth), -1)], device="cpu", progress=lambda *call: calls.append(call))
+    assert_identical(found, fit_lut([(candidates, truth)], device="cpu"))
+    assert (truth.size, truth.size, "counting pixels") in calls
+
+
 def test_errors_and_cancels_come_back(client):
     candidates, truth, _ = make("uint16 stack")
 

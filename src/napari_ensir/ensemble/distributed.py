@@ -237,8 +237,8 @@ def _run_on_workers(
 ) -> NDArray[Any]:
     from distributed import as_completed
 
-    whole, *parts = client.compute([root, *leaves], optimize_graph=False)
-    del leaves
+    alone = root.key in pixels  # one chunk: nothing to merge
+    whole, *parts = client.compute([root] if alone else [root, *leaves], optimize_graph=False)
     try:
         waiting = as_completed(parts)
         # From here on nobody but the tree keeps a part: once merged, its worker forgets it.
@@ -250,6 +250,8 @@ def _run_on_workers(
                 report(pixels.get(part.key, 0))
             part.release()
         result: NDArray[Any] = whole.result()
+        if alone and report is not None:
+            report(pixels[root.key])
     except BaseException:
         client.cancel([whole])
         raise
