@@ -218,6 +218,18 @@ def test_unreachable_scheduler(fitted):
     assert "no dask scheduler" in run(*arguments, "--scheduler", "tcp://127.0.0.1:1", status=1)
 
 
+def test_unexpected_errors_are_one_line_too(fitted, monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr("napari_ensir.jobs.load_lut", fail)
+    said = run("info", fitted / "two.lut.safetensors", status=1)
+    assert "unexpected ZeroDivisionError: by nought" in said
+    monkeypatch.setenv("NAPARI_ENSIR_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        run("info", fitted / "two.lut.safetensors")
+
+
 # -- one bad image among good ones --------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ calls a job and decorate it with ``@_command()``: errors, Ctrl-C and exit status
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from enum import StrEnum
@@ -30,6 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+DEBUG = "NAPARI_ENSIR_DEBUG"
+"""Environment variable that lets unexpected errors through, with their traceback."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 plus the signal's number, as shells have it."""
@@ -60,6 +64,8 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             try:
                 function(*args, **kwargs)
+            except (typer.Exit, typer.Abort, typer.BadParameter):
+                raise
             except KeyboardInterrupt:
                 _say("interrupted; nothing half-written was left.")
                 raise typer.Exit(INTERRUPTED) from None
@@ -71,6 +77,13 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
                 raise typer.Exit(1) from None
             except OSError as error:
                 _say(f"{error.filename or 'a file'}: {error.strerror or error}.")
+                raise typer.Exit(1) from None
+            except Exception as error:
+                if DEBUG in os.environ:
+                    raise
+                _say(
+                    f"unexpected {type(error).__name__}: {error}. Set {DEBUG}=1 to see where, and report it."
+                )
                 raise typer.Exit(1) from None
 
         app.command(name, no_args_is_help=True)(run)

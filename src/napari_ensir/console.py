@@ -54,7 +54,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         # Text, not markup: a name may hold square brackets.
         shown.add_row(*(cell.replace("[", "\\[") for cell in row))
-    Console().print(shown)
+    # Other programs read lines: nothing is folded for them.
+    Console(width=None if sys.stdout.isatty() else 1000).print(shown)
 
 
 def plain(value: Any) -> str:

@@ -77,7 +77,16 @@ def _on_cluster(address: str | None) -> Iterator[None]:
             '"dask scheduler" and give the address that it shows.'
         ) from error
     with client:
-        yield
+        try:
+            yield
+        except (EnsembleError, OSError):
+            raise
+        except Exception as error:  # such as KilledWorker, or a graph that the scheduler cannot read
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else repr(error)
+            raise EnsembleError(
+                f"the cluster at {address} failed ({reason}). Its scheduler and workers need the same "
+                "napari-ensir as this machine, and to reach the same paths."
+            ) from error
 
 
 def _lut_target(out: Path, overwrite: bool) -> Path:
