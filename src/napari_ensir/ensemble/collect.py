@@ -18,10 +18,10 @@ from napari_ensir.ensemble.arrays import (
     Channels,
     block_size,
     block_slices,
-    is_dask,
     read_block,
     read_tensor,
 )
+from napari_ensir.ensemble.distributed import collect_chunks, has_chunks
 from napari_ensir.ensemble.statistics import (
     LARGEST_SUM,
     Statistics,
@@ -101,6 +101,7 @@ def collect(
     device: torch.device | None = None,
     progress: Progress | None = None,
     total: int | None = None,
+    threads: int | None = None,
 ) -> Statistics:
     """Statistics of all pixels of a reference set.
 
@@ -116,6 +117,8 @@ def collect(
         Called with (pixels done, ``total``, text) after every block; what it raises stops the pass.
     total
         Pixels there are, for ``progress``.
+    threads
+        CPU threads to count on; None: all that there are.
 
     Returns
     -------
@@ -138,8 +141,14 @@ def collect(
         if progress is not None:
             progress(finished, max(finished, total or 0), "counting pixels")
 
-    threads = n_threads() if loops is not None else 1
+    if loops is None:
+        threads = 1
+    elif threads is None:
+        threads = n_threads()
     for one in fields:
+        if has_chunks(one):
+            parts = _merged_in_pairs([*parts, collect_chunks(one, binning, n_channels, device, report)])
+            continue
         tallies: SimpleQueue[_Tally] = SimpleQueue()
         made = [_Tally(one, binning, n_channels, is_dense, loops, device) for _ in range(threads)]
         for tally in made:
@@ -155,8 +164,7 @@ def collect(
         def done(slices: Slices, shape: tuple[int, ...] = one.shape) -> None:
             report(block_size(shape, slices))
 
-        chunks = one.truth.chunks if is_dask(one.truth) else None
-        for_each(block_slices(one.shape, limit, chunks), count, done, threads)
+        for_each(block_slices(one.shape, limit), count, done, threads)
         parts.extend(tally.statistics() for tally in made)
         parts = _merged_in_pairs(parts)
     if not parts:

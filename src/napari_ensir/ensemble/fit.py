@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.arrays import block_slices, dtype_of, is_dask, read_block, working_dtype
+from napari_ensir.ensemble.arrays import block_slices, dtype_of, read_block, working_dtype
 from napari_ensir.ensemble.bins import Binning, choose_binning
 from napari_ensir.ensemble.collect import DENSE_SUMS, collect
+from napari_ensir.ensemble.distributed import has_chunks, range_of_chunks
 from napari_ensir.ensemble.estimate import OUTCOMES, Settings, find_method
 from napari_ensir.ensemble.inputs import Field, check_names, check_prior, make_field
 from napari_ensir.ensemble.lut import WeightLUT
@@ -392,17 +393,23 @@ def _take(source: Iterator[Any], n: int) -> Iterator[Any]:
 
 def _shown_range(field: Field, names: Sequence[str] | None, progress: Progress | None) -> tuple[float, float]:
     """Least and greatest finite intensity in candidates and truth."""
+
+    def report(pixels: int) -> None:
+        if progress is not None:
+            progress(0, 1, "looking at the data range")
+
+    if has_chunks(field):
+        return range_of_chunks(field, report)
     low, high = np.inf, -np.inf
     for array in field.arrays:
         dtype = working_dtype([dtype_of(array)])
-        for slices in block_slices(field.shape, 2**22, array.chunks if is_dask(array) else None):
+        for slices in block_slices(field.shape, 2**22):
             block = read_block(array, slices, dtype)
             if dtype.kind == "f":
                 block = block[np.isfinite(block)]
             if block.size:
                 low, high = min(low, float(block.min())), max(high, float(block.max()))
-            if progress is not None:
-                progress(0, 1, "looking at the data range")
+            report(block.size)
     return low, high
 
 
@@ -441,6 +448,7 @@ def estimate_lut(
         "pixels": statistics.n_pixels,
         "images": reference.n_images,
         "bin_sets": len(counts),
+        "statistics_bytes": statistics.nbytes,
         "data_range_from": reference.range_from,
         "not_finite": statistics.not_finite,
         "outside_range": [int(n) for n in statistics.outside],
