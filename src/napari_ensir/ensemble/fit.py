@@ -90,8 +90,8 @@ def fit_lut(
     method : "em", "em-released" or "least-squares"
         The EnsIR paper's EM, its authors' code's, or least squares on the simplex.
     bin_width : float or "auto", optional
-        In intensity units; None: an eighth of the data range (32 for 8 bit); ``"auto"``: what does best on parts
-        of the reference set held out in turn, judged from statistics of one pass.
+        In intensity units; None: an eighth of the data range (32 for 8 bit); ``"auto"``: what does best on
+        parts of the reference set held out in turn, judged from statistics of one pass.
     data_range : (low, high), optional
         None: the dtype's for 8 bit, else what the data shows; the report says which.
     channel_axis : int, optional
@@ -105,7 +105,8 @@ def fit_lut(
     progress
         Called with (done, total, text); what it raises stops the work and passes through.
     shrinkage : float or "auto"
-        For least squares: pixels' worth of trust in the global solution; ``"auto"``: chosen as the bin width is.
+        For least squares: pixels' worth of trust in the global solution; ``"auto"``: chosen as the bin
+        width is.
     max_iterations : int, optional
         For EM: its limit, if it is to differ from the method's own.
 
@@ -187,8 +188,8 @@ def collect_reference(
     reference, names, bin_width, data_range, channel_axis, mask, device, progress
         As for :func:`fit_lut`.
     refine : int, optional
-        Collect in bins this many times as narrow as ``bin_width``, for coarser ones to be made of later; None:
-        as narrow as is cheap.
+        Collect in bins this many times as narrow as ``bin_width``, for coarser ones to be made of later;
+        None: as narrow as is cheap.
     folds : int
         Keep the statistics in this many parts as well: of whole images where there are enough, else of bands
         of each image.
