@@ -15,6 +15,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from napari_ensir.restorers.dp_ir import DPIR, FusionModel
 from napari_ensir.restorers.ir_cm import IRCM, ConsistencyModel, ConsistencySettings
 from napari_ensir.restorers.regression import Regression, RegressionModel, RegressionSettings
 from napari_ensir.restorers.training import Trainer, TrainingPairs, TrainingSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Steps of training: together less than ten minutes on two otherwise idle cores.
 STEPS = {"regression": 800, "ir-cm": 1200, "denoiser": 1000, "dp-ir": 1000}
@@ -71,27 +75,34 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     pairs = read_pairs(arguments.folder)
     training, held_out = pairs[: -arguments.held_out], pairs[-arguments.held_out :]
-    restorers = trained(training, arguments)
+    figures = {"input": scores(None, held_out)}
+    show("input", *figures["input"])
+    for label, restorer in trained(training, arguments):
+        figures[label] = scores(restorer, held_out)
+        show(label, *figures[label])  # at once: the rest takes minutes
 
-    rows = [("input", *scores(None, held_out))]
-    rows += [(label, *scores(restorer, held_out)) for label, restorer in restorers.items()]
     names = " | ".join(f"image {number + 1}" for number in range(len(held_out)))
     print(f"\n| restorer | PSNR in dB, mean of {len(held_out)} | {names} | s per image |")
     print("|---|---|" + "---|" * (len(held_out) + 1))
-    for label, values, seconds in rows:
-        each = " | ".join(f"{value:.2f}" for value in values)
-        print(f"| {label} | {np.mean(values):.2f} | {each} | {seconds:.2f} |")
+    for label, each in figures.items():
+        show(label, *each)
     if arguments.json:
-        arguments.json.write_text(json.dumps({label: values for label, values, _ in rows}, indent=1))
+        arguments.json.write_text(json.dumps({label: each[0] for label, each in figures.items()}, indent=1))
 
 
-def trained(training: list, arguments: argparse.Namespace) -> dict:
+def show(label: str, values: list[float], seconds: float) -> None:
+    each = " | ".join(f"{value:.2f}" for value in values)
+    print(f"| {label} | {np.mean(values):.2f} | {each} | {seconds:.2f} |", flush=True)
+
+
+def trained(training: list, arguments: argparse.Namespace) -> Iterator[tuple[str, object]]:
+    torch.manual_seed(arguments.seed)
     steps = {kind: max(int(arguments.effort * STEPS[kind]), 1) for kind in arguments.train}
     data = TrainingPairs.from_arrays(training, channel_axis=-1)
     channels, width = data.channels, arguments.width
     unet = TrainingSettings(batch=8, patch=96, learning_rate=2e-3, seed=arguments.seed)
     start = partial(Trainer, device=arguments.device)
-    restorers, denoiser = {}, None
+    ir = denoiser = None
 
     def finish(trainer: Trainer, kind: str) -> object:
         trainer.settings = replace(trainer.settings, steps=steps[kind])
@@ -101,15 +112,15 @@ def trained(training: list, arguments: argparse.Namespace) -> dict:
             trainer.save(arguments.save / f"{kind}.safetensors")
         return replace(trainer.restorer(), channel_axis=-1)
 
-    ir = None
     if "regression" in steps:
         model = RegressionModel(RegressionSettings(channels=channels, width=width))
-        ir = restorers["regression"] = finish(start(model, data, unet, make=Regression), "regression")
+        ir = finish(start(model, data, unet, make=Regression), "regression")
+        yield "regression", ir
     if "ir-cm" in steps:
         model = ConsistencyModel(ConsistencySettings(channels=channels, width=width))
         restorer = finish(start(model, data, unet, make=IRCM), "ir-cm")
         for count in (1, 2):
-            restorers[f"IR-CM, {count} step{'s' * (count > 1)}"] = replace(restorer, steps=count)
+            yield f"IR-CM, {count} step{'s' * (count > 1)}", replace(restorer, steps=count)
     if "denoiser" in steps:
         denoiser = DenoiserModel(DenoiserSettings(channels=channels, width=width))
         finish(start(denoiser, data, unet, make=Denoiser), "denoiser")
@@ -121,8 +132,7 @@ def trained(training: list, arguments: argparse.Namespace) -> dict:
         small = replace(unet, batch=4, patch=32, learning_rate=5e-4)
         restorer = finish(start(model, fusion_data, small, make=partial(DPIR, ir=ir)), "dp-ir")
         for tau in arguments.tau:
-            restorers[f"DP-IR, tau = {tau}"] = replace(restorer, tau=tau)
-    return restorers
+            yield f"DP-IR, tau = {tau}", replace(restorer, tau=tau)
 
 
 def scores(restorer: object, held_out: list) -> tuple[list[float], float]:

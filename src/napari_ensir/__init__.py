@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from napari_ensir.ensemble.compare import compare
     from napari_ensir.ensemble.fit import fit_lut
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.ensemble.lut_file import import_lut, load_lut
@@ -23,12 +24,13 @@ except PackageNotFoundError:  # a source tree that was never installed
 _HOME = {
     "EnsembleError": "napari_ensir.errors",
     "WeightLUT": "napari_ensir.ensemble.lut",
+    "compare": "napari_ensir.ensemble.compare",
     "fit_lut": "napari_ensir.ensemble.fit",
     "import_lut": "napari_ensir.ensemble.lut_file",
     "load_lut": "napari_ensir.ensemble.lut_file",
 }
 
-__all__ = ["EnsembleError", "WeightLUT", "fit_lut", "import_lut", "load_lut"]
+__all__ = ["EnsembleError", "WeightLUT", "compare", "fit_lut", "import_lut", "load_lut"]
 
 
 def __getattr__(name: str) -> Any:

@@ -84,7 +84,7 @@ def test_frozen_networks_are_unchanged_bit_by_bit_after_training(images, pairs, 
     for network, states in zip((regression, denoiser), before, strict=True):
         assert all(torch.equal(each, states[name]) for name, each in network.state_dict().items())
     assert not all(torch.equal(each, fusion[name]) for name, each in model.fusion.state_dict().items())
-    assert all(each.grad is None for each in denoiser.parameters())
+    assert all(each.grad is None and not each.requires_grad for each in denoiser.parameters())
 
 
 def test_the_same_seed_gives_the_same_image_whatever_the_batch():

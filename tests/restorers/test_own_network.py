@@ -130,6 +130,7 @@ def test_hostile_exports_are_refused_and_nothing_of_them_runs(exported, tmp_path
         ("data/aotinductor/model/a.so", lambda _: b"", "compiled code"),
         ("models/model.json", graph("expr_str", evil), "no plain expression"),
         ("models/model.json", graph("expr_str", "Symbol.__class__"), "no plain expression"),
+        ("models/model.json", graph("expr_str", "Add(breakpoint(), 1)"), "no plain expression"),
         ("models/model.json", graph("target", "os.system"), "only operators of ATen"),
         ("models/model.json", graph("guards_code", [evil]), "guards"),
         ("models/model.json", lambda _: b"not JSON", "is no TorchScript"),

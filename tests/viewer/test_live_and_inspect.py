@@ -309,3 +309,11 @@ def test_layer_menu_opens_the_widgets_with_the_selection(filled):
     docks = filled.window.dock_widgets
     assert {"Fit ensemble (napari-ensir)", "Apply lookup table (napari-ensir)"} <= set(docks)
     assert docks["Fit ensemble (napari-ensir)"].candidates.layers() == chosen
+
+
+def test_no_progress_bar_is_left_open(filled, fitted, wait_for, qtbot):
+    from napari.utils import progress
+
+    fitted.bin_width.setValue(64)
+    settle(fitted, wait_for, qtbot)
+    assert not list(progress._all_instances)

@@ -14,6 +14,7 @@ import numpy as np
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays import (
     Channels,
+    block_size,
     block_slices,
     is_dask,
     is_torch,
@@ -49,7 +50,16 @@ def combine_field(
     if any(is_dask(candidate) for candidate in field.candidates):
         return _combine_dask(lut, field, device, as_maps)
     if all(is_torch(candidate) for candidate in field.candidates):
-        return _combine_tensors(lut, field, device, as_maps)
+        # Tensors stay where they are unless a device is asked for.
+        first = field.candidates[0].device
+        return _combine_tensors(lut, field, first if device == "auto" else device, as_maps, progress)
+    return _combine_blocks(lut, field, device, as_maps, progress)
+
+
+def _combine_blocks(
+    lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool, progress: Progress | None
+) -> NDArray[np.float32]:
+    """Into a numpy array: on the CPU several blocks at once, on an accelerator one after the other."""
     shape = (lut.n_candidates, *field.shape) if as_maps else field.shape
     result = np.empty(shape, np.float32)
     resolved = resolve_device(device)
@@ -59,7 +69,7 @@ def combine_field(
 
     def done(slices: Slices) -> None:
         nonlocal finished
-        finished += prod(len(range(*s.indices(n))) for s, n in zip(slices, field.shape, strict=True))
+        finished += block_size(field.shape, slices)
         if progress is not None:
             progress(finished, total, "combining")
 
@@ -91,14 +101,14 @@ def _compiled_work(
             # One row per candidate; a block is contiguous within each, but the rows lie apart.
             maps = np.empty((lut.n_candidates, blocks[0].size), np.float32)
         else:
-            image = result[(*slices, ...)].reshape(-1)  # blocks are contiguous: a view
+            image = _part(result, slices, as_maps=False).reshape(-1)  # blocks are contiguous: a view
         if dtype.kind in "iu":
             offsets, _, smallest = integer_tables(dtype, binning, lut.n_candidates, lut.n_channels)
             loops.combine_integers(blocks, offsets, smallest, runs, rows, weights, image, maps)
         else:
             loops.combine_floats(blocks, grid, lut.n_channels, runs, rows, weights, image, maps)
         if as_maps:
-            target = result[(slice(None), *slices, ...)]
+            target = _part(result, slices, as_maps)
             target[...] = maps.reshape(target.shape)
 
     return work
@@ -108,10 +118,15 @@ def _torch_work(
     lut: WeightLUT, field: Field, device: torch.device, result: NDArray[np.float32], as_maps: bool
 ) -> Any:
     def work(slices: Slices) -> None:
-        target = result[(slice(None), *slices, ...)] if as_maps else result[(*slices, ...)]
+        target = _part(result, slices, as_maps)
         target[...] = combine_block(lut, field, slices, device, as_maps).cpu().numpy().reshape(target.shape)
 
     return work
+
+
+def _part(result: Any, slices: Slices, as_maps: bool) -> Any:
+    """A block's share of the result, always as a view."""
+    return result[(slice(None), *slices, ...) if as_maps else (*slices, ...)]
 
 
 def combine_block(
@@ -120,54 +135,71 @@ def combine_block(
     """One block in torch, on any device: (pixels,) or (M, pixels) float32."""
     import torch
 
-    binning = lut.binning
     tensors = [read_tensor(candidate, slices, device) for candidate in field.candidates]
     channels = Channels.of_block(field.shape, slices, field.channel_axis)
     place = torch.arange(len(tensors[0]), device=device)
     channel = channels.first + place.div(channels.inner, rounding_mode="floor") % channels.count
-    columns = [_bins(tensor, binning) for tensor in tensors]
-    dense = lut.dense_rows
-    if dense is not None:
-        key = torch.zeros_like(channel)
-        for column in columns:
-            key = key * binning.n_bins + column
-        rows = torch.from_numpy(dense).to(device)[key * lut.n_channels + channel].to(torch.int64)
-    else:
-        rows = lut.row_of([*columns, channel])
+    rows = _rows(lut, tensors, channel, field.dtype)
     real = torch.float32 if device.type == "mps" else torch.float64
     weights = torch.tensor(lut.all_weights).to(device=device, dtype=real)
+    columns = [weights[:, m].contiguous().index_select(0, rows) for m in range(lut.n_candidates)]
     if as_maps:
-        return weights.to(torch.float32).T[:, rows]
+        return torch.stack(columns).to(torch.float32)
     total = torch.zeros(len(channel), dtype=real, device=device)
-    for m, tensor in enumerate(tensors):
-        total += weights[:, m][rows] * tensor
+    for column, tensor in zip(columns, tensors, strict=True):
+        total += column * tensor
     return total.to(torch.float32)
+
+
+def _rows(
+    lut: WeightLUT, tensors: list[torch.Tensor], channel: torch.Tensor, dtype: np.dtype[Any]
+) -> torch.Tensor:
+    """Row of the weights for each pixel."""
+    import torch
+
+    binning, dense, device = lut.binning, lut.dense_rows, channel.device
+    if dense is None:
+        return lut.row_of([*(_bins(tensor, binning) for tensor in tensors), channel])
+    if dtype.kind in "iu":
+        offsets, _, smallest = integer_tables(dtype, binning, lut.n_candidates, lut.n_channels)
+        tables = torch.tensor(offsets, device=device)
+        key = channel.to(torch.int32)
+        for table, tensor in zip(tables, tensors, strict=True):
+            key = key + table.index_select(0, tensor - smallest)
+    else:
+        key = torch.zeros_like(channel)
+        for tensor in tensors:
+            key = key * binning.n_bins + _bins(tensor, binning)
+        key = key * lut.n_channels + channel
+    return torch.tensor(dense, device=device).index_select(0, key)
 
 
 def _bins(values: torch.Tensor, binning: Any) -> torch.Tensor:
     import torch
 
-    if not values.is_floating_point():
-        low, width = int(np.floor(binning.low)), binning.width
-        if binning.low == low and width == int(width):
-            return (values - low).div(int(width), rounding_mode="floor").clamp(0, binning.n_bins - 1)
-        values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
-    place = ((values - binning.low) / binning.width).floor().clamp(0, binning.n_bins - 1)
-    return place.nan_to_num(nan=0.0).to(torch.int64)
+    real = torch.float32 if values.device.type == "mps" else torch.float64
+    place = ((values.to(real) - binning.low) / binning.width).floor().clamp(0, binning.n_bins - 1)
+    whole: torch.Tensor = place.nan_to_num(nan=0.0).to(torch.int64)
+    return whole
 
 
-def _combine_tensors(lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool) -> torch.Tensor:
-    """Tensors stay where they are unless a device is asked for."""
+def _combine_tensors(
+    lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool, progress: Progress | None
+) -> torch.Tensor:
     import torch
 
-    first = field.candidates[0]
-    resolved = first.device if device == "auto" else resolve_device(device)
+    resolved = resolve_device(device)
+    if resolved.type == "cpu":
+        return torch.from_numpy(_combine_blocks(lut, field, resolved, as_maps, progress))
     shape = (lut.n_candidates, *field.shape) if as_maps else field.shape
     result = torch.empty(shape, dtype=torch.float32, device=resolved)
-    kind = "cpu" if resolved.type == "cpu" else "gpu"
-    for slices in block_slices(field.shape, BLOCK_PIXELS[kind]):
-        target = result[(slice(None), *slices, ...)] if as_maps else result[(*slices, ...)]
+    total, finished = prod(field.shape), 0
+    for slices in block_slices(field.shape, BLOCK_PIXELS["gpu"]):
+        target = _part(result, slices, as_maps)
         target.copy_(combine_block(lut, field, slices, resolved, as_maps).reshape(target.shape))
+        finished += block_size(field.shape, slices)
+        if progress is not None:
+            progress(finished, total, "combining")
     return result
 
 
@@ -181,7 +213,7 @@ def _combine_dask(lut: WeightLUT, field: Field, device: str | torch.device, as_m
         (n,) if i == axis else c for i, (n, c) in enumerate(zip(field.shape, first.chunks, strict=True))
     )
     arrays = [
-        candidate.rechunk(chunks) if is_dask(candidate) else da.from_array(candidate, chunks=chunks)
+        candidate.rechunk(chunks) if is_dask(candidate) else da.from_array(candidate, chunks=chunks)  # type: ignore[no-untyped-call]
         for candidate in field.candidates
     ]
 
@@ -191,7 +223,7 @@ def _combine_dask(lut: WeightLUT, field: Field, device: str | torch.device, as_m
         return combined
 
     extra = ((lut.n_candidates,), *chunks) if as_maps else chunks
-    return da.map_blocks(
+    return da.map_blocks(  # type: ignore[no-untyped-call]
         block,
         *arrays,
         dtype=np.float32,

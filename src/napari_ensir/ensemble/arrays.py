@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Channels",
     "as_array",
+    "block_size",
     "block_slices",
     "dtype_of",
     "is_dask",
@@ -113,6 +114,11 @@ class Channels:
         return cls(first, sizes[axis], prod(sizes[axis + 1 :]))
 
 
+def block_size(shape: Sequence[int], slices: Slices) -> int:
+    """Pixels in a block."""
+    return prod(_block_shape(shape, slices))
+
+
 def _block_shape(shape: Sequence[int], slices: Slices) -> list[int]:
     return [len(range(*part.indices(size))) for part, size in zip(slices, shape, strict=True)]
 
@@ -185,4 +191,5 @@ def read_tensor(array: Any, slices: Slices, device: torch.device) -> torch.Tenso
     # Move the few bytes of the image first, widen them there.
     tensor = tensor.to(device)
     real = torch.float32 if device.type == "mps" else torch.float64
-    return tensor.to(real if tensor.is_floating_point() else torch.int64).reshape(-1)
+    wide: torch.Tensor = tensor.to(real if tensor.is_floating_point() else torch.int64)
+    return wide.reshape(-1)

@@ -6,9 +6,9 @@ where numba is installed; torch does the same anywhere, on any device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import cache
-from math import prod
+import dataclasses
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,12 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays import (
     Channels,
+    block_size,
     block_slices,
-    is_dask,
     read_block,
     read_tensor,
 )
+from napari_ensir.ensemble.distributed import collect_chunks, has_chunks
 from napari_ensir.ensemble.statistics import (
     LARGEST_SUM,
     Statistics,
@@ -63,7 +64,7 @@ def compiled_loops() -> Any:
     return kernels
 
 
-@cache
+@lru_cache(maxsize=16)
 def integer_tables(
     dtype: np.dtype[Any], binning: Binning, n_candidates: int, n_channels: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
@@ -100,6 +101,7 @@ def collect(
     device: torch.device | None = None,
     progress: Progress | None = None,
     total: int | None = None,
+    threads: int | None = None,
 ) -> Statistics:
     """Statistics of all pixels of a reference set.
 
@@ -115,6 +117,8 @@ def collect(
         Called with (pixels done, ``total``, text) after every block; what it raises stops the pass.
     total
         Pixels there are, for ``progress``.
+    threads
+        CPU threads to count on; None: all that there are.
 
     Returns
     -------
@@ -127,8 +131,7 @@ def collect(
     n_rows = binning.n_bins**n_candidates * n_channels
     is_dense = n_rows * n_moments(n_candidates) <= DENSE_SUMS
     if not is_dense:
-        limit = max(2**12, min(limit, 2**23 // n_moments(n_candidates)))
-        loops = None
+        limit, loops = max(2**12, min(limit, 2**23 // n_moments(n_candidates))), None
     finished = 0
     parts: list[Statistics] = []
 
@@ -138,8 +141,14 @@ def collect(
         if progress is not None:
             progress(finished, max(finished, total or 0), "counting pixels")
 
-    threads = n_threads() if loops is not None else 1
+    if loops is None:
+        threads = 1
+    elif threads is None:
+        threads = n_threads()
     for one in fields:
+        if has_chunks(one):
+            parts = _merged_in_pairs([*parts, collect_chunks(one, binning, n_channels, device, report)])
+            continue
         tallies: SimpleQueue[_Tally] = SimpleQueue()
         made = [_Tally(one, binning, n_channels, is_dense, loops, device) for _ in range(threads)]
         for tally in made:
@@ -153,10 +162,9 @@ def collect(
                 tallies.put(tally)
 
         def done(slices: Slices, shape: tuple[int, ...] = one.shape) -> None:
-            report(int(np.prod([len(range(*s.indices(n))) for s, n in zip(slices, shape, strict=True)])))
+            report(block_size(shape, slices))
 
-        chunks = one.truth.chunks if is_dask(one.truth) else None
-        for_each(block_slices(one.shape, limit, chunks), count, done, threads)
+        for_each(block_slices(one.shape, limit), count, done, threads)
         parts.extend(tally.statistics() for tally in made)
         parts = _merged_in_pairs(parts)
     if not parts:
@@ -181,7 +189,7 @@ class _Tally:
     is_dense: bool
     loops: Any
     device: torch.device | None
-    parts: list[Statistics] = field(default_factory=list)
+    parts: list[Statistics] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.m = len(self.field.candidates)
@@ -209,9 +217,7 @@ class _Tally:
             self._add_compiled(slices)
         else:
             self._add_torch(slices)
-        self.unwatched += prod(
-            len(range(*s.indices(n))) for s, n in zip(slices, self.field.shape, strict=True)
-        )
+        self.unwatched += block_size(self.field.shape, slices)
         if self.moments is not None and self.unwatched >= self.harmless:
             self.unwatched = 0
             squares = self.moments[:, square_columns(self.m)]
@@ -288,14 +294,14 @@ class _Tally:
         errors = [levels[m] - truth for m in range(self.m)]
         sums = [*inside, *(d * d for d in inside)]
         sums += [errors[m] * errors[p] for m in range(self.m) for p in range(m + 1)]
-        features = torch.stack(sums, dim=1)
         if self.is_dense:
-            self._add_dense(bins[:-1], channel, features, truth)
+            self._add_dense(bins[:-1], channel, sums, truth)
         else:
             rows = torch.stack([*bins[:-1], channel], dim=1).cpu().numpy()
+            features = torch.stack(sums, dim=1).cpu().numpy()
             entries = (np.arange(len(rows)), truth.cpu().numpy(), np.ones(len(rows), np.int64))
             part = Statistics.group(
-                self.binning, self.n_channels, rows, features.cpu().numpy(), entries, *self._none_left_out()
+                self.binning, self.n_channels, rows, features, entries, *self._none_left_out()
             )
             self.parts = _merged_in_pairs([*self.parts, part])
 
@@ -329,7 +335,7 @@ class _Tally:
         self,
         bins: tuple[torch.Tensor, ...],
         channel: torch.Tensor,
-        features: torch.Tensor,
+        sums: list[torch.Tensor],
         truth: torch.Tensor,
     ) -> None:
         import torch
@@ -339,14 +345,29 @@ class _Tally:
             row = row * self.binning.n_bins + column
         row = row * self.n_channels + channel
         if self.moments is None:
-            self.moments = torch.zeros(
-                (self.n_rows, features.shape[1]), dtype=torch.int64, device=features.device
-            )
-        self.moments.index_add_(0, row, features)
-        keys, counts = torch.unique(row * self.n_levels + (truth - self.lowest), return_counts=True)
+            self.moments = torch.zeros((self.n_rows, len(sums)), dtype=torch.int64, device=row.device)
+        pairs = row * self.n_levels + (truth - self.lowest)
+        if row.device.type == "cpu":
+            self._add_with_numpy(row.numpy(), pairs.numpy(), [part.numpy() for part in sums])
+            return
+        self.moments.index_add_(0, row, torch.stack(sums, dim=1))
+        keys, counts = torch.unique(pairs, return_counts=True)
         if len(keys):
             part = self._of_entries(keys.cpu().numpy(), counts.cpu().numpy(), moments=None)
             self.parts = _merged_in_pairs([*self.parts, part])
+
+    def _add_with_numpy(
+        self, row: NDArray[np.int64], pairs: NDArray[np.int64], sums: list[NDArray[np.int64]]
+    ) -> None:
+        """On the CPU numpy scatters and sorts several times as fast as torch."""
+        moments = self.moments.numpy()
+        for k, part in enumerate(sums):
+            if len(row) * int(np.abs(part).max(initial=0)) < 2**53:  # a float64 holds the sum exactly
+                moments[:, k] += np.bincount(row, part, self.n_rows).astype(np.int64)
+            else:
+                np.add.at(moments[:, k], row, part)
+        if len(pairs):
+            self._keep_pairs(np.sort(pairs))
 
     # -- both -------------------------------------------------------------------------------------
 

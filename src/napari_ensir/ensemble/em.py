@@ -20,7 +20,7 @@ no solution            the prior, else ``1 / M``                   the start wei
 bin set not seen       the prior, else ``1 / M``                   the weights of the bin set before it
 =====================  ==========================================  =======================================
 
-``rmse_m`` is the root mean square of ``x_m`` minus the mean of the candidates, in intensity units. There is no
+``rmse_m`` is the root mean square of ``x_m`` minus the candidates' mean, in intensity units. There is no
 solution where a candidate is constant in the bin set, or where a component shrinks onto a single value and
 the likelihood grows without bound.
 """
@@ -28,6 +28,7 @@ the likelihood grows without bound.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -226,7 +227,7 @@ def _iterate_compiled(
         if progress is not None:
             progress(part[1], n, "estimating weights")
 
-    parts = [(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [(int(a), int(b)) for a, b in pairwise(cuts)]
     for_each(parts, run, done)
     return weights, iterations, status
 
@@ -262,6 +263,44 @@ def _iterate_group(
     import torch
 
     device = torch.device("cpu") if device is None else device
+    state = _padded(mixtures, group, rule, device)
+    n = len(group)
+    found = state["weights"].clone()
+    iterations = torch.zeros(n, dtype=torch.int64, device=device)
+    status = torch.full((n,), _LIMIT, dtype=torch.int8, device=device)
+    live = torch.arange(n, device=device)  # bin sets not yet compacted away
+    look = CHECK_EVERY if device.type != "cpu" else 1
+    for iteration in range(rule.limit + 1):
+        gamma, likelihood = _expectation(state)
+        running = state["running"]
+        broken = running & ~likelihood.isfinite()
+        level = running & (likelihood - state["before"] < rule.tolerance) & (iteration >= rule.first_check)
+        status[live] = torch.where(broken, _NO_SOLUTION, torch.where(level, _CONVERGED, status[live])).to(
+            torch.int8
+        )
+        iterations[live] = torch.where(running, iteration, iterations[live])
+        found[live] = torch.where(running[:, None], state["weights"], found[live])
+        state["running"] = running = running & ~(broken | level)
+        if iteration == rule.limit:
+            break
+        state["before"], state["gamma"] = likelihood, gamma
+        if iteration % look == look - 1:  # the only place where the host waits for the device
+            n_running = int(running.sum())
+            if n_running == 0:
+                break
+            if n_running < 0.75 * len(live):
+                live = live[running]
+                state = {name: part[running] for name, part in state.items()}
+        _maximise(state, rule)
+    return found.cpu().numpy().astype(np.float64), iterations.cpu().numpy(), status.cpu().numpy()
+
+
+def _padded(
+    mixtures: _Mixtures, group: NDArray[np.int64], rule: _Rule, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Everything that EM on a group of bin sets holds, bin sets first, by name."""
+    import torch
+
     real = torch.float32 if device.type == "mps" else torch.float64
 
     def to_device(array: NDArray[np.float64]) -> torch.Tensor:
@@ -271,59 +310,49 @@ def _iterate_group(
     place = np.arange(lengths.max())
     entries = np.minimum(mixtures.starts[group][:, None] + place, len(mixtures.truth) - 1)
     padding = place >= lengths[:, None]
-    truth = np.where(padding, mixtures.means[group][:, :1], mixtures.truth[entries])
-    share = to_device(np.where(padding, 0.0, mixtures.share[entries]))[:, None, :]
-    means = to_device(mixtures.means[group])
-    away = to_device(truth[:, None, :] - mixtures.means[group][:, :, None])
-    floor = to_device(rule.weight_floor / mixtures.counts[group])[:, None]
-    variances, weights = to_device(mixtures.variances[group]), to_device(mixtures.weights[group])
+    means = mixtures.means[group]
+    truth = np.where(padding, means[:, :1], mixtures.truth[entries])
+    away = to_device(truth[:, None, :] - means[:, :, None])
     n = len(group)
-    before = torch.full((n,), -torch.inf, dtype=real, device=device)
-    iterations = torch.zeros(n, dtype=torch.int64, device=device)
-    status = torch.full((n,), _LIMIT, dtype=torch.int8, device=device)
-    live = torch.arange(n, device=device)  # bin sets not yet compacted away
-    results = (weights.clone(), iterations, status)
-    square = away * away
-    look = CHECK_EVERY if device.type != "cpu" else 1
-    running = torch.ones(n, dtype=torch.bool, device=device)
-    for iteration in range(rule.limit + 1):
-        scale = weights.log() - 0.5 * (2 * torch.pi * variances).log()
-        gamma = scale[:, :, None] - square * (0.5 / variances)[:, :, None]
-        best = gamma.amax(dim=1, keepdim=True)
-        gamma = (gamma - best).exp_()
-        total = gamma.sum(dim=1, keepdim=True)
-        likelihood = (share * (best + total.log())).sum(dim=(1, 2))
-        broken = running & ~likelihood.isfinite()
-        level = running & (likelihood - before < rule.tolerance) & (iteration >= rule.first_check)
-        stopped = broken | level
-        results[2][live] = torch.where(
-            broken, _NO_SOLUTION, torch.where(level, _CONVERGED, results[2][live])
-        ).to(torch.int8)
-        results[1][live] = torch.where(running, iteration, results[1][live])
-        results[0][live] = torch.where(running[:, None], weights, results[0][live])
-        running = running & ~stopped
-        if iteration == rule.limit:
-            break
-        if iteration % look == look - 1:  # the only place where the host waits for the device
-            n_running = int(running.sum())
-            if n_running == 0:
-                break
-            if n_running < 0.75 * len(live):
-                live, before, weights, variances = (x[running] for x in (live, before, weights, variances))
-                likelihood, gamma, total = likelihood[running], gamma[running], total[running]
-                share, away, square = share[running], away[running], square[running]
-                means, floor, running = means[running], floor[running], running[running]
-        before = likelihood
-        gamma = gamma * (share / total)
-        mass = gamma.sum(dim=2)
-        spread = (gamma * square).sum(dim=2)
-        if rule.recentred:
-            centre = (gamma * away).sum(dim=2)
-            shift = (centre - floor * means) / (mass + floor)
-            spread = spread + shift * (shift * mass - 2 * centre)
-            variances = spread / mass + rule.variance_floor
-        else:  # a component that has died out keeps its variance
-            variances = torch.where(mass > 0, spread / mass, variances)
-        weights = mass + floor
-    numpy_weights, numpy_iterations, numpy_status = (result.cpu().numpy() for result in results)
-    return numpy_weights.astype(np.float64), numpy_iterations, numpy_status
+    return {
+        "share": to_device(np.where(padding, 0.0, mixtures.share[entries]))[:, None, :],
+        "away": away,
+        "square": away * away,
+        "means": to_device(means),
+        "floor": to_device(rule.weight_floor / mixtures.counts[group])[:, None],
+        "variances": to_device(mixtures.variances[group]),
+        "weights": to_device(mixtures.weights[group]),
+        "before": torch.full((n,), -torch.inf, dtype=real, device=device),
+        "running": torch.ones(n, dtype=torch.bool, device=device),
+    }
+
+
+def _expectation(state: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Responsibilities times the share of pixels (eq. 9), and the mean log likelihood."""
+    import torch
+
+    variances = state["variances"]
+    scale = state["weights"].log() - 0.5 * (2 * torch.pi * variances).log()
+    gamma = scale[:, :, None] - state["square"] * (0.5 / variances)[:, :, None]
+    best = gamma.amax(dim=1, keepdim=True)
+    gamma = (gamma - best).exp_()
+    total = gamma.sum(dim=1, keepdim=True)
+    likelihood = (state["share"] * (best + total.log())).sum(dim=(1, 2))
+    return gamma * (state["share"] / total), likelihood
+
+
+def _maximise(state: dict[str, torch.Tensor], rule: _Rule) -> None:
+    """New weights and variances (eqs. 10, 11), in place of the old."""
+    import torch
+
+    gamma, floor = state["gamma"], state["floor"]
+    mass = gamma.sum(dim=2)
+    spread = (gamma * state["square"]).sum(dim=2)
+    if rule.recentred:
+        centre = (gamma * state["away"]).sum(dim=2)
+        shift = (centre - floor * state["means"]) / (mass + floor)
+        spread = spread + shift * (shift * mass - 2 * centre)
+        state["variances"] = spread / mass + rule.variance_floor
+    else:  # a component that has died out keeps its variance
+        state["variances"] = torch.where(mass > 0, spread / mass, state["variances"])
+    state["weights"] = mass + floor

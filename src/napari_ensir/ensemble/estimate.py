@@ -82,7 +82,9 @@ class Estimator(Protocol):
 
     def __call__(
         self, statistics: Statistics, settings: Settings, progress: Progress | None = None, /
-    ) -> Estimate: ...
+    ) -> Estimate:
+        """Weights of every bin set; ``progress`` is called now and then, and may raise."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ METHODS = {
     ),
     "least-squares": Method(
         "Least squares",
-        "Smallest squared error per bin set, shrunk toward the global solution; the best on held-out data so far",
+        "Smallest squared error per bin set, shrunk toward the global solution; best on held-out data so far",
         "least_squares:least_squares",
     ),
 }

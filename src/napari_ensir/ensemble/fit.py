@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.arrays import block_slices, dtype_of, is_dask, read_block, working_dtype
+from napari_ensir.ensemble.arrays import block_slices, dtype_of, read_block, working_dtype
 from napari_ensir.ensemble.bins import Binning, choose_binning
 from napari_ensir.ensemble.collect import DENSE_SUMS, collect
+from napari_ensir.ensemble.distributed import has_chunks, range_of_chunks
 from napari_ensir.ensemble.estimate import OUTCOMES, Settings, find_method
 from napari_ensir.ensemble.inputs import Field, check_names, check_prior, make_field
 from napari_ensir.ensemble.lut import WeightLUT
-from napari_ensir.ensemble.statistics import Statistics, merge, n_moments
+from napari_ensir.ensemble.statistics import merge, n_moments
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.statistics import Statistics
 
 FOLDS = 4
 """Parts that are held out in turn where something is chosen by cross-validation."""
@@ -97,7 +99,7 @@ def fit_lut(
     prior : M weights, optional
         Where EM starts, and its answer where a bin set has too few pixels. Scaled to a sum of one.
     mask : sequence of arrays, one per image, optional
-        Where to learn: bool, of the truth's shape or of it without the channel axis; None entries: everywhere.
+        Where to learn: bool, of the truth's shape, the channel axis left out or not; None: everywhere.
     device : str or torch.device
         ``"auto"``: CUDA, else MPS, else CPU.
     progress
@@ -123,7 +125,7 @@ def fit_lut(
     >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
     >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
     >>> lut = fit_lut([(noisy, truth)], names=("good", "poor"), method="least-squares", device="cpu")
-    >>> lut.weights_for((100, 100)).argmax()
+    >>> int(lut.weights_for((100, 100)).argmax())
     0
     """
     find_method(method)
@@ -288,7 +290,8 @@ class _Fields:
         self.first = self._field(0, first)
         if isinstance(self.pairs, Sequence) and mask is not None and len(mask) != len(self.pairs):
             raise EnsembleError(
-                f"there are {len(mask)} masks but {len(self.pairs)} images; give one mask (or None) per image."
+                f"there are {len(mask)} masks but {len(self.pairs)} images; "
+                "give one mask (or None) per image."
             )
 
     @property
@@ -390,17 +393,23 @@ def _take(source: Iterator[Any], n: int) -> Iterator[Any]:
 
 def _shown_range(field: Field, names: Sequence[str] | None, progress: Progress | None) -> tuple[float, float]:
     """Least and greatest finite intensity in candidates and truth."""
+
+    def report(pixels: int) -> None:
+        if progress is not None:
+            progress(0, 1, "looking at the data range")
+
+    if has_chunks(field):
+        return range_of_chunks(field, report)
     low, high = np.inf, -np.inf
     for array in field.arrays:
         dtype = working_dtype([dtype_of(array)])
-        for slices in block_slices(field.shape, 2**22, array.chunks if is_dask(array) else None):
+        for slices in block_slices(field.shape, 2**22):
             block = read_block(array, slices, dtype)
             if dtype.kind == "f":
                 block = block[np.isfinite(block)]
             if block.size:
                 low, high = min(low, float(block.min())), max(high, float(block.max()))
-            if progress is not None:
-                progress(0, 1, "looking at the data range")
+            report(block.size)
     return low, high
 
 
@@ -439,6 +448,7 @@ def estimate_lut(
         "pixels": statistics.n_pixels,
         "images": reference.n_images,
         "bin_sets": len(counts),
+        "statistics_bytes": statistics.nbytes,
         "data_range_from": reference.range_from,
         "not_finite": statistics.not_finite,
         "outside_range": [int(n) for n in statistics.outside],

@@ -254,8 +254,9 @@ def check_prior(prior: Sequence[float] | None, n_candidates: int) -> NDArray[np.
         weights = np.zeros(0)
     good = weights.shape == (n_candidates,) and bool(np.isfinite(weights).all()) and (weights >= 0).all()
     if not good or weights.sum() <= 0:
+        given = list(prior) if isinstance(prior, tuple) else prior
         raise EnsembleError(
-            f"the prior is {list(prior) if isinstance(prior, tuple) else prior!r}; give {n_candidates} non-negative weights, "
+            f"the prior is {given!r}; give {n_candidates} non-negative weights, "
             "one per candidate, not all zero."
         )
     return np.asarray(weights / weights.sum(), np.float64)

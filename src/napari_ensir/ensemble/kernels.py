@@ -64,19 +64,14 @@ def count_integers(
     n_candidates = len(candidates)
     offsets, edges, smallest = tables
     low, high = limits
-    first, count, inner = channels
     lowest, n_levels = levels
-    inside = np.empty(n_candidates, np.int64)
-    errors = np.empty(n_candidates, np.int64)
+    inside, errors = np.empty(n_candidates, np.int64), np.empty(n_candidates, np.int64)
     masked, dense = keep.size > 0, histogram.size > 0
     written = 0
-    channel, run = first, 0
+    channel, run = channels[0], 0
     for i in range(truth.size):
         row = _U(channel)
-        run += 1
-        if run == inner:
-            run = 0
-            channel = channel + 1 if channel + 1 < first + count else first
+        channel, run = _next(channel, run, channels)
         if masked and not keep[i]:
             continue
         y = np.int64(truth[i])
@@ -98,6 +93,15 @@ def count_integers(
             pairs[written] = pair
             written += 1
     return written
+
+
+@_jit
+def _next(channel: int, run: int, channels: tuple[int, int, int]) -> tuple[int, int]:
+    """Channel of the following pixel, and its place in the run of that channel."""
+    first, count, inner = channels
+    if run + 1 < inner:
+        return channel, run + 1
+    return (channel + 1 if channel + 1 < first + count else first), 0
 
 
 @_jit
@@ -147,18 +151,13 @@ def count_floats(
     """
     n_candidates = len(candidates)
     low, high, _, _, n_bins, sublevels = grid
-    first, count, inner = channels
     lowest, n_levels = levels
-    inside = np.empty(n_candidates, np.int64)
-    errors = np.empty(n_candidates, np.int64)
+    inside, errors = np.empty(n_candidates, np.int64), np.empty(n_candidates, np.int64)
     written = 0
-    channel, run = first, 0
+    channel, run = channels[0], 0
     for i in range(truth.size):
         here = channel
-        run += 1
-        if run == inner:
-            run = 0
-            channel = channel + 1 if channel + 1 < first + count else first
+        channel, run = _next(channel, run, channels)
         if keep.size > 0 and not keep[i]:
             continue
         finite = np.isfinite(truth[i])
@@ -225,8 +224,7 @@ def combine_integers(
     maps : (M, pixels) or empty
     """
     n_candidates = len(candidates)
-    first, count, inner = channels
-    channel, run = first, 0
+    channel, run = channels[0], 0
     for i in range(candidates[0].size):
         key = _U(channel)
         for m in range(n_candidates):
@@ -240,10 +238,7 @@ def combine_integers(
         if maps.size > 0:
             for m in range(n_candidates):
                 maps[m, i] = weights[row, m]
-        run += 1
-        if run == inner:
-            run = 0
-            channel = channel + 1 if channel + 1 < first + count else first
+        channel, run = _next(channel, run, channels)
 
 
 @_jit
@@ -270,14 +265,14 @@ def combine_floats(
     """
     n_candidates = len(candidates)
     low, width, n_bins = grid
-    first, count, inner = channels
-    channel, run = first, 0
+    channel, run = channels[0], 0
     for i in range(candidates[0].size):
         key = 0
         for m in range(n_candidates):
             place = np.floor((np.float64(candidates[m][i]) - low) / width)
-            t = np.int64(min(max(place, 0.0), n_bins - 1.0)) if place == place else 0
-            key = key * n_bins + t
+            if place != place:  # not a number: the first bin
+                place = 0.0
+            key = key * n_bins + int(min(max(place, 0.0), n_bins - 1.0))
         row = _U(rows[_U(key * n_channels + channel)])
         if image.size > 0:
             total = 0.0
@@ -287,10 +282,7 @@ def combine_floats(
         if maps.size > 0:
             for m in range(n_candidates):
                 maps[m, i] = weights[row, m]
-        run += 1
-        if run == inner:
-            run = 0
-            channel = channel + 1 if channel + 1 < first + count else first
+        channel, run = _next(channel, run, channels)
 
 
 @_jit
@@ -326,41 +318,14 @@ def iterate_em(
     """
     limit, first_check, tolerance, variance_floor, recentred = rule
     n_candidates = means.shape[1]
-    scale = np.empty(n_candidates)
-    half = np.empty(n_candidates)
-    gamma = np.empty(n_candidates)
-    mass = np.empty(n_candidates)
-    spread = np.empty(n_candidates)
-    centre = np.empty(n_candidates)
+    work = np.empty((6, n_candidates))
+    mass, centre, spread = work[0], work[1], work[2]
     for r in range(len(starts) - 1):
+        entries = slice(starts[r], starts[r + 1])
         before = -np.inf
         status[r] = 1
         for iteration in range(limit + 1):
-            for m in range(n_candidates):
-                scale[m] = np.log(weights[r, m]) - 0.5 * np.log(2 * np.pi * variances[r, m])
-                half[m] = 0.5 / variances[r, m]
-                mass[m] = 0.0
-                spread[m] = 0.0
-                centre[m] = 0.0
-            likelihood = 0.0
-            for p in range(starts[r], starts[r + 1]):
-                best = -np.inf
-                for m in range(n_candidates):
-                    away = truth[p] - means[r, m]
-                    gamma[m] = scale[m] - half[m] * away * away
-                    best = max(best, gamma[m])
-                total = 0.0
-                for m in range(n_candidates):
-                    gamma[m] = np.exp(gamma[m] - best)
-                    total += gamma[m]
-                likelihood += share[p] * (best + np.log(total))
-                factor = share[p] / total
-                for m in range(n_candidates):
-                    away = truth[p] - means[r, m]
-                    part = gamma[m] * factor
-                    mass[m] += part
-                    centre[m] += part * away
-                    spread[m] += part * away * away
+            likelihood = _expect(truth[entries], share[entries], means[r], variances[r], weights[r], work)
             iterations[r] = iteration
             if not np.isfinite(likelihood):
                 status[r] = 2
@@ -378,3 +343,46 @@ def iterate_em(
                 if mass[m] > 0 or recentred:  # a component that has died out keeps its variance
                     variances[r, m] = spread[m] / mass[m] + variance_floor
                 weights[r, m] = mass[m] + floors[r]
+
+
+@_jit
+def _expect(
+    truth: NDArray[np.float64],
+    share: NDArray[np.float64],
+    means: NDArray[np.float64],
+    variances: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    work: NDArray[np.float64],
+) -> float:
+    """One bin set's E step; return the mean log likelihood of the components as they are.
+
+    ``work`` is written: sums of the responsibilities, and of these times the truth's distance from the
+    component's mean and its square; then room for three more vectors.
+    """
+    mass, centre, spread, scale, half, gamma = work
+    n_candidates = len(means)
+    work[:3] = 0.0
+    for m in range(n_candidates):
+        scale[m] = np.log(weights[m]) - 0.5 * np.log(2 * np.pi * variances[m])
+        half[m] = 0.5 / variances[m]
+    likelihood = 0.0
+    for p in range(len(truth)):
+        best = -np.inf
+        for m in range(n_candidates):
+            away = truth[p] - means[m]
+            gamma[m] = scale[m] - half[m] * away * away
+            best = max(best, gamma[m])
+        total = 0.0
+        for m in range(n_candidates):
+            # The exponential is most of the work: it is not needed where it is one.
+            gamma[m] = 1.0 if gamma[m] == best else np.exp(gamma[m] - best)
+            total += gamma[m]
+        likelihood += share[p] * (best + np.log(total))
+        factor = share[p] / total
+        for m in range(n_candidates):
+            away = truth[p] - means[m]
+            part = gamma[m] * factor
+            mass[m] += part
+            centre[m] += part * away
+            spread[m] += part * away * away
+    return likelihood

@@ -31,7 +31,7 @@ _TOLERANCE = 1e-12
 """Least promise of a gradient, relative to the mean diagonal, that still frees a weight."""
 
 _RIDGE = 1e-10
-"""Decides between candidates that are otherwise equal, and equally; large enough to be seen by the line above."""
+"""Decides between candidates that are otherwise equal, and equally; the line above can see it."""
 
 _BATCH = 2**14
 
@@ -115,10 +115,11 @@ def minimise_on_simplex(matrices: NDArray[np.float64]) -> tuple[NDArray[np.float
         if not len(live):
             break
         rounds[live] += 1
-        a, w, f = scaled[live], weights[live], free[live]
+        a, w = scaled[live], weights[live]
+        f: NDArray[np.bool_] = free[live]
         z = _solve_on_free(a, f)
-        negative = f & (z <= 0)
-        blocked = negative.any(axis=1)
+        negative: NDArray[np.bool_] = np.logical_and(f, z <= 0)
+        blocked: NDArray[np.bool_] = np.any(negative, axis=1)
         # Walk from w toward z as far as every weight stays non-negative.
         room = np.where(negative, w / np.where(negative, w - z, 1), np.inf)
         length = np.where(blocked, room.min(axis=1), 1.0)[:, None]

@@ -265,7 +265,9 @@ class WeightLUT:
         return made
 
     def save(self, path: str | Path) -> Path:
-        """Write the table to a ``.lut.safetensors`` file, whole or not at all; see :func:`~napari_ensir.load_lut`.
+        """Write the table to a ``.lut.safetensors`` file, whole or not at all.
+
+        :func:`~napari_ensir.load_lut` reads it back.
 
         Returns
         -------

@@ -39,7 +39,7 @@ def ssim(
     axis = None if channel_axis is None else channel_axis % truth.ndim
     if min(size for i, size in enumerate(truth.shape) if i != axis) < 11:
         return float("nan")
-    value = structural_similarity(
+    value = structural_similarity(  # type: ignore[no-untyped-call]
         np.asarray(truth, np.float64),
         np.asarray(image, np.float64),
         data_range=data_range,

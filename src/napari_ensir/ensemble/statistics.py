@@ -48,12 +48,12 @@ def check_sums(squares: NDArray[np.float64]) -> None:
     Raises
     ------
     EnsembleError
-        If one is too large. It takes more than a billion pixels of 16 bit in one bin set, all of them far off.
+        If one is too large. It takes a billion pixels of 16 bit in one bin set, all of them far off.
     """
     if squares.size and squares.max() >= LARGEST_SUM:
         raise EnsembleError(
-            f"the squared errors of one bin set sum to {squares.max():.3g} squared levels, too large for exact "
-            "64-bit sums; learn from fewer pixels, or from a mask of them."
+            f"the squared errors of one bin set sum to {squares.max():.3g} squared levels, too large for "
+            "exact 64-bit sums; learn from fewer pixels, or from a mask of them."
         )
 
 
@@ -132,7 +132,7 @@ class Statistics:
     @property
     def error_gram(self) -> NDArray[np.float64]:
         """Sum over pixels of e e^T in each bin set, (R, M, M), squared intensity units."""
-        return self.level_gram * self.binning.step**2
+        return np.asarray(self.level_gram * self.binning.step**2, np.float64)
 
     @property
     def level_gram(self) -> NDArray[np.int64]:
@@ -254,7 +254,8 @@ class Statistics:
         bins = self.rows[:, :-1].astype(np.int64)
         shift = bins % factor * self.binning.sublevels
         n = self.counts[:, None]
-        check_sums(self.moments[:, m : 2 * m] + shift * (2.0 * self.moments[:, :m] + n * shift))
+        first, second = (self.moments[:, part].astype(np.float64) for part in (slice(m), slice(m, 2 * m)))
+        check_sums(second + shift * (2 * first + n.astype(np.float64) * shift))
         moments = self.moments.copy()
         moments[:, m : 2 * m] += shift * (2 * self.moments[:, :m] + n * shift)
         moments[:, :m] += n * shift

@@ -35,7 +35,7 @@ class Ticker:
     """Counts pieces of work and tells `progress`."""
 
     def __init__(self, progress: Progress, total: int, text: str) -> None:
-        self._progress, self._total, self._text = progress, total, text
+        self._progress, self._total, self._text = progress, max(total, 1), text
         self._done = -1
         self.tick()
 

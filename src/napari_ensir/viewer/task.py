@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.qt.threading import create_worker
 from napari.utils import progress as napari_progress
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_ensir.errors import Cancelled
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Task"]
+
+# A task's last reference must not be the thread's: a QObject has to die on the thread it was made on.
+_RUNNING: set[Task] = set()
 
 _LEAST_SECONDS = 0.05
 """Between two reports: the viewer draws no faster."""
@@ -51,6 +54,7 @@ class Task(QObject):
         self._bar: napari_progress | None = None
         self._title = title
         self._has_ended = False
+        self._is_showing = False
         self._done = 0
         self._progressed.connect(self._show_progress)
         self._ended.connect(self._end)
@@ -60,6 +64,7 @@ class Task(QObject):
 
     def start(self) -> None:
         """Begin; returns at once."""
+        _RUNNING.add(self)
         self._worker.start()
 
     def cancel(self) -> None:
@@ -89,25 +94,33 @@ class Task(QObject):
             self._progressed.emit(round(1000 * done / max(1, total)), 1000, text)
 
     def _show_progress(self, done: int, total: int, text: str) -> None:
-        step, self._done = max(0, done - self._done), max(done, self._done)
-        if self._bar is None and not self._has_ended:
-            # Not before the first report: making a bar draws the canvas, which must not happen inside a
-            # click that has just changed the layers.
-            self._bar = napari_progress(total=total, desc=self._title)
-        # Each of these lets napari process events, the end of the task among them.
-        for show in (
-            lambda bar: bar.set_description(f"{self._title}: {text}"),
-            lambda bar: bar.update(step),
-        ):
-            if self._bar is not None:
-                show(self._bar)
+        # Each call into the bar lets napari process events: the next report, or the end, may come inside.
+        if self._is_showing or self._has_ended:
+            return
+        self._is_showing = True
+        # Not before the first report: making a bar draws the canvas, which must not happen inside a click
+        # that has just changed the layers.
+        bar = self._bar or napari_progress(total=total, desc=self._title)
+        self._bar = bar
+        if not self._has_ended:
+            bar.set_description(f"{self._title}: {text}")
+        if not self._has_ended:
+            bar.update(max(0, done - self._done))
+        self._done = max(done, self._done)
+        self._is_showing = False
+        if self._has_ended:
+            self._close_bar()
+
+    def _close_bar(self) -> None:
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.close()
 
     def _end(self, outcome: tuple[str, Any]) -> None:
         kind, value = outcome
         self._has_ended = True
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        if not self._is_showing:
+            self._close_bar()
         if kind == "returned" and self._stop.is_set():
             kind = "cancelled"  # asked to stop after the last report: what came of it is not wanted
         if kind == "returned":
@@ -117,3 +130,5 @@ class Task(QObject):
         else:
             self.cancelled.emit()
         self.finished.emit()
+        # Not within a signal of this very object.
+        QTimer.singleShot(0, lambda: _RUNNING.discard(self))

@@ -69,6 +69,18 @@ TOOLTIPS = {
         "Apply to all matching sets",
         "Combine every set of layers whose names contain the candidates' names and are alike otherwise.",
     ),
+    "degraded": ("Image to restore", "The degraded image that candidates are made of."),
+    "restorers": ("Restorers", "Tick one or more: each adds a candidate. Select one to see its settings."),
+    "open_network": (
+        "Open a network",
+        "A restorer trained here (*.safetensors), a TorchScript or torch.export file (*.pt, *.pt2), or, with "
+        "the extra spandrel, a published checkpoint. Only tensors and graphs are read from it.",
+    ),
+    "self_ensemble": (
+        "Self-ensemble",
+        "Restore eight rotations and reflections of the image and average them: eight times the time.",
+    ),
+    "restore": ("Restore", "Add one candidate layer for each restorer ticked."),
     "open": ("Open LUT", "Choose a lookup table file."),
     "match": ("Layers for candidates", "Which layer plays which candidate of the table."),
     "apply": ("Apply", "Combine these layers by the table; no ground truth is needed."),

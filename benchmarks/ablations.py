@@ -1,0 +1,52 @@
+"""The EnsIR paper's two ablations, on held-out images of a folder: bin width, and EM's iteration limit.
+
+    python benchmarks/ablations.py bin-width  --data DERAINING
+    python benchmarks/ablations.py iterations --data DERAINING
+
+DERAINING holds one folder of images for each of MPRNet, MAXIM, Restormer and gt. Even and odd images are held
+out in turn; one table per colour channel.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from napari_ensir import compare
+from napari_ensir.ensemble.baselines import BinSets
+from napari_ensir.ensemble.estimate import METHODS
+from napari_ensir.io import TRUTH, References, open_set
+
+MODELS = ("MPRNet", "MAXIM", "Restormer")
+BIN_WIDTHS = (4, 8, 16, 32, 64, 96, 128, 256)
+LIMITS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+PLACE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "deraining"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ablation", choices=("bin-width", "iterations"))
+    parser.add_argument("--data", type=Path, default=PLACE)
+    chosen = parser.parse_args()
+    paths = {**{name: chosen.data / name for name in MODELS}, TRUTH: chosen.data / "gt"}
+    images = References(open_set(paths))
+    every = {"data_range": (0.0, 255.0), "channel_axis": -1}
+    if chosen.ablation == "bin-width":
+        rows = [
+            BinSets(key, f"{method.title}, bin width {width}", width, **every)
+            for key, method in METHODS.items()
+            for width in BIN_WIDTHS
+        ]
+    else:
+        rows = [
+            BinSets(key, f"{METHODS[key].title}, at most {n} iterations", 32, max_iterations=n, **every)
+            for key in ("em", "em-released")
+            for n in LIMITS
+        ]
+    print(compare(images, MODELS, channel_axis=-1, methods=rows).to_markdown(), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Memory and time on data larger than memory: the figures of benchmarks/large.md.
+
+    python benchmarks/large.py memory --gigabytes 4 40
+    python benchmarks/large.py growth --gigabytes 1 2 4 --workers 1 2
+
+Each figure comes from a process of its own. The data are two candidates and a ground truth, uint16, in Zarr
+arrays of 1024 x 1024 chunks: eight different chunks each, made on the fly, and hard links to them for the
+rest. To whatever reads them, that is as many bytes as the sizes say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+SIDE, PLANE, DISTINCT = 1024, 4096, 8
+NAMES = ("near", "far", "truth")
+
+
+def make(folder: Path, gigabytes: float) -> None:
+    """Candidates and truth of this size together, in decimal gigabytes."""
+    import zarr
+
+    planes = max(1, round(gigabytes * 1e9 / (len(NAMES) * PLANE * PLANE * 2)))
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    for name, noise in zip(NAMES, (60, 180, 0), strict=True):
+        array = zarr.create_array(
+            str(folder / f"{name}.zarr"), shape=(planes, PLANE, PLANE), chunks=(1, SIDE, SIDE), dtype="uint16"
+        )
+        files = []
+        for number in range(DISTINCT):
+            truth = 2000 + 1500 * np.sin((3 + number) * x) * np.cos((2 + number) * y) + 3000 * (x * y > 0.5)
+            noisy = truth + rng.normal(0, noise, truth.shape) * np.sqrt(truth / 2000) if noise else truth
+            place = np.unravel_index(number, array.cdata_shape)
+            array.blocks[place] = np.rint(np.clip(noisy, 0, 65535)).astype(np.uint16)[None]
+            files.append(folder / f"{name}.zarr" / "c" / "/".join(map(str, place)))
+        for number, place in enumerate(product(*map(range, array.cdata_shape))):
+            target = folder / f"{name}.zarr" / "c" / "/".join(map(str, place))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                os.link(files[number % DISTINCT], target)
+
+
+class Nowhere:
+    """Takes blocks and forgets them: what is measured is this package, not a disk."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+
+def one(folder: Path, task: str, workers: int) -> dict[str, object]:
+    """Do one task and measure it."""
+    import dask.array as da
+
+    from napari_ensir import fit_lut
+    from napari_ensir.io import read_image
+
+    near, far, truth = (read_image(folder / f"{name}.zarr") for name in NAMES)
+    size = near.nbytes + far.nbytes + truth.nbytes
+    crop = (slice(1), slice(SIDE), slice(SIDE))
+
+    def fit(part: tuple = (), **how: object):
+        arrays = [array[part] for array in (near, far, truth)]
+        return fit_lut([(arrays[:2], arrays[2])], NAMES[:2], method="least-squares", device="cpu", **how)
+
+    small = fit(crop)  # compiles, and is what apply uses
+    cluster = None
+    if workers:
+        from distributed import Client, LocalCluster
+
+        cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
+        client = Client(cluster)
+        fit((slice(workers), slice(None), slice(None)))
+        before = sum(client.run(time.process_time).values())
+    start = time.perf_counter()
+    result: dict[str, object] = {}
+    if task == "fit":
+        lut = fit()
+        result["statistics_bytes"] = lut.report["statistics_bytes"]
+        result["bin_sets"] = len(lut.rows)
+        # The data repeat, so what they teach must too, but for the counts.
+        result["weights"] = np.round(lut.weights[np.argsort(lut.counts)[-3:]], 6).tolist()
+    elif task == "apply":
+        da.store(small.apply([near, far], device="cpu"), Nowhere(), lock=False)
+    else:
+        da.store(small.weight_maps([near, far], device="cpu"), Nowhere(), lock=False)
+    result |= {
+        "task": task,
+        "workers": workers,
+        "gigabytes": round(size / 1e9, 2),
+        "seconds": round(time.perf_counter() - start, 1),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+    if cluster is not None:
+        result["processor_seconds"] = round(sum(client.run(time.process_time).values()) - before, 1)
+        client.close()
+        cluster.close()
+    return result
+
+
+def measured(folder: Path, task: str, workers: int = 0) -> dict[str, object]:
+    command = [sys.executable, __file__, "one", str(folder), task, str(workers)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(result), file=sys.stderr, flush=True)
+    return result
+
+
+def memory(sizes: list[float]) -> None:
+    print("| task | data, GB | seconds | peak memory, MB | statistics, MB |\n|---|---|---|---|---|")
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            make(Path(name), size)
+            for task in ("fit", "apply", "weight maps"):
+                row = measured(Path(name), task)
+                kept = f"{row['statistics_bytes'] / 1e6:.2f}" if task == "fit" else ""
+                print(
+                    f"| {task} | {row['gigabytes']} | {row['seconds']} | {row['peak_mb']} | {kept} |",
+                    flush=True,
+                )
+
+
+def growth(sizes: list[float], workers: list[int], plot: Path | None) -> None:
+    print(
+        "| worker processes | data, GB | seconds to fit | processor seconds of workers |\n|---|---|---|---|"
+    )
+    lines: dict[int, list[tuple[float, float]]] = {}
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            make(Path(name), size)
+            for n in workers:
+                row = measured(Path(name), "fit", n)
+                gigabytes, seconds = float(row["gigabytes"]), float(row["seconds"])
+                lines.setdefault(n, []).append((gigabytes, seconds))
+                print(f"| {n} | {gigabytes} | {seconds} | {row['processor_seconds']} |", flush=True)
+    if plot is not None:
+        import matplotlib
+
+        matplotlib.use("agg")
+        from matplotlib import pyplot
+
+        figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
+        for n, points in lines.items():
+            axes.plot(*zip(*points, strict=True), marker="o", label=f"{n} worker{'s' * (n > 1)}")
+        axes.set(xlabel="data, GB", ylabel="seconds to fit", xlim=(0, None), ylim=(0, None))
+        axes.legend()
+        figure.savefig(plot, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("memory", "growth"):
+        command = commands.add_parser(name)
+        command.add_argument(
+            "--gigabytes", type=float, nargs="+", default=[4, 40] if name == "memory" else [1, 2, 4]
+        )
+        if name == "growth":
+            command.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+            command.add_argument("--plot", type=Path)
+    single = commands.add_parser("one")
+    single.add_argument("folder", type=Path)
+    single.add_argument("task")
+    single.add_argument("workers", type=int)
+    chosen = parser.parse_args()
+    if chosen.command == "one":
+        print(json.dumps(one(chosen.folder, chosen.task, chosen.workers)))
+    elif chosen.command == "memory":
+        memory(chosen.gigabytes)
+    else:
+        growth(chosen.gigabytes, chosen.workers, chosen.plot)
+
+
+if __name__ == "__main__":
+    main()

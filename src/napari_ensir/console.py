@@ -1,0 +1,93 @@
+"""What a terminal shows: progress on stderr, tables and JSON on stdout. Knows nothing of images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from napari_ensir.whole import whole_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from napari_ensir.ensemble.inputs import Progress
+
+__all__ = ["plain", "progress", "say", "table", "write_json"]
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Progress | None]:
+    """A progress callback that moves a bar; None where nobody would see it."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("")
+
+        def move(done: int, total: int, text: str) -> None:
+            bars.update(bar, completed=done, total=total, description=text)
+
+        yield move
+
+
+def say(line: str) -> None:
+    """One line on stdout."""
+    print(line)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout: aligned for reading, plain for other programs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(show_header=any(header), box=None, pad_edge=False)
+    for number, title in enumerate(header):
+        shown.add_column(title, justify="left" if number == 0 or not title else "right", overflow="fold")
+    for row in rows:
+        # Text, not markup: a name may hold square brackets.
+        shown.add_row(*(cell.replace("[", "\\[") for cell in row))
+    # Other programs read lines: nothing is folded for them.
+    Console(width=None if sys.stdout.isatty() else 1000).print(shown)
+
+
+def plain(value: Any) -> str:
+    """A value of a report, for reading.
+
+    Examples
+    --------
+    >>> plain([1.0, 2.5]), plain({"converged": 3}), plain(None)
+    ('1, 2.5', 'converged 3', '-')
+    """
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(one)}" for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(one) for one in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "-" if value is None else str(value)
+
+
+def write_json(results: dict[str, Any], target: Path, overwrite: bool) -> None:
+    """Results as JSON to a file, or to stdout for ``-``; NaN and infinity, which JSON lacks, as null."""
+    text = json.dumps(_finite(results), indent=2, allow_nan=False) + "\n"
+    if str(target) == "-":
+        sys.stdout.write(text)
+        return
+    with whole_file(target, overwrite) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,0 +1,348 @@
+"""What to compare with: averages, ZZPM, regressors on pixels, one global solution.
+
+Each is a :class:`Contender`, and so are the package's own methods (:class:`BinSets`) and RefESR
+(``refesr.py``), so that a comparison treats all alike. Formulas: EnsIR (arXiv 2410.22959), section 4, and the
+code its authors released.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from napari_ensir.ensemble.least_squares import minimise_on_simplex
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.inputs import Progress
+
+    Image = NDArray[Any]
+    Pair = tuple[Sequence[Image], Image]
+    """Candidates and ground truth of one image: M arrays of the truth's shape."""
+
+__all__ = [
+    "REGRESSORS",
+    "Average",
+    "BinSets",
+    "Contender",
+    "GlobalLeastSquares",
+    "OneCandidate",
+    "Regression",
+    "WeightedAverage",
+    "Zzpm",
+]
+
+
+class Contender(Protocol):
+    """Something that learns from images with ground truth and then combines candidates.
+
+    Attributes
+    ----------
+    name : str
+        Its row in a table.
+    note : str
+        What a reader of the table must know, such as a sample's size; often empty.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its row in a table."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What a reader of the table must know."""
+        ...
+
+    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+        """Learn; forget what was learned before."""
+        ...
+
+    def predict(
+        self, candidates: Sequence[Image], low_resolution: Image | None = None
+    ) -> NDArray[np.float64]:
+        """Combine the candidates of one image, in their own intensity units; may leave the data range."""
+        ...
+
+
+def stacked(candidates: Sequence[Image]) -> NDArray[np.float64]:
+    """(M, *shape) float64."""
+    return np.stack([np.asarray(candidate, np.float64) for candidate in candidates])
+
+
+@dataclass
+class _NeedsNoFit:
+    """What combines candidates by a rule alone."""
+
+    note: str = field(default="", kw_only=True)
+
+    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+        """Nothing to learn."""
+
+
+@dataclass
+class OneCandidate(_NeedsNoFit):
+    """One candidate, as it is."""
+
+    index: int
+    name: str
+
+    def predict(
+        self, candidates: Sequence[Image], low_resolution: Image | None = None
+    ) -> NDArray[np.float64]:
+        """The candidate."""
+        return np.asarray(candidates[self.index], np.float64)
+
+
+@dataclass
+class Average(_NeedsNoFit):
+    """All candidates alike.
+
+    Examples
+    --------
+    >>> Average().predict([np.array([1, 2]), np.array([3, 6])])
+    array([2., 4.])
+    """
+
+    name: str = "average"
+
+    def predict(
+        self, candidates: Sequence[Image], low_resolution: Image | None = None
+    ) -> NDArray[np.float64]:
+        """Their mean."""
+        return np.asarray(np.mean(stacked(candidates), axis=0))
+
+
+@dataclass
+class WeightedAverage(_NeedsNoFit):
+    """Candidates by given weights, scaled to a sum of one.
+
+    Examples
+    --------
+    >>> WeightedAverage((3, 1)).predict([np.array([1, 2]), np.array([3, 6])])
+    array([1.5, 3. ])
+    """
+
+    weights: tuple[float, ...]
+    name: str = "weighted average"
+
+    def predict(
+        self, candidates: Sequence[Image], low_resolution: Image | None = None
+    ) -> NDArray[np.float64]:
+        """Their weighted mean.
+
+        Raises
+        ------
+        EnsembleError
+            If there is not one weight per candidate, or they sum to nothing.
+        """
+        weights = np.asarray(self.weights, np.float64)
+        if weights.shape != (len(candidates),) or not np.isfinite(weights).all() or weights.sum() <= 0:
+            raise EnsembleError(
+                f"the weights are {list(self.weights)}; give {len(candidates)}, one per candidate, with a "
+                "positive sum."
+            )
+        return np.asarray(np.tensordot(weights / weights.sum(), stacked(candidates), axes=1))
+
+
+@dataclass
+class Zzpm(_NeedsNoFit):
+    """Candidates by how near each is to their mean, one weight vector per image (ZZPM, NTIRE 2023).
+
+    As described, ``w_m ~ 1 / mse_m`` with ``mse_m = mean((x_m - mean of the candidates) ** 2)``. The EnsIR
+    authors' code takes ``softmax(1 / (1e-3 + mse_m))`` instead, on intensities of 0 to 255: on another
+    scale it gives other weights, which is why ``data_range`` is needed.
+
+    Examples
+    --------
+    >>> candidates = [np.array([0.0, 0.0]), np.array([0.0, 3.0]), np.array([0.0, 3.0])]
+    >>> Zzpm().weights(candidates).round(3)
+    array([0.111, 0.444, 0.444])
+    """
+
+    released: bool = False
+    data_range: tuple[float, float] = (0.0, 255.0)
+
+    @property
+    def name(self) -> str:
+        """Its row in a table."""
+        return "ZZPM (released code)" if self.released else "ZZPM (as described)"
+
+    def weights(self, candidates: Sequence[Image]) -> NDArray[np.float64]:
+        """Weights of one image's candidates, (M,)."""
+        stack = stacked(candidates)
+        away = (stack - stack.mean(axis=0)).reshape(len(stack), -1)
+        mse = np.einsum("mp,mp->m", away, away) / away.shape[1]
+        if self.released:
+            low, high = self.data_range
+            score = 1 / (1e-3 + mse * (255 / (high - low)) ** 2)
+            score = np.exp(score - score.max())
+        elif (mse == 0).any():
+            score = np.where(mse == 0, 1.0, 0.0)
+        else:
+            score = mse.min() / mse
+        return np.asarray(score / score.sum())
+
+    def predict(
+        self, candidates: Sequence[Image], low_resolution: Image | None = None
+    ) -> NDArray[np.float64]:
+        """Their weighted mean."""
+        return np.asarray(np.tensordot(self.weights(candidates), stacked(candidates), axes=1))
+
+
+# -- pixels to pixels ---------------------------------------------------------------------------------
+
+REGRESSORS = {
+    "linear regression": ("sklearn.linear_model", "LinearRegression"),
+    "Bagging": ("sklearn.ensemble", "BaggingRegressor"),
+    "AdaBoost": ("sklearn.ensemble", "AdaBoostRegressor"),
+    "RandomForest": ("sklearn.ensemble", "RandomForestRegressor"),
+    "GradientBoosting": ("sklearn.ensemble", "GradientBoostingRegressor"),
+    "HistGradientBoosting": ("sklearn.ensemble", "HistGradientBoostingRegressor"),
+}
+"""Linear regression and the EnsIR paper's five, by where scikit-learn keeps them."""
+
+
+@dataclass
+class Regression:
+    """A scikit-learn regressor at its defaults, from the candidates' intensities to the truth's, per pixel.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`REGRESSORS`.
+    samples : int or None
+        Learn from this many pixels, drawn at random without replacement; None: from all.
+    seed : int
+        For the draw, and for the regressor where it draws itself.
+    """
+
+    name: str
+    samples: int | None = 100_000
+    seed: int = 0
+    note: str = ""
+    model: Any = None
+
+    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+        """Learn from (a sample of) all pixels of all channels together.
+
+        Raises
+        ------
+        EnsembleError
+            If scikit-learn is not installed.
+        """
+        try:
+            module = import_module(REGRESSORS[self.name][0])
+        except ImportError as error:
+            raise EnsembleError(
+                f"{self.name} needs scikit-learn; install it with: "
+                'pip install "napari-ensir[compare]", or leave the regressors out.'
+            ) from error
+        self.model = getattr(module, REGRESSORS[self.name][1])()
+        if "random_state" in self.model.get_params():
+            self.model.set_params(random_state=self.seed)
+        values = np.concatenate(
+            [stacked(candidates).reshape(len(candidates), -1) for candidates, _ in reference], 1
+        )
+        truth = np.concatenate([np.asarray(truth, np.float64).reshape(-1) for _, truth in reference])
+        finite = np.flatnonzero(np.isfinite(truth) & np.isfinite(values).all(axis=0))
+        self.note = "all pixels"
+        if self.samples is not None and self.samples < len(finite):
+            finite = np.random.default_rng(self.seed).choice(finite, self.samples, replace=False)
+            self.note = f"learned from {self.samples:,} pixels of {len(truth):,}"
+        self.model.fit(values[:, finite].T, truth[finite])
+
+    def predict(
+        self, candidates: Sequence[Image], low_resolution: Image | None = None
+    ) -> NDArray[np.float64]:
+        """What the regressor makes of each pixel; NaN where a candidate is not finite."""
+        shape = np.shape(candidates[0])
+        values = stacked(candidates).reshape(len(candidates), -1).T
+        finite = np.isfinite(values).all(axis=1)
+        result = np.full(len(values), np.nan)
+        if finite.any():
+            result[finite] = self.model.predict(values[finite])
+        return result.reshape(shape)
+
+
+@dataclass
+class GlobalLeastSquares:
+    """One weight vector on the simplex for all pixels, of least squared error."""
+
+    name: str = "global least squares"
+    note: str = ""
+    weights: NDArray[np.float64] | None = None
+
+    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+        """Sum up ``e e^T`` over all finite pixels and minimise ``w^T (sum e e^T) w``."""
+        gram: Any = 0.0
+        for candidates, truth in reference:
+            errors = (stacked(candidates) - np.asarray(truth, np.float64)).reshape(len(candidates), -1)
+            errors = errors[:, np.isfinite(errors).all(axis=0)]
+            gram = gram + errors @ errors.T
+        self.weights = minimise_on_simplex(gram[None])[0][0]
+
+    def predict(
+        self, candidates: Sequence[Image], low_resolution: Image | None = None
+    ) -> NDArray[np.float64]:
+        """Their weighted mean."""
+        return np.asarray(np.tensordot(np.asarray(self.weights), stacked(candidates), axes=1))
+
+
+# -- the package's own --------------------------------------------------------------------------------
+
+
+@dataclass
+class BinSets:
+    """A lookup table over bin sets: what :func:`napari_ensir.fit_lut` makes, by any of its methods.
+
+    Parameters
+    ----------
+    method : str
+        A key of :data:`~napari_ensir.ensemble.estimate.METHODS`.
+    bin_width, data_range, channel_axis, device, max_iterations, shrinkage
+        As for :func:`napari_ensir.fit_lut`.
+    name : str
+        Its row in a table.
+    """
+
+    method: str
+    name: str
+    bin_width: float | None = None
+    data_range: tuple[float, float] | None = None
+    channel_axis: int | None = None
+    device: str | torch.device = "auto"
+    max_iterations: int | None = None
+    shrinkage: float = 1000.0
+    note: str = ""
+    lut: Any = None
+
+    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+        """Collect statistics and estimate weights."""
+        from napari_ensir.ensemble.fit import fit_lut
+
+        self.lut = fit_lut(
+            reference,
+            method=self.method,
+            bin_width=self.bin_width,
+            data_range=self.data_range,
+            channel_axis=self.channel_axis,
+            device=self.device,
+            progress=progress,
+            max_iterations=self.max_iterations,
+            shrinkage=self.shrinkage,
+        )
+
+    def predict(
+        self, candidates: Sequence[Image], low_resolution: Image | None = None
+    ) -> NDArray[np.float64]:
+        """The ensemble."""
+        return np.asarray(self.lut.apply(candidates, self.device, channel_axis=self.channel_axis), np.float64)

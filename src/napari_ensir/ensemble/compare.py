@@ -1,0 +1,378 @@
+"""An honest comparison: every method on images, or parts of an image, that it has not learned from."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.baselines import (
+    REGRESSORS,
+    Average,
+    BinSets,
+    Contender,
+    GlobalLeastSquares,
+    OneCandidate,
+    Regression,
+    Zzpm,
+)
+from napari_ensir.ensemble.estimate import METHODS
+from napari_ensir.ensemble.inputs import check_names, make_field
+from napari_ensir.ensemble.refesr import RefESR
+from napari_ensir.ensemble.scoring import Scoring, shown_range
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import torch
+
+    from napari_ensir.ensemble.baselines import Image, Pair
+    from napari_ensir.ensemble.inputs import Progress
+
+    Slices = tuple[slice, ...]
+
+__all__ = ["Comparison", "Row", "compare", "contenders"]
+
+TILES = 8
+"""One image is cut into this many tiles along each of its two long axes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's figures.
+
+    Attributes
+    ----------
+    name : str
+    psnr : float
+        Mean over images, dB.
+    ssim : float
+        Mean over images; NaN where images are too small for its window.
+    fit_seconds : float
+        Mean over folds.
+    image_seconds : float
+        Mean over images.
+    note : str
+    """
+
+    name: str
+    psnr: float
+    ssim: float
+    fit_seconds: float
+    image_seconds: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` found.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        In the order of the methods.
+    settings : dict
+        Plain values: what the figures depend on.
+    """
+
+    rows: tuple[Row, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Row:
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise EnsembleError(
+            f"there is no row {name!r}; there are: {', '.join(row.name for row in self.rows)}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"settings": self.settings, "rows": [asdict(row) for row in self.rows]}
+
+    def to_markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [
+            "| method | PSNR, dB | SSIM | s to fit | s per image | |",
+            "|---|---|---|---|---|---|",
+            *(
+                f"| {row.name} | {row.psnr:.3f} | {row.ssim:.4f} | {row.fit_seconds:.3f} "
+                f"| {row.image_seconds:.3f} | {row.note} |"
+                for row in self.rows
+            ),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def contenders(
+    names: Sequence[str],
+    data_range: tuple[float, float],
+    *,
+    bin_widths: Sequence[float | None] = (None,),
+    channel_axis: int | None = None,
+    device: str | torch.device = "auto",
+    samples: int | None = 100_000,
+    low_resolution: bool = False,
+) -> list[Contender]:
+    """Every row of the table: candidates, baselines, and the package's methods in each bin width.
+
+    Parameters
+    ----------
+    names
+        The candidates.
+    data_range : (low, high)
+    bin_widths, channel_axis, device
+        For the lookup tables.
+    samples
+        Pixels that the regressors learn from; None: all.
+    low_resolution
+        Whether there are low-resolution inputs, for RefESR.
+    """
+    found: list[Contender] = [OneCandidate(index, name) for index, name in enumerate(names)]
+    found += [Average(), Zzpm(data_range=data_range), Zzpm(released=True, data_range=data_range)]
+    if low_resolution:
+        found.append(RefESR(data_range))
+    # Linear regression is cheap: it needs no sample.
+    found += [Regression(name, None if name == "linear regression" else samples) for name in REGRESSORS]
+    found.append(GlobalLeastSquares())
+    for key, method in METHODS.items():
+        for width in bin_widths:
+            name = method.title + ("" if width is None else f", bin width {width:g}")
+            found.append(BinSets(key, name, width, data_range, channel_axis, device))
+    return found
+
+
+def compare(
+    reference: Iterable[tuple[Sequence[Any], Any]],
+    names: Sequence[str] | None = None,
+    folds: int = 2,
+    bin_width: float | Sequence[float] | None = None,
+    channel_axis: int | None = None,
+    y_channel: bool = False,
+    crop_border: int = 0,
+    methods: Sequence[str | Contender] | None = None,
+    low_resolution: Sequence[Any] | None = None,
+    progress: Progress | None = None,
+    *,
+    data_range: tuple[float, float] | None = None,
+    samples: int | None = 100_000,
+    device: str | torch.device = "auto",
+) -> Comparison:
+    """Score every method on what it has not learned from.
+
+    Image ``i`` is predicted by a method that learned from all images but those of fold ``i % folds``: with
+    two folds, even from odd images and the reverse. Where there are fewer images than folds, each image is
+    cut into 8 x 8 tiles, tile ``(i, j)`` belongs to fold ``(i + j) % folds``, and the predicted tiles are put
+    together before scoring. The reference set is held in memory, so that no figure depends on a disk.
+
+    Parameters
+    ----------
+    reference : iterable of (candidates, truth)
+        As for :func:`napari_ensir.fit_lut`.
+    names : M strings, optional
+    folds : int
+    bin_width : float or several, optional
+        For the lookup tables; one row for each.
+    channel_axis : int, optional
+        One table per channel along it, and the axis that SSIM averages over.
+    y_channel, crop_border
+        Score Y of BT.601, and without this many pixels at each edge.
+    methods : names of rows, of lookup-table methods, or contenders; optional
+        None: every one that there is.
+    low_resolution : one array per image, optional
+        Inputs of super-resolution, for RefESR.
+    progress
+        Called with (done, total, text); what it raises stops the work.
+    data_range : (low, high), optional
+        None: the dtype's for 8 bit, else what candidates and truth show.
+    samples : int or None
+        Pixels that the scikit-learn regressors learn from, linear regression apart; None: all.
+    device : str or torch.device
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    EnsembleError
+        If the images cannot be used, there is no such method, or scikit-learn is absent but asked for.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.uniform(0, 1, (4, 32, 32))
+    >>> images = [([t + rng.normal(0, sigma, t.shape) for sigma in (0.05, 0.08)], t) for t in truth]
+    >>> table = compare(images, ("near", "far"), methods=["near", "far", "least-squares"])
+    >>> table["Least squares"].psnr > table["near"].psnr > table["far"].psnr
+    True
+    """
+    pairs = _in_memory(reference, names, channel_axis)
+    checked = check_names(names, len(pairs[0][0]))
+    if not isinstance(folds, int) or folds < 2:
+        raise EnsembleError(f"folds is {folds!r}; give 2 or more, so that something is held out.")
+    small = None if low_resolution is None else [np.asarray(image) for image in low_resolution]
+    if small is not None and len(small) != len(pairs):
+        raise EnsembleError(
+            f"there are {len(small)} low-resolution inputs for {len(pairs)} images; give one each."
+        )
+    given = data_range or shown_range([array for xs, truth in pairs for array in (*xs, truth)])
+    limits = (float(given[0]), float(given[1]))
+    widths = tuple(bin_width) if isinstance(bin_width, (list, tuple)) else (bin_width,)
+    every = contenders(
+        checked,
+        limits,
+        bin_widths=widths,
+        channel_axis=channel_axis,
+        device=device,
+        samples=samples,
+        low_resolution=small is not None,
+    )
+    chosen = every if methods is None else _chosen(every, methods)
+    scoring = Scoring(limits, y_channel, crop_border, channel_axis)
+    run = _Run(pairs, small, folds, scoring, progress)
+    rows = tuple(run.row(contender, (number, len(chosen))) for number, contender in enumerate(chosen))
+    settings = {
+        "images": len(pairs),
+        "folds": folds,
+        "held_out": "tiles" if run.tiled else "images",
+        "y_channel": y_channel,
+        "crop_border": crop_border,
+        "channel_axis": channel_axis,
+        "data_range": list(limits),
+        "bin_width": [None if width is None else float(width) for width in widths],
+        "samples": samples,
+    }
+    return Comparison(rows, settings)
+
+
+def _in_memory(
+    reference: Iterable[tuple[Sequence[Any], Any]], names: Sequence[str] | None, channel_axis: int | None
+) -> list[Pair]:
+    pairs: list[Pair] = []
+    for number, (candidates, truth) in enumerate(reference):
+        made = make_field(
+            candidates, truth, names=names, channel_axis=channel_axis, place=f"image {number + 1}: "
+        )
+        arrays = [np.asarray(array) for array in made.arrays]
+        if pairs and len(arrays) - 1 != len(pairs[0][0]):
+            raise EnsembleError(
+                f"image {number + 1} has {len(arrays) - 1} candidates, but image 1 has {len(pairs[0][0])}; "
+                "every image needs one of each."
+            )
+        pairs.append((arrays[:-1], arrays[-1]))
+    if not pairs:
+        raise EnsembleError("the reference set is empty; give at least one image with ground truth.")
+    return pairs
+
+
+def _chosen(every: Sequence[Contender], methods: Sequence[str | Contender]) -> list[Contender]:
+    chosen: list[Contender] = []
+    for wanted in methods:
+        if not isinstance(wanted, str):
+            chosen.append(wanted)
+            continue
+        found = [
+            one for one in every if one.name == wanted or (isinstance(one, BinSets) and one.method == wanted)
+        ]
+        if not found:
+            known = ", ".join([*METHODS, *(one.name for one in every if not isinstance(one, BinSets))])
+            raise EnsembleError(f"there is no method {wanted!r} to compare; there are: {known}.")
+        chosen += found
+    return chosen
+
+
+class _Run:
+    """The folds, and one method after the other through them."""
+
+    def __init__(
+        self,
+        pairs: list[Pair],
+        low_resolution: list[Image] | None,
+        folds: int,
+        scoring: Scoring,
+        progress: Progress | None,
+    ) -> None:
+        self.pairs, self.low_resolution, self.folds = pairs, low_resolution, folds
+        self.scoring, self.progress = scoring, progress
+        self.tiled = len(pairs) < folds
+        if self.tiled and low_resolution is not None:
+            raise EnsembleError(
+                f"{len(pairs)} image{'s' * (len(pairs) > 1)} cannot be held out in {folds} folds with "
+                "low-resolution inputs; give more images."
+            )
+        self.parts: list[tuple[int, Slices, int]] = []  # image, where in it, fold
+        for number, (_, truth) in enumerate(pairs):
+            if self.tiled:
+                tiles = _tiles(truth.shape, scoring.channels_of(truth.shape))
+                self.parts += [(number, where, sum(place) % folds) for place, where in tiles]
+            else:
+                self.parts.append((number, (slice(None),) * truth.ndim, number % folds))
+        if len({fold for *_, fold in self.parts}) < folds:
+            raise EnsembleError(f"the image is too small to be held out in {folds} folds; use fewer.")
+
+    def row(self, contender: Contender, place: tuple[int, int]) -> Row:
+        """Fit on all folds but one, predict that one, in turn; then score whole images."""
+        results = [np.empty(truth.shape) for _, truth in self.pairs]
+        fitting = predicting = 0.0
+        number, n_rows = place
+        self._warm_up(contender)
+        for fold in range(self.folds):
+            if self.progress is not None:
+                self.progress(number * self.folds + fold, n_rows * self.folds, contender.name)
+            learned = [self._cut(part) for part in self.parts if part[2] != fold]
+            start = perf_counter()
+            contender.fit(learned)
+            fitting += perf_counter() - start
+            for part in self.parts:
+                if part[2] == fold:
+                    candidates, _ = self._cut(part)
+                    low = None if self.low_resolution is None else self.low_resolution[part[0]]
+                    start = perf_counter()
+                    results[part[0]][part[1]] = contender.predict(candidates, low)
+                    predicting += perf_counter() - start
+        scores = [self.scoring(truth, result) for (_, truth), result in zip(self.pairs, results, strict=True)]
+        if self.progress is not None:
+            self.progress((number + 1) * self.folds, n_rows * self.folds, contender.name)
+        mean_psnr, mean_ssim = np.mean(scores, axis=0)
+        return Row(
+            contender.name,
+            float(mean_psnr),
+            float(mean_ssim),
+            fitting / self.folds,
+            predicting / len(self.pairs),
+            contender.note,
+        )
+
+    def _warm_up(self, contender: Contender) -> None:
+        """Import and compile on a corner of the first image, so that the clock does not see it."""
+        corner = tuple(
+            slice(None) if axis == self.scoring.channels_of(self.pairs[0][1].shape) else slice(32)
+            for axis in range(self.pairs[0][1].ndim)
+        )
+        candidates, truth = self._cut((0, corner, 0))
+        with suppress(EnsembleError):  # whatever it is, the whole image will show
+            contender.fit([(candidates, truth)])
+            contender.predict(candidates)
+
+    def _cut(self, part: tuple[int, Slices, int]) -> Pair:
+        candidates, truth = self.pairs[part[0]]
+        return [candidate[part[1]] for candidate in candidates], truth[part[1]]
+
+
+def _tiles(shape: tuple[int, ...], channel_axis: int | None) -> list[tuple[tuple[int, ...], Slices]]:
+    """Places and slices of tiles along the two longest axes that are not the channel's."""
+    spatial = sorted((i for i in range(len(shape)) if i != channel_axis), key=lambda i: -shape[i])[:2]
+    cuts = {i: np.unique(np.linspace(0, shape[i], TILES + 1).astype(int)).tolist() for i in spatial}
+    tiles = []
+    for place in product(*(range(len(cuts[i]) - 1) for i in spatial)):
+        where = [slice(None)] * len(shape)
+        for i, number in zip(spatial, place, strict=True):
+            where[i] = slice(cuts[i][number], cuts[i][number + 1])
+        tiles.append((place, tuple(where)))
+    return tiles

@@ -1,0 +1,258 @@
+"""Dask arrays to statistics, chunk by chunk: on this machine's threads, or on a cluster's workers.
+
+A chunk of every array is read and counted in one task, and what it leaves behind are its statistics. They are
+merged in a tree, a few at a time, so neither an image nor a pile of statistics is ever held, and between
+workers only counts travel. Counts are whole numbers: the sum is the same, bit for bit, for any chunks, any
+order and any number of workers, and a task that is run again after its worker died changes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.arrays import is_dask, is_torch
+from napari_ensir.ensemble.inputs import Field
+from napari_ensir.ensemble.threads import n_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.bins import Binning
+    from napari_ensir.ensemble.statistics import Statistics
+
+    Report = Callable[[int], object]
+    """Called with the number of pixels just finished; what it raises stops the work."""
+
+__all__ = ["active_client", "collect_chunks", "has_chunks", "range_of_chunks"]
+
+FAN_IN = 8
+"""Parts merged by one task."""
+
+
+def has_chunks(field: Field) -> bool:
+    """Whether one of a field's arrays is a dask array."""
+    return any(is_dask(array) for array in field.arrays)
+
+
+def active_client() -> Any:
+    """The distributed client that is active in this process, or None."""
+    if "distributed" not in sys.modules:  # nobody can have made one
+        return None
+    from distributed import default_client
+
+    try:
+        return default_client()
+    except ValueError:
+        return None
+
+
+def collect_chunks(
+    field: Field,
+    binning: Binning,
+    n_channels: int,
+    device: torch.device | None = None,
+    report: Report | None = None,
+) -> Statistics:
+    """Statistics of a field of dask arrays; see :func:`napari_ensir.ensemble.collect.collect`.
+
+    Parameters
+    ----------
+    field
+        Arrays other than dask ones are cut as the ground truth is.
+    binning, n_channels
+        As for ``collect``.
+    device
+        Where to count. A worker without such a device counts on its CPU, to the same numbers.
+    report
+        Called with the pixels of every chunk that is done.
+    """
+    count = _Count(binning, n_channels, field.channel_axis, None if device is None else str(device))
+    statistics: Statistics = _reduce(field, count, _merge, report)
+    return statistics
+
+
+def range_of_chunks(field: Field, report: Report | None = None) -> tuple[float, float]:
+    """Least and greatest finite intensity of all arrays; (inf, -inf) if there is none."""
+    low, high = _reduce(field, _range_of, _widest, report)
+    return float(low), float(high)
+
+
+# -- what a task does ---------------------------------------------------------------------------------
+
+
+class _Count:
+    """Counts one chunk; small, so that it can be sent to where the chunk is read."""
+
+    def __init__(self, binning: Binning, n_channels: int, axis: int | None, device: str | None) -> None:
+        self.binning, self.n_channels, self.axis, self.device = binning, n_channels, axis, device
+
+    def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> Statistics:
+        from napari_ensir.ensemble.collect import collect
+
+        part = Field(tuple(arrays[:-1]), arrays[-1], mask, self.axis)
+        counted = collect(
+            [part], self.binning, len(arrays) - 1, part.n_channels, _device_here(self.device), threads=1
+        )
+        rows = counted.rows.copy()
+        rows[:, -1] += first_channel
+        return replace(counted, rows=rows, n_channels=self.n_channels)
+
+
+def _device_here(name: str | None) -> torch.device | None:
+    from napari_ensir.devices import resolve_device
+    from napari_ensir.errors import EnsembleError
+
+    try:
+        return None if name is None else resolve_device(name)
+    except EnsembleError:
+        return None
+
+
+def _range_of(arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> tuple[float, float]:
+    low, high = np.inf, -np.inf
+    for array in arrays:
+        finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    return low, high
+
+
+def _widest(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return min(low for low, _ in parts), max(high for _, high in parts)
+
+
+def _merge(parts: Sequence[Statistics]) -> Statistics:
+    from napari_ensir.ensemble.statistics import merge
+
+    return merge(parts)
+
+
+# -- the tree -----------------------------------------------------------------------------------------
+
+
+def _reduce(field: Field, leaf: Callable[..., Any], merge: Callable[..., Any], report: Report | None) -> Any:
+    leaves, sizes = _leaves(field, leaf)
+    layer = leaves
+    while len(layer) > 1:
+        layer = [_merging(merge, layer[i : i + FAN_IN]) for i in range(0, len(layer), FAN_IN)]
+    pixels = {part.key: size for part, size in zip(leaves, sizes, strict=True)}
+    client = active_client()
+    run = _run_here if client is None else _run_on_workers
+    return run(client, layer[0], leaves, pixels, report).item()
+
+
+def _merging(merge: Callable[..., Any], parts: list[Any]) -> Any:
+    from dask.delayed import delayed
+
+    return parts[0] if len(parts) == 1 else delayed(_merge_boxes, pure=False)(merge, parts)
+
+
+def _merge_boxes(merge: Callable[..., Any], boxes: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return _boxed(merge([box.item() for box in boxes]), 0)
+
+
+def _boxed(content: Any, ndim: int) -> NDArray[Any]:
+    """One object as an array of shape (1, ..., 1): the only thing that dask takes for a chunk."""
+    box = np.empty((1,) * ndim, object)
+    box[(0,) * ndim] = content
+    return box
+
+
+def _leaves(field: Field, leaf: Callable[..., Any]) -> tuple[list[Any], list[int]]:
+    """A delayed result for every chunk, and the chunks' numbers of pixels."""
+    import dask.array as da
+
+    arrays, axis, ndim = field.arrays, field.channel_axis, len(field.shape)
+    first = next(array for array in reversed(arrays) if is_dask(array))
+    axes = tuple(range(ndim))
+    operands: list[Any] = [operand for array in arrays for operand in (_cut_like(array, first.chunks), axes)]
+    if field.mask is not None:
+        here = axes if axis is None or len(field.mask.shape) == ndim else axes[:axis] + axes[axis + 1 :]
+        operands += [_cut_like(field.mask, tuple(first.chunks[i] for i in here)), here]
+    if axis is not None:
+        starts = np.cumsum([0, *first.chunks[axis][:-1]])
+        operands += [da.from_array(starts, chunks=1), (axis,)]
+    boxes = da.blockwise(
+        _leaf_task,
+        axes,
+        *operands,
+        leaf=leaf,
+        layout=(len(arrays), field.mask is not None, axis is not None),
+        adjust_chunks=dict.fromkeys(axes, 1),
+        align_arrays=False,
+        dtype=object,
+        meta=np.empty((0,) * ndim, object),
+    )
+    sizes: Any = np.ones((), np.int64)
+    for chunk in first.chunks:
+        sizes = np.multiply.outer(sizes, chunk)
+    # Optimised as an array: reading and counting a chunk become one task, and no pixel leaves it.
+    return list(boxes.to_delayed(optimize_graph=True).ravel()), sizes.ravel().tolist()
+
+
+def _leaf_task(*blocks: Any, leaf: Callable[..., Any], layout: tuple[int, bool, bool]) -> NDArray[Any]:
+    n_arrays, has_mask, has_channels = layout
+    arrays = [np.asarray(block) for block in blocks[:n_arrays]]
+    mask = np.asarray(blocks[n_arrays], bool) if has_mask else None
+    first_channel = int(blocks[-1][0]) if has_channels else 0
+    return _boxed(leaf(arrays, mask, first_channel), arrays[0].ndim)
+
+
+def _cut_like(array: Any, chunks: tuple[tuple[int, ...], ...]) -> Any:
+    import dask.array as da
+
+    if is_dask(array):
+        return array if array.chunks == chunks else array.rechunk(chunks)
+    whole = array.detach().cpu().numpy() if is_torch(array) else array
+    return da.from_array(whole, chunks=chunks)
+
+
+# -- where it runs ------------------------------------------------------------------------------------
+
+
+def _run_here(
+    _client: None, root: Any, leaves: list[Any], pixels: dict[Any, int], report: Report | None
+) -> NDArray[Any]:
+    from dask.callbacks import Callback
+    from dask.threaded import get
+
+    def finished(key: Any, *_: Any) -> None:
+        if report is not None and key in pixels:
+            report(pixels[key])
+
+    with Callback(posttask=finished):
+        result: NDArray[Any] = get(dict(root.__dask_graph__()), root.key, num_workers=n_threads())
+    return result
+
+
+def _run_on_workers(
+    client: Any, root: Any, leaves: list[Any], pixels: dict[Any, int], report: Report | None
+) -> NDArray[Any]:
+    from distributed import as_completed
+
+    alone = root.key in pixels  # one chunk: nothing to merge
+    whole, *parts = client.compute([root] if alone else [root, *leaves], optimize_graph=False)
+    try:
+        waiting = as_completed(parts)
+        # From here on nobody but the tree keeps a part: once merged, its worker forgets it.
+        del parts
+        for part in waiting:
+            if part.status == "error":
+                break  # the root fails for the same reason, and says it
+            if report is not None:
+                report(pixels.get(part.key, 0))
+            part.release()
+        result: NDArray[Any] = whole.result()
+        if alone and report is not None:
+            report(pixels[root.key])
+    except BaseException:
+        client.cancel([whole])
+        raise
+    return result

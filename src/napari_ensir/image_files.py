@@ -1,0 +1,262 @@
+"""Single image files: PNG, JPEG and TIFF, in and out, without losing a bit. Knows no folders.
+
+Pillow reads 16-bit colour PNG as 8 bit; here such files keep their 16 bits, both ways.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.whole import whole_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["SUFFIXES", "FileImage", "check_format", "open_file", "write_file"]
+
+_PIL_SUFFIXES = (".png", ".jpg", ".jpeg")
+_TIFF_SUFFIXES = (".tif", ".tiff")
+SUFFIXES = _PIL_SUFFIXES + _TIFF_SUFFIXES
+"""File names that are taken for images."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TRANSPARENT = "has an alpha channel, and transparency is no intensity; save it without."
+
+
+@dataclass(frozen=True, eq=False)
+class FileImage:
+    """An image on disk: its shape and dtype are known, its pixels are read when first asked for.
+
+    Attributes
+    ----------
+    path : Path
+    shape : tuple of int
+        (Y, X), (Y, X, 3) for colour, or with a stack's axes in front.
+    dtype : numpy dtype
+    is_colour : bool
+        Whether the last axis is red, green and blue.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_colour: bool
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @cached_property
+    def pixels(self) -> NDArray[Any]:
+        """All pixels.
+
+        Raises
+        ------
+        EnsembleError
+            If the file is truncated or damaged.
+        """
+        try:
+            tiff = self.path.suffix.lower() in _TIFF_SUFFIXES
+            pixels = _read_tiff(self.path) if tiff else _read_with_pillow(self.path)
+        except (MemoryError, EnsembleError):
+            raise
+        except Exception as error:  # decoders raise every kind there is
+            raise _unreadable(self.path, error) from error
+        if pixels.shape != self.shape:
+            raise EnsembleError(
+                f"{self.path} could not be read: its header says {self.shape}, its pixels {pixels.shape}."
+            )
+        return np.asarray(pixels, self.dtype)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        part: NDArray[Any] = self.pixels[key]
+        return part
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.pixels, dtype=dtype, copy=copy)
+
+
+def open_file(path: Path) -> FileImage:
+    """Look at an image file's header.
+
+    Raises
+    ------
+    EnsembleError
+        If it is no PNG, JPEG or TIFF, is damaged, or has an alpha channel or no intensities.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise EnsembleError(f"{path} is of no known kind; give a PNG, JPEG or TIFF image, or a Zarr array.")
+    try:
+        return _open_tiff(path) if suffix in _TIFF_SUFFIXES else _open_with_pillow(path)
+    except (MemoryError, EnsembleError):
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> EnsembleError:
+    reason = " ".join((str(error) or type(error).__name__).split())[:200]
+    return EnsembleError(f"{path} could not be read ({reason}); the file is truncated, damaged or no image.")
+
+
+# -- PNG and JPEG -------------------------------------------------------------------------------------
+
+
+def _open_with_pillow(path: Path) -> FileImage:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+            raise EnsembleError(f"{path} {_TRANSPARENT}")
+        if image.mode == "1":
+            raise EnsembleError(f"{path} is a mask of black and white; it must hold intensities.")
+        if image.mode not in ("L", "P", "RGB") and not image.mode.startswith("I"):
+            raise EnsembleError(f"{path} has pixels of kind {image.mode}; save it as grey or RGB.")
+        colour = image.mode in ("P", "RGB")
+        shape = (image.height, image.width) + ((3,) if colour else ())
+    return FileImage(path, shape, np.dtype(f"u{_png_bits(path) // 8}"), colour)
+
+
+def _png_bits(path: Path) -> int:
+    """16 for a PNG of 16 bits a channel, else 8."""
+    with path.open("rb") as file:
+        start = file.read(25)
+    return 16 if start.startswith(_PNG_SIGNATURE) and start[24:] == b"\x10" else 8
+
+
+def _read_with_pillow(path: Path) -> NDArray[Any]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode == "RGB" and _png_bits(path) == 16:
+            image.load()
+            high = np.asarray(image, np.uint16)
+            return high << 8 | _low_bytes(path)
+        return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+
+
+def _low_bytes(path: Path) -> NDArray[np.uint16]:
+    """Lower half of a 16-bit colour PNG: what Pillow keeps if told that the bytes are swapped."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        tiles: Any = image.tile
+        if not tiles or tiles[0][3] != "RGB;16B":
+            raise EnsembleError(f"{path} has 16 bits a channel in a form that is not known; save it as TIFF.")
+        image.tile = [type(tiles[0])(*tiles[0][:3], "RGB;16L")]
+        image.load()
+        return np.asarray(image, np.uint16)
+
+
+def _png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
+    """A PNG file of (Y, X) or (Y, X, 3) pixels; every row is filtered by the row above (filter "Up")."""
+    rows = np.ascontiguousarray(pixels.astype(">u2")).view(np.uint8).reshape(len(pixels), -1)
+    above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]])
+    filtered = np.column_stack([np.full(len(rows), 2, np.uint8), rows - above])
+    header = struct.pack(
+        ">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0
+    )
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b""))
+    return _PNG_SIGNATURE + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+
+
+# -- TIFF ---------------------------------------------------------------------------------------------
+
+
+def _open_tiff(path: Path) -> FileImage:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        if not file.series:
+            raise EnsembleError(f"{path} holds no image.")
+        if len(file.series) > 1:
+            raise EnsembleError(
+                f"{path} holds {len(file.series)} images that make no one stack; save each as a file."
+            )
+        series, page = file.series[0], file.pages.first
+        colour = series.axes.endswith("S")
+        if page.extrasamples or (colour and series.shape[-1] in (2, 4)):
+            raise EnsembleError(f"{path} {_TRANSPARENT}")
+        if series.dtype is None or series.dtype.kind not in "iuf":
+            raise EnsembleError(f"{path} has pixels of dtype {series.dtype}; it must hold intensities.")
+        return FileImage(path, tuple(series.shape), series.dtype.newbyteorder("="), colour)
+
+
+def _read_tiff(path: Path) -> NDArray[Any]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        # Where pages are missing, tifffile would fill in zeros.
+        ends = [
+            offset + count
+            for page in file.series[0].pages
+            if page is not None
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ]
+        if max(ends, default=0) > file.filehandle.size:
+            raise EnsembleError(f"{path} could not be read: it is truncated.")
+        pixels: NDArray[Any] = file.series[0].asarray()
+    return pixels
+
+
+# -- out ----------------------------------------------------------------------------------------------
+
+
+def check_format(path: Path, dtype: np.dtype[Any], ndim: int, is_colour: bool) -> None:
+    """Find out before any work whether a format can hold such an image without loss.
+
+    Raises
+    ------
+    EnsembleError
+        If it cannot, or is not known.
+    """
+    suffix = path.suffix.lower()
+    if suffix in _TIFF_SUFFIXES:
+        return
+    if suffix in (".jpg", ".jpeg"):
+        raise EnsembleError(f"{path} would lose detail as JPEG; choose a name that ends in .png or .tif.")
+    if suffix != ".png":
+        raise EnsembleError(f"{path} is of no known kind; choose a name that ends in .png, .tif or .zarr.")
+    if dtype not in (np.uint8, np.uint16) or ndim != 2 + is_colour:
+        raise EnsembleError(
+            f"{path} cannot hold {dtype} pixels with {ndim} axes: PNG takes 8 or 16 bits, grey or RGB. "
+            "Choose a name that ends in .tif."
+        )
+
+
+def write_file(path: Path, pixels: NDArray[Any], *, is_colour: bool, overwrite: bool = False) -> Path:
+    """Write an image whole or not at all, as PNG or TIFF by its name.
+
+    Raises
+    ------
+    EnsembleError
+        If the format cannot hold it, or the target may not or cannot be written.
+    """
+    check_format(path, pixels.dtype, pixels.ndim, is_colour)
+    with whole_file(path, overwrite) as part:
+        if path.suffix.lower() in _TIFF_SUFFIXES:
+            import tifffile
+
+            photometric = "rgb" if is_colour else "minisblack"
+            tifffile.imwrite(part, pixels, photometric=photometric, compression="zlib", metadata=None)
+        elif pixels.dtype == np.uint16:
+            part.write_bytes(_png_of_16_bits(pixels))
+        else:
+            from PIL import Image
+
+            Image.fromarray(pixels).save(part, format="PNG")
+    return path

@@ -1,0 +1,392 @@
+"""What the command line's commands do: paths in, files and tables out. Parses nothing, computes nothing."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir import console
+from napari_ensir.ensemble.lut_file import SUFFIX, import_lut, load_lut
+from napari_ensir.errors import EnsembleError
+from napari_ensir.image_files import FileImage
+from napari_ensir.io import TRUTH, ImageSet, References, as_dtype, check_output, open_set, write_image
+from napari_ensir.whole import check_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from napari_ensir.ensemble.lut import WeightLUT
+    from napari_ensir.ensemble.scoring import Scoring
+    from napari_ensir.zarr_files import ZarrImage
+
+__all__ = ["Output", "apply", "compare", "evaluate", "fit", "import_table", "info"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a job tells what it did.
+
+    Attributes
+    ----------
+    overwrite : bool
+        Whether files may be replaced.
+    json : Path or None
+        Where results go as JSON; ``-`` is stdout, which then holds nothing else.
+    quiet : bool
+        No progress, no summary.
+    """
+
+    overwrite: bool = False
+    json: Path | None = None
+    quiet: bool = False
+
+    def check(self) -> None:
+        """Find out beforehand whether the JSON file could be written."""
+        if self.json is not None and str(self.json) != "-":
+            check_target(self.json, self.overwrite)
+
+    def finish(self, results: dict[str, Any], show: Callable[[], object]) -> None:
+        """Write the JSON if it is wanted; show the rest unless stdout is taken."""
+        if self.json is not None:
+            console.write_json(results, self.json, self.overwrite)
+        if not self.quiet and str(self.json) != "-":
+            show()
+
+
+@contextmanager
+def _on_cluster(address: str | None) -> Iterator[None]:
+    """Let dask work on a distributed scheduler's workers."""
+    if address is None:
+        yield
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise EnsembleError(
+            '--scheduler needs dask.distributed; install it with: pip install "napari-ensir[large]".'
+        ) from error
+    try:
+        client = Client(address, timeout="5s")
+    except (OSError, ValueError, TimeoutError) as error:
+        raise EnsembleError(
+            f"there is no dask scheduler at {address} ({type(error).__name__}); start one with "
+            '"dask scheduler" and give the address that it shows.'
+        ) from error
+    with client:
+        try:
+            yield
+        except (EnsembleError, OSError):
+            raise
+        except Exception as error:  # such as KilledWorker, or a graph that the scheduler cannot read
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else repr(error)
+            raise EnsembleError(
+                f"the cluster at {address} failed ({reason}). Its scheduler and workers need the same "
+                "napari-ensir as this machine, and to reach the same paths."
+            ) from error
+
+
+def _lut_target(out: Path, overwrite: bool) -> Path:
+    """The name a table will be written under, if it may be."""
+    name = out.name
+    if not name.endswith(SUFFIX):
+        name = name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX
+    target = out.expanduser().with_name(name)
+    check_target(target, overwrite)
+    return target
+
+
+def fit(
+    candidates: Mapping[str, Path],
+    truth: Path,
+    out: Path,
+    *,
+    settings: dict[str, Any],
+    crop: bool,
+    scheduler: str | None,
+    output: Output,
+) -> None:
+    """Learn a table; ``settings`` go to :func:`napari_ensir.fit_lut`."""
+    from napari_ensir.ensemble.fit import fit_lut
+
+    target = _lut_target(out, output.overwrite)
+    output.check()
+    images = open_set({**candidates, TRUTH: truth}, crop=crop)
+    with _on_cluster(scheduler), console.progress(output.quiet) as progress:
+        lut = fit_lut(References(images), tuple(candidates), progress=progress, **settings)
+    lut.save(target)
+    output.finish({"lut": str(target), **_described(lut)}, lambda: console.say(f"{target}: {lut!r}"))
+
+
+def _in_order(lut: WeightLUT, candidates: Mapping[str, Path]) -> dict[str, Path]:
+    """Candidates as the table has them, if they are the same."""
+    missing = [name for name in lut.names if name not in candidates]
+    unknown = [name for name in candidates if name not in lut.names]
+    if missing or unknown:
+        wrong = [f"{', '.join(missing)} missing"] if missing else []
+        wrong += [f"{', '.join(unknown)} unknown to it"] if unknown else []
+        raise EnsembleError(
+            f"the LUT combines {', '.join(lut.names)}; of the candidates given, {' and '.join(wrong)}. "
+            "Give each by its name: NAME=PATH."
+        )
+    return {name: candidates[name] for name in lut.names}
+
+
+def apply(
+    lut_path: Path,
+    candidates: Mapping[str, Path],
+    out: Path,
+    weight_maps: Path | None,
+    *,
+    as_float: bool,
+    device: str,
+    crop: bool,
+    scheduler: str | None,
+    output: Output,
+) -> dict[str, str]:
+    """Combine candidates; the messages of images that failed, by stem, where others were done."""
+    lut = load_lut(lut_path)
+    images = open_set(_in_order(lut, candidates), crop=crop)
+    output.check()
+    failed: dict[str, str] = {}
+    plans: dict[int, _Plan] = {}
+    for number, (stem, _) in enumerate(images.fields):
+        with _noted(failed, stem, images):
+            plans[number] = _Plan.of(images, number, (out, weight_maps), as_float)
+    # Before anything is computed: not after an hour.
+    for folder in [one for one in (out, weight_maps) if one is not None and images.from_folders]:
+        _make_folder(folder)
+    for plan in plans.values():
+        plan.check(output.overwrite)
+    written: dict[str, str] = {}
+    with _on_cluster(scheduler), console.progress(output.quiet) as progress:
+        for done, (number, plan) in enumerate(plans.items()):
+            stem = images.fields[number][0]
+            with _noted(failed, stem, images):
+                plan.carry_out(lut, list(images.load(number).values()), device, output.overwrite)
+                written[stem] = str(plan.image)
+            if progress is not None:
+                progress(done + 1, len(plans), "combining images")
+    results = {"written": written, "failed": failed}
+    output.finish(results, lambda: console.say(f"{len(written)} written to {out}"))
+    return failed
+
+
+def _noted(failed: dict[str, str], stem: str, images: ImageSet) -> Any:
+    """Where there is more than one image, let a failure be noted and the next one be done."""
+    return _keep_message(failed, stem) if images.from_folders else nullcontext()
+
+
+@contextmanager
+def _keep_message(failed: dict[str, str], stem: str) -> Iterator[None]:
+    try:
+        yield
+    except EnsembleError as error:
+        failed[stem] = str(error)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnsembleError(
+            f"the folder {folder} could not be made: {error.strerror}; choose another place for the outputs."
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where one image's ensemble and weight maps go, and as what."""
+
+    image: Path
+    maps: Path | None
+    dtype: np.dtype[Any]
+    ndim: int
+    is_colour: bool
+    like: ZarrImage | None
+
+    @classmethod
+    def of(cls, images: ImageSet, number: int, outs: tuple[Path, Path | None], as_float: bool) -> _Plan:
+        stem, paths = images.fields[number]
+        opened = images.open(number)
+        arrays = images.load(number)
+        first = opened[images.roles[0]]
+        like = None if isinstance(first, FileImage) else first
+        dtype = np.dtype(np.float32) if as_float else np.result_type(*(a.dtype for a in arrays.values()))
+        colour = isinstance(first, FileImage) and first.is_colour
+        ndim = len(next(iter(arrays.values())).shape)
+        out, maps = outs
+        if images.from_folders:
+            source = paths[images.roles[0]]
+            out = out / (stem + _suffix(source, dtype, ndim - colour, like))
+            maps = None if maps is None else maps / (stem + (".zarr" if like else ".tif"))
+        return cls(out, maps, dtype, ndim, colour, like)
+
+    def check(self, overwrite: bool) -> None:
+        """Find out beforehand whether the names fit and are free."""
+        check_output(self.image, self.dtype, self.ndim, self.is_colour)
+        check_target(self.image, overwrite)
+        if self.maps is not None:
+            check_output(self.maps, np.dtype(np.float32), self.ndim + 1, self.is_colour)
+            check_target(self.maps, overwrite)
+
+    def carry_out(self, lut: WeightLUT, arrays: list[Any], device: str, overwrite: bool) -> None:
+        """Compute and write."""
+        image = as_dtype(lut.apply(arrays, device), self.dtype)
+        write_image(self.image, image, is_colour=self.is_colour, like=self.like, overwrite=overwrite)
+        if self.maps is not None:
+            maps = lut.weight_maps(arrays, device)
+            write_image(self.maps, maps, is_colour=self.is_colour, overwrite=overwrite)
+
+
+def _suffix(source: Path, dtype: np.dtype[Any], spatial: int, like: ZarrImage | None) -> str:
+    """How an output's name ends: like the candidate's where that loses nothing."""
+    if like is not None:
+        return ".ome.zarr" if like.ome is not None else ".zarr"
+    if source.suffix.lower() in (".tif", ".tiff"):
+        return source.suffix
+    return ".png" if dtype in (np.uint8, np.uint16) and spatial == 2 else ".tif"
+
+
+def evaluate(
+    candidates: Mapping[str, Path],
+    truth: Path,
+    lut_path: Path | None,
+    *,
+    scoring: dict[str, Any],
+    device: str,
+    crop: bool,
+    output: Output,
+) -> dict[str, str]:
+    """Score candidates and, with a table, their ensemble; the messages of images that failed."""
+    from napari_ensir.ensemble.scoring import Scoring
+
+    lut = None if lut_path is None else load_lut(lut_path)
+    named = dict(candidates) if lut is None else _in_order(lut, candidates)
+    output.check()
+    images = open_set({**named, TRUTH: truth}, crop=crop)
+    failed: dict[str, str] = {}
+    limits = scoring["data_range"] or _range_to_score(images, lut, failed)
+    score = Scoring(limits, scoring["y_channel"], scoring["crop_border"])
+    scores: dict[str, dict[str, tuple[float, float]]] = {}
+    with console.progress(output.quiet) as progress:
+        for number, (stem, _) in enumerate(images.fields):
+            if stem not in failed:
+                with _noted(failed, stem, images):
+                    scores[stem] = _scores_of(images.load(number), lut, score, device)
+            if progress is not None:
+                progress(number + 1, len(images), "scoring images")
+    rows = [_mean_row(name, scores) for name in [*named] + (["ensemble"] if lut is not None else [])]
+    settings = {**scoring, "data_range": list(limits), "images": len(scores)}
+    table = [(str(row["name"]), f"{row['psnr']:.3f}", f"{row['ssim']:.4f}") for row in rows]
+    output.finish(
+        {"settings": settings, "rows": rows, "failed": failed},
+        lambda: console.table(("", "PSNR, dB", "SSIM"), table),
+    )
+    return failed
+
+
+def _mean_row(name: str, scores: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict[str, Any]:
+    images = {stem: {"psnr": one[name][0], "ssim": one[name][1]} for stem, one in scores.items()}
+    means = {
+        key: float(np.mean([one[key] for one in images.values()] or [np.nan])) for key in ("psnr", "ssim")
+    }
+    return {"name": name, **means, "images": images}
+
+
+def _range_to_score(images: ImageSet, lut: WeightLUT | None, failed: dict[str, str]) -> tuple[float, float]:
+    """The dtype's range for 8 bit, else the table's, else what all images show."""
+    from napari_ensir.ensemble.scoring import shown_range
+
+    shown = []
+    for number, (stem, _) in enumerate(images.fields):
+        with _noted(failed, stem, images):
+            arrays = list(images.load(number).values())
+            if lut is not None and any(array.dtype.itemsize > 1 for array in arrays):
+                return lut.data_range
+            shown.append(shown_range([np.asarray(array) for array in arrays]))
+    if not shown:
+        raise EnsembleError(f"no image could be read; the first: {next(iter(failed.values()))}")
+    return min(low for low, _ in shown), max(high for _, high in shown)
+
+
+def _scores_of(
+    arrays: dict[str, Any], lut: WeightLUT | None, score: Scoring, device: str
+) -> dict[str, tuple[float, float]]:
+    pixels = {role: np.asarray(array) for role, array in arrays.items()}
+    truth = pixels.pop(TRUTH)
+    if lut is not None:
+        pixels["ensemble"] = lut.apply(list(pixels.values()), device)
+    return {name: score(truth, image) for name, image in pixels.items()}
+
+
+def compare(
+    candidates: Mapping[str, Path],
+    truth: Path,
+    low_resolution: Path | None,
+    *,
+    settings: dict[str, Any],
+    crop: bool,
+    output: Output,
+) -> None:
+    """Score every method on what it has not learned from; ``settings`` go to :func:`napari_ensir.compare`."""
+    from napari_ensir.ensemble.compare import compare as compare_methods
+
+    output.check()
+    images = open_set({**candidates, TRUTH: truth}, crop=crop)
+    small = None
+    if low_resolution is not None:
+        inputs = open_set({"low resolution": low_resolution})
+        wanted, present = ([stem for stem, _ in one.fields] for one in (images, inputs))
+        if images.from_folders and wanted != present:
+            different = sorted(set(wanted) ^ set(present))
+            raise EnsembleError(
+                f"{low_resolution} and the candidates do not hold the same images: "
+                f"{', '.join(different[:5])}."
+            )
+        small = [np.asarray(inputs.load(number)["low resolution"]) for number in range(len(inputs))]
+    with console.progress(output.quiet) as progress:
+        found = compare_methods(
+            References(images), tuple(candidates), low_resolution=small, progress=progress, **settings
+        )
+    results = found.to_dict() | {"stems": [stem for stem, _ in images.fields]}
+    output.finish(results, lambda: print(found.to_markdown(), end=""))
+
+
+def _described(lut: WeightLUT) -> dict[str, Any]:
+    return {
+        "names": list(lut.names),
+        "method": lut.method,
+        "bin_width": lut.bin_width,
+        "data_range": list(lut.data_range),
+        "channels": lut.n_channels,
+        "bin_sets": len(lut.rows),
+        "report": lut.report,
+    }
+
+
+def info(path: Path, *, output: Output) -> None:
+    """Say what a table holds."""
+    lut = load_lut(path)
+    described = _described(lut)
+    report = {
+        key: value for key, value in lut.report.items() if key not in ("iterations", "outcome", "bin_sets")
+    }
+    lines = {**described, **report}
+    del lines["report"]
+    rows = [(key.replace("_", " "), console.plain(value)) for key, value in lines.items()]
+    output.finish(described, lambda: console.table(("", ""), rows))
+
+
+def import_table(
+    weights: Path, out: Path, names: list[str] | None, bin_width: float | None, *, output: Output
+) -> None:
+    """Turn a table of the EnsIR authors' code into one of this package."""
+    target = _lut_target(out, output.overwrite)
+    output.check()
+    lut = import_lut(weights, names, bin_width)
+    lut.save(target)
+    output.finish({"lut": str(target), **_described(lut)}, lambda: console.say(f"{target}: {lut!r}"))

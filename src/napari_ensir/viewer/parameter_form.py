@@ -1,0 +1,95 @@
+"""Controls for a restorer's settings, built from its dataclass fields. Runs no restorer."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import Field, replace
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QLineEdit, QSpinBox, QWidget
+
+from napari_ensir.restorers.base import parameters
+
+if TYPE_CHECKING:
+    from napari_ensir.restorers.base import Restorer
+
+__all__ = ["ParameterForm"]
+
+
+class ParameterForm(QWidget):
+    """One row per setting of a restorer.
+
+    Parameters
+    ----------
+    restorer
+        Whose settings to show; it stays as it is.
+    """
+
+    def __init__(self, restorer: Restorer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._base = restorer
+        self._controls: dict[str, QWidget] = {}
+        form = QFormLayout(self)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setVerticalSpacing(3)
+        hints = typing.get_type_hints(type(restorer))
+        for field in parameters(restorer):
+            control = _control(field, getattr(restorer, field.name), hints[field.name])
+            control.setToolTip(field.metadata["description"])
+            control.setAccessibleName(field.metadata["title"])
+            self._controls[field.name] = control
+            form.addRow(field.metadata["title"], control)
+
+    def restorer(self) -> Restorer:
+        """The restorer with the settings shown."""
+        return replace(self._base, **{name: _value(control) for name, control in self._controls.items()})
+
+
+def _control(field: Field[Any], value: Any, hint: Any) -> QWidget:
+    limits = field.metadata
+    optional = type(None) in typing.get_args(hint)
+    kinds = set(typing.get_args(hint)) if optional else {hint}
+    if "choices" in limits:
+        combo = QComboBox()
+        for choice in limits["choices"]:
+            combo.addItem(str(choice), choice)
+        combo.setCurrentIndex(combo.findData(value))
+        return combo
+    if bool in kinds:
+        box = QCheckBox()
+        box.setChecked(bool(value))
+        return box
+    if int in kinds and float not in kinds:
+        whole = QSpinBox()
+        _bound(whole, limits, optional, value)
+        return whole
+    if float in kinds:
+        real = QDoubleSpinBox()
+        step = limits.get("step", 0.1)
+        real.setDecimals(max(2, len(f"{step:g}".partition(".")[2]) + 1))
+        _bound(real, limits, optional, value)
+        return real
+    return QLineEdit("" if value is None else str(value))
+
+
+def _bound(box: QSpinBox | QDoubleSpinBox, limits: Any, optional: bool, value: Any) -> None:
+    box.setRange(limits.get("minimum", 0), limits.get("maximum", 10**9))
+    box.setSingleStep(limits.get("step", 1))
+    if optional:
+        # One step below the least value stands for None: the restorer's own estimate.
+        box.setMinimum(box.minimum() - box.singleStep())
+        box.setSpecialValueText("auto")
+        box.setProperty("optional", True)
+    box.setValue(box.minimum() if value is None else value)
+
+
+def _value(control: QWidget) -> Any:
+    if isinstance(control, QComboBox):
+        return control.currentData()
+    if isinstance(control, QCheckBox):
+        return control.isChecked()
+    if isinstance(control, QSpinBox | QDoubleSpinBox):
+        if control.property("optional") and control.value() == control.minimum():
+            return None
+        return control.value()
+    return control.text()

@@ -1,0 +1,139 @@
+"""Zarr and OME-Zarr arrays, in and out, lazily through dask. Knows no other format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.whole import whole_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ZarrImage", "is_zarr", "open_zarr", "write_zarr"]
+
+BLOCK_PIXELS = 2**22
+"""Stored chunks are read this many pixels together, where they are smaller."""
+
+_MARKS = ("zarr.json", ".zarray", ".zgroup")
+
+
+@dataclass(frozen=True, eq=False)
+class ZarrImage:
+    """A lazy array with what is needed to write another one like it.
+
+    Attributes
+    ----------
+    array : dask array
+    chunks : tuple of int
+        As stored.
+    ome : dict or None
+        The one multiscale image's metadata, where it is an OME-Zarr.
+    """
+
+    array: Any
+    chunks: tuple[int, ...]
+    ome: dict[str, Any] | None
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr array or group."""
+    return any((path / mark).is_file() for mark in _MARKS)
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import dask.array as da
+        import zarr
+    except ImportError as error:
+        raise EnsembleError(
+            'Zarr arrays need zarr and dask; install them with: pip install "napari-ensir[large]".'
+        ) from error
+    return da, zarr
+
+
+def open_zarr(path: Path) -> ZarrImage:
+    """Open an array, or the full resolution of an OME-Zarr image.
+
+    Raises
+    ------
+    EnsembleError
+        If zarr or dask is not installed, the store is damaged, or it is a group without one image.
+    """
+    da, zarr = _libraries()
+    try:
+        node = zarr.open(str(path), mode="r")
+        ome = None
+        if not hasattr(node, "shape"):
+            ome = _multiscale(path, dict(node.attrs))
+            node = node[ome["datasets"][0]["path"]]
+        stored = tuple(node.shards or node.chunks)
+    except EnsembleError:
+        raise
+    except Exception as error:  # stores raise every kind there is
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise EnsembleError(
+            f"{path} could not be read as Zarr ({reason}); it is damaged or no array."
+        ) from error
+    if 0 in node.shape:
+        raise EnsembleError(f"{path} is empty (shape {node.shape}); it must hold at least one pixel.")
+    # Inlined, so that a task reads its own pixels and these need not travel between workers.
+    array = da.from_array(node, chunks=_blocks(node.shape, stored), name=False, inline_array=True)
+    return ZarrImage(array, stored, ome)
+
+
+def _multiscale(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
+    images = attributes.get("ome", attributes).get("multiscales")
+    if not images or not images[0].get("datasets"):
+        raise EnsembleError(
+            f"{path} is a Zarr group without an OME-Zarr image; give the path of an array in it."
+        )
+    if len(images) > 1:
+        raise EnsembleError(f"{path} holds {len(images)} OME-Zarr images; give the path of one array.")
+    image: dict[str, Any] = images[0]
+    return image
+
+
+def _blocks(shape: tuple[int, ...], stored: tuple[int, ...]) -> tuple[int, ...]:
+    """Multiples of the stored chunks, of about ``BLOCK_PIXELS``: fewer tasks, nothing read twice."""
+    sizes = [min(chunk, size) for chunk, size in zip(stored, shape, strict=True)]
+    for axis in reversed(range(len(sizes))):
+        times = max(1, BLOCK_PIXELS // prod(sizes))
+        sizes[axis] = min(shape[axis], sizes[axis] * times)
+    return tuple(sizes)
+
+
+def write_zarr(path: Path, array: Any, like: ZarrImage | None = None, *, overwrite: bool = False) -> Path:
+    """Compute and write an array block by block, whole or not at all; an OME-Zarr after an OME-Zarr.
+
+    Parameters
+    ----------
+    array : dask array
+    like
+        Whose stored chunks and axes to take; None: the array's own chunks.
+
+    Raises
+    ------
+    EnsembleError
+        If the target may not or cannot be written.
+    """
+    da, zarr = _libraries()
+    chunks = array.chunksize if like is None else like.chunks
+    chunks = tuple(min(chunk, size) for chunk, size in zip(chunks, array.shape, strict=True))
+    # Two tasks must never write one stored chunk.
+    whole = tuple(-(-size // chunk) * chunk for size, chunk in zip(array.chunksize, chunks, strict=True))
+    if any(size % chunk for sizes, chunk in zip(array.chunks, chunks, strict=True) for size in sizes[:-1]):
+        array = array.rechunk(whole)
+    with whole_folder(path, overwrite) as part:
+        if like is not None and like.ome is not None:
+            group = zarr.open_group(str(part), mode="w", zarr_format=3)
+            image = {key: like.ome[key] for key in ("axes", "datasets") if key in like.ome}
+            image["datasets"] = [{**image["datasets"][0], "path": "0"}]
+            group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+            target = group.create_array("0", shape=array.shape, chunks=chunks, dtype=array.dtype)
+        else:
+            target = zarr.create_array(str(part), shape=array.shape, chunks=chunks, dtype=array.dtype)
+        da.store(array, target, lock=False)
+    return path

@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from napari_ensir import fit_lut, load_lut
+from napari_ensir.cli import app
+from napari_ensir.io import read_image, write_image
+
+RNG = np.random.default_rng(3)
+STEMS = ("a", "b", "c")
+
+
+def run(*arguments, status=0):
+    """Standard output; or, where a failure is expected, the one line on standard error."""
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.stderr
+    if status == 1:
+        assert all(line.startswith("napari-ensir: ") for line in result.stderr.splitlines())
+    return result.stdout if status == 0 else result.stderr
+
+
+def make_images(shape=(40, 50), dtype=np.uint8):
+    truth = RNG.uniform(20, 220, shape)
+    truth = (truth + np.roll(truth, 1, 0) + np.roll(truth, 1, 1)) / 3
+    scale = 1 if np.dtype(dtype).itemsize == 1 else 200
+    near, far = (truth + RNG.normal(0, sigma, shape) for sigma in (4, 9))
+    return {
+        name: (image.clip(0, 255) * scale).astype(dtype)
+        for name, image in (("near", near), ("far", far), ("truth", truth))
+    }
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for stem in STEMS:
+        for name, image in make_images((40, 50, 3)).items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            write_image(tmp_path / name / f"{stem}.png", image)
+    return tmp_path
+
+
+def candidates(folder, end=""):
+    return ["-c", f"near={folder}/near{end}", "-c", f"far={folder}/far{end}"]
+
+
+@pytest.fixture
+def fitted(folders):
+    out = ["-o", folders / "two.lut.safetensors", "--method", "least-squares"]
+    run("fit", *candidates(folders), "-t", folders / "truth", *out)
+    return folders
+
+
+# -- the way through ----------------------------------------------------------------------------------
+
+
+def test_fit_apply_evaluate_on_folders(fitted):
+    lut = fitted / "two.lut.safetensors"
+    references = [
+        (
+            [read_image(fitted / name / f"{stem}.png") for name in ("near", "far")],
+            read_image(fitted / "truth" / f"{stem}.png"),
+        )
+        for stem in STEMS
+    ]
+    expected = fit_lut(references, ("near", "far"), "least-squares")
+    loaded = load_lut(lut)
+    assert loaded.names == ("near", "far")
+    np.testing.assert_array_equal(loaded.weights, expected.weights)
+
+    # In another order on the command line: names count, not places.
+    out = ["-o", fitted / "out", "--weight-maps", fitted / "maps"]
+    run("apply", "--lut", lut, *reversed_pairs(candidates(fitted)), *out)
+    for (arrays, _), stem in zip(references, STEMS, strict=True):
+        image = read_image(fitted / "out" / f"{stem}.png")
+        assert image.dtype == np.uint8
+        np.testing.assert_array_equal(image, np.rint(expected.apply(arrays)).clip(0, 255))
+        maps = read_image(fitted / "maps" / f"{stem}.tif")
+        np.testing.assert_array_equal(maps, expected.weight_maps(arrays))
+
+    text = run(
+        "evaluate", "-t", fitted / "truth", *candidates(fitted), "--lut", lut, "--json", fitted / "e.json"
+    )
+    assert "ensemble" in text
+    rows = json.loads((fitted / "e.json").read_text())["rows"]
+    scores = {row["name"]: row["psnr"] for row in rows}
+    assert scores["ensemble"] > scores["near"] > scores["far"]
+    assert set(rows[0]["images"]) == set(STEMS)
+
+
+def reversed_pairs(arguments):
+    return [*arguments[2:], *arguments[:2]]
+
+
+@pytest.mark.parametrize("end", [".png", ".tif", ".zarr"])
+def test_single_images_of_16_bits(tmp_path, end):
+    shape = (40, 50) if end == ".png" else (3, 40, 50)
+    images = make_images(shape, np.uint16)
+    for name, image in images.items():
+        write_image(tmp_path / f"{name}{end}", image)
+    run("fit", *candidates(tmp_path, end), "-t", tmp_path / f"truth{end}", "-o", tmp_path / "x")
+    lut = tmp_path / "x.lut.safetensors"
+    run("apply", "--lut", lut, *candidates(tmp_path, end), "-o", tmp_path / f"out{end}")
+    image = np.asarray(read_image(tmp_path / f"out{end}"))
+    expected = load_lut(lut).apply([images["near"], images["far"]])
+    assert image.dtype == np.uint16
+    np.testing.assert_array_equal(image, np.rint(expected))
+    run("apply", "--lut", lut, *candidates(tmp_path, end), "-o", tmp_path / "f.tif", "--dtype", "float32")
+    np.testing.assert_array_equal(read_image(tmp_path / "f.tif"), expected)
+    said = run("apply", "--lut", lut, *candidates(tmp_path, end), "-o", tmp_path / f"out{end}", status=1)
+    assert "exists already" in said
+    run("apply", "--lut", lut, *candidates(tmp_path, end), "-o", tmp_path / f"out{end}", "--overwrite")
+
+
+def test_zarr_and_memory_give_one_table(tmp_path):
+    images = make_images((3, 40, 50), np.uint16)
+    for end in (".zarr", ".tif"):
+        for name, image in images.items():
+            write_image(tmp_path / f"{name}{end}", image)
+        run(
+            "fit",
+            *candidates(tmp_path, end),
+            "-t",
+            tmp_path / f"truth{end}",
+            "-o",
+            tmp_path / f"lut{end[1:]}",
+        )
+    tables = [load_lut(tmp_path / f"lut{kind}.lut.safetensors") for kind in ("zarr", "tif")]
+    np.testing.assert_array_equal(tables[0].weights, tables[1].weights)
+    np.testing.assert_array_equal(tables[0].counts, tables[1].counts)
+
+
+def test_compare(fitted):
+    arguments = ["compare", "-t", fitted / "truth", *candidates(fitted), "--folds", "3"]
+    methods = ["--method", "near", "--method", "average", "--method", "least-squares"]
+    found = json.loads(run(*arguments, *methods, "--bin-width", 32, "--bin-width", 64, "--json", "-"))
+    assert [row["name"] for row in found["rows"]] == [
+        "near",
+        "average",
+        "Least squares, bin width 32",
+        "Least squares, bin width 64",
+    ]
+    assert found["settings"]["folds"] == 3
+    assert run(*arguments, "--method", "near").startswith("| method |")
+
+
+def test_info_and_import(fitted):
+    assert "near, far" in run("info", fitted / "two.lut.safetensors")
+    found = json.loads(run("info", fitted / "two.lut.safetensors", "--json", "-"))
+    assert found["names"] == ["near", "far"]
+    assert found["report"]["statistics_bytes"] > 0
+
+
+def test_import_of_a_published_table(tmp_path, reference_folder):
+    table = next((reference_folder / "published_luts").glob("weight_Rain100H*.pth"))
+    names = [part for name in ("MPRNet", "MAXIM", "Restormer") for part in ("--name", name)]
+    run("import", table, *names, "-o", tmp_path / "rain", "-q")
+    assert load_lut(tmp_path / "rain.lut.safetensors").names == ("MPRNet", "MAXIM", "Restormer")
+    assert "exists already" in run("import", table, *names, "-o", tmp_path / "rain", status=1)
+
+
+# -- wrong use ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fit"],
+        ["fit", "-c", "near", "-t", "t", "-o", "x"],
+        ["fit", "-c", "near=a", "-c", "near=b", "-t", "t", "-o", "x"],
+        ["fit", "-c", "=a", "-t", "t", "-o", "x"],
+        ["fit", "-c", "near=a", "-t", "t", "-o", "x", "--method", "magic"],
+        ["fit", "-c", "near=a", "-o", "x"],
+        ["compare", "-c", "near=a", "-t", "t", "--folds", "1"],
+        ["mend"],
+        ["info", "a", "b"],
+    ],
+)
+def test_wrong_use_is_2(arguments):
+    run(*arguments, status=2)
+
+
+def test_failures_are_1_and_one_line(fitted):
+    lut, truth = fitted / "two.lut.safetensors", fitted / "truth"
+    for arguments, words in (
+        (["fit", *candidates(fitted / "no"), "-t", truth, "-o", fitted / "x"], "there is no"),
+        (["fit", *candidates(fitted), "-t", truth, "-o", fitted / "no" / "x"], "there is no folder"),
+        (["fit", *candidates(fitted), "-t", truth, "-o", lut], "exists already"),
+        (["fit", *candidates(fitted), "-t", truth, "-o", fitted / "x", "--device", "abacus"], "abacus"),
+        (["fit", *candidates(fitted), "-t", truth, "-o", fitted / "x", "--bin-width", "-3"], "bin_width"),
+        (["apply", "--lut", lut, "-c", f"near={truth}", "-o", fitted / "x"], "far missing"),
+        (["apply", "--lut", lut, *candidates(fitted), "-c", f"C={truth}", "-o", fitted / "x"], "C unknown"),
+        (["apply", "--lut", truth / "a.png", *candidates(fitted), "-o", fitted / "x"], "no LUT file"),
+        (["compare", *candidates(fitted), "-t", truth, "--method", "magic"], "magic"),
+        (["evaluate", *candidates(fitted), "-t", truth, "--crop-border", "30"], "leaves nothing"),
+        (["info", truth], "not a file"),
+    ):
+        said = run(*arguments, status=1)
+        assert words in said
+    assert not (fitted / "x").exists()
+    assert not (fitted / "x.lut.safetensors").exists()
+
+
+def test_unreachable_scheduler(fitted):
+    arguments = ["fit", *candidates(fitted), "-t", fitted / "truth", "-o", fitted / "x"]
+    assert "no dask scheduler" in run(*arguments, "--scheduler", "tcp://127.0.0.1:1", status=1)
+
+
+def test_unexpected_errors_are_one_line_too(fitted, monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr("napari_ensir.jobs.load_lut", fail)
+    said = run("info", fitted / "two.lut.safetensors", status=1)
+    assert "unexpected ZeroDivisionError: by nought" in said
+    monkeypatch.setenv("NAPARI_ENSIR_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        run("info", fitted / "two.lut.safetensors")
+
+
+# -- one bad image among good ones --------------------------------------------------------------------
+
+
+def test_one_bad_image_is_named_and_the_others_are_done(fitted):
+    path = fitted / "near" / "b.png"
+    path.write_bytes(path.read_bytes()[:400])
+    write_image(fitted / "far" / "c.png", make_images((30, 50, 3))["far"], overwrite=True)
+    lut = fitted / "two.lut.safetensors"
+    said = run("apply", "--lut", lut, *candidates(fitted), "-o", fitted / "out", status=1)
+    assert len(said.splitlines()) == 2
+    assert "image b: " in said
+    assert "truncated" in said
+    assert "image c: " in said
+    assert "--crop" in said
+    assert [one.name for one in (fitted / "out").iterdir()] == ["a.png"]
+
+    target = fitted / "e.json"
+    arguments = ["evaluate", "-t", fitted / "truth", *candidates(fitted), "--json", target]
+    assert "image b: " in run(*arguments, "--lut", lut, status=1)
+    found = json.loads(target.read_text())
+    assert list(found["rows"][0]["images"]) == ["a"]
+    assert set(found["failed"]) == {"b", "c"}
+
+    # A table is one output: it is learned from all images or not at all.
+    write_image(fitted / "far" / "c.png", make_images((40, 50, 3))["far"], overwrite=True)
+    said = run("fit", *candidates(fitted), "-t", fitted / "truth", "-o", fitted / "new", status=1)
+    assert "b.png" in said
+    assert not (fitted / "new.lut.safetensors").exists()
+
+
+def test_crop(fitted):
+    write_image(fitted / "far" / "c.png", make_images((30, 60, 3))["far"], overwrite=True)
+    run("apply", "--lut", fitted / "two.lut.safetensors", *candidates(fitted), "-o", fitted / "out", "--crop")
+    assert read_image(fitted / "out" / "c.png").shape == (30, 50, 3)
+
+
+def test_missing_stem(fitted):
+    (fitted / "far" / "b.png").unlink()
+    lut = fitted / "two.lut.safetensors"
+    assert "has no image b" in run("apply", "--lut", lut, *candidates(fitted), "-o", fitted / "out", status=1)
+    assert not (fitted / "out").exists()
+
+
+def test_unwritable_outputs(fitted):
+    lut = fitted / "two.lut.safetensors"
+    for out in ("/dev/null/out", fitted / "near" / "a.png"):
+        said = run("apply", "--lut", lut, *candidates(fitted), "-o", out, status=1)
+        assert "could not be made" in said
+    said = run("apply", "--lut", lut, *candidates(fitted, "/a.png"), "-o", "/dev/null/a.png", status=1)
+    assert "cannot be written" in said
+
+
+# -- the process --------------------------------------------------------------------------------------
+
+COMMAND = [sys.executable, "-m", "napari_ensir.cli"]
+
+
+def test_help_is_quick():
+    took = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([*COMMAND, "--help"], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    # In processor time, for others may be at work here; 0.16 s on an idle machine, 0.3 s are allowed.
+    assert min(took) < 0.4
+    heavy = "numpy", "torch", "dask", "zarr", "napari", "PIL"
+    loaded = f"import sys, napari_ensir.cli; print([m for m in {heavy} if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout.strip() == "[]"
+    )
+
+
+SLOW = """
+import sys, time
+import napari_ensir.{module} as module
+whole = module.{function}
+def slowly(*args, **kwargs):
+    print("ready", flush=True)
+    {before}
+    result = whole(*args, **kwargs)
+    return result
+module.{function} = slowly
+from napari_ensir.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "module", "function"),
+    [
+        (signal.SIGINT, "whole", "_settle"),
+        (signal.SIGTERM, "whole", "_settle"),
+        (signal.SIGINT, "ensemble.fit", "collect"),
+        (signal.SIGINT, "io", "open_image"),
+    ],
+)
+def test_interrupted(fitted, number, module, function):
+    """Stopped while a file is being written, while pixels are counted, while images are read."""
+    out = fitted / "out"
+    if module == "ensemble.fit":
+        arguments = ["fit", *candidates(fitted), "-t", fitted / "truth", "-o", out]
+    else:
+        arguments = ["apply", "--lut", fitted / "two.lut.safetensors", *candidates(fitted), "-o", out]
+    code = SLOW.format(module=module, function=function, before="time.sleep(60)")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == (130 if number == signal.SIGINT else 143)
+    assert "Traceback" not in said
+    assert not any(path.name.startswith(".part") for path in fitted.rglob("*"))
+    assert not list(fitted.glob("out*")) or not list(out.iterdir())
+
+
+def test_interrupted_at_any_moment(fitted):
+    """What is there afterwards is whole."""
+    arguments = ["apply", "--lut", fitted / "two.lut.safetensors", *candidates(fitted), "-q"]
+    for number, delay in enumerate((0.3, 1.2, 1.8)):
+        out = fitted / f"out{number}"
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments), "-o", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=100)
+        # Before the package is reached, Python itself dies of the signal.
+        assert process.returncode in (0, 130, 1, -signal.SIGINT)
+        for path in out.iterdir() if out.exists() else ():
+            assert read_image(path).shape == (40, 50, 3)
+
+
+def test_progress_bars_on_a_terminal_only(fitted):
+    arguments = [*candidates(fitted), "-t", fitted / "truth"]
+    done = subprocess.run(
+        [*COMMAND, "fit", *map(str, arguments), "-o", str(fitted / "quiet")], capture_output=True, check=True
+    )
+    assert done.stderr == b""
+    master, terminal = pty.openpty()
+    shown = bytearray()
+
+    def drain():  # or the terminal fills up, and the process waits for ever
+        with suppress(OSError):  # what Linux raises where the other end is closed
+            while part := os.read(master, 100_000):
+                shown.extend(part)
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    subprocess.run(
+        [*COMMAND, "fit", *map(str, arguments), "-o", str(fitted / "loud")],
+        stderr=terminal,
+        stdout=subprocess.PIPE,
+        check=True,
+        env=os.environ | {"TERM": "xterm-256color"},
+    )
+    os.close(terminal)
+    reader.join()
+    os.close(master)
+    assert b"%" in shown
+
+
+def test_scheduler(tmp_path):
+    """The same table and image by way of another process, with names and chunks kept."""
+    distributed = pytest.importorskip("distributed")
+    for name, image in make_images((4, 40, 50), np.uint16).items():
+        write_image(tmp_path / f"{name}.zarr", image)
+    arguments = [*candidates(tmp_path, ".zarr"), "-t", tmp_path / "truth.zarr", "-q"]
+    run("fit", *arguments, "-o", tmp_path / "here")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+        there = ["--scheduler", cluster.scheduler_address]
+        run("fit", *arguments, "-o", tmp_path / "there", *there)
+        lut = ["--lut", tmp_path / "there.lut.safetensors", *candidates(tmp_path, ".zarr"), "-q"]
+        run("apply", *lut, "-o", tmp_path / "there.zarr", *there)
+    run("apply", *lut, "-o", tmp_path / "here.zarr")
+    names = [tmp_path / f"{name}.lut.safetensors" for name in ("here", "there")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    images = [read_image(tmp_path / f"{name}.zarr") for name in ("here", "there")]
+    np.testing.assert_array_equal(*images)
+    assert images[0].chunks == images[1].chunks
