@@ -1,4 +1,6 @@
-"""Makes every picture of the guides anew, from the real viewer: ``python docs/make_screenshots.py [NAME ...]``.
+"""Makes every picture of the guides anew, from the real viewer.
+
+    python docs/make_screenshots.py [NAME ...]
 
 Needs a screen; without one: ``xvfb-run -a -s "-screen 0 1600x1200x24" python docs/make_screenshots.py``.
 Names given choose among the scenes; none means all of them. Pictures go to ``docs/images/``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)(#[^)]*)?\)")
-FROM_ELSEWHERE = {"docs/command-line.md", "docs/restoring.md"}
+FROM_ELSEWHERE = {"docs/restoring.md", "benchmarks/large.md"}
 """Pages that other parts of the project bring; a link to them may come first."""
 
-NEEDS = {"large-stacks.md": ("dask", "zarr")}
+NEEDS = {"large-stacks.md": ("dask", "zarr"), "from-python.md": ("sklearn",)}
 """What a page needs beyond the plain installation."""
 
 
@@ -46,7 +47,7 @@ def test_no_block_is_missed():
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
 def test_blocks_run(page, tmp_path, monkeypatch):
     for module in NEEDS.get(page.name, ()):
-        pytest.importorskip(module)
+        pytest.importorskip(module, reason=f"{page.name} needs {module}")
     monkeypatch.chdir(tmp_path)
     run(page)
 
@@ -67,6 +68,17 @@ def test_every_picture_is_shown_and_small():
     for picture in (ROOT / "docs" / "images").iterdir():
         assert picture in shown, f"no page shows {picture.name}"
         assert picture.stat().st_size < 250_000
+
+
+def test_page_on_pypi_has_absolute_addresses():
+    pytest.importorskip("hatchling", reason="the build hook needs hatchling")
+    hook = runpy.run_path(str(ROOT / "tools" / "pypi_readme.py"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = hook["absolute"](text, "https://github.com/us/it", "1.2")
+    assert not LINK.findall(page)
+    assert "](https://raw.githubusercontent.com/us/it/v1.2/docs/images/overview-dark.png)" in page
+    assert "](https://github.com/us/it/blob/v1.2/docs/first-steps.md)" in page
+    assert "](https://napari.org)" in page
 
 
 class TestContributing:
@@ -113,7 +125,8 @@ class TestContributing:
 
     def test_sample(self, shown):
         layers = shown["noisy_moon"]()
-        assert [keywords["name"] for _, keywords, _ in layers] == ["ground truth", "noisy", "Gaussian", "median"]
+        names = [keywords["name"] for _, keywords, _ in layers]
+        assert names == ["ground truth", "noisy", "Gaussian", "median"]
         assert len({data.dtype for data, *_ in layers}) == len({data.shape for data, *_ in layers}) == 1
 
     def test_widget(self, shown, make_napari_viewer, qtbot):
