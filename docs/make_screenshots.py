@@ -1,0 +1,267 @@
+"""Makes every picture of the guides anew, from the real viewer.
+
+    python docs/make_screenshots.py [NAME ...]
+
+Needs a screen; without one: ``xvfb-run -a -s "-screen 0 1600x1200x24" python docs/make_screenshots.py``.
+Names given choose among the scenes; none means all of them. Pictures go to ``docs/images/``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# The pictures must not depend on the settings of whoever makes them.
+os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp()) / "settings.yaml")
+
+import napari
+import numpy as np
+from PIL import Image
+from qtpy.QtCore import QEventLoop, QTimer
+from qtpy.QtWidgets import QApplication, QWidget
+
+IMAGES = Path(__file__).parent / "images"
+SIZE = (1366, 768)
+MOST_BYTES = 250_000
+NOT_CANDIDATES = ("ground truth", "noisy", "blurred")
+
+
+def main(names: list[str]) -> None:
+    """Make the scenes named, or all."""
+    unknown = set(names) - set(SCENES)
+    if unknown:
+        raise SystemExit(f"No such scene: {', '.join(sorted(unknown))}. There are: {', '.join(SCENES)}.")
+    IMAGES.mkdir(exist_ok=True)
+    for name in names or SCENES:
+        SCENES[name]()
+
+
+# -- what the scenes are made of --------------------------------------------------------------------
+
+
+@contextmanager
+def viewer_with(sample: str, theme: str = "dark") -> Iterator[napari.Viewer]:
+    """A viewer of a fixed size with a sample opened."""
+    viewer = napari.Viewer(show=True)
+    viewer.theme = theme
+    viewer.window._qt_window.resize(*SIZE)
+    viewer.open_sample("napari-ensir", sample)
+    settle()
+    yield viewer
+    viewer.close()
+    settle(100)
+
+
+def dock(viewer: napari.Viewer, name: str) -> Any:
+    """Open one of our widgets as the Plugins menu does."""
+    holder, widget = viewer.window.add_plugin_dock_widget("napari-ensir", name)
+    holder.setMinimumWidth(370)
+    settle(300)
+    return widget
+
+
+def candidates(viewer: napari.Viewer) -> list[Any]:
+    """The sample's candidates."""
+    return [layer for layer in viewer.layers if layer.name not in NOT_CANDIDATES]
+
+
+def fitted(viewer: napari.Viewer, method: str = "em", chosen: list[Any] | None = None) -> Any:
+    """The Fit widget after a fit, scores and all."""
+    widget = dock(viewer, "Fit ensemble")
+    widget.candidates.choose(chosen or candidates(viewer))
+    choose(widget.method, method)
+    widget.run()
+    rest(widget)
+    return widget
+
+
+def choose(combo: Any, key: str) -> None:
+    """Choose an entry by its key."""
+    combo.setCurrentIndex(combo.findData(key))
+
+
+def rest(widget: Any) -> None:
+    """Wait until a widget has nothing left to do."""
+    while widget.task is not None or any(t.isActive() for t in widget.findChildren(QTimer)):
+        QApplication.processEvents()
+    settle(900)
+    if widget.task is not None:
+        rest(widget)
+
+
+def settle(milliseconds: int = 700) -> None:
+    """Let the window draw itself."""
+    loop = QEventLoop()
+    QTimer.singleShot(milliseconds, loop.quit)
+    loop.exec()
+
+
+def only(viewer: napari.Viewer, *names: str) -> None:
+    """Show these layers and select the first."""
+    for layer in viewer.layers:
+        layer.visible = layer.name in names
+    viewer.layers.selection.active = viewer.layers[names[0]]
+
+
+def window(viewer: napari.Viewer) -> QWidget:
+    """The whole window."""
+    return viewer.window._qt_window
+
+
+def save(shown: QWidget, name: str) -> None:
+    """Write a picture of a widget in as few colours as look the same."""
+    settle()
+    path = IMAGES / f"{name}.png"
+    shown.grab().save(str(path))
+    full = Image.open(path).convert("RGB")
+    for colours in (256, 160, 96, 64):
+        few = full.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few.save(path, optimize=True)
+        if path.stat().st_size <= MOST_BYTES:
+            break
+    else:
+        raise SystemExit(f"{path.name} has {path.stat().st_size} bytes; show less in it.")
+    print(f"{path.name}: {full.width} x {full.height}, {path.stat().st_size // 1000} kB, {colours} colours")
+
+
+# -- the scenes -------------------------------------------------------------------------------------
+
+
+def overview() -> None:
+    """The ensemble of a sample with its scores, dark and light."""
+    for theme in ("dark", "light"):
+        with viewer_with("tissue", theme) as viewer:
+            fitted(viewer)
+            only(viewer, "ensemble")
+            save(window(viewer), f"overview-{theme}")
+
+
+def first_steps() -> None:
+    """Sample opened; candidates ticked; scores; ensemble beside the best candidate."""
+    with viewer_with("tissue") as viewer:
+        widget = dock(viewer, "Fit ensemble")
+        save(window(viewer), "step-opened")
+        widget.candidates.choose(candidates(viewer))
+        save(widget, "step-ticked")
+        widget.run()
+        rest(widget)
+        save(widget, "step-fitted")
+        widget.compare()
+        rest(widget)
+        save(widget.comparison, "compare")
+        widget.comparison.close()
+
+
+def picker() -> None:
+    """Layers that can join, and others with the reason why not."""
+    with viewer_with("tissue", "light") as viewer:
+        tissue = viewer.layers["wavelet"].data
+        chosen = candidates(viewer)
+        place = {"scale": (0.5, 0.5), "units": ("um", "um"), "visible": False}
+        viewer.add_image(tissue[:200, :300], name="a smaller crop", **place)
+        viewer.add_image(tissue.mean(axis=-1), name="in grey", **place)
+        viewer.add_labels(np.zeros(tissue.shape[:2], int), name="cells", **place)
+        widget = fitted(viewer, chosen=chosen)
+        widget.candidates.setMinimumHeight(330)
+        save(widget.candidates, "picker")
+
+
+def places() -> None:
+    """A stack: planes to learn from, a mask to learn in."""
+    with viewer_with("stack") as viewer:
+        viewer.dims.set_point(0, 2.0 * 8)
+        mask = np.zeros(viewer.layers["median"].data.shape, np.uint8)
+        mask[:, 40:210, 30:180] = 1
+        place = {"scale": (2, 0.5, 0.5), "units": ("um", "um", "um"), "axis_labels": ("z", "y", "x")}
+        viewer.add_labels(mask, name="learn here", opacity=0.35, **place)
+        widget = dock(viewer, "Fit ensemble")
+        widget.candidates.choose(candidates(viewer)[:3])
+        widget.mask.choose(viewer.layers["learn here"])
+        widget.planes.setValue((4, 11))
+        choose(widget.method, "least-squares")
+        widget.run()
+        rest(widget)
+        only(viewer, "ensemble", "learn here")
+        viewer.layers.move(viewer.layers.index("learn here"), len(viewer.layers))
+        save(window(viewer), "places")
+
+
+def weight_views() -> None:
+    """The weight map in its three views."""
+    with viewer_with("tissue") as viewer:
+        widget = fitted(viewer, "least-squares")
+        weights = next(layer for layer in viewer.layers if layer.name.startswith("weights"))
+        only(viewer, weights.name)
+        viewer.dims.set_point(0, 2)
+        save(window(viewer), "weights-slider")
+        choose(widget.weight_view, "layers")
+        rest(widget)
+        only(viewer, *(f"weight of {name}" for name in widget.result.lut.names))
+        grid = viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
+        grid.enabled = True
+        viewer.reset_view()
+        save(window(viewer), "weights-layers")
+        grid.enabled = False
+        choose(widget.weight_view, "trusted")
+        rest(widget)
+        only(viewer, "most trusted", "ensemble")
+        viewer.reset_view()
+        save(window(viewer), "weights-trusted")
+
+
+def inspect() -> None:
+    """What a table learned: curves in both themes, counts, a pair, a pixel."""
+    with viewer_with("tissue") as viewer:
+        fit = fitted(viewer, "least-squares")
+        fit.bin_width.setValue(16)
+        rest(fit)
+        only(viewer, "ensemble")
+        viewer.window.remove_dock_widget("all")
+        widget = dock(viewer, "Inspect lookup table")
+        widget.pixel.setText(widget.describe((90.0, 60.0)))
+        for theme in ("dark", "light"):
+            viewer.theme = theme
+            save(widget, f"inspect-curves-{theme}")
+        viewer.theme = "dark"
+        for plot in ("counts", "pair"):
+            choose(widget.plot, plot)
+            save(widget, f"inspect-{plot}")
+
+
+def apply() -> None:
+    """A table on layers without ground truth, in two sets."""
+    with viewer_with("coins", "light") as viewer:
+        fitted(viewer)
+        for layer in candidates(viewer):
+            if "napari-ensir" in layer.metadata:  # what the fit made
+                viewer.layers.remove(layer)
+        for name in ("ground truth", "blurred"):
+            viewer.layers.remove(name)
+        for layer in list(viewer.layers):
+            name = layer.name
+            layer.name = f"day 1 {name}"
+            viewer.add_image(layer.data[::-1], name=f"day 2 {name}", contrast_limits=(0, 1))
+        viewer.window.remove_dock_widget("all")
+        widget = dock(viewer, "Apply lookup table")
+        widget.run_all()
+        rest(widget)
+        save(window(viewer), "apply")
+
+
+SCENES: dict[str, Callable[[], None]] = {
+    "overview": overview,
+    "first-steps": first_steps,
+    "picker": picker,
+    "places": places,
+    "weight-views": weight_views,
+    "inspect": inspect,
+    "apply": apply,
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

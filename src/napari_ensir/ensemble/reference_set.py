@@ -1,0 +1,180 @@
+"""The images to learn from, as they come: checked one by one, their data range found. Counts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.arrays import block_slices, dtype_of, read_block, working_dtype
+from napari_ensir.ensemble.distributed import has_chunks, range_of_chunks
+from napari_ensir.ensemble.inputs import make_field
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from napari_ensir.ensemble.inputs import Field, Progress
+
+__all__ = ["ReferenceSet"]
+
+
+class ReferenceSet:
+    """The images of a reference set, checked one by one as they are read.
+
+    A sequence can be read twice, once for the range that it shows and once for its statistics. Anything else
+    is read as it comes where the range is known beforehand, else kept.
+    """
+
+    def __init__(
+        self,
+        reference: Iterable[tuple[Sequence[Any], Any]],
+        names: Sequence[str] | None,
+        channel_axis: int | None,
+        mask: Sequence[Any] | None,
+        data_range: tuple[float, float] | None,
+    ) -> None:
+        self.names, self.channel_axis, self.mask, self.given_range = names, channel_axis, mask, data_range
+        self.n_read = 0
+        self.pairs: Iterable[tuple[Sequence[Any], Any]]
+        if isinstance(reference, Sequence):
+            self.pairs = reference
+        else:
+            try:
+                source = iter(reference)
+            except TypeError:
+                raise EnsembleError(
+                    f"the reference set is {reference!r}; give pairs (candidates, ground truth)."
+                ) from None
+            head = list(_take(source, 1))
+            known = data_range is not None or (head and _limits(self._field(0, head[0])) is not None)
+            self.pairs = _Chain(head, source) if known else [*head, *source]
+        first = next(iter(self.pairs), None)
+        if first is None:
+            raise EnsembleError("the reference set is empty; give at least one image with ground truth.")
+        self.first = self._field(0, first)
+        if isinstance(self.pairs, Sequence) and mask is not None and len(mask) != len(self.pairs):
+            raise EnsembleError(
+                f"there are {len(mask)} masks but {len(self.pairs)} images; "
+                "give one mask (or None) per image."
+            )
+
+    @property
+    def n_pixels(self) -> int | None:
+        """Pixels of all images, where they can be counted beforehand."""
+        if isinstance(self.pairs, Sequence):
+            return sum(prod(self._field(number, pair).shape) for number, pair in enumerate(self.pairs))
+        return None
+
+    def __iter__(self) -> Iterator[Field]:
+        for number, pair in enumerate(self.pairs):
+            self.n_read = number + 1
+            field = self._field(number, pair)
+            first = self.first
+            if len(field.candidates) != len(first.candidates):
+                raise EnsembleError(
+                    f"image {number + 1} has {len(field.candidates)} candidates, but image 1 has "
+                    f"{len(first.candidates)}; every image needs one of each."
+                )
+            if (field.dtype, field.pixel_type) != (first.dtype, first.pixel_type):
+                raise EnsembleError(
+                    f"image {number + 1} has pixels of dtype {field.dtype}, but image 1 of {first.dtype}; "
+                    "convert them to one dtype, so that intensities mean the same."
+                )
+            if field.n_channels != first.n_channels:
+                raise EnsembleError(
+                    f"image {number + 1} has {field.n_channels} channels, but image 1 has "
+                    f"{first.n_channels}; every image needs the same channels."
+                )
+            yield field
+
+    def _field(self, number: int, pair: tuple[Sequence[Any], Any]) -> Field:
+        try:
+            candidates, truth = pair
+        except (TypeError, ValueError):
+            raise EnsembleError(
+                f"image {number + 1} of the reference set is no pair; give (candidates, ground truth)."
+            ) from None
+        mask = None
+        if self.mask is not None:
+            if number >= len(self.mask):
+                raise EnsembleError(
+                    f"there are {len(self.mask)} masks but more images; give one mask (or None) per image."
+                )
+            mask = self.mask[number]
+        return make_field(
+            candidates,
+            truth,
+            names=self.names,
+            channel_axis=self.channel_axis,
+            mask=mask,
+            place=f"image {number + 1}: ",
+        )
+
+    def data_range(self, progress: Progress | None) -> tuple[tuple[float, float], str]:
+        """The range to bin, and where it came from."""
+        if self.given_range is not None:
+            return self.given_range, "given"
+        limits = _limits(self.first)
+        if limits is not None:
+            return limits, "dtype"
+        low, high = np.inf, -np.inf
+        for field in self:
+            shown = _shown_range(field, self.names, progress)
+            low, high = min(low, shown[0]), max(high, shown[1])
+        if not np.isfinite([low, high]).all():
+            raise EnsembleError("every pixel is NaN or infinite; there is nothing to learn from.")
+        if low == high:
+            raise EnsembleError(
+                f"every pixel of every image is {low:g}; there is nothing to learn from constant images."
+            )
+        return (low, high), "data"
+
+
+def _limits(field: Field) -> tuple[float, float] | None:
+    """The range of the images' dtype, if it is of 8 bit."""
+    common = np.result_type(*(dtype_of(array) for array in field.arrays))
+    if common.itemsize > 1:
+        return None
+    limits = np.iinfo(common)
+    return float(limits.min), float(limits.max)
+
+
+class _Chain:
+    """What was looked at already, then the rest: an iterable that is read once after its first item."""
+
+    def __init__(self, head: list[Any], rest: Iterator[Any]) -> None:
+        self.head, self.rest = head, rest
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.head
+        yield from self.rest
+
+
+def _take(source: Iterator[Any], n: int) -> Iterator[Any]:
+    for _, item in zip(range(n), source, strict=False):
+        yield item
+
+
+def _shown_range(field: Field, names: Sequence[str] | None, progress: Progress | None) -> tuple[float, float]:
+    """Least and greatest finite intensity in candidates and truth."""
+
+    def report(pixels: int) -> None:
+        if progress is not None:
+            progress(0, 1, "looking at the data range")
+
+    if has_chunks(field):
+        return range_of_chunks(field, report)
+    low, high = np.inf, -np.inf
+    for array in field.arrays:
+        dtype = working_dtype([dtype_of(array)])
+        for slices in block_slices(field.shape, 2**22):
+            block = read_block(array, slices, dtype)
+            if dtype.kind == "f":
+                block = block[np.isfinite(block)]
+            if block.size:
+                low, high = min(low, float(block.min())), max(high, float(block.max()))
+            report(block.size)
+    return low, high

@@ -1,0 +1,143 @@
+"""Every block of Python in the guides runs; every link and picture in them is there."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://)([^)#]+)(#[^)]*)?\)")
+FROM_ELSEWHERE = {"docs/restoring.md", "benchmarks/large.md"}
+"""Pages that other parts of the project bring; a link to them may come first."""
+
+NEEDS = {"large-stacks.md": ("dask", "zarr"), "from-python.md": ("sklearn",)}
+"""What a page needs beyond the plain installation."""
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path) -> list[tuple[int, str]]:
+    """The page's blocks of Python, each with the line it starts on."""
+    text = page.read_text(encoding="utf-8")
+    return [(text.count("\n", 0, found.start()) + 1, found[1]) for found in BLOCK.finditer(text)]
+
+
+def run(page: Path) -> dict[str, object]:
+    """Run a page's blocks in order, in one namespace; tracebacks name the page's lines."""
+    namespace: dict[str, object] = {"__name__": "guide"}
+    for line, source in blocks(page):
+        exec(compile("\n" * line + source, str(page), "exec", dont_inherit=True), namespace)
+    return namespace
+
+
+def test_no_block_is_missed():
+    fences = {name_of(page): page.read_text(encoding="utf-8").count("```python") for page in PAGES}
+    assert fences == {name_of(page): len(blocks(page)) for page in PAGES}
+    assert {"README.md", "docs/from-python.md", "docs/large-stacks.md"} <= {k for k, n in fences.items() if n}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+def test_blocks_run(page, tmp_path, monkeypatch):
+    for module in NEEDS.get(page.name, ()):
+        pytest.importorskip(module, reason=f"{page.name} needs {module}")
+    monkeypatch.chdir(tmp_path)
+    run(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    for target, _ in LINK.findall(page.read_text(encoding="utf-8")):
+        linked = (page.parent / target).resolve()
+        assert linked.exists() or name_of(linked) in FROM_ELSEWHERE, f"{page.name} links to {target}"
+
+
+def test_every_picture_is_shown_and_small():
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target, _ in LINK.findall(page.read_text(encoding="utf-8"))
+    }
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert picture in shown, f"no page shows {picture.name}"
+        assert picture.stat().st_size < 250_000
+
+
+def test_page_on_pypi_has_absolute_addresses():
+    pytest.importorskip("hatchling", reason="the build hook needs hatchling")
+    hook = runpy.run_path(str(ROOT / "tools" / "pypi_readme.py"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = hook["absolute"](text, "https://github.com/us/it", "1.2")
+    assert not LINK.findall(page)
+    assert "](https://raw.githubusercontent.com/us/it/v1.2/docs/images/overview-dark.png)" in page
+    assert "](https://github.com/us/it/blob/v1.2/docs/first-steps.md)" in page
+    assert "](https://napari.org)" in page
+
+
+class TestContributing:
+    """What CONTRIBUTING.md shows does what it says."""
+
+    @pytest.fixture
+    def shown(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        return run(ROOT / "CONTRIBUTING.md")
+
+    @pytest.fixture
+    def images(self):
+        rng = np.random.default_rng(0)
+        truth = rng.integers(40, 200, (64, 64)).astype(np.uint8)
+        return [(truth + rng.integers(0, n, truth.shape)).astype(np.uint8) for n in (4, 30)], truth
+
+    def test_examples_are_short(self):
+        for line, source in blocks(ROOT / "CONTRIBUTING.md"):
+            assert len(source.splitlines()) < 30, f"line {line}"
+
+    def test_estimator(self, shown, images, monkeypatch):
+        from napari_ensir import fit_lut
+        from napari_ensir.ensemble.estimate import METHODS, Method
+
+        monkeypatch.setattr(Method, "load", lambda method: shown[method.home.partition(":")[2]])
+        monkeypatch.setitem(METHODS, *shown["ENTRY"])
+        candidates, truth = images
+        lut = fit_lut([(candidates, truth)], method=shown["ENTRY"][0], device="cpu")
+        np.testing.assert_array_equal(lut.fallback, [[1, 0]])
+        many = lut.counts > 50
+        np.testing.assert_array_equal(lut.weights[many], np.tile([1, 0], (many.sum(), 1)))
+        np.testing.assert_array_equal(lut.weights.sum(axis=1), 1)
+
+    def test_restorer(self, shown, images):
+        from napari_ensir.restorers import Restorer, parameters
+
+        (_, noisy), _ = images
+        restorer = shown["Minimum"](size=5)
+        assert isinstance(restorer, Restorer)
+        assert [field.name for field in parameters(restorer)] == ["spatial_ndim", "size"]
+        restored = restorer(noisy)
+        assert restored.dtype == np.float32
+        assert (restored <= noisy).all()
+
+    def test_sample(self, shown):
+        layers = shown["noisy_moon"]()
+        names = [keywords["name"] for _, keywords, _ in layers]
+        assert names == ["ground truth", "noisy", "Gaussian", "median"]
+        assert len({data.dtype for data, *_ in layers}) == len({data.shape for data, *_ in layers}) == 1
+
+    def test_widget(self, shown, make_napari_viewer, qtbot):
+        viewer = make_napari_viewer()
+        viewer.add_image(np.arange(12).reshape(3, 4), name="image")
+        widget = shown["RangeWidget"](viewer)
+        qtbot.addWidget(widget)
+        assert not widget.cancel_button.isEnabled()
+        widget.run()
+        assert "choose" in widget.message.text()
+        widget.layer.choose(viewer.layers["image"])
+        widget.run()
+        qtbot.waitUntil(lambda: widget.task is None)
+        assert widget.message.text() == "0 to 11"

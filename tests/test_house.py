@@ -1,0 +1,116 @@
+"""How the house is built: one direction of dependence, a light front door, rooms of a size to be read."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "napari_ensir"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TOOLKITS = ("napari", "qtpy", "magicgui", "superqt", "PyQt6", "PySide6", "vispy")
+INNER = ("ensemble", "restorers")
+OUTER = ("napari_ensir.viewer", "napari_ensir.cli")
+HEAVY = ("dask", "matplotlib", "napari", "numba", "numpy", "qtpy", "scipy", "skimage", "torch", "zarr")
+MOST_LINES_OF_A_FILE = 450
+MOST_LINES_OF_A_FUNCTION = 70
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0]
+
+
+def imports(source: str, package: str) -> Iterator[str]:
+    """Full names of all that a module of a package imports, in functions and for typing too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = parts[: len(parts) - node.level + 1] if node.level else []
+            home = ".".join([*above, *([node.module] if node.module else [])])
+            yield home
+            yield from (f"{home}.{alias.name}" for alias in node.names)
+
+
+def imports_of(path: Path) -> set[str]:
+    package = ".".join(["napari_ensir", *path.relative_to(PACKAGE).parts[:-1]])
+    return set(imports(path.read_text(encoding="utf-8"), package))
+
+
+def those_within(names: set[str], *packages: str) -> list[str]:
+    return sorted(n for n in names for p in packages if n == p or n.startswith(f"{p}."))
+
+
+def test_every_way_to_import_is_seen():
+    source = "import a.b\nfrom c import d\nfrom . import e\nfrom ..viewer import f\ndef g():\n    import h\n"
+    found = set(imports(source, "napari_ensir.ensemble"))
+    assert {"a.b", "c.d", "napari_ensir.ensemble.e", "napari_ensir.viewer.f", "h"} <= found
+    assert those_within(found, "napari_ensir.viewer") == ["napari_ensir.viewer", "napari_ensir.viewer.f"]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) in INNER], ids=name_of)
+def test_inner_rooms_know_no_outer_ones(path):
+    assert not those_within(imports_of(path), *TOOLKITS, *OUTER)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) != "viewer"], ids=name_of)
+def test_napari_and_qt_stay_in_the_viewer(path):
+    assert not those_within(imports_of(path), *TOOLKITS, "napari_ensir.viewer")
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) == "ensemble"], ids=name_of)
+def test_ensemble_knows_no_restorers(path):
+    assert not those_within(imports_of(path), "napari_ensir.restorers")
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) == "viewer"], ids=name_of)
+def test_viewer_knows_no_command_line(path):
+    assert not those_within(imports_of(path), "napari_ensir.cli")
+
+
+@pytest.mark.parametrize("module", ["napari_ensir", "napari_ensir.restorers", "napari_ensir.ensemble"])
+def test_front_doors_load_nothing_heavy(module):
+    code = f"import sys, {module}; print(*(set({HEAVY!r}) & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == []
+
+
+def test_the_numbers_load_no_viewer_and_no_optional_library():
+    optional = ("dask", "matplotlib", "napari", "numba", "qtpy", "zarr", "sklearn")
+    code = f"import sys; from napari_ensir import fit_lut; print(*(set({optional!r}) & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_fit_on_a_few_screens(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) < MOST_LINES_OF_A_FILE
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef, source: list[str]) -> int:
+    """Lines of a function that are neither its docstring nor blank."""
+    docstring = range(0)
+    if ast.get_docstring(function) is not None:
+        docstring = range(function.body[0].lineno, function.body[0].end_lineno + 1)
+    span = range(function.lineno, function.end_lineno + 1)
+    return sum(bool(source[n - 1].strip()) for n in span if n not in docstring)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_functions_fit_on_a_screen(path):
+    text = path.read_text(encoding="utf-8")
+    sizes = {
+        node.name: lines_of(node, text.splitlines())
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert not {name: n for name, n in sizes.items() if n >= MOST_LINES_OF_A_FUNCTION}
