@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from napari_ensir import fit_lut
 from napari_ensir.ensemble import apply, collect
 from napari_ensir.ensemble.memory import SMALLEST, sparing_memory

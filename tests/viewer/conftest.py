@@ -10,6 +10,16 @@ import pytest
 from qtpy.QtWidgets import QApplication, QWidget
 
 
+@pytest.fixture(autouse=True)
+def _own_preferences(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Preferences of the test's own: those of whoever runs it are neither read nor written."""
+    import napari.settings
+
+    path = tmp_path_factory.mktemp("preferences") / "settings.yaml"
+    monkeypatch.setattr(napari.settings, "_PLUGIN_SETTINGS", {}, raising=False)
+    monkeypatch.setattr(napari.settings, "_CFG_PATH", str(path), raising=False)
+
+
 @pytest.fixture
 def viewer(make_napari_viewer: Callable) -> Iterator:
     """A viewer whose threads and widgets must be gone after the test."""

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from napari.utils import progress
 from qtpy.QtWidgets import QApplication
 
 from napari_ensir import fit_lut, load_lut
@@ -175,6 +176,7 @@ def test_viewer_closed_in_mid_run_leaves_nothing_running(filled, fit_widget, mon
     fit_widget.run()
     filled.close()
     qtbot.waitUntil(ended.is_set, timeout=5000)
+    qtbot.waitUntil(lambda: not list(progress._all_instances), timeout=5000)
 
 
 def test_save_and_apply_from_the_file(filled, fit_widget, wait_for, tmp_path):

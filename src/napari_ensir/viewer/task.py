@@ -44,7 +44,6 @@ class Task(QObject):
     cancelled = Signal()
     finished = Signal()
     _progressed = Signal(int, int, str)
-    _ended = Signal(object)
 
     def __init__(self, work: Callable[[Callable[[int, int, str], None]], Any], title: str) -> None:
         super().__init__()
@@ -53,14 +52,15 @@ class Task(QObject):
         self._last_report = 0.0
         self._bar: napari_progress | None = None
         self._title = title
+        self._outcome: tuple[str, Any] = ("cancelled", None)
         self._has_ended = False
         self._is_showing = False
         self._done = 0
         self._progressed.connect(self._show_progress)
-        self._ended.connect(self._end)
         # The outcome comes back as a value: an exception left in a worker would also open a dialog.
         self._worker = create_worker(self._run, _start_thread=False)
-        self._worker.returned.connect(self._ended)
+        # "finished" and not "returned", which a worker keeps to itself once napari has told it to quit.
+        self._worker.finished.connect(self._end)
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -76,13 +76,13 @@ class Task(QObject):
         """Whether :meth:`cancel` was called."""
         return self._stop.is_set()
 
-    def _run(self) -> tuple[str, Any]:
+    def _run(self) -> None:
         try:
-            return "returned", self._work(self._report)
+            self._outcome = "returned", self._work(self._report)
         except Cancelled:
-            return "cancelled", None
+            pass
         except Exception as error:  # whatever it is, the main thread shows it
-            return "failed", error
+            self._outcome = "failed", error
 
     def _report(self, done: int, total: int, text: str) -> None:
         if self._stop.is_set():
@@ -100,24 +100,26 @@ class Task(QObject):
         self._is_showing = True
         # Not before the first report: making a bar draws the canvas, which must not happen inside a click
         # that has just changed the layers.
-        bar = self._bar or napari_progress(total=total, desc=self._title)
-        self._bar = bar
-        if not self._has_ended:
-            bar.set_description(f"{self._title}: {text}")
-        if not self._has_ended:
-            bar.update(max(0, done - self._done))
-        self._done = max(done, self._done)
-        self._is_showing = False
-        if self._has_ended:
-            self._close_bar()
+        try:
+            bar = self._bar or napari_progress(total=total, desc=self._title)
+            self._bar = bar
+            if not self._has_ended:
+                bar.set_description(f"{self._title}: {text}")
+            if not self._has_ended:
+                bar.update(max(0, done - self._done))
+            self._done = max(done, self._done)
+        finally:
+            self._is_showing = False
+            if self._has_ended:
+                self._close_bar()
 
     def _close_bar(self) -> None:
         bar, self._bar = self._bar, None
         if bar is not None:
             bar.close()
 
-    def _end(self, outcome: tuple[str, Any]) -> None:
-        kind, value = outcome
+    def _end(self) -> None:
+        kind, value = self._outcome
         self._has_ended = True
         if not self._is_showing:
             self._close_bar()
