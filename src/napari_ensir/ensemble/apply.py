@@ -64,7 +64,8 @@ def _combine_blocks(
     result = np.empty(shape, np.float32)
     resolved = resolve_device(device)
     on_cpu = resolved.type == "cpu"
-    work = _compiled_work if on_cpu and compiled_loops() and lut.dense_rows is not None else _torch_work
+    compiled = on_cpu and compiled_loops() is not None and lut.dense_rows is not None
+    work = _compiled_work if compiled else _torch_work
     total, finished = prod(field.shape), 0
 
     def done(slices: Slices) -> None:
@@ -73,13 +74,9 @@ def _combine_blocks(
         if progress is not None:
             progress(finished, total, "combining")
 
-    blocks = block_slices(field.shape, BLOCK_PIXELS["cpu" if on_cpu else "gpu"])
-    for_each(
-        blocks,
-        work(lut, field, resolved, result, as_maps),
-        done,
-        threads=None if work is _compiled_work else 1,
-    )
+    limit = BLOCK_PIXELS["compiled" if compiled else "cpu" if on_cpu else "gpu"]
+    prepared = work(lut, field, resolved, result, as_maps)
+    for_each(block_slices(field.shape, limit), prepared, done, threads=None if on_cpu else 1)
     return result
 
 

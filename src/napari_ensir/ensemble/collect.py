@@ -50,8 +50,12 @@ DENSE_SUMS = 2**22
 DENSE_HISTOGRAM = 2**22
 """Most cells (bin sets times levels) of a histogram kept as one table."""
 
-BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**22}
-"""Pixels worked on at once: what stays in a core's cache, or keeps an accelerator busy."""
+BLOCK_PIXELS = {"compiled": 2**18, "cpu": 2**15, "gpu": 2**22}
+"""Pixels worked on at once: what stays in a core's cache, or keeps an accelerator busy.
+
+Torch on the CPU shares operations on more than 2**15 numbers out to threads of its own, one by one; here
+blocks run side by side instead.
+"""
 
 
 @cache
@@ -84,7 +88,7 @@ def integer_tables(
     limits = np.iinfo(dtype)
     bins = binning.bins(np.arange(limits.min, limits.max + 1, dtype=np.int64))
     strides = n_channels * binning.n_bins ** np.arange(n_candidates - 1, -1, -1)
-    offsets = (strides[:, None] * bins).astype(np.int32)
+    offsets = np.ascontiguousarray(strides[:, None] * bins, np.int32)
     edges = np.zeros(len(bins), np.int32)
     if binning.integer:
         edges[:] = bins * binning.sublevels + int(binning.low)
@@ -123,8 +127,8 @@ def collect(
         The same, bit for bit, for any order and cutting of the pixels.
     """
     on_cpu = device is None or device.type == "cpu"
-    limit = BLOCK_PIXELS["cpu" if on_cpu else "gpu"]
     loops = compiled_loops() if on_cpu else None
+    limit = BLOCK_PIXELS["gpu" if not on_cpu else "cpu" if loops is None else "compiled"]
     n_rows = binning.n_bins**n_candidates * n_channels
     is_dense = n_rows * n_moments(n_candidates) <= DENSE_SUMS
     if not is_dense:
@@ -138,7 +142,7 @@ def collect(
         if progress is not None:
             progress(finished, max(finished, total or 0), "counting pixels")
 
-    threads = n_threads() if loops is not None else 1
+    threads = n_threads() if on_cpu else 1
     for one in fields:
         tallies: SimpleQueue[_Tally] = SimpleQueue()
         made = [_Tally(one, binning, n_channels, is_dense, loops, device) for _ in range(threads)]
@@ -218,11 +222,7 @@ class _Tally:
     # -- compiled ---------------------------------------------------------------------------------
 
     def _add_compiled(self, slices: Slices) -> None:
-        if self.moments is None:
-            self.moments = np.zeros((self.n_rows, n_moments(self.m)), np.int64)
-            cells = self.n_rows * self.n_levels
-            dense = self.is_exact and cells <= DENSE_HISTOGRAM
-            self.histogram = np.zeros((self.n_rows, self.n_levels) if dense else (0, 0), np.int64)
+        self._make_tables()
         blocks = [read_block(array, slices, self.dtype) for array in self.field.arrays]
         mask = self.field.read_mask(slices)
         keep = np.zeros(0, bool) if mask is None else mask.copy()
@@ -336,12 +336,12 @@ class _Tally:
         for column in bins:
             row = row * self.binning.n_bins + column
         row = row * self.n_channels + channel
-        if self.moments is None:
-            self.moments = torch.zeros((self.n_rows, len(sums)), dtype=torch.int64, device=row.device)
         pairs = row * self.n_levels + (truth - self.lowest)
         if row.device.type == "cpu":
             self._add_with_numpy(row.numpy(), pairs.numpy(), [part.numpy() for part in sums])
             return
+        if self.moments is None:
+            self.moments = torch.zeros((self.n_rows, len(sums)), dtype=torch.int64, device=row.device)
         self.moments.index_add_(0, row, torch.stack(sums, dim=1))
         keys, counts = torch.unique(pairs, return_counts=True)
         if len(keys):
@@ -351,17 +351,22 @@ class _Tally:
     def _add_with_numpy(
         self, row: NDArray[np.int64], pairs: NDArray[np.int64], sums: list[NDArray[np.int64]]
     ) -> None:
-        """On the CPU numpy scatters and sorts several times as fast as torch."""
-        moments = self.moments.numpy()
+        """On the CPU numpy scatters and sorts many times as fast as torch."""
+        self._make_tables()
         for k, part in enumerate(sums):
-            if len(row) * int(np.abs(part).max(initial=0)) < 2**53:  # a float64 holds the sum exactly
-                moments[:, k] += np.bincount(row, part, self.n_rows).astype(np.int64)
-            else:
-                np.add.at(moments[:, k], row, part)
-        if len(pairs):
+            np.add.at(self.moments[:, k], row, part)
+        if self.histogram.size:
+            np.add.at(self.histogram.reshape(-1), pairs, 1)
+        elif len(pairs):
             self._keep_pairs(np.sort(pairs))
 
     # -- both -------------------------------------------------------------------------------------
+
+    def _make_tables(self) -> None:
+        if self.moments is None:
+            self.moments = np.zeros((self.n_rows, n_moments(self.m)), np.int64)
+            dense = self.is_exact and self.n_rows * self.n_levels <= DENSE_HISTOGRAM
+            self.histogram = np.zeros((self.n_rows, self.n_levels) if dense else (0, 0), np.int64)
 
     def _of_entries(
         self, keys: NDArray[np.int64], counts: NDArray[np.int64], moments: NDArray[np.int64] | None
