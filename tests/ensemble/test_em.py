@@ -76,8 +76,7 @@ def test_log_likelihood_of_the_papers_rule_never_falls(rng):
 
 
 @pytest.mark.parametrize("method", ["em", "em-released"])
-def test_shipped_likelihood_under_a_rising_iteration_limit(engine, rng, method):
-    """Stop after 0, 1, 2, ... iterations: the paper's likelihood rises, computed from the shipped weights."""
+def test_iterations_are_counted_and_limited(engine, rng, method):
     images = [make_image(rng, (50, 50), 3, noise=0.1)]
     plain = plain_fit(images, 0, 256, 1, method)
     (solved,) = plain.values()
@@ -131,12 +130,10 @@ def test_released_start_weights_of_agreeing_candidates_are_even(engine):
     np.testing.assert_allclose(lut.weights[0], [0.5, 0.5, 0, 0], atol=1e-9)
 
 
-@pytest.mark.parametrize("unseen", [((250, 3, 250), 0)])
-def test_previous_rule_takes_the_bin_set_before(rng, unseen):
+def test_previous_rule_takes_the_bin_set_before(engine, rng):
     images = [make_image(rng, (40, 40, 3), 3)]
     lut = fit_lut(images, method="em-released", bin_width=64, channel_axis=-1, device="cpu")
     keys = [tuple(int(t) for t in row) for row in lut.rows]
-    first = keys[0]
     for a in range(4):
         for b in range(4):
             for c in range(4):
@@ -145,4 +142,4 @@ def test_previous_rule_takes_the_bin_set_before(rng, unseen):
                     wanted = lut.weights[before[-1]] if before else np.full(3, 1 / 3)
                     got = lut.weights_for((a * 64 + 5, b * 64 + 63, c * 64), channel=channel)
                     np.testing.assert_array_equal(got, wanted)
-    assert first != (0, 0, 0, 0) or len(keys) < 192
+    assert len(keys) < 4**3 * 3

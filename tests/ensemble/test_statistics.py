@@ -238,7 +238,8 @@ def test_sums_within_one_field_are_watched(rng, engine, monkeypatch):
     """The running sums of a field are looked at long before they could wrap."""
     for module in (statistics_module, collecting):
         monkeypatch.setattr(module, "LARGEST_SUM", 2.0**40)
-    monkeypatch.setitem(collecting.BLOCK_PIXELS, "cpu", 2**10)
+    for kind in ("compiled", "cpu"):
+        monkeypatch.setitem(collecting.BLOCK_PIXELS, kind, 2**10)
     black, white = np.zeros((64, 64), np.uint16), np.full((64, 64), 65535, np.uint16)
     with pytest.raises(EnsembleError, match="too large"):
         of([((white,), black)], choose_binning(np.uint16, (0, 65535), 8192))

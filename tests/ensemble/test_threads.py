@@ -23,7 +23,8 @@ def ours():
 @pytest.fixture
 def small_blocks(monkeypatch):
     for module in (collect, apply):
-        monkeypatch.setitem(module.BLOCK_PIXELS, "cpu", 500)
+        for kind in ("compiled", "cpu"):
+            monkeypatch.setitem(module.BLOCK_PIXELS, kind, 500)
     monkeypatch.setattr("napari_ensir.ensemble.threads.n_threads", lambda: 4)
     monkeypatch.setattr(collect, "n_threads", lambda: 4)
 

@@ -84,8 +84,10 @@ def _combine_blocks(
         work = _compiled_work(lut, field, result, as_maps)
     else:
         work = _torch_work(lut, field, resolved, result, as_maps, say)
-    blocks = block_slices(field.shape, BLOCK_PIXELS["cpu" if on_cpu else "gpu"])
-    for_each(blocks, work, done, threads=None if is_compiled else 1)
+    blocks = block_slices(
+        field.shape, BLOCK_PIXELS["compiled" if is_compiled else "cpu" if on_cpu else "gpu"]
+    )
+    for_each(blocks, work, done, threads=None if on_cpu else 1)
     return result
 
 

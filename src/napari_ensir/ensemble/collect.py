@@ -34,7 +34,7 @@ from napari_ensir.ensemble.statistics import (
 from napari_ensir.ensemble.threads import for_each, n_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import torch
     from numpy.typing import NDArray
@@ -51,8 +51,12 @@ DENSE_SUMS = 2**22
 DENSE_HISTOGRAM = 2**22
 """Most cells (bin sets times levels) of a histogram kept as one table."""
 
-BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**22}
-"""Pixels worked on at once: what stays in a core's cache, or keeps an accelerator busy."""
+BLOCK_PIXELS = {"compiled": 2**18, "cpu": 2**15, "gpu": 2**22}
+"""Pixels worked on at once: what stays in a core's cache, or keeps an accelerator busy.
+
+Torch on the CPU shares operations on more than 2**15 numbers out to threads of its own, one by one; here
+blocks run side by side instead.
+"""
 
 
 @cache
@@ -85,7 +89,7 @@ def integer_tables(
     limits = np.iinfo(dtype)
     bins = binning.bins(np.arange(limits.min, limits.max + 1, dtype=np.int64))
     strides = n_channels * binning.n_bins ** np.arange(n_candidates - 1, -1, -1)
-    offsets = (strides[:, None] * bins).astype(np.int32)
+    offsets = np.ascontiguousarray(strides[:, None] * bins, np.int32)
     edges = np.zeros(len(bins), np.int32)
     if binning.integer:
         edges[:] = bins * binning.sublevels + int(binning.low)
@@ -127,8 +131,8 @@ def collect(
         The same, bit for bit, for any order and cutting of the pixels.
     """
     on_cpu = device is None or device.type == "cpu"
-    limit = BLOCK_PIXELS["cpu" if on_cpu else "gpu"]
     loops = compiled_loops() if on_cpu else None
+    limit = BLOCK_PIXELS["gpu" if not on_cpu else "cpu" if loops is None else "compiled"]
     n_rows = binning.n_bins**n_candidates * n_channels
     is_dense = n_rows * n_moments(n_candidates) <= DENSE_SUMS
     if not is_dense:
@@ -146,43 +150,42 @@ def collect(
         if progress is not None:
             progress(finished, max(finished, total or 0), text)
 
-    if loops is None:
-        threads = 1
-    elif threads is None:
-        threads = n_threads()
+    threads = (threads or n_threads()) if on_cpu else 1
     for one in fields:
         if has_chunks(one):
-            parts = _merged_in_pairs([*parts, collect_chunks(one, binning, n_channels, device, report)])
-            continue
-        tallies: SimpleQueue[_Tally] = SimpleQueue()
-        made = [_Tally(one, binning, n_channels, is_dense, loops, device) for _ in range(threads)]
-        for tally in made:
-            tallies.put(tally)
-
-        spare = _Tally(one, binning, n_channels, is_dense, compiled_loops() if is_dense else None, None)
-
-        def count(
-            slices: Slices, one: Field = one, tallies: SimpleQueue[_Tally] = tallies, spare: _Tally = spare
-        ) -> None:
-            tally = tallies.get()
-            try:
-                if on_cpu or device is None:
-                    tally.add(slices)
-                    return
-                takes: dict[str, _Tally] = {device.type: tally, "cpu": spare}
-                sparing_memory(lambda s, d: takes[d.type].add(s), slices, one.shape, device, say)
-            finally:
-                tallies.put(tally)
-
-        def done(slices: Slices, shape: tuple[int, ...] = one.shape) -> None:
-            report(block_size(shape, slices))
-
-        for_each(block_slices(one.shape, limit), count, done, threads)
-        parts.extend(tally.statistics() for tally in [*made, spare])
+            parts.append(collect_chunks(one, binning, n_channels, device, report))
+        else:
+            made = [_Tally(one, binning, n_channels, is_dense, loops, device) for _ in range(threads)]
+            parts += _count_blocks(made, limit, report, say)
         parts = _merged_in_pairs(parts)
-    if not parts:
-        return Statistics.empty(binning, n_candidates, n_channels)
-    return merge(parts)
+    return merge(parts) if parts else Statistics.empty(binning, n_candidates, n_channels)
+
+
+def _count_blocks(
+    tallies: list[_Tally], limit: int, report: Callable[[int], object], say: Callable[[str], object]
+) -> list[Statistics]:
+    """Count one field's blocks, one tally a thread; the CPU counts what an accelerator has no room for."""
+    first = tallies[0]
+    shape = first.field.shape
+    free: SimpleQueue[_Tally] = SimpleQueue()
+    for tally in tallies:
+        free.put(tally)
+    spare = dataclasses.replace(first, loops=compiled_loops() if first.is_dense else None, device=None)
+
+    def count(slices: Slices) -> None:
+        tally = free.get()
+        try:
+            if tally.device is None or tally.device.type == "cpu":
+                tally.add(slices)
+            else:
+                takes = {tally.device.type: tally, "cpu": spare}
+                sparing_memory(lambda s, d: takes[d.type].add(s), slices, shape, tally.device, say)
+        finally:
+            free.put(tally)
+
+    blocks = block_slices(shape, limit)
+    for_each(blocks, count, lambda slices: report(block_size(shape, slices)), len(tallies))
+    return [tally.statistics() for tally in [*tallies, spare]]
 
 
 def _merged_in_pairs(parts: list[Statistics]) -> list[Statistics]:
@@ -202,7 +205,7 @@ class _Tally:
     is_dense: bool
     loops: Any
     device: torch.device | None
-    parts: list[Statistics] = dataclasses.field(default_factory=list)
+    parts: list[Statistics] = dataclasses.field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.m = len(self.field.candidates)
@@ -244,11 +247,7 @@ class _Tally:
     # -- compiled ---------------------------------------------------------------------------------
 
     def _add_compiled(self, slices: Slices) -> None:
-        if self.moments is None:
-            self.moments = np.zeros((self.n_rows, n_moments(self.m)), np.int64)
-            cells = self.n_rows * self.n_levels
-            dense = self.is_exact and cells <= DENSE_HISTOGRAM
-            self.histogram = np.zeros((self.n_rows, self.n_levels) if dense else (0, 0), np.int64)
+        self._make_tables()
         blocks = [read_block(array, slices, self.dtype) for array in self.field.arrays]
         mask = self.field.read_mask(slices)
         keep = np.zeros(0, bool) if mask is None else mask.copy()
@@ -362,12 +361,12 @@ class _Tally:
         for column in bins:
             row = row * self.binning.n_bins + column
         row = row * self.n_channels + channel
-        if self.moments is None:
-            self.moments = torch.zeros((self.n_rows, len(sums)), dtype=torch.int64, device=row.device)
         pairs = row * self.n_levels + (truth - self.lowest)
         if row.device.type == "cpu":
             self._add_with_numpy(row.numpy(), pairs.numpy(), [part.numpy() for part in sums])
             return
+        if self.moments is None:
+            self.moments = torch.zeros((self.n_rows, len(sums)), dtype=torch.int64, device=row.device)
         features = torch.stack(sums, dim=1)
         keys, counts = torch.unique(pairs, return_counts=True)
         # All that takes memory is done: from here on the block counts as a whole.
@@ -379,17 +378,22 @@ class _Tally:
     def _add_with_numpy(
         self, row: NDArray[np.int64], pairs: NDArray[np.int64], sums: list[NDArray[np.int64]]
     ) -> None:
-        """On the CPU numpy scatters and sorts several times as fast as torch."""
-        moments = self.moments.numpy()
+        """On the CPU numpy scatters and sorts many times as fast as torch."""
+        self._make_tables()
         for k, part in enumerate(sums):
-            if len(row) * int(np.abs(part).max(initial=0)) < 2**53:  # a float64 holds the sum exactly
-                moments[:, k] += np.bincount(row, part, self.n_rows).astype(np.int64)
-            else:
-                np.add.at(moments[:, k], row, part)
-        if len(pairs):
+            np.add.at(self.moments[:, k], row, part)
+        if self.histogram.size:
+            np.add.at(self.histogram.reshape(-1), pairs, 1)
+        elif len(pairs):
             self._keep_pairs(np.sort(pairs))
 
     # -- both -------------------------------------------------------------------------------------
+
+    def _make_tables(self) -> None:
+        if self.moments is None:
+            self.moments = np.zeros((self.n_rows, n_moments(self.m)), np.int64)
+            dense = self.is_exact and self.n_rows * self.n_levels <= DENSE_HISTOGRAM
+            self.histogram = np.zeros((self.n_rows, self.n_levels) if dense else (0, 0), np.int64)
 
     def _of_entries(
         self, keys: NDArray[np.int64], counts: NDArray[np.int64], moments: NDArray[np.int64] | None

@@ -224,21 +224,26 @@ def combine_integers(
     maps : (M, pixels) or empty
     """
     n_candidates = len(candidates)
-    channel, run = channels[0], 0
+    first, count, inner = channels
+    channel, change = first, inner
+    steps, per_candidate = offsets.reshape(-1), _U(offsets.shape[1])
+    flat = weights.reshape(-1)
     for i in range(candidates[0].size):
+        if i == change:
+            change += inner
+            channel = channel + 1 if channel + 1 < first + count else first
         key = _U(channel)
         for m in range(n_candidates):
-            key += _U(offsets[m, _U(np.int64(candidates[m][i]) - smallest)])
-        row = _U(rows[key])
+            key += _U(steps[_U(m) * per_candidate + _U(np.int64(candidates[m][i]) - smallest)])
+        row = _U(rows[key]) * _U(n_candidates)
         if image.size > 0:
             total = 0.0
             for m in range(n_candidates):
-                total += weights[row, m] * candidates[m][i]
+                total += flat[row + _U(m)] * candidates[m][i]
             image[i] = total
         if maps.size > 0:
             for m in range(n_candidates):
-                maps[m, i] = weights[row, m]
-        channel, run = _next(channel, run, channels)
+                maps[m, i] = flat[row + _U(m)]
 
 
 @_jit
@@ -277,11 +282,11 @@ def combine_floats(
         if image.size > 0:
             total = 0.0
             for m in range(n_candidates):
-                total += weights[row, m] * candidates[m][i]
+                total += weights[row, _U(m)] * candidates[m][i]
             image[i] = total
         if maps.size > 0:
             for m in range(n_candidates):
-                maps[m, i] = weights[row, m]
+                maps[m, i] = weights[row, _U(m)]
         channel, run = _next(channel, run, channels)
 
 

@@ -113,7 +113,7 @@ class WeightLUT:
     @cached_property
     def all_weights(self) -> NDArray[np.float64]:
         """The weights, then the fallback: bin sets that the table lacks point behind its end."""
-        return np.concatenate([self.weights, self.fallback])
+        return np.ascontiguousarray(np.concatenate([self.weights, self.fallback]))
 
     def row_of(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
         """Row of ``all_weights`` for bin sets given as one int64 tensor per column."""
