@@ -88,7 +88,7 @@ def refuses(words, *args, **kwargs):
         (r"data_range is \(1, 2, 3\); give .*low, high", [((A,), TRUTH)], {"data_range": (1, 2, 3)}),
         (r"bin_width is 0; it must be a positive", [((A,), TRUTH)], {"bin_width": 0}),
         (r"bin_width is nan; it must be a positive", [((A,), TRUTH)], {"bin_width": np.nan}),
-        (r"bin_width is 'x'; it must be a positive", [((A,), TRUTH)], {"bin_width": "x"}),
+        (r"bin_width is 'x'; use a number", [((A,), TRUTH)], {"bin_width": "x"}),
         (r"bin_width is 2.4, but .* whole numbers; 2 intensity units", [((A,), TRUTH)], {"bin_width": 2.4}),
         (
             r"bin_width 1e-05 cuts .* into 25500000 bins; at most 65535 .* use 0.00389 or more",

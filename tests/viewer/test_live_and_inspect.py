@@ -81,7 +81,7 @@ def test_mask_learns_inside_and_scores_outside(filled, fit_widget, images, wait_
     labels = np.zeros((96, 96), int)
     labels[:, :48] = 3
     mask = filled.add_labels(labels, name="here")
-    fit_widget.mask.choose(mask)
+    fit_widget.learn_in.choose(mask)
     fit_widget.run()
     wait_for(fit_widget)
     arrays = [images[name] for name in fit_widget.result.lut.names]
@@ -95,7 +95,7 @@ def test_mask_learns_inside_and_scores_outside(filled, fit_widget, images, wait_
 
 def test_shapes_are_a_mask_too(filled, fit_widget, wait_for):
     shapes = filled.add_shapes([[10, 10], [10, 60], [60, 60], [60, 10]], shape_type="polygon", name="roi")
-    fit_widget.mask.choose(shapes)
+    fit_widget.learn_in.choose(shapes)
     fit_widget.run()
     wait_for(fit_widget)
     learned = fit_widget.result.lut.report["pixels"]
@@ -103,7 +103,7 @@ def test_shapes_are_a_mask_too(filled, fit_widget, wait_for):
 
 
 def test_mask_of_another_shape_is_one_clear_sentence(filled, fit_widget):
-    fit_widget.mask.choose(filled.add_labels(np.ones((5, 7), int), name="small"))
+    fit_widget.learn_in.choose(filled.add_labels(np.ones((5, 7), int), name="small"))
     fit_widget.run()
     assert 'the mask "small" has shape (5, 7)' in fit_widget.message.text()
 

@@ -22,9 +22,12 @@ from napari_ensir.ensemble.arrays import (
     read_tensor,
 )
 from napari_ensir.ensemble.collect import BLOCK_PIXELS, compiled_loops, integer_tables
+from napari_ensir.ensemble.memory import sparing_memory
 from napari_ensir.ensemble.threads import for_each
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from numpy.typing import NDArray
 
@@ -64,7 +67,7 @@ def _combine_blocks(
     result = np.empty(shape, np.float32)
     resolved = resolve_device(device)
     on_cpu = resolved.type == "cpu"
-    work = _compiled_work if on_cpu and compiled_loops() and lut.dense_rows is not None else _torch_work
+    is_compiled = on_cpu and compiled_loops() is not None and lut.dense_rows is not None
     total, finished = prod(field.shape), 0
 
     def done(slices: Slices) -> None:
@@ -73,19 +76,20 @@ def _combine_blocks(
         if progress is not None:
             progress(finished, total, "combining")
 
+    def say(text: str) -> None:
+        if progress is not None:
+            progress(finished, total, text)
+
+    if is_compiled:
+        work = _compiled_work(lut, field, result, as_maps)
+    else:
+        work = _torch_work(lut, field, resolved, result, as_maps, say)
     blocks = block_slices(field.shape, BLOCK_PIXELS["cpu" if on_cpu else "gpu"])
-    for_each(
-        blocks,
-        work(lut, field, resolved, result, as_maps),
-        done,
-        threads=None if work is _compiled_work else 1,
-    )
+    for_each(blocks, work, done, threads=None if is_compiled else 1)
     return result
 
 
-def _compiled_work(
-    lut: WeightLUT, field: Field, device: torch.device, result: NDArray[np.float32], as_maps: bool
-) -> Any:
+def _compiled_work(lut: WeightLUT, field: Field, result: NDArray[np.float32], as_maps: bool) -> Any:
     loops = compiled_loops()
     binning = lut.binning
     dtype = field.dtype
@@ -115,13 +119,22 @@ def _compiled_work(
 
 
 def _torch_work(
-    lut: WeightLUT, field: Field, device: torch.device, result: NDArray[np.float32], as_maps: bool
+    lut: WeightLUT,
+    field: Field,
+    device: torch.device,
+    result: Any,
+    as_maps: bool,
+    say: Callable[[str], object],
 ) -> Any:
-    def work(slices: Slices) -> None:
+    def fill(slices: Slices, where: torch.device) -> None:
         target = _part(result, slices, as_maps)
-        target[...] = combine_block(lut, field, slices, device, as_maps).cpu().numpy().reshape(target.shape)
+        combined = combine_block(lut, field, slices, where, as_maps).reshape(target.shape)
+        if isinstance(result, np.ndarray):
+            target[...] = combined.cpu().numpy()
+        else:
+            target.copy_(combined)
 
-    return work
+    return lambda slices: sparing_memory(fill, slices, field.shape, device, say)
 
 
 def _part(result: Any, slices: Slices, as_maps: bool) -> Any:
@@ -194,9 +207,14 @@ def _combine_tensors(
     shape = (lut.n_candidates, *field.shape) if as_maps else field.shape
     result = torch.empty(shape, dtype=torch.float32, device=resolved)
     total, finished = prod(field.shape), 0
+
+    def say(text: str) -> None:
+        if progress is not None:
+            progress(finished, total, text)
+
+    work = _torch_work(lut, field, resolved, result, as_maps, say)
     for slices in block_slices(field.shape, BLOCK_PIXELS["gpu"]):
-        target = _part(result, slices, as_maps)
-        target.copy_(combine_block(lut, field, slices, resolved, as_maps).reshape(target.shape))
+        work(slices)
         finished += block_size(field.shape, slices)
         if progress is not None:
             progress(finished, total, "combining")

@@ -22,6 +22,7 @@ from napari_ensir.ensemble.arrays import (
     read_tensor,
 )
 from napari_ensir.ensemble.distributed import collect_chunks, has_chunks
+from napari_ensir.ensemble.memory import sparing_memory
 from napari_ensir.ensemble.statistics import (
     LARGEST_SUM,
     Statistics,
@@ -141,6 +142,10 @@ def collect(
         if progress is not None:
             progress(finished, max(finished, total or 0), "counting pixels")
 
+    def say(text: str) -> None:
+        if progress is not None:
+            progress(finished, max(finished, total or 0), text)
+
     if loops is None:
         threads = 1
     elif threads is None:
@@ -154,10 +159,18 @@ def collect(
         for tally in made:
             tallies.put(tally)
 
-        def count(slices: Slices, tallies: SimpleQueue[_Tally] = tallies) -> None:
+        spare = _Tally(one, binning, n_channels, is_dense, compiled_loops() if is_dense else None, None)
+
+        def count(
+            slices: Slices, one: Field = one, tallies: SimpleQueue[_Tally] = tallies, spare: _Tally = spare
+        ) -> None:
             tally = tallies.get()
             try:
-                tally.add(slices)
+                if on_cpu or device is None:
+                    tally.add(slices)
+                    return
+                takes: dict[str, _Tally] = {device.type: tally, "cpu": spare}
+                sparing_memory(lambda s, d: takes[d.type].add(s), slices, one.shape, device, say)
             finally:
                 tallies.put(tally)
 
@@ -165,7 +178,7 @@ def collect(
             report(block_size(shape, slices))
 
         for_each(block_slices(one.shape, limit), count, done, threads)
-        parts.extend(tally.statistics() for tally in made)
+        parts.extend(tally.statistics() for tally in [*made, spare])
         parts = _merged_in_pairs(parts)
     if not parts:
         return Statistics.empty(binning, n_candidates, n_channels)
@@ -212,11 +225,16 @@ class _Tally:
         self.histogram: Any = None
 
     def add(self, slices: Slices) -> None:
-        """Count one block."""
-        if self.loops is not None:
-            self._add_compiled(slices)
-        else:
-            self._add_torch(slices)
+        """Count one block, or raise and have counted nothing of it."""
+        before = self.outside.copy()
+        try:
+            if self.loops is not None:
+                self._add_compiled(slices)
+            else:
+                self._add_torch(slices)
+        except BaseException:
+            self.outside[:] = before
+            raise
         self.unwatched += block_size(self.field.shape, slices)
         if self.moments is not None and self.unwatched >= self.harmless:
             self.unwatched = 0
@@ -350,8 +368,10 @@ class _Tally:
         if row.device.type == "cpu":
             self._add_with_numpy(row.numpy(), pairs.numpy(), [part.numpy() for part in sums])
             return
-        self.moments.index_add_(0, row, torch.stack(sums, dim=1))
+        features = torch.stack(sums, dim=1)
         keys, counts = torch.unique(pairs, return_counts=True)
+        # All that takes memory is done: from here on the block counts as a whole.
+        self.moments.index_add_(0, row, features)
         if len(keys):
             part = self._of_entries(keys.cpu().numpy(), counts.cpu().numpy(), moments=None)
             self.parts = _merged_in_pairs([*self.parts, part])

@@ -100,8 +100,8 @@ def fit_lut(
     progress
         Called with (done, total, text); what it raises stops the work and passes through.
     shrinkage : float or "auto"
-        For least squares: pixels' worth of trust in the global solution; ``"auto"``: chosen as the bin width
-        is.
+        For least squares: pixels' worth of trust in the global solution; ``"auto"``: chosen as the bin
+        width is.
     max_iterations : int, optional
         For EM: its limit, if it is to differ from the method's own.
 

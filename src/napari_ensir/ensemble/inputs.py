@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Field:
         axis = max(axes, key=lambda a: self.shape[a]) if axes else 0
         edges = np.unique(np.linspace(0, self.shape[axis], n + 1).astype(int))
         bands = []
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             part = tuple(slice(start, stop) if a == axis else slice(None) for a in range(len(self.shape)))
             mask = self.mask
             if mask is not None:

@@ -24,7 +24,7 @@ def bin_centres(lut: WeightLUT) -> NDArray[np.float64]:
 def _shares(
     lut: WeightLUT, channel: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Bins, weights and pixel counts of a channel's bin sets; every set counts one where counts are unknown."""
+    """Bins, weights and pixels of a channel's bin sets; each set counts one where pixels are not known."""
     here = lut.rows[:, -1] == channel
     counts = lut.counts[here]
     known = np.where(counts < 0, 1, counts).astype(np.float64)
@@ -44,18 +44,18 @@ def weights_along_intensity(
     Returns
     -------
     weights : (T, M) float64
-        Mean over the bin sets whose candidates lie in bin ``t`` on average, by pixels; NaN where there is none.
+        Mean over the bin sets whose median candidate lies in bin ``t``, by pixels; NaN where there is none.
     counts : (T,) float64
         Pixels behind them; bin sets, where the table does not know its pixels.
     """
     bins, weights, counts = _shares(lut, channel)
     # The median candidate's bin: a real bin, and not moved by one candidate that strays.
     place = np.sort(bins, axis=1)[:, (bins.shape[1] - 1) // 2]
-    total = np.bincount(place, counts, minlength=lut.binning.n_bins)
+    total = np.bincount(place, counts, minlength=lut.binning.n_bins).astype(np.float64)
     sums = np.stack([np.bincount(place, counts * w, minlength=lut.binning.n_bins) for w in weights.T], axis=1)
     mean = np.full_like(sums, np.nan)
     np.divide(sums, total[:, None], out=mean, where=total[:, None] > 0)
-    return mean, total
+    return np.asarray(mean, np.float64), total
 
 
 def pair_map(
@@ -79,7 +79,7 @@ def pair_map(
     bins, weights, counts = _shares(lut, channel)
     n = lut.binning.n_bins
     place = bins[:, first] * n + bins[:, second]
-    total = np.bincount(place, counts, minlength=n * n)
+    total = np.bincount(place, counts, minlength=n * n).astype(np.float64)
     sums = np.bincount(place, counts * weights[:, first], minlength=n * n)
     mean = np.full(n * n, np.nan)
     np.divide(sums, total, out=mean, where=total > 0)

@@ -62,7 +62,8 @@ def _weights_of(lut: WeightLUT, statistics: Statistics) -> NDArray[np.float64]:
     if lut.binning != statistics.binning:
         raise EnsembleError("the table and the statistics are in different bins; bring them into the same.")
     columns = [torch.from_numpy(column.astype(np.int64)) for column in statistics.rows.T]
-    return lut.all_weights[lut.row_of(columns).numpy()]
+    found: NDArray[np.float64] = lut.all_weights[lut.row_of(columns).numpy()]
+    return found
 
 
 def held_out_error(

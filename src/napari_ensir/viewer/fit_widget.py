@@ -61,10 +61,10 @@ class FitWidget(Panel):
             napari_viewer, lambda layer: not why_not(layer), nothing="choose the ground truth"
         )
         explain(self.truth, "truth")
-        self.mask = LayerCombo(
+        self.learn_in = LayerCombo(
             napari_viewer, lambda layer: isinstance(layer, Labels | Shapes), nothing="learn everywhere"
         )
-        explain(self.mask, "mask")
+        explain(self.learn_in, "mask")
         self.planes = QLabeledRangeSlider()
         explain(self.planes, "planes")
         methods = {key: (method.title, method.summary) for key, method in METHODS.items()}
@@ -109,7 +109,7 @@ class FitWidget(Panel):
         self.form.setVerticalSpacing(3)
         self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         self.form.addRow("Ground truth", self.truth)
-        self.form.addRow("Learn in", self.mask)
+        self.form.addRow("Learn in", self.learn_in)
         self.form.addRow("Planes", self.planes)
         self.form.addRow("Method", self.method)
         self.form.addRow("Bin width", width)
@@ -138,7 +138,7 @@ class FitWidget(Panel):
         self._scores_soon.timeout.connect(self._rescore)
         self.truth.changed.connect(self._follow_choices)
         self.candidates.changed.connect(self._follow_choices)
-        self.mask.changed.connect(self._follow_choices)
+        self.learn_in.changed.connect(self._follow_choices)
         self.planes.valueChanged.connect(self._ask_for_fit)
         self.method.currentIndexChanged.connect(self._follow_method)
         self.weight_view.currentIndexChanged.connect(self._soon.start)
@@ -173,7 +173,7 @@ class FitWidget(Panel):
         """
         planes = self.planes.value() if self.form.isRowVisible(self.planes) else None
         return FitRequest.of_layers(
-            self.candidates.layers(), self.truth.layer(), self.choices(), self.mask.layer(), planes
+            self.candidates.layers(), self.truth.layer(), self.choices(), self.learn_in.layer(), planes
         )
 
     def _follow_choices(self) -> None:

@@ -300,8 +300,9 @@ class InspectWidget(QWidget):
             self.export_csv(path)
 
 
-def _rgb(colour: Any) -> tuple[float, ...]:
-    return tuple(part / 255 for part in colour.as_rgb_tuple()[:3])
+def _rgb(colour: Any) -> tuple[float, float, float]:
+    red, green, blue = colour.as_rgb_tuple()[:3]
+    return red / 255, green / 255, blue / 255
 
 
 def _release(widget: InspectWidget, viewer: napari.Viewer) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from dataclasses import Field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QLineEdit, QSpinBox, QWidget
 
@@ -42,7 +42,9 @@ class ParameterForm(QWidget):
 
     def restorer(self) -> Restorer:
         """The restorer with the settings shown."""
-        return replace(self._base, **{name: _value(control) for name, control in self._controls.items()})
+        settings = {name: _value(control) for name, control in self._controls.items()}
+        # One without settings need not be a dataclass.
+        return replace(cast("Any", self._base), **settings) if settings else self._base
 
 
 def _control(field: Field[Any], value: Any, hint: Any) -> QWidget:
@@ -72,7 +74,7 @@ def _control(field: Field[Any], value: Any, hint: Any) -> QWidget:
     return QLineEdit("" if value is None else str(value))
 
 
-def _bound(box: QSpinBox | QDoubleSpinBox, limits: Any, optional: bool, value: Any) -> None:
+def _bound(box: Any, limits: Any, optional: bool, value: Any) -> None:
     box.setRange(limits.get("minimum", 0), limits.get("maximum", 10**9))
     box.setSingleStep(limits.get("step", 1))
     if optional:

@@ -106,7 +106,7 @@ class RestoreWidget(Panel):
         return ticked
 
     def open(self, path: str) -> None:
-        """Offer a network from a file: a checkpoint trained here, TorchScript, torch.export, or spandrel's."""
+        """Offer a network from a file: trained here, TorchScript, torch.export, or spandrel's."""
         try:
             restorer = _load(Path(path))
         except EnsembleError as error:

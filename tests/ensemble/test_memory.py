@@ -1,0 +1,112 @@
+"""An accelerator without memory: the block is halved, then the CPU steps in, and the numbers are the same.
+
+No accelerator is needed: torch's "meta" device stands in for one that never has room.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from napari_ensir import fit_lut
+from napari_ensir.ensemble import apply, collect
+from napari_ensir.ensemble.memory import SMALLEST, sparing_memory
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 255, (512, 400)).astype(np.uint8)
+    return [truth // 2 * 2, truth // 16 * 16], truth
+
+
+def test_halves_cover_the_block_once_and_the_cpu_comes_last():
+    seen, said = np.zeros((300, 700), int), []
+
+    def work(slices, device):
+        if device.type != "cpu":
+            raise torch.OutOfMemoryError
+        seen[slices] += 1
+
+    whole = (slice(10, 300), slice(0, 700))
+    sparing_memory(work, whole, seen.shape, torch.device("meta"), said.append)
+    assert (seen[10:] == 1).all()
+    assert (seen[:10] == 0).all()
+    assert said
+    assert "out of memory: the CPU takes over" in said[0]
+
+
+def test_other_errors_pass_through():
+    def work(slices, device):
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        sparing_memory(work, (slice(0, 9),), (9,), torch.device("meta"), print)
+
+
+def small_device(monkeypatch, room):
+    """Let ``meta`` stand for a device that has room for so many pixels, and compute on the CPU."""
+
+    def read(array, slices, device, *, real=collect.read_tensor):
+        tensor = real(array, slices, torch.device("cpu"))
+        if device.type == "meta" and len(tensor) > room:
+            raise torch.OutOfMemoryError
+        return tensor
+
+    monkeypatch.setattr(collect, "read_tensor", read)
+    monkeypatch.setattr(apply, "read_tensor", read)
+
+
+@pytest.mark.parametrize("room", [0, SMALLEST, 150_000])
+def test_fit_gives_the_same_table(monkeypatch, images, room):
+    expected = fit_lut([images], device="cpu")
+    small_device(monkeypatch, room)
+    real_add = collect._Tally._add_torch
+
+    def add(self, slices):
+        if self.device is not None and collect.block_size(self.field.shape, slices) > room:
+            self.outside[0] += 99  # what a half-done block has counted must not stay
+            raise torch.OutOfMemoryError
+        here, self.device = self.device, None
+        real_add(self, slices)
+        self.device = here
+
+    monkeypatch.setattr(collect._Tally, "_add_torch", add)
+    texts = []
+    statistics = collect.collect(
+        [collect_field(images)],
+        expected.binning,
+        2,
+        1,
+        torch.device("meta"),
+        lambda done, total, text: texts.append(text),
+    )
+    reference = collect.collect([collect_field(images)], expected.binning, 2, 1)
+    for name in ("rows", "moments", "starts", "levels", "level_counts", "outside"):
+        np.testing.assert_array_equal(getattr(statistics, name), getattr(reference, name))
+    assert any("the CPU takes over" in text for text in texts) == (room < 40_000)
+
+
+def collect_field(images):
+    from napari_ensir.ensemble.inputs import make_field
+
+    return make_field(*images)
+
+
+@pytest.mark.parametrize("room", [0, SMALLEST])
+def test_apply_gives_the_same_image(monkeypatch, images, room):
+    lut = fit_lut([images], device="cpu")
+    expected = lut.apply(images[0], device="cpu")
+    calls = []
+
+    def block(lut, field, slices, device, as_maps, *, real=apply.combine_block):
+        calls.append(device.type)
+        if device.type == "meta" and collect.block_size(field.shape, slices) > room:
+            raise torch.OutOfMemoryError
+        return real(lut, field, slices, torch.device("cpu"), as_maps)
+
+    monkeypatch.setattr(apply, "combine_block", block)
+    monkeypatch.setattr(apply, "resolve_device", lambda device: torch.device("meta"))
+    np.testing.assert_allclose(lut.apply(images[0]), expected, rtol=1e-6)
+    assert "meta" in calls
+    assert ("cpu" in calls) == (room == 0)
