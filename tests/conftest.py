@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# Nobody's own preferences sway the tests, and no test changes them. Before anything imports napari.
+_PREFERENCES = tempfile.TemporaryDirectory(prefix="napari-ensir-tests-")
+os.environ["NAPARI_CONFIG"] = str(Path(_PREFERENCES.name) / "settings.yaml")
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,23 @@ def test_every_picture_is_shown_and_small():
         assert picture.stat().st_size < 250_000
 
 
+def test_menu_paths_are_those_of_the_manifest():
+    from npe2 import PluginManifest
+
+    manifest = PluginManifest.from_file(ROOT / "napari.yaml")
+    title = manifest.display_name
+    commands = {command.id: command.title for command in manifest.contributions.commands}
+    there = {f"Plugins > {title} > {widget.display_name}" for widget in manifest.contributions.widgets}
+    there |= {f"File > Open Sample > {title} > {s.display_name}" for s in manifest.contributions.sample_data}
+    for menu, entries in manifest.contributions.menus.items():
+        place = " > ".join(part.capitalize() for part in menu.split("/")[1:])
+        there |= {f"{place} > {commands[entry.command]}" for entry in entries}
+    for page in PAGES:
+        text = " ".join(page.read_text(encoding="utf-8").split())
+        for path in re.findall(r"\*\*((?:Plugins|File|Layers) > [^*]+)\*\*", text):
+            assert path in there, f"{page.name} sends its reader to {path}"
+
+
 def test_page_on_pypi_has_absolute_addresses():
     pytest.importorskip("hatchling", reason="the build hook needs hatchling")
     hook = runpy.run_path(str(ROOT / "tools" / "pypi_readme.py"))

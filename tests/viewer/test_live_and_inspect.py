@@ -291,7 +291,7 @@ def test_preferences_have_a_page_and_a_fallback(viewer, monkeypatch):
 
     settings = napari.settings.get_plugin_settings("napari-ensir").ensemble
     assert preference("method") == "em"
-    settings.method = "least-squares"
+    monkeypatch.setattr(settings, "method", "least-squares")
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     assert widget.choices().method == "least-squares"
     monkeypatch.delattr(napari.settings, "get_plugin_settings")
