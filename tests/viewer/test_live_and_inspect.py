@@ -242,14 +242,14 @@ def test_one_table_for_many_sets(viewer, wait_for, images, tmp_path):
                 viewer.add_image(image, name=f"{cell} {name}")
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     widget.open(str(path))
-    assert [[layer.name for layer in s] for s in widget.sets()] == [
-        ["cell 1 A", "cell 1 B"],
-        ["cell 2 A", "cell 2 B"],
-    ]
+    assert {common: [layer.name for layer in s] for common, s in widget.sets().items()} == {
+        "cell 1": ["cell 1 A", "cell 1 B"],
+        "cell 2": ["cell 2 A", "cell 2 B"],
+    }
     assert widget.sets_button.text() == "Apply to all 2 matching sets"
     widget.run_all()
     wait_for(widget)
-    assert len(one(viewer, "ensemble")) == 2
+    assert [layer.name for layer in one(viewer, "ensemble")] == ["cell 1 ensemble", "cell 2 ensemble"]
 
 
 def test_names_within_names_do_not_mix_sets():
@@ -257,7 +257,7 @@ def test_names_within_names_do_not_mix_sets():
 
     layers = [Image(np.zeros((4, 4)), name=name) for name in ("x Restormer 2", "x Restormer")]
     sets = matching_sets(("Restormer", "Restormer 2"), layers)
-    assert [[layer.name for layer in s] for s in sets] == [["x Restormer", "x Restormer 2"]]
+    assert [layer.name for layer in sets["x"]] == ["x Restormer", "x Restormer 2"]
 
 
 def test_every_control_says_what_it_is(filled, fit_widget):

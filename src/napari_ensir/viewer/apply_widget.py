@@ -142,33 +142,33 @@ class ApplyWidget(Panel):
                 self.fail(EnsembleError(f'No layer is chosen for "{name}"; choose the one that shows it.'))
                 return
             layers.append(layer)
-        self._combine([layers])
+        self._combine({"": layers})
 
-    def sets(self) -> list[list[Layer]]:
-        """All sets of layers whose names match the table's candidates, save for what is common to a set."""
-        return [] if self.lut is None else matching_sets(self.lut.names, list(self.viewer.layers))
+    def sets(self) -> dict[str, list[Layer]]:
+        """All sets of layers whose names match the table's candidates, by what is common to a set's names."""
+        return {} if self.lut is None else matching_sets(self.lut.names, list(self.viewer.layers))
 
     def run_all(self) -> None:
         """Combine every matching set of layers."""
         self._combine(self.sets())
 
-    def _combine(self, sets: list[list[Layer]]) -> None:
+    def _combine(self, sets: dict[str, list[Layer]]) -> None:
         lut = self.lut
         assert lut is not None  # both callers have looked
-        for layers in sets:
+        for layers in sets.values():
             for name, layer in zip(lut.names, layers, strict=True):
                 if reason := why_not(layer, layers[0]):
                     self.fail(EnsembleError(f'"{layer.name}" cannot stand for "{name}": {reason}.'))
                     return
-        work = [([full_data(layer) for layer in layers], bool(layers[0].rgb)) for layers in sets]
+        work = [([full_data(layer) for layer in layers], bool(layers[0].rgb)) for layers in sets.values()]
         device = preference("device")
 
         def combine_all(progress: Progress) -> list[Combined]:
             return [combine(lut, arrays, rgb, device, progress) for arrays, rgb in work]
 
         def show(results: list[Combined]) -> None:
-            for layers, combined in zip(sets, results, strict=True):
-                add_outputs(self.viewer, layers[0], lut, combined, preference("weights"))
+            for (label, layers), combined in zip(sets.items(), results, strict=True):
+                add_outputs(self.viewer, layers[0], lut, combined, preference("weights"), label)
             n = len(sets)
             self.say(f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps.")
 
@@ -201,19 +201,25 @@ def _best_match(name: str, layers: list[Layer], taken: set[int]) -> Layer | None
     return near[0] if len(near) == 1 else None
 
 
-def matching_sets(names: Sequence[str], layers: list[Layer]) -> list[list[Layer]]:
+def matching_sets(names: Sequence[str], layers: list[Layer]) -> dict[str, list[Layer]]:
     """Sets of layers, one per candidate, whose names differ in nothing but the candidate's name.
 
-    With candidates ``A`` and ``B``, layers ``cell 1 A``, ``cell 1 B``, ``cell 2 A``, ``cell 2 B`` make two.
+    With candidates ``A`` and ``B``, layers ``cell 1 A``, ``cell 1 B``, ``cell 2 A``, ``cell 2 B`` make two:
+    ``cell 1`` and ``cell 2``.
     """
     found: dict[str, dict[str, Layer]] = {}
-    # The longest first: "Restormer 2" is no "Restormer".
     for layer in layers:
         if why_not(layer):
             continue
-        title = layer.name.lower()
+        # The longest first: "Restormer 2" is no "Restormer".
         for name in sorted(names, key=len, reverse=True):
-            if name.lower() in title:
-                found.setdefault(title.replace(name.lower(), "", 1).strip(), {}).setdefault(name, layer)
+            place = layer.name.lower().find(name.lower())
+            if place >= 0:
+                common = f"{layer.name[:place].strip()} {layer.name[place + len(name) :].strip()}".strip()
+                found.setdefault(common, {}).setdefault(name, layer)
                 break
-    return [[by_name[name] for name in names] for by_name in found.values() if len(by_name) == len(names)]
+    return {
+        common: [by_name[name] for name in names]
+        for common, by_name in found.items()
+        if len(by_name) == len(names)
+    }

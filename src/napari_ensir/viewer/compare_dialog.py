@@ -91,11 +91,15 @@ class CompareDialog(QDialog):
     ----------
     rows
         The best first.
+    bin_width
+        Of the methods' bins, in intensity units.
     adopt
         Called with a method's key.
     """
 
-    def __init__(self, rows: list[Row], adopt: Callable[[str], object], parent: QWidget) -> None:
+    def __init__(
+        self, rows: list[Row], bin_width: float, adopt: Callable[[str], object], parent: QWidget
+    ) -> None:
         super().__init__(parent)
         self.setWindowTitle("Methods on held-out parts")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -113,7 +117,10 @@ class CompareDialog(QDialog):
             item = QTableWidgetItem(f"{row.psnr:.3f}")
             item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
             self.table.setItem(number, 1, item)
-        about = QLabel("Each part of the images was held out in turn; weights were learned from the others.")
+        about = QLabel(
+            f"Bins {bin_width:g} wide. Each part of the images was held out in turn, and the weights were "
+            "learned from the others."
+        )
         about.setWordWrap(True)
         self.adopt_button = QPushButton(f"Use {self.best.name}")
         self.adopt_button.clicked.connect(lambda: (adopt(self.best.method), self.close()))
@@ -121,4 +128,4 @@ class CompareDialog(QDialog):
         layout.addWidget(about)
         layout.addWidget(self.table, 1)
         layout.addWidget(self.adopt_button)
-        self.resize(360, 320)
+        self.resize(380, 400)

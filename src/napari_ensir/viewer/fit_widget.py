@@ -36,7 +36,6 @@ __all__ = ["FitWidget"]
 
 _LUT_FILTER = "Lookup table (*.lut.safetensors)"
 _TRUTH_NAMES = ("ground truth", "ground_truth", "groundtruth", "truth", "gt", "target", "clean", "reference")
-_FLATTERS = "PSNR and SSIM are on the fitted pixels and flatter the ensemble; held out does not."
 
 
 class FitWidget(Panel):
@@ -260,7 +259,7 @@ class FitWidget(Panel):
             self._outputs.show(result.lut, result.combined, self.weight_view.currentData())
         session_of(self.viewer).replace(self._title, result.lut)
         self.scores.show_scores(result.scores)
-        self.say("\n".join([_FLATTERS, f"Bins are {result.lut.bin_width:g} wide.", *result.notes]))
+        self.say("\n".join([f"Bins are {result.lut.bin_width:g} wide.", *result.notes]))
         if any(score.ssim != score.ssim for score in result.scores):
             self._scores_soon.start()
 
@@ -304,7 +303,7 @@ class FitWidget(Panel):
         binning = bins_for(result.reference, self.choices().bin_width)
 
         def show(rows: Any) -> None:
-            self.comparison = CompareDialog(rows, self._adopt, self)
+            self.comparison = CompareDialog(rows, binning.width, self._adopt, self)
             self.comparison.show()
 
         self.start(

@@ -43,6 +43,9 @@ __all__ = [
     "score_fully",
 ]
 
+MIN_PIXELS = Settings.min_pixels
+"""Pixels that a bin set needs for an EM of its own."""
+
 MAX_PLANES = 32
 """Most planes of a stack that SSIM is computed on."""
 
@@ -213,11 +216,16 @@ class FitResult:
         notes = []
         if report["not_finite"]:
             notes.append(f"{report['not_finite']:,} pixels were left out: NaN or infinite.")
-        few = sum(count < 100 for count in self.lut.counts)
-        if few and self.lut.method != "least-squares":
-            notes.append(
-                f"{few:,} of {len(self.lut.counts):,} bin sets have under 100 pixels: average weights."
+        if self.unseen is None:
+            notes.insert(
+                0, "PSNR is on the pixels learned from and flatters the ensemble; held out does not."
             )
+        else:
+            notes.insert(0, "PSNR is on the pixels learned from and flatters; held out is on all the others.")
+        counts = self.lut.counts
+        few = counts[counts < MIN_PIXELS].sum() / max(1, counts.sum())
+        if few > 0 and self.lut.method != "least-squares":
+            notes.append(f"{few:.1%} of the pixels lie in bin sets too sparse to learn from.")
         return notes
 
 

@@ -27,7 +27,7 @@ WEIGHT_VIEWS = {
 }
 """How weight maps can be shown: title and explanation by key."""
 
-PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
+PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#f0e442", "#999999")
 """Candidates' colours, told apart under every common colour blindness (Okabe and Ito 2008); then grey."""
 
 
@@ -40,10 +40,13 @@ class Outputs:
         Where they are added.
     like
         A candidate: where they lie and how the ensemble is shown.
+    label
+        What tells this set of layers from others, put before the new layers' names.
     """
 
-    def __init__(self, viewer: napari.Viewer, like: Layer) -> None:
+    def __init__(self, viewer: napari.Viewer, like: Layer, label: str = "") -> None:
         self._viewer, self._like = viewer, like
+        self._before = f"{label} " if label else ""
         self._ensemble: Layer | None = None
         self._weights: list[Layer] = []
         self._view = ""
@@ -87,7 +90,7 @@ class Outputs:
             looks = {"contrast_limits": limits, "colormap": like.colormap.name}
         return self._viewer.add_image(
             combined.image,
-            name="ensemble",
+            name=f"{self._before}ensemble",
             rgb=bool(like.rgb),
             metadata=_marked(lut, "ensemble"),
             **looks,
@@ -99,18 +102,26 @@ class Outputs:
         look = {"rgb": False, "colormap": "viridis", "contrast_limits": (0, 1), "visible": False}
         mark = _marked(lut, "weights")
         if view == "slider":
-            name = "weights: " + ", ".join(lut.names)
+            name = f"{self._before}weights: " + ", ".join(lut.names)
             place = placement(self._like, extra_axis="candidate")
             return [self._viewer.add_image(data[0], name=name, metadata=mark, **look, **place)]
         place = placement(self._like)
         if view == "layers":
             return [
                 self._viewer.add_image(
-                    part, name=f"weight of {name}", metadata=_marked(lut, "weights"), **look, **place
+                    part,
+                    name=f"{self._before}weight of {name}",
+                    metadata=_marked(lut, "weights"),
+                    **look,
+                    **place,
                 )
                 for name, part in zip(lut.names, data, strict=True)
             ]
-        return [self._viewer.add_labels(data[0], name="most trusted", metadata=mark, **_legend(lut), **place)]
+        return [
+            self._viewer.add_labels(
+                data[0], name=f"{self._before}most trusted", metadata=mark, **_legend(lut), **place
+            )
+        ]
 
 
 def _marked(lut: WeightLUT, kind: str) -> dict[str, Any]:
@@ -138,9 +149,14 @@ def _legend(lut: WeightLUT) -> dict[str, Any]:
 
 
 def add_outputs(
-    viewer: napari.Viewer, like: Layer, lut: WeightLUT, combined: Combined, view: str = "slider"
+    viewer: napari.Viewer,
+    like: Layer,
+    lut: WeightLUT,
+    combined: Combined,
+    view: str = "slider",
+    label: str = "",
 ) -> Outputs:
     """Add a result's layers as new ones."""
-    outputs = Outputs(viewer, like)
+    outputs = Outputs(viewer, like, label)
     outputs.show(lut, combined, view)
     return outputs

@@ -19,8 +19,18 @@ __all__ = ["ScoreTable"]
 
 _COLUMNS = (
     ("PSNR", "psnr", "{:.2f}", "dB, on the very pixels that the weights were learned from: it flatters."),
-    ("held out", "held_out", "{:.2f}", "PSNR in dB on parts of the image that were left out in turn."),
-    ("SSIM", "ssim", "{:.4f}", "Structural similarity, on the pixels that the weights were learned from."),
+    (
+        "held out",
+        "held_out",
+        "{:.2f}",
+        "PSNR in dB on what was not learned from: parts left out in turn, or all outside the mask.",
+    ),
+    (
+        "SSIM",
+        "ssim",
+        "{:.4f}",
+        "Structural similarity over the whole image, the pixels learned from included.",
+    ),
 )
 
 

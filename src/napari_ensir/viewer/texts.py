@@ -38,7 +38,8 @@ TOOLTIPS = {
     ),
     "mask": (
         "Where to learn",
-        "A labels or shapes layer: learn where it is marked; what lies outside is held out for the scores.",
+        "A labels or shapes layer, laid on the images pixel by pixel: learn where it is marked; what lies "
+        "outside is held out for the scores.",
     ),
     "planes": (
         "Planes to learn from",
