@@ -6,7 +6,6 @@ The public names are imported when first used, so that importing the package cos
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,11 +14,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.ensemble.lut_file import import_lut, load_lut
     from napari_ensir.errors import EnsembleError
-
-try:
-    __version__ = version("napari-ensir")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
 
 _HOME = {
     "EnsembleError": "napari_ensir.errors",
@@ -36,6 +30,13 @@ __all__ = ["EnsembleError", "WeightLUT", "compare", "fit_lut", "import_lut", "lo
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("napari-ensir")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
