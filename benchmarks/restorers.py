@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=2)
     parser.add_argument("--width", type=int, default=32, help="of the U-Nets")
     parser.add_argument("--fusion-width", type=int, default=64)
+    parser.add_argument("--linear-share", type=float, default=ConsistencySettings().linear_share)
     parser.add_argument("--tau", type=int, nargs="+", default=[5])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -117,7 +118,9 @@ def trained(training: list, arguments: argparse.Namespace) -> Iterator[tuple[str
         ir = finish(start(model, data, unet, make=Regression), "regression")
         yield "regression", ir
     if "ir-cm" in steps:
-        model = ConsistencyModel(ConsistencySettings(channels=channels, width=width))
+        model = ConsistencyModel(
+            ConsistencySettings(channels=channels, width=width, linear_share=arguments.linear_share)
+        )
         restorer = finish(start(model, data, unet, make=IRCM), "ir-cm")
         for count in (1, 2):
             yield f"IR-CM, {count} step{'s' * (count > 1)}", replace(restorer, steps=count)

@@ -12,7 +12,7 @@ from napari_ensir.restorers.ir_cm import IRCM, ConsistencyModel, ConsistencySett
 from napari_ensir.restorers.perceptual import vgg_features
 from napari_ensir.restorers.tiling import Tiles
 
-SETTINGS = ConsistencySettings(channels=1, width=8, depth=2)
+SETTINGS = ConsistencySettings(channels=1, width=8, depth=2, linear_share=0.5)
 
 
 def lively(settings: ConsistencySettings = SETTINGS, **more: object) -> ConsistencyModel:

@@ -53,7 +53,8 @@ class ConsistencySettings:
         lam, on a scale of intensities of 0..1.
     linear_share
         Share of the training that goes to stage 1, whose paths start at the degraded image itself;
-        stage 2 starts them at the clean one.
+        stage 2 starts them at the clean one. The paper does not divide a small budget; with half of
+        it in stage 2, one step came out about 1 dB worse on rain than with a fifth.
     origin_weight, perceptual_weight
         Weights of the origin-guided term, and of the perceptual distance within it.
     """
@@ -63,7 +64,7 @@ class ConsistencySettings:
     depth: int = 3
     times: int = 100
     noise: float = 10 / 255
-    linear_share: float = 0.5
+    linear_share: float = 0.8
     origin_weight: float = 0.8
     perceptual_weight: float = 0.125
 
