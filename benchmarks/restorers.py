@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Steps of training: together less than ten minutes on two otherwise idle cores.
-STEPS = {"regression": 800, "ir-cm": 1200, "denoiser": 1000, "dp-ir": 1000}
+STEPS = {"regression": 800, "ir-cm": 600, "denoiser": 400, "dp-ir": 1200}
 
 
 def read_pairs(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:

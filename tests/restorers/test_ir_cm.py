@@ -65,7 +65,7 @@ def test_the_gradient_stops_where_the_paper_stops_it(done):
 
     def gradient(stopped: bool) -> torch.Tensor:
         target, estimate = model(points[0], degraded, n), model(points[1], degraded, n + 1)
-        loss = (estimate - (target.detach() if stopped else target)).abs().mean()
+        loss = ((estimate - (target.detach() if stopped else target)) ** 2).mean()
         loss = loss + 0.8 * (estimate - clean).abs().mean()
         return torch.autograd.grad(loss, model.network.stem.weight)[0]
 
