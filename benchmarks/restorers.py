@@ -25,13 +25,14 @@ from napari_ensir.restorers.denoiser import Denoiser, DenoiserModel, DenoiserSet
 from napari_ensir.restorers.dp_ir import DPIR, FusionModel
 from napari_ensir.restorers.ir_cm import IRCM, ConsistencyModel, ConsistencySettings
 from napari_ensir.restorers.regression import Regression, RegressionModel, RegressionSettings
+from napari_ensir.restorers.trained import load_restorer
 from napari_ensir.restorers.training import Trainer, TrainingPairs, TrainingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Steps of training: together less than ten minutes on two otherwise idle cores.
-STEPS = {"regression": 800, "ir-cm": 1200, "denoiser": 1000, "dp-ir": 1000}
+STEPS = {"regression": 800, "ir-cm": 600, "denoiser": 400, "dp-ir": 1200}
 
 
 def read_pairs(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -65,11 +66,13 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=2)
     parser.add_argument("--width", type=int, default=32, help="of the U-Nets")
     parser.add_argument("--fusion-width", type=int, default=64)
+    parser.add_argument("--linear-share", type=float, default=ConsistencySettings().linear_share)
     parser.add_argument("--tau", type=int, nargs="+", default=[5])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="folder for checkpoints")
+    parser.add_argument("--reuse", type=Path, help="folder with checkpoints of regression and denoiser")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -112,24 +115,32 @@ def trained(training: list, arguments: argparse.Namespace) -> Iterator[tuple[str
             trainer.save(arguments.save / f"{kind}.safetensors")
         return replace(trainer.restorer(), channel_axis=-1)
 
+    def kept(kind: str) -> object | None:
+        path = (arguments.reuse or Path()) / f"{kind}.safetensors"
+        if arguments.reuse is None or not path.exists():
+            return None
+        return load_restorer(path, channel_axis=-1, device=arguments.device)
+
     if "regression" in steps:
         model = RegressionModel(RegressionSettings(channels=channels, width=width))
-        ir = finish(start(model, data, unet, make=Regression), "regression")
+        ir = kept("regression") or finish(start(model, data, unet, make=Regression), "regression")
         yield "regression", ir
     if "ir-cm" in steps:
-        model = ConsistencyModel(ConsistencySettings(channels=channels, width=width))
+        model = ConsistencyModel(
+            ConsistencySettings(channels=channels, width=width, linear_share=arguments.linear_share)
+        )
         restorer = finish(start(model, data, unet, make=IRCM), "ir-cm")
         for count in (1, 2):
             yield f"IR-CM, {count} step{'s' * (count > 1)}", replace(restorer, steps=count)
     if "denoiser" in steps:
-        denoiser = DenoiserModel(DenoiserSettings(channels=channels, width=width))
-        finish(start(denoiser, data, unet, make=Denoiser), "denoiser")
+        model = DenoiserModel(DenoiserSettings(channels=channels, width=width))
+        denoiser = (kept("denoiser") or finish(start(model, data, unet, make=Denoiser), "denoiser")).model
     if "dp-ir" in steps and ir is not None:
         # F is trained on what IR makes of the training images, which it knows better than others.
         restored = [(ir(degraded), clean) for degraded, clean in training]
         fusion_data = TrainingPairs.from_arrays(restored, channel_axis=-1, data_range=data.data_range)
         model = FusionModel.around(denoiser, channels=channels, width=arguments.fusion_width)
-        small = replace(unet, batch=4, patch=32, learning_rate=5e-4)
+        small = replace(unet, batch=4, patch=32, learning_rate=2e-4)
         restorer = finish(start(model, fusion_data, small, make=partial(DPIR, ir=ir)), "dp-ir")
         for tau in arguments.tau:
             yield f"DP-IR, tau = {tau}", replace(restorer, tau=tau)

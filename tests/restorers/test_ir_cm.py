@@ -12,7 +12,7 @@ from napari_ensir.restorers.ir_cm import IRCM, ConsistencyModel, ConsistencySett
 from napari_ensir.restorers.perceptual import vgg_features
 from napari_ensir.restorers.tiling import Tiles
 
-SETTINGS = ConsistencySettings(channels=1, width=8, depth=2)
+SETTINGS = ConsistencySettings(channels=1, width=8, depth=2, linear_share=0.5)
 
 
 def lively(settings: ConsistencySettings = SETTINGS, **more: object) -> ConsistencyModel:
@@ -65,7 +65,7 @@ def test_the_gradient_stops_where_the_paper_stops_it(done):
 
     def gradient(stopped: bool) -> torch.Tensor:
         target, estimate = model(points[0], degraded, n), model(points[1], degraded, n + 1)
-        loss = (estimate - (target.detach() if stopped else target)).abs().mean()
+        loss = ((estimate - (target.detach() if stopped else target)) ** 2).mean()
         loss = loss + 0.8 * (estimate - clean).abs().mean()
         return torch.autograd.grad(loss, model.network.stem.weight)[0]
 

@@ -49,7 +49,7 @@ def finish(trainer: Trainer, steps: int | None = None) -> Trainer:
 @pytest.mark.parametrize(
     ("kind", "steps", "share"),
     # The denoiser's loss is 1 for the best linear guess, and what is below it has to be learned.
-    [("regression", 60, 0.7), ("ir-cm", 60, 0.7), ("dp-ir", 60, 0.7), ("denoiser", 200, 0.95)],
+    [("regression", 60, 0.7), ("ir-cm", 60, 0.8), ("dp-ir", 60, 0.7), ("denoiser", 200, 0.95)],
 )
 def test_the_loss_falls(kind, steps, share, pairs, brief):
     trainer = finish(start(kind, pairs, replace(brief, steps=steps)))

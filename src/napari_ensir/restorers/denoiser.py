@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Denoiser", "DenoiserModel", "DenoiserSettings", "LocalWiener"]
 
 # Of images on a scale of -1..1. The constants of the preconditioning: a typical image's standard
-# deviation, and the range of noise to train for, that of the diffusion from t = 1 to about 250.
+# deviation, and the range of noise to train for, that of the diffusion from t = 1 to about 700.
 _SPREAD = 0.5
-_LEAST, _MOST = 0.01, 1.0
+_LEAST, _MOST = 0.01, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)

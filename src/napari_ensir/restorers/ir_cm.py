@@ -124,8 +124,10 @@ class ConsistencyModel(Model):
     def loss(self, degraded: Tensor, clean: Tensor, generator: torch.Generator, done: float) -> Tensor:
         """d(f(x_{n+1}), stopgrad f(x_n)) + 0.8 (|f - clean| + 0.125 |VGG(f) - VGG(clean)|^2).
 
-        f without argument is f(x_{n+1}), d the mean absolute difference, n uniform in 1..N-1 for each
-        image, and both points have the same noise.
+        f without argument is f(x_{n+1}), d the mean squared difference, n uniform in 1..N-1 for each
+        image, and both points have the same noise. (With the absolute difference for d as well, its
+        weight of 1 would outvote the 0.8 of the clean image at every pixel, and f would drift back
+        to f(x_0), the degraded image in stage 1.)
         """
         settings = self.settings
         n = torch.randint(1, settings.times, (len(clean),), generator=generator)
@@ -139,7 +141,7 @@ class ConsistencyModel(Model):
         if features is not None:
             distance = functional.mse_loss(features(estimate), features(clean))
             origin = origin + settings.perceptual_weight * distance
-        loss: Tensor = functional.l1_loss(estimate, target) + settings.origin_weight * origin
+        loss: Tensor = functional.mse_loss(estimate, target) + settings.origin_weight * origin
         return loss
 
     def times_of(self, steps: int) -> list[int]:
