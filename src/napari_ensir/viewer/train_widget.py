@@ -89,6 +89,7 @@ class TrainWidget(Panel):
         explain(self.resume_file_button, "resume_file")
         for kind in CLASSICAL.values():
             self.offer(kind.title, kind())
+        self.ir.setCurrentIndex(0)
         self._lay_out()
         self._connect()
         self._follow_recipe()
