@@ -153,33 +153,38 @@ def begin_training(
     """
     if recipe not in RECIPES:
         raise EnsembleError(f"there is no training {recipe!r}; choose one of {', '.join(RECIPES)}.")
+    if recipe == "dp-ir" and ir is None:
+        raise EnsembleError("DP-IR is built around a restorer; choose one as its IR network.")
     chosen = RECIPES[recipe]
     settings = replace(chosen.settings, steps=steps or chosen.steps, seed=seed, preview_every=preview_every)
     data = TrainingPairs.from_arrays(pairs, channel_axis=channel_axis)
-    make: Callable[..., Any]
-    shape = {"channels": data.channels, "width": width or chosen.width}
     # The first weights are the seed's, whatever else has drawn numbers; nothing else notices.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if recipe == "dp-ir":
-            if ir is None:
-                raise EnsembleError("DP-IR is built around a restorer; choose one as its IR network.")
-            d = None if denoiser is None else copy.deepcopy(denoiser.model)
-            if d is not None and d.channels != data.channels:
-                raise EnsembleError(
-                    f"the denoiser takes {d.channels} colour channels and the images have {data.channels}."
-                )
-            model: Any = FusionModel.around(d, **shape)
-            make = partial(DPIR, ir=ir)
-            data = _restored(ir, pairs, channel_axis, data.data_range, progress)
-        elif recipe == "regression":
-            model, make = RegressionModel(RegressionSettings(**shape)), Regression
-        elif recipe == "denoiser":
-            model, make = DenoiserModel(DenoiserSettings(**shape)), Denoiser
-        else:
-            consistency = ConsistencySettings(**shape, linear_share=chosen.linear_share)
-            model, make = ConsistencyModel(consistency), IRCM
+        model, make = _untrained(recipe, data.channels, width or chosen.width, denoiser)
+    if recipe == "dp-ir" and ir is not None:
+        data = _restored(ir, pairs, channel_axis, data.data_range, progress)
+        make = partial(DPIR, ir=ir)
     return Trainer(model, data, settings, make=make, device=device)
+
+
+def _untrained(
+    recipe: str, channels: int, width: int, denoiser: Denoiser | None
+) -> tuple[Any, Callable[..., Any]]:
+    """A recipe's model and the restorer that applies it."""
+    if recipe == "dp-ir":
+        d = None if denoiser is None else copy.deepcopy(denoiser.model)
+        if d is not None and d.channels != channels:
+            raise EnsembleError(
+                f"the denoiser takes {d.channels} colour channels and the images have {channels}."
+            )
+        return FusionModel.around(d, channels=channels, width=width), DPIR
+    if recipe == "regression":
+        return RegressionModel(RegressionSettings(channels=channels, width=width)), Regression
+    if recipe == "denoiser":
+        return DenoiserModel(DenoiserSettings(channels=channels, width=width)), Denoiser
+    share = RECIPES[recipe].linear_share
+    return ConsistencyModel(ConsistencySettings(channels=channels, width=width, linear_share=share)), IRCM
 
 
 def continue_training(

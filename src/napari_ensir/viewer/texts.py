@@ -102,7 +102,11 @@ TOOLTIPS = {
     "loss": ("Plot of the loss", "Each step's loss as a dot, and its running mean."),
     "save_training": ("Save checkpoint", "Write the network and the state of its training to a file."),
     "resume": ("Resume", "Go on with the training kept, up to the steps shown."),
-    "resume_file": ("Resume from a checkpoint", "Go on with a training from a file, on the layers chosen."),
+    "resume_file": (
+        "Resume from a checkpoint",
+        "Go on with a training from a file, on the layers chosen. DP-IR around a network of another kind of "
+        "file needs that network opened and chosen above first.",
+    ),
     "open": ("Open LUT", "Choose a lookup table file."),
     "match": ("Layers for candidates", "Which layer plays which candidate of the table."),
     "apply": ("Apply", "Combine these layers by the table; no ground truth is needed."),

@@ -85,12 +85,14 @@ class TrainingRun:
     @property
     def losses(self) -> list[float]:
         """The loss of each step made."""
-        return [] if self.trainer is None else list(self.trainer.losses)
+        trainer = self.trainer  # which the worker may take away at any moment
+        return [] if trainer is None else list(trainer.losses)
 
     @property
     def step(self) -> int:
         """Steps made."""
-        return 0 if self.trainer is None else self.trainer.step
+        trainer = self.trainer
+        return 0 if trainer is None else trainer.step
 
     def begin(self, progress: Progress) -> Any:
         """Train anew; see :meth:`go_on` for what comes back."""

@@ -41,7 +41,9 @@ class LossPlot(QWidget):
 
         self._viewer = viewer
         self._losses: Sequence[float] = ()
-        self.canvas = FigureCanvasQTAgg(Figure(figsize=(2.6, 1.8), layout="constrained"))  # the dock stays narrow
+        self.canvas = FigureCanvasQTAgg(
+            Figure(figsize=(2.6, 1.8), layout="constrained")
+        )  # the dock stays narrow
         self.canvas.setMinimumSize(220, 150)
         explain(self.canvas, "loss")
         layout = QVBoxLayout(self)
