@@ -53,6 +53,6 @@ def test_wrong_choices(images, tmp_path):
     grey = begin_training("denoiser", [(np.eye(16), np.eye(16))], width=8, device="cpu").restorer()
     with pytest.raises(EnsembleError, match="the denoiser takes 1 colour"):
         begin_training("dp-ir", images, channel_axis=-1, ir=CLASSICAL["median"](), denoiser=grey)
+    (tmp_path / "a.lut.safetensors").write_bytes(b"")
     with pytest.raises(EnsembleError, match="lookup table"):
-        (tmp_path / "a.lut.safetensors").write_bytes(b"")
         open_restorer(tmp_path / "a.lut.safetensors")
