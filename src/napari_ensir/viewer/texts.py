@@ -96,7 +96,10 @@ TOOLTIPS = {
         "Steps",
         "Steps of training in all; the learning rate falls over them. A resumed training goes on up to them.",
     ),
-    "minutes": ("At most", "Stop after this time, even if steps are left; Resume makes them."),
+    "minutes": (
+        "At most",
+        "Stop after this time, even if steps are left; Resume makes them. At 0: when the steps are made.",
+    ),
     "width": ("Width", "Features at the network's finest level: more learn more, slowly."),
     "seed": ("Seed", "The same seed, images and settings give the same network."),
     "loss": ("Plot of the loss", "Each step's loss as a dot, and its running mean."),

@@ -74,7 +74,7 @@ class TrainWidget(Panel):
         self.minutes.setRange(0, 100_000)
         self.minutes.setDecimals(2)
         self.minutes.setSuffix(" minutes")
-        self.minutes.setSpecialValueText("until the steps are made")
+        self.minutes.setSpecialValueText("no limit")
         explain(self.minutes, "minutes")
         self.width_ = _whole_number(4, 512, 8, "width")
         self.seed = _whole_number(0, 2**31 - 1, 1, "seed")

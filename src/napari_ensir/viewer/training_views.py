@@ -95,7 +95,7 @@ def _thinned(losses: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any], N
     >>> len(steps) <= 1500, steps[:2].tolist(), smooth[0] == losses[0]
     (True, [1, 4], True)
     """
-    window = max(len(losses) // 40, 1)
+    window = max(len(losses) // 40, 8)
     sums = np.concatenate([[0.0], np.cumsum(losses)])
     ends = np.arange(1, len(losses) + 1)
     starts = np.maximum(ends - window, 0)
