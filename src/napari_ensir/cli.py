@@ -304,6 +304,66 @@ def compare(
 
 
 @_command()
+def restore(
+    image: Annotated[Path, typer.Argument(help="An image, a folder of them, or a Zarr array.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="What to write; with several restorers, a folder.")
+    ],
+    method: Annotated[
+        Optional[list[str]],
+        typer.Option("--method", "-m", help="A classical restorer, such as median; once for each."),
+    ] = None,
+    network: Annotated[
+        Optional[list[Path]],
+        typer.Option(metavar="FILE", help="A trained network; once for each. Open only what you trust."),
+    ] = None,
+    self_ensemble: Annotated[
+        bool, typer.Option("--self-ensemble", help="Average eight orientations: eight times the time.")
+    ] = False,
+    tau: Annotated[
+        Optional[int], typer.Option(min=0, help="DP-IR: few are faithful, many sharp.", show_default="5")
+    ] = None,
+    steps: Annotated[
+        Optional[int], typer.Option(min=1, help="IR-CM: evaluations of the network.", show_default="1")
+    ] = None,
+    channel_axis: Annotated[
+        Optional[int], typer.Option(help="Axis of colour channels.", show_default="-1 for RGB files")
+    ] = None,
+    data_range: Annotated[
+        Optional[tuple[float, float]],
+        typer.Option(metavar="LOW HIGH", help="Data range.", show_default="the network's, else the image's"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise that IR-CM and DP-IR draw.")] = 0,
+    device: Device = "auto",
+    dtype: Annotated[OutputType, typer.Option(help="The image's dtype, or float32.")] = OutputType.same,
+    overwrite: Overwrite = False,
+    json: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Restore images: candidates for an ensemble."""
+    from napari_ensir import jobs, restoring
+    from napari_ensir.devices import resolve_device
+
+    resolve_device(device)
+    given = {"tau": tau, "steps": steps, "data_range": data_range, "seed": seed, "device": device}
+    restorers = restoring.choose_restorers(
+        method or [],
+        network or [],
+        {name: value for name, value in given.items() if value is not None},
+        self_ensemble,
+    )
+    failed = restoring.restore(
+        image,
+        restorers,
+        out,
+        channel_axis=channel_axis,
+        as_float=dtype is OutputType.float32,
+        output=jobs.Output(overwrite, json, quiet),
+    )
+    _report_failures(failed)
+
+
+@_command()
 def info(
     lut: Annotated[Path, typer.Argument(help="A .lut.safetensors file.")],
     json: Json = None,

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.scoring import Scoring
     from napari_ensir.zarr_files import ZarrImage
 
-__all__ = ["Output", "apply", "compare", "evaluate", "fit", "import_table", "info"]
+__all__ = [
+    "Output",
+    "apply",
+    "compare",
+    "evaluate",
+    "fit",
+    "import_table",
+    "info",
+    "keep_message",
+    "make_folder",
+    "suffix_like",
+]
 
 
 @dataclass(frozen=True)
@@ -158,7 +169,7 @@ def apply(
             plans[number] = _Plan.of(images, number, (out, weight_maps), as_float)
     # Before anything is computed: not after an hour.
     for folder in [one for one in (out, weight_maps) if one is not None and images.from_folders]:
-        _make_folder(folder)
+        make_folder(folder)
     for plan in plans.values():
         plan.check(output.overwrite)
     written: dict[str, str] = {}
@@ -177,18 +188,26 @@ def apply(
 
 def _noted(failed: dict[str, str], stem: str, images: ImageSet) -> Any:
     """Where there is more than one image, let a failure be noted and the next one be done."""
-    return _keep_message(failed, stem) if images.from_folders else nullcontext()
+    return keep_message(failed, stem) if images.from_folders else nullcontext()
 
 
 @contextmanager
-def _keep_message(failed: dict[str, str], stem: str) -> Iterator[None]:
+def keep_message(failed: dict[str, str], stem: str) -> Iterator[None]:
+    """Note why one image failed, so that the next one can be done."""
     try:
         yield
     except EnsembleError as error:
         failed[stem] = str(error)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder for outputs, and those it stands in.
+
+    Raises
+    ------
+    EnsembleError
+        If that is not possible.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -221,7 +240,7 @@ class _Plan:
         out, maps = outs
         if images.from_folders:
             source = paths[images.roles[0]]
-            out = out / (stem + _suffix(source, dtype, ndim - colour, like))
+            out = out / (stem + suffix_like(source, dtype, ndim - colour, like))
             maps = None if maps is None else maps / (stem + (".zarr" if like else ".tif"))
         return cls(out, maps, dtype, ndim, colour, like)
 
@@ -242,7 +261,7 @@ class _Plan:
             write_image(self.maps, maps, is_colour=self.is_colour, overwrite=overwrite)
 
 
-def _suffix(source: Path, dtype: np.dtype[Any], spatial: int, like: ZarrImage | None) -> str:
+def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: ZarrImage | None) -> str:
     """How an output's name ends: like the candidate's where that loses nothing."""
     if like is not None:
         return ".ome.zarr" if like.ome is not None else ".zarr"

@@ -2,9 +2,9 @@
 
 - :mod:`.classical`: methods of scikit-image, no training.
 - :mod:`.self_ensemble`: eight orientations of any restorer, averaged.
-- :mod:`.ir_cm`, :mod:`.dp_ir`, :mod:`.regression`, :mod:`.denoiser`: trained here, by :mod:`.training`;
-  :func:`load_restorer` reads their checkpoints. No weights are shipped.
-- :mod:`.own_network`: a network of the user's.
+- :mod:`.ir_cm`, :mod:`.dp_ir`, :mod:`.regression`, :mod:`.denoiser`: trained here, by :mod:`.training`
+  with the settings of :mod:`.recipes`; :func:`load_restorer` reads their checkpoints. No weights are shipped.
+- :mod:`.own_network`: a network of the user's. :func:`open_restorer` reads a file of any of these kinds.
 
 The names below are imported when first used: torch and scikit-image are loaded by what needs them.
 """
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.classical import CLASSICAL
     from napari_ensir.restorers.dp_ir import DPIR
     from napari_ensir.restorers.ir_cm import IRCM
+    from napari_ensir.restorers.opening import open_restorer
     from napari_ensir.restorers.own_network import load_network, load_spandrel
+    from napari_ensir.restorers.recipes import RECIPES, begin_training, continue_training
     from napari_ensir.restorers.self_ensemble import SelfEnsemble
     from napari_ensir.restorers.trained import load_restorer, resume_training
     from napari_ensir.restorers.training import Trainer, TrainingPairs, TrainingSettings
@@ -28,15 +30,19 @@ __all__ = [
     "CLASSICAL",
     "DPIR",
     "IRCM",
+    "RECIPES",
     "Progress",
     "Restorer",
     "SelfEnsemble",
     "Trainer",
     "TrainingPairs",
     "TrainingSettings",
+    "begin_training",
+    "continue_training",
     "load_network",
     "load_restorer",
     "load_spandrel",
+    "open_restorer",
     "parameters",
     "resume_training",
     "with_channel_axis",
@@ -46,15 +52,19 @@ _HOME = {
     "CLASSICAL": "classical",
     "DPIR": "dp_ir",
     "IRCM": "ir_cm",
+    "RECIPES": "recipes",
     "Progress": "base",
     "Restorer": "base",
     "SelfEnsemble": "self_ensemble",
     "Trainer": "training",
     "TrainingPairs": "training",
     "TrainingSettings": "training",
+    "begin_training": "recipes",
+    "continue_training": "recipes",
     "load_network": "own_network",
     "load_restorer": "trained",
     "load_spandrel": "own_network",
+    "open_restorer": "opening",
     "parameters": "base",
     "resume_training": "trained",
     "with_channel_axis": "base",

@@ -32,10 +32,10 @@ from napari_ensir.viewer.texts import combo_of, explain
 if TYPE_CHECKING:
     import napari
 
-__all__ = ["FitWidget"]
+__all__ = ["TRUTH_NAMES", "FitWidget"]
 
 _LUT_FILTER = "Lookup table (*.lut.safetensors)"
-_TRUTH_NAMES = ("ground truth", "ground_truth", "groundtruth", "truth", "gt", "target", "clean", "reference")
+TRUTH_NAMES = ("ground truth", "ground_truth", "groundtruth", "truth", "gt", "target", "clean", "reference")
 
 
 class FitWidget(Panel):
@@ -335,7 +335,7 @@ class FitWidget(Panel):
     def _guess_truth(self) -> None:
         """Choose the layer whose name says that it is the ground truth, if one does."""
         for layer in self.viewer.layers:
-            if layer.name.lower().strip() in _TRUTH_NAMES and not why_not(layer):
+            if layer.name.lower().strip() in TRUTH_NAMES and not why_not(layer):
                 self.truth.choose(layer)
                 return
 

@@ -32,7 +32,8 @@ class ParameterForm(QWidget):
         form = QFormLayout(self)
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(3)
-        hints = typing.get_type_hints(type(restorer))
+        # A restorer without settings may have annotations that exist for type checkers alone.
+        hints = typing.get_type_hints(type(restorer)) if parameters(restorer) else {}
         for field in parameters(restorer):
             control = _control(field, getattr(restorer, field.name), hints[field.name])
             control.setToolTip(field.metadata["description"])

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers import CLASSICAL, SelfEnsemble, with_channel_axis
+from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer, with_channel_axis
 from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import full_data, placement, why_not
 from napari_ensir.viewer.panel import Panel
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RestoreWidget"]
 
-_CHECKPOINTS = "Restorers (*.safetensors *.pt *.pt2 *.pth *.ckpt);;All files (*)"
+CHECKPOINTS = "Restorers (*.safetensors *.pt *.pt2 *.pth *.ckpt);;All files (*)"
+"""What a file dialog offers."""
 
 
 class RestoreWidget(Panel):
@@ -108,7 +109,7 @@ class RestoreWidget(Panel):
     def open(self, path: str) -> None:
         """Offer a network from a file: trained here, TorchScript, torch.export, or spandrel's."""
         try:
-            restorer = _load(Path(path))
+            restorer = open_restorer(path)
         except EnsembleError as error:
             self.fail(error)
             return
@@ -158,31 +159,6 @@ class RestoreWidget(Panel):
             self.settings.setTitle(f"Settings of {self.restorers.item(row).text()}")
 
     def _ask_and_open(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Open a network", "", _CHECKPOINTS)
+        path, _ = QFileDialog.getOpenFileName(self, "Open a network", "", CHECKPOINTS)
         if path:
             self.open(path)
-
-
-def _load(path: Path) -> Restorer:
-    """A restorer from a file, by what the file is.
-
-    Raises
-    ------
-    EnsembleError
-        If it is none that can be used.
-    """
-    from napari_ensir.restorers import load_network, load_restorer, load_spandrel
-
-    if path.name.endswith(".lut.safetensors"):
-        raise EnsembleError(f"{path.name} is a lookup table; open it in Apply lookup table.")
-    if path.suffix in (".pt", ".pt2"):
-        return load_network(path)
-    if path.suffix == ".safetensors":
-        try:
-            return load_restorer(path)
-        except EnsembleError as ours:
-            try:
-                return load_spandrel(path)
-            except EnsembleError:
-                raise ours from None
-    return load_spandrel(path)

@@ -1,0 +1,46 @@
+"""One way to open any network file that restores, whatever wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from napari_ensir.restorers.base import Restorer
+
+__all__ = ["open_restorer"]
+
+
+def open_restorer(path: str | Path) -> Restorer:
+    """Open a restorer by what its file is.
+
+    A checkpoint of this package or of an architecture that spandrel knows (``.safetensors``), TorchScript
+    or ``torch.export`` (``.pt``, ``.pt2``), else what spandrel reads. See
+    :mod:`napari_ensir.restorers.own_network` on what is safe.
+
+    Raises
+    ------
+    EnsembleError
+        If it is none that can be used.
+    """
+    from napari_ensir.restorers.own_network import load_network, load_spandrel
+    from napari_ensir.restorers.trained import load_restorer
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise EnsembleError(f"there is no file {path}; give a network's file.")
+    if path.name.endswith(".lut.safetensors"):
+        raise EnsembleError(f"{path.name} is a lookup table, which combines restorations and makes none.")
+    if path.suffix in (".pt", ".pt2"):
+        return load_network(path)
+    if path.suffix == ".safetensors":
+        try:
+            return load_restorer(path)
+        except EnsembleError as ours:
+            try:
+                return load_spandrel(path)
+            except EnsembleError:
+                raise ours from None
+    return load_spandrel(path)

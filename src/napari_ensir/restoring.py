@@ -1,0 +1,177 @@
+"""What ``napari-ensir restore`` does: one image or a folder of them in, one output for each restorer."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir import console
+from napari_ensir.errors import EnsembleError
+from napari_ensir.image_files import FileImage
+from napari_ensir.io import as_dtype, check_output, open_set, write_image
+from napari_ensir.jobs import keep_message, make_folder, suffix_like
+from napari_ensir.whole import check_target
+from napari_ensir.zarr_files import ZarrImage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from napari_ensir.io import ImageSet
+    from napari_ensir.jobs import Output
+    from napari_ensir.restorers import Progress, Restorer
+
+__all__ = ["choose_restorers", "restore"]
+
+_ROLE = "the image"
+
+
+def choose_restorers(
+    methods: Sequence[str], networks: Sequence[Path], settings: Mapping[str, Any], self_ensemble: bool
+) -> dict[str, Restorer]:
+    """Restorers by the names that their outputs get: a method's key, a network's file name.
+
+    Parameters
+    ----------
+    methods
+        Keys of :data:`napari_ensir.restorers.CLASSICAL`.
+    networks
+        Files; see :func:`napari_ensir.restorers.open_restorer`.
+    settings
+        Set wherever a restorer has a setting of that name.
+    self_ensemble
+        Whether each is applied in eight orientations.
+
+    Raises
+    ------
+    EnsembleError
+        If there is none, a name is unknown or comes twice, or a file cannot be used.
+    """
+    from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer
+
+    if not methods and not networks:
+        raise EnsembleError("there is no restorer; give --method NAME or --network FILE.")
+    if unknown := [name for name in methods if name not in CLASSICAL]:
+        raise EnsembleError(f"there is no method {unknown[0]!r}; choose of {', '.join(CLASSICAL)}.")
+    named: list[tuple[str, Restorer]] = [(name, CLASSICAL[name]()) for name in methods]
+    named += [(path.name.partition(".")[0], open_restorer(path)) for path in networks]
+    found: dict[str, Restorer] = {}
+    for name, restorer in named:
+        if name in found:
+            raise EnsembleError(f"two restorers are named {name}; give each once, and files unlike names.")
+        if not is_dataclass(restorer):
+            raise EnsembleError(f"{restorer.name} takes no settings and cannot be used here.")
+        known = {each.name for each in fields(restorer)}
+        set_here: Any = replace(restorer, **{key: v for key, v in settings.items() if key in known})
+        found[name] = SelfEnsemble(restorer=set_here) if self_ensemble else set_here
+    return found
+
+
+def restore(
+    image: Path,
+    restorers: Mapping[str, Restorer],
+    out: Path,
+    *,
+    channel_axis: int | None,
+    as_float: bool,
+    output: Output,
+) -> dict[str, str]:
+    """Restore; the messages of images that failed, by stem, where others were done.
+
+    One restorer writes to ``out``, as ``apply`` does; several write into the folder ``out``, each under
+    its name.
+    """
+    images = open_set({_ROLE: image})
+    output.check()
+    several = len(restorers) > 1
+    failed: dict[str, str] = {}
+    plans: list[_Plan] = []
+    for number, (stem, _) in enumerate(images.fields):
+        with keep_message(failed, stem) if images.from_folders else nullcontext():
+            plans += [
+                _Plan.of(images, number, (name, out if not several else out / name), several, as_float)
+                for name in restorers
+            ]
+    # Before anything is computed: not after an hour.
+    for folder in {plan.target.parent for plan in plans} if several or images.from_folders else ():
+        make_folder(folder)
+    for plan in plans:
+        plan.check(output.overwrite)
+    written: dict[str, dict[str, str]] = {}
+    with console.progress(output.quiet) as progress:
+        for done, plan in enumerate(plans):
+            if plan.stem in failed:
+                continue
+            with keep_message(failed, plan.stem) if images.from_folders else nullcontext():
+                plan.carry_out(restorers[plan.name], channel_axis, _part(progress, done, len(plans)), output)
+                written.setdefault(plan.stem, {})[plan.name] = str(plan.target)
+    count = sum(map(len, written.values()))
+    output.finish({"written": written, "failed": failed}, lambda: console.say(f"{count} written to {out}"))
+    return failed
+
+
+def _part(progress: Progress | None, done: int, total: int) -> Progress | None:
+    """`progress` for one of several equal pieces of work."""
+    if progress is None:
+        return None
+
+    def move(now: int, of: int, text: str) -> None:
+        progress(1000 * done + 1000 * now // max(of, 1), 1000 * total, text)
+
+    return move
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What one restorer makes of one image, and where that goes."""
+
+    stem: str
+    name: str
+    source: FileImage | ZarrImage
+    target: Path
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, images: ImageSet, number: int, to: tuple[str, Path], several: bool, as_float: bool) -> _Plan:
+        stem, paths = images.fields[number]
+        source = images.open(number)[_ROLE]
+        pixels = source if isinstance(source, FileImage) else source.array
+        dtype = np.dtype(np.float32 if as_float else pixels.dtype)
+        name, target = to
+        if several or images.from_folders:
+            like = None if isinstance(source, FileImage) else source
+            spatial = pixels.ndim - (isinstance(source, FileImage) and source.is_colour)
+            suffix = suffix_like(paths[_ROLE], dtype, spatial, like)
+            target = target / f"{stem}{suffix}" if images.from_folders else target.with_name(name + suffix)
+        return cls(stem, name, source, target, dtype)
+
+    @property
+    def is_colour(self) -> bool:
+        return isinstance(self.source, FileImage) and self.source.is_colour
+
+    def check(self, overwrite: bool) -> None:
+        """Find out beforehand whether the name fits and is free."""
+        pixels = self.source if isinstance(self.source, FileImage) else self.source.array
+        check_output(self.target, self.dtype, pixels.ndim, self.is_colour)
+        check_target(self.target, overwrite)
+
+    def carry_out(
+        self, restorer: Restorer, channel_axis: int | None, progress: Progress | None, output: Output
+    ) -> None:
+        """Restore and write."""
+        from napari_ensir.restorers import with_channel_axis
+
+        axis = -1 if channel_axis is None and self.is_colour else channel_axis
+        pixels = self.source.pixels if isinstance(self.source, FileImage) else self.source.array
+        restored = with_channel_axis(restorer, axis)(np.asarray(pixels), progress=progress)
+        like = self.source if isinstance(self.source, ZarrImage) else None
+        write_image(
+            self.target,
+            as_dtype(restored, self.dtype),
+            is_colour=self.is_colour,
+            like=like,
+            overwrite=output.overwrite,
+        )

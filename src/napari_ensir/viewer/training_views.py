@@ -1,0 +1,174 @@
+"""What a training shows while it runs: the loss as a plot, and a preview as a layer of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.theme import get_theme
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_ensir.viewer.layers import OUTPUT_KEY, pixel_shape, placement
+from napari_ensir.viewer.outputs import PALETTE
+from napari_ensir.viewer.texts import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import napari
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+
+__all__ = ["LossPlot", "Preview"]
+
+_MOST_POINTS = 1500
+
+
+class LossPlot(QWidget):
+    """The loss over the steps, in the viewer's theme.
+
+    Parameters
+    ----------
+    viewer
+        Whose theme to take.
+    """
+
+    def __init__(self, viewer: napari.Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        # Imported here: half a second that other widgets do not need.
+        from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+        from matplotlib.figure import Figure
+
+        self._viewer = viewer
+        self._losses: Sequence[float] = ()
+        self.canvas = FigureCanvasQTAgg(
+            Figure(figsize=(2.6, 1.8), layout="constrained")
+        )  # the dock stays narrow
+        self.canvas.setMinimumSize(220, 150)
+        explain(self.canvas, "loss")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.canvas)
+        redraw = self.redraw
+        viewer.events.theme.connect(redraw)
+        self.destroyed.connect(lambda: viewer.events.theme.disconnect(redraw))
+        self.redraw()
+
+    def show_losses(self, losses: Sequence[float]) -> None:
+        """Draw these, unless they are drawn already."""
+        if len(losses) != len(self._losses) or list(losses[-1:]) != list(self._losses[-1:]):
+            self._losses = losses
+            self.redraw()
+
+    def redraw(self, *_: object) -> None:
+        """Draw what is known, in the viewer's theme."""
+        theme = get_theme(self._viewer.theme)
+        ink, paper = (_rgb(colour) for colour in (theme.text, theme.background))
+        figure = self.canvas.figure
+        figure.clear()
+        figure.set_facecolor(paper)
+        axes = figure.add_subplot()
+        axes.set_facecolor(paper)
+        if self._losses:
+            steps, losses, smooth = _thinned(np.asarray(self._losses))
+            axes.plot(steps, losses, ".", color=PALETTE[1], markersize=2, alpha=0.5)
+            axes.plot(steps, smooth, color=PALETTE[0], linewidth=1.5)
+            if losses.min() > 0:
+                axes.set_yscale("log")
+            axes.set_xlabel("step", color=ink, fontsize=8)
+            axes.set_ylabel("loss", color=ink, fontsize=8)
+        else:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "The loss will be drawn here.", color=ink, ha="center", va="center")
+        axes.tick_params(which="both", colors=ink, labelsize=7)
+        for spine in axes.spines.values():
+            spine.set_color(ink)
+        self.canvas.draw_idle()
+
+
+def _thinned(losses: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Steps, losses and their running mean, at no more points than a plot can show.
+
+    Examples
+    --------
+    >>> steps, losses, smooth = _thinned(np.arange(4000.0))
+    >>> len(steps) <= 1500, steps[:2].tolist(), float(smooth[1])
+    (True, [1, 4], 1.5)
+    """
+    window = max(len(losses) // 40, 8)
+    sums = np.concatenate([[0.0], np.cumsum(losses)])
+    ends = np.arange(1, len(losses) + 1)
+    starts = np.maximum(ends - window, 0)
+    smooth = (sums[ends] - sums[starts]) / (ends - starts)
+    every = slice(None, None, -(-len(losses) // _MOST_POINTS))
+    return ends[every], losses[every], smooth[every]
+
+
+def _rgb(colour: Any) -> tuple[float, float, float]:
+    red, green, blue = colour.as_rgb_tuple()[:3]
+    return red / 255, green / 255, blue / 255
+
+
+class Preview:
+    """A layer that shows what the network makes of the middle of the first degraded plane.
+
+    It is marked as ours, so that no picker offers it as a candidate.
+
+    Parameters
+    ----------
+    viewer
+        Where it is added.
+    like
+        The degraded layer.
+    """
+
+    def __init__(self, viewer: napari.Viewer, like: Layer) -> None:
+        self._viewer, self._like = viewer, like
+        self._layer: Layer | None = None
+        self._shown: NDArray[np.float32] | None = None
+
+    def show(self, preview: NDArray[np.float32] | None) -> None:
+        """Bring the layer up to date; one that the user has removed stays removed.
+
+        Parameters
+        ----------
+        preview
+            Shape (channels, rows, columns), in intensity units; None: nothing to show yet.
+        """
+        if preview is None or preview is self._shown:
+            return
+        self._shown = preview
+        data = self._as_layer(preview)
+        if self._layer is None:
+            self._layer = self._add(data)
+        elif self._layer in self._viewer.layers:
+            self._layer.data = data
+
+    def remove(self) -> None:
+        """Take the layer away: the training is over."""
+        if self._layer is not None and self._layer in self._viewer.layers:
+            self._viewer.layers.remove(self._layer)
+
+    def _as_layer(self, preview: NDArray[np.float32]) -> NDArray[np.float32]:
+        like = self._like
+        planes = (1,) * (like.ndim - 2)
+        if not like.rgb:
+            return preview[0].reshape(planes + preview.shape[1:])
+        dtype = np.dtype(like.dtype)
+        full = np.iinfo(dtype).max if dtype.kind in "iu" else 1.0
+        colour = np.moveaxis(preview, 0, -1) / np.float32(full)
+        return np.clip(colour, 0, 1).reshape(planes + colour.shape)
+
+    def _add(self, data: NDArray[np.float32]) -> Layer:
+        like = self._like
+        place = placement(like)
+        shape = pixel_shape(like)[: like.ndim]
+        cut = np.zeros(like.ndim)
+        # As the trainer cuts it; see Trainer.run.
+        cut[-2:] = [max(n - 256, 0) // 2 for n in shape[-2:]]
+        place["translate"] = np.asarray(like.affine.inverse(like.data_to_world(cut)))
+        looks = {} if like.rgb else {"contrast_limits": like.contrast_limits, "colormap": like.colormap.name}
+        mark = {OUTPUT_KEY: {"kind": "training preview"}}
+        return self._viewer.add_image(
+            data, name="training preview", rgb=bool(like.rgb), metadata=mark, **looks, **place
+        )

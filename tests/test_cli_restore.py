@@ -1,0 +1,141 @@
+"""``napari-ensir restore``: outputs, exit status, the overwrite rule."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from napari_ensir.cli import app
+from napari_ensir.io import read_image, write_image
+from napari_ensir.restorers import CLASSICAL, SelfEnsemble, begin_training, load_restorer
+
+RNG = np.random.default_rng(5)
+
+
+def run(*arguments, status=0):
+    """Standard output; or, where a failure is expected, what standard error holds."""
+    result = CliRunner().invoke(app, ["restore", *(str(one) for one in arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.stderr
+    if status == 1:
+        assert all(line.startswith("napari-ensir: ") for line in result.stderr.splitlines())
+    return result.stdout if status == 0 else result.stderr
+
+
+def noisy(shape=(24, 32), dtype=np.uint8):
+    return RNG.uniform(30, 220, shape).astype(dtype)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    for stem in ("a", "b"):
+        write_image(tmp_path / "in" / f"{stem}.png", noisy((24, 32, 3)))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "mine.safetensors"
+    clean = noisy()
+    trainer = begin_training("ir-cm", [(clean, clean)], steps=2, width=8, device="cpu")
+    list(trainer.run())
+    trainer.save(path)
+    return path
+
+
+def expected(restorer, image):
+    return np.rint(restorer(image).clip(0, 255)).astype(np.uint8)
+
+
+def test_one_image_one_method(tmp_path):
+    image = noisy()
+    write_image(tmp_path / "x.tif", image)
+    assert "1 written" in run(tmp_path / "x.tif", "-m", "median", "-o", tmp_path / "y.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "y.png"), expected(CLASSICAL["median"](), image))
+    said = run(tmp_path / "x.tif", "-m", "median", "-o", tmp_path / "y.png", status=1)
+    assert "exists already" in said
+    run(tmp_path / "x.tif", "-m", "gaussian", "-o", tmp_path / "y.png", "--overwrite")
+    np.testing.assert_array_equal(read_image(tmp_path / "y.png"), expected(CLASSICAL["gaussian"](), image))
+
+
+def test_a_folder_and_several_methods(folder):
+    methods = ["-m", "median", "-m", "total-variation", "--self-ensemble"]
+    found = json.loads(run(folder / "in", *methods, "-o", folder / "out", "--json", "-"))
+    assert set(found["written"]["b"]) == {"median", "total-variation"}
+    for name in ("median", "total-variation"):
+        for stem in ("a", "b"):
+            image = read_image(folder / "in" / f"{stem}.png")
+            restorer = SelfEnsemble(restorer=CLASSICAL[name](channel_axis=-1))
+            got = read_image(folder / "out" / name / f"{stem}.png")
+            np.testing.assert_array_equal(got, expected(restorer, image))
+
+
+def test_several_methods_of_one_image_go_into_a_folder(tmp_path):
+    write_image(tmp_path / "x.png", noisy())
+    run(tmp_path / "x.png", "-m", "median", "-m", "gaussian", "-o", tmp_path / "out", "--dtype", "float32")
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["gaussian.tif", "median.tif"]
+    assert read_image(tmp_path / "out" / "median.tif").dtype == np.float32
+
+
+def test_zarr_and_channel_axis(tmp_path):
+    pytest.importorskip("zarr")
+    image = noisy((3, 24, 32), np.uint16)
+    write_image(tmp_path / "x.zarr", image)
+    run(tmp_path / "x.zarr", "-m", "gaussian", "--channel-axis", "0", "-o", tmp_path / "y.zarr")
+    restored = np.asarray(read_image(tmp_path / "y.zarr"))
+    assert restored.dtype == np.uint16
+    np.testing.assert_array_equal(restored, np.rint(CLASSICAL["gaussian"](channel_axis=0)(image)))
+
+
+def test_a_trained_network(tmp_path, checkpoint):
+    image = noisy((40, 30))
+    write_image(tmp_path / "x.png", image)
+    arguments = [tmp_path / "x.png", "--network", checkpoint, "--device", "cpu", "-q"]
+    for seed in (0, 0, 1):
+        run(*arguments, "--seed", seed, "--steps", 2, "-o", tmp_path / f"{seed}.tif", "--overwrite")
+    from dataclasses import replace
+
+    restorer = replace(load_restorer(checkpoint, device="cpu"), steps=2)
+    np.testing.assert_array_equal(read_image(tmp_path / "0.tif"), expected(restorer, image))
+    assert (read_image(tmp_path / "0.tif") != read_image(tmp_path / "1.tif")).any()
+
+
+def test_failures_are_1_and_one_line(folder, checkpoint):
+    x = folder / "in" / "a.png"
+    (folder / "bad.safetensors").write_bytes(b"nothing")
+    twice = folder / "median.safetensors"
+    twice.write_bytes(checkpoint.read_bytes())
+    for arguments, words in (
+        ([folder / "absent", "-m", "median"], "there is no"),
+        ([x], "no restorer"),
+        ([x, "-m", "magic"], "non-local-means"),
+        ([x, "--network", folder / "absent.pt"], "there is no file"),
+        ([x, "--network", folder / "bad.safetensors"], "bad.safetensors"),
+        ([x, "-m", "median", "--network", twice], "two restorers"),
+        ([x, "-m", "median", "--device", "abacus"], "abacus"),
+        ([x, "-m", "median", "--data-range", 5, 5], "data range"),
+        ([x, "-m", "median", "--channel-axis", 7], "channel axis 7"),
+    ):
+        assert words in run(*arguments, "-o", folder / "y.png", status=1)
+    assert "JPEG" in run(x, "-m", "median", "-o", folder / "y.jpg", status=1)
+    assert not (folder / "y.png").exists()
+    assert not list(folder.rglob(".part*"))
+
+
+def test_wrong_use_is_2(folder):
+    run(folder / "in", "-m", "median", status=2)
+    run("-m", "median", "-o", folder / "y", status=2)
+    run(folder / "in", "-m", "median", "-o", folder / "y", "--seed", "-1", status=2)
+
+
+def test_one_bad_image_is_named_and_the_others_are_done(folder):
+    path = folder / "in" / "b.png"
+    path.write_bytes(path.read_bytes()[:300])
+    said = run(folder / "in", "-m", "median", "-m", "gaussian", "-o", folder / "out", status=1)
+    assert "image b: " in said
+    assert sorted(one.name for one in (folder / "out").rglob("*.png")) == ["a.png", "a.png"]

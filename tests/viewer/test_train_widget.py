@@ -1,0 +1,239 @@
+"""The Train widget: seconds of training on tiny layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QThreadPool
+
+from napari_ensir.restorers import load_restorer
+from napari_ensir.viewer.layers import OUTPUT_KEY, why_not
+from napari_ensir.viewer.restore_widget import RestoreWidget
+from napari_ensir.viewer.train_widget import TrainWidget
+
+
+def pair(dtype=np.uint8, size=24):
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:size, :size]
+    clean = 120 + 60 * np.sin(x / 6) * np.cos(y / 9) + 40 * ((x // 16 + y // 16) % 2)
+    noisy = clean + rng.normal(0, 25, clean.shape)
+    return tuple(np.clip(image, 0, 255).astype(dtype) for image in (noisy, clean))
+
+
+@pytest.fixture
+def train(viewer):
+    """The widget beside a noisy and a clean layer."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # others may be at work here, and steps this small gain nothing from more
+    noisy, clean = pair()
+    place = {"scale": (0.5, 0.25), "translate": (3, 4), "rotate": 10, "units": ("um", "um")}
+    degraded = viewer.add_image(noisy, name="noisy", **place)
+    viewer.add_image(clean, name="ground truth", **place)
+    widget = TrainWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Train a restorer")
+    widget.degraded.choose(degraded)
+    widget.device.setCurrentIndex(widget.device.findData("cpu"))
+    widget.steps.setValue(30)
+    widget.width_.setValue(8)
+    yield widget
+    assert QThreadPool.globalInstance().waitForDone(20_000)
+    torch.set_num_threads(threads)
+
+
+def choose(widget, recipe, steps=10):
+    widget.recipe.setCurrentIndex(widget.recipe.findData(recipe))
+    widget.steps.setValue(steps)
+    widget.width_.setValue(8)
+
+
+def cancel_after(widget, qtbot, wait_for, steps):
+    qtbot.waitUntil(lambda: widget.training.step >= steps, timeout=60_000)
+    widget.cancel()
+    wait_for(widget)
+
+
+def test_training_gives_a_candidate_and_a_falling_loss(viewer, train, wait_for):
+    choose(train, "regression", 60)
+    assert train.clean.layer().name == "ground truth"
+    train.run()
+    wait_for(train)
+    added = viewer.layers[-1]
+    assert added.name == "Regression"
+    assert added.data.dtype == np.uint8
+    assert not why_not(added)
+    np.testing.assert_allclose(added.extent.world, viewer.layers["noisy"].extent.world)
+    losses = train.training.losses
+    assert len(losses) == 60
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    dots, mean = train.loss_plot.canvas.figure.axes[0].lines
+    assert len(dots.get_xdata()) == len(mean.get_xdata()) == 60
+    assert "60 steps" in train.message.text()
+    assert "training preview" not in viewer.layers
+    assert train.save_button.isEnabled()
+
+
+def test_the_preview_lies_on_the_image_and_is_no_candidate(viewer, train, qtbot, wait_for):
+    choose(train, "regression", 1000)
+    train.run()
+    qtbot.waitUntil(lambda: "training preview" in viewer.layers, timeout=60_000)
+    preview = viewer.layers["training preview"]
+    assert OUTPUT_KEY in preview.metadata
+    assert why_not(preview)
+    np.testing.assert_allclose(preview.extent.world, viewer.layers["noisy"].extent.world)
+    first = preview.data
+    assert 20 < first.mean() < 220
+    qtbot.waitUntil(lambda: preview.data is not first, timeout=60_000)
+    train.cancel()
+    wait_for(train)
+
+
+def test_cancel_keeps_what_was_trained(viewer, train, qtbot, wait_for, tmp_path):
+    choose(train, "regression", 100_000)
+    train.run()
+    assert not train.save_button.isEnabled()
+    cancel_after(train, qtbot, wait_for, 3)
+    step = train.training.step
+    assert f"after {step} steps, which are kept" in train.message.text()
+    assert [layer for layer in viewer.layers if OUTPUT_KEY not in layer.metadata] == viewer.layers[:2]
+    train.save(str(tmp_path / "half"))
+    assert load_restorer(tmp_path / "half.safetensors").trained_steps == step
+    train.steps.setValue(step + 4)
+    train.resume()
+    wait_for(train)
+    assert train.training.step == step + 4
+    assert viewer.layers[-1].name == "Regression"
+    train.resume()
+    assert f"All of its {step + 4} steps are made" in train.message.text()
+
+
+def test_a_checkpoint_goes_on_as_if_never_stopped(train, qtbot, wait_for, tmp_path):
+    choose(train, "ir-cm", 24)
+    train.run()
+    wait_for(train)
+    whole = train.training.losses
+    choose(train, "ir-cm", 24)
+    train.run()
+    cancel_after(train, qtbot, wait_for, 2)
+    train.save(str(tmp_path / "half.safetensors"))
+    train.training = None
+    choose(train, "regression", 7)  # the checkpoint says what it is
+    train.resume_from(str(tmp_path / "half.safetensors"))
+    wait_for(train)
+    assert train.training.losses == whole
+    assert train.steps.value() == 24
+
+
+def test_saved_and_opened_in_restore_it_gives_the_same_image(viewer, train, wait_for, tmp_path):
+    train.run()
+    wait_for(train)
+    trained = viewer.layers[-1]
+    train.save(str(tmp_path / "mine.safetensors"))
+    assert "Saved mine.safetensors" in train.message.text()
+    restore = RestoreWidget(viewer)
+    viewer.window.add_dock_widget(restore)
+    restore.image.choose(viewer.layers["noisy"])
+    restore.open(str(tmp_path / "mine.safetensors"))
+    restore.run()
+    wait_for(restore)
+    assert viewer.layers[-1] is not trained
+    np.testing.assert_array_equal(viewer.layers[-1].data, trained.data)
+
+
+def test_dp_ir_around_what_was_trained_here(viewer, train, wait_for, tmp_path):
+    for recipe in ("regression", "denoiser", "dp-ir"):
+        choose(train, recipe)
+        assert train.form.isRowVisible(train.denoiser) == (recipe == "dp-ir")
+        if recipe == "dp-ir":
+            train.ir.setCurrentText("Regression, trained here")
+            assert train.denoiser.currentText() == "Denoising network, trained here"
+        train.run()
+        wait_for(train)
+        assert train.training.step == 10, train.message.text()
+    assert viewer.layers[-1].name == "DP-IR, Regression"
+    train.save(str(tmp_path / "dp.safetensors"))
+    restore = RestoreWidget(viewer)
+    viewer.window.add_dock_widget(restore)
+    restore.image.choose(viewer.layers["noisy"])
+    restore.open(str(tmp_path / "dp.safetensors"))
+    form = restore.forms.currentWidget()
+    assert {"tau", "sampler"} <= set(form._controls)
+    form._controls["tau"].setValue(3)
+    assert restore.chosen()[0].tau == 3
+    train.steps.setValue(14)
+    train.resume_from(str(tmp_path / "dp.safetensors"))
+    wait_for(train)
+    assert train.training.step == 14, train.message.text()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_ir_network_from_a_file(train, tmp_path, wait_for):
+    import torch
+
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), str(tmp_path / "same.pt"))
+    choose(train, "dp-ir")
+    train.open(str(tmp_path / "same.pt"))
+    assert train.ir.currentText() == "same (same.pt)"
+    train.run()
+    wait_for(train)
+    assert train.training.step == 10, train.message.text()
+    train.save(str(tmp_path / "dp.safetensors"))
+    train.steps.setValue(12)
+    train.resume_from(str(tmp_path / "dp.safetensors"))
+    wait_for(train)
+    assert train.training.step == 12, train.message.text()
+
+
+def test_colour_stacks_and_minutes(viewer, train, wait_for):
+    noisy, clean = (np.stack([np.stack([image] * 3, -1)] * 2) for image in pair(size=24))
+    layers = [viewer.add_image(image, rgb=True) for image in (noisy, clean)]
+    train.degraded.choose(layers[0])
+    train.clean.choose(layers[1])
+    choose(train, "ir-cm-1", 100_000)
+    train.minutes.setValue(0.02)
+    train.run()
+    wait_for(train)
+    assert 0 < train.training.step < 100_000
+    assert viewer.layers[-1].rgb
+    assert viewer.layers[-1].data.shape == noisy.shape
+
+
+def test_wrong_choices_are_one_clear_sentence(viewer, train, wait_for, tmp_path):
+    train.degraded.choose(None)
+    train.run()
+    assert "No degraded image is chosen" in train.message.text()
+    train.degraded.choose(viewer.layers["ground truth"])
+    train.run()
+    assert "the same layer" in train.message.text()
+    train.degraded.choose(viewer.add_image(np.zeros((20, 30), np.uint8)))
+    train.run()
+    assert "20 × 30" in train.message.text()
+    train.clean.choose(viewer.add_image(np.zeros((20, 30), np.uint8)))
+    train.width_.setValue(5)
+    train.run()
+    wait_for(train)
+    assert "width 5" in train.message.text()
+    assert train.training is None
+    assert not train.resume_button.isEnabled()
+    train.save(str(tmp_path / "nothing"))
+    assert "no training to save" in train.message.text()
+    train.resume()
+    assert "no training to resume" in train.message.text()
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    train.resume_from(str(tmp_path / "bad.safetensors"))
+    wait_for(train)
+    assert "bad.safetensors" in train.message.text()
+    train.open(str(tmp_path / "absent.pt"))
+    assert "no file" in train.message.text()
+    assert not list(tmp_path.glob("*nothing*"))
+
+
+def test_the_viewer_may_close_while_it_trains(viewer, train, qtbot):
+    choose(train, "regression", 100_000)
+    train.run()
+    qtbot.waitUntil(lambda: train.training.step >= 2, timeout=60_000)
+    task = train.task
+    viewer.window.remove_dock_widget(train)
+    task.cancel()
+    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=20_000)
