@@ -23,7 +23,7 @@ def _own_preferences(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
 @pytest.fixture
 def viewer(make_napari_viewer: Callable) -> Iterator:
     """A viewer whose threads and widgets must be gone after the test."""
-    yield make_napari_viewer(show=True)
+    yield make_napari_viewer(show=True, strict_qt=True)
     names = [thread.name for thread in threading.enumerate() if thread.name.startswith("napari-ensir")]
     assert not names, f"threads left running: {names}"
 

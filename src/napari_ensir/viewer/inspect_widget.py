@@ -28,6 +28,7 @@ from napari_ensir.viewer.texts import combo_of, explain
 if TYPE_CHECKING:
     import napari
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 
     from napari_ensir.ensemble.lut import WeightLUT
 
@@ -54,10 +55,6 @@ class InspectWidget(QWidget):
 
     def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        # Imported here: half a second that other widgets do not need.
-        from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
-        from matplotlib.figure import Figure
-
         self.viewer = napari_viewer
         self._tables: dict[str, WeightLUT] = {}
         self.table = QComboBox()
@@ -72,9 +69,8 @@ class InspectWidget(QWidget):
             combo.setMinimumContentsLength(5)
             combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             explain(combo, "pair")
-        self.canvas = FigureCanvasQTAgg(Figure(layout="constrained"))
-        self.canvas.setMinimumSize(240, 220)
-        explain(self.canvas, "canvas")
+        self._canvas: FigureCanvasQTAgg | None = None
+        self._canvas_place = QVBoxLayout()
         self.pixel = QLabel("Click a pixel of the image to see its bin set, weights and count.")
         self.pixel.setWordWrap(True)
         explain(self.pixel, "pixel")
@@ -119,9 +115,22 @@ class InspectWidget(QWidget):
         buttons.addWidget(self.csv_button)
         layout = QVBoxLayout(self)
         layout.addLayout(self.form)
-        layout.addWidget(self.canvas, 1)
+        layout.addLayout(self._canvas_place, 1)
         layout.addWidget(self.pixel)
         layout.addLayout(buttons)
+
+    @property
+    def canvas(self) -> FigureCanvasQTAgg:
+        """The plot, made when first drawn: importing matplotlib takes longer than opening a widget may."""
+        if self._canvas is None:
+            from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+            from matplotlib.figure import Figure
+
+            self._canvas = FigureCanvasQTAgg(Figure(layout="constrained"))
+            self._canvas.setMinimumSize(240, 220)
+            explain(self._canvas, "canvas")
+            self._canvas_place.addWidget(self._canvas)
+        return self._canvas
 
     @property
     def lut(self) -> WeightLUT | None:
