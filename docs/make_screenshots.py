@@ -181,7 +181,7 @@ def places() -> None:
         viewer.add_labels(mask, name="learn here", opacity=0.35, **place)
         widget = dock(viewer, "Fit ensemble")
         widget.candidates.choose(candidates(viewer)[:3])
-        widget.mask.choose(viewer.layers["learn here"])
+        widget.learn_in.choose(viewer.layers["learn here"])
         widget.planes.setValue((4, 11))
         choose(widget.method, "least-squares")
         widget.run()
