@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QApplication, QWidget
 
+from napari_ensir.viewer.task import _RUNNING
+
 
 @pytest.fixture(autouse=True)
 def _own_preferences(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -21,9 +23,10 @@ def _own_preferences(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
 
 
 @pytest.fixture
-def viewer(make_napari_viewer: Callable) -> Iterator:
+def viewer(make_napari_viewer: Callable, qtbot) -> Iterator:
     """A viewer whose threads and widgets must be gone after the test."""
     yield make_napari_viewer(show=True, strict_qt=True)
+    qtbot.waitUntil(lambda: not _RUNNING, timeout=20_000)
     names = [thread.name for thread in threading.enumerate() if thread.name.startswith("napari-ensir")]
     assert not names, f"threads left running: {names}"
 

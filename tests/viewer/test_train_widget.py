@@ -237,3 +237,5 @@ def test_the_viewer_may_close_while_it_trains(viewer, train, qtbot):
     viewer.window.remove_dock_widget(train)
     task.cancel()
     qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=20_000)
+    train.deleteLater()  # taken out of its dock, it belongs to whoever took it out
+    qtbot.wait(100)

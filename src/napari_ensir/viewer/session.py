@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "preference", "session_of"]
 
-_DEFAULTS = {"device": "auto", "method": "em", "weights": "slider", "block_megapixels": 16}
+_DEFAULTS = {"device": "auto", "method": "em", "weights": "slider"}
 _SESSIONS: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
 

@@ -20,8 +20,8 @@ __all__ = ["Task"]
 # A task's last reference must not be the thread's: a QObject has to die on the thread it was made on.
 _RUNNING: set[Task] = set()
 
-_LEAST_SECONDS = 0.05
-"""Between two reports: the viewer draws no faster."""
+_LEAST_SECONDS = 0.25
+"""Between two reports: each draws the whole window anew, which software OpenGL pays for dearly."""
 
 
 class Task(QObject):
