@@ -58,6 +58,10 @@ class FusionSettings:
         F is trained for t = 1..latest, and `tau` can be no later. The paper trains for all 1000. It
         is no saving to leave out the late ones: at early times x_t gives the clean image away, and an F
         that knows only those leans on D and learns nothing of how to improve IR(y).
+    sampled_share
+        Share of the training on points x_t as sampling meets them, drawn around IR(y); the others are
+        drawn around the clean image. The paper has only the latter. Sampling has no clean image to
+        draw around, and an F that was always given one trusts x_t for detail that IR(y) does not have.
     """
 
     channels: int = 1
@@ -65,6 +69,7 @@ class FusionSettings:
     denoiser_width: int = 0
     denoiser_depth: int = 3
     latest: int = 1000
+    sampled_share: float = 0.5
 
     def __post_init__(self) -> None:
         check_network(self.channels, self.width, 1)
@@ -74,6 +79,8 @@ class FusionSettings:
             raise EnsembleError(
                 f"latest = {self.latest} is no time of the diffusion: 1 to {Diffusion().steps} are."
             )
+        if not 0 <= self.sampled_share <= 1:
+            raise EnsembleError(f"sampled_share = {self.sampled_share} is no share: 0 to 1 are.")
 
 
 class FusionModel(Model):
@@ -135,12 +142,21 @@ class FusionModel(Model):
 
     def loss(self, degraded: Tensor, clean: Tensor, generator: torch.Generator, done: float) -> Tensor:
         """The mean squared error of F's estimate; `degraded` is IR(y)."""
-        t = torch.randint(1, self.settings.latest + 1, (len(clean),), generator=generator)
+        count = len(clean)
+        t = torch.randint(1, self.settings.latest + 1, (count,), generator=generator)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        image = 2 * clean - 1
-        kept = torch.from_numpy(self.diffusion.kept)[t].to(image).reshape(-1, 1, 1, 1)
-        x = kept.sqrt() * image + (1 - kept).sqrt() * noise
-        loss: Tensor = functional.mse_loss(self(2 * degraded - 1, x, t), image)
+        sampled = torch.rand(count, generator=generator) < self.settings.sampled_share
+        image, restored = 2 * clean - 1, 2 * degraded - 1
+        x = torch.empty_like(image)
+        for each in range(count):
+            if sampled[each]:
+                of_x0, of_xt, variance = self.diffusion.jump(int(t[each]))
+                mean, variance = of_x0 * restored[each], of_xt**2 + variance
+            else:
+                kept = float(self.diffusion.kept[t[each]])
+                mean, variance = kept**0.5 * image[each], 1 - kept
+            x[each] = mean + variance**0.5 * noise[each]
+        loss: Tensor = functional.mse_loss(self(restored, x, t), image)
         return loss
 
     def sample(self, restored: Tensor, draw: Draw, tau: int, sampler: str, tiled: Tiled) -> Tensor:

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RECIPES", "Recipe", "begin_training", "continue_training", "snapshot"]
 
-_UNET = TrainingSettings(batch=8, patch=96, learning_rate=2e-3)
-_FUSION = TrainingSettings(batch=4, patch=32, learning_rate=5e-4)
+# Of patches of 96 pixels the same time allows a quarter as many steps, and at 2e-3 they hardly converge
+# (28.8 dB where these reach 31.2 dB, see benchmarks/restorers.md).
+_UNET = TrainingSettings(batch=8, patch=48, learning_rate=1e-3)
+_FUSION = TrainingSettings(batch=4, patch=32, learning_rate=2e-4)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Recipe:
     title: str
     description: str
     settings: TrainingSettings = _UNET
-    steps: int = 800
+    steps: int = 2400
     width: int = 32
     linear_share: float = 0.5
 
@@ -69,31 +71,28 @@ RECIPES: dict[str, Recipe] = {
     "ir-cm": Recipe(
         "IR-CM, stages 1 and 2",
         "The consistency model: half of the steps on paths from the degraded image, half from the clean one.",
-        steps=1200,
     ),
     "ir-cm-1": Recipe(
         "IR-CM, stage 1 only",
         "The consistency model on paths that start at the degraded image.",
-        steps=1200,
         linear_share=1.0,
     ),
     "ir-cm-2": Recipe(
         "IR-CM, stage 2 only",
         "The consistency model on paths that start at the clean image.",
-        steps=1200,
         linear_share=0.0,
     ),
     "denoiser": Recipe(
         "Denoiser",
         "A network that removes Gaussian noise of any level, learned from the clean image alone; "
         "DP-IR can use it.",
-        steps=1000,
+        steps=1200,
     ),
     "dp-ir": Recipe(
         "DP-IR",
         "A small network that fuses what a restorer and a denoiser say, both of which stay as they are.",
         settings=_FUSION,
-        steps=1000,
+        steps=600,
         width=64,
     ),
 }
