@@ -88,7 +88,6 @@ def test_menu_paths_are_those_of_the_manifest():
 
 
 def test_page_on_pypi_has_absolute_addresses():
-    pytest.importorskip("hatchling", reason="the build hook needs hatchling")
     hook = runpy.run_path(str(ROOT / "tools" / "pypi_readme.py"))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     page = hook["absolute"](text, "https://github.com/us/it", "1.2")
