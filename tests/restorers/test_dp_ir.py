@@ -87,6 +87,25 @@ def test_frozen_networks_are_unchanged_bit_by_bit_after_training(images, pairs, 
     assert all(each.grad is None and not each.requires_grad for each in denoiser.parameters())
 
 
+@pytest.mark.parametrize(("share", "around_clean"), [(0.0, 1.0), (1.0, 0.0), (0.5, 0.5)])
+def test_training_meets_the_points_of_sampling(share, around_clean):
+    """At early times x_t lies at the image that it was drawn around: the clean one or the restorer's."""
+    model = FusionModel(FusionSettings(width=8, latest=3, sampled_share=share))
+    seen: list[torch.Tensor] = []
+    model.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    restored, clean = torch.full((200, 1, 8, 8), 0.25), torch.full((200, 1, 8, 8), 0.75)
+    model.loss(restored, clean, torch.Generator().manual_seed(0), 0.0)
+    at_clean = (seen[0].mean((1, 2, 3)) > 0).float()  # 0.75 is 0.5 on the scale of -1..1, 0.25 is -0.5
+    assert at_clean.mean() == pytest.approx(around_clean, abs=0.1)
+    assert seen[0].std((1, 2, 3)).max() < 0.05
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_an_impossible_share_is_refused(share):
+    with pytest.raises(EnsembleError, match="sampled_share"):
+        FusionSettings(sampled_share=share)
+
+
 def test_the_same_seed_gives_the_same_image_whatever_the_batch():
     image = np.random.default_rng(0).random((40, 50))
     small = Tiles(size=32, overlap=8, batch=1)
