@@ -83,7 +83,8 @@ class FileImage:
         return part
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.array(self.pixels, dtype=dtype, copy=copy)
+        # `copy=None` is not known to numpy before 2.
+        return np.array(self.pixels, dtype=dtype) if copy else np.asarray(self.pixels, dtype=dtype)
 
 
 def open_file(path: Path) -> FileImage:
@@ -154,7 +155,8 @@ def _low_bytes(path: Path) -> NDArray[np.uint16]:
         tiles: Any = image.tile
         if not tiles or tiles[0][3] != "RGB;16B":
             raise EnsembleError(f"{path} has 16 bits a channel in a form that is not known; save it as TIFF.")
-        image.tile = [type(tiles[0])(*tiles[0][:3], "RGB;16L")]
+        swapped = (*tiles[0][:3], "RGB;16L")
+        image.tile = [swapped if type(tiles[0]) is tuple else type(tiles[0])(*swapped)]  # tuple before 11
         image.load()
         return np.asarray(image, np.uint16)
 

@@ -46,6 +46,8 @@ def archive_kind(path: str | Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            if "serialized_exported_program.json" in names:
+                raise EnsembleError(f"{path} is from an old torch; export it again with 2.8 or later.")
             members = {name.partition("/")[2]: name for name in names}
             if len(members) < len(names):  # else what is checked need not be what torch reads
                 raise EnsembleError(f"{path} holds two files of one name, or of two archives.")
@@ -55,8 +57,6 @@ def archive_kind(path: str | Path) -> str:
             if "constants.pkl" in members and any(name.startswith("code/") for name in members):
                 _check_torchscript(archive, members, path)
                 return "torchscript"
-            if "serialized_exported_program.json" in names:
-                raise EnsembleError(f"{path} is from an old torch; export it again with 2.8 or later.")
     except FileNotFoundError as error:
         raise EnsembleError(f"there is no file {path}.") from error
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError, json.JSONDecodeError) as error:
