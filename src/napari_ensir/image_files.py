@@ -155,7 +155,7 @@ def _low_bytes(path: Path) -> NDArray[np.uint16]:
         tiles: Any = image.tile
         if not tiles or tiles[0][3] != "RGB;16B":
             raise EnsembleError(f"{path} has 16 bits a channel in a form that is not known; save it as TIFF.")
-        swapped = (*tiles[0][:3], "RGB;16L")
+        swapped: Any = (*tiles[0][:3], "RGB;16L")
         image.tile = [swapped if type(tiles[0]) is tuple else type(tiles[0])(*swapped)]  # tuple before 11
         image.load()
         return np.asarray(image, np.uint16)
