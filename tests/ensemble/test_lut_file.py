@@ -150,7 +150,9 @@ def test_newer_layout(lut, tmp_path):
     header, tensors = parts_of(lut.save(tmp_path / "rain"))
     # A later layout may have anything else; the message must come first.
     path = write(tmp_path / "new", {"schema": 2, "version": "9.1"}, {"whatever": np.zeros(3)})
-    with pytest.raises(EnsembleError, match=r"newer napari-ensir \('9.1'; layout 2, .* up to 1\); update with"):
+    with pytest.raises(
+        EnsembleError, match=r"newer napari-ensir \('9.1'; layout 2, .* up to 1\); update with"
+    ):
         load_lut(path)
     path = write(tmp_path / "old", {**header, "schema": 0}, tensors)
     with pytest.raises(EnsembleError, match="unknown number 0"):

@@ -54,6 +54,7 @@ def read_authors_table(source: Path) -> tuple[NDArray[np.int64], NDArray[np.floa
     except (
         *(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError),
         *(RuntimeError, MemoryError, struct.error, zipfile.BadZipFile),
+        DeprecationWarning,  # where warnings are errors: pickletools reads escapes that Python dislikes
     ) as error:
         raise EnsembleError(
             f"{source} could not be read as the EnsIR authors' weights ({_one_line(error)}); choose a .pth "
@@ -264,5 +265,6 @@ def _edges_and_weights(table: Any) -> tuple[NDArray[np.int64], NDArray[np.float6
             vector = np.atleast_1d(_plain(vector, np.ndarray))
             if vector.shape != shape[2:]:
                 raise ValueError(f"its weights have shape {vector.shape} for {shape[2]} candidates")
-            weights[row, channel] = vector
+            with np.errstate(invalid="ignore"):  # some NaN complain; all are found later
+                weights[row, channel] = vector
     return edges.astype(np.int64), weights
