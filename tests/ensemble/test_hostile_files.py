@@ -17,8 +17,7 @@ import pytest
 import torch
 from safetensors.numpy import save as save_tensors
 
-from napari_ensir import EnsembleError, fit_lut, import_lut, load_lut
-from napari_ensir.ensemble import authors_table
+from napari_ensir import fit_lut
 
 from .conftest import make_image
 from .mutated_files import packed, parts, records, whole

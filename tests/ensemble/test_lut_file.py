@@ -142,7 +142,7 @@ def test_files_that_are_no_lut(lut, tmp_path):
 def test_too_large_a_file(lut, tmp_path, monkeypatch):
     path = lut.save(tmp_path / "rain")
     monkeypatch.setattr(lut_file, "_MAX_BYTES", 100)
-    with pytest.raises(EnsembleError, match="no .lut.safetensors file is that large"):
+    with pytest.raises(EnsembleError, match=r"no \.lut\.safetensors file is that large"):
         load_lut(path)
 
 
