@@ -15,7 +15,7 @@ from typing import Any
 
 from napari_ensir.errors import EnsembleError
 
-__all__ = ["MAX_HEADER", "parse_object", "read_metadata", "readable_file"]
+__all__ = ["MAX_HEADER", "brief", "parse_object", "read_metadata", "readable_file"]
 
 MAX_HEADER = 2**23
 """Most bytes of a header: what JSON of that size takes in memory stays below 200 MB."""
@@ -112,3 +112,14 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twin = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"{twin[:80]!r} stands in it twice")
     return made
+
+
+def brief(value: object) -> str:
+    """A value as a message can show it; of a list only that it is one, for it may be nested at will.
+
+    Examples
+    --------
+    >>> brief("rain"), brief([[]])
+    ("'rain'", 'a list')
+    """
+    return repr(value)[:80] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"

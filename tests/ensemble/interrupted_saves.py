@@ -75,7 +75,9 @@ def main(folder, times):
         message = str(error)
     found = {"whole": whole, "written": written, "last": last, "left": len(left), "kept": kept}
     same = target.read_bytes() == before
-    print(json.dumps(found | {"cleared": cleared, "message": message, "same": same, "end": os.listdir(folder)}))
+    print(
+        json.dumps(found | {"cleared": cleared, "message": message, "same": same, "end": os.listdir(folder)})
+    )
 
 
 if __name__ == "__main__":

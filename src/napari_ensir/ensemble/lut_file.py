@@ -17,7 +17,7 @@ from napari_ensir.ensemble.bins import FLOAT_LEVELS, Binning, choose_binning
 from napari_ensir.ensemble.inputs import check_names
 from napari_ensir.ensemble.lut import WeightLUT
 from napari_ensir.errors import EnsembleError
-from napari_ensir.tensor_files import MAX_HEADER, parse_object, read_metadata, readable_file
+from napari_ensir.tensor_files import MAX_HEADER, brief, parse_object, read_metadata, readable_file
 from napari_ensir.whole import whole_file
 
 if TYPE_CHECKING:
@@ -148,22 +148,17 @@ def _read_header(source: Path, metadata: Mapping[str, str] | None) -> dict[str, 
     schema = header.get("schema")
     if type(schema) is int and schema > SCHEMA:
         raise EnsembleError(
-            f"{source} was written by a newer napari-ensir ({_brief(header.get('version'))}; layout "
-            f'{_brief(schema)}, this one reads up to {SCHEMA}); update with "pip install -U napari-ensir".'
+            f"{source} was written by a newer napari-ensir ({brief(header.get('version'))}; layout "
+            f'{brief(schema)}, this one reads up to {SCHEMA}); update with "pip install -U napari-ensir".'
         )
     for key, kinds in _HEADER.items():
         value = header.get(key)
         wanted = kinds if isinstance(kinds, tuple) else (kinds,)
         if type(value) not in wanted or (key not in header):
-            raise _is_off(source, f"its header has {key} = {_brief(value)}")
+            raise _is_off(source, f"its header has {key} = {brief(value)}")
     if schema != SCHEMA:
         raise _is_off(source, f"its layout has the unknown number {schema}")
     return header
-
-
-def _brief(value: object) -> str:
-    """A value as a message can show it: of a list only that it is one, for it may be nested at will."""
-    return repr(value)[:80] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def _read_tensors(source: Path, file: Any, header: dict[str, Any]) -> dict[str, NDArray[Any]]:
@@ -205,7 +200,7 @@ def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[An
     binning = _checked_binning(source, header)
     _check_rows(source, rows, counts, [binning.n_bins] * m + [len(fallback)])
     if header["unseen"] not in ("fallback", "previous"):
-        raise _is_off(source, f"its rule for unseen bin sets is {_brief(header['unseen'])}")
+        raise _is_off(source, f"its rule for unseen bin sets is {brief(header['unseen'])}")
     if not all(isinstance(name, str) and _is_text(name) for name in [*header["names"], header["method"]]):
         raise _is_off(source, "its names are not all text")
     try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.tensor_files import parse_object, read_metadata, readable_file
+from napari_ensir.tensor_files import brief, parse_object, read_metadata, readable_file
 from napari_ensir.whole import whole_file
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def settings_from(kind: type[_Settings], values: object, where: str) -> _Setting
         raise EnsembleError(f"{where}: the settings are no mapping.")
     known = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
     if values.keys() != known.keys():
-        wrong = ", ".join(sorted(values.keys() ^ known.keys()))
+        wrong = ", ".join(name[:80] for name in sorted(values.keys() ^ known.keys())[:3])
         raise EnsembleError(f"{where}: the settings do not fit {kind.__name__}; missing or unknown: {wrong}.")
     checked = {}
     for name, default in known.items():
@@ -151,9 +151,12 @@ def settings_from(kind: type[_Settings], values: object, where: str) -> _Setting
         if expected is float and type(value) is int:
             value = float(value)
         if type(value) is not expected:
-            raise EnsembleError(f"{where}: {name} = {value!r} is no {expected.__name__}.")
+            raise EnsembleError(f"{where}: {name} = {brief(value)} is no {expected.__name__}.")
         checked[name] = value
-    return kind(**checked)
+    try:
+        return kind(**checked)
+    except EnsembleError as error:
+        raise EnsembleError(f"{where}: {error}") from error
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -186,7 +189,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """
     wanted = network.state_dict()
     if wanted.keys() != tensors.keys():
-        wrong = ", ".join(sorted(wanted.keys() ^ tensors.keys())[:3])
+        wrong = ", ".join(name[:80] for name in sorted(wanted.keys() ^ tensors.keys())[:3])
         raise EnsembleError(f"{where}: the tensors do not fit the settings; missing or unknown: {wrong}.")
     for name, each in wanted.items():
         given = tensors[name]
