@@ -226,7 +226,8 @@ def main(folder, count, seed):
     from napari_ensir import import_lut, load_lut
 
     warnings.simplefilter("error")
-    import encodings.cp437  # noqa: F401 (what zipfile loads at its first strange name)
+    for codec in ("cp437", "raw_unicode_escape"):  # Python loads its own when it first meets a strange name
+        b"".decode(codec)
 
     tables = sorted(folder.glob("*.lut.safetensors"))
     archives = sorted(folder.glob("*.pth"))
