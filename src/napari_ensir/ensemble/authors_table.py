@@ -32,7 +32,7 @@ MAX_BYTES = 2**25
 
 _MAX_RECORDS = 2**17
 _MAX_PROGRAM = 2**21
-_MAX_INSTRUCTIONS = 300_000
+_MAX_INSTRUCTIONS = 150_000
 _MAX_WEIGHTS = 2**23
 
 _STORAGES = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "LongStorage": "i8"}
