@@ -6,10 +6,12 @@ moment, not after Ctrl-C, a full disk or a power cut, does half an output bear t
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["check_target", "whole_file", "whole_folder"]
+
+STALE = 3600.0
+"""Seconds after which what a killed process left beside a target counts as left: nobody writes so slowly."""
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -63,7 +68,9 @@ def whole_file(target: Path, overwrite: bool = False) -> Iterator[Path]:
         raise EnsembleError(f"{target} is a folder; a file cannot take its place. Choose another name.")
     with _said_clearly(target):
         # The suffix stays last: writers choose the format by it.
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-", suffix=target.suffix)
+        prefix = f".part-{target.stem[:50]}-"
+        _clear_stale(target.parent, prefix, target.suffix)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=target.suffix)
         temporary = target.parent / name
         try:
             os.close(handle)
@@ -104,6 +111,14 @@ def whole_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
                     shutil.rmtree(leftover, ignore_errors=True)
                 elif os.path.lexists(leftover):
                     leftover.unlink()
+
+
+def _clear_stale(folder: Path, prefix: str, suffix: str) -> None:
+    """Remove what earlier writers of this name left when they were killed."""
+    for leftover in folder.glob(f"{glob.escape(prefix)}*{glob.escape(suffix)}"):
+        with suppress(OSError):  # another writer may be removing it too
+            if time.time() - leftover.stat().st_mtime > STALE:
+                leftover.unlink()
 
 
 @contextmanager

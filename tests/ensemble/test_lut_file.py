@@ -8,6 +8,7 @@ import pickle
 import struct
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,11 +83,11 @@ def test_failing_write_leaves_the_old_file_whole(lut, tmp_path, monkeypatch, ste
     if step == "fsync":
         monkeypatch.setattr(os, "fsync", fail)
     elif step == "replace":
-        monkeypatch.setattr(lut_file.Path, "replace", fail)
+        monkeypatch.setattr(Path, "replace", fail)
     else:
-        monkeypatch.setattr(os, "fdopen", fail)
+        monkeypatch.setattr(Path, "write_bytes", fail)
     other = replace(lut, names=("x", "y"))
-    with pytest.raises(EnsembleError, match=r"could not be written to .*No space left.*Choose a folder"):
+    with pytest.raises(EnsembleError, match=r"could not be written: No space left.*choose a folder"):
         other.save(path)
     monkeypatch.undo()
     assert path.read_bytes() == before
@@ -105,10 +106,10 @@ def test_interrupt_while_writing_leaves_nothing(lut, tmp_path, monkeypatch):
 
 
 def test_folder_that_is_not_there(lut, tmp_path):
-    with pytest.raises(EnsembleError, match=r"could not be written .*Choose a folder that exists"):
+    with pytest.raises(EnsembleError, match=r"cannot be written: there is no folder .*absent; make it"):
         lut.save(tmp_path / "absent" / "rain")
     (tmp_path / "folder.lut.safetensors").mkdir()
-    with pytest.raises(EnsembleError, match="could not be written"):
+    with pytest.raises(EnsembleError, match="is a folder; a file cannot take its place"):
         lut.save(tmp_path / "folder.lut.safetensors")
 
 
@@ -123,7 +124,7 @@ def test_permissions_follow_the_umask(lut, tmp_path):
 
 def test_files_that_are_no_lut(lut, tmp_path):
     for words, path in [
-        (r"there is no file .*absent; choose a \.lut\.safetensors file", tmp_path / "absent"),
+        (r"there is no file .*absent; choose a \.(lut\.safetensors|pth) file", tmp_path / "absent"),
         (r"is not a file; choose", tmp_path),
     ]:
         for read in (load_lut, import_lut):
@@ -141,7 +142,7 @@ def test_files_that_are_no_lut(lut, tmp_path):
 def test_too_large_a_file(lut, tmp_path, monkeypatch):
     path = lut.save(tmp_path / "rain")
     monkeypatch.setattr(lut_file, "_MAX_BYTES", 100)
-    with pytest.raises(EnsembleError, match="no LUT file is that large"):
+    with pytest.raises(EnsembleError, match=r"no \.lut\.safetensors file is that large"):
         load_lut(path)
 
 
@@ -149,7 +150,9 @@ def test_newer_layout(lut, tmp_path):
     header, tensors = parts_of(lut.save(tmp_path / "rain"))
     # A later layout may have anything else; the message must come first.
     path = write(tmp_path / "new", {"schema": 2, "version": "9.1"}, {"whatever": np.zeros(3)})
-    with pytest.raises(EnsembleError, match=r"newer napari-ensir \(9.1; layout 2, .* up to 1\); update with"):
+    with pytest.raises(
+        EnsembleError, match=r"newer napari-ensir \('9.1'; layout 2, .* up to 1\); update with"
+    ):
         load_lut(path)
     path = write(tmp_path / "old", {**header, "schema": 0}, tensors)
     with pytest.raises(EnsembleError, match="unknown number 0"):
@@ -166,7 +169,7 @@ def changed(array, place, value):
     ("words", "change"),
     [
         ("names = ", lambda h, t: h.update(names="AB")),
-        ("names = 'None'", lambda h, t: h.pop("names")),
+        ("names = None", lambda h, t: h.pop("names")),
         ("names are not all text", lambda h, t: h.update(names=["A", 2])),
         ("stands for two", lambda h, t: h.update(names=["A", "A"])),
         ("a candidate's name is empty", lambda h, t: h.update(names=["A", ""])),
@@ -187,7 +190,7 @@ def changed(array, place, value):
         ("do not cover", lambda h, t: h.update(sublevels=0)),
         ("rule for unseen", lambda h, t: h.update(unseen="guess")),
         ("report = ", lambda h, t: h.update(report=[1])),
-        ("weights are float32", lambda h, t: t.update(weights=t["weights"].astype(np.float32))),
+        ("weights are F32", lambda h, t: t.update(weights=t["weights"].astype(np.float32))),
         ("it holds", lambda h, t: t.update(extra=t["weights"])),
         ("it holds", lambda h, t: t.pop("counts")),
         ("do not fit", lambda h, t: t.update(counts=t["counts"][1:].copy())),
@@ -212,7 +215,7 @@ def test_parts_that_are_off(lut, tmp_path, words, change):
     assert "off.lut.safetensors" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100000, '{"schema": NaN}'])
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 90000, '{"schema": NaN}'])
 def test_headers_that_are_no_object(tmp_path, text):
     (tmp_path / "off").write_bytes(save_tensors({"a": np.zeros(1)}, metadata={"napari-ensir": text}))
     with pytest.raises(EnsembleError, match=r"cannot be used as a LUT"):

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from napari_ensir import fit_lut
+from napari_ensir import compare, fit_lut
+from napari_ensir.devices import available_devices
+from napari_ensir.ensemble.scoring import Scoring
+from napari_ensir.restorers import CLASSICAL
 
 from .conftest import ENGINES, make_image, using
 
@@ -16,8 +19,8 @@ cases = given(
     seed=st.integers(0, 2**32 - 1),
     engine=st.sampled_from(ENGINES),
     method=st.sampled_from(METHODS),
-    dtype=st.sampled_from([np.uint8, np.uint16, np.int16, np.float32]),
-    m=st.integers(1, 4),
+    dtype=st.sampled_from([*map(np.dtype, ("u1", "<u2", ">u2", "<i2", ">i2", "<f4", ">f4", "<f8", ">f8"))]),
+    m=st.integers(1, 6),
     bins=st.sampled_from([1, 2, 5, 8]),
 )
 often = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -128,3 +131,107 @@ def test_perfect_candidate_gets_all_trust(rng, method):
     candidates, truth = make_image(rng, (60, 60), 2)
     lut = fit_lut([([candidates[0], truth.copy()], truth)], method=method, bin_width=256, device="cpu")
     assert lut.weights_for((100, 100)).argmax() == 1
+
+
+def locked(*arrays):
+    """Copies that nobody can write."""
+    copies = [array.copy() for array in arrays]
+    for copy in copies:
+        copy.flags.writeable = False
+    return copies
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_shape_mask_range_and_chunks(data):
+    """Read-only all along, lazy or not: one table, on the simplex, the ensemble between the candidates."""
+    da = pytest.importorskip("dask.array")
+    shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4), label="shape"))
+    dtype = data.draw(st.sampled_from([np.dtype(kind) for kind in ("u1", "<u2", ">i2", "<f4", ">f8")]))
+    m = data.draw(st.integers(2, 6), label="candidates")
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    axis = data.draw(st.sampled_from([None, *range(-len(shape), len(shape))]), label="channel_axis")
+    # Wider than the data, or so narrow that much of them lies outside.
+    low = data.draw(st.integers(-20, 100), label="low")
+    high = low + data.draw(st.integers(30, 200), label="range")
+    width = data.draw(st.integers(3, 200), label="width")
+    images = [rng.integers(0, 128, shape).astype(dtype) for _ in range(m + 1)]
+    *candidates, truth = locked(*images)
+    (mask,) = locked(rng.random(shape) < data.draw(st.sampled_from([0.5, 2.0]), label="masked"))
+    if not mask.any():
+        mask = None
+    options = {"data_range": (low, high), "bin_width": width, "channel_axis": axis, "device": "cpu"}
+    options["method"] = data.draw(st.sampled_from(METHODS))
+    masks = None if mask is None else [mask]
+    chunks = tuple(data.draw(st.integers(1, n)) for n in shape)
+    with using(data.draw(st.sampled_from(ENGINES))):
+        lut = fit_lut([(candidates, truth)], mask=masks, **options)
+        image, maps = lut.apply(candidates, device="cpu"), lut.weight_maps(candidates, device="cpu")
+        lazy = [da.from_array(candidate, chunks=chunks) for candidate in candidates]
+        other = fit_lut([(lazy, da.from_array(truth, chunks=chunks))], mask=masks, **options)
+        lazily = lut.apply(lazy, device="cpu").compute(scheduler="synchronous")
+    np.testing.assert_array_equal(other.rows, lut.rows)
+    np.testing.assert_array_equal(other.counts, lut.counts)
+    np.testing.assert_array_equal(other.weights, lut.weights)
+    np.testing.assert_array_equal(lazily, image)
+    for weights in (lut.weights, lut.fallback):
+        assert (weights >= 0).all()
+        np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-9)
+    np.testing.assert_allclose(maps.sum(axis=0), 1, atol=1e-6)
+    assert (image >= np.min(candidates, axis=0) - 1e-4).all()
+    assert (image <= np.max(candidates, axis=0) + 1e-4).all()
+    assert lut.counts.sum() == (truth.size if mask is None else mask.sum())
+    for array, before in zip((*candidates, truth), images, strict=True):
+        np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "i2", "f4", ">f4", "f8"])
+def test_read_only_images_are_scored_and_compared(rng, dtype):
+    pairs = []
+    for _ in range(2):
+        candidates, truth = make_image(rng, (24, 30), 2, np.dtype(dtype))
+        pairs.append((locked(*candidates), *locked(truth)))
+    copies = [[image.copy() for image in (*candidates, truth)] for candidates, truth in pairs]
+    span = span_of(np.dtype(dtype))
+    psnr, ssim = Scoring(span)(pairs[0][1], pairs[0][0][0])
+    assert np.isfinite([psnr, ssim]).all()
+    table = compare(
+        pairs,
+        folds=2,
+        methods=["average", "ZZPM (as described)", "em", "least-squares"],
+        device="cpu",
+        data_range=span,
+    )
+    assert all(np.isfinite(row.psnr) for row in table.rows)
+    for (candidates, truth), before in zip(pairs, copies, strict=True):
+        for array, copy in zip((*candidates, truth), before, strict=True):
+            np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">u2", "i2", "f4", ">f8"])
+def test_read_only_images_are_restored(rng, dtype):
+    image = make_image(rng, (24, 24), 1, np.dtype(dtype))[0][0]
+    (only_read,) = locked(image)
+    for kind in CLASSICAL.values():
+        assert np.isfinite(kind()(only_read)).all()
+    np.testing.assert_array_equal(only_read, image)
+
+
+ACCELERATORS = [name for name in available_devices() if name != "cpu"]
+
+
+@pytest.mark.skipif(not ACCELERATORS, reason="this machine has neither CUDA nor MPS to compare the CPU with")
+@often
+@cases
+def test_accelerators_agree_with_the_cpu(seed, engine, method, dtype, m, bins):
+    _, candidates, truth = setup(seed, dtype, m)
+    options = {"bin_width": width_for(dtype, bins), "data_range": span_of(dtype), "method": method}
+    with using(engine):
+        here = fit_lut([(candidates, truth)], device="cpu", **options)
+        image, maps = here.apply(candidates, device="cpu"), here.weight_maps(candidates, device="cpu")
+    for device in ACCELERATORS:
+        there = fit_lut([(candidates, truth)], device=device, **options)
+        np.testing.assert_array_equal(there.rows, here.rows)
+        np.testing.assert_allclose(there.weights, here.weights, atol=1e-5)
+        np.testing.assert_allclose(here.apply(candidates, device=device), image, rtol=1e-5)
+        np.testing.assert_allclose(here.weight_maps(candidates, device=device), maps, atol=1e-5)

@@ -239,7 +239,7 @@ def test_bad_states_are_not_resumed(saved, pairs, images):
 
 
 def test_files_of_other_kinds_are_refused(tmp_path):
-    with pytest.raises(EnsembleError, match="cannot be read"):
+    with pytest.raises(EnsembleError, match="there is no file"):
         load_restorer(tmp_path / "nothing.safetensors")
     (tmp_path / "text.safetensors").write_text("not a checkpoint")
     with pytest.raises(EnsembleError, match="cannot be read"):
@@ -252,7 +252,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
 def test_nothing_is_left_where_a_checkpoint_cannot_be_written(pairs, brief, tmp_path):
     target = tmp_path / "folder.safetensors"
     target.mkdir()
-    with pytest.raises(EnsembleError, match="cannot be written"):
+    with pytest.raises(EnsembleError, match="is a folder; a file cannot take its place"):
         start("regression", pairs, brief).save(target)
     assert list(tmp_path.iterdir()) == [target]
 

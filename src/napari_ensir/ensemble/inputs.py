@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -233,9 +234,9 @@ def check_names(names: Sequence[str] | None, n_candidates: int) -> tuple[str, ..
         )
     if any(not name.strip() for name in checked):
         raise EnsembleError("a candidate's name is empty; give every candidate a name.")
-    twice = sorted({name for name in checked if checked.count(name) > 1})
-    if twice:
-        raise EnsembleError(f"the name {twice[0]!r} stands for two candidates; give each its own name.")
+    if len(set(checked)) < len(checked):
+        twice = min(name for name, times in Counter(checked).items() if times > 1)
+        raise EnsembleError(f"the name {twice!r} stands for two candidates; give each its own name.")
     return checked
 
 

@@ -1,4 +1,4 @@
-"""Lookup tables to and from files. No pickle but in :func:`import_lut`, which allows tensors only.
+"""Lookup tables to and from files. Nothing that is read can run.
 
 A ``.lut.safetensors`` file holds tensors for the occupied bin sets and, under the metadata key
 ``napari-ensir``, a JSON header. It is read strictly: whatever is off is an :class:`EnsembleError`.
@@ -7,20 +7,21 @@ A ``.lut.safetensors`` file holds tensors for the occupied bin sets and, under t
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.authors_table import MAX_BYTES, read_authors_table
 from napari_ensir.ensemble.bins import FLOAT_LEVELS, Binning, choose_binning
 from napari_ensir.ensemble.inputs import check_names
 from napari_ensir.ensemble.lut import WeightLUT
 from napari_ensir.errors import EnsembleError
+from napari_ensir.tensor_files import MAX_HEADER, brief, parse_object, read_metadata, readable_file
+from napari_ensir.whole import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,7 +32,7 @@ SCHEMA = 1
 """Version of the file's layout; files of every earlier one still load."""
 
 _KEY = "napari-ensir"
-_TENSORS = {"rows": np.uint16, "weights": np.float64, "counts": np.int64, "fallback": np.float64}
+_TENSORS = {"rows": "U16", "weights": "F64", "counts": "I64", "fallback": "F64"}
 _MAX_BYTES = 2**30
 _HEADER = {
     "schema": int,
@@ -76,32 +77,15 @@ def save_lut(lut: WeightLUT, path: str | Path) -> Path:
         "version": __version__,
     }
     tensors = {name: np.ascontiguousarray(getattr(lut, name)) for name in _TENSORS}
-    _write_whole(target, save(tensors, metadata={_KEY: json.dumps(header)}))
-    return target
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    """Write beside the target, then rename: at no moment does half a file bear its name."""
-    temporary = None
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are for their owner alone
-        temporary.replace(target)
-    except OSError as error:
+    content = save(tensors, metadata={_KEY: json.dumps(header)})
+    if int.from_bytes(content[:8], "little") > MAX_HEADER:
         raise EnsembleError(
-            f"the LUT could not be written to {target}: {error.strerror or error}. Choose a folder that "
-            "exists, with room, where you may write."
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            f"the table has {len(lut.rows)} bin sets, and the report of their fit is too long for a file; "
+            "fit with wider bins."
+        )
+    with whole_file(target, overwrite=True) as temporary:
+        temporary.write_bytes(content)
+    return target
 
 
 def load_lut(path: str | Path) -> WeightLUT:
@@ -130,35 +114,19 @@ def load_lut(path: str | Path) -> WeightLUT:
     """
     from safetensors import SafetensorError, safe_open
 
-    source = Path(path).expanduser()
-    _check_readable(source)
+    source = readable_file(path, _MAX_BYTES, f"{SUFFIX} file")
     try:
+        header = _read_header(source, read_metadata(source))
         with safe_open(source, framework="numpy") as file:
-            header = _read_header(source, file.metadata())
-            present = set(file.keys())
-            if present != set(_TENSORS):
-                raise _is_off(source, f"it holds {sorted(present)} where a LUT holds {sorted(_TENSORS)}")
-            tensors = {}
-            for name, dtype in _TENSORS.items():
-                tensors[name] = file.get_tensor(name)
-                if tensors[name].dtype != dtype:
-                    raise _is_off(source, f"its {name} are {tensors[name].dtype}, not {np.dtype(dtype)}")
+            tensors = _read_tensors(source, file, header)
     except EnsembleError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise EnsembleError(
-            f"{source} is no LUT file ({error}); choose a {SUFFIX} file that napari-ensir wrote."
+            f"{source} is no LUT file ({reason}); choose a {SUFFIX} file that napari-ensir wrote."
         ) from error
     return _checked(source, header, tensors)
-
-
-def _check_readable(source: Path) -> None:
-    if not source.exists():
-        raise EnsembleError(f"there is no file {source}; choose a {SUFFIX} file.")
-    if not source.is_file():
-        raise EnsembleError(f"{source} is not a file; choose a {SUFFIX} file.")
-    if source.stat().st_size > _MAX_BYTES:
-        raise EnsembleError(f"{source} has more than {_MAX_BYTES // 2**20} MB; no LUT file is that large.")
 
 
 def _is_off(source: Path, what: str) -> EnsembleError:
@@ -174,50 +142,66 @@ def _read_header(source: Path, metadata: Mapping[str, str] | None) -> dict[str, 
             "wrote."
         )
     try:
-        header = json.loads(metadata[_KEY])
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise _is_off(source, "its header is no JSON") from error
-    if not isinstance(header, dict):
-        raise _is_off(source, "its header is no JSON object")
+        header = parse_object(metadata[_KEY])
+    except ValueError as error:
+        raise _is_off(source, f"its header cannot be read ({str(error)[:200]})") from error
     schema = header.get("schema")
     if type(schema) is int and schema > SCHEMA:
         raise EnsembleError(
-            f"{source} was written by a newer napari-ensir ({header.get('version')}; layout {schema}, this "
-            f'one reads up to {SCHEMA}); update with "pip install -U napari-ensir".'
+            f"{source} was written by a newer napari-ensir ({brief(header.get('version'))}; layout "
+            f'{brief(schema)}, this one reads up to {SCHEMA}); update with "pip install -U napari-ensir".'
         )
     for key, kinds in _HEADER.items():
         value = header.get(key)
         wanted = kinds if isinstance(kinds, tuple) else (kinds,)
         if type(value) not in wanted or (key not in header):
-            raise _is_off(source, f"its header has {key} = {str(value)[:80]!r}")
+            raise _is_off(source, f"its header has {key} = {brief(value)}")
     if schema != SCHEMA:
         raise _is_off(source, f"its layout has the unknown number {schema}")
     return header
+
+
+def _read_tensors(source: Path, file: Any, header: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """The table's parts; none is read before what the file says of all of them fits."""
+    m = len(header["names"])
+    present = set(file.keys())
+    if present != set(_TENSORS):
+        held = ", ".join(repr(name[:40]) for name in sorted(present)[:6])
+        raise _is_off(source, f"it holds {held or 'nothing'} where a LUT holds {', '.join(_TENSORS)}")
+    parts = {name: file.get_slice(name) for name in _TENSORS}
+    for name, kind in _TENSORS.items():
+        if parts[name].get_dtype() != kind:
+            raise _is_off(source, f"its {name} are {parts[name].get_dtype()}, not {kind}")
+    rows, weights, counts, fallback = (tuple(part.get_shape()) for part in parts.values())
+    n = rows[0] if rows else 0
+    good = (rows, weights, counts, fallback[1:]) == ((n, m + 1), (n, m), (n,), (m,)) and len(fallback) == 2
+    if not good or m < 1 or not 1 <= fallback[0] <= 2**16:
+        raise _is_off(source, f"its parts do not fit {m} candidates")
+    tensors = {"fallback": file.get_tensor("fallback")}
+    _check_weights(source, "fallback weights", tensors["fallback"])
+    # Some at a time first: whatever a file is full of, it is found out without holding it all.
+    for some in _runs(n, m + 1):
+        _check_weights(source, "weights", parts["weights"][some])
+    return {name: file.get_tensor(name) for name in _TENSORS}
+
+
+def _runs(n: int, width: int) -> Iterator[slice]:
+    """Rows of a table of this width, a million numbers at a time."""
+    step = max(1, 2**20 // width)
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> WeightLUT:
     """A table of these parts, if every one is what it must be."""
     rows, weights, counts, fallback = (tensors[name] for name in _TENSORS)
     m = len(header["names"])
-    good_shapes = (
-        rows.ndim == 2
-        and rows.shape[1] == m + 1
-        and weights.shape == (len(rows), m)
-        and counts.shape == (len(rows),)
-        and fallback.ndim == 2
-        and fallback.shape[1] == m
-        and 1 <= len(fallback) <= 2**16
-    )
-    if not good_shapes or m < 1:
-        raise _is_off(source, f"its parts do not fit {m} candidates")
     if header["channel_axis"] is None and len(fallback) > 1:
         raise _is_off(source, f"it has {len(fallback)} channels but no channel axis")
     binning = _checked_binning(source, header)
-    _check_weights(source, weights, fallback)
     _check_rows(source, rows, counts, [binning.n_bins] * m + [len(fallback)])
     if header["unseen"] not in ("fallback", "previous"):
-        raise _is_off(source, f"its rule for unseen bin sets is {header['unseen'][:80]!r}")
-    if not all(isinstance(name, str) for name in header["names"]):
+        raise _is_off(source, f"its rule for unseen bin sets is {brief(header['unseen'])}")
+    if not all(isinstance(name, str) and _is_text(name) for name in [*header["names"], header["method"]]):
         raise _is_off(source, "its names are not all text")
     try:
         names = check_names(header["names"], m)
@@ -237,6 +221,11 @@ def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[An
     )
 
 
+def _is_text(name: str) -> bool:
+    """Whether it can be shown and written: JSON can spell halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _checked_binning(source: Path, header: dict[str, Any]) -> Binning:
     edges = [header[key] for key in ("low", "high", "bin_width")]
     try:
@@ -250,26 +239,31 @@ def _checked_binning(source: Path, header: dict[str, Any]) -> Binning:
     most = 2 + 2 * width / (high - low)  # the last bin may reach beyond the range
     if not (1 - 1e-6 <= covered <= most) or not 0 < sublevels <= 2 * FLOAT_LEVELS:
         raise _is_off(source, f"{n_bins} bins of {width:g} with {sublevels} levels do not cover its range")
+    whole = width == sublevels and low == round(low) and high == round(high)
+    if header["integer"] and not whole:
+        raise _is_off(source, f"its bins of {width:g} with {sublevels} levels hold no whole numbers")
     return Binning(low, high, width, n_bins, sublevels, header["integer"])
 
 
-def _check_weights(source: Path, weights: NDArray[np.float64], fallback: NDArray[np.float64]) -> None:
-    for name, part in (("weights", weights), ("fallback weights", fallback)):
-        sums = part.sum(axis=1)
-        if not (np.isfinite(part).all() and (part >= 0).all() and np.allclose(sums, 1, atol=1e-6)):
-            raise _is_off(source, f"its {name} are not all non-negative with a sum of one")
+def _check_weights(source: Path, name: str, part: NDArray[np.float64]) -> None:
+    # NaN and negative weights fail the first comparison, infinite ones the second.
+    if not ((part >= 0).all() and (part <= 2).all() and (np.abs(part.sum(axis=1) - 1) <= 1e-6).all()):
+        raise _is_off(source, f"its {name} are not all non-negative with a sum of one")
 
 
 def _check_rows(
     source: Path, rows: NDArray[np.uint16], counts: NDArray[np.int64], bounds: Sequence[int]
 ) -> None:
-    if (rows >= np.array(bounds)).any():
-        raise _is_off(source, "a bin set lies outside its bins or channels")
     if (counts < -1).any():
         raise _is_off(source, "a pixel count is negative")
-    if len(rows) > 1:
-        order = np.lexsort(rows.T[::-1])
-        if (order != np.arange(len(rows))).any() or (np.diff(rows.astype(int), axis=0) == 0).all(1).any():
+    for some in _runs(*rows.shape):
+        # With the row before them, which they must follow.
+        here = rows[max(0, some.start - 1) : some.stop].astype(np.int64)
+        if (here >= np.array(bounds)).any():
+            raise _is_off(source, "a bin set lies outside its bins or channels")
+        steps = np.diff(here, axis=0)
+        first = (steps != 0).argmax(axis=1)
+        if (steps[np.arange(len(steps)), first] <= 0).any():
             raise _is_off(source, "its bin sets are not in order, or one stands there twice")
 
 
@@ -282,7 +276,7 @@ def import_lut(
     ----------
     path
         A ``.pth`` file: a dict from lower bin edges, one per candidate, to the weights for R, G and B. It
-        is unpickled with tensors and plain containers only; anything else in it is refused.
+        is not unpickled: its numbers are read, and what else it may hold is refused.
     names
         The candidates, in the order of the edges (it is in the file's name).
     bin_width
@@ -298,9 +292,8 @@ def import_lut(
     EnsembleError
         If the file is no such table, or does not fit ``names`` or ``bin_width``.
     """
-    source = Path(path).expanduser()
-    _check_readable(source)
-    edges, weights = _read_authors_table(source)
+    source = readable_file(path, MAX_BYTES, ".pth file")
+    edges, weights = read_authors_table(source)
     m, n_channels = edges.shape[1], weights.shape[1]
     steps = np.unique(edges)
     width = float(bin_width) if bin_width is not None else float(np.diff(steps).min(initial=256))
@@ -327,42 +320,3 @@ def import_lut(
         -1 if n_channels > 1 else None,
         {"source": source.name},
     )
-
-
-def _read_authors_table(source: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Bin edges (R, M) and usable weights (R, C, M) of a file."""
-    import torch
-
-    try:
-        table = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on files that are not its own
-        raise EnsembleError(
-            f"{source} could not be read as the EnsIR authors' weights "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); choose a .pth file "
-            "with a dict of tensors."
-        ) from error
-    try:
-        edges, weights = _authors_table(table)
-    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise EnsembleError(
-            f"{source} is not in the EnsIR authors' format ({error}); it must map lower bin edges to one "
-            "weight vector for each of R, G and B."
-        ) from error
-    if not np.isfinite(weights).all() or (weights < 0).any() or (weights.sum(axis=2) <= 0).any():
-        raise EnsembleError(f"{source} holds weights that are negative or not finite; it cannot be used.")
-    return edges, weights
-
-
-def _authors_table(table: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Bin edges (R, M) and weights (R, C, M) of the authors' dict."""
-    if not isinstance(table, dict) or not table:
-        raise TypeError("it holds no dict of bin sets")
-    keys = [key if isinstance(key, tuple) else (key,) for key in table]
-    edges = np.array(keys, dtype=np.float64)
-    if edges.ndim != 2 or not (edges == np.rint(edges)).all():
-        raise ValueError("its keys are not tuples of whole bin edges")
-    # With one candidate the authors' code squeezes the vector of one weight to a number.
-    weights = np.array([[np.atleast_1d(w.numpy()) for w in value] for value in table.values()], np.float64)
-    if weights.ndim != 3 or weights.shape[2] != edges.shape[1]:
-        raise ValueError(f"its weights have shape {weights.shape} for {edges.shape[1]} candidates")
-    return edges.astype(np.int64), weights

@@ -11,9 +11,6 @@ in such a file can run.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.tensor_files import brief, parse_object, read_metadata, readable_file
+from napari_ensir.whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +30,8 @@ __all__ = ["fill", "read_checkpoint", "settings_from", "under", "write_checkpoin
 
 SCHEMA = 1
 _ENTRY = "napari_ensir"
+_MAX_BYTES = 2**35
+_DTYPES = (torch.float32, torch.float64, torch.int64)
 _Settings = TypeVar("_Settings")
 
 
@@ -59,18 +60,8 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
     content = save(
         {name: each.detach().cpu().contiguous() for name, each in tensors.items()}, metadata={_ENTRY: entry}
     )
-    target = Path(path)
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
-        raise EnsembleError(f"{target} cannot be written: {error.strerror or error}.") from error
+    with whole_file(Path(path).expanduser(), overwrite=True) as temporary:
+        temporary.write_bytes(content)
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -89,27 +80,45 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     """
     from safetensors import SafetensorError, safe_open
 
+    path = readable_file(path, _MAX_BYTES, "checkpoint")
     try:
+        metadata = read_metadata(path)
+        if _ENTRY not in metadata:
+            raise EnsembleError(
+                f"{path} is a safetensors file, but no checkpoint of a restorer of this package."
+            )
+        header = _header(path, metadata[_ENTRY])
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError) as error:
-        raise EnsembleError(f"{path} cannot be read as a safetensors file: {error}.") from error
-    if _ENTRY not in metadata:
-        raise EnsembleError(f"{path} is a safetensors file, but no checkpoint of a restorer of this package.")
-    try:
-        header = json.loads(metadata[_ENTRY])
-    except json.JSONDecodeError as error:
-        raise EnsembleError(f"{path}: the header is not JSON: {error}.") from error
-    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-        found = header.get("schema") if isinstance(header, dict) else None
-        raise EnsembleError(
-            f"{path} has schema version {found!r}; this version of napari-ensir reads {SCHEMA}."
-        )
+    except EnsembleError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EnsembleError(f"{path} cannot be read as a safetensors file: {reason}.") from error
     for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise EnsembleError(
+                f"{path}: tensor {name[:80]} is of {tensor.dtype}, which no restorer here has."
+            )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise EnsembleError(f"{path}: tensor {name} holds NaN or infinite values.")
+            raise EnsembleError(f"{path}: tensor {name[:80]} holds NaN or infinite values.")
     return tensors, header
+
+
+def _header(path: Path, text: str) -> dict[str, Any]:
+    try:
+        header = parse_object(text)
+    except ValueError as error:
+        raise EnsembleError(f"{path}: the header cannot be read: {str(error)[:200]}.") from error
+    schema = header.get("schema")
+    if type(schema) is int and schema > SCHEMA:
+        raise EnsembleError(
+            f"{path} has schema version {schema}, of a newer napari-ensir; this one reads {SCHEMA}. "
+            'Update with "pip install -U napari-ensir".'
+        )
+    if type(schema) is not int or schema != SCHEMA:
+        raise EnsembleError(f"{path} has no schema version that this napari-ensir reads, which is {SCHEMA}.")
+    return header
 
 
 def settings_from(kind: type[_Settings], values: object, where: str) -> _Settings:
@@ -133,7 +142,7 @@ def settings_from(kind: type[_Settings], values: object, where: str) -> _Setting
         raise EnsembleError(f"{where}: the settings are no mapping.")
     known = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
     if values.keys() != known.keys():
-        wrong = ", ".join(sorted(values.keys() ^ known.keys()))
+        wrong = ", ".join(name[:80] for name in sorted(values.keys() ^ known.keys())[:3])
         raise EnsembleError(f"{where}: the settings do not fit {kind.__name__}; missing or unknown: {wrong}.")
     checked = {}
     for name, default in known.items():
@@ -142,9 +151,12 @@ def settings_from(kind: type[_Settings], values: object, where: str) -> _Setting
         if expected is float and type(value) is int:
             value = float(value)
         if type(value) is not expected:
-            raise EnsembleError(f"{where}: {name} = {value!r} is no {expected.__name__}.")
+            raise EnsembleError(f"{where}: {name} = {brief(value)} is no {expected.__name__}.")
         checked[name] = value
-    return kind(**checked)
+    try:
+        return kind(**checked)
+    except EnsembleError as error:
+        raise EnsembleError(f"{where}: {error}") from error
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -177,7 +189,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """
     wanted = network.state_dict()
     if wanted.keys() != tensors.keys():
-        wrong = ", ".join(sorted(wanted.keys() ^ tensors.keys())[:3])
+        wrong = ", ".join(name[:80] for name in sorted(wanted.keys() ^ tensors.keys())[:3])
         raise EnsembleError(f"{where}: the tensors do not fit the settings; missing or unknown: {wrong}.")
     for name, each in wanted.items():
         given = tensors[name]

@@ -15,6 +15,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.errors import EnsembleError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["archive_kind"]
+
+_MAX_UNFOLDED = 2**25
 
 # What torch writes shapes with: numbers, signs, brackets, and these words.
 _WORDS = {
@@ -45,6 +48,7 @@ def archive_kind(path: str | Path) -> str:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_sizes(archive, path)
             names = archive.namelist()
             if "serialized_exported_program.json" in names:
                 raise EnsembleError(f"{path} is from an old torch; export it again with 2.8 or later.")
@@ -57,14 +61,26 @@ def archive_kind(path: str | Path) -> str:
             if "constants.pkl" in members and any(name.startswith("code/") for name in members):
                 _check_torchscript(archive, members, path)
                 return "torchscript"
+    except EnsembleError:
+        raise
     except FileNotFoundError as error:
         raise EnsembleError(f"there is no file {path}.") from error
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise EnsembleError(f"{path} is no TorchScript and no torch.export file: {error}.") from error
     raise EnsembleError(
         f"{path} is no TorchScript and no torch.export file. Weights alone, and pickled networks, are not "
         "opened: a pickle can run anything."
     )
+
+
+def _check_sizes(archive: zipfile.ZipFile, path: str | Path) -> None:
+    """Torch compresses nothing but code: what unfolds to more than that would fill the memory."""
+    for info in archive.infolist():
+        if info.compress_type != zipfile.ZIP_STORED and info.file_size > _MAX_UNFOLDED:
+            raise EnsembleError(
+                f"{path} has a compressed record of {info.file_size // 2**20} MB ({info.filename[:80]!r}), "
+                "as torch writes none."
+            )
 
 
 def _check_torchscript(archive: zipfile.ZipFile, members: dict[str, str], path: str | Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.tensor_files import readable_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from napari_ensir.restorers.base import Restorer
 
 __all__ = ["open_restorer"]
+
+_MAX_BYTES = 2**37
 
 
 def open_restorer(path: str | Path) -> Restorer:
@@ -28,9 +32,7 @@ def open_restorer(path: str | Path) -> Restorer:
     from napari_ensir.restorers.own_network import load_network, load_spandrel
     from napari_ensir.restorers.trained import load_restorer
 
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise EnsembleError(f"there is no file {path}; give a network's file.")
+    path = readable_file(path, _MAX_BYTES, "network's file")
     if path.name.endswith(".lut.safetensors"):
         raise EnsembleError(f"{path.name} is a lookup table, which combines restorations and makes none.")
     if path.suffix in (".pt", ".pt2"):

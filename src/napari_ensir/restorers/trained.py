@@ -18,6 +18,7 @@ from napari_ensir.restorers.ir_cm import IRCM, ConsistencyModel
 from napari_ensir.restorers.learned import LearnedRestorer, Model
 from napari_ensir.restorers.regression import Regression, RegressionModel
 from napari_ensir.restorers.training import Trainer, TrainingPairs, TrainingSettings
+from napari_ensir.tensor_files import brief
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -119,15 +120,15 @@ def _restorer(
 ) -> LearnedRestorer:
     kind = header.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise EnsembleError(f"{where} is of kind {kind!r}; this version knows {', '.join(KINDS)}.")
+        raise EnsembleError(f"{where} is of kind {brief(kind)}; this version knows {', '.join(KINDS)}.")
     model_type, restorer_type = KINDS[kind]
     settings = settings_from(model_type.settings_type, header.get("settings"), where)
     step, data_range = header.get("step"), _data_range(header.get("data_range"), where)
     if type(step) is not int or step < 0:
-        raise EnsembleError(f"{where}: step = {step!r} is no number of steps.")
+        raise EnsembleError(f"{where}: step = {brief(step)} is no number of steps.")
     prefixes = ("model.", "optimizer.", "training.") + (("ir.",) if kind == "dp-ir" else ())
     if strays := [name for name in tensors if not name.startswith(prefixes)]:
-        raise EnsembleError(f"{where}: tensor {strays[0]} is unknown.")
+        raise EnsembleError(f"{where}: tensor {strays[0][:80]} is unknown.")
     with torch.device("meta"):
         model = model_type(settings)
     fill(model, under(tensors, "model."), where)
@@ -150,7 +151,7 @@ def _described(entry: object, tensors: Mapping[str, Tensor], where: str, device:
         raise EnsembleError(f"{where} says nothing of the restorer that DP-IR is built around.")
     if entry.get("kind") == "other":
         raise EnsembleError(
-            f"{where} was trained around the restorer {entry.get('name')!r}, which it cannot hold; "
+            f"{where} was trained around the restorer {brief(entry.get('name'))}, which it cannot hold; "
             "give that restorer as ir."
         )
     if entry.get("kind") != "classical":
@@ -158,7 +159,7 @@ def _described(entry: object, tensors: Mapping[str, Tensor], where: str, device:
     kind = CLASSICAL.get(str(entry.get("method")))
     settings = entry.get("settings")
     if kind is None or not isinstance(settings, dict):
-        raise EnsembleError(f"{where}: the classical restorer {entry.get('method')!r} is unknown.")
+        raise EnsembleError(f"{where}: the classical restorer {brief(entry.get('method'))} is unknown.")
     known = asdict(kind())
     data_range = _data_range(settings.get("data_range"), where)
     settings = settings | {"data_range": None}
@@ -167,14 +168,20 @@ def _described(entry: object, tensors: Mapping[str, Tensor], where: str, device:
     wanted = {name: number if value is None else type(value) for name, value in known.items()}
     if settings.keys() != known.keys() or not all(isinstance(settings[n], t) for n, t in wanted.items()):
         raise EnsembleError(f"{where}: the settings of {kind.title} are not the ones it has.")
-    return kind(**settings | {"data_range": data_range})
+    try:
+        return kind(**settings | {"data_range": data_range})
+    except EnsembleError as error:
+        raise EnsembleError(f"{where}: {error}") from error
 
 
 def _data_range(value: object, where: str) -> tuple[float, float] | None:
     if value is None:
         return None
     if isinstance(value, list) and len(value) == 2 and all(type(each) in (int, float) for each in value):
-        low, high = float(value[0]), float(value[1])
+        try:
+            low, high = float(value[0]), float(value[1])
+        except OverflowError:  # JSON knows whole numbers of any size
+            low = high = float("inf")
         if np.isfinite([low, high]).all() and low < high:
             return low, high
-    raise EnsembleError(f"{where}: the data range {value!r} is no pair of numbers, low before high.")
+    raise EnsembleError(f"{where}: the data range {brief(value)} is no pair of numbers, low before high.")

@@ -1,0 +1,84 @@
+"""Kills processes in mid-save, and saves where there is no room: a program of its own, which forks.
+
+python interrupted_saves.py FOLDER TIMES
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from napari_ensir import EnsembleError, load_lut
+from napari_ensir.ensemble.bins import choose_binning
+from napari_ensir.ensemble.lut import WeightLUT
+
+
+def large_table():
+    """65536 bin sets: two megabytes, so that writing takes a while."""
+    rows = np.stack([*np.indices((256, 256)).reshape(2, -1), np.zeros(2**16)], axis=1).astype(np.uint16)
+    weights = np.random.default_rng(1).dirichlet([1, 1], 2**16)
+    binning = choose_binning(np.uint8, (0, 255), 1)
+    counts = np.arange(2**16)
+    return WeightLUT(("A", "B"), "em", binning, rows, weights, counts, np.full((1, 2), 0.5))
+
+
+def killed(luts, target, seconds):
+    """Save over and over in another process, and kill it."""
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(told, b"!")
+        while True:
+            for lut in luts:
+                lut.save(target)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(told)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def main(folder, times):
+    target = folder / "rain.lut.safetensors"
+    one = large_table()
+    luts = [one, replace(one, names=("C", "D"))]
+    contents = [lut.save(target).read_bytes() for lut in luts]
+    whole = written = 0
+    for number in range(times):
+        before = len(list(folder.iterdir()))
+        killed(luts, target, 0.02 * ((number * 0.618) % 1))
+        whole += target.read_bytes() in contents
+        written += len(list(folder.iterdir())) > before  # a part was left: the kill hit the write
+    left = [path for path in folder.iterdir() if path != target]
+    last = load_lut(luts[0].save(target)).names
+    kept = len([path for path in folder.iterdir() if path != target])
+    for path in left:
+        os.utime(path, (0, 0))
+    luts[0].save(target)
+    cleared = [path.name for path in folder.iterdir()]
+
+    before = target.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        luts[1].save(target)
+        message = "saved"
+    except EnsembleError as error:
+        message = str(error)
+    found = {"whole": whole, "written": written, "last": last, "left": len(left), "kept": kept}
+    same = target.read_bytes() == before
+    print(
+        json.dumps(found | {"cleared": cleared, "message": message, "same": same, "end": os.listdir(folder)})
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
