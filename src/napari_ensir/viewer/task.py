@@ -120,6 +120,8 @@ class Task(QObject):
 
     def _end(self) -> None:
         kind, value = self._outcome
+        # Neither images nor a failure's frames, with what they hold on an accelerator, outlive the task's end.
+        self._outcome, self._work = ("cancelled", None), _nothing
         self._has_ended = True
         if not self._is_showing:
             self._close_bar()
@@ -134,3 +136,7 @@ class Task(QObject):
         self.finished.emit()
         # Not within a signal of this very object.
         QTimer.singleShot(0, lambda: _RUNNING.discard(self))
+
+
+def _nothing(*_: object) -> None:
+    """Stands for work that is done."""
