@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -18,7 +19,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_ensir.viewer.session import MOST_TABLES, session_of
 
-ROUNDS = int(os.environ.get("NAPARI_ENSIR_ROUNDS", "30"))
+ROUNDS = int(os.environ.get("NAPARI_ENSIR_ROUNDS", "20"))
 WARM_UP = 10
 WIDGETS = ("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore", "Train a restorer")
 
@@ -86,11 +87,12 @@ def test_rounds_of_fit_and_apply_leave_nothing(viewer, wait_for):
     for _ in range(WARM_UP):
         one_round()
     before, start = census(viewer), megabytes()
+    began = time.monotonic()
     print(f"\nafter {WARM_UP} rounds: {start:.0f} MB, {before}")
     for number in range(1, ROUNDS + 1):
         one_round()
-        if number in (ROUNDS, 100, 300):
-            print(f"after {number} more: {megabytes():.0f} MB")
+        if number == ROUNDS or number % 100 == 0:
+            print(f"after {number} more: {megabytes():.0f} MB, {time.monotonic() - began:.0f} s")
     after = census(viewer)
     grown = {key: (before[key], after[key]) for key in before if after[key] > before[key] + 3}
     assert not grown, f"grown in {ROUNDS} rounds: {grown}"

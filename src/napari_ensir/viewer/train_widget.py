@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
@@ -32,6 +31,7 @@ from napari_ensir.viewer.training_views import LossPlot, Preview
 
 if TYPE_CHECKING:
     import napari
+    import numpy as np
     from napari.layers import Layer
 
     from napari_ensir.restorers import Restorer
