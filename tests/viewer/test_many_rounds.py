@@ -70,7 +70,6 @@ def test_rounds_of_fit_and_apply_leave_nothing(viewer, wait_for):
     truth = rng.integers(0, 255, (16, 16)).astype(np.uint8)
     for name, image in (("ground truth", truth), ("a", truth // 4 * 4), ("b", truth // 32 * 32)):
         viewer.add_image(image, name=name)
-    viewer.window._qt_window.hide()  # software OpenGL takes most of a round otherwise
     mine = list(viewer.layers)
     _, fit = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     _, apply = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
