@@ -9,7 +9,9 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["available_devices", "resolve_device"]
+__all__ = ["available_devices", "device_trouble", "resolve_device"]
+
+_MARKS = ("cuda error", "out of memory", "cudnn", "cublas", "hip error", "nvrtc", "acceleratorerror")
 
 
 def available_devices() -> list[str]:
@@ -61,3 +63,20 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
             f"{', '.join(available_devices())}."
         )
     return resolved
+
+
+def device_trouble(error: BaseException) -> str:
+    """What to tell about an accelerator that failed in mid-work; empty if it was something else.
+
+    Examples
+    --------
+    >>> device_trouble(RuntimeError("CUDA error: device-side assert triggered"))
+    'The device failed (CUDA error: device-side assert triggered); choose "cpu" as device and try again.'
+    >>> device_trouble(RuntimeError("out of cheese"))
+    ''
+    """
+    first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    whole = f"{type(error).__name__}: {first}".lower()
+    if not isinstance(error, RuntimeError) or not any(mark in whole for mark in _MARKS):
+        return ""
+    return f'The device failed ({first}); choose "cpu" as device and try again.'

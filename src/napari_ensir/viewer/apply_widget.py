@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QHBoxLayout, QLa
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.fitting import Combined, combine
 from napari_ensir.viewer.layer_combo import LayerCombo
-from napari_ensir.viewer.layers import LayerWatcher, full_data, why_not
+from napari_ensir.viewer.layers import LayerWatcher, Origin, changed_meanwhile, why_not
 from napari_ensir.viewer.outputs import add_outputs
 from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.session import preference, session_of
@@ -69,7 +70,7 @@ class ApplyWidget(Panel):
         self.body.addWidget(self.sets_button)
         self.body.addWidget(self.message)
         self.body.addStretch(1)
-        self.run_button.setEnabled(False)
+        self.follow_obstacle()
         self._session = session_of(napari_viewer)
         self._session.changed.connect(self._list_tables)
         self._watcher = LayerWatcher(napari_viewer, self._count_sets)
@@ -77,8 +78,6 @@ class ApplyWidget(Panel):
         session, listed = self._session, self._list_tables
         self.destroyed.connect(lambda: session.changed.disconnect(listed, missing_ok=True))
         self._list_tables()
-        if self._session.tables:
-            self._table_chosen()
 
     def open(self, path: str) -> None:
         """Read a table and offer layers for its candidates; the old one stays if that fails."""
@@ -99,6 +98,13 @@ class ApplyWidget(Panel):
         self.table.addItems(list(self._session.tables))
         place = self.table.findText(before)
         self.table.setCurrentIndex(place if place >= 0 else self.table.count() - 1)
+        lut = self._session.tables.get(self.table.currentText())
+        if lut is None or lut is self.lut:
+            return
+        if self.lut is not None and self.lut.names == lut.names:
+            self._take(lut)  # a live fit goes on: the layers chosen stay
+        else:
+            self.show_lut(lut)
 
     def _table_chosen(self, *_: object) -> None:
         lut = self._session.tables.get(self.table.currentText())
@@ -107,7 +113,6 @@ class ApplyWidget(Panel):
 
     def show_lut(self, lut: WeightLUT) -> None:
         """Take a table, and match its candidates to layers, by name first."""
-        self.lut = lut
         while self.form.rowCount():
             self.form.removeRow(0)
         self.matches = []
@@ -115,34 +120,42 @@ class ApplyWidget(Panel):
         for name in lut.names:
             combo = LayerCombo(self.viewer, lambda layer: not why_not(layer))
             explain(combo, "match")
+            combo.changed.connect(self.follow_obstacle)
             match = _best_match(name, list(self.viewer.layers), taken)
             if match is not None:
                 taken.add(id(match))
                 combo.choose(match)
             self.matches.append(combo)
             self.form.addRow(name, combo)
+        self._take(lut)
+        self.say("")
+
+    def _take(self, lut: WeightLUT) -> None:
+        """Combine by this table from now on, with the layers chosen."""
+        self.lut = lut
         low, high = lut.data_range
         self.about.setText(
             f"{lut.method}, {len(lut.rows):,} bin sets of width {lut.bin_width:g} on {low:g} to {high:g}, "
             f"learned from {int(lut.counts.clip(min=0).sum()):,} pixels."
         )
-        self.run_button.setEnabled(True)
+        self.follow_obstacle()
         self._count_sets()
-        self.say("")
+
+    def obstacle(self) -> str:
+        """See Panel."""
+        if self.lut is None:
+            return "No lookup table is open; open one first."
+        for name, combo in zip(self.lut.names, self.matches, strict=True):
+            if combo.layer() is None:
+                return f'No layer is chosen for "{name}"; choose the one that shows it.'
+        return ""
 
     def run(self) -> None:
         """Combine the matched layers."""
-        if self.lut is None:
-            self.fail(EnsembleError("No lookup table is open; open one first."))
+        if reason := self.obstacle():
+            self.fail(EnsembleError(reason))
             return
-        layers: list[Layer] = []
-        for name, combo in zip(self.lut.names, self.matches, strict=True):
-            layer = combo.layer()
-            if layer is None:
-                self.fail(EnsembleError(f'No layer is chosen for "{name}"; choose the one that shows it.'))
-                return
-            layers.append(layer)
-        self._combine({"": layers})
+        self._combine({"": [layer for combo in self.matches if (layer := combo.layer()) is not None]})
 
     def sets(self) -> dict[str, list[Layer]]:
         """All sets of layers whose names match the table's candidates, by what is common to a set's names."""
@@ -160,17 +173,18 @@ class ApplyWidget(Panel):
                 if reason := why_not(layer, layers[0]):
                     self.fail(EnsembleError(f'"{layer.name}" cannot stand for "{name}": {reason}.'))
                     return
-        work = [([full_data(layer) for layer in layers], bool(layers[0].rgb)) for layers in sets.values()]
+        origins = [[Origin(layer) for layer in layers] for layers in sets.values()]
         device = preference("device")
 
         def combine_all(progress: Progress) -> list[Combined]:
-            return [combine(lut, arrays, rgb, device, progress) for arrays, rgb in work]
+            return [combine(lut, [o.data for o in each], each[0].rgb, device, progress) for each in origins]
 
         def show(results: list[Combined]) -> None:
-            for (label, layers), combined in zip(sets.items(), results, strict=True):
-                add_outputs(self.viewer, layers[0], lut, combined, preference("weights"), label)
+            for label, each, combined in zip(sets, origins, results, strict=True):
+                add_outputs(self.viewer, each[0], lut, combined, preference("weights"), label)
             n = len(sets)
-            self.say(f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps.")
+            said = f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."
+            self.say(f"{said} {changed_meanwhile(self.viewer, chain.from_iterable(origins))}".strip())
 
         self.start(combine_all, "Applying the lookup table", show)
 

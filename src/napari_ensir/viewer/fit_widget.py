@@ -22,7 +22,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.candidate_picker import CandidatePicker
 from napari_ensir.viewer.fitting import Choices, FitRequest, FitResult, bins_for, fit, refit, score_fully
 from napari_ensir.viewer.layer_combo import LayerCombo
-from napari_ensir.viewer.layers import LayerWatcher, pixel_shape, why_not
+from napari_ensir.viewer.layers import LayerWatcher, Origin, pixel_shape, why_not
 from napari_ensir.viewer.outputs import WEIGHT_VIEWS, Outputs
 from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.score_table import ScoreTable
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["TRUTH_NAMES", "FitWidget"]
 
 _LUT_FILTER = "Lookup table (*.lut.safetensors)"
+_STALE = "The layers or the mask have changed; press Fit to learn from them."
 TRUTH_NAMES = ("ground truth", "ground_truth", "groundtruth", "truth", "gt", "target", "clean", "reference")
 
 
@@ -197,7 +198,7 @@ class FitWidget(Panel):
     def _ask_for_fit(self, *_: object) -> None:
         """Say so when what is shown no longer belongs to what is chosen."""
         if self.result is not None and self.task is None and self._is_stale():
-            self.say("The layers or the mask have changed; press Fit to learn from them.")
+            self.say(_STALE)
 
     def _is_stale(self) -> bool:
         if self.result is None:
@@ -222,13 +223,13 @@ class FitWidget(Panel):
         except EnsembleError as error:
             self.fail(error)
             return
-        like = layers[0]
+        origin = Origin(layers[0])
         self.start(
-            lambda progress: fit(request, progress), "Fitting the ensemble", lambda r: self._new(r, like)
+            lambda progress: fit(request, progress), "Fitting the ensemble", lambda r: self._new(r, origin)
         )
 
-    def _new(self, result: FitResult, like: napari.layers.Layer) -> None:
-        self._outputs = Outputs(self.viewer, like)
+    def _new(self, result: FitResult, origin: Origin) -> None:
+        self._outputs = Outputs(self.viewer, origin)
         self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut)
         self.bin_width.setSingleStep(result.reference.statistics.binning.width)
         self.bin_width.setStepType(QDoubleSpinBox.StepType.DefaultStepType)
@@ -259,7 +260,10 @@ class FitWidget(Panel):
             self._outputs.show(result.lut, result.combined, self.weight_view.currentData())
         session_of(self.viewer).replace(self._title, result.lut)
         self.scores.show_scores(result.scores)
-        self.say("\n".join([f"Bins are {result.lut.bin_width:g} wide.", *result.notes]))
+        lines = [f"Bins are {result.lut.bin_width:g} wide.", *result.notes]
+        if self._is_stale():
+            lines.insert(0, _STALE)
+        self.say("\n".join(lines))
         if any(score.ssim != score.ssim for score in result.scores):
             self._scores_soon.start()
 

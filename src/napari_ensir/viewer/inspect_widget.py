@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.utils.notifications import show_error
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
@@ -20,12 +23,16 @@ from qtpy.QtWidgets import (
 )
 
 from napari_ensir.ensemble.summary import bin_centres, pair_map, weights_along_intensity
+from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.layers import OUTPUT_KEY, LayerWatcher, full_data
 from napari_ensir.viewer.outputs import PALETTE
 from napari_ensir.viewer.session import session_of
 from napari_ensir.viewer.texts import combo_of, explain
+from napari_ensir.whole import whole_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import napari
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
@@ -283,20 +290,34 @@ class InspectWidget(QWidget):
     def export_png(self, path: str) -> None:
         """Write the plot as it is shown."""
         self.draw()
-        self.canvas.figure.savefig(path, dpi=200, facecolor=self.canvas.figure.get_facecolor())
+        figure = self.canvas.figure
+        with self._writing(path) as part:
+            figure.savefig(part, dpi=200, facecolor=figure.get_facecolor())
 
     def export_csv(self, path: str) -> None:
         """Write every bin set: its lower edges, channel, weights and pixels."""
         lut = self.lut
         if lut is None:
             return
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with self._writing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             edges = [f"{name} from" for name in lut.names]
             writer.writerow([*edges, "channel", *(f"weight of {name}" for name in lut.names), "pixels"])
             for row, weights, count in zip(lut.rows, lut.weights, lut.counts, strict=True):
                 low = lut.binning.low + row[:-1].astype(float) * lut.bin_width
                 writer.writerow([*low.tolist(), int(row[-1]), *weights.tolist(), int(count)])
+
+    @contextmanager
+    def _writing(self, path: str) -> Iterator[Path]:
+        """Write a file whole or not at all; say which."""
+        try:
+            with whole_file(Path(path), overwrite=True) as part:  # the dialog has asked
+                yield part
+        except EnsembleError as error:
+            self.pixel.setText(str(error))
+            show_error(str(error))
+        else:
+            self.pixel.setText(f"Wrote {Path(path).name}.")
 
     def _ask_and_export_png(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Export the plot", "lut.png", "Image (*.png)")

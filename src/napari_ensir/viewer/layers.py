@@ -7,13 +7,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image
 
+from napari_ensir.io import as_dtype
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import napari
     from napari.layers import Layer
 
-__all__ = ["OUTPUT_KEY", "LayerWatcher", "full_data", "pixel_shape", "placement", "why_not"]
+__all__ = [
+    "OUTPUT_KEY",
+    "LayerWatcher",
+    "Origin",
+    "changed_meanwhile",
+    "full_data",
+    "pixel_shape",
+    "placement",
+    "why_not",
+]
 
 OUTPUT_KEY = "napari-ensir"
 """Key in ``layer.metadata`` that marks what we made and tells what it was made of."""
@@ -95,6 +106,49 @@ def _bordered(matrix: np.ndarray) -> np.ndarray:
     larger = np.eye(len(matrix) + 1)
     larger[1:, 1:] = matrix
     return larger
+
+
+class Origin:
+    """A layer as it is when work on it begins: what is made of it goes there, whatever becomes of it since.
+
+    Parameters
+    ----------
+    layer
+        An image layer.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer, self.name = layer, layer.name
+        self.data = full_data(layer)
+        self.rgb, self.ndim, self.dtype = bool(layer.rgb), layer.ndim, np.dtype(layer.dtype)
+        self.shape = tuple(self.data.shape)
+        low, high = (float(limit) for limit in layer.contrast_limits)
+        self.contrast_limits = (low, high)
+        self.colormap = layer.colormap.name
+        self._place, self._stacked = placement(layer), placement(layer, extra_axis="candidate")
+
+    def placement(self, *, stacked: bool = False) -> dict[str, Any]:
+        """Keywords that put a new layer there; with the candidates as one more axis in front if stacked."""
+        return dict(self._stacked if stacked else self._place)
+
+    def add_candidate(self, viewer: napari.Viewer, image: Any, name: str) -> Layer:
+        """Add what a restorer made of it: in its own dtype, so that one table serves both."""
+        looks = {} if self.rgb else {"contrast_limits": self.contrast_limits}
+        image = as_dtype(image, self.dtype)
+        return viewer.add_image(image, name=name, rgb=self.rgb, **looks, **self._place)
+
+    def is_unchanged(self, viewer: napari.Viewer) -> bool:
+        """Whether the layer is still there, with the very pixels it had."""
+        return self.layer in viewer.layers and full_data(self.layer) is self.data
+
+
+def changed_meanwhile(viewer: napari.Viewer, origins: Iterable[Origin]) -> str:
+    """A sentence about layers removed or given other pixels since work on them began; empty if none was."""
+    names = [f'"{origin.name}"' for origin in origins if not origin.is_unchanged(viewer)]
+    if not names:
+        return ""
+    verb = "was" if len(names) == 1 else "were"
+    return f"{', '.join(names)} {verb} removed or changed meanwhile; what was added is of the earlier pixels."
 
 
 class LayerWatcher:

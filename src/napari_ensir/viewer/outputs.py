@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.viewer.layers import OUTPUT_KEY, placement
+from napari_ensir.viewer.layers import OUTPUT_KEY
 
 if TYPE_CHECKING:
     import napari
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.viewer.fitting import Combined
+    from napari_ensir.viewer.layers import Origin
 
 __all__ = ["PALETTE", "WEIGHT_VIEWS", "Outputs", "add_outputs"]
 
@@ -44,7 +45,7 @@ class Outputs:
         What tells this set of layers from others, put before the new layers' names.
     """
 
-    def __init__(self, viewer: napari.Viewer, like: Layer, label: str = "") -> None:
+    def __init__(self, viewer: napari.Viewer, like: Origin, label: str = "") -> None:
         self._viewer, self._like = viewer, like
         self._before = f"{label} " if label else ""
         self._ensemble: Layer | None = None
@@ -75,7 +76,8 @@ class Outputs:
                 self._viewer.layers.remove(layer)
 
     def _update(self, layer: Layer, data: Any, lut: WeightLUT) -> None:
-        if layer in self._viewer.layers:
+        # Without its mark it is the user's, who has made a layer of their own of it.
+        if layer in self._viewer.layers and OUTPUT_KEY in layer.metadata:
             layer.data = data
             layer.metadata[OUTPUT_KEY]["lut"] = lut
             layer.metadata[OUTPUT_KEY]["method"] = lut.method
@@ -85,16 +87,16 @@ class Outputs:
         looks = {}
         if not like.rgb:
             # The candidates' own limits, so that the eye compares like with like.
-            low, high = (float(limit) for limit in like.contrast_limits)
+            low, high = like.contrast_limits
             limits = (low, high) if high > low else lut.data_range
-            looks = {"contrast_limits": limits, "colormap": like.colormap.name}
+            looks = {"contrast_limits": limits, "colormap": like.colormap}
         return self._viewer.add_image(
             combined.image,
             name=f"{self._before}ensemble",
-            rgb=bool(like.rgb),
+            rgb=like.rgb,
             metadata=_marked(lut, "ensemble"),
             **looks,
-            **placement(like),
+            **like.placement(),
         )
 
     def _add_weights(self, lut: WeightLUT, combined: Combined, view: str) -> list[Layer]:
@@ -103,9 +105,9 @@ class Outputs:
         mark = _marked(lut, "weights")
         if view == "slider":
             name = f"{self._before}weights: " + ", ".join(lut.names)
-            place = placement(self._like, extra_axis="candidate")
+            place = self._like.placement(stacked=True)
             return [self._viewer.add_image(data[0], name=name, metadata=mark, **look, **place)]
-        place = placement(self._like)
+        place = self._like.placement()
         if view == "layers":
             return [
                 self._viewer.add_image(
@@ -150,7 +152,7 @@ def _legend(lut: WeightLUT) -> dict[str, Any]:
 
 def add_outputs(
     viewer: napari.Viewer,
-    like: Layer,
+    like: Origin,
     lut: WeightLUT,
     combined: Combined,
     view: str = "slider",

@@ -8,6 +8,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from napari_ensir.devices import device_trouble
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.task import Task
 from napari_ensir.viewer.texts import explain
@@ -35,6 +36,7 @@ class Panel(QWidget):
         super().__init__(parent)
         self.viewer = viewer
         self.task: Task | None = None
+        self._run_key = run_key
         self.run_button = QPushButton(run_key.capitalize())
         explain(self.run_button, run_key)
         self.run_button.clicked.connect(self.run)
@@ -57,6 +59,18 @@ class Panel(QWidget):
         """What the Run button does."""
         raise NotImplementedError
 
+    def obstacle(self) -> str:
+        """What is missing before the Run button can be pressed, as a sentence; empty if nothing is."""
+        return ""
+
+    def follow_obstacle(self) -> None:
+        """Let the Run button be pressed if that leads anywhere; else its tooltip says what is missing."""
+        reason = self.obstacle()
+        explain(self.run_button, self._run_key)
+        if reason:
+            self.run_button.setToolTip(reason)
+        self.run_button.setEnabled(self.task is None and not reason)
+
     def cancel(self) -> None:
         """Stop the running task, if any."""
         if self.task is not None:
@@ -72,7 +86,7 @@ class Panel(QWidget):
     def fail(self, error: Exception) -> None:
         """Show what went wrong, here and as a notification."""
         known = isinstance(error, EnsembleError)
-        text = str(error) if known else f"{type(error).__name__}: {error}"
+        text = str(error) if known else device_trouble(error) or f"{type(error).__name__}: {error}"
         self.say(text)
         show_error(text)
 
@@ -107,5 +121,5 @@ class Panel(QWidget):
 
     def _has_finished(self) -> None:
         self.task = None
-        self.run_button.setEnabled(True)
+        self.follow_obstacle()
         self.cancel_button.setEnabled(False)

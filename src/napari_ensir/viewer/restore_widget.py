@@ -23,14 +23,13 @@ from qtpy.QtWidgets import (
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer, with_channel_axis
 from napari_ensir.viewer.layer_combo import LayerCombo
-from napari_ensir.viewer.layers import full_data, placement, why_not
+from napari_ensir.viewer.layers import Origin, changed_meanwhile, why_not
 from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.parameter_form import ParameterForm
 from napari_ensir.viewer.texts import explain
 
 if TYPE_CHECKING:
     import napari
-    from napari.layers import Layer
 
     from napari_ensir.restorers import Progress, Restorer
 
@@ -126,32 +125,26 @@ class RestoreWidget(Panel):
         if not restorers:
             self.fail(EnsembleError("No restorer is ticked; tick one or more."))
             return
-        axis = -1 if layer.rgb else None
-        image = full_data(layer)
+        origin = Origin(layer)
+        axis = -1 if origin.rgb else None
         work = [with_channel_axis(restorer, axis) for restorer in restorers]
 
         def restore(progress: Progress) -> list[tuple[str, np.ndarray]]:
             results = []
             for number, restorer in enumerate(work):
                 progress(number, len(work), restorer.name)
-                array = np.asarray(image)
+                array = np.asarray(origin.data)
                 results.append((restorer.name, restorer(array, progress=progress)))
             return results
 
-        self.start(restore, "Restoring", lambda results: self._show(layer, results))
+        self.start(restore, "Restoring", lambda results: self._show(origin, results))
 
-    def _show(self, layer: Layer, results: list[tuple[str, np.ndarray]]) -> None:
-        dtype = np.dtype(full_data(layer).dtype)
+    def _show(self, origin: Origin, results: list[tuple[str, np.ndarray]]) -> None:
         for name, restored in results:
-            image = restored
-            if dtype.kind in "iu":
-                # Candidates have the image's own dtype, so that one table serves both.
-                limits = np.iinfo(dtype)
-                image = np.rint(np.clip(restored, limits.min, limits.max)).astype(dtype)
-            looks = {} if layer.rgb else {"contrast_limits": layer.contrast_limits}
-            self.viewer.add_image(image, name=name, rgb=bool(layer.rgb), **looks, **placement(layer))
+            origin.add_candidate(self.viewer, restored, name)
         n = len(results)
-        self.say(f"Added {n} candidate{'s' if n > 1 else ''}; fit them in Fit ensemble.")
+        said = f"Added {n} candidate{'s' if n > 1 else ''}; fit them in Fit ensemble."
+        self.say(f"{said} {changed_meanwhile(self.viewer, [origin])}".strip())
 
     def _show_settings(self, row: int) -> None:
         if row >= 0:

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut import WeightLUT
 
-__all__ = ["Session", "preference", "session_of"]
+__all__ = ["MOST_TABLES", "Session", "preference", "session_of"]
+
+MOST_TABLES = 50
+"""That a viewer keeps: a day of fits must not pile up. Ensembles remember the older ones."""
 
 _DEFAULTS = {"device": "auto", "method": "em", "weights": "slider"}
 _SESSIONS: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
@@ -32,6 +35,8 @@ class Session:
         while unique in self.tables:
             unique, number = f"{title} ({number})", number + 1
         self.tables[unique] = lut
+        for oldest in list(self.tables)[:-MOST_TABLES]:
+            del self.tables[oldest]
         self.changed.emit()
         return unique
 

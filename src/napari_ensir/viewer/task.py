@@ -58,7 +58,9 @@ class Task(QObject):
         self._done = 0
         self._progressed.connect(self._show_progress)
         # The outcome comes back as a value: an exception left in a worker would also open a dialog.
-        self._worker = create_worker(self._run, _start_thread=False)
+        # napari keeps every worker that ever ran, which must not keep the task, its images and its widget.
+        once = [self._run]
+        self._worker = create_worker(lambda: once.pop()(), _start_thread=False)
         # "finished" and not "returned", which a worker keeps to itself once napari has told it to quit.
         self._worker.finished.connect(self._end)
 
@@ -120,6 +122,8 @@ class Task(QObject):
 
     def _end(self) -> None:
         kind, value = self._outcome
+        # Neither images nor a failure's frames, with what they hold on an accelerator, outlive the task.
+        self._outcome, self._work = ("cancelled", None), _nothing
         self._has_ended = True
         if not self._is_showing:
             self._close_bar()
@@ -134,3 +138,7 @@ class Task(QObject):
         self.finished.emit()
         # Not within a signal of this very object.
         QTimer.singleShot(0, lambda: _RUNNING.discard(self))
+
+
+def _nothing(*_: object) -> None:
+    """Stands for work that is done."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
@@ -18,12 +17,11 @@ from qtpy.QtWidgets import (
 )
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.io import as_dtype
 from napari_ensir.restorers import CLASSICAL, RECIPES, open_restorer
 from napari_ensir.restorers.denoiser import Denoiser
 from napari_ensir.viewer.fit_widget import TRUTH_NAMES
 from napari_ensir.viewer.layer_combo import LayerCombo
-from napari_ensir.viewer.layers import full_data, pixel_shape, placement, why_not
+from napari_ensir.viewer.layers import Origin, changed_meanwhile, full_data, pixel_shape, why_not
 from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.restore_widget import CHECKPOINTS
 from napari_ensir.viewer.session import preference
@@ -33,6 +31,7 @@ from napari_ensir.viewer.training_views import LossPlot, Preview
 
 if TYPE_CHECKING:
     import napari
+    import numpy as np
     from napari.layers import Layer
 
     from napari_ensir.restorers import Restorer
@@ -251,11 +250,12 @@ class TrainWidget(Panel):
 
     def _go(self, training: TrainingRun, work: Any) -> None:
         layer = self._layer_of(training)
+        origin = None if layer is None else Origin(layer)
         self._before, self.training = self.training, training
         if self._preview is not None:
             self._preview.remove()
-        self._preview = None if layer is None else Preview(self.viewer, layer)
-        self.start(work, "Training", lambda result: self._trained(layer, result))
+        self._preview = None if origin is None else Preview(self.viewer, origin)
+        self.start(work, "Training", lambda result: self._trained(origin, result))
         self._enable()
         self._look.start()
 
@@ -271,20 +271,20 @@ class TrainWidget(Panel):
             if self._preview is not None:
                 self._preview.show(training.preview)
 
-    def _trained(self, layer: Layer | None, result: tuple[Restorer, np.ndarray]) -> None:
+    def _trained(self, origin: Origin | None, result: tuple[Restorer, np.ndarray]) -> None:
         restorer, restored = result
         self.offer(f"{restorer.name}, trained here", restorer)
         if self._preview is not None:
             self._preview.remove()  # it would lie upon the image that it was a preview of
         said = f"Trained {restorer.name} for {self.training.step} steps."
-        if layer is not None:
-            # Candidates have the image's own dtype, so that one table serves both.
-            image = as_dtype(restored, np.dtype(full_data(layer).dtype))
-            looks = {} if layer.rgb else {"contrast_limits": layer.contrast_limits}
-            self.viewer.add_image(image, name=restorer.name, rgb=bool(layer.rgb), **looks, **placement(layer))
+        if origin is None:
+            said += " No layer was added, for the image trained on is no longer here: save the checkpoint."
+        else:
+            origin.add_candidate(self.viewer, restored, restorer.name)
             said += " The layer added is of the image trained on, which flatters it: save the checkpoint and"
             said += " restore other images."
-        self.say(said)
+            said += f" {changed_meanwhile(self.viewer, [origin])}"
+        self.say(said.strip())
 
     def _was_cancelled(self) -> None:
         step = 0 if self.training is None else self.training.step

@@ -8,7 +8,7 @@ import numpy as np
 from napari.utils.theme import get_theme
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from napari_ensir.viewer.layers import OUTPUT_KEY, pixel_shape, placement
+from napari_ensir.viewer.layers import OUTPUT_KEY
 from napari_ensir.viewer.outputs import PALETTE
 from napari_ensir.viewer.texts import explain
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Layer
     from numpy.typing import NDArray
+
+    from napari_ensir.viewer.layers import Origin
 
 __all__ = ["LossPlot", "Preview"]
 
@@ -119,11 +121,16 @@ class Preview:
     viewer
         Where it is added.
     like
-        The degraded layer.
+        The degraded layer as it is now.
     """
 
-    def __init__(self, viewer: napari.Viewer, like: Layer) -> None:
+    def __init__(self, viewer: napari.Viewer, like: Origin) -> None:
         self._viewer, self._like = viewer, like
+        layer = like.layer
+        cut = np.zeros(like.ndim)
+        # As the trainer cuts it; see Trainer.run.
+        cut[-2:] = [max(n - 256, 0) // 2 for n in like.shape[: like.ndim][-2:]]
+        self._corner = np.asarray(layer.affine.inverse(layer.data_to_world(cut)))
         self._layer: Layer | None = None
         self._shown: NDArray[np.float32] | None = None
 
@@ -154,21 +161,16 @@ class Preview:
         planes = (1,) * (like.ndim - 2)
         if not like.rgb:
             return preview[0].reshape(planes + preview.shape[1:])
-        dtype = np.dtype(like.dtype)
+        dtype = like.dtype
         full = np.iinfo(dtype).max if dtype.kind in "iu" else 1.0
         colour = np.moveaxis(preview, 0, -1) / np.float32(full)
         return np.clip(colour, 0, 1).reshape(planes + colour.shape)
 
     def _add(self, data: NDArray[np.float32]) -> Layer:
         like = self._like
-        place = placement(like)
-        shape = pixel_shape(like)[: like.ndim]
-        cut = np.zeros(like.ndim)
-        # As the trainer cuts it; see Trainer.run.
-        cut[-2:] = [max(n - 256, 0) // 2 for n in shape[-2:]]
-        place["translate"] = np.asarray(like.affine.inverse(like.data_to_world(cut)))
-        looks = {} if like.rgb else {"contrast_limits": like.contrast_limits, "colormap": like.colormap.name}
+        place = like.placement() | {"translate": self._corner}
+        looks = {} if like.rgb else {"contrast_limits": like.contrast_limits, "colormap": like.colormap}
         mark = {OUTPUT_KEY: {"kind": "training preview"}}
         return self._viewer.add_image(
-            data, name="training preview", rgb=bool(like.rgb), metadata=mark, **looks, **place
+            data, name="training preview", rgb=like.rgb, metadata=mark, **looks, **place
         )

@@ -1,0 +1,200 @@
+"""What befalls layers, widgets, disks and devices while work runs: said in a sentence, and work goes on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from napari_ensir.viewer.layers import OUTPUT_KEY
+
+WORK = {
+    "Fit ensemble": "napari_ensir.viewer.fit_widget.fit",
+    "Apply lookup table": "napari_ensir.viewer.apply_widget.combine",
+}
+
+
+def module_function(name):
+    module, function = name.rsplit(".", 1)
+    return getattr(__import__(module, fromlist=[function]), function)
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Holds the named work until opened; knows when it has begun."""
+
+    class Gate:
+        def __init__(self) -> None:
+            self.begun, self.opened = threading.Event(), threading.Event()
+
+        def hold(self, name: str) -> None:
+            real = module_function(name)
+
+            def held(*arguments):
+                self.begun.set()
+                while not self.opened.is_set():
+                    arguments[-1](0, 1, "waiting")  # as all work does: so it can be cancelled
+                    time.sleep(0.005)
+                return real(*arguments)
+
+            monkeypatch.setattr(name, held)
+
+    gate = Gate()
+    yield gate
+    gate.opened.set()
+
+
+def remove(viewer, layer):
+    viewer.layers.remove(layer)
+
+
+def rename(viewer, layer):
+    layer.name = "renamed"
+
+
+def hide(viewer, layer):
+    layer.visible = False
+
+
+def reorder(viewer, layer):
+    viewer.layers.reverse()
+
+
+def replace(viewer, layer):
+    layer.data = layer.data // 2
+
+
+def reshape(viewer, layer):
+    layer.data = np.zeros((3, 5, 7), np.float32)
+
+
+BEFALLS = [remove, rename, hide, reorder, replace, reshape]
+
+
+@pytest.mark.parametrize("befall", BEFALLS)
+@pytest.mark.parametrize("which", ["good in the dark", "ground truth"])
+def test_layers_change_while_a_fit_runs(filled, fit_widget, images, wait_for, gate, befall, which):
+    gate.hold(WORK["Fit ensemble"])
+    fit_widget.run()
+    assert gate.begun.wait(5)
+    befall(filled, filled.layers[which])
+    gate.opened.set()
+    wait_for(fit_widget)
+    ensemble = next(layer for layer in filled.layers if OUTPUT_KEY in layer.metadata and layer.ndim == 2)
+    names = ("good in the dark", "good in the light", "so so")
+    assert fit_widget.result.lut.names == names
+    expected = fit_widget.result.lut.apply([images[name] for name in names])
+    np.testing.assert_allclose(ensemble.data, expected, rtol=1e-6)
+    np.testing.assert_allclose(ensemble.scale, (0.5, 0.25))
+    assert ("press Fit" in fit_widget.message.text()) == (befall in (remove, replace, reshape))
+    assert fit_widget.run_button.isEnabled()
+
+
+@pytest.mark.parametrize("befall", BEFALLS)
+def test_layers_change_while_a_table_is_applied(filled, fit_widget, wait_for, gate, befall):
+    fit_widget.run()
+    wait_for(fit_widget)
+    _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+    gate.hold(WORK["Apply lookup table"])
+    apply.run()
+    assert gate.begun.wait(5)
+    befall(filled, filled.layers["good in the dark"])
+    gate.opened.set()
+    wait_for(apply)
+    made = [layer for layer in filled.layers if layer.metadata.get(OUTPUT_KEY, {}).get("kind") == "ensemble"]
+    assert len(made) == 2, apply.message.text()
+    np.testing.assert_allclose(made[0].data, made[1].data, rtol=1e-6)
+    assert ("meanwhile" in apply.message.text()) == (befall in (remove, replace, reshape))
+
+
+@pytest.mark.parametrize("befall", BEFALLS)
+def test_layers_change_while_one_is_restored(filled, wait_for, befall):
+    _, restore = filled.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    layer = filled.layers["so so"]
+    restore.image.choose(layer)
+    restore.tick("Gaussian")
+    restore.run()
+    befall(filled, layer)
+    wait_for(restore)
+    assert filled.layers["Gaussian"].data.shape == (96, 96)
+    np.testing.assert_allclose(filled.layers["Gaussian"].scale, (0.5, 0.25))
+    assert ("meanwhile" in restore.message.text()) == (befall in (remove, replace, reshape))
+
+
+def test_an_open_apply_follows_the_first_fit_and_the_live_one(filled, fit_widget, wait_for, qtbot):
+    _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+    assert not apply.run_button.isEnabled()
+    assert "No lookup table" in apply.run_button.toolTip()
+    fit_widget.run()
+    wait_for(fit_widget)
+    assert apply.lut is fit_widget.result.lut
+    apply.matches[0].choose(None)
+    assert not apply.run_button.isEnabled()
+    assert "good in the dark" in apply.run_button.toolTip()
+    apply.matches[0].choose(filled.layers["so so"])
+    assert apply.run_button.isEnabled()
+    fit_widget.bin_width.setValue(64)
+    qtbot.waitUntil(lambda: fit_widget.result.lut.bin_width == 64, timeout=20_000)
+    assert apply.lut is fit_widget.result.lut
+    assert apply.matches[0].layer().name == "so so"
+
+
+def test_two_fits_at_once(filled, fit_widget, wait_for):
+    from napari_ensir.viewer.fit_widget import FitWidget
+
+    other = FitWidget(filled)
+    filled.window.add_dock_widget(other)
+    other.candidates.choose(list(filled.layers)[1:3])
+    fit_widget.run()
+    other.run()
+    wait_for(fit_widget)
+    wait_for(other)
+    assert len(fit_widget.result.lut.names) == 3
+    assert len(other.result.lut.names) == 2
+    assert len(filled.layers) == 4 + 4
+
+
+def test_a_lost_device_is_one_sentence_and_the_cpu_goes_on(filled, fit_widget, wait_for, monkeypatch):
+    def lost(request, progress):
+        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WORK["Fit ensemble"], lost)
+        fit_widget.run()
+        wait_for(fit_widget)
+    text = fit_widget.message.text()
+    assert "The device failed (CUDA error: device-side assert triggered)" in text
+    assert "\n" not in text
+    assert len(filled.layers) == 4
+    fit_widget.device.setCurrentText("cpu")
+    fit_widget.run()
+    wait_for(fit_widget)
+    assert fit_widget.result is not None
+
+
+def test_a_full_disk_leaves_the_old_files_whole(filled, fit_widget, wait_for, monkeypatch, tmp_path):
+    fit_widget.run()
+    wait_for(fit_widget)
+    _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
+    saves = {
+        "t.lut.safetensors": (fit_widget.save, fit_widget.message),
+        "t.csv": (inspect.export_csv, inspect.pixel),
+        "t.png": (inspect.export_png, inspect.pixel),
+    }
+    for name, (save, _) in saves.items():
+        save(str(tmp_path / name))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == set(saves)
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for name, (save, said) in saves.items():
+        save(str(tmp_path / name))
+        assert "No space left on device" in said.text()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert fit_widget.result is not None

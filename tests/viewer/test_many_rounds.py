@@ -1,0 +1,119 @@
+"""Hundreds of fits and applies in one viewer: nothing may pile up.
+
+``NAPARI_ENSIR_ROUNDS=1000`` makes it the long form; figures are printed with ``-s``.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import psutil
+import pytest
+from qtpy.QtCore import QObject
+from qtpy.QtWidgets import QApplication
+
+from napari_ensir.viewer.session import MOST_TABLES, session_of
+
+ROUNDS = int(os.environ.get("NAPARI_ENSIR_ROUNDS", "20"))
+WARM_UP = 4
+WIDGETS = ("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore", "Train a restorer")
+
+
+def objects() -> Counter:
+    """Living objects of our own types."""
+    for _ in range(2):
+        QApplication.processEvents()
+        gc.collect()
+    kinds = Counter(type(each) for each in gc.get_objects())
+    return Counter(
+        {kind.__name__: n for kind, n in kinds.items() if str(kind.__module__).startswith("napari_ensir.")}
+    )
+
+
+def callbacks(viewer) -> int:
+    """How many listen to the viewer, its layers and their list."""
+    emitters = [*viewer.events.emitters.values(), *viewer.layers.events.emitters.values()]
+    for layer in viewer.layers:
+        emitters += layer.events.emitters.values()
+    return sum(len(emitter.callbacks) for emitter in emitters) + len(viewer.mouse_drag_callbacks)
+
+
+def census(viewer) -> dict[str, int]:
+    """What must not grow."""
+    counted = objects()
+    process = psutil.Process()
+    return {
+        "threads": threading.active_count(),
+        "open files": process.num_fds() if hasattr(process, "num_fds") else process.num_handles(),
+        "layers": len(viewer.layers),
+        "callbacks": callbacks(viewer),
+        "Qt objects": len(viewer.window._qt_window.findChildren(QObject)),
+        "tasks": counted["Task"],
+        "outputs": counted["Outputs"],
+        "results": counted["FitResult"],
+        "combos": counted["LayerCombo"],
+    }
+
+
+def megabytes() -> float:
+    gc.collect()
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def test_rounds_of_fit_and_apply_leave_nothing(viewer, wait_for):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 255, (16, 16)).astype(np.uint8)
+    for name, image in (("ground truth", truth), ("a", truth // 4 * 4), ("b", truth // 32 * 32)):
+        viewer.add_image(image, name=name)
+    mine = list(viewer.layers)
+    _, fit = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    _, apply = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+    fit.device.setCurrentText("cpu")
+    fit.candidates.choose(mine[1:])
+
+    def one_round() -> None:
+        for widget in (fit, apply):
+            widget.run()
+            wait_for(widget)
+        assert len(viewer.layers) == len(mine) + 4, (fit.message.text(), apply.message.text())
+        for layer in [layer for layer in viewer.layers if layer not in mine]:
+            viewer.layers.remove(layer)
+
+    for _ in range(WARM_UP):
+        one_round()
+    before, start = census(viewer), megabytes()
+    began = time.monotonic()
+    print(f"\nafter {WARM_UP} rounds: {start:.0f} MB, {before}")
+    for number in range(1, ROUNDS + 1):
+        one_round()
+        if number == ROUNDS or number % 100 == 0:
+            print(f"after {number} more: {megabytes():.0f} MB, {time.monotonic() - began:.0f} s")
+    after = census(viewer)
+    grown = {key: (before[key], after[key]) for key in before if after[key] > before[key] + 3}
+    assert not grown, f"grown in {ROUNDS} rounds: {grown}"
+    per_round = (megabytes() - start) / ROUNDS
+    assert per_round < 0.4, f"{per_round:.2f} MB a round"
+    assert len(session_of(viewer).tables) <= MOST_TABLES
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_a_widget_closed_leaves_nothing(filled, qtbot, name):
+    def open_and_close() -> None:
+        _, widget = filled.window.add_plugin_dock_widget("napari-ensir", name)
+        QApplication.processEvents()
+        filled.window.remove_dock_widget(widget)
+        widget.deleteLater()
+        qtbot.wait(20)
+
+    open_and_close()
+    before, heard = objects(), callbacks(filled)
+    for _ in range(3):
+        open_and_close()
+    grown = {kind: (before[kind], n) for kind, n in objects().items() if n > before[kind]}
+    assert not grown
+    assert callbacks(filled) == heard
