@@ -178,7 +178,6 @@ def fake_spandrel(monkeypatch, **settings: object) -> None:
         input_channels = output_channels = 1
         scale = 1
         architecture = types.SimpleNamespace(name="NAFNet")
-        size_requirements = types.SimpleNamespace(multiple_of=16)
 
         def __init__(self) -> None:
             vars(self).update(settings)
@@ -215,7 +214,6 @@ def test_spandrels_networks_restore(monkeypatch):
     fake_spandrel(monkeypatch)
     network = load_spandrel("gopro.pth", device="cpu")
     assert network.name == "NAFNet, gopro"
-    assert network.multiple == 16
     image = np.random.default_rng(0).random((20, 30))
     np.testing.assert_allclose(network(image), 0.5 * (image + image.min()), atol=1e-6)
 
@@ -234,6 +232,14 @@ def test_what_spandrel_cannot_do_is_said(monkeypatch, path, settings, message):
     fake_spandrel(monkeypatch, **settings)
     with pytest.raises(EnsembleError, match=message):
         load_spandrel(path)
+
+
+def test_spandrel_beside_another_torchvision_is_said(monkeypatch, tmp_path):
+    (tmp_path / "spandrel.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.delitem(sys.modules, "spandrel", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EnsembleError, match=r"nms does not exist.*install both from one place"):
+        load_spandrel("a.safetensors")
 
 
 def test_without_spandrel_the_message_says_what_to_install(monkeypatch):

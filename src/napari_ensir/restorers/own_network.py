@@ -12,6 +12,7 @@ operators, or use a fault in torch. Open only files of people you trust.
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,10 @@ def load_network(path: str | Path, **settings: Any) -> OwnNetwork:
 
 
 def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
-    """Load a checkpoint of a published architecture (SwinIR, Restormer, NAFNet, HAT, ...).
+    """Load a checkpoint of a published architecture (SwinIR, NAFNet, HAT, DRUNet, ...).
+
+    Restormer, MPRNet and a few more, whose licences are not free, are known where the package
+    ``spandrel_extra_arches`` is installed too.
 
     Parameters
     ----------
@@ -148,17 +152,14 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
     """
     if Path(path).suffix.lower() not in (".safetensors", ".pth", ".ckpt"):
         raise EnsembleError(f"{path}: spandrel is given .safetensors, .pth and .ckpt files here.")
-    try:
-        import spandrel
-    except ImportError as error:
-        raise EnsembleError(
-            'published checkpoints need the extra "spandrel", which is not installed: '
-            f'pip install "napari-ensir[spandrel]" ({error}).'
-        ) from error
+    spandrel = _spandrel()
     try:
         found = spandrel.ModelLoader(device="cpu").load_from_file(path)
     except spandrel.UnsupportedModelError as error:
-        raise EnsembleError(f"{path} is of an architecture that spandrel does not know.") from error
+        raise EnsembleError(
+            f"{path} is of an architecture that spandrel does not know; Restormer and MPRNet are among "
+            "those of the package spandrel_extra_arches, whose licences are not free."
+        ) from error
     except Exception as error:  # unpickling and wrong shapes end in many kinds
         raise EnsembleError(f"{path} cannot be read by spandrel: {error}.") from error
     if not isinstance(found, spandrel.ImageModelDescriptor) or found.scale != 1:
@@ -169,5 +170,26 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
             "only networks that keep the shape can be used."
         )
     settings.setdefault("label", f"{found.architecture.name}, {Path(path).stem}")
-    settings.setdefault("sides", max(found.size_requirements.multiple_of, 8))
+    settings.setdefault("sides", 1)  # spandrel pads to what the network needs, as its authors do
     return OwnNetwork(network=found.eval(), channels=found.input_channels, move=found.to, **settings)
+
+
+def _spandrel() -> Any:
+    """The library, with the architectures of its sister package where that is installed."""
+    try:
+        import spandrel
+    except ImportError as error:
+        raise EnsembleError(
+            'published checkpoints need the extra "spandrel", which is not installed: '
+            f'pip install "napari-ensir[spandrel]" ({error}).'
+        ) from error
+    except Exception as error:  # a torchvision that was built for another torch
+        raise EnsembleError(
+            f"spandrel is installed and does not start ({error}); most often torchvision is of another kind "
+            "than torch, one with and one without CUDA: install both from one place."
+        ) from error
+    with suppress(ImportError):
+        import spandrel_extra_arches
+
+        spandrel_extra_arches.install(ignore_duplicates=True)
+    return spandrel
