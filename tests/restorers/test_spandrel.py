@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import warnings
 
 import numpy as np
 import pytest
@@ -31,6 +30,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")  # SwinIR
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_what_spandrel_itself_returns(tmp_path, name, suffix):
@@ -44,13 +44,11 @@ def test_what_spandrel_itself_returns(tmp_path, name, suffix):
     save = save_file if suffix == ".safetensors" else torch.save
     save({key: value.contiguous() for key, value in network.state_dict().items()}, path)
     image = np.random.default_rng(0).random((40, 52, channels)).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # SwinIR and torch.meshgrid
-        restorer = load_spandrel(path, device="cpu", data_range=(0, 1), channel_axis=-1)
-        found = spandrel.ModelLoader(device="cpu").load_from_file(path).eval()
-        with torch.no_grad():
-            expected = found(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
-        np.testing.assert_allclose(restorer(image), expected, atol=1e-6)
+    restorer = load_spandrel(path, device="cpu", data_range=(0, 1), channel_axis=-1)
+    found = spandrel.ModelLoader(device="cpu").load_from_file(path).eval()
+    with torch.no_grad():
+        expected = found(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(restorer(image), expected, atol=1e-6)
     assert restorer.name == f"{name}, own"
 
 
