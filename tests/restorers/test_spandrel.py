@@ -18,6 +18,12 @@ try:
 except Exception as error:  # torchvision fails in its own ways beside a torch of another kind
     pytest.skip(f"the extra spandrel is absent or does not start: {error}", allow_module_level=True)
 
+# What the architectures' own code uses is not ours to mend.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:torch.meshgrid"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated"),
+]
+
 NETWORKS = {
     "DnCNN": (1, {"nc": 16, "nb": 5}),
     "NAFNet": (3, {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}),
@@ -30,7 +36,6 @@ NETWORKS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:torch.meshgrid")  # SwinIR
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_what_spandrel_itself_returns(tmp_path, name, suffix):
