@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,43 @@ def one_thread():
     pytest.importorskip("sklearn.ensemble")  # what is loaded later is not limited
     with threadpoolctl.threadpool_limits(1):
         yield
+
+
+@pytest.fixture
+def write_network() -> Callable[[Path], Path]:
+    """Writes networks that dim by half, by the suffix: .pt TorchScript, .pt2 torch.export."""
+    import torch
+    from torch import nn
+
+    class Dim(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0.5 * x
+
+    def write(path: Path) -> Path:
+        example = torch.zeros(2, 1, 16, 16)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, and still what people have
+            if path.suffix == ".pt":
+                torch.jit.trace(nn.Sequential(Dim()), example).save(str(path))
+            else:
+                dim = torch.export.Dim
+                shapes = {0: dim("batch", min=1, max=64), 2: dim("rows", min=8), 3: dim("columns", min=8)}
+                program = torch.export.export(nn.Sequential(Dim()), (example,), dynamic_shapes=(shapes,))
+                torch.export.save(program, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_dp_ir() -> Callable[[Path, Path], Path]:
+    """Writes DP-IR around a network that the checkpoint can only name; it returns that one's image."""
+    from napari_ensir.restorers import load_network
+    from napari_ensir.restorers.dp_ir import DPIR, FusionModel, FusionSettings
+
+    def write(path: Path, network: Path) -> Path:
+        ir = load_network(network, device="cpu")
+        DPIR(model=FusionModel(FusionSettings(width=8)), ir=ir, trained_steps=1, device="cpu").save(path)
+        return path
+
+    return write

@@ -105,6 +105,28 @@ def test_a_trained_network(tmp_path, checkpoint):
     assert (read_image(tmp_path / "0.tif") != read_image(tmp_path / "1.tif")).any()
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+def test_a_network_of_ones_own(tmp_path, write_network, suffix):
+    image = noisy((40, 30))
+    write_image(tmp_path / "x.png", image)
+    network = write_network(tmp_path / f"dim{suffix}")
+    run(tmp_path / "x.png", "--network", network, "--device", "cpu", "-o", tmp_path / "y.tif")
+    restored = read_image(tmp_path / "y.tif")
+    assert restored.dtype == np.uint8
+    np.testing.assert_allclose(restored, image / 2, atol=0.51)
+
+
+def test_dp_ir_around_a_network_that_it_cannot_hold(tmp_path, write_network, write_dp_ir):
+    image = noisy((40, 30))
+    write_image(tmp_path / "x.png", image)
+    network = write_network(tmp_path / "dim.pt")
+    checkpoint = write_dp_ir(tmp_path / "mine.safetensors", network)
+    arguments = [tmp_path / "x.png", "--network", checkpoint, "--tau", 1, "--device", "cpu"]
+    assert "--ir FILE" in run(*arguments, "-o", tmp_path / "y.png", status=1)
+    run(*arguments, "--ir", network, "-o", tmp_path / "y.png")
+    np.testing.assert_allclose(read_image(tmp_path / "y.png"), image / 2, atol=1)
+
+
 def test_failures_are_1_and_one_line(folder, checkpoint):
     x = folder / "in" / "a.png"
     (folder / "bad.safetensors").write_bytes(b"nothing")

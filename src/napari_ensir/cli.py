@@ -317,6 +317,10 @@ def restore(
         Optional[list[Path]],
         typer.Option(metavar="FILE", help="A trained network; once for each. Open only what you trust."),
     ] = None,
+    ir: Annotated[
+        Optional[Path],
+        typer.Option("--ir", metavar="FILE", help="DP-IR: the network it was trained around, if not held."),
+    ] = None,
     self_ensemble: Annotated[
         bool, typer.Option("--self-ensemble", help="Average eight orientations: eight times the time.")
     ] = False,
@@ -351,6 +355,7 @@ def restore(
         network or [],
         {name: value for name, value in given.items() if value is not None},
         self_ensemble,
+        ir,
     )
     failed = restoring.restore(
         image,

@@ -1,8 +1,8 @@
-"""The one exception a user meets."""
+"""The one exception a user meets, and two that programs tell from it."""
 
 from __future__ import annotations
 
-__all__ = ["Cancelled", "EnsembleError"]
+__all__ = ["Cancelled", "EnsembleError", "MissingRestorer"]
 
 
 class EnsembleError(ValueError):
@@ -14,3 +14,20 @@ class EnsembleError(ValueError):
 
 class Cancelled(Exception):
     """Raised by a ``progress`` callback to stop the work; it passes through unchanged."""
+
+
+class MissingRestorer(EnsembleError):
+    """A checkpoint of DP-IR needs the restorer that it was trained around and could not hold.
+
+    Attributes
+    ----------
+    name
+        What that restorer is called.
+    """
+
+    def __init__(self, where: str, shown: str, name: object) -> None:
+        super().__init__(
+            f"{where} was trained around the restorer {shown}, which it cannot hold; give that one too: in "
+            "Restore open it first, on the command line --ir FILE, in Python ir=."
+        )
+        self.name = name

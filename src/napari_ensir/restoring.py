@@ -30,7 +30,11 @@ _ROLE = "the image"
 
 
 def choose_restorers(
-    methods: Sequence[str], networks: Sequence[Path], settings: Mapping[str, Any], self_ensemble: bool
+    methods: Sequence[str],
+    networks: Sequence[Path],
+    settings: Mapping[str, Any],
+    self_ensemble: bool,
+    ir: Path | None = None,
 ) -> dict[str, Restorer]:
     """Restorers by the names that their outputs get: a method's key, a network's file name.
 
@@ -44,6 +48,8 @@ def choose_restorers(
         Set wherever a restorer has a setting of that name.
     self_ensemble
         Whether each is applied in eight orientations.
+    ir
+        File of the restorer that a checkpoint of DP-IR was trained around and could not hold.
 
     Raises
     ------
@@ -57,7 +63,8 @@ def choose_restorers(
     if unknown := [name for name in methods if name not in CLASSICAL]:
         raise EnsembleError(f"there is no method {unknown[0]!r}; choose of {', '.join(CLASSICAL)}.")
     named: list[tuple[str, Restorer]] = [(name, CLASSICAL[name]()) for name in methods]
-    named += [(path.name.partition(".")[0], open_restorer(path)) for path in networks]
+    around = None if ir is None else open_restorer(ir)
+    named += [(path.name.partition(".")[0], open_restorer(path, ir=around)) for path in networks]
     found: dict[str, Restorer] = {}
     for name, restorer in named:
         if name in found:

@@ -70,6 +70,38 @@ def test_wrong_choices_are_one_clear_sentence(viewer, restore, tmp_path):
     assert "bad.safetensors" in restore.message.text()
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+def test_a_network_of_ones_own(viewer, restore, wait_for, write_network, tmp_path, suffix):
+    _, noisy = noisy_pair(5)
+    restore.image.choose(viewer.add_image(noisy, name="noisy"))
+    restore.open(str(write_network(tmp_path / f"dim{suffix}")))
+    assert restore.message.text() == f"Opened dim{suffix}."
+    restore.run()
+    wait_for(restore)
+    assert len(viewer.layers) == 2, restore.message.text()
+    np.testing.assert_allclose(viewer.layers[-1].data, noisy / 2, atol=0.51)
+    assert "dim" in viewer.layers[-1].name
+
+
+def test_dp_ir_takes_the_restorer_that_was_opened_before(
+    viewer, restore, wait_for, write_network, write_dp_ir, tmp_path
+):
+    network = write_network(tmp_path / "dim.pt")
+    checkpoint = write_dp_ir(tmp_path / "mine.safetensors", network)
+    restore.open(str(checkpoint))
+    assert "the restorer 'dim', which it cannot hold" in restore.message.text()
+    assert "in Restore open it first" in restore.message.text()
+    restore.open(str(network))
+    restore.open(str(checkpoint))
+    assert restore.message.text() == "Opened mine.safetensors."
+    _, noisy = noisy_pair(6)
+    restore.image.choose(viewer.add_image(noisy, name="noisy"))
+    restore.run()
+    wait_for(restore)
+    assert [layer.name for layer in viewer.layers[1:]] == ["dim", "DP-IR, dim"], restore.message.text()
+    assert restore.message.text().startswith("Added 2 candidates")
+
+
 def test_the_circle_closes(viewer, restore, wait_for):
     """Four restorers, a fit on one field, and the table beats the best of them on another field."""
     truth, noisy = noisy_pair(3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.tensor_files import readable_file
 
 if TYPE_CHECKING:
@@ -17,17 +17,24 @@ __all__ = ["open_restorer"]
 _MAX_BYTES = 2**37
 
 
-def open_restorer(path: str | Path) -> Restorer:
+def open_restorer(path: str | Path, *, ir: Restorer | None = None) -> Restorer:
     """Open a restorer by what its file is.
 
     A checkpoint of this package or of an architecture that spandrel knows (``.safetensors``), TorchScript
     or ``torch.export`` (``.pt``, ``.pt2``), else what spandrel reads. See
     :mod:`napari_ensir.restorers.own_network` on what is safe.
 
+    Parameters
+    ----------
+    path
+        The file.
+    ir
+        For DP-IR around a restorer that its checkpoint could only name: that restorer.
+
     Raises
     ------
     EnsembleError
-        If it is none that can be used.
+        If it is none that can be used; :class:`~napari_ensir.errors.MissingRestorer` if `ir` is needed.
     """
     from napari_ensir.restorers.own_network import load_network, load_spandrel
     from napari_ensir.restorers.trained import load_restorer
@@ -39,7 +46,9 @@ def open_restorer(path: str | Path) -> Restorer:
         return load_network(path)
     if path.suffix == ".safetensors":
         try:
-            return load_restorer(path)
+            return load_restorer(path, ir=ir)
+        except MissingRestorer:
+            raise
         except EnsembleError as ours:
             try:
                 return load_spandrel(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.restorers.checkpoint import fill, read_checkpoint, settings_from, under
 from napari_ensir.restorers.classical import CLASSICAL
 from napari_ensir.restorers.denoiser import Denoiser, DenoiserModel
@@ -150,10 +150,7 @@ def _described(entry: object, tensors: Mapping[str, Tensor], where: str, device:
     if not isinstance(entry, dict):
         raise EnsembleError(f"{where} says nothing of the restorer that DP-IR is built around.")
     if entry.get("kind") == "other":
-        raise EnsembleError(
-            f"{where} was trained around the restorer {brief(entry.get('name'))}, which it cannot hold; "
-            "give that restorer as ir."
-        )
+        raise MissingRestorer(where, brief(entry.get("name")), entry.get("name"))
     if entry.get("kind") != "classical":
         return _restorer(tensors, entry, f"{where}, ir", device=device)
     kind = CLASSICAL.get(str(entry.get("method")))

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer, with_channel_axis
 from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, why_not
@@ -107,8 +107,13 @@ class RestoreWidget(Panel):
 
     def open(self, path: str) -> None:
         """Offer a network from a file: trained here, TorchScript, torch.export, or spandrel's."""
+        offered = [self.forms.widget(row).restorer() for row in range(self.restorers.count())]
         try:
-            restorer = open_restorer(path)
+            try:
+                restorer = open_restorer(path)
+            except MissingRestorer as missing:
+                ir = next((one for one in offered if one.name == missing.name), None)
+                restorer = open_restorer(path, ir=ir)
         except EnsembleError as error:
             self.fail(error)
             return
