@@ -173,6 +173,8 @@ class ApplyWidget(Panel):
                 if reason := why_not(layer, layers[0]):
                     self.fail(EnsembleError(f'"{layer.name}" cannot stand for "{name}": {reason}.'))
                     return
+        if len(sets) == 1:  # of several, none is the one to look at
+            self._session.remember_layers(lut, next(iter(sets.values())))
         origins = [[Origin(layer) for layer in layers] for layers in sets.values()]
         device = preference("device")
 
