@@ -120,11 +120,11 @@ class ApplyWidget(Panel):
         for name in lut.names:
             combo = LayerCombo(self.viewer, lambda layer: not why_not(layer))
             explain(combo, "match")
-            combo.changed.connect(self.follow_obstacle)
             match = _best_match(name, list(self.viewer.layers), taken)
             if match is not None:
                 taken.add(id(match))
                 combo.choose(match)
+            combo.changed.connect(self.follow_obstacle)  # once matched: the others are not yet there
             self.matches.append(combo)
             self.form.addRow(name, combo)
         self._take(lut)
