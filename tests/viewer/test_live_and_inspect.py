@@ -9,7 +9,7 @@ import pytest
 
 from napari_ensir import fit_lut
 from napari_ensir.viewer.apply_widget import matching_sets
-from napari_ensir.viewer.layers import OUTPUT_KEY
+from napari_ensir.viewer.layers import OUTPUT_KEY, placement
 from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.session import session_of
 
@@ -89,7 +89,7 @@ def test_weight_views(filled, fitted, wait_for, qtbot, view):
 def test_mask_learns_inside_and_scores_outside(filled, fit_widget, images, wait_for):
     labels = np.zeros((96, 96), int)
     labels[:, :48] = 3
-    mask = filled.add_labels(labels, name="here")
+    mask = filled.add_labels(labels, name="here", **placement(filled.layers["so so"]))
     fit_widget.learn_in.choose(mask)
     fit_widget.run()
     wait_for(fit_widget)
@@ -104,6 +104,11 @@ def test_mask_learns_inside_and_scores_outside(filled, fit_widget, images, wait_
 
 def test_shapes_are_a_mask_too(filled, fit_widget, wait_for):
     shapes = filled.add_shapes([[10, 10], [10, 60], [60, 60], [60, 10]], shape_type="polygon", name="roi")
+    fit_widget.learn_in.choose(shapes)
+    fit_widget.run()
+    assert '"roi" does not lie on "ground truth"' in fit_widget.message.text()
+    for key, value in placement(filled.layers["so so"]).items():
+        setattr(shapes, key, value)
     fit_widget.learn_in.choose(shapes)
     fit_widget.run()
     wait_for(fit_widget)
@@ -212,6 +217,54 @@ def test_inspect_plots_describes_and_exports(filled, fitted, tmp_path):
     inspect.export_csv(str(tmp_path / "table.csv"))
     rows = list(csv.reader((tmp_path / "table.csv").read_text().splitlines()))
     assert len(rows) == len(inspect.lut.rows) + 1
+
+
+def test_inspect_reads_the_layers_combined_whatever_their_names(filled, fitted, wait_for, qtbot):
+    _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
+    layer = filled.layers["so so"]
+    place = layer.data_to_world((20, 30))
+    before = inspect.describe(place)
+    layer.name = "renamed"
+    filled.add_image(np.zeros((96, 96), np.uint8), name="so so")
+    assert inspect.describe(place) == before
+    fitted.bin_width.setValue(16)
+    settle(fitted, wait_for, qtbot)
+    assert f"so so: {layer.data[20, 30]}," in inspect.describe(place)
+    filled.layers.remove("so so")
+    filled.layers.remove(layer)
+    assert 'There is no layer "so so"' in inspect.describe(place)
+
+
+def test_a_narrow_drop_down_shortens_names_in_the_middle(filled, fit_widget):
+    layer = filled.layers["ground truth"]
+    layer.name = "a very long name of an image whose end tells it from the others"
+    fit_widget.truth.setFixedWidth(160)
+    shown = fit_widget.truth.shown_text()
+    assert shown.startswith("a v")
+    assert shown.endswith("rs")
+    assert "…" in shown
+    assert fit_widget.truth.itemData(fit_widget.truth.currentIndex(), 3) == layer.name  # 3: the tooltip
+
+
+def test_scores_tell_the_colours_of_the_candidates(fitted):
+    from napari_ensir.viewer.outputs import PALETTE
+
+    table, n = fitted.scores, len(fitted.result.lut.names)
+    colours = [table.item(row, 0).data(1) for row in range(table.rowCount())]  # 1: the decoration
+    assert [colour.name() for colour in colours[:n]] == list(PALETTE[:n])
+    assert colours[n:] == [None, None]
+
+
+def test_every_widget_opens_by_its_manifest_name(viewer):
+    from npe2 import PluginManager
+
+    contributed = PluginManager.instance().get_manifest("napari-ensir").contributions
+    classes = {each.id: each.python_name.split(":")[1] for each in contributed.commands}
+    assert len(contributed.widgets) == 5
+    for entry in contributed.widgets:
+        dock, widget = viewer.window.add_plugin_dock_widget("napari-ensir", entry.display_name)
+        assert dock.isAncestorOf(widget)
+        assert type(widget).__name__ == classes[entry.command]
 
 
 def test_inspect_follows_live_fits_and_the_theme(filled, fitted, wait_for, qtbot):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from qtpy.QtCore import QThreadPool
+from qtpy.QtWidgets import QMessageBox
 
 from napari_ensir.restorers import load_restorer
 from napari_ensir.viewer.layers import OUTPUT_KEY, why_not
@@ -21,11 +22,12 @@ def pair(dtype=np.uint8, size=24):
 
 
 @pytest.fixture
-def train(viewer):
+def train(viewer, monkeypatch):
     """The widget beside a noisy and a clean layer."""
     import torch
 
     threads = torch.get_num_threads()
+    monkeypatch.setattr(QMessageBox, "question", lambda *_: QMessageBox.StandardButton.Yes)
     torch.set_num_threads(1)  # others may be at work here, and steps this small gain nothing from more
     noisy, clean = pair()
     place = {"scale": (0.5, 0.25), "translate": (3, 4), "rotate": 10, "units": ("um", "um")}
@@ -106,6 +108,28 @@ def test_cancel_keeps_what_was_trained(viewer, train, qtbot, wait_for, tmp_path)
     assert viewer.layers[-1].name == "Regression"
     train.resume()
     assert f"All of its {step + 4} steps are made" in train.message.text()
+
+
+def test_an_unsaved_training_is_not_discarded_unasked(train, wait_for, monkeypatch, tmp_path):
+    asked, answers = [], [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes]
+    monkeypatch.setattr(
+        QMessageBox, "question", lambda *said: asked.append(said[2]) or answers[len(asked) - 1]
+    )
+    choose(train, "regression", 5)
+    train.run()
+    wait_for(train)
+    first = train.training
+    train.run()
+    assert asked == ["The training of 5 steps has not been saved. Discard it and train anew?"]
+    assert train.task is None
+    assert train.training is first
+    train.run()
+    wait_for(train)
+    assert train.training is not first
+    train.save(str(tmp_path / "kept"))
+    train.run()  # nothing would be lost
+    wait_for(train)
+    assert len(asked) == 2
 
 
 def test_a_checkpoint_goes_on_as_if_never_stopped(train, qtbot, wait_for, tmp_path):

@@ -120,11 +120,11 @@ class ApplyWidget(Panel):
         for name in lut.names:
             combo = LayerCombo(self.viewer, lambda layer: not why_not(layer))
             explain(combo, "match")
-            combo.changed.connect(self.follow_obstacle)
             match = _best_match(name, list(self.viewer.layers), taken)
             if match is not None:
                 taken.add(id(match))
                 combo.choose(match)
+            combo.changed.connect(self.follow_obstacle)  # once matched: the others are not yet there
             self.matches.append(combo)
             self.form.addRow(name, combo)
         self._take(lut)
@@ -173,6 +173,8 @@ class ApplyWidget(Panel):
                 if reason := why_not(layer, layers[0]):
                     self.fail(EnsembleError(f'"{layer.name}" cannot stand for "{name}": {reason}.'))
                     return
+        if len(sets) == 1:  # of several, none is the one to look at
+            self._session.remember_layers(lut, next(iter(sets.values())))
         origins = [[Origin(layer) for layer in layers] for layers in sets.values()]
         device = preference("device")
 

@@ -103,6 +103,7 @@ class FitWidget(Panel):
 
     def _lay_out(self) -> None:
         width = QHBoxLayout()
+        width.setSpacing(6)
         width.addWidget(self.bin_width, 1)
         width.addWidget(self.best_width)
         self.form = QFormLayout()
@@ -223,13 +224,14 @@ class FitWidget(Panel):
         except EnsembleError as error:
             self.fail(error)
             return
-        origin = Origin(layers[0])
+        origins = [Origin(layer) for layer in layers]
         self.start(
-            lambda progress: fit(request, progress), "Fitting the ensemble", lambda r: self._new(r, origin)
+            lambda progress: fit(request, progress), "Fitting the ensemble", lambda r: self._new(r, origins)
         )
 
-    def _new(self, result: FitResult, origin: Origin) -> None:
-        self._outputs = Outputs(self.viewer, origin)
+    def _new(self, result: FitResult, origins: list[Origin]) -> None:
+        self._outputs = Outputs(self.viewer, origins[0])
+        session_of(self.viewer).remember_layers(result.lut, [origin.layer for origin in origins])
         self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut)
         self.bin_width.setSingleStep(result.reference.statistics.binning.width)
         self.bin_width.setStepType(QDoubleSpinBox.StepType.DefaultStepType)

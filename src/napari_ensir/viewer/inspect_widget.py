@@ -261,10 +261,9 @@ class InspectWidget(QWidget):
         if lut is None:
             return "No lookup table yet."
         values = []
-        for name in lut.names:
-            if name not in self.viewer.layers:
+        for name, layer in zip(lut.names, self._session.layers_of(lut, self.viewer), strict=True):
+            if layer is None:
                 return f'There is no layer "{name}" to read the candidates\' intensities from.'
-            layer = self.viewer.layers[name]
             place = np.round(layer.world_to_data(position)[-layer.ndim :]).astype(int)
             data = full_data(layer)
             if (place < 0).any() or (place >= data.shape[: layer.ndim]).any():

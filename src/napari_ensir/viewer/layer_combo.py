@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QSizePolicy, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QComboBox, QSizePolicy, QStyle, QStyleOptionComboBox, QStylePainter, QWidget
 
 from napari_ensir.viewer.layers import LayerWatcher
 
@@ -47,6 +47,7 @@ class LayerCombo(QComboBox):
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(12)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.view().setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self._watcher = LayerWatcher(viewer, self._refresh)
         self.destroyed.connect(self._watcher.stop)
         self.activated.connect(lambda _: self.changed.emit())
@@ -64,6 +65,23 @@ class LayerCombo(QComboBox):
         if self.layer() is not before:
             self.changed.emit()
 
+    def shown_text(self) -> str:
+        """The entry chosen, shortened in the middle: names often differ at the end."""
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        part = QStyle.SubControl.SC_ComboBoxEditField
+        room = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, part, self).width()
+        return self.fontMetrics().elidedText(self.currentText(), Qt.TextElideMode.ElideMiddle, room - 4)
+
+    def paintEvent(self, event: object) -> None:
+        """Paint the shortened text."""
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        option.currentText = self.shown_text()
+        painter = QStylePainter(self)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
     def _refresh(self) -> None:
         before = self.layer()
         self._offered = [layer for layer in self._viewer.layers if self._admits(layer)]
@@ -72,6 +90,7 @@ class LayerCombo(QComboBox):
         self.addItem(self._nothing)
         for layer in self._offered:
             self.addItem(layer.name)
+            self.setItemData(self.count() - 1, layer.name, Qt.ItemDataRole.ToolTipRole)
         self.setCurrentIndex(self._offered.index(before) + 1 if before in self._offered else 0)
         self.blockSignals(False)
         if self.layer() is not before:

@@ -21,6 +21,7 @@ __all__ = [
     "Origin",
     "changed_meanwhile",
     "full_data",
+    "lies_on",
     "pixel_shape",
     "placement",
     "why_not",
@@ -106,6 +107,24 @@ def _bordered(matrix: np.ndarray) -> np.ndarray:
     larger = np.eye(len(matrix) + 1)
     larger[1:, 1:] = matrix
     return larger
+
+
+def lies_on(layer: Layer, image: Layer) -> bool:
+    """Whether the same pixel of both is at the same place in the world, to half a pixel.
+
+    Parameters
+    ----------
+    layer
+        Of the image's axes, or of the last of them.
+    image
+        The layer that it should lie upon.
+    """
+    shape = np.array(pixel_shape(image)[: image.ndim], float)
+    corners = np.vstack([np.zeros(image.ndim), np.diag(shape)])
+    there = np.array([image.data_to_world(corner) for corner in corners])
+    here = np.array([layer.data_to_world(corner[-layer.ndim :]) for corner in corners])
+    pixel = min(np.linalg.norm(there[1:] - there[0], axis=1) / shape)
+    return bool(np.all(np.abs(here - there[:, -layer.ndim :]) <= pixel / 2))
 
 
 class Origin:

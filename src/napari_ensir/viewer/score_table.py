@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
+from napari_ensir.viewer.outputs import PALETTE
 from napari_ensir.viewer.texts import explain
 
 if TYPE_CHECKING:
@@ -56,11 +58,14 @@ class ScoreTable(QTableWidget):
         explain(self, "scores")
 
     def show_scores(self, scores: Sequence[Score]) -> None:
-        """Fill the table anew."""
+        """Fill the table anew; each candidate bears the colour of its curve and of its label."""
         self.setRowCount(len(scores))
         for row, score in enumerate(scores):
             self.setItem(row, 0, QTableWidgetItem(score.name))
             self.item(row, 0).setToolTip(score.name)
+            if row < len(scores) - 2:  # the average and the ensemble come last
+                colour = QColor(PALETTE[min(row, len(PALETTE) - 1)])
+                self.item(row, 0).setData(Qt.ItemDataRole.DecorationRole, colour)
         for column, (_, key, form, _) in enumerate(_COLUMNS, start=1):
             values = np.array([getattr(score, key) for score in scores], float)
             best = np.nanmax(values) if np.isfinite(values).any() else np.inf

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from psygnal import Signal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import napari
+    from napari.layers import Layer
 
     from napari_ensir.ensemble.lut import WeightLUT
 
@@ -28,6 +31,7 @@ class Session:
 
     def __init__(self) -> None:
         self.tables: dict[str, WeightLUT] = {}
+        self._combined: WeakKeyDictionary[WeightLUT, list[ref[Layer]]] = WeakKeyDictionary()
 
     def keep(self, title: str, lut: WeightLUT) -> str:
         """Keep a table for the other widgets; its title is made unique."""
@@ -42,8 +46,24 @@ class Session:
 
     def replace(self, title: str, lut: WeightLUT) -> None:
         """Let a title stand for a newer table."""
+        before = self.tables.get(title)
+        if before is not None and before in self._combined:
+            self._combined[lut] = self._combined[before]
         self.tables[title] = lut
         self.changed.emit()
+
+    def remember_layers(self, lut: WeightLUT, layers: Sequence[Layer]) -> None:
+        """Remember which layers a table combines, in its order, for as long as they live."""
+        self._combined[lut] = [ref(layer) for layer in layers]
+
+    def layers_of(self, lut: WeightLUT, viewer: napari.Viewer) -> list[Layer | None]:
+        """The layer for each candidate: the one combined last, else one of its name, else None."""
+        used = [each() for each in self._combined.get(lut, [])] or [None] * lut.n_candidates
+        by_name = {layer.name: layer for layer in viewer.layers}
+        return [
+            layer if layer in viewer.layers else by_name.get(name)
+            for name, layer in zip(lut.names, used, strict=True)
+        ]
 
 
 def session_of(viewer: napari.Viewer) -> Session:

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
+    QMessageBox,
     QPushButton,
     QSpinBox,
     QWidget,
@@ -224,7 +225,8 @@ class TrainWidget(Panel):
         except EnsembleError as error:
             self.fail(error)
             return
-        self._go(training, training.begin)
+        if self._may_discard():
+            self._go(training, training.begin)
 
     def resume(self) -> None:
         """Go on with the training kept, up to the steps shown."""
@@ -246,7 +248,17 @@ class TrainWidget(Panel):
         except EnsembleError as error:
             self.fail(error)
             return
-        self._go(training, lambda progress: training.resume(Path(path), progress))
+        if self._may_discard():
+            self._go(training, lambda progress: training.resume(Path(path), progress))
+
+    def _may_discard(self) -> bool:
+        """Whether the training kept may make way for another: asks, if its last steps are in no file."""
+        kept = self.training
+        if kept is None or kept.step <= kept.saved_step:
+            return True
+        question = f"The training of {kept.step} steps has not been saved. Discard it and train anew?"
+        answer = QMessageBox.question(self, "Discard the training?", question)
+        return bool(answer == QMessageBox.StandardButton.Yes)
 
     def _go(self, training: TrainingRun, work: Any) -> None:
         layer = self._layer_of(training)
@@ -326,6 +338,7 @@ class TrainWidget(Panel):
         except EnsembleError as error:
             self.fail(error)
             return
+        self.training.saved_step = self.training.step
         self.say(f"Saved {target.name}, after {self.training.step} steps; Restore can open it.")
 
     def _ask_and_save(self) -> None:

@@ -81,6 +81,7 @@ class TrainingRun:
         self.request = request
         self.trainer: Trainer | None = None
         self.preview: NDArray[np.float32] | None = None
+        self.saved_step = 0  # up to which a file holds it
 
     @property
     def losses(self) -> list[float]:
@@ -132,7 +133,7 @@ class TrainingRun:
         )
         if trainer.step >= trainer.settings.steps:
             trainer.settings = replace(trainer.settings, steps=_more(request.steps, trainer.step))
-        self.trainer = trainer
+        self.trainer, self.saved_step = trainer, trainer.step
         return self.go_on(progress)
 
     def extend(self, steps: int, minutes: float) -> None:
