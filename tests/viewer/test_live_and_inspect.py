@@ -116,6 +116,19 @@ def test_shapes_are_a_mask_too(filled, fit_widget, wait_for):
     assert 0.8 * 50 * 50 < learned < 1.2 * 51 * 51
 
 
+def test_labels_without_a_place_go_by_their_pixels(filled, fit_widget, wait_for):
+    labels = np.zeros((96, 96), int)
+    labels[:, :48] = 1
+    mask = filled.add_labels(labels, name="from a file")
+    fit_widget.learn_in.choose(mask)
+    fit_widget.run()
+    wait_for(fit_widget)
+    assert fit_widget.result.reference.statistics.n_pixels == 96 * 48
+    mask.translate = (0, 40)
+    fit_widget.run()
+    assert '"from a file" does not lie on "ground truth"' in fit_widget.message.text()
+
+
 def test_mask_of_another_shape_is_one_clear_sentence(filled, fit_widget):
     fit_widget.learn_in.choose(filled.add_labels(np.ones((5, 7), int), name="small"))
     fit_widget.run()

@@ -17,7 +17,7 @@ from napari_ensir.ensemble.fit import FOLDS, collect_reference, estimate_lut
 from napari_ensir.ensemble.metrics import ssim
 from napari_ensir.ensemble.validation import held_out_error, mean_squared_error, peak, psnr_of
 from napari_ensir.errors import EnsembleError
-from napari_ensir.viewer.layers import full_data, lies_on, pixel_shape, why_not
+from napari_ensir.viewer.layers import full_data, lies_on, never_placed, pixel_shape, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -253,7 +253,10 @@ def learning_mask(
                 f'the mask "{mask.name}" has shape {np.shape(flat)}, but the images have {shape}; '
                 "draw it on these images."
             ) from None
-        if not lies_on(mask, truth):
+        # Labels from a file that says nothing of pixel sizes go by their pixels. What was drawn in the viewer
+        # has a place, and what one sees there should count.
+        by_pixels = not isinstance(mask, Shapes) and np.shape(flat) == shape and never_placed(mask)
+        if not by_pixels and not lies_on(mask, truth):
             raise EnsembleError(
                 f'the mask "{mask.name}" does not lie on "{truth.name}"; give it the same scale, '
                 "translation and rotation."

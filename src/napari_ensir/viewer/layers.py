@@ -22,6 +22,7 @@ __all__ = [
     "changed_meanwhile",
     "full_data",
     "lies_on",
+    "never_placed",
     "pixel_shape",
     "placement",
     "why_not",
@@ -125,6 +126,12 @@ def lies_on(layer: Layer, image: Layer) -> bool:
     here = np.array([layer.data_to_world(corner[-layer.ndim :]) for corner in corners])
     pixel = min(np.linalg.norm(there[1:] - there[0], axis=1) / shape)
     return bool(np.all(np.abs(here - there[:, -layer.ndim :]) <= pixel / 2))
+
+
+def never_placed(layer: Layer) -> bool:
+    """Whether a layer's pixels are still its world: no scale, translation, rotation, shear or affine."""
+    corners = np.vstack([np.zeros(layer.ndim), np.eye(layer.ndim)])
+    return all(np.allclose(layer.data_to_world(corner), corner) for corner in corners)
 
 
 class Origin:
