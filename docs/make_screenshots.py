@@ -120,7 +120,7 @@ def save(shown: QWidget, name: str) -> None:
     shown.grab().save(str(path))
     full = Image.open(path).convert("RGB")
     for colours in (256, 160, 96, 64):
-        few = full.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few = full.quantize(colours, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
         few.save(path, optimize=True)
         if path.stat().st_size <= MOST_BYTES:
             break
