@@ -203,7 +203,7 @@ def test_a_folder_that_does_not_exist_is_one_clear_sentence(fit_widget, wait_for
     fit_widget.run()
     wait_for(fit_widget)
     fit_widget.save(str(tmp_path / "nowhere" / "mine"))
-    assert "could not be written" in fit_widget.message.text()
+    assert "cannot be written: there is no folder" in fit_widget.message.text()
     assert list(tmp_path.iterdir()) == []
 
 
