@@ -157,6 +157,70 @@ def test_two_fits_at_once(filled, fit_widget, wait_for):
     assert len(filled.layers) == 4 + 4
 
 
+def test_a_fit_an_apply_and_a_restoration_at_once(filled, fit_widget, wait_for, gate):
+    fit_widget.run()
+    wait_for(fit_widget)
+    _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+    _, restore = filled.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    restore.image.choose(filled.layers["so so"])
+    restore.tick("Gaussian")
+    for name in WORK.values():
+        gate.hold(name)
+    for widget in (fit_widget, apply, restore):
+        widget.run()
+    gate.opened.set()
+    for widget in (fit_widget, apply, restore):
+        wait_for(widget)
+    kinds = [layer.metadata.get(OUTPUT_KEY, {}).get("kind") for layer in filled.layers]
+    assert kinds.count("ensemble") == 3
+    assert kinds.count("weights") == 3
+    assert "Gaussian" in filled.layers
+
+
+@pytest.mark.parametrize("close", ["viewer", "widget"])
+@pytest.mark.parametrize("name", ["Fit ensemble", "Apply lookup table", "Restore"])
+def test_what_is_closed_in_mid_run_leaves_nothing_running(
+    filled, fit_widget, wait_for, monkeypatch, qtbot, name, close
+):
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(*arguments, progress=None):
+        begun.set()
+        report = progress or arguments[-1]
+        try:
+            while True:
+                report(0, 1, "waiting")
+                time.sleep(0.005)
+        finally:
+            ended.set()
+
+    widget = fit_widget
+    if name == "Apply lookup table":
+        fit_widget.run()
+        wait_for(fit_widget)
+        _, widget = filled.window.add_plugin_dock_widget("napari-ensir", name)
+    elif name == "Restore":
+        _, widget = filled.window.add_plugin_dock_widget("napari-ensir", name)
+        widget.image.choose(filled.layers["so so"])
+        widget.tick("Gaussian")
+        monkeypatch.setattr(
+            type(widget.chosen()[0]), "__call__", lambda self, _, progress: endless(progress=progress)
+        )
+    if name in WORK:
+        monkeypatch.setattr(WORK[name], endless)
+    layers = len(filled.layers)
+    widget.run()
+    assert begun.wait(5)
+    if close == "viewer":
+        filled.close()
+    else:
+        filled.window.remove_dock_widget(widget)
+        widget.deleteLater()
+    qtbot.waitUntil(ended.is_set, timeout=5000)
+    qtbot.wait(20)
+    assert len(filled.layers) in (0, layers)
+
+
 def test_a_lost_device_is_one_sentence_and_the_cpu_goes_on(filled, fit_widget, wait_for, monkeypatch):
     def lost(request, progress):
         raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")

@@ -263,3 +263,22 @@ def test_the_viewer_may_close_while_it_trains(viewer, train, qtbot):
     qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=20_000)
     train.deleteLater()  # taken out of its dock, it belongs to whoever took it out
     qtbot.wait(100)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_whole(train, wait_for, monkeypatch, tmp_path):
+    choose(train, "regression", 3)
+    train.run()
+    wait_for(train)
+    path = tmp_path / "mine.safetensors"
+    train.save(str(path))
+    before = path.read_bytes()
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    train.save(str(path))
+    assert "No space left on device" in train.message.text()
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+    assert train.training.step == 3
