@@ -265,6 +265,22 @@ def test_the_viewer_may_close_while_it_trains(viewer, train, qtbot):
     qtbot.wait(100)
 
 
+@pytest.mark.parametrize("which", ["noisy", "ground truth"])
+def test_layers_may_go_while_it_trains(viewer, train, wait_for, qtbot, which):
+    # napari alone crashes on a software-rendered canvas that draws again after the lower one of two images
+    # has gone; among three it does not.
+    viewer.add_image(np.zeros((24, 24), np.uint8), name="another")
+    choose(train, "regression", 30)
+    train.run()
+    qtbot.waitUntil(lambda: train.training is not None and train.training.step >= 2, timeout=60_000)
+    viewer.layers.remove(which)
+    wait_for(train)
+    assert train.training.step == 30
+    candidate = next(layer for layer in viewer.layers if layer.name.startswith("Regression"))
+    np.testing.assert_allclose(candidate.scale, (0.5, 0.25))
+    assert ("meanwhile" in train.message.text()) == (which == "noisy")
+
+
 def test_a_full_disk_leaves_the_old_checkpoint_whole(train, wait_for, monkeypatch, tmp_path):
     choose(train, "regression", 3)
     train.run()
