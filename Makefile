@@ -32,7 +32,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/bench.py $(if $(AUTHORS),--authors $(AUTHORS))
+	$(BIN)/python benchmarks/bench.py $(AUTHORS)
 
 .venv/installed: pyproject.toml constraints.txt
 	sh tools/system_packages.sh
