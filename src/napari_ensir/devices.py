@@ -9,7 +9,10 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["available_devices", "device_trouble", "resolve_device"]
+__all__ = ["DEVICES", "available_devices", "device_trouble", "resolve_device"]
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+"""What a user can choose of, whatever this machine has."""
 
 _MARKS = ("cuda error", "out of memory", "cudnn", "cublas", "hip error", "nvrtc", "acceleratorerror")
 

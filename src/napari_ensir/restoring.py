@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ def choose_restorers(
         If there is none, a name is unknown or comes twice, or a file cannot be used.
     """
     from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer
+    from napari_ensir.restorers.base import with_settings
 
     if not methods and not networks:
         raise EnsembleError("there is no restorer; give --method NAME or --network FILE.")
@@ -71,8 +72,7 @@ def choose_restorers(
             raise EnsembleError(f"two restorers are named {name}; give each once, and files unlike names.")
         if not is_dataclass(restorer):
             raise EnsembleError(f"{restorer.name} takes no settings and cannot be used here.")
-        known = {each.name for each in fields(restorer)}
-        set_here: Any = replace(restorer, **{key: v for key, v in settings.items() if key in known})
+        set_here = with_settings(restorer, **settings)
         found[name] = SelfEnsemble(restorer=set_here) if self_ensemble else set_here
     return found
 

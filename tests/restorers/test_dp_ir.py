@@ -129,6 +129,14 @@ def test_impossible_settings_are_refused(settings):
         DPIR(model=lively(), ir=CLASSICAL["median"](), device="cpu", **settings)(np.zeros((8, 8)))
 
 
+def test_its_restorer_computes_where_it_does():
+    ir = Regression(model=RegressionModel(RegressionSettings(width=8, depth=2)), device="no such device")
+    for inner in (ir, SelfEnsemble(restorer=ir)):
+        DPIR(model=lively(), ir=inner, tau=1, device="cpu")(np.eye(12))
+    with pytest.raises(EnsembleError, match="no such device"):
+        ir(np.eye(12))
+
+
 def test_cancelling_reaches_the_diffusion():
     def stop(done: int, total: int, text: str) -> None:
         if text.startswith("DP-IR") and done == 2:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from qtpy.QtWidgets import QComboBox
 
 from napari_ensir.restorers import CLASSICAL
 from napari_ensir.viewer.parameter_form import ParameterForm
@@ -76,6 +78,15 @@ def test_a_network_of_ones_own(viewer, restore, wait_for, write_network, tmp_pat
     restore.image.choose(viewer.add_image(noisy, name="noisy"))
     restore.open(str(write_network(tmp_path / f"dim{suffix}")))
     assert restore.message.text() == f"Opened dim{suffix}."
+    # A machine without it says so, and the network's own settings are where to choose another.
+    device = next(each for each in restore.forms.currentWidget().findChildren(QComboBox))
+    assert device.accessibleName() == "Device"
+    if not torch.backends.mps.is_available():
+        device.setCurrentText("mps")
+        restore.run()
+        wait_for(restore)
+        assert 'device "mps" is not available' in restore.message.text()
+    device.setCurrentText("cpu")
     restore.run()
     wait_for(restore)
     assert len(viewer.layers) == 2, restore.message.text()

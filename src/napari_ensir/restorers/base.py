@@ -229,10 +229,7 @@ def parameters(restorer: Any) -> tuple[Field[Any], ...]:
 
 
 def with_channel_axis(restorer: Restorer, channel_axis: int | None) -> Restorer:
-    """The same restorer for images whose channels lie along this axis.
-
-    Restorers that are no dataclass with a ``channel_axis`` see to that themselves and come back as
-    they are; one that wraps another (``restorer``) has that changed as well.
+    """The same restorer for images whose channels lie along this axis; see :func:`with_settings`.
 
     Examples
     --------
@@ -240,14 +237,28 @@ def with_channel_axis(restorer: Restorer, channel_axis: int | None) -> Restorer:
     >>> with_channel_axis(Gaussian(), -1).channel_axis
     -1
     """
+    return with_settings(restorer, channel_axis=channel_axis)
+
+
+def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
+    """The same restorer with these settings, as far as it has them.
+
+    A restorer that is no dataclass comes back as it is; one that wraps another (``restorer``) has that
+    changed as well.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers import SelfEnsemble
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> with_settings(SelfEnsemble(restorer=Gaussian()), sigma=2.0, device="cpu").restorer.sigma
+    2.0
+    """
     if not is_dataclass(restorer) or isinstance(restorer, type):
         return restorer
-    changes: dict[str, Any] = {}
-    for each in fields(restorer):
-        if each.name == "channel_axis":
-            changes["channel_axis"] = channel_axis
-        elif each.name == "restorer":
-            changes["restorer"] = with_channel_axis(getattr(restorer, "restorer"), channel_axis)  # noqa: B009
+    has = {each.name: getattr(restorer, each.name) for each in fields(restorer)}
+    changes: dict[str, Any] = {name: value for name, value in settings.items() if name in has}
+    if "restorer" in has:
+        changes["restorer"] = with_settings(has["restorer"], **settings)
     changed: Restorer = replace(restorer, **changes)
     return changed
 

@@ -28,7 +28,7 @@ from napari_ensir.restorers.base import (
     check_image,
     data_range_of,
     parameter,
-    with_channel_axis,
+    with_settings,
 )
 from napari_ensir.restorers.ddpm import Diffusion
 from napari_ensir.restorers.denoiser import DenoiserModel, DenoiserSettings, LocalWiener
@@ -184,7 +184,7 @@ class DPIR(LearnedRestorer):
     Parameters
     ----------
     ir
-        The restorer. Its channel axis becomes that of this one, where it has one.
+        The restorer. Its channel axis and device become those of this one, where it has them.
     tau
         Where to start, 0 (IR(y) itself) to the latest time trained for; evaluations are tau + 1.
     sampler
@@ -228,7 +228,8 @@ class DPIR(LearnedRestorer):
             )
         checked = check_image(image, self.channel_axis)
         scaled = replace(self, data_range=data_range_of(checked, self.data_range))
-        restored = with_channel_axis(self.ir, self.channel_axis)(checked, progress=progress)
+        ir = with_settings(self.ir, channel_axis=self.channel_axis, device=self.device)
+        restored = ir(checked, progress=progress)
         return super(DPIR, scaled).__call__(restored, progress=progress)
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:

@@ -17,7 +17,7 @@ __all__ = ["open_restorer"]
 _MAX_BYTES = 2**37
 
 
-def open_restorer(path: str | Path, *, ir: Restorer | None = None) -> Restorer:
+def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str = "auto") -> Restorer:
     """Open a restorer by what its file is.
 
     A checkpoint of this package or of an architecture that spandrel knows (``.safetensors``), TorchScript
@@ -30,6 +30,8 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None) -> Restorer:
         The file.
     ir
         For DP-IR around a restorer that its checkpoint could only name: that restorer.
+    device
+        See :func:`napari_ensir.devices.resolve_device`.
 
     Raises
     ------
@@ -43,15 +45,15 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None) -> Restorer:
     if path.name.endswith(".lut.safetensors"):
         raise EnsembleError(f"{path.name} is a lookup table, which combines restorations and makes none.")
     if path.suffix in (".pt", ".pt2"):
-        return load_network(path)
+        return load_network(path, device=device)
     if path.suffix == ".safetensors":
         try:
-            return load_restorer(path, ir=ir)
+            return load_restorer(path, ir=ir, device=device)
         except MissingRestorer:
             raise
         except EnsembleError as ours:
             try:
-                return load_spandrel(path)
+                return load_spandrel(path, device=device)
             except EnsembleError:
                 raise ours from None
-    return load_spandrel(path)
+    return load_spandrel(path, device=device)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_ensir.devices import device_trouble
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.export_archive import archive_kind
 from napari_ensir.restorers.learned import Draw, NetworkRestorer, Tiled
@@ -83,6 +84,8 @@ class OwnNetwork(NetworkRestorer):
         try:
             restored = tiled(self.network, plane)
         except (RuntimeError, AssertionError, TypeError) as error:  # what networks raise at a shape
+            if device_trouble(error):
+                raise
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             raise EnsembleError(
                 f"{self.label} cannot be applied to tiles of {plane.shape[0]} channel(s): {reason}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.base import Restorer, with_channel_axis
+from napari_ensir.restorers.base import Restorer, with_settings
 from napari_ensir.restorers.denoiser import Denoiser, DenoiserModel, DenoiserSettings
 from napari_ensir.restorers.dp_ir import DPIR, FusionModel
 from napari_ensir.restorers.ir_cm import IRCM, ConsistencyModel, ConsistencySettings
@@ -162,7 +162,7 @@ def begin_training(
         torch.manual_seed(seed)
         model, make = _untrained(recipe, data.channels, width or chosen.width, denoiser)
     if recipe == "dp-ir" and ir is not None:
-        data = _restored(ir, pairs, channel_axis, data.data_range, progress)
+        data = _restored(ir, device, pairs, channel_axis, data.data_range, progress)
         make = partial(DPIR, ir=ir)
     return Trainer(model, data, settings, make=make, device=device)
 
@@ -217,7 +217,7 @@ def continue_training(
     """
     restorer = load_restorer(path, device=device, ir=ir)
     if isinstance(restorer, DPIR):
-        data = _restored(restorer.ir, pairs, channel_axis, restorer.data_range, progress)
+        data = _restored(restorer.ir, device, pairs, channel_axis, restorer.data_range, progress)
     else:
         data = TrainingPairs.from_arrays(pairs, channel_axis=channel_axis, data_range=restorer.data_range)
     trainer = resume_training(path, data, device=device, ir=ir)
@@ -233,12 +233,13 @@ def snapshot(trainer: Trainer) -> Any:
 
 def _restored(
     ir: Restorer,
+    device: str,
     pairs: Pairs,
     channel_axis: int | None,
     data_range: tuple[float, float] | None,
     progress: Progress | None,
 ) -> TrainingPairs:
     """What IR makes of the degraded images, beside the clean ones."""
-    apply = with_channel_axis(ir, channel_axis)
+    apply = with_settings(ir, channel_axis=channel_axis, device=device)
     restored = [(apply(degraded, progress=progress), clean) for degraded, clean in pairs]
     return TrainingPairs.from_arrays(restored, channel_axis=channel_axis, data_range=data_range)

@@ -15,7 +15,7 @@ from napari_ensir.viewer.layers import LayerWatcher, Origin, changed_meanwhile, 
 from napari_ensir.viewer.outputs import add_outputs
 from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.session import preference, session_of
-from napari_ensir.viewer.texts import explain
+from napari_ensir.viewer.texts import device_combo, explain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,11 @@ class ApplyWidget(Panel):
         explain(self._form_holder, "match")
         self.body.addLayout(chooser)
         self.body.addWidget(self.about)
+        self.device = device_combo(preference("device"))
+        below = QFormLayout()
+        below.addRow("Device", self.device)
         self.body.addWidget(self._form_holder)
+        self.body.addLayout(below)
         self.body.addLayout(self.buttons)
         self.body.addWidget(self.sets_button)
         self.body.addWidget(self.message)
@@ -176,7 +180,7 @@ class ApplyWidget(Panel):
         if len(sets) == 1:  # of several, none is the one to look at
             self._session.remember_layers(lut, next(iter(sets.values())))
         origins = [[Origin(layer) for layer in layers] for layers in sets.values()]
-        device = preference("device")
+        device = self.device.currentData()
 
         def combine_all(progress: Progress) -> list[Combined]:
             return [combine(lut, [o.data for o in each], each[0].rgb, device, progress) for each in origins]

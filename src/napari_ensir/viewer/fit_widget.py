@@ -27,7 +27,7 @@ from napari_ensir.viewer.outputs import WEIGHT_VIEWS, Outputs
 from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.score_table import ScoreTable
 from napari_ensir.viewer.session import preference, session_of
-from napari_ensir.viewer.texts import combo_of, explain
+from napari_ensir.viewer.texts import combo_of, device_combo, explain
 
 if TYPE_CHECKING:
     import napari
@@ -70,9 +70,7 @@ class FitWidget(Panel):
         methods = {key: (method.title, method.summary) for key, method in METHODS.items()}
         self.method = combo_of(methods, "method", preference("method"))
         self.weight_view = combo_of(WEIGHT_VIEWS, "weight_view", preference("weights"))
-        self.device = combo_of(
-            {name: (name, "") for name in ("auto", "cpu", "cuda", "mps")}, "device", preference("device")
-        )
+        self.device = device_combo(preference("device"))
         self.bin_width = QDoubleSpinBox()
         self.bin_width.setRange(0, 1e9)
         self.bin_width.setDecimals(4)

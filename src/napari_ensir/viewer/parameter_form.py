@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from dataclasses import Field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,10 +31,8 @@ class ParameterForm(QWidget):
         form = QFormLayout(self)
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(3)
-        # A restorer without settings may have annotations that exist for type checkers alone.
-        hints = typing.get_type_hints(type(restorer)) if parameters(restorer) else {}
         for field in parameters(restorer):
-            control = _control(field, getattr(restorer, field.name), hints[field.name])
+            control = _control(field, getattr(restorer, field.name))
             control.setToolTip(field.metadata["description"])
             control.setAccessibleName(field.metadata["title"])
             self._controls[field.name] = control
@@ -48,25 +45,27 @@ class ParameterForm(QWidget):
         return replace(cast("Any", self._base), **settings) if settings else self._base
 
 
-def _control(field: Field[Any], value: Any, hint: Any) -> QWidget:
+def _control(field: Field[Any], value: Any) -> QWidget:
     limits = field.metadata
-    optional = type(None) in typing.get_args(hint)
-    kinds = set(typing.get_args(hint)) if optional else {hint}
+    # As written: a restorer's other annotations may name what exists for type checkers alone.
+    written = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    kinds = {kind.strip() for kind in written.split("|")}
+    optional = "None" in kinds
     if "choices" in limits:
         combo = QComboBox()
-        for choice in limits["choices"]:
+        for choice in dict.fromkeys([*limits["choices"], value]):
             combo.addItem(str(choice), choice)
         combo.setCurrentIndex(combo.findData(value))
         return combo
-    if bool in kinds:
+    if "bool" in kinds:
         box = QCheckBox()
         box.setChecked(bool(value))
         return box
-    if int in kinds and float not in kinds:
+    if "int" in kinds and "float" not in kinds:
         whole = QSpinBox()
         _bound(whole, limits, optional, value)
         return whole
-    if float in kinds:
+    if "float" in kinds:
         real = QDoubleSpinBox()
         step = limits.get("step", 0.1)
         real.setDecimals(max(2, len(f"{step:g}".partition(".")[2]) + 1))

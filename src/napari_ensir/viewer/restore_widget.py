@@ -26,6 +26,7 @@ from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, why_not
 from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.parameter_form import ParameterForm
+from napari_ensir.viewer.session import preference
 from napari_ensir.viewer.texts import explain
 
 if TYPE_CHECKING:
@@ -107,13 +108,14 @@ class RestoreWidget(Panel):
 
     def open(self, path: str) -> None:
         """Offer a network from a file: trained here, TorchScript, torch.export, or spandrel's."""
+        device = preference("device")
         offered = [self.forms.widget(row).restorer() for row in range(self.restorers.count())]
         try:
             try:
-                restorer = open_restorer(path)
+                restorer = open_restorer(path, device=device)
             except MissingRestorer as missing:
                 ir = next((one for one in offered if one.name == missing.name), None)
-                restorer = open_restorer(path, ir=ir)
+                restorer = open_restorer(path, ir=ir, device=device)
         except EnsembleError as error:
             self.fail(error)
             return

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_ensir.devices import DEVICES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qtpy.QtWidgets import QComboBox, QWidget
 
-__all__ = ["TOOLTIPS", "combo_of", "explain"]
+__all__ = ["TOOLTIPS", "combo_of", "device_combo", "explain"]
 
 TOOLTIPS = {
     "candidates": (
@@ -134,6 +136,11 @@ def combo_of(entries: Mapping[str, tuple[str, str]], key: str, chosen: str = "")
     combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     explain(combo, key)
     return combo
+
+
+def device_combo(chosen: str) -> QComboBox:
+    """Where to compute."""
+    return combo_of({name: (name, "") for name in DEVICES}, "device", chosen)
 
 
 def explain(control: QWidget, key: str) -> QWidget:

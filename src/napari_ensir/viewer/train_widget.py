@@ -26,7 +26,7 @@ from napari_ensir.viewer.layers import Origin, changed_meanwhile, full_data, pix
 from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.restore_widget import CHECKPOINTS
 from napari_ensir.viewer.session import preference
-from napari_ensir.viewer.texts import combo_of, explain
+from napari_ensir.viewer.texts import combo_of, device_combo, explain
 from napari_ensir.viewer.training_run import TrainingRun, TrainRequest
 from napari_ensir.viewer.training_views import LossPlot, Preview
 
@@ -78,8 +78,7 @@ class TrainWidget(Panel):
         explain(self.minutes, "minutes")
         self.width_ = _whole_number(4, 512, 8, "width")
         self.seed = _whole_number(0, 2**31 - 1, 1, "seed")
-        devices = {name: (name, "") for name in ("auto", "cpu", "cuda", "mps")}
-        self.device = combo_of(devices, "device", preference("device"))
+        self.device = device_combo(preference("device"))
         self.loss_plot = LossPlot(napari_viewer)
         self.save_button = QPushButton("Save checkpoint…")
         explain(self.save_button, "save_training")
@@ -172,7 +171,7 @@ class TrainWidget(Panel):
     def open(self, path: str) -> None:
         """Offer a network from a file; see :func:`napari_ensir.restorers.opening.open_restorer`."""
         try:
-            restorer = open_restorer(path)
+            restorer = open_restorer(path, device=self.device.currentData())
         except EnsembleError as error:
             self.fail(error)
             return
