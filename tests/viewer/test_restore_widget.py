@@ -61,6 +61,12 @@ def test_a_form_gives_back_what_it_was_given(qtbot, key):
     assert form.restorer() == restorer
 
 
+def test_the_selected_layer_is_chosen_from_the_start(viewer):
+    layer = viewer.add_image(np.eye(8), name="noisy")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    assert widget.image.layer() is layer
+
+
 def test_wrong_choices_are_one_clear_sentence(viewer, restore, tmp_path):
     restore.run()
     assert "No image is chosen" in restore.message.text()

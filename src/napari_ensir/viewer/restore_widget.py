@@ -53,6 +53,7 @@ class RestoreWidget(Panel):
         super().__init__(napari_viewer, "restore", parent)
         self.image = LayerCombo(napari_viewer, lambda layer: not why_not(layer), nothing="choose an image")
         explain(self.image, "degraded")
+        self.image.choose(napari_viewer.layers.selection.active)  # the one being looked at
         self.restorers = QListWidget()
         self.restorers.setMinimumHeight(90)
         explain(self.restorers, "restorers")
