@@ -15,7 +15,7 @@ from pathlib import Path
 from napari_ensir import compare
 from napari_ensir.ensemble.baselines import BinSets
 from napari_ensir.ensemble.estimate import METHODS
-from napari_ensir.io import TRUTH, References, open_set
+from napari_ensir.files import TRUTH, References, open_set
 
 MODELS = ("MPRNet", "MAXIM", "Restormer")
 BIN_WIDTHS = (4, 8, 16, 32, 64, 96, 128, 256)

@@ -64,7 +64,7 @@ def one(folder: Path, task: str, workers: int) -> dict[str, object]:
     import dask.array as da
 
     from napari_ensir import fit_lut
-    from napari_ensir.io import read_image
+    from napari_ensir.files import read_image
 
     near, far, truth = (read_image(folder / f"{name}.zarr") for name in NAMES)
     size = near.nbytes + far.nbytes + truth.nbytes

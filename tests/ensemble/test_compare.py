@@ -9,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from napari_ensir import EnsembleError, compare, fit_lut
 from napari_ensir.ensemble.baselines import WeightedAverage
 from napari_ensir.ensemble.scoring import Scoring, shown_range
-from napari_ensir.io import TRUTH, References, open_set
+from napari_ensir.files import TRUTH, References, open_set
 
 NAMES = ("near", "far")
 

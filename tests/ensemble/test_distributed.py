@@ -241,10 +241,9 @@ def test_a_killed_worker_costs_only_time(client, cluster):
 
 def test_only_statistics_travel(client, tmp_path, monkeypatch):
     """What the workers send each other and the client is a small part of what they read."""
-    from napari_ensir import zarr_files
-    from napari_ensir.io import open_image, write_image
+    from napari_ensir.files import open_image, write_image, zarr_arrays
 
-    monkeypatch.setattr(zarr_files, "BLOCK_PIXELS", 256 * 256)
+    monkeypatch.setattr(zarr_arrays, "BLOCK_PIXELS", 256 * 256)
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 200, (24, 256, 256), np.uint16)
     images = [truth + 1, truth + 3, truth]

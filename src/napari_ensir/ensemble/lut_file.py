@@ -17,8 +17,8 @@ from napari_ensir.ensemble.bins import FLOAT_LEVELS, Binning, choose_binning
 from napari_ensir.ensemble.inputs import check_names
 from napari_ensir.ensemble.lut import WeightLUT
 from napari_ensir.errors import EnsembleError
-from napari_ensir.tensor_files import MAX_HEADER, brief, parse_object, read_metadata, readable_file
-from napari_ensir.whole import whole_file
+from napari_ensir.files.headers import MAX_HEADER, brief, parse_object, read_metadata, readable_file
+from napari_ensir.files.whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

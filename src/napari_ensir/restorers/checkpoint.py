@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.tensor_files import brief, parse_object, read_metadata, readable_file
-from napari_ensir.whole import whole_file
+from napari_ensir.files.headers import brief, parse_object, read_metadata, readable_file
+from napari_ensir.files.whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError, MissingRestorer
-from napari_ensir.tensor_files import readable_file
+from napari_ensir.files.headers import readable_file
 
 if TYPE_CHECKING:
     from pathlib import Path

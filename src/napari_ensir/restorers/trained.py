@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from napari_ensir.errors import EnsembleError, MissingRestorer
+from napari_ensir.files.headers import brief
 from napari_ensir.restorers.checkpoint import fill, read_checkpoint, settings_from, under
 from napari_ensir.restorers.classical import CLASSICAL
 from napari_ensir.restorers.denoiser import Denoiser, DenoiserModel
@@ -18,7 +19,6 @@ from napari_ensir.restorers.ir_cm import IRCM, ConsistencyModel
 from napari_ensir.restorers.learned import LearnedRestorer, Model
 from napari_ensir.restorers.regression import Regression, RegressionModel
 from napari_ensir.restorers.training import Trainer, TrainingPairs, TrainingSettings
-from napari_ensir.tensor_files import brief
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -24,11 +24,11 @@ from qtpy.QtWidgets import (
 
 from napari_ensir.ensemble.summary import bin_centres, pair_map, weights_along_intensity
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.whole import whole_file
 from napari_ensir.viewer.layers import OUTPUT_KEY, LayerWatcher, full_data
 from napari_ensir.viewer.outputs import PALETTE
 from napari_ensir.viewer.session import session_of
 from napari_ensir.viewer.texts import combo_of, explain
-from napari_ensir.whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image
 
-from napari_ensir.io import as_dtype
+from napari_ensir.files.image import as_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.whole import whole_folder
+from napari_ensir.files.whole import whole_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

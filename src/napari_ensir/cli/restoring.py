@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir import console
+from napari_ensir.cli import terminal
+from napari_ensir.cli.jobs import keep_message, make_folder, suffix_like
 from napari_ensir.errors import EnsembleError
-from napari_ensir.image_files import FileImage
-from napari_ensir.io import as_dtype, check_output, open_set, write_image
-from napari_ensir.jobs import keep_message, make_folder, suffix_like
-from napari_ensir.whole import check_target
-from napari_ensir.zarr_files import ZarrImage
+from napari_ensir.files.image import as_dtype, check_output, write_image
+from napari_ensir.files.raster import FileImage
+from napari_ensir.files.sets import open_set
+from napari_ensir.files.whole import check_target
+from napari_ensir.files.zarr_arrays import ZarrImage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from napari_ensir.io import ImageSet
-    from napari_ensir.jobs import Output
+    from napari_ensir.cli.jobs import Output
+    from napari_ensir.files.sets import ImageSet
     from napari_ensir.restorers import Progress, Restorer
 
 __all__ = ["choose_restorers", "restore"]
@@ -108,7 +109,7 @@ def restore(
     for plan in plans:
         plan.check(output.overwrite)
     written: dict[str, dict[str, str]] = {}
-    with console.progress(output.quiet) as progress:
+    with terminal.progress(output.quiet) as progress:
         for done, plan in enumerate(plans):
             if plan.stem in failed:
                 continue
@@ -116,7 +117,7 @@ def restore(
                 plan.carry_out(restorers[plan.name], channel_axis, _part(progress, done, len(plans)), output)
                 written.setdefault(plan.stem, {})[plan.name] = str(plan.target)
     count = sum(map(len, written.values()))
-    output.finish({"written": written, "failed": failed}, lambda: console.say(f"{count} written to {out}"))
+    output.finish({"written": written, "failed": failed}, lambda: terminal.say(f"{count} written to {out}"))
     return failed
 
 

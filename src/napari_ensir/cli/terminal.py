@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from napari_ensir.whole import whole_file
+from napari_ensir.files.whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

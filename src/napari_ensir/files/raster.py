@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.whole import whole_file
+from napari_ensir.files.whole import whole_file
 
 if TYPE_CHECKING:
     from pathlib import Path

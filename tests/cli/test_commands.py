@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from napari_ensir import fit_lut, load_lut
 from napari_ensir.cli import app
-from napari_ensir.io import read_image, write_image
+from napari_ensir.files import read_image, write_image
 
 RNG = np.random.default_rng(3)
 STEMS = ("a", "b", "c")
@@ -223,7 +223,7 @@ def test_unexpected_errors_are_one_line_too(fitted, monkeypatch):
     def fail(*args):
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("napari_ensir.jobs.load_lut", fail)
+    monkeypatch.setattr("napari_ensir.cli.jobs.load_lut", fail)
     said = run("info", fitted / "two.lut.safetensors", status=1)
     assert "unexpected ZeroDivisionError: by nought" in said
     monkeypatch.setenv("NAPARI_ENSIR_DEBUG", "1")
@@ -316,10 +316,10 @@ main()
 @pytest.mark.parametrize(
     ("number", "module", "function"),
     [
-        (signal.SIGINT, "whole", "_settle"),
-        (signal.SIGTERM, "whole", "_settle"),
+        (signal.SIGINT, "files.whole", "_settle"),
+        (signal.SIGTERM, "files.whole", "_settle"),
         (signal.SIGINT, "ensemble.fit", "collect"),
-        (signal.SIGINT, "io", "open_image"),
+        (signal.SIGINT, "files.sets", "open_image"),
     ],
 )
 def test_interrupted(fitted, number, module, function):

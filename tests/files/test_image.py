@@ -15,8 +15,8 @@ import tifffile
 from PIL import Image
 
 from napari_ensir import EnsembleError
-from napari_ensir.io import TRUTH, References, as_dtype, open_image, open_set, read_image, write_image
-from napari_ensir.whole import whole_file, whole_folder
+from napari_ensir.files import TRUTH, References, as_dtype, open_image, open_set, read_image, write_image
+from napari_ensir.files.whole import whole_file, whole_folder
 
 RNG = np.random.default_rng(7)
 
@@ -345,7 +345,7 @@ WRITE = """
 import resource, sys
 import numpy as np
 from napari_ensir import EnsembleError
-from napari_ensir.io import write_image
+from napari_ensir.files import write_image
 noise = np.random.default_rng(0).integers(0, 65536, (1000, 1000), np.uint16)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 try:

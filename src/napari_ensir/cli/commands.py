@@ -167,7 +167,7 @@ def fit(
 ) -> None:
     """Learn a lookup table from candidates and their ground truth."""
     paths = _named_paths(candidate)
-    from napari_ensir import jobs
+    from napari_ensir.cli import jobs
 
     jobs.fit(
         paths,
@@ -205,7 +205,7 @@ def apply(
 ) -> None:
     """Combine candidates by a lookup table."""
     paths = _named_paths(candidate)
-    from napari_ensir import jobs
+    from napari_ensir.cli import jobs
 
     failed = jobs.apply(
         lut,
@@ -237,7 +237,7 @@ def evaluate(
 ) -> None:
     """Score candidates, and an ensemble of them, against the ground truth."""
     paths = _named_paths(candidate)
-    from napari_ensir import jobs
+    from napari_ensir.cli import jobs
 
     failed = jobs.evaluate(
         paths,
@@ -281,7 +281,7 @@ def compare(
 ) -> None:
     """Score every method on held-out images, or on held-out tiles of one image."""
     paths = _named_paths(candidate)
-    from napari_ensir import jobs
+    from napari_ensir.cli import jobs
 
     jobs.compare(
         paths,
@@ -345,7 +345,7 @@ def restore(
     quiet: Quiet = False,
 ) -> None:
     """Restore images: candidates for an ensemble."""
-    from napari_ensir import jobs, restoring
+    from napari_ensir.cli import jobs, restoring
     from napari_ensir.devices import resolve_device
 
     resolve_device(device)
@@ -375,7 +375,7 @@ def info(
     overwrite: Overwrite = False,
 ) -> None:
     """Say what a lookup table holds and how its fit went."""
-    from napari_ensir import jobs
+    from napari_ensir.cli import jobs
 
     jobs.info(lut, output=jobs.Output(overwrite, json))
 
@@ -397,7 +397,7 @@ def import_(
     quiet: Quiet = False,
 ) -> None:
     """Turn a table of the EnsIR authors' code into one of this package."""
-    from napari_ensir import jobs
+    from napari_ensir.cli import jobs
 
     jobs.import_table(weights, out, name or None, bin_width, output=jobs.Output(overwrite, json, quiet))
 

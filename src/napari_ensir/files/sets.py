@@ -11,72 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from napari_ensir.errors import EnsembleError
-from napari_ensir.image_files import SUFFIXES, FileImage, check_format, open_file, write_file
-from napari_ensir.zarr_files import ZarrImage, is_zarr, open_zarr, write_zarr
+from napari_ensir.files.image import open_image
+from napari_ensir.files.raster import SUFFIXES, FileImage
+from napari_ensir.files.zarr_arrays import ZarrImage, is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
-__all__ = [
-    "TRUTH",
-    "ImageSet",
-    "References",
-    "as_dtype",
-    "check_output",
-    "open_image",
-    "open_set",
-    "read_image",
-    "write_image",
-]
+__all__ = ["TRUTH", "ImageSet", "References", "open_set"]
 
 TRUTH = "the ground truth"
 """The role that is no candidate."""
-
-
-def open_image(path: str | Path) -> FileImage | ZarrImage:
-    """Open one image without reading its pixels.
-
-    Raises
-    ------
-    EnsembleError
-        If there is none, or it is damaged or of no known kind.
-    """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        if is_zarr(path):
-            return open_zarr(path)
-        raise EnsembleError(f"{path} is a folder, not an image or a Zarr array; give one image.")
-    if not path.exists():
-        raise EnsembleError(f"there is no {path}; give an image, a folder of images or a Zarr array.")
-    return open_file(path)
-
-
-def read_image(path: str | Path) -> Any:
-    """An image's pixels: a numpy array, or a dask array for Zarr, of which nothing is read yet.
-
-    Raises
-    ------
-    EnsembleError
-        As :func:`open_image`, and if the file is truncated.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = write_image(Path(folder) / "deep.png", np.full((2, 3, 3), 40000, np.uint16))
-    ...     print(read_image(path).max(), read_image(path).dtype)
-    40000 uint16
-    """
-    image = open_image(path)
-    return image.pixels if isinstance(image, FileImage) else image.array
-
-
-# -- sets ---------------------------------------------------------------------------------------------
 
 
 def _stem(path: Path) -> str:
@@ -255,72 +201,3 @@ class References(Sequence[tuple[list[Any], Any]]):
         arrays = self.images.load(range(len(self))[number])
         truth = arrays.pop(TRUTH)
         return list(arrays.values()), truth
-
-
-# -- out ----------------------------------------------------------------------------------------------
-
-
-def as_dtype(image: Any, dtype: np.dtype[Any]) -> Any:
-    """Convert an ensemble to a dtype: rounded and clipped for integers; lazily for dask.
-
-    Examples
-    --------
-    >>> as_dtype(np.array([-3.0, 7.5, 254.6, 999.0], np.float32), np.dtype(np.uint8))
-    array([  0,   8, 255, 255], dtype=uint8)
-    """
-    if hasattr(image, "map_blocks"):
-        return image.map_blocks(as_dtype, dtype, dtype=dtype, meta=np.empty((0,) * image.ndim, dtype))
-    if dtype.kind not in "iu":
-        return image.astype(dtype, copy=False)
-    limits = np.iinfo(dtype)
-    whole: NDArray[Any] = np.rint(np.nan_to_num(image, nan=0.0).astype(np.float64))
-    # The greatest 64-bit integers have no float of their own: stay below what would wrap around.
-    top = np.nextafter(2.0**63, 0) if dtype.itemsize == 8 else limits.max
-    return np.clip(whole, limits.min, top).astype(dtype)
-
-
-def check_output(path: Path, dtype: np.dtype[Any], ndim: int, is_colour: bool) -> None:
-    """Find out before any work whether an output's name fits what it will hold.
-
-    Raises
-    ------
-    EnsembleError
-        If it does not.
-    """
-    if path.suffix.lower() != ".zarr":
-        check_format(path, dtype, ndim, is_colour)
-
-
-def write_image(
-    path: str | Path,
-    pixels: Any,
-    *,
-    is_colour: bool | None = None,
-    like: ZarrImage | None = None,
-    overwrite: bool = False,
-) -> Path:
-    """Write an image or a Zarr array, whole or not at all, in the format that its name says.
-
-    Parameters
-    ----------
-    pixels : numpy or dask array
-    is_colour
-        Whether the last axis is red, green and blue; None: where it is the third and has three places.
-    like
-        A Zarr whose chunks and axes a Zarr output takes.
-    overwrite
-        Replace what bears the name.
-
-    Raises
-    ------
-    EnsembleError
-        If the name does not fit, is taken, or cannot be written.
-    """
-    path = Path(path).expanduser()
-    if path.suffix.lower() == ".zarr":
-        import dask.array as da
-
-        array = pixels if hasattr(pixels, "dask") else da.from_array(pixels, "auto")
-        return write_zarr(path, array, like, overwrite=overwrite)
-    colour = (pixels.ndim == 3 and pixels.shape[-1] == 3) if is_colour is None else is_colour
-    return write_file(path, np.asarray(pixels), is_colour=colour, overwrite=overwrite)

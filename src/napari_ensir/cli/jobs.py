@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir import console
+from napari_ensir.cli import terminal
 from napari_ensir.ensemble.lut_file import SUFFIX, import_lut, load_lut
 from napari_ensir.errors import EnsembleError
-from napari_ensir.image_files import FileImage
-from napari_ensir.io import TRUTH, ImageSet, References, as_dtype, check_output, open_set, write_image
-from napari_ensir.whole import check_target
+from napari_ensir.files.image import as_dtype, check_output, write_image
+from napari_ensir.files.raster import FileImage
+from napari_ensir.files.sets import TRUTH, ImageSet, References, open_set
+from napari_ensir.files.whole import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.ensemble.scoring import Scoring
-    from napari_ensir.zarr_files import ZarrImage
+    from napari_ensir.files.zarr_arrays import ZarrImage
 
 __all__ = [
     "Output",
@@ -63,7 +64,7 @@ class Output:
     def finish(self, results: dict[str, Any], show: Callable[[], object]) -> None:
         """Write the JSON if it is wanted; show the rest unless stdout is taken."""
         if self.json is not None:
-            console.write_json(results, self.json, self.overwrite)
+            terminal.write_json(results, self.json, self.overwrite)
         if not self.quiet and str(self.json) != "-":
             show()
 
@@ -126,10 +127,10 @@ def fit(
     target = _lut_target(out, output.overwrite)
     output.check()
     images = open_set({**candidates, TRUTH: truth}, crop=crop)
-    with _on_cluster(scheduler), console.progress(output.quiet) as progress:
+    with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         lut = fit_lut(References(images), tuple(candidates), progress=progress, **settings)
     lut.save(target)
-    output.finish({"lut": str(target), **_described(lut)}, lambda: console.say(f"{target}: {lut!r}"))
+    output.finish({"lut": str(target), **_described(lut)}, lambda: terminal.say(f"{target}: {lut!r}"))
 
 
 def _in_order(lut: WeightLUT, candidates: Mapping[str, Path]) -> dict[str, Path]:
@@ -173,7 +174,7 @@ def apply(
     for plan in plans.values():
         plan.check(output.overwrite)
     written: dict[str, str] = {}
-    with _on_cluster(scheduler), console.progress(output.quiet) as progress:
+    with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         for done, (number, plan) in enumerate(plans.items()):
             stem = images.fields[number][0]
             with _noted(failed, stem, images):
@@ -182,7 +183,7 @@ def apply(
             if progress is not None:
                 progress(done + 1, len(plans), "combining images")
     results = {"written": written, "failed": failed}
-    output.finish(results, lambda: console.say(f"{len(written)} written to {out}"))
+    output.finish(results, lambda: terminal.say(f"{len(written)} written to {out}"))
     return failed
 
 
@@ -291,7 +292,7 @@ def evaluate(
     limits = scoring["data_range"] or _range_to_score(images, lut, failed)
     score = Scoring(limits, scoring["y_channel"], scoring["crop_border"])
     scores: dict[str, dict[str, tuple[float, float]]] = {}
-    with console.progress(output.quiet) as progress:
+    with terminal.progress(output.quiet) as progress:
         for number, (stem, _) in enumerate(images.fields):
             if stem not in failed:
                 with _noted(failed, stem, images):
@@ -303,7 +304,7 @@ def evaluate(
     table = [(str(row["name"]), f"{row['psnr']:.3f}", f"{row['ssim']:.4f}") for row in rows]
     output.finish(
         {"settings": settings, "rows": rows, "failed": failed},
-        lambda: console.table(("", "PSNR, dB", "SSIM"), table),
+        lambda: terminal.table(("", "PSNR, dB", "SSIM"), table),
     )
     return failed
 
@@ -367,7 +368,7 @@ def compare(
                 f"{', '.join(different[:5])}."
             )
         small = [np.asarray(inputs.load(number)["low resolution"]) for number in range(len(inputs))]
-    with console.progress(output.quiet) as progress:
+    with terminal.progress(output.quiet) as progress:
         found = compare_methods(
             References(images), tuple(candidates), low_resolution=small, progress=progress, **settings
         )
@@ -396,8 +397,8 @@ def info(path: Path, *, output: Output) -> None:
     }
     lines = {**described, **report}
     del lines["report"]
-    rows = [(key.replace("_", " "), console.plain(value)) for key, value in lines.items()]
-    output.finish(described, lambda: console.table(("", ""), rows))
+    rows = [(key.replace("_", " "), terminal.plain(value)) for key, value in lines.items()]
+    output.finish(described, lambda: terminal.table(("", ""), rows))
 
 
 def import_table(
@@ -408,4 +409,4 @@ def import_table(
     output.check()
     lut = import_lut(weights, names, bin_width)
     lut.save(target)
-    output.finish({"lut": str(target), **_described(lut)}, lambda: console.say(f"{target}: {lut!r}"))
+    output.finish({"lut": str(target), **_described(lut)}, lambda: terminal.say(f"{target}: {lut!r}"))
