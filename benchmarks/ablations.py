@@ -15,7 +15,7 @@ from pathlib import Path
 from napari_ensir import compare
 from napari_ensir.ensemble.baselines import BinSets
 from napari_ensir.ensemble.estimate import METHODS
-from napari_ensir.files import TRUTH, References, open_set
+from napari_ensir.files import Part, References, open_set
 
 MODELS = ("MPRNet", "MAXIM", "Restormer")
 BIN_WIDTHS = (4, 8, 16, 32, 64, 96, 128, 256)
@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument("ablation", choices=("bin-width", "iterations"))
     parser.add_argument("--data", type=Path, default=PLACE)
     chosen = parser.parse_args()
-    paths = {**{name: chosen.data / name for name in MODELS}, TRUTH: chosen.data / "gt"}
-    images = References(open_set(paths))
+    candidates = {name: chosen.data / name for name in MODELS}
+    images = References(open_set(candidates, {Part.TRUTH: chosen.data / "gt"}))
     every = {"data_range": (0.0, 255.0), "channel_axis": -1}
     if chosen.ablation == "bin-width":
         rows = [

@@ -9,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from napari_ensir import EnsembleError, compare, fit_lut
 from napari_ensir.ensemble.baselines import WeightedAverage
 from napari_ensir.ensemble.scoring import Scoring, shown_range
-from napari_ensir.files import TRUTH, References, open_set
+from napari_ensir.files import Part, References, open_set
 
 NAMES = ("near", "far")
 
@@ -188,7 +188,7 @@ def test_the_reference_table(reference_folder):
     """The figures of the reference data's own README, which come from other code."""
     folder = reference_folder / "deraining"
     names = ("MPRNet", "MAXIM", "Restormer")
-    images = References(open_set({**{name: folder / name for name in names}, TRUTH: folder / "gt"}))
+    images = References(open_set({name: folder / name for name in names}, {Part.TRUTH: folder / "gt"}))
     own = ["em", "least-squares"]
     table = compare(
         images,

@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 
 from napari_ensir import EnsembleError
-from napari_ensir.files import TRUTH, References, as_dtype, open_image, open_set, read_image, write_image
+from napari_ensir.files import Part, References, as_dtype, open_image, open_set, read_image, write_image
 from napari_ensir.files.whole import whole_file, whole_folder
 
 RNG = np.random.default_rng(7)
@@ -218,67 +218,82 @@ def test_chunks_are_read_in_whole_multiples(tmp_path):
 def folders(tmp_path):
     """Two candidates and truth, three images each, of unlike formats."""
     found = {}
-    for role, suffix in (("A", ".png"), ("B", ".tif"), (TRUTH, ".png")):
-        folder = tmp_path / role.split()[-1]
+    for role, suffix in (("A", ".png"), ("B", ".tif"), ("truth", ".png")):
+        folder = tmp_path / role
         folder.mkdir()
         for stem in ("one", "two", "three"):
             write_image(folder / f"{stem}{suffix}", pixels((12, 14)))
         found[role] = folder
-    return found
+    return {"A": found["A"], "B": found["B"]}, {Part.TRUTH: found["truth"]}
 
 
 def test_folders_are_matched_by_stem(folders):
-    images = open_set(folders)
+    images = open_set(*folders)
     assert [stem for stem, _ in images.fields] == ["one", "three", "two"]
     references = References(images)
     assert len(references) == 3
     candidates, truth = references[-1]
     assert len(candidates) == 2
-    np.testing.assert_array_equal(truth[:3], read_image(folders[TRUTH] / "two.png")[:3])
+    np.testing.assert_array_equal(truth[:3], read_image(folders[1][Part.TRUTH] / "two.png")[:3])
 
 
 def test_missing_stem_is_named(folders):
-    (folders["B"] / "two.tif").unlink()
+    (folders[0]["B"] / "two.tif").unlink()
     with pytest.raises(EnsembleError, match=r'B \(candidate "B"\) has no image two'):
-        open_set(folders)
+        open_set(*folders)
 
 
 def test_two_files_of_one_stem(folders):
-    write_image(folders["A"] / "two.tif", pixels((12, 14)))
+    write_image(folders[0]["A"] / "two.tif", pixels((12, 14)))
     with pytest.raises(EnsembleError, match=r"both two\.png and two\.tif"):
-        open_set(folders)
+        open_set(*folders)
 
 
 def test_empty_folder(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").touch()
     with pytest.raises(EnsembleError, match="holds no image"):
-        open_set(folders | {"C": tmp_path / "empty"})
+        open_set(folders[0] | {"C": tmp_path / "empty"}, folders[1])
 
 
 def test_folder_mixed_with_image(folders):
     with pytest.raises(EnsembleError, match=r"is a folder but .* is one image"):
-        open_set(folders | {"C": folders["A"] / "one.png"})
+        open_set(folders[0] | {"C": folders[0]["A"] / "one.png"}, folders[1])
 
 
 def test_one_path_for_two_roles(folders):
     with pytest.raises(EnsembleError, match='given twice: as candidate "A" and as candidate "C"'):
-        open_set(folders | {"C": folders["A"]})
+        open_set(folders[0] | {"C": folders[0]["A"]}, folders[1])
 
 
 def test_unlike_sizes(folders):
-    write_image(folders["B"] / "two.tif", pixels((10, 20)), overwrite=True)
+    write_image(folders[0]["B"] / "two.tif", pixels((10, 20)), overwrite=True)
     with pytest.raises(EnsembleError, match=r"image two: .*\(10, 20\).*\(12, 14\).*--crop"):
-        open_set(folders).load(2)
-    cropped = open_set(folders, crop=True).load(2)
+        open_set(*folders).load(2)
+    cropped = open_set(*folders, crop=True).load(2)
     assert {array.shape for array in cropped.values()} == {(10, 14)}
-    np.testing.assert_array_equal(cropped["A"], read_image(folders["A"] / "two.png")[:10])
+    np.testing.assert_array_equal(cropped["A"], read_image(folders[0]["A"] / "two.png")[:10])
 
 
 def test_grey_mixed_with_rgb(folders):
-    write_image(folders["A"] / "two.png", pixels((12, 14, 3)), overwrite=True)
+    write_image(folders[0]["A"] / "two.png", pixels((12, 14, 3)), overwrite=True)
     with pytest.raises(EnsembleError, match=r'image two: candidate "B" is grey but candidate "A" is RGB'):
-        open_set(folders).load(2)
+        open_set(*folders).load(2)
+
+
+def test_no_name_is_a_role(folders):
+    """A candidate may be called as other parts are spoken of."""
+    candidates, others = folders
+    named = {"the ground truth": candidates["A"], "TRUTH": candidates["B"]}
+    images = open_set(named, others)
+    assert images.roles == ("the ground truth", "TRUTH", Part.TRUTH)
+    (first, second), truth = References(images)[0]
+    for array, folder, suffix in (
+        (first, candidates["A"], ".png"),
+        (second, candidates["B"], ".tif"),
+        (truth, others[Part.TRUTH], ".png"),
+    ):
+        np.testing.assert_array_equal(array[:], read_image(folder / f"one{suffix}"))
 
 
 # -- out ----------------------------------------------------------------------------------------------

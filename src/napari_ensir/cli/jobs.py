@@ -13,7 +13,7 @@ from napari_ensir.ensemble.lut_file import SUFFIX, import_lut, load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.raster import FileImage
-from napari_ensir.files.sets import TRUTH, ImageSet, References, open_set
+from napari_ensir.files.sets import ImageSet, Part, References, open_set
 from napari_ensir.files.whole import check_target
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.ensemble.scoring import Scoring
+    from napari_ensir.files.sets import Role
     from napari_ensir.files.zarr_arrays import ZarrImage
 
 __all__ = [
@@ -126,7 +127,7 @@ def fit(
 
     target = _lut_target(out, output.overwrite)
     output.check()
-    images = open_set({**candidates, TRUTH: truth}, crop=crop)
+    images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
     with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         lut = fit_lut(References(images), tuple(candidates), progress=progress, **settings)
     lut.save(target)
@@ -287,11 +288,11 @@ def evaluate(
     lut = None if lut_path is None else load_lut(lut_path)
     named = dict(candidates) if lut is None else _in_order(lut, candidates)
     output.check()
-    images = open_set({**named, TRUTH: truth}, crop=crop)
+    images = open_set(named, {Part.TRUTH: truth}, crop=crop)
     failed: dict[str, str] = {}
     limits = scoring["data_range"] or _range_to_score(images, lut, failed)
     score = Scoring(limits, scoring["y_channel"], scoring["crop_border"])
-    scores: dict[str, dict[str, tuple[float, float]]] = {}
+    scores: dict[str, list[tuple[float, float]]] = {}
     with terminal.progress(output.quiet) as progress:
         for number, (stem, _) in enumerate(images.fields):
             if stem not in failed:
@@ -299,22 +300,32 @@ def evaluate(
                     scores[stem] = _scores_of(images.load(number), lut, score, device)
             if progress is not None:
                 progress(number + 1, len(images), "scoring images")
-    rows = [_mean_row(name, scores) for name in [*named] + (["ensemble"] if lut is not None else [])]
+    shown = [(name, "candidate", "") for name in named]
+    if lut_path is not None:
+        shown.append(("ensemble", "ensemble", f"by {lut_path.name}"))
+    rows = [
+        {"name": name, "role": role, **_mean_scores(place, scores)}
+        for place, (name, role, _) in enumerate(shown)
+    ]
     settings = {**scoring, "data_range": list(limits), "images": len(scores)}
-    table = [(str(row["name"]), f"{row['psnr']:.3f}", f"{row['ssim']:.4f}") for row in rows]
+    table = [
+        (name, f"{row['psnr']:.3f}", f"{row['ssim']:.4f}", note)
+        for (name, _, note), row in zip(shown, rows, strict=True)
+    ]
     output.finish(
         {"settings": settings, "rows": rows, "failed": failed},
-        lambda: terminal.table(("", "PSNR, dB", "SSIM"), table),
+        lambda: terminal.table(("", "PSNR, dB", "SSIM", ""), table),
     )
     return failed
 
 
-def _mean_row(name: str, scores: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict[str, Any]:
-    images = {stem: {"psnr": one[name][0], "ssim": one[name][1]} for stem, one in scores.items()}
+def _mean_scores(place: int, scores: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    """Scores of what stands at one place of each image's list, by image and on average."""
+    images = {stem: {"psnr": one[place][0], "ssim": one[place][1]} for stem, one in scores.items()}
     means = {
         key: float(np.mean([one[key] for one in images.values()] or [np.nan])) for key in ("psnr", "ssim")
     }
-    return {"name": name, **means, "images": images}
+    return {**means, "images": images}
 
 
 def _range_to_score(images: ImageSet, lut: WeightLUT | None, failed: dict[str, str]) -> tuple[float, float]:
@@ -334,13 +345,15 @@ def _range_to_score(images: ImageSet, lut: WeightLUT | None, failed: dict[str, s
 
 
 def _scores_of(
-    arrays: dict[str, Any], lut: WeightLUT | None, score: Scoring, device: str
-) -> dict[str, tuple[float, float]]:
+    arrays: dict[Role, Any], lut: WeightLUT | None, score: Scoring, device: str
+) -> list[tuple[float, float]]:
+    """PSNR and SSIM of each candidate in order, then of their ensemble if there is a table."""
     pixels = {role: np.asarray(array) for role, array in arrays.items()}
-    truth = pixels.pop(TRUTH)
+    truth = pixels.pop(Part.TRUTH)
+    images = list(pixels.values())
     if lut is not None:
-        pixels["ensemble"] = lut.apply(list(pixels.values()), device)
-    return {name: score(truth, image) for name, image in pixels.items()}
+        images.append(lut.apply(images, device))
+    return [score(truth, image) for image in images]
 
 
 def compare(
@@ -356,10 +369,10 @@ def compare(
     from napari_ensir.ensemble.compare import compare as compare_methods
 
     output.check()
-    images = open_set({**candidates, TRUTH: truth}, crop=crop)
+    images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
     small = None
     if low_resolution is not None:
-        inputs = open_set({"low resolution": low_resolution})
+        inputs = open_set({}, {Part.LOW_RESOLUTION: low_resolution})
         wanted, present = ([stem for stem, _ in one.fields] for one in (images, inputs))
         if images.from_folders and wanted != present:
             different = sorted(set(wanted) ^ set(present))
@@ -367,7 +380,7 @@ def compare(
                 f"{low_resolution} and the candidates do not hold the same images: "
                 f"{', '.join(different[:5])}."
             )
-        small = [np.asarray(inputs.load(number)["low resolution"]) for number in range(len(inputs))]
+        small = [np.asarray(inputs.load(number)[Part.LOW_RESOLUTION]) for number in range(len(inputs))]
     with terminal.progress(output.quiet) as progress:
         found = compare_methods(
             References(images), tuple(candidates), low_resolution=small, progress=progress, **settings

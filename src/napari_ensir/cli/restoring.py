@@ -14,7 +14,7 @@ from napari_ensir.cli.jobs import keep_message, make_folder, suffix_like
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.raster import FileImage
-from napari_ensir.files.sets import open_set
+from napari_ensir.files.sets import Part, open_set
 from napari_ensir.files.whole import check_target
 from napari_ensir.files.zarr_arrays import ZarrImage
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers import Progress, Restorer
 
 __all__ = ["choose_restorers", "restore"]
-
-_ROLE = "the image"
 
 
 def choose_restorers(
@@ -92,7 +90,7 @@ def restore(
     One restorer writes to ``out``, as ``apply`` does; several write into the folder ``out``, each under
     its name.
     """
-    images = open_set({_ROLE: image})
+    images = open_set({}, {Part.IMAGE: image})
     output.check()
     several = len(restorers) > 1
     failed: dict[str, str] = {}
@@ -145,14 +143,14 @@ class _Plan:
     @classmethod
     def of(cls, images: ImageSet, number: int, to: tuple[str, Path], several: bool, as_float: bool) -> _Plan:
         stem, paths = images.fields[number]
-        source = images.open(number)[_ROLE]
+        source = images.open(number)[Part.IMAGE]
         pixels = source if isinstance(source, FileImage) else source.array
         dtype = np.dtype(np.float32 if as_float else pixels.dtype)
         name, target = to
         if several or images.from_folders:
             like = None if isinstance(source, FileImage) else source
             spatial = pixels.ndim - (isinstance(source, FileImage) and source.is_colour)
-            suffix = suffix_like(paths[_ROLE], dtype, spatial, like)
+            suffix = suffix_like(paths[Part.IMAGE], dtype, spatial, like)
             target = target / f"{stem}{suffix}" if images.from_folders else target.with_name(name + suffix)
         return cls(stem, name, source, target, dtype)
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_ensir.files.image import as_dtype, check_output, open_image, read_image, write_image
-    from napari_ensir.files.sets import TRUTH, ImageSet, References, open_set
+    from napari_ensir.files.sets import ImageSet, Part, References, open_set
 
 _HOME = {
-    "TRUTH": "sets",
     "ImageSet": "sets",
+    "Part": "sets",
     "References": "sets",
     "as_dtype": "image",
     "check_output": "image",
@@ -25,8 +25,8 @@ _HOME = {
 }
 
 __all__ = [
-    "TRUTH",
     "ImageSet",
+    "Part",
     "References",
     "as_dtype",
     "check_output",

@@ -1,13 +1,15 @@
 """Paths to images that belong together: single ones, folders matched by stem, Zarr arrays.
 
-A *role* is what a path stands for: a candidate's name, or the ground truth. Pixels are read only when
-somebody asks for them, so a set may hold more than fits into memory.
+A *role* is what a path stands for: a candidate, by its name, or a :class:`Part`, which is no string, so that
+a candidate may be called whatever its owner likes. Pixels are read only when somebody asks for them, so a
+set may hold more than fits into memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +21,20 @@ from napari_ensir.files.zarr_arrays import ZarrImage, is_zarr
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["TRUTH", "ImageSet", "References", "open_set"]
+__all__ = ["ImageSet", "Part", "References", "Role", "open_set"]
 
-TRUTH = "the ground truth"
-"""The role that is no candidate."""
+
+class Part(Enum):
+    """What a path can stand for beside a candidate; the value is how a message speaks of it."""
+
+    TRUTH = "the ground truth"
+    MASK = "the mask"
+    IMAGE = "the image"
+    LOW_RESOLUTION = "the low-resolution input"
+
+
+Role = str | Part
+"""A candidate's name, or another part."""
 
 
 def _stem(path: Path) -> str:
@@ -31,7 +43,7 @@ def _stem(path: Path) -> str:
     return name.removesuffix(".ome")
 
 
-def _images_of(folder: Path, role: str) -> dict[str, Path]:
+def _images_of(folder: Path, role: Role) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not (
@@ -52,8 +64,8 @@ def _images_of(folder: Path, role: str) -> dict[str, Path]:
     return found
 
 
-def _spoken(role: str) -> str:
-    return role if role == TRUTH else f'candidate "{role}"'
+def _spoken(role: Role) -> str:
+    return role.value if isinstance(role, Part) else f'candidate "{role}"'
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ class ImageSet:
 
     Attributes
     ----------
-    roles : tuple of str
+    roles : tuple of (str or Part)
     fields : tuple of (stem, paths by role), sorted by stem
     from_folders : bool
         Whether the paths given were folders, so that an output is a folder too.
@@ -70,15 +82,15 @@ class ImageSet:
         Whether unlike sizes are cut to what they have in common, at the top left.
     """
 
-    roles: tuple[str, ...]
-    fields: tuple[tuple[str, dict[str, Path]], ...]
+    roles: tuple[Role, ...]
+    fields: tuple[tuple[str, dict[Role, Path]], ...]
     from_folders: bool
     crop: bool
 
     def __len__(self) -> int:
         return len(self.fields)
 
-    def open(self, number: int) -> dict[str, FileImage | ZarrImage]:
+    def open(self, number: int) -> dict[Role, FileImage | ZarrImage]:
         """The images of one field by role, their headers read and checked against each other.
 
         Raises
@@ -94,7 +106,7 @@ class ImageSet:
             _check_alike(place, (first, images[first]), (role, image), self.crop)
         return images
 
-    def load(self, number: int) -> dict[str, Any]:
+    def load(self, number: int) -> dict[Role, Any]:
         """The arrays of one field by role, cut to one size if that is allowed; read when they are sliced.
 
         Raises
@@ -115,7 +127,10 @@ def _array(image: FileImage | ZarrImage) -> Any:
 
 
 def _check_alike(
-    place: str, first: tuple[str, FileImage | ZarrImage], other: tuple[str, FileImage | ZarrImage], crop: bool
+    place: str,
+    first: tuple[Role, FileImage | ZarrImage],
+    other: tuple[Role, FileImage | ZarrImage],
+    crop: bool,
 ) -> None:
     (role_a, a), (role_b, b) = first, other
     if isinstance(a, FileImage) and isinstance(b, FileImage) and a.is_colour != b.is_colour:
@@ -136,13 +151,20 @@ def _check_alike(
     )
 
 
-def open_set(paths: Mapping[str, str | Path], *, crop: bool = False) -> ImageSet:
-    """Match the images that paths lead to.
+def open_set(
+    candidates: Mapping[str, str | Path],
+    others: Mapping[Part, str | Path] | None = None,
+    *,
+    crop: bool = False,
+) -> ImageSet:
+    """Match the images that paths lead to: all images or Zarr arrays, or all folders of them.
 
     Parameters
     ----------
-    paths
-        Path of each role: all images or Zarr arrays, or all folders of them.
+    candidates
+        Path of each candidate, by its name.
+    others
+        Path of each other part, such as ``{Part.TRUTH: path}``.
     crop
         Allow unlike sizes, cut at the top left.
 
@@ -152,13 +174,14 @@ def open_set(paths: Mapping[str, str | Path], *, crop: bool = False) -> ImageSet
         If a path leads nowhere, folders are mixed with images, a folder is empty, or an image is missing in
         one of them.
     """
-    given = {role: Path(path).expanduser() for role, path in paths.items()}
+    paths: list[tuple[Role, str | Path]] = [*candidates.items(), *(others or {}).items()]
+    given = {role: Path(path).expanduser() for role, path in paths}
     for role, path in given.items():
         if not path.exists():
             raise EnsembleError(
                 f"there is no {path} ({_spoken(role)}); give an image, a folder or a Zarr array."
             )
-    places: dict[Path, str] = {}
+    places: dict[Path, Role] = {}
     for role, path in given.items():
         twin = places.setdefault(path.resolve(), role)
         if twin != role:
@@ -199,5 +222,5 @@ class References(Sequence[tuple[list[Any], Any]]):
 
     def __getitem__(self, number: Any) -> Any:
         arrays = self.images.load(range(len(self))[number])
-        truth = arrays.pop(TRUTH)
+        truth = arrays.pop(Part.TRUTH)
         return list(arrays.values()), truth
