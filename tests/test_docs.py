@@ -129,12 +129,13 @@ class TestContributing:
         np.testing.assert_array_equal(lut.weights.sum(axis=1), 1)
 
     def test_restorer(self, shown, images):
-        from napari_ensir.restorers import Restorer, parameters
+        from napari_ensir.restorers import Restorer
+        from napari_ensir.settings import settings_of
 
         (_, noisy), _ = images
         restorer = shown["Minimum"](size=5)
         assert isinstance(restorer, Restorer)
-        assert [field.name for field in parameters(restorer)] == ["spatial_ndim", "size"]
+        assert [field.name for field in settings_of(restorer)] == ["spatial_ndim", "size"]
         restored = restorer(noisy)
         assert restored.dtype == np.float32
         assert (restored <= noisy).all()

@@ -9,8 +9,9 @@ import pytest
 from skimage.data import camera
 
 from napari_ensir.errors import Cancelled, EnsembleError
-from napari_ensir.restorers import CLASSICAL, Restorer, SelfEnsemble, parameters, with_channel_axis
+from napari_ensir.restorers import CLASSICAL, Restorer, SelfEnsemble, with_channel_axis
 from napari_ensir.restorers.base import ImageRestorer, check_image, data_range_of
+from napari_ensir.settings import settings_of
 
 METHODS = sorted(CLASSICAL)
 
@@ -147,11 +148,11 @@ def test_an_interface_can_be_built_from_the_fields(method):
     assert kind.title
     assert kind.description.endswith(".")
     assert kind().name == kind.title
-    for each in parameters(kind):
-        assert {"title", "description"} <= each.metadata.keys()
-        if each.default is not None and "minimum" in each.metadata:
-            assert each.metadata["minimum"] <= each.default <= each.metadata.get("maximum", np.inf)
-    assert not {"channel_axis", "data_range"} & {each.name for each in parameters(kind)}
+    for each in settings_of(kind):
+        assert each.title
+        assert each.description.endswith(".")
+        assert each.checked(each.default) == each.default
+    assert not {"channel_axis", "data_range"} & {each.name for each in settings_of(kind)}
 
 
 def test_progress_tells_and_cancels_between_planes():

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_ensir.restorers.base import Progress, Restorer, parameters, with_channel_axis
+    from napari_ensir.restorers.base import Progress, Restorer, with_channel_axis
     from napari_ensir.restorers.classical import CLASSICAL
     from napari_ensir.restorers.dp_ir import DPIR
     from napari_ensir.restorers.ir_cm import IRCM
@@ -43,7 +43,6 @@ __all__ = [
     "load_restorer",
     "load_spandrel",
     "open_restorer",
-    "parameters",
     "resume_training",
     "with_channel_axis",
 ]
@@ -65,7 +64,6 @@ _HOME = {
     "load_restorer": "trained",
     "load_spandrel": "own_network",
     "open_restorer": "opening",
-    "parameters": "base",
     "resume_training": "trained",
     "with_channel_axis": "base",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,8 +20,6 @@ __all__ = [
     "Restorer",
     "check_image",
     "data_range_of",
-    "parameter",
-    "parameters",
     "with_channel_axis",
 ]
 
@@ -199,33 +197,6 @@ def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None)
         return float(limits.min), float(limits.max)
     low, high = float(image.min()), float(image.max())
     return low, high if high > low else low + 1.0
-
-
-def parameter(default: Any, *, title: str, description: str, **limits: Any) -> Any:
-    """A dataclass field that a user interface can be built from.
-
-    Parameters
-    ----------
-    default
-        A sensible start.
-    title, description
-        A label, and one sentence.
-    limits
-        Any of ``minimum``, ``maximum``, ``step``, ``choices``.
-    """
-    return field(default=default, metadata={"title": title, "description": description, **limits})
-
-
-def parameters(restorer: Any) -> tuple[Field[Any], ...]:
-    """The fields of a restorer (or of its class) that a user sets, in order.
-
-    Examples
-    --------
-    >>> from napari_ensir.restorers.classical import CLASSICAL
-    >>> [field.name for field in parameters(CLASSICAL["gaussian"])]
-    ['spatial_ndim', 'sigma']
-    """
-    return tuple(each for each in fields(restorer) if "title" in each.metadata)
 
 
 def with_channel_axis(restorer: Restorer, channel_axis: int | None) -> Restorer:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from napari_ensir.restorers.base import parameter
 from napari_ensir.restorers.deconvolution import RichardsonLucy, UnsupervisedWiener
 from napari_ensir.restorers.planewise import (
     ClassicalRestorer,
@@ -20,6 +19,7 @@ from napari_ensir.restorers.planewise import (
     estimate_noise,
     with_channels,
 )
+from napari_ensir.settings import setting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class NonLocalMeans(NoiseAwareRestorer):
     title: ClassVar[str] = "Non-local means"
     description: ClassVar[str] = "Averages pixels whose surroundings look alike; keeps texture that repeats."
 
-    strength: float = parameter(
+    strength: float = setting(
         0.8,
         title="Strength",
         description="Cut-off of the similarity in units of the noise; higher is smoother.",
@@ -54,7 +54,7 @@ class NonLocalMeans(NoiseAwareRestorer):
         maximum=10.0,
         step=0.1,
     )
-    patch_size: int = parameter(
+    patch_size: int = setting(
         5,
         title="Patch size",
         description="Side of the surroundings, in pixels.",
@@ -62,7 +62,7 @@ class NonLocalMeans(NoiseAwareRestorer):
         maximum=21,
         step=2,
     )
-    patch_distance: int = parameter(
+    patch_distance: int = setting(
         6,
         title="Patch distance",
         description="How far to search for alike surroundings, in pixels.",
@@ -94,7 +94,7 @@ class TotalVariation(NoiseAwareRestorer):
     title: ClassVar[str] = "Total variation"
     description: ClassVar[str] = "Smooths within regions and keeps their edges; fine texture is lost first."
 
-    strength: float = parameter(
+    strength: float = setting(
         0.7,
         title="Strength",
         description="Weight of the smoothness in units of the noise; higher is smoother.",
@@ -102,7 +102,7 @@ class TotalVariation(NoiseAwareRestorer):
         maximum=20.0,
         step=0.1,
     )
-    iterations: int = parameter(
+    iterations: int = setting(
         200, title="Iterations", description="Most iterations to make.", minimum=1, maximum=5000, step=10
     )
 
@@ -125,13 +125,13 @@ class Wavelet(NoiseAwareRestorer):
     title: ClassVar[str] = "Wavelet"
     description: ClassVar[str] = "Shrinks the small wavelet coefficients, which noise makes; fast."
 
-    wavelet: str = parameter(
+    wavelet: str = setting(
         "db2",
         title="Wavelet",
         description="Family of the wavelet.",
         choices=("db1", "db2", "sym4", "coif1", "db4"),
     )
-    method: str = parameter(
+    method: str = setting(
         "BayesShrink",
         title="Thresholds",
         description="BayesShrink adapts to each subband; VisuShrink takes one and is smoother.",
@@ -166,7 +166,7 @@ class Bilateral(NoiseAwareRestorer):
 
     planes_only: ClassVar[bool] = True
     spatial_ndim: int = 2  # scikit-image has it for planes alone, so this is no choice of the user's
-    strength: float = parameter(
+    strength: float = setting(
         1.2,
         title="Strength",
         description="Width of the intensity weight in units of the noise; higher is smoother.",
@@ -174,7 +174,7 @@ class Bilateral(NoiseAwareRestorer):
         maximum=50.0,
         step=0.1,
     )
-    radius: float = parameter(
+    radius: float = setting(
         1.5,
         title="Radius",
         description="Standard deviation of the distance weight, in pixels.",
@@ -205,7 +205,7 @@ class Gaussian(ClassicalRestorer):
     title: ClassVar[str] = "Gaussian"
     description: ClassVar[str] = "Blurs noise and detail alike; the simplest there is."
 
-    sigma: float = parameter(
+    sigma: float = setting(
         1.0,
         title="Sigma",
         description="Standard deviation of the Gaussian, in pixels.",
@@ -229,7 +229,7 @@ class Median(ClassicalRestorer):
     title: ClassVar[str] = "Median"
     description: ClassVar[str] = "Removes single outlying pixels and keeps edges."
 
-    size: int = parameter(
+    size: int = setting(
         3, title="Size", description="Side of the neighbourhood, in pixels.", minimum=1, maximum=51, step=2
     )
 
@@ -253,4 +253,4 @@ CLASSICAL: dict[str, type[ClassicalRestorer]] = {
     "unsupervised-wiener": UnsupervisedWiener,
 }
 """Every classical restorer under the key that scripts and the command line use. The classes carry
-``title`` and ``description``; :func:`napari_ensir.restorers.base.parameters` lists their settings."""
+``title`` and ``description``; :func:`napari_ensir.settings.settings_of` lists their settings."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from napari_ensir.restorers.base import parameter
 from napari_ensir.restorers.planewise import ClassicalRestorer
+from napari_ensir.settings import seed_setting, setting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ __all__ = ["RichardsonLucy", "UnsupervisedWiener"]
 class _Deconvolution(ClassicalRestorer):
     """A method that undoes a blur of known width."""
 
-    psf_sigma: float = parameter(
+    psf_sigma: float = setting(
         1.0,
         title="Blur",
         description="Standard deviation of the Gaussian that blurred the image, in pixels.",
@@ -58,7 +58,7 @@ class RichardsonLucy(_Deconvolution):
     title: ClassVar[str] = "Richardson-Lucy"
     description: ClassVar[str] = "Sharpens an image blurred by a Gaussian; more iterations sharpen noise too."
 
-    iterations: int = parameter(
+    iterations: int = setting(
         10, title="Iterations", description="How often to refine.", minimum=1, maximum=1000, step=5
     )
 
@@ -81,9 +81,7 @@ class UnsupervisedWiener(_Deconvolution):
 
     planes_only: ClassVar[bool] = True
     spatial_ndim: int = 2  # scikit-image has it for planes alone, so this is no choice of the user's
-    seed: int = parameter(
-        0, title="Seed", description="Of the sampler; the same seed gives the same image.", minimum=0, step=1
-    )
+    seed: int = seed_setting()
 
     def deconvolve(self, channel: NDArray[np.float32], psf: NDArray[np.float64]) -> NDArray[np.float32]:
         """See :meth:`_Deconvolution.deconvolve`."""

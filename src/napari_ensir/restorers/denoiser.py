@@ -9,16 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from napari_ensir.restorers.base import Progress, parameter
 from napari_ensir.restorers.learned import Draw, LearnedRestorer, Model, Tiled
 from napari_ensir.restorers.networks import UNet
 from napari_ensir.restorers.planewise import estimate_noise
 from napari_ensir.restorers.training import check_network
+from napari_ensir.settings import setting
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from napari_ensir.restorers.base import Progress
 
 __all__ = ["Denoiser", "DenoiserModel", "DenoiserSettings", "LocalWiener"]
 
@@ -110,11 +112,13 @@ class Denoiser(LearnedRestorer):
 
     title: ClassVar[str] = "Denoising network"
     model: DenoiserModel
-    noise: float | None = parameter(
+    noise: float | None = setting(
         None,
         title="Noise",
-        description="Standard deviation of the noise in intensity units; none: estimated from the image.",
+        description="Standard deviation of the noise.",
         minimum=0.0,
+        none="estimated from the image",
+        unit="intensity units",
     )
 
     def restore_unit(

@@ -27,7 +27,6 @@ from napari_ensir.restorers.base import (
     Restorer,
     check_image,
     data_range_of,
-    parameter,
     with_settings,
 )
 from napari_ensir.restorers.ddpm import Diffusion
@@ -35,6 +34,7 @@ from napari_ensir.restorers.denoiser import DenoiserModel, DenoiserSettings, Loc
 from napari_ensir.restorers.learned import Draw, LearnedRestorer, Model, Tiled
 from napari_ensir.restorers.networks import FusionNetwork
 from napari_ensir.restorers.training import check_network
+from napari_ensir.settings import setting, tau_setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,15 +194,8 @@ class DPIR(LearnedRestorer):
     title: ClassVar[str] = "DP-IR"
     model: FusionModel
     ir: Restorer
-    tau: int = parameter(
-        5,
-        title="Tau",
-        description="Steps of diffusion: few stay faithful to the restorer, many are sharper.",
-        minimum=0,
-        maximum=100,
-        step=1,
-    )
-    sampler: str = parameter(
+    tau: int = tau_setting(5)
+    sampler: str = setting(
         "ancestral",
         title="Sampler",
         description="Ancestral adds noise at each step, DDIM does not.",

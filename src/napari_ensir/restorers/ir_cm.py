@@ -24,11 +24,11 @@ import torch
 from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.base import parameter
 from napari_ensir.restorers.learned import Draw, LearnedRestorer, Model, Tiled
 from napari_ensir.restorers.networks import UNet
 from napari_ensir.restorers.sde import MeanRevertingSDE
 from napari_ensir.restorers.training import check_network
+from napari_ensir.settings import steps_setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,9 +182,7 @@ class IRCM(LearnedRestorer):
 
     title: ClassVar[str] = "IR-CM"
     model: ConsistencyModel
-    steps: int = parameter(
-        1, title="Steps", description="Evaluations of the network.", minimum=1, maximum=7, step=1
-    )
+    steps: int = steps_setting(1)
 
     @property
     def evaluations(self) -> int:

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from napari_ensir.devices import DEVICES, resolve_device
+from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.base import ImageRestorer, Progress, parameter
+from napari_ensir.restorers.base import ImageRestorer, Progress
 from napari_ensir.restorers.tiling import Tiles, apply_tiled
+from napari_ensir.settings import device_setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,12 +99,7 @@ class NetworkRestorer(ImageRestorer):
 
     tiles: Tiles = field(default_factory=Tiles)
     seed: int = 0
-    device: str = parameter(
-        "auto",
-        title="Device",
-        description="Where to compute. Auto takes an accelerator if torch finds one.",
-        choices=DEVICES,
-    )
+    device: str = device_setting()
 
     @property
     @abstractmethod

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.base import ImageRestorer, Progress, parameter
+from napari_ensir.restorers.base import ImageRestorer, Progress
+from napari_ensir.settings import check_settings, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ class ClassicalRestorer(ImageRestorer):
     description: ClassVar[str]
     planes_only: ClassVar[bool] = False
 
-    spatial_ndim: int = parameter(
+    spatial_ndim: int = setting(
         2,
         title="Dimensions",
         description="2 restores plane by plane; 3 takes the last three axes as a volume.",
@@ -107,29 +108,20 @@ class ClassicalRestorer(ImageRestorer):
                 f"the image has {image.shape[-2]} x {image.shape[-1]} pixels; at least "
                 f"{_LEAST_SIZE} x {_LEAST_SIZE} are needed."
             )
-        for each in type(self).__dataclass_fields__.values():
-            low, high = each.metadata.get("minimum"), each.metadata.get("maximum")
-            choices, value = each.metadata.get("choices"), getattr(self, each.name)
-            if value is None:
-                continue
-            if (low is not None and value < low) or (high is not None and value > high):
-                raise EnsembleError(
-                    f"{self.name}: {each.name} = {value} lies outside {low} to "
-                    f"{'any value' if high is None else high}."
-                )
-            if choices and value not in choices:
-                raise EnsembleError(f"{self.name}: {each.name} = {value!r} is none of {', '.join(choices)}.")
+        check_settings(self, f"{self.name}: ")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseAwareRestorer(ClassicalRestorer):
     """A method whose strength follows the noise."""
 
-    noise: float | None = parameter(
+    noise: float | None = setting(
         None,
         title="Noise",
-        description="Standard deviation of the noise in intensity units; none: estimated from the image.",
+        description="Standard deviation of the noise.",
         minimum=0.0,
+        none="estimated from the image",
+        unit="intensity units",
     )
 
     def noise_of(self, block: NDArray[np.float32], scale: float) -> float:

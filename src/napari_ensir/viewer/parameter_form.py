@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QLineEdit, QSpinBox, QWidget
 
-from napari_ensir.restorers.base import parameters
+from napari_ensir.settings import settings_of
 
 if TYPE_CHECKING:
     from napari_ensir.restorers.base import Restorer
+    from napari_ensir.settings import Setting
 
 __all__ = ["ParameterForm"]
 
@@ -31,12 +32,12 @@ class ParameterForm(QWidget):
         form = QFormLayout(self)
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(3)
-        for field in parameters(restorer):
+        for field in settings_of(restorer):
             control = _control(field, getattr(restorer, field.name))
-            control.setToolTip(field.metadata["description"])
-            control.setAccessibleName(field.metadata["title"])
+            control.setToolTip(field.description)
+            control.setAccessibleName(field.title)
             self._controls[field.name] = control
-            form.addRow(field.metadata["title"], control)
+            form.addRow(field.title, control)
 
     def restorer(self) -> Restorer:
         """The restorer with the settings shown."""
@@ -45,38 +46,34 @@ class ParameterForm(QWidget):
         return replace(cast("Any", self._base), **settings) if settings else self._base
 
 
-def _control(field: Field[Any], value: Any) -> QWidget:
-    limits = field.metadata
-    # As written: a restorer's other annotations may name what exists for type checkers alone.
-    written = field.type.__name__ if isinstance(field.type, type) else str(field.type)
-    kinds = {kind.strip() for kind in written.split("|")}
-    optional = "None" in kinds
-    if "choices" in limits:
+def _control(field: Setting, value: Any) -> QWidget:
+    optional = field.none is not None
+    if field.choices is not None:
         combo = QComboBox()
-        for choice in dict.fromkeys([*limits["choices"], value]):
+        for choice in dict.fromkeys([*field.choices, value]):
             combo.addItem(str(choice), choice)
         combo.setCurrentIndex(combo.findData(value))
         return combo
-    if "bool" in kinds:
+    if field.kind == "flag":
         box = QCheckBox()
         box.setChecked(bool(value))
         return box
-    if "int" in kinds and "float" not in kinds:
+    if field.kind == "integer":
         whole = QSpinBox()
-        _bound(whole, limits, optional, value)
+        _bound(whole, field, optional, value)
         return whole
-    if "float" in kinds:
+    if field.kind == "number":
         real = QDoubleSpinBox()
-        step = limits.get("step", 0.1)
+        step = field.step or 0.1
         real.setDecimals(max(2, len(f"{step:g}".partition(".")[2]) + 1))
-        _bound(real, limits, optional, value)
+        _bound(real, field, optional, value)
         return real
     return QLineEdit("" if value is None else str(value))
 
 
-def _bound(box: Any, limits: Any, optional: bool, value: Any) -> None:
-    box.setRange(limits.get("minimum", 0), limits.get("maximum", 10**9))
-    box.setSingleStep(limits.get("step", 1))
+def _bound(box: Any, limits: Setting, optional: bool, value: Any) -> None:
+    box.setRange(limits.minimum or 0, limits.maximum or 10**9)
+    box.setSingleStep(limits.step or 1)
     if optional:
         # One step below the least value stands for None: the restorer's own estimate.
         box.setMinimum(box.minimum() - box.singleStep())

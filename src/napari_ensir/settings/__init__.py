@@ -1,0 +1,38 @@
+"""Settings: what one is (``setting.py``), and which there are (``work.py``)."""
+
+from __future__ import annotations
+
+from napari_ensir.settings.setting import Setting, Settings, check_settings, setting, settings_of, table_of
+from napari_ensir.settings.work import (
+    METHODS,
+    ApplySettings,
+    CompareSettings,
+    EvaluateSettings,
+    FitSettings,
+    RestoreSettings,
+    channel_axis_setting,
+    device_setting,
+    seed_setting,
+    steps_setting,
+    tau_setting,
+)
+
+__all__ = [
+    "METHODS",
+    "ApplySettings",
+    "CompareSettings",
+    "EvaluateSettings",
+    "FitSettings",
+    "RestoreSettings",
+    "Setting",
+    "Settings",
+    "channel_axis_setting",
+    "check_settings",
+    "device_setting",
+    "seed_setting",
+    "setting",
+    "settings_of",
+    "steps_setting",
+    "table_of",
+    "tau_setting",
+]

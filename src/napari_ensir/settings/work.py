@@ -1,0 +1,263 @@
+"""What each kind of work can be told: fitting, applying, scoring, comparing, restoring. Does none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from napari_ensir.devices import DEVICES
+from napari_ensir.settings.setting import TINY, Settings, setting
+
+__all__ = [
+    "METHODS",
+    "ApplySettings",
+    "CompareSettings",
+    "EvaluateSettings",
+    "FitSettings",
+    "RestoreSettings",
+    "channel_axis_setting",
+    "device_setting",
+    "seed_setting",
+    "steps_setting",
+    "tau_setting",
+]
+
+METHODS = {
+    "em": (
+        "EM (paper)",
+        "Gaussian mixture per bin set by expectation-maximisation, as in the EnsIR paper",
+    ),
+    "em-released": (
+        "EM (released code)",
+        "The same as the EnsIR authors' released code computes it",
+    ),
+    "least-squares": (
+        "Least squares",
+        "Smallest squared error per bin set, shrunk toward the global solution; best on held-out data so far",
+    ),
+}
+"""Title and sentence of each method, by the name that scripts use."""
+
+# -- what several kinds of work share -----------------------------------------------------------------
+
+
+def device_setting() -> Any:
+    """Where to compute."""
+    return setting(
+        "auto",
+        title="Device",
+        description="Where to compute; auto takes an accelerator if torch finds one.",
+        choices=DEVICES,
+        others=True,  # such as "cuda:1"; torch is asked where it is loaded
+        group="Machine",
+    )
+
+
+def channel_axis_setting(
+    description: str = "One table per channel along this axis, such as -1 for RGB.",
+    none: str = "channels are pooled",
+) -> Any:
+    """Along which axis the channels lie."""
+    return setting(None, title="Channel axis", description=description, none=none, group="Images")
+
+
+def data_range_setting(
+    none: str = "the dtype's for 8 bit, else what all but one in ten thousand pixels show",
+) -> Any:
+    """Which intensities there are."""
+    return setting(
+        None,
+        title="Data range",
+        description="Lowest and highest intensity; what lies outside counts as if it lay at the end.",
+        none=none,
+        unit="intensity units",
+        group="Images",
+    )
+
+
+def y_channel_setting() -> Any:
+    """Whether luma is scored."""
+    return setting(
+        False,
+        title="Y channel",
+        description="Score Y of YCbCr (BT.601) instead of RGB.",
+        group="Scores",
+    )
+
+
+def crop_border_setting() -> Any:
+    """What is not scored."""
+    return setting(
+        0,
+        title="Crop border",
+        description="Pixels at each edge that are not scored.",
+        minimum=0,
+        unit="pixels",
+        group="Scores",
+    )
+
+
+def tau_setting(default: int | None, none: str | None = None) -> Any:
+    """How far DP-IR goes."""
+    return setting(
+        default,
+        title="Tau",
+        description="For DP-IR: evaluations of the fusion; few are faithful to the restorer, many sharper.",
+        minimum=0,
+        maximum=100,
+        step=1,
+        none=none,
+        group="Networks",
+    )
+
+
+def steps_setting(default: int | None, none: str | None = None) -> Any:
+    """How often IR-CM evaluates its network."""
+    return setting(
+        default,
+        title="Steps",
+        description="For IR-CM: evaluations of the network.",
+        minimum=1,
+        maximum=7,
+        step=1,
+        none=none,
+        group="Networks",
+    )
+
+
+def seed_setting(default: int = 0) -> Any:
+    """What noise is drawn."""
+    return setting(
+        default,
+        title="Seed",
+        description="The same seed gives the same result.",
+        minimum=0,
+        maximum=2**32 - 1,
+        group="Networks",
+    )
+
+
+# -- one for each kind of work ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings(Settings):
+    """What learning a table can be told; see :func:`napari_ensir.fit_lut`."""
+
+    method: str | None = setting(
+        None,
+        title="Method",
+        description="How weights are learned from the pixels of each combination of intensities.",
+        choices=METHODS,
+        none="EM as in the paper",
+    )
+    bin_width: float | Literal["auto"] | None = setting(
+        None,
+        title="Bin width",
+        description=(
+            "Width of an intensity bin; narrow bins follow intensity more closely and have fewer pixels each "
+            "to learn from."
+        ),
+        minimum=TINY,
+        none="an eighth of the data range, 32 for 8 bit",
+        auto="what does best on parts held out in turn",
+        unit="intensity units",
+    )
+    shrinkage: float | Literal["auto"] = setting(
+        1000.0,
+        title="Shrinkage",
+        description=(
+            "For least squares: how many pixels' worth of trust the solution for all intensities gets in "
+            "each bin set."
+        ),
+        minimum=0,
+        step=100,
+        auto="what does best on parts held out in turn",
+        unit="pixels",
+    )
+    prior: Sequence[float] | None = setting(
+        None,
+        title="Prior",
+        description="For EM: one weight per candidate, to start from and to keep where pixels are too few.",
+        none="equal weights",
+        group="EM",
+    )
+    max_iterations: int | None = setting(
+        None,
+        title="Most iterations",
+        description="For EM: where it stops at the latest.",
+        minimum=1,
+        none="1000 as in the paper, 1001 as in the released code",
+        group="EM",
+    )
+    channel_axis: int | None = channel_axis_setting()
+    data_range: tuple[float, float] | None = data_range_setting()
+    planes: tuple[int, int] | None = setting(
+        None,
+        title="Planes",
+        description="First and last place along the first axis to learn from.",
+        none="all planes",
+        group="Images",
+    )
+    device: str = device_setting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplySettings(Settings):
+    """What combining can be told; see :meth:`napari_ensir.WeightLUT.apply`."""
+
+    channel_axis: int | None = channel_axis_setting(
+        "Where the channels lie, if elsewhere than in the images learned from.", "as when it was learned"
+    )
+    device: str = device_setting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Settings):
+    """What scoring can be told."""
+
+    y_channel: bool = y_channel_setting()
+    crop_border: int = crop_border_setting()
+    channel_axis: int | None = channel_axis_setting("Axis of colour channels, which SSIM averages over.")
+    data_range: tuple[float, float] | None = data_range_setting("the dtype's for 8 bit, else the truth's own")
+    device: str = device_setting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(Settings):
+    """What a comparison can be told; see :func:`napari_ensir.compare`."""
+
+    folds: int = setting(
+        2, title="Folds", description="Parts, each predicted from the others.", minimum=2, maximum=1000
+    )
+    y_channel: bool = y_channel_setting()
+    crop_border: int = crop_border_setting()
+    channel_axis: int | None = channel_axis_setting()
+    data_range: tuple[float, float] | None = data_range_setting("the dtype's for 8 bit, else the truths' own")
+    samples: int | None = setting(
+        100_000,
+        title="Samples",
+        description="Pixels that scikit-learn's regressors learn from.",
+        minimum=1,
+        none="all",
+        unit="pixels",
+    )
+    device: str = device_setting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreSettings(Settings):
+    """What restoring can be told beside a restorer's own settings."""
+
+    self_ensemble: bool = setting(
+        False,
+        title="Self-ensemble",
+        description="Average what eight rotations and reflections of the image give: eight times the time.",
+    )
+    channel_axis: int | None = channel_axis_setting("Axis of colour channels.", "-1 for RGB files")
+    data_range: tuple[float, float] | None = data_range_setting("the network's, else the image's")
+    tau: int | None = tau_setting(None, none="the checkpoint's own")
+    steps: int | None = steps_setting(None, none="the checkpoint's own")
+    seed: int = seed_setting()
+    device: str = device_setting()
