@@ -130,11 +130,11 @@ def test_bad_images_are_refused_in_one_sentence(image, axis, message):
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        ("gaussian", {"sigma": -1.0}, "outside"),
+        ("gaussian", {"sigma": -1.0}, "sigma is -1.0; use a number from 0 to"),
         ("gaussian", {"spatial_ndim": 3}, "cannot be done"),
         ("gaussian", {"data_range": (3.0, 3.0)}, "data range"),
-        ("wavelet", {"wavelet": "haar9"}, "none of"),
-        ("median", {"size": 99}, "outside"),
+        ("wavelet", {"wavelet": "haar9"}, "wavelet is .haar9.; use one of"),
+        ("median", {"size": 99}, "size is 99; use a whole number from"),
     ],
 )
 def test_bad_parameters_are_refused(method, settings, message):
