@@ -133,7 +133,7 @@ def seed_setting(default: int = 0) -> Any:
         title="Seed",
         description="The same seed gives the same result.",
         minimum=0,
-        maximum=2**32 - 1,
+        maximum=2**31 - 1,
         group="Networks",
     )
 
