@@ -123,15 +123,15 @@ class Authors:
 @contextlib.contextmanager
 def torch_engine():
     """Compute without the compiled loops, as where numba is not installed."""
-    from napari_ensir.ensemble import apply, collect, em
+    from napari_ensir.ensemble import apply, em, tally
 
-    kept = collect.compiled_loops
-    for module in (apply, collect, em):
+    kept = tally.compiled_loops
+    for module in (apply, em, tally):
         module.compiled_loops = lambda: None
     try:
         yield
     finally:
-        for module in (apply, collect, em):
+        for module in (apply, em, tally):
             module.compiled_loops = kept
 
 

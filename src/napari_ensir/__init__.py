@@ -31,12 +31,9 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from napari_ensir.files.headers import package_version
 
-        try:
-            return version("napari-ensir")
-        except PackageNotFoundError:  # a source tree that was never installed
-            return "0+unknown"
+        return package_version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

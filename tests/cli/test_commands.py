@@ -318,14 +318,14 @@ main()
     [
         (signal.SIGINT, "files.whole", "_settle"),
         (signal.SIGTERM, "files.whole", "_settle"),
-        (signal.SIGINT, "ensemble.fit", "collect"),
+        (signal.SIGINT, "ensemble.reference", "collect"),
         (signal.SIGINT, "files.sets", "open_image"),
     ],
 )
 def test_interrupted(fitted, number, module, function):
     """Stopped while a file is being written, while pixels are counted, while images are read."""
     out = fitted / "out"
-    if module == "ensemble.fit":
+    if module == "ensemble.reference":
         arguments = ["fit", *candidates(fitted), "-t", fitted / "truth", "-o", out]
     else:
         arguments = ["apply", "--lut", fitted / "two.lut.safetensors", *candidates(fitted), "-o", out]

@@ -392,7 +392,7 @@ def test_keys_dense_and_searched_give_the_same(engine, rng, unseen, monkeypatch)
     results = []
     for entries in (2**22, 0):
         monkeypatch.setattr(bins_module, "DENSE_ENTRIES", entries)
-        monkeypatch.setattr("napari_ensir.ensemble.lut.DENSE_ENTRIES", entries)
+        monkeypatch.setattr("napari_ensir.ensemble.lookup.DENSE_ENTRIES", entries)
         lut = fit_lut([(candidates, truth)], method=unseen, bin_width=16, channel_axis=-1, device="cpu")
         assert (lut.dense_rows is None) == (entries == 0)
         results.append((lut.apply(test, device="cpu"), lut.weight_maps(test, device="cpu")))

@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from napari_ensir import EnsembleError, WeightLUT, fit_lut, import_lut, load_lut
-from napari_ensir.ensemble import lut_file
+from napari_ensir.ensemble import lut_format
 
 from .conftest import make_image
 
@@ -141,7 +141,7 @@ def test_files_that_are_no_lut(lut, tmp_path):
 
 def test_too_large_a_file(lut, tmp_path, monkeypatch):
     path = lut.save(tmp_path / "rain")
-    monkeypatch.setattr(lut_file, "_MAX_BYTES", 100)
+    monkeypatch.setattr(lut_format, "_MAX_BYTES", 100)
     with pytest.raises(EnsembleError, match=r"no \.lut\.safetensors file is that large"):
         load_lut(path)
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from napari_ensir import fit_lut
-from napari_ensir.ensemble import apply, collect
+from napari_ensir.ensemble import apply, tally
+from napari_ensir.ensemble.collect import collect
 from napari_ensir.ensemble.memory import SMALLEST, sparing_memory
 
 
@@ -48,13 +49,13 @@ def test_other_errors_pass_through():
 def small_device(monkeypatch, room):
     """Let ``meta`` stand for a device that has room for so many pixels, and compute on the CPU."""
 
-    def read(array, slices, device, *, real=collect.read_tensor):
+    def read(array, slices, device, *, real=tally.read_tensor):
         tensor = real(array, slices, torch.device("cpu"))
         if device.type == "meta" and len(tensor) > room:
             raise torch.OutOfMemoryError
         return tensor
 
-    monkeypatch.setattr(collect, "read_tensor", read)
+    monkeypatch.setattr(tally, "read_tensor", read)
     monkeypatch.setattr(apply, "read_tensor", read)
 
 
@@ -62,19 +63,19 @@ def small_device(monkeypatch, room):
 def test_fit_gives_the_same_table(monkeypatch, images, room):
     expected = fit_lut([images], device="cpu")
     small_device(monkeypatch, room)
-    real_add = collect._Tally._add_torch
+    real_add = tally._Tally._add_torch
 
     def add(self, slices):
-        if self.device is not None and collect.block_size(self.field.shape, slices) > room:
+        if self.device is not None and tally.block_size(self.field.shape, slices) > room:
             self.outside[0] += 99  # what a half-done block has counted must not stay
             raise torch.OutOfMemoryError
         here, self.device = self.device, None
         real_add(self, slices)
         self.device = here
 
-    monkeypatch.setattr(collect._Tally, "_add_torch", add)
+    monkeypatch.setattr(tally._Tally, "_add_torch", add)
     texts = []
-    statistics = collect.collect(
+    statistics = collect(
         [collect_field(images)],
         expected.binning,
         2,
@@ -82,7 +83,7 @@ def test_fit_gives_the_same_table(monkeypatch, images, room):
         torch.device("meta"),
         lambda done, total, text: texts.append(text),
     )
-    reference = collect.collect([collect_field(images)], expected.binning, 2, 1)
+    reference = collect([collect_field(images)], expected.binning, 2, 1)
     for name in ("rows", "moments", "starts", "levels", "level_counts", "outside"):
         np.testing.assert_array_equal(getattr(statistics, name), getattr(reference, name))
     assert any("the CPU takes over" in text for text in texts) == (room < 40_000)
@@ -102,7 +103,7 @@ def test_apply_gives_the_same_image(monkeypatch, images, room):
 
     def block(lut, field, slices, device, as_maps, *, real=apply.combine_block):
         calls.append(device.type)
-        if device.type == "meta" and collect.block_size(field.shape, slices) > room:
+        if device.type == "meta" and tally.block_size(field.shape, slices) > room:
             raise torch.OutOfMemoryError
         return real(lut, field, slices, torch.device("cpu"), as_maps)
 

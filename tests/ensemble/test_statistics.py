@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_ensir import EnsembleError
-from napari_ensir.ensemble import collect as collecting
 from napari_ensir.ensemble import statistics as statistics_module
+from napari_ensir.ensemble import tally
 from napari_ensir.ensemble.bins import choose_binning
 from napari_ensir.ensemble.collect import collect
 from napari_ensir.ensemble.inputs import make_field
@@ -119,7 +119,7 @@ def test_any_split_of_the_pixels_merges_to_the_whole(data):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_coarsening_equals_collecting_coarse(engine, rng, dtype, factor):
+def test_coarsening_equals_tally_coarse(engine, rng, dtype, factor):
     images = [make_image(rng, (40, 40, 2), 3, dtype)]
     high = np.iinfo(dtype).max
     coarse = choose_binning(dtype, (0, high), (high + 1) // 8)
@@ -150,9 +150,9 @@ def test_sparse_and_dense_tables_count_the_same(rng, monkeypatch):
     images = [make_image(rng, (50, 50, 2), 3)]
     binning = choose_binning(np.uint8, (0, 255), 16)
     dense = of(images, binning, -1)
-    monkeypatch.setattr(collecting, "DENSE_HISTOGRAM", 0)
+    monkeypatch.setattr(tally, "DENSE_HISTOGRAM", 0)
     assert_same(dense, of(images, binning, -1))
-    monkeypatch.setattr(collecting, "DENSE_SUMS", 0)
+    monkeypatch.setattr(tally, "DENSE_SUMS", 0)
     assert_same(dense, of(images, binning, -1))
 
 
@@ -236,10 +236,10 @@ def test_sums_beyond_64_bits_are_refused_not_wrapped(rng):
 
 def test_sums_within_one_field_are_watched(rng, engine, monkeypatch):
     """The running sums of a field are looked at long before they could wrap."""
-    for module in (statistics_module, collecting):
+    for module in (statistics_module, tally):
         monkeypatch.setattr(module, "LARGEST_SUM", 2.0**40)
     for kind in ("compiled", "cpu"):
-        monkeypatch.setitem(collecting.BLOCK_PIXELS, kind, 2**10)
+        monkeypatch.setitem(tally.BLOCK_PIXELS, kind, 2**10)
     black, white = np.zeros((64, 64), np.uint16), np.full((64, 64), 65535, np.uint16)
     with pytest.raises(EnsembleError, match="too large"):
         of([((white,), black)], choose_binning(np.uint16, (0, 65535), 8192))

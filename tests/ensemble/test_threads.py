@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
-from napari_ensir.ensemble import apply, collect
+from napari_ensir.ensemble import loops, tally
 from napari_ensir.ensemble.threads import for_each, n_threads
 from napari_ensir.errors import Cancelled
 
@@ -22,11 +22,10 @@ def ours():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    for module in (collect, apply):
-        for kind in ("compiled", "cpu"):
-            monkeypatch.setitem(module.BLOCK_PIXELS, kind, 500)
+    for kind in ("compiled", "cpu"):
+        monkeypatch.setitem(loops.BLOCK_PIXELS, kind, 500)
     monkeypatch.setattr("napari_ensir.ensemble.threads.n_threads", lambda: 4)
-    monkeypatch.setattr(collect, "n_threads", lambda: 4)
+    monkeypatch.setattr(tally, "n_threads", lambda: 4)
 
 
 def test_progress_of_a_fit(engine, rng, small_blocks):

@@ -58,7 +58,7 @@ def test_live_reads_no_pixel_again(filled, fitted, wait_for, qtbot, monkeypatch)
     def no_more(*_, **__):
         raise AssertionError("pixels were read again")
 
-    monkeypatch.setattr("napari_ensir.ensemble.fit.collect", no_more)
+    monkeypatch.setattr("napari_ensir.ensemble.reference.collect", no_more)
     fitted.bin_width.setValue(64)
     settle(fitted, wait_for, qtbot)
     assert fitted.result.lut.bin_width == 64

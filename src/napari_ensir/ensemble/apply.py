@@ -1,4 +1,4 @@
-"""A lookup table on candidates, block by block, into the ensemble or weight maps. Learns nothing.
+"""Weights on candidates, block by block, into the ensemble or weight maps. Learns nothing.
 
 Bytes that must move: each candidate once in, four per pixel out. Beside input and output only blocks that
 fit a core's cache are held.
@@ -21,7 +21,8 @@ from napari_ensir.ensemble.arrays import (
     read_block,
     read_tensor,
 )
-from napari_ensir.ensemble.collect import BLOCK_PIXELS, compiled_loops, integer_tables
+from napari_ensir.ensemble.inputs import Field
+from napari_ensir.ensemble.loops import BLOCK_PIXELS, compiled_loops, integer_tables
 from napari_ensir.ensemble.memory import sparing_memory
 from napari_ensir.ensemble.threads import for_each
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays import Slices
-    from napari_ensir.ensemble.inputs import Field, Progress
-    from napari_ensir.ensemble.lut import WeightLUT
+    from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.lookup import Lookup
 
 __all__ = ["combine_field"]
 
@@ -42,7 +43,7 @@ _NO_MAPS = np.zeros((0, 0), np.float32)
 
 
 def combine_field(
-    lut: WeightLUT,
+    lookup: Lookup,
     field: Field,
     device: str | torch.device,
     *,
@@ -51,23 +52,23 @@ def combine_field(
 ) -> Any:
     """The ensemble of a field, or its weight maps; numpy in, numpy out, and so for torch and dask."""
     if any(is_dask(candidate) for candidate in field.candidates):
-        return _combine_dask(lut, field, device, as_maps)
+        return _combine_dask(lookup, field, device, as_maps)
     if all(is_torch(candidate) for candidate in field.candidates):
         # Tensors stay where they are unless a device is asked for.
         first = field.candidates[0].device
-        return _combine_tensors(lut, field, first if device == "auto" else device, as_maps, progress)
-    return _combine_blocks(lut, field, device, as_maps, progress)
+        return _combine_tensors(lookup, field, first if device == "auto" else device, as_maps, progress)
+    return _combine_blocks(lookup, field, device, as_maps, progress)
 
 
 def _combine_blocks(
-    lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool, progress: Progress | None
+    lookup: Lookup, field: Field, device: str | torch.device, as_maps: bool, progress: Progress | None
 ) -> NDArray[np.float32]:
     """Into a numpy array: on the CPU several blocks at once, on an accelerator one after the other."""
-    shape = (lut.n_candidates, *field.shape) if as_maps else field.shape
+    shape = (lookup.n_candidates, *field.shape) if as_maps else field.shape
     result = np.empty(shape, np.float32)
     resolved = resolve_device(device)
     on_cpu = resolved.type == "cpu"
-    is_compiled = on_cpu and compiled_loops() is not None and lut.dense_rows is not None
+    is_compiled = on_cpu and compiled_loops() is not None and lookup.dense_rows is not None
     total, finished = prod(field.shape), 0
 
     def done(slices: Slices) -> None:
@@ -81,9 +82,9 @@ def _combine_blocks(
             progress(finished, total, text)
 
     if is_compiled:
-        work = _compiled_work(lut, field, result, as_maps)
+        work = _compiled_work(lookup, field, result, as_maps)
     else:
-        work = _torch_work(lut, field, resolved, result, as_maps, say)
+        work = _torch_work(lookup, field, resolved, result, as_maps, say)
     blocks = block_slices(
         field.shape, BLOCK_PIXELS["compiled" if is_compiled else "cpu" if on_cpu else "gpu"]
     )
@@ -91,12 +92,12 @@ def _combine_blocks(
     return result
 
 
-def _compiled_work(lut: WeightLUT, field: Field, result: NDArray[np.float32], as_maps: bool) -> Any:
+def _compiled_work(lookup: Lookup, field: Field, result: NDArray[np.float32], as_maps: bool) -> Any:
     loops = compiled_loops()
-    binning = lut.binning
+    binning = lookup.binning
     dtype = field.dtype
     grid = (binning.low, binning.width, binning.n_bins)
-    rows, weights = lut.dense_rows, lut.all_weights
+    rows, weights = lookup.dense_rows, lookup.all_weights
 
     def work(slices: Slices) -> None:
         blocks = tuple(read_block(candidate, slices, dtype) for candidate in field.candidates)
@@ -105,14 +106,14 @@ def _compiled_work(lut: WeightLUT, field: Field, result: NDArray[np.float32], as
         image, maps = _NO_IMAGE, _NO_MAPS
         if as_maps:
             # One row per candidate; a block is contiguous within each, but the rows lie apart.
-            maps = np.empty((lut.n_candidates, blocks[0].size), np.float32)
+            maps = np.empty((lookup.n_candidates, blocks[0].size), np.float32)
         else:
             image = _part(result, slices, as_maps=False).reshape(-1)  # blocks are contiguous: a view
         if dtype.kind in "iu":
-            offsets, _, smallest = integer_tables(dtype, binning, lut.n_candidates, lut.n_channels)
+            offsets, _, smallest = integer_tables(dtype, binning, lookup.n_candidates, lookup.n_channels)
             loops.combine_integers(blocks, offsets, smallest, runs, rows, weights, image, maps)
         else:
-            loops.combine_floats(blocks, grid, lut.n_channels, runs, rows, weights, image, maps)
+            loops.combine_floats(blocks, grid, lookup.n_channels, runs, rows, weights, image, maps)
         if as_maps:
             target = _part(result, slices, as_maps)
             target[...] = maps.reshape(target.shape)
@@ -121,7 +122,7 @@ def _compiled_work(lut: WeightLUT, field: Field, result: NDArray[np.float32], as
 
 
 def _torch_work(
-    lut: WeightLUT,
+    lookup: Lookup,
     field: Field,
     device: torch.device,
     result: Any,
@@ -130,7 +131,7 @@ def _torch_work(
 ) -> Any:
     def fill(slices: Slices, where: torch.device) -> None:
         target = _part(result, slices, as_maps)
-        combined = combine_block(lut, field, slices, where, as_maps).reshape(target.shape)
+        combined = combine_block(lookup, field, slices, where, as_maps).reshape(target.shape)
         if isinstance(result, np.ndarray):
             target[...] = combined.cpu().numpy()
         else:
@@ -145,7 +146,7 @@ def _part(result: Any, slices: Slices, as_maps: bool) -> Any:
 
 
 def combine_block(
-    lut: WeightLUT, field: Field, slices: Slices, device: torch.device, as_maps: bool
+    lookup: Lookup, field: Field, slices: Slices, device: torch.device, as_maps: bool
 ) -> torch.Tensor:
     """One block in torch, on any device: (pixels,) or (M, pixels) float32."""
     import torch
@@ -154,10 +155,10 @@ def combine_block(
     channels = Channels.of_block(field.shape, slices, field.channel_axis)
     place = torch.arange(len(tensors[0]), device=device)
     channel = channels.first + place.div(channels.inner, rounding_mode="floor") % channels.count
-    rows = _rows(lut, tensors, channel, field.dtype)
+    rows = _rows(lookup, tensors, channel, field.dtype)
     real = torch.float32 if device.type == "mps" else torch.float64
-    weights = torch.tensor(lut.all_weights).to(device=device, dtype=real)
-    columns = [weights[:, m].contiguous().index_select(0, rows) for m in range(lut.n_candidates)]
+    weights = torch.tensor(lookup.all_weights).to(device=device, dtype=real)
+    columns = [weights[:, m].contiguous().index_select(0, rows) for m in range(lookup.n_candidates)]
     if as_maps:
         return torch.stack(columns).to(torch.float32)
     total = torch.zeros(len(channel), dtype=real, device=device)
@@ -167,16 +168,16 @@ def combine_block(
 
 
 def _rows(
-    lut: WeightLUT, tensors: list[torch.Tensor], channel: torch.Tensor, dtype: np.dtype[Any]
+    lookup: Lookup, tensors: list[torch.Tensor], channel: torch.Tensor, dtype: np.dtype[Any]
 ) -> torch.Tensor:
     """Row of the weights for each pixel."""
     import torch
 
-    binning, dense, device = lut.binning, lut.dense_rows, channel.device
+    binning, dense, device = lookup.binning, lookup.dense_rows, channel.device
     if dense is None:
-        return lut.row_of([*(_bins(tensor, binning) for tensor in tensors), channel])
+        return lookup.row_of([*(_bins(tensor, binning) for tensor in tensors), channel])
     if dtype.kind in "iu":
-        offsets, _, smallest = integer_tables(dtype, binning, lut.n_candidates, lut.n_channels)
+        offsets, _, smallest = integer_tables(dtype, binning, lookup.n_candidates, lookup.n_channels)
         tables = torch.tensor(offsets, device=device)
         key = channel.to(torch.int32)
         for table, tensor in zip(tables, tensors, strict=True):
@@ -185,7 +186,7 @@ def _rows(
         key = torch.zeros_like(channel)
         for tensor in tensors:
             key = key * binning.n_bins + _bins(tensor, binning)
-        key = key * lut.n_channels + channel
+        key = key * lookup.n_channels + channel
     return torch.tensor(dense, device=device).index_select(0, key)
 
 
@@ -199,14 +200,14 @@ def _bins(values: torch.Tensor, binning: Any) -> torch.Tensor:
 
 
 def _combine_tensors(
-    lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool, progress: Progress | None
+    lookup: Lookup, field: Field, device: str | torch.device, as_maps: bool, progress: Progress | None
 ) -> torch.Tensor:
     import torch
 
     resolved = resolve_device(device)
     if resolved.type == "cpu":
-        return torch.from_numpy(_combine_blocks(lut, field, resolved, as_maps, progress))
-    shape = (lut.n_candidates, *field.shape) if as_maps else field.shape
+        return torch.from_numpy(_combine_blocks(lookup, field, resolved, as_maps, progress))
+    shape = (lookup.n_candidates, *field.shape) if as_maps else field.shape
     result = torch.empty(shape, dtype=torch.float32, device=resolved)
     total, finished = prod(field.shape), 0
 
@@ -214,7 +215,7 @@ def _combine_tensors(
         if progress is not None:
             progress(finished, total, text)
 
-    work = _torch_work(lut, field, resolved, result, as_maps, say)
+    work = _torch_work(lookup, field, resolved, result, as_maps, say)
     for slices in block_slices(field.shape, BLOCK_PIXELS["gpu"]):
         work(slices)
         finished += block_size(field.shape, slices)
@@ -223,7 +224,7 @@ def _combine_tensors(
     return result
 
 
-def _combine_dask(lut: WeightLUT, field: Field, device: str | torch.device, as_maps: bool) -> Any:
+def _combine_dask(lookup: Lookup, field: Field, device: str | torch.device, as_maps: bool) -> Any:
     """A lazy result with the candidates' chunks; the channel axis is kept whole."""
     import dask.array as da
 
@@ -238,11 +239,12 @@ def _combine_dask(lut: WeightLUT, field: Field, device: str | torch.device, as_m
     ]
 
     def block(*parts: NDArray[Any]) -> NDArray[np.float32]:
-        kind = lut.weight_maps if as_maps else lut.apply
-        combined: NDArray[np.float32] = kind(parts, device, channel_axis=axis)
+        combined: NDArray[np.float32] = combine_field(
+            lookup, Field(parts, None, None, axis), device, as_maps=as_maps
+        )
         return combined
 
-    extra = ((lut.n_candidates,), *chunks) if as_maps else chunks
+    extra = ((lookup.n_candidates,), *chunks) if as_maps else chunks
     return da.map_blocks(  # type: ignore[no-untyped-call]
         block,
         *arrays,

@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays import is_dask, is_torch
 from napari_ensir.ensemble.inputs import Field
+from napari_ensir.ensemble.statistics import Statistics, merge
+from napari_ensir.ensemble.tally import count_field
 from napari_ensir.ensemble.threads import n_threads
+from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.bins import Binning
-    from napari_ensir.ensemble.statistics import Statistics
 
     Report = Callable[[int], object]
     """Called with the number of pixels just finished; what it raises stops the work."""
@@ -74,7 +77,7 @@ def collect_chunks(
         Called with the pixels of every chunk that is done.
     """
     count = _Count(binning, n_channels, field.channel_axis, None if device is None else str(device))
-    statistics: Statistics = _reduce(field, count, _merge, report)
+    statistics: Statistics = _reduce(field, count, merge, report)
     return statistics
 
 
@@ -94,11 +97,9 @@ class _Count:
         self.binning, self.n_channels, self.axis, self.device = binning, n_channels, axis, device
 
     def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> Statistics:
-        from napari_ensir.ensemble.collect import collect
-
         part = Field(tuple(arrays[:-1]), arrays[-1], mask, self.axis)
-        counted = collect(
-            [part], self.binning, len(arrays) - 1, part.n_channels, _device_here(self.device), threads=1
+        counted = merge(
+            count_field(part, self.binning, part.n_channels, _device_here(self.device), threads=1)
         )
         rows = counted.rows.copy()
         rows[:, -1] += first_channel
@@ -106,9 +107,6 @@ class _Count:
 
 
 def _device_here(name: str | None) -> torch.device | None:
-    from napari_ensir.devices import resolve_device
-    from napari_ensir.errors import EnsembleError
-
     try:
         return None if name is None else resolve_device(name)
     except EnsembleError:
@@ -126,12 +124,6 @@ def _range_of(arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> 
 
 def _widest(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return min(low for low, _ in parts), max(high for _, high in parts)
-
-
-def _merge(parts: Sequence[Statistics]) -> Statistics:
-    from napari_ensir.ensemble.statistics import merge
-
-    return merge(parts)
 
 
 # -- the tree -----------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_ensir.ensemble.collect import compiled_loops
 from napari_ensir.ensemble.estimate import Estimate
+from napari_ensir.ensemble.loops import compiled_loops
 from napari_ensir.ensemble.threads import for_each, n_threads
 
 if TYPE_CHECKING:

@@ -53,6 +53,10 @@ class Settings:
     tolerance: float = 1e-5
     device: torch.device | None = None
 
+    def __post_init__(self) -> None:
+        if self.max_iterations is not None and self.max_iterations < 1:
+            raise EnsembleError(f"max_iterations is {self.max_iterations}; it must be 1 or more.")
+
 
 @dataclass(frozen=True)
 class Estimate:

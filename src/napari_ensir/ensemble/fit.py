@@ -1,22 +1,21 @@
-"""Reference set to lookup table: the way through, in one function and in its two halves.
+"""Reference set to lookup table: the way through.
 
-The halves are :func:`collect_reference`, which reads pixels, and :func:`estimate_lut`, which does not: a
-widget keeps the first's result and calls the second whenever a control moves.
+    images --collect_reference--> statistics --choose_bins, if asked--> bins --estimate_lut--> table
+
+A widget keeps the first's result and calls the others whenever a control moves.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.bins import Binning, choose_binning
-from napari_ensir.ensemble.collect import DENSE_SUMS, collect
-from napari_ensir.ensemble.estimate import OUTCOMES, Settings, find_method
-from napari_ensir.ensemble.inputs import check_names, check_prior
-from napari_ensir.ensemble.lut import WeightLUT
-from napari_ensir.ensemble.reference_set import ReferenceSet
-from napari_ensir.ensemble.statistics import merge, n_moments
+from napari_ensir.ensemble.estimate import Settings, find_method
+from napari_ensir.ensemble.inputs import check_prior
+from napari_ensir.ensemble.reference import Reference, collect_reference
+from napari_ensir.ensemble.tabulate import estimate_lut
+from napari_ensir.ensemble.validation import choose_bins
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -24,38 +23,13 @@ if TYPE_CHECKING:
 
     import torch
 
-    from napari_ensir.ensemble.inputs import Field, Progress
-    from napari_ensir.ensemble.statistics import Statistics
+    from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.lut import WeightLUT
 
 FOLDS = 4
 """Parts that are held out in turn where something is chosen by cross-validation."""
 
 __all__ = ["FOLDS", "Reference", "collect_reference", "estimate_lut", "fit_lut"]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What was learned of a reference set before any weight was estimated.
-
-    Attributes
-    ----------
-    statistics : Statistics
-    names : tuple of str
-    channel_axis : int or None
-        Counted from the end if it was the last axis, so that the table serves stacks of such images.
-    range_from : "given", "dtype" or "data"
-        Where the data range came from.
-    n_images : int
-    folds : tuple of Statistics
-        The same pixels in parts, to hold some out; empty if collected in one piece.
-    """
-
-    statistics: Statistics
-    names: tuple[str, ...]
-    channel_axis: int | None
-    range_from: str
-    n_images: int
-    folds: tuple[Statistics, ...] = ()
 
 
 def fit_lut(
@@ -129,6 +103,11 @@ def fit_lut(
         raise EnsembleError(f'bin_width is {bin_width!r}; use a number of intensity units, None or "auto".')
     if isinstance(shrinkage, str) and shrinkage != "auto":
         raise EnsembleError(f'shrinkage is {shrinkage!r}; use a number of pixels or "auto".')
+    settings = Settings(
+        shrinkage=1000.0 if shrinkage == "auto" else shrinkage,
+        max_iterations=max_iterations,
+        device=resolve_device(device),
+    )
     choosing = "auto" in (bin_width, shrinkage)
     collected = collect_reference(
         reference,
@@ -142,166 +121,16 @@ def fit_lut(
         refine=None if bin_width == "auto" else 1,
         folds=FOLDS if choosing else 1,
     )
-    settings = Settings(
-        prior=check_prior(prior, len(collected.names)),
-        shrinkage=1000.0 if shrinkage == "auto" else shrinkage,
-        max_iterations=max_iterations,
-        device=resolve_device(device),
-    )
-    if not choosing:
-        return estimate_lut(collected, method, settings, progress=progress)
-    from napari_ensir.ensemble.validation import choose_bins
-
-    choice = choose_bins(
-        collected,
-        method,
-        settings,
-        factors=(1, 2, 4, 8, 16) if bin_width == "auto" else (1,),
-        shrinkages=(100.0, 1000.0, 10000.0) if shrinkage == "auto" else (settings.shrinkage,),
-        progress=progress,
-    )
-    return estimate_lut(collected, method, choice.settings, binning=choice.binning, progress=progress)
-
-
-def collect_reference(
-    reference: Iterable[tuple[Sequence[Any], Any]],
-    names: Sequence[str] | None = None,
-    *,
-    bin_width: float | None = None,
-    data_range: tuple[float, float] | None = None,
-    channel_axis: int | None = None,
-    mask: Sequence[Any] | None = None,
-    device: str | torch.device = "auto",
-    progress: Progress | None = None,
-    refine: int | None = 1,
-    folds: int = 1,
-) -> Reference:
-    """Read a reference set's pixels, once, into statistics.
-
-    Parameters
-    ----------
-    reference, names, bin_width, data_range, channel_axis, mask, device, progress
-        As for :func:`fit_lut`.
-    refine : int, optional
-        Collect in bins this many times as narrow as ``bin_width``, for coarser ones to be made of later;
-        None: as narrow as is cheap.
-    folds : int
-        Keep the statistics in this many parts as well: of whole images where there are enough, else of bands
-        of each image.
-
-    Raises
-    ------
-    EnsembleError
-        If the images cannot be used, or no pixel is left.
-    """
-    fields = ReferenceSet(reference, names, channel_axis, mask, data_range)
-    first = fields.first
-    checked = check_names(names, len(first.candidates))
-    low_high, range_from = fields.data_range(progress)
-    binning = choose_binning(first.pixel_type, low_high, bin_width)
-    if refine is None:
-        refine = finest_cheap(binning, len(checked), first.n_channels)
-    if refine > 1:
-        binning = binning.refined(refine)
-    parts = [fields] if folds == 1 else _in_folds(list(fields), folds)
-    total, before = fields.n_pixels, 0
-    collected = []
-    for part in parts:
-        report = None if progress is None else _offset(progress, before, total)
-        collected.append(
-            collect(part, binning, len(checked), first.n_channels, resolve_device(device), report, total)
+    settings = replace(settings, prior=check_prior(prior, len(collected.names)))
+    binning = None
+    if choosing:
+        choice = choose_bins(
+            collected,
+            method,
+            settings,
+            factors=(1, 2, 4, 8, 16) if bin_width == "auto" else (1,),
+            shrinkages=(100.0, 1000.0, 10000.0) if shrinkage == "auto" else (settings.shrinkage,),
+            progress=progress,
         )
-        before += collected[-1].n_pixels + collected[-1].not_finite
-    statistics = merge(collected)
-    if statistics.n_pixels == 0:
-        raise EnsembleError(
-            f"no pixel is left to learn from: {statistics.not_finite} are NaN or infinite in a candidate or "
-            "the ground truth, the rest lie outside the mask."
-        )
-    axis = first.channel_axis
-    if axis is not None and axis == len(first.shape) - 1:
-        axis = -1
-    kept = tuple(collected) if folds > 1 else ()
-    return Reference(statistics, checked, axis, range_from, fields.n_read, kept)
-
-
-def finest_cheap(binning: Binning, n_candidates: int, n_channels: int) -> int:
-    """How many times narrower bins can be with all sums still in one table."""
-    for factor in (4, 2):
-        if binning.sublevels % factor == 0:
-            rows = binning.refined(factor).n_bins ** n_candidates * n_channels
-            if rows * n_moments(n_candidates) <= DENSE_SUMS:
-                return factor
-    return 1
-
-
-def _offset(progress: Progress, before: int, total: int | None) -> Progress:
-    return lambda done, _, text: progress(before + done, max(before + done, total or 0), text)
-
-
-def _in_folds(fields: list[Field], n: int) -> list[list[Field]]:
-    """Deal out whole images where there are enough, else bands of each along its longest axis."""
-    if len(fields) >= n:
-        return [fields[start::n] for start in range(n)]
-    folds: list[list[Field]] = [[] for _ in range(n)]
-    for field in fields:
-        for fold, band in zip(folds, field.bands(n), strict=False):
-            fold.append(band)
-    return folds
-
-
-def estimate_lut(
-    reference: Reference,
-    method: str = "em",
-    settings: Settings | None = None,
-    *,
-    binning: Binning | None = None,
-    progress: Progress | None = None,
-) -> WeightLUT:
-    """Weights from statistics, by any method and in any bins that those collected fit into.
-
-    Parameters
-    ----------
-    reference : Reference
-    method : str
-        A key of :data:`~napari_ensir.ensemble.estimate.METHODS`.
-    settings : Settings, optional
-    binning : Binning, optional
-        Coarser bins of the same range; None: as collected.
-
-    Raises
-    ------
-    EnsembleError
-        If there is no such method, or the bins do not fit.
-    """
-    settings = settings or Settings()
-    if settings.max_iterations is not None and settings.max_iterations < 1:
-        raise EnsembleError(f"max_iterations is {settings.max_iterations}; it must be 1 or more.")
-    estimator = find_method(method).load()
-    statistics = reference.statistics if binning is None else reference.statistics.in_bins(binning)
-    estimate = estimator(statistics, settings, progress)
-    counts = statistics.counts
-    report = {
-        "pixels": statistics.n_pixels,
-        "images": reference.n_images,
-        "bin_sets": len(counts),
-        "statistics_bytes": statistics.nbytes,
-        "data_range_from": reference.range_from,
-        "not_finite": statistics.not_finite,
-        "outside_range": [int(n) for n in statistics.outside],
-        "outcomes": {text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)},
-        "iterations": [int(n) for n in estimate.iterations],
-        "outcome": [int(code) for code in estimate.outcome],
-    }
-    return WeightLUT(
-        reference.names,
-        method,
-        statistics.binning,
-        statistics.rows,
-        estimate.weights,
-        counts,
-        estimate.fallback,
-        estimate.unseen,
-        reference.channel_axis,
-        report,
-    )
+        binning, settings = choice.binning, choice.settings
+    return estimate_lut(collected, method, settings, binning=binning, progress=progress)

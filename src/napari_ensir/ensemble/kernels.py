@@ -1,6 +1,6 @@
 """The CPU's hot loops, compiled by numba: counting pixels, combining them, and EM.
 
-One pass, no temporaries the size of the image. Where numba is absent, ``collect.py``, ``apply.py`` and
+One pass, no temporaries the size of the image. Where numba is absent, ``tally.py``, ``apply.py`` and
 ``em.py`` do the same in torch; the tests hold the two to the same numbers.
 
 Unsigned subscripts are not a matter of taste here: numba then leaves out Python's counting from the end,

@@ -1,4 +1,4 @@
-"""The lookup table: bin set to weights, and what is done with it. Fits nothing, reads no file."""
+"""The lookup table: weights with names, method and report, and what is done with them. Fits nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_ensir.ensemble.apply import combine_field
-from napari_ensir.ensemble.bins import DENSE_ENTRIES, Binning, BinSetIndex
 from napari_ensir.ensemble.inputs import check_names, make_field
+from napari_ensir.ensemble.lookup import Lookup
+from napari_ensir.ensemble.lut_format import TableParts, write_table
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from napari_ensir.ensemble.bins import Binning, BinSetIndex
     from napari_ensir.ensemble.inputs import Field, Progress
 
 __all__ = ["WeightLUT"]
@@ -106,35 +108,28 @@ class WeightLUT:
         )
 
     @cached_property
+    def lookup(self) -> Lookup:
+        """Bin set to weights: all that combining needs of the table."""
+        return Lookup(self.binning, self.rows, self.weights, self.fallback, self.unseen)
+
+    @property
     def index(self) -> BinSetIndex:
         """Finds a bin set's row."""
-        return BinSetIndex(self.rows, (self.binning.n_bins,) * self.n_candidates + (self.n_channels,))
+        return self.lookup.index
 
-    @cached_property
+    @property
     def all_weights(self) -> NDArray[np.float64]:
-        """The weights, then the fallback: bin sets that the table lacks point behind its end."""
-        return np.ascontiguousarray(np.concatenate([self.weights, self.fallback]))
+        """The weights, then the fallback: see :attr:`Lookup.all_weights`."""
+        return self.lookup.all_weights
+
+    @property
+    def dense_rows(self) -> NDArray[np.int32] | None:
+        """Row of :attr:`all_weights` for every bin set there can be, or None where they are too many."""
+        return self.lookup.dense_rows
 
     def row_of(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Row of ``all_weights`` for bin sets given as one int64 tensor per column."""
-        import torch
-
-        row, found = self.index.find(columns)
-        fallback = self.index.n_rows + columns[-1]
-        if self.unseen == "fallback":
-            return torch.where(found, row, fallback)
-        return torch.where(row >= 0, row, fallback)
-
-    @cached_property
-    def dense_rows(self) -> NDArray[np.int32] | None:
-        """Row of ``all_weights`` for every bin set there can be, or None where they are too many."""
-        import torch
-
-        if self.index.span > DENSE_ENTRIES or len(self.index.stages) > 1:
-            return None
-        shape = (self.binning.n_bins,) * self.n_candidates + (self.n_channels,)
-        columns = torch.unravel_index(torch.arange(self.index.span), shape)
-        return self.row_of(columns).numpy().astype(np.int32)
+        """Row of :attr:`all_weights` for bin sets given as one int64 tensor per column of ``rows``."""
+        return self.lookup.row_of(columns)
 
     def weights_for(self, intensities: Sequence[float], channel: int = 0) -> NDArray[np.float64]:
         """Weights of the bin set that these intensities fall in.
@@ -214,7 +209,7 @@ class WeightLUT:
             If the candidates do not fit the table or each other.
         """
         field = self.field(candidates, channel_axis)
-        return combine_field(self, field, device, as_maps=False, progress=progress)
+        return combine_field(self.lookup, field, device, as_maps=False, progress=progress)
 
     def weight_maps(
         self,
@@ -237,7 +232,7 @@ class WeightLUT:
             Sums to one over the first axis. Dask arrays in, a dask array out, nothing computed.
         """
         field = self.field(candidates, channel_axis)
-        return combine_field(self, field, device, as_maps=True, progress=progress)
+        return combine_field(self.lookup, field, device, as_maps=True, progress=progress)
 
     def field(self, candidates: Sequence[Any], channel_axis: int | None = None) -> Field:
         """Check candidates against the table.
@@ -279,6 +274,16 @@ class WeightLUT:
         EnsembleError
             If the file cannot be written; one that was there is then unchanged.
         """
-        from napari_ensir.ensemble.lut_file import save_lut
-
-        return save_lut(self, path)
+        parts: TableParts = {
+            "names": self.names,
+            "method": self.method,
+            "binning": self.binning,
+            "rows": self.rows,
+            "weights": self.weights,
+            "counts": self.counts,
+            "fallback": self.fallback,
+            "unseen": self.unseen,
+            "channel_axis": self.channel_axis,
+            "report": self.report,
+        }
+        return write_table(path, parts)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_ensir.ensemble.estimate import Settings
-from napari_ensir.ensemble.fit import Reference, estimate_lut
+from napari_ensir.ensemble.estimate import Settings, find_method
+from napari_ensir.ensemble.lookup import Lookup
 from napari_ensir.ensemble.statistics import Statistics, merge
 from napari_ensir.errors import EnsembleError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.bins import Binning
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lut import WeightLUT
+    from napari_ensir.ensemble.reference import Reference
 
 __all__ = ["BinChoice", "choose_bins", "held_out_error", "mean_squared_error", "peak", "psnr_of"]
 
@@ -38,31 +39,31 @@ def psnr_of(error: float, binning: Binning) -> float:
     return float("inf") if error <= 0 else float(10 * np.log10(peak(binning) ** 2 / error))
 
 
-def mean_squared_error(statistics: Statistics, weights: NDArray[np.float64] | WeightLUT) -> float:
+def mean_squared_error(statistics: Statistics, weights: NDArray[np.float64] | Lookup | WeightLUT) -> float:
     """Mean squared error, in squared intensity units, of an ensemble on the pixels counted.
 
     Parameters
     ----------
     statistics : Statistics
-    weights : (M,) array or WeightLUT
+    weights : (M,) array, Lookup or WeightLUT
         One vector for all pixels, or a table in the same bins.
     """
     if isinstance(weights, np.ndarray):
         per_row = np.broadcast_to(weights, (len(statistics.rows), statistics.n_candidates))
     else:
-        per_row = _weights_of(weights, statistics)
+        per_row = _weights_of(weights if isinstance(weights, Lookup) else weights.lookup, statistics)
     gram = statistics.error_gram
     total = np.einsum("rm,rmk,rk->", per_row, gram, per_row, optimize=True)
     return float(max(total, 0.0) / max(1, statistics.n_pixels))
 
 
-def _weights_of(lut: WeightLUT, statistics: Statistics) -> NDArray[np.float64]:
+def _weights_of(lookup: Lookup, statistics: Statistics) -> NDArray[np.float64]:
     import torch
 
-    if lut.binning != statistics.binning:
+    if lookup.binning != statistics.binning:
         raise EnsembleError("the table and the statistics are in different bins; bring them into the same.")
     columns = [torch.from_numpy(column.astype(np.int64)) for column in statistics.rows.T]
-    found: NDArray[np.float64] = lut.all_weights[lut.row_of(columns).numpy()]
+    found: NDArray[np.float64] = lookup.all_weights[lookup.row_of(columns).numpy()]
     return found
 
 
@@ -83,6 +84,7 @@ def held_out_error(
         If the reference was collected in one piece.
     """
     folds = _folds_in(reference, binning)
+    estimator, settings = find_method(method).load(), settings or Settings()
     errors, pixels = 0.0, 0
     for number, fold in enumerate(folds):
         if not fold.n_pixels:
@@ -90,8 +92,9 @@ def held_out_error(
         rest = merge([*folds[:number], *folds[number + 1 :]])
         if not rest.n_pixels:
             raise EnsembleError("all pixels lie in one part of the image; there is none to hold out.")
-        lut = estimate_lut(replace(reference, statistics=rest, folds=()), method, settings, progress=progress)
-        errors += mean_squared_error(fold, lut) * fold.n_pixels
+        found = estimator(rest, settings, progress)
+        lookup = Lookup(rest.binning, rest.rows, found.weights, found.fallback, found.unseen)
+        errors += mean_squared_error(fold, lookup) * fold.n_pixels
         pixels += fold.n_pixels
     return errors / pixels
 

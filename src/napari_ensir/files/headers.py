@@ -10,12 +10,13 @@ import json
 import os
 import stat
 import struct
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from napari_ensir.errors import EnsembleError
 
-__all__ = ["MAX_HEADER", "brief", "parse_object", "read_metadata", "readable_file"]
+__all__ = ["MAX_HEADER", "brief", "package_version", "parse_object", "read_metadata", "readable_file"]
 
 MAX_HEADER = 2**23
 """Most bytes of a header: what JSON of that size takes in memory stays below 200 MB."""
@@ -123,3 +124,11 @@ def brief(value: object) -> str:
     ("'rain'", 'a list')
     """
     return repr(value)[:80] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+
+
+def package_version() -> str:
+    """The version of this package, as files state it; ``"0+unknown"`` in a tree that was never installed."""
+    try:
+        return version("napari-ensir")
+    except PackageNotFoundError:
+        return "0+unknown"

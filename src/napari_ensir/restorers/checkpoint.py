@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.headers import brief, parse_object, read_metadata, readable_file
+from napari_ensir.files.headers import (
+    brief,
+    package_version,
+    parse_object,
+    read_metadata,
+    readable_file,
+)
 from napari_ensir.files.whole import whole_file
 
 if TYPE_CHECKING:
@@ -54,9 +60,7 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
     """
     from safetensors.torch import save
 
-    from napari_ensir import __version__
-
-    entry = json.dumps({"schema": SCHEMA, "package": __version__, **header}, allow_nan=False)
+    entry = json.dumps({"schema": SCHEMA, "package": package_version(), **header}, allow_nan=False)
     content = save(
         {name: each.detach().cpu().contiguous() for name, each in tensors.items()}, metadata={_ENTRY: entry}
     )

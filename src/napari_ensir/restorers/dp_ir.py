@@ -31,6 +31,7 @@ from napari_ensir.restorers.base import (
 )
 from napari_ensir.restorers.ddpm import Diffusion
 from napari_ensir.restorers.denoiser import DenoiserModel, DenoiserSettings, LocalWiener
+from napari_ensir.restorers.described import describe
 from napari_ensir.restorers.learned import Draw, LearnedRestorer, Model, Tiled
 from napari_ensir.restorers.networks import FusionNetwork
 from napari_ensir.restorers.training import check_network
@@ -231,8 +232,6 @@ class DPIR(LearnedRestorer):
 
     def header(self) -> dict[str, Any]:
         """See :class:`LearnedRestorer`; the restorer is described as far as a file can hold it."""
-        from napari_ensir.restorers.trained import describe
-
         return super().header() | {"ir": describe(self.ir)}
 
     def tensors(self) -> dict[str, Tensor]:

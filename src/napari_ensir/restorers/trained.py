@@ -1,4 +1,4 @@
-"""Trained restorers from their checkpoints: load, resume, and describe one inside another."""
+"""Trained restorers from their checkpoints: load and resume, one inside another too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from napari_ensir.restorers.classical import CLASSICAL
 from napari_ensir.restorers.denoiser import Denoiser, DenoiserModel
 from napari_ensir.restorers.dp_ir import DPIR, FusionModel
 from napari_ensir.restorers.ir_cm import IRCM, ConsistencyModel
-from napari_ensir.restorers.learned import LearnedRestorer, Model
 from napari_ensir.restorers.regression import Regression, RegressionModel
 from napari_ensir.restorers.training import Trainer, TrainingPairs, TrainingSettings
 
@@ -27,8 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_ensir.restorers.base import Restorer
+    from napari_ensir.restorers.learned import LearnedRestorer, Model
 
-__all__ = ["KINDS", "describe", "load_restorer", "resume_training"]
+__all__ = ["KINDS", "load_restorer", "resume_training"]
 
 KINDS: dict[str, tuple[type[Model], type[LearnedRestorer]]] = {
     "regression": (RegressionModel, Regression),
@@ -99,16 +99,6 @@ def resume_training(
     return trainer
 
 
-def describe(restorer: Restorer) -> dict[str, Any]:
-    """What a header can say of a restorer: enough to rebuild it where it is one of ours, else its name."""
-    if isinstance(restorer, LearnedRestorer):
-        return restorer.header()
-    for key, kind in CLASSICAL.items():
-        if type(restorer) is kind:
-            return {"kind": "classical", "method": key, "settings": asdict(restorer)}
-    return {"kind": "other", "name": restorer.name}
-
-
 def _restorer(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, Any],
@@ -146,7 +136,7 @@ def _restorer(
 
 
 def _described(entry: object, tensors: Mapping[str, Tensor], where: str, device: str) -> Restorer:
-    """The restorer that :func:`describe` described."""
+    """The restorer that :func:`~napari_ensir.restorers.described.describe` described."""
     if not isinstance(entry, dict):
         raise EnsembleError(f"{where} says nothing of the restorer that DP-IR is built around.")
     if entry.get("kind") == "other":

@@ -1,0 +1,96 @@
+"""Bin set to weights, and no more: what combining needs of a table. Knows no names, no files, no pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from napari_ensir.ensemble.bins import DENSE_ENTRIES, Binning, BinSetIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = ["Lookup"]
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """Weights of every bin set there can be.
+
+    Attributes
+    ----------
+    binning : Binning
+    rows : (R, M + 1) uint16
+        Occupied bin sets: the bin of each candidate, then the channel; sorted.
+    weights : (R, M) float64
+        On the simplex.
+    fallback : (C, M) float64
+        Weights, by channel, where nothing was learned.
+    unseen : "fallback" or "previous"
+        Whether a bin set that is not occupied takes the fallback, or the weights of the one before it (the
+        EnsIR authors' rule).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from napari_ensir.ensemble.bins import choose_binning
+    >>> rows = np.array([[0, 0, 0]], np.uint16)
+    >>> binning = choose_binning(np.uint8, (0, 255), 128)
+    >>> lookup = Lookup(binning, rows, np.array([[0.25, 0.75]]), np.array([[0.5, 0.5]]))
+    >>> columns = [torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([0, 0])]
+    >>> lookup.all_weights[lookup.row_of(columns)].tolist()
+    [[0.25, 0.75], [0.5, 0.5]]
+    """
+
+    binning: Binning
+    rows: NDArray[np.uint16]
+    weights: NDArray[np.float64]
+    fallback: NDArray[np.float64]
+    unseen: Literal["fallback", "previous"] = "fallback"
+
+    @property
+    def n_candidates(self) -> int:
+        """Number of candidates, M."""
+        return int(self.weights.shape[1])
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels with weights of their own; 1 if pooled."""
+        return len(self.fallback)
+
+    @cached_property
+    def index(self) -> BinSetIndex:
+        """Finds a bin set's row."""
+        return BinSetIndex(self.rows, (self.binning.n_bins,) * self.n_candidates + (self.n_channels,))
+
+    @cached_property
+    def all_weights(self) -> NDArray[np.float64]:
+        """The weights, then the fallback: bin sets that are not occupied point behind the former's end."""
+        return np.ascontiguousarray(np.concatenate([self.weights, self.fallback]))
+
+    def row_of(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Row of :attr:`all_weights` for bin sets given as one int64 tensor per column of ``rows``."""
+        import torch
+
+        row, found = self.index.find(columns)
+        fallback = self.index.n_rows + columns[-1]
+        if self.unseen == "fallback":
+            return torch.where(found, row, fallback)
+        return torch.where(row >= 0, row, fallback)
+
+    @cached_property
+    def dense_rows(self) -> NDArray[np.int32] | None:
+        """Row of :attr:`all_weights` for every bin set there can be, or None where they are too many."""
+        import torch
+
+        if self.index.span > DENSE_ENTRIES or len(self.index.stages) > 1:
+            return None
+        shape = (self.binning.n_bins,) * self.n_candidates + (self.n_channels,)
+        columns = torch.unravel_index(torch.arange(self.index.span), shape)
+        return self.row_of(columns).numpy().astype(np.int32)
