@@ -10,7 +10,7 @@ import pytest
 from napari_ensir import fit_lut
 from napari_ensir.viewer.apply_widget import matching_sets
 from napari_ensir.viewer.layers import OUTPUT_KEY, placement
-from napari_ensir.viewer.panel import Panel
+from napari_ensir.viewer.old_panel import Panel
 from napari_ensir.viewer.session import session_of
 
 

@@ -12,8 +12,8 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.fitting import Combined, combine
 from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import LayerWatcher, Origin, changed_meanwhile, why_not
+from napari_ensir.viewer.old_panel import Panel
 from napari_ensir.viewer.outputs import add_outputs
-from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.session import preference, session_of
 from napari_ensir.viewer.texts import device_combo, explain
 

@@ -1,166 +1,220 @@
-"""A list of image layers to tick and drag into order. Holds layers, not names; computes nothing."""
+"""Image layers to tick and drag into order, as one value. Holds layers, not names; computes nothing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QHBoxLayout,
-    QLineEdit,
-    QListWidget,
-    QListWidgetItem,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+import napari
+from magicgui.types import Undefined
+from magicgui.widgets import LineEdit
+from magicgui.widgets.bases import ValuedContainerWidget
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtWidgets import QAbstractItemView, QListWidget, QListWidgetItem
 
-from napari_ensir.viewer.layers import LayerWatcher, why_not
-from napari_ensir.viewer.texts import explain
+from napari_ensir.errors import EnsembleError
+from napari_ensir.viewer.forms import button, dress, row
+from napari_ensir.viewer.layers import unwrapped, why_not
 
 if TYPE_CHECKING:
-    import napari
+    from collections.abc import Iterable, Sequence
+
     from napari.layers import Layer
 
-__all__ = ["CandidatePicker"]
+__all__ = ["LayerPicker"]
 
 _LAYER = Qt.ItemDataRole.UserRole
+_TICKED, _UNTICKED = Qt.CheckState.Checked, Qt.CheckState.Unchecked
 
 
-class CandidatePicker(QWidget):
-    """Chooses candidates among the viewer's layers.
+class LayerPicker(ValuedContainerWidget[list]):
+    """Chooses candidates among a viewer's layers; its value is the list of them, in order.
 
     Rows are numbered in the order in which the lookup table's axes will follow. A layer that cannot join is
     greyed, with the reason behind its name.
 
     Parameters
     ----------
+    value
+        Layers ticked at first.
     viewer
-        Whose layers to offer.
+        Whose layers to offer; the current one when first docked, where it is not given.
     """
 
-    changed = Signal()
-
-    def __init__(self, viewer: napari.Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, value: Any = Undefined, *, viewer: napari.Viewer | None = None, **kwargs: Any) -> None:
         self._viewer = viewer
         self._truth: Layer | None = None
-        self._list = QListWidget()
-        self._list.setDragDropMode(QAbstractItemView.DragDropMode.InternalMove)
-        self._list.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self._list.setMinimumHeight(80)
-        self._list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self._list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        explain(self._list, "candidates")
-        self._filter = QLineEdit()
-        self._filter.setPlaceholderText("filter layers")
-        self._filter.setClearButtonEnabled(True)
-        explain(self._filter, "filter")
-        buttons = QHBoxLayout()
-        buttons.setContentsMargins(0, 0, 0, 0)
-        buttons.addWidget(self._filter, 1)
-        for text, key, slot in (
-            ("All", "all", self.choose_all),
-            ("None", "none", self.choose_none),
-            ("Selected", "selected", self.choose_selected),
-        ):
-            button = QPushButton(text)
-            explain(button, key)
-            button.clicked.connect(slot)
-            buttons.addWidget(button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
-        layout.addLayout(buttons)
-        layout.addWidget(self._list, 1)
+        self._told: list[Layer] = []
+        self._rows = _Rows()
+        self._filter = LineEdit(name="filter", tooltip="Show only layers whose name contains this text.")
+        self._filter.native.setPlaceholderText("filter layers")
+        self._filter.native.setClearButtonEnabled(True)
+        self._filter.native.setMinimumWidth(40)
+        self.all_button = button("All", "Tick every layer that can join.", "all")
+        self.none_button = button("None", "Untick every layer.", "none")
+        self.selected_button = button(
+            "Selected", "Tick the layers selected in napari's layer list, and no others.", "selected"
+        )
+        buttons = [self.all_button, self.none_button, self.selected_button]
+        kwargs.pop("widget_type", None)
+        kwargs.pop("nullable", None)
+        super().__init__(
+            widgets=[row(self._filter, *buttons, name="bar")], layout="vertical", labels=False, **kwargs
+        )
+        self.margins = (0, 0, 0, 0)
+        self.native.layout().setSpacing(3)
+        self.native.layout().addWidget(self._rows, 1)
+        self._rows.setAccessibleName(self.label)
+        self._rows.setToolTip(self.tooltip or "")
+        dress(self._filter, "Filter layers")
+        self._rows.itemChanged.connect(self._relabel)
+        self._rows.model().rowsMoved.connect(self._relabel)
+        self._filter.changed.connect(self._hide_others)
+        self.all_button.changed.connect(self.choose_all)
+        self.none_button.changed.connect(self.choose_none)
+        self.selected_button.changed.connect(self.choose_selected)
+        self.reset_choices()
+        if value is not Undefined:
+            self.value = value
 
-        self._filter.textChanged.connect(self._apply_filter)
-        self._list.itemChanged.connect(self._relabel)
-        self._list.model().rowsMoved.connect(self._relabel)
-        self._watcher = LayerWatcher(viewer, self._refresh)
-        self.destroyed.connect(self._watcher.stop)
-        self._refresh()
+    # -- the value --------------------------------------------------------------------------------
 
-    def sizeHint(self) -> QSize:
-        """A few rows high; the list scrolls and grows with the dock."""
-        return QSize(280, 150)
-
-    def layers(self) -> list[Layer]:
+    def get_value(self) -> list[Layer]:
         """The chosen candidates, in order."""
         return [
             item.data(_LAYER)
-            for item in self._items()
-            if item.checkState() == Qt.CheckState.Checked and item.flags() & Qt.ItemFlag.ItemIsEnabled
+            for item in self._rows.items_in_order()
+            if item.checkState() == _TICKED and item.flags() & Qt.ItemFlag.ItemIsEnabled
         ]
 
-    def choose(self, layers: list[Layer]) -> None:
-        """Tick these layers, in this order before all others, and no others."""
-        self._list.blockSignals(True)
-        for place, layer in enumerate(layers):
-            row = next((r for r, item in enumerate(self._items()) if item.data(_LAYER) is layer), None)
-            if row is not None:
-                self._list.insertItem(place, self._list.takeItem(row))
-        for item in self._items():
-            chosen = any(item.data(_LAYER) is layer for layer in layers)
-            item.setCheckState(Qt.CheckState.Checked if chosen else Qt.CheckState.Unchecked)
-        self._list.blockSignals(False)
+    def set_value(self, value: Iterable[Layer] | None) -> None:
+        """Tick these layers, in this order before all others, and no others.
+
+        Raises
+        ------
+        EnsembleError
+            If one of them is not among the viewer's layers.
+        """
+        chosen = [unwrapped(layer) for layer in value or ()]
+        offered = [item.data(_LAYER) for item in self._rows.items_in_order()]
+        for layer in chosen:
+            if not any(layer is each for each in offered):
+                name = getattr(layer, "name", layer)
+                raise EnsembleError(f'"{name}" is no layer of this viewer; add it first.')
+        self._rows.tick(chosen)
         self._relabel()
 
     def choose_all(self) -> None:
         """Tick every layer that can join."""
-        self.choose([item.data(_LAYER) for item in self._items() if item.flags() & Qt.ItemFlag.ItemIsEnabled])
+        items = self._rows.items_in_order()
+        self.value = [item.data(_LAYER) for item in items if item.flags() & Qt.ItemFlag.ItemIsEnabled]
 
     def choose_none(self) -> None:
         """Untick every layer."""
-        self.choose([])
+        self.value = []
 
     def choose_selected(self) -> None:
         """Tick the layers selected in napari's own list."""
-        chosen = self._viewer.layers.selection
-        self.choose([item.data(_LAYER) for item in self._items() if item.data(_LAYER) in chosen])
+        chosen = [] if self._viewer is None else [unwrapped(each) for each in self._viewer.layers.selection]
+        self.value = [layer for layer in self.offered() if any(layer is each for each in chosen)]
+
+    # -- what is offered --------------------------------------------------------------------------
 
     @property
     def truth(self) -> Layer | None:
-        """The ground truth that candidates must match."""
+        """The ground truth that candidates must match, and which is none of them."""
         return self._truth
 
-    def set_truth(self, truth: Layer | None) -> None:
-        """Tell which layer is the ground truth: it cannot join, and the others must match it."""
-        self._truth = truth
-        self._refresh()
+    @truth.setter
+    def truth(self, layer: Layer | None) -> None:
+        self._truth = unwrapped(layer)
+        self._relabel()
 
-    def _items(self) -> list[QListWidgetItem]:
-        return [self._list.item(row) for row in range(self._list.count())]
+    def offered(self) -> list[Layer]:
+        """All layers listed, in the order of the rows."""
+        return [item.data(_LAYER) for item in self._rows.items_in_order()]
 
-    def _refresh(self) -> None:
-        """Follow the viewer's layers; keep the order and the ticks."""
-        present = list(self._viewer.layers)
-        self._list.blockSignals(True)
-        for row in reversed(range(self._list.count())):
-            if self._list.item(row).data(_LAYER) not in present:
-                self._list.takeItem(row)
-        held = [item.data(_LAYER) for item in self._items()]
-        for layer in present:
-            if layer not in held:
-                item = QListWidgetItem()
-                item.setData(_LAYER, layer)
-                item.setCheckState(Qt.CheckState.Unchecked)
-                self._list.addItem(item)
-        self._list.blockSignals(False)
+    def texts(self) -> list[str]:
+        """What the rows say."""
+        return [item.text() for item in self._rows.items_in_order()]
+
+    def reset_choices(self, *_: object) -> None:
+        """Follow the viewer's layers; order and ticks stay."""
+        if self._viewer is None and self.native.parent() is not None:
+            self._viewer = napari.current_viewer()
+        self._rows.offer([] if self._viewer is None else [unwrapped(each) for each in self._viewer.layers])
         self._relabel()
 
     def _relabel(self, *_: object) -> None:
         """Number the ticked rows and grey what cannot join, in place: this runs while Qt moves rows."""
-        ticked = [item for item in self._items() if item.checkState() == Qt.CheckState.Checked]
-        like = self._truth
+        self._rows.relabel(self._truth)
+        self._hide_others()
+        chosen = self.get_value()
+        if [id(layer) for layer in chosen] != [id(layer) for layer in self._told]:
+            self._told = chosen
+            self.changed.emit(chosen)
+
+    def _hide_others(self, *_: object) -> None:
+        wanted = self._filter.value.strip().lower()
+        for item in self._rows.items_in_order():
+            item.setHidden(wanted not in item.data(_LAYER).name.lower())
+
+
+class _Rows(QListWidget):
+    """Ticks, drag and greyed rows: what magicgui has no widget for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setDragDropMode(QAbstractItemView.DragDropMode.InternalMove)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setMinimumHeight(80)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+
+    def sizeHint(self) -> QSize:
+        """A few rows high; the list scrolls and grows with the dock."""
+        return QSize(260, 120)
+
+    def items_in_order(self) -> list[QListWidgetItem]:
+        """All rows, from the top."""
+        return [self.item(place) for place in range(self.count())]
+
+    def tick(self, layers: Sequence[Layer]) -> None:
+        """Tick these, before all others, and no others; emits nothing."""
+        self.blockSignals(True)
+        for place, layer in enumerate(layers):
+            row = next(r for r, item in enumerate(self.items_in_order()) if item.data(_LAYER) is layer)
+            self.insertItem(place, self.takeItem(row))
+        for item in self.items_in_order():
+            chosen = any(item.data(_LAYER) is layer for layer in layers)
+            item.setCheckState(_TICKED if chosen else _UNTICKED)
+        self.blockSignals(False)
+
+    def offer(self, layers: Sequence[Layer]) -> None:
+        """List these layers: those that were there keep their place and tick; emits nothing."""
+        self.blockSignals(True)
+        for place in reversed(range(self.count())):
+            if not any(self.item(place).data(_LAYER) is layer for layer in layers):
+                self.takeItem(place)
+        held = [item.data(_LAYER) for item in self.items_in_order()]
+        for layer in layers:
+            if not any(layer is each for each in held):
+                item = QListWidgetItem()
+                item.setData(_LAYER, layer)
+                item.setCheckState(_UNTICKED)
+                self.addItem(item)
+        self.blockSignals(False)
+
+    def relabel(self, truth: Layer | None) -> None:
+        """Number what is ticked, and grey what cannot join; emits nothing."""
+        ticked = [item for item in self.items_in_order() if item.checkState() == _TICKED]
+        like = truth
         if like is None:
             like = next((item.data(_LAYER) for item in ticked if not why_not(item.data(_LAYER))), None)
         number = 0
-        self._list.blockSignals(True)
-        for item in self._items():
+        self.blockSignals(True)
+        for item in self.items_in_order():
             layer = item.data(_LAYER)
-            reason = why_not(layer, like, self._truth)
+            reason = why_not(layer, like, truth)
             flags = Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemIsDragEnabled
             flags |= Qt.ItemFlag.ItemIsSelectable
             if reason:
@@ -173,11 +227,4 @@ class CandidatePicker(QWidget):
                 item.setText(f"{number}  {layer.name}" if item in ticked else layer.name)
                 item.setToolTip(layer.name)
             item.setFlags(flags)
-        self._list.blockSignals(False)
-        self._apply_filter()
-        self.changed.emit()
-
-    def _apply_filter(self, *_: object) -> None:
-        wanted = self._filter.text().strip().lower()
-        for item in self._items():
-            item.setHidden(wanted not in item.data(_LAYER).name.lower())
+        self.blockSignals(False)

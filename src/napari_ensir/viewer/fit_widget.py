@@ -19,12 +19,12 @@ from superqt.utils import signals_blocked
 
 from napari_ensir.ensemble.estimate import METHODS
 from napari_ensir.errors import EnsembleError
-from napari_ensir.viewer.candidate_picker import CandidatePicker
 from napari_ensir.viewer.fitting import Choices, FitRequest, FitResult, bins_for, fit, refit, score_fully
 from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import LayerWatcher, Origin, pixel_shape, why_not
+from napari_ensir.viewer.old_panel import Panel
+from napari_ensir.viewer.old_picker import CandidatePicker
 from napari_ensir.viewer.outputs import WEIGHT_VIEWS, Outputs
-from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.score_table import ScoreTable
 from napari_ensir.viewer.session import preference, session_of
 from napari_ensir.viewer.texts import combo_of, device_combo, explain

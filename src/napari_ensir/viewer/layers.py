@@ -25,11 +25,17 @@ __all__ = [
     "never_placed",
     "pixel_shape",
     "placement",
+    "unwrapped",
     "why_not",
 ]
 
 OUTPUT_KEY = "napari-ensir"
 """Key in ``layer.metadata`` that marks what we made and tells what it was made of."""
+
+
+def unwrapped(layer: Any) -> Any:
+    """The layer itself: a viewer that napari hands to a widget gives proxies, another at every access."""
+    return getattr(layer, "__wrapped__", layer)
 
 
 def full_data(layer: Layer) -> Any:

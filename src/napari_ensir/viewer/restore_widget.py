@@ -24,7 +24,7 @@ from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer, with_channel_axis
 from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, why_not
-from napari_ensir.viewer.panel import Panel
+from napari_ensir.viewer.old_panel import Panel
 from napari_ensir.viewer.parameter_form import ParameterForm
 from napari_ensir.viewer.session import preference
 from napari_ensir.viewer.texts import explain

@@ -29,7 +29,8 @@ class Task(QObject):
 
     ``work`` is called with a ``progress(done, total, text)`` callback, which raises
     :class:`~napari_ensir.errors.Cancelled` once :meth:`cancel` was called. The signals arrive on the main
-    thread: exactly one of ``returned``, ``failed`` and ``cancelled``, then ``finished``.
+    thread: exactly one of ``returned``, ``failed`` and ``cancelled``, then ``finished``; before them
+    ``progressed`` with thousandths done, a thousand, and what is being done.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ class Task(QObject):
     failed = Signal(object)
     cancelled = Signal()
     finished = Signal()
-    _progressed = Signal(int, int, str)
+    progressed = Signal(int, int, str)
 
     def __init__(self, work: Callable[[Callable[[int, int, str], None]], Any], title: str) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class Task(QObject):
         self._has_ended = False
         self._is_showing = False
         self._done = 0
-        self._progressed.connect(self._show_progress)
+        self.progressed.connect(self._show_progress)
         # The outcome comes back as a value: an exception left in a worker would also open a dialog.
         # napari keeps every worker that ever ran, which must not keep the task, its images and its widget.
         once = [self._run]
@@ -93,7 +94,7 @@ class Task(QObject):
         if now - self._last_report >= _LEAST_SECONDS:
             self._last_report = now
             # Counts of pixels do not fit Qt's 32-bit int; the bar needs no more than this.
-            self._progressed.emit(round(1000 * done / max(1, total)), 1000, text)
+            self.progressed.emit(round(1000 * done / max(1, total)), 1000, text)
 
     def _show_progress(self, done: int, total: int, text: str) -> None:
         # Each call into the bar lets napari process events: the next report, or the end, may come inside.

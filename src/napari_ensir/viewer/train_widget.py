@@ -23,7 +23,7 @@ from napari_ensir.restorers.denoiser import Denoiser
 from napari_ensir.viewer.fit_widget import TRUTH_NAMES
 from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, full_data, pixel_shape, why_not
-from napari_ensir.viewer.panel import Panel
+from napari_ensir.viewer.old_panel import Panel
 from napari_ensir.viewer.restore_widget import CHECKPOINTS
 from napari_ensir.viewer.session import preference
 from napari_ensir.viewer.texts import combo_of, device_combo, explain

@@ -1,0 +1,213 @@
+"""Controls as values: what is set is what is read, in numbers, words and text."""
+
+from __future__ import annotations
+
+import pytest
+from magicgui.widgets import CheckBox, Container, SpinBox
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication
+
+from napari_ensir.viewer.controls import (
+    Between,
+    Choice,
+    Message,
+    Number,
+    Numbers,
+    Suggested,
+    ValueOrWord,
+    WithButton,
+)
+from napari_ensir.viewer.forms import Form, button
+
+WORDS = {None: ("an eighth of the range", "The default."), "auto": ("what does best", "Tried out.")}
+
+
+@pytest.fixture
+def heard():
+    """What a control's ``changed`` told."""
+
+    def listen(widget) -> list:
+        values: list = []
+        widget.changed.connect(values.append)
+        return values
+
+    return listen
+
+
+@pytest.mark.parametrize("value", [1e-5, 3.2e-7, 0.1, 1 / 3, 32.0, 123456.5, 0.0, -2.25])
+def test_a_number_keeps_nine_digits(qtbot, value):
+    number = Number(name="x")
+    qtbot.addWidget(number.native)
+    number.value = value
+    assert number.value == pytest.approx(value, rel=1e-8)
+    shown = number.native.text()
+    assert "e" not in shown
+    assert len(shown) < 14, "no trailing zeros"
+
+
+def test_small_numbers_can_be_typed_once_the_range_is_known(qtbot):
+    number = Number(name="x", min=0)
+    qtbot.addWidget(number.native)
+    number.suit(1e-4)
+    number.native.lineEdit().clear()
+    qtbot.keyClicks(number.native, "0.0000125")
+    qtbot.keyClick(number.native, Qt.Key.Key_Enter)
+    assert number.value == pytest.approx(1.25e-5, abs=1e-7)
+
+
+def test_a_number_is_taken_when_it_is_whole(qtbot, heard):
+    number = Number(name="x")
+    qtbot.addWidget(number.native)
+    values = heard(number)
+    number.native.lineEdit().clear()
+    qtbot.keyClicks(number.native, "16")
+    assert values == []
+    qtbot.keyClick(number.native, Qt.Key.Key_Enter)
+    assert values == [16.0]
+
+
+def test_words_stand_beside_a_value(qtbot, heard):
+    control = ValueOrWord(Number(min=0, name="own"), WORDS, name="bin_width")
+    qtbot.addWidget(control.native)
+    values = heard(control)
+    assert control.value is None
+    for value in (16.0, "auto", None, 1e-5):
+        control.value = value
+        assert control.value == value
+    assert values == [16.0, "auto", None, 1e-5]
+    control.value = 1e-5
+    assert len(values) == 4, "nothing changed, nothing told"
+
+
+def test_what_a_word_came_to_is_shown_and_can_be_taken_on_from(qtbot, heard):
+    control = ValueOrWord(Number(min=0, name="own"), WORDS, name="bin_width")
+    qtbot.addWidget(control.native)
+    control.native.show()
+    assert not control.inner.native.isVisible()
+    values = heard(control)
+    control.show_in_use(32)
+    assert control.inner.native.isVisible()
+    assert control.inner.value == 32
+    assert control.value is None
+    assert values == []
+    control.inner.value = 31
+    assert control.value == 31
+    assert values == [31]
+    control.show_in_use(5)
+    assert control.value == 31, "a value of one's own stays"
+
+
+def test_the_key_none_is_a_choice_like_any_other(qtbot, heard):
+    choice = Choice({None: ("by itself", "a"), "em": ("EM", "b")}, name="method", value="em")
+    qtbot.addWidget(choice.native)
+    values = heard(choice)
+    choice.value = None
+    choice.value = "em"
+    assert values == [None, "em"]
+    assert choice.native.itemData(1, Qt.ItemDataRole.ToolTipRole) == "b"
+    with pytest.raises(ValueError, match="not a valid choice"):
+        choice.value = "no such"
+    choice.offer({"em": ("EM of another title", ""), 3: ("three", "")})
+    assert choice.value == "em"
+    choice.offer({3: ("three", "")})
+    assert choice.value == 3
+    assert values == [None, "em", 3]
+
+
+def test_suggestions_do_not_bind(qtbot, heard):
+    device = Suggested(("auto", "cpu"), name="device", value="cpu")
+    qtbot.addWidget(device.native)
+    values = heard(device)
+    device.value = "cuda:3"
+    assert device.value == "cuda:3"
+    device.value = "auto"
+    assert values == ["cuda:3", "auto"]
+
+
+def test_several_numbers(qtbot, heard):
+    numbers = Numbers(name="prior")
+    qtbot.addWidget(numbers.native)
+    values = heard(numbers)
+    numbers.value = (0.5, 0.25, 0.25)
+    assert numbers.value == (0.5, 0.25, 0.25)
+    assert values[-1] == (0.5, 0.25, 0.25)
+    numbers.value = "half, half"
+    assert numbers.value == "half, half"
+    pair = Between((0.0, 255.0), name="data_range")
+    qtbot.addWidget(pair.native)
+    values = heard(pair)
+    pair.value = (3, 3710)
+    assert pair.value == (3, 3710)
+    assert values == [(3, 3710)], "one change, told once"
+
+
+def test_a_button_beside_a_control_leaves_its_value_alone(qtbot, heard):
+    control = WithButton(Choice({1: ("one", ""), 2: ("two", "")}, name="table"), button("Open…", "x", "open"))
+    qtbot.addWidget(control.native)
+    values = heard(control)
+    box = Container(widgets=[control])
+    qtbot.addWidget(box.native)
+    control.value = 2
+    assert values == [2]
+    assert box.asdict() == {"table": 2}
+
+
+def test_a_message_wraps_and_makes_room(qtbot):
+    message = Message(name="message")
+    form = Container(widgets=[message], labels=False)
+    qtbot.addWidget(form.native)
+    form.native.show()
+    assert not message.native.isVisible()
+    message.value = "word " * 200
+    assert message.native.isVisible()
+    assert form.native.minimumSizeHint().width() < 100
+    message.value = ""
+    assert not message.native.isVisible()
+
+
+def test_labels_of_a_form_share_one_width(qtbot):
+    form = Form(
+        SpinBox(name="a"), SpinBox(name="b", label="A much longer label"), CheckBox(name="c", text="c")
+    )
+    qtbot.addWidget(form.native)
+    form.native.show()
+    form.append(SpinBox(name="d", label="The longest label of them all, by far"))
+    qtbot.wait(50)
+    places = {w.native.mapTo(form.native, QPoint()).x() for w in form if not isinstance(w, CheckBox)}
+    assert len(places) == 1
+
+
+def test_the_wheel_over_what_has_no_focus_changes_nothing(qtbot):
+    form = Form(
+        Choice({1: ("one", ""), 2: ("two", "")}, name="a"), Number(name="b", value=3), SpinBox(name="c")
+    )
+    qtbot.addWidget(form.native)
+    form.native.show()
+    before = form.asdict()
+    for control in form:
+        place = QPointF(5, 5)
+        wheel = QWheelEvent(
+            place,
+            place,
+            QPoint(0, -120),
+            QPoint(0, -120),
+            Qt.MouseButton.NoButton,
+            Qt.KeyboardModifier.NoModifier,
+            Qt.ScrollPhase.NoScrollPhase,
+            False,
+        )
+        QApplication.sendEvent(control.native, wheel)
+    assert form.asdict() == before
+
+
+def test_every_part_of_a_form_has_an_accessible_name(qtbot):
+    form = Form(
+        ValueOrWord(Between(name="own"), WORDS, name="data_range", label="Data range"),
+        Choice({1: ("one", "")}, name="a", label="The choice"),
+    )
+    qtbot.addWidget(form.native)
+    assert form.a.native.accessibleName() == "The choice"
+    assert form.data_range.native.accessibleName() == "Data range"
+    for part in form.data_range.inner:
+        assert part.native.accessibleName()

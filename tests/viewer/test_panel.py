@@ -1,0 +1,179 @@
+"""A panel as such: values by name, docking and closing, work and what is said of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from magicgui.widgets import Container, PushButton
+from qtpy.QtWidgets import QApplication
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.viewer.candidate_picker import LayerPicker
+from napari_ensir.viewer.controls import Choice, Number, ValueOrWord
+from napari_ensir.viewer.forms import Form
+from napari_ensir.viewer.layer_choice import LayerChoice
+from napari_ensir.viewer.panel import Panel
+
+
+class Example(Panel):
+    """The least panel that has all kinds of controls."""
+
+    def __init__(self, viewer) -> None:
+        self.done: list = []
+        self.work = lambda progress: 42
+        self.picker = LayerPicker(viewer=viewer, name="candidates", label="Candidates")
+        form = Form(
+            LayerChoice(viewer, name="truth"),
+            ValueOrWord(Number(name="own"), {None: ("by itself", "")}, name="bin_width"),
+            Choice({"a": ("A", ""), "b": ("B", "")}, name="method"),
+            name="form",
+        )
+        super().__init__(viewer, self.picker, form, action="Work", about="Do it.")
+
+    def run(self) -> None:
+        self.start(lambda progress: self.work(progress), "Working", self.done.append)
+
+
+@pytest.fixture
+def docked(viewer):
+    for name in "ab":
+        viewer.add_image(np.zeros((8, 8), np.uint8), name=name)
+    panel = Example(viewer)
+    viewer.window.add_dock_widget(panel, name="example")
+    return panel
+
+
+def test_values_by_name_and_all_at_once(viewer, docked):
+    a, b = viewer.layers
+    docked.bin_width.value = 3
+    docked.candidates.value = [b, a]
+    docked.truth.value = a
+    state = docked.asdict()
+    assert state == {"candidates": [b, a], "truth": a, "bin_width": 3, "method": "a"}
+    other = Example(viewer)
+    viewer.window.add_dock_widget(other, name="other")
+    heard: list = []
+    other.changed.connect(heard.append)
+    other.update(state, method="b")
+    assert other.asdict() == {**state, "method": "b"}
+    assert heard == [other]
+    with pytest.raises(EnsembleError, match=r"no control 'widht'; there are: candidates, truth"):
+        other.update(widht=3)
+
+
+def test_no_control_is_named_like_a_part_of_magicgui(docked):
+    names = {*docked.asdict(), *(each.name for each in docked)}
+    assert not names & set(dir(Container))
+
+
+def test_it_works_and_says_so(docked, wait_for, qtbot):
+    opened = threading.Event()
+
+    def work(progress):
+        while not opened.is_set():
+            progress(40, 100, "counting")
+            time.sleep(0.01)
+        return 7
+
+    docked.work = work
+    docked.run_button.native.click()
+    assert docked.is_running
+    qtbot.waitUntil(lambda: "Counting, 40%" in docked.working.value, timeout=5000)
+    assert docked.working.value.endswith(" s")
+    opened.set()
+    wait_for(docked)
+    assert docked.done == [7]
+    assert not docked.is_running
+    assert docked.working.value == ""
+
+
+def test_one_task_at_a_time(docked, wait_for):
+    docked.run()
+    with pytest.raises(EnsembleError, match="at work"):
+        docked.run()
+    wait_for(docked)
+    assert docked.done == [42]
+
+
+def test_an_error_in_work_or_in_a_slot_is_shown_not_raised(docked, wait_for):
+    def fails(progress):
+        raise EnsembleError("this went wrong.")
+
+    docked.work = fails
+    docked.run()
+    wait_for(docked)
+    assert docked.message.value == "this went wrong."
+    docked.method.changed.connect(docked.safely(lambda: [].pop()))
+    docked.method.value = "b"
+    assert "IndexError" in docked.message.value
+
+
+def test_closing_the_dock_in_mid_work_cancels_and_docking_again_works(viewer, docked, qtbot, wait_for):
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(progress):
+        begun.set()
+        try:
+            while True:
+                progress(0, 1, "waiting")
+                time.sleep(0.005)
+        finally:
+            ended.set()
+
+    def listeners():
+        return sum(len(layer.events.data.callbacks) for layer in viewer.layers)
+
+    docked.work = endless
+    docked.run()
+    assert begun.wait(5)
+    open_ones = listeners()
+    viewer.window.remove_dock_widget(docked.native)
+    qtbot.waitUntil(ended.is_set, timeout=5000)
+    wait_for(docked)
+    assert listeners() == open_ones - 2, "one for each layer"
+    viewer.add_image(np.zeros((8, 8), np.uint8), name="while closed")
+    viewer.window.add_dock_widget(docked, name="again")
+    assert len(docked.candidates.offered()) == 3
+    viewer.add_image(np.zeros((8, 8), np.uint8), name="after")
+    assert len(docked.candidates.offered()) == 4
+    docked.work = lambda progress: 1
+    docked.run()
+    wait_for(docked)
+    assert docked.done == [1]
+
+
+def test_it_is_narrow_and_scrolls(viewer, docked, qtbot):
+    window = viewer.window._qt_window
+    window.resize(1000, 600)
+    docked.say("A long message. " * 60)
+    qtbot.wait(50)
+    assert docked.native.minimumWidth() <= 330
+    assert docked.native.minimumSizeHint().height() < 300
+    assert docked.native.verticalScrollBar().maximum() > 0
+    assert docked.native.horizontalScrollBar().maximum() == 0
+    assert window.height() <= 620
+
+
+def test_labels_share_one_place(docked, qtbot):
+    qtbot.wait(50)
+    QApplication.processEvents()
+    places = {w.native.mapTo(docked.native.widget(), w.native.rect().topLeft()).x() for w in docked.form}
+    assert len(places) == 1
+
+
+def test_every_button_says_what_it_does(docked):
+    def buttons(container):
+        for each in container:
+            if isinstance(each, PushButton):
+                yield each
+            elif hasattr(each, "__iter__"):
+                yield from buttons(each)
+
+    found = list(buttons(docked))
+    assert len(found) == 2 + 3
+    for each in found:
+        assert each.tooltip
+        assert each.native.accessibleName()
