@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "AnyRestorer",
+    "FunctionRestorer",
     "ImageRestorer",
     "Progress",
     "Restorer",
+    "as_restorer",
     "check_image",
     "data_range_of",
     "with_channel_axis",
@@ -42,6 +45,54 @@ class Restorer(Protocol):
 
     def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Restore `image`; same shape, same intensity units, float32. `image` is left as it is."""
+
+
+AnyRestorer = Restorer | Callable[..., Any]
+"""A restorer, or a plain function from an image to one of its shape; see :func:`as_restorer`."""
+
+
+@dataclass(frozen=True)
+class FunctionRestorer:
+    """A plain function as a restorer.
+
+    Attributes
+    ----------
+    function
+        From an image to one of its shape, in the same intensity units.
+    name : str
+    """
+
+    function: Callable[..., Any]
+    name: str
+
+    def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """See :class:`Restorer`; `progress` is called before and after."""
+        progress = progress or _no_progress
+        progress(0, 1, self.name)
+        array = np.asarray(image).copy()  # a function that works in place leaves the image as it is
+        restored = np.asarray(self.function(array), np.float32)
+        progress(1, 1, self.name)
+        return restored
+
+
+def as_restorer(given: AnyRestorer) -> Restorer:
+    """A restorer as it is; a plain function as one that carries its name.
+
+    Raises
+    ------
+    EnsembleError
+        If it cannot be called.
+
+    Examples
+    --------
+    >>> as_restorer(np.abs).name
+    'absolute'
+    """
+    if not callable(given):
+        raise EnsembleError(f"{given!r} is no restorer; give a function from an image to one of its shape.")
+    if isinstance(given, Restorer):
+        return given
+    return FunctionRestorer(given, str(getattr(given, "__name__", type(given).__name__)))
 
 
 @dataclass(frozen=True, kw_only=True)
