@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.ensemble.lut_file import import_lut, load_lut
     from napari_ensir.errors import EnsembleError
+    from napari_ensir.restorers.blind import learn_blind
 
 _HOME = {
     "EnsembleError": "napari_ensir.errors",
@@ -21,10 +22,11 @@ _HOME = {
     "compare": "napari_ensir.ensemble.compare",
     "fit_lut": "napari_ensir.ensemble.fit",
     "import_lut": "napari_ensir.ensemble.lut_file",
+    "learn_blind": "napari_ensir.restorers.blind",
     "load_lut": "napari_ensir.ensemble.lut_file",
 }
 
-__all__ = ["EnsembleError", "WeightLUT", "compare", "fit_lut", "import_lut", "load_lut"]
+__all__ = ["EnsembleError", "WeightLUT", "compare", "fit_lut", "import_lut", "learn_blind", "load_lut"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@
 - :mod:`.self_ensemble`: eight orientations of any restorer, averaged.
 - :mod:`.ir_cm`, :mod:`.dp_ir`, :mod:`.regression`, :mod:`.denoiser`: trained here, by :mod:`.training`
   with the settings of :mod:`.recipes`; :func:`load_restorer` reads their checkpoints. No weights are shipped.
+- :mod:`.blind`: which of them to trust, learned from the noisy image alone.
 - :mod:`.own_network`: a network of the user's. :func:`open_restorer` reads a file of any of these kinds.
 
 The names below are imported when first used: torch and scikit-image are loaded by what needs them.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_ensir.restorers.base import Progress, Restorer, with_channel_axis
+    from napari_ensir.restorers.blind import blind_reference, learn_blind, restore_and_combine
     from napari_ensir.restorers.classical import CLASSICAL
     from napari_ensir.restorers.dp_ir import DPIR
     from napari_ensir.restorers.ir_cm import IRCM
@@ -38,11 +40,14 @@ __all__ = [
     "TrainingPairs",
     "TrainingSettings",
     "begin_training",
+    "blind_reference",
     "continue_training",
+    "learn_blind",
     "load_network",
     "load_restorer",
     "load_spandrel",
     "open_restorer",
+    "restore_and_combine",
     "resume_training",
     "with_channel_axis",
 ]
@@ -59,11 +64,14 @@ _HOME = {
     "TrainingPairs": "training",
     "TrainingSettings": "training",
     "begin_training": "recipes",
+    "blind_reference": "blind",
     "continue_training": "recipes",
+    "learn_blind": "blind",
     "load_network": "own_network",
     "load_restorer": "trained",
     "load_spandrel": "own_network",
     "open_restorer": "opening",
+    "restore_and_combine": "blind",
     "resume_training": "trained",
     "with_channel_axis": "base",
 }

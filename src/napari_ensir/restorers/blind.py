@@ -3,10 +3,10 @@
 Knows restorers, and that a reference set becomes a table. How pixels are hidden is told in
 :mod:`.hidden_pixels`, how weights are estimated in :mod:`napari_ensir.ensemble`.
 
-The error of a prediction that did not see a pixel and that pixel's own noise are uncorrelated, where the noise
-of a pixel says nothing of its neighbours' (Batson and Royer 2019, arXiv 1901.11365). So the noisy image is to
-these predictions what a second exposure is to ordinary ones: a reference whose noise changes every squared
-error by the same number, and with it no weight of least squares.
+The error of a prediction that did not see a pixel and that pixel's own noise are uncorrelated, where the
+noise of a pixel says nothing of its neighbours' (Batson and Royer 2019, arXiv 1901.11365). So the noisy image
+is to these predictions what a second exposure is to ordinary ones: a reference whose noise changes every
+squared error by the same number, and with it no weight of least squares.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from napari_ensir.ensemble.inputs import check_names
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import as_restorer, check_image, with_channel_axis
 from napari_ensir.restorers.hidden_pixels import HiddenGrid, restore_hidden
+from napari_ensir.settings import BlindSettings
 
 if TYPE_CHECKING:
     import torch
@@ -130,6 +131,7 @@ def blind_reference(
     >>> len(candidates), pixels.shape
     (2, (6, 8, 10))
     """
+    BlindSettings(stride=stride, offsets=offsets, channel_axis=channel_axis, seed=seed)
     arrays = _checked(images, channel_axis)
     masks = _masks(mask, images, len(arrays))
     chosen = _restorers(restorers, channel_axis)
@@ -185,16 +187,16 @@ def learn_blind(
     Parameters
     ----------
     images : an array, or a sequence of arrays
-        Noisy images of any integer or float dtype, with at least two axes beside the channels. All axes before
-        the last two are planes, which have grids of their own.
+        Noisy images of any integer or float dtype, with at least two axes beside the channels. Axes before
+        the last two count planes, each of which has a grid of its own.
     restorers : sequence of M restorers
         Any of :mod:`napari_ensir.restorers`, networks included, or functions from an image to one of its
         shape. They compute where, and in tiles of the size, that each is set to.
     names : M strings, optional
         None: the restorers' own.
     stride : int
-        Pixels from one hidden pixel to the next along rows and columns, 2 or more. Nearer ones cost fewer runs
-        per pixel and spoil each other's surroundings more.
+        Pixels from one hidden pixel to the next along rows and columns, 2 or more. Nearer ones cost fewer
+        runs per pixel, and spoil each other's surroundings more.
     offsets : int
         How often each restorer runs: each run hides other pixels, so ``offsets / stride ** 2`` of all.
     bin_width, data_range, shrinkage
@@ -230,7 +232,8 @@ def learn_blind(
     >>> from napari_ensir.restorers.classical import Gaussian
     >>> rows, columns = np.mgrid[:60, :60]
     >>> noisy = 100 + rows + np.random.default_rng(0).normal(0, 9, rows.shape)
-    >>> lut = learn_blind(noisy, [Gaussian(sigma=0.1), Gaussian(sigma=2)], ("as it is", "smooth"), device="cpu")
+    >>> restorers = {"as it is": Gaussian(sigma=0.1), "smooth": Gaussian(sigma=2)}
+    >>> lut = learn_blind(noisy, list(restorers.values()), list(restorers), device="cpu")
     >>> bool(lut.weights_for((130, 130))[1] > 0.9)
     True
     """
@@ -296,7 +299,9 @@ def restore_and_combine(
     ----------
     image : array
         One noisy image.
-    restorers, names, stride, offsets, bin_width, data_range, channel_axis, mask, shrinkage, device, seed, progress
+    restorers, names, stride, offsets, bin_width, data_range, channel_axis, mask, shrinkage, device, seed
+        As for :func:`learn_blind`.
+    progress
         As for :func:`learn_blind`.
 
     Raises
@@ -348,12 +353,11 @@ def _channels(restorers: Sequence[Restorer], channel_axis: int | None) -> int | 
     """The axis along which pixels are hidden together."""
     if channel_axis is not None:
         return channel_axis
-    own = {getattr(each, "channel_axis", None) for each in restorers} - {None}
+    found = [getattr(each, "channel_axis", None) for each in restorers]
+    own = sorted({axis for axis in found if axis is not None})
     if len(own) > 1:
-        raise EnsembleError(
-            f"the restorers have different channel axes ({', '.join(map(str, sorted(own)))}); give channel_axis."
-        )
-    return own.pop() if own else None
+        raise EnsembleError(f"the restorers have different channel axes, {own}; give channel_axis.")
+    return own[0] if own else None
 
 
 def _checked(images: Any, channel_axis: int | None) -> list[NDArray[Any]]:
@@ -396,16 +400,14 @@ def _hidden_of_mask(mask: Any, grid: HiddenGrid, number: int) -> NDArray[np.bool
 
 
 def _range_of(pairs: Sequence[tuple[tuple[NDArray[np.float32], ...], NDArray[Any]]]) -> tuple[float, float]:
-    """The dtype's range for 8 bit, else the predictions': noise makes the image's own wider than the truth's."""
+    """The dtype's range for 8 bit, else the predictions', which is narrower than that of noisy pixels."""
     kinds = {noisy.dtype for _, noisy in pairs}
     if len(kinds) == 1 and (kind := kinds.pop()).kind in "iu" and kind.itemsize == 1:
         return float(np.iinfo(kind).min), float(np.iinfo(kind).max)
     low = min(float(each.min()) for candidates, _ in pairs for each in candidates)
     high = max(float(each.max()) for candidates, _ in pairs for each in candidates)
     if not low < high:
-        raise EnsembleError(
-            f"every restored pixel is {low:g}; there is nothing to learn from constant images."
-        )
+        raise EnsembleError(f"every restored pixel is {low:g}; constant images teach nothing.")
     return low, high
 
 

@@ -6,6 +6,7 @@ from napari_ensir.settings.setting import Setting, Settings, check_settings, set
 from napari_ensir.settings.work import (
     METHODS,
     ApplySettings,
+    BlindSettings,
     CompareSettings,
     EvaluateSettings,
     FitSettings,
@@ -20,6 +21,7 @@ from napari_ensir.settings.work import (
 __all__ = [
     "METHODS",
     "ApplySettings",
+    "BlindSettings",
     "CompareSettings",
     "EvaluateSettings",
     "FitSettings",

@@ -12,6 +12,7 @@ from napari_ensir.settings.setting import TINY, Settings, setting
 __all__ = [
     "METHODS",
     "ApplySettings",
+    "BlindSettings",
     "CompareSettings",
     "EvaluateSettings",
     "FitSettings",
@@ -138,6 +139,38 @@ def seed_setting(default: int = 0) -> Any:
     )
 
 
+def bin_width_setting() -> Any:
+    """How finely intensities are told apart."""
+    return setting(
+        None,
+        title="Bin width",
+        description=(
+            "Width of an intensity bin; narrow bins follow intensity more closely and have fewer pixels each "
+            "to learn from."
+        ),
+        minimum=TINY,
+        none="an eighth of the data range, 32 for 8 bit",
+        auto="what does best on parts held out in turn",
+        unit="intensity units",
+    )
+
+
+def shrinkage_setting() -> Any:
+    """How much a bin set trusts the solution for all."""
+    return setting(
+        1000.0,
+        title="Shrinkage",
+        description=(
+            "For least squares: how many pixels' worth of trust the solution for all intensities gets in "
+            "each bin set."
+        ),
+        minimum=0,
+        step=100,
+        auto="what does best on parts held out in turn",
+        unit="pixels",
+    )
+
+
 # -- one for each kind of work ------------------------------------------------------------------------
 
 
@@ -152,30 +185,8 @@ class FitSettings(Settings):
         choices=METHODS,
         none="EM as in the paper",
     )
-    bin_width: float | Literal["auto"] | None = setting(
-        None,
-        title="Bin width",
-        description=(
-            "Width of an intensity bin; narrow bins follow intensity more closely and have fewer pixels each "
-            "to learn from."
-        ),
-        minimum=TINY,
-        none="an eighth of the data range, 32 for 8 bit",
-        auto="what does best on parts held out in turn",
-        unit="intensity units",
-    )
-    shrinkage: float | Literal["auto"] = setting(
-        1000.0,
-        title="Shrinkage",
-        description=(
-            "For least squares: how many pixels' worth of trust the solution for all intensities gets in "
-            "each bin set."
-        ),
-        minimum=0,
-        step=100,
-        auto="what does best on parts held out in turn",
-        unit="pixels",
-    )
+    bin_width: float | Literal["auto"] | None = bin_width_setting()
+    shrinkage: float | Literal["auto"] = shrinkage_setting()
     prior: Sequence[float] | None = setting(
         None,
         title="Prior",
@@ -199,6 +210,50 @@ class FitSettings(Settings):
         description="First and last place along the first axis to learn from.",
         none="all planes",
         group="Images",
+    )
+    device: str = device_setting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlindSettings(Settings):
+    """What learning from the noisy image alone can be told; see :func:`napari_ensir.learn_blind`."""
+
+    stride: int = setting(
+        6,
+        title="Stride",
+        description=(
+            "One pixel in so many along rows and columns is hidden; few cost fewer runs for as many pixels, "
+            "and spoil each other's surroundings."
+        ),
+        minimum=2,
+        maximum=64,
+        unit="pixels",
+        group="Hidden pixels",
+    )
+    offsets: int = setting(
+        6,
+        title="Runs",
+        description="How often each restorer runs; every run hides other pixels, at most stride x stride.",
+        minimum=1,
+        maximum=64**2,
+        group="Hidden pixels",
+    )
+    seed: int = setting(
+        0,
+        title="Seed",
+        description="Of the order in which pixels are hidden; the same seed gives the same table.",
+        minimum=0,
+        maximum=2**31 - 1,
+        group="Hidden pixels",
+    )
+    bin_width: float | Literal["auto"] | None = bin_width_setting()
+    shrinkage: float | Literal["auto"] = shrinkage_setting()
+    channel_axis: int | None = channel_axis_setting(
+        "Axis of the channels: hidden together, and each with a table of its own.",
+        "the restorers' own, pooled",
+    )
+    data_range: tuple[float, float] | None = data_range_setting(
+        "the dtype's for 8 bit, else what the restored pixels show"
     )
     device: str = device_setting()
 
