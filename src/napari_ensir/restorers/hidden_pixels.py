@@ -1,8 +1,8 @@
 """What a restorer makes of pixels that it did not see. Hides, restores and keeps; learns nothing.
 
-Pixels on a grid are replaced by the mean of their four neighbours in the plane, the image is restored, and what
-comes out at those pixels is kept (Batson and Royer 2019, arXiv 1901.11365): it cannot depend on what was hidden,
-so it has none of its noise. scikit-image's :func:`skimage.restoration.denoise_invariant` hides and keeps.
+Pixels on a grid are replaced by the mean of their four neighbours in the plane, the image is restored, and
+what comes out at those pixels is kept (Batson and Royer 2019, arXiv 1901.11365): it cannot depend on what was
+hidden, so it has none of its noise. :func:`skimage.restoration.denoise_invariant` hides and keeps.
 """
 
 from __future__ import annotations
@@ -65,22 +65,20 @@ class HiddenGrid:
 
     def __post_init__(self) -> None:
         if self.stride < 2:
-            raise EnsembleError(
-                f"the stride is {self.stride}; hide every second pixel at most: give 2 or more."
-            )
+            raise EnsembleError(f"the stride is {self.stride}; give 2 or more, so that some pixels are seen.")
         if not 1 <= self.offsets <= self.stride**2:
             raise EnsembleError(
                 f"{self.offsets} offsets were asked for; a stride of {self.stride} has 1 to {self.stride**2}."
             )
         if len(self._spatial) < 2:
             raise EnsembleError(
-                f"the image has shape {self.shape}, which leaves {len(self._spatial)} dimension(s) beside the "
-                "channel axis; two or more are needed."
+                f"the image has shape {self.shape}, which leaves {len(self._spatial)} dimension(s) beside "
+                "the channel axis; two or more are needed."
             )
         if min(self._cells) < 1:
             raise EnsembleError(
-                f"the image has shape {self.shape}; a stride of {self.stride} needs as many pixels along each of "
-                "its last two axes: give a smaller stride."
+                f"the image has shape {self.shape}; a stride of {self.stride} needs as many pixels along "
+                "rows and columns: give a smaller stride."
             )
 
     @property
@@ -200,7 +198,8 @@ def restore_hidden(
         found = np.asarray(found, np.float32)
         if found.shape != image.shape:
             raise EnsembleError(
-                f"{restorer.name} turned an image of shape {image.shape} into {found.shape}; a restorer has to keep it."
+                f"{restorer.name} turned an image of shape {image.shape} into {found.shape}; "
+                "a restorer has to keep the shape."
             )
         if not np.isfinite(found).all():
             raise EnsembleError(f"{restorer.name} gave values that are not finite; change its parameters.")
