@@ -119,8 +119,8 @@ def test_layers_change_while_one_is_restored(filled, wait_for, befall):
     restore.run()
     befall(filled, layer)
     wait_for(restore)
-    assert filled.layers["Gaussian"].data.shape == (96, 96)
-    np.testing.assert_allclose(filled.layers["Gaussian"].scale, (0.5, 0.25))
+    assert filled.layers["so so · Gaussian"].data.shape == (96, 96)
+    np.testing.assert_allclose(filled.layers["so so · Gaussian"].scale, (0.5, 0.25))
     assert ("meanwhile" in restore.message.text()) == (befall in (remove, replace, reshape))
 
 
@@ -174,7 +174,7 @@ def test_a_fit_an_apply_and_a_restoration_at_once(filled, fit_widget, wait_for, 
     kinds = [layer.metadata.get(OUTPUT_KEY, {}).get("kind") for layer in filled.layers]
     assert kinds.count("ensemble") == 3
     assert kinds.count("weights") == 3
-    assert "Gaussian" in filled.layers
+    assert "so so · Gaussian" in filled.layers
 
 
 @pytest.mark.parametrize("close", ["viewer", "widget"])

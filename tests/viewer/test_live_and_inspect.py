@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
-from napari_ensir.viewer.apply_widget import matching_sets
 from napari_ensir.viewer.layers import OUTPUT_KEY, placement
 from napari_ensir.viewer.old_panel import Panel
 from napari_ensir.viewer.session import session_of
@@ -232,6 +231,15 @@ def test_inspect_plots_describes_and_exports(filled, fitted, tmp_path):
     assert len(rows) == len(inspect.lut.rows) + 1
 
 
+def test_exports_take_the_suffix_of_what_they_are(filled, fitted, tmp_path):
+    _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
+    inspect.export_png(str(tmp_path / "plot"))
+    assert inspect.pixel.text() == "Wrote plot.png."
+    inspect.export_csv(str(tmp_path / "table.v1"))
+    assert {path.name for path in tmp_path.iterdir()} == {"plot.png", "table.v1.csv"}
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_inspect_reads_the_layers_combined_whatever_their_names(filled, fitted, wait_for, qtbot):
     _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
     layer = filled.layers["so so"]
@@ -308,6 +316,31 @@ def test_dropping_a_table_opens_it(filled, fitted, tmp_path):
     assert "dropped.lut.safetensors" in session_of(filled).tables
 
 
+def test_a_table_opened_twice_is_listed_once(filled, fitted, tmp_path):
+    path = fitted.result.lut.save(tmp_path / "twice")
+    for _ in range(2):
+        filled.open(str(path), plugin="napari-ensir")
+    titles = list(session_of(filled).tables)
+    assert titles[1:] == ["twice.lut.safetensors"]
+    apply = docked(filled)["Apply lookup table (napari-ensir)"]
+    assert apply.table.currentText() == titles[1]
+    fit_lut([([filled.layers["so so"].data], filled.layers["ground truth"].data)], names=("new",)).save(path)
+    filled.open(str(path), plugin="napari-ensir")  # it holds another table now
+    assert list(session_of(filled).tables) == titles
+    assert apply.lut.names == ("new",)
+
+
+def test_apply_prefers_layers_that_the_table_was_not_learned_on(filled, fitted, wait_for):
+    names = fitted.result.lut.names
+    for name in names:
+        filled.add_image(filled.layers[name].data.astype(np.uint16) * 16, name=f"field 2 {name}")
+    _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+    assert [combo.layer().name for combo in apply.matches] == [f"field 2 {name}" for name in names]
+    apply.run()
+    wait_for(apply)
+    assert '% of the pixels of "field 2 so so" lie outside the table\'s range' in apply.message.text()
+
+
 def test_one_table_for_many_sets(viewer, wait_for, images, tmp_path):
     arrays = [images["good in the dark"], images["good in the light"]]
     path = fit_lut([(arrays, images["ground truth"])], names=("A", "B")).save(tmp_path / "ab")
@@ -325,14 +358,6 @@ def test_one_table_for_many_sets(viewer, wait_for, images, tmp_path):
     widget.run_all()
     wait_for(widget)
     assert [layer.name for layer in one(viewer, "ensemble")] == ["cell 1 ensemble", "cell 2 ensemble"]
-
-
-def test_names_within_names_do_not_mix_sets():
-    from napari.layers import Image
-
-    layers = [Image(np.zeros((4, 4)), name=name) for name in ("x Restormer 2", "x Restormer")]
-    sets = matching_sets(("Restormer", "Restormer 2"), layers)
-    assert [layer.name for layer in sets["x"]] == ["x Restormer", "x Restormer 2"]
 
 
 def test_every_control_says_what_it_is(filled, fit_widget):

@@ -34,6 +34,7 @@ def test_each_ticked_restorer_adds_a_candidate_in_place(viewer, restore, wait_fo
     wait_for(restore)
     added = [layer for layer in viewer.layers if layer.name != "noisy"]
     assert len(added) == 2
+    assert {layer.name for layer in added} == {"noisy · Median", "noisy · Total variation"}
     for candidate in added:
         assert candidate.data.dtype == np.uint8
         assert candidate.data.shape == noisy.shape
@@ -115,7 +116,9 @@ def test_dp_ir_takes_the_restorer_that_was_opened_before(
     restore.image.choose(viewer.add_image(noisy, name="noisy"))
     restore.run()
     wait_for(restore)
-    assert [layer.name for layer in viewer.layers[1:]] == ["dim", "DP-IR, dim"], restore.message.text()
+    assert [layer.name for layer in viewer.layers[1:]] == ["noisy · dim", "noisy · DP-IR, dim"], (
+        restore.message.text()
+    )
     assert restore.message.text().startswith("Added 2 candidates")
 
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidget
 
+from napari_ensir.ensemble.coverage import range_warning
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.fitting import Combined, combine
 from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import LayerWatcher, Origin, changed_meanwhile, why_not
+from napari_ensir.viewer.matching import best_matches, cannot_combine, matching_sets
 from napari_ensir.viewer.old_panel import Panel
 from napari_ensir.viewer.outputs import add_outputs
 from napari_ensir.viewer.session import preference, session_of
 from napari_ensir.viewer.texts import device_combo, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import napari
     from napari.layers import Layer
 
@@ -92,7 +91,8 @@ class ApplyWidget(Panel):
         except EnsembleError as error:
             self.fail(error)
             return
-        title = self._session.keep(Path(path).name, lut)
+        title = self._session.open(path, lut)
+        lut = self._session.tables[title]
         self.table.setCurrentIndex(self.table.findText(title))
         self.show_lut(lut)
 
@@ -120,14 +120,12 @@ class ApplyWidget(Panel):
         while self.form.rowCount():
             self.form.removeRow(0)
         self.matches = []
-        taken: set[int] = set()
-        for name in lut.names:
+        layers = list(self.viewer.layers)
+        matches = best_matches(lut.names, layers, self._session.learned_on(lut))
+        for name, match in zip(lut.names, matches, strict=True):
             combo = LayerCombo(self.viewer, lambda layer: not why_not(layer))
             explain(combo, "match")
-            match = _best_match(name, list(self.viewer.layers), taken)
-            if match is not None:
-                taken.add(id(match))
-                combo.choose(match)
+            combo.choose(match)
             combo.changed.connect(self.follow_obstacle)  # once matched: the others are not yet there
             self.matches.append(combo)
             self.form.addRow(name, combo)
@@ -173,24 +171,27 @@ class ApplyWidget(Panel):
         lut = self.lut
         assert lut is not None  # both callers have looked
         for layers in sets.values():
-            for name, layer in zip(lut.names, layers, strict=True):
-                if reason := why_not(layer, layers[0]):
-                    self.fail(EnsembleError(f'"{layer.name}" cannot stand for "{name}": {reason}.'))
-                    return
+            if reason := cannot_combine(lut, layers):
+                self.fail(EnsembleError(reason))
+                return
         if len(sets) == 1:  # of several, none is the one to look at
             self._session.remember_layers(lut, next(iter(sets.values())))
         origins = [[Origin(layer) for layer in layers] for layers in sets.values()]
         device = self.device.currentData()
 
-        def combine_all(progress: Progress) -> list[Combined]:
-            return [combine(lut, [o.data for o in each], each[0].rgb, device, progress) for each in origins]
+        def combine_all(progress: Progress) -> tuple[list[Combined], list[str]]:
+            combined = [
+                combine(lut, [o.data for o in each], each[0].rgb, device, progress) for each in origins
+            ]
+            return combined, [range_warning(lut, o.name, o.middle_plane()) for o in chain(*origins)]
 
-        def show(results: list[Combined]) -> None:
-            for label, each, combined in zip(sets, origins, results, strict=True):
+        def show(results: tuple[list[Combined], list[str]]) -> None:
+            for label, each, combined in zip(sets, origins, results[0], strict=True):
                 add_outputs(self.viewer, each[0], lut, combined, preference("weights"), label)
             n = len(sets)
-            said = f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."
-            self.say(f"{said} {changed_meanwhile(self.viewer, chain.from_iterable(origins))}".strip())
+            said = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
+            said += [*results[1], changed_meanwhile(self.viewer, chain.from_iterable(origins))]
+            self.say(" ".join(filter(None, said)))
 
         self.start(combine_all, "Applying the lookup table", show)
 
@@ -205,41 +206,3 @@ class ApplyWidget(Panel):
         )
         if path:
             self.open(path)
-
-
-def _best_match(name: str, layers: list[Layer], taken: set[int]) -> Layer | None:
-    """The layer that bears this name, else the one that alone contains it."""
-    free = [layer for layer in layers if id(layer) not in taken and not why_not(layer)]
-    wanted = name.lower().strip()
-    for layer in free:
-        if layer.name == name:
-            return layer
-    for layer in free:
-        if layer.name.lower().strip() == wanted:
-            return layer
-    near = [layer for layer in free if wanted in layer.name.lower()]
-    return near[0] if len(near) == 1 else None
-
-
-def matching_sets(names: Sequence[str], layers: list[Layer]) -> dict[str, list[Layer]]:
-    """Sets of layers, one per candidate, whose names differ in nothing but the candidate's name.
-
-    With candidates ``A`` and ``B``, layers ``cell 1 A``, ``cell 1 B``, ``cell 2 A``, ``cell 2 B`` make two:
-    ``cell 1`` and ``cell 2``.
-    """
-    found: dict[str, dict[str, Layer]] = {}
-    for layer in layers:
-        if why_not(layer):
-            continue
-        # The longest first: "Restormer 2" is no "Restormer".
-        for name in sorted(names, key=len, reverse=True):
-            place = layer.name.lower().find(name.lower())
-            if place >= 0:
-                common = f"{layer.name[:place].strip()} {layer.name[place + len(name) :].strip()}".strip()
-                found.setdefault(common, {}).setdefault(name, layer)
-                break
-    return {
-        common: [by_name[name] for name in names]
-        for common, by_name in found.items()
-        if len(by_name) == len(names)
-    }

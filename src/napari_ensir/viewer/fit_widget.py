@@ -8,7 +8,6 @@ from napari.layers import Labels, Shapes
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
-    QFileDialog,
     QFormLayout,
     QHBoxLayout,
     QPushButton,
@@ -25,6 +24,7 @@ from napari_ensir.viewer.layers import LayerWatcher, Origin, pixel_shape, why_no
 from napari_ensir.viewer.old_panel import Panel
 from napari_ensir.viewer.old_picker import CandidatePicker
 from napari_ensir.viewer.outputs import WEIGHT_VIEWS, Outputs
+from napari_ensir.viewer.saving import ask_where_to_save
 from napari_ensir.viewer.score_table import ScoreTable
 from napari_ensir.viewer.session import preference, session_of
 from napari_ensir.viewer.texts import combo_of, device_combo, explain
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TRUTH_NAMES", "FitWidget"]
 
-_LUT_FILTER = "Lookup table (*.lut.safetensors)"
 _STALE = "The layers or the mask have changed; press Fit to learn from them."
 TRUTH_NAMES = ("ground truth", "ground_truth", "groundtruth", "truth", "gt", "target", "clean", "reference")
 
@@ -229,8 +228,9 @@ class FitWidget(Panel):
 
     def _new(self, result: FitResult, origins: list[Origin]) -> None:
         self._outputs = Outputs(self.viewer, origins[0])
-        session_of(self.viewer).remember_layers(result.lut, [origin.layer for origin in origins])
-        self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut)
+        layers = [origin.layer for origin in origins]
+        session_of(self.viewer).remember_layers(result.lut, layers)
+        self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
         self.bin_width.setSingleStep(result.reference.statistics.binning.width)
         self.bin_width.setStepType(QDoubleSpinBox.StepType.DefaultStepType)
         for button in (self.save_button, self.compare_button, self.best_width):
@@ -332,9 +332,11 @@ class FitWidget(Panel):
         self.say(f"Saved {written.name}.")
 
     def _ask_and_save(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Save the lookup table", "ensemble", _LUT_FILTER)
-        if path:
-            self.save(path)
+        path = ask_where_to_save(
+            self, "Save the lookup table", "ensemble", "Lookup table", ".lut.safetensors"
+        )
+        if path is not None:
+            self.save(str(path))
 
     def _guess_truth(self) -> None:
         """Choose the layer whose name says that it is the ground truth, if one does."""

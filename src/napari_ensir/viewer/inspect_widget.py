@@ -13,7 +13,6 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QComboBox,
-    QFileDialog,
     QFormLayout,
     QHBoxLayout,
     QLabel,
@@ -27,6 +26,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.files.whole import whole_file
 from napari_ensir.viewer.layers import OUTPUT_KEY, LayerWatcher, full_data
 from napari_ensir.viewer.outputs import PALETTE
+from napari_ensir.viewer.saving import ask_where_to_save, with_suffix
 from napari_ensir.viewer.session import session_of
 from napari_ensir.viewer.texts import combo_of, explain
 
@@ -290,15 +290,18 @@ class InspectWidget(QWidget):
         """Write the plot as it is shown."""
         self.draw()
         figure = self.canvas.figure
-        with self._writing(path) as part:
-            figure.savefig(part, dpi=200, facecolor=figure.get_facecolor())
+        with self._writing(with_suffix(path, ".png")) as part:
+            figure.savefig(part, format="png", dpi=200, facecolor=figure.get_facecolor())
 
     def export_csv(self, path: str) -> None:
         """Write every bin set: its lower edges, channel, weights and pixels."""
         lut = self.lut
         if lut is None:
             return
-        with self._writing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        with (
+            self._writing(with_suffix(path, ".csv")) as part,
+            part.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             edges = [f"{name} from" for name in lut.names]
             writer.writerow([*edges, "channel", *(f"weight of {name}" for name in lut.names), "pixels"])
@@ -307,26 +310,26 @@ class InspectWidget(QWidget):
                 writer.writerow([*low.tolist(), int(row[-1]), *weights.tolist(), int(count)])
 
     @contextmanager
-    def _writing(self, path: str) -> Iterator[Path]:
+    def _writing(self, path: Path) -> Iterator[Path]:
         """Write a file whole or not at all; say which."""
         try:
-            with whole_file(Path(path), overwrite=True) as part:  # the dialog has asked
+            with whole_file(path, overwrite=True) as part:  # the dialog has asked
                 yield part
         except EnsembleError as error:
             self.pixel.setText(str(error))
             show_error(str(error))
         else:
-            self.pixel.setText(f"Wrote {Path(path).name}.")
+            self.pixel.setText(f"Wrote {path.name}.")
 
     def _ask_and_export_png(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Export the plot", "lut.png", "Image (*.png)")
-        if path:
-            self.export_png(path)
+        path = ask_where_to_save(self, "Export the plot", "lut.png", "Image", ".png")
+        if path is not None:
+            self.export_png(str(path))
 
     def _ask_and_export_csv(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Export the table", "lut.csv", "Table (*.csv)")
-        if path:
-            self.export_csv(path)
+        path = ask_where_to_save(self, "Export the table", "lut.csv", "Table", ".csv")
+        if path is not None:
+            self.export_csv(str(path))
 
 
 def _rgb(colour: Any) -> tuple[float, float, float]:

@@ -169,6 +169,11 @@ class Origin:
         image = as_dtype(image, self.dtype)
         return viewer.add_image(image, name=name, rgb=self.rgb, **looks, **self._place)
 
+    def middle_plane(self) -> np.ndarray:
+        """The pixels of the middle plane, in colour where the layer is: enough to judge intensities by."""
+        leading = self.shape[: self.ndim - 2]
+        return np.asarray(self.data[tuple(n // 2 for n in leading)])
+
     def is_unchanged(self, viewer: napari.Viewer) -> bool:
         """Whether the layer is still there, with the very pixels it had."""
         return self.layer in viewer.layers and full_data(self.layer) is self.data

@@ -24,6 +24,7 @@ from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer, with_channel_axis
 from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, why_not
+from napari_ensir.viewer.matching import candidate_name
 from napari_ensir.viewer.old_panel import Panel
 from napari_ensir.viewer.parameter_form import ParameterForm
 from napari_ensir.viewer.session import preference
@@ -149,7 +150,7 @@ class RestoreWidget(Panel):
 
     def _show(self, origin: Origin, results: list[tuple[str, np.ndarray]]) -> None:
         for name, restored in results:
-            origin.add_candidate(self.viewer, restored, name)
+            origin.add_candidate(self.viewer, restored, candidate_name(origin.name, name))
         n = len(results)
         said = f"Added {n} candidate{'s' if n > 1 else ''}; fit them in Fit ensemble."
         self.say(f"{said} {changed_meanwhile(self.viewer, [origin])}".strip())

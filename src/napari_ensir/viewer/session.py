@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
+import numpy as np
 from psygnal import Signal
 
 if TYPE_CHECKING:
@@ -31,24 +33,45 @@ class Session:
 
     def __init__(self) -> None:
         self.tables: dict[str, WeightLUT] = {}
+        self._sources: dict[str, Path] = {}
+        self._learned: WeakKeyDictionary[WeightLUT, list[ref[Layer]]] = WeakKeyDictionary()
         self._combined: WeakKeyDictionary[WeightLUT, list[ref[Layer]]] = WeakKeyDictionary()
 
-    def keep(self, title: str, lut: WeightLUT) -> str:
-        """Keep a table for the other widgets; its title is made unique."""
+    def keep(self, title: str, lut: WeightLUT, learned_on: Sequence[Layer] = ()) -> str:
+        """Keep a table, and which layers it was learned on; the title is made unique."""
         unique, number = title, 2
         while unique in self.tables:
             unique, number = f"{title} ({number})", number + 1
         self.tables[unique] = lut
+        self._learned[lut] = [ref(layer) for layer in learned_on]
         for oldest in list(self.tables)[:-MOST_TABLES]:
             del self.tables[oldest]
         self.changed.emit()
         return unique
+
+    def open(self, path: str | Path, lut: WeightLUT) -> str:
+        """Keep a table from a file: once, however often the file is opened. The title is its name."""
+        source = Path(path).resolve()
+        for title, known in self._sources.items():
+            if known == source and title in self.tables:
+                if not _are_alike(self.tables[title], lut):  # the file has been written anew
+                    self.replace(title, lut)
+                return title
+        title = self.keep(source.name, lut)
+        self._sources[title] = source
+        return title
+
+    def learned_on(self, lut: WeightLUT) -> list[Layer]:
+        """The layers that a table was learned on in this viewer, those that still live."""
+        return [layer for each in self._learned.get(lut, []) if (layer := each()) is not None]
 
     def replace(self, title: str, lut: WeightLUT) -> None:
         """Let a title stand for a newer table."""
         before = self.tables.get(title)
         if before is not None and before in self._combined:
             self._combined[lut] = self._combined[before]
+        if before is not None and before in self._learned:
+            self._learned[lut] = self._learned[before]
         self.tables[title] = lut
         self.changed.emit()
 
@@ -64,6 +87,15 @@ class Session:
             layer if layer in viewer.layers else by_name.get(name)
             for name, layer in zip(lut.names, used, strict=True)
         ]
+
+
+def _are_alike(one: WeightLUT, other: WeightLUT) -> bool:
+    """Whether two tables combine the same candidates in the same way."""
+    numbers = ("rows", "weights", "counts", "fallback")
+    plain = ("names", "method", "binning", "unseen", "channel_axis")
+    return all(getattr(one, name) == getattr(other, name) for name in plain) and all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in numbers
+    )
 
 
 def session_of(viewer: napari.Viewer) -> Session:

@@ -25,6 +25,7 @@ from napari_ensir.viewer.layer_combo import LayerCombo
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, full_data, pixel_shape, why_not
 from napari_ensir.viewer.old_panel import Panel
 from napari_ensir.viewer.restore_widget import CHECKPOINTS
+from napari_ensir.viewer.saving import ask_where_to_save, with_suffix
 from napari_ensir.viewer.session import preference
 from napari_ensir.viewer.texts import combo_of, device_combo, explain
 from napari_ensir.viewer.training_run import TrainingRun, TrainRequest
@@ -329,9 +330,7 @@ class TrainWidget(Panel):
         if self.training is None or self.training.trainer is None:
             self.fail(EnsembleError("There is no training to save yet; press Train first."))
             return
-        target = Path(path)
-        if target.suffix != ".safetensors":
-            target = target.with_name(f"{target.name}.safetensors")
+        target = with_suffix(path, ".safetensors")
         try:
             self.training.trainer.save(target)
         except EnsembleError as error:
@@ -341,9 +340,11 @@ class TrainWidget(Panel):
         self.say(f"Saved {target.name}, after {self.training.step} steps; Restore can open it.")
 
     def _ask_and_save(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Save a checkpoint", "restorer.safetensors", _OURS)
-        if path:
-            self.save(path)
+        path = ask_where_to_save(
+            self, "Save a checkpoint", "restorer.safetensors", "Trained restorer", ".safetensors"
+        )
+        if path is not None:
+            self.save(str(path))
 
     def _ask_and_resume(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Resume from a checkpoint", "", _OURS)
