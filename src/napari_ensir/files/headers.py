@@ -11,12 +11,21 @@ import os
 import stat
 import struct
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from napari_ensir.errors import EnsembleError
 
-__all__ = ["MAX_HEADER", "brief", "package_version", "parse_object", "read_metadata", "readable_file"]
+__all__ = [
+    "MAX_HEADER",
+    "brief",
+    "metadata_of",
+    "package_version",
+    "parse_object",
+    "read_metadata",
+    "readable_file",
+]
 
 MAX_HEADER = 2**23
 """Most bytes of a header: what JSON of that size takes in memory stays below 200 MB."""
@@ -60,7 +69,7 @@ def readable_file(path: str | Path, most_bytes: int, what: str) -> Path:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The text entries of a safetensors header.
+    """The text entries of a safetensors file's header.
 
     Raises
     ------
@@ -68,13 +77,31 @@ def read_metadata(path: Path) -> dict[str, str]:
         If the file cannot be read, or does not begin with such a header; with the reason.
     """
     with path.open("rb") as file:
-        start = file.read(8)
-        if len(start) < 8:
-            raise ValueError("it is too short for a safetensors file")
-        size = struct.unpack("<Q", start)[0]
-        if size > min(MAX_HEADER, os.fstat(file.fileno()).st_size - 8):
-            raise ValueError(f"it states a header of {size} bytes")
-        header = parse_object(file.read(size).decode("utf-8"))
+        return _metadata(_header(file, os.fstat(file.fileno()).st_size))
+
+
+def metadata_of(content: bytes) -> dict[str, str]:
+    """The same of a file's bytes, read once: what goes on to the library is then what was looked at.
+
+    Raises
+    ------
+    ValueError
+        If they do not begin with such a header; with the reason.
+    """
+    return _metadata(_header(BytesIO(content), len(content)))
+
+
+def _header(file: BinaryIO, size_of_file: int) -> dict[str, Any]:
+    start = file.read(8)
+    if len(start) < 8:
+        raise ValueError("it is too short for a safetensors file")
+    size = struct.unpack("<Q", start)[0]
+    if size > min(MAX_HEADER, size_of_file - 8):
+        raise ValueError(f"it states a header of {size} bytes")
+    return parse_object(file.read(size).decode("utf-8"))
+
+
+def _metadata(header: dict[str, Any]) -> dict[str, str]:
     metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its metadata are not all text")
