@@ -84,6 +84,16 @@ def test_torch_export_is_applied_in_tiles(exported):
     np.testing.assert_allclose(network(image), expected, atol=1e-5)
 
 
+def test_weights_in_the_form_of_torch_2_8(exported, tmp_path):
+    """A pickle of tensors, as every export had until 2.9: read as tensors, and written anew."""
+    stream = io.BytesIO()
+    torch.save({"0.weight": torch.full((1, 1, 1, 1), 3.0), "0.bias": torch.zeros(1)}, stream)
+    path = rewritten(exported, tmp_path / "a.pt2", "data/weights/model.pt", lambda _: stream.getvalue())
+    image = np.random.default_rng(0).random((16, 16)).astype(np.float32)
+    network = load_network(path, data_range=(0.0, 1.0), device="cpu")
+    np.testing.assert_allclose(network(image), 1.5 * image, atol=1e-5)
+
+
 class Bomb:
     """What a hostile pickle does: run something when it is loaded."""
 
@@ -123,6 +133,20 @@ def test_hostile_exports_are_refused_and_nothing_of_them_runs(exported, tmp_path
 
         return change
 
+    def signature(key: str, value: object):
+        def change(content: bytes) -> bytes:
+            program = json.loads(content)
+            program["graph_module"]["module_call_graph"][0]["signature"][key] = value
+            return json.dumps(program).encode()
+
+        return change
+
+    def named(word: str):  # the name of an input goes into the text of a function, which is then run
+        return signature("forward_arg_names", [word])
+
+    def structured(kind: str, context: str):  # reading it may import a module of any name
+        return signature("in_spec", json.dumps([1, {"type": kind, "context": context, "children_spec": []}]))
+
     evil = f"__import__('pathlib').Path('{trace}').touch()"
     cases = [
         ("data/sample_inputs/model.pt", lambda _: hostile(trace), "more than tensors"),
@@ -143,6 +167,15 @@ def test_hostile_exports_are_refused_and_nothing_of_them_runs(exported, tmp_path
         ("models/model.json", graph("expr_str", "Add(breakpoint(), 1)"), "no plain expression"),
         ("models/model.json", graph("target", "os.system"), "only operators of ATen"),
         ("models/model.json", graph("guards_code", [evil]), "guards"),
+        ("models/model.json", graph("target", "_operator.methodcaller"), "only operators of ATen"),
+        ("models/model.json", graph("target", "torch.ops.aten.from_file.default"), "only operators of ATen"),
+        ("models/model.json", graph("expr_str", "Pow(Integer(9), Pow(9, 99))"), "no plain expression"),
+        ("models/model.json", graph("expr_str", "'s0'*9"), "no plain expression"),
+        ("models/model.json", graph("as_string", "a\\nb"), "no plain network needs"),
+        ("models/model.json", named(f'x={evil}):\n    """#'), "where a plain name should stand"),
+        ("models/model.json", structured("builtins.tuple", '{"__enum__": 1, "fqn": "this:a"}'), "structure"),
+        ("models/model.json", structured("collections.defaultdict", "[]"), "no plain structure"),
+        ("models/model.json", structured("builtins.dict", json.dumps([evil])), "no plain structure"),
         ("models/model.json", lambda _: b"not JSON", "is no TorchScript"),
     ]
     for number, (member, change, message) in enumerate(cases):
@@ -199,9 +232,12 @@ def fake_spandrel(monkeypatch, **settings: object) -> None:
             pass
 
         def load_from_file(self, path):
-            if "unknown" in str(path):
+            weights = torch.load(
+                path, weights_only=False
+            )  # as spandrel's own unpickler, which asks torch too
+            if "unknown" in weights:
                 raise UnsupportedModelError
-            if "broken" in str(path):
+            if "broken" in weights:
                 raise ValueError("bad shape")
             return ImageModelDescriptor()
 
@@ -210,9 +246,15 @@ def fake_spandrel(monkeypatch, **settings: object) -> None:
     monkeypatch.setitem(sys.modules, "spandrel", module)
 
 
-def test_spandrels_networks_restore(monkeypatch):
+def published(path: Path) -> Path:
+    """A file of weights; the stand-in for spandrel goes by the one name in it."""
+    torch.save({path.stem: torch.zeros(1)}, path)
+    return path
+
+
+def test_spandrels_networks_restore(monkeypatch, tmp_path):
     fake_spandrel(monkeypatch)
-    network = load_spandrel("gopro.pth", device="cpu")
+    network = load_spandrel(published(tmp_path / "gopro.pth"), device="cpu")
     assert network.name == "NAFNet, gopro"
     image = np.random.default_rng(0).random((20, 30))
     np.testing.assert_allclose(network(image), 0.5 * (image + image.min()), atol=1e-6)
@@ -228,10 +270,51 @@ def test_spandrels_networks_restore(monkeypatch):
         ("a.pth", {"output_channels": 3}, "1 channels into 3"),
     ],
 )
-def test_what_spandrel_cannot_do_is_said(monkeypatch, path, settings, message):
+def test_what_spandrel_cannot_do_is_said(monkeypatch, tmp_path, path, settings, message):
     fake_spandrel(monkeypatch, **settings)
     with pytest.raises(EnsembleError, match=message):
-        load_spandrel(path)
+        load_spandrel(published(tmp_path / path))
+
+
+class Writes(nn.Module):
+    """Runs as it is loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(1))
+
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.w, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]):
+        self.w = state[0]
+        self.training = state[1]
+        torch.save(state[0], "it_ran")
+
+    def forward(self, x):
+        return x
+
+
+def test_torchscript_named_as_weights_does_not_run(monkeypatch, tmp_path):
+    """Asked to load a pickle, torch runs what looks like TorchScript."""
+    fake_spandrel(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Writes()).save(str(tmp_path / "a.pth"))
+        with pytest.raises(EnsembleError, match="cannot be read by spandrel"):
+            load_spandrel(tmp_path / "a.pth")
+    assert not (tmp_path / "it_ran").exists()
+
+
+def test_names_in_other_letters_are_refused(scripted, exported, tmp_path):
+    """Torch looks names up without regard to case; what is checked is exact."""
+    for source, member in ((scripted, "code/__torch__/b.PY"), (exported, "data/sample_inputs/model.PT")):
+        path = rewritten(source, tmp_path / f"a{source.suffix}", member, lambda _: b"__setstate__")
+        with pytest.raises(EnsembleError, match=r"two files of one name|in other letters"):
+            load_network(path)
 
 
 def test_spandrel_beside_another_torchvision_is_said(monkeypatch, tmp_path):

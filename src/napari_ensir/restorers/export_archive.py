@@ -1,12 +1,12 @@
-"""Look through a network's file before torch opens it: nothing in it may run unasked.
+"""Look through a network's file and write it afresh before torch opens it: nothing in it may run unasked.
 
 TorchScript is read by a parser of its own and runs no Python; what it could run while it is being
 loaded is a ``__setstate__`` of its own, so files that have one are refused.
 
 ``torch.export.load`` is not safe by itself. It falls back to full unpickling where a tensor does
-not load otherwise, and it evaluates the symbolic expressions of shapes as Python. So the archive is
-read here first, and refused unless it holds plain tensors, expressions of numbers, symbols and
-known functions only, and operators of ATen.
+not load otherwise, and turns what a program's JSON says into Python (:mod:`.export_program`). So pickles
+are read as tensors and written anew, programs are checked word by word, and what torch gets
+holds nothing else.
 """
 
 from __future__ import annotations
@@ -16,30 +16,54 @@ import json
 import re
 import zipfile
 import zlib
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers.archive_records import Records, pack, read_records
+from napari_ensir.restorers.export_program import checked_payload, checked_program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["archive_kind"]
+__all__ = ["CheckedNetwork", "read_network"]
 
-_MAX_UNFOLDED = 2**25
+_BOTH = r"version|\.data/version|byteorder"
+_TORCHSCRIPT = re.compile(
+    rf"{_BOTH}|data\.pkl|constants\.pkl|data/\d+|constants/\d+|code/[\w./]+\.py", re.ASCII
+)
+_EXPORT = re.compile(
+    rf"{_BOTH}|archive_format|archive_version|models/model\.json|data/sample_inputs/model\.pt"
+    r"|data/(weights|constants)/((weight|tensor)_\d+|model_(weights|constants)_config\.json|model\.pt)",
+    re.ASCII,
+)
+_EITHER = re.compile(f"{_TORCHSCRIPT.pattern}|{_EXPORT.pattern}", re.ASCII)
+_COMPILED = re.compile(r"data/aotinductor/.*|.*\.(so|dll|dylib|pyd)", re.IGNORECASE | re.DOTALL)
 
-# What torch writes shapes with: numbers, signs, brackets, and these words.
-_WORDS = {
-    *("Symbol", "Integer", "Float", "Rational", "Mul", "Add", "Pow", "Mod", "PythonMod", "FloorDiv"),
-    *("CleanDiv", "CeilDiv", "Max", "Min", "Abs", "Eq", "Ne", "Ge", "Gt", "Le", "Lt", "And", "Or", "Not"),
-    *("positive", "integer", "nonnegative", "nonzero", "True", "False"),
-}
-_TOKEN = re.compile(r"\s*(?:'([su]\d+)'|([su]\d+)\b|([A-Za-z_]\w*)|\d+(?:\.\d+)?|[-+*/%(),=<>])")
-_OPERATORS = re.compile(r"(torch\.ops\.aten\.\w+\.\w+|_operator\.\w+|torch\.sym_\w+)\Z")
+
+@dataclass(frozen=True, eq=False)
+class CheckedNetwork:
+    """A network's file as torch may read it.
+
+    Attributes
+    ----------
+    kind : str
+        ``"torchscript"`` or ``"export"``.
+    content : io.BytesIO
+        An archive of what was checked and nothing else.
+    """
+
+    kind: str
+    content: io.BytesIO
 
 
-def archive_kind(path: str | Path) -> str:
-    """``"torchscript"`` or ``"export"``, for a file that can be opened without running anything in it.
+def read_network(path: str | Path) -> CheckedNetwork:
+    """Read the file of a network once, for torch to open without running anything in it.
+
+    Parameters
+    ----------
+    path
+        A file that ``torch.jit.save`` or ``torch.export.save`` wrote.
 
     Raises
     ------
@@ -47,20 +71,15 @@ def archive_kind(path: str | Path) -> str:
         If it is neither, or holds what could run.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_sizes(archive, path)
-            names = archive.namelist()
-            if "serialized_exported_program.json" in names:
-                raise EnsembleError(f"{path} is from an old torch; export it again with 2.8 or later.")
-            members = {name.partition("/")[2]: name for name in names}
-            if len(members) < len(names):  # else what is checked need not be what torch reads
-                raise EnsembleError(f"{path} holds two files of one name, or of two archives.")
-            if any(name.startswith(("models/", "data/aotinductor/")) for name in members):
-                _check_export(archive, members, path)
-                return "export"
-            if "constants.pkl" in members and any(name.startswith("code/") for name in members):
-                _check_torchscript(archive, members, path)
-                return "torchscript"
+        records, others = read_records(path, _EITHER)
+        if "serialized_exported_program.json" in others:
+            raise EnsembleError(f"{path} is from an old torch; export it again with 2.8 or later.")
+        for name in [one for one in others if _COMPILED.fullmatch(one)]:
+            raise EnsembleError(f"{path} holds compiled code ({name[:80]}), which is not opened.")
+        if "models/model.json" in records:
+            return CheckedNetwork("export", pack(_checked_export(records, path)))
+        if "constants.pkl" in records and any(name.startswith("code/") for name in records):
+            return CheckedNetwork("torchscript", pack(_checked_torchscript(records, path)))
     except EnsembleError:
         raise
     except FileNotFoundError as error:
@@ -73,69 +92,40 @@ def archive_kind(path: str | Path) -> str:
     )
 
 
-def _check_sizes(archive: zipfile.ZipFile, path: str | Path) -> None:
-    """Torch compresses nothing but code: what unfolds to more than that would fill the memory."""
-    for info in archive.infolist():
-        if info.compress_type != zipfile.ZIP_STORED and info.file_size > _MAX_UNFOLDED:
-            raise EnsembleError(
-                f"{path} has a compressed record of {info.file_size // 2**20} MB ({info.filename[:80]!r}), "
-                "as torch writes none."
-            )
-
-
-def _check_torchscript(archive: zipfile.ZipFile, members: dict[str, str], path: str | Path) -> None:
-    for name, member in members.items():
-        if name.endswith(".py") and b"__setstate__" in archive.read(member):
+def _checked_torchscript(records: Records, path: str | Path) -> Records:
+    for name, content in records.items():
+        if name.endswith(".py") and b"__setstate__" in content:
             raise EnsembleError(f"{path} has code that runs as it is loaded ({name}: __setstate__).")
+    return {name: content for name, content in records.items() if _TORCHSCRIPT.fullmatch(name)}
 
 
-def _check_export(archive: zipfile.ZipFile, members: dict[str, str], path: str | Path) -> None:
+def _checked_export(records: Records, path: str | Path) -> Records:
+    checked: Records = {}
+    for name, content in records.items():
+        if not _EXPORT.fullmatch(name):
+            continue
+        where = f"{path}: {name}"
+        if name.startswith("data/sample_inputs/"):
+            _tensors_anew(content, where)
+            checked[name] = b""  # torch does without them, and then unpickles nothing
+        elif name.endswith(".pt"):
+            checked[name] = _tensors_anew(content, where)
+        elif name == "models/model.json":
+            checked[name] = json.dumps(checked_program(json.loads(content), str(path))).encode()
+        elif name.endswith(".json"):
+            checked[name] = json.dumps(checked_payload(json.loads(content), where)).encode()
+        else:
+            checked[name] = content
+    return checked
+
+
+def _tensors_anew(content: bytes, where: str) -> bytes:
+    """A pickle of what this one holds, if that is tensors alone."""
     import torch
 
-    for name, member in members.items():
-        if name.startswith("data/aotinductor/") or name.endswith((".so", ".dll", ".pyd")):
-            raise EnsembleError(f"{path} holds compiled code ({name}), which is not opened.")
-        if name.endswith(".pt"):
-            try:
-                torch.load(io.BytesIO(archive.read(member)), weights_only=True)
-            except Exception as error:  # many kinds for many faults
-                raise EnsembleError(f"{path}: {name} is a pickle of more than tensors.") from error
-        if name.startswith(("data/weights/", "data/constants/")) and name.endswith(".json"):
-            for key, value in _items(json.loads(archive.read(member))):
-                special = key == "path_name" and not re.fullmatch(r"(weight|tensor)_\d+", str(value))
-                if special or (key == "use_pickle" and value is not False):
-                    raise EnsembleError(f"{path}: {name} refers to a pickle ({key} = {value!r}).")
-        if name.startswith("models/"):
-            _check_graph(json.loads(archive.read(member)), path)
-
-
-def _check_graph(graph: Any, path: str | Path) -> None:
-    for key, value in _items(graph):
-        if key == "target" and isinstance(value, str) and not _OPERATORS.match(value):
-            raise EnsembleError(f"{path} uses {value!r}; only operators of ATen are allowed.")
-        if key == "expr_str" and not _is_plain(str(value)):
-            raise EnsembleError(f"{path} has a shape that is no plain expression: {value!r}.")
-        if key == "guards_code" and value:
-            raise EnsembleError(f"{path} has guards, which are Python code; export it with strict=False.")
-
-
-def _is_plain(expression: str) -> bool:
-    """Whether an expression is made of numbers, symbols and known functions alone."""
-    at = 0
-    while at < len(expression.rstrip()):
-        token = _TOKEN.match(expression, at)
-        if token is None or (token[3] and token[3] not in _WORDS):
-            return False
-        at = token.end()
-    return True
-
-
-def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at any depth."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            yield key, each
-            yield from _items(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _items(each)
+    stream = io.BytesIO()
+    try:
+        torch.save(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), stream)
+    except Exception as error:  # many kinds for many faults
+        raise EnsembleError(f"{where} is a pickle of more than tensors.") from error
+    return stream.getvalue()

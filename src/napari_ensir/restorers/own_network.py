@@ -2,7 +2,8 @@
 
 **What is safe.** Pickled networks and bare weights are refused, since a pickle can run anything. A
 TorchScript or torch.export file is looked through first (:mod:`.export_archive`) and refused where
-loading it would run code; spandrel reads weights with an unpickler that takes tensors alone.
+loading it would run code; torch then opens a new archive of what was checked, never the file. Published
+weights are read as tensors, and spandrel gets those.
 
 **What is not.** A network is a program: once it is applied, its operators run with the user's
 rights, and a hostile one could exhaust the memory, read or write files through TorchScript's
@@ -11,6 +12,7 @@ operators, or use a fault in torch. Open only files of people you trust.
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ import torch
 
 from napari_ensir.devices import device_trouble
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.export_archive import archive_kind
+from napari_ensir.restorers.export_archive import read_network
 from napari_ensir.restorers.learned import Draw, NetworkRestorer, Tiled
 
 if TYPE_CHECKING:
@@ -118,20 +120,26 @@ def load_network(path: str | Path, **settings: Any) -> OwnNetwork:
     A ``torch.export`` file takes the shapes it was exported for: export it with dynamic batch, rows
     and columns, or set ``tiles=Tiles(size=n, overlap=..., batch=b)`` and ``sides=n`` to them.
     """
-    kind = archive_kind(path)
-    settings.setdefault("label", Path(path).stem)
+    checked = read_network(path)
     try:
         with warnings.catch_warnings():
             # Newer versions of torch call TorchScript deprecated; files of it will be around for long.
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", category=FutureWarning)
-            if kind == "torchscript":
-                script = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-                return OwnNetwork(network=script.eval(), **settings)
-            network = torch.export.load(str(path)).module()
-    except (RuntimeError, AssertionError, KeyError, ValueError) as error:
-        raise EnsembleError(f"{path} cannot be read by torch: {error}") from error
+            if checked.kind == "torchscript":
+                network = torch.jit.load(checked.content, map_location="cpu").eval()  # type: ignore[no-untyped-call]
+            else:
+                network = torch.export.load(checked.content).module()
+    except MemoryError:
+        raise
+    except Exception as error:  # a program that torch did not write ends in any kind
+        raise EnsembleError(f"{path} cannot be read by torch: {_in_short(error)}.") from error
+    settings.setdefault("label", Path(path).stem)
     return OwnNetwork(network=network, **settings)
+
+
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
@@ -157,7 +165,7 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
         raise EnsembleError(f"{path}: spandrel is given .safetensors, .pth and .ckpt files here.")
     spandrel = _spandrel()
     try:
-        found = spandrel.ModelLoader(device="cpu").load_from_file(path)
+        found = _found_by(spandrel, Path(path))
     except spandrel.UnsupportedModelError as error:
         raise EnsembleError(
             f"{path} is of an architecture that spandrel does not know; Restormer and MPRNet are among "
@@ -175,6 +183,22 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
     settings.setdefault("label", f"{found.architecture.name}, {Path(path).stem}")
     settings.setdefault("sides", 1)  # spandrel pads to what the network needs, as its authors do
     return OwnNetwork(network=found.eval(), channels=found.input_channels, move=found.to, **settings)
+
+
+def _found_by(spandrel: Any, path: Path) -> Any:
+    """What spandrel makes of a file.
+
+    Given a pickle, it would ask torch, which runs what it takes for TorchScript: it gets a new file of the
+    tensors alone.
+    """
+    loader = spandrel.ModelLoader(device="cpu")
+    if path.suffix.lower() == ".safetensors":
+        return loader.load_from_file(path)
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    with tempfile.TemporaryDirectory() as folder:
+        anew = Path(folder) / "weights.pth"
+        torch.save(weights, anew)
+        return loader.load_from_file(anew)
 
 
 def _spandrel() -> Any:

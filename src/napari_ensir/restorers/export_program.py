@@ -1,0 +1,193 @@
+"""What the JSON of an exported program may say. Reads no files and knows no archives.
+
+``torch.export`` makes Python of such a program: names become the text of a function, shapes are evaluated as
+expressions, the structure of inputs imports modules by their names. So every word in it is either a plain
+name or one of the forms below, and what is returned is made of these alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Any
+
+from napari_ensir.errors import EnsembleError
+
+__all__ = ["checked_payload", "checked_program"]
+
+_NAME = re.compile(r"[\w.-]*", re.ASCII)
+_TEXT = re.compile(r"[\w.,>+< =-]*", re.ASCII)
+"""Arguments such as ``"bij,bjk->bik"``, and torch's versions."""
+
+_ARITHMETIC = "add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem"
+_OPERATORS = re.compile(
+    rf"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+|_operator\.({_ARITHMETIC})|torch\.sym_\w+", re.ASCII
+)
+# What torch writes shapes with.
+_FUNCTIONS = {
+    *("Integer", "Float", "Rational", "Mul", "Add", "Pow", "Mod", "PythonMod", "FloorDiv"),
+    *("CleanDiv", "CeilDiv", "Max", "Min", "Abs", "Eq", "Ne", "Ge", "Gt", "Le", "Lt", "And", "Or", "Not"),
+}
+_SYMBOL = re.compile(r"[su]\d+", re.ASCII)
+_ASSUMPTIONS = ("positive", "integer", "nonnegative", "nonzero")
+_MOST_LETTERS = 10_000
+_MOST_POWER = 64
+
+
+def checked_program(program: Any, where: str) -> Any:
+    """The program, of known words only; notes on where it came from are left out.
+
+    Parameters
+    ----------
+    program
+        From JSON.
+    where
+        Named in the message.
+
+    Raises
+    ------
+    EnsembleError
+        If any word is none that torch writes for a plain network of ATen operators.
+    """
+    return _checked(program, "", where)
+
+
+def checked_payload(payload: Any, where: str) -> Any:
+    """A list of tensors with the records they stand in, none of them a pickle.
+
+    Raises
+    ------
+    EnsembleError
+        If one refers to anything else.
+    """
+    for key, value in _items(payload):
+        special = key == "path_name" and not re.fullmatch(r"(weight|tensor)_\d+", str(value), re.ASCII)
+        if special or (key == "use_pickle" and value is not False):
+            raise EnsembleError(f"{where} refers to a pickle ({key} = {str(value)[:80]!r}).")
+    return _checked(payload, "", where)
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    """Every key with its value, at any depth."""
+    if isinstance(value, dict):
+        return [pair for key, each in value.items() for pair in [(key, each), *_items(each)]]
+    return [pair for each in value for pair in _items(each)] if isinstance(value, list) else []
+
+
+def _checked(value: Any, key: str, where: str) -> Any:
+    """A part of the program that stands under this key."""
+    if key == "guards_code" and value:
+        raise EnsembleError(f"{where} has guards, which are Python code; export it with strict=False.")
+    if isinstance(value, dict):
+        if key == "metadata" and all(isinstance(each, str) for each in value.values()):
+            return {}  # where each line came from: free text, and no part of the program
+        return {_plain_name(name, where): _checked(each, name, where) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_checked(each, key, where) for each in value]
+    return _word(value, key, where) if isinstance(value, str) else value
+
+
+def _word(word: str, key: str, where: str) -> str:
+    if key in ("target", "as_operator"):
+        if not _OPERATORS.fullmatch(word):
+            raise EnsembleError(f"{where} uses {word[:80]!r}; only operators of ATen are allowed.")
+        return word
+    if key == "expr_str":
+        return _plain_expression(word, where)
+    if key in ("in_spec", "out_spec"):
+        return _plain_structure(word, where) if word else word
+    if key in ("as_string", "as_strings", "torch_version"):
+        if not _TEXT.fullmatch(word):
+            raise EnsembleError(f"{where} has the text {word[:80]!r}, which no plain network needs.")
+        return word
+    return _plain_name(word, where)
+
+
+def _plain_name(word: str, where: str) -> str:
+    if not _NAME.fullmatch(word):
+        raise EnsembleError(f"{where} has {word[:80]!r} where a plain name should stand.")
+    return word
+
+
+def _plain_structure(text: str, where: str) -> str:
+    """How inputs or outputs are nested, if by tuples, lists and dicts alone."""
+    try:
+        protocol, tree = json.loads(text)
+        return json.dumps([int(protocol), _branch(tree)])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EnsembleError(f"{where} has inputs or outputs of no plain structure: {text[:80]!r}.") from error
+
+
+def _branch(tree: Any) -> dict[str, Any]:
+    kind, context = tree["type"], tree["context"]
+    names = json.loads(context) if kind == "builtins.dict" else []
+    empty = context is None if kind is None else context == "null" or kind == "builtins.dict"
+    known = kind in (None, "builtins.tuple", "builtins.list", "builtins.dict")
+    if not known or not empty or not all(isinstance(name, str) and name.isidentifier() for name in names):
+        raise ValueError(kind)
+    context = json.dumps(names) if kind == "builtins.dict" else context
+    return {
+        "type": kind,
+        "context": context,
+        "children_spec": [_branch(each) for each in tree["children_spec"]],
+    }
+
+
+def _plain_expression(text: str, where: str) -> str:
+    """A shape's expression, if it is made of numbers, symbols and known functions alone."""
+    try:
+        if len(text) > _MOST_LETTERS:
+            raise ValueError
+        tree = ast.parse(text, mode="eval").body
+        _plain_node(tree)
+        return ast.unparse(tree)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        shown = f"{where} has a shape that is no plain expression: {text[:80]!r}."
+        raise EnsembleError(shown) from error
+
+
+def _plain_node(node: ast.expr) -> None:
+    """Raise ValueError if this node, or one below it, is not allowed."""
+    below: list[ast.expr] = []
+    match node:
+        case ast.Constant(value=bool() | int() | float()):
+            pass
+        case ast.Name(id=name) if _SYMBOL.fullmatch(name):
+            pass
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
+            below = [operand]
+        case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div() | ast.FloorDiv() | ast.Mod()):
+            below = [node.left, node.right]
+        case ast.Compare(left=left, comparators=others):
+            below = [left, *others]
+        case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str() as name)], keywords=given):
+            if not _SYMBOL.fullmatch(name) or not all(_is_assumption(each) for each in given):
+                raise ValueError
+        case ast.Call(func=ast.Name(id=name), args=below, keywords=[]) if name in _FUNCTIONS:
+            if name == "Pow" and not _is_small_power(*below):
+                raise ValueError
+        case _:
+            raise ValueError
+    for each in below:
+        _plain_node(each)
+
+
+def _is_assumption(given: ast.keyword) -> bool:
+    return given.arg in _ASSUMPTIONS and isinstance(given.value, ast.Constant) and given.value.value is True
+
+
+def _is_small_power(base: ast.expr, exponent: ast.expr) -> bool:
+    """Whether a power cannot grow beyond reason as it is evaluated."""
+    if any(isinstance(each, ast.Name) and each.id == "Pow" for each in ast.walk(base)):
+        return False
+    match exponent:
+        case ast.Call(func=ast.Name(id="Integer" | "Rational"), args=numbers, keywords=[]):
+            pass
+        case _:
+            numbers = [exponent]
+    plain = [each.operand if isinstance(each, ast.UnaryOp) else each for each in numbers]
+    return all(
+        isinstance(each, ast.Constant) and type(each.value) is int and each.value <= _MOST_POWER
+        for each in plain
+    )
