@@ -87,7 +87,8 @@ def test_torch_export_is_applied_in_tiles(exported):
 def test_weights_in_the_form_of_torch_2_8(exported, tmp_path):
     """A pickle of tensors, as every export had until 2.9: read as tensors, and written anew."""
     stream = io.BytesIO()
-    torch.save({"0.weight": torch.full((1, 1, 1, 1), 3.0), "0.bias": torch.zeros(1)}, stream)
+    weights = {"0.weight": torch.full((1, 1, 1, 1), 3.0), "0.bias": torch.zeros(1)}
+    torch.save({name: nn.Parameter(each) for name, each in weights.items()}, stream)
     path = rewritten(exported, tmp_path / "a.pt2", "data/weights/model.pt", lambda _: stream.getvalue())
     image = np.random.default_rng(0).random((16, 16)).astype(np.float32)
     network = load_network(path, data_range=(0.0, 1.0), device="cpu")
