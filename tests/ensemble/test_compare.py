@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import peak_signal_noise_ratio
 
 from napari_ensir import EnsembleError, compare, fit_lut
-from napari_ensir.ensemble.baselines import WeightedAverage
-from napari_ensir.ensemble.scoring import Scoring, shown_range
+from napari_ensir.ensemble.baselines import BinSets, WeightedAverage
 from napari_ensir.files import Part, References, open_set
 
 NAMES = ("near", "far")
@@ -109,41 +108,99 @@ def test_every_row(one_thread):
     assert json.loads(json.dumps(table.to_dict()))["settings"]["folds"] == 2
 
 
-def test_outputs_are_clipped_before_scoring():
+def test_nothing_is_clipped_before_scoring():
     truth = np.zeros((16, 16), np.uint8)
     images = [([truth.copy(), truth + 1], truth)] * 2
-    table = compare(images, methods=[WeightedAverage((-1.0, -1.0, 3.0)[1:], name="below")])
-    assert table["below"].psnr < np.inf
     below = WeightedAverage((3.0, -1.0), name="below")
-    assert compare(images, methods=[below])["below"].psnr == np.inf
+    assert compare(images, methods=[below])["below"].psnr == pytest.approx(10 * np.log10(255**2 / 0.25))
 
 
-def test_scoring_as_papers_do_it():
-    rng = np.random.default_rng(0)
-    truth = rng.integers(0, 256, (40, 44, 3), np.uint8)
-    image = np.clip(truth + rng.normal(0, 9, truth.shape), 0, 255)
-    psnr, ssim = Scoring((0, 255), crop_border=4)(truth, image)
-    inner = np.s_[4:-4, 4:-4]
-    assert psnr == pytest.approx(peak_signal_noise_ratio(truth[inner] * 1.0, image[inner], data_range=255))
-    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    expected = structural_similarity(
-        truth[inner] * 1.0, image[inner], data_range=255, channel_axis=-1, **window
+def wide(truth, seed):
+    """16-bit candidates of a 16-bit truth."""
+    rng = np.random.default_rng(seed)
+    noisy = [np.clip(truth + rng.normal(0, sigma, truth.shape), 0, 65535) for sigma in (20, 60)]
+    return [image.astype(np.uint16) for image in noisy], truth.astype(np.uint16)
+
+
+def test_bins_come_from_what_is_learned_from():
+    """Whatever is held out, a fold's table stays as it is."""
+
+    class Keeper(BinSets):
+        def fit(self, reference, progress=None):
+            super().fit(reference, progress)
+            tables.append(self.lut)
+
+    truths = np.random.default_rng(1).integers(100, 2000, (4, 50, 50))
+    found = []
+    for bright in (1, 9):
+        tables = []
+        images = [wide(truth * (bright if number % 2 else 1), number) for number, truth in enumerate(truths)]
+        compare(images, NAMES, methods=[Keeper("least-squares", "kept", device="cpu")])
+        _, of_bright, of_dim = tables  # the first is the warm-up
+        assert of_bright.data_range[1] > (bright == 9) * 10_000
+        found.append(of_dim)
+    np.testing.assert_array_equal(found[0].weights, found[1].weights)
+    assert found[0].binning == found[1].binning
+
+
+def test_a_score_is_the_candidate_s_own():
+    """Neither a hot pixel in another candidate nor what is learned beside it changes it."""
+    truths = np.random.default_rng(2).integers(100, 2000, (2, 40, 40))
+    images = [wide(truth, number) for number, truth in enumerate(truths)]
+    hot = [
+        ([near, np.where(np.arange(40) == 7, 65535, far).astype(np.uint16)], t) for (near, far), t in images
+    ]
+    rows = [compare(some, NAMES, methods=["near"])["near"] for some in (images, hot)]
+    assert rows[0].psnr == rows[1].psnr
+    assert rows[0].ssim == rows[1].ssim
+    table = compare(images, NAMES, methods=["near"])
+    assert table.settings["peak"] == np.ptp(truths)
+    assert table.settings["data_range_from"] == "truth"
+    assert table.notes == (
+        f"PSNR's peak is {np.ptp(truths)}, from 100 to 1999, which is what the ground truth shows.",
     )
-    assert ssim == pytest.approx(expected)
-    y_psnr, _ = Scoring((0, 255), y_channel=True, crop_border=4)(truth, image)
-    y = [16 + x[inner] @ np.array([65.481, 128.553, 24.966]) / 255 for x in (truth * 1.0, image)]
-    assert y_psnr == pytest.approx(peak_signal_noise_ratio(*y, data_range=255))
-    first = Scoring((0, 255), y_channel=True, crop_border=4, channel_axis=0)
-    np.testing.assert_allclose(first(np.moveaxis(truth, -1, 0), np.moveaxis(image, -1, 0))[0], y_psnr)
-    scaled, _ = Scoring((0, 1), y_channel=True, crop_border=4)(truth / 255, image / 255)
-    assert scaled == pytest.approx(y_psnr)
 
 
-def test_shown_range():
-    assert shown_range([np.zeros((2, 2), np.uint8)]) == (0, 255)
-    assert shown_range([np.array([3, 900], np.uint16)]) == (3, 900)
-    with pytest.raises(EnsembleError, match="nothing to score"):
-        shown_range([np.array([np.nan])])
+def test_candidates_named_like_methods():
+    images = make(2)
+    table = compare(images, ("average", "em"), methods=["average", "em"])
+    assert [(row.name, row.role) for row in table.rows] == [
+        ("average", "candidate"),
+        ("average", "method"),
+        ("em", "candidate"),
+        ("EM (paper)", "method"),
+    ]
+    assert table["em"].role == "candidate"
+    with pytest.raises(EnsembleError, match="2 rows 'average', a candidate and a method"):
+        table["average"]
+
+
+def test_nan_corners(one_thread):
+    """Every row is scored where everything is finite; nothing else is said to be a bug."""
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    truths = [rng.random((64, 64)) for _ in range(2)]
+
+    def pair(truth, corner):
+        near, far = (truth + rng.normal(0, sigma, truth.shape) for sigma in (0.05, 0.1))
+        near[:corner, :corner] = np.nan  # as registration leaves it
+        far[-3:, -3:] = [np.inf, -np.inf, np.nan]
+        return [near, far], truth
+
+    small = [truth[::2, ::2] for truth in truths]
+    table = compare(
+        [pair(truth, 40) for truth in truths], NAMES, low_resolution=small, samples=500, device="cpu"
+    )
+    assert table.settings["not_finite"] == 2 * (40 * 40 + 9)
+    assert "3,218 pixels are NaN or infinite" in table.notes[1]
+    assert len(table.rows) == 16
+    assert all(np.isfinite([row.psnr, row.ssim]).all() for row in table.rows)
+    assert table["near"].psnr == pytest.approx(20 * np.log10(np.ptp(truths) / 0.05), abs=0.2)
+    assert table["Least squares"].psnr > table["near"].psnr > table["ZZPM (as described)"].psnr - 1
+    tiled = compare([pair(truths[0], 40)], NAMES, methods=["linear regression", "em"], device="cpu")
+    assert all(np.isfinite(row.psnr) for row in tiled.rows)
+    with pytest.raises(EnsembleError, match="image 2: no pixel is finite in every candidate"):
+        compare([pair(truths[0], 40), pair(truths[1], 64)], NAMES)
 
 
 @pytest.mark.parametrize(

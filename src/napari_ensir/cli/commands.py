@@ -237,9 +237,9 @@ def evaluate(
 ) -> None:
     """Score candidates, and an ensemble of them, against the ground truth."""
     paths = _named_paths(candidate)
-    from napari_ensir.cli import jobs
+    from napari_ensir.cli import jobs, scores
 
-    failed = jobs.evaluate(
+    failed = scores.evaluate(
         paths,
         truth,
         lut,
@@ -281,9 +281,9 @@ def compare(
 ) -> None:
     """Score every method on held-out images, or on held-out tiles of one image."""
     paths = _named_paths(candidate)
-    from napari_ensir.cli import jobs
+    from napari_ensir.cli import jobs, scores
 
-    jobs.compare(
+    scores.compare(
         paths,
         truth,
         low_resolution,

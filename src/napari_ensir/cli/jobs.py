@@ -21,20 +21,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_ensir.ensemble.lut import WeightLUT
-    from napari_ensir.ensemble.scoring import Scoring
-    from napari_ensir.files.sets import Role
     from napari_ensir.files.zarr_arrays import ZarrImage
 
 __all__ = [
     "Output",
     "apply",
-    "compare",
-    "evaluate",
     "fit",
     "import_table",
+    "in_table_order",
     "info",
     "keep_message",
     "make_folder",
+    "noted",
     "suffix_like",
 ]
 
@@ -134,7 +132,7 @@ def fit(
     output.finish({"lut": str(target), **_described(lut)}, lambda: terminal.say(f"{target}: {lut!r}"))
 
 
-def _in_order(lut: WeightLUT, candidates: Mapping[str, Path]) -> dict[str, Path]:
+def in_table_order(lut: WeightLUT, candidates: Mapping[str, Path]) -> dict[str, Path]:
     """Candidates as the table has them, if they are the same."""
     missing = [name for name in lut.names if name not in candidates]
     unknown = [name for name in candidates if name not in lut.names]
@@ -162,12 +160,12 @@ def apply(
 ) -> dict[str, str]:
     """Combine candidates; the messages of images that failed, by stem, where others were done."""
     lut = load_lut(lut_path)
-    images = open_set(_in_order(lut, candidates), crop=crop)
+    images = open_set(in_table_order(lut, candidates), crop=crop)
     output.check()
     failed: dict[str, str] = {}
     plans: dict[int, _Plan] = {}
     for number, (stem, _) in enumerate(images.fields):
-        with _noted(failed, stem, images):
+        with noted(failed, stem, images):
             plans[number] = _Plan.of(images, number, (out, weight_maps), as_float)
     # Before anything is computed: not after an hour.
     for folder in [one for one in (out, weight_maps) if one is not None and images.from_folders]:
@@ -178,7 +176,7 @@ def apply(
     with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         for done, (number, plan) in enumerate(plans.items()):
             stem = images.fields[number][0]
-            with _noted(failed, stem, images):
+            with noted(failed, stem, images):
                 plan.carry_out(lut, list(images.load(number).values()), device, output.overwrite)
                 written[stem] = str(plan.image)
             if progress is not None:
@@ -188,7 +186,7 @@ def apply(
     return failed
 
 
-def _noted(failed: dict[str, str], stem: str, images: ImageSet) -> Any:
+def noted(failed: dict[str, str], stem: str, images: ImageSet) -> Any:
     """Where there is more than one image, let a failure be noted and the next one be done."""
     return keep_message(failed, stem) if images.from_folders else nullcontext()
 
@@ -270,123 +268,6 @@ def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: ZarrImag
     if source.suffix.lower() in (".tif", ".tiff"):
         return source.suffix
     return ".png" if dtype in (np.uint8, np.uint16) and spatial == 2 else ".tif"
-
-
-def evaluate(
-    candidates: Mapping[str, Path],
-    truth: Path,
-    lut_path: Path | None,
-    *,
-    scoring: dict[str, Any],
-    device: str,
-    crop: bool,
-    output: Output,
-) -> dict[str, str]:
-    """Score candidates and, with a table, their ensemble; the messages of images that failed."""
-    from napari_ensir.ensemble.scoring import Scoring
-
-    lut = None if lut_path is None else load_lut(lut_path)
-    named = dict(candidates) if lut is None else _in_order(lut, candidates)
-    output.check()
-    images = open_set(named, {Part.TRUTH: truth}, crop=crop)
-    failed: dict[str, str] = {}
-    limits = scoring["data_range"] or _range_to_score(images, lut, failed)
-    score = Scoring(limits, scoring["y_channel"], scoring["crop_border"])
-    scores: dict[str, list[tuple[float, float]]] = {}
-    with terminal.progress(output.quiet) as progress:
-        for number, (stem, _) in enumerate(images.fields):
-            if stem not in failed:
-                with _noted(failed, stem, images):
-                    scores[stem] = _scores_of(images.load(number), lut, score, device)
-            if progress is not None:
-                progress(number + 1, len(images), "scoring images")
-    shown = [(name, "candidate", "") for name in named]
-    if lut_path is not None:
-        shown.append(("ensemble", "ensemble", f"by {lut_path.name}"))
-    rows = [
-        {"name": name, "role": role, **_mean_scores(place, scores)}
-        for place, (name, role, _) in enumerate(shown)
-    ]
-    settings = {**scoring, "data_range": list(limits), "images": len(scores)}
-    table = [
-        (name, f"{row['psnr']:.3f}", f"{row['ssim']:.4f}", note)
-        for (name, _, note), row in zip(shown, rows, strict=True)
-    ]
-    output.finish(
-        {"settings": settings, "rows": rows, "failed": failed},
-        lambda: terminal.table(("", "PSNR, dB", "SSIM", ""), table),
-    )
-    return failed
-
-
-def _mean_scores(place: int, scores: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]:
-    """Scores of what stands at one place of each image's list, by image and on average."""
-    images = {stem: {"psnr": one[place][0], "ssim": one[place][1]} for stem, one in scores.items()}
-    means = {
-        key: float(np.mean([one[key] for one in images.values()] or [np.nan])) for key in ("psnr", "ssim")
-    }
-    return {**means, "images": images}
-
-
-def _range_to_score(images: ImageSet, lut: WeightLUT | None, failed: dict[str, str]) -> tuple[float, float]:
-    """The dtype's range for 8 bit, else the table's, else what all images show."""
-    from napari_ensir.ensemble.scoring import shown_range
-
-    shown = []
-    for number, (stem, _) in enumerate(images.fields):
-        with _noted(failed, stem, images):
-            arrays = list(images.load(number).values())
-            if lut is not None and any(array.dtype.itemsize > 1 for array in arrays):
-                return lut.data_range
-            shown.append(shown_range([np.asarray(array) for array in arrays]))
-    if not shown:
-        raise EnsembleError(f"no image could be read; the first: {next(iter(failed.values()))}")
-    return min(low for low, _ in shown), max(high for _, high in shown)
-
-
-def _scores_of(
-    arrays: dict[Role, Any], lut: WeightLUT | None, score: Scoring, device: str
-) -> list[tuple[float, float]]:
-    """PSNR and SSIM of each candidate in order, then of their ensemble if there is a table."""
-    pixels = {role: np.asarray(array) for role, array in arrays.items()}
-    truth = pixels.pop(Part.TRUTH)
-    images = list(pixels.values())
-    if lut is not None:
-        images.append(lut.apply(images, device))
-    return [score(truth, image) for image in images]
-
-
-def compare(
-    candidates: Mapping[str, Path],
-    truth: Path,
-    low_resolution: Path | None,
-    *,
-    settings: dict[str, Any],
-    crop: bool,
-    output: Output,
-) -> None:
-    """Score every method on what it has not learned from; ``settings`` go to :func:`napari_ensir.compare`."""
-    from napari_ensir.ensemble.compare import compare as compare_methods
-
-    output.check()
-    images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
-    small = None
-    if low_resolution is not None:
-        inputs = open_set({}, {Part.LOW_RESOLUTION: low_resolution})
-        wanted, present = ([stem for stem, _ in one.fields] for one in (images, inputs))
-        if images.from_folders and wanted != present:
-            different = sorted(set(wanted) ^ set(present))
-            raise EnsembleError(
-                f"{low_resolution} and the candidates do not hold the same images: "
-                f"{', '.join(different[:5])}."
-            )
-        small = [np.asarray(inputs.load(number)[Part.LOW_RESOLUTION]) for number in range(len(inputs))]
-    with terminal.progress(output.quiet) as progress:
-        found = compare_methods(
-            References(images), tuple(candidates), low_resolution=small, progress=progress, **settings
-        )
-    results = found.to_dict() | {"stems": [stem for stem, _ in images.fields]}
-    output.finish(results, lambda: print(found.to_markdown(), end=""))
 
 
 def _described(lut: WeightLUT) -> dict[str, Any]:

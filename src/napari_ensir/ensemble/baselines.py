@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from napari_ensir.ensemble.least_squares import minimise_on_simplex
+from napari_ensir.ensemble.scoring import score_range
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -76,6 +77,32 @@ class Contender(Protocol):
 def stacked(candidates: Sequence[Image]) -> NDArray[np.float64]:
     """(M, *shape) float64."""
     return np.stack([np.asarray(candidate, np.float64) for candidate in candidates])
+
+
+def scale_of(reference: Sequence[Pair], given: tuple[float, float] | None) -> tuple[float, float]:
+    """What counts as black and white: as given, else by what is learned from, never by what is held out."""
+    found = score_range([truth for _, truth in reference], given)
+    return found.low, found.high
+
+
+def finite_pixels(reference: Sequence[Pair]) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Candidates (M, P) and truth (P,) of each image, in float64, where all of them are finite.
+
+    Raises
+    ------
+    EnsembleError
+        If that is nowhere in any image.
+    """
+    found = 0
+    for candidates, truth in reference:
+        values, flat = stacked(candidates).reshape(len(candidates), -1), np.ravel(truth).astype(np.float64)
+        finite = np.isfinite(flat) & np.isfinite(values).all(axis=0)
+        found += int(finite.sum())
+        yield (values, flat) if finite.all() else (values[:, finite], flat[finite])
+    if not found:
+        raise EnsembleError(
+            "no pixel is left to learn from: none is finite in every candidate and the ground truth."
+        )
 
 
 @dataclass
@@ -154,12 +181,20 @@ class WeightedAverage(_NeedsNoFit):
 
 
 @dataclass
-class Zzpm(_NeedsNoFit):
+class Zzpm:
     """Candidates by how near each is to their mean, one weight vector per image (ZZPM, NTIRE 2023).
 
     As described, ``w_m ~ 1 / mse_m`` with ``mse_m = mean((x_m - mean of the candidates) ** 2)``. The EnsIR
     authors' code takes ``softmax(1 / (1e-3 + mse_m))`` instead, on intensities of 0 to 255: on another
-    scale it gives other weights, which is why ``data_range`` is needed.
+    scale it gives other weights, which is why ``data_range`` is needed. Pixels count where every candidate is
+    finite.
+
+    Parameters
+    ----------
+    released : bool
+        The authors' code, not the description.
+    data_range : (low, high), optional
+        Intensities that become 0 and 255; None: what the ground truths learned from show.
 
     Examples
     --------
@@ -169,7 +204,16 @@ class Zzpm(_NeedsNoFit):
     """
 
     released: bool = False
-    data_range: tuple[float, float] = (0.0, 255.0)
+    data_range: tuple[float, float] | None = (0.0, 255.0)
+    note: str = ""
+    scale: tuple[float, float] = (0.0, 255.0)
+
+    def __post_init__(self) -> None:
+        self.scale = self.data_range or self.scale
+
+    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+        """Learn no more than the scale, and that only if none was given."""
+        self.scale = scale_of(reference, self.data_range)
 
     @property
     def name(self) -> str:
@@ -178,11 +222,12 @@ class Zzpm(_NeedsNoFit):
 
     def weights(self, candidates: Sequence[Image]) -> NDArray[np.float64]:
         """Weights of one image's candidates, (M,)."""
-        stack = stacked(candidates)
-        away = (stack - stack.mean(axis=0)).reshape(len(stack), -1)
-        mse = np.einsum("mp,mp->m", away, away) / away.shape[1]
+        stack = stacked(candidates).reshape(len(candidates), -1)
+        stack = stack[:, np.isfinite(stack).all(axis=0)]
+        away = stack - stack.sum(axis=0) / len(stack)
+        mse = np.einsum("mp,mp->m", away, away) / max(1, away.shape[1])
         if self.released:
-            low, high = self.data_range
+            low, high = self.scale
             score = 1 / (1e-3 + mse * (255 / (high - low)) ** 2)
             score = np.exp(score - score.max())
         elif (mse == 0).any():
@@ -237,7 +282,7 @@ class Regression:
         Raises
         ------
         EnsembleError
-            If scikit-learn is not installed.
+            If scikit-learn is not installed, or no pixel is finite.
         """
         try:
             module = import_module(REGRESSORS[self.name][0])
@@ -249,16 +294,15 @@ class Regression:
         self.model = getattr(module, REGRESSORS[self.name][1])()
         if "random_state" in self.model.get_params():
             self.model.set_params(random_state=self.seed)
-        values = np.concatenate(
-            [stacked(candidates).reshape(len(candidates), -1) for candidates, _ in reference], 1
-        )
-        truth = np.concatenate([np.asarray(truth, np.float64).reshape(-1) for _, truth in reference])
-        finite = np.flatnonzero(np.isfinite(truth) & np.isfinite(values).all(axis=0))
+        images = list(finite_pixels(reference))
+        values = np.concatenate([values for values, _ in images], axis=1)
+        truth = np.concatenate([truth for _, truth in images])
         self.note = "all pixels"
-        if self.samples is not None and self.samples < len(finite):
-            finite = np.random.default_rng(self.seed).choice(finite, self.samples, replace=False)
+        if self.samples is not None and self.samples < len(truth):
+            drawn = np.random.default_rng(self.seed).choice(len(truth), self.samples, replace=False)
             self.note = f"learned from {self.samples:,} pixels of {len(truth):,}"
-        self.model.fit(values[:, finite].T, truth[finite])
+            values, truth = values[:, drawn], truth[drawn]
+        self.model.fit(values.T, truth)
 
     def predict(
         self, candidates: Sequence[Image], low_resolution: Image | None = None
@@ -282,11 +326,16 @@ class GlobalLeastSquares:
     weights: NDArray[np.float64] | None = None
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
-        """Sum up ``e e^T`` over all finite pixels and minimise ``w^T (sum e e^T) w``."""
+        """Sum up ``e e^T`` over all finite pixels and minimise ``w^T (sum e e^T) w``.
+
+        Raises
+        ------
+        EnsembleError
+            If no pixel is finite.
+        """
         gram: Any = 0.0
-        for candidates, truth in reference:
-            errors = (stacked(candidates) - np.asarray(truth, np.float64)).reshape(len(candidates), -1)
-            errors = errors[:, np.isfinite(errors).all(axis=0)]
+        for values, truth in finite_pixels(reference):
+            errors = values - truth
             gram = gram + errors @ errors.T
         self.weights = minimise_on_simplex(gram[None])[0][0]
 

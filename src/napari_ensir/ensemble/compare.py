@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,13 +23,14 @@ from napari_ensir.ensemble.baselines import (
 from napari_ensir.ensemble.estimate import METHODS
 from napari_ensir.ensemble.inputs import check_names, make_field
 from napari_ensir.ensemble.refesr import RefESR
-from napari_ensir.ensemble.scoring import Scoring, shown_range
+from napari_ensir.ensemble.scoring import Scoring, finite_everywhere, left_out, score_range
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import torch
+    from numpy.typing import NDArray
 
     from napari_ensir.ensemble.baselines import Image, Pair
     from napari_ensir.ensemble.inputs import Progress
@@ -49,6 +50,8 @@ class Row:
     Attributes
     ----------
     name : str
+    role : "candidate" or "method"
+        What it is; a candidate may have a method's name.
     psnr : float
         Mean over images, dB.
     ssim : float
@@ -61,6 +64,7 @@ class Row:
     """
 
     name: str
+    role: Literal["candidate", "method"]
     psnr: float
     ssim: float
     fit_seconds: float
@@ -78,22 +82,35 @@ class Comparison:
         In the order of the methods.
     settings : dict
         Plain values: what the figures depend on.
+    notes : tuple of str
+        What a reader must know, one sentence each: the peak, pixels left out.
     """
 
     rows: tuple[Row, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Row:
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise EnsembleError(
-            f"there is no row {name!r}; there are: {', '.join(row.name for row in self.rows)}."
-        )
+        """The row of that name.
+
+        Raises
+        ------
+        EnsembleError
+            If there is none, or there are several.
+        """
+        found = [row for row in self.rows if row.name == name]
+        if not found:
+            known = ", ".join(row.name for row in self.rows)
+            raise EnsembleError(f"there is no row {name!r}; there are: {known}.")
+        if len(found) > 1:
+            roles = " and a ".join(row.role for row in found)
+            raise EnsembleError(f"there are {len(found)} rows {name!r}, a {roles}; look through the rows.")
+        return found[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {"settings": self.settings, "rows": [asdict(row) for row in self.rows]}
+        rows = [asdict(row) for row in self.rows]
+        return {"settings": self.settings, "rows": rows, "notes": list(self.notes)}
 
     def to_markdown(self) -> str:
         """The table in Markdown."""
@@ -111,7 +128,7 @@ class Comparison:
 
 def contenders(
     names: Sequence[str],
-    data_range: tuple[float, float],
+    data_range: tuple[float, float] | None = None,
     *,
     bin_widths: Sequence[float | None] = (None,),
     channel_axis: int | None = None,
@@ -125,7 +142,8 @@ def contenders(
     ----------
     names
         The candidates.
-    data_range : (low, high)
+    data_range : (low, high), optional
+        None: each method finds it in what it learns from.
     bin_widths, channel_axis, device
         For the lookup tables.
     samples
@@ -170,6 +188,11 @@ def compare(
     cut into 8 x 8 tiles, tile ``(i, j)`` belongs to fold ``(i + j) % folds``, and the predicted tiles are put
     together before scoring. The reference set is held in memory, so that no figure depends on a disk.
 
+    Scores are those of :class:`~napari_ensir.ensemble.scoring.Scoring`: nothing is clipped, and every row
+    is scored on the same pixels, those that are finite in all candidates and the ground truth. Bins, and
+    whatever else a method learns, come from what it learns from alone, fold by fold. The one thing that
+    held-out ground truths give is the peak of the scores, the same for all rows.
+
     Parameters
     ----------
     reference : iterable of (candidates, truth)
@@ -189,7 +212,8 @@ def compare(
     progress
         Called with (done, total, text); what it raises stops the work.
     data_range : (low, high), optional
-        None: the dtype's for 8 bit, else what candidates and truth show.
+        For bins and for the peak. None: the dtype's for 8 bit; else bins from what each fold learns from, and
+        the peak from the ground truths, one pixel in ten thousand left off at each end.
     samples : int or None
         Pixels that the scikit-learn regressors learn from, linear regression apart; None: all.
     device : str or torch.device
@@ -221,12 +245,11 @@ def compare(
         raise EnsembleError(
             f"there are {len(small)} low-resolution inputs for {len(pairs)} images; give one each."
         )
-    given = data_range or shown_range([array for xs, truth in pairs for array in (*xs, truth)])
-    limits = (float(given[0]), float(given[1]))
+    scale = score_range([truth for _, truth in pairs], data_range)
     widths = tuple(bin_width) if isinstance(bin_width, (list, tuple)) else (bin_width,)
     every = contenders(
         checked,
-        limits,
+        None if data_range is None else (scale.low, scale.high),
         bin_widths=widths,
         channel_axis=channel_axis,
         device=device,
@@ -234,7 +257,7 @@ def compare(
         low_resolution=small is not None,
     )
     chosen = every if methods is None else _chosen(every, methods)
-    scoring = Scoring(limits, y_channel, crop_border, channel_axis)
+    scoring = Scoring((scale.low, scale.high), y_channel, crop_border, channel_axis)
     run = _Run(pairs, small, folds, scoring, progress)
     rows = tuple(run.row(contender, (number, len(chosen))) for number, contender in enumerate(chosen))
     settings = {
@@ -244,11 +267,13 @@ def compare(
         "y_channel": y_channel,
         "crop_border": crop_border,
         "channel_axis": channel_axis,
-        "data_range": list(limits),
+        **scale.to_dict(),
+        "not_finite": run.not_finite,
         "bin_width": [None if width is None else float(width) for width in widths],
         "samples": samples,
     }
-    return Comparison(rows, settings)
+    notes = [f"PSNR's peak is {scale}.", *left_out(run.not_finite)]
+    return Comparison(rows, settings, tuple(notes))
 
 
 def _in_memory(
@@ -287,6 +312,15 @@ def _chosen(every: Sequence[Contender], methods: Sequence[str | Contender]) -> l
     return chosen
 
 
+def _finite(number: int, pair: Pair) -> NDArray[np.bool_]:
+    """Where an image is scored."""
+    candidates, truth = pair
+    try:
+        return finite_everywhere([*candidates, truth])
+    except EnsembleError as error:
+        raise EnsembleError(f"image {number + 1}: {error}") from None
+
+
 class _Run:
     """The folds, and one method after the other through them."""
 
@@ -300,6 +334,8 @@ class _Run:
     ) -> None:
         self.pairs, self.low_resolution, self.folds = pairs, low_resolution, folds
         self.scoring, self.progress = scoring, progress
+        self.valid = [_finite(number, pair) for number, pair in enumerate(pairs)]
+        self.not_finite = sum(int(valid.size - valid.sum()) for valid in self.valid)
         self.tiled = len(pairs) < folds
         if self.tiled and low_resolution is not None:
             raise EnsembleError(
@@ -318,7 +354,7 @@ class _Run:
 
     def row(self, contender: Contender, place: tuple[int, int]) -> Row:
         """Fit on all folds but one, predict that one, in turn; then score whole images."""
-        results = [np.empty(truth.shape) for _, truth in self.pairs]
+        results = [np.full(truth.shape, np.nan) for _, truth in self.pairs]
         fitting = predicting = 0.0
         number, n_rows = place
         self._warm_up(contender)
@@ -327,21 +363,27 @@ class _Run:
                 self.progress(number * self.folds + fold, n_rows * self.folds, contender.name)
             learned = [self._cut(part) for part in self.parts if part[2] != fold]
             start = perf_counter()
-            contender.fit(learned)
+            with np.errstate(invalid="ignore", over="ignore"):  # such pixels are not scored
+                contender.fit(learned)
             fitting += perf_counter() - start
             for part in self.parts:
                 if part[2] == fold:
                     candidates, _ = self._cut(part)
                     low = None if self.low_resolution is None else self.low_resolution[part[0]]
                     start = perf_counter()
-                    results[part[0]][part[1]] = contender.predict(candidates, low)
+                    with np.errstate(invalid="ignore", over="ignore"):
+                        results[part[0]][part[1]] = contender.predict(candidates, low)
                     predicting += perf_counter() - start
-        scores = [self.scoring(truth, result) for (_, truth), result in zip(self.pairs, results, strict=True)]
+        scores = [
+            self.scoring(truth, result, valid)
+            for (_, truth), result, valid in zip(self.pairs, results, self.valid, strict=True)
+        ]
         if self.progress is not None:
             self.progress((number + 1) * self.folds, n_rows * self.folds, contender.name)
         mean_psnr, mean_ssim = np.mean(scores, axis=0)
         return Row(
             contender.name,
+            "candidate" if isinstance(contender, OneCandidate) else "method",
             float(mean_psnr),
             float(mean_ssim),
             fitting / self.folds,
@@ -356,7 +398,10 @@ class _Run:
             for axis in range(self.pairs[0][1].ndim)
         )
         candidates, truth = self._cut((0, corner, 0))
-        with suppress(EnsembleError):  # whatever it is, the whole image will show
+        with (
+            suppress(EnsembleError),
+            np.errstate(invalid="ignore", over="ignore"),
+        ):  # the whole image will show
             contender.fit([(candidates, truth)])
             contender.predict(candidates)
 

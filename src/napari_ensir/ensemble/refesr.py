@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from napari_ensir.ensemble.baselines import stacked
+from napari_ensir.ensemble.baselines import scale_of, stacked
 from napari_ensir.ensemble.metrics import luma, psnr
 from napari_ensir.errors import EnsembleError
 
@@ -34,32 +34,39 @@ class RefESR:
 
     Parameters
     ----------
-    data_range : (low, high)
-        Intensities that become 0 and 1.
+    data_range : (low, high), optional
+        Intensities that become 0 and 1; None: what the ground truths learned from show.
     """
 
-    data_range: tuple[float, float]
+    data_range: tuple[float, float] | None = None
     name: str = "RefESR"
     note: str = ""
     preferred: NDArray[np.float64] | None = None
+    scale: tuple[float, float] = (0.0, 1.0)
 
     SPREAD: ClassVar[float] = 0.07
     TRUST: ClassVar[float] = 0.8
 
+    def __post_init__(self) -> None:
+        self.scale = self.data_range or self.scale
+
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
         """Mean PSNR of each candidate on the reference set, as weights."""
+        self.scale = scale_of(reference, self.data_range)
         scores = np.array([[psnr(self._grey(t), self._grey(x), 1.0) for x in xs] for xs, t in reference])
         mean = np.minimum(scores, 1000.0).mean(axis=0)  # a perfect candidate's PSNR is infinite
         preferred = np.exp(-(((mean.max() - mean) / self.SPREAD) ** 2))
         self.preferred = preferred / preferred.sum()
 
     def _grey(self, image: Image) -> NDArray[np.float64]:
-        low, high = self.data_range
+        low, high = self.scale
         scaled = (np.asarray(image, np.float64) - low) / (high - low)
         return luma(scaled * 255) / 255 if scaled.ndim == 3 and scaled.shape[-1] == 3 else scaled
 
     def weights(self, candidates: Sequence[Image], low_resolution: Image) -> NDArray[np.float64]:
         """Weights of one image's candidates, (M,), summing to one.
+
+        Pixels of the low-resolution image count where it and all candidates about them are finite.
 
         Raises
         ------
@@ -74,9 +81,10 @@ class RefESR:
                 f"low-resolution input of {np.shape(low_resolution)}."
             )
         shrunk = np.stack([_downsampled(image, small.shape).ravel() for image in large], axis=1)
+        finite = np.isfinite(small.ravel()) & np.isfinite(shrunk).all(axis=1)
         m, root = len(large), np.sqrt(self.TRUST)
-        left = np.vstack([shrunk, root * np.eye(m)])
-        right = np.concatenate([small.ravel(), root * np.asarray(self.preferred)])
+        left = np.vstack([shrunk[finite], root * np.eye(m)])
+        right = np.concatenate([small.ravel()[finite], root * np.asarray(self.preferred)])
         away = left - right[:, None]
         gram = away.T @ away
         solved = np.linalg.solve(gram + 1e-9 * np.trace(gram) * np.eye(m), np.ones(m))

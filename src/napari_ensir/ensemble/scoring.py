@@ -1,63 +1,299 @@
-"""Scores of whole images, as papers report them: what is clipped, converted and left out beforehand."""
+"""Scores of whole images, as papers report them: on which scale, as RGB or Y, on which pixels. Clips nothing.
+
+A candidate's score depends on it and the ground truth alone. PSNR and SSIM need a *peak*, the width of a
+range of intensities: the one given, else that of the ground truth's dtype where it has 8 bit, else what the
+ground truths show, all but one in ten thousand of their pixels at each end (:func:`score_range`). Images are
+scored as they are: a candidate that overshoots is not helped by clipping it, and an ensemble, a mean of
+candidates, needs none. All images of one field are scored on the same pixels: those that are finite in every
+one of them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from napari_ensir.ensemble.arrays import block_slices, dtype_of, read_block
 from napari_ensir.ensemble.metrics import luma, psnr, ssim
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-    from napari_ensir.ensemble.baselines import Image
+    from numpy.typing import NDArray
 
+    from napari_ensir.ensemble.statistics import Statistics
+
+    Image = NDArray[Any]
     Slices = tuple[slice, ...]
 
-__all__ = ["Scoring", "shown_range"]
+__all__ = [
+    "Score",
+    "ScoreRange",
+    "Scoring",
+    "TruthRange",
+    "finite_everywhere",
+    "known_range",
+    "left_out",
+    "score_range",
+    "score_range_of",
+]
+
+STRAYS = 10_000
+"""One pixel in so many may lie beyond the range at each end."""
+
+BLOCK = 2**22
+"""Pixels that are looked at together."""
 
 
-def shown_range(arrays: Iterable[Image]) -> tuple[float, float]:
-    """The dtype's range for 8 bit, else the least and the greatest finite intensity.
+@dataclass(frozen=True)
+class ScoreRange:
+    """The range of intensities whose width is the peak of PSNR and SSIM.
+
+    Attributes
+    ----------
+    low, high : float
+        Intensity units.
+    source : "given", "dtype" or "truth"
+        Where it came from.
+
+    Examples
+    --------
+    >>> print(ScoreRange(100.0, 1999.0, "truth"))
+    1899, from 100 to 1999, which is what the ground truth shows
+    """
+
+    low: float
+    high: float
+    source: Literal["given", "dtype", "truth"]
+
+    @property
+    def peak(self) -> float:
+        """Width of the range."""
+        return self.high - self.low
+
+    def __str__(self) -> str:
+        why = {
+            "given": "as given",
+            "dtype": "the range of the ground truth's dtype",
+            "truth": "which is what the ground truth shows",
+        }[self.source]
+        return f"{self.peak:.6g}, from {self.low:.6g} to {self.high:.6g}, {why}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"peak": self.peak, "data_range": [self.low, self.high], "data_range_from": self.source}
+
+
+def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None) -> ScoreRange:
+    """The range to score by, from the ground truths of all images together.
+
+    Parameters
+    ----------
+    truths : arrays
+        Numpy, torch, dask or anything that can be sliced; read in blocks, one after the other. What has 8 bit
+        is not read.
+    given : (low, high), optional
+        Taken as it is.
 
     Raises
     ------
     EnsembleError
-        If there is only one intensity, or none.
+        If the range given does not rise, or the truths show one intensity at most.
 
     Examples
     --------
-    >>> shown_range([np.array([0.5, np.nan]), np.array([2.0, 1.0])])
-    (0.5, 2.0)
+    >>> truth = np.arange(20_000.0)
+    >>> truth[7] = 1e9
+    >>> score_range([truth])
+    ScoreRange(low=2.0, high=19998.0, source='truth')
+    >>> score_range([np.zeros((2, 2), np.uint8)])
+    ScoreRange(low=0.0, high=255.0, source='dtype')
     """
-    arrays = list(arrays)
-    if all(array.dtype.kind in "iu" and array.dtype.itemsize == 1 for array in arrays):
-        limits = np.iinfo(arrays[0].dtype)
-        return float(limits.min), float(limits.max)
-    finite = [array[np.isfinite(array)] for array in arrays]
-    low = min((float(array.min()) for array in finite if array.size), default=0.0)
-    high = max((float(array.max()) for array in finite if array.size), default=0.0)
-    if not low < high:
-        raise EnsembleError("every pixel of every image is equal or not finite; there is nothing to score.")
-    return low, high
+    known = known_range([dtype_of(truth) for truth in truths], given)
+    if known is not None:
+        return known
+    shown = TruthRange(sum(prod(truth.shape) for truth in truths))
+    for truth in truths:
+        shown.add(truth)
+    return shown.found()
+
+
+class TruthRange:
+    """What ground truths show, one after the other: keeps the few pixels at either end that may matter.
+
+    Parameters
+    ----------
+    n_pixels : int
+        Most pixels that will be added.
+    """
+
+    def __init__(self, n_pixels: int) -> None:
+        # Beyond so many places from either end nothing can matter, however many turn out to be finite.
+        self.reach = n_pixels // STRAYS + 1
+        self.least, self.greatest, self.n = np.empty(0), np.empty(0), 0
+
+    def add(self, truth: Any) -> None:
+        """Read an image in blocks; what raises in between leaves no trace."""
+        least, greatest, n = [self.least], [self.greatest], self.n
+        for slices in block_slices(truth.shape, BLOCK):
+            block = read_block(truth, slices, np.dtype(np.float64))
+            block = block[np.isfinite(block)]
+            n += block.size
+            least = [_least(np.concatenate([*least, _least(block, self.reach)]), self.reach)]
+            greatest = [-_least(-np.concatenate([*greatest, -_least(-block, self.reach)]), self.reach)]
+        (self.least,), (self.greatest,), self.n = least, greatest, n
+
+    def found(self) -> ScoreRange:
+        """The range of all that was added.
+
+        Raises
+        ------
+        EnsembleError
+            If it does not rise.
+        """
+        if not self.n:
+            return _range_of_truth([])
+        low, high, strays = np.sort(self.least), np.sort(self.greatest), self.n // STRAYS
+        return _range_of_truth([(low[strays], high[-1 - strays]), (low[0], high[-1])])
+
+
+def score_range_of(
+    statistics: Statistics, dtype: np.dtype[Any], given: tuple[float, float] | None = None
+) -> ScoreRange:
+    """The same from what a fit has counted, without reading a pixel.
+
+    Exact for integers of up to 16 bit; for others to one level of the binning.
+
+    Parameters
+    ----------
+    statistics : Statistics
+    dtype
+        The ground truth's.
+    given : (low, high), optional
+
+    Raises
+    ------
+    EnsembleError
+        As :func:`score_range`.
+    """
+    known = known_range([np.dtype(dtype)], given)
+    if known is not None:
+        return known
+    levels, place = np.unique(statistics.levels, return_inverse=True)
+    below = np.cumsum(np.bincount(place, statistics.level_counts, minlength=len(levels)))
+    if not len(below):
+        return _range_of_truth([])
+    strays, last = int(below[-1]) // STRAYS, int(below[-1]) - 1
+    robust = levels[np.searchsorted(below, [strays, last - strays], "right")]
+    shown = [statistics.binning.intensities(ends) for ends in (robust, levels[[0, -1]])]
+    return _range_of_truth([(float(low), float(high)) for low, high in shown])
+
+
+def known_range(dtypes: Sequence[np.dtype[Any]], given: tuple[float, float] | None) -> ScoreRange | None:
+    """The range that needs no pixel: as given, or that of 8 bit."""
+    if given is not None:
+        try:
+            low, high = (float(edge) for edge in given)
+        except (TypeError, ValueError):
+            low = high = float("nan")
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise EnsembleError(f"data_range is {given!r}; give two finite numbers that rise, (low, high).")
+        return ScoreRange(low, high, "given")
+    if all(dtype.kind in "iu" and dtype.itemsize == 1 for dtype in dtypes):
+        limits = np.iinfo(dtypes[0])
+        return ScoreRange(float(limits.min), float(limits.max), "dtype")
+    return None
+
+
+def _least(values: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """The ``n`` least values, in no order."""
+    return values if len(values) <= n else np.partition(values, n - 1)[:n]
+
+
+def _range_of_truth(choices: Sequence[tuple[float, float]]) -> ScoreRange:
+    """The first range that rises: without strays, or with them where all else is of one intensity."""
+    for low, high in choices:
+        if low < high:
+            return ScoreRange(float(low), float(high), "truth")
+    shown = f"{choices[0][0]:g} at every finite pixel" if choices else "finite nowhere"
+    raise EnsembleError(f"the ground truth is {shown}, which gives PSNR no peak; give the data range.")
+
+
+class Score(NamedTuple):
+    """How close an image is to the ground truth.
+
+    Attributes
+    ----------
+    psnr : float
+        dB.
+    ssim : float
+        NaN where images are too small for its window, or no window is free of pixels left out.
+    """
+
+    psnr: float
+    ssim: float
+
+
+def finite_everywhere(arrays: Sequence[Image]) -> NDArray[np.bool_]:
+    """Where every one of some arrays of one shape is finite.
+
+    Raises
+    ------
+    EnsembleError
+        If that is nowhere.
+    """
+    finite: NDArray[np.bool_] = np.ones(arrays[0].shape, bool)
+    for array in arrays:
+        if array.dtype.kind not in "iu":
+            finite &= np.isfinite(array)
+    if not finite.any():
+        raise EnsembleError(
+            "no pixel is finite in every candidate and the ground truth; there is nothing to score."
+        )
+    return finite
+
+
+def left_out(n: int) -> list[str]:
+    """What to say of pixels that are not scored: one sentence, or none.
+
+    Examples
+    --------
+    >>> left_out(0), left_out(1)
+    ([], ['1 pixel is NaN or infinite in a candidate or the ground truth; nothing is scored there.'])
+    """
+    are = "pixel is" if n == 1 else "pixels are"
+    return (
+        [f"{n:,} {are} NaN or infinite in a candidate or the ground truth; nothing is scored there."]
+        if n
+        else []
+    )
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How an image is scored: clipped to the data range, as RGB or Y, without its border.
+    """How images are scored: by which peak, as RGB or Y, without which border. Nothing is clipped.
 
     Attributes
     ----------
     data_range : (low, high)
+        Its width is the peak; for Y it becomes 0 to 255.
     y_channel : bool
         Score Y of BT.601 on 0 to 255 instead of the channels.
     crop_border : int
         Pixels left out at each edge of the last two spatial axes.
     channel_axis : int or None
         None: the last axis, where it has three places and is the third or a later one.
+
+    Examples
+    --------
+    >>> truth = np.zeros((2, 3))
+    >>> near, far = truth + 25.5, np.where(np.arange(3) == 1, np.nan, 255.0) + truth
+    >>> [round(score.psnr) for score in Scoring((0, 255)).of_all(truth, [near, far])]
+    [20, 0]
     """
 
     data_range: tuple[float, float]
@@ -65,11 +301,22 @@ class Scoring:
     crop_border: int = 0
     channel_axis: int | None = None
 
-    def __call__(self, truth: Image, image: Image) -> tuple[float, float]:
-        """PSNR in dB and SSIM."""
+    def __call__(self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None) -> Score:
+        """PSNR and SSIM of one image.
+
+        Parameters
+        ----------
+        truth, image : arrays of one shape
+        valid : bool array of that shape, optional
+            Pixels that count; None: those that are finite in both.
+        """
         low, high = self.data_range
         axis = self.channels_of(truth.shape)
-        first, second, peak = np.asarray(truth), np.clip(image, low, high), high - low
+        first, second, peak = np.asarray(truth), np.asarray(image), high - low
+        if valid is None:
+            valid = np.isfinite(first) & np.isfinite(second)
+        if not valid.all():
+            first, second = (np.where(valid, x, 0) for x in (first, second))
         if self.y_channel:
             if axis is None:
                 raise EnsembleError(
@@ -79,9 +326,22 @@ class Scoring:
                 luma((np.moveaxis(x, axis, -1).astype(np.float64) - low) * (255 / (high - low)))
                 for x in (first, second)
             )
+            valid = np.asarray(valid.all(axis=axis))
             axis, peak = None, 255.0
         cut = self._inside(first.shape, axis)
-        return psnr(first[cut], second[cut], peak), ssim(first[cut], second[cut], peak, axis)
+        first, second, valid = first[cut], second[cut], valid[cut]
+        return Score(psnr(first, second, peak, valid), ssim(first, second, peak, axis, valid))
+
+    def of_all(self, truth: Image, images: Sequence[Image]) -> list[Score]:
+        """Scores of several images on the same pixels: where the truth and every one of them is finite.
+
+        Raises
+        ------
+        EnsembleError
+            If there is no such pixel.
+        """
+        valid = finite_everywhere([truth, *images])
+        return [self(truth, image, valid) for image in images]
 
     def channels_of(self, shape: tuple[int, ...]) -> int | None:
         """The channel axis of an image of this shape."""

@@ -106,6 +106,16 @@ class ImageSet:
             _check_alike(place, (first, images[first]), (role, image), self.crop)
         return images
 
+    def array(self, number: int, role: Role) -> Any:
+        """One array of one field, as it is in its file; read when it is sliced.
+
+        Raises
+        ------
+        EnsembleError
+            If it is damaged.
+        """
+        return _array(open_image(self.fields[number][1][role]))
+
     def load(self, number: int) -> dict[Role, Any]:
         """The arrays of one field by role, cut to one size if that is allowed; read when they are sliced.
 

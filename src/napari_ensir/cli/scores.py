@@ -1,0 +1,158 @@
+"""What ``napari-ensir evaluate`` and ``compare`` do: images in, tables of scores out. Writes no image."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.cli import terminal
+from napari_ensir.cli.jobs import in_table_order, noted
+from napari_ensir.ensemble.lut_file import load_lut
+from napari_ensir.ensemble.scoring import Scoring, TruthRange, finite_everywhere, known_range, left_out
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.sets import Part, References, open_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from napari_ensir.cli.jobs import Output
+    from napari_ensir.ensemble.lut import WeightLUT
+    from napari_ensir.ensemble.scoring import Score, ScoreRange
+    from napari_ensir.files.sets import ImageSet, Role
+
+__all__ = ["compare", "evaluate"]
+
+
+def evaluate(
+    candidates: Mapping[str, Path],
+    truth: Path,
+    lut_path: Path | None,
+    *,
+    scoring: dict[str, Any],
+    device: str,
+    crop: bool,
+    output: Output,
+) -> dict[str, str]:
+    """Score candidates and, with a table, their ensemble; the messages of images that failed."""
+    lut = None if lut_path is None else load_lut(lut_path)
+    named = dict(candidates) if lut is None else in_table_order(lut, candidates)
+    output.check()
+    images = open_set(named, {Part.TRUTH: truth}, crop=crop)
+    failed: dict[str, str] = {}
+    scale = _score_range(images, scoring["data_range"], failed)
+    score = Scoring((scale.low, scale.high), scoring["y_channel"], scoring["crop_border"])
+    scores: dict[str, list[Score]] = {}
+    not_finite = 0
+    with terminal.progress(output.quiet) as progress:
+        for number, (stem, _) in enumerate(images.fields):
+            if stem not in failed:
+                with noted(failed, stem, images):
+                    scores[stem], missing = _scores_of(images.load(number), lut, score, device)
+                    not_finite += missing
+            if progress is not None:
+                progress(number + 1, len(images), "scoring images")
+    shown = [(name, "candidate", "") for name in named]
+    if lut_path is not None:
+        shown.append(("ensemble", "ensemble", f"by {lut_path.name}"))
+    rows = [
+        {"name": name, "role": role, **_mean_scores(place, scores)}
+        for place, (name, role, _) in enumerate(shown)
+    ]
+    notes = [f"PSNR's peak is {scale}.", *left_out(not_finite)]
+    settings = {**scoring, **scale.to_dict(), "images": len(scores), "not_finite": not_finite}
+    table = [
+        (name, f"{row['psnr']:.3f}", f"{row['ssim']:.4f}", note)
+        for (name, _, note), row in zip(shown, rows, strict=True)
+    ]
+
+    def show() -> None:
+        terminal.table(("", "PSNR, dB", "SSIM", ""), table)
+        terminal.say("\n".join(notes))
+
+    output.finish({"settings": settings, "rows": rows, "notes": notes, "failed": failed}, show)
+    return failed
+
+
+def _mean_scores(place: int, scores: Mapping[str, list[Score]]) -> dict[str, Any]:
+    """Scores of what stands at one place of each image's list, by image and on average."""
+    images = {stem: one[place]._asdict() for stem, one in scores.items()}
+    means = {
+        key: float(np.mean([one[key] for one in images.values()] or [np.nan])) for key in ("psnr", "ssim")
+    }
+    return {**means, "images": images}
+
+
+def _score_range(images: ImageSet, given: tuple[float, float] | None, failed: dict[str, str]) -> ScoreRange:
+    """The range whose width is the peak, from all ground truths that can be read, whatever else fails."""
+
+    def for_each(do: Callable[[Any], object]) -> None:
+        for number, (stem, _) in enumerate(images.fields):
+            if stem not in failed:
+                with noted(failed, stem, images):
+                    do(images.array(number, Part.TRUTH))
+
+    headers: list[tuple[np.dtype[Any], int]] = []
+    if given is None:
+        for_each(lambda truth: headers.append((truth.dtype, prod(truth.shape))))
+        if not headers:
+            raise EnsembleError(f"no image could be read; the first: {next(iter(failed.values()))}")
+    known = known_range([dtype for dtype, _ in headers], given)
+    if known is not None:
+        return known
+    shown = TruthRange(sum(size for _, size in headers))
+    for_each(shown.add)
+    return shown.found()
+
+
+def _scores_of(
+    arrays: dict[Role, Any], lut: WeightLUT | None, score: Scoring, device: str
+) -> tuple[list[Score], int]:
+    """Scores of each candidate in order, then of their ensemble if there is a table; pixels left out."""
+    pixels = {role: np.asarray(array) for role, array in arrays.items()}
+    valid = finite_everywhere(list(pixels.values()))
+    truth = pixels.pop(Part.TRUTH)
+    images = list(pixels.values())
+    if lut is not None:
+        images.append(lut.apply(images, device))
+    return [score(truth, image, valid) for image in images], int(valid.size - valid.sum())
+
+
+def compare(
+    candidates: Mapping[str, Path],
+    truth: Path,
+    low_resolution: Path | None,
+    *,
+    settings: dict[str, Any],
+    crop: bool,
+    output: Output,
+) -> None:
+    """Score every method on what it has not learned from; ``settings`` go to :func:`napari_ensir.compare`."""
+    from napari_ensir.ensemble.compare import compare as compare_methods
+
+    output.check()
+    images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
+    small = None
+    if low_resolution is not None:
+        inputs = open_set({}, {Part.LOW_RESOLUTION: low_resolution})
+        wanted, present = ([stem for stem, _ in one.fields] for one in (images, inputs))
+        if images.from_folders and wanted != present:
+            different = sorted(set(wanted) ^ set(present))
+            raise EnsembleError(
+                f"{low_resolution} and the candidates do not hold the same images: "
+                f"{', '.join(different[:5])}."
+            )
+        small = [np.asarray(inputs.load(number)[Part.LOW_RESOLUTION]) for number in range(len(inputs))]
+    with terminal.progress(output.quiet) as progress:
+        found = compare_methods(
+            References(images), tuple(candidates), low_resolution=small, progress=progress, **settings
+        )
+    results = found.to_dict() | {"stems": [stem for stem, _ in images.fields]}
+
+    def show() -> None:
+        terminal.say(found.to_markdown())
+        terminal.say("\n".join(found.notes))
+
+    output.finish(results, show)
