@@ -62,6 +62,29 @@ def write_network() -> Callable[[Path], Path]:
 
 
 @pytest.fixture
+def write_enlarging() -> Callable[[Path, int], Path]:
+    """Writes TorchScript networks that interpolate to so many times as many rows and columns."""
+    import torch
+    from torch import nn
+
+    class Enlarge(nn.Module):
+        def __init__(self, times: int) -> None:
+            super().__init__()
+            self.times = float(times)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.interpolate(x, scale_factor=self.times, mode="bilinear")
+
+    def write(path: Path, times: int) -> Path:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, and still what people have
+            torch.jit.trace(nn.Sequential(Enlarge(times)), torch.zeros(1, 1, 16, 16)).save(str(path))
+        return path
+
+    return write
+
+
+@pytest.fixture
 def write_dp_ir() -> Callable[[Path, Path], Path]:
     """Writes DP-IR around a network that the checkpoint can only name; it returns that one's image."""
     from napari_ensir.restorers import load_network

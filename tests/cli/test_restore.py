@@ -116,6 +116,35 @@ def test_a_network_of_ones_own(tmp_path, write_network, suffix):
     np.testing.assert_allclose(restored, image / 2, atol=0.51)
 
 
+def test_networks_that_enlarge_write_larger_images(tmp_path, write_enlarging):
+    network = write_enlarging(tmp_path / "x2.pt", 2)
+    write_image(tmp_path / "x.png", noisy((20, 24, 3)))
+    for extra in ([], ["--self-ensemble"]):
+        arguments = ["--network", network, "--device", "cpu", "-o", tmp_path / "y.png", "--overwrite", *extra]
+        run(tmp_path / "x.png", *arguments)
+        assert read_image(tmp_path / "y.png").shape == (40, 48, 3)
+
+
+def test_the_pixels_of_an_enlarged_ome_zarr_are_smaller(tmp_path, write_enlarging):
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(str(tmp_path / "x.zarr"), mode="w", zarr_format=3)
+    axes = [{"name": name, "type": "space"} for name in "zyx"]
+    given = [
+        {"type": "scale", "scale": [3.0, 2.0, 2.0]},
+        {"type": "translation", "translation": [1.0, 5.0, 6.0]},
+    ]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": given}]}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+    group.create_array("0", data=noisy((2, 20, 24), np.uint16), chunks=(1, 20, 24))
+    network = write_enlarging(tmp_path / "x2.pt", 2)
+    run(tmp_path / "x.zarr", "--network", network, "--device", "cpu", "-o", tmp_path / "y.zarr")
+    written = zarr.open_group(str(tmp_path / "y.zarr"), mode="r")
+    assert written["0"].shape == (2, 40, 48)
+    scale, translation = written.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    assert scale["scale"] == [3.0, 1.0, 1.0]
+    assert translation["translation"] == [1.0, 4.5, 5.5]
+
+
 def test_dp_ir_around_a_network_that_it_cannot_hold(tmp_path, write_network, write_dp_ir):
     image = noisy((40, 30))
     write_image(tmp_path / "x.png", image)

@@ -57,14 +57,17 @@ def test_what_spandrel_itself_returns(tmp_path, name, suffix):
     assert restorer.name == f"{name}, own"
 
 
-def test_networks_that_enlarge_are_refused(tmp_path):
+def test_networks_that_enlarge(tmp_path):
     from spandrel.architectures.ESRGAN import ESRGAN
 
-    torch.save(
-        ESRGAN(in_nc=3, out_nc=3, num_filters=8, num_blocks=1, scale=4).state_dict(), tmp_path / "x4.pth"
-    )
-    with pytest.raises(EnsembleError, match="keeps an image's size"):
-        load_spandrel(tmp_path / "x4.pth")
+    network = ESRGAN(in_nc=3, out_nc=3, num_filters=8, num_blocks=1, scale=4)
+    torch.save(network.state_dict(), tmp_path / "x4.pth")
+    restorer = load_spandrel(tmp_path / "x4.pth", device="cpu", data_range=(0, 1), channel_axis=-1)
+    assert restorer.scale == 4
+    image = np.random.default_rng(0).random((20, 24, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = network.eval()(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    np.testing.assert_allclose(restorer(image), expected.numpy(), atol=1e-5)
 
 
 class Owned:

@@ -52,15 +52,62 @@ def test_every_batch_ticks():
     ticks = []
     tiles = Tiles(size=32, overlap=8, batch=2)
     apply_tiled(lambda x: x, torch.zeros(1, 70, 70), tiles=tiles, tick=lambda: ticks.append(1))
-    assert len(ticks) == tiles.batches(70, 70, 1) == 5
+    assert len(ticks) == tiles.batches((70, 70), 1) == 5
 
 
 def test_a_function_that_changes_the_size_is_refused():
-    with pytest.raises(EnsembleError, match="keep the size"):
-        apply_tiled(lambda x: x[..., ::2], torch.zeros(1, 16, 16), tiles=Tiles(size=16, overlap=4))
+    for change in (lambda x: x[..., ::2], lambda x: functional.pad(x, (0, 1)), lambda x: x[..., None]):
+        with pytest.raises(EnsembleError, match="keep the size"):
+            apply_tiled(change, torch.zeros(1, 16, 16), tiles=Tiles(size=16, overlap=4))
 
 
-@pytest.mark.parametrize("settings", [{"size": 4}, {"overlap": 200}, {"overlap": -1}, {"batch": 0}])
+@pytest.mark.parametrize("times", [2, 3, 4])
+@pytest.mark.parametrize("shape", [(2, 100, 73), (1, 21, 60), (1, 9, 5)])
+def test_a_function_that_enlarges_gives_the_same_as_on_the_whole(times, shape):
+    def enlarge(x: torch.Tensor) -> torch.Tensor:
+        return functional.interpolate(blur(x), scale_factor=times, mode="nearest")
+
+    plane = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    tiled = apply_tiled(enlarge, plane, tiles=Tiles(size=40, overlap=12))
+    torch.testing.assert_close(tiled, enlarge(plane[None])[0], atol=1e-6, rtol=0)
+
+
+def test_volumes_are_cut_along_three_axes():
+    seen = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(x.shape[2:]))
+        return functional.avg_pool3d(functional.pad(x, (1,) * 6, mode="replicate"), 3, stride=1)
+
+    volume = torch.rand(2, 30, 50, 37, generator=torch.Generator().manual_seed(0))
+    tiles = Tiles(size=(16, 24, 24), overlap=(8, 12, 8))
+    tiled = apply_tiled(look, volume, tiles=tiles)
+    assert set(seen) == {(16, 24, 24)}
+    torch.testing.assert_close(tiled, look(volume[None])[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("length", [64, 70, 131])
+def test_a_network_that_halves_its_images_sees_the_same_pairs_in_every_tile(length):
+    def halve(x: torch.Tensor) -> torch.Tensor:
+        return functional.interpolate(functional.max_pool2d(x, 4), scale_factor=4, mode="nearest")
+
+    plane = torch.rand(1, length, length, generator=torch.Generator().manual_seed(0))
+    whole = apply_tiled(halve, plane, tiles=Tiles(size=256), multiple=4)
+    tiled = apply_tiled(halve, plane, tiles=Tiles(size=36, overlap=12), multiple=4)
+    torch.testing.assert_close(tiled, whole)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": 4},
+        {"margin": 17},
+        {"size": (8, 16), "overlap": (1, 2, 3)},
+        {"overlap": 200},
+        {"overlap": -1},
+        {"batch": 0},
+    ],
+)
 def test_impossible_tiles_are_refused(settings):
     with pytest.raises(EnsembleError, match="overlap"):
         Tiles(**settings)

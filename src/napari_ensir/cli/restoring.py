@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +130,27 @@ def _part(progress: Progress | None, done: int, total: int) -> Progress | None:
     return move
 
 
+def _enlarged(source: ZarrImage, shape: tuple[int, ...]) -> ZarrImage:
+    """The Zarr that an output of this shape is written like: an OME-Zarr's pixels are as much smaller."""
+    from napari_ensir.restorers.enlarging import enlarged_transform
+
+    if source.ome is None or shape == source.array.shape:
+        return source
+    first, *others = source.ome["datasets"]
+    given = {each.get("type"): each.get(each.get("type")) for each in first["coordinateTransformations"]}
+    factor = [large // small for small, large in zip(source.array.shape, shape, strict=True)]
+    whole = [1.0] * len(shape), [0.0] * len(shape)
+    scale, translation = enlarged_transform(
+        given.get("scale", whole[0]), given.get("translation", whole[1]), factor
+    )
+    transforms = [
+        {"type": "scale", "scale": scale.tolist()},
+        {"type": "translation", "translation": translation.tolist()},
+    ]
+    datasets = [{**first, "coordinateTransformations": transforms}, *others]
+    return replace(source, ome={**source.ome, "datasets": datasets})
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What one restorer makes of one image, and where that goes."""
@@ -173,7 +194,7 @@ class _Plan:
         axis = -1 if channel_axis is None and self.is_colour else channel_axis
         pixels = self.source.pixels if isinstance(self.source, FileImage) else self.source.array
         restored = with_channel_axis(restorer, axis)(np.asarray(pixels), progress=progress)
-        like = self.source if isinstance(self.source, ZarrImage) else None
+        like = _enlarged(self.source, restored.shape) if isinstance(self.source, ZarrImage) else None
         write_image(
             self.target,
             as_dtype(restored, self.dtype),

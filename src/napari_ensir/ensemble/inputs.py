@@ -166,7 +166,8 @@ def make_field(
         if tuple(truth.shape) != shape:
             raise EnsembleError(
                 f"{place}the ground truth has shape {tuple(truth.shape)} but "
-                f"{describe_candidate(0, names)} has {shape}; they must show the same pixels."
+                f"{describe_candidate(0, names)} has {shape}; they must show the same pixels, and candidates "
+                "that a network enlarged need a ground truth as large."
             )
     axis = _check_channel_axis(channel_axis, shape, place)
     if mask is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers.enlarging import times_between
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -36,7 +37,8 @@ passes through unchanged (:class:`napari_ensir.errors.Cancelled` by convention).
 class Restorer(Protocol):
     """A callable from a degraded image to a restored one, with a name.
 
-    This is all that the rest of the package knows of it: any object of this shape will do.
+    This is all that the rest of the package knows of it: any object of this shape will do. One that
+    enlarges images says so by an attribute ``scale``; see :func:`.enlarging.scale_of`.
     """
 
     @property
@@ -44,7 +46,10 @@ class Restorer(Protocol):
         """What to call the candidate that comes out."""
 
     def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Restore `image`; same shape, same intensity units, float32. `image` is left as it is."""
+        """Restore `image`; same shape (or larger, see above), same intensity units, float32.
+
+        `image` is left as it is.
+        """
 
 
 AnyRestorer = Restorer | Callable[..., Any]
@@ -119,6 +124,15 @@ class ImageRestorer(ABC):
     def name(self) -> str:
         """What to call the candidate that comes out."""
 
+    @property
+    def scale(self) -> int | None:
+        """How many times as many rows and columns come out; None: that shows once it is applied."""
+        return 1
+
+    def range_of(self, image: NDArray[Any]) -> tuple[float, float]:
+        """Intensities of this image that become 0 and 1."""
+        return data_range_of(image, self.data_range)
+
     @abstractmethod
     def restore_unit(
         self, image: NDArray[np.float32], scale: float, progress: Progress
@@ -142,7 +156,8 @@ class ImageRestorer(ABC):
         Returns
         -------
         numpy.ndarray
-            float32, the shape and the intensity units of `image`.
+            float32, the intensity units of `image` and its shape; of a restorer that enlarges, with
+            :attr:`scale` times the rows and columns.
 
         Raises
         ------
@@ -150,7 +165,7 @@ class ImageRestorer(ABC):
             If the image cannot be used: the message says why.
         """
         checked = check_image(image, self.channel_axis)
-        low, high = data_range_of(checked, self.data_range)
+        low, high = self.range_of(checked)
         # float64 for the subtraction: large integers with a small range would lose it in float32.
         unit = np.subtract(checked, low, dtype=np.float64)
         unit /= high - low
@@ -159,10 +174,11 @@ class ImageRestorer(ABC):
         restored = self.restore_unit(
             np.ascontiguousarray(unit, np.float32), high - low, progress or _no_progress
         )
-        if restored.shape != unit.shape:
+        times = times_between(unit.shape, restored.shape)
+        if times is None or times != (self.scale or times):
             raise EnsembleError(
                 f"{self.name} turned an image of shape {unit.shape} (channels first) into {restored.shape}; "
-                "a restorer has to keep the shape."
+                "a restorer has to keep the shape, or to enlarge rows and columns as many times as it says."
             )
         if not np.isfinite(restored).all():
             raise EnsembleError(f"{self.name} gave values that are not finite; change its parameters.")

@@ -32,6 +32,7 @@ from napari_ensir.restorers.base import (
 from napari_ensir.restorers.ddpm import Diffusion
 from napari_ensir.restorers.denoiser import DenoiserModel, DenoiserSettings, LocalWiener
 from napari_ensir.restorers.described import describe
+from napari_ensir.restorers.enlarging import check_keeps_size
 from napari_ensir.restorers.learned import Draw, LearnedRestorer, Model, Tiled
 from napari_ensir.restorers.networks import FusionNetwork
 from napari_ensir.restorers.training import check_network
@@ -223,7 +224,9 @@ class DPIR(LearnedRestorer):
         checked = check_image(image, self.channel_axis)
         scaled = replace(self, data_range=data_range_of(checked, self.data_range))
         ir = with_settings(self.ir, channel_axis=self.channel_axis, device=self.device)
+        check_keeps_size(ir, checked)
         restored = ir(checked, progress=progress)
+        check_keeps_size(ir, checked, restored)
         return super(DPIR, scaled).__call__(restored, progress=progress)
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:

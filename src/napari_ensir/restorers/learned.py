@@ -81,15 +81,16 @@ class Model(nn.Module, ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NetworkRestorer(ImageRestorer):
-    """Applies a two-dimensional network to images of any size, plane by plane, in tiles.
+    """Applies a network to images of any size, plane by plane or volume by volume, in tiles.
 
-    All axes before the last two (beside the channel axis) are gone through one by one. A network
-    of one channel is applied to each channel of a colour image by itself.
+    The network takes the last two axes, or the last three (beside the channel axis); all axes before
+    them are gone through one by one. A network of one channel is applied to each channel of a colour
+    image by itself. One that enlarges gives rows and columns a whole number of times as many.
 
     Parameters
     ----------
     tiles
-        How to cut planes larger than a tile.
+        How to cut what is larger than a tile.
     seed
         Of the noise, where the restorer has any. It is drawn for each whole plane on the CPU, so the
         image depends on the seed alone: not on the batch, and not on where tiles lie.
@@ -112,13 +113,21 @@ class NetworkRestorer(ImageRestorer):
         """What the sides of the tiles have to be multiples of."""
 
     @property
+    def network_ndim(self) -> int:
+        """Axes that the network takes together, the channels apart: 2 (planes) or 3 (volumes)."""
+        return 2
+
+    @property
     def evaluations(self) -> int:
         """How often :meth:`restore_plane` calls `tiled`."""
         return 1
 
     @abstractmethod
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
-        """Restore a plane of shape (channels, rows, columns), data range 0..1, on the device."""
+        """Restore a plane (channels, rows, columns), or a volume with planes before the rows, on the device.
+
+        Its data range is 0..1.
+        """
 
     @abstractmethod
     def to_device(self, device: torch.device) -> None:
@@ -128,13 +137,19 @@ class NetworkRestorer(ImageRestorer):
         self, image: NDArray[np.float32], scale: float, progress: Progress
     ) -> NDArray[np.float32]:
         """See :meth:`ImageRestorer.restore_unit`."""
+        ndim = self.network_ndim
+        if image.ndim - 1 < ndim:
+            raise EnsembleError(
+                f"{self.name} takes volumes, and the image has {image.ndim - 1} axes beside the channel "
+                "axis; give it one of three or more."
+            )
         device = resolve_device(self.device)
         self.to_device(device)
         groups = self._groups(image.shape[0])
-        before = image.shape[1:-2]
-        calls = self.tiles.batches(image.shape[-2], image.shape[-1], self.multiple) * self.evaluations
+        before, last = image.shape[1:-ndim], image.shape[-ndim:]
+        calls = self.tiles.batches(last, self.multiple) * self.evaluations
         ticker = Ticker(progress, len(groups) * int(np.prod(before)) * calls, self.name)
-        restored = np.empty_like(image)
+        restored = np.empty(0, np.float32)
 
         def tiled(function: Callable[..., Tensor], *planes: Tensor) -> Tensor:
             return apply_tiled(function, *planes, tiles=self.tiles, multiple=self.multiple, tick=ticker.tick)
@@ -145,8 +160,10 @@ class NetworkRestorer(ImageRestorer):
                     at = (group, *index)
                     plane = torch.from_numpy(np.ascontiguousarray(image[at])).to(device)
                     rng = np.random.default_rng([self.seed, number, group.start or 0])
-                    draw = _noise(rng, plane)
-                    restored[at] = self.restore_plane(plane, draw, tiled).cpu().numpy()
+                    result = self.restore_plane(plane, _noise(rng, plane), tiled).cpu().numpy()
+                    if restored.size == 0:  # how large the results are is known now
+                        restored = np.empty((*image.shape[:-ndim], *result.shape[-ndim:]), np.float32)
+                    restored[at] = result
         return restored
 
     def _groups(self, channels: int) -> list[slice]:

@@ -41,7 +41,8 @@ class OwnNetwork(NetworkRestorer):
     Parameters
     ----------
     network
-        From tensors of shape (batch, channels, rows, columns), data range 0..1, to the same shape.
+        From tensors of shape (batch, channels, rows, columns), data range 0..1, to the same shape, or to
+        a whole number of times as many rows and columns.
     label
         What to call it.
     channels
@@ -49,6 +50,8 @@ class OwnNetwork(NetworkRestorer):
     sides
         What the sides of a tile have to be multiples of. A network exported for one size needs that
         size here, and as ``tiles.size``.
+    enlarges
+        How many times as many rows and columns it makes; None: whatever it makes of the first tile.
     move
         Brings the network to a device, where that is not its method ``to``.
     """
@@ -57,6 +60,7 @@ class OwnNetwork(NetworkRestorer):
     label: str
     channels: int = 0
     sides: int = 8
+    enlarges: int | None = None
     move: Callable[[torch.device], object] | None = None
 
     @property
@@ -73,6 +77,11 @@ class OwnNetwork(NetworkRestorer):
     def multiple(self) -> int:
         """See :class:`NetworkRestorer`."""
         return self.sides
+
+    @property
+    def scale(self) -> int | None:
+        """See :class:`ImageRestorer`."""
+        return self.enlarges
 
     def to_device(self, device: torch.device) -> None:
         """See :class:`NetworkRestorer`."""
@@ -92,10 +101,10 @@ class OwnNetwork(NetworkRestorer):
             raise EnsembleError(
                 f"{self.label} cannot be applied to tiles of {plane.shape[0]} channel(s): {reason}"
             ) from error
-        if restored.shape != plane.shape:
+        if len(restored) != len(plane):
             raise EnsembleError(
-                f"{self.label} turned {plane.shape[0]} channel(s) into {restored.shape[0]}; "
-                "only networks that keep the shape can be used."
+                f"{self.label} turned {len(plane)} channel(s) into {len(restored)}; "
+                "only networks that keep the channels can be used."
             )
         return restored
 
@@ -158,8 +167,8 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
     Raises
     ------
     EnsembleError
-        If the extra ``spandrel`` is not installed, the architecture is unknown, the file cannot be
-        read, or the network enlarges images.
+        If the extra ``spandrel`` is not installed, the architecture is unknown, or the file cannot be
+        read.
     """
     if Path(path).suffix.lower() not in (".safetensors", ".pth", ".ckpt"):
         raise EnsembleError(f"{path}: spandrel is given .safetensors, .pth and .ckpt files here.")
@@ -173,13 +182,14 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
         ) from error
     except Exception as error:  # unpickling and wrong shapes end in many kinds
         raise EnsembleError(f"{path} cannot be read by spandrel: {error}.") from error
-    if not isinstance(found, spandrel.ImageModelDescriptor) or found.scale != 1:
-        raise EnsembleError(f"{path} is no network that keeps an image's size; only such restore here.")
+    if not isinstance(found, spandrel.ImageModelDescriptor):
+        raise EnsembleError(f"{path} is no network from one image to one; only such restore here.")
     if found.input_channels != found.output_channels:
         raise EnsembleError(
             f"{path} turns {found.input_channels} channels into {found.output_channels}; "
-            "only networks that keep the shape can be used."
+            "only networks that keep the channels can be used."
         )
+    settings.setdefault("enlarges", found.scale)
     settings.setdefault("label", f"{found.architecture.name}, {Path(path).stem}")
     settings.setdefault("sides", 1)  # spandrel pads to what the network needs, as its authors do
     return OwnNetwork(network=found.eval(), channels=found.input_channels, move=found.to, **settings)

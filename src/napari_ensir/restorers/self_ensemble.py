@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_ensir.restorers.base import Progress, Restorer, check_image
+from napari_ensir.restorers.enlarging import scale_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -46,6 +47,11 @@ class SelfEnsemble:
         """The restorer's name with x8."""
         return f"{self.restorer.name} x8"
 
+    @property
+    def scale(self) -> int | None:
+        """The restorer's."""
+        return scale_of(self.restorer)
+
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Restore `image`: see :meth:`napari_ensir.restorers.base.Restorer.__call__`."""
         channel = self.channel_axis
@@ -54,14 +60,14 @@ class SelfEnsemble:
         array = check_image(image, channel)
         spatial = [axis for axis in range(array.ndim) if channel is None or axis != channel % array.ndim]
         rows, columns = spatial[-2:]
-        total = np.zeros(array.shape, np.float64)
+        total = np.zeros((), np.float64)
         for orientation in range(8):
             turns, mirrored = orientation % 4, orientation >= 4
             turned = np.rot90(np.flip(array, columns) if mirrored else array, turns, (rows, columns))
             restored = self.restorer(np.ascontiguousarray(turned), progress=_eighth(progress, orientation))
             back = np.rot90(restored, -turns, (rows, columns))
-            total += np.flip(back, columns) if mirrored else back
-        return (total / 8).astype(np.float32)
+            total = total + (np.flip(back, columns) if mirrored else back)
+        return np.asarray(total / 8, np.float32)
 
 
 def _eighth(progress: Progress | None, orientation: int) -> Progress | None:

@@ -1,8 +1,9 @@
-"""Apply a function of limited reach to a plane of any size, by overlapping tiles."""
+"""Apply a function of limited reach to images of any size, by overlapping tiles. Knows no networks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,63 +12,99 @@ import torch
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-__all__ = ["Tiles", "apply_tiled"]
+__all__ = ["MOST_TIMES", "Tiles", "apply_tiled", "times_larger"]
+
+MOST_TIMES = 16
+"""How many times larger a function may make an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """How to cut a plane.
+    """How to cut a plane or a volume.
 
     Parameters
     ----------
     size
-        Side of a tile in pixels; smaller planes are one tile.
+        Side of a tile in pixels, or one side for each of the last axes; what is smaller is one tile.
     overlap
-        Pixels that neighbouring tiles share at least. A tile's outermost quarter of them is thrown
-        away, so a function that reaches no further than ``overlap // 4`` pixels gives exactly what
-        it gives on the whole plane; the middle half is blended.
+        Pixels that neighbouring tiles share at least; of volumes one number for each axis, if need be.
     batch
         Tiles at once.
+    margin
+        How many of a tile's outermost pixels are thrown away towards a neighbour; None: a quarter of
+        `overlap`, whose middle half is then blended. A function that reaches no further than that gives
+        exactly what it gives on the whole image.
     """
 
-    size: int = 256
-    overlap: int = 32
+    size: int | tuple[int, ...] = 256
+    overlap: int | tuple[int, ...] = 32
     batch: int = 4
+    margin: int | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.overlap <= self.size // 2 and self.size >= 8 and self.batch >= 1):
-            raise EnsembleError(
-                f"tiles of {self.size} pixels cannot overlap by {self.overlap} in batches of {self.batch}; "
-                "a tile has at least 8 pixels, overlaps by at most half, and a batch has at least one."
-            )
+        for axis in range(-len(self._both()), 0):
+            size, overlap, margin = self.along(axis)
+            if not (
+                0 <= overlap <= size // 2 and size >= 8 and self.batch >= 1 and 0 <= margin <= overlap // 2
+            ):
+                raise EnsembleError(
+                    f"tiles of {size} pixels cannot overlap by {overlap} and lose {margin} in batches of "
+                    f"{self.batch}; a tile has at least 8 pixels, overlaps by at most half, loses at most "
+                    "half of that, and a batch has at least one."
+                )
 
-    def side(self, length: int, multiple: int) -> int:
+    def _both(self) -> tuple[int, ...]:
+        """Whichever of `size` and `overlap` is given for each axis."""
+        given = [each for each in (self.size, self.overlap) if isinstance(each, tuple)]
+        if len({len(each) for each in given}) > 1:
+            raise EnsembleError(f"tiles have sides {self.size} and overlaps {self.overlap}: as many of each.")
+        return given[0] if given else (0,)
+
+    def along(self, axis: int) -> tuple[int, int, int]:
+        """Side, overlap and margin along an axis, counted from the end.
+
+        Examples
+        --------
+        >>> Tiles(size=(32, 64, 64), overlap=16).along(-3)
+        (32, 16, 4)
+        """
+        size, overlap = (
+            each[axis] if isinstance(each, tuple) else each for each in (self.size, self.overlap)
+        )
+        return size, overlap, overlap // 4 if self.margin is None else self.margin
+
+    def side(self, length: int, multiple: int, axis: int = -1) -> int:
         """Side of the tiles along an axis: at most `size`, a multiple, no larger than it need be."""
-        largest = max(self.size // multiple, 1) * multiple
+        largest = max(self.along(axis)[0] // multiple, 1) * multiple
         return int(min(largest, -(-length // multiple) * multiple))
 
-    def starts(self, length: int, multiple: int) -> list[int]:
-        """Where the tiles along an axis of `length` pixels start, evenly spread.
+    def starts(self, length: int, multiple: int, axis: int = -1) -> list[int]:
+        """Where the tiles along an axis of `length` pixels start: evenly spread, at multiples where they can.
+
+        A network that halves its images pairs pixels from where its tile starts; tiles that all start at
+        multiples pair them as one tile would. The last one may end behind the image.
 
         Examples
         --------
         >>> Tiles(size=100, overlap=20).starts(250, 4)
-        [0, 75, 150]
+        [0, 76, 152]
         """
-        side = self.side(length, multiple)
-        if length <= side:
+        side = self.side(length, multiple, axis)
+        most = side - self.along(axis)[1]  # between two starts
+        grid = multiple if most >= multiple else 1  # else it is of a fixed size
+        last = -(-max(length - side, 0) // grid)
+        if last == 0:
             return [0]
-        count = -(-(length - self.overlap) // max(side - self.overlap, 1))
-        return [round(start) for start in np.linspace(0, length - side, count)]
+        return [round(start) * grid for start in np.linspace(0, last, -(-last // (most // grid)) + 1)]
 
-    def batches(self, rows: int, columns: int, multiple: int) -> int:
-        """How many times the function is called for a plane."""
-        tiles = len(self.starts(rows, multiple)) * len(self.starts(columns, multiple))
-        return -(-tiles // self.batch)
+    def batches(self, shape: Sequence[int], multiple: int) -> int:
+        """How many times the function is called for an image of this shape, the channels apart."""
+        counts = [len(self.starts(n, multiple, axis - len(shape))) for axis, n in enumerate(shape)]
+        return -(-int(np.prod(counts)) // self.batch)
 
 
 def apply_tiled(
@@ -82,21 +119,27 @@ def apply_tiled(
     Parameters
     ----------
     function
-        From tensors of shape (batch, channels, rows, columns), one for each of `planes`, to one of
-        such a shape, with the same rows and columns.
+        From tensors of shape (batch, channels, [planes,] rows, columns), one for each of `planes`, to one
+        of such a shape, as large or a whole number of times larger along each axis.
     planes
-        Tensors of shape (channels, rows, columns).
+        Tensors of shape (channels, [planes,] rows, columns).
     tiles
         How to cut.
     multiple
-        What the sides of a tile have to be multiples of; a plane too small is reflected at its end.
+        What the sides of a tile have to be multiples of; what does not fill its tiles is reflected.
     tick
         Called after each batch.
 
     Returns
     -------
     Tensor
-        Shape (channels of the function's result, rows, columns).
+        Shape (channels of the function's result, [planes,] rows, columns), larger where the function's
+        results are.
+
+    Raises
+    ------
+    EnsembleError
+        If the function changes the size in another way.
 
     Examples
     --------
@@ -105,47 +148,88 @@ def apply_tiled(
     >>> torch.allclose(twice, 2 * plane)
     True
     """
-    rows, columns = planes[0].shape[-2:]
-    sides = tiles.side(rows, multiple), tiles.side(columns, multiple)
-    corners = [(r, c) for r in tiles.starts(rows, multiple) for c in tiles.starts(columns, multiple)]
-    # A plane smaller than its tile is continued by reflection, as often as it takes.
-    padded = [
-        plane[:, _reflected(rows, max(rows, sides[0]))][:, :, _reflected(columns, max(columns, sides[1]))]
-        for plane in planes
-    ]
-    total = torch.zeros(0)
-    weights = torch.zeros_like(padded[0][:1])
+    shape = planes[0].shape[1:]
+    axes = range(-len(shape), 0)
+    sides = [tiles.side(n, multiple, axis) for axis, n in zip(axes, shape, strict=True)]
+    starts = [tiles.starts(n, multiple, axis) for axis, n in zip(axes, shape, strict=True)]
+    filled = [each[-1] + side for each, side in zip(starts, sides, strict=True)]
+    padded = [_continued(plane, filled) for plane in planes]
+    corners = list(product(*starts))
+    total = weights = torch.zeros(0)
+    times = [1] * len(shape)
     for first in range(0, len(corners), tiles.batch):
-        batch = corners[first : first + tiles.batch]
-        cuts = [
-            torch.stack([each[:, r : r + sides[0], c : c + sides[1]] for r, c in batch]) for each in padded
+        batch = [
+            tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))
+            for corner in corners[first : first + tiles.batch]
         ]
-        results = function(*cuts)
-        if results.shape[-2:] != cuts[0].shape[-2:]:
-            raise EnsembleError(
-                f"the network turned tiles of {sides[0]} x {sides[1]} pixels into "
-                f"{results.shape[-2]} x {results.shape[-1]}; only networks that keep the size can be used."
-            )
+        results = function(*(torch.stack([each[(slice(None), *at)] for at in batch]) for each in padded))
         if first == 0:
-            total = results.new_zeros((results.shape[1], *padded[0].shape[-2:]))
-        for (r, c), result in zip(batch, results, strict=True):
-            window = torch.outer(
-                _window(sides[0], tiles.overlap, r > 0, r + sides[0] < rows),
-                _window(sides[1], tiles.overlap, c > 0, c + sides[1] < columns),
-            ).to(total)
-            total[:, r : r + sides[0], c : c + sides[1]] += window * result
-            weights[:, r : r + sides[0], c : c + sides[1]] += window
+            times = times_larger(sides, results.shape[2:])
+            larger = [n * each for n, each in zip(filled, times, strict=True)]
+            total, weights = results.new_zeros((results.shape[1], *larger)), results.new_zeros((1, *larger))
+        for at, result in zip(batch, results, strict=True):
+            window = _window(tiles, sides, at, filled, times).to(total)
+            to = (slice(None), *(slice(s.start * n, s.stop * n) for s, n in zip(at, times, strict=True)))
+            total[to] += window * result
+            weights[to] += window
         tick()
-    return (total / weights)[:, :rows, :columns]
+    blended: Tensor = total / weights
+    return blended[(slice(None), *(slice(n * each) for n, each in zip(shape, times, strict=True)))]
 
 
-def _window(side: int, overlap: int, before: bool, after: bool) -> Tensor:
+def times_larger(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """How many times larger each side became.
+
+    Raises
+    ------
+    EnsembleError
+        If one shrank, or by no whole number of times, or beyond :data:`MOST_TIMES`.
+
+    Examples
+    --------
+    >>> times_larger((16, 24), (32, 48))
+    [2, 2]
+    """
+    if len(before) == len(after):
+        times = [large // small for small, large in zip(before, after, strict=True)]
+        if all(
+            1 <= n <= MOST_TIMES and n * small == large
+            for n, small, large in zip(times, before, after, strict=True)
+        ):
+            return times
+    raise EnsembleError(
+        f"the network turned tiles of {' x '.join(map(str, before))} pixels into "
+        f"{' x '.join(map(str, after))}; only networks that keep the size or enlarge it by a whole number of "
+        "times can be used."
+    )
+
+
+def _continued(plane: Tensor, filled: Sequence[int]) -> Tensor:
+    """The plane, continued by reflection at its ends, as often as it takes to fill its tiles."""
+    for axis, (length, longer) in enumerate(zip(plane.shape[1:], filled, strict=True), start=1):
+        if longer > length:
+            plane = plane.index_select(axis, _reflected(length, longer).to(plane.device))
+    return plane
+
+
+def _window(
+    tiles: Tiles, sides: Sequence[int], at: Sequence[slice], filled: Sequence[int], times: Sequence[int]
+) -> Tensor:
+    """Weights of a tile, shape (1, *sides * times): a product over the axes."""
+    window = torch.ones(1)
+    for axis, (side, cut, end, n) in enumerate(zip(sides, at, filled, times, strict=True)):
+        _, overlap, margin = tiles.along(axis - len(sides))
+        along = _rise_and_fall(side * n, overlap * n, margin * n, cut.start > 0, cut.stop < end)
+        window = window[..., None] * along
+    return window
+
+
+def _rise_and_fall(side: int, overlap: int, margin: int, before: bool, after: bool) -> Tensor:
     """Weights along a side of a tile: 0, a squared sine and 1 where a neighbour lies, else 1."""
     window = torch.ones(side)
-    margin = overlap // 4
     width = overlap - 2 * margin
     if overlap and (before or after):
-        rise = torch.sin((torch.arange(width) + 0.5) / width * (torch.pi / 2)) ** 2
+        rise = torch.sin((torch.arange(width) + 0.5) / max(width, 1) * (torch.pi / 2)) ** 2
         rise = torch.cat([torch.zeros(margin), rise])
         if before:
             window[: len(rise)] = rise

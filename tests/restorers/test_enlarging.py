@@ -1,0 +1,82 @@
+"""Networks that enlarge: where results lie, how large they are, and who cannot take them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from torch.nn import functional
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers import SelfEnsemble, open_restorer
+from napari_ensir.restorers.classical import Gaussian
+from napari_ensir.restorers.dp_ir import DPIR, FusionModel, FusionSettings
+from napari_ensir.restorers.enlarging import check_keeps_size, enlarged_transform, scale_of
+from napari_ensir.restorers.own_network import OwnNetwork
+from napari_ensir.restorers.tiling import Tiles
+
+
+def own(times: int, **settings: object) -> OwnNetwork:
+    def enlarge(x):
+        return functional.interpolate(x, scale_factor=times, mode="bilinear")
+
+    return OwnNetwork(network=enlarge, label=f"x{times}", device="cpu", **settings)
+
+
+@pytest.mark.parametrize("times", [2, 3, 4])
+@pytest.mark.parametrize(("scale", "translate", "turn"), [((1, 1), (0, 0), 0), ((0.5, 2), (7, -3), 30)])
+def test_an_enlarged_ramp_lies_on_the_ramp_in_the_world(
+    tmp_path, write_enlarging, times, scale, translate, turn
+):
+    angle = np.deg2rad(turn)
+    linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+    def world(shape, scale, translate):
+        index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
+        return (index * scale) @ linear.T + translate
+
+    def ramp(at):
+        return 3 * at[..., 0] - 2 * at[..., 1] + 5
+
+    image = ramp(world((40, 50), scale, translate))
+    larger = open_restorer(write_enlarging(tmp_path / "x.pt", times), device="cpu")(image)
+    assert larger.shape == (40 * times, 50 * times)
+    at = world(larger.shape, *enlarged_transform(scale, translate, times, linear))
+    inner = (slice(4 * times, -4 * times),) * 2  # interpolation has nothing to go by beyond the borders
+    np.testing.assert_allclose(larger[inner], ramp(at)[inner], atol=1e-3)
+
+
+def test_axes_that_keep_their_size_stay_where_they_are():
+    scale, translate = enlarged_transform((3, 1, 2), (10, 20, 30), (1, 2, 2))
+    assert scale.tolist() == [3, 0.5, 1]
+    assert translate.tolist() == [10, 19.75, 29.5]
+
+
+@pytest.mark.parametrize(
+    ("axis", "shape", "larger"), [(None, (3, 20, 30), (3, 40, 60)), (-1, (20, 30, 3), (40, 60, 3))]
+)
+def test_only_rows_and_columns_grow(axis, shape, larger):
+    image = np.random.default_rng(0).random(shape)
+    assert own(2, channel_axis=axis, tiles=Tiles(size=16, overlap=4))(image).shape == larger
+
+
+def test_the_self_ensemble_enlarges_too():
+    image = np.random.default_rng(0).random((20, 30))
+    both = SelfEnsemble(restorer=own(3, enlarges=3))
+    assert scale_of(both) == 3
+    np.testing.assert_allclose(both(image), own(3)(image), atol=1e-5)  # interpolation knows no directions
+
+
+def test_a_network_that_enlarges_otherwise_than_it_says_is_refused():
+    with pytest.raises(EnsembleError, match="as many times as it says"):
+        own(2, enlarges=4)(np.zeros((16, 16)))
+
+
+def test_where_results_have_to_lie_on_the_image_it_is_refused():
+    image = np.random.default_rng(0).random((16, 16))
+    for restorer in (own(2, enlarges=2), own(2)):
+        dp_ir = DPIR(model=FusionModel(FusionSettings(width=8)), ir=restorer, device="cpu")
+        with pytest.raises(EnsembleError, match="x2 enlarges images"):
+            dp_ir(image)
+    with pytest.raises(EnsembleError, match="enlarges images"):
+        check_keeps_size(own(2, enlarges=2), image)
+    check_keeps_size(Gaussian(), image, image)
