@@ -261,9 +261,9 @@ def test_spandrels_networks_restore(monkeypatch, tmp_path):
     np.testing.assert_allclose(network(image), 0.5 * (image + image.min()), atol=1e-6)
 
 
-def test_spandrels_networks_that_enlarge_say_how_much(monkeypatch):
+def test_spandrels_networks_that_enlarge_say_how_much(monkeypatch, tmp_path):
     fake_spandrel(monkeypatch, scale=4)
-    assert load_spandrel("a.pth").scale == 4
+    assert load_spandrel(published(tmp_path / "a.pth")).scale == 4
 
 
 @pytest.mark.parametrize(
