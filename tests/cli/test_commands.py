@@ -193,6 +193,22 @@ def test_wrong_use_is_2(arguments):
     run(*arguments, status=2)
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--bin-width", "-3"], "bin_width is -3.0; use a number above 0"),
+        (["--bin-width", "wide"], "bin_width is 'wide'"),
+        (["--shrinkage", "-1"], "shrinkage is -1.0"),
+        (["--prior", "1,x"], "prior is '1,x'"),
+        (["--prior", "0,0"], "not all zero"),
+        (["--max-iterations", "0"], "max_iterations is 0; use a whole number from 1"),
+    ],
+)
+def test_a_setting_outside_its_limits_is_wrong_use(option, words):
+    said = run("fit", "-c", "near=a", "-t", "t", "-o", "x", *option, status=2)
+    assert words in " ".join(said.replace("│", " ").split())
+
+
 def test_failures_are_1_and_one_line(fitted):
     lut, truth = fitted / "two.lut.safetensors", fitted / "truth"
     for arguments, words in (
@@ -200,7 +216,6 @@ def test_failures_are_1_and_one_line(fitted):
         (["fit", *candidates(fitted), "-t", truth, "-o", fitted / "no" / "x"], "there is no folder"),
         (["fit", *candidates(fitted), "-t", truth, "-o", lut], "exists already"),
         (["fit", *candidates(fitted), "-t", truth, "-o", fitted / "x", "--device", "abacus"], "abacus"),
-        (["fit", *candidates(fitted), "-t", truth, "-o", fitted / "x", "--bin-width", "-3"], "bin_width"),
         (["apply", "--lut", lut, "-c", f"near={truth}", "-o", fitted / "x"], "far missing"),
         (["apply", "--lut", lut, *candidates(fitted), "-c", f"C={truth}", "-o", fitted / "x"], "C unknown"),
         (["apply", "--lut", truth / "a.png", *candidates(fitted), "-o", fitted / "x"], "no LUT file"),

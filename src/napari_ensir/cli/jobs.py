@@ -13,18 +13,19 @@ from napari_ensir.ensemble.lut_file import SUFFIX, import_lut, load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.raster import FileImage
-from napari_ensir.files.sets import ImageSet, Part, References, open_set
+from napari_ensir.files.sets import ImageSet, Masks, Part, References, open_set
 from napari_ensir.files.whole import check_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.files.zarr_arrays import ZarrImage
+    from napari_ensir.settings import ApplySettings, FitSettings
 
 __all__ = [
-    "Output",
     "apply",
     "fit",
     "import_table",
@@ -35,37 +36,6 @@ __all__ = [
     "noted",
     "suffix_like",
 ]
-
-
-@dataclass(frozen=True)
-class Output:
-    """How a job tells what it did.
-
-    Attributes
-    ----------
-    overwrite : bool
-        Whether files may be replaced.
-    json : Path or None
-        Where results go as JSON; ``-`` is stdout, which then holds nothing else.
-    quiet : bool
-        No progress, no summary.
-    """
-
-    overwrite: bool = False
-    json: Path | None = None
-    quiet: bool = False
-
-    def check(self) -> None:
-        """Find out beforehand whether the JSON file could be written."""
-        if self.json is not None and str(self.json) != "-":
-            check_target(self.json, self.overwrite)
-
-    def finish(self, results: dict[str, Any], show: Callable[[], object]) -> None:
-        """Write the JSON if it is wanted; show the rest unless stdout is taken."""
-        if self.json is not None:
-            terminal.write_json(results, self.json, self.overwrite)
-        if not self.quiet and str(self.json) != "-":
-            show()
 
 
 @contextmanager
@@ -114,8 +84,9 @@ def fit(
     candidates: Mapping[str, Path],
     truth: Path,
     out: Path,
+    mask: Path | None = None,
     *,
-    settings: dict[str, Any],
+    settings: FitSettings,
     crop: bool,
     scheduler: str | None,
     output: Output,
@@ -126,8 +97,11 @@ def fit(
     target = _lut_target(out, output.overwrite)
     output.check()
     images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
+    masks = None if mask is None else Masks(images, open_set({}, {Part.MASK: mask}))
     with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
-        lut = fit_lut(References(images), tuple(candidates), progress=progress, **settings)
+        lut = fit_lut(
+            References(images), tuple(candidates), mask=masks, progress=progress, **settings.keywords()
+        )
     lut.save(target)
     output.finish({"lut": str(target), **_described(lut)}, lambda: terminal.say(f"{target}: {lut!r}"))
 
@@ -152,8 +126,8 @@ def apply(
     out: Path,
     weight_maps: Path | None,
     *,
+    settings: ApplySettings,
     as_float: bool,
-    device: str,
     crop: bool,
     scheduler: str | None,
     output: Output,
@@ -177,7 +151,7 @@ def apply(
         for done, (number, plan) in enumerate(plans.items()):
             stem = images.fields[number][0]
             with noted(failed, stem, images):
-                plan.carry_out(lut, list(images.load(number).values()), device, output.overwrite)
+                plan.carry_out(lut, list(images.load(number).values()), settings, output.overwrite)
                 written[stem] = str(plan.image)
             if progress is not None:
                 progress(done + 1, len(plans), "combining images")
@@ -252,12 +226,12 @@ class _Plan:
             check_output(self.maps, np.dtype(np.float32), self.ndim + 1, self.is_colour)
             check_target(self.maps, overwrite)
 
-    def carry_out(self, lut: WeightLUT, arrays: list[Any], device: str, overwrite: bool) -> None:
+    def carry_out(self, lut: WeightLUT, arrays: list[Any], settings: ApplySettings, overwrite: bool) -> None:
         """Compute and write."""
-        image = as_dtype(lut.apply(arrays, device), self.dtype)
+        image = as_dtype(lut.apply(arrays, **settings.keywords()), self.dtype)
         write_image(self.image, image, is_colour=self.is_colour, like=self.like, overwrite=overwrite)
         if self.maps is not None:
-            maps = lut.weight_maps(arrays, device)
+            maps = lut.weight_maps(arrays, **settings.keywords())
             write_image(self.maps, maps, is_colour=self.is_colour, overwrite=overwrite)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_ensir.cli import terminal
 from napari_ensir.cli.jobs import keep_message, make_folder, suffix_like
+from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.raster import FileImage
@@ -21,9 +22,10 @@ from napari_ensir.files.zarr_arrays import ZarrImage
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from napari_ensir.cli.jobs import Output
+    from napari_ensir.cli.terminal import Output
     from napari_ensir.files.sets import ImageSet
     from napari_ensir.restorers import Progress, Restorer
+    from napari_ensir.settings import RestoreSettings
 
 __all__ = ["choose_restorers", "restore"]
 
@@ -31,8 +33,7 @@ __all__ = ["choose_restorers", "restore"]
 def choose_restorers(
     methods: Sequence[str],
     networks: Sequence[Path],
-    settings: Mapping[str, Any],
-    self_ensemble: bool,
+    settings: RestoreSettings,
     ir: Path | None = None,
 ) -> dict[str, Restorer]:
     """Restorers by the names that their outputs get: a method's key, a network's file name.
@@ -44,9 +45,7 @@ def choose_restorers(
     networks
         Files; see :func:`napari_ensir.restorers.open_restorer`.
     settings
-        Set wherever a restorer has a setting of that name.
-    self_ensemble
-        Whether each is applied in eight orientations.
+        Set wherever a restorer has a setting of that name; None leaves it its own.
     ir
         File of the restorer that a checkpoint of DP-IR was trained around and could not hold.
 
@@ -58,6 +57,8 @@ def choose_restorers(
     from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer
     from napari_ensir.restorers.base import with_settings
 
+    resolve_device(settings.device)
+    given = {name: value for name, value in settings.keywords().items() if value is not None}
     if not methods and not networks:
         raise EnsembleError("there is no restorer; give --method NAME or --network FILE.")
     if unknown := [name for name in methods if name not in CLASSICAL]:
@@ -71,8 +72,8 @@ def choose_restorers(
             raise EnsembleError(f"two restorers are named {name}; give each once, and files unlike names.")
         if not is_dataclass(restorer):
             raise EnsembleError(f"{restorer.name} takes no settings and cannot be used here.")
-        set_here = with_settings(restorer, **settings)
-        found[name] = SelfEnsemble(restorer=set_here) if self_ensemble else set_here
+        set_here = with_settings(restorer, **given)
+        found[name] = SelfEnsemble(restorer=set_here) if settings.self_ensemble else set_here
     return found
 
 

@@ -12,16 +12,17 @@ from napari_ensir.cli.jobs import in_table_order, noted
 from napari_ensir.ensemble.lut_file import load_lut
 from napari_ensir.ensemble.scoring import Scoring, TruthRange, finite_everywhere, known_range, left_out
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.sets import Part, References, open_set
+from napari_ensir.files.sets import Part, References, check_stems, open_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from napari_ensir.cli.jobs import Output
+    from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.ensemble.scoring import Score, ScoreRange
     from napari_ensir.files.sets import ImageSet, Role
+    from napari_ensir.settings import EvaluateSettings
 
 __all__ = ["compare", "evaluate"]
 
@@ -31,8 +32,7 @@ def evaluate(
     truth: Path,
     lut_path: Path | None,
     *,
-    scoring: dict[str, Any],
-    device: str,
+    settings: EvaluateSettings,
     crop: bool,
     output: Output,
 ) -> dict[str, str]:
@@ -42,15 +42,16 @@ def evaluate(
     output.check()
     images = open_set(named, {Part.TRUTH: truth}, crop=crop)
     failed: dict[str, str] = {}
-    scale = _score_range(images, scoring["data_range"], failed)
-    score = Scoring((scale.low, scale.high), scoring["y_channel"], scoring["crop_border"])
+    scale = _score_range(images, settings.data_range, failed)
+    limits = (scale.low, scale.high)
+    score = Scoring(limits, settings.y_channel, settings.crop_border, settings.channel_axis)
     scores: dict[str, list[Score]] = {}
     not_finite = 0
     with terminal.progress(output.quiet) as progress:
         for number, (stem, _) in enumerate(images.fields):
             if stem not in failed:
                 with noted(failed, stem, images):
-                    scores[stem], missing = _scores_of(images.load(number), lut, score, device)
+                    scores[stem], missing = _scores_of(images.load(number), lut, score, settings.device)
                     not_finite += missing
             if progress is not None:
                 progress(number + 1, len(images), "scoring images")
@@ -62,7 +63,7 @@ def evaluate(
         for place, (name, role, _) in enumerate(shown)
     ]
     notes = [f"PSNR's peak is {scale}.", *left_out(not_finite)]
-    settings = {**scoring, **scale.to_dict(), "images": len(scores), "not_finite": not_finite}
+    scoring = settings.keywords() | scale.to_dict() | {"images": len(scores), "not_finite": not_finite}
     table = [
         (name, f"{row['psnr']:.3f}", f"{row['ssim']:.4f}", note)
         for (name, _, note), row in zip(shown, rows, strict=True)
@@ -72,7 +73,7 @@ def evaluate(
         terminal.table(("", "PSNR, dB", "SSIM", ""), table)
         terminal.say("\n".join(notes))
 
-    output.finish({"settings": settings, "rows": rows, "notes": notes, "failed": failed}, show)
+    output.finish({"settings": scoring, "rows": rows, "notes": notes, "failed": failed}, show)
     return failed
 
 
@@ -137,13 +138,7 @@ def compare(
     small = None
     if low_resolution is not None:
         inputs = open_set({}, {Part.LOW_RESOLUTION: low_resolution})
-        wanted, present = ([stem for stem, _ in one.fields] for one in (images, inputs))
-        if images.from_folders and wanted != present:
-            different = sorted(set(wanted) ^ set(present))
-            raise EnsembleError(
-                f"{low_resolution} and the candidates do not hold the same images: "
-                f"{', '.join(different[:5])}."
-            )
+        check_stems(images, inputs, Part.LOW_RESOLUTION)
         small = [np.asarray(inputs.load(number)[Part.LOW_RESOLUTION]) for number in range(len(inputs))]
     with terminal.progress(output.quiet) as progress:
         found = compare_methods(

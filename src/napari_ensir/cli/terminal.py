@@ -5,18 +5,49 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_ensir.files.whole import whole_file
+from napari_ensir.files.whole import check_target, whole_file
+from napari_ensir.settings import Settings, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from napari_ensir.ensemble.inputs import Progress
 
-__all__ = ["plain", "progress", "say", "table", "write_json"]
+__all__ = ["Output", "plain", "progress", "say", "table", "write_json"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output(Settings):
+    """How a job tells what it did."""
+
+    overwrite: bool = setting(
+        False, title="Overwrite", description="Allow outputs to replace what is there.", group="Output"
+    )
+    json: str | None = setting(
+        None,
+        title="JSON",
+        description="Write the results to this file as JSON; - for standard output, then nothing else.",
+        none="not written",
+        group="Output",
+    )
+    quiet: bool = setting(False, title="Quiet", description="No progress bar, no summary.", group="Output")
+
+    def check(self) -> None:
+        """Find out beforehand whether the JSON file could be written."""
+        if self.json is not None and self.json != "-":
+            check_target(Path(self.json), self.overwrite)
+
+    def finish(self, results: dict[str, Any], show: Callable[[], object]) -> None:
+        """Write the JSON if it is wanted; show the rest unless standard output is taken."""
+        if self.json is not None:
+            write_json(results, Path(self.json), self.overwrite)
+        if not self.quiet and self.json != "-":
+            show()
 
 
 @contextmanager

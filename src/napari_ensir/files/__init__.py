@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ImageSet": "sets",
+    "Masks": "sets",
     "Part": "sets",
     "References": "sets",
     "as_dtype": "image",
@@ -26,6 +27,7 @@ _HOME = {
 
 __all__ = [
     "ImageSet",
+    "Masks",
     "Part",
     "References",
     "as_dtype",

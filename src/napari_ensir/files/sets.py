@@ -13,6 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import open_image
 from napari_ensir.files.raster import SUFFIXES, FileImage
@@ -21,7 +23,9 @@ from napari_ensir.files.zarr_arrays import ZarrImage, is_zarr
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ImageSet", "Part", "References", "Role", "open_set"]
+    from numpy.typing import NDArray
+
+__all__ = ["ImageSet", "Masks", "Part", "References", "Role", "check_stems", "open_set"]
 
 
 class Part(Enum):
@@ -234,3 +238,53 @@ class References(Sequence[tuple[list[Any], Any]]):
         arrays = self.images.load(range(len(self))[number])
         truth = arrays.pop(Part.TRUTH)
         return list(arrays.values()), truth
+
+
+class Masks(Sequence["NDArray[np.bool_]"]):
+    """For each image of a set, where its mask is not zero; each is read when its turn comes.
+
+    Parameters
+    ----------
+    images
+        The set.
+    masks
+        Grey images under the same stems.
+
+    Raises
+    ------
+    EnsembleError
+        If an image has no mask, or a mask no image.
+    """
+
+    def __init__(self, images: ImageSet, masks: ImageSet) -> None:
+        self.images, self.masks = images, masks
+        check_stems(images, masks, Part.MASK)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: Any) -> Any:
+        place = range(len(self))[number]
+        image = self.masks.open(place)[Part.MASK]
+        first = next(iter(self.images.open(place).values()))
+        mask = np.asarray(_array(image)) != 0
+        if isinstance(first, FileImage) and first.is_colour and mask.ndim == len(first.shape) - 1:
+            return np.broadcast_to(mask[..., np.newaxis], first.shape)
+        return mask
+
+
+def check_stems(images: ImageSet, others: ImageSet, part: Part) -> None:
+    """Check that another set belongs to the same fields.
+
+    Raises
+    ------
+    EnsembleError
+        If it does not.
+    """
+    wanted, present = ([stem for stem, _ in one.fields] for one in (images, others))
+    if len(wanted) != len(present) or (images.from_folders and wanted != present):
+        different = sorted(set(wanted) ^ set(present))[:5] or wanted[:5]
+        raise EnsembleError(
+            f"there is not one of {part.value} for each image: they differ in {', '.join(different)}; give "
+            "both under the same names."
+        )

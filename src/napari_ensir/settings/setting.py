@@ -89,11 +89,14 @@ class Setting:
             found = _OF_KIND[self.kind](value)
         except (TypeError, ValueError, OverflowError):
             raise self.refusal(value) from None
-        if self.choices is not None and not self.others and found not in self.choices:
+        if self.choices is not None and not self.others and not self._is_choice(found):
             raise self.refusal(value)
         if self.kind in ("integer", "number") and not self._is_within(found):
             raise self.refusal(value)
         return found
+
+    def _is_choice(self, value: Any) -> bool:
+        return any(type(one) is type(value) and one == value for one in self.choices or ())
 
     def _is_within(self, value: float) -> bool:
         low, high = self.minimum, self.maximum
@@ -298,6 +301,10 @@ class Settings:
         for each in settings_of(self):
             object.__setattr__(self, each.name, each.checked(getattr(self, each.name)))
 
+    def keywords(self) -> dict[str, Any]:
+        """The settings by name, as keywords of the function that they belong to."""
+        return {each.name: getattr(self, each.name) for each in settings_of(self)}
+
 
 def check_settings(owner: Any, place: str = "") -> None:
     """Check the settings of a dataclass that is made before its settings can be.
@@ -328,13 +335,20 @@ def table_of(owner: Any, as_options: bool = False) -> str:
     --------
     >>> from napari_ensir.settings import ApplySettings
     >>> print(table_of(ApplySettings, as_options=True).splitlines()[3])
-    | `--device` | "auto" | Where to compute; ... Use one of "auto", "cpu", "cuda", "mps" and such. |
+    | `--device` | `auto`, `cpu`, `cuda`, `mps` and such | `auto` | Where to compute; ... |
     """
     rows = []
     for each in settings_of(owner):
         name = "--" + each.name.replace("_", "-") if as_options else each.name
-        default = f"None: {each.none}" if each.default is None else repr(each.default).replace("'", '"')
-        if as_options and each.default is None:
-            default = each.none or ""
-        rows.append(f"| `{name}` | {default} | {each.description} Use {each.allowed()}. |")
-    return "\n".join(["| setting | left out | |", "|---|---|---|", *rows])
+        quote = "" if as_options else '"'
+        if each.kind == "choice":
+            values = ", ".join(f"`{quote}{one}{quote}`" for one in each.choices or ())
+            values += " and such" * each.others
+        else:
+            values = each._allowed_values()
+        values += f"; `{quote}auto{quote}`: {each.auto}" if each.auto is not None else ""
+        shown = f"{each.default:g}" if each.kind == "number" and each.default is not None else each.default
+        said = f"`{quote}{shown}{quote}`" if each.kind == "choice" else f"`{shown}`"
+        left_out = each.none if each.default is None else said
+        rows.append(f"| `{name}` | {values} | {left_out} | {each.description} |")
+    return "\n".join(["| setting | can be | left out | |", "|---|---|---|---|", *rows])

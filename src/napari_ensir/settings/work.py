@@ -16,7 +16,9 @@ __all__ = [
     "CompareSettings",
     "EvaluateSettings",
     "FitSettings",
+    "ReadingSettings",
     "RestoreSettings",
+    "WritingSettings",
     "channel_axis_setting",
     "device_setting",
     "seed_setting",
@@ -316,3 +318,30 @@ class RestoreSettings(Settings):
     steps: int | None = steps_setting(None, none="the checkpoint's own")
     seed: int = seed_setting()
     device: str = device_setting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingSettings(Settings):
+    """What reading sets of images can be told."""
+
+    crop: bool = setting(
+        False, title="Crop", description="Cut images of unlike size alike, at the top left.", group="Images"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingSettings(Settings):
+    """What writing images can be told."""
+
+    dtype: str = setting(
+        "same",
+        title="Dtype",
+        description="Of the pixels written: the inputs', rounded and clipped, or float32.",
+        choices=("same", "float32"),
+        group="Output",
+    )
+
+    @property
+    def as_float(self) -> bool:
+        """Whether pixels are written as computed."""
+        return self.dtype == "float32"

@@ -1,0 +1,172 @@
+"""From settings to the command line's options: one option each, by the same name. Knows no command.
+
+A command says which settings it takes by an annotated keyword, ``settings: FitSettings``; its options, their
+help and their panels come from there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
+
+import typer
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import Settings, settings_of
+
+if TYPE_CHECKING:
+    from napari_ensir.settings import Setting
+
+__all__ = ["metavar", "named_paths", "option_of", "parser_of", "with_options"]
+
+# ruff: noqa: UP045 -- typer reads Optional in every version that is supported
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each setting of every keyword that is annotated with settings.
+
+    Examples
+    --------
+    >>> from napari_ensir.settings import ApplySettings
+    >>> def combine(path: str, *, settings: ApplySettings) -> None:
+    ...     print(path, settings.device)
+    >>> made = with_options(combine)
+    >>> list(inspect.signature(made).parameters)
+    ['path', 'channel_axis', 'device']
+    >>> made(path="a.png", channel_axis=None, device="cpu")
+    a.png cpu
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if _is_settings(kind)}
+    own = [
+        each.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, each in inspect.signature(command).parameters.items()
+        if name not in groups
+    ]
+    options = [option_of(each) for kind in groups.values() for each in settings_of(kind)]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        made = {
+            name: kind(**{each.name: given.pop(each.name) for each in settings_of(kind)})
+            for name, kind in groups.items()
+        }
+        command(**given, **made)
+
+    run.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
+    return run
+
+
+def _is_settings(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Settings)
+
+
+def option_of(setting: Setting) -> inspect.Parameter:
+    """A setting as a typer parameter.
+
+    Examples
+    --------
+    >>> from napari_ensir.settings import CompareSettings
+    >>> option_of(settings_of(CompareSettings)[0]).default
+    2
+    """
+    flags = ["--" + setting.name.replace("_", "-")] + ["-q"] * (setting.name == "quiet")
+    kind: Any
+    options: dict[str, Any] = {"help": setting.description, "rich_help_panel": setting.group or None}
+    if setting.kind == "flag":
+        kind = Annotated[bool, typer.Option(*flags, **options)]
+    else:
+        options["metavar"] = metavar(setting)
+        options["show_default"] = setting.none if setting.default is None and setting.none else True
+        if setting.kind == "range":
+            kind = Annotated[Optional[tuple[float, float]], typer.Option(*flags, **options)]
+        elif setting.kind == "places":
+            kind = Annotated[Optional[tuple[int, int]], typer.Option(*flags, **options)]
+        else:
+            # Its own parser: a number here may be a word as well, such as "auto".
+            kind = Annotated[Optional[str], typer.Option(*flags, parser=parser_of(setting), **options)]
+    return inspect.Parameter(
+        setting.name, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=kind
+    )
+
+
+def metavar(setting: Setting) -> str:
+    """What can be given, for a usage line.
+
+    Examples
+    --------
+    >>> from napari_ensir.settings import FitSettings
+    >>> [metavar(each) for each in settings_of(FitSettings)[:4]]
+    ['em|em-released|least-squares', 'NUMBER|auto', 'NUMBER|auto', 'NUMBER,NUMBER,...']
+    """
+    if setting.choices is not None:
+        return "|".join(map(str, setting.choices))
+    word = {
+        "integer": "N",
+        "number": "NUMBER",
+        "range": "LOW HIGH",
+        "places": "FIRST LAST",
+        "numbers": "NUMBER,NUMBER,...",
+        "text": "TEXT",
+        "path": "PATH",
+    }[setting.kind]
+    if setting.default is not None and setting.none is not None:
+        word += "|none"
+    return word + ("|auto" if setting.auto is not None else "")
+
+
+def parser_of(setting: Setting) -> Callable[[Any], Any]:
+    """Text to the setting's value, checked: a wrong one is wrong use of the command line.
+
+    Examples
+    --------
+    >>> from napari_ensir.settings import FitSettings
+    >>> parse = parser_of(settings_of(FitSettings)[1])
+    >>> parse("16"), parse("auto")
+    (16.0, 'auto')
+    """
+
+    def parse(text: Any) -> Any:
+        value = text
+        if isinstance(text, str) and text not in ("auto", "none"):
+            with suppress(ValueError):  # left as it is, it is refused in the setting's own words
+                value = _CONVERT.get(setting.kind, str)(text)
+        elif text == "none" and setting.none is not None:
+            value = None
+        try:
+            return setting.checked(value)
+        except EnsembleError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse
+
+
+_CONVERT: dict[str, Callable[[str], Any]] = {
+    "integer": int,
+    "number": float,
+    "numbers": lambda text: tuple(float(one) for one in text.split(",")),
+}
+
+
+def named_paths(given: list[str]) -> dict[str, Path]:
+    """NAME=PATH arguments, in order.
+
+    Examples
+    --------
+    >>> named_paths(["CARE=a.tif", "N2V=b.tif"])["N2V"].name
+    'b.tif'
+    """
+    found: dict[str, Path] = {}
+    for one in given:
+        name, equals, path = one.partition("=")
+        if not (name.strip() and equals and path):
+            raise typer.BadParameter(f"{one!r} is not NAME=PATH", param_hint="--candidate")
+        if name in found:
+            raise typer.BadParameter(f"the name {name!r} is given twice", param_hint="--candidate")
+        found[name] = Path(path)
+    return found
