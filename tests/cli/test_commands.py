@@ -172,6 +172,48 @@ def test_import_of_a_published_table(tmp_path, reference_folder):
     assert "exists already" in run("import", table, *names, "-o", tmp_path / "rain", status=1)
 
 
+def test_fit_takes_all_that_python_takes(fitted):
+    """Words for numbers, EM's own settings, planes and masks: the tables are those that Python makes."""
+    stems = [path.stem for path in sorted((fitted / "truth").iterdir())]
+    pairs = [
+        ([read_image(fitted / name / f"{stem}.png") for name in ("near", "far")], truth)
+        for stem in stems
+        for truth in [read_image(fitted / "truth" / f"{stem}.png")]
+    ]
+    masks = [RNG.random(truth.shape[:2]) < 0.6 for _, truth in pairs]
+    (fitted / "masks").mkdir()
+    for stem, mask in zip(stems, masks, strict=True):
+        write_image(fitted / "masks" / f"{stem}.png", mask.astype(np.uint8) * 255)
+    pooled = [np.repeat(mask[..., np.newaxis], 3, axis=-1) for mask in masks]
+    least = ["--method", "least-squares"]
+    for number, (options, keywords) in enumerate(
+        (
+            ([*least, "--bin-width", "auto"], {"method": "least-squares", "bin_width": "auto"}),
+            ([*least, "--shrinkage", "auto"], {"method": "least-squares", "shrinkage": "auto"}),
+            ([*least, "--shrinkage", "10"], {"method": "least-squares", "shrinkage": 10}),
+            (["--prior", "0.7,0.3", "--max-iterations", "3"], {"prior": (0.7, 0.3), "max_iterations": 3}),
+            (["--planes", "3", "20"], {"planes": (3, 20)}),
+            (["--mask", fitted / "masks"], {"mask": pooled}),
+            (["--mask", fitted / "masks", "--channel-axis", "-1"], {"mask": masks, "channel_axis": -1}),
+        )
+    ):
+        out = fitted / f"table{number}"
+        run("fit", *candidates(fitted), "-t", fitted / "truth", "-o", out, "-q", *options)
+        table, wanted = load_lut(f"{out}.lut.safetensors"), fit_lut(pairs, ("near", "far"), **keywords)
+        np.testing.assert_array_equal(table.weights, wanted.weights)
+        assert table.report["pixels"] == wanted.report["pixels"]
+
+
+def test_masks_belong_to_the_images(fitted):
+    (fitted / "masks").mkdir()
+    for stem in ("a", "b"):
+        write_image(fitted / "masks" / f"{stem}.png", np.ones((40, 50), np.uint8))
+    arguments = ["fit", *candidates(fitted), "-t", fitted / "truth", "-o", fitted / "x"]
+    assert "differ in c" in run(*arguments, "--mask", fitted / "masks", status=1)
+    write_image(fitted / "masks" / "c.png", np.ones((40, 49), np.uint8))
+    assert "the mask has shape" in run(*arguments, "--mask", fitted / "masks", status=1)
+
+
 # -- wrong use ----------------------------------------------------------------------------------------
 
 

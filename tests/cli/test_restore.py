@@ -169,7 +169,7 @@ def test_failures_are_1_and_one_line(folder, checkpoint):
         ([x, "--network", folder / "bad.safetensors"], "bad.safetensors"),
         ([x, "-m", "median", "--network", twice], "two restorers"),
         ([x, "-m", "median", "--device", "abacus"], "abacus"),
-        ([x, "-m", "median", "--data-range", 5, 5], "data range"),
+        ([x, "-m", "median", "--data-range", 5, 5], "data_range is (5.0, 5.0)"),
         ([x, "-m", "median", "--channel-axis", 7], "channel axis 7"),
     ):
         assert words in run(*arguments, "-o", folder / "y.png", status=1)

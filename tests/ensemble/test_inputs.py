@@ -55,7 +55,7 @@ def refuses(words, *args, **kwargs):
         (r"there are 2 candidates but 3 names \(a, b, c\)", [((A, A + 2), TRUTH)], {"names": "abc"}),
         (r"name 'x' stands for two candidates", [((A, A + 2), TRUTH)], {"names": "xx"}),
         (r"a candidate's name is empty", [((A, A + 2), TRUTH)], {"names": ("x", " ")}),
-        (r"there is no method 'gmm'; use one of \"em\"", [((A,), TRUTH)], {"method": "gmm"}),
+        (r"method is 'gmm'; use one of \"em\"", [((A,), TRUTH)], {"method": "gmm"}),
         (
             r"channel_axis is 2, but the images have 2 axes \(shape \(6, 8\)\)",
             [((A,), TRUTH)],
@@ -79,15 +79,27 @@ def refuses(words, *args, **kwargs):
         ),
         (r"prior is \[0.5, 0.6\]; give 1 non-negative", [((A,), TRUTH)], {"prior": (0.5, 0.6)}),
         (r"prior is .*not all zero", [((A, A + 2), TRUTH)], {"prior": (0, 0)}),
-        (r"prior is \[-1.0, 2.0\]", [((A, A + 2), TRUTH)], {"prior": (-1.0, 2.0)}),
-        (r"prior is \[nan, 1.0\]", [((A, A + 2), TRUTH)], {"prior": (np.nan, 1.0)}),
-        (r"prior is 'ab'; give 2 non-negative", [((A, A + 2), TRUTH)], {"prior": "ab"}),
-        (r"data range is \(9, 9\); it must rise", [((A,), TRUTH)], {"data_range": (9, 9)}),
-        (r"data range is \(0, inf\)", [((A,), TRUTH)], {"data_range": (0, np.inf)}),
-        (r"data_range is 7; give .*low, high", [((A,), TRUTH)], {"data_range": 7}),
-        (r"data_range is \(1, 2, 3\); give .*low, high", [((A,), TRUTH)], {"data_range": (1, 2, 3)}),
-        (r"bin_width is 0; it must be a positive", [((A,), TRUTH)], {"bin_width": 0}),
-        (r"bin_width is nan; it must be a positive", [((A,), TRUTH)], {"bin_width": np.nan}),
+        (
+            r"prior is \(-1.0, 2.0\); use numbers that are not negative",
+            [((A, A + 2), TRUTH)],
+            {"prior": (-1.0, 2.0)},
+        ),
+        (r"prior is \(nan, 1.0\); use numbers", [((A, A + 2), TRUTH)], {"prior": (np.nan, 1.0)}),
+        (
+            r"prior is 'ab'; use numbers that are not negative, one for each candidate",
+            [((A, A + 2), TRUTH)],
+            {"prior": "ab"},
+        ),
+        (
+            r"data_range is \(9, 9\); use two finite numbers, the lower first",
+            [((A,), TRUTH)],
+            {"data_range": (9, 9)},
+        ),
+        (r"data_range is \(0, inf\); use two finite", [((A,), TRUTH)], {"data_range": (0, np.inf)}),
+        (r"data_range is 7; use two finite", [((A,), TRUTH)], {"data_range": 7}),
+        (r"data_range is \(1, 2, 3\); use two finite", [((A,), TRUTH)], {"data_range": (1, 2, 3)}),
+        (r"bin_width is 0; use a number above 0", [((A,), TRUTH)], {"bin_width": 0}),
+        (r"bin_width is nan; use a number above 0", [((A,), TRUTH)], {"bin_width": np.nan}),
         (r"bin_width is 'x'; use a number", [((A,), TRUTH)], {"bin_width": "x"}),
         (r"bin_width is 2.4, but .* whole numbers; 2 intensity units", [((A,), TRUTH)], {"bin_width": 2.4}),
         (
@@ -111,7 +123,7 @@ def refuses(words, *args, **kwargs):
             [((A,), TRUTH)],
             {"mask": [A > 99]},
         ),
-        (r"max_iterations is 0; .*1 or more", [((A,), TRUTH)], {"max_iterations": 0}),
+        (r"max_iterations is 0; use a whole number from 1", [((A,), TRUTH)], {"max_iterations": 0}),
     ],
 )
 def test_bad_reference_set(words, pairs, options):
@@ -186,3 +198,20 @@ def test_bins_that_the_kept_statistics_do_not_hold(rng):
         estimate_lut(kept, binning=choose_binning(np.uint8, (0, 239), 8))
     with pytest.raises(EnsembleError, match="cannot be cut"):
         collect_reference([((A,), TRUTH)], bin_width=32, refine=5, device="cpu")
+
+
+def test_planes_learn_as_the_planes_cut_out_do():
+    rng = np.random.default_rng(5)
+    truth = rng.integers(0, 200, (6, 16, 16)).astype(np.uint8)
+    near, far = (np.clip(truth + rng.normal(0, s, truth.shape), 0, 255).astype(np.uint8) for s in (3, 9))
+    cut = slice(2, 5)
+    some = fit_lut([((near, far), truth)], planes=(2, 4), device="cpu")
+    same = fit_lut([((near[cut], far[cut]), truth[cut])], device="cpu")
+    np.testing.assert_array_equal(some.weights, same.weights)
+    np.testing.assert_array_equal(some.counts, same.counts)
+    mask = rng.random(truth.shape) < 0.5
+    masked = fit_lut([((near, far), truth)], planes=(2, 4), mask=[mask], device="cpu")
+    assert masked.report["pixels"] == mask[cut].sum()
+    for planes, axis, words in (((2, 6), None, "use 0 to 5"), ((0, 1), 0, "channel axis")):
+        with pytest.raises(EnsembleError, match=words):
+            fit_lut([((near, far), truth)], planes=planes, channel_axis=axis, device="cpu")

@@ -54,6 +54,8 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
     """Register a command whose failures end in one line on stderr and an exit status."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
+        function = with_options(function)
+
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> None:
             # A polite kill cleans up like Ctrl-C does.
@@ -82,7 +84,7 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
                 )
                 raise typer.Exit(1) from None
 
-        app.command(name, no_args_is_help=True)(with_options(run))
+        app.command(name, no_args_is_help=True)(run)
         return run
 
     return register

@@ -1,7 +1,8 @@
 """What an estimator is: statistics in, weights out. Holds the registry of methods, no mathematics.
 
-To add one, write a function ``(statistics, settings, progress) -> Estimate`` in a file of its own and name
-it in ``METHODS``; fit, widgets, command line and comparison find it there.
+To add one, write a function ``(statistics, settings, progress) -> Estimate`` in a file of its own, name that
+in ``_HOMES``, and give it a title and a sentence in ``settings/work.py``: fit, widgets, command line and
+comparison find it there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import METHODS as TEXTS
+from napari_ensir.settings import SHRINKAGE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +50,7 @@ class Settings:
     """
 
     prior: NDArray[np.float64] | None = None
-    shrinkage: float = 1000.0
+    shrinkage: float = SHRINKAGE
     min_pixels: int = 100
     max_iterations: int | None = None
     tolerance: float = 1e-5
@@ -106,23 +109,13 @@ class Method:
         return found
 
 
-METHODS = {
-    "em": Method(
-        "EM (paper)",
-        "Gaussian mixture per bin set by expectation-maximisation, as in the EnsIR paper",
-        "em:em",
-    ),
-    "em-released": Method(
-        "EM (released code)",
-        "The same as the EnsIR authors' released code computes it",
-        "em:em_released",
-    ),
-    "least-squares": Method(
-        "Least squares",
-        "Smallest squared error per bin set, shrunk toward the global solution; best on held-out data so far",
-        "least_squares:least_squares",
-    ),
+_HOMES = {
+    "em": "em:em",
+    "em-released": "em:em_released",
+    "least-squares": "least_squares:least_squares",
 }
+
+METHODS = {name: Method(*TEXTS[name], home) for name, home in _HOMES.items()}
 """Every method by the name that scripts use."""
 
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.estimate import Settings, find_method
+from napari_ensir.ensemble.estimate import Settings
 from napari_ensir.ensemble.inputs import check_prior
 from napari_ensir.ensemble.reference import Reference, collect_reference
 from napari_ensir.ensemble.tabulate import estimate_lut
 from napari_ensir.ensemble.validation import choose_bins
-from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import SHRINKAGE, FitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ __all__ = ["FOLDS", "Reference", "collect_reference", "estimate_lut", "fit_lut"]
 def fit_lut(
     reference: Iterable[tuple[Sequence[Any], Any]],
     names: Sequence[str] | None = None,
-    method: str = "em",
+    method: str | None = None,
     bin_width: float | Literal["auto"] | None = None,
     data_range: tuple[float, float] | None = None,
     channel_axis: int | None = None,
@@ -46,6 +46,7 @@ def fit_lut(
     *,
     shrinkage: float | Literal["auto"] = 1000.0,
     max_iterations: int | None = None,
+    planes: tuple[int, int] | None = None,
 ) -> WeightLUT:
     """Learn from images with ground truth how far to trust each candidate at each intensity.
 
@@ -56,8 +57,8 @@ def fit_lut(
         integer or float dtype; any number of dimensions). Images may differ in shape.
     names : M strings, optional
         One per candidate, kept in the table.
-    method : "em", "em-released" or "least-squares"
-        The EnsIR paper's EM, its authors' code's, or least squares on the simplex.
+    method : "em", "em-released" or "least-squares", optional
+        The EnsIR paper's EM, its authors' code's, or least squares on the simplex; None: ``"em"``.
     bin_width : float or "auto", optional
         In intensity units; None: an eighth of the data range (32 for 8 bit); ``"auto"``: what does best on
         parts of the reference set held out in turn, judged from statistics of one pass.
@@ -78,6 +79,8 @@ def fit_lut(
         width is.
     max_iterations : int, optional
         For EM: its limit, if it is to differ from the method's own.
+    planes : (first, last), optional
+        Learn from these places along the first axis of each image only, both included; None: from all.
 
     Returns
     -------
@@ -98,27 +101,35 @@ def fit_lut(
     >>> int(lut.weights_for((100, 100)).argmax())
     0
     """
-    find_method(method)
-    if isinstance(bin_width, str) and bin_width != "auto":
-        raise EnsembleError(f'bin_width is {bin_width!r}; use a number of intensity units, None or "auto".')
-    if isinstance(shrinkage, str) and shrinkage != "auto":
-        raise EnsembleError(f'shrinkage is {shrinkage!r}; use a number of pixels or "auto".')
-    settings = Settings(
-        shrinkage=1000.0 if shrinkage == "auto" else shrinkage,
+    given = FitSettings(
+        method=method,
+        bin_width=bin_width,
+        shrinkage=shrinkage,
+        prior=prior,
         max_iterations=max_iterations,
+        channel_axis=channel_axis,
+        data_range=data_range,
+        planes=planes,
+        device=str(device),
+    )
+    chosen = given.method or "em"
+    settings = Settings(
+        shrinkage=SHRINKAGE if given.shrinkage == "auto" else given.shrinkage,
+        max_iterations=given.max_iterations,
         device=resolve_device(device),
     )
-    choosing = "auto" in (bin_width, shrinkage)
+    choosing = "auto" in (given.bin_width, given.shrinkage)
     collected = collect_reference(
         reference,
         names,
-        bin_width=None if bin_width == "auto" else bin_width,
-        data_range=data_range,
-        channel_axis=channel_axis,
+        bin_width=None if given.bin_width == "auto" else given.bin_width,
+        data_range=given.data_range,
+        channel_axis=given.channel_axis,
+        planes=given.planes,
         mask=mask,
         device=device,
         progress=progress,
-        refine=None if bin_width == "auto" else 1,
+        refine=None if given.bin_width == "auto" else 1,
         folds=FOLDS if choosing else 1,
     )
     settings = replace(settings, prior=check_prior(prior, len(collected.names)))
@@ -126,11 +137,11 @@ def fit_lut(
     if choosing:
         choice = choose_bins(
             collected,
-            method,
+            chosen,
             settings,
-            factors=(1, 2, 4, 8, 16) if bin_width == "auto" else (1,),
-            shrinkages=(100.0, 1000.0, 10000.0) if shrinkage == "auto" else (settings.shrinkage,),
+            factors=(1, 2, 4, 8, 16) if given.bin_width == "auto" else (1,),
+            shrinkages=(100.0, 1000.0, 10000.0) if given.shrinkage == "auto" else (settings.shrinkage,),
             progress=progress,
         )
         binning, settings = choice.binning, choice.settings
-    return estimate_lut(collected, method, settings, binning=binning, progress=progress)
+    return estimate_lut(collected, chosen, settings, binning=binning, progress=progress)

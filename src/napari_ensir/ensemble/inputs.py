@@ -73,16 +73,39 @@ class Field:
         axes = [axis for axis in range(len(self.shape)) if axis != self.channel_axis]
         axis = max(axes, key=lambda a: self.shape[a]) if axes else 0
         edges = np.unique(np.linspace(0, self.shape[axis], n + 1).astype(int))
-        bands = []
-        for start, stop in pairwise(edges):
-            part = tuple(slice(start, stop) if a == axis else slice(None) for a in range(len(self.shape)))
-            mask = self.mask
-            if mask is not None:
-                dropped = self.channel_axis is not None and len(mask.shape) < len(self.shape)
-                mask = mask[tuple(s for a, s in enumerate(part) if not (dropped and a == self.channel_axis))]
-            truth = None if self.truth is None else self.truth[part]
-            bands.append(Field(tuple(c[part] for c in self.candidates), truth, mask, self.channel_axis))
-        return bands
+        whole = (slice(None),) * len(self.shape)
+        return [
+            self._part((*whole[:axis], slice(start, stop), *whole[axis + 1 :]))
+            for start, stop in pairwise(edges)
+        ]
+
+    def between(self, first: int, last: int, place: str = "") -> Field:
+        """The places ``first`` to ``last``, both included, along the first axis.
+
+        Raises
+        ------
+        EnsembleError
+            If there are no such places, or the first axis is the channels'.
+        """
+        size = self.shape[0]
+        if self.channel_axis == 0:
+            raise EnsembleError(
+                f"{place}planes is {(first, last)}, but the first axis is the channel axis; leave planes out."
+            )
+        if last >= size:
+            raise EnsembleError(
+                f"{place}planes is {(first, last)}, but there are {size} along the first axis; use 0 to "
+                f"{size - 1}."
+            )
+        return self._part((slice(first, last + 1), *(slice(None),) * (len(self.shape) - 1)))
+
+    def _part(self, part: Slices) -> Field:
+        mask = self.mask
+        if mask is not None:
+            dropped = self.channel_axis is not None and len(mask.shape) < len(self.shape)
+            mask = mask[tuple(s for a, s in enumerate(part) if not (dropped and a == self.channel_axis))]
+        truth = None if self.truth is None else self.truth[part]
+        return Field(tuple(c[part] for c in self.candidates), truth, mask, self.channel_axis)
 
     def read_mask(self, slices: Slices) -> NDArray[np.bool_] | None:
         """Where to look in a block, flat; None: everywhere."""

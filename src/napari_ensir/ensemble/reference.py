@@ -57,6 +57,7 @@ def collect_reference(
     bin_width: float | None = None,
     data_range: tuple[float, float] | None = None,
     channel_axis: int | None = None,
+    planes: tuple[int, int] | None = None,
     mask: Sequence[Any] | None = None,
     device: str | torch.device = "auto",
     progress: Progress | None = None,
@@ -67,7 +68,7 @@ def collect_reference(
 
     Parameters
     ----------
-    reference, names, bin_width, data_range, channel_axis, mask, device, progress
+    reference, names, bin_width, data_range, channel_axis, planes, mask, device, progress
         As for :func:`fit_lut`.
     refine : int, optional
         Collect in bins this many times as narrow as ``bin_width``, for coarser ones to be made of later;
@@ -81,7 +82,7 @@ def collect_reference(
     EnsembleError
         If the images cannot be used, or no pixel is left.
     """
-    fields = ReferenceSet(reference, names, channel_axis, mask, data_range)
+    fields = ReferenceSet(reference, names, channel_axis, mask, data_range, planes)
     first = fields.first
     checked = check_names(names, len(first.candidates))
     low_high, range_from = fields.data_range(progress)

@@ -35,7 +35,9 @@ class ReferenceSet:
         channel_axis: int | None,
         mask: Sequence[Any] | None,
         data_range: tuple[float, float] | None,
+        planes: tuple[int, int] | None = None,
     ) -> None:
+        self.planes = planes
         self.names, self.channel_axis, self.mask, self.given_range = names, channel_axis, mask, data_range
         self.n_read = 0
         self.pairs: Iterable[tuple[Sequence[Any], Any]]
@@ -104,7 +106,7 @@ class ReferenceSet:
                     f"there are {len(self.mask)} masks but more images; give one mask (or None) per image."
                 )
             mask = self.mask[number]
-        return make_field(
+        field = make_field(
             candidates,
             truth,
             names=self.names,
@@ -112,6 +114,7 @@ class ReferenceSet:
             mask=mask,
             place=f"image {number + 1}: ",
         )
+        return field if self.planes is None else field.between(*self.planes, place=f"image {number + 1}: ")
 
     def data_range(self, progress: Progress | None) -> tuple[tuple[float, float], str]:
         """The range to bin, and where it came from."""

@@ -269,7 +269,7 @@ class Masks(Sequence["NDArray[np.bool_]"]):
         first = next(iter(self.images.open(place).values()))
         mask = np.asarray(_array(image)) != 0
         if isinstance(first, FileImage) and first.is_colour and mask.ndim == len(first.shape) - 1:
-            return np.broadcast_to(mask[..., np.newaxis], first.shape)
+            return np.broadcast_to(mask[..., np.newaxis], (*mask.shape, first.shape[-1]))
         return mask
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from napari_ensir.settings.setting import Setting, Settings, check_settings, setting, settings_of, table_of
 from napari_ensir.settings.work import (
     METHODS,
+    SHRINKAGE,
     ApplySettings,
     BlindSettings,
     CompareSettings,
@@ -22,6 +23,7 @@ from napari_ensir.settings.work import (
 
 __all__ = [
     "METHODS",
+    "SHRINKAGE",
     "ApplySettings",
     "BlindSettings",
     "CompareSettings",

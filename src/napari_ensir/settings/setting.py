@@ -129,7 +129,7 @@ class Setting:
             "flag": "True or False",
             "integer": "a whole number",
             "number": "a number",
-            "range": "two numbers, the lower first",
+            "range": "two finite numbers, the lower first",
             "places": "two whole numbers from 0, the first and the last",
             "numbers": "numbers that are not negative, one for each candidate, not all zero",
             "text": "text",

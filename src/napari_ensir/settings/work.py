@@ -11,6 +11,7 @@ from napari_ensir.settings.setting import TINY, Settings, setting
 
 __all__ = [
     "METHODS",
+    "SHRINKAGE",
     "ApplySettings",
     "BlindSettings",
     "CompareSettings",
@@ -25,6 +26,9 @@ __all__ = [
     "steps_setting",
     "tau_setting",
 ]
+
+SHRINKAGE = 1000.0
+"""Pixels' worth of trust in the global solution that did well on every set measured."""
 
 METHODS = {
     "em": (
@@ -160,7 +164,7 @@ def bin_width_setting() -> Any:
 def shrinkage_setting() -> Any:
     """How much a bin set trusts the solution for all."""
     return setting(
-        1000.0,
+        SHRINKAGE,
         title="Shrinkage",
         description=(
             "For least squares: how many pixels' worth of trust the solution for all intensities gets in "
