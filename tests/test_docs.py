@@ -118,11 +118,14 @@ class TestContributing:
     def test_estimator(self, shown, images, monkeypatch):
         from napari_ensir import fit_lut
         from napari_ensir.ensemble.estimate import METHODS, Method
+        from napari_ensir.settings import METHODS as TEXTS
 
+        ((name, texts),) = shown["TEXTS"].items()
         monkeypatch.setattr(Method, "load", lambda method: shown[method.home.partition(":")[2]])
-        monkeypatch.setitem(METHODS, *shown["ENTRY"])
+        monkeypatch.setitem(TEXTS, name, texts)
+        monkeypatch.setitem(METHODS, name, Method(*texts, shown["HOMES"][name]))
         candidates, truth = images
-        lut = fit_lut([(candidates, truth)], method=shown["ENTRY"][0], device="cpu")
+        lut = fit_lut([(candidates, truth)], method=name, device="cpu")
         np.testing.assert_array_equal(lut.fallback, [[1, 0]])
         many = lut.counts > 50
         np.testing.assert_array_equal(lut.weights[many], np.tile([1, 0], (many.sum(), 1)))
