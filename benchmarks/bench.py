@@ -123,15 +123,15 @@ class Authors:
 @contextlib.contextmanager
 def torch_engine():
     """Compute without the compiled loops, as where numba is not installed."""
-    from napari_ensir.ensemble import apply, em, tally
+    from napari_ensir.ensemble import apply, counting, em
 
-    kept = tally.compiled_loops
-    for module in (apply, em, tally):
+    kept = counting.compiled_loops
+    for module in (apply, counting, em):
         module.compiled_loops = lambda: None
     try:
         yield
     finally:
-        for module in (apply, em, tally):
+        for module in (apply, counting, em):
             module.compiled_loops = kept
 
 

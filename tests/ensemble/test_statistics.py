@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_ensir import EnsembleError
+from napari_ensir.ensemble import counting, heights, tally
 from napari_ensir.ensemble import statistics as statistics_module
-from napari_ensir.ensemble import tally
 from napari_ensir.ensemble.bins import choose_binning
 from napari_ensir.ensemble.collect import collect
 from napari_ensir.ensemble.inputs import make_field
@@ -146,14 +146,27 @@ def test_coarsening_in_steps(rng):
     assert fine.coarsened(1) is fine
 
 
-def test_sparse_and_dense_tables_count_the_same(rng, monkeypatch):
-    images = [make_image(rng, (50, 50, 2), 3)]
-    binning = choose_binning(np.uint8, (0, 255), 16)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_sparse_and_dense_tables_count_the_same(engine, rng, monkeypatch, dtype):
+    """Histograms on pages, on too few of them, whole, sorted; sums in a table and by the data."""
+    images = [make_image(rng, (50, 50, 2), 3, dtype)]
+    binning = choose_binning(dtype, (0, 255), 16) if dtype == np.uint8 else choose_binning(dtype, (5, 900))
     dense = of(images, binning, -1)
-    monkeypatch.setattr(tally, "DENSE_HISTOGRAM", 0)
+    for name, value in (("HISTOGRAM_CELLS", 2**12), ("PAGE_TABLE", 0), ("DENSE_HISTOGRAM", 0)):
+        monkeypatch.setattr(tally, name, value)
+        assert_same(dense, of(images, binning, -1))
+    monkeypatch.setattr(counting, "DENSE_SUMS", 0)
     assert_same(dense, of(images, binning, -1))
-    monkeypatch.setattr(tally, "DENSE_SUMS", 0)
-    assert_same(dense, of(images, binning, -1))
+
+
+def test_sums_emptied_on_the_way_come_to_the_same(engine, rng, monkeypatch):
+    images = [make_image(rng, (50, 50, 2), 3, np.uint16) for _ in range(2)]
+    binning = choose_binning(np.uint16, (0, 65535))
+    whole = of(images, binning, -1)
+    for kind in ("compiled", "cpu"):
+        monkeypatch.setitem(counting.BLOCK_PIXELS, kind, 600)
+    monkeypatch.setattr(heights, "LARGEST_SUM", 2.0**45)  # of two thousand pixels, at worst
+    assert_same(whole, of(images, binning, -1))
 
 
 @pytest.mark.parametrize("m", [5, 10, 16])
@@ -236,10 +249,10 @@ def test_sums_beyond_64_bits_are_refused_not_wrapped(rng):
 
 def test_sums_within_one_field_are_watched(rng, engine, monkeypatch):
     """The running sums of a field are looked at long before they could wrap."""
-    for module in (statistics_module, tally):
+    for module in (statistics_module, heights):
         monkeypatch.setattr(module, "LARGEST_SUM", 2.0**40)
     for kind in ("compiled", "cpu"):
-        monkeypatch.setitem(tally.BLOCK_PIXELS, kind, 2**10)
+        monkeypatch.setitem(counting.BLOCK_PIXELS, kind, 2**10)
     black, white = np.zeros((64, 64), np.uint16), np.full((64, 64), 65535, np.uint16)
     with pytest.raises(EnsembleError, match="too large"):
         of([((white,), black)], choose_binning(np.uint16, (0, 65535), 8192))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
-from napari_ensir.ensemble import loops, tally
+from napari_ensir.ensemble import counting, loops
 from napari_ensir.ensemble.threads import for_each, n_threads
 from napari_ensir.errors import Cancelled
 
@@ -25,7 +25,7 @@ def small_blocks(monkeypatch):
     for kind in ("compiled", "cpu"):
         monkeypatch.setitem(loops.BLOCK_PIXELS, kind, 500)
     monkeypatch.setattr("napari_ensir.ensemble.threads.n_threads", lambda: 4)
-    monkeypatch.setattr(tally, "n_threads", lambda: 4)
+    monkeypatch.setattr(counting, "n_threads", lambda: 4)
 
 
 def test_progress_of_a_fit(engine, rng, small_blocks):

@@ -16,14 +16,15 @@ from napari_ensir.ensemble.arrays import (
     Channels,
     block_size,
     block_slices,
+    block_start,
     is_dask,
     is_torch,
     read_block,
-    read_tensor,
 )
 from napari_ensir.ensemble.inputs import Field
-from napari_ensir.ensemble.loops import BLOCK_PIXELS, compiled_loops, integer_tables
+from napari_ensir.ensemble.loops import BLOCK_PIXELS, compiled_loops
 from napari_ensir.ensemble.memory import sparing_memory
+from napari_ensir.ensemble.tensors import bins_of, channel_of, keys_of, read_values, real_of
 from napari_ensir.ensemble.threads import for_each
 
 if TYPE_CHECKING:
@@ -94,29 +95,18 @@ def _combine_blocks(
 
 def _compiled_work(lookup: Lookup, field: Field, result: NDArray[np.float32], as_maps: bool) -> Any:
     loops = compiled_loops()
-    binning = lookup.binning
     dtype = field.dtype
-    grid = (binning.low, binning.width, binning.n_bins)
-    rows, weights = lookup.dense_rows, lookup.all_weights
+    grid, n_channels = lookup.binning.grid(dtype), lookup.n_channels
+    rows, weights = lookup.direct
+    image = _NO_IMAGE if as_maps else result.reshape(-1)
+    maps = result.reshape(lookup.n_candidates, -1) if as_maps else _NO_MAPS
 
     def work(slices: Slices) -> None:
         blocks = tuple(read_block(candidate, slices, dtype) for candidate in field.candidates)
-        channels = Channels.of_block(field.shape, slices, field.channel_axis)
-        runs = (channels.first, channels.count, channels.inner)
-        image, maps = _NO_IMAGE, _NO_MAPS
-        if as_maps:
-            # One row per candidate; a block is contiguous within each, but the rows lie apart.
-            maps = np.empty((lookup.n_candidates, blocks[0].size), np.float32)
-        else:
-            image = _part(result, slices, as_maps=False).reshape(-1)  # blocks are contiguous: a view
-        if dtype.kind in "iu":
-            offsets, _, smallest = integer_tables(dtype, binning, lookup.n_candidates, lookup.n_channels)
-            loops.combine_integers(blocks, offsets, smallest, runs, rows, weights, image, maps)
-        else:
-            loops.combine_floats(blocks, grid, lookup.n_channels, runs, rows, weights, image, maps)
-        if as_maps:
-            target = _part(result, slices, as_maps)
-            target[...] = maps.reshape(target.shape)
+        run = Channels.of_block(field.shape, slices, field.channel_axis)
+        channels = (run.first, run.count, run.inner)
+        start = block_start(field.shape, slices)
+        loops.combine(blocks, grid, n_channels, channels, rows, weights, start, image, maps)
 
     return work
 
@@ -129,9 +119,11 @@ def _torch_work(
     as_maps: bool,
     say: Callable[[str], object],
 ) -> Any:
+    tables = _Tables(lookup)
+
     def fill(slices: Slices, where: torch.device) -> None:
         target = _part(result, slices, as_maps)
-        combined = combine_block(lookup, field, slices, where, as_maps).reshape(target.shape)
+        combined = combine_block(tables, field, slices, where, as_maps).reshape(target.shape)
         if isinstance(result, np.ndarray):
             target[...] = combined.cpu().numpy()
         else:
@@ -145,58 +137,49 @@ def _part(result: Any, slices: Slices, as_maps: bool) -> Any:
     return result[(slice(None), *slices, ...) if as_maps else (*slices, ...)]
 
 
+class _Tables:
+    """What torch looks up for every block, brought to each device once."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self.lookup = lookup
+        self.on_device: dict[torch.device, tuple[torch.Tensor | None, list[torch.Tensor]]] = {}
+
+    def on(self, device: torch.device) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """Row of each bin set, or None where there is one each, or too many; the candidates' weights."""
+        import torch
+
+        if device not in self.on_device:
+            lookup = self.lookup
+            rows, weights = lookup.direct
+            shaped = torch.tensor(weights.reshape(-1, lookup.n_candidates).T.copy())
+            columns = list(shaped.to(device=device, dtype=real_of(device)))
+            self.on_device[device] = (torch.tensor(rows, device=device) if rows.size else None, columns)
+        return self.on_device[device]
+
+
 def combine_block(
-    lookup: Lookup, field: Field, slices: Slices, device: torch.device, as_maps: bool
+    tables: _Tables, field: Field, slices: Slices, device: torch.device, as_maps: bool
 ) -> torch.Tensor:
     """One block in torch, on any device: (pixels,) or (M, pixels) float32."""
     import torch
 
-    tensors = [read_tensor(candidate, slices, device) for candidate in field.candidates]
-    channels = Channels.of_block(field.shape, slices, field.channel_axis)
-    place = torch.arange(len(tensors[0]), device=device)
-    channel = channels.first + place.div(channels.inner, rounding_mode="floor") % channels.count
-    rows = _rows(lookup, tensors, channel, field.dtype)
-    real = torch.float32 if device.type == "mps" else torch.float64
-    weights = torch.tensor(lookup.all_weights).to(device=device, dtype=real)
-    columns = [weights[:, m].contiguous().index_select(0, rows) for m in range(lookup.n_candidates)]
-    if as_maps:
-        return torch.stack(columns).to(torch.float32)
-    total = torch.zeros(len(channel), dtype=real, device=device)
-    for column, tensor in zip(columns, tensors, strict=True):
-        total += column * tensor
-    return total.to(torch.float32)
-
-
-def _rows(
-    lookup: Lookup, tensors: list[torch.Tensor], channel: torch.Tensor, dtype: np.dtype[Any]
-) -> torch.Tensor:
-    """Row of the weights for each pixel."""
-    import torch
-
-    binning, dense, device = lookup.binning, lookup.dense_rows, channel.device
-    if dense is None:
-        return lookup.row_of([*(_bins(tensor, binning) for tensor in tensors), channel])
-    if dtype.kind in "iu":
-        offsets, _, smallest = integer_tables(dtype, binning, lookup.n_candidates, lookup.n_channels)
-        tables = torch.tensor(offsets, device=device)
-        key = channel.to(torch.int32)
-        for table, tensor in zip(tables, tensors, strict=True):
-            key = key + table.index_select(0, tensor - smallest)
+    lookup = tables.lookup
+    rows, columns = tables.on(device)
+    values = read_values(field.candidates, slices, field.dtype, device)
+    bins = [bins_of(value, lookup.binning, field.dtype) for value in values]
+    channel = channel_of(field, slices, device)
+    if lookup.dense_rows is None:
+        key = lookup.row_of([column.to(torch.int64) for column in (*bins, channel)])
     else:
-        key = torch.zeros_like(channel)
-        for tensor in tensors:
-            key = key * binning.n_bins + _bins(tensor, binning)
-        key = key * lookup.n_channels + channel
-    return torch.tensor(dense, device=device).index_select(0, key)
-
-
-def _bins(values: torch.Tensor, binning: Any) -> torch.Tensor:
-    import torch
-
-    real = torch.float32 if values.device.type == "mps" else torch.float64
-    place = ((values.to(real) - binning.low) / binning.width).floor().clamp(0, binning.n_bins - 1)
-    whole: torch.Tensor = place.nan_to_num(nan=0.0).to(torch.int64)
-    return whole
+        key = keys_of(bins, lookup.binning.n_bins, channel, lookup.n_channels)
+        key = key if rows is None else rows.index_select(0, key)
+    chosen = [column.index_select(0, key) for column in columns]
+    if as_maps:
+        return torch.stack(chosen).to(torch.float32)
+    total = chosen[0].mul_(values[0])
+    for weight, value in zip(chosen[1:], values[1:], strict=True):
+        total += weight.mul_(value)
+    return total.to(torch.float32)
 
 
 def _combine_tensors(

@@ -26,6 +26,7 @@ __all__ = [
     "as_array",
     "block_size",
     "block_slices",
+    "block_start",
     "dtype_of",
     "is_dask",
     "is_torch",
@@ -119,6 +120,20 @@ def block_size(shape: Sequence[int], slices: Slices) -> int:
     return prod(_block_shape(shape, slices))
 
 
+def block_start(shape: Sequence[int], slices: Slices) -> int:
+    """Place of a block's first pixel in the flattened field.
+
+    Examples
+    --------
+    >>> block_start((4, 5), (slice(2, 3), slice(1, 5)))
+    11
+    """
+    start = 0
+    for part, size in zip(slices, shape, strict=True):
+        start = start * size + part.indices(size)[0]
+    return start
+
+
 def _block_shape(shape: Sequence[int], slices: Slices) -> list[int]:
     return [len(range(*part.indices(size))) for part, size in zip(slices, shape, strict=True)]
 
@@ -177,19 +192,15 @@ def read_block(array: Any, slices: Slices, dtype: np.dtype[Any]) -> NDArray[Any]
 
 
 def read_tensor(array: Any, slices: Slices, device: torch.device) -> torch.Tensor:
-    """One block as a flat tensor on the device: int64 for integers, float64 (float32 on MPS) for the rest."""
+    """One block as a flat tensor on the device, of the array's own dtype."""
     import torch
 
     if is_torch(array):
-        tensor = (array[slices] if slices else array).detach()
+        tensor: torch.Tensor = (array[slices] if slices else array).detach()
     else:
         part = np.asarray(array[slices] if slices else array)
         part = np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("="))
         if not part.flags.writeable:  # torch warns of read-only memory even where nobody writes
             part = part.copy()
         tensor = torch.from_numpy(part)
-    # Move the few bytes of the image first, widen them there.
-    tensor = tensor.to(device)
-    real = torch.float32 if device.type == "mps" else torch.float64
-    wide: torch.Tensor = tensor.to(real if tensor.is_floating_point() else torch.int64)
-    return wide.reshape(-1)
+    return tensor.to(device).reshape(-1)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_ensir.ensemble.counting import count_fields
 from napari_ensir.ensemble.distributed import collect_chunks, has_chunks
 from napari_ensir.ensemble.statistics import Statistics, merge
-from napari_ensir.ensemble.tally import count_field, merged_in_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import torch
 
@@ -66,10 +66,15 @@ def collect(
         if progress is not None:
             progress(finished, max(finished, total or 0), text)
 
-    for one in fields:
-        if has_chunks(one):
-            parts.append(collect_chunks(one, binning, n_channels, device, report))
-        else:
-            parts += count_field(one, binning, n_channels, device, threads=threads, report=report, say=say)
-        parts = merged_in_pairs(parts)
-    return merge(parts) if parts else Statistics.empty(binning, n_candidates, n_channels)
+    def held() -> Iterator[Field]:
+        """The fields that are in memory; lazy ones are counted on the way."""
+        for one in fields:
+            if has_chunks(one):
+                parts.append(collect_chunks(one, binning, n_channels, device, report))
+            else:
+                yield one
+
+    counted = count_fields(
+        held(), binning, n_candidates, n_channels, device, threads=threads, report=report, say=say
+    )
+    return merge([*parts, counted])

@@ -16,9 +16,9 @@ import numpy as np
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays import is_dask, is_torch
+from napari_ensir.ensemble.counting import count_fields
 from napari_ensir.ensemble.inputs import Field
 from napari_ensir.ensemble.statistics import Statistics, merge
-from napari_ensir.ensemble.tally import count_field
 from napari_ensir.ensemble.threads import n_threads
 from napari_ensir.errors import EnsembleError
 
@@ -98,8 +98,8 @@ class _Count:
 
     def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> Statistics:
         part = Field(tuple(arrays[:-1]), arrays[-1], mask, self.axis)
-        counted = merge(
-            count_field(part, self.binning, part.n_channels, _device_here(self.device), threads=1)
+        counted = count_fields(
+            [part], self.binning, len(arrays) - 1, part.n_channels, _device_here(self.device), threads=1
         )
         rows = counted.rows.copy()
         rows[:, -1] += first_channel

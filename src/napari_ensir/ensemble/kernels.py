@@ -1,10 +1,12 @@
-"""The CPU's hot loops, compiled by numba: counting pixels, combining them, and EM.
+"""The CPU's hot loops over pixels, compiled by numba: counting them and combining them. Decides nothing.
 
-One pass, no temporaries the size of the image. Where numba is absent, ``tally.py``, ``apply.py`` and
-``em.py`` do the same in torch; the tests hold the two to the same numbers.
+One pass, in tiles that stay in a core's first cache. Within a tile short loops without a branch come first,
+which the compiler turns into vector instructions: intensities to bins, bins to the number of the bin set.
+Only what no vector instruction does, going to the bin set's place in memory, is left to the last loop. Where
+numba is absent, ``collect.py`` and ``apply.py`` do the same in torch; the tests hold the two to the same
+numbers.
 
-Unsigned subscripts are not a matter of taste here: numba then leaves out Python's counting from the end,
-which halves the time of the first two loops.
+Unsigned subscripts are not a matter of taste here: numba then leaves out Python's counting from the end.
 """
 
 from __future__ import annotations
@@ -14,380 +16,423 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
+from napari_ensir.ensemble.em_loop import iterate_em
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["combine_floats", "combine_integers", "count_floats", "count_integers", "iterate_em"]
+    Blocks = tuple[NDArray[Any], ...]
+    """M flat, contiguous, read-only arrays of one dtype and size."""
+
+    Channels = tuple[int, int, int]
+    """First channel, number of channels, pixels per channel run, in this block."""
+
+__all__ = ["combine", "count_floats", "count_integers", "iterate_em"]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
-_U = np.uint64
+_U, _I = np.uint64, np.int64
+
+TILE = 384
+"""Pixels worked on at once: three, four and six channels divide it, and all buffers fit 32 KiB."""
+
+
+# -- channels and bins --------------------------------------------------------------------------------
+
+
+@_jit
+def _tile_of(channels: Channels) -> tuple[int, bool]:
+    """Pixels of a tile, and whether all tiles have the same channels in the same order."""
+    _, count, inner = channels
+    if count == 1:
+        return TILE, True
+    period = count * inner
+    if period <= TILE:
+        return TILE // period * period, True
+    return TILE, False
+
+
+@_jit
+def _fill_channels(start: int, channels: Channels, out: NDArray[np.uint32]) -> None:
+    """Channel of each pixel from ``start`` on."""
+    first, count, inner = channels
+    channel, left = first + start // inner % count, inner - start % inner
+    begin = 0
+    while begin < out.size:
+        end = min(out.size, begin + left)
+        out[begin:end] = channel
+        channel = channel + 1 if channel + 1 < first + count else first
+        begin, left = end, inner
+
+
+@_jit
+def _append_bins(values: NDArray[Any], grid: NDArray[Any], keys: NDArray[np.uint32]) -> None:
+    """Append each value's bin to the number of its bin set; not a number falls into the first bin."""
+    low, width, n_bins = grid[0], grid[1], grid[2]
+    zero, last, radix = low - low, n_bins - (n_bins / n_bins), np.uint32(n_bins)
+    for j in range(keys.size):
+        place = (values[j] - low) / width
+        # Comparisons, as min and max let what is not a number through.
+        place = place if place > zero else zero
+        place = place if place < last else last
+        keys[j] = keys[j] * radix + np.uint32(np.int32(place))
+
+
+@_jit
+def _append_channels(channel: NDArray[np.uint32], n_channels: int, keys: NDArray[np.uint32]) -> None:
+    radix = np.uint32(n_channels)
+    for j in range(keys.size):
+        keys[j] = keys[j] * radix + channel[j]
+
+
+# -- combining ----------------------------------------------------------------------------------------
+
+
+@_jit
+def combine(
+    candidates: Blocks,
+    grid: NDArray[Any],
+    n_channels: int,
+    channels: Channels,
+    rows: NDArray[np.int32],
+    weights: NDArray[np.float64],
+    start: int,
+    image: NDArray[np.float32],
+    maps: NDArray[np.float32],
+) -> None:
+    """Combine a block by its bin sets' weights, into image or maps.
+
+    Parameters
+    ----------
+    candidates
+    grid : (3,) float32 or float64
+        Lower edge of the first bin, width, number of bins, in the precision to find bins in; see
+        :meth:`~napari_ensir.ensemble.bins.Binning.grid`.
+    n_channels
+        Channels of the whole field.
+    channels
+    rows : (bins ** M * channels,) or empty
+        Row of the weights for each bin set; empty: the number of the bin set itself.
+    weights : (rows * M,)
+    start
+        Where the block begins in the flattened field.
+    image : (pixels of the field,) or empty
+    maps : (M, pixels of the field) or empty
+    """
+    n_candidates = len(candidates)
+    values = np.empty((n_candidates, TILE), grid.dtype)
+    keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
+    tile, repeats = _tile_of(channels)
+    per_row = np.uint32(n_candidates)
+    for begin in range(0, candidates[0].size, tile):
+        size = min(tile, candidates[0].size - begin)
+        if begin == 0 or not repeats:
+            _fill_channels(begin, channels, channel)
+        key = keys[:size]
+        key[:] = 0
+        for m in range(n_candidates):
+            block, value = candidates[m][begin : begin + size], values[m]
+            for j in range(size):
+                value[j] = block[j]
+            _append_bins(value, grid, key)
+        _append_channels(channel, n_channels, key)
+        if rows.size > 0:
+            for j in range(size):
+                key[j] = rows[_U(key[j])]
+        for j in range(size):
+            key[j] *= per_row
+        if image.size > 0:
+            out = image[start + begin : start + begin + size]
+            for j in range(size):
+                place = _U(key[j])
+                total = weights[place] * values[0, _U(j)]
+                for m in range(1, n_candidates):
+                    total += weights[place + _U(m)] * values[_U(m), _U(j)]
+                out[j] = total
+        else:
+            for m in range(n_candidates):
+                out = maps[m, start + begin : start + begin + size]
+                for j in range(size):
+                    out[j] = weights[_U(key[j]) + _U(m)]
+
+
+# -- counting -----------------------------------------------------------------------------------------
+#
+# Both kernels turn a tile into whole numbers from zero upward, its *heights*: those of the candidates, then
+# of the truth, then ones. All sums that are kept are sums of products of two of them.
 
 
 @_jit
 def count_integers(
-    candidates: tuple[NDArray[Any], ...],
+    candidates: Blocks,
     truth: NDArray[Any],
     keep: NDArray[np.bool_],
-    tables: tuple[NDArray[np.int32], NDArray[np.int32], int],
+    smallest: int,
     limits: tuple[int, int],
-    channels: tuple[int, int, int],
-    moments: NDArray[np.int64],
-    histogram: NDArray[np.int64],
+    grid: NDArray[np.float32],
+    n_channels: int,
+    channels: Channels,
+    sums: NDArray[np.int64],
+    pages: NDArray[np.int32],
+    histogram: NDArray[np.uint32],
+    owners: NDArray[np.int64],
     pairs: NDArray[np.int64],
-    levels: tuple[int, int],
-    left_out: NDArray[np.int64],
+    outside: NDArray[np.int64],
 ) -> int:
     """Add a block of integers of up to 16 bits to its bin sets' sums; return the number of pairs written.
 
     Parameters
     ----------
     candidates, truth
-        Flat arrays of one dtype.
     keep
         Where to count; empty: everywhere.
-    tables
-        For every integer of the dtype: what it adds to the number of the bin set, by candidate, and the lower
-        edge of its bin; then the first integer that the tables stand for.
+    smallest
+        The dtype's first integer, the one of height 0.
     limits
-        Lowest and highest intensity of the range.
-    channels
-        First channel, number of channels, pixels per channel run, in this block.
-    moments : (bin sets * moments,)
-        Added to, in the order of :class:`~napari_ensir.ensemble.statistics.Statistics`.
-    histogram : (bin sets * levels,) or empty
-        Added to; where empty, ``bin set * levels + level`` is written to ``pairs`` instead.
-    levels
-        Lowest intensity that the ground truth can have, number of them.
-    left_out : (M + 2,)
+        Lowest and highest height within the data range.
+    grid
+        As for :func:`combine`, of heights.
+    n_channels, channels
+        As for :func:`combine`.
+    sums : (bin sets * K,)
+        Added to: for each bin set the sums of x_1..x_M, of x_m * x_k for k <= m, and of x_m * y.
+    pages, histogram, owners, pairs
+        The histogram of the truth; see :func:`_count_truth`.
+    outside : (M + 2,)
         Added to: pixels outside the range in each candidate and the truth, then pixels that are not finite.
     """
     n_candidates = len(candidates)
-    offsets, edges, smallest = tables
     low, high = limits
-    lowest, n_levels = levels
-    inside, errors = np.empty(n_candidates, np.int64), np.empty(n_candidates, np.int64)
-    masked, dense = keep.size > 0, histogram.size > 0
+    heights = np.empty((n_candidates + 2, TILE), np.uint32)
+    heights[n_candidates + 1, :] = 1
+    products = np.empty((_n_sums(n_candidates), TILE), np.uint32)
+    values = np.empty(TILE, grid.dtype)
+    keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
+    tile, repeats = _tile_of(channels)
     written = 0
-    channel, run = channels[0], 0
-    for i in range(truth.size):
-        row = _U(channel)
-        channel, run = _next(channel, run, channels)
-        if masked and not keep[i]:
-            continue
-        y = np.int64(truth[i])
-        if y < low or y > high:
-            left_out[n_candidates] += 1
-        for m in range(n_candidates):
-            x = np.int64(candidates[m][i])
-            if x < low or x > high:
-                left_out[m] += 1
-            place = _U(x - smallest)
-            row += _U(offsets[m, place])
-            inside[m] = x - edges[place]
-            errors[m] = x - y
-        _add_moments(candidates, moments, row, inside, errors)
-        pair = row * _U(n_levels) + _U(y - lowest)
-        if dense:
-            histogram[pair] += 1
-        else:
-            pairs[written] = pair
-            written += 1
+    for begin in range(0, truth.size, tile):
+        size = min(tile, truth.size - begin)
+        if begin == 0 or not repeats or keep.size > 0:
+            _fill_channels(begin, channels, channel)
+        for m in range(n_candidates + 1):
+            block, height = candidates[m] if m < n_candidates else truth, heights[m]
+            for j in range(size):
+                height[j] = _I(block[_U(begin) + _U(j)]) - smallest
+        if keep.size > 0:
+            size = _compress(keep[begin : begin + size], channel, heights)
+        key = keys[:size]
+        key[:] = 0
+        for m in range(n_candidates + 1):
+            height, beyond = heights[m], 0
+            for j in range(size):
+                beyond += (height[j] < low) | (height[j] > high)
+            outside[m] += beyond
+            if m < n_candidates:
+                for j in range(size):
+                    values[j] = height[j]
+                _append_bins(values, grid, key)
+        _append_channels(channel, n_channels, key)
+        written = _count_truth(key, heights[n_candidates], pages, histogram, owners, pairs, written)
+        _add_products(candidates, key, heights, products, sums)
     return written
 
 
 @_jit
-def _next(channel: int, run: int, channels: tuple[int, int, int]) -> tuple[int, int]:
-    """Channel of the following pixel, and its place in the run of that channel."""
-    first, count, inner = channels
-    if run + 1 < inner:
-        return channel, run + 1
-    return (channel + 1 if channel + 1 < first + count else first), 0
-
-
-@_jit
-def _add_moments(
-    candidates: tuple[NDArray[Any], ...],
-    moments: NDArray[np.int64],
-    row: np.uint64,
-    inside: NDArray[np.int64],
-    errors: NDArray[np.int64],
-) -> None:
-    n = len(candidates)  # of a tuple: known when compiled, so that the loops unroll
-    base = row * _U(2 * n + n * (n + 1) // 2)
-    cross = base + _U(2 * n)
-    for m in range(n):
-        moments[base + _U(m)] += inside[m]
-        moments[base + _U(n + m)] += inside[m] * inside[m]
-        for p in range(m + 1):
-            moments[cross] += errors[m] * errors[p]
-            cross += _U(1)
-
-
-@_jit
 def count_floats(
-    candidates: tuple[NDArray[Any], ...],
+    candidates: Blocks,
     truth: NDArray[Any],
     keep: NDArray[np.bool_],
-    grid: tuple[float, float, float, float, int, int],
+    limits: tuple[float, float],
+    grid: NDArray[np.float64],
+    levels: tuple[float, int],
     n_channels: int,
-    channels: tuple[int, int, int],
-    moments: NDArray[np.int64],
+    channels: Channels,
+    sums: NDArray[np.int64],
+    pages: NDArray[np.int32],
+    histogram: NDArray[np.uint32],
+    owners: NDArray[np.int64],
     pairs: NDArray[np.int64],
-    levels: tuple[int, int],
-    left_out: NDArray[np.int64],
+    outside: NDArray[np.int64],
 ) -> int:
     """The same for blocks of floating-point numbers, on the binning's grid of levels.
 
     Parameters
     ----------
-    grid
-        low, high, width, step, bins, levels per bin.
-    n_channels
-        Channels of the whole field.
+    limits
+        Lowest and highest intensity of the data range.
     levels
-        Lowest level that the ground truth can have, number of them.
-    candidates, truth, keep, channels, moments, pairs, left_out
+        Distance of two levels, levels per bin.
+    candidates, truth, keep, grid, n_channels, channels, sums, pages, histogram, owners, pairs, outside
         As for :func:`count_integers`.
     """
     n_candidates = len(candidates)
-    low, high, _, _, n_bins, sublevels = grid
-    lowest, n_levels = levels
-    inside, errors = np.empty(n_candidates, np.int64), np.empty(n_candidates, np.int64)
-    written = 0
-    channel, run = channels[0], 0
-    for i in range(truth.size):
-        here = channel
-        channel, run = _next(channel, run, channels)
-        if keep.size > 0 and not keep[i]:
-            continue
-        finite = np.isfinite(truth[i])
-        for m in range(n_candidates):
-            finite &= np.isfinite(candidates[m][i])
-        if not finite:
-            left_out[n_candidates + 1] += 1
-            continue
-        y = _level(truth[i], grid)
-        left_out[n_candidates] += truth[i] < low or truth[i] > high
-        row = 0
-        for m in range(n_candidates):
-            x = candidates[m][i]
-            left_out[m] += x < low or x > high
-            level = _level(x, grid)
-            t = min(max(level // sublevels, 0), n_bins - 1)
-            row = row * n_bins + t
-            inside[m] = level - t * sublevels
-            errors[m] = level - y
-        row = row * n_channels + here
-        _add_moments(candidates, moments, _U(row), inside, errors)
-        pairs[written] = row * n_levels + (y - lowest)
-        written += 1
+    low, high = limits
+    heights = np.empty((n_candidates + 2, TILE), np.uint32)
+    heights[n_candidates + 1, :] = 1
+    products = np.empty((_n_sums(n_candidates), TILE), np.int64)
+    values = np.empty((n_candidates + 1, TILE), grid.dtype)
+    finite = np.empty(TILE, np.bool_)
+    keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
+    tile, repeats = _tile_of(channels)
+    changed, written = True, 0
+    for begin in range(0, truth.size, tile):
+        size = min(tile, truth.size - begin)
+        if changed or not repeats:
+            _fill_channels(begin, channels, channel)
+        for m in range(n_candidates + 1):
+            block, value = candidates[m] if m < n_candidates else truth, values[m]
+            for j in range(size):
+                value[j] = block[_U(begin) + _U(j)]
+        changed = keep.size > 0
+        if changed:
+            size = _compress(keep[begin : begin + size], channel, values)
+        n_finite = _find_finite(values, finite[:size])
+        if n_finite < size:
+            outside[n_candidates + 1] += size - n_finite
+            changed, size = True, _compress(finite[:size], channel, values)
+        key = keys[:size]
+        key[:] = 0
+        for m in range(n_candidates + 1):
+            value, beyond = values[m], 0
+            for j in range(size):
+                beyond += (value[j] < low) | (value[j] > high)
+            outside[m] += beyond
+            _find_levels(value, grid, levels, heights[m, :size])
+            if m < n_candidates:
+                _append_bins(value, grid, key)
+        _append_channels(channel, n_channels, key)
+        written = _count_truth(key, heights[n_candidates], pages, histogram, owners, pairs, written)
+        _add_products(candidates, key, heights, products, sums)
     return written
 
 
 @_jit
-def _level(value: float, grid: tuple[float, float, float, float, int, int]) -> int:
-    """Level of a finite value, at most one range beyond the range: first the bin, then the place in it."""
-    low, _, width, step, n_bins, sublevels = grid
-    above = np.float64(value) - low
-    whole = np.floor(above / width)
-    part = min(max(np.floor((above - whole * width) / step), 0.0), sublevels - 1.0)
-    whole = min(max(whole, -float(n_bins)), 2.0 * n_bins)
-    return int(whole) * sublevels + int(part)
+def _compress(keep: NDArray[np.bool_], channel: NDArray[np.uint32], columns: NDArray[Any]) -> int:
+    """Move the pixels to keep to the front; return their number."""
+    size = 0
+    for j in range(keep.size):
+        if keep[j]:
+            channel[size] = channel[j]
+            for m in range(len(columns)):
+                columns[m, size] = columns[m, j]
+            size += 1
+    return size
 
 
 @_jit
-def combine_integers(
-    candidates: tuple[NDArray[Any], ...],
-    offsets: NDArray[np.int32],
-    smallest: int,
-    channels: tuple[int, int, int],
-    rows: NDArray[np.int32],
-    weights: NDArray[np.float64],
-    image: NDArray[np.float32],
-    maps: NDArray[np.float32],
+def _find_finite(values: NDArray[np.float64], finite: NDArray[np.bool_]) -> int:
+    finite[:] = True
+    for m in range(len(values)):
+        for j in range(finite.size):
+            finite[j] &= values[m, j] - values[m, j] == 0.0
+    return int(finite.sum())
+
+
+@_jit
+def _find_levels(
+    values: NDArray[np.float64],
+    grid: NDArray[np.float64],
+    levels: tuple[float, int],
+    heights: NDArray[np.uint32],
 ) -> None:
-    """Combine a block of integers of up to 16 bits by its bin sets' weights, into image or maps.
+    """Levels of finite values, at most one range beyond the range: first the bin, then the place in it."""
+    low, width, n_bins = grid[0], grid[1], grid[2]
+    step, sublevels = levels
+    most = sublevels - 1.0
+    for j in range(heights.size):
+        above = values[j] - low
+        whole = np.floor(above / width)
+        part = np.floor((above - whole * width) / step)
+        part = min(max(part, 0.0), most)
+        whole = min(max(whole, -n_bins), 2.0 * n_bins)
+        heights[j] = np.uint32(np.int32((whole + n_bins) * sublevels + part))
+
+
+@_jit
+def _count_truth(
+    keys: NDArray[np.uint32],
+    truth: NDArray[np.uint32],
+    pages: NDArray[np.int32],
+    histogram: NDArray[np.uint32],
+    owners: NDArray[np.int64],
+    pairs: NDArray[np.int64],
+    written: int,
+) -> int:
+    """Count each bin set's heights of the truth, on pages that are taken into use when first written to.
 
     Parameters
     ----------
-    candidates
-        Flat arrays of one dtype.
-    offsets, smallest
-        For every integer of the dtype: what it adds to the number of the bin set, by candidate; the first of
-        those integers.
-    channels
-        First channel, number of channels, pixels per channel run, in this block.
-    rows : (bins ** M * channels,)
-        Row of the weights for each bin set.
-    weights : (rows, M)
-    image : (pixels,) or empty
-    maps : (M, pixels) or empty
+    keys, truth
+        Bin set and height of each pixel.
+    pages : (bin sets, pages per bin set)
+        Page of the histogram for a run of heights; negative: none yet. Empty where there are no pages.
+    histogram : (pages, heights per page)
+        Added to. The heights per page are a power of two.
+    owners : (pages + 1,)
+        Which of all pages there can be stands here; last, how many are in use.
+    pairs
+        Where no page is left, ``bin set * heights + height`` is written here, from ``written`` on.
     """
-    n_candidates = len(candidates)
-    first, count, inner = channels
-    channel, change = first, inner
-    steps, per_candidate = offsets.reshape(-1), _U(offsets.shape[1])
-    flat = weights.reshape(-1)
-    for i in range(candidates[0].size):
-        if i == change:
-            change += inner
-            channel = channel + 1 if channel + 1 < first + count else first
-        key = _U(channel)
-        for m in range(n_candidates):
-            key += _U(steps[_U(m) * per_candidate + _U(np.int64(candidates[m][i]) - smallest)])
-        row = _U(rows[key]) * _U(n_candidates)
-        if image.size > 0:
-            total = 0.0
-            for m in range(n_candidates):
-                total += flat[row + _U(m)] * candidates[m][i]
-            image[i] = total
-        if maps.size > 0:
-            for m in range(n_candidates):
-                maps[m, i] = flat[row + _U(m)]
+    per_page, per_set = histogram.shape[1], _U(pages.shape[1])
+    shift, n_pages = _U(0), len(histogram)
+    while 1 << shift < per_page:
+        shift += _U(1)
+    inside, flat, table = _U(per_page - 1), histogram.reshape(-1), pages.reshape(-1)
+    if n_pages == 0:
+        for j in range(keys.size):
+            pairs[written + j] = ((_U(keys[j]) * per_set) << shift) + _U(truth[j])
+        return written + keys.size
+    for j in range(keys.size):
+        height = _U(truth[j])
+        wanted = _U(keys[j]) * per_set + (height >> shift)
+        page = table[wanted]
+        if page < 0:
+            if owners[n_pages] < n_pages:
+                page = np.int32(owners[n_pages])
+                table[wanted], owners[page] = page, _I(wanted)
+                owners[n_pages] += 1
+            else:
+                pairs[written] = _I((wanted << shift) + (height & inside))
+                written += 1
+                continue
+        flat[(_U(page) << shift) + (height & inside)] += np.uint32(1)
+    return written
 
 
 @_jit
-def combine_floats(
-    candidates: tuple[NDArray[Any], ...],
-    grid: tuple[float, float, int],
-    n_channels: int,
-    channels: tuple[int, int, int],
-    rows: NDArray[np.int32],
-    weights: NDArray[np.float64],
-    image: NDArray[np.float32],
-    maps: NDArray[np.float32],
+def _n_sums(n_candidates: int) -> int:
+    return 2 * n_candidates + n_candidates * (n_candidates + 1) // 2
+
+
+@_jit
+def _add_products(
+    candidates: Blocks,
+    keys: NDArray[np.uint32],
+    heights: NDArray[np.uint32],
+    products: NDArray[Any],
+    sums: NDArray[np.int64],
 ) -> None:
-    """The same for blocks of floating-point numbers.
-
-    Parameters
-    ----------
-    grid
-        low, width, bins.
-    n_channels
-        Channels of the whole field.
-    candidates, channels, rows, weights, image, maps
-        As for :func:`combine_integers`.
-    """
-    n_candidates = len(candidates)
-    low, width, n_bins = grid
-    channel, run = channels[0], 0
-    for i in range(candidates[0].size):
-        key = 0
-        for m in range(n_candidates):
-            place = np.floor((np.float64(candidates[m][i]) - low) / width)
-            if place != place:  # not a number: the first bin
-                place = 0.0
-            key = key * n_bins + int(min(max(place, 0.0), n_bins - 1.0))
-        row = _U(rows[_U(key * n_channels + channel)])
-        if image.size > 0:
-            total = 0.0
-            for m in range(n_candidates):
-                total += weights[row, _U(m)] * candidates[m][i]
-            image[i] = total
-        if maps.size > 0:
-            for m in range(n_candidates):
-                maps[m, i] = weights[row, _U(m)]
-        channel, run = _next(channel, run, channels)
+    """Add each pixel's products to the sums of its bin set; ``candidates`` only for their number."""
+    n = len(candidates)  # of a tuple: known when compiled, so that the last loop unrolls
+    truth, one = n, n + 1
+    place = 0
+    for m in range(n):
+        _multiply(heights[m], heights[one], products[place])
+        place += 1
+    for m in range(n):
+        for k in range(m + 1):
+            _multiply(heights[m], heights[k], products[place])
+            place += 1
+    for m in range(n):
+        _multiply(heights[m], heights[truth], products[place])
+        place += 1
+    n_sums = 2 * n + n * (n + 1) // 2
+    for j in range(keys.size):
+        base = _U(keys[j]) * _U(n_sums)
+        for f in range(n_sums):
+            sums[base + _U(f)] += _I(products[_U(f), _U(j)])
 
 
 @_jit
-def iterate_em(
-    starts: NDArray[np.int64],
-    truth: NDArray[np.float64],
-    share: NDArray[np.float64],
-    means: NDArray[np.float64],
-    variances: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    floors: NDArray[np.float64],
-    rule: tuple[int, int, float, float, bool],
-    iterations: NDArray[np.int64],
-    status: NDArray[np.int8],
-) -> None:
-    """Run EM for each bin set in turn; the equations stand in ``em.py``.
-
-    Parameters
-    ----------
-    starts : (R + 1,)
-        Where each bin set's ground-truth values begin.
-    truth, share : (P,)
-        Values of the ground truth and the share of the bin set's pixels that have them.
-    means, variances, weights : (R, M)
-        The components; variances and weights are changed in place.
-    floors : (R,)
-        Added to every weight in every iteration.
-    rule
-        Most iterations, first iteration that may be the last, tolerance, floor of variances, whether the
-        variance is taken about the new mean.
-    iterations, status : (R,)
-        Written: iterations used; 0 converged, 1 reached the limit, 2 no solution.
-    """
-    limit, first_check, tolerance, variance_floor, recentred = rule
-    n_candidates = means.shape[1]
-    work = np.empty((6, n_candidates))
-    mass, centre, spread = work[0], work[1], work[2]
-    for r in range(len(starts) - 1):
-        entries = slice(starts[r], starts[r + 1])
-        before = -np.inf
-        status[r] = 1
-        for iteration in range(limit + 1):
-            likelihood = _expect(truth[entries], share[entries], means[r], variances[r], weights[r], work)
-            iterations[r] = iteration
-            if not np.isfinite(likelihood):
-                status[r] = 2
-                break
-            if iteration >= first_check and likelihood - before < tolerance:
-                status[r] = 0
-                break
-            if iteration == limit:
-                break
-            before = likelihood
-            for m in range(n_candidates):
-                if recentred:
-                    shift = (centre[m] - floors[r] * means[r, m]) / (mass[m] + floors[r])
-                    spread[m] += shift * (shift * mass[m] - 2 * centre[m])
-                if mass[m] > 0 or recentred:  # a component that has died out keeps its variance
-                    variances[r, m] = spread[m] / mass[m] + variance_floor
-                weights[r, m] = mass[m] + floors[r]
-
-
-@_jit
-def _expect(
-    truth: NDArray[np.float64],
-    share: NDArray[np.float64],
-    means: NDArray[np.float64],
-    variances: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    work: NDArray[np.float64],
-) -> float:
-    """One bin set's E step; return the mean log likelihood of the components as they are.
-
-    ``work`` is written: sums of the responsibilities, and of these times the truth's distance from the
-    component's mean and its square; then room for three more vectors.
-    """
-    mass, centre, spread, scale, half, gamma = work
-    n_candidates = len(means)
-    work[:3] = 0.0
-    for m in range(n_candidates):
-        scale[m] = np.log(weights[m]) - 0.5 * np.log(2 * np.pi * variances[m])
-        half[m] = 0.5 / variances[m]
-    likelihood = 0.0
-    for p in range(len(truth)):
-        best = -np.inf
-        for m in range(n_candidates):
-            away = truth[p] - means[m]
-            gamma[m] = scale[m] - half[m] * away * away
-            best = max(best, gamma[m])
-        total = 0.0
-        for m in range(n_candidates):
-            # The exponential is most of the work: it is not needed where it is one.
-            gamma[m] = 1.0 if gamma[m] == best else np.exp(gamma[m] - best)
-            total += gamma[m]
-        likelihood += share[p] * (best + np.log(total))
-        factor = share[p] / total
-        for m in range(n_candidates):
-            away = truth[p] - means[m]
-            part = gamma[m] * factor
-            mass[m] += part
-            centre[m] += part * away
-            spread[m] += part * away * away
-    return likelihood
+def _multiply(one: NDArray[np.uint32], other: NDArray[np.uint32], out: NDArray[Any]) -> None:
+    for j in range(TILE):
+        out[j] = _U(one[j]) * _U(other[j])

@@ -94,3 +94,18 @@ class Lookup:
         shape = (self.binning.n_bins,) * self.n_candidates + (self.n_channels,)
         columns = torch.unravel_index(torch.arange(self.index.span), shape)
         return self.row_of(columns).numpy().astype(np.int32)
+
+    @cached_property
+    def direct(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """What the loops over pixels look up: the row of each bin set, and the rows' weights, flat.
+
+        The rows are left out where the weights of all bin sets there can be are few enough to stand in one
+        table, (bins ** M * channels * M,), or too many for one of rows.
+        """
+        rows, weights = self.dense_rows, self.all_weights
+        none = np.zeros(0, np.int32)
+        if rows is None:
+            return none, weights.reshape(-1)
+        if rows.size * self.n_candidates <= DENSE_ENTRIES:
+            return none, np.ascontiguousarray(weights[rows]).reshape(-1)
+        return rows, weights.reshape(-1)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.bins import Binning, choose_binning
 from napari_ensir.ensemble.collect import collect
+from napari_ensir.ensemble.counting import DENSE_SUMS
 from napari_ensir.ensemble.inputs import check_names
 from napari_ensir.ensemble.reference_set import ReferenceSet
 from napari_ensir.ensemble.statistics import merge, n_moments
-from napari_ensir.ensemble.tally import DENSE_SUMS
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:

@@ -1,358 +1,313 @@
-"""One field's pixels, block by block, into running sums. Knows no other field, and no lazy arrays.
+"""Running sums over blocks of pixels: compiled, in torch, and for more bin sets than a table holds.
 
-On the CPU a compiled loop (``kernels.py``) counts where numba is installed; torch does the same anywhere, on
-any device.
+A tally knows the blocks that it is given and no field as a whole. All count the same to the last bit.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, replace
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays import Channels, block_size, block_slices, read_block, read_tensor
-from napari_ensir.ensemble.loops import BLOCK_PIXELS, compiled_loops, integer_tables
-from napari_ensir.ensemble.memory import sparing_memory
-from napari_ensir.ensemble.statistics import (
-    LARGEST_SUM,
-    Statistics,
-    check_sums,
-    merge,
-    n_moments,
-    square_columns,
-)
-from napari_ensir.ensemble.threads import for_each, n_threads
+from napari_ensir.ensemble.arrays import Channels, read_block
+from napari_ensir.ensemble.heights import Scale, merged_in_pairs
+from napari_ensir.ensemble.statistics import Statistics, merge, n_moments
+from napari_ensir.ensemble.tensors import bins_of, channel_of, keys_of, read_values, which_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     import torch
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays import Slices
-    from napari_ensir.ensemble.bins import Binning
     from napari_ensir.ensemble.inputs import Field
 
-__all__ = ["DENSE_SUMS", "count_field", "merged_in_pairs"]
+__all__ = ["CompiledTally", "SparseTally", "Tally", "TorchTally"]
 
-DENSE_SUMS = 2**22
-"""Most sums (bin sets times moments) kept as one table over all bin sets that there can be."""
+HISTOGRAM_CELLS = 2**23
+"""Most cells of a thread's histogram, four bytes each; memory is taken as they are written to."""
 
-DENSE_HISTOGRAM = 2**22
-"""Most cells (bin sets times levels) of a histogram kept as one table."""
+PAGE_TABLE = 2**22
+"""Most pages that there can be, in use or not."""
 
+SMALLEST_PAGE, LARGEST_PAGE = 8, 13
+"""Heights per page, as powers of two."""
 
-def count_field(
-    field: Field,
-    binning: Binning,
-    n_channels: int,
-    device: torch.device | None = None,
-    *,
-    threads: int | None = None,
-    report: Callable[[int], object] = lambda pixels: None,
-    say: Callable[[str], object] = lambda text: None,
-) -> list[Statistics]:
-    """Statistics of one field's pixels, in parts: one for each thread.
-
-    Parameters
-    ----------
-    field, binning, n_channels, device, threads
-        As for :func:`napari_ensir.ensemble.collect.collect`.
-    report
-        Called with the number of pixels just counted; what it raises stops the work.
-    say
-        Told, in a few words, when the CPU steps in for an accelerator.
-    """
-    on_cpu = device is None or device.type == "cpu"
-    loops = compiled_loops() if on_cpu else None
-    limit = BLOCK_PIXELS["gpu" if not on_cpu else "cpu" if loops is None else "compiled"]
-    sums = n_moments(len(field.candidates))
-    is_dense = binning.n_bins ** len(field.candidates) * n_channels * sums <= DENSE_SUMS
-    if not is_dense:
-        limit, loops = max(2**12, min(limit, 2**23 // sums)), None
-    threads = (threads or n_threads()) if on_cpu else 1
-    tallies = [_Tally(field, binning, n_channels, is_dense, loops, device) for _ in range(threads)]
-    return _count_blocks(tallies, limit, report, say)
+DENSE_HISTOGRAM = 2**26
+"""Most cells of a histogram kept whole, four bytes each, where there are no pages."""
 
 
-def _count_blocks(
-    tallies: list[_Tally], limit: int, report: Callable[[int], object], say: Callable[[str], object]
-) -> list[Statistics]:
-    """Count one field's blocks, one tally a thread; the CPU counts what an accelerator has no room for."""
-    first = tallies[0]
-    shape = first.field.shape
-    free: SimpleQueue[_Tally] = SimpleQueue()
-    for tally in tallies:
-        free.put(tally)
-    spare = dataclasses.replace(first, loops=compiled_loops() if first.is_dense else None, device=None)
+class Tally(Protocol):
+    """One thread's running sums."""
 
-    def count(slices: Slices) -> None:
-        tally = free.get()
-        try:
-            if tally.device is None or tally.device.type == "cpu":
-                tally.add(slices)
-            else:
-                takes = {tally.device.type: tally, "cpu": spare}
-                sparing_memory(lambda s, d: takes[d.type].add(s), slices, shape, tally.device, say)
-        finally:
-            free.put(tally)
-
-    blocks = block_slices(shape, limit)
-    for_each(blocks, count, lambda slices: report(block_size(shape, slices)), len(tallies))
-    return [tally.statistics() for tally in [*tallies, spare]]
-
-
-def merged_in_pairs(parts: list[Statistics]) -> list[Statistics]:
-    """Merge parts of like size, so that each pixel's share is merged a logarithmic number of times."""
-    while len(parts) > 1 and len(parts[-1].levels) * 2 >= len(parts[-2].levels):
-        parts = [*parts[:-2], merge(parts[-2:])]
-    return parts
-
-
-@dataclass
-class _Tally:
-    """One thread's running sums over some blocks of one field."""
-
-    field: Field
-    binning: Binning
-    n_channels: int
-    is_dense: bool
-    loops: Any
-    device: torch.device | None
-    parts: list[Statistics] = dataclasses.field(default_factory=list, init=False)
-
-    def __post_init__(self) -> None:
-        self.m = len(self.field.candidates)
-        self.n_rows = self.binning.n_bins**self.m * self.n_channels
-        self.dtype = self.field.dtype
-        # The levels that the truth can have are known beforehand for integers of 16 bits only.
-        self.is_exact = self.binning.integer and self.dtype.kind in "iu"
-        if self.is_exact:
-            limits = np.iinfo(self.dtype)
-            self.lowest = int(limits.min) - int(self.binning.low)
-            self.n_levels = int(limits.max) - int(limits.min) + 1
-        else:
-            self.lowest = -self.binning.n_levels
-            self.n_levels = 3 * self.binning.n_levels + self.binning.sublevels
-        self.outside = np.zeros(self.m + 2, np.int64)
-        self.moments: Any = None
-        # Even if all of them are as far off as can be, so many pixels cannot carry a sum past 64 bits.
-        self.harmless = int(LARGEST_SUM // max(3 * self.binning.n_levels, 2**17) ** 2)
-        self.unwatched = 0
-        self.histogram: Any = None
-
-    def add(self, slices: Slices) -> None:
+    def add(self, field: Field, slices: Slices) -> None:
         """Count one block, or raise and have counted nothing of it."""
-        before = self.outside.copy()
-        try:
-            if self.loops is not None:
-                self._add_compiled(slices)
-            else:
-                self._add_torch(slices)
-        except BaseException:
-            self.outside[:] = before
-            raise
-        self.unwatched += block_size(self.field.shape, slices)
-        if self.moments is not None and self.unwatched >= self.harmless:
-            self.unwatched = 0
-            squares = self.moments[:, square_columns(self.m)]
-            check_sums(np.asarray(squares if isinstance(squares, np.ndarray) else squares.cpu(), np.float64))
-
-    # -- compiled ---------------------------------------------------------------------------------
-
-    def _add_compiled(self, slices: Slices) -> None:
-        self._make_tables()
-        blocks = [read_block(array, slices, self.dtype) for array in self.field.arrays]
-        mask = self.field.read_mask(slices)
-        keep = np.zeros(0, bool) if mask is None else mask.copy()
-        channels = Channels.of_block(self.field.shape, slices, self.field.channel_axis)
-        pairs = np.empty(0 if self.histogram.size else blocks[-1].size, np.int64)
-        runs = (channels.first, channels.count, channels.inner)
-        pixels = (tuple(blocks[:-1]), blocks[-1], keep)
-        sums = self.moments.reshape(-1)
-        binning = self.binning
-        low, high = binning.low, binning.high
-        if self.is_exact:
-            tables = integer_tables(self.dtype, binning, self.m, self.n_channels)
-            levels = (self.lowest + int(low), self.n_levels)
-            counts = self.histogram.reshape(-1)
-            limits = (int(low), int(high))
-            written = self.loops.count_integers(
-                *pixels, tables, limits, runs, sums, counts, pairs, levels, self.outside
-            )
-        else:
-            grid = (low, high, binning.width, binning.step, binning.n_bins, binning.sublevels)
-            levels = (self.lowest, self.n_levels)
-            written = self.loops.count_floats(
-                *pixels, grid, self.n_channels, runs, sums, pairs, levels, self.outside
-            )
-        if written:
-            self._keep_pairs(np.sort(pairs[:written]))
-
-    def _keep_pairs(self, ordered: NDArray[np.int64]) -> None:
-        """Shrink sorted (bin set, level) keys to distinct ones with counts, without their moments."""
-        is_new = np.empty(len(ordered), bool)
-        is_new[0] = True
-        np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
-        news = np.flatnonzero(is_new)
-        counts = np.diff(np.append(news, len(ordered)))
-        self.parts = merged_in_pairs([*self.parts, self._of_entries(ordered[news], counts, moments=None)])
-
-    # -- torch ------------------------------------------------------------------------------------
-
-    def _add_torch(self, slices: Slices) -> None:
-        import torch
-
-        device = torch.device("cpu") if self.device is None else self.device
-        tensors = [read_tensor(array, slices, device) for array in self.field.arrays]
-        keep = self._finite(tensors)
-        mask = self.field.read_mask(slices)
-        if mask is not None:
-            here = torch.from_numpy(mask.copy()).to(device)
-            keep = here if keep is None else keep & here
-        channels = Channels.of_block(self.field.shape, slices, self.field.channel_axis)
-        place = torch.arange(len(tensors[0]), device=device)
-        channel = channels.first + place.div(channels.inner, rounding_mode="floor") % channels.count
-        if keep is not None:
-            channel = channel[keep]
-            tensors = [tensor[keep] for tensor in tensors]
-        for index, tensor in enumerate(tensors):
-            beyond = (tensor < self.binning.low) | (tensor > self.binning.high)
-            self.outside[index] += int(beyond.sum())
-        bins, levels = zip(*(self._bins_and_levels(tensor) for tensor in tensors), strict=True)
-        truth = levels[-1]
-        inside = [levels[m] - bins[m] * self.binning.sublevels for m in range(self.m)]
-        errors = [levels[m] - truth for m in range(self.m)]
-        sums = [*inside, *(d * d for d in inside)]
-        sums += [errors[m] * errors[p] for m in range(self.m) for p in range(m + 1)]
-        if self.is_dense:
-            self._add_dense(bins[:-1], channel, sums, truth)
-        else:
-            rows = torch.stack([*bins[:-1], channel], dim=1).cpu().numpy()
-            features = torch.stack(sums, dim=1).cpu().numpy()
-            entries = (np.arange(len(rows)), truth.cpu().numpy(), np.ones(len(rows), np.int64))
-            part = Statistics.group(
-                self.binning, self.n_channels, rows, features, entries, *self._none_left_out()
-            )
-            self.parts = merged_in_pairs([*self.parts, part])
-
-    def _finite(self, tensors: list[torch.Tensor]) -> torch.Tensor | None:
-        keep = None
-        for tensor in tensors:
-            if tensor.is_floating_point():
-                finite = tensor.isfinite()
-                keep = finite if keep is None else keep & finite
-        if keep is not None:
-            self.outside[-1] += int((~keep).sum())
-        return keep
-
-    def _bins_and_levels(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
-        binning = self.binning
-        if self.is_exact:
-            level = values - int(binning.low)
-            whole = level.div(binning.sublevels, rounding_mode="floor")
-            return whole.clamp(0, binning.n_bins - 1), level
-        real = torch.float32 if values.device.type == "mps" else torch.float64
-        above = values.to(real) - binning.low
-        wholes = (above / binning.width).floor()
-        part = ((above - wholes * binning.width) / binning.step).floor().clamp(0, binning.sublevels - 1)
-        wholes = wholes.clamp(-binning.n_bins, 2 * binning.n_bins)
-        whole = wholes.to(torch.int64)
-        return whole.clamp(0, binning.n_bins - 1), whole * binning.sublevels + part.to(torch.int64)
-
-    def _add_dense(
-        self,
-        bins: tuple[torch.Tensor, ...],
-        channel: torch.Tensor,
-        sums: list[torch.Tensor],
-        truth: torch.Tensor,
-    ) -> None:
-        import torch
-
-        row = torch.zeros_like(channel)
-        for column in bins:
-            row = row * self.binning.n_bins + column
-        row = row * self.n_channels + channel
-        pairs = row * self.n_levels + (truth - self.lowest)
-        if row.device.type == "cpu":
-            self._add_with_numpy(row.numpy(), pairs.numpy(), [part.numpy() for part in sums])
-            return
-        if self.moments is None:
-            self.moments = torch.zeros((self.n_rows, len(sums)), dtype=torch.int64, device=row.device)
-        features = torch.stack(sums, dim=1)
-        keys, counts = torch.unique(pairs, return_counts=True)
-        # All that takes memory is done: from here on the block counts as a whole.
-        self.moments.index_add_(0, row, features)
-        if len(keys):
-            part = self._of_entries(keys.cpu().numpy(), counts.cpu().numpy(), moments=None)
-            self.parts = merged_in_pairs([*self.parts, part])
-
-    def _add_with_numpy(
-        self, row: NDArray[np.int64], pairs: NDArray[np.int64], sums: list[NDArray[np.int64]]
-    ) -> None:
-        """On the CPU numpy scatters and sorts many times as fast as torch."""
-        self._make_tables()
-        for k, part in enumerate(sums):
-            np.add.at(self.moments[:, k], row, part)
-        if self.histogram.size:
-            np.add.at(self.histogram.reshape(-1), pairs, 1)
-        elif len(pairs):
-            self._keep_pairs(np.sort(pairs))
-
-    # -- both -------------------------------------------------------------------------------------
-
-    def _make_tables(self) -> None:
-        if self.moments is None:
-            self.moments = np.zeros((self.n_rows, n_moments(self.m)), np.int64)
-            dense = self.is_exact and self.n_rows * self.n_levels <= DENSE_HISTOGRAM
-            self.histogram = np.zeros((self.n_rows, self.n_levels) if dense else (0, 0), np.int64)
-
-    def _of_entries(
-        self, keys: NDArray[np.int64], counts: NDArray[np.int64], moments: NDArray[np.int64] | None
-    ) -> Statistics:
-        """Statistics from sorted, distinct (bin set, level) keys; sums of zero without ``moments``."""
-        owner = keys // self.n_levels
-        is_first = np.append(True, owner[1:] != owner[:-1])
-        occupied = owner[is_first]
-        sums = (
-            np.zeros((len(occupied), n_moments(self.m)), np.int64) if moments is None else moments[occupied]
-        )
-        starts = np.append(np.flatnonzero(is_first), len(keys))
-        shape = (self.binning.n_bins,) * self.m + (self.n_channels,)
-        rows = np.stack(np.unravel_index(occupied, shape), axis=1).astype(np.uint16)
-        return Statistics(
-            self.binning,
-            self.m,
-            self.n_channels,
-            rows,
-            sums,
-            starts,
-            keys % self.n_levels + self.lowest,
-            counts,
-            *self._none_left_out(),
-        )
-
-    def _none_left_out(self) -> tuple[NDArray[np.int64], int]:
-        return np.zeros(self.m + 1, np.int64), 0
 
     def statistics(self) -> Statistics:
-        """What was counted."""
-        parts = list(self.parts)
-        if self.histogram is not None and self.histogram.size:
-            keys = np.flatnonzero(self.histogram)
-            if len(keys):
-                parts.append(self._of_entries(keys, self.histogram.ravel()[keys], self.moments))
-        elif self.moments is not None and parts:
-            whole = merge(parts)
-            moments = self.moments if isinstance(self.moments, np.ndarray) else self.moments.cpu().numpy()
-            shape = (self.binning.n_bins,) * self.m + (self.n_channels,)
-            occupied = np.ravel_multi_index(tuple(whole.rows.astype(np.int64).T), shape)
-            parts = [replace(whole, moments=moments[occupied])]
-        if not parts:
-            parts = [Statistics.empty(self.binning, self.m, self.n_channels)]
-        return replace(merge(parts), outside=self.outside[:-1], not_finite=int(self.outside[-1]))
+        """What was counted since the last time that this was asked."""
+
+
+class _TableTally:
+    """What tallies share that keep one table of sums over all bin sets there can be."""
+
+    def __init__(self, scale: Scale) -> None:
+        self.scale = scale
+        self.counted = 0
+        self.drained: list[Statistics] = []
+        self.spilled: list[Statistics] = []
+
+    def _make_room(self, pixels: int) -> None:
+        if self.counted and self.counted + pixels > self.scale.harmless:
+            self._drain()
+        self.counted += pixels
+
+    def _spill(self, pairs: NDArray[np.int64], n_heights: int) -> None:
+        """Keep sorted numbers ``bin set * n_heights + height``, one a pixel."""
+        if len(pairs):
+            self.spilled = merged_in_pairs([*self.spilled, self.scale.histogram_of(pairs, n_heights)])
+
+    def _drain(self) -> None:
+        """Turn the sums into statistics and begin again from zero."""
+        if not self.counted:
+            return
+        sums, histogram = self._take()
+        parts = [*self.spilled, *([histogram] if len(histogram.rows) else [])]
+        if parts:
+            self.drained = merged_in_pairs([*self.drained, self.scale.with_moments(merge(parts), sums)])
+        self.spilled, self.counted = [], 0
+
+    def _take(self) -> tuple[NDArray[np.int64], Statistics]:
+        """The sums, (bin sets, K), and the histogram beside what was spilled; both are zero afterwards."""
+        raise NotImplementedError
+
+    def _statistics(self, outside: NDArray[np.int64]) -> Statistics:
+        self._drain()
+        parts, self.drained = self.drained, []
+        whole = merge(parts) if parts else self.scale.empty()
+        return replace(whole, outside=outside[:-1], not_finite=int(outside[-1]))
+
+
+class CompiledTally(_TableTally):
+    """Counts on the CPU, by the compiled loops of ``kernels.py``."""
+
+    def __init__(self, scale: Scale, loops: Any) -> None:
+        super().__init__(scale)
+        self.loops = loops
+        self.outside = np.zeros(scale.n_candidates + 2, np.int64)
+        self.sums = np.zeros(scale.n_rows * n_moments(scale.n_candidates), np.int64)
+        self.shift, self.per_row, n_pages = _page_sizes(scale)
+        self.pages = np.full((scale.n_rows if n_pages else 0, self.per_row), -1, np.int32)
+        self.cells = np.zeros((n_pages, 1 << self.shift), np.uint32)
+        self.owners = np.zeros(n_pages + 1, np.int64)
+
+    def add(self, field: Field, slices: Slices) -> None:
+        """Count one block."""
+        scale, binning = self.scale, self.scale.binning
+        blocks = [read_block(array, slices, scale.dtype) for array in field.arrays]
+        mask = field.read_mask(slices)
+        self._make_room(blocks[-1].size)
+        pairs = np.empty(blocks[-1].size, np.int64)
+        run = Channels.of_block(field.shape, slices, field.channel_axis)
+        pixels = (tuple(blocks[:-1]), blocks[-1], np.zeros(0, bool) if mask is None else mask.copy())
+        where = (scale.n_channels, (run.first, run.count, run.inner))
+        tables = (self.sums, self.pages, self.cells, self.owners, pairs, self.outside)
+        grid = binning.grid(scale.dtype)
+        if scale.is_exact:
+            grid[0] -= scale.smallest
+            ends = (int(binning.low) - scale.smallest, int(binning.high) - scale.smallest)
+            written = self.loops.count_integers(*pixels, scale.smallest, ends, grid, *where, *tables)
+        else:
+            levels = (binning.step, binning.sublevels)
+            limits = (binning.low, binning.high)
+            written = self.loops.count_floats(*pixels, limits, grid, levels, *where, *tables)
+        self._spill(np.sort(pairs[:written]), self.per_row << self.shift)
+
+    def _take(self) -> tuple[NDArray[np.int64], Statistics]:
+        used = int(self.owners[-1])
+        order = np.argsort(self.owners[:used])
+        cells, wanted = self.cells[order].reshape(-1), self.owners[order]
+        places = np.flatnonzero(cells)
+        wanted = wanted[places >> self.shift]
+        heights = (wanted % self.per_row << self.shift) + (places & ((1 << self.shift) - 1))
+        counts = cells[places].astype(np.int64)
+        self.pages[...], self.cells[:used], self.owners[-1] = -1, 0, 0
+        sums, self.sums = self.sums, np.zeros_like(self.sums)
+        return sums.reshape(self.scale.n_rows, -1), self.scale.histogram(
+            wanted // self.per_row, heights, counts
+        )
+
+    def statistics(self) -> Statistics:
+        """What was counted since the last time that this was asked."""
+        outside, self.outside = self.outside, np.zeros_like(self.outside)
+        return self._statistics(outside)
+
+
+def _page_sizes(scale: Scale) -> tuple[int, int, int]:
+    """Heights per page as a power of two, pages per bin set, pages to have: none where they were too many."""
+    shift = SMALLEST_PAGE
+    while shift < LARGEST_PAGE and scale.n_rows * -(-scale.n_heights >> shift) > PAGE_TABLE // 4:
+        shift += 1
+    per_row = -(-scale.n_heights >> shift)
+    possible = scale.n_rows * per_row
+    return shift, per_row, 0 if possible > PAGE_TABLE else min(possible, HISTOGRAM_CELLS >> shift)
+
+
+class TorchTally(_TableTally):
+    """Counts in torch, on any device, which is waited for only where a histogram is too large to keep whole.
+
+    Pixels that do not count go to a bin set of their own, behind the others.
+    """
+
+    def __init__(self, scale: Scale, device: torch.device | None) -> None:
+        import torch
+
+        super().__init__(scale)
+        self.device = torch.device("cpu") if device is None else device
+        self.n_cells = scale.n_rows * scale.n_heights
+        self.sums: list[torch.Tensor] = []
+        self.histogram: torch.Tensor | None = None
+        self.outside: torch.Tensor | None = None
+
+    def _make_tables(self) -> torch.Tensor:
+        """Have tables to count in; return the one of pixels left out."""
+        import torch
+
+        n, m = self.scale.n_rows + 1, self.scale.n_candidates
+        whole = torch.int64
+        if self.outside is None:
+            self.outside = torch.zeros(m + 2, dtype=whole, device=self.device)
+        if not self.sums:
+            self.sums = [torch.zeros(n, dtype=whole, device=self.device) for _ in range(n_moments(m))]
+            if self.n_cells <= DENSE_HISTOGRAM:
+                self.histogram = torch.zeros(self.n_cells + 1, dtype=torch.int32, device=self.device)
+        return self.outside
+
+    def add(self, field: Field, slices: Slices) -> None:
+        """Count one block, or raise and have counted nothing of it."""
+        import torch
+
+        scale, device = self.scale, self.device
+        values = read_values(field.arrays, slices, scale.dtype, device)
+        self._make_tables()
+        channel = channel_of(field, slices, device)
+        keep, outside = which_count(field, slices, values, scale.binning)
+        bins = [bins_of(value, scale.binning, scale.dtype) for value in values[:-1]]
+        key = keys_of(bins, scale.binning.n_bins, channel, scale.n_channels)
+        heights = [_heights(value, scale) for value in values]
+        pairs = key.to(torch.int64) * scale.n_heights + heights[-1]
+        if keep is not None:
+            key, pairs = torch.where(keep, key, scale.n_rows), torch.where(keep, pairs, self.n_cells)
+        products: Any = _products(heights)
+        if device.type != "cpu":
+            products = list(products)
+        ones = torch.ones(1, dtype=torch.int32, device=device).expand(len(key))
+        # All that takes memory is done: from here on the block counts as a whole.
+        self._make_room(len(key))
+        self._make_tables().add_(outside)
+        for total, product in zip(self.sums, products, strict=True):
+            total.index_add_(0, key, product)
+        if self.histogram is not None:
+            self.histogram.index_add_(0, pairs, ones)
+        else:
+            pairs = pairs if keep is None else pairs[keep]
+            self._spill(np.sort(pairs.cpu().numpy()), scale.n_heights)
+
+    def _take(self) -> tuple[NDArray[np.int64], Statistics]:
+        import torch
+
+        sums = torch.stack(self.sums, dim=1).cpu().numpy()[:-1]
+        places, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        if self.histogram is not None:
+            cells = self.histogram[:-1]
+            found = cells.nonzero()[:, 0]
+            places, counts = found.cpu().numpy(), cells[found].cpu().numpy().astype(np.int64)
+        self.sums, self.histogram = [], None
+        n_heights = self.scale.n_heights
+        return sums, self.scale.histogram(places // n_heights, places % n_heights, counts)
+
+    def statistics(self) -> Statistics:
+        """What was counted since the last time that this was asked."""
+        outside = np.zeros(self.scale.n_candidates + 2, np.int64)
+        if self.outside is not None:
+            outside += self.outside.cpu().numpy()
+        self.outside = None
+        return self._statistics(outside)
+
+
+def _products(heights: list[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """What is summed, in the order of ``heights.py``."""
+    *candidates, truth = heights
+    yield from candidates
+    for m, one in enumerate(candidates):
+        for other in candidates[: m + 1]:
+            yield one * other
+    for one in candidates:
+        yield one * truth
+
+
+def _heights(values: torch.Tensor, scale: Scale) -> torch.Tensor:
+    """Height of each value, int64; of what is not finite, anything within the table."""
+    import torch
+
+    if scale.is_exact:
+        return values.to(torch.int64) - scale.smallest
+    binning = scale.binning
+    above = values.sub(binning.low).nan_to_num_(nan=0.0)
+    whole = (above / binning.width).floor_()
+    part = above.sub_(whole * binning.width).div_(binning.step).floor_().clamp_(0, binning.sublevels - 1)
+    whole.clamp_(-binning.n_bins, 2 * binning.n_bins).add_(binning.n_bins)
+    return (whole * binning.sublevels).add_(part).to(torch.int64)
+
+
+class SparseTally:
+    """Counts where there can be more bin sets than a table holds: memory follows the bin sets that occur."""
+
+    def __init__(self, scale: Scale, device: torch.device | None) -> None:
+        import torch
+
+        self.scale = scale
+        self.device = torch.device("cpu") if device is None else device
+        self.parts: list[Statistics] = []
+
+    def add(self, field: Field, slices: Slices) -> None:
+        """Count one block, or raise and have counted nothing of it."""
+        import torch
+
+        scale, m = self.scale, self.scale.n_candidates
+        values = read_values(field.arrays, slices, scale.dtype, self.device)
+        keep, outside = which_count(field, slices, values, scale.binning)
+        columns = [bins_of(value, scale.binning, scale.dtype) for value in values[:-1]]
+        columns.append(channel_of(field, slices, self.device))
+        heights = [_heights(value, scale) for value in values]
+        edges = [bins * scale.binning.sublevels - scale.lowest for bins in columns[:m]]
+        inside = [height - edge for height, edge in zip(heights[:-1], edges, strict=True)]
+        errors = [h - heights[-1] for h in heights[:-1]]
+        sums = [*inside, *(d * d for d in inside)]
+        sums += [errors[i] * errors[k] for i in range(m) for k in range(i + 1)]
+        rows, features = torch.stack(columns, dim=1), torch.stack(sums, dim=1)
+        truth = heights[-1]
+        if keep is not None:
+            rows, features, truth = rows[keep], features[keep], truth[keep]
+        entries = (
+            np.arange(len(rows)),
+            truth.cpu().numpy() + scale.lowest,
+            np.ones(len(rows), np.int64),
+        )
+        left = outside.cpu().numpy()
+        part = Statistics.group(
+            scale.binning,
+            scale.n_channels,
+            rows.cpu().numpy(),
+            features.cpu().numpy(),
+            entries,
+            left[:-1],
+            int(left[-1]),
+        )
+        self.parts = merged_in_pairs([*self.parts, part])
+
+    def statistics(self) -> Statistics:
+        """What was counted since the last time that this was asked."""
+        parts, self.parts = self.parts, []
+        return merge(parts) if parts else self.scale.empty()

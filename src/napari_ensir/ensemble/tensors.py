@@ -1,0 +1,108 @@
+"""Blocks as torch tensors: intensities, channels, numbers of bin sets. Waits for no device."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from napari_ensir.ensemble.arrays import Channels, read_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import torch
+
+    from napari_ensir.ensemble.arrays import Slices
+    from napari_ensir.ensemble.bins import Binning
+    from napari_ensir.ensemble.inputs import Field
+
+__all__ = ["bins_of", "channel_of", "keys_of", "read_values", "real_of", "which_count"]
+
+
+def real_of(device: torch.device) -> torch.dtype:
+    """The floating-point numbers that a device computes bins and images in."""
+    import torch
+
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def read_values(arrays: Sequence[Any], slices: Slices, dtype: np.dtype[Any], device: torch.device) -> Any:
+    """One block of each array, flat: int32 where a field holds integers of up to 16 bits, else real."""
+    import torch
+
+    small = dtype.kind in "iu" and dtype.itemsize <= 2
+    wanted = torch.int32 if small else real_of(device)
+    # Move the few bytes of the image first, widen them there.
+    return [read_tensor(array, slices, device).to(wanted) for array in arrays]
+
+
+def channel_of(field: Field, slices: Slices, device: torch.device) -> torch.Tensor:
+    """Channel of each pixel of a block, int32; not to be written to."""
+    channels = Channels.of_block(field.shape, slices, field.channel_axis)
+    size = 1
+    for part, length in zip(slices, field.shape, strict=True):
+        size *= len(range(*part.indices(length)))
+    return _channel_of(channels, size, device)
+
+
+@lru_cache(maxsize=4)
+def _channel_of(channels: Channels, size: int, device: torch.device) -> torch.Tensor:
+    import torch
+
+    place = torch.arange(size, dtype=torch.int32, device=device)
+    return channels.first + place.div(channels.inner, rounding_mode="floor") % channels.count
+
+
+def bins_of(values: torch.Tensor, binning: Binning, dtype: np.dtype[Any]) -> torch.Tensor:
+    """Bin of each value, int32; what is not a number falls into the first."""
+    import torch
+
+    low, width, n_bins = binning.grid(dtype).tolist()
+    single = not values.is_floating_point() and abs(low) < 2**20
+    place = values.to(torch.float32 if single else real_of(values.device))
+    place = place.sub(low).div_(width).clamp_(0, n_bins - 1)
+    if values.is_floating_point():
+        place.nan_to_num_(nan=0.0)
+    return place.to(torch.int32)
+
+
+def keys_of(
+    bins: Sequence[torch.Tensor], n_bins: int, channel: torch.Tensor, n_channels: int
+) -> torch.Tensor:
+    """Number of each pixel's bin set, int32, where there are no more bin sets than that holds."""
+    key = bins[0]
+    for more in bins[1:]:
+        key = key * n_bins + more
+    return key * n_channels + channel
+
+
+def which_count(
+    field: Field, slices: Slices, values: Sequence[torch.Tensor], binning: Binning
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Where to count in a block (None: everywhere), and how much of it lies outside the range.
+
+    Returns
+    -------
+    keep : bool tensor or None
+        Within the mask, where all values are finite.
+    outside : (M + 2,) int64 tensor
+        Pixels outside the range in each candidate and the truth, then pixels that are not finite.
+    """
+    import torch
+
+    device = values[0].device
+    mask = field.read_mask(slices)
+    keep = None if mask is None else torch.from_numpy(mask.copy()).to(device)
+    not_finite = torch.zeros((), dtype=torch.int64, device=device)
+    for value in values:
+        if value.is_floating_point():
+            finite = value.isfinite()
+            lost = ~finite if keep is None else keep & ~finite
+            not_finite = not_finite + lost.sum()
+            keep = finite if keep is None else keep & finite
+    outside = []
+    for value in values:
+        beyond = (value < binning.low) | (value > binning.high)
+        outside.append((beyond if keep is None else beyond & keep).sum())
+    return keep, torch.stack([*outside, not_finite])
