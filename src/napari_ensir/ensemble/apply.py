@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lookup import Lookup
 
-__all__ = ["combine_field"]
+__all__ = ["combine_field", "map_chunks"]
 
 _NO_IMAGE = np.zeros(0, np.float32)
 _NO_MAPS = np.zeros((0, 0), np.float32)
@@ -208,7 +208,27 @@ def _combine_tensors(
 
 
 def _combine_dask(lookup: Lookup, field: Field, device: str | torch.device, as_maps: bool) -> Any:
-    """A lazy result with the candidates' chunks; the channel axis is kept whole."""
+    def block(*parts: NDArray[Any]) -> NDArray[np.float32]:
+        combined: NDArray[np.float32] = combine_field(
+            lookup, Field(parts, None, None, field.channel_axis), device, as_maps=as_maps
+        )
+        return combined
+
+    return map_chunks(field, block, lookup.n_candidates if as_maps else None)
+
+
+def map_chunks(field: Field, block: Callable[..., NDArray[np.float32]], n_maps: int | None = None) -> Any:
+    """A lazy float32 result with the candidates' chunks; the channel axis is kept whole.
+
+    Parameters
+    ----------
+    field
+        With a dask array among its candidates; the others are cut alike.
+    block
+        Given a chunk of each candidate.
+    n_maps
+        Places along a first axis that the result of ``block`` has beside the candidates'; None: no such axis.
+    """
     import dask.array as da
 
     axis = field.channel_axis
@@ -220,20 +240,13 @@ def _combine_dask(lookup: Lookup, field: Field, device: str | torch.device, as_m
         candidate.rechunk(chunks) if is_dask(candidate) else da.from_array(candidate, chunks=chunks)  # type: ignore[no-untyped-call]
         for candidate in field.candidates
     ]
-
-    def block(*parts: NDArray[Any]) -> NDArray[np.float32]:
-        combined: NDArray[np.float32] = combine_field(
-            lookup, Field(parts, None, None, axis), device, as_maps=as_maps
-        )
-        return combined
-
-    extra = ((lookup.n_candidates,), *chunks) if as_maps else chunks
+    has_maps = n_maps is not None
     return da.map_blocks(  # type: ignore[no-untyped-call]
         block,
         *arrays,
         dtype=np.float32,
-        chunks=extra,
-        new_axis=[0] if as_maps else None,
-        meta=np.empty((0,) * (len(field.shape) + as_maps), np.float32),
+        chunks=((n_maps,), *chunks) if has_maps else chunks,
+        new_axis=[0] if has_maps else None,
+        meta=np.empty((0,) * (len(field.shape) + has_maps), np.float32),
         name=None,
     )

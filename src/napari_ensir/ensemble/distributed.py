@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Report = Callable[[int], object]
     """Called with the number of pixels just finished; what it raises stops the work."""
 
-__all__ = ["active_client", "collect_chunks", "has_chunks", "range_of_chunks"]
+__all__ = ["active_client", "collect_chunks", "has_chunks", "range_of_chunks", "reduce_chunks"]
 
 FAN_IN = 8
 """Parts merged by one task."""
@@ -77,13 +77,13 @@ def collect_chunks(
         Called with the pixels of every chunk that is done.
     """
     count = _Count(binning, n_channels, field.channel_axis, None if device is None else str(device))
-    statistics: Statistics = _reduce(field, count, merge, report)
+    statistics: Statistics = reduce_chunks(field, count, merge, report)
     return statistics
 
 
 def range_of_chunks(field: Field, report: Report | None = None) -> tuple[float, float]:
     """Least and greatest finite intensity of all arrays; (inf, -inf) if there is none."""
-    low, high = _reduce(field, _range_of, _widest, report)
+    low, high = reduce_chunks(field, _range_of, _widest, report)
     return float(low), float(high)
 
 
@@ -129,7 +129,21 @@ def _widest(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
 # -- the tree -----------------------------------------------------------------------------------------
 
 
-def _reduce(field: Field, leaf: Callable[..., Any], merge: Callable[..., Any], report: Report | None) -> Any:
+def reduce_chunks(
+    field: Field, leaf: Callable[..., Any], merge: Callable[..., Any], report: Report | None
+) -> Any:
+    """One result of every chunk of a field of dask arrays, joined in a tree.
+
+    Parameters
+    ----------
+    field
+    leaf
+        Given (arrays, mask, first channel) of one chunk; fit to be sent to workers, as is the other.
+    merge
+        Makes one result of several, in any grouping.
+    report
+        Called with the pixels of every chunk that is done.
+    """
     leaves, sizes = _leaves(field, leaf)
     layer = leaves
     while len(layer) > 1:
