@@ -98,6 +98,75 @@ def test_jpeg_and_palette(tmp_path):
     assert read_image(tmp_path / "p.png").shape == (16, 16, 3)
 
 
+def as_pgm(path):
+    path.write_bytes(b"P5\n6 4\n65535\n" + pixels((4, 6), np.uint16).astype(">u2").tobytes())
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: Image.fromarray(pixels((4, 6), np.uint16)).save(path, format="TIFF"),
+        lambda path: Image.fromarray(pixels((4, 6))).save(path, format="BMP"),
+        lambda path: Image.fromarray(pixels((4, 6))).save(path, format="GIF"),
+        as_pgm,
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_what_is_no_png_and_no_jpeg_is_not_decoded(tmp_path, write, suffix):
+    path = tmp_path / f"a{suffix}"
+    write(path)
+    with pytest.raises(EnsembleError, match="under its name, PNG and JPEG are read"):
+        open_image(path)
+
+
+def test_postscript_starts_no_program(tmp_path, monkeypatch):
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/it_ran\necho 10.0\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(EnsembleError, match="under its name, PNG and JPEG are read"):
+        read_image(tmp_path / "a.png")
+    assert not (tmp_path / "it_ran").exists()
+
+
+def test_the_first_chunk_of_a_png_need_not_be_its_header(tmp_path):
+    """How deep a PNG is, is what the decoder found, not what stands at some place."""
+    image = pixels((4, 6, 3), np.uint16)
+    content = write_image(tmp_path / "a.png", image).read_bytes()
+    text = struct.pack(">I", 9) + b"tEXtComment\0\x08" + struct.pack(">I", zlib.crc32(b"tEXtComment\0\x08"))
+    (tmp_path / "b.png").write_bytes(content[:8] + text + content[8:])
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), image)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_images_on_their_side(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels((8, 9))).save(tmp_path / f"a{suffix}", exif=exif)
+    with pytest.raises(EnsembleError, match=r"lies on its side .*save it upright"):
+        open_image(tmp_path / f"a{suffix}")
+    exif[0x0112] = 1
+    Image.fromarray(pixels((8, 9))).save(tmp_path / f"b{suffix}", exif=exif)
+    assert read_image(tmp_path / f"b{suffix}").shape == (8, 9)
+
+
+def test_animated_png(tmp_path):
+    pages = [Image.fromarray(pixels((8, 8))) for _ in range(3)]
+    pages[0].save(tmp_path / "a.png", save_all=True, append_images=pages[1:])
+    with pytest.raises(EnsembleError, match=r"animated \(3 pages\)"):
+        open_image(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(EnsembleError, match="is a pipe or a device"):
+        open_image(tmp_path / "a.png")
+    with pytest.raises(EnsembleError, match="is a pipe or a device"):
+        open_set({"A": tmp_path}).load(0)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_alpha_channel(tmp_path, mode, suffix):

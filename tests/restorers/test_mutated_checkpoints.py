@@ -8,6 +8,7 @@ import struct
 import time
 import zipfile
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL, load_restorer
-from napari_ensir.restorers.checkpoint import write_checkpoint
+from napari_ensir.restorers.checkpoint import read_checkpoint, write_checkpoint
 from napari_ensir.restorers.dp_ir import DPIR, FusionModel
 from napari_ensir.restorers.opening import open_restorer
 from napari_ensir.restorers.regression import Regression, RegressionModel, RegressionSettings
@@ -173,6 +174,24 @@ def test_archives_that_unfold(tmp_path):
                 archive.writestr(member, content)
         with pytest.raises(EnsembleError):
             open_restorer(tmp_path / name)
+
+
+def test_a_file_replaced_in_mid_reading_is_not_mixed(tmp_path, monkeypatch):
+    """Header and tensors are of one file, whatever bears its name a moment later."""
+    path = tmp_path / "a.safetensors"
+    write_checkpoint(path, {"model.a": torch.zeros(3)}, {"kind": "regression", "step": 1})
+
+    def replaced(self, read=Path.read_bytes):
+        content = read(self)
+        write_checkpoint(path, {"model.a": torch.ones(3)}, {"kind": "regression", "step": 2})
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", replaced)
+    tensors, header = read_checkpoint(path)
+    assert (header["step"], tensors["model.a"].tolist()) == (1, [0, 0, 0])
+    monkeypatch.undo()
+    tensors, header = read_checkpoint(path)
+    assert (header["step"], tensors["model.a"].tolist()) == (2, [1, 1, 1])
 
 
 def test_a_killed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from napari_ensir.cli import terminal
 from napari_ensir.cli.options import named_paths, with_options
 from napari_ensir.cli.terminal import Output
 from napari_ensir.errors import EnsembleError
@@ -65,21 +66,23 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
             except KeyboardInterrupt:
-                _say("interrupted; nothing half-written was left.")
+                terminal.complain("interrupted; nothing half-written was left.")
                 raise typer.Exit(INTERRUPTED) from None
             except EnsembleError as error:
-                _say(str(error))
+                terminal.complain(str(error))
                 raise typer.Exit(1) from None
             except MemoryError:
-                _say("out of memory; give the images as Zarr arrays, which are read chunk by chunk.")
+                terminal.complain(
+                    "out of memory; give the images as Zarr arrays, which are read chunk by chunk."
+                )
                 raise typer.Exit(1) from None
             except OSError as error:
-                _say(f"{error.filename or 'a file'}: {error.strerror or error}.")
+                terminal.complain(f"{error.filename or 'a file'}: {error.strerror or error}.")
                 raise typer.Exit(1) from None
             except Exception as error:
                 if DEBUG in os.environ:
                     raise
-                _say(
+                terminal.complain(
                     f"unexpected {type(error).__name__}: {error}. Set {DEBUG}=1 to see where, and report it."
                 )
                 raise typer.Exit(1) from None
@@ -88,11 +91,6 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
         return run
 
     return register
-
-
-def _say(message: str) -> None:
-    """One line on stderr."""
-    print("napari-ensir:", " ".join(message.split()), file=sys.stderr)
 
 
 # ruff: noqa: UP045 -- typer reads Optional in every version that is supported
@@ -309,7 +307,7 @@ def import_(
 def _report_failures(failed: dict[str, str]) -> None:
     """Say which images failed; the others were done."""
     for stem, message in failed.items():
-        _say(message if message.startswith(f"image {stem}") else f"image {stem}: {message}")
+        terminal.complain(message if message.startswith(f"image {stem}") else f"image {stem}: {message}")
     if failed:
         raise typer.Exit(1)
 

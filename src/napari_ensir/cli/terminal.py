@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.inputs import Progress
 
-__all__ = ["Output", "plain", "progress", "say", "table", "write_json"]
+__all__ = ["Output", "complain", "plain", "printable", "progress", "say", "table", "write_json"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,32 +59,56 @@ def progress(quiet: bool = False) -> Iterator[Progress | None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         bar = bars.add_task("")
 
         def move(done: int, total: int, text: str) -> None:
-            bars.update(bar, completed=done, total=total, description=text)
+            bars.update(bar, completed=done, total=total, description=printable(text))
 
         yield move
 
 
-def say(line: str) -> None:
-    """One line on stdout."""
-    print(line)
+def printable(text: str) -> str:
+    r"""Text as a terminal may get it: what would steer it, or cannot be encoded, is spelled out.
+
+    Names of files, and those that a table or an image holds, may hold anything.
+
+    Examples
+    --------
+    >>> print(printable("a\x1b[31mb\u202e.png"))
+    a\x1b[31mb\u202e.png
+    """
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def say(text: str) -> None:
+    """Lines on stdout."""
+    for line in text.removesuffix("\n").split("\n"):
+        print(printable(line))
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    print("napari-ensir:", printable(" ".join(message.split())), file=sys.stderr)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout: aligned for reading, plain for other programs."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     shown = Table(show_header=any(header), box=None, pad_edge=False)
     for number, title in enumerate(header):
         shown.add_column(title, justify="left" if number == 0 or not title else "right", overflow="fold")
     for row in rows:
-        # Text, not markup: a name may hold square brackets.
-        shown.add_row(*(cell.replace("[", "\\[") for cell in row))
+        shown.add_row(*(Text(printable(cell)) for cell in row))
     # Other programs read lines: nothing is folded for them.
     Console(width=None if sys.stdout.isatty() else 1000).print(shown)
 

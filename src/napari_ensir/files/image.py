@@ -32,6 +32,8 @@ def open_image(path: str | Path) -> FileImage | ZarrImage:
         raise EnsembleError(f"{path} is a folder, not an image or a Zarr array; give one image.")
     if not path.exists():
         raise EnsembleError(f"there is no {path}; give an image, a folder of images or a Zarr array.")
+    if not path.is_file():
+        raise EnsembleError(f"{path} is a pipe or a device, not a file; give an image.")
     return open_file(path)
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +19,11 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.files.whole import whole_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from PIL import Image
 
 __all__ = ["SUFFIXES", "FileImage", "check_format", "open_file", "write_file"]
 
@@ -29,6 +33,7 @@ SUFFIXES = _PIL_SUFFIXES + _TIFF_SUFFIXES
 """File names that are taken for images."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION = 0x0112
 _TRANSPARENT = "has an alpha channel, and transparency is no intensity; save it without."
 
 
@@ -72,9 +77,10 @@ class FileImage:
             raise
         except Exception as error:  # decoders raise every kind there is
             raise _unreadable(self.path, error) from error
-        if pixels.shape != self.shape:
+        if pixels.shape != self.shape or pixels.dtype.newbyteorder("=") != self.dtype:
             raise EnsembleError(
-                f"{self.path} could not be read: its header says {self.shape}, its pixels {pixels.shape}."
+                f"{self.path} could not be read: its header says {self.shape} of {self.dtype}, its pixels "
+                f"{pixels.shape} of {pixels.dtype}."
             )
         return np.asarray(pixels, self.dtype)
 
@@ -114,44 +120,87 @@ def _unreadable(path: Path, error: Exception) -> EnsembleError:
 # -- PNG and JPEG -------------------------------------------------------------------------------------
 
 
-def _open_with_pillow(path: Path) -> FileImage:
-    from PIL import Image
+@contextmanager
+def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """An image by Pillow's decoders for PNG and JPEG and no other, whatever the file is named.
 
-    with Image.open(path) as image:
+    Others would start programs (EPS), or read 16 bits as 8 (TIFF, PGM, JPEG 2000).
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path if content is None else BytesIO(content), formats=("PNG", "JPEG")) as image:
+            yield image
+    except UnidentifiedImageError:
+        raise EnsembleError(
+            f"{path} could not be read: it is truncated, damaged or no image; under its name, PNG and JPEG "
+            "are read, and any other kind must have its own ending, such as .tif."
+        ) from None
+
+
+def _open_with_pillow(path: Path) -> FileImage:
+    with _opened(path) as image:
         if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
             raise EnsembleError(f"{path} {_TRANSPARENT}")
         if image.mode == "1":
             raise EnsembleError(f"{path} is a mask of black and white; it must hold intensities.")
         if image.mode not in ("L", "P", "RGB") and not image.mode.startswith("I"):
             raise EnsembleError(f"{path} has pixels of kind {image.mode}; save it as grey or RGB.")
+        if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
+            raise EnsembleError(
+                f"{path} is animated ({image.n_frames} pages); save one page, or a TIFF stack."
+            )
+        if image.format != "PNG" or "exif" in image.info:  # else Pillow reads all pixels to look for it
+            check_upright(path, image.getexif().get(_ORIENTATION, 1))
         colour = image.mode in ("P", "RGB")
         shape = (image.height, image.width) + ((3,) if colour else ())
-    return FileImage(path, shape, np.dtype(f"u{_png_bits(path) // 8}"), colour)
+        return FileImage(path, shape, np.dtype(np.uint16 if _is_deep(image) else np.uint8), colour)
 
 
-def _png_bits(path: Path) -> int:
-    """16 for a PNG of 16 bits a channel, else 8."""
-    with path.open("rb") as file:
-        start = file.read(25)
-    return 16 if start.startswith(_PNG_SIGNATURE) and start[24:] == b"\x10" else 8
+def check_upright(path: Path, orientation: int) -> None:
+    """Refuse what other programs would turn: it is not known which of them a candidate came through.
+
+    Parameters
+    ----------
+    path
+        Named in the message.
+    orientation
+        As in EXIF and TIFF: 1 is upright.
+
+    Raises
+    ------
+    EnsembleError
+        If it is not.
+    """
+    if orientation not in (0, 1):
+        raise EnsembleError(
+            f"{path} lies on its side (orientation {orientation}), which some programs turn upright and "
+            "others do not; save it upright."
+        )
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it has 16 bits a channel, as the decoder itself found."""
+    return image.mode.startswith("I") or str(image.tile[0][3]).endswith("16B")
 
 
 def _read_with_pillow(path: Path) -> NDArray[Any]:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        if image.mode == "RGB" and _png_bits(path) == 16:
-            image.load()
+    content = path.read_bytes()  # once: both halves of its numbers must be of one file
+    with _opened(path, content) as image:
+        deep = _is_deep(image)
+        image.load()
+        check_upright(path, image.getexif().get(_ORIENTATION, 1))
+        if image.mode == "RGB" and deep:
             high = np.asarray(image, np.uint16)
-            return high << 8 | _low_bytes(path)
+            return high << 8 | _low_bytes(path, content)
+        if image.mode.startswith("I"):
+            return np.asarray(image).astype(np.uint16, casting="same_kind" if image.mode != "I" else "unsafe")
         return np.asarray(image.convert("RGB") if image.mode == "P" else image)
 
 
-def _low_bytes(path: Path) -> NDArray[np.uint16]:
+def _low_bytes(path: Path, content: bytes) -> NDArray[np.uint16]:
     """Lower half of a 16-bit colour PNG: what Pillow keeps if told that the bytes are swapped."""
-    from PIL import Image
-
-    with Image.open(path) as image:
+    with _opened(path, content) as image:
         tiles: Any = image.tile
         if not tiles or tiles[0][3] != "RGB;16B":
             raise EnsembleError(f"{path} has 16 bits a channel in a form that is not known; save it as TIFF.")

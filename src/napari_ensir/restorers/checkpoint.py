@@ -20,9 +20,9 @@ import torch
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.headers import (
     brief,
+    metadata_of,
     package_version,
     parse_object,
-    read_metadata,
     readable_file,
 )
 from napari_ensir.files.whole import whole_file
@@ -82,18 +82,19 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         If there is no such file, or it is no safetensors file, none of this package, or of another
         schema, or holds values that are not finite.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     path = readable_file(path, _MAX_BYTES, "checkpoint")
     try:
-        metadata = read_metadata(path)
+        content = path.read_bytes()  # once: what is looked at is what is used
+        metadata = metadata_of(content)
         if _ENTRY not in metadata:
             raise EnsembleError(
                 f"{path} is a safetensors file, but no checkpoint of a restorer of this package."
             )
         header = _header(path, metadata[_ENTRY])
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        tensors = load(content)
     except EnsembleError:
         raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
