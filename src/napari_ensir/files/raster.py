@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from PIL import Image
+    from PIL.ImageFile import ImageFile
 
 __all__ = ["SUFFIXES", "FileImage", "check_format", "open_file", "write_file"]
 
@@ -121,7 +121,7 @@ def _unreadable(path: Path, error: Exception) -> EnsembleError:
 
 
 @contextmanager
-def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+def _opened(path: Path, content: bytes | None = None) -> Iterator[ImageFile]:
     """An image by Pillow's decoders for PNG and JPEG and no other, whatever the file is named.
 
     Others would start programs (EPS), or read 16 bits as 8 (TIFF, PGM, JPEG 2000).
@@ -179,7 +179,7 @@ def check_upright(path: Path, orientation: int) -> None:
         )
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _is_deep(image: ImageFile) -> bool:
     """Whether it has 16 bits a channel, as the decoder itself found."""
     return image.mode.startswith("I") or str(image.tile[0][3]).endswith("16B")
 
