@@ -146,8 +146,9 @@ def _open_with_pillow(path: Path) -> FileImage:
             raise EnsembleError(f"{path} is a mask of black and white; it must hold intensities.")
         if image.mode not in ("L", "P", "RGB") and not image.mode.startswith("I"):
             raise EnsembleError(f"{path} has pixels of kind {image.mode}; save it as grey or RGB.")
-        if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-            raise EnsembleError(
+        pages = getattr(image, "n_frames", 1)
+        if image.format == "PNG" and pages > 1:
+            raise EnsembleError(f"{path} is animated ({pages} pages); save one page, or a TIFF stack.")
                 f"{path} is animated ({image.n_frames} pages); save one page, or a TIFF stack."
             )
         if image.format != "PNG" or "exif" in image.info:  # else Pillow reads all pixels to look for it
