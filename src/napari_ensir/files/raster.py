@@ -149,8 +149,6 @@ def _open_with_pillow(path: Path) -> FileImage:
         pages = getattr(image, "n_frames", 1)
         if image.format == "PNG" and pages > 1:
             raise EnsembleError(f"{path} is animated ({pages} pages); save one page, or a TIFF stack.")
-                f"{path} is animated ({image.n_frames} pages); save one page, or a TIFF stack."
-            )
         if image.format != "PNG" or "exif" in image.info:  # else Pillow reads all pixels to look for it
             check_upright(path, image.getexif().get(_ORIENTATION, 1))
         colour = image.mode in ("P", "RGB")
