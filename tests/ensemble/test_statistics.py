@@ -33,12 +33,15 @@ def assert_same(one, other):
 def plain_statistics(images, binning, channel_axis=None):
     """Straight from the definitions, pixel by pixel, in Python's integers."""
     found = {}
+    # What lies further out than the range is wide counts as that far out.
+    span = binning.n_bins * binning.sublevels
+    nearest, furthest = -span, 2 * span + binning.sublevels - 1
     for candidates, truth in images:
         shape = truth.shape
         for place in np.ndindex(shape):
             channel = 0 if channel_axis is None else place[channel_axis]
-            x = [int(c[place]) - int(binning.low) for c in candidates]
-            y = int(truth[place]) - int(binning.low)
+            levels_of = [int(array[place]) - int(binning.low) for array in (*candidates, truth)]
+            *x, y = (min(max(level, nearest), furthest) for level in levels_of)
             t = [min(max(v // binning.sublevels, 0), binning.n_bins - 1) for v in x]
             d = [v - k * binning.sublevels for v, k in zip(x, t, strict=True)]
             e = [v - y for v in x]

@@ -197,6 +197,10 @@ def choose_binning(
             "If every pixel has the same value, there is nothing to learn from."
         )
     span = high - low
+    if not np.isfinite(span):
+        raise EnsembleError(
+            f"the data range ({low:g}, {high:g}) is too wide for bins; scale the images down."
+        )
     integer = np.issubdtype(np.dtype(dtype), np.integer) and span < 2**16
     if integer:
         low, high = float(floor(low)), float(ceil(high))

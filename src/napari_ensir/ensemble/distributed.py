@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Report = Callable[[int], object]
     """Called with the number of pixels just finished; what it raises stops the work."""
 
-__all__ = ["active_client", "collect_chunks", "has_chunks", "range_of_chunks", "reduce_chunks"]
+__all__ = ["active_client", "collect_chunks", "has_chunks", "measure_chunks", "reduce_chunks"]
 
 FAN_IN = 8
 """Parts merged by one task."""
@@ -81,10 +81,25 @@ def collect_chunks(
     return statistics
 
 
-def range_of_chunks(field: Field, report: Report | None = None) -> tuple[float, float]:
-    """Least and greatest finite intensity of all arrays; (inf, -inf) if there is none."""
-    low, high = reduce_chunks(field, _range_of, _widest, report)
-    return float(low), float(high)
+def measure_chunks(
+    field: Field,
+    measure: Callable[[NDArray[Any]], Any],
+    join: Callable[[Sequence[Any]], Any],
+    report: Report | None = None,
+) -> Any:
+    """Measure every array of a field of dask arrays, chunk by chunk.
+
+    Parameters
+    ----------
+    field
+    measure
+        Given a flat array of the field's dtype.
+    join
+        Makes one result of several, in any order and grouping. Both must be fit to be sent to workers.
+    report
+        Called with the pixels of every chunk that is done.
+    """
+    return reduce_chunks(field, _Measure(field.dtype, measure, join), join, report)
 
 
 # -- what a task does ---------------------------------------------------------------------------------
@@ -113,24 +128,21 @@ def _device_here(name: str | None) -> torch.device | None:
         return None
 
 
-def _range_of(arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> tuple[float, float]:
-    low, high = np.inf, -np.inf
-    for array in arrays:
-        finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
-        if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    return low, high
+class _Measure:
+    """Measures one chunk of every array."""
 
+    def __init__(self, dtype: np.dtype[Any], measure: Any, join: Any) -> None:
+        self.dtype, self.measure, self.join = dtype, measure, join
 
-def _widest(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    return min(low for low, _ in parts), max(high for _, high in parts)
+    def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> Any:
+        return self.join([self.measure(array.reshape(-1).astype(self.dtype)) for array in arrays])
 
 
 # -- the tree -----------------------------------------------------------------------------------------
 
 
 def reduce_chunks(
-    field: Field, leaf: Callable[..., Any], merge: Callable[..., Any], report: Report | None
+    field: Field, leaf: Callable[..., Any], join: Callable[..., Any], report: Report | None
 ) -> Any:
     """One result of every chunk of a field of dask arrays, joined in a tree.
 
@@ -139,7 +151,7 @@ def reduce_chunks(
     field
     leaf
         Given (arrays, mask, first channel) of one chunk; fit to be sent to workers, as is the other.
-    merge
+    join
         Makes one result of several, in any grouping.
     report
         Called with the pixels of every chunk that is done.
@@ -147,21 +159,21 @@ def reduce_chunks(
     leaves, sizes = _leaves(field, leaf)
     layer = leaves
     while len(layer) > 1:
-        layer = [_merging(merge, layer[i : i + FAN_IN]) for i in range(0, len(layer), FAN_IN)]
+        layer = [_joining(join, layer[i : i + FAN_IN]) for i in range(0, len(layer), FAN_IN)]
     pixels = {part.key: size for part, size in zip(leaves, sizes, strict=True)}
     client = active_client()
     run = _run_here if client is None else _run_on_workers
     return run(client, layer[0], leaves, pixels, report).item()
 
 
-def _merging(merge: Callable[..., Any], parts: list[Any]) -> Any:
+def _joining(join: Callable[..., Any], parts: list[Any]) -> Any:
     from dask.delayed import delayed
 
-    return parts[0] if len(parts) == 1 else delayed(_merge_boxes, pure=False)(merge, parts)
+    return parts[0] if len(parts) == 1 else delayed(_join_boxes, pure=False)(join, parts)
 
 
-def _merge_boxes(merge: Callable[..., Any], boxes: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return _boxed(merge([box.item() for box in boxes]), 0)
+def _join_boxes(join: Callable[..., Any], boxes: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return _boxed(join([box.item() for box in boxes]), 0)
 
 
 def _boxed(content: Any, ndim: int) -> NDArray[Any]:

@@ -50,6 +50,11 @@ class Scale:
     lowest : int
         Level of height 0.
     n_heights : int
+    nearest, furthest : int
+        Integers beyond these count as these: they lie further outside the range than it is wide. Heights of
+        other numbers are held so themselves.
+    holds_all : bool
+        Whether none lies beyond.
     harmless : int
         So many pixels cannot carry a moment past 64 bits, even if all of them are as far off as can be.
     """
@@ -64,8 +69,12 @@ class Scale:
             self.smallest = int(limits.min)
             self.lowest = self.smallest - int(binning.low)
             self.n_heights = int(limits.max) - int(limits.min) + 1
+            low, far = int(binning.low), binning.n_levels
+            self.nearest = max(int(limits.min), low - far)
+            self.furthest = min(int(limits.max), low + 2 * far + binning.sublevels - 1)
+            self.holds_all = (self.nearest, self.furthest) == (limits.min, limits.max)
         else:
-            self.smallest = 0
+            self.smallest, self.nearest, self.furthest, self.holds_all = 0, 0, 0, True
             self.lowest = -binning.n_levels
             self.n_heights = 3 * binning.n_levels + binning.sublevels
         self.harmless = int(LARGEST_SUM // max(3 * binning.n_levels, 2**17) ** 2)
@@ -74,6 +83,14 @@ class Scale:
     def radices(self) -> tuple[int, ...]:
         """Exclusive upper bounds of the columns of a bin set's row."""
         return (self.binning.n_bins,) * self.n_candidates + (self.n_channels,)
+
+    def held(self, block: NDArray[Any]) -> NDArray[Any]:
+        """A block with nothing beyond :attr:`nearest` and :attr:`furthest`; itself if there is none."""
+        if self.holds_all or (self.nearest <= block.min() and block.max() <= self.furthest):
+            return block
+        held = np.clip(block, self.nearest, self.furthest)
+        held.flags.writeable = False  # as blocks are
+        return held
 
     def empty(self) -> Statistics:
         """Statistics of no pixels."""

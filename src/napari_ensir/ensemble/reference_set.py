@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays import block_slices, dtype_of, read_block, working_dtype
-from napari_ensir.ensemble.distributed import has_chunks, range_of_chunks
+from napari_ensir.ensemble.arrays import block_size, block_slices, dtype_of, read_block
+from napari_ensir.ensemble.data_range import Ends, ends_of, robust_range, spread_of, sum_of, widest
+from napari_ensir.ensemble.distributed import has_chunks, measure_chunks
 from napari_ensir.ensemble.inputs import make_field
+from napari_ensir.ensemble.threads import for_each
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.arrays import Slices
     from napari_ensir.ensemble.inputs import Field, Progress
 
 __all__ = ["ReferenceSet"]
+
+BLOCK = 2**21
+"""Pixels whose range is looked at together."""
+
+MANY = 16
+"""Results that are kept before they are made one."""
 
 
 class ReferenceSet:
@@ -123,17 +135,12 @@ class ReferenceSet:
         limits = _limits(self.first)
         if limits is not None:
             return limits, "dtype"
-        low, high = np.inf, -np.inf
-        for field in self:
-            shown = _shown_range(field, self.names, progress)
-            low, high = min(low, shown[0]), max(high, shown[1])
-        if not np.isfinite([low, high]).all():
-            raise EnsembleError("every pixel is NaN or infinite; there is nothing to learn from.")
-        if low == high:
-            raise EnsembleError(
-                f"every pixel of every image is {low:g}; there is nothing to learn from constant images."
-            )
-        return (low, high), "data"
+        spread = sum_of([_measured(field, spread_of, sum_of, progress) for field in self])
+        return robust_range(spread, lambda ends: self._ends_within(ends, progress)), "data"
+
+    def _ends_within(self, ends: Ends, progress: Progress | None) -> Ends:
+        look = partial(ends_of, within=ends)
+        return widest([_measured(field, look, widest, progress) for field in self])
 
 
 def _limits(field: Field) -> tuple[float, float] | None:
@@ -161,23 +168,34 @@ def _take(source: Iterator[Any], n: int) -> Iterator[Any]:
         yield item
 
 
-def _shown_range(field: Field, names: Sequence[str] | None, progress: Progress | None) -> tuple[float, float]:
-    """Least and greatest finite intensity in candidates and truth."""
+def _measured(
+    field: Field,
+    measure: Callable[[NDArray[Any]], Any],
+    join: Callable[[Sequence[Any]], Any],
+    progress: Progress | None,
+) -> Any:
+    """What candidates and truth show, measured block by block."""
 
     def report(pixels: int) -> None:
         if progress is not None:
             progress(0, 1, "looking at the data range")
 
     if has_chunks(field):
-        return range_of_chunks(field, report)
-    low, high = np.inf, -np.inf
+        return measure_chunks(field, measure, join, report)
+    found: list[Any] = []
+    parts: list[Any] = []
+
+    def done(slices: Slices) -> None:
+        while found:  # the threads go on adding to it
+            parts.append(found.pop())
+        if len(parts) > MANY:
+            parts[:] = [join(parts)]
+        report(block_size(field.shape, slices))
+
     for array in field.arrays:
-        dtype = working_dtype([dtype_of(array)])
-        for slices in block_slices(field.shape, 2**22):
-            block = read_block(array, slices, dtype)
-            if dtype.kind == "f":
-                block = block[np.isfinite(block)]
-            if block.size:
-                low, high = min(low, float(block.min())), max(high, float(block.max()))
-            report(block.size)
-    return low, high
+
+        def look(slices: Slices, array: Any = array) -> None:
+            found.append(measure(read_block(array, slices, field.dtype)))
+
+        for_each(block_slices(field.shape, BLOCK), look, done)
+    return join(parts + found)

@@ -6,6 +6,9 @@ For each occupied bin set the statistics hold, as exact integers on the binning'
 - the sums of ``d_m`` and ``d_m ** 2``, where ``d_m`` is candidate ``m`` above its bin's lower edge;
 - the sums of ``e_m * e_k``, where ``e_m`` is candidate ``m`` minus the ground truth.
 
+One pixel far outside the range must not outweigh all others: where it lies further out than the range is
+wide, it counts as that far out.
+
 They add: over images, blocks, threads and machines, in any order, to the same numbers bit for bit; and from
 fine bins to bins several times as wide. What they do not hold is any pixel's place.
 """

@@ -105,7 +105,7 @@ class CompiledTally(_TableTally):
     def add(self, field: Field, slices: Slices) -> None:
         """Count one block."""
         scale, binning = self.scale, self.scale.binning
-        blocks = [read_block(array, slices, scale.dtype) for array in field.arrays]
+        blocks = [scale.held(read_block(array, slices, scale.dtype)) for array in field.arrays]
         mask = field.read_mask(slices)
         self._make_room(blocks[-1].size)
         pairs = np.empty(blocks[-1].size, np.int64)
@@ -252,7 +252,8 @@ def _heights(values: torch.Tensor, scale: Scale) -> torch.Tensor:
     import torch
 
     if scale.is_exact:
-        return values.to(torch.int64) - scale.smallest
+        whole = values.to(torch.int64)
+        return (whole if scale.holds_all else whole.clamp(scale.nearest, scale.furthest)) - scale.smallest
     binning = scale.binning
     above = values.sub(binning.low).nan_to_num_(nan=0.0)
     whole = (above / binning.width).floor_()

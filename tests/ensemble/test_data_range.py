@@ -1,0 +1,178 @@
+"""The range that is binned: what all but a few pixels show, the same however the pixels are cut."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from napari_ensir import EnsembleError, fit_lut
+from napari_ensir.ensemble.data_range import STRAYS, ends_of, robust_range, spread_of, sum_of
+from napari_ensir.ensemble.reference import collect_reference
+from napari_ensir.ensemble.reference_set import ReferenceSet
+
+
+def found(*arrays):
+    """The range of arrays held in memory."""
+    return robust_range(
+        sum_of([spread_of(array) for array in arrays]),
+        lambda ends: ends_of(np.concatenate([array.ravel() for array in arrays]), ends),
+    )
+
+
+def shortest(values):
+    """The plain way: of all runs of sorted values that leave few enough out, the shortest and lowest."""
+    values = np.sort(values[np.isfinite(values)].astype(float))
+    strays = len(values) // STRAYS
+    lengths = values[len(values) - strays - 1 :] - values[: strays + 1]
+    first = int(lengths.argmin())
+    return values[first], values[len(values) - strays - 1 + first]
+
+
+def images(dtype, kind="spots", size=300, seed=0):
+    """A truth of this kind, and two candidates."""
+    rng = np.random.default_rng(seed)
+    truth = 100 + 1900 * rng.random((size, size)) ** 3
+    if kind == "constant background":
+        truth = np.where(rng.random(truth.shape) < 0.3, truth, 100.0)
+    if kind == "saturated":
+        truth[rng.random(truth.shape) < 0.001] = 4095
+    if kind == "few values":
+        truth = np.round(truth / 500) * 500
+    if np.dtype(dtype).kind == "f":
+        truth = (truth - 900) * {"tiny": 1e-9}.get(kind, 1.0)
+    noise = [rng.normal(0, truth.std() * s, truth.shape) for s in (0.02, 0.06)]
+    lowest = -np.inf if np.dtype(dtype).kind == "f" else 0
+    return [np.maximum(truth + n, lowest).astype(dtype) for n in noise], truth.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_integers_exactly(dtype):
+    rng = np.random.default_rng(1)
+    for size in (50, 9_999, 10_000, 50_000, 200_000):
+        values = np.concatenate([rng.normal(500, 100, size), rng.integers(-9000, 9000, size // 5000)])
+        values = values.clip(0 if dtype == np.uint16 else -9000, None).astype(dtype)
+        assert found(values) == shortest(values)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 3e7, 1e30])
+@pytest.mark.parametrize("offset", [0.0, 0.3, 10.0, -1000.0])
+def test_floats_to_within_a_cell(scale, offset):
+    """An end on a cell's border is off by 1/2048 of itself, or by 1/64 of the range; never inward."""
+    rng = np.random.default_rng(2)
+    values = (rng.normal(0, 1, 100_000) + offset) * scale
+    values[:5] = np.array([1e4, -1e4, 1e5, np.nan, np.inf]) * scale
+    low, high = found(values)
+    expected = shortest(values)
+    span = expected[1] - expected[0]
+    slack = max(span / 64, max(map(abs, expected)) / 2048)
+    assert low <= expected[0] + 0.1 * span
+    assert high >= expected[1] - 0.1 * span
+    assert np.count_nonzero((values < low) | (values > high)) <= len(values) // STRAYS
+    assert high - low <= span + 2 * slack
+    # With nothing to leave out, the ends are exact.
+    assert found(values[5:9000]) == (values[5:9000].min(), values[5:9000].max())
+
+
+def test_floats_far_from_zero():
+    """A hot pixel beside a narrow range far off: cells are too coarse there, and a second look is taken."""
+    values = 10_000 + np.random.default_rng(3).random(50_000)
+    narrow = (values.min(), values.max())
+    values[7] = 65535.0
+    assert found(values) == pytest.approx(narrow, abs=0.01)
+
+
+def test_numbers_of_every_size():
+    values = np.array([0.0, -0.0, 5e-324, -1e-40, 1e38, -3e38, 1e300, -1e300, np.inf, -np.inf, np.nan])
+    assert found(values) == (-1e300, 1e300)
+    assert found(values[:6].astype(np.float32)) == (np.float32(-3e38), np.float32(1e38))
+    with pytest.raises(EnsembleError, match="too wide for bins"):
+        fit_lut([([np.array([[-1.7e308, 0]])], np.array([[0, 1.7e308]]))], device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64, np.uint32])
+def test_the_same_for_any_cutting(dtype, monkeypatch):
+    candidates, truth = images(dtype)
+    candidates[0][3, 4] = 60000 if dtype == np.uint16 else 30000
+    pairs = [([array[:150] for array in candidates], truth[:150])]
+    pairs += [([array[150:] for array in candidates], truth[150:])]
+    ranges = [ReferenceSet(some, None, None, None, None).data_range(None) for some in (pairs, pairs[::-1])]
+    ranges.append(ReferenceSet([(candidates, truth)], None, None, None, None).data_range(None))
+    for block, many in ((1000, 2), (777, 100)):
+        monkeypatch.setattr("napari_ensir.ensemble.reference_set.BLOCK", block)
+        monkeypatch.setattr("napari_ensir.ensemble.reference_set.MANY", many)
+        ranges.append(ReferenceSet(pairs, None, None, None, None).data_range(None))
+    for chunks in ((300, 300), (70, 110), (1, 300)):
+        lazy = [da.from_array(array, chunks=chunks) for array in (*candidates, truth)]
+        ranges.append(ReferenceSet([(lazy[:2], lazy[2])], None, None, None, None).data_range(None))
+    assert set(ranges) == {(ranges[0][0], "data")}
+
+
+KINDS = ("spots", "constant background", "saturated", "few values")
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*((kind, dtype) for kind in KINDS for dtype in (np.uint16, np.float32)), ("tiny", np.float32)],
+)
+def test_sensible_bins(kind, dtype):
+    """Most bins are used, by truth and candidates, with and without a hot pixel."""
+    candidates, truth = images(dtype, kind)
+    plain = fit_lut([(candidates, truth)], device="cpu")
+    hot = [array.copy() for array in (*candidates, truth)]
+    for array in hot:
+        array[5, 6] = 65000 if dtype == np.uint16 else 1e6
+    moved = fit_lut([(hot[:2], hot[2])], device="cpu")
+    for lut in (plain, moved):
+        used = np.unique(lut.binning.bins(truth.ravel()))
+        assert len(used) >= {"few values": 3, "saturated": 5}.get(kind, 6)
+        assert lut.report["data_range_from"] == "data"
+    assert moved.bin_width == pytest.approx(plain.bin_width, rel=0.02)
+    # What lies outside goes to the end bins, and is counted.
+    assert all(1 <= n <= 3 * truth.size // STRAYS for n in moved.report["outside_range"])
+    assert moved.report["pixels"] == truth.size
+
+
+def test_almost_everything_has_one_value():
+    """The rest still has bins: what is left out is counted among the rest alone."""
+    for dtype in (np.uint16, np.float64):
+        values = np.full(10**6, 100, dtype)
+        values[:50] = np.arange(50) * 10 + 200
+        assert found(values) == (100, 690)
+    values = np.full(10**6, 0.1)
+    values[0] = 0.1 + 1e-6
+    assert found(values) == (0.1, 0.1 + 1e-6)
+
+
+@pytest.mark.parametrize("method", ["em", "least-squares"])
+@pytest.mark.parametrize("where", ["a candidate", "the truth", "all"])
+def test_one_hot_pixel_moves_no_score(method, where):
+    """One in a million, in what is learned from: what is held out hardly notices."""
+    candidates, truth = images(np.uint16, size=1000)
+    held_out, clean = images(np.uint16, size=200, seed=9)
+
+    def score(arrays):
+        lut = fit_lut([(arrays[:2], arrays[2])], method=method, device="cpu")
+        error = np.mean((lut.apply(held_out, device="cpu") - clean.astype(float)) ** 2)
+        return 10 * np.log10(2000**2 / error)
+
+    before = score([*candidates, truth])
+    arrays = [array.copy() for array in (*candidates, truth)]
+    for index in {"a candidate": [0], "the truth": [2], "all": [0, 1, 2]}[where]:
+        arrays[index][321, 123] = 65535
+    assert abs(score(arrays) - before) < 0.05
+
+
+def test_given_and_eight_bit_ranges_stay():
+    candidates, truth = images(np.uint16)
+    assert fit_lut([(candidates, truth)], data_range=(0, 4095), device="cpu").data_range == (0, 4095)
+    small = [(array // 16).astype(np.uint8) for array in (*candidates, truth)]
+    assert fit_lut([(small[:2], small[2])], device="cpu").data_range == (0, 255)
+
+
+def test_constant_and_empty():
+    flat = np.full((5, 5), 7.0)
+    with pytest.raises(EnsembleError, match="every pixel of every image is 7; there is nothing to learn"):
+        collect_reference([([flat], flat.copy())])
+    with pytest.raises(EnsembleError, match="every pixel is NaN or infinite"):
+        collect_reference([([flat * np.nan], flat * np.inf)])
