@@ -88,7 +88,7 @@ class Scale:
         """A block with nothing beyond :attr:`nearest` and :attr:`furthest`; itself if there is none."""
         if self.holds_all or (self.nearest <= block.min() and block.max() <= self.furthest):
             return block
-        held = np.clip(block, self.nearest, self.furthest)
+        held: NDArray[Any] = np.clip(block, self.nearest, self.furthest)
         held.flags.writeable = False  # as blocks are
         return held
 
