@@ -7,10 +7,12 @@ comparison find it there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from napari_ensir.ensemble.inputs import check_prior
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import METHODS as TEXTS
 from napari_ensir.settings import SHRINKAGE
@@ -55,6 +57,35 @@ class Settings:
     max_iterations: int | None = None
     tolerance: float = 1e-5
     device: torch.device | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a report keeps, in plain values: all but where it was computed."""
+        prior = None if self.prior is None else [float(weight) for weight in self.prior]
+        return {
+            "prior": prior,
+            "shrinkage": self.shrinkage,
+            "min_pixels": self.min_pixels,
+            "max_iterations": self.max_iterations,
+            "tolerance": self.tolerance,
+        }
+
+    @classmethod
+    def from_dict(cls, kept: Any, n_candidates: int) -> Settings:
+        """The settings that :meth:`to_dict` kept; defaults for what is absent or no such value.
+
+        A report may come from a file that somebody else wrote, so nothing in it is taken on trust.
+        """
+        known = kept if isinstance(kept, dict) else {}
+        found = cls()
+        for name in ("shrinkage", "min_pixels", "max_iterations", "tolerance"):
+            value, usual = known.get(name), getattr(found, name)
+            kind = float if isinstance(usual, float) else int
+            if isinstance(value, (kind, int)) and not isinstance(value, bool) and 0 <= value < 2**53:
+                changed: Any = {name: kind(value)}
+                found = replace(found, **changed)
+        with suppress(EnsembleError):
+            found = replace(found, prior=check_prior(known.get("prior"), n_candidates))
+        return found
 
     def __post_init__(self) -> None:
         if self.max_iterations is not None and self.max_iterations < 1:

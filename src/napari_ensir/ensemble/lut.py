@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from napari_ensir.ensemble.apply import combine_field
+from napari_ensir.ensemble.calibrate import calibrate, noise_in
+from napari_ensir.ensemble.estimate import Settings
+from napari_ensir.ensemble.expected_error import ErrorTable, expected_error_of
 from napari_ensir.ensemble.inputs import check_names, make_field
 from napari_ensir.ensemble.lookup import Lookup
 from napari_ensir.ensemble.lut_format import TableParts, write_table
+from napari_ensir.ensemble.reference_set import ReferenceSet
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import torch
@@ -56,6 +60,8 @@ class WeightLUT:
         Axis with one table per place along it; negative: counted from the end.
     report : dict
         How the fit went: plain numbers, strings and lists.
+    errors : ErrorTable or None
+        How far off the ensemble was where it had not learned; see :meth:`calibrated`.
     """
 
     names: tuple[str, ...]
@@ -68,6 +74,7 @@ class WeightLUT:
     unseen: Literal["fallback", "previous"] = "fallback"
     channel_axis: int | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    errors: ErrorTable | None = None
 
     def __post_init__(self) -> None:
         n, m = len(self.rows), len(self.names)
@@ -259,6 +266,87 @@ class WeightLUT:
             )
         return made
 
+    def calibrated(
+        self,
+        reference: Iterable[tuple[Sequence[Any], Any]],
+        mask: Sequence[Any] | None = None,
+        device: str | torch.device = "auto",
+        progress: Progress | None = None,
+        *,
+        planes: tuple[int, int] | None = None,
+    ) -> WeightLUT:
+        """The same table with the errors to expect of it, learned from a reference set.
+
+        Each part of the reference set is scored by weights that were learned, by the table's method and
+        settings, from the other parts; an imported table, whose weights cannot be learned anew, scores all
+        itself. The set is read twice.
+
+        Parameters
+        ----------
+        reference, mask, device, progress, planes
+            As for :func:`~napari_ensir.fit_lut`; the images that the table was learned from, or others alike.
+
+        Returns
+        -------
+        WeightLUT
+
+        Raises
+        ------
+        EnsembleError
+            If the images do not fit the table, or the truth carried noise of a variance not known.
+
+        Examples
+        --------
+        >>> from napari_ensir import fit_lut
+        >>> rng = np.random.default_rng(0)
+        >>> truth = rng.integers(0, 200, (96, 96)).astype(np.float32)
+        >>> noisy = [truth + rng.normal(0, 6, truth.shape) for _ in range(2)]
+        >>> lut = fit_lut([(noisy, truth)], method="least-squares", device="cpu").calibrated([(noisy, truth)])
+        >>> 3 < float(np.median(lut.expected_error(noisy))) < 6
+        True
+        """
+        fields = ReferenceSet(reference, self.names, self.channel_axis, mask, self.data_range, planes)
+        self.field(fields.first.candidates)  # their number and channels
+        settings = Settings.from_dict(self.report.get("settings"), self.n_candidates)
+        noise = noise_in(self.report)
+        errors = calibrate(self.lookup, fields, self.method, settings, noise, device, progress)
+        return replace(self, errors=errors)
+
+    def expected_error(
+        self,
+        candidates: Sequence[Any],
+        device: str | torch.device = "auto",
+        *,
+        channel_axis: int | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
+        """The root mean square error to expect of the ensemble at each pixel.
+
+        It is read off the ensemble's intensity and the spread of the candidates. Where all candidates agree
+        on something false, it is blind.
+
+        Parameters
+        ----------
+        candidates, device, channel_axis, progress
+            As for :meth:`apply`.
+
+        Returns
+        -------
+        float32 array of the candidates' shape
+            In intensity units. Dask arrays in, a dask array out, nothing computed.
+
+        Raises
+        ------
+        EnsembleError
+            If the table was not calibrated, or as :meth:`apply`.
+        """
+        if self.errors is None:
+            raise EnsembleError(
+                "the table has no expected error; give it one with lut.calibrated(reference), or fit again."
+            )
+        field = self.field(candidates, channel_axis)
+        return expected_error_of(self.errors, self.lookup, field, device, progress)
+
     def save(self, path: str | Path) -> Path:
         """Write the table to a ``.lut.safetensors`` file, whole or not at all.
 
@@ -285,5 +373,6 @@ class WeightLUT:
             "unseen": self.unseen,
             "channel_axis": self.channel_axis,
             "report": self.report,
+            "errors": self.errors,
         }
         return write_table(path, parts)

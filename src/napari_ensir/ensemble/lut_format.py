@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from napari_ensir.ensemble.bins import FLOAT_LEVELS, Binning
+from napari_ensir.ensemble.expected_error import INTENSITIES, SPREADS, ErrorTable
 from napari_ensir.ensemble.inputs import check_names
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.headers import (
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIX", "TableParts", "read_table", "write_table"]
 
 SUFFIX = ".lut.safetensors"
-SCHEMA = 1
-"""Version of the file's layout; files of every earlier one still load."""
+SCHEMA = 2
+"""Version of the file's layout; files of every earlier one still load. 2: errors to expect."""
 
 _KEY = "napari-ensir"
 _TENSORS = {"rows": "U16", "weights": "F64", "counts": "I64", "fallback": "F64"}
+_ERRORS = {"error_squares": "I64", "error_counts": "I64"}
+"""Both, or neither where the table was not calibrated."""
 _MAX_BYTES = 2**30
 _HEADER = {
     "schema": int,
@@ -54,6 +57,8 @@ _HEADER = {
     "report": dict,
     "version": str,
 }
+_SINCE = {"error_noise": (2, (int, float, type(None)))}
+"""Entries of the header that earlier layouts lack: the layout that brought them, and their types."""
 
 
 class TableParts(TypedDict):
@@ -69,6 +74,7 @@ class TableParts(TypedDict):
     unseen: Literal["fallback", "previous"]
     channel_axis: int | None
     report: dict[str, Any]
+    errors: ErrorTable | None
 
 
 def write_table(path: str | Path, parts: TableParts) -> Path:
@@ -89,7 +95,7 @@ def write_table(path: str | Path, parts: TableParts) -> Path:
     target = Path(path).expanduser()
     if not target.name.endswith(SUFFIX):
         target = target.with_name(target.name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX)
-    binning = parts["binning"]
+    binning, errors = parts["binning"], parts["errors"]
     header = {
         "schema": SCHEMA,
         "names": list(parts["names"]),
@@ -104,9 +110,12 @@ def write_table(path: str | Path, parts: TableParts) -> Path:
         "channel_axis": parts["channel_axis"],
         "report": parts["report"],
         "version": package_version(),
+        "error_noise": None if errors is None else errors.noise,
     }
     held: tuple[NDArray[Any], ...] = (parts["rows"], parts["weights"], parts["counts"], parts["fallback"])
     tensors = {name: np.ascontiguousarray(part) for name, part in zip(_TENSORS, held, strict=True)}
+    if errors is not None:
+        tensors |= {"error_squares": errors.squares, "error_counts": errors.counts}
     content = save(tensors, metadata={_KEY: json.dumps(header)})
     if int.from_bytes(content[:8], "little") > MAX_HEADER:
         raise EnsembleError(
@@ -164,8 +173,13 @@ def _read_header(source: Path, metadata: Mapping[str, str] | None) -> dict[str, 
         wanted = kinds if isinstance(kinds, tuple) else (kinds,)
         if type(value) not in wanted or (key not in header):
             raise _is_off(source, f"its header has {key} = {brief(value)}")
-    if schema != SCHEMA:
+    if not 1 <= header["schema"] <= SCHEMA:
         raise _is_off(source, f"its layout has the unknown number {schema}")
+    for key, (since, kinds) in _SINCE.items():
+        if header["schema"] < since:
+            header[key] = None
+        elif key not in header or type(header[key]) not in kinds:
+            raise _is_off(source, f"its header has {key} = {brief(header.get(key))}")
     return header
 
 
@@ -173,24 +187,29 @@ def _read_tensors(source: Path, file: Any, header: dict[str, Any]) -> dict[str, 
     """The table's parts; none is read before what the file says of all of them fits."""
     m = len(header["names"])
     present = set(file.keys())
-    if present != set(_TENSORS):
+    kinds = _TENSORS if header["error_noise"] is None else _TENSORS | _ERRORS
+    if present != set(kinds):
         held = ", ".join(repr(name[:40]) for name in sorted(present)[:6])
-        raise _is_off(source, f"it holds {held or 'nothing'} where a LUT holds {', '.join(_TENSORS)}")
-    parts = {name: file.get_slice(name) for name in _TENSORS}
-    for name, kind in _TENSORS.items():
+        raise _is_off(source, f"it holds {held or 'nothing'} where a LUT holds {', '.join(kinds)}")
+    parts = {name: file.get_slice(name) for name in kinds}
+    for name, kind in kinds.items():
         if parts[name].get_dtype() != kind:
             raise _is_off(source, f"its {name} are {parts[name].get_dtype()}, not {kind}")
-    rows, weights, counts, fallback = (tuple(part.get_shape()) for part in parts.values())
+    shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
+    rows, weights, counts, fallback = (shapes[name] for name in _TENSORS)
     n = rows[0] if rows else 0
     good = (rows, weights, counts, fallback[1:]) == ((n, m + 1), (n, m), (n,), (m,)) and len(fallback) == 2
     if not good or m < 1 or not 1 <= fallback[0] <= 2**16:
         raise _is_off(source, f"its parts do not fit {m} candidates")
+    wanted = (fallback[0], INTENSITIES, SPREADS)
+    if any(shapes[name] != wanted for name in _ERRORS if name in shapes):
+        raise _is_off(source, f"its errors are not of shape {wanted}")
     tensors = {"fallback": file.get_tensor("fallback")}
     _check_weights(source, "fallback weights", tensors["fallback"])
     # Some at a time first: whatever a file is full of, it is found out without holding it all.
     for some in _runs(n, m + 1):
         _check_weights(source, "weights", parts["weights"][some])
-    return {name: file.get_tensor(name) for name in _TENSORS}
+    return {name: file.get_tensor(name) for name in kinds}
 
 
 def _runs(n: int, width: int) -> Iterator[slice]:
@@ -226,7 +245,23 @@ def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[An
         "unseen": header["unseen"],
         "channel_axis": header["channel_axis"],
         "report": header["report"],
+        "errors": _checked_errors(source, header, binning, tensors),
     }
+
+
+def _checked_errors(
+    source: Path, header: dict[str, Any], binning: Binning, tensors: dict[str, NDArray[Any]]
+) -> ErrorTable | None:
+    noise = header["error_noise"]
+    if noise is None:
+        return None
+    squares, counts = (tensors[name] for name in _ERRORS)
+    # As many as there can be without their sums leaving 64 bits.
+    if not 0 <= noise < float("inf") or min(squares.min(), counts.min()) < 0:
+        raise _is_off(source, "its errors or their noise are negative")
+    if squares.astype(float).sum() > 2**62 or counts.astype(float).sum() > 2**62:
+        raise _is_off(source, "its errors are beyond all bounds")
+    return ErrorTable(binning.low, binning.high, squares, counts, float(noise))
 
 
 def _is_text(name: str) -> bool:

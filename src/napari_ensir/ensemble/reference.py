@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from napari_ensir.ensemble.inputs import Field, Progress
+    from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.statistics import Statistics
 
 __all__ = ["Reference", "collect_reference"]
@@ -91,7 +91,7 @@ def collect_reference(
         refine = finest_cheap(binning, len(checked), first.n_channels)
     if refine > 1:
         binning = binning.refined(refine)
-    parts = [fields] if folds == 1 else _in_folds(list(fields), folds)
+    parts = [fields] if folds == 1 else fields.folds(folds)
     total, before = fields.n_pixels, 0
     collected = []
     for part in parts:
@@ -125,14 +125,3 @@ def finest_cheap(binning: Binning, n_candidates: int, n_channels: int) -> int:
 
 def _offset(progress: Progress, before: int, total: int | None) -> Progress:
     return lambda done, _, text: progress(before + done, max(before + done, total or 0), text)
-
-
-def _in_folds(fields: list[Field], n: int) -> list[list[Field]]:
-    """Deal out whole images where there are enough, else bands of each along its longest axis."""
-    if len(fields) >= n:
-        return [fields[start::n] for start in range(n)]
-    folds: list[list[Field]] = [[] for _ in range(n)]
-    for field in fields:
-        for fold, band in zip(folds, field.bands(n), strict=False):
-            fold.append(band)
-    return folds

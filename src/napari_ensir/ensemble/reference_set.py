@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +129,21 @@ class ReferenceSet:
         )
         return field if self.planes is None else field.between(*self.planes, place=f"image {number + 1}: ")
 
+    def folds(self, n: int) -> list[Iterable[Field]]:
+        """Parts to hold out in turn: whole images where there are enough, else bands of each.
+
+        Each part can be iterated again, and no image is held for it where there are enough of them.
+        """
+        if not isinstance(self.pairs, Sequence):
+            self.pairs = list(self.pairs)
+        if len(self.pairs) >= n:
+            return [_EveryNth(self, start, n) for start in range(n)]
+        folds: list[list[Field]] = [[] for _ in range(n)]
+        for field in self:
+            for fold, band in zip(folds, field.bands(n), strict=False):
+                fold.append(band)
+        return list(folds)
+
     def data_range(self, progress: Progress | None) -> tuple[tuple[float, float], str]:
         """The range to bin, and where it came from."""
         if self.given_range is not None:
@@ -150,6 +166,16 @@ def _limits(field: Field) -> tuple[float, float] | None:
         return None
     limits = np.iinfo(common)
     return float(limits.min), float(limits.max)
+
+
+class _EveryNth:
+    """Every n-th image of a reference set."""
+
+    def __init__(self, fields: ReferenceSet, start: int, n: int) -> None:
+        self.fields, self.start, self.n = fields, start, n
+
+    def __iter__(self) -> Iterator[Field]:
+        return islice(iter(self.fields), self.start, None, self.n)
 
 
 class _Chain:

@@ -40,10 +40,12 @@ def estimate_lut(
         If there is no such method, or the bins do not fit.
     """
     estimator = find_method(method).load()
+    settings = settings or Settings()
     statistics = reference.statistics if binning is None else reference.statistics.in_bins(binning)
-    estimate = estimator(statistics, settings or Settings(), progress)
+    estimate = estimator(statistics, settings, progress)
     counts = statistics.counts
     report = {
+        "settings": settings.to_dict(),
         "pixels": statistics.n_pixels,
         "images": reference.n_images,
         "bin_sets": len(counts),

@@ -1,0 +1,118 @@
+"""A table's method on a reference set, in parts that are held out in turn: how far off it is. Makes no table.
+
+reference set --parts--> statistics --the others'--> weights --the part's pixels--> errors
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari_ensir.devices import resolve_device
+from napari_ensir.ensemble.collect import collect
+from napari_ensir.ensemble.estimate import METHODS, find_method
+from napari_ensir.ensemble.expected_error import ErrorTable, measure_errors
+from napari_ensir.ensemble.lookup import Lookup
+from napari_ensir.ensemble.statistics import merge
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import torch
+
+    from napari_ensir.ensemble.estimate import Settings
+    from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.reference_set import ReferenceSet
+    from napari_ensir.ensemble.statistics import Statistics
+
+__all__ = ["calibrate", "held_out_lookups", "noise_in"]
+
+FOLDS = 4
+"""Parts that are held out in turn."""
+
+
+def calibrate(
+    lookup: Lookup,
+    fields: ReferenceSet,
+    method: str,
+    settings: Settings,
+    noise: float = 0.0,
+    device: str | torch.device = "auto",
+    progress: Progress | None = None,
+) -> ErrorTable:
+    """Errors of a method on each part of a reference set, by a table that did not learn from that part.
+
+    Parameters
+    ----------
+    lookup
+        The table's own; used as it is where its method is none of ours, so that it cannot be learned anew.
+    fields
+        The reference set.
+    method, settings
+        What the table was learned by.
+    noise
+        Standard deviation of the noise in the ground truth.
+    device, progress
+        As for :func:`napari_ensir.fit_lut`.
+
+    Raises
+    ------
+    EnsembleError
+        If the images cannot be used, or no pixel is left.
+    """
+    binning = lookup.binning
+    empty = ErrorTable.empty(binning.low, binning.high, lookup.n_channels, noise)
+    total = fields.n_pixels
+    if method not in METHODS:
+        found = measure_errors([(fields, lookup)], empty, device, progress, total)
+    else:
+        parts = fields.folds(FOLDS)
+        learned = [
+            collect(part, binning, lookup.n_candidates, lookup.n_channels, resolve_device(device), progress)
+            for part in parts
+        ]
+        held_out = held_out_lookups(learned, method, settings)
+        found = measure_errors(zip(parts, held_out, strict=True), empty, device, progress, total)
+    if not found.counts.any():
+        raise EnsembleError(
+            "no pixel is left to measure errors on; all are NaN, infinite or outside the mask."
+        )
+    return found
+
+
+def noise_in(report: Mapping[str, Any]) -> float:
+    """The standard deviation of the noise that the ground truth carried, as a table's report keeps it.
+
+    Raises
+    ------
+    EnsembleError
+        If there was noise and nobody said how much: it cannot be told from the ensemble's error.
+    """
+    noise = report.get("truth_noise")
+    if noise is None:
+        return 0.0
+    if isinstance(noise, (int, float)) and not isinstance(noise, bool) and 0 <= noise < float("inf"):
+        return float(noise)
+    raise EnsembleError(
+        "the ground truth carried noise of a size not known, which cannot be told from the ensemble's error; "
+        "give truth_noise as a number, or images that are clean."
+    )
+
+
+def held_out_lookups(
+    folds: Sequence[Statistics], method: str, settings: Settings, progress: Progress | None = None
+) -> Iterable[Lookup]:
+    """For each part, the weights that the others teach.
+
+    Raises
+    ------
+    EnsembleError
+        If all pixels lie in one part.
+    """
+    estimator = find_method(method).load()
+    for number, fold in enumerate(folds):
+        rest = merge([*folds[:number], *folds[number + 1 :]])
+        if fold.n_pixels and not rest.n_pixels:
+            raise EnsembleError("all pixels lie in one part of the images; there is none to hold out.")
+        found = estimator(rest, settings, progress)
+        yield Lookup(rest.binning, rest.rows, found.weights, found.fallback, found.unseen)

@@ -1,0 +1,322 @@
+"""How far off an ensemble is likely to be at each pixel: a second, small table. Estimates no weights.
+
+    images held out --errors of their ensemble--> sums by intensity and spread --shrunk--> RMSE to expect
+
+The spread of the candidates at a pixel (their standard deviation) says how much they disagree, which is most
+of what can be known of the error without the truth; how much a given spread means depends on the intensity,
+the channel and the restorers, and that is learned from a reference set. Where all candidates agree on
+something false, it is blind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.apply import combine_field, map_chunks
+from napari_ensir.ensemble.arrays import is_dask, is_torch, read_block
+from napari_ensir.ensemble.distributed import has_chunks, reduce_chunks
+from napari_ensir.ensemble.inputs import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import torch
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.lookup import Lookup
+
+__all__ = ["ErrorTable", "expected_error_of", "measure_errors"]
+
+INTENSITIES = 16
+"""Intensity classes of the ensemble, over the data range."""
+
+SPREADS = 20
+"""Classes of the candidates' spread, two for each doubling."""
+
+STEPS = 16 * 255
+"""Steps of the data range that errors are counted in: whole numbers, whose sums depend on no order."""
+
+TRUST_IN_WHOLE = 50
+"""Pixels' worth of trust in the error of the whole reference set, for classes that few pixels fall in."""
+
+BLOCK_PIXELS = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorTable:
+    """Squared errors of an ensemble on pixels that its weights were not learned from, summed in classes.
+
+    Attributes
+    ----------
+    low, high : float
+        Data range in intensity units.
+    squares : (C, INTENSITIES, SPREADS) int64
+        Sums of squared errors, in squared steps of ``(high - low) / STEPS``.
+    counts : (C, INTENSITIES, SPREADS) int64
+        Pixels.
+    noise : float
+        Standard deviation of the noise that the truth carried, in intensity units; its variance is taken off.
+    """
+
+    low: float
+    high: float
+    squares: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    noise: float = 0.0
+
+    @classmethod
+    def empty(cls, low: float, high: float, n_channels: int, noise: float = 0.0) -> ErrorTable:
+        """The table of no pixels."""
+        shape = (n_channels, INTENSITIES, SPREADS)
+        return cls(low, high, np.zeros(shape, np.int64), np.zeros(shape, np.int64), noise)
+
+    def __add__(self, other: ErrorTable) -> ErrorTable:
+        squares, counts = self.squares + other.squares, self.counts + other.counts
+        return ErrorTable(self.low, self.high, squares, counts, self.noise)
+
+    @property
+    def step(self) -> float:
+        """Intensity units per step."""
+        return (self.high - self.low) / STEPS
+
+    @cached_property
+    def rmse(self) -> NDArray[np.float32]:
+        """Root mean square error to expect, by class, in intensity units; see :data:`TRUST_IN_WHOLE`."""
+        total = max(1, int(self.counts.sum()))
+        whole = self.squares.sum() / total
+        mean = (self.squares + TRUST_IN_WHOLE * whole) / (self.counts + TRUST_IN_WHOLE)
+        # What a noisy truth adds is the same everywhere. What is left cannot be less than the grid resolves.
+        clean = np.maximum(mean * self.step**2 - self.noise**2, self.step**2 / 12)
+        found: NDArray[np.float32] = np.sqrt(clean).astype(np.float32)
+        return found
+
+    @property
+    def overall(self) -> float:
+        """Root mean square error over all pixels counted, in intensity units."""
+        mean = self.squares.sum() / max(1, self.counts.sum()) * self.step**2
+        return float(np.sqrt(max(mean - self.noise**2, 0.0)))
+
+    def classes(
+        self, ensemble: NDArray[np.float32], candidates: Sequence[NDArray[Any]], axis: int | None
+    ) -> NDArray[np.int32]:
+        """The class of each pixel: a place in the flattened sums.
+
+        Parameters
+        ----------
+        ensemble : float32 array, not NaN
+        candidates : M arrays of its shape
+        axis : int or None
+            The channel axis.
+        """
+        unit = (self.high - self.low) / 255
+        place = (ensemble - self.low) * np.float32(INTENSITIES / (self.high - self.low))
+        key: NDArray[np.int32] = np.clip(place, 0, INTENSITIES - 1).astype(np.int32)
+        key *= SPREADS
+        # floor(2 log2(s + 1/4)) from the variance: half the logarithms, no square root of differences.
+        spread = np.sqrt(_variance(candidates)) / np.float32(unit)
+        steps = np.floor(2 * np.log2(spread + np.float32(0.25))) + 4
+        # Not a number where a candidate is none; such pixels are left out by whoever asked.
+        key += np.clip(np.nan_to_num(steps), 0, SPREADS - 1).astype(np.int32)
+        if axis is not None:
+            shape = [1] * ensemble.ndim
+            shape[axis] = -1
+            key += (np.arange(ensemble.shape[axis], dtype=np.int32) * (INTENSITIES * SPREADS)).reshape(shape)
+        return key
+
+    def counted(
+        self, ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None
+    ) -> ErrorTable:
+        """The sums of one block, whose arrays are in memory.
+
+        Parameters
+        ----------
+        ensemble
+            Of the block.
+        field
+            The block; its truth is known.
+        keep
+            Where to look; None: everywhere. Pixels that are not finite never count.
+        """
+        truth = np.asarray(field.truth, np.float64)
+        error = (ensemble - truth) / self.step
+        good = np.isfinite(error)
+        if keep is not None:
+            good &= keep
+        key = self.classes(np.where(good, ensemble, 0), field.candidates, field.channel_axis)[good]
+        # Beyond four ranges an error is as large as it can be said to be; sums stay within 53 bits.
+        level = np.rint(np.clip(error[good], -4 * STEPS, 4 * STEPS))
+        size = self.counts.size
+        squares = np.bincount(key, level * level, size).astype(np.int64).reshape(self.counts.shape)
+        counts = np.bincount(key, minlength=size).reshape(self.counts.shape)
+        return ErrorTable(self.low, self.high, squares, counts.astype(np.int64), self.noise)
+
+
+def _variance(candidates: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    """Variance over the candidates at each pixel."""
+    first = np.asarray(candidates[0], np.float32)
+    # About the first candidate, so that large intensities of small spread lose nothing.
+    total, squares = np.zeros_like(first), np.zeros_like(first)
+    for candidate in candidates[1:]:
+        above = np.asarray(candidate, np.float32) - first
+        total += above
+        squares += above * above
+    n = np.float32(len(candidates))
+    total /= n
+    squares /= n
+    squares -= total * total
+    return np.maximum(squares, 0, out=squares)
+
+
+def measure_errors(
+    parts: Iterable[tuple[Iterable[Field], Lookup]],
+    empty: ErrorTable,
+    device: str | torch.device = "auto",
+    progress: Progress | None = None,
+    total: int | None = None,
+) -> ErrorTable:
+    """Errors of ensembles on fields with ground truth.
+
+    Parameters
+    ----------
+    parts : pairs of (fields, lookup)
+        The lookup must not have learned from its fields, or the errors are too small.
+    empty
+        The table to add to.
+    device
+        Where to combine.
+    progress
+        Called with (pixels done, ``total``, text).
+    total
+        Pixels there are.
+
+    Returns
+    -------
+    ErrorTable
+        The same for any order and cutting of the pixels.
+    """
+    found, done = empty, 0
+
+    def report(pixels: int) -> None:
+        nonlocal done
+        done += pixels
+        if progress is not None:
+            progress(done, max(done, total or 0), "measuring errors")
+
+    for fields, lookup in parts:
+        for field in fields:
+            if has_chunks(field):
+                leaf = _ChunkErrors(lookup, empty, field.channel_axis)
+                found = found + reduce_chunks(_whole_channels(field), leaf, _sum, report)
+                continue
+            for band in _bands(field):
+                found = found + _errors_of(band, lookup, empty, device)
+                report(prod(band.shape))
+    return found
+
+
+def _bands(field: Field) -> list[Field]:
+    """Pieces that are worked on in memory, the channel axis whole."""
+    return field.bands(max(1, ceil(prod(field.shape) / BLOCK_PIXELS)))
+
+
+def _errors_of(field: Field, lookup: Lookup, empty: ErrorTable, device: str | torch.device) -> ErrorTable:
+    part = _in_memory(field)
+    whole = (slice(None),) * len(field.shape)
+    mask = field.read_mask(whole)
+    keep = None if mask is None else mask.reshape(field.shape)
+    ensemble = np.asarray(combine_field(lookup, part, device, as_maps=False))
+    return empty.counted(ensemble, part, keep)
+
+
+def _in_memory(field: Field) -> Field:
+    """The same field in numpy arrays of its one working dtype."""
+    whole = (slice(None),) * len(field.shape)
+    arrays = [read_block(array, whole, field.dtype).reshape(field.shape) for array in field.arrays]
+    truth = None if field.truth is None else arrays.pop()
+    return Field(tuple(arrays), truth, None, field.channel_axis)
+
+
+def _whole_channels(field: Field) -> Field:
+    """The same field with the channel axis in one chunk."""
+    axis = field.channel_axis
+    if axis is None:
+        return field
+    candidates = [one.rechunk({axis: -1}) if is_dask(one) else one for one in field.candidates]
+    truth = field.truth.rechunk({axis: -1}) if is_dask(field.truth) else field.truth
+    return Field(tuple(candidates), truth, field.mask, axis)
+
+
+class _ChunkErrors:
+    """Measures one chunk of dask arrays; small, so that it can be sent to where the chunk is read."""
+
+    def __init__(self, lookup: Lookup, empty: ErrorTable, axis: int | None) -> None:
+        self.lookup, self.empty, self.axis = lookup, empty, axis
+
+    def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> ErrorTable:
+        found = self.empty
+        for band in _bands(Field(tuple(arrays[:-1]), arrays[-1], mask, self.axis)):
+            found = found + _errors_of(band, self.lookup, self.empty, "cpu")
+        return found
+
+
+def _sum(parts: Sequence[ErrorTable]) -> ErrorTable:
+    found = parts[0]
+    for part in parts[1:]:
+        found = found + part
+    return found
+
+
+def expected_error_of(
+    table: ErrorTable,
+    lookup: Lookup,
+    field: Field,
+    device: str | torch.device = "auto",
+    progress: Progress | None = None,
+) -> Any:
+    """The root mean square error to expect at each pixel of an ensemble.
+
+    Returns
+    -------
+    float32 array of the field's shape
+        In intensity units; NaN where a candidate is NaN. Dask arrays in, a dask array out, nothing computed;
+        torch tensors in, a tensor out.
+    """
+    if any(is_dask(candidate) for candidate in field.candidates):
+        return _expected_dask(table, lookup, field, device)
+    rmse = table.rmse.reshape(-1)
+    result = np.empty(field.shape, np.float32)
+    done = 0
+    for band, place in zip(_bands(field), _bands(_places(result, field.channel_axis)), strict=True):
+        part = _in_memory(band)
+        ensemble = np.asarray(combine_field(lookup, part, device, as_maps=False))
+        good = np.isfinite(ensemble)
+        key = table.classes(np.where(good, ensemble, 0), part.candidates, field.channel_axis)
+        place.candidates[0][...] = np.where(good, rmse[key], np.nan)
+        done += prod(band.shape)
+        if progress is not None:
+            progress(done, prod(field.shape), "expected error")
+    if all(is_torch(candidate) for candidate in field.candidates):
+        import torch
+
+        return torch.from_numpy(result).to(field.candidates[0].device)
+    return result
+
+
+def _places(result: NDArray[np.float32], axis: int | None) -> Field:
+    """The result as a field, to be cut as the candidates are."""
+    return Field((result,), None, None, axis)
+
+
+def _expected_dask(table: ErrorTable, lookup: Lookup, field: Field, device: str | torch.device) -> Any:
+    def block(*parts: NDArray[Any]) -> NDArray[np.float32]:
+        part = Field(parts, None, None, field.channel_axis)
+        found: NDArray[np.float32] = expected_error_of(table, lookup, part, device)
+        return found
+
+    return map_chunks(field, block)
