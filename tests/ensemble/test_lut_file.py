@@ -33,6 +33,13 @@ def lut(rng):
     )
 
 
+@pytest.fixture
+def calibrated(rng):
+    """The same with errors to expect."""
+    images = [make_image(rng, (30, 30, 3), 2)]
+    return fit_lut(images, ("CARE", "N2V"), channel_axis=-1, device="cpu").calibrated(images, device="cpu")
+
+
 def parts_of(path):
     """Header and tensors of a file."""
     content = path.read_bytes()
@@ -149,9 +156,9 @@ def test_too_large_a_file(lut, tmp_path, monkeypatch):
 def test_newer_layout(lut, tmp_path):
     header, tensors = parts_of(lut.save(tmp_path / "rain"))
     # A later layout may have anything else; the message must come first.
-    path = write(tmp_path / "new", {"schema": 2, "version": "9.1"}, {"whatever": np.zeros(3)})
+    path = write(tmp_path / "new", {"schema": 99, "version": "9.1"}, {"whatever": np.zeros(3)})
     with pytest.raises(
-        EnsembleError, match=r"newer napari-ensir \('9.1'; layout 2, .* up to 1\); update with"
+        EnsembleError, match=r"newer napari-ensir \('9.1'; layout 99, .* up to 2\); update with"
     ):
         load_lut(path)
     path = write(tmp_path / "old", {**header, "schema": 0}, tensors)
@@ -213,6 +220,37 @@ def test_parts_that_are_off(lut, tmp_path, words, change):
     with pytest.raises(EnsembleError, match=words) as caught:
         load_lut(path)
     assert "off.lut.safetensors" in str(caught.value)
+
+
+def test_errors_to_expect_come_back(calibrated, tmp_path, rng):
+    back = load_lut(calibrated.save(tmp_path / "rain"))
+    candidates, _ = make_image(rng, (20, 20, 3), 2)
+    np.testing.assert_array_equal(back.errors.squares, calibrated.errors.squares)
+    np.testing.assert_array_equal(
+        back.expected_error(candidates, "cpu"), calibrated.expected_error(candidates, "cpu")
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("error_noise = 'a'", lambda h, t: h.update(error_noise="a")),
+        ("error_noise = None", lambda h, t: h.pop("error_noise")),
+        ("it holds", lambda h, t: h.update(error_noise=None)),
+        ("it holds", lambda h, t: t.pop("error_counts")),
+        ("error_squares are F64", lambda h, t: t.update(error_squares=t["error_squares"] * 1.0)),
+        ("errors are not of shape", lambda h, t: t.update(error_counts=t["error_counts"][:1].copy())),
+        ("negative", lambda h, t: h.update(error_noise=-1)),
+        ("negative", lambda h, t: h.update(error_noise=float("nan"))),
+        ("negative", lambda h, t: t.update(error_counts=changed(t["error_counts"], (0, 0, 0), -1))),
+        ("beyond all bounds", lambda h, t: t.update(error_squares=changed(t["error_squares"], 0, 2**62))),
+    ],
+)
+def test_errors_that_are_off(calibrated, tmp_path, words, change):
+    header, tensors = parts_of(calibrated.save(tmp_path / "rain"))
+    change(header, tensors)
+    with pytest.raises(EnsembleError, match=words):
+        load_lut(write(tmp_path / "off.lut.safetensors", header, tensors))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 90000, '{"schema": NaN}'])
