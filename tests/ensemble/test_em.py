@@ -143,3 +143,20 @@ def test_previous_rule_takes_the_bin_set_before(engine, rng):
                     got = lut.weights_for((a * 64 + 5, b * 64 + 63, c * 64), channel=channel)
                     np.testing.assert_array_equal(got, wanted)
     assert len(keys) < 4**3 * 3
+
+
+def test_exponential_and_logarithm_are_those_of_numpy(rng):
+    loop = pytest.importorskip("napari_ensir.ensemble.em_loop")
+    x = -np.concatenate([np.linspace(0, 708, 20001), np.logspace(-20, 2.85, 20000)])
+    found = x.copy()
+    loop._exponential(found, np.empty((2, len(x))))
+    wanted = np.exp(x)
+    assert (np.abs(found - wanted) <= 2 * np.spacing(wanted)).all()
+    odd = np.array([np.nan, -np.inf, -709.0, 0.0])
+    loop._exponential(odd, np.empty((2, 4)))
+    np.testing.assert_array_equal(odd, [np.nan, 0, 0, 1])
+    totals = np.concatenate([np.linspace(1, 40, 20001), 1 + np.logspace(-16, 0, 20000), [np.nan]])
+    logs = np.empty_like(totals)
+    loop._logarithm(totals, logs)
+    assert (np.abs(logs - np.log(totals))[:-1] <= 2 * np.spacing(np.maximum(logs, 1)[:-1])).all()
+    assert np.isnan(logs[-1])
