@@ -62,11 +62,13 @@ def iterate_em(
     mass, centre, spread = sums[0], sums[1], sums[2]
     room = np.empty((n_candidates + 4, _CHUNK))
     for r in range(len(starts) - 1):
-        entries = slice(starts[r], starts[r + 1])
+        y, part = truth[starts[r] : starts[r + 1]], share[starts[r] : starts[r + 1]]
         before = -np.inf
         status[r] = 1
         for iteration in range(limit + 1):
-            likelihood = _expect(truth[entries], share[entries], means[r], variances[r], weights[r], sums, room)
+            likelihood = _expect(
+                truth[entries], share[entries], means[r], variances[r], weights[r], sums, room
+            )
             iterations[r] = iteration
             if not np.isfinite(likelihood):
                 status[r] = 2
@@ -166,7 +168,7 @@ def _add_sums(
 _LEAST = -708.0
 """Below this an exponential is taken for zero: it is less than the least number of full precision."""
 _ROUND = 1.5 * 2.0**52
-"""Added to a number and taken away again, it leaves the nearest whole number; in between, in the last bits."""
+"""Added and taken away again, it leaves the nearest whole number; in between that stands in the last bits."""
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10
 """The logarithm of two in two parts; a whole number times the first is exact."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.similarity import TAPS, sum_of_similarity
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["luma", "psnr", "psnr_of_error", "ssim"]
-
-TAPS = 11
-"""Side of SSIM's window: sigma 1.5, cut off at 3.5 sigma."""
+__all__ = ["evenly_spaced_planes", "luma", "psnr", "psnr_of_error", "ssim"]
 
 
 def psnr_of_error(error: float, peak: float) -> float:
@@ -96,36 +95,39 @@ def ssim(
         return float("nan")
     if valid is None:
         valid = np.isfinite(truth) & np.isfinite(image)
-    whole = bool(valid.all())
-    first, second = (np.asarray(x if whole else np.where(valid, x, 0), np.float64) for x in (truth, image))
-    similarity = _similarity_map(first, second, peak, axis)
-    inner = tuple(slice(None) if i == axis else slice(TAPS // 2, -(TAPS // 2)) for i in range(truth.ndim))
-    if whole:
-        return float(similarity[inner].mean())
-    from scipy.ndimage import minimum_filter
-
-    size = tuple(1 if i == axis else TAPS for i in range(truth.ndim))
-    counting = minimum_filter(valid, size=size)[inner]
-    return float(similarity[inner][counting].mean()) if counting.any() else float("nan")
+    if not valid.all():
+        truth, image = (np.where(valid, x, 0) for x in (truth, image))
+    axes = tuple(i for i in range(truth.ndim) if i != axis)
+    total, windows = sum_of_similarity(truth, image, peak, axes, valid)
+    return total / windows if windows else float("nan")
 
 
-def _similarity_map(
-    truth: NDArray[np.float64], image: NDArray[np.float64], peak: float, axis: int | None
-) -> NDArray[np.float64]:
-    """SSIM of the window about each pixel, of the images' shape."""
-    from skimage.metrics import structural_similarity
+def evenly_spaced_planes(
+    shape: tuple[int, ...], plane_axes: int = 2, most: int = 32, most_pixels: int = 2**24
+) -> list[tuple[int, ...]]:
+    """Indices of planes that stand for a stack where scoring all of it takes too long.
 
-    _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
-        truth,
-        image,
-        data_range=peak,
-        channel_axis=axis,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        full=True,
-    )
-    return np.asarray(similarity, np.float64)
+    Parameters
+    ----------
+    shape
+        The stack's; its last ``plane_axes`` axes are those of a plane.
+    most
+        Most planes.
+    most_pixels
+        Most pixels in all of them together; at least one plane is taken.
+
+    Examples
+    --------
+    >>> evenly_spaced_planes((100, 1024, 1024), most_pixels=2**22)
+    [(0,), (33,), (66,), (99,)]
+    >>> evenly_spaced_planes((64, 64))
+    [()]
+    """
+    leading = shape[: len(shape) - plane_axes]
+    n = prod(leading)
+    wanted = max(1, min(n, most, most_pixels // max(1, prod(shape[len(leading) :]))))
+    places = np.unique(np.linspace(0, n - 1, wanted).astype(int))
+    return [tuple(int(i) for i in np.unravel_index(place, leading)) if leading else () for place in places]
 
 
 def luma(image: NDArray[Any]) -> NDArray[np.float64]:
