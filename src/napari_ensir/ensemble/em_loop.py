@@ -66,9 +66,7 @@ def iterate_em(
         before = -np.inf
         status[r] = 1
         for iteration in range(limit + 1):
-            likelihood = _expect(
-                truth[entries], share[entries], means[r], variances[r], weights[r], sums, room
-            )
+            likelihood = _expect(y, part, means[r], variances[r], weights[r], sums, room)
             iterations[r] = iteration
             if not np.isfinite(likelihood):
                 status[r] = 2
