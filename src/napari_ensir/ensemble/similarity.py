@@ -58,7 +58,7 @@ def sum_of_similarity(
         here = valid[slices]
         similarity = _similarity(truth[slices], image[slices], peak, axes)
         if not here.all():
-            similarity = similarity[_windowed(~here * 1.0, axes) == 0]
+            similarity = similarity[_windowed((~here).astype(np.float64), axes) == 0]
         found[number] = float(similarity.sum()), similarity.size
 
     for_each(enumerate(_tiles(truth.shape, axes)), work)
