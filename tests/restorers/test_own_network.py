@@ -7,6 +7,7 @@ import sys
 import types
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,47 @@ def test_weights_in_the_form_of_torch_2_8(exported, tmp_path):
     np.testing.assert_allclose(network(image), 1.5 * image, atol=1e-5)
 
 
+class Halving(nn.Module):
+    """As U-Nets do: half the size, and back."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        half = nn.functional.max_pool2d(x, 2)
+        back = nn.functional.interpolate(half, scale_factor=2)
+        return torch.cat([x, back], 1).mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("automatic", [False, True])
+def test_an_export_with_guards_on_its_sizes(tmp_path, strict, automatic):
+    dim, auto = torch.export.Dim, torch.export.Dim.AUTO
+    even = {0: dim("b", max=64), 2: 2 * dim("h", min=4), 3: 2 * dim("w", min=4)}
+    shapes = {0: auto, 2: auto, 3: auto} if automatic else even
+    example = (torch.zeros(2, 1, 16, 24),)
+    program = torch.export.export(Halving(), example, dynamic_shapes=(shapes,), strict=strict)
+    torch.export.save(program, tmp_path / "halving.pt2")
+    with zipfile.ZipFile(tmp_path / "halving.pt2") as archive:
+        (model,) = (name for name in archive.namelist() if name.endswith("models/model.json"))
+        assert json.loads(archive.read(model))["guards_code"]
+    network = load_network(tmp_path / "halving.pt2", intensities="raw", device="cpu")
+    image = np.random.default_rng(0).random((40, 56)).astype(np.float32)
+    expected = Halving()(torch.from_numpy(image)[None, None])[0, 0]
+    np.testing.assert_allclose(network(image), expected, atol=1e-6)
+    # The guards are still there, to refuse what the network was not exported for.
+    with pytest.raises(EnsembleError, match="cannot be applied to tiles"):
+        replace(network, sides=1, tiles=Tiles(size=33, overlap=0))(image)
+
+
+def test_a_network_for_raw_intensities_gets_them():
+    image = np.random.default_rng(0).integers(300, 3000, (16, 16)).astype(np.uint16)
+    network = OwnNetwork(network=lambda x: x - 100, label="background", sides=1, device="cpu")
+    np.testing.assert_allclose(replace(network, intensities="raw")(image), image - 100.0, atol=1e-3)
+    assert abs(network(image).mean() - image.mean()) > 1e5  # of 0..1, 100 is a great deal
+    by_hand = replace(network, data_range=(0.0, 100.0))
+    np.testing.assert_allclose(by_hand(image), image - 100 * 100.0, rtol=1e-5)
+    with pytest.raises(EnsembleError, match=r"background: intensities is 'words'; use one of"):
+        replace(network, intensities="words")(image)
+
+
 class Bomb:
     """What a hostile pickle does: run something when it is loaded."""
 
@@ -167,7 +209,10 @@ def test_hostile_exports_are_refused_and_nothing_of_them_runs(exported, tmp_path
         ("models/model.json", graph("expr_str", "Symbol.__class__"), "no plain expression"),
         ("models/model.json", graph("expr_str", "Add(breakpoint(), 1)"), "no plain expression"),
         ("models/model.json", graph("target", "os.system"), "only operators of ATen"),
-        ("models/model.json", graph("guards_code", [evil]), "guards"),
+        ("models/model.json", graph("guards_code", [evil]), "more than arithmetic on the sizes"),
+        ("models/model.json", graph("guards_code", ["L['x'].size()[2] == 9**9**9"]), "more than arithmetic"),
+        ("models/model.json", graph("guards_code", ["L['x'].sum() > 0"]), "more than arithmetic"),
+        ("models/model.json", graph("guards_code", ["L['a b'].size()[0] > 0"]), "more than arithmetic"),
         ("models/model.json", graph("target", "_operator.methodcaller"), "only operators of ATen"),
         ("models/model.json", graph("target", "torch.ops.aten.from_file.default"), "only operators of ATen"),
         ("models/model.json", graph("expr_str", "Pow(Integer(9), Pow(9, 99))"), "no plain expression"),

@@ -17,6 +17,7 @@ from napari_ensir.errors import EnsembleError
 __all__ = ["checked_payload", "checked_program"]
 
 _NAME = re.compile(r"[\w.-]*", re.ASCII)
+_SIZE = re.compile(r"[\w*+/() -]*", re.ASCII)
 _TEXT = re.compile(r"[\w.,>+< =-]*", re.ASCII)
 """Arguments such as ``"bij,bjk->bik"``, and torch's versions."""
 
@@ -77,12 +78,13 @@ def _items(value: Any) -> list[tuple[str, Any]]:
 
 def _checked(value: Any, key: str, where: str) -> Any:
     """A part of the program that stands under this key."""
-    if key == "guards_code" and value:
-        raise EnsembleError(f"{where} has guards, which are Python code; export it with strict=False.")
+    if key == "guards_code":
+        return [_plain_guard(each, where) for each in value] if isinstance(value, list) else []
     if isinstance(value, dict):
         if key == "metadata" and all(isinstance(each, str) for each in value.values()):
             return {}  # where each line came from: free text, and no part of the program
-        return {_plain_name(name, where): _checked(each, name, where) for name, each in value.items()}
+        checked_key = _plain_size if key == "range_constraints" else _plain_name
+        return {checked_key(name, where): _checked(each, name, where) for name, each in value.items()}
     if isinstance(value, list):
         return [_checked(each, key, where) for each in value]
     return _word(value, key, where) if isinstance(value, str) else value
@@ -107,6 +109,13 @@ def _word(word: str, key: str, where: str) -> str:
 def _plain_name(word: str, where: str) -> str:
     if not _NAME.fullmatch(word):
         raise EnsembleError(f"{where} has {word[:80]!r} where a plain name should stand.")
+    return word
+
+
+def _plain_size(word: str, where: str) -> str:
+    """What a range is of: looked up as it is written, ``2*s39``, and never evaluated."""
+    if not _SIZE.fullmatch(word):
+        raise EnsembleError(f"{where} has {word[:80]!r} where a size should stand.")
     return word
 
 
@@ -171,6 +180,66 @@ def _plain_node(node: ast.expr) -> None:
             raise ValueError
     for each in below:
         _plain_node(each)
+
+
+def _plain_guard(text: Any, where: str) -> str:
+    """A condition that torch found on the sizes of inputs, if it is integer arithmetic on sizes alone.
+
+    Networks that halve and double their images have some: ``L['x'].size()[2] == 4*(L['x'].size()[2] // 4)``.
+    Torch makes Python of them, which runs at every call.
+    """
+    try:
+        if not isinstance(text, str) or len(text) > _MOST_LETTERS:
+            raise ValueError
+        tree = ast.parse(text.strip(), mode="eval").body
+        _size_node(tree)
+        return ast.unparse(tree)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise EnsembleError(
+            f"{where} has a guard that is more than arithmetic on the sizes of inputs: {str(text)[:80]!r}."
+        ) from error
+
+
+def _size_node(node: ast.expr) -> None:
+    """Raise ValueError if this node of a guard, or one below it, is not allowed."""
+    below: list[ast.expr] = []
+    match node:
+        case ast.Constant(value=int()):
+            pass
+        case ast.BoolOp(values=below):
+            pass
+        case ast.UnaryOp(op=ast.USub() | ast.Not(), operand=operand):
+            below = [operand]
+        case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.FloorDiv() | ast.Mod()):
+            below = [node.left, node.right]
+        case ast.Compare(left=left, ops=signs, comparators=others) if all(
+            isinstance(sign, (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for sign in signs
+        ):
+            below = [left, *others]
+        case ast.Call(func=ast.Name(id="max" | "min"), args=below, keywords=[]):
+            pass
+        case ast.Subscript(
+            value=ast.Call(func=ast.Attribute(value=source, attr="size"), args=[], keywords=[]),
+            slice=ast.Constant(value=int()),
+        ) if _is_input(source):
+            pass
+        case _:
+            raise ValueError
+    for each in below:
+        _size_node(each)
+
+
+def _is_input(node: ast.expr) -> bool:
+    """Whether this stands for an input: ``L['x']``, or ``L['flat_args'][0]``."""
+    match node:
+        case ast.Name(id="L"):
+            return True
+        case ast.Subscript(value=value, slice=ast.Constant(value=str() as name)):
+            return name.isidentifier() and name.isascii() and _is_input(value)
+        case ast.Subscript(value=ast.Subscript() as value, slice=ast.Constant(value=int())):
+            return _is_input(value)
+        case _:
+            return False
 
 
 def _is_assumption(given: ast.keyword) -> bool:

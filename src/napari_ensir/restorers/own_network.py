@@ -25,10 +25,12 @@ from napari_ensir.devices import device_trouble
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.export_archive import read_network
 from napari_ensir.restorers.learned import Draw, NetworkRestorer, Tiled
+from napari_ensir.settings import check_settings, data_range_setting, intensities_setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["OwnNetwork", "load_network", "load_spandrel"]
@@ -54,6 +56,8 @@ class OwnNetwork(NetworkRestorer):
         How many times as many rows and columns it makes; None: whatever it makes of the first tile.
     move
         Brings the network to a device, where that is not its method ``to``.
+    intensities : "range" or "raw"
+        What the network was trained on: the data range as 0..1, or the image's own intensities.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -62,6 +66,10 @@ class OwnNetwork(NetworkRestorer):
     sides: int = 8
     enlarges: int | None = None
     move: Callable[[torch.device], object] | None = None
+    intensities: str = intensities_setting("range")
+    data_range: tuple[float, float] | None = data_range_setting(
+        "the dtype's for 8 bit, else the image's own", "Intensities that become 0 and 1 for the network."
+    )
 
     @property
     def name(self) -> str:
@@ -83,6 +91,12 @@ class OwnNetwork(NetworkRestorer):
         """See :class:`ImageRestorer`."""
         return self.enlarges
 
+    def range_of(self, image: NDArray[Any]) -> tuple[float, float]:
+        """See :class:`ImageRestorer`."""
+        check_settings(self, f"{self.label}: ")
+        # From 0 to 1 is what scaling to 0..1 leaves as it is.
+        return (0.0, 1.0) if self.intensities == "raw" else super().range_of(image)
+
     def to_device(self, device: torch.device) -> None:
         """See :class:`NetworkRestorer`."""
         if self.move is not None:
@@ -94,7 +108,7 @@ class OwnNetwork(NetworkRestorer):
         """See :class:`NetworkRestorer`."""
         try:
             restored = tiled(self.network, plane)
-        except (RuntimeError, AssertionError, TypeError) as error:  # what networks raise at a shape
+        except (RuntimeError, AssertionError, TypeError, NameError) as error:  # at a shape
             if device_trouble(error):
                 raise
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -21,7 +21,9 @@ __all__ = [
     "RestoreSettings",
     "WritingSettings",
     "channel_axis_setting",
+    "data_range_setting",
     "device_setting",
+    "intensities_setting",
     "seed_setting",
     "steps_setting",
     "tau_setting",
@@ -71,15 +73,34 @@ def channel_axis_setting(
 
 def data_range_setting(
     none: str = "the dtype's for 8 bit, else what all but one in ten thousand pixels show",
+    description: str = "Lowest and highest intensity; what lies outside counts as if it lay at the end.",
 ) -> Any:
     """Which intensities there are."""
     return setting(
         None,
         title="Data range",
-        description="Lowest and highest intensity; what lies outside counts as if it lay at the end.",
+        description=description,
         none=none,
         unit="intensity units",
         group="Images",
+    )
+
+
+def intensities_setting(default: str | None, none: str | None = None) -> Any:
+    """What intensities a network of one's own takes."""
+    return setting(
+        default,
+        title="Intensities",
+        description="For networks of your own: what they were trained on.",
+        choices={
+            "range": (
+                "0 to 1",
+                "The data range goes in as 0 to 1, and comes out as it was.",
+            ),
+            "raw": ("as the image is", "The image's own intensities go in and come out."),
+        },
+        none=none,
+        group="Networks",
     )
 
 
@@ -317,7 +338,10 @@ class RestoreSettings(Settings):
         description="Average what eight rotations and reflections of the image give: eight times the time.",
     )
     channel_axis: int | None = channel_axis_setting("Axis of colour channels.", "-1 for RGB files")
-    data_range: tuple[float, float] | None = data_range_setting("the network's, else the image's")
+    data_range: tuple[float, float] | None = data_range_setting(
+        "the network's, else the image's", "Intensities that become 0 and 1 for a restorer."
+    )
+    intensities: str | None = intensities_setting(None, none="0 to 1")
     tau: int | None = tau_setting(None, none="the checkpoint's own")
     steps: int | None = steps_setting(None, none="the checkpoint's own")
     seed: int = seed_setting()
