@@ -5,7 +5,8 @@
 - :mod:`.ir_cm`, :mod:`.dp_ir`, :mod:`.regression`, :mod:`.denoiser`: trained here, by :mod:`.training`
   with the settings of :mod:`.recipes`; :func:`load_restorer` reads their checkpoints. No weights are shipped.
 - :mod:`.blind`: which of them to trust, learned from the noisy image alone.
-- :mod:`.own_network`: a network of the user's. :func:`open_restorer` reads a file of any of these kinds.
+- :mod:`.own_network`: a network of the user's; :mod:`.careamics`, :mod:`.bioimageio`: files of those.
+  :func:`open_restorer` reads a file of any of these kinds.
 
 The names below are imported when first used: torch and scikit-image are loaded by what needs them.
 """

@@ -9,7 +9,6 @@ other will read. So one reader reads, its records go into a new archive in memor
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,9 @@ _MAX_UNFOLDED = 2**25
 _MAX_RECORDS = 2**17
 
 
-def read_records(path: str | Path, known: re.Pattern[str]) -> tuple[Records, list[str]]:
+def read_records(
+    path: str | Path, known: re.Pattern[str], content: bytes | None = None
+) -> tuple[Records, list[str]]:
     """The records of known names, and the names of the others, which are not read.
 
     Parameters
@@ -38,6 +39,8 @@ def read_records(path: str | Path, known: re.Pattern[str]) -> tuple[Records, lis
         A file; it is opened once.
     known
         What names may be, exact to the case.
+    content
+        What the file holds, where that was read already; `path` is then only named in messages.
 
     Raises
     ------
@@ -49,9 +52,12 @@ def read_records(path: str | Path, known: re.Pattern[str]) -> tuple[Records, lis
     """
     records: Records = {}
     others: list[str] = []
-    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+    with (
+        open(path, "rb") if content is None else io.BytesIO(content) as file,
+        zipfile.ZipFile(file) as archive,
+    ):
         infos = archive.infolist()
-        _check_sizes(infos, os.fstat(file.fileno()).st_size, path)
+        _check_sizes(infos, file.seek(0, io.SEEK_END), path)
         taken: set[str] = set()
         roots: set[str] = set()
         for info in infos:

@@ -57,13 +57,15 @@ class CheckedNetwork:
     content: io.BytesIO
 
 
-def read_network(path: str | Path) -> CheckedNetwork:
+def read_network(path: str | Path, content: bytes | None = None) -> CheckedNetwork:
     """Read the file of a network once, for torch to open without running anything in it.
 
     Parameters
     ----------
     path
         A file that ``torch.jit.save`` or ``torch.export.save`` wrote.
+    content
+        What it holds, where that was read already; `path` is then only named in messages.
 
     Raises
     ------
@@ -71,7 +73,7 @@ def read_network(path: str | Path) -> CheckedNetwork:
         If it is neither, or holds what could run.
     """
     try:
-        records, others = read_records(path, _EITHER)
+        records, others = read_records(path, _EITHER, content)
         if "serialized_exported_program.json" in others:
             raise EnsembleError(f"{path} is from an old torch; export it again with 2.8 or later.")
         for name in [one for one in others if _COMPILED.fullmatch(one)]:

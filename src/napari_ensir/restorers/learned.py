@@ -109,8 +109,8 @@ class NetworkRestorer(ImageRestorer):
 
     @property
     @abstractmethod
-    def multiple(self) -> int:
-        """What the sides of the tiles have to be multiples of."""
+    def multiple(self) -> int | tuple[int, ...]:
+        """What the sides of the tiles have to be multiples of, along every axis or one for each."""
 
     @property
     def network_ndim(self) -> int:

@@ -21,8 +21,8 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
     """Open a restorer by what its file is.
 
     A checkpoint of this package or of an architecture that spandrel knows (``.safetensors``), TorchScript
-    or ``torch.export`` (``.pt``, ``.pt2``), else what spandrel reads. See
-    :mod:`napari_ensir.restorers.own_network` on what is safe.
+    or ``torch.export`` (``.pt``, ``.pt2``), a checkpoint of CAREamics (``.ckpt``), a bioimage.io package
+    (``.zip``), else what spandrel reads. See :mod:`napari_ensir.restorers.own_network` on what is safe.
 
     Parameters
     ----------
@@ -46,6 +46,15 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
         raise EnsembleError(f"{path.name} is a lookup table, which combines restorations and makes none.")
     if path.suffix in (".pt", ".pt2"):
         return load_network(path, device=device)
+    if path.suffix == ".zip":
+        from napari_ensir.restorers.bioimageio import open_package
+
+        return open_package(path, device=device)
+    if path.suffix == ".ckpt":
+        from napari_ensir.restorers.careamics import open_checkpoint
+
+        if (found := open_checkpoint(path, device=device)) is not None:
+            return found
     if path.suffix == ".safetensors":
         try:
             return load_restorer(path, ir=ir, device=device)

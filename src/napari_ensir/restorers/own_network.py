@@ -50,8 +50,8 @@ class OwnNetwork(NetworkRestorer):
     channels
         How many channels it takes; 0: any number.
     sides
-        What the sides of a tile have to be multiples of. A network exported for one size needs that
-        size here, and as ``tiles.size``.
+        What the sides of a tile have to be multiples of, along every axis or one for each. A network
+        exported for one size needs that size here, and as ``tiles.size``.
     enlarges
         How many times as many rows and columns it makes; None: whatever it makes of the first tile.
     move
@@ -63,7 +63,7 @@ class OwnNetwork(NetworkRestorer):
     network: Callable[[Tensor], Tensor]
     label: str
     channels: int = 0
-    sides: int = 8
+    sides: int | tuple[int, ...] = 8
     enlarges: int | None = None
     move: Callable[[torch.device], object] | None = None
     intensities: str = intensities_setting("range")
@@ -82,7 +82,7 @@ class OwnNetwork(NetworkRestorer):
         return self.channels
 
     @property
-    def multiple(self) -> int:
+    def multiple(self) -> int | tuple[int, ...]:
         """See :class:`NetworkRestorer`."""
         return self.sides
 
@@ -123,13 +123,15 @@ class OwnNetwork(NetworkRestorer):
         return restored
 
 
-def load_network(path: str | Path, **settings: Any) -> OwnNetwork:
+def load_network(path: str | Path, *, content: bytes | None = None, **settings: Any) -> OwnNetwork:
     """Load a TorchScript or a torch.export file. See this module on what is safe.
 
     Parameters
     ----------
     path
         The file.
+    content
+        What it holds, where that was read already; `path` is then only named.
     settings
         Of :class:`OwnNetwork`: ``channel_axis``, ``data_range``, ``tiles``, ``sides``, ...
 
@@ -143,7 +145,7 @@ def load_network(path: str | Path, **settings: Any) -> OwnNetwork:
     A ``torch.export`` file takes the shapes it was exported for: export it with dynamic batch, rows
     and columns, or set ``tiles=Tiles(size=n, overlap=..., batch=b)`` and ``sides=n`` to them.
     """
-    checked = read_network(path)
+    checked = read_network(path, content)
     try:
         with warnings.catch_warnings():
             # Newer versions of torch call TorchScript deprecated; files of it will be around for long.

@@ -38,18 +38,27 @@ class Tiles:
         How many of a tile's outermost pixels are thrown away towards a neighbour; None: a quarter of
         `overlap`, whose middle half is then blended. A function that reaches no further than that gives
         exactly what it gives on the whole image.
+    border
+        How many pixels of reflection are put around the image and taken off what comes out, for functions
+        whose outermost results are of no use.
     """
 
     size: int | tuple[int, ...] = 256
     overlap: int | tuple[int, ...] = 32
     batch: int = 4
     margin: int | None = None
+    border: int = 0
 
     def __post_init__(self) -> None:
         for axis in range(-len(self._both()), 0):
             size, overlap, margin = self.along(axis)
+            most = size // 2 if self.margin is None else size - 1
             if not (
-                0 <= overlap <= size // 2 and size >= 8 and self.batch >= 1 and 0 <= margin <= overlap // 2
+                0 <= overlap <= most
+                and 0 <= margin <= overlap // 2
+                and size >= 8
+                and self.batch >= 1
+                and self.border >= 0
             ):
                 raise EnsembleError(
                     f"tiles of {size} pixels cannot overlap by {overlap} and lose {margin} in batches of "
@@ -77,12 +86,13 @@ class Tiles:
         )
         return size, overlap, overlap // 4 if self.margin is None else self.margin
 
-    def side(self, length: int, multiple: int, axis: int = -1) -> int:
+    def side(self, length: int, multiple: int | tuple[int, ...], axis: int = -1) -> int:
         """Side of the tiles along an axis: at most `size`, a multiple, no larger than it need be."""
+        multiple = multiple[axis] if isinstance(multiple, tuple) else multiple
         largest = max(self.along(axis)[0] // multiple, 1) * multiple
         return int(min(largest, -(-length // multiple) * multiple))
 
-    def starts(self, length: int, multiple: int, axis: int = -1) -> list[int]:
+    def starts(self, length: int, multiple: int | tuple[int, ...], axis: int = -1) -> list[int]:
         """Where the tiles along an axis of `length` pixels start: evenly spread, at multiples where they can.
 
         A network that halves its images pairs pixels from where its tile starts; tiles that all start at
@@ -93,6 +103,7 @@ class Tiles:
         >>> Tiles(size=100, overlap=20).starts(250, 4)
         [0, 76, 152]
         """
+        multiple = multiple[axis] if isinstance(multiple, tuple) else multiple
         side = self.side(length, multiple, axis)
         most = side - self.along(axis)[1]  # between two starts
         grid = multiple if most >= multiple else 1  # else it is of a fixed size
@@ -101,9 +112,10 @@ class Tiles:
             return [0]
         return [round(start) * grid for start in np.linspace(0, last, -(-last // (most // grid)) + 1)]
 
-    def batches(self, shape: Sequence[int], multiple: int) -> int:
+    def batches(self, shape: Sequence[int], multiple: int | tuple[int, ...]) -> int:
         """How many times the function is called for an image of this shape, the channels apart."""
-        counts = [len(self.starts(n, multiple, axis - len(shape))) for axis, n in enumerate(shape)]
+        lengths = [n + 2 * self.border for n in shape]
+        counts = [len(self.starts(n, multiple, axis - len(shape))) for axis, n in enumerate(lengths)]
         return -(-int(np.prod(counts)) // self.batch)
 
 
@@ -111,7 +123,7 @@ def apply_tiled(
     function: Callable[..., Tensor],
     *planes: Tensor,
     tiles: Tiles,
-    multiple: int = 1,
+    multiple: int | tuple[int, ...] = 1,
     tick: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Apply `function` tile by tile and blend.
@@ -126,7 +138,8 @@ def apply_tiled(
     tiles
         How to cut.
     multiple
-        What the sides of a tile have to be multiples of; what does not fill its tiles is reflected.
+        What the sides of a tile have to be multiples of, along every axis or one for each; what does not
+        fill its tiles is reflected.
     tick
         Called after each batch.
 
@@ -148,15 +161,16 @@ def apply_tiled(
     >>> torch.allclose(twice, 2 * plane)
     True
     """
-    shape = planes[0].shape[1:]
-    axes = range(-len(shape), 0)
-    sides = [tiles.side(n, multiple, axis) for axis, n in zip(axes, shape, strict=True)]
-    starts = [tiles.starts(n, multiple, axis) for axis, n in zip(axes, shape, strict=True)]
+    border = tiles.border
+    lengths = [n + 2 * border for n in planes[0].shape[1:]]
+    axes = range(-len(lengths), 0)
+    sides = [tiles.side(n, multiple, axis) for axis, n in zip(axes, lengths, strict=True)]
+    starts = [tiles.starts(n, multiple, axis) for axis, n in zip(axes, lengths, strict=True)]
     filled = [each[-1] + side for each, side in zip(starts, sides, strict=True)]
-    padded = [_continued(plane, filled) for plane in planes]
+    padded = [_continued(plane, border, filled) for plane in planes]
     corners = list(product(*starts))
     total = weights = torch.zeros(0)
-    times = [1] * len(shape)
+    times = [1] * len(lengths)
     for first in range(0, len(corners), tiles.batch):
         batch = [
             tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))
@@ -174,7 +188,8 @@ def apply_tiled(
             weights[to] += window
         tick()
     blended: Tensor = total / weights
-    return blended[(slice(None), *(slice(n * each) for n, each in zip(shape, times, strict=True)))]
+    kept = zip(planes[0].shape[1:], times, strict=True)
+    return blended[(slice(None), *(slice(border * each, (border + n) * each) for n, each in kept))]
 
 
 def times_larger(before: Sequence[int], after: Sequence[int]) -> list[int]:
@@ -204,11 +219,11 @@ def times_larger(before: Sequence[int], after: Sequence[int]) -> list[int]:
     )
 
 
-def _continued(plane: Tensor, filled: Sequence[int]) -> Tensor:
+def _continued(plane: Tensor, border: int, filled: Sequence[int]) -> Tensor:
     """The plane, continued by reflection at its ends, as often as it takes to fill its tiles."""
     for axis, (length, longer) in enumerate(zip(plane.shape[1:], filled, strict=True), start=1):
         if longer > length:
-            plane = plane.index_select(axis, _reflected(length, longer).to(plane.device))
+            plane = plane.index_select(axis, _reflected(length, border, longer).to(plane.device))
     return plane
 
 
@@ -238,7 +253,7 @@ def _rise_and_fall(side: int, overlap: int, margin: int, before: bool, after: bo
     return window
 
 
-def _reflected(length: int, longer: int) -> Tensor:
-    """Indices that continue an axis by reflection at its end (the last pixel twice)."""
-    index = torch.arange(longer) % (2 * length)
+def _reflected(length: int, border: int, longer: int) -> Tensor:
+    """Indices that continue an axis by reflection at its ends (the outermost pixels twice)."""
+    index = torch.arange(-border, longer - border) % (2 * length)
     return torch.where(index < length, index, 2 * length - 1 - index)

@@ -1,0 +1,330 @@
+"""What a bioimage.io description says of a network's one input and one output. Knows no files and no weights.
+
+Formats 0.4 and 0.5 say the same things differently: the order of axes, sizes, halos, and what is done with
+intensities before and after. Here they become one network from tensors of shape (batch, channels, [planes,]
+rows, columns) to such, of one size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.headers import brief
+from napari_ensir.restorers.packaged import Levels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Tensors", "describe_tensors", "processing"]
+
+_PLANES = {"y": 256, "x": 256}
+_VOLUMES = {"z": 32, "y": 128, "x": 128}
+_MOST_PIXELS = 2**26
+_EPS = 1e-6  # what bioimage.io adds to a standard deviation
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What goes into a network and what comes out.
+
+    Attributes
+    ----------
+    order, order_after : str
+        Axes of the network's input and output, of ``bczyx``.
+    channels : int
+        Of both.
+    size : tuple of int
+        Sides of the input along [z,] y, x.
+    times : int
+        How many times as many rows and columns come out.
+    halo : int
+        Pixels of the input at each side for which the output is not to be used.
+    missing : tuple of int
+        Pixels of the output that the network leaves out, in all, along [z,] y, x.
+    before, after
+        What is done with intensities; tensors of shape (channels, ...).
+    """
+
+    order: str
+    order_after: str
+    channels: int
+    size: tuple[int, ...]
+    times: int
+    halo: int
+    missing: tuple[int, ...]
+    before: Callable[[Tensor], Tensor]
+    after: Callable[[Tensor], Tensor]
+
+    def around(self, network: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+        """The network with its axes in our order, and borders that it leaves out filled with 0."""
+        ours = "bc" + "zyx"[-len(self.size) :]
+
+        def apply(tiles: Tensor) -> Tensor:
+            given = network(_ordered(tiles, ours, self.order))
+            if isinstance(given, list | tuple) and len(given) == 1:
+                given = given[0]
+            if not isinstance(given, torch.Tensor) or given.ndim != len(self.order_after):
+                raise RuntimeError(f"it gives no tensor of {len(self.order_after)} axes, as it says")
+            result = _ordered(given, self.order_after, ours)
+            lost = [(n // 2, n - n // 2) for n in reversed(self.missing)]
+            return functional.pad(result, [each for pair in lost for each in pair])
+
+        return apply
+
+
+def describe_tensors(rdf: dict[str, Any], where: str) -> Tensors:
+    """What a description says of its tensors.
+
+    Parameters
+    ----------
+    rdf
+        The description, of format 0.4 or 0.5: plain values, checked here.
+    where
+        Named in messages.
+
+    Raises
+    ------
+    EnsembleError
+        If it is no network from one image to one, or works in a way that is not followed here.
+    """
+    taken, given = _only(rdf.get("inputs"), "input", where), _only(rdf.get("outputs"), "output", where)
+    axes, after = _axes(taken, where), _axes(given, where)
+    spatial = "".join(letter for letter in "zyx" if letter in axes)
+    if spatial not in ("yx", "zyx") or set(spatial) != after.keys() & set("zyx"):
+        raise EnsembleError(
+            f"{where} has the axes {''.join(axes)} and {''.join(after)}; rows and columns, or volumes, are "
+            "needed."
+        )
+    channels, channels_after = (_count(each["c"].size if "c" in each else 1, where) for each in (axes, after))
+    if channels != channels_after:
+        raise EnsembleError(
+            f"{where} turns {channels} channels into {channels_after}; only networks that keep the channels "
+            "can be used."
+        )
+    size = _sizes(axes, spatial, where)
+    times, missing, halo = _output(axes, after, size, spatial, where)
+    return Tensors(
+        order="".join(axes),
+        order_after="".join(after),
+        channels=channels,
+        size=size,
+        times=times,
+        halo=max(math.ceil((h + n / 2) / times) for h, n in zip(halo, missing, strict=True)),
+        missing=missing,
+        before=processing(taken.get("preprocessing"), channels, where),
+        after=processing(given.get("postprocessing"), channels, where),
+    )
+
+
+def _only(tensors: object, what: str, where: str) -> dict[str, Any]:
+    if not isinstance(tensors, list) or len(tensors) != 1 or not isinstance(tensors[0], dict):
+        count = len(tensors) if isinstance(tensors, list) else "no"
+        raise EnsembleError(f"{where} has {count} {what}s; networks from one image to one restore here.")
+    return tensors[0]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A size (a number, what it depends on, or None: free), the distance of pixels, and the halo."""
+
+    size: Any
+    distance: Any = 1.0
+    halo: Any = 0
+
+
+def _axes(tensor: dict[str, Any], where: str) -> dict[str, _Axis]:
+    """What is said of each axis, by its letter, in the network's order."""
+    given: Any = tensor.get("axes")
+    found: dict[str, _Axis] = {}
+    if isinstance(given, str):  # 0.4
+        shape, halo = tensor.get("shape"), tensor.get("halo", [0] * len(given))
+        if isinstance(shape, dict):  # what is free, or follows from the input
+            shape = [{key: _at(each, n) for key, each in shape.items()} for n in range(len(given))]
+        found = {letter: _Axis(_at(shape, n), halo=_at(halo, n)) for n, letter in enumerate(given)}
+    elif isinstance(given, list) and all(isinstance(each, dict) for each in given):  # 0.5
+        for each in given:
+            kind, names = str(each.get("type")), each.get("channel_names")
+            letter = str(each.get("id")) if kind == "space" else kind[:1]
+            size = len(names) if kind == "channel" and isinstance(names, list) else each.get("size")
+            found[letter] = _Axis(size, each.get("scale", 1.0), each.get("halo", 0))
+    if not found or len(found) < len(given) or not found.keys() <= set("bczyx"):
+        raise EnsembleError(
+            f"{where} has the axes {_named(given)}; batch, channel, z, y and x are known here."
+        )
+    return found
+
+
+def _at(values: object, index: int) -> Any:
+    """One of a list, or None."""
+    return values[index] if isinstance(values, list) and index < len(values) else None
+
+
+def _named(axes: object) -> str:
+    """Axes as a message shows them."""
+    if isinstance(axes, list):
+        return ", ".join(
+            str(each.get("id", each.get("type")))[:20] for each in axes[:8] if isinstance(each, dict)
+        )
+    return brief(axes)
+
+
+def _count(size: object, where: str) -> int:
+    """Channels."""
+    if type(size) is int and 1 <= size <= 64:
+        return size
+    raise EnsembleError(f"{where} takes {brief(size)} channels; a number from 1 to 64 is needed.")
+
+
+def _sizes(axes: dict[str, _Axis], spatial: str, where: str) -> tuple[int, ...]:
+    """Fixed sides as they are; of those that are free, the one nearest to what is easily held."""
+    wanted = _PLANES if len(spatial) == 2 else _VOLUMES
+    found: dict[str, int] = {}
+    for letter in spatial:
+        size = axes[letter].size
+        if isinstance(size, dict) and "axis_id" in size:  # as long as another
+            other = axes.get(str(size["axis_id"]))
+            size = other.size if other else size
+        least, step = (size.get("min"), size.get("step")) if isinstance(size, dict) else (size, 0)
+        if type(least) is not int or type(step) is not int or least < 1 or step < 0:
+            raise EnsembleError(
+                f"{where} states the size {brief(size)} along {letter}; whole numbers are needed."
+            )
+        found[letter] = least + max(round((wanted[letter] - least) / step), 0) * step if step else least
+    if math.prod(found.values()) > _MOST_PIXELS or min(found.values()) < 8:
+        raise EnsembleError(
+            f"{where} takes images of {' x '.join(map(str, found.values()))} pixels; at least 8 a side are "
+            f"needed, and at most {_MOST_PIXELS} in all."
+        )
+    return tuple(found.values())
+
+
+def _output(
+    axes: dict[str, _Axis], after: dict[str, _Axis], size: tuple[int, ...], spatial: str, where: str
+) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """How many times larger the output is, how many pixels it leaves out, and its halo along each axis."""
+    scales: list[Any] = []
+    missing: list[Any] = []
+    for letter, side in zip(spatial, size, strict=True):
+        given, offset = after[letter].size, 0
+        try:
+            if isinstance(given, dict) and "scale" in given:  # 0.4, where the offset is that of each side
+                scale, offset = given["scale"], 2 * given["offset"]
+            elif isinstance(given, dict):
+                scale, offset = axes[letter].distance / after[letter].distance, given.get("offset", 0)
+            else:
+                scale = given / side
+            scales.append(round(float(scale), 6))
+            missing.append(-float(offset))
+        except (TypeError, KeyError, ZeroDivisionError, OverflowError):
+            scales.append(math.nan)
+    halos = [after[letter].halo for letter in spatial]
+    if not (
+        all(type(each) is int and each >= 0 for each in halos)
+        and all(each == each // 1 >= 1 for each in scales)
+        and all(each == each // 1 >= 0 for each in missing)
+    ):
+        raise EnsembleError(
+            f"{where} gives images {scales} times as large less {missing} pixels, with a halo of {halos}; "
+            "whole numbers from 1 and from 0 are needed."
+        )
+    times = int(scales[-1])
+    if scales[-2] != times or (len(scales) == 3 and max(scales) > 1):
+        raise EnsembleError(f"{where} enlarges images {scales} times; planes may be, rows and columns alike.")
+    return times, tuple(map(int, missing)), tuple(halos)
+
+
+def _ordered(tensor: Tensor, now: str, wanted: str) -> Tensor:
+    """A tensor with its axes in another order; those of one place come and go."""
+    for axis in reversed(range(len(now))):
+        if now[axis] not in wanted:
+            tensor = tensor.squeeze(axis)
+    kept = [letter for letter in now if letter in wanted]
+    if tensor.ndim != len(kept):
+        raise RuntimeError(f"an axis of {now!r} that has no place in {wanted!r} is longer than 1")
+    tensor = tensor.permute([kept.index(letter) for letter in wanted if letter in kept])
+    for axis, letter in enumerate(wanted):
+        if letter not in kept:
+            tensor = tensor.unsqueeze(axis)
+    return tensor
+
+
+def processing(steps: object, channels: int, where: str) -> Callable[[Tensor], Tensor]:
+    """What is done with intensities, as one function of tensors of shape (channels, ...).
+
+    Parameters
+    ----------
+    steps
+        ``preprocessing`` or ``postprocessing`` of a description; None: nothing.
+    channels
+        Of the tensors.
+    where
+        Named in messages.
+
+    Raises
+    ------
+    EnsembleError
+        If a step is not followed here. Steps that depend on the image are none: what they did to the
+        intensities cannot be undone.
+
+    Examples
+    --------
+    >>> double = processing([{"id": "scale_linear", "kwargs": {"gain": 2}}], 1, "rdf.yaml")
+    >>> double(torch.ones(1, 2, 2)).sum().item()
+    8.0
+    """
+    if steps is None:
+        steps = []
+    if not isinstance(steps, list) or not all(isinstance(each, dict) for each in steps):
+        raise EnsembleError(
+            f"{where} states what is done with intensities as {brief(steps)}; a list is needed."
+        )
+    done = [_step(each, channels, where) for each in steps]
+    return lambda x: reduce(lambda value, step: step(value), done, x)
+
+
+def _step(step: dict[str, Any], channels: int, where: str) -> Callable[[Tensor], Tensor]:
+    name, kwargs = step.get("id", step.get("name")), step.get("kwargs") or {}
+    if not isinstance(kwargs, dict):
+        kwargs = {}
+    fixed = name == "fixed_zero_mean_unit_variance" or (
+        name == "zero_mean_unit_variance" and kwargs.get("mode") == "fixed"  # 0.4
+    )
+    if name == "ensure_dtype" and kwargs.get("dtype") in ("float32", "float64"):
+        return lambda x: x
+    if fixed:
+        mean, deviation = (_numbers(kwargs.get(key), where) for key in ("mean", "std"))
+        levels = Levels(mean, tuple(each + _EPS for each in deviation))
+        levels.check(channels, where)
+        return levels.normalised
+    if name == "scale_linear":
+        gain = _numbers(kwargs.get("gain", 1.0), where)
+        zero = _numbers(kwargs.get("offset", 0.0), where)
+        length = max(len(gain), len(zero))
+        scaled = Levels(zero * (length // len(zero)), gain * (length // len(gain)))
+        scaled.check(channels, where)
+        return scaled.intensities
+    if name == "clip":
+        low, high = _numbers([kwargs.get("min"), kwargs.get("max")], where)
+        return lambda x: x.clamp(low, high)
+    raise EnsembleError(
+        f"{where} does {brief(name)} with intensities, which is not followed here: fixed figures are "
+        "(fixed_zero_mean_unit_variance, scale_linear, clip, ensure_dtype to float32)."
+    )
+
+
+def _numbers(value: Any, where: str) -> tuple[float, ...]:
+    listed = value if isinstance(value, list) else [value]
+    if 1 <= len(listed) <= 64 and all(type(each) in (int, float) for each in listed):
+        try:
+            return tuple(float(each) for each in listed)
+        except OverflowError:  # YAML knows whole numbers of any size
+            pass
+    raise EnsembleError(f"{where} works on intensities with {brief(value)}, where numbers are needed.")
