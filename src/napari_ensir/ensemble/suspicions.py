@@ -1,0 +1,324 @@
+"""What looks wrong with a reference set though it can be used, a sentence each. Refuses and changes nothing.
+
+Looks at the middle plane of an image, and of that at the middle 256 x 256 pixels at most, so that it costs
+next to nothing. A finding is named where putting the thing right brings candidate and ground truth clearly
+closer: the candidate shifted, turned, its channels reversed, its intensities on another scale. What leaves no
+such trace, such as two candidates under each other's names, cannot be seen here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.arrays import as_array, read_block
+from napari_ensir.ensemble.likeness import apart, correlation, is_closer, shift_between, unrelated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.likeness import Plane
+
+__all__ = ["suspicions", "suspicions_of_set"]
+
+SIDE = 256
+"""Pixels of a plane that are looked at, along each axis."""
+
+LEAST_SIDE = 24
+"""Below it there is too little to tell anything by."""
+
+UNRELATED = "hardly like the ground truth; is it of the same field?"
+
+SEVERAL = 4
+"""Images of a set that are looked at."""
+
+
+def suspicions(
+    candidates: Sequence[Any],
+    truth: Any,
+    names: Sequence[str] | None = None,
+    channel_axis: int | None = None,
+) -> list[str]:
+    """What looks wrong with the candidates of one image.
+
+    Parameters
+    ----------
+    candidates : M arrays of the truth's shape
+        Numpy, torch, dask or anything that can be sliced; any integer or float dtype. One plane is read.
+    truth : array
+    names : M strings, optional
+    channel_axis : int, optional
+        None: the last axis, where it has three places and is the third or a later one.
+
+    Returns
+    -------
+    list of str
+        A sentence for each finding; candidates with the same one share it.
+
+    Examples
+    --------
+    >>> y, x = np.mgrid[:64, :64]
+    >>> truth = np.sin(x / 3) + np.cos(y / 4 + x / 11)
+    >>> good, late = truth + 0.1 * np.sin(17 * x * y), np.roll(truth, 2, axis=1)
+    >>> print(*suspicions([good, late], truth, ("good", "late")))
+    candidate "late": shifted by 2 pixels to the right against the ground truth; align them.
+    """
+    shown = _Shown.of(as_array(truth), channel_axis)
+    if shown is None:
+        return []
+    wanted = shown.plane(truth)
+    planes = [shown.plane(candidate) for candidate in candidates]
+    names = _called(names, len(planes))
+    with np.errstate(over="ignore", invalid="ignore"):  # intensities near the end of what a float holds
+        found = [_finding(shown, plane, truth, wanted) for plane in planes]
+        texts = [
+            text or (UNRELATED if unrelated(plane.mean(axis=-1), wanted.mean(axis=-1)) else "")
+            for text, plane in zip(found, planes, strict=True)
+        ]
+    return [*_told(zip(names, texts, strict=True)), *_twins(names, planes)]
+
+
+def suspicions_of_set(
+    reference: Sequence[tuple[Sequence[Any], Any]],
+    names: Sequence[str] | None = None,
+    channel_axis: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> list[str]:
+    """What looks wrong with a reference set: up to four images, evenly spaced, each by :func:`suspicions`.
+
+    Also whether candidates of one image show another one's field, as where files are in another order.
+
+    Parameters
+    ----------
+    reference : sequence of (candidates, truth)
+    names, channel_axis
+        As for :func:`suspicions`.
+    labels : one string per image, optional
+        What to call the images; None: their numbers, from 1.
+
+    Returns
+    -------
+    list of str
+        No sentence twice; where there are several images, each says in which it was seen first.
+    """
+    n = len(reference)
+    said: dict[str, str] = {}
+    looked_at = []
+    for place in sorted({round(place) for place in np.linspace(0, n - 1, min(n, SEVERAL))}):
+        candidates, truth = reference[place]
+        label = labels[place] if labels else str(place + 1)
+        for sentence in suspicions(candidates, truth, names, channel_axis):
+            said.setdefault(sentence, f"image {label}: {sentence}" if n > 1 else sentence)
+        shown = _Shown.of(as_array(truth), channel_axis)
+        if shown is not None:
+            planes = [shown.plane(candidate) for candidate in candidates]
+            looked_at.append((label, shown.plane(truth), planes))
+    return [*said.values(), *_mixed_up(looked_at, names)]
+
+
+# -- one plane ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Which part of an image is looked at."""
+
+    index: tuple[slice, ...]
+    channel: int | None
+    stack: int | None
+
+    @classmethod
+    def of(cls, array: Any, channel_axis: int | None) -> _Shown | None:
+        """None where there is too little to see."""
+        shape = tuple(array.shape)
+        channel = None if channel_axis is None else channel_axis % len(shape)
+        if channel is None and len(shape) > 2 and shape[-1] == 3:
+            channel = len(shape) - 1
+        spatial = [axis for axis in range(len(shape)) if axis != channel][-2:]
+        if len(spatial) < 2 or min(shape[axis] for axis in spatial) < LEAST_SIDE:
+            return None
+        index = []
+        for axis, size in enumerate(shape):
+            wanted = size if axis == channel else min(size, SIDE) if axis in spatial else 1
+            start = (size - wanted) // 2
+            index.append(slice(start, start + wanted))
+        others = [axis for axis in range(len(shape)) if axis != channel and axis not in spatial]
+        return cls(tuple(index), channel, others[-1] if others else None)
+
+    def plane(self, array: Any, step: int = 0) -> Plane:
+        """(Y, X, C) float64: the plane, or the one so many places further in the stack."""
+        index = list(self.index)
+        if step and self.stack is not None:
+            index[self.stack] = slice(index[self.stack].start + step, index[self.stack].stop + step)
+        shape = [part.stop - part.start for part in index]
+        values = read_block(as_array(array), tuple(index), np.dtype(np.float64)).reshape(shape)
+        last = values[..., None] if self.channel is None else np.moveaxis(values, self.channel, -1)
+        return last.reshape(last.shape[-3:])
+
+    def neighbours(self, array: Any) -> Iterator[tuple[int, Plane]]:
+        """The planes before and after, with their steps."""
+        if self.stack is not None:
+            for step in (-1, 1):
+                if 0 <= self.index[self.stack].start + step < array.shape[self.stack]:
+                    yield step, self.plane(array, step)
+
+
+def _finding(shown: _Shown, plane: Plane, truth: Any, wanted: Plane) -> str:
+    """The first thing that looks wrong with a candidate; empty if nothing does."""
+    finite = np.isfinite(plane)
+    known = wanted[np.isfinite(wanted)]
+    if not known.size or np.ptp(known) == 0:
+        return ""  # an empty plane, by which nothing can be judged
+    if not finite.any():
+        return "no pixel is finite in the plane looked at; nothing can be learned of it there."
+    if np.ptp(plane[finite]) == 0:
+        return f"every pixel looked at is {plane[finite][0]:g}; leave it out, or find out what became of it."
+    if np.array_equal(plane, wanted, equal_nan=True):
+        return "equal to the ground truth, pixel for pixel; leave it out, or it will be trusted everywhere."
+    both = finite & np.isfinite(wanted)
+    if min(np.ptp(x[both]) if both.any() else 0.0 for x in (plane, wanted)) == 0:
+        return _missing(finite)
+    for look in (_placed_wrong, _coloured_wrong, _scaled_wrong, _cut_off):
+        if text := look(plane, wanted):
+            return text
+    return _other_plane(shown, plane, truth, wanted) or _missing(finite)
+
+
+TURNS: dict[str, Callable[[Plane], Plane]] = {
+    "upside down": lambda x: x[::-1],
+    "mirrored left to right": lambda x: x[:, ::-1],
+    "turned by 180 degrees": lambda x: x[::-1, ::-1],
+    "transposed": lambda x: x.swapaxes(0, 1),
+    "turned by 90 degrees": lambda x: x.swapaxes(0, 1)[::-1],
+    "turned by 270 degrees": lambda x: x.swapaxes(0, 1)[:, ::-1],
+    "transposed and turned by 180 degrees": lambda x: x.swapaxes(0, 1)[::-1, ::-1],
+}
+
+
+def _placed_wrong(plane: Plane, truth: Plane) -> str:
+    """Turned or shifted."""
+    grey, wanted = plane.mean(axis=-1), truth.mean(axis=-1)
+    plain = apart(wanted, grey)
+    turned = {how: apart(wanted, turn(grey)) for how, turn in TURNS.items() if turn(grey).shape == grey.shape}
+    how = min(turned, key=lambda one: float(turned[one].mean()))
+    if is_closer(turned[how], plain):
+        return f"{how} against the ground truth; turn it back."
+    shift = shift_between(wanted, grey)
+    if shift is None:
+        return ""
+    words = [
+        f"{abs(n)} pixel{'s' * (abs(n) > 1)} {to[n < 0]}"
+        for n, to in zip(shift, (("down", "up"), ("to the right", "to the left")), strict=True)
+        if n
+    ]
+    return f"shifted by {' and '.join(words)} against the ground truth; align them."
+
+
+def _coloured_wrong(plane: Plane, truth: Plane) -> str:
+    """Channels in reverse order."""
+    if plane.shape[-1] > 1 and is_closer(apart(truth, plane[..., ::-1]), apart(truth, plane)):
+        return "closer to the ground truth with its channels in reverse order (BGR for RGB?); reorder them."
+    return ""
+
+
+def _scaled_wrong(plane: Plane, truth: Plane) -> str:
+    """Other units, inverted, or another tone curve."""
+    both = np.isfinite(plane) & np.isfinite(truth)
+    x, y = plane[both], truth[both]
+    r = correlation(y, x)
+    if r < -0.5:
+        return "dark where the ground truth is bright; invert it."
+    if r < 0.9:
+        return ""
+    gain = r * y.std() / x.std()
+    offset = y.mean() - gain * x.mean()
+    plain, fitted = np.mean((y - x) ** 2), np.mean((y - gain * x - offset) ** 2)
+    if fitted < 0.25 * plain and np.sqrt(plain - fitted) > 0.15 * y.std():
+        sign = "+" if offset >= 0 else "-"
+        return (
+            f"on another scale than the ground truth, which is about {gain:.4g} x it {sign} "
+            f"{abs(offset):.4g}; bring it to that scale."
+        )
+    matched = np.empty_like(y)
+    matched[np.argsort(x, kind="stable")] = np.sort(y)
+    curved = np.mean((y - matched) ** 2)
+    if curved < 0.25 * fitted and np.sqrt(fitted - curved) > 0.1 * y.std():
+        return "on another tone curve than the ground truth (gamma?); give both in linear intensities."
+    return ""
+
+
+def _cut_off(plane: Plane, truth: Plane) -> str:
+    """Clipped where the truth varies by more than the candidate errs elsewhere."""
+    both = np.isfinite(plane) & np.isfinite(truth)
+    x, y = plane[both], truth[both]
+    for end, which in ((x.max(), "greatest"), (x.min(), "least")):
+        there = x == end
+        if there.mean() > 0.02 and y[there].std() > 3 * (y[~there] - x[~there]).std():
+            return (
+                f"{there.mean():.0%} of its pixels have its {which} value, {end:g}, where the ground truth "
+                "varies; was it clipped?"
+            )
+    return ""
+
+
+def _other_plane(shown: _Shown, plane: Plane, truth: Any, wanted: Plane) -> str:
+    """Closer to the plane before or after."""
+    plain = apart(wanted, plane)
+    for step, other in shown.neighbours(as_array(truth)):
+        if is_closer(apart(other, plane), plain):
+            where = "further on" if step > 0 else "before"
+            return f"closer to the ground truth one plane {where}; line the stacks up."
+    return ""
+
+
+def _missing(finite: NDArray[np.bool_]) -> str:
+    share = 1 - finite.mean()
+    return f"{share:.0%} of its pixels are NaN or infinite; nothing is learned there." if share > 0.1 else ""
+
+
+# -- together -----------------------------------------------------------------------------------------
+
+
+def _told(found: Iterable[tuple[str, str]]) -> list[str]:
+    """One sentence for each finding, with all whom it concerns."""
+    whom: dict[str, list[str]] = {}
+    for name, text in found:
+        if text:
+            whom.setdefault(text, []).append(f'"{name}"')
+    return [f"candidate{'s' * (len(who) > 1)} {', '.join(who)}: {text}" for text, who in whom.items()]
+
+
+def _twins(names: Sequence[str], planes: Sequence[Plane]) -> list[str]:
+    said = []
+    for number, plane in enumerate(planes):
+        for name, other in zip(names[:number], planes[:number], strict=True):
+            if np.array_equal(plane, other, equal_nan=True):
+                said.append(f'candidates "{name}", "{names[number]}": equal, pixel for pixel; leave one out.')
+                break
+    return said
+
+
+def _mixed_up(
+    looked_at: Sequence[tuple[str, Plane, Sequence[Plane]]], names: Sequence[str] | None
+) -> list[str]:
+    """The first candidate that shows another image's field."""
+    for label, truth, planes in looked_at:
+        for name, plane in zip(_called(names, len(planes)), planes, strict=True):
+            plain = apart(truth, plane)
+            for other, other_truth, _ in looked_at:
+                if other == label or other_truth.shape != plane.shape:
+                    continue
+                if is_closer(apart(other_truth, plane), plain):
+                    return [
+                        f'candidate "{name}": its image {label} is closer to the ground truth of image '
+                        f"{other}; are all in one order?"
+                    ]
+    return []
+
+
+def _called(names: Sequence[str] | None, n: int) -> Sequence[str]:
+    return names or [str(number + 1) for number in range(n)]

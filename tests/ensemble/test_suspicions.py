@@ -1,0 +1,133 @@
+"""What is said of candidates that look wrong, and that nothing is said of those that do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from skimage import data, filters, restoration
+
+from napari_ensir.ensemble.likeness import apart, correlation, is_closer, shift_between, unrelated
+from napari_ensir.ensemble.suspicions import suspicions, suspicions_of_set
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return data.camera()[100:292, 60:260].astype(float)
+
+
+def smoothed(image, sigma=1.0, seed=0):
+    return filters.gaussian(image + np.random.default_rng(seed).normal(0, 8, image.shape), sigma)
+
+
+def test_correlation_is_pearson_s():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 20, 30))
+    other += one
+    one[3, 4], other[5, 5] = np.nan, np.inf
+    both = np.isfinite(one) & np.isfinite(other)
+    assert correlation(one, other) == pytest.approx(np.corrcoef(one[both], other[both])[0, 1])
+    assert correlation(one, 7 - 3 * one) == pytest.approx(-1)
+    assert correlation(one, np.ones_like(one)) == 0
+    assert correlation(one, np.full_like(one, np.nan)) == 0
+
+
+@pytest.mark.parametrize("step", [(0, 1), (-1, 0), (1, -1), (5, 12), (-40, 3)])
+def test_shifts(truth, step):
+    moved = smoothed(np.roll(truth, step, axis=(0, 1)))
+    moved[:9, :9] = np.nan
+    assert shift_between(truth, moved) == step
+    assert shift_between(truth, smoothed(truth)) is None
+
+
+def test_closer_needs_more_than_luck(truth):
+    rng = np.random.default_rng(3)
+    plain, other = (apart(truth, truth + rng.normal(0, 60, truth.shape)) for _ in range(2))
+    assert not is_closer(other, plain)
+    assert is_closer(apart(truth, truth + rng.normal(0, 50, truth.shape)), plain)
+
+
+def test_noise_is_not_another_field(truth):
+    rng = np.random.default_rng(4)
+    assert not unrelated(truth, truth + rng.normal(0, 400, truth.shape))
+    assert not unrelated(truth, rng.normal(0, 1, truth.shape))
+    assert unrelated(truth, data.moon()[:192, :200].astype(float))
+
+
+@pytest.mark.parametrize("picture", ["camera", "coins", "moon", "brick", "grass", "page", "clock", "cell"])
+def test_nothing_is_said_of_sound_candidates(picture):
+    """Noisy, blurred, over-smoothed, cut to 8 bit: all of them are candidates like any other."""
+    rng = np.random.default_rng(len(picture))
+    clean = getattr(data, picture)()[:160, :160] / 255
+    for noisy in (clean + rng.normal(0, 0.08, clean.shape), rng.poisson(clean * 10) / 10):
+        candidates = {
+            "noisy": noisy,
+            "blurred": filters.gaussian(noisy, 1),
+            "smooth": filters.gaussian(noisy, 4),
+            "TV": restoration.denoise_tv_chambolle(noisy, 0.3),
+            "median": filters.median(noisy, np.ones((3, 3))),
+            "8 bit": np.round(noisy.clip(0, 1) * 255) / 255,
+        }
+        for reference in (clean, clean + rng.normal(0, 0.2, clean.shape)):
+            assert suspicions(list(candidates.values()), reference, list(candidates)) == []
+
+
+def test_nothing_is_said_of_the_deraining_set(reference_folder):
+    from napari_ensir.files import Part, References, open_set
+
+    folder = reference_folder / "deraining"
+    paths = {name: folder / name for name in ("MPRNet", "MAXIM", "Restormer", "lq")}
+    assert suspicions_of_set(References(open_set(paths, {Part.TRUTH: folder / "gt"})), tuple(paths)) == []
+
+
+def test_candidates_with_the_same_finding_share_a_sentence(truth):
+    late = [np.roll(smoothed(truth, 1, seed), 2, axis=0) for seed in (1, 2)]
+    assert suspicions([late[0], smoothed(truth), late[1]], truth, "ABC") == [
+        'candidates "A", "C": shifted by 2 pixels down against the ground truth; align them.'
+    ]
+
+
+def test_one_plane_of_a_stack_is_read(truth):
+    da = pytest.importorskip("dask.array")
+    seen = []
+
+    def block(values, block_info=None):
+        seen.append(block_info[0]["chunk-location"])
+        return values
+
+    stack = np.stack([truth] * 9)
+    lazy = da.from_array(stack, chunks=(1, *truth.shape)).map_blocks(block, dtype=float)
+    seen.clear()
+    assert suspicions([lazy + 1], stack) == []
+    assert {where[0] for where in seen} <= {3, 4, 5}
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_channels_where_the_axis_says(axis):
+    colour = data.astronaut()[100:200, 150:270].astype(float)
+    moved = np.moveaxis(colour, -1, axis)
+    reversed_ = np.flip(moved, axis) + 1
+    assert "reverse order" in suspicions([reversed_], moved, channel_axis=axis)[0]
+    assert suspicions([moved + 1], moved, channel_axis=axis) == []
+
+
+def test_too_little_to_tell(truth):
+    for shape in ((20, 40), (400,)):
+        image = np.random.default_rng(0).normal(size=shape)
+        assert suspicions([np.roll(image, 1)], image) == []
+    empty = np.zeros((64, 64))
+    assert suspicions([empty, empty], empty) == []
+    assert suspicions([truth[:64, :64]], empty) == []
+
+
+def test_a_set_says_where_and_nothing_twice(truth):
+    late = np.roll(smoothed(truth), 3, axis=1)
+    pairs = [([smoothed(truth)], truth), *[([late], truth)] * 5]
+    assert suspicions_of_set(pairs, "A", labels=list("uvwxyz")) == [
+        'image w: candidate "A": shifted by 3 pixels to the right against the ground truth; align them.'
+    ]
+    others = [data.camera()[k : k + 128, k : k + 128].astype(float) for k in (0, 150, 300)]
+    swapped = [([smoothed(others[place])], others[number]) for number, place in enumerate((0, 2, 1))]
+    assert suspicions_of_set(swapped)[-1] == (
+        'candidate "1": its image 2 is closer to the ground truth of image 3; are all in one order?'
+    )
+    assert suspicions_of_set([([smoothed(other)], other) for other in others]) == []
