@@ -115,8 +115,10 @@ def test_too_little_to_tell(truth):
         image = np.random.default_rng(0).normal(size=shape)
         assert suspicions([np.roll(image, 1)], image) == []
     empty = np.zeros((64, 64))
-    assert suspicions([empty, empty], empty) == []
-    assert suspicions([truth[:64, :64]], empty) == []
+    assert suspicions([np.stack([empty] * 3)] * 2, np.stack([empty] * 3)) == []
+    assert suspicions([truth[:64, :64]], empty) == [
+        "the ground truth: every pixel looked at is 0; find out what became of it."
+    ]
 
 
 def test_a_set_says_where_and_nothing_twice(truth):

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
+from napari_ensir.ensemble.coverage import range_warning
 from napari_ensir.ensemble.lut_file import SUFFIX, import_lut, load_lut
+from napari_ensir.ensemble.suspicions import middle_of, suspicions_of_set
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.raster import FileImage
@@ -17,7 +19,7 @@ from napari_ensir.files.sets import ImageSet, Masks, Part, References, open_set
 from napari_ensir.files.whole import check_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from napari_ensir.cli.terminal import Output
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from napari_ensir.settings import ApplySettings, FitSettings
 
 __all__ = [
+    "OutsideRange",
     "apply",
     "fit",
     "import_table",
@@ -102,8 +105,13 @@ def fit(
         lut = fit_lut(
             References(images), tuple(candidates), mask=masks, progress=progress, **settings.keywords()
         )
+        odd = suspicions_of_set(
+            References(images), tuple(candidates), lut.channel_axis, [stem for stem, _ in images.fields]
+        )
     lut.save(target)
-    output.finish({"lut": str(target), **_described(lut)}, lambda: terminal.say(f"{target}: {lut!r}"))
+    warnings = terminal.warn([*odd, *lut.report.get("warnings", ())])
+    results = {"lut": str(target), **_described(lut), "warnings": warnings}
+    output.finish(results, lambda: terminal.say(f"{target}: {lut!r}"))
 
 
 def in_table_order(lut: WeightLUT, candidates: Mapping[str, Path]) -> dict[str, Path]:
@@ -147,17 +155,36 @@ def apply(
     for plan in plans.values():
         plan.check(output.overwrite)
     written: dict[str, str] = {}
+    outside = OutsideRange(lut)
     with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         for done, (number, plan) in enumerate(plans.items()):
             stem = images.fields[number][0]
             with noted(failed, stem, images):
-                plan.carry_out(lut, list(images.load(number).values()), settings, output.overwrite)
+                arrays = list(images.load(number).values())
+                outside.look(arrays, stem if len(images) > 1 else "")
+                plan.carry_out(lut, arrays, settings, output.overwrite)
                 written[stem] = str(plan.image)
             if progress is not None:
                 progress(done + 1, len(plans), "combining images")
-    results = {"written": written, "failed": failed}
+    results = {"written": written, "failed": failed, "warnings": terminal.warn(outside.said.values())}
     output.finish(results, lambda: terminal.say(f"{len(written)} written to {out}"))
     return failed
+
+
+class OutsideRange:
+    """Candidates that lie outside a table's range, each named once."""
+
+    def __init__(self, lut: WeightLUT) -> None:
+        self.lut = lut
+        self.said: dict[str, str] = {}
+
+    def look(self, candidates: Sequence[Any], label: str) -> None:
+        """Look at the middle plane of each candidate of an image."""
+        for name, candidate in zip(self.lut.names, candidates, strict=True):
+            if name not in self.said:
+                text = range_warning(self.lut, name, middle_of(candidate, self.lut.channel_axis))
+                if text:
+                    self.said[name] = f"image {label}: {text}" if label else text
 
 
 def noted(failed: dict[str, str], stem: str, images: ImageSet) -> Any:

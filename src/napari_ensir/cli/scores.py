@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.jobs import in_table_order, noted
+from napari_ensir.cli.jobs import OutsideRange, in_table_order, noted
 from napari_ensir.ensemble.lut_file import load_lut
 from napari_ensir.ensemble.scoring import Scoring, TruthRange, finite_everywhere, known_range, left_out
+from napari_ensir.ensemble.suspicions import suspicions_of_set
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part, References, check_stems, open_set
 
@@ -47,14 +48,22 @@ def evaluate(
     score = Scoring(limits, settings.y_channel, settings.crop_border, settings.channel_axis)
     scores: dict[str, list[Score]] = {}
     not_finite = 0
+    outside = None if lut is None else OutsideRange(lut)
     with terminal.progress(output.quiet) as progress:
         for number, (stem, _) in enumerate(images.fields):
             if stem not in failed:
                 with noted(failed, stem, images):
-                    scores[stem], missing = _scores_of(images.load(number), lut, score, settings.device)
+                    arrays = images.load(number)
+                    if outside is not None:
+                        outside.look([arrays[name] for name in named], stem if len(images) > 1 else "")
+                    scores[stem], missing = _scores_of(arrays, lut, score, settings.device)
                     not_finite += missing
             if progress is not None:
                 progress(number + 1, len(images), "scoring images")
+    stems = [stem for stem, _ in images.fields]
+    scored = [number for number, stem in enumerate(stems) if stem in scores]
+    warnings = suspicions_of_set(References(images), tuple(named), settings.channel_axis, stems, scored)
+    warnings += [] if outside is None else outside.said.values()
     shown = [(name, "candidate", "") for name in named]
     if lut_path is not None:
         shown.append(("ensemble", "ensemble", f"by {lut_path.name}"))
@@ -73,7 +82,8 @@ def evaluate(
         terminal.table(("", "PSNR, dB", "SSIM", ""), table)
         terminal.say("\n".join(notes))
 
-    output.finish({"settings": scoring, "rows": rows, "notes": notes, "failed": failed}, show)
+    results = {"settings": scoring, "rows": rows, "notes": notes, "failed": failed}
+    output.finish(results | {"warnings": terminal.warn(warnings)}, show)
     return failed
 
 
@@ -144,7 +154,9 @@ def compare(
         found = compare_methods(
             References(images), tuple(candidates), low_resolution=small, progress=progress, **settings
         )
-    results = found.to_dict() | {"stems": [stem for stem, _ in images.fields]}
+    stems = [stem for stem, _ in images.fields]
+    odd = suspicions_of_set(References(images), tuple(candidates), settings["channel_axis"], stems)
+    results = found.to_dict() | {"stems": stems, "warnings": terminal.warn(odd)}
 
     def show() -> None:
         terminal.say(found.to_markdown())

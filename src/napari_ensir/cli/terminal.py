@@ -14,11 +14,11 @@ from napari_ensir.files.whole import check_target, whole_file
 from napari_ensir.settings import Settings, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from napari_ensir.ensemble.inputs import Progress
 
-__all__ = ["Output", "complain", "plain", "printable", "progress", "say", "table", "write_json"]
+__all__ = ["Output", "complain", "plain", "printable", "progress", "say", "table", "warn", "write_json"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,14 @@ def say(text: str) -> None:
 def complain(message: str) -> None:
     """One line on stderr."""
     print("napari-ensir:", printable(" ".join(message.split())), file=sys.stderr)
+
+
+def warn(sentences: Iterable[str]) -> list[str]:
+    """Each on a line of stderr, even where little else is said; handed back, for the JSON."""
+    said = list(sentences)
+    for sentence in said:
+        complain(f"warning: {sentence}")
+    return said
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

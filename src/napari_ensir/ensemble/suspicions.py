@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.likeness import Plane
 
-__all__ = ["suspicions", "suspicions_of_set"]
+__all__ = ["middle_of", "suspicions", "suspicions_of_set"]
 
 SIDE = 256
 """Pixels of a plane that are looked at, along each axis."""
 
 LEAST_SIDE = 24
 """Below it there is too little to tell anything by."""
+
+GAMMAS = (1 / 2.4, 1 / 2.2, 1 / 1.8, 1.8, 2.2, 2.4)
+"""Powers that displays and cameras apply."""
 
 UNRELATED = "hardly like the ground truth; is it of the same field?"
 
@@ -71,6 +74,9 @@ def suspicions(
     if shown is None:
         return []
     wanted = shown.plane(truth)
+    if not _varies(wanted):
+        # In a stack that may well be, and nothing can be judged by it.
+        return [] if shown.stack is not None else [_flat_truth(wanted)]
     planes = [shown.plane(candidate) for candidate in candidates]
     names = _called(names, len(planes))
     with np.errstate(over="ignore", invalid="ignore"):  # intensities near the end of what a float holds
@@ -87,6 +93,7 @@ def suspicions_of_set(
     names: Sequence[str] | None = None,
     channel_axis: int | None = None,
     labels: Sequence[str] | None = None,
+    places: Sequence[int] | None = None,
 ) -> list[str]:
     """What looks wrong with a reference set: up to four images, evenly spaced, each by :func:`suspicions`.
 
@@ -99,25 +106,49 @@ def suspicions_of_set(
         As for :func:`suspicions`.
     labels : one string per image, optional
         What to call the images; None: their numbers, from 1.
+    places : numbers of images, from 0, optional
+        Those to choose from; None: all.
 
     Returns
     -------
     list of str
         No sentence twice; where there are several images, each says in which it was seen first.
     """
-    n = len(reference)
+    places = range(len(reference)) if places is None else places
+    chosen = np.linspace(0, len(places) - 1, min(len(places), SEVERAL)).round().astype(int)
     said: dict[str, str] = {}
     looked_at = []
-    for place in sorted({round(place) for place in np.linspace(0, n - 1, min(n, SEVERAL))}):
+    for place in (places[number] for number in chosen):
         candidates, truth = reference[place]
         label = labels[place] if labels else str(place + 1)
         for sentence in suspicions(candidates, truth, names, channel_axis):
-            said.setdefault(sentence, f"image {label}: {sentence}" if n > 1 else sentence)
+            said.setdefault(sentence, f"image {label}: {sentence}" if len(places) > 1 else sentence)
         shown = _Shown.of(as_array(truth), channel_axis)
         if shown is not None:
             planes = [shown.plane(candidate) for candidate in candidates]
             looked_at.append((label, shown.plane(truth), planes))
     return [*said.values(), *_mixed_up(looked_at, names)]
+
+
+def middle_of(array: Any, channel_axis: int | None = None) -> NDArray[np.float64]:
+    """What is looked at of an image: its middle plane, at most 256 x 256 pixels of it, in float64.
+
+    Parameters
+    ----------
+    array
+        Any that can be sliced, of any number of dimensions.
+    channel_axis : int, optional
+        Kept whole. None: the last axis, where it has three places and is the third or a later one.
+
+    Examples
+    --------
+    >>> middle_of(np.zeros((9, 300, 20, 3))).shape, middle_of(np.arange(5)).shape
+    ((1, 256, 20, 3), (5,))
+    """
+    array = as_array(array)
+    index = _Shown.anything(tuple(array.shape), channel_axis).index
+    shape = [part.stop - part.start for part in index]
+    return read_block(array, index, np.dtype(np.float64)).reshape(shape)
 
 
 # -- one plane ----------------------------------------------------------------------------------------
@@ -134,13 +165,19 @@ class _Shown:
     @classmethod
     def of(cls, array: Any, channel_axis: int | None) -> _Shown | None:
         """None where there is too little to see."""
-        shape = tuple(array.shape)
+        shown = cls.anything(tuple(array.shape), channel_axis)
+        sides = [part.stop - part.start for axis, part in enumerate(shown.index) if axis != shown.channel][
+            -2:
+        ]
+        return shown if len(sides) == 2 and min(sides) >= LEAST_SIDE else None
+
+    @classmethod
+    def anything(cls, shape: tuple[int, ...], channel_axis: int | None) -> _Shown:
+        """However little it is."""
         channel = None if channel_axis is None else channel_axis % len(shape)
         if channel is None and len(shape) > 2 and shape[-1] == 3:
             channel = len(shape) - 1
         spatial = [axis for axis in range(len(shape)) if axis != channel][-2:]
-        if len(spatial) < 2 or min(shape[axis] for axis in spatial) < LEAST_SIDE:
-            return None
         index = []
         for axis, size in enumerate(shape):
             wanted = size if axis == channel else min(size, SIDE) if axis in spatial else 1
@@ -170,19 +207,16 @@ class _Shown:
 def _finding(shown: _Shown, plane: Plane, truth: Any, wanted: Plane) -> str:
     """The first thing that looks wrong with a candidate; empty if nothing does."""
     finite = np.isfinite(plane)
-    known = wanted[np.isfinite(wanted)]
-    if not known.size or np.ptp(known) == 0:
-        return ""  # an empty plane, by which nothing can be judged
     if not finite.any():
         return "no pixel is finite in the plane looked at; nothing can be learned of it there."
-    if np.ptp(plane[finite]) == 0:
+    if not _varies(plane):
         return f"every pixel looked at is {plane[finite][0]:g}; leave it out, or find out what became of it."
     if np.array_equal(plane, wanted, equal_nan=True):
         return "equal to the ground truth, pixel for pixel; leave it out, or it will be trusted everywhere."
     both = finite & np.isfinite(wanted)
-    if min(np.ptp(x[both]) if both.any() else 0.0 for x in (plane, wanted)) == 0:
+    if not all(_varies(x[both]) for x in (plane, wanted)):
         return _missing(finite)
-    for look in (_placed_wrong, _coloured_wrong, _scaled_wrong, _cut_off):
+    for look in (_inverted, _placed_wrong, _coloured_wrong, _scaled_wrong, _cut_off):
         if text := look(plane, wanted):
             return text
     return _other_plane(shown, plane, truth, wanted) or _missing(finite)
@@ -197,6 +231,11 @@ TURNS: dict[str, Callable[[Plane], Plane]] = {
     "turned by 270 degrees": lambda x: x.swapaxes(0, 1)[:, ::-1],
     "transposed and turned by 180 degrees": lambda x: x.swapaxes(0, 1)[::-1, ::-1],
 }
+
+
+def _inverted(plane: Plane, truth: Plane) -> str:
+    """Bright for dark."""
+    return "dark where the ground truth is bright; invert it." if correlation(truth, plane) < -0.5 else ""
 
 
 def _placed_wrong(plane: Plane, truth: Plane) -> str:
@@ -226,28 +265,26 @@ def _coloured_wrong(plane: Plane, truth: Plane) -> str:
 
 
 def _scaled_wrong(plane: Plane, truth: Plane) -> str:
-    """Other units, inverted, or another tone curve."""
+    """Other units, or another tone curve."""
     both = np.isfinite(plane) & np.isfinite(truth)
     x, y = plane[both], truth[both]
     r = correlation(y, x)
-    if r < -0.5:
-        return "dark where the ground truth is bright; invert it."
     if r < 0.9:
         return ""
     gain = r * y.std() / x.std()
     offset = y.mean() - gain * x.mean()
     plain, fitted = np.mean((y - x) ** 2), np.mean((y - gain * x - offset) ** 2)
+    # A power of the candidate, not just any curve: noise alone bends the mean of the truth at each intensity.
+    unit = (x - min(0.0, x.min())) / (x.max() - min(0.0, x.min()))
+    curved = min(1 - correlation(y, unit**gamma) ** 2 for gamma in GAMMAS) * y.var()
+    if curved < 0.25 * fitted and np.sqrt(fitted - curved) > 0.1 * y.std():
+        return "on another tone curve than the ground truth (gamma?); give both in linear intensities."
     if fitted < 0.25 * plain and np.sqrt(plain - fitted) > 0.15 * y.std():
         sign = "+" if offset >= 0 else "-"
         return (
             f"on another scale than the ground truth, which is about {gain:.4g} x it {sign} "
             f"{abs(offset):.4g}; bring it to that scale."
         )
-    matched = np.empty_like(y)
-    matched[np.argsort(x, kind="stable")] = np.sort(y)
-    curved = np.mean((y - matched) ** 2)
-    if curved < 0.25 * fitted and np.sqrt(fitted - curved) > 0.1 * y.std():
-        return "on another tone curve than the ground truth (gamma?); give both in linear intensities."
     return ""
 
 
@@ -280,7 +317,18 @@ def _missing(finite: NDArray[np.bool_]) -> str:
     return f"{share:.0%} of its pixels are NaN or infinite; nothing is learned there." if share > 0.1 else ""
 
 
+def _varies(image: NDArray[np.float64]) -> bool:
+    known = image[np.isfinite(image)]
+    return bool(known.size and np.ptp(known) > 0)
+
+
 # -- together -----------------------------------------------------------------------------------------
+
+
+def _flat_truth(plane: Plane) -> str:
+    known = plane[np.isfinite(plane)]
+    value = f"{known[0]:g}" if known.size else "NaN or infinite"
+    return f"the ground truth: every pixel looked at is {value}; find out what became of it."
 
 
 def _told(found: Iterable[tuple[str, str]]) -> list[str]:
