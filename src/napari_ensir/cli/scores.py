@@ -159,7 +159,6 @@ def compare(
     results = found.to_dict() | {"stems": stems, "warnings": terminal.warn(odd)}
 
     def show() -> None:
-        terminal.say(found.to_markdown())
-        terminal.say("\n".join(found.notes))
+        terminal.say("\n".join([found.to_markdown(), *found.notes]))
 
     output.finish(results, show)
