@@ -8,6 +8,7 @@ none.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -535,11 +536,23 @@ def _(bench):
     return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
 
 
-@misuse("a text file named .png", says="the file is truncated, damaged or no image")
+@misuse("a text file named .png", says="truncated, damaged or no image")
 def _(bench):
     path = bench.folder / "notes.png"
     path.write_text("see the other folder")
     return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
+
+
+@misuse("a TIFF renamed to .png", says="any other kind must have its own ending")
+def _(bench):
+    path = bench.write("far", far(TRUTH)).rename(bench.folder / "far.png")
+    return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
+
+
+@misuse("a pipe named as an image is", says="pipe.png")
+def _(bench):
+    os.mkfifo(bench.folder / "pipe.png")
+    return bench.fit({"near": near(TRUTH), "far": bench.folder / "pipe.png"}, TRUTH)
 
 
 @misuse("an image for the table", says="no LUT file")
