@@ -117,7 +117,7 @@ def metavar(setting: Setting) -> str:
     }[setting.kind]
     if setting.default is not None and setting.none is not None:
         word += "|none"
-    return word + ("|auto" if setting.auto is not None else "")
+    return word + (f"|{setting.word}" if setting.auto is not None else "")
 
 
 def parser_of(setting: Setting) -> Callable[[Any], Any]:
@@ -133,7 +133,7 @@ def parser_of(setting: Setting) -> Callable[[Any], Any]:
 
     def parse(text: Any) -> Any:
         value = text
-        if isinstance(text, str) and text not in ("auto", "none"):
+        if isinstance(text, str) and text not in (setting.word, "none"):
             with suppress(ValueError):  # left as it is, it is refused in the setting's own words
                 value = _CONVERT.get(setting.kind, str)(text)
         elif text == "none" and setting.none is not None:

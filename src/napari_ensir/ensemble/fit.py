@@ -7,14 +7,17 @@ A widget keeps the first's result and calls the others whenever a control moves.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.estimate import Settings
 from napari_ensir.ensemble.inputs import check_prior
+from napari_ensir.ensemble.noisy_scores import scores_of_reference
 from napari_ensir.ensemble.reference import Reference, collect_reference
 from napari_ensir.ensemble.tabulate import estimate_lut
+from napari_ensir.ensemble.truth_noise import PARTS, OwnInputWarning, method_for, own_input_of
 from napari_ensir.ensemble.validation import choose_bins
 from napari_ensir.settings import SHRINKAGE, FitSettings
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from napari_ensir.ensemble.bins import Binning
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lut import WeightLUT
 
@@ -47,6 +51,7 @@ def fit_lut(
     shrinkage: float | Literal["auto"] = 1000.0,
     max_iterations: int | None = None,
     planes: tuple[int, int] | None = None,
+    truth_noise: float | Literal["unknown"] | None = None,
 ) -> WeightLUT:
     """Learn from images with ground truth how far to trust each candidate at each intensity.
 
@@ -58,7 +63,8 @@ def fit_lut(
     names : M strings, optional
         One per candidate, kept in the table.
     method : "em", "em-released" or "least-squares", optional
-        The EnsIR paper's EM, its authors' code's, or least squares on the simplex; None: ``"em"``.
+        The EnsIR paper's EM, its authors' code's, or least squares on the simplex; None: ``"em"``, or least
+        squares if the truth is noisy.
     bin_width : float or "auto", optional
         In intensity units; None: an eighth of the data range (32 for 8 bit); ``"auto"``: what does best on
         parts of the reference set held out in turn, judged from statistics of one pass.
@@ -82,6 +88,12 @@ def fit_lut(
         For EM: its limit, if it is to differ from the method's own.
     planes : (first, last), optional
         Learn from these places along the first axis of each image only, both included; None: from all.
+    truth_noise : float or "unknown", optional
+        None: the ground truth is clean. Else it is another exposure, with noise of mean zero that is
+        independent of the candidates: of this standard deviation in intensity units, or not known
+        (:mod:`napari_ensir.ensemble.truth_noise` tells why that does no harm). The report then has
+        ``"scores"``, as far as they can be true, of the candidates, their average and the ensemble, the
+        latter on parts held out in turn.
 
     Returns
     -------
@@ -90,7 +102,13 @@ def fit_lut(
     Raises
     ------
     EnsembleError
-        If the images cannot be used, or nothing is left to learn from.
+        If the images cannot be used, nothing is left to learn from, or EM is asked for with a noisy truth.
+
+    Warns
+    -----
+    OwnInputWarning
+        If a noisy truth seems to be the image that the candidates were restored from. The report's
+        ``"warnings"`` have the sentence as well.
 
     Examples
     --------
@@ -111,9 +129,13 @@ def fit_lut(
         channel_axis=channel_axis,
         data_range=data_range,
         planes=planes,
+        truth_noise=truth_noise,
         device=str(device),
     )
-    chosen = given.method or "em"
+    chosen = method_for(given.method, given.truth_noise)
+    noisy, doubt = given.truth_noise is not None, None
+    if noisy:
+        doubt, reference = own_input_of(reference, given.channel_axis)
     settings = Settings(
         shrinkage=SHRINKAGE if given.shrinkage == "auto" else given.shrinkage,
         max_iterations=given.max_iterations,
@@ -131,18 +153,36 @@ def fit_lut(
         device=device,
         progress=progress,
         refine=None if given.bin_width == "auto" else 1,
-        folds=FOLDS if choosing else 1,
+        folds=PARTS if noisy else FOLDS if choosing else 1,
     )
     settings = replace(settings, prior=check_prior(prior, len(collected.names)))
     binning = None
     if choosing:
-        choice = choose_bins(
-            collected,
-            chosen,
-            settings,
-            factors=(1, 2, 4, 8, 16) if given.bin_width == "auto" else (1,),
-            shrinkages=(100.0, 1000.0, 10000.0) if given.shrinkage == "auto" else (settings.shrinkage,),
-            progress=progress,
-        )
-        binning, settings = choice.binning, choice.settings
-    return estimate_lut(collected, chosen, settings, binning=binning, progress=progress)
+        binning, settings = _chosen(collected, given, chosen, settings, progress)
+    lut = estimate_lut(collected, chosen, settings, binning=binning, progress=progress)
+    if given.truth_noise is None:
+        return lut
+    if doubt:
+        warnings.warn(doubt, OwnInputWarning, stacklevel=2)
+    scores = scores_of_reference(collected, lut, settings, given.truth_noise)
+    said = {"truth_noise": given.truth_noise, "scores": scores.to_dict(), "warnings": [doubt] * bool(doubt)}
+    return replace(lut, report=lut.report | said)
+
+
+def _chosen(
+    collected: Reference,
+    given: FitSettings,
+    method: str,
+    settings: Settings,
+    progress: Progress | None,
+) -> tuple[Binning, Settings]:
+    """What "auto" comes to."""
+    choice = choose_bins(
+        collected,
+        method,
+        settings,
+        factors=(1, 2, 4, 8, 16) if given.bin_width == "auto" else (1,),
+        shrinkages=(100.0, 1000.0, 10000.0) if given.shrinkage == "auto" else (settings.shrinkage,),
+        progress=progress,
+    )
+    return choice.binning, choice.settings

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.ensemble.reference import Reference
 
-__all__ = ["BinChoice", "choose_bins", "held_out_error", "mean_squared_error", "peak", "psnr_of"]
+__all__ = [
+    "BinChoice",
+    "choose_bins",
+    "held_out_error",
+    "held_out_lookups",
+    "mean_squared_error",
+    "peak",
+    "psnr_of",
+]
 
 
 def peak(binning: Binning) -> float:
@@ -84,19 +92,43 @@ def held_out_error(
         If the reference was collected in one piece.
     """
     folds = _folds_in(reference, binning)
+    lookups = held_out_lookups(reference, method, settings, binning, progress)
+    scored = [
+        (mean_squared_error(fold, lookup) * fold.n_pixels, fold.n_pixels)
+        for fold, lookup in zip(folds, lookups, strict=True)
+        if lookup is not None
+    ]
+    errors, pixels = (sum(each) for each in zip(*scored, strict=True))
+    return float(errors / pixels)
+
+
+def held_out_lookups(
+    reference: Reference,
+    method: str,
+    settings: Settings | None = None,
+    binning: Binning | None = None,
+    progress: Progress | None = None,
+) -> list[Lookup | None]:
+    """For each fold the weights that are learned from all of the others; None where a fold is empty.
+
+    Raises
+    ------
+    EnsembleError
+        If the reference was collected in one piece.
+    """
+    folds = _folds_in(reference, binning)
     estimator, settings = find_method(method).load(), settings or Settings()
-    errors, pixels = 0.0, 0
+    lookups: list[Lookup | None] = []
     for number, fold in enumerate(folds):
         if not fold.n_pixels:
+            lookups.append(None)
             continue
         rest = merge([*folds[:number], *folds[number + 1 :]])
         if not rest.n_pixels:
             raise EnsembleError("all pixels lie in one part of the image; there is none to hold out.")
         found = estimator(rest, settings, progress)
-        lookup = Lookup(rest.binning, rest.rows, found.weights, found.fallback, found.unseen)
-        errors += mean_squared_error(fold, lookup) * fold.n_pixels
-        pixels += fold.n_pixels
-    return errors / pixels
+        lookups.append(Lookup(rest.binning, rest.rows, found.weights, found.fallback, found.unseen))
+    return lookups
 
 
 def _folds_in(reference: Reference, binning: Binning | None) -> list[Statistics]:

@@ -42,7 +42,9 @@ class Setting:
     none : str or None
         What None stands for; None: the setting needs a value.
     auto : str or None
-        What the word ``"auto"`` stands for; None: there is no such word.
+        What the word that can be given instead of a value stands for; None: there is no such word.
+    word : str
+        That word.
     unit : str
         Of the value, as a guide names it.
     group : str
@@ -60,6 +62,7 @@ class Setting:
     choices: Mapping[Any, tuple[str, str]] | None = None
     none: str | None = None
     auto: str | None = None
+    word: str = "auto"
     unit: str = ""
     others: bool = False
     group: str = ""
@@ -83,8 +86,8 @@ class Setting:
         """
         if value is None and self.none is not None:
             return None
-        if isinstance(value, str) and value == "auto" and self.auto is not None:
-            return "auto"
+        if isinstance(value, str) and value == self.word and self.auto is not None:
+            return self.word
         try:
             found = _OF_KIND[self.kind](value)
         except (TypeError, ValueError, OverflowError):
@@ -117,7 +120,7 @@ class Setting:
         a whole number from 2
         """
         ways = [self._allowed_values()]
-        ways += [f'"auto" ({self.auto})'] if self.auto is not None else []
+        ways += [f'"{self.word}" ({self.auto})'] if self.auto is not None else []
         ways += [f"None ({self.none})"] if self.none is not None else []
         return ways[0] if len(ways) == 1 else ", ".join(ways[:-1]) + " or " + ways[-1]
 
@@ -218,6 +221,7 @@ def setting(
     choices: Mapping[Any, tuple[str, str]] | Sequence[Any] | None = None,
     none: str | None = None,
     auto: str | None = None,
+    word: str = "auto",
     unit: str = "",
     others: bool = False,
     group: str = "",
@@ -248,6 +252,7 @@ def setting(
         "choices": choices,
         "none": none,
         "auto": auto,
+        "word": word,
         "unit": unit,
         "others": others,
         "group": group,
@@ -346,7 +351,7 @@ def table_of(owner: Any, as_options: bool = False) -> str:
             values += " and such" * each.others
         else:
             values = each._allowed_values()
-        values += f"; `{quote}auto{quote}`: {each.auto}" if each.auto is not None else ""
+        values += f"; `{quote}{each.word}{quote}`: {each.auto}" if each.auto is not None else ""
         shown = f"{each.default:g}" if each.kind == "number" and each.default is not None else each.default
         said = f"`{quote}{shown}{quote}`" if each.kind == "choice" else f"`{shown}`"
         left_out = each.none if each.default is None else said

@@ -198,6 +198,23 @@ def shrinkage_setting() -> Any:
     )
 
 
+def truth_noise_setting() -> Any:
+    """What is known of the noise of the ground truth."""
+    return setting(
+        None,
+        title="Noise of the truth",
+        description=(
+            "Standard deviation of the ground truth's noise, where it is another exposure; of mean zero and "
+            "independent of the candidates."
+        ),
+        minimum=TINY,
+        none="the truth is clean",
+        auto="noise of unknown strength",
+        word="unknown",
+        unit="intensity units",
+    )
+
+
 # -- one for each kind of work ------------------------------------------------------------------------
 
 
@@ -210,8 +227,9 @@ class FitSettings(Settings):
         title="Method",
         description="How weights are learned from the pixels of each combination of intensities.",
         choices=METHODS,
-        none="EM as in the paper",
+        none="EM as in the paper; least squares where the truth is noisy",
     )
+    truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     bin_width: float | Literal["auto"] | None = bin_width_setting()
     shrinkage: float | Literal["auto"] = shrinkage_setting()
     prior: Sequence[float] | None = setting(

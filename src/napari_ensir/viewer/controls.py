@@ -393,7 +393,7 @@ def control_of(setting: Setting, value: Any = Undefined, **kwargs: Any) -> BaseV
     if setting.none is not None:
         words[None] = (setting.none, setting.none)
     if setting.auto is not None:
-        words["auto"] = (setting.auto, setting.auto)
+        words[setting.word] = (setting.auto, setting.auto)
     if not words:
         return _plain(setting, value, common)
     inner = _plain(setting, Undefined, {"name": "own_value", "label": setting.title})
