@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from itertools import product
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,10 +20,13 @@ from napari_ensir.ensemble.baselines import (
     Regression,
     Zzpm,
 )
+from napari_ensir.ensemble.comparison import Comparison, Row
 from napari_ensir.ensemble.estimate import METHODS
 from napari_ensir.ensemble.inputs import check_names, make_field
+from napari_ensir.ensemble.noisy_scores import AVERAGE, NoisyScores, block_errors, joined, side_by_side
 from napari_ensir.ensemble.refesr import RefESR
-from napari_ensir.ensemble.scoring import Scoring, finite_everywhere, left_out, score_range
+from napari_ensir.ensemble.scoring import Scoring, finite_everywhere, known_range, left_out, score_range
+from napari_ensir.ensemble.truth_noise import method_for
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.baselines import Image, Pair
     from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.noisy_scores import BlockErrors
+    from napari_ensir.ensemble.truth_noise import TruthNoise
 
     Slices = tuple[slice, ...]
 
@@ -41,89 +46,6 @@ __all__ = ["Comparison", "Row", "compare", "contenders"]
 
 TILES = 8
 """One image is cut into this many tiles along each of its two long axes."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method's figures.
-
-    Attributes
-    ----------
-    name : str
-    role : "candidate" or "method"
-        What it is; a candidate may have a method's name.
-    psnr : float
-        Mean over images, dB.
-    ssim : float
-        Mean over images; NaN where images are too small for its window.
-    fit_seconds : float
-        Mean over folds.
-    image_seconds : float
-        Mean over images.
-    note : str
-    """
-
-    name: str
-    role: Literal["candidate", "method"]
-    psnr: float
-    ssim: float
-    fit_seconds: float
-    image_seconds: float
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What :func:`compare` found.
-
-    Attributes
-    ----------
-    rows : tuple of Row
-        In the order of the methods.
-    settings : dict
-        Plain values: what the figures depend on.
-    notes : tuple of str
-        What a reader must know, one sentence each: the peak, pixels left out.
-    """
-
-    rows: tuple[Row, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def __getitem__(self, name: str) -> Row:
-        """The row of that name.
-
-        Raises
-        ------
-        EnsembleError
-            If there is none, or there are several.
-        """
-        found = [row for row in self.rows if row.name == name]
-        if not found:
-            known = ", ".join(row.name for row in self.rows)
-            raise EnsembleError(f"there is no row {name!r}; there are: {known}.")
-        if len(found) > 1:
-            roles = " and a ".join(row.role for row in found)
-            raise EnsembleError(f"there are {len(found)} rows {name!r}, a {roles}; look through the rows.")
-        return found[0]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        rows = [asdict(row) for row in self.rows]
-        return {"settings": self.settings, "rows": rows, "notes": list(self.notes)}
-
-    def to_markdown(self) -> str:
-        """The table in Markdown."""
-        lines = [
-            "| method | PSNR, dB | SSIM | s to fit | s per image | |",
-            "|---|---|---|---|---|---|",
-            *(
-                f"| {row.name} | {row.psnr:.3f} | {row.ssim:.4f} | {row.fit_seconds:.3f} "
-                f"| {row.image_seconds:.3f} | {row.note} |"
-                for row in self.rows
-            ),
-        ]
-        return "\n".join(lines) + "\n"
 
 
 def contenders(
@@ -180,6 +102,7 @@ def compare(
     data_range: tuple[float, float] | None = None,
     samples: int | None = 100_000,
     device: str | torch.device = "auto",
+    truth_noise: float | Literal["unknown"] | None = None,
 ) -> Comparison:
     """Score every method on what it has not learned from.
 
@@ -217,6 +140,9 @@ def compare(
     samples : int or None
         Pixels that the scikit-learn regressors learn from, linear regression apart; None: all.
     device : str or torch.device
+    truth_noise : float or "unknown", optional
+        As for :func:`napari_ensir.fit_lut`. The rows are then scored by what can be told of a noisy reference
+        (:class:`~napari_ensir.ensemble.noisy_scores.NoisyScores`), and there are none of EM.
 
     Returns
     -------
@@ -225,7 +151,8 @@ def compare(
     Raises
     ------
     EnsembleError
-        If the images cannot be used, there is no such method, or scikit-learn is absent but asked for.
+        If the images cannot be used, there is no such method, scikit-learn is absent but asked for, or the
+        truth is noisy and EM or Y is asked for.
 
     Examples
     --------
@@ -245,7 +172,17 @@ def compare(
         raise EnsembleError(
             f"there are {len(small)} low-resolution inputs for {len(pairs)} images; give one each."
         )
-    scale = score_range([truth for _, truth in pairs], data_range)
+    if truth_noise is None:
+        scale = score_range([truth for _, truth in pairs], data_range)
+    else:
+        if y_channel:
+            raise EnsembleError("the ground truth is noisy, and Y of noise is not told; score all channels.")
+        for method in methods or ():
+            if isinstance(method, str) and method in METHODS:
+                method_for(method, truth_noise)
+        known = known_range([truth.dtype for _, truth in pairs], data_range)
+        averages = [np.asarray(np.mean(xs, axis=0)) for xs, _ in pairs]
+        scale = known or replace(score_range(averages), source="candidates")
     widths = tuple(bin_width) if isinstance(bin_width, (list, tuple)) else (bin_width,)
     every = contenders(
         checked,
@@ -256,6 +193,8 @@ def compare(
         samples=samples,
         low_resolution=small is not None,
     )
+    if truth_noise is not None:
+        every = [one for one in every if not (isinstance(one, BinSets) and one.method.startswith("em"))]
     chosen = every if methods is None else _chosen(every, methods)
     scoring = Scoring((scale.low, scale.high), y_channel, crop_border, channel_axis)
     run = _Run(pairs, small, folds, scoring, progress)
@@ -273,7 +212,15 @@ def compare(
         "samples": samples,
     }
     notes = [f"PSNR's peak is {scale}.", *left_out(run.not_finite)]
-    return Comparison(rows, settings, tuple(notes))
+    if truth_noise is None:
+        return Comparison(rows, settings, tuple(notes))
+    noisy = run.noisy_scores(chosen, rows, scale.peak, truth_noise)
+    shown = [
+        replace(row, psnr=np.nan if found.psnr is None else found.psnr, ssim=np.nan)
+        for row, found in zip(rows, noisy.rows, strict=False)
+    ]
+    notes = [*(notes if truth_noise != "unknown" else notes[1:]), *noisy.notes]
+    return Comparison(tuple(shown), settings | {"truth_noise": truth_noise}, tuple(notes), noisy)
 
 
 def _in_memory(
@@ -336,6 +283,7 @@ class _Run:
         self.scoring, self.progress = scoring, progress
         self.valid = [_finite(number, pair) for number, pair in enumerate(pairs)]
         self.not_finite = sum(int(valid.size - valid.sum()) for valid in self.valid)
+        self.blocks: list[BlockErrors] = []  # one for each row
         self.tiled = len(pairs) < folds
         if self.tiled and low_resolution is not None:
             raise EnsembleError(
@@ -378,6 +326,7 @@ class _Run:
             self.scoring(truth, result, valid)
             for (_, truth), result, valid in zip(self.pairs, results, self.valid, strict=True)
         ]
+        self.blocks.append(self._block_errors(results))
         if self.progress is not None:
             self.progress((number + 1) * self.folds, n_rows * self.folds, contender.name)
         mean_psnr, mean_ssim = np.mean(scores, axis=0)
@@ -390,6 +339,30 @@ class _Run:
             predicting / len(self.pairs),
             contender.note,
         )
+
+    def _block_errors(self, results: Sequence[Image]) -> BlockErrors:
+        """Squared errors of one method's images, block by block, without the border."""
+        parts = []
+        for (_, truth), result, valid in zip(self.pairs, results, self.valid, strict=True):
+            axis = self.scoring.channels_of(truth.shape)
+            inside = self.scoring.inside(truth.shape)
+            parts.append(
+                block_errors(truth[inside], [result[inside]], valid=valid[inside], channel_axis=axis)
+            )
+        return joined(parts)
+
+    def noisy_scores(
+        self, chosen: Sequence[Contender], rows: Sequence[Row], peak: float, noise: TruthNoise
+    ) -> NoisyScores:
+        """What can be said of the rows where the ground truth is noisy."""
+        names, roles = [row.name for row in rows], [str(row.role) for row in rows]
+        blocks, places = list(self.blocks), [isinstance(one, Average) for one in chosen]
+        if not any(places):
+            averages = [np.asarray(np.mean(xs, axis=0, dtype=np.float64)) for xs, _ in self.pairs]
+            blocks.append(self._block_errors(averages))
+            names, roles, places = [*names, AVERAGE], [*roles, AVERAGE], [*places, True]
+        roles[places.index(True)] = AVERAGE
+        return NoisyScores(tuple(names), side_by_side(blocks), peak, noise, places.index(True), tuple(roles))
 
     def _warm_up(self, contender: Contender) -> None:
         """Import and compile on a corner of the first image, so that the clock does not see it."""

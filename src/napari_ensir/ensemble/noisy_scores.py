@@ -45,6 +45,7 @@ __all__ = [
     "errors_of_parts",
     "joined",
     "scores_of_reference",
+    "side_by_side",
 ]
 
 AVERAGE = "average"
@@ -107,6 +108,8 @@ class NoisyRow(NamedTuple):
         Against the truth, if the noise is known; can come out negative.
     psnr : float or None
         dB; None if the noise is not known or the error drowns in it.
+    psnr_error : float or None
+        Standard error of that, dB: the noise's own power varies from exposure to exposure.
     best : bool
         Whether it is closer to the truth than every other, and each difference is real.
     note : str
@@ -118,6 +121,7 @@ class NoisyRow(NamedTuple):
     standard_error: float | None
     mse: float | None
     psnr: float | None
+    psnr_error: float | None
     best: bool
     note: str = ""
 
@@ -231,16 +235,17 @@ class NoisyScores:
     def _row(self, place: int, is_best: bool) -> NoisyRow:
         found = self.difference(place)
         spread = None if np.isnan(found.standard_error) else found.standard_error
-        row = NoisyRow(self.names[place], self.roles[place], found.value, spread, None, None, is_best)
+        row = NoisyRow(self.names[place], self.roles[place], found.value, spread, None, None, None, is_best)
         if self.noise == "unknown":
             return row
         variance, n = float(self.noise) ** 2, int(self.blocks.counts.sum())
         mse = float(self.errors[place]) - variance
         # Of Gaussian noise over n pixels: its own power varies, and its product with the image's error.
-        error = np.sqrt((2 * variance**2 + 4 * variance * max(mse, 0.0)) / n)
+        error = float(np.sqrt((2 * variance**2 + 4 * variance * max(mse, 0.0)) / n))
         if mse < CLEAR * error:
             return row._replace(mse=mse, note="below the noise")
-        return row._replace(mse=mse, psnr=psnr_of_error(mse, self.peak))
+        in_db = 10 / np.log(10) * error / mse
+        return row._replace(mse=mse, psnr=psnr_of_error(mse, self.peak), psnr_error=float(in_db))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -277,8 +282,9 @@ class NoisyScores:
         lines.append("|---|---|---|---|" + ("---|" if known else ""))
         for row in self.rows:
             spread = "" if row.standard_error is None else f"{row.standard_error:.4g}"
-            shown = f" {row.note if row.psnr is None else f'{row.psnr:.3f}'} |" if known else ""
-            lines.append(f"| {row.name} | {row.difference:+.4g} | {spread} |{shown} {'★' * row.best} |")
+            score = row.note if row.psnr is None else f"{row.psnr:.2f} ± {row.psnr_error:.2f}"
+            cells = [row.name, f"{row.difference:+.4g}", spread, *[score] * known, "★" * row.best]
+            lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
 
@@ -295,6 +301,11 @@ def joined(parts: Sequence[BlockErrors]) -> BlockErrors:
     if not counts.sum():
         raise EnsembleError("no pixel is finite in every image and the reference to score by.")
     return BlockErrors(sums, counts)
+
+
+def side_by_side(columns: Sequence[BlockErrors]) -> BlockErrors:
+    """Errors of several images in the same blocks of the same pixels, as one."""
+    return BlockErrors(np.concatenate([each.sums for each in columns], axis=1), columns[0].counts)
 
 
 def block_errors(

@@ -57,7 +57,7 @@ class ScoreRange:
     ----------
     low, high : float
         Intensity units.
-    source : "given", "dtype" or "truth"
+    source : "given", "dtype", "truth" or "candidates"
         Where it came from.
 
     Examples
@@ -68,7 +68,7 @@ class ScoreRange:
 
     low: float
     high: float
-    source: Literal["given", "dtype", "truth"]
+    source: Literal["given", "dtype", "truth", "candidates"]
 
     @property
     def peak(self) -> float:
@@ -80,6 +80,7 @@ class ScoreRange:
             "given": "as given",
             "dtype": "the range of the ground truth's dtype",
             "truth": "which is what the ground truth shows",
+            "candidates": "which is what the average of the candidates shows, the ground truth being noisy",
         }[self.source]
         return f"{self.peak:.6g}, from {self.low:.6g} to {self.high:.6g}, {why}"
 
@@ -328,7 +329,7 @@ class Scoring:
             )
             valid = np.asarray(valid.all(axis=axis))
             axis, peak = None, 255.0
-        cut = self._inside(first.shape, axis)
+        cut = self._cut(first.shape, axis)
         first, second, valid = first[cut], second[cut], valid[cut]
         return Score(psnr(first, second, peak, valid), ssim(first, second, peak, axis, valid))
 
@@ -349,7 +350,17 @@ class Scoring:
             return self.channel_axis % len(shape)
         return len(shape) - 1 if len(shape) > 2 and shape[-1] == 3 else None
 
-    def _inside(self, shape: tuple[int, ...], channel_axis: int | None) -> Slices:
+    def inside(self, shape: tuple[int, ...]) -> Slices:
+        """What is left of an image of this shape without the border.
+
+        Raises
+        ------
+        EnsembleError
+            If that is nothing.
+        """
+        return self._cut(shape, self.channels_of(shape))
+
+    def _cut(self, shape: tuple[int, ...], channel_axis: int | None) -> Slices:
         spatial = [i for i in range(len(shape)) if i != channel_axis][-2:]
         border = self.crop_border
         if border < 0 or any(shape[i] <= 2 * border for i in spatial):

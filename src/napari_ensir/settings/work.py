@@ -343,6 +343,7 @@ class CompareSettings(Settings):
         none="all",
         unit="pixels",
     )
+    truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     device: str = device_setting()
 
 
