@@ -81,11 +81,28 @@ class TestFit:
     def test_what_the_noise_is_said_to_be_changes_no_weight(self, scene):
         _, second, _, candidates = scene
         tables = [
-            fit_lut([(candidates, second)], method="least-squares", truth_noise=noise, device="cpu")
+            fit_lut(
+                [(candidates, second)],
+                method="least-squares",
+                truth_noise=noise,
+                data_range=(0, 255),
+                device="cpu",
+            )
             for noise in (None, "unknown", 3.0)
         ]
-        for table in tables[1:]:
+        for table in tables:
             np.testing.assert_array_equal(table.weights, tables[0].weights)
+
+    @pytest.mark.parametrize("lazy", [False, True])
+    def test_the_range_is_that_of_the_candidates(self, scene, lazy):
+        _, second, _, candidates = scene
+        if lazy:
+            da = pytest.importorskip("dask.array")
+            candidates = [da.from_array(each, chunks=64) for each in candidates]
+            second = da.from_array(second, chunks=64)
+        low, high = fit_lut([(candidates, second)], truth_noise="unknown", device="cpu").data_range
+        assert low >= min(float(each.min()) for each in candidates)
+        assert high <= max(float(each.max()) for each in candidates)
 
     @pytest.mark.parametrize("method", ["em", "em-released"])
     def test_em_is_refused(self, scene, method):
@@ -125,9 +142,9 @@ class TestFit:
         assert once.report["images"] == 2
         np.testing.assert_array_equal(once.weights, twice.weights)
 
-    @pytest.mark.parametrize("reference", [[], [3], iter([])])
+    @pytest.mark.parametrize("reference", [[], [3], iter([]), 7])
     def test_what_is_no_set_is_said_as_ever(self, reference):
-        with pytest.raises(EnsembleError, match=r"empty|no pair"):
+        with pytest.raises(EnsembleError, match=r"empty|no pair|give pairs"):
             fit_lut(reference, truth_noise="unknown", device="cpu")
 
     def test_report_is_plain_and_kept(self, scene, tmp_path):
@@ -247,7 +264,7 @@ class TestCompare:
 
     def test_em_has_no_row_and_cannot_be_asked_for(self, scene):
         _, second, _, candidates = scene
-        small = [each[:64, :64] for each in candidates], second[:64, :64]
+        small = [each[:40, :40] for each in candidates], second[:40, :40]
         with pytest.raises(EnsembleError, match="takes the noise"):
             compare([small], methods=["em"], truth_noise="unknown")
         with pytest.raises(EnsembleError, match="Y of noise"):

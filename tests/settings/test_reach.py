@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from napari_ensir import WeightLUT, compare, fit_lut
+from napari_ensir import WeightLUT, compare, fit_lut, learn_blind
 from napari_ensir.cli import app
 from napari_ensir.settings import (
     ApplySettings,
+    BlindSettings,
     CompareSettings,
     EvaluateSettings,
     FitSettings,
@@ -26,7 +27,12 @@ COMMANDS = typer.main.get_command(app).commands
 
 @pytest.mark.parametrize(
     ("kind", "function"),
-    [(FitSettings, fit_lut), (ApplySettings, WeightLUT.apply), (CompareSettings, compare)],
+    [
+        (FitSettings, fit_lut),
+        (ApplySettings, WeightLUT.apply),
+        (CompareSettings, compare),
+        (BlindSettings, learn_blind),
+    ],
     ids=lambda one: one.__name__,
 )
 def test_python_has_every_setting_with_its_default(kind, function):

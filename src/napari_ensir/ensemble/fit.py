@@ -154,6 +154,7 @@ def fit_lut(
         progress=progress,
         refine=None if given.bin_width == "auto" else 1,
         folds=PARTS if noisy else FOLDS if choosing else 1,
+        noisy_truth=noisy,
     )
     settings = replace(settings, prior=check_prior(prior, len(collected.names)))
     binning = None

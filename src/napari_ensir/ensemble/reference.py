@@ -63,6 +63,7 @@ def collect_reference(
     progress: Progress | None = None,
     refine: int | None = 1,
     folds: int = 1,
+    noisy_truth: bool = False,
 ) -> Reference:
     """Read a reference set's pixels, once, into statistics.
 
@@ -76,13 +77,15 @@ def collect_reference(
     folds : int
         Keep the statistics in this many parts as well: of whole images where there are enough, else of bands
         of each image.
+    noisy_truth : bool
+        Look for the data range in the candidates alone: noise makes the truth's wider.
 
     Raises
     ------
     EnsembleError
         If the images cannot be used, or no pixel is left.
     """
-    fields = ReferenceSet(reference, names, channel_axis, mask, data_range, planes)
+    fields = ReferenceSet(reference, names, channel_axis, mask, data_range, planes, noisy_truth)
     first = fields.first
     checked = check_names(names, len(first.candidates))
     low_high, range_from = fields.data_range(progress)

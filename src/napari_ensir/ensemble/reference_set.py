@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from math import prod
@@ -49,8 +50,9 @@ class ReferenceSet:
         mask: Sequence[Any] | None,
         data_range: tuple[float, float] | None,
         planes: tuple[int, int] | None = None,
+        noisy_truth: bool = False,
     ) -> None:
-        self.planes = planes
+        self.planes, self.noisy_truth = planes, noisy_truth
         self.names, self.channel_axis, self.mask, self.given_range = names, channel_axis, mask, data_range
         self.n_read = 0
         self.pairs: Iterable[tuple[Sequence[Any], Any]]
@@ -151,12 +153,17 @@ class ReferenceSet:
         limits = _limits(self.first)
         if limits is not None:
             return limits, "dtype"
-        spread = sum_of([_measured(field, spread_of, sum_of, progress) for field in self])
+        spread = sum_of([_measured(field, spread_of, sum_of, progress) for field in self._shown()])
         return robust_range(spread, lambda ends: self._ends_within(ends, progress)), "data"
 
     def _ends_within(self, ends: Ends, progress: Progress | None) -> Ends:
         look = partial(ends_of, within=ends)
-        return widest([_measured(field, look, widest, progress) for field in self])
+        return widest([_measured(field, look, widest, progress) for field in self._shown()])
+
+    def _shown(self) -> Iterator[Field]:
+        """The images whose range is looked for: noise is beyond what there is to see."""
+        for field in self:
+            yield replace(field, truth=None) if self.noisy_truth else field
 
 
 def _limits(field: Field) -> tuple[float, float] | None:

@@ -14,6 +14,7 @@ noise for the candidates' errors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,7 @@ from napari_ensir.ensemble.noise_checks import own_input_warning
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     TruthNoise = float | Literal["unknown"]
     """Standard deviation of a noisy truth's noise, in intensity units, or that it is not known."""
@@ -82,8 +83,11 @@ def own_input_of(
         What was given; with the first image put back where it can be read only once.
     """
     again = reference
-    if not hasattr(reference, "__getitem__"):
-        source = iter(reference)
+    if not isinstance(reference, Sequence):
+        try:
+            source = iter(reference)
+        except TypeError:
+            return None, again
         head = [pair for _, pair in zip(range(1), source, strict=False)]
         reference, again = head, chain(head, source)
     try:
