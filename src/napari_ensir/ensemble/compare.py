@@ -28,6 +28,7 @@ from napari_ensir.ensemble.refesr import RefESR
 from napari_ensir.ensemble.scoring import Scoring, finite_everywhere, known_range, left_out, score_range
 from napari_ensir.ensemble.truth_noise import method_for
 from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import CompareSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.baselines import Image, Pair
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.noisy_scores import BlockErrors
+    from napari_ensir.ensemble.scoring import ScoreRange
     from napari_ensir.ensemble.truth_noise import TruthNoise
 
     Slices = tuple[slice, ...]
@@ -172,17 +174,13 @@ def compare(
         raise EnsembleError(
             f"there are {len(small)} low-resolution inputs for {len(pairs)} images; give one each."
         )
-    if truth_noise is None:
-        scale = score_range([truth for _, truth in pairs], data_range)
-    else:
-        if y_channel:
-            raise EnsembleError("the ground truth is noisy, and Y of noise is not told; score all channels.")
-        for method in methods or ():
-            if isinstance(method, str) and method in METHODS:
-                method_for(method, truth_noise)
-        known = known_range([truth.dtype for _, truth in pairs], data_range)
-        averages = [np.asarray(np.mean(xs, axis=0)) for xs, _ in pairs]
-        scale = known or replace(score_range(averages), source="candidates")
+    noise = CompareSettings(truth_noise=truth_noise).truth_noise
+    if noise is not None and y_channel:
+        raise EnsembleError("the ground truth is noisy, and Y of noise is not told; score all channels.")
+    for method in methods or ():
+        if isinstance(method, str) and method in METHODS:
+            method_for(method, noise)
+    scale = _scale(pairs, data_range, noise is not None)
     widths = tuple(bin_width) if isinstance(bin_width, (list, tuple)) else (bin_width,)
     every = contenders(
         checked,
@@ -193,7 +191,7 @@ def compare(
         samples=samples,
         low_resolution=small is not None,
     )
-    if truth_noise is not None:
+    if noise is not None:
         every = [one for one in every if not (isinstance(one, BinSets) and one.method.startswith("em"))]
     chosen = every if methods is None else _chosen(every, methods)
     scoring = Scoring((scale.low, scale.high), y_channel, crop_border, channel_axis)
@@ -212,15 +210,28 @@ def compare(
         "samples": samples,
     }
     notes = [f"PSNR's peak is {scale}.", *left_out(run.not_finite)]
-    if truth_noise is None:
+    if noise is None:
         return Comparison(rows, settings, tuple(notes))
-    noisy = run.noisy_scores(chosen, rows, scale.peak, truth_noise)
-    shown = [
+    noisy = run.noisy_scores(chosen, rows, scale.peak, noise)
+    notes = [*(notes if noise != "unknown" else notes[1:]), *noisy.notes]
+    return Comparison(_corrected(rows, noisy), settings | {"truth_noise": noise}, tuple(notes), noisy)
+
+
+def _scale(pairs: list[Pair], given: tuple[float, float] | None, noisy: bool) -> ScoreRange:
+    """Whose width is the peak; noise makes a truth's own range too wide."""
+    if not noisy:
+        return score_range([truth for _, truth in pairs], given)
+    known = known_range([truth.dtype for _, truth in pairs], given)
+    averages = [np.asarray(np.mean(xs, axis=0)) for xs, _ in pairs]
+    return known or replace(score_range(averages), source="candidates")
+
+
+def _corrected(rows: Sequence[Row], noisy: NoisyScores) -> tuple[Row, ...]:
+    """The rows with what is true of a noisy truth alone."""
+    return tuple(
         replace(row, psnr=np.nan if found.psnr is None else found.psnr, ssim=np.nan)
         for row, found in zip(rows, noisy.rows, strict=False)
-    ]
-    notes = [*(notes if truth_noise != "unknown" else notes[1:]), *noisy.notes]
-    return Comparison(tuple(shown), settings | {"truth_noise": truth_noise}, tuple(notes), noisy)
+    )
 
 
 def _in_memory(
