@@ -13,10 +13,11 @@ WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False
 
 
 def plain_range(truths):
-    """By sorting every pixel."""
+    """By sorting every pixel: the shortest range that leaves out one in ten thousand at most."""
     pixels = np.sort(np.concatenate([truth[np.isfinite(truth)].ravel() for truth in truths]).astype(float))
     strays = len(pixels) // 10_000
-    return pixels[strays], pixels[-1 - strays]
+    ranges = [(pixels[k], pixels[len(pixels) - 1 - strays + k]) for k in range(strays + 1)]
+    return min(ranges, key=lambda ends: ends[1] - ends[0])
 
 
 # -- the peak -----------------------------------------------------------------------------------------
@@ -32,7 +33,8 @@ def test_the_truths_own_range(dtype, sizes):
         if np.dtype(dtype).kind == "f":
             truths[0][:40] = np.nan
     found = score_range(truths)
-    assert (found.low, found.high) == plain_range(truths)
+    exact = np.dtype(dtype).itemsize == 2
+    assert (found.low, found.high) == pytest.approx(plain_range(truths), rel=0 if exact else 2**-10)
     assert (found.source, found.peak) == ("truth", found.high - found.low)
     if len(sizes) > 1:
         assert found.peak < 3000
@@ -69,7 +71,7 @@ def test_spots_on_a_flat_ground():
     truth = np.zeros((200, 200), np.uint16)
     truth[5, 5] = 900
     assert score_range([truth]).peak == 900
-    with pytest.raises(EnsembleError, match=r"is 3 at every finite pixel, .*give the data range"):
+    with pytest.raises(EnsembleError, match=r"is of one intensity, .*give the data range"):
         score_range([np.full((4, 4), 3.0)])
     with pytest.raises(EnsembleError, match="finite nowhere"):
         score_range([np.full((4, 4), np.nan)])
@@ -90,7 +92,7 @@ def test_the_same_from_statistics(hot):
     counted = collect_reference([(floats[:-1], floats[-1])], device="cpu").statistics
     expected = score_range(floats[-1:])
     assert score_range_of(counted, np.dtype(float)).peak == pytest.approx(
-        expected.peak, abs=counted.binning.step
+        expected.peak, rel=2**-10, abs=2 * counted.binning.step
     )
 
 

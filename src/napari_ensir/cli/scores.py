@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.cli import terminal
 from napari_ensir.cli.jobs import OutsideRange, in_table_order, noted
+from napari_ensir.ensemble.data_range import widest
 from napari_ensir.ensemble.lut_file import load_lut
 from napari_ensir.ensemble.scoring import Scoring, TruthRange, finite_everywhere, known_range, left_out
 from napari_ensir.ensemble.suspicions import suspicions_of_set
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_ensir.cli.terminal import Output
+    from napari_ensir.ensemble.data_range import Ends
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.ensemble.scoring import Score, ScoreRange
     from napari_ensir.files.sets import ImageSet, Role
@@ -105,17 +106,23 @@ def _score_range(images: ImageSet, given: tuple[float, float] | None, failed: di
                 with noted(failed, stem, images):
                     do(images.array(number, Part.TRUTH))
 
-    headers: list[tuple[np.dtype[Any], int]] = []
+    dtypes: list[np.dtype[Any]] = []
     if given is None:
-        for_each(lambda truth: headers.append((truth.dtype, prod(truth.shape))))
-        if not headers:
+        for_each(lambda truth: dtypes.append(np.dtype(truth.dtype)))
+        if not dtypes:
             raise EnsembleError(f"no image could be read; the first: {next(iter(failed.values()))}")
-    known = known_range([dtype for dtype, _ in headers], given)
+    known = known_range(dtypes, given)
     if known is not None:
         return known
-    shown = TruthRange(sum(size for _, size in headers))
+    shown = TruthRange(dtypes)
     for_each(shown.add)
-    return shown.found()
+
+    def ends_within(ends: Ends) -> Ends:
+        found: list[Ends] = []
+        for_each(lambda truth: found.append(shown.ends(truth, ends)))
+        return widest(found)
+
+    return shown.found(ends_within)
 
 
 def _scores_of(

@@ -138,7 +138,7 @@ def compare(
         Called with (done, total, text); what it raises stops the work.
     data_range : (low, high), optional
         For bins and for the peak. None: the dtype's for 8 bit; else bins from what each fold learns from, and
-        the peak from the ground truths, one pixel in ten thousand left off at each end.
+        the peak from what all but one in ten thousand of the ground truths' pixels show.
     samples : int or None
         Pixels that the scikit-learn regressors learn from, linear regression apart; None: all.
     device : str or torch.device

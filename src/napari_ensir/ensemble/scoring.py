@@ -2,7 +2,7 @@
 
 A candidate's score depends on it and the ground truth alone. PSNR and SSIM need a *peak*, the width of a
 range of intensities: the one given, else that of the ground truth's dtype where it has 8 bit, else what the
-ground truths show, all but one in ten thousand of their pixels at each end (:func:`score_range`). Images are
+ground truths show, all but one in ten thousand of their pixels (:func:`score_range`, as for bins). Images are
 scored as they are: a candidate that overshoots is not helped by clipping it, and an ensemble, a mean of
 candidates, needs none. All images of one field are scored on the same pixels: those that are finite in every
 one of them.
@@ -11,20 +11,21 @@ one of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays import block_slices, dtype_of, read_block
+from napari_ensir.ensemble.arrays import block_slices, dtype_of, read_block, working_dtype
+from napari_ensir.ensemble.data_range import Spread, ends_of, robust_range, spread_of, sum_of, widest
 from napari_ensir.ensemble.metrics import luma, psnr, ssim
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from napari_ensir.ensemble.data_range import Ends
     from napari_ensir.ensemble.statistics import Statistics
 
     Image = NDArray[Any]
@@ -41,9 +42,6 @@ __all__ = [
     "score_range",
     "score_range_of",
 ]
-
-STRAYS = 10_000
-"""One pixel in so many may lie beyond the range at each end."""
 
 BLOCK = 2**22
 """Pixels that are looked at together."""
@@ -92,6 +90,9 @@ class ScoreRange:
 def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None) -> ScoreRange:
     """The range to score by, from the ground truths of all images together.
 
+    Where pixels count, it is the shortest that leaves out no more than one in ten thousand, as for bins
+    (``data_range.py``): exact for integers of up to 16 bit, else to 1/2048 of its ends.
+
     Parameters
     ----------
     truths : arrays
@@ -107,59 +108,63 @@ def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None)
 
     Examples
     --------
-    >>> truth = np.arange(20_000.0)
-    >>> truth[7] = 1e9
+    >>> truth = np.arange(20_000, dtype=np.uint16)
+    >>> truth[7] = 65535
     >>> score_range([truth])
-    ScoreRange(low=2.0, high=19998.0, source='truth')
+    ScoreRange(low=1.0, high=19999.0, source='truth')
     >>> score_range([np.zeros((2, 2), np.uint8)])
     ScoreRange(low=0.0, high=255.0, source='dtype')
     """
-    known = known_range([dtype_of(truth) for truth in truths], given)
+    dtypes = [dtype_of(truth) for truth in truths]
+    known = known_range(dtypes, given)
     if known is not None:
         return known
-    shown = TruthRange(sum(prod(truth.shape) for truth in truths))
+    shown = TruthRange(dtypes)
     for truth in truths:
         shown.add(truth)
-    return shown.found()
+    return shown.found(lambda ends: widest([shown.ends(truth, ends) for truth in truths]))
 
 
 class TruthRange:
-    """What ground truths show, one after the other: keeps the few pixels at either end that may matter.
+    """What ground truths show, one after the other.
 
     Parameters
     ----------
-    n_pixels : int
-        Most pixels that will be added.
+    dtypes
+        Of all that will be added.
     """
 
-    def __init__(self, n_pixels: int) -> None:
-        # Beyond so many places from either end nothing can matter, however many turn out to be finite.
-        self.reach = n_pixels // STRAYS + 1
-        self.least, self.greatest, self.n = np.empty(0), np.empty(0), 0
+    def __init__(self, dtypes: Sequence[np.dtype[Any]]) -> None:
+        self.dtype = working_dtype(dtypes)
+        self.spread: Spread | None = None
 
     def add(self, truth: Any) -> None:
         """Read an image in blocks; what raises in between leaves no trace."""
-        least, greatest, n = [self.least], [self.greatest], self.n
-        for slices in block_slices(truth.shape, BLOCK):
-            block = read_block(truth, slices, np.dtype(np.float64))
-            block = block[np.isfinite(block)]
-            n += block.size
-            least = [_least(np.concatenate([*least, _least(block, self.reach)]), self.reach)]
-            greatest = [-_least(-np.concatenate([*greatest, -_least(-block, self.reach)]), self.reach)]
-        (self.least,), (self.greatest,), self.n = least, greatest, n
+        parts = [] if self.spread is None else [self.spread]
+        self.spread = sum_of([*parts, *(spread_of(block) for block in self._blocks(truth))])
 
-    def found(self) -> ScoreRange:
+    def ends(self, truth: Any, within: Ends) -> Ends:
+        """Least and greatest intensity of an image, of those within others."""
+        return widest([ends_of(block, within) for block in self._blocks(truth)])
+
+    def found(self, ends_within: Callable[[Ends], Ends]) -> ScoreRange:
         """The range of all that was added.
+
+        Parameters
+        ----------
+        ends_within
+            :meth:`ends` of all of them; asked only where the first look was too coarse.
 
         Raises
         ------
         EnsembleError
-            If it does not rise.
+            If there is one intensity at most.
         """
-        if not self.n:
-            return _range_of_truth([])
-        low, high, strays = np.sort(self.least), np.sort(self.greatest), self.n // STRAYS
-        return _range_of_truth([(low[strays], high[-1 - strays]), (low[0], high[-1])])
+        return _range_of_truth(self.spread, ends_within)
+
+    def _blocks(self, truth: Any) -> Iterator[NDArray[Any]]:
+        for slices in block_slices(truth.shape, BLOCK):
+            yield read_block(truth, slices, self.dtype)
 
 
 def score_range_of(
@@ -185,13 +190,11 @@ def score_range_of(
     if known is not None:
         return known
     levels, place = np.unique(statistics.levels, return_inverse=True)
-    below = np.cumsum(np.bincount(place, statistics.level_counts, minlength=len(levels)))
-    if not len(below):
-        return _range_of_truth([])
-    strays, last = int(below[-1]) // STRAYS, int(below[-1]) - 1
-    robust = levels[np.searchsorted(below, [strays, last - strays], "right")]
-    shown = [statistics.binning.intensities(ends) for ends in (robust, levels[[0, -1]])]
-    return _range_of_truth([(float(low), float(high)) for low, high in shown])
+    counts = np.bincount(place, statistics.level_counts, minlength=len(levels)).astype(np.int64)
+    ends = (float(levels[0]), float(levels[-1])) if len(levels) else (np.inf, -np.inf)
+    in_levels = _range_of_truth(Spread(True, levels, counts, ends), lambda within: within)
+    low, high = statistics.binning.intensities(np.array([in_levels.low, in_levels.high], np.int64))
+    return ScoreRange(float(low), float(high), "truth")
 
 
 def known_range(dtypes: Sequence[np.dtype[Any]], given: tuple[float, float] | None) -> ScoreRange | None:
@@ -210,18 +213,13 @@ def known_range(dtypes: Sequence[np.dtype[Any]], given: tuple[float, float] | No
     return None
 
 
-def _least(values: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """The ``n`` least values, in no order."""
-    return values if len(values) <= n else np.partition(values, n - 1)[:n]
-
-
-def _range_of_truth(choices: Sequence[tuple[float, float]]) -> ScoreRange:
-    """The first range that rises: without strays, or with them where all else is of one intensity."""
-    for low, high in choices:
-        if low < high:
-            return ScoreRange(float(low), float(high), "truth")
-    shown = f"{choices[0][0]:g} at every finite pixel" if choices else "finite nowhere"
-    raise EnsembleError(f"the ground truth is {shown}, which gives PSNR no peak; give the data range.")
+def _range_of_truth(spread: Spread | None, ends_within: Callable[[Ends], Ends]) -> ScoreRange:
+    if spread is None or not len(spread.cells) or spread.ends[0] == spread.ends[1]:
+        known = spread is not None and len(spread.cells)
+        shown = "of one intensity" if known else "finite nowhere"
+        raise EnsembleError(f"the ground truth is {shown}, which gives PSNR no peak; give the data range.")
+    low, high = robust_range(spread, ends_within)
+    return ScoreRange(low, high, "truth")
 
 
 class Score(NamedTuple):
