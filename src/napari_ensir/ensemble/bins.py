@@ -8,7 +8,7 @@ which is also the order in which the authors' code walks through them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, log2
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,6 +134,32 @@ class Binning:
             self.integer,
         )
 
+    def rescaled(self, gain: float, offset: float) -> Binning:
+        """The same bins for intensities ``gain * x + offset``.
+
+        Whole gains and offsets of whole-numbered bins stay whole, and exact. Other gains put the edges of
+        such bins half an intensity below where they were, so that no rounding carries a value across one.
+
+        Raises
+        ------
+        EnsembleError
+            If the gain is not a finite number above 0, or the offset is not finite.
+
+        Examples
+        --------
+        >>> choose_binning(np.uint8, (0, 255), 32).rescaled(2, 100).bins(np.array([162, 164]))
+        array([0, 1])
+        """
+        if not (np.isfinite([gain, offset]).all() and gain > 0):
+            raise EnsembleError(f"gain is {gain!r} and offset {offset!r}; use a gain above 0, both finite.")
+        whole = self.integer and gain == round(gain) and offset == round(offset)
+        half = 0.5 if self.integer and not whole else 0.0
+        low, high = (gain * edge + offset for edge in (self.low - half, self.high + half))
+        width = gain * self.width
+        if whole:
+            return Binning(low, high, width, self.n_bins, int(width), True)
+        return Binning(low, high, width, self.n_bins, _sublevels(self.n_bins), False)
+
     def refined(self, factor: int) -> Binning:
         """The same range in bins ``factor`` times as narrow, where the levels allow it.
 
@@ -227,9 +253,12 @@ def choose_binning(
         )
     if integer:
         return Binning(low, high, width, n_bins, int(width), True)
-    # A power of two, so that bins halve exactly down to single levels.
-    sublevels = 1 << max(0, ceil(np.log2(FLOAT_LEVELS / n_bins)))
-    return Binning(low, high, width, n_bins, sublevels, False)
+    return Binning(low, high, width, n_bins, _sublevels(n_bins), False)
+
+
+def _sublevels(n_bins: int) -> int:
+    """Levels of a bin where they are no whole intensities: a power of two, so that bins halve exactly."""
+    return 1 << max(0, ceil(log2(FLOAT_LEVELS / n_bins)))
 
 
 def pack_rows(rows: NDArray[np.integer[Any]], radices: Sequence[int]) -> NDArray[np.int64]:

@@ -52,6 +52,7 @@ def fit_lut(
     max_iterations: int | None = None,
     planes: tuple[int, int] | None = None,
     truth_noise: float | Literal["unknown"] | None = None,
+    hash_inputs: bool = False,
 ) -> WeightLUT:
     """Learn from images with ground truth how far to trust each candidate at each intensity.
 
@@ -94,6 +95,8 @@ def fit_lut(
         (:mod:`napari_ensir.ensemble.truth_noise` tells why that does no harm). The report then has
         ``"scores"``, as far as they can be true, of the candidates, their average and the ensemble, the
         latter on parts held out in turn.
+    hash_inputs : bool
+        Keep a hash of every image's content in the report, whatever its size; else up to 64 MB in all.
 
     Returns
     -------
@@ -130,6 +133,7 @@ def fit_lut(
         data_range=data_range,
         planes=planes,
         truth_noise=truth_noise,
+        hash_inputs=hash_inputs,
         device=str(device),
     )
     chosen = method_for(given.method, given.truth_noise)
@@ -149,6 +153,7 @@ def fit_lut(
         data_range=given.data_range,
         channel_axis=given.channel_axis,
         planes=given.planes,
+        hash_inputs=given.hash_inputs,
         mask=mask,
         device=device,
         progress=progress,

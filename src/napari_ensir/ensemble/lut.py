@@ -15,6 +15,7 @@ from napari_ensir.ensemble.expected_error import ErrorTable, expected_error_of
 from napari_ensir.ensemble.inputs import check_names, make_field
 from napari_ensir.ensemble.lookup import Lookup
 from napari_ensir.ensemble.lut_format import TableParts, write_table
+from napari_ensir.ensemble.provenance import rescaled_report
 from napari_ensir.ensemble.reference_set import ReferenceSet
 from napari_ensir.errors import EnsembleError
 
@@ -346,6 +347,49 @@ class WeightLUT:
             )
         field = self.field(candidates, channel_axis)
         return expected_error_of(self.errors, self.lookup, field, device, progress)
+
+    def rescaled(self, gain: float, offset: float = 0.0) -> WeightLUT:
+        """The same table for intensities ``gain * x + offset`` of those that it was learned on.
+
+        A table is keyed on intensities: it fits no other gain or offset of a camera. Exact where gain,
+        offset and bins are whole; else up to how ``gain * x + offset`` is rounded.
+
+        Parameters
+        ----------
+        gain : float
+            Above 0.
+        offset : float
+            In intensity units.
+
+        Returns
+        -------
+        WeightLUT
+
+        Raises
+        ------
+        EnsembleError
+            If the gain is not a finite number above 0, or the offset is not finite.
+
+        Examples
+        --------
+        >>> from napari_ensir import fit_lut
+        >>> truth = np.arange(256, dtype=np.uint8).reshape(16, 16)
+        >>> lut = fit_lut([((truth // 2 * 2, truth // 4 * 4), truth)], device="cpu")
+        >>> twice = lut.rescaled(2, 100)
+        >>> bool((twice.weights_for((300, 300)) == lut.weights_for((100, 100))).all())
+        True
+        """
+        binning = self.binning.rescaled(gain, offset)
+        errors = self.errors
+        if errors is not None:
+            low, high = (gain * edge + offset for edge in (errors.low, errors.high))
+            errors = replace(errors, low=low, high=high, noise=errors.noise * gain)
+        return replace(
+            self,
+            binning=binning,
+            errors=errors,
+            report=rescaled_report(self.report, gain, offset),
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the table to a ``.lut.safetensors`` file, whole or not at all.

@@ -41,6 +41,7 @@ _KEY = "napari-ensir"
 _TENSORS = {"rows": "U16", "weights": "F64", "counts": "I64", "fallback": "F64"}
 _ERRORS = {"error_squares": "I64", "error_counts": "I64"}
 """Both, or neither where the table was not calibrated."""
+_ERROR_RANGE = ("low", "high", "noise")
 _MAX_BYTES = 2**30
 _HEADER = {
     "schema": int,
@@ -57,7 +58,7 @@ _HEADER = {
     "report": dict,
     "version": str,
 }
-_SINCE = {"error_noise": (2, (int, float, type(None)))}
+_SINCE = {"errors": (2, (dict, type(None)))}
 """Entries of the header that earlier layouts lack: the layout that brought them, and their types."""
 
 
@@ -110,7 +111,7 @@ def write_table(path: str | Path, parts: TableParts) -> Path:
         "channel_axis": parts["channel_axis"],
         "report": parts["report"],
         "version": package_version(),
-        "error_noise": None if errors is None else errors.noise,
+        "errors": None if errors is None else {key: getattr(errors, key) for key in _ERROR_RANGE},
     }
     held: tuple[NDArray[Any], ...] = (parts["rows"], parts["weights"], parts["counts"], parts["fallback"])
     tensors = {name: np.ascontiguousarray(part) for name, part in zip(_TENSORS, held, strict=True)}
@@ -187,7 +188,7 @@ def _read_tensors(source: Path, file: Any, header: dict[str, Any]) -> dict[str, 
     """The table's parts; none is read before what the file says of all of them fits."""
     m = len(header["names"])
     present = set(file.keys())
-    kinds = _TENSORS if header["error_noise"] is None else _TENSORS | _ERRORS
+    kinds = _TENSORS if header["errors"] is None else _TENSORS | _ERRORS
     if present != set(kinds):
         held = ", ".join(repr(name[:40]) for name in sorted(present)[:6])
         raise _is_off(source, f"it holds {held or 'nothing'} where a LUT holds {', '.join(kinds)}")
@@ -245,23 +246,32 @@ def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[An
         "unseen": header["unseen"],
         "channel_axis": header["channel_axis"],
         "report": header["report"],
-        "errors": _checked_errors(source, header, binning, tensors),
+        "errors": _checked_errors(source, header, tensors),
     }
 
 
 def _checked_errors(
-    source: Path, header: dict[str, Any], binning: Binning, tensors: dict[str, NDArray[Any]]
+    source: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]]
 ) -> ErrorTable | None:
-    noise = header["error_noise"]
-    if noise is None:
+    said = header["errors"]
+    if said is None:
         return None
+    numbers = [said.get(key) for key in _ERROR_RANGE]
+    if set(said) != set(_ERROR_RANGE) or not all(type(one) in (int, float) for one in numbers):
+        raise _is_off(source, f"its errors have {brief(numbers)} for range and noise")
+    try:
+        low, high, noise = (float(one) for one in numbers)
+    except OverflowError:  # JSON knows whole numbers of any size
+        low = high = noise = float("inf")
     squares, counts = (tensors[name] for name in _ERRORS)
+    if not (np.isfinite([low, high, noise]).all() and low < high and noise >= 0):
+        raise _is_off(source, f"its errors are of the range {low} to {high} with noise {noise}")
+    if min(squares.min(), counts.min()) < 0:
+        raise _is_off(source, "its errors are negative")
     # As many as there can be without their sums leaving 64 bits.
-    if not 0 <= noise < float("inf") or min(squares.min(), counts.min()) < 0:
-        raise _is_off(source, "its errors or their noise are negative")
     if squares.astype(float).sum() > 2**62 or counts.astype(float).sum() > 2**62:
         raise _is_off(source, "its errors are beyond all bounds")
-    return ErrorTable(binning.low, binning.high, squares, counts, float(noise))
+    return ErrorTable(low, high, squares, counts, noise)
 
 
 def _is_text(name: str) -> bool:

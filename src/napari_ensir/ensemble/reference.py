@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.devices import resolve_device
@@ -10,6 +10,7 @@ from napari_ensir.ensemble.bins import Binning, choose_binning
 from napari_ensir.ensemble.collect import collect
 from napari_ensir.ensemble.counting import DENSE_SUMS
 from napari_ensir.ensemble.inputs import check_names
+from napari_ensir.ensemble.provenance import Inputs
 from napari_ensir.ensemble.reference_set import ReferenceSet
 from napari_ensir.ensemble.statistics import merge, n_moments
 from napari_ensir.errors import EnsembleError
@@ -38,6 +39,8 @@ class Reference:
     range_from : "given", "dtype" or "data"
         Where the data range came from.
     n_images : int
+    inputs : dict
+        What was read; see :class:`~napari_ensir.ensemble.provenance.Inputs`.
     folds : tuple of Statistics
         The same pixels in parts, to hold some out; empty if collected in one piece.
     """
@@ -47,6 +50,7 @@ class Reference:
     channel_axis: int | None
     range_from: str
     n_images: int
+    inputs: dict[str, Any] = field(default_factory=dict)
     folds: tuple[Statistics, ...] = ()
 
 
@@ -64,6 +68,7 @@ def collect_reference(
     refine: int | None = 1,
     folds: int = 1,
     noisy_truth: bool = False,
+    hash_inputs: bool = False,
 ) -> Reference:
     """Read a reference set's pixels, once, into statistics.
 
@@ -79,13 +84,16 @@ def collect_reference(
         of each image.
     noisy_truth : bool
         Look for the data range in the candidates alone: noise makes the truth's wider.
+    hash_inputs
+        Keep a hash of every image's content, whatever its size.
 
     Raises
     ------
     EnsembleError
         If the images cannot be used, or no pixel is left.
     """
-    fields = ReferenceSet(reference, names, channel_axis, mask, data_range, planes, noisy_truth)
+    inputs = Inputs(hash_inputs)
+    fields = ReferenceSet(reference, names, channel_axis, mask, data_range, planes, noisy_truth, inputs)
     first = fields.first
     checked = check_names(names, len(first.candidates))
     low_high, range_from = fields.data_range(progress)
@@ -113,7 +121,7 @@ def collect_reference(
     if axis is not None and axis == len(first.shape) - 1:
         axis = -1
     kept = tuple(collected) if folds > 1 else ()
-    return Reference(statistics, checked, axis, range_from, fields.n_read, kept)
+    return Reference(statistics, checked, axis, range_from, fields.n_read, inputs.to_dict(), kept)
 
 
 def finest_cheap(binning: Binning, n_candidates: int, n_channels: int) -> int:

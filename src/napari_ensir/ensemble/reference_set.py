@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.arrays import Slices
     from napari_ensir.ensemble.inputs import Field, Progress
+    from napari_ensir.ensemble.provenance import Inputs
 
 __all__ = ["ReferenceSet"]
 
@@ -51,8 +51,9 @@ class ReferenceSet:
         data_range: tuple[float, float] | None,
         planes: tuple[int, int] | None = None,
         noisy_truth: bool = False,
+        inputs: Inputs | None = None,
     ) -> None:
-        self.planes, self.noisy_truth = planes, noisy_truth
+        self.planes, self.noisy_truth, self.inputs = planes, noisy_truth, inputs
         self.names, self.channel_axis, self.mask, self.given_range = names, channel_axis, mask, data_range
         self.n_read = 0
         self.pairs: Iterable[tuple[Sequence[Any], Any]]
@@ -86,6 +87,10 @@ class ReferenceSet:
         return None
 
     def __iter__(self) -> Iterator[Field]:
+        return self.every(0, 1)
+
+    def every(self, start: int, step: int) -> Iterator[Field]:
+        """Images from one on, so many apart; all of them are checked against the first."""
         for number, pair in enumerate(self.pairs):
             self.n_read = number + 1
             field = self._field(number, pair)
@@ -105,7 +110,10 @@ class ReferenceSet:
                     f"image {number + 1} has {field.n_channels} channels, but image 1 has "
                     f"{first.n_channels}; every image needs the same channels."
                 )
-            yield field
+            if number % step == start:
+                if self.inputs is not None:
+                    self.inputs.add(number, field)
+                yield field
 
     def _field(self, number: int, pair: tuple[Sequence[Any], Any]) -> Field:
         try:
@@ -182,7 +190,7 @@ class _EveryNth:
         self.fields, self.start, self.n = fields, start, n
 
     def __iter__(self) -> Iterator[Field]:
-        return islice(iter(self.fields), self.start, None, self.n)
+        return self.fields.every(self.start, self.n)
 
 
 class _Chain:

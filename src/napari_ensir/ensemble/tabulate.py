@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from napari_ensir.ensemble.estimate import OUTCOMES, Settings, find_method
 from napari_ensir.ensemble.lut import WeightLUT
+from napari_ensir.ensemble.provenance import made_now
 
 if TYPE_CHECKING:
     from napari_ensir.ensemble.bins import Binning
@@ -45,7 +46,9 @@ def estimate_lut(
     estimate = estimator(statistics, settings, progress)
     counts = statistics.counts
     report = {
+        **made_now(),
         "settings": settings.to_dict(),
+        "inputs": reference.inputs,
         "pixels": statistics.n_pixels,
         "images": reference.n_images,
         "bin_sets": len(counts),

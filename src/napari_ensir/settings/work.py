@@ -256,6 +256,12 @@ class FitSettings(Settings):
         none="all planes",
         group="Images",
     )
+    hash_inputs: bool = setting(
+        False,
+        title="Hash all inputs",
+        description="Keep a hash of every image's content in the report, also beyond 64 MB.",
+        group="Images",
+    )
     device: str = device_setting()
 
 

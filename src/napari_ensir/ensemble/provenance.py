@@ -1,0 +1,168 @@
+"""Where a table came from: what was learned from, when and with which versions. Judges nothing.
+
+Kept in a table's report as plain values: shapes, dtypes, a hash of the content where that is cheap, and
+percentiles of the intensities, by which later images can be told to be from another exposure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+
+from napari_ensir.ensemble.arrays import dtype_of, is_torch
+from napari_ensir.ensemble.distributed import has_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.inputs import Field
+
+__all__ = ["PERCENTS", "Inputs", "made_now", "percentiles_of", "sampled_percentiles"]
+
+HASH = "sha256"
+HASHED_BYTES = 2**26
+"""Most bytes of a reference set that are hashed unasked: a few hundredths of a second."""
+
+LISTED = 64
+"""Most images that are listed one by one."""
+
+SAMPLES = 2**14
+"""Pixels of an image that percentiles are taken from."""
+
+PERCENTS = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+
+
+class Inputs:
+    """What a reference set consists of, noted image by image as it is read.
+
+    Parameters
+    ----------
+    hash_all
+        Hash images whatever their size; else up to :data:`HASHED_BYTES` in all.
+    """
+
+    def __init__(self, hash_all: bool = False) -> None:
+        self.hash_all = hash_all
+        self.images: dict[int, dict[str, Any]] = {}
+        self.samples: dict[int, NDArray[np.float32]] = {}
+        self.bytes_seen = 0
+
+    def add(self, number: int, field: Field) -> None:
+        """Note one image, once; where its arrays are lazy, their pixels are not read for it."""
+        if number in self.images:
+            return
+        in_memory = not has_chunks(field)
+        if in_memory:
+            self.samples[number] = _sampled(field)
+        self.images[number] = {
+            "shape": list(field.shape),
+            "dtypes": [str(array.dtype).removeprefix("torch.") for array in field.arrays],
+            HASH: self._hashed(field) if in_memory and number < LISTED else None,
+        }
+
+    def _hashed(self, field: Field) -> list[str] | None:
+        self.bytes_seen += prod(field.shape) * sum(dtype_of(array).itemsize for array in field.arrays)
+        if not self.hash_all and self.bytes_seen > HASHED_BYTES:
+            return None
+        return [_hash_of(array) for array in field.arrays]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a report."""
+        listed = [self.images[number] for number in sorted(self.images)[:LISTED]]
+        found: dict[str, Any] = {"images": len(self.images), "listed": listed}
+        if any(one[HASH] is None for one in listed):
+            found["not_hashed"] = (
+                f"images that are lazy, or that make more than {HASHED_BYTES // 2**20} MB in all; "
+                "hash_inputs=True asks for the latter"
+            )
+        if self.samples:
+            order = sorted(self.samples)
+            found["percentiles"] = percentiles_of(np.concatenate([self.samples[n] for n in order]))
+        return found
+
+
+def _hash_of(array: Any) -> str:
+    """Of the pixels as little-endian bytes in C order, whatever holds them."""
+    plain = np.asarray(array.detach().cpu() if is_torch(array) else array)
+    plain = np.ascontiguousarray(plain, plain.dtype.newbyteorder("<"))
+    return hashlib.new(HASH, plain.reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _sampled(field: Field) -> NDArray[np.float32]:
+    """The candidates' mean at some pixels, evenly spaced over the flattened image."""
+    total = np.zeros((), np.float64)
+    for candidate in field.candidates:
+        plain = np.asarray(candidate.detach().cpu() if is_torch(candidate) else candidate)
+        flat = plain.reshape(-1)  # a view, but for arrays cut out of others
+        # Odd, so that it does not keep to one column of an image whose width is a power of two.
+        total = total + flat[:: max(1, flat.size // SAMPLES) | 1].astype(np.float64)
+    mean: NDArray[np.float32] = (total / len(field.candidates)).astype(np.float32)
+    return mean[np.isfinite(mean)]
+
+
+def sampled_percentiles(fields: Iterable[Field]) -> list[float] | None:
+    """Percentiles of the candidates' mean at some pixels of each image; lazy images are not read.
+
+    See :func:`percentiles_of`; None where there is nothing to look at.
+    """
+    samples = [_sampled(field) for field in fields if not has_chunks(field)]
+    return percentiles_of(np.concatenate(samples)) if samples else None
+
+
+def percentiles_of(values: NDArray[Any]) -> list[float] | None:
+    """Intensities below which :data:`PERCENTS` of the values lie; None where there are none.
+
+    Examples
+    --------
+    >>> percentiles_of(np.arange(101.0))[4]
+    50.0
+    """
+    finite = values[np.isfinite(values)]
+    return [float(value) for value in np.percentile(finite, PERCENTS)] if finite.size else None
+
+
+def rescaled_report(report: dict[str, Any], gain: float, offset: float) -> dict[str, Any]:
+    """A table's report where intensities are now ``gain * x + offset``."""
+    before = report.get("rescaled")
+    first = before if _are_numbers(before, 2) else [1.0, 0.0]
+    kept = {**report, "rescaled": [gain * first[0], gain * first[1] + offset]}
+    inputs = report.get("inputs")
+    percentiles = inputs.get("percentiles") if isinstance(inputs, dict) else None
+    if isinstance(inputs, dict) and _are_numbers(percentiles, len(PERCENTS)):
+        kept["inputs"] = {**inputs, "percentiles": [gain * value + offset for value in percentiles]}
+    return kept
+
+
+def _are_numbers(value: Any, n: int) -> TypeGuard[list[float]]:
+    """Whether this, maybe of a file that somebody else wrote, is so many numbers."""
+    return isinstance(value, list) and len(value) == n and all(type(one) in (int, float) for one in value)
+
+
+def made_now() -> dict[str, Any]:
+    """The day and the versions that a result is made with.
+
+    The day alone, in UTC, so that one day's results are the same byte for byte; ``SOURCE_DATE_EPOCH`` in the
+    environment sets it.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    now = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdecimal() else datetime.now(UTC)
+    return {"date": now.date().isoformat(), "versions": {name: _version_of(name) for name in _PACKAGES}}
+
+
+_PACKAGES: Sequence[str] = ("napari-ensir", "numpy", "torch")
+
+
+def _version_of(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "unknown"
