@@ -101,10 +101,8 @@ SIZES = {"b": 1, "c": 2, "z": 8, "y": 16, "x": 24}
 @pytest.mark.parametrize("order", ["bcyx", "byxc", "xybc", "cyx", "yx", "bczyx", "bzyxc", "zyx"])
 def test_axes_may_stand_in_any_order(tmp_path, order, version):
     shape = [SIZES[letter] for letter in order]
-    if version[:3] == "0.4":
-        described = {"axes": order, "shape": shape}
-    else:
-        described = {"axes": axes_of(order, SIZES)}
+    old = {"axes": order, "shape": shape}
+    described = old if version[:3] == "0.4" else {"axes": axes_of(order, SIZES)}
     path = package(tmp_path, Fixed(shape), described, described, version)
     channels = (2,) if "c" in order else ()
     image = np.random.default_rng(0).normal(500, 100, (*channels, *((12,) if "z" in order else ()), 37, 50))

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import SelfEnsemble, open_restorer
+from napari_ensir.restorers.blind import learn_blind
 from napari_ensir.restorers.classical import Gaussian
 from napari_ensir.restorers.dp_ir import DPIR, FusionModel, FusionSettings
 from napari_ensir.restorers.enlarging import check_keeps_size, enlarged_transform, scale_of
@@ -72,11 +73,13 @@ def test_a_network_that_enlarges_otherwise_than_it_says_is_refused():
 
 
 def test_where_results_have_to_lie_on_the_image_it_is_refused():
-    image = np.random.default_rng(0).random((16, 16))
+    image = np.random.default_rng(0).random((48, 48))
     for restorer in (own(2, enlarges=2), own(2)):
         dp_ir = DPIR(model=FusionModel(FusionSettings(width=8)), ir=restorer, device="cpu")
         with pytest.raises(EnsembleError, match="x2 enlarges images"):
             dp_ir(image)
+        with pytest.raises(EnsembleError, match="x2 enlarges images"):
+            learn_blind(image, [restorer, Gaussian()], device="cpu")
     with pytest.raises(EnsembleError, match="enlarges images"):
-        check_keeps_size(own(2, enlarges=2), image)
+        check_keeps_size(own(2, enlarges=2))
     check_keeps_size(Gaussian(), image, image)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.classical import CLASSICAL
     from napari_ensir.restorers.dp_ir import DPIR
     from napari_ensir.restorers.ir_cm import IRCM
-    from napari_ensir.restorers.opening import open_restorer
+    from napari_ensir.restorers.opening import open_restorer, open_restorers
     from napari_ensir.restorers.own_network import load_network, load_spandrel
     from napari_ensir.restorers.recipes import RECIPES, begin_training, continue_training
     from napari_ensir.restorers.self_ensemble import SelfEnsemble
@@ -48,6 +48,7 @@ __all__ = [
     "load_restorer",
     "load_spandrel",
     "open_restorer",
+    "open_restorers",
     "restore_and_combine",
     "resume_training",
     "with_channel_axis",
@@ -72,6 +73,7 @@ _HOME = {
     "load_restorer": "trained",
     "load_spandrel": "own_network",
     "open_restorer": "opening",
+    "open_restorers": "opening",
     "restore_and_combine": "blind",
     "resume_training": "trained",
     "with_channel_axis": "base",

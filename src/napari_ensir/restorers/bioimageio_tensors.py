@@ -103,7 +103,8 @@ def describe_tensors(rdf: dict[str, Any], where: str) -> Tensors:
             f"{where} has the axes {''.join(axes)} and {''.join(after)}; rows and columns, or volumes, are "
             "needed."
         )
-    channels, channels_after = (_count(each["c"].size if "c" in each else 1, where) for each in (axes, after))
+    channels = _channels(axes, 1, where)
+    channels_after = _channels(after, channels, where)
     if channels != channels_after:
         raise EnsembleError(
             f"{where} turns {channels} channels into {channels_after}; only networks that keep the channels "
@@ -176,8 +177,13 @@ def _named(axes: object) -> str:
     return brief(axes)
 
 
-def _count(size: object, where: str) -> int:
-    """Channels."""
+def _channels(axes: dict[str, _Axis], before: int, where: str) -> int:
+    """How many there are; an axis that is not there is one."""
+    size = axes["c"].size if "c" in axes else 1
+    if isinstance(size, dict) and size.get("step") == 0:  # 0.4, where the other axes are free
+        size = size.get("min")
+    elif isinstance(size, dict) and size.get("scale") in (0, 1) and type(size.get("offset")) in (int, float):
+        size = int(before * size["scale"] + 2 * size["offset"])
     if type(size) is int and 1 <= size <= 64:
         return size
     raise EnsembleError(f"{where} takes {brief(size)} channels; a number from 1 to 64 is needed.")

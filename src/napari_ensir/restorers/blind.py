@@ -21,6 +21,7 @@ from napari_ensir.ensemble.fit import fit_lut
 from napari_ensir.ensemble.inputs import check_names
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import as_restorer, check_image, with_channel_axis
+from napari_ensir.restorers.enlarging import check_keeps_size
 from napari_ensir.restorers.hidden_pixels import HiddenGrid, restore_hidden
 from napari_ensir.settings import BlindSettings
 
@@ -344,6 +345,8 @@ def _restorers(given: Sequence[AnyRestorer], channel_axis: int | None) -> list[R
     chosen = [as_restorer(each) for each in given]
     if not chosen:
         raise EnsembleError("there is no restorer; give at least one.")
+    for each in chosen:
+        check_keeps_size(each)
     if channel_axis is None:
         return chosen
     return [with_channel_axis(each, channel_axis) for each in chosen]

@@ -224,7 +224,7 @@ class DPIR(LearnedRestorer):
         checked = check_image(image, self.channel_axis)
         scaled = replace(self, data_range=data_range_of(checked, self.data_range))
         ir = with_settings(self.ir, channel_axis=self.channel_axis, device=self.device)
-        check_keeps_size(ir, checked)
+        check_keeps_size(ir)
         restored = ir(checked, progress=progress)
         check_keeps_size(ir, checked, restored)
         return super(DPIR, scaled).__call__(restored, progress=progress)

@@ -49,7 +49,9 @@ def times_between(before: Sequence[int], after: Sequence[int]) -> int | None:
     return times if times >= 1 and [n * times for n in before[-2:]] == list(after[-2:]) else None
 
 
-def check_keeps_size(restorer: Any, image: NDArray[Any], restored: NDArray[Any] | None = None) -> None:
+def check_keeps_size(
+    restorer: Any, image: NDArray[Any] | None = None, restored: NDArray[Any] | None = None
+) -> None:
     """Refuse a restorer that enlarges, where results have to lie on the image.
 
     Parameters
@@ -57,7 +59,7 @@ def check_keeps_size(restorer: Any, image: NDArray[Any], restored: NDArray[Any] 
     restorer
         Where its scale is known, it is refused before it has worked.
     image, restored
-        What went in and, once it is there, what came out.
+        Afterwards: what went in and what came out.
 
     Raises
     ------
@@ -67,9 +69,10 @@ def check_keeps_size(restorer: Any, image: NDArray[Any], restored: NDArray[Any] 
     Examples
     --------
     >>> from napari_ensir.restorers.classical import Gaussian
-    >>> check_keeps_size(Gaussian(), np.zeros((4, 4)))
+    >>> check_keeps_size(Gaussian())
     """
-    if scale_of(restorer) not in (1, None) or (restored is not None and restored.shape != image.shape):
+    grown = image is not None and restored is not None and restored.size > image.size
+    if grown or scale_of(restorer) not in (1, None):
         raise EnsembleError(
             f"{restorer.name} enlarges images; here what comes out has to lie on the image pixel by pixel: "
             "leave it out, or take a network that keeps the size."

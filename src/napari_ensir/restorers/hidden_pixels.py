@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers.enlarging import check_keeps_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,6 +197,7 @@ def restore_hidden(
         found = restorer(given, progress=_share(progress, run, grid.offsets))
         run += 1
         found = np.asarray(found, np.float32)
+        check_keeps_size(restorer, image, found)
         if found.shape != image.shape:
             raise EnsembleError(
                 f"{restorer.name} turned an image of shape {image.shape} into {found.shape}; "

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.files.headers import readable_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from napari_ensir.restorers.base import Restorer
 
-__all__ = ["open_restorer"]
+__all__ = ["SUFFIXES", "open_restorer", "open_restorers"]
+
+SUFFIXES = (".safetensors", ".pt", ".pt2", ".pth", ".ckpt", ".zip")
+"""What the names of files with networks end with."""
+
+_TABLE = ".lut.safetensors"
 
 _MAX_BYTES = 2**37
 
@@ -42,7 +46,7 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
     from napari_ensir.restorers.trained import load_restorer
 
     path = readable_file(path, _MAX_BYTES, "network's file")
-    if path.name.endswith(".lut.safetensors"):
+    if path.name.endswith(_TABLE):
         raise EnsembleError(f"{path.name} is a lookup table, which combines restorations and makes none.")
     if path.suffix in (".pt", ".pt2"):
         return load_network(path, device=device)
@@ -66,3 +70,63 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
             except EnsembleError:
                 raise ours from None
     return load_spandrel(path, device=device)
+
+
+def open_restorers(
+    folder: str | Path, *, device: str = "auto"
+) -> tuple[dict[str, Restorer], dict[str, EnsembleError]]:
+    """Open every network in a folder.
+
+    Files with other endings than :data:`SUFFIXES`, hidden ones, lookup tables and folders are passed over.
+    Where a checkpoint of DP-IR names a restorer that is in the folder too, it gets that one.
+
+    Parameters
+    ----------
+    folder
+        Its own files are opened, not those of folders in it.
+    device
+        See :func:`napari_ensir.devices.resolve_device`.
+
+    Returns
+    -------
+    opened, failed
+        By the name of the file, in order: restorers, and why others could not be opened.
+
+    Raises
+    ------
+    EnsembleError
+        If there is no such folder, or no network in it.
+    """
+    where = Path(folder).expanduser()
+    try:
+        paths = sorted(each for each in where.iterdir() if _may_be_network(each))
+    except OSError as error:
+        raise EnsembleError(f"{where} is no folder that can be read ({error.strerror}).") from error
+    if not paths:
+        raise EnsembleError(f"{where} holds no network: no file ends with {', '.join(SUFFIXES)}.")
+    found: dict[str, Restorer] = {}
+    failed: dict[str, EnsembleError] = {}
+    waiting: list[tuple[Path, MissingRestorer]] = []
+    for path in paths:
+        try:
+            found[path.name] = open_restorer(path, device=device)
+        except MissingRestorer as error:
+            waiting.append((path, error))
+        except EnsembleError as error:
+            failed[path.name] = error
+    for path, missing in waiting:
+        ir = next((each for each in found.values() if each.name == missing.name), None)
+        try:
+            found[path.name] = open_restorer(path, ir=ir, device=device)
+        except EnsembleError as error:
+            failed[path.name] = error
+    return {path.name: found[path.name] for path in paths if path.name in found}, failed
+
+
+def _may_be_network(path: Path) -> bool:
+    return (
+        path.suffix in SUFFIXES
+        and not path.name.startswith(".")
+        and not path.name.endswith(_TABLE)
+        and path.is_file()
+    )

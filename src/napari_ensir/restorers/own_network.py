@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+_AT_A_SHAPE = (RuntimeError, AssertionError, TypeError, NameError, torch.jit.Error)
+"""What networks raise at a shape that they do not take."""
+
 __all__ = ["OwnNetwork", "load_network", "load_spandrel"]
 
 
@@ -108,7 +111,7 @@ class OwnNetwork(NetworkRestorer):
         """See :class:`NetworkRestorer`."""
         try:
             restored = tiled(self.network, plane)
-        except (RuntimeError, AssertionError, TypeError, NameError) as error:  # at a shape
+        except _AT_A_SHAPE as error:
             if device_trouble(error):
                 raise
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

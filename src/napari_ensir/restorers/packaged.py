@@ -87,6 +87,9 @@ class PackagedNetwork(OwnNetwork):
         tensors of shape (channels, [planes,] rows, columns).
     """
 
+    # No settings here: both follow from the file.
+    intensities: str = "raw"
+    data_range: tuple[float, float] | None = None
     axes: int = 2
     before: Callable[[Tensor], Tensor] = unchanged
     after: Callable[[Tensor], Tensor] = unchanged
