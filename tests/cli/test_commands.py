@@ -67,6 +67,17 @@ def fitted(folders):
 # -- the way through ----------------------------------------------------------------------------------
 
 
+def test_what_to_know_of_a_fit_goes_to_stderr(folders):
+    (folders / "flat").mkdir()
+    for stem in STEMS:
+        write_image(folders / "flat" / f"{stem}.png", np.full((40, 50, 3), 90, np.uint8))
+    arguments = [*candidates(folders), "-c", f"flat={folders}/flat", "-t", folders / "truth", "--quiet"]
+    result = CliRunner().invoke(app, ["fit", *map(str, arguments), "-o", str(folders / "three")])
+    assert result.exit_code == 0
+    assert 'napari-ensir: warning: candidate 3 ("flat") has one intensity only, 90' in result.stderr
+    assert result.stderr.count("EM has no solution in") == 1
+
+
 def test_fit_apply_evaluate_on_folders(fitted):
     lut = fitted / "two.lut.safetensors"
     references = [

@@ -18,6 +18,7 @@ from safetensors.numpy import save as save_tensors
 
 from napari_ensir import EnsembleError, WeightLUT, fit_lut, import_lut, load_lut
 from napari_ensir.ensemble import lut_format
+from napari_ensir.ensemble.bins import choose_binning
 
 from .conftest import make_image
 
@@ -153,6 +154,64 @@ def test_too_large_a_file(lut, tmp_path, monkeypatch):
         load_lut(path)
 
 
+def test_what_is_listed_for_bin_sets_is_no_part_of_the_header(lut, tmp_path):
+    header, tensors = parts_of(lut.save(tmp_path / "rain"))
+    assert not {"iterations", "outcome"} & header["report"].keys()
+    assert tensors["outcome"].tolist() == lut.report["outcome"]
+    assert load_lut(tmp_path / "rain.lut.safetensors").report == lut.report
+
+
+def test_more_bin_sets_than_a_header_has_room_for(tmp_path):
+    """Two million and more, as a million pixels of 16 bit can have: two lists of that length."""
+    n = 1600
+    places = np.stack([*np.indices((n, n)).reshape(2, -1), np.zeros(n * n, np.int64)], axis=1)
+    report = {"iterations": [17] * n * n, "outcome": [2, 0] * (n * n // 2), "warnings": ["none"]}
+    lut = WeightLUT(
+        ("A", "B"),
+        "em",
+        choose_binning(np.uint16, (0, 65535), 40),
+        places.astype(np.uint16),
+        np.full((n * n, 2), 0.5),
+        np.full(n * n, 7),
+        np.full((1, 2), 0.5),
+        report=report,
+    )
+    back = load_lut(lut.save(tmp_path / "large"))
+    assert back.report == report
+    np.testing.assert_array_equal(back.rows, lut.rows)
+
+
+def test_a_table_is_read_from_one_file(lut, tmp_path, monkeypatch):
+    """While it is read, another process saves a table of other weights under its name."""
+    path = lut.save(tmp_path / "rain")
+    other = replace(lut, names=("N2V", "CARE"), weights=lut.weights[:, ::-1].copy())
+    real = lut_format._read_header
+
+    def saved_meanwhile(*arguments):
+        other.save(path)
+        return real(*arguments)
+
+    monkeypatch.setattr(lut_format, "_read_header", saved_meanwhile)
+    back = load_lut(path)
+    monkeypatch.undo()
+    assert back.names == lut.names
+    np.testing.assert_array_equal(back.weights, lut.weights)
+    np.testing.assert_array_equal(load_lut(path).weights, other.weights)
+
+
+@pytest.mark.parametrize("axis", [np.int64(0), np.int64(-3), np.uint8(0)])
+def test_channel_axis_of_any_whole_type(rng, tmp_path, axis):
+    candidates, truth = make_image(rng, (3, 20, 20), 2)
+    lut = fit_lut([(candidates, truth)], channel_axis=axis, device="cpu")
+    for one in (lut, replace(lut, channel_axis=axis)):
+        assert load_lut(one.save(tmp_path / "rain")).channel_axis == one.channel_axis
+
+
+def test_names_that_no_file_can_hold(rng):
+    with pytest.raises(EnsembleError, match=r"the name 'a\\udc80' holds halves of characters"):
+        fit_lut([make_image(rng, (20, 20), 2)], ("a\udc80", "b"), device="cpu")
+
+
 def test_newer_layout(lut, tmp_path):
     header, tensors = parts_of(lut.save(tmp_path / "rain"))
     # A later layout may have anything else; the message must come first.
@@ -208,6 +267,8 @@ def changed(array, place, value):
         ("fallback weights are not all", lambda h, t: t.update(fallback=changed(t["fallback"], (0, 0), 3))),
         ("outside its bins", lambda h, t: t.update(rows=changed(t["rows"], (-1, 0), 9))),
         ("outside its bins", lambda h, t: t.update(rows=changed(t["rows"], (-1, 2), 3))),
+        ("outcome are I64", lambda h, t: t.update(outcome=t["outcome"].astype(np.int64))),
+        ("do not fit", lambda h, t: t.update(iterations=t["iterations"][1:].copy())),
         ("count is negative", lambda h, t: t.update(counts=changed(t["counts"], 0, -2))),
         ("not in order", lambda h, t: t.update(rows=t["rows"][::-1].copy())),
         ("stands there twice", lambda h, t: t.update(rows=changed(t["rows"], 1, t["rows"][0]))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -232,12 +233,16 @@ def _check_array(array: Any, who: str) -> None:
 def _check_channel_axis(axis: int | None, shape: tuple[int, ...], place: str) -> int | None:
     if axis is None:
         return None
+    if isinstance(axis, bool) or not isinstance(axis, Integral):
+        raise EnsembleError(
+            f"{place}channel_axis is {axis!r}; use a whole number, or None to pool the channels."
+        )
     if not -len(shape) <= axis < len(shape):
         raise EnsembleError(
             f"{place}channel_axis is {axis}, but the images have {len(shape)} axes (shape {shape}); "
             f"use -{len(shape)} to {len(shape) - 1}, or None to pool the channels."
         )
-    return axis % len(shape)
+    return int(axis) % len(shape)
 
 
 def check_names(names: Sequence[str] | None, n_candidates: int) -> tuple[str, ...]:
@@ -255,6 +260,10 @@ def check_names(names: Sequence[str] | None, n_candidates: int) -> tuple[str, ..
         raise EnsembleError(
             f"there are {n_candidates} candidates but {len(checked)} names ({', '.join(checked)}); "
             "give one name per candidate."
+        )
+    if stray := [name for name in checked if any("\ud800" <= one <= "\udfff" for one in name)]:
+        raise EnsembleError(
+            f"the name {stray[0]!r} holds halves of characters; give one that can be written."
         )
     if any(not name.strip() for name in checked):
         raise EnsembleError("a candidate's name is empty; give every candidate a name.")

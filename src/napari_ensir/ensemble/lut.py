@@ -60,7 +60,8 @@ class WeightLUT:
     channel_axis : int or None
         Axis with one table per place along it; negative: counted from the end.
     report : dict
-        How the fit went: plain numbers, strings and lists.
+        How the fit went: plain numbers, strings and lists. ``report["warnings"]`` of a fit holds sentences on
+        what should be known before the table is trusted.
     errors : ErrorTable or None
         How far off the ensemble was where it had not learned; see :meth:`calibrated`.
     """

@@ -21,9 +21,9 @@ from napari_ensir.files.headers import (
     brief,
     package_version,
     parse_object,
-    read_metadata,
     readable_file,
 )
+from napari_ensir.files.tensors import TensorFile
 from napari_ensir.files.whole import whole_file
 
 if TYPE_CHECKING:
@@ -35,14 +35,20 @@ __all__ = ["SUFFIX", "TableParts", "read_table", "write_table"]
 
 SUFFIX = ".lut.safetensors"
 SCHEMA = 2
-"""Version of the file's layout; files of every earlier one still load. 2: errors to expect."""
+"""Version of the file's layout; files of every earlier one still load.
+
+1: what the report lists for each bin set is in the header. 2: it is in tensors, for a header cannot hold
+millions; errors to expect.
+"""
 
 _KEY = "napari-ensir"
 _TENSORS = {"rows": "U16", "weights": "F64", "counts": "I64", "fallback": "F64"}
+_LISTS = {"iterations": "I64", "outcome": "I8"}
+"""What a report lists for each bin set; each may be absent."""
 _ERRORS = {"error_squares": "I64", "error_counts": "I64"}
 """Both, or neither where the table was not calibrated."""
 _ERROR_RANGE = ("low", "high", "noise")
-_MAX_BYTES = 2**30
+_MAX_BYTES = 2**36
 _HEADER = {
     "schema": int,
     "names": list,
@@ -97,6 +103,7 @@ def write_table(path: str | Path, parts: TableParts) -> Path:
     if not target.name.endswith(SUFFIX):
         target = target.with_name(target.name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX)
     binning, errors = parts["binning"], parts["errors"]
+    report, lists = _without_lists(parts["report"], len(parts["rows"]))
     header = {
         "schema": SCHEMA,
         "names": list(parts["names"]),
@@ -108,20 +115,26 @@ def write_table(path: str | Path, parts: TableParts) -> Path:
         "sublevels": binning.sublevels,
         "integer": binning.integer,
         "unseen": parts["unseen"],
-        "channel_axis": parts["channel_axis"],
-        "report": parts["report"],
+        "channel_axis": None if parts["channel_axis"] is None else int(parts["channel_axis"]),
+        "report": report,
         "version": package_version(),
         "errors": None if errors is None else {key: getattr(errors, key) for key in _ERROR_RANGE},
     }
-    held: tuple[NDArray[Any], ...] = (parts["rows"], parts["weights"], parts["counts"], parts["fallback"])
-    tensors = {name: np.ascontiguousarray(part) for name, part in zip(_TENSORS, held, strict=True)}
+    held: dict[str, NDArray[Any]] = {
+        "rows": parts["rows"],
+        "weights": parts["weights"],
+        "counts": parts["counts"],
+        "fallback": parts["fallback"],
+        **lists,
+    }
     if errors is not None:
-        tensors |= {"error_squares": errors.squares, "error_counts": errors.counts}
+        held |= {"error_squares": errors.squares, "error_counts": errors.counts}
+    tensors = {name: np.ascontiguousarray(part) for name, part in held.items()}
     content = save(tensors, metadata={_KEY: json.dumps(header)})
     if int.from_bytes(content[:8], "little") > MAX_HEADER:
         raise EnsembleError(
-            f"the table has {len(tensors['rows'])} bin sets, and the report of their fit is too long for a "
-            "file; fit with wider bins."
+            f"the table's names and report take more than {MAX_HEADER // 2**20} MB, too much for a file; "
+            "shorten what was added to the report."
         )
     with whole_file(target, overwrite=True) as temporary:
         temporary.write_bytes(content)
@@ -130,16 +143,18 @@ def write_table(path: str | Path, parts: TableParts) -> Path:
 
 def read_table(path: str | Path) -> TableParts:
     """Read what :func:`write_table` wrote, and check every part of it; see :func:`~napari_ensir.load_lut`."""
-    from safetensors import SafetensorError, safe_open
-
     source = readable_file(path, _MAX_BYTES, f"{SUFFIX} file")
     try:
-        header = _read_header(source, read_metadata(source))
-        with safe_open(source, framework="numpy") as file:
+        # Opened once: another process may put another table in its place at any moment.
+        with source.open("rb") as opened:
+            file = TensorFile(opened)
+            header = _read_header(source, file.metadata)
             tensors = _read_tensors(source, file, header)
     except EnsembleError:
         raise
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except MemoryError as error:
+        raise EnsembleError(f"{source} is too large a table for this machine's memory.") from error
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise EnsembleError(
             f"{source} is no LUT file ({reason}); choose a {SUFFIX} file that napari-ensir wrote."
@@ -176,41 +191,44 @@ def _read_header(source: Path, metadata: Mapping[str, str] | None) -> dict[str, 
             raise _is_off(source, f"its header has {key} = {brief(value)}")
     if not 1 <= header["schema"] <= SCHEMA:
         raise _is_off(source, f"its layout has the unknown number {schema}")
-    for key, (since, kinds) in _SINCE.items():
+    for key, (since, types) in _SINCE.items():
         if header["schema"] < since:
             header[key] = None
-        elif key not in header or type(header[key]) not in kinds:
+        elif key not in header or type(header[key]) not in types:
             raise _is_off(source, f"its header has {key} = {brief(header.get(key))}")
     return header
 
 
-def _read_tensors(source: Path, file: Any, header: dict[str, Any]) -> dict[str, NDArray[Any]]:
+def _read_tensors(source: Path, file: TensorFile, header: dict[str, Any]) -> dict[str, NDArray[Any]]:
     """The table's parts; none is read before what the file says of all of them fits."""
     m = len(header["names"])
-    present = set(file.keys())
-    kinds = _TENSORS if header["errors"] is None else _TENSORS | _ERRORS
-    if present != set(kinds):
-        held = ", ".join(repr(name[:40]) for name in sorted(present)[:6])
+    entries = file.entries
+    kinds = _TENSORS | ({} if header["errors"] is None else _ERRORS)
+    kinds |= {name: kind for name, kind in _LISTS.items() if name in entries}
+    if entries.keys() != kinds.keys():
+        held = ", ".join(repr(name[:40]) for name in sorted(entries)[:6])
         raise _is_off(source, f"it holds {held or 'nothing'} where a LUT holds {', '.join(kinds)}")
-    parts = {name: file.get_slice(name) for name in kinds}
     for name, kind in kinds.items():
-        if parts[name].get_dtype() != kind:
-            raise _is_off(source, f"its {name} are {parts[name].get_dtype()}, not {kind}")
-    shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
-    rows, weights, counts, fallback = (shapes[name] for name in _TENSORS)
+        if entries[name].dtype != kind:
+            raise _is_off(source, f"its {name} are {entries[name].dtype}, not {kind}")
+    rows, weights, counts, fallback = (entries[name].shape for name in _TENSORS)
     n = rows[0] if rows else 0
     good = (rows, weights, counts, fallback[1:]) == ((n, m + 1), (n, m), (n,), (m,)) and len(fallback) == 2
+    good = good and all(entries[name].shape == (n,) for name in _LISTS if name in entries)
     if not good or m < 1 or not 1 <= fallback[0] <= 2**16:
         raise _is_off(source, f"its parts do not fit {m} candidates")
     wanted = (fallback[0], INTENSITIES, SPREADS)
-    if any(shapes[name] != wanted for name in _ERRORS if name in shapes):
+    if any(entries[name].shape != wanted for name in _ERRORS if name in entries):
         raise _is_off(source, f"its errors are not of shape {wanted}")
-    tensors = {"fallback": file.get_tensor("fallback")}
+
+    def check(rows: NDArray[np.float64]) -> None:
+        _check_weights(source, "weights", rows)
+
+    # Those that can be wrong in any row first, and row by row: whatever a file is full of, it is found out
+    # without holding it all.
+    tensors = {"fallback": file.read("fallback"), "weights": file.read("weights", check)}
     _check_weights(source, "fallback weights", tensors["fallback"])
-    # Some at a time first: whatever a file is full of, it is found out without holding it all.
-    for some in _runs(n, m + 1):
-        _check_weights(source, "weights", parts["weights"][some])
-    return {name: file.get_tensor(name) for name in kinds}
+    return {name: tensors[name] if name in tensors else file.read(name) for name in kinds}
 
 
 def _runs(n: int, width: int) -> Iterator[slice]:
@@ -223,6 +241,7 @@ def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[An
     """These parts, if every one is what it must be."""
     rows, weights, counts, fallback = (tensors[name] for name in _TENSORS)
     m = len(header["names"])
+    report = header["report"] | {name: tensors[name].tolist() for name in _LISTS if name in tensors}
     if header["channel_axis"] is None and len(fallback) > 1:
         raise _is_off(source, f"it has {len(fallback)} channels but no channel axis")
     binning = _checked_binning(source, header)
@@ -245,7 +264,7 @@ def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[An
         "fallback": fallback,
         "unseen": header["unseen"],
         "channel_axis": header["channel_axis"],
-        "report": header["report"],
+        "report": report,
         "errors": _checked_errors(source, header, tensors),
     }
 
@@ -272,6 +291,19 @@ def _checked_errors(
     if squares.astype(float).sum() > 2**62 or counts.astype(float).sum() > 2**62:
         raise _is_off(source, "its errors are beyond all bounds")
     return ErrorTable(low, high, squares, counts, noise)
+
+
+def _without_lists(report: dict[str, Any], n: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The report without what it lists for each of ``n`` bin sets, and that, as arrays."""
+    found: dict[str, NDArray[Any]] = {}
+    for name, dtype in (("iterations", np.int64), ("outcome", np.int8)):
+        numbers = report.get(name)
+        limits = np.iinfo(dtype)
+        if not isinstance(numbers, list) or len(numbers) != n:
+            continue
+        if all(type(one) is int and limits.min <= one <= limits.max for one in numbers):
+            found[name] = np.array(numbers, dtype)
+    return {key: value for key, value in report.items() if key not in found}, found
 
 
 def _is_text(name: str) -> bool:

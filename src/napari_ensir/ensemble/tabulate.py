@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_ensir.ensemble.doubts import doubts
 from napari_ensir.ensemble.estimate import OUTCOMES, Settings, find_method
 from napari_ensir.ensemble.lut import WeightLUT
 from napari_ensir.ensemble.provenance import made_now
@@ -59,6 +60,7 @@ def estimate_lut(
         "outcomes": {text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)},
         "iterations": [int(n) for n in estimate.iterations],
         "outcome": [int(code) for code in estimate.outcome],
+        "warnings": doubts(statistics, reference.names, estimate),
     }
     return WeightLUT(
         reference.names,

@@ -20,6 +20,8 @@ from napari_ensir.errors import EnsembleError
 __all__ = [
     "MAX_HEADER",
     "brief",
+    "header_and_size",
+    "metadata_in",
     "metadata_of",
     "package_version",
     "parse_object",
@@ -77,7 +79,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         If the file cannot be read, or does not begin with such a header; with the reason.
     """
     with path.open("rb") as file:
-        return _metadata(_header(file, os.fstat(file.fileno()).st_size))
+        return metadata_in(header_and_size(file, os.fstat(file.fileno()).st_size)[0])
 
 
 def metadata_of(content: bytes) -> dict[str, str]:
@@ -88,20 +90,22 @@ def metadata_of(content: bytes) -> dict[str, str]:
     ValueError
         If they do not begin with such a header; with the reason.
     """
-    return _metadata(_header(BytesIO(content), len(content)))
+    return metadata_in(header_and_size(BytesIO(content), len(content))[0])
 
 
-def _header(file: BinaryIO, size_of_file: int) -> dict[str, Any]:
+def header_and_size(file: BinaryIO, size_of_file: int) -> tuple[dict[str, Any], int]:
+    """The header that a file of this size begins with, and how many bytes it takes."""
     start = file.read(8)
     if len(start) < 8:
         raise ValueError("it is too short for a safetensors file")
     size = struct.unpack("<Q", start)[0]
     if size > min(MAX_HEADER, size_of_file - 8):
         raise ValueError(f"it states a header of {size} bytes")
-    return parse_object(file.read(size).decode("utf-8"))
+    return parse_object(file.read(size).decode("utf-8")), 8 + size
 
 
-def _metadata(header: dict[str, Any]) -> dict[str, str]:
+def metadata_in(header: dict[str, Any]) -> dict[str, str]:
+    """The text entries of a header."""
     metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its metadata are not all text")

@@ -216,6 +216,7 @@ class FitResult:
         notes = []
         if report["not_finite"]:
             notes.append(f"{report['not_finite']:,} pixels were left out: NaN or infinite.")
+        notes += report["warnings"]
         if self.unseen is None:
             notes.insert(
                 0, "PSNR is on the pixels learned from and flatters the ensemble; held out does not."
