@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.ir_cm import IRCM
     from napari_ensir.restorers.opening import open_restorer, open_restorers
     from napari_ensir.restorers.own_network import load_network, load_spandrel
+    from napari_ensir.restorers.ranking import rank_restorers, sweep_setting
     from napari_ensir.restorers.recipes import RECIPES, begin_training, continue_training
     from napari_ensir.restorers.self_ensemble import SelfEnsemble
     from napari_ensir.restorers.trained import load_restorer, resume_training
@@ -49,8 +50,10 @@ __all__ = [
     "load_spandrel",
     "open_restorer",
     "open_restorers",
+    "rank_restorers",
     "restore_and_combine",
     "resume_training",
+    "sweep_setting",
     "with_channel_axis",
 ]
 
@@ -74,8 +77,10 @@ _HOME = {
     "load_spandrel": "own_network",
     "open_restorer": "opening",
     "open_restorers": "opening",
+    "rank_restorers": "ranking",
     "restore_and_combine": "blind",
     "resume_training": "trained",
+    "sweep_setting": "ranking",
     "with_channel_axis": "base",
 }
 

@@ -11,6 +11,7 @@ squared error by the same number, and with it no weight of least squares.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -19,6 +20,8 @@ import numpy as np
 
 from napari_ensir.ensemble.fit import fit_lut
 from napari_ensir.ensemble.inputs import check_names
+from napari_ensir.ensemble.noise_checks import correlated_noise_warning
+from napari_ensir.ensemble.noisy_scores import NoisyScores, block_errors, joined
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import as_restorer, check_image, with_channel_axis
 from napari_ensir.restorers.enlarging import check_keeps_size
@@ -30,9 +33,21 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from napari_ensir.ensemble.lut import WeightLUT
+    from napari_ensir.ensemble.noisy_scores import BlockErrors
     from napari_ensir.restorers.base import AnyRestorer, Progress, Restorer
 
-__all__ = ["BlindReference", "Combined", "blind_reference", "learn_blind", "restore_and_combine"]
+__all__ = [
+    "BlindReference",
+    "Combined",
+    "CorrelatedNoiseWarning",
+    "blind_reference",
+    "learn_blind",
+    "restore_and_combine",
+]
+
+
+class CorrelatedNoiseWarning(UserWarning):
+    """The noise of neighbouring pixels is correlated, so that hidden noise can be guessed."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +71,12 @@ class BlindReference:
         Of the images.
     data_range : (low, high)
         The dtype's for 8 bit, else what the predictions show.
+    has_channels : bool
+        Whether the pairs' last axis is that of channels; they are pooled where ``channel_axis`` is None.
     settings : dict
         Stride, offsets and seed.
+    warnings : tuple of str
+        What makes it doubtful, a sentence each.
     """
 
     pairs: tuple[tuple[tuple[NDArray[np.float32], ...], NDArray[Any]], ...]
@@ -66,7 +85,9 @@ class BlindReference:
     channel_axis: Literal[-1] | None
     image_channel_axis: int | None
     data_range: tuple[float, float]
+    has_channels: bool = False
     settings: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def learn(
         self,
@@ -90,10 +111,40 @@ class BlindReference:
             progress=progress,
             shrinkage=shrinkage,
         )
-        report = {**lut.report, "truth_noise": "unknown", "blind": dict(self.settings)}
+        report = {
+            **lut.report,
+            "truth_noise": "unknown",
+            "blind": dict(self.settings),
+            "scores": self.scores().to_dict(),
+            "warnings": list(self.warnings),
+        }
         if data_range is None:
             report["data_range_from"] = "dtype" if self._is_byte else "data"
         return replace(lut, channel_axis=self.image_channel_axis, report=report)
+
+    def scores(self) -> NoisyScores:
+        """The restorers and the average of their candidates, scored on hidden pixels."""
+        low, high = self.data_range
+        return NoisyScores.of(self.names, [self.block_errors()], high - low)
+
+    def block_errors(self, average: bool = True) -> BlockErrors:
+        """Squared errors against the noisy pixels, block by block.
+
+        Parameters
+        ----------
+        average : bool
+            Of the average of the candidates as well, after them.
+        """
+        parts = []
+        masks = self.masks or (None,) * len(self.pairs)
+        for (candidates, noisy), mask in zip(self.pairs, masks, strict=True):
+            images = [*candidates, np.mean(candidates, axis=0)] if average else list(candidates)
+            valid = None
+            if mask is not None:
+                valid = np.broadcast_to(mask if mask.ndim == noisy.ndim else mask[..., None], noisy.shape)
+            channels = -1 if self.has_channels else None
+            parts.append(block_errors(noisy, images, valid=valid, channel_axis=channels))
+        return joined(parts)
 
     @property
     def _is_byte(self) -> bool:
@@ -139,6 +190,7 @@ def blind_reference(
     checked = check_names(names or [each.name for each in chosen], len(chosen))
     axis = _channels(chosen, channel_axis)
     pairs, kept_masks = [], []
+    doubts = _doubts(arrays, axis)
     for number, (image, where) in enumerate(zip(arrays, masks, strict=True)):
         grid = HiddenGrid(image.shape, axis, stride, offsets, seed)
         predictions = []
@@ -154,7 +206,9 @@ def blind_reference(
         None if axis is None or channel_axis is None else -1,
         None if channel_axis is None else _as_fitted(channel_axis, arrays[0].ndim),
         _range_of(pairs),
+        axis is not None,
         {"stride": stride, "offsets": offsets, "seed": seed},
+        tuple(doubts),
     )
 
 
@@ -217,12 +271,18 @@ def learn_blind(
     Returns
     -------
     WeightLUT
-        Its report says ``"truth_noise": "unknown"`` and, as ``"blind"``, how pixels were hidden.
+        Its report says ``"truth_noise": "unknown"``, as ``"blind"`` how pixels were hidden, and as ``"scores"``
+        what can be said of the candidates.
 
     Raises
     ------
     EnsembleError
         If an image cannot be used, a name is missing, or a number is out of its limits.
+
+    Warns
+    -----
+    CorrelatedNoiseWarning
+        If the noise of neighbouring pixels is correlated. The report's ``"warnings"`` have the sentence too.
 
     References
     ----------
@@ -374,6 +434,19 @@ def _checked(images: Any, channel_axis: int | None) -> list[NDArray[Any]]:
         except EnsembleError as error:
             raise EnsembleError(f"image {number + 1}: {error}") from None
     return arrays
+
+
+def _doubts(images: Sequence[NDArray[Any]], channel_axis: int | None) -> list[str]:
+    """Sentences about noise that neighbours have in common, also said as a warning of Python's."""
+    found = [correlated_noise_warning(image, channel_axis) for image in images]
+    doubts = [
+        (f"image {number + 1}: " if len(found) > 1 else "") + doubt
+        for number, doubt in enumerate(found)
+        if doubt
+    ]
+    for doubt in doubts:
+        warnings.warn(doubt, CorrelatedNoiseWarning, stacklevel=4)
+    return doubts
 
 
 def _masks(mask: Any, images: Any, n_images: int) -> list[Any]:

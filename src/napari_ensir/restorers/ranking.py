@@ -1,0 +1,209 @@
+"""Which restorer, and which of its settings, is best on a noisy image, told from that image alone.
+
+By predictions of hidden pixels (:mod:`.blind`), whose mean squared errors against the noisy pixels differ as
+those against the truth do. What scikit-image's ``calibrate_denoiser`` does for a function, for everything that
+can restore, with standard errors. Learns no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.noisy_scores import NoisyScores
+from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers.base import with_settings
+from napari_ensir.restorers.blind import blind_reference
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from napari_ensir.restorers.base import AnyRestorer, Progress, Restorer
+
+__all__ = ["Sweep", "rank_restorers", "sweep_setting"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How good a restorer is at some values of one of its settings.
+
+    Attributes
+    ----------
+    setting : str
+    values : tuple of K values
+    scores : NoisyScores
+        Differences are to the value of the least error.
+    """
+
+    setting: str
+    values: tuple[Any, ...]
+    scores: NoisyScores
+
+    @property
+    def best(self) -> Any:
+        """The value of the least error."""
+        return self.values[self.scores.baseline]
+
+    @property
+    def differences(self) -> NDArray[np.float64]:
+        """Mean squared error less that of the best value, (K,), squared intensity units: a curve."""
+        return np.array([row.difference for row in self.scores.rows])
+
+    @property
+    def standard_errors(self) -> NDArray[np.float64]:
+        """Of the differences, (K,); NaN where the image has one block."""
+        found = [row.standard_error for row in self.scores.rows]
+        return np.array([np.nan if error is None else error for error in found])
+
+    @property
+    def alike(self) -> tuple[Any, ...]:
+        """The values that may be as good as the best one, itself among them."""
+        base = self.scores.baseline
+        return tuple(
+            value
+            for place, value in enumerate(self.values)
+            if place == base or not self.scores.difference(place).is_real
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        spread = [None if np.isnan(error) else float(error) for error in self.standard_errors]
+        return {
+            "setting": self.setting,
+            "values": list(self.values),
+            "differences": self.differences.tolist(),
+            "standard_errors": spread,
+            "best": self.best,
+            "alike": list(self.alike),
+        }
+
+
+def rank_restorers(
+    images: ArrayLike | Sequence[ArrayLike],
+    restorers: Sequence[AnyRestorer],
+    names: Sequence[str] | None = None,
+    *,
+    stride: int = 6,
+    offsets: int = 6,
+    channel_axis: int | None = None,
+    mask: ArrayLike | Sequence[ArrayLike | None] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> NoisyScores:
+    """Score restorers on noisy images without any truth.
+
+    Parameters
+    ----------
+    images, restorers, names, stride, offsets, channel_axis, mask, seed, progress
+        As for :func:`~napari_ensir.restorers.blind.learn_blind`.
+
+    Returns
+    -------
+    NoisyScores
+        Differences of mean squared error to the average of the candidates; ``ranked`` has their places, the best
+        first.
+
+    Raises
+    ------
+    EnsembleError
+        As :func:`~napari_ensir.restorers.blind.learn_blind`.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> rows, columns = np.mgrid[:60, :60]
+    >>> noisy = 100 + rows + np.random.default_rng(0).normal(0, 9, rows.shape)
+    >>> scores = rank_restorers(noisy, [Gaussian(sigma=2), Gaussian(sigma=0.5)], ("smooth", "sharp"))
+    >>> [scores.names[place] for place in scores.ranked]
+    ['smooth', 'average', 'sharp']
+    """
+    reference = blind_reference(
+        images,
+        restorers,
+        names,
+        stride=stride,
+        offsets=offsets,
+        channel_axis=channel_axis,
+        mask=mask,
+        seed=seed,
+        progress=progress,
+    )
+    return reference.scores()
+
+
+def sweep_setting(
+    restorer: Restorer,
+    setting: str,
+    values: Sequence[Any],
+    images: ArrayLike | Sequence[ArrayLike],
+    *,
+    stride: int = 6,
+    offsets: int = 6,
+    channel_axis: int | None = None,
+    mask: ArrayLike | Sequence[ArrayLike | None] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Try values of one setting of a restorer on noisy images, without any truth.
+
+    Parameters
+    ----------
+    restorer
+        Any of :mod:`napari_ensir.restorers`, with its other settings.
+    setting : str
+        Its name, such as ``"strength"``; see :func:`napari_ensir.settings.settings_of`.
+    values : sequence
+        Two or more.
+    images, stride, offsets, channel_axis, mask, seed, progress
+        As for :func:`~napari_ensir.restorers.blind.learn_blind`.
+
+    Raises
+    ------
+    EnsembleError
+        If the restorer has no such setting, a value cannot be one, there are fewer than two, or as
+        :func:`~napari_ensir.restorers.blind.learn_blind`.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> rows, columns = np.mgrid[:60, :60]
+    >>> noisy = 100 + 30 * np.sin(rows / 5) + np.random.default_rng(0).normal(0, 9, rows.shape)
+    >>> found = sweep_setting(Gaussian(), "sigma", [0.3, 1.2, 4.0], noisy)
+    >>> found.best, found.differences.shape
+    (1.2, (3,))
+    """
+    tried = tuple(values)
+    if len(tried) < 2:
+        raise EnsembleError(f"{len(tried)} value(s) of {setting} were given; give two or more to compare.")
+    known = _settings_within(restorer)
+    if setting not in known:
+        raise EnsembleError(
+            f"{restorer.name} has no setting {setting!r}; it has: {', '.join(sorted(known)) or 'none'}."
+        )
+    reference = blind_reference(
+        images,
+        [with_settings(restorer, **{setting: value}) for value in tried],
+        [f"{setting} {number + 1}" for number in range(len(tried))],
+        stride=stride,
+        offsets=offsets,
+        channel_axis=channel_axis,
+        mask=mask,
+        seed=seed,
+        progress=progress,
+    )
+    blocks = reference.block_errors(average=False)
+    low, high = reference.data_range
+    names, roles = tuple(str(value) for value in tried), ("candidate",) * len(tried)
+    least = int(np.argmin(blocks.sums.sum(axis=0)))
+    return Sweep(setting, tried, NoisyScores(names, blocks, high - low, "unknown", least, roles))
+
+
+def _settings_within(restorer: Any) -> set[str]:
+    """Names of a restorer's settings, and of those of the restorer that it wraps."""
+    if not is_dataclass(restorer):
+        return set()
+    own = {each.name for each in fields(restorer) if "setting" in each.metadata}
+    return own | _settings_within(getattr(restorer, "restorer", None))
