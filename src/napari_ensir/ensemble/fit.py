@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FOLDS = 4
 """Parts that are held out in turn where something is chosen by cross-validation."""
 
-__all__ = ["FOLDS", "Reference", "collect_reference", "estimate_lut", "fit_lut"]
+__all__ = ["FOLDS", "Reference", "collect_reference", "estimate_lut", "fit_lut", "learn"]
 
 
 def fit_lut(
@@ -136,10 +136,40 @@ def fit_lut(
         hash_inputs=hash_inputs,
         device=str(device),
     )
-    chosen = method_for(given.method, given.truth_noise)
-    noisy, doubt = given.truth_noise is not None, None
-    if noisy:
-        doubt, reference = own_input_of(reference, given.channel_axis)
+    method_for(given.method, given.truth_noise)  # before any pixel is read
+    if given.truth_noise is None:
+        return learn(reference, given, names=names, mask=mask, device=device, progress=progress)
+    doubt, reference = own_input_of(reference, given.channel_axis)
+    lut = learn(reference, given, names=names, mask=mask, device=device, progress=progress)
+    if doubt:
+        warnings.warn(doubt, OwnInputWarning, stacklevel=2)
+    return replace(lut, report=lut.report | {"warnings": [doubt] * bool(doubt)})
+
+
+def learn(
+    reference: Iterable[tuple[Sequence[Any], Any]],
+    given: FitSettings,
+    *,
+    names: Sequence[str] | None = None,
+    mask: Sequence[Any] | None = None,
+    device: str | torch.device = "auto",
+    progress: Progress | None = None,
+) -> WeightLUT:
+    """:func:`fit_lut` with its settings in one piece, and no look for own inputs.
+
+    Parameters
+    ----------
+    reference, names, mask, device, progress
+        As for :func:`fit_lut`; ``device`` rather than that of the settings.
+    given : FitSettings
+
+    Raises
+    ------
+    EnsembleError
+        As :func:`fit_lut`.
+    """
+    method = method_for(given.method, given.truth_noise)
+    noisy = given.truth_noise is not None
     settings = Settings(
         shrinkage=SHRINKAGE if given.shrinkage == "auto" else given.shrinkage,
         max_iterations=given.max_iterations,
@@ -161,17 +191,15 @@ def fit_lut(
         folds=PARTS if noisy else FOLDS if choosing else 1,
         noisy_truth=noisy,
     )
-    settings = replace(settings, prior=check_prior(prior, len(collected.names)))
+    settings = replace(settings, prior=check_prior(given.prior, len(collected.names)))
     binning = None
     if choosing:
-        binning, settings = _chosen(collected, given, chosen, settings, progress)
-    lut = estimate_lut(collected, chosen, settings, binning=binning, progress=progress)
+        binning, settings = _chosen(collected, given, method, settings, progress)
+    lut = estimate_lut(collected, method, settings, binning=binning, progress=progress)
     if given.truth_noise is None:
         return lut
-    if doubt:
-        warnings.warn(doubt, OwnInputWarning, stacklevel=2)
     scores = scores_of_reference(collected, lut, settings, given.truth_noise)
-    said = {"truth_noise": given.truth_noise, "scores": scores.to_dict(), "warnings": [doubt] * bool(doubt)}
+    said = {"truth_noise": given.truth_noise, "scores": scores.to_dict()}
     return replace(lut, report=lut.report | said)
 
 

@@ -1,8 +1,8 @@
 """Which restorer, and which of its settings, is best on a noisy image, told from that image alone.
 
-By predictions of hidden pixels (:mod:`.blind`), whose mean squared errors against the noisy pixels differ as
-those against the truth do. What scikit-image's ``calibrate_denoiser`` does for a function, for everything that
-can restore, with standard errors. Learns no table.
+By predictions of hidden pixels (:mod:`.blind_pairs`), whose mean squared errors against the noisy pixels
+differ as those against the truth do: what scikit-image's ``calibrate_denoiser`` does for a function, for
+everything that can restore, with standard errors. Learns no table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from napari_ensir.ensemble.noisy_scores import NoisyScores
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import with_settings
-from napari_ensir.restorers.blind import blind_reference
+from napari_ensir.restorers.blind_pairs import blind_reference
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -103,8 +103,8 @@ def rank_restorers(
     Returns
     -------
     NoisyScores
-        Differences of mean squared error to the average of the candidates; ``ranked`` has their places, the best
-        first.
+        Differences of mean squared error to the average of the candidates; ``ranked`` has their places, the
+        best first.
 
     Raises
     ------
