@@ -307,6 +307,7 @@ def test_errors_to_expect_come_back(calibrated, tmp_path, rng):
         ("error_squares are F64", lambda h, t: t.update(error_squares=t["error_squares"] * 1.0)),
         ("errors are not of shape", lambda h, t: t.update(error_counts=t["error_counts"][:1].copy())),
         ("of the range", lambda h, t: h["errors"].update(noise=-1)),
+        ("of the range", lambda h, t: h["errors"].update(trust=0)),
         ("of the range", lambda h, t: h["errors"].update(noise=float("nan"))),
         ("negative", lambda h, t: t.update(error_counts=changed(t["error_counts"], (0, 0, 0), -1))),
         ("beyond all bounds", lambda h, t: t.update(error_squares=changed(t["error_squares"], 0, 2**62))),

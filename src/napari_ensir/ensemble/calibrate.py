@@ -5,12 +5,13 @@ reference set --parts--> statistics --the others'--> weights --the part's pixels
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.collect import collect
 from napari_ensir.ensemble.estimate import METHODS, find_method
-from napari_ensir.ensemble.expected_error import ErrorTable, measure_errors
+from napari_ensir.ensemble.expected_error import ErrorTable, measure_errors, with_best_trust
 from napari_ensir.ensemble.lookup import Lookup
 from napari_ensir.ensemble.statistics import merge
 from napari_ensir.errors import EnsembleError
@@ -62,17 +63,27 @@ def calibrate(
     """
     binning = lookup.binning
     empty = ErrorTable.empty(binning.low, binning.high, lookup.n_channels, noise)
-    total = fields.n_pixels
-    if method not in METHODS:
-        found = measure_errors([(fields, lookup)], empty, device, progress, total)
-    else:
-        parts = fields.folds(FOLDS)
+    parts = fields.folds(FOLDS)
+    if method in METHODS:
         learned = [
             collect(part, binning, lookup.n_candidates, lookup.n_channels, resolve_device(device), progress)
             for part in parts
         ]
-        held_out = held_out_lookups(learned, method, settings)
-        found = measure_errors(zip(parts, held_out, strict=True), empty, device, progress, total)
+        lookups = held_out_lookups(learned, method, settings)
+    else:
+        lookups = repeat(lookup)
+    total, done = fields.n_pixels, 0
+
+    def report(pixels: int) -> None:
+        nonlocal done
+        done += pixels
+        if progress is not None:
+            progress(done, max(done, total or 0), "measuring errors")
+
+    measured = [
+        measure_errors(part, one, empty, device, report) for part, one in zip(parts, lookups, strict=False)
+    ]
+    found = with_best_trust(measured)
     if not found.counts.any():
         raise EnsembleError(
             "no pixel is left to measure errors on; all are NaN, infinite or outside the mask."

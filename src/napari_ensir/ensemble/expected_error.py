@@ -10,7 +10,7 @@ something false, it is blind.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from napari_ensir.ensemble.distributed import has_chunks, reduce_chunks
 from napari_ensir.ensemble.inputs import Field
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lookup import Lookup
 
-__all__ = ["ErrorTable", "expected_error_of", "measure_errors"]
+__all__ = ["ErrorTable", "expected_error_of", "measure_errors", "with_best_trust"]
 
 INTENSITIES = 16
 """Intensity classes of the ensemble, over the data range."""
@@ -42,8 +42,11 @@ SPREADS = 20
 STEPS = 16 * 255
 """Steps of the data range that errors are counted in: whole numbers, whose sums depend on no order."""
 
-TRUST_IN_WHOLE = 50
-"""Pixels' worth of trust in the error of the whole reference set, for classes that few pixels fall in."""
+TRUST_IN_WHOLE = 1000
+"""Pixels' worth of trust in the error of the whole reference set, for spreads that few pixels show."""
+
+TRUSTS = (50.0, 1e3, 1e4, 1e5, 1e6, 1e12)
+"""Pixels' worth of trust, to choose from, in what a spread means at any intensity; the last: that alone."""
 
 BLOCK_PIXELS = 2**20
 
@@ -62,6 +65,9 @@ class ErrorTable:
         Pixels.
     noise : float
         Standard deviation of the noise that the truth carried, in intensity units; its variance is taken off.
+    trust : float
+        Pixels' worth of trust in what a spread means at any intensity, against what it means at each: much
+        where images differ, as parts of the reference set held out have shown.
     """
 
     low: float
@@ -69,6 +75,7 @@ class ErrorTable:
     squares: NDArray[np.int64]
     counts: NDArray[np.int64]
     noise: float = 0.0
+    trust: float = TRUSTS[1]
 
     @classmethod
     def empty(cls, low: float, high: float, n_channels: int, noise: float = 0.0) -> ErrorTable:
@@ -78,7 +85,7 @@ class ErrorTable:
 
     def __add__(self, other: ErrorTable) -> ErrorTable:
         squares, counts = self.squares + other.squares, self.counts + other.counts
-        return ErrorTable(self.low, self.high, squares, counts, self.noise)
+        return replace(self, squares=squares, counts=counts)
 
     @property
     def step(self) -> float:
@@ -87,10 +94,8 @@ class ErrorTable:
 
     @cached_property
     def rmse(self) -> NDArray[np.float32]:
-        """Root mean square error to expect, by class, in intensity units; see :data:`TRUST_IN_WHOLE`."""
-        total = max(1, int(self.counts.sum()))
-        whole = self.squares.sum() / total
-        mean = (self.squares + TRUST_IN_WHOLE * whole) / (self.counts + TRUST_IN_WHOLE)
+        """Root mean square error to expect, by class, in intensity units."""
+        mean = _shrunk(self.squares, self.counts, self.trust)
         # What a noisy truth adds is the same everywhere. What is left cannot be less than the grid resolves.
         clean = np.maximum(mean * self.step**2 - self.noise**2, self.step**2 / 12)
         found: NDArray[np.float32] = np.sqrt(clean).astype(np.float32)
@@ -154,7 +159,34 @@ class ErrorTable:
         size = self.counts.size
         squares = np.bincount(key, level * level, size).astype(np.int64).reshape(self.counts.shape)
         counts = np.bincount(key, minlength=size).reshape(self.counts.shape)
-        return ErrorTable(self.low, self.high, squares, counts.astype(np.int64), self.noise)
+        return replace(self, squares=squares, counts=counts.astype(np.int64))
+
+
+def _shrunk(
+    squares: NDArray[np.number[Any]], counts: NDArray[np.number[Any]], trust: float
+) -> NDArray[np.float64]:
+    """Mean squared errors by class, those of few pixels drawn to their spread's at any intensity."""
+    whole = squares.sum() / max(1, counts.sum())
+    by_spread = (squares.sum((0, 1)) + TRUST_IN_WHOLE * whole) / (counts.sum((0, 1)) + TRUST_IN_WHOLE)
+    found: NDArray[np.float64] = (squares + trust * by_spread) / (counts + trust)
+    return found
+
+
+def with_best_trust(parts: Sequence[ErrorTable]) -> ErrorTable:
+    """The sum of parts, with the trust by which each part is predicted best from the others.
+
+    Best is the likelihood of Gaussian errors: the mean over pixels of log m + e^2 / m with m predicted.
+    """
+    total = _sum(parts)
+    held_out = [(total.squares - part.squares, total.counts - part.counts, part) for part in parts]
+    likelihoods = []
+    for trust in TRUSTS:
+        loss = 0.0
+        for squares, counts, part in held_out:
+            mean = np.maximum(_shrunk(squares, counts, trust), 1 / 12)
+            loss += float((part.counts * np.log(mean) + part.squares / mean).sum())
+        likelihoods.append(loss)
+    return replace(total, trust=TRUSTS[int(np.argmin(likelihoods))])
 
 
 def _variance(candidates: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
@@ -174,48 +206,40 @@ def _variance(candidates: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
 
 
 def measure_errors(
-    parts: Iterable[tuple[Iterable[Field], Lookup]],
+    fields: Iterable[Field],
+    lookup: Lookup,
     empty: ErrorTable,
     device: str | torch.device = "auto",
-    progress: Progress | None = None,
-    total: int | None = None,
+    report: Callable[[int], object] | None = None,
 ) -> ErrorTable:
-    """Errors of ensembles on fields with ground truth.
+    """Errors of a lookup's ensemble on fields with ground truth.
 
     Parameters
     ----------
-    parts : pairs of (fields, lookup)
-        The lookup must not have learned from its fields, or the errors are too small.
+    fields
+        The lookup must not have learned from them, or the errors are too small.
+    lookup
     empty
         The table to add to.
     device
         Where to combine.
-    progress
-        Called with (pixels done, ``total``, text).
-    total
-        Pixels there are.
+    report
+        Called with the number of pixels just finished.
 
     Returns
     -------
     ErrorTable
         The same for any order and cutting of the pixels.
     """
-    found, done = empty, 0
-
-    def report(pixels: int) -> None:
-        nonlocal done
-        done += pixels
-        if progress is not None:
-            progress(done, max(done, total or 0), "measuring errors")
-
-    for fields, lookup in parts:
-        for field in fields:
-            if has_chunks(field):
-                leaf = _ChunkErrors(lookup, empty, field.channel_axis)
-                found = found + reduce_chunks(_whole_channels(field), leaf, _sum, report)
-                continue
-            for band in _bands(field):
-                found = found + _errors_of(band, lookup, empty, device)
+    found = empty
+    for field in fields:
+        if has_chunks(field):
+            leaf = _ChunkErrors(lookup, empty, field.channel_axis)
+            found = found + reduce_chunks(_whole_channels(field), leaf, _sum, report)
+            continue
+        for band in _bands(field):
+            found = found + _errors_of(band, lookup, empty, device)
+            if report is not None:
                 report(prod(band.shape))
     return found
 

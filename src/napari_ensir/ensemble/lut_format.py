@@ -47,7 +47,7 @@ _LISTS = {"iterations": "I64", "outcome": "I8"}
 """What a report lists for each bin set; each may be absent."""
 _ERRORS = {"error_squares": "I64", "error_counts": "I64"}
 """Both, or neither where the table was not calibrated."""
-_ERROR_RANGE = ("low", "high", "noise")
+_ERROR_NUMBERS = ("low", "high", "noise", "trust")
 _MAX_BYTES = 2**36
 _HEADER = {
     "schema": int,
@@ -118,7 +118,7 @@ def write_table(path: str | Path, parts: TableParts) -> Path:
         "channel_axis": None if parts["channel_axis"] is None else int(parts["channel_axis"]),
         "report": report,
         "version": package_version(),
-        "errors": None if errors is None else {key: getattr(errors, key) for key in _ERROR_RANGE},
+        "errors": None if errors is None else {key: getattr(errors, key) for key in _ERROR_NUMBERS},
     }
     held: dict[str, NDArray[Any]] = {
         "rows": parts["rows"],
@@ -275,22 +275,24 @@ def _checked_errors(
     said = header["errors"]
     if said is None:
         return None
-    numbers = [said.get(key) for key in _ERROR_RANGE]
-    if set(said) != set(_ERROR_RANGE) or not all(type(one) in (int, float) for one in numbers):
+    numbers = [said.get(key) for key in _ERROR_NUMBERS]
+    if set(said) != set(_ERROR_NUMBERS) or not all(type(one) in (int, float) for one in numbers):
         raise _is_off(source, f"its errors have {brief(numbers)} for range and noise")
     try:
-        low, high, noise = (float(one) for one in numbers)
+        low, high, noise, trust = (float(one) for one in numbers)
     except OverflowError:  # JSON knows whole numbers of any size
-        low = high = noise = float("inf")
+        low = high = noise = trust = float("inf")
     squares, counts = (tensors[name] for name in _ERRORS)
-    if not (np.isfinite([low, high, noise]).all() and low < high and noise >= 0):
-        raise _is_off(source, f"its errors are of the range {low} to {high} with noise {noise}")
+    if not (np.isfinite([low, high, noise, trust]).all() and low < high and noise >= 0 < trust):
+        raise _is_off(
+            source, f"its errors are of the range {low} to {high} with noise {noise}, trust {trust}"
+        )
     if min(squares.min(), counts.min()) < 0:
         raise _is_off(source, "its errors are negative")
     # As many as there can be without their sums leaving 64 bits.
     if squares.astype(float).sum() > 2**62 or counts.astype(float).sum() > 2**62:
         raise _is_off(source, "its errors are beyond all bounds")
-    return ErrorTable(low, high, squares, counts, noise)
+    return ErrorTable(low, high, squares, counts, noise, trust)
 
 
 def _without_lists(report: dict[str, Any], n: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
