@@ -191,7 +191,7 @@ def test_save_and_apply_from_the_file(filled, fit_widget, wait_for, tmp_path):
 
     _, apply_widget = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     apply_widget.open(str(path))
-    assert [combo.layer().name for combo in apply_widget.matches] == list(fit_widget.result.lut.names)
+    assert [layer.name for layer in apply_widget.layers] == list(fit_widget.result.lut.names)
     apply_widget.run()
     wait_for(apply_widget)
     ensembles = [layer for layer in filled.layers if layer.name.startswith("ensemble")]

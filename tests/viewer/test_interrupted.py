@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.layers import OUTPUT_KEY
 
 WORK = {
@@ -105,9 +106,9 @@ def test_layers_change_while_a_table_is_applied(filled, fit_widget, wait_for, ga
     gate.opened.set()
     wait_for(apply)
     made = [layer for layer in filled.layers if layer.metadata.get(OUTPUT_KEY, {}).get("kind") == "ensemble"]
-    assert len(made) == 2, apply.message.text()
+    assert len(made) == 2, apply.message.value
     np.testing.assert_allclose(made[0].data, made[1].data, rtol=1e-6)
-    assert ("meanwhile" in apply.message.text()) == (befall in (remove, replace, reshape))
+    assert ("meanwhile" in apply.message.value) == (befall in (remove, replace, reshape))
 
 
 @pytest.mark.parametrize("befall", BEFALLS)
@@ -126,20 +127,20 @@ def test_layers_change_while_one_is_restored(filled, wait_for, befall):
 
 def test_an_open_apply_follows_the_first_fit_and_the_live_one(filled, fit_widget, wait_for, qtbot):
     _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
-    assert not apply.run_button.isEnabled()
-    assert "No lookup table" in apply.run_button.toolTip()
+    assert not apply.run_button.enabled
+    assert "No lookup table" in apply.run_button.tooltip
     fit_widget.run()
     wait_for(fit_widget)
     assert apply.lut is fit_widget.result.lut
-    apply.matches[0].choose(None)
-    assert not apply.run_button.isEnabled()
-    assert "good in the dark" in apply.run_button.toolTip()
-    apply.matches[0].choose(filled.layers["so so"])
-    assert apply.run_button.isEnabled()
+    apply.candidate_1.value = None
+    assert not apply.run_button.enabled
+    assert "good in the dark" in apply.run_button.tooltip
+    apply.candidate_1.value = filled.layers["so so"]
+    assert apply.run_button.enabled
     fit_widget.bin_width.setValue(64)
     qtbot.waitUntil(lambda: fit_widget.result.lut.bin_width == 64, timeout=20_000)
     assert apply.lut is fit_widget.result.lut
-    assert apply.matches[0].layer().name == "so so"
+    assert apply.candidate_1.value.name == "so so"
 
 
 def test_two_fits_at_once(filled, fit_widget, wait_for):
@@ -214,8 +215,9 @@ def test_what_is_closed_in_mid_run_leaves_nothing_running(
     if close == "viewer":
         filled.close()
     else:
-        filled.window.remove_dock_widget(widget)
-        widget.deleteLater()
+        native = getattr(widget, "native", widget)
+        filled.window.remove_dock_widget(native)
+        native.deleteLater()
     qtbot.waitUntil(ended.is_set, timeout=5000)
     qtbot.wait(20)
     assert len(filled.layers) in (0, layers)
@@ -245,8 +247,8 @@ def test_a_full_disk_leaves_the_old_files_whole(filled, fit_widget, wait_for, mo
     _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
     saves = {
         "t.lut.safetensors": (fit_widget.save, fit_widget.message),
-        "t.csv": (inspect.export_csv, inspect.pixel),
-        "t.png": (inspect.export_png, inspect.pixel),
+        "t.csv": (inspect.export_csv, None),
+        "t.png": (inspect.export_png, None),
     }
     for name, (save, _) in saves.items():
         save(str(tmp_path / name))
@@ -258,7 +260,11 @@ def test_a_full_disk_leaves_the_old_files_whole(filled, fit_widget, wait_for, mo
 
     monkeypatch.setattr(os, "fsync", full)
     for name, (save, said) in saves.items():
-        save(str(tmp_path / name))
-        assert "No space left on device" in said.text()
+        if said is None:
+            with pytest.raises(EnsembleError, match="No space left on device"):
+                save(str(tmp_path / name))
+        else:
+            save(str(tmp_path / name))
+            assert "No space left on device" in said.text()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert fit_widget.result is not None

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-
 import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
 from napari_ensir.viewer.layers import OUTPUT_KEY, placement
-from napari_ensir.viewer.old_panel import Panel
-from napari_ensir.viewer.session import session_of
 
 
 @pytest.fixture
@@ -36,7 +32,10 @@ def docked(viewer):
     from napari._qt.widgets.qt_viewer_dock_widget import QtViewerDockWidget
 
     docks = viewer.window._qt_window.findChildren(QtViewerDockWidget)
-    return {dock.name: dock.findChild(Panel) for dock in docks if dock.findChild(Panel)}
+    mine = {dock.name: dock.inner_widget() for dock in docks}
+    return {
+        name: widget for name, widget in mine.items() if type(widget).__module__.startswith("napari_ensir")
+    }
 
 
 def test_bin_width_and_method_update_the_same_layers(filled, fitted, images, wait_for, qtbot):
@@ -210,52 +209,6 @@ def test_lazy_in_lazy_out(viewer, wait_for):
     np.testing.assert_allclose(ensemble.data.compute(), fit_lut([(arrays, truth)]).apply(arrays), rtol=1e-6)
 
 
-def test_inspect_plots_describes_and_exports(filled, fitted, tmp_path):
-    _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
-    assert inspect.lut is fitted.result.lut
-    for plot in range(inspect.plot.count()):
-        inspect.plot.setCurrentIndex(plot)
-        inspect.draw()
-        assert len(inspect.canvas.figure.axes) >= 1
-    like = filled.layers["so so"]
-    text = inspect.describe(like.data_to_world((20, 30)))
-    values = [int(filled.layers[name].data[20, 30]) for name in inspect.lut.names]
-    weights = inspect.lut.weights_for(values)
-    for name, value, weight in zip(inspect.lut.names, values, weights, strict=True):
-        assert f"{name}: {value}, weight {weight:.3f}" in text
-    assert "outside" in inspect.describe(like.data_to_world((500, 500)))
-    inspect.export_png(str(tmp_path / "plot.png"))
-    assert (tmp_path / "plot.png").stat().st_size > 5000
-    inspect.export_csv(str(tmp_path / "table.csv"))
-    rows = list(csv.reader((tmp_path / "table.csv").read_text().splitlines()))
-    assert len(rows) == len(inspect.lut.rows) + 1
-
-
-def test_exports_take_the_suffix_of_what_they_are(filled, fitted, tmp_path):
-    _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
-    inspect.export_png(str(tmp_path / "plot"))
-    assert inspect.pixel.text() == "Wrote plot.png."
-    inspect.export_csv(str(tmp_path / "table.v1"))
-    assert {path.name for path in tmp_path.iterdir()} == {"plot.png", "table.v1.csv"}
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_inspect_reads_the_layers_combined_whatever_their_names(filled, fitted, wait_for, qtbot):
-    _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
-    layer = filled.layers["so so"]
-    place = layer.data_to_world((20, 30))
-    before = inspect.describe(place)
-    layer.name = "renamed"
-    filled.add_image(np.zeros((96, 96), np.uint8), name="so so")
-    assert inspect.describe(place) == before
-    fitted.bin_width.setValue(16)
-    settle(fitted, wait_for, qtbot)
-    assert f"so so: {layer.data[20, 30]}," in inspect.describe(place)
-    filled.layers.remove("so so")
-    filled.layers.remove(layer)
-    assert 'There is no layer "so so"' in inspect.describe(place)
-
-
 def test_a_narrow_drop_down_shortens_names_in_the_middle(filled, fit_widget):
     layer = filled.layers["ground truth"]
     layer.name = "a very long name of an image whose end tells it from the others"
@@ -284,80 +237,8 @@ def test_every_widget_opens_by_its_manifest_name(viewer):
     assert len(contributed.widgets) == 5
     for entry in contributed.widgets:
         dock, widget = viewer.window.add_plugin_dock_widget("napari-ensir", entry.display_name)
-        assert dock.isAncestorOf(widget)
+        assert dock.isAncestorOf(getattr(widget, "native", widget))
         assert type(widget).__name__ == classes[entry.command]
-
-
-def test_inspect_follows_live_fits_and_the_theme(filled, fitted, wait_for, qtbot):
-    _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
-    fitted.bin_width.setValue(16)
-    settle(fitted, wait_for, qtbot)
-    assert inspect.lut is fitted.result.lut
-    before = inspect.canvas.figure.get_facecolor()
-    filled.theme = "light"
-    inspect.draw()
-    assert inspect.canvas.figure.get_facecolor() != before
-
-
-def test_tables_fitted_here_are_offered_to_apply(filled, fitted, wait_for):
-    _, apply_widget = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
-    assert apply_widget.lut is fitted.result.lut
-    assert list(session_of(filled).tables) == [apply_widget.table.currentText()]
-    apply_widget.matches[0].choose(None)
-    apply_widget.run()
-    assert 'No layer is chosen for "good in the dark"' in apply_widget.message.text()
-
-
-def test_dropping_a_table_opens_it(filled, fitted, tmp_path):
-    path = fitted.result.lut.save(tmp_path / "dropped")
-    before = len(filled.layers)
-    filled.open(str(path), plugin="napari-ensir")
-    assert len(filled.layers) == before
-    assert "dropped.lut.safetensors" in session_of(filled).tables
-
-
-def test_a_table_opened_twice_is_listed_once(filled, fitted, tmp_path):
-    path = fitted.result.lut.save(tmp_path / "twice")
-    for _ in range(2):
-        filled.open(str(path), plugin="napari-ensir")
-    titles = list(session_of(filled).tables)
-    assert titles[1:] == ["twice.lut.safetensors"]
-    apply = docked(filled)["Apply lookup table (napari-ensir)"]
-    assert apply.table.currentText() == titles[1]
-    fit_lut([([filled.layers["so so"].data], filled.layers["ground truth"].data)], names=("new",)).save(path)
-    filled.open(str(path), plugin="napari-ensir")  # it holds another table now
-    assert list(session_of(filled).tables) == titles
-    assert apply.lut.names == ("new",)
-
-
-def test_apply_prefers_layers_that_the_table_was_not_learned_on(filled, fitted, wait_for):
-    names = fitted.result.lut.names
-    for name in names:
-        filled.add_image(filled.layers[name].data.astype(np.uint16) * 16, name=f"field 2 {name}")
-    _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
-    assert [combo.layer().name for combo in apply.matches] == [f"field 2 {name}" for name in names]
-    apply.run()
-    wait_for(apply)
-    assert '% of the pixels of "field 2 so so" lie outside the table\'s range' in apply.message.text()
-
-
-def test_one_table_for_many_sets(viewer, wait_for, images, tmp_path):
-    arrays = [images["good in the dark"], images["good in the light"]]
-    path = fit_lut([(arrays, images["ground truth"])], names=("A", "B")).save(tmp_path / "ab")
-    for cell in ("cell 1", "cell 2", "cell 3"):
-        for name, image in zip("AB", arrays, strict=True):
-            if (cell, name) != ("cell 3", "B"):
-                viewer.add_image(image, name=f"{cell} {name}")
-    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
-    widget.open(str(path))
-    assert {common: [layer.name for layer in s] for common, s in widget.sets().items()} == {
-        "cell 1": ["cell 1 A", "cell 1 B"],
-        "cell 2": ["cell 2 A", "cell 2 B"],
-    }
-    assert widget.sets_button.text() == "Apply to all 2 matching sets"
-    widget.run_all()
-    wait_for(widget)
-    assert [layer.name for layer in one(viewer, "ensemble")] == ["cell 1 ensemble", "cell 2 ensemble"]
 
 
 def test_every_control_says_what_it_is(filled, fit_widget):
@@ -365,7 +246,7 @@ def test_every_control_says_what_it_is(filled, fit_widget):
 
     for name in ("Apply lookup table", "Inspect lookup table"):
         filled.window.add_plugin_dock_widget("napari-ensir", name)
-    widgets = [fit_widget, *docked(filled).values()]
+    widgets = [getattr(each, "native", each) for each in docked(filled).values()]
     kinds = (QAbstractButton, QAbstractSpinBox, QComboBox, QListWidget, QTableWidget)
     for widget in widgets:
         for kind in kinds:

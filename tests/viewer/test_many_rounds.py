@@ -62,7 +62,7 @@ def census(viewer) -> dict[str, int]:
         "tasks": counted["Task"],
         "outputs": counted["Outputs"],
         "results": counted["FitResult"],
-        "combos": counted["LayerCombo"],
+        "combos": counted["LayerChoice"],
     }
 
 
@@ -97,7 +97,7 @@ def test_rounds_of_fit_and_apply_leave_nothing(viewer, wait_for, monkeypatch):
         for widget in (fit, apply):
             widget.run()
             wait_for(widget)
-        assert len(viewer.layers) == len(mine) + 4, (fit.message.text(), apply.message.text())
+        assert len(viewer.layers) == len(mine) + 4, (fit.message.text(), apply.message.value)
         made = [layer for layer in viewer.layers if layer not in mine]
         rounds.append({layer.name: watched(layer) for layer in made})
         for layer in made:
@@ -137,8 +137,9 @@ def test_a_widget_closed_leaves_nothing(filled, qtbot, name):
     def open_and_close() -> None:
         _, widget = filled.window.add_plugin_dock_widget("napari-ensir", name)
         QApplication.processEvents()
-        filled.window.remove_dock_widget(widget)
-        widget.deleteLater()
+        native = getattr(widget, "native", widget)
+        filled.window.remove_dock_widget(native)
+        native.deleteLater()
         qtbot.wait(20)
 
     open_and_close()

@@ -1,24 +1,30 @@
-"""The Apply lookup table widget: a table on layers without ground truth, one set of them or many."""
+"""The Apply lookup table panel: a table on layers without ground truth, one set of them or many."""
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.coverage import range_warning
 from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import ApplySettings, settings_of
+from napari_ensir.viewer.controls import Choice, Message, WithButton, control_of
 from napari_ensir.viewer.fitting import Combined, combine
-from napari_ensir.viewer.layer_combo import LayerCombo
-from napari_ensir.viewer.layers import LayerWatcher, Origin, changed_meanwhile, why_not
+from napari_ensir.viewer.forms import Form, button, dress
+from napari_ensir.viewer.layer_choice import LayerChoice
+from napari_ensir.viewer.layers import Origin, changed_meanwhile, unwrapped, why_not
 from napari_ensir.viewer.matching import best_matches, cannot_combine, matching_sets
-from napari_ensir.viewer.old_panel import Panel
-from napari_ensir.viewer.outputs import add_outputs
+from napari_ensir.viewer.outputs import WEIGHT_VIEWS, add_outputs
+from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.session import preference, session_of
-from napari_ensir.viewer.texts import device_combo, explain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
     import napari
     from napari.layers import Layer
 
@@ -27,157 +33,233 @@ if TYPE_CHECKING:
 
 __all__ = ["ApplyWidget"]
 
+_NOTHING_YET = "Fit a lookup table, or open one (*.lut.safetensors), to see what it combines."
+
 
 class ApplyWidget(Panel):
     """Combines layers by a lookup table.
+
+    Values: ``table`` (its title), ``candidate_1``, ``candidate_2``, ... (the layer for each of the table's
+    candidates), ``weights``, ``device``.
 
     Parameters
     ----------
     napari_viewer
         The viewer to work in.
+
+    Examples
+    --------
+    In napari's console::
+
+        widget = ApplyWidget(viewer)
+        widget.open("rain.lut.safetensors")
+        widget.candidate_1.value = viewer.layers["restored"]
+        widget.apply()
     """
 
-    def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(napari_viewer, "apply", parent)
-        self.lut: WeightLUT | None = None
-        self.matches: list[LayerCombo] = []
-        self.table = QComboBox()
-        self.table.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.table.setMinimumContentsLength(12)
-        explain(self.table, "table")
-        self.table.activated.connect(self._table_chosen)
-        self.open_button = QPushButton("Open…")
-        explain(self.open_button, "open")
-        self.open_button.clicked.connect(self._ask_and_open)
-        chooser = QHBoxLayout()
-        chooser.addWidget(self.table, 1)
-        chooser.addWidget(self.open_button)
-        self.sets_button = QPushButton()
-        explain(self.sets_button, "all_sets")
-        self.sets_button.clicked.connect(self.run_all)
-        self.sets_button.hide()
-        self.about = QLabel("Fit a lookup table, or open one (*.lut.safetensors), to see what it combines.")
-        self.about.setWordWrap(True)
-        self._form_holder = QWidget()
-        self.form = QFormLayout(self._form_holder)
-        self.form.setContentsMargins(0, 0, 0, 0)
-        explain(self._form_holder, "match")
-        self.body.addLayout(chooser)
-        self.body.addWidget(self.about)
-        self.device = device_combo(preference("device"))
-        below = QFormLayout()
-        below.addRow("Device", self.device)
-        self.body.addWidget(self._form_holder)
-        self.body.addLayout(below)
-        self.body.addLayout(self.buttons)
-        self.body.addWidget(self.sets_button)
-        self.body.addWidget(self.message)
-        self.body.addStretch(1)
-        self.follow_obstacle()
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
         self._session = session_of(napari_viewer)
-        self._session.changed.connect(self._list_tables)
-        self._watcher = LayerWatcher(napari_viewer, self._count_sets)
-        self.destroyed.connect(self._watcher.stop)
-        session, listed = self._session, self._list_tables
-        self.destroyed.connect(lambda: session.changed.disconnect(listed, missing_ok=True))
+        self._lut: WeightLUT | None = None
+        self._by_hand: set[str] = set()
+        self._tables = Choice({}, name="table", label="Table", tooltip="A table fitted or opened here.")
+        open_button = button("Open…", "Choose a lookup table file.", "open_button")
+        dress(open_button)
+        self._summary = Message(_NOTHING_YET, name="summary", gui_only=True)
+        self._roles = Form(name="roles")
+        weights = Choice(
+            WEIGHT_VIEWS,
+            value=preference("weights"),
+            name="weights",
+            label="Weights as",
+            tooltip="How the weight maps are shown.",
+        )
+        settings = {each.name: each for each in settings_of(ApplySettings)}
+        device = control_of(settings["device"], preference("device"))
+        self.sets_button = button(
+            "Apply to all matching sets",
+            "Combine every set of layers whose names contain the candidates' names and are alike otherwise.",
+            "sets_button",
+            visible=False,
+        )
+        super().__init__(
+            napari_viewer,
+            Form(WithButton(self._tables, open_button), name="choice"),
+            self._summary,
+            self._roles,
+            Form(weights, device, name="how"),
+            action="Apply",
+            about="Combine these layers by the table; no ground truth is needed.",
+            below=[self.sets_button],
+        )
+        self._tables.changed.connect(self.safely(self._follow_table))
+        open_button.changed.connect(self.safely(self._ask_and_open))
+        self.sets_button.changed.connect(self.safely(self.apply_all))
+        self.tie(self._session.changed, self._tables_changed)
         self._list_tables()
 
-    def open(self, path: str) -> None:
-        """Read a table and offer layers for its candidates; the old one stays if that fails."""
+    # -- choosing ---------------------------------------------------------------------------------
+
+    @property
+    def lut(self) -> WeightLUT | None:
+        """The table chosen."""
+        return self._lut
+
+    @property
+    def layers(self) -> list[Layer | None]:
+        """The layer chosen for each of the table's candidates, in order."""
+        return [each.value for each in self._roles]
+
+    def open(self, path: str | Path) -> None:
+        """Read a table and offer layers for its candidates.
+
+        Raises
+        ------
+        EnsembleError
+            If it cannot be read; what was chosen stays.
+        """
         from napari_ensir.ensemble.lut_file import load_lut
 
-        try:
-            lut = load_lut(path)
-        except EnsembleError as error:
-            self.fail(error)
-            return
-        title = self._session.open(path, lut)
-        lut = self._session.tables[title]
-        self.table.setCurrentIndex(self.table.findText(title))
-        self.show_lut(lut)
+        self._tables.value = self._session.open(path, load_lut(path))
+        self._follow_table()
+
+    def update(self, mapping: Mapping | Iterable[tuple[str, Any]] = (), **kwargs: Any) -> None:
+        """See Panel; the table first, for it says which candidates there are."""
+        values = {**dict(mapping), **kwargs}
+        if (title := values.pop("table", None)) is not None:
+            if title not in self._session.tables:
+                raise EnsembleError(f"there is no table {title!r} in this viewer; fit it, or open it.")
+            self._tables.value = title
+        super().update(values)
+
+    def _tables_changed(self) -> None:
+        self.safely(self._list_tables)()
 
     def _list_tables(self) -> None:
-        before = self.table.currentText()
-        self.table.clear()
-        self.table.addItems(list(self._session.tables))
-        place = self.table.findText(before)
-        self.table.setCurrentIndex(place if place >= 0 else self.table.count() - 1)
-        lut = self._session.tables.get(self.table.currentText())
-        if lut is None or lut is self.lut:
+        titles = list(self._session.tables)
+        with self._tables.changed.blocked():
+            before = self._tables.value
+            self._tables.offer({title: (title, title) for title in titles})
+            if titles and before not in titles:
+                self._tables.value = titles[-1]
+        # A live fit goes on: the layers chosen stay.
+        self._follow_table(keep_layers=True)
+
+    def _follow_table(self, *, keep_layers: bool = False) -> None:
+        lut, before = self._session.tables.get(self._tables.value), self._lut
+        if lut is None or lut is before:
             return
-        if self.lut is not None and self.lut.names == lut.names:
-            self._take(lut)  # a live fit goes on: the layers chosen stay
-        else:
-            self.show_lut(lut)
-
-    def _table_chosen(self, *_: object) -> None:
-        lut = self._session.tables.get(self.table.currentText())
-        if lut is not None:
-            self.show_lut(lut)
-
-    def show_lut(self, lut: WeightLUT) -> None:
-        """Take a table, and match its candidates to layers, by name first."""
-        while self.form.rowCount():
-            self.form.removeRow(0)
-        self.matches = []
-        layers = list(self.viewer.layers)
-        matches = best_matches(lut.names, layers, self._session.learned_on(lut))
-        for name, match in zip(lut.names, matches, strict=True):
-            combo = LayerCombo(self.viewer, lambda layer: not why_not(layer))
-            explain(combo, "match")
-            combo.choose(match)
-            combo.changed.connect(self.follow_obstacle)  # once matched: the others are not yet there
-            self.matches.append(combo)
-            self.form.addRow(name, combo)
-        self._take(lut)
-        self.say("")
-
-    def _take(self, lut: WeightLUT) -> None:
-        """Combine by this table from now on, with the layers chosen."""
-        self.lut = lut
+        self._lut = lut
+        if not (keep_layers and before is not None and before.names == lut.names):
+            self._offer_roles(lut)
         low, high = lut.data_range
-        self.about.setText(
+        self._summary.value = (
             f"{lut.method}, {len(lut.rows):,} bin sets of width {lut.bin_width:g} on {low:g} to {high:g}, "
             f"learned from {int(lut.counts.clip(min=0).sum()):,} pixels."
         )
+        self._follow()
+
+    def _offer_roles(self, lut: WeightLUT) -> None:
+        """A drop-down for each candidate, with the layer that its name points to."""
+        roles = [
+            LayerChoice(
+                self.viewer,
+                lambda layer: not why_not(layer),
+                name=f"candidate_{number}",
+                label=name,
+                tooltip=f'Which layer plays the candidate "{name}".',
+            )
+            for number, name in enumerate(lut.names, start=1)
+        ]
+        self._roles.refill(*roles)
+        self._by_hand.clear()
+        self._match()
+        for role in roles:
+            role.changed.connect(self.safely(partial(self._role_chosen, role.name)))
+        self.say("")
+
+    def _role_chosen(self, name: str) -> None:
+        self._by_hand.add(name)
         self.follow_obstacle()
-        self._count_sets()
+
+    def _match(self) -> None:
+        """Offer layers for those candidates that have none, unless that is how the user wants it."""
+        if self._lut is None:
+            return
+        matches = best_matches(self._lut.names, self._mine(), self._session.learned_on(self._lut))
+        for role, match in zip(self._roles, matches, strict=True):
+            if role.value is None and role.name not in self._by_hand:
+                role.reset_choices()
+                with role.changed.blocked():
+                    role.value = match
+
+    def _mine(self) -> list[Layer]:
+        return [unwrapped(layer) for layer in self.viewer.layers]
+
+    def layers_changed(self) -> None:
+        """See Panel."""
+        super().layers_changed()
+        self._match()  # the layers may have come after the table
+        self._follow()
+
+    def _follow(self) -> None:
+        n = len(self.sets())
+        self.sets_button.text = f"Apply to all {n} matching sets"
+        self.sets_button.visible = n > 1
+        self.follow_obstacle()
+
+    # -- applying ---------------------------------------------------------------------------------
 
     def obstacle(self) -> str:
         """See Panel."""
-        if self.lut is None:
+        if self._lut is None:
             return "No lookup table is open; open one first."
-        for name, combo in zip(self.lut.names, self.matches, strict=True):
-            if combo.layer() is None:
+        for name, layer in zip(self._lut.names, self.layers, strict=True):
+            if layer is None:
                 return f'No layer is chosen for "{name}"; choose the one that shows it.'
         return ""
 
     def run(self) -> None:
-        """Combine the matched layers."""
+        """What the Apply button does."""
+        self.apply()
+
+    def apply(self) -> None:
+        """Combine the layers chosen.
+
+        Raises
+        ------
+        EnsembleError
+            If there is no table, a layer is missing, or one does not fit.
+        """
         if reason := self.obstacle():
-            self.fail(EnsembleError(reason))
-            return
-        self._combine({"": [layer for combo in self.matches if (layer := combo.layer()) is not None]})
+            raise EnsembleError(reason)
+        self._combine({"": [layer for layer in self.layers if layer is not None]})
 
     def sets(self) -> dict[str, list[Layer]]:
         """All sets of layers whose names match the table's candidates, by what is common to a set's names."""
-        return {} if self.lut is None else matching_sets(self.lut.names, list(self.viewer.layers))
+        return {} if self._lut is None else matching_sets(self._lut.names, self._mine())
 
-    def run_all(self) -> None:
-        """Combine every matching set of layers."""
-        self._combine(self.sets())
+    def apply_all(self) -> None:
+        """Combine every matching set of layers.
+
+        Raises
+        ------
+        EnsembleError
+            If there is none, or a layer does not fit.
+        """
+        if not (sets := self.sets()):
+            raise EnsembleError("No set of layers bears the names of the table's candidates; choose them.")
+        self._combine(sets)
 
     def _combine(self, sets: dict[str, list[Layer]]) -> None:
-        lut = self.lut
+        lut = self._lut
         assert lut is not None  # both callers have looked
         for layers in sets.values():
             if reason := cannot_combine(lut, layers):
-                self.fail(EnsembleError(reason))
-                return
+                raise EnsembleError(reason)
         if len(sets) == 1:  # of several, none is the one to look at
             self._session.remember_layers(lut, next(iter(sets.values())))
         origins = [[Origin(layer) for layer in layers] for layers in sets.values()]
-        device = self.device.currentData()
+        device, view = self.device.value, self.weights.value
 
         def combine_all(progress: Progress) -> tuple[list[Combined], list[str]]:
             combined = [
@@ -187,22 +269,16 @@ class ApplyWidget(Panel):
 
         def show(results: tuple[list[Combined], list[str]]) -> None:
             for label, each, combined in zip(sets, origins, results[0], strict=True):
-                add_outputs(self.viewer, each[0], lut, combined, preference("weights"), label)
+                add_outputs(self.viewer, each[0], lut, combined, view, label)
             n = len(sets)
             said = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
-            said += [*results[1], changed_meanwhile(self.viewer, chain.from_iterable(origins))]
-            self.say(" ".join(filter(None, said)))
+            said += [*results[1], changed_meanwhile(self.viewer, chain(*origins))]
+            self.say("\n".join(filter(None, said)))
 
         self.start(combine_all, "Applying the lookup table", show)
 
-    def _count_sets(self) -> None:
-        n = len(self.sets())
-        self.sets_button.setVisible(n > 1)
-        self.sets_button.setText(f"Apply to all {n} matching sets")
-
     def _ask_and_open(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(
-            self, "Open a lookup table", "", "Lookup table (*.lut.safetensors)"
-        )
+        title, kind = "Open a lookup table", "Lookup table (*.lut.safetensors)"
+        path, _ = QFileDialog.getOpenFileName(self.native, title, "", kind)
         if path:
             self.open(path)

@@ -123,6 +123,19 @@ class Form(Container):
         dress(widget)
         self._soon.start(0)
 
+    def refill(self, *widgets: Widget) -> None:
+        """Put these controls where others were, which are gone for good."""
+        gone = [each.native.parentWidget() or each.native for each in self]
+        self.clear()
+        for each in gone:
+            if each is not self.native:
+                each.setParent(
+                    self.native
+                )  # magicgui has taken it out: without a parent it would be a window
+                each.hide()
+                each.deleteLater()
+        self.extend(widgets)
+
     def _seen(self, _: object, event: QEvent) -> None:
         if event.type() in self._TIMES:
             self._soon.start(0)

@@ -1,40 +1,36 @@
-"""The Inspect lookup table widget: what a table learned, and from how much. Changes nothing."""
+"""The Inspect lookup table panel: what a table learned, and from how much. Changes nothing."""
 
 from __future__ import annotations
 
 import csv
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.utils.notifications import show_error
-from napari.utils.theme import get_theme
+from magicgui.widgets import Container
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import (
-    QComboBox,
-    QFormLayout,
-    QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
 
-from napari_ensir.ensemble.summary import bin_centres, pair_map, weights_along_intensity
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.whole import whole_file
-from napari_ensir.viewer.layers import OUTPUT_KEY, LayerWatcher, full_data
-from napari_ensir.viewer.outputs import PALETTE
+from napari_ensir.viewer.controls import Choice, Message
+from napari_ensir.viewer.forms import Form, button, row
+from napari_ensir.viewer.layers import OUTPUT_KEY, full_data
+from napari_ensir.viewer.panel import Panel
+from napari_ensir.viewer.plots import (
+    draw_counts,
+    draw_nothing,
+    draw_pair,
+    draw_weights,
+    fresh_axes,
+    new_canvas,
+)
 from napari_ensir.viewer.saving import ask_where_to_save, with_suffix
 from napari_ensir.viewer.session import session_of
-from napari_ensir.viewer.texts import combo_of, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
     import napari
-    from matplotlib.axes import Axes
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 
     from napari_ensir.ensemble.lut import WeightLUT
@@ -42,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["InspectWidget"]
 
 _PLOTS = {
-    "curves": (
+    "weights": (
         "Weights along intensity",
         "Each candidate's weight where the candidates have that intensity.",
     ),
@@ -51,8 +47,11 @@ _PLOTS = {
 }
 
 
-class InspectWidget(QWidget):
+class InspectWidget(Panel):
     """Plots a table in the viewer's theme; a click on the image tells what the table knows there.
+
+    Values: ``table`` (its title), ``plot`` (``"weights"``, ``"counts"`` or ``"pair"``), ``channel`` (from 0),
+    ``first`` and ``second`` (the candidates of a map of two, by name).
 
     Parameters
     ----------
@@ -60,200 +59,141 @@ class InspectWidget(QWidget):
         The viewer to work in.
     """
 
-    def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.viewer = napari_viewer
-        self._tables: dict[str, WeightLUT] = {}
-        self.table = QComboBox()
-        self.table.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.table.setMinimumContentsLength(12)
-        explain(self.table, "table")
-        self.plot = combo_of(_PLOTS, "plot")
-        self.channel = QComboBox()
-        explain(self.channel, "channel")
-        self.first, self.second = QComboBox(), QComboBox()
-        for combo in (self.first, self.second):
-            combo.setMinimumContentsLength(5)
-            combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            explain(combo, "pair")
-        self._canvas: FigureCanvasQTAgg | None = None
-        self._canvas_place = QVBoxLayout()
-        self.pixel = QLabel("Click a pixel of the image to see its bin set, weights and count.")
-        self.pixel.setWordWrap(True)
-        explain(self.pixel, "pixel")
-        self.png_button, self.csv_button = QPushButton("Export PNG…"), QPushButton("Export CSV…")
-        explain(self.png_button, "export_png")
-        explain(self.csv_button, "export_csv")
-        self._lay_out()
-
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
         self._session = session_of(napari_viewer)
-        self._session.changed.connect(self._list_tables)
-        self._watcher = LayerWatcher(napari_viewer, self._list_tables)
-        napari_viewer.mouse_drag_callbacks.append(self._clicked)
-        napari_viewer.events.theme.connect(self._draw_soon)
+        self._luts: dict[str, WeightLUT] = {}
+        self._canvas: FigureCanvasQTAgg | None = None
+        self._tables = Choice({}, name="table", label="Table", tooltip="A table fitted or opened here.")
+        self._channels = Choice({}, name="channel", label="Channel", tooltip="Which channel's table to show.")
+        self._first, self._second = (
+            Choice({}, name=name, label=label, tooltip=tip)
+            for name, label, tip in (
+                ("first", "Weight of", "The candidate whose weight is shown."),
+                ("second", "Against", "The candidate that it is shown against."),
+            )
+        )
+        plot = Choice(_PLOTS, name="plot", label="Show", tooltip="What to show of the table.")
+        self._canvas_place: Container = Container(name="canvas_place", labels=False, gui_only=True)
+        self._canvas_place.margins = (0, 0, 0, 0)
+        self._pixel = Message(
+            "Click a pixel of the image to see its bin set, weights and count.", name="pixel", gui_only=True
+        )
+        self.png_button = button("Export PNG…", "Save the plot as an image.", "png_button")
+        self.csv_button = button(
+            "Export CSV…", "Save every bin set with its weights and its number of pixels.", "csv_button"
+        )
+        super().__init__(
+            napari_viewer,
+            Form(self._tables, plot, self._channels, self._first, self._second, name="choice"),
+            self._canvas_place,
+            self._pixel,
+            row(self.png_button, self.csv_button, name="exports", gui_only=True),
+        )
         # Hundreds of changes in a row (a live fit) are drawn once.
-        self._soon = QTimer(self)
+        self._soon = QTimer(self.native)
         self._soon.setSingleShot(True)
         self._soon.setInterval(30)
-        self._soon.timeout.connect(self.draw)
-        self.destroyed.connect(_release(self, napari_viewer))
-        self.table.currentIndexChanged.connect(self._table_chosen)
-        for combo in (self.plot, self.channel, self.first, self.second):
-            combo.currentIndexChanged.connect(self._draw_soon)
-        self.png_button.clicked.connect(self._ask_and_export_png)
-        self.csv_button.clicked.connect(self._ask_and_export_csv)
+        self._soon.timeout.connect(self.safely(self.draw))
+        self._connect()
         self._list_tables()
 
-    def _lay_out(self) -> None:
-        pair = QHBoxLayout()
-        pair.addWidget(self.first, 1)
-        pair.addWidget(self.second, 1)
-        self._pair_row = QWidget()
-        self._pair_row.setLayout(pair)
-        pair.setContentsMargins(0, 0, 0, 0)
-        self.form = QFormLayout()
-        self.form.setVerticalSpacing(3)
-        self.form.addRow("Table", self.table)
-        self.form.addRow("Show", self.plot)
-        self.form.addRow("Channel", self.channel)
-        self.form.addRow("Candidates", self._pair_row)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.png_button)
-        buttons.addWidget(self.csv_button)
-        layout = QVBoxLayout(self)
-        layout.addLayout(self.form)
-        layout.addLayout(self._canvas_place, 1)
-        layout.addWidget(self.pixel)
-        layout.addLayout(buttons)
+    def _connect(self) -> None:
+        self._tables.changed.connect(self.safely(self._follow_table))
+        for choice in (self.plot, self._channels, self._first, self._second):
+            choice.changed.connect(self.safely(self._draw_soon))
+        self.png_button.changed.connect(self.safely(self._ask_and_export_png))
+        self.csv_button.changed.connect(self.safely(self._ask_and_export_csv))
+        self.tie(self._session.changed, self._tables_changed)
+        self.tie(self.viewer.events.theme, self._draw_soon)
+        self.tie(_Clicks(self.viewer), self._clicked)
 
     @property
     def canvas(self) -> FigureCanvasQTAgg:
-        """The plot, made when first drawn: importing matplotlib takes longer than opening a widget may."""
+        """The plot, made when first drawn: importing matplotlib takes longer than opening a panel may."""
         if self._canvas is None:
-            from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
-            from matplotlib.figure import Figure
-
-            self._canvas = FigureCanvasQTAgg(Figure(layout="constrained"))
-            self._canvas.setMinimumSize(240, 220)
-            explain(self._canvas, "canvas")
-            self._canvas_place.addWidget(self._canvas)
+            self._canvas = new_canvas("Plot of the lookup table", "Drawn in the viewer's theme.", 240, 220)
+            self._canvas_place.native.layout().addWidget(self._canvas)
         return self._canvas
 
     @property
     def lut(self) -> WeightLUT | None:
         """The table shown."""
-        return self._tables.get(self.table.currentText())
+        return self._luts.get(self._tables.value)
 
     # -- choosing ---------------------------------------------------------------------------------
 
+    def layers_changed(self) -> None:
+        """See Panel."""
+        super().layers_changed()
+        self._list_tables()
+
+    def _tables_changed(self) -> None:
+        self.safely(self._list_tables)()
+
     def _list_tables(self) -> None:
         """Offer the tables of this viewer: fitted here, opened here, or remembered by an ensemble."""
-        tables = dict(self._session.tables)
+        luts = dict(self._session.tables)
         for layer in self.viewer.layers:
             made = layer.metadata.get(OUTPUT_KEY, {})
             lut = made.get("lut")
-            if made.get("kind") == "ensemble" and lut is not None and lut not in tables.values():
-                tables[f"{layer.name} (layer)"] = lut
-        before, self._tables = self.table.currentText(), tables
-        self.table.blockSignals(True)
-        self.table.clear()
-        self.table.addItems(list(tables))
-        place = self.table.findText(before)
-        self.table.setCurrentIndex(place if place >= 0 else self.table.count() - 1)
-        self.table.blockSignals(False)
-        self._table_chosen()
+            if made.get("kind") == "ensemble" and lut is not None and lut not in luts.values():
+                luts[f"{layer.name} (layer)"] = lut
+        self._luts = luts
+        with self._tables.changed.blocked():
+            before = self._tables.value
+            self._tables.offer({title: (title, title) for title in luts})
+            if luts and before not in luts:
+                self._tables.value = list(luts)[-1]
+        self._follow_table()
 
-    def _table_chosen(self, *_: object) -> None:
+    def _follow_table(self) -> None:
         lut = self.lut
         names = lut.names if lut is not None else ()
-        colours = ("red", "green", "blue") if lut is not None and lut.n_channels == 3 else ()
-        channels = [colours[i] if colours else str(i) for i in range(lut.n_channels)] if lut else []
-        for combo, entries, default in (
-            (self.channel, channels, 0),
-            (self.first, names, 0),
-            (self.second, names, 1),
-        ):
-            if [combo.itemText(i) for i in range(combo.count())] != list(entries):
-                combo.blockSignals(True)
-                combo.clear()
-                combo.addItems(list(entries))
-                combo.setCurrentIndex(min(default, combo.count() - 1))
-                combo.blockSignals(False)
-        self.form.setRowVisible(self.channel, len(channels) > 1)
-        for button in (self.png_button, self.csv_button):
-            button.setEnabled(lut is not None)
+        n_channels = lut.n_channels if lut is not None else 0
+        colours = ("red", "green", "blue") if n_channels == 3 else tuple(map(str, range(n_channels)))
+        with self._channels.changed.blocked():
+            self._channels.offer({place: (colour, "") for place, colour in enumerate(colours)})
+        self._channels.visible = n_channels > 1
+        known = self._first.value in names and self._second.value in names
+        for choice, default in ((self._first, 0), (self._second, 1)):
+            with choice.changed.blocked():
+                choice.offer({name: (name, "") for name in names})
+                if names and not known:
+                    choice.value = names[min(default, len(names) - 1)]
+        for each in (self.png_button, self.csv_button):
+            each.enabled = lut is not None
         self._draw_soon()
 
     # -- drawing ----------------------------------------------------------------------------------
 
     def _draw_soon(self, *_: object) -> None:
-        self.form.setRowVisible(self._pair_row, self.plot.currentData() == "pair")
+        for choice in (self._first, self._second):
+            choice.visible = self.plot.value == "pair"
         self._soon.start()
 
     def draw(self) -> None:
         """Draw what is chosen, in the viewer's theme."""
-        theme = get_theme(self.viewer.theme)
-        ink, paper = (_rgb(theme.text), _rgb(theme.background))
-        figure = self.canvas.figure
-        figure.clear()
-        figure.set_facecolor(paper)
-        axes = figure.add_subplot()
-        axes.set_facecolor(paper)
-        lut = self.lut
+        axes, ink, paper = fresh_axes(self.canvas, self.viewer)
+        lut, channel, plot = self.lut, self._channels.value or 0, self.plot.value
         if lut is None:
-            axes.set_axis_off()
-            axes.text(0.5, 0.5, "No lookup table yet:\nfit one, or open one.", color=ink, ha="center")
-        elif self.plot.currentData() == "pair":
-            self._draw_pair(axes, lut, ink)
+            draw_nothing(axes, "No lookup table yet:\nfit one, or open one.", ink)
+        elif plot == "pair":
+            pair = lut.names.index(self._first.value), lut.names.index(self._second.value)
+            draw_pair(axes, lut, pair, channel, ink)
+        elif plot == "counts":
+            draw_counts(axes, lut, channel, ink)
         else:
-            self._draw_curves(axes, lut, ink, paper)
-        axes.tick_params(colors=ink, labelsize=8)
-        for spine in axes.spines.values():
-            spine.set_color(ink)
-        axes.xaxis.label.set_color(ink)
-        axes.yaxis.label.set_color(ink)
+            draw_weights(axes, lut, channel, ink, paper)
         self.canvas.draw_idle()
-
-    def _draw_curves(self, axes: Axes, lut: WeightLUT, ink: Any, paper: Any) -> None:
-        weights, counts = weights_along_intensity(lut, max(0, self.channel.currentIndex()))
-        centres = bin_centres(lut)
-        axes.set_xlabel("intensity")
-        if self.plot.currentData() == "counts":
-            axes.bar(centres, np.maximum(counts, 0), width=0.9 * lut.bin_width, color=PALETTE[1])
-            axes.set_yscale("symlog", linthresh=1)
-            axes.axhline(100, color=ink, linewidth=0.8, linestyle=":")
-            axes.set_ylabel("pixels" if (lut.counts >= 0).all() else "bin sets")
-            return
-        for m, name in enumerate(lut.names):
-            colour = PALETTE[min(m, len(PALETTE) - 1)]
-            axes.plot(centres, weights[:, m], color=colour, linewidth=1.4, label=name)
-            # A hollow dot is a guess: fewer than 100 pixels behind it.
-            sure = counts >= 100
-            axes.scatter(centres[sure], weights[sure, m], s=18, color=colour)
-            axes.scatter(centres[~sure], weights[~sure, m], s=18, facecolor=paper, edgecolor=colour)
-        axes.set_ylim(-0.03, 1.03)
-        axes.set_ylabel("weight (hollow: under 100 pixels)")
-        axes.legend(fontsize=7, labelcolor=ink, facecolor=paper, edgecolor=ink)
-
-    def _draw_pair(self, axes: Axes, lut: WeightLUT, ink: Any) -> None:
-        first, second = max(0, self.first.currentIndex()), max(0, self.second.currentIndex())
-        weights, _ = pair_map(lut, first, second, max(0, self.channel.currentIndex()))
-        low = lut.binning.low
-        high = low + lut.binning.width * lut.binning.n_bins
-        shown = axes.imshow(
-            weights, origin="lower", extent=(low, high, low, high), vmin=0, vmax=1, cmap="viridis"
-        )
-        bar = self.canvas.figure.colorbar(shown, ax=axes, shrink=0.8)
-        bar.set_label(f"weight of {lut.names[first]}", color=ink, fontsize=8)
-        bar.ax.tick_params(colors=ink, labelsize=7)
-        axes.set_xlabel(f"intensity of {lut.names[second]}")
-        axes.set_ylabel(f"intensity of {lut.names[first]}")
 
     # -- a pixel ----------------------------------------------------------------------------------
 
     def _clicked(self, viewer: napari.Viewer, event: Any) -> None:
-        if event.button == 1:
-            self.pixel.setText(self.describe(tuple(event.position)))
+        try:
+            if event.button == 1:
+                self._pixel.value = self.describe(tuple(event.position))
+        except Exception as error:  # else napari would pass it on to whoever clicked
+            self.fail(error)
 
     def describe(self, position: tuple[float, ...]) -> str:
         """What the table knows of the pixel at a place in the world, in a few lines."""
@@ -269,13 +209,13 @@ class InspectWidget(QWidget):
             if (place < 0).any() or (place >= data.shape[: layer.ndim]).any():
                 return "That place lies outside the candidates."
             values.append(np.atleast_1d(np.asarray(data[tuple(place)])))
-        channel = max(0, self.channel.currentIndex())
+        channel = self._channels.value or 0
         intensities = [float(v[min(channel, len(v) - 1)]) for v in values]
         weights, count = lut.weights_for(intensities, channel), lut.count_for(intensities, channel)
         bins = lut.binning.bins(np.array(intensities))
         lines = [f"Bin set ({', '.join(map(str, bins))})"]
         if lut.n_channels > 1:
-            lines[0] += f" of {self.channel.currentText()}"
+            lines[0] += f" of {['red', 'green', 'blue'][channel] if lut.n_channels == 3 else channel}"
         known = "never seen: fallback weights" if count == 0 else f"{count:,} pixels behind it"
         lines[0] += f": {known}." if count >= 0 else "; how many pixels stand behind it is not known."
         lines += [
@@ -286,67 +226,68 @@ class InspectWidget(QWidget):
 
     # -- export -----------------------------------------------------------------------------------
 
-    def export_png(self, path: str) -> None:
-        """Write the plot as it is shown."""
+    def export_png(self, path: str | Path) -> None:
+        """Write the plot as it is shown; ``.png`` is added where the name lacks it.
+
+        Raises
+        ------
+        EnsembleError
+            If it cannot be written; a file that was there is then unchanged.
+        """
         self.draw()
         figure = self.canvas.figure
-        with self._writing(with_suffix(path, ".png")) as part:
-            figure.savefig(part, format="png", dpi=200, facecolor=figure.get_facecolor())
+        self._write(path, ".png", lambda part: figure.savefig(part, format="png", dpi=200))
 
-    def export_csv(self, path: str) -> None:
-        """Write every bin set: its lower edges, channel, weights and pixels."""
+    def export_csv(self, path: str | Path) -> None:
+        """Write every bin set: its lower edges, channel, weights and pixels; ``.csv`` is added if lacking.
+
+        Raises
+        ------
+        EnsembleError
+            If there is no table, or it cannot be written; a file that was there is then unchanged.
+        """
         lut = self.lut
         if lut is None:
-            return
-        with (
-            self._writing(with_suffix(path, ".csv")) as part,
-            part.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file)
-            edges = [f"{name} from" for name in lut.names]
-            writer.writerow([*edges, "channel", *(f"weight of {name}" for name in lut.names), "pixels"])
-            for row, weights, count in zip(lut.rows, lut.weights, lut.counts, strict=True):
-                low = lut.binning.low + row[:-1].astype(float) * lut.bin_width
-                writer.writerow([*low.tolist(), int(row[-1]), *weights.tolist(), int(count)])
+            raise EnsembleError("There is no lookup table to export; fit one, or open one.")
+        self._write(path, ".csv", lambda part: _write_table(lut, part))
 
-    @contextmanager
-    def _writing(self, path: Path) -> Iterator[Path]:
-        """Write a file whole or not at all; say which."""
-        try:
-            with whole_file(path, overwrite=True) as part:  # the dialog has asked
-                yield part
-        except EnsembleError as error:
-            self.pixel.setText(str(error))
-            show_error(str(error))
-        else:
-            self.pixel.setText(f"Wrote {path.name}.")
+    def _write(self, path: str | Path, suffix: str, write: Callable[[Path], object]) -> None:
+        """Write a file whole or not at all, and say so."""
+        target = with_suffix(path, suffix)
+        with whole_file(target, overwrite=True) as part:  # the dialog has asked
+            write(part)
+        self.say(f"Wrote {target.name}.")
 
     def _ask_and_export_png(self) -> None:
-        path = ask_where_to_save(self, "Export the plot", "lut.png", "Image", ".png")
+        path = ask_where_to_save(self.native, "Export the plot", "lut.png", "Image", ".png")
         if path is not None:
-            self.export_png(str(path))
+            self.export_png(path)
 
     def _ask_and_export_csv(self) -> None:
-        path = ask_where_to_save(self, "Export the table", "lut.csv", "Table", ".csv")
+        path = ask_where_to_save(self.native, "Export the table", "lut.csv", "Table", ".csv")
         if path is not None:
-            self.export_csv(str(path))
+            self.export_csv(path)
 
 
-def _rgb(colour: Any) -> tuple[float, float, float]:
-    red, green, blue = colour.as_rgb_tuple()[:3]
-    return red / 255, green / 255, blue / 255
+def _write_table(lut: WeightLUT, path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        edges = [f"{name} from" for name in lut.names]
+        writer.writerow([*edges, "channel", *(f"weight of {name}" for name in lut.names), "pixels"])
+        for place, weights, count in zip(lut.rows, lut.weights, lut.counts, strict=True):
+            low = lut.binning.low + place[:-1].astype(float) * lut.bin_width
+            writer.writerow([*low.tolist(), int(place[-1]), *weights.tolist(), int(count)])
 
 
-def _release(widget: InspectWidget, viewer: napari.Viewer) -> Any:
-    """Undo every connection to what outlives the widget; made while the widget is whole."""
-    watcher, session, clicked, redraw = widget._watcher, widget._session, widget._clicked, widget._draw_soon
-    listed = widget._list_tables
+class _Clicks:
+    """The viewer's clicks as a signal."""
 
-    def release(*_: object) -> None:
-        watcher.stop()
-        session.changed.disconnect(listed, missing_ok=True)
-        viewer.events.theme.disconnect(redraw)
-        if clicked in viewer.mouse_drag_callbacks:
-            viewer.mouse_drag_callbacks.remove(clicked)
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self._viewer = viewer
 
-    return release
+    def connect(self, slot: Callable) -> None:
+        self._viewer.mouse_drag_callbacks.append(slot)
+
+    def disconnect(self, slot: Callable) -> None:
+        if slot in self._viewer.mouse_drag_callbacks:
+            self._viewer.mouse_drag_callbacks.remove(slot)

@@ -45,13 +45,18 @@ class Panel(Container):
     *parts
         Controls and forms above the buttons.
     action, about
-        The Run button's text and tooltip.
+        The Run button's text and tooltip; without an action no buttons are seen.
     below
         Parts below the message.
     """
 
     def __init__(
-        self, viewer: napari.Viewer, *parts: Widget, action: str, about: str, below: Sequence[Widget] = ()
+        self,
+        viewer: napari.Viewer,
+        *parts: Widget,
+        action: str = "",
+        about: str = "",
+        below: Sequence[Widget] = (),
     ) -> None:
         self.viewer = viewer
         self.task: Task | None = None
@@ -65,7 +70,9 @@ class Panel(Container):
         self.working = Message(name="working", label="Progress", gui_only=True)
         self.message = Message(name="message", label="Message", gui_only=True)
         super().__init__(layout="vertical", labels=False, scrollable=True)
-        buttons = row(self.run_button, self.cancel_button, name="buttons", gui_only=True)
+        buttons = row(
+            self.run_button, self.cancel_button, name="buttons", gui_only=True, visible=bool(action)
+        )
         buttons.native.layout().setStretch(0, 1)
         self.extend([*parts, buttons, self.working, self.message, *below])
         self._set_up_native()

@@ -1,0 +1,108 @@
+"""Plots of a table, and the theme they are drawn in. Draws what it is given; knows no layers, no panels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.theme import get_theme
+
+from napari_ensir.ensemble.summary import bin_centres, pair_map, weights_along_intensity
+from napari_ensir.viewer.outputs import PALETTE
+
+if TYPE_CHECKING:
+    import napari
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+
+    from napari_ensir.ensemble.lut import WeightLUT
+
+    Colour = tuple[float, float, float]
+
+__all__ = ["SURE", "draw_counts", "draw_nothing", "draw_pair", "draw_weights", "fresh_axes", "new_canvas"]
+
+SURE = 100
+"""Pixels from which on a weight counts as learned: below, it is drawn as a guess."""
+
+
+def new_canvas(name: str, tooltip: str, width: int, height: int) -> FigureCanvasQTAgg:
+    """An empty plot of at least this size in pixels."""
+    # Imported here: half a second that panels without a plot do not need.
+    from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+    from matplotlib.figure import Figure
+
+    canvas = FigureCanvasQTAgg(Figure(figsize=(width / 100, height / 100), layout="constrained"))
+    canvas.setMinimumSize(width, height)
+    canvas.setAccessibleName(name)
+    canvas.setToolTip(tooltip)
+    return canvas
+
+
+def fresh_axes(canvas: FigureCanvasQTAgg, viewer: napari.Viewer) -> tuple[Axes, Colour, Colour]:
+    """The only axes of a plot that is drawn anew, in the viewer's theme; ink and paper as well."""
+    theme = get_theme(viewer.theme)
+    ink, paper = _rgb(theme.text), _rgb(theme.background)
+    figure = canvas.figure
+    figure.clear()
+    figure.set_facecolor(paper)
+    axes = figure.add_subplot()
+    axes.set_facecolor(paper)
+    axes.tick_params(which="both", colors=ink, labelsize=8)
+    for spine in axes.spines.values():
+        spine.set_color(ink)
+    axes.xaxis.label.set(color=ink, fontsize=9)
+    axes.yaxis.label.set(color=ink, fontsize=9)
+    return axes, ink, paper
+
+
+def _rgb(colour: Any) -> Colour:
+    red, green, blue = colour.as_rgb_tuple()[:3]
+    return red / 255, green / 255, blue / 255
+
+
+def draw_nothing(axes: Axes, text: str, ink: Colour) -> None:
+    """A few words where there is nothing to plot."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, color=ink, ha="center", va="center")
+
+
+def draw_weights(axes: Axes, lut: WeightLUT, channel: int, ink: Colour, paper: Colour) -> None:
+    """Each candidate's weight where all candidates have that intensity; hollow where it is a guess."""
+    weights, counts = weights_along_intensity(lut, channel)
+    centres = bin_centres(lut)
+    sure = counts >= SURE
+    for m, name in enumerate(lut.names):
+        colour = PALETTE[min(m, len(PALETTE) - 1)]
+        axes.plot(centres, weights[:, m], color=colour, linewidth=1.4, label=name)
+        axes.scatter(centres[sure], weights[sure, m], s=18, color=colour)
+        axes.scatter(centres[~sure], weights[~sure, m], s=18, facecolor=paper, edgecolor=colour)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("intensity")
+    axes.set_ylabel(f"weight (hollow: under {SURE} pixels)")
+    axes.legend(fontsize=7, labelcolor=ink, facecolor=paper, edgecolor=ink)
+
+
+def draw_counts(axes: Axes, lut: WeightLUT, channel: int, ink: Colour) -> None:
+    """How many pixels the weights at each intensity were learned from."""
+    _, counts = weights_along_intensity(lut, channel)
+    axes.bar(bin_centres(lut), np.maximum(counts, 0), width=0.9 * lut.bin_width, color=PALETTE[1])
+    axes.set_yscale("symlog", linthresh=1)
+    axes.axhline(SURE, color=ink, linewidth=0.8, linestyle=":")
+    axes.set_xlabel("intensity")
+    axes.set_ylabel("pixels" if (lut.counts >= 0).all() else "bin sets")
+
+
+def draw_pair(axes: Axes, lut: WeightLUT, pair: tuple[int, int], channel: int, ink: Colour) -> None:
+    """The first candidate's weight, by its own intensity and the second's."""
+    first, second = pair
+    weights, _ = pair_map(lut, first, second, channel)
+    low = lut.binning.low
+    high = low + lut.binning.width * lut.binning.n_bins
+    shown = axes.imshow(
+        weights, origin="lower", extent=(low, high, low, high), vmin=0, vmax=1, cmap="viridis"
+    )
+    bar = axes.figure.colorbar(shown, ax=axes, shrink=0.8)
+    bar.set_label(f"weight of {lut.names[first]}", color=ink, fontsize=8)
+    bar.ax.tick_params(colors=ink, labelsize=7)
+    axes.set_xlabel(f"intensity of {lut.names[second]}")
+    axes.set_ylabel(f"intensity of {lut.names[first]}")

@@ -1,0 +1,131 @@
+"""The Inspect panel: plots, a pixel's bin set, exports."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from napari_ensir import fit_lut
+from napari_ensir.errors import EnsembleError
+from napari_ensir.viewer.inspect_widget import InspectWidget
+from napari_ensir.viewer.session import session_of
+
+
+@pytest.fixture
+def fitted(filled):
+    """A table learned on the layers there, as Fit leaves it."""
+    layers = list(filled.layers)[1:]
+    names = [layer.name for layer in layers]
+    lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names)
+    session_of(filled).keep("fitted", lut, layers)
+    session_of(filled).remember_layers(lut, layers)
+    return lut
+
+
+@pytest.fixture
+def docked(filled):
+    _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
+    return widget
+
+
+def test_it_plots_describes_and_exports(filled, fitted, docked, tmp_path):
+    assert docked.lut is fitted
+    for plot, n_axes in (("weights", 1), ("counts", 1), ("pair", 2)):
+        docked.plot.value = plot
+        docked.draw()
+        assert len(docked.canvas.figure.axes) == n_axes
+    like = filled.layers["so so"]
+    text = docked.describe(like.data_to_world((20, 30)))
+    values = [int(filled.layers[name].data[20, 30]) for name in fitted.names]
+    weights = fitted.weights_for(values)
+    for name, value, weight in zip(fitted.names, values, weights, strict=True):
+        assert f"{name}: {value}, weight {weight:.3f}" in text
+    assert "outside" in docked.describe(like.data_to_world((500, 500)))
+    docked.export_png(str(tmp_path / "plot.png"))
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+    docked.export_csv(str(tmp_path / "table.csv"))
+    rows = list(csv.reader((tmp_path / "table.csv").read_text().splitlines()))
+    assert len(rows) == len(fitted.rows) + 1
+
+
+def test_its_values_go_from_one_panel_to_another(filled, fitted, docked):
+    docked.update(plot="pair", first="so so", second="good in the dark")
+    other = InspectWidget(filled)
+    filled.window.add_dock_widget(other, name="other")
+    other.update(docked.asdict())
+    assert other.asdict() == {
+        "table": "fitted",
+        "plot": "pair",
+        "channel": 0,
+        "first": "so so",
+        "second": "good in the dark",
+    }
+    other.draw()
+    assert other.canvas.figure.axes[0].get_ylabel() == "intensity of so so"
+
+
+def test_a_table_per_colour_has_a_choice_of_channel(filled, docked):
+    truth = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
+    lut = fit_lut([([truth // 2 * 2, truth // 8 * 8], truth)], channel_axis=-1)
+    layers = [filled.add_image(image, rgb=True) for image in (truth // 2 * 2, truth // 8 * 8)]
+    session_of(filled).keep("colour", lut, layers)
+    session_of(filled).remember_layers(lut, layers)
+    assert [docked.channel.native.itemText(place) for place in range(3)] == ["red", "green", "blue"]
+    docked.channel.value = 2
+    docked.draw()
+    assert " of blue: " in docked.describe((3, 4))
+
+
+def test_exports_take_the_suffix_of_what_they_are(fitted, docked, tmp_path):
+    docked.export_png(str(tmp_path / "plot"))
+    assert docked.message.value == "Wrote plot.png."
+    docked.export_csv(str(tmp_path / "table.v1"))
+    assert {path.name for path in tmp_path.iterdir()} == {"plot.png", "table.v1.csv"}
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_table_it_says_so(docked, tmp_path):
+    docked.draw()
+    assert "No lookup table yet" in docked.describe((0, 0))
+    with pytest.raises(EnsembleError, match="no lookup table to export"):
+        docked.export_csv(tmp_path / "none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_reads_the_layers_combined_whatever_their_names(filled, fitted, docked):
+    layer = filled.layers["so so"]
+    place = layer.data_to_world((20, 30))
+    before = docked.describe(place)
+    layer.name = "renamed"
+    filled.add_image(np.zeros((96, 96), np.uint8), name="so so")
+    assert docked.describe(place) == before
+    arrays = [each.data for each in list(filled.layers)[1:4]]
+    finer = fit_lut([(arrays, filled.layers[0].data)], names=fitted.names, bin_width=16)
+    session_of(filled).replace("fitted", finer)  # as a live fit does
+    assert f"so so: {layer.data[20, 30]}," in docked.describe(place)
+    filled.layers.remove("so so")
+    filled.layers.remove(layer)
+    assert 'There is no layer "so so"' in docked.describe(place)
+
+
+def test_it_follows_live_fits_the_theme_and_clicks(filled, fitted, docked, qtbot):
+    arrays = [each.data for each in list(filled.layers)[1:]]
+    finer = fit_lut([(arrays, filled.layers[0].data)], names=fitted.names, bin_width=16)
+    session_of(filled).replace("fitted", finer)
+    assert docked.lut is finer
+    docked.draw()
+    before = docked.canvas.figure.get_facecolor()
+    filled.theme = "light"
+    qtbot.waitUntil(lambda: docked.canvas.figure.get_facecolor() != before, timeout=5000)
+
+    class Event:
+        button, position = 1, tuple(filled.layers["so so"].data_to_world((20, 30)))
+
+    for clicked in filled.mouse_drag_callbacks:
+        clicked(filled, Event())
+    assert docked.pixel.value.startswith("Bin set (")
+    Event.position = None  # whatever goes wrong in a click is said, and not raised in napari
+    docked._clicked(filled, Event())
+    assert "TypeError" in docked.message.value
