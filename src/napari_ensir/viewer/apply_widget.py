@@ -147,6 +147,7 @@ class ApplyWidget(Panel):
     def _follow_table(self, *, keep_layers: bool = False) -> None:
         lut, before = self._session.tables.get(self._tables.value), self._lut
         if lut is None or lut is before:
+            self.follow_obstacle()
             return
         self._lut = lut
         if not (keep_layers and before is not None and before.names == lut.names):
