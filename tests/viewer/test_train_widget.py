@@ -157,9 +157,9 @@ def test_saved_and_opened_in_restore_it_gives_the_same_image(viewer, train, wait
     assert "Saved mine.safetensors" in train.message.text()
     restore = RestoreWidget(viewer)
     viewer.window.add_dock_widget(restore)
-    restore.image.choose(viewer.layers["noisy"])
+    restore.image.value = viewer.layers["noisy"]
     restore.open(str(tmp_path / "mine.safetensors"))
-    restore.run()
+    restore.restore()
     wait_for(restore)
     assert viewer.layers[-1] is not trained
     np.testing.assert_array_equal(viewer.layers[-1].data, trained.data)
@@ -179,11 +179,10 @@ def test_dp_ir_around_what_was_trained_here(viewer, train, wait_for, tmp_path):
     train.save(str(tmp_path / "dp.safetensors"))
     restore = RestoreWidget(viewer)
     viewer.window.add_dock_widget(restore)
-    restore.image.choose(viewer.layers["noisy"])
+    restore.image.value = viewer.layers["noisy"]
     restore.open(str(tmp_path / "dp.safetensors"))
-    form = restore.forms.currentWidget()
-    assert {"tau", "sampler"} <= set(form._controls)
-    form._controls["tau"].setValue(3)
+    assert restore.dp_ir_regression_sampler.value
+    restore.dp_ir_regression_tau.value = 3
     assert restore.chosen()[0].tau == 3
     train.steps.setValue(14)
     train.resume_from(str(tmp_path / "dp.safetensors"))

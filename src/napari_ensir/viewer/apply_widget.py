@@ -18,7 +18,7 @@ from napari_ensir.viewer.layer_choice import LayerChoice
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, unwrapped, why_not
 from napari_ensir.viewer.matching import best_matches, cannot_combine, matching_sets
 from napari_ensir.viewer.outputs import WEIGHT_VIEWS, add_outputs
-from napari_ensir.viewer.panel import Panel
+from napari_ensir.viewer.panel import Panel, shows_errors
 from napari_ensir.viewer.session import preference, session_of
 
 if TYPE_CHECKING:
@@ -109,14 +109,9 @@ class ApplyWidget(Panel):
         """The layer chosen for each of the table's candidates, in order."""
         return [each.value for each in self._roles]
 
+    @shows_errors
     def open(self, path: str | Path) -> None:
-        """Read a table and offer layers for its candidates.
-
-        Raises
-        ------
-        EnsembleError
-            If it cannot be read; what was chosen stays.
-        """
+        """Read a table and offer layers for its candidates; if it cannot be read, what was chosen stays."""
         from napari_ensir.ensemble.lut_file import load_lut
 
         self._tables.value = self._session.open(path, load_lut(path))
@@ -223,14 +218,9 @@ class ApplyWidget(Panel):
         """What the Apply button does."""
         self.apply()
 
+    @shows_errors
     def apply(self) -> None:
-        """Combine the layers chosen.
-
-        Raises
-        ------
-        EnsembleError
-            If there is no table, a layer is missing, or one does not fit.
-        """
+        """Combine the layers chosen; says so, or why not, under the buttons."""
         if reason := self.obstacle():
             raise EnsembleError(reason)
         self._combine({"": [layer for layer in self.layers if layer is not None]})
@@ -239,14 +229,9 @@ class ApplyWidget(Panel):
         """All sets of layers whose names match the table's candidates, by what is common to a set's names."""
         return {} if self._lut is None else matching_sets(self._lut.names, self._mine())
 
+    @shows_errors
     def apply_all(self) -> None:
-        """Combine every matching set of layers.
-
-        Raises
-        ------
-        EnsembleError
-            If there is none, or a layer does not fit.
-        """
+        """Combine every matching set of layers; says so, or why not, under the buttons."""
         if not (sets := self.sets()):
             raise EnsembleError("No set of layers bears the names of the table's candidates; choose them.")
         self._combine(sets)

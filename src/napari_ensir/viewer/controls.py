@@ -405,7 +405,8 @@ def control_of(setting: Setting, value: Any = Undefined, **kwargs: Any) -> BaseV
 def _plain(setting: Setting, value: Any, common: Mapping[str, Any]) -> BaseValueWidget:
     low, high, step = setting.minimum, setting.maximum, setting.step
     if setting.kind == "flag":
-        return CheckBox(value=False if value is Undefined else value, text=setting.title, **common)
+        without_label = {key: given for key, given in common.items() if key != "label"}
+        return CheckBox(value=False if value is Undefined else value, text=setting.title, **without_label)
     if setting.kind == "integer":
         whole = SpinBox(
             value=value,

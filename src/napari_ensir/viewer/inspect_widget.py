@@ -14,7 +14,7 @@ from napari_ensir.files.whole import whole_file
 from napari_ensir.viewer.controls import Choice, Message
 from napari_ensir.viewer.forms import Form, button, row
 from napari_ensir.viewer.layers import OUTPUT_KEY, full_data
-from napari_ensir.viewer.panel import Panel
+from napari_ensir.viewer.panel import Panel, shows_errors
 from napari_ensir.viewer.plots import (
     draw_counts,
     draw_nothing,
@@ -226,25 +226,18 @@ class InspectWidget(Panel):
 
     # -- export -----------------------------------------------------------------------------------
 
+    @shows_errors
     def export_png(self, path: str | Path) -> None:
-        """Write the plot as it is shown; ``.png`` is added where the name lacks it.
-
-        Raises
-        ------
-        EnsembleError
-            If it cannot be written; a file that was there is then unchanged.
-        """
+        """Write the plot as it is shown; says so, or why not. ``.png`` is added where the name lacks it."""
         self.draw()
         figure = self.canvas.figure
         self._write(path, ".png", lambda part: figure.savefig(part, format="png", dpi=200))
 
+    @shows_errors
     def export_csv(self, path: str | Path) -> None:
-        """Write every bin set: its lower edges, channel, weights and pixels; ``.csv`` is added if lacking.
+        """Write every bin set: its lower edges, channel, weights and pixels; says so, or why not.
 
-        Raises
-        ------
-        EnsembleError
-            If there is no table, or it cannot be written; a file that was there is then unchanged.
+        ``.csv`` is added where the name lacks it.
         """
         lut = self.lut
         if lut is None:

@@ -8,6 +8,7 @@ import numpy as np
 from napari.layers import Image
 
 from napari_ensir.files.image import as_dtype
+from napari_ensir.restorers.enlarging import enlarged_transform, times_between
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -164,15 +165,30 @@ class Origin:
         return dict(self._stacked if stacked else self._place)
 
     def add_candidate(self, viewer: napari.Viewer, image: Any, name: str) -> Layer:
-        """Add what a restorer made of it: in its own dtype, so that one table serves both."""
-        looks = {} if self.rgb else {"contrast_limits": self.contrast_limits}
-        image = as_dtype(image, self.dtype)
-        return viewer.add_image(image, name=name, rgb=self.rgb, **looks, **self._place)
+        """Add what a restorer made of it: in its own dtype, so that one table serves both.
 
-    def middle_plane(self) -> np.ndarray:
-        """The pixels of the middle plane, in colour where the layer is: enough to judge intensities by."""
+        An image of more rows and columns covers the same place with smaller pixels.
+        """
+        looks = {} if self.rgb else {"contrast_limits": self.contrast_limits}
+        place = self.placement()
+        times = times_between(self.shape[: self.ndim], image.shape[: self.ndim])
+        if times not in (None, 1):
+            place["scale"], place["translate"] = enlarged_transform(
+                place["scale"],
+                place["translate"],
+                [1] * (self.ndim - 2) + [times] * 2,
+                place["rotate"] @ place["shear"],
+            )
+        return viewer.add_image(as_dtype(image, self.dtype), name=name, rgb=self.rgb, **looks, **place)
+
+    def middle_plane(self, image: Any = None) -> np.ndarray:
+        """The pixels of the middle plane, in colour where the layer is: enough to judge intensities by.
+
+        Of the layer, or of an image with as many planes.
+        """
         leading = self.shape[: self.ndim - 2]
-        return np.asarray(self.data[tuple(n // 2 for n in leading)])
+        data = self.data if image is None else image
+        return np.asarray(data[tuple(n // 2 for n in leading)])
 
     def is_unchanged(self, viewer: napari.Viewer) -> bool:
         """Whether the layer is still there, with the very pixels it had."""

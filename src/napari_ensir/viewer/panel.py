@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from magicgui.widgets.bases import Widget
     from qtpy.QtWidgets import QScrollArea, QWidget
 
-__all__ = ["Panel"]
+__all__ = ["Panel", "shows_errors"]
 
 
 class Panel(Container):
@@ -90,7 +90,7 @@ class Panel(Container):
         content.layout().addStretch(0)  # takes what no part wants
         EventFilter(area, self._area_event)
         EventFilter(content, self._content_event)
-        area.destroyed.connect(self.release)
+        area.destroyed.connect(self._gone)
         self._clock = QTimer(area)
         self._clock.setInterval(500)
         self._clock.timeout.connect(self._show_working)
@@ -163,6 +163,15 @@ class Panel(Container):
             self._watcher = None
             for signal, slot in self._ties:
                 signal.disconnect(slot)
+            # napari has connected these as it docked the panel, and leaves them.
+            events = self.viewer.layers.events
+            for event in (events.inserted, events.removed, events.reordered, events.renamed):
+                event.disconnect(self.reset_choices)
+
+    def _gone(self, *_: object) -> None:
+        """The viewer was closed, and Qt's parts with it: what the task still has to tell is not heard."""
+        self.release()
+        self.task = None
 
     def layers_changed(self) -> None:
         """What to do when layers came, went, were renamed or got other data."""
@@ -261,11 +270,15 @@ class Panel(Container):
                 self.fail(error)
 
         self.task, self._began, self._doing = task, time.monotonic(), title
-        task.progressed.connect(self._progressed)
-        task.returned.connect(take)
-        task.failed.connect(self.fail)
-        task.cancelled.connect(self._was_cancelled)
-        task.finished.connect(self._has_finished)
+
+        def if_current(slot: Callable) -> Callable:
+            return lambda *values: slot(*values) if self.task is task else None
+
+        task.progressed.connect(if_current(self._progressed))
+        task.returned.connect(if_current(take))
+        task.failed.connect(if_current(self.fail))
+        task.cancelled.connect(if_current(self._was_cancelled))
+        task.finished.connect(if_current(self._has_finished))
         self.run_button.enabled = False
         self.cancel_button.enabled = True
         self._clock.start()
@@ -290,6 +303,19 @@ class Panel(Container):
         self.working.value = ""
         self.cancel_button.enabled = False
         self.follow_obstacle()
+
+
+def shows_errors(method: Callable) -> Callable[..., None]:
+    """A panel's method that shows what went wrong, in the panel and as a notification, and does not raise."""
+
+    @wraps(method)
+    def shielded(self: Panel, *arguments: Any, **keywords: Any) -> None:
+        try:
+            method(self, *arguments, **keywords)
+        except Exception as error:
+            self.fail(error)
+
+    return shielded
 
 
 def _controls(widgets: Iterable[Widget], *, values_only: bool = False) -> Iterator[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,5 +26,5 @@ def _read(path: str | list[str]) -> list[tuple[None]]:
     if viewer is not None:
         _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
         for one in paths:
-            widget.safely(partial(widget.open, str(one)))()
+            widget.open(str(one))
     return [(None,)]
