@@ -158,6 +158,9 @@ def block_slices(
     [((0, 2), (0, 4)), ((2, 3), (0, 4))]
     """
     if chunks is None:
+        if 0 < prod(shape) <= limit:
+            yield tuple(slice(0, size) for size in shape)
+            return
         chunks = tuple((size,) for size in shape)
     starts = [np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(int).tolist() for sizes in chunks]
     for chunk in product(*(list(zip(s, c, strict=True)) for s, c in zip(starts, chunks, strict=True))):

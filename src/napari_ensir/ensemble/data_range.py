@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.loops import compiled_loops
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ FEW_CELLS = 64
 
 _SHIFT = 12
 """Bits of a float32 that a cell does not tell apart."""
+
+_FIRST_CELL, _N_CELLS = -(2**31 >> _SHIFT), 2**32 >> _SHIFT
+"""The lowest cell that a float32 can lie in, and how many there are."""
 
 _SMALL = 2**17
 """Up to so many values are sorted; more are counted in a table of all cells."""
@@ -86,6 +90,9 @@ def spread_of(values: NDArray[Any]) -> Spread:
     """
     exact = values.dtype.kind in "iu"
     values = values.reshape(-1)
+    loops = compiled_loops()
+    if _SMALL < values.size < 2**32 and loops is not None:
+        return _compiled_spread(values, exact, loops)
     ends = ends_of(values)
     if not exact and not np.isfinite([values.min(initial=np.inf), values.max(initial=-np.inf)]).all():
         values = values[np.isfinite(values)]
@@ -95,15 +102,30 @@ def spread_of(values: NDArray[Any]) -> Spread:
     if exact:
         place, first, span = values, int(ends[0]), int(ends[1] - ends[0]) + 1
     else:
-        place, first, span = _cells(values), -(2**31 >> _SHIFT), 2**32 >> _SHIFT
+        place, first, span = _cells(values), _FIRST_CELL, _N_CELLS
     if values.size <= _SMALL:
         cells, counts = np.unique(place, return_counts=True)
-    else:
-        table = np.bincount(place.astype(np.int64) - first, minlength=span)
-        cells = np.flatnonzero(table)
-        counts = table[cells]
-        cells = cells + first
-    return Spread(exact, cells.astype(np.int64), counts.astype(np.int64), ends)
+        return Spread(exact, cells.astype(np.int64), counts.astype(np.int64), ends)
+    return _of_table(exact, np.bincount(place.astype(np.int64) - first, minlength=span), first, ends)
+
+
+def _compiled_spread(values: NDArray[Any], exact: bool, loops: Any) -> Spread:
+    values = values.view()
+    values.flags.writeable = False  # one kind of array for the compiled code
+    if not exact:
+        table = np.zeros(_N_CELLS, np.uint32)
+        ends = loops.count_cells(values, _SHIFT, _FIRST_CELL, table)
+        return _of_table(exact, table, _FIRST_CELL, ends)
+    limits = np.iinfo(values.dtype)
+    table = np.zeros(int(limits.max) - int(limits.min) + 1, np.uint32)
+    loops.count_values(values, int(limits.min), table)
+    shown = np.flatnonzero(table) + int(limits.min)
+    return _of_table(exact, table, int(limits.min), (float(shown[0]), float(shown[-1])))
+
+
+def _of_table(exact: bool, table: NDArray[np.integer[Any]], first: int, ends: Ends) -> Spread:
+    cells = np.flatnonzero(table)
+    return Spread(exact, cells + first, table[cells].astype(np.int64), ends)
 
 
 def ends_of(values: NDArray[Any], within: Ends = (-np.inf, np.inf)) -> Ends:

@@ -17,6 +17,7 @@ import numba
 import numpy as np
 
 from napari_ensir.ensemble.em_loop import iterate_em
+from napari_ensir.ensemble.spread_loop import count_cells, count_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     Channels = tuple[int, int, int]
     """First channel, number of channels, pixels per channel run, in this block."""
 
-__all__ = ["combine", "count_floats", "count_integers", "iterate_em"]
+__all__ = ["combine", "count_cells", "count_floats", "count_integers", "count_values", "iterate_em"]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _U, _I = np.uint64, np.int64

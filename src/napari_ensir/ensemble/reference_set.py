@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays import Slices
     from napari_ensir.ensemble.inputs import Field, Progress
     from napari_ensir.ensemble.provenance import Inputs
+
+    Result = TypeVar("Result")
 
 __all__ = ["ReferenceSet"]
 
@@ -81,10 +83,14 @@ class ReferenceSet:
 
     @property
     def n_pixels(self) -> int | None:
-        """Pixels of all images, where they can be counted beforehand."""
-        if isinstance(self.pairs, Sequence):
+        """Pixels of all images, where there is a number of them beforehand.
+
+        Images that a sequence opens one by one are taken to be of the first one's size: to open thousands of
+        files only to say how far the work is costs as much as a third of the work.
+        """
+        if isinstance(self.pairs, list | tuple):
             return sum(prod(self._field(number, pair).shape) for number, pair in enumerate(self.pairs))
-        return None
+        return len(self.pairs) * prod(self.first.shape) if isinstance(self.pairs, Sequence) else None
 
     def __iter__(self) -> Iterator[Field]:
         return self.every(0, 1)
@@ -161,12 +167,11 @@ class ReferenceSet:
         limits = _limits(self.first)
         if limits is not None:
             return limits, "dtype"
-        spread = sum_of([_measured(field, spread_of, sum_of, progress) for field in self._shown()])
+        spread = _measured(self._shown(), spread_of, sum_of, progress)
         return robust_range(spread, lambda ends: self._ends_within(ends, progress)), "data"
 
     def _ends_within(self, ends: Ends, progress: Progress | None) -> Ends:
-        look = partial(ends_of, within=ends)
-        return widest([_measured(field, look, widest, progress) for field in self._shown()])
+        return _measured(self._shown(), partial(ends_of, within=ends), widest, progress)
 
     def _shown(self) -> Iterator[Field]:
         """The images whose range is looked for: noise is beyond what there is to see."""
@@ -210,33 +215,39 @@ def _take(source: Iterator[Any], n: int) -> Iterator[Any]:
 
 
 def _measured(
-    field: Field,
-    measure: Callable[[NDArray[Any]], Any],
-    join: Callable[[Sequence[Any]], Any],
+    fields: Iterable[Field],
+    measure: Callable[[NDArray[Any]], Result],
+    join: Callable[[Sequence[Result]], Result],
     progress: Progress | None,
-) -> Any:
-    """What candidates and truth show, measured block by block."""
+) -> Result:
+    """What candidates and truth of all fields show, measured block by block."""
+    found: list[Result] = []
+    parts: list[Result] = []
 
     def report(pixels: int) -> None:
         if progress is not None:
             progress(0, 1, "looking at the data range")
 
-    if has_chunks(field):
-        return measure_chunks(field, measure, join, report)
-    found: list[Any] = []
-    parts: list[Any] = []
+    def blocks() -> Iterator[tuple[Any, np.dtype[Any], Slices]]:
+        for field in fields:
+            if has_chunks(field):
+                parts.append(measure_chunks(field, measure, join, report))
+                continue
+            dtype = field.dtype
+            for array in field.arrays:
+                for slices in block_slices(field.shape, BLOCK):
+                    yield array, dtype, slices
 
-    def done(slices: Slices) -> None:
+    def look(block: tuple[Any, np.dtype[Any], Slices]) -> None:
+        array, dtype, slices = block
+        found.append(measure(read_block(array, slices, dtype)))
+
+    def done(block: tuple[Any, np.dtype[Any], Slices]) -> None:
         while found:  # the threads go on adding to it
             parts.append(found.pop())
         if len(parts) > MANY:
             parts[:] = [join(parts)]
-        report(block_size(field.shape, slices))
+        report(block_size(block[0].shape, block[2]))
 
-    for array in field.arrays:
-
-        def look(slices: Slices, array: Any = array) -> None:
-            found.append(measure(read_block(array, slices, field.dtype)))
-
-        for_each(block_slices(field.shape, BLOCK), look, done)
+    for_each(blocks(), look, done)
     return join(parts + found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def for_each(
     """
     threads = n_threads() if threads is None else threads
     source = iter(items)
-    if threads <= 1:
+    head = list(islice(source, 2))
+    source = chain(head, source)
+    if threads <= 1 or len(head) < 2:  # one item is done sooner than a thread has begun
         for item in source:
             work(item)
             if done is not None:
