@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays import dtype_of, is_torch
+from napari_ensir.ensemble.arrays import dtype_of, read_block
 from napari_ensir.ensemble.distributed import has_chunks
 
 if TYPE_CHECKING:
@@ -92,20 +92,25 @@ class Inputs:
 
 def _hash_of(array: Any) -> str:
     """Of the pixels as little-endian bytes in C order, whatever holds them."""
-    plain = np.asarray(array.detach().cpu() if is_torch(array) else array)
+    plain = _flat(array)
     plain = np.ascontiguousarray(plain, plain.dtype.newbyteorder("<"))
-    return hashlib.new(HASH, plain.reshape(-1).view(np.uint8).data).hexdigest()
+    return hashlib.new(HASH, plain.view(np.uint8).data).hexdigest()
+
+
+def _flat(array: Any) -> NDArray[Any]:
+    """All pixels in C order: a view where that is possible. Read by slicing, as counting them does."""
+    return read_block(array, (slice(None),) * len(array.shape), dtype_of(array))
 
 
 def _sampled(field: Field) -> NDArray[np.float32]:
     """The candidates' mean at some pixels, evenly spaced over the flattened image."""
     total = np.zeros((), np.float64)
     for candidate in field.candidates:
-        plain = np.asarray(candidate.detach().cpu() if is_torch(candidate) else candidate)
-        flat = plain.reshape(-1)  # a view, but for arrays cut out of others
+        flat = _flat(candidate)
         # Odd, so that it does not keep to one column of an image whose width is a power of two.
         total = total + flat[:: max(1, flat.size // SAMPLES) | 1].astype(np.float64)
-    mean: NDArray[np.float32] = (total / len(field.candidates)).astype(np.float32)
+    with np.errstate(over="ignore"):  # infinite then, and left out
+        mean: NDArray[np.float32] = (total / len(field.candidates)).astype(np.float32)
     return mean[np.isfinite(mean)]
 
 
