@@ -111,7 +111,7 @@ def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None)
     >>> truth = np.arange(20_000, dtype=np.uint16)
     >>> truth[7] = 65535
     >>> score_range([truth])
-    ScoreRange(low=1.0, high=19999.0, source='truth')
+    ScoreRange(low=0.0, high=19998.0, source='truth')
     >>> score_range([np.zeros((2, 2), np.uint8)])
     ScoreRange(low=0.0, high=255.0, source='dtype')
     """
