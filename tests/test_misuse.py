@@ -20,7 +20,7 @@ from PIL import Image
 from skimage import data, filters
 from typer.testing import CliRunner
 
-from napari_ensir import EnsembleError, compare, fit_lut
+from napari_ensir import EnsembleError, compare, fit_lut, load_lut
 from napari_ensir.cli import app
 from napari_ensir.files import write_image
 
@@ -426,6 +426,19 @@ def _(bench):
     return python(fit_lut, [((near(TRUTH)[:, :0], far(TRUTH)[:, :0]), TRUTH[:, :0])])
 
 
+@misuse(
+    "one hot pixel in 16 bit",
+    unseen="it does no harm: the data range leaves it out, and info counts it under outside range",
+)
+def _(bench):
+    wide = (TRUTH * 15).astype(np.uint16)
+    hot = near(wide)
+    hot[50, 60] = 65535
+    said = bench.fit({"near": hot, "far": far(wide)}, wide)
+    assert load_lut(bench.folder / "table.lut.safetensors").data_range[1] < 5000
+    return said
+
+
 # -- who is who ---------------------------------------------------------------------------------------
 
 
@@ -505,6 +518,31 @@ def _(bench):
     return bench.evaluate({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--lut", table)
 
 
+@misuse(
+    "the candidates' own input for a second exposure",
+    says="the reference seems to be the image that the candidates were restored from",
+)
+def _(bench):
+    noisy = TRUTH + np.random.default_rng(5).normal(0, 25, TRUTH.shape).astype(np.float32)
+    images = {"blurred": filters.gaussian(noisy, 1), "median": filters.median(noisy, np.ones((3, 3)))}
+    return bench.fit(images, noisy, "--truth-noise", "unknown")
+
+
+@misuse(
+    "a noisy reference, and a candidate that is black", says='candidate 2 ("black") has one intensity only'
+)
+def _(bench):
+    noisy = TRUTH + np.random.default_rng(5).normal(0, 25, TRUTH.shape).astype(np.float32)
+    return bench.fit({"near": near(TRUTH), "black": TRUTH * 0}, noisy, "--truth-noise", "unknown")
+
+
+@misuse("EM with a noisy ground truth", says="least-squares")
+def _(bench):
+    noisy = TRUTH + np.random.default_rng(5).normal(0, 25, TRUTH.shape)
+    given = {"near": near(TRUTH), "far": far(TRUTH)}
+    return bench.fit(given, noisy, "--truth-noise", "25", "--method", "em")
+
+
 # -- files and folders --------------------------------------------------------------------------------
 
 
@@ -579,6 +617,12 @@ def _(bench):
 def _(bench):
     low, high = TRUTH.astype(np.uint8), (TRUTH * 200).astype(np.uint16)
     return bench.fit({"near": [near(low), near(high)], "far": [far(low), far(high)]}, [low, high])
+
+
+@misuse("ensemble and weight maps under one name", says="exists already")
+def _(bench):
+    bench.fitted()
+    return bench.apply({"near": near(TRUTH), "far": far(TRUTH)}, "--weight-maps", bench.folder / "out.tif")
 
 
 # -- tables on other images ---------------------------------------------------------------------------
@@ -656,6 +700,32 @@ def _(bench):
 @misuse("high before low", says="use two finite numbers, the lower first")
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--data-range", "255", "0")
+
+
+@misuse("planes of a single image", says="planes")
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--planes", "0", "500")
+
+
+@misuse("planes beyond the end of a stack", says="planes")
+def _(bench):
+    return bench.fit({"near": near(STACK), "far": far(STACK)}, STACK, "--planes", "3", "9")
+
+
+@misuse("a graphics card that there is not", says="cuda:7")
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--device", "cuda:7")
+
+
+@misuse("a restorer that there is not", says="magic")
+def _(bench):
+    return bench.run("restore", bench.write("noisy", TRUTH), "-m", "magic", "-o", bench.folder / "o.tif")
+
+
+@misuse("an image for a network", says="noisy.tif: spandrel is given")
+def _(bench):
+    image = bench.write("noisy", TRUTH)
+    return bench.run("restore", image, "--network", image, "-o", bench.folder / "o.tif")
 
 
 @misuse("a prior of three weights for two candidates", says="give 2 non-negative weights, one per candidate")

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from skimage import data, filters, restoration
 
-from napari_ensir.ensemble.likeness import apart, correlation, is_closer, shift_between, unrelated
+from napari_ensir.ensemble.likeness import (
+    CLEARER,
+    HALF,
+    apart,
+    correlation,
+    is_closer,
+    shift_between,
+    unrelated,
+)
 from napari_ensir.ensemble.suspicions import suspicions, suspicions_of_set
 
 
@@ -44,6 +52,15 @@ def test_closer_needs_more_than_luck(truth):
     plain, other = (apart(truth, truth + rng.normal(0, 60, truth.shape)) for _ in range(2))
     assert not is_closer(other, plain)
     assert is_closer(apart(truth, truth + rng.normal(0, 50, truth.shape)), plain)
+
+
+def test_a_little_closer_counts_where_it_is_sure(truth):
+    """A shift of one pixel of a noisy candidate: it takes all blocks together to tell."""
+    moved = np.roll(truth, 1, axis=1) + np.random.default_rng(5).normal(0, 28, truth.shape)
+    back, still = (apart(truth[:, 1:-1], x[:, 1:-1]) for x in (np.roll(moved, -1, axis=1), moved))
+    assert HALF < back.mean() / still.mean() < CLEARER
+    assert is_closer(back, still)
+    assert shift_between(truth, moved) == (0, 1)
 
 
 def test_noise_is_not_another_field(truth):

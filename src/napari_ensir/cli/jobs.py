@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,21 +97,24 @@ def fit(
 ) -> None:
     """Learn a table; ``settings`` go to :func:`napari_ensir.fit_lut`."""
     from napari_ensir.ensemble.fit import fit_lut
+    from napari_ensir.ensemble.truth_noise import OwnInputWarning
 
     target = _lut_target(out, output.overwrite)
     output.check()
     images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
     masks = None if mask is None else Masks(images, open_set({}, {Part.MASK: mask}))
     with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
-        lut = fit_lut(
-            References(images), tuple(candidates), mask=masks, progress=progress, **settings.keywords()
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OwnInputWarning)  # it is in the report, too, and told from there
+            lut = fit_lut(
+                References(images), tuple(candidates), mask=masks, progress=progress, **settings.keywords()
+            )
         odd = suspicions_of_set(
             References(images), tuple(candidates), lut.channel_axis, [stem for stem, _ in images.fields]
         )
     lut.save(target)
-    warnings = terminal.warn([*odd, *lut.report.get("warnings", ())])
-    results = {"lut": str(target), **_described(lut), "warnings": warnings}
+    said = terminal.warn([*odd, *lut.report["warnings"]])
+    results = {"lut": str(target), **_described(lut), "warnings": said}
     output.finish(results, lambda: terminal.say(f"{target}: {lut!r}"))
 
 

@@ -143,7 +143,7 @@ def fit_lut(
     lut = learn(reference, given, names=names, mask=mask, device=device, progress=progress)
     if doubt:
         warnings.warn(doubt, OwnInputWarning, stacklevel=2)
-    return replace(lut, report=lut.report | {"warnings": [doubt] * bool(doubt)})
+    return replace(lut, report=lut.report | {"warnings": [*lut.report["warnings"], *([doubt] * bool(doubt))]})
 
 
 def learn(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["apart", "correlation", "is_closer", "shift_between", "unrelated"]
 
-HALF, CLEARER, SURE = 0.6, 0.9, 6.0
+HALF, CLEARER, SURE = 0.6, 0.9, 4.0
 """Another reading is the right one if it leaves less than the first share of the squares; or less than the
 second, and that by so many standard errors over blocks."""
 
