@@ -17,6 +17,7 @@ from napari_ensir.ensemble.arrays import (
     block_size,
     block_slices,
     block_start,
+    cut_like,
     is_dask,
     is_torch,
     read_block,
@@ -236,10 +237,7 @@ def map_chunks(field: Field, block: Callable[..., NDArray[np.float32]], n_maps: 
     chunks = tuple(
         (n,) if i == axis else c for i, (n, c) in enumerate(zip(field.shape, first.chunks, strict=True))
     )
-    arrays = [
-        candidate.rechunk(chunks) if is_dask(candidate) else da.from_array(candidate, chunks=chunks)  # type: ignore[no-untyped-call]
-        for candidate in field.candidates
-    ]
+    arrays = [cut_like(candidate, chunks) for candidate in field.candidates]
     has_maps = n_maps is not None
     return da.map_blocks(  # type: ignore[no-untyped-call]
         block,

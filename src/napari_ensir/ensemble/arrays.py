@@ -27,6 +27,7 @@ __all__ = [
     "block_size",
     "block_slices",
     "block_start",
+    "cut_like",
     "dtype_of",
     "is_dask",
     "is_torch",
@@ -52,7 +53,19 @@ def is_dask(array: Any) -> bool:
 
 
 def as_array(array: Any) -> Any:
-    """Pass on what has a shape, a dtype and can be sliced; make a numpy array of the rest."""
+    """Pass on what has a shape, a dtype and can be sliced; make a numpy array of the rest.
+
+    Of an array with names for its axes, as xarray has them, the array itself: what it holds may be lazy.
+
+    Raises
+    ------
+    EnsembleError
+        If it is lazy, but no dask array.
+    """
+    while hasattr(array, "dims") and hasattr(array, "data"):
+        array = array.data
+    if hasattr(array, "__dask_graph__") and not is_dask(array):
+        raise EnsembleError(f"a {type(array).__name__} of dask is no array; give its dask array.")
     if hasattr(array, "shape") and hasattr(array, "dtype") and hasattr(array, "__getitem__"):
         return array
     return np.asarray(array)
@@ -69,17 +82,27 @@ def dtype_of(array: Any) -> np.dtype[Any]:
     if is_torch(array):
         import torch
 
+        if array.layout != torch.strided or array.device.type == "meta":
+            held = "without values" if array.device.type == "meta" else "that is sparse"
+            raise EnsembleError(f"a tensor {held} cannot be combined; give one that holds all its pixels.")
         if array.dtype == torch.bfloat16:
             return np.dtype(np.float32)
-        dtype = torch.empty(0, dtype=array.dtype).numpy().dtype
+        try:
+            dtype = torch.empty(0, dtype=array.dtype).numpy().dtype
+        except (TypeError, RuntimeError):
+            raise _unusable(array.dtype) from None
     else:
         dtype = np.dtype(array.dtype)
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise EnsembleError(
-            f"pixels of dtype {dtype} cannot be combined; convert them to an integer or float dtype of "
-            "at most 64 bits."
-        )
+        raise _unusable(dtype)
     return dtype.newbyteorder("=")
+
+
+def _unusable(dtype: object) -> EnsembleError:
+    return EnsembleError(
+        f"pixels of dtype {dtype} cannot be combined; convert them to an integer or float dtype of at most "
+        "64 bits."
+    )
 
 
 def working_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
@@ -186,12 +209,28 @@ def read_block(array: Any, slices: Slices, dtype: np.dtype[Any]) -> NDArray[Any]
     """One block as a flat, contiguous, read-only numpy array of the given dtype."""
     part = array[slices] if slices else array
     if is_torch(part):
-        part = part.detach().cpu()
-        part = part.float() if str(part.dtype) == "torch.bfloat16" else part
-        part = part.numpy()
+        part = _as_numpy(part)
     flat = np.ascontiguousarray(np.asarray(part), dtype=dtype).reshape(-1).view()
     flat.flags.writeable = False  # one kind of array for the compiled code, and a promise kept
     return flat
+
+
+def cut_like(array: Any, chunks: tuple[tuple[int, ...], ...]) -> Any:
+    """A dask array of any array, in these chunks; what is none is cut without being read."""
+    import dask.array as da
+
+    if is_dask(array):
+        return array if array.chunks == chunks else array.rechunk(chunks)
+    if is_torch(array):
+        array = _as_numpy(array)
+    return da.from_array(array, chunks=chunks)  # type: ignore[no-untyped-call]
+
+
+def _as_numpy(tensor: torch.Tensor) -> NDArray[Any]:
+    tensor = tensor.detach().cpu()
+    # Numpy has no such numbers.
+    values: NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return values
 
 
 def read_tensor(array: Any, slices: Slices, device: torch.device) -> torch.Tensor:

@@ -8,7 +8,7 @@ which is also the order in which the authors' code walks through them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, floor, log2
+from math import ceil, floor, log2, log10
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -249,7 +249,7 @@ def choose_binning(
     if n_bins > MAX_BINS:
         raise EnsembleError(
             f"bin_width {width:g} cuts the range {low:g} to {high:g} into {n_bins} bins; "
-            f"at most {MAX_BINS} are possible, so use {span / MAX_BINS:.3g} or more."
+            f"at most {MAX_BINS} are possible, so use {_least_width(span, integer):.9g} or more."
         )
     if integer:
         return Binning(low, high, width, n_bins, int(width), True)
@@ -259,6 +259,13 @@ def choose_binning(
 def _sublevels(n_bins: int) -> int:
     """Levels of a bin where they are no whole intensities: a power of two, so that bins halve exactly."""
     return 1 << max(0, ceil(log2(FLOAT_LEVELS / n_bins)))
+
+
+def _least_width(span: float, integer: bool) -> float:
+    """A width that makes no more than :data:`MAX_BINS` bins, in three digits."""
+    least = span / MAX_BINS
+    digit = 1.0 if integer else 10.0 ** (floor(log10(least)) - 2)
+    return ceil(least / digit) * digit
 
 
 def pack_rows(rows: NDArray[np.integer[Any]], radices: Sequence[int]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.arrays import is_dask, is_torch
+from napari_ensir.ensemble.arrays import cut_like, is_dask
 from napari_ensir.ensemble.counting import count_fields
 from napari_ensir.ensemble.inputs import Field
 from napari_ensir.ensemble.statistics import Statistics, merge
@@ -190,10 +190,10 @@ def _leaves(field: Field, leaf: Callable[..., Any]) -> tuple[list[Any], list[int
     arrays, axis, ndim = field.arrays, field.channel_axis, len(field.shape)
     first = next(array for array in reversed(arrays) if is_dask(array))
     axes = tuple(range(ndim))
-    operands: list[Any] = [operand for array in arrays for operand in (_cut_like(array, first.chunks), axes)]
+    operands: list[Any] = [operand for array in arrays for operand in (cut_like(array, first.chunks), axes)]
     if field.mask is not None:
         here = axes if axis is None or len(field.mask.shape) == ndim else axes[:axis] + axes[axis + 1 :]
-        operands += [_cut_like(field.mask, tuple(first.chunks[i] for i in here)), here]
+        operands += [cut_like(field.mask, tuple(first.chunks[i] for i in here)), here]
     if axis is not None:
         starts = np.cumsum([0, *first.chunks[axis][:-1]])
         operands += [da.from_array(starts, chunks=1), (axis,)]
@@ -221,15 +221,6 @@ def _leaf_task(*blocks: Any, leaf: Callable[..., Any], layout: tuple[int, bool, 
     mask = np.asarray(blocks[n_arrays], bool) if has_mask else None
     first_channel = int(blocks[-1][0]) if has_channels else 0
     return _boxed(leaf(arrays, mask, first_channel), arrays[0].ndim)
-
-
-def _cut_like(array: Any, chunks: tuple[tuple[int, ...], ...]) -> Any:
-    import dask.array as da
-
-    if is_dask(array):
-        return array if array.chunks == chunks else array.rechunk(chunks)
-    whole = array.detach().cpu().numpy() if is_torch(array) else array
-    return da.from_array(whole, chunks=chunks)
 
 
 # -- where it runs ------------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ def fit_lut(
     ----------
     reference : iterable of (candidates, truth)
         ``candidates``: M arrays of the truth's shape (numpy, torch, dask, or anything that can be sliced; an
-        integer or float dtype; any number of dimensions). Images may differ in shape.
+        integer or float dtype; any number of dimensions). Images may differ in shape. Nothing is learned
+        where a masked array of numpy has no value.
     names : M strings, optional
         One per candidate, kept in the table.
     method : "em", "em-released" or "least-squares", optional

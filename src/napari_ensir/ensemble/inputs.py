@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["Field", "check_names", "check_prior", "describe_candidate", "make_field"]
 
 
+MOST_CHANNELS = 2**16
+"""Channels that a 16-bit number can tell apart."""
+
+
 @dataclass(frozen=True)
 class Field:
     """Candidates of one image, with its ground truth where there is one.
@@ -196,12 +200,37 @@ def make_field(
     axis = _check_channel_axis(channel_axis, shape, place)
     if mask is not None:
         mask = as_array(mask)
+        mask = mask.filled(False) if _is_masked(mask) else mask
         spatial = shape if axis is None else shape[:axis] + shape[axis + 1 :]
         if tuple(mask.shape) not in (shape, spatial):
             raise EnsembleError(
                 f"{place}the mask has shape {tuple(mask.shape)}; {spatial} would fit these images."
             )
-    return Field(arrays, truth, mask, axis)
+    return _unmasked(Field(arrays, truth, mask, axis))
+
+
+def _unmasked(field: Field) -> Field:
+    """The field without numpy's masked arrays: where one of them has no value, nothing is learned.
+
+    A candidate to be combined is NaN there, and so is the ensemble.
+    """
+    missing = [np.ma.getmaskarray(array) for array in field.arrays if _is_masked(array)]
+    if not missing:
+        return field
+    if field.truth is None:
+        arrays = [a.astype(np.float64).filled(np.nan) if _is_masked(a) else a for a in field.arrays]
+        return Field(tuple(arrays), None, field.mask, field.channel_axis)
+    # A value that occurs, so that it widens no range.
+    arrays = [a.filled(a.min() if a.count() else 0) if _is_masked(a) else a for a in field.arrays]
+    there = ~np.logical_or.reduce(missing)
+    whole = field.read_mask((slice(None),) * len(field.shape))
+    if whole is not None:
+        there &= whole.reshape(field.shape)
+    return Field(tuple(arrays[:-1]), arrays[-1], there, field.channel_axis)
+
+
+def _is_masked(array: Any) -> bool:
+    return isinstance(array, np.ma.MaskedArray)
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -219,6 +248,10 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _check_array(array: Any, who: str) -> None:
+    if _is_masked(getattr(array, "_meta", None)):
+        raise EnsembleError(
+            f"{who} is a dask array of masked arrays; fill it, and say by the mask where to learn."
+        )
     if 0 in array.shape:
         raise EnsembleError(f"{who} is empty (shape {tuple(array.shape)}); it must hold at least one pixel.")
     if dtype := getattr(array, "dtype", None):
@@ -241,6 +274,11 @@ def _check_channel_axis(axis: int | None, shape: tuple[int, ...], place: str) ->
         raise EnsembleError(
             f"{place}channel_axis is {axis}, but the images have {len(shape)} axes (shape {shape}); "
             f"use -{len(shape)} to {len(shape) - 1}, or None to pool the channels."
+        )
+    if shape[axis] > MOST_CHANNELS:
+        raise EnsembleError(
+            f"{place}channel_axis is {axis}, but there are {shape[axis]} places along it (shape {shape}); at "
+            f"most {MOST_CHANNELS} channels can have a table each."
         )
     return int(axis) % len(shape)
 

@@ -56,6 +56,8 @@ class ReferenceSet:
         inputs: Inputs | None = None,
     ) -> None:
         self.planes, self.noisy_truth, self.inputs = planes, noisy_truth, inputs
+        if mask is not None and not (hasattr(mask, "__len__") and hasattr(mask, "__getitem__")):
+            raise EnsembleError(f"mask is {mask!r}; give one mask (or None) per image, in a list.")
         self.names, self.channel_axis, self.mask, self.given_range = names, channel_axis, mask, data_range
         self.n_read = 0
         self.pairs: Iterable[tuple[Sequence[Any], Any]]
