@@ -103,7 +103,7 @@ def refuses(words, *args, **kwargs):
         (r"bin_width is 'x'; use a number", [((A,), TRUTH)], {"bin_width": "x"}),
         (r"bin_width is 2.4, but .* whole numbers; 2 intensity units", [((A,), TRUTH)], {"bin_width": 2.4}),
         (
-            r"bin_width 1e-05 cuts .* into 25500000 bins; at most 65535 .* use 0.00389 or more",
+            r"bin_width 1e-05 cuts .* into 25500000 bins; at most 65535 .* use 0.0039 or more",
             [((A * 1.0,), TRUTH)],
             {"bin_width": 1e-5, "data_range": (0, 255)},
         ),
