@@ -35,19 +35,19 @@ def train(viewer, monkeypatch):
     viewer.add_image(clean, name="ground truth", **place)
     widget = TrainWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Train a restorer")
-    widget.degraded.choose(degraded)
-    widget.device.setCurrentIndex(widget.device.findData("cpu"))
-    widget.steps.setValue(30)
-    widget.width_.setValue(8)
+    widget.degraded.value = degraded
+    widget.device.value = "cpu"
+    widget.steps.value = 30
+    widget.features.value = 8
     yield widget
     assert QThreadPool.globalInstance().waitForDone(20_000)
     torch.set_num_threads(threads)
 
 
 def choose(widget, recipe, steps=10):
-    widget.recipe.setCurrentIndex(widget.recipe.findData(recipe))
-    widget.steps.setValue(steps)
-    widget.width_.setValue(8)
+    widget.recipe.value = recipe
+    widget.steps.value = steps
+    widget.features.value = 8
 
 
 def cancel_after(widget, qtbot, wait_for, steps):
@@ -58,11 +58,11 @@ def cancel_after(widget, qtbot, wait_for, steps):
 
 def test_training_gives_a_candidate_and_a_falling_loss(viewer, train, wait_for):
     choose(train, "regression", 60)
-    assert train.clean.layer().name == "ground truth"
-    train.run()
+    assert train.clean.value.name == "ground truth"
+    train.train()
     wait_for(train)
     added = viewer.layers[-1]
-    assert added.name == "Regression"
+    assert added.name == "noisy · Regression"
     assert added.data.dtype == np.uint8
     assert not why_not(added)
     np.testing.assert_allclose(added.extent.world, viewer.layers["noisy"].extent.world)
@@ -71,14 +71,14 @@ def test_training_gives_a_candidate_and_a_falling_loss(viewer, train, wait_for):
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
     dots, mean = train.loss_plot.canvas.figure.axes[0].lines
     assert len(dots.get_xdata()) == len(mean.get_xdata()) == 60
-    assert "60 steps" in train.message.text()
+    assert "60 steps" in train.message.value
     assert "training preview" not in viewer.layers
-    assert train.save_button.isEnabled()
+    assert train.save_button.enabled
 
 
 def test_the_preview_lies_on_the_image_and_is_no_candidate(viewer, train, qtbot, wait_for):
     choose(train, "regression", 1000)
-    train.run()
+    train.train()
     qtbot.waitUntil(lambda: "training preview" in viewer.layers, timeout=60_000)
     preview = viewer.layers["training preview"]
     assert OUTPUT_KEY in preview.metadata
@@ -93,21 +93,21 @@ def test_the_preview_lies_on_the_image_and_is_no_candidate(viewer, train, qtbot,
 
 def test_cancel_keeps_what_was_trained(viewer, train, qtbot, wait_for, tmp_path):
     choose(train, "regression", 100_000)
-    train.run()
-    assert not train.save_button.isEnabled()
+    train.train()
+    assert not train.save_button.enabled
     cancel_after(train, qtbot, wait_for, 3)
     step = train.training.step
-    assert f"after {step} steps, which are kept" in train.message.text()
+    assert f"after {step} steps, which are kept" in train.message.value
     assert [layer for layer in viewer.layers if OUTPUT_KEY not in layer.metadata] == viewer.layers[:2]
     train.save(str(tmp_path / "half"))
     assert load_restorer(tmp_path / "half.safetensors").trained_steps == step
-    train.steps.setValue(step + 4)
+    train.steps.value = step + 4
     train.resume()
     wait_for(train)
     assert train.training.step == step + 4
-    assert viewer.layers[-1].name == "Regression"
+    assert viewer.layers[-1].name == "noisy · Regression"
     train.resume()
-    assert f"All of its {step + 4} steps are made" in train.message.text()
+    assert f"All of its {step + 4} steps are made" in train.message.value
 
 
 def test_an_unsaved_training_is_not_discarded_unasked(train, wait_for, monkeypatch, tmp_path):
@@ -116,29 +116,29 @@ def test_an_unsaved_training_is_not_discarded_unasked(train, wait_for, monkeypat
         QMessageBox, "question", lambda *said: asked.append(said[2]) or answers[len(asked) - 1]
     )
     choose(train, "regression", 5)
-    train.run()
+    train.train()
     wait_for(train)
     first = train.training
-    train.run()
+    train.train()
     assert asked == ["The training of 5 steps has not been saved. Discard it and train anew?"]
     assert train.task is None
     assert train.training is first
-    train.run()
+    train.train()
     wait_for(train)
     assert train.training is not first
     train.save(str(tmp_path / "kept"))
-    train.run()  # nothing would be lost
+    train.train()  # nothing would be lost
     wait_for(train)
     assert len(asked) == 2
 
 
 def test_a_checkpoint_goes_on_as_if_never_stopped(train, qtbot, wait_for, tmp_path):
     choose(train, "ir-cm", 24)
-    train.run()
+    train.train()
     wait_for(train)
     whole = train.training.losses
     choose(train, "ir-cm", 24)
-    train.run()
+    train.train()
     cancel_after(train, qtbot, wait_for, 2)
     train.save(str(tmp_path / "half.safetensors"))
     train.training = None
@@ -146,15 +146,15 @@ def test_a_checkpoint_goes_on_as_if_never_stopped(train, qtbot, wait_for, tmp_pa
     train.resume_from(str(tmp_path / "half.safetensors"))
     wait_for(train)
     assert train.training.losses == whole
-    assert train.steps.value() == 24
+    assert train.steps.value == 24
 
 
 def test_saved_and_opened_in_restore_it_gives_the_same_image(viewer, train, wait_for, tmp_path):
-    train.run()
+    train.train()
     wait_for(train)
     trained = viewer.layers[-1]
     train.save(str(tmp_path / "mine.safetensors"))
-    assert "Saved mine.safetensors" in train.message.text()
+    assert "Saved mine.safetensors" in train.message.value
     restore = RestoreWidget(viewer)
     viewer.window.add_dock_widget(restore)
     restore.image.value = viewer.layers["noisy"]
@@ -168,14 +168,14 @@ def test_saved_and_opened_in_restore_it_gives_the_same_image(viewer, train, wait
 def test_dp_ir_around_what_was_trained_here(viewer, train, wait_for, tmp_path):
     for recipe in ("regression", "denoiser", "dp-ir"):
         choose(train, recipe)
-        assert train.form.isRowVisible(train.denoiser) == (recipe == "dp-ir")
+        assert train.denoiser.native.isVisible() == (recipe == "dp-ir")
         if recipe == "dp-ir":
-            train.ir.setCurrentText("Regression, trained here")
-            assert train.denoiser.currentText() == "Denoising network, trained here"
-        train.run()
+            train.ir.value = "Regression, trained here"
+            assert train.denoiser.value == "Denoising network, trained here"
+        train.train()
         wait_for(train)
-        assert train.training.step == 10, train.message.text()
-    assert viewer.layers[-1].name == "DP-IR, Regression"
+        assert train.training.step == 10, train.message.value
+    assert viewer.layers[-1].name == "noisy · DP-IR, Regression"
     train.save(str(tmp_path / "dp.safetensors"))
     restore = RestoreWidget(viewer)
     viewer.window.add_dock_widget(restore)
@@ -184,10 +184,10 @@ def test_dp_ir_around_what_was_trained_here(viewer, train, wait_for, tmp_path):
     assert restore.dp_ir_regression_sampler.value
     restore.dp_ir_regression_tau.value = 3
     assert restore.chosen()[0].tau == 3
-    train.steps.setValue(14)
+    train.steps.value = 14
     train.resume_from(str(tmp_path / "dp.safetensors"))
     wait_for(train)
-    assert train.training.step == 14, train.message.text()
+    assert train.training.step == 14, train.message.value
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -197,25 +197,25 @@ def test_an_ir_network_from_a_file(train, tmp_path, wait_for):
     torch.jit.save(torch.jit.script(torch.nn.Identity()), str(tmp_path / "same.pt"))
     choose(train, "dp-ir")
     train.open(str(tmp_path / "same.pt"))
-    assert train.ir.currentText() == "same (same.pt)"
-    train.run()
+    assert train.ir.value == "same (same.pt)"
+    train.train()
     wait_for(train)
-    assert train.training.step == 10, train.message.text()
+    assert train.training.step == 10, train.message.value
     train.save(str(tmp_path / "dp.safetensors"))
-    train.steps.setValue(12)
+    train.steps.value = 12
     train.resume_from(str(tmp_path / "dp.safetensors"))
     wait_for(train)
-    assert train.training.step == 12, train.message.text()
+    assert train.training.step == 12, train.message.value
 
 
 def test_colour_stacks_and_minutes(viewer, train, wait_for):
     noisy, clean = (np.stack([np.stack([image] * 3, -1)] * 2) for image in pair(size=24))
     layers = [viewer.add_image(image, rgb=True) for image in (noisy, clean)]
-    train.degraded.choose(layers[0])
-    train.clean.choose(layers[1])
+    train.degraded.value = layers[0]
+    train.clean.value = layers[1]
     choose(train, "ir-cm-1", 100_000)
-    train.minutes.setValue(0.02)
-    train.run()
+    train.minutes.value = 0.02
+    train.train()
     wait_for(train)
     assert 0 < train.training.step < 100_000
     assert viewer.layers[-1].rgb
@@ -223,44 +223,65 @@ def test_colour_stacks_and_minutes(viewer, train, wait_for):
 
 
 def test_wrong_choices_are_one_clear_sentence(viewer, train, wait_for, tmp_path):
-    train.degraded.choose(None)
-    train.run()
-    assert "No degraded image is chosen" in train.message.text()
-    train.degraded.choose(viewer.layers["ground truth"])
-    train.run()
-    assert "the same layer" in train.message.text()
-    train.degraded.choose(viewer.add_image(np.zeros((20, 30), np.uint8)))
-    train.run()
-    assert "20 × 30" in train.message.text()
-    train.clean.choose(viewer.add_image(np.zeros((20, 30), np.uint8)))
-    train.width_.setValue(5)
-    train.run()
+    train.degraded.value = None
+    train.train()
+    assert "No degraded image is chosen" in train.message.value
+    train.degraded.value = viewer.layers["ground truth"]
+    train.train()
+    assert "the same layer" in train.message.value
+    train.degraded.value = viewer.add_image(np.zeros((20, 30), np.uint8))
+    train.train()
+    assert "20 × 30" in train.message.value
+    train.clean.value = viewer.add_image(np.zeros((20, 30), np.uint8))
+    train.features.value = 5
+    train.train()
     wait_for(train)
-    assert "width 5" in train.message.text()
+    assert "width 5" in train.message.value
     assert train.training is None
-    assert not train.resume_button.isEnabled()
+    assert not train.resume_button.enabled
     train.save(str(tmp_path / "nothing"))
-    assert "no training to save" in train.message.text()
+    assert "no training to save" in train.message.value
     train.resume()
-    assert "no training to resume" in train.message.text()
+    assert "no training to resume" in train.message.value
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     train.resume_from(str(tmp_path / "bad.safetensors"))
     wait_for(train)
-    assert "bad.safetensors" in train.message.text()
+    assert "bad.safetensors" in train.message.value
     train.open(str(tmp_path / "absent.pt"))
-    assert "no file" in train.message.text()
+    assert "no file" in train.message.value
     assert not list(tmp_path.glob("*nothing*"))
+
+
+def test_it_is_scripted_by_values_and_methods(viewer, train):
+    proxied = train.viewer.layers["noisy"]
+    train.update(steps=7, recipe="ir-cm", degraded=proxied, minutes=3.5, features=16, ir="Median")
+    other = TrainWidget(viewer)
+    viewer.window.add_dock_widget(other, name="other")
+    other.update(train.asdict())
+    assert other.asdict() == train.asdict()
+    assert (other.request().steps, other.request().minutes, other.request().width) == (7, 3.5, 16)
+    other.minutes.value = None
+    assert other.request().minutes is None
+
+
+def test_the_clean_layer_is_guessed_when_it_comes_and_not_against_the_user(viewer):
+    _, train = viewer.window.add_plugin_dock_widget("napari-ensir", "Train a restorer")
+    truth = viewer.add_image(np.eye(8), name="Ground truth")
+    assert train.clean.value is truth
+    train.clean.value = None
+    viewer.add_image(np.eye(8), name="gt")
+    assert train.clean.value is None
 
 
 def test_the_viewer_may_close_while_it_trains(viewer, train, qtbot):
     choose(train, "regression", 100_000)
-    train.run()
+    train.train()
     qtbot.waitUntil(lambda: train.training.step >= 2, timeout=60_000)
     task = train.task
-    viewer.window.remove_dock_widget(train)
-    task.cancel()
+    viewer.window.remove_dock_widget(train.native)
+    assert task.is_cancelling
     qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=20_000)
-    train.deleteLater()  # taken out of its dock, it belongs to whoever took it out
+    train.native.deleteLater()  # taken out of its dock, it belongs to whoever took it out
     qtbot.wait(100)
 
 
@@ -269,20 +290,21 @@ def test_layers_may_go_while_it_trains(viewer, train, wait_for, qtbot, which):
     # napari alone crashes on a software-rendered canvas that draws again after the lower one of two images
     # has gone; among three it does not.
     viewer.add_image(np.zeros((24, 24), np.uint8), name="another")
-    choose(train, "regression", 30)
-    train.run()
+    choose(train, "regression", 200)  # long enough for a layer to go meanwhile
+    train.train()
     qtbot.waitUntil(lambda: train.training is not None and train.training.step >= 2, timeout=60_000)
     viewer.layers.remove(which)
+    assert train.is_running
     wait_for(train)
-    assert train.training.step == 30
-    candidate = next(layer for layer in viewer.layers if layer.name.startswith("Regression"))
+    assert train.training.step == 200
+    candidate = next(layer for layer in viewer.layers if layer.name.endswith("· Regression"))
     np.testing.assert_allclose(candidate.scale, (0.5, 0.25))
-    assert ("meanwhile" in train.message.text()) == (which == "noisy")
+    assert ("meanwhile" in train.message.value) == (which == "noisy")
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_whole(train, wait_for, monkeypatch, tmp_path):
     choose(train, "regression", 3)
-    train.run()
+    train.train()
     wait_for(train)
     path = tmp_path / "mine.safetensors"
     train.save(str(path))
@@ -293,7 +315,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(train, wait_for, monkeypatc
 
     monkeypatch.setattr("os.fsync", full)
     train.save(str(path))
-    assert "No space left on device" in train.message.text()
+    assert "No space left on device" in train.message.value
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == before
     assert train.training.step == 3

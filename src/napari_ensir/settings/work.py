@@ -19,6 +19,7 @@ __all__ = [
     "FitSettings",
     "ReadingSettings",
     "RestoreSettings",
+    "TrainSettings",
     "WritingSettings",
     "channel_axis_setting",
     "data_range_setting",
@@ -370,6 +371,47 @@ class RestoreSettings(Settings):
     tau: int | None = tau_setting(None, none="the checkpoint's own")
     steps: int | None = steps_setting(None, none="the checkpoint's own")
     seed: int = seed_setting()
+    device: str = device_setting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Settings):
+    """What a training can be told beside its recipe; see :data:`napari_ensir.restorers.recipes.RECIPES`."""
+
+    steps: int = setting(
+        2400,
+        title="Steps",
+        description=(
+            "Steps of training in all; the learning rate falls over them. A resumed training goes on up to "
+            "them."
+        ),
+        minimum=1,
+        maximum=10_000_000,
+        step=100,
+    )
+    minutes: float | None = setting(
+        None,
+        title="At most",
+        description="Minutes after which to stop, even if steps are left, which resuming makes.",
+        minimum=TINY,
+        none="all steps",
+        unit="minutes",
+    )
+    width: int = setting(
+        32,
+        title="Width",
+        description="Features at the network's finest level: more learn more, slowly.",
+        minimum=4,
+        maximum=512,
+        step=8,
+    )
+    seed: int = setting(
+        0,
+        title="Seed",
+        description="The same seed, images and settings give the same network.",
+        minimum=0,
+        maximum=2**31 - 1,
+    )
     device: str = device_setting()
 
 

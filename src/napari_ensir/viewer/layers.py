@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OUTPUT_KEY",
+    "TRUTH_NAMES",
     "LayerWatcher",
     "Origin",
     "changed_meanwhile",
@@ -29,6 +30,9 @@ __all__ = [
     "unwrapped",
     "why_not",
 ]
+
+TRUTH_NAMES = ("ground truth", "ground_truth", "groundtruth", "truth", "gt", "target", "clean", "reference")
+"""Names of layers, in small letters, that are taken for the ground truth."""
 
 OUTPUT_KEY = "napari-ensir"
 """Key in ``layer.metadata`` that marks what we made and tells what it was made of."""

@@ -41,7 +41,7 @@ class TrainRequest:
     steps, width, seed, device, ir, denoiser
         See :func:`napari_ensir.restorers.recipes.begin_training`.
     minutes
-        When to stop, if the steps are not made by then; 0: not before they are.
+        When to stop, if the steps are not made by then; None: not before they are.
     """
 
     recipe: str
@@ -52,7 +52,7 @@ class TrainRequest:
     width: int
     seed: int = 0
     device: str = "auto"
-    minutes: float = 0
+    minutes: float | None = None
     ir: Restorer | None = None
     denoiser: Denoiser | None = None
 
@@ -136,7 +136,7 @@ class TrainingRun:
         self.trainer, self.saved_step = trainer, trainer.step
         return self.go_on(progress)
 
-    def extend(self, steps: int, minutes: float) -> None:
+    def extend(self, steps: int, minutes: float | None) -> None:
         """Ask for this many steps in all.
 
         Raises

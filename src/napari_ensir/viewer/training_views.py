@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.utils.theme import get_theme
-from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_ensir.viewer.layers import OUTPUT_KEY
 from napari_ensir.viewer.outputs import PALETTE
-from napari_ensir.viewer.texts import explain
+from napari_ensir.viewer.plots import draw_nothing, fresh_axes, new_canvas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +24,7 @@ __all__ = ["LossPlot", "Preview"]
 _MOST_POINTS = 1500
 
 
-class LossPlot(QWidget):
+class LossPlot:
     """The loss over the steps, in the viewer's theme.
 
     Parameters
@@ -35,25 +33,11 @@ class LossPlot(QWidget):
         Whose theme to take.
     """
 
-    def __init__(self, viewer: napari.Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        # Imported here: half a second that other widgets do not need.
-        from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
-        from matplotlib.figure import Figure
-
+    def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = viewer
         self._losses: Sequence[float] = ()
-        self.canvas = FigureCanvasQTAgg(
-            Figure(figsize=(2.6, 1.8), layout="constrained")
-        )  # the dock stays narrow
-        self.canvas.setMinimumSize(220, 150)
-        explain(self.canvas, "loss")
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.canvas)
-        redraw = self.redraw
-        viewer.events.theme.connect(redraw)
-        self.destroyed.connect(lambda: viewer.events.theme.disconnect(redraw))
+        tip = "Each step's loss as a dot, and its running mean."
+        self.canvas = new_canvas("Plot of the loss", tip, 220, 150)
         self.redraw()
 
     def show_losses(self, losses: Sequence[float]) -> None:
@@ -64,27 +48,17 @@ class LossPlot(QWidget):
 
     def redraw(self, *_: object) -> None:
         """Draw what is known, in the viewer's theme."""
-        theme = get_theme(self._viewer.theme)
-        ink, paper = (_rgb(colour) for colour in (theme.text, theme.background))
-        figure = self.canvas.figure
-        figure.clear()
-        figure.set_facecolor(paper)
-        axes = figure.add_subplot()
-        axes.set_facecolor(paper)
+        axes, ink, _ = fresh_axes(self.canvas, self._viewer)
         if self._losses:
             steps, losses, smooth = _thinned(np.asarray(self._losses))
             axes.plot(steps, losses, ".", color=PALETTE[1], markersize=2, alpha=0.5)
             axes.plot(steps, smooth, color=PALETTE[0], linewidth=1.5)
             if losses.min() > 0:
                 axes.set_yscale("log")
-            axes.set_xlabel("step", color=ink, fontsize=8)
-            axes.set_ylabel("loss", color=ink, fontsize=8)
+            axes.set_xlabel("step")
+            axes.set_ylabel("loss")
         else:
-            axes.set_axis_off()
-            axes.text(0.5, 0.5, "The loss will be drawn here.", color=ink, ha="center", va="center")
-        axes.tick_params(which="both", colors=ink, labelsize=7)
-        for spine in axes.spines.values():
-            spine.set_color(ink)
+            draw_nothing(axes, "The loss will be drawn here.", ink)
         self.canvas.draw_idle()
 
 
@@ -104,11 +78,6 @@ def _thinned(losses: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any], N
     smooth = (sums[ends] - sums[starts]) / (ends - starts)
     every = slice(None, None, -(-len(losses) // _MOST_POINTS))
     return ends[every], losses[every], smooth[every]
-
-
-def _rgb(colour: Any) -> tuple[float, float, float]:
-    red, green, blue = colour.as_rgb_tuple()[:3]
-    return red / 255, green / 255, blue / 255
 
 
 class Preview:
