@@ -5,6 +5,7 @@ python interrupted_saves.py FOLDER TIMES
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -54,15 +55,15 @@ def main(folder, times):
     contents = [lut.save(target).read_bytes() for lut in luts]
     whole = written = 0
     for number in range(times):
-        before = len(list(folder.iterdir()))
+        before = set(folder.iterdir())
         killed(luts, target, 0.02 * ((number * 0.618) % 1))
         whole += target.read_bytes() in contents
-        written += len(list(folder.iterdir())) > before  # a part was left: the kill hit the write
-    left = [path for path in folder.iterdir() if path != target]
-    last = load_lut(luts[0].save(target)).names
-    kept = len([path for path in folder.iterdir() if path != target])
-    for path in left:
-        os.utime(path, (0, 0))
+        written += bool(set(folder.iterdir()) - before - {target})  # a part was left: the kill hit the write
+    held = folder / ".part-rain.lut-somebody.safetensors"
+    with held.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)  # as a writer that lives
+        last = load_lut(luts[0].save(target)).names
+        kept = [path.name for path in folder.iterdir() if path != target] == [held.name]
     luts[0].save(target)
     cleared = [path.name for path in folder.iterdir()]
 
@@ -73,7 +74,7 @@ def main(folder, times):
         message = "saved"
     except EnsembleError as error:
         message = str(error)
-    found = {"whole": whole, "written": written, "last": last, "left": len(left), "kept": kept}
+    found = {"whole": whole, "written": written, "last": last, "kept": kept}
     same = target.read_bytes() == before
     print(
         json.dumps(found | {"cleared": cleared, "message": message, "same": same, "end": os.listdir(folder)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from napari_ensir.cli.commands import main
+from napari_ensir.cli import main
 
 if __name__ == "__main__":
     main()

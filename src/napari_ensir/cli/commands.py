@@ -8,8 +8,6 @@ keyword annotated with settings brings an option for each of them (``options.py`
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -33,7 +31,7 @@ from napari_ensir.settings import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
 app = typer.Typer(
     name="napari-ensir",
@@ -59,15 +57,13 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
 
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> None:
-            # A polite kill cleans up like Ctrl-C does.
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             try:
                 function(*args, **kwargs)
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 terminal.complain("interrupted; nothing half-written was left.")
-                raise typer.Exit(INTERRUPTED) from None
+                raise typer.Exit(getattr(stop, "status", INTERRUPTED)) from None
             except EnsembleError as error:
                 terminal.complain(str(error))
                 raise typer.Exit(1) from None
@@ -76,8 +72,11 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
                     "out of memory; give the images as Zarr arrays, which are read chunk by chunk."
                 )
                 raise typer.Exit(1) from None
+            except BrokenPipeError:
+                terminal.complain("what was to read standard output is gone.")
+                raise typer.Exit(1) from None
             except OSError as error:
-                terminal.complain(f"{error.filename or 'a file'}: {error.strerror or error}.")
+                terminal.complain(f"{error.filename or 'a file or standard output'}: {error.strerror or error}.")
                 raise typer.Exit(1) from None
             except Exception as error:
                 if DEBUG in os.environ:
@@ -310,15 +309,3 @@ def _report_failures(failed: dict[str, str]) -> None:
         terminal.complain(message if message.startswith(f"image {stem}") else f"image {stem}: {message}")
     if failed:
         raise typer.Exit(1)
-
-
-def main() -> None:
-    """The console script."""
-    try:
-        app()
-    except KeyboardInterrupt:  # before or after a command had its say
-        sys.exit(INTERRUPTED)
-
-
-if __name__ == "__main__":
-    main()

@@ -289,6 +289,7 @@ def _described(lut: WeightLUT) -> dict[str, Any]:
 
 def info(path: Path, *, output: Output) -> None:
     """Say what a table holds."""
+    output.check()
     lut = load_lut(path)
     described = _described(lut)
     report = {

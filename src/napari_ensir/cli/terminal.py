@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_ensir.errors import EnsembleError
 from napari_ensir.files.whole import check_target, whole_file
 from napari_ensir.settings import Settings, setting
 
@@ -38,7 +39,9 @@ class Output(Settings):
     quiet: bool = setting(False, title="Quiet", description="No progress bar, no summary.", group="Output")
 
     def check(self) -> None:
-        """Find out beforehand whether the JSON file could be written."""
+        """Find out beforehand whether results could be shown and the JSON file be written."""
+        if sys.stdout is None and (self.json == "-" or not self.quiet):
+            raise EnsembleError("standard output is closed, so nothing could be shown; give --quiet.")
         if self.json is not None and self.json != "-":
             check_target(Path(self.json), self.overwrite)
 
@@ -53,7 +56,7 @@ class Output(Settings):
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Progress | None]:
     """A progress callback that moves a bar; None where nobody would see it."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
@@ -95,6 +98,8 @@ def say(text: str) -> None:
 
 def complain(message: str) -> None:
     """One line on stderr."""
+    if sys.stderr is None:  # print would take standard output instead
+        return
     print("napari-ensir:", printable(" ".join(message.split())), file=sys.stderr)
 
 

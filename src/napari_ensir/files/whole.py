@@ -1,29 +1,41 @@
 """Writes a file or a folder whole or not at all. Knows no formats.
 
 What is being written stands beside its target under a hidden name and is renamed when it is complete: at no
-moment, not after Ctrl-C, a full disk or a power cut, does half an output bear the name of a whole one.
+moment, not after Ctrl-C, a full disk or a power cut, does half an output bear the name of a whole one. A part
+is locked while its writer lives: what a killed one left goes when the same target is next written.
 """
 
 from __future__ import annotations
 
+import atexit
 import glob
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["check_target", "whole_file", "whole_folder"]
+__all__ = ["check_target", "clear_parts", "whole_file", "whole_folder"]
 
-STALE = 3600.0
-"""Seconds after which what a killed process left beside a target counts as left: nobody writes so slowly."""
+STALE = 24 * 3600.0
+"""Seconds after which a part counts as left by a killed writer, where no lock can tell."""
+
+_PATIENCE = 5.0
+"""Seconds in which others may still be putting something into a folder that is to go."""
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -44,6 +56,65 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise EnsembleError(f"{target} exists already; choose another name, or allow it with --overwrite.")
 
 
+@dataclass(eq=False)
+class _Part:
+    """What is being written, beside what it will replace; removed when it is let go."""
+
+    target: Path
+    make: Callable[[Path], None]
+    path: Path = field(init=False)
+    replaced: Path = field(init=False)
+    process: int = field(init=False, default_factory=os.getpid)
+    lock: int | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        start, end = _affixes(self.target)
+        token = secrets.token_hex(6)
+        # The suffix stays last: writers choose the format by it.
+        self.path = self.target.with_name(f"{start}{token}{end}")
+        self.replaced = self.target.with_name(f"{start}{token}-replaced{end}")
+
+    def begin(self) -> None:
+        """Make it and lock it; before that it is known to :func:`clear_parts`."""
+        _parts[id(self)] = self
+        self.make(self.path)
+        self.lock = _lock(self.path)
+        if fcntl is not None and self.lock is None and not os.path.lexists(self.path):
+            self.make(self.path)  # somebody who cleared up was quicker than the lock
+
+    def take_its_place(self) -> None:
+        """Give it the target's name; for a folder, what bears that is moved aside first."""
+        if self.path.is_dir() and os.path.lexists(self.target):
+            self.target.rename(self.replaced)
+        self.path.replace(self.target)
+
+    def let_go(self) -> None:
+        """Remove what is left; where the target had been moved aside in vain, it comes back."""
+        if self.process != os.getpid():  # a child that was forked meanwhile
+            return
+        if os.path.lexists(self.replaced) and not os.path.lexists(self.target):
+            self.replaced.rename(self.target)
+        for leftover in (self.path, self.replaced):
+            _remove(leftover)
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+        _parts.pop(id(self), None)
+
+
+_parts: dict[int, _Part] = {}
+
+
+def clear_parts() -> None:
+    """Remove whatever is being written: for the end of a process that was interrupted anywhere."""
+    for part in list(_parts.values()):
+        with suppress(OSError):
+            part.let_go()
+
+
+atexit.register(clear_parts)
+
+
 @contextmanager
 def whole_file(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """A path to write to; what stands there in the end becomes ``target``, unless something was raised.
@@ -55,7 +126,7 @@ def whole_file(target: Path, overwrite: bool = False) -> Iterator[Path]:
 
     Examples
     --------
-    >>> import pathlib
+    >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     target = pathlib.Path(folder) / "note.txt"
     ...     with whole_file(target) as path:
@@ -66,19 +137,10 @@ def whole_file(target: Path, overwrite: bool = False) -> Iterator[Path]:
     check_target(target, overwrite)
     if target.is_dir():
         raise EnsembleError(f"{target} is a folder; a file cannot take its place. Choose another name.")
-    with _said_clearly(target):
-        # The suffix stays last: writers choose the format by it.
-        prefix = f".part-{target.stem[:50]}-"
-        _clear_stale(target.parent, prefix, target.suffix)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=target.suffix)
-        temporary = target.parent / name
-        try:
-            os.close(handle)
-            yield temporary
-            _settle(temporary)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _written(target, _make_file) as part:
+        yield part.path
+        _settle(part.path)
+        part.take_its_place()
 
 
 @contextmanager
@@ -91,34 +153,82 @@ def whole_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
         If the target may not or cannot be written; a folder that was there is then unchanged.
     """
     check_target(target, overwrite)
+    with _written(target, _make_folder) as part:
+        yield part.path
+        part.path.chmod(0o777 & ~_umask())
+        part.take_its_place()
+
+
+@contextmanager
+def _written(target: Path, make: Callable[[Path], None]) -> Iterator[_Part]:
     with _said_clearly(target):
-        temporary = target.parent / tempfile.mkdtemp(dir=target.parent, prefix=".part-")
-        replaced = temporary.with_name(temporary.name + "-replaced")
+        _clear_stale(target)
+        part = _Part(target, make)
         try:
-            yield temporary
-            temporary.chmod(0o777 & ~_umask())  # mkdtemp's folders are for their owner alone
-            if os.path.lexists(target):
-                target.rename(replaced)
-            try:
-                temporary.rename(target)
-            except BaseException:
-                if os.path.lexists(replaced):
-                    replaced.rename(target)
-                raise
+            part.begin()
+            yield part
         finally:
-            for leftover in (temporary, replaced):
-                if leftover.is_dir() and not leftover.is_symlink():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                elif os.path.lexists(leftover):
-                    leftover.unlink()
+            part.let_go()
 
 
-def _clear_stale(folder: Path, prefix: str, suffix: str) -> None:
-    """Remove what earlier writers of this name left when they were killed."""
-    for leftover in folder.glob(f"{glob.escape(prefix)}*{glob.escape(suffix)}"):
+def _make_file(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir(mode=0o700)
+
+
+def _affixes(target: Path) -> tuple[str, str]:
+    """How the names of parts of this target begin and end."""
+    return f".part-{target.stem[:40]}-", target.suffix[:20]
+
+
+def _lock(path: Path) -> int | None:
+    """Hold a part for as long as this process lives; None if somebody else does, or nobody can."""
+    if fcntl is None:
+        return None
+    handle = None
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.stat(path)):
+            return handle
+    except OSError:
+        pass
+    if handle is not None:
+        os.close(handle)
+    return None
+
+
+def _clear_stale(target: Path) -> None:
+    """Remove what earlier writers of this target left when they were killed."""
+    start, end = _affixes(target)
+    for leftover in target.parent.glob(f"{glob.escape(start)}*{glob.escape(end)}"):
         with suppress(OSError):  # another writer may be removing it too
-            if time.time() - leftover.stat().st_mtime > STALE:
-                leftover.unlink()
+            if leftover.name.endswith(f"-replaced{end}") and not os.path.lexists(target):
+                continue  # the only copy of what stood there
+            held = _lock(leftover)
+            if held is not None or time.time() - _last_change(leftover) > STALE:
+                _remove(leftover)
+            if held is not None:
+                os.close(held)
+
+
+def _last_change(path: Path) -> float:
+    inside = [one.stat().st_mtime for one in path.iterdir()] if path.is_dir() else []
+    return max([path.stat().st_mtime, *inside])
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, even while threads on their way out still write into it."""
+    until = time.monotonic() + _PATIENCE
+    while os.path.lexists(path):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path, ignore_errors=time.monotonic() < until)
+            time.sleep(0.01)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -135,5 +136,20 @@ def write_zarr(path: Path, array: Any, like: ZarrImage | None = None, *, overwri
             target = group.create_array("0", shape=array.shape, chunks=chunks, dtype=array.dtype)
         else:
             target = zarr.create_array(str(part), shape=array.shape, chunks=chunks, dtype=array.dtype)
-        da.store(array, target, lock=False)
+        _store(da, array, target)
     return path
+
+
+def _store(da: Any, array: Any, target: Any) -> None:
+    """Compute and write; when this returns or raises, no thread is writing any more."""
+    import dask
+
+    if dask.config.get("scheduler", None) not in (None, "threads", "threading"):
+        da.store(array, target, lock=False)
+        return
+    pool = ThreadPoolExecutor(dask.config.get("num_workers", None) or dask.system.CPU_COUNT)
+    try:
+        with dask.config.set(pool=pool):
+            da.store(array, target, lock=False)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,94 @@
+"""How a process ends that is asked to stop: cleared up, with the status shells expect. Knows no commands.
+
+Ctrl-C, a polite kill and a closed terminal raise in the main thread wherever it is, as Python's own Ctrl-C
+does. Such an exception can be lost in a library, or turned into another; the signal is remembered all the
+same.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import NoReturn
+
+__all__ = ["Interrupted", "end"]
+
+_SIGNALS = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised where the process was asked to stop.
+
+    Attributes
+    ----------
+    status : int
+        What to exit with: 128 and the signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
+
+
+def end(work: Callable[[], object]) -> NoReturn:
+    """Do the work of a process and end it, with nothing half-written left.
+
+    Parameters
+    ----------
+    work
+        What to do; it may raise ``SystemExit``.
+    """
+    caught: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        raise Interrupted(number)
+
+    status: object = 0
+    try:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, stop)
+        work()
+    except SystemExit as error:
+        status = error.code
+    except BaseException:
+        if not caught:
+            raise
+    finally:
+        # Nothing that comes from here on may keep the rest from being done.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        _clear()
+    status = status if _flushed() or status else 1
+    if caught:
+        # Threads that still compute are not waited for: whatever they make is not wanted any more.
+        os._exit(128 + caught[0])
+    sys.exit(status)  # type: ignore[arg-type]
+
+
+def _clear() -> None:
+    whole = sys.modules.get("napari_ensir.files.whole")
+    if whole is not None:
+        whole.clear_parts()
+
+
+def _flushed() -> bool:
+    """Whether all that was said has been taken; if not, Python must not try again as it ends."""
+    taken = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError) as error:
+            taken = False
+            if stream is sys.stdout and sys.stderr is not None:
+                print(f"napari-ensir: standard output took no more ({error}).", file=sys.stderr)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return taken
