@@ -76,7 +76,9 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
                 terminal.complain("what was to read standard output is gone.")
                 raise typer.Exit(1) from None
             except OSError as error:
-                terminal.complain(f"{error.filename or 'a file or standard output'}: {error.strerror or error}.")
+                terminal.complain(
+                    f"{error.filename or 'a file or standard output'}: {error.strerror or error}."
+                )
                 raise typer.Exit(1) from None
             except Exception as error:
                 if DEBUG in os.environ:
