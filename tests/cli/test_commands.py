@@ -224,6 +224,47 @@ def test_masks_belong_to_the_images(fitted):
     assert "the mask has shape" in run(*arguments, "--mask", fitted / "masks", status=1)
 
 
+def test_expected_errors_are_written_beside_the_ensemble(fitted):
+    lut = fitted / "two.lut.safetensors"
+    assert "yes, " in run("info", lut)
+    run("apply", "--lut", lut, *candidates(fitted), "-o", fitted / "e", "--expected-error", fitted / "errors")
+    table = load_lut(lut)
+    for stem in STEMS:
+        images = [read_image(fitted / name / f"{stem}.png") for name in ("near", "far")]
+        written = read_image(fitted / "errors" / f"{stem}.tif")
+        np.testing.assert_array_equal(written, table.expected_error(images))
+    out = ["-o", fitted / "lean", "--without-errors"]
+    run("fit", *candidates(fitted), "-t", fitted / "truth", *out)
+    lean = fitted / "lean.lut.safetensors"
+    assert "no" in run("info", lean).split("expected error")[1].split()
+    arguments = ["apply", "--lut", lean, *candidates(fitted), "-o", fitted / "f"]
+    assert "fit again" in run(*arguments, "--expected-error", fitted / "g", status=1)
+    assert not (fitted / "f").exists()
+
+
+def test_another_exposure_is_named_and_matched(tmp_path, capfd):
+    images = make_images((60, 70), np.uint16)
+    for name, image in images.items():
+        write_image(tmp_path / f"{name}.tif", image)
+        write_image(tmp_path / f"bright {name}.tif", image // 4 + 900)
+    known = [f"near={tmp_path}/near.tif", f"far={tmp_path}/far.tif"]
+    run("fit", "-c", known[0], "-c", known[1], "-t", tmp_path / "truth.tif", "-o", tmp_path / "t")
+    bright = [f"near={tmp_path}/bright near.tif", f"far={tmp_path}/bright far.tif"]
+    arguments = ["apply", "--lut", tmp_path / "t.lut.safetensors", "-c", bright[0], "-c", bright[1]]
+    found = json.loads(run(*arguments, "-o", tmp_path / "plain.tif", "--json", "-"))
+    assert "another exposure" in found["warnings"][0]
+    found = json.loads(run(*arguments, "-o", tmp_path / "matched.tif", "--match", "--json", "-"))
+    assert found["warnings"] == []
+    gain, offset = found["rescaled"]
+    assert abs(gain - 0.25) < 0.01
+    assert abs(offset - 900) < 20
+    wanted = load_lut(tmp_path / "t.lut.safetensors").apply([images["near"], images["far"]]) / 4 + 900
+    errors = {
+        name: np.abs(read_image(tmp_path / f"{name}.tif") - wanted).mean() for name in ("plain", "matched")
+    }
+    assert errors["matched"] < 1 < errors["plain"]
+
+
 # -- wrong use ----------------------------------------------------------------------------------------
 
 

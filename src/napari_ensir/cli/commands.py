@@ -129,6 +129,13 @@ def fit(
             rich_help_panel="Images",
         ),
     ] = None,
+    without_errors: Annotated[
+        bool,
+        typer.Option(
+            "--without-errors",
+            help="Leave out the errors to expect, which take two more passes over the images.",
+        ),
+    ] = False,
     scheduler: Scheduler = None,
     *,
     settings: FitSettings,
@@ -140,7 +147,15 @@ def fit(
     from napari_ensir.cli import jobs
 
     jobs.fit(
-        paths, truth, out, mask, settings=settings, crop=reading.crop, scheduler=scheduler, output=output
+        paths,
+        truth,
+        out,
+        mask,
+        settings=settings,
+        with_errors=not without_errors,
+        crop=reading.crop,
+        scheduler=scheduler,
+        output=output,
     )
 
 
@@ -153,6 +168,15 @@ def apply(
         Optional[Path],
         typer.Option(help="Also write the weights at each pixel: .tif, .zarr, folder."),
     ] = None,
+    expected_error: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Also write the root mean square error to expect at each pixel: .tif, .zarr, folder."
+        ),
+    ] = None,
+    match: Annotated[
+        bool, typer.Option("--match", help="Rescale the table to the exposure of these images first.")
+    ] = False,
     scheduler: Scheduler = None,
     *,
     settings: ApplySettings,
@@ -167,9 +191,9 @@ def apply(
     failed = jobs.apply(
         lut,
         paths,
-        out,
-        weight_maps,
+        jobs.Outs(out, weight_maps, expected_error),
         settings=settings,
+        match=match,
         as_float=writing.as_float,
         crop=reading.crop,
         scheduler=scheduler,

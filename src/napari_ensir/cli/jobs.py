@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from napari_ensir.cli import terminal
 from napari_ensir.ensemble.coverage import range_warning
+from napari_ensir.ensemble.exposure import exposure_of, matched
 from napari_ensir.ensemble.lut_file import SUFFIX, import_lut, load_lut
+from napari_ensir.ensemble.provenance import sample_of
 from napari_ensir.ensemble.suspicions import middle_of, suspicions_of_set
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype, check_output, write_image
@@ -23,12 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.files.zarr_arrays import ZarrImage
     from napari_ensir.settings import ApplySettings, FitSettings
 
 __all__ = [
+    "Outs",
     "OutsideRange",
     "apply",
     "fit",
@@ -91,6 +96,7 @@ def fit(
     mask: Path | None = None,
     *,
     settings: FitSettings,
+    with_errors: bool = True,
     crop: bool,
     scheduler: str | None,
     output: Output,
@@ -109,6 +115,8 @@ def fit(
             lut = fit_lut(
                 References(images), tuple(candidates), mask=masks, progress=progress, **settings.keywords()
             )
+        if with_errors and settings.truth_noise != "unknown":
+            lut = lut.calibrated(References(images), masks, settings.device, progress, planes=settings.planes)
         odd = suspicions_of_set(
             References(images), tuple(candidates), lut.channel_axis, [stem for stem, _ in images.fields]
         )
@@ -135,10 +143,10 @@ def in_table_order(lut: WeightLUT, candidates: Mapping[str, Path]) -> dict[str, 
 def apply(
     lut_path: Path,
     candidates: Mapping[str, Path],
-    out: Path,
-    weight_maps: Path | None,
+    outs: Outs,
     *,
     settings: ApplySettings,
+    match: bool = False,
     as_float: bool,
     crop: bool,
     scheduler: str | None,
@@ -146,33 +154,74 @@ def apply(
 ) -> dict[str, str]:
     """Combine candidates; the messages of images that failed, by stem, where others were done."""
     lut = load_lut(lut_path)
+    if outs.errors is not None and lut.errors is None:
+        raise EnsembleError(f"{lut_path} has no expected errors; fit again, without --without-errors.")
     images = open_set(in_table_order(lut, candidates), crop=crop)
     output.check()
     failed: dict[str, str] = {}
     plans: dict[int, _Plan] = {}
     for number, (stem, _) in enumerate(images.fields):
         with noted(failed, stem, images):
-            plans[number] = _Plan.of(images, number, (out, weight_maps), as_float)
+            plans[number] = _Plan.of(images, number, outs, as_float)
     # Before anything is computed: not after an hour.
-    for folder in [one for one in (out, weight_maps) if one is not None and images.from_folders]:
+    for folder in outs.given if images.from_folders else ():
         make_folder(folder)
     for plan in plans.values():
         plan.check(output.overwrite)
     written: dict[str, str] = {}
+    if match:
+        lut = lut.rescaled(*matched(exposure_of(lut.report, _samples(lut, images, failed))))
     outside = OutsideRange(lut)
+    samples: list[NDArray[np.float32]] = []
     with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         for done, (number, plan) in enumerate(plans.items()):
             stem = images.fields[number][0]
             with noted(failed, stem, images):
                 arrays = list(images.load(number).values())
                 outside.look(arrays, stem if len(images) > 1 else "")
+                samples.append(sample_of(lut.field(arrays)))
                 plan.carry_out(lut, arrays, settings, output.overwrite)
-                written[stem] = str(plan.image)
+                written[stem] = str(plan.outs.image)
             if progress is not None:
                 progress(done + 1, len(plans), "combining images")
-    results = {"written": written, "failed": failed, "warnings": terminal.warn(outside.said.values())}
-    output.finish(results, lambda: terminal.say(f"{len(written)} written to {out}"))
+    exposure = exposure_of(lut.report, samples)
+    # Intensities outside the range are what another exposure brings.
+    odd = [exposure.warning()] if exposure is not None and exposure.differs else outside.said.values()
+    warnings = terminal.warn(odd)
+    results = {"written": written, "failed": failed, "warnings": warnings}
+    if match:
+        results["rescaled"] = lut.report["rescaled"]
+    output.finish(results, lambda: terminal.say(f"{len(written)} written to {outs.image}"))
     return failed
+
+
+def _samples(lut: WeightLUT, images: ImageSet, failed: dict[str, str]) -> Iterator[NDArray[np.float32]]:
+    """Some pixels of every image that can be read."""
+    for number, (stem, _) in enumerate(images.fields):
+        if stem not in failed:
+            with suppress(EnsembleError):  # it is said when its turn comes
+                yield sample_of(lut.field(list(images.load(number).values())))
+
+
+@dataclass(frozen=True)
+class Outs:
+    """Where an ensemble goes, and what is written beside it.
+
+    Attributes
+    ----------
+    image : Path
+    maps, errors : Path or None
+        Weight maps, and the errors to expect.
+    """
+
+    image: Path
+    maps: Path | None = None
+    errors: Path | None = None
+
+    @property
+    def given(self) -> list[Path]:
+        """Those that are."""
+        return [one for one in (self.image, self.maps, self.errors) if one is not None]
 
 
 class OutsideRange:
@@ -223,17 +272,16 @@ def make_folder(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where one image's ensemble and weight maps go, and as what."""
+    """Where one image's ensemble and what is beside it go, and as what."""
 
-    image: Path
-    maps: Path | None
+    outs: Outs
     dtype: np.dtype[Any]
     ndim: int
     is_colour: bool
     like: ZarrImage | None
 
     @classmethod
-    def of(cls, images: ImageSet, number: int, outs: tuple[Path, Path | None], as_float: bool) -> _Plan:
+    def of(cls, images: ImageSet, number: int, outs: Outs, as_float: bool) -> _Plan:
         stem, paths = images.fields[number]
         opened = images.open(number)
         arrays = images.load(number)
@@ -242,28 +290,39 @@ class _Plan:
         dtype = np.dtype(np.float32) if as_float else np.result_type(*(a.dtype for a in arrays.values()))
         colour = isinstance(first, FileImage) and first.is_colour
         ndim = len(next(iter(arrays.values())).shape)
-        out, maps = outs
         if images.from_folders:
             source = paths[images.roles[0]]
-            out = out / (stem + suffix_like(source, dtype, ndim - colour, like))
-            maps = None if maps is None else maps / (stem + (".zarr" if like else ".tif"))
-        return cls(out, maps, dtype, ndim, colour, like)
+            beside = stem + (".zarr" if like else ".tif")
+            outs = Outs(
+                outs.image / (stem + suffix_like(source, dtype, ndim - colour, like)),
+                None if outs.maps is None else outs.maps / beside,
+                None if outs.errors is None else outs.errors / beside,
+            )
+        return cls(outs, dtype, ndim, colour, like)
 
     def check(self, overwrite: bool) -> None:
         """Find out beforehand whether the names fit and are free."""
-        check_output(self.image, self.dtype, self.ndim, self.is_colour)
-        check_target(self.image, overwrite)
-        if self.maps is not None:
-            check_output(self.maps, np.dtype(np.float32), self.ndim + 1, self.is_colour)
-            check_target(self.maps, overwrite)
+        single = np.dtype(np.float32)
+        check_output(self.outs.image, self.dtype, self.ndim, self.is_colour)
+        if self.outs.maps is not None:
+            check_output(self.outs.maps, single, self.ndim + 1, self.is_colour)
+        if self.outs.errors is not None:
+            check_output(self.outs.errors, single, self.ndim, self.is_colour)
+        for target in self.outs.given:
+            check_target(target, overwrite)
 
     def carry_out(self, lut: WeightLUT, arrays: list[Any], settings: ApplySettings, overwrite: bool) -> None:
         """Compute and write."""
         image = as_dtype(lut.apply(arrays, **settings.keywords()), self.dtype)
-        write_image(self.image, image, is_colour=self.is_colour, like=self.like, overwrite=overwrite)
-        if self.maps is not None:
+        write_image(self.outs.image, image, is_colour=self.is_colour, like=self.like, overwrite=overwrite)
+        if self.outs.maps is not None:
             maps = lut.weight_maps(arrays, **settings.keywords())
-            write_image(self.maps, maps, is_colour=self.is_colour, overwrite=overwrite)
+            write_image(self.outs.maps, maps, is_colour=self.is_colour, overwrite=overwrite)
+        if self.outs.errors is not None:
+            errors = lut.expected_error(arrays, **settings.keywords())
+            write_image(
+                self.outs.errors, errors, is_colour=self.is_colour, like=self.like, overwrite=overwrite
+            )
 
 
 def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: ZarrImage | None) -> str:
@@ -288,17 +347,28 @@ def _described(lut: WeightLUT) -> dict[str, Any]:
 
 
 def info(path: Path, *, output: Output) -> None:
-    """Say what a table holds."""
+    """Say what a table holds and where it came from."""
     output.check()
     lut = load_lut(path)
     described = _described(lut)
-    report = {
-        key: value for key, value in lut.report.items() if key not in ("iterations", "outcome", "bin_sets")
-    }
-    lines = {**described, **report}
+    lines = {**described, **_short(lut.report)}
     del lines["report"]
+    lines["expected_error"] = "no" if lut.errors is None else f"yes, {lut.errors.overall:.4g} over all"
     rows = [(key.replace("_", " "), terminal.plain(value)) for key, value in lines.items()]
     output.finish(described, lambda: terminal.table(("", ""), rows))
+
+
+def _short(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report for reading: no list of bin sets, no list of images."""
+    left_out = ("iterations", "outcome", "bin_sets", "inputs")
+    found = {key: value for key, value in report.items() if key not in left_out}
+    inputs = report.get("inputs")
+    listed = inputs.get("listed") if isinstance(inputs, dict) else None
+    if isinstance(listed, list) and all(isinstance(one, dict) for one in listed):
+        kinds = {(terminal.plain(one.get("shape")), terminal.plain(one.get("dtypes"))) for one in listed}
+        found["learned_from"] = "; ".join(f"({shape}) {dtypes}" for shape, dtypes in sorted(kinds)[:4])
+        found["hashes"] = f"{sum(bool(one.get('sha256')) for one in listed)} images, with --json"
+    return found
 
 
 def import_table(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.reference_set import ReferenceSet
     from napari_ensir.ensemble.statistics import Statistics
 
-__all__ = ["calibrate", "held_out_lookups", "noise_in"]
+__all__ = ["calibrate", "held_out_kind", "held_out_lookups", "noise_in"]
 
 FOLDS = 4
 """Parts that are held out in turn."""
@@ -89,6 +89,13 @@ def calibrate(
             "no pixel is left to measure errors on; all are NaN, infinite or outside the mask."
         )
     return found
+
+
+def held_out_kind(method: str) -> str:
+    """What the errors of a table of this method are of, in words for its report."""
+    if method in METHODS:
+        return f"{FOLDS} parts of the reference set, each by weights learned from the others"
+    return "the reference set, by the table as it is"
 
 
 def noise_in(report: Mapping[str, Any]) -> float:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.provenance import PERCENTS, sampled_percentiles
+from napari_ensir.ensemble.provenance import PERCENTS, percentiles_of
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from napari_ensir.ensemble.inputs import Field
+    from numpy.typing import NDArray
 
 __all__ = ["Exposure", "exposure_of", "matched"]
 
@@ -65,15 +65,15 @@ class Exposure:
         )
 
 
-def exposure_of(report: Mapping[str, Any], fields: Sequence[Field]) -> Exposure | None:
+def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]]) -> Exposure | None:
     """The exposure of images beside that of a table.
 
     Parameters
     ----------
     report
         The table's.
-    fields
-        Images to combine; those that are lazy are not read.
+    samples
+        Pixels of each image to combine; see :func:`~napari_ensir.ensemble.provenance.sample_of`.
 
     Returns
     -------
@@ -82,16 +82,16 @@ def exposure_of(report: Mapping[str, Any], fields: Sequence[Field]) -> Exposure 
 
     Examples
     --------
-    >>> from napari_ensir.ensemble.inputs import make_field
     >>> image = np.random.default_rng(0).gamma(4, 20, (64, 64))
-    >>> learned = {"inputs": {"percentiles": sampled_percentiles([make_field([image])])}}
-    >>> found = exposure_of(learned, [make_field([2 * image + 100])])
+    >>> learned = {"inputs": {"percentiles": percentiles_of(image)}}
+    >>> found = exposure_of(learned, [2 * image + 100])
     >>> round(found.gain, 3), round(found.offset, 1)
     (2.0, 100.0)
     """
     inputs = report.get("inputs")
     kept = inputs.get("percentiles") if isinstance(inputs, dict) else None
-    now = sampled_percentiles(fields)
+    several = [sample.reshape(-1) for sample in samples]
+    now = percentiles_of(np.concatenate(several)) if several else None
     if not isinstance(kept, list) or len(kept) != len(PERCENTS) or now is None:
         return None
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_ensir.ensemble.apply import combine_field
-from napari_ensir.ensemble.calibrate import calibrate, noise_in
+from napari_ensir.ensemble.calibrate import calibrate, held_out_kind, noise_in
 from napari_ensir.ensemble.estimate import Settings
 from napari_ensir.ensemble.expected_error import ErrorTable, expected_error_of
 from napari_ensir.ensemble.inputs import check_names, make_field
@@ -312,7 +312,8 @@ class WeightLUT:
         settings = Settings.from_dict(self.report.get("settings"), self.n_candidates)
         noise = noise_in(self.report)
         errors = calibrate(self.lookup, fields, self.method, settings, noise, device, progress)
-        return replace(self, errors=errors)
+        held_out = {"kind": held_out_kind(self.method), "rmse": errors.overall}
+        return replace(self, errors=errors, report={**self.report, "held_out": held_out})
 
     def expected_error(
         self,

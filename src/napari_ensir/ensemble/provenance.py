@@ -20,13 +20,11 @@ from napari_ensir.ensemble.arrays import dtype_of, read_block
 from napari_ensir.ensemble.distributed import has_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.inputs import Field
 
-__all__ = ["PERCENTS", "Inputs", "made_now", "percentiles_of", "sampled_percentiles"]
+__all__ = ["PERCENTS", "Inputs", "made_now", "percentiles_of", "rescaled_report", "sample_of"]
 
 HASH = "sha256"
 HASHED_BYTES = 2**26
@@ -62,7 +60,7 @@ class Inputs:
             return
         in_memory = not has_chunks(field)
         if in_memory:
-            self.samples[number] = _sampled(field)
+            self.samples[number] = sample_of(field)
         self.images[number] = {
             "shape": list(field.shape),
             "dtypes": [str(array.dtype).removeprefix("torch.") for array in field.arrays],
@@ -102,8 +100,10 @@ def _flat(array: Any) -> NDArray[Any]:
     return read_block(array, (slice(None),) * len(array.shape), dtype_of(array))
 
 
-def _sampled(field: Field) -> NDArray[np.float32]:
-    """The candidates' mean at some pixels, evenly spaced over the flattened image."""
+def sample_of(field: Field) -> NDArray[np.float32]:
+    """The candidates' mean at some pixels, evenly spaced over the flattened image; none of a lazy one."""
+    if has_chunks(field):
+        return np.zeros(0, np.float32)
     total = np.zeros((), np.float64)
     for candidate in field.candidates:
         flat = _flat(candidate)
@@ -112,15 +112,6 @@ def _sampled(field: Field) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # infinite then, and left out
         mean: NDArray[np.float32] = (total / len(field.candidates)).astype(np.float32)
     return mean[np.isfinite(mean)]
-
-
-def sampled_percentiles(fields: Iterable[Field]) -> list[float] | None:
-    """Percentiles of the candidates' mean at some pixels of each image; lazy images are not read.
-
-    See :func:`percentiles_of`; None where there is nothing to look at.
-    """
-    samples = [_sampled(field) for field in fields if not has_chunks(field)]
-    return percentiles_of(np.concatenate(samples)) if samples else None
 
 
 def percentiles_of(values: NDArray[Any]) -> list[float] | None:
