@@ -22,9 +22,9 @@ def warnings_of(candidates, truth, method="em", **options):
 def test_nothing_is_said_of_ordinary_images(rng, method, dtype):
     candidates, truth = make_image(rng, (60, 60), 3, dtype)
     assert warnings_of(candidates, truth, method) == []
-    # Nor of a truth with noise of its own beside smooth candidates, or of dim copies with the same mean.
+    # Nor of a truth with noise of its own beside smooth candidates, however smooth.
     flat = np.full((80, 80), 1000.0)
-    noisy = [flat + rng.normal(0, sd, flat.shape) for sd in (10, 2, 1)]
+    noisy = [flat + rng.normal(0, sd, flat.shape) for sd in (10, 2, 0.1)]
     assert warnings_of(noisy[1:], noisy[0], method) == []
 
 
@@ -81,6 +81,5 @@ def test_pixels_outside_the_range(rng):
     candidates, truth = make_image(rng, (60, 60), 2, np.float32)
     low, high = np.quantile(candidates[0], [0.02, 0.8])
     found = warnings_of(candidates, truth, data_range=(low, high))
-    assert len(found) == 3
+    assert len(found) == 2
     assert found[0].startswith('22.0% of the pixels of candidate 1 ("A") lie outside the data range')
-    assert "of the pixels of the ground truth lie outside" in found[2]

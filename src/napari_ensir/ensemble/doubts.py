@@ -26,8 +26,13 @@ __all__ = ["doubts"]
 MANY = 0.1
 """Share of the pixels without a solution from which on it is said: flat or saturated areas are ordinary."""
 
-MOVED, FAR_MOVED = 8.0, 30.0
-"""Ratios of contrast that show another scale: with another mean, and whatever the mean."""
+MOVED = 8.0
+"""Ratio of contrasts that shows another scale, where the means differ too."""
+
+FAR_MOVED = 30.0
+"""So many times the truth's contrast shows another scale, whatever the mean.
+
+So small a part of it does not: a truth may be all noise."""
 
 APART = 5.0
 """Means so many standard deviations apart show another offset."""
@@ -84,14 +89,18 @@ def _is_elsewhere(means: NDArray[np.float64], deviations: NDArray[np.float64]) -
     """Whether a candidate's and the truth's intensities differ as those of two scales do."""
     least, most = float(deviations.min()), float(deviations.max())
     apart = float(abs(means[0] - means[1]))
-    ratio = most / least if least else np.inf
-    return ratio > FAR_MOVED or (ratio > MOVED and apart > most / 2) or apart > APART * (least + most)
+    return bool(
+        deviations[0] > FAR_MOVED * deviations[1]
+        or (most > MOVED * least and apart > most / 2)
+        or apart > APART * (least + most)
+    )
 
 
 def _outside(statistics: Statistics, names: Sequence[str]) -> list[str]:
+    """Candidates with many pixels outside the range; the truth is in no bin, and may have noise there."""
     low, high = statistics.binning.low, statistics.binning.high
-    who = [*(describe_candidate(m, names) for m in range(len(names))), "the ground truth"]
-    shares = statistics.outside / max(1, statistics.n_pixels)
+    who = [describe_candidate(m, names) for m in range(len(names))]
+    shares = statistics.outside[:-1] / max(1, statistics.n_pixels)
     return [
         f"{share:.1%} of the pixels of {one} lie outside the data range, {low:g} to {high:g}, and count in "
         "its end bins."

@@ -38,7 +38,12 @@ __all__ = [
 
 
 def peak(binning: Binning) -> float:
-    """The peak of PSNR: the width of the data range, 255 for 8 bit."""
+    """The peak of PSNR here: the width of the range that is binned.
+
+    255 for 8 bit; else as given, or of the range that all but one pixel in ten thousand of candidates and
+    truth show. That of the truth alone, as images are scored by, is
+    :func:`~napari_ensir.ensemble.scoring.score_range_of`.
+    """
     return binning.high - binning.low
 
 

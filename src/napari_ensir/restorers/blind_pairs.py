@@ -101,7 +101,7 @@ class BlindReference:
             truth_noise="unknown",
         )
         lut = learn(self.pairs, given, names=self.names, mask=self.masks, device=device, progress=progress)
-        said = {"blind": dict(self.settings), "warnings": list(self.warnings)}
+        said = {"blind": dict(self.settings), "warnings": [*lut.report["warnings"], *self.warnings]}
         if data_range is None:
             said["data_range_from"] = "dtype" if self._is_byte else "data"
         return replace(lut, channel_axis=self.image_channel_axis, report=lut.report | said)

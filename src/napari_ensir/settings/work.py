@@ -74,7 +74,7 @@ def channel_axis_setting(
 
 def data_range_setting(
     none: str = "the dtype's for 8 bit, else what all but one in ten thousand pixels show",
-    description: str = "Lowest and highest intensity; what lies outside counts as if it lay at the end.",
+    description: str = "Lowest and highest intensity; what lies outside goes to the end bins.",
 ) -> Any:
     """Which intensities there are."""
     return setting(
