@@ -49,6 +49,7 @@ def test_python_has_every_setting_with_its_default(kind, function):
         (EvaluateSettings, "evaluate"),
         (CompareSettings, "compare"),
         (RestoreSettings, "restore"),
+        (BlindSettings, "blind"),
     ],
 )
 def test_the_command_line_has_every_setting_with_its_default(kind, name):

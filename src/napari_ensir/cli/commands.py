@@ -20,6 +20,7 @@ from napari_ensir.cli.terminal import Output
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import (
     ApplySettings,
+    BlindSettings,
     CompareSettings,
     EvaluateSettings,
     FitSettings,
@@ -112,6 +113,25 @@ Scheduler = Annotated[
         metavar="ADDRESS",
         help="A dask.distributed scheduler, such as tcp://10.0.0.1:8786.",
         rich_help_panel="Machine",
+    ),
+]
+
+
+Methods = Annotated[
+    Optional[list[str]],
+    typer.Option("--method", "-m", help="A classical restorer, such as median; once for each."),
+]
+Networks = Annotated[
+    Optional[list[Path]],
+    typer.Option(metavar="FILE", help="A trained network; once for each. Open only what you trust."),
+]
+Around = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--ir",
+        metavar="FILE",
+        help="DP-IR: the network it was trained around, if not held.",
+        rich_help_panel="Networks",
     ),
 ]
 
@@ -259,23 +279,9 @@ def restore(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="What to write; with several restorers, a folder.")
     ],
-    method: Annotated[
-        Optional[list[str]],
-        typer.Option("--method", "-m", help="A classical restorer, such as median; once for each."),
-    ] = None,
-    network: Annotated[
-        Optional[list[Path]],
-        typer.Option(metavar="FILE", help="A trained network; once for each. Open only what you trust."),
-    ] = None,
-    ir: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--ir",
-            metavar="FILE",
-            help="DP-IR: the network it was trained around, if not held.",
-            rich_help_panel="Networks",
-        ),
-    ] = None,
+    method: Methods = None,
+    network: Networks = None,
+    ir: Around = None,
     *,
     settings: RestoreSettings,
     writing: WritingSettings,
@@ -290,6 +296,38 @@ def restore(
         restorers,
         out,
         channel_axis=settings.channel_axis,
+        as_float=writing.as_float,
+        output=output,
+    )
+    _report_failures(failed)
+
+
+@_command()
+def blind(
+    image: Annotated[Path, typer.Argument(help="A noisy image, a folder of them, or a Zarr array.")],
+    out: Out,
+    method: Methods = None,
+    network: Networks = None,
+    ir: Around = None,
+    save_lut: Annotated[
+        Optional[Path], typer.Option(help="Also keep the lookup table that is learned.")
+    ] = None,
+    *,
+    settings: BlindSettings,
+    writing: WritingSettings,
+    output: Output,
+) -> None:
+    """Restore in several ways and combine, with nothing but the noisy images."""
+    from napari_ensir.cli import blind as room
+
+    failed = room.blind(
+        image,
+        method or [],
+        network or [],
+        ir,
+        out,
+        save_lut,
+        settings=settings,
         as_float=writing.as_float,
         output=output,
     )

@@ -41,6 +41,7 @@ __all__ = [
     "in_table_order",
     "info",
     "keep_message",
+    "lut_target",
     "make_folder",
     "noted",
     "suffix_like",
@@ -79,7 +80,7 @@ def _on_cluster(address: str | None) -> Iterator[None]:
             ) from error
 
 
-def _lut_target(out: Path, overwrite: bool) -> Path:
+def lut_target(out: Path, overwrite: bool) -> Path:
     """The name a table will be written under, if it may be."""
     name = out.name
     if not name.endswith(SUFFIX):
@@ -105,7 +106,7 @@ def fit(
     from napari_ensir.ensemble.fit import fit_lut
     from napari_ensir.ensemble.truth_noise import OwnInputWarning
 
-    target = _lut_target(out, output.overwrite)
+    target = lut_target(out, output.overwrite)
     output.check()
     images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
     masks = None if mask is None else Masks(images, open_set({}, {Part.MASK: mask}))
@@ -187,8 +188,8 @@ def apply(
     exposure = exposure_of(lut.report, samples)
     # Intensities outside the range are what another exposure brings.
     odd = [exposure.warning()] if exposure is not None and exposure.differs else outside.said.values()
-    warnings = terminal.warn(odd)
-    results = {"written": written, "failed": failed, "warnings": warnings}
+    said = terminal.warn(odd)
+    results = {"written": written, "failed": failed, "warnings": said}
     if match:
         results["rescaled"] = lut.report["rescaled"]
     output.finish(results, lambda: terminal.say(f"{len(written)} written to {outs.image}"))
@@ -375,7 +376,7 @@ def import_table(
     weights: Path, out: Path, names: list[str] | None, bin_width: float | None, *, output: Output
 ) -> None:
     """Turn a table of the EnsIR authors' code into one of this package."""
-    target = _lut_target(out, output.overwrite)
+    target = lut_target(out, output.overwrite)
     output.check()
     lut = import_lut(weights, names, bin_width)
     lut.save(target)

@@ -18,9 +18,10 @@ from napari_ensir.files.raster import FileImage
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.files.whole import check_target
 from napari_ensir.files.zarr_arrays import ZarrImage
+from napari_ensir.restorers.blind_pairs import share_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from napari_ensir.cli.terminal import Output
     from napari_ensir.files.sets import ImageSet
@@ -85,6 +86,8 @@ def restore(
     channel_axis: int | None,
     as_float: bool,
     output: Output,
+    more: Mapping[str, Any] | None = None,
+    show: Callable[[int], object] | None = None,
 ) -> dict[str, str]:
     """Restore; the messages of images that failed, by stem, where others were done.
 
@@ -113,22 +116,18 @@ def restore(
             if plan.stem in failed:
                 continue
             with keep_message(failed, plan.stem) if images.from_folders else nullcontext():
-                plan.carry_out(restorers[plan.name], channel_axis, _part(progress, done, len(plans)), output)
+                plan.carry_out(
+                    restorers[plan.name], channel_axis, share_of(progress, done, len(plans)), output
+                )
                 written.setdefault(plan.stem, {})[plan.name] = str(plan.target)
     count = sum(map(len, written.values()))
-    output.finish({"written": written, "failed": failed}, lambda: terminal.say(f"{count} written to {out}"))
+
+    def said() -> None:
+        terminal.say(f"{count} written to {out}")
+
+    results = {"written": written, "failed": failed, **(more or {})}
+    output.finish(results, said if show is None else lambda: show(count))
     return failed
-
-
-def _part(progress: Progress | None, done: int, total: int) -> Progress | None:
-    """`progress` for one of several equal pieces of work."""
-    if progress is None:
-        return None
-
-    def move(now: int, of: int, text: str) -> None:
-        progress(1000 * done + 1000 * now // max(of, 1), 1000 * total, text)
-
-    return move
 
 
 def _enlarged(source: ZarrImage, shape: tuple[int, ...]) -> ZarrImage:

@@ -1,0 +1,101 @@
+"""What ``napari-ensir blind`` does: noisy images in, ensembles and a table out. Needs no ground truth."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.cli import terminal
+from napari_ensir.cli.jobs import lut_target
+from napari_ensir.cli.restoring import choose_restorers, restore
+from napari_ensir.files.sets import Part, open_set
+from napari_ensir.restorers import with_channel_axis
+from napari_ensir.restorers.blind_pairs import CorrelatedNoiseWarning, blind_reference, share_of
+from napari_ensir.settings import RestoreSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.cli.terminal import Output
+    from napari_ensir.ensemble.lut import WeightLUT
+    from napari_ensir.restorers import Progress, Restorer
+    from napari_ensir.settings import BlindSettings
+
+__all__ = ["blind"]
+
+
+@dataclass(frozen=True)
+class _Ensemble:
+    """Restorers and a table of theirs, as one restorer."""
+
+    restorers: tuple[Restorer, ...]
+    lut: WeightLUT
+    device: str
+    name: str = "ensemble"
+
+    def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
+        candidates = [
+            each(image, progress=share_of(progress, place, len(self.restorers)))
+            for place, each in enumerate(self.restorers)
+        ]
+        return np.asarray(self.lut.apply(candidates, self.device))
+
+
+def blind(
+    image: Path,
+    methods: Sequence[str],
+    networks: Sequence[Path],
+    ir: Path | None,
+    out: Path,
+    save_lut: Path | None,
+    *,
+    settings: BlindSettings,
+    as_float: bool,
+    output: Output,
+) -> dict[str, str]:
+    """Learn one table from all images, and write each one's ensemble; the messages of images that failed."""
+    target = None if save_lut is None else lut_target(save_lut, output.overwrite)
+    output.check()
+    images = open_set({}, {Part.IMAGE: image})
+    first = images.open(0)[Part.IMAGE]
+    is_colour = bool(getattr(first, "is_colour", False))
+    axis = -1 if is_colour and settings.channel_axis is None else settings.channel_axis
+    given = RestoreSettings(device=settings.device, data_range=settings.data_range)
+    chosen = choose_restorers(methods, networks, given, ir)
+    restorers = tuple(with_channel_axis(each, axis) for each in chosen.values())
+    arrays = [np.asarray(images.load(number)[Part.IMAGE]) for number in range(len(images))]
+    keywords = settings.keywords()
+    hiding = {name: keywords[name] for name in ("stride", "offsets", "seed", "channel_axis")}
+    learning = {name: keywords[name] for name in ("bin_width", "shrinkage", "data_range", "device")}
+    with terminal.progress(output.quiet) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # told from the report
+        reference = blind_reference(arrays, restorers, tuple(chosen), progress=progress, **hiding)
+        lut = reference.learn(**learning)
+    scores = reference.scores()
+    if target is not None:
+        lut.save(target)
+    said = terminal.warn(lut.report["warnings"])
+
+    def show(count: int) -> None:
+        terminal.say(scores.to_markdown())
+        terminal.say("\n".join(scores.notes))
+        terminal.say(f"{count} written to {out}" + (f", {target}: {lut!r}" if target else ""))
+
+    more = {"scores": scores.to_dict(), "warnings": said, "lut": None if target is None else str(target)}
+    ensemble = _Ensemble(restorers, lut, settings.device)
+    return restore(
+        image,
+        {"ensemble": ensemble},
+        out,
+        channel_axis=axis,
+        as_float=as_float,
+        output=output,
+        more=more,
+        show=show,
+    )

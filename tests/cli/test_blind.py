@@ -1,0 +1,67 @@
+"""``napari-ensir blind``: an ensemble from the noisy image alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from skimage import data
+
+from napari_ensir import load_lut
+from napari_ensir.files import read_image, write_image
+from napari_ensir.restorers import CLASSICAL, restore_and_combine
+
+from .test_commands import run
+
+METHODS = ("-m", "gaussian", "-m", "median", "-m", "total-variation")
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = data.camera()[100:196, 100:196].astype(float)
+    for name in ("a", "b"):
+        image = np.clip(truth + rng.normal(0, 25, truth.shape), 0, 255).astype(np.uint8)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        write_image(tmp_path / "in" / f"{name}.png", image)
+    return tmp_path, truth
+
+
+def test_one_image_gives_its_ensemble_table_and_scores(noisy):
+    folder, truth = noisy
+    image = read_image(folder / "in" / "a.png")
+    arguments = ["blind", folder / "in" / "a.png", *METHODS, "-o", folder / "out.tif", "--dtype", "float32"]
+    said = run(*arguments, "--save-lut", folder / "t", "--seed", 3, "--offsets", 4)
+    assert "difference of MSE" in said
+    combined = restore_and_combine(
+        image,
+        [CLASSICAL[name]() for name in METHODS[1::2]],
+        METHODS[1::2],
+        seed=3,
+        offsets=4,
+    )
+    written = read_image(folder / "out.tif")
+    np.testing.assert_allclose(written, combined.ensemble, atol=1e-3)
+    table = load_lut(folder / "t.lut.safetensors")
+    np.testing.assert_array_equal(table.weights, combined.lut.weights)
+    assert np.mean((written - truth) ** 2) < 0.5 * np.mean((image - truth) ** 2)
+
+
+def test_a_folder_shares_one_table(noisy):
+    folder, _ = noisy
+    found = json.loads(run("blind", folder / "in", *METHODS[:4], "-o", folder / "out", "--json", "-"))
+    assert set(found["written"]) == {"a", "b"}
+    assert {row["name"] for row in found["scores"]["rows"]} == {"gaussian", "median", "average"}
+    assert read_image(folder / "out" / "b.png").dtype == np.uint8
+
+
+def test_wrong_use_writes_nothing(noisy):
+    folder, _ = noisy
+    image, out = folder / "in" / "a.png", folder / "out.tif"
+    assert "there is no restorer" in run("blind", image, "-o", out, status=1)
+    assert "no method" in run("blind", image, "-m", "magic", "-o", out, status=1)
+    run("blind", image, *METHODS, "-o", out, "--stride", "1", status=2)
+    (folder / "t.lut.safetensors").write_bytes(b"mine")
+    assert "exists already" in run("blind", image, *METHODS, "-o", out, "--save-lut", folder / "t", status=1)
+    assert not out.exists()
