@@ -85,13 +85,13 @@ def test_the_same_from_statistics(hot):
     candidates = [np.clip(truth + rng.integers(-90, 90, truth.shape), 0, 65535).astype(np.uint16)] * 2
     for bin_width in (None, 64):
         counted = collect_reference([(candidates, truth)], bin_width=bin_width, device="cpu").statistics
-        assert score_range_of(counted, truth.dtype) == score_range([truth])
-        assert score_range_of(counted, np.dtype(np.uint8)).peak == 255
-        assert score_range_of(counted, truth.dtype, (0, 5)).peak == 5
+        assert score_range_of([counted], truth.dtype) == score_range([truth])
+        assert score_range_of([counted], np.dtype(np.uint8)).peak == 255
+        assert score_range_of([counted], truth.dtype, (0, 5)).peak == 5
     floats = [x / 65535 for x in (*candidates, truth)]
     counted = collect_reference([(floats[:-1], floats[-1])], device="cpu").statistics
     expected = score_range(floats[-1:])
-    assert score_range_of(counted, np.dtype(float)).peak == pytest.approx(
+    assert score_range_of([counted], np.dtype(float)).peak == pytest.approx(
         expected.peak, rel=2**-10, abs=2 * counted.binning.step
     )
 

@@ -52,15 +52,18 @@ def apart(one: Plane, other: Plane) -> Plane:
     4.0
     """
     both = np.isfinite(one) & np.isfinite(other)
-    n = int(both.sum())
+    n, whole = int(both.sum()), bool(both.all())
     parts = []
     for image in (one, other):
-        known = np.where(both, image, 0.0)
-        known = np.where(both, known - known.sum() / max(1, n), 0.0)
-        spread = np.sqrt(np.sum(known * known) / max(1, n))
+        known = image if whole else np.where(both, image, 0.0)
+        known = known - known.sum() / max(1, n)
+        if not whole:
+            known[~both] = 0
+        spread = np.sqrt(np.square(known).sum() / max(1, n))
         if spread == 0:
             return np.full(one.shape, 2.0)
-        parts.append(known / spread)
+        known /= spread
+        parts.append(known)
     return np.asarray((parts[0] - parts[1]) ** 2 * (both.size / n))
 
 

@@ -168,7 +168,7 @@ class TruthRange:
 
 
 def score_range_of(
-    statistics: Statistics, dtype: np.dtype[Any], given: tuple[float, float] | None = None
+    statistics: Sequence[Statistics], dtype: np.dtype[Any], given: tuple[float, float] | None = None
 ) -> ScoreRange:
     """The same from what a fit has counted, without reading a pixel.
 
@@ -176,7 +176,8 @@ def score_range_of(
 
     Parameters
     ----------
-    statistics : Statistics
+    statistics : sequence of Statistics
+        Of one binning; those of pixels held out as well, so that the truth is all there.
     dtype
         The ground truth's.
     given : (low, high), optional
@@ -185,15 +186,24 @@ def score_range_of(
     ------
     EnsembleError
         As :func:`score_range`.
+
+    Examples
+    --------
+    >>> from napari_ensir.ensemble.reference import collect_reference
+    >>> truth = np.arange(5000, dtype=np.uint16).reshape(50, 100)
+    >>> counted = collect_reference([((truth // 2, truth // 3), truth)], device="cpu").statistics
+    >>> score_range_of([counted], truth.dtype) == score_range([truth])
+    True
     """
     known = known_range([np.dtype(dtype)], given)
     if known is not None:
         return known
-    levels, place = np.unique(statistics.levels, return_inverse=True)
-    counts = np.bincount(place, statistics.level_counts, minlength=len(levels)).astype(np.int64)
+    levels, place = np.unique(np.concatenate([one.levels for one in statistics]), return_inverse=True)
+    weights = np.concatenate([one.level_counts for one in statistics])
+    counts = np.bincount(place, weights, minlength=len(levels)).astype(np.int64)
     ends = (float(levels[0]), float(levels[-1])) if len(levels) else (np.inf, -np.inf)
     in_levels = _range_of_truth(Spread(True, levels, counts, ends), lambda within: within)
-    low, high = statistics.binning.intensities(np.array([in_levels.low, in_levels.high], np.int64))
+    low, high = statistics[0].binning.intensities(np.array([in_levels.low, in_levels.high], np.int64))
     return ScoreRange(float(low), float(high), "truth")
 
 

@@ -275,10 +275,11 @@ def _scaled_wrong(plane: Plane, truth: Plane) -> str:
     offset = y.mean() - gain * x.mean()
     plain, fitted = np.mean((y - x) ** 2), np.mean((y - gain * x - offset) ** 2)
     # A power of the candidate, not just any curve: noise alone bends the mean of the truth at each intensity.
-    unit = (x - min(0.0, x.min())) / (x.max() - min(0.0, x.min()))
-    curved = min(1 - correlation(y, unit**gamma) ** 2 for gamma in GAMMAS) * y.var()
-    if curved < 0.25 * fitted and np.sqrt(fitted - curved) > 0.1 * y.std():
-        return "on another tone curve than the ground truth (gamma?); give both in linear intensities."
+    if fitted > 0.01 * y.var():
+        unit = (x - min(0.0, x.min())) / (x.max() - min(0.0, x.min()))
+        curved = min(1 - correlation(y, unit**gamma) ** 2 for gamma in GAMMAS) * y.var()
+        if curved < 0.25 * fitted and fitted - curved > 0.01 * y.var():
+            return "on another tone curve than the ground truth (gamma?); give both in linear intensities."
     if fitted < 0.25 * plain and np.sqrt(plain - fitted) > 0.15 * y.std():
         sign = "+" if offset >= 0 else "-"
         return (
