@@ -145,18 +145,26 @@ def test_previous_rule_takes_the_bin_set_before(engine, rng):
     assert len(keys) < 4**3 * 3
 
 
-def test_exponential_and_logarithm_are_those_of_numpy(rng):
+def test_exponential_and_logarithm_are_those_of_numpy():
     loop = pytest.importorskip("napari_ensir.ensemble.em_loop")
+
+    def room(n):
+        work = [np.empty(n) for _ in range(3)]
+        return work, tuple(array.view(np.int64) for array in work)
+
     x = -np.concatenate([np.linspace(0, 708, 20001), np.logspace(-20, 2.85, 20000)])
-    found = x.copy()
-    loop._exponential(found, np.empty((2, len(x))))
-    wanted = np.exp(x)
-    assert (np.abs(found - wanted) <= 2 * np.spacing(wanted)).all()
-    odd = np.array([np.nan, -np.inf, -709.0, 0.0])
-    loop._exponential(odd, np.empty((2, 4)))
-    np.testing.assert_array_equal(odd, [np.nan, 0, 0, 1])
-    totals = np.concatenate([np.linspace(1, 40, 20001), 1 + np.logspace(-16, 0, 20000), [np.nan]])
-    logs = np.empty_like(totals)
-    loop._logarithm(totals, logs)
-    assert (np.abs(logs - np.log(totals))[:-1] <= 2 * np.spacing(np.maximum(logs, 1)[:-1])).all()
+    x = np.append(x, [np.nan, -np.inf, -709.0])
+    (total, whole, value), bits = room(len(x))
+    total[:] = 1.0
+    found = x + 2.0
+    loop._add_exponential(found, np.full(len(x), 2.0), total, whole, value, bits, len(x))
+    wanted = np.exp(x + 2.0 - 2.0)
+    assert (np.abs(found - wanted)[:-3] <= 2 * np.spacing(wanted[:-3])).all()
+    np.testing.assert_array_equal(found[-3:], [np.nan, 0, 0])
+    np.testing.assert_array_equal(total, 1.0 + found)
+    y = np.concatenate([np.linspace(1, 40, 20001), 1 + np.logspace(-16, 0, 20000), [np.nan]])
+    (total, logs, _), bits = room(len(y))
+    total[:] = y
+    loop._logarithm(total, logs, bits, len(y))
+    assert (np.abs(logs - np.log(y))[:-1] <= 2 * np.spacing(np.maximum(logs, 1)[:-1])).all()
     assert np.isnan(logs[-1])

@@ -21,6 +21,8 @@ _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _jit_sum = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 """For sums alone, whose terms may be added in any order."""
 
+_U = np.uint64
+
 _CHUNK = 256
 """Values of the ground truth worked on at once: the room to work in stays in a core's first cache."""
 
@@ -58,15 +60,30 @@ def iterate_em(
     """
     limit, first_check, tolerance, variance_floor, recentred = rule
     n_candidates = means.shape[1]
-    sums = np.empty((3, n_candidates))
-    mass, centre, spread = sums[0], sums[1], sums[2]
-    room = np.empty((n_candidates + 4, _CHUNK))
+    mass, centre, spread = np.empty(n_candidates), np.empty(n_candidates), np.empty(n_candidates)
+    gamma, best = np.empty((n_candidates, _CHUNK)), np.empty(_CHUNK)
+    total, room, value = np.empty(_CHUNK), np.empty(_CHUNK), np.empty(_CHUNK)
+    bits = (total.view(np.int64), room.view(np.int64), value.view(np.int64))
+    work = (best, total, room, value)
     for r in range(len(starts) - 1):
-        y, part = truth[starts[r] : starts[r + 1]], share[starts[r] : starts[r + 1]]
         before = -np.inf
         status[r] = 1
         for iteration in range(limit + 1):
-            likelihood = _expect(y, part, means[r], variances[r], weights[r], sums, room)
+            likelihood = _expect(
+                truth,
+                share,
+                starts[r],
+                starts[r + 1],
+                means[r],
+                variances[r],
+                weights[r],
+                mass,
+                centre,
+                spread,
+                gamma,
+                work,
+                bits,
+            )
             iterations[r] = iteration
             if not np.isfinite(likelihood):
                 status[r] = 2
@@ -90,57 +107,63 @@ def iterate_em(
 def _expect(
     truth: NDArray[np.float64],
     share: NDArray[np.float64],
+    start: int,
+    stop: int,
     means: NDArray[np.float64],
     variances: NDArray[np.float64],
     weights: NDArray[np.float64],
-    sums: NDArray[np.float64],
-    room: NDArray[np.float64],
+    mass: NDArray[np.float64],
+    centre: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    gamma: NDArray[np.float64],
+    work: tuple[NDArray[np.float64], ...],
+    bits: tuple[NDArray[np.int64], ...],
 ) -> float:
     """One bin set's E step; return the mean log likelihood of the components as they are.
 
-    ``sums`` is written: sums of the responsibilities, and of these times the truth's distance from the
-    component's mean and its square. ``room`` is to work in.
+    ``mass``, ``centre`` and ``spread`` are written: sums of the responsibilities, and of these times the
+    truth's distance from the component's mean and its square. ``gamma`` and what follows is room to work in.
     """
-    n_candidates = len(means)
-    sums[:] = 0.0
+    best, total, room, value = work
+    for m in range(len(means)):
+        mass[m] = centre[m] = spread[m] = 0.0
     likelihood = 0.0
-    for begin in range(0, len(truth), _CHUNK):
-        size = min(_CHUNK, len(truth) - begin)
-        y, part = truth[begin : begin + size], share[begin : begin + size]
-        best, total = room[n_candidates, :size], room[n_candidates + 1, :size]
-        best[:] = -np.inf
-        for m in range(n_candidates):
-            gamma = room[m, :size]
-            scale = np.log(weights[m]) - 0.5 * np.log(2 * np.pi * variances[m])
-            half, mean = 0.5 / variances[m], means[m]
-            for j in range(size):
-                away = y[j] - mean
-                gamma[j] = scale - half * away * away
-                best[j] = gamma[j] if gamma[j] > best[j] else best[j]
-        total[:] = 0.0
-        for m in range(n_candidates):
-            gamma = room[m, :size]
-            for j in range(size):
-                gamma[j] -= best[j]
-            _exponential(gamma, room[n_candidates + 2 :])
-            for j in range(size):
-                total[j] += gamma[j]
-        logs = room[n_candidates + 2, :size]
-        _logarithm(total, logs)
-        likelihood += _dot(part, best, logs)
+    for begin in range(start, stop, _CHUNK):
+        size = min(_CHUNK, stop - begin)
         for j in range(size):
-            total[j] = part[j] / total[j]
-        for m in range(n_candidates):
-            _add_sums(room[m, :size], total, y, means[m], sums, m)
+            best[j], total[j] = -np.inf, 0.0
+        for m in range(len(means)):
+            scale = np.log(weights[m]) - 0.5 * np.log(2 * np.pi * variances[m])
+            half, mean, here = 0.5 / variances[m], means[m], gamma[m]
+            for j in range(size):
+                away = truth[_U(begin + j)] - mean
+                here[j] = scale - half * away * away
+                best[j] = here[j] if here[j] > best[j] else best[j]
+        for m in range(len(means)):
+            _add_exponential(gamma[m], best, total, room, value, bits, size)
+        _logarithm(total, room, bits, size)
+        likelihood += _divide(share, begin, size, best, total, room)
+        for m in range(len(means)):
+            _add_sums(gamma[m], total, truth, begin, size, means[m], m, mass, centre, spread)
     return likelihood
 
 
 @_jit_sum
-def _dot(share: NDArray[np.float64], best: NDArray[np.float64], logs: NDArray[np.float64]) -> float:
-    total = 0.0
-    for j in range(len(share)):
-        total += share[j] * (best[j] + logs[j])
-    return total
+def _divide(
+    share: NDArray[np.float64],
+    begin: int,
+    size: int,
+    best: NDArray[np.float64],
+    total: NDArray[np.float64],
+    logs: NDArray[np.float64],
+) -> float:
+    """Share of the log likelihood; ``total`` becomes what turns densities into responsibilities."""
+    found = 0.0
+    for j in range(size):
+        part = share[_U(begin + j)]
+        found += part * (best[j] + logs[j])
+        total[j] = part / total[j]
+    return found
 
 
 @_jit_sum
@@ -148,19 +171,23 @@ def _add_sums(
     gamma: NDArray[np.float64],
     factor: NDArray[np.float64],
     truth: NDArray[np.float64],
+    begin: int,
+    size: int,
     mean: float,
-    sums: NDArray[np.float64],
     m: int,
+    mass: NDArray[np.float64],
+    centre: NDArray[np.float64],
+    spread: NDArray[np.float64],
 ) -> None:
-    mass, centre, spread = 0.0, 0.0, 0.0
-    for j in range(len(gamma)):
-        part, away = gamma[j] * factor[j], truth[j] - mean
-        mass += part
-        centre += part * away
-        spread += part * away * away
-    sums[0, m] += mass
-    sums[1, m] += centre
-    sums[2, m] += spread
+    first, second, third = 0.0, 0.0, 0.0
+    for j in range(size):
+        part, away = gamma[j] * factor[j], truth[_U(begin + j)] - mean
+        first += part
+        second += part * away
+        third += part * away * away
+    mass[m] += first
+    centre[m] += second
+    spread[m] += third
 
 
 _LEAST = -708.0
@@ -173,16 +200,24 @@ _LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10
 
 
 @_jit
-def _exponential(x: NDArray[np.float64], room: NDArray[np.float64]) -> None:
-    """Exponential of numbers up to zero, in place; to 2 units in the last place, below -708 zero.
+def _add_exponential(
+    x: NDArray[np.float64],
+    best: NDArray[np.float64],
+    total: NDArray[np.float64],
+    whole: NDArray[np.float64],
+    value: NDArray[np.float64],
+    bits: tuple[NDArray[np.int64], ...],
+    size: int,
+) -> None:
+    """Exponential of ``x - best``, which is zero at most, in place, and added to the total.
 
-    ``exp(x) = 2 ** n * exp(r)`` with whole ``n`` and ``r`` of at most half a logarithm of two, where thirteen
-    terms of Taylor's series are enough. Whatever is not a number stays so.
+    To 2 units in the last place, below -708 zero: ``exp(x) = 2 ** n * exp(r)`` with whole ``n`` and ``r`` of
+    at most half a logarithm of two, where thirteen terms of Taylor's series are enough. Whatever is not a
+    number stays so.
     """
-    size = len(x)
-    whole, value = room[0, :size], room[1, :size]
-    whole_bits, value_bits = whole.view(np.int64), value.view(np.int64)
+    _, whole_bits, value_bits = bits
     for j in range(size):
+        x[j] -= best[j]
         whole[j] = x[j] * _LOG2_E + _ROUND
         n = whole[j] - _ROUND
         r = x[j] - n * _LN2_HIGH - n * _LN2_LOW
@@ -205,21 +240,24 @@ def _exponential(x: NDArray[np.float64], room: NDArray[np.float64]) -> None:
     for j in range(size):
         small = 0.0 if x[j] < _LEAST else x[j]
         x[j] = value[j] if x[j] >= _LEAST else small
+        total[j] += x[j]
 
 
 @_jit
-def _logarithm(x: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+def _logarithm(
+    x: NDArray[np.float64], out: NDArray[np.float64], bits: tuple[NDArray[np.int64], ...], size: int
+) -> None:
     """Natural logarithm of numbers from one upward, to 2 units in the last place of one.
 
     ``log(x) = n log 2 + 2 artanh s`` with ``s = (f - 1) / (f + 1)`` and ``x = 2 ** n * f``, where ``f`` lies
     between 3/4 and 3/2 and eleven terms of the series are enough. Whatever is not a number stays so.
     """
-    bits, out_bits = x.view(np.int64), out.view(np.int64)
+    x_bits, out_bits, _ = bits
     three_quarters = 0x3FE8000000000000
-    for j in range(len(x)):
-        out_bits[j] = bits[j] - ((bits[j] - three_quarters) >> 52 << 52)
-    for j in range(len(x)):
-        n = np.float64((bits[j] - three_quarters) >> 52)
+    for j in range(size):
+        out_bits[j] = x_bits[j] - ((x_bits[j] - three_quarters) >> 52 << 52)
+    for j in range(size):
+        n = np.float64((x_bits[j] - three_quarters) >> 52)
         s = (out[j] - 1.0) / (out[j] + 1.0)
         q = s * s
         p = 1 / 21.0

@@ -57,12 +57,12 @@ def _fill_channels(start: int, channels: Channels, out: NDArray[np.uint32]) -> N
     """Channel of each pixel from ``start`` on."""
     first, count, inner = channels
     channel, left = first + start // inner % count, inner - start % inner
-    begin = 0
-    while begin < out.size:
-        end = min(out.size, begin + left)
-        out[begin:end] = channel
-        channel = channel + 1 if channel + 1 < first + count else first
-        begin, left = end, inner
+    for j in range(out.size):
+        out[j] = channel
+        left -= 1
+        if left == 0:
+            channel = channel + 1 if channel + 1 < first + count else first
+            left = inner
 
 
 @_jit
@@ -129,7 +129,8 @@ def combine(
         if begin == 0 or not repeats:
             _fill_channels(begin, channels, channel)
         key = keys[:size]
-        key[:] = 0
+        for j in range(size):
+            key[j] = 0
         for m in range(n_candidates):
             block, value = candidates[m][begin : begin + size], values[m]
             for j in range(size):
@@ -173,6 +174,7 @@ def count_integers(
     n_channels: int,
     channels: Channels,
     sums: NDArray[np.int64],
+    paging: tuple[int, int, int],
     pages: NDArray[np.int32],
     histogram: NDArray[np.uint32],
     owners: NDArray[np.int64],
@@ -196,7 +198,7 @@ def count_integers(
         As for :func:`combine`.
     sums : (bin sets * K,)
         Added to: for each bin set the sums of x_1..x_M, of x_m * x_k for k <= m, and of x_m * y.
-    pages, histogram, owners, pairs
+    paging, pages, histogram, owners, pairs
         The histogram of the truth; see :func:`_count_truth`.
     outside : (M + 2,)
         Added to: pixels outside the range in each candidate and the truth, then pixels that are not finite.
@@ -204,7 +206,8 @@ def count_integers(
     n_candidates = len(candidates)
     low, high = limits
     heights = np.empty((n_candidates + 2, TILE), np.uint32)
-    heights[n_candidates + 1, :] = 1
+    for j in range(TILE):
+        heights[n_candidates + 1, j] = 1
     products = np.empty((_n_sums(n_candidates), TILE), np.uint32)
     values = np.empty(TILE, grid.dtype)
     keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
@@ -221,7 +224,8 @@ def count_integers(
         if keep.size > 0:
             size = _compress(keep[begin : begin + size], channel, heights)
         key = keys[:size]
-        key[:] = 0
+        for j in range(size):
+            key[j] = 0
         for m in range(n_candidates + 1):
             height, beyond = heights[m], 0
             for j in range(size):
@@ -232,7 +236,7 @@ def count_integers(
                     values[j] = height[j]
                 _append_bins(values, grid, key)
         _append_channels(channel, n_channels, key)
-        written = _count_truth(key, heights[n_candidates], pages, histogram, owners, pairs, written)
+        written = _count_truth(key, heights[n_candidates], paging, pages, histogram, owners, pairs, written)
         _add_products(candidates, key, heights, products, sums)
     return written
 
@@ -248,6 +252,7 @@ def count_floats(
     n_channels: int,
     channels: Channels,
     sums: NDArray[np.int64],
+    paging: tuple[int, int, int],
     pages: NDArray[np.int32],
     histogram: NDArray[np.uint32],
     owners: NDArray[np.int64],
@@ -262,13 +267,16 @@ def count_floats(
         Lowest and highest intensity of the data range.
     levels
         Distance of two levels, levels per bin.
-    candidates, truth, keep, grid, n_channels, channels, sums, pages, histogram, owners, pairs, outside
+    candidates, truth, keep, grid, n_channels, channels
+        As for :func:`count_integers`.
+    sums, paging, pages, histogram, owners, pairs, outside
         As for :func:`count_integers`.
     """
     n_candidates = len(candidates)
     low, high = limits
     heights = np.empty((n_candidates + 2, TILE), np.uint32)
-    heights[n_candidates + 1, :] = 1
+    for j in range(TILE):
+        heights[n_candidates + 1, j] = 1
     products = np.empty((_n_sums(n_candidates), TILE), np.int64)
     values = np.empty((n_candidates + 1, TILE), grid.dtype)
     finite = np.empty(TILE, np.bool_)
@@ -291,7 +299,8 @@ def count_floats(
             outside[n_candidates + 1] += size - n_finite
             changed, size = True, _compress(finite[:size], channel, values)
         key = keys[:size]
-        key[:] = 0
+        for j in range(size):
+            key[j] = 0
         for m in range(n_candidates + 1):
             value, beyond = values[m], 0
             for j in range(size):
@@ -301,7 +310,7 @@ def count_floats(
             if m < n_candidates:
                 _append_bins(value, grid, key)
         _append_channels(channel, n_channels, key)
-        written = _count_truth(key, heights[n_candidates], pages, histogram, owners, pairs, written)
+        written = _count_truth(key, heights[n_candidates], paging, pages, histogram, owners, pairs, written)
         _add_products(candidates, key, heights, products, sums)
     return written
 
@@ -321,11 +330,15 @@ def _compress(keep: NDArray[np.bool_], channel: NDArray[np.uint32], columns: NDA
 
 @_jit
 def _find_finite(values: NDArray[np.float64], finite: NDArray[np.bool_]) -> int:
-    finite[:] = True
+    found = 0
+    for j in range(finite.size):
+        finite[j] = True
     for m in range(len(values)):
         for j in range(finite.size):
             finite[j] &= values[m, j] - values[m, j] == 0.0
-    return int(finite.sum())
+    for j in range(finite.size):
+        found += finite[j]
+    return found
 
 
 @_jit
@@ -352,6 +365,7 @@ def _find_levels(
 def _count_truth(
     keys: NDArray[np.uint32],
     truth: NDArray[np.uint32],
+    paging: tuple[int, int, int],
     pages: NDArray[np.int32],
     histogram: NDArray[np.uint32],
     owners: NDArray[np.int64],
@@ -364,38 +378,32 @@ def _count_truth(
     ----------
     keys, truth
         Bin set and height of each pixel.
-    pages : (bin sets, pages per bin set)
+    paging
+        Heights per page as a power of two, pages per bin set, pages of the histogram.
+    pages : (bin sets * pages per bin set,)
         Page of the histogram for a run of heights; negative: none yet. Empty where there are no pages.
-    histogram : (pages, heights per page)
-        Added to. The heights per page are a power of two.
+    histogram : (pages * heights per page,)
+        Added to.
     owners : (pages + 1,)
         Which of all pages there can be stands here; last, how many are in use.
     pairs
         Where no page is left, ``bin set * heights + height`` is written here, from ``written`` on.
     """
-    per_page, per_set = histogram.shape[1], _U(pages.shape[1])
-    shift, n_pages = _U(0), len(histogram)
-    while 1 << shift < per_page:
-        shift += _U(1)
-    inside, flat, table = _U(per_page - 1), histogram.reshape(-1), pages.reshape(-1)
-    if n_pages == 0:
-        for j in range(keys.size):
-            pairs[written + j] = ((_U(keys[j]) * per_set) << shift) + _U(truth[j])
-        return written + keys.size
+    shift, per_set, n_pages = _U(paging[0]), _U(paging[1]), paging[2]
+    inside = (_U(1) << shift) - _U(1)
     for j in range(keys.size):
         height = _U(truth[j])
         wanted = _U(keys[j]) * per_set + (height >> shift)
-        page = table[wanted]
-        if page < 0:
-            if owners[n_pages] < n_pages:
-                page = np.int32(owners[n_pages])
-                table[wanted], owners[page] = page, _I(wanted)
-                owners[n_pages] += 1
-            else:
-                pairs[written] = _I((wanted << shift) + (height & inside))
-                written += 1
-                continue
-        flat[(_U(page) << shift) + (height & inside)] += np.uint32(1)
+        page = pages[wanted] if n_pages > 0 else np.int32(-1)
+        if page < 0 and owners[n_pages] < n_pages:
+            page = np.int32(owners[n_pages])
+            pages[wanted], owners[page] = page, _I(wanted)
+            owners[n_pages] += 1
+        if page >= 0:
+            histogram[(_U(page) << shift) + (height & inside)] += np.uint32(1)
+        else:
+            pairs[written] = _I((wanted << shift) + (height & inside))
+            written += 1
     return written
 
 

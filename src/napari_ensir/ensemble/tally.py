@@ -98,7 +98,7 @@ class CompiledTally(_TableTally):
         self.outside = np.zeros(scale.n_candidates + 2, np.int64)
         self.sums = np.zeros(scale.n_rows * n_moments(scale.n_candidates), np.int64)
         self.shift, self.per_row, n_pages = _page_sizes(scale)
-        self.pages = np.full((scale.n_rows if n_pages else 0, self.per_row), -1, np.int32)
+        self.pages = np.full(scale.n_rows * self.per_row if n_pages else 0, -1, np.int32)
         self.cells = np.zeros((n_pages, 1 << self.shift), np.uint32)
         self.owners = np.zeros(n_pages + 1, np.int64)
 
@@ -112,7 +112,9 @@ class CompiledTally(_TableTally):
         run = Channels.of_block(field.shape, slices, field.channel_axis)
         pixels = (tuple(blocks[:-1]), blocks[-1], np.zeros(0, bool) if mask is None else mask.copy())
         where = (scale.n_channels, (run.first, run.count, run.inner))
-        tables = (self.sums, self.pages, self.cells, self.owners, pairs, self.outside)
+        paging = (self.shift, self.per_row, len(self.cells))
+        cells = self.cells.reshape(-1)
+        tables = (self.sums, paging, self.pages, cells, self.owners, pairs, self.outside)
         grid = binning.grid(scale.dtype)
         if scale.is_exact:
             grid[0] -= scale.smallest

@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_ensir.ensemble.arrays import Channels, read_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import torch
 
     from napari_ensir.ensemble.arrays import Slices
@@ -101,8 +102,17 @@ def which_count(
             lost = ~finite if keep is None else keep & ~finite
             not_finite = not_finite + lost.sum()
             keep = finite if keep is None else keep & finite
-    outside = []
-    for value in values:
-        beyond = (value < binning.low) | (value > binning.high)
-        outside.append((beyond if keep is None else beyond & keep).sum())
+    if _covers(binning, field.dtype):
+        outside = [torch.zeros_like(not_finite)] * len(values)
+    else:
+        beyond = [(value < binning.low) | (value > binning.high) for value in values]
+        outside = [torch.count_nonzero(one if keep is None else one & keep) for one in beyond]
     return keep, torch.stack([*outside, not_finite])
+
+
+def _covers(binning: Binning, dtype: np.dtype[Any]) -> bool:
+    """Whether no value of a dtype lies outside the range."""
+    if dtype.kind not in "iu":
+        return False
+    limits = np.iinfo(dtype)
+    return bool(binning.low <= limits.min and limits.max <= binning.high)
