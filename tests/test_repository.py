@@ -1,0 +1,36 @@
+"""What the repository says of the package elsewhere than in its code."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+
+
+def test_the_conda_recipe_needs_what_the_package_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["fast"]]
+    recipe = yaml.safe_load((ROOT / "tools" / "conda" / "recipe.yaml").read_text("utf-8"))
+    assert recipe["context"]["version"] == project["version"]
+    needed = dict(re.fullmatch(r"(\S+)\s*(.*)", line).groups() for line in recipe["requirements"]["run"])
+    for line in wanted:
+        name, limits = re.fullmatch(r"([\w.-]+)(?:\[[^\]]*\])?\s*(.*)", line).groups()
+        assert needed[CONDA_NAMES.get(name, name.lower())] == limits
+    assert len(needed) == len(wanted) + 1  # and Python
+
+
+def test_issue_forms_are_forms():
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert len(forms) == 3
+    for form in forms:
+        said = yaml.safe_load(form.read_text("utf-8"))
+        if form.name == "config.yml":
+            continue
+        assert said["name"]
+        for part in said["body"]:
+            assert part["attributes"]["label"]
