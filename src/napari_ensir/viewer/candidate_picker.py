@@ -169,10 +169,12 @@ class _Rows(QListWidget):
         self.setMinimumHeight(80)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        # The viewer's themes draw an empty box in nearly the colour of what lies behind it.
+        self.setStyleSheet("QListWidget::indicator:unchecked { border: 1px solid #8a9099; }")
 
     def sizeHint(self) -> QSize:
         """A few rows high; the list scrolls and grows with the dock."""
-        return QSize(260, 120)
+        return QSize(340, 120)
 
     def items_in_order(self) -> list[QListWidgetItem]:
         """All rows, from the top."""

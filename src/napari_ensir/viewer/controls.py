@@ -10,10 +10,12 @@ from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import Undefined
-from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, Label, LineEdit, SpinBox
+from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, Label, LineEdit, RangeSlider, SpinBox
 from magicgui.widgets.bases import ValuedContainerWidget
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QSizePolicy
+
+from napari_ensir.viewer.drop_down import narrow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,29 +31,21 @@ __all__ = [
     "Message",
     "Number",
     "Numbers",
+    "Places",
     "Suggested",
     "ValueOrWord",
     "WithButton",
     "control_of",
-    "narrow",
 ]
 
 LARGEST = 1e12
 """What a number box goes up to where a setting has no limit."""
 
+NUMBER_WIDTH = 104
+"""Pixels that a number box takes, its two buttons included."""
+
 BY_HAND = "by hand"
 """The entry beside a setting's words that stands for a value of one's own."""
-
-
-def narrow(box: QComboBox) -> None:
-    """Keep the widest entry of a drop-down from widening the dock; its list is as wide as it needs."""
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(6)
-    box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-    box.view().setTextElideMode(Qt.TextElideMode.ElideMiddle)
-
-
-# -- controls -----------------------------------------------------------------------------------------
 
 
 class Choice(ComboBox):
@@ -110,7 +104,7 @@ class Suggested(ComboBox):
 
     @property
     def value(self) -> Any:
-        """The text."""
+        """See magicgui."""
         return self.get_value()
 
     @value.setter
@@ -152,24 +146,25 @@ class Number(FloatSpinBox):
         unit: str = "",
         **kwargs: Any,
     ) -> None:
-        self._least_digits = 0 if step is None else _digits(step)
+        self._least_digits = self._step_digits = 0 if step is None else _digits(step)
         super().__init__(
             min=-LARGEST if min is None else min, max=LARGEST if max is None else max, step=step, **kwargs
         )
         self.native.setSuffix(f" {unit}" if unit else "")
         # The text of the largest value would else make the box wider than the dock.
-        self.native.setMinimumWidth(64)
+        self.native.setMinimumWidth(NUMBER_WIDTH)
         self.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         # A number is taken when it is whole: each digit typed would be a value of its own otherwise.
         self.native.setKeyboardTracking(False)
-        self.suit(1.0)
+        if step is None:
+            self.suit(1.0)
         if value is not Undefined:
             self.value = value
 
     def suit(self, span: float) -> None:
         """Let values be typed down to a thousandth of this span."""
         if span > 0:
-            self._least_digits = max(self._least_digits, min(15, 3 - floor(log10(span))))
+            self._least_digits = max(self._step_digits, min(15, 3 - floor(log10(span))))
             self._take_digits(self.value)
 
     def set_value(self, value: Any) -> None:
@@ -246,6 +241,26 @@ class Between(ValuedContainerWidget):
         self.changed.emit(self.get_value())
 
 
+class Places(RangeSlider):
+    """First and last place along an axis; set by a script, it reaches as far as is set."""
+
+    def __init__(self, value: Any = (0, 1), **kwargs: Any) -> None:
+        super().__init__(value=value, min=0, max=max(1, value[1]), **kwargs)
+
+    def get_value(self) -> Any:
+        """Two whole numbers."""
+        first, last = super().get_value()
+        return int(first), int(last)
+
+    def set_value(self, value: Any) -> None:
+        """See magicgui."""
+        self.max = max(self.max, value[1])
+        super().set_value(tuple(value))
+
+    def _on_value_change(self, value: Any = None) -> None:
+        self.changed.emit(self.get_value())
+
+
 class ValueOrWord(ValuedContainerWidget):
     """A value, or a word that stands for one: None ("an eighth of the range") or "auto".
 
@@ -273,6 +288,8 @@ class ValueOrWord(ValuedContainerWidget):
         super().__init__(widgets=[self._word, inner], labels=False, **kwargs)
         self.margins = (0, 0, 0, 0)
         self.native.layout().setSpacing(4)
+        if isinstance(inner, Number | SpinBox):
+            inner.native.setMaximumWidth(NUMBER_WIDTH)  # the words are longer
         self.value = value
         self._follow()
         self._word.changed.connect(self._word_chosen)
@@ -384,6 +401,8 @@ def control_of(setting: Setting, value: Any = Undefined, **kwargs: Any) -> BaseV
     """
     value = setting.default if value is Undefined else value
     common = {"name": setting.name, "label": setting.title, "tooltip": setting.description, **kwargs}
+    if setting.others:
+        return Suggested(setting.choices or (), value=value, **common)
     if setting.kind == "choice":
         entries = dict(setting.choices or {})
         if setting.none is not None:
@@ -397,7 +416,7 @@ def control_of(setting: Setting, value: Any = Undefined, **kwargs: Any) -> BaseV
     if not words:
         return _plain(setting, value, common)
     inner = _plain(setting, Undefined, {"name": "own_value", "label": setting.title})
-    if setting.kind in ("range", "numbers"):
+    if setting.kind in ("range", "places", "numbers"):
         common["layout"] = "vertical"
     return ValueOrWord(inner, words, value=value, **common)
 
@@ -415,13 +434,15 @@ def _plain(setting: Setting, value: Any, common: Mapping[str, Any]) -> BaseValue
             step=None if step is None else int(step),
             **common,
         )
-        whole.native.setMinimumWidth(64)
+        whole.native.setMinimumWidth(NUMBER_WIDTH)
         whole.native.setKeyboardTracking(False)
         return whole
     if setting.kind == "number":
         return Number(value, low, high, step, **common)
     if setting.kind == "range":
         return Between(value, **common)
+    if setting.kind == "places":
+        return Places(value=(0, 1) if value is Undefined else value, **common)
     if setting.kind == "numbers":
         return Numbers(value=value, **common)
     return LineEdit(value=value, **common)

@@ -1,165 +1,99 @@
-"""The Fit ensemble widget: choose layers, learn, see the result follow the controls, save the table."""
+"""The Fit ensemble panel: choose layers, learn, see the result follow the controls, save the table.
+
+What its controls are is in ``fit_controls.py``; what is worked out beside the viewer in ``fitting.py`` and
+``scores.py``; what becomes of it on the canvas in ``outputs.py``. Here is what leads to what.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Labels, Shapes
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import (
-    QDoubleSpinBox,
-    QFormLayout,
-    QHBoxLayout,
-    QPushButton,
-    QWidget,
-)
-from superqt import QLabeledRangeSlider
-from superqt.utils import signals_blocked
 
-from napari_ensir.ensemble.estimate import METHODS
 from napari_ensir.errors import EnsembleError
-from napari_ensir.viewer.fitting import Choices, FitRequest, FitResult, bins_for, fit, refit, score_fully
-from napari_ensir.viewer.layer_combo import LayerCombo
-from napari_ensir.viewer.layers import LayerWatcher, Origin, pixel_shape, why_not
-from napari_ensir.viewer.old_panel import Panel
-from napari_ensir.viewer.old_picker import CandidatePicker
-from napari_ensir.viewer.outputs import WEIGHT_VIEWS, Outputs
+from napari_ensir.viewer.fit_controls import FitControls
+from napari_ensir.viewer.fitting import FitResult, fit, holds, refit, score_all, score_held_out
+from napari_ensir.viewer.layers import Origin, Versions, unwrapped
+from napari_ensir.viewer.noticing import notice
+from napari_ensir.viewer.outputs import Errors, Outputs, errors_of
+from napari_ensir.viewer.request import FitRequest
 from napari_ensir.viewer.saving import ask_where_to_save
-from napari_ensir.viewer.score_table import ScoreTable
-from napari_ensir.viewer.session import preference, session_of
-from napari_ensir.viewer.texts import combo_of, device_combo, explain
+from napari_ensir.viewer.scores import better_than_chosen, score_zzpm
+from napari_ensir.viewer.session import session_of
+from napari_ensir.viewer.warm_up import warm_up
 
 if TYPE_CHECKING:
     import napari
+    from napari.layers import Layer
 
-__all__ = ["TRUTH_NAMES", "FitWidget"]
+    from napari_ensir.viewer.compare_dialog import CompareDialog
 
-_STALE = "The layers or the mask have changed; press Fit to learn from them."
-TRUTH_NAMES = ("ground truth", "ground_truth", "groundtruth", "truth", "gt", "target", "clean", "reference")
+__all__ = ["FitWidget"]
+
+STALE = "The layers or what to learn from have changed; press Fit to learn from them."
+
+LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iterations")
+"""Settings that act at once, from the statistics kept."""
+
+REST, SCORE_REST = 40, 600
+"""Milliseconds that controls have to rest before the work starts, so that a drag does not queue up."""
 
 
-class FitWidget(Panel):
+class FitWidget(FitControls):
     """Learns from the chosen layers how far to trust each, and adds what came of it as new layers.
 
-    After a fit, method, bin width and shrinkage act at once, from the statistics kept; other layers or
-    another mask ask for a new fit.
+    After a fit, the method and its settings act at once; other layers, planes, channels or another mask
+    ask for a new fit.
 
     Parameters
     ----------
     napari_viewer
         The viewer to work in.
+
+    Attributes
+    ----------
+    result : FitResult or None
+        The last one, with ``lut``, ``scores`` and ``combined``.
     """
 
-    def __init__(self, napari_viewer: napari.Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(napari_viewer, "fit", parent)
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
         self.result: FitResult | None = None
+        self.comparison: CompareDialog | None = None
         self._outputs: Outputs | None = None
+        self._like: Origin | None = None
         self._title = ""
-        self.candidates = CandidatePicker(napari_viewer)
-        self.truth = LayerCombo(
-            napari_viewer, lambda layer: not why_not(layer), nothing="choose the ground truth"
-        )
-        explain(self.truth, "truth")
-        self.learn_in = LayerCombo(
-            napari_viewer, lambda layer: isinstance(layer, Labels | Shapes), nothing="learn everywhere"
-        )
-        explain(self.learn_in, "mask")
-        self.planes = QLabeledRangeSlider()
-        explain(self.planes, "planes")
-        methods = {key: (method.title, method.summary) for key, method in METHODS.items()}
-        self.method = combo_of(methods, "method", preference("method"))
-        self.weight_view = combo_of(WEIGHT_VIEWS, "weight_view", preference("weights"))
-        self.device = device_combo(preference("device"))
-        self.bin_width = QDoubleSpinBox()
-        self.bin_width.setRange(0, 1e9)
-        self.bin_width.setDecimals(4)
-        self.bin_width.setSpecialValueText("⅛ of the range")
-        self.bin_width.setStepType(QDoubleSpinBox.StepType.AdaptiveDecimalStepType)
-        explain(self.bin_width, "bin_width")
-        self.best_width = QPushButton("Best")
-        self.best_width.setEnabled(False)
-        explain(self.best_width, "best_width")
-        self.shrinkage = QDoubleSpinBox()
-        self.shrinkage.setRange(0, 1e7)
-        self.shrinkage.setDecimals(0)
-        self.shrinkage.setValue(1000)
-        self.shrinkage.setStepType(QDoubleSpinBox.StepType.AdaptiveDecimalStepType)
-        self.shrinkage.setSuffix(" pixels")
-        explain(self.shrinkage, "shrinkage")
-        self.scores = ScoreTable()
-        self.save_button = QPushButton("Save LUT…")
-        self.save_button.setEnabled(False)
-        explain(self.save_button, "save")
-        self.compare_button = QPushButton("Compare methods")
-        self.compare_button.setEnabled(False)
-        explain(self.compare_button, "compare")
-        self._lay_out()
-        self._connect()
-        self._guess_truth()
-        self._follow_choices()
+        self._is_kept = False
+        self._done: set[str] = set()
+        self._learned_from: tuple[Any, ...] = ()
+        self._versions = Versions()
+        super().__init__(napari_viewer)
+        self._soon = self._timer(REST, self._refit)
+        self._scores_soon = self._timer(SCORE_REST, self._follow_up)
+        for name in (*LIVE, "weights"):
+            self[name].changed.connect(lambda: self._soon.start())
+        for name in ("candidates", "ground_truth", "mask", "planes", "channel_axis", "data_range"):
+            self[name].changed.connect(self.safely(self._inputs_changed))
+        self.scores.chosen.connect(self._adopt)
+        for key, slot in (
+            ("save_button", self._ask_and_save),
+            ("compare_button", self.compare),
+            ("errors_button", self.show_errors),
+            ("keep_button", self.keep),
+            ("export_button", self._ask_and_export),
+        ):
+            self[key].changed.connect(self.safely(slot))
+        self._follow_result()
 
-    def _lay_out(self) -> None:
-        width = QHBoxLayout()
-        width.setSpacing(6)
-        width.addWidget(self.bin_width, 1)
-        width.addWidget(self.best_width)
-        self.form = QFormLayout()
-        self.form.setVerticalSpacing(3)
-        self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
-        self.form.addRow("Ground truth", self.truth)
-        self.form.addRow("Learn in", self.learn_in)
-        self.form.addRow("Planes", self.planes)
-        self.form.addRow("Method", self.method)
-        self.form.addRow("Bin width", width)
-        self.form.addRow("Shrinkage", self.shrinkage)
-        self.form.addRow("Weights as", self.weight_view)
-        self.form.addRow("Device", self.device)
-        last = QHBoxLayout()
-        last.addWidget(self.save_button, 1)
-        last.addWidget(self.compare_button, 1)
-        self.body.addWidget(self.candidates, 1)
-        self.body.addLayout(self.form)
-        self.body.addLayout(self.buttons)
-        self.body.addWidget(self.message)
-        self.body.addWidget(self.scores, 1)
-        self.body.addLayout(last)
+    def _timer(self, milliseconds: int, slot: Any) -> QTimer:
+        timer = QTimer(self.native)
+        timer.setSingleShot(True)
+        timer.setInterval(milliseconds)
+        timer.timeout.connect(self.safely(slot))
+        return timer
 
-    def _connect(self) -> None:
-        # A moment's rest of the controls before the work starts, so that a drag does not queue up.
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(40)
-        self._soon.timeout.connect(self._refit)
-        self._scores_soon = QTimer(self)
-        self._scores_soon.setSingleShot(True)
-        self._scores_soon.setInterval(600)
-        self._scores_soon.timeout.connect(self._rescore)
-        self.truth.changed.connect(self._follow_choices)
-        self.candidates.changed.connect(self._follow_choices)
-        self.learn_in.changed.connect(self._follow_choices)
-        self.planes.valueChanged.connect(self._ask_for_fit)
-        self.method.currentIndexChanged.connect(self._follow_method)
-        self.weight_view.currentIndexChanged.connect(self._soon.start)
-        self.bin_width.valueChanged.connect(self._soon.start)
-        self.shrinkage.valueChanged.connect(self._soon.start)
-        self.best_width.clicked.connect(self.choose_best_width)
-        self.save_button.clicked.connect(self._ask_and_save)
-        self.compare_button.clicked.connect(self.compare)
-        self._watcher = LayerWatcher(self.viewer, self._ask_for_fit)
-        self.destroyed.connect(self._watcher.stop)
-        self._follow_method()
-
-    # -- choices ----------------------------------------------------------------------------------
-
-    def choices(self) -> Choices:
-        """What the controls say."""
-        width = self.bin_width.value()
-        return Choices(
-            method=self.method.currentData(),
-            bin_width=width if width > 0 else None,
-            shrinkage=self.shrinkage.value(),
-            device=self.device.currentData(),
-        )
+    # -- what is asked for ------------------------------------------------------------------------
 
     def request(self) -> FitRequest:
         """What is chosen, ready for the worker.
@@ -169,157 +103,205 @@ class FitWidget(Panel):
         EnsembleError
             If something is missing or does not fit.
         """
-        planes = self.planes.value() if self.form.isRowVisible(self.planes) else None
         return FitRequest.of_layers(
-            self.candidates.layers(), self.truth.layer(), self.choices(), self.learn_in.layer(), planes
+            self.candidates.value, self.ground_truth.value, self.settings(), self.mask.value
         )
 
-    def _follow_choices(self) -> None:
-        """Keep picker and plane slider in step with the ground truth."""
-        truth = self.truth.layer()
-        if self.candidates.truth is not truth:
-            self.candidates.set_truth(truth)
-        n = 0 if truth is None else len(pixel_shape(truth)) - bool(truth.rgb)
-        self.form.setRowVisible(self.planes, n > 2)
-        if truth is not None and n > 2:
-            last = pixel_shape(truth)[0] - 1
-            if self.planes.maximum() != last:
-                with signals_blocked(self.planes):
-                    self.planes.setRange(0, last)
-                    self.planes.setValue((0, last))
-        self._ask_for_fit()
+    def is_stale(self) -> bool:
+        """Whether what is shown is of other layers, pixels or settings than are chosen. Reads no pixel."""
+        return self.result is None or self._learned_from != self._inputs()
 
-    def _follow_method(self) -> None:
-        self.form.setRowVisible(self.shrinkage, self.method.currentData() == "least-squares")
-        self._soon.start()
+    def _inputs(self) -> tuple[Any, ...]:
+        """All that a new fit is needed for when it changes."""
+        layers = [*self.candidates.value, self.ground_truth.value, self.mask.value]
+        return (*self._versions.of(layers), *self.frozen_settings())
 
-    def _ask_for_fit(self, *_: object) -> None:
-        """Say so when what is shown no longer belongs to what is chosen."""
-        if self.result is not None and self.task is None and self._is_stale():
-            self.say(_STALE)
-
-    def _is_stale(self) -> bool:
+    def _inputs_changed(self) -> None:
+        self.follow_images()
+        if self.candidates.value:
+            warm_up()
         if self.result is None:
-            return True
-        try:
-            now = self.request()
-        except EnsembleError:
-            return True
-        then = self.result.request
-        same = len(now.candidates) == len(then.candidates) and all(
-            a is b for a, b in zip(now.candidates, then.candidates, strict=True)
-        )
-        return not (same and now.truth is then.truth and _same_mask(now.mask, then.mask))
+            self.say(notice(self.candidates.value, self.ground_truth.value))
+        elif self.task is None or self._is_quiet:
+            self._tell()
+
+    def data_changed(self, layer: Layer) -> None:
+        """See Panel."""
+        self._versions.changed(unwrapped(layer))
+        super().data_changed(layer)
+        # Layers of others, our own outputs among them, cost nothing.
+        chosen = [*self.candidates.value, self.ground_truth.value, self.mask.value]
+        if any(layer is each for each in chosen):
+            self._inputs_changed()
 
     # -- fitting ----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Read the pixels of what is chosen, and fit."""
-        layers = self.candidates.layers()
+        """See Panel."""
+        self.fit()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether something is at work, or will be in a moment."""
+        return self.task is not None or self._soon.isActive() or self._scores_soon.isActive()
+
+    def fit(self) -> None:
+        """Read the pixels of what is chosen, and fit; the result's layers come when it is done."""
         try:
             request = self.request()
         except EnsembleError as error:
             self.fail(error)
             return
-        origins = [Origin(layer) for layer in layers]
-        self.start(
-            lambda progress: fit(request, progress), "Fitting the ensemble", lambda r: self._new(r, origins)
-        )
+        origins = [Origin(layer) for layer in self.candidates.value]
+        inputs = self._inputs()
+        self._soon.stop()
+        self._start_fit(request, lambda result: self._take_new(result, origins, inputs))
 
-    def _new(self, result: FitResult, origins: list[Origin]) -> None:
-        self._outputs = Outputs(self.viewer, origins[0])
+    def _start_fit(self, request: FitRequest, then: Any) -> None:
+        self._scores_soon.stop()
+        self.start(lambda progress: fit(request, progress), "Fitting the ensemble", then)
+
+    def _take_new(self, result: FitResult, origins: list[Origin], inputs: tuple[Any, ...]) -> None:
+        self._like, self._learned_from = origins[0], inputs
+        self._outputs, self._title, self._is_kept = Outputs(self.viewer, origins[0]), "", False
         layers = [origin.layer for origin in origins]
         session_of(self.viewer).remember_layers(result.lut, layers)
         self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
-        self.bin_width.setSingleStep(result.reference.statistics.binning.width)
-        self.bin_width.setStepType(QDoubleSpinBox.StepType.DefaultStepType)
-        for button in (self.save_button, self.compare_button, self.best_width):
-            button.setEnabled(True)
-        self._show(result)
+        self._take(result)
 
     def _refit(self) -> None:
-        """Let the result follow the controls, from the statistics kept."""
-        if self.result is None or self._outputs is None:
+        """Let the result follow the controls, from the statistics kept where they suffice."""
+        before, outputs = self.result, self._outputs
+        if before is None or outputs is None:
             return
-        if self.task is not None:
+        if self.task is not None and not self._is_quiet:
             self._soon.start()  # once what runs has ended
             return
-        before, choices = self.result, self.choices()
-        if choices == before.request.choices:
-            self._outputs.show(before.lut, before.combined, self.weight_view.currentData())
-            return
-        self.start(
-            lambda progress: refit(before.request, before.reference, before.unseen, choices, progress),
-            "Refitting",
-            self._show,
-        )
+        now = self.settings()
+        live = {name: getattr(now, name) for name in LIVE}
+        settings = replace(before.request.settings, **live, device=now.device)
+        if settings == before.request.settings:
+            outputs.show(before.lut, before.combined, self.weights.value)
+        elif not holds(before, settings):
+            self._start_fit(replace(before.request, settings=settings), self._take)
+        else:
+            self._scores_soon.stop()
+            self.start(
+                lambda progress: refit(
+                    before.request, before.reference, before.unseen, settings, progress, before.ssim_known
+                ),
+                "Refitting",
+                self._take,
+            )
 
-    def _show(self, result: FitResult) -> None:
-        self.result = result
+    def _take(self, result: FitResult) -> None:
+        """Show a result in the layers of this fit, or in new ones where those were kept."""
+        if self._is_kept and self._like is not None:
+            self._outputs, self._is_kept = Outputs(self.viewer, self._like), False
+            layers = session_of(self.viewer).learned_on(self.result.lut) if self.result else []
+            self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
+        self.result, self._done = result, set()
         if self._outputs is not None:
-            self._outputs.show(result.lut, result.combined, self.weight_view.currentData())
+            self._outputs.show(result.lut, result.combined, self.weights.value)
         session_of(self.viewer).replace(self._title, result.lut)
-        self.scores.show_scores(result.scores)
-        lines = [f"Bins are {result.lut.bin_width:g} wide.", *result.notes]
-        if self._is_stale():
-            lines.insert(0, _STALE)
-        self.say("\n".join(lines))
-        if any(score.ssim != score.ssim for score in result.scores):
-            self._scores_soon.start()
+        self.show_in_use(result)
+        self._tell()
+        self._follow_result()
+        self._scores_soon.start(SCORE_REST if result.ssim_known else 0)
 
-    def _rescore(self) -> None:
-        """SSIM and cross-validation take a moment; they follow once the controls rest."""
+    def _tell(self) -> None:
+        """Say what there is to know of the result, what matters most first."""
         result = self.result
-        if result is None or self.task is not None:
+        if result is None:
             return
+        lines = [STALE] if self.is_stale() else []
+        if better := better_than_chosen(result.scores, result.lut.method):
+            lines.append(better)
+        lines += result.notes
+        self.say("\n".join(lines))
+        self.scores.show_scores(result.scores, result.lut.method)
 
-        def show(scores: Any) -> None:
+    # -- what follows once the controls rest -------------------------------------------------------
+
+    def _follow_up(self) -> None:
+        """What takes a moment, one thing after the other: other methods, error images, SSIM."""
+        result = self.result
+        if result is None or (self.task is not None and not self._is_quiet):
+            return
+        if "methods" not in self._done:
+            self._then("methods", score_held_out, "Scoring", self._take_scores)
+        elif "errors" not in self._done and self._outputs is not None and self._outputs.has_errors:
+            self._then("errors", lambda each, _: errors_of(each), "Errors", self._take_errors)
+        elif "ssim" not in self._done:
+            self._then("ssim", score_all, "Scoring", self._take_scores)
+
+    def _then(self, key: str, work: Any, title: str, take: Any) -> None:
+        result = self.result
+
+        def taken(value: Any) -> None:
             if self.result is result:
-                self.scores.show_scores(scores)
+                take(value)
+                self._done.add(key)
+                self._scores_soon.start(0)
 
-        self.start(lambda progress: score_fully(result, progress), "Scoring", show, quiet=True)
+        self.start(lambda progress: work(result, progress), title, taken, quiet=True)
 
-    def choose_best_width(self) -> None:
-        """Set bin width, and shrinkage for least squares, to what does best on held-out parts."""
-        from napari_ensir.ensemble.validation import choose_bins
+    def _take_scores(self, result: FitResult) -> None:
+        self.result = result
+        self._tell()
 
+    def _take_errors(self, errors: Errors) -> None:
+        if self.result is not None and self._outputs is not None:
+            self._outputs.show_errors(self.result.lut, errors)
+
+    def show_errors(self) -> None:
+        """Add ensemble and best single candidate minus the ground truth, in one colour scale."""
+        if self.result is None or self._outputs is None:
+            raise EnsembleError("There is no result yet; press Fit first.")
+        result, outputs = self.result, self._outputs
+
+        def take(errors: Errors) -> None:
+            outputs.show_errors(result.lut, errors)
+            self._done.add("errors")
+            self._scores_soon.start(0)
+
+        self.start(lambda _: errors_of(result), "Errors", take, quiet=True)
+
+    def keep(self) -> None:
+        """Leave the layers and the table shown as they are from now on; what follows comes in new ones."""
         if self.result is None:
-            return
-        reference, method = self.result.reference, self.method.currentData()
-
-        def adopt(choice: Any) -> None:
-            self.bin_width.setValue(choice.binning.width)
-            self.shrinkage.setValue(choice.settings.shrinkage)
-
-        self.start(
-            lambda progress: choose_bins(reference, method, progress=progress),
-            "Choosing the bin width",
-            adopt,
-        )
+            raise EnsembleError("There is no result yet; press Fit first.")
+        self._is_kept = True
+        self.say("Kept; other settings are shown in new layers from now on.")
 
     def compare(self) -> None:
-        """Rank all methods on held-out parts, and offer the best."""
-        from napari_ensir.viewer.compare_dialog import CompareDialog, compare_methods
+        """Rank candidates, average, ZZPM and every method by what was held out, and offer the best."""
+        from napari_ensir.viewer.compare_dialog import CompareDialog
 
-        if self.result is None:
-            return
         result = self.result
-        binning = bins_for(result.reference, self.choices().bin_width)
-
-        def show(rows: Any) -> None:
-            self.comparison = CompareDialog(rows, binning.width, self._adopt, self)
-            self.comparison.show()
-
-        self.start(
-            lambda progress: compare_methods(result, binning, progress), "Comparing methods", show, quiet=True
+        if result is None:
+            raise EnsembleError("There is no result yet; press Fit first.")
+        if "methods" not in self._done:
+            self._then("methods", score_held_out, "Scoring", self._take_and_compare)
+            return
+        zzpm = score_zzpm(result.reference, result.unseen, result.lut)
+        scores = [*result.scores, *([zzpm] if zzpm is not None else [])]
+        self.comparison = CompareDialog(
+            scores, result.lut.method, result.held_out_in_words, self._adopt, self.native
         )
+        self.comparison.show()
+
+    def _take_and_compare(self, result: FitResult) -> None:
+        self._take_scores(result)
+        self._done.add("methods")
+        self.compare()
 
     def _adopt(self, method: str) -> None:
-        self.method.setCurrentIndex(self.method.findData(method))
+        self.method.value = method
 
     # -- saving -----------------------------------------------------------------------------------
 
-    def save(self, path: str) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the table shown to a file; says so, or why not, under the buttons."""
         if self.result is None:
             self.fail(EnsembleError("There is no lookup table yet; press Fit first."))
@@ -331,22 +313,27 @@ class FitWidget(Panel):
             return
         self.say(f"Saved {written.name}.")
 
+    def export_scores(self, path: str | Path) -> None:
+        """Write the table of scores as CSV; says so, or why not, under the buttons."""
+        try:
+            self.scores.export(Path(path))
+        except EnsembleError as error:
+            self.fail(error)
+            return
+        self.say(f"Wrote {Path(path).name}.")
+
     def _ask_and_save(self) -> None:
         path = ask_where_to_save(
-            self, "Save the lookup table", "ensemble", "Lookup table", ".lut.safetensors"
+            self.native, "Save the lookup table", "ensemble", "Lookup table", ".lut.safetensors"
         )
         if path is not None:
-            self.save(str(path))
+            self.save(path)
 
-    def _guess_truth(self) -> None:
-        """Choose the layer whose name says that it is the ground truth, if one does."""
-        for layer in self.viewer.layers:
-            if layer.name.lower().strip() in TRUTH_NAMES and not why_not(layer):
-                self.truth.choose(layer)
-                return
+    def _ask_and_export(self) -> None:
+        path = ask_where_to_save(self.native, "Export the scores", "scores", "Table", ".csv")
+        if path is not None:
+            self.export_scores(path)
 
-
-def _same_mask(one: Any, other: Any) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one.shape == other.shape and bool((one == other).all())
+    def _follow_result(self) -> None:
+        for key in ("save_button", "compare_button", "errors_button", "keep_button", "export_button"):
+            self[key].enabled = self.result is not None

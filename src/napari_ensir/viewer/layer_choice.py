@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.types import Undefined
 from magicgui.widgets import ComboBox
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import QComboBox, QStyle, QStyleOptionComboBox, QStylePainter
+from qtpy.QtCore import Qt
 
-from napari_ensir.viewer.controls import narrow
-from napari_ensir.viewer.forms import EventFilter
+from napari_ensir.viewer.drop_down import elided_text, narrow
 from napari_ensir.viewer.layers import unwrapped
 
 if TYPE_CHECKING:
@@ -48,11 +46,11 @@ class LayerChoice(ComboBox):
         **kwargs: Any,
     ) -> None:
         self._viewer, self._admits = viewer, admits
-        self._shown: list[tuple[str, int]] = []
+        self._shown: list[tuple[str, int]] | None = None
         self.null_string = nothing
         super().__init__(choices=self._offered, nullable=True, **kwargs)
-        narrow(self.native)
-        EventFilter(self.native, _paint)
+        # Shortened in the middle: names often differ at the end.
+        narrow(self.native, Qt.TextElideMode.ElideMiddle)
         if value is not Undefined:
             self.value = value
 
@@ -84,33 +82,8 @@ class LayerChoice(ComboBox):
             self.changed.emit(self.get_value())
 
     def shown_text(self) -> str:
-        """The entry chosen as it is painted: shortened in the middle, since names often differ at the end."""
-        return _elided(self.native)
+        """The entry chosen as it is painted."""
+        return elided_text(self.native, Qt.TextElideMode.ElideMiddle)
 
     def _offered(self, _: object) -> list[tuple[str, Layer]]:
         return [(layer.name, layer) for layer in map(unwrapped, self._viewer.layers) if self._admits(layer)]
-
-
-def _paint(box: QComboBox, event: QEvent) -> bool:
-    """Paint a drop-down's text shortened in the middle; Qt itself cuts off its end."""
-    if event.type() != QEvent.Type.Paint:
-        return False
-    option = _option(box)
-    option.currentText = _elided(box)
-    painter = QStylePainter(box)
-    painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
-    painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
-    painter.end()
-    return True
-
-
-def _option(box: QComboBox) -> QStyleOptionComboBox:
-    option = QStyleOptionComboBox()
-    box.initStyleOption(option)
-    return option
-
-
-def _elided(box: QComboBox) -> str:
-    part = QStyle.SubControl.SC_ComboBoxEditField
-    room = box.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, _option(box), part, box).width()
-    return box.fontMetrics().elidedText(box.currentText(), Qt.TextElideMode.ElideMiddle, room - 4)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from napari.layers import Image
+from napari.layers import Image, Labels
 
 from napari_ensir.files.image import as_dtype
 from napari_ensir.restorers.enlarging import enlarged_transform, times_between
@@ -21,6 +22,7 @@ __all__ = [
     "TRUTH_NAMES",
     "LayerWatcher",
     "Origin",
+    "Versions",
     "changed_meanwhile",
     "full_data",
     "lies_on",
@@ -217,11 +219,21 @@ class LayerWatcher:
         Whose layers to watch.
     on_change
         Called with no argument after each such change.
+    on_data
+        Called with the layer, instead, where a layer got other data or was painted in.
     """
 
-    def __init__(self, viewer: napari.Viewer, on_change: Callable[[], object]) -> None:
+    _PIXELS = ("data", "paint", "labels_update")
+
+    def __init__(
+        self,
+        viewer: napari.Viewer,
+        on_change: Callable[[], object],
+        on_data: Callable[[Layer], object] | None = None,
+    ) -> None:
         self._layers = viewer.layers
         self._on_change = on_change
+        self._on_data = on_data or (lambda layer: self._on_change())
         self._watched: list[Layer] = []
         for event in self._list_events():
             event.connect(self._layers_changed)
@@ -235,6 +247,7 @@ class LayerWatcher:
             self._disconnect(layer)
         self._watched = []
         self._on_change = lambda: None
+        self._on_data = lambda layer: None
 
     def _list_events(self) -> list[Any]:
         events = self._layers.events
@@ -244,8 +257,11 @@ class LayerWatcher:
         self._rewatch()
         self._on_change()
 
-    def _layer_changed(self, event: Any = None) -> None:
+    def _renamed(self, event: Any = None) -> None:
         self._on_change()
+
+    def _pixels_changed(self, event: Any) -> None:
+        self._on_data(event.source)
 
     def _rewatch(self) -> None:
         present = list(self._layers)
@@ -254,10 +270,38 @@ class LayerWatcher:
                 self._disconnect(layer)
         for layer in present:
             if layer not in self._watched:
-                layer.events.name.connect(self._layer_changed)
-                layer.events.data.connect(self._layer_changed)
+                layer.events.name.connect(self._renamed)
+                for event in self._pixel_events(layer):
+                    event.connect(self._pixels_changed)
         self._watched = present
 
+    def _pixel_events(self, layer: Layer) -> list[Any]:
+        return [layer.events[name] for name in self._PIXELS if name in layer.events.emitters]
+
     def _disconnect(self, layer: Layer) -> None:
-        layer.events.name.disconnect(self._layer_changed)
-        layer.events.data.disconnect(self._layer_changed)
+        layer.events.name.disconnect(self._renamed)
+        for event in self._pixel_events(layer):
+            event.disconnect(self._pixels_changed)
+
+
+class Versions:
+    """Counts how often layers got other pixels, so that nobody has to compare any."""
+
+    def __init__(self) -> None:
+        self._counts: WeakKeyDictionary[Layer, int] = WeakKeyDictionary()
+
+    def changed(self, layer: Layer) -> None:
+        """Count one more change."""
+        self._counts[layer] = self._counts.get(layer, 0) + 1
+
+    def of(self, layers: Iterable[Layer | None]) -> tuple[tuple[int, int, int], ...]:
+        """What changes when a layer is another one, or has another array or other pixels in it."""
+        return tuple(
+            (0, 0, 0) if each is None else (id(each), _identity(each), self._counts.get(each, 0))
+            for each in layers
+        )
+
+
+def _identity(layer: Layer) -> int:
+    """Which array a layer holds; shapes make theirs anew at every access, and tell of their changes."""
+    return id(full_data(layer)) if isinstance(layer, Image | Labels) else 0

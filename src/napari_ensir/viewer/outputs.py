@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.utils import Colormap
 
+from napari_ensir.settings import METHODS
+from napari_ensir.viewer.caption import name_slider_places
 from napari_ensir.viewer.layers import OUTPUT_KEY
 
 if TYPE_CHECKING:
@@ -13,10 +17,18 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from napari_ensir.ensemble.lut import WeightLUT
-    from napari_ensir.viewer.fitting import Combined
+    from napari_ensir.viewer.fitting import Combined, FitResult
     from napari_ensir.viewer.layers import Origin
 
-__all__ = ["PALETTE", "WEIGHT_VIEWS", "Outputs", "add_outputs"]
+__all__ = [
+    "PALETTE",
+    "WEIGHT_VIEWS",
+    "Errors",
+    "Outputs",
+    "add_outputs",
+    "errors_of",
+    "method_title",
+]
 
 WEIGHT_VIEWS = {
     "slider": ("One layer, candidates on a slider", "The weight maps stacked; a slider walks through them."),
@@ -30,6 +42,34 @@ WEIGHT_VIEWS = {
 
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#f0e442", "#999999")
 """Candidates' colours, told apart under every common colour blindness (Okabe and Ito 2008); then grey."""
+
+ERRORS = Colormap(["#0072b2", "#f7f7f7", "#d55e00"], name="napari-ensir errors")
+"""Too dark is blue, right is white, too bright is red: two ends of the palette above."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """An ensemble and a single candidate minus the ground truth.
+
+    Attributes
+    ----------
+    ensemble, best : (*shape without colours) float32 array
+        Intensity units; the mean over the colours of an RGB image.
+    best_name : str
+        The candidate that alone comes closest.
+    limit : float
+        What all but one in two hundred pixels of one plane stay within, in either image.
+    """
+
+    ensemble: Any
+    best: Any
+    best_name: str
+    limit: float
+
+
+def method_title(lut: WeightLUT) -> str:
+    """What a table's method is called."""
+    return METHODS[lut.method][0] if lut.method in METHODS else lut.method
 
 
 class Outputs:
@@ -50,7 +90,9 @@ class Outputs:
         self._before = f"{label} " if label else ""
         self._ensemble: Layer | None = None
         self._weights: list[Layer] = []
+        self._errors: list[Layer] = []
         self._view = ""
+        self._names: dict[int, str] = {}
 
     def show(self, lut: WeightLUT, combined: Combined, view: str) -> None:
         """Bring the layers up to date, adding those that are not there yet.
@@ -58,77 +100,126 @@ class Outputs:
         A layer that the user has removed stays removed; other weight layers are added when another view of
         them is asked for.
         """
+        if self._ensemble is None:
+            self._ensemble = self._add_ensemble(lut, combined)
+        else:
+            self._update(self._ensemble, combined.image, lut, self._ensemble_name(lut))
+        names = _weight_names(lut, view)
         if view != self._view:
             self._drop(self._weights)
             self._weights = self._add_weights(lut, combined, view)
             self._view = view
         else:
-            for layer, data in zip(self._weights, _weight_data(combined, view), strict=True):
-                self._update(layer, data, lut)
-        if self._ensemble is None:
-            self._ensemble = self._add_ensemble(lut, combined)
-        else:
-            self._update(self._ensemble, combined.image, lut)
+            parts = zip(self._weights, _weight_data(combined, view), names, strict=True)
+            for layer, data, name in parts:
+                self._update(layer, data, lut, self._before + name)
+
+    def show_errors(self, lut: WeightLUT, errors: Errors) -> None:
+        """Add the two error images above the others, or bring them up to date."""
+        data = (errors.best, errors.ensemble)
+        names = (f"error of {errors.best_name}", f"error of {self._ensemble_name(lut)}")
+        if not self.has_errors:
+            look = {"rgb": False, "colormap": ERRORS, "contrast_limits": (-errors.limit, errors.limit)}
+            place = self._like.placement()
+            self._errors = [
+                self._add("image", part, f"{self._before}{name}", lut, "error", **look, **place)
+                for part, name in zip(data, names, strict=True)
+            ]
+            return
+        for layer, part, name in zip(self._errors, data, names, strict=True):
+            self._update(layer, part, lut, self._before + name)
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether error images are shown."""
+        return any(self._is_ours(layer) for layer in self._errors)
+
+    @property
+    def ensemble(self) -> Layer | None:
+        """The ensemble's layer, if it is still there and still ours."""
+        layer = self._ensemble
+        return layer if layer is not None and self._is_ours(layer) else None
+
+    def _is_ours(self, layer: Layer) -> bool:
+        # Without its mark it is the user's, who has made a layer of their own of it.
+        return layer in self._viewer.layers and OUTPUT_KEY in layer.metadata
 
     def _drop(self, layers: list[Layer]) -> None:
         for layer in layers:
             if layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
 
-    def _update(self, layer: Layer, data: Any, lut: WeightLUT) -> None:
-        # Without its mark it is the user's, who has made a layer of their own of it.
-        if layer in self._viewer.layers and OUTPUT_KEY in layer.metadata:
-            layer.data = data
-            layer.metadata[OUTPUT_KEY]["lut"] = lut
-            layer.metadata[OUTPUT_KEY]["method"] = lut.method
+    def _update(self, layer: Layer, data: Any, lut: WeightLUT, name: str) -> None:
+        if not self._is_ours(layer):
+            return
+        layer.data = data
+        kind = layer.metadata[OUTPUT_KEY]["kind"]
+        # A new dictionary: a duplicate of the layer shares the old one, and stays what it was made of.
+        layer.metadata = {**layer.metadata, **_marked(lut, kind)}
+        if layer.name == self._names.get(id(layer)):  # the user has given it no name of their own
+            self._name(layer, name)
+
+    def _name(self, layer: Layer, name: str) -> None:
+        if layer.name != name:
+            layer.name = name
+        self._names[id(layer)] = layer.name  # with a number behind it where another has that name
+
+    def _add(self, how: str, data: Any, name: str, lut: WeightLUT, kind: str, **keywords: Any) -> Layer:
+        add = self._viewer.add_image if how == "image" else self._viewer.add_labels
+        layer = add(data, name=name, metadata=_marked(lut, kind), **keywords)
+        self._names[id(layer)] = layer.name
+        return layer
+
+    def _ensemble_name(self, lut: WeightLUT) -> str:
+        return f"{self._before}ensemble · {method_title(lut)}"
 
     def _add_ensemble(self, lut: WeightLUT, combined: Combined) -> Layer:
         like = self._like
-        looks = {}
-        if not like.rgb:
-            # The candidates' own limits, so that the eye compares like with like.
-            low, high = like.contrast_limits
-            limits = (low, high) if high > low else lut.data_range
-            looks = {"contrast_limits": limits, "colormap": like.colormap}
-        return self._viewer.add_image(
-            combined.image,
-            name=f"{self._before}ensemble",
-            rgb=like.rgb,
-            metadata=_marked(lut, "ensemble"),
-            **looks,
-            **like.placement(),
+        looks = {} if like.rgb else {"contrast_limits": lut.data_range, "colormap": like.colormap}
+        name = self._ensemble_name(lut)
+        return self._add(
+            "image", combined.image, name, lut, "ensemble", rgb=like.rgb, **looks, **like.placement()
         )
 
     def _add_weights(self, lut: WeightLUT, combined: Combined, view: str) -> list[Layer]:
         data = _weight_data(combined, view)
-        look = {"rgb": False, "colormap": "viridis", "contrast_limits": (0, 1), "visible": False}
-        mark = _marked(lut, "weights")
-        if view == "slider":
-            name = f"{self._before}weights: " + ", ".join(lut.names)
-            place = self._like.placement(stacked=True)
-            return [self._viewer.add_image(data[0], name=name, metadata=mark, **look, **place)]
-        place = self._like.placement()
-        if view == "layers":
-            return [
-                self._viewer.add_image(
-                    part,
-                    name=f"{self._before}weight of {name}",
-                    metadata=_marked(lut, "weights"),
-                    **look,
-                    **place,
-                )
-                for name, part in zip(lut.names, data, strict=True)
+        names = [self._before + name for name in _weight_names(lut, view)]
+        if view == "trusted":
+            keywords = {**_legend(lut), **self._like.placement()}
+            made = [self._add("labels", data[0], names[0], lut, "weights", **keywords)]
+        else:
+            look = {"rgb": False, "colormap": "viridis", "contrast_limits": (0, 1), "visible": False}
+            place = self._like.placement(stacked=view == "slider")
+            made = [
+                self._add("image", part, name, lut, "weights", **look, **place)
+                for part, name in zip(data, names, strict=True)
             ]
-        return [
-            self._viewer.add_labels(
-                data[0], name=f"{self._before}most trusted", metadata=mark, **_legend(lut), **place
-            )
-        ]
+        self._put_above_ensemble(made)
+        if view == "slider":
+            name_slider_places(self._viewer, made[0], lut.names)
+        return made
+
+    def _put_above_ensemble(self, made: list[Layer]) -> None:
+        """Where they are seen as soon as they are made visible, and under what the user has put on top."""
+        layers = self._viewer.layers
+        if self._ensemble is None or self._ensemble not in layers:
+            return
+        for layer in reversed(made):
+            layers.move(layers.index(layer), layers.index(self._ensemble) + 1)
 
 
 def _marked(lut: WeightLUT, kind: str) -> dict[str, Any]:
     """What an output remembers: its kind, and the table itself."""
     return {OUTPUT_KEY: {"kind": kind, "lut": lut, "candidates": list(lut.names), "method": lut.method}}
+
+
+def _weight_names(lut: WeightLUT, view: str) -> list[str]:
+    title = method_title(lut)
+    if view == "slider":
+        return [f"weights · {title}: " + ", ".join(lut.names)]
+    if view == "layers":
+        return [f"weight of {name} · {title}" for name in lut.names]
+    return [f"most trusted · {title}"]
 
 
 def _weight_data(combined: Combined, view: str) -> list[Any]:
@@ -148,6 +239,20 @@ def _legend(lut: WeightLUT) -> dict[str, Any]:
     colours |= {i + 1: PALETTE[min(i, len(PALETTE) - 1)] for i in range(lut.n_candidates)}
     names = pd.DataFrame({"index": range(lut.n_candidates + 1), "candidate": ["", *lut.names]})
     return {"colormap": DirectLabelColormap(color_dict=colours), "features": names, "opacity": 0.6}
+
+
+def errors_of(result: FitResult) -> Errors:
+    """Work out the error images of a result; lazy where its images are."""
+    request = result.request
+    alone = [score for score in result.scores if score.role == "candidate"]
+    best = max(range(len(alone)), key=lambda place: alone[place].held_out)
+    images = []
+    for image in (result.combined.exact, request.candidates[best]):
+        error = image.astype(np.float32) - request.truth.astype(np.float32)
+        images.append(error.mean(axis=-1) if request.rgb else error)
+    middle = tuple(n // 2 for n in images[0].shape[:-2])
+    limit = max(float(np.nanpercentile(np.abs(np.asarray(each[middle])), 99.5)) for each in images)
+    return Errors(images[0], images[1], request.names[best], limit or 1.0)
 
 
 def add_outputs(

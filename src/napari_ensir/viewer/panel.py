@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import napari
     from magicgui.widgets.bases import Widget
+    from napari.layers import Layer
     from qtpy.QtWidgets import QScrollArea, QWidget
 
 __all__ = ["Panel", "shows_errors"]
@@ -60,6 +61,7 @@ class Panel(Container):
     ) -> None:
         self.viewer = viewer
         self.task: Task | None = None
+        self._is_quiet = False
         self._about = about
         self._ties: list[tuple[Any, Callable]] = []
         self._watcher: LayerWatcher | None = None
@@ -150,7 +152,7 @@ class Panel(Container):
     def watch(self) -> None:
         """Follow the viewer; does nothing if it does so already."""
         if self._watcher is None:
-            self._watcher = LayerWatcher(self.viewer, self.layers_changed)
+            self._watcher = LayerWatcher(self.viewer, self.layers_changed, self.data_changed)
             for signal, slot in self._ties:
                 signal.connect(slot)
 
@@ -176,6 +178,10 @@ class Panel(Container):
     def layers_changed(self) -> None:
         """What to do when layers came, went, were renamed or got other data."""
         self.reset_choices()
+
+    def data_changed(self, layer: Layer) -> None:
+        """What to do when a layer got other data, or was painted in."""
+        self.layers_changed()
 
     def _area_event(self, area: QScrollArea, event: QEvent) -> None:
         if event.type() == QEvent.Type.ParentChange:
@@ -222,7 +228,7 @@ class Panel(Container):
         """Let the Run button be pressed if that leads anywhere; else its tooltip says what is missing."""
         reason = self.obstacle()
         self.run_button.tooltip = reason or self._about
-        self.run_button.enabled = self.task is None and not reason
+        self.run_button.enabled = (self.task is None or self._is_quiet) and not reason
 
     def cancel(self) -> None:
         """Stop the running task, if any."""
@@ -252,16 +258,23 @@ class Panel(Container):
     ) -> None:
         """Run ``work`` beside the viewer, then call ``then`` with its result on the main thread.
 
-        A quiet task leaves the message as it is.
+        A quiet task leaves the message as it is, and gives way to whatever is started after it.
 
         Raises
         ------
         EnsembleError
-            If a task runs already.
+            If a task that is not quiet runs already.
         """
         if self.task is not None:
-            raise EnsembleError("This panel is at work; wait, or cancel what runs.")
+            if not self._is_quiet:
+                raise EnsembleError("This panel is at work; wait, or cancel what runs.")
+            self.task.cancel()  # what comes of it is not heard: see below
         task = Task(work, title)
+        self.task, self._is_quiet = task, quiet
+        self._began, self._doing = time.monotonic(), title
+
+        def if_current(slot: Callable) -> Callable:
+            return lambda *values: slot(*values) if self.task is task else None
 
         def take(result: Any) -> None:
             try:
@@ -269,26 +282,20 @@ class Panel(Container):
             except Exception as error:
                 self.fail(error)
 
-        self.task, self._began, self._doing = task, time.monotonic(), title
-
-        def if_current(slot: Callable) -> Callable:
-            return lambda *values: slot(*values) if self.task is task else None
-
         task.progressed.connect(if_current(self._progressed))
         task.returned.connect(if_current(take))
         task.failed.connect(if_current(self.fail))
         task.cancelled.connect(if_current(self._was_cancelled))
         task.finished.connect(if_current(self._has_finished))
-        self.run_button.enabled = False
         self.cancel_button.enabled = True
         self._clock.start()
+        self.follow_obstacle()
         if not quiet:
             self.say("")
         task.start()
 
     def _progressed(self, done: int, total: int, text: str) -> None:
-        if self.task is not None:
-            self._doing = f"{text[:1].upper()}{text[1:]}, {done / max(1, total):.0%}"
+        self._doing = f"{text[:1].upper()}{text[1:]}, {done / max(1, total):.0%}"
 
     def _show_working(self) -> None:
         """What is being done, and for how long; not for what takes but a moment."""

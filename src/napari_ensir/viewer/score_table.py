@@ -1,80 +1,168 @@
-"""A table of scores, the best of each column marked. Computes none of them."""
+"""A table of scores: the best of each column marked, the method shown marked, another chosen by a click.
+
+Computes none of them.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import csv
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from magicgui.widgets import Table
+from psygnal import Signal
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QStyledItemDelegate
 
+from napari_ensir.files.whole import whole_file
+from napari_ensir.settings import METHODS
 from napari_ensir.viewer.outputs import PALETTE
-from napari_ensir.viewer.texts import explain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from napari_ensir.viewer.fitting import Score
+    from napari_ensir.viewer.scores import Score
 
 __all__ = ["ScoreTable"]
 
-_COLUMNS = (
-    ("PSNR", "psnr", "{:.2f}", "dB, on the very pixels that the weights were learned from: it flatters."),
-    (
+_COLUMNS = {
+    "psnr": ("PSNR", 2, "dB, on the very pixels that the weights were learned from: it flatters."),
+    "held_out": (
         "held out",
-        "held_out",
-        "{:.2f}",
-        "PSNR in dB on what was not learned from: parts left out in turn, or all outside the mask.",
+        2,
+        "PSNR in dB on what was not learned from: all outside the mask and the planes, where there are such, "
+        "else parts left out in turn. –: too few places to leave any out, or not worked out yet.",
     ),
-    (
+    "ssim": (
         "SSIM",
-        "ssim",
-        "{:.4f}",
-        "Structural similarity over the whole image, the pixels learned from included.",
+        3,
+        "Structural similarity on a few planes of the whole image, the pixels learned from included. "
+        "–: not worked out yet, or the image is smaller than its window of 11 pixels.",
     ),
-)
+}
+"""Heading, decimals and explanation by the score's attribute."""
 
 
-class ScoreTable(QTableWidget):
-    """Rows: the candidates, their average, the ensemble; the best of each column in bold with a star."""
+class ScoreTable(Table):
+    """A row for each image scored; a click on a method's row emits ``chosen`` with the method's key.
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(0, len(_COLUMNS) + 1, parent)
-        self.setHorizontalHeaderLabels(["", *(title for title, *_ in _COLUMNS)])
-        for column, (_, _, _, tip) in enumerate(_COLUMNS, start=1):
-            self.horizontalHeaderItem(column).setToolTip(tip)
-        self.verticalHeader().hide()
-        self.verticalHeader().setMinimumSectionSize(16)
-        self.verticalHeader().setDefaultSectionSize(19)
-        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
-        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        header = self.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+    Rows are selected to be copied (Ctrl+C), and :meth:`export` writes all of them.
+
+    Parameters
+    ----------
+    columns
+        Attributes of a score to show.
+    """
+
+    chosen = Signal(str)
+
+    def __init__(self, columns: Sequence[str] = tuple(_COLUMNS), **kwargs: Any) -> None:
+        self._columns = tuple(columns)
+        self.scores: tuple[Score, ...] = ()
+        super().__init__(gui_only=True, **kwargs)
+        self.read_only = True
+        native = self.native
+        native.setItemDelegate(QStyledItemDelegate(native))  # magicgui's own takes every text for a number
+        native.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        native.setSelectionMode(QAbstractItemView.SelectionMode.ContiguousSelection)
+        native.verticalHeader().hide()
+        native.verticalHeader().setMinimumSectionSize(16)
+        native.verticalHeader().setDefaultSectionSize(19)
+        native.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        native.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        native.setMinimumHeight(190)
+        native.setMinimumWidth(200)
+        native.cellClicked.connect(self._clicked)
+        self.show_scores((), "")
+
+    def show_scores(self, scores: Sequence[Score], method: str) -> None:
+        """Fill the table anew; each candidate bears the colour of its curve and of its label.
+
+        Parameters
+        ----------
+        scores
+            One for each row.
+        method
+            Key of the method that is shown.
+        """
+        self.scores = tuple(scores)
+        names = [_name(score, method) for score in scores]
+        cells = {title: self._texts(key, digits) for key, (title, digits, _) in self._shown()}
+        with self.changed.blocked():
+            self.value = {"": names, **cells}
+        self._dress(method)
+
+    def _shown(self) -> list[tuple[str, tuple[str, int, str]]]:
+        return [(key, _COLUMNS[key]) for key in self._columns]
+
+    def _texts(self, key: str, digits: int) -> list[str]:
+        values = np.array([getattr(score, key) for score in self.scores], float)
+        best = np.nanmax(values) if np.isfinite(values).any() else np.inf
+        texts = ["–" if np.isnan(value) else f"{value:.{digits}f}" for value in values]
+        return [f"★ {text}" if value == best else text for text, value in zip(texts, values, strict=True)]
+
+    def _dress(self, method: str) -> None:
+        native = self.native
+        header = native.horizontalHeader()
+        for column, (_, (_, _, tip)) in enumerate(self._shown(), start=1):
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
+            native.horizontalHeaderItem(column).setToolTip(tip)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        self.setMinimumHeight(160)
-        explain(self, "scores")
-
-    def show_scores(self, scores: Sequence[Score]) -> None:
-        """Fill the table anew; each candidate bears the colour of its curve and of its label."""
-        self.setRowCount(len(scores))
-        for row, score in enumerate(scores):
-            self.setItem(row, 0, QTableWidgetItem(score.name))
-            self.item(row, 0).setToolTip(score.name)
-            if row < len(scores) - 2:  # the average and the ensemble come last
-                colour = QColor(PALETTE[min(row, len(PALETTE) - 1)])
-                self.item(row, 0).setData(Qt.ItemDataRole.DecorationRole, colour)
-        for column, (_, key, form, _) in enumerate(_COLUMNS, start=1):
-            values = np.array([getattr(score, key) for score in scores], float)
-            best = np.nanmax(values) if np.isfinite(values).any() else np.inf
-            for row, value in enumerate(values):
-                is_best = bool(value == best)
-                text = "–" if np.isnan(value) else form.format(value)
-                item = QTableWidgetItem(f"★ {text}" if is_best else text)
-                item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        for row, score in enumerate(self.scores):
+            first = native.item(row, 0)
+            first.setToolTip(_explanation(score, method))
+            if score.role == "candidate":
+                first.setData(Qt.ItemDataRole.DecorationRole, QColor(PALETTE[min(row, len(PALETTE) - 1)]))
+            for column in range(native.columnCount()):
+                item = native.item(row, column)
+                if column:
+                    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
                 font = item.font()
-                font.setBold(is_best)
+                font.setBold(item.text().startswith("★") or (score.method == method != "" and not column))
                 item.setFont(font)
-                self.setItem(row, column, item)
+
+    def _clicked(self, row: int, _: int) -> None:
+        if row < len(self.scores) and self.scores[row].method:
+            self.chosen.emit(self.scores[row].method)
+
+    def rows(self) -> list[list[str]]:
+        """What is scored, in full precision: a heading, then a row for each image."""
+        heading = [
+            "image",
+            "kind",
+            *(f"{title} (dB)" if key != "ssim" else title for key, (title, *_) in self._shown()),
+        ]
+        return [heading] + [
+            [score.name, score.role, *(f"{getattr(score, key):.6f}" for key in self._columns)]
+            for score in self.scores
+        ]
+
+    def export(self, path: Path) -> None:
+        """Write the table as CSV, whole or not at all; a file that is there is replaced.
+
+        Raises
+        ------
+        EnsembleError
+            If the file cannot be written.
+        """
+        with whole_file(path, overwrite=True) as part, part.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(self.rows())
+
+
+def _name(score: Score, method: str) -> str:
+    if score.role != "method":
+        return score.name
+    return f"{'●' if score.method == method else '○'} {score.name}"
+
+
+def _explanation(score: Score, method: str) -> str:
+    if score.role == "candidate":
+        return f"{score.name}, alone"
+    if score.role == "average":
+        return "The plain average of the candidates."
+    if score.role == "zzpm":
+        return "A weighted average: each candidate by its distance to the candidates' mean."
+    shown = "This is the method shown." if score.method == method else "Click to show this method."
+    return f"{METHODS[score.method][1]}. {shown}"

@@ -1,0 +1,238 @@
+"""How close each image comes to the ground truth: candidates, their average, every method. Shows nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.metrics import ssim
+from napari_ensir.ensemble.tabulate import estimate_lut
+from napari_ensir.ensemble.validation import held_out_error, mean_squared_error, psnr_of
+from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from napari_ensir.ensemble.estimate import Settings
+    from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.lut import WeightLUT
+    from napari_ensir.ensemble.reference import Reference
+    from napari_ensir.viewer.request import FitRequest
+
+__all__ = [
+    "SSIM_PIXELS",
+    "Score",
+    "better_than_chosen",
+    "score_method",
+    "score_methods",
+    "score_simple",
+    "score_zzpm",
+    "ssim_planes",
+    "with_ssim",
+]
+
+SSIM_PIXELS = 2**22
+"""Pixels of an image that SSIM is computed on, at most, in whole planes evenly spaced; one plane at least."""
+
+WORTH_SAYING = 0.01
+"""dB by which another image has to do better for it to be said."""
+
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Score:
+    """How close one image is to the ground truth.
+
+    Attributes
+    ----------
+    name : str
+    role : "candidate", "average", "method" or "zzpm"
+        What it is, whatever its name.
+    method : str
+        Key of the method, where it is one.
+    psnr : float
+        dB, on the pixels learned from.
+    held_out : float
+        dB, on pixels that the weights were not learned from: all outside the mask and the planes, where
+        there are such, else parts left out in turn; NaN where none could be held out.
+    ssim : float
+        NaN where it was not computed.
+    """
+
+    name: str
+    role: str
+    method: str = ""
+    psnr: float = _NAN
+    held_out: float = _NAN
+    ssim: float = _NAN
+
+
+def score_simple(reference: Reference, unseen: Reference | None, lut: WeightLUT) -> list[Score]:
+    """The candidates and their average: what needs no learning, in the bins of a table."""
+    m = lut.n_candidates
+    kinds = [("candidate", name, weights) for name, weights in zip(lut.names, np.eye(m), strict=True)]
+    kinds.append(("average", "average", np.full(m, 1 / m)))
+    seen = reference.statistics.in_bins(lut.binning)
+    apart = None if unseen is None else unseen.statistics.in_bins(lut.binning)
+    scores = []
+    for role, name, weights in kinds:
+        alone = psnr_of(mean_squared_error(seen, weights), lut.binning)
+        held_out = alone if apart is None else psnr_of(mean_squared_error(apart, weights), lut.binning)
+        scores.append(Score(name, role, psnr=alone, held_out=held_out))
+    return scores
+
+
+def score_method(reference: Reference, unseen: Reference | None, lut: WeightLUT) -> Score:
+    """One method on the pixels learned from; held out only where pixels were left out for good."""
+    seen = mean_squared_error(reference.statistics.in_bins(lut.binning), lut)
+    held_out = _NAN
+    if unseen is not None:
+        apart = mean_squared_error(unseen.statistics.in_bins(lut.binning), lut)
+        held_out = psnr_of(apart, lut.binning)
+    title = METHODS[lut.method][0]
+    return Score(title, "method", lut.method, psnr_of(seen, lut.binning), held_out)
+
+
+def score_methods(
+    reference: Reference,
+    unseen: Reference | None,
+    chosen: WeightLUT,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> tuple[list[Score], dict[str, WeightLUT]]:
+    """Every method in the bins of the chosen one's table, seen and held out, and their tables."""
+    scores, tables = [], {}
+    for number, key in enumerate(METHODS):
+        if progress is not None:
+            progress(number, len(METHODS), f"scoring {METHODS[key][0]}")
+        lut = chosen
+        if key != chosen.method:
+            lut = estimate_lut(reference, key, settings, binning=chosen.binning, progress=progress)
+        tables[key] = lut
+        score = score_method(reference, unseen, lut)
+        if unseen is None:
+            try:
+                error = held_out_error(reference, key, settings, chosen.binning, progress)
+                score = replace(score, held_out=psnr_of(error, chosen.binning))
+            except EnsembleError:  # too few places to hold any out: the score stays unknown
+                pass
+        scores.append(score)
+    return scores, tables
+
+
+def score_zzpm(reference: Reference, unseen: Reference | None, lut: WeightLUT) -> Score | None:
+    """ZZPM, which weighs a candidate by its distance to the candidates' mean; None where there is none."""
+    total = reference.statistics.in_bins(lut.binning)
+    gram = total.error_gram.sum(axis=0)
+    # The truth cancels in the distance, so it can be told from the errors.
+    spread = np.maximum(np.diag(gram) - 2 * gram.mean(axis=1) + gram.mean(), 0)
+    if not (spread > 0).all():
+        return None
+    weights = (1 / spread) / (1 / spread).sum()
+    psnr = psnr_of(mean_squared_error(total, weights), lut.binning)
+    if unseen is None:
+        return Score("ZZPM", "zzpm", psnr=psnr, held_out=psnr)
+    apart = unseen.statistics.in_bins(lut.binning)
+    return Score("ZZPM", "zzpm", psnr=psnr, held_out=psnr_of(mean_squared_error(apart, weights), lut.binning))
+
+
+def better_than_chosen(scores: Sequence[Score], method: str) -> str:
+    """A sentence where another method, or one candidate alone, does better held out; empty where none does.
+
+    Examples
+    --------
+    >>> found = [Score("a", "candidate", held_out=41.0), Score("EM (paper)", "method", "em", held_out=43.27)]
+    >>> found.append(Score("Least squares", "method", "least-squares", held_out=46.19))
+    >>> better_than_chosen(found, "em")
+    'Least squares does better here: 46.19 against 43.27 dB held out.'
+    >>> better_than_chosen(found, "least-squares")
+    ''
+    """
+    own = next((score.held_out for score in scores if score.method == method), _NAN)
+    if np.isnan(own):
+        return ""
+    rivals = [s for s in scores if s.method != method and s.held_out > own + WORTH_SAYING]
+    if not rivals:
+        return ""
+    best = max(rivals, key=lambda score: score.held_out)
+    named = f'"{best.name}" alone' if best.role == "candidate" else best.name[:1].upper() + best.name[1:]
+    return f"{named} does better here: {best.held_out:.2f} against {own:.2f} dB held out."
+
+
+def with_ssim(
+    scores: Iterable[Score],
+    request: FitRequest,
+    tables: dict[str, WeightLUT],
+    data_range: float,
+    known: dict[tuple[str, str], float],
+    progress: Progress | None = None,
+) -> list[Score]:
+    """Add SSIM: on the two last axes but colours, averaged over few planes.
+
+    Parameters
+    ----------
+    scores
+        As the functions above give them.
+    request : FitRequest
+    tables
+        A table for each method scored.
+    data_range : float
+        Width of the data range, intensity units.
+    known
+        SSIM by role and name of what no setting changes; what is found is added.
+    """
+    planes = ssim_planes(request)
+    steps = [(score, place) for score in scores for place in planes]
+    values: dict[Score, list[float]] = {}
+    for number, (score, place) in enumerate(steps):
+        if progress is not None:
+            progress(number, len(steps), "scoring SSIM")
+        if (score.role, score.name) not in known:
+            value = _ssim_at(request, score, tables.get(score.method), data_range, place)
+            values.setdefault(score, []).append(value)
+    found = []
+    for score in scores:
+        key = (score.role, score.name)
+        value = known[key] if key in known else float(np.mean(values[score]))
+        if score.role != "method":
+            known[key] = value
+        found.append(replace(score, ssim=value))
+    return found
+
+
+def _ssim_at(
+    request: FitRequest, score: Score, table: WeightLUT | None, data_range: float, place: tuple[int, ...]
+) -> float:
+    axis = -1 if request.colour_axis is not None else None
+    parts = [_plane(request, candidate, place) for candidate in request.candidates]
+    if table is not None:
+        shown = table.apply(parts, "cpu", channel_axis=axis)
+    elif score.role == "candidate":
+        shown = parts[request.names.index(score.name)]
+    else:
+        shown = np.mean(parts, axis=0, dtype=np.float64)
+    return ssim(_plane(request, request.truth, place), shown, data_range, axis)
+
+
+def ssim_planes(request: FitRequest) -> list[tuple[int, ...]]:
+    """Places along the leading axes of the planes that SSIM is computed on."""
+    leading, plane = request.spatial_shape[:-2], prod(request.spatial_shape[-2:])
+    n = prod(leading)
+    most = max(1, SSIM_PIXELS // max(1, plane))
+    chosen = (
+        np.unique(np.linspace(0, n - 1, min(n, most) + 2)[1:-1].round().astype(int)) if n > most else range(n)
+    )
+    return [tuple(int(i) for i in np.unravel_index(place, leading)) if leading else () for place in chosen]
+
+
+def _plane(request: FitRequest, array: Any, place: tuple[int, ...]) -> np.ndarray:
+    """One plane with its colours last."""
+    axis = request.colour_axis
+    if axis is not None:
+        array = np.moveaxis(array, axis, -1)
+    return np.asarray(array[place])
