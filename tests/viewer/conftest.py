@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication
 
 from napari_ensir.viewer.task import _RUNNING
 
@@ -22,21 +23,25 @@ def _own_preferences(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
     monkeypatch.setattr(napari.settings, "_CFG_PATH", str(path), raising=False)
 
 
+def threads() -> list[str]:
+    """Our threads that run."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("napari-ensir")]
+
+
 @pytest.fixture
 def viewer(make_napari_viewer: Callable, qtbot) -> Iterator:
     """A viewer whose threads and widgets must be gone after the test."""
     yield make_napari_viewer(show=True, strict_qt=True)
     qtbot.waitUntil(lambda: not _RUNNING, timeout=20_000)
-    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("napari-ensir")]
-    assert not names, f"threads left running: {names}"
+    qtbot.waitUntil(lambda: not threads(), timeout=60_000)
 
 
 @pytest.fixture
 def wait_for(qtbot) -> Callable:
-    """Wait until a widget's task has ended."""
+    """Wait until a panel has nothing left to do."""
 
-    def wait(widget: QWidget, timeout: int = 60_000) -> None:
-        qtbot.waitUntil(lambda: widget.task is None, timeout=timeout)
+    def wait(widget: Any, timeout: int = 60_000) -> None:
+        qtbot.waitUntil(lambda: not getattr(widget, "is_running", widget.task is not None), timeout=timeout)
         QApplication.processEvents()
 
     return wait
@@ -83,5 +88,5 @@ def filled(viewer, images):
 def fit_widget(filled):
     """The Fit widget, opened as a user opens it, with the candidates ticked."""
     _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
-    widget.candidates.choose(list(filled.layers)[1:])
+    widget.candidates.value = list(filled.layers)[1:]
     return widget

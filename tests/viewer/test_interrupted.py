@@ -78,7 +78,7 @@ BEFALLS = [remove, rename, hide, reorder, replace, reshape]
 @pytest.mark.parametrize("which", ["good in the dark", "ground truth"])
 def test_layers_change_while_a_fit_runs(filled, fit_widget, images, wait_for, gate, befall, which):
     gate.hold(WORK["Fit ensemble"])
-    fit_widget.run()
+    fit_widget.fit()
     assert gate.begun.wait(5)
     befall(filled, filled.layers[which])
     gate.opened.set()
@@ -89,13 +89,13 @@ def test_layers_change_while_a_fit_runs(filled, fit_widget, images, wait_for, ga
     expected = fit_widget.result.lut.apply([images[name] for name in names])
     np.testing.assert_allclose(ensemble.data, expected, rtol=1e-6)
     np.testing.assert_allclose(ensemble.scale, (0.5, 0.25))
-    assert ("press Fit" in fit_widget.message.text()) == (befall in (remove, replace, reshape))
-    assert fit_widget.run_button.isEnabled()
+    assert ("press Fit" in fit_widget.message.value) == (befall in (remove, replace, reshape))
+    assert fit_widget.run_button.enabled
 
 
 @pytest.mark.parametrize("befall", BEFALLS)
 def test_layers_change_while_a_table_is_applied(filled, fit_widget, wait_for, gate, befall):
-    fit_widget.run()
+    fit_widget.fit()
     wait_for(fit_widget)
     _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     gate.hold(WORK["Apply lookup table"])
@@ -128,7 +128,7 @@ def test_an_open_apply_follows_the_first_fit_and_the_live_one(filled, fit_widget
     _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     assert not apply.run_button.enabled
     assert "No lookup table" in apply.run_button.tooltip
-    fit_widget.run()
+    fit_widget.fit()
     wait_for(fit_widget)
     assert apply.lut is fit_widget.result.lut
     apply.candidate_1.value = None
@@ -136,7 +136,7 @@ def test_an_open_apply_follows_the_first_fit_and_the_live_one(filled, fit_widget
     assert "good in the dark" in apply.run_button.tooltip
     apply.candidate_1.value = filled.layers["so so"]
     assert apply.run_button.enabled
-    fit_widget.bin_width.setValue(64)
+    fit_widget.bin_width.value = 64
     qtbot.waitUntil(lambda: fit_widget.result.lut.bin_width == 64, timeout=20_000)
     assert apply.lut is fit_widget.result.lut
     assert apply.candidate_1.value.name == "so so"
@@ -147,9 +147,9 @@ def test_two_fits_at_once(filled, fit_widget, wait_for):
 
     other = FitWidget(filled)
     filled.window.add_dock_widget(other)
-    other.candidates.choose(list(filled.layers)[1:3])
-    fit_widget.run()
-    other.run()
+    other.candidates.value = list(filled.layers)[1:3]
+    fit_widget.fit()
+    other.fit()
     wait_for(fit_widget)
     wait_for(other)
     assert len(fit_widget.result.lut.names) == 3
@@ -158,7 +158,7 @@ def test_two_fits_at_once(filled, fit_widget, wait_for):
 
 
 def test_a_fit_an_apply_and_a_restoration_at_once(filled, fit_widget, wait_for, gate):
-    fit_widget.run()
+    fit_widget.fit()
     wait_for(fit_widget)
     _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     _, restore = filled.window.add_plugin_dock_widget("napari-ensir", "Restore")
@@ -196,7 +196,7 @@ def test_what_is_closed_in_mid_run_leaves_nothing_running(
 
     widget = fit_widget
     if name == "Apply lookup table":
-        fit_widget.run()
+        fit_widget.fit()
         wait_for(fit_widget)
         _, widget = filled.window.add_plugin_dock_widget("napari-ensir", name)
     elif name == "Restore":
@@ -228,24 +228,25 @@ def test_a_lost_device_is_one_sentence_and_the_cpu_goes_on(filled, fit_widget, w
 
     with monkeypatch.context() as patch:
         patch.setattr(WORK["Fit ensemble"], lost)
-        fit_widget.run()
+        fit_widget.fit()
         wait_for(fit_widget)
-    text = fit_widget.message.text()
+    text = fit_widget.message.value
     assert "The device failed (CUDA error: device-side assert triggered)" in text
     assert "\n" not in text
     assert len(filled.layers) == 4
-    fit_widget.device.setCurrentText("cpu")
-    fit_widget.run()
+    fit_widget.device.value = "cpu"
+    fit_widget.fit()
     wait_for(fit_widget)
     assert fit_widget.result is not None
 
 
 def test_a_full_disk_leaves_the_old_files_whole(filled, fit_widget, wait_for, monkeypatch, tmp_path):
-    fit_widget.run()
+    fit_widget.fit()
     wait_for(fit_widget)
     _, inspect = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
     saves = {
-        "t.lut.safetensors": (fit_widget.save, fit_widget.message.text),
+        "t.lut.safetensors": (fit_widget.save, lambda: fit_widget.message.value),
+        "scores.csv": (fit_widget.export_scores, lambda: fit_widget.message.value),
         "t.csv": (inspect.export_csv, lambda: inspect.message.value),
         "t.png": (inspect.export_png, lambda: inspect.message.value),
     }

@@ -12,15 +12,14 @@ from napari_ensir.viewer.layers import OUTPUT_KEY, placement
 @pytest.fixture
 def fitted(filled, fit_widget, wait_for):
     """The Fit widget after its first fit, at rest."""
-    fit_widget.run()
+    fit_widget.fit()
     wait_for(fit_widget)
     return fit_widget
 
 
 def settle(widget, wait_for, qtbot):
     """Wait for the debounced refit, and the scoring after it."""
-    qtbot.waitUntil(lambda: not widget._soon.isActive() and widget.task is None, timeout=20_000)
-    qtbot.waitUntil(lambda: not widget._scores_soon.isActive() and widget.task is None, timeout=20_000)
+    qtbot.waitUntil(lambda: not widget.is_running, timeout=20_000)
 
 
 def one(viewer, kind):
@@ -42,8 +41,8 @@ def test_bin_width_and_method_update_the_same_layers(filled, fitted, images, wai
     ensemble = one(filled, "ensemble")[0]
     arrays = [images[name] for name in fitted.result.lut.names]
     for method, width in (("em", 16), ("least-squares", 64), ("em-released", 64)):
-        fitted.method.setCurrentIndex(fitted.method.findData(method))
-        fitted.bin_width.setValue(width)
+        fitted.method.value = method
+        fitted.bin_width.value = width
         settle(fitted, wait_for, qtbot)
         expected = fit_lut([(arrays, images["ground truth"])], method=method, bin_width=width)
         assert fitted.result.lut.bin_width == width
@@ -57,20 +56,20 @@ def test_live_reads_no_pixel_again(filled, fitted, wait_for, qtbot, monkeypatch)
         raise AssertionError("pixels were read again")
 
     monkeypatch.setattr("napari_ensir.ensemble.reference.collect", no_more)
-    fitted.bin_width.setValue(64)
+    fitted.bin_width.value = 64
     settle(fitted, wait_for, qtbot)
     assert fitted.result.lut.bin_width == 64
 
 
 def test_changed_data_ask_for_a_fit(filled, fitted):
-    assert "press Fit" not in fitted.message.text()
+    assert "press Fit" not in fitted.message.value
     filled.layers["so so"].data = filled.layers["so so"].data // 2
-    assert "press Fit" in fitted.message.text()
+    assert "press Fit" in fitted.message.value
 
 
 @pytest.mark.parametrize("view", ["slider", "layers", "trusted"])
 def test_weight_views(filled, fitted, wait_for, qtbot, view):
-    fitted.weight_view.setCurrentIndex(fitted.weight_view.findData(view))
+    fitted.weights.value = view
     settle(fitted, wait_for, qtbot)
     weights = one(filled, "weights")
     maps = fitted.result.combined.maps
@@ -78,7 +77,8 @@ def test_weight_views(filled, fitted, wait_for, qtbot, view):
         np.testing.assert_array_equal(weights[0].data, maps)
     elif view == "layers":
         np.testing.assert_array_equal(np.stack([layer.data for layer in weights]), maps)
-        assert [layer.name for layer in weights] == [f"weight of {n}" for n in fitted.result.lut.names]
+        names = fitted.result.lut.names
+        assert [layer.name for layer in weights] == [f"weight of {name} · EM (paper)" for name in names]
     else:
         np.testing.assert_array_equal(weights[0].data, maps.argmax(axis=0) + 1)
         assert list(weights[0].features["candidate"])[1:] == list(fitted.result.lut.names)
@@ -88,8 +88,8 @@ def test_mask_learns_inside_and_scores_outside(filled, fit_widget, images, wait_
     labels = np.zeros((96, 96), int)
     labels[:, :48] = 3
     mask = filled.add_labels(labels, name="here", **placement(filled.layers["so so"]))
-    fit_widget.learn_in.choose(mask)
-    fit_widget.run()
+    fit_widget.mask.value = mask
+    fit_widget.fit()
     wait_for(fit_widget)
     arrays = [images[name] for name in fit_widget.result.lut.names]
     truth = images["ground truth"]
@@ -97,18 +97,18 @@ def test_mask_learns_inside_and_scores_outside(filled, fit_widget, images, wait_
     np.testing.assert_allclose(fit_widget.result.lut.weights, expected.weights, atol=1e-9)
     outside = (expected.apply(arrays) - truth)[labels == 0].astype(float)
     psnr = 10 * np.log10(255**2 / np.mean(outside**2))
-    assert fit_widget.result.scores[-1].held_out == pytest.approx(psnr, abs=1e-3)
+    assert fit_widget.result.chosen.held_out == pytest.approx(psnr, abs=1e-3)
 
 
 def test_shapes_are_a_mask_too(filled, fit_widget, wait_for):
     shapes = filled.add_shapes([[10, 10], [10, 60], [60, 60], [60, 10]], shape_type="polygon", name="roi")
-    fit_widget.learn_in.choose(shapes)
-    fit_widget.run()
-    assert '"roi" does not lie on "ground truth"' in fit_widget.message.text()
+    fit_widget.mask.value = shapes
+    fit_widget.fit()
+    assert '"roi" does not lie on "ground truth"' in fit_widget.message.value
     for key, value in placement(filled.layers["so so"]).items():
         setattr(shapes, key, value)
-    fit_widget.learn_in.choose(shapes)
-    fit_widget.run()
+    fit_widget.mask.value = shapes
+    fit_widget.fit()
     wait_for(fit_widget)
     learned = fit_widget.result.lut.report["pixels"]
     assert 0.8 * 50 * 50 < learned < 1.2 * 51 * 51
@@ -118,19 +118,19 @@ def test_labels_without_a_place_go_by_their_pixels(filled, fit_widget, wait_for)
     labels = np.zeros((96, 96), int)
     labels[:, :48] = 1
     mask = filled.add_labels(labels, name="from a file")
-    fit_widget.learn_in.choose(mask)
-    fit_widget.run()
+    fit_widget.mask.value = mask
+    fit_widget.fit()
     wait_for(fit_widget)
     assert fit_widget.result.reference.statistics.n_pixels == 96 * 48
     mask.translate = (0, 40)
-    fit_widget.run()
-    assert '"from a file" does not lie on "ground truth"' in fit_widget.message.text()
+    fit_widget.fit()
+    assert '"from a file" does not lie on "ground truth"' in fit_widget.message.value
 
 
 def test_mask_of_another_shape_is_one_clear_sentence(filled, fit_widget):
-    fit_widget.learn_in.choose(filled.add_labels(np.ones((5, 7), int), name="small"))
-    fit_widget.run()
-    assert 'the mask "small" has shape (5, 7)' in fit_widget.message.text()
+    fit_widget.mask.value = filled.add_labels(np.ones((5, 7), int), name="small")
+    fit_widget.fit()
+    assert 'the mask "small" has shape (5, 7)' in fit_widget.message.value
 
 
 def test_planes_of_a_stack_are_the_reference_and_the_rest_is_held_out(viewer, wait_for):
@@ -144,9 +144,9 @@ def test_planes_of_a_stack_are_the_reference_and_the_rest_is_held_out(viewer, wa
         viewer.add_image(image, name=name, scale=(2, 1, 1))
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     widget.candidates.choose_all()
-    assert widget.planes.value() == (0, 5)
-    widget.planes.setValue((1, 3))
-    widget.run()
+    assert widget.planes.inner.value == (0, 5)
+    widget.planes.value = (1, 3)
+    widget.fit()
     wait_for(widget)
     assert widget.result.lut.report["pixels"] == 3 * 32 * 32
     assert widget.result.unseen.statistics.n_pixels == 3 * 32 * 32
@@ -156,7 +156,7 @@ def test_compare_ranks_and_adopts(filled, fitted, wait_for, qtbot):
     fitted.compare()
     wait_for(fitted)
     dialog = fitted.comparison
-    names = [dialog.table.item(row, 0).text() for row in range(dialog.table.rowCount())]
+    names = [score.name for score in dialog.table.scores]
     assert set(names) == {
         *fitted.result.lut.names,
         "average",
@@ -165,8 +165,11 @@ def test_compare_ranks_and_adopts(filled, fitted, wait_for, qtbot):
         "EM (released code)",
         "Least squares",
     }
-    values = [float(dialog.table.item(row, 1).text()) for row in range(dialog.table.rowCount())]
+    table = dialog.table.native
+    values = [float(table.item(row, 1).text().lstrip("★ ")) for row in range(table.rowCount())]
     assert values == sorted(values, reverse=True)
+    in_panel = {score.name: score.held_out for score in fitted.scores.scores}
+    assert all(in_panel[s.name] == s.held_out for s in dialog.table.scores if s.name in in_panel)
     best = dialog.best.method
     dialog.adopt_button.click()
     settle(fitted, wait_for, qtbot)
@@ -174,10 +177,16 @@ def test_compare_ranks_and_adopts(filled, fitted, wait_for, qtbot):
 
 
 def test_best_width_follows_the_held_out_score(filled, fitted, wait_for, qtbot):
-    fitted.choose_best_width()
-    wait_for(fitted)
+    fitted.bin_width.value = "auto"
     settle(fitted, wait_for, qtbot)
-    assert fitted.bin_width.value() == fitted.result.lut.bin_width > 0
+    assert fitted.bin_width.value == "auto"
+    assert fitted.bin_width.inner.value == fitted.result.lut.bin_width > 0
+    held_out = {fitted.result.lut.bin_width: fitted.result.chosen.held_out}
+    for width in (8, 16, 32, 64):
+        fitted.bin_width.value = width
+        settle(fitted, wait_for, qtbot)
+        held_out[width] = fitted.result.chosen.held_out
+    assert max(held_out.values()) == next(iter(held_out.values()))
 
 
 def test_multiscale_uses_the_full_level(viewer, wait_for):
@@ -212,21 +221,22 @@ def test_lazy_in_lazy_out(viewer, wait_for):
 def test_a_narrow_drop_down_shortens_names_in_the_middle(filled, fit_widget):
     layer = filled.layers["ground truth"]
     layer.name = "a very long name of an image whose end tells it from the others"
-    fit_widget.truth.setFixedWidth(160)
-    shown = fit_widget.truth.shown_text()
+    choice = fit_widget.ground_truth
+    choice.native.setFixedWidth(160)
+    shown = choice.shown_text()
     assert shown.startswith("a v")
     assert shown.endswith("rs")
     assert "…" in shown
-    assert fit_widget.truth.itemData(fit_widget.truth.currentIndex(), 3) == layer.name  # 3: the tooltip
+    assert choice.native.itemData(choice.native.currentIndex(), 3) == layer.name  # 3: the tooltip
 
 
 def test_scores_tell_the_colours_of_the_candidates(fitted):
     from napari_ensir.viewer.outputs import PALETTE
 
-    table, n = fitted.scores, len(fitted.result.lut.names)
+    table, n = fitted.scores.native, len(fitted.result.lut.names)
     colours = [table.item(row, 0).data(1) for row in range(table.rowCount())]  # 1: the decoration
     assert [colour.name() for colour in colours[:n]] == list(PALETTE[:n])
-    assert colours[n:] == [None, None]
+    assert colours[n:] == [None] * 4
 
 
 def test_every_widget_opens_by_its_manifest_name(viewer):
@@ -248,7 +258,7 @@ def test_every_control_says_what_it_is(filled, fit_widget):
         filled.window.add_plugin_dock_widget("napari-ensir", name)
     widgets = [getattr(each, "native", each) for each in docked(filled).values()]
     kinds = (QAbstractButton, QAbstractSpinBox, QComboBox, QListWidget, QTableWidget)
-    for widget in widgets:
+    for widget in [getattr(each, "native", each) for each in widgets]:
         for kind in kinds:
             for control in widget.findChildren(kind):
                 if type(control).__module__.startswith("PyQt") and control.parent().accessibleName():
@@ -262,7 +272,7 @@ def test_every_control_says_what_it_is(filled, fit_widget):
 
 def test_fits_a_small_screen(filled, fit_widget):
     filled.window._qt_window.resize(1366, 768)
-    assert fit_widget.minimumSizeHint().height() < 690
+    assert fit_widget.native.minimumSizeHint().height() < 690
 
 
 def test_preferences_have_a_page_and_a_fallback(viewer, monkeypatch):
@@ -276,7 +286,7 @@ def test_preferences_have_a_page_and_a_fallback(viewer, monkeypatch):
     settings = napari.settings.get_plugin_settings("napari-ensir").ensemble
     monkeypatch.setattr(settings, "method", "least-squares")
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
-    assert widget.choices().method == "least-squares"
+    assert widget.settings().method == "least-squares"
     monkeypatch.delattr(napari.settings, "get_plugin_settings")
     assert preference("method") == "em"
 
@@ -291,12 +301,12 @@ def test_layer_menu_opens_the_widgets_with_the_selection(filled):
         commands.execute_command(f"napari-ensir.{name}").result()
     docks = docked(filled)
     assert {"Fit ensemble (napari-ensir)", "Apply lookup table (napari-ensir)"} <= set(docks)
-    assert docks["Fit ensemble (napari-ensir)"].candidates.layers() == chosen
+    assert docks["Fit ensemble (napari-ensir)"].candidates.value == chosen
 
 
 def test_no_progress_bar_is_left_open(filled, fitted, wait_for, qtbot):
     from napari.utils import progress
 
-    fitted.bin_width.setValue(64)
+    fitted.bin_width.value = 64
     settle(fitted, wait_for, qtbot)
     assert not list(progress._all_instances)

@@ -88,8 +88,8 @@ def test_rounds_of_fit_and_apply_leave_nothing(viewer, wait_for, monkeypatch):
     mine = list(viewer.layers)
     _, fit = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     _, apply = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
-    fit.device.setCurrentText("cpu")
-    fit.candidates.choose(mine[1:])
+    fit.device.value = "cpu"
+    fit.candidates.value = mine[1:]
 
     rounds: list[dict[str, list[weakref.ref]]] = []
 
@@ -97,7 +97,7 @@ def test_rounds_of_fit_and_apply_leave_nothing(viewer, wait_for, monkeypatch):
         for widget in (fit, apply):
             widget.run()
             wait_for(widget)
-        assert len(viewer.layers) == len(mine) + 4, (fit.message.text(), apply.message.value)
+        assert len(viewer.layers) == len(mine) + 4, (fit.message.value, apply.message.value)
         made = [layer for layer in viewer.layers if layer not in mine]
         rounds.append({layer.name: watched(layer) for layer in made})
         for layer in made:

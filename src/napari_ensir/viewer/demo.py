@@ -24,12 +24,12 @@ def run_demo(viewer: napari.Viewer, out: Path, sample: str = "tissue") -> FitWid
     viewer.open_sample("napari-ensir", sample)
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     not_candidates = ("ground truth", "noisy", "blurred")
-    widget.candidates.choose([layer for layer in viewer.layers if layer.name not in not_candidates])
-    widget.run()
-    while widget.task is not None:
+    widget.candidates.value = [layer for layer in viewer.layers if layer.name not in not_candidates]
+    widget.fit()
+    while widget.is_running:
         QApplication.processEvents()
     if widget.result is None:
-        raise SystemExit(f"The fit failed: {widget.message.text()}")
+        raise SystemExit(f"The fit failed: {widget.message.value}")
     result = widget.result
     tifffile.imwrite(out / "ensemble.tif", result.combined.exact)
     tifffile.imwrite(out / "weight_maps.tif", result.combined.maps)

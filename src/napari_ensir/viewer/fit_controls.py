@@ -60,7 +60,7 @@ class FitControls(Panel):
             tooltip="How close each image is to the ground truth: PSNR in dB and SSIM, higher is better.",
         )
         self._guesses_truth, self._is_following, self._axes = True, False, ""
-        self._more = CheckBox(
+        self.more = CheckBox(
             name="more", text="More settings", tooltip="Show what is rarely needed.", gui_only=True
         )
         self._form = Form(*self._common_controls(napari_viewer), name="settings_form")
@@ -69,7 +69,7 @@ class FitControls(Panel):
             napari_viewer,
             self.candidates,
             self._form,
-            self._more,
+            self.more,
             self._further,
             action="Fit",
             about="Learn the weights, then show the ensemble, the weight maps and the scores.",
@@ -78,7 +78,7 @@ class FitControls(Panel):
         layout = self.native.widget().layout()
         for widget in (self.candidates, self.scores):
             layout.setStretchFactor(widget.native, 1)
-        self._more.changed.connect(self.safely(self._show_further))
+        self.more.changed.connect(self.safely(self._show_further))
         self.ground_truth.changed.connect(self.safely(self._truth_chosen))
         self.method.changed.connect(self.safely(self._follow_method))
         self._show_further()
@@ -256,7 +256,7 @@ class FitControls(Panel):
         self.shrinkage.visible = self.method.value == "least-squares"
 
     def _show_further(self) -> None:
-        self._further.native.setVisible(bool(self._more.value))
+        self._further.native.setVisible(bool(self.more.value))
 
     # -- the ground truth -------------------------------------------------------------------------
 

@@ -1,4 +1,8 @@
-"""Work beside the viewer: in a thread, with napari's progress bar, cancelled at once. Knows no layers."""
+"""Work beside the viewer: in a thread, with progress told as it goes, cancelled at once. Knows no layers.
+
+Whoever starts a task shows its progress. napari's own bar is not used: making one paints the whole window
+there and then, within whatever goes on, and that has ended in the OpenGL driver.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from napari.qt.threading import create_worker
-from napari.utils import progress as napari_progress
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_ensir.errors import Cancelled
@@ -21,7 +24,7 @@ __all__ = ["Task"]
 _RUNNING: set[Task] = set()
 
 _LEAST_SECONDS = 0.25
-"""Between two reports: each draws the whole window anew, which software OpenGL pays for dearly."""
+"""Between two reports: more of them cannot be read."""
 
 
 class Task(QObject):
@@ -37,7 +40,7 @@ class Task(QObject):
     work
         Takes the progress callback, gives the result.
     title
-        What napari's progress bar says.
+        What is done, in a few words.
     """
 
     returned = Signal(object)
@@ -51,13 +54,8 @@ class Task(QObject):
         self._work = work
         self._stop = threading.Event()
         self._last_report = 0.0
-        self._bar: napari_progress | None = None
-        self._title = title
+        self.title = title
         self._outcome: tuple[str, Any] = ("cancelled", None)
-        self._has_ended = False
-        self._is_showing = False
-        self._done = 0
-        self.progressed.connect(self._show_progress)
         # The outcome comes back as a value: an exception left in a worker would also open a dialog.
         # napari keeps every worker that ever ran, which must not keep the task, its images and its widget.
         once = [self._run]
@@ -93,41 +91,13 @@ class Task(QObject):
         now = time.monotonic()
         if now - self._last_report >= _LEAST_SECONDS:
             self._last_report = now
-            # Counts of pixels do not fit Qt's 32-bit int; the bar needs no more than this.
+            # Counts of pixels do not fit Qt's 32-bit int, and nobody needs more than this.
             self.progressed.emit(round(1000 * done / max(1, total)), 1000, text)
-
-    def _show_progress(self, done: int, total: int, text: str) -> None:
-        # Each call into the bar lets napari process events: the next report, or the end, may come inside.
-        if self._is_showing or self._has_ended:
-            return
-        self._is_showing = True
-        # Not before the first report: making a bar draws the canvas, which must not happen inside a click
-        # that has just changed the layers.
-        try:
-            bar = self._bar or napari_progress(total=total, desc=self._title)
-            self._bar = bar
-            if not self._has_ended:
-                bar.set_description(f"{self._title}: {text}")
-            if not self._has_ended:
-                bar.update(max(0, done - self._done))
-            self._done = max(done, self._done)
-        finally:
-            self._is_showing = False
-            if self._has_ended:
-                self._close_bar()
-
-    def _close_bar(self) -> None:
-        bar, self._bar = self._bar, None
-        if bar is not None:
-            bar.close()
 
     def _end(self) -> None:
         kind, value = self._outcome
         # Neither images nor a failure's frames, with what they hold on an accelerator, outlive the task.
         self._outcome, self._work = ("cancelled", None), _nothing
-        self._has_ended = True
-        if not self._is_showing:
-            self._close_bar()
         if kind == "returned" and self._stop.is_set():
             kind = "cancelled"  # asked to stop after the last report: what came of it is not wanted
         if kind == "returned":
