@@ -11,6 +11,7 @@ from napari.layers import Labels, Shapes
 from napari_ensir.settings import FitSettings, settings_of
 from napari_ensir.viewer.candidate_picker import LayerPicker
 from napari_ensir.viewer.controls import Choice, control_of
+from napari_ensir.viewer.fitting import FROZEN
 from napari_ensir.viewer.forms import Form, button, row
 from napari_ensir.viewer.layer_choice import LayerChoice
 from napari_ensir.viewer.layers import TRUTH_NAMES, pixel_shape, why_not
@@ -31,7 +32,6 @@ __all__ = ["FitControls"]
 
 _POOLED = ("one table for all", "Channels or colours are pooled: one table serves all of them.")
 _CHANNEL_LABELS = ("c", "channel", "channels", "ch")
-_FROZEN = ("data_range", "channel_axis", "planes")
 
 
 class FitControls(Panel):
@@ -180,7 +180,7 @@ class FitControls(Panel):
     def frozen_settings(self) -> tuple[Any, ...]:
         """Settings that need a new fit when they change."""
         values = self.asdict()
-        return tuple(values[name] for name in _FROZEN if name != "planes" or self._has_planes())
+        return tuple(values[name] for name in FROZEN if name != "planes" or self._has_planes())
 
     def show_in_use(self, result: FitResult) -> None:
         """Show what words such as "an eighth of the range" came to."""

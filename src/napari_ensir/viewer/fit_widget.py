@@ -14,7 +14,7 @@ from qtpy.QtCore import QTimer
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.fit_controls import FitControls
-from napari_ensir.viewer.fitting import FitResult, fit, holds, refit, score_all, score_held_out
+from napari_ensir.viewer.fitting import FROZEN, FitResult, fit, holds, refit, score_all, score_held_out
 from napari_ensir.viewer.layers import Origin, Versions, unwrapped
 from napari_ensir.viewer.noticing import notice
 from napari_ensir.viewer.outputs import Errors, Outputs, errors_of
@@ -73,7 +73,7 @@ class FitWidget(FitControls):
         self._scores_soon = self._timer(SCORE_REST, self._follow_up)
         for name in (*LIVE, "weights"):
             self[name].changed.connect(lambda: self._soon.start())
-        for name in ("candidates", "ground_truth", "mask", "planes", "channel_axis", "data_range"):
+        for name in ("candidates", "ground_truth", "mask", *FROZEN):
             self[name].changed.connect(self.safely(self._inputs_changed))
         self.scores.chosen.connect(self._adopt)
         for key, slot in (
@@ -186,13 +186,7 @@ class FitWidget(FitControls):
             self._start_fit(replace(before.request, settings=settings), self._take)
         else:
             self._scores_soon.stop()
-            self.start(
-                lambda progress: refit(
-                    before.request, before.reference, before.unseen, settings, progress, before.ssim_known
-                ),
-                "Refitting",
-                self._take,
-            )
+            self.start(lambda progress: refit(before, settings, progress), "Refitting", self._take)
 
     def _take(self, result: FitResult) -> None:
         """Show a result in the layers of this fit, or in new ones where those were kept."""
@@ -284,7 +278,7 @@ class FitWidget(FitControls):
         if "methods" not in self._done:
             self._then("methods", score_held_out, "Scoring", self._take_and_compare)
             return
-        zzpm = score_zzpm(result.reference, result.unseen, result.lut)
+        zzpm = score_zzpm(result.truth, result.lut)
         scores = [*result.scores, *([zzpm] if zzpm is not None else [])]
         self.comparison = CompareDialog(
             scores, result.lut.method, result.held_out_in_words, self._adopt, self.native

@@ -13,9 +13,11 @@ from napari_ensir.ensemble.estimate import Settings
 from napari_ensir.ensemble.fit import FOLDS
 from napari_ensir.ensemble.inputs import check_prior
 from napari_ensir.ensemble.reference import collect_reference
+from napari_ensir.ensemble.suspicions import suspicions
 from napari_ensir.ensemble.tabulate import estimate_lut
+from napari_ensir.ensemble.truth_noise import method_for, own_input_of
 from napari_ensir.ensemble.validation import choose_bins, peak
-from napari_ensir.viewer.scores import Score, score_method, score_methods, score_simple, with_ssim
+from napari_ensir.viewer.scores import Score, Truth, score_method, score_methods, score_simple, with_ssim
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +29,20 @@ if TYPE_CHECKING:
     from napari_ensir.settings import FitSettings
     from napari_ensir.viewer.request import FitRequest
 
-__all__ = ["Combined", "FitResult", "combine", "fit", "holds", "refit", "score_all", "score_held_out"]
+__all__ = [
+    "FROZEN",
+    "Combined",
+    "FitResult",
+    "combine",
+    "fit",
+    "holds",
+    "refit",
+    "score_all",
+    "score_held_out",
+]
 
-DEFAULT_METHOD = "em"
+FROZEN = ("data_range", "channel_axis", "planes", "truth_noise", "hash_inputs")
+"""Settings that need the pixels read again when they change."""
 
 SHRINKAGES = (100.0, 1000.0, 10000.0)
 FACTORS = (1, 2, 4, 8, 16)
@@ -77,6 +90,8 @@ class FitResult:
         The table of each method scored.
     ssim_known : dict
         SSIM of what no setting changes, as it becomes known.
+    doubts : tuple of str
+        What looks wrong about the images, a sentence each.
     """
 
     request: FitRequest
@@ -88,6 +103,13 @@ class FitResult:
     scores: tuple[Score, ...]
     tables: dict[str, WeightLUT] = field(default_factory=dict)
     ssim_known: dict[tuple[str, str], float] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def truth(self) -> Truth:
+        """What images are scored against."""
+        noise = self.request.settings.truth_noise
+        return Truth(self.reference, self.unseen, noise if isinstance(noise, float) else 0.0)
 
     @property
     def chosen(self) -> Score:
@@ -117,7 +139,9 @@ class FitResult:
         few = counts[counts < self.used.min_pixels].sum() / max(1, counts.sum())
         if few > 0 and self.lut.method != "least-squares":
             notes.append(f"{few:.1%} of the pixels lie in bin sets too sparse to learn from.")
-        return [*report.get("warnings", ()), *notes]
+        if self.request.settings.truth_noise == "unknown":
+            notes.insert(0, "PSNR is against the noisy truth: too low for every image, in the right order.")
+        return [*self.doubts, *report.get("warnings", ()), *notes]
 
 
 def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:
@@ -128,23 +152,34 @@ def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:
     EnsembleError
         If the images cannot be used.
     """
-    width = request.settings.bin_width
+    settings = request.settings
+    method_for(settings.method, settings.truth_noise)  # before any pixel is read
+    if progress is not None:
+        # What the first fit of a session waits for; the others say something else at once.
+        progress(0, 1, "loading and compiling, once a session")
     pairs, masks = request.seen()
+    noisy, width = settings.truth_noise is not None, settings.bin_width
+    if noisy:
+        doubt, _ = own_input_of(pairs, settings.channel_axis)
+        doubts = [doubt] if doubt else []
+    else:
+        doubts = suspicions(request.candidates, request.truth, request.names, request.colour_axis)
     reference = collect_reference(
         pairs,
         request.names,
         bin_width=None if width == "auto" else width,
-        data_range=request.settings.data_range,
-        channel_axis=request.settings.channel_axis,
+        data_range=settings.data_range,
+        channel_axis=settings.channel_axis,
         mask=masks,
-        device=request.settings.device,
+        device=settings.device,
         progress=progress,
         refine=None,
         folds=FOLDS,
+        noisy_truth=noisy,
+        hash_inputs=settings.hash_inputs,
     )
-    return refit(
-        request, reference, _collect_unseen(request, reference, progress), request.settings, progress
-    )
+    unseen = _collect_unseen(request, reference, progress)
+    return _estimate(request, reference, unseen, settings, progress, doubts=tuple(doubts))
 
 
 def _collect_unseen(request: FitRequest, seen: Reference, progress: Progress | None) -> Reference | None:
@@ -182,42 +217,38 @@ def bins_for(reference: Reference, bin_width: float | None) -> Binning | None:
 def holds(result: FitResult, settings: FitSettings) -> bool:
     """Whether a result's statistics can answer for these settings without reading pixels again."""
     before = result.request.settings
-    same = all(
-        getattr(before, name) == getattr(settings, name) for name in ("data_range", "channel_axis", "planes")
-    )
+    same = all(getattr(before, name) == getattr(settings, name) for name in FROZEN)
     width = settings.bin_width
     return same and (width == "auto" or bins_for(result.reference, width) is not None)
 
 
-def refit(
-    request: FitRequest,
-    reference: Reference,
-    unseen: Reference | None,
-    settings: FitSettings,
-    progress: Progress | None = None,
-    ssim_known: dict[tuple[str, str], float] | None = None,
-) -> FitResult:
+def refit(before: FitResult, settings: FitSettings, progress: Progress | None = None) -> FitResult:
     """A new table, its images and the scores of what is shown, from the statistics kept.
 
     What takes longer, the other methods, cross-validation and SSIM, is left to :func:`score_held_out` and
     :func:`score_all`.
     """
-    method = settings.method or DEFAULT_METHOD
+    kept = {"ssim_known": before.ssim_known, "doubts": before.doubts}
+    return _estimate(before.request, before.reference, before.unseen, settings, progress, **kept)
+
+
+def _estimate(
+    request: FitRequest,
+    reference: Reference,
+    unseen: Reference | None,
+    settings: FitSettings,
+    progress: Progress | None,
+    **kept: Any,
+) -> FitResult:
+    method = method_for(settings.method, settings.truth_noise)
     binning, used = _resolve(reference, method, settings, progress)
     lut = estimate_lut(reference, method, used, binning=binning, progress=progress)
+    if settings.truth_noise is not None:
+        lut = replace(lut, report=lut.report | {"truth_noise": settings.truth_noise})
     combined = combine(lut, request.candidates, request.rgb, settings.device, progress)
-    scores = (*score_simple(reference, unseen, lut), score_method(reference, unseen, lut))
-    return FitResult(
-        replace(request, settings=settings),
-        reference,
-        unseen,
-        used,
-        lut,
-        combined,
-        scores,
-        {method: lut},
-        {} if ssim_known is None else ssim_known,
-    )
+    asked = replace(request, settings=settings)
+    made = FitResult(asked, reference, unseen, used, lut, combined, (), {method: lut}, **kept)
+    return replace(made, scores=(*score_simple(made.truth, lut), score_method(made.truth, lut)))
 
 
 def _resolve(
@@ -270,13 +301,15 @@ def combine(
 
 def score_held_out(result: FitResult, progress: Progress | None = None) -> FitResult:
     """The result with every method scored, seen and held out: milliseconds, as long as bins are not many."""
-    scores, tables = score_methods(result.reference, result.unseen, result.lut, result.used, progress)
+    scores, tables = score_methods(result.truth, result.lut, result.used, progress)
     others = [score for score in result.scores if score.role != "method"]
     return replace(result, scores=(*others, *scores), tables=tables)
 
 
 def score_all(result: FitResult, progress: Progress | None = None) -> FitResult:
     """The result with SSIM as well, which reads pixels."""
+    if result.request.settings.truth_noise is not None:
+        return result  # of a noisy truth SSIM says nothing
     width = peak(result.lut.binning)
     scores = with_ssim(result.scores, result.request, result.tables, width, result.ssim_known, progress)
     return replace(result, scores=tuple(scores))

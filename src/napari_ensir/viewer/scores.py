@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.metrics import ssim
+from napari_ensir.ensemble.metrics import evenly_spaced_planes, ssim
 from napari_ensir.ensemble.tabulate import estimate_lut
 from napari_ensir.ensemble.validation import held_out_error, mean_squared_error, psnr_of
 from napari_ensir.errors import EnsembleError
@@ -17,6 +16,9 @@ from napari_ensir.settings import METHODS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.bins import Binning
     from napari_ensir.ensemble.estimate import Settings
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lut import WeightLUT
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SSIM_PIXELS",
     "Score",
+    "Truth",
     "better_than_chosen",
     "score_method",
     "score_methods",
@@ -72,38 +75,62 @@ class Score:
     ssim: float = _NAN
 
 
-def score_simple(reference: Reference, unseen: Reference | None, lut: WeightLUT) -> list[Score]:
+@dataclass(frozen=True)
+class Truth:
+    """What images are scored against: the pixels learned from, and those left out for good.
+
+    Attributes
+    ----------
+    reference : Reference
+    unseen : Reference or None
+    noise : float
+        Standard deviation of the ground truth's own noise, which no image is to blame for; 0 where there is
+        none, or it is not known.
+    """
+
+    reference: Reference
+    unseen: Reference | None = None
+    noise: float = 0.0
+
+    def psnr(self, weights: NDArray[np.float64] | WeightLUT, binning: Binning) -> tuple[float, float]:
+        """PSNR of an ensemble on the pixels learned from, and on those left out: NaN where there are none."""
+        parts = [self.reference, self.unseen]
+        seen, unseen = (
+            _NAN if part is None else self.in_db(_error(part, weights, binning), binning) for part in parts
+        )
+        return seen, unseen
+
+    def in_db(self, error: float, binning: Binning) -> float:
+        """PSNR of a mean squared error; NaN where it drowns in the noise."""
+        left = error - self.noise**2
+        return _NAN if self.noise and left <= 0 else psnr_of(left, binning)
+
+
+def _error(part: Reference, weights: NDArray[np.float64] | WeightLUT, binning: Binning) -> float:
+    return mean_squared_error(part.statistics.in_bins(binning), weights)
+
+
+def score_simple(truth: Truth, lut: WeightLUT) -> list[Score]:
     """The candidates and their average: what needs no learning, in the bins of a table."""
     m = lut.n_candidates
     kinds = [("candidate", name, weights) for name, weights in zip(lut.names, np.eye(m), strict=True)]
     kinds.append(("average", "average", np.full(m, 1 / m)))
-    seen = reference.statistics.in_bins(lut.binning)
-    apart = None if unseen is None else unseen.statistics.in_bins(lut.binning)
-    scores = []
-    for role, name, weights in kinds:
-        alone = psnr_of(mean_squared_error(seen, weights), lut.binning)
-        held_out = alone if apart is None else psnr_of(mean_squared_error(apart, weights), lut.binning)
-        scores.append(Score(name, role, psnr=alone, held_out=held_out))
-    return scores
+    return [_fixed(truth, name, role, weights, lut) for role, name, weights in kinds]
 
 
-def score_method(reference: Reference, unseen: Reference | None, lut: WeightLUT) -> Score:
+def _fixed(truth: Truth, name: str, role: str, weights: NDArray[np.float64], lut: WeightLUT) -> Score:
+    """The score of weights that were not learned: any pixel is held out from them."""
+    seen, unseen = truth.psnr(weights, lut.binning)
+    return Score(name, role, psnr=seen, held_out=seen if truth.unseen is None else unseen)
+
+
+def score_method(truth: Truth, lut: WeightLUT) -> Score:
     """One method on the pixels learned from; held out only where pixels were left out for good."""
-    seen = mean_squared_error(reference.statistics.in_bins(lut.binning), lut)
-    held_out = _NAN
-    if unseen is not None:
-        apart = mean_squared_error(unseen.statistics.in_bins(lut.binning), lut)
-        held_out = psnr_of(apart, lut.binning)
-    title = METHODS[lut.method][0]
-    return Score(title, "method", lut.method, psnr_of(seen, lut.binning), held_out)
+    return Score(METHODS[lut.method][0], "method", lut.method, *truth.psnr(lut, lut.binning))
 
 
 def score_methods(
-    reference: Reference,
-    unseen: Reference | None,
-    chosen: WeightLUT,
-    settings: Settings,
-    progress: Progress | None = None,
+    truth: Truth, chosen: WeightLUT, settings: Settings, progress: Progress | None = None
 ) -> tuple[list[Score], dict[str, WeightLUT]]:
     """Every method in the bins of the chosen one's table, seen and held out, and their tables."""
     scores, tables = [], {}
@@ -112,33 +139,27 @@ def score_methods(
             progress(number, len(METHODS), f"scoring {METHODS[key][0]}")
         lut = chosen
         if key != chosen.method:
-            lut = estimate_lut(reference, key, settings, binning=chosen.binning, progress=progress)
+            lut = estimate_lut(truth.reference, key, settings, binning=chosen.binning, progress=progress)
         tables[key] = lut
-        score = score_method(reference, unseen, lut)
-        if unseen is None:
+        score = score_method(truth, lut)
+        if truth.unseen is None:
             try:
-                error = held_out_error(reference, key, settings, chosen.binning, progress)
-                score = replace(score, held_out=psnr_of(error, chosen.binning))
+                error = held_out_error(truth.reference, key, settings, chosen.binning, progress)
+                score = replace(score, held_out=truth.in_db(error, chosen.binning))
             except EnsembleError:  # too few places to hold any out: the score stays unknown
                 pass
         scores.append(score)
     return scores, tables
 
 
-def score_zzpm(reference: Reference, unseen: Reference | None, lut: WeightLUT) -> Score | None:
+def score_zzpm(truth: Truth, lut: WeightLUT) -> Score | None:
     """ZZPM, which weighs a candidate by its distance to the candidates' mean; None where there is none."""
-    total = reference.statistics.in_bins(lut.binning)
-    gram = total.error_gram.sum(axis=0)
+    gram = truth.reference.statistics.in_bins(lut.binning).error_gram.sum(axis=0)
     # The truth cancels in the distance, so it can be told from the errors.
     spread = np.maximum(np.diag(gram) - 2 * gram.mean(axis=1) + gram.mean(), 0)
     if not (spread > 0).all():
         return None
-    weights = (1 / spread) / (1 / spread).sum()
-    psnr = psnr_of(mean_squared_error(total, weights), lut.binning)
-    if unseen is None:
-        return Score("ZZPM", "zzpm", psnr=psnr, held_out=psnr)
-    apart = unseen.statistics.in_bins(lut.binning)
-    return Score("ZZPM", "zzpm", psnr=psnr, held_out=psnr_of(mean_squared_error(apart, weights), lut.binning))
+    return _fixed(truth, "ZZPM", "zzpm", (1 / spread) / (1 / spread).sum(), lut)
 
 
 def better_than_chosen(scores: Sequence[Score], method: str) -> str:
@@ -221,13 +242,7 @@ def _ssim_at(
 
 def ssim_planes(request: FitRequest) -> list[tuple[int, ...]]:
     """Places along the leading axes of the planes that SSIM is computed on."""
-    leading, plane = request.spatial_shape[:-2], prod(request.spatial_shape[-2:])
-    n = prod(leading)
-    most = max(1, SSIM_PIXELS // max(1, plane))
-    chosen = (
-        np.unique(np.linspace(0, n - 1, min(n, most) + 2)[1:-1].round().astype(int)) if n > most else range(n)
-    )
-    return [tuple(int(i) for i in np.unravel_index(place, leading)) if leading else () for place in chosen]
+    return evenly_spaced_planes(request.spatial_shape, most_pixels=SSIM_PIXELS)
 
 
 def _plane(request: FitRequest, array: Any, place: tuple[int, ...]) -> np.ndarray:
