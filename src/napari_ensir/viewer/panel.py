@@ -167,8 +167,14 @@ class Panel(Container):
                 signal.disconnect(slot)
             # napari has connected these as it docked the panel, and leaves them.
             events = self.viewer.layers.events
-            for event in (events.inserted, events.removed, events.reordered, events.renamed):
-                event.disconnect(self.reset_choices)
+            for name in ("inserted", "removed", "reordered", "renamed"):
+                if name in events.emitters:
+                    events[name].disconnect(self.reset_choices)
+
+    def _gone(self, *_: object) -> None:
+        """The viewer was closed, and Qt's parts with it: what the task still has to tell is not heard."""
+        self.release()
+        self.task = None
 
     def _gone(self, *_: object) -> None:
         """The viewer was closed, and Qt's parts with it: what the task still has to tell is not heard."""
@@ -200,7 +206,6 @@ class Panel(Container):
             parent = area.parent()
             if parent is None:
                 self.release()
-                self._leave_napari()
             else:
                 self.watch()
             self.native_parent_changed.emit(parent)
