@@ -144,4 +144,7 @@ def test_one_table_for_many_sets(viewer, wait_for, images, tmp_path):
     assert widget.sets_button.text == "Apply to all 2 matching sets"
     widget.sets_button.native.click()
     wait_for(widget)
-    assert [layer.name for layer in one(viewer, "ensemble")] == ["cell 1 ensemble", "cell 2 ensemble"]
+    assert [layer.name for layer in one(viewer, "ensemble")] == [
+        "cell 1 ensemble · EM (paper)",
+        "cell 2 ensemble · EM (paper)",
+    ]

@@ -265,9 +265,9 @@ def test_the_circle_closes(viewer, restore, wait_for):
         fields[name] = [added for added in viewer.layers if added not in before and added is not layer]
     viewer.add_image(truth, name="ground truth")
     _, fit = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
-    fit.method.setCurrentIndex(fit.method.findData("least-squares"))
-    fit.candidates.choose(fields["field 1"])
-    fit.run()
+    fit.method.value = "least-squares"
+    fit.candidates.value = fields["field 1"]
+    fit.fit()
     wait_for(fit)
     ensemble = fit.result.lut.apply([layer.data for layer in fields["field 2"]])
 

@@ -176,23 +176,6 @@ class Panel(Container):
         self.release()
         self.task = None
 
-    def _gone(self, *_: object) -> None:
-        """The viewer was closed, and Qt's parts with it: what the task still has to tell is not heard."""
-        self.release()
-        self.task = None
-
-    def _leave_napari(self) -> None:
-        """Undo what napari connects when it docks a widget, and does not undo itself."""
-        events = self.viewer.layers.events
-        for name in ("inserted", "removed", "reordered", "renamed"):
-            if name in events.emitters:
-                events[name].disconnect(self.reset_choices)
-
-    def _gone(self, *_: object) -> None:
-        """The viewer was closed, and Qt's parts with it: what the task still has to tell is not heard."""
-        self.release()
-        self.task = None
-
     def layers_changed(self) -> None:
         """What to do when layers came, went, were renamed or got other data."""
         self.reset_choices()
