@@ -630,7 +630,7 @@ def _(bench):
 
 @misuse(
     "a table of 8 bit on images of 16",
-    says='of the pixels of "near" lie outside the table\'s range, 0 to 255: it was learned on another scale',
+    says="the images look as if taken at another exposure than those the table was learned on (about 200 x",
 )
 def _(bench):
     bench.fitted(TRUTH.astype(np.uint8))
@@ -640,11 +640,20 @@ def _(bench):
 
 @misuse(
     "a table of 0 to 255 on images of 0 to 1",
-    says="lies in one bin of the table, 0 to 255 in bins of 32: it was learned on another scale",
+    says="the images look as if taken at another exposure than those the table was learned on (about 0.0039",
 )
 def _(bench):
     bench.fitted(TRUTH.astype(np.uint8))
     return bench.apply({"near": near(TRUTH) / 255, "far": far(TRUTH) / 255})
+
+
+@misuse(
+    "one candidate of another range, where the table is applied",
+    says='of the pixels of "far" lie outside the table\'s range',
+)
+def _(bench):
+    bench.fitted()
+    return bench.apply({"near": near(TRUTH), "far": far(TRUTH) + 40})
 
 
 @misuse(
