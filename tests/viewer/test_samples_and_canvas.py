@@ -33,6 +33,33 @@ def test_sample_opens_and_its_ensemble_beats_every_candidate(viewer, wait_for, k
     assert own > held_out["average"]
 
 
+def test_sample_without_a_truth_serves_as_two_exposures(viewer):
+    from napari_ensir import fit_lut
+    from napari_ensir.ensemble.noise_checks import own_input_warning
+
+    viewer.open_sample("napari-ensir", "exposures")
+    first, second, *candidates = (
+        viewer.layers[name].data
+        for name in (
+            "first exposure",
+            "second exposure",
+            "total variation",
+            "wavelet",
+            "non-local means",
+            "Gaussian",
+        )
+    )
+    assert len(viewer.layers) == 6
+    assert second.dtype == np.uint16
+    assert second.min() > 0
+    assert second.max() < 4095  # noise that is cut off has no mean of zero
+    assert own_input_warning(candidates, second) is None
+    assert own_input_warning(candidates, first) is not None
+    lut = fit_lut([(candidates, second)], truth_noise="unknown", device="cpu")
+    rows = lut.report["scores"]["rows"]
+    assert min(rows, key=lambda row: row["difference"])["role"] == "ensemble"
+
+
 def test_sample_is_the_same_each_time():
     from napari_ensir.viewer.sample_data import deconvolved_coins
 

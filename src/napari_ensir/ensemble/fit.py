@@ -155,6 +155,7 @@ def learn(
     mask: Sequence[Any] | None = None,
     device: str | torch.device = "auto",
     progress: Progress | None = None,
+    evenness: float = 0.0,
 ) -> WeightLUT:
     """:func:`fit_lut` with its settings in one piece, and no look for own inputs.
 
@@ -163,6 +164,8 @@ def learn(
     reference, names, mask, device, progress
         As for :func:`fit_lut`; ``device`` rather than that of the settings.
     given : FitSettings
+    evenness : float
+        See :class:`~napari_ensir.ensemble.estimate.Settings`.
 
     Raises
     ------
@@ -173,6 +176,7 @@ def learn(
     noisy = given.truth_noise is not None
     settings = Settings(
         shrinkage=SHRINKAGE if given.shrinkage == "auto" else given.shrinkage,
+        evenness=evenness,
         max_iterations=given.max_iterations,
         device=resolve_device(device),
     )

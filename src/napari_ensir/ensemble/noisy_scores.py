@@ -57,8 +57,8 @@ BLOCKS = 8
 SURE = 0.975
 """A difference is real if it is beyond this quantile of Student's t: it comes out wrong once in twenty."""
 
-CLEAR = 4.0
-"""A corrected error is shown as PSNR if it is so many of its standard errors: within about 1 dB."""
+CLEAR = 8.0
+"""A corrected error is shown as PSNR if it is so many of its standard errors: half a dB each at most."""
 
 
 class Difference(NamedTuple):

@@ -40,6 +40,11 @@ __all__ = [
 ]
 
 
+EVENNESS = 0.5
+"""A blind prediction is not quite the ordinary one: better where the restorer leaves noise, worse where it
+keeps what cannot be guessed. Weights are drawn toward equal ones for that, see ``benchmarks/no_truth.md``."""
+
+
 class CorrelatedNoiseWarning(UserWarning):
     """The noise of neighbouring pixels is correlated, so that hidden noise can be guessed."""
 
@@ -100,7 +105,15 @@ class BlindReference:
             data_range=data_range or self.data_range,
             truth_noise="unknown",
         )
-        lut = learn(self.pairs, given, names=self.names, mask=self.masks, device=device, progress=progress)
+        lut = learn(
+            self.pairs,
+            given,
+            names=self.names,
+            mask=self.masks,
+            device=device,
+            progress=progress,
+            evenness=EVENNESS,
+        )
         said = {"blind": dict(self.settings), "warnings": [*lut.report["warnings"], *self.warnings]}
         if data_range is None:
             said["data_range_from"] = "dtype" if self._is_byte else "data"
