@@ -49,6 +49,11 @@ def test_it_plots_describes_and_exports(filled, fitted, docked, tmp_path):
     assert len(rows) == len(fitted.rows) + 1
 
 
+def test_the_plot_is_seen_by_itself(fitted, docked, qtbot):
+    qtbot.waitUntil(lambda: docked._canvas is not None and docked.canvas.isVisible(), timeout=5000)
+    qtbot.waitUntil(lambda: docked.canvas.height() >= 220, timeout=5000)
+
+
 def test_its_values_go_from_one_panel_to_another(filled, fitted, docked):
     docked.update(plot="pair", first="so so", second="good in the dark")
     other = InspectWidget(filled)

@@ -66,6 +66,16 @@ class Choice(ComboBox):
         if value is not Undefined:
             self.value = value
 
+    @property
+    def value(self) -> Any:
+        """The key chosen; None where there are no entries."""
+        return self.get_value()
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        if value is not None or self.choices:
+            ComboBox.value.fset(self, value)
+
     def offer(self, entries: Mapping[Any, tuple[str, str]]) -> None:
         """Offer other entries; the key chosen stays if it is among them."""
         before = self.value

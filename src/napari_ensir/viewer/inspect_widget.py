@@ -111,8 +111,9 @@ class InspectWidget(Panel):
     def canvas(self) -> FigureCanvasQTAgg:
         """The plot, made when first drawn: importing matplotlib takes longer than opening a panel may."""
         if self._canvas is None:
-            self._canvas = new_canvas("Plot of the lookup table", "Drawn in the viewer's theme.", 240, 220)
+            self._canvas = new_canvas("Plot of the lookup table", "Drawn in the viewer's theme.", 260, 230)
             self._canvas_place.native.layout().addWidget(self._canvas)
+            self._canvas.show()  # what joins a panel that is seen already stays hidden otherwise
         return self._canvas
 
     @property

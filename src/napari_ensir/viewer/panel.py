@@ -195,8 +195,9 @@ class Panel(Container):
 
     def _content_event(self, content: QWidget, event: QEvent) -> None:
         if event.type() == QEvent.Type.LayoutRequest:  # a part has come or gone: none may be cut off
-            bar = self.native.verticalScrollBar().sizeHint().width()
-            self.native.setMinimumWidth(content.minimumSizeHint().width() + bar)
+            # What lies around the content: the bar, and the frame that a theme may give the area.
+            around = self.native.verticalScrollBar().sizeHint().width() + 2 * self.native.frameWidth()
+            self.native.setMinimumWidth(content.minimumSizeHint().width() + around)
 
     def safely(self, slot: Callable) -> Callable[..., None]:
         """The slot with its errors shown: one that leaves a slot would end up in whoever set the value."""

@@ -134,6 +134,8 @@ class _Rows(QListWidget):
         self.setMinimumHeight(110)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        # napari's own boxes cannot be told from the list where they are empty.
+        self.setStyleSheet("QListWidget::indicator:unchecked { border: 1px solid #8a9099; }")
 
     def sizeHint(self) -> QSize:
         """A few rows high; the list scrolls and grows with the dock."""

@@ -1,0 +1,75 @@
+"""What holds for every panel: its size, its names, its values, what is said of each control."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from magicgui.widgets import Container
+from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QApplication, QComboBox, QLineEdit, QListWidget
+
+from napari_ensir.viewer.forms import Form
+
+PANELS = ("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore", "Train a restorer")
+
+
+@pytest.fixture(params=PANELS)
+def panel(request, viewer, qtbot):
+    """Each panel beside two images, as a user opens it."""
+    for name in (
+        "a rather long name of a layer, as they often are",
+        "another name, no shorter than the first",
+    ):
+        viewer.add_image(np.eye(16, dtype=np.uint8), name=name)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", request.param)
+    if not isinstance(widget, Container):
+        pytest.skip("not yet made of magicgui's parts")
+    qtbot.wait(100)
+    return widget
+
+
+def test_it_is_narrow_and_scrolls_at_600_pixels(viewer, panel, qtbot):
+    window = viewer.window._qt_window
+    window.resize(1000, 600)
+    panel.say("A long message. " * 60)
+    qtbot.wait(50)
+    assert panel.native.minimumWidth() <= 330
+    assert panel.native.horizontalScrollBar().maximum() == 0
+    assert panel.native.verticalScrollBar().maximum() > 0
+    assert window.height() <= 620
+
+
+def test_names_are_magicguis_to_keep_and_values_go_round(panel):
+    state = panel.asdict()
+    assert not {*state, *(each.name for each in panel)} & set(dir(Container))
+    panel.update(state)
+    assert panel.asdict() == state
+
+
+def test_labels_share_one_place(panel, qtbot):
+    qtbot.wait(50)
+    for form in (each for each in panel if isinstance(each, Form)):
+        seen = [each.native for each in form if each.native.isVisible() and not hasattr(each, "text")]
+        places = {each.mapTo(panel.native.widget(), each.rect().topLeft()).x() for each in seen}
+        assert len(places) <= 1, form.name
+
+
+def test_every_control_says_what_it_is_and_what_for(panel):
+    QApplication.processEvents()
+    for kind in (QAbstractButton, QAbstractSpinBox, QComboBox, QListWidget):
+        for control in panel.native.widget().findChildren(kind):
+            if control.isVisible():
+                assert control.accessibleName(), (kind.__name__, control.objectName(), control.parent())
+    for line in panel.native.widget().findChildren(QLineEdit):
+        if line.isVisible() and not isinstance(line.parent(), QAbstractSpinBox | QComboBox):
+            assert line.accessibleName()
+    seen = [each for each in _leaves(panel) if each.native.isVisible()]
+    explained = [each for each in seen if not each.gui_only or hasattr(each, "text")]
+    assert [each.name for each in explained if not each.tooltip] == []
+
+
+def _leaves(container):
+    for each in container:
+        if isinstance(each, Container):
+            yield from _leaves(each)
+        else:
+            yield each
