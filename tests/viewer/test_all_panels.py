@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QApplication, QCom
 
 from napari_ensir.viewer.forms import Form
 
-PANELS = ("Apply lookup table", "Inspect lookup table", "Restore", "Train a restorer")
+PANELS = ("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore", "Train a restorer")
 
 
 @pytest.fixture(params=PANELS)

@@ -8,16 +8,8 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication
 
-from napari_ensir.viewer.controls import (
-    Between,
-    Choice,
-    Message,
-    Number,
-    Numbers,
-    Suggested,
-    ValueOrWord,
-    WithButton,
-)
+from napari_ensir.viewer.choices import Choice, Suggested
+from napari_ensir.viewer.controls import Between, Message, Number, Numbers, ValueOrWord, WithButton
 from napari_ensir.viewer.forms import Form, button
 
 WORDS = {None: ("an eighth of the range", "The default."), "auto": ("what does best", "Tried out.")}

@@ -12,7 +12,8 @@ from qtpy.QtWidgets import QApplication
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.candidate_picker import LayerPicker
-from napari_ensir.viewer.controls import Choice, Number, ValueOrWord
+from napari_ensir.viewer.choices import Choice
+from napari_ensir.viewer.controls import Number, ValueOrWord
 from napari_ensir.viewer.forms import Form
 from napari_ensir.viewer.layer_choice import LayerChoice
 from napari_ensir.viewer.panel import Panel

@@ -10,7 +10,8 @@ from napari.layers import Labels, Shapes
 
 from napari_ensir.settings import FitSettings, settings_of
 from napari_ensir.viewer.candidate_picker import LayerPicker
-from napari_ensir.viewer.controls import Choice, control_of
+from napari_ensir.viewer.choices import Choice
+from napari_ensir.viewer.controls import control_of
 from napari_ensir.viewer.fitting import FROZEN
 from napari_ensir.viewer.forms import Form, button, row
 from napari_ensir.viewer.layer_choice import LayerChoice

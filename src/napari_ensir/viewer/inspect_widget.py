@@ -11,7 +11,8 @@ from qtpy.QtCore import QTimer
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.whole import whole_file
-from napari_ensir.viewer.controls import Choice, Message
+from napari_ensir.viewer.choices import Choice
+from napari_ensir.viewer.controls import Message
 from napari_ensir.viewer.forms import Form, button, row
 from napari_ensir.viewer.layers import OUTPUT_KEY, full_data
 from napari_ensir.viewer.panel import Panel, shows_errors

@@ -13,7 +13,8 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL, RECIPES, open_restorer
 from napari_ensir.restorers.denoiser import Denoiser
 from napari_ensir.settings import TrainSettings, settings_of
-from napari_ensir.viewer.controls import Choice, WithButton, control_of
+from napari_ensir.viewer.choices import Choice
+from napari_ensir.viewer.controls import WithButton, control_of
 from napari_ensir.viewer.forms import Form, button, dress, row
 from napari_ensir.viewer.layer_choice import LayerChoice
 from napari_ensir.viewer.layers import (
