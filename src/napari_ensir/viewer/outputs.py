@@ -27,6 +27,7 @@ __all__ = [
     "Outputs",
     "add_outputs",
     "errors_of",
+    "layer_data",
     "method_title",
 ]
 
@@ -45,6 +46,14 @@ PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#f
 
 ERRORS = Colormap(["#0072b2", "#f7f7f7", "#d55e00"], name="napari-ensir errors")
 """Too dark is blue, right is white, too bright is red: two ends of the palette above."""
+
+
+_WEIGHT_LOOKS: dict[str, Any] = {
+    "rgb": False,
+    "colormap": "viridis",
+    "contrast_limits": (0, 1),
+    "visible": False,
+}
 
 
 @dataclass(frozen=True)
@@ -174,12 +183,9 @@ class Outputs:
         return f"{self._before}ensemble · {method_title(lut)}"
 
     def _add_ensemble(self, lut: WeightLUT, combined: Combined) -> Layer:
-        like = self._like
-        looks = {} if like.rgb else {"contrast_limits": lut.data_range, "colormap": like.colormap}
-        name = self._ensemble_name(lut)
-        return self._add(
-            "image", combined.image, name, lut, "ensemble", rgb=like.rgb, **looks, **like.placement()
-        )
+        data, keywords, _ = layer_data(lut, combined, self._like)[0]
+        del keywords["metadata"], keywords["name"]
+        return self._add("image", data, self._ensemble_name(lut), lut, "ensemble", **keywords)
 
     def _add_weights(self, lut: WeightLUT, combined: Combined, view: str) -> list[Layer]:
         data = _weight_data(combined, view)
@@ -188,10 +194,9 @@ class Outputs:
             keywords = {**_legend(lut), **self._like.placement()}
             made = [self._add("labels", data[0], names[0], lut, "weights", **keywords)]
         else:
-            look = {"rgb": False, "colormap": "viridis", "contrast_limits": (0, 1), "visible": False}
             place = self._like.placement(stacked=view == "slider")
             made = [
-                self._add("image", part, name, lut, "weights", **look, **place)
+                self._add("image", part, name, lut, "weights", **_WEIGHT_LOOKS, **place)
                 for part, name in zip(data, names, strict=True)
             ]
         self._put_above_ensemble(made)
@@ -253,6 +258,25 @@ def errors_of(result: FitResult) -> Errors:
     middle = tuple(n // 2 for n in images[0].shape[:-2])
     limit = max(float(np.nanpercentile(np.abs(np.asarray(each[middle])), 99.5)) for each in images)
     return Errors(images[0], images[1], request.names[best], limit or 1.0)
+
+
+def layer_data(lut: WeightLUT, combined: Combined, like: Origin) -> list[Any]:
+    """Ensemble and weight maps as layer data tuples, looking as :class:`Outputs` would make them look."""
+    looks = {} if like.rgb else {"contrast_limits": lut.data_range, "colormap": like.colormap}
+    ensemble = {
+        "name": f"ensemble · {method_title(lut)}",
+        "rgb": like.rgb,
+        "metadata": _marked(lut, "ensemble"),
+        **looks,
+        **like.placement(),
+    }
+    weights = {
+        "name": _weight_names(lut, "slider")[0],
+        "metadata": _marked(lut, "weights"),
+        **_WEIGHT_LOOKS,
+        **like.placement(stacked=True),
+    }
+    return [(combined.image, ensemble, "image"), (combined.maps, weights, "image")]
 
 
 def add_outputs(
