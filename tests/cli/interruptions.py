@@ -7,6 +7,7 @@ It prints, as JSON, how often each exit status came, and whatever was not as it 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -21,12 +22,15 @@ from importlib import import_module
 from itertools import cycle, product
 from pathlib import Path
 
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process with threads cannot be forked safely
+
 import numpy as np
 
 from napari_ensir import EnsembleError, cli, fit_lut, load_lut
 from napari_ensir.files import read_image, write_image
 
 SIZE = 700
+PATIENCE = 30  # seconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START = "import os; os.write(3, b'!'); from napari_ensir.cli import main; main()"
 LATER = ("cli.commands", "cli.jobs", "cli.restoring", "ensemble.fit", "restorers.classical", "files.image")
@@ -93,14 +97,27 @@ def interrupted(folder: Path, options: list[str], number: int | None, pauses: li
     for pause in pauses if number is not None else []:
         time.sleep(pause)
         os.kill(child, number)
-    _, status = os.waitpid(child, 0)
+    status = waited(child)
     return os.waitstatus_to_exitcode(status), time.monotonic() - started, said.read_text()
+
+
+def waited(child: int) -> int:
+    """How a process ended; one that hangs is made to say where."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.005)
+    os.kill(child, signal.SIGABRT)
+    return os.waitpid(child, 0)[1]
 
 
 def run_here(options: list[str]) -> None:
     """What the console script does, to the end of the process."""
     status = 99
     try:
+        faulthandler.enable()  # its own standard error
         sys.argv[1:] = options
         os.write(3, b"!")
         cli.main()
@@ -145,9 +162,9 @@ def main(folder: Path, times: int) -> None:
         shown = f"{turn}: {command} {kind} {way}, signal {number} after {pauses}, {fresh}: status {status}"
         made = list((folder / "results").iterdir())
         if status not in (0, 128 + number) or (status == 0 and not made):
-            wrong.append(f"{shown} {said[-500:]}")
+            wrong.append(f"{shown} {said[-3000:]}")
         if "Traceback" in said or "unexpected" in said:
-            wrong.append(f"{shown} {said[-500:]}")
+            wrong.append(f"{shown} {said[-3000:]}")
         wrong += [f"{shown}: {path.name} left" for path in made if path.name.startswith(".")]
         wrong += [
             f"{shown}: {path.name} not whole" for path in made if path.name[0] != "." and not is_whole(path)
@@ -157,6 +174,7 @@ def main(folder: Path, times: int) -> None:
         shutil.rmtree(folder / "results")
         (folder / "results").mkdir()
         if os.environ.get("SHOW"):
+            print(*wrong, sep="\n", file=sys.stderr)
             print(shown, [path.name for path in made], file=sys.stderr, flush=True)
     print(json.dumps({"statuses": statuses, "wrong": wrong}))
 
