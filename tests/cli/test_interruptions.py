@@ -28,7 +28,7 @@ def test_interruptions_leave_nothing(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    print(found["statuses"])
+    print(found["statuses"], *found["wrong"], sep="\n")
     assert found["wrong"] == []
     assert sum(found["statuses"].values()) == TIMES
     assert found["statuses"].get("0", 0) < TIMES / 2
