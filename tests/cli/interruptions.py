@@ -29,8 +29,8 @@ import numpy as np
 from napari_ensir import EnsembleError, cli, fit_lut, load_lut
 from napari_ensir.files import read_image, write_image
 
-SIZE = 700
-PATIENCE = 30  # seconds
+SIZE = 500
+PATIENCE = 150  # seconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START = "import os; os.write(3, b'!'); from napari_ensir.cli import main; main()"
 LATER = ("cli.commands", "cli.jobs", "cli.restoring", "ensemble.fit", "restorers.classical", "files.image")
@@ -50,7 +50,7 @@ def prepare(folder: Path) -> None:
         pass
     else:
         for name, image in images.items():
-            write_image(folder / f"{name}.zarr", da.from_array(image, chunks=50))
+            write_image(folder / f"{name}.zarr", da.from_array(image, chunks=100))
     fit_lut([((images["A"], images["B"]), truth)], names=("A", "B"), device="cpu").save(folder / "known")
 
 

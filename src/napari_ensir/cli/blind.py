@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.jobs import lut_target
+from napari_ensir.cli.jobs import lut_target, read_by
 from napari_ensir.cli.restoring import choose_restorers, restore
 from napari_ensir.files.sets import Part, open_set
+from napari_ensir.files.targets import Place, check_places
+from napari_ensir.files.whole import check_target
 from napari_ensir.restorers import with_channel_axis
 from napari_ensir.restorers.blind_pairs import CorrelatedNoiseWarning, blind_reference, share_of
 from napari_ensir.settings import RestoreSettings
@@ -61,8 +63,13 @@ def blind(
 ) -> dict[str, str]:
     """Learn one table from all images, and write each one's ensemble; the messages of images that failed."""
     target = None if save_lut is None else lut_target(save_lut, output.overwrite)
-    output.check()
     images = open_set({}, {Part.IMAGE: image})
+    places = [Place("--out", out, gathers=images.from_folders), *output.places]
+    places += [] if target is None else [Place("--save-lut", target)]
+    check_places(places, read_by(images, *networks, ir))
+    if not images.from_folders:
+        check_target(out, output.overwrite)
+    output.check()
     first = images.open(0)[Part.IMAGE]
     is_colour = bool(getattr(first, "is_colour", False))
     axis = -1 if is_colour and settings.channel_axis is None else settings.channel_axis

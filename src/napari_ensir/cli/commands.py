@@ -298,6 +298,7 @@ def restore(
         channel_axis=settings.channel_axis,
         as_float=writing.as_float,
         output=output,
+        read=[*(network or []), *([] if ir is None else [ir])],
     )
     _report_failures(failed)
 

@@ -19,6 +19,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.raster import FileImage
 from napari_ensir.files.sets import ImageSet, Masks, Part, References, open_set
+from napari_ensir.files.targets import Place, check_places
 from napari_ensir.files.whole import check_target
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "lut_target",
     "make_folder",
     "noted",
+    "read_by",
     "suffix_like",
 ]
 
@@ -80,9 +82,20 @@ def _on_cluster(address: str | None) -> Iterator[None]:
             ) from error
 
 
+def read_by(images: ImageSet, *others: Path | None) -> list[Place]:
+    """The places that a job reads: images, the folders given for them, and other files."""
+    places = [Place("an image", path) for _, paths in images.fields for path in paths.values()]
+    if images.from_folders:
+        folders = {path.parent for _, paths in images.fields for path in paths.values()}
+        places += [Place("a folder of images", folder, gathers=True) for folder in folders]
+    return places + [Place("a file", path) for path in others if path is not None]
+
+
 def lut_target(out: Path, overwrite: bool) -> Path:
     """The name a table will be written under, if it may be."""
     name = out.name
+    if name in ("", ".."):
+        raise EnsembleError(f"--out: {out} is a folder; give a name in it.")
     if not name.endswith(SUFFIX):
         name = name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX
     target = out.expanduser().with_name(name)
@@ -107,8 +120,9 @@ def fit(
     from napari_ensir.ensemble.truth_noise import OwnInputWarning
 
     target = lut_target(out, output.overwrite)
-    output.check()
     images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
+    check_places([Place("--out", target), *output.places], read_by(images, mask))
+    output.check()
     masks = None if mask is None else Masks(images, open_set({}, {Part.MASK: mask}))
     with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         with warnings.catch_warnings():
@@ -158,15 +172,18 @@ def apply(
     if outs.errors is not None and lut.errors is None:
         raise EnsembleError(f"{lut_path} has no expected errors; fit again, without --without-errors.")
     images = open_set(in_table_order(lut, candidates), crop=crop)
-    output.check()
     failed: dict[str, str] = {}
     plans: dict[int, _Plan] = {}
     for number, (stem, _) in enumerate(images.fields):
         with noted(failed, stem, images):
             plans[number] = _Plan.of(images, number, outs, as_float)
     # Before anything is computed: not after an hour.
+    folders = outs.places(gathers=True) if images.from_folders else []
+    places = [place for plan in plans.values() for place in plan.outs.places()]
+    check_places([*folders, *places, *output.places], read_by(images, lut_path))
     for folder in outs.given if images.from_folders else ():
         make_folder(folder)
+    output.check()
     for plan in plans.values():
         plan.check(output.overwrite)
     written: dict[str, str] = {}
@@ -222,7 +239,12 @@ class Outs:
     @property
     def given(self) -> list[Path]:
         """Those that are."""
-        return [one for one in (self.image, self.maps, self.errors) if one is not None]
+        return [place.path for place in self.places()]
+
+    def places(self, gathers: bool = False) -> list[Place]:
+        """By the options that name them; ``gathers`` where they are folders for many images."""
+        named = {"--out": self.image, "--weight-maps": self.maps, "--expected-error": self.errors}
+        return [Place(name, path, gathers) for name, path in named.items() if path is not None]
 
 
 class OutsideRange:
@@ -349,6 +371,7 @@ def _described(lut: WeightLUT) -> dict[str, Any]:
 
 def info(path: Path, *, output: Output) -> None:
     """Say what a table holds and where it came from."""
+    check_places(output.places, [Place("a file", path)])
     output.check()
     lut = load_lut(path)
     described = _described(lut)
@@ -377,6 +400,7 @@ def import_table(
 ) -> None:
     """Turn a table of the EnsIR authors' code into one of this package."""
     target = lut_target(out, output.overwrite)
+    check_places([Place("--out", target), *output.places], [Place("a file", weights)])
     output.check()
     lut = import_lut(weights, names, bin_width)
     lut.save(target)

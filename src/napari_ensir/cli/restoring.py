@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.jobs import keep_message, make_folder, suffix_like
+from napari_ensir.cli.jobs import keep_message, make_folder, read_by, suffix_like
 from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.raster import FileImage
 from napari_ensir.files.sets import Part, open_set
+from napari_ensir.files.targets import Place, check_places
 from napari_ensir.files.whole import check_target
 from napari_ensir.files.zarr_arrays import ZarrImage
 from napari_ensir.restorers.blind_pairs import share_of
@@ -88,14 +89,14 @@ def restore(
     output: Output,
     more: Mapping[str, Any] | None = None,
     show: Callable[[int], object] | None = None,
+    read: Sequence[Path] = (),
 ) -> dict[str, str]:
     """Restore; the messages of images that failed, by stem, where others were done.
 
     One restorer writes to ``out``, as ``apply`` does; several write into the folder ``out``, each under
-    its name.
+    its name. ``read`` are the restorers' files, which no output may replace.
     """
     images = open_set({}, {Part.IMAGE: image})
-    output.check()
     several = len(restorers) > 1
     failed: dict[str, str] = {}
     plans: list[_Plan] = []
@@ -106,8 +107,13 @@ def restore(
                 for name in restorers
             ]
     # Before anything is computed: not after an hour.
-    for folder in {plan.target.parent for plan in plans} if several or images.from_folders else ():
+    folders = {plan.target.parent for plan in plans} if several or images.from_folders else set()
+    places = [Place("--out", folder, gathers=True) for folder in sorted(folders)]
+    places += [Place("--out", plan.target) for plan in plans]
+    check_places([*places, *output.places], read_by(images, *read))
+    for folder in folders:
         make_folder(folder)
+    output.check()
     for plan in plans:
         plan.check(output.overwrite)
     written: dict[str, dict[str, str]] = {}

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.jobs import OutsideRange, in_table_order, noted
+from napari_ensir.cli.jobs import OutsideRange, in_table_order, noted, read_by
 from napari_ensir.ensemble.data_range import widest
 from napari_ensir.ensemble.lut_file import load_lut
 from napari_ensir.ensemble.scoring import Scoring, TruthRange, finite_everywhere, known_range, left_out
 from napari_ensir.ensemble.suspicions import suspicions_of_set
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part, References, check_stems, open_set
+from napari_ensir.files.targets import check_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,8 +42,9 @@ def evaluate(
     """Score candidates and, with a table, their ensemble; the messages of images that failed."""
     lut = None if lut_path is None else load_lut(lut_path)
     named = dict(candidates) if lut is None else in_table_order(lut, candidates)
-    output.check()
     images = open_set(named, {Part.TRUTH: truth}, crop=crop)
+    check_places(output.places, read_by(images, lut_path))
+    output.check()
     failed: dict[str, str] = {}
     scale = _score_range(images, settings.data_range, failed)
     limits = (scale.low, scale.high)
@@ -150,8 +152,9 @@ def compare(
     """Score every method on what it has not learned from; ``settings`` go to :func:`napari_ensir.compare`."""
     from napari_ensir.ensemble.compare import compare as compare_methods
 
-    output.check()
     images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
+    check_places(output.places, read_by(images, low_resolution))
+    output.check()
     small = None
     if low_resolution is not None:
         inputs = open_set({}, {Part.LOW_RESOLUTION: low_resolution})

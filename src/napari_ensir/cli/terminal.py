@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.targets import Place
 from napari_ensir.files.whole import check_target, whole_file
 from napari_ensir.settings import Settings, setting
 
@@ -38,12 +39,19 @@ class Output(Settings):
     )
     quiet: bool = setting(False, title="Quiet", description="No progress bar, no summary.", group="Output")
 
+    @property
+    def places(self) -> list[Place]:
+        """Where results go, if into a file."""
+        return [] if self.json in (None, "-") else [Place("--json", Path(str(self.json)))]
+
     def check(self) -> None:
         """Find out beforehand whether results could be shown and the JSON file be written."""
         if sys.stdout is None and (self.json == "-" or not self.quiet):
             raise EnsembleError("standard output is closed, so nothing could be shown; give --quiet.")
         if self.json is not None and self.json != "-":
             check_target(Path(self.json), self.overwrite)
+            if Path(self.json).is_dir():
+                raise EnsembleError(f"--json: {self.json} is a folder; give a name in it.")
 
     def finish(self, results: dict[str, Any], show: Callable[[], object]) -> None:
         """Write the JSON if it is wanted; show the rest unless standard output is taken."""

@@ -100,6 +100,8 @@ def write_table(path: str | Path, parts: TableParts) -> Path:
     from safetensors.numpy import save
 
     target = Path(path).expanduser()
+    if target.name in ("", ".."):
+        raise EnsembleError(f"{target} is a folder; give the table a name in it.")
     if not target.name.endswith(SUFFIX):
         target = target.with_name(target.name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX)
     binning, errors = parts["binning"], parts["errors"]

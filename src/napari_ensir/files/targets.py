@@ -1,0 +1,131 @@
+"""Where outputs may go, found out before any work: no two into one place, none into that of an input.
+
+Places are compared as the file system has them: links followed, letters of either case if it makes no
+difference there. Opens no file and knows no formats.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["Place", "check_places"]
+
+_Key = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Something that is read or written.
+
+    Attributes
+    ----------
+    name : str
+        What asked for it, such as an option.
+    path : Path
+        A file, or a folder.
+    gathers : bool
+        Whether it is a folder that files are put into or taken from, and not replaced as a whole.
+    """
+
+    name: str
+    path: Path
+    gathers: bool = False
+
+
+def check_places(outputs: Sequence[Place], inputs: Iterable[Place] = ()) -> None:
+    """Refuse outputs of which one would replace another, or an input.
+
+    Parameters
+    ----------
+    outputs, inputs
+        A folder that is replaced as a whole, such as a Zarr array, must neither hold another place nor lie
+        within one that is replaced; folders that gather files may hold each other, but not be the same.
+
+    Raises
+    ------
+    EnsembleError
+        If two of them clash, or a file is to take the place of a folder.
+
+    Examples
+    --------
+    >>> check_places([Place("--out", Path("o.tif")), Place("--weight-maps", Path("./o.tif"))])
+    Traceback (most recent call last):
+    napari_ensir.errors.EnsembleError: --out and --weight-maps both lead to o.tif; give each its own place.
+    """
+    known: dict[_Key, Place] = {}
+    for output in outputs:
+        if output.path.name in ("", "..") and not output.gathers:
+            raise EnsembleError(f"{output.name}: {output.path} is a folder; give a name in it.")
+        if twin := _first(known, _keys(output.path)):
+            raise EnsembleError(
+                f"{twin.name} and {output.name} both lead to {twin.path}; give each its own place."
+            )
+        known |= dict.fromkeys(_keys(output.path), output)
+    whole = {key: place for key, place in known.items() if not place.gathers}
+    for output in outputs:
+        holder = None if output.gathers else _first(whole, _above(output.path))
+        if holder is not None:
+            raise EnsembleError(
+                f"{output.name} ({output.path}) lies within {holder.name} ({holder.path}), which is written "
+                "as a whole; give it its own place."
+            )
+    _check_inputs(outputs, list(inputs), known, whole)
+
+
+def _check_inputs(
+    outputs: Sequence[Place], inputs: Sequence[Place], known: dict[_Key, Place], whole: dict[_Key, Place]
+) -> None:
+    read: dict[_Key, Place] = {}
+    for place in inputs:
+        if taken := _first(known, _keys(place.path)):
+            raise EnsembleError(
+                f"{taken.name} leads to {place.path}, which is read ({place.name}); choose another place, so "
+                "that it is not replaced."
+            )
+        if taken := _first(whole, _above(place.path)):
+            raise EnsembleError(
+                f"{taken.name} ({taken.path}) would replace {place.path}, which is read ({place.name}); "
+                "choose another place."
+            )
+        if not place.gathers:
+            read |= dict.fromkeys(_keys(place.path), place)
+    for output in outputs:
+        if holder := _first(read, _above(output.path)):
+            raise EnsembleError(
+                f"{output.name} ({output.path}) lies within {holder.path}, which is read ({holder.name}); "
+                "choose another place."
+            )
+
+
+def _first(places: dict[_Key, Place], keys: Iterable[_Key]) -> Place | None:
+    return next((places[key] for key in keys if key in places), None)
+
+
+def _keys(path: Path) -> list[_Key]:
+    """What tells a place from others: its name with links resolved and, if it is there, its number there."""
+    real = os.path.realpath(path.expanduser())
+    keys: list[_Key] = [(os.path.normcase(real),)]
+    try:
+        found = os.stat(real)
+    except (OSError, ValueError):
+        folder = os.path.dirname(real)
+        try:  # a name in a folder that has two of its own
+            found = os.stat(folder)
+        except (OSError, ValueError):
+            return keys
+        return [*keys, (found.st_dev, found.st_ino, os.path.basename(real))]
+    return [*keys, (found.st_dev, found.st_ino)]
+
+
+def _above(path: Path) -> Iterable[_Key]:
+    """The same for every folder that it lies in."""
+    real = Path(os.path.realpath(path.expanduser()))
+    return (key for folder in real.parents for key in _keys(folder))
