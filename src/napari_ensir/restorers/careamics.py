@@ -140,7 +140,7 @@ def restorer_from(
         If it is another network, or anything does not fit.
     """
     kind = algorithm.get("algorithm")
-    if kind not in _ALGORITHMS:
+    if not isinstance(kind, str) or kind not in _ALGORITHMS:
         raise EnsembleError(
             f"{where} was trained by {brief(kind)}; of CAREamics' networks those of "
             f"{', '.join(_ALGORITHMS.values())} restore here."
@@ -155,7 +155,7 @@ def restorer_from(
     if not settings.use_batch_norm:  # CAREamics makes and saves normalisations that it does not use
         tensors = {name: each for name, each in tensors.items() if ".batch_norm" not in name}
     fill(network, tensors, where)
-    title = "N2V2" if settings.n2v2 else _ALGORITHMS[str(kind)]
+    title = "N2V2" if settings.n2v2 else _ALGORITHMS[kind]
     return PackagedNetwork(
         network=network.eval(),
         label=f"{title}, {label}",
@@ -190,7 +190,7 @@ def _levels(data: Mapping[str, Any], channels: int, where: str) -> tuple[Levels 
     kind = figures.get("name")
     if kind == "none":
         return None, None
-    if kind not in _FIGURES:
+    if not isinstance(kind, str) or kind not in _FIGURES:
         raise EnsembleError(f"{where} normalises by {brief(kind)}, which is not known here; {_AGAIN}.")
     found = {}
     for side in ("input", "target"):
