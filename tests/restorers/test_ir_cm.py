@@ -13,6 +13,7 @@ from napari_ensir.restorers.perceptual import vgg_features
 from napari_ensir.restorers.tiling import Tiles
 
 SETTINGS = ConsistencySettings(channels=1, width=8, depth=2, linear_share=0.5)
+PAPER = replace(SETTINGS, sampled_share=0.0, noisy_skip=True)
 
 
 def lively(settings: ConsistencySettings = SETTINGS, **more: object) -> ConsistencyModel:
@@ -49,7 +50,7 @@ def test_f_is_the_formula_of_the_paper_with_the_noise_of_the_head():
 
 @pytest.mark.parametrize("done", [0.0, 0.9])
 def test_the_gradient_stops_where_the_paper_stops_it(done):
-    model = lively()
+    model = lively(PAPER)
     degraded, clean = torch.rand(2, 4, 1, 8, 8, generator=generator())
     forwards = []
     model.network.register_forward_hook(lambda module, inputs, output: forwards.append(output))
@@ -73,8 +74,68 @@ def test_the_gradient_stops_where_the_paper_stops_it(done):
     assert not torch.allclose(model.network.stem.weight.grad, gradient(stopped=False))
 
 
-def test_the_stages_start_their_paths_where_they_should():
+def watched(model):
+    """Where the paths of a model start, in order."""
+    starts = []
+    sample, mean = model.sde.sample, model.sde.mean
+
+    class Watched:
+        def sample(self, x0, *more):
+            starts.append(x0)
+            return sample(x0, *more)
+
+        def mean(self, *more):
+            return mean(*more)
+
+    model.sde = Watched()
+    return starts
+
+
+def test_part_of_stage_2_starts_where_sampling_does():
+    degraded, clean = torch.rand(2, 3, 1, 8, 8)
+    model = lively(replace(SETTINGS, sampled_share=1.0))
+    starts = watched(model)
+    model.loss(degraded, clean, generator(), 0.9)
+    assert torch.equal(starts[0], degraded)  # the first step, from noise around the degraded image
+    assert starts[1] is starts[2]
+    assert not starts[1].requires_grad
+    assert not torch.allclose(starts[1], clean, atol=0.01)
+    assert not torch.allclose(starts[1], degraded, atol=0.01)
+    model.loss(degraded, clean, generator(), 0.1)
+    assert starts[3] is starts[4] is degraded  # stage 1
+
+
+@pytest.mark.parametrize("skip", ["mean", "paper"])
+def test_what_the_skip_passes_on(skip):
+    # A network that returns 0 estimates the degraded image, so that the rest is what the skip passes.
+    restorer = IRCM(model=ConsistencyModel(SETTINGS), steps=2, skip=skip, device="cpu", trained_steps=1)
+    image = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    noise = (replace(restorer, data_range=(0.0, 1.0))(image) - image).std()
+    expected = 0.5 * float(restorer.model.sde.variance(torch.tensor([50])).sqrt())
+    assert noise == pytest.approx(expected if skip == "paper" else 0, abs=0.05 * expected)
+
+
+def test_restarts():
     model = lively()
+    assert model.times_of(3, 0.25) == [100, 25, 6]
+    with pytest.raises(EnsembleError, match=r"at 0\.05 of them it takes 1 to 2"):
+        model.times_of(3, 0.05)
+
+
+def test_checkpoints_of_before_these_settings_load(tmp_path):
+    from napari_ensir.restorers import load_restorer
+    from napari_ensir.restorers.checkpoint import write_checkpoint
+
+    old = IRCM(model=lively(), trained_steps=3, device="cpu")
+    header = old.header()
+    for name in ("sampled_share", "noisy_skip"):
+        del header["settings"][name]
+    write_checkpoint(tmp_path / "a.safetensors", old.tensors(), header)
+    assert load_restorer(tmp_path / "a.safetensors", device="cpu").model.settings == PAPER
+
+
+def test_the_stages_start_their_paths_where_they_should():
+    model = lively(PAPER)
     starts = []
     sample = model.sde.sample
     model.sde = type(

@@ -145,6 +145,7 @@ def settings_from(kind: type[_Settings], values: object, where: str) -> _Setting
     """
     if not isinstance(values, dict):
         raise EnsembleError(f"{where}: the settings are no mapping.")
+    values = {**getattr(kind, "ADDED", {}), **values}  # settings that older files do not have
     known = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
     if values.keys() != known.keys():
         wrong = ", ".join(name[:80] for name in sorted(values.keys() ^ known.keys())[:3])

@@ -11,6 +11,12 @@ so that f(x, mu, 0) = x. **The head.** A network that returns eps is multiplied 
 t = T, and does not train from scratch (6 to 9 dB on rain). The algebraically equal head does: the
 network returns a residual r and eps := ((x_t - mu) - e^-TH r) / sqrt(v_t), whereby x0hat = mu + r.
 
+**The skip.** The sampler draws the noise in x_t itself, and c_skip x_t passes a share of it on to the
+result: half of it at t = T / 2, which a small network does not cancel. A deviation from the paper takes
+it off, c_skip m_t + c_out x0hat with the mean m_t of x_t; both forms are there, in training
+(``noisy_skip``) and in sampling (``skip``). Another: part of stage 2 starts its paths where sampling
+does, at the model's own first step (``sampled_share``), and not at the clean image alone.
+
 The paper claims perception and speed for this, not the highest PSNR; nor is a second step
 always better than one.
 """
@@ -28,7 +34,7 @@ from napari_ensir.restorers.learned import Draw, LearnedRestorer, Model, Tiled
 from napari_ensir.restorers.networks import UNet
 from napari_ensir.restorers.sde import MeanRevertingSDE
 from napari_ensir.restorers.training import check_network
-from napari_ensir.settings import steps_setting
+from napari_ensir.settings import setting, steps_setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +62,15 @@ class ConsistencySettings:
         stage 2 starts them at the clean one.
     origin_weight, perceptual_weight
         Weights of the origin-guided term, and of the perceptual distance within it.
+    sampled_share
+        Share of stage 2 whose paths start at what the model makes of the degraded image in one step. The
+        paper has 0; sampling has no clean image to start from.
+    noisy_skip
+        Whether the skip passes the noise of x_t in training, as in the paper; see :mod:`.ir_cm`.
     """
+
+    ADDED: ClassVar[dict[str, float]] = {"sampled_share": 0.0, "noisy_skip": True}
+    """What checkpoints without these settings were trained with."""
 
     channels: int = 1
     width: int = 32
@@ -66,13 +80,17 @@ class ConsistencySettings:
     linear_share: float = 0.5
     origin_weight: float = 0.8
     perceptual_weight: float = 0.125
+    sampled_share: float = 0.5
+    noisy_skip: bool = False
 
     def __post_init__(self) -> None:
         check_network(self.channels, self.width, self.depth)
-        if not (2 <= self.times <= 10000 and 0 < self.noise < 1 and 0 <= self.linear_share <= 1):
+        shares = 0 <= self.linear_share <= 1 and 0 <= self.sampled_share <= 1
+        if not (2 <= self.times <= 10000 and 0 < self.noise < 1 and shares):
             raise EnsembleError(
                 f"IR-CM is not possible with times = {self.times}, noise = {self.noise}, linear_share = "
-                f"{self.linear_share}: 2 to 10000, between 0 and 1, and 0 to 1 are."
+                f"{self.linear_share}, sampled_share = {self.sampled_share}: 2 to 10000, between 0 and 1, "
+                "and twice 0 to 1 are."
             )
 
 
@@ -116,10 +134,31 @@ class ConsistencyModel(Model):
         residual: Tensor = self.network(2 * torch.cat([x, mu], dim=1) - 1, t.to(x.device))
         return mu + residual
 
-    def forward(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
-        """f(x_t, mu, t), for t of shape (batch,) or (1,)."""
+    def forward(self, x: Tensor, mu: Tensor, t: Tensor, skip: Tensor | None = None) -> Tensor:
+        """f(x_t, mu, t), for t of shape (batch,) or (1,); `skip` instead of x_t where that is given."""
         share: Tensor = (t.to(x) / self.settings.times).reshape(-1, 1, 1, 1)
-        return (1 - share) * x + share * self.origin(x, mu, t.expand(len(x)))
+        return (1 - share) * (x if skip is None else skip) + share * self.origin(x, mu, t.expand(len(x)))
+
+    def _at(self, start: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Give f at the point of a path from `start` at the times t."""
+        skip = None if self.settings.noisy_skip else self.sde.mean(start, mu, t)
+        estimate: Tensor = self(self.sde.sample(start, mu, t, noise), mu, t, skip)
+        return estimate
+
+    def _starts(self, degraded: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Where the paths of stage 2 start: at clean images, or at the model's own first step."""
+        if not self.settings.sampled_share:
+            return clean
+        own = torch.rand(len(clean), generator=generator) < self.settings.sampled_share
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        start = clean.clone()
+        if bool(own.any()):
+            own = own.to(clean.device)
+            last = torch.tensor([self.settings.times])
+            with torch.no_grad():
+                mu = degraded[own]
+                start[own] = self(self.sde.sample(mu, mu, last, noise[own]), mu, last)
+        return start
 
     def loss(self, degraded: Tensor, clean: Tensor, generator: torch.Generator, done: float) -> Tensor:
         """d(f(x_{n+1}), stopgrad f(x_n)) + 0.8 (|f - clean| + 0.125 |VGG(f) - VGG(clean)|^2).
@@ -132,10 +171,10 @@ class ConsistencyModel(Model):
         settings = self.settings
         n = torch.randint(1, settings.times, (len(clean),), generator=generator)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        start = degraded if done < settings.linear_share else clean
+        start = degraded if done < settings.linear_share else self._starts(degraded, clean, generator)
         with torch.no_grad():  # the target of the consistency term; the paper's stop-gradient
-            target = self(self.sde.sample(start, degraded, n, noise), degraded, n)
-        estimate = self(self.sde.sample(start, degraded, n + 1, noise), degraded, n + 1)
+            target = self._at(start, degraded, n, noise)
+        estimate = self._at(start, degraded, n + 1, noise)
         origin: Tensor = functional.l1_loss(estimate, clean)
         (features,) = self._features
         if features is not None:
@@ -144,29 +183,50 @@ class ConsistencyModel(Model):
         loss: Tensor = functional.mse_loss(estimate, target) + settings.origin_weight * origin
         return loss
 
-    def times_of(self, steps: int) -> list[int]:
-        """The times at which `steps` steps evaluate f: N, N / 2, N / 4, ...
+    def times_of(self, steps: int, restart: float = 0.5) -> list[int]:
+        """The times at which `steps` steps evaluate f: N, N r, N r^2, ... for r = `restart`, rounded down.
 
         Examples
         --------
         >>> ConsistencyModel(ConsistencySettings(width=8)).times_of(3)
         [100, 50, 25]
         """
-        times = [self.settings.times >> index for index in range(max(steps, 0))]
+        times = [int(self.settings.times * restart**index) for index in range(max(steps, 0))]
         if not times or times[-1] < 1:
+            most = next(count for count in range(10**4) if self.settings.times * restart**count < 1)
             raise EnsembleError(
-                f"IR-CM cannot take {steps} steps; with {self.settings.times} times it takes "
-                f"1 to {int(self.settings.times).bit_length()}."
+                f"IR-CM cannot take {steps} steps; with {self.settings.times} times and restarts at "
+                f"{restart:g} of them it takes 1 to {most}."
             )
         return times
 
-    def sample(self, mu: Tensor, draw: Draw, steps: int, tiled: Tiled) -> Tensor:
-        """Restore a plane mu of shape (channels, rows, columns) in `steps` evaluations of f."""
+    def sample(
+        self,
+        mu: Tensor,
+        draw: Draw,
+        steps: int,
+        tiled: Tiled,
+        *,
+        restart: float = 0.5,
+        noisy_skip: bool = False,
+    ) -> Tensor:
+        """Restore a plane mu of shape (channels, rows, columns) in `steps` evaluations of f.
+
+        Parameters
+        ----------
+        mu, draw, tiled
+            See :meth:`NetworkRestorer.restore_plane`.
+        steps, restart
+            See :meth:`times_of`.
+        noisy_skip
+            Whether the skip passes the drawn noise on, as in the paper.
+        """
         x0 = mu  # so that the first point is drawn from N(mu, v_N)
-        for n in self.times_of(steps):
+        for n in self.times_of(steps, restart):
             t = torch.tensor([n])
             x = self.sde.sample(x0[None], mu[None], t, draw()[None])[0]
-            x0 = tiled(lambda x, mu, t=t: self(x, mu, t), x, mu)
+            skip = x if noisy_skip else self.sde.mean(x0[None], mu[None], t)[0]
+            x0 = tiled(lambda x, mu, skip, t=t: self(x, mu, t, skip), x, mu, skip)
         return x0
 
 
@@ -178,11 +238,31 @@ class IRCM(LearnedRestorer):
     ----------
     steps
         Evaluations of the network: 1 or a few.
+    restart
+        At which part of the time before it each further step starts. The paper halves; see
+        ``benchmarks/restorers.md`` for what was measured.
+    skip : "mean" or "paper"
+        What f passes on besides its estimate: the mean of the point it starts from, or, as in the paper, that
+        point with the noise that was drawn for it.
     """
 
     title: ClassVar[str] = "IR-CM"
     model: ConsistencyModel
     steps: int = steps_setting(1)
+    restart: float = setting(
+        0.5,
+        title="Restart",
+        description="At which part of the time before it a further step starts.",
+        minimum=0.05,
+        maximum=0.95,
+        step=0.05,
+    )
+    skip: str = setting(
+        "mean",
+        title="Skip",
+        description="What passes the network by: the mean of its point, or, as in the paper, its noise too.",
+        choices=("mean", "paper"),
+    )
 
     @property
     def evaluations(self) -> int:
@@ -191,4 +271,6 @@ class IRCM(LearnedRestorer):
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
         """See :class:`NetworkRestorer`."""
-        return self.model.sample(plane, draw, self.steps, tiled)
+        return self.model.sample(
+            plane, draw, self.steps, tiled, restart=self.restart, noisy_skip=self.skip == "paper"
+        )
