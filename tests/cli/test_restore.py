@@ -116,6 +116,38 @@ def test_a_network_of_ones_own(tmp_path, write_network, suffix):
     np.testing.assert_allclose(restored, image / 2, atol=0.51)
 
 
+def test_a_folder_of_networks(tmp_path, write_network, write_enlarging):
+    (tmp_path / "networks").mkdir()
+    write_network(tmp_path / "networks" / "dim.pt")
+    write_enlarging(tmp_path / "networks" / "x2.pt", 2)
+    write_image(tmp_path / "x.png", noisy((20, 24)))
+    arguments = [
+        tmp_path / "x.png",
+        "--network",
+        tmp_path / "networks",
+        "--device",
+        "cpu",
+        "-o",
+        tmp_path / "y",
+    ]
+    assert "2 written" in run(*arguments)
+    assert read_image(tmp_path / "y" / "x2.png").shape == (40, 48)
+    (tmp_path / "networks" / "bad.zip").write_bytes(b"nothing")
+    assert "bad.zip" in run(*arguments, "--overwrite", status=1)
+
+
+def test_careamics(tmp_path):
+    from pathlib import Path
+
+    data = Path(__file__).resolve().parents[1] / "data" / "careamics"
+    expected = np.load(data / "care_small_expected.npz")
+    write_image(tmp_path / "x.tif", expected["input"])
+    arguments = ["--network", data / "care_small.zip", "--device", "cpu", "--dtype", "float32"]
+    run(tmp_path / "x.tif", *arguments, "-o", tmp_path / "y.tif")
+    restored = read_image(tmp_path / "y.tif")
+    np.testing.assert_allclose(restored, expected["prediction"], atol=1e-4 * np.ptp(expected["prediction"]))
+
+
 def test_networks_that_enlarge_write_larger_images(tmp_path, write_enlarging):
     network = write_enlarging(tmp_path / "x2.pt", 2)
     write_image(tmp_path / "x.png", noisy((20, 24, 3)))

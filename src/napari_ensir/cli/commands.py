@@ -123,7 +123,10 @@ Methods = Annotated[
 ]
 Networks = Annotated[
     Optional[list[Path]],
-    typer.Option(metavar="FILE", help="A trained network; once for each. Open only what you trust."),
+    typer.Option(
+        metavar="FILE",
+        help="A trained network, or a folder of them; once for each. Open only what you trust.",
+    ),
 ]
 Around = Annotated[
     Optional[Path],

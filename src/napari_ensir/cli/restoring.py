@@ -45,7 +45,7 @@ def choose_restorers(
     methods
         Keys of :data:`napari_ensir.restorers.CLASSICAL`.
     networks
-        Files; see :func:`napari_ensir.restorers.open_restorer`.
+        Files, or folders of them; see :func:`napari_ensir.restorers.open_restorer`.
     settings
         Set wherever a restorer has a setting of that name; None leaves it its own.
     ir
@@ -67,7 +67,8 @@ def choose_restorers(
         raise EnsembleError(f"there is no method {unknown[0]!r}; choose of {', '.join(CLASSICAL)}.")
     named: list[tuple[str, Restorer]] = [(name, CLASSICAL[name]()) for name in methods]
     around = None if ir is None else open_restorer(ir)
-    named += [(path.name.partition(".")[0], open_restorer(path, ir=around)) for path in networks]
+    for path in networks:
+        named += [(name.partition(".")[0], each) for name, each in _opened(path, around)]
     found: dict[str, Restorer] = {}
     for name, restorer in named:
         if name in found:
@@ -77,6 +78,18 @@ def choose_restorers(
         set_here = with_settings(restorer, **given)
         found[name] = SelfEnsemble(restorer=set_here) if settings.self_ensemble else set_here
     return found
+
+
+def _opened(path: Path, around: Restorer | None) -> list[tuple[str, Restorer]]:
+    """A network by its file's name, or those of a folder, every one of which has to open."""
+    from napari_ensir.restorers import open_restorer, open_restorers
+
+    if not path.is_dir():
+        return [(path.name, open_restorer(path, ir=around))]
+    opened, failed = open_restorers(path, ir=around)
+    for error in failed.values():
+        raise error
+    return list(opened.items())
 
 
 def restore(

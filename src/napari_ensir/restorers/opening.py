@@ -73,7 +73,7 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
 
 
 def open_restorers(
-    folder: str | Path, *, device: str = "auto"
+    folder: str | Path, *, ir: Restorer | None = None, device: str = "auto"
 ) -> tuple[dict[str, Restorer], dict[str, EnsembleError]]:
     """Open every network in a folder.
 
@@ -84,6 +84,8 @@ def open_restorers(
     ----------
     folder
         Its own files are opened, not those of folders in it.
+    ir
+        For DP-IR around a restorer that is not in the folder.
     device
         See :func:`napari_ensir.devices.resolve_device`.
 
@@ -115,7 +117,7 @@ def open_restorers(
         except EnsembleError as error:
             failed[path.name] = error
     for path, missing in waiting:
-        ir = next((each for each in found.values() if each.name == missing.name), None)
+        ir = next((each for each in found.values() if each.name == missing.name), ir)
         try:
             found[path.name] = open_restorer(path, ir=ir, device=device)
         except EnsembleError as error:
