@@ -12,8 +12,8 @@ from napari_ensir.ensemble.coverage import range_warning
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import ApplySettings, settings_of
 from napari_ensir.viewer.choices import Choice
+from napari_ensir.viewer.combining import Combined, combine
 from napari_ensir.viewer.controls import Message, WithButton, control_of
-from napari_ensir.viewer.fitting import Combined, combine
 from napari_ensir.viewer.forms import Form, button, dress
 from napari_ensir.viewer.layer_choice import LayerChoice
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, unwrapped, why_not

@@ -6,7 +6,7 @@ second. So a change of the table costs the plane on the canvas, and no memory. K
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,11 @@ class Computed:
     n_maps: int | None = None
     channel_axis: int | None = None
     drops_channels: bool = False
+
+    def then(self, step: Callable[[NDArray[Any]], NDArray[Any]], dtype: np.dtype[Any]) -> Computed:
+        """What a step makes of the maps of each part, their axis gone."""
+        function = self.function
+        return replace(self, function=lambda parts: step(function(parts)), dtype=dtype, n_maps=None)
 
     @property
     def shape(self) -> tuple[int, ...]:

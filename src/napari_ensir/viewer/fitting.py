@@ -17,11 +17,10 @@ from napari_ensir.ensemble.suspicions import suspicions
 from napari_ensir.ensemble.tabulate import estimate_lut
 from napari_ensir.ensemble.truth_noise import method_for, own_input_of
 from napari_ensir.ensemble.validation import choose_bins, peak
+from napari_ensir.viewer.combining import Combined, combine
 from napari_ensir.viewer.scores import Score, Truth, score_method, score_methods, score_simple, with_ssim
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from napari_ensir.ensemble.bins import Binning
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lut import WeightLUT
@@ -31,9 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FROZEN",
-    "Combined",
     "FitResult",
-    "combine",
     "fit",
     "holds",
     "refit",
@@ -47,25 +44,6 @@ FROZEN = ("data_range", "channel_axis", "planes", "truth_noise", "hash_inputs")
 SHRINKAGES = (100.0, 1000.0, 10000.0)
 FACTORS = (1, 2, 4, 8, 16)
 """What is tried for "auto": pixels, and multiples of the statistics' own bin width."""
-
-
-@dataclass(frozen=True)
-class Combined:
-    """What a table makes of candidates: the images that become layers.
-
-    Attributes
-    ----------
-    image : (*shape) array
-        In the candidates' dtype for colour of whole numbers, which napari shows in no other; else float32.
-    exact : (*shape) float32 array
-        The ensemble unrounded.
-    maps : (M, *shape) float32 array
-        Weights; the mean over the colours of an RGB image.
-    """
-
-    image: Any
-    exact: Any
-    maps: Any
 
 
 @dataclass(frozen=True)
@@ -281,22 +259,6 @@ def _resolve(
         progress=progress,
     )
     return choice.binning, choice.settings
-
-
-def combine(
-    lut: WeightLUT, candidates: Sequence[Any], rgb: bool, device: str, progress: Progress | None = None
-) -> Combined:
-    """Ensemble and weight maps as they go into layers; lazy where the candidates are."""
-    axis = -1 if rgb and lut.n_channels > 1 else None  # None: where the table has it
-    exact = lut.apply(candidates, device, channel_axis=axis, progress=progress)
-    maps = lut.weight_maps(candidates, device, channel_axis=axis, progress=progress)
-    if rgb:
-        maps = maps.mean(axis=-1)
-    image = exact
-    dtype = np.dtype(candidates[0].dtype)
-    if rgb and dtype.kind in "iu":
-        image = np.rint(exact).astype(dtype)  # within the candidates' range, so within the dtype's
-    return Combined(image, exact, maps)
 
 
 def score_held_out(result: FitResult, progress: Progress | None = None) -> FitResult:

@@ -10,6 +10,7 @@ from napari.utils import Colormap
 
 from napari_ensir.settings import METHODS
 from napari_ensir.viewer.caption import name_slider_places
+from napari_ensir.viewer.combining import difference
 from napari_ensir.viewer.layers import OUTPUT_KEY
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from napari_ensir.ensemble.lut import WeightLUT
-    from napari_ensir.viewer.fitting import Combined, FitResult
+    from napari_ensir.viewer.combining import Combined
+    from napari_ensir.viewer.fitting import FitResult
     from napari_ensir.viewer.layers import Origin
 
 __all__ = [
@@ -231,8 +233,8 @@ def _weight_data(combined: Combined, view: str) -> list[Any]:
     if view == "slider":
         return [combined.maps]
     if view == "layers":
-        return list(combined.maps)
-    return [combined.maps.argmax(axis=0).astype(np.uint8) + np.uint8(1)]
+        return [combined.map_of(place) for place in range(combined.maps.shape[0])]
+    return [combined.most_trusted()]
 
 
 def _legend(lut: WeightLUT) -> dict[str, Any]:
@@ -251,10 +253,10 @@ def errors_of(result: FitResult) -> Errors:
     request = result.request
     alone = [score for score in result.scores if score.role == "candidate"]
     best = max(range(len(alone)), key=lambda place: alone[place].held_out)
-    images = []
-    for image in (result.combined.exact, request.candidates[best]):
-        error = image.astype(np.float32) - request.truth.astype(np.float32)
-        images.append(error.mean(axis=-1) if request.rgb else error)
+    images = [
+        difference(image, request.truth, request.rgb)
+        for image in (result.combined.exact, request.candidates[best])
+    ]
     middle = tuple(n // 2 for n in images[0].shape[:-2])
     limit = max(float(np.nanpercentile(np.abs(np.asarray(each[middle])), 99.5)) for each in images)
     return Errors(images[0], images[1], request.names[best], limit or 1.0)

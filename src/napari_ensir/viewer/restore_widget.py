@@ -19,8 +19,8 @@ from napari_ensir.restorers.blind import restore_and_combine
 from napari_ensir.restorers.unlike import unlike_warning
 from napari_ensir.settings import BlindSettings, RestoreSettings, settings_of
 from napari_ensir.viewer.choices import Choice
+from napari_ensir.viewer.combining import Combined, combine
 from napari_ensir.viewer.controls import control_of
-from napari_ensir.viewer.fitting import Combined, combine
 from napari_ensir.viewer.forms import Form, button
 from napari_ensir.viewer.layer_choice import LayerChoice
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, why_not
