@@ -46,6 +46,20 @@ def median_time(work, repeats, *, warm=True):
     return statistics.median(times), min(times), min(busy)
 
 
+def side_by_side(works, repeats):
+    """The same of several calls that take turns, so that all of them meet the same machine."""
+    found = {name: ([], []) for name in works}
+    for work in works.values():
+        work()
+    for _ in range(repeats):
+        for name, work in works.items():
+            start, used = time.perf_counter(), time.process_time()
+            work()
+            found[name][0].append(time.perf_counter() - start)
+            found[name][1].append(time.process_time() - used)
+    return {name: (statistics.median(times), min(times), min(busy)) for name, (times, busy) in found.items()}
+
+
 def reference_images(folder):
     """Ten RGB images of 1280 x 720 with the predictions of three models."""
     if folder is None or not (folder / "deraining" / "gt").is_dir():
@@ -123,15 +137,16 @@ class Authors:
 @contextlib.contextmanager
 def torch_engine():
     """Compute without the compiled loops, as where numba is not installed."""
-    from napari_ensir.ensemble import apply, counting, em
+    from napari_ensir.ensemble import apply, counting, data_range, em
 
+    modules = (apply, counting, data_range, em)
     kept = counting.compiled_loops
-    for module in (apply, counting, em):
+    for module in modules:
         module.compiled_loops = lambda: None
     try:
         yield
     finally:
-        for module in (apply, counting, em):
+        for module in modules:
             module.compiled_loops = kept
 
 
@@ -162,57 +177,61 @@ def time_fit(images, authors, repeats):
     def fit(method="em"):
         return fit_lut(images, MODELS, method, bin_width=32, channel_axis=-1, device="cpu")
 
-    ours = median_time(fit, repeats)
-    rows = [["em, compiled loops", both(ours), ""]]
-    rows.append(["em-released", both(median_time(lambda: fit("em-released"), repeats)), ""])
-    rows.append(["least-squares", both(median_time(lambda: fit("least-squares"), repeats)), ""])
+    methods = {"em, compiled loops": "em", "em-released": "em-released", "least-squares": "least-squares"}
+    times = side_by_side({name: lambda m=m: fit(m) for name, m in methods.items()}, repeats)
+    rows = [[name, both(took), ""] for name, took in times.items()]
     with torch_engine():
-        rows.append(["em, torch alone", both(median_time(fit, 1)), ""])
+        rows.append(["em, torch alone", both(median_time(fit, max(1, repeats // 3))), ""])
     weights = []
     if authors is not None:
         theirs = median_time(lambda: weights.append(authors.fit(images, 32)), 1, warm=False)
-        rows.append(["the authors' code, once", both(theirs), ratio(theirs, ours) + " x em"])
+        rows.append(
+            ["the authors' code, once", both(theirs), ratio(theirs, times["em, compiled loops"]) + " x em"]
+        )
     table("Fit, ten 1280 x 720 RGB images, M = 3, b = 32", ["what", TIMES, "ratio"], rows)
     return weights[0] if weights else None
 
 
 def time_apply(images, authors, weights, repeats):
+    import torch
+
     from napari_ensir import fit_lut
 
     candidates = images[0][0]
-    average = median_time(lambda: average_of(candidates), repeats)
-    rows = [["plain averaging of the candidates", both(average), "1", ""]]
-    for width in (32, 16, 8):
-        lut = fit_lut(images[:4], MODELS, bin_width=width, channel_axis=-1, device="cpu")
-        ours = median_time(lambda lut=lut: lut.apply(candidates, device="cpu"), repeats)
-        row = [f"ensemble, b = {width}", both(ours), ratio(ours, average), ""]
-        if authors is not None and width == 32:
-            tensor = authors.tensor(candidates)
-            theirs = median_time(lambda t=tensor: authors.apply(weights, t, 32), 3)
-            row[3] = f"{both(theirs)}: {ratio(theirs, ours)} x ours"
-        rows.append(row)
-        if width == 32:
-            maps = median_time(lambda lut=lut: lut.weight_maps(candidates, device="cpu"), repeats)
-            rows.append(["weight maps, b = 32", both(maps), ratio(maps, average), ""])
-            with torch_engine():
-                slow = median_time(lambda lut=lut: lut.apply(candidates, device="cpu"), 3)
-            rows.append(["ensemble, b = 32, torch alone", both(slow), ratio(slow, average), ""])
+    stack = torch.from_numpy(np.stack(candidates))
+    luts = {
+        width: fit_lut(images[:4], MODELS, bin_width=width, channel_axis=-1, device="cpu")
+        for width in (32, 16, 8)
+    }
+    works = {"averaging, torch": lambda: stack.to(torch.float32).mean(0)}
+    works["averaging, numpy"] = lambda: average_of(candidates)
+    for width, lut in luts.items():
+        works[f"ensemble, b = {width}"] = lambda lut=lut: lut.apply(candidates, device="cpu")
+    works["weight maps, b = 32"] = lambda: luts[32].weight_maps(candidates, device="cpu")
+    times = side_by_side(works, repeats)
+    with torch_engine():
+        times["ensemble, b = 32, torch alone"] = median_time(
+            lambda: luts[32].apply(candidates, device="cpu"), max(3, repeats // 3)
+        )
+    average = times["averaging, torch"]
+    rows = [[name, both(took), ratio(took, average), ""] for name, took in times.items()]
+    if authors is not None:
+        tensor = authors.tensor(candidates)
+        theirs = median_time(lambda: authors.apply(weights, tensor, 32), 3)
+        rows[2][3] = f"{both(theirs)}: {ratio(theirs, times['ensemble, b = 32'])} x ours"
     table(
         "Apply, one 1280 x 720 RGB image, M = 3",
-        ["what", TIMES, "averagings", "the authors' code"],
+        ["what", TIMES, "of torch's averaging", "the authors' code"],
         rows,
     )
 
 
 def time_refit(images, repeats):
     from napari_ensir.ensemble.bins import choose_binning
-    from napari_ensir.ensemble.fit import collect_reference, estimate_lut
+    from napari_ensir.ensemble.reference import collect_reference
+    from napari_ensir.ensemble.tabulate import estimate_lut
 
-    candidates, truth = images[0]
-    square = [np.tile(image, (2, 1, 1))[:1000, :1000].copy() for image in (*candidates, truth)]
-    kept = collect_reference(
-        [(square[:-1], square[-1])], MODELS, bin_width=32, channel_axis=-1, device="cpu", refine=4
-    )
+    kept = collect_reference(images, MODELS, bin_width=32, channel_axis=-1, device="cpu", refine=4)
     rows = []
     for method in ("em", "em-released", "least-squares"):
         times = []
@@ -221,9 +240,10 @@ def time_refit(images, repeats):
             work = median_time(lambda b=binning, m=method: estimate_lut(kept, m, binning=b), repeats)
             times.append(both(work))
         rows.append([method, *times])
+    sets = [len(kept.statistics.coarsened(factor).rows) for factor in (1, 2, 4, 8)]
     table(
-        "Change of method or width after a fit, 1 megapixel RGB, from statistics kept at b = 8",
-        ["method", "b = 8", "b = 16", "b = 32", "b = 64"],
+        "Change of method or width after a fit of the ten images, from statistics kept at b = 8",
+        ["method", *(f"b = {8 * 2**k}, {n:,} bin sets" for k, n in enumerate(sets))],
         rows,
     )
 
@@ -232,21 +252,97 @@ def time_sixteen_bit(repeats):
     from napari_ensir import fit_lut
 
     candidates, truth = synthetic((3200, 3200), np.uint16, 60000, 0)
-    image = median_time(lambda: fit_lut([(candidates, truth)], device="cpu"), repeats)
-    lut = fit_lut([(candidates, truth)], device="cpu")
-    applied = median_time(lambda: lut.apply(candidates, device="cpu"), repeats)
     floats = [c.astype(np.float32) for c in candidates], truth.astype(np.float32)
-    wide = median_time(lambda: fit_lut([floats], device="cpu"), 1)
-    average = median_time(lambda: average_of(candidates), repeats)
+    lut = fit_lut([(candidates, truth)], device="cpu")
+    times = side_by_side(
+        {
+            "averaging, uint16, numpy": lambda: average_of(candidates),
+            "apply, uint16": lambda: lut.apply(candidates, device="cpu"),
+            "apply, float32": lambda: lut.apply(floats[0], device="cpu"),
+            "fit, em, uint16": lambda: fit_lut([(candidates, truth)], device="cpu"),
+            "fit, em, float32": lambda: fit_lut([floats], device="cpu"),
+        },
+        repeats,
+    )
+    average = times["averaging, uint16, numpy"]
     table(
         "One 3200 x 3200 field (10.2 megapixels), M = 3, 8 bins",
-        ["what", TIMES],
+        ["what", TIMES, "of the averaging"],
+        [[name, both(took), ratio(took, average)] for name, took in times.items()],
+    )
+
+
+def time_small_images(repeats):
+    from napari_ensir import fit_lut
+
+    rng = np.random.default_rng(0)
+    rows = []
+    for dtype in (np.uint8, np.uint16):
+        stack = rng.integers(0, 250, (10_000, 4, 8, 8)).astype(dtype)
+        pairs = [(list(images[:3]), images[3]) for images in stack]
+        for n in (1000, 10_000):
+            took = median_time(lambda n=n, p=pairs: fit_lut(p[:n], device="cpu"), repeats)
+            rows.append([f"{n:,} pairs, {np.dtype(dtype)}", both(took), f"{took[0] / n * 1e3:.2f} ms"])
+    table("Fit of many images of 8 x 8, M = 3", ["what", TIMES, "each"], rows)
+
+
+def time_ssim(repeats):
+    from skimage.metrics import structural_similarity
+
+    from napari_ensir.ensemble.metrics import evenly_spaced_planes, ssim
+
+    (image, *_), truth = synthetic((1024, 1024), np.uint16, 60000, 0)
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    wide = truth.astype(np.float64), image.astype(np.float64)
+    values = structural_similarity(*wide, data_range=60000, **window), ssim(truth, image, 60000)
+    times = side_by_side(
+        {
+            "scikit-image": lambda: structural_similarity(*wide, data_range=60000, **window),
+            "ours": lambda: ssim(truth, image, 60000),
+        },
+        repeats,
+    )
+    ours = times["ours"]
+    planes = len(evenly_spaced_planes((100, 1024, 1024)))
+    print(f"\nOf 100 planes of 1024 x 1024, {planes} are scored where a stack is judged by its planes.")
+    table(
+        "SSIM of one 1024 x 1024 plane, uint16",
+        ["what", TIMES, "of ours", "value"],
         [
-            ["fit, em, uint16", both(image)],
-            ["fit, em, float32", both(wide)],
-            ["apply, uint16", both(applied)],
-            ["plain averaging, uint16", both(average)],
+            [name, both(took), ratio(took, ours), f"{value:.12f}"]
+            for (name, took), value in zip(times.items(), values, strict=True)
         ],
+    )
+
+
+def time_first_calls():
+    """Seconds that the first fit and the first image take, loops not yet compiled and compiled before."""
+    code = (
+        "import sys, time, numpy as np; from napari_ensir import fit_lut; "
+        "y = np.arange(4096, dtype=sys.argv[1]).reshape(64, 64) % 250; c = [y + 1, y + 2, y + 3]; "
+        "t = time.process_time(); lut = fit_lut([(c, y)], data_range=(0, 255), device='cpu'); "
+        "lut.apply(c, device='cpu'); print(time.process_time() - t)"
+    )
+    rows = []
+    for dtype in ("uint8", "uint16", "float32"):
+        with tempfile.TemporaryDirectory() as cache:
+            took = [
+                float(
+                    subprocess.run(
+                        [sys.executable, "-c", code, dtype],
+                        check=True,
+                        capture_output=True,
+                        text=True,
+                        env={**os.environ, "NUMBA_CACHE_DIR": cache},
+                    ).stdout
+                )
+                for _ in range(2)
+            ]
+        rows.append([dtype, *map(shown, took)])
+    table(
+        "First fit and first image of a session, M = 3, processor time",
+        ["dtype", "loops not yet compiled on this machine", "compiled before"],
+        rows,
     )
 
 
@@ -322,7 +418,10 @@ def main():
     weights = time_fit(images, authors, max(3, options.repeats // 3))
     time_apply(images, authors, weights, options.repeats)
     time_refit(images, max(3, options.repeats // 3))
-    time_sixteen_bit(max(1, options.repeats // 5))
+    time_sixteen_bit(max(3, options.repeats // 3))
+    time_small_images(max(1, options.repeats // 5))
+    time_ssim(max(3, options.repeats // 3))
+    time_first_calls()
     memory = subprocess.run(
         [sys.executable, __file__, "--memory-only"], check=True, capture_output=True, text=True
     )
