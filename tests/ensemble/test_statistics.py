@@ -162,6 +162,18 @@ def test_sparse_and_dense_tables_count_the_same(engine, rng, monkeypatch, dtype)
     assert_same(dense, of(images, binning, -1))
 
 
+@pytest.mark.parametrize("m", [1, 2, 4])
+def test_sums_of_the_greatest_and_least_values_do_not_run_into_each_other(engine, m):
+    """Eight-bit sums share numbers, and are emptied in time, whatever the values."""
+    for values in ((255, 255), (0, 255), (255, 0), (0, 0)):
+        candidates = [np.full((40, 50), values[k % 2], np.uint8) for k in range(m)]
+        for y in (0, 255):
+            images = [(candidates, np.full((40, 50), y, np.uint8))]
+            binning = choose_binning(np.uint8, (0, 255), 256)
+            ((sums, _),) = plain_statistics(images, binning).values()
+            assert of(images, binning).moments.tolist() == [sums]
+
+
 def test_sums_emptied_on_the_way_come_to_the_same(engine, rng, monkeypatch):
     images = [make_image(rng, (50, 50, 2), 3, np.uint16) for _ in range(2)]
     binning = choose_binning(np.uint16, (0, 65535))

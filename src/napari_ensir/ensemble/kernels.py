@@ -17,25 +17,21 @@ import numba
 import numpy as np
 
 from napari_ensir.ensemble.em_loop import iterate_em
+from napari_ensir.ensemble.product_loop import TILE, add_packed, add_products, n_sums_of, unpack
 from napari_ensir.ensemble.spread_loop import count_cells, count_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Blocks = tuple[NDArray[Any], ...]
-    """M flat, contiguous, read-only arrays of one dtype and size."""
+    from napari_ensir.ensemble.product_loop import Blocks
 
     Channels = tuple[int, int, int]
     """First channel, number of channels, pixels per channel run, in this block."""
 
-__all__ = ["combine", "count_cells", "count_floats", "count_integers", "count_values", "iterate_em"]
+__all__ = ["combine", "count_cells", "count_floats", "count_integers", "count_values", "iterate_em", "unpack"]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _U, _I = np.uint64, np.int64
-
-TILE = 384
-"""Pixels worked on at once: three, four and six channels divide it, and all buffers fit 32 KiB."""
-
 
 # -- channels and bins --------------------------------------------------------------------------------
 
@@ -180,6 +176,7 @@ def count_integers(
     owners: NDArray[np.int64],
     pairs: NDArray[np.int64],
     outside: NDArray[np.int64],
+    packed: NDArray[np.uint64] | None,
 ) -> int:
     """Add a block of integers of up to 16 bits to its bin sets' sums; return the number of pairs written.
 
@@ -202,13 +199,17 @@ def count_integers(
         The histogram of the truth; see :func:`_count_truth`.
     outside : (M + 2,)
         Added to: pixels outside the range in each candidate and the truth, then pixels that are not finite.
+    packed : (bin sets * K / 3 rounded up,) or None
+        Added to instead of ``sums``, three sums to a number, and emptied into these in time; for 8 bit only.
     """
     n_candidates = len(candidates)
-    low, high = limits
+    first = np.uint32(smallest)  # of negative ones, too: differences are taken modulo 2 ** 32
+    low, within = np.uint32(limits[0]), np.uint32(limits[1] - limits[0])
     heights = np.empty((n_candidates + 2, TILE), np.uint32)
     for j in range(TILE):
         heights[n_candidates + 1, j] = 1
-    products = np.empty((_n_sums(n_candidates), TILE), np.uint32)
+    products = np.empty((n_sums_of(n_candidates), TILE), np.uint32)
+    words = np.empty((n_sums_of(n_candidates) // 3 + 1, TILE), np.uint64)
     values = np.empty(TILE, grid.dtype)
     keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
     tile, repeats = _tile_of(channels)
@@ -220,7 +221,7 @@ def count_integers(
         for m in range(n_candidates + 1):
             block, height = candidates[m] if m < n_candidates else truth, heights[m]
             for j in range(size):
-                height[j] = _I(block[_U(begin) + _U(j)]) - smallest
+                height[j] = np.uint32(block[_U(begin) + _U(j)]) - first
         if keep.size > 0:
             size = _compress(keep[begin : begin + size], channel, heights)
         key = keys[:size]
@@ -229,7 +230,7 @@ def count_integers(
         for m in range(n_candidates + 1):
             height, beyond = heights[m], 0
             for j in range(size):
-                beyond += (height[j] < low) | (height[j] > high)
+                beyond += int(np.uint32(height[j] - low) > within)
             outside[m] += beyond
             if m < n_candidates:
                 for j in range(size):
@@ -237,7 +238,10 @@ def count_integers(
                 _append_bins(values, grid, key)
         _append_channels(channel, n_channels, key)
         written = _count_truth(key, heights[n_candidates], paging, pages, histogram, owners, pairs, written)
-        _add_products(candidates, key, heights, products, sums)
+        if packed is None:
+            add_products(candidates, key, heights, products, sums)
+        else:
+            add_packed(candidates, key, heights, words, packed, sums)
     return written
 
 
@@ -277,7 +281,7 @@ def count_floats(
     heights = np.empty((n_candidates + 2, TILE), np.uint32)
     for j in range(TILE):
         heights[n_candidates + 1, j] = 1
-    products = np.empty((_n_sums(n_candidates), TILE), np.int64)
+    products = np.empty((n_sums_of(n_candidates), TILE), np.int64)
     values = np.empty((n_candidates + 1, TILE), grid.dtype)
     finite = np.empty(TILE, np.bool_)
     keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
@@ -311,7 +315,7 @@ def count_floats(
                 _append_bins(value, grid, key)
         _append_channels(channel, n_channels, key)
         written = _count_truth(key, heights[n_candidates], paging, pages, histogram, owners, pairs, written)
-        _add_products(candidates, key, heights, products, sums)
+        add_products(candidates, key, heights, products, sums)
     return written
 
 
@@ -405,43 +409,3 @@ def _count_truth(
             pairs[written] = _I((wanted << shift) + (height & inside))
             written += 1
     return written
-
-
-@_jit
-def _n_sums(n_candidates: int) -> int:
-    return 2 * n_candidates + n_candidates * (n_candidates + 1) // 2
-
-
-@_jit
-def _add_products(
-    candidates: Blocks,
-    keys: NDArray[np.uint32],
-    heights: NDArray[np.uint32],
-    products: NDArray[Any],
-    sums: NDArray[np.int64],
-) -> None:
-    """Add each pixel's products to the sums of its bin set; ``candidates`` only for their number."""
-    n = len(candidates)  # of a tuple: known when compiled, so that the last loop unrolls
-    truth, one = n, n + 1
-    place = 0
-    for m in range(n):
-        _multiply(heights[m], heights[one], products[place])
-        place += 1
-    for m in range(n):
-        for k in range(m + 1):
-            _multiply(heights[m], heights[k], products[place])
-            place += 1
-    for m in range(n):
-        _multiply(heights[m], heights[truth], products[place])
-        place += 1
-    n_sums = 2 * n + n * (n + 1) // 2
-    for j in range(keys.size):
-        base = _U(keys[j]) * _U(n_sums)
-        for f in range(n_sums):
-            sums[base + _U(f)] += _I(products[_U(f), _U(j)])
-
-
-@_jit
-def _multiply(one: NDArray[np.uint32], other: NDArray[np.uint32], out: NDArray[Any]) -> None:
-    for j in range(TILE):
-        out[j] = _U(one[j]) * _U(other[j])

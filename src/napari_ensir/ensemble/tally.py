@@ -97,6 +97,9 @@ class CompiledTally(_TableTally):
         self.loops = loops
         self.outside = np.zeros(scale.n_candidates + 2, np.int64)
         self.sums = np.zeros(scale.n_rows * n_moments(scale.n_candidates), np.int64)
+        self.n_sums = n_moments(scale.n_candidates)
+        small = scale.is_exact and scale.n_heights <= 256
+        self.packed = np.zeros(scale.n_rows * -(-self.n_sums // 3), np.uint64) if small else None
         self.shift, self.per_row, n_pages = _page_sizes(scale)
         self.pages = np.full(scale.n_rows * self.per_row if n_pages else 0, -1, np.int32)
         self.cells = np.zeros((n_pages, 1 << self.shift), np.uint32)
@@ -119,7 +122,8 @@ class CompiledTally(_TableTally):
         if scale.is_exact:
             grid[0] -= scale.smallest
             ends = (int(binning.low) - scale.smallest, int(binning.high) - scale.smallest)
-            written = self.loops.count_integers(*pixels, scale.smallest, ends, grid, *where, *tables)
+            range_of = (scale.smallest, ends, grid)
+            written = self.loops.count_integers(*pixels, *range_of, *where, *tables, self.packed)
         else:
             levels = (binning.step, binning.sublevels)
             limits = (binning.low, binning.high)
@@ -135,6 +139,8 @@ class CompiledTally(_TableTally):
         heights = (wanted % self.per_row << self.shift) + (places & ((1 << self.shift) - 1))
         counts = cells[places].astype(np.int64)
         self.pages[...], self.cells[:used], self.owners[-1] = -1, 0, 0
+        if self.packed is not None:
+            self.loops.unpack(self.packed, self.n_sums, self.sums)
         sums, self.sums = self.sums, np.zeros_like(self.sums)
         return sums.reshape(self.scale.n_rows, -1), self.scale.histogram(
             wanted // self.per_row, heights, counts
