@@ -99,3 +99,21 @@ def test_a_change_of_method_touches_no_hidden_plane(viewer, fit_widget, wait_for
         assert all(4 in key or slice(4, 5) in key for key in asked), asked
     wanted = widget.result.lut.apply(images, "cpu")
     np.testing.assert_allclose(np.asarray(ensemble.data), wanted, rtol=1e-6)
+
+
+def test_scores_are_those_of_the_command_line():
+    """PSNR of a candidate depends on it and the truth alone, wherever it is asked for."""
+    from napari_ensir.ensemble.scoring import Scoring, score_range
+    from napari_ensir.viewer.fitting import fit, score_held_out
+    from napari_ensir.viewer.request import FitRequest
+
+    candidates, truth = stack((40, 50), np.uint16)
+    candidates[1][0, 0] = 60_000  # one hot pixel of another candidate
+    scale = score_range([truth])
+    for given in (candidates, candidates[:1]):
+        names = tuple("abc"[: len(given)])
+        result = score_held_out(fit(FitRequest(tuple(given), names, truth, False)))
+        score = next(one for one in result.scores if one.name == "a")
+        wanted = Scoring((scale.low, scale.high))(truth, candidates[0])
+        assert score.psnr == pytest.approx(wanted.psnr, abs=1e-6)
+        assert str(scale) in result.held_out_in_words

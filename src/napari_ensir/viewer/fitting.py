@@ -13,10 +13,11 @@ from napari_ensir.ensemble.estimate import Settings
 from napari_ensir.ensemble.fit import FOLDS
 from napari_ensir.ensemble.inputs import check_prior
 from napari_ensir.ensemble.reference import collect_reference
+from napari_ensir.ensemble.scoring import score_range_of
 from napari_ensir.ensemble.suspicions import suspicions
 from napari_ensir.ensemble.tabulate import estimate_lut
 from napari_ensir.ensemble.truth_noise import method_for, own_input_of
-from napari_ensir.ensemble.validation import choose_bins, peak
+from napari_ensir.ensemble.validation import choose_bins
 from napari_ensir.viewer.combining import Combined, combine
 from napari_ensir.viewer.scores import Score, Truth, score_method, score_methods, score_simple, with_ssim
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.ensemble.reference import Reference
+    from napari_ensir.ensemble.scoring import ScoreRange
     from napari_ensir.settings import FitSettings
     from napari_ensir.viewer.request import FitRequest
 
@@ -66,6 +68,8 @@ class FitResult:
         Candidates, average, methods; the other methods once :func:`score_held_out` has added them.
     tables : dict
         The table of each method scored.
+    scale : ScoreRange
+        The range whose width is the peak of PSNR: it depends on the ground truth alone.
     ssim_known : dict
         SSIM of what no setting changes, as it becomes known.
     doubts : tuple of str
@@ -80,6 +84,7 @@ class FitResult:
     combined: Combined
     scores: tuple[Score, ...]
     tables: dict[str, WeightLUT] = field(default_factory=dict)
+    scale: ScoreRange = field(kw_only=True)
     ssim_known: dict[tuple[str, str], float] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
 
@@ -87,7 +92,8 @@ class FitResult:
     def truth(self) -> Truth:
         """What images are scored against."""
         noise = self.request.settings.truth_noise
-        return Truth(self.reference, self.unseen, noise if isinstance(noise, float) else 0.0)
+        noise = noise if isinstance(noise, float) else 0.0
+        return Truth(self.reference, self.scale.peak, self.unseen, noise)
 
     @property
     def chosen(self) -> Score:
@@ -97,7 +103,7 @@ class FitResult:
     @property
     def held_out_in_words(self) -> str:
         """What was held out, and in which bins the methods were scored."""
-        bins = f"Bins {self.lut.bin_width:g} wide."
+        bins = f"Bins {self.lut.bin_width:g} wide; the peak of PSNR is {self.scale}."
         if self.unseen is not None:
             return f"{bins} Held out is all that lies outside the mask and the planes to learn from."
         return f"{bins} Each part of the images was held out in turn, the weights learned from the others."
@@ -157,7 +163,9 @@ def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:
         hash_inputs=settings.hash_inputs,
     )
     unseen = _collect_unseen(request, reference, progress)
-    return _estimate(request, reference, unseen, settings, progress, doubts=tuple(doubts))
+    counted = [part.statistics for part in (reference, unseen) if part is not None]
+    scale = score_range_of(counted, request.truth.dtype, settings.data_range)
+    return _estimate(request, reference, unseen, settings, progress, scale=scale, doubts=tuple(doubts))
 
 
 def _collect_unseen(request: FitRequest, seen: Reference, progress: Progress | None) -> Reference | None:
@@ -206,7 +214,7 @@ def refit(before: FitResult, settings: FitSettings, progress: Progress | None = 
     What takes longer, the other methods, cross-validation and SSIM, is left to :func:`score_held_out` and
     :func:`score_all`.
     """
-    kept = {"ssim_known": before.ssim_known, "doubts": before.doubts}
+    kept = {"ssim_known": before.ssim_known, "doubts": before.doubts, "scale": before.scale}
     return _estimate(before.request, before.reference, before.unseen, settings, progress, **kept)
 
 
@@ -272,6 +280,6 @@ def score_all(result: FitResult, progress: Progress | None = None) -> FitResult:
     """The result with SSIM as well, which reads pixels."""
     if result.request.settings.truth_noise is not None:
         return result  # of a noisy truth SSIM says nothing
-    width = peak(result.lut.binning)
-    scores = with_ssim(result.scores, result.request, result.tables, width, result.ssim_known, progress)
+    known, width = result.ssim_known, result.scale.peak
+    scores = with_ssim(result.scores, result.request, result.tables, width, known, progress)
     return replace(result, scores=tuple(scores))

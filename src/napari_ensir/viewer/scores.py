@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.metrics import evenly_spaced_planes, ssim
+from napari_ensir.ensemble.metrics import evenly_spaced_planes, psnr_of_error, ssim
 from napari_ensir.ensemble.tabulate import estimate_lut
-from napari_ensir.ensemble.validation import held_out_error, mean_squared_error, psnr_of
+from napari_ensir.ensemble.validation import held_out_error, mean_squared_error
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import METHODS
 
@@ -82,6 +82,8 @@ class Truth:
     Attributes
     ----------
     reference : Reference
+    peak : float
+        Of PSNR, in intensity units; see :func:`~napari_ensir.ensemble.scoring.score_range_of`.
     unseen : Reference or None
     noise : float
         Standard deviation of the ground truth's own noise, which no image is to blame for; 0 where there is
@@ -89,6 +91,7 @@ class Truth:
     """
 
     reference: Reference
+    peak: float
     unseen: Reference | None = None
     noise: float = 0.0
 
@@ -96,14 +99,14 @@ class Truth:
         """PSNR of an ensemble on the pixels learned from, and on those left out: NaN where there are none."""
         parts = [self.reference, self.unseen]
         seen, unseen = (
-            _NAN if part is None else self.in_db(_error(part, weights, binning), binning) for part in parts
+            _NAN if part is None else self.in_db(_error(part, weights, binning)) for part in parts
         )
         return seen, unseen
 
-    def in_db(self, error: float, binning: Binning) -> float:
+    def in_db(self, error: float) -> float:
         """PSNR of a mean squared error; NaN where it drowns in the noise."""
         left = error - self.noise**2
-        return _NAN if self.noise and left <= 0 else psnr_of(left, binning)
+        return _NAN if self.noise and left <= 0 else psnr_of_error(left, self.peak)
 
 
 def _error(part: Reference, weights: NDArray[np.float64] | WeightLUT, binning: Binning) -> float:
@@ -145,7 +148,7 @@ def score_methods(
         if truth.unseen is None:
             try:
                 error = held_out_error(truth.reference, key, settings, chosen.binning, progress)
-                score = replace(score, held_out=truth.in_db(error, chosen.binning))
+                score = replace(score, held_out=truth.in_db(error))
             except EnsembleError:  # too few places to hold any out: the score stays unknown
                 pass
         scores.append(score)
