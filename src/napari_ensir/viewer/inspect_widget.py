@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["InspectWidget"]
 
+_PLOT_SIZE = (260, 230)
+"""Least width and height in pixels: the place is kept before there is a plot."""
+
 _PLOTS = {
     "weights": (
         "Weights along intensity",
@@ -76,6 +79,7 @@ class InspectWidget(Panel):
         plot = Choice(_PLOTS, name="plot", label="Show", tooltip="What to show of the table.")
         self._canvas_place: Container = Container(name="canvas_place", labels=False, gui_only=True)
         self._canvas_place.margins = (0, 0, 0, 0)
+        self._canvas_place.native.setMinimumSize(*_PLOT_SIZE)
         self._pixel = Message(
             "Click a pixel of the image to see its bin set, weights and count.", name="pixel", gui_only=True
         )
@@ -90,6 +94,8 @@ class InspectWidget(Panel):
             self._pixel,
             row(self.png_button, self.csv_button, name="exports", gui_only=True),
         )
+        # The plot takes what room there is.
+        self.native.widget().layout().setStretchFactor(self._canvas_place.native, 1)
         # Hundreds of changes in a row (a live fit) are drawn once.
         self._soon = QTimer(self.native)
         self._soon.setSingleShot(True)
@@ -112,7 +118,7 @@ class InspectWidget(Panel):
     def canvas(self) -> FigureCanvasQTAgg:
         """The plot, made when first drawn: importing matplotlib takes longer than opening a panel may."""
         if self._canvas is None:
-            self._canvas = new_canvas("Plot of the lookup table", "Drawn in the viewer's theme.", 260, 230)
+            self._canvas = new_canvas("Plot of the lookup table", "Drawn in the viewer's theme.", *_PLOT_SIZE)
             self._canvas_place.native.layout().addWidget(self._canvas)
             self._canvas.show()  # what joins a panel that is seen already stays hidden otherwise
         return self._canvas

@@ -77,8 +77,8 @@ def draw_weights(axes: Axes, lut: WeightLUT, channel: int, ink: Colour, paper: C
         axes.scatter(centres[sure], weights[sure, m], s=18, color=colour)
         axes.scatter(centres[~sure], weights[~sure, m], s=18, facecolor=paper, edgecolor=colour)
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("intensity")
-    axes.set_ylabel(f"weight (hollow: under {SURE} pixels)")
+    axes.set_xlabel(f"intensity (hollow: under {SURE} pixels)")
+    axes.set_ylabel("weight")
     axes.legend(fontsize=7, labelcolor=ink, facecolor=paper, edgecolor=ink)
 
 

@@ -100,6 +100,7 @@ class TrainWidget(Panel):
             about="Train anew on the two layers, then add what the network makes of the degraded one.",
             below=self._below(),
         )
+        self.native.widget().layout().setStretchFactor(self.plot_place.native, 1)
         self.cancel_button.tooltip = "Stop; the training so far is kept, to be saved or resumed."
         for kind in CLASSICAL.values():
             self.offer(kind.title, kind())
