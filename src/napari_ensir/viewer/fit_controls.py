@@ -153,6 +153,11 @@ class FitControls(Panel):
                 "errors_button",
             ),
             button(
+                "Expected error",
+                "Add the root mean square error to expect at each pixel, learned on parts held out.",
+                "expected_button",
+            ),
+            button(
                 "Keep result",
                 "Leave these layers as they are; more come in new ones.",
                 "keep_button",

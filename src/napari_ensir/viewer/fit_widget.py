@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.viewer.expecting import calibrated, expected_error, expected_limits
 from napari_ensir.viewer.fit_controls import FitControls
 from napari_ensir.viewer.fitting import FROZEN, FitResult, fit, holds, refit, score_all, score_held_out
 from napari_ensir.viewer.layers import Origin, Versions, unwrapped
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Layer
 
+    from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.viewer.compare_dialog import CompareDialog
 
 __all__ = ["FitWidget"]
@@ -80,6 +82,7 @@ class FitWidget(FitControls):
             ("save_button", self._ask_and_save),
             ("compare_button", self.compare),
             ("errors_button", self.show_errors),
+            ("expected_button", self.show_expected_error),
             ("keep_button", self.keep),
             ("export_button", self._ask_and_export),
         ):
@@ -218,14 +221,18 @@ class FitWidget(FitControls):
     # -- what follows once the controls rest -------------------------------------------------------
 
     def _follow_up(self) -> None:
-        """What takes a moment, one thing after the other: other methods, error images, SSIM."""
+        """What takes a moment, one thing after the other: methods, errors to expect, their images, SSIM."""
         result = self.result
         if result is None or (self.task is not None and not self._is_quiet):
             return
         if "methods" not in self._done:
             self._then("methods", score_held_out, "Scoring", self._take_scores)
+        elif "calibration" not in self._done:
+            self._then("calibration", calibrated, "Measuring errors", self._take_calibrated)
         elif "errors" not in self._done and self._outputs is not None and self._outputs.has_errors:
             self._then("errors", lambda each, _: errors_of(each), "Errors", self._take_errors)
+        elif "expected" not in self._done and self._outputs is not None and self._outputs.has_expected:
+            self._then("expected", _expected_of, "Expected error", self._take_expected)
         elif "ssim" not in self._done:
             self._then("ssim", score_all, "Scoring", self._take_scores)
 
@@ -260,6 +267,37 @@ class FitWidget(FitControls):
             self._scores_soon.start(0)
 
         self.start(lambda _: errors_of(result), "Errors", take, quiet=True)
+
+    def _take_calibrated(self, result: FitResult) -> None:
+        self.result = result
+        session_of(self.viewer).replace(self._title, result.lut)
+        if self._outputs is not None:
+            self._outputs.remember(result.lut)
+        self._tell()
+
+    def show_expected_error(self) -> None:
+        """Add the error to expect at each pixel; once it is known, where the table is still to be told."""
+        result = self.result
+        if result is None or self._outputs is None:
+            raise EnsembleError("There is no result yet; press Fit first.")
+
+        def work(progress: Progress) -> tuple[FitResult, Any]:
+            known = result if result.lut.errors is not None else calibrated(result, progress)
+            if known.uncalibrated:
+                raise EnsembleError(f"no error can be expected: {known.uncalibrated}")
+            return known, _expected_of(known, progress)
+
+        def take(found: tuple[FitResult, Any]) -> None:
+            self._take_calibrated(found[0])
+            self._take_expected(found[1])
+            self._done |= {"calibration", "expected"}
+            self._scores_soon.start(0)
+
+        self.start(work, "Expected error", take, quiet=True)
+
+    def _take_expected(self, image: Any) -> None:
+        if self.result is not None and self._outputs is not None and image is not None:
+            self._outputs.show_expected(self.result.lut, image, expected_limits(self.result.lut))
 
     def keep(self) -> None:
         """Leave the layers and the table shown as they are from now on; what follows comes in new ones."""
@@ -329,5 +367,14 @@ class FitWidget(FitControls):
             self.export_scores(path)
 
     def _follow_result(self) -> None:
-        for key in ("save_button", "compare_button", "errors_button", "keep_button", "export_button"):
-            self[key].enabled = self.result is not None
+        keys = ("save", "compare", "errors", "expected", "keep", "export")
+        for key in keys:
+            self[f"{key}_button"].enabled = self.result is not None
+
+
+def _expected_of(result: FitResult, progress: Progress | None = None) -> Any:
+    """The error to expect of a result at each pixel; None where its table does not know."""
+    if result.lut.errors is None:
+        return None
+    request = result.request
+    return expected_error(result.lut, request.candidates, request.rgb, request.settings.device, progress)

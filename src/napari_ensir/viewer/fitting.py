@@ -74,6 +74,8 @@ class FitResult:
         SSIM of what no setting changes, as it becomes known.
     doubts : tuple of str
         What looks wrong about the images, a sentence each.
+    uncalibrated : str
+        Why the table cannot be told how far off it is; empty where it can, or nobody has tried yet.
     """
 
     request: FitRequest
@@ -87,6 +89,7 @@ class FitResult:
     scale: ScoreRange = field(kw_only=True)
     ssim_known: dict[tuple[str, str], float] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    uncalibrated: str = ""
 
     @property
     def truth(self) -> Truth:
@@ -125,6 +128,8 @@ class FitResult:
             notes.append(f"{few:.1%} of the pixels lie in bin sets too sparse to learn from.")
         if self.request.settings.truth_noise == "unknown":
             notes.insert(0, "PSNR is against the noisy truth: too low for every image, in the right order.")
+        if self.uncalibrated:
+            notes.append(f"No expected error: {self.uncalibrated}")
         return [*self.doubts, *report.get("warnings", ()), *notes]
 
 

@@ -102,6 +102,7 @@ class Outputs:
         self._ensemble: Layer | None = None
         self._weights: list[Layer] = []
         self._errors: list[Layer] = []
+        self._expected: list[Layer] = []
         self._view = ""
         self._names: dict[int, str] = {}
 
@@ -144,6 +145,28 @@ class Outputs:
     def has_errors(self) -> bool:
         """Whether error images are shown."""
         return any(self._is_ours(layer) for layer in self._errors)
+
+    def show_expected(self, lut: WeightLUT, image: Any, limits: tuple[float, float]) -> None:
+        """Add the error to expect at each pixel above the others, or bring it up to date."""
+        name = f"{self._before}expected error (intensity units) · {method_title(lut)}"
+        if self.has_expected:
+            self._update(self._expected[0], image, lut, name)
+            return
+        look = {"rgb": False, "colormap": "magma", "contrast_limits": limits}
+        place = self._like.placement()
+        self._expected = [self._add("image", image, name, lut, "expected error", **look, **place)]
+
+    @property
+    def has_expected(self) -> bool:
+        """Whether the error to expect is shown."""
+        return any(self._is_ours(layer) for layer in self._expected)
+
+    def remember(self, lut: WeightLUT) -> None:
+        """Let the layers tell of a table that says more than the one they were made by, and combines alike."""
+        for layer in [*([self._ensemble] if self._ensemble else []), *self._weights, *self._errors]:
+            if self._is_ours(layer):
+                kind = layer.metadata[OUTPUT_KEY]["kind"]
+                layer.metadata = {**layer.metadata, **_marked(lut, kind)}
 
     @property
     def ensemble(self) -> Layer | None:
