@@ -162,7 +162,7 @@ class Outputs:
         return any(self._is_ours(layer) for layer in self._expected)
 
     def remember(self, lut: WeightLUT) -> None:
-        """Let the layers tell of a table that says more than the one they were made by, and combines alike."""
+        """Let the layers tell of a table that says more than theirs, and combines alike."""
         for layer in [*([self._ensemble] if self._ensemble else []), *self._weights, *self._errors]:
             if self._is_ours(layer):
                 kind = layer.metadata[OUTPUT_KEY]["kind"]
