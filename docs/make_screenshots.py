@@ -73,25 +73,23 @@ def candidates(viewer: napari.Viewer) -> list[Any]:
 def fitted(viewer: napari.Viewer, method: str = "em", chosen: list[Any] | None = None) -> Any:
     """The Fit widget after a fit, scores and all."""
     widget = dock(viewer, "Fit ensemble")
-    widget.candidates.choose(chosen or candidates(viewer))
-    choose(widget.method, method)
-    widget.run()
+    widget.candidates.value = chosen or candidates(viewer)
+    widget.method.value = method
+    widget.fit()
     rest(widget)
     return widget
 
 
-def choose(combo: Any, key: str) -> None:
-    """Choose an entry by its key."""
-    combo.setCurrentIndex(combo.findData(key))
-
-
 def rest(widget: Any) -> None:
-    """Wait until a widget has nothing left to do."""
-    while widget.task is not None or any(t.isActive() for t in widget.findChildren(QTimer)):
+    """Wait until a panel has nothing left to do."""
+    while widget.is_running:
         QApplication.processEvents()
-    settle(900)
-    if widget.task is not None:
-        rest(widget)
+    settle()
+
+
+def panel(widget: Any) -> QWidget:
+    """All of a panel, what its dock scrolls out of sight included."""
+    return widget.native.widget()
 
 
 def settle(milliseconds: int = 700) -> None:
@@ -137,7 +135,7 @@ def overview() -> None:
     for theme in ("dark", "light"):
         with viewer_with("tissue", theme) as viewer:
             fitted(viewer)
-            only(viewer, "ensemble")
+            only(viewer, "ensemble · EM (paper)")
             save(window(viewer), f"overview-{theme}")
 
 
@@ -146,11 +144,11 @@ def first_steps() -> None:
     with viewer_with("tissue") as viewer:
         widget = dock(viewer, "Fit ensemble")
         save(window(viewer), "step-opened")
-        widget.candidates.choose(candidates(viewer))
-        save(widget, "step-ticked")
-        widget.run()
+        widget.candidates.value = candidates(viewer)
+        save(panel(widget), "step-ticked")
+        widget.fit()
         rest(widget)
-        save(widget, "step-fitted")
+        save(panel(widget), "step-fitted")
         widget.compare()
         rest(widget)
         save(widget.comparison, "compare")
@@ -167,8 +165,8 @@ def picker() -> None:
         viewer.add_image(tissue.mean(axis=-1), name="in grey", **place)
         viewer.add_labels(np.zeros(tissue.shape[:2], int), name="cells", **place)
         widget = fitted(viewer, chosen=chosen)
-        widget.candidates.setMinimumHeight(330)
-        save(widget.candidates, "picker")
+        widget.candidates.native.setMinimumHeight(330)
+        save(widget.candidates.native, "picker")
 
 
 def places() -> None:
@@ -180,15 +178,28 @@ def places() -> None:
         place = {"scale": (2, 0.5, 0.5), "units": ("um", "um", "um"), "axis_labels": ("z", "y", "x")}
         viewer.add_labels(mask, name="learn here", opacity=0.35, **place)
         widget = dock(viewer, "Fit ensemble")
-        widget.candidates.choose(candidates(viewer)[:3])
-        widget.learn_in.choose(viewer.layers["learn here"])
-        widget.planes.setValue((4, 11))
-        choose(widget.method, "least-squares")
-        widget.run()
+        widget.candidates.value = candidates(viewer)[:3]
+        widget.mask.value = viewer.layers["learn here"]
+        widget.planes.value = (4, 11)
+        widget.method.value = "least-squares"
+        widget.fit()
         rest(widget)
-        only(viewer, "ensemble", "learn here")
+        only(viewer, "ensemble · Least squares", "learn here")
         viewer.layers.move(viewer.layers.index("learn here"), len(viewer.layers))
         save(window(viewer), "places")
+
+
+def errors() -> None:
+    """Ensemble and best candidate minus the truth, side by side."""
+    with viewer_with("coins") as viewer:
+        widget = fitted(viewer, "least-squares")
+        widget.show_errors()
+        rest(widget)
+        only(viewer, *(layer.name for layer in viewer.layers if layer.name.startswith("error of")))
+        grid = viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
+        grid.enabled = True
+        viewer.reset_view()
+        save(window(viewer), "errors")
 
 
 def weight_views() -> None:
@@ -199,17 +210,17 @@ def weight_views() -> None:
         only(viewer, weights.name)
         viewer.dims.set_point(0, 2)
         save(window(viewer), "weights-slider")
-        choose(widget.weight_view, "layers")
+        widget.weights.value = "layers"
         rest(widget)
-        only(viewer, *(f"weight of {name}" for name in widget.result.lut.names))
+        only(viewer, *(f"weight of {name} · Least squares" for name in widget.result.lut.names))
         grid = viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
         grid.enabled = True
         viewer.reset_view()
         save(window(viewer), "weights-layers")
         grid.enabled = False
-        choose(widget.weight_view, "trusted")
+        widget.weights.value = "trusted"
         rest(widget)
-        only(viewer, "most trusted", "ensemble")
+        only(viewer, "most trusted · Least squares", "ensemble · Least squares")
         viewer.reset_view()
         save(window(viewer), "weights-trusted")
 
@@ -218,19 +229,19 @@ def inspect() -> None:
     """What a table learned: curves in both themes, counts, a pair, a pixel."""
     with viewer_with("tissue") as viewer:
         fit = fitted(viewer, "least-squares")
-        fit.bin_width.setValue(16)
+        fit.bin_width.value = 16
         rest(fit)
-        only(viewer, "ensemble")
+        only(viewer, "ensemble · Least squares")
         viewer.window.remove_dock_widget("all")
         widget = dock(viewer, "Inspect lookup table")
-        widget.pixel.setText(widget.describe((90.0, 60.0)))
+        widget.pixel.value = widget.describe((90.0, 60.0))
         for theme in ("dark", "light"):
             viewer.theme = theme
-            save(widget, f"inspect-curves-{theme}")
+            save(panel(widget), f"inspect-curves-{theme}")
         viewer.theme = "dark"
         for plot in ("counts", "pair"):
-            choose(widget.plot, plot)
-            save(widget, f"inspect-{plot}")
+            widget.plot.value = plot
+            save(panel(widget), f"inspect-{plot}")
 
 
 def apply() -> None:
@@ -248,7 +259,7 @@ def apply() -> None:
             viewer.add_image(layer.data[::-1], name=f"day 2 {name}", contrast_limits=(0, 1))
         viewer.window.remove_dock_widget("all")
         widget = dock(viewer, "Apply lookup table")
-        widget.run_all()
+        widget.apply_all()
         rest(widget)
         save(window(viewer), "apply")
 
@@ -258,6 +269,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "first-steps": first_steps,
     "picker": picker,
     "places": places,
+    "errors": errors,
     "weight-views": weight_views,
     "inspect": inspect,
     "apply": apply,

@@ -8,8 +8,17 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication
 
+from napari_ensir.settings import FitSettings, RestoreSettings, settings_of
 from napari_ensir.viewer.choices import Choice, Suggested
-from napari_ensir.viewer.controls import Between, Message, Number, Numbers, ValueOrWord, WithButton
+from napari_ensir.viewer.controls import (
+    Between,
+    Message,
+    Number,
+    Numbers,
+    ValueOrWord,
+    WithButton,
+    control_of,
+)
 from napari_ensir.viewer.forms import Form, button
 
 WORDS = {None: ("an eighth of the range", "The default."), "auto": ("what does best", "Tried out.")}
@@ -203,3 +212,37 @@ def test_every_part_of_a_form_has_an_accessible_name(qtbot):
     assert form.data_range.native.accessibleName() == "Data range"
     for part in form.data_range.inner:
         assert part.native.accessibleName()
+
+
+SETTINGS = {each.name: each for kind in (FitSettings, RestoreSettings) for each in settings_of(kind)}
+VALUES = {
+    "method": ["em", None, "least-squares"],
+    "bin_width": [None, 16.0, "auto", 1e-5],
+    "shrinkage": [1000.0, "auto", 50.0],
+    "truth_noise": [None, "unknown", 0.125],
+    "prior": [None, (0.5, 0.25, 0.25)],
+    "max_iterations": [None, 7],
+    "data_range": [None, (0.0, 3710.0), (0.0, 1e-4)],
+    "planes": [None, (4, 11), (3, 3)],
+    "channel_axis": [None, 0, -1],
+    "device": ["auto", "cpu", "cuda:1"],
+    "self_ensemble": [False, True],
+    "hash_inputs": [False, True],
+    "seed": [0, 3],
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=list(SETTINGS))
+def test_every_setting_has_a_control_that_takes_its_values(qtbot, setting):
+    control = control_of(setting)
+    form = Form(control)
+    qtbot.addWidget(form.native)
+    assert control.name == setting.name
+    assert control.tooltip == setting.description
+    assert control.native.accessibleName() == setting.title
+    assert setting.checked(control.value) == setting.checked(setting.default)
+    for value in VALUES.get(setting.name, [setting.default]):
+        control.value = value
+        assert setting.checked(control.value) == value
+        assert form.asdict() == {setting.name: control.value}
+    assert form.native.minimumSizeHint().width() < 330

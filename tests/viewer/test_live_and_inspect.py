@@ -170,6 +170,8 @@ def test_compare_ranks_and_adopts(filled, fitted, wait_for, qtbot):
     assert values == sorted(values, reverse=True)
     in_panel = {score.name: score.held_out for score in fitted.scores.scores}
     assert all(in_panel[s.name] == s.held_out for s in dialog.table.scores if s.name in in_panel)
+    row = next(n for n, score in enumerate(dialog.table.scores) if score.name == "good in the light")
+    assert table.item(row, 0).data(1).name() == fitted.scores.native.item(1, 0).data(1).name()
     best = dialog.best.method
     dialog.adopt_button.click()
     settle(fitted, wait_for, qtbot)

@@ -25,7 +25,7 @@ class CompareDialog(QDialog):
     Parameters
     ----------
     scores
-        In any order; those that could not be held out come last.
+        The candidates in their order; those that could not be held out come last.
     method
         Key of the method that is shown.
     about
@@ -59,7 +59,8 @@ class CompareDialog(QDialog):
             raise EnsembleError("No part of these images can be held out; there is nothing to compare.")
         self.best: Score = best
         self.table = ScoreTable(("held_out",), name="ranking", label="Ranking")
-        self.table.show_scores(ranked, method)
+        named = [score.name for score in scores if score.role == "candidate"]
+        self.table.show_scores(ranked, method, named)
         self.table.native.setAccessibleName("Ranking")
         self.table.chosen.connect(adopt)
         words = QLabel(about)

@@ -166,6 +166,8 @@ class Places(RangeSlider):
 
     def __init__(self, value: Any = (0, 1), **kwargs: Any) -> None:
         super().__init__(value=value, min=0, max=max(1, value[1]), **kwargs)
+        # The handles say where they stand; labels at the ends as well do not fit.
+        self.native.setEdgeLabelMode(type(self.native).EdgeLabelMode.NoLabel)
 
     def get_value(self) -> Any:
         """Two whole numbers."""

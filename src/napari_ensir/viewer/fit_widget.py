@@ -216,7 +216,7 @@ class FitWidget(FitControls):
             lines.append(better)
         lines += result.notes
         self.say("\n".join(lines))
-        self.scores.show_scores(result.scores, result.lut.method)
+        self.scores.show_scores(result.scores, result.lut.method, result.lut.names)
 
     # -- what follows once the controls rest -------------------------------------------------------
 

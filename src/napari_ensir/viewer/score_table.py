@@ -61,6 +61,7 @@ class ScoreTable(Table):
     def __init__(self, columns: Sequence[str] = tuple(_COLUMNS), **kwargs: Any) -> None:
         self._columns = tuple(columns)
         self.scores: tuple[Score, ...] = ()
+        self._colours: dict[str, str] = {}
         super().__init__(gui_only=True, **kwargs)
         self.read_only = True
         native = self.native
@@ -77,7 +78,7 @@ class ScoreTable(Table):
         native.cellClicked.connect(self._clicked)
         self.show_scores((), "")
 
-    def show_scores(self, scores: Sequence[Score], method: str) -> None:
+    def show_scores(self, scores: Sequence[Score], method: str, candidates: Sequence[str] = ()) -> None:
         """Fill the table anew; each candidate bears the colour of its curve and of its label.
 
         Parameters
@@ -86,8 +87,11 @@ class ScoreTable(Table):
             One for each row.
         method
             Key of the method that is shown.
+        candidates
+            Their names in the table's order, which their colours follow.
         """
         self.scores = tuple(scores)
+        self._colours = dict(zip(candidates, [*PALETTE, *[PALETTE[-1]] * len(candidates)], strict=False))
         names = [_name(score, method) for score in scores]
         cells = {title: self._texts(key, digits) for key, (title, digits, _) in self._shown()}
         with self.changed.blocked():
@@ -113,8 +117,8 @@ class ScoreTable(Table):
         for row, score in enumerate(self.scores):
             first = native.item(row, 0)
             first.setToolTip(_explanation(score, method))
-            if score.role == "candidate":
-                first.setData(Qt.ItemDataRole.DecorationRole, QColor(PALETTE[min(row, len(PALETTE) - 1)]))
+            if score.role == "candidate" and score.name in self._colours:
+                first.setData(Qt.ItemDataRole.DecorationRole, QColor(self._colours[score.name]))
             for column in range(native.columnCount()):
                 item = native.item(row, column)
                 if column:
