@@ -1,4 +1,8 @@
-"""The hot loops that add a tile's products to its bin sets' sums, compiled by numba; see ``kernels.py``."""
+"""The hot loops that add a tile's products to its bin sets' sums, compiled by numba; see ``kernels.py``.
+
+They end up inside the compiled code of ``kernels.py``, which numba keeps on disk and makes anew when that file
+is newer: after a change here, touch it.
+"""
 
 from __future__ import annotations
 
