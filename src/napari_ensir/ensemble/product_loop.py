@@ -1,7 +1,7 @@
 """The hot loops that add a tile's products to its bin sets' sums, compiled by numba; see ``kernels.py``.
 
-They end up inside the compiled code of ``kernels.py``, which numba keeps on disk and makes anew when that file
-is newer: after a change here, touch it.
+They end up inside the compiled code of ``kernels.py``, which numba keeps on disk and makes anew when that
+file changes: after a change here, touch it.
 """
 
 from __future__ import annotations
@@ -93,17 +93,30 @@ def add_packed(
     n = len(candidates)
     n_sums = 2 * n + n * (n + 1) // 2
     n_words = (n_sums + 2) // 3
+    one, other = np.zeros(3 * n_words, np.int64), np.zeros(3 * n_words, np.int64)
     place = 0
     for m in range(n):
-        _pack(heights[m], heights[n + 1], place, words)
+        one[place], other[place] = m, n + 1
         place += 1
     for m in range(n):
         for k in range(m + 1):
-            _pack(heights[m], heights[k], place, words)
+            one[place], other[place] = m, k
             place += 1
     for m in range(n):
-        _pack(heights[m], heights[n], place, words)
+        one[place], other[place] = m, n
         place += 1
+    for w in range(n_words):
+        # What fills up the last word is read by nobody.
+        _pack(
+            heights[one[3 * w]],
+            heights[other[3 * w]],
+            heights[one[3 * w + 1]],
+            heights[other[3 * w + 1]],
+            heights[one[3 * w + 2]],
+            heights[other[3 * w + 2]],
+            _PIXEL if w == 0 else _U(0),
+            words[w],
+        )
     for j in range(keys.size):
         base = _U(keys[j]) * _U(n_words)
         for w in range(n_words):
@@ -113,16 +126,20 @@ def add_packed(
 
 
 @_jit
-def _pack(one: NDArray[np.uint32], other: NDArray[np.uint32], place: int, words: NDArray[np.uint64]) -> None:
-    word, part = words[place // 3], place % 3
-    if part == 0:
-        begin = _PIXEL if place == 0 else _U(0)
-        for j in range(TILE):
-            word[j] = _U(one[j] * other[j]) + begin
-    else:
-        shift = _U(_FIELD * part)
-        for j in range(TILE):
-            word[j] += _U(one[j] * other[j]) << shift
+def _pack(
+    a: NDArray[np.uint32],
+    b: NDArray[np.uint32],
+    c: NDArray[np.uint32],
+    d: NDArray[np.uint32],
+    e: NDArray[np.uint32],
+    f: NDArray[np.uint32],
+    begin: np.uint64,
+    word: NDArray[np.uint64],
+) -> None:
+    """Three products to a number."""
+    for j in range(TILE):
+        low, middle, high = _U(a[j] * b[j]), _U(c[j] * d[j]), _U(e[j] * f[j])
+        word[j] = begin + low + (middle << _U(_FIELD)) + (high << _U(2 * _FIELD))
 
 
 @_jit
