@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 from magicgui.widgets import Container
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QApplication, QComboBox, QLineEdit, QListWidget
 
+import napari_ensir.viewer as viewer_package
 from napari_ensir.viewer.forms import Form
 
 PANELS = ("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore", "Train a restorer")
@@ -71,3 +75,22 @@ def _leaves(container):
             yield from _leaves(each)
         else:
             yield each
+
+
+MAGICGUI_HAS = (
+    *("QComboBox", "QSpinBox", "QDoubleSpinBox", "QCheckBox", "QLineEdit", "QPushButton", "QFormLayout"),
+    *("QGroupBox", "QTableWidget", "QSlider", "QLabel", "QRadioButton", "QStackedWidget"),
+)
+ALLOWED = {"compare_dialog.py"}
+"""The one dialog beside the panels."""
+
+
+def test_no_control_is_made_of_raw_qt():
+    made = {}
+    for path in Path(viewer_package.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.func] if isinstance(node, ast.Call) else getattr(node, "bases", [])
+            found = {each.id for each in names if isinstance(each, ast.Name)} & {*MAGICGUI_HAS}
+            if found:
+                made.setdefault(path.name, set()).update(found)
+    assert set(made) <= ALLOWED, made
