@@ -108,7 +108,7 @@ def test_part_of_stage_2_starts_where_sampling_does():
 @pytest.mark.parametrize("skip", ["mean", "paper"])
 def test_what_the_skip_passes_on(skip):
     # A network that returns 0 estimates the degraded image, so that the rest is what the skip passes.
-    restorer = IRCM(model=ConsistencyModel(SETTINGS), steps=2, skip=skip, device="cpu", trained_steps=1)
+    restorer = IRCM(model=ConsistencyModel(SETTINGS), steps=2, restart=0.5, skip=skip, device="cpu")
     image = np.random.default_rng(0).random((64, 64)).astype(np.float32)
     noise = (replace(restorer, data_range=(0.0, 1.0))(image) - image).std()
     expected = 0.5 * float(restorer.model.sde.variance(torch.tensor([50])).sqrt())
@@ -164,7 +164,7 @@ def test_evaluations_are_counted(steps):
 @pytest.mark.parametrize("steps", [0, 8])
 def test_impossible_numbers_of_steps_are_refused(steps):
     with pytest.raises(EnsembleError, match="1 to 7"):
-        IRCM(model=lively(), steps=steps, device="cpu")(np.zeros((8, 8)))
+        IRCM(model=lively(), steps=steps, restart=0.5, device="cpu")(np.zeros((8, 8)))
 
 
 def test_the_same_seed_gives_the_same_image_whatever_the_batch():

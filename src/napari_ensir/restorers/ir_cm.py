@@ -239,8 +239,8 @@ class IRCM(LearnedRestorer):
     steps
         Evaluations of the network: 1 or a few.
     restart
-        At which part of the time before it each further step starts. The paper halves; see
-        ``benchmarks/restorers.md`` for what was measured.
+        At which part of the time before it each further step starts. The paper halves; a quarter is what
+        measured best (``benchmarks/restorers.md``).
     skip : "mean" or "paper"
         What f passes on besides its estimate: the mean of the point it starts from, or, as in the paper, that
         point with the noise that was drawn for it.
@@ -250,7 +250,7 @@ class IRCM(LearnedRestorer):
     model: ConsistencyModel
     steps: int = steps_setting(1)
     restart: float = setting(
-        0.5,
+        0.25,
         title="Restart",
         description="At which part of the time before it a further step starts.",
         minimum=0.05,
