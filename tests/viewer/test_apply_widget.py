@@ -38,6 +38,8 @@ def test_it_is_scripted_by_values_and_methods(filled, fitted, docked, wait_for):
         **{f"candidate_{m}": layer for m, layer in enumerate(list(filled.layers)[1:], start=1)},
         "weights": "slider",
         "device": "auto",
+        "expected_error": False,
+        "match": False,
     }
     docked.weights.value = "layers"
     docked.candidate_1.value = filled.layers["so so"]
@@ -148,3 +150,34 @@ def test_one_table_for_many_sets(viewer, wait_for, images, tmp_path):
         "cell 1 ensemble · EM (paper)",
         "cell 2 ensemble · EM (paper)",
     ]
+
+
+def test_another_exposure_is_said_and_can_be_matched(filled, fitted, docked, wait_for, images):
+    known = fitted.calibrated([([images[name] for name in fitted.names], images["ground truth"])])
+    session_of(filled).replace("fitted", known)
+    brighter = [
+        filled.add_image(images[name].astype(np.uint16) * 4 + 100, name=f"{name} 4x") for name in fitted.names
+    ]
+    for number, layer in enumerate(brighter, start=1):
+        docked[f"candidate_{number}"].value = layer
+    docked.apply()
+    wait_for(docked)
+    assert "another exposure" in docked.message.value
+    assert "tick Match exposure" in docked.message.value
+    docked.match.value = docked.expected_error.value = True
+    docked.apply()
+    wait_for(docked)
+    assert "was matched to intensities of about 4 x + 100" in docked.message.value
+    expected = 4 * fitted.apply([images[name] for name in fitted.names]) + 100
+    np.testing.assert_allclose(one(filled, "ensemble")[-1].data, expected, atol=4)
+    (errors,) = one(filled, "expected error")
+    assert np.median(errors.data) == pytest.approx(
+        4 * np.median(known.expected_error([images[name] for name in fitted.names])), rel=0.1
+    )
+
+
+def test_a_table_without_expected_error_says_so(filled, fitted, docked, wait_for):
+    docked.expected_error.value = True
+    docked.apply()
+    assert "no expected error" in docked.message.value
+    assert not one(filled, "ensemble")

@@ -41,6 +41,8 @@ def test_it_plots_describes_and_exports(filled, fitted, docked, tmp_path):
     weights = fitted.weights_for(values)
     for name, value, weight in zip(fitted.names, values, weights, strict=True):
         assert f"{name}: {value}, weight {weight:.3f}" in text
+    ensemble = float(weights @ values)
+    assert text.endswith(f"ensemble: {ensemble:.4g}"), "no ± where the table does not know"
     assert "outside" in docked.describe(like.data_to_world((500, 500)))
     docked.export_png(str(tmp_path / "plot.png"))
     assert (tmp_path / "plot.png").stat().st_size > 5000
@@ -133,3 +135,26 @@ def test_it_follows_live_fits_the_theme_and_clicks(filled, fitted, docked, qtbot
     Event.position = None  # whatever goes wrong in a click is said, and not raised in napari
     docked._clicked(filled, Event())
     assert "TypeError" in docked.message.value
+
+
+def test_a_pixel_says_how_far_off_it_may_be_and_the_table_where_it_came_from(filled, fitted, docked, qtbot):
+    arrays = [filled.layers[name].data for name in fitted.names]
+    known = fitted.calibrated([(arrays, filled.layers[0].data)])
+    session_of(filled).replace("fitted", known)
+    text = docked.describe(filled.layers["so so"].data_to_world((20, 30)))
+    value, error = known.apply(arrays)[20, 30], known.expected_error(arrays)[20, 30]
+    assert f"ensemble: {value:.4g} ± {error:.2g} (root mean square" in text
+    date, learned, held_out = docked._origin.value.splitlines()
+    assert known.report["date"] in date
+    assert "numpy" in date
+    assert learned == "Learned from 1 image: 96 x 96, uint8."
+    assert f"RMSE {known.errors.overall:.4g}, on 4 parts" in held_out
+
+
+def test_what_a_report_of_somebody_else_lacks_or_garbles_is_left_out(fitted):
+    from dataclasses import replace
+
+    from napari_ensir.viewer.provenance_lines import provenance_lines
+
+    garbled = {"date": 3, "versions": [], "inputs": {"images": "x", "listed": [1]}, "held_out": {"rmse": "?"}}
+    assert provenance_lines(replace(fitted, report=garbled)) == []

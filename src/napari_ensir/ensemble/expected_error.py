@@ -134,6 +134,22 @@ class ErrorTable:
             key += (np.arange(ensemble.shape[axis], dtype=np.int32) * (INTENSITIES * SPREADS)).reshape(shape)
         return key
 
+    def at(self, ensemble: float, intensities: Sequence[float], channel: int = 0) -> float:
+        """The root mean square error to expect at one pixel, in intensity units.
+
+        Parameters
+        ----------
+        ensemble
+            Its intensity there.
+        intensities : M numbers
+            The candidates'.
+        channel
+            Which channel's; 0 where channels are pooled.
+        """
+        parts = [np.array([one], np.float32) for one in intensities]
+        key = int(self.classes(np.array([ensemble], np.float32), parts, None)[0])
+        return float(self.rmse[channel].reshape(-1)[key])
+
     def counted(
         self, ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None
     ) -> ErrorTable:

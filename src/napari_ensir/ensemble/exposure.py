@@ -56,12 +56,15 @@ class Exposure:
         off = moved > GROSS_OFFSET * self.spread * max(1.0, self.gain)
         return off or not 1 / GROSS_GAIN < self.gain < GROSS_GAIN
 
-    def warning(self) -> str:
-        """One sentence for a user who did not ask."""
+    def warning(
+        self,
+        remedy: str = "match it to them, with --match on the command line, lut.rescaled(gain, offset) in "
+        "Python",
+    ) -> str:
+        """One sentence for a user who did not ask, with what can be done about it."""
         return (
             f"the images look as if taken at another exposure than those the table was learned on (about "
-            f"{self.gain:.3g} x + {self.offset:.3g}), and it is keyed on intensities; match it to them, with "
-            "--match on the command line, lut.rescaled(gain, offset) in Python."
+            f"{self.gain:.3g} x + {self.offset:.3g}), and it is keyed on intensities; {remedy}."
         )
 
 

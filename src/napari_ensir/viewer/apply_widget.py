@@ -6,15 +6,17 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.coverage import range_warning
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import ApplySettings, settings_of
+from napari_ensir.viewer.applying import Applied, apply_table
 from napari_ensir.viewer.choices import Choice
-from napari_ensir.viewer.combining import Combined, combine
 from napari_ensir.viewer.controls import Message, WithButton, control_of
-from napari_ensir.viewer.forms import Form, button, dress
+from napari_ensir.viewer.expecting import expected_limits
+from napari_ensir.viewer.forms import Form, button, dress, row
 from napari_ensir.viewer.layer_choice import LayerChoice
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, unwrapped, why_not
 from napari_ensir.viewer.matching import best_matches, cannot_combine, matching_sets
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import napari
+    from magicgui.widgets import Container
     from napari.layers import Layer
 
     from napari_ensir.ensemble.inputs import Progress
@@ -41,7 +44,8 @@ class ApplyWidget(Panel):
     """Combines layers by a lookup table.
 
     Values: ``table`` (its title), ``candidate_1``, ``candidate_2``, ... (the layer for each of the table's
-    candidates), ``weights``, ``device``.
+    candidates), ``weights``, ``device``, ``expected_error`` (whether to add it as a layer), ``match``
+    (whether to rescale the table to the layers' exposure).
 
     Parameters
     ----------
@@ -88,6 +92,7 @@ class ApplyWidget(Panel):
             self._summary,
             self._roles,
             Form(weights, device, name="how"),
+            _extras(),
             action="Apply",
             about="Combine these layers by the table; no ground truth is needed.",
             below=[self.sets_button],
@@ -245,18 +250,25 @@ class ApplyWidget(Panel):
                 raise EnsembleError(reason)
         if len(sets) == 1:  # of several, none is the one to look at
             self._session.remember_layers(lut, next(iter(sets.values())))
+        if self.expected_error.value and lut.errors is None:
+            raise EnsembleError("This table has no expected error; fit it anew, or untick Expected error.")
         origins = [[Origin(layer) for layer in layers] for layers in sets.values()]
         device, view = self.device.value, self.weights.value
+        more = {"match": self.match.value, "with_errors": self.expected_error.value}
 
-        def combine_all(progress: Progress) -> tuple[list[Combined], list[str]]:
-            combined = [
-                combine(lut, [o.data for o in each], each[0].rgb, device, progress) for each in origins
-            ]
-            return combined, [range_warning(lut, o.name, o.middle_plane()) for o in chain(*origins)]
+        def combine_all(progress: Progress) -> tuple[Applied, list[str]]:
+            arrays = [[o.data for o in each] for each in origins]
+            done = apply_table(lut, arrays, origins[0][0].rgb, device, progress, **more)
+            if done.exposure:  # intensities outside the range are what another exposure brings
+                return done, [done.exposure]
+            return done, [range_warning(lut, o.name, o.middle_plane()) for o in chain(*origins)]
 
-        def show(results: tuple[list[Combined], list[str]]) -> None:
-            for label, each, combined in zip(sets, origins, results[0], strict=True):
-                add_outputs(self.viewer, each[0], lut, combined, view, label)
+        def show(results: tuple[Applied, list[str]]) -> None:
+            done = results[0]
+            for number, (label, each) in enumerate(zip(sets, origins, strict=True)):
+                outputs = add_outputs(self.viewer, each[0], done.lut, done.combined[number], view, label)
+                if done.expected:
+                    outputs.show_expected(done.lut, done.expected[number], expected_limits(done.lut))
             n = len(sets)
             said = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
             said += [*results[1], changed_meanwhile(self.viewer, chain(*origins))]
@@ -269,3 +281,20 @@ class ApplyWidget(Panel):
         path, _ = QFileDialog.getOpenFileName(self.native, title, "", kind)
         if path:
             self.open(path)
+
+
+def _extras() -> Container:
+    """What can be asked for beside the ensemble."""
+    return row(
+        CheckBox(
+            name="expected_error",
+            text="Expected error",
+            tooltip="Add the root mean square error to expect at each pixel, in intensity units.",
+        ),
+        CheckBox(
+            name="match",
+            text="Match exposure",
+            tooltip="For images of another gain or offset: rescale the table to their intensities first.",
+        ),
+        name="extras",
+    )

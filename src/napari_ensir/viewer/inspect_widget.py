@@ -24,6 +24,7 @@ from napari_ensir.viewer.plots import (
     fresh_axes,
     new_canvas,
 )
+from napari_ensir.viewer.provenance_lines import provenance_lines
 from napari_ensir.viewer.saving import ask_where_to_save, with_suffix
 from napari_ensir.viewer.session import session_of
 
@@ -83,6 +84,7 @@ class InspectWidget(Panel):
         self._pixel = Message(
             "Click a pixel of the image to see its bin set, weights and count.", name="pixel", gui_only=True
         )
+        self._origin = Message("", name="origin", gui_only=True)
         self.png_button = button("Export PNG…", "Save the plot as an image.", "png_button")
         self.csv_button = button(
             "Export CSV…", "Save every bin set with its weights and its number of pixels.", "csv_button"
@@ -92,6 +94,7 @@ class InspectWidget(Panel):
             Form(self._tables, plot, self._channels, self._first, self._second, name="choice"),
             self._canvas_place,
             self._pixel,
+            self._origin,
             row(self.png_button, self.csv_button, name="exports", gui_only=True),
         )
         # The plot takes what room there is.
@@ -168,6 +171,7 @@ class InspectWidget(Panel):
                 choice.offer({name: (name, "") for name in names})
                 if names and not known:
                     choice.value = names[min(default, len(names) - 1)]
+        self._origin.value = "" if lut is None else "\n".join(provenance_lines(lut))
         for each in (self.png_button, self.csv_button):
             each.enabled = lut is not None
         self._draw_soon()
@@ -230,6 +234,12 @@ class InspectWidget(Panel):
             f"{name}: {value:g}, weight {weight:.3f}"
             for name, value, weight in zip(lut.names, intensities, weights, strict=True)
         ]
+        ensemble = float(weights @ intensities)
+        if lut.errors is None:
+            lines.append(f"ensemble: {ensemble:.4g}")
+        else:
+            error = lut.errors.at(ensemble, intensities, channel)
+            lines.append(f"ensemble: {ensemble:.4g} ± {error:.2g} (root mean square error to expect)")
         return "\n".join(lines)
 
     # -- export -----------------------------------------------------------------------------------
