@@ -34,10 +34,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_ensir.ensemble.estimate import Estimate
-from napari_ensir.ensemble.loops import compiled_loops
+from napari_ensir.ensemble.loops import BLOCK_PIXELS, compiled_loops
 from napari_ensir.ensemble.threads import for_each, n_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
     from numpy.typing import NDArray
 
@@ -240,20 +242,37 @@ def _iterate_torch(
     weights = mixtures.weights.copy()
     iterations = np.zeros(n, np.int64)
     status = np.zeros(n, np.int8)
-    lengths = np.diff(mixtures.starts)
+    on_cpu = device is None or device.type == "cpu"
+    groups = _groups(np.diff(mixtures.starts), BLOCK_PIXELS["cpu"] // m if on_cpu else 2**24 // m)
+    finished = 0
+
+    def run(group: NDArray[np.int64]) -> None:
+        weights[group], iterations[group], status[group] = _iterate_group(mixtures, group, rule, device)
+
+    def done(group: NDArray[np.int64]) -> None:
+        nonlocal finished
+        finished += len(group)
+        if progress is not None:
+            progress(finished, n, "estimating weights")
+
+    for_each(groups, run, done, threads=None if on_cpu else 1)
+    return weights, iterations, status
+
+
+def _groups(lengths: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]]:
+    """Bin sets with histograms of like length: padded to the longest, a group has no more entries than given.
+
+    On the CPU groups are so small that torch keeps an operation on one thread, and run side by side.
+    """
     order = np.argsort(lengths, kind="stable")
     first = 0
-    while first < n:
-        # Padded to the longest: let that be at most twice the shortest, and the whole fit in memory.
+    while first < len(order):
+        # Padded to the longest: let that be at most twice the shortest.
         longest = 2 * max(16, int(lengths[order[first]]))
         last = int(np.searchsorted(lengths[order], longest, side="right"))
-        last = min(last, first + max(1, 2**24 // (longest * m)))
-        group = order[first:last]
-        weights[group], iterations[group], status[group] = _iterate_group(mixtures, group, rule, device)
+        last = min(last, first + max(1, most // longest))
+        yield order[first:last]
         first = last
-        if progress is not None:
-            progress(first, n, "estimating weights")
-    return weights, iterations, status
 
 
 def _iterate_group(
