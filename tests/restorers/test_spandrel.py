@@ -66,7 +66,8 @@ def test_networks_that_enlarge(tmp_path):
     assert restorer.scale == 4
     image = np.random.default_rng(0).random((20, 24, 3)).astype(np.float32)
     with torch.no_grad():
-        expected = network.eval()(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+        found = spandrel.ModelLoader(device="cpu").load_from_file(tmp_path / "x4.pth").eval()
+        expected = found(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
     np.testing.assert_allclose(restorer(image), expected.numpy(), atol=1e-5)
 
 

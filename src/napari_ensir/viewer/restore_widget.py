@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKPOINTS", "RestoreWidget"]
 
-CHECKPOINTS = "Restorers (*.safetensors *.pt *.pt2 *.pth *.ckpt);;All files (*)"
+CHECKPOINTS = "Restorers (*.safetensors *.pt *.pt2 *.pth *.ckpt *.zip);;All files (*)"
 """What a file dialog offers."""
 
 _BLIND = ("stride", "offsets", "bin_width", "shrinkage", "data_range", "seed")
