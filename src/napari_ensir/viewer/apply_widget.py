@@ -13,8 +13,10 @@ from napari_ensir.ensemble.coverage import range_warning
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import ApplySettings, settings_of
 from napari_ensir.viewer.applying import Applied, apply_table
+from napari_ensir.viewer.as_code import TABLE, apply_as_command, apply_as_python
 from napari_ensir.viewer.choices import Choice
 from napari_ensir.viewer.controls import Message, WithButton, control_of
+from napari_ensir.viewer.copying import copied, copy_buttons, path_of_layer
 from napari_ensir.viewer.expecting import expected_limits
 from napari_ensir.viewer.forms import Form, button, dress, row
 from napari_ensir.viewer.layer_choice import LayerChoice
@@ -25,7 +27,7 @@ from napari_ensir.viewer.panel import Panel, shows_errors
 from napari_ensir.viewer.session import preference, session_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import napari
@@ -95,11 +97,17 @@ class ApplyWidget(Panel):
             _extras(),
             action="Apply",
             about="Combine these layers by the table; no ground truth is needed.",
-            below=[self.sets_button],
+            below=[self.sets_button, copy_buttons()],
         )
         self._tables.changed.connect(self.safely(self._follow_table))
         open_button.changed.connect(self.safely(self._ask_and_open))
         self.sets_button.changed.connect(self.safely(self.apply_all))
+        self["python_button"].changed.connect(
+            self.safely(lambda: self.say(copied(self.as_code(apply_as_python))))
+        )
+        self["command_button"].changed.connect(
+            self.safely(lambda: self.say(copied(self.as_code(apply_as_command))))
+        )
         self.tie(self._session.changed, self._tables_changed)
         self._list_tables()
 
@@ -230,6 +238,28 @@ class ApplyWidget(Panel):
         if reason := self.obstacle():
             raise EnsembleError(reason)
         self._combine({"": [layer for layer in self.layers if layer is not None]})
+
+    def as_code(self, write: Callable[..., str]) -> str:
+        """What is chosen, as :func:`apply_as_python` or :func:`apply_as_command` writes it.
+
+        Raises
+        ------
+        EnsembleError
+            If something is missing.
+        """
+        if reason := self.obstacle():
+            raise EnsembleError(reason)
+        assert self._lut is not None  # that is an obstacle
+        table = self._session.path_of(self._tables.value)
+        layers = [layer for layer in self.layers if layer is not None]
+        paths = dict(zip(self._lut.names, map(path_of_layer, layers), strict=True))
+        return write(
+            TABLE if table is None else str(table),
+            paths,
+            ApplySettings(device=self.device.value),
+            match=self.match.value,
+            with_errors=self.expected_error.value,
+        )
 
     def sets(self) -> dict[str, list[Layer]]:
         """All sets of layers whose names match the table's candidates, by what is common to a set's names."""

@@ -12,6 +12,7 @@ from napari_ensir.settings import FitSettings, settings_of
 from napari_ensir.viewer.candidate_picker import LayerPicker
 from napari_ensir.viewer.choices import Choice
 from napari_ensir.viewer.controls import control_of
+from napari_ensir.viewer.copying import copy_buttons
 from napari_ensir.viewer.fitting import FROZEN
 from napari_ensir.viewer.forms import Form, button, row
 from napari_ensir.viewer.layer_choice import LayerChoice
@@ -165,7 +166,7 @@ class FitControls(Panel):
             name="layers",
             gui_only=True,
         )
-        return [first, second]
+        return [first, second, copy_buttons()]
 
     # -- what they say ----------------------------------------------------------------------------
 

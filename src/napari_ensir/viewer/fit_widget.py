@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.viewer.as_code import fit_as_command, fit_as_python
+from napari_ensir.viewer.copying import copied, path_of_layer
 from napari_ensir.viewer.expecting import calibrated, expected_error, expected_limits
 from napari_ensir.viewer.fit_controls import FitControls
 from napari_ensir.viewer.fitting import FROZEN, FitResult, fit, holds, refit, score_all, score_held_out
@@ -26,6 +28,8 @@ from napari_ensir.viewer.session import session_of
 from napari_ensir.viewer.warm_up import warm_up
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import napari
     from napari.layers import Layer
 
@@ -85,6 +89,8 @@ class FitWidget(FitControls):
             ("expected_button", self.show_expected_error),
             ("keep_button", self.keep),
             ("export_button", self._ask_and_export),
+            ("python_button", lambda: self.say(copied(self.as_code(fit_as_python)))),
+            ("command_button", lambda: self.say(copied(self.as_code(fit_as_command)))),
         ):
             self[key].changed.connect(self.safely(slot))
         self._follow_result()
@@ -330,6 +336,19 @@ class FitWidget(FitControls):
 
     def _adopt(self, method: str) -> None:
         self.method.value = method
+
+    def as_code(self, write: Callable[..., str]) -> str:
+        """What is chosen, as :func:`fit_as_python` or :func:`fit_as_command` writes it.
+
+        Raises
+        ------
+        EnsembleError
+            If something is missing or does not fit.
+        """
+        self.request()  # refuses what could not be fitted either
+        paths = {layer.name: path_of_layer(layer) for layer in self.candidates.value}
+        mask = None if self.mask.value is None else path_of_layer(self.mask.value)
+        return write(paths, path_of_layer(self.ground_truth.value), self.settings(), mask)
 
     # -- saving -----------------------------------------------------------------------------------
 

@@ -61,6 +61,10 @@ class Session:
         self._sources[title] = source
         return title
 
+    def path_of(self, title: str) -> Path | None:
+        """The file that a table was opened from; None where it was fitted here."""
+        return self._sources.get(title)
+
     def learned_on(self, lut: WeightLUT) -> list[Layer]:
         """The layers that a table was learned on in this viewer, those that still live."""
         return [layer for each in self._learned.get(lut, []) if (layer := each()) is not None]
