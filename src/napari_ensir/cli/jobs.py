@@ -301,7 +301,7 @@ class _Plan:
     dtype: np.dtype[Any]
     ndim: int
     is_colour: bool
-    like: ZarrImage | None
+    like: FileImage | ZarrImage
 
     @classmethod
     def of(cls, images: ImageSet, number: int, outs: Outs, as_float: bool) -> _Plan:
@@ -309,19 +309,18 @@ class _Plan:
         opened = images.open(number)
         arrays = images.load(number)
         first = opened[images.roles[0]]
-        like = None if isinstance(first, FileImage) else first
         dtype = np.dtype(np.float32) if as_float else np.result_type(*(a.dtype for a in arrays.values()))
         colour = isinstance(first, FileImage) and first.is_colour
         ndim = len(next(iter(arrays.values())).shape)
         if images.from_folders:
             source = paths[images.roles[0]]
-            beside = stem + (".zarr" if like else ".tif")
+            beside = stem + (".tif" if isinstance(first, FileImage) else ".zarr")
             outs = Outs(
-                outs.image / (stem + suffix_like(source, dtype, ndim - colour, like)),
+                outs.image / (stem + suffix_like(source, dtype, ndim - colour, first)),
                 None if outs.maps is None else outs.maps / beside,
                 None if outs.errors is None else outs.errors / beside,
             )
-        return cls(outs, dtype, ndim, colour, like)
+        return cls(outs, dtype, ndim, colour, first)
 
     def check(self, overwrite: bool) -> None:
         """Find out beforehand whether the names fit and are free."""
@@ -340,7 +339,8 @@ class _Plan:
         write_image(self.outs.image, image, is_colour=self.is_colour, like=self.like, overwrite=overwrite)
         if self.outs.maps is not None:
             maps = lut.weight_maps(arrays, **settings.keywords())
-            write_image(self.outs.maps, maps, is_colour=self.is_colour, overwrite=overwrite)
+            like = self.like if isinstance(self.like, FileImage) else None  # a Zarr's chunks lack an axis
+            write_image(self.outs.maps, maps, is_colour=self.is_colour, like=like, overwrite=overwrite)
         if self.outs.errors is not None:
             errors = lut.expected_error(arrays, **settings.keywords())
             write_image(
@@ -348,12 +348,12 @@ class _Plan:
             )
 
 
-def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: ZarrImage | None) -> str:
+def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: FileImage | ZarrImage) -> str:
     """How an output's name ends: like the candidate's where that loses nothing."""
-    if like is not None:
+    if not isinstance(like, FileImage):
         return ".ome.zarr" if like.ome is not None else ".zarr"
     if source.suffix.lower() in (".tif", ".tiff"):
-        return source.suffix
+        return (".ome" if source.stem.lower().endswith(".ome") else "") + source.suffix
     return ".png" if dtype in (np.uint8, np.uint16) and spatial == 2 else ".tif"
 
 

@@ -18,7 +18,6 @@ from napari_ensir.files.raster import FileImage
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.files.targets import Place, check_places
 from napari_ensir.files.whole import check_target
-from napari_ensir.files.zarr_arrays import ZarrImage
 from napari_ensir.restorers.blind_pairs import share_of
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.cli.terminal import Output
     from napari_ensir.files.sets import ImageSet
+    from napari_ensir.files.zarr_arrays import ZarrImage
     from napari_ensir.restorers import Progress, Restorer
     from napari_ensir.settings import RestoreSettings
 
@@ -149,10 +149,12 @@ def restore(
     return failed
 
 
-def _enlarged(source: ZarrImage, shape: tuple[int, ...]) -> ZarrImage:
-    """The Zarr that an output of this shape is written like: an OME-Zarr's pixels are as much smaller."""
+def _enlarged(source: FileImage | ZarrImage, shape: tuple[int, ...]) -> FileImage | ZarrImage:
+    """The image that an output of this shape is written like: a larger one has smaller pixels."""
     from napari_ensir.restorers.enlarging import enlarged_transform
 
+    if isinstance(source, FileImage):
+        return source if source.tiff is None else replace(source, tiff=source.tiff.enlarged(shape))
     if source.ome is None or shape == source.array.shape:
         return source
     first, *others = source.ome["datasets"]
@@ -188,9 +190,8 @@ class _Plan:
         dtype = np.dtype(np.float32 if as_float else pixels.dtype)
         name, target = to
         if several or images.from_folders:
-            like = None if isinstance(source, FileImage) else source
             spatial = pixels.ndim - (isinstance(source, FileImage) and source.is_colour)
-            suffix = suffix_like(paths[Part.IMAGE], dtype, spatial, like)
+            suffix = suffix_like(paths[Part.IMAGE], dtype, spatial, source)
             target = target / f"{stem}{suffix}" if images.from_folders else target.with_name(name + suffix)
         return cls(stem, name, source, target, dtype)
 
@@ -213,7 +214,7 @@ class _Plan:
         axis = -1 if channel_axis is None and self.is_colour else channel_axis
         pixels = self.source.pixels if isinstance(self.source, FileImage) else self.source.array
         restored = with_channel_axis(restorer, axis)(np.asarray(pixels), progress=progress)
-        like = _enlarged(self.source, restored.shape) if isinstance(self.source, ZarrImage) else None
+        like = _enlarged(self.source, restored.shape)
         write_image(
             self.target,
             as_dtype(restored, self.dtype),

@@ -93,7 +93,7 @@ def write_image(
     pixels: Any,
     *,
     is_colour: bool | None = None,
-    like: ZarrImage | None = None,
+    like: FileImage | ZarrImage | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write an image or a Zarr array, whole or not at all, in the format that its name says.
@@ -104,7 +104,8 @@ def write_image(
     is_colour
         Whether the last axis is red, green and blue; None: where it is the third and has three places.
     like
-        A Zarr whose chunks and axes a Zarr output takes.
+        The image that this one was made from: a Zarr output takes a Zarr's chunks and axes, a TIFF the axes,
+        pixel sizes and names of a TIFF.
     overwrite
         Replace what bears the name.
 
@@ -118,6 +119,7 @@ def write_image(
         import dask.array as da
 
         array = pixels if hasattr(pixels, "dask") else da.from_array(pixels, "auto")
-        return write_zarr(path, array, like, overwrite=overwrite)
+        return write_zarr(path, array, like if isinstance(like, ZarrImage) else None, overwrite=overwrite)
     colour = (pixels.ndim == 3 and pixels.shape[-1] == 3) if is_colour is None else is_colour
-    return write_file(path, np.asarray(pixels), is_colour=colour, overwrite=overwrite)
+    tiff = like.tiff if isinstance(like, FileImage) else None
+    return write_file(path, np.asarray(pixels), is_colour=colour, like=tiff, overwrite=overwrite)

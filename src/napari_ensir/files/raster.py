@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.tiff import TRANSPARENT, TiffMetadata, check_upright, open_tiff, read_tiff, write_tiff
 from napari_ensir.files.whole import whole_file
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ SUFFIXES = _PIL_SUFFIXES + _TIFF_SUFFIXES
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112
-_TRANSPARENT = "has an alpha channel, and transparency is no intensity; save it without."
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +49,15 @@ class FileImage:
     dtype : numpy dtype
     is_colour : bool
         Whether the last axis is red, green and blue.
+    tiff : TiffMetadata or None
+        Axes, pixel sizes and names, where it is a TIFF.
     """
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     is_colour: bool
+    tiff: TiffMetadata | None = None
 
     @property
     def ndim(self) -> int:
@@ -72,7 +75,7 @@ class FileImage:
         """
         try:
             tiff = self.path.suffix.lower() in _TIFF_SUFFIXES
-            pixels = _read_tiff(self.path) if tiff else _read_with_pillow(self.path)
+            pixels = read_tiff(self.path) if tiff else _read_with_pillow(self.path)
         except (MemoryError, EnsembleError):
             raise
         except Exception as error:  # decoders raise every kind there is
@@ -105,7 +108,10 @@ def open_file(path: Path) -> FileImage:
     if suffix not in SUFFIXES:
         raise EnsembleError(f"{path} is of no known kind; give a PNG, JPEG or TIFF image, or a Zarr array.")
     try:
-        return _open_tiff(path) if suffix in _TIFF_SUFFIXES else _open_with_pillow(path)
+        if suffix not in _TIFF_SUFFIXES:
+            return _open_with_pillow(path)
+        header = open_tiff(path)
+        return FileImage(path, header.shape, header.dtype, header.is_colour, header.metadata)
     except (MemoryError, EnsembleError):
         raise
     except Exception as error:
@@ -141,7 +147,7 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[ImageFile]:
 def _open_with_pillow(path: Path) -> FileImage:
     with _opened(path) as image:
         if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-            raise EnsembleError(f"{path} {_TRANSPARENT}")
+            raise EnsembleError(f"{path} {TRANSPARENT}")
         if image.mode == "1":
             raise EnsembleError(f"{path} is a mask of black and white; it must hold intensities.")
         if image.mode not in ("L", "P", "RGB") and not image.mode.startswith("I"):
@@ -154,28 +160,6 @@ def _open_with_pillow(path: Path) -> FileImage:
         colour = image.mode in ("P", "RGB")
         shape = (image.height, image.width) + ((3,) if colour else ())
         return FileImage(path, shape, np.dtype(np.uint16 if _is_deep(image) else np.uint8), colour)
-
-
-def check_upright(path: Path, orientation: int) -> None:
-    """Refuse what other programs would turn: it is not known which of them a candidate came through.
-
-    Parameters
-    ----------
-    path
-        Named in the message.
-    orientation
-        As in EXIF and TIFF: 1 is upright.
-
-    Raises
-    ------
-    EnsembleError
-        If it is not.
-    """
-    if orientation not in (0, 1):
-        raise EnsembleError(
-            f"{path} lies on its side (orientation {orientation}), which some programs turn upright and "
-            "others do not; save it upright."
-        )
 
 
 def _is_deep(image: ImageFile) -> bool:
@@ -224,45 +208,6 @@ def _png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
     )
 
 
-# -- TIFF ---------------------------------------------------------------------------------------------
-
-
-def _open_tiff(path: Path) -> FileImage:
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        if not file.series:
-            raise EnsembleError(f"{path} holds no image.")
-        if len(file.series) > 1:
-            raise EnsembleError(
-                f"{path} holds {len(file.series)} images that make no one stack; save each as a file."
-            )
-        series, page = file.series[0], file.pages.first
-        colour = series.axes.endswith("S")
-        if page.extrasamples or (colour and series.shape[-1] in (2, 4)):
-            raise EnsembleError(f"{path} {_TRANSPARENT}")
-        if series.dtype is None or series.dtype.kind not in "iuf":
-            raise EnsembleError(f"{path} has pixels of dtype {series.dtype}; it must hold intensities.")
-        return FileImage(path, tuple(series.shape), series.dtype.newbyteorder("="), colour)
-
-
-def _read_tiff(path: Path) -> NDArray[Any]:
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        # Where pages are missing, tifffile would fill in zeros.
-        ends = [
-            offset + count
-            for page in file.series[0].pages
-            if page is not None
-            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-        ]
-        if max(ends, default=0) > file.filehandle.size:
-            raise EnsembleError(f"{path} could not be read: it is truncated.")
-        pixels: NDArray[Any] = file.series[0].asarray()
-    return pixels
-
-
 # -- out ----------------------------------------------------------------------------------------------
 
 
@@ -288,8 +233,15 @@ def check_format(path: Path, dtype: np.dtype[Any], ndim: int, is_colour: bool) -
         )
 
 
-def write_file(path: Path, pixels: NDArray[Any], *, is_colour: bool, overwrite: bool = False) -> Path:
-    """Write an image whole or not at all, as PNG or TIFF by its name.
+def write_file(
+    path: Path,
+    pixels: NDArray[Any],
+    *,
+    is_colour: bool,
+    like: TiffMetadata | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write an image whole or not at all, as PNG or TIFF by its name; a TIFF described as another is.
 
     Raises
     ------
@@ -299,10 +251,8 @@ def write_file(path: Path, pixels: NDArray[Any], *, is_colour: bool, overwrite: 
     check_format(path, pixels.dtype, pixels.ndim, is_colour)
     with whole_file(path, overwrite) as part:
         if path.suffix.lower() in _TIFF_SUFFIXES:
-            import tifffile
-
-            photometric = "rgb" if is_colour else "minisblack"
-            tifffile.imwrite(part, pixels, photometric=photometric, compression="zlib", metadata=None)
+            as_ome = path.stem.lower().endswith(".ome")
+            write_tiff(part, pixels, is_colour=is_colour, like=like, as_ome=as_ome)
         elif pixels.dtype == np.uint16:
             part.write_bytes(_png_of_16_bits(pixels))
         else:
