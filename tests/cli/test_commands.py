@@ -384,7 +384,8 @@ def test_missing_stem(fitted):
 
 def test_unwritable_outputs(fitted):
     lut = fitted / "two.lut.safetensors"
-    for out in ("/dev/null/out", fitted / "near" / "a.png"):
+    (fitted / "notes.txt").touch()
+    for out in ("/dev/null/out", fitted / "notes.txt"):
         said = run("apply", "--lut", lut, *candidates(fitted), "-o", out, status=1)
         assert "could not be made" in said
     said = run("apply", "--lut", lut, *candidates(fitted, "/a.png"), "-o", "/dev/null/a.png", status=1)
