@@ -1,0 +1,89 @@
+"""What is asked for, taken from layers: masks that are worked out part by part, planes, channels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from napari.layers import Image, Labels
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import FitSettings
+from napari_ensir.viewer.fitting import fit
+from napari_ensir.viewer.request import FitRequest, Marked, leading_axes
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_mask_read_in_parts_is_the_whole_mask(data):
+    shape = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4))
+    kept = data.draw(st.integers(2, len(shape)))  # the mask may lack leading axes
+    array = np.random.default_rng(0).integers(0, 2, shape[len(shape) - kept :])
+    inverted = data.draw(st.booleans())
+    whole = np.broadcast_to((array > 0) != inverted, shape)
+    marked = Marked(array, tuple(shape), inverted=inverted)
+    for _ in range(2):  # a part of a part
+        key = []
+        for n in marked.shape:
+            start = data.draw(st.integers(0, n))
+            key.append(slice(start, data.draw(st.integers(start, n))))
+        marked, whole = marked[tuple(key)], whole[tuple(key)]
+        assert marked.shape == whole.shape
+        np.testing.assert_array_equal(np.asarray(marked), whole)
+
+
+@pytest.fixture
+def stack():
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 255, (6, 20, 24)).astype(np.uint8)
+    noisy = [np.clip(truth + rng.normal(0, s, truth.shape), 0, 255).astype(np.uint8) for s in (5, 20)]
+    return [Image(truth, name="truth"), *(Image(a, name=n) for a, n in zip(noisy, "ab", strict=True))]
+
+
+@pytest.mark.parametrize("planes", [None, (0, 5), (1, 3), (5, 5)])
+@pytest.mark.parametrize("masked", ["everywhere", "a part of each plane", "a part of the stack"])
+def test_what_is_learned_from_and_the_rest_are_all_pixels_once(stack, planes, masked):
+    truth, *candidates = stack
+    shape = truth.data.shape
+    where, mask = np.ones(shape, bool), None
+    if masked != "everywhere":
+        marks = np.zeros(shape if masked.endswith("stack") else shape[1:], int)
+        marks[..., 4:15, :7] = 2
+        mask, where = Labels(marks, name="mask"), np.broadcast_to(marks > 0, shape).copy()
+    if planes is not None:
+        where[: planes[0]] = where[planes[1] + 1 :] = False
+    request = FitRequest.of_layers(candidates, truth, FitSettings(planes=planes, device="cpu"), mask)
+    result = fit(request)
+    assert result.reference.statistics.n_pixels == where.sum()
+    rest = 0 if result.unseen is None else result.unseen.statistics.n_pixels
+    assert rest == (~where).sum()
+
+
+def test_lazy_stacks_take_the_same_mask(stack):
+    da = pytest.importorskip("dask.array")
+    truth, *candidates = stack
+    marks = np.zeros((20, 24), int)
+    marks[3:9] = 1
+    lazy = [Image(da.from_array(layer.data, chunks=(2, 20, 24)), name=layer.name) for layer in stack]
+    chosen = FitSettings(device="cpu")
+    whole = fit(FitRequest.of_layers(candidates, truth, chosen, Labels(marks)))
+    parts = fit(FitRequest.of_layers(lazy[1:], lazy[0], chosen, Labels(marks)))
+    np.testing.assert_array_equal(parts.lut.weights, whole.lut.weights)
+
+
+def test_planes_lie_along_the_first_axis_that_is_no_channel(stack):
+    truth, *candidates = stack
+    chosen = FitSettings(channel_axis=0, device="cpu")
+    request = FitRequest.of_layers(candidates, truth, chosen)
+    assert request.spatial_shape == (20, 24)
+    assert fit(request).lut.n_channels == 6
+    with pytest.raises(EnsembleError, match="planes are 4 to 9, but the images have 6; use 0 to 5"):
+        FitRequest.of_layers(candidates, truth, FitSettings(planes=(4, 9)))
+
+
+def test_axes_are_called_by_their_labels():
+    layer = Image(np.zeros((2, 3, 4, 5)), axis_labels=("t", "channel", "y", "x"))
+    assert leading_axes(layer) == {0: "t (2)", 1: "channel (3)"}
+    assert leading_axes(Image(np.zeros((3, 4, 5)))) == {0: "axis 0 (3)"}
+    assert leading_axes(Image(np.zeros((4, 5, 3)), rgb=True)) == {}
