@@ -65,3 +65,24 @@ def test_wrong_use_writes_nothing(noisy):
     (folder / "t.lut.safetensors").write_bytes(b"mine")
     assert "exists already" in run("blind", image, *METHODS, "-o", out, "--save-lut", folder / "t", status=1)
     assert not out.exists()
+
+
+def test_evaluate_against_a_noisy_exposure_tells_what_is_true(noisy):
+    """With the noise known, PSNR against the clean truth; unknown, differences alone."""
+    folder, truth = noisy
+    rng = np.random.default_rng(1)
+    near, far = truth + rng.normal(0, 6, truth.shape), truth + rng.normal(0, 12, truth.shape)
+    second = truth + rng.normal(0, 10, truth.shape)
+    for name, image in (("near", near), ("far", far), ("second", second)):
+        write_image(folder / f"{name}.tif", image.astype(np.float32))
+    arguments = ["evaluate", "-t", folder / "second.tif", "-c", f"near={folder}/near.tif"]
+    arguments += ["-c", f"far={folder}/far.tif", "--data-range", 0, 255, "--json", "-"]
+    known = json.loads(run(*arguments, "--truth-noise", 10))
+    rows = {row["name"]: row for row in known["rows"]}
+    true = 10 * np.log10(255**2 / np.mean((near - truth) ** 2))
+    assert abs(rows["near"]["psnr"] - true) < max(0.15, 3 * rows["near"]["psnr_error"])
+    assert rows["far"]["difference"] > rows["near"]["difference"]
+    unknown = json.loads(run(*arguments, "--truth-noise", "unknown"))
+    assert all(row["psnr"] is None for row in unknown["rows"])
+    refused = run(*arguments[:-2], "--truth-noise", "unknown", "--y-channel", status=1)
+    assert "y_channel" in refused

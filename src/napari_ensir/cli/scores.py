@@ -10,6 +10,7 @@ from napari_ensir.cli import terminal
 from napari_ensir.cli.jobs import OutsideRange, in_table_order, noted, read_by
 from napari_ensir.ensemble.data_range import widest
 from napari_ensir.ensemble.lut_file import load_lut
+from napari_ensir.ensemble.noisy_scores import NoisyScores, block_errors
 from napari_ensir.ensemble.scoring import Scoring, TruthRange, finite_everywhere, known_range, left_out
 from napari_ensir.ensemble.suspicions import suspicions_of_set
 from napari_ensir.errors import EnsembleError
@@ -49,6 +50,8 @@ def evaluate(
     scale = _score_range(images, settings.data_range, failed)
     limits = (scale.low, scale.high)
     score = Scoring(limits, settings.y_channel, settings.crop_border, settings.channel_axis)
+    if settings.truth_noise is not None:
+        return _evaluate_noisy(images, lut, list(named), score, failed, settings, output)
     scores: dict[str, list[Score]] = {}
     not_finite = 0
     outside = None if lut is None else OutsideRange(lut)
@@ -87,6 +90,49 @@ def evaluate(
 
     results = {"settings": scoring, "rows": rows, "notes": notes, "failed": failed}
     output.finish(results | {"warnings": terminal.warn(warnings)}, show)
+    return failed
+
+
+def _evaluate_noisy(
+    images: ImageSet,
+    lut: WeightLUT | None,
+    names: list[str],
+    score: Scoring,
+    failed: dict[str, str],
+    settings: EvaluateSettings,
+    output: Output,
+) -> dict[str, str]:
+    """The same against a noisy exposure, as far as scores can then be true: no SSIM, nothing of luma."""
+    if settings.y_channel:
+        raise EnsembleError(
+            "y_channel is set, but the noise of Y is not that of the truth; score all channels."
+        )
+    assert settings.truth_noise is not None
+    parts = []
+    with terminal.progress(output.quiet) as progress:
+        for number, (stem, _) in enumerate(images.fields):
+            if stem not in failed:
+                with noted(failed, stem, images):
+                    arrays = {role: np.asarray(one) for role, one in images.load(number).items()}
+                    truth = arrays.pop(Part.TRUTH)
+                    candidates = list(arrays.values())
+                    shown = [*candidates, np.mean(candidates, axis=0)]
+                    shown += [] if lut is None else [lut.apply(candidates, settings.device)]
+                    cut, axis = score.inside(truth.shape), score.channels_of(truth.shape)
+                    parts.append(block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis))
+            if progress is not None:
+                progress(number + 1, len(images), "scoring images")
+    others = [] if lut is None else [("ensemble", "ensemble")]
+    scores = NoisyScores.of(
+        names, parts, score.data_range[1] - score.data_range[0], settings.truth_noise, others
+    )
+
+    def show() -> None:
+        terminal.say(scores.to_markdown())
+        terminal.say("\n".join(scores.notes))
+
+    settled = settings.keywords() | {"images": len(parts)}
+    output.finish({"settings": settled, **scores.to_dict(), "failed": failed}, show)
     return failed
 
 

@@ -328,6 +328,7 @@ class EvaluateSettings(Settings):
     crop_border: int = crop_border_setting()
     channel_axis: int | None = channel_axis_setting("Axis of colour channels, which SSIM averages over.")
     data_range: tuple[float, float] | None = data_range_setting("the dtype's for 8 bit, else the truth's own")
+    truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     device: str = device_setting()
 
 
