@@ -153,11 +153,11 @@ class TestContributing:
         viewer = make_napari_viewer()
         viewer.add_image(np.arange(12).reshape(3, 4), name="image")
         widget = shown["RangeWidget"](viewer)
-        qtbot.addWidget(widget)
-        assert not widget.cancel_button.isEnabled()
+        qtbot.addWidget(widget.native)
+        assert not widget.cancel_button.enabled
         widget.run()
-        assert "choose" in widget.message.text()
-        widget.layer.choose(viewer.layers["image"])
+        assert "choose" in widget.message.value
+        widget.layer.value = viewer.layers["image"]
         widget.run()
         qtbot.waitUntil(lambda: widget.task is None)
-        assert widget.message.text() == "0 to 11"
+        assert widget.message.value == "0 to 11"
