@@ -172,3 +172,26 @@ def test_signals_that_are_ignored_stay_so(tmp_path):
     assert (done.returncode, done.stdout) == (0, "went on\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (129, "")
+
+
+LOST = """
+import os, signal, time
+from napari_ensir.cli.interruption import end
+
+class Loses:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def work():
+    Loses()
+    for _ in range(500):
+        time.sleep(0.01)
+    print("went on")
+
+end(work)
+"""
+
+
+def test_an_exception_that_is_lost_is_raised_again():
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

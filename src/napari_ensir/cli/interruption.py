@@ -1,8 +1,8 @@
 """How a process ends that is asked to stop: cleared up, with the status shells expect. Knows no commands.
 
 Ctrl-C, a polite kill and a closed terminal raise in the main thread wherever it is, as Python's own Ctrl-C
-does. Such an exception can be lost in a library, or turned into another; the signal is remembered all the
-same.
+does. Such an exception can be lost in a library's callback, and is then raised again a moment later, or
+turned into another; the signal is remembered all the same.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def end(work: Callable[[], object]) -> NoReturn:
         raise Interrupted(number)
 
     status: object = 0
+    sys.unraisablehook = _raise_again
     try:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
@@ -71,6 +73,16 @@ def end(work: Callable[[], object]) -> NoReturn:
         # Threads that still compute are not waited for: whatever they make is not wanted any more.
         os._exit(128 + caught[0])
     sys.exit(status)  # type: ignore[arg-type]
+
+
+def _raise_again(lost: sys.UnraisableHookArgs) -> None:
+    """Send a signal anew whose exception came where none can be raised, such as a callback from C."""
+    if not isinstance(lost.exc_value, Interrupted):
+        sys.__unraisablehook__(lost)
+        return
+    later = threading.Timer(0.02, os.kill, (os.getpid(), lost.exc_value.status - 128))
+    later.daemon = True
+    later.start()
 
 
 def _clear() -> None:
