@@ -203,8 +203,9 @@ def count_integers(
         Added to instead of ``sums``, three sums to a number, and emptied into these in time; for 8 bit only.
     """
     n_candidates = len(candidates)
-    first = np.uint32(smallest)  # of negative ones, too: differences are taken modulo 2 ** 32
-    low, within = np.uint32(limits[0]), np.uint32(limits[1] - limits[0])
+    # Modulo 2 ** 32, as the differences are: the smallest may be negative, and so may the limits.
+    first = np.uint32(smallest & 0xFFFFFFFF)
+    low, within = np.uint32(limits[0] & 0xFFFFFFFF), np.uint32(limits[1] - limits[0])
     heights = np.empty((n_candidates + 2, TILE), np.uint32)
     for j in range(TILE):
         heights[n_candidates + 1, j] = 1
