@@ -18,7 +18,7 @@ from napari_ensir.viewer.copying import copied, path_of_layer
 from napari_ensir.viewer.expecting import calibrated, expected_error, expected_limits
 from napari_ensir.viewer.fit_controls import FitControls
 from napari_ensir.viewer.fitting import FROZEN, FitResult, fit, holds, refit, score_all, score_held_out
-from napari_ensir.viewer.layers import Origin, Versions, unwrapped
+from napari_ensir.viewer.layers import Origin, Versions, full_data, unwrapped
 from napari_ensir.viewer.noticing import notice
 from napari_ensir.viewer.outputs import Errors, Outputs, errors_of
 from napari_ensir.viewer.request import FitRequest
@@ -128,7 +128,7 @@ class FitWidget(FitControls):
     def _inputs_changed(self) -> None:
         self.follow_images()
         if self.candidates.value:
-            warm_up()
+            warm_up([full_data(layer) for layer in self.candidates.value])
         if self.result is None:
             self.say(notice(self.candidates.value, self.ground_truth.value))
         elif self.task is None or self._is_quiet:

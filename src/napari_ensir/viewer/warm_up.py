@@ -1,29 +1,55 @@
-"""Gets the numerical libraries ready while the user still chooses: the first fit would else wait for them."""
+"""Gets the numerical libraries ready while the user still chooses: the first fit would else wait for them.
+
+Compiling holds Python's lock for seconds, and the window with it. So it is done in a process of its own,
+which leaves the compiled code on disk; here it is only loaded.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from typing import TYPE_CHECKING, Any
+
+from napari_ensir.ensemble.arrays import dtype_of, working_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["warm_up"]
 
-_BEGUN = threading.Event()
+_BEGUN: set[tuple[int, str]] = set()
+
+_PROGRAM = (
+    "import sys; from napari_ensir.ensemble.warm_up import warm_up; warm_up(int(sys.argv[1]), sys.argv[2:])"
+)
+
+_LONGEST = 120
+"""Seconds after which compiling is given up; the fit does it then."""
 
 
-def warm_up() -> None:
-    """Import and compile in a thread, once a session; returns at once."""
-    if not _BEGUN.is_set():
-        _BEGUN.set()
-        threading.Thread(target=_fit_a_little, name="napari-ensir warm-up", daemon=True).start()
+def warm_up(arrays: Sequence[Any]) -> None:
+    """Have the loops for candidates like these ready, once for each kind; returns at once.
+
+    Parameters
+    ----------
+    arrays : M arrays
+        No pixel of them is read.
+    """
+    key = (len(arrays), str(working_dtype([dtype_of(array) for array in arrays])))
+    if key not in _BEGUN:
+        _BEGUN.add(key)
+        threading.Thread(target=_prepare, args=key, name="napari-ensir warm-up", daemon=True).start()
 
 
-def _fit_a_little() -> None:
-    """Go once through what a fit of grey 8-bit images goes through."""
-    import numpy as np
+def _prepare(n_candidates: int, dtype: str) -> None:
+    import torch  # noqa: F401 -- the first fit needs it, whatever is compiled
 
-    from napari_ensir.ensemble.fit import fit_lut
+    from napari_ensir.ensemble.warm_up import warm_up as compile_loops
 
-    truth = np.arange(1024, dtype=np.uint8).reshape(32, 32)
-    candidates = [truth // 2 * 2, truth // 4 * 4]
-    lut = fit_lut([(candidates, truth)], device="cpu")
-    lut.apply(candidates, "cpu")
-    lut.weight_maps(candidates, "cpu")
+    command = [sys.executable, "-c", _PROGRAM, str(n_candidates), dtype]
+    try:
+        subprocess.run(command, timeout=_LONGEST, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError):  # such as where Python is part of one large program
+        return
+    compile_loops(n_candidates, [dtype])
