@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,11 @@ import pytest
 # Nobody's own preferences sway the tests, and no test changes them. Before anything imports napari.
 _PREFERENCES = tempfile.TemporaryDirectory(prefix="napari-ensir-tests-")
 os.environ["NAPARI_CONFIG"] = str(Path(_PREFERENCES.name) / "settings.yaml")
+
+
+# What a shell puts in the background is deaf to Ctrl-C, and so would be the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -466,3 +466,17 @@ def test_full_disk(tmp_path):
         assert not list(disk.iterdir())
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_damaged_chunk_is_one_sentence(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    store = zarr.create_array(str(tmp_path / "a.zarr"), shape=(8, 8), chunks=(4, 4), dtype="uint16")
+    store[:] = np.arange(64).reshape(8, 8)
+    chunks = [
+        path for path in (tmp_path / "a.zarr").rglob("*") if path.is_file() and path.name != "zarr.json"
+    ]
+    assert len(chunks) == 4
+    for path in chunks:
+        path.write_bytes(b"no chunk at all")
+    with pytest.raises(EnsembleError, match=r"a chunk of .*a\.zarr could not be read"):
+        np.asarray(read_image(tmp_path / "a.zarr"))

@@ -48,6 +48,9 @@ def end(work: Callable[[], object]) -> NoReturn:
     caught: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if _is_compiling():
+            _send_again(number)
+            return
         caught.append(number)
         raise Interrupted(number)
 
@@ -80,9 +83,19 @@ def _raise_again(lost: sys.UnraisableHookArgs) -> None:
     if not isinstance(lost.exc_value, Interrupted):
         sys.__unraisablehook__(lost)
         return
-    later = threading.Timer(0.02, os.kill, (os.getpid(), lost.exc_value.status - 128))
+    _send_again(lost.exc_value.status - 128)
+
+
+def _send_again(number: int) -> None:
+    later = threading.Timer(0.02, os.kill, (os.getpid(), number))
     later.daemon = True
     later.start()
+
+
+def _is_compiling() -> bool:
+    """Whether this thread is within numba's compiler, whose memory an exception there can leave in pieces."""
+    room = sys.modules.get("numba.core.compiler_lock")
+    return room is not None and bool(room.global_compiler_lock.is_locked())
 
 
 def _clear() -> None:

@@ -81,8 +81,29 @@ def open_zarr(path: Path) -> ZarrImage:
     if 0 in node.shape:
         raise EnsembleError(f"{path} is empty (shape {node.shape}); it must hold at least one pixel.")
     # Inlined, so that a task reads its own pixels and these need not travel between workers.
-    array = da.from_array(node, chunks=_blocks(node.shape, stored), name=False, inline_array=True)
+    array = da.from_array(
+        _Stored(node, path), chunks=_blocks(node.shape, stored), name=False, inline_array=True
+    )
     return ZarrImage(array, stored, ome)
+
+
+class _Stored:
+    """An array in a store, whose damaged chunks are one sentence; small, for it travels to workers."""
+
+    def __init__(self, node: Any, path: Path) -> None:
+        self.node, self.path = node, path
+        self.shape, self.dtype, self.ndim = node.shape, node.dtype, node.ndim
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.node[key]
+        except MemoryError:
+            raise
+        except Exception as error:  # codecs and stores raise every kind there is
+            reason = " ".join((str(error) or type(error).__name__).split())[:200]
+            raise EnsembleError(
+                f"a chunk of {self.path} could not be read ({reason}); it is damaged or gone. Write it anew."
+            ) from error
 
 
 def _multiscale(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
