@@ -619,7 +619,23 @@ def _(bench):
     return bench.fit({"near": [near(low), near(high)], "far": [far(low), far(high)]}, [low, high])
 
 
-@misuse("ensemble and weight maps under one name", says="exists already")
+@misuse("the ensemble under a candidate's name", says="which is read")
+def _(bench):
+    bench.fitted()
+    images = {"near": near(TRUTH), "far": far(TRUTH)}
+    given = bench.paths(images)
+    target = bench.folder / "candidate0.tif"
+    table = bench.folder / "table.lut.safetensors"
+    return bench.run("apply", "--lut", table, *given, "-o", target, "--overwrite", "-q")
+
+
+@misuse("the results as JSON under the table's name", says="both lead to")
+def _(bench):
+    images, table = {"near": near(TRUTH), "far": far(TRUTH)}, bench.folder / "table.lut.safetensors"
+    return bench.fit(images, TRUTH, "--json", table)
+
+
+@misuse("ensemble and weight maps under one name", says="both lead to")
 def _(bench):
     bench.fitted()
     return bench.apply({"near": near(TRUTH), "far": far(TRUTH)}, "--weight-maps", bench.folder / "out.tif")
