@@ -41,7 +41,10 @@ def assert_identical(a, b):
         first, second = getattr(a, part), getattr(b, part)
         assert first.dtype == second.dtype
         np.testing.assert_array_equal(first, second)
-    assert a.report == b.report
+    # What was read is told of apart: the pixels of lazy arrays are not hashed.
+    assert {**a.report, "inputs": None} == {**b.report, "inputs": None}
+    shapes = ([one["shape"] for one in lut.report["inputs"]["listed"]] for lut in (a, b))
+    assert next(shapes) == next(shapes)
     assert a.binning == b.binning
 
 
