@@ -97,7 +97,7 @@ def fit_lut(
         ``"scores"``, as far as they can be true, of the candidates, their average and the ensemble, the
         latter on parts held out in turn.
     hash_inputs : bool
-        Keep a hash of every image's content in the report, whatever its size; else up to 64 MB in all.
+        Keep a hash of every image's content in the report, whatever its size; else up to 16 MB in all.
 
     Returns
     -------

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["PERCENTS", "Inputs", "made_now", "percentiles_of", "rescaled_report", "sample_of"]
 
 HASH = "sha256"
-HASHED_BYTES = 2**26
-"""Most bytes of a reference set that are hashed unasked: a few hundredths of a second."""
+HASHED_BYTES = 2**24
+"""Most bytes of a reference set that are hashed unasked: a hundredth of a second."""
 
 LISTED = 64
 """Most images that are listed one by one."""

@@ -260,7 +260,7 @@ class FitSettings(Settings):
     hash_inputs: bool = setting(
         False,
         title="Hash all inputs",
-        description="Keep a hash of every image's content in the report, also beyond 64 MB.",
+        description="Keep a hash of every image's content in the report, also beyond 16 MB.",
         group="Images",
     )
     device: str = device_setting()
