@@ -6,6 +6,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,10 @@ def configuration(
         "version": "0.3.0",
         "experiment_name": "small",
         "algorithm_config": {"algorithm": kind, "loss": "mae", "model": model},
-        "data_config": {"axes": "YX", "normalization": {"name": "mean_std", "per_channel": True, **figures}},
+        "data_config": {
+            "axes": "YX",
+            "normalization": {"name": "mean_std", "per_channel": True, **deepcopy(dict(figures))},
+        },
         "training_config": {},
     }
 
