@@ -13,7 +13,7 @@ from napari_ensir.viewer.layers import OUTPUT_KEY
 
 WORK = {
     "Fit ensemble": "napari_ensir.viewer.fit_widget.fit",
-    "Apply lookup table": "napari_ensir.viewer.apply_widget.combine",
+    "Apply lookup table": "napari_ensir.viewer.applying.combine",
 }
 
 
