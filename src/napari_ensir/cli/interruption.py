@@ -46,26 +46,33 @@ def end(work: Callable[[], object]) -> NoReturn:
         What to do; it may raise ``SystemExit``.
     """
     caught: list[int] = []
+    over: list[bool] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if _is_compiling():
+        if not over and _is_compiling():
             _send_again(number)
             return
         caught.append(number)
-        raise Interrupted(number)
+        if not over:
+            raise Interrupted(number)
 
     status: object = 0
     sys.unraisablehook = _raise_again
     try:
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, stop)
-        work()
-    except SystemExit as error:
-        status = error.code
-    except BaseException:
-        if not caught:
-            raise
+        try:
+            for number in _SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                    signal.signal(number, stop)
+            work()
+        except SystemExit as error:
+            status = error.code
+        except BaseException:
+            if not caught:
+                raise
+        finally:
+            over.append(True)
+    except Interrupted:  # it came between the work's end and the mark that it is over
+        over.append(True)
     finally:
         # Nothing that comes from here on may keep the rest from being done.
         for number in _SIGNALS:
