@@ -31,7 +31,7 @@ def test_interruptions_leave_nothing(tmp_path):
     print(found["statuses"], *found["wrong"], sep="\n")
     assert found["wrong"] == []
     assert sum(found["statuses"].values()) == TIMES
-    assert found["statuses"].get("0", 0) < TIMES / 2
+    assert found["statuses"].get("0", 0) < 0.9 * TIMES
 
 
 KILLED = """
