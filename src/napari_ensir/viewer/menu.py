@@ -1,4 +1,7 @@
-"""Entries of the Layers menu: each opens a widget, with the selected layers chosen where that makes sense."""
+"""Entries of the Layers menu: each opens a widget, with the selected layers chosen where that makes sense.
+
+What is open already is not squeezed: the new dock comes as a tab over it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,16 @@ __all__ = ["open_apply", "open_fit", "open_inspect"]
 
 def open_fit(viewer: napari.Viewer) -> None:
     """Open the Fit widget with the selected image layers ticked."""
-    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble", tabify=True)
     if len(viewer.layers.selection) > 1:
         widget.candidates.choose_selected()
 
 
 def open_apply(viewer: napari.Viewer) -> None:
     """Open the Apply widget."""
-    viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+    viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table", tabify=True)
 
 
 def open_inspect(viewer: napari.Viewer) -> None:
     """Open the Inspect widget."""
-    viewer.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
+    viewer.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table", tabify=True)
