@@ -101,8 +101,8 @@ def metavar(setting: Setting) -> str:
     Examples
     --------
     >>> from napari_ensir.settings import FitSettings
-    >>> [metavar(each) for each in settings_of(FitSettings)[:4]]
-    ['em|em-released|least-squares', 'NUMBER|auto', 'NUMBER|auto', 'NUMBER,NUMBER,...']
+    >>> [metavar(each) for each in settings_of(FitSettings) if each.name in ("method", "bin_width", "prior")]
+    ['em|em-released|least-squares', 'NUMBER|auto', 'NUMBER,NUMBER,...']
     """
     if setting.choices is not None:
         return "|".join(map(str, setting.choices))
@@ -126,7 +126,7 @@ def parser_of(setting: Setting) -> Callable[[Any], Any]:
     Examples
     --------
     >>> from napari_ensir.settings import FitSettings
-    >>> parse = parser_of(settings_of(FitSettings)[1])
+    >>> parse = parser_of(next(each for each in settings_of(FitSettings) if each.name == "bin_width"))
     >>> parse("16"), parse("auto")
     (16.0, 'auto')
     """

@@ -121,6 +121,7 @@ def learn_blind(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from napari_ensir.restorers.classical import Gaussian
     >>> rows, columns = np.mgrid[:60, :60]
     >>> noisy = 100 + rows + np.random.default_rng(0).normal(0, 9, rows.shape)
@@ -203,6 +204,7 @@ def restore_and_combine(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from napari_ensir.restorers.classical import Gaussian, Median
     >>> noisy = np.random.default_rng(0).normal(100, 9, (48, 60))
     >>> combined = restore_and_combine(noisy, [Gaussian(), Median()], device="cpu")
