@@ -31,7 +31,8 @@ def test_interruptions_leave_nothing(tmp_path):
     print(found["statuses"], *found["wrong"], sep="\n")
     assert found["wrong"] == []
     assert sum(found["statuses"].values()) == TIMES
-    assert found["statuses"].get("0", 0) < 0.9 * TIMES
+    # Of few, chance alone lets many end before they are stopped.
+    assert found["statuses"].get("0", 0) < (TIMES / 2 if TIMES >= 100 else 0.9 * TIMES)
 
 
 KILLED = """
