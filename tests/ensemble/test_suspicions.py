@@ -118,6 +118,30 @@ def test_one_plane_of_a_stack_is_read(truth):
     assert {where[0] for where in seen} <= {3, 4, 5}
 
 
+@pytest.fixture(scope="module")
+def out_of_focus(truth):
+    """The fewer planes from the middle one, the sharper."""
+    return np.stack([filters.gaussian(truth, 0.3 + 0.35 * abs(plane - 5)) for plane in range(12)])
+
+
+@pytest.mark.parametrize("planes", [slice(0, 11), slice(0, 10), slice(1, 12), slice(0, 12), slice(3, 9)])
+def test_too_smooth_in_a_stack_that_goes_out_of_focus_is_not_another_plane(out_of_focus, planes):
+    stack = out_of_focus[planes]
+    smooth = [filters.gaussian(plane + 1, 1) for plane in stack]
+    median = [filters.median(plane, np.ones((3, 3))) for plane in stack]
+    assert suspicions([np.stack(smooth), np.stack(median)], stack) == []
+
+
+@pytest.mark.parametrize(("step", "where"), [(1, "before"), (-1, "further on")])
+def test_a_stack_one_plane_off(out_of_focus, step, where):
+    noise = np.random.default_rng(0).normal(0, 300, out_of_focus.shape)
+    stack = out_of_focus + np.stack([filters.gaussian(plane, 2) for plane in noise])
+    off = np.roll(stack, step, axis=0) + 1
+    assert f"one plane {where}" in suspicions([off], stack)[0]
+    off[[1, 2, 3, -4, -3, -2]] = noise[0]  # nothing of the field to be seen there
+    assert f"one plane {where}" in suspicions([off], stack)[0]
+
+
 @pytest.mark.parametrize("axis", [0, -1])
 def test_channels_where_the_axis_says(axis):
     colour = data.astronaut()[100:200, 150:270].astype(float)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays import as_array, read_block
-from napari_ensir.ensemble.likeness import apart, correlation, is_closer, shift_between, unrelated
+from napari_ensir.ensemble.likeness import ALIKE, apart, correlation, is_closer, shift_between, unrelated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -80,7 +80,10 @@ def suspicions(
     planes = [shown.plane(candidate) for candidate in candidates]
     names = _called(names, len(planes))
     with np.errstate(over="ignore", invalid="ignore"):  # intensities near the end of what a float holds
-        found = [_finding(shown, plane, truth, wanted) for plane in planes]
+        found = [
+            _finding(shown, as_array(candidate), plane, as_array(truth), wanted)
+            for candidate, plane in zip(candidates, planes, strict=True)
+        ]
         texts = [
             text or (UNRELATED if unrelated(plane.mean(axis=-1), wanted.mean(axis=-1)) else "")
             for text, plane in zip(found, planes, strict=True)
@@ -196,15 +199,21 @@ class _Shown:
         last = values[..., None] if self.channel is None else np.moveaxis(values, self.channel, -1)
         return last.reshape(last.shape[-3:])
 
-    def neighbours(self, array: Any) -> Iterator[tuple[int, Plane]]:
-        """The planes before and after, with their steps."""
-        if self.stack is not None:
-            for step in (-1, 1):
-                if 0 <= self.index[self.stack].start + step < array.shape[self.stack]:
-                    yield step, self.plane(array, step)
+    def beside(self, candidate: Any, truth: Any, away: int = 0) -> dict[int, Plane]:
+        """How far a plane of the candidate is from the truth's (0), the one before (-1), the one after (1).
+
+        Of the plane so many places away; of the three those that there are.
+        """
+        plane = self.plane(candidate, away)
+        steps = (step for step in (0, -1, 1) if self.has(truth, away + step))
+        return {step: apart(self.plane(truth, away + step), plane) for step in steps}
+
+    def has(self, array: Any, step: int) -> bool:
+        """Whether there is a plane so many places further in the stack."""
+        return self.stack is not None and 0 <= self.index[self.stack].start + step < array.shape[self.stack]
 
 
-def _finding(shown: _Shown, plane: Plane, truth: Any, wanted: Plane) -> str:
+def _finding(shown: _Shown, candidate: Any, plane: Plane, truth: Any, wanted: Plane) -> str:
     """The first thing that looks wrong with a candidate; empty if nothing does."""
     finite = np.isfinite(plane)
     if not finite.any():
@@ -219,7 +228,7 @@ def _finding(shown: _Shown, plane: Plane, truth: Any, wanted: Plane) -> str:
     for look in (_inverted, _placed_wrong, _coloured_wrong, _scaled_wrong, _cut_off):
         if text := look(plane, wanted):
             return text
-    return _other_plane(shown, plane, truth, wanted) or _missing(finite)
+    return _other_plane(shown, candidate, truth) or _missing(finite)
 
 
 TURNS: dict[str, Callable[[Plane], Plane]] = {
@@ -303,14 +312,26 @@ def _cut_off(plane: Plane, truth: Plane) -> str:
     return ""
 
 
-def _other_plane(shown: _Shown, plane: Plane, truth: Any, wanted: Plane) -> str:
-    """Closer to the plane before or after."""
-    plain = apart(wanted, plane)
-    for step, other in shown.neighbours(as_array(truth)):
-        if is_closer(apart(other, plane), plain):
-            where = "further on" if step > 0 else "before"
-            return f"closer to the ground truth one plane {where}; line the stacks up."
-    return ""
+def _other_plane(shown: _Shown, candidate: Any, truth: Any) -> str:
+    """Closer to the plane before or after, and so elsewhere in the stack.
+
+    A candidate that is too smooth, in a stack that goes out of focus, is closer to the next blurred plane: on
+    one side of the focus that is the one before, on the other side the one after.
+    """
+    if shown.stack is None:
+        return ""
+    here = shown.beside(candidate, truth)
+    closer = [step for step in (-1, 1) if step in here and is_closer(here[step], here[0])]
+    if len(closer) != 1:
+        return ""
+    quarter = truth.shape[shown.stack] // 4
+    for away in (-quarter, quarter):
+        there = shown.beside(candidate, truth, away) if shown.has(truth, away) else {}
+        nearest = min(there, key=lambda step: float(there[step].mean()), default=0)
+        if nearest == -closer[0] and 1 - there[nearest].mean() / 2 > ALIKE:
+            return ""
+    where = "further on" if closer[0] > 0 else "before"
+    return f"closer to the ground truth one plane {where}; line the stacks up."
 
 
 def _missing(finite: NDArray[np.bool_]) -> str:
