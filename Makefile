@@ -1,11 +1,12 @@
 # make demo   set up all that is needed, then fit and show an ensemble in napari; results in demo/
-# make test   set up all that is needed, then run every test, the viewer ones on a real canvas
+# make test   set up all that is needed, then run every test, the viewer ones on a real canvas, as many side by
+#             side as there are cores, up to four;   make test ARGS="-k fit -x"   some of them, one by one
 # make coverage   which lines and branches of the numerical core the tests reach
 # make lint   ruff and mypy;   make bench   timings, beside the authors' code if AUTHORS=path is given
 
 PYTHON ?= python3
 BIN = .venv/bin
-# Tests always get a screen of their own; the demo only where there is none.
+# The demo gets a virtual screen where there is none; tests always do, from pytest-xvfb.
 VIRTUAL_SCREEN = $(shell command -v xvfb-run >/dev/null 2>&1 && echo 'xvfb-run -a -s "-screen 0 1600x1200x24"')
 NO_DISPLAY = $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname -s)),,yes)
 
@@ -15,7 +16,7 @@ demo: .venv/installed
 	$(if $(NO_DISPLAY),$(VIRTUAL_SCREEN)) $(BIN)/python -m napari_ensir.viewer.demo --out demo $(if $(NO_DISPLAY),--close)
 
 test: .venv/installed
-	$(VIRTUAL_SCREEN) $(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),-n auto --maxprocesses 4 --dist worksteal)
 
 # The compiled loops are run a second time as plain Python, where coverage can see them and numpy warns of
 # what compiled code does in silence.
@@ -23,7 +24,7 @@ COVER = -m pytest -q --cov=napari_ensir.ensemble --cov-branch
 LOOPS = $(addprefix tests/ensemble/test_,em.py statistics.py inputs.py arrays.py)
 
 coverage: .venv/installed
-	$(VIRTUAL_SCREEN) $(BIN)/python $(COVER) --cov-report= tests/ensemble tests/viewer src/napari_ensir/ensemble
+	$(BIN)/python $(COVER) --cov-report= tests/ensemble tests/viewer src/napari_ensir/ensemble
 	NUMBA_DISABLE_JIT=1 $(BIN)/python $(COVER) --cov-append --cov-report=term-missing -W ignore::RuntimeWarning $(LOOPS)
 
 lint: .venv/installed

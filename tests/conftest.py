@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import tempfile
@@ -12,11 +13,18 @@ import pytest
 # Nobody's own preferences sway the tests, and no test changes them. Before anything imports napari.
 _PREFERENCES = tempfile.TemporaryDirectory(prefix="napari-ensir-tests-")
 os.environ["NAPARI_CONFIG"] = str(Path(_PREFERENCES.name) / "settings.yaml")
+atexit.register(_PREFERENCES.cleanup)
 
+# Torch's own threads spin while they wait: small networks lose by them, ten times as much where other processes
+# want the cores too. Our threads, over blocks, are as many as ever.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# What a shell puts in the background is deaf to Ctrl-C, and so would be the programs that tests interrupt.
+# What a shell puts in the background is deaf to Ctrl-C, what nohup starts to the closing of its terminal, and so
+# would be the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
