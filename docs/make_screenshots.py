@@ -239,7 +239,7 @@ def inspect() -> None:
             viewer.theme = theme
             save(panel(widget), f"inspect-curves-{theme}")
         viewer.theme = "dark"
-        for plot in ("counts", "pair"):
+        for plot in ("counts", "pair", "fidelity", "reading"):
             widget.plot.value = plot
             save(panel(widget), f"inspect-{plot}")
 

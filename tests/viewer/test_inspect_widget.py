@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
+from napari_ensir.ensemble.fidelity import fidelity_of
 from napari_ensir.viewer.inspect_widget import InspectWidget
 from napari_ensir.viewer.session import session_of
 
@@ -149,6 +150,39 @@ def test_a_pixel_says_how_far_off_it_may_be_and_the_table_where_it_came_from(fil
     assert "numpy" in date
     assert learned == "Learned from 1 image: 96 x 96, uint8."
     assert f"RMSE {known.errors.overall:.4g}, on 4 parts" in held_out
+
+
+def test_it_shows_and_exports_whether_intensities_survive(filled, fitted, docked, tmp_path):
+    docked.plot.value = "fidelity"
+    docked.draw()
+    (said,) = docked.canvas.figure.axes[0].texts
+    assert "no mean errors by intensity" in said.get_text().replace("\n", " ")
+    docked.export_csv(tmp_path / "none")
+    assert "no mean errors by intensity" in docked.message.value
+    assert not list(tmp_path.iterdir())
+
+    arrays = [filled.layers[name].data for name in fitted.names]
+    known = fitted.calibrated([(arrays, filled.layers[0].data)])
+    session_of(filled).replace("fitted", known)
+    for plot, by, label in (
+        ("fidelity", "truth", "true intensity"),
+        ("reading", "reading", "intensity read"),
+    ):
+        docked.plot.value = plot
+        docked.draw()
+        axes = docked.canvas.figure.axes[0]
+        assert axes.get_xlabel().startswith(label)
+        assert axes.get_ylabel() == "mean of image minus truth"
+        names = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert names == [*fitted.names, "ensemble"]
+        docked.export_csv(tmp_path / f"{plot}.csv")
+        rows = list(csv.DictReader((tmp_path / f"{plot}.csv").read_text().splitlines()))
+        curve = fidelity_of(known.report, by)
+        assert len(rows) == curve.bias.size
+        last = [row for row in rows if row["image"] == "ensemble"]
+        for row, bias, error in zip(last, curve.bias[0, -1], curve.standard_error[0, -1], strict=True):
+            for key, value in (("mean of image minus truth", bias), ("standard error", error)):
+                assert row[key] == ("" if np.isnan(value) else str(value))
 
 
 def test_what_a_report_of_somebody_else_lacks_or_garbles_is_left_out(fitted):

@@ -384,7 +384,7 @@ def info(path: Path, *, output: Output) -> None:
 
 def _short(report: Mapping[str, Any]) -> dict[str, Any]:
     """A report for reading: no list of bin sets, no list of images."""
-    left_out = ("iterations", "outcome", "bin_sets", "inputs")
+    left_out = ("iterations", "outcome", "bin_sets", "inputs", "fidelity")
     found = {key: value for key, value in report.items() if key not in left_out}
     inputs = report.get("inputs")
     listed = inputs.get("listed") if isinstance(inputs, dict) else None

@@ -1,28 +1,34 @@
 """A table's method on a reference set, in parts that are held out in turn: how far off it is. Makes no table.
 
-reference set --parts--> statistics --the others'--> weights --the part's pixels--> errors
+reference set --parts--> statistics --the others'--> weights --the part's pixels--> errors, mean errors
 """
 
 from __future__ import annotations
 
-from itertools import repeat
+from dataclasses import dataclass
+from itertools import count, repeat
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.collect import collect
 from napari_ensir.ensemble.estimate import METHODS, find_method
-from napari_ensir.ensemble.expected_error import ErrorTable, measure_errors, with_best_trust
+from napari_ensir.ensemble.expected_error import ErrorTable, with_best_trust
+from napari_ensir.ensemble.fidelity import BiasSums, fidelity_report
 from napari_ensir.ensemble.lookup import Lookup
+from napari_ensir.ensemble.measuring import measure
 from napari_ensir.ensemble.statistics import merge
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from napari_ensir.ensemble.estimate import Settings
-    from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.inputs import Field, Progress
     from napari_ensir.ensemble.reference_set import ReferenceSet
     from napari_ensir.ensemble.statistics import Statistics
 
@@ -30,6 +36,29 @@ __all__ = ["calibrate", "held_out_kind", "held_out_lookups", "noise_in"]
 
 FOLDS = 4
 """Parts that are held out in turn."""
+
+ENOUGH_IMAGES = 8
+"""Images that a standard error is taken over; of fewer, blocks, :data:`BLOCKS` of them or a few more."""
+
+BLOCKS = 16
+
+GROUPS = 64
+"""Images beyond so many are put together in groups, which are counted one by one."""
+
+
+@dataclass(frozen=True)
+class _Both:
+    """Errors by intensity and spread, and mean errors by intensity: counted together, in one pass."""
+
+    errors: ErrorTable
+    biases: BiasSums
+
+    def counted(self, ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None) -> _Both:
+        """See :class:`~napari_ensir.ensemble.measuring.Sums`."""
+        return _Both(self.errors.counted(ensemble, field, keep), self.biases.counted(ensemble, field, keep))
+
+    def __add__(self, other: _Both) -> _Both:
+        return _Both(self.errors + other.errors, self.biases + other.biases)
 
 
 def calibrate(
@@ -40,7 +69,7 @@ def calibrate(
     noise: float = 0.0,
     device: str | torch.device = "auto",
     progress: Progress | None = None,
-) -> ErrorTable:
+) -> tuple[ErrorTable, dict[str, Any]]:
     """Errors of a method on each part of a reference set, by a table that did not learn from that part.
 
     Parameters
@@ -56,13 +85,20 @@ def calibrate(
     device, progress
         As for :func:`napari_ensir.fit_lut`.
 
+    Returns
+    -------
+    errors : ErrorTable
+    fidelity : dict
+        Mean errors by intensity, for the table's report; see :mod:`napari_ensir.ensemble.fidelity`.
+
     Raises
     ------
     EnsembleError
         If the images cannot be used, or no pixel is left.
     """
     binning = lookup.binning
-    empty = ErrorTable.empty(binning.low, binning.high, lookup.n_channels, noise)
+    channels = (binning.low, binning.high, lookup.n_channels)
+    empty = _Both(ErrorTable.empty(*channels, noise), BiasSums.empty(*channels, lookup.n_candidates))
     parts = fields.folds(FOLDS)
     if method in METHODS:
         learned = [
@@ -80,15 +116,25 @@ def calibrate(
         if progress is not None:
             progress(done, max(done, total or 0), "measuring errors")
 
-    measured = [
-        measure_errors(part, one, empty, device, report) for part, one in zip(parts, lookups, strict=False)
-    ]
-    found = with_best_trust(measured)
-    if not found.counts.any():
+    n_images = fields.n_images or 0
+    per_field = 1 if n_images >= ENOUGH_IMAGES else ceil(BLOCKS / max(n_images, FOLDS))
+    groups = [empty.biases] * (GROUPS if n_images >= ENOUGH_IMAGES else max(n_images, 1) * BLOCKS)
+    numbers, measured = count(), []
+    for part, one in zip(parts, lookups, strict=False):
+        errors = empty.errors
+        for field in part:
+            for band in field.bands(per_field):
+                found = measure([band], one, empty, device, report)
+                number = next(numbers) % len(groups)
+                errors, groups[number] = errors + found.errors, groups[number] + found.biases
+        measured.append(errors)
+    table = with_best_trust(measured)
+    if not table.counts.any():
         raise EnsembleError(
             "no pixel is left to measure errors on; all are NaN, infinite or outside the mask."
         )
-    return found
+    over = "images" if n_images >= ENOUGH_IMAGES else "blocks of the images"
+    return table, fidelity_report(groups, over, noise)
 
 
 def held_out_kind(method: str) -> str:

@@ -12,18 +12,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil, prod
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.ensemble.apply import combine_field, map_chunks
-from napari_ensir.ensemble.arrays import is_dask, is_torch, read_block
-from napari_ensir.ensemble.distributed import has_chunks, reduce_chunks
+from napari_ensir.ensemble.arrays import is_dask, is_torch
 from napari_ensir.ensemble.inputs import Field
+from napari_ensir.ensemble.measuring import bands, in_memory, sum_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lookup import Lookup
 
-__all__ = ["ErrorTable", "expected_error_of", "measure_errors", "with_best_trust"]
+__all__ = ["ErrorTable", "expected_error_of", "with_best_trust"]
 
 INTENSITIES = 16
 """Intensity classes of the ensemble, over the data range."""
@@ -47,8 +47,6 @@ TRUST_IN_WHOLE = 1000
 
 TRUSTS = (50.0, 1e3, 1e4, 1e5, 1e6, 1e12)
 """Pixels' worth of trust, to choose from, in what a spread means at any intensity; the last: that alone."""
-
-BLOCK_PIXELS = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +191,7 @@ def with_best_trust(parts: Sequence[ErrorTable]) -> ErrorTable:
 
     Best is the likelihood of Gaussian errors: the mean over pixels of log m + e^2 / m with m predicted.
     """
-    total = _sum(parts)
+    total = sum_of(parts)
     held_out = [(total.squares - part.squares, total.counts - part.counts, part) for part in parts]
     likelihoods = []
     for trust in TRUSTS:
@@ -221,97 +219,6 @@ def _variance(candidates: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     return np.maximum(squares, 0, out=squares)
 
 
-def measure_errors(
-    fields: Iterable[Field],
-    lookup: Lookup,
-    empty: ErrorTable,
-    device: str | torch.device = "auto",
-    report: Callable[[int], object] | None = None,
-) -> ErrorTable:
-    """Errors of a lookup's ensemble on fields with ground truth.
-
-    Parameters
-    ----------
-    fields
-        The lookup must not have learned from them, or the errors are too small.
-    lookup
-    empty
-        The table to add to.
-    device
-        Where to combine.
-    report
-        Called with the number of pixels just finished.
-
-    Returns
-    -------
-    ErrorTable
-        The same for any order and cutting of the pixels.
-    """
-    found = empty
-    for field in fields:
-        if has_chunks(field):
-            leaf = _ChunkErrors(lookup, empty, field.channel_axis)
-            found = found + reduce_chunks(_whole_channels(field), leaf, _sum, report)
-            continue
-        for band in _bands(field):
-            found = found + _errors_of(band, lookup, empty, device)
-            if report is not None:
-                report(prod(band.shape))
-    return found
-
-
-def _bands(field: Field) -> list[Field]:
-    """Pieces that are worked on in memory, the channel axis whole."""
-    return field.bands(max(1, ceil(prod(field.shape) / BLOCK_PIXELS)))
-
-
-def _errors_of(field: Field, lookup: Lookup, empty: ErrorTable, device: str | torch.device) -> ErrorTable:
-    part = _in_memory(field)
-    whole = (slice(None),) * len(field.shape)
-    mask = field.read_mask(whole)
-    keep = None if mask is None else mask.reshape(field.shape)
-    ensemble = np.asarray(combine_field(lookup, part, device, as_maps=False))
-    return empty.counted(ensemble, part, keep)
-
-
-def _in_memory(field: Field) -> Field:
-    """The same field in numpy arrays of its one working dtype."""
-    whole = (slice(None),) * len(field.shape)
-    arrays = [read_block(array, whole, field.dtype).reshape(field.shape) for array in field.arrays]
-    truth = None if field.truth is None else arrays.pop()
-    return Field(tuple(arrays), truth, None, field.channel_axis)
-
-
-def _whole_channels(field: Field) -> Field:
-    """The same field with the channel axis in one chunk."""
-    axis = field.channel_axis
-    if axis is None:
-        return field
-    candidates = [one.rechunk({axis: -1}) if is_dask(one) else one for one in field.candidates]
-    truth = field.truth.rechunk({axis: -1}) if is_dask(field.truth) else field.truth
-    return Field(tuple(candidates), truth, field.mask, axis)
-
-
-class _ChunkErrors:
-    """Measures one chunk of dask arrays; small, so that it can be sent to where the chunk is read."""
-
-    def __init__(self, lookup: Lookup, empty: ErrorTable, axis: int | None) -> None:
-        self.lookup, self.empty, self.axis = lookup, empty, axis
-
-    def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> ErrorTable:
-        found = self.empty
-        for band in _bands(Field(tuple(arrays[:-1]), arrays[-1], mask, self.axis)):
-            found = found + _errors_of(band, self.lookup, self.empty, "cpu")
-        return found
-
-
-def _sum(parts: Sequence[ErrorTable]) -> ErrorTable:
-    found = parts[0]
-    for part in parts[1:]:
-        found = found + part
-    return found
-
-
 def expected_error_of(
     table: ErrorTable,
     lookup: Lookup,
@@ -332,8 +239,8 @@ def expected_error_of(
     rmse = table.rmse.reshape(-1)
     result = np.empty(field.shape, np.float32)
     done = 0
-    for band, place in zip(_bands(field), _bands(_places(result, field.channel_axis)), strict=True):
-        part = _in_memory(band)
+    for band, place in zip(bands(field), bands(_places(result, field.channel_axis)), strict=True):
+        part = in_memory(band)
         ensemble = np.asarray(combine_field(lookup, part, device, as_maps=False))
         good = np.isfinite(ensemble)
         key = table.classes(np.where(good, ensemble, 0), part.candidates, field.channel_axis)

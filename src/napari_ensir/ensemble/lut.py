@@ -279,6 +279,8 @@ class WeightLUT:
     ) -> WeightLUT:
         """The same table with the errors to expect of it, learned from a reference set.
 
+        And with its mean errors by intensity: :func:`napari_ensir.ensemble.fidelity.fidelity_of` its report.
+
         Each part of the reference set is scored by weights that were learned, by the table's method and
         settings, from the other parts; an imported table, whose weights cannot be learned anew, scores all
         itself. The set is read twice.
@@ -311,9 +313,11 @@ class WeightLUT:
         self.field(fields.first.candidates)  # their number and channels
         settings = Settings.from_dict(self.report.get("settings"), self.n_candidates)
         noise = noise_in(self.report)
-        errors = calibrate(self.lookup, fields, self.method, settings, noise, device, progress)
+        errors, fidelity = calibrate(self.lookup, fields, self.method, settings, noise, device, progress)
         held_out = {"kind": held_out_kind(self.method), "rmse": errors.overall}
-        return replace(self, errors=errors, report={**self.report, "held_out": held_out})
+        return replace(
+            self, errors=errors, report={**self.report, "held_out": held_out, "fidelity": fidelity}
+        )
 
     def expected_error(
         self,

@@ -18,6 +18,7 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays import dtype_of, read_block
 from napari_ensir.ensemble.distributed import has_chunks
+from napari_ensir.ensemble.fidelity import rescaled_fidelity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,6 +132,8 @@ def rescaled_report(report: dict[str, Any], gain: float, offset: float) -> dict[
     before = report.get("rescaled")
     first = before if _are_numbers(before, 2) else [1.0, 0.0]
     kept = {**report, "rescaled": [gain * first[0], gain * first[1] + offset]}
+    if "fidelity" in report:
+        kept["fidelity"] = rescaled_fidelity(report["fidelity"], gain, offset)
     inputs = report.get("inputs")
     percentiles = inputs.get("percentiles") if isinstance(inputs, dict) else None
     if isinstance(inputs, dict) and _are_numbers(percentiles, len(PERCENTS)):

@@ -84,6 +84,11 @@ class ReferenceSet:
             )
 
     @property
+    def n_images(self) -> int | None:
+        """How many there are, where that is known beforehand."""
+        return len(self.pairs) if isinstance(self.pairs, Sequence) else None
+
+    @property
     def n_pixels(self) -> int | None:
         """Pixels of all images, where there is a number of them beforehand.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from magicgui.widgets import Container
 from qtpy.QtCore import QTimer
 
+from napari_ensir.ensemble.fidelity import fidelity_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.whole import whole_file
 from napari_ensir.viewer.choices import Choice
@@ -18,6 +20,7 @@ from napari_ensir.viewer.layers import OUTPUT_KEY, full_data
 from napari_ensir.viewer.panel import Panel, shows_errors
 from napari_ensir.viewer.plots import (
     draw_counts,
+    draw_fidelity,
     draw_nothing,
     draw_pair,
     draw_weights,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     import napari
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 
+    from napari_ensir.ensemble.fidelity import By, Fidelity
     from napari_ensir.ensemble.lut import WeightLUT
 
 __all__ = ["InspectWidget"]
@@ -49,14 +53,25 @@ _PLOTS = {
     ),
     "counts": ("Pixels behind each bin", "How many pixels the weights were learned from: few make a guess."),
     "pair": ("Map of two candidates", "The first candidate's weight, by its own intensity and another's."),
+    "fidelity": (
+        "Fidelity by true intensity",
+        "Mean error of candidates and ensemble where the truth has that intensity: do intensities survive?",
+    ),
+    "reading": (
+        "Fidelity by intensity read",
+        "Mean error where an image itself has that intensity: is a reading right, on average?",
+    ),
 }
+
+_FIDELITY: dict[str, By] = {"fidelity": "truth", "reading": "reading"}
+"""By what the plots of mean errors put pixels together."""
 
 
 class InspectWidget(Panel):
     """Plots a table in the viewer's theme; a click on the image tells what the table knows there.
 
-    Values: ``table`` (its title), ``plot`` (``"weights"``, ``"counts"`` or ``"pair"``), ``channel`` (from 0),
-    ``first`` and ``second`` (the candidates of a map of two, by name).
+    Values: ``table`` (its title), ``plot`` (``"weights"``, ``"counts"``, ``"pair"``, ``"fidelity"`` or
+    ``"reading"``), ``channel`` (from 0), ``first`` and ``second`` (the candidates of a map of two, by name).
 
     Parameters
     ----------
@@ -87,7 +102,9 @@ class InspectWidget(Panel):
         self._origin = Message("", name="origin", gui_only=True)
         self.png_button = button("Export PNG…", "Save the plot as an image.", "png_button")
         self.csv_button = button(
-            "Export CSV…", "Save every bin set with its weights and its number of pixels.", "csv_button"
+            "Export CSV…",
+            "Save every bin set with its weights and its number of pixels; of fidelity, the curves.",
+            "csv_button",
         )
         super().__init__(
             napari_viewer,
@@ -194,6 +211,13 @@ class InspectWidget(Panel):
             draw_pair(axes, lut, pair, channel, ink)
         elif plot == "counts":
             draw_counts(axes, lut, channel, ink)
+        elif plot in _FIDELITY:
+            try:
+                curves = fidelity_of(lut.report, _FIDELITY[plot])
+            except EnsembleError as error:
+                draw_nothing(axes, fill(str(error), 40), ink)
+            else:
+                draw_fidelity(axes, curves, lut.names, channel, ink, paper)
         else:
             draw_weights(axes, lut, channel, ink, paper)
         self.canvas.draw_idle()
@@ -255,12 +279,16 @@ class InspectWidget(Panel):
     def export_csv(self, path: str | Path) -> None:
         """Write every bin set: its lower edges, channel, weights and pixels; says so, or why not.
 
-        ``.csv`` is added where the name lacks it.
+        Where a plot of fidelity is shown, its curves instead. ``.csv`` is added where the name lacks it.
         """
         lut = self.lut
         if lut is None:
             raise EnsembleError("There is no lookup table to export; fit one, or open one.")
-        self._write(path, ".csv", lambda part: _write_table(lut, part))
+        if (by := _FIDELITY.get(self.plot.value)) is None:
+            self._write(path, ".csv", lambda part: _write_table(lut, part))
+            return
+        curves = fidelity_of(lut.report, by)
+        self._write(path, ".csv", lambda part: _write_curves(lut, curves, part))
 
     def _write(self, path: str | Path, suffix: str, write: Callable[[Path], object]) -> None:
         """Write a file whole or not at all, and say so."""
@@ -288,6 +316,18 @@ def _write_table(lut: WeightLUT, path: Path) -> None:
         for place, weights, count in zip(lut.rows, lut.weights, lut.counts, strict=True):
             low = lut.binning.low + place[:-1].astype(float) * lut.bin_width
             writer.writerow([*low.tolist(), int(place[-1]), *weights.tolist(), int(count)])
+
+
+def _write_curves(lut: WeightLUT, curves: Fidelity, path: Path) -> None:
+    what = "true intensity" if curves.by == "truth" else "intensity read"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([what, "channel", "image", "mean of image minus truth", "standard error", "pixels"])
+        for channel, m, k in np.ndindex(curves.bias.shape):
+            numbers = [float(each[channel, m, k]) for each in (curves.bias, curves.standard_error)]
+            shown = ["" if np.isnan(one) else one for one in numbers]
+            name = [*lut.names, "ensemble"][m]
+            writer.writerow([curves.intensities[k], channel, name, *shown, int(curves.pixels[channel, m, k])])
 
 
 class _Clicks:

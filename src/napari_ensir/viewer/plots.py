@@ -11,15 +11,27 @@ from napari_ensir.ensemble.summary import bin_centres, pair_map, weights_along_i
 from napari_ensir.viewer.outputs import PALETTE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import napari
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 
+    from napari_ensir.ensemble.fidelity import Fidelity
     from napari_ensir.ensemble.lut import WeightLUT
 
     Colour = tuple[float, float, float]
 
-__all__ = ["SURE", "draw_counts", "draw_nothing", "draw_pair", "draw_weights", "fresh_axes", "new_canvas"]
+__all__ = [
+    "SURE",
+    "draw_counts",
+    "draw_fidelity",
+    "draw_nothing",
+    "draw_pair",
+    "draw_weights",
+    "fresh_axes",
+    "new_canvas",
+]
 
 SURE = 100
 """Pixels from which on a weight counts as learned: below, it is drawn as a guess."""
@@ -90,6 +102,32 @@ def draw_counts(axes: Axes, lut: WeightLUT, channel: int, ink: Colour) -> None:
     axes.axhline(SURE, color=ink, linewidth=0.8, linestyle=":")
     axes.set_xlabel("intensity")
     axes.set_ylabel("pixels" if (lut.counts >= 0).all() else "bin sets")
+
+
+def draw_fidelity(
+    axes: Axes, curves: Fidelity, names: Sequence[str], channel: int, ink: Colour, paper: Colour
+) -> None:
+    """Mean error of each candidate and of the ensemble along intensity, with its standard error.
+
+    Hollow where it is a guess. ``names`` are the candidates'; of pooled channels, all have the same curves.
+    """
+    place = min(channel, len(curves.bias) - 1)
+    axes.axhline(0, color=ink, linewidth=0.8, linestyle=":")
+    for m, name in enumerate([*names, "ensemble"]):
+        last = m == len(names)
+        colour = ink if last else PALETTE[min(m, len(PALETTE) - 1)]
+        seen = curves.pixels[place, m] > 0
+        x, y = curves.intensities[seen], curves.bias[place, m][seen]
+        # One group alone has no standard error: the dot stands by itself.
+        error = np.nan_to_num(curves.standard_error[place, m][seen])
+        axes.errorbar(x, y, error, color=colour, linewidth=2.2 if last else 1.2, elinewidth=0.8, label=name)
+        sure = curves.pixels[place, m][seen] >= SURE
+        axes.scatter(x[sure], y[sure], s=10, color=colour, zorder=3)
+        axes.scatter(x[~sure], y[~sure], s=10, facecolor=paper, edgecolor=colour, zorder=3)
+    what = "true intensity" if curves.by == "truth" else "intensity read"
+    axes.set_xlabel(f"{what} (hollow: under {SURE} pixels)")
+    axes.set_ylabel("mean of image minus truth")
+    axes.legend(fontsize=7, labelcolor=ink, facecolor=paper, edgecolor=ink)
 
 
 def draw_pair(axes: Axes, lut: WeightLUT, pair: tuple[int, int], channel: int, ink: Colour) -> None:
