@@ -2,6 +2,7 @@
 # make test   set up all that is needed, then run every test, the viewer ones on a real canvas, as many side by
 #             side as there are cores, up to four;   make test ARGS="-k fit -x"   some of them, one by one
 # make coverage   which lines and branches of the numerical core the tests reach
+# make docs   the documentation site, into site/; a broken link or a docstring that lacks a section fails
 # make lint   ruff and mypy;   make bench   timings, beside the authors' code if AUTHORS=path is given
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN = .venv/bin
 VIRTUAL_SCREEN = $(shell command -v xvfb-run >/dev/null 2>&1 && echo 'xvfb-run -a -s "-screen 0 1600x1200x24"')
 NO_DISPLAY = $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname -s)),,yes)
 
-.PHONY: demo test coverage lint bench clean
+.PHONY: demo test coverage docs lint bench clean
 
 demo: .venv/installed
 	$(if $(NO_DISPLAY),$(VIRTUAL_SCREEN)) $(BIN)/python -m napari_ensir.viewer.demo --out demo $(if $(NO_DISPLAY),--close)
@@ -26,6 +27,9 @@ LOOPS = $(addprefix tests/ensemble/test_,em.py statistics.py inputs.py arrays.py
 coverage: .venv/installed
 	$(BIN)/python $(COVER) --cov-report= tests/ensemble tests/viewer src/napari_ensir/ensemble
 	NUMBA_DISABLE_JIT=1 $(BIN)/python $(COVER) --cov-append --cov-report=term-missing -W ignore::RuntimeWarning $(LOOPS)
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -43,4 +47,4 @@ bench: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv demo build dist
+	rm -rf .venv demo build dist site

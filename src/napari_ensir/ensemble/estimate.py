@@ -78,6 +78,17 @@ class Settings:
         """The settings that :meth:`to_dict` kept; defaults for what is absent or no such value.
 
         A report may come from a file that somebody else wrote, so nothing in it is taken on trust.
+
+        Parameters
+        ----------
+        kept : object
+            A report's ``"settings"``.
+        n_candidates : int
+            How many weights a prior has to have.
+
+        Returns
+        -------
+        Settings
         """
         known = kept if isinstance(kept, dict) else {}
         found = cls()

@@ -137,7 +137,17 @@ class WeightLUT:
         return self.lookup.dense_rows
 
     def row_of(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Row of :attr:`all_weights` for bin sets given as one int64 tensor per column of ``rows``."""
+        """Row of :attr:`all_weights` for bin sets given as one int64 tensor per column of ``rows``.
+
+        Parameters
+        ----------
+        columns : M + 1 int64 tensors of one shape
+            The bin of each candidate, then the channel.
+
+        Returns
+        -------
+        int64 tensor of that shape
+        """
         return self.lookup.row_of(columns)
 
     def weights_for(self, intensities: Sequence[float], channel: int = 0) -> NDArray[np.float64]:
@@ -163,7 +173,22 @@ class WeightLUT:
         return np.array(self.all_weights[self._row_for(intensities, channel)])
 
     def count_for(self, intensities: Sequence[float], channel: int = 0) -> int:
-        """Pixels behind the weights of that bin set: 0 if it was never seen, -1 if not known."""
+        """Pixels behind the weights of that bin set: 0 if it was never seen, -1 if not known.
+
+        Parameters
+        ----------
+        intensities, channel
+            As for :meth:`weights_for`.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        EnsembleError
+            As :meth:`weights_for`.
+        """
         row = self._row_for(intensities, channel)
         place = self.binning.bins(np.asarray(intensities, np.float64))
         seen = row < len(self.rows) and np.array_equal(self.rows[row], [*place, channel])
@@ -245,6 +270,16 @@ class WeightLUT:
 
     def field(self, candidates: Sequence[Any], channel_axis: int | None = None) -> Field:
         """Check candidates against the table.
+
+        Parameters
+        ----------
+        candidates, channel_axis
+            As for :meth:`apply`.
+
+        Returns
+        -------
+        Field
+            What is read block by block.
 
         Raises
         ------
@@ -401,6 +436,11 @@ class WeightLUT:
         """Write the table to a ``.lut.safetensors`` file, whole or not at all.
 
         :func:`~napari_ensir.load_lut` reads it back.
+
+        Parameters
+        ----------
+        path : str or Path
+            Where to; a file that is there is replaced.
 
         Returns
         -------

@@ -29,6 +29,10 @@ def load_lut(path: str | Path) -> WeightLUT:
     path
         A ``.lut.safetensors`` file.
 
+    Returns
+    -------
+    WeightLUT
+
     Raises
     ------
     EnsembleError
@@ -72,6 +76,16 @@ def import_lut(
     ------
     EnsembleError
         If the file is no such table, or does not fit ``names`` or ``bin_width``.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> weights = torch.tensor([0.25, 0.75])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/weight_Rain_A_B_b32_rgb.pth"
+    ...     torch.save({(32, 64): [weights, weights, weights]}, path)
+    ...     import_lut(path, names=("A", "B"), bin_width=32).weights_for((40, 70))
+    array([0.25, 0.75])
     """
     source = readable_file(path, MAX_BYTES, ".pth file")
     edges, weights = read_authors_table(source)

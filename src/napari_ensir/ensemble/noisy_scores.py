@@ -181,6 +181,10 @@ class NoisyScores:
         noise : float or "unknown"
         others : pairs of (name, role)
 
+        Returns
+        -------
+        NoisyScores
+
         Raises
         ------
         EnsembleError
@@ -213,6 +217,11 @@ class NoisyScores:
         ----------
         place, other : int
             Places in ``names``.
+
+        Returns
+        -------
+        Difference
+            In squared intensity units, with its standard error.
         """
         from scipy.special import stdtrit
 

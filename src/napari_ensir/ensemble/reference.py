@@ -87,10 +87,24 @@ def collect_reference(
     hash_inputs
         Keep a hash of every image's content, whatever its size.
 
+    Returns
+    -------
+    Reference
+        Its ``statistics`` are what every method works from.
+
     Raises
     ------
     EnsembleError
         If the images cannot be used, or no pixel is left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
+    >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
+    >>> collect_reference([(noisy, truth)], device="cpu").statistics.n_pixels
+    4096
     """
     inputs = Inputs(hash_inputs)
     fields = ReferenceSet(reference, names, channel_axis, mask, data_range, planes, noisy_truth, inputs)

@@ -299,10 +299,27 @@ class Statistics:
 def merge(parts: Iterable[Statistics]) -> Statistics:
     """Statistics of all pixels of the parts together; exact, in any order and grouping.
 
+    Parameters
+    ----------
+    parts : iterable of Statistics
+        Of the same bins, candidates and channels.
+
+    Returns
+    -------
+    Statistics
+
     Raises
     ------
     EnsembleError
         If there is no part, or parts differ in binning, candidates or channels.
+
+    Examples
+    --------
+    >>> from napari_ensir.ensemble.reference import collect_reference
+    >>> truth = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    >>> part = collect_reference([((truth // 2 * 2, truth // 4 * 4), truth)], device="cpu").statistics
+    >>> merge([part, part]).n_pixels
+    512
     """
     parts = list(parts)
     if not parts:

@@ -116,6 +116,14 @@ def suspicions_of_set(
     -------
     list of str
         No sentence twice; where there are several images, each says in which it was seen first.
+
+    Examples
+    --------
+    >>> from skimage import data, filters
+    >>> truth = data.camera()
+    >>> sharp, late = (np.rint(filters.gaussian(truth, s, preserve_range=True)) for s in (0.7, 1))
+    >>> suspicions_of_set([([sharp, np.roll(late, 2, axis=1)], truth)], names=("sharp", "late"))
+    ['candidate "late": shifted by 2 pixels to the right against the ground truth; align them.']
     """
     places = range(len(reference)) if places is None else places
     chosen = np.linspace(0, len(places) - 1, min(len(places), SEVERAL)).round().astype(int)

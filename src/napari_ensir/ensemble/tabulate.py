@@ -35,11 +35,28 @@ def estimate_lut(
     settings : Settings, optional
     binning : Binning, optional
         Coarser bins of the same range; None: as collected.
+    progress
+        Called with (done, total, text); what it raises stops the work.
+
+    Returns
+    -------
+    WeightLUT
 
     Raises
     ------
     EnsembleError
         If there is no such method, or the bins do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from napari_ensir.ensemble.reference import collect_reference
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
+    >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
+    >>> collected = collect_reference([(noisy, truth)], device="cpu")
+    >>> [estimate_lut(collected, method).method for method in ("em", "least-squares")]
+    ['em', 'least-squares']
     """
     estimator = find_method(method).load()
     settings = settings or Settings()

@@ -40,6 +40,15 @@ def open_image(path: str | Path) -> FileImage | ZarrImage:
 def read_image(path: str | Path) -> Any:
     """An image's pixels: a numpy array, or a dask array for Zarr, of which nothing is read yet.
 
+    Parameters
+    ----------
+    path : str or Path
+        A PNG, JPEG or TIFF file, a Zarr array or an OME-Zarr image.
+
+    Returns
+    -------
+    numpy or dask array
+
     Raises
     ------
     EnsembleError
@@ -100,6 +109,8 @@ def write_image(
 
     Parameters
     ----------
+    path : str or Path
+        Its ending chooses the format: ``.png``, ``.tif``, ``.tiff``, ``.zarr``.
     pixels : numpy or dask array
     is_colour
         Whether the last axis is red, green and blue; None: where it is the third and has three places.
@@ -109,10 +120,22 @@ def write_image(
     overwrite
         Replace what bears the name.
 
+    Returns
+    -------
+    Path
+        Where it was written.
+
     Raises
     ------
     EnsembleError
         If the name does not fit, is taken, or cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_image(Path(folder) / "dark.tif", np.zeros((4, 4), np.uint16)).name
+    'dark.tif'
     """
     path = Path(path).expanduser()
     if path.suffix.lower() == ".zarr":

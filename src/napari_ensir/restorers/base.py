@@ -130,7 +130,22 @@ class ImageRestorer(ABC):
         return 1
 
     def range_of(self, image: NDArray[Any]) -> tuple[float, float]:
-        """Intensities of this image that become 0 and 1."""
+        """Intensities of this image that become 0 and 1.
+
+        Parameters
+        ----------
+        image : array
+
+        Returns
+        -------
+        low, high : float
+            In intensity units.
+
+        Raises
+        ------
+        EnsembleError
+            If ``data_range`` is given and no pair of finite numbers in rising order.
+        """
         return data_range_of(image, self.data_range)
 
     @abstractmethod
@@ -268,6 +283,17 @@ def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None)
 
 def with_channel_axis(restorer: Restorer, channel_axis: int | None) -> Restorer:
     """The same restorer for images whose channels lie along this axis; see :func:`with_settings`.
+
+    Parameters
+    ----------
+    restorer : Restorer
+    channel_axis : int or None
+        None: the images have no channels.
+
+    Returns
+    -------
+    Restorer
+        A copy, where the restorer has a ``channel_axis``; else the restorer as it is.
 
     Examples
     --------

@@ -197,6 +197,12 @@ def restore_and_combine(
     progress
         As for :func:`learn_blind`.
 
+    Returns
+    -------
+    Combined
+        The ``candidates``, their ``ensemble``, the ``lut`` that combined them, and the ``reference`` it was
+        learned from.
+
     Raises
     ------
     EnsembleError

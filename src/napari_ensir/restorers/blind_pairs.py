@@ -97,7 +97,17 @@ class BlindReference:
         device: str | torch.device = "auto",
         progress: Progress | None = None,
     ) -> WeightLUT:
-        """The table that least squares learns from it; parameters as for :func:`learn_blind`."""
+        """The table that least squares learns from it.
+
+        Parameters
+        ----------
+        bin_width, data_range, shrinkage, device, progress
+            As for :func:`learn_blind`.
+
+        Returns
+        -------
+        WeightLUT
+        """
         given = FitSettings(
             bin_width=bin_width,
             shrinkage=shrinkage,
@@ -131,6 +141,10 @@ class BlindReference:
         ----------
         average : bool
             Of the average of the candidates as well, after them.
+
+        Returns
+        -------
+        BlockErrors
         """
         parts = []
         masks = self.masks or (None,) * len(self.pairs)
@@ -166,6 +180,11 @@ def blind_reference(
     ----------
     images, restorers, names, stride, offsets, channel_axis, mask, seed, progress
         As for :func:`learn_blind`.
+
+    Returns
+    -------
+    BlindReference
+        Its ``pairs`` are candidates and noisy pixels; its method ``learn`` makes a table of them.
 
     Raises
     ------

@@ -230,7 +230,18 @@ class LearnedRestorer(NetworkRestorer):
         return {f"model.{name}": each for name, each in self.model.state_dict().items()}
 
     def save(self, path: str | Path) -> None:
-        """Save a checkpoint that :func:`napari_ensir.restorers.load_restorer` reads."""
+        """Save a checkpoint that :func:`napari_ensir.restorers.load_restorer` reads.
+
+        Parameters
+        ----------
+        path : str or Path
+            A ``.safetensors`` file.
+
+        Raises
+        ------
+        EnsembleError
+            If the file cannot be written.
+        """
         from napari_ensir.restorers.checkpoint import write_checkpoint
 
         write_checkpoint(path, self.tensors(), self.header())

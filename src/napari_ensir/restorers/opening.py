@@ -37,10 +37,26 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
     device
         See :func:`napari_ensir.devices.resolve_device`.
 
+    Returns
+    -------
+    Restorer
+
     Raises
     ------
     EnsembleError
         If it is none that can be used; :class:`~napari_ensir.errors.MissingRestorer` if `ir` is needed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from napari_ensir.restorers import begin_training
+    >>> clean = np.random.default_rng(0).random((16, 16))
+    >>> trainer = begin_training("denoiser", [(clean, clean)], steps=1, width=8, device="cpu")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer.save(f"{folder}/mine.safetensors")
+    ...     open_restorer(f"{folder}/mine.safetensors", device="cpu")(clean).shape
+    (16, 16)
     """
     from napari_ensir.restorers.own_network import load_network, load_spandrel
     from napari_ensir.restorers.trained import load_restorer
@@ -98,6 +114,19 @@ def open_restorers(
     ------
     EnsembleError
         If there is no such folder, or no network in it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from napari_ensir.restorers import begin_training
+    >>> clean = np.random.default_rng(0).random((16, 16))
+    >>> trainer = begin_training("denoiser", [(clean, clean)], steps=1, width=8, device="cpu")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer.save(f"{folder}/mine.safetensors")
+    ...     opened, failed = open_restorers(folder, device="cpu")
+    >>> list(opened), failed
+    (['mine.safetensors'], {})
     """
     where = Path(folder).expanduser()
     try:

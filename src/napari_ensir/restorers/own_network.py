@@ -138,6 +138,10 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
     settings
         Of :class:`OwnNetwork`: ``channel_axis``, ``data_range``, ``tiles``, ``sides``, ...
 
+    Returns
+    -------
+    OwnNetwork
+
     Raises
     ------
     EnsembleError
@@ -147,6 +151,17 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
     -----
     A ``torch.export`` file takes the shapes it was exported for: export it with dynamic batch, rows
     and columns, or set ``tiles=Tiles(size=n, overlap=..., batch=b)`` and ``sides=n`` to them.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> program = torch.export.export(torch.nn.AvgPool2d(3, 1, 1), (torch.ones(1, 1, 16, 16),))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.export.save(program, f"{folder}/mean.pt2")
+    ...     restorer = load_network(f"{folder}/mean.pt2", device="cpu")
+    >>> restorer(np.ones((16, 16), np.float32)).shape
+    (16, 16)
     """
     checked = read_network(path, content)
     try:
@@ -183,11 +198,22 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
     settings
         Of :class:`OwnNetwork`.
 
+    Returns
+    -------
+    OwnNetwork
+
     Raises
     ------
     EnsembleError
         If the extra ``spandrel`` is not installed, the architecture is unknown, or the file cannot be
         read.
+
+    Examples
+    --------
+    With a checkpoint of SwinIR's authors:
+
+        restorer = load_spandrel("005_colorDN_DFWB_s128w8_SwinIR-M_noise25.pth")
+        restored = restorer(noisy)
     """
     if Path(path).suffix.lower() not in (".safetensors", ".pth", ".ckpt"):
         raise EnsembleError(f"{path}: spandrel is given .safetensors, .pth and .ckpt files here.")

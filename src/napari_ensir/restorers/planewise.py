@@ -125,7 +125,19 @@ class NoiseAwareRestorer(ClassicalRestorer):
     )
 
     def noise_of(self, block: NDArray[np.float32], scale: float) -> float:
-        """The noise of a block on the unit scale, given or estimated, never quite 0."""
+        """The noise of a block on the unit scale, given or estimated, never quite 0.
+
+        Parameters
+        ----------
+        block : (channels, ..., rows, columns) float32
+            On the unit scale.
+        scale : float
+            Intensity units that are one there.
+
+        Returns
+        -------
+        float
+        """
         sigma = estimate_noise(block) if self.noise is None else self.noise / scale
         return max(sigma, _LEAST_NOISE)
 

@@ -137,6 +137,10 @@ def begin_training(
     progress
         Follows the restorer that DP-IR is trained on.
 
+    Returns
+    -------
+    Trainer
+
     Raises
     ------
     EnsembleError
@@ -210,10 +214,28 @@ def continue_training(
     ir
         For DP-IR around a restorer that its checkpoint could only name: that restorer.
 
+    Returns
+    -------
+    Trainer
+
     Raises
     ------
     EnsembleError
         As in :func:`napari_ensir.restorers.trained.resume_training`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> clean = np.random.default_rng(0).random((16, 16))
+    >>> trainer = begin_training("denoiser", [(clean, clean)], steps=2, width=8, device="cpu")
+    >>> next(trainer.run()).step
+    1
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer.save(f"{folder}/mine.safetensors")
+    ...     again = continue_training(f"{folder}/mine.safetensors", [(clean, clean)], device="cpu")
+    >>> [event.step for event in again.run()]
+    [2]
     """
     restorer = load_restorer(path, device=device, ir=ir)
     if isinstance(restorer, DPIR):

@@ -53,10 +53,26 @@ def load_restorer(
     ir
         For DP-IR around a restorer that its checkpoint could only name: that restorer.
 
+    Returns
+    -------
+    LearnedRestorer
+
     Raises
     ------
     EnsembleError
         If the file is none of ours, or anything in it is missing, unknown or does not fit.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from napari_ensir.restorers import begin_training
+    >>> clean = np.random.default_rng(0).random((16, 16))
+    >>> trainer = begin_training("denoiser", [(clean, clean)], steps=1, width=8, device="cpu")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer.save(f"{folder}/mine.safetensors")
+    ...     load_restorer(f"{folder}/mine.safetensors", device="cpu")(clean).shape
+    (16, 16)
     """
     tensors, header = read_checkpoint(path)
     return _restorer(tensors, header, str(path), ir=ir, channel_axis=channel_axis, device=device)
@@ -76,11 +92,31 @@ def resume_training(
     device, ir
         As in :func:`load_restorer`.
 
+    Returns
+    -------
+    Trainer
+
     Raises
     ------
     EnsembleError
         As in :func:`load_restorer`, and if the checkpoint cannot be resumed or the data range of
         the pairs is another.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from napari_ensir.restorers import TrainingPairs, begin_training
+    >>> clean = np.random.default_rng(0).random((16, 16))
+    >>> trainer = begin_training("denoiser", [(clean, clean)], steps=2, width=8, device="cpu")
+    >>> next(trainer.run()).step
+    1
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer.save(f"{folder}/mine.safetensors")
+    ...     pairs = TrainingPairs.from_arrays([(clean, clean)])
+    ...     again = resume_training(f"{folder}/mine.safetensors", pairs, device="cpu")
+    >>> [event.step for event in again.run()]
+    [2]
     """
     where = str(path)
     tensors, header = read_checkpoint(path)

@@ -123,6 +123,10 @@ class TrainingPairs:
         data_range
             As in :class:`napari_ensir.restorers.base.ImageRestorer`, over all images together.
 
+        Returns
+        -------
+        TrainingPairs
+
         Raises
         ------
         EnsembleError
@@ -167,7 +171,28 @@ class TrainingPairs:
         return len(self.clean[0])
 
     def batch(self, rng: np.random.Generator, size: int, patch: int, multiple: int) -> tuple[Tensor, Tensor]:
-        """Random patches, randomly turned and mirrored: two tensors (size, channels, side, side)."""
+        """Random patches, randomly turned and mirrored.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+        size : int
+            Number of patches.
+        patch : int
+            Side, in pixels; less where an image is smaller.
+        multiple : int
+            What the side is a multiple of.
+
+        Returns
+        -------
+        degraded, clean : float32 tensors (size, channels, side, side)
+            On a scale of 0..1.
+
+        Raises
+        ------
+        EnsembleError
+            If an image is smaller than ``multiple``.
+        """
         smallest = min(min(plane.shape[1:]) for plane in self.clean)
         side = max(min(patch, smallest) // multiple, 1) * multiple
         if side > smallest:
@@ -276,6 +301,11 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Save a checkpoint that can both be restored with and be resumed from.
 
+        Parameters
+        ----------
+        path : str or Path
+            A ``.safetensors`` file.
+
         Raises
         ------
         EnsembleError
@@ -291,7 +321,22 @@ class Trainer:
         write_checkpoint(path, tensors, restorer.header() | {"training": asdict(self.settings)})
 
     def restore_state(self, step: int, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Go on from the optimizer's state that :meth:`save` wrote; `where` is named in messages."""
+        """Go on from the optimizer's state that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        step : int
+            Steps made so far.
+        tensors : mapping of str to tensor
+            Those of the checkpoint.
+        where : str
+            What messages call it.
+
+        Raises
+        ------
+        EnsembleError
+            If the state is incomplete, or does not fit the network.
+        """
         moments = under(tensors, "optimizer.")
         wanted = {
             f"{m}.{name}": each for m in ("exp_avg", "exp_avg_sq") for name, each in self._trained.items()
