@@ -29,7 +29,7 @@ coverage: .venv/installed
 	NUMBA_DISABLE_JIT=1 $(BIN)/python $(COVER) --cov-append --cov-report=term-missing -W ignore::RuntimeWarning $(LOOPS)
 
 docs: .venv/installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: .venv/installed
 	$(BIN)/ruff check .

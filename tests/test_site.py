@@ -92,7 +92,8 @@ def test_roles_become_links_and_settings_speak(site, tmp_path):
     code = '''
 class WeightLUT:
     """See :func:`~napari_ensir.fit_lut`, :meth:`apply` and :mod:`.bins`."""
-    def apply(self): ...
+    def apply(self):
+        """Combine."""
     width: int = setting(3, title="Width", description="How wide.")
 '''
     (tmp_path / "lut.py").write_text(code, encoding="utf-8")

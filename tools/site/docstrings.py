@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import griffe
-from sections import documented
+from sections import INNER, documented
 
 ROLE = re.compile(r":(?:func|class|mod|meth|attr|exc|data):`~?\.?([\w.]+)`")
 HEADING = re.compile(r"^(Notes|References)\n-+$", re.MULTILINE)  # sections that griffe leaves to the markup
@@ -22,7 +22,9 @@ class Docstrings(griffe.Extension):
         self.public = {name.rpartition(".")[2]: name for name in documented()}
 
     def on_object(self, *, obj: griffe.Object, **others: Any) -> None:
-        """Make links of roles, bold words of headings inside a docstring."""
+        """Make links of roles and bold words of headings; hide what is for the package alone."""
+        if obj.name in INNER:
+            obj.docstring = None  # what says nothing is not shown
         if obj.docstring is not None:
             text = ROLE.sub(lambda found: self._link(found[1], obj), obj.docstring.value)
             obj.docstring.value = HEADING.sub(r"**\1**\n", text)
@@ -40,7 +42,8 @@ class Docstrings(griffe.Extension):
     def _link(self, name: str, where: griffe.Object) -> str:
         """A link to a public name, or to a method of one; what is not public is code."""
         owner, _, last = name.rpartition(".")
-        near = [each.name for each in (where, where.parent) if each is not None and last in each.members]
+        around = [each for each in (where, where.parent) if each is not None and last in each.members]
+        near = [each.name for each in around if each.members[last].has_docstring]
         owner = owner.rpartition(".")[2] or (near or [""])[0]
         if owner in self.public:
             return f"[`{last}`][{self.public[owner]}.{last}]"

@@ -137,17 +137,7 @@ class WeightLUT:
         return self.lookup.dense_rows
 
     def row_of(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Row of :attr:`all_weights` for bin sets given as one int64 tensor per column of ``rows``.
-
-        Parameters
-        ----------
-        columns : M + 1 int64 tensors of one shape
-            The bin of each candidate, then the channel.
-
-        Returns
-        -------
-        int64 tensor of that shape
-        """
+        """Row of :attr:`all_weights` for bin sets given as one int64 tensor per column of ``rows``."""
         return self.lookup.row_of(columns)
 
     def weights_for(self, intensities: Sequence[float], channel: int = 0) -> NDArray[np.float64]:
@@ -270,16 +260,6 @@ class WeightLUT:
 
     def field(self, candidates: Sequence[Any], channel_axis: int | None = None) -> Field:
         """Check candidates against the table.
-
-        Parameters
-        ----------
-        candidates, channel_axis
-            As for :meth:`apply`.
-
-        Returns
-        -------
-        Field
-            What is read block by block.
 
         Raises
         ------
