@@ -15,12 +15,12 @@ _PREFERENCES = tempfile.TemporaryDirectory(prefix="napari-ensir-tests-")
 os.environ["NAPARI_CONFIG"] = str(Path(_PREFERENCES.name) / "settings.yaml")
 atexit.register(_PREFERENCES.cleanup)
 
-# Torch's own threads spin while they wait: small networks lose by them, ten times as much where other processes
-# want the cores too. Our threads, over blocks, are as many as ever.
+# Torch's own threads spin while they wait: small networks lose by them, ten times as much where other
+# processes want the cores too. Our threads, over blocks, are as many as ever.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# What a shell puts in the background is deaf to Ctrl-C, what nohup starts to the closing of its terminal, and so
-# would be the programs that tests interrupt.
+# What a shell puts in the background is deaf to Ctrl-C, what nohup starts to the closing of its terminal, and
+# so would be the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -28,16 +28,22 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
 
 
 @pytest.fixture(scope="session")
-def reference_folder():
+def reference_folder_if_any() -> Path | None:
     """The deraining set and the published tables, where somebody has put them."""
     named = os.environ.get("NAPARI_ENSIR_REFERENCE")
     beside = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
-    for folder in ([Path(named)] if named else []) + [beside]:
-        if (folder / "deraining" / "gt").is_dir():
-            return folder
-    pytest.skip(
-        "the reference data is absent: put it in ../shared/reference or name it in NAPARI_ENSIR_REFERENCE"
-    )
+    folders = ([Path(named)] if named else []) + [beside]
+    return next((folder for folder in folders if (folder / "deraining" / "gt").is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def reference_folder(reference_folder_if_any):
+    """The same, for tests that are of no use without."""
+    if reference_folder_if_any is None:
+        pytest.skip(
+            "the reference data is absent: put it in ../shared/reference or name it in NAPARI_ENSIR_REFERENCE"
+        )
+    return reference_folder_if_any
 
 
 @pytest.fixture

@@ -110,13 +110,14 @@ class WeightLUT:
     [
         ("[a](docs/first-steps.md#x)", "[a](docs/first-steps.md#x)"),
         ("[a](LICENSE)", "[a](https://us/blob/main/LICENSE)"),
+        ("[a](b/c.ipynb)", "[a](b/c.md)"),
         ("[a](nowhere)", "[a](nowhere)"),
         ("[a](https://b/LICENSE)", "[a](https://b/LICENSE)"),
         ("# T\n\n[![b](https://c.svg)](https://d)\nText", "# T\n\n[b](https://d)\n\nText"),
     ],
 )
 def test_links_lead_to_pages_or_to_the_repository(site, prose, led):
-    assert site["pages"].led(prose, "README.md", {"docs/first-steps.md"}, "https://us") == led
+    assert site["pages"].led(prose, "README.md", {"docs/first-steps.md", "b/c.md"}, "https://us") == led
 
 
 @pytest.mark.parametrize(

@@ -52,12 +52,30 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         placed.append(file)
     beside = sorted(path for pattern in BESIDE for path in ROOT.glob(pattern))
     placed += [file_at(path.relative_to(ROOT).as_posix(), config) for path in beside]
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        placed += shown(notebook, config)
     return Files(placed)
 
 
 def file_at(place: str, config: MkDocsConfig, address: str | None = None) -> File:
     """A file of the repository, by its place in it; None: its address follows from that."""
     return File(place, str(ROOT), config.site_dir, config.use_directory_urls, dest_uri=address)
+
+
+def shown(notebook: Path, config: MkDocsConfig) -> list[File]:
+    """A notebook, with what is kept in it, as a page and its pictures."""
+    from nbconvert import MarkdownExporter
+
+    text, parts = MarkdownExporter().from_filename(
+        notebook, resources={"unique_key": "output", "output_files_dir": notebook.stem}
+    )
+    place = notebook.relative_to(ROOT)
+    page = File.generated(config, place.with_suffix(".md").as_posix(), content=text)
+    pictures = [
+        File.generated(config, (place.parent / name).as_posix(), content=content)
+        for name, content in parts["outputs"].items()
+    ]
+    return [page, *pictures]
 
 
 def commands() -> str:
@@ -86,10 +104,29 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def led(prose: str, place: str, known: set[str], repository: str) -> str:
-    """Lead links to what is no page to the repository, and say badges, which are fetched, in words."""
+    """Lead links to what is no page to the repository, and say badges, which are fetched, in words.
+
+    Parameters
+    ----------
+    prose
+        What lies between blocks of code.
+    place
+        Of the page in the repository.
+    known
+        Places of all that the site has.
+    repository
+        Its address.
+
+    Returns
+    -------
+    str
+    """
 
     def link(found: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(place), found[1]))
+        page = posixpath.splitext(target)[0] + ".md"
+        if target.endswith(".ipynb") and page in known:
+            return posixpath.splitext(found[1])[0] + ".md"
         if target in known or not (ROOT / target).exists():  # what is nowhere is for mkdocs to complain of
             return found[0]
         return f"{repository}/blob/main/{target}{found[2] or ''}"
