@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,12 @@ import numpy as np
 from napari_ensir.cli import terminal
 from napari_ensir.cli.jobs import lut_target, read_by
 from napari_ensir.cli.restoring import choose_restorers, restore
+from napari_ensir.ensemble.record import record_of
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.files.targets import Place, check_places
 from napari_ensir.files.whole import check_target
 from napari_ensir.restorers import with_channel_axis
+from napari_ensir.restorers.base import told_of
 from napari_ensir.restorers.blind_pairs import CorrelatedNoiseWarning, blind_reference, share_of
 from napari_ensir.settings import RestoreSettings
 
@@ -96,6 +99,8 @@ def blind(
 
     more = {"scores": scores.to_dict(), "warnings": said, "lut": None if target is None else str(target)}
     ensemble = _Ensemble(restorers, lut, settings.device)
+    told = {name: told_of(each) for name, each in zip(chosen, restorers, strict=True)}
+    tell = partial(record_of, "ensemble", lut, settings=settings.keywords(), restorers=told)
     return restore(
         image,
         {"ensemble": ensemble},
@@ -105,4 +110,5 @@ def blind(
         output=output,
         more=more,
         show=show,
+        record=tell,
     )

@@ -340,14 +340,16 @@ def blind(
 
 @_command()
 def info(
-    lut: Annotated[Path, typer.Argument(help="A .lut.safetensors file.")],
+    path: Annotated[
+        Path, typer.Argument(help="A .lut.safetensors file, or an image or Zarr array that was written here.")
+    ],
     *,
     output: Output,
 ) -> None:
-    """Say what a lookup table holds and how its fit went."""
-    from napari_ensir.cli import jobs
+    """Say what a lookup table holds and how its fit went, or where an output came from."""
+    from napari_ensir.cli import telling
 
-    jobs.info(lut, output=output)
+    telling.info(path, output=output)
 
 
 @_command("import")

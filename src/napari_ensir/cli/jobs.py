@@ -14,6 +14,7 @@ from napari_ensir.ensemble.coverage import range_warning
 from napari_ensir.ensemble.exposure import exposure_of, matched
 from napari_ensir.ensemble.lut_file import SUFFIX, import_lut, load_lut
 from napari_ensir.ensemble.provenance import sample_of
+from napari_ensir.ensemble.record import record_of, table_of
 from napari_ensir.ensemble.suspicions import middle_of, suspicions_of_set
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype, check_output, write_image
@@ -40,7 +41,6 @@ __all__ = [
     "fit",
     "import_table",
     "in_table_order",
-    "info",
     "keep_message",
     "lut_target",
     "make_folder",
@@ -137,7 +137,7 @@ def fit(
         )
     lut.save(target)
     said = terminal.warn([*odd, *lut.report["warnings"]])
-    results = {"lut": str(target), **_described(lut), "warnings": said}
+    results = {"lut": str(target), **table_of(lut), "warnings": said}
     output.finish(results, lambda: terminal.say(f"{target}: {lut!r}"))
 
 
@@ -198,7 +198,7 @@ def apply(
                 arrays = list(images.load(number).values())
                 outside.look(arrays, stem if len(images) > 1 else "")
                 samples.append(sample_of(lut.field(arrays)))
-                plan.carry_out(lut, arrays, settings, output.overwrite)
+                plan.carry_out(lut, arrays, settings, output.overwrite, _inputs(images, number))
                 written[stem] = str(plan.outs.image)
             if progress is not None:
                 progress(done + 1, len(plans), "combining images")
@@ -333,19 +333,35 @@ class _Plan:
         for target in self.outs.given:
             check_target(target, overwrite)
 
-    def carry_out(self, lut: WeightLUT, arrays: list[Any], settings: ApplySettings, overwrite: bool) -> None:
-        """Compute and write."""
+    def carry_out(
+        self,
+        lut: WeightLUT,
+        arrays: list[Any],
+        settings: ApplySettings,
+        overwrite: bool,
+        inputs: Mapping[str, str],
+    ) -> None:
+        """Compute and write; every file says where it came from."""
+
+        def write(kind: str, path: Path, image: Any, like: FileImage | ZarrImage | None) -> None:
+            record = record_of(kind, lut, inputs, settings=settings.keywords())
+            write_image(path, image, is_colour=self.is_colour, like=like, overwrite=overwrite, record=record)
+
         image = as_dtype(lut.apply(arrays, **settings.keywords()), self.dtype)
-        write_image(self.outs.image, image, is_colour=self.is_colour, like=self.like, overwrite=overwrite)
+        write("ensemble", self.outs.image, image, self.like)
         if self.outs.maps is not None:
             maps = lut.weight_maps(arrays, **settings.keywords())
             like = self.like if isinstance(self.like, FileImage) else None  # a Zarr's chunks lack an axis
-            write_image(self.outs.maps, maps, is_colour=self.is_colour, like=like, overwrite=overwrite)
+            write("weight maps", self.outs.maps, maps, like)
         if self.outs.errors is not None:
             errors = lut.expected_error(arrays, **settings.keywords())
-            write_image(
-                self.outs.errors, errors, is_colour=self.is_colour, like=self.like, overwrite=overwrite
-            )
+            write("expected error", self.outs.errors, errors, self.like)
+
+
+def _inputs(images: ImageSet, number: int) -> dict[str, str]:
+    """Names of the files of one field, by candidate."""
+    _, paths = images.fields[number]
+    return {str(role): path.name for role, path in paths.items()}
 
 
 def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: FileImage | ZarrImage) -> str:
@@ -357,44 +373,6 @@ def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: FileImag
     return ".png" if dtype in (np.uint8, np.uint16) and spatial == 2 else ".tif"
 
 
-def _described(lut: WeightLUT) -> dict[str, Any]:
-    return {
-        "names": list(lut.names),
-        "method": lut.method,
-        "bin_width": lut.bin_width,
-        "data_range": list(lut.data_range),
-        "channels": lut.n_channels,
-        "bin_sets": len(lut.rows),
-        "report": lut.report,
-    }
-
-
-def info(path: Path, *, output: Output) -> None:
-    """Say what a table holds and where it came from."""
-    check_places(output.places, [Place("a file", path)])
-    output.check()
-    lut = load_lut(path)
-    described = _described(lut)
-    lines = {**described, **_short(lut.report)}
-    del lines["report"]
-    lines["expected_error"] = "no" if lut.errors is None else f"yes, {lut.errors.overall:.4g} over all"
-    rows = [(key.replace("_", " "), terminal.plain(value)) for key, value in lines.items()]
-    output.finish(described, lambda: terminal.table(("", ""), rows))
-
-
-def _short(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report for reading: no list of bin sets, no list of images."""
-    left_out = ("iterations", "outcome", "bin_sets", "inputs", "fidelity")
-    found = {key: value for key, value in report.items() if key not in left_out}
-    inputs = report.get("inputs")
-    listed = inputs.get("listed") if isinstance(inputs, dict) else None
-    if isinstance(listed, list) and all(isinstance(one, dict) for one in listed):
-        kinds = {(terminal.plain(one.get("shape")), terminal.plain(one.get("dtypes"))) for one in listed}
-        found["learned_from"] = "; ".join(f"({shape}) {dtypes}" for shape, dtypes in sorted(kinds)[:4])
-        found["hashes"] = f"{sum(bool(one.get('sha256')) for one in listed)} images, with --json"
-    return found
-
-
 def import_table(
     weights: Path, out: Path, names: list[str] | None, bin_width: float | None, *, output: Output
 ) -> None:
@@ -404,4 +382,4 @@ def import_table(
     output.check()
     lut = import_lut(weights, names, bin_width)
     lut.save(target)
-    output.finish({"lut": str(target), **_described(lut)}, lambda: terminal.say(f"{target}: {lut!r}"))
+    output.finish({"lut": str(target), **table_of(lut)}, lambda: terminal.say(f"{target}: {lut!r}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,14 @@ import numpy as np
 from napari_ensir.cli import terminal
 from napari_ensir.cli.jobs import keep_message, make_folder, read_by, suffix_like
 from napari_ensir.devices import resolve_device
+from napari_ensir.ensemble.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.raster import FileImage
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.files.targets import Place, check_places
 from napari_ensir.files.whole import check_target
+from napari_ensir.restorers.base import told_of
 from napari_ensir.restorers.blind_pairs import share_of
 
 if TYPE_CHECKING:
@@ -103,11 +106,13 @@ def restore(
     more: Mapping[str, Any] | None = None,
     show: Callable[[int], object] | None = None,
     read: Sequence[Path] = (),
+    record: Callable[..., dict[str, Any]] | None = None,
 ) -> dict[str, str]:
     """Restore; the messages of images that failed, by stem, where others were done.
 
     One restorer writes to ``out``, as ``apply`` does; several write into the folder ``out``, each under
-    its name. ``read`` are the restorers' files, which no output may replace.
+    its name. ``read`` are the restorers' files, which no output may replace. ``record`` makes what an output
+    says of where it came from, given the names of files as ``inputs``; None: restorer and settings.
     """
     images = open_set({}, {Part.IMAGE: image})
     several = len(restorers) > 1
@@ -135,9 +140,9 @@ def restore(
             if plan.stem in failed:
                 continue
             with keep_message(failed, plan.stem) if images.from_folders else nullcontext():
-                plan.carry_out(
-                    restorers[plan.name], channel_axis, share_of(progress, done, len(plans)), output
-                )
+                made_by = restorers[plan.name]
+                tell = record or partial(record_of, "restored", restorer=told_of(made_by))
+                plan.carry_out(made_by, channel_axis, share_of(progress, done, len(plans)), output, tell)
                 written.setdefault(plan.stem, {})[plan.name] = str(plan.target)
     count = sum(map(len, written.values()))
 
@@ -179,6 +184,7 @@ class _Plan:
     stem: str
     name: str
     source: FileImage | ZarrImage
+    source_name: str
     target: Path
     dtype: np.dtype[Any]
 
@@ -193,7 +199,7 @@ class _Plan:
             spatial = pixels.ndim - (isinstance(source, FileImage) and source.is_colour)
             suffix = suffix_like(paths[Part.IMAGE], dtype, spatial, source)
             target = target / f"{stem}{suffix}" if images.from_folders else target.with_name(name + suffix)
-        return cls(stem, name, source, target, dtype)
+        return cls(stem, name, source, paths[Part.IMAGE].name, target, dtype)
 
     @property
     def is_colour(self) -> bool:
@@ -206,7 +212,12 @@ class _Plan:
         check_target(self.target, overwrite)
 
     def carry_out(
-        self, restorer: Restorer, channel_axis: int | None, progress: Progress | None, output: Output
+        self,
+        restorer: Restorer,
+        channel_axis: int | None,
+        progress: Progress | None,
+        output: Output,
+        record: Callable[..., dict[str, Any]],
     ) -> None:
         """Restore and write."""
         from napari_ensir.restorers import with_channel_axis
@@ -221,4 +232,5 @@ class _Plan:
             is_colour=self.is_colour,
             like=like,
             overwrite=output.overwrite,
+            record=record(inputs={"image": self.source_name}),
         )

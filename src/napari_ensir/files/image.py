@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.raster import FileImage, check_format, open_file, write_file
-from napari_ensir.files.zarr_arrays import ZarrImage, is_zarr, open_zarr, write_zarr
+from napari_ensir.files.raster import FileImage, check_format, open_file, read_record_of, write_file
+from napari_ensir.files.zarr_arrays import ZarrImage, is_zarr, open_zarr, read_zarr_record, write_zarr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["as_dtype", "check_output", "open_image", "read_image", "write_image"]
+    from napari_ensir.files.records import Record
+
+__all__ = ["as_dtype", "check_output", "open_image", "read_image", "read_record", "write_image"]
 
 
 def open_image(path: str | Path) -> FileImage | ZarrImage:
@@ -25,16 +27,42 @@ def open_image(path: str | Path) -> FileImage | ZarrImage:
     EnsembleError
         If there is none, or it is damaged or of no known kind.
     """
+    path = _found(path)
+    return open_zarr(path) if path.is_dir() else open_file(path)
+
+
+def read_record(path: str | Path) -> dict[str, Any] | None:
+    """The record of where an image came from, as :func:`write_image` put it in; None where there is none.
+
+    Raises
+    ------
+    EnsembleError
+        As :func:`open_image`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_image(Path(folder) / "a.png", np.eye(4, dtype=np.uint8), record={"kind": "ensemble"})
+    ...     print(read_record(path))
+    {'kind': 'ensemble'}
+    """
+    path = _found(path)
+    return read_zarr_record(path) if path.is_dir() else read_record_of(path)
+
+
+def _found(path: str | Path) -> Path:
+    """The path, if it is one of an image or of a Zarr."""
     path = Path(path).expanduser()
     if path.is_dir():
         if is_zarr(path):
-            return open_zarr(path)
+            return path
         raise EnsembleError(f"{path} is a folder, not an image or a Zarr array; give one image.")
     if not path.exists():
         raise EnsembleError(f"there is no {path}; give an image, a folder of images or a Zarr array.")
     if not path.is_file():
         raise EnsembleError(f"{path} is a pipe or a device, not a file; give an image.")
-    return open_file(path)
+    return path
 
 
 def read_image(path: str | Path) -> Any:
@@ -104,6 +132,7 @@ def write_image(
     is_colour: bool | None = None,
     like: FileImage | ZarrImage | None = None,
     overwrite: bool = False,
+    record: Record | None = None,
 ) -> Path:
     """Write an image or a Zarr array, whole or not at all, in the format that its name says.
 
@@ -119,6 +148,9 @@ def write_image(
         pixel sizes and names of a TIFF.
     overwrite
         Replace what bears the name.
+    record
+        Where it came from, which :func:`read_record` finds again: a map annotation of an OME-TIFF, an
+        attribute ``napari-ensir`` of a Zarr, an entry of other TIFFs' descriptions or of a PNG's text.
 
     Returns
     -------
@@ -142,7 +174,10 @@ def write_image(
         import dask.array as da
 
         array = pixels if hasattr(pixels, "dask") else da.from_array(pixels, "auto")
-        return write_zarr(path, array, like if isinstance(like, ZarrImage) else None, overwrite=overwrite)
+        shaped = like if isinstance(like, ZarrImage) else None
+        return write_zarr(path, array, shaped, overwrite=overwrite, record=record)
     colour = (pixels.ndim == 3 and pixels.shape[-1] == 3) if is_colour is None else is_colour
     tiff = like.tiff if isinstance(like, FileImage) else None
-    return write_file(path, np.asarray(pixels), is_colour=colour, like=tiff, overwrite=overwrite)
+    return write_file(
+        path, np.asarray(pixels), is_colour=colour, like=tiff, overwrite=overwrite, record=record
+    )

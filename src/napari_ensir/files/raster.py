@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.tiff import TRANSPARENT, TiffMetadata, check_upright, open_tiff, read_tiff, write_tiff
+from napari_ensir.files.records import KEY, record_in, text_of
+from napari_ensir.files.tiff import (
+    TRANSPARENT,
+    TiffMetadata,
+    check_upright,
+    open_tiff,
+    read_tiff,
+    read_tiff_record,
+    write_tiff,
+)
 from napari_ensir.files.whole import whole_file
 
 if TYPE_CHECKING:
@@ -26,7 +35,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
 
-__all__ = ["SUFFIXES", "FileImage", "check_format", "open_file", "write_file"]
+    from napari_ensir.files.records import Record
+
+__all__ = ["SUFFIXES", "FileImage", "check_format", "open_file", "read_record_of", "write_file"]
 
 _PIL_SUFFIXES = (".png", ".jpg", ".jpeg")
 _TIFF_SUFFIXES = (".tif", ".tiff")
@@ -193,7 +204,7 @@ def _low_bytes(path: Path, content: bytes) -> NDArray[np.uint16]:
         return np.asarray(image, np.uint16)
 
 
-def _png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
+def _png_of_16_bits(pixels: NDArray[np.uint16], record: Record | None) -> bytes:
     """A PNG file of (Y, X) or (Y, X, 3) pixels; every row is filtered by the row above (filter "Up")."""
     rows = np.ascontiguousarray(pixels.astype(">u2")).view(np.uint8).reshape(len(pixels), -1)
     above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]])
@@ -201,11 +212,33 @@ def _png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
     header = struct.pack(
         ">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0
     )
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b""))
+    text = () if record is None else ((b"tEXt", f"{KEY}\0{text_of(record)}".encode("ascii")),)
+    data = zlib.compress(filtered.tobytes(), 6)
+    parts = ((b"IHDR", header), *text, (b"IDAT", data), (b"IEND", b""))
     return _PNG_SIGNATURE + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in parts
     )
+
+
+def read_record_of(path: Path) -> dict[str, Any] | None:
+    """The record in an image file; None where there is none.
+
+    Raises
+    ------
+    EnsembleError
+        If it is no PNG, JPEG or TIFF, or damaged.
+    """
+    open_file(path)
+    try:
+        if path.suffix.lower() in _TIFF_SUFFIXES:
+            return read_tiff_record(path)
+        with _opened(path) as image:
+            return record_in(image.info.get(KEY))
+    except (MemoryError, EnsembleError):
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
 
 
 # -- out ----------------------------------------------------------------------------------------------
@@ -240,8 +273,12 @@ def write_file(
     is_colour: bool,
     like: TiffMetadata | None = None,
     overwrite: bool = False,
+    record: Record | None = None,
 ) -> Path:
     """Write an image whole or not at all, as PNG or TIFF by its name; a TIFF described as another is.
+
+    A record of where it came from goes into the file: see :func:`~napari_ensir.files.tiff.write_tiff`; of a
+    PNG, into its text.
 
     Raises
     ------
@@ -252,11 +289,15 @@ def write_file(
     with whole_file(path, overwrite) as part:
         if path.suffix.lower() in _TIFF_SUFFIXES:
             as_ome = path.stem.lower().endswith(".ome")
-            write_tiff(part, pixels, is_colour=is_colour, like=like, as_ome=as_ome)
+            write_tiff(part, pixels, is_colour=is_colour, like=like, as_ome=as_ome, record=record)
         elif pixels.dtype == np.uint16:
-            part.write_bytes(_png_of_16_bits(pixels))
+            part.write_bytes(_png_of_16_bits(pixels, record))
         else:
             from PIL import Image
+            from PIL.PngImagePlugin import PngInfo
 
-            Image.fromarray(pixels).save(part, format="PNG")
+            info = PngInfo()
+            if record is not None:
+                info.add_text(KEY, text_of(record))
+            Image.fromarray(pixels).save(part, format="PNG", pnginfo=info)
     return path

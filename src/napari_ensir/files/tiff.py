@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.records import KEY, record_in, text_of, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from napari_ensir.files.records import Record
 
 __all__ = [
     "TRANSPARENT",
@@ -28,6 +31,7 @@ __all__ = [
     "check_upright",
     "open_tiff",
     "read_tiff",
+    "read_tiff_record",
     "write_tiff",
 ]
 
@@ -236,6 +240,7 @@ def write_tiff(
     is_colour: bool,
     like: TiffMetadata | None = None,
     as_ome: bool = False,
+    record: Record | None = None,
 ) -> None:
     """Write a TIFF, as OME-TIFF or for ImageJ where another one was and the pixels allow it.
 
@@ -245,6 +250,9 @@ def write_tiff(
         Of the image that these pixels were made from; they may have one axis more, in front.
     as_ome
         Whether it is to be an OME-TIFF even so.
+    record
+        Where it came from: a map annotation of OME, ImageJ's *Info*, else an entry of the JSON that the
+        library keeps in the image's description.
     """
     import tifffile
 
@@ -258,11 +266,55 @@ def write_tiff(
         options["resolution"] = (x, y)
     if kind == "ome" and known and name in _OME_TYPES:
         options |= {"ome": True}
+        described |= {} if record is None else {"MapAnnotation": _annotation(record)}
     elif kind == "imagej" and known and name in _IMAGEJ_TYPES and _is_sorted(axes):
         options |= {"imagej": True, "compression": None}  # not every version of ImageJ unpacks
+        described |= {} if record is None else {"Info": f"{KEY} = {text_of(record)}\n"}
     else:
         options |= {"ome": False}
+        described |= {} if record is None else {KEY: text_of(record)}
     tifffile.imwrite(path, pixels, metadata={"axes": axes, **described}, **options)
+
+
+def _annotation(record: Record) -> dict[str, Any]:
+    """A map annotation in a namespace of ours: a few words for whoever lists pairs, and all of it."""
+    return {"Namespace": KEY, "Value": {**told(record), "record": text_of(record)}}
+
+
+def read_tiff_record(path: Path) -> dict[str, Any] | None:
+    """The record that :func:`write_tiff` put in; None where there is none."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        if file.is_ome:
+            return _annotated(file.ome_metadata or "")
+        if file.is_imagej:
+            lines = str((file.imagej_metadata or {}).get("Info", "")).splitlines()
+            found = (line.removeprefix(f"{KEY} = ") for line in lines if line.startswith(f"{KEY} = "))
+            return record_in(next(found, None))
+        shaped: Any = file.shaped_metadata or ({},)
+        return record_in(shaped[0].get(KEY))
+
+
+def _annotated(text: str) -> dict[str, Any] | None:
+    """The record in an OME-XML's annotations."""
+    import tifffile
+
+    annotations = tifffile.xml2dict(text)["OME"].get("StructuredAnnotations")
+    for one in _several(annotations.get("MapAnnotation") if isinstance(annotations, dict) else None):
+        if not isinstance(one, dict) or one.get("Namespace") != KEY or not isinstance(one.get("Value"), dict):
+            continue
+        for pair in _several(one["Value"].get("M")):
+            if isinstance(pair, dict) and pair.get("K") == "record":
+                return record_in(pair.get("value"))
+    return None
+
+
+def _several(found: Any) -> list[Any]:
+    """What XML has once, several times or not at all."""
+    if found is None:
+        return []
+    return list(found) if isinstance(found, list | tuple) else [found]
 
 
 def _written_as(

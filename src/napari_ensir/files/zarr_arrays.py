@@ -8,12 +8,15 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.records import KEY, plain
 from napari_ensir.files.whole import whole_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ZarrImage", "is_zarr", "open_zarr", "write_zarr"]
+    from napari_ensir.files.records import Record
+
+__all__ = ["ZarrImage", "is_zarr", "open_zarr", "read_zarr_record", "write_zarr"]
 
 BLOCK_PIXELS = 2**22
 """Stored chunks are read this many pixels together, where they are smaller."""
@@ -74,10 +77,7 @@ def open_zarr(path: Path) -> ZarrImage:
     except EnsembleError:
         raise
     except Exception as error:  # stores raise every kind there is
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise EnsembleError(
-            f"{path} could not be read as Zarr ({reason}); it is damaged or no array."
-        ) from error
+        raise _unreadable(path, error) from error
     if 0 in node.shape:
         raise EnsembleError(f"{path} is empty (shape {node.shape}); it must hold at least one pixel.")
     # Inlined, so that a task reads its own pixels and these need not travel between workers.
@@ -127,7 +127,14 @@ def _blocks(shape: tuple[int, ...], stored: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def write_zarr(path: Path, array: Any, like: ZarrImage | None = None, *, overwrite: bool = False) -> Path:
+def write_zarr(
+    path: Path,
+    array: Any,
+    like: ZarrImage | None = None,
+    *,
+    overwrite: bool = False,
+    record: Record | None = None,
+) -> Path:
     """Compute and write an array block by block, whole or not at all; an OME-Zarr after an OME-Zarr.
 
     Parameters
@@ -135,6 +142,8 @@ def write_zarr(path: Path, array: Any, like: ZarrImage | None = None, *, overwri
     array : dask array
     like
         Whose stored chunks and axes to take; None: the array's own chunks.
+    record
+        Where it came from: an attribute of ours, beside those of OME.
 
     Raises
     ------
@@ -156,9 +165,32 @@ def write_zarr(path: Path, array: Any, like: ZarrImage | None = None, *, overwri
             group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
             target = group.create_array("0", shape=array.shape, chunks=chunks, dtype=array.dtype)
         else:
-            target = zarr.create_array(str(part), shape=array.shape, chunks=chunks, dtype=array.dtype)
+            group = target = zarr.create_array(str(part), shape=array.shape, chunks=chunks, dtype=array.dtype)
+        if record is not None:
+            group.attrs[KEY] = plain(record)
         _store(da, array, target)
     return path
+
+
+def read_zarr_record(path: Path) -> dict[str, Any] | None:
+    """The record among the attributes of an array or of an OME-Zarr; None where there is none.
+
+    Raises
+    ------
+    EnsembleError
+        If it is damaged.
+    """
+    _, zarr = _libraries()
+    try:
+        found = zarr.open(str(path), mode="r").attrs.get(KEY)
+    except Exception as error:  # stores raise every kind there is
+        raise _unreadable(path, error) from error
+    return dict(found) if isinstance(found, dict) else None
+
+
+def _unreadable(path: Path, error: Exception) -> EnsembleError:
+    reason = " ".join((str(error) or type(error).__name__).split())[:200]
+    return EnsembleError(f"{path} could not be read as Zarr ({reason}); it is damaged or no array.")
 
 
 def _store(da: Any, array: Any, target: Any) -> None:

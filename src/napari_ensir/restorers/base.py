@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.enlarging import times_between
+from napari_ensir.settings import settings_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,7 @@ __all__ = [
     "as_restorer",
     "check_image",
     "data_range_of",
+    "told_of",
     "with_channel_axis",
 ]
 
@@ -325,6 +327,25 @@ def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
         changes["restorer"] = with_settings(has["restorer"], **settings)
     changed: Restorer = replace(restorer, **changes)
     return changed
+
+
+def told_of(restorer: Restorer) -> dict[str, Any]:
+    """What an output says of what made it: the restorer's name, its settings, and what it wraps.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers import SelfEnsemble
+    >>> from napari_ensir.restorers.classical import Median
+    >>> told_of(SelfEnsemble(restorer=Median(size=5)))
+    {'name': 'Median x8', 'restorer': {'name': 'Median', 'settings': {'size': 5}}}
+    """
+    found: dict[str, Any] = {"name": restorer.name}
+    if is_dataclass(restorer) and not isinstance(restorer, type):
+        settings = {each.name: getattr(restorer, each.name) for each in settings_of(restorer)}
+        found |= {"settings": settings} if settings else {}
+    if isinstance(inner := getattr(restorer, "restorer", None), Restorer):
+        found["restorer"] = told_of(inner)
+    return found
 
 
 def _no_progress(done: int, total: int, text: str) -> None:
