@@ -314,7 +314,7 @@ def test_failures_are_1_and_one_line(fitted):
         (["apply", "--lut", truth / "a.png", *candidates(fitted), "-o", fitted / "x"], "no LUT file"),
         (["compare", *candidates(fitted), "-t", truth, "--method", "magic"], "magic"),
         (["evaluate", *candidates(fitted), "-t", truth, "--crop-border", "30"], "leaves nothing"),
-        (["info", truth], "not a file"),
+        (["info", truth], "is a folder, not an image"),
     ):
         said = run(*arguments, status=1)
         assert words in said
