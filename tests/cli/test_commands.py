@@ -331,7 +331,7 @@ def test_unexpected_errors_are_one_line_too(fitted, monkeypatch):
     def fail(*args):
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("napari_ensir.cli.jobs.load_lut", fail)
+    monkeypatch.setattr("napari_ensir.cli.telling.load_lut", fail)
     said = run("info", fitted / "two.lut.safetensors", status=1)
     assert "unexpected ZeroDivisionError: by nought" in said
     monkeypatch.setenv("NAPARI_ENSIR_DEBUG", "1")
