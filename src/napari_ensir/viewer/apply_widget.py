@@ -22,12 +22,12 @@ from napari_ensir.viewer.forms import Form, button, dress, row
 from napari_ensir.viewer.layer_choice import LayerChoice
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, unwrapped, why_not
 from napari_ensir.viewer.matching import best_matches, cannot_combine, matching_sets
-from napari_ensir.viewer.outputs import WEIGHT_VIEWS, add_outputs
+from napari_ensir.viewer.outputs import WEIGHT_VIEWS, Outputs
 from napari_ensir.viewer.panel import Panel, shows_errors
 from napari_ensir.viewer.session import preference, session_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     import napari
@@ -293,12 +293,17 @@ class ApplyWidget(Panel):
                 return done, [done.exposure]
             return done, [range_warning(lut, o.name, o.middle_plane()) for o in chain(*origins)]
 
-        def show(results: tuple[Applied, list[str]]) -> None:
-            done = results[0]
+        def adding(done: Applied) -> Iterator[None]:
             for number, (label, each) in enumerate(zip(sets, origins, strict=True)):
-                outputs = add_outputs(self.viewer, each[0], done.lut, done.combined[number], view, label)
+                outputs = Outputs(self.viewer, each[0], label)
+                yield from outputs.showing(done.lut, done.combined[number], view)
                 if done.expected:
                     outputs.show_expected(done.lut, done.expected[number], expected_limits(done.lut))
+                    yield
+
+        def show(results: tuple[Applied, list[str]]) -> None:
+            done = results[0]
+            self.turns.take(adding(done))
             n = len(sets)
             said = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
             said += [*results[1], changed_meanwhile(self.viewer, chain(*origins))]

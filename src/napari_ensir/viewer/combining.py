@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lut import WeightLUT
 
-__all__ = ["Combined", "combine", "difference"]
+__all__ = ["Combined", "combine", "difference", "over_colours"]
 
 VIEWED = 2**22
 """Values of a stack above which its results are views: larger ones take more than a tenth of a second."""
@@ -76,7 +76,7 @@ def combine(
     exact = lut.apply(candidates, device, channel_axis=axis, progress=progress)
     maps = lut.weight_maps(candidates, device, channel_axis=axis, progress=progress)
     if rgb:
-        maps = maps.mean(axis=-1)
+        maps = over_colours(maps)
     # Within the candidates' range, so within the dtype's.
     return Combined(np.rint(exact).astype(dtype) if rounded else exact, exact, maps)
 
@@ -102,7 +102,7 @@ def _views(
 
     def weights(parts: list[NDArray[Any]]) -> NDArray[Any]:
         maps = np.asarray(lut.weight_maps(parts, device, channel_axis=channels))
-        return maps.mean(axis=-1) if rgb else maps
+        return over_colours(maps) if rgb else maps
 
     single = np.dtype(np.float32)
     exact = Computed(ensemble, candidates, single, channel_axis=channels)
@@ -111,6 +111,15 @@ def _views(
         weights, candidates, single, n_maps=lut.n_candidates, channel_axis=colours, drops_channels=rgb
     )
     return Combined(image, exact, maps)
+
+
+def over_colours(values: Any) -> Any:
+    """The mean over the last axis: numpy's own takes eight times as long over three."""
+    total = values[..., 0].copy()
+    for place in range(1, values.shape[-1]):
+        total += values[..., place]
+    total /= values.shape[-1]
+    return total
 
 
 def difference(image: Any, truth: Any, colours: bool) -> Any:
@@ -122,7 +131,7 @@ def difference(image: Any, truth: Any, colours: bool) -> Any:
 
     def minus(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
         error = one.astype(single) - other.astype(single)
-        return error.mean(axis=-1) if colours else error
+        return over_colours(error) if colours else error
 
     n = len(truth.shape)
     if not isinstance(image, Computed):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.viewer.combining import VIEWED
+from napari_ensir.viewer.combining import VIEWED, over_colours
 from napari_ensir.viewer.computed import Computed
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _pooled(errors: Any, rgb: bool) -> NDArray[np.float32]:
     """Over the colours, as mean squares are."""
     if not rgb:
         return errors  # type: ignore[no-any-return]
-    return ((errors**2).mean(axis=-1) ** 0.5).astype(np.float32)  # type: ignore[no-any-return]
+    return (over_colours(errors**2) ** 0.5).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def expected_limits(lut: WeightLUT) -> tuple[float, float]:

@@ -152,7 +152,7 @@ class FitWidget(FitControls):
     @property
     def is_running(self) -> bool:
         """Whether something is at work, or will be in a moment."""
-        return self.task is not None or self._soon.isActive() or self._scores_soon.isActive()
+        return super().is_running or self._soon.isActive() or self._scores_soon.isActive()
 
     def fit(self) -> None:
         """Read the pixels of what is chosen, and fit; the result's layers come when it is done."""
@@ -190,7 +190,7 @@ class FitWidget(FitControls):
         live = {name: getattr(now, name) for name in LIVE}
         settings = replace(before.request.settings, **live, device=now.device)
         if settings == before.request.settings:
-            outputs.show(before.lut, before.combined, self.weights.value)
+            self.turns.take(outputs.showing(before.lut, before.combined, self.weights.value))
         elif not holds(before, settings):
             self._start_fit(replace(before.request, settings=settings), self._take)
         else:
@@ -205,7 +205,7 @@ class FitWidget(FitControls):
             self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
         self.result, self._done = result, set()
         if self._outputs is not None:
-            self._outputs.show(result.lut, result.combined, self.weights.value)
+            self.turns.take(self._outputs.showing(result.lut, result.combined, self.weights.value))
         session_of(self.viewer).replace(self._title, result.lut)
         self.show_in_use(result)
         self._tell()
@@ -230,6 +230,9 @@ class FitWidget(FitControls):
         """What takes a moment, one thing after the other: methods, errors to expect, their images, SSIM."""
         result = self.result
         if result is None or (self.task is not None and not self._is_quiet):
+            return
+        if self.turns.is_active:  # the layers first
+            self._scores_soon.start(REST)
             return
         if "methods" not in self._done:
             self._then("methods", score_held_out, "Scoring", self._take_scores)
@@ -259,7 +262,7 @@ class FitWidget(FitControls):
 
     def _take_errors(self, errors: Errors) -> None:
         if self.result is not None and self._outputs is not None:
-            self._outputs.show_errors(self.result.lut, errors)
+            self.turns.take(self._outputs.showing_errors(self.result.lut, errors))
 
     def show_errors(self) -> None:
         """Add ensemble and best single candidate minus the ground truth, in one colour scale."""
@@ -268,7 +271,7 @@ class FitWidget(FitControls):
         result, outputs = self.result, self._outputs
 
         def take(errors: Errors) -> None:
-            outputs.show_errors(result.lut, errors)
+            self.turns.take(outputs.showing_errors(result.lut, errors))
             self._done.add("errors")
             self._scores_soon.start(0)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils import Colormap
+from napari.utils.colormaps import CyclicLabelColormap
 
 from napari_ensir.settings import METHODS
 from napari_ensir.viewer.caption import name_slider_places
@@ -14,6 +15,8 @@ from napari_ensir.viewer.combining import difference
 from napari_ensir.viewer.layers import OUTPUT_KEY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import napari
     from napari.layers import Layer
 
@@ -104,42 +107,64 @@ class Outputs:
         self._errors: list[Layer] = []
         self._expected: list[Layer] = []
         self._view = ""
+        self._shown = 0
         self._names: dict[int, str] = {}
+        self._limits: dict[int, tuple[float, float]] = {}
 
-    def show(self, lut: WeightLUT, combined: Combined, view: str) -> None:
-        """Bring the layers up to date, adding those that are not there yet.
+    def showing(self, lut: WeightLUT, combined: Combined, view: str) -> Iterator[None]:
+        """Bring the layers up to date, adding those that are not there yet: one at each ``next``.
+
+        napari takes a tenth of a second for a layer that comes or goes, and the window stands still. Other
+        steps that are begun before all of these are done replace the rest of them.
 
         A layer that the user has removed stays removed; other weight layers are added when another view of
         them is asked for.
         """
+        self._shown += 1
+        mine = self._shown
+        for _ in self._showing(lut, combined, view):
+            yield
+            if self._shown != mine:
+                return
+
+    def _showing(self, lut: WeightLUT, combined: Combined, view: str) -> Iterator[None]:
         if self._ensemble is None:
             self._ensemble = self._add_ensemble(lut, combined)
         else:
             self._update(self._ensemble, combined.image, lut, self._ensemble_name(lut))
-        names = _weight_names(lut, view)
-        if view != self._view:
-            self._drop(self._weights)
-            self._weights = self._add_weights(lut, combined, view)
-            self._view = view
-        else:
-            parts = zip(self._weights, _weight_data(combined, view), names, strict=True)
-            for layer, data, name in parts:
+        yield
+        parts = zip(_weight_data(combined, view), _weight_names(lut, view), strict=True)
+        if view == self._view:
+            for layer, (data, name) in zip(self._weights, parts, strict=True):
                 self._update(layer, data, lut, self._before + name)
+                yield
+            return
+        self._view = ""  # until all are there
+        while self._weights:
+            self._drop(self._weights.pop())
+            yield
+        for data, name in parts:
+            self._weights.append(self._add_weights(lut, data, name, view))
+            yield
+        self._view = view
 
-    def show_errors(self, lut: WeightLUT, errors: Errors) -> None:
-        """Add the two error images above the others, or bring them up to date."""
+    def showing_errors(self, lut: WeightLUT, errors: Errors) -> Iterator[None]:
+        """Add the two error images above the others, or bring them up to date: one at each ``next``."""
         data = (errors.best, errors.ensemble)
         names = (f"error of {errors.best_name}", f"error of {self._ensemble_name(lut)}")
-        if not self.has_errors:
-            look = {"rgb": False, "colormap": ERRORS, "contrast_limits": (-errors.limit, errors.limit)}
-            place = self._like.placement()
-            self._errors = [
-                self._add("image", part, f"{self._before}{name}", lut, "error", **look, **place)
-                for part, name in zip(data, names, strict=True)
-            ]
+        limits = (-errors.limit, errors.limit)
+        if self.has_errors:
+            for layer, part, name in zip(self._errors, data, names, strict=False):
+                self._update(layer, part, lut, self._before + name, limits)
+                yield
             return
-        for layer, part, name in zip(self._errors, data, names, strict=True):
-            self._update(layer, part, lut, self._before + name)
+        look = {"rgb": False, "colormap": ERRORS, "contrast_limits": limits}
+        place = self._like.placement()
+        self._errors = []
+        for part, name in zip(data, names, strict=True):
+            made = self._add("image", part, f"{self._before}{name}", lut, "error", **look, **place)
+            self._errors.append(made)
+            yield
 
     @property
     def has_errors(self) -> bool:
@@ -150,7 +175,7 @@ class Outputs:
         """Add the error to expect at each pixel above the others, or bring it up to date."""
         name = f"{self._before}expected error (intensity units) · {method_title(lut)}"
         if self.has_expected:
-            self._update(self._expected[0], image, lut, name)
+            self._update(self._expected[0], image, lut, name, limits)
             return
         look = {"rgb": False, "colormap": "magma", "contrast_limits": limits}
         place = self._like.placement()
@@ -178,15 +203,24 @@ class Outputs:
         # Without its mark it is the user's, who has made a layer of their own of it.
         return layer in self._viewer.layers and OUTPUT_KEY in layer.metadata
 
-    def _drop(self, layers: list[Layer]) -> None:
-        for layer in layers:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+    def _drop(self, layer: Layer) -> None:
+        if layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
 
-    def _update(self, layer: Layer, data: Any, lut: WeightLUT, name: str) -> None:
+    def _update(
+        self,
+        layer: Layer,
+        data: Any,
+        lut: WeightLUT,
+        name: str,
+        limits: tuple[float, float] | None = None,
+    ) -> None:
         if not self._is_ours(layer):
             return
         layer.data = data
+        if limits is not None and _limits_of(layer) == self._limits[id(layer)]:  # else they are the user's
+            layer.contrast_limits = limits
+            self._limits[id(layer)] = _limits_of(layer)
         kind = layer.metadata[OUTPUT_KEY]["kind"]
         # A new dictionary: a duplicate of the layer shares the old one, and stays what it was made of.
         layer.metadata = {**layer.metadata, **_marked(lut, kind)}
@@ -202,6 +236,8 @@ class Outputs:
         add = self._viewer.add_image if how == "image" else self._viewer.add_labels
         layer = add(data, name=name, metadata=_marked(lut, kind), **keywords)
         self._names[id(layer)] = layer.name
+        if how == "image" and not layer.rgb:
+            self._limits[id(layer)] = _limits_of(layer)
         return layer
 
     def _ensemble_name(self, lut: WeightLUT) -> str:
@@ -212,35 +248,36 @@ class Outputs:
         del keywords["metadata"], keywords["name"]
         return self._add("image", data, self._ensemble_name(lut), lut, "ensemble", **keywords)
 
-    def _add_weights(self, lut: WeightLUT, combined: Combined, view: str) -> list[Layer]:
-        data = _weight_data(combined, view)
-        names = [self._before + name for name in _weight_names(lut, view)]
+    def _add_weights(self, lut: WeightLUT, data: Any, name: str, view: str) -> Layer:
         if view == "trusted":
-            keywords = {**_legend(lut), **self._like.placement()}
-            made = [self._add("labels", data[0], names[0], lut, "weights", **keywords)]
+            how, look = "labels", {**_legend(lut), **self._like.placement()}
         else:
-            place = self._like.placement(stacked=view == "slider")
-            made = [
-                self._add("image", part, name, lut, "weights", **_WEIGHT_LOOKS, **place)
-                for part, name in zip(data, names, strict=True)
-            ]
+            how, look = "image", {**_WEIGHT_LOOKS, **self._like.placement(stacked=view == "slider")}
+        made = self._add(how, data, self._before + name, lut, "weights", **look)
         self._put_above_ensemble(made)
         if view == "slider":
-            name_slider_places(self._viewer, made[0], lut.names)
+            name_slider_places(self._viewer, made, lut.names)
         return made
 
-    def _put_above_ensemble(self, made: list[Layer]) -> None:
-        """Where they are seen as soon as they are made visible, and under what the user has put on top."""
+    def _put_above_ensemble(self, made: Layer) -> None:
+        """Where it is seen once it is made visible: above its fellows, under what the user has put on top."""
         layers = self._viewer.layers
         if self._ensemble is None or self._ensemble not in layers:
             return
-        for layer in reversed(made):
-            layers.move(layers.index(layer), layers.index(self._ensemble) + 1)
+        before = [each for each in self._weights if each in layers]
+        place = max(layers.index(each) for each in (self._ensemble, *before)) + 1
+        if layers.index(made) != place:
+            layers.move(layers.index(made), place)
 
 
 def _marked(lut: WeightLUT, kind: str) -> dict[str, Any]:
     """What an output remembers: its kind, and the table itself."""
     return {OUTPUT_KEY: {"kind": kind, "lut": lut, "candidates": list(lut.names), "method": lut.method}}
+
+
+def _limits_of(layer: Any) -> tuple[float, float]:
+    low, high = layer.contrast_limits
+    return float(low), float(high)
 
 
 def _weight_names(lut: WeightLUT, view: str) -> list[str]:
@@ -262,13 +299,14 @@ def _weight_data(combined: Combined, view: str) -> list[Any]:
 
 def _legend(lut: WeightLUT) -> dict[str, Any]:
     """Colours and names of the labels: napari shows the name under the pointer."""
-    import pandas as pd
-    from napari.utils.colormaps import DirectLabelColormap
-
-    colours = {None: "transparent", 0: "transparent"}
-    colours |= {i + 1: PALETTE[min(i, len(PALETTE) - 1)] for i in range(lut.n_candidates)}
-    names = pd.DataFrame({"index": range(lut.n_candidates + 1), "candidate": ["", *lut.names]})
-    return {"colormap": DirectLabelColormap(color_dict=colours), "features": names, "opacity": 0.6}
+    colours = [PALETTE[min(i, len(PALETTE) - 1)] for i in range(lut.n_candidates)]
+    return {
+        # A cycle, whose labels are never more than its colours: napari compiles a dictionary of colours for
+        # seconds, at the first layer that has one.
+        "colormap": CyclicLabelColormap(colors=["transparent", *colours]),
+        "features": {"index": range(lut.n_candidates + 1), "candidate": ["", *lut.names]},
+        "opacity": 0.6,
+    }
 
 
 def errors_of(result: FitResult) -> Errors:
@@ -312,7 +350,8 @@ def add_outputs(
     view: str = "slider",
     label: str = "",
 ) -> Outputs:
-    """Add a result's layers as new ones."""
+    """Add a result's layers as new ones, all at once."""
     outputs = Outputs(viewer, like, label)
-    outputs.show(lut, combined, view)
+    for _ in outputs.showing(lut, combined, view):
+        pass
     return outputs

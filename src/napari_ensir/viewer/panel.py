@@ -20,6 +20,7 @@ from napari_ensir.viewer.controls import Message
 from napari_ensir.viewer.forms import EventFilter, button, dress, row
 from napari_ensir.viewer.layers import LayerWatcher
 from napari_ensir.viewer.task import Task
+from napari_ensir.viewer.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -96,6 +97,7 @@ class Panel(Container):
         self._clock = QTimer(area)
         self._clock.setInterval(500)
         self._clock.timeout.connect(self._show_working)
+        self.turns = Turns(area, self.fail)
 
     @property
     def native(self) -> QScrollArea:
@@ -158,6 +160,7 @@ class Panel(Container):
 
     def release(self, *_: object) -> None:
         """Cancel what runs and follow the viewer no more: the panel was closed."""
+        self.turns.drop()
         if self.task is not None:
             self.task.cancel()
         if self._watcher is not None:
@@ -219,8 +222,8 @@ class Panel(Container):
 
     @property
     def is_running(self) -> bool:
-        """Whether a task runs."""
-        return self.task is not None
+        """Whether a task runs, or what came of one is still being added to the viewer."""
+        return self.task is not None or self.turns.is_active
 
     def obstacle(self) -> str:
         """What is missing before the Run button can be pressed, as a sentence; empty if nothing is."""

@@ -6,6 +6,7 @@ which leaves the compiled code on disk; here it is only loaded.
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import threading
@@ -47,9 +48,21 @@ def _prepare(n_candidates: int, dtype: str) -> None:
 
     from napari_ensir.ensemble.warm_up import warm_up as compile_loops
 
+    _prepare_labels()
     command = [sys.executable, "-c", _PROGRAM, str(n_candidates), dtype]
     try:
         subprocess.run(command, timeout=_LONGEST, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError):  # such as where Python is part of one large program
         return
     compile_loops(n_candidates, [dtype])
+
+
+def _prepare_labels() -> None:
+    """What napari's first layer of labels in a session would have the window wait for."""
+    for name in ("pandas", "skimage.color"):
+        importlib.import_module(name)
+    try:
+        from vispy.visuals.line.dash_atlas import DashAtlas
+    except ImportError:  # it is no more than a wait saved
+        return
+    DashAtlas()  # patterns of dashed lines, drawn once a process
