@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from qtpy.QtCore import QObject, QTimer
 
@@ -30,7 +32,7 @@ def test_the_first_step_is_at_once_and_the_others_leave_the_loop_its_turns(paren
     assert turns.is_active
     qtbot.waitUntil(lambda: not turns.is_active)
     steps = [log.index(f"a{number}") for number in range(4)]
-    assert all("beat" in log[one:other] for one, other in zip(steps[1:], steps[2:], strict=False))
+    assert all("beat" in log[one:other] for one, other in pairwise(steps))
 
 
 def test_work_waits_for_the_work_before_it(parent, qtbot):

@@ -34,7 +34,7 @@ class Turns:
         self._line: deque[Iterator[object]] = deque()
         self._is_busy = False
         self._timer = QTimer(parent)
-        self._timer.setInterval(0)
+        self._timer.setInterval(1)  # of 0 it would come before timers that wait longer
         self._timer.timeout.connect(self._step)
 
     @property
