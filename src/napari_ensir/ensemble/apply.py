@@ -6,6 +6,7 @@ fit a core's cache are held.
 
 from __future__ import annotations
 
+from functools import reduce
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,8 @@ from napari_ensir.ensemble.arrays import (
 from napari_ensir.ensemble.inputs import Field
 from napari_ensir.ensemble.loops import BLOCK_PIXELS, compiled_loops
 from napari_ensir.ensemble.memory import sparing_memory
-from napari_ensir.ensemble.tensors import bins_of, channel_of, keys_of, read_values, real_of
-from napari_ensir.ensemble.threads import for_each
+from napari_ensir.ensemble.tensors import bins_of, channel_of, keys_of, read_values
+from napari_ensir.ensemble.threads import for_each, n_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,10 +88,9 @@ def _combine_blocks(
         work = _compiled_work(lookup, field, result, as_maps)
     else:
         work = _torch_work(lookup, field, resolved, result, as_maps, say)
-    blocks = block_slices(
-        field.shape, BLOCK_PIXELS["compiled" if is_compiled else "cpu" if on_cpu else "gpu"]
-    )
-    for_each(blocks, work, done, threads=None if on_cpu else 1)
+    limit = BLOCK_PIXELS["compiled" if is_compiled else "cpu" if on_cpu else "gpu"]
+    threads = n_threads() if on_cpu else 1
+    for_each(block_slices(field.shape, limit, workers=threads), work, done, threads)
     return result
 
 
@@ -98,7 +98,7 @@ def _compiled_work(lookup: Lookup, field: Field, result: NDArray[np.float32], as
     loops = compiled_loops()
     dtype = field.dtype
     grid, n_channels = lookup.binning.grid(dtype), lookup.n_channels
-    rows, weights = lookup.direct
+    rows, quads = lookup.quads
     image = _NO_IMAGE if as_maps else result.reshape(-1)
     maps = result.reshape(lookup.n_candidates, -1) if as_maps else _NO_MAPS
 
@@ -107,7 +107,7 @@ def _compiled_work(lookup: Lookup, field: Field, result: NDArray[np.float32], as
         run = Channels.of_block(field.shape, slices, field.channel_axis)
         channels = (run.first, run.count, run.inner)
         start = block_start(field.shape, slices)
-        loops.combine(blocks, grid, n_channels, channels, rows, weights, start, image, maps)
+        loops.combine(blocks, grid, n_channels, channels, rows, quads, start, image, maps)
 
     return work
 
@@ -152,8 +152,7 @@ class _Tables:
         if device not in self.on_device:
             lookup = self.lookup
             rows, weights = lookup.direct
-            shaped = torch.tensor(weights.reshape(-1, lookup.n_candidates).T.copy())
-            columns = list(shaped.to(device=device, dtype=real_of(device)))
+            columns = list(torch.tensor(weights.T.copy(), device=device))
             self.on_device[device] = (torch.tensor(rows, device=device) if rows.size else None, columns)
         return self.on_device[device]
 
@@ -176,11 +175,13 @@ def combine_block(
         key = key if rows is None else rows.index_select(0, key)
     chosen = [column.index_select(0, key) for column in columns]
     if as_maps:
-        return torch.stack(chosen).to(torch.float32)
-    total = chosen[0].mul_(values[0])
-    for weight, value in zip(chosen[1:], values[1:], strict=True):
-        total += weight.mul_(value)
-    return total.to(torch.float32)
+        return torch.stack(chosen)
+    intensities = [value.to(torch.float32) for value in values]
+    total = chosen[0].mul_(intensities[0])
+    for weight, intensity in zip(chosen[1:], intensities[1:], strict=True):
+        total += weight.mul_(intensity)  # not in one go: the compiled loop rounds twice, too
+    low, high = (reduce(bound, intensities) for bound in (torch.minimum, torch.maximum))
+    return total.clamp_(low, high)
 
 
 def _combine_tensors(

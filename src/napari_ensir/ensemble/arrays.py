@@ -162,7 +162,10 @@ def _block_shape(shape: Sequence[int], slices: Slices) -> list[int]:
 
 
 def block_slices(
-    shape: Sequence[int], limit: int, chunks: tuple[tuple[int, ...], ...] | None = None
+    shape: Sequence[int],
+    limit: int,
+    chunks: tuple[tuple[int, ...], ...] | None = None,
+    workers: int = 1,
 ) -> Iterator[Slices]:
     """Cut a field into blocks of at most ``limit`` pixels that are contiguous in C order.
 
@@ -174,11 +177,15 @@ def block_slices(
         Most pixels in a block.
     chunks
         A dask array's chunks; no block then crosses a chunk's border.
+    workers
+        How many will share the blocks: there are so many, or a multiple, that all have as much to do.
 
     Examples
     --------
     >>> [tuple((s.start, s.stop) for s in block) for block in block_slices((3, 4), 8)]
     [((0, 2), (0, 4)), ((2, 3), (0, 4))]
+    >>> [block[0].stop for block in block_slices((720, 400), 100_000, workers=2)]
+    [180, 360, 540, 720]
     """
     if chunks is None:
         if 0 < prod(shape) <= limit:
@@ -195,6 +202,8 @@ def block_slices(
             axis += 1
         # Whole trailing axes, a run along this one, single places along those before it.
         run = max(1, limit // max(1, prod(sizes[axis + 1 :]))) if axis < len(sizes) else 1
+        if axis < len(sizes):
+            run = -(-sizes[axis] // (-(-sizes[axis] // (run * workers)) * workers))
         steps = [1] * axis + [run] + sizes[axis + 1 :]
         for corner in product(
             *(range(0, size, step) for size, step in zip(sizes, steps[: len(sizes)], strict=True))

@@ -8,7 +8,7 @@ which is also the order in which the authors' code walks through them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, floor, log2, log10
+from math import ceil, floor, frexp, isfinite, log2, log10
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,21 +88,23 @@ class Binning:
         return np.asarray(inside.astype(np.int64))
 
     def grid(self, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """First bin's lower edge, width and number of bins, in the precision that finds a dtype's bins.
+        """What a dtype's bins are found by, in the precision to do it in.
 
         For integers of up to 16 bits on whole edges that is single precision: half a unit below them, no
         rounding error reaches across an edge.
 
         Returns
         -------
-        (3,) float32 or float64
+        (4,) float32 or float64
+            First bin's lower edge, width, number of bins; then what to multiply by rather than divide by the
+            width, where that gives the same bins, else 0.
         """
         whole = self.integer and dtype.kind in "iu" and dtype.itemsize <= 2
         near = whole and abs(self.low) < 2**20
-        return np.array(
-            [self.low - 0.5 if whole else self.low, self.width, self.n_bins],
-            np.float32 if near else np.float64,
-        )
+        # Multiplying rounds as dividing by a power of two does; half a unit is more than rounding moves.
+        same = (whole or frexp(self.width)[0] == 0.5) and isfinite(1 / self.width)
+        low, inverse = self.low - 0.5 if whole else self.low, 1 / self.width if same else 0.0
+        return np.array([low, self.width, self.n_bins, inverse], np.float32 if near else np.float64)
 
     def intensities(self, levels: NDArray[np.int64]) -> NDArray[np.float64]:
         """Intensity that each level stands for: the value itself, or the middle of the level."""

@@ -96,7 +96,7 @@ class _Counter:
                 self.free[dtype] = SimpleQueue()
                 for _ in range(self.threads):
                     self.free[dtype].put(self._tally(dtype, self.device))
-            for slices in block_slices(field.shape, limit):
+            for slices in block_slices(field.shape, limit, workers=self.threads):
                 yield field, dtype, slices
 
     def _tally(self, dtype: np.dtype[Any], device: torch.device | None) -> Tally:

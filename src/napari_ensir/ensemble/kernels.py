@@ -1,4 +1,4 @@
-"""The CPU's hot loops over pixels, compiled by numba: counting them and combining them. Decides nothing.
+"""The CPU's hot loops over pixels, compiled by numba: counting here, the others by name. Decides nothing.
 
 One pass, in tiles that stay in a core's first cache. Within a tile short loops without a branch come first,
 which the compiler turns into vector instructions: intensities to bins, bins to the number of the bin set.
@@ -16,145 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
+from napari_ensir.ensemble.bin_loop import TILE, append_bins, append_channels, fill_channels, tile_of
+from napari_ensir.ensemble.combine_loop import combine
 from napari_ensir.ensemble.em_loop import iterate_em
-from napari_ensir.ensemble.product_loop import TILE, add_packed, add_products, n_sums_of, unpack
+from napari_ensir.ensemble.product_loop import add_packed, add_products, n_sums_of, unpack
 from napari_ensir.ensemble.spread_loop import count_cells, count_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from napari_ensir.ensemble.product_loop import Blocks
-
-    Channels = tuple[int, int, int]
-    """First channel, number of channels, pixels per channel run, in this block."""
+    from napari_ensir.ensemble.bin_loop import Blocks, Channels
 
 __all__ = ["combine", "count_cells", "count_floats", "count_integers", "count_values", "iterate_em", "unpack"]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _U, _I = np.uint64, np.int64
 
-# -- channels and bins --------------------------------------------------------------------------------
-
-
-@_jit
-def _tile_of(channels: Channels) -> tuple[int, bool]:
-    """Pixels of a tile, and whether all tiles have the same channels in the same order."""
-    _, count, inner = channels
-    if count == 1:
-        return TILE, True
-    period = count * inner
-    if period <= TILE:
-        return TILE // period * period, True
-    return TILE, False
-
-
-@_jit
-def _fill_channels(start: int, channels: Channels, out: NDArray[np.uint32]) -> None:
-    """Channel of each pixel from ``start`` on."""
-    first, count, inner = channels
-    channel, left = first + start // inner % count, inner - start % inner
-    for j in range(out.size):
-        out[j] = channel
-        left -= 1
-        if left == 0:
-            channel = channel + 1 if channel + 1 < first + count else first
-            left = inner
-
-
-@_jit
-def _append_bins(values: NDArray[Any], grid: NDArray[Any], keys: NDArray[np.uint32]) -> None:
-    """Append each value's bin to the number of its bin set; not a number falls into the first bin."""
-    low, width, n_bins = grid[0], grid[1], grid[2]
-    zero, last, radix = low - low, n_bins - (n_bins / n_bins), np.uint32(n_bins)
-    for j in range(keys.size):
-        place = (values[j] - low) / width
-        # Comparisons, as min and max let what is not a number through.
-        place = place if place > zero else zero
-        place = place if place < last else last
-        keys[j] = keys[j] * radix + np.uint32(np.int32(place))
-
-
-@_jit
-def _append_channels(channel: NDArray[np.uint32], n_channels: int, keys: NDArray[np.uint32]) -> None:
-    radix = np.uint32(n_channels)
-    for j in range(keys.size):
-        keys[j] = keys[j] * radix + channel[j]
-
-
-# -- combining ----------------------------------------------------------------------------------------
-
-
-@_jit
-def combine(
-    candidates: Blocks,
-    grid: NDArray[Any],
-    n_channels: int,
-    channels: Channels,
-    rows: NDArray[np.int32],
-    weights: NDArray[np.float64],
-    start: int,
-    image: NDArray[np.float32],
-    maps: NDArray[np.float32],
-) -> None:
-    """Combine a block by its bin sets' weights, into image or maps.
-
-    Parameters
-    ----------
-    candidates
-    grid : (3,) float32 or float64
-        Lower edge of the first bin, width, number of bins, in the precision to find bins in; see
-        :meth:`~napari_ensir.ensemble.bins.Binning.grid`.
-    n_channels
-        Channels of the whole field.
-    channels
-    rows : (bins ** M * channels,) or empty
-        Row of the weights for each bin set; empty: the number of the bin set itself.
-    weights : (rows * M,)
-    start
-        Where the block begins in the flattened field.
-    image : (pixels of the field,) or empty
-    maps : (M, pixels of the field) or empty
-    """
-    n_candidates = len(candidates)
-    values = np.empty((n_candidates, TILE), grid.dtype)
-    keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
-    tile, repeats = _tile_of(channels)
-    per_row = np.uint32(n_candidates)
-    for begin in range(0, candidates[0].size, tile):
-        size = min(tile, candidates[0].size - begin)
-        if begin == 0 or not repeats:
-            _fill_channels(begin, channels, channel)
-        key = keys[:size]
-        for j in range(size):
-            key[j] = 0
-        for m in range(n_candidates):
-            block, value = candidates[m][begin : begin + size], values[m]
-            for j in range(size):
-                value[j] = block[j]
-            _append_bins(value, grid, key)
-        _append_channels(channel, n_channels, key)
-        if rows.size > 0:
-            for j in range(size):
-                key[j] = rows[_U(key[j])]
-        for j in range(size):
-            key[j] *= per_row
-        if image.size > 0:
-            out = image[start + begin : start + begin + size]
-            for j in range(size):
-                place = _U(key[j])
-                total = weights[place] * values[0, _U(j)]
-                for m in range(1, n_candidates):
-                    total += weights[place + _U(m)] * values[_U(m), _U(j)]
-                out[j] = total
-        else:
-            for m in range(n_candidates):
-                out = maps[m, start + begin : start + begin + size]
-                for j in range(size):
-                    out[j] = weights[_U(key[j]) + _U(m)]
-
-
-# -- counting -----------------------------------------------------------------------------------------
-#
 # Both kernels turn a tile into whole numbers from zero upward, its *heights*: those of the candidates, then
 # of the truth, then ones. All sums that are kept are sums of products of two of them.
 
@@ -213,12 +90,12 @@ def count_integers(
     words = np.empty((n_sums_of(n_candidates) // 3 + 1, TILE), np.uint64)
     values = np.empty(TILE, grid.dtype)
     keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
-    tile, repeats = _tile_of(channels)
+    tile, repeats = tile_of(channels)
     written = 0
     for begin in range(0, truth.size, tile):
         size = min(tile, truth.size - begin)
         if begin == 0 or not repeats or keep.size > 0:
-            _fill_channels(begin, channels, channel)
+            fill_channels(begin, channels, channel)
         for m in range(n_candidates + 1):
             block, height = candidates[m] if m < n_candidates else truth, heights[m]
             for j in range(size):
@@ -236,8 +113,8 @@ def count_integers(
             if m < n_candidates:
                 for j in range(size):
                     values[j] = height[j]
-                _append_bins(values, grid, key)
-        _append_channels(channel, n_channels, key)
+                append_bins(values, grid, key)
+        append_channels(channel, n_channels, key)
         written = _count_truth(key, heights[n_candidates], paging, pages, histogram, owners, pairs, written)
         if packed is None:
             add_products(candidates, key, heights, products, sums)
@@ -286,12 +163,12 @@ def count_floats(
     values = np.empty((n_candidates + 1, TILE), grid.dtype)
     finite = np.empty(TILE, np.bool_)
     keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
-    tile, repeats = _tile_of(channels)
+    tile, repeats = tile_of(channels)
     changed, written = True, 0
     for begin in range(0, truth.size, tile):
         size = min(tile, truth.size - begin)
         if changed or not repeats:
-            _fill_channels(begin, channels, channel)
+            fill_channels(begin, channels, channel)
         for m in range(n_candidates + 1):
             block, value = candidates[m] if m < n_candidates else truth, values[m]
             for j in range(size):
@@ -313,8 +190,8 @@ def count_floats(
             outside[m] += beyond
             _find_levels(value, grid, levels, heights[m, :size])
             if m < n_candidates:
-                _append_bins(value, grid, key)
-        _append_channels(channel, n_channels, key)
+                append_bins(value, grid, key)
+        append_channels(channel, n_channels, key)
         written = _count_truth(key, heights[n_candidates], paging, pages, histogram, owners, pairs, written)
         add_products(candidates, key, heights, products, sums)
     return written

@@ -87,25 +87,42 @@ class Lookup:
     @cached_property
     def dense_rows(self) -> NDArray[np.int32] | None:
         """Row of :attr:`all_weights` for every bin set there can be, or None where they are too many."""
-        import torch
-
-        if self.index.span > DENSE_ENTRIES or len(self.index.stages) > 1:
+        index = self.index
+        if index.span > DENSE_ENTRIES or len(index.stages) > 1:
             return None
-        shape = (self.binning.n_bins,) * self.n_candidates + (self.n_channels,)
-        columns = torch.unravel_index(torch.arange(self.index.span), shape)
-        return self.row_of(columns).numpy().astype(np.int32)
+        (stage,) = index.stages
+        fallback = np.arange(index.span, dtype=np.int32) % self.n_channels + len(self.rows)
+        if self.unseen == "fallback":
+            fallback[stage.keys] = stage.last_row
+            return fallback
+        until_next = np.diff(stage.keys, prepend=0, append=index.span)
+        before = np.repeat(np.arange(-1, len(self.rows), dtype=np.int32), until_next)
+        return np.where(before >= 0, before, fallback)
 
-    @cached_property
-    def direct(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """What the loops over pixels look up: the row of each bin set, and the rows' weights, flat.
+    @property
+    def direct(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """What combining looks up: the row of each bin set, and the rows' weights, (rows, M).
 
         The rows are left out where the weights of all bin sets there can be are few enough to stand in one
-        table, (bins ** M * channels * M,), or too many for one of rows.
+        table, (bins ** M * channels, M), or too many for one of rows.
         """
-        rows, weights = self.dense_rows, self.all_weights
+        rows, weights = self.dense_rows, self.all_weights.astype(np.float32)
+        # Numbers of less than full precision take a hundred times as long, and weigh nothing.
+        weights[weights < np.finfo(np.float32).tiny] = 0
         none = np.zeros(0, np.int32)
         if rows is None:
-            return none, weights.reshape(-1)
+            return none, weights
         if rows.size * self.n_candidates <= DENSE_ENTRIES:
-            return none, np.ascontiguousarray(weights[rows]).reshape(-1)
-        return rows, weights.reshape(-1)
+            return none, weights[rows]
+        return rows, weights
+
+    @cached_property
+    def quads(self) -> tuple[NDArray[np.int32], NDArray[np.complex128]]:
+        """:attr:`direct` as the compiled loop has it, (M / 4 rounded up, rows): four weights to a number."""
+        rows, weights = self.direct
+        n_rows, m = weights.shape
+        quads = np.zeros((-(-m // 4), n_rows, 4), np.float32)
+        for q, quad in enumerate(quads):
+            part = weights[:, 4 * q : 4 * q + 4]
+            quad[:, : part.shape[1]] = part
+        return rows, quads.view(np.complex128).reshape(len(quads), n_rows)

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
+from napari_ensir.ensemble.bin_loop import TILE
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Blocks = tuple[NDArray[Any], ...]
-    """M flat, contiguous, read-only arrays of one dtype and size."""
+    from napari_ensir.ensemble.bin_loop import Blocks
 
-__all__ = ["TILE", "add_packed", "add_products", "n_sums_of", "unpack"]
+__all__ = ["add_packed", "add_products", "n_sums_of", "unpack"]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _U, _I = np.uint64, np.int64
-
-TILE = 384
-"""Pixels worked on at once: three, four and six channels divide it, and all buffers fit 32 KiB."""
 
 
 @_jit

@@ -59,10 +59,10 @@ def bins_of(values: torch.Tensor, binning: Binning, dtype: np.dtype[Any]) -> tor
     """Bin of each value, int32; what is not a number falls into the first."""
     import torch
 
-    low, width, n_bins = binning.grid(dtype).tolist()
-    single = not values.is_floating_point() and abs(low) < 2**20
-    place = values.to(torch.float32 if single else real_of(values.device))
-    place = place.sub(low).div_(width).clamp_(0, n_bins - 1)
+    grid = binning.grid(dtype)
+    low, width, n_bins, inverse = grid.tolist()
+    place = values.to(torch.float32 if grid.dtype == np.float32 else real_of(values.device)).sub(low)
+    place = (place.mul_(inverse) if inverse else place.div_(width)).clamp_(0, n_bins - 1)
     if values.is_floating_point():
         place.nan_to_num_(nan=0.0)
     return place.to(torch.int32)
