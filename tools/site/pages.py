@@ -93,7 +93,7 @@ def commands() -> str:
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """A page as the site shows it; mkdocs calls this for each."""
-    known = set(files.src_uris)
+    known = {file.src_uri for file in files if not file.inclusion.is_excluded()}
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, commands())
     parts, last = [], 0
