@@ -80,13 +80,10 @@ def blind(
     chosen = choose_restorers(methods, networks, given, ir)
     restorers = tuple(with_channel_axis(each, axis) for each in chosen.values())
     arrays = [np.asarray(images.load(number)[Part.IMAGE]) for number in range(len(images))]
-    keywords = settings.keywords()
-    hiding = {name: keywords[name] for name in ("stride", "offsets", "seed", "channel_axis")}
-    learning = {name: keywords[name] for name in ("bin_width", "shrinkage", "data_range", "device")}
     with terminal.progress(output.quiet) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # told from the report
-        reference = blind_reference(arrays, restorers, tuple(chosen), progress=progress, **hiding)
-        lut = reference.learn(**learning)
+        reference = blind_reference(arrays, restorers, tuple(chosen), progress=progress, **settings.hiding)
+        lut = reference.learn(**settings.learning)
     scores = reference.scores()
     if target is not None:
         lut.save(target)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from napari_ensir.ensemble.inputs import check_names
 from napari_ensir.restorers.blind_pairs import (
@@ -24,6 +24,7 @@ from napari_ensir.restorers.blind_pairs import (
     restorers_of,
     share_of,
 )
+from napari_ensir.settings import BlindSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.base import AnyRestorer, Progress
 
 __all__ = [
+    "BlindKeywords",
     "BlindReference",
     "Combined",
     "CorrelatedNoiseWarning",
@@ -41,6 +43,19 @@ __all__ = [
     "learn_blind",
     "restore_and_combine",
 ]
+
+
+class BlindKeywords(TypedDict, total=False):
+    """The fields of :class:`~napari_ensir.settings.BlindSettings`, as keywords."""
+
+    stride: int
+    offsets: int
+    seed: int
+    bin_width: float | Literal["auto"] | None
+    shrinkage: float | Literal["auto"]
+    channel_axis: int | None
+    data_range: tuple[float, float] | None
+    device: str
 
 
 def learn_blind(
@@ -130,20 +145,18 @@ def learn_blind(
     >>> bool(lut.weights_for((130, 130))[1] > 0.9)
     True
     """
-    reference = blind_reference(
-        images,
-        restorers,
-        names,
+    given = BlindSettings(
         stride=stride,
         offsets=offsets,
-        channel_axis=channel_axis,
-        mask=mask,
         seed=seed,
-        progress=progress,
+        bin_width=bin_width,
+        shrinkage=shrinkage,
+        channel_axis=channel_axis,
+        data_range=data_range,
+        device=str(device),
     )
-    return reference.learn(
-        bin_width=bin_width, data_range=data_range, shrinkage=shrinkage, device=device, progress=progress
-    )
+    reference = blind_reference(images, restorers, names, mask=mask, progress=progress, **given.hiding)
+    return reference.learn(progress=progress, **given.learning)
 
 
 @dataclass(frozen=True)
@@ -175,16 +188,9 @@ def restore_and_combine(
     restorers: Sequence[AnyRestorer],
     names: Sequence[str] | None = None,
     *,
-    stride: int = 6,
-    offsets: int = 6,
-    bin_width: float | Literal["auto"] | None = None,
-    data_range: tuple[float, float] | None = None,
-    channel_axis: int | None = None,
     mask: ArrayLike | None = None,
-    shrinkage: float | Literal["auto"] = 1000.0,
-    device: str | torch.device = "auto",
-    seed: int = 0,
     progress: Progress | None = None,
+    **settings: Unpack[BlindKeywords],
 ) -> Combined:
     """Restore a noisy image in several ways and combine the results, with nothing but the image.
 
@@ -192,10 +198,11 @@ def restore_and_combine(
     ----------
     image : array
         One noisy image.
-    restorers, names, stride, offsets, bin_width, data_range, channel_axis, mask, shrinkage, device, seed
+    restorers, names, mask, progress
         As for :func:`learn_blind`.
-    progress
-        As for :func:`learn_blind`.
+    **settings
+        ``stride``, ``offsets``, ``seed``, ``bin_width``, ``shrinkage``, ``channel_axis``, ``data_range``,
+        ``device``: as for that, too.
 
     Returns
     -------
@@ -217,10 +224,11 @@ def restore_and_combine(
     >>> combined.names, combined.ensemble.shape
     (('Gaussian', 'Median'), (48, 60))
     """
-    (array,) = images_of([image], channel_axis)
-    chosen = restorers_of(restorers, channel_axis)
+    given = BlindSettings(**settings)
+    (array,) = images_of([image], given.channel_axis)
+    chosen = restorers_of(restorers, given.channel_axis)
     checked = check_names(names or [each.name for each in chosen], len(chosen))
-    runs = len(chosen) * (offsets + 1)
+    runs = len(chosen) * (given.offsets + 1)
     candidates = []
     for index, restorer in enumerate(chosen):
         candidates.append(restorer(array, progress=share_of(progress, index, runs)))
@@ -228,15 +236,12 @@ def restore_and_combine(
         [array],
         chosen,
         checked,
-        stride=stride,
-        offsets=offsets,
-        channel_axis=channel_axis,
         mask=None if mask is None else [mask],
-        seed=seed,
         progress=_after(progress, len(chosen), runs),
+        **given.hiding,
     )
-    lut = reference.learn(bin_width=bin_width, data_range=data_range, shrinkage=shrinkage, device=device)
-    ensemble = lut.apply(candidates, device)
+    lut = reference.learn(**given.learning)
+    ensemble = lut.apply(candidates, given.device)
     return Combined(tuple(candidates), ensemble, lut, reference)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 import numpy as np
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BlindReference",
     "CorrelatedNoiseWarning",
+    "Hiding",
     "blind_reference",
     "images_of",
     "restorers_of",
@@ -47,6 +48,17 @@ keeps what cannot be guessed. Weights are drawn toward equal ones for that, see 
 
 class CorrelatedNoiseWarning(UserWarning):
     """The noise of neighbouring pixels is correlated, so that hidden noise can be guessed."""
+
+
+class Hiding(TypedDict, total=False):
+    """What :func:`blind_reference` can be told beside images and restorers, and whoever calls it."""
+
+    stride: int
+    offsets: int
+    channel_axis: int | None
+    mask: ArrayLike | Sequence[ArrayLike | None] | None
+    seed: int
+    progress: Progress | None
 
 
 @dataclass(frozen=True)

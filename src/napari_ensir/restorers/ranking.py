@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from napari_ensir.ensemble.noisy_scores import NoisyScores
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import with_settings
-from napari_ensir.restorers.blind_pairs import blind_reference
+from napari_ensir.restorers.blind_pairs import Hiding, blind_reference
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from napari_ensir.restorers.base import AnyRestorer, Progress, Restorer
+    from napari_ensir.restorers.base import AnyRestorer, Restorer
 
 __all__ = ["Sweep", "rank_restorers", "sweep_setting"]
 
@@ -85,20 +85,16 @@ def rank_restorers(
     images: ArrayLike | Sequence[ArrayLike],
     restorers: Sequence[AnyRestorer],
     names: Sequence[str] | None = None,
-    *,
-    stride: int = 6,
-    offsets: int = 6,
-    channel_axis: int | None = None,
-    mask: ArrayLike | Sequence[ArrayLike | None] | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
+    **hiding: Unpack[Hiding],
 ) -> NoisyScores:
     """Score restorers on noisy images without any truth.
 
     Parameters
     ----------
-    images, restorers, names, stride, offsets, channel_axis, mask, seed, progress
+    images, restorers, names
         As for :func:`~napari_ensir.restorers.blind.learn_blind`.
+    **hiding
+        ``stride``, ``offsets``, ``channel_axis``, ``mask``, ``seed``, ``progress``: as for that, too.
 
     Returns
     -------
@@ -120,18 +116,7 @@ def rank_restorers(
     >>> [scores.names[place] for place in scores.ranked]
     ['smooth', 'average', 'sharp']
     """
-    reference = blind_reference(
-        images,
-        restorers,
-        names,
-        stride=stride,
-        offsets=offsets,
-        channel_axis=channel_axis,
-        mask=mask,
-        seed=seed,
-        progress=progress,
-    )
-    return reference.scores()
+    return blind_reference(images, restorers, names, **hiding).scores()
 
 
 def sweep_setting(
@@ -139,13 +124,7 @@ def sweep_setting(
     setting: str,
     values: Sequence[Any],
     images: ArrayLike | Sequence[ArrayLike],
-    *,
-    stride: int = 6,
-    offsets: int = 6,
-    channel_axis: int | None = None,
-    mask: ArrayLike | Sequence[ArrayLike | None] | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
+    **hiding: Unpack[Hiding],
 ) -> Sweep:
     """Try values of one setting of a restorer on noisy images, without any truth.
 
@@ -157,8 +136,10 @@ def sweep_setting(
         Its name, such as ``"strength"``; see :func:`napari_ensir.settings.settings_of`.
     values : sequence
         Two or more.
-    images, stride, offsets, channel_axis, mask, seed, progress
+    images
         As for :func:`~napari_ensir.restorers.blind.learn_blind`.
+    **hiding
+        ``stride``, ``offsets``, ``channel_axis``, ``mask``, ``seed``, ``progress``: as for that, too.
 
     Returns
     -------
@@ -193,12 +174,7 @@ def sweep_setting(
         images,
         [with_settings(restorer, **{setting: value}) for value in tried],
         [f"{setting} {number + 1}" for number in range(len(tried))],
-        stride=stride,
-        offsets=offsets,
-        channel_axis=channel_axis,
-        mask=mask,
-        seed=seed,
-        progress=progress,
+        **hiding,
     )
     blocks = reference.block_errors(average=False)
     low, high = reference.data_range
