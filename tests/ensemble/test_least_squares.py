@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize, nnls
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.ensemble.least_squares import _evened, minimise_on_simplex
+from napari_ensir.ensemble.least_squares import minimise_on_simplex
 
 from .conftest import make_image
 
@@ -52,20 +52,6 @@ def test_singular_and_zero_matrices(rng, m, rank):
     assert_optimal(matrices, weights)
     if rank == 0:
         np.testing.assert_allclose(weights, 1 / m, atol=1e-6)
-
-
-def test_evenness_draws_toward_equal_weights_whatever_the_noise():
-    rng = np.random.default_rng(0)
-    parts = rng.normal(0, 1, (5, 3, 3))
-    matrices = parts @ parts.transpose(0, 2, 1)
-    noisy = matrices + 50.0
-    np.testing.assert_array_equal(_evened(matrices, 0.0), matrices)
-    for evenness in (0.3, 1e6):
-        weights, _ = minimise_on_simplex(_evened(matrices, evenness))
-        np.testing.assert_allclose(minimise_on_simplex(_evened(noisy, evenness))[0], weights, atol=1e-6)
-    np.testing.assert_allclose(weights, 1 / 3, atol=1e-4)
-    two = np.array([[[2.0, 0.0], [0.0, 6.0]]])  # apart: (8 - 4) / 2 = 2
-    np.testing.assert_allclose(_evened(two, 0.5), [[[3.0, 0.0], [0.0, 7.0]]])
 
 
 def test_nearly_singular_and_badly_scaled(rng):

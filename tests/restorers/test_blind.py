@@ -14,6 +14,7 @@ from napari_ensir.restorers.hidden_pixels import HiddenGrid, restore_hidden
 from napari_ensir.restorers.own_network import OwnNetwork
 
 GAUSSIAN, MEDIAN, TV = (CLASSICAL[key] for key in ("gaussian", "median", "total-variation"))
+WAVELET, NLM = CLASSICAL["wavelet"], CLASSICAL["non-local-means"]
 
 
 def identity(image: np.ndarray) -> np.ndarray:
@@ -26,6 +27,10 @@ def small_network() -> OwnNetwork:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(1, 1, 3, padding=1).eval()
     return OwnNetwork(network=network, label="network", channels=1, device="cpu", data_range=(0, 255))
+
+
+def error(image: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.mean((np.asarray(image, float) - truth) ** 2))
 
 
 def psnr(image: np.ndarray, truth: np.ndarray) -> float:
@@ -125,7 +130,7 @@ class TestHiddenPixels:
 class TestLearnBlind:
     def test_is_nearly_as_good_as_a_clean_reference(self, exposures):
         clean, noisy = exposures
-        restorers = [GAUSSIAN(sigma=0.8), MEDIAN(size=3), TV()]
+        restorers = [WAVELET(), NLM(), TV(strength=0.7)]
         candidates = [restorer(noisy) for restorer in restorers]
         blind = learn_blind(noisy, restorers, data_range=(0, 255), device="cpu")
         best = fit_lut([(candidates, clean)], blind.names, "least-squares", data_range=(0, 255), device="cpu")
@@ -199,14 +204,66 @@ class TestLearnBlind:
                 pixels.ravel().tolist(), np.broadcast_to(where, pixels.shape).ravel().tolist(), strict=True
             )
         )
-        assert reference.learn(device="cpu").report["pixels"] == np.broadcast_to(where, pixels.shape).sum()
+        # each pixel counts twice: hidden, and seen
+        assert (
+            reference.learn(device="cpu").report["pixels"] == 2 * np.broadcast_to(where, pixels.shape).sum()
+        )
+
+    @pytest.mark.parametrize(("shape", "axis"), CASES)
+    def test_seen_pixels_lie_beside_hidden_ones(self, shape, axis):
+        image = np.random.default_rng(0).integers(20, 200, shape).astype(np.uint8)
+        restorers = [GAUSSIAN(channel_axis=axis), identity]
+        mask = np.random.default_rng(1).random(shape) < 0.7
+        reference = blind_reference(
+            image, restorers, stride=5, offsets=3, channel_axis=axis, mask=mask, restored=None
+        )
+        grid = HiddenGrid(shape, axis, stride=5, offsets=3)
+        (seen, told), (hidden, noisy) = reference.ordinary[0], reference.pairs[0]
+        for kept, restorer in zip(seen, restorers, strict=True):
+            np.testing.assert_array_equal(kept, grid.kept(grid.planes(restorer(image))))
+        assert told.shape == noisy.shape
+        (((gaussian, _), beside),), (where,) = reference.both
+        runs = -3 if axis is None else -4
+        for both, one, other in ((gaussian, hidden[0], seen[0]), (beside, noisy, told)):
+            first, second = np.split(both, 2, axis=runs)
+            np.testing.assert_array_equal(first, one.astype(first.dtype))
+            np.testing.assert_array_equal(second, other)
+        np.testing.assert_array_equal(np.split(where, 2, axis=runs)[1], reference.masks[0])
+        again = blind_reference(
+            image,
+            restorers,
+            stride=5,
+            offsets=3,
+            channel_axis=axis,
+            mask=mask,
+            restored=[[restorer(image) for restorer in restorers]],
+        )
+        np.testing.assert_array_equal(again.ordinary[0][0], seen)
+
+    def test_noise_that_a_restorer_leaves_counts_against_it(self):
+        """Hidden pixels do not show it: what stands in for them has less noise than they have."""
+        rng = np.random.default_rng(4)
+        noisy = 100 + rng.normal(0, 20, (120, 120))
+        flat = np.full(noisy.shape, 97.0, np.float32)
+
+        def keeps_outliers(image):
+            """Flat, but for what lies far from its four neighbours."""
+            around = sum(np.roll(image, step, axis) for step in (-1, 1) for axis in (0, 1)) / 4
+            return np.where(np.abs(image - around) > 30, image, 100.0)
+
+        scores = blind_reference(noisy, [keeps_outliers, lambda image: flat], ("keeps", "flat")).scores()
+        hidden = blind_reference(noisy, [keeps_outliers, lambda image: flat], ("keeps", "flat")).pairs[0]
+        errors = [error(each, hidden[1]) for each in hidden[0]]
+        assert errors[0] < errors[1]  # by hidden pixels alone it would be the better one
+        assert scores.ranked[0] == 1
+        assert scores.difference(0, 1).is_real
 
     def test_several_images_of_several_sizes(self):
         rng = np.random.default_rng(0)
         images = [rng.normal(100, 10, shape) for shape in [(30, 36), (48, 50)]]
         lut = learn_blind(images, [GAUSSIAN(), MEDIAN()], device="cpu")
         assert lut.report["images"] == 2
-        assert lut.report["pixels"] == 6 * (5 * 6 + 8 * 8)
+        assert lut.report["pixels"] == 2 * 6 * (5 * 6 + 8 * 8)
         assert lut.report["blind"] == {"stride": 6, "offsets": 6, "seed": 0}
         assert lut.report["truth_noise"] == "unknown"
 

@@ -41,9 +41,6 @@ class Settings:
         Start of EM, and its answer where a bin set has too few pixels.
     shrinkage : float
         Pixels' worth of trust in the global solution, for least squares.
-    evenness : float
-        How unsure the candidates' errors are themselves, for least squares: an independent error of each, as
-        a share of their mean squared distance from their average. Draws weights toward equal ones.
     min_pixels : int
         Bin sets with fewer pixels get no EM of their own.
     max_iterations : int or None
@@ -56,7 +53,6 @@ class Settings:
 
     prior: NDArray[np.float64] | None = None
     shrinkage: float = SHRINKAGE
-    evenness: float = 0.0
     min_pixels: int = 100
     max_iterations: int | None = None
     tolerance: float = 1e-5

@@ -155,7 +155,6 @@ def learn(
     mask: Sequence[Any] | None = None,
     device: str | torch.device = "auto",
     progress: Progress | None = None,
-    evenness: float = 0.0,
 ) -> WeightLUT:
     """:func:`fit_lut` with its settings in one piece, and no look for own inputs.
 
@@ -164,8 +163,6 @@ def learn(
     reference, names, mask, device, progress
         As for :func:`fit_lut`; ``device`` rather than that of the settings.
     given : FitSettings
-    evenness : float
-        See :class:`~napari_ensir.ensemble.estimate.Settings`.
 
     Raises
     ------
@@ -176,7 +173,6 @@ def learn(
     noisy = given.truth_noise is not None
     settings = Settings(
         shrinkage=SHRINKAGE if given.shrinkage == "auto" else given.shrinkage,
-        evenness=evenness,
         max_iterations=given.max_iterations,
         device=resolve_device(device),
     )

@@ -45,7 +45,7 @@ def least_squares(
     ----------
     statistics : Statistics
     settings : Settings
-        ``shrinkage``, in pixels, is used: 0 trusts every bin set alone; and ``evenness``.
+        ``shrinkage``, in pixels, is used: 0 trusts every bin set alone.
     progress
         Called with (bin sets done, bin sets, text); what it raises stops the work.
 
@@ -64,29 +64,16 @@ def least_squares(
     np.add.at(total, channel, gram)
     np.add.at(pixels, channel, counts)
     mean = total / np.maximum(pixels, 1)[:, None, None]
-    fallback, _ = minimise_on_simplex(_evened(mean, settings.evenness))
+    fallback, _ = minimise_on_simplex(mean)
     weights = np.empty((len(gram), m))
     rounds = np.empty(len(gram), np.int64)
     for first in range(0, len(gram), _BATCH):
         part = slice(first, first + _BATCH)
-        shrunk = _evened(gram[part] + settings.shrinkage * mean[channel[part]], settings.evenness)
+        shrunk = gram[part] + settings.shrinkage * mean[channel[part]]
         weights[part], rounds[part] = minimise_on_simplex(shrunk)
         if progress is not None:
             progress(min(first + _BATCH, len(gram)), len(gram), "estimating weights")
     return Estimate(weights, fallback, "fallback", rounds, np.zeros(len(gram), np.int8))
-
-
-def _evened(matrices: NDArray[np.float64], evenness: float) -> NDArray[np.float64]:
-    """The sums of squares as if each candidate had an error of its own on top.
-
-    Its measure is the candidates' distance from their average, which noise of the truth does not change.
-    """
-    if not evenness:
-        return matrices
-    m = matrices.shape[-1]
-    apart = (np.einsum("rmm->r", matrices) - matrices.sum(axis=(1, 2)) / m) / m
-    evened: NDArray[np.float64] = matrices + evenness * apart[:, None, None] * np.eye(m)
-    return evened
 
 
 def minimise_on_simplex(matrices: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

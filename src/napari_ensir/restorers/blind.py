@@ -77,8 +77,10 @@ def learn_blind(
     """Learn from noisy images alone how far to trust each restorer at each intensity.
 
     Hides one pixel in ``stride`` x ``stride``, restores, keeps what each restorer makes of the hidden pixels,
-    and repeats that for other pixels; then least squares of these predictions against the noisy pixels. The
-    table is meant for the restorers' ordinary results.
+    and repeats that for other pixels; restores once with no pixel hidden. Then least squares of the hidden
+    pixels' predictions against the noisy pixels, and of the ordinary ones against the noisy pixels with as
+    much of their noise taken off as can be told (:mod:`.noise_told`), both counting alike. The table is meant
+    for the restorers' ordinary results.
 
     It is for denoising: a noisy image is noise about the truth. An image that is blurred, or behind rain, is
     about something else, and would teach to leave it so. It works best where a pixel can be guessed from
@@ -99,7 +101,8 @@ def learn_blind(
         Pixels from one hidden pixel to the next along rows and columns, 2 or more. Nearer ones cost fewer
         runs per pixel, and spoil each other's surroundings more.
     offsets : int
-        How often each restorer runs: each run hides other pixels, so ``offsets / stride ** 2`` of all.
+        How often each restorer runs with pixels hidden: each run hides others, so ``offsets / stride ** 2``
+        of all.
     bin_width, data_range, shrinkage
         As for :func:`napari_ensir.fit_lut`.
     channel_axis : int, optional
@@ -237,19 +240,10 @@ def restore_and_combine(
         chosen,
         checked,
         mask=None if mask is None else [mask],
-        progress=_after(progress, len(chosen), runs),
+        progress=share_of(progress, len(chosen), runs, runs - len(chosen)),
+        restored=[candidates],
         **given.hiding,
     )
     lut = reference.learn(**given.learning)
     ensemble = lut.apply(candidates, given.device)
     return Combined(tuple(candidates), ensemble, lut, reference)
-
-
-def _after(progress: Progress | None, before: int, parts: int) -> Progress | None:
-    """`progress` for what follows `before` of `parts` pieces of work."""
-    if progress is None:
-        return None
-    rest = parts - before
-    return lambda done, total, text: progress(
-        before * max(total, 1) + rest * done, parts * max(total, 1), text
-    )

@@ -1,6 +1,7 @@
-"""Noisy images to pairs of blind predictions and the pixels they predict. Estimates no weight by itself.
+"""Noisy images to pairs of predictions and what they are judged by. Estimates no weight by itself.
 
-Knows restorers and images; how pixels are hidden is told in :mod:`.hidden_pixels`.
+Knows restorers and images; how pixels are hidden is told in :mod:`.hidden_pixels`, what is noise in them in
+:mod:`.noise_told`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from napari_ensir.ensemble.noisy_scores import NoisyScores, block_errors, joined
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import as_restorer, check_image, with_channel_axis
 from napari_ensir.restorers.enlarging import check_keeps_size
-from napari_ensir.restorers.hidden_pixels import HiddenGrid, restore_hidden
+from napari_ensir.restorers.hidden_pixels import HiddenGrid, restore_checked, restore_hidden
+from napari_ensir.restorers.noise_told import curvature, without_noise
 from napari_ensir.settings import BlindSettings, FitSettings
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.noisy_scores import BlockErrors
     from napari_ensir.restorers.base import AnyRestorer, Progress, Restorer
 
+    Pair = tuple[tuple[NDArray[np.float32], ...], NDArray[Any]]
+
 __all__ = [
     "BlindReference",
     "CorrelatedNoiseWarning",
@@ -39,11 +43,6 @@ __all__ = [
     "restorers_of",
     "share_of",
 ]
-
-
-EVENNESS = 0.5
-"""A blind prediction is not quite the ordinary one: better where the restorer leaves noise, worse where it
-keeps what cannot be guessed. Weights are drawn toward equal ones for that, see ``benchmarks/no_truth.md``."""
 
 
 class CorrelatedNoiseWarning(UserWarning):
@@ -63,16 +62,21 @@ class Hiding(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class BlindReference:
-    """Predictions of hidden pixels beside the noisy pixels themselves: a reference set without a truth.
+    """Predictions of pixels beside the noisy pixels themselves: a reference set without a truth.
 
-    Whatever takes a reference set takes :attr:`pairs`, such as :func:`napari_ensir.compare`.
+    Whatever takes a reference set takes :attr:`pairs`, such as :func:`napari_ensir.compare`. Tables and
+    scores are of :attr:`both`.
 
     Attributes
     ----------
     pairs : tuple of (candidates, noisy)
-        One per image. An image of shape ``(..., rows, columns)`` gives arrays of shape
-        ``(..., offsets, rows // stride, columns // stride)``, its channels, if any, along one more axis, the
-        last. Candidates are float32, the noisy pixels of the image's own dtype.
+        Predictions by restorers that did not see the pixels; one pair per image. An image of shape
+        ``(..., rows, columns)`` gives arrays of shape ``(..., offsets, rows // stride, columns // stride)``,
+        its channels, if any, along one more axis, the last. Candidates are float32, the noisy pixels of the
+        image's own dtype.
+    ordinary : tuple of (candidates, told)
+        What the restorers make of the same pixels when they see them, beside the pixels with as much of their
+        noise taken off as can be told; of the same shapes, float32.
     masks : tuple of bool arrays, one per image, or None
         Where to learn, of the same shape, with or without channels.
     names : tuple of str
@@ -90,7 +94,8 @@ class BlindReference:
         What makes it doubtful, a sentence each.
     """
 
-    pairs: tuple[tuple[tuple[NDArray[np.float32], ...], NDArray[Any]], ...]
+    pairs: tuple[Pair, ...]
+    ordinary: tuple[Pair, ...]
     masks: tuple[NDArray[np.bool_] | None, ...] | None
     names: tuple[str, ...]
     channel_axis: Literal[-1] | None
@@ -127,22 +132,15 @@ class BlindReference:
             data_range=data_range or self.data_range,
             truth_noise="unknown",
         )
-        lut = learn(
-            self.pairs,
-            given,
-            names=self.names,
-            mask=self.masks,
-            device=device,
-            progress=progress,
-            evenness=EVENNESS,
-        )
+        pairs, masks = self.both
+        lut = learn(pairs, given, names=self.names, mask=masks, device=device, progress=progress)
         said = {"blind": dict(self.settings), "warnings": [*lut.report["warnings"], *self.warnings]}
         if data_range is None:
             said["data_range_from"] = "dtype" if self._is_byte else "data"
         return replace(lut, channel_axis=self.image_channel_axis, report=lut.report | said)
 
     def scores(self) -> NoisyScores:
-        """The restorers and the average of their candidates, scored on hidden pixels."""
+        """The restorers and the average of their candidates, scored on the pixels that were hidden."""
         low, high = self.data_range
         return NoisyScores.of(self.names, [self.block_errors()], high - low)
 
@@ -159,8 +157,8 @@ class BlindReference:
         BlockErrors
         """
         parts = []
-        masks = self.masks or (None,) * len(self.pairs)
-        for (candidates, noisy), mask in zip(self.pairs, masks, strict=True):
+        pairs, masks = self.both
+        for (candidates, noisy), mask in zip(pairs, masks or (None,) * len(pairs), strict=True):
             images = [*candidates, np.mean(candidates, axis=0)] if average else list(candidates)
             valid = None
             if mask is not None:
@@ -168,6 +166,30 @@ class BlindReference:
             channels = -1 if self.has_channels else None
             parts.append(block_errors(noisy, images, valid=valid, channel_axis=channels))
         return joined(parts)
+
+    @property
+    def both(self) -> tuple[tuple[Pair, ...], tuple[NDArray[np.bool_] | None, ...] | None]:
+        """Hidden and seen pixels side by side along the axis of the runs, and their masks.
+
+        So they are counted in the same blocks and held out in the same parts: they are the same pixels.
+        """
+        if not self.ordinary:
+            return self.pairs, self.masks
+        axis = -4 if self.has_channels else -3
+        pairs = tuple(
+            (
+                tuple(np.concatenate(each, axis) for each in zip(hidden, seen, strict=True)),
+                np.concatenate([noisy, told], axis),
+            )
+            for (hidden, noisy), (seen, told) in zip(self.pairs, self.ordinary, strict=True)
+        )
+        if self.masks is None:
+            return pairs, None
+        return pairs, tuple(None if mask is None else self._twice(mask) for mask in self.masks)
+
+    def _twice(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        with_channels = self.has_channels and mask.ndim == self.pairs[0][1].ndim
+        return np.concatenate([mask, mask], -4 if with_channels else -3)
 
     @property
     def _is_byte(self) -> bool:
@@ -185,13 +207,19 @@ def blind_reference(
     mask: ArrayLike | Sequence[ArrayLike | None] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    restored: Sequence[Sequence[NDArray[np.float32]]] | None = None,
+    seen: bool = True,
 ) -> BlindReference:
-    """Restore noisy images with some pixels hidden, and keep what comes out at those.
+    """Restore noisy images with some pixels hidden, and once with none, and keep what comes out at those.
 
     Parameters
     ----------
     images, restorers, names, stride, offsets, channel_axis, mask, seed, progress
         As for :func:`learn_blind`.
+    restored : for each image M arrays of its shape, optional
+        What the restorers make of it, where that is known already.
+    seen : bool
+        Whether to restore once with no pixel hidden; else there is nothing ``ordinary``.
 
     Returns
     -------
@@ -217,26 +245,38 @@ def blind_reference(
     chosen = restorers_of(restorers, channel_axis)
     checked = check_names(names or [each.name for each in chosen], len(chosen))
     axis = _channels(chosen, channel_axis)
-    pairs, kept_masks = [], []
+    pairs, ordinary, kept_masks = [], [], []
     doubts = _doubts(arrays, axis)
+    once = seen and restored is None
+    each = offsets + once  # runs of a restorer on an image
+    runs = len(arrays) * len(chosen) * each
     for number, (image, where) in enumerate(zip(arrays, masks, strict=True)):
         grid = HiddenGrid(image.shape, axis, stride, offsets, seed)
-        predictions = []
+        planes = grid.planes(image)
+        noisy, hidden, whole = grid.kept(planes), [], list(restored[number] if restored else ())
         for index, restorer in enumerate(chosen):
-            place = (number * len(chosen) + index, len(arrays) * len(chosen))
-            predictions.append(restore_hidden(image, restorer, grid, share_of(progress, *place)))
-        pairs.append((tuple(predictions), grid.kept(grid.planes(image))))
+            before = (number * len(chosen) + index) * each
+            if once:
+                whole.append(restore_checked(image, restorer, share_of(progress, before, runs)))
+            part = share_of(progress, before + once, runs, offsets)
+            hidden.append(restore_hidden(image, restorer, grid, part))
+        pairs.append((tuple(hidden), noisy))
+        if seen:
+            curved = None if doubts[number] else grid.kept(curvature(planes))
+            told = without_noise(noisy, hidden, curved, channels=axis is not None)
+            ordinary.append((tuple(grid.kept(grid.planes(one)) for one in whole), told))
         kept_masks.append(None if where is None else _hidden_of_mask(where, grid, number))
     return BlindReference(
         tuple(pairs),
+        tuple(ordinary),
         None if mask is None else tuple(kept_masks),
         checked,
         None if axis is None or channel_axis is None else -1,
         None if channel_axis is None else _as_fitted(channel_axis, arrays[0].ndim),
-        _range_of(pairs),
+        _range_of([*pairs, *ordinary], arrays),
         axis is not None,
         {"stride": stride, "offsets": offsets, "seed": seed},
-        tuple(doubts),
+        tuple(filter(None, doubts)),
     )
 
 
@@ -290,14 +330,13 @@ def images_of(images: Any, channel_axis: int | None) -> list[NDArray[Any]]:
 
 
 def _doubts(images: Sequence[NDArray[Any]], channel_axis: int | None) -> list[str]:
-    """Sentences about noise that neighbours have in common, also said as a warning of Python's."""
+    """For each image a sentence about noise that neighbours have in common, or none; warned of as well."""
     found = [correlated_noise_warning(image, channel_axis) for image in images]
     doubts = [
-        (f"image {number + 1}: " if len(found) > 1 else "") + doubt
+        "" if doubt is None else (f"image {number + 1}: " if len(found) > 1 else "") + doubt
         for number, doubt in enumerate(found)
-        if doubt
     ]
-    for doubt in doubts:
+    for doubt in filter(None, doubts):
         warnings.warn(doubt, CorrelatedNoiseWarning, stacklevel=4)
     return doubts
 
@@ -328,9 +367,9 @@ def _hidden_of_mask(mask: Any, grid: HiddenGrid, number: int) -> NDArray[np.bool
     )
 
 
-def _range_of(pairs: Sequence[tuple[tuple[NDArray[np.float32], ...], NDArray[Any]]]) -> tuple[float, float]:
+def _range_of(pairs: Sequence[Pair], images: Sequence[NDArray[Any]]) -> tuple[float, float]:
     """The dtype's range for 8 bit, else the predictions', which is narrower than that of noisy pixels."""
-    kinds = {noisy.dtype for _, noisy in pairs}
+    kinds = {image.dtype for image in images}
     if len(kinds) == 1 and (kind := kinds.pop()).kind in "iu" and kind.itemsize == 1:
         return float(np.iinfo(kind).min), float(np.iinfo(kind).max)
     low = min(float(each.min()) for candidates, _ in pairs for each in candidates)
@@ -346,8 +385,10 @@ def _as_fitted(channel_axis: int, ndim: int) -> int:
     return -1 if axis == ndim - 1 else axis
 
 
-def share_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    """`progress` for one of several pieces of work."""
+def share_of(progress: Progress | None, number: int, parts: int, size: int = 1) -> Progress | None:
+    """`progress` for one of several pieces of work, or for some in a row."""
     if progress is None:
         return None
-    return lambda done, total, text: progress(number * max(total, 1) + done, parts * max(total, 1), text)
+    return lambda done, total, text: progress(
+        number * max(total, 1) + size * done, parts * max(total, 1), text
+    )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.restorers.base import Progress, Restorer
 
-__all__ = ["HiddenGrid", "restore_hidden"]
+__all__ = ["HiddenGrid", "restore_checked", "restore_hidden"]
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,28 @@ class HiddenGrid:
         return found.reshape(*before, *found.shape[1:4], *last)
 
 
+def restore_checked(
+    image: NDArray[Any], restorer: Restorer, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """What any restorer makes of an image, float32 of its shape.
+
+    Raises
+    ------
+    EnsembleError
+        If the restorer changes the shape, or gives values that are not finite.
+    """
+    found = np.asarray(restorer(image, progress=progress), np.float32)
+    check_keeps_size(restorer, image, found)
+    if found.shape != image.shape:
+        raise EnsembleError(
+            f"{restorer.name} turned an image of shape {image.shape} into {found.shape}; "
+            "a restorer has to keep the shape."
+        )
+    if not np.isfinite(found).all():
+        raise EnsembleError(f"{restorer.name} gave values that are not finite; change its parameters.")
+    return found
+
+
 def restore_hidden(
     image: NDArray[Any],
     restorer: Restorer,
@@ -194,17 +216,8 @@ def restore_hidden(
     def restored(planes: NDArray[Any], channel_axis: int) -> NDArray[Any]:
         nonlocal run
         given = grid.image(np.rint(planes) if whole else planes).astype(image.dtype, copy=False)
-        found = restorer(given, progress=_share(progress, run, grid.offsets))
+        found = restore_checked(given, restorer, _share(progress, run, grid.offsets))
         run += 1
-        found = np.asarray(found, np.float32)
-        check_keeps_size(restorer, image, found)
-        if found.shape != image.shape:
-            raise EnsembleError(
-                f"{restorer.name} turned an image of shape {image.shape} into {found.shape}; "
-                "a restorer has to keep the shape."
-            )
-        if not np.isfinite(found).all():
-            raise EnsembleError(f"{restorer.name} gave values that are not finite; change its parameters.")
         return grid.planes(found)
 
     # Fractions of large integers would be lost in float32; scikit-image keeps the dtype of floats.
