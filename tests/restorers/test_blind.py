@@ -209,6 +209,7 @@ class TestLearnBlind:
             reference.learn(device="cpu").report["pixels"] == 2 * np.broadcast_to(where, pixels.shape).sum()
         )
 
+    @pytest.mark.filterwarnings("ignore:.*neighbouring pixels is alike")
     @pytest.mark.parametrize(("shape", "axis"), CASES)
     def test_seen_pixels_lie_beside_hidden_ones(self, shape, axis):
         image = np.random.default_rng(0).integers(20, 200, shape).astype(np.uint8)

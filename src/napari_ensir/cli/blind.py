@@ -18,7 +18,13 @@ from napari_ensir.files.targets import Place, check_places
 from napari_ensir.files.whole import check_target
 from napari_ensir.restorers import with_channel_axis
 from napari_ensir.restorers.base import told_of
-from napari_ensir.restorers.blind_pairs import CorrelatedNoiseWarning, blind_reference, share_of
+from napari_ensir.restorers.blind_pairs import (
+    HIDING,
+    LEARNING,
+    CorrelatedNoiseWarning,
+    blind_reference,
+    share_of,
+)
 from napari_ensir.settings import RestoreSettings
 
 if TYPE_CHECKING:
@@ -80,10 +86,11 @@ def blind(
     chosen = choose_restorers(methods, networks, given, ir)
     restorers = tuple(with_channel_axis(each, axis) for each in chosen.values())
     arrays = [np.asarray(images.load(number)[Part.IMAGE]) for number in range(len(images))]
+    hiding = settings.keywords(*HIDING)
     with terminal.progress(output.quiet) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # told from the report
-        reference = blind_reference(arrays, restorers, tuple(chosen), progress=progress, **settings.hiding)
-        lut = reference.learn(**settings.learning)
+        reference = blind_reference(arrays, restorers, tuple(chosen), progress=progress, **hiding)
+        lut = reference.learn(**settings.keywords(*LEARNING))
     scores = reference.scores()
     if target is not None:
         lut.save(target)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from napari_ensir.ensemble.inputs import check_names
 from napari_ensir.restorers.blind_pairs import (
+    HIDING,
+    LEARNING,
     BlindReference,
     CorrelatedNoiseWarning,
     blind_reference,
@@ -158,8 +160,10 @@ def learn_blind(
         data_range=data_range,
         device=str(device),
     )
-    reference = blind_reference(images, restorers, names, mask=mask, progress=progress, **given.hiding)
-    return reference.learn(progress=progress, **given.learning)
+    reference = blind_reference(
+        images, restorers, names, mask=mask, progress=progress, **given.keywords(*HIDING)
+    )
+    return reference.learn(progress=progress, **given.keywords(*LEARNING))
 
 
 @dataclass(frozen=True)
@@ -242,8 +246,8 @@ def restore_and_combine(
         mask=None if mask is None else [mask],
         progress=share_of(progress, len(chosen), runs, runs - len(chosen)),
         restored=[candidates],
-        **given.hiding,
+        **given.keywords(*HIDING),
     )
-    lut = reference.learn(**given.learning)
+    lut = reference.learn(**given.keywords(*LEARNING))
     ensemble = lut.apply(candidates, given.device)
     return Combined(tuple(candidates), ensemble, lut, reference)

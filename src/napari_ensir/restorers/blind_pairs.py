@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     Pair = tuple[tuple[NDArray[np.float32], ...], NDArray[Any]]
 
 __all__ = [
+    "HIDING",
+    "LEARNING",
     "BlindReference",
     "CorrelatedNoiseWarning",
     "Hiding",
@@ -43,6 +45,11 @@ __all__ = [
     "restorers_of",
     "share_of",
 ]
+
+
+HIDING = ("stride", "offsets", "seed", "channel_axis")
+LEARNING = ("bin_width", "shrinkage", "data_range", "device")
+"""Of :class:`~napari_ensir.settings.BlindSettings`, what hiding pixels takes and what learning takes."""
 
 
 class CorrelatedNoiseWarning(UserWarning):

@@ -306,9 +306,9 @@ class Settings:
         for each in settings_of(self):
             object.__setattr__(self, each.name, each.checked(getattr(self, each.name)))
 
-    def keywords(self) -> dict[str, Any]:
-        """The settings by name, as keywords of the function that they belong to."""
-        return {each.name: getattr(self, each.name) for each in settings_of(self)}
+    def keywords(self, *names: str) -> dict[str, Any]:
+        """The settings by name, as keywords of the function that they belong to; all, or those named."""
+        return {name: getattr(self, name) for name in names or [each.name for each in settings_of(self)]}
 
 
 def check_settings(owner: Any, place: str = "") -> None:

@@ -309,16 +309,6 @@ class BlindSettings(Settings):
     )
     device: str = device_setting()
 
-    @property
-    def hiding(self) -> dict[str, Any]:
-        """Those that hiding pixels needs, as keywords."""
-        return {name: getattr(self, name) for name in ("stride", "offsets", "seed", "channel_axis")}
-
-    @property
-    def learning(self) -> dict[str, Any]:
-        """Those that learning from hidden pixels needs, as keywords."""
-        return {name: getattr(self, name) for name in ("bin_width", "shrinkage", "data_range", "device")}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ApplySettings(Settings):
