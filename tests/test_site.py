@@ -91,7 +91,7 @@ class Thing:
 def test_roles_become_links_and_settings_speak(site, tmp_path):
     code = '''
 class WeightLUT:
-    """See :func:`~napari_ensir.fit_lut`, :meth:`apply` and :mod:`.bins`."""
+    """Made by :func:`~napari_ensir.fit_lut`; :meth:`apply` and :mod:`.bins`."""
     def apply(self):
         """Combine."""
     width: int = setting(3, title="Width", description="How wide.")
@@ -100,7 +100,7 @@ class WeightLUT:
     seen = griffe.Extensions(site["docstrings"].Docstrings())
     package = griffe.load("lut", search_paths=[tmp_path], extensions=seen)
     said = package["WeightLUT"].docstring.value
-    assert "[`fit_lut`][napari_ensir.fit_lut], [`apply`][napari_ensir.WeightLUT.apply] and `bins`." in said
+    assert "[`fit_lut`][napari_ensir.fit_lut]; [`apply`][napari_ensir.WeightLUT.apply] and `bins`." in said
     width = package["WeightLUT.width"]
     assert (width.docstring.value, str(width.value)) == ("How wide.", "3")
 
@@ -121,11 +121,17 @@ def test_links_lead_to_pages_or_to_the_repository(site, prose, led):
 
 
 @pytest.mark.parametrize(
-    "tag", ['<img src="https://a">', '<script defer src="http://a">', '<link href="//a" rel="stylesheet">']
+    "tag",
+    [
+        '<img src="https://a">',
+        '<script defer src="http://a">',
+        '<link href="//a" rel="stylesheet">',
+        '<link rel="preconnect" href="https://a">',
+    ],
 )
 def test_what_would_be_fetched_from_elsewhere_is_seen(site, tag):
     assert site["pages"].FETCHED.search(tag)
     assert not site["pages"].FETCHED.search(
         tag.replace("https:/", "").replace("http:/", "").replace("//", "/")
     )
-    assert not site["pages"].FETCHED.search('<a href="https://a">')
+    assert not site["pages"].FETCHED.search('<a href="https://a"> <link rel="canonical" href="https://a">')

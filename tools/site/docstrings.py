@@ -22,15 +22,18 @@ class Docstrings(griffe.Extension):
         self.public = {name.rpartition(".")[2]: name for name in documented()}
 
     def on_object(self, *, obj: griffe.Object, **others: Any) -> None:
-        """Make links of roles and bold words of headings; hide what is for the package alone."""
-        if obj.name in INNER:
-            obj.docstring = None  # what says nothing is not shown
+        """Make links of roles and bold words of headings; hide what is not for readers."""
+        if obj.name in INNER or (obj.docstring is not None and obj.docstring.value.startswith("See :")):
+            obj.docstring = None  # what says nothing, or what another one says, is not shown
         if obj.docstring is not None:
             text = ROLE.sub(lambda found: self._link(found[1], obj), obj.docstring.value)
             obj.docstring.value = HEADING.sub(r"**\1**\n", text)
 
-    def on_attribute(self, *, attr: griffe.Attribute, **others: Any) -> None:
-        """Describe a setting by its description, and show its default alone."""
+    def on_attribute_instance(self, *, attr: griffe.Attribute, **others: Any) -> None:
+        """Describe a setting by its description, and show its default alone.
+
+        Before signatures of dataclasses are made of them.
+        """
         call = attr.value
         if not isinstance(call, griffe.ExprCall) or str(call.function) != "setting":
             return

@@ -29,7 +29,8 @@ LINK = re.compile(r"(?<=\]\()(?!https?://|mailto:|#)([^)#\s]+)(#[^)\s]*)?(?=\))"
 BADGE = re.compile(r"\[!\[([^\]]*)\]\(https?://[^)]*\)\]\(([^)]*)\)\n?")
 
 FETCHED = re.compile(
-    r"<(?:img|script|iframe)\b[^>]*\bsrc=\"(?:https?:)?//[^>]*>|<link\b[^>]*\bhref=\"//[^>]*>"
+    r"<(?:img|script|iframe)\b[^>]*\bsrc=\"(?:https?:)?//[^>]*>"
+    r"|<link\b(?=[^>]*\brel=\"(?:stylesheet|preconnect|preload|icon)\")[^>]*\bhref=\"(?:https?:)?//[^>]*>"
 )
 
 log = mkdocs.plugins.get_plugin_logger("sections")
@@ -52,6 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         placed.append(file)
     beside = sorted(path for pattern in BESIDE for path in ROOT.glob(pattern))
     placed += [file_at(path.relative_to(ROOT).as_posix(), config) for path in beside]
+    placed.append(file_at("src/napari_ensir/icon.svg", config, "icon.svg"))
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         placed += shown(notebook, config)
     return Files(placed)
@@ -94,6 +96,8 @@ def commands() -> str:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """A page as the site shows it; mkdocs calls this for each."""
     known = {file.src_uri for file in files if not file.inclusion.is_excluded()}
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]  # which would be this page alone
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, commands())
     parts, last = [], 0

@@ -81,8 +81,8 @@ def raises(function: griffe.Function) -> bool:
 
 
 def load() -> griffe.Module:
-    """The package, read and not run."""
-    return griffe.load("napari_ensir", search_paths=[str(ROOT / "src")], docstring_parser="numpy")
+    """The package as it is installed, read and not run."""
+    return griffe.load("napari_ensir", docstring_parser="numpy", try_relative_path=False)
 
 
 if __name__ == "__main__":

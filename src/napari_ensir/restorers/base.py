@@ -156,7 +156,19 @@ class ImageRestorer(ABC):
     ) -> NDArray[np.float32]:
         """Restore an image of shape (channels, ..., rows, columns) whose data range is 0..1.
 
-        `scale` is the width of the data range: intensity units of the caller's image per unit here.
+        Parameters
+        ----------
+        image : (channels, ..., rows, columns) float32
+            On the unit scale.
+        scale : float
+            Width of the data range: intensity units of the caller's image that are one here.
+        progress
+            Called with (done, total, text).
+
+        Returns
+        -------
+        float32 array
+            Of that shape, or of more rows and columns.
         """
 
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:

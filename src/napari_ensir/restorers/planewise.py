@@ -93,7 +93,19 @@ class ClassicalRestorer(ImageRestorer):
 
     @abstractmethod
     def restore_block(self, block: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-        """Restore one plane or volume of shape (channels, [planes,] rows, columns), range 0..1."""
+        """Restore one plane or volume of shape (channels, [planes,] rows, columns), range 0..1.
+
+        Parameters
+        ----------
+        block : (channels, ..., rows, columns) float32
+            On the unit scale.
+        scale : float
+            Intensity units that are one there.
+
+        Returns
+        -------
+        float32 array of that shape
+        """
 
     def _check(self, image: NDArray[np.float32]) -> None:
         if self.planes_only and self.spatial_ndim != 2:
