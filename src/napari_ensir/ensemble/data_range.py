@@ -151,10 +151,19 @@ def sum_of(parts: Sequence[Spread]) -> Spread:
     """The spread of all parts together; the same in any order and grouping."""
     if len(parts) == 1:
         return parts[0]
-    cells, place = np.unique(np.concatenate([part.cells for part in parts]), return_inverse=True)
-    counts = np.zeros(len(cells), np.int64)
-    np.add.at(counts, place, np.concatenate([part.counts for part in parts]))
-    return Spread(parts[0].exact, cells, counts, widest([part.ends for part in parts]))
+    exact, ends = parts[0].exact, widest([part.ends for part in parts])
+    cells, counts = (np.concatenate([getattr(part, of) for part in parts]) for of in ("cells", "counts"))
+    if not len(cells):
+        return Spread(exact, cells, counts, ends)
+    first, last = int(cells.min()), int(cells.max())
+    if last - first < 4 * len(cells):
+        table = np.zeros(last - first + 1, np.int64)
+        np.add.at(table, cells - first, counts)
+        return _of_table(exact, table, first, ends)
+    cells, place = np.unique(cells, return_inverse=True)
+    table = np.zeros(len(cells), np.int64)
+    np.add.at(table, place, counts)
+    return Spread(exact, cells, table, ends)
 
 
 def robust_range(spread: Spread, ends_within: Callable[[Ends], Ends]) -> Ends:

@@ -127,7 +127,7 @@ class Scale:
         return self.histogram(pairs[news] // n_heights, pairs[news] % n_heights, counts)
 
     def with_moments(self, histogram: Statistics, sums: NDArray[np.int64]) -> Statistics:
-        """Statistics of a histogram and the sums of heights, (bin sets, K), that belong to it.
+        """Statistics of a histogram and the sums of heights, (bin sets, shares, K), that belong to it.
 
         Raises
         ------
@@ -136,7 +136,7 @@ class Scale:
         """
         m = self.n_candidates
         rows = histogram.rows.astype(np.int64)
-        found = sums[np.ravel_multi_index(tuple(rows.T), self.radices)]
+        found = sums[np.ravel_multi_index(tuple(rows.T), self.radices)].sum(axis=1)
         first, crossed, with_truth = found[:, :m], found[:, m:-m], found[:, -m:]
         n = histogram.counts[:, None]
         heights = histogram.levels - self.lowest

@@ -19,7 +19,8 @@ import numpy as np
 from napari_ensir.ensemble.bin_loop import TILE, append_bins, append_channels, fill_channels, tile_of
 from napari_ensir.ensemble.combine_loop import combine
 from napari_ensir.ensemble.em_loop import iterate_em
-from napari_ensir.ensemble.product_loop import add_packed, add_products, n_sums_of, unpack
+from napari_ensir.ensemble.product_loop import SHARES as SHARES  # who makes room for the sums asks here
+from napari_ensir.ensemble.product_loop import add_products, quads_for
 from napari_ensir.ensemble.spread_loop import count_cells, count_values
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.bin_loop import Blocks, Channels
 
-__all__ = ["combine", "count_cells", "count_floats", "count_integers", "count_values", "iterate_em", "unpack"]
+__all__ = ["combine", "count_cells", "count_floats", "count_integers", "count_values", "iterate_em"]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _U, _I = np.uint64, np.int64
+_ALL = np.uint32(2**32 - 1)
 
 # Both kernels turn a tile into whole numbers from zero upward, its *heights*: those of the candidates, then
-# of the truth, then ones. All sums that are kept are sums of products of two of them.
+# of the truth. All sums that are kept are sums of products of two of them.
 
 
 @_jit
@@ -53,7 +55,6 @@ def count_integers(
     owners: NDArray[np.int64],
     pairs: NDArray[np.int64],
     outside: NDArray[np.int64],
-    packed: NDArray[np.uint64] | None,
 ) -> int:
     """Add a block of integers of up to 16 bits to its bin sets' sums; return the number of pairs written.
 
@@ -65,29 +66,24 @@ def count_integers(
     smallest
         The dtype's first integer, the one of height 0.
     limits
-        Lowest and highest height within the data range.
+        Lowest and highest height within the data range; (0, 2**32 - 1) where none lies outside.
     grid
         As for :func:`combine`, of heights.
     n_channels, channels
         As for :func:`combine`.
-    sums : (bin sets * K,)
-        Added to: for each bin set the sums of x_1..x_M, of x_m * x_k for k <= m, and of x_m * y.
+    sums : (bin sets * SHARES * K,)
+        Added to; see :func:`~napari_ensir.ensemble.product_loop.add_products`.
     paging, pages, histogram, owners, pairs
         The histogram of the truth; see :func:`_count_truth`.
     outside : (M + 2,)
         Added to: pixels outside the range in each candidate and the truth, then pixels that are not finite.
-    packed : (bin sets * K / 3 rounded up,) or None
-        Added to instead of ``sums``, three sums to a number, and emptied into these in time; for 8 bit only.
     """
     n_candidates = len(candidates)
     # Modulo 2 ** 32, as the differences are: the smallest may be negative, and so may the limits.
     first = np.uint32(smallest & 0xFFFFFFFF)
     low, within = np.uint32(limits[0] & 0xFFFFFFFF), np.uint32(limits[1] - limits[0])
-    heights = np.empty((n_candidates + 2, TILE), np.uint32)
-    for j in range(TILE):
-        heights[n_candidates + 1, j] = 1
-    products = np.empty((n_sums_of(n_candidates), TILE), np.uint32)
-    words = np.empty((n_sums_of(n_candidates) // 3 + 1, TILE), np.uint64)
+    heights = np.zeros((4 * quads_for(n_candidates), TILE), np.uint32)
+    quads = np.empty((quads_for(n_candidates), 4 * TILE), np.uint32)
     values = np.empty(TILE, grid.dtype)
     keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
     tile, repeats = tile_of(channels)
@@ -107,19 +103,17 @@ def count_integers(
             key[j] = 0
         for m in range(n_candidates + 1):
             height, beyond = heights[m], 0
-            for j in range(size):
-                beyond += int(np.uint32(height[j] - low) > within)
-            outside[m] += beyond
+            if within < _ALL:
+                for j in range(size):
+                    beyond += int(np.uint32(height[j] - low) > within)
+                outside[m] += beyond
             if m < n_candidates:
                 for j in range(size):
-                    values[j] = height[j]
+                    values[j] = np.int32(height[j])  # which most processors turn into floats faster
                 append_bins(values, grid, key)
         append_channels(channel, n_channels, key)
         written = _count_truth(key, heights[n_candidates], paging, pages, histogram, owners, pairs, written)
-        if packed is None:
-            add_products(candidates, key, heights, products, sums)
-        else:
-            add_packed(candidates, key, heights, words, packed, sums)
+        add_products(candidates, key, heights, quads, sums)
     return written
 
 
@@ -156,10 +150,8 @@ def count_floats(
     """
     n_candidates = len(candidates)
     low, high = limits
-    heights = np.empty((n_candidates + 2, TILE), np.uint32)
-    for j in range(TILE):
-        heights[n_candidates + 1, j] = 1
-    products = np.empty((n_sums_of(n_candidates), TILE), np.int64)
+    heights = np.zeros((4 * quads_for(n_candidates), TILE), np.uint32)
+    quads = np.empty((quads_for(n_candidates), 4 * TILE), np.uint32)
     values = np.empty((n_candidates + 1, TILE), grid.dtype)
     finite = np.empty(TILE, np.bool_)
     keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
@@ -193,7 +185,7 @@ def count_floats(
                 append_bins(value, grid, key)
         append_channels(channel, n_channels, key)
         written = _count_truth(key, heights[n_candidates], paging, pages, histogram, owners, pairs, written)
-        add_products(candidates, key, heights, products, sums)
+        add_products(candidates, key, heights, quads, sums)
     return written
 
 

@@ -1,7 +1,9 @@
-"""The hot loops that add a tile's products to its bin sets' sums, compiled by numba; see ``kernels.py``.
+"""The hot loop that adds pixels' products to their bin sets' sums, compiled by numba; see ``kernels.py``.
 
-They end up inside the compiled code of ``kernels.py``, which numba keeps on disk and makes anew when that
-file changes: after a change here, touch it.
+What it takes is one addition in memory per sum and pixel. All sums of a bin set stand side by side, so that
+these are a few additions of whole vectors; the compiler does not find them by itself, for it cannot know that
+the sums written are none of the heights read next. Hence the few instructions written by hand, in the
+compiler's own, machine-independent language.
 """
 
 from __future__ import annotations
@@ -10,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.core.cgutils import create_struct_proxy
+from numba.extending import intrinsic
 
 from napari_ensir.ensemble.bin_loop import TILE
 
@@ -18,16 +24,22 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.bin_loop import Blocks
 
-__all__ = ["add_packed", "add_products", "n_sums_of", "unpack"]
+__all__ = ["SHARES", "add_products", "quads_for"]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
-_U, _I = np.uint64, np.int64
+_U = np.uint64
+
+SHARES = 2
+"""Tables of sums that pixels are added to in turn: neighbours often fall into one bin set, and what was just
+written is long in coming back from memory."""
+
+_WHOLE, _HEIGHT = ir.IntType(64), ir.IntType(32)
 
 
 @_jit
-def n_sums_of(n_candidates: int) -> int:
-    """Sums per bin set, K: of heights, of products of two candidates, of products with the truth."""
-    return 2 * n_candidates + n_candidates * (n_candidates + 1) // 2
+def quads_for(n_candidates: int) -> int:
+    """Groups of four that hold the heights of all candidates and the truth."""
+    return (n_candidates + 4) // 4
 
 
 @_jit
@@ -35,141 +47,99 @@ def add_products(
     candidates: Blocks,
     keys: NDArray[np.uint32],
     heights: NDArray[np.uint32],
-    products: NDArray[Any],
+    quads: NDArray[np.uint32],
     sums: NDArray[np.int64],
 ) -> None:
     """Add each pixel's products to the sums of its bin set.
-
 
     Parameters
     ----------
     candidates
         Only for their number, which is known when compiled.
     keys : (pixels,)
-    heights : (M + 2, TILE)
-        Of the candidates, of the truth, then ones.
-    products : (K, TILE)
-        Room to work in, of a dtype that holds a product.
-    sums : (bin sets * K,)
+    heights : (>= M + 1, TILE), a multiple of four rows
+        Of the candidates, then of the truth.
+    quads : (rows of heights / 4, 4 * TILE)
+        Room to work in.
+    sums : (bin sets * SHARES * K,)
+        Added to: for each bin set the sums of x_1..x_M, of x_m * x_k for k <= m, and of x_m * y.
     """
-    n = len(candidates)  # of a tuple: known when compiled, so that the last loop unrolls
-    truth, one = n, n + 1
-    place = 0
-    for m in range(n):
-        _multiply(heights[m], heights[one], products[place])
-        place += 1
-    for m in range(n):
-        for k in range(m + 1):
-            _multiply(heights[m], heights[k], products[place])
-            place += 1
-    for m in range(n):
-        _multiply(heights[m], heights[truth], products[place])
-        place += 1
-    n_sums = 2 * n + n * (n + 1) // 2
-    for j in range(keys.size):
-        base = _U(keys[j]) * _U(n_sums)
-        for f in range(n_sums):
-            sums[base + _U(f)] += _I(products[_U(f), _U(j)])
-
-
-_FIELD = 21
-"""Bits of a sum where three share a number: 32 products of 8-bit numbers fit."""
-_PIXEL, _FULL = np.uint64(1 << 15), np.uint64(1 << 20)
-"""One pixel counted, and 32 of them, above the first sum: one of heights alone, which needs 13 bits."""
-
-
-@_jit
-def add_packed(
-    candidates: Blocks,
-    keys: NDArray[np.uint32],
-    heights: NDArray[np.uint32],
-    words: NDArray[np.uint64],
-    packed: NDArray[np.uint64],
-    sums: NDArray[np.int64],
-) -> None:
-    """The same for heights below 256, with a third of the places in memory to add to."""
     n = len(candidates)
     n_sums = 2 * n + n * (n + 1) // 2
-    n_words = (n_sums + 2) // 3
-    one, other = np.zeros(3 * n_words, np.int64), np.zeros(3 * n_words, np.int64)
-    place = 0
-    for m in range(n):
-        one[place], other[place] = m, n + 1
-        place += 1
-    for m in range(n):
-        for k in range(m + 1):
-            one[place], other[place] = m, k
-            place += 1
-    for m in range(n):
-        one[place], other[place] = m, n
-        place += 1
-    for w in range(n_words):
-        # What fills up the last word is read by nobody.
-        _pack(
-            heights[one[3 * w]],
-            heights[other[3 * w]],
-            heights[one[3 * w + 1]],
-            heights[other[3 * w + 1]],
-            heights[one[3 * w + 2]],
-            heights[other[3 * w + 2]],
-            _PIXEL if w == 0 else _U(0),
-            words[w],
-        )
+    for q in range(len(quads)):
+        _interleave(heights[4 * q], heights[4 * q + 1], heights[4 * q + 2], heights[4 * q + 3], quads[q])
     for j in range(keys.size):
-        base = _U(keys[j]) * _U(n_words)
-        for w in range(n_words):
-            packed[base + _U(w)] += words[_U(w), _U(j)]
-        if packed[base] & _FULL:
-            _unpack(_U(keys[j]), n_sums, packed, sums)
+        row = _U(keys[j]) * _U(SHARES) + (_U(j) & _U(SHARES - 1))
+        _add_pixel(candidates, quads, j, sums, row * _U(n_sums))  # type: ignore[call-arg]
 
 
 @_jit
-def _pack(
-    a: NDArray[np.uint32],
-    b: NDArray[np.uint32],
-    c: NDArray[np.uint32],
-    d: NDArray[np.uint32],
-    e: NDArray[np.uint32],
-    f: NDArray[np.uint32],
-    begin: np.uint64,
-    word: NDArray[np.uint64],
+def _interleave(
+    first: NDArray[np.uint32],
+    second: NDArray[np.uint32],
+    third: NDArray[np.uint32],
+    fourth: NDArray[np.uint32],
+    out: NDArray[np.uint32],
 ) -> None:
-    """Three products to a number."""
+    """Four heights of each pixel side by side."""
     for j in range(TILE):
-        low, middle, high = _U(a[j] * b[j]), _U(c[j] * d[j]), _U(e[j] * f[j])
-        word[j] = begin + low + (middle << _U(_FIELD)) + (high << _U(2 * _FIELD))
+        out[_U(4 * j)] = first[j]
+        out[_U(4 * j + 1)] = second[j]
+        out[_U(4 * j + 2)] = third[j]
+        out[_U(4 * j + 3)] = fourth[j]
 
 
-@_jit
-def _unpack(key: np.uint64, n_sums: int, packed: NDArray[np.uint64], sums: NDArray[np.int64]) -> None:
-    """Empty one bin set's packed sums into its sums."""
-    base = key * _U((n_sums + 2) // 3)
-    for f in range(n_sums):
-        word = packed[base + _U(f // 3)] >> _U(_FIELD * (f % 3))
-        inside = _PIXEL - _U(1) if f == 0 else _U((1 << _FIELD) - 1)
-        sums[key * _U(n_sums) + _U(f)] += _I(word & inside)
-    for w in range((n_sums + 2) // 3):
-        packed[base + _U(w)] = _U(0)
+def _factors(n_candidates: int) -> tuple[list[int], list[int]]:
+    """Which two heights make each product: candidates, the truth behind them, -1 for one."""
+    m = range(n_candidates)
+    pairs = [(one, -1) for one in m]
+    pairs += [(one, other) for one in m for other in range(one + 1)]
+    pairs += [(one, n_candidates) for one in m]
+    return [one for one, _ in pairs], [other for _, other in pairs]
 
 
-@_jit
-def unpack(packed: NDArray[np.uint64], n_sums: int, sums: NDArray[np.int64]) -> None:
-    """Empty all packed sums into the sums.
+@intrinsic
+def _add_pixel(typing: Any, candidates: Any, quads: Any, j: Any, sums: Any, begin: Any) -> Any:
+    """Add the products of pixel ``j`` to the sums from ``begin`` on."""
+    n_quads = quads_for.py_func(candidates.count)
+    one, other = _factors(candidates.count)
 
-    Parameters
-    ----------
-    packed, sums
-        As for :func:`count_integers`.
-    n_sums
-        Sums per bin set, K.
-    """
-    n_words = _U((n_sums + 2) // 3)
-    for key in range(packed.size // n_words):
-        if packed[_U(key) * n_words] != 0:
-            _unpack(_U(key), n_sums, packed, sums)
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = signature.args
+        proxies = [create_struct_proxy(kinds[i])(context, builder, args[i]) for i in (1, 3)]  # type: ignore[no-untyped-call]
+        heights, table = (proxy.data for proxy in proxies)
+        place = builder.mul(args[2], _WHOLE(4))
+        starts = [builder.add(place, _WHOLE(4 * TILE * q)) for q in range(n_quads)]
+        read = [_load(builder, heights, start, _HEIGHT, 4) for start in starts]
+        pixel = builder.zext(_joined(builder, read), ir.VectorType(_WHOLE, 4 * n_quads))
+        ones = ir.Constant(pixel.type, [1] * (4 * n_quads))
+        left = _picked(builder, pixel, ones, one)
+        right = _picked(builder, pixel, ones, [4 * n_quads if k < 0 else k for k in other])
+        before = _load(builder, table, args[4], _WHOLE, len(one))
+        where = builder.bitcast(builder.gep(table, [args[4]]), before.type.as_pointer())
+        builder.store(builder.add(before, builder.mul(left, right)), where, align=8)
+        return context.get_dummy_value()
+
+    return types.void(candidates, quads, j, sums, begin), generate
 
 
-@_jit
-def _multiply(one: NDArray[np.uint32], other: NDArray[np.uint32], out: NDArray[Any]) -> None:
-    for j in range(TILE):
-        out[j] = _U(one[j]) * _U(other[j])
+def _load(builder: Any, data: Any, place: Any, kind: Any, n: int) -> Any:
+    """So many numbers of a kind from a place of an array on."""
+    start = builder.bitcast(builder.gep(data, [place]), ir.VectorType(kind, n).as_pointer())
+    return builder.load(start, align=kind.width // 8)
+
+
+def _picked(builder: Any, one: Any, other: Any, places: list[int]) -> Any:
+    """Numbers of two vectors of one length, which are counted on."""
+    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_HEIGHT, len(places)), places))
+
+
+def _joined(builder: Any, parts: list[Any]) -> Any:
+    """One vector of vectors of four."""
+    whole = parts[0]
+    for part in parts[1:]:
+        n = whole.type.count
+        # Both must be of one length: the rest of the shorter is read by nobody.
+        wide = _picked(builder, part, part, [i % 4 for i in range(n)])
+        whole = _picked(builder, whole, wide, [*range(n), *range(n, n + 4)])
+    return whole

@@ -35,6 +35,9 @@ PAGE_TABLE = 2**22
 SMALLEST_PAGE, LARGEST_PAGE = 8, 13
 """Heights per page, as powers of two."""
 
+_LINE = 8
+"""Numbers of 64 bits in one of memory's lines."""
+
 DENSE_HISTOGRAM = 2**26
 """Most cells of a histogram kept whole, four bytes each, where there are no pages."""
 
@@ -79,7 +82,7 @@ class _TableTally:
         self.spilled, self.counted = [], 0
 
     def _take(self) -> tuple[NDArray[np.int64], Statistics]:
-        """The sums, (bin sets, K), and the histogram beside what was spilled; both are zero afterwards."""
+        """The sums, (bin sets, shares, K), and the histogram beside what was spilled; both begin again."""
         raise NotImplementedError
 
     def _statistics(self, outside: NDArray[np.int64]) -> Statistics:
@@ -96,14 +99,18 @@ class CompiledTally(_TableTally):
         super().__init__(scale)
         self.loops = loops
         self.outside = np.zeros(scale.n_candidates + 2, np.int64)
-        self.sums = np.zeros(scale.n_rows * n_moments(scale.n_candidates), np.int64)
-        self.n_sums = n_moments(scale.n_candidates)
-        small = scale.is_exact and scale.n_heights <= 256
-        self.packed = np.zeros(scale.n_rows * -(-self.n_sums // 3), np.uint64) if small else None
+        self.sums = self._zeros()
         self.shift, self.per_row, n_pages = _page_sizes(scale)
         self.pages = np.full(scale.n_rows * self.per_row if n_pages else 0, -1, np.int32)
         self.cells = np.zeros((n_pages, 1 << self.shift), np.uint32)
         self.owners = np.zeros(n_pages + 1, np.int64)
+
+    def _zeros(self) -> NDArray[np.int64]:
+        """Empty sums on a border of memory's lines, which vectors are not to lie across."""
+        n = self.scale.n_rows * self.loops.SHARES * n_moments(self.scale.n_candidates)
+        room = np.zeros(n + _LINE, np.int64)
+        begin = -room.ctypes.data // room.itemsize % _LINE
+        return room[begin : begin + n]
 
     def add(self, field: Field, slices: Slices) -> None:
         """Count one block."""
@@ -122,8 +129,9 @@ class CompiledTally(_TableTally):
         if scale.is_exact:
             grid[0] -= scale.smallest
             ends = (int(binning.low) - scale.smallest, int(binning.high) - scale.smallest)
-            range_of = (scale.smallest, ends, grid)
-            written = self.loops.count_integers(*pixels, *range_of, *where, *tables, self.packed)
+            if ends[0] <= 0 and scale.n_heights <= ends[1] + 1:
+                ends = (0, 2**32 - 1)
+            written = self.loops.count_integers(*pixels, scale.smallest, ends, grid, *where, *tables)
         else:
             levels = (binning.step, binning.sublevels)
             limits = (binning.low, binning.high)
@@ -139,12 +147,9 @@ class CompiledTally(_TableTally):
         heights = (wanted % self.per_row << self.shift) + (places & ((1 << self.shift) - 1))
         counts = cells[places].astype(np.int64)
         self.pages[...], self.cells[:used], self.owners[-1] = -1, 0, 0
-        if self.packed is not None:
-            self.loops.unpack(self.packed, self.n_sums, self.sums)
-        sums, self.sums = self.sums, np.zeros_like(self.sums)
-        return sums.reshape(self.scale.n_rows, -1), self.scale.histogram(
-            wanted // self.per_row, heights, counts
-        )
+        sums, self.sums = self.sums, self._zeros()
+        shared = sums.reshape(self.scale.n_rows, self.loops.SHARES, -1)
+        return shared, self.scale.histogram(wanted // self.per_row, heights, counts)
 
     def statistics(self) -> Statistics:
         """What was counted since the last time that this was asked."""
@@ -225,7 +230,7 @@ class TorchTally(_TableTally):
     def _take(self) -> tuple[NDArray[np.int64], Statistics]:
         import torch
 
-        sums = torch.stack(self.sums, dim=1).cpu().numpy()[:-1]
+        sums = torch.stack(self.sums, dim=1).cpu().numpy()[:-1, None]
         places, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         if self.histogram is not None:
             cells = self.histogram[:-1]
