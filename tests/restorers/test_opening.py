@@ -1,11 +1,15 @@
-"""A folder of networks opens at once."""
+"""Files are told by what is in them, whatever they are called; a folder of networks opens at once."""
 
 from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers import open_restorers
+from napari_ensir.restorers import open_restorer, open_restorers
 from napari_ensir.restorers.regression import Regression, RegressionModel, RegressionSettings
 
 from .careamics_files import configuration, network_of, write_checkpoint, write_package
@@ -44,3 +48,84 @@ def test_folders_without_networks_are_refused(tmp_path):
         open_restorers(tmp_path)
     with pytest.raises(EnsembleError, match="is no folder"):
         open_restorers(tmp_path / "absent")
+
+
+REAL = Path(__file__).resolve().parents[1] / "data" / "careamics"
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.pth", "a.pt", "a.safetensors", "A.ZIP", "a.bin", "a"])
+def test_a_package_opens_by_any_name(tmp_path, name):
+    path = shutil.copy(REAL / "care_small.zip", tmp_path / name)
+    assert open_restorer(path, device="cpu").name.startswith("CARE, ")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.pth", "a.pt", "a.pt2", "A.CKPT", "a"])
+def test_a_checkpoint_of_careamics_opens_by_any_name(tmp_path, name):
+    path = shutil.copy(REAL / "n2v_0.1.ckpt", tmp_path / name)
+    assert open_restorer(path, device="cpu").name.startswith("N2V, ")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.ckpt", "a.zip", "A.PT"])
+@pytest.mark.parametrize("kind", [".pt", ".pt2"])
+def test_a_program_opens_by_any_name(tmp_path, write_network, name, kind):
+    write_network(tmp_path / f"a{kind}").rename(tmp_path / name)
+    assert open_restorer(tmp_path / name, device="cpu").name == name[0]
+
+
+def cut(share: float):
+    def write(path: Path) -> None:
+        whole = (REAL / "care_small.zip").read_bytes()
+        path.write_bytes(whole[: int(share * len(whole))])
+
+    return write
+
+
+def packed_with_its_folder(path: Path) -> None:
+    with zipfile.ZipFile(REAL / "care_small.zip") as package, zipfile.ZipFile(path, "w") as archive:
+        for name in package.namelist():
+            archive.writestr(f"n2v/{name}", package.read(name))
+        archive.writestr("__MACOSX/rdf.yaml", b"")
+
+
+def unpacked(path: Path) -> None:
+    with zipfile.ZipFile(REAL / "care_small.zip") as package:
+        package.extractall(path)
+
+
+ODD = {
+    "empty": (cut(0), "is empty; fetch it again"),
+    "a few bytes": (cut(0.001), "was cut short or damaged; fetch it again"),
+    "half": (cut(0.5), "was cut short or damaged; fetch it again"),
+    "all but the end": (cut(0.999), "was cut short or damaged; fetch it again"),
+    "a page": (lambda path: path.write_bytes(b"\n<!DOCTYPE html><p>404"), "is a web page, no network"),
+    "a pointer": (
+        lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "git lfs pull",
+    ),
+    "a folder in it": (packed_with_its_folder, "has its rdf.yaml in the folder 'n2v'; pack the files"),
+    "a folder": (unpacked, "is an unpacked package of bioimage.io"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".ckpt", ".pt", ".pth", ".safetensors"])
+@pytest.mark.parametrize("odd", list(ODD))
+def test_files_that_are_not_whole_are_said(tmp_path, odd, suffix):
+    write, message = ODD[odd]
+    write(tmp_path / f"a{suffix}")
+    with pytest.raises(EnsembleError, match=message) as caught:
+        open_restorer(tmp_path / f"a{suffix}", device="cpu")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_folder_of_a_package_is_no_folder_of_networks(tmp_path):
+    unpacked(tmp_path / "n2v")
+    with pytest.raises(EnsembleError, match="is an unpacked package"):
+        open_restorers(tmp_path / "n2v")
+    with pytest.raises(EnsembleError, match="is an unpacked package"):
+        open_restorer(tmp_path / "n2v" / "rdf.yaml")
+
+
+def test_what_is_no_network_at_all_is_said(tmp_path):
+    (tmp_path / "notes.txt").write_text("buy milk")
+    with pytest.raises(EnsembleError, match="is no network that is known here"):
+        open_restorer(tmp_path / "notes.txt")

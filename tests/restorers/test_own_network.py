@@ -316,7 +316,7 @@ def test_spandrels_networks_that_enlarge_say_how_much(monkeypatch, tmp_path):
     [
         ("unknown.pth", {}, "does not know"),
         ("broken.pth", {}, "bad shape"),
-        ("a.pt", {}, "are given here|files here"),
+        ("a.pt", {}, "spandrel is given"),
         ("a.pth", {"output_channels": 3}, "1 channels into 3"),
     ],
 )

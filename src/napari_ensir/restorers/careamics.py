@@ -202,8 +202,8 @@ def _levels(data: Mapping[str, Any], channels: int, where: str) -> tuple[Levels 
             found[side].check(channels, where)
     if "input" not in found:
         raise EnsembleError(
-            f"{where} does not say how intensities were normalised in training, as early checkpoints of "
-            f"CAREamics 0.1 do not; {_AGAIN}."
+            f"{where} does not say how intensities were normalised in training (the new interface of "
+            "CAREamics 0.1 did not save that); train it again with CAREamics 0.2 or later."
         )
     if figures.get("skip_target") is True:  # the network learned intensities as they are
         return found["input"], None

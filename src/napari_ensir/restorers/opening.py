@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.files.headers import readable_file
+from napari_ensir.restorers.file_kinds import kind_of, refuse_unpacked
 
 if TYPE_CHECKING:
     from napari_ensir.restorers.base import Restorer
@@ -22,7 +23,7 @@ _MAX_BYTES = 2**37
 
 
 def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str = "auto") -> Restorer:
-    """Open a restorer by what its file is.
+    """Open a restorer by what its file is: its content says, more than its name.
 
     A checkpoint of this package or of an architecture that spandrel knows (``.safetensors``), TorchScript
     or ``torch.export`` (``.pt``, ``.pt2``), a checkpoint of CAREamics (``.ckpt``), a bioimage.io package
@@ -61,21 +62,23 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
     from napari_ensir.restorers.own_network import load_network, load_spandrel
     from napari_ensir.restorers.trained import load_restorer
 
+    refuse_unpacked(path)
     path = readable_file(path, _MAX_BYTES, "network's file")
     if path.name.endswith(_TABLE):
         raise EnsembleError(f"{path.name} is a lookup table, which combines restorations and makes none.")
-    if path.suffix in (".pt", ".pt2"):
-        return load_network(path, device=device)
-    if path.suffix == ".zip":
+    kind, suffix = kind_of(path), path.suffix.lower()
+    if kind == "package" or (suffix == ".zip" and kind == "other"):
         from napari_ensir.restorers.bioimageio import open_package
 
         return open_package(path, device=device)
-    if path.suffix == ".ckpt":
+    if kind == "weights":
         from napari_ensir.restorers.careamics import open_checkpoint
 
         if (found := open_checkpoint(path, device=device)) is not None:
             return found
-    if path.suffix == ".safetensors":
+    if kind == "program" or suffix in (".pt", ".pt2"):
+        return load_network(path, device=device)
+    if suffix == ".safetensors":
         try:
             return load_restorer(path, ir=ir, device=device)
         except MissingRestorer:
@@ -129,6 +132,7 @@ def open_restorers(
     (['mine.safetensors'], {})
     """
     where = Path(folder).expanduser()
+    refuse_unpacked(where)
     try:
         paths = sorted(each for each in where.iterdir() if _may_be_network(each))
     except OSError as error:
@@ -156,7 +160,7 @@ def open_restorers(
 
 def _may_be_network(path: Path) -> bool:
     return (
-        path.suffix in SUFFIXES
+        path.suffix.lower() in SUFFIXES
         and not path.name.startswith(".")
         and not path.name.endswith(_TABLE)
         and path.is_file()

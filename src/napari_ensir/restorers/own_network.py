@@ -216,8 +216,10 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
         restored = restorer(noisy)
     """
     if Path(path).suffix.lower() not in (".safetensors", ".pth", ".ckpt"):
-        raise EnsembleError(f"{path}: spandrel is given .safetensors, .pth and .ckpt files here.")
-    spandrel = _spandrel()
+        raise EnsembleError(
+            f"{path} is no network that is known here; spandrel is given .safetensors, .pth and .ckpt files."
+        )
+    spandrel = _spandrel(path)
     try:
         found = _found_by(spandrel, Path(path))
     except spandrel.UnsupportedModelError as error:
@@ -256,13 +258,14 @@ def _found_by(spandrel: Any, path: Path) -> Any:
         return loader.load_from_file(anew)
 
 
-def _spandrel() -> Any:
+def _spandrel(path: str | Path) -> Any:
     """The library, with the architectures of its sister package where that is installed."""
     try:
         import spandrel
     except ImportError as error:
         raise EnsembleError(
-            'published checkpoints need the extra "spandrel", which is not installed: '
+            f"{path} is no network that was trained here or by CAREamics; for one of a published "
+            'architecture the extra "spandrel" is needed, which is not installed: '
             f'pip install "napari-ensir[spandrel]" ({error}).'
         ) from error
     except Exception as error:  # a torchvision that was built for another torch

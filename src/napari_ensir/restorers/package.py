@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.headers import brief
 from napari_ensir.files.yaml_text import parse_yaml
+from napari_ensir.restorers.file_kinds import DESCRIPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Package"]
 
-_DESCRIPTIONS = ("rdf.yaml", "bioimageio.yaml")
 _MAX_FILES = 1000
 _MAX_BYTES = 2**32
 # Weights are compressed by a tenth; what unfolds to much more was made to fill the memory.
@@ -84,7 +84,7 @@ class Package:
         EnsembleError
             If there is none, or it cannot be read, or describes no model in format 0.4 or 0.5.
         """
-        found = [name for name in _DESCRIPTIONS if name in self.archive.namelist()]
+        found = [name for name in DESCRIPTIONS if name in self.archive.namelist()]
         if not found:
             raise EnsembleError(f"{self.path} holds no rdf.yaml, so it is no package of bioimage.io.")
         rdf = self.yaml(found[0])
