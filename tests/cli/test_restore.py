@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from napari_ensir.cli import app
 from napari_ensir.files import read_image, write_image
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, begin_training, load_restorer
+from napari_ensir.restorers.base import with_settings
 
 RNG = np.random.default_rng(5)
 
@@ -222,3 +223,73 @@ def test_one_bad_image_is_named_and_the_others_are_done(folder):
     said = run(folder / "in", "-m", "median", "-m", "gaussian", "-o", folder / "out", status=1)
     assert "image b: " in said
     assert sorted(one.name for one in (folder / "out").rglob("*.png")) == ["a.png", "a.png"]
+
+
+# -- restorers' own settings --------------------------------------------------------------------------
+
+
+def test_own_settings_go_to_their_restorer_alone(tmp_path, checkpoint):
+    image = noisy()
+    write_image(tmp_path / "x.tif", image)
+    given = ["--set", "median.size=5", "--set", "mine.steps=3", "--set", "mine.restart=0.5", "--steps", "2"]
+    words = ["-m", "median", "-m", "gaussian", "--network", checkpoint, *given, "--device", "cpu"]
+    run(tmp_path / "x.tif", *words, "-o", tmp_path / "o")
+    network = with_settings(load_restorer(checkpoint, device="cpu"), steps=3, restart=0.5)
+    made = {"median": CLASSICAL["median"](size=5), "gaussian": CLASSICAL["gaussian"](), "mine": network}
+    for name, restorer in made.items():
+        np.testing.assert_array_equal(read_image(tmp_path / "o" / f"{name}.tif"), expected(restorer, image))
+    run(
+        tmp_path / "x.tif",
+        "-m",
+        "median",
+        "--set",
+        "median.size=5",
+        "--self-ensemble",
+        "-o",
+        tmp_path / "8.tif",
+    )
+    eight = SelfEnsemble(restorer=CLASSICAL["median"](size=5))
+    np.testing.assert_array_equal(read_image(tmp_path / "8.tif"), expected(eight, image))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("median.size=500", "median.size is 500; use a whole number from 1 to 51"),
+        ("median.size=big", "median.size is 'big'; use a whole number from 1 to 51"),
+        ("wavelet.method=Soft", 'wavelet.method is \'Soft\'; use one of "BayesShrink", "VisuShrink"'),
+        ("median.radius=2", "median has no setting 'radius'; it has spatial_ndim, size"),
+        ("gaussian.sigma=2", "gaussian is none of the restorers here, which are median, wavelet"),
+        ("median=3", "'median=3' is not RESTORER.SETTING=VALUE"),
+        (".size=3", "'.size=3' is not RESTORER.SETTING=VALUE"),
+        ("median.size=3 median.size=5", "median.size is given twice"),
+    ],
+)
+@pytest.mark.parametrize("command", ["restore", "blind"])
+def test_a_setting_that_cannot_be_is_wrong_use(command, given, words, tmp_path):
+    write_image(tmp_path / "x.tif", noisy())
+    sets = [part for one in given.split() for part in ("--set", one)]
+    arguments = [
+        str(tmp_path / "x.tif"),
+        "-m",
+        "median",
+        "-m",
+        "wavelet",
+        *sets,
+        "-o",
+        str(tmp_path / "o.tif"),
+    ]
+    result = CliRunner().invoke(app, [command, *arguments])
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+    assert not (tmp_path / "o.tif").exists()
+
+
+def test_what_can_be_set_is_listed(checkpoint):
+    told = CliRunner().invoke(app, ["restorers"]).stdout
+    for name in CLASSICAL:
+        assert f"{name}." in told
+    (line,) = (line for line in told.splitlines() if line.startswith("median.size "))
+    assert "Side of the neighbourhood, in pixels. A whole number from 1 to 51." in line
+    listed = CliRunner().invoke(app, ["restorers", "--network", str(checkpoint), "--json", "-"]).stdout
+    assert json.loads(listed)["mine"]["restart"] == 0.25

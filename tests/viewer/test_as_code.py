@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,13 +15,19 @@ from typer.testing import CliRunner
 from napari_ensir import fit_lut, load_lut
 from napari_ensir.cli.commands import app
 from napari_ensir.files.image import read_image, write_image
-from napari_ensir.settings import ApplySettings, FitSettings
+from napari_ensir.restorers import CLASSICAL, begin_training, open_restorer
+from napari_ensir.restorers.base import with_settings
+from napari_ensir.settings import ApplySettings, FitSettings, settings_of
 from napari_ensir.viewer.as_code import (
+    Chosen,
+    Restoring,
     apply_as_command,
     apply_as_python,
     fit_as_command,
     fit_as_python,
     path_of,
+    restore_as_command,
+    restore_as_python,
 )
 
 SETTINGS = FitSettings(
@@ -105,3 +112,106 @@ def test_the_panels_copy_what_is_chosen(filled, fit_widget, files, images, wait_
     run(QApplication.clipboard().text(), "command")
     arrays = [images[name] for name in files]
     np.testing.assert_array_equal(read_image("ensemble.tif"), expected.apply(arrays))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A consistency model, hardly trained, whose name and place have blanks."""
+    path = tmp_path_factory.mktemp("of networks") / "my net.v2.safetensors"
+    clean = np.random.default_rng(0).uniform(30, 220, (24, 32)).astype(np.uint8)
+    trainer = begin_training("ir-cm", [(clean, clean)], steps=2, width=8, device="cpu")
+    list(trainer.run())
+    trainer.save(path)
+    return path
+
+
+def test_every_setting_of_every_restorer_goes_round_the_command_line(network):
+    from napari_ensir.cli.own_settings import own_settings, with_own_settings
+
+    offered = {key: kind() for key, kind in CLASSICAL.items()} | {"net": open_restorer(network, device="cpu")}
+    changed = {}
+    for key, restorer in offered.items():
+        settings = {}
+        for each in settings_of(restorer):
+            if each.name == "device":
+                continue
+            if each.choices is not None:
+                settings[each.name] = list(each.choices)[-1]
+            else:
+                top = each.maximum if each.maximum is not None else 7
+                settings[each.name] = type(each.checked(top))(top)
+        changed[key] = with_settings(restorer, **settings)
+        words = Restoring("x", [Chosen(key, settings)]).words()
+        given = [word for before, word in pairwise(words) if before == "--set"]
+        assert with_own_settings(offered, own_settings(given))[key] == changed[key]
+
+
+@pytest.mark.parametrize(("how", "rgb"), [("python", False), ("command", True)])
+def test_restore_copies_what_it_does(how, rgb, viewer, images, network, wait_for, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image = images["so so"]
+    write_image(tmp_path / "noisy one.tif", np.stack([image, image[::-1], image.T], -1) if rgb else image)
+    viewer.open(tmp_path / "noisy one.tif", plugin="napari", rgb=rgb)
+    _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    restore.image.value = viewer.layers[0]
+    restore.open(network)
+    (key,) = restore.restorers.value
+    restore.update(median_size=5, wavelet_wavelet="db4", device="cpu")
+    restore.restorers.value = ["median", "wavelet", key]
+    restore.update({f"{key.replace('-', '_').lower()}_steps": 2})
+    restore.restore()
+    wait_for(restore)
+    restore[f"{how}_button"].native.click()
+    assert restore.message.value == "Copied."
+    run(QApplication.clipboard().text(), how)
+    folder = tmp_path if how == "python" else tmp_path / "restored"
+    for layer, name in zip(viewer.layers[1:], ("median", "wavelet", "my net"), strict=True):
+        made = read_image(folder / f"{name}.tif")
+        assert made.dtype == np.uint8
+        np.testing.assert_array_equal(made, layer.data)
+    record = viewer.layers[1].metadata["napari-ensir record"]
+    assert record["from"] == {"image": "noisy one"}
+    assert record["restorer"]["settings"]["size"] == 5
+
+
+@pytest.mark.parametrize("how", ["python", "command"])
+def test_restore_and_combine_copies_what_it_does(how, viewer, images, wait_for, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "noisy.tif", images["so so"].astype(np.float32))
+    viewer.open(tmp_path / "noisy.tif", plugin="napari")
+    _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    restore.image.value = viewer.layers[0]
+    restore.update(median_size=5, stride=4, offsets=2, data_range=(0, 240), device="cpu")
+    restore.restorers.value = ["median", "gaussian"]
+    restore.restore_and_combine()
+    wait_for(restore)
+    restore[f"combine_{how}_button"].native.click()
+    assert restore.message.value == "Copied."
+    run(QApplication.clipboard().text(), how)
+    ensemble = next(layer for layer in viewer.layers if "ensemble" in layer.name)
+    np.testing.assert_array_equal(read_image("ensemble.tif"), ensemble.data)
+    lut = load_lut("ensemble.lut.safetensors")
+    np.testing.assert_array_equal(lut.weights, ensemble.metadata["napari-ensir"]["lut"].weights)
+
+
+def test_restore_says_what_is_missing(viewer, images):
+    _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    restore.python_button.native.click()
+    assert "No image is chosen" in restore.message.value
+    restore.image.value = viewer.add_image(images["so so"], name="noisy")
+    restore.command_button.native.click()
+    assert "No restorer is ticked" in restore.message.value
+    restore.restorers.value = ["median"]
+    restore.add_restorer(CLASSICAL["gaussian"](), "trained just now", ticked=True)
+    restore.command_button.native.click()
+    text = QApplication.clipboard().text()
+    assert "'PATH OF noisy.tif' --method median --network 'PATH OF Gaussian.safetensors'" in text
+    assert "PATH OF" in restore.message.value
+
+
+def test_two_networks_of_one_name_stay_two_in_python():
+    two = Restoring("x.tif", [Chosen("a", path="one/n.pt"), Chosen("b", path="two/n.pt", ir="ir.pt")])
+    text = restore_as_python(two)
+    assert "'n': with_settings(open_restorer('one/n.pt'), **how)" in text
+    assert "'n 2': with_settings(open_restorer('two/n.pt', ir=open_restorer('ir.pt')), **how)" in text
+    assert "--network one/n.pt --network two/n.pt --ir ir.pt" in restore_as_command(two)

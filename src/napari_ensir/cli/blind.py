@@ -65,7 +65,9 @@ def blind(
     ir: Path | None,
     out: Path,
     save_lut: Path | None,
+    own: Sequence[str] = (),
     *,
+    self_ensemble: bool = False,
     settings: BlindSettings,
     as_float: bool,
     output: Output,
@@ -82,8 +84,10 @@ def blind(
     first = images.open(0)[Part.IMAGE]
     is_colour = bool(getattr(first, "is_colour", False))
     axis = -1 if is_colour and settings.channel_axis is None else settings.channel_axis
-    given = RestoreSettings(device=settings.device, data_range=settings.data_range)
-    chosen = choose_restorers(methods, networks, given, ir)
+    given = RestoreSettings(
+        device=settings.device, data_range=settings.data_range, self_ensemble=self_ensemble
+    )
+    chosen = choose_restorers(methods, networks, given, ir, own)
     restorers = tuple(with_channel_axis(each, axis) for each in chosen.values())
     arrays = [np.asarray(images.load(number)[Part.IMAGE]) for number in range(len(images))]
     hiding = settings.keywords(*HIDING)

@@ -50,8 +50,13 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 plus the signal's number, as shells have it."""
 
 
-def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose failures end in one line on stderr and an exit status."""
+def _command(
+    name: str | None = None, *, bare: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose failures end in one line on stderr and an exit status.
+
+    ``bare``: that means something without any argument; else that shows its help.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         function = with_options(function)
@@ -89,7 +94,7 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
                 )
                 raise typer.Exit(1) from None
 
-        app.command(name, no_args_is_help=True)(run)
+        app.command(name, no_args_is_help=not bare)(run)
         return run
 
     return register
@@ -126,6 +131,15 @@ Networks = Annotated[
     typer.Option(
         metavar="FILE",
         help="A trained network, or a folder of them; once for each. Open only what you trust.",
+    ),
+]
+Own = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--set",
+        metavar="RESTORER.SETTING=VALUE",
+        help='A restorer\'s own setting, such as median.size=5; once for each. "napari-ensir restorers" '
+        "lists them.",
     ),
 ]
 Around = Annotated[
@@ -284,6 +298,7 @@ def restore(
     ],
     method: Methods = None,
     network: Networks = None,
+    own: Own = None,
     ir: Around = None,
     *,
     settings: RestoreSettings,
@@ -293,7 +308,7 @@ def restore(
     """Restore images: candidates for an ensemble."""
     from napari_ensir.cli import restoring
 
-    restorers = restoring.choose_restorers(method or [], network or [], settings, ir)
+    restorers = restoring.choose_restorers(method or [], network or [], settings, ir, own or [])
     failed = restoring.restore(
         image,
         restorers,
@@ -312,10 +327,18 @@ def blind(
     out: Out,
     method: Methods = None,
     network: Networks = None,
+    own: Own = None,
     ir: Around = None,
     save_lut: Annotated[
         Optional[Path], typer.Option(help="Also keep the lookup table that is learned.")
     ] = None,
+    self_ensemble: Annotated[
+        bool,
+        typer.Option(
+            "--self-ensemble",
+            help="Average what eight rotations and reflections of the image give: eight times the time.",
+        ),
+    ] = False,
     *,
     settings: BlindSettings,
     writing: WritingSettings,
@@ -331,11 +354,29 @@ def blind(
         ir,
         out,
         save_lut,
+        own or [],
+        self_ensemble=self_ensemble,
         settings=settings,
         as_float=writing.as_float,
         output=output,
     )
     _report_failures(failed)
+
+
+@_command(bare=True)
+def restorers(
+    network: Networks = None,
+    ir: Around = None,
+    *,
+    output: Output,
+) -> None:
+    """List classical restorers, and networks given, with what each can be told by --set."""
+    from napari_ensir.cli import own_settings, restoring
+    from napari_ensir.restorers import CLASSICAL
+
+    methods = [] if network else list(CLASSICAL)
+    found = restoring.choose_restorers(methods, network or [], RestoreSettings(), ir)
+    own_settings.list_restorers(found, output=output)
 
 
 @_command()

@@ -21,7 +21,7 @@ from napari_ensir.settings import Settings, settings_of
 if TYPE_CHECKING:
     from napari_ensir.settings import Setting
 
-__all__ = ["metavar", "named_paths", "option_of", "parser_of", "with_options"]
+__all__ = ["metavar", "named_paths", "option_of", "parser_of", "value_of", "with_options"]
 
 # ruff: noqa: UP045 -- typer reads Optional in every version that is supported
 
@@ -132,24 +132,49 @@ def parser_of(setting: Setting) -> Callable[[Any], Any]:
     """
 
     def parse(text: Any) -> Any:
-        value = text
-        if isinstance(text, str) and text not in (setting.word, "none"):
-            with suppress(ValueError):  # left as it is, it is refused in the setting's own words
-                value = _CONVERT.get(setting.kind, str)(text)
-        elif text == "none" and setting.none is not None:
-            value = None
         try:
-            return setting.checked(value)
+            return value_of(setting, text)
         except EnsembleError as error:
             raise typer.BadParameter(str(error)) from None
 
     return parse
 
 
+def value_of(setting: Setting, text: Any) -> Any:
+    """Text to the setting's value, checked.
+
+    Raises
+    ------
+    EnsembleError
+        In the setting's own words, if it is none.
+
+    Examples
+    --------
+    >>> from napari_ensir.settings import FitSettings
+    >>> known = {each.name: each for each in settings_of(FitSettings)}
+    >>> value_of(known["data_range"], "0,4095"), value_of(known["hash_inputs"], "yes")
+    ((0.0, 4095.0), True)
+    """
+    value = text
+    if isinstance(text, str) and text not in (setting.word, "none"):
+        with suppress(ValueError, KeyError):  # left as it is, it is refused in the setting's own words
+            value = _CONVERT.get(setting.kind, str)(text)
+        if setting.choices is not None:
+            value = next((one for one in setting.choices if str(one) == text), text)
+    elif text == "none" and setting.none is not None:
+        value = None
+    return setting.checked(value)
+
+
+_FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
 _CONVERT: dict[str, Callable[[str], Any]] = {
+    "flag": lambda text: _FLAGS[text.lower()],
     "integer": int,
     "number": float,
     "numbers": lambda text: tuple(float(one) for one in text.split(",")),
+    "range": lambda text: tuple(float(one) for one in text.split(",")),
+    "places": lambda text: tuple(int(one) for one in text.split(",")),
 }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from napari_ensir.cli import terminal
 from napari_ensir.cli.jobs import keep_message, make_folder, read_by, suffix_like
+from napari_ensir.cli.own_settings import own_settings, with_own_settings
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.record import record_of
 from napari_ensir.errors import EnsembleError
@@ -40,6 +41,7 @@ def choose_restorers(
     networks: Sequence[Path],
     settings: RestoreSettings,
     ir: Path | None = None,
+    own: Sequence[str] = (),
 ) -> dict[str, Restorer]:
     """Restorers by the names that their outputs get: a method's key, a network's file name.
 
@@ -53,15 +55,20 @@ def choose_restorers(
         Set wherever a restorer has a setting of that name; None leaves it its own.
     ir
         File of the restorer that a checkpoint of DP-IR was trained around and could not hold.
+    own
+        Their own settings, as ``RESTORER.SETTING=VALUE``, by the names that their outputs get.
 
     Raises
     ------
     EnsembleError
         If there is none, a name is unknown or comes twice, or a file cannot be used.
+    typer.BadParameter
+        If a setting of ``own`` cannot be used.
     """
     from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer
     from napari_ensir.restorers.base import with_settings
 
+    given_own = own_settings(own)
     resolve_device(settings.device)
     given = {name: value for name, value in settings.keywords().items() if value is not None}
     if not methods and not networks:
@@ -78,8 +85,10 @@ def choose_restorers(
             raise EnsembleError(f"two restorers are named {name}; give each once, and files unlike names.")
         if not is_dataclass(restorer):
             raise EnsembleError(f"{restorer.name} takes no settings and cannot be used here.")
-        set_here = with_settings(restorer, **given)
-        found[name] = SelfEnsemble(restorer=set_here) if settings.self_ensemble else set_here
+        found[name] = with_settings(restorer, **given)
+    found = with_own_settings(found, given_own)
+    if settings.self_ensemble:
+        return {name: SelfEnsemble(restorer=each) for name, each in found.items()}
     return found
 
 

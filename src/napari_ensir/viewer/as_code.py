@@ -1,4 +1,4 @@
-"""What Fit and Apply would do, as Python or as a command to be run without the viewer. Runs nothing.
+"""What Fit, Apply and Restore would do, as Python or as a command to be run without the viewer. Runs nothing.
 
 Given names, paths and settings; knows no layers. Of a layer that is from no file, the path is a name in
 capitals that says so.
@@ -7,17 +7,31 @@ capitals that says so.
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.settings import settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from napari_ensir.settings import ApplySettings, FitSettings
+    from napari_ensir.settings import ApplySettings, BlindSettings, FitSettings
 
-__all__ = ["TABLE", "apply_as_command", "apply_as_python", "fit_as_command", "fit_as_python", "path_of"]
+__all__ = [
+    "TABLE",
+    "Chosen",
+    "Restoring",
+    "apply_as_command",
+    "apply_as_python",
+    "blind_as_command",
+    "blind_as_python",
+    "fit_as_command",
+    "fit_as_python",
+    "path_of",
+    "restore_as_command",
+    "restore_as_python",
+]
 
 TABLE = "ensemble.lut.safetensors"
 """What a table is saved as, and read from where it is not from a file."""
@@ -155,6 +169,190 @@ def apply_as_command(
     return shlex.join([*words, "--dtype", "float32", "--out", "ensemble.tif"])
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """One restorer, as a program or a command names it.
+
+    Attributes
+    ----------
+    key : str
+        The classical method's key, or what to call the network.
+    settings : dict
+        Those that differ from what the method, or the network's file, has.
+    path : str or None
+        The network's file; None: a classical method.
+    ir : str or None
+        The file of the restorer that a DP-IR was opened around.
+    """
+
+    key: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    path: str | None = None
+    ir: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As the command line calls it, and its output."""
+        return self.key if self.path is None else Path(self.path).name.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """What Restore was asked to do.
+
+    Attributes
+    ----------
+    image : str
+        Path.
+    chosen : sequence of Chosen
+    rgb : bool
+        Whether the last axis is colour.
+    device : str
+    self_ensemble : bool
+    data_range : (low, high) or None
+        What becomes 0 and 1 for a restorer, where that was said.
+    """
+
+    image: str
+    chosen: Sequence[Chosen]
+    rgb: bool = False
+    device: str = "auto"
+    self_ensemble: bool = False
+    data_range: tuple[float, float] | None = None
+
+    def words(self) -> list[str]:
+        """The image and the restorers as arguments of ``restore`` and ``blind``."""
+        words = [self.image]
+        for each in self.chosen:
+            words += ["--method", each.key] if each.path is None else ["--network", each.path]
+            words += ["--ir", each.ir] if each.ir is not None else []
+        for each in self.chosen:
+            for name, value in each.settings.items():
+                words += ["--set", f"{each.name}.{name}={_as_text(value)}"]
+        words += ["--self-ensemble"] if self.self_ensemble else []
+        words += ["--channel-axis", "-1"] if self.rgb else []
+        return words + (["--device", self.device] if self.device != "auto" else [])
+
+    def lines(self, more: str = "") -> list[str]:
+        """A program's beginning: imports, the image, the restorers by name."""
+        bases = ", ".join(["CLASSICAL", *["SelfEnsemble"] * self.self_ensemble, "open_restorer"])
+        how: dict[str, Any] = {"channel_axis": -1 if self.rgb else None, "device": self.device}
+        how |= {} if self.data_range is None else {"data_range": self.data_range}
+        names = _unique([each.name for each in self.chosen])
+        return [
+            f"from napari_ensir.files.image import as_dtype, read_image{more}",
+            f"from napari_ensir.restorers import {bases}",
+            "from napari_ensir.restorers.base import with_settings",
+            "",
+            f"image = read_image({self.image!r})",
+            f"how = {how!r}",
+            "restorers = {",
+            *(f"    {name!r}: {self._made(one)}," for name, one in zip(names, self.chosen, strict=True)),
+            "}",
+        ]
+
+    def _made(self, each: Chosen) -> str:
+        around = "" if each.ir is None else f", ir=open_restorer({each.ir!r})"
+        made = f"CLASSICAL[{each.key!r}]()" if each.path is None else f"open_restorer({each.path!r}{around})"
+        settings = "".join(f", {name}={value!r}" for name, value in each.settings.items())
+        made = f"with_settings({made}{settings}, **how)"
+        return f"SelfEnsemble(restorer={made})" if self.self_ensemble else made
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Each name, with a number behind it where another had it before."""
+    found: list[str] = []
+    for name in names:
+        unique, number = name, 2
+        while unique in found:
+            unique, number = f"{name} {number}", number + 1
+        found.append(unique)
+    return found
+
+
+def restore_as_python(restoring: Restoring) -> str:
+    """A program that restores the same image and writes what comes of it, each as ``<restorer>.tif``.
+
+    Examples
+    --------
+    >>> print(restore_as_python(Restoring("noisy.tif", [Chosen("median", {"size": 5})])))
+    from napari_ensir.files.image import as_dtype, read_image, write_image
+    from napari_ensir.restorers import CLASSICAL, open_restorer
+    from napari_ensir.restorers.base import with_settings
+    <BLANKLINE>
+    image = read_image('noisy.tif')
+    how = {'channel_axis': None, 'device': 'auto'}
+    restorers = {
+        'median': with_settings(CLASSICAL['median'](), size=5, **how),
+    }
+    for name, restorer in restorers.items():
+        write_image(f'{name}.tif', as_dtype(restorer(image), image.dtype))
+    """
+    lines = restoring.lines(", write_image")
+    lines += [
+        "for name, restorer in restorers.items():",
+        "    write_image(f'{name}.tif', as_dtype(restorer(image), image.dtype))",
+    ]
+    return "\n".join(lines)
+
+
+def restore_as_command(restoring: Restoring) -> str:
+    """The command that restores the same image: into ``<restorer>.tif``, or the folder ``restored``.
+
+    Examples
+    --------
+    >>> restore_as_command(Restoring("noisy.tif", [Chosen("median", {"size": 5})]))
+    'napari-ensir restore noisy.tif --method median --set median.size=5 --out median.tif'
+    """
+    words = ["napari-ensir", "restore", *restoring.words()]
+    out = f"{restoring.chosen[0].name}.tif" if len(restoring.chosen) == 1 else "restored"
+    return shlex.join([*words, "--out", out])
+
+
+def blind_as_python(restoring: Restoring, settings: BlindSettings) -> str:
+    """A program that restores the same image, combines what comes of it, and writes ensemble and table."""
+    keywords = _keywords(settings)
+    keywords |= {"device": restoring.device} | ({"channel_axis": -1} if restoring.rgb else {})
+    given = "".join(f", {name}={value!r}" for name, value in keywords.items())
+    lines = restoring.lines(", write_image")
+    lines.insert(3, "from napari_ensir.restorers.blind import restore_and_combine")
+    lines += [
+        f"found = restore_and_combine(image, [*restorers.values()], [*restorers]{given})",
+        "candidates = [as_dtype(each, image.dtype) for each in found.candidates]",
+        "write_image('ensemble.tif', found.lut.apply(candidates, how['device']))",
+        f"found.lut.save({TABLE!r})",
+    ]
+    return "\n".join(lines)
+
+
+def blind_as_command(restoring: Restoring, settings: BlindSettings) -> str:
+    """The command that restores the same image and combines what comes of it.
+
+    Examples
+    --------
+    >>> from napari_ensir.settings import BlindSettings
+    >>> two = Restoring("noisy.tif", [Chosen("median"), Chosen("gaussian")])
+    >>> print(blind_as_command(two, BlindSettings(stride=4)))  # doctest: +NORMALIZE_WHITESPACE
+    napari-ensir blind noisy.tif --method median --method gaussian --stride 4 --dtype float32
+        --out ensemble.tif --save-lut ensemble.lut.safetensors
+    """
+    words = ["napari-ensir", "blind", *restoring.words(), *_options(settings), "--dtype", "float32"]
+    return shlex.join([*words, "--out", "ensemble.tif", "--save-lut", TABLE])
+
+
+def _as_text(value: Any) -> str:
+    """A value as ``--set`` takes it.
+
+    Examples
+    --------
+    >>> _as_text((0.0, 4095.0)), _as_text(None), _as_text(0.5)
+    ('0.0,4095.0', 'none', '0.5')
+    """
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
 def _reading(candidates: Mapping[str, str], more: str = "") -> list[str]:
     lines = [f"from napari_ensir.files.image import read_image{more}", "", "paths = {"]
     lines += [f"    {name!r}: {path!r}," for name, path in candidates.items()]
@@ -165,7 +363,7 @@ def _named(candidates: Mapping[str, str]) -> list[str]:
     return [word for name, path in candidates.items() for word in ("--candidate", f"{name}={path}")]
 
 
-def _keywords(settings: FitSettings | ApplySettings) -> dict[str, Any]:
+def _keywords(settings: FitSettings | ApplySettings | BlindSettings) -> dict[str, Any]:
     """The settings that are not at their defaults."""
     return {
         each.name: getattr(settings, each.name)
@@ -174,7 +372,7 @@ def _keywords(settings: FitSettings | ApplySettings) -> dict[str, Any]:
     }
 
 
-def _options(settings: FitSettings | ApplySettings) -> list[str]:
+def _options(settings: FitSettings | ApplySettings | BlindSettings) -> list[str]:
     """The same as options of the command line."""
     words: list[str] = []
     kinds = {each.name: each.kind for each in settings_of(type(settings))}

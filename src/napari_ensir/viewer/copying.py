@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 __all__ = ["copied", "copy_buttons", "path_of_layer"]
 
 
-def copy_buttons() -> Container:
-    """The two buttons, ``python_button`` and ``command_button``."""
+def copy_buttons(before: str = "", what: str = "does the same") -> Container:
+    """The two buttons, ``python_button`` and ``command_button``, with something put before their names."""
     return row(
-        button("Copy as Python", "Copy a program that does the same without the viewer.", "python_button"),
-        button("Copy as command", "Copy a command that does the same without the viewer.", "command_button"),
-        name="copies",
+        *(
+            button(
+                f"Copy as {how}", f"Copy a {noun} that {what} without the viewer.", f"{before}{name}_button"
+            )
+            for how, noun, name in (("Python", "program", "python"), ("command", "command", "command"))
+        ),
+        name=f"{before}copies",
         gui_only=True,
     )
 

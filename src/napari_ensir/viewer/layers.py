@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OUTPUT_KEY",
+    "RECORD_KEY",
     "TRUTH_NAMES",
     "LayerWatcher",
     "Origin",
@@ -38,6 +39,9 @@ TRUTH_NAMES = ("ground truth", "ground_truth", "groundtruth", "truth", "gt", "ta
 
 OUTPUT_KEY = "napari-ensir"
 """Key in ``layer.metadata`` that marks what we made and tells what it was made of."""
+
+RECORD_KEY = "napari-ensir record"
+"""Key in ``layer.metadata`` of what tells where a layer came from that can be a candidate."""
 
 
 def unwrapped(layer: Any) -> Any:

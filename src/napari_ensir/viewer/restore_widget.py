@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,20 +11,30 @@ from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.noise_checks import correlated_noise_warning
+from napari_ensir.ensemble.record import record_of
 from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.files.image import as_dtype
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer
-from napari_ensir.restorers.base import with_settings
+from napari_ensir.restorers.base import told_of, with_settings
 from napari_ensir.restorers.blind import Combined as BlindResult
 from napari_ensir.restorers.blind import restore_and_combine
 from napari_ensir.restorers.unlike import unlike_warning
 from napari_ensir.settings import BlindSettings, RestoreSettings, settings_of
+from napari_ensir.viewer.as_code import (
+    Chosen,
+    Restoring,
+    blind_as_command,
+    blind_as_python,
+    restore_as_command,
+    restore_as_python,
+)
 from napari_ensir.viewer.choices import Choice
 from napari_ensir.viewer.combining import Combined, combine
 from napari_ensir.viewer.controls import control_of
+from napari_ensir.viewer.copying import copied, copy_buttons, path_of_layer
 from napari_ensir.viewer.forms import Form, button
 from napari_ensir.viewer.layer_choice import LayerChoice
-from napari_ensir.viewer.layers import Origin, changed_meanwhile, why_not
+from napari_ensir.viewer.layers import RECORD_KEY, Origin, changed_meanwhile, why_not
 from napari_ensir.viewer.matching import candidate_name
 from napari_ensir.viewer.outputs import WEIGHT_VIEWS, add_outputs
 from napari_ensir.viewer.panel import Panel, shows_errors
@@ -32,6 +43,8 @@ from napari_ensir.viewer.session import preference, session_of
 from napari_ensir.viewer.tick_list import TickList
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import napari
     from numpy.typing import NDArray
 
@@ -107,6 +120,8 @@ class RestoreWidget(Panel):
             gui_only=True,
         )
         self._blind = _blind_form()
+        self._combine_copies = copy_buttons("combine_", "restores and combines")
+        self._sources: dict[str, tuple[Path, Restorer | None]] = {}
         super().__init__(
             napari_viewer,
             Form(image, name="choice"),
@@ -120,11 +135,13 @@ class RestoreWidget(Panel):
             ),
             self._more,
             self._blind,
+            self._combine_copies,
             action="Restore",
             about="Add one candidate layer for each restorer ticked.",
-            below=[self.combine_button],
+            below=[copy_buttons(what="restores"), self.combine_button],
         )
-        self._blind.visible = False
+        self._blind.visible = self._combine_copies.visible = False
+        self._connect_copying()
         self._more.changed.connect(self.safely(self._show_more))
         self.combine_button.changed.connect(self.safely(self.restore_and_combine))
         self._ticks.selected.connect(self._show_settings)
@@ -155,7 +172,7 @@ class RestoreWidget(Panel):
     @shows_errors
     def open(self, path: str | Path) -> None:
         """Offer a network from a file: trained here, TorchScript, torch.export, or spandrel's; tick it."""
-        device = self.device.value
+        device, ir = self.device.value, None
         try:
             restorer = open_restorer(path, device=device)
         except MissingRestorer as missing:
@@ -163,7 +180,8 @@ class RestoreWidget(Panel):
             ir = next((one for one in offered if one.name == missing.name), None)
             restorer = open_restorer(path, ir=ir, device=device)
         name = Path(path).name
-        self.add_restorer(restorer, f"{restorer.name} ({name})", str(path), ticked=True)
+        key = self.add_restorer(restorer, f"{restorer.name} ({name})", str(path), ticked=True)
+        self._sources[key] = (Path(path), ir)
         self.say(f"Opened {name}.")
 
     def _show_settings(self, key: str) -> None:
@@ -188,7 +206,7 @@ class RestoreWidget(Panel):
             return results
 
         def show(results: list[tuple[str, NDArray[np.float32]]]) -> None:
-            said = self._add(origin, results)
+            said = self._add(origin, results, restorers)
             n = len(results)
             first = f"Added {n} candidate{'s' if n > 1 else ''}; fit them in Fit ensemble."
             self.say("\n".join([first, *said]))
@@ -207,6 +225,8 @@ class RestoreWidget(Panel):
         axis, device, view = -1 if origin.rgb else None, self.device.value, self.weights.value
         settings = {name: self[name].value for name in _BLIND}
         BlindSettings(**settings)  # checked before hours of work
+        if settings["data_range"] is not None:  # as on the command line, it is the restorers' range as well
+            restorers = [with_settings(each, data_range=settings["data_range"]) for each in restorers]
 
         def work(progress: Progress) -> tuple[BlindResult, Combined, str | None]:
             array = np.asarray(origin.data)
@@ -220,7 +240,8 @@ class RestoreWidget(Panel):
         def show(results: tuple[BlindResult, Combined, str | None]) -> None:
             blind, combined, warning = results
             before = list(self.viewer.layers)
-            said = self._add(origin, list(zip(blind.names, blind.candidates, strict=True)))
+            named = list(zip(blind.names, blind.candidates, strict=True))
+            said = self._add(origin, named, restorers)
             layers = [layer for layer in self.viewer.layers if layer not in before]
             session = session_of(self.viewer)
             session.remember_layers(blind.lut, layers)
@@ -233,7 +254,51 @@ class RestoreWidget(Panel):
         self.start(work, "Restoring and combining", show)
 
     def _show_more(self) -> None:
-        self._blind.visible = self._more.value
+        self._blind.visible = self._combine_copies.visible = self._more.value
+
+    # -- copying ----------------------------------------------------------------------------------
+
+    def _connect_copying(self) -> None:
+        def copies(write: Callable[[], str]) -> Callable[[], None]:
+            return self.safely(lambda: self.say(copied(write())))
+
+        self["python_button"].changed.connect(copies(lambda: restore_as_python(self.restoring())))
+        self["command_button"].changed.connect(copies(lambda: restore_as_command(self.restoring())))
+        self["combine_python_button"].changed.connect(copies(lambda: self._as_blind(blind_as_python)))
+        self["combine_command_button"].changed.connect(copies(lambda: self._as_blind(blind_as_command)))
+
+    def restoring(self) -> Restoring:
+        """What is chosen, as :func:`~napari_ensir.viewer.as_code.restore_as_python` takes it.
+
+        Raises
+        ------
+        EnsembleError
+            If something is missing.
+        """
+        origin, _ = self._request()
+        return Restoring(
+            path_of_layer(origin.layer),
+            [self._chosen_as_code(key) for key in self._ticks.value],
+            origin.rgb,
+            self.device.value,
+            self.self_ensemble.value,
+        )
+
+    def _chosen_as_code(self, key: str) -> Chosen:
+        settings = self._forms.changed_settings(key)
+        if key in CLASSICAL:
+            return Chosen(key, settings)
+        path, around = self._sources.get(key, (f"PATH OF {key}.safetensors", None))
+        ir = [
+            str(source)
+            for other, (source, _) in self._sources.items()
+            if self._forms.restorers()[other] is around
+        ]
+        return Chosen(key, settings, str(path), ir[0] if around is not None and ir else None)
+
+    def _as_blind(self, write: Callable[[Restoring, BlindSettings], str]) -> str:
+        settings = BlindSettings(**{name: self[name].value for name in _BLIND})
+        return write(replace(self.restoring(), data_range=settings.data_range), settings)
 
     def _request(self) -> tuple[Origin, list[Restorer]]:
         """What the controls say: where the image is from, and what is to be done with it."""
@@ -246,11 +311,18 @@ class RestoreWidget(Panel):
         axis = -1 if origin.rgb else None
         return origin, [with_settings(restorer, channel_axis=axis) for restorer in restorers]
 
-    def _add(self, origin: Origin, results: list[tuple[str, NDArray[np.float32]]]) -> list[str]:
-        """Add candidates as layers; sentences about what is odd."""
+    def _add(
+        self,
+        origin: Origin,
+        results: list[tuple[str, NDArray[np.float32]]],
+        restorers: Sequence[Restorer],
+    ) -> list[str]:
+        """Add candidates as layers that tell of their restorers; sentences about what is odd."""
         said = []
-        for name, restored in results:
-            origin.add_candidate(self.viewer, restored, candidate_name(origin.name, name))
+        for (name, restored), restorer in zip(results, restorers, strict=True):
+            layer = origin.add_candidate(self.viewer, restored, candidate_name(origin.name, name))
+            record = record_of("restored", inputs={"image": origin.name}, restorer=told_of(restorer))
+            layer.metadata = {**layer.metadata, RECORD_KEY: record}
             said.append(unlike_warning(name, origin.middle_plane(), origin.middle_plane(restored)))
         return [*filter(None, said), *filter(None, [changed_meanwhile(self.viewer, [origin])])]
 

@@ -77,6 +77,12 @@ class RestorerForms(Container):
         # One without settings need not be a dataclass.
         return replace(cast("Any", restorer), **chosen) if chosen else restorer
 
+    def changed_settings(self, key: str) -> dict[str, Any]:
+        """What is shown, by name, where it differs from what the restorer was offered with."""
+        before, now = self._restorers[key], self.restorer(key)
+        names = [each.name for each in self._settings(before)]
+        return {name: getattr(now, name) for name in names if getattr(now, name) != getattr(before, name)}
+
     def restorers(self) -> dict[str, Restorer]:
         """All of them, as they were offered, by key."""
         return dict(self._restorers)
