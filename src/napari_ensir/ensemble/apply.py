@@ -166,12 +166,12 @@ def combine_block(
     lookup = tables.lookup
     rows, columns = tables.on(device)
     values = read_values(field.candidates, slices, field.dtype, device)
-    bins = [bins_of(value, lookup.binning, field.dtype) for value in values]
     channel = channel_of(field, slices, device)
     if lookup.dense_rows is None:
+        bins = [bins_of(value, lookup.binning, field.dtype) for value in values]
         key = lookup.row_of([column.to(torch.int64) for column in (*bins, channel)])
     else:
-        key = keys_of(bins, lookup.binning.n_bins, channel, lookup.n_channels)
+        key = keys_of(values, lookup.binning, field.dtype, channel, lookup.n_channels)
         key = key if rows is None else rows.index_select(0, key)
     chosen = [column.index_select(0, key) for column in columns]
     if as_maps:

@@ -42,6 +42,10 @@ DENSE_HISTOGRAM = 2**26
 """Most cells of a histogram kept whole, four bytes each, where there are no pages."""
 
 
+PENDING = (2**24, 2**18)
+"""Most pairs of bin set and height waited for at once, eight bytes each: on an accelerator, on the CPU."""
+
+
 class Tally(Protocol):
     """One thread's running sums."""
 
@@ -168,7 +172,7 @@ def _page_sizes(scale: Scale) -> tuple[int, int, int]:
 
 
 class TorchTally(_TableTally):
-    """Counts in torch, on any device, which is waited for only where a histogram is too large to keep whole.
+    """Counts in torch, on any device, which is waited for once in many blocks at most.
 
     Pixels that do not count go to a bin set of their own, behind the others.
     """
@@ -180,6 +184,7 @@ class TorchTally(_TableTally):
         self.device = torch.device("cpu") if device is None else device
         self.n_cells = scale.n_rows * scale.n_heights
         self.sums: list[torch.Tensor] = []
+        self.pending: list[torch.Tensor] = []
         self.histogram: torch.Tensor | None = None
         self.outside: torch.Tensor | None = None
 
@@ -206,10 +211,9 @@ class TorchTally(_TableTally):
         self._make_tables()
         channel = channel_of(field, slices, device)
         keep, outside = which_count(field, slices, values, scale.binning)
-        bins = [bins_of(value, scale.binning, scale.dtype) for value in values[:-1]]
-        key = keys_of(bins, scale.binning.n_bins, channel, scale.n_channels)
+        key = keys_of(values[:-1], scale.binning, scale.dtype, channel, scale.n_channels).to(torch.int64)
         heights = [_heights(value, scale) for value in values]
-        pairs = key.to(torch.int64) * scale.n_heights + heights[-1]
+        pairs = key * scale.n_heights + heights[-1]
         if keep is not None:
             key, pairs = torch.where(keep, key, scale.n_rows), torch.where(keep, pairs, self.n_cells)
         products: Any = _products(heights)
@@ -217,15 +221,28 @@ class TorchTally(_TableTally):
             products = list(products)
         ones = torch.ones(1, dtype=torch.int32, device=device).expand(len(key))
         # All that takes memory is done: from here on the block counts as a whole.
+        if sum(map(len, self.pending)) + len(pairs) > PENDING[device.type == "cpu"]:
+            self._fetch()
         self._make_room(len(key))
         self._make_tables().add_(outside)
         for total, product in zip(self.sums, products, strict=True):
-            total.index_add_(0, key, product)
+            total.scatter_add_(0, key, product)
         if self.histogram is not None:
-            self.histogram.index_add_(0, pairs, ones)
+            self.histogram.scatter_add_(0, pairs, ones)
         else:
-            pairs = pairs if keep is None else pairs[keep]
-            self._spill(np.sort(pairs.cpu().numpy()), scale.n_heights)
+            self.pending.append(pairs)
+
+    def _fetch(self) -> None:
+        """Wait for the pairs that are pending, and keep them."""
+        if self.pending:
+            pairs = np.sort(np.concatenate([pairs.cpu().numpy() for pairs in self.pending]))
+            self.pending = []
+            self._spill(pairs[: np.searchsorted(pairs, self.n_cells)], self.scale.n_heights)
+
+    def _drain(self) -> None:
+        """Turn the sums into statistics and begin again from zero."""
+        self._fetch()
+        super()._drain()
 
     def _take(self) -> tuple[NDArray[np.int64], Statistics]:
         import torch
@@ -250,22 +267,25 @@ class TorchTally(_TableTally):
 
 
 def _products(heights: list[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """What is summed, in the order of ``heights.py``."""
+    """What is summed, int64, in the order of ``heights.py``."""
+    import torch
+
     *candidates, truth = heights
-    yield from candidates
+    for one in candidates:
+        yield one.to(torch.int64)
     for m, one in enumerate(candidates):
         for other in candidates[: m + 1]:
-            yield one * other
+            yield (one * other).to(torch.int64)
     for one in candidates:
-        yield one * truth
+        yield (one * truth).to(torch.int64)
 
 
 def _heights(values: torch.Tensor, scale: Scale) -> torch.Tensor:
-    """Height of each value, int64; of what is not finite, anything within the table."""
+    """Height of each value, int32 if that holds products, else int64; of what is not finite, any."""
     import torch
 
     if scale.is_exact:
-        whole = values.to(torch.int64)
+        whole = values.to(torch.int32 if scale.n_heights**2 < 2**31 else torch.int64)
         return (whole if scale.holds_all else whole.clamp(scale.nearest, scale.furthest)) - scale.smallest
     binning = scale.binning
     above = values.sub(binning.low).nan_to_num_(nan=0.0)
@@ -294,7 +314,7 @@ class SparseTally:
         keep, outside = which_count(field, slices, values, scale.binning)
         columns = [bins_of(value, scale.binning, scale.dtype) for value in values[:-1]]
         columns.append(channel_of(field, slices, self.device))
-        heights = [_heights(value, scale) for value in values]
+        heights = [_heights(value, scale).to(torch.int64) for value in values]
         edges = [bins * scale.binning.sublevels - scale.lowest for bins in columns[:m]]
         inside = [height - edge for height, edge in zip(heights[:-1], edges, strict=True)]
         errors = [h - heights[-1] for h in heights[:-1]]

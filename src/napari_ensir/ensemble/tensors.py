@@ -59,23 +59,38 @@ def bins_of(values: torch.Tensor, binning: Binning, dtype: np.dtype[Any]) -> tor
     """Bin of each value, int32; what is not a number falls into the first."""
     import torch
 
+    return _places_of(values, binning, dtype).to(torch.int32)
+
+
+def _places_of(values: torch.Tensor, binning: Binning, dtype: np.dtype[Any]) -> torch.Tensor:
+    """Bin of each value and how far into it, in floating-point numbers that nobody else holds."""
+    import torch
+
     grid = binning.grid(dtype)
     low, width, n_bins, inverse = grid.tolist()
     place = values.to(torch.float32 if grid.dtype == np.float32 else real_of(values.device)).sub(low)
     place = (place.mul_(inverse) if inverse else place.div_(width)).clamp_(0, n_bins - 1)
-    if values.is_floating_point():
-        place.nan_to_num_(nan=0.0)
-    return place.to(torch.int32)
+    return place.nan_to_num_(nan=0.0) if values.is_floating_point() else place
 
 
 def keys_of(
-    bins: Sequence[torch.Tensor], n_bins: int, channel: torch.Tensor, n_channels: int
+    values: Sequence[torch.Tensor],
+    binning: Binning,
+    dtype: np.dtype[Any],
+    channel: torch.Tensor,
+    n_channels: int,
 ) -> torch.Tensor:
-    """Number of each pixel's bin set, int32, where there are no more bin sets than that holds."""
-    key = bins[0]
-    for more in bins[1:]:
-        key = key * n_bins + more
-    return key * n_channels + channel
+    """Number of each pixel's bin set, int32, where there are fewer than 2**24 bin sets.
+
+    So many, a single-precision number tells apart, and what is done in place in one kind of number takes a
+    third of the time.
+    """
+    import torch
+
+    key = _places_of(values[0], binning, dtype).floor_()
+    for value in values[1:]:
+        key = _places_of(value, binning, dtype).floor_().add_(key, alpha=binning.n_bins)
+    return key.mul_(n_channels).add_(channel).to(torch.int32)
 
 
 def which_count(
