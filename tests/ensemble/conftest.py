@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_ensir.ensemble import apply, counting, data_range, em
+from napari_ensir.ensemble import apply, counting, data_range, em, expected_error, fidelity, measuring
 
 ENGINES = ("compiled", "torch")
 
@@ -18,7 +18,7 @@ def using(engine):
     """Compute with one of the two engines of the CPU."""
     with pytest.MonkeyPatch.context() as patch:
         if engine == "torch":
-            for module in (counting, data_range, em, apply):
+            for module in (counting, data_range, em, apply, expected_error, fidelity, measuring):
                 patch.setattr(module, "compiled_loops", lambda: None)
         else:
             pytest.importorskip("numba")

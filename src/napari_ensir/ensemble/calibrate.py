@@ -69,6 +69,7 @@ def calibrate(
     noise: float = 0.0,
     device: str | torch.device = "auto",
     progress: Progress | None = None,
+    folds: Sequence[Statistics] = (),
 ) -> tuple[ErrorTable, dict[str, Any]]:
     """Errors of a method on each part of a reference set, by a table that did not learn from that part.
 
@@ -84,6 +85,8 @@ def calibrate(
         Standard deviation of the noise in the ground truth.
     device, progress
         As for :func:`napari_ensir.fit_lut`.
+    folds : FOLDS of Statistics, optional
+        Of the parts of the set, in bins that the table's can be put together from; else they are collected.
 
     Returns
     -------
@@ -101,7 +104,7 @@ def calibrate(
     empty = _Both(ErrorTable.empty(*channels, noise), BiasSums.empty(*channels, lookup.n_candidates))
     parts = fields.folds(FOLDS)
     if method in METHODS:
-        learned = [
+        learned = [fold.in_bins(binning) for fold in folds] or [
             collect(part, binning, lookup.n_candidates, lookup.n_channels, resolve_device(device), progress)
             for part in parts
         ]

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.apply import combine_field, map_chunks
 from napari_ensir.ensemble.arrays import is_dask, is_torch
 from napari_ensir.ensemble.inputs import Field
-from napari_ensir.ensemble.measuring import bands, in_memory, sum_of
+from napari_ensir.ensemble.loops import compiled_loops
+from napari_ensir.ensemble.measuring import bands, flattened, in_memory, sum_of
+from napari_ensir.ensemble.threads import for_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +50,11 @@ TRUST_IN_WHOLE = 1000
 
 TRUSTS = (50.0, 1e3, 1e4, 1e5, 1e6, 1e12)
 """Pixels' worth of trust, to choose from, in what a spread means at any intensity; the last: that alone."""
+
+
+_EDGES = np.exp2((np.arange(1, SPREADS) - 4) / 2).astype(np.float32)
+"""Where the classes of spread but the first begin, in units and a quarter above the spread: the floor of
+``2 log2(spread + 1/4)`` rises there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +98,11 @@ class ErrorTable:
         """Intensity units per step."""
         return (self.high - self.low) / STEPS
 
+    @property
+    def unit(self) -> float:
+        """What the candidates' spread is counted in, in intensity units."""
+        return (self.high - self.low) / 255
+
     @cached_property
     def rmse(self) -> NDArray[np.float32]:
         """Root mean square error to expect, by class, in intensity units."""
@@ -117,20 +130,43 @@ class ErrorTable:
         axis : int or None
             The channel axis.
         """
-        unit = (self.high - self.low) / 255
         place = (ensemble - self.low) * np.float32(INTENSITIES / (self.high - self.low))
         key: NDArray[np.int32] = np.clip(place, 0, INTENSITIES - 1).astype(np.int32)
         key *= SPREADS
-        # floor(2 log2(s + 1/4)) from the variance: half the logarithms, no square root of differences.
-        spread = np.sqrt(_variance(candidates)) / np.float32(unit)
-        steps = np.floor(2 * np.log2(spread + np.float32(0.25))) + 4
-        # Not a number where a candidate is none; such pixels are left out by whoever asked.
-        key += np.clip(np.nan_to_num(steps), 0, SPREADS - 1).astype(np.int32)
+        spread = np.sqrt(_variance(candidates)) / np.float32(self.unit)
+        # Where a candidate is not a number any class is right: such pixels are left out by whoever asked.
+        key += np.searchsorted(_EDGES, spread + np.float32(0.25), side="right").astype(np.int32)
         if axis is not None:
             shape = [1] * ensemble.ndim
             shape[axis] = -1
             key += (np.arange(ensemble.shape[axis], dtype=np.int32) * (INTENSITIES * SPREADS)).reshape(shape)
         return key
+
+    @property
+    def _grid(self) -> NDArray[np.float32]:
+        """For the compiled loops: the classes of intensity, and the unit of spread."""
+        return np.array([self.low, INTENSITIES / (self.high - self.low), INTENSITIES, self.unit], np.float32)
+
+    def looked_up(
+        self, ensemble: NDArray[np.float32], candidates: Sequence[NDArray[Any]], axis: int | None
+    ) -> NDArray[np.float32]:
+        """The root mean square error to expect at each pixel; NaN where the ensemble is not finite.
+
+        Parameters
+        ----------
+        ensemble, candidates, axis
+            As for :meth:`classes`.
+        """
+        loops = compiled_loops()
+        if loops is None:
+            good = np.isfinite(ensemble)
+            key = self.classes(np.where(good, ensemble, 0), candidates, axis)
+            return np.where(good, self.rmse.reshape(-1)[key], np.float32(np.nan))
+        flat = flattened(ensemble, Field(tuple(candidates), None, None, axis), None)
+        out = np.empty(ensemble.size, np.float32)
+        errors = np.ascontiguousarray(self.rmse, np.float32).reshape(-1)
+        loops.look_up_errors(flat.candidates, flat.ensemble, flat.channels, self._grid, SPREADS, errors, out)
+        return out.reshape(ensemble.shape)
 
     def at(self, ensemble: float, intensities: Sequence[float], channel: int = 0) -> float:
         """The root mean square error to expect at one pixel, in intensity units.
@@ -162,6 +198,13 @@ class ErrorTable:
         keep
             Where to look; None: everywhere. Pixels that are not finite never count.
         """
+        loops = compiled_loops()
+        if loops is not None:
+            sums = np.zeros((2, self.counts.size), np.int64)
+            flat = flattened(ensemble, field, keep)
+            loops.count_errors(*flat, self._grid, SPREADS, self.step, 4.0 * STEPS, sums[0], sums[1])
+            squares, counts = sums.reshape(2, *self.counts.shape)
+            return replace(self, squares=squares, counts=counts)
         truth = np.asarray(field.truth, np.float64)
         error = (ensemble - truth) / self.step
         good = np.isfinite(error)
@@ -236,18 +279,23 @@ def expected_error_of(
     """
     if any(is_dask(candidate) for candidate in field.candidates):
         return _expected_dask(table, lookup, field, device)
-    rmse = table.rmse.reshape(-1)
     result = np.empty(field.shape, np.float32)
-    done = 0
-    for band, place in zip(bands(field), bands(_places(result, field.channel_axis)), strict=True):
-        part = in_memory(band)
+    total, finished = prod(field.shape), 0
+
+    def work(pair: tuple[Field, Field]) -> None:
+        part = in_memory(pair[0])
         ensemble = np.asarray(combine_field(lookup, part, device, as_maps=False))
-        good = np.isfinite(ensemble)
-        key = table.classes(np.where(good, ensemble, 0), part.candidates, field.channel_axis)
-        place.candidates[0][...] = np.where(good, rmse[key], np.nan)
-        done += prod(band.shape)
+        pair[1].candidates[0][...] = table.looked_up(ensemble, part.candidates, field.channel_axis)
+
+    def done(pair: tuple[Field, Field]) -> None:
+        nonlocal finished
+        finished += prod(pair[0].shape)
         if progress is not None:
-            progress(done, prod(field.shape), "expected error")
+            progress(finished, total, "expected error")
+
+    places = bands(_places(result, field.channel_axis), device)
+    alone = compiled_loops() is None or resolve_device(device).type != "cpu"
+    for_each(zip(bands(field, device), places, strict=True), work, done, threads=1 if alone else None)
     if all(is_torch(candidate) for candidate in field.candidates):
         import torch
 

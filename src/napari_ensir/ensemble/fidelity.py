@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari_ensir.ensemble.loops import compiled_loops
+from napari_ensir.ensemble.measuring import flattened
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -92,6 +94,13 @@ class BiasSums:
         keep
             Where to look; None: everywhere. Pixels that are not finite never count.
         """
+        loops = compiled_loops()
+        if loops is not None:
+            counts, errors = np.zeros((2, self.counts.size), np.int64)
+            grid = [self.low, CLASSES / (self.high - self.low), CLASSES, self.step, 4 * STEPS]
+            loops.count_biases(*flattened(ensemble, field, keep), np.array(grid, np.float64), counts, errors)
+            shape = self.counts.shape
+            return replace(self, counts=counts.reshape(shape), errors=errors.reshape(shape))
         whole = np.asarray(field.truth, np.float64)
         good = np.isfinite(ensemble) & np.isfinite(whole)
         if keep is not None:

@@ -19,6 +19,7 @@ import numpy as np
 from napari_ensir.ensemble.bin_loop import TILE, append_bins, append_channels, fill_channels, tile_of
 from napari_ensir.ensemble.combine_loop import combine
 from napari_ensir.ensemble.em_loop import iterate_em
+from napari_ensir.ensemble.measuring_loop import count_biases, count_errors, look_up_errors
 from napari_ensir.ensemble.product_loop import SHARES as SHARES  # who makes room for the sums asks here
 from napari_ensir.ensemble.product_loop import add_products, quads_for
 from napari_ensir.ensemble.spread_loop import count_cells, count_values
@@ -28,7 +29,17 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.bin_loop import Blocks, Channels
 
-__all__ = ["combine", "count_cells", "count_floats", "count_integers", "count_values", "iterate_em"]
+__all__ = [
+    "combine",
+    "count_biases",
+    "count_cells",
+    "count_errors",
+    "count_floats",
+    "count_integers",
+    "count_values",
+    "iterate_em",
+    "look_up_errors",
+]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _U, _I = np.uint64, np.int64

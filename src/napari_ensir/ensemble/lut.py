@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.bins import Binning, BinSetIndex
     from napari_ensir.ensemble.inputs import Field, Progress
+    from napari_ensir.ensemble.statistics import Statistics
 
 __all__ = ["WeightLUT"]
 
@@ -291,6 +292,7 @@ class WeightLUT:
         progress: Progress | None = None,
         *,
         planes: tuple[int, int] | None = None,
+        folds: Sequence[Statistics] = (),
     ) -> WeightLUT:
         """The same table with the errors to expect of it, learned from a reference set.
 
@@ -304,6 +306,9 @@ class WeightLUT:
         ----------
         reference, mask, device, progress, planes
             As for :func:`~napari_ensir.fit_lut`; the images that the table was learned from, or others alike.
+        folds : sequence of Statistics, optional
+            What :func:`~napari_ensir.ensemble.reference.collect_reference` found in the parts of this very
+            set: it is then read once, not twice.
 
         Returns
         -------
@@ -328,7 +333,9 @@ class WeightLUT:
         self.field(fields.first.candidates)  # their number and channels
         settings = Settings.from_dict(self.report.get("settings"), self.n_candidates)
         noise = noise_in(self.report)
-        errors, fidelity = calibrate(self.lookup, fields, self.method, settings, noise, device, progress)
+        errors, fidelity = calibrate(
+            self.lookup, fields, self.method, settings, noise, device, progress, folds
+        )
         held_out = {"kind": held_out_kind(self.method), "rmse": errors.overall}
         return replace(
             self, errors=errors, report={**self.report, "held_out": held_out, "fidelity": fidelity}

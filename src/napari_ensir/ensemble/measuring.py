@@ -6,14 +6,17 @@ images --bands, chunks--> candidates and ensemble in memory --counted--> sums, w
 from __future__ import annotations
 
 from math import ceil, prod
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.apply import combine_field
 from napari_ensir.ensemble.arrays import is_dask, read_block
 from napari_ensir.ensemble.distributed import has_chunks, reduce_chunks
 from napari_ensir.ensemble.inputs import Field
+from napari_ensir.ensemble.loops import compiled_loops
+from napari_ensir.ensemble.threads import for_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,9 +26,12 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lookup import Lookup
 
-__all__ = ["Sums", "bands", "in_memory", "measure", "sum_of"]
+__all__ = ["Flat", "Sums", "bands", "flattened", "in_memory", "measure", "sum_of"]
 
-BLOCK_PIXELS = 2**20
+BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**20}
+"""Pixels worked on at once."""
+
+NO_MASK = np.zeros(0, bool)
 
 
 class Sums(Protocol):
@@ -48,6 +54,34 @@ class Sums(Protocol):
 
 
 Counted = TypeVar("Counted", bound=Sums)
+
+
+class Flat(NamedTuple):
+    """A block as the loops of ``measuring_loop.py`` take it: flat, and number and runs of the channels."""
+
+    candidates: NDArray[np.floating[Any]]
+    truth: NDArray[np.floating[Any]]
+    ensemble: NDArray[np.float32]
+    keep: NDArray[np.bool_]
+    channels: tuple[int, int]
+
+
+def flattened(ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None) -> Flat:
+    """A block whose arrays are in memory, in the floats that hold its numbers exactly: 32 bits or 64.
+
+    So the loops are compiled for these two and for no others. A truth that is not known is no pixels.
+    """
+    arrays = [np.asarray(array) for array in field.arrays]
+    exact = np.stack(arrays, dtype=np.result_type(*arrays, np.float32)).reshape(len(arrays), -1)
+    n, axis = len(field.candidates), field.channel_axis
+    channels = (1, prod(field.shape)) if axis is None else (field.shape[axis], prod(field.shape[axis + 1 :]))
+    return Flat(
+        exact[:n],
+        exact[n:].reshape(-1),
+        np.ascontiguousarray(ensemble, np.float32).reshape(-1),
+        NO_MASK if keep is None else np.ascontiguousarray(np.broadcast_to(keep, field.shape)).reshape(-1),
+        channels,
+    )
 
 
 def measure(
@@ -82,11 +116,33 @@ def measure(
             leaf = _Chunk(lookup, empty, field.channel_axis)
             found = found + reduce_chunks(_whole_channels(field), leaf, sum_of, report)
             continue
-        for band in bands(field):
-            found = found + _counted(band, lookup, empty, device)
-            if report is not None:
-                report(prod(band.shape))
+        found = found + _counted_side_by_side(field, lookup, empty, device, report)
     return found
+
+
+def _counted_side_by_side(
+    field: Field,
+    lookup: Lookup,
+    empty: Counted,
+    device: str | torch.device,
+    report: Callable[[int], object] | None,
+) -> Counted:
+    """Where the loops are compiled, so that the threads of one process do not wait for each other."""
+    parts: dict[int, Counted] = {}
+    total = empty
+
+    def work(band: tuple[int, Field]) -> None:
+        parts[band[0]] = _counted(band[1], lookup, empty, device)
+
+    def done(band: tuple[int, Field]) -> None:
+        nonlocal total
+        total = total + parts.pop(band[0])
+        if report is not None:
+            report(prod(band[1].shape))
+
+    alone = compiled_loops() is None or resolve_device(device).type != "cpu"
+    for_each(enumerate(bands(field, device)), work, done, threads=1 if alone else None)
+    return total
 
 
 def sum_of(parts: Sequence[Counted]) -> Counted:
@@ -97,9 +153,10 @@ def sum_of(parts: Sequence[Counted]) -> Counted:
     return found
 
 
-def bands(field: Field) -> list[Field]:
+def bands(field: Field, device: str | torch.device = "cpu") -> list[Field]:
     """Pieces that are worked on in memory, the channel axis whole."""
-    return field.bands(max(1, ceil(prod(field.shape) / BLOCK_PIXELS)))
+    most = BLOCK_PIXELS["cpu" if resolve_device(device).type == "cpu" else "gpu"]
+    return field.bands(max(1, ceil(prod(field.shape) / most)))
 
 
 def in_memory(field: Field) -> Field:

@@ -12,9 +12,12 @@ from napari_ensir.ensemble.collect import collect
 from napari_ensir.ensemble.data_range import spread_of
 from napari_ensir.ensemble.em import em
 from napari_ensir.ensemble.estimate import Settings
+from napari_ensir.ensemble.expected_error import ErrorTable
+from napari_ensir.ensemble.fidelity import BiasSums
 from napari_ensir.ensemble.inputs import Field
 from napari_ensir.ensemble.lookup import Lookup
 from napari_ensir.ensemble.loops import compiled_loops
+from napari_ensir.ensemble.measuring import measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,4 +63,10 @@ def warm_up(n_candidates: int, dtypes: Iterable[np.typing.DTypeLike] = (np.uint8
         lookup = Lookup(binning, found.rows, estimate.weights, estimate.fallback, estimate.unseen)
         small = Field(tuple(truth[:4] for _ in range(n_candidates)), None, None, None)
         combine_field(lookup, small, "cpu", as_maps=False)
+        limits = (binning.low, binning.high, 1)
+        errors = ErrorTable.empty(*limits)
+        known = Field(small.candidates, truth[:4], None, None)
+        for empty in (errors, BiasSums.empty(*limits, n_candidates)):
+            measure([known], lookup, empty, "cpu")
+        errors.looked_up(np.zeros(4, np.float32), small.candidates, None)
     return True

@@ -27,11 +27,13 @@ __all__ = ["calibrated", "expected_error", "expected_limits"]
 def calibrated(result: FitResult, progress: Progress | None = None) -> FitResult:
     """The result with a table that knows how far off it is, or with a sentence on why it cannot.
 
-    Each part of the images is scored by weights learned from the others; their pixels are read again.
+    Each part of the images is scored by weights that the statistics kept of the others teach; pixels are read
+    once more, for the ensemble's errors depend on how far the candidates are apart at each.
     """
     pairs, masks = result.request.seen()
     try:
-        lut = result.lut.calibrated(pairs, masks, result.request.settings.device, progress)
+        device = result.request.settings.device
+        lut = result.lut.calibrated(pairs, masks, device, progress, folds=result.reference.folds)
     except EnsembleError as error:
         return replace(result, uncalibrated=str(error))
     return replace(result, lut=lut, tables={**result.tables, lut.method: lut})
