@@ -297,7 +297,6 @@ class WeightLUT:
         """The same table with the errors to expect of it, learned from a reference set.
 
         And with its mean errors by intensity: :func:`napari_ensir.ensemble.fidelity.fidelity_of` its report.
-
         Each part of the reference set is scored by weights that were learned, by the table's method and
         settings, from the other parts; an imported table, whose weights cannot be learned anew, scores all
         itself. The set is read twice.
@@ -307,8 +306,7 @@ class WeightLUT:
         reference, mask, device, progress, planes
             As for :func:`~napari_ensir.fit_lut`; the images that the table was learned from, or others alike.
         folds : sequence of Statistics, optional
-            What :func:`~napari_ensir.ensemble.reference.collect_reference` found in the parts of this very
-            set: it is then read once, not twice.
+            Of the parts of this very set, where they are known: it is then read once.
 
         Returns
         -------
@@ -332,14 +330,10 @@ class WeightLUT:
         fields = ReferenceSet(reference, self.names, self.channel_axis, mask, self.data_range, planes)
         self.field(fields.first.candidates)  # their number and channels
         settings = Settings.from_dict(self.report.get("settings"), self.n_candidates)
-        noise = noise_in(self.report)
-        errors, fidelity = calibrate(
-            self.lookup, fields, self.method, settings, noise, device, progress, folds
-        )
+        how = (settings, noise_in(self.report), device, progress, folds)
+        errors, fidelity = calibrate(self.lookup, fields, self.method, *how)
         held_out = {"kind": held_out_kind(self.method), "rmse": errors.overall}
-        return replace(
-            self, errors=errors, report={**self.report, "held_out": held_out, "fidelity": fidelity}
-        )
+        return replace(self, errors=errors, report=self.report | {"held_out": held_out, "fidelity": fidelity})
 
     def expected_error(
         self,
