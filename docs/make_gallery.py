@@ -26,7 +26,7 @@ from napari_ensir.restorers import CLASSICAL, restore_and_combine
 GALLERY = Path(__file__).parent / "gallery"
 PAGE = Path(__file__).parent / "gallery.md"
 SEED = 20241029
-SIDE = 240
+SIDE = 256
 MOST_BYTES = 150_000
 CAPTION = 24
 MARK = re.compile(r"(<!-- case (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -96,7 +96,7 @@ def blind() -> Case:
     keys = ("non-local-means", "total-variation", "wavelet", "gaussian")
     made = restore_and_combine(noisy, [CLASSICAL[key](channel_axis=-1) for key in keys])
     return Case(
-        clean, noisy, dict(zip(made.names, made.candidates, strict=True)), made.ensemble, made.lut, (16, 16)
+        clean, noisy, dict(zip(made.names, made.candidates, strict=True)), made.ensemble, made.lut, (0, 0)
     )
 
 
@@ -109,7 +109,7 @@ def exposures() -> Case:
     reference = [(list(candidates.values()), second)]
     # No errors to expect: they want the noise of the truth as one number, and noise of photons is none.
     lut = fit_lut(reference, list(candidates), truth_noise="unknown")
-    return Case(clean, first, candidates, lut.apply(list(candidates.values())), lut, (100, 150))
+    return Case(clean, first, candidates, lut.apply(list(candidates.values())), lut, (100, 128))
 
 
 def tissue() -> Case:
@@ -118,7 +118,7 @@ def tissue() -> Case:
     clean = data.immunohistochemistry() / 255
     noisy = photons(clean, 40, 0.03, rng)
     candidates = denoised(noisy, -1)
-    return _learned_left(clean, noisy, candidates, (200, 10), channel_axis=-1)
+    return _learned_left(clean, noisy, candidates, 256, (200, 0), channel_axis=-1)
 
 
 def coins() -> Case:
@@ -136,7 +136,7 @@ def coins() -> Case:
     ]
     names = ("Richardson-Lucy, 8", "Richardson-Lucy, 25", "Unsupervised Wiener", "Total variation")
     candidates = {name: each(blurred) for name, each in zip(names, sharpened, strict=True)}
-    return _learned_left(clean, blurred, candidates, (60, -SIDE))
+    return _learned_left(clean, blurred, candidates, 128, (40, 0))
 
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -148,10 +148,14 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 def _learned_left(
-    clean: Picture, degraded: Picture, candidates: dict[str, Picture], corner: tuple[int, int], **options: int
+    clean: Picture,
+    degraded: Picture,
+    candidates: dict[str, Picture],
+    middle: int,
+    corner: tuple[int, int],
+    **options: int,
 ) -> Case:
-    """Learned on the left half, applied to the right one."""
-    middle = clean.shape[1] // 2
+    """Learned on the columns before `middle`, applied to the others."""
     reference = [([each[:, :middle] for each in candidates.values()], clean[:, :middle].astype(np.float32))]
     lut = fit_lut(reference, list(candidates), method="least-squares", **options).calibrated(reference)
     right = {name: each[:, middle:] for name, each in candidates.items()}
@@ -215,10 +219,10 @@ def _grey(image: Picture) -> Picture:
 
 def _written(name: str, title: str, says: str, image: Picture, case: Case) -> str:
     """Write the part of an image that is shown, under a line that says what it is; the file's name."""
-    row, column = (
-        np.clip(c % n, 0, n - SIDE) for c, n in zip(case.corner, case.truth.shape[:2], strict=True)
-    )
+    row, column = case.corner
     part = np.clip(image[row : row + SIDE, column : column + SIDE], 0, 1)
+    if part.shape[:2] != (SIDE, SIDE):
+        raise SystemExit(f"{name}: {SIDE} x {SIDE} pixels do not lie at {case.corner} of {image.shape}.")
     pixels = Image.fromarray(np.rint(255 * part).astype(np.uint8)).convert("RGB")
     sheet = Image.new("RGB", (SIDE, SIDE + CAPTION), "#26272f")
     sheet.paste(pixels, (0, CAPTION))
