@@ -1,8 +1,9 @@
 """Times of the numerical core, beside the EnsIR authors' own functions where a checkout of them is given.
 
-    python benchmarks/bench.py [AUTHORS_CHECKOUT] [--reference FOLDER] [--repeats N]
+    python benchmarks/bench.py [AUTHORS_CHECKOUT] [--reference FOLDER] [--repeats N] [--write]
 
-Prints markdown tables to paste into ``benchmarks/README.md``. The images are the deraining set of the
+Prints markdown tables; ``--write`` puts them into ``benchmarks/README.md`` as well, between its two marks,
+with machine, date and what was aimed at. The images are the deraining set of the
 reference folder, tiled to 1280 x 720; synthetic ones of that size where the folder is absent. Nothing of the
 authors' code is part of this script: their modules are imported from the checkout, with stand-ins for the
 drawing and image-reading libraries that the functions timed here do not use.
@@ -23,10 +24,13 @@ import time
 import types
 from datetime import date
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 TIMES = "median (least; processor)"
+PAGE = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- bench.py writes from here -->\n", "<!-- to here -->\n"
 MODELS = ("MPRNet", "MAXIM", "Restormer")
 
 
@@ -150,17 +154,58 @@ def torch_engine():
             module.compiled_loops = kept
 
 
+class Report:
+    """What is printed, kept to be written, and what of it was aimed at."""
+
+    lines: ClassVar[list[str]] = []
+    aims: ClassVar[list[list[str]]] = []
+
+    @classmethod
+    def say(cls, text):
+        """Print a line and keep it."""
+        print(text, flush=True)
+        cls.lines.append(text)
+
+    @classmethod
+    def aim(cls, work, wanted, times, as_ratio_to=None):
+        """Keep a figure that something was aimed at: seconds, or a ratio, of median and least time."""
+        found = both_of(times) if as_ratio_to is None else ratio(times, as_ratio_to)
+        cls.aims.append([work, wanted, found])
+
+
 def table(title, header, rows):
-    print(f"\n### {title}\n")
-    print("| " + " | ".join(header) + " |")
-    print("|" + "---|" * len(header))
+    Report.say(f"\n### {title}\n")
+    Report.say("| " + " | ".join(header) + " |")
+    Report.say("|" + "---|" * len(header))
     for row in rows:
-        print("| " + " | ".join(row) + " |")
-    sys.stdout.flush()
+        Report.say("| " + " | ".join(row) + " |")
+
+
+def write_page(page, text):
+    """Put a text between a page's marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        sys.exit(f"{page} has no lines {BEGIN.strip()!r} and {END.strip()!r}; nothing was written.")
+    page.write_text(f"{before}{BEGIN}{text}{END}{after}", encoding="utf-8")
+
+
+def processor():
+    """The processor's name, as far as the machine tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def shown(seconds):
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms"
+
+
+def both_of(times):
+    """Median and least alone."""
+    return f"{shown(times[0])} ({shown(times[1])})"
 
 
 def both(times):
@@ -181,13 +226,15 @@ def time_fit(images, authors, repeats):
     times = side_by_side({name: lambda m=m: fit(m) for name, m in methods.items()}, repeats)
     rows = [[name, both(took), ""] for name, took in times.items()]
     with torch_engine():
-        rows.append(["em, torch alone", both(median_time(fit, max(1, repeats // 3))), ""])
+        alone = median_time(fit, max(2, repeats // 3))
+    rows.append(["em, torch alone", both(alone), ""])
+    Report.aim("fit of the ten, torch alone", "0.8 s", alone)
     weights = []
     if authors is not None:
         theirs = median_time(lambda: weights.append(authors.fit(images, 32)), 1, warm=False)
-        rows.append(
-            ["the authors' code, once", both(theirs), ratio(theirs, times["em, compiled loops"]) + " x em"]
-        )
+        ours = times["em, compiled loops"]
+        rows.append(["the authors' code, once", both(theirs), ratio(theirs, ours) + " x em"])
+        Report.aim("fit of the ten, em, times as fast as the authors' code", "600", theirs, ours)
     table("Fit, ten 1280 x 720 RGB images, M = 3, b = 32", ["what", TIMES, "ratio"], rows)
     return weights[0] if weights else None
 
@@ -214,6 +261,12 @@ def time_apply(images, authors, weights, repeats):
             lambda: luts[32].apply(candidates, device="cpu"), max(3, repeats // 3)
         )
     average = times["averaging, torch"]
+    for width in luts:
+        Report.aim(
+            f"apply, b = {width}, of torch's averaging", "1.3", times[f"ensemble, b = {width}"], average
+        )
+    Report.aim("weight maps, of torch's averaging", "2", times["weight maps, b = 32"], average)
+    Report.aim("apply, torch alone", "25 ms", times["ensemble, b = 32, torch alone"])
     rows = [[name, both(took), ratio(took, average), ""] for name, took in times.items()]
     if authors is not None:
         tensor = authors.tensor(candidates)
@@ -239,6 +292,8 @@ def time_refit(images, repeats):
             binning = choose_binning(np.uint8, (0, 255), width)
             work = median_time(lambda b=binning, m=method: estimate_lut(kept, m, binning=b), repeats)
             times.append(both(work))
+            if (method, width) == ("em", 8):
+                Report.aim("b = 8, em, from statistics kept", "50 ms", work)
         rows.append([method, *times])
     sets = [len(kept.statistics.coarsened(factor).rows) for factor in (1, 2, 4, 8)]
     table(
@@ -265,6 +320,9 @@ def time_sixteen_bit(repeats):
         repeats,
     )
     average = times["averaging, uint16, numpy"]
+    Report.aim("apply, uint16, 10 megapixels, of numpy's averaging", "0.6", times["apply, uint16"], average)
+    Report.aim("fit, uint16, 10 megapixels", "0.15 s", times["fit, em, uint16"])
+    Report.aim("fit, float32, 10 megapixels", "0.3 s", times["fit, em, float32"])
     table(
         "One 3200 x 3200 field (10.2 megapixels), M = 3, 8 bins",
         ["what", TIMES, "of the averaging"],
@@ -304,7 +362,7 @@ def time_ssim(repeats):
     )
     ours = times["ours"]
     planes = len(evenly_spaced_planes((100, 1024, 1024)))
-    print(f"\nOf 100 planes of 1024 x 1024, {planes} are scored where a stack is judged by its planes.")
+    Report.say(f"\nOf 100 planes of 1024 x 1024, {planes} are scored where a stack is judged by its planes.")
     table(
         "SSIM of one 1024 x 1024 plane, uint16",
         ["what", TIMES, "of ours", "value"],
@@ -365,9 +423,11 @@ def measure_memory():
     """Growth of the peak resident size over an apply of a 200-megapixel stack of uint8."""
     from napari_ensir import fit_lut
 
-    candidates, truth = synthetic((200, 1000, 1000), np.uint8, 255, 1)
-    lut = fit_lut([([c[:4] for c in candidates], truth[:4])], device="cpu")
-    lut.apply([c[:4] for c in candidates], device="cpu")
+    few = synthetic((4, 1000, 1000), np.uint8, 255, 1)
+    lut = fit_lut([few], device="cpu")
+    lut.apply(few[0], device="cpu")
+    # The same planes again and again: making a stack of noise takes eighty times the memory of the stack.
+    candidates = [np.tile(candidate, (50, 1, 1)) for candidate in few[0]]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # The peak may lie behind us: fill up to it first.
     with open("/proc/self/statm") as file:
@@ -375,19 +435,27 @@ def measure_memory():
     filler = np.ones(max(0, before - now) * 1024, np.uint8)
     image = lut.apply(candidates, device="cpu")
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    sizes = [sum(c.nbytes for c in candidates) / 2**20, image.nbytes / 2**20, grown]
+    print(" | ".join([*(f"{size:.0f} MiB" for size in sizes), f"{grown - sizes[1]:.1f} MiB"]))
+    del filler
+
+
+def show_memory():
+    """What :func:`measure_memory` finds in a process of its own, where nothing else lies about."""
+    command = [sys.executable, __file__, "--memory-only"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode:
+        lines = found.stderr.strip().splitlines()
+        said = (
+            lines[-1] if lines else "the machine ran out of memory" if found.returncode == -9 else "no word"
+        )
+        Report.say(f"\nThe peak memory was not measured: the process ended with {found.returncode}, {said}.")
+        return
     table(
         "Peak memory of apply, 200 x 1000 x 1000 uint8, M = 3",
         ["inputs", "output", "growth of the peak beside the inputs", "of it not the output"],
-        [
-            [
-                f"{sum(c.nbytes for c in candidates) / 2**20:.0f} MiB",
-                f"{image.nbytes / 2**20:.0f} MiB",
-                f"{grown:.0f} MiB",
-                f"{grown - image.nbytes / 2**20:.1f} MiB",
-            ]
-        ],
+        [found.stdout.strip().split(" | ")],
     )
-    del filler
 
 
 def main():
@@ -395,6 +463,7 @@ def main():
     parser.add_argument("authors", nargs="?", type=Path, help="checkout of the authors' repository")
     parser.add_argument("--reference", type=Path, default=os.environ.get("NAPARI_ENSIR_REFERENCE"))
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name} as well")
     parser.add_argument(
         "--memory-only", action="store_true", help="only the peak memory, in a process of its own"
     )
@@ -406,12 +475,12 @@ def main():
     reference = Path(options.reference) if options.reference else here.parent / "shared" / "reference"
     import torch
 
-    print(f"Date: {date.today().isoformat()}  ")
-    print(
-        f"Machine: {platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, ", end=""
+    began = time.perf_counter()
+    head = (
+        f"Machine: {os.cpu_count()} cores, {processor()}; Python {platform.python_version()}, numpy "
+        f"{np.__version__}, torch {torch.__version__} (CPU). Date: {date.today().isoformat()}."
     )
-    print(f"numpy {np.__version__}, torch {torch.__version__}  ")
-    print(f"Command: `python benchmarks/bench.py{' AUTHORS_CHECKOUT' if options.authors else ''}`")
+    print(head)
     images = reference_images(reference)
     authors = Authors(options.authors) if options.authors else None
     time_import(5)
@@ -422,10 +491,12 @@ def main():
     time_small_images(max(1, options.repeats // 5))
     time_ssim(max(3, options.repeats // 3))
     time_first_calls()
-    memory = subprocess.run(
-        [sys.executable, __file__, "--memory-only"], check=True, capture_output=True, text=True
-    )
-    print(memory.stdout, end="")
+    show_memory()
+    found, Report.lines = Report.lines, []
+    table("What was aimed at", ["work", "aim", "median (least)"], Report.aims)
+    print(f"\nTook {time.perf_counter() - began:.0f} s.")
+    if options.write:
+        write_page(PAGE, "\n".join([f"\n{head}", *Report.lines, *found, "", ""]))
 
 
 if __name__ == "__main__":
