@@ -103,6 +103,19 @@ def test_masks_planes_chunks_and_kinds_of_array_make_no_difference():
     assert np.isnan(lut.expected_error(holed, "cpu")).sum() == 1
 
 
+def test_noise_that_grows_with_intensity_is_told():
+    rng = np.random.default_rng(3)
+    truth = np.tile(np.linspace(0, 200, 128), (128, 1))
+    candidates = [truth + rng.normal(0, 1, truth.shape) for _ in range(2)]
+    even, photons = truth + rng.normal(0, 10, truth.shape), rng.poisson(truth).astype(float)
+    keywords = {"truth_noise": 10.0, "data_range": (0, 256), "device": "cpu"}
+    told = [[(candidates, noisy)] for noisy in (even, photons)]
+    good, doubtful = (fit_lut(one, **keywords).calibrated(one).report["warnings"] for one in told)
+    assert good == []
+    # Photons' noise is 10 at 100, and 0.8 of that variance at 80.
+    assert doubtful[0].startswith("where the ensemble is between 0 and 80, the noise of the ground truth is")
+
+
 def test_known_noise_of_the_truth_is_taken_off():
     rng = np.random.default_rng(0)
     clean = [scene(seed) for seed in range(4)]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.reference_set import ReferenceSet
     from napari_ensir.ensemble.statistics import Statistics
 
-__all__ = ["calibrate", "held_out_kind", "held_out_lookups", "noise_in"]
+__all__ = ["calibrate", "held_out_lookups", "noise_in"]
 
 FOLDS = 4
 """Parts that are held out in turn."""
@@ -91,8 +91,9 @@ def calibrate(
     Returns
     -------
     errors : ErrorTable
-    fidelity : dict
-        Mean errors by intensity, for the table's report; see :mod:`napari_ensir.ensemble.fidelity`.
+    told : dict
+        For the table's report: ``"held_out"``, what the errors are of, and the error over all pixels;
+        ``"fidelity"``, mean errors by intensity, see :mod:`napari_ensir.ensemble.fidelity`; ``"warnings"``.
 
     Raises
     ------
@@ -137,14 +138,29 @@ def calibrate(
             "no pixel is left to measure errors on; all are NaN, infinite or outside the mask."
         )
     over = "images" if n_images >= ENOUGH_IMAGES else "blocks of the images"
-    return table, fidelity_report(groups, over, noise)
+    return table, {
+        "held_out": {"kind": _held_out_kind(method), "rmse": table.overall},
+        "fidelity": fidelity_report(groups, over, noise),
+        "warnings": _doubts(table),
+    }
 
 
-def held_out_kind(method: str) -> str:
-    """What the errors of a table of this method are of, in words for its report."""
+def _held_out_kind(method: str) -> str:
     if method in METHODS:
         return f"{FOLDS} parts of the reference set, each by weights learned from the others"
     return "the reference set, by the table as it is"
+
+
+def _doubts(errors: ErrorTable) -> list[str]:
+    """A sentence where the truth's noise was not what was told, at some intensities."""
+    if errors.quieter is None:
+        return []
+    low, high = errors.quieter
+    return [
+        f"where the ensemble is between {low:.4g} and {high:.4g}, the noise of the ground truth is less than "
+        f"the {errors.noise:.4g} told, and errors to expect are too low. Noise of photons, which grows with "
+        "intensity, has no single standard deviation."
+    ]
 
 
 def noise_in(report: Mapping[str, Any]) -> float:

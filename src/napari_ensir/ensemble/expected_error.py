@@ -52,6 +52,11 @@ TRUSTS = (50.0, 1e3, 1e4, 1e5, 1e6, 1e12)
 """Pixels' worth of trust, to choose from, in what a spread means at any intensity; the last: that alone."""
 
 
+ENOUGH, CLEARLY = 1000, 0.8
+"""So many squares of Gaussian noise have a mean within 4.5 % of its variance, one standard deviation;
+with neighbours alike, less surely. A mean below that share of the variance told is of less noise."""
+
+
 _EDGES = np.exp2((np.arange(1, SPREADS) - 4) / 2).astype(np.float32)
 """Where the classes of spread but the first begin, in units and a quarter above the spread: the floor of
 ``2 log2(spread + 1/4)`` rises there."""
@@ -117,6 +122,21 @@ class ErrorTable:
         """Root mean square error over all pixels counted, in intensity units."""
         mean = self.squares.sum() / max(1, self.counts.sum()) * self.step**2
         return float(np.sqrt(max(mean - self.noise**2, 0.0)))
+
+    @property
+    def quieter(self) -> tuple[float, float] | None:
+        """Intensities, least and greatest, at which the truth's noise is clearly less than was told.
+
+        For the squared differences there are less than its variance, over :data:`ENOUGH` pixels and more.
+        None where there are no such intensities.
+        """
+        counts = self.counts.sum((0, 2))
+        mean = self.squares.sum((0, 2)) / np.maximum(counts, 1) * self.step**2
+        places = np.flatnonzero((counts >= ENOUGH) & (mean < CLEARLY * self.noise**2))
+        if not places.size:
+            return None
+        width = (self.high - self.low) / INTENSITIES
+        return self.low + width * float(places[0]), self.low + width * float(places[-1] + 1)
 
     def classes(
         self, ensemble: NDArray[np.float32], candidates: Sequence[NDArray[Any]], axis: int | None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_ensir.ensemble.apply import combine_field
-from napari_ensir.ensemble.calibrate import calibrate, held_out_kind, noise_in
+from napari_ensir.ensemble.calibrate import calibrate, noise_in
 from napari_ensir.ensemble.estimate import Settings
 from napari_ensir.ensemble.expected_error import ErrorTable, expected_error_of
 from napari_ensir.ensemble.inputs import check_names, make_field
@@ -331,9 +331,9 @@ class WeightLUT:
         self.field(fields.first.candidates)  # their number and channels
         settings = Settings.from_dict(self.report.get("settings"), self.n_candidates)
         how = (settings, noise_in(self.report), device, progress, folds)
-        errors, fidelity = calibrate(self.lookup, fields, self.method, *how)
-        held_out = {"kind": held_out_kind(self.method), "rmse": errors.overall}
-        return replace(self, errors=errors, report=self.report | {"held_out": held_out, "fidelity": fidelity})
+        errors, told = calibrate(self.lookup, fields, self.method, *how)
+        said = {"warnings": [*self.report.get("warnings", ()), *told["warnings"]]}
+        return replace(self, errors=errors, report=self.report | told | said)
 
     def expected_error(
         self,
