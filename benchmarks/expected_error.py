@@ -2,9 +2,9 @@
 
     python benchmarks/expected_error.py [FOLDER]
 
-FOLDER holds the deraining reference set of the EnsIR authors, as ``{gt,MPRNet,MAXIM,Restormer}/<id>.*``; a
-second set is made here, of scikit-image's pictures under noise. Prints the tables of ``expected_error.md``
-and draws ``expected_error.png``.
+FOLDER holds the deraining reference set of the EnsIR authors, as ``{gt,MPRNet,MAXIM,Restormer}/<id>.*``; two
+more sets are made here, of scikit-image's pictures under noise: parts of the same pictures, and unlike ones.
+Prints the tables of ``expected_error.md`` and draws ``expected_error.png``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from skimage import data, restoration
+from skimage import color, data, restoration
 
 from napari_ensir import fit_lut
 from napari_ensir.files import Part, References, open_set
 
 MODELS = ("MPRNet", "MAXIM", "Restormer")
 PICTURES = ("camera", "coins", "moon", "cell", "brick", "page", "grass", "gravel")
+MORE = ("astronaut", "cat", "coffee", "hubble_deep_field", "immunohistochemistry", "retina", "rocket", "text")
+NOISES = {
+    "Gaussian, sd 0.05": lambda truth, rng: truth + rng.normal(0, 0.05, truth.shape),
+    "Gaussian, sd 0.1": lambda truth, rng: truth + rng.normal(0, 0.1, truth.shape),
+    "Poisson, peak 30": lambda truth, rng: rng.poisson(truth * 30) / 30,
+    "Poisson, peak 100": lambda truth, rng: rng.poisson(truth * 100) / 100,
+}
 
 
 def deraining(folder: Path):
@@ -28,20 +35,38 @@ def deraining(folder: Path):
     return [([np.asarray(x) for x in xs], np.asarray(y)) for xs, y in References(images)]
 
 
-def denoising():
-    """Eight pictures under Gaussian noise of 0.1 of the range, denoised in three ways."""
+def denoised(truth, noisy):
+    """(candidates, truth): the noisy image denoised in three ways, intensities of 0 to 255."""
+    sigma = restoration.estimate_sigma(noisy)
+    candidates = [
+        restoration.denoise_tv_chambolle(noisy, weight=sigma),
+        restoration.denoise_nl_means(noisy, h=0.8 * sigma, sigma=sigma, fast_mode=True),
+        restoration.denoise_wavelet(noisy, rescale_sigma=True),
+    ]
+    return [np.float32(one * 255) for one in candidates], np.float32(truth * 255)
+
+
+def unlike():
+    """Eight pictures under Gaussian noise of 0.1 of the range: four teach what to expect of the others."""
+    rng = np.random.default_rng(0)
+    truths = [getattr(data, name)()[:256, :256] / 255.0 for name in PICTURES]
+    return [denoised(truth, NOISES["Gaussian, sd 0.1"](truth, rng)) for truth in truths]
+
+
+def alike():
+    """Sixteen pictures under four kinds of noise, left and right halves in turn: one teaches of the other."""
     rng = np.random.default_rng(0)
     pairs = []
-    for name in PICTURES:
-        truth = getattr(data, name)()[:256, :256] / 255.0
-        noisy = truth + rng.normal(0, 0.1, truth.shape)
-        sigma = restoration.estimate_sigma(noisy)
-        candidates = [
-            restoration.denoise_tv_chambolle(noisy, weight=sigma),
-            restoration.denoise_nl_means(noisy, h=0.8 * sigma, sigma=sigma, fast_mode=True),
-            restoration.denoise_wavelet(noisy, rescale_sigma=True),
-        ]
-        pairs.append(([np.float32(one * 255) for one in candidates], np.float32(truth * 255)))
+    for name in PICTURES + MORE:
+        whole = getattr(data, name)()
+        whole = color.rgb2gray(whole) if whole.ndim == 3 else whole / 255.0
+        top, left = (max(0, (size - 256) // 2) for size in whole.shape)
+        truth = whole[top : top + 256, left : left + 256]
+        for noise in NOISES.values():
+            images, clean = denoised(truth, noise(truth, rng))
+            middle = truth.shape[1] // 2
+            halves = (slice(middle), slice(middle, None))
+            pairs += [([x[:, part].copy() for x in images], clean[:, part].copy()) for part in halves]
     return pairs
 
 
@@ -100,7 +125,7 @@ def main() -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    sets = {"denoising": (denoising(), None)}
+    sets = {"parts of the same pictures": (alike(), None), "unlike pictures": (unlike(), None)}
     if len(sys.argv) > 1:
         sets = {"deraining": (deraining(Path(sys.argv[1])), -1), **sets}
     for name, (pairs, channel_axis) in sets.items():
