@@ -167,6 +167,16 @@ def test_compare(fitted):
     assert run(*arguments, "--method", "near").startswith("| method |")
 
 
+def test_a_table_names_the_files_that_it_was_learned_from(fitted):
+    run("fit", *candidates(fitted), "-t", fitted / "truth", "-o", fitted / "named")
+    (first, *others) = json.loads(run("info", fitted / "named.lut.safetensors", "--json", "-"))["report"][
+        "inputs"
+    ]["listed"]
+    assert first["names"] == ["a.png", "a.png", "a.png"]
+    assert all(one["names"] for one in others)
+    assert "a.png, a.png, a.png" in run("info", fitted / "named.lut.safetensors")
+
+
 def test_info_and_import(fitted):
     assert "near, far" in run("info", fitted / "two.lut.safetensors")
     found = json.loads(run("info", fitted / "two.lut.safetensors", "--json", "-"))

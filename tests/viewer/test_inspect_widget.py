@@ -145,10 +145,12 @@ def test_a_pixel_says_how_far_off_it_may_be_and_the_table_where_it_came_from(fil
     text = docked.describe(filled.layers["so so"].data_to_world((20, 30)))
     value, error = known.apply(arrays)[20, 30], known.expected_error(arrays)[20, 30]
     assert f"ensemble: {value:.4g} ± {error:.2g} (root mean square" in text
-    date, learned, held_out = docked._origin.value.splitlines()
+    date, how, learned, hashes, held_out = docked._origin.value.splitlines()
     assert known.report["date"] in date
     assert "numpy" in date
+    assert how.startswith("By em: bin_width 32, shrinkage 1000")
     assert learned == "Learned from 1 image: 96 x 96, uint8."
+    assert hashes == "Content hashes (sha256) of 1 of 1 images in the file."
     assert f"RMSE {known.errors.overall:.4g}, on 4 parts" in held_out
 
 

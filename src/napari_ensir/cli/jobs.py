@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from napari_ensir.cli import terminal
 from napari_ensir.ensemble.coverage import range_warning
 from napari_ensir.ensemble.exposure import exposure_of, matched
 from napari_ensir.ensemble.lut_file import SUFFIX, import_lut, load_lut
-from napari_ensir.ensemble.provenance import sample_of
+from napari_ensir.ensemble.provenance import named_report, sample_of
 from napari_ensir.ensemble.record import record_of, table_of
 from napari_ensir.ensemble.suspicions import middle_of, suspicions_of_set
 from napari_ensir.errors import EnsembleError
@@ -135,6 +135,8 @@ def fit(
         odd = suspicions_of_set(
             References(images), tuple(candidates), lut.channel_axis, [stem for stem, _ in images.fields]
         )
+    files = [[path.name for path in paths.values()] for _, paths in images.fields]
+    lut = replace(lut, report=named_report(lut.report, files))
     lut.save(target)
     said = terminal.warn([*odd, *lut.report["warnings"]])
     results = {"lut": str(target), **table_of(lut), "warnings": said}

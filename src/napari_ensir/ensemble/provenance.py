@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.inputs import Field
 
-__all__ = ["PERCENTS", "Inputs", "made_now", "percentiles_of", "rescaled_report", "sample_of"]
+__all__ = [
+    "PERCENTS",
+    "Inputs",
+    "made_now",
+    "named_report",
+    "percentiles_of",
+    "rescaled_report",
+    "sample_of",
+]
 
 HASH = "sha256"
 HASHED_BYTES = 2**24
@@ -139,6 +147,21 @@ def rescaled_report(report: dict[str, Any], gain: float, offset: float) -> dict[
     if isinstance(inputs, dict) and _are_numbers(percentiles, len(PERCENTS)):
         kept["inputs"] = {**inputs, "percentiles": [gain * value + offset for value in percentiles]}
     return kept
+
+
+def named_report(report: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """A table's report with the names of what was learned from, such as of files.
+
+    Parameters
+    ----------
+    report
+        Of a table just fitted.
+    names
+        For every image those of the candidates and, last, of the truth.
+    """
+    inputs = report["inputs"]
+    listed = [{"names": list(some), **one} for some, one in zip(names, inputs["listed"], strict=False)]
+    return {**report, "inputs": {**inputs, "listed": listed}}
 
 
 def _are_numbers(value: Any, n: int) -> TypeGuard[list[float]]:

@@ -11,7 +11,7 @@ __all__ = ["provenance_lines"]
 
 
 def provenance_lines(lut: WeightLUT) -> list[str]:
-    """Date and versions, what was learned from, what was held out: a line for each that is known.
+    """Date and versions, method and settings, what was learned from, hashes, what was held out: those known.
 
     Examples
     --------
@@ -19,8 +19,8 @@ def provenance_lines(lut: WeightLUT) -> list[str]:
     >>> from napari_ensir import fit_lut
     >>> truth = np.arange(256, dtype=np.uint8).reshape(16, 16)
     >>> lines = provenance_lines(fit_lut([((truth // 2 * 2, truth // 4 * 4), truth)]))
-    >>> lines[1]
-    'Learned from 1 image: 16 x 16, uint8.'
+    >>> lines[2], lines[3]
+    ('Learned from 1 image: 16 x 16, uint8.', 'Content hashes (sha256) of 1 of 1 images in the file.')
     """
     report = lut.report
     lines = []
@@ -28,8 +28,13 @@ def provenance_lines(lut: WeightLUT) -> list[str]:
         versions = _dict(report.get("versions"))
         with_what = ", ".join(f"{name} {version}" for name, version in versions.items())
         lines.append(f"Made {date}" + (f" with {with_what}." if with_what else "."))
-    if learned := _learned_from(_dict(report.get("inputs"))):
-        lines.append(learned)
+    settings = [
+        f"{name} {value}" for name, value in _dict(report.get("settings")).items() if value is not None
+    ]
+    if settings:
+        lines.append(f"By {lut.method}: bin_width {lut.bin_width:g}, {', '.join(settings)}.")
+    inputs = _dict(report.get("inputs"))
+    lines += filter(None, [_learned_from(inputs), _hashes(inputs)])
     held_out = _dict(report.get("held_out"))
     if isinstance(rmse := held_out.get("rmse"), (int, float)):
         lines.append(f"Held out: RMSE {rmse:.4g}, on {held_out.get('kind', 'parts of the images')}.")
@@ -49,6 +54,16 @@ def _learned_from(inputs: dict[str, Any]) -> str:
     more = "" if images == 1 else ", the first"
     many = f"{images} image{'s' if images != 1 else ''}{more}"
     return f"Learned from {many}: {' x '.join(map(str, shape))}, {kinds}."
+
+
+def _hashes(inputs: dict[str, Any]) -> str:
+    listed = inputs.get("listed")
+    if not isinstance(listed, list) or not listed:
+        return ""
+    hashed = sum(bool(_dict(one).get("sha256")) for one in listed)
+    said = inputs.get("not_hashed")
+    more = f" Not hashed: {said}." if isinstance(said, str) else ""
+    return f"Content hashes (sha256) of {hashed} of {len(listed)} images in the file.{more}"
 
 
 def _dict(value: Any) -> dict[str, Any]:
