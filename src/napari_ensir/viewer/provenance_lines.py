@@ -58,9 +58,9 @@ def _learned_from(inputs: dict[str, Any]) -> str:
 
 def _hashes(inputs: dict[str, Any]) -> str:
     listed = inputs.get("listed")
-    if not isinstance(listed, list) or not listed:
+    if not isinstance(listed, list) or not listed or not all(isinstance(one, dict) for one in listed):
         return ""
-    hashed = sum(bool(_dict(one).get("sha256")) for one in listed)
+    hashed = sum(bool(one.get("sha256")) for one in listed)
     said = inputs.get("not_hashed")
     more = f" Not hashed: {said}." if isinstance(said, str) else ""
     return f"Content hashes (sha256) of {hashed} of {len(listed)} images in the file.{more}"
