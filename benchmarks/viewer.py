@@ -2,9 +2,10 @@
 
     xvfb-run -a -s "-screen 0 1600x1200x24" python benchmarks/viewer.py [PLANES]
 
-A stack of PLANES (100) x 1024 x 1024 uint16 in memory, three candidates, then one megapixel of RGB. A timer
-of 20 ms measures the longest stall of the event loop, a thread the memory of the process. Prints the rows of
-``viewer.md``.
+A stack of PLANES (100) x 1024 x 1024 uint16 in memory, three candidates; then twice as many planes that dask
+computes when they are read; then one megapixel of RGB. A timer of 20 ms measures the longest stall of the
+event loop, a thread the memory of the process. What napari takes for a layer that comes or goes, without us,
+is measured on the same canvas, in the same process. Prints the rows of ``viewer.md``.
 """
 
 from __future__ import annotations
@@ -47,9 +48,15 @@ class Watch:
             self.peak = max(self.peak, self.process.memory_info().rss)
             time.sleep(0.01)
 
-    def fresh(self) -> None:
-        """Forget what was before."""
-        self.stall, self.last = 0.0, time.perf_counter()
+    def fresh(self) -> float:
+        """The longest stall since it was asked last."""
+        stall, self.stall, self.last = self.stall, 0.0, time.perf_counter()
+        return stall
+
+    def stop(self) -> None:
+        """Measure no more."""
+        self.running = False
+        self.timer.stop()
 
 
 def until(condition, limit=600.0):
@@ -84,14 +91,89 @@ def colour(rng):
     ], truth
 
 
-def measure(viewer, candidates, truth, title):
+def planes_of_dask(planes):
+    """The same kind of stack, each plane made when it is read."""
+    import dask.array as da
+
+    def plane(sigma, block_info=None):
+        number = block_info[None]["chunk-location"][0]
+        truth = np.random.default_rng(number).integers(300, 3800, (1, 1024, 1024), np.uint16)
+        if not sigma:
+            return truth
+        noise = np.random.default_rng((number, sigma)).integers(0, sigma, truth.shape, np.uint16)
+        return truth + noise
+
+    chunks = ((1,) * planes, (1024,), (1024,))
+    images = [da.map_blocks(plane, sigma, chunks=chunks, dtype=np.uint16) for sigma in (30, 60, 90, 0)]
+    return images[:-1], images[-1]
+
+
+def live(widget, ensemble, rest):
+    """Seconds from a change of method to the canvas, median of five; ``rest()`` comes after each."""
+    changes = []
+    for method in ("least-squares", "em", "em-released", "least-squares", "em"):
+        count = drawn(ensemble)
+        begun = time.perf_counter()
+        widget.method.value = method
+        until(lambda count=count: bool(count))
+        QApplication.processEvents()
+        changes.append(time.perf_counter() - begun)
+        rest()
+    return float(np.median(changes))
+
+
+def opened(viewer, candidates, truth, **look):
+    """The layers, and the Fit panel with them chosen."""
     import napari_ensir.viewer.fit_widget  # noqa: F401 -- its import is not what is measured
 
-    layers = [viewer.add_image(image, name=name) for name, image in zip(NAMES, candidates, strict=True)]
-    true = viewer.add_image(truth, name="ground truth", visible=False)
+    layers = [
+        viewer.add_image(image, name=name, **look) for name, image in zip(NAMES, candidates, strict=True)
+    ]
+    true = viewer.add_image(truth, name="ground truth", visible=False, **look)
     dock, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     widget.candidates.value, widget.ground_truth.value = layers, true
-    until(lambda: False, 3.0)  # compiles while the user ticks
+    until(lambda: False, 5.0)  # compiles while the user ticks
+    return dock, widget
+
+
+def ensemble_of(viewer):
+    return next(layer for layer in viewer.layers if layer.name.startswith("ensemble"))
+
+
+def closed(viewer, dock):
+    viewer.window.remove_dock_widget(dock)
+    viewer.layers.clear()
+    until(lambda: False, 1.0)
+
+
+def without_us(viewer, truth, watch):
+    """Stalls when napari adds and removes layers of plain arrays, one by one."""
+    rows, place = [], tuple(slice(n // 2, n // 2 + 1) for n in truth.shape[: truth.ndim - 3])
+    plain = np.asarray(truth[place] if truth.shape[-1] > 3 else truth, np.float32)
+    kinds = {
+        "an image": lambda: viewer.add_image(plain, contrast_limits=(0, 4000), rgb=False, visible=False),
+        "labels": lambda: viewer.add_labels((plain > 2000).astype(np.uint8)),
+    }
+    for kind, add in kinds.items():
+        until(lambda: False, 0.5)
+        watch.fresh()
+        layer = add()
+        until(lambda: False, 0.5)
+        rows.append((f"napari alone: longest stall, {kind} added", watch.fresh()))
+        viewer.layers.remove(layer)
+        until(lambda: False, 0.5)
+        rows.append((f"napari alone: longest stall, {kind} removed", watch.fresh()))
+    return rows
+
+
+def printed(title, rows):
+    print(f"\n| {title} | seconds |\n|---|---|")
+    for name, seconds in rows:
+        print(f"| {name} | {seconds:.2f} |", flush=True)
+
+
+def measure(viewer, candidates, truth, title):
+    dock, widget = opened(viewer, candidates, truth)
     watch = Watch()
     until(lambda: False, 0.3)
     watch.fresh()
@@ -101,31 +183,47 @@ def measure(viewer, candidates, truth, title):
     until(lambda: widget.result is not None)
     rows.append(("Fit pressed -> ensemble on the canvas", time.perf_counter() - start))
     until(lambda: not widget.is_running)
-    rows.append(("scores complete", time.perf_counter() - start))
-    ensemble = next(layer for layer in viewer.layers if layer.name.startswith("ensemble"))
-    changes = []
-    for method in ("least-squares", "em", "em-released", "least-squares", "em"):
-        count = drawn(ensemble)
-        begun = time.perf_counter()
-        widget.method.value = method
-        until(lambda count=count: bool(count))
-        QApplication.processEvents()
-        changes.append(time.perf_counter() - begun)
+    rows.append(("scores complete, errors to expect included", time.perf_counter() - start))
+    stalls = {"fit and scores": watch.fresh()}
+
+    def rest():
         until(lambda: not widget.is_running)
-    rows.append(("live change of method -> canvas, median of five", float(np.median(changes))))
+
+    change = live(widget, ensemble_of(viewer), rest)
+    rows.append(("live change of method -> canvas, median of five", change))
+    stalls["live changes"] = watch.fresh()
     for view in ("layers", "trusted", "slider"):
         widget.weights.value = view
         until(lambda: False, 0.2)
-        until(lambda: not widget.is_running)
-    rows.append(("longest stall of the event loop, all ways to show weights included", watch.stall))
-    watch.running = False
-    watch.timer.stop()
-    print(f"\n| {title} | seconds |\n|---|---|")
-    for name, seconds in rows:
-        print(f"| {name} | {seconds:.2f} |")
+        rest()
+        stalls[f"weights shown as: {view}"] = watch.fresh()
+    rows.append(("longest stall of the event loop, all ways to show weights included", max(stalls.values())))
+    rows += [(f"longest stall: {name}", stall) for name, stall in stalls.items()]
+    rows += without_us(viewer, truth, watch)
+    watch.stop()
+    printed(title, rows)
     print(f"| peak memory beyond the layers, GB | {(watch.peak - watch.base) / 2**30:.2f} |", flush=True)
-    viewer.window.remove_dock_widget(dock)
-    viewer.layers.clear()
+    closed(viewer, dock)
+
+
+def measure_lazy(viewer, candidates, truth, title):
+    """Live changes alone; scores and errors of all planes are still being worked out meanwhile."""
+    dock, widget = opened(viewer, candidates, truth, contrast_limits=(0, 4000))
+    watch = Watch()
+    start = time.perf_counter()
+    widget.fit()
+    until(lambda: widget.result is not None)
+    rows = [("Fit pressed -> ensemble on the canvas", time.perf_counter() - start)]
+    until(lambda: not widget.turns.is_active)
+    watch.fresh()
+    change = live(widget, ensemble_of(viewer), lambda: until(lambda: False, 1.0))
+    rows.append(("live change of method -> canvas, median of five", change))
+    rows.append(("longest stall: live changes", watch.fresh()))
+    watch.stop()
+    printed(title, rows)
+    widget.cancel()
+    until(lambda: not widget.is_running, 60)
+    closed(viewer, dock)
 
 
 def main() -> None:
@@ -136,6 +234,8 @@ def main() -> None:
     viewer = napari.Viewer(show=True)
     viewer.window._qt_window.resize(1366, 768)
     measure(viewer, *stack(planes, rng), f"{planes} x 1024 x 1024 uint16 in memory, three candidates")
+    title = f"{2 * planes} x 1024 x 1024 uint16, dask, three candidates"
+    measure_lazy(viewer, *planes_of_dask(2 * planes), title)
     measure(viewer, *colour(rng), "1024 x 1024 RGB, uint8, three candidates")
     viewer.close()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import dask.array as da
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from napari_ensir.viewer import computed
 from napari_ensir.viewer.computed import Computed
 
 SHAPE = (4, 3, 6, 5)
@@ -55,8 +58,16 @@ index = st.one_of(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(index, max_size=5).filter(lambda key: key.count(Ellipsis) <= 1))
-def test_any_key_gives_what_the_whole_array_gives(key):
+@given(
+    st.lists(index, max_size=5).filter(lambda key: key.count(Ellipsis) <= 1), st.sampled_from((7, 40, 2**22))
+)
+def test_any_key_gives_what_the_whole_array_gives(key, piece):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(computed, "PIECE", piece)
+        compare_all(key)
+
+
+def compare_all(key):
     for lazy, whole in forms(ARRAYS):
         try:
             wanted = whole[tuple(key)]
@@ -86,3 +97,21 @@ def test_a_plane_touches_no_other():
     lazy[2]
     lazy[1, 2]
     assert touched == [(1, 3, 6, 5), (1, 1, 6, 5)]
+
+
+def test_a_volume_is_computed_plane_by_plane_and_only_what_is_kept_is_held(monkeypatch):
+    sizes = []
+
+    def maps(parts):
+        sizes.append(parts[0].size)
+        return np.stack([parts[0]] * 50)
+
+    volume = np.zeros((40, 64, 64), np.float32)
+    lazy = Computed(maps, [volume], np.dtype(np.float32), n_maps=50)
+    monkeypatch.setattr(computed, "PIECE", 64 * 64)
+    tracemalloc.start()
+    assert lazy[3].shape == volume.shape
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sizes == [64 * 64] * 40
+    assert peak < 6 * volume.nbytes, "all fifty maps of all planes would be fifty times that"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Computed"]
 
+PIECE = 2**22
+"""Values of an array that are worked on at once, about."""
+
 
 @dataclass(frozen=True, eq=False)
 class Computed:
@@ -107,14 +110,42 @@ class Computed:
             else:
                 spatial[self.channel_axis] = slice(None)
                 within = [one if axis == self.channel_axis else slice(None) for axis, one in enumerate(runs)]
+        found = self._in_pieces(spatial, within, first)
+        dropped = tuple(0 if isinstance(one, int) else slice(None) for one in asked)
+        return found[dropped]
+
+    def _in_pieces(self, spatial: list[slice], within: list[slice], first: slice) -> NDArray[Any]:
+        """In parts of about :data:`PIECE` values: what the function needs beside its result stays small."""
+        places = [range(n)[run] for n, run in zip(self.arrays[0].shape, spatial, strict=True)]
+        axes = [axis for axis in range(len(places)) if axis != self.channel_axis]
+        total = prod(len(each) for each in places)
+        axis = next((each for each in axes if len(places[each]) > 1), None)
+        if axis is None or total <= PIECE:
+            return self._found(spatial, within, first)
+        along = axis + (self.n_maps is not None)
+        if self.drops_channels and self.channel_axis is not None and axis > self.channel_axis:
+            along -= 1
+        cut, step = places[axis], max(1, PIECE * len(places[axis]) // total)
+        whole = None
+        for start in range(0, len(cut), step):
+            part = cut[start : start + step]
+            run = slice(part.start, part.stop if part.stop >= 0 else None, part.step)
+            found = self._found([*spatial[:axis], run, *spatial[axis + 1 :]], within, first)
+            if whole is None:
+                whole = np.empty((*found.shape[:along], len(cut), *found.shape[along + 1 :]), self.dtype)
+            whole[(slice(None),) * along + (slice(start, start + len(part)),)] = found
+        assert whole is not None  # there are places along the axis
+        return whole
+
+    def _found(self, spatial: list[slice], within: list[slice], first: slice) -> NDArray[Any]:
+        """One piece, with all its axes."""
         parts = [np.asarray(array[tuple(spatial)]) for array in self.arrays]
-        found = self.function(parts)
+        found: Any = self.function(parts)
         if self.channel_axis is not None and not self.drops_channels:
             found = found[(..., *within)]
         if self.n_maps is not None:
             found = found[first]
-        dropped = tuple(0 if isinstance(one, int) else slice(None) for one in asked)
-        return np.asarray(found[dropped], self.dtype)
+        return np.asarray(found, self.dtype)
 
     def _expanded(self, key: Any) -> list[int | slice] | None:
         """One place or run for each axis; None where the key is of another kind."""

@@ -46,6 +46,9 @@ LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iterations")
 REST, SCORE_REST = 40, 600
 """Milliseconds that controls have to rest before the work starts, so that a drag does not queue up."""
 
+AT_ONCE = ("method", "weights")
+"""What is chosen in one stroke, and not dragged to."""
+
 
 class FitWidget(FitControls):
     """Learns from the chosen layers how far to trust each, and adds what came of it as new layers.
@@ -78,7 +81,7 @@ class FitWidget(FitControls):
         self._soon = self._timer(REST, self._refit)
         self._scores_soon = self._timer(SCORE_REST, self._follow_up)
         for name in (*LIVE, "weights"):
-            self[name].changed.connect(lambda: self._soon.start())
+            self[name].changed.connect(self._refit_after(0 if name in AT_ONCE else REST))
         for name in ("candidates", "ground_truth", "mask", *FROZEN):
             self[name].changed.connect(self.safely(self._inputs_changed))
         self.scores.chosen.connect(self._adopt)
@@ -101,6 +104,9 @@ class FitWidget(FitControls):
         timer.setInterval(milliseconds)
         timer.timeout.connect(self.safely(slot))
         return timer
+
+    def _refit_after(self, milliseconds: int) -> Callable[[], None]:
+        return lambda: self._soon.start(milliseconds)
 
     # -- what is asked for ------------------------------------------------------------------------
 
@@ -184,7 +190,7 @@ class FitWidget(FitControls):
         if before is None or outputs is None:
             return
         if self.task is not None and not self._is_quiet:
-            self._soon.start()  # once what runs has ended
+            self._soon.start(REST)  # once what runs has ended
             return
         now = self.settings()
         live = {name: getattr(now, name) for name in LIVE}

@@ -219,7 +219,9 @@ def refit(before: FitResult, settings: FitSettings, progress: Progress | None = 
     What takes longer, the other methods, cross-validation and SSIM, is left to :func:`score_held_out` and
     :func:`score_all`.
     """
-    kept = {"ssim_known": before.ssim_known, "doubts": before.doubts, "scale": before.scale}
+    kept: dict[str, Any] = {"ssim_known": before.ssim_known, "doubts": before.doubts, "scale": before.scale}
+    # Of candidates and average no setting changes the score.
+    kept["scores"] = tuple(score for score in before.scores if score.role in ("candidate", "average"))
     return _estimate(before.request, before.reference, before.unseen, settings, progress, **kept)
 
 
@@ -229,6 +231,8 @@ def _estimate(
     unseen: Reference | None,
     settings: FitSettings,
     progress: Progress | None,
+    *,
+    scores: tuple[Score, ...] = (),
     **kept: Any,
 ) -> FitResult:
     method = method_for(settings.method, settings.truth_noise)
@@ -239,7 +243,8 @@ def _estimate(
     combined = combine(lut, request.candidates, request.rgb, settings.device, progress)
     asked = replace(request, settings=settings)
     made = FitResult(asked, reference, unseen, used, lut, combined, (), {method: lut}, **kept)
-    return replace(made, scores=(*score_simple(made.truth, lut), score_method(made.truth, lut)))
+    simple = scores or tuple(score_simple(made.truth, lut))
+    return replace(made, scores=(*simple, score_method(made.truth, lut)))
 
 
 def _resolve(
