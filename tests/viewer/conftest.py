@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from npe2 import PluginManifest
 from qtpy.QtWidgets import QApplication
 
+from napari_ensir.viewer import warm_up
 from napari_ensir.viewer.task import _RUNNING
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _manifests_are_read_once() -> Iterator[None]:
+    """napari reads those of all plugins for each viewer; no test changes one."""
+    found = list(PluginManifest.discover())
+
+    def discover(paths: Sequence[Any] = ()) -> Iterator[Any]:
+        for each in found:
+            yield each._replace(manifest=each.manifest and each.manifest.model_copy(deep=True))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManifest, "discover", discover)
+        yield
+
+
+class Everything:
+    """Holds whatever is looked for."""
+
+    def __contains__(self, thing: object) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts a Python for each kind of candidates; ``test_warm_up.py`` is about that."""
+    monkeypatch.setattr(warm_up, "_BEGUN", Everything())
 
 
 @pytest.fixture(autouse=True)

@@ -38,3 +38,13 @@ def test_a_python_that_cannot_be_started_is_no_trouble(monkeypatch):
     room.warm_up([np.zeros((8, 8), np.uint8)])
     joined()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("napari-ensir warm-up")]
+
+
+def test_the_fit_panel_warms_up_for_the_ticked_candidates(monkeypatch, fit_widget, filled):
+    prepared = []
+    monkeypatch.setattr(room, "_BEGUN", set())
+    monkeypatch.setattr(room, "_prepare", lambda *kind: prepared.append(kind))
+    fit_widget.candidates.value = list(filled.layers)[1:3]
+    fit_widget.candidates.value = list(filled.layers)[2:4]
+    joined()
+    assert prepared == [(2, "uint8")]
