@@ -11,6 +11,9 @@ BIN = .venv/bin
 VIRTUAL_SCREEN = $(shell command -v xvfb-run >/dev/null 2>&1 && echo 'xvfb-run -a -s "-screen 0 1600x1200x24"')
 NO_DISPLAY = $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname -s)),,yes)
 
+# What Python and pytest compile of napari and of the tests is kept: made anew it takes each process seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test coverage docs lint bench clean
 
 demo: .venv/installed

@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 import time
 from dataclasses import replace
@@ -31,19 +32,24 @@ def large_table():
     return WeightLUT(("A", "B"), "em", binning, rows, weights, counts, np.full((1, 2), 0.5))
 
 
-def killed(luts, target, seconds):
-    """Save over and over in another process, and kill it."""
+def killed(luts, target, saves):
+    """Save over and over in another process, and kill it when it has had time for so many saves.
+
+    How long one takes it says itself, for the machine may be busy with something else.
+    """
     ready, told = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(told, b"!")
+        began = time.monotonic()
+        luts[0].save(target)
+        os.write(told, struct.pack("d", time.monotonic() - began))
         while True:
             for lut in luts:
                 lut.save(target)
-    os.read(ready, 1)
+    (takes,) = struct.unpack("d", os.read(ready, 8))
     os.close(ready)
     os.close(told)
-    time.sleep(seconds)
+    time.sleep(saves * takes)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
@@ -56,7 +62,7 @@ def main(folder, times):
     whole = written = 0
     for number in range(times):
         before = set(folder.iterdir())
-        killed(luts, target, 0.02 * ((number * 0.618) % 1))
+        killed(luts, target, 2 * ((number * 0.618) % 1))
         whole += target.read_bytes() in contents
         written += bool(set(folder.iterdir()) - before - {target})  # a part was left: the kill hit the write
     held = folder / ".part-rain.lut-somebody.safetensors"

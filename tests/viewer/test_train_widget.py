@@ -290,13 +290,13 @@ def test_layers_may_go_while_it_trains(viewer, train, wait_for, qtbot, which):
     # napari alone crashes on a software-rendered canvas that draws again after the lower one of two images
     # has gone; among three it does not.
     viewer.add_image(np.zeros((24, 24), np.uint8), name="another")
-    choose(train, "regression", 200)  # long enough for a layer to go meanwhile
+    choose(train, "regression", 100)  # long enough for a layer to go meanwhile
     train.train()
     qtbot.waitUntil(lambda: train.training is not None and train.training.step >= 2, timeout=60_000)
     viewer.layers.remove(which)
     assert train.is_running
     wait_for(train)
-    assert train.training.step == 200
+    assert train.training.step == 100
     candidate = next(layer for layer in viewer.layers if layer.name.endswith("· Regression"))
     np.testing.assert_allclose(candidate.scale, (0.5, 0.25))
     assert ("meanwhile" in train.message.value) == (which == "noisy")
