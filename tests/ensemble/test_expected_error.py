@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -52,6 +54,29 @@ def test_each_part_is_scored_by_a_table_that_did_not_learn_from_it():
     unseen = np.sqrt(np.mean([(lut.apply(xs, "cpu") - y) ** 2 for xs, y in fresh]))
     assert fitted < 0.9 * unseen
     assert lut.calibrated(learned, device="cpu").errors.overall == pytest.approx(unseen, rel=0.03)
+
+
+class Asked(Sequence):
+    """Images that note which of them were asked for."""
+
+    def __init__(self, images):
+        self.images, self.asked = images, []
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, number):
+        pair = self.images[number]
+        self.asked.append(number)
+        return pair
+
+
+def test_each_image_is_opened_twice_whatever_their_number():
+    images = Asked([scene(seed, (12, 12)) for seed in range(11)])
+    lut = fit_lut(images, method="least-squares", data_range=(0, 255), device="cpu")
+    images.asked.clear()
+    lut.calibrated(images, device="cpu")
+    assert sorted(images.asked) == sorted([0, *range(11), *range(11)])
 
 
 def test_the_sums_are_those_of_plain_loops():

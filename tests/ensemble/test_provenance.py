@@ -14,7 +14,7 @@ from napari_ensir import EnsembleError, fit_lut, load_lut
 from napari_ensir.ensemble import provenance
 from napari_ensir.ensemble.exposure import exposure_of, matched
 from napari_ensir.ensemble.inputs import make_field
-from napari_ensir.ensemble.provenance import sample_of
+from napari_ensir.ensemble.provenance import Samples, sample_of
 
 from .conftest import make_image
 
@@ -157,3 +157,24 @@ def test_nothing_is_said_where_nothing_is_known():
     assert exposure_of({"inputs": {"percentiles": good}}, [sample_of(make_field([da.ones((5, 5))]))]) is None
     with pytest.raises(EnsembleError, match="cannot be matched"):
         matched(None)
+
+
+def test_pixels_of_many_images_stay_few_and_the_same_in_any_order(rng, monkeypatch):
+    monkeypatch.setattr(provenance, "MOST_SAMPLES", 1000)
+    images = [rng.random(size).astype(np.float32) for size in (900, 50, 1, 2000, 333, 8)]
+    kept = []
+    for order in (range(6), [3, 5, 1, 0, 2, 4]):
+        samples = Samples()
+        for number in order:
+            samples.add(images[number])
+        kept.append(np.sort(samples.all()))
+    np.testing.assert_array_equal(*kept)
+    np.testing.assert_array_equal(kept[0], np.sort(np.concatenate([image[::4] for image in images])))
+
+
+def test_few_are_listed_of_many(rng):
+    images = [make_image(rng, (6, 6), 2) for _ in range(provenance.LISTED + 9)]
+    inputs = fit_lut(images, method="least-squares", device="cpu").report["inputs"]
+    assert inputs["images"] == len(images)
+    assert len(inputs["listed"]) == provenance.LISTED
+    assert all(one["shape"] == [6, 6] and one["sha256"] for one in inputs["listed"])

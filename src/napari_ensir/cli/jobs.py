@@ -13,7 +13,7 @@ from napari_ensir.cli import terminal
 from napari_ensir.ensemble.coverage import range_warning
 from napari_ensir.ensemble.exposure import exposure_of, matched
 from napari_ensir.ensemble.lut_file import SUFFIX, import_lut, load_lut
-from napari_ensir.ensemble.provenance import named_report, sample_of
+from napari_ensir.ensemble.provenance import Samples, named_report, sample_of
 from napari_ensir.ensemble.record import record_of, table_of
 from napari_ensir.ensemble.suspicions import middle_of, suspicions_of_set
 from napari_ensir.errors import EnsembleError
@@ -192,19 +192,19 @@ def apply(
     if match:
         lut = lut.rescaled(*matched(exposure_of(lut.report, _samples(lut, images, failed))))
     outside = OutsideRange(lut)
-    samples: list[NDArray[np.float32]] = []
+    samples = Samples()
     with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         for done, (number, plan) in enumerate(plans.items()):
             stem = images.fields[number][0]
             with noted(failed, stem, images):
                 arrays = list(images.load(number).values())
                 outside.look(arrays, stem if len(images) > 1 else "")
-                samples.append(sample_of(lut.field(arrays)))
+                samples.add(sample_of(lut.field(arrays)))
                 plan.carry_out(lut, arrays, settings, output.overwrite, _inputs(images, number))
                 written[stem] = str(plan.outs.image)
             if progress is not None:
                 progress(done + 1, len(plans), "combining images")
-    exposure = exposure_of(lut.report, samples)
+    exposure = exposure_of(lut.report, samples.parts)
     # Intensities outside the range are what another exposure brings.
     odd = [exposure.warning()] if exposure is not None and exposure.differs else outside.said.values()
     said = terminal.warn(odd)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.provenance import PERCENTS, percentiles_of
+from napari_ensir.ensemble.provenance import PERCENTS, Samples, percentiles_of
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -93,8 +93,10 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
     """
     inputs = report.get("inputs")
     kept = inputs.get("percentiles") if isinstance(inputs, dict) else None
-    several = [sample.reshape(-1) for sample in samples]
-    now = percentiles_of(np.concatenate(several)) if several else None
+    several = Samples()
+    for sample in samples:
+        several.add(sample.reshape(-1))
+    now = percentiles_of(several.all())
     if not isinstance(kept, list) or len(kept) != len(PERCENTS) or now is None:
         return None
     try:

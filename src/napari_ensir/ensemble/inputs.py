@@ -75,6 +75,8 @@ class Field:
 
     def bands(self, n: int) -> list[Field]:
         """The field cut into up to ``n`` bands along its longest axis that is no channel axis."""
+        if n == 1:
+            return [self]
         axes = [axis for axis in range(len(self.shape)) if axis != self.channel_axis]
         axis = max(axes, key=lambda a: self.shape[a]) if axes else 0
         edges = np.unique(np.linspace(0, self.shape[axis], n + 1).astype(int))

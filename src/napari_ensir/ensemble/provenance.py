@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PERCENTS",
     "Inputs",
+    "Samples",
     "made_now",
     "named_report",
     "percentiles_of",
@@ -45,7 +47,46 @@ LISTED = 64
 SAMPLES = 2**14
 """Pixels of an image that percentiles are taken from."""
 
+MOST_SAMPLES = 2**20
+"""Pixels of all images that percentiles are taken from: four megabytes."""
+
 PERCENTS = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+
+
+class Samples:
+    """Pixels of however many images in little memory: as they grow too many, every other one is dropped.
+
+    Which remain does not depend on the order that images come in.
+
+    Examples
+    --------
+    >>> samples = Samples()
+    >>> for start in range(3):
+    ...     samples.add(np.arange(start, 2**19 + start, dtype=np.float32))
+    >>> len(samples.all()) == 3 * 2**18
+    True
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[NDArray[np.float32]] = []
+        self.step, self.size = 1, 0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Add one image's pixels."""
+        self._keep(values[:: self.step])
+        while self.size > MOST_SAMPLES and max(map(len, self.parts)) > 1:
+            parts, self.parts, self.size = self.parts, [], 0
+            self.step *= 2
+            for part in parts:
+                self._keep(part[::2].copy())
+
+    def _keep(self, part: NDArray[np.float32]) -> None:
+        self.parts.append(part)
+        self.size += len(part)
+
+    def all(self) -> NDArray[np.float32]:
+        """Those that are left."""
+        return np.concatenate(self.parts) if self.parts else np.zeros(0, np.float32)
 
 
 class Inputs:
@@ -60,7 +101,7 @@ class Inputs:
     def __init__(self, hash_all: bool = False) -> None:
         self.hash_all = hash_all
         self.images: dict[int, dict[str, Any]] = {}
-        self.samples: dict[int, NDArray[np.float32]] = {}
+        self.samples: Samples = Samples()
         self.bytes_seen = 0
 
     def add(self, number: int, field: Field) -> None:
@@ -69,12 +110,14 @@ class Inputs:
             return
         in_memory = not has_chunks(field)
         if in_memory:
-            self.samples[number] = sample_of(field)
-        self.images[number] = {
-            "shape": list(field.shape),
-            "dtypes": [str(array.dtype).removeprefix("torch.") for array in field.arrays],
-            HASH: self._hashed(field) if in_memory and number < LISTED else None,
-        }
+            self.samples.add(sample_of(field))
+        self.images[number] = {}
+        if number < LISTED:
+            self.images[number] = {
+                "shape": list(field.shape),
+                "dtypes": [str(array.dtype).removeprefix("torch.") for array in field.arrays],
+                HASH: self._hashed(field) if in_memory else None,
+            }
 
     def _hashed(self, field: Field) -> list[str] | None:
         self.bytes_seen += prod(field.shape) * sum(dtype_of(array).itemsize for array in field.arrays)
@@ -91,9 +134,8 @@ class Inputs:
                 f"images that are lazy, or that make more than {HASHED_BYTES // 2**20} MB in all; "
                 "hash_inputs=True asks for the latter"
             )
-        if self.samples:
-            order = sorted(self.samples)
-            found["percentiles"] = percentiles_of(np.concatenate([self.samples[n] for n in order]))
+        if self.samples.parts:
+            found["percentiles"] = percentiles_of(self.samples.all())
         return found
 
 
@@ -183,6 +225,7 @@ def made_now() -> dict[str, Any]:
 _PACKAGES: Sequence[str] = ("napari-ensir", "numpy", "torch")
 
 
+@cache
 def _version_of(name: str) -> str:
     try:
         return version(name)

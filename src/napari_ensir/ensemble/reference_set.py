@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,9 +104,9 @@ class ReferenceSet:
         return self.every(0, 1)
 
     def every(self, start: int, step: int) -> Iterator[Field]:
-        """Images from one on, so many apart; all of them are checked against the first."""
-        for number, pair in enumerate(self.pairs):
-            self.n_read = number + 1
+        """Images from one on, so many apart, each checked against the first; a sequence opens no others."""
+        for number, pair in self._numbered(start, step):
+            self.n_read = max(self.n_read, number + 1)
             field = self._field(number, pair)
             first = self.first
             if len(field.candidates) != len(first.candidates):
@@ -123,10 +124,14 @@ class ReferenceSet:
                     f"image {number + 1} has {field.n_channels} channels, but image 1 has "
                     f"{first.n_channels}; every image needs the same channels."
                 )
-            if number % step == start:
-                if self.inputs is not None:
-                    self.inputs.add(number, field)
-                yield field
+            if self.inputs is not None:
+                self.inputs.add(number, field)
+            yield field
+
+    def _numbered(self, start: int, step: int) -> Iterator[tuple[int, tuple[Sequence[Any], Any]]]:
+        if step > 1 and isinstance(self.pairs, Sequence):
+            return ((number, self.pairs[number]) for number in range(start, len(self.pairs), step))
+        return islice(enumerate(self.pairs), start, None, step)
 
     def _field(self, number: int, pair: tuple[Sequence[Any], Any]) -> Field:
         try:

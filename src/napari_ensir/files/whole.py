@@ -8,7 +8,6 @@ is locked while its writer lives: what a killed one left goes when the same targ
 from __future__ import annotations
 
 import atexit
-import glob
 import os
 import secrets
 import shutil
@@ -204,7 +203,11 @@ def _lock(path: Path) -> int | None:
 def _clear_stale(target: Path) -> None:
     """Remove what earlier writers of this target left when they were killed."""
     start, end = _affixes(target)
-    for leftover in target.parent.glob(f"{glob.escape(start)}*{glob.escape(end)}"):
+    names: list[str] = []
+    with suppress(OSError):  # a folder that only lets itself be written to
+        # Names alone, without a path of each: it may hold thousands, and is looked through for every one.
+        names = [name for name in os.listdir(target.parent) if name.startswith(start) and name.endswith(end)]
+    for leftover in map(target.parent.joinpath, names):
         with suppress(OSError):  # another writer may be removing it too
             if leftover.name.endswith(f"-replaced{end}") and not os.path.lexists(target):
                 continue  # the only copy of what stood there
