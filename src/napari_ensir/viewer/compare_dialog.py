@@ -52,8 +52,8 @@ class CompareDialog(QDialog):
         super().__init__(parent)
         self.setWindowTitle("Methods on what was held out")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        ranked = sorted(scores, key=lambda score: -np.nan_to_num(score.held_out, nan=-np.inf))
-        best = next((s for s in ranked if s.method and not np.isnan(s.held_out)), None)
+        ranked = sorted(scores, key=_place)
+        best = next((each for each in ranked if each.method and np.isfinite(_place(each))), None)
         if best is None:
             self.deleteLater()
             raise EnsembleError("No part of these images can be held out; there is nothing to compare.")
@@ -74,3 +74,10 @@ class CompareDialog(QDialog):
         layout.addWidget(self.table.native, 1)
         layout.addWidget(self.adopt_button)
         self.resize(380, 400)
+
+
+def _place(score: Score) -> float:
+    """Less is better: by the held-out PSNR, or by the difference where the ground truth is noisy."""
+    return float(
+        np.nan_to_num(-score.held_out if np.isnan(score.difference) else score.difference, nan=np.inf)
+    )

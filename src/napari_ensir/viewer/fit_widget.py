@@ -331,8 +331,9 @@ class FitWidget(FitControls):
         if "methods" not in self._done:
             self._then("methods", score_held_out, "Scoring", self._take_and_compare)
             return
-        zzpm = score_zzpm(result.truth, result.lut)
-        scores = [*result.scores, *([zzpm] if zzpm is not None else [])]
+        scores = list(result.scores)
+        if not any(score.role == "zzpm" for score in scores):
+            scores += filter(None, [score_zzpm(result.truth, result.lut)])
         self.comparison = CompareDialog(
             scores, result.lut.method, result.held_out_in_words, self._adopt, self.native
         )

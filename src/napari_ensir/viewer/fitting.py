@@ -16,7 +16,7 @@ from napari_ensir.ensemble.reference import collect_reference
 from napari_ensir.ensemble.scoring import score_range_of
 from napari_ensir.ensemble.suspicions import suspicions
 from napari_ensir.ensemble.tabulate import estimate_lut
-from napari_ensir.ensemble.truth_noise import method_for, own_input_of
+from napari_ensir.ensemble.truth_noise import PARTS, method_for, own_input_of
 from napari_ensir.ensemble.validation import choose_bins
 from napari_ensir.viewer.combining import Combined, combine
 from napari_ensir.viewer.scores import Score, Truth, score_method, score_methods, score_simple, with_ssim
@@ -39,6 +39,11 @@ __all__ = [
     "score_all",
     "score_held_out",
 ]
+
+NOISY_SCORES = (
+    "The ground truth is noisy, so errors are compared with each other: mean squared error less that of the "
+    "candidates' average, on parts held out."
+)
 
 FROZEN = ("data_range", "channel_axis", "planes", "truth_noise", "hash_inputs")
 """Settings that need the pixels read again when they change."""
@@ -94,9 +99,7 @@ class FitResult:
     @property
     def truth(self) -> Truth:
         """What images are scored against."""
-        noise = self.request.settings.truth_noise
-        noise = noise if isinstance(noise, float) else 0.0
-        return Truth(self.reference, self.scale.peak, self.unseen, noise)
+        return Truth(self.reference, self.scale.peak, self.unseen, self.request.settings.truth_noise)
 
     @property
     def chosen(self) -> Score:
@@ -105,8 +108,10 @@ class FitResult:
 
     @property
     def held_out_in_words(self) -> str:
-        """What was held out, and in which bins the methods were scored."""
+        """What was held out, in which bins the methods were scored, and what kind of scores these are."""
         bins = f"Bins {self.lut.bin_width:g} wide; the peak of PSNR is {self.scale}."
+        if self.request.settings.truth_noise is not None:
+            bins = f"{NOISY_SCORES} {bins}"
         if self.unseen is not None:
             return f"{bins} Held out is all that lies outside the mask and the planes to learn from."
         return f"{bins} Each part of the images was held out in turn, the weights learned from the others."
@@ -126,8 +131,8 @@ class FitResult:
         few = counts[counts < self.used.min_pixels].sum() / max(1, counts.sum())
         if few > 0 and self.lut.method != "least-squares":
             notes.append(f"{few:.1%} of the pixels lie in bin sets too sparse to learn from.")
-        if self.request.settings.truth_noise == "unknown":
-            notes.insert(0, "PSNR is against the noisy truth: too low for every image, in the right order.")
+        if self.request.settings.truth_noise is not None:
+            notes[0] = NOISY_SCORES
         if self.uncalibrated:
             notes.append(f"No expected error: {self.uncalibrated}")
         return [*self.doubts, *report.get("warnings", ()), *notes]
@@ -163,7 +168,7 @@ def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:
         device=settings.device,
         progress=progress,
         refine=None,
-        folds=FOLDS,
+        folds=PARTS if noisy else FOLDS,
         noisy_truth=noisy,
         hash_inputs=settings.hash_inputs,
     )
@@ -190,6 +195,7 @@ def _collect_unseen(request: FitRequest, seen: Reference, progress: Progress | N
         device=request.settings.device,
         progress=progress,
         refine=1,
+        folds=1 if request.settings.truth_noise is None else PARTS,
     )
 
 
@@ -281,6 +287,8 @@ def _resolve(
 
 def score_held_out(result: FitResult, progress: Progress | None = None) -> FitResult:
     """The result with every method scored, seen and held out: milliseconds, as long as bins are not many."""
+    if result.request.settings.truth_noise is not None:  # no method but the one shown can use it
+        return replace(result, scores=tuple(result.truth.noisy_scores(result.lut, result.used)))
     scores, tables = score_methods(result.truth, result.lut, result.used, progress)
     others = [score for score in result.scores if score.role != "method"]
     return replace(result, scores=(*others, *scores), tables=tables)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.fidelity import Fidelity
     from napari_ensir.ensemble.lut import WeightLUT
+    from napari_ensir.restorers.ranking import Sweep
 
     Colour = tuple[float, float, float]
 
@@ -28,6 +29,7 @@ __all__ = [
     "draw_fidelity",
     "draw_nothing",
     "draw_pair",
+    "draw_sweep",
     "draw_weights",
     "fresh_axes",
     "new_canvas",
@@ -144,3 +146,33 @@ def draw_pair(axes: Axes, lut: WeightLUT, pair: tuple[int, int], channel: int, i
     bar.ax.tick_params(colors=ink, labelsize=7)
     axes.set_xlabel(f"intensity of {lut.names[second]}")
     axes.set_ylabel(f"intensity of {lut.names[first]}")
+
+
+def draw_sweep(axes: Axes, sweep: Sweep, title: str, ink: Colour, paper: Colour) -> None:
+    """The error at each value of a setting above that of the best one, with a band of its standard error.
+
+    The best value has a line; hollow are those that may be as good.
+    """
+    values, errors = np.asarray(sweep.values, float), sweep.differences
+    order = np.argsort(values)
+    values, errors, spread = values[order], errors[order], np.nan_to_num(sweep.standard_errors)[order]
+    alike = np.isin(values, np.asarray(sweep.alike, float))
+    line, mark = PALETTE[0], PALETTE[1]
+    axes.fill_between(values, errors - spread, errors + spread, color=line, alpha=0.25, linewidth=0)
+    axes.plot(values, errors, color=line, linewidth=1.4)
+    axes.scatter(values[~alike], errors[~alike], s=20, color=line, zorder=3)
+    axes.scatter(values[alike], errors[alike], s=20, facecolor=paper, edgecolor=line, zorder=3)
+    axes.axvline(float(sweep.best), color=mark, linewidth=1.2, linestyle="--")
+    axes.annotate(
+        f"{sweep.best:.3g}",
+        (float(sweep.best), 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, -10),
+        textcoords="offset points",
+        color=ink,
+        fontsize=9,
+    )
+    if values[0] > 0 and values[-1] >= 8 * values[0]:
+        axes.set_xscale("log")
+    axes.set_xlabel(f"{title} (hollow: may be as good)")
+    axes.set_ylabel("squared error above the best")

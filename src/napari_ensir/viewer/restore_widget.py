@@ -1,25 +1,25 @@
-"""The Restore panel: candidates from one degraded layer, by as many restorers as are ticked."""
+"""The Restore panel: candidates from one degraded layer, by as many restorers as are ticked.
+
+What its controls are is in ``restore_controls.py``; here is what is done with them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from magicgui.widgets import CheckBox
-from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.noise_checks import correlated_noise_warning
 from napari_ensir.ensemble.record import record_of
-from napari_ensir.errors import EnsembleError, MissingRestorer
+from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
-from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer
+from napari_ensir.restorers import CLASSICAL, rank_restorers, sweep_setting
 from napari_ensir.restorers.base import told_of, with_settings
 from napari_ensir.restorers.blind import Combined as BlindResult
 from napari_ensir.restorers.blind import restore_and_combine
 from napari_ensir.restorers.unlike import unlike_warning
-from napari_ensir.settings import BlindSettings, RestoreSettings, settings_of
+from napari_ensir.settings import BlindSettings
 from napari_ensir.viewer.as_code import (
     Chosen,
     Restoring,
@@ -28,19 +28,14 @@ from napari_ensir.viewer.as_code import (
     restore_as_command,
     restore_as_python,
 )
-from napari_ensir.viewer.choices import Choice
 from napari_ensir.viewer.combining import Combined, combine
-from napari_ensir.viewer.controls import control_of
-from napari_ensir.viewer.copying import copied, copy_buttons, path_of_layer
-from napari_ensir.viewer.forms import Form, button
-from napari_ensir.viewer.layer_choice import LayerChoice
-from napari_ensir.viewer.layers import RECORD_KEY, Origin, changed_meanwhile, why_not
+from napari_ensir.viewer.copying import copied, path_of_layer
+from napari_ensir.viewer.layers import RECORD_KEY, Origin, changed_meanwhile
 from napari_ensir.viewer.matching import candidate_name
-from napari_ensir.viewer.outputs import WEIGHT_VIEWS, add_outputs
-from napari_ensir.viewer.panel import Panel, shows_errors
-from napari_ensir.viewer.restorer_forms import RestorerForms
-from napari_ensir.viewer.session import preference, session_of
-from napari_ensir.viewer.tick_list import TickList
+from napari_ensir.viewer.outputs import add_outputs
+from napari_ensir.viewer.panel import shows_errors
+from napari_ensir.viewer.restore_controls import BLIND, RestoreControls
+from napari_ensir.viewer.session import session_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,17 +43,14 @@ if TYPE_CHECKING:
     import napari
     from numpy.typing import NDArray
 
+    from napari_ensir.ensemble.noisy_scores import NoisyScores
     from napari_ensir.restorers import Progress, Restorer
+    from napari_ensir.restorers.ranking import Sweep
 
-__all__ = ["CHECKPOINTS", "RestoreWidget"]
-
-CHECKPOINTS = "Restorers (*.safetensors *.pt *.pt2 *.pth *.ckpt *.zip);;All files (*)"
-"""What a file dialog offers."""
-
-_BLIND = ("stride", "offsets", "bin_width", "shrinkage", "data_range", "seed")
+__all__ = ["RestoreWidget"]
 
 
-class RestoreWidget(Panel):
+class RestoreWidget(RestoreControls):
     """Restores a layer by every restorer ticked, each giving one candidate layer.
 
     Values: ``image``, ``restorers`` (keys of those ticked, in order), ``self_ensemble``, ``device``, every
@@ -81,111 +73,15 @@ class RestoreWidget(Panel):
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        image = LayerChoice(
-            napari_viewer,
-            lambda layer: not why_not(layer),
-            "choose an image",
-            name="image",
-            label="Image",
-            tooltip="The degraded image that candidates are made of.",
-        )
-        image.value = napari_viewer.layers.selection.active if _can_be(napari_viewer) else None
-        self._ticks = TickList(
-            {key: (kind.title, kind.description) for key, kind in CLASSICAL.items()},
-            name="restorers",
-            label="Restorers",
-            tooltip="Tick one or more: each adds a candidate. Drag them into order; select one to see its "
-            "settings.",
-        )
-        self.open_button = button(
-            "Open a network…",
-            "A restorer trained here (*.safetensors), a TorchScript or torch.export file (*.pt, *.pt2), or, "
-            "with the extra spandrel, a published checkpoint. Only tensors and graphs are read from it.",
-            "open_button",
-        )
-        settings = {each.name: each for each in settings_of(RestoreSettings)}
-        self._forms = RestorerForms(left_out=("device",), name="restorer_forms")
-        for key, kind in CLASSICAL.items():
-            self._forms.add(key, kind())
-        self.combine_button = button(
-            "Restore and combine",
-            "Without any ground truth: learn from the noisy image alone how far to trust each restorer, and "
-            "add candidates, ensemble and weight maps. Each restorer runs several times more.",
-            "combine_button",
-        )
-        self._more = CheckBox(
-            name="more",
-            text="Settings of combining",
-            tooltip="Show how weights are learned without a ground truth.",
-            gui_only=True,
-        )
-        self._blind = _blind_form()
-        self._combine_copies = copy_buttons("combine_", "restores and combines")
-        self._sources: dict[str, tuple[Path, Restorer | None]] = {}
-        super().__init__(
-            napari_viewer,
-            Form(image, name="choice"),
-            self._ticks,
-            self.open_button,
-            self._forms,
-            Form(
-                control_of(settings["self_ensemble"]),
-                control_of(settings["device"], preference("device")),
-                name="how",
-            ),
-            self._more,
-            self._blind,
-            self._combine_copies,
-            action="Restore",
-            about="Add one candidate layer for each restorer ticked.",
-            below=[copy_buttons(what="restores"), self.combine_button],
-        )
-        self._blind.visible = self._combine_copies.visible = False
-        self._connect_copying()
-        self._more.changed.connect(self.safely(self._show_more))
+        super().__init__(napari_viewer)
+        self._ranked: tuple[str, ...] = ()
         self.combine_button.changed.connect(self.safely(self.restore_and_combine))
-        self._ticks.selected.connect(self._show_settings)
-        self.open_button.changed.connect(self.safely(self._ask_and_open))
-        self._ticks.select(self._ticks.keys()[0])
-
-    # -- choosing ---------------------------------------------------------------------------------
-
-    def add_restorer(self, restorer: Restorer, title: str, tip: str = "", *, ticked: bool = False) -> str:
-        """Offer one more restorer; the key that it got, its name where that was free."""
-        key, number = restorer.name, 2
-        while key in self._ticks.keys():  # noqa: SIM118 - a method of its own
-            key, number = f"{restorer.name} {number}", number + 1
-        self._forms.add(key, restorer)
-        self._ticks.add(key, title, tip, ticked=ticked)
-        self._ticks.select(key)
-        return key
-
-    def chosen(self) -> list[Restorer]:
-        """The restorers ticked, with the settings shown, wrapped where the self-ensemble is on."""
-        ticked = [
-            with_settings(self._forms.restorer(key), device=self.device.value) for key in self._ticks.value
-        ]
-        if self.self_ensemble.value:
-            return [SelfEnsemble(restorer=restorer) for restorer in ticked]
-        return ticked
-
-    @shows_errors
-    def open(self, path: str | Path) -> None:
-        """Offer a network from a file: trained here, TorchScript, torch.export, or spandrel's; tick it."""
-        device, ir = self.device.value, None
-        try:
-            restorer = open_restorer(path, device=device)
-        except MissingRestorer as missing:
-            offered = self._forms.restorers().values()
-            ir = next((one for one in offered if one.name == missing.name), None)
-            restorer = open_restorer(path, ir=ir, device=device)
-        name = Path(path).name
-        key = self.add_restorer(restorer, f"{restorer.name} ({name})", str(path), ticked=True)
-        self._sources[key] = (Path(path), ir)
-        self.say(f"Opened {name}.")
-
-    def _show_settings(self, key: str) -> None:
-        self._forms.show_settings(key, self._ticks.title_of(key))
+        self.rank_button.changed.connect(self.safely(self.rank))
+        self.ranking.chosen.connect(lambda place: self.restorers.select(self._ranked[place]))
+        self.best_button.changed.connect(self.safely(self.tick_best))
+        self.sweep_form.sweep_button.changed.connect(self.safely(self.try_values))
+        self.sweep_form.adopt_button.changed.connect(self.safely(self.adopt_value))
+        self._connect_copying()
 
     # -- restoring --------------------------------------------------------------------------------
 
@@ -223,15 +119,16 @@ class RestoreWidget(Panel):
         if len(restorers) < 2:
             raise EnsembleError("There is nothing to combine; tick two restorers or more.")
         axis, device, view = -1 if origin.rgb else None, self.device.value, self.weights.value
-        settings = {name: self[name].value for name in _BLIND}
+        settings = {name: self[name].value for name in BLIND}
         BlindSettings(**settings)  # checked before hours of work
         if settings["data_range"] is not None:  # as on the command line, it is the restorers' range as well
             restorers = [with_settings(each, data_range=settings["data_range"]) for each in restorers]
+        keys, names = tuple(self.restorers.value), _unlike([each.name for each in restorers])
 
         def work(progress: Progress) -> tuple[BlindResult, Combined, str | None]:
             array = np.asarray(origin.data)
             blind = restore_and_combine(
-                array, restorers, channel_axis=axis, device=device, progress=progress, **settings
+                array, restorers, names, channel_axis=axis, device=device, progress=progress, **settings
             )
             images = [as_dtype(each, origin.dtype) for each in blind.candidates]
             combined = combine(blind.lut, images, origin.rgb, device, progress)
@@ -247,14 +144,76 @@ class RestoreWidget(Panel):
             session.remember_layers(blind.lut, layers)
             session.keep(f"{origin.name}, no ground truth", blind.lut, layers)
             add_outputs(self.viewer, origin, blind.lut, combined, view, origin.name)
+            self._show_ranking(blind.reference.scores(), keys)
             first = f"Added {len(layers)} candidates, the ensemble and the weight maps."
-            warned = f"{warning[:1].upper()}{warning[1:]}" if warning else ""
-            self.say("\n".join([first, *filter(None, [warned]), *said]))
+            self.say("\n".join([first, self.ranking.in_words(), *_warned(warning), *said]))
 
         self.start(work, "Restoring and combining", show)
 
-    def _show_more(self) -> None:
-        self._blind.visible = self._combine_copies.visible = self._more.value
+    @shows_errors
+    def rank(self) -> None:
+        """Put the restorers ticked in the order of their errors on the image, told from itself alone."""
+        origin, restorers = self._request()
+        if len(restorers) < 2:
+            raise EnsembleError("There is nothing to rank; tick two restorers or more.")
+        axis, hiding = -1 if origin.rgb else None, self._hiding()
+        keys, names = tuple(self.restorers.value), _unlike([each.name for each in restorers])
+
+        def work(progress: Progress) -> tuple[NoisyScores, str | None]:
+            array = np.asarray(origin.data)
+            scores = rank_restorers(array, restorers, names, channel_axis=axis, progress=progress, **hiding)
+            return scores, correlated_noise_warning(array, axis)
+
+        def show(found: tuple[NoisyScores, str | None]) -> None:
+            self._show_ranking(found[0], keys)
+            self.say("\n".join([self.ranking.in_words(), *_warned(found[1])]))
+
+        self.start(work, "Ranking", show)
+
+    def _show_ranking(self, scores: NoisyScores, keys: tuple[str, ...]) -> None:
+        self._ranked = keys
+        self.ranking.show_scores(scores)
+        self.best_button.visible = True
+
+    def tick_best(self) -> None:
+        """Tick the restorer of the least error, and no others."""
+        if self.ranking.best is None:
+            raise EnsembleError("Nothing is ranked yet; tick restorers and press Rank.")
+        self.restorers.value = [self._ranked[self.ranking.best]]
+
+    @shows_errors
+    def try_values(self) -> None:
+        """Try values of one setting of the restorer selected, and draw their errors as a curve."""
+        form, key = self.sweep_form, self.selected
+        origin = self._origin()
+        axis, hiding = -1 if origin.rgb else None, self._hiding()
+        setting, values = form.setting.value, form.values()
+        restorer = with_settings(self._restorer(key), channel_axis=axis)
+
+        def work(progress: Progress) -> tuple[Sweep, str | None]:
+            array = np.asarray(origin.data)
+            sweep = sweep_setting(
+                restorer, setting, values, array, channel_axis=axis, progress=progress, **hiding
+            )
+            return sweep, correlated_noise_warning(array, axis)
+
+        def show(found: tuple[Sweep, str | None]) -> None:
+            form.show_sweep(found[0], key)
+            self.say("\n".join([form.in_words(), *_warned(found[1])]))
+
+        self.start(work, "Trying values", show)
+
+    def adopt_value(self) -> None:
+        """Let the setting have the value of the least error."""
+        form = self.sweep_form
+        if form.sweep is None:
+            raise EnsembleError("No values were tried yet; press Try values.")
+        self._forms.set_value(form.swept, form.sweep.setting, form.sweep.best)
+        self.restorers.select(form.swept)
+
+    def _hiding(self) -> dict[str, int]:
+        values = {name: self[name].value for name in ("stride", "offsets", "seed")}
+        return BlindSettings(**values).keywords(*values)
 
     # -- copying ----------------------------------------------------------------------------------
 
@@ -278,7 +237,7 @@ class RestoreWidget(Panel):
         origin, _ = self._request()
         return Restoring(
             path_of_layer(origin.layer),
-            [self._chosen_as_code(key) for key in self._ticks.value],
+            [self._chosen_as_code(key) for key in self.restorers.value],
             origin.rgb,
             self.device.value,
             self.self_ensemble.value,
@@ -288,28 +247,32 @@ class RestoreWidget(Panel):
         settings = self._forms.changed_settings(key)
         if key in CLASSICAL:
             return Chosen(key, settings)
-        path, around = self._sources.get(key, (f"PATH OF {key}.safetensors", None))
+        path, around = self.sources.get(key, (f"PATH OF {key}.safetensors", None))
         ir = [
             str(source)
-            for other, (source, _) in self._sources.items()
+            for other, (source, _) in self.sources.items()
             if self._forms.restorers()[other] is around
         ]
         return Chosen(key, settings, str(path), ir[0] if around is not None and ir else None)
 
     def _as_blind(self, write: Callable[[Restoring, BlindSettings], str]) -> str:
-        settings = BlindSettings(**{name: self[name].value for name in _BLIND})
+        settings = BlindSettings(**{name: self[name].value for name in BLIND})
         return write(replace(self.restoring(), data_range=settings.data_range), settings)
+
+    # -- what is asked for ------------------------------------------------------------------------
 
     def _request(self) -> tuple[Origin, list[Restorer]]:
         """What the controls say: where the image is from, and what is to be done with it."""
-        layer, restorers = self.image.value, self.chosen()
-        if layer is None:
-            raise EnsembleError("No image is chosen; choose the degraded image to restore.")
+        origin, restorers = self._origin(), self.chosen()
         if not restorers:
             raise EnsembleError("No restorer is ticked; tick one or more.")
-        origin = Origin(layer)
         axis = -1 if origin.rgb else None
         return origin, [with_settings(restorer, channel_axis=axis) for restorer in restorers]
+
+    def _origin(self) -> Origin:
+        if self.image.value is None:
+            raise EnsembleError("No image is chosen; choose the degraded image to restore.")
+        return Origin(self.image.value)
 
     def _add(
         self,
@@ -326,30 +289,6 @@ class RestoreWidget(Panel):
             said.append(unlike_warning(name, origin.middle_plane(), origin.middle_plane(restored)))
         return [*filter(None, said), *filter(None, [changed_meanwhile(self.viewer, [origin])])]
 
-    def _ask_and_open(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self.native, "Open a network", "", CHECKPOINTS)
-        if path:
-            self.open(path)
-
-
-def _blind_form() -> Form:
-    """The settings of learning without a ground truth, but for those that the image or the panel tell."""
-    settings = {each.name: each for each in settings_of(BlindSettings)}
-    weights = Choice(
-        WEIGHT_VIEWS,
-        value=preference("weights"),
-        name="weights",
-        label="Weights as",
-        tooltip="How the weight maps are shown.",
-    )
-    return Form(*(control_of(settings[name]) for name in _BLIND), weights, name="blind_form")
-
-
-def _can_be(viewer: napari.Viewer) -> bool:
-    """Whether the layer that is being looked at can be restored."""
-    active = viewer.layers.selection.active
-    return active is not None and not why_not(active)
-
 
 def _part(progress: Progress, number: int, total: int, name: str) -> Progress:
     """`progress` for one of several equal pieces of work."""
@@ -359,3 +298,24 @@ def _part(progress: Progress, number: int, total: int, name: str) -> Progress:
         return progress(1000 * number + share, 1000 * total, text if name in text else f"{name}, {text}")
 
     return told
+
+
+def _unlike(names: list[str]) -> tuple[str, ...]:
+    """Names with a number behind what has come before.
+
+    Examples
+    --------
+    >>> _unlike(["N2V", "Median", "N2V"])
+    ('N2V', 'Median', 'N2V 2')
+    """
+    found: list[str] = []
+    for name in names:
+        number, tried = 2, name
+        while tried in found:
+            number, tried = number + 1, f"{name} {number}"
+        found.append(tried)
+    return tuple(found)
+
+
+def _warned(warning: str | None) -> list[str]:
+    return [f"{warning[:1].upper()}{warning[1:]}"] if warning else []

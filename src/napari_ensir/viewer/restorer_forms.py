@@ -36,6 +36,8 @@ class RestorerForms(Container):
         self._left_out = frozenset(left_out)
         self._restorers: dict[str, Restorer] = {}
         self._forms: dict[str, Form] = {}
+        self.selected_key = ""
+        """Key of the restorer whose settings can be seen."""
         self._heading = Message(name="heading", gui_only=True)
         super().__init__(layout="vertical", labels=False, **kwargs)
         self.margins = (0, 0, 0, 0)
@@ -56,6 +58,7 @@ class RestorerForms(Container):
 
     def show_settings(self, key: str, title: str) -> None:
         """Let the settings of this restorer be seen, and no others."""
+        self.selected_key = key
         for each, form in self._forms.items():
             form.visible = each == key and len(form) > 0
         self._heading.value = f"Settings of {title}" if len(self._forms[key]) else f"{title} has no settings."
@@ -82,6 +85,10 @@ class RestorerForms(Container):
         before, now = self._restorers[key], self.restorer(key)
         names = [each.name for each in self._settings(before)]
         return {name: getattr(now, name) for name in names if getattr(now, name) != getattr(before, name)}
+
+    def set_value(self, key: str, setting: str, value: Any) -> None:
+        """Let a setting of a restorer have this value."""
+        self._forms[key][f"{_identifier(key)}_{setting}"].value = value
 
     def restorers(self) -> dict[str, Restorer]:
         """All of them, as they were offered, by key."""

@@ -9,15 +9,14 @@ import csv
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import Table
 from psygnal import Signal
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QStyledItemDelegate
 
 from napari_ensir.files.whole import whole_file
 from napari_ensir.settings import METHODS
 from napari_ensir.viewer.outputs import PALETTE
+from napari_ensir.viewer.plain_table import STAR, PlainTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,8 +43,19 @@ _COLUMNS = {
 }
 """Heading, decimals and explanation by the score's attribute."""
 
+_NOISY = {
+    "difference": (
+        "error to average",
+        3,
+        "Mean squared error less that of the candidates' average, squared intensity units, ± its standard "
+        f"error; less is better. On parts held out. {STAR}: surely the best.",
+    ),
+    "psnr": ("PSNR", 2, "dB, the noise of the ground truth taken off. –: not known, or below the noise."),
+}
+"""The same where the ground truth is noisy; of the difference, significant digits."""
 
-class ScoreTable(Table):
+
+class ScoreTable(PlainTable):
     """A row for each image scored; a click on a method's row emits ``chosen`` with the method's key.
 
     Rows are selected to be copied (Ctrl+C), and :meth:`export` writes all of them.
@@ -62,20 +72,8 @@ class ScoreTable(Table):
         self._columns = tuple(columns)
         self.scores: tuple[Score, ...] = ()
         self._colours: dict[str, str] = {}
-        super().__init__(gui_only=True, **kwargs)
-        self.read_only = True
-        native = self.native
-        native.setItemDelegate(QStyledItemDelegate(native))  # magicgui's own takes every text for a number
-        native.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        native.setSelectionMode(QAbstractItemView.SelectionMode.ContiguousSelection)
-        native.verticalHeader().hide()
-        native.verticalHeader().setMinimumSectionSize(16)
-        native.verticalHeader().setDefaultSectionSize(19)
-        native.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        native.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        native.setMinimumHeight(190)
-        native.setMinimumWidth(200)
-        native.cellClicked.connect(self._clicked)
+        super().__init__(190, **kwargs)
+        self.native.cellClicked.connect(self._clicked)
         self.show_scores((), "")
 
     def show_scores(self, scores: Sequence[Score], method: str, candidates: Sequence[str] = ()) -> None:
@@ -92,40 +90,33 @@ class ScoreTable(Table):
         """
         self.scores = tuple(scores)
         self._colours = dict(zip(candidates, [*PALETTE, *[PALETTE[-1]] * len(candidates)], strict=False))
-        names = [_name(score, method) for score in scores]
-        cells = {title: self._texts(key, digits) for key, (title, digits, _) in self._shown()}
-        with self.changed.blocked():
-            self.value = {"": names, **cells}
-        self._dress(method)
-
-    def _shown(self) -> list[tuple[str, tuple[str, int, str]]]:
-        return [(key, _COLUMNS[key]) for key in self._columns]
-
-    def _texts(self, key: str, digits: int) -> list[str]:
-        values = np.array([getattr(score, key) for score in self.scores], float)
-        best = np.nanmax(values) if np.isfinite(values).any() else np.inf
-        texts = ["–" if np.isnan(value) else f"{value:.{digits}f}" for value in values]
-        return [f"★ {text}" if value == best else text for text, value in zip(texts, values, strict=True)]
-
-    def _dress(self, method: str) -> None:
-        native = self.native
-        header = native.horizontalHeader()
-        for column, (_, (_, _, tip)) in enumerate(self._shown(), start=1):
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
-            native.horizontalHeaderItem(column).setToolTip(tip)
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        shown = self._shown()
+        texts = {title: (self._texts(key, digits), tip) for key, (title, digits, tip) in shown.items()}
+        self.fill([_name(score, method) for score in scores], texts)
         for row, score in enumerate(self.scores):
-            first = native.item(row, 0)
+            first = self.native.item(row, 0)
             first.setToolTip(_explanation(score, method))
             if score.role == "candidate" and score.name in self._colours:
                 first.setData(Qt.ItemDataRole.DecorationRole, QColor(self._colours[score.name]))
-            for column in range(native.columnCount()):
-                item = native.item(row, column)
-                if column:
-                    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                font = item.font()
-                font.setBold(item.text().startswith("★") or (score.method == method != "" and not column))
-                item.setFont(font)
+            if score.method == method != "":
+                self.embolden(row, 0)
+
+    def _shown(self) -> dict[str, tuple[str, int, str]]:
+        if any(not np.isnan(score.difference) for score in self.scores):
+            known = any(not np.isnan(score.psnr) for score in self.scores)
+            return {key: column for key, column in _NOISY.items() if known or key != "psnr"}
+        return {key: _COLUMNS[key] for key in self._columns}
+
+    def _texts(self, key: str, digits: int) -> list[str]:
+        if key == "difference":
+            return [_difference(score, digits) for score in self.scores]
+        values = np.array([getattr(score, key) for score in self.scores], float)
+        best = np.nanmax(values) if np.isfinite(values).any() else np.inf
+        best = np.inf if "difference" in self._shown() else best  # the star is the difference's
+        texts = ["–" if np.isnan(value) else f"{value:.{digits}f}" for value in values]
+        return [
+            f"{STAR} {text}" if value == best else text for text, value in zip(texts, values, strict=True)
+        ]
 
     def _clicked(self, row: int, _: int) -> None:
         if row < len(self.scores) and self.scores[row].method:
@@ -133,14 +124,12 @@ class ScoreTable(Table):
 
     def rows(self) -> list[list[str]]:
         """What is scored, in full precision: a heading, then a row for each image."""
-        heading = [
-            "image",
-            "kind",
-            *(f"{title} (dB)" if key != "ssim" else title for key, (title, *_) in self._shown()),
-        ]
-        return [heading] + [
-            [score.name, score.role, *(f"{getattr(score, key):.6f}" for key in self._columns)]
-            for score in self.scores
+        shown = self._shown()
+        keys, titles = list(shown), [_unit(key, title) for key, (title, *_) in shown.items()]
+        if "difference" in shown:
+            keys, titles = [*keys, "spread"], [*titles, "standard error (squared intensity)"]
+        return [["image", "kind", *titles]] + [
+            [score.name, score.role, *(f"{getattr(score, key):.6f}" for key in keys)] for score in self.scores
         ]
 
     def export(self, path: Path) -> None:
@@ -153,6 +142,21 @@ class ScoreTable(Table):
         """
         with whole_file(path, overwrite=True) as part, part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(self.rows())
+
+
+def _unit(key: str, title: str) -> str:
+    if key == "ssim":
+        return title
+    return f"{title} (squared intensity)" if key == "difference" else f"{title} (dB)"
+
+
+def _difference(score: Score, digits: int) -> str:
+    if np.isnan(score.difference):
+        return "–"
+    spread = "" if np.isnan(score.spread) else f" ± {score.spread:.2g}"
+    if score.role == "average":
+        return "0"
+    return f"{STAR} " * score.best + f"{score.difference:+.{digits}g}{spread}".replace("-", "\u2212")
 
 
 def _name(score: Score, method: str) -> str:

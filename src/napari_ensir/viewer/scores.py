@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.metrics import evenly_spaced_planes, psnr_of_error, ssim
+from napari_ensir.ensemble.noisy_scores import NoisyScores, errors_of_parts
 from napari_ensir.ensemble.tabulate import estimate_lut
-from napari_ensir.ensemble.validation import held_out_error, mean_squared_error
+from napari_ensir.ensemble.validation import held_out_error, held_out_lookups, mean_squared_error
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import METHODS
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.bins import Binning
     from napari_ensir.ensemble.estimate import Settings
     from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.lookup import Lookup
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.ensemble.reference import Reference
+    from napari_ensir.ensemble.truth_noise import TruthNoise
     from napari_ensir.viewer.request import FitRequest
 
 __all__ = [
@@ -65,6 +68,11 @@ class Score:
         there are such, else parts left out in turn; NaN where none could be held out.
     ssim : float
         NaN where it was not computed.
+    difference, spread : float
+        Where the ground truth is noisy: mean squared error less that of the candidates' average on what was
+        held out, and its standard error, squared intensity units; else NaN.
+    best : bool
+        Whether it is surely closer to the truth than every other; for noisy ground truths.
     """
 
     name: str
@@ -73,6 +81,9 @@ class Score:
     psnr: float = _NAN
     held_out: float = _NAN
     ssim: float = _NAN
+    difference: float = _NAN
+    spread: float = _NAN
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,15 +96,14 @@ class Truth:
     peak : float
         Of PSNR, in intensity units; see :func:`~napari_ensir.ensemble.scoring.score_range_of`.
     unseen : Reference or None
-    noise : float
-        Standard deviation of the ground truth's own noise, which no image is to blame for; 0 where there is
-        none, or it is not known.
+    noise : float, "unknown" or None
+        Standard deviation of the ground truth's own noise, which no image is to blame for; None: it is clean.
     """
 
     reference: Reference
     peak: float
     unseen: Reference | None = None
-    noise: float = 0.0
+    noise: TruthNoise | None = None
 
     def psnr(self, weights: NDArray[np.float64] | WeightLUT, binning: Binning) -> tuple[float, float]:
         """PSNR of an ensemble on the pixels learned from, and on those left out: NaN where there are none."""
@@ -104,9 +114,45 @@ class Truth:
         return seen, unseen
 
     def in_db(self, error: float) -> float:
-        """PSNR of a mean squared error; NaN where it drowns in the noise."""
-        left = error - self.noise**2
-        return _NAN if self.noise and left <= 0 else psnr_of_error(left, self.peak)
+        """PSNR of a mean squared error; NaN where it drowns in the noise, or that is not known."""
+        if self.noise is None:
+            return psnr_of_error(error, self.peak)
+        left = _NAN if self.noise == "unknown" else error - self.noise**2
+        return psnr_of_error(left, self.peak) if left > 0 else _NAN
+
+    def noisy_scores(self, lut: WeightLUT, settings: Settings) -> list[Score]:
+        """Candidates, average, a method and ZZPM on what was held out, where the ground truth is noisy.
+
+        Against such a truth errors differ from each other as those against the clean one do, and no PSNR is
+        true; see :class:`~napari_ensir.ensemble.noisy_scores.NoisyScores`.
+        """
+        n, method = lut.n_candidates, METHODS[lut.method][0]
+        held: list[NDArray[np.float64] | WeightLUT | list[Lookup | None]] = [*np.eye(n), np.full(n, 1 / n)]
+        roles = [(method, "method")]
+        if self.unseen is None:
+            parts = self.reference.folds
+            held.append(held_out_lookups(self.reference, lut.method, settings, lut.binning))
+        else:
+            parts = self.unseen.folds
+            held.append(lut)
+        if (zzpm := _zzpm_weights(self, lut)) is not None:
+            held.append(zzpm)
+            roles.append(("ZZPM", "zzpm"))
+        blocks = errors_of_parts([part.in_bins(lut.binning) for part in parts], held)
+        assert self.noise is not None
+        found = NoisyScores.of(lut.names, [blocks], self.peak, self.noise, roles)
+        return [
+            Score(
+                row.name,
+                row.role,
+                lut.method if row.role == "method" else "",
+                psnr=_NAN if row.psnr is None else row.psnr,
+                difference=row.difference,
+                spread=_NAN if row.standard_error is None else row.standard_error,
+                best=row.best,
+            )
+            for row in found.rows
+        ]
 
 
 def _error(part: Reference, weights: NDArray[np.float64] | WeightLUT, binning: Binning) -> float:
@@ -157,12 +203,18 @@ def score_methods(
 
 def score_zzpm(truth: Truth, lut: WeightLUT) -> Score | None:
     """ZZPM, which weighs a candidate by its distance to the candidates' mean; None where there is none."""
+    weights = _zzpm_weights(truth, lut)
+    return None if weights is None else _fixed(truth, "ZZPM", "zzpm", weights, lut)
+
+
+def _zzpm_weights(truth: Truth, lut: WeightLUT) -> NDArray[np.float64] | None:
     gram = truth.reference.statistics.in_bins(lut.binning).error_gram.sum(axis=0)
     # The truth cancels in the distance, so it can be told from the errors.
     spread = np.maximum(np.diag(gram) - 2 * gram.mean(axis=1) + gram.mean(), 0)
     if not (spread > 0).all():
         return None
-    return _fixed(truth, "ZZPM", "zzpm", (1 / spread) / (1 / spread).sum(), lut)
+    weights: NDArray[np.float64] = (1 / spread) / (1 / spread).sum()
+    return weights
 
 
 def better_than_chosen(scores: Sequence[Score], method: str) -> str:
@@ -179,7 +231,8 @@ def better_than_chosen(scores: Sequence[Score], method: str) -> str:
     """
     own = next((score.held_out for score in scores if score.method == method), _NAN)
     if np.isnan(own):
-        return ""
+        sure = next((score for score in scores if score.best and score.method != method), None)
+        return "" if sure is None else f'"{sure.name}" alone surely does better here than the ensemble.'
     rivals = [s for s in scores if s.method != method and s.held_out > own + WORTH_SAYING]
     if not rivals:
         return ""

@@ -28,7 +28,7 @@ from napari_ensir.viewer.layers import (
 )
 from napari_ensir.viewer.matching import candidate_name
 from napari_ensir.viewer.panel import Panel, shows_errors
-from napari_ensir.viewer.restore_widget import CHECKPOINTS
+from napari_ensir.viewer.restore_controls import CHECKPOINTS
 from napari_ensir.viewer.saving import ask_where_to_save, with_suffix
 from napari_ensir.viewer.session import preference
 from napari_ensir.viewer.training_run import TrainingRun, TrainRequest

@@ -1,0 +1,103 @@
+"""Fit and Compare where the ground truth is another noisy exposure: only what is true is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_ensir import compare
+
+
+@pytest.fixture
+def noisy(filled, fit_widget, images):
+    """The Fit widget with a second exposure of sd 12 for its ground truth."""
+    truth = images["ground truth"] + np.random.default_rng(5).normal(0, 12, images["ground truth"].shape)
+    filled.layers["ground truth"].data = np.rint(np.clip(truth, 0, 255)).astype(np.uint8)
+    fit_widget.method.value = "least-squares"
+    return fit_widget
+
+
+def headings(table):
+    return [table.native.horizontalHeaderItem(place).text() for place in range(table.native.columnCount())]
+
+
+def fitted(noisy, wait_for, noise):
+    noisy.truth_noise.value = noise
+    noisy.fit()
+    wait_for(noisy)
+    return {score.role + score.name: score for score in noisy.result.scores}
+
+
+def test_differences_are_shown_and_no_psnr_against_noise(noisy, wait_for, images):
+    found = fitted(noisy, wait_for, "unknown")
+    assert headings(noisy.scores) == ["", "error to average"]
+    average = np.mean([images[name] for name in noisy.result.lut.names], axis=0)
+    for name in noisy.result.lut.names:
+        truth = images["ground truth"].astype(float)
+        true = np.mean((images[name] - truth) ** 2) - np.mean((average - truth) ** 2)
+        score = found["candidate" + name]
+        assert abs(score.difference - true) < 4 * score.spread + 1, name
+        assert np.isnan(score.psnr)
+    best = found["methodLeast squares"]
+    assert best.best
+    assert best.difference < 0
+    assert "compared with each other" in noisy.message.value
+    texts = {row[0]: row for row in noisy.scores.value["data"]}
+    assert texts["● Least squares"][1].startswith("★ \u2212")
+    assert texts["average"][1] == "0"
+
+
+def test_with_the_noise_known_psnr_has_its_variance_taken_off(noisy, wait_for, images, tmp_path):
+    found = fitted(noisy, wait_for, 12.0)
+    assert headings(noisy.scores) == ["", "error to average", "PSNR"]
+    truth = images["ground truth"].astype(float)
+    true = 10 * np.log10(255**2 / np.mean((images["so so"] - truth) ** 2))
+    assert found["candidateso so"].psnr == pytest.approx(true, abs=0.5)
+    noisy.export_scores(tmp_path / "scores.csv")
+    heading, *rows = (tmp_path / "scores.csv").read_text().splitlines()
+    assert (
+        heading
+        == "image,kind,error to average (squared intensity),PSNR (dB),standard error (squared intensity)"
+    )
+    assert len(rows) == len(noisy.result.scores)
+
+
+def test_what_lies_outside_a_mask_is_scored(noisy, filled, wait_for):
+    labels = np.zeros((96, 96), int)
+    labels[:, :40] = 1
+    like = filled.layers["ground truth"]
+    place = {"scale": like.scale, "translate": like.translate, "rotate": like.rotate, "shear": like.shear}
+    noisy.mask.value = filled.add_labels(labels, name="here", affine=like.affine, units=like.units, **place)
+    found = fitted(noisy, wait_for, "unknown")
+    unseen = noisy.result.unseen
+    assert len(unseen.folds) == 8
+    assert found["candidateso so"].spread > 0
+    error = np.einsum("rmm->m", unseen.statistics.error_gram) / unseen.statistics.n_pixels
+    gram = unseen.statistics.error_gram.sum(axis=0) / unseen.statistics.n_pixels
+    place = noisy.result.lut.names.index("so so")
+    assert found["candidateso so"].difference == pytest.approx(error[place] - gram.mean())
+
+
+def test_compare_ranks_by_differences_and_says_so(noisy, wait_for, images):
+    fitted(noisy, wait_for, "unknown")
+    noisy.compare()
+    wait_for(noisy)
+    dialog = noisy.comparison
+    names = [score.name for score in dialog.table.scores]
+    assert names[0] == "Least squares" == dialog.best.name
+    assert "ZZPM" in names
+    assert "EM (paper)" not in names
+    assert names == sorted(
+        names, key=[s.name for s in sorted(dialog.table.scores, key=lambda s: s.difference)].index
+    )
+    assert headings(dialog.table) == ["", "error to average"]
+    labels = dialog.layout().itemAt(0).widget().text()
+    assert "The ground truth is noisy" in labels
+    table = compare(
+        [([images[name] for name in noisy.result.lut.names], noisy.ground_truth.value.data)],
+        noisy.result.lut.names,
+        methods=[*noisy.result.lut.names, "average", "least-squares"],
+        truth_noise="unknown",
+    )
+    assert table.noisy.ranked[0] == len(table.noisy.names) - 1  # the command line and Python agree
+    dialog.close()
