@@ -2,10 +2,12 @@
 
     python benchmarks/large.py memory --gigabytes 4 40
     python benchmarks/large.py growth --gigabytes 1 2 4 --workers 1 2
+    python benchmarks/large.py files --pairs 1000 10000
 
 Each figure comes from a process of its own. The data are two candidates and a ground truth, uint16, in Zarr
 arrays of 1024 x 1024 chunks: eight different chunks each, made on the fly, and hard links to them for the
-rest. To whatever reads them, that is as many bytes as the sizes say.
+rest. To whatever reads them, that is as many bytes as the sizes say. ``files`` is the command line on folders
+of PNG files of 16 x 16, which are made likewise.
 """
 
 from __future__ import annotations
@@ -117,6 +119,54 @@ def measured(folder: Path, task: str, workers: int = 0) -> dict[str, object]:
     return result
 
 
+def make_files(folder: Path, n: int) -> None:
+    """Folders of small 8-bit images: fifty different ones, and hard links to them for the rest."""
+    from skimage.io import imsave
+
+    rng = np.random.default_rng(0)
+    for name, noise in zip(NAMES, (3, 9, 0), strict=True):
+        (folder / name).mkdir()
+        for number in range(n):
+            path = folder / name / f"{number:05d}.png"
+            if number >= 50:
+                os.link(folder / name / f"{number % 50:05d}.png", path)
+                continue
+            truth = (np.add.outer(np.arange(16), np.arange(16)) * 6 + number) % 200
+            noisy = truth + rng.normal(0, noise, truth.shape)
+            imsave(path, np.clip(noisy, 0, 255).astype(np.uint8), check_contrast=False)
+
+
+def files(numbers: list[int]) -> None:
+    print(
+        "| command | pairs of files | seconds | processor seconds | peak memory, MB |\n|---|---|---|---|---|"
+    )
+    for n in numbers:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make_files(folder, n)
+            candidates = [part for one in NAMES[:2] for part in ("-c", f"{one}={folder / one}")]
+            table, learned = str(folder / "t.lut.safetensors"), ["-t", str(folder / "truth")]
+            for label, arguments in {
+                "fit --without-errors": ["fit", *learned, "--without-errors", "--out", table],
+                "fit": ["fit", *learned, "--overwrite", "--out", table],
+                "apply": ["apply", "--lut", table, "--out", str(folder / "out")],
+            }.items():
+                print(f"| `{label}` | {n:,} | {command_line([*arguments, *candidates])} |", flush=True)
+
+
+def command_line(arguments: list[str]) -> str:
+    """Seconds, processor seconds and peak memory of a command, as cells of a table."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "napari_ensir.cli", *arguments], stdout=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"napari-ensir {' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}.")
+    seconds = time.perf_counter() - start
+    return f"{seconds:.1f} | {used.ru_utime + used.ru_stime:.1f} | {used.ru_maxrss / 1024:.0f}"
+
+
 def memory(sizes: list[float]) -> None:
     print("| task | data, GB | seconds | peak memory, MB | statistics, MB |\n|---|---|---|---|---|")
     for size in sizes:
@@ -176,6 +226,7 @@ def main() -> None:
         if name == "growth":
             command.add_argument("--workers", type=int, nargs="+", default=[1, 2])
             command.add_argument("--plot", type=Path)
+    commands.add_parser("files").add_argument("--pairs", type=int, nargs="+", default=[1000, 10_000])
     single = commands.add_parser("one")
     single.add_argument("folder", type=Path)
     single.add_argument("task")
@@ -183,6 +234,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.command == "one":
         print(json.dumps(one(chosen.folder, chosen.task, chosen.workers)))
+    elif chosen.command == "files":
+        files(chosen.pairs)
     elif chosen.command == "memory":
         memory(chosen.gigabytes)
     else:
