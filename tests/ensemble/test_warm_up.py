@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import napari_ensir.ensemble
 from napari_ensir import fit_lut
 from napari_ensir.ensemble.loops import compiled_loops
 from napari_ensir.ensemble.warm_up import warm_up
@@ -35,3 +40,20 @@ def test_without_numba_there_is_nothing_to_do(monkeypatch):
     with using("torch"):
         monkeypatch.setattr("napari_ensir.ensemble.warm_up.compiled_loops", lambda: None)
         assert not warm_up(2)
+
+
+LOOPS = [
+    path
+    for path in sorted(Path(napari_ensir.ensemble.__file__).parent.glob("*.py"))
+    if path.stem == "kernels" or path.stem.endswith("_loop")
+]
+
+
+@pytest.mark.parametrize("path", LOOPS, ids=lambda path: path.stem)
+def test_compiled_code_kept_on_disk_is_made_anew_when_what_it_holds_changes(path):
+    """A file of loops that imports others must change with them, or numba goes on with what was there."""
+    source = path.read_text(encoding="utf-8")
+    imported = sorted(set(re.findall(r"from napari_ensir\.ensemble\.(\w+_loop) import", source)))
+    if imported:
+        files = b"".join(path.with_stem(name).read_bytes().replace(b"\r\n", b"\n") for name in imported)
+        assert f'_INLINED = "{hashlib.sha256(files).hexdigest()[:12]}"' in source
