@@ -26,8 +26,8 @@ _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _U, _S = np.uint64, np.float32
 
 _INLINED = "6a184c86ff70"
-"""Hash of the files of loops imported here: they end up in the code that numba keeps of this file, and it looks
-at no other for whether that still holds. ``tests/ensemble/test_warm_up.py`` says what it must be."""
+"""Hash of the files of loops imported here: they end up in the code that numba keeps of this file, and to see
+whether that still holds, it looks at no other. ``tests/ensemble/test_warm_up.py`` says what it must be."""
 
 
 @_jit

@@ -45,9 +45,9 @@ _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _U, _I = np.uint64, np.int64
 _ALL = np.uint32(2**32 - 1)
 
-_INLINED = "33cde7d72571"
-"""Hash of the files of loops imported here: they end up in the code that numba keeps of this file, and it looks
-at no other for whether that still holds. ``tests/ensemble/test_warm_up.py`` says what it must be."""
+_INLINED = "b8cdb5cd0c74"
+"""Hash of the files of loops imported here: they end up in the code that numba keeps of this file, and to see
+whether that still holds, it looks at no other. ``tests/ensemble/test_warm_up.py`` says what it must be."""
 
 # Both kernels turn a tile into whole numbers from zero upward, its *heights*: those of the candidates, then
 # of the truth. All sums that are kept are sums of products of two of them.
