@@ -99,6 +99,8 @@ def test_a_change_of_method_touches_no_hidden_plane(viewer, fit_widget, wait_for
         assert all(4 in key or slice(4, 5) in key for key in asked), asked
     wanted = widget.result.lut.apply(images, "cpu")
     np.testing.assert_allclose(np.asarray(ensemble.data), wanted, rtol=1e-6)
+    header = widget.scores.native.horizontalHeaderItem(3)
+    assert header.toolTip().startswith("Structural similarity on 7 of 7 planes, evenly spaced.")
 
 
 def test_scores_are_those_of_the_command_line():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import dask.array as da
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -87,3 +90,24 @@ def test_axes_are_called_by_their_labels():
     assert leading_axes(layer) == {0: "t (2)", 1: "channel (3)"}
     assert leading_axes(Image(np.zeros((3, 4, 5)))) == {0: "axis 0 (3)"}
     assert leading_axes(Image(np.zeros((4, 5, 3)), rgb=True)) == {}
+
+
+def test_no_mask_of_the_whole_stack_is_made():
+    """Of 500 planes 10 are learned from, each masked: nothing of the size of the stack is ever held."""
+    n = 500
+    truth = da.random.default_rng(0).integers(0, 255, (n, 256, 256), np.uint8, chunks=(1, 256, 256))
+    limits = {"contrast_limits": (0, 255)}
+    layers = [Image(truth + np.uint8(k), name=str(k), **limits) for k in range(3)]
+    marks = np.zeros((256, 256), np.uint8)
+    marks[:100] = 1
+    mask = Labels(marks, name="mask")
+    tracemalloc.start()
+    request = FitRequest.of_layers(layers[1:], layers[0], FitSettings(planes=(3, 12), device="cpu"), mask)
+    pairs, masks = request.seen()
+    rest, outside = request.unseen()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < truth.size // 10, "a bool array of the stack has as many bytes as it has pixels"
+    assert [pair[1].shape[0] for pair in (*pairs, *rest)] == [10, 3, n - 13, 10]
+    assert np.asarray(masks[0][2:3]).sum() == 100 * 256
+    assert np.asarray(outside[-1][2:3]).sum() == 156 * 256

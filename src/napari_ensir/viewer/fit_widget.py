@@ -23,7 +23,7 @@ from napari_ensir.viewer.noticing import notice
 from napari_ensir.viewer.outputs import Errors, Outputs, errors_of
 from napari_ensir.viewer.request import FitRequest
 from napari_ensir.viewer.saving import ask_where_to_save
-from napari_ensir.viewer.scores import better_than_chosen, score_zzpm
+from napari_ensir.viewer.scores import better_than_chosen, score_zzpm, ssim_in_words
 from napari_ensir.viewer.session import session_of
 from napari_ensir.viewer.warm_up import warm_up
 
@@ -228,7 +228,8 @@ class FitWidget(FitControls):
             lines.append(better)
         lines += result.notes
         self.say("\n".join(lines))
-        self.scores.show_scores(result.scores, result.lut.method, result.lut.names)
+        about = ssim_in_words(result.request)
+        self.scores.show_scores(result.scores, result.lut.method, result.lut.names, about)
 
     # -- what follows once the controls rest -------------------------------------------------------
 

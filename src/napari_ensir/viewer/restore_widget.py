@@ -32,7 +32,7 @@ from napari_ensir.viewer.combining import Combined, combine
 from napari_ensir.viewer.copying import copied, path_of_layer
 from napari_ensir.viewer.layers import RECORD_KEY, Origin, changed_meanwhile
 from napari_ensir.viewer.matching import candidate_name
-from napari_ensir.viewer.outputs import add_outputs
+from napari_ensir.viewer.outputs import Outputs
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.restore_controls import BLIND, RestoreControls
 from napari_ensir.viewer.session import session_of
@@ -143,7 +143,8 @@ class RestoreWidget(RestoreControls):
             session = session_of(self.viewer)
             session.remember_layers(blind.lut, layers)
             session.keep(f"{origin.name}, no ground truth", blind.lut, layers)
-            add_outputs(self.viewer, origin, blind.lut, combined, view, origin.name)
+            made = Outputs(self.viewer, origin, origin.name)
+            self.turns.take(made.showing(blind.lut, combined, view))
             self._show_ranking(blind.reference.scores(), keys)
             first = f"Added {len(layers)} candidates, the ensemble and the weight maps."
             self.say("\n".join([first, self.ranking.in_words(), *_warned(warning), *said]))

@@ -37,8 +37,7 @@ _COLUMNS = {
     "ssim": (
         "SSIM",
         3,
-        "Structural similarity on a few planes of the whole image, the pixels learned from included. "
-        "–: not worked out yet, or the image is smaller than its window of 11 pixels.",
+        "Pixels learned from are included. –: not worked out yet, or the image is smaller than its window of 11 pixels.",
     ),
 }
 """Heading, decimals and explanation by the score's attribute."""
@@ -76,7 +75,9 @@ class ScoreTable(PlainTable):
         self.native.cellClicked.connect(self._clicked)
         self.show_scores((), "")
 
-    def show_scores(self, scores: Sequence[Score], method: str, candidates: Sequence[str] = ()) -> None:
+    def show_scores(
+        self, scores: Sequence[Score], method: str, candidates: Sequence[str] = (), of_ssim: str = ""
+    ) -> None:
         """Fill the table anew; each candidate bears the colour of its curve and of its label.
 
         Parameters
@@ -87,11 +88,16 @@ class ScoreTable(PlainTable):
             Key of the method that is shown.
         candidates
             Their names in the table's order, which their colours follow.
+        of_ssim
+            What SSIM was computed on, in a sentence, for its tooltip.
         """
         self.scores = tuple(scores)
         self._colours = dict(zip(candidates, [*PALETTE, *[PALETTE[-1]] * len(candidates)], strict=False))
-        shown = self._shown()
-        texts = {title: (self._texts(key, digits), tip) for key, (title, digits, tip) in shown.items()}
+        begun = {"ssim": f"{of_ssim or 'Structural similarity.'} "}
+        texts = {
+            title: (self._texts(key, digits), begun.get(key, "") + tip)
+            for key, (title, digits, tip) in self._shown().items()
+        }
         self.fill([_name(score, method) for score in scores], texts)
         for row, score in enumerate(self.scores):
             first = self.native.item(row, 0)

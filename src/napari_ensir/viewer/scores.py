@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,7 @@ __all__ = [
     "score_methods",
     "score_simple",
     "score_zzpm",
+    "ssim_in_words",
     "ssim_planes",
     "with_ssim",
 ]
@@ -299,6 +301,14 @@ def _ssim_at(
 def ssim_planes(request: FitRequest) -> list[tuple[int, ...]]:
     """Places along the leading axes of the planes that SSIM is computed on."""
     return evenly_spaced_planes(request.spatial_shape, most_pixels=SSIM_PIXELS)
+
+
+def ssim_in_words(request: FitRequest) -> str:
+    """On which planes SSIM is computed; empty where there is one plane."""
+    leading = request.spatial_shape[:-2]
+    if prod(leading) <= 1:
+        return ""
+    return f"Structural similarity on {len(ssim_planes(request))} of {prod(leading)} planes, evenly spaced."
 
 
 def _plane(request: FitRequest, array: Any, place: tuple[int, ...]) -> np.ndarray:
