@@ -37,7 +37,8 @@ _COLUMNS = {
     "ssim": (
         "SSIM",
         3,
-        "Pixels learned from are included. –: not worked out yet, or the image is smaller than its window of 11 pixels.",
+        "Pixels learned from are included. "
+        "–: not worked out yet, or the image is smaller than its window of 11 pixels.",
     ),
 }
 """Heading, decimals and explanation by the score's attribute."""
