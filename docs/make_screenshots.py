@@ -244,6 +244,47 @@ def inspect() -> None:
             save(panel(widget), f"inspect-{plot}")
 
 
+def expected() -> None:
+    """The error to expect as a layer, dark and light; buttons of Fit, and of Restore, that copy."""
+    for theme in ("dark", "light"):
+        with viewer_with("tissue", theme) as viewer:
+            fit = fitted(viewer, "least-squares")
+            fit.expected_button.native.click()
+            settle(100)
+            rest(fit)
+            only(viewer, *(layer.name for layer in viewer.layers if "expected error" in layer.name))
+            save(window(viewer), f"expected-{theme}")
+            if theme == "dark":
+                continue
+            viewer.window.remove_dock_widget("all")
+            restore = dock(viewer, "Restore")
+            restore.image.value = viewer.layers["noisy"]
+            restore.update(restorers=["total-variation", "median"], median_size=5)
+            restore.restorers.select("median")
+            restore.more.value = True
+            restore.command_button.native.click()
+            save(panel(restore), "restore-copies")
+
+
+def match() -> None:
+    """A table on another exposure: what Apply says, unasked and asked."""
+    with viewer_with("tissue", "light") as viewer:
+        fit = fitted(viewer, "least-squares")
+        names = [layer.name for layer in candidates(viewer) if "napari-ensir" not in layer.metadata]
+        for name in names:
+            data = viewer.layers[name].data
+            viewer.add_image((data * 0.6 + 20).astype(data.dtype), name=f"dim {name}", rgb=True)
+        viewer.window.remove_dock_widget("all")
+        widget = dock(viewer, "Apply lookup table")
+        for number, name in enumerate(fit.result.lut.names, start=1):
+            widget[f"candidate_{number}"].value = viewer.layers[f"dim {name}"]
+        for asked, picture in ((False, "apply-warned"), (True, "apply-matched")):
+            widget.match.value = asked
+            widget.apply()
+            rest(widget)
+            save(panel(widget), picture)
+
+
 def apply() -> None:
     """A table on layers without ground truth, in two sets."""
     with viewer_with("coins", "light") as viewer:
@@ -272,6 +313,8 @@ SCENES: dict[str, Callable[[], None]] = {
     "errors": errors,
     "weight-views": weight_views,
     "inspect": inspect,
+    "expected": expected,
+    "match": match,
     "apply": apply,
 }
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 __all__ = ["copied", "copy_buttons", "path_of_layer"]
 
 
-def copy_buttons(before: str = "", what: str = "does the same") -> Container:
+def copy_buttons(before: str = "", verb: str = "Copy", what: str = "does the same") -> Container:
     """The two buttons, ``python_button`` and ``command_button``, with something put before their names."""
     return row(
         *(
             button(
-                f"Copy as {how}", f"Copy a {noun} that {what} without the viewer.", f"{before}{name}_button"
+                f"{verb} as {how}", f"Copy a {noun} that {what} without the viewer.", f"{before}{name}_button"
             )
             for how, noun, name in (("Python", "program", "python"), ("command", "command", "command"))
         ),

@@ -90,7 +90,7 @@ class RestoreControls(Panel):
             gui_only=True,
         )
         self._blind = _blind_form()
-        self._combine_copies = copy_buttons("combine_", "restores and combines")
+        self._combine_copies = copy_buttons("combine_", "Combining", "restores and combines")
         self.sources: dict[str, tuple[Path, Restorer | None]] = {}
         super().__init__(
             napari_viewer,
