@@ -29,7 +29,15 @@ def panel(request, viewer, qtbot):
     return widget
 
 
-def test_it_is_narrow_and_scrolls_at_600_pixels(viewer, panel, qtbot):
+def test_a_panel_keeps_the_rules(viewer, panel, qtbot):
+    """All rules in one viewer, for making it takes longer than they do."""
+    _every_control_says_what_it_is_and_what_for(panel)
+    _labels_share_one_place(panel, qtbot)
+    _is_narrow_and_scrolls_at_600_pixels(viewer, panel, qtbot)
+    _names_are_magicguis_to_keep_and_values_go_round(panel)
+
+
+def _is_narrow_and_scrolls_at_600_pixels(viewer, panel, qtbot):
     window = viewer.window._qt_window
     window.resize(1000, 600)
     panel.say("A long message. " * 60)
@@ -40,14 +48,14 @@ def test_it_is_narrow_and_scrolls_at_600_pixels(viewer, panel, qtbot):
     assert window.height() <= 620
 
 
-def test_names_are_magicguis_to_keep_and_values_go_round(panel):
+def _names_are_magicguis_to_keep_and_values_go_round(panel):
     state = panel.asdict()
     assert not {*state, *(each.name for each in panel)} & set(dir(Container))
     panel.update(state)
     assert panel.asdict() == state
 
 
-def test_labels_share_one_place(panel, qtbot):
+def _labels_share_one_place(panel, qtbot):
     qtbot.wait(50)
     for form in (each for each in panel if isinstance(each, Form)):
         seen = [each.native for each in form if each.native.isVisible() and not hasattr(each, "text")]
@@ -55,7 +63,7 @@ def test_labels_share_one_place(panel, qtbot):
         assert len(places) <= 1, form.name
 
 
-def test_every_control_says_what_it_is_and_what_for(panel):
+def _every_control_says_what_it_is_and_what_for(panel):
     QApplication.processEvents()
     for kind in (QAbstractButton, QAbstractSpinBox, QComboBox, QListWidget):
         for control in panel.native.widget().findChildren(kind):
