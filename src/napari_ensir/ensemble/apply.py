@@ -165,7 +165,7 @@ def combine_block(
 
     lookup = tables.lookup
     rows, columns = tables.on(device)
-    values = read_values(field.candidates, slices, field.dtype, device)
+    values = read_values(field.candidates, slices, field.dtype, device, as_reals=True)
     channel = channel_of(field, slices, device)
     if lookup.dense_rows is None:
         bins = [bins_of(value, lookup.binning, field.dtype) for value in values]

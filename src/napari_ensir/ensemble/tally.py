@@ -211,9 +211,11 @@ class TorchTally(_TableTally):
         self._make_tables()
         channel = channel_of(field, slices, device)
         keep, outside = which_count(field, slices, values, scale.binning)
-        key = keys_of(values[:-1], scale.binning, scale.dtype, channel, scale.n_channels).to(torch.int64)
+        key = keys_of(values[:-1], scale.binning, scale.dtype, channel, scale.n_channels)
         heights = [_heights(value, scale) for value in values]
-        pairs = key * scale.n_heights + heights[-1]
+        # In 32 bits where they do: numbers of 64 are multiplied one by one.
+        pairs = key.to(torch.int32 if self.n_cells < 2**31 else torch.int64) * scale.n_heights + heights[-1]
+        key, pairs = key.to(torch.int64), pairs.to(torch.int64)
         if keep is not None:
             key, pairs = torch.where(keep, key, scale.n_rows), torch.where(keep, pairs, self.n_cells)
         products: Any = _products(heights)
@@ -286,7 +288,8 @@ def _heights(values: torch.Tensor, scale: Scale) -> torch.Tensor:
 
     if scale.is_exact:
         whole = values.to(torch.int32 if scale.n_heights**2 < 2**31 else torch.int64)
-        return (whole if scale.holds_all else whole.clamp(scale.nearest, scale.furthest)) - scale.smallest
+        whole = whole if scale.holds_all else whole.clamp(scale.nearest, scale.furthest)
+        return whole - scale.smallest if scale.smallest else whole
     binning = scale.binning
     above = values.sub(binning.low).nan_to_num_(nan=0.0)
     whole = (above / binning.width).floor_()

@@ -28,12 +28,22 @@ def real_of(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def read_values(arrays: Sequence[Any], slices: Slices, dtype: np.dtype[Any], device: torch.device) -> Any:
-    """One block of each array, flat: int32 where a field holds integers of up to 16 bits, else real."""
+def read_values(
+    arrays: Sequence[Any],
+    slices: Slices,
+    dtype: np.dtype[Any],
+    device: torch.device,
+    *,
+    as_reals: bool = False,
+) -> list[torch.Tensor]:
+    """One block of each array, flat: int32 where a field holds integers of up to 16 bits, else real.
+
+    ``as_reals``: such integers as float32, which holds them as well.
+    """
     import torch
 
     small = dtype.kind in "iu" and dtype.itemsize <= 2
-    wanted = torch.int32 if small else real_of(device)
+    wanted = (torch.float32 if as_reals else torch.int32) if small else real_of(device)
     # Move the few bytes of the image first, widen them there.
     return [read_tensor(array, slices, device).to(wanted) for array in arrays]
 
@@ -70,7 +80,7 @@ def _places_of(values: torch.Tensor, binning: Binning, dtype: np.dtype[Any]) -> 
     low, width, n_bins, inverse = grid.tolist()
     place = values.to(torch.float32 if grid.dtype == np.float32 else real_of(values.device)).sub(low)
     place = (place.mul_(inverse) if inverse else place.div_(width)).clamp_(0, n_bins - 1)
-    return place.nan_to_num_(nan=0.0) if values.is_floating_point() else place
+    return place.nan_to_num_(nan=0.0) if dtype.kind == "f" else place
 
 
 def keys_of(
