@@ -115,3 +115,22 @@ def test_a_volume_is_computed_plane_by_plane_and_only_what_is_kept_is_held(monke
     tracemalloc.stop()
     assert sizes == [64 * 64] * 40
     assert peak < 6 * volume.nbytes, "all fifty maps of all planes would be fifty times that"
+
+
+def test_preparing_meets_every_form_of_a_part_and_reads_none():
+    class Untouchable:
+        shape, dtype = (4, 3, 6, 5), np.dtype(np.uint16)
+
+        def __getitem__(self, key):
+            pytest.fail("a pixel was read")
+
+    for axis, shape in ((None, (1, 1, 1, 1)), (1, (1, 3, 1, 1)), (3, (1, 1, 1, 5))):
+        met = []
+        lazy = Computed(
+            lambda parts, met=met: met.append((parts[0].shape, parts[0].dtype)),
+            [Untouchable()],
+            np.dtype(float),
+            channel_axis=axis,
+        )
+        assert lazy.prepared() is lazy
+        assert met == [(shape, np.uint16)]

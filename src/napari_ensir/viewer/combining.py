@@ -110,7 +110,8 @@ def _views(
     maps = Computed(
         weights, candidates, single, n_maps=lut.n_candidates, channel_axis=colours, drops_channels=rgb
     )
-    return Combined(image, exact, maps)
+    # Beside the viewer: compiling takes seconds, once a machine, and the window would stand still for it.
+    return Combined(image, exact.prepared(), maps.prepared())
 
 
 def over_colours(values: Any) -> Any:

@@ -59,6 +59,16 @@ class Computed:
     channel_axis: int | None = None
     drops_channels: bool = False
 
+    def prepared(self) -> Computed:
+        """The same, once the function has met a pixel: what is compiled or looked up once is so then.
+
+        The pixel is made up, and none of the arrays' is read.
+        """
+        axes = range(len(self.arrays[0].shape))
+        shape = tuple(self.arrays[0].shape[axis] if axis == self.channel_axis else 1 for axis in axes)
+        self.function([np.zeros(shape, array.dtype) for array in self.arrays])
+        return self
+
     def then(self, step: Callable[[NDArray[Any]], NDArray[Any]], dtype: np.dtype[Any]) -> Computed:
         """What a step makes of the maps of each part, their axis gone."""
         function = self.function

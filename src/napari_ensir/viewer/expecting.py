@@ -66,7 +66,7 @@ def expected_error(
             np.dtype(np.float32),
             channel_axis=len(shape) - 1 if rgb else channels,
             drops_channels=rgb,
-        )
+        ).prepared()
     return _pooled(lut.expected_error(candidates, device, channel_axis=axis, progress=progress), rgb)
 
 
