@@ -1,6 +1,6 @@
 """What least squares learns without a clean ground truth, beside what it learns with one.
 
-    python benchmarks/no_truth.py [--set named|further] [--deraining FOLDER]
+    python benchmarks/no_truth.py [--set NAME] [--deraining FOLDER]
 
 Pictures of scikit-image, 256 x 256, grey, 0..1, under noise, restored by this package's classical restorers.
 One case is a picture under one noise; its table is learned from the clean picture, from a second exposure,
@@ -43,6 +43,12 @@ class Cases:
     restorers: tuple[ClassicalRestorer, ...]
 
 
+CORNERS = (
+    *("hubble_deep_field 300 400", "hubble_deep_field 0 0", "retina 600 500", "coffee 0 0", "brick 0 0"),
+    *("immunohistochemistry 0 256", "grass 256 0", "camera 0 256", "astronaut 256 256"),
+)
+"""Pictures, each with the row and the column where the part begins; no other set has these parts."""
+
 SETS = {
     "named": Cases(
         ("camera", "coins", "moon", "cell", "brick", "page", "grass"),
@@ -60,14 +66,20 @@ SETS = {
         {"Gaussian .08": (0.08, 0), "Gaussian .15": (0.15, 0), "Poisson 50": (0.02, 50)},
         (TV(strength=1.0), NLM(strength=1.0), BILATERAL(), GAUSSIAN(sigma=1.5), WAVELET(wavelet="sym4")),
     ),
+    "held out": Cases(
+        CORNERS,
+        {"Gaussian .06": (0.06, 0), "Poisson 40": (0.01, 40)},
+        (TV(strength=0.7), MEDIAN(size=5), GAUSSIAN(sigma=0.8), NLM(strength=0.6)),
+    ),
 }
 
 
 def picture(name: str) -> np.ndarray:
-    """Its middle, at most 256 x 256 pixels."""
+    """256 x 256 pixels of it at most: its middle, or where the name says."""
+    name, *corner = name.split()
     image = getattr(data, name)()
     grey = color.rgb2gray(image) if image.ndim == 3 else image / 255
-    rows, columns = (max(0, size // 2 - 128) for size in grey.shape)
+    rows, columns = map(int, corner) if corner else (max(0, size // 2 - 128) for size in grey.shape)
     return np.asarray(grey, float)[rows : rows + 256, columns : columns + 256]
 
 
@@ -190,7 +202,7 @@ def deraining(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--set", choices=SETS, help="which cases; both if left out")
+    parser.add_argument("--set", choices=SETS, help="which cases; all if left out")
     parser.add_argument("--deraining", type=Path)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)  # doubts are counted, not said

@@ -305,6 +305,26 @@ def apply() -> None:
         save(window(viewer), "apply")
 
 
+def without_truth() -> None:
+    """Restorers ranked on one noisy image, and a setting's values tried."""
+    with viewer_with("exposures") as viewer:
+        widget = dock(viewer, "Restore")
+        only(viewer, viewer.layers[0].name)
+        widget.image.value = viewer.layers[0]
+        widget.restorers.value = ["total-variation", "wavelet", "gaussian", "median"]
+        widget.rank()
+        rest(widget)
+        widget.ranking.native.setFocus()
+        widget.native.ensureWidgetVisible(widget.best_button.native)
+        save(window(viewer), "ranking")
+        widget.trying.value = True
+        widget.restorers.select("total-variation")
+        widget.try_values()
+        rest(widget)
+        viewer.theme = "light"
+        save(panel(widget), "sweep-light")
+
+
 SCENES: dict[str, Callable[[], None]] = {
     "overview": overview,
     "first-steps": first_steps,
@@ -316,6 +336,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "expected": expected,
     "match": match,
     "apply": apply,
+    "without-truth": without_truth,
 }
 
 if __name__ == "__main__":

@@ -110,7 +110,9 @@ class FitResult:
     def held_out_in_words(self) -> str:
         """What was held out, in which bins the methods were scored, and what kind of scores these are."""
         bins = f"Bins {self.lut.bin_width:g} wide; the peak of PSNR is {self.scale}."
-        if self.request.settings.truth_noise is not None:
+        noise = self.request.settings.truth_noise
+        if noise is not None:
+            bins = bins if noise != "unknown" else f"Bins {self.lut.bin_width:g} wide."
             bins = f"{NOISY_SCORES} {bins}"
         if self.unseen is not None:
             return f"{bins} Held out is all that lies outside the mask and the planes to learn from."

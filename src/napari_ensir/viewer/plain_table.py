@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor, isfinite, log10
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import Table
@@ -11,10 +12,29 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QStyledItemDelegate
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["STAR", "PlainTable"]
+__all__ = ["STAR", "PlainTable", "plus_minus"]
 
 STAR = "★"
 """Before what is best."""
+
+
+def plus_minus(value: float, spread: float | None) -> str:
+    """A signed number with its standard error, if any: as many digits as the latter's first two reach.
+
+    Examples
+    --------
+    >>> plus_minus(2863.2, 104.4), plus_minus(-0.0123456, 0.00042), plus_minus(3.25e-7, 4.1e-8)
+    ('+2860 ± 100', '\u22120.01235 ± 0.00042', '+3.25e-07 ± 4.1e-08')
+    >>> plus_minus(12.345, None)
+    '+12.3'
+    """
+    sign = "\u2212" if value < 0 else "+"
+    if not spread or not isfinite(spread) or abs(value) >= 1e6 or max(abs(value), spread) < 1e-4:
+        shown = f"{abs(value):.3g}" + (f" ± {spread:.2g}" if spread and isfinite(spread) else "")
+        return f"{sign}{shown}"
+    digits = 1 - floor(log10(spread))
+    first, second = (f"{round(each, digits):.{max(digits, 0)}f}" for each in (abs(value), spread))
+    return f"{sign}{first} ± {second}"
 
 
 class PlainTable(Table):

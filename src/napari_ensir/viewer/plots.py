@@ -35,6 +35,9 @@ __all__ = [
     "new_canvas",
 ]
 
+MOST_TICKS = 8
+"""Values below a curve that fit beside each other."""
+
 SURE = 100
 """Pixels from which on a weight counts as learned: below, it is drawn as a guess."""
 
@@ -167,12 +170,16 @@ def draw_sweep(axes: Axes, sweep: Sweep, title: str, ink: Colour, paper: Colour)
         f"{sweep.best:.3g}",
         (float(sweep.best), 1),
         xycoords=("data", "axes fraction"),
-        xytext=(3, -10),
+        xytext=(-3 if sweep.best == values[-1] else 3, -10),
         textcoords="offset points",
+        ha="right" if sweep.best == values[-1] else "left",
         color=ink,
         fontsize=9,
     )
     if values[0] > 0 and values[-1] >= 8 * values[0]:
         axes.set_xscale("log")
+    few = values[:: -(-len(values) // MOST_TICKS)]
+    axes.set_xticks(few, [f"{value:.3g}" for value in few], fontsize=7)
+    axes.minorticks_off()
     axes.set_xlabel(f"{title} (hollow: may be as good)")
-    axes.set_ylabel("squared error above the best")
+    axes.set_ylabel("error above the best")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
-from napari_ensir.viewer.plain_table import STAR, PlainTable
+from napari_ensir.viewer.plain_table import STAR, PlainTable, plus_minus
 
 if TYPE_CHECKING:
     from napari_ensir.ensemble.noisy_scores import NoisyScores
@@ -52,10 +52,9 @@ class RankTable(PlainTable):
         for place in self._places:
             row = scores.rows[place]
             sign = STAR if row.best else _ALIKE if alike and place in {first, *alike} else ""
-            spread = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
             names.append(row.name)
-            value = "0" if row.role == "average" else f"{row.difference:+.3g}{spread}"
-            texts.append(f"{sign} {value}".strip().replace("-", "\u2212"))
+            value = "0" if row.role == "average" else plus_minus(row.difference, row.standard_error)
+            texts.append(f"{sign} {value}".strip())
         self.fill(names, {_HEADING: (texts, _TIP)})
         for row_number, place in enumerate(self._places):
             what = "The plain average of all." if place == scores.baseline else "Click to see its settings."

@@ -16,7 +16,7 @@ from qtpy.QtGui import QColor
 from napari_ensir.files.whole import whole_file
 from napari_ensir.settings import METHODS
 from napari_ensir.viewer.outputs import PALETTE
-from napari_ensir.viewer.plain_table import STAR, PlainTable
+from napari_ensir.viewer.plain_table import STAR, PlainTable, plus_minus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ _NOISY = {
     ),
     "psnr": ("PSNR", 2, "dB, the noise of the ground truth taken off. –: not known, or below the noise."),
 }
-"""The same where the ground truth is noisy; of the difference, significant digits."""
+"""The same where the ground truth is noisy; the difference has as many digits as its standard error says."""
 
 
 class ScoreTable(PlainTable):
@@ -116,7 +116,7 @@ class ScoreTable(PlainTable):
 
     def _texts(self, key: str, digits: int) -> list[str]:
         if key == "difference":
-            return [_difference(score, digits) for score in self.scores]
+            return [_difference(score) for score in self.scores]
         values = np.array([getattr(score, key) for score in self.scores], float)
         best = np.nanmax(values) if np.isfinite(values).any() else np.inf
         best = np.inf if "difference" in self._shown() else best  # the star is the difference's
@@ -157,13 +157,12 @@ def _unit(key: str, title: str) -> str:
     return f"{title} (squared intensity)" if key == "difference" else f"{title} (dB)"
 
 
-def _difference(score: Score, digits: int) -> str:
+def _difference(score: Score) -> str:
     if np.isnan(score.difference):
         return "–"
-    spread = "" if np.isnan(score.spread) else f" ± {score.spread:.2g}"
     if score.role == "average":
         return "0"
-    return f"{STAR} " * score.best + f"{score.difference:+.{digits}g}{spread}".replace("-", "\u2212")
+    return f"{STAR} " * score.best + plus_minus(score.difference, score.spread)
 
 
 def _name(score: Score, method: str) -> str:

@@ -103,7 +103,9 @@ class SweepForm(Container):
         """Offer the numbers among a restorer's settings; the curve drawn stays until another is."""
         known: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
         self._restorer = restorer
-        self._settings = {each.name: each for each in known if _can_be_tried(each)}
+        # Those that have a value first: what is estimated unless it is set is seldom what one looks for.
+        numbers = sorted(filter(_can_be_tried, known), key=lambda each: getattr(restorer, each.name) is None)
+        self._settings = {each.name: each for each in numbers}
         self.setting.offer({each.name: (each.title, each.description) for each in self._settings.values()})
         self.sweep_button.enabled = bool(self._settings)
         self._suggest()
@@ -162,9 +164,10 @@ class SweepForm(Container):
             return ""
         best, alike = self.sweep.best, [value for value in self.sweep.alike if value != self.sweep.best]
         said = f"Least error at {self.sweep.setting.replace('_', ' ')} {best:.4g}"
-        if not alike:
-            return f"{said}."
-        return f"{said}; {', '.join(f'{value:.4g}' for value in alike)} may be as good."
+        said += f"; {', '.join(f'{value:.4g}' for value in alike)} may be as good." if alike else "."
+        if best in (min(self.sweep.values), max(self.sweep.values)):
+            said += " That is the last value tried: there may be a better one beyond."
+        return said
 
 
 def _can_be_tried(setting: Setting) -> bool:
