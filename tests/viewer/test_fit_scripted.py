@@ -242,7 +242,7 @@ def test_what_looks_wrong_is_named(viewer, wait_for):
     assert "spreads" not in widget.message.value
     widget.fit()
     wait_for(widget)
-    assert 'candidate "late": shifted by 3 pixels' in widget.message.value
+    assert 'Candidate "late": shifted by 3 pixels' in widget.message.value
     for warning in widget.result.lut.report["warnings"]:
         assert warning in widget.message.value
 

@@ -164,7 +164,7 @@ def test_a_network_for_raw_intensities(viewer, restore, wait_for):
     restore.background_intensities.value = "raw"
     restore.restore()
     wait_for(restore)
-    assert restore.message.value == "Added 1 candidate; fit them in Fit ensemble."
+    assert restore.message.value == "Added 1 candidate; fit it with others in Fit ensemble."
     np.testing.assert_array_equal(viewer.layers[-1].data, noisy - 100)
     restore.background_intensities.value = "range"
     restore.background_data_range.value = (0.0, 1.0)  # by hand

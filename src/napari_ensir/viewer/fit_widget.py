@@ -226,7 +226,7 @@ class FitWidget(FitControls):
         lines = [STALE] if self.is_stale() else []
         if better := better_than_chosen(result.scores, result.lut.method):
             lines.append(better)
-        lines += result.notes
+        lines += [note[:1].upper() + note[1:] for note in result.notes]
         self.say("\n".join(lines))
         about = ssim_in_words(result.request)
         self.scores.show_scores(result.scores, result.lut.method, result.lut.names, about)

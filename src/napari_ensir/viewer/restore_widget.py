@@ -104,7 +104,8 @@ class RestoreWidget(RestoreControls):
         def show(results: list[tuple[str, NDArray[np.float32]]]) -> None:
             said = self._add(origin, results, restorers)
             n = len(results)
-            first = f"Added {n} candidate{'s' if n > 1 else ''}; fit them in Fit ensemble."
+            first = f"Added {n} candidates; fit them" if n > 1 else "Added 1 candidate; fit it"
+            first += " with others in Fit ensemble."
             self.say("\n".join([first, *said]))
 
         self.start(work, "Restoring", show)
