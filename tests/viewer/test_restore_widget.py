@@ -46,6 +46,16 @@ def test_each_ticked_restorer_adds_a_candidate_in_place(viewer, restore, wait_fo
         assert candidate.units == layer.units
 
 
+def test_digits_beside_a_word_are_not_cut_off(viewer, restore, qtbot):
+    viewer.window._qt_window.resize(1000, 700)
+    restore.more.value = True
+    box = restore.shrinkage.inner.native
+    qtbot.waitUntil(box.isVisible)
+    qtbot.wait(100)
+    assert box.text() == "1000"
+    assert box.lineEdit().width() >= box.fontMetrics().horizontalAdvance("1000") + 4
+
+
 def test_it_is_scripted_by_values_and_methods(viewer, restore, wait_for):
     viewer.add_image(noisy_pair(0)[1], name="noisy")
     proxied = restore.viewer.layers["noisy"]

@@ -42,6 +42,9 @@ LARGEST = 1e12
 NUMBER_WIDTH = 104
 """Pixels that a number box takes, its two buttons included."""
 
+PADDING = 20
+"""Of these, what napari's style sheet keeps free at both ends of a box."""
+
 BY_HAND = "by hand"
 """The entry beside a setting's words that stands for a value of one's own."""
 
@@ -212,6 +215,8 @@ class ValueOrWord(ValuedContainerWidget):
         self.native.layout().setSpacing(4)
         if isinstance(inner, Number | SpinBox):
             inner.native.setMaximumWidth(NUMBER_WIDTH)  # the words are longer
+            # napari's style sheet lets it be narrower than its digits, and wins over a least width set by Qt.
+            inner.native.setStyleSheet(f"QAbstractSpinBox {{ min-width: {NUMBER_WIDTH - PADDING}px; }}")
         self.value = value
         self._follow()
         self._word.changed.connect(self._word_chosen)
