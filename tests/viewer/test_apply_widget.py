@@ -54,6 +54,8 @@ def test_it_is_scripted_by_values_and_methods(filled, fitted, docked, wait_for):
     layers = [filled.layers[name].data for name in ("so so", "good in the light", "so so")]
     np.testing.assert_allclose(one(filled, "ensemble")[0].data, fitted.apply(layers), rtol=1e-6)
     assert len(one(filled, "weights")) == 3
+    twice = '"so so" stands for "good in the dark" and "so so"; choose another, unless that is meant.'
+    assert twice in docked.message.value
 
 
 def test_a_table_for_other_candidates_brings_its_own_controls(filled, fitted, docked):

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QMessageBox
 from napari_ensir.restorers import load_restorer
 from napari_ensir.viewer.layers import OUTPUT_KEY, why_not
 from napari_ensir.viewer.restore_widget import RestoreWidget
-from napari_ensir.viewer.train_widget import TrainWidget
+from napari_ensir.viewer.train_widget import TrainWidget, _steps
 
 
 def pair(dtype=np.uint8, size=24):
@@ -74,6 +74,11 @@ def test_training_gives_a_candidate_and_a_falling_loss(viewer, train, wait_for):
     assert "60 steps" in train.message.value
     assert "training preview" not in viewer.layers
     assert train.save_button.enabled
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 step"), (2, "2 steps")])
+def test_steps_in_words(count, words):
+    assert _steps(count) == words
 
 
 def test_the_preview_lies_on_the_image_and_is_no_candidate(viewer, train, qtbot, wait_for):

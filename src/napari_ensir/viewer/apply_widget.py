@@ -21,7 +21,7 @@ from napari_ensir.viewer.expecting import expected_limits
 from napari_ensir.viewer.forms import Form, button, dress, row
 from napari_ensir.viewer.layer_choice import LayerChoice
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, unwrapped, why_not
-from napari_ensir.viewer.matching import best_matches, cannot_combine, matching_sets
+from napari_ensir.viewer.matching import best_matches, cannot_combine, matching_sets, taken_twice
 from napari_ensir.viewer.outputs import WEIGHT_VIEWS, Outputs
 from napari_ensir.viewer.panel import Panel, shows_errors
 from napari_ensir.viewer.session import preference, session_of
@@ -282,6 +282,7 @@ class ApplyWidget(Panel):
             self._session.remember_layers(lut, next(iter(sets.values())))
         if self.expected_error.value and lut.errors is None:
             raise EnsembleError("This table has no expected error; fit it anew, or untick Expected error.")
+        twice = [taken_twice(lut.names, layers) for layers in sets.values()]
         origins = [[Origin(layer) for layer in layers] for layers in sets.values()]
         device, view = self.device.value, self.weights.value
         more = {"match": self.match.value, "with_errors": self.expected_error.value}
@@ -306,7 +307,7 @@ class ApplyWidget(Panel):
             self.turns.take(adding(done))
             n = len(sets)
             said = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
-            said += [*results[1], changed_meanwhile(self.viewer, chain(*origins))]
+            said += [*twice, *results[1], changed_meanwhile(self.viewer, chain(*origins))]
             self.say("\n".join(filter(None, said)))
 
         self.start(combine_all, "Applying the lookup table", show)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut import WeightLUT
 
-__all__ = ["best_matches", "candidate_name", "cannot_combine", "matching_sets"]
+__all__ = ["best_matches", "candidate_name", "cannot_combine", "matching_sets", "taken_twice"]
 
 SEPARATOR = " · "
 """Between an image's name and a restorer's, in the name of what the one makes of the other."""
@@ -131,6 +131,23 @@ def _alike(words: Sequence[Sequence[str]]) -> int:
     """How many words all begin with."""
     columns = zip(*words, strict=False)
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def taken_twice(names: Sequence[str], layers: Sequence[Layer]) -> str:
+    """That one layer stands for several candidates, as a sentence; empty if none does.
+
+    Parameters
+    ----------
+    names
+        The candidates'.
+    layers
+        One for each of them, in order.
+    """
+    for layer in layers:
+        taken = [f'"{name}"' for name, other in zip(names, layers, strict=True) if other is layer]
+        if len(taken) > 1:
+            return f'"{layer.name}" stands for {" and ".join(taken)}; choose another, unless that is meant.'
+    return ""
 
 
 def cannot_combine(lut: WeightLUT, layers: Sequence[Layer]) -> str:

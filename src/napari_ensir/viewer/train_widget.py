@@ -316,7 +316,7 @@ class TrainWidget(Panel):
         kept = self.training
         if kept is None or kept.step <= kept.saved_step:
             return True
-        question = f"The training of {kept.step} steps has not been saved. Discard it and train anew?"
+        question = f"The training of {_steps(kept.step)} has not been saved. Discard it and train anew?"
         answer = QMessageBox.question(self.native, "Discard the training?", question)
         return bool(answer == QMessageBox.StandardButton.Yes)
 
@@ -353,7 +353,7 @@ class TrainWidget(Panel):
         if self._preview is not None:
             self._preview.remove()  # it would lie upon the image that it was a preview of
         assert self.training is not None
-        said = f"Trained {restorer.name} for {self.training.step} steps."
+        said = f"Trained {restorer.name} for {_steps(self.training.step)}."
         if origin is None:
             said += " No layer was added, for the image trained on is no longer here: save the checkpoint."
         else:
@@ -366,7 +366,7 @@ class TrainWidget(Panel):
     def _was_cancelled(self) -> None:
         step = 0 if self.training is None else self.training.step
         if step:
-            self.say(f"Cancelled after {step} steps, which are kept: save them, or press Resume.")
+            self.say(f"Cancelled after {_steps(step)}, which are kept: save them, or press Resume.")
         else:
             super()._was_cancelled()
 
@@ -398,7 +398,7 @@ class TrainWidget(Panel):
         target = with_suffix(path, ".safetensors")
         self.training.trainer.save(target)
         self.training.saved_step = self.training.step
-        self.say(f"Saved {target.name}, after {self.training.step} steps; Restore can open it.")
+        self.say(f"Saved {target.name}, after {_steps(self.training.step)}; Restore can open it.")
 
     def _ask_and_save(self) -> None:
         name, kind = "restorer.safetensors", "Trained restorer"
@@ -415,3 +415,8 @@ class TrainWidget(Panel):
         path, _ = QFileDialog.getOpenFileName(self.native, "Open a network", "", CHECKPOINTS)
         if path:
             self.open(path)
+
+
+def _steps(count: int) -> str:
+    """So many steps, in words."""
+    return f"{count} step{'s' * (count != 1)}"
