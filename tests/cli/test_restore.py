@@ -149,6 +149,26 @@ def test_careamics(tmp_path):
     np.testing.assert_allclose(restored, expected["prediction"], atol=1e-4 * np.ptp(expected["prediction"]))
 
 
+def test_images_unlike_those_of_the_training_are_warned_of(tmp_path):
+    from pathlib import Path
+
+    network = Path(__file__).resolve().parents[1] / "data" / "careamics" / "n2v_0.1.ckpt"
+    stack = np.load(network.with_name("n2v_0.1_expected.npz"))["input"][None, :32]
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in" / "right.tif", np.repeat(stack, 2, axis=0))
+    write_image(tmp_path / "in" / "wrong.tif", np.repeat(stack, 2, axis=0) / np.float32(65535))
+    out = ["-o", str(tmp_path / "out"), "--json", str(tmp_path / "said.json")]
+    given = ["restore", str(tmp_path / "in"), "--network", str(network), "--device", "cpu", *out]
+    result = CliRunner().invoke(app, given)
+    said = json.loads((tmp_path / "said.json").read_text())
+    quiet = CliRunner().invoke(app, [*given, "--quiet", "--overwrite"])
+    planes, warned = result.stderr.splitlines()
+    assert planes == "napari-ensir: N2V, n2v_0.1 takes planes: the 2 of this image were restored one by one."
+    assert warned.startswith("napari-ensir: warning: wrong: N2V, n2v_0.1 was trained on intensities around")
+    assert said["warnings"] == [warned.removeprefix("napari-ensir: warning: ")]
+    assert quiet.stderr.splitlines() == [warned]
+
+
 def test_networks_that_enlarge_write_larger_images(tmp_path, write_enlarging):
     network = write_enlarging(tmp_path / "x2.pt", 2)
     write_image(tmp_path / "x.png", noisy((20, 24, 3)))

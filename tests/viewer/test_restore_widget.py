@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -179,6 +181,35 @@ def test_a_network_for_raw_intensities(viewer, restore, wait_for):
     restore.background_intensities.value = "range"
     restore.background_data_range.value = (0.0, 1.0)  # by hand
     assert restore.chosen()[0].data_range == (0.0, 1.0)
+
+
+def test_how_a_network_of_careamics_takes_a_stack_and_that_it_is_unlike_its_images(viewer, restore, wait_for):
+    network = Path(__file__).resolve().parents[1] / "data" / "careamics" / "n2v_0.1.ckpt"
+    plane = np.load(network.with_name("n2v_0.1_expected.npz"))["input"]
+    restore.open(network)
+    restore.device.value = "cpu"
+    restore.image.value = viewer.add_image(np.stack([plane, plane]), name="stack")
+    restore.restore()
+    wait_for(restore)
+    added, planes = restore.message.value.splitlines()
+    assert added == "Added 1 candidate; fit them in Fit ensemble."
+    assert planes == "N2V, n2v_0.1 takes planes: the 2 of this image were restored one by one."
+    restore.image.value = viewer.add_image(plane / np.float32(65535), name="scaled")
+    restore.restore()
+    wait_for(restore)
+    assert "N2V, n2v_0.1 was trained on intensities around" in restore.message.value
+    assert "made intensities" not in restore.message.value  # one reason is enough
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is empty"), (b"PK\x03\x04" + bytes(99), "was cut short"), (b"<html>404", "is a web page")],
+)
+def test_files_that_are_no_networks_are_one_sentence(restore, tmp_path, content, message):
+    (tmp_path / "a.zip").write_bytes(content)
+    restore.open(tmp_path / "a.zip")
+    assert message in restore.message.value
+    assert len(restore.message.value.splitlines()) == 1
 
 
 def test_an_enlarged_image_lies_on_the_one_it_was_made_of(viewer, restore, wait_for):

@@ -17,7 +17,7 @@ from napari_ensir.files.sets import Part, open_set
 from napari_ensir.files.targets import Place, check_places
 from napari_ensir.files.whole import check_target
 from napari_ensir.restorers import with_channel_axis
-from napari_ensir.restorers.base import told_of
+from napari_ensir.restorers.base import UnfamiliarImageWarning, doubts_of, told_of
 from napari_ensir.restorers.blind_pairs import (
     HIDING,
     LEARNING,
@@ -93,12 +93,14 @@ def blind(
     hiding = settings.keywords(*HIDING)
     with terminal.progress(output.quiet) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # told from the report
+        warnings.simplefilter("ignore", UnfamiliarImageWarning)  # told below
         reference = blind_reference(arrays, restorers, tuple(chosen), progress=progress, **hiding)
         lut = reference.learn(**settings.keywords(*LEARNING))
     scores = reference.scores()
     if target is not None:
         lut.save(target)
-    said = terminal.warn(lut.report["warnings"])
+    odd = [doubt for array in arrays for each in restorers for doubt in doubts_of(each, array)]
+    said = terminal.warn([*dict.fromkeys(odd), *lut.report["warnings"]])
 
     def show(count: int) -> None:
         terminal.say(scores.to_markdown())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
@@ -21,8 +22,9 @@ from napari_ensir.files.raster import FileImage
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.files.targets import Place, check_places
 from napari_ensir.files.whole import check_target
-from napari_ensir.restorers.base import told_of
+from napari_ensir.restorers.base import UnfamiliarImageWarning, doubts_of, notes_of, told_of
 from napari_ensir.restorers.blind_pairs import share_of
+from napari_ensir.restorers.unlike import some_pixels, unlike_warning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -144,6 +146,8 @@ def restore(
     for plan in plans:
         plan.check(output.overwrite)
     written: dict[str, dict[str, str]] = {}
+    notes: list[str] = []
+    doubts: list[str] = []
     with terminal.progress(output.quiet) as progress:
         for done, plan in enumerate(plans):
             if plan.stem in failed:
@@ -151,14 +155,21 @@ def restore(
             with keep_message(failed, plan.stem) if images.from_folders else nullcontext():
                 made_by = restorers[plan.name]
                 tell = record or partial(record_of, "restored", restorer=told_of(made_by))
-                plan.carry_out(made_by, channel_axis, share_of(progress, done, len(plans)), output, tell)
+                told = plan.carry_out(
+                    made_by, channel_axis, share_of(progress, done, len(plans)), output, tell
+                )
+                notes += told[0]
+                doubts += [f"{plan.stem}: {each}" if images.from_folders else each for each in told[1]]
                 written.setdefault(plan.stem, {})[plan.name] = str(plan.target)
     count = sum(map(len, written.values()))
 
     def said() -> None:
         terminal.say(f"{count} written to {out}")
 
-    results = {"written": written, "failed": failed, **(more or {})}
+    for note in dict.fromkeys([] if output.quiet else notes):
+        terminal.complain(note)
+    warned = terminal.warn(dict.fromkeys(doubts))
+    results = {"written": written, "failed": failed, "warnings": warned, **(more or {})}
     output.finish(results, said if show is None else lambda: show(count))
     return failed
 
@@ -227,13 +238,19 @@ class _Plan:
         progress: Progress | None,
         output: Output,
         record: Callable[..., dict[str, Any]],
-    ) -> None:
-        """Restore and write."""
+    ) -> tuple[list[str], list[str]]:
+        """Restore and write; sentences about how that went, and about what is doubtful."""
         from napari_ensir.restorers import with_channel_axis
 
         axis = -1 if channel_axis is None and self.is_colour else channel_axis
-        pixels = self.source.pixels if isinstance(self.source, FileImage) else self.source.array
-        restored = with_channel_axis(restorer, axis)(np.asarray(pixels), progress=progress)
+        image = np.asarray(self.source.pixels if isinstance(self.source, FileImage) else self.source.array)
+        restorer = with_channel_axis(restorer, axis)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnfamiliarImageWarning)  # told below
+            restored = restorer(image, progress=progress)
+        doubts = doubts_of(restorer, image) or [
+            unlike_warning(restorer.name, some_pixels(image), some_pixels(restored))
+        ]
         like = _enlarged(self.source, restored.shape)
         write_image(
             self.target,
@@ -243,3 +260,4 @@ class _Plan:
             overwrite=output.overwrite,
             record=record(inputs={"image": self.source_name}),
         )
+        return notes_of(restorer, image), [*filter(None, doubts)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -22,9 +23,12 @@ __all__ = [
     "ImageRestorer",
     "Progress",
     "Restorer",
+    "UnfamiliarImageWarning",
     "as_restorer",
     "check_image",
     "data_range_of",
+    "doubts_of",
+    "notes_of",
     "told_of",
     "with_channel_axis",
 ]
@@ -33,6 +37,10 @@ Progress = Callable[[int, int, str], object]
 """Called as ``progress(done, total, text)``: at the start with ``done = 0``, then after each piece
 of work, in the thread that works. What it returns is ignored; what it raises stops the work and
 passes through unchanged (:class:`napari_ensir.errors.Cancelled` by convention)."""
+
+
+class UnfamiliarImageWarning(UserWarning):
+    """An image is unlike those that a restorer was made for; see :meth:`ImageRestorer.doubts`."""
 
 
 @runtime_checkable
@@ -150,6 +158,34 @@ class ImageRestorer(ABC):
         """
         return data_range_of(image, self.data_range)
 
+    def notes(self, image: NDArray[Any]) -> list[str]:
+        """Sentences about how the restorer goes through an image of this shape.
+
+        Parameters
+        ----------
+        image : array
+
+        Returns
+        -------
+        list of str
+            Empty where there is nothing that one would not expect.
+        """
+        return []
+
+    def doubts(self, image: NDArray[Any]) -> list[str]:
+        """Sentences about an image that the restorer may not be made for; calling it warns of them.
+
+        Parameters
+        ----------
+        image : array
+
+        Returns
+        -------
+        list of str
+            Empty where there is no doubt.
+        """
+        return []
+
     @abstractmethod
     def restore_unit(
         self, image: NDArray[np.float32], scale: float, progress: Progress
@@ -192,8 +228,15 @@ class ImageRestorer(ABC):
         ------
         EnsembleError
             If the image cannot be used: the message says why.
+
+        Warns
+        -----
+        UnfamiliarImageWarning
+            If there are :meth:`doubts`.
         """
         checked = check_image(image, self.channel_axis)
+        for doubt in self.doubts(checked):
+            warnings.warn(doubt, UnfamiliarImageWarning, stacklevel=2)
         low, high = self.range_of(checked)
         # float64 for the subtraction: large integers with a small range would lose it in float32.
         unit = np.subtract(checked, low, dtype=np.float64)
@@ -339,6 +382,30 @@ def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
         changes["restorer"] = with_settings(has["restorer"], **settings)
     changed: Restorer = replace(restorer, **changes)
     return changed
+
+
+def notes_of(restorer: Restorer, image: NDArray[Any]) -> list[str]:
+    """What :meth:`ImageRestorer.notes` says, of a restorer that has it.
+
+    Examples
+    --------
+    >>> notes_of(as_restorer(np.sqrt), np.ones((2, 2)))
+    []
+    """
+    tell = getattr(restorer, "notes", None)
+    return list(tell(image)) if callable(tell) else []
+
+
+def doubts_of(restorer: Restorer, image: NDArray[Any]) -> list[str]:
+    """What :meth:`ImageRestorer.doubts` says, of a restorer that has it.
+
+    Examples
+    --------
+    >>> doubts_of(as_restorer(np.sqrt), np.ones((2, 2)))
+    []
+    """
+    tell = getattr(restorer, "doubts", None)
+    return list(tell(image)) if callable(tell) else []
 
 
 def told_of(restorer: Restorer) -> dict[str, Any]:

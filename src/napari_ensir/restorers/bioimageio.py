@@ -159,6 +159,7 @@ def _torchscript(
         axes=len(size),
         before=described.before,
         after=described.after,
+        learned=described.learned,
         tiles=Tiles(size=size, overlap=overlap, margin=halo, border=halo, batch=1),
         device=device,
     )

@@ -51,6 +51,8 @@ class Tensors:
         Pixels of the output that the network leaves out, in all, along [z,] y, x.
     before, after
         What is done with intensities; tensors of shape (channels, ...).
+    learned : Levels or None
+        Mean and standard deviation of what the network learned from, where they are what it takes off first.
     """
 
     order: str
@@ -62,6 +64,7 @@ class Tensors:
     missing: tuple[int, ...]
     before: Callable[[Tensor], Tensor]
     after: Callable[[Tensor], Tensor]
+    learned: Levels | None
 
     def around(self, network: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
         """The network with its axes in our order, and borders that it leaves out filled with 0."""
@@ -122,6 +125,7 @@ def describe_tensors(rdf: dict[str, Any], where: str) -> Tensors:
         missing=missing,
         before=processing(taken.get("preprocessing"), channels, where),
         after=processing(given.get("postprocessing"), channels, where),
+        learned=_learned(taken.get("preprocessing"), where),
     )
 
 
@@ -296,18 +300,37 @@ def processing(steps: object, channels: int, where: str) -> Callable[[Tensor], T
     return lambda x: reduce(lambda value, step: step(value), done, x)
 
 
+def _learned(steps: Any, where: str) -> Levels | None:
+    """The figures of a first step that takes off a mean and divides by a standard deviation."""
+    for step in steps or []:
+        if _is_fixed(step):
+            return _fixed(step.get("kwargs"), where)
+        if step.get("id", step.get("name")) != "ensure_dtype":
+            break
+    return None
+
+
+def _is_fixed(step: dict[str, Any]) -> bool:
+    """Whether a step normalises by figures that it states."""
+    name, kwargs = step.get("id", step.get("name")), step.get("kwargs")
+    old = isinstance(kwargs, dict) and kwargs.get("mode") == "fixed"  # 0.4
+    return name == "fixed_zero_mean_unit_variance" or (name == "zero_mean_unit_variance" and old)
+
+
+def _fixed(kwargs: Any, where: str) -> Levels:
+    stated = kwargs if isinstance(kwargs, dict) else {}
+    mean, deviation = (_numbers(stated.get(key), where) for key in ("mean", "std"))
+    return Levels(mean, tuple(each + _EPS for each in deviation))
+
+
 def _step(step: dict[str, Any], channels: int, where: str) -> Callable[[Tensor], Tensor]:
     name, kwargs = step.get("id", step.get("name")), step.get("kwargs") or {}
     if not isinstance(kwargs, dict):
         kwargs = {}
-    fixed = name == "fixed_zero_mean_unit_variance" or (
-        name == "zero_mean_unit_variance" and kwargs.get("mode") == "fixed"  # 0.4
-    )
     if name == "ensure_dtype" and kwargs.get("dtype") in ("float32", "float64"):
         return lambda x: x
-    if fixed:
-        mean, deviation = (_numbers(kwargs.get(key), where) for key in ("mean", "std"))
-        levels = Levels(mean, tuple(each + _EPS for each in deviation))
+    if _is_fixed(step):
+        levels = _fixed(kwargs, where)
         levels.check(channels, where)
         return levels.normalised
     if name == "scale_linear":

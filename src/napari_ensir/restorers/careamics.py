@@ -165,6 +165,7 @@ def restorer_from(
         axes=settings.conv_dims,
         before=before.normalised if before else unchanged,
         after=after.intensities if after else unchanged,
+        learned=_about(before, data),
         tiles=_tiles(settings),
         device=device,
     )
@@ -208,6 +209,15 @@ def _levels(data: Mapping[str, Any], channels: int, where: str) -> tuple[Levels 
     if figures.get("skip_target") is True:  # the network learned intensities as they are
         return found["input"], None
     return found["input"], found.get("target", found["input"])
+
+
+def _about(levels: Levels | None, data: Mapping[str, Any]) -> Levels | None:
+    """The middle and the spread of what was learned from, also where the figures are the ends of a range."""
+    figures = data.get("normalization")
+    if levels is None or not isinstance(figures, dict) or figures.get("name") == "mean_std":
+        return levels
+    half = tuple(each / 2 for each in levels.unit)
+    return Levels(tuple(z + h for z, h in zip(levels.zero, half, strict=True)), half)
 
 
 def _numbers(values: Any, where: str) -> tuple[float, ...]:

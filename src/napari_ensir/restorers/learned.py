@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Draw", "LearnedRestorer", "Model", "NetworkRestorer", "Ticker", "Tiled"]
 
+_MOST_COLOURS = 4
+
 Draw = Callable[[], "Tensor"]
 """Gives standard normal noise of the shape and on the device of the plane, new at each call."""
 
@@ -132,6 +134,30 @@ class NetworkRestorer(ImageRestorer):
     @abstractmethod
     def to_device(self, device: torch.device) -> None:
         """Bring the networks there, ready for use."""
+
+    def notes(self, image: NDArray[Any]) -> list[str]:
+        """See :meth:`ImageRestorer.notes`."""
+        axis, ndim = self.channel_axis, self.network_ndim
+        channels = 1 if axis is None else image.shape[axis]
+        spatial = [n for at, n in enumerate(image.shape) if axis is None or at != axis % image.ndim]
+        count, said = int(np.prod(spatial[:-ndim])), []
+        if count > 1:
+            kind = "planes" if ndim == 2 else "volumes"
+            said.append(f"{self.name} takes {kind}: the {count} of this image were restored one by one.")
+        if channels > 1 == self.network_channels:
+            said.append(
+                f"{self.name} takes one channel: the {channels} of this image were restored one by one."
+            )
+        return said
+
+    def doubts(self, image: NDArray[Any]) -> list[str]:
+        """See :meth:`ImageRestorer.doubts`."""
+        if self.channel_axis is None and image.ndim > 2 and image.shape[-1] <= _MOST_COLOURS:
+            return [
+                f"{self.name} takes the last axis, of length {image.shape[-1]}, for columns of pixels; if "
+                "these are channels, set the channel axis to -1."
+            ]
+        return []
 
     def restore_unit(
         self, image: NDArray[np.float32], scale: float, progress: Progress

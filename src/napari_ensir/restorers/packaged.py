@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.own_network import OwnNetwork
+from napari_ensir.restorers.unlike import some_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.learned import Draw, Tiled
 
 __all__ = ["Levels", "PackagedNetwork", "unchanged"]
+
+# In what the intensities of the training spread by. Images of one set differ; of another camera or another
+# scale (0 to 1 in place of 16 bits) they are beyond these.
+_LEAST_SPREAD = 0.05
+_MOST_SPREAD = 60
+_FARTHEST = 6
 
 
 def unchanged(x: Tensor) -> Tensor:
@@ -85,6 +93,8 @@ class PackagedNetwork(OwnNetwork):
     before, after
         What is done with intensities before the network, and with what it gives, to have intensities again;
         tensors of shape (channels, [planes,] rows, columns).
+    learned
+        The middle of the intensities that it was trained on, and how far they spread; None: not known.
     """
 
     # No settings here: both follow from the file.
@@ -93,6 +103,7 @@ class PackagedNetwork(OwnNetwork):
     axes: int = 2
     before: Callable[[Tensor], Tensor] = unchanged
     after: Callable[[Tensor], Tensor] = unchanged
+    learned: Levels | None = None
 
     @property
     def network_ndim(self) -> int:
@@ -102,6 +113,28 @@ class PackagedNetwork(OwnNetwork):
     def range_of(self, image: NDArray[Any]) -> tuple[float, float]:
         """See :class:`ImageRestorer`; intensities stay what they are."""
         return 0.0, 1.0
+
+    def doubts(self, image: NDArray[Any]) -> list[str]:
+        """See :class:`ImageRestorer`; among them that intensities are not those of the training."""
+        said = super().doubts(image)
+        if self.learned is None or said:
+            return said
+        axis = self.channel_axis if len(self.learned.zero) > 1 else None
+        channels = [image] if axis is None else list(np.moveaxis(image, axis, 0))
+        for channel, middle, width in zip(channels, self.learned.zero, self.learned.unit, strict=False):
+            few = some_pixels(channel).astype(np.float64)
+            least, low, centre, high, most = np.percentile(few, (0, 1, 50, 99, 100))
+            if (
+                most - least < _LEAST_SPREAD * width
+                or high - low > _MOST_SPREAD * width
+                or abs(centre - middle) > _FARTHEST * width
+            ):
+                return [
+                    f"{self.name} was trained on intensities around {middle:.4g}, spread by {width:.4g}, "
+                    f"and this image's are {least:.4g} to {most:.4g}: give intensities as recorded, "
+                    "not rescaled, or a network that was trained on such."
+                ]
+        return []
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
         """See :class:`NetworkRestorer`."""

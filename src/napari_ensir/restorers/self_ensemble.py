@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.restorers.base import Progress, Restorer, check_image
+from napari_ensir.restorers.base import Progress, Restorer, check_image, doubts_of, notes_of
 from napari_ensir.restorers.enlarging import scale_of
 
 if TYPE_CHECKING:
@@ -51,6 +51,14 @@ class SelfEnsemble:
     def scale(self) -> int | None:
         """The restorer's."""
         return scale_of(self.restorer)
+
+    def notes(self, image: NDArray[Any]) -> list[str]:
+        """The restorer's."""
+        return notes_of(self.restorer, image)
+
+    def doubts(self, image: NDArray[Any]) -> list[str]:
+        """The restorer's."""
+        return doubts_of(self.restorer, image)
 
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Restore `image`: see :meth:`napari_ensir.restorers.base.Restorer.__call__`."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["unlike_warning"]
+__all__ = ["some_pixels", "unlike_warning"]
+
+_SOME = 2**20
 
 MOST_CONTRAST = 4.0
 """How many times the image's contrast a restoration may have: sharpening does not come near it."""
@@ -45,3 +47,24 @@ def unlike_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
         f"{middle:.5g} ({low:.4g} to {high:.4g}): was it trained on other intensities? They are among its "
         "settings."
     )
+
+
+def some_pixels(image: NDArray[Any]) -> NDArray[Any]:
+    """At most about a million pixels, evenly spread, to judge an image's intensities by.
+
+    Parameters
+    ----------
+    image : array
+
+    Returns
+    -------
+    array
+        A view with as many axes.
+
+    Examples
+    --------
+    >>> some_pixels(np.zeros((10, 4000, 3000))).shape
+    (2, 800, 600)
+    """
+    step = max(int(np.ceil((image.size / _SOME) ** (1 / max(image.ndim, 1)))), 1)
+    return image[(slice(None, None, step),) * image.ndim]

@@ -5,8 +5,9 @@ What its controls are is in ``restore_controls.py``; here is what is done with t
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,13 @@ from napari_ensir.ensemble.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
 from napari_ensir.restorers import CLASSICAL, rank_restorers, sweep_setting
-from napari_ensir.restorers.base import told_of, with_settings
+from napari_ensir.restorers.base import (
+    UnfamiliarImageWarning,
+    doubts_of,
+    notes_of,
+    told_of,
+    with_settings,
+)
 from napari_ensir.restorers.blind import Combined as BlindResult
 from napari_ensir.restorers.blind import restore_and_combine
 from napari_ensir.restorers.unlike import unlike_warning
@@ -48,6 +55,9 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.ranking import Sweep
 
 __all__ = ["RestoreWidget"]
+
+_Remarks = tuple[list[str], list[str]]
+_Made = TypeVar("_Made")
 
 
 class RestoreWidget(RestoreControls):
@@ -94,21 +104,21 @@ class RestoreWidget(RestoreControls):
         """Restore the chosen image by every restorer ticked."""
         origin, restorers = self._request()
 
-        def work(progress: Progress) -> list[tuple[str, NDArray[np.float32]]]:
+        def work(progress: Progress) -> tuple[list[tuple[str, NDArray[np.float32]]], list[_Remarks]]:
             array, results = np.asarray(origin.data), []
             for number, restorer in enumerate(restorers):
                 part = _part(progress, number, len(restorers), restorer.name)
                 results.append((restorer.name, restorer(array, progress=part)))
-            return results
+            return results, _remarks(restorers, array)
 
-        def show(results: list[tuple[str, NDArray[np.float32]]]) -> None:
-            said = self._add(origin, results, restorers)
-            n = len(results)
+        def show(done: tuple[list[tuple[str, NDArray[np.float32]]], list[_Remarks]]) -> None:
+            said = self._add(origin, done[0], restorers, done[1])
+            n = len(restorers)
             first = f"Added {n} candidates; fit them" if n > 1 else "Added 1 candidate; fit it"
             first += " with others in Fit ensemble."
             self.say("\n".join([first, *said]))
 
-        self.start(work, "Restoring", show)
+        self.start(_unwarned(work), "Restoring", show)
 
     @shows_errors
     def restore_and_combine(self) -> None:
@@ -126,20 +136,20 @@ class RestoreWidget(RestoreControls):
             restorers = [with_settings(each, data_range=settings["data_range"]) for each in restorers]
         keys, names = tuple(self.restorers.value), _unlike([each.name for each in restorers])
 
-        def work(progress: Progress) -> tuple[BlindResult, Combined, str | None]:
+        def work(progress: Progress) -> tuple[BlindResult, Combined, str | None, list[_Remarks]]:
             array = np.asarray(origin.data)
             blind = restore_and_combine(
                 array, restorers, names, channel_axis=axis, device=device, progress=progress, **settings
             )
             images = [as_dtype(each, origin.dtype) for each in blind.candidates]
             combined = combine(blind.lut, images, origin.rgb, device, progress)
-            return blind, combined, correlated_noise_warning(array, axis)
+            return blind, combined, correlated_noise_warning(array, axis), _remarks(restorers, array)
 
-        def show(results: tuple[BlindResult, Combined, str | None]) -> None:
-            blind, combined, warning = results
+        def show(results: tuple[BlindResult, Combined, str | None, list[_Remarks]]) -> None:
+            blind, combined, warning, remarks = results
             before = list(self.viewer.layers)
             named = list(zip(blind.names, blind.candidates, strict=True))
-            said = self._add(origin, named, restorers)
+            said = self._add(origin, named, restorers, remarks)
             layers = [layer for layer in self.viewer.layers if layer not in before]
             session = session_of(self.viewer)
             session.remember_layers(blind.lut, layers)
@@ -150,7 +160,7 @@ class RestoreWidget(RestoreControls):
             first = f"Added {len(layers)} candidates, the ensemble and the weight maps."
             self.say("\n".join([first, self.ranking.in_words(), *_warned(warning), *said]))
 
-        self.start(work, "Restoring and combining", show)
+        self.start(_unwarned(work), "Restoring and combining", show)
 
     @shows_errors
     def rank(self) -> None:
@@ -281,15 +291,33 @@ class RestoreWidget(RestoreControls):
         origin: Origin,
         results: list[tuple[str, NDArray[np.float32]]],
         restorers: Sequence[Restorer],
+        remarks: Sequence[_Remarks],
     ) -> list[str]:
         """Add candidates as layers that tell of their restorers; sentences about what is odd."""
-        said = []
-        for (name, restored), restorer in zip(results, restorers, strict=True):
+        said: list[str] = []
+        for (name, restored), restorer, (notes, doubts) in zip(results, restorers, remarks, strict=True):
             layer = origin.add_candidate(self.viewer, restored, candidate_name(origin.name, name))
             record = record_of("restored", inputs={"image": origin.name}, restorer=told_of(restorer))
             layer.metadata = {**layer.metadata, RECORD_KEY: record}
-            said.append(unlike_warning(name, origin.middle_plane(), origin.middle_plane(restored)))
+            unlike = unlike_warning(name, origin.middle_plane(), origin.middle_plane(restored))
+            said += [*notes, *(doubts or [unlike])]
         return [*filter(None, said), *filter(None, [changed_meanwhile(self.viewer, [origin])])]
+
+
+def _remarks(restorers: Sequence[Restorer], array: NDArray[Any]) -> list[_Remarks]:
+    """How each restorer goes through an image, and what is doubtful about it."""
+    return [(notes_of(each, array), doubts_of(each, array)) for each in restorers]
+
+
+def _unwarned(work: Callable[[Progress], _Made]) -> Callable[[Progress], _Made]:
+    """Work without Python's warnings of what the panel says."""
+
+    def quiet(progress: Progress) -> _Made:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnfamiliarImageWarning)
+            return work(progress)
+
+    return quiet
 
 
 def _part(progress: Progress, number: int, total: int, name: str) -> Progress:
