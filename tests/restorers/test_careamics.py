@@ -30,6 +30,8 @@ def psnr(image, truth):
         ("care_residual_3d.ckpt", "CARE, care_residual_3d", None),
         ("n2v2_2_channels.ckpt", "N2V2, n2v2_2_channels", 0),
         ("n2v_0.1.ckpt", "N2V, n2v_0.1", None),
+        ("n2n_without_norm.zip", "N2N, n2n_without_norm", None),
+        ("n2v2_3d.zip", "N2V2, n2v2_3d", None),
     ],
 )
 def test_real_files_restore_as_careamics_does(name, said, axis):
@@ -38,6 +40,24 @@ def test_real_files_restore_as_careamics_does(name, said, axis):
     assert restorer.name == said
     restored = restorer(expected["input"])
     np.testing.assert_allclose(restored, expected["prediction"], atol=1e-4 * np.ptp(expected["prediction"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"),
+    [
+        ("care_joint_0.3.0.ckpt", 0),
+        ("n2n_2_channels_0.2.ckpt", 0),
+        ("care_quantile_0.2.ckpt", None),
+        ("care_joint_0.0.22.ckpt", 0),
+    ],
+)
+def test_real_files_of_before_restore_to_the_intensities_of_the_target(name, axis):
+    """Where CAREamics, before 0.3.4, took the figures of the input; the network's values are the same."""
+    expected = np.load(REAL / f"{name.rpartition('.')[0]}_expected.npz")
+    restorer = with_channel_axis(open_restorer(REAL / name, device="cpu"), axis)
+    theirs = torch.from_numpy(expected["prediction"]).reshape(restorer.channels, 40, 56)
+    wanted = restorer.after(restorer.before(theirs)).numpy().reshape(expected["input"].shape)
+    np.testing.assert_allclose(restorer(expected["input"]), wanted, atol=1e-4 * np.ptp(wanted))
 
 
 @pytest.fixture
