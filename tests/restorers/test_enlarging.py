@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
 from torch.nn import functional
+from typer.testing import CliRunner
 
+from napari_ensir.cli import app
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files import write_image
 from napari_ensir.restorers import SelfEnsemble, open_restorer
 from napari_ensir.restorers.blind import learn_blind
 from napari_ensir.restorers.classical import Gaussian
@@ -83,3 +91,40 @@ def test_where_results_have_to_lie_on_the_image_it_is_refused():
     with pytest.raises(EnsembleError, match="enlarges images"):
         check_keeps_size(own(2, enlarges=2))
     check_keeps_size(Gaussian(), image, image)
+
+
+def test_refesr_finds_the_inputs_of_networks_that_enlarge(tmp_path, write_enlarging):
+    """From small images to a table, on the command line as a user would: restore, then compare."""
+    rng = np.random.default_rng(0)
+    smooth = [
+        functional.avg_pool2d(torch.from_numpy(rng.uniform(0, 255, (1, 1, 44, 52))), 5, 1) for _ in "abc"
+    ]
+    for number, image in enumerate(smooth):
+        truth = 5 * (image - 127.5) + 127.5
+        small = functional.interpolate(truth, scale_factor=0.5, mode="bicubic", antialias=True)
+        for folder, each in (("truth", truth), ("small", small)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            pixels = each[0, 0].round().clip(0, 255).numpy().astype(np.uint8)
+            write_image(tmp_path / folder / f"{number}.png", pixels)
+    write_enlarging(tmp_path / "linear.pt", 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and still what people have
+        torch.jit.trace(nn.Upsample(scale_factor=2.0), torch.zeros(1, 1, 16, 16)).save(
+            tmp_path / "nearest.pt"
+        )
+
+    def run(*arguments: object) -> None:
+        result = CliRunner().invoke(app, [str(each) for each in arguments])
+        assert result.exit_code == 0, result.stderr
+
+    networks = ["--network", tmp_path / "linear.pt", "--network", tmp_path / "nearest.pt"]
+    run("restore", tmp_path / "small", *networks, "--device", "cpu", "--out", tmp_path / "large")
+    given = [f"--candidate={name}={tmp_path / 'large' / name}" for name in ("linear", "nearest")]
+    said = tmp_path / "said.json"
+    inputs = ["--low-resolution", tmp_path / "small", "--folds", "3", "--json", said]
+    methods = ["--method", "RefESR", "--method", "average", "--method", "linear", "--method", "nearest"]
+    run("compare", *given, "--truth", tmp_path / "truth", *inputs, *methods)
+    psnr = {row["name"]: row["psnr"] for row in json.loads(said.read_text())["rows"]}
+    assert psnr["linear"] > psnr["nearest"] + 0.5
+    assert psnr["RefESR"] > psnr["average"]
+    assert psnr["RefESR"] > psnr["nearest"]

@@ -227,8 +227,10 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
             f"{path} is of an architecture that spandrel does not know; Restormer and MPRNet are among "
             "those of the package spandrel_extra_arches, whose licences are not free."
         ) from error
-    except Exception as error:  # unpickling and wrong shapes end in many kinds
-        raise EnsembleError(f"{path} cannot be read by spandrel: {error}.") from error
+    except EnsembleError:
+        raise
+    except Exception as error:  # wrong shapes end in many kinds
+        raise EnsembleError(f"{path} cannot be read by spandrel: {_in_short(error)}.") from error
     if not isinstance(found, spandrel.ImageModelDescriptor):
         raise EnsembleError(f"{path} is no network from one image to one; only such restore here.")
     if found.input_channels != found.output_channels:
@@ -251,7 +253,15 @@ def _found_by(spandrel: Any, path: Path) -> Any:
     loader = spandrel.ModelLoader(device="cpu")
     if path.suffix.lower() == ".safetensors":
         return loader.load_from_file(path)
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # many kinds, whose text advises to run what is in the file
+        raise EnsembleError(
+            f"{path} cannot be read by spandrel: it holds more than tensors, or is damaged. Networks pickled "
+            "whole are not opened, for a pickle can run anything; save the weights alone, or TorchScript."
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         anew = Path(folder) / "weights.pth"
         torch.save(weights, anew)
