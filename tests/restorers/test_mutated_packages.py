@@ -16,6 +16,10 @@ from napari_ensir.restorers import open_restorer
 
 from .careamics_files import configuration, network_of, write_checkpoint, write_package, write_zip
 
+# A mutated mean or deviation is unlike the image, and rightly said to be.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*was trained on intensities:napari_ensir.restorers.base.UnfamiliarImageWarning"
+)
 MUTATIONS = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "60"))
 WEIRD = (
     None,
