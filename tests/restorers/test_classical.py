@@ -11,6 +11,7 @@ from skimage.data import camera
 from napari_ensir.errors import Cancelled, EnsembleError
 from napari_ensir.restorers import CLASSICAL, Restorer, SelfEnsemble, with_channel_axis
 from napari_ensir.restorers.base import ImageRestorer, check_image, data_range_of
+from napari_ensir.restorers.bilateral import bilateral
 from napari_ensir.settings import settings_of
 
 METHODS = sorted(CLASSICAL)
@@ -71,6 +72,31 @@ def test_deconvolution_sharpens(method):
     blurred = gaussian_filter(clean, 1.5)
     restored = CLASSICAL[method](psf_sigma=1.5)(blurred)
     assert mse(restored, clean) < 0.8 * mse(blurred, clean)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if "deconv" not in m])
+def test_nothing_moves(method):
+    y, x = np.mgrid[:41, :41]
+    spot = 100 + 40 * np.exp(-((y - 20.0) ** 2 + (x - 20.0) ** 2) / 8)
+    restorer = CLASSICAL[method]
+    told = {"noise": 10.0} if "noise" in {field.name for field in fields(restorer)} else {}
+    raised = np.clip(restorer(**told)(spot) - 101, 0, None)
+    centre = [float((axis * raised).sum() / raised.sum()) for axis in (y, x)]
+    np.testing.assert_allclose(centre, 20, atol=0.2)  # scikit-image's non-local means: 0.14
+
+
+def test_bilateral_is_the_mean_that_its_definition_says():
+    rng = np.random.default_rng(5)
+    image = rng.uniform(0, 50, (2, 9, 8)).astype(np.float32)
+    padded = np.pad(image, ((0, 0), (3, 3), (3, 3)), mode="symmetric")
+    expected = np.empty_like(image)
+    for row, column in np.ndindex(image.shape[1:]):
+        window = padded[:, row : row + 7, column : column + 7].astype(float)
+        far = sum(np.square(np.mgrid[-3:4, -3:4]))
+        apart = ((window - image[:, row, column, None, None]) ** 2).sum(axis=0)
+        weight = np.exp(-far / 2 - apart / (2 * 20.0**2))
+        expected[:, row, column] = (weight * window).sum(axis=(1, 2)) / weight.sum()
+    np.testing.assert_allclose(bilateral(image, 20.0, 1.0), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)

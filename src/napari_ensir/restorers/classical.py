@@ -1,4 +1,4 @@
-"""Restorers that need no training, from scikit-image.
+"""Restorers that need no training, most of them from scikit-image.
 
 Every parameter has a sensible start. :data:`CLASSICAL` lists the methods, so that a user interface
 can be built from it.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from napari_ensir.restorers.bilateral import bilateral
 from napari_ensir.restorers.deconvolution import RichardsonLucy, UnsupervisedWiener
 from napari_ensir.restorers.planewise import (
     ClassicalRestorer,
@@ -165,7 +166,7 @@ class Bilateral(NoiseAwareRestorer):
     description: ClassVar[str] = "Averages near pixels of near intensity; plane by plane only."
 
     planes_only: ClassVar[bool] = True
-    spatial_ndim: int = 2  # scikit-image has it for planes alone, so this is no choice of the user's
+    spatial_ndim: int = 2  # a window of a volume has thousands of places, so this is no choice of the user's
     strength: float = setting(
         1.2,
         title="Strength",
@@ -185,17 +186,7 @@ class Bilateral(NoiseAwareRestorer):
 
     def restore_block(self, block: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
         """See :meth:`ClassicalRestorer.restore_block`."""
-        from skimage.restoration import denoise_bilateral
-
-        lowest = block.min()  # scikit-image takes no negative values, which lie below the data range
-        restored = with_channels(
-            denoise_bilateral,
-            block - lowest,
-            sigma_color=self.strength * self.noise_of(block, scale),
-            sigma_spatial=self.radius,
-        )
-        restored += lowest
-        return restored
+        return bilateral(block, self.strength * self.noise_of(block, scale), self.radius)
 
 
 @dataclass(frozen=True, kw_only=True)

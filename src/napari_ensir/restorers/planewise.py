@@ -160,7 +160,7 @@ def with_channels(
     """Call a scikit-image function on a block whose channel axis is the first.
 
     A single channel goes in without its axis: scikit-image 0.26 returns it transposed otherwise
-    (non-local means), or refuses it (bilateral).
+    (non-local means).
     """
     if len(block) == 1:
         return np.asarray(function(block[0], **settings), np.float32)[np.newaxis]
