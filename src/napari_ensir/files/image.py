@@ -32,7 +32,17 @@ def open_image(path: str | Path) -> FileImage | ZarrImage:
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
-    """The record of where an image came from, as :func:`write_image` put it in; None where there is none.
+    """The record of where an image came from, as :func:`write_image` put it in.
+
+    Parameters
+    ----------
+    path : str or Path
+        An image file, or a Zarr array or OME-Zarr image.
+
+    Returns
+    -------
+    dict or None
+        Plain numbers, strings, lists and dicts; None where there is no record of ours.
 
     Raises
     ------

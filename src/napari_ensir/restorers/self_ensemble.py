@@ -53,11 +53,11 @@ class SelfEnsemble:
         return scale_of(self.restorer)
 
     def notes(self, image: NDArray[Any]) -> list[str]:
-        """The restorer's."""
+        """See :meth:`napari_ensir.restorers.base.ImageRestorer.notes`: the restorer's own."""
         return notes_of(self.restorer, image)
 
     def doubts(self, image: NDArray[Any]) -> list[str]:
-        """The restorer's."""
+        """See :meth:`napari_ensir.restorers.base.ImageRestorer.doubts`: the restorer's own."""
         return doubts_of(self.restorer, image)
 
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
