@@ -21,12 +21,13 @@ def identity(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def small_network() -> OwnNetwork:
+def small_network(channel_axis: int | None = None) -> OwnNetwork:
     import torch
 
     torch.manual_seed(0)
     network = torch.nn.Conv2d(1, 1, 3, padding=1).eval()
-    return OwnNetwork(network=network, label="network", channels=1, device="cpu", data_range=(0, 255))
+    settings = {"channels": 1, "device": "cpu", "data_range": (0, 255), "channel_axis": channel_axis}
+    return OwnNetwork(network=network, label="network", **settings)
 
 
 def error(image: np.ndarray, truth: np.ndarray) -> float:
@@ -87,7 +88,7 @@ class TestHiddenPixels:
         rng = np.random.default_rng(1)
         image = rng.integers(20, 200, shape).astype(dtype)
         if method == "network":
-            restorer = small_network()
+            restorer = small_network(axis)
         elif method == "x8":
             restorer = SelfEnsemble(restorer=GAUSSIAN(channel_axis=axis))
         else:

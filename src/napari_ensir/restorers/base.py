@@ -416,7 +416,7 @@ def told_of(restorer: Restorer) -> dict[str, Any]:
     >>> from napari_ensir.restorers import SelfEnsemble
     >>> from napari_ensir.restorers.classical import Median
     >>> told_of(SelfEnsemble(restorer=Median(size=5)))
-    {'name': 'Median x8', 'restorer': {'name': 'Median', 'settings': {'size': 5}}}
+    {'name': 'Median x8', 'restorer': {'name': 'Median', 'settings': {'spatial_ndim': 2, 'size': 5}}}
     """
     found: dict[str, Any] = {"name": restorer.name}
     if is_dataclass(restorer) and not isinstance(restorer, type):
