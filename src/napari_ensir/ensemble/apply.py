@@ -89,7 +89,7 @@ def _combine_blocks(
     else:
         work = _torch_work(lookup, field, resolved, result, as_maps, say)
     limit = BLOCK_PIXELS["compiled" if is_compiled else "cpu" if on_cpu else "gpu"]
-    threads = n_threads() if on_cpu else 1
+    threads = n_threads() if is_compiled else 1  # torch has threads of its own
     for_each(block_slices(field.shape, limit, workers=threads), work, done, threads)
     return result
 

@@ -7,11 +7,11 @@ from typing import Any
 
 __all__ = ["BLOCK_PIXELS", "compiled_loops"]
 
-BLOCK_PIXELS = {"compiled": 2**18, "cpu": 2**15, "gpu": 2**22}
+BLOCK_PIXELS = {"compiled": 2**18, "cpu": 2**18, "gpu": 2**22}
 """Pixels worked on at once: what stays in a core's cache, or keeps an accelerator busy.
 
-Torch on the CPU shares operations on more than 2**15 numbers out to threads of its own, one by one; here
-blocks run side by side instead.
+Torch on the CPU shares each operation out to threads of its own; with few pixels, starting them takes longer
+than the work.
 """
 
 
