@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import os
 import platform
+import random
 import resource
 import statistics
 import subprocess
@@ -51,12 +52,17 @@ def median_time(work, repeats, *, warm=True):
 
 
 def side_by_side(works, repeats):
-    """The same of several calls that take turns, so that all of them meet the same machine."""
+    """The same of several calls that take turns, so that all of them meet the same machine.
+
+    In an order drawn anew each time: a call pays for the memory and the threads that the one before it left.
+    """
     found = {name: ([], []) for name in works}
     for work in works.values():
         work()
+    turns, order = list(works.items()), random.Random(0)
     for _ in range(repeats):
-        for name, work in works.items():
+        order.shuffle(turns)
+        for name, work in turns:
             start, used = time.perf_counter(), time.process_time()
             work()
             found[name][0].append(time.perf_counter() - start)
