@@ -170,6 +170,14 @@ def test_saved_and_opened_in_restore_it_gives_the_same_image(viewer, train, wait
     np.testing.assert_array_equal(viewer.layers[-1].data, trained.data)
 
 
+def test_no_preview_comes_after_a_training_that_was_over_before_the_first_look(viewer, train, wait_for):
+    train._look.setInterval(3_600_000)
+    train.train()
+    wait_for(train)
+    assert train.training.preview is not None
+    assert "training preview" not in viewer.layers
+
+
 def test_dp_ir_around_what_was_trained_here(viewer, train, wait_for, tmp_path):
     for recipe in ("regression", "denoiser", "dp-ir"):
         choose(train, recipe)

@@ -102,16 +102,17 @@ class Preview:
         self._corner = np.asarray(layer.affine.inverse(layer.data_to_world(cut)))
         self._layer: Layer | None = None
         self._shown: NDArray[np.float32] | None = None
+        self._over = False
 
     def show(self, preview: NDArray[np.float32] | None) -> None:
-        """Bring the layer up to date; one that the user has removed stays removed.
+        """Bring the layer up to date; one that was removed, by whomever, stays removed.
 
         Parameters
         ----------
         preview
             Shape (channels, rows, columns), in intensity units; None: nothing to show yet.
         """
-        if preview is None or preview is self._shown:
+        if preview is None or preview is self._shown or self._over:
             return
         self._shown = preview
         data = self._as_layer(preview)
@@ -121,7 +122,8 @@ class Preview:
             self._layer.data = data
 
     def remove(self) -> None:
-        """Take the layer away: the training is over."""
+        """Take the layer away: the training is over, and what it still says comes too late."""
+        self._over = True
         if self._layer is not None and self._layer in self._viewer.layers:
             self._viewer.layers.remove(self._layer)
 
