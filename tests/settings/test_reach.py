@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from napari_ensir import WeightLUT, compare, fit_lut, learn_blind
 from napari_ensir.cli import app
@@ -59,6 +60,15 @@ def test_the_command_line_has_every_setting_with_its_default(kind, name):
         assert "--" + each.name.replace("_", "-") in option.opts
         assert option.default == each.default or (option.default in (None, False) and not each.default)
         assert option.help.startswith(each.description[:40])
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)], ids=lambda words: " ".join(words))
+def test_help_shows_flags_as_they_are_typed(words):
+    """Without a value, and values by words that the guides use; typer's own would be <bool>, <path>."""
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"}).stdout
+    options = [line for line in shown.splitlines() if " --" in line]
+    assert any("--help" in line for line in options)
+    assert not [line for line in options if "<" in line or "BOOL" in line]
 
 
 def test_the_guides_tables_are_current():

@@ -1,23 +1,21 @@
 """The command line: what can be asked for. What is then done stands in ``jobs.py``.
 
 Nothing heavy is imported here, so that ``--help`` answers at once. To add a command, write a function that
-calls a job and decorate it with ``@_command()``: errors, Ctrl-C and exit statuses are then taken care of. A
+calls a job and decorate it with ``@command()``: errors, Ctrl-C and exit statuses are then taken care of. A
 keyword annotated with settings brings an option for each of them (``options.py``).
 """
 
 from __future__ import annotations
 
-import os
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.options import named_paths, with_options
+from napari_ensir.cli.command import app, command
+from napari_ensir.cli.options import flag, named_paths
 from napari_ensir.cli.terminal import Output
-from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import (
     ApplySettings,
     BlindSettings,
@@ -29,76 +27,7 @@ from napari_ensir.settings import (
     WritingSettings,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 __all__ = ["app"]
-
-app = typer.Typer(
-    name="napari-ensir",
-    help="Combine several restorations of an image into one that is better than each.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-DEBUG = "NAPARI_ENSIR_DEBUG"
-"""Environment variable that lets unexpected errors through, with their traceback."""
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 plus the signal's number, as shells have it."""
-
-
-def _command(
-    name: str | None = None, *, bare: bool = False
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose failures end in one line on stderr and an exit status.
-
-    ``bare``: that means something without any argument; else that shows its help.
-    """
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        function = with_options(function)
-
-        @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> None:
-            try:
-                function(*args, **kwargs)
-            except (typer.Exit, typer.Abort, typer.BadParameter):
-                raise
-            except KeyboardInterrupt as stop:
-                terminal.complain("interrupted; nothing half-written was left.")
-                raise typer.Exit(getattr(stop, "status", INTERRUPTED)) from None
-            except EnsembleError as error:
-                terminal.complain(str(error))
-                raise typer.Exit(1) from None
-            except MemoryError:
-                terminal.complain(
-                    "out of memory; give the images as Zarr arrays, which are read chunk by chunk."
-                )
-                raise typer.Exit(1) from None
-            except BrokenPipeError:
-                terminal.complain("what was to read standard output is gone.")
-                raise typer.Exit(1) from None
-            except OSError as error:
-                terminal.complain(
-                    f"{error.filename or 'a file or standard output'}: {error.strerror or error}."
-                )
-                raise typer.Exit(1) from None
-            except Exception as error:
-                if DEBUG in os.environ:
-                    raise
-                terminal.complain(
-                    f"unexpected {type(error).__name__}: {error}. Set {DEBUG}=1 to see where, and report it."
-                )
-                raise typer.Exit(1) from None
-
-        app.command(name, no_args_is_help=not bare)(run)
-        return run
-
-    return register
-
 
 # ruff: noqa: UP045 -- typer reads Optional in every version that is supported
 Candidates = Annotated[
@@ -110,8 +39,10 @@ Candidates = Annotated[
         help="A candidate: an image (PNG, JPEG, TIFF), a folder of them, or a Zarr array. Once for each.",
     ),
 ]
-Truth = Annotated[Path, typer.Option("--truth", "-t", help="The ground truth: as for --candidate.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="What to write.")]
+Truth = Annotated[
+    Path, typer.Option("--truth", "-t", metavar="PATH", help="The ground truth: as for --candidate.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="What to write.")]
 Scheduler = Annotated[
     Optional[str],
     typer.Option(
@@ -124,7 +55,9 @@ Scheduler = Annotated[
 
 Methods = Annotated[
     Optional[list[str]],
-    typer.Option("--method", "-m", help="A classical restorer, such as median; once for each."),
+    typer.Option(
+        "--method", "-m", metavar="NAME", help="A classical restorer, such as median; once for each."
+    ),
 ]
 Networks = Annotated[
     Optional[list[Path]],
@@ -153,7 +86,7 @@ Around = Annotated[
 ]
 
 
-@_command()
+@command()
 def fit(
     candidate: Candidates,
     truth: Truth,
@@ -161,6 +94,7 @@ def fit(
     mask: Annotated[
         Optional[Path],
         typer.Option(
+            metavar="PATH",
             help="Where to learn: images, as for --candidate, that are zero where not to.",
             show_default="everywhere",
             rich_help_panel="Images",
@@ -168,7 +102,7 @@ def fit(
     ] = None,
     without_errors: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--without-errors",
             help="Leave out the errors to expect, which take two more passes over the images.",
         ),
@@ -196,23 +130,24 @@ def fit(
     )
 
 
-@_command()
+@command()
 def apply(
-    lut: Annotated[Path, typer.Option(help="A .lut.safetensors file.")],
+    lut: Annotated[Path, typer.Option(metavar="PATH", help="A .lut.safetensors file.")],
     candidate: Candidates,
     out: Out,
     weight_maps: Annotated[
         Optional[Path],
-        typer.Option(help="Also write the weights at each pixel: .tif, .zarr, folder."),
+        typer.Option(metavar="PATH", help="Also write the weights at each pixel: .tif, .zarr, folder."),
     ] = None,
     expected_error: Annotated[
         Optional[Path],
         typer.Option(
-            help="Also write the root mean square error to expect at each pixel: .tif, .zarr, folder."
+            metavar="PATH",
+            help="Also write the root mean square error to expect at each pixel: .tif, .zarr, folder.",
         ),
     ] = None,
     match: Annotated[
-        bool, typer.Option("--match", help="Rescale the table to the exposure of these images first.")
+        bool, flag("--match", help="Rescale the table to the exposure of these images first.")
     ] = False,
     scheduler: Scheduler = None,
     *,
@@ -239,11 +174,13 @@ def apply(
     _report_failures(failed)
 
 
-@_command()
+@command()
 def evaluate(
     truth: Truth,
     candidate: Candidates,
-    lut: Annotated[Optional[Path], typer.Option(help="Also score the ensemble by this lookup table.")] = None,
+    lut: Annotated[
+        Optional[Path], typer.Option(metavar="PATH", help="Also score the ensemble by this lookup table.")
+    ] = None,
     *,
     settings: EvaluateSettings,
     reading: ReadingSettings,
@@ -257,19 +194,27 @@ def evaluate(
     _report_failures(failed)
 
 
-@_command()
+@command()
 def compare(
     truth: Truth,
     candidate: Candidates,
     bin_width: Annotated[
         Optional[list[float]],
-        typer.Option(help="Of the lookup tables, once for each.", show_default="an eighth of the data range"),
+        typer.Option(
+            metavar="NUMBER",
+            help="Of the lookup tables, once for each.",
+            show_default="an eighth of the data range",
+        ),
     ] = None,
     method: Annotated[
-        Optional[list[str]], typer.Option(help="A row to show; once for each.", show_default="all of them")
+        Optional[list[str]],
+        typer.Option(metavar="NAME", help="A row to show; once for each.", show_default="all of them"),
     ] = None,
     low_resolution: Annotated[
-        Optional[Path], typer.Option(help="Inputs of super-resolution, for RefESR.", rich_help_panel="Images")
+        Optional[Path],
+        typer.Option(
+            metavar="PATH", help="Inputs of super-resolution, for RefESR.", rich_help_panel="Images"
+        ),
     ] = None,
     *,
     settings: CompareSettings,
@@ -290,11 +235,12 @@ def compare(
     )
 
 
-@_command()
+@command()
 def restore(
     image: Annotated[Path, typer.Argument(help="An image, a folder of them, or a Zarr array.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="What to write; with several restorers, a folder.")
+        Path,
+        typer.Option("--out", "-o", metavar="PATH", help="What to write; with several restorers, a folder."),
     ],
     method: Methods = None,
     network: Networks = None,
@@ -321,7 +267,7 @@ def restore(
     _report_failures(failed)
 
 
-@_command()
+@command()
 def blind(
     image: Annotated[Path, typer.Argument(help="A noisy image, a folder of them, or a Zarr array.")],
     out: Out,
@@ -330,11 +276,11 @@ def blind(
     own: Own = None,
     ir: Around = None,
     save_lut: Annotated[
-        Optional[Path], typer.Option(help="Also keep the lookup table that is learned.")
+        Optional[Path], typer.Option(metavar="PATH", help="Also keep the lookup table that is learned.")
     ] = None,
     self_ensemble: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--self-ensemble",
             help="Average what eight rotations and reflections of the image give: eight times the time.",
         ),
@@ -363,7 +309,7 @@ def blind(
     _report_failures(failed)
 
 
-@_command(bare=True)
+@command(bare=True)
 def restorers(
     network: Networks = None,
     ir: Around = None,
@@ -379,7 +325,7 @@ def restorers(
     own_settings.list_restorers(found, output=output)
 
 
-@_command()
+@command()
 def info(
     path: Annotated[
         Path, typer.Argument(help="A .lut.safetensors file, or an image or Zarr array that was written here.")
@@ -393,17 +339,19 @@ def info(
     telling.info(path, output=output)
 
 
-@_command("import")
+@command("import")
 def import_(
     weights: Annotated[
         Path, typer.Argument(metavar="WEIGHTS.pth", help="A table of the EnsIR authors' code.")
     ],
     out: Out,
     name: Annotated[
-        Optional[list[str]], typer.Option(help="A candidate's name; once for each, in the table's order.")
+        Optional[list[str]],
+        typer.Option(metavar="NAME", help="A candidate's name; once for each, in the table's order."),
     ] = None,
     bin_width: Annotated[
-        Optional[float], typer.Option(help="As in the file's name.", show_default="read off")
+        Optional[float],
+        typer.Option(metavar="NUMBER", help="As in the file's name.", show_default="read off"),
     ] = None,
     *,
     output: Output,

@@ -21,7 +21,15 @@ from napari_ensir.settings import Settings, settings_of
 if TYPE_CHECKING:
     from napari_ensir.settings import Setting
 
-__all__ = ["metavar", "named_paths", "option_of", "parser_of", "value_of", "with_options"]
+__all__ = [
+    "flag",
+    "metavar",
+    "named_paths",
+    "option_of",
+    "parser_of",
+    "value_of",
+    "with_options",
+]
 
 # ruff: noqa: UP045 -- typer reads Optional in every version that is supported
 
@@ -79,7 +87,7 @@ def option_of(setting: Setting) -> inspect.Parameter:
     kind: Any
     options: dict[str, Any] = {"help": setting.description, "rich_help_panel": setting.group or None}
     if setting.kind == "flag":
-        kind = Annotated[bool, typer.Option(*flags, **options)]
+        kind = Annotated[bool, flag(*flags, **options)]
     else:
         options["metavar"] = metavar(setting)
         options["show_default"] = setting.none if setting.default is None and setting.none else True
@@ -93,6 +101,17 @@ def option_of(setting: Setting) -> inspect.Parameter:
     return inspect.Parameter(
         setting.name, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=kind
     )
+
+
+def flag(*flags: str, **options: Any) -> Any:
+    """An option that is given or not, and so takes no value; typer's help would name one, ``<bool>``.
+
+    Examples
+    --------
+    >>> flag("--match", help="Rescale the table first.").param_decls
+    ('--match',)
+    """
+    return typer.Option(*flags, metavar="", **options)
 
 
 def metavar(setting: Setting) -> str:

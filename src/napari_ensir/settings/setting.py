@@ -352,8 +352,10 @@ def table_of(owner: Any, as_options: bool = False) -> str:
         else:
             values = each._allowed_values()
         values += f"; `{quote}{each.word}{quote}`: {each.auto}" if each.auto is not None else ""
+        flag = as_options and each.kind == "flag"  # typed without a value
         shown = f"{each.default:g}" if each.kind == "number" and each.default is not None else each.default
         said = f"`{quote}{shown}{quote}`" if each.kind == "choice" else f"`{shown}`"
         left_out = each.none if each.default is None else said
+        values, left_out = ("given or not", "no") if flag else (values, left_out)
         rows.append(f"| `{name}` | {values} | {left_out} | {each.description} |")
     return "\n".join(["| setting | can be | left out | |", "|---|---|---|---|", *rows])
