@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -150,6 +151,7 @@ def test_careamics(tmp_path):
 
 
 def test_images_unlike_those_of_the_training_are_warned_of(tmp_path):
+    """By each network, and how networks go through the images is said of all of them together."""
     from pathlib import Path
 
     network = Path(__file__).resolve().parents[1] / "data" / "careamics" / "n2v_0.1.ckpt"
@@ -158,15 +160,19 @@ def test_images_unlike_those_of_the_training_are_warned_of(tmp_path):
     write_image(tmp_path / "in" / "right.tif", np.repeat(stack, 2, axis=0))
     write_image(tmp_path / "in" / "wrong.tif", np.repeat(stack, 2, axis=0) / np.float32(65535))
     out = ["-o", str(tmp_path / "out"), "--json", str(tmp_path / "said.json")]
-    given = ["restore", str(tmp_path / "in"), "--network", str(network), "--device", "cpu", *out]
+    other = shutil.copy(network, tmp_path / "other.ckpt")
+    networks = ["--network", str(network), "--network", str(other)]
+    given = ["restore", str(tmp_path / "in"), *networks, "--device", "cpu", *out]
     result = CliRunner().invoke(app, given)
     said = json.loads((tmp_path / "said.json").read_text())
     quiet = CliRunner().invoke(app, [*given, "--quiet", "--overwrite"])
-    planes, warned = result.stderr.splitlines()
-    assert planes == "napari-ensir: N2V, n2v_0.1 takes planes: the 2 of this image were restored one by one."
-    assert warned.startswith("napari-ensir: warning: wrong: N2V, n2v_0.1 was trained on intensities around")
-    assert said["warnings"] == [warned.removeprefix("napari-ensir: warning: ")]
-    assert quiet.stderr.splitlines() == [warned]
+    planes, *warned = result.stderr.splitlines()
+    both = "N2V, n2v_0.1 and N2V, other"
+    assert planes == f"napari-ensir: {both} take planes: the 2 of this image were restored one by one."
+    for name, line in zip(both.split(" and "), warned, strict=True):
+        assert line.startswith(f"napari-ensir: warning: wrong: {name} was trained on intensities around")
+    assert said["warnings"] == [line.removeprefix("napari-ensir: warning: ") for line in warned]
+    assert quiet.stderr.splitlines() == warned
 
 
 def test_networks_that_enlarge_write_larger_images(tmp_path, write_enlarging):

@@ -9,8 +9,9 @@ import pytest
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import SelfEnsemble, open_restorer, with_channel_axis
-from napari_ensir.restorers.base import UnfamiliarImageWarning, doubts_of, notes_of
+from napari_ensir.restorers.base import UnfamiliarImageWarning
 from napari_ensir.restorers.classical import Gaussian
+from napari_ensir.restorers.remarks import doubts_of, notes_in_words, notes_of
 
 from .careamics_files import FIGURES, configuration, network_of, write_checkpoint
 
@@ -72,16 +73,18 @@ def test_every_channel_is_held_against_its_own_figures(tmp_path):
 def test_how_planes_and_channels_are_gone_through_is_told(tmp_path):
     planes = opened(tmp_path)
     assert notes_of(planes, recorded(100, 20)) == notes_of(planes, recorded(100, 20, (1, 32, 32))) == []
-    assert notes_of(planes, recorded(100, 20, (2, 3, 32, 32))) == [
-        "CARE, a takes planes: the 6 of this image were restored one by one."
-    ]
+    said = notes_in_words(notes_of(planes, recorded(100, 20, (2, 3, 32, 32))))
+    assert said == ["CARE, a takes planes: the 6 of this image were restored one by one."]
     colour = with_channel_axis(planes, -1)
-    assert notes_of(SelfEnsemble(restorer=colour), recorded(100, 20, (32, 32, 3))) == [
-        "CARE, a takes one channel: the 3 of this image were restored one by one."
+    told = [*notes_of(colour, recorded(100, 20, (32, 32, 3)))]
+    told += notes_of(SelfEnsemble(restorer=colour), recorded(100, 20, (32, 32, 3)))
+    assert notes_in_words(told) == [
+        "CARE, a and CARE, a x8 take one channel: the 3 of this image were restored one by one."
     ]
     volumes = opened(tmp_path, conv_dims=3)
     assert notes_of(volumes, recorded(100, 20, (8, 32, 32))) == []
-    assert "takes volumes: the 2 of" in notes_of(volumes, recorded(100, 20, (2, 8, 32, 32)))[0]
+    ((_, note),) = notes_of(volumes, recorded(100, 20, (2, 8, 32, 32)))
+    assert note.startswith("volumes: the 2 of")
     with pytest.raises(EnsembleError, match="takes volumes"):
         volumes(recorded(100, 20))
 

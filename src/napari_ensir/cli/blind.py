@@ -17,7 +17,7 @@ from napari_ensir.files.sets import Part, open_set
 from napari_ensir.files.targets import Place, check_places
 from napari_ensir.files.whole import check_target
 from napari_ensir.restorers import with_channel_axis
-from napari_ensir.restorers.base import UnfamiliarImageWarning, doubts_of, told_of
+from napari_ensir.restorers.base import UnfamiliarImageWarning
 from napari_ensir.restorers.blind_pairs import (
     HIDING,
     LEARNING,
@@ -25,6 +25,7 @@ from napari_ensir.restorers.blind_pairs import (
     blind_reference,
     share_of,
 )
+from napari_ensir.restorers.remarks import doubts_of, told_of
 from napari_ensir.settings import RestoreSettings
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from napari_ensir.files.raster import FileImage
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.files.targets import Place, check_places
 from napari_ensir.files.whole import check_target
-from napari_ensir.restorers.base import UnfamiliarImageWarning, doubts_of, notes_of, told_of
+from napari_ensir.restorers.base import UnfamiliarImageWarning
 from napari_ensir.restorers.blind_pairs import share_of
+from napari_ensir.restorers.remarks import doubts_of, notes_in_words, notes_of, told_of
 from napari_ensir.restorers.unlike import some_pixels, unlike_warning
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def restore(
     for plan in plans:
         plan.check(output.overwrite)
     written: dict[str, dict[str, str]] = {}
-    notes: list[str] = []
+    notes: list[tuple[str, str]] = []
     doubts: list[str] = []
     with terminal.progress(output.quiet) as progress:
         for done, plan in enumerate(plans):
@@ -166,7 +167,7 @@ def restore(
     def said() -> None:
         terminal.say(f"{count} written to {out}")
 
-    for note in dict.fromkeys([] if output.quiet else notes):
+    for note in notes_in_words([] if output.quiet else notes):
         terminal.complain(note)
     warned = terminal.warn(dict.fromkeys(doubts))
     results = {"written": written, "failed": failed, "warnings": warned, **(more or {})}
@@ -238,8 +239,8 @@ class _Plan:
         progress: Progress | None,
         output: Output,
         record: Callable[..., dict[str, Any]],
-    ) -> tuple[list[str], list[str]]:
-        """Restore and write; sentences about how that went, and about what is doubtful."""
+    ) -> tuple[list[tuple[str, str]], list[str]]:
+        """Restore and write; notes about how that went, and sentences about what is doubtful."""
         from napari_ensir.restorers import with_channel_axis
 
         axis = -1 if channel_axis is None and self.is_colour else channel_axis

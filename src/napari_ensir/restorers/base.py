@@ -12,7 +12,6 @@ import numpy as np
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.enlarging import times_between
-from napari_ensir.settings import settings_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -27,9 +26,6 @@ __all__ = [
     "as_restorer",
     "check_image",
     "data_range_of",
-    "doubts_of",
-    "notes_of",
-    "told_of",
     "with_channel_axis",
 ]
 
@@ -159,7 +155,7 @@ class ImageRestorer(ABC):
         return data_range_of(image, self.data_range)
 
     def notes(self, image: NDArray[Any]) -> list[str]:
-        """Sentences about how the restorer goes through an image of this shape.
+        """What of an image of this shape the restorer takes one by one. See :func:`.remarks.notes_in_words`.
 
         Parameters
         ----------
@@ -168,7 +164,8 @@ class ImageRestorer(ABC):
         Returns
         -------
         list of str
-            Empty where there is nothing that one would not expect.
+            What follows "takes", such as "planes: the 2 of this image were restored one by one". Empty where
+            there is nothing that one would not expect.
         """
         return []
 
@@ -382,49 +379,6 @@ def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
         changes["restorer"] = with_settings(has["restorer"], **settings)
     changed: Restorer = replace(restorer, **changes)
     return changed
-
-
-def notes_of(restorer: Restorer, image: NDArray[Any]) -> list[str]:
-    """What :meth:`ImageRestorer.notes` says, of a restorer that has it.
-
-    Examples
-    --------
-    >>> notes_of(as_restorer(np.sqrt), np.ones((2, 2)))
-    []
-    """
-    tell = getattr(restorer, "notes", None)
-    return list(tell(image)) if callable(tell) else []
-
-
-def doubts_of(restorer: Restorer, image: NDArray[Any]) -> list[str]:
-    """What :meth:`ImageRestorer.doubts` says, of a restorer that has it.
-
-    Examples
-    --------
-    >>> doubts_of(as_restorer(np.sqrt), np.ones((2, 2)))
-    []
-    """
-    tell = getattr(restorer, "doubts", None)
-    return list(tell(image)) if callable(tell) else []
-
-
-def told_of(restorer: Restorer) -> dict[str, Any]:
-    """What an output says of what made it: the restorer's name, its settings, and what it wraps.
-
-    Examples
-    --------
-    >>> from napari_ensir.restorers import SelfEnsemble
-    >>> from napari_ensir.restorers.classical import Median
-    >>> told_of(SelfEnsemble(restorer=Median(size=5)))
-    {'name': 'Median x8', 'restorer': {'name': 'Median', 'settings': {'spatial_ndim': 2, 'size': 5}}}
-    """
-    found: dict[str, Any] = {"name": restorer.name}
-    if is_dataclass(restorer) and not isinstance(restorer, type):
-        settings = {each.name: getattr(restorer, each.name) for each in settings_of(restorer)}
-        found |= {"settings": settings} if settings else {}
-    if isinstance(inner := getattr(restorer, "restorer", None), Restorer):
-        found["restorer"] = told_of(inner)
-    return found
 
 
 def _no_progress(done: int, total: int, text: str) -> None:

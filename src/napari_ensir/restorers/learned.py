@@ -143,11 +143,9 @@ class NetworkRestorer(ImageRestorer):
         count, said = int(np.prod(spatial[:-ndim])), []
         if count > 1:
             kind = "planes" if ndim == 2 else "volumes"
-            said.append(f"{self.name} takes {kind}: the {count} of this image were restored one by one.")
+            said.append(f"{kind}: the {count} of this image were restored one by one")
         if channels > 1 == self.network_channels:
-            said.append(
-                f"{self.name} takes one channel: the {channels} of this image were restored one by one."
-            )
+            said.append(f"one channel: the {channels} of this image were restored one by one")
         return said
 
     def doubts(self, image: NDArray[Any]) -> list[str]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.restorers.base import Progress, Restorer, check_image, doubts_of, notes_of
+from napari_ensir.restorers.base import Progress, Restorer, check_image
 from napari_ensir.restorers.enlarging import scale_of
+from napari_ensir.restorers.remarks import doubts_of, notes_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -54,7 +55,7 @@ class SelfEnsemble:
 
     def notes(self, image: NDArray[Any]) -> list[str]:
         """See :meth:`napari_ensir.restorers.base.ImageRestorer.notes`: the restorer's own."""
-        return notes_of(self.restorer, image)
+        return [note for _, note in notes_of(self.restorer, image)]
 
     def doubts(self, image: NDArray[Any]) -> list[str]:
         """See :meth:`napari_ensir.restorers.base.ImageRestorer.doubts`: the restorer's own."""

@@ -18,13 +18,11 @@ from napari_ensir.files.image import as_dtype
 from napari_ensir.restorers import CLASSICAL, rank_restorers, sweep_setting
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
-    doubts_of,
-    notes_of,
-    told_of,
     with_settings,
 )
 from napari_ensir.restorers.blind import Combined as BlindResult
 from napari_ensir.restorers.blind import restore_and_combine
+from napari_ensir.restorers.remarks import doubts_of, notes_in_words, notes_of, told_of
 from napari_ensir.restorers.unlike import unlike_warning
 from napari_ensir.settings import BlindSettings
 from napari_ensir.viewer.as_code import (
@@ -56,7 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RestoreWidget"]
 
-_Remarks = tuple[list[str], list[str]]
+_Remarks = tuple[list[tuple[str, str]], list[str]]
 _Made = TypeVar("_Made")
 
 
@@ -294,13 +292,13 @@ class RestoreWidget(RestoreControls):
         remarks: Sequence[_Remarks],
     ) -> list[str]:
         """Add candidates as layers that tell of their restorers; sentences about what is odd."""
-        said: list[str] = []
-        for (name, restored), restorer, (notes, doubts) in zip(results, restorers, remarks, strict=True):
+        said = notes_in_words(note for notes, _ in remarks for note in notes)
+        for (name, restored), restorer, (_, doubts) in zip(results, restorers, remarks, strict=True):
             layer = origin.add_candidate(self.viewer, restored, candidate_name(origin.name, name))
             record = record_of("restored", inputs={"image": origin.name}, restorer=told_of(restorer))
             layer.metadata = {**layer.metadata, RECORD_KEY: record}
             unlike = unlike_warning(name, origin.middle_plane(), origin.middle_plane(restored))
-            said += [*notes, *(doubts or [unlike])]
+            said += doubts or [unlike]
         return [*filter(None, said), *filter(None, [changed_meanwhile(self.viewer, [origin])])]
 
 
