@@ -11,6 +11,7 @@ from skimage import data
 from napari_ensir import load_lut
 from napari_ensir.files import read_image, write_image
 from napari_ensir.restorers import CLASSICAL, restore_and_combine
+from napari_ensir.restorers.planewise import ClassicalRestorer
 
 from .test_commands import run
 
@@ -28,12 +29,26 @@ def noisy(tmp_path):
     return tmp_path, truth
 
 
-def test_one_image_gives_its_ensemble_table_and_scores(noisy):
+@pytest.fixture
+def runs(monkeypatch):
+    """Names of the restorers, each as often as it has run."""
+    found, call = [], ClassicalRestorer.__call__
+
+    def counted(self, image, **how):
+        found.append(self.name)
+        return call(self, image, **how)
+
+    monkeypatch.setattr(ClassicalRestorer, "__call__", counted)
+    return found
+
+
+def test_one_image_gives_its_ensemble_table_and_scores(noisy, runs):
     folder, truth = noisy
     image = read_image(folder / "in" / "a.png")
     arguments = ["blind", folder / "in" / "a.png", *METHODS, "-o", folder / "out.tif", "--dtype", "float32"]
     said = run(*arguments, "--save-lut", folder / "t", "--seed", 3, "--offsets", 4)
     assert "difference of MSE" in said
+    assert len(runs) == 3 * (4 + 1)  # with pixels hidden four times, and once with none
     combined = restore_and_combine(
         image,
         [CLASSICAL[name]() for name in METHODS[1::2]],
@@ -48,12 +63,16 @@ def test_one_image_gives_its_ensemble_table_and_scores(noisy):
     assert np.mean((written - truth) ** 2) < 0.5 * np.mean((image - truth) ** 2)
 
 
-def test_a_folder_shares_one_table(noisy):
+def test_a_folder_shares_one_table(noisy, runs):
     folder, _ = noisy
     found = json.loads(run("blind", folder / "in", *METHODS[:4], "-o", folder / "out", "--json", "-"))
     assert set(found["written"]) == {"a", "b"}
     assert {row["name"] for row in found["scores"]["rows"]} == {"gaussian", "median", "average"}
     assert read_image(folder / "out" / "b.png").dtype == np.uint8
+    assert len(runs) == 2 * 2 * (6 + 1)
+    again = run("blind", folder / "in", *METHODS[:4], "-o", folder / "out", status=1)
+    assert "a.png exists already" in again
+    assert len(runs) == 2 * 2 * (6 + 1)  # found out before any work
 
 
 def test_wrong_use_writes_nothing(noisy):

@@ -108,8 +108,8 @@ def flag(*flags: str, **options: Any) -> Any:
 
     Examples
     --------
-    >>> flag("--match", help="Rescale the table first.").param_decls
-    ('--match',)
+    >>> flag("--match", help="Rescale the table first.").metavar
+    ''
     """
     return typer.Option(*flags, metavar="", **options)
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from napari_ensir.restorers import Progress, Restorer
     from napari_ensir.settings import RestoreSettings
 
-__all__ = ["choose_restorers", "restore"]
+__all__ = ["Outputs", "channel_axis_of", "choose_restorers", "restore"]
 
 
 def choose_restorers(
@@ -107,6 +107,12 @@ def _opened(path: Path, around: Restorer | None) -> list[tuple[str, Restorer]]:
     return list(opened.items())
 
 
+def channel_axis_of(images: ImageSet, given: int | None) -> int | None:
+    """The axis that was given; else the last one of files that say that they are of colour."""
+    first = images.open(0)[Part.IMAGE]
+    return -1 if given is None and bool(getattr(first, "is_colour", False)) else given
+
+
 def restore(
     image: Path,
     restorers: Mapping[str, Restorer],
@@ -115,64 +121,121 @@ def restore(
     channel_axis: int | None,
     as_float: bool,
     output: Output,
-    more: Mapping[str, Any] | None = None,
-    show: Callable[[int], object] | None = None,
     read: Sequence[Path] = (),
-    record: Callable[..., dict[str, Any]] | None = None,
 ) -> dict[str, str]:
     """Restore; the messages of images that failed, by stem, where others were done.
 
     One restorer writes to ``out``, as ``apply`` does; several write into the folder ``out``, each under
-    its name. ``read`` are the restorers' files, which no output may replace. ``record`` makes what an output
-    says of where it came from, given the names of files as ``inputs``; None: restorer and settings.
+    its name. ``read`` are the restorers' files, which no output may replace.
     """
-    images = open_set({}, {Part.IMAGE: image})
-    several = len(restorers) > 1
-    failed: dict[str, str] = {}
-    plans: list[_Plan] = []
-    for number, (stem, _) in enumerate(images.fields):
-        with keep_message(failed, stem) if images.from_folders else nullcontext():
-            plans += [
-                _Plan.of(images, number, (name, out if not several else out / name), several, as_float)
-                for name in restorers
-            ]
-    # Before anything is computed: not after an hour.
-    folders = {plan.target.parent for plan in plans} if several or images.from_folders else set()
-    places = [Place("--out", folder, gathers=True) for folder in sorted(folders)]
-    places += [Place("--out", plan.target) for plan in plans]
-    check_places([*places, *output.places], read_by(images, *read))
-    for folder in folders:
-        make_folder(folder)
-    output.check()
-    for plan in plans:
-        plan.check(output.overwrite)
-    written: dict[str, dict[str, str]] = {}
-    notes: list[tuple[str, str]] = []
-    doubts: list[str] = []
-    with terminal.progress(output.quiet) as progress:
-        for done, plan in enumerate(plans):
-            if plan.stem in failed:
-                continue
-            with keep_message(failed, plan.stem) if images.from_folders else nullcontext():
-                made_by = restorers[plan.name]
-                tell = record or partial(record_of, "restored", restorer=told_of(made_by))
-                told = plan.carry_out(
-                    made_by, channel_axis, share_of(progress, done, len(plans)), output, tell
-                )
-                notes += told[0]
-                doubts += [f"{plan.stem}: {each}" if images.from_folders else each for each in told[1]]
-                written.setdefault(plan.stem, {})[plan.name] = str(plan.target)
-    count = sum(map(len, written.values()))
+    planned = Outputs.planned(image, tuple(restorers), out, as_float=as_float, output=output, read=read)
+    return planned.write(lambda _, name: restorers[name], channel_axis)
 
-    def said() -> None:
-        terminal.say(f"{count} written to {out}")
 
-    for note in notes_in_words([] if output.quiet else notes):
-        terminal.complain(note)
-    warned = terminal.warn(dict.fromkeys(doubts))
-    results = {"written": written, "failed": failed, "warnings": warned, **(more or {})}
-    output.finish(results, said if show is None else lambda: show(count))
-    return failed
+@dataclass(frozen=True)
+class Outputs:
+    """What is made of which image, and where that goes: found to be possible before anything is computed.
+
+    Attributes
+    ----------
+    images : ImageSet
+    failed : dict
+        Messages of images that cannot be used, by stem.
+    """
+
+    images: ImageSet
+    failed: dict[str, str]
+    out: Path
+    output: Output
+    plans: tuple[_Plan, ...]
+
+    @classmethod
+    def planned(
+        cls,
+        image: Path,
+        names: Sequence[str],
+        out: Path,
+        *,
+        as_float: bool,
+        output: Output,
+        folder: bool = False,
+        others: Sequence[Place] = (),
+        read: Sequence[Path | None] = (),
+    ) -> Outputs:
+        """An output for each image and each of ``names``; one name's go to ``out``, those of several within.
+
+        ``folder``: within it even if there is one name. ``others`` are places of outputs beside, ``read``
+        files that no output may replace.
+
+        Raises
+        ------
+        EnsembleError
+            If one may not or cannot be written.
+        """
+        images = open_set({}, {Part.IMAGE: image})
+        several = folder or len(names) > 1
+        failed: dict[str, str] = {}
+        plans: list[_Plan] = []
+        for number, (stem, _) in enumerate(images.fields):
+            with keep_message(failed, stem) if images.from_folders else nullcontext():
+                plans += [
+                    _Plan.of(images, number, (name, out if not several else out / name), several, as_float)
+                    for name in names
+                ]
+        folders = {plan.target.parent for plan in plans} if several or images.from_folders else set()
+        places = [Place("--out", each, gathers=True) for each in sorted(folders)]
+        places += [Place("--out", plan.target) for plan in plans]
+        check_places([*places, *output.places, *others], read_by(images, *read))
+        for each in folders:
+            make_folder(each)
+        output.check()
+        for plan in plans:
+            plan.check(output.overwrite)
+        return cls(images, failed, out, output, tuple(plans))
+
+    def write(
+        self,
+        made_by: Callable[[str, str], Restorer],
+        channel_axis: int | None,
+        *,
+        record: Callable[..., dict[str, Any]] | None = None,
+        more: Mapping[str, Any] | None = None,
+        show: Callable[[int], object] | None = None,
+    ) -> dict[str, str]:
+        """Restore and write; the messages of images that failed, by stem, where others were done.
+
+        ``made_by`` gives the restorer of an image's stem and of a name. ``record`` makes what an output says
+        of where it came from, given the names of files as ``inputs``; None: restorer and settings. ``more``
+        goes to the JSON; ``show`` says what was done, given how many were written.
+        """
+        written: dict[str, dict[str, str]] = {}
+        notes: list[tuple[str, str]] = []
+        doubts: list[str] = []
+        from_folders, failed, output = self.images.from_folders, self.failed, self.output
+        with terminal.progress(output.quiet) as progress:
+            for done, plan in enumerate(self.plans):
+                if plan.stem in failed:
+                    continue
+                with keep_message(failed, plan.stem) if from_folders else nullcontext():
+                    restorer = made_by(plan.stem, plan.name)
+                    tell = record or partial(record_of, "restored", restorer=told_of(restorer))
+                    told = plan.carry_out(
+                        restorer, channel_axis, share_of(progress, done, len(self.plans)), output, tell
+                    )
+                    notes += told[0]
+                    doubts += [f"{plan.stem}: {each}" if from_folders else each for each in told[1]]
+                    written.setdefault(plan.stem, {})[plan.name] = str(plan.target)
+        count = sum(map(len, written.values()))
+
+        def said() -> None:
+            terminal.say(f"{count} written to {self.out}")
+
+        for note in notes_in_words([] if output.quiet else notes):
+            terminal.complain(note)
+        warned = terminal.warn(dict.fromkeys(doubts))
+        results = {"written": written, "failed": failed, "warnings": warned, **(more or {})}
+        output.finish(results, said if show is None else lambda: show(count))
+        return failed
 
 
 def _enlarged(source: FileImage | ZarrImage, shape: tuple[int, ...]) -> FileImage | ZarrImage:

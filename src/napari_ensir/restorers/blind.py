@@ -26,6 +26,7 @@ from napari_ensir.restorers.blind_pairs import (
     restorers_of,
     share_of,
 )
+from napari_ensir.restorers.hidden_pixels import restore_checked
 from napari_ensir.settings import BlindSettings
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "blind_reference",
     "learn_blind",
     "restore_and_combine",
+    "restore_and_refer",
 ]
 
 
@@ -232,22 +234,72 @@ def restore_and_combine(
     (('Gaussian', 'Median'), (48, 60))
     """
     given = BlindSettings(**settings)
-    (array,) = images_of([image], given.channel_axis)
-    chosen = restorers_of(restorers, given.channel_axis)
-    checked = check_names(names or [each.name for each in chosen], len(chosen))
-    runs = len(chosen) * (given.offsets + 1)
-    candidates = []
-    for index, restorer in enumerate(chosen):
-        candidates.append(restorer(array, progress=share_of(progress, index, runs)))
-    reference = blind_reference(
-        [array],
-        chosen,
-        checked,
-        mask=None if mask is None else [mask],
-        progress=share_of(progress, len(chosen), runs, runs - len(chosen)),
-        restored=[candidates],
-        **given.keywords(*HIDING),
+    masks = None if mask is None else [mask]
+    (candidates,), reference = restore_and_refer(
+        [image], restorers, names, settings=given, masks=masks, progress=progress
     )
     lut = reference.learn(**given.keywords(*LEARNING))
     ensemble = lut.apply(candidates, given.device)
-    return Combined(tuple(candidates), ensemble, lut, reference)
+    return Combined(candidates, ensemble, lut, reference)
+
+
+def restore_and_refer(
+    images: Sequence[ArrayLike],
+    restorers: Sequence[AnyRestorer],
+    names: Sequence[str] | None = None,
+    *,
+    settings: BlindSettings | None = None,
+    masks: Sequence[ArrayLike | None] | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[tuple[NDArray[np.float32], ...]], BlindReference]:
+    """Restore noisy images, and make a reference of them without restoring any of them again.
+
+    Parameters
+    ----------
+    images, restorers, names, masks, progress
+        As for :func:`learn_blind`.
+    settings : BlindSettings, optional
+        How pixels are hidden.
+
+    Returns
+    -------
+    candidates : for each image M float32 arrays of its shape
+    reference : BlindReference
+
+    Raises
+    ------
+    EnsembleError
+        As :func:`learn_blind`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from napari_ensir.restorers.classical import Gaussian, Median
+    >>> noisy = np.random.default_rng(0).normal(100, 9, (48, 60))
+    >>> ((gaussian, median),), reference = restore_and_refer([noisy], [Gaussian(), Median()])
+    >>> median.shape, reference.names
+    ((48, 60), ('Gaussian', 'Median'))
+    """
+    given = settings or BlindSettings()
+    arrays = images_of(images, given.channel_axis)
+    chosen = restorers_of(restorers, given.channel_axis)
+    checked = check_names(names or [each.name for each in chosen], len(chosen))
+    once = len(arrays) * len(chosen)
+    runs = once * (given.offsets + 1)
+    candidates = [
+        tuple(
+            restore_checked(array, restorer, share_of(progress, number * len(chosen) + place, runs))
+            for place, restorer in enumerate(chosen)
+        )
+        for number, array in enumerate(arrays)
+    ]
+    reference = blind_reference(
+        arrays,
+        chosen,
+        checked,
+        mask=masks,
+        progress=share_of(progress, once, runs, runs - once),
+        restored=candidates,
+        **given.keywords(*HIDING),
+    )
+    return candidates, reference
