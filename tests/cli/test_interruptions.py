@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from napari_ensir.files import read_image, write_image
-from napari_ensir.files.whole import clear_parts, whole_file, whole_folder
+from napari_ensir.files.whole import clear_parts, many_files, whole_file, whole_folder
 
 TIMES = int(os.environ.get("NAPARI_ENSIR_INTERRUPTIONS", "10"))
 
@@ -59,6 +59,23 @@ def test_what_a_killed_process_left_goes_the_next_time(tmp_path, monkeypatch, ki
     assert left[0].exists()  # it may be of use to who wrote it: another target's writer lets it be
     write_image(target, np.ones((8, 8), np.uint8))
     assert sorted(one.name for one in (tmp_path / "sub").iterdir()) == sorted([name, f"b{target.suffix}"])
+
+
+def test_a_save_of_many_looks_through_its_folder_once(tmp_path, monkeypatch):
+    left = [tmp_path / f".part-{name}-x.tif" for name in "abc"]  # as killed writers leave them
+    looks = []
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: looks.append(folder) or listed(folder))
+    for part in left:
+        part.touch()
+    with many_files():
+        for name in "ab":
+            write_image(tmp_path / f"{name}.tif", np.ones((8, 8), np.uint8))
+    assert looks == [tmp_path]
+    assert sorted(listed(tmp_path)) == [left[2].name, "a.tif", "b.tif"]
+    write_image(tmp_path / "c.tif", np.ones((8, 8), np.uint8))
+    assert looks == [tmp_path] * 2
+    assert not left[2].exists()
 
 
 @pytest.mark.parametrize(("whole", "name"), [(whole_file, "a.tif"), (whole_folder, "a.zarr")])

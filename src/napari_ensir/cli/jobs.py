@@ -21,7 +21,7 @@ from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.raster import FileImage
 from napari_ensir.files.sets import ImageSet, Masks, Part, References, open_set
 from napari_ensir.files.targets import Place, check_places
-from napari_ensir.files.whole import check_target
+from napari_ensir.files.whole import check_target, many_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -124,7 +124,7 @@ def fit(
     check_places([Place("--out", target), *output.places], read_by(images, mask))
     output.check()
     masks = None if mask is None else Masks(images, open_set({}, {Part.MASK: mask}))
-    with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
+    with many_files(), _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OwnInputWarning)  # it is in the report, too, and told from there
             lut = fit_lut(
@@ -193,7 +193,7 @@ def apply(
         lut = lut.rescaled(*matched(exposure_of(lut.report, _samples(lut, images, failed))))
     outside = OutsideRange(lut)
     samples = Samples()
-    with _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
+    with many_files(), _on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         for done, (number, plan) in enumerate(plans.items()):
             stem = images.fields[number][0]
             with noted(failed, stem, images):

@@ -21,7 +21,7 @@ from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.raster import FileImage
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.files.targets import Place, check_places
-from napari_ensir.files.whole import check_target
+from napari_ensir.files.whole import check_target, many_files
 from napari_ensir.restorers.base import UnfamiliarImageWarning
 from napari_ensir.restorers.blind_pairs import share_of
 from napari_ensir.restorers.remarks import doubts_of, notes_in_words, notes_of, told_of
@@ -212,7 +212,7 @@ class Outputs:
         notes: list[tuple[str, str]] = []
         doubts: list[str] = []
         from_folders, failed, output = self.images.from_folders, self.failed, self.output
-        with terminal.progress(output.quiet) as progress:
+        with many_files(), terminal.progress(output.quiet) as progress:
             for done, plan in enumerate(self.plans):
                 if plan.stem in failed:
                     continue

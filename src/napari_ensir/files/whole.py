@@ -14,6 +14,7 @@ import shutil
 import stat
 import time
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["check_target", "clear_parts", "whole_file", "whole_folder"]
+__all__ = ["check_target", "clear_parts", "many_files", "whole_file", "whole_folder"]
 
 STALE = 24 * 3600.0
 """Seconds after which a part counts as left by a killed writer, where no lock can tell."""
+
+_PART = ".part-"
+"""How the names of all parts begin."""
 
 _PATIENCE = 5.0
 """Seconds in which others may still be putting something into a folder that is to go."""
@@ -170,6 +174,45 @@ def _written(target: Path, make: Callable[[Path], None]) -> Iterator[_Part]:
             part.let_go()
 
 
+@contextmanager
+def many_files() -> Iterator[None]:
+    """For saves of thousands: within, a folder is looked through for leftovers at its first file alone.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, many_files():
+    ...     for number in range(3):
+    ...         with whole_file(pathlib.Path(folder) / f"{number}.txt") as path:
+    ...             _ = path.write_text("whole")
+    ...     print(sorted(os.listdir(folder)))
+    ['0.txt', '1.txt', '2.txt']
+    """
+    token = _listed.set({})
+    try:
+        yield
+    finally:
+        _listed.reset(token)
+
+
+_listed: ContextVar[dict[Path, list[str]] | None] = ContextVar("_listed", default=None)
+"""The parts that lay in folders when :func:`many_files` came to them."""
+
+
+def _parts_in(folder: Path) -> list[str]:
+    """The names of all parts in a folder, whatever their targets."""
+    listed = _listed.get()
+    if listed is not None and folder in listed:
+        return listed[folder]
+    parts: list[str] = []
+    with suppress(OSError):  # a folder that only lets itself be written to
+        # Names alone, without a path of each: it may hold thousands.
+        parts = [name for name in os.listdir(folder) if name.startswith(_PART)]
+    if listed is not None:
+        listed[folder] = parts
+    return parts
+
+
 def _make_file(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
@@ -180,7 +223,7 @@ def _make_folder(path: Path) -> None:
 
 def _affixes(target: Path) -> tuple[str, str]:
     """How the names of parts of this target begin and end."""
-    return f".part-{target.stem[:40]}-", target.suffix[:20]
+    return f"{_PART}{target.stem[:40]}-", target.suffix[:20]
 
 
 def _lock(path: Path) -> int | None:
@@ -203,10 +246,7 @@ def _lock(path: Path) -> int | None:
 def _clear_stale(target: Path) -> None:
     """Remove what earlier writers of this target left when they were killed."""
     start, end = _affixes(target)
-    names: list[str] = []
-    with suppress(OSError):  # a folder that only lets itself be written to
-        # Names alone, without a path of each: it may hold thousands, and is looked through for every one.
-        names = [name for name in os.listdir(target.parent) if name.startswith(start) and name.endswith(end)]
+    names = [name for name in _parts_in(target.parent) if name.startswith(start) and name.endswith(end)]
     for leftover in map(target.parent.joinpath, names):
         with suppress(OSError):  # another writer may be removing it too
             if leftover.name.endswith(f"-replaced{end}") and not os.path.lexists(target):
