@@ -9,7 +9,7 @@ from napari.components import ViewerModel
 from napari_ensir import fit_lut
 from napari_ensir.viewer.combining import combine
 from napari_ensir.viewer.layers import Origin
-from napari_ensir.viewer.outputs import PALETTE, Outputs, add_outputs
+from napari_ensir.viewer.outputs import PALETTE, Outputs
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 200, (32, 32)).astype(np.uint8)
@@ -66,7 +66,8 @@ def test_a_later_result_replaces_what_is_left_of_an_earlier_one(viewer, results)
 
 
 def test_the_most_trusted_bear_the_candidates_colours_and_names(viewer, results):
-    add_outputs(viewer, Origin(viewer.layers[0]), *results[0], "trusted")
+    for _ in Outputs(viewer, Origin(viewer.layers[0])).showing(*results[0], "trusted"):
+        pass
     layer = viewer.layers[-1]
     expected = [f"{colour}ff" for colour in ("#000000", *PALETTE[:3])]
     found = np.rint(255 * layer.colormap.map(np.arange(4, dtype=np.uint8))).astype(int)

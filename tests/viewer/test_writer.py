@@ -11,7 +11,7 @@ from napari_ensir import fit_lut
 from napari_ensir.files.image import read_image, read_record
 from napari_ensir.viewer.combining import combine
 from napari_ensir.viewer.layers import RECORD_KEY, Origin
-from napari_ensir.viewer.outputs import add_outputs
+from napari_ensir.viewer.outputs import Outputs
 from napari_ensir.viewer.writer import write_layer
 
 
@@ -24,7 +24,8 @@ def outputs(filled, images):
     for layer in filled.layers:
         layer.units = ("um", "um")
     combined = combine(lut, pairs[0][0], False, "cpu")
-    add_outputs(filled, Origin(filled.layers[1]), lut, combined)
+    for _ in Outputs(filled, Origin(filled.layers[1])).showing(lut, combined, "slider"):
+        pass
     return lut, [layer for layer in filled.layers if "napari-ensir" in layer.metadata]
 
 

@@ -11,7 +11,7 @@ in such a file can run.
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -205,8 +205,3 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
                 f"{tuple(each.shape)} of {each.dtype} is needed."
             )
     network.load_state_dict(dict(tensors), assign=True)
-
-
-def header_of(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as JSON can hold it."""
-    return asdict(settings)

@@ -30,7 +30,6 @@ __all__ = [
     "WEIGHT_VIEWS",
     "Errors",
     "Outputs",
-    "add_outputs",
     "errors_of",
     "layer_data",
     "method_title",
@@ -340,18 +339,3 @@ def layer_data(lut: WeightLUT, combined: Combined, like: Origin) -> list[Any]:
         **like.placement(stacked=True),
     }
     return [(combined.image, ensemble, "image"), (combined.maps, weights, "image")]
-
-
-def add_outputs(
-    viewer: napari.Viewer,
-    like: Origin,
-    lut: WeightLUT,
-    combined: Combined,
-    view: str = "slider",
-    label: str = "",
-) -> Outputs:
-    """Add a result's layers as new ones, all at once."""
-    outputs = Outputs(viewer, like, label)
-    for _ in outputs.showing(lut, combined, view):
-        pass
-    return outputs

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Shapes
 
-from napari_ensir.ensemble.arrays import is_dask
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import FitSettings
 from napari_ensir.viewer.layers import full_data, lies_on, never_placed, pixel_shape, why_not
@@ -117,11 +116,6 @@ class FitRequest:
         """The shape without colours or channels."""
         axis = self.colour_axis
         return tuple(n for place, n in enumerate(self.truth.shape) if place != axis)
-
-    @property
-    def is_lazy(self) -> bool:
-        """Whether results should stay lazy, as the inputs are."""
-        return any(is_dask(candidate) for candidate in self.candidates)
 
     def seen(self) -> tuple[Pairs, list[Any]]:
         """Pairs to learn from, and for each the mask: a bool array or None."""
