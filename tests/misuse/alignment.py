@@ -1,0 +1,133 @@
+"""Images that do not lie on each other: shifted, turned, cropped, of another field."""
+
+from __future__ import annotations
+
+import numpy as np
+from skimage import data, filters
+
+from .bench import SQUARE, STACK, TRUTH, Misuses, far, near
+
+misuse = Misuses()
+
+
+@misuse("a candidate shifted by one pixel", says='candidate "far": shifted by 1 pixel to the right against')
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": np.roll(far(TRUTH), 1, axis=1)}, TRUTH)
+
+
+@misuse(
+    "all candidates shifted: the ground truth is off",
+    says='candidates "near", "far": shifted by 3 pixels up and 2 pixels to the left',
+)
+def _(bench):
+    moved = {"near": near(TRUTH), "far": far(TRUTH)}
+    return bench.fit({name: np.roll(image, (-3, -2), (0, 1)) for name, image in moved.items()}, TRUTH)
+
+
+@misuse(
+    "half a pixel off, after a resampling",
+    unseen="a candidate off by half a pixel looks like a blurred one, which may be what a restorer gave",
+)
+def _(bench):
+    image = near(TRUTH)
+    return bench.fit({"near": (image + np.roll(image, 1, axis=1)) / 2, "far": far(TRUTH)}, TRUTH)
+
+
+@misuse("axes transposed, square image", says='candidate "far": transposed against the ground truth')
+def _(bench):
+    return bench.fit({"near": near(SQUARE), "far": far(SQUARE).T}, SQUARE)
+
+
+@misuse(
+    "axes transposed, image not square",
+    says=r'candidate "far" has shape (120, 112) but candidate "near" has (112, 120)',
+)
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH).T}, TRUTH)
+
+
+@misuse(
+    "turned by 90 degrees",
+    says='candidate "far": turned by 270 degrees against the ground truth; turn it back',
+)
+def _(bench):
+    return bench.fit({"near": near(SQUARE), "far": np.rot90(far(SQUARE))}, SQUARE)
+
+
+@misuse("upside down, as another library counts rows", says='candidate "far": upside down')
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)[::-1]}, TRUTH)
+
+
+@misuse("mirrored", says='candidate "far": mirrored left to right')
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)[:, ::-1]}, TRUTH)
+
+
+@misuse(
+    "a candidate cropped by its network",
+    says='has shape (104, 112) but candidate "near" has (112, 120); they must show the same pixels. '
+    "Cut them alike, or allow it with --crop",
+)
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)[4:-4, 4:-4]}, TRUTH)
+
+
+@misuse(
+    "cropped on all sides, and --crop, which cuts at the top left",
+    says='candidate "far": shifted by 4 pixels up and 4 pixels to the left',
+)
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)[4:-4, 4:-4]}, TRUTH, "--crop")
+
+
+@misuse(
+    "half the resolution, enlarged again",
+    unseen="that is a blurred candidate; the table gives it little weight where that costs",
+)
+def _(bench):
+    small = near(TRUTH)[::2, ::2]
+    return bench.fit(
+        {"near": near(TRUTH), "far": filters.gaussian(np.kron(small, np.ones((2, 2))), 1)}, TRUTH
+    )
+
+
+@misuse(
+    "one slice off in a stack",
+    says='candidate "far": closer to the ground truth one plane further on; line the stacks up',
+)
+def _(bench):
+    return bench.fit({"near": near(STACK), "far": np.roll(near(STACK, 8, 3), -1, axis=0)}, STACK)
+
+
+@misuse("one slice missing", says="has shape (6, 96, 104)")
+def _(bench):
+    return bench.fit({"near": near(STACK), "far": far(STACK)[1:]}, STACK)
+
+
+@misuse(
+    "a stack in reverse order",
+    unseen="one plane is looked at, the middle one, and that one stays where it is",
+)
+def _(bench):
+    return bench.fit({"near": near(STACK), "far": far(STACK)[::-1]}, STACK)
+
+
+@misuse(
+    "a candidate of another field",
+    says='candidate "far": hardly like the ground truth; is it of the same field?',
+)
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": near(data.moon()[:112, :120].astype(np.float32))}, TRUTH)
+
+
+@misuse("the ground truth of another field", says='candidates "near", "far": hardly like the ground truth')
+def _(bench):
+    other = data.coins()[100:212, 40:160].astype(np.float32)
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, other)
+
+
+@misuse("files numbered 1, 10, 2: a folder in another order", says="are all in one order?")
+def _(bench):
+    fields = [data.camera()[k : k + 112, k : k + 112].astype(np.float32) for k in (0, 130, 260)]
+    return bench.fit({"near": [near(x) for x in fields], "far": [far(fields[k]) for k in (0, 2, 1)]}, fields)

@@ -1,0 +1,106 @@
+"""Files and folders: absent, damaged, of another kind, in each other's way."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from .bench import TRUTH, Misuses, far, near
+
+misuse = Misuses()
+
+
+@misuse("a path that leads nowhere", says='there is no nowhere.tif (candidate "far")')
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": "nowhere.tif"}, TRUTH)
+
+
+@misuse("an empty folder", says="holds no image; give a folder of")
+def _(bench):
+    (bench.folder / "empty").mkdir(exist_ok=True)
+    return bench.fit({"near": [near(TRUTH)], "far": bench.folder / "empty"}, [TRUTH])
+
+
+@misuse("a folder that lacks an image", says="has no image 2, which other folders have")
+def _(bench):
+    return bench.fit({"near": [near(TRUTH)] * 2, "far": [far(TRUTH)]}, [TRUTH] * 2)
+
+
+@misuse("a folder beside single images", says="is a folder but")
+def _(bench):
+    return bench.fit({"near": [near(TRUTH)], "far": far(TRUTH)}, [TRUTH])
+
+
+@misuse("an image cut short by a full disk", says="could not be read")
+def _(bench):
+    path = bench.write("short", far(TRUTH))
+    path.write_bytes(path.read_bytes()[:2000])
+    return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
+
+
+@misuse("a text file named .png", says="truncated, damaged or no image")
+def _(bench):
+    path = bench.folder / "notes.png"
+    path.write_text("see the other folder")
+    return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
+
+
+@misuse("a TIFF renamed to .png", says="any other kind must have its own ending")
+def _(bench):
+    path = bench.write("far", far(TRUTH)).rename(bench.folder / "far.png")
+    return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
+
+
+@misuse("a pipe named as an image is", says="pipe.png")
+def _(bench):
+    os.mkfifo(bench.folder / "pipe.png")
+    return bench.fit({"near": near(TRUTH), "far": bench.folder / "pipe.png"}, TRUTH)
+
+
+@misuse("an image for the table", says="no LUT file")
+def _(bench):
+    image = bench.write("image", TRUTH)
+    return bench.run(
+        "apply", "--lut", image, *bench.paths({"near": near(TRUTH)}), "-o", bench.folder / "o.tif"
+    )
+
+
+@misuse(
+    "an output that is there already",
+    says="exists already; choose another name, or allow it with --overwrite",
+)
+def _(bench):
+    bench.fitted().apply({"near": near(TRUTH), "far": far(TRUTH)})
+    return bench.apply({"near": near(TRUTH), "far": far(TRUTH)})
+
+
+@misuse(
+    "images of 8 and of 16 bit in one set",
+    says="convert them to one dtype, so that intensities mean the same",
+)
+def _(bench):
+    low, high = TRUTH.astype(np.uint8), (TRUTH * 200).astype(np.uint16)
+    return bench.fit({"near": [near(low), near(high)], "far": [far(low), far(high)]}, [low, high])
+
+
+@misuse("the ensemble under a candidate's name", says="which is read")
+def _(bench):
+    bench.fitted()
+    images = {"near": near(TRUTH), "far": far(TRUTH)}
+    given = bench.paths(images)
+    target = bench.folder / "candidate0.tif"
+    table = bench.folder / "table.lut.safetensors"
+    return bench.run("apply", "--lut", table, *given, "-o", target, "--overwrite", "-q")
+
+
+@misuse("the results as JSON under the table's name", says="both lead to")
+def _(bench):
+    images, table = {"near": near(TRUTH), "far": far(TRUTH)}, bench.folder / "table.lut.safetensors"
+    return bench.fit(images, TRUTH, "--json", table)
+
+
+@misuse("ensemble and weight maps under one name", says="both lead to")
+def _(bench):
+    bench.fitted()
+    return bench.apply({"near": near(TRUTH), "far": far(TRUTH)}, "--weight-maps", bench.folder / "out.tif")

@@ -1,0 +1,67 @@
+"""Pixels that are none: NaN, zeros, masks, nothing at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from napari_ensir import fit_lut, load_lut
+
+from .bench import TRUTH, Misuses, far, near, python
+
+misuse = Misuses()
+
+
+@misuse(
+    "a border of NaN, as registration leaves it",
+    says='candidate "far": 21% of its pixels are NaN or infinite; nothing is learned there',
+)
+def _(bench):
+    holed = far(TRUTH)
+    holed[:, :25] = np.nan
+    return bench.fit({"near": near(TRUTH), "far": holed}, TRUTH)
+
+
+@misuse("a candidate that is NaN everywhere", says="no pixel is left to learn from")
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": np.full_like(TRUTH, np.nan)}, TRUTH)
+
+
+@misuse(
+    "a candidate that is zero everywhere", says='candidate "far": every pixel looked at is 0; leave it out'
+)
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": np.zeros_like(TRUTH)}, TRUTH)
+
+
+@misuse("a ground truth that is zero everywhere", says="the ground truth: every pixel looked at is 0")
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, np.zeros_like(TRUTH))
+
+
+@misuse("a mask for a candidate", says="is a mask of true and false; it must hold intensities")
+def _(bench):
+    return python(fit_lut, [((near(TRUTH) > 9, far(TRUTH)), TRUTH)])
+
+
+@misuse("a Fourier transform for a candidate", says="pixels of dtype complex64 cannot be combined")
+def _(bench):
+    return python(fit_lut, [((near(TRUTH), torch.zeros(112, 120, dtype=torch.complex64)), TRUTH)])
+
+
+@misuse("an empty crop", says="is empty (shape (112, 0)); it must hold at least one pixel")
+def _(bench):
+    return python(fit_lut, [((near(TRUTH)[:, :0], far(TRUTH)[:, :0]), TRUTH[:, :0])])
+
+
+@misuse(
+    "one hot pixel in 16 bit",
+    unseen="it does no harm: the data range leaves it out, and info counts it under outside range",
+)
+def _(bench):
+    wide = (TRUTH * 15).astype(np.uint16)
+    hot = near(wide)
+    hot[50, 60] = 65535
+    said = bench.fit({"near": hot, "far": far(wide)}, wide)
+    assert load_lut(bench.folder / "table.lut.safetensors").data_range[1] < 5000
+    return said

@@ -1,0 +1,134 @@
+"""Settings that the images do not bear, and arguments of the wrong make."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from napari_ensir import compare, fit_lut
+
+from .bench import STACK, TRUTH, Misuses, far, near, python
+
+misuse = Misuses()
+
+
+@misuse(
+    "a bin width for 0 to 1 on whole numbers",
+    says="bin_width is 0.1, but the images hold whole numbers; 1 intensity units would be right",
+)
+def _(bench):
+    image = TRUTH.astype(np.uint8)
+    return bench.fit({"near": near(image), "far": far(image)}, image, "--bin-width", "0.1")
+
+
+@misuse(
+    "a bin width for 8 bit on 0 to 1",
+    unseen="one bin for all is a table like any other; info says how many bin sets there are",
+)
+def _(bench):
+    unit = TRUTH / 255
+    return bench.fit({"near": near(unit), "far": far(unit)}, unit, "--bin-width", "32")
+
+
+@misuse("high before low", says="use two finite numbers, the lower first")
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--data-range", "255", "0")
+
+
+@misuse("planes of a single image", says="planes")
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--planes", "0", "500")
+
+
+@misuse("planes beyond the end of a stack", says="planes")
+def _(bench):
+    return bench.fit({"near": near(STACK), "far": far(STACK)}, STACK, "--planes", "3", "9")
+
+
+@misuse("a graphics card that there is not", says="cuda:7")
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--device", "cuda:7")
+
+
+@misuse("a restorer that there is not", says="magic")
+def _(bench):
+    return bench.run("restore", bench.write("noisy", TRUTH), "-m", "magic", "-o", bench.folder / "o.tif")
+
+
+@misuse("an image for a network", says="noisy.tif is no network that is known here; spandrel is given")
+def _(bench):
+    image = bench.write("noisy", TRUTH)
+    return bench.run("restore", image, "--network", image, "-o", bench.folder / "o.tif")
+
+
+@misuse("a prior of three weights for two candidates", says="give 2 non-negative weights, one per candidate")
+def _(bench):
+    return python(fit_lut, [((near(TRUTH), far(TRUTH)), TRUTH)], prior=(0.2, 0.3, 0.5))
+
+
+@misuse("a channel axis that the images lack", says="channel_axis is 5, but the images have 2 axes")
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--channel-axis", "5")
+
+
+@misuse("a mask of another size", says="the mask has shape")
+def _(bench):
+    mask = bench.write("mask", np.ones((50, 50), np.uint8))
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--mask", mask)
+
+
+@misuse("a mask that is empty", says="no pixel is left to learn from")
+def _(bench):
+    mask = bench.write("mask", np.zeros(TRUTH.shape, np.uint8))
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--mask", mask)
+
+
+@misuse(
+    "a mask that says where not to learn",
+    unseen="both sides of a mask are places to learn from; info says how many pixels were learned from",
+)
+def _(bench):
+    mask = bench.write("mask", (TRUTH < 100).astype(np.uint8))
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--mask", mask)
+
+
+@misuse(
+    "a border larger than the image",
+    says="a border of 60 pixels leaves nothing of an image of shape (112, 120)",
+)
+def _(bench):
+    return bench.evaluate({"near": near(TRUTH)}, TRUTH, "--crop-border", "60")
+
+
+@misuse("Y of a grey image", says="Y needs red, green and blue along a channel axis")
+def _(bench):
+    return bench.evaluate({"near": near(TRUTH)}, TRUTH, "--y-channel")
+
+
+@misuse("a method that there is not", says="there is no method 'magic' to compare; there are:")
+def _(bench):
+    return python(compare, [((near(TRUTH), far(TRUTH)), TRUTH)] * 2, methods=["magic"])
+
+
+@misuse("one fold, so that nothing is held out", says="give 2 or more, so that something is held out")
+def _(bench):
+    return python(compare, [((near(TRUTH), far(TRUTH)), TRUTH)] * 2, folds=1)
+
+
+@misuse(
+    "names and candidates that do not match in number", says="there are 2 candidates but 3 names (A, B, C)"
+)
+def _(bench):
+    return python(fit_lut, [((near(TRUTH), far(TRUTH)), TRUTH)], "ABC")
+
+
+@misuse("arrays where pairs belong", says="of the reference set is no pair; give (candidates, ground truth)")
+def _(bench):
+    return python(fit_lut, [near(TRUTH), TRUTH])
+
+
+@misuse(
+    "all candidates stacked the wrong way round",
+    says="the ground truth has shape (112, 120) but candidate 1 has (120, 2)",
+)
+def _(bench):
+    return python(fit_lut, [(np.stack([near(TRUTH), far(TRUTH)], axis=-1), TRUTH)])
