@@ -31,6 +31,7 @@ def here(tmp_path, monkeypatch):
 C = ["-c", "A=A.tif", "-c", "B=B.tif"]
 F = ["-c", "A=inA", "-c", "B=inB"]
 BLIND = ["blind", "A.tif", "-m", "median", "-m", "gaussian"]
+SWEEP = ["sweep", "A.tif", "-m", "gaussian", "--setting", "sigma"]
 APPLY = ["apply", "--lut", "l.lut.safetensors", "--overwrite"]
 
 
@@ -67,6 +68,8 @@ APPLY = ["apply", "--lut", "l.lut.safetensors", "--overwrite"]
         ([*BLIND, "-o", "A.tif", "--overwrite"], "--out leads to A.tif"),
         ([*BLIND, "-o", "o.tif", "--save-lut", "m", "--json", "m.lut.safetensors"], "both lead to m.lut"),
         ([*BLIND, "-o", "g.tif"], "g.tif exists already"),
+        ([*SWEEP, "-o", "g.tif"], "g.tif exists already"),
+        ([*SWEEP, "--json", "A.tif", "--overwrite"], "--json leads to A.tif"),
     ],
 )
 def test_places_that_clash(here, arguments, said):

@@ -19,6 +19,7 @@ from napari_ensir.settings import (
     EvaluateSettings,
     FitSettings,
     RestoreSettings,
+    SweepSettings,
     settings_of,
 )
 
@@ -51,6 +52,7 @@ def test_python_has_every_setting_with_its_default(kind, function):
         (CompareSettings, "compare"),
         (RestoreSettings, "restore"),
         (BlindSettings, "blind"),
+        (SweepSettings, "sweep"),
     ],
 )
 def test_the_command_line_has_every_setting_with_its_default(kind, name):

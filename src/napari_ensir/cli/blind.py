@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from napari_ensir.restorers import with_channel_axis
 from napari_ensir.restorers.base import UnfamiliarImageWarning
 from napari_ensir.restorers.blind import CorrelatedNoiseWarning, restore_and_refer
 from napari_ensir.restorers.blind_pairs import LEARNING
-from napari_ensir.restorers.remarks import doubts_of, told_of
+from napari_ensir.restorers.remarks import told_of
 from napari_ensir.settings import RestoreSettings
 
 if TYPE_CHECKING:
@@ -87,8 +86,6 @@ def blind(
     scores = reference.scores()
     if target is not None:
         lut.save(target)
-    odd = [doubt for array in arrays for each in restorers for doubt in doubts_of(each, array)]
-    said = terminal.warn([*dict.fromkeys(odd), *lut.report["warnings"]])
 
     def show(count: int) -> None:
         terminal.say(scores.to_markdown())
@@ -100,7 +97,8 @@ def blind(
     return outputs.write(
         lambda stem, _: _Ensemble(candidates.pop(stem), lut, settings.device),
         axis,
-        record=partial(record_of, "ensemble", lut, settings=settings.keywords(), restorers=told),
-        more={"scores": scores.to_dict(), "warnings": said, "lut": None if target is None else str(target)},
+        record=lambda _, **of: record_of("ensemble", lut, settings=settings.keywords(), restorers=told, **of),
+        said=[*outputs.doubts(restorers, arrays), *lut.report["warnings"]],
+        more={"scores": scores.to_dict(), "lut": None if target is None else str(target)},
         show=show,
     )

@@ -24,6 +24,7 @@ from napari_ensir.settings import (
     FitSettings,
     ReadingSettings,
     RestoreSettings,
+    SweepSettings,
     WritingSettings,
 )
 
@@ -302,6 +303,66 @@ def blind(
         save_lut,
         own or [],
         self_ensemble=self_ensemble,
+        settings=settings,
+        as_float=writing.as_float,
+        output=output,
+    )
+    _report_failures(failed)
+
+
+@command()
+def sweep(
+    image: Annotated[Path, typer.Argument(help="A noisy image, a folder of them, or a Zarr array.")],
+    setting: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="SETTING",
+            help='Of which setting to try values, such as strength. "napari-ensir restorers" lists them.',
+        ),
+    ] = None,
+    values: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="VALUE,VALUE,...",
+            help="The values to try.",
+            show_default="some around the value that is set",
+        ),
+    ] = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="Restore by the best value and write that; with --all, a folder.",
+            show_default="nothing is written",
+        ),
+    ] = None,
+    write_all: Annotated[
+        bool, flag("--all", help="Write what every value makes into the folder --out, each under its value.")
+    ] = False,
+    method: Methods = None,
+    network: Networks = None,
+    own: Own = None,
+    ir: Around = None,
+    *,
+    settings: SweepSettings,
+    writing: WritingSettings,
+    output: Output,
+) -> None:
+    """Try values of a restorer's setting on noisy images, without a ground truth, and restore by the best."""
+    from napari_ensir.cli import sweep as room
+
+    failed = room.sweep(
+        image,
+        method or [],
+        network or [],
+        ir,
+        setting,
+        values,
+        out,
+        own or [],
+        write_all=write_all,
         settings=settings,
         as_float=writing.as_float,
         output=output,

@@ -30,6 +30,8 @@ from napari_ensir.restorers.unlike import some_pixels, unlike_warning
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from napari_ensir.cli.terminal import Output
     from napari_ensir.files.sets import ImageSet
     from napari_ensir.files.zarr_arrays import ZarrImage
@@ -132,6 +134,11 @@ def restore(
     return planned.write(lambda _, name: restorers[name], channel_axis)
 
 
+def _restored(restorer: Restorer, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What a restoration says of where it came from."""
+    return record_of("restored", inputs=inputs, restorer=told_of(restorer))
+
+
 @dataclass(frozen=True)
 class Outputs:
     """What is made of which image, and where that goes: found to be possible before anything is computed.
@@ -193,24 +200,38 @@ class Outputs:
             plan.check(output.overwrite)
         return cls(images, failed, out, output, tuple(plans))
 
+    def doubts(self, restorers: Sequence[Restorer], arrays: Sequence[NDArray[Any]]) -> list[str]:
+        """What is doubtful about the images, which are ``arrays``, for these restorers."""
+        return [
+            self._of_image(stem, doubt)
+            for (stem, _), array in zip(self.images.fields, arrays, strict=True)
+            for restorer in restorers
+            for doubt in doubts_of(restorer, array)
+        ]
+
+    def _of_image(self, stem: str, sentence: str) -> str:
+        return f"{stem}: {sentence}" if self.images.from_folders else sentence
+
     def write(
         self,
         made_by: Callable[[str, str], Restorer],
         channel_axis: int | None,
         *,
-        record: Callable[..., dict[str, Any]] | None = None,
+        record: Callable[..., dict[str, Any]] = _restored,
+        said: Sequence[str] = (),
         more: Mapping[str, Any] | None = None,
         show: Callable[[int], object] | None = None,
     ) -> dict[str, str]:
         """Restore and write; the messages of images that failed, by stem, where others were done.
 
         ``made_by`` gives the restorer of an image's stem and of a name. ``record`` makes what an output says
-        of where it came from, given the names of files as ``inputs``; None: restorer and settings. ``more``
-        goes to the JSON; ``show`` says what was done, given how many were written.
+        of where it came from, of the restorer and the names of files as ``inputs``. ``said`` are warnings
+        that there are already; ``more`` goes to the JSON; ``show`` says what was done, given how many were
+        written.
         """
         written: dict[str, dict[str, str]] = {}
         notes: list[tuple[str, str]] = []
-        doubts: list[str] = []
+        doubts: list[str] = [*said]
         from_folders, failed, output = self.images.from_folders, self.failed, self.output
         with many_files(), terminal.progress(output.quiet) as progress:
             for done, plan in enumerate(self.plans):
@@ -218,23 +239,26 @@ class Outputs:
                     continue
                 with keep_message(failed, plan.stem) if from_folders else nullcontext():
                     restorer = made_by(plan.stem, plan.name)
-                    tell = record or partial(record_of, "restored", restorer=told_of(restorer))
                     told = plan.carry_out(
-                        restorer, channel_axis, share_of(progress, done, len(self.plans)), output, tell
+                        restorer,
+                        channel_axis,
+                        share_of(progress, done, len(self.plans)),
+                        output,
+                        partial(record, restorer),
                     )
                     notes += told[0]
-                    doubts += [f"{plan.stem}: {each}" if from_folders else each for each in told[1]]
+                    doubts += [self._of_image(plan.stem, each) for each in told[1]]
                     written.setdefault(plan.stem, {})[plan.name] = str(plan.target)
         count = sum(map(len, written.values()))
 
-        def said() -> None:
+        def say() -> None:
             terminal.say(f"{count} written to {self.out}")
 
         for note in notes_in_words([] if output.quiet else notes):
             terminal.complain(note)
         warned = terminal.warn(dict.fromkeys(doubts))
         results = {"written": written, "failed": failed, "warnings": warned, **(more or {})}
-        output.finish(results, said if show is None else lambda: show(count))
+        output.finish(results, say if show is None else lambda: show(count))
         return failed
 
 

@@ -37,11 +37,14 @@ class Sweep:
     values : tuple of K values
     scores : NoisyScores
         Differences are to the value of the least error.
+    warnings : tuple of str
+        What makes it doubtful, a sentence each.
     """
 
     setting: str
     values: tuple[Any, ...]
     scores: NoisyScores
+    warnings: tuple[str, ...] = ()
 
     @property
     def best(self) -> Any:
@@ -68,6 +71,17 @@ class Sweep:
             for place, value in enumerate(self.values)
             if place == base or not self.scores.difference(place).is_real
         )
+
+    def in_words(self) -> str:
+        """The best value, and which may be as good, in a sentence or two."""
+        title, best = self.setting.replace("_", " "), self.best
+        others = [told(value) for value in self.alike if value != best]
+        said = f"Least error at {title} {told(best)}"
+        said += f"; {', '.join(others)} may be as good." if others else "."
+        numbers = all(isinstance(value, int | float) for value in self.values)
+        if numbers and best in (min(self.values), max(self.values)):
+            said += " That is the last value tried: there may be a better one beyond."
+        return said
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -180,9 +194,21 @@ def sweep_setting(
     )
     blocks = reference.block_errors(average=False)
     low, high = reference.data_range
-    names, roles = tuple(str(value) for value in tried), ("candidate",) * len(tried)
+    names, roles = tuple(map(told, tried)), ("candidate",) * len(tried)
     least = int(np.argmin(blocks.sums.sum(axis=0)))
-    return Sweep(setting, tried, NoisyScores(names, blocks, high - low, "unknown", least, roles))
+    scores = NoisyScores(names, blocks, high - low, "unknown", least, roles)
+    return Sweep(setting, tried, scores, reference.warnings)
+
+
+def told(value: Any) -> str:
+    """A value of a setting, as short as can be.
+
+    Examples
+    --------
+    >>> told(0.5), told(12), told("db2"), told(None)
+    ('0.5', '12', 'db2', 'none')
+    """
+    return f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def _settings_within(restorer: Any) -> set[str]:

@@ -1,20 +1,10 @@
-"""Settings: what one is (``setting.py``), and which there are (``work.py``)."""
+"""Settings: what one is (``setting.py``), and which there are (``work.py``; ``shared.py``)."""
 
 from __future__ import annotations
 
 from napari_ensir.settings.setting import Setting, Settings, check_settings, setting, settings_of, table_of
-from napari_ensir.settings.work import (
-    METHODS,
+from napari_ensir.settings.shared import (
     SHRINKAGE,
-    ApplySettings,
-    BlindSettings,
-    CompareSettings,
-    EvaluateSettings,
-    FitSettings,
-    ReadingSettings,
-    RestoreSettings,
-    TrainSettings,
-    WritingSettings,
     channel_axis_setting,
     data_range_setting,
     device_setting,
@@ -22,6 +12,20 @@ from napari_ensir.settings.work import (
     seed_setting,
     steps_setting,
     tau_setting,
+)
+from napari_ensir.settings.work import (
+    METHODS,
+    ApplySettings,
+    BlindSettings,
+    CompareSettings,
+    EvaluateSettings,
+    FitSettings,
+    HidingSettings,
+    ReadingSettings,
+    RestoreSettings,
+    SweepSettings,
+    TrainSettings,
+    WritingSettings,
 )
 
 __all__ = [
@@ -32,10 +36,12 @@ __all__ = [
     "CompareSettings",
     "EvaluateSettings",
     "FitSettings",
+    "HidingSettings",
     "ReadingSettings",
     "RestoreSettings",
     "Setting",
     "Settings",
+    "SweepSettings",
     "TrainSettings",
     "WritingSettings",
     "channel_axis_setting",

@@ -200,16 +200,15 @@ class RestoreWidget(RestoreControls):
         setting, values = form.setting.value, form.values()
         restorer = with_settings(self._restorer(key), channel_axis=axis)
 
-        def work(progress: Progress) -> tuple[Sweep, str | None]:
+        def work(progress: Progress) -> Sweep:
             array = np.asarray(origin.data)
-            sweep = sweep_setting(
+            return sweep_setting(
                 restorer, setting, values, array, channel_axis=axis, progress=progress, **hiding
             )
-            return sweep, correlated_noise_warning(array, axis)
 
-        def show(found: tuple[Sweep, str | None]) -> None:
-            form.show_sweep(found[0], key)
-            self.say("\n".join([form.in_words(), *_warned(found[1])]))
+        def show(found: Sweep) -> None:
+            form.show_sweep(found, key)
+            self.say("\n".join([found.in_words(), *_warned(*found.warnings)]))
 
         self.start(work, "Trying values", show)
 
@@ -345,5 +344,5 @@ def _unlike(names: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _warned(warning: str | None) -> list[str]:
-    return [f"{warning[:1].upper()}{warning[1:]}"] if warning else []
+def _warned(*warnings: str | None) -> list[str]:
+    return [f"{warning[:1].upper()}{warning[1:]}" for warning in warnings if warning]

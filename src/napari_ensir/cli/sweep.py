@@ -1,0 +1,164 @@
+"""What ``napari-ensir sweep`` does: tries values of a setting, ranks them, restores by the best."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import typer
+
+from napari_ensir.cli import terminal
+from napari_ensir.cli.options import value_of
+from napari_ensir.cli.restoring import Outputs, channel_axis_of, choose_restorers
+from napari_ensir.ensemble.record import record_of
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.sets import Part
+from napari_ensir.restorers import sweep_setting, with_channel_axis
+from napari_ensir.restorers.base import UnfamiliarImageWarning, with_settings
+from napari_ensir.restorers.blind_pairs import CorrelatedNoiseWarning
+from napari_ensir.restorers.ranking import told
+from napari_ensir.restorers.remarks import told_of
+from napari_ensir.restorers.values_to_try import around, numbers_to_try, settings_to_try, values_between
+from napari_ensir.settings import RestoreSettings, SweepSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from napari_ensir.cli.terminal import Output
+    from napari_ensir.restorers import Restorer
+    from napari_ensir.restorers.ranking import Sweep
+    from napari_ensir.settings import Setting
+
+__all__ = ["sweep"]
+
+OPTION, LIST = "--setting", "--values"
+
+
+def sweep(
+    image: Path,
+    methods: Sequence[str],
+    networks: Sequence[Path],
+    ir: Path | None,
+    setting: str | None,
+    values: str | None,
+    out: Path | None,
+    own: Sequence[str] = (),
+    *,
+    write_all: bool = False,
+    settings: SweepSettings,
+    as_float: bool,
+    output: Output,
+) -> dict[str, str]:
+    """Judge values of one setting by all images; the messages of images that failed to be written.
+
+    The best value's restorations go to ``out``; with ``write_all`` every value's go into the folder ``out``,
+    each under its value. None: nothing is written.
+    """
+    if write_all and out is None:
+        raise typer.BadParameter("there is no folder to write to; give --out.", param_hint="--all")
+    given = RestoreSettings(device=settings.device, data_range=settings.data_range)
+    chosen = choose_restorers(methods, networks, given, ir, own)
+    if len(chosen) > 1:
+        raise EnsembleError(
+            f"values are tried of one restorer, and these are {len(chosen)}: {', '.join(chosen)}; give one."
+        )
+    ((name, restorer),) = chosen.items()
+    known = _setting(name, restorer, setting)
+    tried = _spread(known, restorer, settings) if values is None else _listed(known, values, settings)
+    by_value = {
+        f"{known.name}-{told(value)}": with_settings(restorer, **{known.name: value}) for value in tried
+    }
+    names = () if out is None else tuple(by_value) if write_all else (name,)
+    outputs = Outputs.planned(
+        image, names, out or image, as_float=as_float, output=output, folder=write_all, read=[*networks, ir]
+    )
+    images = outputs.images
+    axis = channel_axis_of(images, settings.channel_axis)
+    restorer = with_channel_axis(restorer, axis)
+    arrays = [np.asarray(images.load(number)[Part.IMAGE]) for number in range(len(images))]
+    with terminal.progress(output.quiet) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # told below, both of them
+        warnings.simplefilter("ignore", UnfamiliarImageWarning)
+        hiding = settings.keywords("stride", "offsets", "seed")
+        found = sweep_setting(
+            restorer, known.name, tried, arrays, channel_axis=axis, progress=progress, **hiding
+        )
+    best = with_settings(restorer, **{known.name: found.best})
+    kept = {key: value for key, value in found.to_dict().items() if key in ("setting", "values", "alike")}
+
+    def show(count: int) -> None:
+        _show(found)
+        if out is not None:
+            terminal.say(f"{count} written to {out}")
+
+    return outputs.write(
+        lambda _, which: by_value[which] if write_all else best,
+        axis,
+        record=lambda by, **of: record_of("restored", restorer=told_of(by), sweep=kept, **of),
+        said=[*outputs.doubts([restorer], arrays), *found.warnings],
+        more={"restorer": name, **found.to_dict()},
+        show=show,
+    )
+
+
+def _setting(name: str, restorer: Restorer, given: str | None) -> Setting:
+    """The setting that is named, among those that change what the restorer makes."""
+    known = {each.name: each for each in settings_to_try(restorer)}
+    if not known:
+        raise EnsembleError(f"{name} has no setting of which values could be tried.")
+    has = f"{name} has {', '.join(known)}"
+    if given is None:
+        raise typer.BadParameter(f"name the setting to try values of; {has}.", param_hint=OPTION)
+    if (setting := given.replace("-", "_")) not in known:
+        raise typer.BadParameter(f"there is no setting {given!r}; {has}.", param_hint=OPTION)
+    return known[setting]
+
+
+def _listed(setting: Setting, text: str, settings: SweepSettings) -> list[Any]:
+    """The values of a list."""
+    if settings.between is not None or settings.count != SweepSettings.count:
+        raise typer.BadParameter("the values are listed; leave out --between and --count.", param_hint=LIST)
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        try:
+            value = value_of(setting, part.strip())
+        except EnsembleError as error:
+            raise typer.BadParameter(str(error), param_hint=LIST) from None
+        if told(value) in found:
+            raise typer.BadParameter(f"{told(value)} is given twice.", param_hint=LIST)
+        found[told(value)] = value
+    if len(found) < 2:
+        raise typer.BadParameter(f"{text} is one value; give two or more, as in 0.5,1,2.", param_hint=LIST)
+    return list(found.values())
+
+
+def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> list[Any]:
+    """Values from the least to the greatest; those around the one that is set where nothing is said."""
+    if setting.name not in [each.name for each in numbers_to_try(restorer)]:
+        raise typer.BadParameter(
+            f"list what to try of {setting.name}, which can be {setting.allowed()}.", param_hint=LIST
+        )
+    low, high = settings.between or around(setting, getattr(restorer, setting.name))
+    try:
+        return values_between(setting, low, high, settings.count)
+    except EnsembleError as error:
+        raise typer.BadParameter(str(error), param_hint="--between") from None
+
+
+def _show(found: Sweep) -> None:
+    """The values as a table, the best first, and what it says."""
+    alike, best = found.alike, found.scores.best
+    rows = []
+    for place in found.scores.ranked:
+        value, row = found.values[place], found.scores.rows[place]
+        sign = "★" if place == best else "≈" if len(alike) > 1 and value in alike else ""
+        spread = "" if row.standard_error is None or value == found.best else f"{row.standard_error:.4g}"
+        rows.append((told(value), f"{row.difference:.4g}", spread, sign))
+    terminal.table((found.setting.replace("_", " "), "difference of MSE", "standard error", ""), rows)
+    terminal.say(
+        "Differences are of mean squared error at hidden pixels, to the least, with their standard error "
+        "over blocks."
+    )
+    terminal.say(found.in_words())
