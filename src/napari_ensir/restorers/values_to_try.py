@@ -44,7 +44,7 @@ def settings_to_try(restorer: Restorer) -> tuple[Setting, ...]:
     >>> [each.name for each in settings_to_try(Wavelet())]
     ['spatial_ndim', 'wavelet', 'method', 'noise']
     """
-    known = settings_of(restorer) if is_dataclass(restorer) else ()
+    known: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
     found = [each for each in known if each.name not in _ELSEWHERE]
     return tuple(sorted(found, key=lambda each: getattr(restorer, each.name) is None))
 

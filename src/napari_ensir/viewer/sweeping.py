@@ -65,8 +65,8 @@ class SweepForm(Container):
             name="sweep_steps",
             label=count.title,
             tooltip=count.description,
-            min=count.minimum,
-            max=count.maximum,
+            min=int(count.minimum or 0),
+            max=int(count.maximum or 0),
             gui_only=True,
         )
         self.sweep_button = button(
