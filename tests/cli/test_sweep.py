@@ -32,11 +32,12 @@ def folder(tmp_path):
 
 def test_the_best_of_an_images_values_is_first_and_written(folder):
     image = read_image(folder / "in" / "a.png")
-    said = run("sweep", folder / "in" / "a.png", *GAUSSIAN, "--out", folder / "best.tif")
+    given = [*GAUSSIAN, "--set", "gaussian.sigma=2.5", "--out", folder / "best.tif"]
+    said = run("sweep", folder / "in" / "a.png", *given)
     expected = sweep_setting(
         CLASSICAL["gaussian"](),
         "sigma",
-        [0.25, 0.397, 0.63, 1.0, 1.59, 2.52, 4.0],  # from a quarter of the default to four times it
+        [0.625, 0.992, 1.57, 2.5, 3.97, 6.3, 10.0],  # from a quarter of the one set to four times it
         image,
         offsets=3,
     )
