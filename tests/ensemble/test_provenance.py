@@ -27,7 +27,7 @@ def test_a_report_says_what_was_learned_from_and_how(rng, tmp_path, monkeypatch)
     assert report["date"] == "1970-01-02"
     assert set(report["versions"]) == {"napari-ensir", "numpy", "torch"}
     assert report["versions"]["numpy"] == np.__version__
-    assert report["settings"]["shrinkage"] == 20
+    assert report["settings"] == {"shrinkage": 20}, "least squares has no other"
     inputs = report["inputs"]
     assert [one["shape"] for one in inputs["listed"]] == [[20, 30], [16, 16]]
     assert inputs["listed"][0]["dtypes"] == ["uint8"] * 3

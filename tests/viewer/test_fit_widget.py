@@ -188,10 +188,13 @@ def test_save_and_apply_from_the_file(filled, fit_widget, wait_for, tmp_path):
     fit_widget.save(str(tmp_path / "mine"))
     path = tmp_path / "mine.lut.safetensors"
     assert "mine.lut.safetensors" in fit_widget.message.value
-    assert load_lut(path).names == fit_widget.result.lut.names
+    table = load_lut(path)
+    assert table.names == fit_widget.result.lut.names
+    assert table.report["inputs"]["listed"][0]["names"] == [*table.names, "ground truth"]
 
     _, apply_widget = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     apply_widget.open(str(path))
+    assert apply_widget.summary.value.startswith(f"EM (paper), {len(table.rows)} bin sets of width 32 on 0")
     assert [layer.name for layer in apply_widget.layers] == list(fit_widget.result.lut.names)
     apply_widget.run()
     wait_for(apply_widget)

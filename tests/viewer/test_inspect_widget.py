@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
 from napari_ensir.ensemble.fidelity import fidelity_of
+from napari_ensir.ensemble.provenance import named_report
 from napari_ensir.viewer.inspect_widget import InspectWidget
+from napari_ensir.viewer.provenance_lines import provenance_lines
 from napari_ensir.viewer.session import session_of
 
 
@@ -148,8 +151,10 @@ def test_a_pixel_says_how_far_off_it_may_be_and_the_table_where_it_came_from(fil
     date, how, learned, hashes, held_out = docked._origin.value.splitlines()
     assert known.report["date"] in date
     assert "numpy" in date
-    assert how.startswith("By em: bin_width 32, shrinkage 1000")
+    assert how == "By EM (paper): bin_width 32, min_pixels 100, tolerance 1e-05."
     assert learned == "Learned from 1 image: 96 x 96, uint8."
+    named = replace(known, report=named_report(known.report, [(*known.names, "gt")]))
+    assert provenance_lines(named)[2] == f'{learned[:-1]}; its ground truth is "gt".'
     assert hashes == "Content hashes (sha256) of 1 of 1 images in the file."
     assert f"RMSE {known.errors.overall:.4g}, on 4 parts" in held_out
 
@@ -188,9 +193,5 @@ def test_it_shows_and_exports_whether_intensities_survive(filled, fitted, docked
 
 
 def test_what_a_report_of_somebody_else_lacks_or_garbles_is_left_out(fitted):
-    from dataclasses import replace
-
-    from napari_ensir.viewer.provenance_lines import provenance_lines
-
     garbled = {"date": 3, "versions": [], "inputs": {"images": "x", "listed": [1]}, "held_out": {"rmse": "?"}}
     assert provenance_lines(replace(fitted, report=garbled)) == []

@@ -74,9 +74,10 @@ def _table_lines(table: Mapping[str, Any]) -> dict[str, Any]:
         kinds = {(terminal.plain(one.get("shape")), terminal.plain(one.get("dtypes"))) for one in listed}
         found["learned_from"] = "; ".join(f"({shape}) {dtypes}" for shape, dtypes in sorted(kinds)[:4])
         names = [one["names"] for one in listed if isinstance(one.get("names"), list)]
-        if names:
-            more = f" and {len(listed) - 1} more" if len(listed) > 1 else ""
-            found["learned_from_files"] = terminal.plain(names[0]) + more
+        if names and names[0]:
+            *candidates, truth = names[0]
+            more = f", and {len(listed) - 1} more" if len(listed) > 1 else ""
+            found["learned_from_images"] = f"{terminal.plain(candidates)}; ground truth {truth}{more}"
         hashed = sum(bool(one.get("sha256")) for one in listed)
         found["hashes"] = f"sha256 of {hashed} of {len(listed)} images, with --json"
         if isinstance(said := inputs.get("not_hashed"), str):

@@ -18,6 +18,8 @@ from napari_ensir.settings import METHODS as TEXTS
 from napari_ensir.settings import SHRINKAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -29,6 +31,9 @@ __all__ = ["METHODS", "OUTCOMES", "Estimate", "Estimator", "Method", "Settings",
 
 OUTCOMES = ("converged", "iteration limit", "no solution", "too few pixels")
 """What came of a bin set; its index is the code in :attr:`Estimate.outcome`."""
+
+KEPT = ("prior", "shrinkage", "min_pixels", "max_iterations", "tolerance")
+"""Names of the settings that a report keeps."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,12 @@ class Settings:
     tolerance: float = 1e-5
     device: torch.device | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """What a report keeps, in plain values: all but where it was computed."""
-        prior = None if self.prior is None else [float(weight) for weight in self.prior]
-        return {
-            "prior": prior,
-            "shrinkage": self.shrinkage,
-            "min_pixels": self.min_pixels,
-            "max_iterations": self.max_iterations,
-            "tolerance": self.tolerance,
-        }
+    def to_dict(self, used: Sequence[str] = KEPT) -> dict[str, Any]:
+        """What a report keeps, in plain values: all that is used, but where it was computed."""
+        found = {name: getattr(self, name) for name in KEPT if name in used}
+        if found.get("prior") is not None:
+            found["prior"] = [float(weight) for weight in found["prior"]]
+        return found
 
     @classmethod
     def from_dict(cls, kept: Any, n_candidates: int) -> Settings:
@@ -143,6 +144,8 @@ class Method:
     title: str
     summary: str
     home: str
+    uses: Sequence[str] = KEPT
+    """Names of the settings that change what it makes: no other is a word about its tables."""
 
     def load(self) -> Estimator:
         """The estimator itself."""
@@ -157,7 +160,10 @@ _HOMES = {
     "least-squares": "least_squares:least_squares",
 }
 
-METHODS = {name: Method(*TEXTS[name], home) for name, home in _HOMES.items()}
+_OF_EM = ("prior", "min_pixels", "max_iterations", "tolerance")
+_USES = {"em": _OF_EM, "em-released": _OF_EM, "least-squares": ("shrinkage",)}
+
+METHODS = {name: Method(*TEXTS[name], home, _USES[name]) for name, home in _HOMES.items()}
 """Every method by the name that scripts use."""
 
 

@@ -192,7 +192,7 @@ def rescaled_report(report: dict[str, Any], gain: float, offset: float) -> dict[
 
 
 def named_report(report: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """A table's report with the names of what was learned from, such as of files.
+    """A table's report with the names of what was learned from, such as of files or layers.
 
     Parameters
     ----------

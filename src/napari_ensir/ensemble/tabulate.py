@@ -58,14 +58,14 @@ def estimate_lut(
     >>> [estimate_lut(collected, method).method for method in ("em", "least-squares")]
     ['em', 'least-squares']
     """
-    estimator = find_method(method).load()
-    settings = settings or Settings()
+    found = find_method(method)
+    estimator, settings = found.load(), settings or Settings()
     statistics = reference.statistics if binning is None else reference.statistics.in_bins(binning)
     estimate = estimator(statistics, settings, progress)
     counts = statistics.counts
     report = {
         **made_now(),
-        "settings": settings.to_dict(),
+        "settings": settings.to_dict(found.uses),
         "inputs": reference.inputs,
         "pixels": statistics.n_pixels,
         "images": reference.n_images,

@@ -255,7 +255,7 @@ def choose_bins(
     True
     """
     base = settings or Settings()
-    tried = shrinkages if method == "least-squares" else (base.shrinkage,)
+    tried = shrinkages if "shrinkage" in find_method(method).uses else (base.shrinkage,)
     fine = reference.statistics.binning
     binnings = [fine.coarsened(factor) for factor in factors if factor <= fine.n_bins]
     errors: dict[tuple[float, float], float] = {}

@@ -15,14 +15,14 @@ from napari_ensir.settings import ApplySettings, settings_of
 from napari_ensir.viewer.applying import Applied, apply_table
 from napari_ensir.viewer.as_code import TABLE, apply_as_command, apply_as_python
 from napari_ensir.viewer.choices import Choice
-from napari_ensir.viewer.controls import Message, WithButton, control_of
+from napari_ensir.viewer.controls import Message, WithButton, control_of, figures
 from napari_ensir.viewer.copying import copied, copy_buttons, path_of_layer
 from napari_ensir.viewer.expecting import expected_limits
 from napari_ensir.viewer.forms import Form, button, dress, row
 from napari_ensir.viewer.layer_choice import LayerChoice
 from napari_ensir.viewer.layers import Origin, changed_meanwhile, unwrapped, why_not
 from napari_ensir.viewer.matching import best_matches, cannot_combine, matching_sets, taken_twice
-from napari_ensir.viewer.outputs import WEIGHT_VIEWS, Outputs
+from napari_ensir.viewer.outputs import WEIGHT_VIEWS, Outputs, method_title
 from napari_ensir.viewer.panel import Panel, shows_errors
 from napari_ensir.viewer.session import preference, session_of
 
@@ -161,9 +161,9 @@ class ApplyWidget(Panel):
         self._lut = lut
         if not (keep_layers and before is not None and before.names == lut.names):
             self._offer_roles(lut)
-        low, high = lut.data_range
+        width, low, high = map(figures, (lut.bin_width, *lut.data_range))
         self._summary.value = (
-            f"{lut.method}, {len(lut.rows):,} bin sets of width {lut.bin_width:g} on {low:g} to {high:g}, "
+            f"{method_title(lut)}, {len(lut.rows):,} bin sets of width {width} on {low} to {high}, "
             f"learned from {int(lut.counts.clip(min=0).sum()):,} pixels."
         )
         self._follow()

@@ -8,6 +8,7 @@ import numpy as np
 from magicgui.widgets import CheckBox
 from napari.layers import Labels, Shapes
 
+from napari_ensir.ensemble.estimate import METHODS
 from napari_ensir.settings import FitSettings, settings_of
 from napari_ensir.viewer.candidate_picker import LayerPicker
 from napari_ensir.viewer.choices import Choice
@@ -260,7 +261,7 @@ class FitControls(Panel):
                         slider.value = (0, last)
 
     def _follow_method(self) -> None:
-        self.shrinkage.visible = self.method.value == "least-squares"
+        self.shrinkage.visible = "shrinkage" in METHODS[self.method.value].uses
 
     def _show_further(self) -> None:
         self._further.native.setVisible(bool(self.more.value))

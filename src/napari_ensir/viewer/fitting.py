@@ -9,9 +9,10 @@ import numpy as np
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.bins import choose_binning
-from napari_ensir.ensemble.estimate import Settings
+from napari_ensir.ensemble.estimate import METHODS, Settings
 from napari_ensir.ensemble.fit import FOLDS
 from napari_ensir.ensemble.inputs import check_prior
+from napari_ensir.ensemble.provenance import named_report
 from napari_ensir.ensemble.reference import collect_reference
 from napari_ensir.ensemble.scoring import score_range_of
 from napari_ensir.ensemble.suspicions import suspicions
@@ -131,8 +132,9 @@ class FitResult:
             notes.append(f"{report['not_finite']:,} pixels were left out: NaN or infinite.")
         counts = self.lut.counts
         few = counts[counts < self.used.min_pixels].sum() / max(1, counts.sum())
-        if few > 0 and self.lut.method != "least-squares":
-            notes.append(f"{few:.1%} of the pixels lie in bin sets too sparse to learn from.")
+        share = f"{few:.1%}"
+        if share != "0.0%" and "min_pixels" in METHODS[self.lut.method].uses:  # fewer are no news
+            notes.append(f"{share} of the pixels lie in bin sets too sparse to learn from.")
         if self.request.settings.truth_noise is not None:
             notes[0] = NOISY_SCORES
         if self.uncalibrated:
@@ -246,8 +248,10 @@ def _estimate(
     method = method_for(settings.method, settings.truth_noise)
     binning, used = _resolve(reference, method, settings, progress)
     lut = estimate_lut(reference, method, used, binning=binning, progress=progress)
+    report = named_report(lut.report, [(*request.names, request.truth_name)])
     if settings.truth_noise is not None:
-        lut = replace(lut, report=lut.report | {"truth_noise": settings.truth_noise})
+        report["truth_noise"] = settings.truth_noise
+    lut = replace(lut, report=report)
     combined = combine(lut, request.candidates, request.rgb, settings.device, progress)
     asked = replace(request, settings=settings)
     made = FitResult(asked, reference, unseen, used, lut, combined, (), {method: lut}, **kept)

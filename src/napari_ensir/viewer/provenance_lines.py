@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from napari_ensir.viewer.controls import figures
+from napari_ensir.viewer.outputs import method_title
+
 if TYPE_CHECKING:
     from napari_ensir.ensemble.lut import WeightLUT
 
@@ -32,7 +35,7 @@ def provenance_lines(lut: WeightLUT) -> list[str]:
         f"{name} {value}" for name, value in _dict(report.get("settings")).items() if value is not None
     ]
     if settings:
-        lines.append(f"By {lut.method}: bin_width {lut.bin_width:g}, {', '.join(settings)}.")
+        lines.append(f"By {method_title(lut)}: bin_width {figures(lut.bin_width)}, {', '.join(settings)}.")
     inputs = _dict(report.get("inputs"))
     lines += filter(None, [_learned_from(inputs), _hashes(inputs)])
     held_out = _dict(report.get("held_out"))
@@ -53,7 +56,9 @@ def _learned_from(inputs: dict[str, Any]) -> str:
     kinds = ", ".join(dict.fromkeys(map(str, dtypes)))
     more = "" if images == 1 else ", the first"
     many = f"{images} image{'s' if images != 1 else ''}{more}"
-    return f"Learned from {many}: {' x '.join(map(str, shape))}, {kinds}."
+    names = first.get("names")
+    truth = f'; its ground truth is "{names[-1]}"' if isinstance(names, list) and names else ""
+    return f"Learned from {many}: {' x '.join(map(str, shape))}, {kinds}{truth}."
 
 
 def _hashes(inputs: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class FitRequest:
     settings : FitSettings
     mask : array of the shape without the channel axis, or of its last axes, or None
         Learn where it is not zero.
+    truth_name : str
     """
 
     candidates: tuple[Any, ...]
@@ -49,6 +50,7 @@ class FitRequest:
     rgb: bool
     settings: FitSettings = field(default_factory=FitSettings)
     mask: Any = None
+    truth_name: str = "ground truth"
 
     @classmethod
     def of_layers(
@@ -91,14 +93,10 @@ class FitRequest:
             full_data(truth),
             bool(truth.rgb),
             settings,
+            truth_name=truth.name,
         )
         made._check_planes()
-        if mask is None:
-            return made
-        spatial = made.spatial_shape
-        return cls(
-            made.candidates, made.names, made.truth, made.rgb, settings, mask_array(truth, mask, spatial)
-        )
+        return made if mask is None else replace(made, mask=mask_array(truth, mask, made.spatial_shape))
 
     @property
     def channel_axis(self) -> int | None:
