@@ -11,7 +11,7 @@ import torch
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL
 from napari_ensir.restorers.own_network import OwnNetwork
-from napari_ensir.viewer.layers import OUTPUT_KEY
+from napari_ensir.viewer.layers import OUTPUT_KEY, RECORD_KEY
 from napari_ensir.viewer.restore_widget import RestoreWidget
 from napari_ensir.viewer.restorer_forms import RestorerForms
 from napari_ensir.viewer.session import session_of
@@ -124,8 +124,22 @@ def test_ticks_are_told_once_and_in_order():
 
 def test_the_selected_layer_is_chosen_from_the_start(viewer):
     layer = viewer.add_image(np.eye(8), name="noisy")
-    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    other = viewer.add_image(np.eye(8), name="other")
+    viewer.layers.selection.active = layer
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
     assert widget.image.value is layer
+    viewer.window.remove_dock_widget(dock)
+    for keywords in (
+        {"name": "ensemble", "metadata": {OUTPUT_KEY: {"kind": "ensemble"}}},
+        {"name": "noisy · Median", "metadata": {RECORD_KEY: {"kind": "restored"}}},
+        {"name": "ground truth"},
+    ):
+        viewer.add_image(np.eye(8), **keywords)  # active from then on
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    assert widget.image.value is other, "the topmost that is likely"
+    widget.image.value = viewer.layers["noisy · Median"]
+    viewer.add_image(np.eye(8), name="later")
+    assert widget.image.value is viewer.layers["noisy · Median"], "chosen by hand"
 
 
 def test_wrong_choices_are_one_clear_sentence(viewer, restore, tmp_path, wait_for):

@@ -51,6 +51,8 @@ def test_sample_without_a_truth_serves_as_two_exposures(viewer):
         )
     )
     assert len(viewer.layers) == 6
+    _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    assert restore.image.value is viewer.layers["first exposure"], "and not the candidate on top"
     assert second.dtype == np.uint16
     assert second.min() > 0
     assert second.max() < 4095  # noise that is cut off has no mean of zero

@@ -17,7 +17,7 @@ from napari_ensir.viewer.copying import copy_buttons
 from napari_ensir.viewer.fitting import FROZEN
 from napari_ensir.viewer.forms import Form, button, row
 from napari_ensir.viewer.layer_choice import LayerChoice
-from napari_ensir.viewer.layers import TRUTH_NAMES, pixel_shape, why_not
+from napari_ensir.viewer.layers import is_named_truth, pixel_shape, why_not
 from napari_ensir.viewer.outputs import WEIGHT_VIEWS
 from napari_ensir.viewer.panel import Panel
 from napari_ensir.viewer.request import leading_axes
@@ -288,6 +288,6 @@ class FitControls(Panel):
         if not self._guesses_truth or self.ground_truth.value is not None:
             return
         for layer in self.ground_truth.choices:
-            if layer is not None and layer.name.lower().strip() in TRUTH_NAMES:
+            if layer is not None and is_named_truth(layer):
                 self.ground_truth.value = layer
                 return

@@ -26,6 +26,7 @@ __all__ = [
     "Versions",
     "changed_meanwhile",
     "full_data",
+    "is_named_truth",
     "lies_on",
     "never_placed",
     "pixel_shape",
@@ -57,6 +58,11 @@ def full_data(layer: Layer) -> Any:
 def pixel_shape(layer: Layer) -> tuple[int, ...]:
     """Shape of the full-resolution data, the colour axis included."""
     return tuple(full_data(layer).shape)
+
+
+def is_named_truth(layer: Layer) -> bool:
+    """Whether a layer's name says that it is the ground truth."""
+    return layer.name.lower().strip() in TRUTH_NAMES
 
 
 def why_not(layer: Layer, like: Layer | None = None, truth: Layer | None = None) -> str:

@@ -17,7 +17,7 @@ from napari_ensir.viewer.controls import control_of
 from napari_ensir.viewer.copying import copy_buttons
 from napari_ensir.viewer.forms import Form, button, row
 from napari_ensir.viewer.layer_choice import LayerChoice
-from napari_ensir.viewer.layers import why_not
+from napari_ensir.viewer.layers import RECORD_KEY, is_named_truth, unwrapped, why_not
 from napari_ensir.viewer.outputs import WEIGHT_VIEWS
 from napari_ensir.viewer.panel import Panel, shows_errors
 from napari_ensir.viewer.rank_table import RankTable
@@ -28,6 +28,7 @@ from napari_ensir.viewer.tick_list import TickList
 
 if TYPE_CHECKING:
     import napari
+    from napari.layers import Layer
 
     from napari_ensir.restorers import Restorer
 
@@ -63,7 +64,7 @@ class RestoreControls(Panel):
             label="Image",
             tooltip="The degraded image that candidates are made of.",
         )
-        image.value = napari_viewer.layers.selection.active if _can_be(napari_viewer) else None
+        image.value = _likely_input(napari_viewer)
         self._ticks = TickList(
             {key: (kind.title, kind.description) for key, kind in CLASSICAL.items()},
             name="restorers",
@@ -253,10 +254,17 @@ def _blind_form() -> Form:
     return Form(*(control_of(settings[name]) for name in BLIND), weights, name="blind_form")
 
 
-def _can_be(viewer: napari.Viewer) -> bool:
-    """Whether the layer that is being looked at can be restored."""
-    active = viewer.layers.selection.active
-    return active is not None and not why_not(active)
+def _likely_input(viewer: napari.Viewer) -> Layer | None:
+    """The layer that is most likely to be restored, if any."""
+    # What is looked at, unless it is one of our outputs, says that it was restored itself, or is named as a
+    # ground truth: the topmost layer then that is none of these.
+    likely = [
+        layer
+        for layer in map(unwrapped, viewer.layers)
+        if not why_not(layer) and RECORD_KEY not in layer.metadata and not is_named_truth(layer)
+    ]
+    active = unwrapped(viewer.layers.selection.active)
+    return active if active in likely else next(reversed(likely), None)
 
 
 def _with_name(name: str, sentence: str) -> str:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.record import record_of
+from napari_ensir.viewer.layers import RECORD_KEY
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -25,17 +28,18 @@ def _as_uint8(image: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 
 def _as_layers(
-    truth: NDArray[Any],
+    truth: tuple[str, NDArray[Any]],
     degraded: tuple[str, NDArray[Any]],
     candidates: dict[str, NDArray[Any]],
     **keywords: Any,
 ) -> list[LayerData]:
-    """Layers with the ground truth lowest and hidden, the candidates on top."""
+    """Layers with the truth lowest and hidden, on top the candidates, which say what they were made of."""
     layers: list[LayerData] = [
-        (truth, {"name": "ground truth", "visible": False, **keywords}, "image"),
-        (degraded[1], {"name": degraded[0], "visible": False, **keywords}, "image"),
+        (image, {"name": name, "visible": False, **keywords}, "image") for name, image in (truth, degraded)
     ]
-    layers += [(image, {"name": name, **keywords}, "image") for name, image in candidates.items()]
+    for name, image in candidates.items():
+        record = record_of("restored", inputs={"image": degraded[0]}, restorer={"name": name})
+        layers.append((image, {"name": name, "metadata": {RECORD_KEY: record}, **keywords}, "image"))
     return layers
 
 
@@ -62,7 +66,7 @@ def denoised_tissue() -> list[LayerData]:
         "bilateral": denoise_bilateral(noisy, sigma_color=0.25, sigma_spatial=2, win_size=9, channel_axis=-1),
     }
     return _as_layers(
-        truth,
+        ("ground truth", truth),
         ("noisy", _as_uint8(noisy)),
         {name: _as_uint8(image) for name, image in candidates.items()},
         rgb=True,
@@ -101,7 +105,7 @@ def deconvolved_coins() -> list[LayerData]:
         ),
         "total variation": cut(denoise_tv_chambolle(padded, weight=0.03)),
     }
-    return _as_layers(truth, ("blurred", blurred), candidates, contrast_limits=(0, 1))
+    return _as_layers(("ground truth", truth), ("blurred", blurred), candidates, contrast_limits=(0, 1))
 
 
 def denoised_stack() -> list[LayerData]:
@@ -129,7 +133,7 @@ def denoised_stack() -> list[LayerData]:
         "Gaussian": gaussian_filter(noisy, (0.7, 1.0, 1.0)),
     }
     return _as_layers(
-        as_uint16(clean),
+        ("ground truth", as_uint16(clean)),
         ("noisy", as_uint16(noisy)),
         {name: as_uint16(stack) for name, stack in candidates.items()},
         scale=(2.0, 0.5, 0.5),
@@ -162,10 +166,11 @@ def two_exposures() -> list[LayerData]:
         "non-local means": denoise_nl_means(first, patch_size=5, patch_distance=5, h=0.06, fast_mode=True),
         "Gaussian": gaussian_filter(first, 1.2),
     }
-    shown = {"contrast_limits": (300, 2600), "scale": (0.1, 0.1), "units": ("um", "um")}
-    layers: list[LayerData] = [
-        (as_uint16(second), {"name": "second exposure", "visible": False, **shown}, "image"),
-        (as_uint16(first), {"name": "first exposure", "visible": False, **shown}, "image"),
-    ]
-    layers += [(as_uint16(image), {"name": name, **shown}, "image") for name, image in candidates.items()]
-    return layers
+    return _as_layers(
+        ("second exposure", as_uint16(second)),
+        ("first exposure", as_uint16(first)),
+        {name: as_uint16(image) for name, image in candidates.items()},
+        contrast_limits=(300, 2600),
+        scale=(0.1, 0.1),
+        units=("um", "um"),
+    )
