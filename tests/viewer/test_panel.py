@@ -158,6 +158,26 @@ def test_it_is_narrow_and_scrolls(viewer, docked, qtbot):
     assert window.height() <= 620
 
 
+def test_panels_share_a_tall_window_and_are_tabs_in_a_low_one(viewer, docked, qtbot):
+    window = viewer.window._qt_window
+
+    def seen(panel):
+        return panel.native.visibleRegion().boundingRect().height()
+
+    def opened_at(height):
+        window.resize(1000, height)
+        qtbot.waitUntil(lambda: abs(window.height() - height) < 20)
+        panel = Example(viewer)
+        return panel, viewer.window.add_dock_widget(panel, name=f"opened at {height}")
+
+    second, dock = opened_at(1100)
+    qtbot.waitUntil(lambda: min(seen(docked), seen(second)) >= 350)
+    viewer.window.remove_dock_widget(dock)
+    third, dock = opened_at(700)
+    qtbot.waitUntil(lambda: seen(third) >= 350)
+    assert window.tabifiedDockWidgets(dock) == [docked.native.parent()]
+
+
 def test_labels_share_one_place(docked, qtbot):
     qtbot.wait(50)
     QApplication.processEvents()

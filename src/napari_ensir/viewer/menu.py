@@ -1,7 +1,4 @@
-"""Entries of the Layers menu: each opens a widget, with the selected layers chosen where that makes sense.
-
-What is open already is not squeezed: the new dock comes as a tab over it.
-"""
+"""Entries of the Layers menu: each opens a widget, with the selected layers chosen where that makes sense."""
 
 from __future__ import annotations
 

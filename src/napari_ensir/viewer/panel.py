@@ -17,6 +17,7 @@ from qtpy.QtCore import QEvent, QTimer
 from napari_ensir.devices import device_trouble
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.controls import Message
+from napari_ensir.viewer.docking import find_room, mark
 from napari_ensir.viewer.forms import EventFilter, button, dress, row
 from napari_ensir.viewer.layers import LayerWatcher
 from napari_ensir.viewer.task import Task
@@ -98,6 +99,10 @@ class Panel(Container):
         self._clock.setInterval(500)
         self._clock.timeout.connect(self._show_working)
         self.turns = Turns(area, self.fail)
+        mark(area)
+        self._docked = QTimer(area)  # napari still moves docks about once the panel is in its own
+        self._docked.setSingleShot(True)
+        self._docked.timeout.connect(lambda: find_room(area))
 
     @property
     def native(self) -> QScrollArea:
@@ -194,6 +199,7 @@ class Panel(Container):
                 self.release()
             else:
                 self.watch()
+                self._docked.start(0)
             self.native_parent_changed.emit(parent)
 
     def _content_event(self, content: QWidget, event: QEvent) -> None:
