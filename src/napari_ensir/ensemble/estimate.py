@@ -64,7 +64,23 @@ class Settings:
     device: torch.device | None = None
 
     def to_dict(self, used: Sequence[str] = KEPT) -> dict[str, Any]:
-        """What a report keeps, in plain values: all that is used, but where it was computed."""
+        """What a report keeps, in plain values: all but where it was computed.
+
+        Parameters
+        ----------
+        used : sequence of str
+            Names of those that the method has; the others are left out.
+
+        Returns
+        -------
+        dict
+            By :data:`KEPT`'s names.
+
+        Examples
+        --------
+        >>> Settings(shrinkage=20).to_dict(METHODS["least-squares"].uses)
+        {'shrinkage': 20}
+        """
         found = {name: getattr(self, name) for name in KEPT if name in used}
         if found.get("prior") is not None:
             found["prior"] = [float(weight) for weight in found["prior"]]
