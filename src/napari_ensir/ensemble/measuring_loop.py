@@ -67,6 +67,13 @@ def _spreads(candidates: NDArray[Any], begin: int, unit: np.float32, spread: NDA
 
 
 @_jit
+def _held(value: Any, least: Any, most: Any) -> Any:
+    """Between two bounds; what is not a number becomes the lower one, where min and max would let it through."""
+    value = value if value > least else least
+    return value if value < most else most
+
+
+@_jit
 def _classes(
     ensemble: NDArray[np.float32],
     spread: NDArray[np.float32],
@@ -79,28 +86,20 @@ def _classes(
     zero, last, highest = np.float32(0), n_classes - np.float32(1), np.int32(n_spreads - 1)
     bits = spread.view(np.int32)
     for j in range(ensemble.size):
-        place = (ensemble[j] - low) * per_unit
-        # Comparisons, as min and max let what is not a number through.
-        place = place if place > zero else zero
-        place = place if place < last else last
+        place = _held((ensemble[j] - low) * per_unit, zero, last)
         # The exponent of a float, and whether its fraction is at the square root of two or above.
         half = np.int32(1) if (bits[j] & np.int32(0x7FFFFF)) >= _ROOT else np.int32(0)
         step = np.int32(2) * ((bits[j] >> np.int32(23)) - np.int32(127)) + half + np.int32(4)
-        step = step if step > np.int32(0) else np.int32(0)
-        step = step if step < highest else highest
-        keys[j] = np.int32(place) * np.int32(n_spreads) + step
+        keys[j] = np.int32(place) * np.int32(n_spreads) + _held(step, np.int32(0), highest)
 
 
 @_jit
 def _levels(
     values: NDArray[Any], truth: NDArray[Any], step: float, most: float, levels: NDArray[np.float64]
 ) -> None:
-    """Errors in whole steps; what is not a number becomes the most."""
+    """Errors in whole steps, at most so many; what is not a number is as far below as can be."""
     for j in range(levels.size):
-        level: float = (np.float64(values[j]) - np.float64(truth[j])) / step
-        level = level if level > -most else -most
-        level = level if level < most else most
-        levels[j] = np.rint(level)
+        levels[j] = np.rint(_held((np.float64(values[j]) - np.float64(truth[j])) / step, -most, most))
 
 
 @_jit
@@ -205,10 +204,7 @@ def look_up_errors(
 def _bias_classes(values: NDArray[Any], grid: NDArray[np.float64], classes: NDArray[np.int32]) -> None:
     low, per_unit, last = grid[0], grid[1], grid[2] - 1.0
     for j in range(classes.size):
-        place = (np.float64(values[j]) - low) * per_unit
-        place = place if place > 0.0 else 0.0
-        place = place if place < last else last
-        classes[j] = np.int32(place)
+        classes[j] = np.int32(_held((np.float64(values[j]) - low) * per_unit, 0.0, last))
 
 
 @_jit
