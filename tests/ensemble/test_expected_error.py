@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.ensemble.expected_error import INTENSITIES, SPREADS, STEPS, ErrorTable
+from napari_ensir.ensemble.error_scale import STEPS
+from napari_ensir.ensemble.expected_error import INTENSITIES, SPREADS, ErrorTable
 
 
 def scene(seed, shape=(96, 96), scale=1.0, offset=0.0, channels=0):

@@ -20,6 +20,7 @@ import numpy as np
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.apply import combine_field, map_chunks
 from napari_ensir.ensemble.arrays import is_dask, is_torch
+from napari_ensir.ensemble.error_scale import MOST, ErrorScale, first_of_channel, where_known
 from napari_ensir.ensemble.inputs import Field
 from napari_ensir.ensemble.loops import compiled_loops
 from napari_ensir.ensemble.measuring import bands, flattened, in_memory, sum_of
@@ -42,9 +43,6 @@ INTENSITIES = 16
 SPREADS = 20
 """Classes of the candidates' spread, two for each doubling."""
 
-STEPS = 16 * 255
-"""Steps of the data range that errors are counted in: whole numbers, whose sums depend on no order."""
-
 TRUST_IN_WHOLE = 1000
 """Pixels' worth of trust in the error of the whole reference set, for spreads that few pixels show."""
 
@@ -63,7 +61,7 @@ _EDGES = np.exp2((np.arange(1, SPREADS) - 4) / 2).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
-class ErrorTable:
+class ErrorTable(ErrorScale):
     """Squared errors of an ensemble on pixels that its weights were not learned from, summed in classes.
 
     Attributes
@@ -71,7 +69,7 @@ class ErrorTable:
     low, high : float
         Data range in intensity units.
     squares : (C, INTENSITIES, SPREADS) int64
-        Sums of squared errors, in squared steps of ``(high - low) / STEPS``.
+        Sums of squared errors, in squared steps.
     counts : (C, INTENSITIES, SPREADS) int64
         Pixels.
     noise : float
@@ -81,8 +79,6 @@ class ErrorTable:
         where images differ, as parts of the reference set held out have shown.
     """
 
-    low: float
-    high: float
     squares: NDArray[np.int64]
     counts: NDArray[np.int64]
     noise: float = 0.0
@@ -97,11 +93,6 @@ class ErrorTable:
     def __add__(self, other: ErrorTable) -> ErrorTable:
         squares, counts = self.squares + other.squares, self.counts + other.counts
         return replace(self, squares=squares, counts=counts)
-
-    @property
-    def step(self) -> float:
-        """Intensity units per step."""
-        return (self.high - self.low) / STEPS
 
     @property
     def unit(self) -> float:
@@ -150,16 +141,13 @@ class ErrorTable:
         axis : int or None
             The channel axis.
         """
-        place = (ensemble - self.low) * np.float32(INTENSITIES / (self.high - self.low))
-        key: NDArray[np.int32] = np.clip(place, 0, INTENSITIES - 1).astype(np.int32)
+        key = self.classes_of(ensemble, INTENSITIES)
         key *= SPREADS
         spread = np.sqrt(_variance(candidates)) / np.float32(self.unit)
         # Where a candidate is not a number any class is right: such pixels are left out by whoever asked.
         key += np.searchsorted(_EDGES, spread + np.float32(0.25), side="right").astype(np.int32)
-        if axis is not None:
-            shape = [1] * ensemble.ndim
-            shape[axis] = -1
-            key += (np.arange(ensemble.shape[axis], dtype=np.int32) * (INTENSITIES * SPREADS)).reshape(shape)
+        n_channels = 1 if axis is None else ensemble.shape[axis]
+        key += first_of_channel(ensemble.shape, axis, n_channels, INTENSITIES * SPREADS)
         return key
 
     @property
@@ -222,17 +210,13 @@ class ErrorTable:
         if loops is not None:
             sums = np.zeros((2, self.counts.size), np.int64)
             flat = flattened(ensemble, field, keep)
-            loops.count_errors(*flat, self._grid, SPREADS, self.step, 4.0 * STEPS, sums[0], sums[1])
+            loops.count_errors(*flat, self._grid, SPREADS, self.step, float(MOST), sums[0], sums[1])
             squares, counts = sums.reshape(2, *self.counts.shape)
             return replace(self, squares=squares, counts=counts)
         truth = np.asarray(field.truth, np.float64)
-        error = (ensemble - truth) / self.step
-        good = np.isfinite(error)
-        if keep is not None:
-            good &= keep
+        good = where_known(ensemble, truth, keep)
         key = self.classes(np.where(good, ensemble, 0), field.candidates, field.channel_axis)[good]
-        # Beyond four ranges an error is as large as it can be said to be; sums stay within 53 bits.
-        level = np.rint(np.clip(error[good], -4 * STEPS, 4 * STEPS))
+        level = self.levels(ensemble[good], truth[good])
         size = self.counts.size
         squares = np.bincount(key, level * level, size).astype(np.int64).reshape(self.counts.shape)
         counts = np.bincount(key, minlength=size).reshape(self.counts.shape)

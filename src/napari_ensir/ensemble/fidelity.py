@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari_ensir.ensemble.error_scale import MOST, ErrorScale, first_of_channel, where_known
 from napari_ensir.ensemble.loops import compiled_loops
 from napari_ensir.ensemble.measuring import flattened
 from napari_ensir.errors import EnsembleError
@@ -38,9 +39,6 @@ By = Literal["truth", "reading"]
 CLASSES = 32
 """Classes of intensity, over the data range."""
 
-STEPS = 16 * 255
-"""Steps of the data range that errors are summed in: whole numbers, whose sums depend on no order."""
-
 MOST_CHANNELS = 4
 """Channels that a report keeps apart: all of a camera's; those of a spectrum are pooled."""
 
@@ -48,7 +46,7 @@ _WAYS: tuple[By, By] = ("truth", "reading")
 
 
 @dataclass(frozen=True, eq=False)
-class BiasSums:
+class BiasSums(ErrorScale):
     """Errors of candidates and their ensemble, summed by intensity.
 
     Attributes
@@ -58,11 +56,9 @@ class BiasSums:
     counts : (2, C, M + 1, CLASSES) int64
         Pixels: by the truth, then by the image's own intensity; of the candidates, then of the ensemble.
     errors : (2, C, M + 1, CLASSES) int64
-        Sums of image minus truth, in steps of ``(high - low) / STEPS``.
+        Sums of image minus truth, in steps.
     """
 
-    low: float
-    high: float
     counts: NDArray[np.int64]
     errors: NDArray[np.int64]
 
@@ -74,11 +70,6 @@ class BiasSums:
 
     def __add__(self, other: BiasSums) -> BiasSums:
         return replace(self, counts=self.counts + other.counts, errors=self.errors + other.errors)
-
-    @property
-    def step(self) -> float:
-        """Intensity units per step."""
-        return (self.high - self.low) / STEPS
 
     def counted(
         self, ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None
@@ -97,40 +88,25 @@ class BiasSums:
         loops = compiled_loops()
         if loops is not None:
             counts, errors = np.zeros((2, self.counts.size), np.int64)
-            grid = [self.low, CLASSES / (self.high - self.low), CLASSES, self.step, 4 * STEPS]
+            grid = [self.low, CLASSES / (self.high - self.low), CLASSES, self.step, MOST]
             loops.count_biases(*flattened(ensemble, field, keep), np.array(grid, np.float64), counts, errors)
             shape = self.counts.shape
             return replace(self, counts=counts.reshape(shape), errors=errors.reshape(shape))
         whole = np.asarray(field.truth, np.float64)
-        good = np.isfinite(ensemble) & np.isfinite(whole)
-        if keep is not None:
-            good &= keep
-        truth, channel = whole[good], self._channels(field)[good]
-        by_truth = self._classes(truth) + channel
+        good, n_channels = where_known(ensemble, whole, keep), self.counts.shape[1]
+        channel = first_of_channel(field.shape, field.channel_axis, n_channels, CLASSES)[good]
+        truth = whole[good]
+        by_truth = self.classes_of(truth, CLASSES) + channel
         counts, errors = np.zeros_like(self.counts), np.zeros_like(self.errors)
         counts[0] = self._histogram(by_truth)[:, np.newaxis]
         for place, image in enumerate((*field.candidates, ensemble)):
             values = np.asarray(image)[good].astype(np.float64)
-            # Beyond four ranges an error is as large as it can be said to be.
-            error = np.rint(np.clip((values - truth) / self.step, -4 * STEPS, 4 * STEPS))
-            by_reading = self._classes(values) + channel
+            error = self.levels(values, truth)
+            by_reading = self.classes_of(values, CLASSES) + channel
             counts[1, :, place] = self._histogram(by_reading)
             errors[0, :, place] = self._histogram(by_truth, error)
             errors[1, :, place] = self._histogram(by_reading, error)
         return replace(self, counts=counts, errors=errors)
-
-    def _channels(self, field: Field) -> NDArray[np.int32]:
-        """Where each pixel's channel begins in the flattened sums."""
-        shape = [1] * len(field.shape)
-        if field.channel_axis is not None:
-            shape[field.channel_axis] = -1
-        first = np.arange(self.counts.shape[1], dtype=np.int32) * np.int32(CLASSES)
-        return np.broadcast_to(first.reshape(shape), field.shape)
-
-    def _classes(self, values: NDArray[np.float64]) -> NDArray[np.int32]:
-        place = (values - self.low) * (CLASSES / (self.high - self.low))
-        classes: NDArray[np.int32] = np.clip(place, 0, CLASSES - 1).astype(np.int32)
-        return classes
 
     def _histogram(
         self, keys: NDArray[np.int32], weights: NDArray[np.float64] | None = None

@@ -68,7 +68,7 @@ def _spreads(candidates: NDArray[Any], begin: int, unit: np.float32, spread: NDA
 
 @_jit
 def _held(value: Any, least: Any, most: Any) -> Any:
-    """Between two bounds; what is not a number becomes the lower one, where min and max would let it through."""
+    """Between two bounds; what is not a number becomes the lower one: min and max let it through."""
     value = value if value > least else least
     return value if value < most else most
 
