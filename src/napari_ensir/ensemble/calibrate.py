@@ -6,18 +6,17 @@ reference set --parts--> statistics --the others'--> weights --the part's pixels
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import count, repeat
+from itertools import cycle, repeat
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.collect import collect
-from napari_ensir.ensemble.estimate import METHODS, find_method
+from napari_ensir.ensemble.estimate import METHODS
 from napari_ensir.ensemble.expected_error import ErrorTable, with_best_trust
 from napari_ensir.ensemble.fidelity import BiasSums, fidelity_report
-from napari_ensir.ensemble.lookup import Lookup
+from napari_ensir.ensemble.held_out import lookup_without
 from napari_ensir.ensemble.measuring import measure
-from napari_ensir.ensemble.statistics import merge
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -29,10 +28,11 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.estimate import Settings
     from napari_ensir.ensemble.inputs import Field, Progress
+    from napari_ensir.ensemble.lookup import Lookup
     from napari_ensir.ensemble.reference_set import ReferenceSet
     from napari_ensir.ensemble.statistics import Statistics
 
-__all__ = ["calibrate", "held_out_lookups", "noise_in"]
+__all__ = ["calibrate", "noise_in"]
 
 FOLDS = 4
 """Parts that are held out in turn."""
@@ -104,14 +104,36 @@ def calibrate(
     channels = (binning.low, binning.high, lookup.n_channels)
     empty = _Both(ErrorTable.empty(*channels, noise), BiasSums.empty(*channels, lookup.n_candidates))
     parts = fields.folds(FOLDS)
+    lookups: Iterable[Lookup] = repeat(lookup)
     if method in METHODS:
         learned = [fold.in_bins(binning) for fold in folds] or [
             collect(part, binning, lookup.n_candidates, lookup.n_channels, resolve_device(device), progress)
             for part in parts
         ]
-        lookups = held_out_lookups(learned, method, settings)
-    else:
-        lookups = repeat(lookup)
+        # One by one, as the parts are measured.
+        lookups = (lookup_without(number, learned, method, settings) for number in range(len(learned)))
+    measured, groups, over = _measured(parts, lookups, fields, empty, device, progress)
+    table = with_best_trust(measured)
+    if not table.counts.any():
+        raise EnsembleError(
+            "no pixel is left to measure errors on; all are NaN, infinite or outside the mask."
+        )
+    return table, {
+        "held_out": {"kind": _held_out_kind(method), "rmse": table.overall},
+        "fidelity": fidelity_report(groups, over, noise),
+        "warnings": _doubts(table),
+    }
+
+
+def _measured(
+    parts: Sequence[Iterable[Field]],
+    lookups: Iterable[Lookup],
+    fields: ReferenceSet,
+    empty: _Both,
+    device: str | torch.device,
+    progress: Progress | None,
+) -> tuple[list[ErrorTable], list[BiasSums], str]:
+    """Errors of each part by its lookup; mean errors in groups over all parts, and what the groups are of."""
     total, done = fields.n_pixels, 0
 
     def report(pixels: int) -> None:
@@ -121,28 +143,19 @@ def calibrate(
             progress(done, max(done, total or 0), "measuring errors")
 
     n_images = fields.n_images or 0
-    per_field = 1 if n_images >= ENOUGH_IMAGES else ceil(BLOCKS / max(n_images, FOLDS))
-    groups = [empty.biases] * (GROUPS if n_images >= ENOUGH_IMAGES else max(n_images, 1) * BLOCKS)
-    numbers, measured = count(), []
-    for part, one in zip(parts, lookups, strict=False):
+    enough = n_images >= ENOUGH_IMAGES
+    per_field = 1 if enough else ceil(BLOCKS / max(n_images, FOLDS))
+    groups = [empty.biases] * (GROUPS if enough else max(n_images, 1) * BLOCKS)
+    numbers, measured = cycle(range(len(groups))), []
+    for part, lookup in zip(parts, lookups, strict=False):
         errors = empty.errors
         for field in part:
             for band in field.bands(per_field):
-                found = measure([band], one, empty, device, report)
-                number = next(numbers) % len(groups)
+                found = measure([band], lookup, empty, device, report)
+                number = next(numbers)
                 errors, groups[number] = errors + found.errors, groups[number] + found.biases
         measured.append(errors)
-    table = with_best_trust(measured)
-    if not table.counts.any():
-        raise EnsembleError(
-            "no pixel is left to measure errors on; all are NaN, infinite or outside the mask."
-        )
-    over = "images" if n_images >= ENOUGH_IMAGES else "blocks of the images"
-    return table, {
-        "held_out": {"kind": _held_out_kind(method), "rmse": table.overall},
-        "fidelity": fidelity_report(groups, over, noise),
-        "warnings": _doubts(table),
-    }
+    return measured, groups, "images" if enough else "blocks of the images"
 
 
 def _held_out_kind(method: str) -> str:
@@ -180,22 +193,3 @@ def noise_in(report: Mapping[str, Any]) -> float:
         "the ground truth carried noise of a size not known, which cannot be told from the ensemble's error; "
         "give truth_noise as a number, or images that are clean."
     )
-
-
-def held_out_lookups(
-    folds: Sequence[Statistics], method: str, settings: Settings, progress: Progress | None = None
-) -> Iterable[Lookup]:
-    """For each part, the weights that the others teach.
-
-    Raises
-    ------
-    EnsembleError
-        If all pixels lie in one part.
-    """
-    estimator = find_method(method).load()
-    for number, fold in enumerate(folds):
-        rest = merge([*folds[:number], *folds[number + 1 :]])
-        if fold.n_pixels and not rest.n_pixels:
-            raise EnsembleError("all pixels lie in one part of the images; there is none to hold out.")
-        found = estimator(rest, settings, progress)
-        yield Lookup(rest.binning, rest.rows, found.weights, found.fallback, found.unseen)

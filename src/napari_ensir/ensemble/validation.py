@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_ensir.ensemble.estimate import Settings, find_method
+from napari_ensir.ensemble.held_out import lookup_without
 from napari_ensir.ensemble.lookup import Lookup
-from napari_ensir.ensemble.statistics import Statistics, merge
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.inputs import Progress
     from napari_ensir.ensemble.lut import WeightLUT
     from napari_ensir.ensemble.reference import Reference
+    from napari_ensir.ensemble.statistics import Statistics
 
 __all__ = [
     "BinChoice",
@@ -173,21 +174,14 @@ def held_out_lookups(
     Raises
     ------
     EnsembleError
-        If the reference was collected in one piece.
+        If the reference was collected in one piece, or all pixels lie in one fold.
     """
     folds = _folds_in(reference, binning)
-    estimator, settings = find_method(method).load(), settings or Settings()
-    lookups: list[Lookup | None] = []
-    for number, fold in enumerate(folds):
-        if not fold.n_pixels:
-            lookups.append(None)
-            continue
-        rest = merge([*folds[:number], *folds[number + 1 :]])
-        if not rest.n_pixels:
-            raise EnsembleError("all pixels lie in one part of the image; there is none to hold out.")
-        found = estimator(rest, settings, progress)
-        lookups.append(Lookup(rest.binning, rest.rows, found.weights, found.fallback, found.unseen))
-    return lookups
+    given = settings or Settings()
+    return [
+        lookup_without(number, folds, method, given, progress) if fold.n_pixels else None
+        for number, fold in enumerate(folds)
+    ]
 
 
 def _folds_in(reference: Reference, binning: Binning | None) -> list[Statistics]:
