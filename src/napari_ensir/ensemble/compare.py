@@ -169,17 +169,8 @@ def compare(
     checked = check_names(names, len(pairs[0][0]))
     if not isinstance(folds, int) or folds < 2:
         raise EnsembleError(f"folds is {folds!r}; give 2 or more, so that something is held out.")
-    small = None if low_resolution is None else [np.asarray(image) for image in low_resolution]
-    if small is not None and len(small) != len(pairs):
-        raise EnsembleError(
-            f"there are {len(small)} low-resolution inputs for {len(pairs)} images; give one each."
-        )
-    noise = CompareSettings(truth_noise=truth_noise).truth_noise
-    if noise is not None and y_channel:
-        raise EnsembleError("the ground truth is noisy, and Y of noise is not told; score all channels.")
-    for method in methods or ():
-        if isinstance(method, str) and method in METHODS:
-            method_for(method, noise)
+    small = _low_resolution(low_resolution, len(pairs))
+    noise = _noise(truth_noise, y_channel, methods)
     scale = _scale(pairs, data_range, noise is not None)
     widths = tuple(bin_width) if isinstance(bin_width, (list, tuple)) else (bin_width,)
     every = contenders(
@@ -215,6 +206,31 @@ def compare(
     noisy = run.noisy_scores(chosen, rows, scale.peak, noise)
     notes = [*(notes if noise != "unknown" else notes[1:]), *noisy.notes]
     return Comparison(_corrected(rows, noisy), settings | {"truth_noise": noise}, tuple(notes), noisy)
+
+
+def _low_resolution(given: Sequence[Any] | None, n_images: int) -> list[Image] | None:
+    """The inputs of super-resolution, one for each image."""
+    if given is None:
+        return None
+    small = [np.asarray(image) for image in given]
+    if len(small) != n_images:
+        raise EnsembleError(
+            f"there are {len(small)} low-resolution inputs for {n_images} images; give one each."
+        )
+    return small
+
+
+def _noise(
+    given: float | Literal["unknown"] | None, y_channel: bool, methods: Sequence[str | Contender] | None
+) -> TruthNoise | None:
+    """The noise of the ground truth, if what is asked for can be had in spite of it."""
+    noise = CompareSettings(truth_noise=given).truth_noise
+    if noise is not None and y_channel:
+        raise EnsembleError("the ground truth is noisy, and Y of noise is not told; score all channels.")
+    for method in methods or ():
+        if isinstance(method, str) and method in METHODS:
+            method_for(method, noise)
+    return noise
 
 
 def _scale(pairs: list[Pair], given: tuple[float, float] | None, noisy: bool) -> ScoreRange:
