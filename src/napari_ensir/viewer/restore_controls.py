@@ -65,33 +65,9 @@ class RestoreControls(Panel):
             tooltip="The degraded image that candidates are made of.",
         )
         image.value = _likely_input(napari_viewer)
-        self._ticks = TickList(
-            {key: (kind.title, kind.description) for key, kind in CLASSICAL.items()},
-            name="restorers",
-            label="Restorers",
-            tooltip="Tick one or more: each adds a candidate. Drag them into order; select one to see its "
-            "settings.",
-        )
+        self._make_choices(napari_viewer)
         self._make_buttons()
         settings = {each.name: each for each in settings_of(RestoreSettings)}
-        self._forms = RestorerForms(left_out=("device",), name="restorer_forms")
-        for key, kind in CLASSICAL.items():
-            self._forms.add(key, kind())
-        self._trying = CheckBox(
-            name="trying",
-            text="Try values of a setting",
-            tooltip="Find the value of a restorer's setting that has the least error on this image.",
-            gui_only=True,
-        )
-        self.sweep_form = SweepForm(napari_viewer, name="sweep_form")
-        self._more = CheckBox(
-            name="more",
-            text="Settings of combining",
-            tooltip="Show how weights are learned without a ground truth.",
-            gui_only=True,
-        )
-        self._blind = _blind_form()
-        self._combine_copies = copy_buttons("combine_", "Combining", "restores and combines")
         self.sources: dict[str, tuple[Path, Restorer | None]] = {}
         super().__init__(
             napari_viewer,
@@ -122,6 +98,33 @@ class RestoreControls(Panel):
             part.visible = False
         self._connect()
         self._ticks.select(self._ticks.keys()[0])
+
+    def _make_choices(self, viewer: napari.Viewer) -> None:
+        self._ticks = TickList(
+            {key: (kind.title, kind.description) for key, kind in CLASSICAL.items()},
+            name="restorers",
+            label="Restorers",
+            tooltip="Tick one or more: each adds a candidate. Drag them into order; select one to see its "
+            "settings.",
+        )
+        self._forms = RestorerForms(left_out=("device",), name="restorer_forms")
+        for key, kind in CLASSICAL.items():
+            self._forms.add(key, kind())
+        self._trying = CheckBox(
+            name="trying",
+            text="Try values of a setting",
+            tooltip="Find the value of a restorer's setting that has the least error on this image.",
+            gui_only=True,
+        )
+        self.sweep_form = SweepForm(viewer, name="sweep_form")
+        self._more = CheckBox(
+            name="more",
+            text="Settings of combining",
+            tooltip="Show how weights are learned without a ground truth.",
+            gui_only=True,
+        )
+        self._blind = _blind_form()
+        self._combine_copies = copy_buttons("combine_", "Combining", "restores and combines")
 
     def _make_buttons(self) -> None:
         self.open_button = button(
