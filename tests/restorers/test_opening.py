@@ -35,12 +35,13 @@ def test_a_folder_of_networks_opens_at_once(tmp_path, write_network, write_dp_ir
 
 
 def test_dp_ir_whose_restorer_is_absent_says_so(tmp_path, write_network, write_dp_ir):
-    network = write_network(tmp_path / "dim.pt")
-    write_dp_ir(tmp_path / "a.safetensors", network)
-    network.unlink()
+    absent = write_network(tmp_path / "absent.pt")
+    write_dp_ir(tmp_path / "a.safetensors", write_network(tmp_path / "dim.pt"))
+    write_dp_ir(tmp_path / "b.safetensors", absent)  # nor does it get the one that another names
+    absent.unlink()
     opened, failed = open_restorers(tmp_path, device="cpu")
-    assert not opened
-    assert "'dim'" in str(failed["a.safetensors"])
+    assert list(opened) == ["a.safetensors", "dim.pt"]
+    assert "'absent'" in str(failed["b.safetensors"])
 
 
 def test_folders_without_networks_are_refused(tmp_path):

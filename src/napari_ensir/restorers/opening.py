@@ -141,20 +141,21 @@ def open_restorers(
         raise EnsembleError(f"{where} holds no network: no file ends with {', '.join(SUFFIXES)}.")
     found: dict[str, Restorer] = {}
     failed: dict[str, EnsembleError] = {}
-    waiting: list[tuple[Path, MissingRestorer]] = []
+
+    def attempt(path: Path, around: Restorer | None = None) -> None:
+        try:
+            found[path.name] = open_restorer(path, ir=around, device=device)
+        except EnsembleError as error:
+            failed[path.name] = error
+        else:
+            failed.pop(path.name, None)
+
     for path in paths:
-        try:
-            found[path.name] = open_restorer(path, device=device)
-        except MissingRestorer as error:
-            waiting.append((path, error))
-        except EnsembleError as error:
-            failed[path.name] = error
-    for path, missing in waiting:
-        ir = next((each for each in found.values() if each.name == missing.name), ir)
-        try:
-            found[path.name] = open_restorer(path, ir=ir, device=device)
-        except EnsembleError as error:
-            failed[path.name] = error
+        attempt(path)
+    for path in paths:
+        missing = failed.get(path.name)
+        if isinstance(missing, MissingRestorer):
+            attempt(path, next((each for each in found.values() if each.name == missing.name), ir))
     return {path.name: found[path.name] for path in paths if path.name in found}, failed
 
 
