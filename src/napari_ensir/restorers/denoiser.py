@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from napari_ensir.restorers.learned import Draw, LearnedRestorer, Model, Tiled
-from napari_ensir.restorers.networks import UNet
+from napari_ensir.restorers.learned import Draw, LearnedRestorer, Tiled
+from napari_ensir.restorers.networks import UNetSettings
 from napari_ensir.restorers.planewise import estimate_noise
-from napari_ensir.restorers.training import check_network
-from napari_ensir.settings import setting
+from napari_ensir.restorers.unet_model import UNetModel
+from napari_ensir.settings import noise_setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,18 +31,11 @@ _LEAST, _MOST = 0.01, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoiserSettings:
-    """Shape of the network: colour channels, features at the finest level, levels."""
-
-    channels: int = 1
-    width: int = 32
-    depth: int = 3
-
-    def __post_init__(self) -> None:
-        check_network(self.channels, self.width, self.depth)
+class DenoiserSettings(UNetSettings):
+    """Shape of the network; see :class:`~napari_ensir.restorers.networks.UNetSettings`."""
 
 
-class DenoiserModel(Model):
+class DenoiserModel(UNetModel):
     """D(x, s) = c_skip x + c_out network(c_in x, ln s), on images of a scale of -1..1.
 
     c_skip = d^2 / (s^2 + d^2), c_out = s d / sqrt(s^2 + d^2), c_in = 1 / sqrt(s^2 + d^2), d = 0.5
@@ -51,12 +44,6 @@ class DenoiserModel(Model):
 
     kind: ClassVar[str] = "denoiser"
     settings_type = DenoiserSettings
-
-    def __init__(self, settings: DenoiserSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.network = UNet(settings.channels, settings.channels, width=settings.width, depth=settings.depth)
-        self.multiple = self.network.multiple
 
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Denoise images (batch, channels, rows, columns) with noise of standard deviation (batch,)."""
@@ -112,14 +99,7 @@ class Denoiser(LearnedRestorer):
 
     title: ClassVar[str] = "Denoising network"
     model: DenoiserModel
-    noise: float | None = setting(
-        None,
-        title="Noise",
-        description="Standard deviation of the noise.",
-        minimum=0.0,
-        none="estimated from the image",
-        unit="intensity units",
-    )
+    noise: float | None = noise_setting()
 
     def restore_unit(
         self, image: NDArray[np.float32], scale: float, progress: Progress

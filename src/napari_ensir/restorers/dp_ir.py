@@ -34,8 +34,7 @@ from napari_ensir.restorers.denoiser import DenoiserModel, DenoiserSettings, Loc
 from napari_ensir.restorers.described import describe
 from napari_ensir.restorers.enlarging import check_keeps_size
 from napari_ensir.restorers.learned import Draw, LearnedRestorer, Model, Tiled
-from napari_ensir.restorers.networks import FusionNetwork
-from napari_ensir.restorers.training import check_network
+from napari_ensir.restorers.networks import FusionNetwork, check_network
 from napari_ensir.settings import setting, tau_setting
 
 if TYPE_CHECKING:

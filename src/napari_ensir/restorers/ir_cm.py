@@ -31,9 +31,8 @@ from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.learned import Draw, LearnedRestorer, Model, Tiled
-from napari_ensir.restorers.networks import UNet
+from napari_ensir.restorers.networks import UNet, check_network
 from napari_ensir.restorers.sde import MeanRevertingSDE
-from napari_ensir.restorers.training import check_network
 from napari_ensir.settings import setting, steps_setting
 
 if TYPE_CHECKING:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from napari_ensir.errors import EnsembleError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FusionNetwork", "UNet", "sinusoid"]
+__all__ = ["FusionNetwork", "UNet", "UNetSettings", "check_network", "sinusoid"]
 
 
 def sinusoid(value: Tensor, width: int) -> Tensor:
@@ -183,3 +186,30 @@ class FusionNetwork(nn.Module):
         fused = weight * self.encode(restored) + (1 - weight) * self.encode(denoised)
         residual: Tensor = self.head(self.decode(fused))
         return restored + residual
+
+
+def check_network(channels: int, width: int, depth: int) -> None:
+    """Refuse shapes of networks that make no sense, or that a broken file may ask for.
+
+    Raises
+    ------
+    EnsembleError
+        If a number is out of bounds.
+    """
+    if not (1 <= channels <= 64 and 4 <= width <= 512 and width % 2 == 0 and 1 <= depth <= 6):
+        raise EnsembleError(
+            f"a network for {channels} channels with width {width} and depth {depth} cannot be built: "
+            "1 to 64, an even number from 4 to 512, and 1 to 6 are possible."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetSettings:
+    """Shape of a network: colour channels, features at the finest level, levels."""
+
+    channels: int = 1
+    width: int = 32
+    depth: int = 3
+
+    def __post_init__(self) -> None:
+        check_network(self.channels, self.width, self.depth)

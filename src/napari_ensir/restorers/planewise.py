@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import ImageRestorer, Progress
-from napari_ensir.settings import check_settings, setting
+from napari_ensir.settings import check_settings, noise_setting, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,14 +127,7 @@ class ClassicalRestorer(ImageRestorer):
 class NoiseAwareRestorer(ClassicalRestorer):
     """A method whose strength follows the noise."""
 
-    noise: float | None = setting(
-        None,
-        title="Noise",
-        description="Standard deviation of the noise.",
-        minimum=0.0,
-        none="estimated from the image",
-        unit="intensity units",
-    )
+    noise: float | None = noise_setting()
 
     def noise_of(self, block: NDArray[np.float32], scale: float) -> float:
         """The noise of a block on the unit scale, given or estimated, never quite 0.

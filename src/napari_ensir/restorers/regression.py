@@ -1,6 +1,6 @@
 """Plain regression: a network that returns a residual on its input, trained with the absolute error.
 
-The yardstick for the other two, and a ready IR network for DP-IR.
+The yardstick for the other models, and a ready IR network for DP-IR.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch.nn import functional
 
-from napari_ensir.restorers.learned import Draw, LearnedRestorer, Model, Tiled
-from napari_ensir.restorers.networks import UNet
-from napari_ensir.restorers.training import check_network
+from napari_ensir.restorers.learned import Draw, LearnedRestorer, Tiled
+from napari_ensir.restorers.networks import UNetSettings
+from napari_ensir.restorers.unet_model import UNetModel
 
 if TYPE_CHECKING:
     import torch
@@ -22,18 +22,11 @@ __all__ = ["Regression", "RegressionModel", "RegressionSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegressionSettings:
-    """Shape of the network: colour channels, features at the finest level, levels."""
-
-    channels: int = 1
-    width: int = 32
-    depth: int = 3
-
-    def __post_init__(self) -> None:
-        check_network(self.channels, self.width, self.depth)
+class RegressionSettings(UNetSettings):
+    """Shape of the network; see :class:`~napari_ensir.restorers.networks.UNetSettings`."""
 
 
-class RegressionModel(Model):
+class RegressionModel(UNetModel):
     """y + network(y).
 
     Examples
@@ -47,12 +40,6 @@ class RegressionModel(Model):
 
     kind: ClassVar[str] = "regression"
     settings_type = RegressionSettings
-
-    def __init__(self, settings: RegressionSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.network = UNet(settings.channels, settings.channels, width=settings.width, depth=settings.depth)
-        self.multiple = self.network.multiple
 
     def forward(self, degraded: Tensor) -> Tensor:
         """Restore images of shape (batch, channels, rows, columns), data range 0..1."""

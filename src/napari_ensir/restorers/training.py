@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.restorers.learned import LearnedRestorer, Model
 
-__all__ = ["Trainer", "TrainingPairs", "TrainingSettings", "TrainingStep", "check_network"]
+__all__ = ["Trainer", "TrainingPairs", "TrainingSettings", "TrainingStep"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,21 +388,6 @@ class Trainer:
         restorer = replace(self.restorer(), channel_axis=0, data_range=(0.0, 1.0))
         image = plane[(slice(None), *cut)]
         return restorer.restore_unit(image, 1.0, lambda done, total, text: None)
-
-
-def check_network(channels: int, width: int, depth: int) -> None:
-    """Refuse shapes of networks that make no sense, or that a broken file may ask for.
-
-    Raises
-    ------
-    EnsembleError
-        If a number is out of bounds.
-    """
-    if not (1 <= channels <= 64 and 4 <= width <= 512 and width % 2 == 0 and 1 <= depth <= 6):
-        raise EnsembleError(
-            f"a network for {channels} channels with width {width} and depth {depth} cannot be built: "
-            "1 to 64, an even number from 4 to 512, and 1 to 6 are possible."
-        )
 
 
 def _planes(

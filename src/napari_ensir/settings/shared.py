@@ -15,6 +15,7 @@ __all__ = [
     "data_range_setting",
     "device_setting",
     "intensities_setting",
+    "noise_setting",
     "seed_setting",
     "shrinkage_setting",
     "steps_setting",
@@ -139,6 +140,18 @@ def seed_setting(default: int = 0) -> Any:
         minimum=0,
         maximum=2**31 - 1,
         group="Networks",
+    )
+
+
+def noise_setting() -> Any:
+    """The noise of the image to restore."""
+    return setting(
+        None,
+        title="Noise",
+        description="Standard deviation of the noise.",
+        minimum=0.0,
+        none="estimated from the image",
+        unit="intensity units",
     )
 
 
