@@ -161,7 +161,7 @@ def score(lut, bias, candidates, truth):
         bins = [lut.binning.bins(candidate) for candidate in candidates]
         channel = np.broadcast_to(np.arange(3), truth.shape)
         key = np.ravel_multi_index((*bins, channel), (lut.binning.n_bins,) * 3 + (3,))
-        image -= bias[lut.dense_rows][key]
+        image -= bias[lut.lookup.dense_rows][key]
     return psnr(truth, image.clip(0, 255), 255)
 
 

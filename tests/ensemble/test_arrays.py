@@ -394,7 +394,7 @@ def test_keys_dense_and_searched_give_the_same(engine, rng, unseen, monkeypatch)
         monkeypatch.setattr(bins_module, "DENSE_ENTRIES", entries)
         monkeypatch.setattr("napari_ensir.ensemble.lookup.DENSE_ENTRIES", entries)
         lut = fit_lut([(candidates, truth)], method=unseen, bin_width=16, channel_axis=-1, device="cpu")
-        assert (lut.dense_rows is None) == (entries == 0)
+        assert (lut.lookup.dense_rows is None) == (entries == 0)
         results.append((lut.apply(test, device="cpu"), lut.weight_maps(test, device="cpu")))
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)

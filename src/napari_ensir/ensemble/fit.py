@@ -18,7 +18,7 @@ from napari_ensir.ensemble.noisy_scores import scores_of_reference
 from napari_ensir.ensemble.reference import Reference, collect_reference
 from napari_ensir.ensemble.tabulate import estimate_lut
 from napari_ensir.ensemble.truth_noise import PARTS, OwnInputWarning, method_for, own_input_of
-from napari_ensir.ensemble.validation import choose_bins
+from napari_ensir.ensemble.validation import FACTORS, SHRINKAGES, choose_bins
 from napari_ensir.settings import SHRINKAGE, FitSettings
 
 if TYPE_CHECKING:
@@ -216,8 +216,8 @@ def _chosen(
         collected,
         method,
         settings,
-        factors=(1, 2, 4, 8, 16) if given.bin_width == "auto" else (1,),
-        shrinkages=(100.0, 1000.0, 10000.0) if given.shrinkage == "auto" else (settings.shrinkage,),
+        factors=FACTORS if given.bin_width == "auto" else (1,),
+        shrinkages=SHRINKAGES if given.shrinkage == "auto" else (settings.shrinkage,),
         progress=progress,
     )
     return choice.binning, choice.settings

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from napari_ensir.ensemble.bins import Binning, BinSetIndex
+    from napari_ensir.ensemble.bins import Binning
     from napari_ensir.ensemble.inputs import Field, Progress
     from napari_ensir.ensemble.statistics import Statistics
 
@@ -122,25 +122,6 @@ class WeightLUT:
         """Bin set to weights: all that combining needs of the table."""
         return Lookup(self.binning, self.rows, self.weights, self.fallback, self.unseen)
 
-    @property
-    def index(self) -> BinSetIndex:
-        """Finds a bin set's row."""
-        return self.lookup.index
-
-    @property
-    def all_weights(self) -> NDArray[np.float64]:
-        """The weights, then the fallback: see :attr:`Lookup.all_weights`."""
-        return self.lookup.all_weights
-
-    @property
-    def dense_rows(self) -> NDArray[np.int32] | None:
-        """Row of :attr:`all_weights` for every bin set there can be, or None where they are too many."""
-        return self.lookup.dense_rows
-
-    def row_of(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Row of :attr:`all_weights` for bin sets given as one int64 tensor per column of ``rows``."""
-        return self.lookup.row_of(columns)
-
     def weights_for(self, intensities: Sequence[float], channel: int = 0) -> NDArray[np.float64]:
         """Weights of the bin set that these intensities fall in.
 
@@ -161,7 +142,7 @@ class WeightLUT:
         EnsembleError
             If there is not one intensity per candidate, or no such channel.
         """
-        return np.array(self.all_weights[self._row_for(intensities, channel)])
+        return np.array(self.lookup.all_weights[self._row_for(intensities, channel)])
 
     def count_for(self, intensities: Sequence[float], channel: int = 0) -> int:
         """Pixels behind the weights of that bin set: 0 if it was never seen, -1 if not known.
@@ -199,7 +180,7 @@ class WeightLUT:
         if not 0 <= channel < self.n_channels:
             raise EnsembleError(f"there is no channel {channel}; the table has 0 to {self.n_channels - 1}.")
         columns = [torch.tensor(int(t)) for t in self.binning.bins(values)]
-        return int(self.row_of([*columns, torch.tensor(channel)]))
+        return int(self.lookup.row_of([*columns, torch.tensor(channel)]))
 
     def apply(
         self,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.statistics import Statistics
 
 __all__ = [
+    "FACTORS",
+    "SHRINKAGES",
     "BinChoice",
     "choose_bins",
     "held_out_error",
@@ -36,6 +38,13 @@ __all__ = [
     "peak",
     "psnr_of",
 ]
+
+
+FACTORS = (1, 2, 4, 8, 16)
+"""Bin widths that are tried where one is to be chosen, in multiples of the statistics' own."""
+
+SHRINKAGES = (100.0, 1000.0, 10000.0)
+"""Shrinkages that are tried, in pixels."""
 
 
 def peak(binning: Binning) -> float:
@@ -214,8 +223,8 @@ def choose_bins(
     method: str,
     settings: Settings | None = None,
     *,
-    factors: Sequence[int] = (1, 2, 4, 8, 16),
-    shrinkages: Sequence[float] = (100.0, 1000.0, 10000.0),
+    factors: Sequence[int] = FACTORS,
+    shrinkages: Sequence[float] = SHRINKAGES,
     progress: Progress | None = None,
 ) -> BinChoice:
     """Choose bin width, and shrinkage for least squares, by cross-validation over the folds.

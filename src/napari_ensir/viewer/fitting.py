@@ -18,7 +18,7 @@ from napari_ensir.ensemble.scoring import score_range_of
 from napari_ensir.ensemble.suspicions import suspicions
 from napari_ensir.ensemble.tabulate import estimate_lut
 from napari_ensir.ensemble.truth_noise import PARTS, method_for, own_input_of
-from napari_ensir.ensemble.validation import choose_bins
+from napari_ensir.ensemble.validation import FACTORS, SHRINKAGES, choose_bins
 from napari_ensir.viewer.combining import Combined, combine
 from napari_ensir.viewer.scores import Score, Truth, score_method, score_methods, score_simple, with_ssim
 
@@ -48,10 +48,6 @@ NOISY_SCORES = (
 
 FROZEN = ("data_range", "channel_axis", "planes", "truth_noise", "hash_inputs")
 """Settings that need the pixels read again when they change."""
-
-SHRINKAGES = (100.0, 1000.0, 10000.0)
-FACTORS = (1, 2, 4, 8, 16)
-"""What is tried for "auto": pixels, and multiples of the statistics' own bin width."""
 
 
 @dataclass(frozen=True)
