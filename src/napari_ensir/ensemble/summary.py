@@ -11,7 +11,27 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut import WeightLUT
 
-__all__ = ["bin_centres", "pair_map", "weights_along_intensity"]
+__all__ = ["bin_centres", "figures", "pair_map", "weights_along_intensity"]
+
+
+def figures(value: float) -> str:
+    """An intensity or a bin width for reading: four digits, or all those before the point.
+
+    Parameters
+    ----------
+    value : float
+        Intensity units.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> figures(0.11962890625), figures(32.0), figures(8191.875), figures(65535)
+    ('0.1196', '32', '8192', '65535')
+    """
+    return f"{value:.{max(4, len(str(int(abs(value)))))}g}"
 
 
 def bin_centres(lut: WeightLUT) -> NDArray[np.float64]:

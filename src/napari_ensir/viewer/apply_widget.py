@@ -10,12 +10,13 @@ from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.coverage import range_warning
+from napari_ensir.ensemble.summary import figures
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import ApplySettings, settings_of
 from napari_ensir.viewer.applying import Applied, apply_table
 from napari_ensir.viewer.as_code import TABLE, apply_as_command, apply_as_python
 from napari_ensir.viewer.choices import Choice
-from napari_ensir.viewer.controls import Message, WithButton, control_of, figures
+from napari_ensir.viewer.controls import Message, WithButton, control_of
 from napari_ensir.viewer.copying import copied, copy_buttons, path_of_layer
 from napari_ensir.viewer.expecting import expected_limits
 from napari_ensir.viewer.forms import Form, button, dress, row

@@ -34,7 +34,6 @@ __all__ = [
     "ValueOrWord",
     "WithButton",
     "control_of",
-    "figures",
 ]
 
 LARGEST = 1e12
@@ -100,14 +99,9 @@ class Number(FloatSpinBox):
         self.native.setDecimals(max(self._least_digits, _digits(value)))
 
 
-def figures(value: float) -> str:
-    """A number with as many digits as its box shows."""
-    return f"{value:.9g}"
-
-
 def _digits(value: float) -> int:
-    """Decimals that the figures of a number take."""
-    shown = figures(abs(value))
+    """Decimals that nine significant digits of a number take."""
+    shown = f"{abs(value):.9g}"
     mantissa, _, exponent = shown.partition("e")
     return max(0, min(15, len(mantissa.partition(".")[2]) - int(exponent or 0)))
 
@@ -129,7 +123,7 @@ class Numbers(LineEdit):
 
     def set_value(self, value: Any) -> None:
         """See magicgui."""
-        super().set_value(value if isinstance(value, str) else ", ".join(map(figures, value)))
+        super().set_value(value if isinstance(value, str) else ", ".join(f"{one:.9g}" for one in value))
 
     def _on_value_change(self, value: Any = None) -> None:
         if not self.native.hasFocus():  # while it is typed, it is not yet what is meant

@@ -15,6 +15,7 @@ from napari_ensir.ensemble.inputs import check_prior
 from napari_ensir.ensemble.provenance import named_report
 from napari_ensir.ensemble.reference import collect_reference
 from napari_ensir.ensemble.scoring import score_range_of
+from napari_ensir.ensemble.summary import figures
 from napari_ensir.ensemble.suspicions import suspicions
 from napari_ensir.ensemble.tabulate import estimate_lut
 from napari_ensir.ensemble.truth_noise import PARTS, method_for, own_input_of
@@ -106,10 +107,10 @@ class FitResult:
     @property
     def held_out_in_words(self) -> str:
         """What was held out, in which bins the methods were scored, and what kind of scores these are."""
-        bins = f"Bins {self.lut.bin_width:g} wide; the peak of PSNR is {self.scale}."
+        bins = f"Bins {figures(self.lut.bin_width)} wide; the peak of PSNR is {self.scale}."
         noise = self.request.settings.truth_noise
         if noise is not None:
-            bins = bins if noise != "unknown" else f"Bins {self.lut.bin_width:g} wide."
+            bins = bins if noise != "unknown" else f"Bins {figures(self.lut.bin_width)} wide."
             bins = f"{NOISY_SCORES} {bins}"
         if self.unseen is not None:
             return f"{bins} Held out is all that lies outside the mask and the planes to learn from."

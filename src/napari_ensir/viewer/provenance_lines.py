@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_ensir.viewer.controls import figures
+from napari_ensir.ensemble.summary import figures
 from napari_ensir.viewer.outputs import method_title
 
 if TYPE_CHECKING:
