@@ -14,6 +14,7 @@ import numpy as np
 from napari_ensir.ensemble.estimate import Settings, find_method
 from napari_ensir.ensemble.held_out import lookup_without
 from napari_ensir.ensemble.lookup import Lookup
+from napari_ensir.ensemble.metrics import psnr_of_error
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def psnr_of(error: float, binning: Binning) -> float:
     >>> round(psnr_of(255**2 / 1000, choose_binning(np.uint8, (0, 255), 32)), 6)
     30.0
     """
-    return float("inf") if error <= 0 else float(10 * np.log10(peak(binning) ** 2 / error))
+    return psnr_of_error(error, peak(binning))
 
 
 def mean_squared_error(statistics: Statistics, weights: NDArray[np.float64] | Lookup | WeightLUT) -> float:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from napari_ensir.restorers.learned import Draw, LearnedRestorer, Tiled
-from napari_ensir.restorers.networks import UNetSettings
+from napari_ensir.restorers.networks import NetworkShape
 from napari_ensir.restorers.planewise import estimate_noise
 from napari_ensir.restorers.unet_model import UNetModel
 from napari_ensir.settings import noise_setting
@@ -31,8 +31,8 @@ _LEAST, _MOST = 0.01, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoiserSettings(UNetSettings):
-    """Shape of the network; see :class:`~napari_ensir.restorers.networks.UNetSettings`."""
+class DenoiserSettings(NetworkShape):
+    """Shape of the network; see :class:`~napari_ensir.restorers.networks.NetworkShape`."""
 
 
 class DenoiserModel(UNetModel):

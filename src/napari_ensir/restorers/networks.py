@@ -15,7 +15,7 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FusionNetwork", "UNet", "UNetSettings", "check_network", "sinusoid"]
+__all__ = ["FusionNetwork", "NetworkShape", "UNet", "check_network", "sinusoid"]
 
 
 def sinusoid(value: Tensor, width: int) -> Tensor:
@@ -204,7 +204,7 @@ def check_network(channels: int, width: int, depth: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetSettings:
+class NetworkShape:
     """Shape of a network: colour channels, features at the finest level, levels."""
 
     channels: int = 1

@@ -57,7 +57,7 @@ class Levels:
         return (x - self._along(self.zero, x)) / self._along(self.unit, x)
 
     def intensities(self, x: Tensor) -> Tensor:
-        """X unit + zero, for x of shape (channels, ...)."""
+        """The inverse of :meth:`normalised`: x unit + zero."""
         return x * self._along(self.unit, x) + self._along(self.zero, x)
 
     def check(self, channels: int, where: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch.nn import functional
 
 from napari_ensir.restorers.learned import Draw, LearnedRestorer, Tiled
-from napari_ensir.restorers.networks import UNetSettings
+from napari_ensir.restorers.networks import NetworkShape
 from napari_ensir.restorers.unet_model import UNetModel
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ __all__ = ["Regression", "RegressionModel", "RegressionSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegressionSettings(UNetSettings):
-    """Shape of the network; see :class:`~napari_ensir.restorers.networks.UNetSettings`."""
+class RegressionSettings(NetworkShape):
+    """Shape of the network; see :class:`~napari_ensir.restorers.networks.NetworkShape`."""
 
 
 class RegressionModel(UNetModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from napari_ensir.restorers.learned import Model
-from napari_ensir.restorers.networks import UNet, UNetSettings
+from napari_ensir.restorers.networks import NetworkShape, UNet
 
 __all__ = ["UNetModel"]
 
@@ -11,9 +11,9 @@ __all__ = ["UNetModel"]
 class UNetModel(Model):
     """A model that has this network and no other; what it is used for, and its loss, a subclass says."""
 
-    settings: UNetSettings
+    settings: NetworkShape
 
-    def __init__(self, settings: UNetSettings) -> None:
+    def __init__(self, settings: NetworkShape) -> None:
         super().__init__()
         self.settings = settings
         self.network = UNet(settings.channels, settings.channels, width=settings.width, depth=settings.depth)
