@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,12 @@ def _manifests_are_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PluginManifest, "discover", discover)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _napari_collects_what_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks through all there is whenever a layer goes, for the sake of one system's OpenGL drivers."""
+    monkeypatch.setattr("napari._vispy.canvas.gc", SimpleNamespace(collect=lambda: gc.collect(1)))
 
 
 class Everything:

@@ -242,10 +242,9 @@ def count_biases(
         _which(ensemble, truth, keep, begin, good[:size])
         _firsts(begin, channels, n_images * n_classes, first[:size])
         for m in range(n_images):
-            if m < n_images - 1:
-                values[:size] = candidates[m, begin : begin + size]
-            else:
-                values[:size] = ensemble[begin : begin + size]
+            # One by one: for a slice numba compiles what would name unlike shapes, in seconds.
+            for j in range(size):
+                values[j] = candidates[m, begin + j] if m < n_images - 1 else ensemble[begin + j]
             _bias_classes(values[:size], grid, by_value[:size])
             _levels(values[:size], true, grid[3], grid[4], levels[:size])
             for j in range(size):
