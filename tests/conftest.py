@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,22 @@ def reference_folder(reference_folder_if_any):
             "the reference data is absent: put it in ../shared/reference or name it in NAPARI_ENSIR_REFERENCE"
         )
     return reference_folder_if_any
+
+
+@pytest.fixture(scope="session")
+def pace() -> float:
+    """Processor seconds that counting to five million takes here, a third of a second on a usual machine.
+
+    What must not take long is measured in these: machines, and one machine's hours, differ by a few times.
+    """
+
+    def count() -> float:
+        began, total = time.process_time(), 0
+        for number in range(5_000_000):
+            total += number
+        return time.process_time() - began
+
+    return min(count() for _ in range(3))
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ def sparse_table(path, good):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory and makes pipes as Linux does")
-def test_mutated_and_hostile_files(tables, tmp_path):
+def test_mutated_and_hostile_files(tables, tmp_path, pace):
     good = (tmp_path / "b.lut.safetensors").read_bytes()
     hostile = tmp_path / "hostile"
     (tmp_path / "owned").mkdir()
@@ -253,6 +253,5 @@ def test_mutated_and_hostile_files(tables, tmp_path):
     assert result["valid"] + result["refused"] >= MUTATIONS
     assert result["valid"] > MUTATIONS / 20
     assert result["hostile"] > 100
-    # Processor seconds: the machine may be busy with something else.
-    assert max(result["slowest"][0], result["slowest_hostile"][0]) < 1, result
+    assert max(result["slowest"][0], result["slowest_hostile"][0]) < 4 * pace, result
     assert result["megabytes"] < 200

@@ -103,7 +103,7 @@ def mutated(rng, content):
     return whole(header, body)
 
 
-def test_hundreds_of_mutated_checkpoints(checkpoints, tmp_path):
+def test_hundreds_of_mutated_checkpoints(checkpoints, tmp_path, pace):
     rng = np.random.default_rng(1)
     path = tmp_path / "mutated.safetensors"
     loaded = refused = 0
@@ -120,7 +120,7 @@ def test_hundreds_of_mutated_checkpoints(checkpoints, tmp_path):
             loaded += 1
             for each in restorer.model.state_dict().values():
                 assert torch.isfinite(each).all()
-        assert time.process_time() - start < 1
+        assert time.process_time() - start < 4 * pace
     assert [text for text in messages if "mutated" not in text or len(text) > 1500] == []
     assert loaded > 20
     assert refused > 400

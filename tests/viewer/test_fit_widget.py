@@ -126,11 +126,12 @@ def test_second_run_overwrites_nothing(filled, fit_widget, wait_for):
 
 
 def test_cancel_midway_changes_nothing_and_is_quick(filled, fit_widget, wait_for, monkeypatch):
-    started = threading.Event()
+    started, steps = threading.Event(), []
 
     def slow(request, progress):
         started.set()
         for done in range(2000):
+            steps.append(done)
             progress(done, 2000, "waiting")
             time.sleep(0.005)
 
@@ -139,10 +140,10 @@ def test_cancel_midway_changes_nothing_and_is_quick(filled, fit_widget, wait_for
     fit_widget.fit()
     assert not fit_widget.run_button.enabled
     assert started.wait(5)
-    began = time.monotonic()
+    before_click = len(steps)
     fit_widget.cancel_button.native.click()
     wait_for(fit_widget)
-    assert time.monotonic() - began < 2
+    assert len(steps) - before_click < 200
     assert list(filled.layers) == before
     assert fit_widget.run_button.enabled
     assert "Cancelled" in fit_widget.message.value

@@ -12,10 +12,12 @@ import pytest
     ("key", "dtype", "n_candidates"),
     [("tissue", "uint8", 4), ("coins", "float32", 4), ("stack", "uint16", 3)],
 )
-def test_sample_opens_and_its_ensemble_beats_every_candidate(viewer, wait_for, key, dtype, n_candidates):
-    began = time.process_time()  # the machine may be busy with something else
+def test_sample_opens_and_its_ensemble_beats_every_candidate(
+    viewer, wait_for, pace, key, dtype, n_candidates
+):
+    began = time.process_time()
     viewer.open_sample("napari-ensir", key)
-    assert time.process_time() - began < 10
+    assert time.process_time() - began < 30 * pace
     assert viewer.layers["ground truth"].data.dtype == dtype
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     assert widget.ground_truth.value is viewer.layers["ground truth"]
