@@ -33,7 +33,10 @@ def _manifests_are_read_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _napari_collects_what_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It looks through all there is whenever a layer goes, for the sake of one system's OpenGL drivers."""
+    """It looks through all there is whenever a layer goes, for the sake of one system's OpenGL drivers.
+
+    Once for each test is enough: see ``viewer``.
+    """
     monkeypatch.setattr("napari._vispy.canvas.gc", SimpleNamespace(collect=lambda: gc.collect(1)))
 
 
@@ -71,6 +74,7 @@ def viewer(make_napari_viewer: Callable, qtbot) -> Iterator:
     yield make_napari_viewer(show=True, strict_qt=True)
     qtbot.waitUntil(lambda: not _RUNNING, timeout=20_000)
     qtbot.waitUntil(lambda: not threads(), timeout=60_000)
+    gc.collect()
 
 
 @pytest.fixture
