@@ -243,8 +243,13 @@ def count_biases(
         _firsts(begin, channels, n_images * n_classes, first[:size])
         for m in range(n_images):
             # One by one: for a slice numba compiles what would name unlike shapes, in seconds.
-            for j in range(size):
-                values[j] = candidates[m, begin + j] if m < n_images - 1 else ensemble[begin + j]
+            if m < n_images - 1:
+                block = candidates[m, begin : begin + size]
+                for j in range(size):
+                    values[j] = block[j]
+            else:
+                for j in range(size):
+                    values[j] = ensemble[begin + j]
             _bias_classes(values[:size], grid, by_value[:size])
             _levels(values[:size], true, grid[3], grid[4], levels[:size])
             for j in range(size):
