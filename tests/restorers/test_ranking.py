@@ -48,6 +48,10 @@ class TestSweep:
         assert kept["best"] == found.best
         assert kept["differences"] == found.differences.tolist()
 
+    def test_a_setting_without_effect_is_said_to_have_none(self, scene):
+        found = sweep_setting(MEDIAN(), "size", [3, 3], scene[1][:60, :60], offsets=2)
+        assert found.in_words() == "The error is the same at every value: size makes no difference here."
+
     def test_settings_within_a_self_ensemble_and_words_can_be_tried(self, scene):
         _, noisy = scene
         small = noisy[:60, :60]

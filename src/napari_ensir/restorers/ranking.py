@@ -75,6 +75,8 @@ class Sweep:
     def in_words(self) -> str:
         """The best value, and which may be as good, in a sentence or two."""
         title, best = self.setting.replace("_", " "), self.best
+        if not self.differences.any():
+            return f"The error is the same at every value: {title} makes no difference here."
         others = [told(value) for value in self.alike if value != best]
         said = f"Least error at {title} {told(best)}"
         said += f"; {', '.join(others)} may be as good." if others else "."
