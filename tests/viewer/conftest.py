@@ -72,7 +72,7 @@ def threads() -> list[str]:
 def viewer(make_napari_viewer: Callable, qtbot) -> Iterator:
     """A viewer whose threads and widgets must be gone after the test."""
     yield make_napari_viewer(show=True, strict_qt=True)
-    qtbot.waitUntil(lambda: not _RUNNING, timeout=20_000)
+    qtbot.waitUntil(lambda: not _RUNNING, timeout=60_000)
     qtbot.waitUntil(lambda: not threads(), timeout=60_000)
     gc.collect()
 
@@ -81,7 +81,7 @@ def viewer(make_napari_viewer: Callable, qtbot) -> Iterator:
 def wait_for(qtbot) -> Callable:
     """Wait until a panel has nothing left to do."""
 
-    def wait(widget: Any, timeout: int = 60_000) -> None:
+    def wait(widget: Any, timeout: int = 150_000) -> None:
         qtbot.waitUntil(lambda: not getattr(widget, "is_running", widget.task is not None), timeout=timeout)
         QApplication.processEvents()
 

@@ -177,8 +177,8 @@ def test_viewer_closed_in_mid_run_leaves_nothing_running(filled, fit_widget, mon
     monkeypatch.setattr("napari_ensir.viewer.fit_widget.fit", endless)
     fit_widget.fit()
     filled.close()
-    qtbot.waitUntil(ended.is_set, timeout=5000)
-    qtbot.waitUntil(lambda: not list(progress._all_instances), timeout=5000)
+    qtbot.waitUntil(ended.is_set, timeout=20_000)
+    qtbot.waitUntil(lambda: not list(progress._all_instances), timeout=20_000)
 
 
 def test_save_and_apply_from_the_file(filled, fit_widget, wait_for, tmp_path):

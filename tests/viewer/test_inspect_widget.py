@@ -56,8 +56,8 @@ def test_it_plots_describes_and_exports(filled, fitted, docked, tmp_path):
 
 
 def test_the_plot_is_seen_by_itself(fitted, docked, qtbot):
-    qtbot.waitUntil(lambda: docked._canvas is not None and docked.canvas.isVisible(), timeout=5000)
-    qtbot.waitUntil(lambda: docked.canvas.height() >= 220, timeout=5000)
+    qtbot.waitUntil(lambda: docked._canvas is not None and docked.canvas.isVisible(), timeout=20_000)
+    qtbot.waitUntil(lambda: docked.canvas.height() >= 220, timeout=20_000)
 
 
 def test_its_values_go_from_one_panel_to_another(filled, fitted, docked):
@@ -128,7 +128,7 @@ def test_it_follows_live_fits_the_theme_and_clicks(filled, fitted, docked, qtbot
     docked.draw()
     before = docked.canvas.figure.get_facecolor()
     filled.theme = "light"
-    qtbot.waitUntil(lambda: docked.canvas.figure.get_facecolor() != before, timeout=5000)
+    qtbot.waitUntil(lambda: docked.canvas.figure.get_facecolor() != before, timeout=20_000)
 
     class Event:
         button, position = 1, tuple(filled.layers["so so"].data_to_world((20, 30)))

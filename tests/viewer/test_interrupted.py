@@ -137,7 +137,7 @@ def test_an_open_apply_follows_the_first_fit_and_the_live_one(filled, fit_widget
     apply.candidate_1.value = filled.layers["so so"]
     assert apply.run_button.enabled
     fit_widget.bin_width.value = 64
-    qtbot.waitUntil(lambda: fit_widget.result.lut.bin_width == 64, timeout=20_000)
+    qtbot.waitUntil(lambda: fit_widget.result.lut.bin_width == 64, timeout=60_000)
     assert apply.lut is fit_widget.result.lut
     assert apply.candidate_1.value.name == "so so"
 
@@ -217,7 +217,7 @@ def test_what_is_closed_in_mid_run_leaves_nothing_running(
         native = getattr(widget, "native", widget)
         filled.window.remove_dock_widget(native)
         native.deleteLater()
-    qtbot.waitUntil(ended.is_set, timeout=5000)
+    qtbot.waitUntil(ended.is_set, timeout=20_000)
     qtbot.wait(20)
     assert len(filled.layers) in (0, layers)
 

@@ -19,7 +19,7 @@ def fitted(filled, fit_widget, wait_for):
 
 def settle(widget, wait_for, qtbot):
     """Wait for the debounced refit, and the scoring after it."""
-    qtbot.waitUntil(lambda: not widget.is_running, timeout=20_000)
+    qtbot.waitUntil(lambda: not widget.is_running, timeout=60_000)
 
 
 def one(viewer, kind):

@@ -82,7 +82,7 @@ def test_it_works_and_says_so(docked, wait_for, qtbot):
     docked.work = work
     docked.run_button.native.click()
     assert docked.is_running
-    qtbot.waitUntil(lambda: "Counting, 40%" in docked.working.value, timeout=5000)
+    qtbot.waitUntil(lambda: "Counting, 40%" in docked.working.value, timeout=20_000)
     assert docked.working.value.endswith(" s")
     opened.set()
     wait_for(docked)
@@ -132,7 +132,7 @@ def test_closing_the_dock_in_mid_work_cancels_and_docking_again_works(viewer, do
     assert begun.wait(5)
     open_ones = listeners()
     viewer.window.remove_dock_widget(docked.native)
-    qtbot.waitUntil(ended.is_set, timeout=5000)
+    qtbot.waitUntil(ended.is_set, timeout=20_000)
     wait_for(docked)
     assert listeners() == open_ones - 2, "one for each layer"
     viewer.add_image(np.zeros((8, 8), np.uint8), name="while closed")

@@ -293,7 +293,7 @@ def test_the_viewer_may_close_while_it_trains(viewer, train, qtbot):
     task = train.task
     viewer.window.remove_dock_widget(train.native)
     assert task.is_cancelling
-    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=20_000)
+    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=60_000)
     train.native.deleteLater()  # taken out of its dock, it belongs to whoever took it out
     qtbot.wait(100)
 
