@@ -172,6 +172,14 @@ def test_panels_share_a_tall_window_and_are_tabs_in_a_low_one(viewer, docked, qt
 
     second, dock = opened_at(1100)
     qtbot.waitUntil(lambda: min(seen(docked), seen(second)) >= 350)
+    third, over = opened_at(1100)
+    qtbot.waitUntil(lambda: min(seen(docked), seen(third)) >= 350)
+    viewer.window.remove_dock_widget(over)
+    docked.native.parent().setFloating(True)  # what is afloat takes no room
+    third, beside = opened_at(900)
+    qtbot.waitUntil(lambda: min(seen(second), seen(third)) >= 350)
+    docked.native.parent().setFloating(False)
+    viewer.window.remove_dock_widget(beside)
     viewer.window.remove_dock_widget(dock)
     third, dock = opened_at(700)
     qtbot.waitUntil(lambda: seen(third) >= 350)

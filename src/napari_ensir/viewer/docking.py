@@ -46,16 +46,19 @@ def find_room(panel: QWidget) -> None:
     seen = [
         each
         for each in window.findChildren(QDockWidget)
-        if each is not dock and window.dockWidgetArea(each) == side and not each.visibleRegion().isEmpty()
+        if each is not dock
+        and not each.isFloating()  # it keeps the side that it came from
+        and window.dockWidgetArea(each) == side
+        and not each.visibleRegion().isEmpty()
     ]
     ours = [each for each in seen if each.widget() is not None and each.widget().property(_MARK)]
     if not ours:
         return
-    docks = [*seen, dock]
-    share = window.height() // len(docks)  # their own heights may not be settled yet
-    if share >= LEAST_HEIGHT:
-        window.resizeDocks(docks, [share] * len(docks), Qt.Orientation.Vertical)
-        return
-    window.tabifyDockWidget(ours[-1], dock)
-    dock.show()
-    dock.raise_()
+    rows, sized = len(seen) + 1, [*seen, dock]
+    if window.height() // rows < LEAST_HEIGHT:
+        rows, sized = len(seen), ours  # which were squeezed as it came
+        window.tabifyDockWidget(ours[-1], dock)
+        dock.show()
+        dock.raise_()
+    share = window.height() // rows  # their own heights may not be settled yet
+    window.resizeDocks(sized, [share] * len(sized), Qt.Orientation.Vertical)
