@@ -59,6 +59,14 @@ class TestSweep:
         wavelet = sweep_setting(CLASSICAL["wavelet"](), "method", ["BayesShrink", "VisuShrink"], small)
         assert wavelet.best in ("BayesShrink", "VisuShrink")
 
+    def test_beyond_the_last_value_there_may_be_a_better_one_unless_it_is_the_limit(self, scene):
+        clean = scene[0][:60, :60]
+        flat = clean + np.random.default_rng(3).normal(0, 25, (4, 60, 60))  # one scene: planes are alike
+        sigma = sweep_setting(GAUSSIAN(), "sigma", [0.3, 0.6], flat, offsets=2)
+        assert sigma.in_words().endswith(" Nothing beyond 0.6 was tried: there may be a better one.")
+        volume = sweep_setting(GAUSSIAN(), "spatial_ndim", [2, 3], flat, offsets=2)
+        assert volume.in_words() == "Least error at spatial ndim 3."
+
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [

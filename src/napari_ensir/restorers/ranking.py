@@ -9,7 +9,7 @@ that they see as well. Learns no table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -18,11 +18,13 @@ from napari_ensir.ensemble.noisy_scores import NoisyScores
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import with_settings
 from napari_ensir.restorers.blind_pairs import Hiding, blind_reference
+from napari_ensir.settings import settings_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from napari_ensir.restorers.base import AnyRestorer, Restorer
+    from napari_ensir.settings import Setting
 
 __all__ = ["Sweep", "rank_restorers", "sweep_setting"]
 
@@ -39,12 +41,15 @@ class Sweep:
         Differences are to the value of the least error.
     warnings : tuple of str
         What makes it doubtful, a sentence each.
+    limits : (least, greatest)
+        Of the setting; None: it has no such limit.
     """
 
     setting: str
     values: tuple[Any, ...]
     scores: NoisyScores
     warnings: tuple[str, ...] = ()
+    limits: tuple[float | None, float | None] = (None, None)
 
     @property
     def best(self) -> Any:
@@ -81,8 +86,8 @@ class Sweep:
         said = f"Least error at {title} {told(best)}"
         said += f"; {', '.join(others)} may be as good." if others else "."
         numbers = all(isinstance(value, int | float) for value in self.values)
-        if numbers and best in (min(self.values), max(self.values)):
-            said += " That is the last value tried: there may be a better one beyond."
+        if numbers and best in (min(self.values), max(self.values)) and best not in self.limits:
+            said += f" Nothing beyond {told(best)} was tried: there may be a better one."
         return said
 
     def to_dict(self) -> dict[str, Any]:
@@ -199,7 +204,8 @@ def sweep_setting(
     names, roles = tuple(map(told, tried)), ("candidate",) * len(tried)
     least = int(np.argmin(blocks.sums.sum(axis=0)))
     scores = NoisyScores(names, blocks, high - low, "unknown", least, roles)
-    return Sweep(setting, tried, scores, reference.warnings)
+    limits = known[setting].minimum, known[setting].maximum
+    return Sweep(setting, tried, scores, reference.warnings, limits)
 
 
 def told(value: Any) -> str:
@@ -213,9 +219,10 @@ def told(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
-def _settings_within(restorer: Any) -> set[str]:
-    """Names of a restorer's settings, and of those of the restorer that it wraps."""
+def _settings_within(restorer: Any) -> dict[str, Setting]:
+    """A restorer's settings by name, and those of the restorer that it wraps."""
     if not is_dataclass(restorer):
-        return set()
-    own = {each.name for each in fields(restorer) if "setting" in each.metadata}
-    return own | _settings_within(getattr(restorer, "restorer", None))
+        return {}
+    return _settings_within(getattr(restorer, "restorer", None)) | {
+        each.name: each for each in settings_of(restorer)
+    }
