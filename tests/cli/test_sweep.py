@@ -82,6 +82,11 @@ def test_words_can_be_tried_and_nothing_needs_to_be_written(folder):
         ("-m median --setting size --values 3,3", 2, "3 is given twice"),
         ("-m median --setting size --values 3,5 --count 9", 2, "leave out --between and --count"),
         ("-m median --setting size --between 3 60", 2, "size is 60; use a whole number from 1 to 51"),
+        (
+            "-m bilateral --setting noise",
+            2,
+            "noise is not set, so there is no value to try others around",
+        ),
         ("-m wavelet --setting wavelet", 2, 'list what to try of wavelet, which can be one of "db1"'),
         ("-m median --setting size --all", 2, "there is no folder to write to; give --out"),
         ("-m median -m gaussian --setting size", 1, "of one restorer, and these are 2: median, gaussian"),

@@ -140,7 +140,13 @@ def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> li
         raise typer.BadParameter(
             f"list what to try of {setting.name}, which can be {setting.allowed()}.", param_hint=LIST
         )
-    low, high = settings.between or around(setting, getattr(restorer, setting.name))
+    now = getattr(restorer, setting.name)
+    if settings.between is None and now is None:
+        raise typer.BadParameter(
+            f"{setting.name} is not set, so there is no value to try others around; say from where to where.",
+            param_hint="--between",
+        )
+    low, high = settings.between or around(setting, now)
     try:
         return values_between(setting, low, high, settings.count)
     except EnsembleError as error:
