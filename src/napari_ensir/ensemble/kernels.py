@@ -45,7 +45,7 @@ _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 _U, _I = np.uint64, np.int64
 _ALL = np.uint32(2**32 - 1)
 
-_INLINED = "a9122e22d059"
+_INLINED = "e73fafc2cb62"
 """Hash of the files of loops imported here: they end up in the code that numba keeps of this file, and to see
 whether that still holds, it looks at no other. ``tests/ensemble/test_warm_up.py`` says what it must be."""
 
