@@ -1,8 +1,6 @@
 """The command line: what can be asked for. What is then done stands in ``jobs.py``.
 
-Nothing heavy is imported here, so that ``--help`` answers at once. To add a command, write a function that
-calls a job and decorate it with ``@command()``: errors, Ctrl-C and exit statuses are then taken care of. A
-keyword annotated with settings brings an option for each of them (``options.py``).
+Nothing heavy is imported here, so that ``--help`` answers at once. ``command.py`` says how to add a command.
 """
 
 from __future__ import annotations
