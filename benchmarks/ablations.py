@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 from napari_ensir import compare
-from napari_ensir.ensemble.baselines import BinSets
-from napari_ensir.ensemble.estimate import METHODS
+from napari_ensir.ensemble.compare.baselines import BinSets
+from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.files import Part, References, open_set
 
 MODELS = ("MPRNet", "MAXIM", "Restormer")

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from napari_ensir import WeightLUT
-from napari_ensir.ensemble.bins import choose_binning
-from napari_ensir.ensemble.estimate import Settings
+from napari_ensir.ensemble.estimators.base import Settings
+from napari_ensir.ensemble.estimators.least_squares import minimise_on_simplex
 from napari_ensir.ensemble.fit import collect_reference, estimate_lut
-from napari_ensir.ensemble.least_squares import minimise_on_simplex
-from napari_ensir.ensemble.metrics import psnr
+from napari_ensir.ensemble.scoring.metrics import psnr
+from napari_ensir.ensemble.statistics.binning import choose_binning
 
 MODELS = ("MPRNet", "MAXIM", "Restormer")
 

@@ -22,7 +22,7 @@ from skimage import color, data
 from skimage.io import imread
 
 from napari_ensir import fit_lut, learn_blind
-from napari_ensir.ensemble.noise_checks import own_input_warning
+from napari_ensir.ensemble.checks.noise import own_input_warning
 from napari_ensir.restorers import CLASSICAL
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
     python benchmarks/noise_checks.py
 
 Twenty pictures of scikit-image, other parts of them, other noise and other restorers than the thresholds of
-``napari_ensir.ensemble.noise_checks`` were chosen on. Prints Markdown tables.
+``napari_ensir.ensemble.checks.noise`` were chosen on. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage import color, data
 
-from napari_ensir.ensemble.noise_checks import (
+from napari_ensir.ensemble.checks.noise import (
     CORRELATED,
     OWN_INPUT,
     noise_correlation,

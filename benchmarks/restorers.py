@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from skimage.io import imread
 
-from napari_ensir.restorers.dp_ir import DPIR
-from napari_ensir.restorers.ir_cm import IRCM
-from napari_ensir.restorers.recipes import RECIPES, begin_training
-from napari_ensir.restorers.trained import load_restorer
+from napari_ensir.restorers.training.dp_ir import DPIR
+from napari_ensir.restorers.training.ir_cm import IRCM
+from napari_ensir.restorers.training.load import load_restorer
+from napari_ensir.restorers.training.recipes import RECIPES, begin_training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -125,7 +125,7 @@ def live(widget, ensemble, rest):
 
 def opened(viewer, candidates, truth, **look):
     """The layers, and the Fit panel with them chosen."""
-    import napari_ensir.viewer.fit_widget  # noqa: F401 -- its import is not what is measured
+    import napari_ensir.viewer.fit.widget  # noqa: F401 -- its import is not what is measured
 
     layers = [
         viewer.add_image(image, name=name, **look) for name, image in zip(NAMES, candidates, strict=True)

@@ -7,10 +7,13 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Nobody's own preferences sway the tests, and no test changes them. Before anything imports napari.
 _PREFERENCES = tempfile.TemporaryDirectory(prefix="napari-ensir-tests-")
@@ -133,7 +136,7 @@ def write_enlarging() -> Callable[[Path, int], Path]:
 def write_dp_ir() -> Callable[[Path, Path], Path]:
     """Writes DP-IR around a network that the checkpoint can only name; it returns that one's image."""
     from napari_ensir.restorers import load_network
-    from napari_ensir.restorers.dp_ir import DPIR, FusionModel, FusionSettings
+    from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, FusionSettings
 
     def write(path: Path, network: Path) -> Path:
         ir = load_network(network, device="cpu")

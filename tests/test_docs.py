@@ -117,7 +117,7 @@ class TestContributing:
 
     def test_estimator(self, shown, images, monkeypatch):
         from napari_ensir import fit_lut
-        from napari_ensir.ensemble.estimate import METHODS, Method
+        from napari_ensir.ensemble.estimators.base import METHODS, Method
         from napari_ensir.settings import METHODS as TEXTS
 
         ((name, texts),) = shown["TEXTS"].items()

@@ -14,7 +14,10 @@ from speed.report import TIMES, Report, both, ratio, table
 @contextlib.contextmanager
 def torch_engine():
     """Compute without the compiled loops, as where numba is not installed."""
-    from napari_ensir.ensemble import apply, counting, data_range, em
+    from napari_ensir.ensemble.arrays import intensity_range as data_range
+    from napari_ensir.ensemble.combine import combine as apply
+    from napari_ensir.ensemble.estimators import em
+    from napari_ensir.ensemble.statistics import count as counting
 
     modules = (apply, counting, data_range, em)
     kept = counting.compiled_loops
@@ -91,9 +94,9 @@ def time_apply(images, authors, weights, repeats):
 
 
 def time_refit(images, repeats):
-    from napari_ensir.ensemble.bins import choose_binning
-    from napari_ensir.ensemble.reference import collect_reference
-    from napari_ensir.ensemble.tabulate import estimate_lut
+    from napari_ensir.ensemble.lut.lut import estimate_lut
+    from napari_ensir.ensemble.statistics.binning import choose_binning
+    from napari_ensir.ensemble.statistics.reference import collect_reference
 
     kept = collect_reference(images, MODELS, bin_width=32, channel_axis=-1, device="cpu", refine=4)
     rows = []

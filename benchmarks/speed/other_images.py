@@ -53,7 +53,7 @@ def time_small_images(repeats):
 def time_ssim(repeats):
     from skimage.metrics import structural_similarity
 
-    from napari_ensir.ensemble.metrics import evenly_spaced_planes, ssim
+    from napari_ensir.ensemble.scoring.metrics import evenly_spaced_planes, ssim
 
     (image, *_), truth = synthetic((1024, 1024), np.uint16, 60000, 0)
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}

@@ -1,43 +1,20 @@
 """Combine several restorations of an image into one that is better than each.
 
-The public names are imported when first used, so that importing the package costs nothing.
+Public names are imported on first use, so that importing the package is fast.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from napari_ensir.ensemble.compare import compare
-    from napari_ensir.ensemble.fit import fit_lut
-    from napari_ensir.ensemble.lut import WeightLUT
-    from napari_ensir.ensemble.lut_file import import_lut, load_lut
-    from napari_ensir.errors import EnsembleError
-    from napari_ensir.restorers.blind import learn_blind
+import lazy_loader
 
-_HOME = {
-    "EnsembleError": "napari_ensir.errors",
-    "WeightLUT": "napari_ensir.ensemble.lut",
-    "compare": "napari_ensir.ensemble.compare",
-    "fit_lut": "napari_ensir.ensemble.fit",
-    "import_lut": "napari_ensir.ensemble.lut_file",
-    "learn_blind": "napari_ensir.restorers.blind",
-    "load_lut": "napari_ensir.ensemble.lut_file",
-}
-
-__all__ = ["EnsembleError", "WeightLUT", "compare", "fit_lut", "import_lut", "learn_blind", "load_lut"]
+_getattr, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
     if name == "__version__":
-        from napari_ensir.files.headers import package_version
+        from importlib.metadata import version
 
-        return package_version()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+        return version("napari-ensir")
+    return _getattr(name)

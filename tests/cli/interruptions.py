@@ -33,7 +33,7 @@ SIZE = 500
 PATIENCE = 150  # seconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START = "import os; os.write(3, b'!'); from napari_ensir.cli import main; main()"
-LATER = ("cli.commands", "cli.jobs", "cli.restoring", "ensemble.fit", "restorers.classical", "files.image")
+LATER = ("cli.app", "cli.fit", "cli.restore", "ensemble.fit", "restorers.classical", "files.image")
 LATER += ("ensemble.kernels", "ensemble.em")
 LIBRARIES = ("torch", "torch.fx.experimental.symbolic_shapes", "dask.array", "zarr", "skimage.filters")
 

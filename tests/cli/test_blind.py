@@ -11,7 +11,7 @@ from skimage import data
 from napari_ensir import load_lut
 from napari_ensir.files import read_image, write_image
 from napari_ensir.restorers import CLASSICAL, restore_and_combine
-from napari_ensir.restorers.planewise import ClassicalRestorer
+from napari_ensir.restorers.classical import ClassicalRestorer
 
 from .test_commands import run
 

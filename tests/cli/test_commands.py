@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from napari_ensir import fit_lut, load_lut
-from napari_ensir.cli import app
+from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
 
 RNG = np.random.default_rng(3)
@@ -343,7 +343,7 @@ def test_unexpected_errors_are_one_line_too(fitted, monkeypatch):
     def fail(*args):
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("napari_ensir.cli.telling.load_lut", fail)
+    monkeypatch.setattr("napari_ensir.cli.info.load_lut", fail)
     said = run("info", fitted / "two.lut.safetensors", status=1)
     assert "unexpected ZeroDivisionError: by nought" in said
     monkeypatch.setenv("NAPARI_ENSIR_DEBUG", "1")
@@ -413,7 +413,7 @@ def test_help_is_quick():
     """What makes it quick is that it imports next to nothing."""
     subprocess.run([*COMMAND, "--help"], check=True, capture_output=True)
     heavy = "numpy", "torch", "dask", "zarr", "napari", "PIL"
-    loaded = f"import sys, napari_ensir.cli.commands; print([m for m in {heavy} if m in sys.modules])"
+    loaded = f"import sys, napari_ensir.cli.app; print([m for m in {heavy} if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout.strip() == "[]"
     )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from napari_ensir.files import read_image, write_image
-from napari_ensir.files.whole import clear_parts, many_files, whole_file, whole_folder
+from napari_ensir.files.atomic import clear_parts, many_files, whole_file, whole_folder
 
 TIMES = int(os.environ.get("NAPARI_ENSIR_INTERRUPTIONS", "10"))
 
@@ -38,7 +38,7 @@ def test_interruptions_leave_nothing(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from napari_ensir.files.whole import whole_file, whole_folder
+from napari_ensir.files.atomic import whole_file, whole_folder
 whole = {"file": whole_file, "folder": whole_folder}[sys.argv[1]]
 with whole(Path(sys.argv[2]), overwrite=True) as part:
     (part if sys.argv[1] == "file" else part / "x").write_text("half")
@@ -95,7 +95,7 @@ def test_an_end_in_the_middle_of_clearing_up(tmp_path, monkeypatch):
 
     (tmp_path / "a.zarr").mkdir()
     with monkeypatch.context() as patched:
-        patched.setattr("napari_ensir.files.whole._remove", again)
+        patched.setattr("napari_ensir.files.atomic._remove", again)
         with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "a.zarr", overwrite=True):
             raise KeyboardInterrupt
         assert len(list(tmp_path.iterdir())) == 2
@@ -182,7 +182,7 @@ def test_nobody_listens(tmp_path):
 def test_signals_that_are_ignored_stay_so(tmp_path):
     """As under nohup: a run goes on when its terminal is closed."""
     code = (
-        "import os, signal; from napari_ensir.cli.interruption import end\n"
+        "import os, signal; from napari_ensir.cli.signals import end\n"
         "end(lambda: os.kill(os.getpid(), signal.SIGHUP) or print('went on'))"
     )
     ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
@@ -194,7 +194,7 @@ def test_signals_that_are_ignored_stay_so(tmp_path):
 
 LOST = """
 import os, signal, time
-from napari_ensir.cli.interruption import end
+from napari_ensir.cli.signals import end
 
 class Loses:
     def __del__(self):

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from napari_ensir import EnsembleError, fit_lut, load_lut
-from napari_ensir.cli import app
+from napari_ensir.cli.app import app
 from napari_ensir.files import write_image
 
 

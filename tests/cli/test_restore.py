@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from napari_ensir.cli import app
+from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, begin_training, load_restorer
 from napari_ensir.restorers.base import with_settings

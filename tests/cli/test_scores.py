@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from napari_ensir.cli import app
+from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
 
 RNG = np.random.default_rng(8)

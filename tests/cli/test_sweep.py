@@ -9,7 +9,7 @@ import pytest
 from skimage import data
 from typer.testing import CliRunner
 
-from napari_ensir.cli import app
+from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
 from napari_ensir.files.image import read_record
 from napari_ensir.restorers import CLASSICAL, sweep_setting

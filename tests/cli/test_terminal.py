@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from napari_ensir import fit_lut
-from napari_ensir.cli import app, terminal
+from napari_ensir.cli import terminal
+from napari_ensir.cli.app import app
 from napari_ensir.files import write_image
 
 NASTY = "\x1b]0;owned\x07\x1b[31mred\x9b2J\u202e[bold]a\\[/bold]"

@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_ensir.ensemble import apply, counting, data_range, em, expected_error, fidelity, measuring
+from napari_ensir.ensemble.arrays import intensity_range as data_range
+from napari_ensir.ensemble.combine import combine as apply
+from napari_ensir.ensemble.estimators import em
+from napari_ensir.ensemble.statistics import count as counting
+from napari_ensir.ensemble.uncertainty import bias as fidelity
+from napari_ensir.ensemble.uncertainty import error_table as expected_error
+from napari_ensir.ensemble.uncertainty import measure as measuring
 
 ENGINES = ("compiled", "torch")
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_ensir import EnsembleError, load_lut
-from napari_ensir.ensemble.bins import choose_binning
-from napari_ensir.ensemble.lut import WeightLUT
+from napari_ensir.ensemble.lut.lut import WeightLUT
+from napari_ensir.ensemble.statistics.binning import choose_binning
 
 
 def large_table():

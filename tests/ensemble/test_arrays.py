@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.ensemble import bins as bins_module
-from napari_ensir.ensemble.arrays import Channels, block_slices, read_block
+from napari_ensir.ensemble.arrays.blocks import Channels, block_slices, read_block
+from napari_ensir.ensemble.statistics import binning as bins_module
 
 from .conftest import ENGINES, make_image, using
 from .reference_em import plain_fit
@@ -392,7 +392,7 @@ def test_keys_dense_and_searched_give_the_same(engine, rng, unseen, monkeypatch)
     results = []
     for entries in (2**22, 0):
         monkeypatch.setattr(bins_module, "DENSE_ENTRIES", entries)
-        monkeypatch.setattr("napari_ensir.ensemble.lookup.DENSE_ENTRIES", entries)
+        monkeypatch.setattr("napari_ensir.ensemble.combine.lookup.DENSE_ENTRIES", entries)
         lut = fit_lut([(candidates, truth)], method=unseen, bin_width=16, channel_axis=-1, device="cpu")
         assert (lut.lookup.dense_rows is None) == (entries == 0)
         results.append((lut.apply(test, device="cpu"), lut.weight_maps(test, device="cpu")))

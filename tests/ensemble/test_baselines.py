@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from napari_ensir import EnsembleError
-from napari_ensir.ensemble.baselines import (
+from napari_ensir.ensemble.compare.baselines import (
     REGRESSORS,
     Average,
     BinSets,
     GlobalLeastSquares,
     OneCandidate,
+    RefESR,
     Regression,
     WeightedAverage,
     Zzpm,
+    _downsampled,
 )
-from napari_ensir.ensemble.refesr import RefESR, _downsampled
 
 
 @pytest.fixture

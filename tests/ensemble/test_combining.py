@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_ensir.ensemble.apply import combine_field
-from napari_ensir.ensemble.bins import Binning, choose_binning
-from napari_ensir.ensemble.inputs import Field
-from napari_ensir.ensemble.lookup import Lookup
-from napari_ensir.ensemble.tensors import bins_of
+from napari_ensir.ensemble.arrays.image_set import Field
+from napari_ensir.ensemble.combine.combine import combine_field
+from napari_ensir.ensemble.combine.lookup import Lookup
+from napari_ensir.ensemble.statistics.accumulate import bins_of
+from napari_ensir.ensemble.statistics.binning import Binning, choose_binning
 
 from .conftest import ENGINES, using
 
@@ -80,7 +80,7 @@ def test_row_of_every_bin_set_is_the_one_searched_for(rng, unseen):
 @given(data=st.data())
 def test_every_number_of_16_bits_falls_into_its_bin(data):
     """Multiplied by one over the width where that is said to do, and divided elsewhere."""
-    loop = pytest.importorskip("napari_ensir.ensemble.bin_loop")
+    loop = pytest.importorskip("napari_ensir.ensemble.kernels")
     dtype = data.draw(st.sampled_from([np.dtype(np.uint16), np.dtype(np.int16)]))
     low = data.draw(st.integers(-40_000, 60_000))
     high = low + data.draw(st.integers(1, 65_535), label="span")
@@ -103,7 +103,7 @@ def test_every_number_of_16_bits_falls_into_its_bin(data):
     width=st.floats(1e-3, 1e3) | st.sampled_from([0.125, 0.25, 2.0, 4096.0]),
 )
 def test_floats_on_edges_fall_into_the_bins_that_division_says(low, width):
-    loop = pytest.importorskip("napari_ensir.ensemble.bin_loop")
+    loop = pytest.importorskip("napari_ensir.ensemble.kernels")
     binning = Binning(low, low + 9 * width, width, 9, 2**15, False)
     edges = low + np.arange(-1, 11) * width
     values = np.concatenate([edges, np.nextafter(edges, np.inf), np.nextafter(edges, -np.inf), [np.nan]])

@@ -7,7 +7,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from napari_ensir import EnsembleError, compare, fit_lut
-from napari_ensir.ensemble.baselines import BinSets, WeightedAverage
+from napari_ensir.ensemble.compare.baselines import BinSets, WeightedAverage
 from napari_ensir.files import Part, References, open_set
 
 NAMES = ("near", "far")

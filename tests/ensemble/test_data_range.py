@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.ensemble.data_range import STRAYS, ends_of, robust_range, spread_of, sum_of
-from napari_ensir.ensemble.reference import collect_reference
-from napari_ensir.ensemble.reference_set import ReferenceSet
+from napari_ensir.ensemble.arrays.intensity_range import STRAYS, ends_of, robust_range, spread_of, sum_of
+from napari_ensir.ensemble.statistics.reference import ReferenceSet, collect_reference
 
 
 def found(*arrays):
@@ -99,8 +98,8 @@ def test_the_same_for_any_cutting(dtype, monkeypatch):
     ranges = [ReferenceSet(some, None, None, None, None).data_range(None) for some in (pairs, pairs[::-1])]
     ranges.append(ReferenceSet([(candidates, truth)], None, None, None, None).data_range(None))
     for block, many in ((1000, 2), (777, 100)):
-        monkeypatch.setattr("napari_ensir.ensemble.reference_set.BLOCK", block)
-        monkeypatch.setattr("napari_ensir.ensemble.reference_set.MANY", many)
+        monkeypatch.setattr("napari_ensir.ensemble.statistics.reference.BLOCK", block)
+        monkeypatch.setattr("napari_ensir.ensemble.statistics.reference.MANY", many)
         ranges.append(ReferenceSet(pairs, None, None, None, None).data_range(None))
     for chunks in ((300, 300), (70, 110), (1, 300)):
         lazy = [da.from_array(array, chunks=chunks) for array in (*candidates, truth)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut, import_lut
-from napari_ensir.ensemble.metrics import psnr
+from napari_ensir.ensemble.scoring.metrics import psnr
 
 from .reference_em import solve_released, start_weights_released
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.ensemble.bins import choose_binning
-from napari_ensir.ensemble.distributed import collect_chunks
-from napari_ensir.ensemble.inputs import make_field
+from napari_ensir.ensemble.arrays.image_set import make_field
+from napari_ensir.ensemble.statistics.binning import choose_binning
+from napari_ensir.ensemble.statistics.count import collect_chunks
 
 da = pytest.importorskip("dask.array")
 
@@ -244,7 +244,8 @@ def test_a_killed_worker_costs_only_time(client, cluster):
 
 def test_only_statistics_travel(client, tmp_path, monkeypatch):
     """What the workers send each other and the client is a small part of what they read."""
-    from napari_ensir.files import open_image, write_image, zarr_arrays
+    from napari_ensir.files import open_image, write_image
+    from napari_ensir.files import zarr as zarr_arrays
 
     monkeypatch.setattr(zarr_arrays, "BLOCK_PIXELS", 256 * 256)
     rng = np.random.default_rng(0)

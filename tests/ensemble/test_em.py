@@ -146,7 +146,7 @@ def test_previous_rule_takes_the_bin_set_before(engine, rng):
 
 
 def test_exponential_and_logarithm_are_those_of_numpy():
-    loop = pytest.importorskip("napari_ensir.ensemble.em_loop")
+    loop = pytest.importorskip("napari_ensir.ensemble.kernels")
 
     def room(n):
         work = [np.empty(n) for _ in range(3)]

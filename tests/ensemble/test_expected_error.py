@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.ensemble.error_scale import STEPS
-from napari_ensir.ensemble.expected_error import INTENSITIES, SPREADS, ErrorTable
+from napari_ensir.ensemble.uncertainty.error_table import INTENSITIES, SPREADS, STEPS, ErrorTable
 
 
 def scene(seed, shape=(96, 96), scale=1.0, offset=0.0, channels=0):
@@ -85,7 +84,7 @@ def test_the_sums_are_those_of_plain_loops():
     lut = fit_lut([(candidates, truth)], channel_axis=-1, data_range=(0, 255), device="cpu")
     table = ErrorTable.empty(0, 255, 2)
     field = lut.field(candidates)
-    from napari_ensir.ensemble.inputs import make_field
+    from napari_ensir.ensemble.arrays.image_set import make_field
 
     ensemble = lut.apply(candidates, "cpu")
     found = table.counted(ensemble, make_field(candidates, truth, channel_axis=-1), None)

@@ -10,9 +10,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from napari_ensir import EnsembleError, fit_lut, load_lut
-from napari_ensir.ensemble.error_scale import STEPS
-from napari_ensir.ensemble.fidelity import CLASSES, BiasSums, fidelity_of, fidelity_report
-from napari_ensir.ensemble.inputs import make_field
+from napari_ensir.ensemble.arrays.image_set import make_field
+from napari_ensir.ensemble.uncertainty.bias import CLASSES, BiasSums, fidelity_of, fidelity_report
+from napari_ensir.ensemble.uncertainty.error_table import STEPS
 
 
 def scene(seed, shape=(64, 64)):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.ensemble.bins import choose_binning
-from napari_ensir.ensemble.estimate import METHODS
+from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.fit import collect_reference, estimate_lut
+from napari_ensir.ensemble.statistics.binning import choose_binning
 
 from .conftest import make_image
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize, nnls
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.ensemble.least_squares import minimise_on_simplex
+from napari_ensir.ensemble.estimators.least_squares import minimise_on_simplex
 
 from .conftest import make_image
 

@@ -17,8 +17,8 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from napari_ensir import EnsembleError, WeightLUT, fit_lut, import_lut, load_lut
-from napari_ensir.ensemble import lut_format
-from napari_ensir.ensemble.bins import choose_binning
+from napari_ensir.ensemble.lut import format as lut_format
+from napari_ensir.ensemble.statistics.binning import choose_binning
 
 from .conftest import make_image
 

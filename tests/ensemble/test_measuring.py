@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_ensir import fit_lut
-from napari_ensir.ensemble import measuring
-from napari_ensir.ensemble.expected_error import ErrorTable
-from napari_ensir.ensemble.fidelity import BiasSums
-from napari_ensir.ensemble.inputs import make_field
-from napari_ensir.ensemble.reference import collect_reference
+from napari_ensir.ensemble.arrays.image_set import make_field
+from napari_ensir.ensemble.statistics.reference import collect_reference
+from napari_ensir.ensemble.uncertainty import measure as measuring
+from napari_ensir.ensemble.uncertainty.bias import BiasSums
+from napari_ensir.ensemble.uncertainty.error_table import ErrorTable
 
 from .conftest import using
 
@@ -93,7 +93,7 @@ def test_parts_that_were_kept_serve_as_well_as_pixels_read_again(n_images, dtype
     lut = fit_lut(pairs, device="cpu")
     assert kept.statistics.binning.n_bins > lut.binning.n_bins
     read = lut.calibrated(pairs, device="cpu")
-    monkeypatch.setattr("napari_ensir.ensemble.calibrate.collect", None)  # not called any more
+    monkeypatch.setattr("napari_ensir.ensemble.uncertainty.calibrate.collect", None)  # not called any more
     served = lut.calibrated(pairs, device="cpu", folds=kept.folds)
     np.testing.assert_array_equal(served.errors.squares, read.errors.squares)
     assert served.errors.trust == read.errors.trust

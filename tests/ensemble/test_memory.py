@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from napari_ensir import fit_lut
-from napari_ensir.ensemble import apply, tally, tensors
-from napari_ensir.ensemble.arrays import block_size
-from napari_ensir.ensemble.collect import collect
-from napari_ensir.ensemble.memory import SMALLEST, sparing_memory
+from napari_ensir.ensemble.arrays.blocks import block_size
+from napari_ensir.ensemble.arrays.parallel import SMALLEST, sparing_memory
+from napari_ensir.ensemble.combine import combine as apply
+from napari_ensir.ensemble.statistics import accumulate as tally
+from napari_ensir.ensemble.statistics import accumulate as tensors
+from napari_ensir.ensemble.statistics.collect import collect
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_fit_gives_the_same_table(monkeypatch, images, room):
 
 
 def collect_field(images):
-    from napari_ensir.ensemble.inputs import make_field
+    from napari_ensir.ensemble.arrays.image_set import make_field
 
     return make_field(*images)
 

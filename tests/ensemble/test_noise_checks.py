@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter, median_filter
 from skimage import data
 
-from napari_ensir.ensemble.noise_checks import (
+from napari_ensir.ensemble.checks.noise import (
     correlated_noise_warning,
     noise_correlation,
     own_input_evidence,

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from napari_ensir import EnsembleError, fit_lut, load_lut
-from napari_ensir.ensemble import provenance
-from napari_ensir.ensemble.exposure import exposure_of, matched
-from napari_ensir.ensemble.inputs import make_field
-from napari_ensir.ensemble.provenance import Samples, sample_of
+from napari_ensir.ensemble.arrays.image_set import make_field
+from napari_ensir.ensemble.checks.exposure import exposure_of, matched
+from napari_ensir.ensemble.statistics import reference as provenance
+from napari_ensir.ensemble.statistics.reference import Samples, sample_of
 
 from .conftest import make_image
 

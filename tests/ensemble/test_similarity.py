@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from napari_ensir.ensemble import similarity
-from napari_ensir.ensemble.metrics import evenly_spaced_planes, ssim
+from napari_ensir.ensemble.scoring import metrics as similarity
+from napari_ensir.ensemble.scoring.metrics import evenly_spaced_planes, ssim
 
 WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_ensir import EnsembleError
-from napari_ensir.ensemble import counting, heights, tally
-from napari_ensir.ensemble import statistics as statistics_module
-from napari_ensir.ensemble.bins import choose_binning
-from napari_ensir.ensemble.collect import collect
-from napari_ensir.ensemble.inputs import make_field
-from napari_ensir.ensemble.statistics import Statistics, merge, n_moments
+from napari_ensir.ensemble.arrays.image_set import make_field
+from napari_ensir.ensemble.statistics import accumulate as heights
+from napari_ensir.ensemble.statistics import accumulate as tally
+from napari_ensir.ensemble.statistics import count as counting
+from napari_ensir.ensemble.statistics import statistics as statistics_module
+from napari_ensir.ensemble.statistics.binning import choose_binning
+from napari_ensir.ensemble.statistics.collect import collect
+from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
 
 from .conftest import ENGINES, make_image, using
 

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from skimage import data, filters, restoration
 
-from napari_ensir.ensemble.likeness import (
+from napari_ensir.ensemble.checks.alignment import (
     CLEARER,
     HALF,
     apart,
     correlation,
     is_closer,
     shift_between,
+    suspicions,
+    suspicions_of_set,
     unrelated,
 )
-from napari_ensir.ensemble.suspicions import suspicions, suspicions_of_set
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
-from napari_ensir.ensemble import counting, loops
-from napari_ensir.ensemble.threads import for_each, n_threads
+from napari_ensir.ensemble import engines as loops
+from napari_ensir.ensemble.arrays.parallel import for_each, n_threads
+from napari_ensir.ensemble.statistics import count as counting
 from napari_ensir.errors import Cancelled
 
 from .conftest import make_image
@@ -24,7 +25,7 @@ def ours():
 def small_blocks(monkeypatch):
     for kind in ("compiled", "cpu"):
         monkeypatch.setitem(loops.BLOCK_PIXELS, kind, 500)
-    monkeypatch.setattr("napari_ensir.ensemble.threads.n_threads", lambda: 4)
+    monkeypatch.setattr("napari_ensir.ensemble.arrays.parallel.n_threads", lambda: 4)
     monkeypatch.setattr(counting, "n_threads", lambda: 4)
 
 

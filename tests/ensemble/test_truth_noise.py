@@ -10,10 +10,10 @@ from scipy.ndimage import gaussian_filter, median_filter
 from skimage import data
 
 from napari_ensir import compare, fit_lut
-from napari_ensir.ensemble.bins import choose_binning
-from napari_ensir.ensemble.noisy_scores import NoisyScores, block_errors
-from napari_ensir.ensemble.reference import collect_reference
-from napari_ensir.ensemble.truth_noise import OwnInputWarning, noise_between
+from napari_ensir.ensemble.checks.noise import OwnInputWarning, noise_between
+from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors
+from napari_ensir.ensemble.statistics.binning import choose_binning
+from napari_ensir.ensemble.statistics.reference import collect_reference
 from napari_ensir.errors import EnsembleError
 
 SIGMA = 20.0

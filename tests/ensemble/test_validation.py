@@ -7,8 +7,8 @@ import pytest
 
 from napari_ensir import EnsembleError, fit_lut
 from napari_ensir.ensemble.fit import collect_reference, estimate_lut
-from napari_ensir.ensemble.summary import bin_centres, pair_map, weights_along_intensity
-from napari_ensir.ensemble.validation import choose_bins, held_out_error, mean_squared_error
+from napari_ensir.ensemble.lut.lut import bin_centres, pair_map, weights_along_intensity
+from napari_ensir.ensemble.scoring.cross_validation import choose_bins, held_out_error, mean_squared_error
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 
 import napari_ensir.ensemble
 from napari_ensir import fit_lut
-from napari_ensir.ensemble.loops import compiled_loops
-from napari_ensir.ensemble.warm_up import warm_up
+from napari_ensir.ensemble.engines import compiled_loops
+from napari_ensir.ensemble.precompile import warm_up
 
 from .conftest import make_image, using
 
@@ -38,7 +38,7 @@ def test_nothing_is_left_to_compile(rng):
 
 def test_without_numba_there_is_nothing_to_do(monkeypatch):
     with using("torch"):
-        monkeypatch.setattr("napari_ensir.ensemble.warm_up.compiled_loops", lambda: None)
+        monkeypatch.setattr("napari_ensir.ensemble.precompile.compiled_loops", lambda: None)
         assert not warm_up(2)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from napari_ensir.files.headers import metadata_of, read_metadata
+from napari_ensir.files.tensors import metadata_of, read_metadata
 
 ENTRIES = {"one": "1", "two": '{"a": 2}'}
 

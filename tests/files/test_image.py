@@ -16,7 +16,7 @@ from PIL import Image
 
 from napari_ensir import EnsembleError
 from napari_ensir.files import Part, References, as_dtype, open_image, open_set, read_image, write_image
-from napari_ensir.files.whole import whole_file, whole_folder
+from napari_ensir.files.atomic import whole_file, whole_folder
 
 RNG = np.random.default_rng(7)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.cli import app
+from napari_ensir.cli.app import app
 from napari_ensir.files.image import open_image, read_image, read_record, write_image
 
 RECORD = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from napari_ensir import EnsembleError
-from napari_ensir.files.targets import Place, check_places
+from napari_ensir.files.output_paths import Place, check_places
 
 
 @pytest.fixture(autouse=True)

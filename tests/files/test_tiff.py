@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.cli import app
+from napari_ensir.cli.app import app
 from napari_ensir.files import open_image, read_image, write_image
 
 RNG = np.random.default_rng(3)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from skimage import data, filters
 from typer.testing import CliRunner
 
 from napari_ensir import EnsembleError
-from napari_ensir.cli import app
+from napari_ensir.cli.app import app
 from napari_ensir.files import write_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RNG = np.random.default_rng(20)
 TRUTH = data.camera()[96:208, 160:280].astype(np.float32)  # 112 x 120, 0 to 255

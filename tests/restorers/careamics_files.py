@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable, Mapping
 from copy import deepcopy
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 
-from napari_ensir.restorers.careamics_unet import CAREamicsUNet, UNetSettings
+from napari_ensir.restorers.formats.careamics import CAREamicsUNet, UNetSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 FIGURES = {"input_means": [100.0], "input_stds": [20.0], "target_means": [50.0], "target_stds": [4.0]}
 

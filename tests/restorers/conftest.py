@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_ensir.restorers.training import TrainingPairs, TrainingSettings
+from napari_ensir.restorers.training.trainer import TrainingPairs, TrainingSettings
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from napari_ensir import fit_lut, learn_blind
 from napari_ensir.errors import Cancelled, EnsembleError
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, blind_reference, restore_and_combine
 from napari_ensir.restorers.base import as_restorer
-from napari_ensir.restorers.hidden_pixels import HiddenGrid, restore_hidden
-from napari_ensir.restorers.own_network import OwnNetwork
+from napari_ensir.restorers.networks.external import OwnNetwork
+from napari_ensir.restorers.self_supervised.j_invariant import HiddenGrid, restore_hidden
 
 GAUSSIAN, MEDIAN, TV = (CLASSICAL[key] for key in ("gaussian", "median", "total-variation"))
 WAVELET, NLM = CLASSICAL["wavelet"], CLASSICAL["non-local-means"]

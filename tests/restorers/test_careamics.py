@@ -11,8 +11,8 @@ import torch
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import SelfEnsemble, open_restorer, with_channel_axis
 from napari_ensir.restorers.base import with_settings
-from napari_ensir.restorers.careamics_unet import CAREamicsUNet, UNetSettings
-from napari_ensir.restorers.tiling import Tiles
+from napari_ensir.restorers.formats.careamics import CAREamicsUNet, UNetSettings
+from napari_ensir.restorers.networks.tiling import Tiles
 
 from .careamics_files import as_saved, configuration, network_of, write_checkpoint, write_package
 

@@ -11,7 +11,7 @@ from skimage.data import camera
 from napari_ensir.errors import Cancelled, EnsembleError
 from napari_ensir.restorers import CLASSICAL, Restorer, SelfEnsemble, with_channel_axis
 from napari_ensir.restorers.base import ImageRestorer, check_image, data_range_of
-from napari_ensir.restorers.bilateral import bilateral
+from napari_ensir.restorers.classical import bilateral
 from napari_ensir.settings import settings_of
 
 METHODS = sorted(CLASSICAL)

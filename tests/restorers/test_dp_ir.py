@@ -9,12 +9,17 @@ import torch
 
 from napari_ensir.errors import Cancelled, EnsembleError
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, load_restorer
-from napari_ensir.restorers.denoiser import DenoiserModel, DenoiserSettings
-from napari_ensir.restorers.dp_ir import DPIR, FusionModel, FusionSettings
-from napari_ensir.restorers.networks import FusionNetwork
-from napari_ensir.restorers.regression import Regression, RegressionModel, RegressionSettings
-from napari_ensir.restorers.tiling import Tiles
-from napari_ensir.restorers.training import Trainer, TrainingPairs
+from napari_ensir.restorers.networks.tiling import Tiles
+from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, FusionSettings
+from napari_ensir.restorers.training.models import (
+    DenoiserModel,
+    DenoiserSettings,
+    FusionNetwork,
+    Regression,
+    RegressionModel,
+    RegressionSettings,
+)
+from napari_ensir.restorers.training.trainer import Trainer, TrainingPairs
 
 
 def lively(**settings: object) -> FusionModel:

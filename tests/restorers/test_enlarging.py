@@ -12,16 +12,16 @@ from torch import nn
 from torch.nn import functional
 from typer.testing import CliRunner
 
-from napari_ensir.cli import app
+from napari_ensir.cli.app import app
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files import write_image
 from napari_ensir.restorers import SelfEnsemble, open_restorer
-from napari_ensir.restorers.blind import learn_blind
+from napari_ensir.restorers.base import check_keeps_size, enlarged_transform, scale_of
 from napari_ensir.restorers.classical import Gaussian
-from napari_ensir.restorers.dp_ir import DPIR, FusionModel, FusionSettings
-from napari_ensir.restorers.enlarging import check_keeps_size, enlarged_transform, scale_of
-from napari_ensir.restorers.own_network import OwnNetwork
-from napari_ensir.restorers.tiling import Tiles
+from napari_ensir.restorers.networks.external import OwnNetwork
+from napari_ensir.restorers.networks.tiling import Tiles
+from napari_ensir.restorers.self_supervised.learn import learn_blind
+from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, FusionSettings
 
 
 def own(times: int, **settings: object) -> OwnNetwork:

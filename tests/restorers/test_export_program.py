@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.export_program import checked_program
+from napari_ensir.restorers.networks.archive import checked_program
 
 TORCHS_OWN = [
     "L['x'].size()[2] == (4*(L['x'].size()[2] // 4))",

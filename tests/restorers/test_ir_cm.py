@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from napari_ensir.errors import Cancelled, EnsembleError
-from napari_ensir.restorers.ir_cm import IRCM, ConsistencyModel, ConsistencySettings
-from napari_ensir.restorers.perceptual import vgg_features
-from napari_ensir.restorers.tiling import Tiles
+from napari_ensir.restorers.networks.tiling import Tiles
+from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel, ConsistencySettings
+from napari_ensir.restorers.training.perceptual import vgg_features
 
 SETTINGS = ConsistencySettings(channels=1, width=8, depth=2, linear_share=0.5)
 PAPER = replace(SETTINGS, sampled_share=0.0, noisy_skip=True)
@@ -124,7 +124,7 @@ def test_restarts():
 
 def test_checkpoints_of_before_these_settings_load(tmp_path):
     from napari_ensir.restorers import load_restorer
-    from napari_ensir.restorers.checkpoint import write_checkpoint
+    from napari_ensir.restorers.networks.checkpoint import write_checkpoint
 
     old = IRCM(model=lively(), trained_steps=3, device="cpu")
     header = old.header()

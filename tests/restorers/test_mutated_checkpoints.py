@@ -16,11 +16,11 @@ import torch
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL, load_restorer
-from napari_ensir.restorers.checkpoint import read_checkpoint, write_checkpoint
-from napari_ensir.restorers.dp_ir import DPIR, FusionModel
-from napari_ensir.restorers.opening import open_restorer
-from napari_ensir.restorers.regression import Regression, RegressionModel, RegressionSettings
-from napari_ensir.restorers.training import Trainer
+from napari_ensir.restorers.formats.open import open_restorer
+from napari_ensir.restorers.networks.checkpoint import read_checkpoint, write_checkpoint
+from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
+from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
+from napari_ensir.restorers.training.trainer import Trainer
 
 WEIRD = (
     *(

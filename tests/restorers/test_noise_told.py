@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_ensir.restorers.noise_told import curvature, without_noise
+from napari_ensir.restorers.self_supervised.noise import curvature, without_noise
 
 SIDE = 120
 

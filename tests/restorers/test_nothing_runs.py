@@ -11,17 +11,20 @@ import subprocess
 import sys
 import textwrap
 import zipfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from napari_ensir.restorers.regression import Regression, RegressionModel, RegressionSettings
+from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
 
 from .careamics_files import configuration, network_of, write_checkpoint, write_package
 from .test_bioimageio import PLAIN, Fixed, package
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LOOK = """
     import collections, os, pathlib, sys, tempfile, types, typing, warnings

@@ -10,7 +10,7 @@ import pytest
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import open_restorer, open_restorers
-from napari_ensir.restorers.regression import Regression, RegressionModel, RegressionSettings
+from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
 
 from .careamics_files import configuration, network_of, write_checkpoint, write_package
 

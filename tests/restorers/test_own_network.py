@@ -17,8 +17,8 @@ from torch import nn
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import load_network, load_spandrel
-from napari_ensir.restorers.own_network import OwnNetwork
-from napari_ensir.restorers.tiling import Tiles
+from napari_ensir.restorers.networks.external import OwnNetwork
+from napari_ensir.restorers.networks.tiling import Tiles
 
 
 class Dim(nn.Module):

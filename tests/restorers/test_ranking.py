@@ -11,8 +11,8 @@ from skimage import data
 from napari_ensir import compare
 from napari_ensir.errors import Cancelled, EnsembleError
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, rank_restorers, sweep_setting
-from napari_ensir.restorers.blind import CorrelatedNoiseWarning, blind_reference, learn_blind
-from napari_ensir.restorers.hidden_pixels import HiddenGrid
+from napari_ensir.restorers.self_supervised.j_invariant import HiddenGrid
+from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning, blind_reference, learn_blind
 
 GAUSSIAN, MEDIAN, TV = (CLASSICAL[key] for key in ("gaussian", "median", "total-variation"))
 

@@ -8,7 +8,7 @@ import torch
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL, RECIPES, begin_training, continue_training, open_restorer
-from napari_ensir.restorers.recipes import snapshot
+from napari_ensir.restorers.training.recipes import snapshot
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from napari_ensir.restorers.ddpm import Diffusion
-from napari_ensir.restorers.sde import MeanRevertingSDE
+from napari_ensir.restorers.training.dp_ir import Diffusion
+from napari_ensir.restorers.training.ir_cm import MeanRevertingSDE
 
 
 def test_the_sde_starts_and_ends_where_it_should():

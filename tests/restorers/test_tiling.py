@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.tiling import Tiles, apply_tiled
+from napari_ensir.restorers.networks.tiling import Tiles, apply_tiled
 
 
 def blur(x: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,18 @@ from safetensors.torch import save_file
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL, load_restorer, resume_training
-from napari_ensir.restorers.denoiser import Denoiser, DenoiserModel, DenoiserSettings, LocalWiener
-from napari_ensir.restorers.dp_ir import DPIR, FusionModel
-from napari_ensir.restorers.ir_cm import IRCM, ConsistencyModel, ConsistencySettings
-from napari_ensir.restorers.regression import Regression, RegressionModel, RegressionSettings
-from napari_ensir.restorers.training import Trainer, TrainingPairs, TrainingSettings
+from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
+from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel, ConsistencySettings
+from napari_ensir.restorers.training.models import (
+    Denoiser,
+    DenoiserModel,
+    DenoiserSettings,
+    LocalWiener,
+    Regression,
+    RegressionModel,
+    RegressionSettings,
+)
+from napari_ensir.restorers.training.trainer import Trainer, TrainingPairs, TrainingSettings
 
 KINDS = ["regression", "ir-cm", "denoiser", "dp-ir"]
 

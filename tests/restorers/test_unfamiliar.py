@@ -9,9 +9,8 @@ import pytest
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import SelfEnsemble, open_restorer, with_channel_axis
-from napari_ensir.restorers.base import UnfamiliarImageWarning
+from napari_ensir.restorers.base import UnfamiliarImageWarning, doubts_of, notes_in_words, notes_of
 from napari_ensir.restorers.classical import Gaussian
-from napari_ensir.restorers.remarks import doubts_of, notes_in_words, notes_of
 
 from .careamics_files import FIGURES, configuration, network_of, write_checkpoint
 

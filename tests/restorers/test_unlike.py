@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from napari_ensir.restorers.base import unlike_warning
 from napari_ensir.restorers.classical import CLASSICAL
-from napari_ensir.restorers.unlike import unlike_warning
 
 IMAGE = np.random.default_rng(0).normal(1000, 50, (32, 32)) + np.linspace(0, 400, 32)
 

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from napari_ensir import WeightLUT, compare, fit_lut, learn_blind
-from napari_ensir.cli import app
+from napari_ensir.cli.app import app
 from napari_ensir.settings import (
     ApplySettings,
     BlindSettings,

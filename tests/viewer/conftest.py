@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from npe2 import PluginManifest
 from qtpy.QtWidgets import QApplication
 
-from napari_ensir.viewer import warm_up
-from napari_ensir.viewer.task import _RUNNING
+from napari_ensir.viewer.controls.worker import _RUNNING
+from napari_ensir.viewer.fit import precompile as warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @pytest.fixture(autouse=True, scope="session")

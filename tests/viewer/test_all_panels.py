@@ -11,7 +11,7 @@ from magicgui.widgets import Container
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QApplication, QComboBox, QLineEdit, QListWidget
 
 import napari_ensir.viewer as viewer_package
-from napari_ensir.viewer.forms import Form
+from napari_ensir.viewer.controls.forms import Form
 
 PANELS = ("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore", "Train a restorer")
 

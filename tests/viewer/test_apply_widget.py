@@ -7,9 +7,9 @@ import pytest
 
 from napari_ensir import fit_lut
 from napari_ensir.errors import EnsembleError
-from napari_ensir.viewer.apply_widget import ApplyWidget
-from napari_ensir.viewer.layers import OUTPUT_KEY
-from napari_ensir.viewer.session import session_of
+from napari_ensir.viewer.apply.widget import ApplyWidget
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY
+from napari_ensir.viewer.layers.session import session_of
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from qtpy.QtWidgets import QApplication
 from typer.testing import CliRunner
 
 from napari_ensir import fit_lut, load_lut
-from napari_ensir.cli.commands import app
+from napari_ensir.cli.app import app
 from napari_ensir.files.image import read_image, write_image
 from napari_ensir.restorers import CLASSICAL, begin_training, open_restorer
 from napari_ensir.restorers.base import with_settings
 from napari_ensir.settings import ApplySettings, FitSettings, settings_of
-from napari_ensir.viewer.as_code import (
+from napari_ensir.viewer.code_export import (
     Chosen,
     Restoring,
     apply_as_command,
@@ -126,7 +126,7 @@ def network(tmp_path_factory):
 
 
 def test_every_setting_of_every_restorer_goes_round_the_command_line(network):
-    from napari_ensir.cli.own_settings import own_settings, with_own_settings
+    from napari_ensir.cli.options import own_settings, with_own_settings
 
     offered = {key: kind() for key, kind in CLASSICAL.items()} | {"net": open_restorer(network, device="cpu")}
     changed = {}

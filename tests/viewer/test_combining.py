@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.viewer import combining
-from napari_ensir.viewer.combining import combine, difference
-from napari_ensir.viewer.computed import Computed
+from napari_ensir.viewer.results import combining
+from napari_ensir.viewer.results.combining import Computed, combine, difference
 
 RNG = np.random.default_rng(2)
 
@@ -105,9 +104,9 @@ def test_a_change_of_method_touches_no_hidden_plane(viewer, fit_widget, wait_for
 
 def test_scores_are_those_of_the_command_line():
     """PSNR of a candidate depends on it and the truth alone, wherever it is asked for."""
-    from napari_ensir.ensemble.scoring import Scoring, score_range
-    from napari_ensir.viewer.fitting import fit, score_held_out
-    from napari_ensir.viewer.request import FitRequest
+    from napari_ensir.ensemble.scoring.scores import Scoring, score_range
+    from napari_ensir.viewer.fit.request import FitRequest
+    from napari_ensir.viewer.fit.worker import fit, score_held_out
 
     candidates, truth = stack((40, 50), np.uint16)
     candidates[1][0, 0] = 60_000  # one hot pixel of another candidate

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_ensir.viewer import computed
-from napari_ensir.viewer.computed import Computed
+from napari_ensir.viewer.results import combining as computed
+from napari_ensir.viewer.results.combining import Computed
 
 SHAPE = (4, 3, 6, 5)
 RNG = np.random.default_rng(0)

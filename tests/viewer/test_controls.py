@@ -9,8 +9,9 @@ from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication
 
 from napari_ensir.settings import FitSettings, RestoreSettings, settings_of
-from napari_ensir.viewer.choices import Choice, Suggested
-from napari_ensir.viewer.controls import (
+from napari_ensir.viewer.controls.combo import Choice, Suggested
+from napari_ensir.viewer.controls.forms import Form, button
+from napari_ensir.viewer.controls.inputs import (
     Between,
     Message,
     Number,
@@ -19,7 +20,6 @@ from napari_ensir.viewer.controls import (
     WithButton,
     control_of,
 )
-from napari_ensir.viewer.forms import Form, button
 
 WORDS = {None: ("an eighth of the range", "The default."), "auto": ("what does best", "Tried out.")}
 

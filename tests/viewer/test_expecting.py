@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut, load_lut
-from napari_ensir.viewer.computed import Computed
-from napari_ensir.viewer.expecting import expected_error, expected_limits
-from napari_ensir.viewer.layers import OUTPUT_KEY
+from napari_ensir.viewer.fit.worker import expected_error, expected_limits
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY
+from napari_ensir.viewer.results.combining import Computed
 
 
 def expected(viewer):
@@ -80,7 +80,7 @@ def test_of_a_stack_it_is_a_view(rgb, axis, monkeypatch):
     assert isinstance(whole, np.ndarray)
     assert whole.shape == truth.shape[: whole.ndim]
     assert whole.dtype == np.float32
-    monkeypatch.setattr("napari_ensir.viewer.expecting.VIEWED", 1)
+    monkeypatch.setattr("napari_ensir.viewer.fit.worker.VIEWED", 1)
     view = expected_error(lut, arrays, rgb, "cpu")
     assert isinstance(view, Computed)
     assert view.shape == whole.shape

@@ -12,8 +12,8 @@ from napari.utils._proxies import PublicOnlyProxy
 
 from napari_ensir import fit_lut, load_lut
 from napari_ensir.settings import METHODS, FitSettings, settings_of
-from napari_ensir.viewer.fit_widget import FitWidget
-from napari_ensir.viewer.layers import OUTPUT_KEY
+from napari_ensir.viewer.fit.widget import FitWidget
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY
 
 
 def ours(viewer, kind):
@@ -207,7 +207,7 @@ def test_painting_in_the_mask_asks_for_a_fit_and_others_do_not(filled, fit_widge
     def no_more(*_):
         raise AssertionError("pixels of the mask were read")
 
-    monkeypatch.setattr("napari_ensir.viewer.request.Marked.__array__", no_more)
+    monkeypatch.setattr("napari_ensir.viewer.fit.request.Marked.__array__", no_more)
     another.paint((80, 80), 1)
     assert not fit_widget.is_stale()
     mask.paint((80, 80), 1)
@@ -269,7 +269,7 @@ def test_bin_widths_are_shown_taken_and_narrowed(viewer, wait_for, scale):
 
 
 def test_combine_layers_is_a_function_and_a_widget(filled, images):
-    from napari_ensir.viewer.functions import combined
+    from napari_ensir.viewer.fit.function import combined
 
     layers = [Image(images[name], name=name) for name in ("good in the dark", "so so")]
     ensemble, weights = combined(layers, Image(images["ground truth"]), "least-squares", 16)

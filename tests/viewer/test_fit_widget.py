@@ -11,8 +11,8 @@ from napari.utils import progress
 from qtpy.QtWidgets import QApplication
 
 from napari_ensir import fit_lut, load_lut
-from napari_ensir.viewer import fitting
-from napari_ensir.viewer.layers import OUTPUT_KEY
+from napari_ensir.viewer.fit import worker as fitting
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY
 
 
 def ours(viewer) -> dict:
@@ -135,7 +135,7 @@ def test_cancel_midway_changes_nothing_and_is_quick(filled, fit_widget, wait_for
             progress(done, 2000, "waiting")
             time.sleep(0.005)
 
-    monkeypatch.setattr("napari_ensir.viewer.fit_widget.fit", slow)
+    monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", slow)
     before = list(filled.layers)
     fit_widget.fit()
     assert not fit_widget.run_button.enabled
@@ -156,7 +156,7 @@ def test_cancel_stops_the_real_fit(filled, fit_widget, wait_for, monkeypatch):
         fit_widget.task._stop.set()
         return real(request, progress)
 
-    monkeypatch.setattr("napari_ensir.viewer.fit_widget.fit", cancelled_at_first_report)
+    monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", cancelled_at_first_report)
     fit_widget.fit()
     wait_for(fit_widget)
     assert len(filled.layers) == 4
@@ -174,7 +174,7 @@ def test_viewer_closed_in_mid_run_leaves_nothing_running(filled, fit_widget, mon
         finally:
             ended.set()
 
-    monkeypatch.setattr("napari_ensir.viewer.fit_widget.fit", endless)
+    monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", endless)
     fit_widget.fit()
     filled.close()
     qtbot.waitUntil(ended.is_set, timeout=20_000)
@@ -263,7 +263,7 @@ def test_the_viewer_stays_usable_while_it_fits(filled, fit_widget, wait_for, mon
         progress(1, 1, "done")
         return fitting.fit(request, progress)
 
-    monkeypatch.setattr("napari_ensir.viewer.fit_widget.fit", held)
+    monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", held)
     fit_widget.fit()
     assert running.wait(5)
     filled.dims.ndisplay = 3

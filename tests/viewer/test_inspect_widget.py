@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
-from napari_ensir.ensemble.fidelity import fidelity_of
-from napari_ensir.ensemble.provenance import named_report
-from napari_ensir.viewer.inspect_widget import InspectWidget
-from napari_ensir.viewer.provenance_lines import provenance_lines
-from napari_ensir.viewer.session import session_of
+from napari_ensir.ensemble.statistics.reference import named_report
+from napari_ensir.ensemble.uncertainty.bias import fidelity_of
+from napari_ensir.viewer.inspect.widget import InspectWidget, provenance_lines
+from napari_ensir.viewer.layers.session import session_of
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import time
 import numpy as np
 import pytest
 
-from napari_ensir.viewer.layers import OUTPUT_KEY
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY
 
 WORK = {
-    "Fit ensemble": "napari_ensir.viewer.fit_widget.fit",
-    "Apply lookup table": "napari_ensir.viewer.applying.combine",
+    "Fit ensemble": "napari_ensir.viewer.fit.widget.fit",
+    "Apply lookup table": "napari_ensir.viewer.apply.widget.combine",
 }
 
 
@@ -143,7 +143,7 @@ def test_an_open_apply_follows_the_first_fit_and_the_live_one(filled, fit_widget
 
 
 def test_two_fits_at_once(filled, fit_widget, wait_for):
-    from napari_ensir.viewer.fit_widget import FitWidget
+    from napari_ensir.viewer.fit.widget import FitWidget
 
     other = FitWidget(filled)
     filled.window.add_dock_widget(other)

@@ -8,9 +8,9 @@ from napari.components import ViewerModel
 from napari.utils._proxies import PublicOnlyProxy
 from qtpy.QtCore import Qt
 
-from napari_ensir.viewer.candidate_picker import LayerPicker
-from napari_ensir.viewer.layer_choice import LayerChoice
-from napari_ensir.viewer.layers import LayerWatcher
+from napari_ensir.viewer.layers.combo import LayerChoice
+from napari_ensir.viewer.layers.layers import LayerWatcher
+from napari_ensir.viewer.layers.picker import LayerPicker
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
-from napari_ensir.viewer.layers import OUTPUT_KEY, placement
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY, placement
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_live_reads_no_pixel_again(filled, fitted, wait_for, qtbot, monkeypatch)
     def no_more(*_, **__):
         raise AssertionError("pixels were read again")
 
-    monkeypatch.setattr("napari_ensir.ensemble.reference.collect", no_more)
+    monkeypatch.setattr("napari_ensir.ensemble.statistics.reference.collect", no_more)
     fitted.bin_width.value = 64
     settle(fitted, wait_for, qtbot)
     assert fitted.result.lut.bin_width == 64
@@ -233,7 +233,7 @@ def test_a_narrow_drop_down_shortens_names_in_the_middle(filled, fit_widget):
 
 
 def test_scores_tell_the_colours_of_the_candidates(fitted):
-    from napari_ensir.viewer.outputs import PALETTE
+    from napari_ensir.viewer.results.layers import PALETTE
 
     table, n = fitted.scores.native, len(fitted.result.lut.names)
     colours = [table.item(row, 0).data(1) for row in range(table.rowCount())]  # 1: the decoration
@@ -283,7 +283,7 @@ def test_fits_a_small_screen(filled, fit_widget):
 def test_preferences_have_a_page_and_a_fallback(viewer, monkeypatch):
     import napari.settings
 
-    from napari_ensir.viewer.session import preference
+    from napari_ensir.viewer.layers.session import preference
 
     assert preference("method") == "em"
     if not hasattr(napari.settings, "get_plugin_settings"):

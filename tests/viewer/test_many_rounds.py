@@ -22,7 +22,7 @@ from qtpy.QtCore import QObject
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from napari_ensir.viewer.session import MOST_TABLES, session_of
+from napari_ensir.viewer.layers.session import MOST_TABLES, session_of
 
 ROUNDS = int(os.environ.get("NAPARI_ENSIR_ROUNDS", "6"))
 WARM_UP = 4

@@ -7,7 +7,7 @@ import pytest
 from napari.layers import Image
 
 from napari_ensir import fit_lut
-from napari_ensir.viewer.matching import best_matches, candidate_name, cannot_combine, matching_sets
+from napari_ensir.viewer.layers.matching import best_matches, candidate_name, cannot_combine, matching_sets
 
 
 def layers_named(*names, shape=(4, 4), rgb=False):

@@ -7,9 +7,9 @@ import pytest
 from napari.components import ViewerModel
 
 from napari_ensir import fit_lut
-from napari_ensir.viewer.combining import combine
-from napari_ensir.viewer.layers import Origin
-from napari_ensir.viewer.outputs import PALETTE, Outputs
+from napari_ensir.viewer.layers.layers import Origin
+from napari_ensir.viewer.results.combining import combine
+from napari_ensir.viewer.results.layers import PALETTE, Outputs
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 200, (32, 32)).astype(np.uint8)

@@ -11,11 +11,11 @@ from magicgui.widgets import Container, PushButton
 from qtpy.QtWidgets import QApplication
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.viewer.candidate_picker import LayerPicker
-from napari_ensir.viewer.choices import Choice
-from napari_ensir.viewer.controls import Number, ValueOrWord
-from napari_ensir.viewer.forms import Form
-from napari_ensir.viewer.layer_choice import LayerChoice
+from napari_ensir.viewer.controls.combo import Choice
+from napari_ensir.viewer.controls.forms import Form
+from napari_ensir.viewer.controls.inputs import Number, ValueOrWord
+from napari_ensir.viewer.layers.combo import LayerChoice
+from napari_ensir.viewer.layers.picker import LayerPicker
 from napari_ensir.viewer.panel import Panel
 
 

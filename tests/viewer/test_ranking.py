@@ -7,7 +7,7 @@ import pytest
 
 from napari_ensir.restorers import CLASSICAL, rank_restorers, sweep_setting
 from napari_ensir.settings import settings_of
-from napari_ensir.viewer.sweeping import SweepForm, values_between
+from napari_ensir.viewer.restore.sweep import SweepForm, values_between
 
 
 @pytest.fixture

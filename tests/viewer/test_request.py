@@ -13,8 +13,8 @@ from napari.layers import Image, Labels
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import FitSettings
-from napari_ensir.viewer.fitting import fit
-from napari_ensir.viewer.request import FitRequest, Marked, leading_axes
+from napari_ensir.viewer.fit.request import FitRequest, Marked, leading_axes
+from napari_ensir.viewer.fit.worker import fit
 
 
 @settings(deadline=None, max_examples=60)

@@ -10,12 +10,12 @@ import torch
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL
-from napari_ensir.restorers.own_network import OwnNetwork
-from napari_ensir.viewer.layers import OUTPUT_KEY, RECORD_KEY
-from napari_ensir.viewer.restore_widget import RestoreWidget
-from napari_ensir.viewer.restorer_forms import RestorerForms
-from napari_ensir.viewer.session import session_of
-from napari_ensir.viewer.tick_list import TickList
+from napari_ensir.restorers.networks.external import OwnNetwork
+from napari_ensir.viewer.controls.checklist import TickList
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY, RECORD_KEY
+from napari_ensir.viewer.layers.session import session_of
+from napari_ensir.viewer.restore.forms import RestorerForms
+from napari_ensir.viewer.restore.widget import RestoreWidget
 
 
 @pytest.fixture

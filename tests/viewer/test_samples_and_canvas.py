@@ -38,7 +38,7 @@ def test_sample_opens_and_its_ensemble_beats_every_candidate(
 
 def test_sample_without_a_truth_serves_as_two_exposures(viewer):
     from napari_ensir import fit_lut
-    from napari_ensir.ensemble.noise_checks import own_input_warning
+    from napari_ensir.ensemble.checks.noise import own_input_warning
 
     viewer.open_sample("napari-ensir", "exposures")
     first, second, *candidates = (
@@ -66,7 +66,7 @@ def test_sample_without_a_truth_serves_as_two_exposures(viewer):
 
 
 def test_sample_is_the_same_each_time():
-    from napari_ensir.viewer.sample_data import deconvolved_coins
+    from napari_ensir.viewer.plugin.sample_data import deconvolved_coins
 
     first, second = deconvolved_coins(), deconvolved_coins()
     for a, b in zip(first, second, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
-from napari_ensir.viewer.saving import ask_where_to_save
+from napari_ensir.viewer.controls.dialogs import ask_where_to_save
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QMessageBox
 
 from napari_ensir.restorers import load_restorer
-from napari_ensir.viewer.layers import OUTPUT_KEY, why_not
-from napari_ensir.viewer.restore_widget import RestoreWidget
-from napari_ensir.viewer.train_widget import TrainWidget, _steps
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY, why_not
+from napari_ensir.viewer.restore.widget import RestoreWidget
+from napari_ensir.viewer.train.widget import TrainWidget, _steps
 
 
 def pair(dtype=np.uint8, size=24):

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from qtpy.QtCore import QObject, QTimer
 
-from napari_ensir.viewer.turns import Turns
+from napari_ensir.viewer.controls.worker import Turns
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from napari_ensir.viewer import warm_up as room
+from napari_ensir.viewer.fit import precompile as room
 
 
 def joined():

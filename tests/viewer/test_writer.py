@@ -9,10 +9,10 @@ import zarr
 
 from napari_ensir import fit_lut
 from napari_ensir.files.image import read_image, read_record
-from napari_ensir.viewer.combining import combine
-from napari_ensir.viewer.layers import RECORD_KEY, Origin
-from napari_ensir.viewer.outputs import Outputs
-from napari_ensir.viewer.writer import write_layer
+from napari_ensir.viewer.layers.layers import RECORD_KEY, Origin
+from napari_ensir.viewer.plugin.writer import write_layer
+from napari_ensir.viewer.results.combining import combine
+from napari_ensir.viewer.results.layers import Outputs
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def commands() -> str:
     import typer
     from typer.cli import get_docs_for_click
 
-    from napari_ensir.cli import app
+    from napari_ensir.cli.app import app
 
     return "\n".join(
         get_docs_for_click(obj=each, ctx=typer.Context(each), call_prefix="napari-ensir", indent=1)

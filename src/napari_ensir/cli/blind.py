@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.jobs import lut_target
-from napari_ensir.cli.restoring import Outputs, channel_axis_of, choose_restorers
-from napari_ensir.ensemble.record import record_of
+from napari_ensir.cli.batch import lut_target
+from napari_ensir.cli.restore import Outputs, channel_axis_of, choose_restorers
+from napari_ensir.ensemble.lut.record import record_of
+from napari_ensir.files.output_paths import Place
 from napari_ensir.files.sets import Part
-from napari_ensir.files.targets import Place
 from napari_ensir.restorers import with_channel_axis
-from napari_ensir.restorers.base import UnfamiliarImageWarning
-from napari_ensir.restorers.blind import CorrelatedNoiseWarning, restore_and_refer
-from napari_ensir.restorers.blind_pairs import LEARNING
-from napari_ensir.restorers.remarks import told_of
+from napari_ensir.restorers.base import UnfamiliarImageWarning, told_of
+from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning, restore_and_refer
+from napari_ensir.restorers.self_supervised.reference import LEARNING
 from napari_ensir.settings import RestoreSettings
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.cli.terminal import Output
-    from napari_ensir.ensemble.lut import WeightLUT
+    from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.restorers import Progress
     from napari_ensir.settings import BlindSettings
 

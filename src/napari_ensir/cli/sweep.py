@@ -10,16 +10,20 @@ import typer
 
 from napari_ensir.cli import terminal
 from napari_ensir.cli.options import value_of
-from napari_ensir.cli.restoring import Outputs, channel_axis_of, choose_restorers
-from napari_ensir.ensemble.record import record_of
+from napari_ensir.cli.restore import Outputs, channel_axis_of, choose_restorers
+from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part
 from napari_ensir.restorers import sweep_setting, with_channel_axis
-from napari_ensir.restorers.base import UnfamiliarImageWarning, with_settings
-from napari_ensir.restorers.blind_pairs import CorrelatedNoiseWarning
-from napari_ensir.restorers.ranking import told
-from napari_ensir.restorers.remarks import told_of
-from napari_ensir.restorers.values_to_try import around, numbers_to_try, settings_to_try, values_between
+from napari_ensir.restorers.base import UnfamiliarImageWarning, told_of, with_settings
+from napari_ensir.restorers.self_supervised.calibrate import (
+    around,
+    numbers_to_try,
+    settings_to_try,
+    told,
+    values_between,
+)
+from napari_ensir.restorers.self_supervised.reference import CorrelatedNoiseWarning
 from napari_ensir.settings import RestoreSettings, SweepSettings
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.cli.terminal import Output
     from napari_ensir.restorers import Restorer
-    from napari_ensir.restorers.ranking import Sweep
+    from napari_ensir.restorers.self_supervised.calibrate import Sweep
     from napari_ensir.settings import Setting
 
 __all__ = ["sweep"]

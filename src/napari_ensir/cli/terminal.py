@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.targets import Place
-from napari_ensir.files.whole import check_target, whole_file
+from napari_ensir.files.atomic import check_target, whole_file
+from napari_ensir.files.output_paths import Place
 from napari_ensir.settings import Settings, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from napari_ensir.ensemble.inputs import Progress
+    from napari_ensir.ensemble.arrays.image_set import Progress
 
 __all__ = ["Output", "complain", "plain", "printable", "progress", "say", "table", "warn", "write_json"]
 

@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.estimate import Settings
-from napari_ensir.ensemble.inputs import check_prior
-from napari_ensir.ensemble.noisy_scores import scores_of_reference
-from napari_ensir.ensemble.reference import Reference, collect_reference
-from napari_ensir.ensemble.tabulate import estimate_lut
-from napari_ensir.ensemble.truth_noise import PARTS, OwnInputWarning, method_for, own_input_of
-from napari_ensir.ensemble.validation import FACTORS, SHRINKAGES, choose_bins
+from napari_ensir.ensemble.arrays.image_set import check_prior
+from napari_ensir.ensemble.checks.noise import PARTS, OwnInputWarning, method_for, own_input_of
+from napari_ensir.ensemble.estimators.base import Settings
+from napari_ensir.ensemble.lut.lut import estimate_lut
+from napari_ensir.ensemble.scoring.cross_validation import FACTORS, SHRINKAGES, choose_bins
+from napari_ensir.ensemble.scoring.scores import scores_of_reference
+from napari_ensir.ensemble.statistics.reference import Reference, collect_reference
 from napari_ensir.settings import SHRINKAGE, FitSettings
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     import torch
 
-    from napari_ensir.ensemble.bins import Binning
-    from napari_ensir.ensemble.inputs import Progress
-    from napari_ensir.ensemble.lut import WeightLUT
+    from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.ensemble.statistics.binning import Binning
 
 FOLDS = 4
 """Parts that are held out in turn where something is chosen by cross-validation."""
@@ -93,7 +93,7 @@ def fit_lut(
     truth_noise : float or "unknown", optional
         None: the ground truth is clean. Else it is another exposure, with noise of mean zero that is
         independent of the candidates: of this standard deviation in intensity units, or not known
-        (:mod:`napari_ensir.ensemble.truth_noise` tells why that does no harm). The report then has
+        (:mod:`napari_ensir.ensemble.checks.noise` tells why that does no harm). The report then has
         ``"scores"``, as far as they can be true, of the candidates, their average and the ensemble, the
         latter on parts held out in turn.
     hash_inputs : bool

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.raster import FileImage, check_format, open_file, read_record_of, write_file
-from napari_ensir.files.zarr_arrays import ZarrImage, is_zarr, open_zarr, read_zarr_record, write_zarr
+from napari_ensir.files.png import FileImage, check_format, open_file, read_record_of, write_file
+from napari_ensir.files.zarr import ZarrImage, is_zarr, open_zarr, read_zarr_record, write_zarr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from napari_ensir.files.records import Record
+    from napari_ensir.files.metadata import Record
 
 __all__ = ["as_dtype", "check_output", "open_image", "read_image", "read_record", "write_image"]
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import open_image
-from napari_ensir.files.raster import SUFFIXES, FileImage
-from napari_ensir.files.zarr_arrays import ZarrImage, is_zarr
+from napari_ensir.files.png import SUFFIXES, FileImage
+from napari_ensir.files.zarr import ZarrImage, is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

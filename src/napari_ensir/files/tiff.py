@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.records import KEY, record_in, text_of, told
+from napari_ensir.files.metadata import KEY, record_in, text_of, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_ensir.files.records import Record
+    from napari_ensir.files.metadata import Record
 
 __all__ = [
     "TRANSPARENT",

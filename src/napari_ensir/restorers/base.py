@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.enlarging import times_between
+from napari_ensir.settings import settings_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
@@ -25,9 +27,123 @@ __all__ = [
     "UnfamiliarImageWarning",
     "as_restorer",
     "check_image",
+    "check_keeps_size",
     "data_range_of",
+    "doubts_of",
+    "enlarged_transform",
+    "notes_in_words",
+    "notes_of",
+    "scale_of",
+    "some_pixels",
+    "times_between",
+    "told_of",
+    "unlike_warning",
     "with_channel_axis",
 ]
+
+
+def scale_of(restorer: object) -> int | None:
+    """How many times as many rows and columns a restorer makes; None: that shows once it is applied.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> scale_of(Gaussian())
+    1
+    """
+    scale: int | None = getattr(restorer, "scale", 1)
+    return scale
+
+
+def times_between(before: Sequence[int], after: Sequence[int]) -> int | None:
+    """How many times as many rows and columns, the last two axes, an image has; None: no whole number.
+
+    Parameters
+    ----------
+    before, after
+        Shapes of the image as it was and as it is.
+
+    Examples
+    --------
+    >>> times_between((3, 16, 24), (3, 32, 48)), times_between((16, 24), (16, 24))
+    (2, 1)
+    >>> times_between((16, 24), (24, 16)) is None
+    True
+    """
+    if len(before) != len(after) or len(before) < 2 or tuple(before[:-2]) != tuple(after[:-2]):
+        return None
+    times: int = after[-1] // max(before[-1], 1)
+    return times if times >= 1 and [n * times for n in before[-2:]] == list(after[-2:]) else None
+
+
+def check_keeps_size(
+    restorer: Any, image: NDArray[Any] | None = None, restored: NDArray[Any] | None = None
+) -> None:
+    """Refuse a restorer that enlarges, where results have to lie on the image.
+
+    Parameters
+    ----------
+    restorer
+        Where its scale is known, it is refused before it has worked.
+    image, restored
+        Afterwards: what went in and what came out.
+
+    Raises
+    ------
+    EnsembleError
+        If it enlarges.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> check_keeps_size(Gaussian())
+    """
+    grown = image is not None and restored is not None and restored.size > image.size
+    if grown or scale_of(restorer) not in (1, None):
+        raise EnsembleError(
+            f"{restorer.name} enlarges images; here what comes out has to lie on the image pixel by pixel: "
+            "leave it out, or take a network that keeps the size."
+        )
+
+
+def enlarged_transform(
+    scale: ArrayLike,
+    translate: ArrayLike,
+    factor: int | Sequence[int],
+    linear: ArrayLike | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where an enlarged image lies: the scale divided, the translation moved by what pixel centres moved.
+
+    A pixel of the image, whose centre has the index i, becomes `factor` pixels with centres from
+    i - 1/2 + 1/(2 factor) on. So the first centre moves by (1/factor - 1) / 2 pixels of the image.
+
+    Parameters
+    ----------
+    scale, translate
+        Of the image, shape (ndim,): world = linear @ (scale * index) + translate.
+    factor
+        How many times larger it became, along every axis or one for each (1: unchanged).
+    linear
+        Rotation and shear, shape (ndim, ndim); None: neither.
+
+    Returns
+    -------
+    scale, translate
+        Of the enlarged image, float64, shape (ndim,); `linear` stays what it is.
+
+    Examples
+    --------
+    >>> scale, translate = enlarged_transform((1.0, 1.0), (0.0, 0.0), 2)
+    >>> scale.tolist(), translate.tolist()
+    ([0.5, 0.5], [-0.25, -0.25])
+    """
+    old = np.asarray(scale, np.float64)
+    times = np.broadcast_to(np.asarray(factor, np.float64), old.shape)
+    moved = old * (1 / times - 1) / 2
+    if linear is not None:
+        moved = np.asarray(linear, np.float64) @ moved
+    return old / times, np.asarray(translate, np.float64) + moved
+
 
 Progress = Callable[[int, int, str], object]
 """Called as ``progress(done, total, text)``: at the start with ``done = 0``, then after each piece
@@ -383,3 +499,138 @@ def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
 
 def _no_progress(done: int, total: int, text: str) -> None:
     pass
+
+
+def notes_of(restorer: Restorer, image: NDArray[Any]) -> list[tuple[str, str]]:
+    """What :meth:`ImageRestorer.notes` says, of a restorer that has it, each with the restorer's name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from napari_ensir.restorers.classical import Median
+    >>> notes_of(Median(), np.ones((2, 2)))
+    []
+    """
+    tell = getattr(restorer, "notes", None)
+    return [(restorer.name, note) for note in tell(image)] if callable(tell) else []
+
+
+def notes_in_words(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """A sentence for each note, of all restorers that have it together.
+
+    Parameters
+    ----------
+    notes : pairs of (name, note)
+        As of :func:`notes_of`, of any number of restorers and images.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> planes = "planes: the 2 of this image were restored one by one"
+    >>> notes_in_words([("N2V", planes), ("CARE", planes), ("N2V", planes)])
+    ['N2V and CARE take planes: the 2 of this image were restored one by one.']
+    >>> notes_in_words([("N2V", planes)])
+    ['N2V takes planes: the 2 of this image were restored one by one.']
+    """
+    having: dict[str, dict[str, None]] = {}
+    for name, note in notes:
+        having.setdefault(note, {})[name] = None
+    return [
+        f"{' and '.join(names)} {'takes' if len(names) == 1 else 'take'} {note}."
+        for note, names in having.items()
+    ]
+
+
+def doubts_of(restorer: Restorer, image: NDArray[Any]) -> list[str]:
+    """What :meth:`ImageRestorer.doubts` says, of a restorer that has it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from napari_ensir.restorers.base import as_restorer
+    >>> doubts_of(as_restorer(np.sqrt), np.ones((2, 2)))
+    []
+    """
+    tell = getattr(restorer, "doubts", None)
+    return list(tell(image)) if callable(tell) else []
+
+
+def told_of(restorer: Restorer) -> dict[str, Any]:
+    """What an output says of what made it: the restorer's name, its settings, and what it wraps.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers import SelfEnsemble
+    >>> from napari_ensir.restorers.classical import Median
+    >>> told_of(SelfEnsemble(restorer=Median(size=5)))
+    {'name': 'Median x8', 'restorer': {'name': 'Median', 'settings': {'spatial_ndim': 2, 'size': 5}}}
+    """
+    found: dict[str, Any] = {"name": restorer.name}
+    if is_dataclass(restorer) and not isinstance(restorer, type):
+        settings = {each.name: getattr(restorer, each.name) for each in settings_of(restorer)}
+        found |= {"settings": settings} if settings else {}
+    if isinstance(inner := getattr(restorer, "restorer", None), Restorer):
+        found["restorer"] = told_of(inner)
+    return found
+
+
+_SOME = 2**20
+
+MOST_CONTRAST = 4.0
+"""How many times the image's contrast a restoration may have: sharpening does not come near it."""
+
+
+def unlike_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
+    """A sentence about a restoration that has left its image's intensities; empty if it has not.
+
+    A network that was trained on other intensities than it is given does so.
+
+    Parameters
+    ----------
+    name
+        What to call the restorer.
+    image, restored
+        Of any shapes, a plane of each will do; NaN counts for nothing.
+
+    Examples
+    --------
+    >>> image = np.arange(256.0)
+    >>> unlike_warning("mine", image, image + 20)
+    ''
+    >>> unlike_warning("mine", image, image * 255)[:51]
+    'mine made intensities around 32512 (650.3 to 6.437e'
+    """
+    low, middle, high = np.nanpercentile(np.asarray(image, np.float64), (1, 50, 99))
+    first, centre, last = np.nanpercentile(np.asarray(restored, np.float64), (1, 50, 99))
+    contrast = high - low
+    if contrast == 0 or (abs(centre - middle) <= contrast and last - first <= MOST_CONTRAST * contrast):
+        return ""
+    return (
+        f"{name} made intensities around {centre:.5g} ({first:.4g} to {last:.4g}) of an image around "
+        f"{middle:.5g} ({low:.4g} to {high:.4g}): was it trained on other intensities? They are among its "
+        "settings."
+    )
+
+
+def some_pixels(image: NDArray[Any]) -> NDArray[Any]:
+    """At most about a million pixels, evenly spread, to judge an image's intensities by.
+
+    Parameters
+    ----------
+    image : array
+
+    Returns
+    -------
+    array
+        A view with as many axes.
+
+    Examples
+    --------
+    >>> some_pixels(np.zeros((10, 4000, 3000))).shape
+    (2, 800, 600)
+    """
+    step = max(int(np.ceil((image.size / _SOME) ** (1 / max(image.ndim, 1)))), 1)
+    return image[(slice(None, None, step),) * image.ndim]

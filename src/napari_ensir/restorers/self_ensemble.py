@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.restorers.base import Progress, Restorer, check_image
-from napari_ensir.restorers.enlarging import scale_of
-from napari_ensir.restorers.remarks import doubts_of, notes_of
+from napari_ensir.restorers.base import Progress, Restorer, check_image, doubts_of, notes_of, scale_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

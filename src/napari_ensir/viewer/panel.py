@@ -16,12 +16,11 @@ from qtpy.QtCore import QEvent, QTimer
 
 from napari_ensir.devices import device_trouble
 from napari_ensir.errors import EnsembleError
-from napari_ensir.viewer.controls import Message
-from napari_ensir.viewer.docking import find_room, mark
-from napari_ensir.viewer.forms import EventFilter, button, dress, row
-from napari_ensir.viewer.layers import LayerWatcher
-from napari_ensir.viewer.task import Task
-from napari_ensir.viewer.turns import Turns
+from napari_ensir.viewer.controls.docking import find_room, mark
+from napari_ensir.viewer.controls.forms import EventFilter, button, dress, row
+from napari_ensir.viewer.controls.inputs import Message
+from napari_ensir.viewer.controls.worker import Task, Turns
+from napari_ensir.viewer.layers.layers import LayerWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,0 +1,231 @@
+"""The command ``apply``: combine candidates with a lookup table."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.cli import terminal
+from napari_ensir.ensemble.checks.alignment import middle_of
+from napari_ensir.ensemble.checks.exposure import exposure_of, matched
+from napari_ensir.ensemble.checks.fit import range_warning
+from napari_ensir.ensemble.lut.load import load_lut
+from napari_ensir.ensemble.lut.record import record_of
+from napari_ensir.ensemble.statistics.reference import Samples, sample_of
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.atomic import check_target, many_files
+from napari_ensir.files.image import as_dtype, check_output, write_image
+from napari_ensir.files.output_paths import Place, check_places
+from napari_ensir.files.png import FileImage
+from napari_ensir.files.sets import ImageSet, open_set
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.cli.terminal import Output
+    from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.files.zarr import ZarrImage
+    from napari_ensir.settings import ApplySettings
+
+from napari_ensir.cli.batch import make_folder, noted, on_cluster, read_by, suffix_like
+
+__all__ = ["Outs", "OutsideRange", "apply", "in_table_order"]
+
+
+def in_table_order(lut: WeightLUT, candidates: Mapping[str, Path]) -> dict[str, Path]:
+    """Candidates as the table has them, if they are the same."""
+    missing = [name for name in lut.names if name not in candidates]
+    unknown = [name for name in candidates if name not in lut.names]
+    if missing or unknown:
+        wrong = [f"{', '.join(missing)} missing"] if missing else []
+        wrong += [f"{', '.join(unknown)} unknown to it"] if unknown else []
+        raise EnsembleError(
+            f"the LUT combines {', '.join(lut.names)}; of the candidates given, {' and '.join(wrong)}. "
+            "Give each by its name: NAME=PATH."
+        )
+    return {name: candidates[name] for name in lut.names}
+
+
+def apply(
+    lut_path: Path,
+    candidates: Mapping[str, Path],
+    outs: Outs,
+    *,
+    settings: ApplySettings,
+    match: bool = False,
+    as_float: bool,
+    crop: bool,
+    scheduler: str | None,
+    output: Output,
+) -> dict[str, str]:
+    """Combine candidates; the messages of images that failed, by stem, where others were done."""
+    lut = load_lut(lut_path)
+    if outs.errors is not None and lut.errors is None:
+        raise EnsembleError(f"{lut_path} has no expected errors; fit again, without --without-errors.")
+    images = open_set(in_table_order(lut, candidates), crop=crop)
+    failed: dict[str, str] = {}
+    plans: dict[int, _Plan] = {}
+    for number, (stem, _) in enumerate(images.fields):
+        with noted(failed, stem, images):
+            plans[number] = _Plan.of(images, number, outs, as_float)
+    # Before anything is computed: not after an hour.
+    folders = outs.places(gathers=True) if images.from_folders else []
+    places = [place for plan in plans.values() for place in plan.outs.places()]
+    check_places([*folders, *places, *output.places], read_by(images, lut_path))
+    for folder in outs.given if images.from_folders else ():
+        make_folder(folder)
+    output.check()
+    for plan in plans.values():
+        plan.check(output.overwrite)
+    written: dict[str, str] = {}
+    if match:
+        lut = lut.rescaled(*matched(exposure_of(lut.report, _samples(lut, images, failed))))
+    outside = OutsideRange(lut)
+    samples = Samples()
+    with many_files(), on_cluster(scheduler), terminal.progress(output.quiet) as progress:
+        for done, (number, plan) in enumerate(plans.items()):
+            stem = images.fields[number][0]
+            with noted(failed, stem, images):
+                arrays = list(images.load(number).values())
+                outside.look(arrays, stem if len(images) > 1 else "")
+                samples.add(sample_of(lut.field(arrays)))
+                plan.carry_out(lut, arrays, settings, output.overwrite, _inputs(images, number))
+                written[stem] = str(plan.outs.image)
+            if progress is not None:
+                progress(done + 1, len(plans), "combining images")
+    exposure = exposure_of(lut.report, samples.parts)
+    # Intensities outside the range are what another exposure brings.
+    odd = [exposure.warning()] if exposure is not None and exposure.differs else outside.said.values()
+    said = terminal.warn(odd)
+    results = {"written": written, "failed": failed, "warnings": said}
+    if match:
+        results["rescaled"] = lut.report["rescaled"]
+    output.finish(results, lambda: terminal.say(f"{len(written)} written to {outs.image}"))
+    return failed
+
+
+def _samples(lut: WeightLUT, images: ImageSet, failed: dict[str, str]) -> Iterator[NDArray[np.float32]]:
+    """Some pixels of every image that can be read."""
+    for number, (stem, _) in enumerate(images.fields):
+        if stem not in failed:
+            with suppress(EnsembleError):  # it is said when its turn comes
+                yield sample_of(lut.field(list(images.load(number).values())))
+
+
+@dataclass(frozen=True)
+class Outs:
+    """Where an ensemble goes, and what is written beside it.
+
+    Attributes
+    ----------
+    image : Path
+    maps, errors : Path or None
+        Weight maps, and the errors to expect.
+    """
+
+    image: Path
+    maps: Path | None = None
+    errors: Path | None = None
+
+    @property
+    def given(self) -> list[Path]:
+        """Those that are."""
+        return [place.path for place in self.places()]
+
+    def places(self, gathers: bool = False) -> list[Place]:
+        """By the options that name them; ``gathers`` where they are folders for many images."""
+        named = {"--out": self.image, "--weight-maps": self.maps, "--expected-error": self.errors}
+        return [Place(name, path, gathers) for name, path in named.items() if path is not None]
+
+
+class OutsideRange:
+    """Candidates that lie outside a table's range, each named once."""
+
+    def __init__(self, lut: WeightLUT) -> None:
+        self.lut = lut
+        self.said: dict[str, str] = {}
+
+    def look(self, candidates: Sequence[Any], label: str) -> None:
+        """Look at the middle plane of each candidate of an image."""
+        for name, candidate in zip(self.lut.names, candidates, strict=True):
+            if name not in self.said:
+                text = range_warning(self.lut.binning, name, middle_of(candidate, self.lut.channel_axis))
+                if text:
+                    self.said[name] = f"image {label}: {text}" if label else text
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where one image's ensemble and what is beside it go, and as what."""
+
+    outs: Outs
+    dtype: np.dtype[Any]
+    ndim: int
+    is_colour: bool
+    like: FileImage | ZarrImage
+
+    @classmethod
+    def of(cls, images: ImageSet, number: int, outs: Outs, as_float: bool) -> _Plan:
+        stem, paths = images.fields[number]
+        opened = images.open(number)
+        arrays = images.load(number)
+        first = opened[images.roles[0]]
+        dtype = np.dtype(np.float32) if as_float else np.result_type(*(a.dtype for a in arrays.values()))
+        colour = isinstance(first, FileImage) and first.is_colour
+        ndim = len(next(iter(arrays.values())).shape)
+        if images.from_folders:
+            source = paths[images.roles[0]]
+            beside = stem + (".tif" if isinstance(first, FileImage) else ".zarr")
+            outs = Outs(
+                outs.image / (stem + suffix_like(source, dtype, ndim - colour, first)),
+                None if outs.maps is None else outs.maps / beside,
+                None if outs.errors is None else outs.errors / beside,
+            )
+        return cls(outs, dtype, ndim, colour, first)
+
+    def check(self, overwrite: bool) -> None:
+        """Find out beforehand whether the names fit and are free."""
+        single = np.dtype(np.float32)
+        check_output(self.outs.image, self.dtype, self.ndim, self.is_colour)
+        if self.outs.maps is not None:
+            check_output(self.outs.maps, single, self.ndim + 1, self.is_colour)
+        if self.outs.errors is not None:
+            check_output(self.outs.errors, single, self.ndim, self.is_colour)
+        for target in self.outs.given:
+            check_target(target, overwrite)
+
+    def carry_out(
+        self,
+        lut: WeightLUT,
+        arrays: list[Any],
+        settings: ApplySettings,
+        overwrite: bool,
+        inputs: Mapping[str, str],
+    ) -> None:
+        """Compute and write; every file says where it came from."""
+
+        def write(kind: str, path: Path, image: Any, like: FileImage | ZarrImage | None) -> None:
+            record = record_of(kind, lut, inputs, settings=settings.keywords())
+            write_image(path, image, is_colour=self.is_colour, like=like, overwrite=overwrite, record=record)
+
+        image = as_dtype(lut.apply(arrays, **settings.keywords()), self.dtype)
+        write("ensemble", self.outs.image, image, self.like)
+        if self.outs.maps is not None:
+            maps = lut.weight_maps(arrays, **settings.keywords())
+            like = self.like if isinstance(self.like, FileImage) else None  # a Zarr's chunks lack an axis
+            write("weight maps", self.outs.maps, maps, like)
+        if self.outs.errors is not None:
+            errors = lut.expected_error(arrays, **settings.keywords())
+            write("expected error", self.outs.errors, errors, self.like)
+
+
+def _inputs(images: ImageSet, number: int) -> dict[str, str]:
+    """Names of the files of one field, by candidate."""
+    _, paths = images.fields[number]
+    return {str(role): path.name for role, path in paths.items()}

@@ -1,0 +1,115 @@
+"""Helpers that commands share: output names, failures of single images, and a dask cluster."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.lut.load import SUFFIX
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.atomic import check_target
+from napari_ensir.files.output_paths import Place
+from napari_ensir.files.png import FileImage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from napari_ensir.files.sets import ImageSet
+    from napari_ensir.files.zarr import ZarrImage
+
+__all__ = ["keep_message", "lut_target", "make_folder", "noted", "on_cluster", "read_by", "suffix_like"]
+
+
+@contextmanager
+def on_cluster(address: str | None) -> Iterator[None]:
+    """Let dask work on a distributed scheduler's workers."""
+    if address is None:
+        yield
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise EnsembleError(
+            '--scheduler needs dask.distributed; install it with: pip install "napari-ensir[large]".'
+        ) from error
+    try:
+        client = Client(address, timeout="5s")
+    except (OSError, ValueError, TimeoutError) as error:
+        raise EnsembleError(
+            f"there is no dask scheduler at {address} ({type(error).__name__}); start one with "
+            '"dask scheduler" and give the address that it shows.'
+        ) from error
+    with client:
+        try:
+            yield
+        except (EnsembleError, OSError):
+            raise
+        except Exception as error:  # such as KilledWorker, or a graph that the scheduler cannot read
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else repr(error)
+            raise EnsembleError(
+                f"the cluster at {address} failed ({reason}). Its scheduler and workers need the same "
+                "napari-ensir as this machine, and to reach the same paths."
+            ) from error
+
+
+def read_by(images: ImageSet, *others: Path | None) -> list[Place]:
+    """The places that a job reads: images, the folders given for them, and other files."""
+    places = [Place("an image", path) for _, paths in images.fields for path in paths.values()]
+    if images.from_folders:
+        folders = {path.parent for _, paths in images.fields for path in paths.values()}
+        places += [Place("a folder of images", folder, gathers=True) for folder in folders]
+    return places + [Place("a file", path) for path in others if path is not None]
+
+
+def lut_target(out: Path, overwrite: bool) -> Path:
+    """The name a table will be written under, if it may be."""
+    name = out.name
+    if name in ("", ".."):
+        raise EnsembleError(f"--out: {out} is a folder; give a name in it.")
+    if not name.endswith(SUFFIX):
+        name = name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX
+    target = out.expanduser().with_name(name)
+    check_target(target, overwrite)
+    return target
+
+
+def noted(failed: dict[str, str], stem: str, images: ImageSet) -> Any:
+    """Where there is more than one image, let a failure be noted and the next one be done."""
+    return keep_message(failed, stem) if images.from_folders else nullcontext()
+
+
+@contextmanager
+def keep_message(failed: dict[str, str], stem: str) -> Iterator[None]:
+    """Note why one image failed, so that the next one can be done."""
+    try:
+        yield
+    except EnsembleError as error:
+        failed[stem] = str(error)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for outputs, and those it stands in.
+
+    Raises
+    ------
+    EnsembleError
+        If that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnsembleError(
+            f"the folder {folder} could not be made: {error.strerror}; choose another place for the outputs."
+        ) from error
+
+
+def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: FileImage | ZarrImage) -> str:
+    """How an output's name ends: like the candidate's where that loses nothing."""
+    if not isinstance(like, FileImage):
+        return ".ome.zarr" if like.ome is not None else ".zarr"
+    if source.suffix.lower() in (".tif", ".tiff"):
+        return (".ome" if source.stem.lower().endswith(".ome") else "") + source.suffix
+    return ".png" if dtype in (np.uint8, np.uint16) and spatial == 2 else ".tif"

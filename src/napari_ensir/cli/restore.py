@@ -1,0 +1,357 @@
+"""What ``napari-ensir restore`` does: one image or a folder of them in, one output for each restorer."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.cli import terminal
+from napari_ensir.cli.batch import keep_message, make_folder, read_by, suffix_like
+from napari_ensir.cli.options import own_settings, with_own_settings
+from napari_ensir.devices import resolve_device
+from napari_ensir.ensemble.lut.record import record_of
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.atomic import check_target, many_files
+from napari_ensir.files.image import as_dtype, check_output, write_image
+from napari_ensir.files.output_paths import Place, check_places
+from napari_ensir.files.png import FileImage
+from napari_ensir.files.sets import Part, open_set
+from napari_ensir.restorers.base import (
+    UnfamiliarImageWarning,
+    doubts_of,
+    notes_in_words,
+    notes_of,
+    some_pixels,
+    told_of,
+    unlike_warning,
+)
+from napari_ensir.restorers.self_supervised.reference import share_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.cli.terminal import Output
+    from napari_ensir.files.sets import ImageSet
+    from napari_ensir.files.zarr import ZarrImage
+    from napari_ensir.restorers import Progress, Restorer
+    from napari_ensir.settings import RestoreSettings
+
+__all__ = ["Outputs", "channel_axis_of", "choose_restorers", "restore"]
+
+
+def choose_restorers(
+    methods: Sequence[str],
+    networks: Sequence[Path],
+    settings: RestoreSettings,
+    ir: Path | None = None,
+    own: Sequence[str] = (),
+) -> dict[str, Restorer]:
+    """Restorers by the names that their outputs get: a method's key, a network's file name.
+
+    Parameters
+    ----------
+    methods
+        Keys of :data:`napari_ensir.restorers.CLASSICAL`.
+    networks
+        Files, or folders of them; see :func:`napari_ensir.restorers.open_restorer`.
+    settings
+        Set wherever a restorer has a setting of that name; None leaves it its own.
+    ir
+        File of the restorer that a checkpoint of DP-IR was trained around and could not hold.
+    own
+        Their own settings, as ``RESTORER.SETTING=VALUE``, by the names that their outputs get.
+
+    Raises
+    ------
+    EnsembleError
+        If there is none, a name is unknown or comes twice, or a file cannot be used.
+    typer.BadParameter
+        If a setting of ``own`` cannot be used.
+    """
+    from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer
+    from napari_ensir.restorers.base import with_settings
+
+    given_own = own_settings(own)
+    resolve_device(settings.device)
+    given = {name: value for name, value in settings.keywords().items() if value is not None}
+    if not methods and not networks:
+        raise EnsembleError("there is no restorer; give --method NAME or --network FILE.")
+    if unknown := [name for name in methods if name not in CLASSICAL]:
+        raise EnsembleError(f"there is no method {unknown[0]!r}; choose of {', '.join(CLASSICAL)}.")
+    named: list[tuple[str, Restorer]] = [(name, CLASSICAL[name]()) for name in methods]
+    around = None if ir is None else open_restorer(ir)
+    for path in networks:
+        named += [(name.partition(".")[0], each) for name, each in _opened(path, around)]
+    found: dict[str, Restorer] = {}
+    for name, restorer in named:
+        if name in found:
+            raise EnsembleError(f"two restorers are named {name}; give each once, and files unlike names.")
+        if not is_dataclass(restorer):
+            raise EnsembleError(f"{restorer.name} takes no settings and cannot be used here.")
+        found[name] = with_settings(restorer, **given)
+    found = with_own_settings(found, given_own)
+    if settings.self_ensemble:
+        return {name: SelfEnsemble(restorer=each) for name, each in found.items()}
+    return found
+
+
+def _opened(path: Path, around: Restorer | None) -> list[tuple[str, Restorer]]:
+    """A network by its file's name, or those of a folder, every one of which has to open."""
+    from napari_ensir.restorers import open_restorer, open_restorers
+
+    if not path.is_dir():
+        return [(path.name, open_restorer(path, ir=around))]
+    opened, failed = open_restorers(path, ir=around)
+    for error in failed.values():
+        raise error
+    return list(opened.items())
+
+
+def channel_axis_of(images: ImageSet, given: int | None) -> int | None:
+    """The axis that was given; else the last one of files that say that they are of colour."""
+    first = images.open(0)[Part.IMAGE]
+    return -1 if given is None and bool(getattr(first, "is_colour", False)) else given
+
+
+def restore(
+    image: Path,
+    restorers: Mapping[str, Restorer],
+    out: Path,
+    *,
+    channel_axis: int | None,
+    as_float: bool,
+    output: Output,
+    read: Sequence[Path] = (),
+) -> dict[str, str]:
+    """Restore; the messages of images that failed, by stem, where others were done.
+
+    One restorer writes to ``out``, as ``apply`` does; several write into the folder ``out``, each under
+    its name. ``read`` are the restorers' files, which no output may replace.
+    """
+    planned = Outputs.planned(image, tuple(restorers), out, as_float=as_float, output=output, read=read)
+    return planned.write(lambda _, name: restorers[name], channel_axis)
+
+
+def _restored(restorer: Restorer, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What a restoration says of where it came from."""
+    return record_of("restored", inputs=inputs, restorer=told_of(restorer))
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is made of which image, and where that goes: found to be possible before anything is computed.
+
+    Attributes
+    ----------
+    images : ImageSet
+    failed : dict
+        Messages of images that cannot be used, by stem.
+    """
+
+    images: ImageSet
+    failed: dict[str, str]
+    out: Path
+    output: Output
+    plans: tuple[_Plan, ...]
+
+    @classmethod
+    def planned(
+        cls,
+        image: Path,
+        names: Sequence[str],
+        out: Path,
+        *,
+        as_float: bool,
+        output: Output,
+        folder: bool = False,
+        others: Sequence[Place] = (),
+        read: Sequence[Path | None] = (),
+    ) -> Outputs:
+        """An output for each image and each of ``names``; one name's go to ``out``, those of several within.
+
+        ``folder``: within it even if there is one name. ``others`` are places of outputs beside, ``read``
+        files that no output may replace.
+
+        Raises
+        ------
+        EnsembleError
+            If one may not or cannot be written.
+        """
+        images = open_set({}, {Part.IMAGE: image})
+        several = folder or len(names) > 1
+        failed: dict[str, str] = {}
+        plans: list[_Plan] = []
+        for number, (stem, _) in enumerate(images.fields):
+            with keep_message(failed, stem) if images.from_folders else nullcontext():
+                plans += [
+                    _Plan.of(images, number, (name, out if not several else out / name), several, as_float)
+                    for name in names
+                ]
+        folders = {plan.target.parent for plan in plans} if several or images.from_folders else set()
+        places = [Place("--out", each, gathers=True) for each in sorted(folders)]
+        places += [Place("--out", plan.target) for plan in plans]
+        check_places([*places, *output.places, *others], read_by(images, *read))
+        for each in folders:
+            make_folder(each)
+        output.check()
+        for plan in plans:
+            plan.check(output.overwrite)
+        return cls(images, failed, out, output, tuple(plans))
+
+    def doubts(self, restorers: Sequence[Restorer], arrays: Sequence[NDArray[Any]]) -> list[str]:
+        """What is doubtful about the images, which are ``arrays``, for these restorers."""
+        return [
+            self._of_image(stem, doubt)
+            for (stem, _), array in zip(self.images.fields, arrays, strict=True)
+            for restorer in restorers
+            for doubt in doubts_of(restorer, array)
+        ]
+
+    def _of_image(self, stem: str, sentence: str) -> str:
+        return f"{stem}: {sentence}" if self.images.from_folders else sentence
+
+    def write(
+        self,
+        made_by: Callable[[str, str], Restorer],
+        channel_axis: int | None,
+        *,
+        record: Callable[..., dict[str, Any]] = _restored,
+        said: Sequence[str] = (),
+        more: Mapping[str, Any] | None = None,
+        show: Callable[[int], object] | None = None,
+    ) -> dict[str, str]:
+        """Restore and write; the messages of images that failed, by stem, where others were done.
+
+        ``made_by`` gives the restorer of an image's stem and of a name. ``record`` makes what an output says
+        of where it came from, of the restorer and the names of files as ``inputs``. ``said`` are warnings
+        that there are already; ``more`` goes to the JSON; ``show`` says what was done, given how many were
+        written.
+        """
+        written: dict[str, dict[str, str]] = {}
+        notes: list[tuple[str, str]] = []
+        doubts: list[str] = [*said]
+        from_folders, failed, output = self.images.from_folders, self.failed, self.output
+        with many_files(), terminal.progress(output.quiet) as progress:
+            for done, plan in enumerate(self.plans):
+                if plan.stem in failed:
+                    continue
+                with keep_message(failed, plan.stem) if from_folders else nullcontext():
+                    restorer = made_by(plan.stem, plan.name)
+                    told = plan.carry_out(
+                        restorer,
+                        channel_axis,
+                        share_of(progress, done, len(self.plans)),
+                        output,
+                        partial(record, restorer),
+                    )
+                    notes += told[0]
+                    doubts += [self._of_image(plan.stem, each) for each in told[1]]
+                    written.setdefault(plan.stem, {})[plan.name] = str(plan.target)
+        count = sum(map(len, written.values()))
+
+        def say() -> None:
+            terminal.say(f"{count} written to {self.out}")
+
+        for note in notes_in_words([] if output.quiet else notes):
+            terminal.complain(note)
+        warned = terminal.warn(dict.fromkeys(doubts))
+        results = {"written": written, "failed": failed, "warnings": warned, **(more or {})}
+        output.finish(results, say if show is None else lambda: show(count))
+        return failed
+
+
+def _enlarged(source: FileImage | ZarrImage, shape: tuple[int, ...]) -> FileImage | ZarrImage:
+    """The image that an output of this shape is written like: a larger one has smaller pixels."""
+    from napari_ensir.restorers.base import enlarged_transform
+
+    if isinstance(source, FileImage):
+        return source if source.tiff is None else replace(source, tiff=source.tiff.enlarged(shape))
+    if source.ome is None or shape == source.array.shape:
+        return source
+    first, *others = source.ome["datasets"]
+    given = {each.get("type"): each.get(each.get("type")) for each in first["coordinateTransformations"]}
+    factor = [large // small for small, large in zip(source.array.shape, shape, strict=True)]
+    whole = [1.0] * len(shape), [0.0] * len(shape)
+    scale, translation = enlarged_transform(
+        given.get("scale", whole[0]), given.get("translation", whole[1]), factor
+    )
+    transforms = [
+        {"type": "scale", "scale": scale.tolist()},
+        {"type": "translation", "translation": translation.tolist()},
+    ]
+    datasets = [{**first, "coordinateTransformations": transforms}, *others]
+    return replace(source, ome={**source.ome, "datasets": datasets})
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What one restorer makes of one image, and where that goes."""
+
+    stem: str
+    name: str
+    source: FileImage | ZarrImage
+    source_name: str
+    target: Path
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, images: ImageSet, number: int, to: tuple[str, Path], several: bool, as_float: bool) -> _Plan:
+        stem, paths = images.fields[number]
+        source = images.open(number)[Part.IMAGE]
+        pixels = source if isinstance(source, FileImage) else source.array
+        dtype = np.dtype(np.float32 if as_float else pixels.dtype)
+        name, target = to
+        if several or images.from_folders:
+            spatial = pixels.ndim - (isinstance(source, FileImage) and source.is_colour)
+            suffix = suffix_like(paths[Part.IMAGE], dtype, spatial, source)
+            target = target / f"{stem}{suffix}" if images.from_folders else target.with_name(name + suffix)
+        return cls(stem, name, source, paths[Part.IMAGE].name, target, dtype)
+
+    @property
+    def is_colour(self) -> bool:
+        return isinstance(self.source, FileImage) and self.source.is_colour
+
+    def check(self, overwrite: bool) -> None:
+        """Find out beforehand whether the name fits and is free."""
+        pixels = self.source if isinstance(self.source, FileImage) else self.source.array
+        check_output(self.target, self.dtype, pixels.ndim, self.is_colour)
+        check_target(self.target, overwrite)
+
+    def carry_out(
+        self,
+        restorer: Restorer,
+        channel_axis: int | None,
+        progress: Progress | None,
+        output: Output,
+        record: Callable[..., dict[str, Any]],
+    ) -> tuple[list[tuple[str, str]], list[str]]:
+        """Restore and write; notes about how that went, and sentences about what is doubtful."""
+        from napari_ensir.restorers import with_channel_axis
+
+        axis = -1 if channel_axis is None and self.is_colour else channel_axis
+        image = np.asarray(self.source.pixels if isinstance(self.source, FileImage) else self.source.array)
+        restorer = with_channel_axis(restorer, axis)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnfamiliarImageWarning)  # told below
+            restored = restorer(image, progress=progress)
+        doubts = doubts_of(restorer, image) or [
+            unlike_warning(restorer.name, some_pixels(image), some_pixels(restored))
+        ]
+        like = _enlarged(self.source, restored.shape)
+        write_image(
+            self.target,
+            as_dtype(restored, self.dtype),
+            is_colour=self.is_colour,
+            like=like,
+            overwrite=output.overwrite,
+            record=record(inputs={"image": self.source_name}),
+        )
+        return notes_of(restorer, image), [*filter(None, doubts)]

@@ -1,0 +1,1 @@
+"""Reading images: blocks, sets of images, intensity ranges and threads."""

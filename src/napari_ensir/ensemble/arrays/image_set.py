@@ -1,0 +1,337 @@
+"""Checks what comes in and says in one sentence what is wrong. Computes nothing on pixels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.arrays.blocks import as_array, dtype_of, is_torch, read_block, working_dtype
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.arrays.blocks import Slices
+
+    Progress = Callable[[int, int, str], object]
+    """Called with (done, total, text); what it raises stops the work."""
+
+__all__ = ["Field", "check_names", "check_prior", "describe_candidate", "make_field"]
+
+
+MOST_CHANNELS = 2**16
+"""Channels that a 16-bit number can tell apart."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Candidates of one image, with its ground truth where there is one.
+
+    Attributes
+    ----------
+    candidates : tuple of M arrays of one shape
+    truth : array of that shape, or None
+    mask : bool array of that shape, or of it without the channel axis, or None
+    channel_axis : int >= 0, or None
+    """
+
+    candidates: tuple[Any, ...]
+    truth: Any
+    mask: Any
+    channel_axis: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of each array."""
+        return tuple(self.candidates[0].shape)
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """Candidates, then the ground truth if there is one."""
+        return self.candidates if self.truth is None else (*self.candidates, self.truth)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The one dtype that all arrays of the field are worked on in."""
+        return working_dtype([dtype_of(array) for array in self.arrays])
+
+    @property
+    def pixel_type(self) -> np.dtype[Any]:
+        """What to bin by: :attr:`dtype`, but an integer one where all arrays hold integers of any size."""
+        whole = all(dtype_of(array).kind in "iu" for array in self.arrays)
+        return np.dtype(np.int64) if whole and self.dtype.kind == "f" else self.dtype
+
+    @property
+    def n_channels(self) -> int:
+        """Length of the channel axis, 1 without one."""
+        return 1 if self.channel_axis is None else self.shape[self.channel_axis]
+
+    def bands(self, n: int) -> list[Field]:
+        """The field cut into up to ``n`` bands along its longest axis that is no channel axis."""
+        if n == 1:
+            return [self]
+        axes = [axis for axis in range(len(self.shape)) if axis != self.channel_axis]
+        axis = max(axes, key=lambda a: self.shape[a]) if axes else 0
+        edges = np.unique(np.linspace(0, self.shape[axis], n + 1).astype(int))
+        whole = (slice(None),) * len(self.shape)
+        return [
+            self._part((*whole[:axis], slice(start, stop), *whole[axis + 1 :]))
+            for start, stop in pairwise(edges)
+        ]
+
+    def between(self, first: int, last: int, place: str = "") -> Field:
+        """The places ``first`` to ``last``, both included, along the first axis.
+
+        Raises
+        ------
+        EnsembleError
+            If there are no such places, or the first axis is the channels'.
+        """
+        size = self.shape[0]
+        if self.channel_axis == 0:
+            raise EnsembleError(
+                f"{place}planes is {(first, last)}, but the first axis is the channel axis; leave planes out."
+            )
+        if last >= size:
+            raise EnsembleError(
+                f"{place}planes is {(first, last)}, but there are {size} along the first axis; use 0 to "
+                f"{size - 1}."
+            )
+        return self._part((slice(first, last + 1), *(slice(None),) * (len(self.shape) - 1)))
+
+    def _part(self, part: Slices) -> Field:
+        mask = self.mask
+        if mask is not None:
+            dropped = self.channel_axis is not None and len(mask.shape) < len(self.shape)
+            mask = mask[tuple(s for a, s in enumerate(part) if not (dropped and a == self.channel_axis))]
+        truth = None if self.truth is None else self.truth[part]
+        return Field(tuple(c[part] for c in self.candidates), truth, mask, self.channel_axis)
+
+    def read_mask(self, slices: Slices) -> NDArray[np.bool_] | None:
+        """Where to look in a block, flat; None: everywhere."""
+        if self.mask is None:
+            return None
+        axis = self.channel_axis
+        if axis is None or len(self.mask.shape) == len(self.shape):
+            return read_block(self.mask, slices, np.dtype(bool))
+        spatial = slices[:axis] + slices[axis + 1 :]
+        part = self.mask[spatial]
+        part = np.asarray(part.detach().cpu() if is_torch(part) else part).astype(bool)
+        n_channels = len(range(*slices[axis].indices(self.shape[axis])))
+        return np.repeat(np.expand_dims(part, axis), n_channels, axis=axis).reshape(-1)
+
+
+def describe_candidate(index: int, names: Sequence[str] | None) -> str:
+    """How a message speaks of a candidate.
+
+    Examples
+    --------
+    >>> describe_candidate(1, ("CARE", "N2V"))
+    'candidate 2 ("N2V")'
+    """
+    return f"candidate {index + 1}" + (f' ("{names[index]}")' if names else "")
+
+
+def make_field(
+    candidates: Sequence[Any],
+    truth: Any = None,
+    *,
+    names: Sequence[str] | None = None,
+    channel_axis: int | None = None,
+    mask: Any = None,
+    place: str = "",
+) -> Field:
+    """Check the arrays of one image and bring them together.
+
+    Parameters
+    ----------
+    candidates : M array-likes of one shape
+    truth : array-like of that shape, optional
+    names : M names for messages, optional
+    channel_axis, mask
+        As in :func:`napari_ensir.fit_lut`.
+    place
+        Put before messages, such as ``"image 3: "``.
+
+    Raises
+    ------
+    EnsembleError
+        If there is no candidate, shapes differ, an array is empty or of a dtype without intensities, the
+        ground truth is among the candidates, the channel axis does not exist or the mask does not fit.
+    """
+    if hasattr(candidates, "shape") and hasattr(candidates, "dtype") and len(candidates.shape) == 0:
+        raise EnsembleError(f"{place}the candidates are a single number; give a sequence of arrays.")
+    arrays = tuple(as_array(candidate) for candidate in candidates)
+    if not arrays:
+        raise EnsembleError(f"{place}there is no candidate; give at least one.")
+    if names is not None and len(names) != len(arrays):
+        raise EnsembleError(
+            f"{place}there are {len(arrays)} candidates but {len(names)} names ({', '.join(names)}); "
+            "give one candidate per name, in that order."
+        )
+    shape = tuple(arrays[0].shape)
+    for index, array in enumerate(arrays):
+        who = describe_candidate(index, names)
+        _check_array(array, place + who)
+        if truth is not None and _is_same(array, truth):
+            raise EnsembleError(
+                f"{place}{who} is the ground truth itself; leave it out of the candidates, "
+                "or it would be trusted everywhere."
+            )
+        if tuple(array.shape) != shape:
+            raise EnsembleError(
+                f"{place}{who} has shape {tuple(array.shape)} but {describe_candidate(0, names)} has "
+                f"{shape}; all candidates must show the same pixels."
+            )
+    if truth is not None:
+        truth = as_array(truth)
+        _check_array(truth, f"{place}the ground truth")
+        if tuple(truth.shape) != shape:
+            raise EnsembleError(
+                f"{place}the ground truth has shape {tuple(truth.shape)} but "
+                f"{describe_candidate(0, names)} has {shape}; they must show the same pixels, and candidates "
+                "that a network enlarged need a ground truth as large."
+            )
+    axis = _check_channel_axis(channel_axis, shape, place)
+    if mask is not None:
+        mask = as_array(mask)
+        mask = mask.filled(False) if _is_masked(mask) else mask
+        spatial = shape if axis is None else shape[:axis] + shape[axis + 1 :]
+        if tuple(mask.shape) not in (shape, spatial):
+            raise EnsembleError(
+                f"{place}the mask has shape {tuple(mask.shape)}; {spatial} would fit these images."
+            )
+    return _unmasked(Field(arrays, truth, mask, axis))
+
+
+def _unmasked(field: Field) -> Field:
+    """The field without numpy's masked arrays: where one of them has no value, nothing is learned.
+
+    A candidate to be combined is NaN there, and so is the ensemble.
+    """
+    missing = [np.ma.getmaskarray(array) for array in field.arrays if _is_masked(array)]
+    if not missing:
+        return field
+    if field.truth is None:
+        arrays = [a.astype(np.float64).filled(np.nan) if _is_masked(a) else a for a in field.arrays]
+        return Field(tuple(arrays), None, field.mask, field.channel_axis)
+    # A value that occurs, so that it widens no range.
+    arrays = [a.filled(a.min() if a.count() else 0) if _is_masked(a) else a for a in field.arrays]
+    there = ~np.logical_or.reduce(missing)
+    whole = field.read_mask((slice(None),) * len(field.shape))
+    if whole is not None:
+        there &= whole.reshape(field.shape)
+    return Field(tuple(arrays[:-1]), arrays[-1], there, field.channel_axis)
+
+
+def _is_masked(array: Any) -> bool:
+    return isinstance(array, np.ma.MaskedArray)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two arrays are one, be it by two views of its memory."""
+    if one is other:
+        return True
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        a, b = one.__array_interface__, other.__array_interface__
+        same = a["data"][0] == b["data"][0] and a["typestr"] == b["typestr"]
+        return same and one.shape == other.shape and one.strides == other.strides
+    if is_torch(one) and is_torch(other):
+        alike = one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype
+        return bool(alike and one.device == other.device and one.data_ptr() == other.data_ptr())
+    return False
+
+
+def _check_array(array: Any, who: str) -> None:
+    if _is_masked(getattr(array, "_meta", None)):
+        raise EnsembleError(
+            f"{who} is a dask array of masked arrays; fill it, and say by the mask where to learn."
+        )
+    if 0 in array.shape:
+        raise EnsembleError(f"{who} is empty (shape {tuple(array.shape)}); it must hold at least one pixel.")
+    if dtype := getattr(array, "dtype", None):
+        if str(dtype) in ("bool", "torch.bool"):
+            raise EnsembleError(f"{who} is a mask of true and false; it must hold intensities.")
+        try:
+            dtype_of(array)
+        except EnsembleError as error:
+            raise EnsembleError(f"{who}: {error}") from None
+
+
+def _check_channel_axis(axis: int | None, shape: tuple[int, ...], place: str) -> int | None:
+    if axis is None:
+        return None
+    if isinstance(axis, bool) or not isinstance(axis, Integral):
+        raise EnsembleError(
+            f"{place}channel_axis is {axis!r}; use a whole number, or None to pool the channels."
+        )
+    if not -len(shape) <= axis < len(shape):
+        raise EnsembleError(
+            f"{place}channel_axis is {axis}, but the images have {len(shape)} axes (shape {shape}); "
+            f"use -{len(shape)} to {len(shape) - 1}, or None to pool the channels."
+        )
+    if shape[axis] > MOST_CHANNELS:
+        raise EnsembleError(
+            f"{place}channel_axis is {axis}, but there are {shape[axis]} places along it (shape {shape}); at "
+            f"most {MOST_CHANNELS} channels can have a table each."
+        )
+    return int(axis) % len(shape)
+
+
+def check_names(names: Sequence[str] | None, n_candidates: int) -> tuple[str, ...]:
+    """Names of the candidates, made up where none are given.
+
+    Raises
+    ------
+    EnsembleError
+        If their number is wrong, one is empty, or two are equal.
+    """
+    if names is None:
+        return tuple(f"candidate {index + 1}" for index in range(n_candidates))
+    checked = tuple(str(name) for name in names)
+    if len(checked) != n_candidates:
+        raise EnsembleError(
+            f"there are {n_candidates} candidates but {len(checked)} names ({', '.join(checked)}); "
+            "give one name per candidate."
+        )
+    if stray := [name for name in checked if any("\ud800" <= one <= "\udfff" for one in name)]:
+        raise EnsembleError(
+            f"the name {stray[0]!r} holds halves of characters; give one that can be written."
+        )
+    if any(not name.strip() for name in checked):
+        raise EnsembleError("a candidate's name is empty; give every candidate a name.")
+    if len(set(checked)) < len(checked):
+        twice = min(name for name, times in Counter(checked).items() if times > 1)
+        raise EnsembleError(f"the name {twice!r} stands for two candidates; give each its own name.")
+    return checked
+
+
+def check_prior(prior: Sequence[float] | None, n_candidates: int) -> NDArray[np.float64] | None:
+    """A prior as weights that sum to one.
+
+    Raises
+    ------
+    EnsembleError
+        If it has not one finite, non-negative weight per candidate, or all are zero.
+    """
+    if prior is None:
+        return None
+    try:
+        weights = np.asarray(prior, np.float64)
+    except (TypeError, ValueError):
+        weights = np.zeros(0)
+    good = weights.shape == (n_candidates,) and bool(np.isfinite(weights).all()) and (weights >= 0).all()
+    if not good or weights.sum() <= 0:
+        given = list(prior) if isinstance(prior, tuple) else prior
+        raise EnsembleError(
+            f"the prior is {given!r}; give {n_candidates} non-negative weights, "
+            "one per candidate, not all zero."
+        )
+    return np.asarray(weights / weights.sum(), np.float64)

@@ -1,0 +1,1 @@
+"""Held-out comparison of ensemble methods and baselines."""

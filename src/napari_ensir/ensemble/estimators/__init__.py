@@ -1,0 +1,1 @@
+"""Estimators: functions from statistics to weights."""

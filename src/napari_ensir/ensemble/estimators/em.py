@@ -1,0 +1,377 @@
+"""Statistics to weights by EM on a Gaussian mixture per bin set: EnsIR, section 3.3.
+
+Within a bin set the ground truth ``y`` is modelled as ``P(y) = sum_m a_m phi(y; mu_m, s_m)`` with one
+component per candidate, ``s`` a variance. EM sees ``y`` only through how often each value occurs, so it
+runs on histograms and costs the same for a thousand pixels as for a billion.
+
+=====================  ==========================================  =======================================
+step                   :func:`em`, the paper                       :func:`em_released`, the authors' code
+=====================  ==========================================  =======================================
+start ``mu``, ``s``    mean, variance of ``x_m`` (eqs. 12, 13)     the same
+start ``a``            the prior, else ``1 / M``                   the prior, else
+                                                                   ``softmax(1 / (1e-10 + rmse_m))``
+E step                 ``gamma ~ a_m phi_m(y)`` (eq. 9)            the same
+``a``                  mean of ``gamma`` (eq. 10)                  ``(sum gamma + 1e-6) / N``
+``s``                  about the fixed ``mu`` (eq. 11)             about the new mean, ``+ 1e-6``
+stop                   rise of the mean log likelihood below       the same, from the second iteration on;
+                       1e-5, or 1000 iterations                    1001 iterations
+fewer than 100 pixels  the prior, else ``1 / M``                   the start weights
+no solution            the prior, else ``1 / M``                   the start weights
+bin set not seen       the prior, else ``1 / M``                   the weights of the bin set before it
+=====================  ==========================================  =======================================
+
+``rmse_m`` is the root mean square of ``x_m`` minus the candidates' mean, in intensity units. There is no
+solution where a candidate is constant in the bin set, or where a component shrinks onto a single value and
+the likelihood grows without bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_ensir.ensemble.arrays.parallel import for_each, n_threads
+from napari_ensir.ensemble.engines import BLOCK_PIXELS, compiled_loops
+from napari_ensir.ensemble.estimators.base import Estimate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.ensemble.estimators.base import Settings
+    from napari_ensir.ensemble.statistics.statistics import Statistics
+
+__all__ = ["em", "em_released"]
+
+_CONVERGED, _LIMIT, _NO_SOLUTION, _TOO_FEW = range(4)
+CHECK_EVERY = 8
+"""Iterations between two looks, on an accelerator, at whether all bin sets have stopped."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Where the two variants of EM differ inside the loop."""
+
+    limit: int
+    first_check: int  # the first iteration after which the rise of the likelihood may stop it
+    tolerance: float
+    weight_floor: float  # added to the sum of responsibilities, in pixels
+    variance_floor: float
+    recentred: bool
+
+
+@dataclass(frozen=True)
+class _Mixtures:
+    """The bin sets to solve: histograms of the truth and start values of the components."""
+
+    starts: NDArray[np.int64]  # (R + 1,)
+    truth: NDArray[np.float64]  # (P,)
+    share: NDArray[np.float64]  # (P,) of the bin set's pixels
+    counts: NDArray[np.int64]  # (R,)
+    means: NDArray[np.float64]  # (R, M)
+    variances: NDArray[np.float64]  # (R, M)
+    weights: NDArray[np.float64]  # (R, M)
+
+
+def em(statistics: Statistics, settings: Settings, progress: Progress | None = None, /) -> Estimate:
+    """The paper's EM (EnsIR, equations 9 to 13).
+
+    Parameters
+    ----------
+    statistics : Statistics
+    settings : Settings
+        ``prior``, ``min_pixels``, ``max_iterations``, ``tolerance`` and ``device`` are used.
+    progress
+        Called with (bin sets done, bin sets, text); what it raises stops the work.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from napari_ensir import fit_lut
+    >>> truth = np.tile(np.arange(0, 250, dtype=np.uint8), (200, 1))
+    >>> good, bad = truth + 1, truth[:, ::-1].copy()
+    >>> lut = fit_lut([((good, bad), truth)], method="em", device="cpu")
+    >>> bool(lut.weights_for((100, 150))[0] > 0.99)
+    True
+    """
+    average = np.full(statistics.n_candidates, 1 / statistics.n_candidates)
+    base = average if settings.prior is None else settings.prior
+    start = np.broadcast_to(base, (len(statistics.rows), statistics.n_candidates))
+    limit = 1000 if settings.max_iterations is None else settings.max_iterations
+    rule = _Rule(limit, 1, settings.tolerance, 0.0, 0.0, recentred=False)
+    weights, iterations, outcome = _solve(statistics, start, rule, settings, progress)
+    weights[outcome >= _NO_SOLUTION] = base
+    fallback = np.tile(base, (statistics.n_channels, 1))
+    return Estimate(weights, fallback, "fallback", iterations, outcome)
+
+
+def em_released(statistics: Statistics, settings: Settings, progress: Progress | None = None, /) -> Estimate:
+    """EM as the EnsIR authors' released code computes it, in float64 (see the table above).
+
+    Parameters
+    ----------
+    statistics, settings, progress
+        As for :func:`em`.
+    """
+    m = statistics.n_candidates
+    average = np.full(m, 1 / m)
+    if settings.prior is None:
+        start = _agreement_weights(statistics)
+    else:
+        start = np.tile(settings.prior, (len(statistics.rows), 1))
+    limit = 1001 if settings.max_iterations is None else settings.max_iterations + 1
+    rule = _Rule(limit, 2, settings.tolerance, 1e-6, 1e-6, recentred=True)
+    weights, iterations, outcome = _solve(statistics, start, rule, settings, progress)
+    # Theirs raises an exception, which it catches, where a variance is zero or not a number.
+    weights[outcome >= _NO_SOLUTION] = start[outcome >= _NO_SOLUTION]
+    # Theirs sum to 1 + M * 1e-6 / N; a weight vector of ours lies on the simplex.
+    weights /= weights.sum(axis=1, keepdims=True)
+    return Estimate(weights, np.tile(average, (statistics.n_channels, 1)), "previous", iterations, outcome)
+
+
+def _agreement_weights(statistics: Statistics) -> NDArray[np.float64]:
+    """Softmax over m of 1 / (1e-10 + RMSE of x_m to the candidates' mean), per bin set."""
+    m = statistics.n_candidates
+    # x_m minus the candidates' mean is e_m minus the mean of e: the truth cancels. In whole numbers, times
+    # M squared, so that candidates that are the mean come out at zero, all alike.
+    gram = statistics.level_gram.astype(np.float64)
+    diagonal = np.einsum("rmm->rm", gram)
+    square = m * m * diagonal - 2 * m * gram.sum(axis=2) + gram.sum(axis=(1, 2))[:, None]
+    scale = statistics.binning.step**2 / (m * m)
+    rmse = np.sqrt(np.maximum(square, 0) * scale / statistics.counts[:, None])
+    score = 1 / (1e-10 + rmse)
+    score = np.exp(score - score.max(axis=1, keepdims=True))
+    return np.asarray(score / score.sum(axis=1, keepdims=True), np.float64)
+
+
+def _solve(
+    statistics: Statistics,
+    start: NDArray[np.float64],
+    rule: _Rule,
+    settings: Settings,
+    progress: Progress | None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8]]:
+    """Run EM where there are pixels enough and no candidate is constant."""
+    counts = statistics.counts
+    weights = np.array(start)
+    iterations = np.zeros(len(counts), np.int64)
+    outcome = np.full(len(counts), _TOO_FEW, np.int8)
+    enough = counts >= settings.min_pixels
+    # A component of no width has no density.
+    singular = (statistics.variances == 0).any(axis=1)
+    outcome[enough & singular] = _NO_SOLUTION
+    chosen = np.flatnonzero(enough & ~singular)
+    if len(chosen):
+        mixtures = _mixtures(statistics, chosen, start)
+        on_cpu = settings.device is None or settings.device.type == "cpu"
+        solve = _iterate_compiled if on_cpu and compiled_loops() is not None else _iterate_torch
+        weights[chosen], iterations[chosen], outcome[chosen] = solve(
+            mixtures, rule, settings.device, progress
+        )
+    return weights, iterations, outcome
+
+
+def _mixtures(statistics: Statistics, chosen: NDArray[np.int64], start: NDArray[np.float64]) -> _Mixtures:
+    lengths = np.diff(statistics.starts)[chosen]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    entries = np.arange(starts[-1]) + np.repeat(statistics.starts[chosen] - starts[:-1], lengths)
+    counts = statistics.counts[chosen]
+    share = statistics.level_counts[entries] / np.repeat(counts, lengths)
+    return _Mixtures(
+        starts,
+        statistics.truth[entries],
+        share,
+        counts,
+        statistics.means[chosen],
+        statistics.variances[chosen],
+        np.array(start[chosen]),
+    )
+
+
+def _iterate_compiled(
+    mixtures: _Mixtures, rule: _Rule, device: torch.device | None, progress: Progress | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8]]:
+    """Each bin set to its end, a few at a time, over the CPU's threads."""
+    n = len(mixtures.counts)
+    variances = mixtures.variances.copy()
+    weights = mixtures.weights.copy()
+    iterations = np.zeros(n, np.int64)
+    status = np.zeros(n, np.int8)
+    loops = compiled_loops()
+    # Small enough that the threads end together and a cancel is heard at once.
+    wanted = min(n, max(4 * n_threads(), int(mixtures.starts[-1]) // 2000))
+    cuts = np.searchsorted(mixtures.starts, np.linspace(0, mixtures.starts[-1], wanted + 1))
+    cuts = np.unique(np.concatenate([[0], cuts[1:-1], [n]]))
+
+    def run(part: tuple[int, int]) -> None:
+        first, last = part
+        begin, end = mixtures.starts[first], mixtures.starts[last]
+        loops.iterate_em(
+            mixtures.starts[first : last + 1] - begin,
+            mixtures.truth[begin:end],
+            mixtures.share[begin:end],
+            mixtures.means[first:last],
+            variances[first:last],
+            weights[first:last],
+            rule.weight_floor / mixtures.counts[first:last],
+            (rule.limit, rule.first_check, rule.tolerance, rule.variance_floor, rule.recentred),
+            iterations[first:last],
+            status[first:last],
+        )
+
+    def done(part: tuple[int, int]) -> None:
+        if progress is not None:
+            progress(part[1], n, "estimating weights")
+
+    parts = [(int(a), int(b)) for a, b in pairwise(cuts)]
+    for_each(parts, run, done)
+    return weights, iterations, status
+
+
+def _iterate_torch(
+    mixtures: _Mixtures, rule: _Rule, device: torch.device | None, progress: Progress | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8]]:
+    """Many bin sets at once, grouped by the length of their histograms so that little is padding."""
+    n, m = mixtures.weights.shape
+    weights = mixtures.weights.copy()
+    iterations = np.zeros(n, np.int64)
+    status = np.zeros(n, np.int8)
+    on_cpu = device is None or device.type == "cpu"
+    groups = _groups(np.diff(mixtures.starts), BLOCK_PIXELS["cpu"] // m if on_cpu else 2**24 // m)
+    finished = 0
+
+    def run(group: NDArray[np.int64]) -> None:
+        weights[group], iterations[group], status[group] = _iterate_group(mixtures, group, rule, device)
+
+    def done(group: NDArray[np.int64]) -> None:
+        nonlocal finished
+        finished += len(group)
+        if progress is not None:
+            progress(finished, n, "estimating weights")
+
+    for_each(groups, run, done, threads=None if on_cpu else 1)
+    return weights, iterations, status
+
+
+def _groups(lengths: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]]:
+    """Bin sets with histograms of like length: padded to the longest, a group has no more entries than given.
+
+    On the CPU groups are so small that torch keeps an operation on one thread, and run side by side.
+    """
+    order = np.argsort(lengths, kind="stable")
+    first = 0
+    while first < len(order):
+        # Padded to the longest: let that be at most twice the shortest.
+        longest = 2 * max(16, int(lengths[order[first]]))
+        last = int(np.searchsorted(lengths[order], longest, side="right"))
+        last = min(last, first + max(1, most // longest))
+        yield order[first:last]
+        first = last
+
+
+def _iterate_group(
+    mixtures: _Mixtures, group: NDArray[np.int64], rule: _Rule, device: torch.device | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8]]:
+    """EM on padded histograms, (bin sets, candidates, levels), all bin sets in step."""
+    import torch
+
+    device = torch.device("cpu") if device is None else device
+    state = _padded(mixtures, group, rule, device)
+    n = len(group)
+    found = state["weights"].clone()
+    iterations = torch.zeros(n, dtype=torch.int64, device=device)
+    status = torch.full((n,), _LIMIT, dtype=torch.int8, device=device)
+    live = torch.arange(n, device=device)  # bin sets not yet compacted away
+    look = CHECK_EVERY if device.type != "cpu" else 1
+    for iteration in range(rule.limit + 1):
+        gamma, likelihood = _expectation(state)
+        running = state["running"]
+        broken = running & ~likelihood.isfinite()
+        level = running & (likelihood - state["before"] < rule.tolerance) & (iteration >= rule.first_check)
+        status[live] = torch.where(broken, _NO_SOLUTION, torch.where(level, _CONVERGED, status[live])).to(
+            torch.int8
+        )
+        iterations[live] = torch.where(running, iteration, iterations[live])
+        found[live] = torch.where(running[:, None], state["weights"], found[live])
+        state["running"] = running = running & ~(broken | level)
+        if iteration == rule.limit:
+            break
+        state["before"], state["gamma"] = likelihood, gamma
+        if iteration % look == look - 1:  # the only place where the host waits for the device
+            n_running = int(running.sum())
+            if n_running == 0:
+                break
+            if n_running < 0.75 * len(live):
+                live = live[running]
+                state = {name: part[running] for name, part in state.items()}
+        _maximise(state, rule)
+    return found.cpu().numpy().astype(np.float64), iterations.cpu().numpy(), status.cpu().numpy()
+
+
+def _padded(
+    mixtures: _Mixtures, group: NDArray[np.int64], rule: _Rule, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Everything that EM on a group of bin sets holds, bin sets first, by name."""
+    import torch
+
+    real = torch.float32 if device.type == "mps" else torch.float64
+
+    def to_device(array: NDArray[np.float64]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=real)
+
+    lengths = np.diff(mixtures.starts)[group]
+    place = np.arange(lengths.max())
+    entries = np.minimum(mixtures.starts[group][:, None] + place, len(mixtures.truth) - 1)
+    padding = place >= lengths[:, None]
+    means = mixtures.means[group]
+    truth = np.where(padding, means[:, :1], mixtures.truth[entries])
+    away = to_device(truth[:, None, :] - means[:, :, None])
+    n = len(group)
+    return {
+        "share": to_device(np.where(padding, 0.0, mixtures.share[entries]))[:, None, :],
+        "away": away,
+        "square": away * away,
+        "means": to_device(means),
+        "floor": to_device(rule.weight_floor / mixtures.counts[group])[:, None],
+        "variances": to_device(mixtures.variances[group]),
+        "weights": to_device(mixtures.weights[group]),
+        "before": torch.full((n,), -torch.inf, dtype=real, device=device),
+        "running": torch.ones(n, dtype=torch.bool, device=device),
+    }
+
+
+def _expectation(state: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Responsibilities times the share of pixels (eq. 9), and the mean log likelihood."""
+    import torch
+
+    variances = state["variances"]
+    scale = state["weights"].log() - 0.5 * (2 * torch.pi * variances).log()
+    gamma = scale[:, :, None] - state["square"] * (0.5 / variances)[:, :, None]
+    best = gamma.amax(dim=1, keepdim=True)
+    gamma = (gamma - best).exp_()
+    total = gamma.sum(dim=1, keepdim=True)
+    likelihood = (state["share"] * (best + total.log())).sum(dim=(1, 2))
+    return gamma * (state["share"] / total), likelihood
+
+
+def _maximise(state: dict[str, torch.Tensor], rule: _Rule) -> None:
+    """New weights and variances (eqs. 10, 11), in place of the old."""
+    import torch
+
+    gamma, floor = state["gamma"], state["floor"]
+    mass = gamma.sum(dim=2)
+    spread = (gamma * state["square"]).sum(dim=2)
+    if rule.recentred:
+        centre = (gamma * state["away"]).sum(dim=2)
+        shift = (centre - floor * state["means"]) / (mass + floor)
+        spread = spread + shift * (shift * mass - 2 * centre)
+        state["variances"] = spread / mass + rule.variance_floor
+    else:  # a component that has died out keeps its variance
+        state["variances"] = torch.where(mass > 0, spread / mass, state["variances"])
+    state["weights"] = mass + floor

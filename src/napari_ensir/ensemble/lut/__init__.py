@@ -1,0 +1,1 @@
+"""The lookup table, its files and the records that outputs carry."""

@@ -1,0 +1,1 @@
+"""Metrics, tables of scores and cross-validation."""

@@ -1,0 +1,278 @@
+"""Scores from statistics alone: how well weights do on pixels, seen or held out, without reading any.
+
+An ensemble's error at a pixel is ``sum_m w_m e_m``, so its squared error over a bin set is ``w^T G w`` with
+the sum ``G`` of ``e e^T`` that the statistics hold. No image need be made to know its PSNR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_ensir.ensemble.combine.folds import lookup_without
+from napari_ensir.ensemble.combine.lookup import Lookup
+from napari_ensir.ensemble.estimators.base import Settings, find_method
+from napari_ensir.ensemble.scoring.metrics import psnr_of_error
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.ensemble.statistics.binning import Binning
+    from napari_ensir.ensemble.statistics.reference import Reference
+    from napari_ensir.ensemble.statistics.statistics import Statistics
+
+__all__ = [
+    "FACTORS",
+    "SHRINKAGES",
+    "BinChoice",
+    "choose_bins",
+    "held_out_error",
+    "held_out_lookups",
+    "mean_squared_error",
+    "peak",
+    "psnr_of",
+]
+
+
+FACTORS = (1, 2, 4, 8, 16)
+"""Bin widths that are tried where one is to be chosen, in multiples of the statistics' own."""
+
+SHRINKAGES = (100.0, 1000.0, 10000.0)
+"""Shrinkages that are tried, in pixels."""
+
+
+def peak(binning: Binning) -> float:
+    """The peak of PSNR here: the width of the range that is binned.
+
+    255 for 8 bit; else as given, or of the range that all but one pixel in ten thousand of candidates and
+    truth show. That of the truth alone, as images are scored by, is
+    :func:`~napari_ensir.ensemble.scoring.scores.score_range_of`.
+    """
+    return binning.high - binning.low
+
+
+def psnr_of(error: float, binning: Binning) -> float:
+    """PSNR in dB of a mean squared error in squared intensity units.
+
+    Parameters
+    ----------
+    error : float
+    binning : Binning
+        Its range, from lowest to highest intensity, is the peak.
+
+    Returns
+    -------
+    float
+        Infinite where the error is zero.
+
+    Examples
+    --------
+    >>> from napari_ensir.ensemble.statistics.binning import choose_binning
+    >>> round(psnr_of(255**2 / 1000, choose_binning(np.uint8, (0, 255), 32)), 6)
+    30.0
+    """
+    return psnr_of_error(error, peak(binning))
+
+
+def mean_squared_error(statistics: Statistics, weights: NDArray[np.float64] | Lookup | WeightLUT) -> float:
+    """Mean squared error, in squared intensity units, of an ensemble on the pixels counted.
+
+    Parameters
+    ----------
+    statistics : Statistics
+    weights : (M,) array, Lookup or WeightLUT
+        One vector for all pixels, or a table in the same bins.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> from napari_ensir.ensemble.statistics.reference import collect_reference
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
+    >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
+    >>> collected = collect_reference([(noisy, truth)], device="cpu")
+    >>> [round(mean_squared_error(collected.statistics, np.eye(2)[i])) for i in (0, 1)]
+    [4, 64]
+    """
+    if isinstance(weights, np.ndarray):
+        per_row = np.broadcast_to(weights, (len(statistics.rows), statistics.n_candidates))
+    else:
+        per_row = _weights_of(weights if isinstance(weights, Lookup) else weights.lookup, statistics)
+    gram = statistics.error_gram
+    total = np.einsum("rm,rmk,rk->", per_row, gram, per_row, optimize=True)
+    return float(max(total, 0.0) / max(1, statistics.n_pixels))
+
+
+def _weights_of(lookup: Lookup, statistics: Statistics) -> NDArray[np.float64]:
+    import torch
+
+    if lookup.binning != statistics.binning:
+        raise EnsembleError("the table and the statistics are in different bins; bring them into the same.")
+    columns = [torch.from_numpy(column.astype(np.int64)) for column in statistics.rows.T]
+    found: NDArray[np.float64] = lookup.all_weights[lookup.row_of(columns).numpy()]
+    return found
+
+
+def held_out_error(
+    reference: Reference,
+    method: str,
+    settings: Settings | None = None,
+    binning: Binning | None = None,
+    progress: Progress | None = None,
+) -> float:
+    """Mean squared error on pixels that the weights were not learned from.
+
+    Each fold in turn is held out, the table estimated on the others.
+
+    Parameters
+    ----------
+    reference : Reference
+        Collected in two folds or more.
+    method, settings, binning, progress
+        As for :func:`napari_ensir.ensemble.lut.lut.estimate_lut`.
+
+    Returns
+    -------
+    float
+        In squared intensity units.
+
+    Raises
+    ------
+    EnsembleError
+        If the reference was collected in one piece.
+
+    Examples
+    --------
+    >>> from napari_ensir.ensemble.statistics.reference import collect_reference
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
+    >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
+    >>> collected = collect_reference([(noisy, truth)], folds=2, device="cpu")
+    >>> 3.5 < held_out_error(collected, "least-squares") < 4.5
+    True
+    """
+    folds = _folds_in(reference, binning)
+    lookups = held_out_lookups(reference, method, settings, binning, progress)
+    scored = [
+        (mean_squared_error(fold, lookup) * fold.n_pixels, fold.n_pixels)
+        for fold, lookup in zip(folds, lookups, strict=True)
+        if lookup is not None
+    ]
+    errors, pixels = (sum(each) for each in zip(*scored, strict=True))
+    return float(errors / pixels)
+
+
+def held_out_lookups(
+    reference: Reference,
+    method: str,
+    settings: Settings | None = None,
+    binning: Binning | None = None,
+    progress: Progress | None = None,
+) -> list[Lookup | None]:
+    """For each fold the weights that are learned from all of the others; None where a fold is empty.
+
+    Raises
+    ------
+    EnsembleError
+        If the reference was collected in one piece, or all pixels lie in one fold.
+    """
+    folds = _folds_in(reference, binning)
+    given = settings or Settings()
+    return [
+        lookup_without(number, folds, method, given, progress) if fold.n_pixels else None
+        for number, fold in enumerate(folds)
+    ]
+
+
+def _folds_in(reference: Reference, binning: Binning | None) -> list[Statistics]:
+    if len(reference.folds) < 2:
+        raise EnsembleError("the reference set was read in one piece; collect it in two folds or more.")
+    if binning is None:
+        return list(reference.folds)
+    return [fold.in_bins(binning) for fold in reference.folds]
+
+
+@dataclass(frozen=True)
+class BinChoice:
+    """Bin width and shrinkage that did best on held-out pixels.
+
+    Attributes
+    ----------
+    binning : Binning
+    settings : Settings
+    errors : dict
+        Held-out mean squared error of everything tried, by (bin width, shrinkage).
+    """
+
+    binning: Binning
+    settings: Settings
+    errors: dict[tuple[float, float], float]
+
+
+def choose_bins(
+    reference: Reference,
+    method: str,
+    settings: Settings | None = None,
+    *,
+    factors: Sequence[int] = FACTORS,
+    shrinkages: Sequence[float] = SHRINKAGES,
+    progress: Progress | None = None,
+) -> BinChoice:
+    """Choose bin width, and shrinkage for least squares, by cross-validation over the folds.
+
+    Parameters
+    ----------
+    reference : Reference
+        Collected in fine bins and in two folds or more.
+    method : str
+    settings : Settings, optional
+    factors
+        Multiples of the fine width to try.
+    shrinkages
+        To try for ``"least-squares"``; other methods have none.
+    progress
+        Called with (done, total, text); what it raises stops the work.
+
+    Returns
+    -------
+    BinChoice
+        The ``binning`` and the ``settings`` of least error on held-out parts.
+
+    Examples
+    --------
+    >>> from napari_ensir.ensemble.statistics.reference import collect_reference
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
+    >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
+    >>> collected = collect_reference([(noisy, truth)], bin_width=8, folds=2, device="cpu")
+    >>> choose_bins(collected, "least-squares").binning.width in (8, 16, 32, 64, 128)
+    True
+    """
+    base = settings or Settings()
+    tried = shrinkages if "shrinkage" in find_method(method).uses else (base.shrinkage,)
+    fine = reference.statistics.binning
+    binnings = [fine.coarsened(factor) for factor in factors if factor <= fine.n_bins]
+    errors: dict[tuple[float, float], float] = {}
+    best: tuple[float, Binning, Settings] | None = None
+    for number, binning in enumerate(binnings):
+        coarse = replace(reference, folds=tuple(fold.in_bins(binning) for fold in reference.folds))
+        for shrinkage in tried:
+            option = replace(base, shrinkage=shrinkage)
+            error = held_out_error(coarse, method, option)
+            errors[binning.width, shrinkage] = error
+            if best is None or error < best[0]:
+                best = (error, binning, option)
+        if progress is not None:
+            progress(number + 1, len(binnings), "choosing the bin width")
+    assert best is not None  # the fine width itself is always tried
+    return BinChoice(best[1], best[2], errors)

@@ -1,0 +1,250 @@
+"""PSNR and SSIM as the field reports them. Chooses no peak and clips nothing."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.arrays.parallel import for_each
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.arrays.blocks import Slices
+
+__all__ = ["TAPS", "evenly_spaced_planes", "luma", "psnr", "psnr_of_error", "ssim", "sum_of_similarity"]
+
+
+TAPS = 11
+"""Side of the window: sigma 1.5, cut off at 3.5 sigma."""
+
+_TILE = 2**16
+"""Windows worked on at once: few enough for a core's cache."""
+
+
+def sum_of_similarity(
+    truth: NDArray[Any], image: NDArray[Any], peak: float, axes: tuple[int, ...], valid: NDArray[np.bool_]
+) -> tuple[float, int]:
+    """SSIM (Wang et al. 2004) summed over the windows that lie in the image and hold only valid pixels.
+
+    Parameters
+    ----------
+    truth, image, valid : arrays of one shape
+        What is not valid may hold anything finite.
+    peak : float
+        Intensity units.
+    axes
+        The window's axes, each of at least :data:`TAPS` pixels.
+
+    Returns
+    -------
+    total : float
+    windows : int
+        How many were summed.
+
+    Examples
+    --------
+    >>> image = np.add.outer(np.arange(16.0), np.arange(16.0))
+    >>> sum_of_similarity(image, image, 30.0, (0, 1), np.ones((16, 16), bool))
+    (36.0, 36)
+    """
+    found: dict[int, tuple[float, int]] = {}
+
+    def work(tile: tuple[int, Slices]) -> None:
+        number, slices = tile
+        here = valid[slices]
+        similarity = _similarity(truth[slices], image[slices], peak, axes)
+        if not here.all():
+            similarity = similarity[_windowed((~here).astype(np.float64), axes) == 0]
+        found[number] = float(similarity.sum()), similarity.size
+
+    for_each(enumerate(_tiles(truth.shape, axes)), work)
+    # In one order, whichever thread was first.
+    parts = [found[number] for number in sorted(found)]
+    return float(sum(total for total, _ in parts)), sum(windows for _, windows in parts)
+
+
+def _tiles(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[Slices]:
+    """Parts of an image that hold each window once: they overlap by a window less one pixel."""
+    # Memory is read in runs along the last axis: it is cut last.
+    *others, run = sorted(axes)
+    side = max(TAPS, round((_TILE / min(_TILE, shape[run])) ** (1 / max(1, len(others)))))
+    ranges = []
+    for axis, size in enumerate(shape):
+        if axis in axes:
+            step = _TILE if axis == run else side
+            starts = range(0, size - TAPS + 1, step)
+            ranges.append([slice(start, min(start + step + TAPS - 1, size)) for start in starts])
+        else:
+            ranges.append([slice(place, place + 1) for place in range(size)])
+    yield from product(*ranges)
+
+
+def _similarity(
+    truth: NDArray[Any], image: NDArray[Any], peak: float, axes: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """SSIM of every window within two small images."""
+    x, y = np.asarray(truth, np.float64), np.asarray(image, np.float64)
+    mean_x, mean_y = _windowed(x, axes), _windowed(y, axes)
+    cross, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
+    covariance = _windowed(x * y, axes) - cross
+    variances = _windowed(x * x + y * y, axes) - squares
+    steady_mean, steady_variance = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    above = (2 * cross + steady_mean) * (2 * covariance + steady_variance)
+    below = (squares + steady_mean) * (variances + steady_variance)
+    return np.asarray(above / below, np.float64)
+
+
+def _windowed(x: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
+    """Mean over each window that lies within the array, by the window's Gaussian weights."""
+    middle = TAPS // 2
+    weights = np.exp(-0.5 * (np.arange(middle + 1) / 1.5) ** 2)
+    weights /= weights[0] + 2 * weights[1:].sum()
+    for axis in axes:
+        size = x.shape[axis] - TAPS + 1
+
+        def at(place: int, x: NDArray[np.float64] = x, axis: int = axis, size: int = size) -> Any:
+            return x[(slice(None),) * axis + (slice(place, place + size),)]
+
+        total = at(middle) * weights[0]
+        pair = np.empty_like(total)
+        for away in range(1, middle + 1):
+            np.add(at(middle - away), at(middle + away), out=pair)
+            total += np.multiply(pair, weights[away], out=pair)
+        x = total
+    return x
+
+
+def psnr_of_error(error: float, peak: float) -> float:
+    """PSNR in dB of a mean squared error.
+
+    Parameters
+    ----------
+    error : float
+        Squared intensity units.
+    peak : float
+        Intensity units: 255 for 8 bit.
+
+    Examples
+    --------
+    >>> psnr_of_error(25.5**2, 255.0)
+    20.0
+    """
+    return float("inf") if error <= 0 else float(10 * np.log10(peak**2 / error))
+
+
+def psnr(
+    truth: NDArray[Any], image: NDArray[Any], peak: float, valid: NDArray[np.bool_] | None = None
+) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for equal images, NaN where no pixel is left.
+
+    Parameters
+    ----------
+    truth, image : arrays of one shape
+    peak : float
+        Intensity units.
+    valid : bool array of that shape, optional
+        Pixels that count; None: those that are finite in both.
+
+    Examples
+    --------
+    >>> psnr(np.zeros((2, 2)), np.full((2, 2), 25.5), 255.0)
+    20.0
+    """
+    with np.errstate(invalid="ignore", over="ignore"):  # where a pixel is not finite, it is left out below
+        difference = np.subtract(truth, image, dtype=np.float64)
+        if valid is None:
+            valid = np.isfinite(difference)
+        squares = np.square(difference, out=difference)
+    if valid.all():
+        return psnr_of_error(float(squares.mean()), peak)
+    return psnr_of_error(float(squares[valid].mean()), peak) if valid.any() else float("nan")
+
+
+def ssim(
+    truth: NDArray[Any],
+    image: NDArray[Any],
+    peak: float,
+    channel_axis: int | None = None,
+    valid: NDArray[np.bool_] | None = None,
+) -> float:
+    """Structural similarity with a Gaussian window (sigma 1.5, 11 taps), Wang et al. 2004.
+
+    Only windows that hold nothing but valid pixels count, so that a pixel that is left out sways nothing. NaN
+    where there is no such window, or an axis is shorter than it.
+
+    Parameters
+    ----------
+    truth, image : arrays of one shape
+    peak : float
+        Intensity units.
+    channel_axis : int, optional
+        Channels are scored one by one and averaged.
+    valid : bool array of that shape, optional
+        Pixels that count; None: those that are finite in both.
+
+    Examples
+    --------
+    >>> image = np.add.outer(np.arange(16.0), np.arange(16.0))
+    >>> ssim(image, image, 30.0)
+    1.0
+    """
+    axis = None if channel_axis is None else channel_axis % truth.ndim
+    if min(size for i, size in enumerate(truth.shape) if i != axis) < TAPS:
+        return float("nan")
+    if valid is None:
+        valid = np.isfinite(truth) & np.isfinite(image)
+    if not valid.all():
+        truth, image = (np.where(valid, x, 0) for x in (truth, image))
+    axes = tuple(i for i in range(truth.ndim) if i != axis)
+    total, windows = sum_of_similarity(truth, image, peak, axes, valid)
+    return total / windows if windows else float("nan")
+
+
+def evenly_spaced_planes(
+    shape: tuple[int, ...], plane_axes: int = 2, most: int = 32, most_pixels: int = 2**24
+) -> list[tuple[int, ...]]:
+    """Indices of planes that stand for a stack where scoring all of it takes too long.
+
+    Parameters
+    ----------
+    shape
+        The stack's; its last ``plane_axes`` axes are those of a plane.
+    most
+        Most planes.
+    most_pixels
+        Most pixels in all of them together; at least one plane is taken.
+
+    Examples
+    --------
+    >>> evenly_spaced_planes((100, 1024, 1024), most_pixels=2**22)
+    [(0,), (33,), (66,), (99,)]
+    >>> evenly_spaced_planes((64, 64))
+    [()]
+    """
+    leading = shape[: len(shape) - plane_axes]
+    n = prod(leading)
+    wanted = max(1, min(n, most, most_pixels // max(1, prod(shape[len(leading) :]))))
+    places = np.unique(np.linspace(0, n - 1, wanted).astype(int))
+    return [tuple(int(i) for i in np.unravel_index(place, leading)) if leading else () for place in places]
+
+
+def luma(image: NDArray[Any]) -> NDArray[np.float64]:
+    """Y of BT.601 YCbCr, 16 to 235, of an RGB image on 0..255 with the channel last.
+
+    Raises
+    ------
+    EnsembleError
+        If the last axis has not three channels.
+    """
+    if image.shape[-1] != 3:
+        raise EnsembleError(
+            f"the image has shape {image.shape}; luma needs red, green and blue on the last axis."
+        )
+    return np.asarray(16 + image @ np.array([65.481, 128.553, 24.966]) / 255, np.float64)

@@ -1,0 +1,1 @@
+"""Binning and the sufficient statistics of a reference set."""

@@ -1,0 +1,1 @@
+"""Expected errors and bias of an ensemble."""

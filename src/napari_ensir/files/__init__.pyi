@@ -1,0 +1,10 @@
+from .image import as_dtype as as_dtype
+from .image import check_output as check_output
+from .image import open_image as open_image
+from .image import read_image as read_image
+from .image import write_image as write_image
+from .sets import ImageSet as ImageSet
+from .sets import Masks as Masks
+from .sets import Part as Part
+from .sets import References as References
+from .sets import open_set as open_set

@@ -1,0 +1,303 @@
+"""Single image files: PNG, JPEG and TIFF, in and out, without losing a bit. Knows no folders.
+
+Pillow reads 16-bit colour PNG as 8 bit; here such files keep their 16 bits, both ways.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.atomic import whole_file
+from napari_ensir.files.metadata import KEY, record_in, text_of
+from napari_ensir.files.tiff import (
+    TRANSPARENT,
+    TiffMetadata,
+    check_upright,
+    open_tiff,
+    read_tiff,
+    read_tiff_record,
+    write_tiff,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from PIL.ImageFile import ImageFile
+
+    from napari_ensir.files.metadata import Record
+
+__all__ = ["SUFFIXES", "FileImage", "check_format", "open_file", "read_record_of", "write_file"]
+
+_PIL_SUFFIXES = (".png", ".jpg", ".jpeg")
+_TIFF_SUFFIXES = (".tif", ".tiff")
+SUFFIXES = _PIL_SUFFIXES + _TIFF_SUFFIXES
+"""File names that are taken for images."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True, eq=False)
+class FileImage:
+    """An image on disk: its shape and dtype are known, its pixels are read when first asked for.
+
+    Attributes
+    ----------
+    path : Path
+    shape : tuple of int
+        (Y, X), (Y, X, 3) for colour, or with a stack's axes in front.
+    dtype : numpy dtype
+    is_colour : bool
+        Whether the last axis is red, green and blue.
+    tiff : TiffMetadata or None
+        Axes, pixel sizes and names, where it is a TIFF.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_colour: bool
+    tiff: TiffMetadata | None = None
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @cached_property
+    def pixels(self) -> NDArray[Any]:
+        """All pixels.
+
+        Raises
+        ------
+        EnsembleError
+            If the file is truncated or damaged.
+        """
+        try:
+            tiff = self.path.suffix.lower() in _TIFF_SUFFIXES
+            pixels = read_tiff(self.path) if tiff else _read_with_pillow(self.path)
+        except (MemoryError, EnsembleError):
+            raise
+        except Exception as error:  # decoders raise every kind there is
+            raise _unreadable(self.path, error) from error
+        if pixels.shape != self.shape or pixels.dtype.newbyteorder("=") != self.dtype:
+            raise EnsembleError(
+                f"{self.path} could not be read: its header says {self.shape} of {self.dtype}, its pixels "
+                f"{pixels.shape} of {pixels.dtype}."
+            )
+        return np.asarray(pixels, self.dtype)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        part: NDArray[Any] = self.pixels[key]
+        return part
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        # `copy=None` is not known to numpy before 2.
+        return np.array(self.pixels, dtype=dtype) if copy else np.asarray(self.pixels, dtype=dtype)
+
+
+def open_file(path: Path) -> FileImage:
+    """Look at an image file's header.
+
+    Raises
+    ------
+    EnsembleError
+        If it is no PNG, JPEG or TIFF, is damaged, or has an alpha channel or no intensities.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise EnsembleError(f"{path} is of no known kind; give a PNG, JPEG or TIFF image, or a Zarr array.")
+    try:
+        if suffix not in _TIFF_SUFFIXES:
+            return _open_with_pillow(path)
+        header = open_tiff(path)
+        return FileImage(path, header.shape, header.dtype, header.is_colour, header.metadata)
+    except (MemoryError, EnsembleError):
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> EnsembleError:
+    reason = " ".join((str(error) or type(error).__name__).split())[:200]
+    return EnsembleError(f"{path} could not be read ({reason}); the file is truncated, damaged or no image.")
+
+
+# -- PNG and JPEG -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: Path, content: bytes | None = None) -> Iterator[ImageFile]:
+    """An image by Pillow's decoders for PNG and JPEG and no other, whatever the file is named.
+
+    Others would start programs (EPS), or read 16 bits as 8 (TIFF, PGM, JPEG 2000).
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path if content is None else BytesIO(content), formats=("PNG", "JPEG")) as image:
+            yield image
+    except UnidentifiedImageError:
+        raise EnsembleError(
+            f"{path} could not be read: it is truncated, damaged or no image; under its name, PNG and JPEG "
+            "are read, and any other kind must have its own ending, such as .tif."
+        ) from None
+
+
+def _open_with_pillow(path: Path) -> FileImage:
+    with _opened(path) as image:
+        if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+            raise EnsembleError(f"{path} {TRANSPARENT}")
+        if image.mode == "1":
+            raise EnsembleError(f"{path} is a mask of black and white; it must hold intensities.")
+        if image.mode not in ("L", "P", "RGB") and not image.mode.startswith("I"):
+            raise EnsembleError(f"{path} has pixels of kind {image.mode}; save it as grey or RGB.")
+        pages = getattr(image, "n_frames", 1)
+        if image.format == "PNG" and pages > 1:
+            raise EnsembleError(f"{path} is animated ({pages} pages); save one page, or a TIFF stack.")
+        if image.format != "PNG" or "exif" in image.info:  # else Pillow reads all pixels to look for it
+            check_upright(path, image.getexif().get(_ORIENTATION, 1))
+        colour = image.mode in ("P", "RGB")
+        shape = (image.height, image.width) + ((3,) if colour else ())
+        return FileImage(path, shape, np.dtype(np.uint16 if _is_deep(image) else np.uint8), colour)
+
+
+def _is_deep(image: ImageFile) -> bool:
+    """Whether it has 16 bits a channel, as the decoder itself found."""
+    return image.mode.startswith("I") or str(image.tile[0][3]).endswith("16B")
+
+
+def _read_with_pillow(path: Path) -> NDArray[Any]:
+    content = path.read_bytes()  # once: both halves of its numbers must be of one file
+    with _opened(path, content) as image:
+        deep = _is_deep(image)
+        image.load()
+        check_upright(path, image.getexif().get(_ORIENTATION, 1))
+        if image.mode == "RGB" and deep:
+            high = np.asarray(image, np.uint16)
+            return high << 8 | _low_bytes(path, content)
+        if image.mode.startswith("I"):
+            return np.asarray(image).astype(np.uint16, casting="same_kind" if image.mode != "I" else "unsafe")
+        return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+
+
+def _low_bytes(path: Path, content: bytes) -> NDArray[np.uint16]:
+    """Lower half of a 16-bit colour PNG: what Pillow keeps if told that the bytes are swapped."""
+    with _opened(path, content) as image:
+        tiles: Any = image.tile
+        if not tiles or tiles[0][3] != "RGB;16B":
+            raise EnsembleError(f"{path} has 16 bits a channel in a form that is not known; save it as TIFF.")
+        swapped: Any = (*tiles[0][:3], "RGB;16L")
+        image.tile = [swapped if type(tiles[0]) is tuple else type(tiles[0])(*swapped)]  # tuple before 11
+        image.load()
+        return np.asarray(image, np.uint16)
+
+
+def _png_of_16_bits(pixels: NDArray[np.uint16], record: Record | None) -> bytes:
+    """A PNG file of (Y, X) or (Y, X, 3) pixels; every row is filtered by the row above (filter "Up")."""
+    rows = np.ascontiguousarray(pixels.astype(">u2")).view(np.uint8).reshape(len(pixels), -1)
+    above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]])
+    filtered = np.column_stack([np.full(len(rows), 2, np.uint8), rows - above])
+    header = struct.pack(
+        ">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0
+    )
+    text = () if record is None else ((b"tEXt", f"{KEY}\0{text_of(record)}".encode("ascii")),)
+    data = zlib.compress(filtered.tobytes(), 6)
+    parts = ((b"IHDR", header), *text, (b"IDAT", data), (b"IEND", b""))
+    return _PNG_SIGNATURE + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+
+
+def read_record_of(path: Path) -> dict[str, Any] | None:
+    """The record in an image file; None where there is none.
+
+    Raises
+    ------
+    EnsembleError
+        If it is no PNG, JPEG or TIFF, or damaged.
+    """
+    open_file(path)
+    try:
+        if path.suffix.lower() in _TIFF_SUFFIXES:
+            return read_tiff_record(path)
+        with _opened(path) as image:
+            return record_in(image.info.get(KEY))
+    except (MemoryError, EnsembleError):
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+# -- out ----------------------------------------------------------------------------------------------
+
+
+def check_format(path: Path, dtype: np.dtype[Any], ndim: int, is_colour: bool) -> None:
+    """Find out before any work whether a format can hold such an image without loss.
+
+    Raises
+    ------
+    EnsembleError
+        If it cannot, or is not known.
+    """
+    suffix = path.suffix.lower()
+    if suffix in _TIFF_SUFFIXES:
+        return
+    if suffix in (".jpg", ".jpeg"):
+        raise EnsembleError(f"{path} would lose detail as JPEG; choose a name that ends in .png or .tif.")
+    if suffix != ".png":
+        raise EnsembleError(f"{path} is of no known kind; choose a name that ends in .png, .tif or .zarr.")
+    if dtype not in (np.uint8, np.uint16) or ndim != 2 + is_colour:
+        raise EnsembleError(
+            f"{path} cannot hold {dtype} pixels with {ndim} axes: PNG takes 8 or 16 bits, grey or RGB. "
+            "Choose a name that ends in .tif."
+        )
+
+
+def write_file(
+    path: Path,
+    pixels: NDArray[Any],
+    *,
+    is_colour: bool,
+    like: TiffMetadata | None = None,
+    overwrite: bool = False,
+    record: Record | None = None,
+) -> Path:
+    """Write an image whole or not at all, as PNG or TIFF by its name; a TIFF described as another is.
+
+    A record of where it came from goes into the file: see :func:`~napari_ensir.files.tiff.write_tiff`; of a
+    PNG, into its text.
+
+    Raises
+    ------
+    EnsembleError
+        If the format cannot hold it, or the target may not or cannot be written.
+    """
+    check_format(path, pixels.dtype, pixels.ndim, is_colour)
+    with whole_file(path, overwrite) as part:
+        if path.suffix.lower() in _TIFF_SUFFIXES:
+            as_ome = path.stem.lower().endswith(".ome")
+            write_tiff(part, pixels, is_colour=is_colour, like=like, as_ome=as_ome, record=record)
+        elif pixels.dtype == np.uint16:
+            part.write_bytes(_png_of_16_bits(pixels, record))
+        else:
+            from PIL import Image
+            from PIL.PngImagePlugin import PngInfo
+
+            info = PngInfo()
+            if record is not None:
+                info.add_text(KEY, text_of(record))
+            Image.fromarray(pixels).save(part, format="PNG", pnginfo=info)
+    return path

@@ -1,0 +1,1 @@
+"""Readers of network files: checkpoints of this package, CAREamics, bioimage.io."""

@@ -1,0 +1,1 @@
+"""Networks that run in tiles: our checkpoints, TorchScript and exported files."""

@@ -1,0 +1,1 @@
+"""Learning and ranking restorers without a ground truth."""

@@ -1,0 +1,237 @@
+"""What a restorer makes of pixels that it did not see. Hides, restores and keeps; learns nothing.
+
+Pixels on a grid are replaced by the mean of their four neighbours in the plane, the image is restored, and
+what comes out at those pixels is kept (Batson and Royer 2019, arXiv 1901.11365): it cannot depend on what was
+hidden, so it has none of its noise. :func:`skimage.restoration.denoise_invariant` hides and keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers.base import check_keeps_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.restorers.base import Progress, Restorer
+
+__all__ = ["HiddenGrid", "restore_checked", "restore_hidden"]
+
+
+@dataclass(frozen=True)
+class HiddenGrid:
+    """Which pixels of an image are hidden, and in which run.
+
+    Every plane (the last two axes that are not the channels') has a grid of ``stride`` pixels in each
+    direction; a run hides one pixel of every cell, the same place in all cells. Successive planes take other
+    places, so that a restorer of volumes finds neighbours that are not hidden. Channels are hidden together,
+    since the noise of one says something of the others' where they were made from each other.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the image.
+    channel_axis : int, optional
+    stride : int
+        Pixels from one hidden pixel to the next, 2 or more.
+    offsets : int
+        Runs: places of a cell that are hidden in turn, ``stride ** 2`` at most.
+    seed : int
+        Of the order in which places are taken.
+
+    Raises
+    ------
+    EnsembleError
+        If a plane is smaller than one cell, or a number is out of its limits.
+
+    Examples
+    --------
+    >>> grid = HiddenGrid((12, 18), stride=6, offsets=3)
+    >>> [int(mask.sum()) for mask in grid.masks()]
+    [6, 6, 6]
+    """
+
+    shape: tuple[int, ...]
+    channel_axis: int | None = None
+    stride: int = 6
+    offsets: int = 6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.stride < 2:
+            raise EnsembleError(f"the stride is {self.stride}; give 2 or more, so that some pixels are seen.")
+        if not 1 <= self.offsets <= self.stride**2:
+            raise EnsembleError(
+                f"{self.offsets} offsets were asked for; a stride of {self.stride} has 1 to {self.stride**2}."
+            )
+        if len(self._spatial) < 2:
+            raise EnsembleError(
+                f"the image has shape {self.shape}, which leaves {len(self._spatial)} dimension(s) beside "
+                "the channel axis; two or more are needed."
+            )
+        if min(self._cells) < 1:
+            raise EnsembleError(
+                f"the image has shape {self.shape}; a stride of {self.stride} needs as many pixels along "
+                "rows and columns: give a smaller stride."
+            )
+
+    @property
+    def _spatial(self) -> list[int]:
+        channel = None if self.channel_axis is None else self.channel_axis % len(self.shape)
+        return [axis for axis in range(len(self.shape)) if axis != channel]
+
+    @property
+    def _order(self) -> list[int]:
+        """Axes with rows and columns first and channels last."""
+        *before, rows, columns = self._spatial
+        last = [] if self.channel_axis is None else [self.channel_axis % len(self.shape)]
+        return [rows, columns, *before, *last]
+
+    @property
+    def _cells(self) -> tuple[int, int]:
+        rows, columns = (self.shape[axis] for axis in self._order[:2])
+        return rows // self.stride, columns // self.stride
+
+    @property
+    def _planes(self) -> tuple[int, int]:
+        """Planes, and channels in each."""
+        n_channels = 1 if self.channel_axis is None else self.shape[self.channel_axis]
+        rows, columns = (self.shape[axis] for axis in self._order[:2])
+        return int(np.prod(self.shape)) // (rows * columns * n_channels), n_channels
+
+    def planes(self, image: NDArray[Any]) -> NDArray[Any]:
+        """The image as ``(rows, columns, planes * channels)``."""
+        ordered = image.transpose(self._order)
+        return ordered.reshape(*ordered.shape[:2], -1)
+
+    def image(self, planes: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of :meth:`planes`."""
+        ordered = planes.reshape([self.shape[axis] for axis in self._order])
+        return np.ascontiguousarray(ordered.transpose(np.argsort(self._order)))
+
+    def places(self) -> NDArray[np.int64]:
+        """Row and column within a cell, (planes, offsets, 2)."""
+        n_planes, _ = self._planes
+        order = np.random.default_rng(self.seed).permutation(self.stride**2)
+        taken = order[np.arange(n_planes * self.offsets) % len(order)].reshape(n_planes, self.offsets)
+        return np.stack(np.divmod(taken, self.stride), axis=-1)
+
+    def masks(self) -> Iterator[NDArray[np.bool_]]:
+        """What each run hides, in the shape of :meth:`planes`."""
+        (n_planes, n_channels), (rows, columns), step = self._planes, self._cells, self.stride
+        sides = [self.shape[axis] for axis in self._order[:2]]
+        for places in self.places().swapaxes(0, 1):
+            mask = np.zeros((*sides, n_planes, n_channels), bool)
+            for plane, (row, column) in enumerate(places):
+                mask[row : rows * step : step, column : columns * step : step, plane] = True
+            yield mask.reshape(*sides, -1)
+
+    def kept(self, planes: NDArray[Any]) -> NDArray[Any]:
+        """The hidden pixels of all runs, of an array in the shape of :meth:`planes`.
+
+        Returns
+        -------
+        (..., offsets, rows // stride, columns // stride[, channels]) array
+        """
+        (n_planes, n_channels), (rows, columns), step = self._planes, self._cells, self.stride
+        split = planes.reshape(*planes.shape[:2], n_planes, n_channels)
+        found = np.empty((n_planes, self.offsets, rows, columns, n_channels), planes.dtype)
+        for plane, places in enumerate(self.places()):
+            for run, (row, column) in enumerate(places):
+                found[plane, run] = split[row : rows * step : step, column : columns * step : step, plane]
+        before = tuple(self.shape[axis] for axis in self._spatial[:-2])
+        last = () if self.channel_axis is None else (n_channels,)
+        return found.reshape(*before, *found.shape[1:4], *last)
+
+
+def restore_checked(
+    image: NDArray[Any], restorer: Restorer, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """What any restorer makes of an image, float32 of its shape.
+
+    Raises
+    ------
+    EnsembleError
+        If the restorer changes the shape, or gives values that are not finite.
+    """
+    found = np.asarray(restorer(image, progress=progress), np.float32)
+    check_keeps_size(restorer, image, found)
+    if found.shape != image.shape:
+        raise EnsembleError(
+            f"{restorer.name} turned an image of shape {image.shape} into {found.shape}; "
+            "a restorer has to keep the shape."
+        )
+    if not np.isfinite(found).all():
+        raise EnsembleError(f"{restorer.name} gave values that are not finite; change its parameters.")
+    return found
+
+
+def restore_hidden(
+    image: NDArray[Any],
+    restorer: Restorer,
+    grid: HiddenGrid,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Predictions of pixels by a restorer that did not see them.
+
+    Parameters
+    ----------
+    image : array of the grid's shape
+        An integer or float dtype; the restorer gets the same dtype.
+    restorer
+        Called ``grid.offsets`` times.
+    grid : HiddenGrid
+    progress
+        See :data:`napari_ensir.restorers.base.Progress`.
+
+    Returns
+    -------
+    (..., offsets, rows // stride, columns // stride[, channels]) float32
+        In the image's units.
+
+    Raises
+    ------
+    EnsembleError
+        If the restorer changes the shape, or gives values that are not finite.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> grid = HiddenGrid((12, 12), stride=4, offsets=2)
+    >>> restore_hidden(np.ones((12, 12)), Gaussian(), grid).shape
+    (2, 3, 3)
+    """
+    from skimage.restoration import denoise_invariant
+
+    whole = image.dtype.kind in "iu"
+    run = 0
+
+    def restored(planes: NDArray[Any], channel_axis: int) -> NDArray[Any]:
+        nonlocal run
+        given = grid.image(np.rint(planes) if whole else planes).astype(image.dtype, copy=False)
+        found = restore_checked(given, restorer, _share(progress, run, grid.offsets))
+        run += 1
+        return grid.planes(found)
+
+    # Fractions of large integers would be lost in float32; scikit-image keeps the dtype of floats.
+    planes = grid.planes(image.astype(np.float64) if whole else image)
+    kept = denoise_invariant(  # type: ignore[no-untyped-call]
+        planes, restored, masks=grid.masks(), denoiser_kwargs={"channel_axis": -1}
+    )
+    return np.asarray(grid.kept(kept), np.float32)
+
+
+def _share(progress: Progress | None, run: int, runs: int) -> Progress | None:
+    """`progress` for one of the runs."""
+    if progress is None:
+        return None
+    return lambda done, total, text: progress(
+        run * total + done, runs * total, f"{text}, hidden pixels {run + 1} of {runs}"
+    )

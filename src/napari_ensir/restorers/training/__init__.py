@@ -1,0 +1,1 @@
+"""Training of IR-CM, DP-IR and plain networks."""

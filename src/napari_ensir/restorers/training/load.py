@@ -1,0 +1,209 @@
+"""Trained restorers from their checkpoints: load and resume, one inside another too."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from napari_ensir.errors import EnsembleError, MissingRestorer
+from napari_ensir.files.tensors import brief
+from napari_ensir.restorers.classical import CLASSICAL
+from napari_ensir.restorers.networks.checkpoint import fill, read_checkpoint, settings_from, under
+from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
+from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel
+from napari_ensir.restorers.training.models import Denoiser, DenoiserModel, Regression, RegressionModel
+from napari_ensir.restorers.training.trainer import Trainer, TrainingPairs, TrainingSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from napari_ensir.restorers.base import Restorer
+    from napari_ensir.restorers.networks.learned import LearnedRestorer, Model
+
+__all__ = ["KINDS", "load_restorer", "resume_training"]
+
+KINDS: dict[str, tuple[type[Model], type[LearnedRestorer]]] = {
+    "regression": (RegressionModel, Regression),
+    "ir-cm": (ConsistencyModel, IRCM),
+    "denoiser": (DenoiserModel, Denoiser),
+    "dp-ir": (FusionModel, DPIR),
+}
+"""The models by their kind, with the restorers that apply them."""
+
+
+def load_restorer(
+    path: str | Path, *, channel_axis: int | None = None, device: str = "auto", ir: Restorer | None = None
+) -> LearnedRestorer:
+    """Load a restorer that was trained here.
+
+    Parameters
+    ----------
+    path
+        A checkpoint. Nothing in it can run.
+    channel_axis, device
+        See :class:`LearnedRestorer`.
+    ir
+        For DP-IR around a restorer that its checkpoint could only name: that restorer.
+
+    Returns
+    -------
+    LearnedRestorer
+
+    Raises
+    ------
+    EnsembleError
+        If the file is none of ours, or anything in it is missing, unknown or does not fit.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from napari_ensir.restorers import begin_training
+    >>> clean = np.random.default_rng(0).random((16, 16))
+    >>> trainer = begin_training("denoiser", [(clean, clean)], steps=1, width=8, device="cpu")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer.save(f"{folder}/mine.safetensors")
+    ...     load_restorer(f"{folder}/mine.safetensors", device="cpu")(clean).shape
+    (16, 16)
+    """
+    tensors, header = read_checkpoint(path)
+    return _restorer(tensors, header, str(path), ir=ir, channel_axis=channel_axis, device=device)
+
+
+def resume_training(
+    path: str | Path, pairs: TrainingPairs, *, device: str = "auto", ir: Restorer | None = None
+) -> Trainer:
+    """Go on with a training that :meth:`Trainer.save` saved.
+
+    Parameters
+    ----------
+    path
+        The checkpoint.
+    pairs
+        What it was trained on; with the same ones it goes on exactly as it would have.
+    device, ir
+        As in :func:`load_restorer`.
+
+    Returns
+    -------
+    Trainer
+
+    Raises
+    ------
+    EnsembleError
+        As in :func:`load_restorer`, and if the checkpoint cannot be resumed or the data range of
+        the pairs is another.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from napari_ensir.restorers import TrainingPairs, begin_training
+    >>> clean = np.random.default_rng(0).random((16, 16))
+    >>> trainer = begin_training("denoiser", [(clean, clean)], steps=2, width=8, device="cpu")
+    >>> next(trainer.run()).step
+    1
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer.save(f"{folder}/mine.safetensors")
+    ...     pairs = TrainingPairs.from_arrays([(clean, clean)])
+    ...     again = resume_training(f"{folder}/mine.safetensors", pairs, device="cpu")
+    >>> [event.step for event in again.run()]
+    [2]
+    """
+    where = str(path)
+    tensors, header = read_checkpoint(path)
+    restorer = _restorer(tensors, header, where, ir=ir, device=device)
+    if restorer.data_range != pairs.data_range:
+        raise EnsembleError(
+            f"{where} was trained on the data range {restorer.data_range} and the images have "
+            f"{pairs.data_range}; state the former."
+        )
+    settings = settings_from(TrainingSettings, header.get("training"), where)
+    make: Callable[..., LearnedRestorer] = type(restorer)
+    if isinstance(restorer, DPIR):
+        make = partial(DPIR, ir=restorer.ir)
+    trainer = Trainer(restorer.model, pairs, settings, make=make, device=device)
+    trainer.restore_state(restorer.trained_steps, tensors, where)
+    return trainer
+
+
+def _restorer(
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    where: str,
+    *,
+    ir: Restorer | None = None,
+    channel_axis: int | None = None,
+    device: str = "auto",
+) -> LearnedRestorer:
+    kind = header.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise EnsembleError(f"{where} is of kind {brief(kind)}; this version knows {', '.join(KINDS)}.")
+    model_type, restorer_type = KINDS[kind]
+    settings = settings_from(model_type.settings_type, header.get("settings"), where)
+    step, data_range = header.get("step"), _data_range(header.get("data_range"), where)
+    if type(step) is not int or step < 0:
+        raise EnsembleError(f"{where}: step = {brief(step)} is no number of steps.")
+    prefixes = ("model.", "optimizer.", "training.") + (("ir.",) if kind == "dp-ir" else ())
+    if strays := [name for name in tensors if not name.startswith(prefixes)]:
+        raise EnsembleError(f"{where}: tensor {strays[0][:80]} is unknown.")
+    with torch.device("meta"):
+        model = model_type(settings)
+    fill(model, under(tensors, "model."), where)
+    inner: dict[str, Any] = {}
+    if kind == "dp-ir":
+        inner["ir"] = ir or _described(header.get("ir"), under(tensors, "ir."), where, device)
+    return restorer_type(
+        model=model,
+        trained_steps=step,
+        data_range=data_range,
+        channel_axis=channel_axis,
+        device=device,
+        **inner,
+    )
+
+
+def _described(entry: object, tensors: Mapping[str, Tensor], where: str, device: str) -> Restorer:
+    """The restorer that :func:`~napari_ensir.restorers.training.dp_ir.describe` described."""
+    if not isinstance(entry, dict):
+        raise EnsembleError(f"{where} says nothing of the restorer that DP-IR is built around.")
+    if entry.get("kind") == "other":
+        raise MissingRestorer(where, brief(entry.get("name")), entry.get("name"))
+    if entry.get("kind") != "classical":
+        return _restorer(tensors, entry, f"{where}, ir", device=device)
+    kind = CLASSICAL.get(str(entry.get("method")))
+    settings = entry.get("settings")
+    if kind is None or not isinstance(settings, dict):
+        raise EnsembleError(f"{where}: the classical restorer {brief(entry.get('method'))} is unknown.")
+    known = asdict(kind())
+    data_range = _data_range(settings.get("data_range"), where)
+    settings = settings | {"data_range": None}
+    # None stands for "none" or "estimate it", where a number may stand as well.
+    number = (int, float, type(None))
+    wanted = {name: number if value is None else type(value) for name, value in known.items()}
+    if settings.keys() != known.keys() or not all(isinstance(settings[n], t) for n, t in wanted.items()):
+        raise EnsembleError(f"{where}: the settings of {kind.title} are not the ones it has.")
+    try:
+        return kind(**settings | {"data_range": data_range})
+    except EnsembleError as error:
+        raise EnsembleError(f"{where}: {error}") from error
+
+
+def _data_range(value: object, where: str) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if isinstance(value, list) and len(value) == 2 and all(type(each) in (int, float) for each in value):
+        try:
+            low, high = float(value[0]), float(value[1])
+        except OverflowError:  # JSON knows whole numbers of any size
+            low = high = float("inf")
+        if np.isfinite([low, high]).all() and low < high:
+            return low, high
+    raise EnsembleError(f"{where}: the data range {brief(value)} is no pair of numbers, low before high.")

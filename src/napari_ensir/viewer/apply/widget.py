@@ -1,0 +1,419 @@
+"""The Apply lookup table panel: a table on layers without ground truth, one set of them or many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import CheckBox
+from qtpy.QtWidgets import QFileDialog
+
+from napari_ensir.ensemble.checks.exposure import exposure_of, matched
+from napari_ensir.ensemble.checks.fit import range_warning
+from napari_ensir.ensemble.lut.lut import figures
+from napari_ensir.ensemble.statistics.reference import sample_of
+from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import ApplySettings, settings_of
+from napari_ensir.viewer.code_export import (
+    TABLE,
+    apply_as_command,
+    apply_as_python,
+    copied,
+    copy_buttons,
+    path_of_layer,
+)
+from napari_ensir.viewer.controls.combo import Choice
+from napari_ensir.viewer.controls.forms import Form, button, dress, row
+from napari_ensir.viewer.controls.inputs import Message, WithButton, control_of
+from napari_ensir.viewer.fit.worker import expected_error, expected_limits
+from napari_ensir.viewer.layers.combo import LayerChoice
+from napari_ensir.viewer.layers.layers import Origin, changed_meanwhile, unwrapped, why_not
+from napari_ensir.viewer.layers.matching import best_matches, cannot_combine, matching_sets, taken_twice
+from napari_ensir.viewer.layers.session import preference, session_of
+from napari_ensir.viewer.panel import Panel, shows_errors
+from napari_ensir.viewer.results.combining import Combined, combine
+from napari_ensir.viewer.results.layers import WEIGHT_VIEWS, Outputs, method_title
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import napari
+    from magicgui.widgets import Container
+    from napari.layers import Layer
+
+    from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.ensemble.lut.lut import WeightLUT
+
+__all__ = ["Applied", "ApplyWidget", "apply_table"]
+
+
+REMEDY = "tick Match exposure and apply again"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What came of applying a table.
+
+    Attributes
+    ----------
+    lut : WeightLUT
+        The table used: rescaled where that was asked for.
+    combined : list of Combined
+        One for each set.
+    expected : list of arrays
+        The error to expect, for each set; empty where it was not asked for.
+    exposure : str
+        What to say of the exposure; empty where nothing is.
+    """
+
+    lut: WeightLUT
+    combined: list[Combined]
+    expected: list[Any]
+    exposure: str = ""
+
+
+def apply_table(
+    lut: WeightLUT,
+    sets: Sequence[Sequence[Any]],
+    rgb: bool,
+    device: str,
+    progress: Progress | None = None,
+    *,
+    match: bool = False,
+    with_errors: bool = False,
+) -> Applied:
+    """Combine sets of candidates, all of one exposure.
+
+    Parameters
+    ----------
+    lut
+    sets
+        The candidates of each, in the table's order.
+    rgb
+        Whether the last axis is colour.
+    device, progress
+        As for :meth:`napari_ensir.WeightLUT.apply`.
+    match
+        Rescale the table to the sets' exposure first.
+    with_errors
+        Work out the error to expect as well.
+
+    Raises
+    ------
+    EnsembleError
+        If the candidates do not fit the table, the exposures cannot be matched, or the table has no
+        expected error.
+    """
+    axis = -1 if rgb and lut.n_channels > 1 else None
+    exposure = exposure_of(lut.report, [sample_of(lut.field(each, axis)) for each in sets])
+    said = ""
+    if match:
+        gain, offset = matched(exposure)
+        lut = lut.rescaled(gain, offset)
+        said = f"The table was matched to intensities of about {gain:.3g} x + {offset:.3g}."
+    elif exposure is not None and exposure.differs:
+        warning = exposure.warning(REMEDY)
+        said = f"{warning[:1].upper()}{warning[1:]}"
+    combined = [combine(lut, each, rgb, device, progress) for each in sets]
+    errors = [expected_error(lut, each, rgb, device, progress) for each in sets] if with_errors else []
+    return Applied(lut, combined, errors, said)
+
+
+_NOTHING_YET = "Fit a lookup table, or open one (*.lut.safetensors), to see what it combines."
+
+
+class ApplyWidget(Panel):
+    """Combines layers by a lookup table.
+
+    Values: ``table`` (its title), ``candidate_1``, ``candidate_2``, ... (the layer for each of the table's
+    candidates), ``weights``, ``device``, ``expected_error`` (whether to add it as a layer), ``match``
+    (whether to rescale the table to the layers' exposure).
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer to work in.
+
+    Examples
+    --------
+    In napari's console::
+
+        widget = ApplyWidget(viewer)
+        widget.open("rain.lut.safetensors")
+        widget.candidate_1.value = viewer.layers["restored"]
+        widget.apply()
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        self._session = session_of(napari_viewer)
+        self._lut: WeightLUT | None = None
+        self._by_hand: set[str] = set()
+        self._tables = Choice({}, name="table", label="Table", tooltip="A table fitted or opened here.")
+        open_button = button("Open…", "Choose a lookup table file.", "open_button")
+        dress(open_button)
+        self._summary = Message(_NOTHING_YET, name="summary", gui_only=True)
+        self._roles = Form(name="roles")
+        weights = Choice(
+            WEIGHT_VIEWS,
+            value=preference("weights"),
+            name="weights",
+            label="Weights as",
+            tooltip="How the weight maps are shown.",
+        )
+        settings = {each.name: each for each in settings_of(ApplySettings)}
+        device = control_of(settings["device"], preference("device"))
+        self.sets_button = button(
+            "Apply to all matching sets",
+            "Combine every set of layers whose names contain the candidates' names and are alike otherwise.",
+            "sets_button",
+            visible=False,
+        )
+        super().__init__(
+            napari_viewer,
+            Form(WithButton(self._tables, open_button), name="choice"),
+            self._summary,
+            self._roles,
+            Form(weights, device, name="how"),
+            _extras(),
+            action="Apply",
+            about="Combine these layers by the table; no ground truth is needed.",
+            below=[self.sets_button, copy_buttons()],
+        )
+        self._tables.changed.connect(self.safely(self._follow_table))
+        open_button.changed.connect(self.safely(self._ask_and_open))
+        self.sets_button.changed.connect(self.safely(self.apply_all))
+        self["python_button"].changed.connect(
+            self.safely(lambda: self.say(copied(self.as_code(apply_as_python))))
+        )
+        self["command_button"].changed.connect(
+            self.safely(lambda: self.say(copied(self.as_code(apply_as_command))))
+        )
+        self.tie(self._session.changed, self._tables_changed)
+        self._list_tables()
+
+    # -- choosing ---------------------------------------------------------------------------------
+
+    @property
+    def lut(self) -> WeightLUT | None:
+        """The table chosen."""
+        return self._lut
+
+    @property
+    def layers(self) -> list[Layer | None]:
+        """The layer chosen for each of the table's candidates, in order."""
+        return [each.value for each in self._roles]
+
+    @shows_errors
+    def open(self, path: str | Path) -> None:
+        """Read a table and offer layers for its candidates; if it cannot be read, what was chosen stays."""
+        from napari_ensir.ensemble.lut.load import load_lut
+
+        self._tables.value = self._session.open(path, load_lut(path))
+        self._follow_table()
+
+    def update(self, mapping: Mapping | Iterable[tuple[str, Any]] = (), **kwargs: Any) -> None:
+        """See Panel; the table first, for it says which candidates there are."""
+        values = {**dict(mapping), **kwargs}
+        if (title := values.pop("table", None)) is not None:
+            if title not in self._session.tables:
+                raise EnsembleError(f"there is no table {title!r} in this viewer; fit it, or open it.")
+            self._tables.value = title
+        super().update(values)
+
+    def _tables_changed(self) -> None:
+        self.safely(self._list_tables)()
+
+    def _list_tables(self) -> None:
+        titles = list(self._session.tables)
+        with self._tables.changed.blocked():
+            before = self._tables.value
+            self._tables.offer({title: (title, title) for title in titles})
+            if titles and before not in titles:
+                self._tables.value = titles[-1]
+        # A live fit goes on: the layers chosen stay.
+        self._follow_table(keep_layers=True)
+
+    def _follow_table(self, *, keep_layers: bool = False) -> None:
+        lut, before = self._session.tables.get(self._tables.value), self._lut
+        if lut is None or lut is before:
+            self.follow_obstacle()
+            return
+        self._lut = lut
+        if not (keep_layers and before is not None and before.names == lut.names):
+            self._offer_roles(lut)
+        width, low, high = map(figures, (lut.bin_width, *lut.data_range))
+        self._summary.value = (
+            f"{method_title(lut)}, {len(lut.rows):,} bin sets of width {width} on {low} to {high}, "
+            f"learned from {int(lut.counts.clip(min=0).sum()):,} pixels."
+        )
+        self._follow()
+
+    def _offer_roles(self, lut: WeightLUT) -> None:
+        """A drop-down for each candidate, with the layer that its name points to."""
+        roles = [
+            LayerChoice(
+                self.viewer,
+                lambda layer: not why_not(layer),
+                name=f"candidate_{number}",
+                label=name,
+                tooltip=f'Which layer plays the candidate "{name}".',
+            )
+            for number, name in enumerate(lut.names, start=1)
+        ]
+        self._roles.refill(*roles)
+        self._by_hand.clear()
+        self._match()
+        for role in roles:
+            role.changed.connect(self.safely(partial(self._role_chosen, role.name)))
+        self.say("")
+
+    def _role_chosen(self, name: str) -> None:
+        self._by_hand.add(name)
+        self.follow_obstacle()
+
+    def _match(self) -> None:
+        """Offer layers for those candidates that have none, unless that is how the user wants it."""
+        if self._lut is None:
+            return
+        matches = best_matches(self._lut.names, self._mine(), self._session.learned_on(self._lut))
+        for role, match in zip(self._roles, matches, strict=True):
+            if role.value is None and role.name not in self._by_hand:
+                role.reset_choices()
+                with role.changed.blocked():
+                    role.value = match
+
+    def _mine(self) -> list[Layer]:
+        return [unwrapped(layer) for layer in self.viewer.layers]
+
+    def layers_changed(self) -> None:
+        """See Panel."""
+        super().layers_changed()
+        self._match()  # the layers may have come after the table
+        self._follow()
+
+    def _follow(self) -> None:
+        n = len(self.sets())
+        self.sets_button.text = f"Apply to all {n} matching sets"
+        self.sets_button.visible = n > 1
+        self.follow_obstacle()
+
+    # -- applying ---------------------------------------------------------------------------------
+
+    def obstacle(self) -> str:
+        """See Panel."""
+        if self._lut is None:
+            return "No lookup table is open; open one first."
+        for name, layer in zip(self._lut.names, self.layers, strict=True):
+            if layer is None:
+                return f'No layer is chosen for "{name}"; choose the one that shows it.'
+        return ""
+
+    def run(self) -> None:
+        """What the Apply button does."""
+        self.apply()
+
+    @shows_errors
+    def apply(self) -> None:
+        """Combine the layers chosen; says so, or why not, under the buttons."""
+        if reason := self.obstacle():
+            raise EnsembleError(reason)
+        self._combine({"": [layer for layer in self.layers if layer is not None]})
+
+    def as_code(self, write: Callable[..., str]) -> str:
+        """What is chosen, as :func:`apply_as_python` or :func:`apply_as_command` writes it.
+
+        Raises
+        ------
+        EnsembleError
+            If something is missing.
+        """
+        if reason := self.obstacle():
+            raise EnsembleError(reason)
+        assert self._lut is not None  # that is an obstacle
+        table = self._session.path_of(self._tables.value)
+        layers = [layer for layer in self.layers if layer is not None]
+        paths = dict(zip(self._lut.names, map(path_of_layer, layers), strict=True))
+        return write(
+            TABLE if table is None else str(table),
+            paths,
+            ApplySettings(device=self.device.value),
+            match=self.match.value,
+            with_errors=self.expected_error.value,
+        )
+
+    def sets(self) -> dict[str, list[Layer]]:
+        """All sets of layers whose names match the table's candidates, by what is common to a set's names."""
+        return {} if self._lut is None else matching_sets(self._lut.names, self._mine())
+
+    @shows_errors
+    def apply_all(self) -> None:
+        """Combine every matching set of layers; says so, or why not, under the buttons."""
+        if not (sets := self.sets()):
+            raise EnsembleError("No set of layers bears the names of the table's candidates; choose them.")
+        self._combine(sets)
+
+    def _combine(self, sets: dict[str, list[Layer]]) -> None:
+        lut = self._lut
+        assert lut is not None  # both callers have looked
+        for layers in sets.values():
+            if reason := cannot_combine(lut, layers):
+                raise EnsembleError(reason)
+        if len(sets) == 1:  # of several, none is the one to look at
+            self._session.remember_layers(lut, next(iter(sets.values())))
+        if self.expected_error.value and lut.errors is None:
+            raise EnsembleError("This table has no expected error; fit it anew, or untick Expected error.")
+        twice = [taken_twice(lut.names, layers) for layers in sets.values()]
+        origins = [[Origin(layer) for layer in layers] for layers in sets.values()]
+        device, view = self.device.value, self.weights.value
+        more = {"match": self.match.value, "with_errors": self.expected_error.value}
+
+        def combine_all(progress: Progress) -> tuple[Applied, list[str]]:
+            arrays = [[o.data for o in each] for each in origins]
+            done = apply_table(lut, arrays, origins[0][0].rgb, device, progress, **more)
+            if done.exposure:  # intensities outside the range are what another exposure brings
+                return done, [done.exposure]
+            return done, [range_warning(lut.binning, o.name, o.middle_plane()) for o in chain(*origins)]
+
+        def adding(done: Applied) -> Iterator[None]:
+            for number, (label, each) in enumerate(zip(sets, origins, strict=True)):
+                outputs = Outputs(self.viewer, each[0], label)
+                yield from outputs.showing(done.lut, done.combined[number], view)
+                if done.expected:
+                    outputs.show_expected(done.lut, done.expected[number], expected_limits(done.lut))
+                    yield
+
+        def show(results: tuple[Applied, list[str]]) -> None:
+            done = results[0]
+            self.turns.take(adding(done))
+            n = len(sets)
+            said = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
+            said += [*twice, *results[1], changed_meanwhile(self.viewer, chain(*origins))]
+            self.say("\n".join(filter(None, said)))
+
+        self.start(combine_all, "Applying the lookup table", show)
+
+    def _ask_and_open(self) -> None:
+        title, kind = "Open a lookup table", "Lookup table (*.lut.safetensors)"
+        path, _ = QFileDialog.getOpenFileName(self.native, title, "", kind)
+        if path:
+            self.open(path)
+
+
+def _extras() -> Container:
+    """What can be asked for beside the ensemble."""
+    return row(
+        CheckBox(
+            name="expected_error",
+            text="Expected error",
+            tooltip="Add the root mean square error to expect at each pixel, in intensity units.",
+        ),
+        CheckBox(
+            name="match",
+            text="Match exposure",
+            tooltip="For images of another gain or offset: rescale the table to their intensities first.",
+        ),
+        name="extras",
+    )

@@ -1,0 +1,426 @@
+"""What Fit, Apply and Restore would do, as Python or as a command to be run without the viewer. Runs nothing.
+
+Given names, paths and settings; knows no layers. Of a layer that is from no file, the path is a name in
+capitals that says so.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_ensir.settings import settings_of
+from napari_ensir.viewer.controls.forms import button, row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from magicgui.widgets import Container
+    from napari.layers import Layer
+
+    from napari_ensir.settings import ApplySettings, BlindSettings, FitSettings
+
+__all__ = [
+    "TABLE",
+    "Chosen",
+    "Restoring",
+    "apply_as_command",
+    "apply_as_python",
+    "blind_as_command",
+    "blind_as_python",
+    "copied",
+    "copy_buttons",
+    "fit_as_command",
+    "fit_as_python",
+    "path_of",
+    "path_of_layer",
+    "restore_as_command",
+    "restore_as_python",
+]
+
+
+TABLE = "ensemble.lut.safetensors"
+"""What a table is saved as, and read from where it is not from a file."""
+
+
+def path_of(name: str, source: str | Path | None) -> str:
+    """The file that a layer is from, or what stands for it.
+
+    Examples
+    --------
+    >>> path_of("median", "/data/median.tif"), path_of("non-local means", None)
+    ('/data/median.tif', 'PATH OF non-local means.tif')
+    """
+    return f"PATH OF {name}.tif" if source is None else str(source)
+
+
+def fit_as_python(
+    candidates: Mapping[str, str], truth: str, settings: FitSettings, mask: str | None = None
+) -> str:
+    """A program that learns the same table and saves it.
+
+    Parameters
+    ----------
+    candidates
+        Paths by name, in order.
+    truth, mask
+        Paths.
+    settings
+        Those that are not at their defaults are written out.
+
+    Examples
+    --------
+    >>> from napari_ensir.settings import FitSettings
+    >>> print(fit_as_python({"a": "a.tif"}, "t.tif", FitSettings(bin_width=16)))
+    from napari_ensir import fit_lut
+    from napari_ensir.files.image import read_image
+    <BLANKLINE>
+    paths = {
+        'a': 'a.tif',
+    }
+    candidates = [read_image(path) for path in paths.values()]
+    truth = read_image('t.tif')
+    mask = None
+    pairs = [(candidates, truth)]
+    lut = fit_lut(pairs, names=tuple(paths), mask=mask, bin_width=16.0)
+    lut = lut.calibrated(pairs, mask)
+    lut.save('ensemble.lut.safetensors')
+    """
+    given = _keywords(settings)
+    keywords = "".join(f", {name}={value!r}" for name, value in given.items())
+    masks = "None" if mask is None else f"[read_image({mask!r}) > 0]"
+    planes = f", planes={given['planes']!r}" if "planes" in given else ""
+    lines = [
+        "from napari_ensir import fit_lut",
+        *_reading(candidates),
+        f"truth = read_image({truth!r})",
+        f"mask = {masks}",
+        "pairs = [(candidates, truth)]",
+        f"lut = fit_lut(pairs, names=tuple(paths), mask=mask{keywords})",
+    ]
+    if settings.truth_noise != "unknown":
+        lines.append(f"lut = lut.calibrated(pairs, mask{planes})")
+    return "\n".join([*lines, f"lut.save({TABLE!r})"])
+
+
+def fit_as_command(
+    candidates: Mapping[str, str], truth: str, settings: FitSettings, mask: str | None = None
+) -> str:
+    """The command that learns the same table and saves it.
+
+    Examples
+    --------
+    >>> from napari_ensir.settings import FitSettings
+    >>> fit_as_command({"a b": "a.tif"}, "t.tif", FitSettings(method="em"))
+    "napari-ensir fit --candidate 'a b=a.tif' --truth t.tif --method em --out ensemble.lut.safetensors"
+    """
+    words = ["napari-ensir", "fit", *_named(candidates), "--truth", truth]
+    words += [] if mask is None else ["--mask", mask]
+    return shlex.join([*words, *_options(settings), "--out", TABLE])
+
+
+def apply_as_python(
+    lut: str, candidates: Mapping[str, str], settings: ApplySettings, *, match: bool, with_errors: bool
+) -> str:
+    """A program that combines the same images and writes what comes of it.
+
+    Parameters
+    ----------
+    lut
+        Path of the table.
+    candidates
+        Paths by name, in order.
+    settings
+        Those that are not at their defaults are written out.
+    match, with_errors
+        Whether to rescale the table to the images' exposure first, and to write the error to expect.
+    """
+    keywords = "".join(f", {name}={value!r}" for name, value in _keywords(settings).items())
+    lines = ["from napari_ensir import load_lut"]
+    lines += (
+        [
+            "from napari_ensir.ensemble.checks.exposure import exposure_of, matched",
+            "from napari_ensir.ensemble.statistics.reference import sample_of",
+        ]
+        if match
+        else []
+    )
+    lines += [*_reading(candidates, ", write_image"), f"lut = load_lut({lut!r})"]
+    if match:
+        lines += [
+            "exposure = exposure_of(lut.report, [sample_of(lut.field(candidates))])",
+            "lut = lut.rescaled(*matched(exposure))",
+        ]
+    lines.append(f"write_image('ensemble.tif', lut.apply(candidates{keywords}))")
+    if with_errors:
+        lines.append(f"write_image('expected_error.tif', lut.expected_error(candidates{keywords}))")
+    return "\n".join(lines)
+
+
+def apply_as_command(
+    lut: str, candidates: Mapping[str, str], settings: ApplySettings, *, match: bool, with_errors: bool
+) -> str:
+    """The command that combines the same images and writes what comes of it.
+
+    Examples
+    --------
+    >>> from napari_ensir.settings import ApplySettings
+    >>> text = apply_as_command("t.lut", {"a": "a.tif"}, ApplySettings(), match=True, with_errors=False)
+    >>> print(text)
+    napari-ensir apply --lut t.lut --candidate a=a.tif --match --dtype float32 --out ensemble.tif
+    """
+    words = ["napari-ensir", "apply", "--lut", lut, *_named(candidates), *_options(settings)]
+    words += ["--match"] if match else []
+    words += ["--expected-error", "expected_error.tif"] if with_errors else []
+    return shlex.join([*words, "--dtype", "float32", "--out", "ensemble.tif"])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One restorer, as a program or a command names it.
+
+    Attributes
+    ----------
+    key : str
+        The classical method's key, or what to call the network.
+    settings : dict
+        Those that differ from what the method, or the network's file, has.
+    path : str or None
+        The network's file; None: a classical method.
+    ir : str or None
+        The file of the restorer that a DP-IR was opened around.
+    """
+
+    key: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    path: str | None = None
+    ir: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As the command line calls it, and its output."""
+        return self.key if self.path is None else Path(self.path).name.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """What Restore was asked to do.
+
+    Attributes
+    ----------
+    image : str
+        Path.
+    chosen : sequence of Chosen
+    rgb : bool
+        Whether the last axis is colour.
+    device : str
+    self_ensemble : bool
+    data_range : (low, high) or None
+        What becomes 0 and 1 for a restorer, where that was said.
+    """
+
+    image: str
+    chosen: Sequence[Chosen]
+    rgb: bool = False
+    device: str = "auto"
+    self_ensemble: bool = False
+    data_range: tuple[float, float] | None = None
+
+    def words(self) -> list[str]:
+        """The image and the restorers as arguments of ``restore`` and ``blind``."""
+        words = [self.image]
+        for each in self.chosen:
+            words += ["--method", each.key] if each.path is None else ["--network", each.path]
+            words += ["--ir", each.ir] if each.ir is not None else []
+        for each in self.chosen:
+            for name, value in each.settings.items():
+                words += ["--set", f"{each.name}.{name}={_as_text(value)}"]
+        words += ["--self-ensemble"] if self.self_ensemble else []
+        words += ["--channel-axis", "-1"] if self.rgb else []
+        return words + (["--device", self.device] if self.device != "auto" else [])
+
+    def lines(self, more: str = "") -> list[str]:
+        """A program's beginning: imports, the image, the restorers by name."""
+        bases = ", ".join(["CLASSICAL", *["SelfEnsemble"] * self.self_ensemble, "open_restorer"])
+        how: dict[str, Any] = {"channel_axis": -1 if self.rgb else None, "device": self.device}
+        how |= {} if self.data_range is None else {"data_range": self.data_range}
+        names = _unique([each.name for each in self.chosen])
+        return [
+            f"from napari_ensir.files.image import as_dtype, read_image{more}",
+            f"from napari_ensir.restorers import {bases}",
+            "from napari_ensir.restorers.base import with_settings",
+            "",
+            f"image = read_image({self.image!r})",
+            f"how = {how!r}",
+            "restorers = {",
+            *(f"    {name!r}: {self._made(one)}," for name, one in zip(names, self.chosen, strict=True)),
+            "}",
+        ]
+
+    def _made(self, each: Chosen) -> str:
+        around = "" if each.ir is None else f", ir=open_restorer({each.ir!r})"
+        made = f"CLASSICAL[{each.key!r}]()" if each.path is None else f"open_restorer({each.path!r}{around})"
+        settings = "".join(f", {name}={value!r}" for name, value in each.settings.items())
+        made = f"with_settings({made}{settings}, **how)"
+        return f"SelfEnsemble(restorer={made})" if self.self_ensemble else made
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Each name, with a number behind it where another had it before."""
+    found: list[str] = []
+    for name in names:
+        unique, number = name, 2
+        while unique in found:
+            unique, number = f"{name} {number}", number + 1
+        found.append(unique)
+    return found
+
+
+def restore_as_python(restoring: Restoring) -> str:
+    """A program that restores the same image and writes what comes of it, each as ``<restorer>.tif``.
+
+    Examples
+    --------
+    >>> print(restore_as_python(Restoring("noisy.tif", [Chosen("median", {"size": 5})])))
+    from napari_ensir.files.image import as_dtype, read_image, write_image
+    from napari_ensir.restorers import CLASSICAL, open_restorer
+    from napari_ensir.restorers.base import with_settings
+    <BLANKLINE>
+    image = read_image('noisy.tif')
+    how = {'channel_axis': None, 'device': 'auto'}
+    restorers = {
+        'median': with_settings(CLASSICAL['median'](), size=5, **how),
+    }
+    for name, restorer in restorers.items():
+        write_image(f'{name}.tif', as_dtype(restorer(image), image.dtype))
+    """
+    lines = restoring.lines(", write_image")
+    lines += [
+        "for name, restorer in restorers.items():",
+        "    write_image(f'{name}.tif', as_dtype(restorer(image), image.dtype))",
+    ]
+    return "\n".join(lines)
+
+
+def restore_as_command(restoring: Restoring) -> str:
+    """The command that restores the same image: into ``<restorer>.tif``, or the folder ``restored``.
+
+    Examples
+    --------
+    >>> restore_as_command(Restoring("noisy.tif", [Chosen("median", {"size": 5})]))
+    'napari-ensir restore noisy.tif --method median --set median.size=5 --out median.tif'
+    """
+    words = ["napari-ensir", "restore", *restoring.words()]
+    out = f"{restoring.chosen[0].name}.tif" if len(restoring.chosen) == 1 else "restored"
+    return shlex.join([*words, "--out", out])
+
+
+def blind_as_python(restoring: Restoring, settings: BlindSettings) -> str:
+    """A program that restores the same image, combines what comes of it, and writes ensemble and table."""
+    keywords = _keywords(settings)
+    keywords |= {"device": restoring.device} | ({"channel_axis": -1} if restoring.rgb else {})
+    given = "".join(f", {name}={value!r}" for name, value in keywords.items())
+    lines = restoring.lines(", write_image")
+    lines.insert(3, "from napari_ensir.restorers.self_supervised.learn import restore_and_combine")
+    lines += [
+        f"found = restore_and_combine(image, [*restorers.values()], [*restorers]{given})",
+        "candidates = [as_dtype(each, image.dtype) for each in found.candidates]",
+        "write_image('ensemble.tif', found.lut.apply(candidates, how['device']))",
+        f"found.lut.save({TABLE!r})",
+    ]
+    return "\n".join(lines)
+
+
+def blind_as_command(restoring: Restoring, settings: BlindSettings) -> str:
+    """The command that restores the same image and combines what comes of it.
+
+    Examples
+    --------
+    >>> from napari_ensir.settings import BlindSettings
+    >>> two = Restoring("noisy.tif", [Chosen("median"), Chosen("gaussian")])
+    >>> print(blind_as_command(two, BlindSettings(stride=4)))  # doctest: +NORMALIZE_WHITESPACE
+    napari-ensir blind noisy.tif --method median --method gaussian --stride 4 --dtype float32
+        --out ensemble.tif --save-lut ensemble.lut.safetensors
+    """
+    words = ["napari-ensir", "blind", *restoring.words(), *_options(settings), "--dtype", "float32"]
+    return shlex.join([*words, "--out", "ensemble.tif", "--save-lut", TABLE])
+
+
+def _as_text(value: Any) -> str:
+    """A value as ``--set`` takes it.
+
+    Examples
+    --------
+    >>> _as_text((0.0, 4095.0)), _as_text(None), _as_text(0.5)
+    ('0.0,4095.0', 'none', '0.5')
+    """
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def _reading(candidates: Mapping[str, str], more: str = "") -> list[str]:
+    lines = [f"from napari_ensir.files.image import read_image{more}", "", "paths = {"]
+    lines += [f"    {name!r}: {path!r}," for name, path in candidates.items()]
+    return [*lines, "}", "candidates = [read_image(path) for path in paths.values()]"]
+
+
+def _named(candidates: Mapping[str, str]) -> list[str]:
+    return [word for name, path in candidates.items() for word in ("--candidate", f"{name}={path}")]
+
+
+def _keywords(settings: FitSettings | ApplySettings | BlindSettings) -> dict[str, Any]:
+    """The settings that are not at their defaults."""
+    return {
+        each.name: getattr(settings, each.name)
+        for each in settings_of(type(settings))
+        if getattr(settings, each.name) != each.default
+    }
+
+
+def _options(settings: FitSettings | ApplySettings | BlindSettings) -> list[str]:
+    """The same as options of the command line."""
+    words: list[str] = []
+    kinds = {each.name: each.kind for each in settings_of(type(settings))}
+    for name, value in _keywords(settings).items():
+        words.append("--" + name.replace("_", "-"))
+        if value is True:
+            continue
+        if isinstance(value, (tuple, list)):
+            texts = [f"{one}" for one in value]
+            words += [",".join(texts)] if kinds[name] == "numbers" else texts
+        else:
+            words.append(f"{value}")
+    return words
+
+
+def copy_buttons(before: str = "", verb: str = "Copy", what: str = "does the same") -> Container:
+    """The two buttons, ``python_button`` and ``command_button``, with something put before their names."""
+    return row(
+        *(
+            button(
+                f"{verb} as {how}", f"Copy a {noun} that {what} without the viewer.", f"{before}{name}_button"
+            )
+            for how, noun, name in (("Python", "program", "python"), ("command", "command", "command"))
+        ),
+        name=f"{before}copies",
+        gui_only=True,
+    )
+
+
+def path_of_layer(layer: Layer) -> str:
+    """The file that napari has read a layer from, or what stands for it."""
+    return path_of(layer.name, layer.source.path)
+
+
+def copied(text: str) -> str:
+    """Put text on the clipboard; what to say of it."""
+    from qtpy.QtWidgets import QApplication
+
+    QApplication.clipboard().setText(text)
+    missing = "PATH OF" in text
+    return "Copied." + (
+        " Put a path where it says PATH OF: those layers are from no file." if missing else ""
+    )

@@ -1,0 +1,1 @@
+"""magicgui controls that do not depend on layers."""

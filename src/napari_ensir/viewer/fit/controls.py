@@ -1,0 +1,293 @@
+"""The controls of the Fit ensemble panel, and how they follow the layers chosen. Fits nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from magicgui.widgets import CheckBox
+from napari.layers import Labels, Shapes
+
+from napari_ensir.ensemble.estimators.base import METHODS
+from napari_ensir.settings import FitSettings, settings_of
+from napari_ensir.viewer.code_export import copy_buttons
+from napari_ensir.viewer.controls.combo import Choice
+from napari_ensir.viewer.controls.forms import Form, button, row
+from napari_ensir.viewer.controls.inputs import control_of
+from napari_ensir.viewer.fit.request import leading_axes
+from napari_ensir.viewer.fit.score_table import ScoreTable
+from napari_ensir.viewer.fit.worker import FROZEN
+from napari_ensir.viewer.layers.combo import LayerChoice
+from napari_ensir.viewer.layers.layers import is_named_truth, pixel_shape, why_not
+from napari_ensir.viewer.layers.picker import LayerPicker
+from napari_ensir.viewer.layers.session import preference
+from napari_ensir.viewer.panel import Panel
+from napari_ensir.viewer.results.layers import WEIGHT_VIEWS
+
+if TYPE_CHECKING:
+    import napari
+    from magicgui.widgets.bases import Widget
+    from napari.layers import Layer
+
+    from napari_ensir.viewer.fit.worker import FitResult
+
+__all__ = ["FitControls"]
+
+_POOLED = ("one table for all", "Channels or colours are pooled: one table serves all of them.")
+_CHANNEL_LABELS = ("c", "channel", "channels", "ch")
+
+
+class FitControls(Panel):
+    """Everything that can be chosen for a fit, by name.
+
+    ``candidates``, ``ground_truth``, ``mask``, ``weights``, and every setting of
+    :class:`~napari_ensir.settings.FitSettings`.
+
+    Parameters
+    ----------
+    napari_viewer
+        Whose layers to offer.
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        self.candidates = LayerPicker(
+            viewer=napari_viewer,
+            name="candidates",
+            label="Candidates",
+            tooltip="The restorations to combine, in the order of the table's axes. Tick them; drag them "
+            "into order.",
+        )
+        self.scores = ScoreTable(
+            name="scores",
+            label="Scores",
+            tooltip="How close each image is to the ground truth: PSNR in dB and SSIM, higher is better.",
+        )
+        self._guesses_truth, self._is_following, self._axes = True, False, ""
+        self.more = CheckBox(
+            name="more", text="More settings", tooltip="Show what is rarely needed.", gui_only=True
+        )
+        self._form = Form(*self._common_controls(napari_viewer), name="settings_form")
+        self._further = Form(*self._further_controls(), name="further_form")
+        super().__init__(
+            napari_viewer,
+            self.candidates,
+            self._form,
+            self.more,
+            self._further,
+            action="Fit",
+            about="Learn the weights, then show the ensemble, the weight maps and the scores.",
+            below=[self.scores, *self._result_buttons()],
+        )
+        layout = self.native.widget().layout()
+        for widget in (self.candidates, self.scores):
+            layout.setStretchFactor(widget.native, 1)
+        self.more.changed.connect(self.safely(self._show_further))
+        self.ground_truth.changed.connect(self.safely(self._truth_chosen))
+        self.method.changed.connect(self.safely(self._follow_method))
+        self._show_further()
+        self._follow_method()
+        self._guess_truth()
+        self.follow_images()
+
+    # -- the controls -----------------------------------------------------------------------------
+
+    def _common_controls(self, viewer: napari.Viewer) -> list[Widget]:
+        declared = {each.name: each for each in settings_of(FitSettings)}
+        return [
+            LayerChoice(
+                viewer,
+                lambda layer: not why_not(layer),
+                "choose the ground truth",
+                name="ground_truth",
+                label="Ground truth",
+                tooltip="The image that the candidates should have been.",
+            ),
+            LayerChoice(
+                viewer,
+                lambda layer: isinstance(layer, Labels | Shapes),
+                "learn everywhere",
+                name="mask",
+                label="Learn in",
+                tooltip="A labels or shapes layer, laid on the images pixel by pixel: learn where it is "
+                "marked; what lies outside is held out for the scores.",
+            ),
+            control_of(declared["planes"]),
+            Choice(
+                {None: _POOLED},
+                name="channel_axis",
+                label="Channels",
+                tooltip="Which axis holds colours or channels, each to get a table of its own.",
+            ),
+            control_of(declared["method"], preference("method")),
+            control_of(declared["bin_width"]),
+            control_of(declared["shrinkage"]),
+            Choice(
+                WEIGHT_VIEWS,
+                preference("weights"),
+                name="weights",
+                label="Weights as",
+                tooltip="How the weight maps are shown.",
+            ),
+        ]
+
+    def _further_controls(self) -> list[Widget]:
+        declared = {each.name: each for each in settings_of(FitSettings)}
+        shown = {each.name for each in self._form}
+        values = {"device": preference("device")}
+        return [
+            control_of(each, values.get(name, each.default))
+            for name, each in declared.items()
+            if name not in shown
+        ]
+
+    def _result_buttons(self) -> list[Widget]:
+        first = row(
+            button("Save LUT…", "Write the lookup table to a file, for images without truth.", "save_button"),
+            button("Compare", "Rank candidates, average and methods by what was held out.", "compare_button"),
+            button("Scores…", "Write the scores to a file (CSV).", "export_button"),
+            name="files",
+            gui_only=True,
+        )
+        second = row(
+            button(
+                "Show errors",
+                "Add ensemble and best candidate minus the ground truth, in one colour scale.",
+                "errors_button",
+            ),
+            button(
+                "Expected error",
+                "Add the root mean square error to expect at each pixel, learned on parts held out.",
+                "expected_button",
+            ),
+            button(
+                "Keep result",
+                "Leave these layers as they are; more come in new ones.",
+                "keep_button",
+            ),
+            name="layers",
+            gui_only=True,
+        )
+        return [first, second, copy_buttons()]
+
+    # -- what they say ----------------------------------------------------------------------------
+
+    def settings(self) -> FitSettings:
+        """The settings as they stand; those that do not apply to the images chosen are at their defaults.
+
+        Raises
+        ------
+        EnsembleError
+            If one cannot be used.
+        """
+        values = self.asdict()
+        named = {each.name: values[each.name] for each in settings_of(FitSettings) if each.name in values}
+        if not self._has_planes():
+            named["planes"] = None
+        return FitSettings(**named)
+
+    def frozen_settings(self) -> tuple[Any, ...]:
+        """Settings that need a new fit when they change."""
+        values = self.asdict()
+        return tuple(values[name] for name in FROZEN if name != "planes" or self._has_planes())
+
+    def show_in_use(self, result: FitResult) -> None:
+        """Show what words such as "an eighth of the range" came to."""
+        self.bin_width.show_in_use(result.lut.bin_width)
+        self.shrinkage.show_in_use(result.used.shrinkage)
+        self.bin_width.inner.step = result.reference.statistics.binning.width
+
+    # -- following the images ---------------------------------------------------------------------
+
+    def _like_layer(self) -> Layer | None:
+        """The layer whose axes count: the ground truth, else the first candidate."""
+        truth = self.ground_truth.value
+        return truth if truth is not None else next(iter(self.candidates.value), None)
+
+    def _has_planes(self) -> bool:
+        like = self._like_layer()
+        return like is not None and len(self._plane_axes(like)) > 0
+
+    def _plane_axes(self, like: Layer) -> list[int]:
+        axes = [axis for axis in leading_axes(like) if axis != self.channel_axis.value]
+        return axes[:1]
+
+    def follow_images(self) -> None:
+        """Keep picker, planes, channels and digits in step with the images chosen."""
+        if self._is_following:
+            return
+        self._is_following = True
+        try:
+            self.candidates.truth = self.ground_truth.value
+            like = self._like_layer()
+            self._offer_channels(like)
+            self._offer_planes(like)
+            if like is not None:
+                low, high = like.contrast_limits_range
+                whole = np.issubdtype(like.dtype, np.integer)
+                self.bin_width.inner.suit(1e4 if whole else (high - low) / 8)
+                self.data_range.inner.suit(1e4 if whole else high - low)
+        finally:
+            self._is_following = False
+
+    def _offer_channels(self, like: Layer | None) -> None:
+        axes: dict[Any, str] = {}
+        if like is not None:
+            axes = {-1: "red, green, blue"} if like.rgb else dict(leading_axes(like))
+        entries = {axis: (f"one table each: {label}", "") for axis, label in axes.items()}
+        self.channel_axis.visible = bool(axes)
+        kind = f"{axes}"
+        if kind == self._axes:
+            return
+        self._axes = kind
+        self.channel_axis.offer({None: _POOLED, **entries} if axes else {None: _POOLED})
+        named = next(
+            (a for a, label in axes.items() if label.split(" (")[0].lower() in _CHANNEL_LABELS), None
+        )
+        if like is not None and like.rgb:
+            self.channel_axis.value = -1
+        elif named is not None:
+            self.channel_axis.value = named
+
+    def _offer_planes(self, like: Layer | None) -> None:
+        axes = [] if like is None else self._plane_axes(like)
+        self.planes.visible = bool(axes)
+        if like is not None and axes:
+            slider, last = self.planes.inner, pixel_shape(like)[axes[0]] - 1
+            if slider.max != last:
+                by_hand = self.planes.value is not None
+                with slider.changed.blocked():
+                    slider.max = max(1, last)
+                    if not by_hand:
+                        slider.value = (0, last)
+
+    def _follow_method(self) -> None:
+        self.shrinkage.visible = "shrinkage" in METHODS[self.method.value].uses
+
+    def _show_further(self) -> None:
+        self._further.native.setVisible(bool(self.more.value))
+
+    # -- the ground truth -------------------------------------------------------------------------
+
+    def layers_changed(self) -> None:
+        """See Panel."""
+        super().layers_changed()
+        self._guess_truth()
+
+    def _truth_chosen(self) -> None:
+        # Lost with its layer, it may be guessed anew; taken away by hand, it may not.
+        self._guesses_truth = self.ground_truth.value is None and not self._is_offered(self._last_truth)
+        self._last_truth = self.ground_truth.value
+
+    _last_truth: Layer | None = None
+
+    def _is_offered(self, layer: Layer | None) -> bool:
+        return layer is not None and any(layer is each for each in self.ground_truth.choices)
+
+    def _guess_truth(self) -> None:
+        """Choose the layer whose name says that it is the ground truth, if one does and none is chosen."""
+        if not self._guesses_truth or self.ground_truth.value is not None:
+            return
+        for layer in self.ground_truth.choices:
+            if layer is not None and is_named_truth(layer):
+                self.ground_truth.value = layer
+                return

@@ -1,0 +1,97 @@
+"""Combining layers as a function: for scripts, and as the small widget that magicgui makes of it.
+
+It does at once what the Fit panel does beside the viewer, and leaves nothing live behind.
+"""
+
+# No import of annotations from the future: magicgui reads them as objects.
+from typing import Annotated, Literal
+
+import napari.layers
+import napari.types
+from magicgui import magic_factory
+
+from napari_ensir.settings import METHODS, FitSettings, settings_of
+from napari_ensir.viewer.fit.request import FitRequest
+from napari_ensir.viewer.fit.worker import fit
+from napari_ensir.viewer.layers.layers import Origin, unwrapped
+from napari_ensir.viewer.layers.picker import LayerPicker
+from napari_ensir.viewer.results.layers import layer_data
+
+__all__ = ["combine_layers", "combined"]
+
+_METHOD = next(each for each in settings_of(FitSettings) if each.name == "method")
+
+
+def combined(
+    candidates: list[napari.layers.Image],
+    ground_truth: napari.layers.Image,
+    method: str | None = None,
+    bin_width: float | Literal["auto"] | None = None,
+) -> list[napari.types.LayerDataTuple]:
+    """Learn how far to trust each candidate, and combine them.
+
+    Parameters
+    ----------
+    candidates : list of M image layers of one shape
+        In the order of the table's axes.
+    ground_truth : image layer of that shape
+    method : "em", "em-released" or "least-squares", optional
+        None: EM as in the paper.
+    bin_width : float or "auto", optional
+        Intensity units; None: an eighth of the data range.
+
+    Returns
+    -------
+    list of (data, keywords, "image")
+        The ensemble, then the weight maps, (M, *shape) float32, where the candidates lie. Each remembers its
+        table in ``metadata``.
+
+    Raises
+    ------
+    EnsembleError
+        If the layers cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from napari.layers import Image
+    >>> rng = np.random.default_rng(0)
+    >>> truth = Image(rng.integers(0, 255, (32, 32)).astype(np.uint8))
+    >>> good, poor = Image(truth.data // 2 * 2, name="good"), Image(truth.data // 32 * 32, name="poor")
+    >>> [(keywords["name"], kind) for _, keywords, kind in combined([good, poor], truth)]
+    [('ensemble · EM (paper)', 'image'), ('weights · EM (paper): good, poor', 'image')]
+    """
+    layers = [unwrapped(layer) for layer in candidates or ()]
+    truth = unwrapped(ground_truth)
+    axis = -1 if truth is not None and truth.rgb else None
+    settings = FitSettings(method=method, bin_width=bin_width, channel_axis=axis)
+    request = FitRequest.of_layers(layers, truth, settings)
+    result = fit(request)
+    return layer_data(result.lut, result.combined, Origin(layers[0]))
+
+
+@magic_factory(call_button="Combine")
+def combine_layers(
+    candidates: Annotated[
+        list[napari.layers.Image],
+        {
+            "widget_type": LayerPicker,
+            "label": "Candidates",
+            "tooltip": "The restorations to combine, in the order of the table's axes.",
+        },
+    ],
+    ground_truth: Annotated[
+        napari.layers.Image,
+        {"label": "Ground truth", "tooltip": "The image that the candidates should have been."},
+    ],
+    method: Annotated[
+        str,
+        {
+            "choices": [(title, key) for key, (title, _) in METHODS.items()],
+            "label": _METHOD.title,
+            "tooltip": _METHOD.description,
+        },
+    ] = "em",
+) -> list[napari.types.LayerDataTuple]:
+    """Add the ensemble of the candidates, and the weight maps; see :func:`combined`."""
+    return combined(candidates, ground_truth, method)

@@ -1,0 +1,244 @@
+"""What is to be learned from, taken from the layers on the main thread. Reads no pixel and counts none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Shapes
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import FitSettings
+from napari_ensir.viewer.layers.layers import full_data, lies_on, never_placed, pixel_shape, why_not
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+
+__all__ = ["FitRequest", "Marked", "leading_axes", "mask_array"]
+
+COPIED = 2**24
+"""Pixels of a mask up to which it is copied, so that painting goes on while the fit runs."""
+
+Pairs = list[tuple[tuple[Any, ...], Any]]
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """Arrays of the layers chosen, and the settings.
+
+    Attributes
+    ----------
+    candidates : tuple of M arrays
+    names : tuple of M str
+    truth : array
+    rgb : bool
+        Whether the last axis is colour, and the layers are shown so.
+    settings : FitSettings
+    mask : array of the shape without the channel axis, or of its last axes, or None
+        Learn where it is not zero.
+    truth_name : str
+    """
+
+    candidates: tuple[Any, ...]
+    names: tuple[str, ...]
+    truth: Any
+    rgb: bool
+    settings: FitSettings = field(default_factory=FitSettings)
+    mask: Any = None
+    truth_name: str = "ground truth"
+
+    @classmethod
+    def of_layers(
+        cls,
+        candidates: Sequence[Layer],
+        truth: Layer | None,
+        settings: FitSettings,
+        mask: Layer | None = None,
+    ) -> FitRequest:
+        """Take what is needed from the layers.
+
+        Parameters
+        ----------
+        candidates, truth
+            Image layers.
+        settings : FitSettings
+        mask
+            A labels or shapes layer: learn where it is not empty.
+
+        Raises
+        ------
+        EnsembleError
+            If no candidate or no ground truth is chosen, a layer cannot join, the mask does not lie on the
+            images, or a setting does not suit them.
+        """
+        if not candidates:
+            raise EnsembleError("No candidate is ticked; tick the restorations to combine.")
+        if truth is None:
+            raise EnsembleError("No ground truth is chosen; choose the layer that shows the true image.")
+        for layer in candidates:
+            reason = why_not(layer, truth, truth)
+            if reason:
+                raise EnsembleError(
+                    f'"{layer.name}" cannot be a candidate ({reason}); the ground truth "{truth.name}" has '
+                    f"shape {pixel_shape(truth)}."
+                )
+        made = cls(
+            tuple(full_data(layer) for layer in candidates),
+            tuple(layer.name for layer in candidates),
+            full_data(truth),
+            bool(truth.rgb),
+            settings,
+            truth_name=truth.name,
+        )
+        made._check_planes()
+        return made if mask is None else replace(made, mask=mask_array(truth, mask, made.spatial_shape))
+
+    @property
+    def channel_axis(self) -> int | None:
+        """Axis with a table per channel, not negative."""
+        axis = self.settings.channel_axis
+        return None if axis is None else axis % len(self.truth.shape)
+
+    @property
+    def colour_axis(self) -> int | None:
+        """Axis of colours or channels, whether they share a table or not."""
+        return len(self.truth.shape) - 1 if self.rgb else self.channel_axis
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """The shape without colours or channels."""
+        axis = self.colour_axis
+        return tuple(n for place, n in enumerate(self.truth.shape) if place != axis)
+
+    def seen(self) -> tuple[Pairs, list[Any]]:
+        """Pairs to learn from, and for each the mask: a bool array or None."""
+        inside = self._mask()
+        planes = self.settings.planes
+        if planes is None:
+            return [(self.candidates, self.truth)], [inside]
+        first, last = planes
+        return [self._cut(first, last + 1)], [self._cut_mask(inside, first, last + 1)]
+
+    def unseen(self) -> tuple[Pairs, list[Any]]:
+        """Pairs, with masks, of all that :meth:`seen` leaves out; none where it leaves nothing out."""
+        outside = self._mask(inverted=True)
+        planes = self.settings.planes
+        if planes is None:
+            return ([(self.candidates, self.truth)], [outside]) if outside is not None else ([], [])
+        first, last = planes
+        n = self.spatial_shape[0]
+        pairs = [self._cut(start, stop) for start, stop in ((0, first), (last + 1, n)) if start < stop]
+        masks: list[Any] = [None] * len(pairs)
+        if outside is not None:
+            pairs.append(self._cut(first, last + 1))
+            masks.append(self._cut_mask(outside, first, last + 1))
+        return pairs, masks
+
+    def _mask(self, *, inverted: bool = False) -> Marked | None:
+        return None if self.mask is None else Marked(self.mask, self.spatial_shape, inverted=inverted)
+
+    def _check_planes(self) -> None:
+        planes, n = self.settings.planes, self.spatial_shape[0]
+        if planes is not None and planes[1] >= n:
+            raise EnsembleError(
+                f"planes are {planes[0]} to {planes[1]}, but the images have {n}; use 0 to {n - 1}."
+            )
+
+    def _cut(self, start: int, stop: int) -> tuple[tuple[Any, ...], Any]:
+        axis = 1 if self.colour_axis == 0 else 0
+        part = (slice(None),) * axis + (slice(start, stop),)
+        return tuple(candidate[part] for candidate in self.candidates), self.truth[part]
+
+    def _cut_mask(self, mask: Marked | None, start: int, stop: int) -> Marked | None:
+        return None if mask is None else mask[start:stop]
+
+
+class Marked:
+    """Where a mask is not zero, worked out for the part that is read and for no more.
+
+    Parameters
+    ----------
+    array
+        The mask; of the shape, or of its last axes.
+    shape
+        Of the images, without colours.
+    inverted
+        Where the mask *is* zero.
+    parts
+        A slice for each axis of the shape.
+    """
+
+    dtype = np.dtype(bool)
+
+    def __init__(
+        self,
+        array: Any,
+        shape: tuple[int, ...],
+        *,
+        inverted: bool = False,
+        parts: tuple[slice, ...] | None = None,
+    ) -> None:
+        self._array, self._whole, self._inverted = array, shape, inverted
+        self._parts = parts or tuple(slice(0, n) for n in shape)
+        self.shape = tuple(max(0, part.stop - part.start) for part in self._parts)
+        self.ndim = len(shape)
+
+    def __getitem__(self, key: Any) -> Marked:
+        key = key if isinstance(key, tuple) else (key,)
+        parts = list(self._parts)
+        for axis, wanted in enumerate(key):
+            start, stop, step = wanted.indices(self.shape[axis])
+            if step != 1:
+                raise IndexError("a mask is cut by slices of step 1.")
+            parts[axis] = slice(parts[axis].start + start, parts[axis].start + max(start, stop))
+        return Marked(self._array, self._whole, inverted=self._inverted, parts=tuple(parts))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        own = self._parts[self.ndim - len(self._array.shape) :]
+        marked = (np.asarray(self._array[own]) > 0) != self._inverted
+        return np.broadcast_to(marked, self.shape).astype(dtype or bool)
+
+
+def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:
+    """A mask layer's pixels, of the images' shape without colours or of its last axes.
+
+    Raises
+    ------
+    EnsembleError
+        If the mask does not lie on the ground truth's pixels.
+    """
+    if isinstance(mask, Shapes):
+        flat = mask.to_labels(labels_shape=shape[-2:]) if mask.ndim == 2 else mask.to_labels(shape)
+    else:
+        flat = full_data(mask)
+    if tuple(flat.shape) != shape[len(shape) - len(flat.shape) :]:
+        raise EnsembleError(
+            f'the mask "{mask.name}" has shape {tuple(flat.shape)}, but the images have {shape}; '
+            "draw it on these images."
+        )
+    # Labels from a file that says nothing of pixel sizes go by their pixels. What was drawn in the viewer
+    # has a place, and what one sees there should count.
+    by_pixels = not isinstance(mask, Shapes) and tuple(flat.shape) == shape and never_placed(mask)
+    if not by_pixels and not lies_on(mask, truth):
+        raise EnsembleError(
+            f'the mask "{mask.name}" does not lie on "{truth.name}"; give it the same scale, '
+            "translation and rotation."
+        )
+    return np.array(flat) if isinstance(flat, np.ndarray) and prod(flat.shape) <= COPIED else flat
+
+
+def leading_axes(layer: Layer) -> dict[int, str]:
+    """Axes of an image that are neither colour nor one of the last two, each by its label."""
+    shape = pixel_shape(layer)[: layer.ndim]
+    named = {}
+    for axis in range(max(0, len(shape) - 2)):
+        label = str(layer.axis_labels[axis])
+        # napari numbers what was not named from the end: "-3".
+        called = f"axis {axis}" if label.lstrip("-").isdigit() else label
+        named[axis] = f"{called} ({shape[axis]})"
+    return named

@@ -1,0 +1,419 @@
+"""The Fit ensemble panel: choose layers, learn, see the result follow the controls, save the table.
+
+What its controls are is in ``fit_controls.py``; what is worked out beside the viewer in ``fitting.py`` and
+``scores.py``; what becomes of it on the canvas in ``outputs.py``. Here is what leads to what.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QTimer
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.viewer.code_export import copied, fit_as_command, fit_as_python, path_of_layer
+from napari_ensir.viewer.controls.dialogs import ask_where_to_save
+from napari_ensir.viewer.fit.controls import FitControls
+from napari_ensir.viewer.fit.precompile import warm_up
+from napari_ensir.viewer.fit.request import FitRequest
+from napari_ensir.viewer.fit.scores import better_than_chosen, score_zzpm, ssim_in_words
+from napari_ensir.viewer.fit.worker import (
+    FROZEN,
+    FitResult,
+    calibrated,
+    errors_of,
+    expected_error,
+    expected_limits,
+    fit,
+    holds,
+    refit,
+    score_all,
+    score_held_out,
+)
+from napari_ensir.viewer.layers.layers import Origin, Versions, full_data, notice, unwrapped
+from napari_ensir.viewer.layers.session import session_of
+from napari_ensir.viewer.results.layers import Errors, Outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import napari
+    from napari.layers import Layer
+
+    from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.viewer.fit.compare_dialog import CompareDialog
+
+__all__ = ["FitWidget"]
+
+STALE = "The layers or what to learn from have changed; press Fit to learn from them."
+
+LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iterations")
+"""Settings that act at once, from the statistics kept."""
+
+REST, SCORE_REST = 40, 600
+"""Milliseconds that controls have to rest before the work starts, so that a drag does not queue up."""
+
+AT_ONCE = ("method", "weights")
+"""What is chosen in one stroke, and not dragged to."""
+
+
+class FitWidget(FitControls):
+    """Learns from the chosen layers how far to trust each, and adds what came of it as new layers.
+
+    After a fit, the method and its settings act at once; other layers, planes, channels or another mask
+    ask for a new fit.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer to work in.
+
+    Attributes
+    ----------
+    result : FitResult or None
+        The last one, with ``lut``, ``scores`` and ``combined``.
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        self.result: FitResult | None = None
+        self.comparison: CompareDialog | None = None
+        self._outputs: Outputs | None = None
+        self._like: Origin | None = None
+        self._title = ""
+        self._is_kept = False
+        self._done: set[str] = set()
+        self._learned_from: tuple[Any, ...] = ()
+        self._versions = Versions()
+        super().__init__(napari_viewer)
+        self._soon = self._timer(REST, self._refit)
+        self._scores_soon = self._timer(SCORE_REST, self._follow_up)
+        for name in (*LIVE, "weights"):
+            self[name].changed.connect(self._refit_after(0 if name in AT_ONCE else REST))
+        for name in ("candidates", "ground_truth", "mask", *FROZEN):
+            self[name].changed.connect(self.safely(self._inputs_changed))
+        self.scores.chosen.connect(self._adopt)
+        for key, slot in (
+            ("save_button", self._ask_and_save),
+            ("compare_button", self.compare),
+            ("errors_button", self.show_errors),
+            ("expected_button", self.show_expected_error),
+            ("keep_button", self.keep),
+            ("export_button", self._ask_and_export),
+            ("python_button", lambda: self.say(copied(self.as_code(fit_as_python)))),
+            ("command_button", lambda: self.say(copied(self.as_code(fit_as_command)))),
+        ):
+            self[key].changed.connect(self.safely(slot))
+        self._follow_result()
+
+    def _timer(self, milliseconds: int, slot: Any) -> QTimer:
+        timer = QTimer(self.native)
+        timer.setSingleShot(True)
+        timer.setInterval(milliseconds)
+        timer.timeout.connect(self.safely(slot))
+        return timer
+
+    def _refit_after(self, milliseconds: int) -> Callable[[], None]:
+        return lambda: self._soon.start(milliseconds)
+
+    # -- what is asked for ------------------------------------------------------------------------
+
+    def request(self) -> FitRequest:
+        """What is chosen, ready for the worker.
+
+        Raises
+        ------
+        EnsembleError
+            If something is missing or does not fit.
+        """
+        return FitRequest.of_layers(
+            self.candidates.value, self.ground_truth.value, self.settings(), self.mask.value
+        )
+
+    def is_stale(self) -> bool:
+        """Whether what is shown is of other layers, pixels or settings than are chosen. Reads no pixel."""
+        return self.result is None or self._learned_from != self._inputs()
+
+    def _inputs(self) -> tuple[Any, ...]:
+        """All that a new fit is needed for when it changes."""
+        layers = [*self.candidates.value, self.ground_truth.value, self.mask.value]
+        return (*self._versions.of(layers), *self.frozen_settings())
+
+    def _inputs_changed(self) -> None:
+        self.follow_images()
+        if self.candidates.value:
+            warm_up([full_data(layer) for layer in self.candidates.value])
+        if self.result is None:
+            self.say(notice(self.candidates.value, self.ground_truth.value))
+        elif self.task is None or self._is_quiet:
+            self._tell()
+
+    def data_changed(self, layer: Layer) -> None:
+        """See Panel."""
+        self._versions.changed(unwrapped(layer))
+        super().data_changed(layer)
+        # Layers of others, our own outputs among them, cost nothing.
+        chosen = [*self.candidates.value, self.ground_truth.value, self.mask.value]
+        if any(layer is each for each in chosen):
+            self._inputs_changed()
+
+    # -- fitting ----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """See Panel."""
+        self.fit()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether something is at work, or will be in a moment."""
+        return super().is_running or self._soon.isActive() or self._scores_soon.isActive()
+
+    def fit(self) -> None:
+        """Read the pixels of what is chosen, and fit; the result's layers come when it is done."""
+        try:
+            request = self.request()
+        except EnsembleError as error:
+            self.fail(error)
+            return
+        origins = [Origin(layer) for layer in self.candidates.value]
+        inputs = self._inputs()
+        self._soon.stop()
+        self._start_fit(request, lambda result: self._take_new(result, origins, inputs))
+
+    def _start_fit(self, request: FitRequest, then: Any) -> None:
+        self._scores_soon.stop()
+        self.start(lambda progress: fit(request, progress), "Fitting the ensemble", then)
+
+    def _take_new(self, result: FitResult, origins: list[Origin], inputs: tuple[Any, ...]) -> None:
+        self._like, self._learned_from = origins[0], inputs
+        self._outputs, self._title, self._is_kept = Outputs(self.viewer, origins[0]), "", False
+        layers = [origin.layer for origin in origins]
+        session_of(self.viewer).remember_layers(result.lut, layers)
+        self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
+        self._take(result)
+
+    def _refit(self) -> None:
+        """Let the result follow the controls, from the statistics kept where they suffice."""
+        before, outputs = self.result, self._outputs
+        if before is None or outputs is None:
+            return
+        if self.task is not None and not self._is_quiet:
+            self._soon.start(REST)  # once what runs has ended
+            return
+        now = self.settings()
+        live = {name: getattr(now, name) for name in LIVE}
+        settings = replace(before.request.settings, **live, device=now.device)
+        if settings == before.request.settings:
+            self.turns.take(outputs.showing(before.lut, before.combined, self.weights.value))
+        elif not holds(before, settings):
+            self._start_fit(replace(before.request, settings=settings), self._take)
+        else:
+            self._scores_soon.stop()
+            self.start(lambda progress: refit(before, settings, progress), "Refitting", self._take)
+
+    def _take(self, result: FitResult) -> None:
+        """Show a result in the layers of this fit, or in new ones where those were kept."""
+        if self._is_kept and self._like is not None:
+            self._outputs, self._is_kept = Outputs(self.viewer, self._like), False
+            layers = session_of(self.viewer).learned_on(self.result.lut) if self.result else []
+            self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
+        self.result, self._done = result, set()
+        if self._outputs is not None:
+            self.turns.take(self._outputs.showing(result.lut, result.combined, self.weights.value))
+        session_of(self.viewer).replace(self._title, result.lut)
+        self.show_in_use(result)
+        self._tell()
+        self._follow_result()
+        self._scores_soon.start(SCORE_REST if result.ssim_known else 0)
+
+    def _tell(self) -> None:
+        """Say what there is to know of the result, what matters most first."""
+        result = self.result
+        if result is None:
+            return
+        lines = [STALE] if self.is_stale() else []
+        if better := better_than_chosen(result.scores, result.lut.method):
+            lines.append(better)
+        lines += [note[:1].upper() + note[1:] for note in result.notes]
+        self.say("\n".join(lines))
+        about = ssim_in_words(result.request)
+        self.scores.show_scores(result.scores, result.lut.method, result.lut.names, about)
+
+    # -- what follows once the controls rest -------------------------------------------------------
+
+    def _follow_up(self) -> None:
+        """What takes a moment, one thing after the other: methods, errors to expect, their images, SSIM."""
+        result = self.result
+        if result is None or (self.task is not None and not self._is_quiet):
+            return
+        if self.turns.is_active:  # the layers first
+            self._scores_soon.start(REST)
+            return
+        if "methods" not in self._done:
+            self._then("methods", score_held_out, "Scoring", self._take_scores)
+        elif "calibration" not in self._done:
+            self._then("calibration", calibrated, "Measuring errors", self._take_calibrated)
+        elif "errors" not in self._done and self._outputs is not None and self._outputs.has_errors:
+            self._then("errors", lambda each, _: errors_of(each), "Errors", self._take_errors)
+        elif "expected" not in self._done and self._outputs is not None and self._outputs.has_expected:
+            self._then("expected", _expected_of, "Expected error", self._take_expected)
+        elif "ssim" not in self._done:
+            self._then("ssim", score_all, "Scoring", self._take_scores)
+
+    def _then(self, key: str, work: Any, title: str, take: Any) -> None:
+        result = self.result
+
+        def taken(value: Any) -> None:
+            if self.result is result:
+                take(value)
+                self._done.add(key)
+                self._scores_soon.start(0)
+
+        self.start(lambda progress: work(result, progress), title, taken, quiet=True)
+
+    def _take_scores(self, result: FitResult) -> None:
+        self.result = result
+        self._tell()
+
+    def _take_errors(self, errors: Errors) -> None:
+        if self.result is not None and self._outputs is not None:
+            self.turns.take(self._outputs.showing_errors(self.result.lut, errors))
+
+    def show_errors(self) -> None:
+        """Add ensemble and best single candidate minus the ground truth, in one colour scale."""
+        if self.result is None or self._outputs is None:
+            raise EnsembleError("There is no result yet; press Fit first.")
+        result, outputs = self.result, self._outputs
+
+        def take(errors: Errors) -> None:
+            self.turns.take(outputs.showing_errors(result.lut, errors))
+            self._done.add("errors")
+            self._scores_soon.start(0)
+
+        self.start(lambda _: errors_of(result), "Errors", take, quiet=True)
+
+    def _take_calibrated(self, result: FitResult) -> None:
+        self.result = result
+        session_of(self.viewer).replace(self._title, result.lut)
+        if self._outputs is not None:
+            self._outputs.remember(result.lut)
+        self._tell()
+
+    def show_expected_error(self) -> None:
+        """Add the error to expect at each pixel; once it is known, where the table is still to be told."""
+        result = self.result
+        if result is None or self._outputs is None:
+            raise EnsembleError("There is no result yet; press Fit first.")
+
+        def work(progress: Progress) -> tuple[FitResult, Any]:
+            known = result if result.lut.errors is not None else calibrated(result, progress)
+            if known.uncalibrated:
+                raise EnsembleError(f"no error can be expected: {known.uncalibrated}")
+            return known, _expected_of(known, progress)
+
+        def take(found: tuple[FitResult, Any]) -> None:
+            self._take_calibrated(found[0])
+            self._take_expected(found[1])
+            self._done |= {"calibration", "expected"}
+            self._scores_soon.start(0)
+
+        self.start(work, "Expected error", take, quiet=True)
+
+    def _take_expected(self, image: Any) -> None:
+        if self.result is not None and self._outputs is not None and image is not None:
+            self._outputs.show_expected(self.result.lut, image, expected_limits(self.result.lut))
+
+    def keep(self) -> None:
+        """Leave the layers and the table shown as they are from now on; what follows comes in new ones."""
+        if self.result is None:
+            raise EnsembleError("There is no result yet; press Fit first.")
+        self._is_kept = True
+        self.say("Kept; other settings are shown in new layers from now on.")
+
+    def compare(self) -> None:
+        """Rank candidates, average, ZZPM and every method by what was held out, and offer the best."""
+        from napari_ensir.viewer.fit.compare_dialog import CompareDialog
+
+        result = self.result
+        if result is None:
+            raise EnsembleError("There is no result yet; press Fit first.")
+        if "methods" not in self._done:
+            self._then("methods", score_held_out, "Scoring", self._take_and_compare)
+            return
+        scores = list(result.scores)
+        if not any(score.role == "zzpm" for score in scores):
+            scores += filter(None, [score_zzpm(result.truth, result.lut)])
+        self.comparison = CompareDialog(
+            scores, result.lut.method, result.held_out_in_words, self._adopt, self.native
+        )
+        self.comparison.show()
+
+    def _take_and_compare(self, result: FitResult) -> None:
+        self._take_scores(result)
+        self._done.add("methods")
+        self.compare()
+
+    def _adopt(self, method: str) -> None:
+        self.method.value = method
+
+    def as_code(self, write: Callable[..., str]) -> str:
+        """What is chosen, as :func:`fit_as_python` or :func:`fit_as_command` writes it.
+
+        Raises
+        ------
+        EnsembleError
+            If something is missing or does not fit.
+        """
+        self.request()  # refuses what could not be fitted either
+        paths = {layer.name: path_of_layer(layer) for layer in self.candidates.value}
+        mask = None if self.mask.value is None else path_of_layer(self.mask.value)
+        return write(paths, path_of_layer(self.ground_truth.value), self.settings(), mask)
+
+    # -- saving -----------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the table shown to a file; says so, or why not, under the buttons."""
+        if self.result is None:
+            self.fail(EnsembleError("There is no lookup table yet; press Fit first."))
+            return
+        try:
+            written = self.result.lut.save(path)
+        except EnsembleError as error:
+            self.fail(error)
+            return
+        self.say(f"Saved {written.name}.")
+
+    def export_scores(self, path: str | Path) -> None:
+        """Write the table of scores as CSV; says so, or why not, under the buttons."""
+        try:
+            self.scores.export(Path(path))
+        except EnsembleError as error:
+            self.fail(error)
+            return
+        self.say(f"Wrote {Path(path).name}.")
+
+    def _ask_and_save(self) -> None:
+        path = ask_where_to_save(
+            self.native, "Save the lookup table", "ensemble", "Lookup table", ".lut.safetensors"
+        )
+        if path is not None:
+            self.save(path)
+
+    def _ask_and_export(self) -> None:
+        path = ask_where_to_save(self.native, "Export the scores", "scores", "Table", ".csv")
+        if path is not None:
+            self.export_scores(path)
+
+    def _follow_result(self) -> None:
+        keys = ("save", "compare", "errors", "expected", "keep", "export")
+        for key in keys:
+            self[f"{key}_button"].enabled = self.result is not None
+
+
+def _expected_of(result: FitResult, progress: Progress | None = None) -> Any:
+    """The error to expect of a result at each pixel; None where its table does not know."""
+    if result.lut.errors is None:
+        return None
+    request = result.request
+    return expected_error(result.lut, request.candidates, request.rgb, request.settings.device, progress)

@@ -1,0 +1,1 @@
+"""Layers: their data, placement and choice."""

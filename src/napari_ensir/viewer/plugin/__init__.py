@@ -1,0 +1,1 @@
+"""What napari.yaml points at besides panels: menu, reader, writer, sample data, demo."""

@@ -1,0 +1,1 @@
+"""The panel that restores an image."""

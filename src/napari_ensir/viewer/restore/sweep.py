@@ -1,0 +1,145 @@
+"""The controls of trying values of one setting of a restorer, and the curve of what came out. Tries none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import Container, SpinBox
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers.self_supervised.calibrate import around, numbers_to_try, told, values_between
+from napari_ensir.settings import SweepSettings, settings_of
+from napari_ensir.viewer.controls.combo import Choice
+from napari_ensir.viewer.controls.forms import Form, button, row
+from napari_ensir.viewer.controls.inputs import Between
+from napari_ensir.viewer.results.plots import draw_sweep, fresh_axes, new_canvas
+
+if TYPE_CHECKING:
+    import napari
+    from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+
+    from napari_ensir.restorers import Restorer
+    from napari_ensir.restorers.self_supervised.calibrate import Sweep
+    from napari_ensir.settings import Setting
+
+__all__ = ["SweepForm"]
+
+_PLOT_SIZE = (220, 190)
+
+
+class SweepForm(Container):
+    """Which setting, from where to where, in how many values; below them the curve and a button to take it.
+
+    Parameters
+    ----------
+    viewer
+        Whose theme to draw in.
+
+    Attributes
+    ----------
+    sweep : Sweep or None
+        The last one, of the restorer of the key ``swept``.
+    """
+
+    def __init__(self, viewer: napari.Viewer, **kwargs: Any) -> None:
+        self._viewer = viewer
+        self._canvas: FigureCanvasQTAgg | None = None
+        self._settings: dict[str, Setting] = {}
+        self._restorer: Restorer | None = None
+        self.sweep: Sweep | None = None
+        self.swept = ""
+        self.setting = Choice(
+            {},
+            name="sweep_setting",
+            label="Setting",
+            tooltip="A number among the settings of the restorer selected above.",
+            gui_only=True,
+        )
+        self.between = Between(
+            name="sweep_between", label="From, to", tooltip="The least and the greatest value.", gui_only=True
+        )
+        (count,) = (each for each in settings_of(SweepSettings) if each.name == "count")
+        self.steps = SpinBox(
+            value=count.default,
+            name="sweep_steps",
+            label=count.title,
+            tooltip=count.description,
+            min=int(count.minimum or 0),
+            max=int(count.maximum or 0),
+            gui_only=True,
+        )
+        self.sweep_button = button(
+            "Try values",
+            "Restore with each value, some pixels hidden, and compare the errors; no ground truth is needed.",
+            "sweep_button",
+        )
+        self.adopt_button = button(
+            "Use the best", "Set the value of least error.", "adopt_button", enabled=False
+        )
+        self._place: Container = Container(name="sweep_place", labels=False, gui_only=True)
+        self._place.margins = (0, 0, 0, 0)
+        super().__init__(layout="vertical", labels=False, **kwargs)
+        self.margins = (0, 0, 0, 0)
+        self.extend(
+            [
+                Form(self.setting, self.between, self.steps, name="sweep_controls", gui_only=True),
+                row(self.sweep_button, self.adopt_button, name="sweep_buttons", gui_only=True),
+                self._place,
+            ]
+        )
+        self.setting.changed.connect(self._suggest)
+
+    def offer(self, restorer: Restorer) -> None:
+        """Offer the numbers among a restorer's settings; the curve drawn stays until another is."""
+        self._restorer = restorer
+        self._settings = {each.name: each for each in numbers_to_try(restorer)}
+        self.setting.offer({each.name: (each.title, each.description) for each in self._settings.values()})
+        self.sweep_button.enabled = bool(self._settings)
+        self._suggest()
+
+    def _suggest(self, *_: object) -> None:
+        """Suggest values around the one that is set."""
+        chosen = self._settings.get(self.setting.value)
+        if chosen is None:
+            return
+        low, high = around(chosen, getattr(self._restorer, chosen.name))
+        self.between.suit(high - low)
+        self.between.value = (low, high)
+
+    def values(self) -> list[Any]:
+        """The values to try.
+
+        Raises
+        ------
+        EnsembleError
+            If there is no setting to try, or fewer than two values lie between.
+        """
+        chosen = self._settings.get(self.setting.value)
+        if chosen is None:
+            raise EnsembleError("This restorer has no number to try; select another one in the list.")
+        low, high = self.between.value
+        return values_between(chosen, low, high, self.steps.value)
+
+    def show_sweep(self, sweep: Sweep, key: str) -> None:
+        """Draw the curve of the restorer of this key."""
+        self.sweep, self.swept = sweep, key
+        self.adopt_button.enabled = True
+        self.adopt_button.text = f"Use {told(sweep.best)}"
+        self.redraw()
+
+    @property
+    def canvas(self) -> FigureCanvasQTAgg:
+        """The plot, made when first drawn: importing matplotlib takes longer than opening a panel may."""
+        if self._canvas is None:
+            tip = "The error at each value above that of the best, with a band of its standard error."
+            self._canvas = new_canvas("Plot of the values tried", tip, *_PLOT_SIZE)
+            self._place.native.layout().addWidget(self._canvas)
+            self._canvas.show()  # what joins a panel that is seen already stays hidden otherwise
+        return self._canvas
+
+    def redraw(self, *_: object) -> None:
+        """Draw what is known in the viewer's theme; nothing where nothing was tried."""
+        if self.sweep is not None:
+            axes, ink, paper = fresh_axes(self.canvas, self._viewer)
+            draw_sweep(axes, self.sweep, self.sweep.setting.replace("_", " "), ink, paper)
+            self.canvas.draw_idle()

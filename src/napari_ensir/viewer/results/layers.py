@@ -1,0 +1,322 @@
+"""Results as layers, where the candidates are. Adds and updates its own layers, never one of the user's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from napari.utils import Colormap
+from napari.utils.colormaps import CyclicLabelColormap
+
+from napari_ensir.settings import METHODS
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY, name_slider_places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import napari
+    from napari.layers import Layer
+
+    from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.viewer.layers.layers import Origin
+    from napari_ensir.viewer.results.combining import Combined
+
+__all__ = [
+    "PALETTE",
+    "WEIGHT_VIEWS",
+    "Errors",
+    "Outputs",
+    "layer_data",
+    "method_title",
+]
+
+WEIGHT_VIEWS = {
+    "slider": ("One layer, candidates on a slider", "The weight maps stacked; a slider walks through them."),
+    "layers": ("One layer per candidate", "Each candidate's weight map as a layer of its own."),
+    "trusted": (
+        "Most trusted candidate",
+        "A labels layer: at each pixel the candidate with the largest weight.",
+    ),
+}
+"""How weight maps can be shown: title and explanation by key."""
+
+PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#f0e442", "#999999")
+"""Candidates' colours, told apart under every common colour blindness (Okabe and Ito 2008); then grey."""
+
+ERRORS = Colormap(["#0072b2", "#f7f7f7", "#d55e00"], name="napari-ensir errors")
+"""Too dark is blue, right is white, too bright is red: two ends of the palette above."""
+
+
+_WEIGHT_LOOKS: dict[str, Any] = {
+    "rgb": False,
+    "colormap": "viridis",
+    "contrast_limits": (0, 1),
+    "visible": False,
+}
+
+
+def method_title(lut: WeightLUT) -> str:
+    """What a table's method is called."""
+    return METHODS[lut.method][0] if lut.method in METHODS else lut.method
+
+
+@dataclass(frozen=True)
+class Errors:
+    """An ensemble and a single candidate minus the ground truth.
+
+    Attributes
+    ----------
+    ensemble, best : (*shape without colours) float32 array
+        Intensity units; the mean over the colours of an RGB image.
+    best_name : str
+        The candidate that alone comes closest.
+    limit : float
+        What all but one in two hundred pixels of one plane stay within, in either image.
+    """
+
+    ensemble: Any
+    best: Any
+    best_name: str
+    limit: float
+
+
+class Outputs:
+    """The layers of one result, which later results of the same fit update.
+
+    Parameters
+    ----------
+    viewer
+        Where they are added.
+    like
+        A candidate: where they lie and how the ensemble is shown.
+    label
+        What tells this set of layers from others, put before the new layers' names.
+    """
+
+    def __init__(self, viewer: napari.Viewer, like: Origin, label: str = "") -> None:
+        self._viewer, self._like = viewer, like
+        self._before = f"{label} " if label else ""
+        self._ensemble: Layer | None = None
+        self._weights: list[Layer] = []
+        self._errors: list[Layer] = []
+        self._expected: list[Layer] = []
+        self._view = ""
+        self._shown = 0
+        self._names: dict[int, str] = {}
+        self._limits: dict[int, tuple[float, float]] = {}
+
+    def showing(self, lut: WeightLUT, combined: Combined, view: str) -> Iterator[None]:
+        """Bring the layers up to date, adding those that are not there yet: one at each ``next``.
+
+        napari takes a tenth of a second for a layer that comes or goes, and the window stands still. Other
+        steps that are begun before all of these are done replace the rest of them.
+
+        A layer that the user has removed stays removed; other weight layers are added when another view of
+        them is asked for.
+        """
+        self._shown += 1
+        mine = self._shown
+        for _ in self._showing(lut, combined, view):
+            yield
+            if self._shown != mine:
+                return
+
+    def _showing(self, lut: WeightLUT, combined: Combined, view: str) -> Iterator[None]:
+        if self._ensemble is None:
+            self._ensemble = self._add_ensemble(lut, combined)
+        else:
+            self._update(self._ensemble, combined.image, lut, self._ensemble_name(lut))
+        yield
+        parts = zip(_weight_data(combined, view), _weight_names(lut, view), strict=True)
+        if view == self._view:
+            for layer, (data, name) in zip(self._weights, parts, strict=True):
+                self._update(layer, data, lut, self._before + name)
+                yield
+            return
+        self._view = ""  # until all are there
+        while self._weights:
+            self._drop(self._weights.pop())
+            yield
+        for data, name in parts:
+            self._weights.append(self._add_weights(lut, data, name, view))
+            yield
+        self._view = view
+
+    def showing_errors(self, lut: WeightLUT, errors: Errors) -> Iterator[None]:
+        """Add the two error images above the others, or bring them up to date: one at each ``next``."""
+        data = (errors.best, errors.ensemble)
+        names = (f"error of {errors.best_name}", f"error of {self._ensemble_name(lut)}")
+        limits = (-errors.limit, errors.limit)
+        if self.has_errors:
+            for layer, part, name in zip(self._errors, data, names, strict=False):
+                self._update(layer, part, lut, self._before + name, limits)
+                yield
+            return
+        look = {"rgb": False, "colormap": ERRORS, "contrast_limits": limits}
+        place = self._like.placement()
+        self._errors = []
+        for part, name in zip(data, names, strict=True):
+            made = self._add("image", part, f"{self._before}{name}", lut, "error", **look, **place)
+            self._errors.append(made)
+            yield
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether error images are shown."""
+        return any(self._is_ours(layer) for layer in self._errors)
+
+    def show_expected(self, lut: WeightLUT, image: Any, limits: tuple[float, float]) -> None:
+        """Add the error to expect at each pixel above the others, or bring it up to date."""
+        name = f"{self._before}expected error (intensity units) · {method_title(lut)}"
+        if self.has_expected:
+            self._update(self._expected[0], image, lut, name, limits)
+            return
+        look = {"rgb": False, "colormap": "magma", "contrast_limits": limits}
+        place = self._like.placement()
+        self._expected = [self._add("image", image, name, lut, "expected error", **look, **place)]
+
+    @property
+    def has_expected(self) -> bool:
+        """Whether the error to expect is shown."""
+        return any(self._is_ours(layer) for layer in self._expected)
+
+    def remember(self, lut: WeightLUT) -> None:
+        """Let the layers tell of a table that says more than theirs, and combines alike."""
+        for layer in [*([self._ensemble] if self._ensemble else []), *self._weights, *self._errors]:
+            if self._is_ours(layer):
+                kind = layer.metadata[OUTPUT_KEY]["kind"]
+                layer.metadata = {**layer.metadata, **_marked(lut, kind)}
+
+    @property
+    def ensemble(self) -> Layer | None:
+        """The ensemble's layer, if it is still there and still ours."""
+        layer = self._ensemble
+        return layer if layer is not None and self._is_ours(layer) else None
+
+    def _is_ours(self, layer: Layer) -> bool:
+        # Without its mark it is the user's, who has made a layer of their own of it.
+        return layer in self._viewer.layers and OUTPUT_KEY in layer.metadata
+
+    def _drop(self, layer: Layer) -> None:
+        if layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
+
+    def _update(
+        self,
+        layer: Layer,
+        data: Any,
+        lut: WeightLUT,
+        name: str,
+        limits: tuple[float, float] | None = None,
+    ) -> None:
+        if not self._is_ours(layer):
+            return
+        layer.data = data
+        if limits is not None and _limits_of(layer) == self._limits[id(layer)]:  # else they are the user's
+            layer.contrast_limits = limits
+            self._limits[id(layer)] = _limits_of(layer)
+        kind = layer.metadata[OUTPUT_KEY]["kind"]
+        # A new dictionary: a duplicate of the layer shares the old one, and stays what it was made of.
+        layer.metadata = {**layer.metadata, **_marked(lut, kind)}
+        if layer.name == self._names.get(id(layer)):  # the user has given it no name of their own
+            self._name(layer, name)
+
+    def _name(self, layer: Layer, name: str) -> None:
+        if layer.name != name:
+            layer.name = name
+        self._names[id(layer)] = layer.name  # with a number behind it where another has that name
+
+    def _add(self, how: str, data: Any, name: str, lut: WeightLUT, kind: str, **keywords: Any) -> Layer:
+        add = self._viewer.add_image if how == "image" else self._viewer.add_labels
+        layer = add(data, name=name, metadata=_marked(lut, kind), **keywords)
+        self._names[id(layer)] = layer.name
+        if how == "image" and not layer.rgb:
+            self._limits[id(layer)] = _limits_of(layer)
+        return layer
+
+    def _ensemble_name(self, lut: WeightLUT) -> str:
+        return f"{self._before}ensemble · {method_title(lut)}"
+
+    def _add_ensemble(self, lut: WeightLUT, combined: Combined) -> Layer:
+        data, keywords, _ = layer_data(lut, combined, self._like)[0]
+        del keywords["metadata"], keywords["name"]
+        return self._add("image", data, self._ensemble_name(lut), lut, "ensemble", **keywords)
+
+    def _add_weights(self, lut: WeightLUT, data: Any, name: str, view: str) -> Layer:
+        if view == "trusted":
+            how, look = "labels", {**_legend(lut), **self._like.placement()}
+        else:
+            how, look = "image", {**_WEIGHT_LOOKS, **self._like.placement(stacked=view == "slider")}
+        made = self._add(how, data, self._before + name, lut, "weights", **look)
+        self._put_above_ensemble(made)
+        if view == "slider":
+            name_slider_places(self._viewer, made, lut.names)
+        return made
+
+    def _put_above_ensemble(self, made: Layer) -> None:
+        """Where it is seen once it is made visible: above its fellows, under what the user has put on top."""
+        layers = self._viewer.layers
+        if self._ensemble is None or self._ensemble not in layers:
+            return
+        before = [each for each in self._weights if each in layers]
+        place = max(layers.index(each) for each in (self._ensemble, *before)) + 1
+        if layers.index(made) != place:
+            layers.move(layers.index(made), place)
+
+
+def _marked(lut: WeightLUT, kind: str) -> dict[str, Any]:
+    """What an output remembers: its kind, and the table itself."""
+    return {OUTPUT_KEY: {"kind": kind, "lut": lut, "candidates": list(lut.names), "method": lut.method}}
+
+
+def _limits_of(layer: Any) -> tuple[float, float]:
+    low, high = layer.contrast_limits
+    return float(low), float(high)
+
+
+def _weight_names(lut: WeightLUT, view: str) -> list[str]:
+    title = method_title(lut)
+    if view == "slider":
+        return [f"weights · {title}: " + ", ".join(lut.names)]
+    if view == "layers":
+        return [f"weight of {name} · {title}" for name in lut.names]
+    return [f"most trusted · {title}"]
+
+
+def _weight_data(combined: Combined, view: str) -> list[Any]:
+    if view == "slider":
+        return [combined.maps]
+    if view == "layers":
+        return [combined.map_of(place) for place in range(combined.maps.shape[0])]
+    return [combined.most_trusted()]
+
+
+def _legend(lut: WeightLUT) -> dict[str, Any]:
+    """Colours and names of the labels: napari shows the name under the pointer."""
+    colours = [PALETTE[min(i, len(PALETTE) - 1)] for i in range(lut.n_candidates)]
+    return {
+        # A cycle, whose labels are never more than its colours: napari compiles a dictionary of colours for
+        # seconds, at the first layer that has one.
+        "colormap": CyclicLabelColormap(colors=["transparent", *colours]),
+        "features": {"index": range(lut.n_candidates + 1), "candidate": ["", *lut.names]},
+        "opacity": 0.6,
+    }
+
+
+def layer_data(lut: WeightLUT, combined: Combined, like: Origin) -> list[Any]:
+    """Ensemble and weight maps as layer data tuples, looking as :class:`Outputs` would make them look."""
+    looks = {} if like.rgb else {"contrast_limits": lut.data_range, "colormap": like.colormap}
+    ensemble = {
+        "name": f"ensemble · {method_title(lut)}",
+        "rgb": like.rgb,
+        "metadata": _marked(lut, "ensemble"),
+        **looks,
+        **like.placement(),
+    }
+    weights = {
+        "name": _weight_names(lut, "slider")[0],
+        "metadata": _marked(lut, "weights"),
+        **_WEIGHT_LOOKS,
+        **like.placement(stacked=True),
+    }
+    return [(combined.image, ensemble, "image"), (combined.maps, weights, "image")]

@@ -1,0 +1,185 @@
+"""Plots of a table, and the theme they are drawn in. Draws what it is given; knows no layers, no panels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.theme import get_theme
+
+from napari_ensir.ensemble.lut.lut import bin_centres, pair_map, weights_along_intensity
+from napari_ensir.viewer.results.layers import PALETTE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import napari
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+
+    from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.ensemble.uncertainty.bias import Fidelity
+    from napari_ensir.restorers.self_supervised.calibrate import Sweep
+
+    Colour = tuple[float, float, float]
+
+__all__ = [
+    "SURE",
+    "draw_counts",
+    "draw_fidelity",
+    "draw_nothing",
+    "draw_pair",
+    "draw_sweep",
+    "draw_weights",
+    "fresh_axes",
+    "new_canvas",
+]
+
+MOST_TICKS = 8
+"""Values below a curve that fit beside each other."""
+
+SURE = 100
+"""Pixels from which on a weight counts as learned: below, it is drawn as a guess."""
+
+
+def new_canvas(name: str, tooltip: str, width: int, height: int) -> FigureCanvasQTAgg:
+    """An empty plot of at least this size in pixels."""
+    # Imported here: half a second that panels without a plot do not need.
+    from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+    from matplotlib.figure import Figure
+
+    canvas = FigureCanvasQTAgg(Figure(figsize=(width / 100, height / 100), layout="constrained"))
+    canvas.setMinimumSize(width, height)
+    canvas.setAccessibleName(name)
+    canvas.setToolTip(tooltip)
+    return canvas
+
+
+def fresh_axes(canvas: FigureCanvasQTAgg, viewer: napari.Viewer) -> tuple[Axes, Colour, Colour]:
+    """The only axes of a plot that is drawn anew, in the viewer's theme; ink and paper as well."""
+    theme = get_theme(viewer.theme)
+    ink, paper = _rgb(theme.text), _rgb(theme.background)
+    figure = canvas.figure
+    figure.clear()
+    figure.set_facecolor(paper)
+    axes = figure.add_subplot()
+    axes.set_facecolor(paper)
+    axes.tick_params(which="both", colors=ink, labelsize=8)
+    for spine in axes.spines.values():
+        spine.set_color(ink)
+    axes.xaxis.label.set(color=ink, fontsize=9)
+    axes.yaxis.label.set(color=ink, fontsize=9)
+    return axes, ink, paper
+
+
+def _rgb(colour: Any) -> Colour:
+    red, green, blue = colour.as_rgb_tuple()[:3]
+    return red / 255, green / 255, blue / 255
+
+
+def draw_nothing(axes: Axes, text: str, ink: Colour) -> None:
+    """A few words where there is nothing to plot."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, color=ink, ha="center", va="center")
+
+
+def draw_weights(axes: Axes, lut: WeightLUT, channel: int, ink: Colour, paper: Colour) -> None:
+    """Each candidate's weight where all candidates have that intensity; hollow where it is a guess."""
+    weights, counts = weights_along_intensity(lut, channel)
+    centres = bin_centres(lut)
+    sure = counts >= SURE
+    for m, name in enumerate(lut.names):
+        colour = PALETTE[min(m, len(PALETTE) - 1)]
+        axes.plot(centres, weights[:, m], color=colour, linewidth=1.4, label=name)
+        axes.scatter(centres[sure], weights[sure, m], s=18, color=colour)
+        axes.scatter(centres[~sure], weights[~sure, m], s=18, facecolor=paper, edgecolor=colour)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel(f"intensity (hollow: under {SURE} pixels)")
+    axes.set_ylabel("weight")
+    axes.legend(fontsize=7, labelcolor=ink, facecolor=paper, edgecolor=ink)
+
+
+def draw_counts(axes: Axes, lut: WeightLUT, channel: int, ink: Colour) -> None:
+    """How many pixels the weights at each intensity were learned from."""
+    _, counts = weights_along_intensity(lut, channel)
+    axes.bar(bin_centres(lut), np.maximum(counts, 0), width=0.9 * lut.bin_width, color=PALETTE[1])
+    axes.set_yscale("symlog", linthresh=1)
+    axes.axhline(SURE, color=ink, linewidth=0.8, linestyle=":")
+    axes.set_xlabel("intensity")
+    axes.set_ylabel("pixels" if (lut.counts >= 0).all() else "bin sets")
+
+
+def draw_fidelity(
+    axes: Axes, curves: Fidelity, names: Sequence[str], channel: int, ink: Colour, paper: Colour
+) -> None:
+    """Mean error of each candidate and of the ensemble along intensity, with its standard error.
+
+    Hollow where it is a guess. ``names`` are the candidates'; of pooled channels, all have the same curves.
+    """
+    place = min(channel, len(curves.bias) - 1)
+    axes.axhline(0, color=ink, linewidth=0.8, linestyle=":")
+    for m, name in enumerate([*names, "ensemble"]):
+        last = m == len(names)
+        colour = ink if last else PALETTE[min(m, len(PALETTE) - 1)]
+        seen = curves.pixels[place, m] > 0
+        x, y = curves.intensities[seen], curves.bias[place, m][seen]
+        # One group alone has no standard error: the dot stands by itself.
+        error = np.nan_to_num(curves.standard_error[place, m][seen])
+        axes.errorbar(x, y, error, color=colour, linewidth=2.2 if last else 1.2, elinewidth=0.8, label=name)
+        sure = curves.pixels[place, m][seen] >= SURE
+        axes.scatter(x[sure], y[sure], s=10, color=colour, zorder=3)
+        axes.scatter(x[~sure], y[~sure], s=10, facecolor=paper, edgecolor=colour, zorder=3)
+    what = "true intensity" if curves.by == "truth" else "intensity read"
+    axes.set_xlabel(f"{what} (hollow: under {SURE} pixels)")
+    axes.set_ylabel("mean of image minus truth")
+    axes.legend(fontsize=7, labelcolor=ink, facecolor=paper, edgecolor=ink)
+
+
+def draw_pair(axes: Axes, lut: WeightLUT, pair: tuple[int, int], channel: int, ink: Colour) -> None:
+    """The first candidate's weight, by its own intensity and the second's."""
+    first, second = pair
+    weights, _ = pair_map(lut, first, second, channel)
+    low = lut.binning.low
+    high = low + lut.binning.width * lut.binning.n_bins
+    shown = axes.imshow(
+        weights, origin="lower", extent=(low, high, low, high), vmin=0, vmax=1, cmap="viridis"
+    )
+    bar = axes.figure.colorbar(shown, ax=axes, shrink=0.8)
+    bar.set_label(f"weight of {lut.names[first]}", color=ink, fontsize=8)
+    bar.ax.tick_params(colors=ink, labelsize=7)
+    axes.set_xlabel(f"intensity of {lut.names[second]}")
+    axes.set_ylabel(f"intensity of {lut.names[first]}")
+
+
+def draw_sweep(axes: Axes, sweep: Sweep, title: str, ink: Colour, paper: Colour) -> None:
+    """The error at each value of a setting above that of the best one, with a band of its standard error.
+
+    The best value has a line; hollow are those that may be as good.
+    """
+    values, errors = np.asarray(sweep.values, float), sweep.differences
+    order = np.argsort(values)
+    values, errors, spread = values[order], errors[order], np.nan_to_num(sweep.standard_errors)[order]
+    alike = np.isin(values, np.asarray(sweep.alike, float))
+    line, mark = PALETTE[0], PALETTE[1]
+    axes.fill_between(values, errors - spread, errors + spread, color=line, alpha=0.25, linewidth=0)
+    axes.plot(values, errors, color=line, linewidth=1.4)
+    axes.scatter(values[~alike], errors[~alike], s=20, color=line, zorder=3)
+    axes.scatter(values[alike], errors[alike], s=20, facecolor=paper, edgecolor=line, zorder=3)
+    axes.axvline(float(sweep.best), color=mark, linewidth=1.2, linestyle="--")
+    axes.annotate(
+        f"{sweep.best:.3g}",
+        (float(sweep.best), 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(-3 if sweep.best == values[-1] else 3, -10),
+        textcoords="offset points",
+        ha="right" if sweep.best == values[-1] else "left",
+        color=ink,
+        fontsize=9,
+    )
+    if values[0] > 0 and values[-1] >= 8 * values[0]:
+        axes.set_xscale("log")
+    few = values[:: -(-len(values) // MOST_TICKS)]
+    axes.set_xticks(few, [f"{value:.3g}" for value in few], fontsize=7)
+    axes.minorticks_off()
+    axes.set_xlabel(f"{title} (hollow: may be as good)")
+    axes.set_ylabel("error above the best")

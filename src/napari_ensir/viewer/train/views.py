@@ -1,0 +1,147 @@
+"""What a training shows while it runs: the loss as a plot, and a preview as a layer of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY
+from napari_ensir.viewer.results.layers import PALETTE
+from napari_ensir.viewer.results.plots import draw_nothing, fresh_axes, new_canvas
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import napari
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+
+    from napari_ensir.viewer.layers.layers import Origin
+
+__all__ = ["LossPlot", "Preview"]
+
+_MOST_POINTS = 1500
+
+
+class LossPlot:
+    """The loss over the steps, in the viewer's theme.
+
+    Parameters
+    ----------
+    viewer
+        Whose theme to take.
+    """
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self._viewer = viewer
+        self._losses: Sequence[float] = ()
+        tip = "Each step's loss as a dot, and its running mean."
+        self.canvas = new_canvas("Plot of the loss", tip, 220, 150)
+        self.redraw()
+
+    def show_losses(self, losses: Sequence[float]) -> None:
+        """Draw these, unless they are drawn already."""
+        if len(losses) != len(self._losses) or list(losses[-1:]) != list(self._losses[-1:]):
+            self._losses = losses
+            self.redraw()
+
+    def redraw(self, *_: object) -> None:
+        """Draw what is known, in the viewer's theme."""
+        axes, ink, _ = fresh_axes(self.canvas, self._viewer)
+        if self._losses:
+            steps, losses, smooth = _thinned(np.asarray(self._losses))
+            axes.plot(steps, losses, ".", color=PALETTE[1], markersize=2, alpha=0.5)
+            axes.plot(steps, smooth, color=PALETTE[0], linewidth=1.5)
+            if losses.min() > 0:
+                axes.set_yscale("log")
+            axes.set_xlabel("step")
+            axes.set_ylabel("loss")
+        else:
+            draw_nothing(axes, "The loss will be drawn here.", ink)
+        self.canvas.draw_idle()
+
+
+def _thinned(losses: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Steps, losses and their running mean, at no more points than a plot can show.
+
+    Examples
+    --------
+    >>> steps, losses, smooth = _thinned(np.arange(4000.0))
+    >>> len(steps) <= 1500, steps[:2].tolist(), float(smooth[1])
+    (True, [1, 4], 1.5)
+    """
+    window = max(len(losses) // 40, 8)
+    sums = np.concatenate([[0.0], np.cumsum(losses)])
+    ends = np.arange(1, len(losses) + 1)
+    starts = np.maximum(ends - window, 0)
+    smooth = (sums[ends] - sums[starts]) / (ends - starts)
+    every = slice(None, None, -(-len(losses) // _MOST_POINTS))
+    return ends[every], losses[every], smooth[every]
+
+
+class Preview:
+    """A layer that shows what the network makes of the middle of the first degraded plane.
+
+    It is marked as ours, so that no picker offers it as a candidate.
+
+    Parameters
+    ----------
+    viewer
+        Where it is added.
+    like
+        The degraded layer as it is now.
+    """
+
+    def __init__(self, viewer: napari.Viewer, like: Origin) -> None:
+        self._viewer, self._like = viewer, like
+        layer = like.layer
+        cut = np.zeros(like.ndim)
+        # As the trainer cuts it; see Trainer.run.
+        cut[-2:] = [max(n - 256, 0) // 2 for n in like.shape[: like.ndim][-2:]]
+        self._corner = np.asarray(layer.affine.inverse(layer.data_to_world(cut)))
+        self._layer: Layer | None = None
+        self._shown: NDArray[np.float32] | None = None
+        self._over = False
+
+    def show(self, preview: NDArray[np.float32] | None) -> None:
+        """Bring the layer up to date; one that was removed, by whomever, stays removed.
+
+        Parameters
+        ----------
+        preview
+            Shape (channels, rows, columns), in intensity units; None: nothing to show yet.
+        """
+        if preview is None or preview is self._shown or self._over:
+            return
+        self._shown = preview
+        data = self._as_layer(preview)
+        if self._layer is None:
+            self._layer = self._add(data)
+        elif self._layer in self._viewer.layers:
+            self._layer.data = data
+
+    def remove(self) -> None:
+        """Take the layer away: the training is over, and what it still says comes too late."""
+        self._over = True
+        if self._layer is not None and self._layer in self._viewer.layers:
+            self._viewer.layers.remove(self._layer)
+
+    def _as_layer(self, preview: NDArray[np.float32]) -> NDArray[np.float32]:
+        like = self._like
+        planes = (1,) * (like.ndim - 2)
+        if not like.rgb:
+            return preview[0].reshape(planes + preview.shape[1:])
+        dtype = like.dtype
+        full = np.iinfo(dtype).max if dtype.kind in "iu" else 1.0
+        colour = np.moveaxis(preview, 0, -1) / np.float32(full)
+        return np.clip(colour, 0, 1).reshape(planes + colour.shape)
+
+    def _add(self, data: NDArray[np.float32]) -> Layer:
+        like = self._like
+        place = like.placement() | {"translate": self._corner}
+        looks = {} if like.rgb else {"contrast_limits": like.contrast_limits, "colormap": like.colormap}
+        mark = {OUTPUT_KEY: {"kind": "training preview"}}
+        return self._viewer.add_image(
+            data, name="training preview", rgb=like.rgb, metadata=mark, **looks, **place
+        )
