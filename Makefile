@@ -25,7 +25,7 @@ test: .venv/installed
 # The compiled loops are run a second time as plain Python, where coverage can see them and numpy warns of
 # what compiled code does in silence.
 COVER = -m pytest -q --cov=napari_ensir.ensemble --cov-branch
-LOOPS = $(addprefix tests/ensemble/test_,em.py statistics.py inputs.py arrays.py)
+LOOPS = $(addprefix tests/ensemble/,estimators/test_em.py statistics/test_statistics.py arrays)
 
 coverage: .venv/installed
 	$(BIN)/python $(COVER) --cov-report= tests/ensemble tests/viewer src/napari_ensir/ensemble
@@ -38,6 +38,8 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/count_code.py
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench.py $(AUTHORS)

@@ -12,8 +12,7 @@ from napari_ensir import load_lut
 from napari_ensir.files import read_image, write_image
 from napari_ensir.restorers import CLASSICAL, restore_and_combine
 from napari_ensir.restorers.classical import ClassicalRestorer
-
-from .test_commands import run
+from tests.cli.test_app import run
 
 METHODS = ("-m", "gaussian", "-m", "median", "-m", "total-variation")
 

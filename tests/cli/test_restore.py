@@ -13,6 +13,7 @@ from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, begin_training, load_restorer
 from napari_ensir.restorers.base import with_settings
+from tests.helpers.paths import DATA
 
 RNG = np.random.default_rng(5)
 
@@ -139,9 +140,8 @@ def test_a_folder_of_networks(tmp_path, write_network, write_enlarging):
 
 
 def test_careamics(tmp_path):
-    from pathlib import Path
 
-    data = Path(__file__).resolve().parents[1] / "data" / "careamics"
+    data = DATA / "careamics"
     expected = np.load(data / "care_small_expected.npz")
     write_image(tmp_path / "x.tif", expected["input"])
     arguments = ["--network", data / "care_small.zip", "--device", "cpu", "--dtype", "float32"]
@@ -152,9 +152,8 @@ def test_careamics(tmp_path):
 
 def test_images_unlike_those_of_the_training_are_warned_of(tmp_path):
     """By each network, and how networks go through the images is said of all of them together."""
-    from pathlib import Path
 
-    network = Path(__file__).resolve().parents[1] / "data" / "careamics" / "n2v_0.1.ckpt"
+    network = DATA / "careamics" / "n2v_0.1.ckpt"
     stack = np.load(network.with_name("n2v_0.1_expected.npz"))["input"][None, :32]
     (tmp_path / "in").mkdir()
     write_image(tmp_path / "in" / "right.tif", np.repeat(stack, 2, axis=0))

@@ -1,34 +1,9 @@
 from __future__ import annotations
 
-import os
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from napari_ensir.ensemble.arrays import intensity_range as data_range
-from napari_ensir.ensemble.combine import combine as apply
-from napari_ensir.ensemble.estimators import em
-from napari_ensir.ensemble.statistics import count as counting
-from napari_ensir.ensemble.uncertainty import bias as fidelity
-from napari_ensir.ensemble.uncertainty import error_table as expected_error
-from napari_ensir.ensemble.uncertainty import measure as measuring
-
-ENGINES = ("compiled", "torch")
-
-
-@contextmanager
-def using(engine):
-    """Compute with one of the two engines of the CPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        if engine == "torch":
-            for module in (counting, data_range, em, apply, expected_error, fidelity, measuring):
-                patch.setattr(module, "compiled_loops", lambda: None)
-        else:
-            pytest.importorskip("numba")
-        yield
+from tests.helpers.images import ENGINES, make_image, using
 
 
 @pytest.fixture(params=ENGINES)
@@ -48,54 +23,9 @@ def rng():
     return np.random.default_rng(20241022)
 
 
-def make_image(rng, shape=(60, 70), m=3, dtype=np.uint8, high=None, noise=0.04):
-    """Candidates and truth with an error of each candidate's own, on most of the dtype's range."""
-    dtype = np.dtype(dtype)
-    if high is None:
-        high = {1: 255, 2: 60000 if dtype.kind == "u" else 30000}.get(dtype.itemsize, 1000)
-    if dtype.kind == "i" and dtype.itemsize == 1:
-        high = 127
-    steps = rng.uniform(0.05, 0.9, (6, *shape[1:]))
-    truth = steps[rng.integers(0, 6, shape[0])]
-    truth = np.clip(truth + rng.normal(0, 0.02, shape), 0, 1)
-    candidates = [
-        np.clip(
-            truth + rng.normal((-1) ** k * noise * truth * 0.3, noise * (1 + 0.6 * k) * (0.3 + truth), shape),
-            0,
-            1,
-        )
-        for k in range(m)
-    ]
-    images = [np.asarray(image * high) for image in (*candidates, truth)]
-    if dtype.kind in "iu":
-        images = [np.rint(image) for image in images]
-    *candidates, truth = (image.astype(dtype) for image in images)
-    return candidates, truth
-
-
 @pytest.fixture
 def image_of():
     return make_image
-
-
-@cache
-def find_reference() -> Path | None:
-    named = os.environ.get("NAPARI_ENSIR_REFERENCE")
-    beside = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
-    for folder in (Path(named) if named else beside, beside):
-        if (folder / "deraining" / "gt").is_dir():
-            return folder
-    return None
-
-
-@pytest.fixture(scope="session")
-def reference_folder():
-    folder = find_reference()
-    if folder is None:
-        pytest.skip(
-            "the reference data is absent: put it in ../shared/reference or name it in NAPARI_ENSIR_REFERENCE"
-        )
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,7 @@ import pytest
 
 from napari_ensir import fit_lut, import_lut
 from napari_ensir.ensemble.scoring.metrics import psnr
-
-from .reference_em import solve_released, start_weights_released
+from tests.helpers.reference_em import solve_released, start_weights_released
 
 MODELS = ("MPRNet", "MAXIM", "Restormer")
 

@@ -11,8 +11,7 @@ from napari_ensir import compare, fit_lut
 from napari_ensir.devices import available_devices
 from napari_ensir.ensemble.scoring.scores import Scoring
 from napari_ensir.restorers import CLASSICAL
-
-from .conftest import ENGINES, make_image, using
+from tests.helpers.images import ENGINES, make_image, using
 
 METHODS = ("em", "em-released", "least-squares")
 cases = given(

@@ -95,7 +95,7 @@ ALLOWED = {"compare_dialog.py"}
 
 def test_no_control_is_made_of_raw_qt():
     made = {}
-    for path in Path(viewer_package.__file__).parent.glob("*.py"):
+    for path in Path(viewer_package.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [node.func] if isinstance(node, ast.Call) else getattr(node, "bases", [])
             found = {each.id for each in names if isinstance(each, ast.Name)} & {*MAGICGUI_HAS}

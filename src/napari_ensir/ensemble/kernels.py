@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     """Number of channels, pixels per channel run; a block begins with the first channel."""
 
 __all__ = [
-    "SHARES",
-    "TILE",
-    "add_products",
-    "append_bins",
-    "append_channels",
     "combine",
     "count_biases",
     "count_cells",
@@ -43,11 +38,8 @@ __all__ = [
     "count_floats",
     "count_integers",
     "count_values",
-    "fill_channels",
     "iterate_em",
     "look_up_errors",
-    "quads_for",
-    "tile_of",
 ]
 
 
@@ -795,9 +787,6 @@ def count_biases(
                     counts[other] += 1
                     errors[other] += error
 
-
-"""Hash of the files of loops imported here: they end up in the code that numba keeps of this file, and to see
-whether that still holds, it looks at no other. ``tests/ensemble/test_warm_up.py`` says what it must be."""
 
 SHARES = 2
 """Tables of sums that pixels are added to in turn: neighbours often fall into one bin set, and what was just

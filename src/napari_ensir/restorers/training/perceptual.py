@@ -51,7 +51,7 @@ class _VGG(nn.Module):
 
 
 def vgg_features(path: str | Path, device: str | torch.device = "cpu") -> Callable[[Tensor], Tensor]:
-    """Features up to relu3_3 of a VGG-16, for :class:`~napari_ensir.restorers.training.ir_cm.ConsistencyModel`.
+    """Features of a VGG-16 up to relu3_3, for a :class:`~.ir_cm.ConsistencyModel`.
 
     Parameters
     ----------

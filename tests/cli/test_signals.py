@@ -1,0 +1,216 @@
+"""Stopped at any moment: nothing half-written is left, and the exit status says what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_ensir.files import read_image, write_image
+from napari_ensir.files.atomic import clear_parts, many_files, whole_file, whole_folder
+from tests.helpers.paths import ROOT
+
+TIMES = int(os.environ.get("NAPARI_ENSIR_INTERRUPTIONS", "10"))
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+
+
+def test_interruptions_leave_nothing(tmp_path):
+    program = ROOT / "tests" / "helpers" / "interruptions.py"
+    done = subprocess.run(
+        [sys.executable, program, tmp_path, str(TIMES)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(found["statuses"], *found["wrong"], sep="\n")
+    assert found["wrong"] == []
+    assert sum(found["statuses"].values()) == TIMES
+    # Of few, chance alone lets many end before they are stopped.
+    assert found["statuses"].get("0", 0) < (TIMES / 2 if TIMES >= 100 else 0.9 * TIMES)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from napari_ensir.files.atomic import whole_file, whole_folder
+whole = {"file": whole_file, "folder": whole_folder}[sys.argv[1]]
+with whole(Path(sys.argv[2]), overwrite=True) as part:
+    (part if sys.argv[1] == "file" else part / "x").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("kind", "name"), [("file", "a.tif"), ("folder", "a.zarr")])
+@pytest.mark.parametrize("relative", [True, False])
+def test_what_a_killed_process_left_goes_the_next_time(tmp_path, monkeypatch, kind, name, relative):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    target = Path("sub", name) if relative else tmp_path / "sub" / name
+    subprocess.run([sys.executable, "-c", KILLED, kind, target], check=False)
+    left = list((tmp_path / "sub").iterdir())
+    assert [one.name[:8] for one in left] == [".part-a-"]
+    write_image(Path("sub", f"b{target.suffix}"), np.ones((8, 8), np.uint8))
+    assert left[0].exists()  # it may be of use to who wrote it: another target's writer lets it be
+    write_image(target, np.ones((8, 8), np.uint8))
+    assert sorted(one.name for one in (tmp_path / "sub").iterdir()) == sorted([name, f"b{target.suffix}"])
+
+
+def test_a_save_of_many_looks_through_its_folder_once(tmp_path, monkeypatch):
+    left = [tmp_path / f".part-{name}-x.tif" for name in "abc"]  # as killed writers leave them
+    looks = []
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: looks.append(folder) or listed(folder))
+    for part in left:
+        part.touch()
+    with many_files():
+        for name in "ab":
+            write_image(tmp_path / f"{name}.tif", np.ones((8, 8), np.uint8))
+    assert looks == [tmp_path]
+    assert sorted(listed(tmp_path)) == [left[2].name, "a.tif", "b.tif"]
+    write_image(tmp_path / "c.tif", np.ones((8, 8), np.uint8))
+    assert looks == [tmp_path] * 2
+    assert not left[2].exists()
+
+
+@pytest.mark.parametrize(("whole", "name"), [(whole_file, "a.tif"), (whole_folder, "a.zarr")])
+def test_what_somebody_is_writing_stays(tmp_path, whole, name):
+    with suppress(KeyboardInterrupt), whole(tmp_path / name) as part:
+        write_image(tmp_path / name, np.ones((8, 8), np.uint8))
+        assert part.exists()
+        raise KeyboardInterrupt
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+
+
+def test_an_end_in_the_middle_of_clearing_up(tmp_path, monkeypatch):
+    """A second signal hits the clearing up after the first: the end of the process does the rest."""
+
+    def again(path):
+        raise KeyboardInterrupt
+
+    (tmp_path / "a.zarr").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("napari_ensir.files.atomic._remove", again)
+        with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "a.zarr", overwrite=True):
+            raise KeyboardInterrupt
+        assert len(list(tmp_path.iterdir())) == 2
+    clear_parts()
+    assert [one.name for one in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_a_folder_moved_aside_in_vain_comes_back(tmp_path, monkeypatch):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "old").touch()
+
+    def stop(self, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", stop)
+        with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "a.zarr", overwrite=True):
+            pass
+    assert [one.name for one in tmp_path.rglob("*")] == ["a.zarr", "old"]
+
+
+def test_zarr_in_a_relative_folder(tmp_path, monkeypatch):
+    """Python 3.11 makes temporary folders under relative names."""
+    pytest.importorskip("zarr")
+    monkeypatch.chdir(tmp_path)
+    for name in ("sub", "other"):
+        Path(name).mkdir()
+    Path("other/other").touch()
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    for name in ("sub", "other"):
+        write_image(f"{name}/a.zarr", image)
+        np.testing.assert_array_equal(np.asarray(read_image(f"{name}/a.zarr")), image)
+    assert sorted(str(one) for one in Path().glob("*/*")) == ["other/a.zarr", "other/other", "sub/a.zarr"]
+
+
+def test_no_thread_writes_when_a_zarr_is_given_up(tmp_path):
+    """Other blocks are still being written when one fails."""
+    pytest.importorskip("zarr")
+    import dask.array as da
+
+    def block(block_info=None):
+        if block_info[None]["chunk-location"] == (0, 0):
+            raise KeyboardInterrupt
+        return np.ones((50, 50), np.uint8)
+
+    image = da.map_blocks(block, chunks=((50,) * 20, (50,) * 20), dtype=np.uint8)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            write_image(tmp_path / "a.zarr", image)
+        assert list(tmp_path.iterdir()) == []
+
+
+def process(*arguments, **how):
+    return subprocess.run(
+        [sys.executable, "-m", "napari_ensir.cli", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        **how,
+    )
+
+
+def test_nobody_listens(tmp_path):
+    """Standard output closed, full, or read by a program that has gone."""
+    from napari_ensir import fit_lut
+
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    table = fit_lut([((image // 2, image // 3), image)], device="cpu").save(tmp_path / "a")
+    closed = process("info", table, preexec_fn=lambda: os.close(1))
+    assert (closed.returncode, closed.stderr.count("\n")) == (1, 1)
+    assert "standard output is closed" in closed.stderr
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            taken = process("info", table, "--json", "-", stdout=full)
+        assert (taken.returncode, taken.stderr.count("\n")) == (1, 1)
+        assert "standard output: No space left" in taken.stderr
+    read, write = os.pipe()
+    os.close(read)
+    gone = process("info", table, stdout=write)
+    os.close(write)
+    assert gone.returncode == 1  # as other programs do: who reads no further knows why
+    assert gone.stderr.count("\n") <= 1
+
+
+def test_signals_that_are_ignored_stay_so(tmp_path):
+    """As under nohup: a run goes on when its terminal is closed."""
+    code = (
+        "import os, signal; from napari_ensir.cli.signals import end\n"
+        "end(lambda: os.kill(os.getpid(), signal.SIGHUP) or print('went on'))"
+    )
+    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=ignore)
+    assert (done.returncode, done.stdout) == (0, "went on\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (129, "")
+
+
+LOST = """
+import os, signal, time
+from napari_ensir.cli.signals import end
+
+class Loses:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def work():
+    Loses()
+    for _ in range(500):
+        time.sleep(0.01)
+    print("went on")
+
+end(work)
+"""
+
+
+def test_an_exception_that_is_lost_is_raised_again():
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

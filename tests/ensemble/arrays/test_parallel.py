@@ -1,0 +1,164 @@
+"""Progress, cancelling, and that nothing runs on afterwards."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from napari_ensir import fit_lut
+from napari_ensir.ensemble import engines as loops
+from napari_ensir.ensemble.arrays.parallel import for_each, n_threads
+from napari_ensir.ensemble.statistics import count as counting
+from napari_ensir.errors import Cancelled
+from tests.helpers.images import make_image
+
+
+def ours():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("napari-ensir")]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    for kind in ("compiled", "cpu"):
+        monkeypatch.setitem(loops.BLOCK_PIXELS, kind, 500)
+    monkeypatch.setattr("napari_ensir.ensemble.arrays.parallel.n_threads", lambda: 4)
+    monkeypatch.setattr(counting, "n_threads", lambda: 4)
+
+
+def test_progress_of_a_fit(engine, rng, small_blocks):
+    seen = []
+    images = [make_image(rng, (40, 40), 2, np.uint16) for _ in range(2)]
+    fit_lut(images, device="cpu", progress=lambda *state: seen.append(state))
+    texts = [text for _, _, text in seen]
+    assert list(dict.fromkeys(texts)) == [
+        "looking at the data range",
+        "counting pixels",
+        "estimating weights",
+    ]
+    for text in ("counting pixels", "estimating weights"):
+        done = [d for d, _, t in seen if t == text]
+        totals = {total for _, total, t in seen if t == text}
+        assert done == sorted(done)
+        assert len(totals) == 1
+        assert done[-1] == totals.pop()
+
+
+def test_progress_of_an_image(engine, rng, small_blocks):
+    candidates, truth = make_image(rng, (40, 40), 2)
+    lut = fit_lut([(candidates, truth)], device="cpu")
+    for work in (lut.apply, lut.weight_maps):
+        seen = []
+        work(candidates, device="cpu", progress=lambda *state, seen=seen: seen.append(state))
+        assert len(seen) >= 4
+        assert seen[-1] == (1600, 1600, "combining")
+
+
+@pytest.mark.parametrize("phase", ["looking at the data range", "counting pixels", "estimating weights"])
+@pytest.mark.parametrize("kind", [Cancelled, KeyboardInterrupt, ZeroDivisionError])
+def test_cancelling_a_fit(engine, rng, small_blocks, phase, kind):
+    class Stop(kind):
+        pass
+
+    def progress(done, total, text):
+        if text == phase:
+            raise Stop("enough")
+
+    images = [make_image(rng, (40, 40), 3, np.uint16)]
+    with pytest.raises(Stop, match="enough"):
+        fit_lut(images, device="cpu", progress=progress)
+    assert ours() == []
+
+
+@pytest.mark.parametrize("method", ["em-released", "least-squares"])
+def test_cancelling_every_method(rng, method):
+    def progress(done, total, text):
+        if text == "estimating weights":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        fit_lut([make_image(rng, (40, 40), 3)], method=method, device="cpu", progress=progress)
+
+
+def test_cancelling_an_image(engine, rng, small_blocks):
+    candidates, truth = make_image(rng, (40, 40), 2)
+    lut = fit_lut([(candidates, truth)], device="cpu")
+    calls = []
+
+    def progress(*state):
+        calls.append(state)
+        raise Cancelled
+
+    for work in (lut.apply, lut.weight_maps):
+        calls.clear()
+        with pytest.raises(Cancelled):
+            work(candidates, device="cpu", progress=progress)
+        assert len(calls) == 1
+        assert ours() == []
+
+
+def test_error_of_an_array_passes_through(engine, rng, small_blocks):
+    candidates, truth = make_image(rng, (40, 40), 2)
+
+    class Torn:
+        shape, dtype = truth.shape, truth.dtype
+
+        def __getitem__(self, key):
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit_lut([((candidates[0], Torn()), truth)], device="cpu")
+    lut = fit_lut([(candidates, truth)], device="cpu")
+    with pytest.raises(OSError, match="the disk is gone"):
+        lut.apply((candidates[0], Torn()), device="cpu")
+    assert ours() == []
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_each_item_once_and_done_in_order(threads):
+    worked, finished = [], []
+    here = threading.current_thread()
+
+    def done(item):
+        assert threading.current_thread() is here
+        finished.append(item)
+
+    for_each(iter(range(50)), worked.append, done, threads)
+    assert sorted(worked) == finished == list(range(50))
+
+
+def test_first_exception_stops_the_rest():
+    worked = []
+
+    def work(item):
+        time.sleep(0.001)
+        worked.append(item)
+        if item == 3:
+            raise ValueError("three")
+
+    with pytest.raises(ValueError, match="three"):
+        for_each(range(1000), work, threads=3)
+    after = len(worked)
+    assert after < 20
+    time.sleep(0.02)
+    assert len(worked) == after
+    assert ours() == []
+
+
+def test_items_are_taken_as_threads_become_free():
+    taken = []
+
+    def items():
+        for item in range(1000):
+            taken.append(item)
+            yield item
+
+    with pytest.raises(ZeroDivisionError):
+        for_each(items(), lambda item: 1 / (5 - item), threads=2)
+    assert len(taken) < 20
+
+
+def test_there_is_at_least_one_thread():
+    assert n_threads() >= 1

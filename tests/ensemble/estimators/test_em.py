@@ -1,0 +1,169 @@
+"""The shipped EM against the plain one of ``reference_em.py``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_ensir import fit_lut
+from tests.helpers.images import make_image
+from tests.helpers.reference_em import plain_fit
+
+
+def agree(lut, plain, tolerance=1e-6):
+    assert len(plain) == len(lut.rows)
+    worst = 0.0
+    for row, weights, count in zip(lut.rows, lut.weights, lut.counts, strict=True):
+        solved = plain[tuple(int(t) for t in row)]
+        assert solved.n_pixels == count
+        worst = max(worst, float(np.abs(solved.weights - weights).max()))
+    assert worst < tolerance
+
+
+@pytest.mark.parametrize("method", ["em", "em-released"])
+@pytest.mark.parametrize(
+    ("m", "dtype", "channel_axis"),
+    [
+        (1, np.uint8, None),
+        (2, np.uint8, -1),
+        (3, np.uint8, None),
+        (3, np.uint8, 0),
+        (4, np.uint8, None),
+        (1, np.uint16, None),
+        (2, np.uint16, None),
+        (3, np.uint16, 1),
+        (4, np.uint16, None),
+    ],
+)
+def test_weights_equal_those_of_plain_em(engine, rng, method, m, dtype, channel_axis):
+    shape = {None: (70, 60), -1: (50, 40, 3), 0: (2, 60, 60), 1: (60, 2, 50)}[channel_axis]
+    images = [make_image(rng, shape, m, dtype) for _ in range(2)]
+    high = np.iinfo(dtype).max
+    width = (high + 1) // 4
+    lut = fit_lut(
+        images, method=method, bin_width=width, data_range=(0, high), channel_axis=channel_axis, device="cpu"
+    )
+    agree(lut, plain_fit(images, 0, width, 4, method, channel_axis))
+    # The test is of EM, not of its fallbacks.
+    assert lut.report["outcomes"]["converged"] > 2 * (1 if m > 1 else 0)
+
+
+@pytest.mark.parametrize("method", ["em", "em-released"])
+def test_prior_is_start_and_fallback(engine, rng, method):
+    images = [make_image(rng, (64, 64), 3)]
+    prior = (0.1, 0.3, 0.6)
+    lut = fit_lut(images, method=method, bin_width=64, prior=(1, 3, 6), device="cpu")
+    agree(lut, plain_fit(images, 0, 64, 4, method, prior=prior))
+    few = lut.counts < 100
+    assert few.any()
+    np.testing.assert_allclose(lut.weights[few], np.tile(prior, (few.sum(), 1)), atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("method", ["em", "em-released"])
+def test_floats_come_within_a_thousandth(engine, rng, dtype, method):
+    images = [make_image(rng, (90, 80), 3, dtype, high=1.0)]
+    lut = fit_lut(images, method=method, bin_width=0.25, data_range=(0, 1), device="cpu")
+    agree(lut, plain_fit(images, 0.0, 0.25, 4, method), tolerance=1e-3)
+
+
+def test_log_likelihood_of_the_papers_rule_never_falls(rng):
+    for _ in range(3):
+        images = [make_image(rng, (60, 60), 3, noise=0.08)]
+        for solved in plain_fit(images, 0, 64, 4).values():
+            assert (np.diff(solved.likelihoods) > -1e-9).all()
+
+
+@pytest.mark.parametrize("method", ["em", "em-released"])
+def test_iterations_are_counted_and_limited(engine, rng, method):
+    images = [make_image(rng, (50, 50), 3, noise=0.1)]
+    plain = plain_fit(images, 0, 256, 1, method)
+    (solved,) = plain.values()
+    reached = solved.iterations
+    for limit in range(1, min(reached, 12)):
+        cut = fit_lut(images, method=method, bin_width=256, max_iterations=limit, device="cpu")
+        assert cut.report["outcomes"]["iteration limit"] + cut.report["outcomes"]["converged"] == 1
+    full = fit_lut(images, method=method, bin_width=256, device="cpu")
+    assert full.report["iterations"] == [reached]
+    assert full.report["outcomes"]["converged"] == 1
+
+
+def test_engines_agree_on_iterations_and_outcomes(both_engines, rng):
+    images = [make_image(rng, (80, 80, 3), 3)]
+    reports = []
+    for engine in ("compiled", "torch"):
+        with both_engines(engine):
+            lut = fit_lut(images, bin_width=16, channel_axis=-1, device="cpu")
+            reports.append((lut.report, lut.weights))
+    assert reports[0][0] == reports[1][0]
+    np.testing.assert_allclose(reports[0][1], reports[1][1], atol=1e-9)
+
+
+def test_constant_candidate_has_no_solution(engine, rng):
+    candidates, truth = make_image(rng, (40, 40), 2)
+    truth, candidates[0] = truth // 8 + 100, candidates[0] // 8 + 100
+    candidates[1] = np.full_like(truth, 101)
+    lut = fit_lut([(candidates, truth)], bin_width=64, device="cpu")
+    assert lut.report["outcomes"]["no solution"] == len(lut.rows) - lut.report["outcomes"]["too few pixels"]
+    np.testing.assert_array_equal(lut.weights, 0.5)
+
+
+def test_component_on_a_single_value_grows_without_bound_and_is_caught(engine):
+    """Half of the truth sits on a candidate's mean exactly: its component's width goes to nothing."""
+    truth = np.tile(np.array([100, 100, 100, 90, 110, 130], np.uint8), 100)
+    spiky = np.tile(np.array([99, 101, 100, 100, 99, 101], np.uint8), 100)
+    wide = np.tile(np.array([97, 115, 99, 88, 112, 127], np.uint8), 100)
+    lut = fit_lut([((spiky, wide), truth)], bin_width=256, device="cpu")
+    assert np.isfinite(lut.weights).all()
+    np.testing.assert_allclose(lut.weights.sum(axis=1), 1, atol=1e-12)
+    assert lut.report["outcomes"]["no solution"] == 1
+    np.testing.assert_array_equal(lut.weights, 0.5)
+    np.testing.assert_array_equal(lut.fallback, 0.5)
+
+
+def test_released_start_weights_of_agreeing_candidates_are_even(engine):
+    """Two of four candidates lie on the candidates' mean; rounding must not choose between them."""
+    base = np.tile(np.arange(60, dtype=np.uint8) * 3 + 9, 1)
+    candidates = [base, base.copy(), base - 7, base + 7]
+    lut = fit_lut([(candidates, base + 1)], method="em-released", bin_width=256, device="cpu")
+    np.testing.assert_allclose(lut.weights[0], [0.5, 0.5, 0, 0], atol=1e-9)
+
+
+def test_previous_rule_takes_the_bin_set_before(engine, rng):
+    images = [make_image(rng, (40, 40, 3), 3)]
+    lut = fit_lut(images, method="em-released", bin_width=64, channel_axis=-1, device="cpu")
+    keys = [tuple(int(t) for t in row) for row in lut.rows]
+    for a in range(4):
+        for b in range(4):
+            for c in range(4):
+                for channel in range(3):
+                    before = [i for i, key in enumerate(keys) if key <= (a, b, c, channel)]
+                    wanted = lut.weights[before[-1]] if before else np.full(3, 1 / 3)
+                    got = lut.weights_for((a * 64 + 5, b * 64 + 63, c * 64), channel=channel)
+                    np.testing.assert_array_equal(got, wanted)
+    assert len(keys) < 4**3 * 3
+
+
+def test_exponential_and_logarithm_are_those_of_numpy():
+    loop = pytest.importorskip("napari_ensir.ensemble.kernels")
+
+    def room(n):
+        work = [np.empty(n) for _ in range(3)]
+        return work, tuple(array.view(np.int64) for array in work)
+
+    x = -np.concatenate([np.linspace(0, 708, 20001), np.logspace(-20, 2.85, 20000)])
+    x = np.append(x, [np.nan, -np.inf, -709.0])
+    (total, whole, value), bits = room(len(x))
+    total[:] = 1.0
+    found = x + 2.0
+    loop._add_exponential(found, np.full(len(x), 2.0), total, whole, value, bits, len(x))
+    wanted = np.exp(x + 2.0 - 2.0)
+    assert (np.abs(found - wanted)[:-3] <= 2 * np.spacing(wanted[:-3])).all()
+    np.testing.assert_array_equal(found[-3:], [np.nan, 0, 0])
+    np.testing.assert_array_equal(total, 1.0 + found)
+    y = np.concatenate([np.linspace(1, 40, 20001), 1 + np.logspace(-16, 0, 20000), [np.nan]])
+    (total, logs, _), bits = room(len(y))
+    total[:] = y
+    loop._logarithm(total, logs, bits, len(y))
+    assert (np.abs(logs - np.log(y))[:-1] <= 2 * np.spacing(np.maximum(logs, 1)[:-1])).all()
+    assert np.isnan(logs[-1])

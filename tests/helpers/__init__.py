@@ -1,0 +1,1 @@
+"""What several test modules share: images, files and programs. Contains no tests."""

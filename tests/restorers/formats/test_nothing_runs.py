@@ -1,0 +1,196 @@
+"""Whatever kind of network is opened, and whatever is in its file: nothing of it is imported, run or written.
+
+Each kind is opened in a process of its own that ends at the first program, import, socket or written file.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import zipfile
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
+from tests.helpers.careamics_files import configuration, network_of, write_checkpoint, write_package
+from tests.restorers.formats.test_bioimageio import PLAIN, Fixed, package
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOOK = """
+    import collections, os, pathlib, sys, tempfile, types, typing, warnings
+    import numpy as np, safetensors.torch, torch
+    from napari_ensir.errors import EnsembleError
+    from napari_ensir.restorers import open_restorer
+
+    class Descriptor:  # stands in for spandrel
+        input_channels = output_channels = scale = 1
+        architecture = types.SimpleNamespace(name="NAFNet")
+        eval = to = lambda self, *_: self
+        __call__ = lambda self, x: 0.5 * x
+    class Loader:
+        def __init__(self, device): pass
+        def load_from_file(self, path):
+            if str(path).endswith(".safetensors"):
+                safetensors.torch.load_file(path)
+            else:
+                torch.load(path, weights_only=False)  # as its own unpickler, which asks torch too
+            return Descriptor()
+    class Unsupported(Exception): pass
+    sys.modules["spandrel"] = types.ModuleType("spandrel")
+    sys.modules["spandrel_extra_arches"] = types.SimpleNamespace(install=lambda **_: None)
+    vars(sys.modules["spandrel"]).update(
+        ImageModelDescriptor=Descriptor, ModelLoader=Loader, UnsupportedModelError=Unsupported
+    )
+
+    watched = []
+    ours = tempfile.gettempdir() + os.sep  # where tensors are written anew for spandrel, and no other file
+    def look(event, arguments):
+        if not watched:
+            return
+        what = arguments[0] if arguments else ""
+        if event == "exec" and getattr(what, "co_filename", "").startswith("<eval_with_key>"):
+            return  # what torch.fx makes of a checked torch.export program
+        if event == "exec" and sys._getframe(1).f_code.co_filename in (collections.__file__, typing.__file__):
+            return  # annotations and named tuples of torch's own
+        if event == "import" and what == "tabulate":
+            return  # which torch would like, and looks for anew each time
+        if event == "open":
+            wrong = isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+            wrong = wrong and not str(what).startswith(ours)
+        elif event in ("os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"):
+            wrong = isinstance(what, str) and os.path.isabs(what) and not what.startswith(ours)
+        else:
+            wrong = event in ("exec", "import", "os.system", "os.exec", "os.posix_spawn", "os.rename")
+            wrong = wrong or event.startswith(("socket.", "ctypes.", "subprocess."))
+        if wrong:
+            print("SEEN", event, arguments, flush=True)
+            os._exit(3)
+    sys.addaudithook(look)
+    def every():
+        for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+            try:
+                open_restorer(path, device="cpu")(np.full((16, 16), 100.0))
+                print("opened", path.name)
+            except EnsembleError as error:
+                print("refused", path.name, error)
+    warnings.simplefilter("ignore")
+    every()  # what we import ourselves is imported now
+    watched.append(True)
+    every()
+"""
+
+
+class Runs:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.trace)!r}, 'w').close()",)
+
+
+def careamics(folder: Path, hostile: Runs) -> None:
+    network = network_of(depth=1)
+    write_checkpoint(folder / "good.ckpt", network, configuration(network))
+    write_checkpoint(folder / "bad.ckpt", network, configuration(network), change={"callbacks": hostile})
+    write_package(folder / "good.zip", network, configuration(network))
+
+    def with_code(rdf: dict, files: dict) -> None:
+        rdf["weights"]["pytorch_state_dict"].pop("sha256")
+        torch.save({"final_conv.bias": hostile}, folder / "w")
+        files |= {"weights.pth": (folder / "w").read_bytes(), "torch.py": b"raise SystemExit('it ran')"}
+        (folder / "w").unlink()
+
+    write_package(folder / "bad.zip", network, configuration(network), with_code)
+
+
+def torchscript(folder: Path, hostile: Runs) -> None:
+    package(folder, Fixed([1, 1, 16, 16]), PLAIN, PLAIN).rename(folder / "good.zip")
+    with zipfile.ZipFile(folder / "good.zip") as archive:
+        (folder / "good.pt").write_bytes(archive.read("w.pt"))
+    altered(folder / "good.pt", folder / "bad_state.pt", b"def __setstate__(self, state):\n  pass\n")
+    with zipfile.ZipFile(folder / "bad.zip", "w") as archive, zipfile.ZipFile(folder / "good.zip") as good:
+        text = good.read("rdf.yaml").decode()
+        archive.writestr("rdf.yaml", "\n".join(line for line in text.splitlines() if "sha256" not in line))
+        archive.writestr("w.pt", (folder / "bad_state.pt").read_bytes())
+    torch.save(hostile, folder / "bad_pickle.pt")
+
+
+def altered(source: Path, target: Path, code: bytes) -> None:
+    """The same archive with more code in it."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        new.writestr(f"{old.namelist()[0].partition('/')[0]}/code/__torch__/more.py", code)
+
+
+def exported(folder: Path, hostile: Runs) -> None:
+    program = torch.export.export(torch.nn.AvgPool2d(3, 1, 1), (torch.ones(1, 1, 16, 16),))
+    torch.export.save(program, folder / "good.pt2")
+    torch.save(hostile, folder / "w")
+    with zipfile.ZipFile(folder / "good.pt2") as old, zipfile.ZipFile(folder / "bad.pt2", "w") as new:
+        for name in old.namelist():
+            bad = name.endswith("model.pt")
+            new.writestr(name, (folder / "w").read_bytes() if bad else old.read(name))
+    (folder / "w").unlink()
+
+
+def weights(folder: Path, hostile: Runs) -> None:
+    torch.save({"weight": torch.zeros(1)}, folder / "good.pth")
+    torch.save({"weight": hostile}, folder / "bad.pth")
+    torch.save({"weight": hostile}, folder / "bad_old.pth", _use_new_zipfile_serialization=False)
+    (folder / "bad_plain.pth").write_bytes(pickle.dumps(hostile))
+    (folder / "bad_plain.ckpt").write_bytes(pickle.dumps(hostile))
+
+
+def safetensors(folder: Path, hostile: Runs) -> None:
+    model = RegressionModel(RegressionSettings(width=4, depth=1))
+    Regression(model=model, trained_steps=1, device="cpu").save(folder / "good.safetensors")
+    save_file({"weight": torch.zeros(1)}, folder / "good_published.safetensors")
+    (folder / "bad.safetensors").write_bytes(pickle.dumps(hostile))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("kind", [careamics, torchscript, exported, weights, safetensors])
+def test_nothing_is_imported_run_or_written(tmp_path, kind):
+    folder, scratch = tmp_path / "networks", tmp_path / "scratch"
+    folder.mkdir()
+    scratch.mkdir()
+    kind(folder, Runs(tmp_path / "trace"))
+    names = sorted(path.name for path in folder.iterdir())
+    answer = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LOOK), str(folder)],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    said = [line.split()[:2] for line in answer.stdout.splitlines()]
+    expected = [["opened" if name.startswith("good") else "refused", name] for name in names]
+    assert said == 2 * expected, answer.stdout
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["networks", "scratch"]
+    assert not list(scratch.iterdir())
+
+
+def test_the_watch_sees_what_runs(tmp_path):
+    """The other test says something only if this one does."""
+    code = textwrap.dedent(LOOK).replace(
+        "open_restorer(path", "(watched and os.system(':')) or open_restorer(path"
+    )
+    np.savez(tmp_path / "a.zip")
+    answer = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 3, answer.stdout + answer.stderr
+    assert "SEEN os.system" in answer.stdout

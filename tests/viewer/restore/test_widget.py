@@ -1,0 +1,331 @@
+"""The Restore panel, and the circle from one noisy image to an ensemble."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers import CLASSICAL
+from napari_ensir.restorers.networks.external import OwnNetwork
+from napari_ensir.viewer.controls.checklist import TickList
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY, RECORD_KEY
+from napari_ensir.viewer.layers.session import session_of
+from napari_ensir.viewer.restore.forms import RestorerForms
+from napari_ensir.viewer.restore.widget import RestoreWidget
+from tests.helpers.paths import DATA
+
+
+@pytest.fixture
+def restore(viewer):
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    return widget
+
+
+def noisy_pair(seed, dtype=np.uint8):
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:64, :64]
+    truth = 120 + 60 * np.sin(x / 6 + seed) * np.cos(y / 9) + 40 * ((x // 16 + y // 16) % 2)
+    noisy = truth + rng.normal(0, 18, truth.shape)
+    return tuple(np.clip(image, 0, 255).astype(dtype) for image in (truth, noisy))
+
+
+def test_each_ticked_restorer_adds_a_candidate_in_place(viewer, restore, wait_for):
+    _, noisy = noisy_pair(0)
+    layer = viewer.add_image(noisy, name="noisy", scale=(0.5, 0.5), units=("um", "um"))
+    restore.image.value = layer
+    restore.restorers.value = ["total-variation", "median"]
+    restore.restore()
+    wait_for(restore)
+    added = [layer for layer in viewer.layers if layer.name != "noisy"]
+    assert [layer.name for layer in added] == ["noisy · Total variation", "noisy · Median"]
+    for candidate in added:
+        assert candidate.data.dtype == np.uint8
+        assert candidate.data.shape == noisy.shape
+        np.testing.assert_allclose(candidate.scale, (0.5, 0.5))
+        assert candidate.units == layer.units
+
+
+def test_digits_beside_a_word_are_not_cut_off(viewer, restore, qtbot):
+    viewer.window._qt_window.resize(1000, 700)
+    restore.more.value = True
+    box = restore.shrinkage.inner.native
+    qtbot.waitUntil(box.isVisible)
+    qtbot.wait(100)
+    assert box.text() == "1000"
+    assert box.lineEdit().width() >= box.fontMetrics().horizontalAdvance("1000") + 4
+
+
+def test_it_is_scripted_by_values_and_methods(viewer, restore, wait_for):
+    viewer.add_image(noisy_pair(0)[1], name="noisy")
+    proxied = restore.viewer.layers["noisy"]
+    restore.update(image=proxied, restorers=["gaussian", "wavelet"], gaussian_sigma=3.0, self_ensemble=True)
+    other = RestoreWidget(viewer)
+    viewer.window.add_dock_widget(other, name="other")
+    other.update(restore.asdict())
+    assert other.asdict() == restore.asdict()
+    assert [each.restorer.name for each in other.chosen()] == ["Gaussian", "Wavelet"]
+    assert other.chosen()[0].restorer.sigma == 3.0
+    with pytest.raises(EnsembleError, match="there is no 'magic' to tick; there are: gaussian, wavelet"):
+        other.restorers.value = ["magic"]
+    other.restore()
+    wait_for(other)
+    assert [layer.name for layer in viewer.layers[1:]] == ["noisy · Gaussian x8", "noisy · Wavelet x8"]
+
+
+def test_colour_and_self_ensemble(viewer, restore, wait_for):
+    _, noisy = noisy_pair(1)
+    restore.image.value = viewer.add_image(np.stack([noisy] * 3, axis=-1), rgb=True, name="colour")
+    restore.restorers.value = ["gaussian"]
+    restore.self_ensemble.value = True
+    restore.restore()
+    wait_for(restore)
+    assert viewer.layers[-1].rgb
+    assert viewer.layers[-1].name.endswith("x8")
+
+
+@pytest.mark.parametrize("key", sorted(CLASSICAL))
+def test_forms_give_back_what_they_were_given(qtbot, key):
+    forms = RestorerForms()
+    forms.add(key, CLASSICAL[key]())
+    assert forms.restorer(key) == CLASSICAL[key]()
+    forms.native.deleteLater()
+
+
+def test_ticking_shows_the_settings_of_what_was_ticked(restore, qtbot):
+    titles = [restore.restorers.title_of(key) for key in restore.restorers.keys()]  # noqa: SIM118
+    assert titles == [kind.title for kind in CLASSICAL.values()]
+    rows = restore.restorers._rows
+    item = next(item for item in rows.items_in_order() if item.text() == "Gaussian")
+    item.setCheckState(item.checkState().Checked)
+    qtbot.wait(20)
+    assert restore.restorer_forms.heading.value == "Settings of Gaussian"
+    assert restore.gaussian_sigma.native.isVisible()
+    assert not restore.median_size.native.isVisible()
+    restore.restorers.select("median")
+    qtbot.wait(20)
+    assert restore.restorers.value == ["gaussian"]
+    assert restore.median_size.native.isVisible()
+
+
+def test_ticks_are_told_once_and_in_order():
+    ticks = TickList({"a": ("A", "one"), "b": ("B", ""), "c": ("C", "")}, value=["b"], name="ticks")
+    told = []
+    ticks.changed.connect(told.append)
+    ticks.value = ["c", "b"]
+    ticks.value = ["c", "b"]
+    ticks.add("d", "D", ticked=True)
+    assert told == [["c", "b"], ["c", "b", "d"]]
+    assert ticks.keys() == ["c", "b", "a", "d"]
+    ticks.native.deleteLater()
+
+
+def test_the_selected_layer_is_chosen_from_the_start(viewer):
+    layer = viewer.add_image(np.eye(8), name="noisy")
+    other = viewer.add_image(np.eye(8), name="other")
+    viewer.layers.selection.active = layer
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    assert widget.image.value is layer
+    viewer.window.remove_dock_widget(dock)
+    for keywords in (
+        {"name": "ensemble", "metadata": {OUTPUT_KEY: {"kind": "ensemble"}}},
+        {"name": "noisy · Median", "metadata": {RECORD_KEY: {"kind": "restored"}}},
+        {"name": "ground truth"},
+    ):
+        viewer.add_image(np.eye(8), **keywords)  # active from then on
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    assert widget.image.value is other, "the topmost that is likely"
+    widget.image.value = viewer.layers["noisy · Median"]
+    viewer.add_image(np.eye(8), name="later")
+    assert widget.image.value is viewer.layers["noisy · Median"], "chosen by hand"
+
+
+def test_wrong_choices_are_one_clear_sentence(viewer, restore, tmp_path, wait_for):
+    restore.restore()
+    assert "No image is chosen" in restore.message.value
+    restore.image.value = viewer.add_image(noisy_pair(2)[1], name="noisy")
+    restore.restore()
+    assert "No restorer is ticked" in restore.message.value
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    restore.open(str(tmp_path / "bad.safetensors"))
+    assert "bad.safetensors" in restore.message.value
+    restore.restorers.value = ["gaussian"]
+    restore.combine_button.native.click()
+    assert "nothing to combine" in restore.message.value
+    if not torch.backends.mps.is_available():
+        restore.device.value = "mps"
+        restore.add_restorer(OwnNetwork(network=lambda x: x, label="same"), "same", ticked=True)
+        restore.run_button.native.click()
+        wait_for(restore)
+        assert 'device "mps" is not available' in restore.message.value
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+def test_a_network_of_ones_own(viewer, restore, wait_for, write_network, tmp_path, suffix):
+    _, noisy = noisy_pair(5)
+    restore.image.value = viewer.add_image(noisy, name="noisy")
+    restore.open(str(write_network(tmp_path / f"dim{suffix}")))
+    assert restore.message.value == f"Opened dim{suffix}."
+    assert restore.restorers.value == ["dim"]
+    restore.device.value = "cpu"
+    restore.restore()
+    wait_for(restore)
+    assert len(viewer.layers) == 2, restore.message.value
+    np.testing.assert_allclose(viewer.layers[-1].data, noisy / 2, atol=0.51)
+    assert viewer.layers[-1].name == "noisy · dim"
+
+
+def test_a_network_for_raw_intensities(viewer, restore, wait_for):
+    noisy = noisy_pair(5)[1].astype(np.uint16) * 16 + 400
+    restore.image.value = viewer.add_image(noisy, name="noisy")
+    restore.add_restorer(
+        OwnNetwork(network=lambda x: x - 100, label="background", sides=1), "background", ticked=True
+    )
+    restore.device.value = "cpu"
+    restore.restore()
+    wait_for(restore)
+    assert "background made intensities around -3.7" in restore.message.value
+    restore.background_intensities.value = "raw"
+    restore.restore()
+    wait_for(restore)
+    assert restore.message.value == "Added 1 candidate; fit it with others in Fit ensemble."
+    np.testing.assert_array_equal(viewer.layers[-1].data, noisy - 100)
+    restore.background_intensities.value = "range"
+    restore.background_data_range.value = (0.0, 1.0)  # by hand
+    assert restore.chosen()[0].data_range == (0.0, 1.0)
+
+
+def test_how_a_network_of_careamics_takes_a_stack_and_that_it_is_unlike_its_images(viewer, restore, wait_for):
+    network = DATA / "careamics" / "n2v_0.1.ckpt"
+    plane = np.load(network.with_name("n2v_0.1_expected.npz"))["input"]
+    restore.open(network)
+    restore.device.value = "cpu"
+    restore.image.value = viewer.add_image(np.stack([plane, plane]), name="stack")
+    restore.restore()
+    wait_for(restore)
+    added, planes = restore.message.value.splitlines()
+    assert added.startswith("Added 1 candidate; fit it")
+    assert planes == "N2V, n2v_0.1 takes planes: the 2 of this image were restored one by one."
+    restore.image.value = viewer.add_image(plane / np.float32(65535), name="scaled")
+    restore.restore()
+    wait_for(restore)
+    assert "N2V, n2v_0.1 was trained on intensities around" in restore.message.value
+    assert "made intensities" not in restore.message.value  # one reason is enough
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is empty"), (b"PK\x03\x04" + bytes(99), "was cut short"), (b"<html>404", "is a web page")],
+)
+def test_files_that_are_no_networks_are_one_sentence(restore, tmp_path, content, message):
+    (tmp_path / "a.zip").write_bytes(content)
+    restore.open(tmp_path / "a.zip")
+    assert message in restore.message.value
+    assert len(restore.message.value.splitlines()) == 1
+
+
+def test_an_enlarged_image_lies_on_the_one_it_was_made_of(viewer, restore, wait_for):
+    stack = np.stack([noisy_pair(5)[1]] * 2)
+    turn = [[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]]
+    place = {"scale": (3, 0.5, 0.25), "translate": (1, 3, 4), "rotate": turn, "shear": (0, 0, 0.2)}
+    layer = viewer.add_image(stack, name="small", **place)
+    restore.image.value = layer
+    twice = OwnNetwork(
+        network=lambda x: x.repeat_interleave(2, -1).repeat_interleave(2, -2), label="twice", enlarges=2
+    )
+    restore.add_restorer(twice, "twice", ticked=True)
+    restore.device.value = "cpu"
+    restore.restore()
+    wait_for(restore)
+    large = viewer.layers[-1]
+    assert large.data.shape == (2, 128, 128), restore.message.value
+    np.testing.assert_array_equal(large.data[:, ::2, ::2], stack)
+    corner = np.array([-0.5, -0.5, -0.5])  # of the first pixel: the same place in both
+    np.testing.assert_allclose(large.data_to_world(corner), layer.data_to_world(corner))
+    far = np.array([0, 64, 64])
+    np.testing.assert_allclose(large.data_to_world(corner + 2 * far), layer.data_to_world(corner + far))
+
+
+def test_dp_ir_takes_the_restorer_that_was_opened_before(
+    viewer, restore, wait_for, write_network, write_dp_ir, tmp_path
+):
+    network = write_network(tmp_path / "dim.pt")
+    checkpoint = write_dp_ir(tmp_path / "mine.safetensors", network)
+    restore.open(str(checkpoint))
+    assert "the restorer 'dim', which it cannot hold" in restore.message.value
+    assert "in Restore open it first" in restore.message.value
+    restore.open(str(network))
+    restore.open(str(checkpoint))
+    assert restore.message.value == "Opened mine.safetensors."
+    _, noisy = noisy_pair(6)
+    restore.image.value = viewer.add_image(noisy, name="noisy")
+    restore.restore()
+    wait_for(restore)
+    assert [layer.name for layer in viewer.layers[1:]] == ["noisy · dim", "noisy · DP-IR, dim"]
+    assert restore.message.value.startswith("Added 2 candidates")
+
+
+def test_without_a_ground_truth(viewer, restore, wait_for):
+    """One noisy layer: candidates, ensemble and weights, and a table that other noisy layers can be given."""
+    truth, noisy = noisy_pair(7)
+    restore.image.value = viewer.add_image(noisy, name="field", scale=(0.5, 0.5))
+    restore.restorers.value = ["gaussian", "median"]
+    restore.update(offsets=2, stride=4, weights="layers", device="cpu")
+    restore.combine_button.native.click()
+    wait_for(restore)
+    assert restore.message.value.startswith("Added 2 candidates, the ensemble and the weight maps.")
+    kinds = [layer.metadata.get(OUTPUT_KEY, {}).get("kind") for layer in viewer.layers]
+    assert kinds.count("ensemble") == 1
+    assert kinds.count("weights") == 2
+    assert {"field · Gaussian", "field · Median"} <= {layer.name for layer in viewer.layers}
+    ((title, lut),) = session_of(viewer).tables.items()
+    assert title == "field, no ground truth"
+    candidates = [viewer.layers[f"field · {name}"] for name in lut.names]
+    assert session_of(viewer).learned_on(lut) == candidates
+    ensemble = viewer.layers[kinds.index("ensemble")]
+    np.testing.assert_allclose(ensemble.data, lut.apply([each.data for each in candidates]), rtol=1e-6)
+    np.testing.assert_allclose(ensemble.scale, (0.5, 0.5))
+    error = [np.mean((each.data.astype(float) - truth) ** 2) for each in (ensemble, *candidates)]
+    assert error[0] < max(error[1:])
+
+
+def test_noise_that_neighbours_share_is_warned_of(viewer, restore, wait_for):
+    from scipy.ndimage import uniform_filter
+
+    rng = np.random.default_rng(0)
+    blurred = 100 + uniform_filter(rng.normal(0, 60, (128, 128)), 3)
+    restore.image.value = viewer.add_image(blurred.astype(np.float32), name="field")
+    restore.restorers.value = ["gaussian", "median"]
+    restore.update(offsets=1, device="cpu")
+    restore.restore_and_combine()
+    wait_for(restore)
+    assert "The noise of neighbouring pixels is alike" in restore.message.value
+
+
+def test_the_circle_closes(viewer, restore, wait_for):
+    """Four restorers, a fit on one field, and the table beats the best of them on another field."""
+    truth, noisy = noisy_pair(3)
+    other_truth, other_noisy = noisy_pair(4)
+    keys = ["median", "total-variation", "wavelet", "gaussian"]
+    fields = {}
+    for name, image in (("field 1", noisy), ("field 2", other_noisy)):
+        before = set(viewer.layers)
+        layer = viewer.add_image(image, name=name)
+        restore.image.value = layer
+        restore.restorers.value = keys
+        restore.restore()
+        wait_for(restore)
+        fields[name] = [added for added in viewer.layers if added not in before and added is not layer]
+    viewer.add_image(truth, name="ground truth")
+    _, fit = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    fit.method.value = "least-squares"
+    fit.candidates.value = fields["field 1"]
+    fit.fit()
+    wait_for(fit)
+    ensemble = fit.result.lut.apply([layer.data for layer in fields["field 2"]])
+
+    def error(image):
+        return np.mean((image.astype(float) - other_truth) ** 2)
+
+    assert error(ensemble) < min(error(layer.data) for layer in fields["field 2"])
