@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+from tests.helpers.paths import ROOT
+
 TIMES = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "2100"))
 
 

@@ -219,8 +219,8 @@ def compare(
 
     Scores are those of :class:`~napari_ensir.ensemble.scoring.scores.Scoring`: nothing is clipped, and
     every row is scored on the same pixels, those that are finite in all candidates and the ground truth.
-    Bins, and whatever else a method learns, come from what it learns from alone, fold by fold. The one thing that
-    held-out ground truths give is the peak of the scores, the same for all rows.
+    Bins, and whatever else a method learns, come from what it learns from alone, fold by fold. The one
+    thing that held-out ground truths give is the peak of the scores, the same for all rows.
 
     Parameters
     ----------
