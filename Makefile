@@ -14,13 +14,18 @@ NO_DISPLAY = $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname -s))
 # What Python and pytest compile of napari and of the tests is kept: made anew it takes each process seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test coverage docs lint bench clean
+.PHONY: demo test soak coverage docs lint bench clean
 
 demo: .venv/installed
 	$(if $(NO_DISPLAY),$(VIRTUAL_SCREEN)) $(BIN)/python -m napari_ensir.viewer.plugin.demo --out demo $(if $(NO_DISPLAY),--close)
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(or $(ARGS),-n auto --maxprocesses 4 --dist worksteal)
+
+# The long forms of tests: random files, interruptions, many rounds in one viewer.
+soak: .venv/installed
+	NAPARI_ENSIR_MUTATIONS=10000 NAPARI_ENSIR_INTERRUPTIONS=300 NAPARI_ENSIR_ROUNDS=1000 $(BIN)/python -m pytest \
+		--timeout=4000 -s -k "hostile_files or altered_archives or changed_settings or interruptions_leave or rounds_of_fit"
 
 # The compiled loops are run a second time as plain Python, where coverage can see them and numpy warns of
 # what compiled code does in silence.

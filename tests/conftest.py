@@ -5,7 +5,6 @@ import gc
 import os
 import signal
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,17 +14,15 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Nobody's own preferences sway the tests, and no test changes them. Before anything imports napari.
+# The tests neither read nor write the user's preferences. Set before napari is imported.
 _PREFERENCES = tempfile.TemporaryDirectory(prefix="napari-ensir-tests-")
 os.environ["NAPARI_CONFIG"] = str(Path(_PREFERENCES.name) / "settings.yaml")
 atexit.register(_PREFERENCES.cleanup)
 
-# Torch's own threads spin while they wait: small networks lose by them, ten times as much where other
-# processes want the cores too. Our threads, over blocks, are as many as ever.
+# torch's threads spin while they wait, which slows small networks on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# What a shell puts in the background is deaf to Ctrl-C, what nohup starts to the closing of its terminal, and
-# so would be the programs that tests interrupt.
+# A process started in the background ignores Ctrl-C, and so would the programs that the tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -34,14 +31,14 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
 
 @pytest.fixture(autouse=True, scope="module")
 def _libraries_are_no_garbage() -> None:
-    """napari looks for garbage whenever a layer goes, and need not look through all that was imported."""
+    """Exclude imported libraries from garbage collection, which napari starts at each removal of a layer."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def reference_folder_if_any() -> Path | None:
-    """The deraining set and the published tables, where somebody has put them."""
+    """Folder of the deraining set and the published tables; None where it is absent."""
     named = os.environ.get("NAPARI_ENSIR_REFERENCE")
     beside = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
     folders = ([Path(named)] if named else []) + [beside]
@@ -50,7 +47,7 @@ def reference_folder_if_any() -> Path | None:
 
 @pytest.fixture(scope="session")
 def reference_folder(reference_folder_if_any):
-    """The same, for tests that are of no use without."""
+    """The same folder; the test is skipped where it is absent."""
     if reference_folder_if_any is None:
         pytest.skip(
             "the reference data is absent: put it in ../shared/reference or name it in NAPARI_ENSIR_REFERENCE"
@@ -58,25 +55,9 @@ def reference_folder(reference_folder_if_any):
     return reference_folder_if_any
 
 
-@pytest.fixture(scope="session")
-def pace() -> float:
-    """Processor seconds that counting to five million takes here, a third of a second on a usual machine.
-
-    What must not take long is measured in these: machines, and one machine's hours, differ by a few times.
-    """
-
-    def count() -> float:
-        began, total = time.process_time(), 0
-        for number in range(5_000_000):
-            total += number
-        return time.process_time() - began
-
-    return min(count() for _ in range(3))
-
-
 @pytest.fixture
 def one_thread():
-    """Keep OpenMP from waiting for processors that others are using: small problems only lose by it."""
+    """Limit OpenMP to one thread: on small problems its threads cost more than they gain."""
     threadpoolctl = pytest.importorskip("threadpoolctl")
     pytest.importorskip("sklearn.ensemble")  # what is loaded later is not limited
     with threadpoolctl.threadpool_limits(1):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -149,8 +150,8 @@ class TestContributing:
         assert names == ["ground truth", "noisy", "Gaussian", "median"]
         assert len({data.dtype for data, *_ in layers}) == len({data.shape for data, *_ in layers}) == 1
 
-    def test_widget(self, shown, make_napari_viewer, qtbot):
-        viewer = make_napari_viewer()
+    def test_widget(self, shown, qtbot):
+        viewer = ViewerModel()
         viewer.add_image(np.arange(12).reshape(3, 4), name="image")
         widget = shown["RangeWidget"](viewer)
         qtbot.addWidget(widget.native)

@@ -15,7 +15,6 @@ import json
 import os
 import struct
 import sys
-import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -197,7 +196,7 @@ class Watch:
     """Reads files one by one and notes what they cost and what else happened."""
 
     def __init__(self):
-        self.is_on, self.slowest, self.valid, self.refused = False, (0.0, ""), 0, 0
+        self.is_on, self.valid, self.refused = False, 0, 0
         self.events, self.faults = set(), []
         sys.addaudithook(self._hear)
 
@@ -210,7 +209,6 @@ class Watch:
         from napari_ensir import EnsembleError
 
         lut = None
-        start = time.process_time()
         self.is_on = True
         try:
             lut = reader(path)
@@ -224,7 +222,6 @@ class Watch:
             self.valid += 1
         finally:
             self.is_on = False
-        self.slowest = max(self.slowest, (time.process_time() - start, label))
         return lut
 
 
@@ -254,8 +251,7 @@ def main(folder, count, seed):
             except Exception as error:
                 watch.faults.append(f"{number}: not usable: {error!r}"[:300])
     target.unlink(missing_ok=True)
-    mutated = {"valid": watch.valid, "refused": watch.refused, "slowest": watch.slowest}
-    watch.slowest = (0.0, "")
+    mutated = {"valid": watch.valid, "refused": watch.refused}
     hostile = sorted(os.listdir(folder / "hostile"))
     for name in hostile:
         for reader in (load_lut, import_lut):
@@ -265,7 +261,7 @@ def main(folder, count, seed):
     print(
         json.dumps(
             mutated
-            | {"slowest_hostile": watch.slowest, "hostile": len(hostile), "megabytes": megabytes}
+            | {"hostile": len(hostile), "megabytes": megabytes}
             | {"events": sorted(watch.events)[:20], "faults": watch.faults[:30]}
             | {"changed": [str(path) for path in set(there) ^ set(folder.rglob("*"))]}
         )

@@ -1,9 +1,9 @@
-"""Real viewers on a real canvas, and a watch over what they leave behind."""
+"""A real viewer on a real canvas, and checks of what tests leave behind in it."""
 
 from __future__ import annotations
 
 import gc
-import threading
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from qtpy.QtWidgets import QApplication
 
 from napari_ensir.viewer.controls.worker import _RUNNING
 from napari_ensir.viewer.fit import precompile as warm_up
+from napari_ensir.viewer.layers.session import _SESSIONS
+from tests.helpers.leftovers import our_callbacks, our_objects, our_threads, process_deletions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +44,18 @@ def _napari_collects_what_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari._vispy.canvas.gc", SimpleNamespace(collect=lambda: gc.collect(1)))
 
 
+PASSED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Note whether a test has passed: the frames of one that failed hold its objects."""
+    report = yield
+    if call.when == "call":
+        item.stash[PASSED] = report.passed
+    return report
+
+
 class Everything:
     """Holds whatever is looked for."""
 
@@ -65,18 +79,78 @@ def _own_preferences(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
     monkeypatch.setattr(napari.settings, "_CFG_PATH", str(path), raising=False)
 
 
-def threads() -> list[str]:
-    """Our threads that run."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("napari-ensir")]
+class SharedViewer:
+    """One viewer for the tests of a process: opening and closing a window takes longer than most tests."""
+
+    def __init__(self) -> None:
+        self._viewer: Any = None
+
+    def get(self) -> Any:
+        """The viewer without layers and docks; a new one if a test has closed it."""
+        import napari
+
+        if self._viewer is None:
+            self._viewer = napari.Viewer(show=True)
+        return self._viewer
+
+    def clear(self) -> None:
+        """Remove layers and docks, and set back what tests change in a viewer."""
+        viewer = self._viewer
+        viewer.window.remove_dock_widget("all")
+        viewer.layers.clear()
+        viewer.dims.reset()
+        viewer.window._qt_window.resize(1200, 800)
+        _SESSIONS.clear()
+
+    def close(self) -> None:
+        """Close the viewer, so that a test can have one of its own."""
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+            process_deletions()
+
+
+@pytest.fixture(scope="session")
+def shared_viewer(qapp: Any) -> Iterator[SharedViewer]:
+    """The viewer of this process."""
+    shared = SharedViewer()
+    yield shared
+    shared.close()
 
 
 @pytest.fixture
-def viewer(make_napari_viewer: Callable, qtbot) -> Iterator:
-    """A viewer whose threads and widgets must be gone after the test."""
-    yield make_napari_viewer(show=True, strict_qt=True)
+def viewer(request: pytest.FixtureRequest, shared_viewer: SharedViewer, qtbot: Any) -> Iterator[Any]:
+    """A viewer on a real canvas, without layers; nothing of this package may survive the test in it.
+
+    Tests marked ``own_viewer`` get a viewer of their own, which they may close.
+    """
+    import napari
+
+    own = request.node.get_closest_marker("own_viewer") is not None
+    if own:
+        shared_viewer.close()
+        made = napari.Viewer(show=True)
+    else:
+        made = shared_viewer.get()
+    yield made
     qtbot.waitUntil(lambda: not _RUNNING, timeout=60_000)
-    qtbot.waitUntil(lambda: not threads(), timeout=60_000)
+    qtbot.waitUntil(lambda: not our_threads(), timeout=60_000)
+    if own:
+        with suppress(AttributeError, RuntimeError):  # raised if the test has closed it
+            made.close()
+    else:
+        shared_viewer.clear()
+    request.node.funcargs.clear()  # pytest holds what fixtures returned until after this one has ended
+    process_deletions()
     gc.collect()
+    process_deletions()
+    if request.node.stash.get(PASSED, False):
+        assert our_callbacks(made) == []
+        if own:
+            del made  # a closed window holds its docks for as long as somebody holds its viewer
+            process_deletions()
+            gc.collect()
+        assert our_objects() == []
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ def test_a_fit_an_apply_and_a_restoration_at_once(filled, fit_widget, wait_for, 
     assert "so so · Gaussian" in filled.layers
 
 
-@pytest.mark.parametrize("close", ["viewer", "widget"])
+@pytest.mark.parametrize("close", [pytest.param("viewer", marks=pytest.mark.own_viewer), "widget"])
 @pytest.mark.parametrize("name", ["Fit ensemble", "Apply lookup table", "Restore"])
 def test_what_is_closed_in_mid_run_leaves_nothing_running(
     filled, fit_widget, wait_for, monkeypatch, qtbot, name, close

@@ -9,7 +9,7 @@ import sys
 
 from tests.helpers.paths import ROOT
 
-TIMES = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "2100"))
+TIMES = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "400"))
 
 
 def test_thousands_of_altered_archives(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import time
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -103,14 +102,13 @@ def mutated(rng, content):
     return whole(header, body)
 
 
-def test_hundreds_of_mutated_checkpoints(checkpoints, tmp_path, pace):
+def test_hundreds_of_mutated_checkpoints(checkpoints, tmp_path):
     rng = np.random.default_rng(1)
     path = tmp_path / "mutated.safetensors"
     loaded = refused = 0
     messages = []
     for number in range(800):
         path.write_bytes(mutated(rng, checkpoints[number % 2]))
-        start = time.process_time()
         try:
             restorer = load_restorer(path, device="cpu")
         except EnsembleError as error:
@@ -120,7 +118,6 @@ def test_hundreds_of_mutated_checkpoints(checkpoints, tmp_path, pace):
             loaded += 1
             for each in restorer.model.state_dict().values():
                 assert torch.isfinite(each).all()
-        assert time.process_time() - start < 4 * pace
     assert [text for text in messages if "mutated" not in text or len(text) > 1500] == []
     assert loaded > 20
     assert refused > 400

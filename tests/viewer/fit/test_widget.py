@@ -163,6 +163,7 @@ def test_cancel_stops_the_real_fit(filled, fit_widget, wait_for, monkeypatch):
     assert fit_widget.result is None
 
 
+@pytest.mark.own_viewer
 def test_viewer_closed_in_mid_run_leaves_nothing_running(filled, fit_widget, monkeypatch, qtbot):
     ended = threading.Event()
 
