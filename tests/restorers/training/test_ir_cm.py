@@ -118,7 +118,7 @@ def test_what_the_skip_passes_on(skip):
 def test_restarts():
     model = lively()
     assert model.times_of(3, 0.25) == [100, 25, 6]
-    with pytest.raises(EnsembleError, match=r"at 0\.05 of them it takes 1 to 2"):
+    with pytest.raises(EnsembleError, match=r"restart 0\.05 it makes 1 to 2"):
         model.times_of(3, 0.05)
 
 

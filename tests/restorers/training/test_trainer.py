@@ -136,9 +136,9 @@ def test_a_colour_network_refuses_grey_images(images, pairs, brief):
     ("shapes", "message"),
     [
         ([], "no pair"),
-        ([((9, 9), (9, 8))], "the same"),
+        ([((9, 9), (9, 8))], "must be equal"),
         ([((7, 9), (7, 9))], "at least 8"),
-        ([((2, 9, 9), (2, 9, 9)), ((3, 9, 9), (3, 9, 9))], "one number"),
+        ([((2, 9, 9), (2, 9, 9)), ((3, 9, 9), (3, 9, 9))], "must be the same in all"),
     ],
 )
 def test_bad_pairs_are_refused(shapes, message):
@@ -207,7 +207,7 @@ def test_bad_headers_are_refused(saved, changes, message):
         ("width", 16, "needed"),
         ("depth", 3, "fit"),
         ("noise", "x", "no float"),
-        ("times", 1, "not possible"),
+        ("times", 1, "times must be"),
         ("channels", True, "no int"),
     ],
 )
@@ -238,7 +238,7 @@ def test_bad_states_are_not_resumed(saved, pairs, images):
     floats = TrainingPairs.from_arrays(images, channel_axis=-1, data_range=(0, 1))
     with pytest.raises(EnsembleError, match="data range"):
         resume_training(path, floats, device="cpu")
-    with pytest.raises(EnsembleError, match="no complete state"):
+    with pytest.raises(EnsembleError, match="no complete training state"):
         resume_training(write({"step": 7}), pairs, device="cpu")
     with pytest.raises(EnsembleError, match="settings"):
         resume_training(write({"training": {}}), pairs, device="cpu")

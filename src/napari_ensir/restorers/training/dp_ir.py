@@ -1,16 +1,14 @@
-"""DP-IR: diffusion put together from a restorer, a denoiser and a small fusion network.
+"""DP-IR: diffusion with a restorer, a denoiser and a small fusion network.
 
 "Modular Conditional Diffusion Framework for Image Reconstruction" (DP-IR, NeurIPS 2024):
 
     E[x0 | y, x_t]  ~  F(IR(y), D(x_t / sqrt(ab_t), s_t), t),   s_t^2 = (1 - ab_t) / ab_t
 
-IR is any restorer and D a Gaussian denoiser; both stay as they are, and only F is trained, on the
-mean squared error. Sampling starts at a time tau, to which a closed form jumps from pure noise
-with IR(y) for x0 (:meth:`napari_ensir.restorers.training.dp_ir.Diffusion.jump`), and makes tau steps. IR is
-called once and F tau times: tau + 1 evaluations. A small tau stays faithful to IR(y); a large one
-invents more detail.
-
-The degraded image y enters through IR(y) alone, so the diffusion runs on that image.
+IR is any restorer and D a Gaussian denoiser. Both are frozen; only F is trained, with the mean squared error.
+Sampling jumps from pure noise to a time tau in closed form, with IR(y) in place of x0
+(:meth:`Diffusion.jump`), and makes tau steps from there. IR is called once and F tau times: tau + 1
+evaluations. With a small tau the result stays close to IR(y); a large tau adds more detail that is not in
+the data.
 """
 
 from __future__ import annotations
@@ -54,14 +52,14 @@ __all__ = ["DPIR", "Diffusion", "FusionModel", "FusionSettings", "describe"]
 
 @dataclass(frozen=True)
 class Diffusion:
-    """Schedule and single steps; all arrays are indexed by t, entry 0 being the clean image.
+    """Schedule and steps of the diffusion; arrays are indexed by t, with the clean image at t = 0.
 
     Parameters
     ----------
     steps
-        T.
+        T, the number of steps.
     first, last
-        beta_1 and beta_T; beta is linear between them.
+        beta_1 and beta_T; beta is linear in t.
 
     Examples
     --------
@@ -82,27 +80,27 @@ class Diffusion:
 
     @cached_property
     def kept(self) -> NDArray[np.float64]:
-        """ab_t, the product of 1 - beta up to t, shape (T + 1,)."""
+        """ab_t, product of 1 - beta up to t, shape (T + 1,)."""
         kept: NDArray[np.float64] = np.cumprod(1 - self.beta, dtype=np.float64)
         return kept
 
     def sigma(self, t: int) -> float:
-        """s_t = sqrt((1 - ab_t) / ab_t), the noise in x_t / sqrt(ab_t)."""
+        """s_t = sqrt((1 - ab_t) / ab_t), standard deviation of the noise in x_t / sqrt(ab_t)."""
         return float(np.sqrt((1 - self.kept[t]) / self.kept[t]))
 
     def posterior(self, t: int) -> tuple[float, float, float]:
-        """Weight of x0, weight of x_t and variance of the step from t to t - 1.
+        """Weight of x0, weight of x_t, and variance of the step from t to t - 1.
 
-        The variance is beta_t, the larger of the two choices of Ho et al. and the one in Lemma 3.2;
-        it is 0 for the last step, which returns x0.
+        The variance is beta_t, the larger choice of Ho et al. (2020), as in Lemma 3.2 of DP-IR; it is 0 for
+        the last step.
         """
         beta, before, now = self.beta[t], self.kept[t - 1], self.kept[t]
-        of_x0 = np.sqrt(before) * beta / (1 - now)
-        of_xt = np.sqrt(1 - beta) * (1 - before) / (1 - now)
-        return float(of_x0), float(of_xt), float(beta) if t > 1 else 0.0
+        weight_x0 = np.sqrt(before) * beta / (1 - now)
+        weight_xt = np.sqrt(1 - beta) * (1 - before) / (1 - now)
+        return float(weight_x0), float(weight_xt), float(beta) if t > 1 else 0.0
 
     def jump(self, tau: int) -> tuple[float, float, float]:
-        """Weights of x0 and x_T and variance of all steps from T to `tau` at once, x0 held fixed.
+        """Weights of x0 and x_T, and variance, of all steps from T to `tau` with fixed x0 (Lemma 3.2).
 
         M0 = sqrt(ab_tau) (1 - ab_T / ab_tau) / (1 - ab_T)
         MX = sqrt(ab_T / ab_tau) (1 - ab_tau) / (1 - ab_T)
@@ -111,26 +109,26 @@ class Diffusion:
 
         Examples
         --------
-        >>> of_x0, of_xt, variance = Diffusion().jump(5)
-        >>> print(f"{of_x0:.4f} {of_xt:.1e} {variance:.1e}")
+        >>> weight_x0, weight_xt, variance = Diffusion().jump(5)
+        >>> print(f"{weight_x0:.4f} {weight_xt:.1e} {variance:.1e}")
         0.9997 4.4e-06 8.3e-04
         """
         kept, last = self.kept, self.steps
         between = kept[last] / kept[tau]
-        of_x0 = np.sqrt(kept[tau]) * (1 - between) / (1 - kept[last])
-        of_xt = np.sqrt(between) * (1 - kept[tau]) / (1 - kept[last])
-        # The noise that comes in at step n (n - 1 is where it ends) passes the steps n - 1 .. tau + 1.
+        weight_x0 = np.sqrt(kept[tau]) * (1 - between) / (1 - kept[last])
+        weight_xt = np.sqrt(between) * (1 - kept[tau]) / (1 - kept[last])
+        # Noise added in the step from n to n - 1 passes the steps n - 1 .. tau + 1.
         n = np.arange(tau + 1, last + 1)
         passed = np.sqrt(kept[n - 1] / kept[tau]) * (1 - kept[tau])
-        # Through no step at all (n = tau + 1) it comes whole: the quotient would be 0 / 0 for tau = 0.
+        # For n = tau + 1 it passes no step; the quotient would be 0 / 0 for tau = 0.
         gain = np.divide(passed, 1 - kept[n - 1], out=np.ones(len(n)), where=n > tau + 1)
         added = np.where(n > 1, self.beta[n], 0.0)  # as in `posterior`
-        return float(of_x0), float(of_xt), float((gain**2 * added).sum())
+        return float(weight_x0), float(weight_xt), float((gain**2 * added).sum())
 
     def ancestral_step(self, x: Tensor, x0: Tensor, t: int, noise: Tensor | None) -> Tensor:
         """x_{t-1} from x_t and the estimate of x0; `noise` is standard normal, unused for t = 1."""
-        of_x0, of_xt, variance = self.posterior(t)
-        stepped = of_x0 * x0 + of_xt * x
+        weight_x0, weight_xt, variance = self.posterior(t)
+        stepped = weight_x0 * x0 + weight_xt * x
         return stepped if noise is None or variance == 0 else stepped + variance**0.5 * noise
 
     def ddim_step(self, x: Tensor, x0: Tensor, t: int) -> Tensor:
@@ -141,7 +139,7 @@ class Diffusion:
 
 
 def describe(restorer: Restorer) -> dict[str, Any]:
-    """What a header can say of a restorer: enough to rebuild it where it is one of ours, else its name."""
+    """Header entry of a restorer: its settings where it is one of this package, else its name."""
     if isinstance(restorer, LearnedRestorer):
         return restorer.header()
     for key, kind in CLASSICAL.items():
@@ -152,22 +150,20 @@ def describe(restorer: Restorer) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionSettings:
-    """Shapes of the networks, and the times to train for.
+    """Settings of a :class:`FusionModel`.
 
     Parameters
     ----------
     channels, width
-        Colour channels and features of F.
+        Number of colour channels and of features of F.
     denoiser_width, denoiser_depth
-        Of D, a :class:`DenoiserModel`; width 0: D is :class:`LocalWiener`.
+        Shape of D, a :class:`DenoiserModel`; with width 0, D is :class:`LocalWiener`.
     latest
-        F is trained for t = 1..latest, and `tau` can be no later. The paper trains for all 1000. It
-        is no saving to leave out the late ones: at early times x_t gives the clean image away, and an F
-        that knows only those leans on D and learns nothing of how to improve IR(y).
+        F is trained for t = 1..latest, the greatest `tau`; 1000 in the paper. Late times must be included: at
+        early times x_t shows the clean image, and F would only learn to copy D.
     sampled_share
-        Share of the training on points x_t as sampling meets them, drawn around IR(y); the others are
-        drawn around the clean image. The paper has only the latter. Sampling has no clean image to
-        draw around, and an F that was always given one trusts x_t for detail that IR(y) does not have.
+        Share of training points x_t drawn around IR(y), as in sampling; the others are drawn around the clean
+        image. It is 0 in the paper; F then relies on details of x_t that IR(y) does not have.
     """
 
     channels: int = 1
@@ -183,21 +179,21 @@ class FusionSettings:
             check_network(self.channels, self.denoiser_width, self.denoiser_depth)
         if not 1 <= self.latest <= Diffusion().steps:
             raise EnsembleError(
-                f"latest = {self.latest} is no time of the diffusion: 1 to {Diffusion().steps} are."
+                f"latest is {self.latest}; it must be a time of the diffusion, 1 to {Diffusion().steps}."
             )
         if not 0 <= self.sampled_share <= 1:
-            raise EnsembleError(f"sampled_share = {self.sampled_share} is no share: 0 to 1 are.")
+            raise EnsembleError(f"sampled_share is {self.sampled_share}; it must be 0 to 1.")
 
 
 class FusionModel(Model):
-    """F with its frozen D.
+    """Fusion network F with a frozen denoiser D.
 
     Parameters
     ----------
     settings
         See :class:`FusionSettings`.
     denoiser
-        A trained D whose settings agree with `settings`; None: as `settings` say, untrained.
+        A trained D whose settings agree with `settings`; None makes an untrained one.
 
     Examples
     --------
@@ -221,7 +217,9 @@ class FusionModel(Model):
                 channels=settings.channels, width=settings.denoiser_width, depth=settings.denoiser_depth
             )
         if denoiser is not None and denoiser.settings != shape:
-            raise EnsembleError(f"the denoiser has {denoiser.settings}; the settings of DP-IR say {shape}.")
+            raise EnsembleError(
+                f"the denoiser has {denoiser.settings}, but the settings of DP-IR require {shape}."
+            )
         self.denoiser: DenoiserModel | LocalWiener
         self.denoiser = denoiser or (DenoiserModel(shape) if shape else LocalWiener())
         self.denoiser.requires_grad_(False)
@@ -231,7 +229,7 @@ class FusionModel(Model):
     def around(
         cls, denoiser: DenoiserModel | None, *, channels: int, width: int = 64, latest: int = 1000
     ) -> FusionModel:
-        """A new F for this denoiser (None: :class:`LocalWiener`)."""
+        """Make an untrained F for a denoiser (None: :class:`LocalWiener`)."""
         settings = FusionSettings(channels=channels, width=width, latest=latest)
         if denoiser is not None:
             shape = denoiser.settings
@@ -239,7 +237,7 @@ class FusionModel(Model):
         return cls(settings, denoiser)
 
     def forward(self, restored: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The estimate of x0 from IR(y) and x_t, images on a scale of -1..1, and t of shape (batch,)."""
+        """Estimate x0 from IR(y) and x_t, images in -1..1, and t of shape (batch,)."""
         kept = torch.from_numpy(self.diffusion.kept)[t.cpu()].to(x).reshape(-1, 1, 1, 1)
         with torch.no_grad():
             denoised: Tensor = self.denoiser(x / kept.sqrt(), ((1 - kept) / kept).sqrt().flatten())
@@ -247,7 +245,7 @@ class FusionModel(Model):
         return estimate
 
     def loss(self, degraded: Tensor, clean: Tensor, generator: torch.Generator, done: float) -> Tensor:
-        """The mean squared error of F's estimate; `degraded` is IR(y)."""
+        """Mean squared error of the estimate of x0; `degraded` is IR(y)."""
         count = len(clean)
         t = torch.randint(1, self.settings.latest + 1, (count,), generator=generator)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
@@ -256,8 +254,8 @@ class FusionModel(Model):
         x = torch.empty_like(image)
         for each in range(count):
             if sampled[each]:
-                of_x0, of_xt, variance = self.diffusion.jump(int(t[each]))
-                mean, variance = of_x0 * restored[each], of_xt**2 + variance
+                weight_x0, weight_xt, variance = self.diffusion.jump(int(t[each]))
+                mean, variance = weight_x0 * restored[each], weight_xt**2 + variance
             else:
                 kept = float(self.diffusion.kept[t[each]])
                 mean, variance = kept**0.5 * image[each], 1 - kept
@@ -268,8 +266,8 @@ class FusionModel(Model):
     def sample(self, restored: Tensor, draw: Draw, tau: int, sampler: str, tiled: Tiled) -> Tensor:
         """Restore a plane from IR(y), shape (channels, rows, columns), data range 0..1."""
         ir = 2 * restored - 1
-        of_x0, of_xt, variance = self.diffusion.jump(tau)
-        x = of_x0 * ir + of_xt * draw() + variance**0.5 * draw()
+        weight_x0, weight_xt, variance = self.diffusion.jump(tau)
+        x = weight_x0 * ir + weight_xt * draw() + variance**0.5 * draw()
         for t in range(tau, 0, -1):
             now = torch.tensor([t])
             x0 = tiled(lambda ir, x, now=now: self(ir, x, now.expand(len(x))), ir, x)
@@ -283,18 +281,18 @@ class FusionModel(Model):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DPIR(LearnedRestorer):
-    """Restores with any restorer and a :class:`FusionModel`.
+    """Restorer that combines another restorer with a :class:`FusionModel`.
 
-    See :class:`LearnedRestorer` for the other parameters.
+    :class:`LearnedRestorer` has the other parameters.
 
     Parameters
     ----------
     ir
-        The restorer. Its channel axis and device become those of this one, where it has them.
+        The other restorer. Its channel axis and device are replaced by those of this one.
     tau
-        Where to start, 0 (IR(y) itself) to the latest time trained for; evaluations are tau + 1.
+        First time, 0 (returns IR(y)) to ``model.settings.latest``; there are tau + 1 evaluations.
     sampler
-        "ancestral" adds noise at each step, "ddim" does not.
+        "ancestral" adds noise in each step, "ddim" does not.
     """
 
     title: ClassVar[str] = "DP-IR"
@@ -304,26 +302,26 @@ class DPIR(LearnedRestorer):
     sampler: str = setting(
         "ancestral",
         title="Sampler",
-        description="Ancestral adds noise at each step, DDIM does not.",
+        description="Ancestral adds noise in each step, DDIM does not.",
         choices=("ancestral", "ddim"),
     )
 
     @property
     def name(self) -> str:
-        """The method's title with its restorer's name."""
+        """Title with the name of the other restorer."""
         return f"{super().name}, {self.ir.name}"
 
     @property
     def evaluations(self) -> int:
-        """See :class:`NetworkRestorer`; the one of `ir` is not among them."""
+        """See :class:`NetworkRestorer`; does not include that of `ir`."""
         return self.tau
 
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """See :meth:`ImageRestorer.__call__`; `progress` first follows `ir`, then the diffusion."""
+        """See :meth:`ImageRestorer.__call__`; `progress` reports `ir` first, then the diffusion."""
         if not 0 <= self.tau <= self.model.settings.latest or self.sampler not in ("ancestral", "ddim"):
             raise EnsembleError(
-                f"DP-IR cannot start at tau = {self.tau} with the sampler {self.sampler!r}; this one takes 0 "
-                f'to {self.model.settings.latest} and "ancestral" or "ddim".'
+                f"DP-IR has tau = {self.tau} and the sampler {self.sampler!r}; tau must be 0 to "
+                f'{self.model.settings.latest} and the sampler "ancestral" or "ddim".'
             )
         checked = check_image(image, self.channel_axis)
         scaled = replace(self, data_range=data_range_of(checked, self.data_range))
@@ -338,10 +336,10 @@ class DPIR(LearnedRestorer):
         return self.model.sample(plane, draw, self.tau, self.sampler, tiled)
 
     def header(self) -> dict[str, Any]:
-        """See :class:`LearnedRestorer`; the restorer is described as far as a file can hold it."""
+        """See :class:`LearnedRestorer`; adds the entry of the other restorer."""
         return super().header() | {"ir": describe(self.ir)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """See :class:`LearnedRestorer`; a trained restorer's own are among them, under ``ir.``."""
+        """See :class:`LearnedRestorer`; adds those of a trained other restorer under ``ir.``."""
         inner = self.ir.tensors() if isinstance(self.ir, LearnedRestorer) else {}
         return super().tensors() | {f"ir.{name}": each for name, each in inner.items()}

@@ -1,24 +1,24 @@
 """IR-CM: restoration in one or a few steps with a consistency model.
 
-"Image restoration with consistency models" (IR-CM, OpenReview 2bon4HLFkN), along the mean-reverting
-equation of IR-SDE. The consistency function takes any point of a path to
-the path's origin, the clean image:
+"Image restoration with consistency models" (IR-CM, OpenReview 2bon4HLFkN), with the mean-reverting SDE of
+IR-SDE (Luo et al. 2023). The consistency function maps any point of a path to its origin, the clean image:
 
     x0hat = mu (1 - e^TH) + e^TH (x_t - sqrt(v_t) eps)              origin estimate
     f(x_t, mu, t) = c_skip x_t + c_out x0hat,  c_out = t / T,  c_skip = 1 - t / T
 
-so that f(x, mu, 0) = x. **The head.** A network that returns eps is multiplied by e^TH, 200 at
-t = T, and does not train from scratch (6 to 9 dB on rain). The algebraically equal head does: the
-network returns a residual r and eps := ((x_t - mu) - e^-TH r) / sqrt(v_t), whereby x0hat = mu + r.
+so that f(x, mu, 0) = x. There are three deviations from the paper:
 
-**The skip.** The sampler draws the noise in x_t itself, and c_skip x_t passes a share of it on to the
-result: half of it at t = T / 2, which a small network does not cancel. A deviation from the paper takes
-it off, c_skip m_t + c_out x0hat with the mean m_t of x_t; both forms are there, in training
-(``noisy_skip``) and in sampling (``skip``). Another: part of stage 2 starts its paths where sampling
-does, at the model's own first step (``sampled_share``), and not at the clean image alone.
+- The head. A network that returns eps is multiplied by e^TH, 200 at t = T, and does not train from scratch
+  (6 to 9 dB on rain). Here it returns a residual r, with eps := ((x_t - mu) - e^-TH r) / sqrt(v_t), so that
+  x0hat = mu + r, which is algebraically equal.
+- The skip. c_skip x_t passes a share of the drawn noise on to the result, half of it at t = T / 2, which a
+  small network does not cancel. By default the mean m_t of x_t replaces it: c_skip m_t + c_out x0hat. The
+  paper's form is available in training (``noisy_skip``) and in sampling (``skip``).
+- The start of stage 2. A part of its paths (``sampled_share``) starts at the model's own first step, as in
+  sampling, instead of the clean image.
 
-The paper claims perception and speed for this, not the highest PSNR; nor is a second step
-always better than one.
+The paper claims better perception and speed, not the highest PSNR. A second step is not always better than
+one.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ _SHIFT = 0.008  # s of the cosine schedule, which keeps its first rate from bein
 
 @dataclass(frozen=True)
 class MeanRevertingSDE:
-    """Schedule and marginals, at the times t = 0, 1, ..., `steps`.
+    """Mean-reverting SDE: schedule and marginals at the times t = 0, 1, ..., `steps`.
 
     Parameters
     ----------
     steps
         T, the last time.
     noise
-        lam, the standard deviation that the noise tends to, on the scale of intensities.
+        lam, the standard deviation of the noise for t -> infinity, in intensity units.
     rest
-        How much of x(0) - mu is left at t = T: exp(-TH_T).
+        Share of x(0) - mu that is left at t = T: exp(-TH_T).
 
     Examples
     --------
@@ -76,7 +76,7 @@ class MeanRevertingSDE:
     def rate(self) -> NDArray[np.float64]:
         """th_t = 1 - f(t) / f(0), f(t) = cos^2(((t / T' + s) / (1 + s)) pi / 2), shape (T + 1,).
 
-        f is evaluated on a grid of T' = T + 2 intervals, of which the ends are dropped.
+        f is evaluated on a grid of T' = T + 2 intervals; the first and last points are dropped.
         """
         grid = np.arange(self.steps + 3) / (self.steps + 2)
         f = np.cos((grid + _SHIFT) / (1 + _SHIFT) * np.pi / 2) ** 2
@@ -85,12 +85,12 @@ class MeanRevertingSDE:
 
     @property
     def dt(self) -> float:
-        """The length of a time step, such that TH_T = -ln(`rest`)."""
+        """Length of a time step, chosen so that TH_T = -ln(`rest`)."""
         return float(-np.log(self.rest) / self.rate[1:].sum())
 
     @cached_property
     def integral(self) -> NDArray[np.float64]:
-        """TH_t, the integral of th from 0 to t, shape (T + 1,); TH_0 = 0."""
+        """TH_t, integral of th from 0 to t, shape (T + 1,); TH_0 = 0."""
         integral: NDArray[np.float64] = (np.cumsum(self.rate) - self.rate[0]) * self.dt
         return integral
 
@@ -111,51 +111,50 @@ class MeanRevertingSDE:
         return self.mean(x0, mu, t) + self.variance(t).to(x0).sqrt() * noise
 
     def origin(self, x: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The x(0) that leads to x_t with this noise: mu (1 - e^TH) + e^TH (x_t - sqrt(v_t) noise).
+        """Origin estimate x(0) = mu (1 - e^TH) + e^TH (x_t - sqrt(v_t) noise).
 
-        The origin estimate of IR-CM. Its factor e^TH grows to 1 / `rest` = 200, by which an error in
-        `noise` is multiplied: see :mod:`napari_ensir.restorers.training.ir_cm` for how that is avoided.
+        Its factor e^TH, up to 1 / `rest` = 200, amplifies errors of `noise`; the module docstring says how
+        that is avoided.
         """
         growth = 1 / self.decay(t).to(x)
         return mu * (1 - growth) + growth * (x - self.variance(t).to(x).sqrt() * noise)
 
     def noise_for(self, x: Tensor, mu: Tensor, t: Tensor, residual: Tensor) -> Tensor:
-        """The noise for which :meth:`origin` is mu + residual: ((x_t - mu) - e^-TH r) / sqrt(v_t), t > 0."""
+        """Noise for which :meth:`origin` is mu + residual: ((x_t - mu) - e^-TH r) / sqrt(v_t), t > 0."""
         return (x - mu - self.decay(t).to(x) * residual) / self.variance(t).to(x).sqrt()
 
     @staticmethod
     def _at(values: NDArray[np.float64], t: Tensor) -> Tensor:
-        # float64 until the caller casts: MPS has none, so look up on the CPU.
+        # MPS has no float64, so the lookup is done on the CPU and the caller casts.
         return torch.from_numpy(values)[t.cpu()].reshape(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencySettings:
-    """Shape of the network, schedule, and how to train.
+    """Settings of a :class:`ConsistencyModel`: network, schedule and loss.
 
     Parameters
     ----------
     channels, width, depth
-        Colour channels, features at the finest level, levels. (The paper's network has width 64,
-        depth 4 and 137 million parameters; this one is for small data and CPUs.)
+        Number of colour channels, of features at the finest level, of levels. (The paper's network has width
+        64, depth 4 and 137 million parameters.)
     times
         N = T, the number of time steps.
     noise
-        lam, on a scale of intensities of 0..1.
+        lam, for intensities in 0..1.
     linear_share
-        Share of the training that goes to stage 1, whose paths start at the degraded image itself;
-        stage 2 starts them at the clean one.
+        Share of the steps in stage 1, whose paths start at the degraded image. Paths of stage 2 start at the
+        clean image.
     origin_weight, perceptual_weight
         Weights of the origin-guided term, and of the perceptual distance within it.
     sampled_share
-        Share of stage 2 whose paths start at what the model makes of the degraded image in one step. The
-        paper has 0; sampling has no clean image to start from.
+        Share of stage 2 whose paths start at the model's one-step restoration; 0 in the paper.
     noisy_skip
-        Whether the skip passes the noise of x_t in training, as in the paper; see :mod:`.ir_cm`.
+        Whether the skip passes the noise of x_t in training, as in the paper.
     """
 
     ADDED: ClassVar[dict[str, float]] = {"sampled_share": 0.0, "noisy_skip": True}
-    """What checkpoints without these settings were trained with."""
+    """Values for checkpoints that lack these settings."""
 
     channels: int = 1
     width: int = 32
@@ -173,23 +172,23 @@ class ConsistencySettings:
         shares = 0 <= self.linear_share <= 1 and 0 <= self.sampled_share <= 1
         if not (2 <= self.times <= 10000 and 0 < self.noise < 1 and shares):
             raise EnsembleError(
-                f"IR-CM is not possible with times = {self.times}, noise = {self.noise}, linear_share = "
-                f"{self.linear_share}, sampled_share = {self.sampled_share}: 2 to 10000, between 0 and 1, "
-                "and twice 0 to 1 are."
+                f"IR-CM has times = {self.times}, noise = {self.noise}, linear_share = {self.linear_share}, "
+                f"sampled_share = {self.sampled_share}; times must be 2 to 10000, noise between 0 and 1, and "
+                "the shares 0 to 1."
             )
 
 
 class ConsistencyModel(Model):
-    """The consistency function, its loss and its sampler.
+    """Consistency function of IR-CM with its loss and sampler.
 
     Parameters
     ----------
     settings
         See :class:`ConsistencySettings`.
     features
-        From images of shape (batch, channels, rows, columns), data range 0..1, to what the perceptual
-        term compares, for instance :func:`napari_ensir.restorers.training.perceptual.vgg_features`; None
-        leaves the term out.
+        Function from images (batch, channels, rows, columns), data range 0..1, to the features that the
+        perceptual term compares, such as
+        :func:`napari_ensir.restorers.training.perceptual.vgg_features`; None omits the term.
 
     Examples
     --------
@@ -212,26 +211,26 @@ class ConsistencyModel(Model):
             2 * settings.channels, settings.channels, width=settings.width, depth=settings.depth
         )
         self.multiple = self.network.multiple
-        self._features = (features,)  # in a tuple: a module would become a part of this one
+        self._features = (features,)  # in a tuple, so that torch does not register it as a submodule
 
     def origin(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
-        """x0hat = mu + r: the origin estimate with the head that trains."""
+        """Origin estimate x0hat = mu + r."""
         residual: Tensor = self.network(2 * torch.cat([x, mu], dim=1) - 1, t.to(x.device))
         return mu + residual
 
     def forward(self, x: Tensor, mu: Tensor, t: Tensor, skip: Tensor | None = None) -> Tensor:
-        """f(x_t, mu, t), for t of shape (batch,) or (1,); `skip` instead of x_t where that is given."""
+        """f(x_t, mu, t) for t of shape (batch,) or (1,); `skip`, if given, replaces x_t in the skip."""
         share: Tensor = (t.to(x) / self.settings.times).reshape(-1, 1, 1, 1)
         return (1 - share) * (x if skip is None else skip) + share * self.origin(x, mu, t.expand(len(x)))
 
     def _at(self, start: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Give f at the point of a path from `start` at the times t."""
+        """Evaluate f at the times t of paths from `start`."""
         skip = None if self.settings.noisy_skip else self.sde.mean(start, mu, t)
         estimate: Tensor = self(self.sde.sample(start, mu, t, noise), mu, t, skip)
         return estimate
 
     def _starts(self, degraded: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """Where the paths of stage 2 start: at clean images, or at the model's own first step."""
+        """Starts of the paths of stage 2: clean images, or the model's one-step restorations."""
         if not self.settings.sampled_share:
             return clean
         own = torch.rand(len(clean), generator=generator) < self.settings.sampled_share
@@ -248,16 +247,15 @@ class ConsistencyModel(Model):
     def loss(self, degraded: Tensor, clean: Tensor, generator: torch.Generator, done: float) -> Tensor:
         """d(f(x_{n+1}), stopgrad f(x_n)) + 0.8 (|f - clean| + 0.125 |VGG(f) - VGG(clean)|^2).
 
-        f without argument is f(x_{n+1}), d the mean squared difference, n uniform in 1..N-1 for each
-        image, and both points have the same noise. (With the absolute difference for d as well, its
-        weight of 1 would outvote the 0.8 of the clean image at every pixel, and f would drift back
-        to f(x_0), the degraded image in stage 1.)
+        f without argument is f(x_{n+1}), d the mean squared difference, n uniform in 1..N-1 for each image;
+        both points have the same noise. (If d were the absolute difference, its weight of 1 would exceed the
+        0.8 of the clean image at every pixel, and f would drift to the degraded image in stage 1.)
         """
         settings = self.settings
         n = torch.randint(1, settings.times, (len(clean),), generator=generator)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         start = degraded if done < settings.linear_share else self._starts(degraded, clean, generator)
-        with torch.no_grad():  # the target of the consistency term; the paper's stop-gradient
+        with torch.no_grad():  # the paper's stop-gradient
             target = self._at(start, degraded, n, noise)
         estimate = self._at(start, degraded, n + 1, noise)
         origin: Tensor = functional.l1_loss(estimate, clean)
@@ -269,7 +267,7 @@ class ConsistencyModel(Model):
         return loss
 
     def times_of(self, steps: int, restart: float = 0.5) -> list[int]:
-        """The times at which `steps` steps evaluate f: N, N r, N r^2, ... for r = `restart`, rounded down.
+        """Times at which f is evaluated: N, N r, N r^2, ... with r = `restart`, rounded down.
 
         Examples
         --------
@@ -280,8 +278,8 @@ class ConsistencyModel(Model):
         if not times or times[-1] < 1:
             most = next(count for count in range(10**4) if self.settings.times * restart**count < 1)
             raise EnsembleError(
-                f"IR-CM cannot take {steps} steps; with {self.settings.times} times and restarts at "
-                f"{restart:g} of them it takes 1 to {most}."
+                f"IR-CM cannot make {steps} steps; with {self.settings.times} times and restart "
+                f"{restart:g} it makes 1 to {most}."
             )
         return times
 
@@ -304,9 +302,9 @@ class ConsistencyModel(Model):
         steps, restart
             See :meth:`times_of`.
         noisy_skip
-            Whether the skip passes the drawn noise on, as in the paper.
+            Whether the skip passes the drawn noise, as in the paper.
         """
-        x0 = mu  # so that the first point is drawn from N(mu, v_N)
+        x0 = mu  # the first point is drawn from N(mu, v_N)
         for n in self.times_of(steps, restart):
             t = torch.tensor([n])
             x = self.sde.sample(x0[None], mu[None], t, draw()[None])[0]
@@ -317,18 +315,19 @@ class ConsistencyModel(Model):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IRCM(LearnedRestorer):
-    """Restores with a :class:`ConsistencyModel`; see :class:`LearnedRestorer` for the other parameters.
+    """Restorer that applies a :class:`ConsistencyModel`.
+
+    :class:`LearnedRestorer` has the other parameters.
 
     Parameters
     ----------
     steps
-        Evaluations of the network: 1 or a few.
+        Number of evaluations of the network.
     restart
-        At which part of the time before it each further step starts. The paper halves; a quarter is what
-        measured best (``benchmarks/restorers.md``).
+        Time of each further step as a share of the previous time. The paper has 0.5; 0.25 measured best
+        (``benchmarks/restorers.md``).
     skip : "mean" or "paper"
-        What f passes on besides its estimate: the mean of the point it starts from, or, as in the paper, that
-        point with the noise that was drawn for it.
+        The image in the skip: the mean of the point, or, as in the paper, the point with its noise.
     """
 
     title: ClassVar[str] = "IR-CM"
@@ -337,7 +336,7 @@ class IRCM(LearnedRestorer):
     restart: float = setting(
         0.25,
         title="Restart",
-        description="At which part of the time before it a further step starts.",
+        description="Time of each further step as a share of the previous time.",
         minimum=0.05,
         maximum=0.95,
         step=0.05,
@@ -345,7 +344,7 @@ class IRCM(LearnedRestorer):
     skip: str = setting(
         "mean",
         title="Skip",
-        description="What passes the network by: the mean of its point, or, as in the paper, its noise too.",
+        description="Image in the skip: the mean of the point or, as in the paper, the point with its noise.",
         choices=("mean", "paper"),
     )
 

@@ -1,4 +1,4 @@
-"""Trained restorers from their checkpoints: load and resume, one inside another too."""
+"""Loading and resuming of restorers trained with this package."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ KINDS: dict[str, tuple[type[Model], type[LearnedRestorer]]] = {
     "denoiser": (DenoiserModel, Denoiser),
     "dp-ir": (FusionModel, DPIR),
 }
-"""The models by their kind, with the restorers that apply them."""
+"""Model and restorer class of each kind."""
 
 
 def load_restorer(
     path: str | Path, *, channel_axis: int | None = None, device: str = "auto", ir: Restorer | None = None
 ) -> LearnedRestorer:
-    """Load a restorer that was trained here.
+    """Load a restorer that was trained with this package.
 
     Parameters
     ----------
     path
-        A checkpoint. Nothing in it can run.
+        A checkpoint. No code in it is run.
     channel_axis, device
         See :class:`LearnedRestorer`.
     ir
-        For DP-IR around a restorer that its checkpoint could only name: that restorer.
+        The restorer of DP-IR, where the checkpoint stores only its name.
 
     Returns
     -------
@@ -59,7 +59,8 @@ def load_restorer(
     Raises
     ------
     EnsembleError
-        If the file is none of ours, or anything in it is missing, unknown or does not fit.
+        If the file is not a checkpoint of this package, or something in it is missing, unknown or does
+        not fit.
 
     Examples
     --------
@@ -80,14 +81,14 @@ def load_restorer(
 def resume_training(
     path: str | Path, pairs: TrainingPairs, *, device: str = "auto", ir: Restorer | None = None
 ) -> Trainer:
-    """Go on with a training that :meth:`Trainer.save` saved.
+    """Resume a training from a checkpoint of :meth:`Trainer.save`.
 
     Parameters
     ----------
     path
         The checkpoint.
     pairs
-        What it was trained on; with the same ones it goes on exactly as it would have.
+        Training images; with the same images, the result equals that of an uninterrupted training.
     device, ir
         As in :func:`load_restorer`.
 
@@ -98,8 +99,8 @@ def resume_training(
     Raises
     ------
     EnsembleError
-        As in :func:`load_restorer`, and if the checkpoint cannot be resumed or the data range of
-        the pairs is another.
+        As in :func:`load_restorer`; and if the checkpoint cannot be resumed, or the pairs have another data
+        range.
 
     Examples
     --------
@@ -122,8 +123,8 @@ def resume_training(
     restorer = _restorer(tensors, header, where, ir=ir, device=device)
     if restorer.data_range != pairs.data_range:
         raise EnsembleError(
-            f"{where} was trained on the data range {restorer.data_range} and the images have "
-            f"{pairs.data_range}; state the former."
+            f"{where} was trained on the data range {restorer.data_range}; the images have "
+            f"{pairs.data_range}. Give the checkpoint's data range."
         )
     settings = settings_from(TrainingSettings, header.get("training"), where)
     make: Callable[..., LearnedRestorer] = type(restorer)
@@ -145,12 +146,14 @@ def _restorer(
 ) -> LearnedRestorer:
     kind = header.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise EnsembleError(f"{where} is of kind {brief(kind)}; this version knows {', '.join(KINDS)}.")
+        raise EnsembleError(
+            f"{where} is of the unknown kind {brief(kind)}; known kinds are {', '.join(KINDS)}."
+        )
     model_type, restorer_type = KINDS[kind]
     settings = settings_from(model_type.settings_type, header.get("settings"), where)
     step, data_range = header.get("step"), _data_range(header.get("data_range"), where)
     if type(step) is not int or step < 0:
-        raise EnsembleError(f"{where}: step = {brief(step)} is no number of steps.")
+        raise EnsembleError(f"{where}: step is {brief(step)}; it must be a number of steps.")
     prefixes = ("model.", "optimizer.", "training.") + (("ir.",) if kind == "dp-ir" else ())
     if strays := [name for name in tensors if not name.startswith(prefixes)]:
         raise EnsembleError(f"{where}: tensor {strays[0][:80]} is unknown.")
@@ -159,7 +162,7 @@ def _restorer(
     fill(model, under(tensors, "model."), where)
     inner: dict[str, Any] = {}
     if kind == "dp-ir":
-        inner["ir"] = ir or _described(header.get("ir"), under(tensors, "ir."), where, device)
+        inner["ir"] = ir or _load_described(header.get("ir"), under(tensors, "ir."), where, device)
     return restorer_type(
         model=model,
         trained_steps=step,
@@ -170,10 +173,10 @@ def _restorer(
     )
 
 
-def _described(entry: object, tensors: Mapping[str, Tensor], where: str, device: str) -> Restorer:
-    """The restorer that :func:`~napari_ensir.restorers.training.dp_ir.describe` described."""
+def _load_described(entry: object, tensors: Mapping[str, Tensor], where: str, device: str) -> Restorer:
+    """Restorer from the entry that :func:`.dp_ir.describe` made."""
     if not isinstance(entry, dict):
-        raise EnsembleError(f"{where} says nothing of the restorer that DP-IR is built around.")
+        raise EnsembleError(f"{where} does not describe the restorer that DP-IR is built around.")
     if entry.get("kind") == "other":
         raise MissingRestorer(where, brief(entry.get("name")), entry.get("name"))
     if entry.get("kind") != "classical":
@@ -185,11 +188,11 @@ def _described(entry: object, tensors: Mapping[str, Tensor], where: str, device:
     known = asdict(kind())
     data_range = _data_range(settings.get("data_range"), where)
     settings = settings | {"data_range": None}
-    # None stands for "none" or "estimate it", where a number may stand as well.
+    # A setting that is None by default may also hold a number.
     number = (int, float, type(None))
     wanted = {name: number if value is None else type(value) for name, value in known.items()}
     if settings.keys() != known.keys() or not all(isinstance(settings[n], t) for n, t in wanted.items()):
-        raise EnsembleError(f"{where}: the settings of {kind.title} are not the ones it has.")
+        raise EnsembleError(f"{where}: the settings of {kind.title} do not match its fields.")
     try:
         return kind(**settings | {"data_range": data_range})
     except EnsembleError as error:
@@ -202,8 +205,10 @@ def _data_range(value: object, where: str) -> tuple[float, float] | None:
     if isinstance(value, list) and len(value) == 2 and all(type(each) in (int, float) for each in value):
         try:
             low, high = float(value[0]), float(value[1])
-        except OverflowError:  # JSON knows whole numbers of any size
+        except OverflowError:  # JSON allows integers of any size
             low = high = float("inf")
         if np.isfinite([low, high]).all() and low < high:
             return low, high
-    raise EnsembleError(f"{where}: the data range {brief(value)} is no pair of numbers, low before high.")
+    raise EnsembleError(
+        f"{where}: the data range is {brief(value)}; it must be two numbers, low before high."
+    )

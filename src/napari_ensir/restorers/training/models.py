@@ -1,4 +1,4 @@
-"""The two networks: a small U-Net that knows a time or a noise level, and DP-IR's fusion network."""
+"""Networks (U-Net, fusion network) and the models Denoiser and Regression."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def sinusoid(value: Tensor, width: int) -> Tensor:
     value
         Shape (batch,).
     width
-        How many numbers to return for each; even.
+        Number of features per value; even.
 
     Returns
     -------
@@ -66,10 +66,10 @@ def sinusoid(value: Tensor, width: int) -> Tensor:
 
 
 class _Block(nn.Module):
-    """Two convolutions on a residual path, scaled and shifted by the condition between them.
+    """Residual block whose features are scaled and shifted by the condition.
 
-    The second one starts at zero, so that a deep network starts out as the identity; that replaces
-    normalisation layers, which would make a tile's result depend on the tile.
+    The second convolution is initialised to zero, so that a deep network starts as the identity. There are no
+    normalisation layers, which would make the result of a tile depend on the tile.
     """
 
     def __init__(self, width: int, condition: int) -> None:
@@ -89,20 +89,20 @@ class _Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """A small convolutional U-Net on one number per image: a time or a noise level.
+    """Small convolutional U-Net conditioned on one number per image: a time or a noise level.
 
-    It works on blocks of 2 x 2 pixels (pixel unshuffle) at the finest level, which costs a quarter
-    and loses nothing, doubles its width at each level down, adds skips, and its last convolution
-    starts at zero: an untrained network returns 0.
+    The finest level works on blocks of 2 x 2 pixels (pixel unshuffle), which costs a quarter. The width
+    doubles at each level down. The last convolution is initialised to zero, so that an untrained network
+    returns 0.
 
     Parameters
     ----------
     inputs, outputs
-        Channels in and out.
+        Numbers of input and output channels.
     width
-        Features at the finest level.
+        Number of features at the finest level.
     depth
-        Levels; the image's sides have to be multiples of 2 ** depth (:attr:`multiple`).
+        Number of levels; the sides of the image must be multiples of ``2 ** depth`` (:attr:`multiple`).
 
     Examples
     --------
@@ -131,7 +131,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, value: Tensor) -> Tensor:
-        """Images of shape (batch, inputs, rows, columns) and numbers of shape (batch,)."""
+        """Apply to images (batch, inputs, rows, columns) and numbers (batch,)."""
         condition = self.embed(sinusoid(value, self.embedding).to(x.dtype))
         x = self.stem(functional.pixel_unshuffle(x, 2))
         skips = []
@@ -149,7 +149,7 @@ class UNet(nn.Module):
 
 
 class _DenseBlock(nn.Module):
-    """Five convolutions, each of which sees all before it (residual dense block, Zhang et al. 2018)."""
+    """Residual dense block of five convolutions (Zhang et al. 2018)."""
 
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
@@ -162,27 +162,27 @@ class _DenseBlock(nn.Module):
         seen = [x]
         for layer in self.layers[:-1]:
             seen.append(functional.leaky_relu(layer(torch.cat(seen, dim=1)), 0.2))
-        # A fifth of the block's output, as is usual for it, keeps the start close to the identity.
+        # The usual factor 0.2 keeps an untrained block close to the identity.
         last: Tensor = self.layers[-1](torch.cat(seen, dim=1))
         return x + 0.2 * last
 
 
 class FusionNetwork(nn.Module):
-    """F of DP-IR: fuses the restorer's image with the denoiser's, knowing the time.
+    """Fusion network F of DP-IR: combines the restorer's and the denoiser's image at time t.
 
-    One encoder for both gives f1 and f2; w = sigmoid(MLP(sinusoid(t))) per feature; w f1 + (1 - w) f2
-    goes through two dense blocks and a convolution. 0.73 million parameters at width 64 in colour.
+    A shared encoder gives f1 and f2; w = sigmoid(MLP(sinusoid(t))) per feature; w f1 + (1 - w) f2
+    passes two dense blocks and a convolution. It has 0.73 million parameters at width 64 in colour.
 
-    It returns a residual on the restorer's image, and its last convolution starts at zero, so that an
-    untrained F returns that image. This departs from the paper, where F returns the image itself:
-    on small budgets that trained to 21.6 dB where the residual reached 30.7 dB.
+    F returns a residual that is added to the restorer's image, and its last convolution is initialised to
+    zero, so that an untrained F returns that image. The paper's F returns the image itself, which on small
+    budgets trained to 21.6 dB where the residual reached 30.7 dB.
 
     Parameters
     ----------
     channels
-        Of the images.
+        Number of colour channels of the images.
     width
-        Features.
+        Number of features.
 
     Examples
     --------
@@ -202,7 +202,7 @@ class FusionNetwork(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, restored: Tensor, denoised: Tensor, t: Tensor) -> Tensor:
-        """Two images of shape (batch, channels, rows, columns) and times of shape (batch,)."""
+        """Apply to two images (batch, channels, rows, columns) and times (batch,)."""
         weight = self.weigh(sinusoid(t, self.width))[:, :, None, None]
         fused = weight * self.encode(restored) + (1 - weight) * self.encode(denoised)
         residual: Tensor = self.head(self.decode(fused))
@@ -210,7 +210,7 @@ class FusionNetwork(nn.Module):
 
 
 def check_network(channels: int, width: int, depth: int) -> None:
-    """Refuse shapes of networks that make no sense, or that a broken file may ask for.
+    """Check the shape of a network, which may come from a damaged file.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def check_network(channels: int, width: int, depth: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkShape:
-    """Shape of a network: colour channels, features at the finest level, levels."""
+    """Shape of a network: number of colour channels, of features at the finest level, of levels."""
 
     channels: int = 1
     width: int = 32
@@ -237,7 +237,7 @@ class NetworkShape:
 
 
 class UNetModel(Model):
-    """A model that has this network and no other; what it is used for, and its loss, a subclass says."""
+    """Base class of models that consist of one U-Net."""
 
     settings: NetworkShape
 
@@ -248,8 +248,8 @@ class UNetModel(Model):
         self.multiple = self.network.multiple
 
 
-# Of images on a scale of -1..1. The constants of the preconditioning: a typical image's standard
-# deviation, and the range of noise to train for, that of the diffusion from t = 1 to about 700.
+# Constants of the preconditioning, for images in -1..1: the standard deviation of a typical image, and the
+# range of noise to train for, which is that of the diffusion from t = 1 to about 700.
 _SPREAD = 0.5
 _LEAST, _MOST = 0.01, 10.0
 
@@ -260,10 +260,10 @@ class DenoiserSettings(NetworkShape):
 
 
 class DenoiserModel(UNetModel):
-    """D(x, s) = c_skip x + c_out network(c_in x, ln s), on images of a scale of -1..1.
+    """Denoiser D(x, s) = c_skip x + c_out network(c_in x, ln s), for images in -1..1.
 
     c_skip = d^2 / (s^2 + d^2), c_out = s d / sqrt(s^2 + d^2), c_in = 1 / sqrt(s^2 + d^2), d = 0.5
-    (Karras et al. 2022, table 1): the network has the same task at every s.
+    (Karras et al. 2022, table 1), so that the network's task is the same at every s.
     """
 
     kind: ClassVar[str] = "denoiser"
@@ -277,7 +277,7 @@ class DenoiserModel(UNetModel):
         return (_SPREAD / total) ** 2 * noisy + s * _SPREAD / total * inner
 
     def loss(self, degraded: Tensor, clean: Tensor, generator: torch.Generator, done: float) -> Tensor:
-        """The mean squared error over c_out^2, on `clean` with noise added; ln s is uniform."""
+        """Mean squared error divided by c_out^2, for `clean` with added noise; ln s is uniform."""
         share = torch.rand(len(clean), generator=generator)
         sigma = (_LEAST * (_MOST / _LEAST) ** share).to(clean.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
@@ -288,10 +288,10 @@ class DenoiserModel(UNetModel):
 
 
 class LocalWiener(nn.Module):
-    """A denoiser without weights: shrinks each pixel towards its 5 x 5 mean (Lee 1980).
+    """Denoiser without weights: shrinks each pixel towards its 5 x 5 mean (Lee 1980).
 
-    x -> m + max(v - s^2, 0) / max(v, s^2) (x - m), with the local mean m and variance v. Stands in
-    where no denoiser has been trained.
+    x -> m + max(v - s^2, 0) / max(v, s^2) (x - m), with the local mean m and variance v. Used by DP-IR where
+    no denoiser has been trained.
 
     Examples
     --------
@@ -313,7 +313,7 @@ class LocalWiener(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Denoiser(LearnedRestorer):
-    """Restores with a :class:`DenoiserModel`; see :class:`LearnedRestorer` for the other parameters.
+    """Restorer that applies a :class:`DenoiserModel`; :class:`LearnedRestorer` has the other parameters.
 
     Parameters
     ----------
@@ -333,7 +333,7 @@ class Denoiser(LearnedRestorer):
         return super(Denoiser, on_unit_scale).restore_unit(image, scale, progress)
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
-        """See :class:`NetworkRestorer`; `noise` is on the plane's scale by now."""
+        """See :class:`NetworkRestorer`; `noise` is in units of the plane."""
         sigma = estimate_noise(plane.cpu().numpy()) if self.noise is None else self.noise
         level = torch.full((1,), min(max(2 * sigma, _LEAST), _MOST), device=plane.device)
         restored = tiled(lambda image: self.model(image, level.expand(len(image))), 2 * plane - 1)
@@ -341,7 +341,7 @@ class Denoiser(LearnedRestorer):
 
 
 def _box(image: Tensor) -> Tensor:
-    """Mean over 5 x 5 pixels, border pixels repeated."""
+    """Mean over 5 x 5 pixels; border pixels are repeated."""
     return functional.avg_pool2d(functional.pad(image, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
 
 
@@ -351,7 +351,7 @@ class RegressionSettings(NetworkShape):
 
 
 class RegressionModel(UNetModel):
-    """y + network(y).
+    """Model that returns y + network(y).
 
     Examples
     --------
@@ -371,13 +371,13 @@ class RegressionModel(UNetModel):
         return degraded + residual
 
     def loss(self, degraded: Tensor, clean: Tensor, generator: torch.Generator, done: float) -> Tensor:
-        """The mean absolute error."""
+        """Mean absolute error."""
         return functional.l1_loss(self(degraded), clean)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Regression(LearnedRestorer):
-    """Restores with a :class:`RegressionModel`; see :class:`LearnedRestorer` for the parameters."""
+    """Restorer that applies a :class:`RegressionModel`; :class:`LearnedRestorer` has the parameters."""
 
     title: ClassVar[str] = "Regression"
     model: RegressionModel

@@ -1,7 +1,4 @@
-"""The perceptual term of IR-CM's loss: features of a VGG-16 whose weights the user brings.
-
-None are shipped and none are downloaded; without a file the term is off.
-"""
+"""Perceptual term of IR-CM's loss: features of a VGG-16, from a file of weights that the user provides."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["vgg_features"]
 
-# Convolutions of VGG-16 up to relu3_3 (Simonyan and Zisserman 2015) and the pools between them, under
-# the indices that torchvision's files give them.
+# Convolutions of VGG-16 up to relu3_3 (Simonyan and Zisserman 2015) and the pools between them, by their
+# indices in torchvision's files.
 _LAYERS = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256}
 _POOLS = (4, 9)
-_MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the images it was trained on
+_MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 class _VGG(nn.Module):
@@ -51,15 +48,15 @@ class _VGG(nn.Module):
 
 
 def vgg_features(path: str | Path, device: str | torch.device = "cpu") -> Callable[[Tensor], Tensor]:
-    """Features of a VGG-16 up to relu3_3, for a :class:`~.ir_cm.ConsistencyModel`.
+    """Load the features of a VGG-16 up to relu3_3, for a :class:`~.ir_cm.ConsistencyModel`.
 
     Parameters
     ----------
     path
-        Its weights as torchvision names them (``features.0.weight``, ...): safetensors, or a ``.pth``
-        that holds nothing but tensors.
+        Weights under torchvision's names (``features.0.weight``, ...): safetensors, or a ``.pth`` that holds
+        only tensors.
     device
-        Where the training runs.
+        Device of the training.
 
     Raises
     ------
@@ -80,7 +77,7 @@ def vgg_features(path: str | Path, device: str | torch.device = "cpu") -> Callab
     unfit = [n for n, each in wanted.items() if n not in tensors or tensors[n].shape != each.shape]
     if unfit:
         raise EnsembleError(
-            f"{path} holds no weights of a VGG-16: {unfit[0]} is missing or of another shape."
+            f"{path} does not hold the weights of a VGG-16: {unfit[0]} is missing or has another shape."
         )
     network.load_state_dict({name: tensors[name] for name in wanted})
     return network.requires_grad_(False).eval().to(device)

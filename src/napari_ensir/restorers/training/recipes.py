@@ -1,8 +1,4 @@
-"""Ready-made trainings: which model, and settings that suit it on a small machine.
-
-A recipe fills in what a user need not know; :class:`napari_ensir.restorers.training.trainer.Trainer` takes
-everything that can be set.
-"""
+"""Recipes: a model and training settings that suit it on a small machine."""
 
 from __future__ import annotations
 
@@ -40,26 +36,26 @@ if TYPE_CHECKING:
 
 __all__ = ["RECIPES", "Recipe", "begin_training", "continue_training", "snapshot"]
 
-# Of patches of 96 pixels the same time allows a quarter as many steps, and at 2e-3 they hardly converge
-# (28.8 dB where these reach 31.2 dB, see benchmarks/restorers.md).
+# Patches of 96 pixels allow a quarter of the steps in the same time and, at a learning rate of 2e-3, reach
+# 28.8 dB where these settings reach 31.2 dB (benchmarks/restorers.md).
 _UNET = TrainingSettings(batch=8, patch=48, learning_rate=1e-3)
 _FUSION = TrainingSettings(batch=4, patch=32, learning_rate=2e-4)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One kind of training.
+    """A model with the settings to train it.
 
     Parameters
     ----------
     title, description
-        A label, and one sentence.
+        A label and a sentence.
     settings
-        How to train, but for steps and seed.
+        Settings of the training; steps and seed are replaced.
     steps, width
-        Sensible starts.
+        Default number of steps and of features.
     linear_share
-        Of IR-CM; see :class:`napari_ensir.restorers.training.ir_cm.ConsistencySettings`.
+        Share of stage 1 of IR-CM; see :class:`napari_ensir.restorers.training.ir_cm.ConsistencySettings`.
     """
 
     title: str
@@ -72,7 +68,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "regression": Recipe(
-        "Regression", "A network that returns the clean image at once, by the absolute error. Start here."
+        "Regression", "A network trained to return the clean image by the mean absolute error. Start here."
     ),
     "ir-cm": Recipe(
         "IR-CM, stages 1 and 2",
@@ -96,13 +92,13 @@ RECIPES: dict[str, Recipe] = {
     ),
     "dp-ir": Recipe(
         "DP-IR",
-        "A small network that fuses what a restorer and a denoiser say, both of which stay as they are.",
+        "A small network that combines the images of a restorer and of a denoiser, which are not changed.",
         settings=_FUSION,
         steps=600,
         width=64,
     ),
 }
-"""Every recipe under the key that scripts use."""
+"""Recipes by key."""
 
 
 def begin_training(
@@ -119,7 +115,7 @@ def begin_training(
     denoiser: Denoiser | None = None,
     progress: Progress | None = None,
 ) -> Trainer:
-    """A trainer that has made no step yet.
+    """Make a trainer for a recipe.
 
     Parameters
     ----------
@@ -128,24 +124,25 @@ def begin_training(
     pairs
         (degraded, clean) images.
     channel_axis
-        Of every image.
+        Colour axis of every image; None if there is none.
     steps, width
-        None: the recipe's.
+        Number of steps and of features; None takes the recipe's.
     seed
-        Of the network's first weights and of everything random in the training.
+        Seed of the initial weights and of the training.
     preview_every
-        Steps between previews; 0: none.
+        Steps between previews; 0 makes none.
     device
         See :func:`napari_ensir.devices.resolve_device`.
     ir, denoiser
-        For DP-IR: the restorer, which is needed, and the denoiser (None: one without weights). Both stay
-        as they are.
+        For DP-IR: the restorer, which is required, and the denoiser (None: :class:`LocalWiener`). Neither is
+        changed.
     progress
-        Follows the restorer that DP-IR is trained on.
+        Called while the restorer of DP-IR is applied to the degraded images.
 
     Returns
     -------
     Trainer
+        A trainer that has made no step yet.
 
     Raises
     ------
@@ -167,7 +164,7 @@ def begin_training(
     chosen = RECIPES[recipe]
     settings = replace(chosen.settings, steps=steps or chosen.steps, seed=seed, preview_every=preview_every)
     data = TrainingPairs.from_arrays(pairs, channel_axis=channel_axis)
-    # The first weights are the seed's, whatever else has drawn numbers; nothing else notices.
+    # The initial weights depend on the seed alone, and torch's global generator is left unchanged.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, make = _untrained(recipe, data.channels, width or chosen.width, denoiser)
@@ -180,7 +177,7 @@ def begin_training(
 def _untrained(
     recipe: str, channels: int, width: int, denoiser: Denoiser | None
 ) -> tuple[Any, Callable[..., Any]]:
-    """A recipe's model and the restorer that applies it."""
+    """Model of a recipe, and the restorer class that applies it."""
     if recipe == "dp-ir":
         d = None if denoiser is None else copy.deepcopy(denoiser.model)
         if d is not None and d.channels != channels:
@@ -206,10 +203,10 @@ def continue_training(
     ir: Restorer | None = None,
     progress: Progress | None = None,
 ) -> Trainer:
-    """A trainer that goes on where a checkpoint left off.
+    """Make a trainer that continues from a checkpoint.
 
-    With the images of before it makes the very steps that it would have made; other images serve as
-    well, and are brought to the checkpoint's data range.
+    With the same images, the result equals that of an uninterrupted training. Other images are scaled to the
+    checkpoint's data range.
 
     Parameters
     ----------
@@ -218,7 +215,7 @@ def continue_training(
     pairs, channel_axis, preview_every, device, progress
         As in :func:`begin_training`.
     ir
-        For DP-IR around a restorer that its checkpoint could only name: that restorer.
+        The restorer of DP-IR, where the checkpoint stores only its name.
 
     Returns
     -------
@@ -254,7 +251,7 @@ def continue_training(
 
 
 def snapshot(trainer: Trainer) -> Any:
-    """The restorer as trained so far, with a model of its own, which further training leaves alone."""
+    """Return the restorer as trained so far, with a copy of the model."""
     restorer = trainer.restorer()
     return replace(restorer, model=copy.deepcopy(restorer.model))
 
@@ -267,7 +264,7 @@ def _restored(
     data_range: tuple[float, float] | None,
     progress: Progress | None,
 ) -> TrainingPairs:
-    """What IR makes of the degraded images, beside the clean ones."""
+    """Pairs of the images restored by IR and the clean ones."""
     apply = with_settings(ir, channel_axis=channel_axis, device=device)
     restored = [(apply(degraded, progress=progress), clean) for degraded, clean in pairs]
     return TrainingPairs.from_arrays(restored, channel_axis=channel_axis, data_range=data_range)

@@ -1,7 +1,6 @@
-"""The training loop that all models here share: exact to resume, free to stop at any step.
+"""Training loop of all models; a resumed training gives the same weights, bit by bit.
 
-Everything random in a step is drawn from a generator seeded with (seed, step). A training that was
-interrupted, saved and resumed therefore goes on bit by bit as if it never had been.
+All random numbers of a step are drawn from a generator seeded with (seed, step).
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ __all__ = ["Trainer", "TrainingPairs", "TrainingSettings", "TrainingStep"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """How to train.
+    """Settings of a training.
 
     Parameters
     ----------
     steps
-        Steps in all; the learning rate falls to a hundredth over them, along a cosine.
+        Number of steps; the learning rate falls to a hundredth along a cosine.
     batch
-        Patches in a step.
+        Number of patches in a step.
     patch
-        Side of a patch in pixels, at most; smaller where an image is smaller.
+        Greatest side of a patch in pixels; less where an image is smaller.
     learning_rate
-        Of AdamW, at its highest.
+        Greatest learning rate of AdamW.
     seed
-        Of everything random: patches, times, noise.
+        Seed of patches, times and noise.
     preview_every
-        Steps between previews; 0: none.
+        Steps between previews; 0 makes none.
     """
 
     steps: int = 2000
@@ -60,25 +59,26 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.patch < 8 or self.seed < 0 or self.preview_every < 0:
             raise EnsembleError(
-                f"training settings {asdict(self)}: steps and batch start at 1, patch at 8, the others at 0."
+                f"training settings {asdict(self)}: steps and batch must be at least 1, patch at least 8, "
+                "seed and preview_every at least 0."
             )
         if not 0 < self.learning_rate < 1:
-            raise EnsembleError(f"the learning rate {self.learning_rate} does not lie between 0 and 1.")
+            raise EnsembleError(f"the learning rate is {self.learning_rate}; it must lie between 0 and 1.")
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What the training tells after each step.
+    """State of a training after a step.
 
     Parameters
     ----------
     step, steps
-        Steps made, and to be made in all.
+        Number of steps made, and of all steps.
     loss
-        Of this step's batch, before the step.
+        Loss of this step's batch, before the step.
     preview
-        The first training image as restored now, where a preview was due: float32, shape (channels,
-        rows, columns), at most 256 pixels a side, data range 0..1.
+        The first training image, restored; None where no preview was due. float32, shape (channels, rows,
+        columns), sides of at most 256 pixels, data range 0..1.
     """
 
     step: int
@@ -89,14 +89,14 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class TrainingPairs:
-    """Degraded and clean planes to cut patches from; see :meth:`from_arrays`.
+    """Degraded and clean planes, from which patches are cut.
 
     Parameters
     ----------
     degraded, clean
         float32 planes of shape (channels, rows, columns), data range 0..1.
     data_range
-        The intensities that became 0 and 1.
+        The intensities that were mapped to 0 and 1.
     """
 
     degraded: tuple[NDArray[np.float32], ...]
@@ -111,17 +111,17 @@ class TrainingPairs:
         channel_axis: int | None = None,
         data_range: tuple[float, float] | None = None,
     ) -> TrainingPairs:
-        """Take pairs of images apart into planes.
+        """Split pairs of images into planes.
 
         Parameters
         ----------
         pairs
-            (degraded, clean) images of one shape each; axes before the last two (beside the channel
-            axis) become planes of their own.
+            (degraded, clean) images; both of a pair have the same shape. Axes before the last two, except
+            the channel axis, are split into planes.
         channel_axis
-            Of every image.
+            Colour axis of every image; None if there is none.
         data_range
-            As in :class:`napari_ensir.restorers.base.ImageRestorer`, over all images together.
+            See :class:`napari_ensir.restorers.base.ImageRestorer`; None is the range over all images.
 
         Returns
         -------
@@ -130,7 +130,7 @@ class TrainingPairs:
         Raises
         ------
         EnsembleError
-            If there is no pair, or an image cannot be used, or shapes or channels differ.
+            If there is no pair, an image cannot be used, or shapes or numbers of channels differ.
 
         Examples
         --------
@@ -143,12 +143,12 @@ class TrainingPairs:
             for degraded, clean in pairs
         ]
         if not images:
-            raise EnsembleError("there is no pair of images to train on.")
+            raise EnsembleError("no pair of images to train on was given.")
         for number, (degraded, clean) in enumerate(images, start=1):
             if degraded.shape != clean.shape:
                 raise EnsembleError(
                     f"pair {number}: the degraded image has shape {degraded.shape} and the clean one "
-                    f"{clean.shape}; they have to be the same."
+                    f"{clean.shape}; the shapes must be equal."
                 )
         ranges = [data_range_of(image, data_range) for pair in images for image in pair]
         low, high = min(each[0] for each in ranges), max(each[1] for each in ranges)
@@ -158,20 +158,20 @@ class TrainingPairs:
         ]
         channels = sorted({len(plane) for plane in planes[0]})
         if len(channels) > 1:
-            raise EnsembleError(f"the images have {channels} colour channels; it has to be one number.")
-        if (least := min(min(plane.shape[1:]) for plane in planes[0])) < 8:
             raise EnsembleError(
-                f"an image has {least} pixels along one side; at least 8 are needed to train."
+                f"the images have {channels} colour channels; the number must be the same in all."
             )
+        if (least := min(min(plane.shape[1:]) for plane in planes[0])) < 8:
+            raise EnsembleError(f"an image has {least} pixels along one side; training needs at least 8.")
         return cls(planes[0], planes[1], (low, high))
 
     @property
     def channels(self) -> int:
-        """Colour channels."""
+        """Number of colour channels."""
         return len(self.clean[0])
 
     def batch(self, rng: np.random.Generator, size: int, patch: int, multiple: int) -> tuple[Tensor, Tensor]:
-        """Random patches, randomly turned and mirrored.
+        """Draw random patches, randomly rotated and mirrored.
 
         Parameters
         ----------
@@ -179,14 +179,14 @@ class TrainingPairs:
         size : int
             Number of patches.
         patch : int
-            Side, in pixels; less where an image is smaller.
+            Greatest side, in pixels; less where an image is smaller.
         multiple : int
-            What the side is a multiple of.
+            The side is a multiple of it.
 
         Returns
         -------
         degraded, clean : float32 tensors (size, channels, side, side)
-            On a scale of 0..1.
+            Intensities in 0..1.
 
         Raises
         ------
@@ -196,7 +196,7 @@ class TrainingPairs:
         smallest = min(min(plane.shape[1:]) for plane in self.clean)
         side = max(min(patch, smallest) // multiple, 1) * multiple
         if side > smallest:
-            raise EnsembleError(f"patches need at least {side} pixels a side and an image has {smallest}.")
+            raise EnsembleError(f"patches need sides of at least {side} pixels; an image has {smallest}.")
         areas = np.array([plane[0].size for plane in self.clean], float)
         chosen = rng.choice(len(areas), size, p=areas / areas.sum())
         degraded: list[NDArray[np.float32]] = []
@@ -212,18 +212,18 @@ class TrainingPairs:
 
 
 class Trainer:
-    """Trains a model: iterate over :meth:`run`, stop whenever, save, resume.
+    """Train a model; iterate over :meth:`run`, and stop, save or resume after any step.
 
     Parameters
     ----------
     model
-        What to train: those of its parameters that require a gradient.
+        The model; parameters that require a gradient are trained.
     pairs
-        What to train on.
+        Training images.
     settings
-        How.
+        Settings of the training.
     make
-        Builds the restorer from ``model``, ``trained_steps``, ``data_range`` and ``device``: its
+        Makes the restorer from ``model``, ``trained_steps``, ``data_range`` and ``device``; usually its
         class, for instance :class:`napari_ensir.restorers.training.ir_cm.IRCM`.
     device
         See :func:`napari_ensir.devices.resolve_device`.
@@ -231,9 +231,9 @@ class Trainer:
     Attributes
     ----------
     step
-        Steps made.
+        Number of steps made.
     losses
-        The loss of each of them.
+        Loss of each step.
 
     Examples
     --------
@@ -263,7 +263,7 @@ class Trainer:
     ) -> None:
         if model.channels != pairs.channels:
             raise EnsembleError(
-                f"the network takes {model.channels} colour channels and the images have {pairs.channels}."
+                f"the network takes {model.channels} colour channels; the images have {pairs.channels}."
             )
         self.model, self.pairs, self.settings, self.make = model, pairs, settings, make
         self.device = resolve_device(device)
@@ -276,7 +276,7 @@ class Trainer:
         )
 
     def run(self) -> Iterator[TrainingStep]:
-        """Train on to the last step, one :class:`TrainingStep` after each; stop iterating to cancel.
+        """Train to the last step; yield a :class:`TrainingStep` after each. Stop iterating to cancel.
 
         Raises
         ------
@@ -290,7 +290,7 @@ class Trainer:
             yield TrainingStep(self.step, self.settings.steps, loss, preview)
 
     def restorer(self) -> LearnedRestorer:
-        """The restorer as trained so far. It shares the model, which further training changes."""
+        """Return the restorer as trained so far; it shares the model with the trainer."""
         return self.make(
             model=self.model,
             trained_steps=self.step,
@@ -299,7 +299,7 @@ class Trainer:
         )
 
     def save(self, path: str | Path) -> None:
-        """Save a checkpoint that can both be restored with and be resumed from.
+        """Save a checkpoint, which can be applied and resumed.
 
         Parameters
         ----------
@@ -321,16 +321,16 @@ class Trainer:
         write_checkpoint(path, tensors, restorer.header() | {"training": asdict(self.settings)})
 
     def restore_state(self, step: int, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Go on from the optimizer's state that :meth:`save` wrote.
+        """Restore the state of the optimizer that :meth:`save` wrote.
 
         Parameters
         ----------
         step : int
-            Steps made so far.
+            Number of steps made.
         tensors : mapping of str to tensor
-            Those of the checkpoint.
+            Tensors of the checkpoint.
         where : str
-            What messages call it.
+            Name of the checkpoint in messages.
 
         Raises
         ------
@@ -343,7 +343,9 @@ class Trainer:
         }
         losses = tensors.get("training.losses")
         if moments.keys() != wanted.keys() or losses is None or losses.shape != (step,):
-            raise EnsembleError(f"{where} holds no complete state of a training; it cannot be resumed.")
+            raise EnsembleError(
+                f"{where} has no complete training state; it can be applied, but not resumed."
+            )
         for name, each in wanted.items():
             if moments[name].shape != each.shape or moments[name].dtype != each.dtype:
                 raise EnsembleError(f"{where}: the optimizer's {name} does not fit the network.")
@@ -356,7 +358,7 @@ class Trainer:
             }
 
     def _advance(self) -> float:
-        """One step."""
+        """Make a step and return its loss."""
         settings = self.settings
         rng = np.random.default_rng([settings.seed, self.step])
         degraded, clean = self.pairs.batch(rng, settings.batch, settings.patch, self.model.multiple)
@@ -370,7 +372,7 @@ class Trainer:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise EnsembleError(
-                f"the training diverged at step {self.step + 1}; lower the learning rate "
+                f"the training diverged at step {self.step + 1}; choose a lower learning rate "
                 f"({settings.learning_rate})."
             )
         self._optimizer.zero_grad(set_to_none=True)
@@ -382,7 +384,7 @@ class Trainer:
         return value
 
     def _preview(self) -> NDArray[np.float32]:
-        """The first degraded plane, or its middle, as restored now."""
+        """Restore the centre of the first degraded plane."""
         plane = self.pairs.degraded[0]
         cut = tuple(slice(max(n - 256, 0) // 2, max(n - 256, 0) // 2 + 256) for n in plane.shape[1:])
         restorer = replace(self.restorer(), channel_axis=0, data_range=(0.0, 1.0))
@@ -393,7 +395,7 @@ class Trainer:
 def _planes(
     image: NDArray[Any], channel_axis: int | None, low: float, high: float
 ) -> list[NDArray[np.float32]]:
-    """The image's planes (channels, rows, columns), scaled to 0..1."""
+    """Planes (channels, rows, columns) of an image, scaled to 0..1."""
     unit = (np.subtract(image, low, dtype=np.float64) / (high - low)).astype(np.float32)
     unit = unit[np.newaxis] if channel_axis is None else np.moveaxis(unit, channel_axis, 0)
     return [np.ascontiguousarray(unit[(slice(None), *index)]) for index in np.ndindex(unit.shape[1:-2])]
