@@ -15,9 +15,8 @@ from napari_ensir.ensemble.estimators.base import Settings
 from napari_ensir.ensemble.estimators.em import em
 from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.ensemble.statistics.collect import collect
-from napari_ensir.ensemble.uncertainty.bias import BiasSums
-from napari_ensir.ensemble.uncertainty.error_table import ErrorTable
-from napari_ensir.ensemble.uncertainty.measure import measure
+from napari_ensir.ensemble.uncertainty.error_table import fit_error_table
+from napari_ensir.ensemble.uncertainty.measure import ErrorSums, measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,10 +62,8 @@ def warm_up(n_candidates: int, dtypes: Iterable[np.typing.DTypeLike] = (np.uint8
         lookup = Lookup(binning, found.rows, estimate.weights, estimate.fallback, estimate.unseen)
         small = Field(tuple(truth[:4] for _ in range(n_candidates)), None, None, None)
         combine_field(lookup, small, "cpu", as_maps=False)
-        limits = (binning.low, binning.high, 1)
-        errors = ErrorTable.empty(*limits)
         known = Field(small.candidates, truth[:4], None, None)
-        for empty in (errors, BiasSums.empty(*limits, n_candidates)):
-            measure([known], lookup, empty, "cpu")
-        errors.looked_up(np.zeros(4, np.float32), small.candidates, None)
+        zeros = ErrorSums.zeros(binning.low, binning.high, 1, n_candidates)
+        errors = fit_error_table([measure([known], lookup, zeros, "cpu")])
+        errors.predict(np.zeros(4, np.float32), small.candidates, None)
     return True

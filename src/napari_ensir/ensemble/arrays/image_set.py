@@ -74,11 +74,11 @@ class Field:
         return 1 if self.channel_axis is None else self.shape[self.channel_axis]
 
     def bands(self, n: int) -> list[Field]:
-        """The field cut into up to ``n`` bands along its longest axis that is no channel axis."""
-        if n == 1:
-            return [self]
+        """Cut the field into up to ``n`` bands along its longest axis; never along the channel axis."""
         axes = [axis for axis in range(len(self.shape)) if axis != self.channel_axis]
-        axis = max(axes, key=lambda a: self.shape[a]) if axes else 0
+        if n == 1 or not axes:
+            return [self]
+        axis = max(axes, key=lambda a: self.shape[a])
         edges = np.unique(np.linspace(0, self.shape[axis], n + 1).astype(int))
         whole = (slice(None),) * len(self.shape)
         return [

@@ -8,17 +8,18 @@ which is also the order in which the authors' code walks through them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, floor, frexp, isfinite, log2, log10
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.arrays.blocks import is_torch
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    import torch
     from numpy.typing import NDArray
 
 __all__ = ["BinSetIndex", "Binning", "choose_binning", "pack_rows"]
@@ -350,39 +351,41 @@ class BinSetIndex:
         """Whether one direct table over all possible bin sets is small enough."""
         return len(self.stages) == 1 and self.span <= DENSE_ENTRIES
 
-    def find(self, columns: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row number of each bin set, and whether it is there.
+    def find(self, columns: Sequence[Any]) -> tuple[Any, Any]:
+        """Row number of each bin set, and whether it is occupied.
 
         Parameters
         ----------
-        columns : M + 1 int64 tensors of one shape, on any one device
+        columns : M + 1 int64 arrays of one shape, numpy or torch
             The bin of each candidate, then the channel.
 
         Returns
         -------
-        row : int64 tensor
-            The row itself, or, where the bin set is absent, the last row before it (-1: none).
-        found : bool tensor
+        row : int64 array
+            The row itself; for an unoccupied bin set, the last row before it (-1: none).
+        found : bool array
         """
-        import torch
+        xp: Any = np
+        convert: Callable[[NDArray[np.int64]], Any] = np.asarray
+        if is_torch(columns[0]):
+            import torch
 
-        device, shape = columns[0].device, columns[0].shape
-        row = torch.full(shape, -1, dtype=torch.int64, device=device)
-        found = torch.full(shape, self.n_rows > 0, dtype=torch.bool, device=device)
+            xp, convert = torch, partial(torch.as_tensor, device=columns[0].device)
+        row = xp.full_like(columns[0], -1)
+        found = xp.full_like(columns[0], self.n_rows > 0, dtype=xp.bool)
         if self.n_rows == 0:
             return row, found
-        rank = torch.zeros(shape, dtype=torch.int64, device=device)
+        rank = xp.zeros_like(columns[0])
         for stage in self.stages:
-            keys = torch.as_tensor(stage.keys, device=device)
-            last_row = torch.as_tensor(stage.last_row, device=device)
+            keys, last_row = convert(stage.keys), convert(stage.last_row)
             key = rank
             for column in range(stage.start, stage.stop):
                 key = key * self.radices[column] + columns[column]
-            place = torch.searchsorted(keys, key)
-            near = place.clamp(max=len(keys) - 1)
+            place = xp.searchsorted(keys, key)
+            near = xp.clip(place, 0, len(keys) - 1)
             hit = keys[near] == key
-            before = torch.where(place > 0, last_row[(place - 1).clamp(min=0)], -1)
-            row = torch.where(found, torch.where(hit, last_row[near], before), row)
+            before = xp.where(place > 0, last_row[xp.clip(place - 1, 0, None)], -1)
+            row = xp.where(found, xp.where(hit, last_row[near], before), row)
             found = found & hit
             rank = near
         return row, found

@@ -375,9 +375,12 @@ class ReferenceSet:
         if len(self.pairs) >= n:
             return [_EveryNth(self, start, n) for start in range(n)]
         folds: list[list[Field]] = [[] for _ in range(n)]
-        for field in self:
-            for fold, band in zip(folds, field.bands(n), strict=False):
-                fold.append(band)
+        for number, field in enumerate(self):
+            bands = field.bands(n)
+            # Images with fewer bands than parts start at different parts, so that no part gets everything.
+            first = number if len(bands) < n else 0
+            for place, band in enumerate(bands, first):
+                folds[place % n].append(band)
         return list(folds)
 
     def data_range(self, progress: Progress | None) -> tuple[tuple[float, float], str]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.uncertainty.bias import By, Fidelity
+    from napari_ensir.ensemble.uncertainty.bias import BiasCurve, By
 
 __all__ = ["InspectWidget", "provenance_lines"]
 
@@ -382,7 +382,7 @@ def _write_table(lut: WeightLUT, path: Path) -> None:
             writer.writerow([*low.tolist(), int(place[-1]), *weights.tolist(), int(count)])
 
 
-def _write_curves(lut: WeightLUT, curves: Fidelity, path: Path) -> None:
+def _write_curves(lut: WeightLUT, curves: BiasCurve, path: Path) -> None:
     what = "true intensity" if curves.by == "truth" else "intensity read"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
