@@ -155,9 +155,10 @@ def _numpy_work(job: _Job) -> Work:
             target[...] = chosen.reshape(target.shape)
             return
         intensities = [value.astype(np.float32) for value in values]
-        total = chosen[0] * intensities[0]
-        for weight, intensity in zip(chosen[1:], intensities[1:], strict=True):
-            total += weight * intensity
+        with np.errstate(invalid="ignore"):  # zero times infinity
+            total = chosen[0] * intensities[0]
+            for weight, intensity in zip(chosen[1:], intensities[1:], strict=True):
+                total += weight * intensity
         low, high = (reduce(bound, intensities) for bound in (np.minimum, np.maximum))
         target[...] = np.minimum(np.maximum(total, low), high).reshape(target.shape)
 

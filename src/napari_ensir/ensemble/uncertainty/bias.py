@@ -2,10 +2,10 @@
 
 Errors are averaged in two ways. *By the truth*: over pixels that truly have an intensity. Smoothing shows
 there as a pull of bright and dark pixels toward common intensities. *By the reading*: over pixels where an
-image itself shows an intensity; the estimate of least squared error is unbiased there, although it pulls toward
-the middle as well. Comparisons of dim and bright places suffer from the first kind of bias, a single reading
-from the second. Noise of the truth biases the first (among the brightest pixels of a noisy truth are those
-with positive noise) and leaves the second unchanged.
+image itself shows an intensity. The estimate of least squared error is unbiased there, although it pulls
+toward the middle as well. The first kind of bias matters for comparisons of dim and bright places, the second
+for a single reading. Noise of the truth distorts the first (the brightest pixels of a noisy truth are mostly
+pixels with positive noise) and leaves the second unchanged.
 
 Errors of neighbouring pixels are correlated, so a standard error over pixels would be far too small. It is
 taken over groups: whole images, or blocks of them where images are few.
@@ -100,7 +100,8 @@ def fidelity_of(report: Mapping[str, Any], by: By = "truth") -> BiasCurve:
     kept = report.get("fidelity")
     if not isinstance(kept, dict):
         raise EnsembleError(
-            "the table has no mean errors by intensity; add them with lut.calibrated(reference), or fit again."
+            "the table has no mean errors by intensity; add them with lut.calibrated(reference), or fit "
+            "again."
         )
     if by == "truth" and by not in kept and "reading" in kept:
         raise EnsembleError(
@@ -183,7 +184,7 @@ def _to_lists(numbers: NDArray[np.float64]) -> Any:
 
 
 def rescaled_fidelity(kept: Any, gain: float, offset: float) -> Any:
-    """Convert the entry of a report to intensities ``gain * x + offset``; a damaged one is returned as it is."""
+    """Convert the entry of a report to intensities ``gain * x + offset``; return a damaged one unchanged."""
     try:
         found = {**kept, "low": gain * kept["low"] + offset, "high": gain * kept["high"] + offset}
         for kind in _KINDS:

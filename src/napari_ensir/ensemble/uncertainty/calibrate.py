@@ -163,7 +163,7 @@ def _noise_warnings(errors: ErrorTable) -> list[str]:
         return []
     low, high = errors.low_noise_range
     return [
-        f"where the ensemble is between {low:.4g} and {high:.4g}, the noise of the ground truth is lower than "
+        f"where the ensemble is between {low:.4g} and {high:.4g}, the noise of the ground truth is less than "
         f"the given {errors.noise:.4g}, so expected errors are too low there. Photon noise, which grows with "
         "intensity, has no single standard deviation."
     ]
@@ -191,6 +191,7 @@ def noise_in(report: Mapping[str, Any]) -> float:
 def read_error_factor(report: Mapping[str, Any]) -> float | None:
     """Read the error factor from a table's report; None if it has none."""
     held_out = report.get("held_out")
-    factor = held_out.get("error_factor") if isinstance(held_out, dict) else None
-    valid = isinstance(factor, (int, float)) and not isinstance(factor, bool) and 1 <= factor < float("inf")
-    return float(factor) if valid else None
+    factor: Any = held_out.get("error_factor") if isinstance(held_out, dict) else None
+    if type(factor) in (int, float) and 1 <= factor < float("inf"):
+        return float(factor)
+    return None

@@ -108,7 +108,7 @@ class ErrorTable:
 
     @property
     def low_noise_range(self) -> tuple[float, float] | None:
-        """Range of intensities at which the truth is clearly less noisy than given; None where there is none."""
+        """Range of intensities at which the truth is clearly less noisy than given, or None."""
         counts = self.counts.sum((0, 2))
         mean = self.squares.sum((0, 2)) / np.maximum(counts, 1) * self.step**2
         places = np.flatnonzero((counts >= MIN_NOISE_PIXELS) & (mean < NOISE_SHARE * self.noise**2))
@@ -144,9 +144,7 @@ class ErrorTable:
             0 where channels are pooled.
         """
         candidates = [np.array([one], np.float32) for one in intensities]
-        return float(
-            self._predict(np.array([ensemble], np.float32), candidates, None, self.rmse[channel])[0]
-        )
+        return float(self._predict(np.array([ensemble], np.float32), candidates, None, self.rmse[channel])[0])
 
     def _predict(
         self,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BIAS_CLASSES",
     "INTENSITIES",
+    "MAX_STEPS",
     "SPREADS",
     "STEPS",
     "ErrorSums",
