@@ -121,7 +121,7 @@ class TestContributing:
         from napari_ensir.settings import METHODS as TEXTS
 
         ((name, texts),) = shown["TEXTS"].items()
-        monkeypatch.setattr(Method, "load", lambda method: shown[method.home.partition(":")[2]])
+        monkeypatch.setattr(Method, "load", lambda method: shown[method.path.partition(":")[2]])
         monkeypatch.setitem(TEXTS, name, texts)
         monkeypatch.setitem(METHODS, name, Method(*texts, shown["HOMES"][name]))
         candidates, truth = images

@@ -11,7 +11,7 @@ from napari_ensir.ensemble.combine.folds import lookup_without
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.statistics.collect import collect
 from napari_ensir.ensemble.uncertainty.bias import bias_report
-from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, error_factor_of, fit_error_table
+from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, estimate_error_factor, fit_error_table
 from napari_ensir.ensemble.uncertainty.measure import ErrorSums, measure
 from napari_ensir.errors import EnsembleError
 
@@ -74,9 +74,9 @@ def calibrate(
     errors : ErrorTable
     report : dict
         Entries for the table's report. ``"held_out"``: what the errors were measured on (``"kind"``), the
-        error over all pixels (``"rmse"``) and, from two images on, ``"error_factor"``, see
-        :func:`~napari_ensir.ensemble.uncertainty.error_table.error_factor_of`. ``"fidelity"``: mean errors by
-        intensity, see :mod:`napari_ensir.ensemble.uncertainty.bias`. ``"warnings"``: sentences.
+        error over all pixels (``"rmse"``) and, from two images on, ``"error_factor"``
+        (:func:`~napari_ensir.ensemble.uncertainty.error_table.estimate_error_factor`). ``"fidelity"``: mean
+        errors by intensity (:mod:`napari_ensir.ensemble.uncertainty.bias`). ``"warnings"``: sentences.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def calibrate(
             "no pixel is left to measure errors on; all are NaN, infinite or outside the mask."
         )
     held_out: dict[str, Any] = {"kind": _held_out_kind(method), "rmse": table.overall}
-    factor = error_factor_of(table, by_image)
+    factor = estimate_error_factor(table, by_image)
     if factor is not None:
         held_out["error_factor"] = factor
     over = "images" if (fields.n_images or 0) >= ENOUGH_IMAGES else "blocks of the images"

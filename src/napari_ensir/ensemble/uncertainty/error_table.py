@@ -42,7 +42,7 @@ __all__ = [
     "INTENSITIES",
     "SPREADS",
     "ErrorTable",
-    "error_factor_of",
+    "estimate_error_factor",
     "expected_error_of",
     "fit_error_table",
 ]
@@ -200,7 +200,7 @@ def fit_error_table(parts: Sequence[ErrorSums], noise: float = 0.0) -> ErrorTabl
     return ErrorTable(total.low, total.high, total.squares, total.counts, noise, trust)
 
 
-def error_factor_of(table: ErrorTable, images: Sequence[ErrorSums]) -> float | None:
+def estimate_error_factor(table: ErrorTable, images: Sequence[ErrorSums]) -> float | None:
     """Estimate how far expected errors may be off on new images like those of the reference set.
 
     Each image is left out in turn, and its root mean square error is compared with the one that a table of

@@ -72,7 +72,8 @@ def provenance_lines(lut: WeightLUT) -> list[str]:
     lines += filter(None, [_learned_from(inputs), _hashes(inputs)])
     held_out = _dict(report.get("held_out"))
     if isinstance(rmse := held_out.get("rmse"), (int, float)):
-        lines.append(f"Held out: RMSE {rmse:.4g}, on {held_out.get('kind', 'parts of the images')}.")
+        within = "" if (factor := lut.error_factor) is None else f", within x {factor:.2g} on other fields"
+        lines.append(f"Held out: RMSE {rmse:.4g}{within}, on {held_out.get('kind', 'parts of the images')}.")
     return lines
 
 
