@@ -22,7 +22,7 @@ def _(bench):
     return bench.fit({"near": near(TRUTH), "far": holed}, TRUTH)
 
 
-@misuse("a candidate that is NaN everywhere", says="no pixel is left to learn from")
+@misuse("a candidate that is NaN everywhere", says="there are no pixels to learn from")
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": np.full_like(TRUTH, np.nan)}, TRUTH)
 

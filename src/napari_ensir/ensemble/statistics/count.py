@@ -1,6 +1,5 @@
 """Count the pixels of fields: arrays in memory by threads, dask arrays chunk by chunk.
 
-
 One dask task reads and counts a chunk of every array; its result are statistics, which are merged in a tree.
 So memory is bounded, and only statistics move between workers. Statistics are integers: the sum is the same,
 bit for bit, for any chunks, order and number of workers, and after a worker died.
