@@ -166,7 +166,7 @@ def test_images_whose_only_axis_is_the_channel_axis_keep_all_channels(n_images):
 
 
 def uneven_scene(seed, deviation, shape=(64, 64)):
-    """A scene whose errors are scaled by a random factor of its own, and that factor."""
+    """A scene whose errors have a log-normal factor that the spread of the candidates does not show."""
     rng = np.random.default_rng(seed)
     truth = rng.uniform(0, 200, shape)
     factor = np.exp(rng.normal(0, deviation))
