@@ -163,6 +163,6 @@ def test_exponential_and_logarithm_equal_those_of_numpy():
     y = np.concatenate([np.linspace(1, 40, 20001), 1 + np.logspace(-16, 0, 20000), [np.nan]])
     (total, logs, _), bits = buffers(len(y))
     total[:] = y
-    kernels._logarithm(total, logs, bits, len(y))
+    kernels._compute_logarithm(total, logs, bits, len(y))
     assert (np.abs(logs - np.log(y))[:-1] <= 2 * np.spacing(np.maximum(logs, 1)[:-1])).all()
     assert np.isnan(logs[-1])
