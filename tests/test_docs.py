@@ -122,9 +122,9 @@ class TestContributing:
         from napari_ensir.settings import METHODS as TEXTS
 
         ((name, texts),) = shown["TEXTS"].items()
-        monkeypatch.setattr(Method, "load", lambda method: shown[method.home.partition(":")[2]])
+        monkeypatch.setattr(Method, "load", lambda method: shown[method.path.partition(":")[2]])
         monkeypatch.setitem(TEXTS, name, texts)
-        monkeypatch.setitem(METHODS, name, Method(*texts, shown["HOMES"][name]))
+        monkeypatch.setitem(METHODS, name, Method(*texts, *shown["METHOD"][name]))
         candidates, truth = images
         lut = fit_lut([(candidates, truth)], method=name, device="cpu")
         np.testing.assert_array_equal(lut.fallback, [[1, 0]])

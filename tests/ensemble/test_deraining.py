@@ -1,4 +1,4 @@
-"""Real predictions of real networks: figures of the reference data's README and the authors' own tables."""
+"""Predictions of real networks: known scores, and the tables that the EnsIR authors published."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODELS = ("MPRNet", "MAXIM", "Restormer")
 
 
 def cross_validated(images, method, **options):
-    """Mean PSNR of images predicted from the other half, clipped and not rounded."""
+    """Mean PSNR of each half of the images by a table of the other half, clipped and not rounded."""
     scores = []
     for half in (0, 1):
         lut = fit_lut(
@@ -25,7 +25,7 @@ def cross_validated(images, method, **options):
     return float(np.mean(scores))
 
 
-def test_single_models_and_average(deraining):
+def test_scores_of_single_models_and_average(deraining):
     scores = np.mean([[psnr(truth, c, 255) for c in candidates] for candidates, truth in deraining], axis=0)
     np.testing.assert_allclose(scores, [34.932, 34.288, 36.194], atol=1e-3)
     average = [psnr(truth, np.mean(candidates, axis=0), 255) for candidates, truth in deraining]
@@ -40,7 +40,7 @@ def test_held_out_psnr(deraining, method, low, high):
     assert low <= cross_validated(deraining, method) <= high
 
 
-def test_torch_engine_on_real_images(deraining, both_engines):
+def test_torch_and_compiled_tables_of_real_images_are_equal(deraining, both_engines):
     tables = []
     for engine in ("compiled", "torch"):
         with both_engines(engine):
@@ -61,7 +61,7 @@ def pixels_of(images, key, channel):
 
 
 @pytest.mark.parametrize(("name", "prior"), [("Rain100H", None), ("Rain100L", (0.1, 0.3, 0.6))])
-def test_published_tables(deraining, reference_folder, name, prior):
+def test_tables_equal_the_published_ones(deraining, reference_folder, name, prior):
     lut = fit_lut(deraining, MODELS, "em-released", bin_width=32, channel_axis=-1, prior=prior, device="cpu")
     published = import_lut(
         reference_folder / "published_luts" / f"weight_{name}_MPRNet_MAXIM_Restormer_b32_rgb.pth", MODELS, 32
@@ -76,7 +76,7 @@ def test_published_tables(deraining, reference_folder, name, prior):
     assert np.median(off) < 1e-5
     assert (off < 1e-3).mean() >= 0.88
     assert counts[off < 1e-3].sum() >= 0.99 * counts.sum()
-    # Bin sets with fewer pixels follow rules, not EM; unseen ones repeat what comes before.
+    # Bin sets with fewer pixels take the start weights, not those of EM.
     few = [
         np.abs(theirs[tuple(r)] - w).max()
         for r, w in zip(lut.rows[~enough].tolist(), lut.weights[~enough], strict=True)
@@ -91,23 +91,23 @@ def test_published_tables(deraining, reference_folder, name, prior):
 
 
 def explained_by_float32(images, row, theirs, prior):
-    """Whether the authors' weights are what float32 makes of the same iteration, in one of two ways.
+    """Whether the authors' weights differ only because their code computes in float32.
 
-    It broke down, and their code fell back to the start weights without a word; or it stopped an iteration or
-    a few earlier or later, for the rise of the likelihood is compared with 1e-5 and float32 resolves 2e-7.
+    Either it found no solution and used the start weights, or it stopped a few iterations earlier or later:
+    the increase of the likelihood is compared with 1e-5, and float32 resolves 2e-7.
     """
     x, y = pixels_of(images, row[:-1], row[-1])
     start = start_weights_released(x) if prior is None else np.array(prior)
     if solve_released(x, y, start, real=np.float32).broke_down:
         return np.abs(theirs - start).max() < 1e-4
-    # One step further than our end, from the same start: their weights lie on our path.
+    # Their weights are among those of the iterations near our last one.
     path = solve_released(x, y, start, tolerance=-np.inf, limit=200).path
     end = solve_released(x, y, start).iterations
     near = path[max(0, end - 4) : end + 3]
     return min(np.abs(theirs - weights).max() for weights in near) < 1e-4
 
 
-def test_reading_a_table_that_cannot_be_compared(reference_folder):
+def test_a_published_table_in_other_bins_can_be_read(reference_folder):
     table = import_lut(
         reference_folder / "published_luts" / "weight_Test1200_MPRNet_MAXIM_Restormer_b64_rgb.pth", MODELS
     )

@@ -1,4 +1,4 @@
-"""What must hold for any data, found out on random ones."""
+"""Properties that hold for any data, tested on random data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def width_for(dtype, bins):
 
 @often
 @cases
-def test_simplex_bounds_and_untouched_input(seed, engine, method, dtype, m, bins):
+def test_weights_lie_on_the_simplex_and_inputs_are_unchanged(seed, engine, method, dtype, m, bins):
     rng, candidates, truth = setup(seed, dtype, m)
     copies = [c.copy() for c in candidates], truth.copy()
     for array in (*candidates, truth):
@@ -117,7 +117,7 @@ def test_scaling_intensities_with_the_range_changes_nothing(seed, engine, method
     method=st.sampled_from(METHODS),
     m=st.integers(1, 5),
 )
-def test_equal_candidates_give_themselves_back(seed, engine, method, m):
+def test_ensemble_of_equal_candidates_is_the_candidate(seed, engine, method, m):
     _, candidates, truth = setup(seed, np.uint8, 1)
     same = [candidates[0].copy() for _ in range(m)]
     with using(engine):
@@ -127,14 +127,14 @@ def test_equal_candidates_give_themselves_back(seed, engine, method, m):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_perfect_candidate_gets_all_trust(rng, method):
+def test_perfect_candidate_gets_the_largest_weight(rng, method):
     candidates, truth = make_image(rng, (60, 60), 2)
     lut = fit_lut([([candidates[0], truth.copy()], truth)], method=method, bin_width=256, device="cpu")
     assert lut.weights_for((100, 100)).argmax() == 1
 
 
 def locked(*arrays):
-    """Copies that nobody can write."""
+    """Read-only copies."""
     copies = [array.copy() for array in arrays]
     for copy in copies:
         copy.flags.writeable = False
@@ -143,15 +143,15 @@ def locked(*arrays):
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_any_shape_mask_range_and_chunks(data):
-    """Read-only all along, lazy or not: one table, on the simplex, the ensemble between the candidates."""
+def test_any_shape_mask_range_and_chunks_give_the_same_table(data):
+    """Read-only or lazy: the same table, weights on the simplex, the ensemble between the candidates."""
     da = pytest.importorskip("dask.array")
     shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4), label="shape"))
     dtype = data.draw(st.sampled_from([np.dtype(kind) for kind in ("u1", "<u2", ">i2", "<f4", ">f8")]))
     m = data.draw(st.integers(2, 6), label="candidates")
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     axis = data.draw(st.sampled_from([None, *range(-len(shape), len(shape))]), label="channel_axis")
-    # Wider than the data, or so narrow that much of them lies outside.
+    # Wider than the data, or so narrow that many values lie outside.
     low = data.draw(st.integers(-20, 100), label="low")
     high = low + data.draw(st.integers(30, 200), label="range")
     width = data.draw(st.integers(3, 200), label="width")

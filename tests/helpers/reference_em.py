@@ -1,6 +1,6 @@
-"""The slow, plain EM that the shipped one is held to: per pixel, one bin set at a time, float64.
+"""Reference implementation of EM: per pixel, one bin set at a time, in float64.
 
-Written from the equations in ``ensemble/em.py`` alone; it shares no code with the package.
+Written from the equations in ``ensemble/estimators/em.py``; it shares no code with the package.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass
 class Solved:
-    """What plain EM found in one bin set."""
+    """Result of EM in one bin set."""
 
     weights: np.ndarray
     n_pixels: int
@@ -52,7 +52,7 @@ def start_weights_released(x):
 
 
 def solve_paper(x, y, start, limit=1000, tolerance=1e-5):
-    """Equations 9 to 13 on one bin set's pixels: x (M, N), y (N,)."""
+    """Solve equations 9 to 13 on the pixels of one bin set: x (M, N), y (N,)."""
     mu, s, a = x.mean(axis=1), x.var(axis=1), np.array(start, np.float64)
     solved = Solved(np.array(start), len(y))
     if (x.min(axis=1) == x.max(axis=1)).any():
@@ -78,7 +78,7 @@ def solve_paper(x, y, start, limit=1000, tolerance=1e-5):
 
 
 def solve_released(x, y, start, limit=1001, tolerance=1e-5, real=np.float64):
-    """The same with the released code's deviations (method notes, section 1), in any precision."""
+    """Solve with the deviations of the released code, in any precision."""
     x, y = x.astype(real), y.astype(real)
     n = len(y)
     mu = x.mean(axis=1, dtype=real)
@@ -112,7 +112,7 @@ def solve_released(x, y, start, limit=1001, tolerance=1e-5, real=np.float64):
 
 
 def plain_fit(images, low, width, n_bins, method="em", channel_axis=None, prior=None, min_pixels=100):
-    """Every occupied bin set of a reference set, by its row ``(t_1, ..., t_M, channel)``."""
+    """Solve every occupied bin set of a reference set, by its row ``(t_1, ..., t_M, channel)``."""
     gathered: dict[tuple[int, ...], list] = {}
     for candidates, truth in images:
         x = np.stack([np.asarray(c, np.float64) for c in candidates])

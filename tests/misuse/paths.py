@@ -77,7 +77,7 @@ def _(bench):
 
 @misuse(
     "images of 8 and of 16 bit in one set",
-    says="convert them to one dtype, so that intensities mean the same",
+    says="convert them to one dtype, on the same intensity scale",
 )
 def _(bench):
     low, high = TRUTH.astype(np.uint8), (TRUTH * 200).astype(np.uint16)

@@ -13,7 +13,7 @@ misuse = Misuses()
 
 @misuse(
     "a bin width for 0 to 1 on whole numbers",
-    says="bin_width is 0.1, but the images hold whole numbers; 1 intensity units would be right",
+    says="bin_width is 0.1, but the images hold integers; use an integer width, such as 1",
 )
 def _(bench):
     image = TRUTH.astype(np.uint8)
@@ -76,7 +76,7 @@ def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--mask", mask)
 
 
-@misuse("a mask that is empty", says="no pixel is left to learn from")
+@misuse("a mask that is empty", says="there are no pixels to learn from")
 def _(bench):
     mask = bench.write("mask", np.zeros(TRUTH.shape, np.uint8))
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--mask", mask)
@@ -121,7 +121,9 @@ def _(bench):
     return python(fit_lut, [((near(TRUTH), far(TRUTH)), TRUTH)], "ABC")
 
 
-@misuse("arrays where pairs belong", says="of the reference set is no pair; give (candidates, ground truth)")
+@misuse(
+    "arrays where pairs belong", says="of the reference set is not a pair; give (candidates, ground truth)"
+)
 def _(bench):
     return python(fit_lut, [near(TRUTH), TRUTH])
 

@@ -41,6 +41,8 @@ def _of_table(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     told = table_of(lut)
     lines = _table_lines(told)
     lines["expected_error"] = "no" if lut.errors is None else f"yes, {lut.errors.overall:.4g} over all"
+    if lut.errors is not None and lut.error_factor is not None:
+        lines["expected_error"] += f", within x {lut.error_factor:.2g} on other fields"
     lines["fidelity"] = "yes, in Inspect, or with --json" if lut.report.get("fidelity") else "no"
     return told, lines
 

@@ -1,4 +1,4 @@
-"""Any kind of array: the same numbers as from a plain numpy array of the same values."""
+"""All kinds of arrays and dtypes give the same results as a numpy array of the same values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLOATS = [np.float16, np.float32, np.float64]
 
 
 def plain_apply(lut, candidates, channel_axis=None):
-    """One pixel at a time, through ``weights_for``."""
+    """Apply a table pixel by pixel, by ``weights_for``."""
     out = np.empty(candidates[0].shape, np.float64)
     for place in np.ndindex(out.shape):
         x = [float(c[place]) for c in candidates]
@@ -34,7 +34,7 @@ def same_lut(one, other):
 
 
 @pytest.mark.parametrize("dtype", DTYPES + FLOATS)
-def test_dtypes(engine, rng, dtype):
+def test_all_dtypes_match_the_plain_implementation(engine, rng, dtype):
     candidates, truth = make_image(rng, (50, 40), 2, dtype)
     lut = fit_lut([(candidates, truth)], device="cpu")
     binning = lut.binning
@@ -54,7 +54,7 @@ def test_dtypes(engine, rng, dtype):
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32, np.uint64, np.float32])
 def test_wide_integers_beyond_the_given_range(rng, dtype):
-    """Outliers of 32 and 64 bit go to the end bins and are counted, by both engines alike."""
+    """Outliers are counted in the end bins, by both engines."""
     candidates, truth = make_image(rng, (60, 50), 2, dtype)
     candidates[0][0, :5] = 2**31 - 1 - 64
     truth[1, :7] = 2**30
@@ -72,7 +72,7 @@ def test_wide_integers_beyond_the_given_range(rng, dtype):
     np.testing.assert_allclose(luts[0].weights, luts[1].weights, atol=1e-9)
 
 
-def test_values_outside_go_to_the_end_bins_and_are_counted(engine):
+def test_values_outside_the_range_are_counted_in_the_end_bins(engine):
     x = np.array([0, 50, 99, 100, 199, 200, 250, 255], np.uint8)
     lut = fit_lut([((x, x), x + 0)], bin_width=50, data_range=(50, 200), device="cpu")
     assert lut.report["outside_range"] == [3, 3, 3]
@@ -83,7 +83,7 @@ def test_values_outside_go_to_the_end_bins_and_are_counted(engine):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_memory_layouts(engine, rng, dtype, tmp_path):
+def test_all_memory_layouts_give_the_same_result(engine, rng, dtype, tmp_path):
     candidates, truth = make_image(rng, (30, 20, 3), 2, dtype)
     plain = fit_lut([(candidates, truth)], channel_axis=-1, device="cpu")
     image = plain.apply(candidates, device="cpu")
@@ -104,7 +104,7 @@ def test_memory_layouts(engine, rng, dtype, tmp_path):
         return a
 
     class OnlySlices:
-        """As little as an array can be."""
+        """A minimal array."""
 
         def __init__(self, a):
             self.a, self.shape, self.dtype = a, a.shape, a.dtype
@@ -143,8 +143,7 @@ def test_lists_of_numbers_are_arrays():
     np.testing.assert_array_equal(lut.apply([[[1.0, 2.0]]], device="cpu"), [[1, 2]])
 
 
-def test_candidates_of_unlike_dtypes(rng):
-    """Eight-bit candidates with a floating-point truth: both engines place every pixel alike."""
+def test_engines_agree_on_8_bit_candidates_with_a_float_truth(rng):
     candidates, truth = make_image(rng, (60, 60), 3)
     exact = truth + rng.normal(0, 0.3, truth.shape)
     for other in (exact.astype(np.float32), exact, truth.astype(np.uint16) * 1):
@@ -171,7 +170,7 @@ def test_torch_in_torch_out(engine, rng, dtype):
     np.testing.assert_allclose(maps.sum(dim=0).numpy(), 1, atol=1e-6)
 
 
-def test_tensors_that_learn_are_only_read(rng):
+def test_tensors_with_gradients_are_supported(rng):
     candidates, truth = make_image(rng, (20, 30), 2, np.float32)
     tensors = [torch.from_numpy(c).requires_grad_() for c in candidates]
     lut = fit_lut([(tensors, truth)], device="cpu")
@@ -179,7 +178,7 @@ def test_tensors_that_learn_are_only_read(rng):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
-def test_channel_axis_anywhere(engine, rng, axis):
+def test_any_channel_axis_gives_the_same_result(engine, rng, axis):
     candidates, truth = make_image(rng, (40, 30, 3), 2)
     last = fit_lut([(candidates, truth)], channel_axis=-1, device="cpu")
 
@@ -196,7 +195,7 @@ def test_channel_axis_anywhere(engine, rng, axis):
     )
 
 
-def test_last_channel_axis_serves_stacks(rng):
+def test_table_of_the_last_channel_axis_applies_to_stacks(rng):
     candidates, truth = make_image(rng, (20, 30, 3), 2)
     lut = fit_lut([(candidates, truth)], channel_axis=2, device="cpu")
     stack = [np.stack([c, c]) for c in candidates]
@@ -216,7 +215,7 @@ def test_any_number_of_dimensions(engine, rng, shape):
     assert lut.weight_maps(candidates, device="cpu").shape == (2, *shape)
 
 
-def test_masks(engine, rng):
+def test_masks_of_all_kinds_select_the_same_pixels(engine, rng):
     candidates, truth = make_image(rng, (30, 20, 3), 2)
     where = rng.random((30, 20)) < 0.4
     full = np.repeat(where[..., None], 3, axis=2)
@@ -236,7 +235,7 @@ def test_masks(engine, rng):
     assert first.report["pixels"] == 3 * where.sum() + truth.size
 
 
-def test_what_is_not_finite_is_left_out_and_counted(engine, rng):
+def test_pixels_that_are_not_finite_are_left_out_and_reported(engine, rng):
     candidates, truth = make_image(rng, (40, 40), 2, np.float32, high=1.0)
     bad = rng.random((40, 40)) < 0.1
     wanted = fit_lut([([c[~bad] for c in candidates], truth[~bad])], data_range=(0, 1), device="cpu")
@@ -250,19 +249,18 @@ def test_what_is_not_finite_is_left_out_and_counted(engine, rng):
     image = lut.apply(candidates, device="cpu")
     assert np.isnan(image.flat[places[::3]]).all()
     np.testing.assert_allclose(lut.weight_maps(candidates, device="cpu").sum(axis=0), 1, atol=1e-6)
-    shown = fit_lut([(candidates, truth)], device="cpu")  # the range it shows knows only finite pixels
+    shown = fit_lut([(candidates, truth)], device="cpu")  # measured on finite pixels only
     assert np.isfinite(shown.data_range).all()
 
 
-def test_range_beyond_what_integers_of_16_bit_fill(engine, rng):
-    """A range given wider than 16 bits is cut on the floating-point grid, integers or not."""
+def test_range_wider_than_16_bits_is_binned_as_for_floats(engine, rng):
     candidates, truth = make_image(rng, (60, 60), 2)
     floats = [c.astype(np.float64) for c in candidates], truth.astype(np.float64)
     options = {"bin_width": 100.0, "data_range": (0, 100000), "device": "cpu"}
     same_lut(fit_lut([(candidates, truth)], **options), fit_lut([floats], **options))
 
 
-def test_constant_image_with_a_given_range(engine):
+def test_constant_8_bit_images(engine):
     flat = np.full((20, 20), 7, np.uint8)
     for method in ("em", "em-released", "least-squares"):
         lut = fit_lut([((flat, flat + 2), flat + 1)], method=method, device="cpu")
@@ -290,7 +288,7 @@ def test_generators_are_read_once(rng):
     same_lut(wanted, fit_lut([(np.stack(c), t) for c, t in images], device="cpu"))
 
 
-def test_errors_late_in_a_generator(rng):
+def test_error_in_a_later_image_of_a_generator_raises(rng):
     def stream():
         yield make_image(rng, (20, 20), 2)
         yield make_image(rng, (20, 20), 3)
@@ -321,7 +319,7 @@ def test_dask_of_any_chunking(engine, rng, chunks):
         np.testing.assert_array_equal(half.compute(), plain)
 
 
-def test_dask_computes_nothing_until_asked(rng):
+def test_dask_results_are_lazy(rng):
     candidates, truth = make_image(rng, (40, 30), 2)
     lut = fit_lut([(candidates, truth)], device="cpu")
     touched = []
@@ -385,7 +383,7 @@ def test_blocks_tile_the_field(chunks, limit):
 
 
 @pytest.mark.parametrize("unseen", ["em", "em-released", "least-squares"])
-def test_keys_dense_and_searched_give_the_same(engine, rng, unseen, monkeypatch):
+def test_dense_and_searched_keys_give_the_same_result(engine, rng, unseen, monkeypatch):
     candidates, truth = make_image(rng, (40, 40, 3), 3)
     test = [rng.integers(0, 256, (30, 30, 3)).astype(np.uint8) for _ in range(3)]
     results = []

@@ -1,4 +1,4 @@
-"""The range that is binned: what all but a few pixels show, the same however the pixels are cut."""
+"""The default data range contains all but a few pixels, and is the same for any blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from napari_ensir.ensemble.statistics.reference import ReferenceSet, collect_ref
 
 
 def found(*arrays):
-    """The range of arrays held in memory."""
+    """Range of arrays in memory."""
     return robust_range(
         sum_of([spread_of(array) for array in arrays]),
         lambda ends: ends_of(np.concatenate([array.ravel() for array in arrays]), ends),
@@ -20,7 +20,7 @@ def found(*arrays):
 
 
 def shortest(values):
-    """The plain way: of all runs of sorted values that leave few enough out, the shortest and lowest."""
+    """By definition: the shortest run of sorted values that leaves out few enough; the lowest if several."""
     values = np.sort(values[np.isfinite(values)].astype(float))
     strays = len(values) // STRAYS
     lengths = values[len(values) - strays - 1 :] - values[: strays + 1]
@@ -29,7 +29,7 @@ def shortest(values):
 
 
 def images(dtype, kind="spots", size=300, seed=0):
-    """A truth of this kind, and two candidates."""
+    """Two candidates and a truth of this kind."""
     rng = np.random.default_rng(seed)
     truth = 100 + 1900 * rng.random((size, size)) ** 3
     if kind == "constant background":
@@ -46,7 +46,7 @@ def images(dtype, kind="spots", size=300, seed=0):
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
-def test_integers_exactly(dtype):
+def test_range_of_integers_is_exact(dtype):
     rng = np.random.default_rng(1)
     for size in (50, 9_999, 10_000, 50_000, 200_000):
         values = np.concatenate([rng.normal(500, 100, size), rng.integers(-9000, 9000, size // 5000)])
@@ -56,8 +56,8 @@ def test_integers_exactly(dtype):
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 3e7, 1e30])
 @pytest.mark.parametrize("offset", [0.0, 0.3, 10.0, -1000.0])
-def test_floats_to_within_a_cell(scale, offset):
-    """An end on a cell's border is off by 1/2048 of itself, or by 1/64 of the range; never inward."""
+def test_range_of_floats_is_exact_to_a_cell(scale, offset):
+    """An end is off by at most 1/2048 of itself or 1/64 of the range, and only outward."""
     rng = np.random.default_rng(2)
     values = (rng.normal(0, 1, 100_000) + offset) * scale
     values[:5] = np.array([1e4, -1e4, 1e5, np.nan, np.inf]) * scale
@@ -69,19 +69,40 @@ def test_floats_to_within_a_cell(scale, offset):
     assert high >= expected[1] - 0.1 * span
     assert np.count_nonzero((values < low) | (values > high)) <= len(values) // STRAYS
     assert high - low <= span + 2 * slack
-    # With nothing to leave out, the ends are exact.
+    # If no value is left out, the ends are exact.
     assert found(values[5:9000]) == (values[5:9000].min(), values[5:9000].max())
 
 
-def test_floats_far_from_zero():
-    """A hot pixel beside a narrow range far off: cells are too coarse there, and a second look is taken."""
+@pytest.mark.parametrize(
+    ("offset", "spread", "dtype"),
+    [
+        (2**40, 2000, np.int64),
+        (-(2**40), 2000, np.int64),
+        (2**24, 0.2, np.float64),
+        (2**20, 0.01, np.float64),
+    ],
+)
+def test_range_around_the_border_of_a_cell_leaves_out_few_pixels(offset, spread, dtype):
+    """Rounding to float32 moves values across the border of their cell."""
+    rng = np.random.default_rng(0)
+    truth = offset + rng.normal(0, spread, 20_000)
+    candidates = [(truth + rng.normal(0, spread / 9, truth.shape)).astype(dtype) for _ in range(2)]
+    truth = truth.astype(dtype)
+    low, high = fit_lut([(candidates, truth)], method="least-squares", device="cpu").data_range
+    outside = sum(np.count_nonzero((image < low) | (image > high)) for image in (*candidates, truth))
+    assert outside <= 3 * truth.size // STRAYS
+    assert high - low < 1.2 * np.ptp(truth)
+
+
+def test_hot_pixel_beside_a_narrow_range_far_from_zero():
+    """Cells are too coarse there, so a second pass is made."""
     values = 10_000 + np.random.default_rng(3).random(50_000)
     narrow = (values.min(), values.max())
     values[7] = 65535.0
     assert found(values) == pytest.approx(narrow, abs=0.01)
 
 
-def test_numbers_of_every_size():
+def test_range_of_numbers_of_all_magnitudes():
     values = np.array([0.0, -0.0, 5e-324, -1e-40, 1e38, -3e38, 1e300, -1e300, np.inf, -np.inf, np.nan])
     assert found(values) == (-1e300, 1e300)
     assert found(values[:6].astype(np.float32)) == (np.float32(-3e38), np.float32(1e38))
@@ -90,7 +111,7 @@ def test_numbers_of_every_size():
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64, np.uint32])
-def test_the_same_for_any_cutting(dtype, monkeypatch):
+def test_range_is_the_same_for_any_blocks_and_order(dtype, monkeypatch):
     candidates, truth = images(dtype)
     candidates[0][3, 4] = 60000 if dtype == np.uint16 else 30000
     pairs = [([array[:150] for array in candidates], truth[:150])]
@@ -114,8 +135,8 @@ KINDS = ("spots", "constant background", "saturated", "few values")
     ("kind", "dtype"),
     [*((kind, dtype) for kind in KINDS for dtype in (np.uint16, np.float32)), ("tiny", np.float32)],
 )
-def test_sensible_bins(kind, dtype):
-    """Most bins are used, by truth and candidates, with and without a hot pixel."""
+def test_default_range_uses_most_bins(kind, dtype):
+    """With and without a hot pixel."""
     candidates, truth = images(dtype, kind)
     plain = fit_lut([(candidates, truth)], device="cpu")
     hot = [array.copy() for array in (*candidates, truth)]
@@ -127,13 +148,12 @@ def test_sensible_bins(kind, dtype):
         assert len(used) >= {"few values": 3, "saturated": 5}.get(kind, 6)
         assert lut.report["data_range_from"] == "data"
     assert moved.bin_width == pytest.approx(plain.bin_width, rel=0.02)
-    # What lies outside goes to the end bins, and is counted.
+    # Pixels outside are counted, in the end bins.
     assert all(1 <= n <= 3 * truth.size // STRAYS for n in moved.report["outside_range"])
     assert moved.report["pixels"] == truth.size
 
 
-def test_almost_everything_has_one_value():
-    """The rest still has bins: what is left out is counted among the rest alone."""
+def test_range_contains_the_outliers_if_all_other_values_are_equal():
     for dtype in (np.uint16, np.float64):
         values = np.full(10**6, 100, dtype)
         values[:50] = np.arange(50) * 10 + 200
@@ -146,7 +166,7 @@ def test_almost_everything_has_one_value():
 @pytest.mark.parametrize("method", ["em", "least-squares"])
 @pytest.mark.parametrize("where", ["a candidate", "the truth", "all"])
 def test_one_hot_pixel_moves_no_score(method, where):
-    """One in a million, in what is learned from: what is held out hardly notices."""
+    """One hot pixel in a million of the reference set hardly changes the held-out error."""
     candidates, truth = images(np.uint16, size=1000)
     held_out, clean = images(np.uint16, size=200, seed=9)
 
@@ -162,14 +182,14 @@ def test_one_hot_pixel_moves_no_score(method, where):
     assert abs(score(arrays) - before) < 0.05
 
 
-def test_given_and_eight_bit_ranges_stay():
+def test_given_range_and_8_bit_range_are_kept():
     candidates, truth = images(np.uint16)
     assert fit_lut([(candidates, truth)], data_range=(0, 4095), device="cpu").data_range == (0, 4095)
     small = [(array // 16).astype(np.uint8) for array in (*candidates, truth)]
     assert fit_lut([(small[:2], small[2])], device="cpu").data_range == (0, 255)
 
 
-def test_constant_and_empty():
+def test_constant_and_non_finite_images_raise():
     flat = np.full((5, 5), 7.0)
     with pytest.raises(EnsembleError, match="every pixel of every image is 7; there is nothing to learn"):
         collect_reference([([flat], flat.copy())])

@@ -1,6 +1,6 @@
-"""An accelerator without memory: the block is halved, then the CPU steps in, and the numbers are the same.
+"""If an accelerator runs out of memory, blocks are halved, then processed on the CPU, with the same result.
 
-No accelerator is needed: torch's "meta" device stands in for one that never has room.
+torch's "meta" device stands in for an accelerator without memory.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from napari_ensir import fit_lut
 from napari_ensir.ensemble.arrays.blocks import block_size
 from napari_ensir.ensemble.arrays.parallel import SMALLEST, sparing_memory
 from napari_ensir.ensemble.combine import combine as apply
-from napari_ensir.ensemble.statistics import accumulate as tally
-from napari_ensir.ensemble.statistics import accumulate as tensors
+from napari_ensir.ensemble.statistics import accumulate
 from napari_ensir.ensemble.statistics.collect import collect
 
 
@@ -25,8 +24,8 @@ def images():
     return [truth // 2 * 2, truth // 16 * 16], truth
 
 
-def test_halves_cover_the_block_once_and_the_cpu_comes_last():
-    seen, said = np.zeros((300, 700), int), []
+def test_halves_cover_the_block_once_and_then_the_cpu_takes_over():
+    seen, messages = np.zeros((300, 700), int), []
 
     def work(slices, device):
         if device.type != "cpu":
@@ -34,14 +33,14 @@ def test_halves_cover_the_block_once_and_the_cpu_comes_last():
         seen[slices] += 1
 
     whole = (slice(10, 300), slice(0, 700))
-    sparing_memory(work, whole, seen.shape, torch.device("meta"), said.append)
+    sparing_memory(work, whole, seen.shape, torch.device("meta"), messages.append)
     assert (seen[10:] == 1).all()
     assert (seen[:10] == 0).all()
-    assert said
-    assert "out of memory: the CPU takes over" in said[0]
+    assert messages
+    assert "out of memory: the CPU takes over" in messages[0]
 
 
-def test_other_errors_pass_through():
+def test_other_errors_are_raised_unchanged():
     def work(slices, device):
         raise RuntimeError("something else")
 
@@ -50,22 +49,22 @@ def test_other_errors_pass_through():
 
 
 def small_device(monkeypatch, room):
-    """Let ``meta`` stand for a device that has room for so many pixels, and compute on the CPU."""
+    """Let ``meta`` be a device with memory for this many pixels, and compute on the CPU."""
 
-    def read(array, slices, device, *, real=tensors.read_tensor):
+    def read(array, slices, device, *, real=accumulate.read_tensor):
         tensor = real(array, slices, torch.device("cpu"))
         if device.type == "meta" and len(tensor) > room:
             raise torch.OutOfMemoryError
         return tensor
 
-    monkeypatch.setattr(tensors, "read_tensor", read)
+    monkeypatch.setattr(accumulate, "read_tensor", read)
 
 
 @pytest.mark.parametrize("room", [0, SMALLEST, 150_000])
-def test_fit_gives_the_same_table(monkeypatch, images, room):
+def test_fit_on_a_small_device_gives_the_same_table(monkeypatch, images, room):
     expected = fit_lut([images], device="cpu")
     small_device(monkeypatch, room)
-    real_add = tally.TorchTally.add
+    real_add = accumulate.TorchAccumulator.add
 
     def add(self, field, slices):
         if self.device.type != "cpu" and block_size(field.shape, slices) > room:
@@ -74,7 +73,7 @@ def test_fit_gives_the_same_table(monkeypatch, images, room):
         real_add(self, field, slices)
         self.device = here
 
-    monkeypatch.setattr(tally.TorchTally, "add", add)
+    monkeypatch.setattr(accumulate.TorchAccumulator, "add", add)
     texts = []
     statistics = collect(
         [collect_field(images)],
@@ -97,7 +96,7 @@ def collect_field(images):
 
 
 @pytest.mark.parametrize("room", [0, SMALLEST])
-def test_apply_gives_the_same_image(monkeypatch, images, room):
+def test_apply_on_a_small_device_gives_the_same_image(monkeypatch, images, room):
     lut = fit_lut([images], device="cpu")
     expected = lut.apply(images[0], device="cpu")
     calls = []

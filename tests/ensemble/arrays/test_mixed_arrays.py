@@ -1,4 +1,4 @@
-"""Arrays of every kind beside each other: the same table and the same image as from numpy's own."""
+"""Mixed kinds of arrays give the same table and image as numpy arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.images import make_image
 
 
 class Labelled:
-    """An array with names for its axes, as xarray's DataArray is one: what it holds may be lazy."""
+    """A labelled array, like xarray's DataArray, which may be lazy."""
 
     def __init__(self, data):
         self.data = data
@@ -60,7 +60,7 @@ def computed(image):
 
 
 @pytest.mark.parametrize(("one", "other"), [*product(KINDS, repeat=2)])
-def test_every_pair(rng, tmp_path, one, other):
+def test_every_pair_of_kinds_gives_the_same_results(rng, tmp_path, one, other):
     candidates, truth = make_image(rng, (16, 18), 2)
     mask = rng.random(truth.shape) < 0.8
     expected = fit_lut([(candidates, truth)], method="least-squares", mask=[mask], device="cpu")
@@ -73,7 +73,7 @@ def test_every_pair(rng, tmp_path, one, other):
         device="cpu",
     )
     assert lut.report["pixels"] == expected.report["pixels"]
-    if "gradient" not in one + other:  # floats are counted on levels of their own
+    if "gradient" not in one + other:  # floats have other levels
         np.testing.assert_array_equal(lut.rows, expected.rows)
         np.testing.assert_array_equal(lut.weights, expected.weights)
     image, maps = expected.apply(candidates, device="cpu"), expected.weight_maps(candidates, device="cpu")
@@ -83,7 +83,7 @@ def test_every_pair(rng, tmp_path, one, other):
     assert isinstance(expected.apply(mixed, device="cpu"), da.Array) == is_lazy
 
 
-def test_brain_floats_beside_dask(rng):
+def test_bfloat16_beside_dask(rng):
     candidates, truth = make_image(rng, (16, 18), 2, np.float32)
     lut = fit_lut([(candidates, truth)], device="cpu")
     rough = torch.from_numpy(candidates[0]).bfloat16()
@@ -95,7 +95,7 @@ def test_brain_floats_beside_dask(rng):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_masked_arrays(rng, engine, dtype):
-    """What has no value is not learned from, stretches no range, and is NaN in the ensemble."""
+    """Masked pixels are not counted, do not widen the range, and are NaN in the ensemble."""
     candidates, truth = make_image(rng, (60, 50), 2, dtype)
     hidden, given = rng.random((3, *truth.shape)) < 0.05, rng.random(truth.shape) < 0.9
     expected = fit_lut(
@@ -120,14 +120,13 @@ def test_masked_arrays(rng, engine, dtype):
     np.testing.assert_array_equal(masked[0].mask, hidden[0])
 
 
-def test_a_masked_mask_leaves_out_what_it_has_no_value_for(rng):
+def test_masked_pixels_of_a_mask_are_not_counted(rng):
     candidates, truth = make_image(rng, (20, 20), 2)
     mask = np.ma.array(np.ones(truth.shape, bool), mask=np.indices(truth.shape)[0] < 5)
     assert fit_lut([(candidates, truth)], mask=[mask], device="cpu").report["pixels"] == 300
 
 
-def test_large_whole_numbers(engine):
-    """Above 2 ** 63 nothing turns negative."""
+def test_integers_above_2_to_the_63_do_not_become_negative(engine):
     truth = (np.random.default_rng(0).random((64, 64)) * 1.8e19).astype(np.uint64)
     half, near = truth // np.uint64(2), truth - truth // np.uint64(9)
     for kind in (lambda x: x, torch.from_numpy, da.from_array):
@@ -151,7 +150,7 @@ def test_large_whole_numbers(engine):
         (lambda x: da.ma.masked_less(da.from_array(x), 0.5), r"is a dask array of masked arrays; fill it"),
     ],
 )
-def test_arrays_without_usable_pixels(rng, make, words):
+def test_unsupported_arrays_raise(rng, make, words):
     candidates, truth = make_image(rng, (12, 12), 2, np.float32)
     lut = fit_lut([(candidates, truth)], device="cpu")
     bad = [candidates[0], make(candidates[1])]
@@ -167,7 +166,7 @@ def test_arrays_without_usable_pixels(rng, make, words):
         ({"channel_axis": 0.5}, "channel_axis is 0.5; use a whole number"),
         ({"shrinkage": None}, "shrinkage is None; use a number"),
         ({"mask": 5}, "mask is 5; give one mask .* per image"),
-        ({"mask": [5]}, r"the mask has shape \(\); \(12, 12\) would fit"),
+        ({"mask": [5]}, r"the mask has shape \(\); it must have shape \(12, 12\)"),
         ({"bin_width": 0}, "bin_width is 0; use a number above 0"),
         (
             {"data_range": (0, 65535), "bin_width": 1},
@@ -175,12 +174,12 @@ def test_arrays_without_usable_pixels(rng, make, words):
         ),
     ],
 )
-def test_options_of_no_use(rng, options, words):
+def test_invalid_options_raise(rng, options, words):
     with pytest.raises(EnsembleError, match=words):
         fit_lut([make_image(rng, (12, 12), 2, np.uint16)], device="cpu", **options)
 
 
-def test_the_width_that_is_named_will_do(rng):
+def test_suggested_bin_width_is_valid(rng):
     candidates, truth = make_image(rng, (12, 12), 2, np.float64)
     for high in (0.1, 1.0, 7.77, 65535.0, 1e9):
         with pytest.raises(EnsembleError, match=r"so use .* or more") as caught:
@@ -190,7 +189,7 @@ def test_the_width_that_is_named_will_do(rng):
         assert fit_lut([(candidates, truth)], bin_width=width, data_range=(0, high), device="cpu")
 
 
-def test_a_channel_axis_is_checked_where_tables_are_applied(rng):
+def test_invalid_channel_axis_raises(rng):
     candidates, truth = make_image(rng, (12, 12, 3), 2)
     lut = fit_lut([(candidates, truth)], channel_axis=-1, device="cpu")
     with pytest.raises(EnsembleError, match="channel_axis is 'a'; use a whole number"):

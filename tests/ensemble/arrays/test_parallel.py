@@ -1,4 +1,4 @@
-"""Progress, cancelling, and that nothing runs on afterwards."""
+"""Progress and cancelling; no thread continues afterwards."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(counting, "n_threads", lambda: 4)
 
 
-def test_progress_of_a_fit(engine, rng, small_blocks):
+def test_progress_of_a_fit_rises_to_its_total(engine, rng, small_blocks):
     seen = []
     images = [make_image(rng, (40, 40), 2, np.uint16) for _ in range(2)]
     fit_lut(images, device="cpu", progress=lambda *state: seen.append(state))
     texts = [text for _, _, text in seen]
     assert list(dict.fromkeys(texts)) == [
-        "looking at the data range",
+        "measuring the data range",
         "counting pixels",
         "estimating weights",
     ]
@@ -46,7 +46,7 @@ def test_progress_of_a_fit(engine, rng, small_blocks):
         assert done[-1] == totals.pop()
 
 
-def test_progress_of_an_image(engine, rng, small_blocks):
+def test_progress_of_an_image_ends_at_its_total(engine, rng, small_blocks):
     candidates, truth = make_image(rng, (40, 40), 2)
     lut = fit_lut([(candidates, truth)], device="cpu")
     for work in (lut.apply, lut.weight_maps):
@@ -56,9 +56,9 @@ def test_progress_of_an_image(engine, rng, small_blocks):
         assert seen[-1] == (1600, 1600, "combining")
 
 
-@pytest.mark.parametrize("phase", ["looking at the data range", "counting pixels", "estimating weights"])
+@pytest.mark.parametrize("phase", ["measuring the data range", "counting pixels", "estimating weights"])
 @pytest.mark.parametrize("kind", [Cancelled, KeyboardInterrupt, ZeroDivisionError])
-def test_cancelling_a_fit(engine, rng, small_blocks, phase, kind):
+def test_cancelling_a_fit_stops_all_threads(engine, rng, small_blocks, phase, kind):
     class Stop(kind):
         pass
 
@@ -82,7 +82,7 @@ def test_cancelling_every_method(rng, method):
         fit_lut([make_image(rng, (40, 40), 3)], method=method, device="cpu", progress=progress)
 
 
-def test_cancelling_an_image(engine, rng, small_blocks):
+def test_cancelling_an_image_stops_all_threads(engine, rng, small_blocks):
     candidates, truth = make_image(rng, (40, 40), 2)
     lut = fit_lut([(candidates, truth)], device="cpu")
     calls = []
@@ -99,7 +99,7 @@ def test_cancelling_an_image(engine, rng, small_blocks):
         assert ours() == []
 
 
-def test_error_of_an_array_passes_through(engine, rng, small_blocks):
+def test_error_of_an_array_is_raised_unchanged(engine, rng, small_blocks):
     candidates, truth = make_image(rng, (40, 40), 2)
 
     class Torn:
@@ -117,7 +117,7 @@ def test_error_of_an_array_passes_through(engine, rng, small_blocks):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_each_item_once_and_done_in_order(threads):
+def test_each_item_is_processed_once_and_finished_in_order(threads):
     worked, finished = [], []
     here = threading.current_thread()
 
@@ -129,7 +129,7 @@ def test_each_item_once_and_done_in_order(threads):
     assert sorted(worked) == finished == list(range(50))
 
 
-def test_first_exception_stops_the_rest():
+def test_first_exception_stops_the_other_items():
     worked = []
 
     def work(item):

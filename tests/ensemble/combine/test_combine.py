@@ -1,6 +1,8 @@
-"""Combining: the compiled loop and torch to the last bit; every intensity in the bin that division says."""
+"""Combination: bit-identical engines, and bins of intensities on edges."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from napari_ensir.ensemble import kernels
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.combine.combine import combine_field
 from napari_ensir.ensemble.combine.lookup import Lookup
@@ -16,11 +19,11 @@ from napari_ensir.ensemble.statistics.binning import Binning, choose_binning
 from tests.helpers.images import ENGINES, using
 
 KINDS = [(1, "f4"), (2, "i2"), (3, "u1"), (3, "f8"), (4, "i4"), (5, "u2"), (6, "f4"), (16, "u1")]
-"""Candidates and dtype: few pairs, as each is compiled."""
+"""Numbers of candidates and dtypes; few, as the kernel is compiled for each pair."""
 
 
 def some_lookup(rng, binning, m, n_channels, unseen="fallback"):
-    """Weights on a part of all bin sets there can be."""
+    """A lookup with up to 40 random occupied bin sets."""
     radices = np.array([binning.n_bins] * m + [n_channels])
     rows = np.unique(rng.integers(0, radices, (40, m + 1)), axis=0).astype(np.uint16)
     weights = rng.dirichlet(np.full(m, 0.3), len(rows))
@@ -29,8 +32,8 @@ def some_lookup(rng, binning, m, n_channels, unseen="fallback"):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_both_engines_combine_to_the_last_bit(data):
-    """Any number of candidates and pixels, channels anywhere, what is not finite; between the candidates."""
+def test_engines_give_identical_ensembles_and_maps(data):
+    """Compiled, numpy (where bin sets are too many for one table) and torch; with channels and NaNs."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     m, kind = data.draw(st.sampled_from(KINDS))
     dtype = np.dtype(kind)
@@ -43,11 +46,15 @@ def test_both_engines_combine_to_the_last_bit(data):
         images[0].reshape(-1)[::7] = data.draw(st.sampled_from([0.5, np.nan, np.inf, -np.inf]))
     field = Field(tuple(images), None, None, axis)
     found = []
-    for engine in ENGINES:
-        with using(engine):
+    for engine in (*ENGINES, "numpy"):
+        with using(engine), pytest.MonkeyPatch.context() as patch:
+            if engine == "numpy":
+                patch.setattr("napari_ensir.ensemble.statistics.binning.DENSE_ENTRIES", 0)
+                lookup = replace(lookup)  # without what is cached
             found.append([combine_field(lookup, field, "cpu", as_maps=maps) for maps in (False, True)])
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(one, other)
     image, maps = found[0]
     finite = np.isfinite(images).all(axis=0)
     assert (image >= np.min(images, axis=0))[finite].all()
@@ -58,7 +65,7 @@ def test_both_engines_combine_to_the_last_bit(data):
 
 
 @pytest.mark.parametrize("m", [1, 3, 4, 5, 16])
-def test_equal_candidates_come_back_as_they_are(engine, rng, m):
+def test_equal_candidates_give_themselves(engine, rng, m):
     image = rng.integers(0, 65536, 1000).astype(np.uint16)
     lookup = some_lookup(rng, choose_binning(np.uint16, (0, 65535)), m, 1)
     found = combine_field(lookup, Field((image,) * m, None, None, None), "cpu", as_maps=False)
@@ -66,9 +73,10 @@ def test_equal_candidates_come_back_as_they_are(engine, rng, m):
 
 
 @pytest.mark.parametrize("unseen", ["fallback", "previous"])
-def test_row_of_every_bin_set_is_the_one_searched_for(rng, unseen):
+def test_table_of_rows_equals_the_search_in_numpy_and_torch(rng, unseen):
     lookup = some_lookup(rng, choose_binning(np.uint8, (0, 255), 64), 3, 2, unseen)
     columns = np.stack(np.unravel_index(np.arange(4**3 * 2), (4, 4, 4, 2)))
+    np.testing.assert_array_equal(lookup.dense_rows, lookup.row_of(list(columns)))
     searched = lookup.row_of([torch.from_numpy(column) for column in columns])
     np.testing.assert_array_equal(lookup.dense_rows, searched)
     nothing = Lookup(lookup.binning, lookup.rows[:0], lookup.weights[:0], lookup.fallback, unseen)
@@ -78,19 +86,18 @@ def test_row_of_every_bin_set_is_the_one_searched_for(rng, unseen):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_every_number_of_16_bits_falls_into_its_bin(data):
-    """Multiplied by one over the width where that is said to do, and divided elsewhere."""
-    loop = pytest.importorskip("napari_ensir.ensemble.kernels")
+    """By multiplication with the inverse width where the binning allows it, else by division."""
     dtype = data.draw(st.sampled_from([np.dtype(np.uint16), np.dtype(np.int16)]))
     low = data.draw(st.integers(-40_000, 60_000))
     high = low + data.draw(st.integers(1, 65_535), label="span")
     width = data.draw(st.integers(1, 70_000), label="width")
     binning = choose_binning(dtype, (low, high), max(width, -(-(high - low + 1) // 65535)))
-    if data.draw(st.booleans(), label="no whole edges"):
+    if data.draw(st.booleans(), label="fractional edges"):
         binning = Binning(low + 0.25, high + 0.25, (high - low) / 7, 7, 2**15, False)
     values = np.arange(np.iinfo(dtype).min, np.iinfo(dtype).max + 1).astype(dtype)
     expected = binning.bins(values)
     grid, keys = binning.grid(dtype), np.zeros(values.size, np.uint32)
-    loop.append_bins(values.astype(grid.dtype), grid, keys)
+    kernels.append_bins(values.astype(grid.dtype), grid, keys)
     np.testing.assert_array_equal(keys, expected)
     found = bins_of(torch.from_numpy(values.astype(np.int32)), binning, dtype)
     np.testing.assert_array_equal(found, expected)
@@ -101,12 +108,11 @@ def test_every_number_of_16_bits_falls_into_its_bin(data):
     low=st.floats(-1e3, 1e3),
     width=st.floats(1e-3, 1e3) | st.sampled_from([0.125, 0.25, 2.0, 4096.0]),
 )
-def test_floats_on_edges_fall_into_the_bins_that_division_says(low, width):
-    loop = pytest.importorskip("napari_ensir.ensemble.kernels")
+def test_floats_on_edges_fall_into_the_same_bins_in_all_engines(low, width):
     binning = Binning(low, low + 9 * width, width, 9, 2**15, False)
     edges = low + np.arange(-1, 11) * width
     values = np.concatenate([edges, np.nextafter(edges, np.inf), np.nextafter(edges, -np.inf), [np.nan]])
     grid, keys = binning.grid(values.dtype), np.zeros(values.size, np.uint32)
-    loop.append_bins(values, grid, keys)
+    kernels.append_bins(values, grid, keys)
     np.testing.assert_array_equal(keys, binning.bins(values))
     np.testing.assert_array_equal(bins_of(torch.from_numpy(values), binning, values.dtype), keys)

@@ -1,4 +1,4 @@
-"""The shipped EM against the plain one of ``reference_em.py``."""
+"""EM against the reference implementation in ``tests/helpers/reference_em.py``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
+from napari_ensir.ensemble import kernels
 from tests.helpers.images import make_image
 from tests.helpers.reference_em import plain_fit
 
 
-def agree(lut, plain, tolerance=1e-6):
+def assert_weights_equal(lut, plain, tolerance=1e-6):
     assert len(plain) == len(lut.rows)
     worst = 0.0
     for row, weights, count in zip(lut.rows, lut.weights, lut.counts, strict=True):
@@ -35,7 +36,7 @@ def agree(lut, plain, tolerance=1e-6):
         (4, np.uint16, None),
     ],
 )
-def test_weights_equal_those_of_plain_em(engine, rng, method, m, dtype, channel_axis):
+def test_weights_equal_those_of_the_reference(engine, rng, method, m, dtype, channel_axis):
     shape = {None: (70, 60), -1: (50, 40, 3), 0: (2, 60, 60), 1: (60, 2, 50)}[channel_axis]
     images = [make_image(rng, shape, m, dtype) for _ in range(2)]
     high = np.iinfo(dtype).max
@@ -43,17 +44,17 @@ def test_weights_equal_those_of_plain_em(engine, rng, method, m, dtype, channel_
     lut = fit_lut(
         images, method=method, bin_width=width, data_range=(0, high), channel_axis=channel_axis, device="cpu"
     )
-    agree(lut, plain_fit(images, 0, width, 4, method, channel_axis))
-    # The test is of EM, not of its fallbacks.
+    assert_weights_equal(lut, plain_fit(images, 0, width, 4, method, channel_axis))
+    # EM ran, and not only its fallbacks.
     assert lut.report["outcomes"]["converged"] > 2 * (1 if m > 1 else 0)
 
 
 @pytest.mark.parametrize("method", ["em", "em-released"])
-def test_prior_is_start_and_fallback(engine, rng, method):
+def test_prior_is_the_start_and_the_fallback(engine, rng, method):
     images = [make_image(rng, (64, 64), 3)]
     prior = (0.1, 0.3, 0.6)
     lut = fit_lut(images, method=method, bin_width=64, prior=(1, 3, 6), device="cpu")
-    agree(lut, plain_fit(images, 0, 64, 4, method, prior=prior))
+    assert_weights_equal(lut, plain_fit(images, 0, 64, 4, method, prior=prior))
     few = lut.counts < 100
     assert few.any()
     np.testing.assert_allclose(lut.weights[few], np.tile(prior, (few.sum(), 1)), atol=1e-15)
@@ -61,13 +62,13 @@ def test_prior_is_start_and_fallback(engine, rng, method):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("method", ["em", "em-released"])
-def test_floats_come_within_a_thousandth(engine, rng, dtype, method):
+def test_weights_of_float_images_are_within_a_thousandth(engine, rng, dtype, method):
     images = [make_image(rng, (90, 80), 3, dtype, high=1.0)]
     lut = fit_lut(images, method=method, bin_width=0.25, data_range=(0, 1), device="cpu")
-    agree(lut, plain_fit(images, 0.0, 0.25, 4, method), tolerance=1e-3)
+    assert_weights_equal(lut, plain_fit(images, 0.0, 0.25, 4, method), tolerance=1e-3)
 
 
-def test_log_likelihood_of_the_papers_rule_never_falls(rng):
+def test_log_likelihood_of_the_papers_em_never_decreases(rng):
     for _ in range(3):
         images = [make_image(rng, (60, 60), 3, noise=0.08)]
         for solved in plain_fit(images, 0, 64, 4).values():
@@ -108,8 +109,8 @@ def test_constant_candidate_has_no_solution(engine, rng):
     np.testing.assert_array_equal(lut.weights, 0.5)
 
 
-def test_component_on_a_single_value_grows_without_bound_and_is_caught(engine):
-    """Half of the truth sits on a candidate's mean exactly: its component's width goes to nothing."""
+def test_collapsing_component_has_no_solution(engine):
+    """Half of the truth equals a candidate's mean exactly, so the variance of its component tends to zero."""
     truth = np.tile(np.array([100, 100, 100, 90, 110, 130], np.uint8), 100)
     spiky = np.tile(np.array([99, 101, 100, 100, 99, 101], np.uint8), 100)
     wide = np.tile(np.array([97, 115, 99, 88, 112, 127], np.uint8), 100)
@@ -121,15 +122,15 @@ def test_component_on_a_single_value_grows_without_bound_and_is_caught(engine):
     np.testing.assert_array_equal(lut.fallback, 0.5)
 
 
-def test_released_start_weights_of_agreeing_candidates_are_even(engine):
-    """Two of four candidates lie on the candidates' mean; rounding must not choose between them."""
+def test_released_start_weights_of_equal_candidates_are_equal(engine):
+    """Two of four candidates equal the candidates' mean; rounding must not favour one."""
     base = np.tile(np.arange(60, dtype=np.uint8) * 3 + 9, 1)
     candidates = [base, base.copy(), base - 7, base + 7]
     lut = fit_lut([(candidates, base + 1)], method="em-released", bin_width=256, device="cpu")
     np.testing.assert_allclose(lut.weights[0], [0.5, 0.5, 0, 0], atol=1e-9)
 
 
-def test_previous_rule_takes_the_bin_set_before(engine, rng):
+def test_unseen_bin_set_takes_the_weights_of_the_one_before_it(engine, rng):
     images = [make_image(rng, (40, 40, 3), 3)]
     lut = fit_lut(images, method="em-released", bin_width=64, channel_axis=-1, device="cpu")
     keys = [tuple(int(t) for t in row) for row in lut.rows]
@@ -144,26 +145,24 @@ def test_previous_rule_takes_the_bin_set_before(engine, rng):
     assert len(keys) < 4**3 * 3
 
 
-def test_exponential_and_logarithm_are_those_of_numpy():
-    loop = pytest.importorskip("napari_ensir.ensemble.kernels")
-
-    def room(n):
+def test_exponential_and_logarithm_equal_those_of_numpy():
+    def buffers(n):
         work = [np.empty(n) for _ in range(3)]
         return work, tuple(array.view(np.int64) for array in work)
 
     x = -np.concatenate([np.linspace(0, 708, 20001), np.logspace(-20, 2.85, 20000)])
     x = np.append(x, [np.nan, -np.inf, -709.0])
-    (total, whole, value), bits = room(len(x))
+    (total, whole, value), bits = buffers(len(x))
     total[:] = 1.0
     found = x + 2.0
-    loop._add_exponential(found, np.full(len(x), 2.0), total, whole, value, bits, len(x))
+    kernels._add_exponential(found, np.full(len(x), 2.0), total, whole, value, bits, len(x))
     wanted = np.exp(x + 2.0 - 2.0)
     assert (np.abs(found - wanted)[:-3] <= 2 * np.spacing(wanted[:-3])).all()
     np.testing.assert_array_equal(found[-3:], [np.nan, 0, 0])
     np.testing.assert_array_equal(total, 1.0 + found)
     y = np.concatenate([np.linspace(1, 40, 20001), 1 + np.logspace(-16, 0, 20000), [np.nan]])
-    (total, logs, _), bits = room(len(y))
+    (total, logs, _), bits = buffers(len(y))
     total[:] = y
-    loop._logarithm(total, logs, bits, len(y))
+    kernels._compute_logarithm(total, logs, bits, len(y))
     assert (np.abs(logs - np.log(y))[:-1] <= 2 * np.spacing(np.maximum(logs, 1)[:-1])).all()
     assert np.isnan(logs[-1])

@@ -1,4 +1,4 @@
-"""Simplex least squares: optimality conditions, scipy, and what the estimator makes of statistics."""
+"""Least squares on the simplex: optimality conditions, comparison with scipy, and the estimator."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.helpers.images import make_image
 
 def random_grams(rng, n, m, rank=None):
     rank = m + 3 if rank is None else rank
-    # Candidates of unlike quality that share part of their error: some weights end at zero.
+    # Candidates of different quality that share part of their error, so that some weights are zero.
     shared = rng.normal(size=(n, 1, rank))
     errors = shared + rng.uniform(0.2, 2.0, (n, m, 1)) * rng.normal(size=(n, m, rank))
     return errors @ errors.transpose(0, 2, 1) * rng.uniform(1e-6, 1e9, (n, 1, 1))
 
 
 def assert_optimal(matrices, weights, tolerance=1e-9):
-    """Karush-Kuhn-Tucker: on the simplex; equal gradients where w > 0, none smaller where w = 0."""
+    """Assert the Karush-Kuhn-Tucker conditions on the simplex."""
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-12)
     scale = np.maximum(np.einsum("rmm->r", matrices) / matrices.shape[1], 1e-300)
@@ -33,19 +33,19 @@ def assert_optimal(matrices, weights, tolerance=1e-9):
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 5, 8, 16])
-def test_optimality(rng, m):
+def test_weights_are_optimal(rng, m):
     matrices = random_grams(rng, 400, m)
     weights, rounds = minimise_on_simplex(matrices)
     assert_optimal(matrices, weights)
     assert (rounds > 0).all()
-    if m >= 5:  # the border is really met
+    if m >= 5:  # some constraints are active
         assert (weights == 0).any()
         assert (weights > 0).any()
 
 
 @pytest.mark.parametrize("m", [2, 5, 16])
 @pytest.mark.parametrize("rank", [0, 1, 2])
-def test_singular_and_zero_matrices(rng, m, rank):
+def test_weights_of_singular_and_zero_matrices_are_optimal(rng, m, rank):
     matrices = random_grams(rng, 200, m, rank) if rank else np.zeros((50, m, m))
     weights, _ = minimise_on_simplex(matrices)
     assert_optimal(matrices, weights)
@@ -53,7 +53,7 @@ def test_singular_and_zero_matrices(rng, m, rank):
         np.testing.assert_allclose(weights, 1 / m, atol=1e-6)
 
 
-def test_nearly_singular_and_badly_scaled(rng):
+def test_weights_of_nearly_singular_and_badly_scaled_matrices_are_optimal(rng):
     base = random_grams(rng, 300, 6, 3)
     matrices = base + 1e-12 * np.einsum("rmm->r", base)[:, None, None] * np.eye(6)
     matrices = matrices * 10.0 ** rng.uniform(-150, 150, (300, 1, 1))
@@ -63,7 +63,7 @@ def test_nearly_singular_and_badly_scaled(rng):
     assert_optimal(uneven, minimise_on_simplex(uneven)[0])
 
 
-def test_twins_share_their_weight(rng):
+def test_equal_candidates_share_their_weight(rng):
     single = random_grams(rng, 50, 3)
     twins = single[:, [0, 1, 2, 2]][:, :, [0, 1, 2, 2]]
     alone, together = minimise_on_simplex(single)[0], minimise_on_simplex(twins)[0]
@@ -73,7 +73,7 @@ def test_twins_share_their_weight(rng):
 
 
 @pytest.mark.parametrize("m", [2, 3, 6, 16])
-def test_against_slsqp_and_nnls(rng, m):
+def test_weights_equal_those_of_slsqp_and_nnls(rng, m):
     for matrix in random_grams(rng, 6, m):
         matrix = matrix / np.trace(matrix)
         weights, _ = minimise_on_simplex(matrix[None])
@@ -89,7 +89,7 @@ def test_against_slsqp_and_nnls(rng, m):
         )
         assert ours <= theirs.fun * (1 + 1e-7) + 1e-12
         np.testing.assert_allclose(weights[0], theirs.x, atol=2e-3)
-        # nnls knows no equality: a heavy row says that the weights sum to one.
+        # nnls has no equality constraint: a row with a large factor makes the weights sum to one.
         root = np.linalg.cholesky(matrix + 1e-14 * np.eye(m)).T
         heavy = 1e4
         solution, _ = nnls(np.vstack([root, np.full((1, m), heavy)]), np.append(np.zeros(m), heavy))
@@ -98,7 +98,7 @@ def test_against_slsqp_and_nnls(rng, m):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 16), st.integers(0, 2**32 - 1), st.integers(0, 18))
-def test_optimality_of_small_whole_numbers(m, seed, rank):
+def test_weights_of_small_integer_errors_are_optimal(m, seed, rank):
     rng = np.random.default_rng(seed)
     errors = rng.integers(-3, 4, (20, m, max(rank, 1))).astype(float) * (rank > 0)
     matrices = errors @ errors.transpose(0, 2, 1)
@@ -110,7 +110,7 @@ def pooled_error(weights, candidates, truth):
     return float(((np.asarray(weights) @ x - truth.ravel()) ** 2).sum())
 
 
-def test_no_other_weights_do_better_on_the_pixels(engine, rng):
+def test_no_other_weights_have_a_smaller_error(engine, rng):
     candidates, truth = make_image(rng, (60, 60), 3)
     lut = fit_lut(
         [(candidates, truth)],
@@ -126,7 +126,7 @@ def test_no_other_weights_do_better_on_the_pixels(engine, rng):
     np.testing.assert_allclose(lut.weights[0], lut.fallback[0], atol=1e-9)
 
 
-def test_shrinkage_draws_toward_the_global_solution(rng):
+def test_shrinkage_moves_weights_toward_the_global_solution(rng):
     images = [make_image(rng, (60, 60, 2), 3)]
     distances = []
     for shrinkage in (0, 100, 1e4, 1e12):
@@ -137,7 +137,7 @@ def test_shrinkage_draws_toward_the_global_solution(rng):
     assert distances[0] > 0.01
 
 
-def test_unseen_bin_sets_take_the_channels_global_solution(rng):
+def test_unseen_bin_sets_take_the_global_solution_of_the_channel(rng):
     images = [make_image(rng, (30, 30, 3), 2)]
     lut = fit_lut(images, method="least-squares", channel_axis=-1, device="cpu")
     for channel in range(3):

@@ -1,3 +1,5 @@
+"""Dask arrays of any chunks, on threads and on workers, give the same table as arrays in memory."""
+
 from __future__ import annotations
 
 import os
@@ -41,20 +43,20 @@ def assert_identical(a, b):
         first, second = getattr(a, part), getattr(b, part)
         assert first.dtype == second.dtype
         np.testing.assert_array_equal(first, second)
-    # What was read is told of apart: the pixels of lazy arrays are not hashed.
+    # Without the inputs: the pixels of lazy arrays are not hashed.
     assert {**a.report, "inputs": None} == {**b.report, "inputs": None}
     shapes = ([one["shape"] for one in lut.report["inputs"]["listed"]] for lut in (a, b))
     assert next(shapes) == next(shapes)
     assert a.binning == b.binning
 
 
-# -- in this process ----------------------------------------------------------------------------------
+# -- on threads --
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("chunks", [7, 25, -1, "uneven"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_one_table_for_any_chunks(kind, chunks, masked):
+def test_any_chunks_give_the_same_table(kind, chunks, masked):
     candidates, truth, axis = make(kind)
     if chunks == "uneven":
         chunks = tuple((1, size - 1) for size in truth.shape)
@@ -68,13 +70,13 @@ def test_one_table_for_any_chunks(kind, chunks, masked):
 
 
 @pytest.mark.parametrize("method", ["em", "em-released"])
-def test_one_table_by_every_method(method):
+def test_chunks_give_the_same_table_for_every_em_method(method):
     candidates, truth, _ = make("uint16 stack")
     expected = fit_lut([(candidates, truth)], method=method, device="cpu")
     assert_identical(fit_lut([lazy((candidates, truth), (2, 17, 23))], method=method, device="cpu"), expected)
 
 
-def test_unlike_chunks_and_kinds():
+def test_mixed_chunks_and_kinds_give_the_same_table():
     candidates, truth, _ = make("uint16 stack")
     expected = fit_lut([(candidates, truth)], device="cpu")
     mixed = [candidates[0], da.from_array(candidates[1], chunks=(1, 40, 11))]
@@ -82,7 +84,7 @@ def test_unlike_chunks_and_kinds():
     assert_identical(fit_lut([(mixed, truth)], device="cpu"), expected)
 
 
-def test_several_images_lazy_and_not():
+def test_lazy_images_among_others_give_the_same_table():
     pairs = [make("uint16 stack", seed)[:2] for seed in range(3)]
     expected = fit_lut(pairs, device="cpu")
     assert_identical(fit_lut([lazy(pairs[0], 20), pairs[1], lazy(pairs[2], 30)], device="cpu"), expected)
@@ -102,7 +104,7 @@ def test_each_chunk_is_read_once():
     assert reads == [(1, 20, 25)] * 12
 
 
-def test_progress_and_cancel():
+def test_progress_by_chunks_and_cancel():
     candidates, truth, _ = make("uint16 stack")
     calls = []
     pair = lazy((candidates, truth), (1, 40, 50))
@@ -133,12 +135,12 @@ def test_apply_stays_lazy_and_keeps_chunks():
     assert image.chunks == arrays[0].chunks
     assert maps.chunks == ((2,), *arrays[0].chunks)
     np.testing.assert_array_equal(image[:20, :25], lut.apply(candidates, "cpu")[:20, :25])
-    assert len(touched) == 2  # one chunk of each candidate: what was looked at
+    assert len(touched) == 2  # one chunk of each candidate
     np.testing.assert_array_equal(maps, lut.weight_maps(candidates, "cpu"))
 
 
-def test_statistics_are_counts_not_pixels():
-    """Their size follows the occupied bin sets and levels, and stops growing with the pixels."""
+def test_statistics_do_not_grow_with_the_pixels():
+    """Their size depends on the occupied bin sets and levels, not on the number of pixels."""
     rng = np.random.default_rng(0)
     sizes = []
     for n in (1, 8):
@@ -150,14 +152,14 @@ def test_statistics_are_counts_not_pixels():
     assert sizes[1] < 40_000
 
 
-def test_nothing_to_learn_from():
+def test_images_without_finite_pixels_raise():
     nan = da.full((20, 20), np.nan, chunks=10)
     with pytest.raises(EnsembleError, match="NaN"):
         fit_lut([([nan, nan + 1], nan + 2)])
 
 
-# -- on workers ---------------------------------------------------------------------------------------
-# Workers cannot import this file: what they are to run is defined inside the tests, and sent by value.
+# -- on workers --
+# Workers cannot import this file, so their functions are defined inside the tests and sent by value.
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +180,7 @@ def client(cluster):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_table_for_any_workers(client, cluster, kind):
+def test_workers_give_the_same_table(client, cluster, kind):
     candidates, truth, axis = make(kind)
     how = {
         "channel_axis": axis,
@@ -192,7 +194,7 @@ def test_one_table_for_any_workers(client, cluster, kind):
     assert sum(text == "counting pixels" for *_, text in calls) > 3
 
 
-def test_a_single_chunk(client):
+def test_a_single_chunk_reports_its_progress(client):
     candidates, truth, _ = make("uint16 stack")
     calls = []
     found = fit_lut([lazy((candidates, truth), -1)], device="cpu", progress=lambda *call: calls.append(call))
@@ -200,7 +202,7 @@ def test_a_single_chunk(client):
     assert (truth.size, truth.size, "counting pixels") in calls
 
 
-def test_errors_and_cancels_come_back(client):
+def test_errors_and_cancelling_on_workers_are_raised(client):
     candidates, truth, _ = make("uint16 stack")
 
     def fail(block):
@@ -238,12 +240,12 @@ def test_a_killed_worker_costs_only_time(client, cluster):
     found = fit_lut([(arrays, slow)], data_range=(0, 60000), device="cpu", progress=kill)
     assert killed
     assert_identical(found, expected)
-    client.wait_for_workers(2, timeout=60)  # the nanny sends another: what follows needs it
+    client.wait_for_workers(2, timeout=60)  # the nanny starts another, for the next test
     assert killed[0] not in client.run(os.getpid).values()
 
 
-def test_only_statistics_travel(client, tmp_path, monkeypatch):
-    """What the workers send each other and the client is a small part of what they read."""
+def test_only_statistics_move_between_workers(client, tmp_path, monkeypatch):
+    """Workers send a small fraction of the bytes that they read."""
     from napari_ensir.files import open_image, write_image
     from napari_ensir.files import zarr as zarr_arrays
 

@@ -1,4 +1,4 @@
-"""What a table says of where it came from, and what it is for at another exposure."""
+"""Provenance of a table, and tables rescaled to another exposure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from napari_ensir.ensemble.statistics.reference import Samples, sample_of
 from tests.helpers.images import make_image
 
 
-def test_a_report_says_what_was_learned_from_and_how(rng, tmp_path, monkeypatch):
+def test_report_describes_inputs_settings_and_versions(rng, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     images = [make_image(rng, shape, 2) for shape in ((20, 30), (16, 16))]
     lut = fit_lut(images, ("A", "B"), method="least-squares", shrinkage=20, device="cpu")
@@ -38,7 +38,7 @@ def test_a_report_says_what_was_learned_from_and_how(rng, tmp_path, monkeypatch)
     assert "not_hashed" not in inputs
 
 
-def test_hashes_are_of_the_pixels_whatever_holds_them(rng):
+def test_hashes_are_the_same_for_all_kinds_of_arrays(rng):
     (one, other), truth = make_image(rng, (20, 30), 2, np.uint16)
     kinds = [
         ([one, other], truth),
@@ -51,7 +51,7 @@ def test_hashes_are_of_the_pixels_whatever_holds_them(rng):
     assert len(found) == 1
 
 
-def test_what_is_large_or_lazy_is_not_hashed_unasked_and_that_is_said(rng, monkeypatch):
+def test_large_or_lazy_images_are_reported_as_not_hashed(rng, monkeypatch):
     monkeypatch.setattr(provenance, "HASHED_BYTES", 3000)
     candidates, truth = make_image(rng, (32, 32), 2)
     inputs = fit_lut([(candidates, truth)] * 2, device="cpu").report["inputs"]
@@ -68,7 +68,7 @@ def test_what_is_large_or_lazy_is_not_hashed_unasked_and_that_is_said(rng, monke
     assert (inputs["images"], len(inputs["listed"])) == (5, 3)
 
 
-def test_inputs_are_the_same_in_folds(rng):
+def test_folds_do_not_change_the_inputs(rng):
     images = [make_image(rng, (20, 20), 2) for _ in range(5)]
     whole = fit_lut(images, method="least-squares", device="cpu").report["inputs"]
     folded = fit_lut(images, method="least-squares", bin_width="auto", device="cpu").report["inputs"]
@@ -100,7 +100,7 @@ def test_a_rescaled_table_gives_the_rescaled_ensemble(rng, dtype, gain, offset):
     assert np.quantile(np.abs(ratio - 1), 0.99) < 0.02
 
 
-def test_rescaling_twice_is_rescaling_once(rng, tmp_path):
+def test_rescaling_twice_equals_rescaling_once(rng, tmp_path):
     lut = fit_lut([make_image(rng, (32, 32), 2)], device="cpu")
     twice = lut.rescaled(2, 10).rescaled(3, -5)
     once = lut.rescaled(6, 25)
@@ -119,7 +119,7 @@ def spots(seed):
 
 
 @pytest.mark.parametrize(("gain", "offset"), [(2.0, 100.0), (0.25, 0.0), (1.0, 400.0), (16.0, 0.0)])
-def test_another_exposure_is_noticed_and_matched(gain, offset):
+def test_another_exposure_is_detected_and_matched(gain, offset):
     truth = spots(0)
     noise = np.random.default_rng(5).normal(0, 4, (2, *truth.shape))
     lut = fit_lut([([truth + noise[0], truth - noise[1]], truth)], device="cpu")
@@ -134,14 +134,14 @@ def test_another_exposure_is_noticed_and_matched(gain, offset):
     assert again.gain == pytest.approx(1, abs=0.01)
 
 
-def test_other_fields_of_one_sample_are_no_other_exposure():
+def test_other_fields_of_a_sample_are_not_another_exposure():
     lut = fit_lut([([spots(0), spots(0) + 1], spots(0))], device="cpu")
     for seed in range(1, 12):
         exposure = exposure_of(lut.report, [sample_of(make_field([spots(seed)]))])
         assert not exposure.differs
 
 
-def test_nothing_is_said_where_nothing_is_known():
+def test_no_warning_without_percentiles():
     field = make_field([spots(0)])
     good = [float(n) for n in range(len(provenance.PERCENTS))]
     for report in (
@@ -158,7 +158,7 @@ def test_nothing_is_said_where_nothing_is_known():
         matched(None)
 
 
-def test_pixels_of_many_images_stay_few_and_the_same_in_any_order(rng, monkeypatch):
+def test_sample_is_bounded_and_independent_of_the_order(rng, monkeypatch):
     monkeypatch.setattr(provenance, "MOST_SAMPLES", 1000)
     images = [rng.random(size).astype(np.float32) for size in (900, 50, 1, 2000, 333, 8)]
     kept = []
@@ -171,7 +171,7 @@ def test_pixels_of_many_images_stay_few_and_the_same_in_any_order(rng, monkeypat
     np.testing.assert_array_equal(kept[0], np.sort(np.concatenate([image[::4] for image in images])))
 
 
-def test_few_are_listed_of_many(rng):
+def test_report_lists_a_limited_number_of_images(rng):
     images = [make_image(rng, (6, 6), 2) for _ in range(provenance.LISTED + 9)]
     inputs = fit_lut(images, method="least-squares", device="cpu").report["inputs"]
     assert inputs["images"] == len(images)

@@ -1,4 +1,4 @@
-"""Statistics are exact: any cutting, order, engine and detour by finer bins gives the same integers."""
+"""Statistics are exact: the same integers for any blocks, order, engine and coarsening."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from napari_ensir import EnsembleError
 from napari_ensir.ensemble.arrays.image_set import make_field
-from napari_ensir.ensemble.statistics import accumulate as heights
-from napari_ensir.ensemble.statistics import accumulate as tally
+from napari_ensir.ensemble.statistics import accumulate
 from napari_ensir.ensemble.statistics import count as counting
 from napari_ensir.ensemble.statistics import statistics as statistics_module
 from napari_ensir.ensemble.statistics.binning import choose_binning
@@ -32,9 +31,9 @@ def assert_same(one, other):
 
 
 def plain_statistics(images, binning, channel_axis=None):
-    """Straight from the definitions, pixel by pixel, in Python's integers."""
+    """Compute the sums by definition, pixel by pixel, in Python's integers."""
     found = {}
-    # What lies further out than the range is wide counts as that far out.
+    # Values further outside the range than it is wide count as that far outside.
     span = binning.n_bins * binning.sublevels
     nearest, furthest = -span, 2 * span + binning.sublevels - 1
     for candidates, truth in images:
@@ -66,9 +65,11 @@ def of(images, binning, channel_axis=None, device=None):
         (np.uint16, (0, 65535), 8192),
         (np.uint16, (100, 3000), 37),
         (np.int16, (-500, 20000), 2000),
+        (np.uint32, (250, 330), 20),
+        (np.int64, (250, 330), 20),
     ],
 )
-def test_collected_sums_equal_those_counted_one_by_one(engine, rng, dtype, data_range, width):
+def test_collected_sums_equal_their_definition(engine, rng, dtype, data_range, width):
     images = [make_image(rng, (3, 30, 20), 2, dtype), make_image(rng, (3, 7, 5), 2, dtype)]
     binning = choose_binning(dtype, data_range, width)
     got = of(images, binning, channel_axis=0)
@@ -84,10 +85,11 @@ def test_collected_sums_equal_those_counted_one_by_one(engine, rng, dtype, data_
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.float32, np.float64])
 @pytest.mark.parametrize("m", [1, 3])
-def test_engines_count_the_same(rng, dtype, m):
+@pytest.mark.parametrize("data_range", [(100, 200), (300, 800)])
+def test_engines_collect_the_same_statistics(rng, dtype, m, data_range):
+    """Values lie outside the range on both sides, some of them further than the range is wide."""
     images = [make_image(rng, (40, 50), m, dtype)]
-    # Some values out of range, on both sides.
-    binning = choose_binning(dtype, (30, 200) if np.dtype(dtype).itemsize < 4 else (100, 800), 10)
+    binning = choose_binning(dtype, data_range, 10)
     results = []
     for engine in ENGINES:
         with using(engine):
@@ -98,7 +100,7 @@ def test_engines_count_the_same(rng, dtype, m):
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_any_split_of_the_pixels_merges_to_the_whole(data):
+def test_any_partition_of_the_pixels_merges_to_the_whole(data):
     engine = data.draw(st.sampled_from(ENGINES))
     dtype = data.draw(st.sampled_from([np.uint8, np.uint16, np.float32]))
     seed = data.draw(st.integers(0, 2**32 - 1))
@@ -123,14 +125,14 @@ def test_any_split_of_the_pixels_merges_to_the_whole(data):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_coarsening_equals_tally_coarse(engine, rng, dtype, factor):
+def test_coarsening_equals_collecting_in_coarse_bins(engine, rng, dtype, factor):
     images = [make_image(rng, (40, 40, 2), 3, dtype)]
     high = np.iinfo(dtype).max
     coarse = choose_binning(dtype, (0, high), (high + 1) // 8)
     assert_same(of(images, coarse.refined(factor), -1).coarsened(factor), of(images, coarse, channel_axis=-1))
 
 
-def test_coarsening_by_what_does_not_divide_the_range(engine, rng):
+def test_coarsening_by_a_factor_that_does_not_divide_the_range(engine, rng):
     images = [make_image(rng, (40, 40), 2)]
     fine = choose_binning(np.uint8, (0, 255), 7)
     assert_same(of(images, fine).coarsened(3), of(images, choose_binning(np.uint8, (0, 255), 21)))
@@ -151,21 +153,20 @@ def test_coarsening_in_steps(rng):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_sparse_and_dense_tables_count_the_same(engine, rng, monkeypatch, dtype):
-    """Histograms on pages, on too few of them, whole, sorted; sums in a table and by the data."""
+def test_all_table_layouts_give_the_same_statistics(engine, rng, monkeypatch, dtype):
+    """Histograms with pages, with too few pages, dense, sorted; sums dense and sparse."""
     images = [make_image(rng, (50, 50, 2), 3, dtype)]
     binning = choose_binning(dtype, (0, 255), 16) if dtype == np.uint8 else choose_binning(dtype, (5, 900))
     dense = of(images, binning, -1)
     for name, value in (("HISTOGRAM_CELLS", 2**12), ("PAGE_TABLE", 0), ("DENSE_HISTOGRAM", 0)):
-        monkeypatch.setattr(tally, name, value)
+        monkeypatch.setattr(accumulate, name, value)
         assert_same(dense, of(images, binning, -1))
     monkeypatch.setattr(counting, "DENSE_SUMS", 0)
     assert_same(dense, of(images, binning, -1))
 
 
 @pytest.mark.parametrize("m", [1, 2, 4])
-def test_sums_of_the_greatest_and_least_values_do_not_run_into_each_other(engine, m):
-    """Eight-bit sums share numbers, and are emptied in time, whatever the values."""
+def test_extreme_values_do_not_overflow_the_sums(engine, m):
     for values in ((255, 255), (0, 255), (255, 0), (0, 0)):
         candidates = [np.full((40, 50), values[k % 2], np.uint8) for k in range(m)]
         for y in (0, 255):
@@ -175,18 +176,18 @@ def test_sums_of_the_greatest_and_least_values_do_not_run_into_each_other(engine
             assert of(images, binning).moments.tolist() == [sums]
 
 
-def test_sums_emptied_on_the_way_come_to_the_same(engine, rng, monkeypatch):
+def test_resetting_the_sums_halfway_does_not_change_them(engine, rng, monkeypatch):
     images = [make_image(rng, (50, 50, 2), 3, np.uint16) for _ in range(2)]
     binning = choose_binning(np.uint16, (0, 65535))
     whole = of(images, binning, -1)
     for kind in ("compiled", "cpu"):
         monkeypatch.setitem(counting.BLOCK_PIXELS, kind, 600)
-    monkeypatch.setattr(heights, "LARGEST_SUM", 2.0**45)  # of two thousand pixels, at worst
+    monkeypatch.setattr(accumulate, "LARGEST_SUM", 2.0**45)  # reached after two thousand pixels at worst
     assert_same(whole, of(images, binning, -1))
 
 
 @pytest.mark.parametrize("m", [5, 10, 16])
-def test_many_candidates_and_bins_take_memory_by_the_data(rng, m):
+def test_memory_follows_the_occupied_bin_sets(rng, m):
     candidates, truth = make_image(rng, (40, 50), m)
     binning = choose_binning(np.uint8, (0, 255), 1)
     got = of([(candidates, truth)], binning)
@@ -196,7 +197,7 @@ def test_many_candidates_and_bins_take_memory_by_the_data(rng, m):
     assert got.nbytes < truth.size * 8 * (n_moments(m) + 8) * 2
 
 
-def test_means_variances_and_gram_are_the_pixels(engine, rng):
+def test_means_variances_and_gram_equal_those_of_the_pixels(engine, rng):
     for dtype, high in ((np.uint8, 255), (np.uint16, 60000)):
         candidates, truth = make_image(rng, (60, 60), 3, dtype)
         got = of([(candidates, truth)], choose_binning(dtype, (0, high), high))
@@ -209,7 +210,7 @@ def test_means_variances_and_gram_are_the_pixels(engine, rng):
         np.testing.assert_allclose(got.error_gram[whole][0], errors @ errors.T, rtol=1e-13)
 
 
-def test_variance_of_a_constant_is_zero_exactly(rng):
+def test_variance_of_a_constant_is_exactly_zero(rng):
     candidates, truth = make_image(rng, (30, 31), 2, np.uint16)
     candidates[0][...] = 43211
     got = of([(candidates, truth)], choose_binning(np.uint16, (0, 65535), 65536))
@@ -223,18 +224,18 @@ def test_order_of_images_does_not_matter(rng):
     assert_same(of(images, binning), of(images[::-1], binning))
 
 
-def test_merging_refuses_what_does_not_add(rng):
+def test_merging_different_binnings_raises(rng):
     with pytest.raises(EnsembleError, match=r"no statistics to merge.*at least one"):
         merge([])
     fine, coarse = (choose_binning(np.uint8, (0, 255), width) for width in (16, 32))
-    with pytest.raises(EnsembleError, match=r"different bins.*collect them alike"):
+    with pytest.raises(EnsembleError, match=r"different bins.*collect them with the same"):
         merge([Statistics.empty(fine, 2, 1), Statistics.empty(coarse, 2, 1)])
-    with pytest.raises(EnsembleError, match=r"bins of 32; a bin width of 16 is no multiple"):
+    with pytest.raises(EnsembleError, match=r"bins of 32; a bin width of 16 is not a multiple"):
         Statistics.empty(coarse, 2, 1).in_bins(fine)
 
 
-def test_sums_beyond_64_bits_are_refused_not_wrapped(rng):
-    """Twenty gigapixels of uint16 at the worst error there can be do not fit: that must be said."""
+def test_sums_beyond_64_bits_raise(rng):
+    """Twenty gigapixels of uint16 with the largest possible error do not fit."""
     binning = choose_binning(np.uint16, (0, 65535), 65536)
     black, white = np.zeros((4, 4), np.uint16), np.full((4, 4), 65535, np.uint16)
     part = of([((white,), black)], binning)
@@ -249,7 +250,7 @@ def test_sums_beyond_64_bits_are_refused_not_wrapped(rng):
         grow()
     assert grown.n_pixels > 2**29
     assert (grown.moments >= 0).all()
-    # Coarsening moves pixels further from their bin's edge: the same guard.
+    # Coarsening increases the distance of pixels to the edge of their bin.
     halves = choose_binning(np.uint16, (0, 65535), 32768)
     fits = of([((white,), white.copy())], halves)
 
@@ -263,9 +264,8 @@ def test_sums_beyond_64_bits_are_refused_not_wrapped(rng):
         grow_and_coarsen()
 
 
-def test_sums_within_one_field_are_watched(rng, engine, monkeypatch):
-    """The running sums of a field are looked at long before they could wrap."""
-    for module in (statistics_module, heights):
+def test_large_sums_within_one_field_raise(rng, engine, monkeypatch):
+    for module in (statistics_module, accumulate):
         monkeypatch.setattr(module, "LARGEST_SUM", 2.0**40)
     for kind in ("compiled", "cpu"):
         monkeypatch.setitem(counting.BLOCK_PIXELS, kind, 2**10)

@@ -1,4 +1,4 @@
-"""Mean errors by intensity: against plain loops, with standard errors that are honest."""
+"""Mean errors by intensity and their standard errors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from scipy.ndimage import gaussian_filter
 
 from napari_ensir import EnsembleError, fit_lut, load_lut
 from napari_ensir.ensemble.arrays.image_set import make_field
-from napari_ensir.ensemble.uncertainty.bias import CLASSES, BiasSums, fidelity_of, fidelity_report
-from napari_ensir.ensemble.uncertainty.error_table import STEPS
+from napari_ensir.ensemble.uncertainty.bias import bias_report, fidelity_of
+from napari_ensir.ensemble.uncertainty.measure import BIAS_CLASSES, STEPS, ErrorSums
 
 
 def scene(seed, shape=(64, 64)):
-    """One candidate that is 5 too bright, one that draws toward 100."""
+    """One candidate that is 5 too bright, one that is pulled toward 100."""
     rng = np.random.default_rng(seed)
     truth = rng.uniform(0, 200, shape)
     noise = rng.normal(0, 2, (2, *shape))
     return [truth + 5 + noise[0], 100 + 0.8 * (truth - 100) + noise[1]], truth
 
 
-def test_the_sums_are_those_of_plain_loops():
+def test_sums_equal_those_of_plain_loops():
     rng = np.random.default_rng(0)
     truth = rng.uniform(-20, 280, (7, 5, 2))  # some beyond the range
     candidates = [truth + rng.normal(0, 9, truth.shape) for _ in range(2)]
@@ -31,11 +31,11 @@ def test_the_sums_are_those_of_plain_loops():
     ensemble[0, 0, 0] = np.nan
     keep = rng.random(truth.shape) < 0.8
     field = make_field(candidates, truth, channel_axis=-1)
-    found = BiasSums.empty(0, 255, 2, 2).counted(ensemble, field, keep)
-    counts, errors = np.zeros((2, 2, 2, 3, CLASSES), np.int64)
+    found = ErrorSums.zeros(0, 255, 2, 2).measure_block(ensemble, field, keep)
+    counts, errors = np.zeros((2, 2, 2, 3, BIAS_CLASSES), np.int64)
 
     def class_of(value):
-        return int(min(max(value / 255 * CLASSES, 0), CLASSES - 1))
+        return int(min(max(value / 255 * BIAS_CLASSES, 0), BIAS_CLASSES - 1))
 
     for place in np.ndindex(truth.shape):
         if not keep[place] or np.isnan(ensemble[place]):
@@ -46,22 +46,22 @@ def test_the_sums_are_those_of_plain_loops():
             for way, intensity in enumerate((truth[place], value)):
                 counts[way, place[-1], m, class_of(intensity)] += 1
                 errors[way, place[-1], m, class_of(intensity)] += error
-    np.testing.assert_array_equal(found.counts, counts)
-    np.testing.assert_array_equal(found.errors, errors)
+    np.testing.assert_array_equal(found.bias_counts, counts)
+    np.testing.assert_array_equal(found.bias_errors, errors)
 
 
-def test_mean_and_standard_error_are_those_of_plain_loops():
+def test_mean_and_standard_error_equal_those_of_plain_loops():
     rng = np.random.default_rng(1)
-    empty = BiasSums.empty(0, 408, 1, 1)
+    zeros = ErrorSums.zeros(0, 408, 1, 1)
     groups = [
-        replace(empty, counts=n, errors=rng.integers(-9, 9, n.shape) * n)
-        for n in rng.integers(0, 5, (6, *empty.counts.shape))
+        replace(zeros, bias_counts=n, bias_errors=rng.integers(-9, 9, n.shape) * n)
+        for n in rng.integers(0, 5, (6, *zeros.bias_counts.shape))
     ]
-    found = fidelity_of({"fidelity": fidelity_report(groups, "images")}, "reading")
+    found = fidelity_of({"fidelity": bias_report(groups, "images")}, "reading")
     for m in range(2):
-        for k in range(CLASSES):
-            n = np.array([g.counts[1, 0, m, k] for g in groups], float)
-            e = np.array([g.errors[1, 0, m, k] for g in groups], float) * 0.1
+        for k in range(BIAS_CLASSES):
+            n = np.array([g.bias_counts[1, 0, m, k] for g in groups], float)
+            e = np.array([g.bias_errors[1, 0, m, k] for g in groups], float) * 0.1
             mean, b = e.sum() / n.sum(), (n > 0).sum()
             error = np.sqrt(b / (b - 1) * sum((e - mean * n) ** 2)) / n.sum()
             assert found.bias[0, m, k] == pytest.approx(mean, rel=1e-4, abs=1e-9)
@@ -70,19 +70,19 @@ def test_mean_and_standard_error_are_those_of_plain_loops():
 
 
 @pytest.mark.parametrize("n_images", [1, 9])
-def test_it_finds_what_became_of_intensities(n_images):
+def test_bias_of_known_distortions_is_found(n_images):
     learned = [scene(seed) for seed in range(n_images)]
     lut = fit_lut(learned, method="least-squares", data_range=(0, 200), device="cpu")
     report = lut.calibrated(learned, device="cpu").report
     assert report["fidelity"]["over"] == ("images" if n_images == 9 else "blocks of the images")
     curve = fidelity_of(report)
-    for m, true in enumerate((np.full(CLASSES, 5.0), 0.2 * (100 - curve.intensities))):
+    for m, true in enumerate((np.full(BIAS_CLASSES, 5.0), 0.2 * (100 - curve.intensities))):
         off = (curve.bias[0, m] - true) / curve.standard_error[0, m]
         assert np.sqrt(np.mean(off**2)) < 2
         assert 0.05 < np.median(curve.standard_error[0, m]) < 0.6
 
 
-def test_the_best_guess_draws_to_the_middle_by_the_truth_and_is_right_by_the_reading():
+def test_least_squares_estimate_is_biased_by_the_truth_and_unbiased_by_the_reading():
     rng = np.random.default_rng(3)
     truth = 100 + rng.normal(0, 20, (128, 128))
     best = [100 + 0.5 * (truth + rng.normal(0, 20, truth.shape) - 100) for _ in range(2)]
@@ -95,8 +95,8 @@ def test_the_best_guess_draws_to_the_middle_by_the_truth_and_is_right_by_the_rea
     np.testing.assert_allclose(by_reading.bias[0, 0, here], 0, atol=2.5)
 
 
-def test_standard_errors_are_honest_where_neighbours_are_alike():
-    """Over fields of correlated errors, as many as they say lie within one and within two of the truth."""
+def test_standard_errors_hold_where_neighbouring_pixels_are_correlated():
+    """Over 20 fields, about 68 % of the mean errors lie within one standard error and 95 % within two."""
     within = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -108,11 +108,11 @@ def test_standard_errors_are_honest_where_neighbours_are_alike():
         within.append(np.abs(curve.bias[0, 0]) / curve.standard_error[0, 0])
     assert 0.5 < np.mean(np.array(within) < 1) < 0.8
     assert np.mean(np.array(within) < 2) > 0.85
-    # Over pixels it would be said to be a third of this: 20 over the root of 288 pixels.
-    assert np.median(curve.standard_error[0, 0]) > 1.5 * 20 / np.sqrt(96 * 96 / CLASSES)
+    # A standard error over pixels, 20 over the root of 288, would be far smaller.
+    assert np.median(curve.standard_error[0, 0]) > 1.5 * 20 / np.sqrt(96 * 96 / BIAS_CLASSES)
 
 
-def test_cutting_makes_no_difference():
+def test_dask_chunks_do_not_change_the_bias():
     candidates, truth = scene(2, (8, 24, 24))
     mask = np.random.default_rng(1).random(truth.shape) < 0.5
     lut = fit_lut([(candidates, truth)], method="least-squares", data_range=(-10, 260), device="cpu")
@@ -122,21 +122,21 @@ def test_cutting_makes_no_difference():
     assert np.sum(plain["truth"]["pixels"]) == 3 * mask.sum()
 
 
-def test_noise_of_the_truth_leaves_the_reading_alone():
+def test_noise_of_the_truth_does_not_bias_the_reading():
     rng = np.random.default_rng(0)
     clean = [scene(seed) for seed in range(4)]
     noisy = [(xs, y + rng.normal(0, 25, y.shape)) for xs, y in clean]
     lut = fit_lut(clean, method="least-squares", data_range=(0, 200), device="cpu")
     true = fidelity_of(lut.calibrated(clean, device="cpu").report, "reading")
-    told = replace(lut, report={**lut.report, "truth_noise": 25.0}).calibrated(noisy, device="cpu")
-    found = fidelity_of(told.report, "reading")
+    noted = replace(lut, report={**lut.report, "truth_noise": 25.0}).calibrated(noisy, device="cpu")
+    found = fidelity_of(noted.report, "reading")
     off = (found.bias - true.bias)[0] / np.hypot(found.standard_error, true.standard_error)[0]
     assert np.sqrt(np.nanmean(off**2)) < 1.5
-    with pytest.raises(EnsembleError, match="carried noise"):
-        fidelity_of(told.report)
+    with pytest.raises(EnsembleError, match="was noisy"):
+        fidelity_of(noted.report)
 
 
-def test_it_goes_to_a_file_and_to_another_exposure(tmp_path):
+def test_bias_is_saved_and_rescaled(tmp_path):
     pairs = [scene(0)]
     lut = fit_lut(pairs, data_range=(0, 200), device="cpu").calibrated(pairs, device="cpu")
     before, after = fidelity_of(lut.report), fidelity_of(lut.rescaled(2, 100).report)
@@ -151,13 +151,13 @@ def test_channels_of_a_spectrum_are_pooled():
     truth = np.random.default_rng(0).uniform(0, 200, (32, 32, 6))
     pairs = [([truth + 1, truth - 1], truth)]
     lut = fit_lut(pairs, channel_axis=-1, data_range=(0, 200), device="cpu").calibrated(pairs, device="cpu")
-    assert fidelity_of(lut.report).bias.shape == (1, 3, CLASSES)
+    assert fidelity_of(lut.report).bias.shape == (1, 3, BIAS_CLASSES)
 
 
-def test_tables_without_and_damaged_ones_say_so():
+def test_missing_and_damaged_bias_raise_an_error():
     pairs = [scene(0, (16, 16))]
     lut = fit_lut(pairs, device="cpu")
-    with pytest.raises(EnsembleError, match="no mean errors by intensity; give it them"):
+    with pytest.raises(EnsembleError, match="no mean errors by intensity; add them"):
         fidelity_of(lut.report)
     with pytest.raises(EnsembleError, match='use "truth" or "reading"'):
         fidelity_of(lut.report, "both")
@@ -173,4 +173,4 @@ def test_tables_without_and_damaged_ones_say_so():
     for kept in bad:
         with pytest.raises(EnsembleError, match="damaged"):
             fidelity_of({"fidelity": kept})
-        replace(lut, report={"fidelity": kept}).rescaled(2, 1)  # no matter
+        replace(lut, report={"fidelity": kept}).rescaled(2, 1)  # raises nothing

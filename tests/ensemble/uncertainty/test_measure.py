@@ -1,4 +1,4 @@
-"""Errors counted by the compiled loops are those counted without, pixel for pixel and in any pieces."""
+"""Sums of errors: compiled kernels against numpy, and independence of blocks and threads."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from napari_ensir import fit_lut
 from napari_ensir.ensemble.arrays.image_set import make_field
 from napari_ensir.ensemble.statistics.reference import collect_reference
 from napari_ensir.ensemble.uncertainty import measure as measuring
-from napari_ensir.ensemble.uncertainty.bias import BiasSums
-from napari_ensir.ensemble.uncertainty.error_table import ErrorTable
-from tests.helpers.images import using
-
-pytest.importorskip("numba")
+from napari_ensir.ensemble.uncertainty.error_table import fit_error_table
+from napari_ensir.ensemble.uncertainty.measure import (
+    BIAS_CLASSES,
+    INTENSITIES,
+    MAX_STEPS,
+    SPREADS,
+    ErrorSums,
+)
 
 DTYPES = (np.uint8, np.int16, np.uint16, np.float32, np.float64)
 
 
 @st.composite
 def blocks(draw):
-    """A field, an ensemble with holes in it, a mask or none, and limits that some pixels lie beyond."""
+    """A field, an ensemble with NaNs, a mask or none, and a data range that some pixels lie outside."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = tuple(draw(st.lists(st.integers(1, 40), min_size=2, max_size=3)))
     axis = draw(st.none() | st.integers(0, len(shape) - 1))
@@ -40,26 +43,62 @@ def blocks(draw):
     return field, ensemble, keep, draw(st.sampled_from(((0.0, 255.0), (20.0, 90.0), (-5e4, 5e4))))
 
 
+def measure_in_numpy(zeros, ensemble, field, keep):
+    """What :meth:`ErrorSums.measure_block` computes, and the classes of all pixels."""
+    low, high, n_channels = zeros.low, zeros.high, len(zeros.counts)
+    truth = np.asarray(field.truth, np.float64)
+    good = np.isfinite(ensemble) & np.isfinite(truth)
+    good = good if keep is None else good & keep
+    along = [1] * ensemble.ndim
+    if field.channel_axis is not None:
+        along[field.channel_axis] = n_channels
+    channel = np.broadcast_to(np.arange(n_channels).reshape(along), ensemble.shape)
+
+    def class_of(values, n):
+        place = (values - low) * values.dtype.type(n / (high - low))
+        return np.clip(np.where(np.isnan(place), 0, place), 0, n - 1).astype(int)
+
+    def steps(values):
+        return np.rint(
+            np.clip((values[good].astype(np.float64) - truth[good]) / zeros.step, -MAX_STEPS, MAX_STEPS)
+        )
+
+    # About the first candidate and in float32, as the kernels compute it.
+    above = [np.asarray(one, np.float32) - np.float32(field.candidates[0]) for one in field.candidates]
+    n = np.float32(len(above))
+    mean = sum(above) / n
+    variance = np.maximum(sum(one * one for one in above) / n - mean * mean, 0)
+    edges = np.exp2((np.arange(1, SPREADS) - 4) / 2).astype(np.float32)
+    units = np.sqrt(variance) / np.float32((high - low) / 255) + np.float32(0.25)
+    classes = (channel, class_of(ensemble, INTENSITIES), np.searchsorted(edges, units, side="right"))
+    found = ErrorSums.zeros(low, high, n_channels, len(field.candidates))
+    here = tuple(one[good] for one in classes)
+    np.add.at(found.squares, here, (steps(ensemble) ** 2).astype(int))
+    np.add.at(found.counts, here, 1)
+    for m, image in enumerate((*field.candidates, ensemble)):
+        for kind, values in enumerate((truth, image.astype(np.float64))):
+            place = (kind, channel[good], m, class_of(values, BIAS_CLASSES)[good])
+            np.add.at(found.bias_errors, place, steps(image).astype(int))
+            np.add.at(found.bias_counts, place, 1)
+    return found, classes
+
+
 @settings(max_examples=60, deadline=None)
 @given(blocks())
-def test_the_loops_count_what_numpy_counts(block):
+def test_kernels_count_what_numpy_counts(block):
     field, ensemble, keep, limits = block
-    n = field.n_channels
-    tables = (ErrorTable.empty(*limits, n), BiasSums.empty(*limits, n, len(field.candidates)))
-    found = [one.counted(ensemble, field, keep) for one in tables]
-    expected = found[0].looked_up(ensemble, field.candidates, field.channel_axis)
-    with using("torch"):
-        plain = [one.counted(ensemble, field, keep) for one in tables]
-        plainly = found[0].looked_up(ensemble, field.candidates, field.channel_axis)
-    np.testing.assert_array_equal(found[0].counts, plain[0].counts)
-    np.testing.assert_array_equal(found[0].squares, plain[0].squares)
-    np.testing.assert_array_equal(found[1].counts, plain[1].counts)
-    np.testing.assert_array_equal(found[1].errors, plain[1].errors)
-    np.testing.assert_array_equal(expected, plainly)
-    assert expected.dtype == np.float32
+    zeros = ErrorSums.zeros(*limits, field.n_channels, len(field.candidates))
+    found = zeros.measure_block(ensemble, field, keep)
+    expected, classes = measure_in_numpy(zeros, ensemble, field, keep)
+    for name in ("squares", "counts", "bias_errors", "bias_counts"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    table = fit_error_table([found])
+    errors = table.predict(ensemble, field.candidates, field.channel_axis)
+    np.testing.assert_array_equal(errors, np.where(np.isfinite(ensemble), table.rmse[classes], np.nan))
+    assert errors.dtype == np.float32
 
 
-def test_pieces_and_threads_make_no_difference(monkeypatch):
+def test_blocks_and_threads_do_not_change_the_sums(monkeypatch):
     rng = np.random.default_rng(1)
     truth = rng.integers(0, 4000, (6, 50, 40)).astype(np.uint16)
     candidates = [(truth + rng.integers(0, s, truth.shape)).astype(np.uint16) for s in (9, 90, 900)]
@@ -81,7 +120,7 @@ def test_pieces_and_threads_make_no_difference(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("n_images", [1, 5])
-def test_parts_that_were_kept_serve_as_well_as_pixels_read_again(n_images, dtype, monkeypatch):
+def test_statistics_of_the_parts_replace_reading_them_again(n_images, dtype, monkeypatch):
     rng = np.random.default_rng(2)
     pairs = []
     for _ in range(n_images):
@@ -92,7 +131,7 @@ def test_parts_that_were_kept_serve_as_well_as_pixels_read_again(n_images, dtype
     lut = fit_lut(pairs, device="cpu")
     assert kept.statistics.binning.n_bins > lut.binning.n_bins
     read = lut.calibrated(pairs, device="cpu")
-    monkeypatch.setattr("napari_ensir.ensemble.uncertainty.calibrate.collect", None)  # not called any more
+    monkeypatch.setattr("napari_ensir.ensemble.uncertainty.calibrate.collect", None)  # must not be called
     served = lut.calibrated(pairs, device="cpu", folds=kept.folds)
     np.testing.assert_array_equal(served.errors.squares, read.errors.squares)
     assert served.errors.trust == read.errors.trust

@@ -156,6 +156,9 @@ def test_a_pixel_says_how_far_off_it_may_be_and_the_table_where_it_came_from(fil
     assert provenance_lines(named)[2] == f'{learned[:-1]}; its ground truth is "gt".'
     assert hashes == "Content hashes (sha256) of 1 of 1 images in the file."
     assert f"RMSE {known.errors.overall:.4g}, on 4 parts" in held_out
+    report = {**known.report, "held_out": {**known.report["held_out"], "error_factor": 1.52}}
+    held_out = provenance_lines(replace(known, report=report))[-1]
+    assert f"RMSE {known.errors.overall:.4g}, within x 1.5 on other fields, on 4 parts" in held_out
 
 
 def test_it_shows_and_exports_whether_intensities_survive(filled, fitted, docked, tmp_path):

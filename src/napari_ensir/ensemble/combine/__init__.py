@@ -1,1 +1,1 @@
-"""Combining candidates with a table: lookup, the weighted sum, and tables of folds."""
+"""Combination of candidates with a table of weights."""

@@ -1,11 +1,8 @@
-"""Weights on candidates, block by block, into the ensemble or weight maps. Learns nothing.
-
-Bytes that must move: each candidate once in, four per pixel out. Beside input and output only blocks that
-fit a core's cache are held.
-"""
+"""Combination of candidates, block by block, into the ensemble or weight maps."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import reduce
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -38,10 +35,9 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.combine.lookup import Lookup
 
-__all__ = ["combine_field", "map_chunks"]
+    Work = Callable[[Slices], object]
 
-_NO_IMAGE = np.zeros(0, np.float32)
-_NO_MAPS = np.zeros((0, 0), np.float32)
+__all__ = ["combine_field", "map_chunks"]
 
 
 def combine_field(
@@ -52,114 +48,174 @@ def combine_field(
     as_maps: bool,
     progress: Progress | None = None,
 ) -> Any:
-    """The ensemble of a field, or its weight maps; numpy in, numpy out, and so for torch and dask."""
+    """Combine a field into its ensemble or its weight maps.
+
+    Parameters
+    ----------
+    lookup
+    field
+        Candidates; a ground truth is ignored.
+    device
+        With ``"auto"``, torch tensors are combined where they are.
+    as_maps
+        Whether to return the weight maps instead of the ensemble.
+    progress
+        Called with (pixels done, pixels, text); what it raises stops the work.
+
+    Returns
+    -------
+    float32 array of the field's shape, or (M, *shape) for weight maps
+        Numpy arrays, torch tensors and dask arrays each give the same kind; a dask array is lazy.
+    """
     if any(is_dask(candidate) for candidate in field.candidates):
         return _combine_dask(lookup, field, device, as_maps)
-    if all(is_torch(candidate) for candidate in field.candidates):
-        # Tensors stay where they are unless a device is asked for.
-        first = field.candidates[0].device
-        return _combine_tensors(lookup, field, first if device == "auto" else device, as_maps, progress)
-    return _combine_blocks(lookup, field, device, as_maps, progress)
+    are_tensors = all(is_torch(candidate) for candidate in field.candidates)
+    if are_tensors and device == "auto":
+        device = field.candidates[0].device
+    job = _Job(lookup, field, resolve_device(device), as_maps, progress)
+    work, block_pixels, threads = _choose_engine(job, are_tensors=are_tensors)
+    blocks = block_slices(field.shape, block_pixels, workers=threads)
+    for_each(blocks, work, job.finish_block, threads)
+    if are_tensors and isinstance(job.result, np.ndarray):
+        import torch
+
+        return torch.from_numpy(job.result)
+    return job.result
 
 
-def _combine_blocks(
-    lookup: Lookup, field: Field, device: str | torch.device, as_maps: bool, progress: Progress | None
-) -> NDArray[np.float32]:
-    """Into a numpy array: on the CPU several blocks at once, on an accelerator one after the other."""
-    shape = (lookup.n_candidates, *field.shape) if as_maps else field.shape
-    result = np.empty(shape, np.float32)
-    resolved = resolve_device(device)
-    on_cpu = resolved.type == "cpu"
-    is_compiled = on_cpu and compiled_loops() is not None and lookup.dense_rows is not None
-    total, finished = prod(field.shape), 0
+@dataclass
+class _Job:
+    """One field to combine, its result and its progress."""
 
-    def done(slices: Slices) -> None:
-        nonlocal finished
-        finished += block_size(field.shape, slices)
-        if progress is not None:
-            progress(finished, total, "combining")
+    lookup: Lookup
+    field: Field
+    device: torch.device
+    as_maps: bool
+    progress: Progress | None
+    result: Any = None
+    finished: int = 0
 
-    def say(text: str) -> None:
-        if progress is not None:
-            progress(finished, total, text)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the result."""
+        return (self.lookup.n_candidates, *self.field.shape) if self.as_maps else self.field.shape
 
-    if is_compiled:
-        work = _compiled_work(lookup, field, result, as_maps)
-    else:
-        work = _torch_work(lookup, field, resolved, result, as_maps, say)
-    limit = BLOCK_PIXELS["compiled" if is_compiled else "cpu" if on_cpu else "gpu"]
-    threads = n_threads() if is_compiled else 1  # torch has threads of its own
-    for_each(block_slices(field.shape, limit, workers=threads), work, done, threads)
-    return result
+    def finish_block(self, slices: Slices) -> None:
+        self.finished += block_size(self.field.shape, slices)
+        self.report("combining")
+
+    def report(self, text: str) -> None:
+        if self.progress is not None:
+            self.progress(self.finished, prod(self.field.shape), text)
 
 
-def _compiled_work(lookup: Lookup, field: Field, result: NDArray[np.float32], as_maps: bool) -> Any:
-    loops = compiled_loops()
-    dtype = field.dtype
-    grid, n_channels = lookup.binning.grid(dtype), lookup.n_channels
+def _choose_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
+    """Allocate the result; return what combines a block, the most pixels of a block, and the threads."""
+    if job.device.type != "cpu" or compiled_loops() is None:
+        return _torch_engine(job, are_tensors=are_tensors)
+    job.result = np.empty(job.shape, np.float32)
+    if job.lookup.dense_rows is not None:
+        return _compiled_work(job), BLOCK_PIXELS["compiled"], n_threads()
+    return _numpy_work(job), BLOCK_PIXELS["cpu"], n_threads()
+
+
+def _compiled_work(job: _Job) -> Work:
+    """For the CPU, where every bin set has an entry in a table."""
+    kernels = compiled_loops()
+    lookup, field, dtype = job.lookup, job.field, job.field.dtype
+    grid = lookup.binning.grid(dtype)
     rows, quads = lookup.quads
-    image = _NO_IMAGE if as_maps else result.reshape(-1)
-    maps = result.reshape(lookup.n_candidates, -1) if as_maps else _NO_MAPS
+    nothing = np.zeros(0, np.float32)
+    image = nothing if job.as_maps else job.result.reshape(-1)
+    maps = job.result.reshape(lookup.n_candidates, -1) if job.as_maps else nothing.reshape(0, 0)
 
     def work(slices: Slices) -> None:
         blocks = tuple(read_block(candidate, slices, dtype) for candidate in field.candidates)
         run = Channels.of_block(field.shape, slices, field.channel_axis)
         channels = (run.first, run.count, run.inner)
         start = block_start(field.shape, slices)
-        loops.combine(blocks, grid, n_channels, channels, rows, quads, start, image, maps)
+        kernels.combine(blocks, grid, lookup.n_channels, channels, rows, quads, start, image, maps)
 
     return work
 
 
-def _torch_work(
-    lookup: Lookup,
-    field: Field,
-    device: torch.device,
-    result: Any,
-    as_maps: bool,
-    say: Callable[[str], object],
-) -> Any:
-    tables = _Tables(lookup)
+def _numpy_work(job: _Job) -> Work:
+    """For the CPU, where only occupied bin sets are stored."""
+    lookup, field = job.lookup, job.field
+    _, weights = lookup.direct
 
-    def fill(slices: Slices, where: torch.device) -> None:
-        target = _part(result, slices, as_maps)
-        combined = combine_block(tables, field, slices, where, as_maps).reshape(target.shape)
-        if isinstance(result, np.ndarray):
+    def work(slices: Slices) -> None:
+        values = [read_block(candidate, slices, field.dtype) for candidate in field.candidates]
+        run = Channels.of_block(field.shape, slices, field.channel_axis)
+        channel = run.first + np.arange(values[0].size) // run.inner % run.count
+        bins = [lookup.binning.bins(value) for value in values]
+        chosen = weights[lookup.row_of([*bins, channel])].T
+        target = _view(job, slices)
+        if job.as_maps:
+            target[...] = chosen.reshape(target.shape)
+            return
+        intensities = [value.astype(np.float32) for value in values]
+        with np.errstate(invalid="ignore"):  # zero times infinity
+            total = chosen[0] * intensities[0]
+            for weight, intensity in zip(chosen[1:], intensities[1:], strict=True):
+                total += weight * intensity
+        low, high = (reduce(bound, intensities) for bound in (np.minimum, np.maximum))
+        target[...] = np.minimum(np.maximum(total, low), high).reshape(target.shape)
+
+    return work
+
+
+def _torch_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
+    """For an accelerator; where its memory is full, the CPU takes over."""
+    if are_tensors:
+        import torch
+
+        job.result = torch.empty(job.shape, dtype=torch.float32, device=job.device)
+    else:
+        job.result = np.empty(job.shape, np.float32)
+    tables = _TorchTables(job.lookup)
+
+    def fill(slices: Slices, device: torch.device) -> None:
+        target = _view(job, slices)
+        combined = _combine_block(tables, job.field, slices, device, job.as_maps).reshape(target.shape)
+        if isinstance(job.result, np.ndarray):
             target[...] = combined.cpu().numpy()
         else:
             target.copy_(combined)
 
-    return lambda slices: sparing_memory(fill, slices, field.shape, device, say)
+    def work(slices: Slices) -> None:
+        sparing_memory(fill, slices, job.field.shape, job.device, job.report)
+
+    return work, BLOCK_PIXELS["gpu"], 1
 
 
-def _part(result: Any, slices: Slices, as_maps: bool) -> Any:
-    """A block's share of the result, always as a view."""
-    return result[(slice(None), *slices, ...) if as_maps else (*slices, ...)]
+def _view(job: _Job, slices: Slices) -> Any:
+    """A block's part of the result, always as a view."""
+    return job.result[(slice(None), *slices, ...) if job.as_maps else (*slices, ...)]
 
 
-class _Tables:
-    """What torch looks up for every block, brought to each device once."""
+class _TorchTables:
+    """The tables that blocks are looked up in, copied to each device once."""
 
     def __init__(self, lookup: Lookup) -> None:
         self.lookup = lookup
         self.on_device: dict[torch.device, tuple[torch.Tensor | None, list[torch.Tensor]]] = {}
 
     def on(self, device: torch.device) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """Row of each bin set, or None where there is one each, or too many; the candidates' weights."""
+        """Row of each bin set, or None where rows are not needed or too many; each candidate's weights."""
         import torch
 
         if device not in self.on_device:
-            lookup = self.lookup
-            rows, weights = lookup.direct
+            rows, weights = self.lookup.direct
             columns = list(torch.tensor(weights.T.copy(), device=device))
             self.on_device[device] = (torch.tensor(rows, device=device) if rows.size else None, columns)
         return self.on_device[device]
 
 
-def combine_block(
-    tables: _Tables, field: Field, slices: Slices, device: torch.device, as_maps: bool
+def _combine_block(
+    tables: _TorchTables, field: Field, slices: Slices, device: torch.device, as_maps: bool
 ) -> torch.Tensor:
-    """One block in torch, on any device: (pixels,) or (M, pixels) float32."""
+    """Combine one block in torch: (pixels,) or (M, pixels) float32."""
     import torch
 
     lookup = tables.lookup
@@ -178,34 +234,9 @@ def combine_block(
     intensities = [value.to(torch.float32) for value in values]
     total = chosen[0].mul_(intensities[0])
     for weight, intensity in zip(chosen[1:], intensities[1:], strict=True):
-        total += weight.mul_(intensity)  # not in one go: the compiled loop rounds twice, too
+        total += weight.mul_(intensity)  # rounded twice, as in the compiled kernel; addcmul rounds once
     low, high = (reduce(bound, intensities) for bound in (torch.minimum, torch.maximum))
     return total.clamp_(low, high)
-
-
-def _combine_tensors(
-    lookup: Lookup, field: Field, device: str | torch.device, as_maps: bool, progress: Progress | None
-) -> torch.Tensor:
-    import torch
-
-    resolved = resolve_device(device)
-    if resolved.type == "cpu":
-        return torch.from_numpy(_combine_blocks(lookup, field, resolved, as_maps, progress))
-    shape = (lookup.n_candidates, *field.shape) if as_maps else field.shape
-    result = torch.empty(shape, dtype=torch.float32, device=resolved)
-    total, finished = prod(field.shape), 0
-
-    def say(text: str) -> None:
-        if progress is not None:
-            progress(finished, total, text)
-
-    work = _torch_work(lookup, field, resolved, result, as_maps, say)
-    for slices in block_slices(field.shape, BLOCK_PIXELS["gpu"]):
-        work(slices)
-        finished += block_size(field.shape, slices)
-        if progress is not None:
-            progress(finished, total, "combining")
-    return result
 
 
 def _combine_dask(lookup: Lookup, field: Field, device: str | torch.device, as_maps: bool) -> Any:
@@ -219,16 +250,17 @@ def _combine_dask(lookup: Lookup, field: Field, device: str | torch.device, as_m
 
 
 def map_chunks(field: Field, block: Callable[..., NDArray[np.float32]], n_maps: int | None = None) -> Any:
-    """A lazy float32 result with the candidates' chunks; the channel axis is kept whole.
+    """Apply a function to each chunk of a field: a lazy float32 array with the candidates' chunks.
 
     Parameters
     ----------
     field
-        With a dask array among its candidates; the others are cut alike.
+        At least one candidate is a dask array; the others are cut into the same chunks. The channel axis is
+        one chunk.
     block
-        Given a chunk of each candidate.
+        Called with one chunk of each candidate.
     n_maps
-        Places along a first axis that the result of ``block`` has beside the candidates'; None: no such axis.
+        Length of the first axis that ``block`` adds to its result; None: it adds none.
     """
     import dask.array as da
 

@@ -1,4 +1,4 @@
-"""What the other parts of a reference set teach, for a part that is held out. Scores nothing."""
+"""Weights learned without one part of a reference set, for held-out scores."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def lookup_without(
     settings: Settings,
     progress: Progress | None = None,
 ) -> Lookup:
-    """The weights that all parts but one teach.
+    """Estimate weights from all parts of a reference set but one.
 
     Parameters
     ----------
     number
-        Which of the parts is held out.
+        Index of the part to hold out.
     parts
-        Of one reference set, in the same bins.
+        Statistics of the parts, in the same bins.
     method
         A key of :data:`~napari_ensir.ensemble.estimators.base.METHODS`.
     settings, progress
@@ -42,10 +42,12 @@ def lookup_without(
     Raises
     ------
     EnsembleError
-        If there is no such method, or all pixels lie in that part.
+        If there is no such method, or all pixels lie in the part to hold out.
     """
     rest = merge([*parts[:number], *parts[number + 1 :]])
     if parts[number].n_pixels and not rest.n_pixels:
-        raise EnsembleError("all pixels lie in one part of the images; there is none to hold out.")
+        raise EnsembleError(
+            "all pixels lie in one part of the images, so none can be held out; give more images."
+        )
     found = find_method(method).load()(rest, settings, progress)
     return Lookup(rest.binning, rest.rows, found.weights, found.fallback, found.unseen)

@@ -1,10 +1,10 @@
-"""Bin set to weights, and no more: what combining needs of a table. Knows no names, no files, no pixels."""
+"""Weights of every bin set, as the combination of candidates needs them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from napari_ensir.ensemble.statistics.binning import DENSE_ENTRIES, Binning, Bin
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
     from numpy.typing import NDArray
 
 __all__ = ["Lookup"]
@@ -21,29 +20,28 @@ __all__ = ["Lookup"]
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """Weights of every bin set there can be.
+    """Map each bin set, occupied or not, to weights.
 
     Attributes
     ----------
     binning : Binning
     rows : (R, M + 1) uint16
-        Occupied bin sets: the bin of each candidate, then the channel; sorted.
+        Occupied bin sets, sorted: the bin of each candidate, then the channel.
     weights : (R, M) float64
         On the simplex.
     fallback : (C, M) float64
         Weights, by channel, where nothing was learned.
     unseen : "fallback" or "previous"
-        Whether a bin set that is not occupied takes the fallback, or the weights of the one before it (the
+        Whether an unoccupied bin set takes the fallback, or the weights of the occupied one before it (the
         EnsIR authors' rule).
 
     Examples
     --------
-    >>> import torch
     >>> from napari_ensir.ensemble.statistics.binning import choose_binning
     >>> rows = np.array([[0, 0, 0]], np.uint16)
     >>> binning = choose_binning(np.uint8, (0, 255), 128)
     >>> lookup = Lookup(binning, rows, np.array([[0.25, 0.75]]), np.array([[0.5, 0.5]]))
-    >>> columns = [torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([0, 0])]
+    >>> columns = [np.array([0, 1]), np.array([0, 1]), np.array([0, 0])]
     >>> lookup.all_weights[lookup.row_of(columns)].tolist()
     [[0.25, 0.75], [0.5, 0.5]]
     """
@@ -61,34 +59,37 @@ class Lookup:
 
     @property
     def n_channels(self) -> int:
-        """Number of channels with weights of their own; 1 if pooled."""
+        """Number of channels with their own weights; 1 if pooled."""
         return len(self.fallback)
 
     @cached_property
     def index(self) -> BinSetIndex:
-        """Finds a bin set's row."""
+        """Index from bin sets to rows."""
         return BinSetIndex(self.rows, (self.binning.n_bins,) * self.n_candidates + (self.n_channels,))
 
     @cached_property
     def all_weights(self) -> NDArray[np.float64]:
-        """The weights, then the fallback: bin sets that are not occupied point behind the former's end."""
+        """The weights, then the fallback, (R + C, M)."""
         return np.ascontiguousarray(np.concatenate([self.weights, self.fallback]))
 
-    def row_of(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Row of :attr:`all_weights` for bin sets given as one int64 tensor per column of ``rows``."""
-        import torch
+    def row_of(self, columns: Sequence[Any]) -> Any:
+        """Row of :attr:`all_weights` for bin sets.
 
+        Parameters
+        ----------
+        columns : M + 1 int64 arrays of one shape
+            One per column of ``rows``; torch tensors on an accelerator.
+        """
         row, found = self.index.find(columns)
-        fallback = self.index.n_rows + columns[-1]
-        if self.unseen == "fallback":
-            return torch.where(found, row, fallback)
-        return torch.where(row >= 0, row, fallback)
+        is_learned = found if self.unseen == "fallback" else row >= 0
+        row[~is_learned] = (self.index.n_rows + columns[-1])[~is_learned]
+        return row
 
     @cached_property
     def dense_rows(self) -> NDArray[np.int32] | None:
-        """Row of :attr:`all_weights` for every bin set there can be, or None where they are too many."""
+        """Row of :attr:`all_weights` for every possible bin set; None where they are too many."""
         index = self.index
-        if index.span > DENSE_ENTRIES or len(index.stages) > 1:
+        if not index.is_dense:
             return None
         (stage,) = index.stages
         fallback = np.arange(index.span, dtype=np.int32) % self.n_channels + len(self.rows)
@@ -101,13 +102,13 @@ class Lookup:
 
     @property
     def direct(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """What combining looks up: the row of each bin set, and the rows' weights, (rows, M).
+        """Row of every possible bin set, and the weights of each row, (rows, M).
 
-        The rows are left out where the weights of all bin sets there can be are few enough to stand in one
-        table, (bins ** M * channels, M), or too many for one of rows.
+        The rows are empty where the weights are one small table of all bin sets, (bins ** M * channels, M),
+        or where there are too many bin sets (:attr:`dense_rows` is None).
         """
         rows, weights = self.dense_rows, self.all_weights.astype(np.float32)
-        # Numbers of less than full precision take a hundred times as long, and weigh nothing.
+        # Denormal numbers are a hundred times slower, and add nothing.
         weights[weights < np.finfo(np.float32).tiny] = 0
         none = np.zeros(0, np.int32)
         if rows is None:
@@ -118,7 +119,7 @@ class Lookup:
 
     @cached_property
     def quads(self) -> tuple[NDArray[np.int32], NDArray[np.complex128]]:
-        """:attr:`direct` as the compiled loop has it, (M / 4 rounded up, rows): four weights to a number."""
+        """:attr:`direct` for the compiled kernel: weights as (M / 4 rounded up, rows), four to a number."""
         rows, weights = self.direct
         n_rows, m = weights.shape
         quads = np.zeros((-(-m // 4), n_rows, 4), np.float32)

@@ -1,8 +1,7 @@
-"""What an estimator is: statistics in, weights out. Holds the registry of methods, no mathematics.
+"""Interface of the estimators, their settings and the registry of methods.
 
-To add one, write a function ``(statistics, settings, progress) -> Estimate`` in a file of its own, name that
-in ``_HOMES``, and give it a title and a sentence in ``settings/work.py``: fit, widgets, command line and
-comparison find it there.
+To add a method, write a function ``(statistics, settings, progress) -> Estimate`` in a new module, list it in
+``_METHODS``, and add its title and summary to ``napari_ensir.settings.METHODS``.
 """
 
 from __future__ import annotations
@@ -30,30 +29,30 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "OUTCOMES", "Estimate", "Estimator", "Method", "Settings", "find_method"]
 
 OUTCOMES = ("converged", "iteration limit", "no solution", "too few pixels")
-"""What came of a bin set; its index is the code in :attr:`Estimate.outcome`."""
+"""Outcomes of a bin set; :attr:`Estimate.outcome` is an index into them."""
 
-KEPT = ("prior", "shrinkage", "min_pixels", "max_iterations", "tolerance")
-"""Names of the settings that a report keeps."""
+REPORTED = ("prior", "shrinkage", "min_pixels", "max_iterations", "tolerance")
+"""Names of the settings that a table's report can have."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user can choose about the estimate.
+    """Settings of the estimators.
 
     Attributes
     ----------
     prior : (M,) weights summing to one, or None
-        Start of EM, and its answer where a bin set has too few pixels.
+        Start weights of EM, and its weights for bin sets with too few pixels.
     shrinkage : float
-        Pixels' worth of trust in the global solution, for least squares.
+        Shrinkage of least squares toward the global solution, in pixels.
     min_pixels : int
-        Bin sets with fewer pixels get no EM of their own.
+        EM is not run on bin sets with fewer pixels.
     max_iterations : int or None
-        Limit of EM's iterations; None: the method's own.
+        Most iterations of EM; None: the default of the method.
     tolerance : float
-        EM stops when the mean log likelihood rises by less.
+        EM stops when the mean log likelihood rises by less than this.
     device : torch device or None
-        None computes on the CPU.
+        Where EM runs; None: on the CPU.
     """
 
     prior: NDArray[np.float64] | None = None
@@ -63,41 +62,41 @@ class Settings:
     tolerance: float = 1e-5
     device: torch.device | None = None
 
-    def to_dict(self, used: Sequence[str] = KEPT) -> dict[str, Any]:
-        """What a report keeps, in plain values: all but where it was computed.
+    def to_dict(self, used: Sequence[str] = REPORTED) -> dict[str, Any]:
+        """Return the settings for a table's report as plain values, without the device.
 
         Parameters
         ----------
         used : sequence of str
-            Names of those that the method has; the others are left out.
+            Names of the settings to return, such as :attr:`Method.uses`.
 
         Returns
         -------
         dict
-            By :data:`KEPT`'s names.
+            Names among :data:`REPORTED` to values.
 
         Examples
         --------
         >>> Settings(shrinkage=20).to_dict(METHODS["least-squares"].uses)
         {'shrinkage': 20}
         """
-        found = {name: getattr(self, name) for name in KEPT if name in used}
+        found = {name: getattr(self, name) for name in REPORTED if name in used}
         if found.get("prior") is not None:
             found["prior"] = [float(weight) for weight in found["prior"]]
         return found
 
     @classmethod
     def from_dict(cls, kept: Any, n_candidates: int) -> Settings:
-        """The settings that :meth:`to_dict` kept; defaults for what is absent or no such value.
+        """Read what :meth:`to_dict` returned; missing and invalid values become defaults.
 
-        A report may come from a file that somebody else wrote, so nothing in it is taken on trust.
+        A report may come from an untrusted file, so every value is checked.
 
         Parameters
         ----------
         kept : object
-            A report's ``"settings"``.
+            The report's ``"settings"``.
         n_candidates : int
-            How many weights a prior has to have.
+            Number of weights of a prior.
 
         Returns
         -------
@@ -122,13 +121,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Weights for each bin set of the statistics.
+    """Weights for each bin set, as an estimator returns them.
 
     Attributes
     ----------
     weights : (R, M) float64, rows on the simplex
     fallback : (C, M) float64
-        For bin sets that the reference set does not show, by channel.
+        Weights by channel for bin sets without pixels.
     unseen : "fallback" or "previous"
         Whether such a bin set takes the fallback or the weights of the occupied one before it.
     iterations : (R,) int64
@@ -144,47 +143,47 @@ class Estimate:
 
 
 class Estimator(Protocol):
-    """Statistics to weights."""
+    """A function from statistics to weights."""
 
     def __call__(
         self, statistics: Statistics, settings: Settings, progress: Progress | None = None, /
     ) -> Estimate:
-        """Weights of every bin set; ``progress`` is called now and then, and may raise."""
+        """Estimate the weights of every bin set; ``progress`` is called repeatedly, and may raise."""
         ...
 
 
 @dataclass(frozen=True)
 class Method:
-    """An estimator as users meet it."""
+    """An estimator with its texts for users."""
 
     title: str
     summary: str
-    home: str
-    uses: Sequence[str] = KEPT
-    """Names of the settings that change what it makes: no other is a word about its tables."""
+    path: str
+    """Module and function, as in ``"em:em_released"``."""
+    uses: Sequence[str] = REPORTED
+    """Names of the settings that it uses."""
 
     def load(self) -> Estimator:
-        """The estimator itself."""
-        module, _, name = self.home.partition(":")
+        """Import the estimator."""
+        module, _, name = self.path.partition(":")
         found: Estimator = getattr(import_module(f"napari_ensir.ensemble.estimators.{module}"), name)
         return found
 
 
-_HOMES = {
-    "em": "em:em",
-    "em-released": "em:em_released",
-    "least-squares": "least_squares:least_squares",
+_EM_SETTINGS = ("prior", "min_pixels", "max_iterations", "tolerance")
+
+_METHODS = {
+    "em": ("em:em", _EM_SETTINGS),
+    "em-released": ("em:em_released", _EM_SETTINGS),
+    "least-squares": ("least_squares:least_squares", ("shrinkage",)),
 }
 
-_OF_EM = ("prior", "min_pixels", "max_iterations", "tolerance")
-_USES = {"em": _OF_EM, "em-released": _OF_EM, "least-squares": ("shrinkage",)}
-
-METHODS = {name: Method(*TEXTS[name], home, _USES[name]) for name, home in _HOMES.items()}
-"""Every method by the name that scripts use."""
+METHODS = {name: Method(*TEXTS[name], path, uses) for name, (path, uses) in _METHODS.items()}
+"""Methods by name."""
 
 
 def find_method(name: str) -> Method:
-    """Look a method up.
+    """Return the method of a name.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Statistics to weights by EM on a Gaussian mixture per bin set: EnsIR, section 3.3.
+"""EM for a Gaussian mixture per bin set (EnsIR, section 3.3).
 
 Within a bin set the ground truth ``y`` is modelled as ``P(y) = sum_m a_m phi(y; mu_m, s_m)`` with one
-component per candidate, ``s`` a variance. EM sees ``y`` only through how often each value occurs, so it
-runs on histograms and costs the same for a thousand pixels as for a billion.
+component per candidate and ``s`` a variance. EM depends on ``y`` only through the frequency of each value, so
+it runs on histograms, at a cost that does not depend on the number of pixels.
 
 =====================  ==========================================  =======================================
 step                   :func:`em`, the paper                       :func:`em_released`, the authors' code
@@ -17,12 +17,12 @@ stop                   rise of the mean log likelihood below       the same, fro
                        1e-5, or 1000 iterations                    1001 iterations
 fewer than 100 pixels  the prior, else ``1 / M``                   the start weights
 no solution            the prior, else ``1 / M``                   the start weights
-bin set not seen       the prior, else ``1 / M``                   the weights of the bin set before it
+unseen bin set         the prior, else ``1 / M``                   the weights of the bin set before it
 =====================  ==========================================  =======================================
 
 ``rmse_m`` is the root mean square of ``x_m`` minus the candidates' mean, in intensity units. There is no
-solution where a candidate is constant in the bin set, or where a component shrinks onto a single value and
-the likelihood grows without bound.
+solution where a candidate is constant in the bin set, or where the variance of a component tends to zero and
+the likelihood to infinity.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_ensir.ensemble.arrays.parallel import for_each, n_threads
-from napari_ensir.ensemble.engines import BLOCK_PIXELS, compiled_loops
+from napari_ensir.ensemble.engines import compiled_loops
 from napari_ensir.ensemble.estimators.base import Estimate
 
 if TYPE_CHECKING:
@@ -51,15 +51,21 @@ __all__ = ["em", "em_released"]
 
 _CONVERGED, _LIMIT, _NO_SOLUTION, _TOO_FEW = range(4)
 CHECK_EVERY = 8
-"""Iterations between two looks, on an accelerator, at whether all bin sets have stopped."""
+"""Iterations in torch between two checks whether all bin sets have stopped."""
+
+GROUP_ENTRIES = 2**24
+"""Most responsibilities in memory at once in torch."""
+
+_Solution = tuple["NDArray[np.float64]", "NDArray[np.int64]", "NDArray[np.int8]"]
+"""Weights, iterations and outcome of each bin set."""
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """Where the two variants of EM differ inside the loop."""
+    """Differences between the two variants of EM inside the loop."""
 
     limit: int
-    first_check: int  # the first iteration after which the rise of the likelihood may stop it
+    first_check: int  # first iteration that may be the last
     tolerance: float
     weight_floor: float  # added to the sum of responsibilities, in pixels
     variance_floor: float
@@ -68,11 +74,11 @@ class _Rule:
 
 @dataclass(frozen=True)
 class _Mixtures:
-    """The bin sets to solve: histograms of the truth and start values of the components."""
+    """Bin sets to solve: histograms of the truth and start values of the components."""
 
     starts: NDArray[np.int64]  # (R + 1,)
     truth: NDArray[np.float64]  # (P,)
-    share: NDArray[np.float64]  # (P,) of the bin set's pixels
+    share: NDArray[np.float64]  # (P,) share of the bin set's pixels
     counts: NDArray[np.int64]  # (R,)
     means: NDArray[np.float64]  # (R, M)
     variances: NDArray[np.float64]  # (R, M)
@@ -80,7 +86,7 @@ class _Mixtures:
 
 
 def em(statistics: Statistics, settings: Settings, progress: Progress | None = None, /) -> Estimate:
-    """The paper's EM (EnsIR, equations 9 to 13).
+    """Estimate weights by the paper's EM (EnsIR, equations 9 to 13).
 
     Parameters
     ----------
@@ -112,7 +118,7 @@ def em(statistics: Statistics, settings: Settings, progress: Progress | None = N
 
 
 def em_released(statistics: Statistics, settings: Settings, progress: Progress | None = None, /) -> Estimate:
-    """EM as the EnsIR authors' released code computes it, in float64 (see the table above).
+    """Estimate weights by EM as in the EnsIR authors' released code, in float64 (see the table above).
 
     Parameters
     ----------
@@ -128,9 +134,9 @@ def em_released(statistics: Statistics, settings: Settings, progress: Progress |
     limit = 1001 if settings.max_iterations is None else settings.max_iterations + 1
     rule = _Rule(limit, 2, settings.tolerance, 1e-6, 1e-6, recentred=True)
     weights, iterations, outcome = _solve(statistics, start, rule, settings, progress)
-    # Theirs raises an exception, which it catches, where a variance is zero or not a number.
+    # The released code catches an exception where a variance is zero or NaN.
     weights[outcome >= _NO_SOLUTION] = start[outcome >= _NO_SOLUTION]
-    # Theirs sum to 1 + M * 1e-6 / N; a weight vector of ours lies on the simplex.
+    # In the released code weights sum to 1 + M * 1e-6 / N; here they are on the simplex.
     weights /= weights.sum(axis=1, keepdims=True)
     return Estimate(weights, np.tile(average, (statistics.n_channels, 1)), "previous", iterations, outcome)
 
@@ -138,8 +144,8 @@ def em_released(statistics: Statistics, settings: Settings, progress: Progress |
 def _agreement_weights(statistics: Statistics) -> NDArray[np.float64]:
     """Softmax over m of 1 / (1e-10 + RMSE of x_m to the candidates' mean), per bin set."""
     m = statistics.n_candidates
-    # x_m minus the candidates' mean is e_m minus the mean of e: the truth cancels. In whole numbers, times
-    # M squared, so that candidates that are the mean come out at zero, all alike.
+    # x_m minus the candidates' mean is e_m minus the mean of e, as the truth cancels. In integers, times M
+    # squared, so that a candidate equal to the mean gets exactly zero.
     gram = statistics.level_gram.astype(np.float64)
     diagonal = np.einsum("rmm->rm", gram)
     square = m * m * diagonal - 2 * m * gram.sum(axis=2) + gram.sum(axis=(1, 2))[:, None]
@@ -156,24 +162,24 @@ def _solve(
     rule: _Rule,
     settings: Settings,
     progress: Progress | None,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8]]:
-    """Run EM where there are pixels enough and no candidate is constant."""
+) -> _Solution:
+    """Run EM on bin sets with enough pixels and no constant candidate."""
     counts = statistics.counts
     weights = np.array(start)
     iterations = np.zeros(len(counts), np.int64)
     outcome = np.full(len(counts), _TOO_FEW, np.int8)
     enough = counts >= settings.min_pixels
-    # A component of no width has no density.
     singular = (statistics.variances == 0).any(axis=1)
     outcome[enough & singular] = _NO_SOLUTION
     chosen = np.flatnonzero(enough & ~singular)
     if len(chosen):
         mixtures = _mixtures(statistics, chosen, start)
-        on_cpu = settings.device is None or settings.device.type == "cpu"
-        solve = _iterate_compiled if on_cpu and compiled_loops() is not None else _iterate_torch
-        weights[chosen], iterations[chosen], outcome[chosen] = solve(
-            mixtures, rule, settings.device, progress
-        )
+        device = settings.device
+        if compiled_loops() is not None and (device is None or device.type == "cpu"):
+            found = _iterate_compiled(mixtures, rule, progress)
+        else:
+            found = _iterate_torch(mixtures, rule, device, progress)
+        weights[chosen], iterations[chosen], outcome[chosen] = found
     return weights, iterations, outcome
 
 
@@ -194,17 +200,15 @@ def _mixtures(statistics: Statistics, chosen: NDArray[np.int64], start: NDArray[
     )
 
 
-def _iterate_compiled(
-    mixtures: _Mixtures, rule: _Rule, device: torch.device | None, progress: Progress | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8]]:
-    """Each bin set to its end, a few at a time, over the CPU's threads."""
+def _iterate_compiled(mixtures: _Mixtures, rule: _Rule, progress: Progress | None) -> _Solution:
+    """Iterate runs of bin sets in several threads of the CPU."""
     n = len(mixtures.counts)
     variances = mixtures.variances.copy()
     weights = mixtures.weights.copy()
     iterations = np.zeros(n, np.int64)
     status = np.zeros(n, np.int8)
     loops = compiled_loops()
-    # Small enough that the threads end together and a cancel is heard at once.
+    # Small runs: the threads finish together, and a cancel takes effect soon.
     wanted = min(n, max(4 * n_threads(), int(mixtures.starts[-1]) // 2000))
     cuts = np.searchsorted(mixtures.starts, np.linspace(0, mixtures.starts[-1], wanted + 1))
     cuts = np.unique(np.concatenate([[0], cuts[1:-1], [n]]))
@@ -236,59 +240,49 @@ def _iterate_compiled(
 
 def _iterate_torch(
     mixtures: _Mixtures, rule: _Rule, device: torch.device | None, progress: Progress | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8]]:
-    """Many bin sets at once, grouped by the length of their histograms so that little is padding."""
+) -> _Solution:
+    """Iterate many bin sets in parallel, grouped by the length of their histograms to limit padding."""
+    import torch
+
     n, m = mixtures.weights.shape
     weights = mixtures.weights.copy()
     iterations = np.zeros(n, np.int64)
     status = np.zeros(n, np.int8)
-    on_cpu = device is None or device.type == "cpu"
-    groups = _groups(np.diff(mixtures.starts), BLOCK_PIXELS["cpu"] // m if on_cpu else 2**24 // m)
+    device = torch.device("cpu") if device is None else device
     finished = 0
-
-    def run(group: NDArray[np.int64]) -> None:
+    for group in _groups(np.diff(mixtures.starts), GROUP_ENTRIES // m):
         weights[group], iterations[group], status[group] = _iterate_group(mixtures, group, rule, device)
-
-    def done(group: NDArray[np.int64]) -> None:
-        nonlocal finished
         finished += len(group)
         if progress is not None:
             progress(finished, n, "estimating weights")
-
-    for_each(groups, run, done, threads=None if on_cpu else 1)
     return weights, iterations, status
 
 
-def _groups(lengths: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]]:
-    """Bin sets with histograms of like length: padded to the longest, a group has no more entries than given.
-
-    On the CPU groups are so small that torch keeps an operation on one thread, and run side by side.
-    """
+def _groups(lengths: NDArray[np.int64], max_entries: int) -> Iterator[NDArray[np.int64]]:
+    """Group bin sets with histograms of similar length, with a limit on a group's entries after padding."""
     order = np.argsort(lengths, kind="stable")
     first = 0
     while first < len(order):
-        # Padded to the longest: let that be at most twice the shortest.
+        # The longest is at most twice the shortest.
         longest = 2 * max(16, int(lengths[order[first]]))
         last = int(np.searchsorted(lengths[order], longest, side="right"))
-        last = min(last, first + max(1, most // longest))
+        last = min(last, first + max(1, max_entries // longest))
         yield order[first:last]
         first = last
 
 
 def _iterate_group(
-    mixtures: _Mixtures, group: NDArray[np.int64], rule: _Rule, device: torch.device | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8]]:
-    """EM on padded histograms, (bin sets, candidates, levels), all bin sets in step."""
+    mixtures: _Mixtures, group: NDArray[np.int64], rule: _Rule, device: torch.device
+) -> _Solution:
+    """Run EM on padded histograms, (bin sets, candidates, levels), for all bin sets in parallel."""
     import torch
 
-    device = torch.device("cpu") if device is None else device
     state = _padded(mixtures, group, rule, device)
     n = len(group)
     found = state["weights"].clone()
     iterations = torch.zeros(n, dtype=torch.int64, device=device)
     status = torch.full((n,), _LIMIT, dtype=torch.int8, device=device)
-    live = torch.arange(n, device=device)  # bin sets not yet compacted away
-    look = CHECK_EVERY if device.type != "cpu" else 1
+    live = torch.arange(n, device=device)  # bin sets still in the arrays
     for iteration in range(rule.limit + 1):
         gamma, likelihood = _expectation(state)
         running = state["running"]
@@ -303,7 +297,7 @@ def _iterate_group(
         if iteration == rule.limit:
             break
         state["before"], state["gamma"] = likelihood, gamma
-        if iteration % look == look - 1:  # the only place where the host waits for the device
+        if iteration % CHECK_EVERY == CHECK_EVERY - 1:  # the only place where the host waits for the device
             n_running = int(running.sum())
             if n_running == 0:
                 break
@@ -317,7 +311,7 @@ def _iterate_group(
 def _padded(
     mixtures: _Mixtures, group: NDArray[np.int64], rule: _Rule, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Everything that EM on a group of bin sets holds, bin sets first, by name."""
+    """Arrays of a group of bin sets, by name; bin sets are the first axis."""
     import torch
 
     real = torch.float32 if device.type == "mps" else torch.float64
@@ -347,7 +341,7 @@ def _padded(
 
 
 def _expectation(state: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Responsibilities times the share of pixels (eq. 9), and the mean log likelihood."""
+    """E step: responsibilities times the share of pixels (eq. 9), and the mean log likelihood."""
     import torch
 
     variances = state["variances"]
@@ -361,7 +355,7 @@ def _expectation(state: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Te
 
 
 def _maximise(state: dict[str, torch.Tensor], rule: _Rule) -> None:
-    """New weights and variances (eqs. 10, 11), in place of the old."""
+    """M step: replace weights and variances (eqs. 10, 11)."""
     import torch
 
     gamma, floor = state["gamma"], state["floor"]
@@ -372,6 +366,6 @@ def _maximise(state: dict[str, torch.Tensor], rule: _Rule) -> None:
         shift = (centre - floor * state["means"]) / (mass + floor)
         spread = spread + shift * (shift * mass - 2 * centre)
         state["variances"] = spread / mass + rule.variance_floor
-    else:  # a component that has died out keeps its variance
+    else:  # a component without responsibilities keeps its variance
         state["variances"] = torch.where(mass > 0, spread / mass, state["variances"])
     state["weights"] = mass + floor

@@ -1,12 +1,12 @@
-"""Statistics to weights by least squares on the simplex, per bin set.
+"""Least squares on the simplex per bin set.
 
 With errors ``e_m = x_m - y`` and ``G_r = sum e e^T`` over the pixels of bin set ``r``,
 
     w_r = argmin  w^T (G_r + shrinkage * G_bar) w    subject to  w >= 0, sum w = 1,
 
 where ``G_bar`` is the mean of ``e e^T`` over all pixels of the channel. ``w^T G_r w`` is the squared error
-of the ensemble itself. The second term counts as ``shrinkage`` pixels of typical error: it draws sparse bin
-sets toward the global solution, which also serves those never seen.
+of the ensemble itself. The second term counts as ``shrinkage`` pixels of typical error: it shrinks sparse bin
+sets toward the global solution, which is also the fallback for unseen bin sets.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ if TYPE_CHECKING:
 __all__ = ["least_squares", "minimise_on_simplex"]
 
 _TOLERANCE = 1e-12
-"""Least promise of a gradient, relative to the mean diagonal, that still frees a weight."""
+"""A weight at zero is freed if its gradient, relative to the mean diagonal, is below minus this."""
 
 _RIDGE = 1e-10
-"""Decides between candidates that are otherwise equal, and equally; the line above can see it."""
+"""Added to the scaled diagonal, so that equal candidates get equal weights; larger than the tolerance."""
 
 _BATCH = 2**14
+"""Bin sets solved at once."""
 
 
 def least_squares(
     statistics: Statistics, settings: Settings, progress: Progress | None = None, /
 ) -> Estimate:
-    """Weights of least squared error, shrunk toward the global solution.
+    """Estimate the weights of least squared error, shrunk toward the global solution.
 
     Parameters
     ----------
     statistics : Statistics
     settings : Settings
-        ``shrinkage``, in pixels, is used: 0 trusts every bin set alone.
+        Only ``shrinkage`` is used, in pixels; 0 means none.
     progress
         Called with (bin sets done, bin sets, text); what it raises stops the work.
 
@@ -79,9 +80,10 @@ def least_squares(
 def minimise_on_simplex(matrices: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Minimise ``w^T A w`` over the simplex, for many positive semi-definite ``A`` at once.
 
-    An active-set method in the manner of Lawson and Hanson (1974, chapter 23), all problems in step: solve on
-    the free set under ``sum w = 1``; where a weight would turn negative, walk to the border and fix it
-    at zero; where none does, free the weight whose gradient promises most; stop when none promises any.
+    An active-set method as in Lawson and Hanson (1974, chapter 23), for all problems in parallel. Each step
+    solves for the free weights under ``sum w = 1``. If one would become negative, the step ends where it
+    reaches zero, and it is fixed there; else the fixed weight with the most negative gradient is freed. The
+    method stops when no gradient is negative.
 
     Parameters
     ----------
@@ -91,9 +93,9 @@ def minimise_on_simplex(matrices: NDArray[np.float64]) -> tuple[NDArray[np.float
     Returns
     -------
     weights : (R, M) float64
-        Non-negative, summing to one. Where the minimum is not unique, near the one of least norm.
+        Non-negative, summing to one; close to the solution of least norm if the minimum is not unique.
     rounds : (R,) int64
-        Steps each problem took.
+        Steps of each problem.
 
     Examples
     --------
@@ -103,7 +105,6 @@ def minimise_on_simplex(matrices: NDArray[np.float64]) -> tuple[NDArray[np.float
     """
     n, m, _ = matrices.shape
     scale = np.einsum("rmm->r", matrices)[:, None, None] / m
-    # The faint ridge decides between equal candidates, and equally; it moves nothing else.
     scaled = np.where(scale > 0, matrices / np.where(scale > 0, scale, 1), 0.0) + _RIDGE * np.eye(m)
     best = np.argmin(np.einsum("rmm->rm", scaled), axis=1)
     weights = np.zeros((n, m))
@@ -120,13 +121,13 @@ def minimise_on_simplex(matrices: NDArray[np.float64]) -> tuple[NDArray[np.float
         z = _solve_on_free(a, f)
         negative: NDArray[np.bool_] = np.logical_and(f, z <= 0)
         blocked: NDArray[np.bool_] = np.any(negative, axis=1)
-        # Walk from w toward z as far as every weight stays non-negative.
-        room = np.where(negative, w / np.where(negative, w - z, 1), np.inf)
-        length = np.where(blocked, room.min(axis=1), 1.0)[:, None]
+        # Step from w toward z as far as all weights stay non-negative.
+        limit = np.where(negative, w / np.where(negative, w - z, 1), np.inf)
+        length = np.where(blocked, limit.min(axis=1), 1.0)[:, None]
         w = np.where(f, w + length * (z - w), 0.0)
-        f &= ~(blocked[:, None] & negative & (room <= length))
+        f &= ~(blocked[:, None] & negative & (limit <= length))
         w = np.where(f, np.maximum(w, 0), 0.0)
-        # Where the whole step was taken, look for a weight worth freeing.
+        # After a full step, look for a weight to free.
         slope = np.einsum("rij,rj->ri", a, w)
         gain = np.where(f, 0.0, slope - np.einsum("ri,ri->r", slope, w)[:, None])
         most = gain.argmin(axis=1)
@@ -139,7 +140,7 @@ def minimise_on_simplex(matrices: NDArray[np.float64]) -> tuple[NDArray[np.float
 
 
 def _solve_on_free(a: NDArray[np.float64], free: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Minimise over the free weights alone, their sum held at one; (R, M), zero elsewhere."""
+    """Minimise over the free weights under ``sum w = 1``; (R, M), zero for the others."""
     n, m = free.shape
     system = np.zeros((n, m + 1, m + 1))
     system[:, :m, :m] = np.where(free[:, :, None] & free[:, None, :], a, 0.0)

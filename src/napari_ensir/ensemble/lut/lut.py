@@ -16,7 +16,7 @@ from napari_ensir.ensemble.estimators.base import OUTCOMES, Settings, find_metho
 from napari_ensir.ensemble.lut.format import TableParts, write_table
 from napari_ensir.ensemble.statistics.reference import PERCENTS, ReferenceSet, made_now
 from napari_ensir.ensemble.uncertainty.bias import rescaled_fidelity
-from napari_ensir.ensemble.uncertainty.calibrate import calibrate, noise_in
+from napari_ensir.ensemble.uncertainty.calibrate import calibrate, noise_in, read_error_factor
 from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, expected_error_of
 from napari_ensir.errors import EnsembleError
 
@@ -112,6 +112,16 @@ class WeightLUT:
         """Number of channels with a table of their own; 1 if pooled."""
         return len(self.fallback)
 
+    @property
+    def error_factor(self) -> float | None:
+        """Factor within which expected errors hold on other fields, for about 90 % of them.
+
+        On such a field the actual root mean square error lies between the expected one divided by this factor
+        and multiplied by it. It is learned by :meth:`calibrated` from differences between images; None where
+        there were fewer than two.
+        """
+        return read_error_factor(self.report)
+
     def __repr__(self) -> str:
         return (
             f"<WeightLUT {self.method!r} of {', '.join(self.names)}: {len(self.rows)} bin sets, "
@@ -169,8 +179,6 @@ class WeightLUT:
         return int(self.counts[row]) if seen else 0
 
     def _row_for(self, intensities: Sequence[float], channel: int) -> int:
-        import torch
-
         values = np.asarray(intensities, np.float64)
         if values.shape != (self.n_candidates,):
             raise EnsembleError(
@@ -181,8 +189,8 @@ class WeightLUT:
             raise EnsembleError(f"the intensities {values.tolist()} are not all a number; NaN has no bin.")
         if not 0 <= channel < self.n_channels:
             raise EnsembleError(f"there is no channel {channel}; the table has 0 to {self.n_channels - 1}.")
-        columns = [torch.tensor(int(t)) for t in self.binning.bins(values)]
-        return int(self.lookup.row_of([*columns, torch.tensor(channel)]))
+        columns = [np.array([t], np.int64) for t in (*self.binning.bins(values), channel)]
+        return int(self.lookup.row_of(columns)[0])
 
     def apply(
         self,
@@ -199,7 +207,7 @@ class WeightLUT:
         candidates : M arrays of one shape
             Numpy, torch, dask or anything that can be sliced, in the order of ``names``.
         device
-            ``"auto"``, or any torch device. On the CPU a compiled loop is used where numba is installed.
+            ``"auto"``, or any torch device.
         channel_axis : int, optional
             If it differs from the one of the fit.
         progress

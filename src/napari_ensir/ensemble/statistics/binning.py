@@ -1,53 +1,54 @@
-"""Intensities to bins, and bins to bin sets. Knows no pixels' neighbours, no weights.
+"""Map intensities to bins, and bins to bin sets.
 
-A *bin set* is one intensity bin per candidate (EnsIR, section 3.2). It is written as a row
-``(t_1, ..., t_M, c)``: the bin of each candidate, then the channel. Rows sort lexicographically,
-which is also the order in which the authors' code walks through them.
+A *bin set* is one intensity bin per candidate (EnsIR, section 3.2). It is represented as a row
+``(t_1, ..., t_M, c)``: the bin of each candidate, then the channel. Rows are sorted lexicographically, as in
+the authors' code.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, floor, frexp, isfinite, log2, log10
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.arrays.blocks import is_torch
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    import torch
     from numpy.typing import NDArray
 
 __all__ = ["BinSetIndex", "Binning", "choose_binning", "pack_rows"]
 
 MAX_BINS = 65535
-"""Bins per candidate that a 16-bit bin number can tell apart."""
+"""Maximum number of bins per candidate: what fits a 16-bit index."""
 
 FLOAT_LEVELS = 2**18
-"""Levels that a floating-point range is cut into, at least: an error of at most range / 2**19.
+"""Minimum number of levels of a floating-point range: a quantization error of at most range / 2**19.
 
-EM stops where the likelihood rises by less than 1e-5; what moves that by one iteration shows in the weights,
-so the grid is much finer than the noise of any image."""
+The grid is much finer than the noise of any image, because EM stops where the likelihood rises by less than
+1e-5, and one iteration more or less shows in the weights."""
 
 DENSE_ENTRIES = 2**22
-"""Largest direct lookup table, in entries; beyond it keys are searched instead."""
+"""Maximum number of entries of a dense lookup table; for more, keys are searched."""
 
 
 @dataclass(frozen=True)
 class Binning:
-    """How intensities of one data set fall into bins, and into finer levels within a bin.
+    """Bins of a data range, and the finer levels within each bin.
 
-    Everything the fit counts is counted on integer *levels*, so that sums are exact and merge in any
-    order. Integer images of up to 16 bits have one level per intensity; other images have ``sublevels``
-    levels per bin, each standing for the intensity in its middle.
+    Statistics are computed from integer *levels*, so that sums are exact and can be merged in any order.
+    Integer images have one level per intensity if the range spans less than 2**16; other images have
+    ``sublevels`` levels per bin, each representing the intensity in its middle.
 
     Parameters
     ----------
     low, high : float
-        Data range in intensity units; the last bin is closed, and values outside go to the end bins.
+        Data range in intensity units; the last bin is closed, and values outside belong to the end bins.
     width : float
         Bin width in intensity units.
     n_bins : int
@@ -55,7 +56,7 @@ class Binning:
     sublevels : int
         Levels per bin.
     integer : bool
-        Whether a level is one intensity exactly.
+        Whether a level is one integer intensity.
     """
 
     low: float
@@ -72,11 +73,11 @@ class Binning:
 
     @property
     def n_levels(self) -> int:
-        """Levels between the lowest and the highest bin's edges."""
+        """Number of levels of all bins."""
         return self.n_bins * self.sublevels
 
     def bins(self, values: NDArray[Any]) -> NDArray[np.int64]:
-        """Bin number of each value, 0 to ``n_bins - 1``; a NaN gets bin 0.
+        """Return the bin of each value, 0 to ``n_bins - 1``; NaN belongs to bin 0.
 
         Examples
         --------
@@ -88,31 +89,32 @@ class Binning:
         return np.asarray(inside.astype(np.int64))
 
     def grid(self, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """What a dtype's bins are found by, in the precision to do it in.
+        """Return the binning constants for a dtype.
 
-        For integers of up to 16 bits on whole edges that is single precision: half a unit below them, no
-        rounding error reaches across an edge.
+        For integers of up to 16 bits they are float32: with edges half a unit below the integers, no rounding
+        error moves a value across an edge.
 
         Returns
         -------
         (4,) float32 or float64
-            First bin's lower edge, width, number of bins; then what to multiply by rather than divide by the
-            width, where that gives the same bins, else 0.
+            Lower edge of the first bin, width, number of bins, and the inverse of the width, or 0 where
+            multiplying by it could give other bins than dividing by the width.
         """
-        whole = self.integer and dtype.kind in "iu" and dtype.itemsize <= 2
-        near = whole and abs(self.low) < 2**20
-        # Multiplying rounds as dividing by a power of two does; half a unit is more than rounding moves.
-        same = (whole or frexp(self.width)[0] == 0.5) and isfinite(1 / self.width)
-        low, inverse = self.low - 0.5 if whole else self.low, 1 / self.width if same else 0.0
-        return np.array([low, self.width, self.n_bins, inverse], np.float32 if near else np.float64)
+        is_exact = self.integer and dtype.kind in "iu" and dtype.itemsize <= 2
+        is_single = is_exact and abs(self.low) < 2**20
+        # Multiplying is exact for powers of two; for integers, rounding moves values by less than half a
+        # unit.
+        can_multiply = (is_exact or frexp(self.width)[0] == 0.5) and isfinite(1 / self.width)
+        low, inverse = self.low - 0.5 if is_exact else self.low, 1 / self.width if can_multiply else 0.0
+        return np.array([low, self.width, self.n_bins, inverse], np.float32 if is_single else np.float64)
 
     def intensities(self, levels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Intensity that each level stands for: the value itself, or the middle of the level."""
+        """Return the intensity of each level: the integer itself, or the middle of the level."""
         offset = 0.0 if self.integer else 0.5
         return np.asarray(self.low + (levels + offset) * self.step, np.float64)
 
     def multiple_of(self, fine: Binning) -> int | None:
-        """How many bins of ``fine`` make one of these, if the edges agree; else None."""
+        """Return the number of bins of ``fine`` in one of these; None if the edges do not match."""
         if self.integer != fine.integer or self.low != fine.low or self.high != fine.high:
             return None
         factor = round(self.width / fine.width)
@@ -120,7 +122,7 @@ class Binning:
         return factor if same else None
 
     def coarsened(self, factor: int) -> Binning:
-        """The same range in bins ``factor`` times as wide.
+        """Return the binning of the same range with bins ``factor`` times as wide.
 
         Examples
         --------
@@ -137,10 +139,10 @@ class Binning:
         )
 
     def rescaled(self, gain: float, offset: float) -> Binning:
-        """The same bins for intensities ``gain * x + offset``.
+        """Return the same bins for intensities ``gain * x + offset``.
 
-        Whole gains and offsets of whole-numbered bins stay whole, and exact. Other gains put the edges of
-        such bins half an intensity below where they were, so that no rounding carries a value across one.
+        Integer gains and offsets keep integer bins exact. Other gains shift the edges of integer bins by half
+        an intensity, so that no rounding error moves a value across an edge.
 
         Raises
         ------
@@ -163,7 +165,7 @@ class Binning:
         return Binning(low, high, width, self.n_bins, _sublevels(self.n_bins), False)
 
     def refined(self, factor: int) -> Binning:
-        """The same range in bins ``factor`` times as narrow, where the levels allow it.
+        """Return the binning of the same range with bins ``factor`` times as narrow.
 
         Raises
         ------
@@ -172,7 +174,7 @@ class Binning:
         """
         if self.sublevels % factor:
             raise EnsembleError(
-                f"a bin of {self.sublevels} levels cannot be cut into {factor} equal parts; "
+                f"a bin of {self.sublevels} levels cannot be divided into {factor} equal parts; "
                 f"use a divisor of {self.sublevels}."
             )
         fine = Binning(
@@ -191,7 +193,7 @@ class Binning:
 def choose_binning(
     dtype: np.typing.DTypeLike, data_range: tuple[float, float], bin_width: float | None = None
 ) -> Binning:
-    """Cut a data range into bins of one width.
+    """Divide a data range into bins of equal width.
 
     Parameters
     ----------
@@ -200,13 +202,13 @@ def choose_binning(
     data_range
         Lowest and highest intensity.
     bin_width
-        Width of a bin in intensity units; None takes an eighth of the range (32 for 8 bit).
+        Width of a bin in intensity units; None: an eighth of the range (32 for 8 bit).
 
     Raises
     ------
     EnsembleError
-        If the range is empty, or the width is not positive, not whole for an integer dtype, or so small
-        that it makes more than 65535 bins.
+        If the range is empty, or the width is not positive, not an integer for an integer dtype, or so small
+        that there are more than 65535 bins.
 
     Examples
     --------
@@ -221,7 +223,7 @@ def choose_binning(
         raise EnsembleError(f"data_range is {data_range!r}; give two numbers, (low, high).") from None
     if not (np.isfinite(low) and np.isfinite(high) and high > low):
         raise EnsembleError(
-            f"the data range is ({low:g}, {high:g}); it must rise from a finite low to a finite high. "
+            f"the data range is ({low:g}, {high:g}); low must be less than high, and both finite. "
             "If every pixel has the same value, there is nothing to learn from."
         )
     span = high - low
@@ -244,13 +246,13 @@ def choose_binning(
         raise EnsembleError(f"bin_width is {bin_width!r}; it must be a positive number of intensity units.")
     if integer and width != round(width):
         raise EnsembleError(
-            f"bin_width is {width:g}, but the images hold whole numbers; "
-            f"{max(1, round(width))} intensity units would be right."
+            f"bin_width is {width:g}, but the images hold integers; "
+            f"use an integer width, such as {max(1, round(width))}."
         )
     n_bins = max(1, ceil(span / width * (1 - 1e-12)))
     if n_bins > MAX_BINS:
         raise EnsembleError(
-            f"bin_width {width:g} cuts the range {low:g} to {high:g} into {n_bins} bins; "
+            f"bin_width {width:g} divides the range {low:g} to {high:g} into {n_bins} bins; "
             f"at most {MAX_BINS} are possible, so use {_least_width(span, integer):.9g} or more."
         )
     if integer:
@@ -259,19 +261,19 @@ def choose_binning(
 
 
 def _sublevels(n_bins: int) -> int:
-    """Levels of a bin where they are no whole intensities: a power of two, so that bins halve exactly."""
+    """Levels per bin of floating-point images: a power of two, so that bins can be halved exactly."""
     return 1 << max(0, ceil(log2(FLOAT_LEVELS / n_bins)))
 
 
 def _least_width(span: float, integer: bool) -> float:
-    """A width that makes no more than :data:`MAX_BINS` bins, in three digits."""
+    """Return a width, of three digits, that gives at most :data:`MAX_BINS` bins."""
     least = span / MAX_BINS
     digit = 1.0 if integer else 10.0 ** (floor(log10(least)) - 2)
     return ceil(least / digit) * digit
 
 
 def pack_rows(rows: NDArray[np.integer[Any]], radices: Sequence[int]) -> NDArray[np.int64]:
-    """One int64 key per row that sorts as the rows do, lexicographically.
+    """Return one int64 key per row, in the lexicographical order of the rows.
 
     Parameters
     ----------
@@ -281,8 +283,8 @@ def pack_rows(rows: NDArray[np.integer[Any]], radices: Sequence[int]) -> NDArray
 
     Notes
     -----
-    Where the product of the radices does not fit 62 bits, the columns so far are replaced by their ranks
-    among the rows given: the keys of two different calls are then not comparable.
+    If the product of the radices exceeds 62 bits, columns are replaced by their ranks among the given rows;
+    keys of different calls are then not comparable.
     """
     key = np.zeros(len(rows), np.int64)
     span = 1
@@ -297,7 +299,7 @@ def pack_rows(rows: NDArray[np.integer[Any]], radices: Sequence[int]) -> NDArray
 
 @dataclass(frozen=True)
 class _Stage:
-    """A run of columns whose keys fit 62 bits: ``key = previous rank * span + columns``."""
+    """Columns whose keys fit 62 bits: ``key = previous rank * span + columns``."""
 
     start: int
     stop: int
@@ -306,15 +308,15 @@ class _Stage:
 
 
 class BinSetIndex:
-    """Finds the row number of a bin set among the occupied ones.
+    """Index that finds the row of a bin set among the occupied ones.
 
-    Memory follows the number of occupied bin sets, never ``n_bins ** M``: beyond 62 bits of key, prefixes
-    are replaced by their ranks, as in a trie of few, wide levels.
+    Memory grows with the number of occupied bin sets, not with ``n_bins ** M``: if keys exceed 62 bits,
+    prefixes are replaced by their ranks, as in a trie.
 
     Parameters
     ----------
     rows : (R, M + 1) array of integers
-        Occupied bin sets, sorted lexicographically, no row twice.
+        Occupied bin sets, unique and sorted lexicographically.
     radices : (M + 1,)
         Exclusive upper bound of each column.
     """
@@ -341,48 +343,51 @@ class BinSetIndex:
     ) -> tuple[NDArray[np.int64], int]:
         keys, inverse = np.unique(key, return_inverse=True)
         last_row = np.zeros(len(keys), np.int64)
-        last_row[inverse] = numbers  # rows are sorted: the last write wins
+        last_row[inverse] = numbers  # rows are sorted, so the last one remains
         self.stages.append(_Stage(start, stop, keys, last_row))
         return inverse.astype(np.int64), max(1, len(keys))
 
     @property
     def is_dense(self) -> bool:
-        """Whether one direct table over all possible bin sets is small enough."""
+        """Whether a dense table over all possible bin sets is small enough."""
         return len(self.stages) == 1 and self.span <= DENSE_ENTRIES
 
-    def find(self, columns: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row number of each bin set, and whether it is there.
+    def find(self, columns: Sequence[Any]) -> tuple[Any, Any]:
+        """Find the row of each bin set.
 
         Parameters
         ----------
-        columns : M + 1 int64 tensors of one shape, on any one device
+        columns : M + 1 int64 arrays of one shape, numpy or torch
             The bin of each candidate, then the channel.
 
         Returns
         -------
-        row : int64 tensor
-            The row itself, or, where the bin set is absent, the last row before it (-1: none).
-        found : bool tensor
+        row : int64 array
+            The row of the bin set, or, if it is not occupied, the last row before it (-1: none).
+        found : bool array
+            Whether the bin set is occupied.
         """
-        import torch
+        xp: Any = np
+        convert: Callable[[NDArray[np.int64]], Any] = np.asarray
+        if is_torch(columns[0]):
+            import torch
 
-        device, shape = columns[0].device, columns[0].shape
-        row = torch.full(shape, -1, dtype=torch.int64, device=device)
-        found = torch.full(shape, self.n_rows > 0, dtype=torch.bool, device=device)
+            xp, convert = torch, partial(torch.as_tensor, device=columns[0].device)
+        row = xp.full_like(columns[0], -1)
+        found = row < 0  # everywhere
         if self.n_rows == 0:
-            return row, found
-        rank = torch.zeros(shape, dtype=torch.int64, device=device)
+            return row, ~found
+        rank = xp.zeros_like(columns[0])
         for stage in self.stages:
-            keys = torch.as_tensor(stage.keys, device=device)
-            last_row = torch.as_tensor(stage.last_row, device=device)
+            keys, last_row = convert(stage.keys), convert(stage.last_row)
             key = rank
             for column in range(stage.start, stage.stop):
                 key = key * self.radices[column] + columns[column]
-            place = torch.searchsorted(keys, key)
-            near = place.clamp(max=len(keys) - 1)
+            place = xp.searchsorted(keys, key)
+            near = xp.clip(place, 0, len(keys) - 1)
             hit = keys[near] == key
-            before = torch.where(place > 0, last_row[(place - 1).clamp(min=0)], -1)
-            row = torch.where(found, torch.where(hit, last_row[near], before), row)
+            before = xp.where(place > 0, last_row[xp.clip(place - 1, 0, None)], -1)
+            row = xp.where(found, xp.where(hit, last_row[near], before), row)
             found = found & hit
             rank = near
         return row, found

@@ -1,7 +1,4 @@
-"""One pass over a reference set's pixels, into statistics. Estimates nothing.
-
-Bytes that must move: each candidate and the truth once.
-"""
+"""Collect the statistics of a reference set in one pass over its pixels."""
 
 from __future__ import annotations
 
@@ -31,27 +28,28 @@ def collect(
     total: int | None = None,
     threads: int | None = None,
 ) -> Statistics:
-    """Statistics of all pixels of a reference set.
+    """Return the statistics of all pixels of a reference set.
 
     Parameters
     ----------
     fields
-        Images with ground truth, alike in number of candidates and channels.
+        Images with ground truth, all with the same number of candidates and channels.
     binning
-        How to bin; see :func:`napari_ensir.ensemble.statistics.binning.choose_binning`.
+        See :func:`napari_ensir.ensemble.statistics.binning.choose_binning`.
     device
-        A torch device; None or the CPU takes the compiled loop where numba is installed.
+        A torch device; None or the CPU uses the compiled kernels.
     progress
-        Called with (pixels done, ``total``, text) after every block; what it raises stops the pass.
+        Called with (pixels done, ``total``, text) after every block; an exception that it raises stops the
+        pass.
     total
-        Pixels there are, for ``progress``.
+        Number of pixels of all fields, for ``progress``.
     threads
-        CPU threads to count on; None: all that there are.
+        Number of CPU threads; None: all that this process may use.
 
     Returns
     -------
     Statistics
-        The same, bit for bit, for any order and cutting of the pixels.
+        Identical, bit for bit, for any order and partition of the pixels.
     """
     finished = 0
     parts: list[Statistics] = []
@@ -65,8 +63,8 @@ def collect(
         if progress is not None:
             progress(finished, max(finished, total or 0), text)
 
-    def held() -> Iterator[Field]:
-        """The fields that are in memory; lazy ones are counted on the way."""
+    def in_memory() -> Iterator[Field]:
+        """Yield the fields in memory; count lazy ones on the way."""
         for one in fields:
             if has_chunks(one):
                 parts.append(collect_chunks(one, binning, n_channels, device, report))
@@ -74,6 +72,6 @@ def collect(
                 yield one
 
     counted = count_fields(
-        held(), binning, n_candidates, n_channels, device, threads=threads, report=report, say=say
+        in_memory(), binning, n_candidates, n_channels, device, threads=threads, report=report, say=say
     )
     return merge([*parts, counted])

@@ -1,15 +1,15 @@
-"""Dask arrays to statistics, chunk by chunk: on this machine's threads, or on a cluster's workers.
+"""Count the pixels of fields: arrays in memory by threads, dask arrays chunk by chunk.
 
-A chunk of every array is read and counted in one task, and what it leaves behind are its statistics. They are
-merged in a tree, a few at a time, so neither an image nor a pile of statistics is ever held, and between
-workers only counts travel. Counts are whole numbers: the sum is the same, bit for bit, for any chunks, any
-order and any number of workers, and a task that is run again after its worker died changes nothing.
+One dask task reads and counts a chunk of every array; its result are statistics, which are merged in a tree.
+So memory is bounded, and only statistics move between workers. Statistics are integers: the sum is the same,
+bit for bit, for any chunks, order and number of workers, and after a worker died.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial, reduce
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -20,25 +20,28 @@ from napari_ensir.ensemble.arrays.blocks import block_size, block_slices, cut_li
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, sparing_memory
 from napari_ensir.ensemble.engines import BLOCK_PIXELS, compiled_loops
-from napari_ensir.ensemble.statistics.accumulate import CompiledTally, Scale, SparseTally, Tally, TorchTally
+from napari_ensir.ensemble.statistics.accumulate import (
+    Accumulator,
+    CompiledAccumulator,
+    Quantization,
+    SparseAccumulator,
+    TorchAccumulator,
+)
 from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
+    from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.blocks import Slices
     from napari_ensir.ensemble.statistics.binning import Binning
 
     Block = tuple[Field, np.dtype[Any], Slices]
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     Report = Callable[[int], object]
-    """Called with the number of pixels just finished; what it raises stops the work."""
+    """Called with the number of pixels just finished; an exception that it raises stops the work."""
 
 __all__ = [
     "DENSE_SUMS",
@@ -50,9 +53,11 @@ __all__ = [
     "reduce_chunks",
 ]
 
-
 DENSE_SUMS = 2**22
-"""Most sums (bin sets times moments) kept as one table over all bin sets that there can be."""
+"""Maximum number of sums (bin sets times moments) of one table over all possible bin sets."""
+
+FAN_IN = 8
+"""Number of results that one task merges."""
 
 
 def count_fields(
@@ -63,21 +68,21 @@ def count_fields(
     device: torch.device | None = None,
     *,
     threads: int | None = None,
-    report: Callable[[int], object] = lambda pixels: None,
+    report: Report = lambda pixels: None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Statistics:
-    """Statistics of the pixels of all fields.
+    """Return the statistics of the pixels of all fields.
 
     Parameters
     ----------
     fields
-        Taken as threads become free, so there may be any number of them.
+        Taken as threads become free, so the iterable may be of any length.
     binning, n_candidates, n_channels, device, threads
         As for :func:`napari_ensir.ensemble.statistics.collect.collect`.
     report
-        Called with the number of pixels just counted; what it raises stops the work.
+        Called with the number of pixels just counted; an exception that it raises stops the work.
     say
-        Told, in a few words, when the CPU steps in for an accelerator.
+        Called with a message when the CPU takes over from an accelerator.
     """
     counter = _Counter(binning, n_candidates, n_channels, device, threads, say)
     for_each(
@@ -90,7 +95,7 @@ def count_fields(
 
 
 class _Counter:
-    """Tallies, one for each thread and dtype, made when first needed and kept from field to field."""
+    """Accumulators, one for each thread and dtype, made when first needed and reused for all fields."""
 
     def __init__(
         self,
@@ -105,9 +110,9 @@ class _Counter:
         self.device = None if device is None or device.type == "cpu" else device
         self.threads = 1 if self.device is not None else threads or n_threads()
         self.is_dense = binning.n_bins**n_candidates * n_channels * n_moments(n_candidates) <= DENSE_SUMS
-        self.free: dict[np.dtype[Any], SimpleQueue[Tally]] = {}
-        self.spare: dict[np.dtype[Any], Tally] = {}
-        self.made: list[Tally] = []
+        self.free: dict[np.dtype[Any], SimpleQueue[Accumulator]] = {}
+        self.spare: dict[np.dtype[Any], Accumulator] = {}
+        self.made: list[Accumulator] = []
 
     def blocks(self, fields: Iterable[Field]) -> Iterator[Block]:
         kind = "gpu" if self.device is not None else "cpu" if compiled_loops() is None else "compiled"
@@ -119,72 +124,56 @@ class _Counter:
             if dtype not in self.free:
                 self.free[dtype] = SimpleQueue()
                 for _ in range(self.threads):
-                    self.free[dtype].put(self._tally(dtype, self.device))
+                    self.free[dtype].put(self._make(dtype, self.device))
             for slices in block_slices(field.shape, limit, workers=self.threads):
                 yield field, dtype, slices
 
-    def _tally(self, dtype: np.dtype[Any], device: torch.device | None) -> Tally:
-        scale = Scale(*self.shape, dtype)
+    def _make(self, dtype: np.dtype[Any], device: torch.device | None) -> Accumulator:
+        quantization = Quantization(*self.shape, dtype)
         loops = compiled_loops() if device is None else None
-        tally: Tally
+        accumulator: Accumulator
         if not self.is_dense:
-            tally = SparseTally(scale, device)
+            accumulator = SparseAccumulator(quantization, device)
         elif loops is not None:
-            tally = CompiledTally(scale, loops)
+            accumulator = CompiledAccumulator(quantization, loops)
         else:
-            tally = TorchTally(scale, device)
-        self.made.append(tally)
-        return tally
+            accumulator = TorchAccumulator(quantization, device)
+        self.made.append(accumulator)
+        return accumulator
 
     def count(self, block: Block) -> None:
         field, dtype, slices = block
-        tally = self.free[dtype].get()
+        accumulator = self.free[dtype].get()
         try:
             if self.device is None:
-                tally.add(field, slices)
+                accumulator.add(field, slices)
             else:
                 sparing_memory(
-                    lambda part, device: self._on(device, tally, dtype).add(field, part),
+                    lambda part, device: self._on(device, accumulator, dtype).add(field, part),
                     slices,
                     field.shape,
                     self.device,
                     self.say,
                 )
         finally:
-            self.free[dtype].put(tally)
+            self.free[dtype].put(accumulator)
 
-    def _on(self, device: torch.device, tally: Tally, dtype: np.dtype[Any]) -> Tally:
-        """The accelerator's tally, or the one of the CPU, which counts what the former has no room for."""
+    def _on(self, device: torch.device, accumulator: Accumulator, dtype: np.dtype[Any]) -> Accumulator:
+        """The accelerator's accumulator, or the one of the CPU, for large blocks."""
         if device.type != "cpu":
-            return tally
+            return accumulator
         if dtype not in self.spare:
-            self.spare[dtype] = self._tally(dtype, None)
+            self.spare[dtype] = self._make(dtype, None)
         return self.spare[dtype]
 
     def statistics(self) -> Statistics:
-        parts = [tally.statistics() for tally in self.made]
+        parts = [accumulator.statistics() for accumulator in self.made]
         return merge(parts) if parts else Statistics.empty(*self.shape)
 
 
-FAN_IN = 8
-"""Parts merged by one task."""
-
-
 def has_chunks(field: Field) -> bool:
-    """Whether one of a field's arrays is a dask array."""
+    """Whether one of the arrays of a field is a dask array."""
     return any(is_dask(array) for array in field.arrays)
-
-
-def active_client() -> Any:
-    """The distributed client that is active in this process, or None."""
-    if "distributed" not in sys.modules:  # nobody can have made one
-        return None
-    from distributed import default_client
-
-    try:
-        return default_client()
-    except ValueError:
-        return None
 
 
 def collect_chunks(
@@ -194,20 +183,21 @@ def collect_chunks(
     device: torch.device | None = None,
     report: Report | None = None,
 ) -> Statistics:
-    """Statistics of a field of dask arrays; see :func:`napari_ensir.ensemble.statistics.collect.collect`.
+    """Return the statistics of a field of dask arrays.
 
     Parameters
     ----------
     field
-        Arrays other than dask ones are cut as the ground truth is.
+        Other arrays are cut into the chunks of the last dask array.
     binning, n_channels
-        As for ``collect``.
+        As for :func:`napari_ensir.ensemble.statistics.collect.collect`.
     device
-        Where to count. A worker without such a device counts on its CPU, to the same numbers.
+        Device to count on. A worker without such a device counts on its CPU, with the same result.
     report
-        Called with the pixels of every chunk that is done.
+        Called with the number of pixels of every finished chunk.
     """
-    count = _Count(binning, n_channels, field.channel_axis, None if device is None else str(device))
+    name = None if device is None else str(device)
+    count = partial(_count_chunk, binning, n_channels, field.channel_axis, name)
     statistics: Statistics = reduce_chunks(field, count, merge, report)
     return statistics
 
@@ -224,98 +214,100 @@ def measure_chunks(
     ----------
     field
     measure
-        Given a flat array of the field's dtype.
+        Called with a flat array of the field's dtype.
     join
-        Makes one result of several, in any order and grouping. Both must be fit to be sent to workers.
+        Combines results, in any order and grouping. Both functions are sent to workers, so they are
+        picklable.
     report
-        Called with the pixels of every chunk that is done.
+        Called with the number of pixels of every finished chunk.
     """
-    return reduce_chunks(field, _Measure(field.dtype, measure, join), join, report)
+    return reduce_chunks(field, partial(_measure_chunk, field.dtype, measure, join), join, report)
 
 
-# -- what a task does ---------------------------------------------------------------------------------
+def reduce_chunks(
+    field: Field, leaf: Callable[..., Any], join: Callable[..., Any], report: Report | None
+) -> Any:
+    """Compute a result for every chunk of a field of dask arrays, and combine the results in a tree.
+
+    Runs on the workers of the active distributed client, else on the threads of this process.
+
+    Parameters
+    ----------
+    field
+    leaf
+        Called with (arrays, mask, first channel) of a chunk. Picklable, like ``join``.
+    join
+        Combines results, in any grouping.
+    report
+        Called with the number of pixels of every finished chunk.
+    """
+    from dask.delayed import delayed
+
+    leaves, sizes = _leaves(field, leaf)
+    layer = leaves
+    while len(layer) > 1:
+        groups = [layer[i : i + FAN_IN] for i in range(0, len(layer), FAN_IN)]
+        layer = [
+            group[0] if len(group) == 1 else delayed(_join_boxes, pure=False)(join, group) for group in groups
+        ]
+    pixels = {part.key: size for part, size in zip(leaves, sizes, strict=True)}
+    run = _run_on_threads if (client := active_client()) is None else partial(_run_on_workers, client)
+    return run(layer[0], leaves, pixels, report or (lambda pixels: None)).item()
 
 
-class _Count:
-    """Counts one chunk; small, so that it can be sent to where the chunk is read."""
+def active_client() -> Any:
+    """Return the active distributed client of this process, or None."""
+    if "distributed" not in sys.modules:  # then there is none
+        return None
+    from distributed import default_client
 
-    def __init__(self, binning: Binning, n_channels: int, axis: int | None, device: str | None) -> None:
-        self.binning, self.n_channels, self.axis, self.device = binning, n_channels, axis, device
-
-    def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> Statistics:
-        part = Field(tuple(arrays[:-1]), arrays[-1], mask, self.axis)
-        counted = count_fields(
-            [part], self.binning, len(arrays) - 1, part.n_channels, _device_here(self.device), threads=1
-        )
-        rows = counted.rows.copy()
-        rows[:, -1] += first_channel
-        return replace(counted, rows=rows, n_channels=self.n_channels)
+    try:
+        return default_client()
+    except ValueError:
+        return None
 
 
-def _device_here(name: str | None) -> torch.device | None:
+# -- tasks --
+
+
+def _count_chunk(
+    binning: Binning,
+    n_channels: int,
+    axis: int | None,
+    device: str | None,
+    arrays: Sequence[NDArray[Any]],
+    mask: Any,
+    first_channel: int,
+) -> Statistics:
+    part = Field(tuple(arrays[:-1]), arrays[-1], mask, axis)
+    here = _local_device(device)
+    counted = count_fields([part], binning, len(arrays) - 1, part.n_channels, here, threads=1)
+    rows = counted.rows.copy()
+    rows[:, -1] += first_channel
+    return replace(counted, rows=rows, n_channels=n_channels)
+
+
+def _local_device(name: str | None) -> torch.device | None:
+    """Return the device of this name; None, for the CPU, if this worker does not have it."""
     try:
         return None if name is None else resolve_device(name)
     except EnsembleError:
         return None
 
 
-class _Measure:
-    """Measures one chunk of every array."""
-
-    def __init__(self, dtype: np.dtype[Any], measure: Any, join: Any) -> None:
-        self.dtype, self.measure, self.join = dtype, measure, join
-
-    def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> Any:
-        return self.join([self.measure(array.reshape(-1).astype(self.dtype)) for array in arrays])
-
-
-# -- the tree -----------------------------------------------------------------------------------------
-
-
-def reduce_chunks(
-    field: Field, leaf: Callable[..., Any], join: Callable[..., Any], report: Report | None
+def _measure_chunk(
+    dtype: np.dtype[Any],
+    measure: Callable[[NDArray[Any]], Any],
+    join: Callable[[Sequence[Any]], Any],
+    arrays: Sequence[NDArray[Any]],
+    mask: Any,
+    first_channel: int,
 ) -> Any:
-    """One result of every chunk of a field of dask arrays, joined in a tree.
-
-    Parameters
-    ----------
-    field
-    leaf
-        Given (arrays, mask, first channel) of one chunk; fit to be sent to workers, as is the other.
-    join
-        Makes one result of several, in any grouping.
-    report
-        Called with the pixels of every chunk that is done.
-    """
-    leaves, sizes = _leaves(field, leaf)
-    layer = leaves
-    while len(layer) > 1:
-        layer = [_joining(join, layer[i : i + FAN_IN]) for i in range(0, len(layer), FAN_IN)]
-    pixels = {part.key: size for part, size in zip(leaves, sizes, strict=True)}
-    client = active_client()
-    run = _run_here if client is None else _run_on_workers
-    return run(client, layer[0], leaves, pixels, report).item()
-
-
-def _joining(join: Callable[..., Any], parts: list[Any]) -> Any:
-    from dask.delayed import delayed
-
-    return parts[0] if len(parts) == 1 else delayed(_join_boxes, pure=False)(join, parts)
-
-
-def _join_boxes(join: Callable[..., Any], boxes: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return _boxed(join([box.item() for box in boxes]), 0)
-
-
-def _boxed(content: Any, ndim: int) -> NDArray[Any]:
-    """One object as an array of shape (1, ..., 1): the only thing that dask takes for a chunk."""
-    box = np.empty((1,) * ndim, object)
-    box[(0,) * ndim] = content
-    return box
+    return join([measure(array.reshape(-1).astype(dtype)) for array in arrays])
 
 
 def _leaves(field: Field, leaf: Callable[..., Any]) -> tuple[list[Any], list[int]]:
-    """A delayed result for every chunk, and the chunks' numbers of pixels."""
+    """Return a delayed result for every chunk, and the number of pixels of every chunk."""
     import dask.array as da
 
     arrays, axis, ndim = field.arrays, field.channel_axis, len(field.shape)
@@ -329,7 +321,7 @@ def _leaves(field: Field, leaf: Callable[..., Any]) -> tuple[list[Any], list[int
         starts = np.cumsum([0, *first.chunks[axis][:-1]])
         operands += [da.from_array(starts, chunks=1), (axis,)]
     boxes = da.blockwise(
-        _leaf_task,
+        _run_leaf,
         axes,
         *operands,
         leaf=leaf,
@@ -339,32 +331,39 @@ def _leaves(field: Field, leaf: Callable[..., Any]) -> tuple[list[Any], list[int
         dtype=object,
         meta=np.empty((0,) * ndim, object),
     )
-    sizes: Any = np.ones((), np.int64)
-    for chunk in first.chunks:
-        sizes = np.multiply.outer(sizes, chunk)
-    # Optimised as an array: reading and counting a chunk become one task, and no pixel leaves it.
+    sizes: Any = reduce(np.multiply.outer, first.chunks, np.ones((), np.int64))
+    # Optimized as an array: a chunk is read and counted in one task, so no pixels move between workers.
     return list(boxes.to_delayed(optimize_graph=True).ravel()), sizes.ravel().tolist()
 
 
-def _leaf_task(*blocks: Any, leaf: Callable[..., Any], layout: tuple[int, bool, bool]) -> NDArray[Any]:
+def _run_leaf(*blocks: Any, leaf: Callable[..., Any], layout: tuple[int, bool, bool]) -> NDArray[Any]:
     n_arrays, has_mask, has_channels = layout
     arrays = [np.asarray(block) for block in blocks[:n_arrays]]
     mask = np.asarray(blocks[n_arrays], bool) if has_mask else None
     first_channel = int(blocks[-1][0]) if has_channels else 0
-    return _boxed(leaf(arrays, mask, first_channel), arrays[0].ndim)
+    return _box(leaf(arrays, mask, first_channel), arrays[0].ndim)
 
 
-# -- where it runs ------------------------------------------------------------------------------------
+def _join_boxes(join: Callable[..., Any], boxes: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return _box(join([box.item() for box in boxes]), 0)
 
 
-def _run_here(
-    _client: None, root: Any, leaves: list[Any], pixels: dict[Any, int], report: Report | None
-) -> NDArray[Any]:
+def _box(content: Any, ndim: int) -> NDArray[Any]:
+    """Wrap an object in an array of shape (1, ..., 1), because chunks of dask arrays are arrays."""
+    box = np.empty((1,) * ndim, object)
+    box[(0,) * ndim] = content
+    return box
+
+
+# -- schedulers --
+
+
+def _run_on_threads(root: Any, leaves: list[Any], pixels: dict[Any, int], report: Report) -> NDArray[Any]:
     from dask.callbacks import Callback
     from dask.threaded import get
 
     def finished(key: Any, *_: Any) -> None:
-        if report is not None and key in pixels:
+        if key in pixels:
             report(pixels[key])
 
     with Callback(posttask=finished):
@@ -373,24 +372,22 @@ def _run_here(
 
 
 def _run_on_workers(
-    client: Any, root: Any, leaves: list[Any], pixels: dict[Any, int], report: Report | None
+    client: Any, root: Any, leaves: list[Any], pixels: dict[Any, int], report: Report
 ) -> NDArray[Any]:
     from distributed import as_completed
 
-    alone = root.key in pixels  # one chunk: nothing to merge
-    whole, *parts = client.compute([root] if alone else [root, *leaves], optimize_graph=False)
+    has_one_chunk = root.key in pixels
+    whole, *parts = client.compute([root] if has_one_chunk else [root, *leaves], optimize_graph=False)
     try:
         waiting = as_completed(parts)
-        # From here on nobody but the tree keeps a part: once merged, its worker forgets it.
-        del parts
+        del parts  # so that workers release each part once it is merged
         for part in waiting:
             if part.status == "error":
-                break  # the root fails for the same reason, and says it
-            if report is not None:
-                report(pixels.get(part.key, 0))
+                break  # the root fails with the same error
+            report(pixels.get(part.key, 0))
             part.release()
         result: NDArray[Any] = whole.result()
-        if alone and report is not None:
+        if has_one_chunk:
             report(pixels[root.key])
     except BaseException:
         client.cancel([whole])

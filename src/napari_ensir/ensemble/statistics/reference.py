@@ -1,4 +1,4 @@
-"""A reference set's pixels, read once, into what every later step starts from. Estimates nothing."""
+"""Read a reference set: check its images, measure the data range, collect the statistics."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from napari_ensir.ensemble.arrays.blocks import block_size, block_slices, dtype_
 from napari_ensir.ensemble.arrays.image_set import check_names, make_field
 from napari_ensir.ensemble.arrays.intensity_range import (
     Ends,
+    byte_range,
     ends_of,
     robust_range,
     spread_of,
@@ -37,16 +38,14 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    import torch
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.blocks import Slices
     from napari_ensir.ensemble.arrays.image_set import Field, Progress
+    from napari_ensir.ensemble.statistics.statistics import Statistics
 
     Result = TypeVar("Result")
-
-    import torch
-
-    from napari_ensir.ensemble.statistics.statistics import Statistics
 
 __all__ = [
     "PERCENTS",
@@ -61,196 +60,160 @@ __all__ = [
     "sample_of",
 ]
 
-
 HASH = "sha256"
 HASHED_BYTES = 2**24
-"""Most bytes of a reference set that are hashed unasked: a hundredth of a second."""
+"""Maximum number of bytes of a reference set that are hashed by default; takes a hundredth of a second."""
 
 LISTED = 64
-"""Most images that are listed one by one."""
+"""Maximum number of images listed in a report."""
 
 SAMPLES = 2**14
-"""Pixels of an image that percentiles are taken from."""
+"""Number of pixels of an image that percentiles are computed from."""
 
 MOST_SAMPLES = 2**20
-"""Pixels of all images that percentiles are taken from: four megabytes."""
+"""Maximum number of pixels of all images that percentiles are computed from: four megabytes."""
 
 PERCENTS = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
-
-class Samples:
-    """Pixels of however many images in little memory: as they grow too many, every other one is dropped.
-
-    Which remain does not depend on the order that images come in.
-
-    Examples
-    --------
-    >>> samples = Samples()
-    >>> for start in range(3):
-    ...     samples.add(np.arange(start, 2**19 + start, dtype=np.float32))
-    >>> len(samples.all()) == 3 * 2**18
-    True
-    """
-
-    def __init__(self) -> None:
-        self.parts: list[NDArray[np.float32]] = []
-        self.step, self.size = 1, 0
-
-    def add(self, values: NDArray[np.float32]) -> None:
-        """Add one image's pixels."""
-        self._keep(values[:: self.step])
-        while self.size > MOST_SAMPLES and max(map(len, self.parts)) > 1:
-            parts, self.parts, self.size = self.parts, [], 0
-            self.step *= 2
-            for part in parts:
-                self._keep(part[::2].copy())
-
-    def _keep(self, part: NDArray[np.float32]) -> None:
-        self.parts.append(part)
-        self.size += len(part)
-
-    def all(self) -> NDArray[np.float32]:
-        """Those that are left."""
-        return np.concatenate(self.parts) if self.parts else np.zeros(0, np.float32)
-
-
-class Inputs:
-    """What a reference set consists of, noted image by image as it is read.
-
-    Parameters
-    ----------
-    hash_all
-        Hash images whatever their size; else up to :data:`HASHED_BYTES` in all.
-    """
-
-    def __init__(self, hash_all: bool = False) -> None:
-        self.hash_all = hash_all
-        self.images: dict[int, dict[str, Any]] = {}
-        self.samples: Samples = Samples()
-        self.bytes_seen = 0
-
-    def add(self, number: int, field: Field) -> None:
-        """Note one image, once; where its arrays are lazy, their pixels are not read for it."""
-        if number in self.images:
-            return
-        in_memory = not has_chunks(field)
-        if in_memory:
-            self.samples.add(sample_of(field))
-        self.images[number] = {}
-        if number < LISTED:
-            self.images[number] = {
-                "shape": list(field.shape),
-                "dtypes": [str(array.dtype).removeprefix("torch.") for array in field.arrays],
-                HASH: self._hashed(field) if in_memory else None,
-            }
-
-    def _hashed(self, field: Field) -> list[str] | None:
-        self.bytes_seen += prod(field.shape) * sum(dtype_of(array).itemsize for array in field.arrays)
-        if not self.hash_all and self.bytes_seen > HASHED_BYTES:
-            return None
-        return [_hash_of(array) for array in field.arrays]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a report."""
-        listed = [self.images[number] for number in sorted(self.images)[:LISTED]]
-        found: dict[str, Any] = {"images": len(self.images), "listed": listed}
-        if any(one[HASH] is None for one in listed):
-            found["not_hashed"] = (
-                f"images that are lazy, or that make more than {HASHED_BYTES // 2**20} MB in all; "
-                "hash_inputs=True asks for the latter"
-            )
-        if self.samples.parts:
-            found["percentiles"] = percentiles_of(self.samples.all())
-        return found
-
-
-def _hash_of(array: Any) -> str:
-    """Of the pixels as little-endian bytes in C order, whatever holds them."""
-    plain = _flat(array)
-    plain = np.ascontiguousarray(plain, plain.dtype.newbyteorder("<"))
-    return hashlib.new(HASH, plain.view(np.uint8).data).hexdigest()
-
-
-def _flat(array: Any) -> NDArray[Any]:
-    """All pixels in C order: a view where that is possible. Read by slicing, as counting them does."""
-    return read_block(array, (slice(None),) * len(array.shape), dtype_of(array))
-
-
-def sample_of(field: Field) -> NDArray[np.float32]:
-    """The candidates' mean at some pixels, evenly spaced over the flattened image; none of a lazy one."""
-    if has_chunks(field):
-        return np.zeros(0, np.float32)
-    total = np.zeros((), np.float64)
-    for candidate in field.candidates:
-        flat = _flat(candidate)
-        # Odd, so that it does not keep to one column of an image whose width is a power of two.
-        total = total + flat[:: max(1, flat.size // SAMPLES) | 1].astype(np.float64)
-    with np.errstate(over="ignore"):  # infinite then, and left out
-        mean: NDArray[np.float32] = (total / len(field.candidates)).astype(np.float32)
-    return mean[np.isfinite(mean)]
-
-
-def percentiles_of(values: NDArray[Any]) -> list[float] | None:
-    """Intensities below which :data:`PERCENTS` of the values lie; None where there are none.
-
-    Examples
-    --------
-    >>> percentiles_of(np.arange(101.0))[4]
-    50.0
-    """
-    finite = values[np.isfinite(values)]
-    return [float(value) for value in np.percentile(finite, PERCENTS)] if finite.size else None
-
-
-def named_report(report: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """A table's report with the names of what was learned from, such as of files or layers.
-
-    Parameters
-    ----------
-    report
-        Of a table just fitted.
-    names
-        For every image those of the candidates and, last, of the truth.
-    """
-    inputs = report["inputs"]
-    listed = [{"names": list(some), **one} for some, one in zip(names, inputs["listed"], strict=False)]
-    return {**report, "inputs": {**inputs, "listed": listed}}
-
-
-def made_now() -> dict[str, Any]:
-    """The day and the versions that a result is made with.
-
-    The day alone, in UTC, so that one day's results are the same byte for byte; ``SOURCE_DATE_EPOCH`` in the
-    environment sets it.
-    """
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    now = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdecimal() else datetime.now(UTC)
-    return {"date": now.date().isoformat(), "versions": {name: _version_of(name) for name in _PACKAGES}}
-
-
-_PACKAGES: Sequence[str] = ("napari-ensir", "numpy", "torch")
-
-
-@cache
-def _version_of(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # a source tree that was never installed
-        return "unknown"
-
+_PACKAGES = ("napari-ensir", "numpy", "torch")
 
 BLOCK = 2**21
-"""Pixels whose range is looked at together."""
+"""Pixels per block when the data range is measured."""
 
 MANY = 16
-"""Results that are kept before they are made one."""
+"""Number of results that are kept before they are combined."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of a reference set, and what is needed beside them to make a table.
+
+    Attributes
+    ----------
+    statistics : Statistics
+    names : tuple of str
+    channel_axis : int or None
+        -1 if it was the last axis, so that the table also applies to stacks of such images.
+    range_from : "given", "dtype" or "data"
+        Source of the data range.
+    n_images : int
+    inputs : dict
+        Description of the images; see :class:`~napari_ensir.ensemble.statistics.reference.Inputs`.
+    folds : tuple of Statistics
+        Statistics of each fold; empty if there is one.
+    """
+
+    statistics: Statistics
+    names: tuple[str, ...]
+    channel_axis: int | None
+    range_from: str
+    n_images: int
+    inputs: dict[str, Any] = dataclass_field(default_factory=dict)
+    folds: tuple[Statistics, ...] = ()
+
+
+def collect_reference(
+    reference: Iterable[tuple[Sequence[Any], Any]],
+    names: Sequence[str] | None = None,
+    *,
+    bin_width: float | None = None,
+    data_range: tuple[float, float] | None = None,
+    channel_axis: int | None = None,
+    planes: tuple[int, int] | None = None,
+    mask: Sequence[Any] | None = None,
+    device: str | torch.device = "auto",
+    progress: Progress | None = None,
+    refine: int | None = 1,
+    folds: int = 1,
+    noisy_truth: bool = False,
+    hash_inputs: bool = False,
+) -> Reference:
+    """Collect the statistics of a reference set in one pass over its pixels.
+
+    Parameters
+    ----------
+    reference, names, bin_width, data_range, channel_axis, planes, mask, device, progress
+        As for :func:`fit_lut`.
+    refine : int, optional
+        Collect in bins this many times as narrow as ``bin_width``; they can be coarsened later. None: as
+        narrow as is cheap.
+    folds : int
+        Also keep the statistics of this many folds: of whole images if there are enough, else of bands of
+        each image.
+    noisy_truth : bool
+        Measure the data range on the candidates alone, because noise widens that of the truth.
+    hash_inputs
+        Hash the content of images of any size.
+
+    Returns
+    -------
+    Reference
+
+    Raises
+    ------
+    EnsembleError
+        If the images cannot be used, or no pixel is left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
+    >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
+    >>> collect_reference([(noisy, truth)], device="cpu").statistics.n_pixels
+    4096
+    """
+    inputs = Inputs(hash_inputs)
+    fields = ReferenceSet(reference, names, channel_axis, mask, data_range, planes, noisy_truth, inputs)
+    first = fields.first
+    checked = check_names(names, len(first.candidates))
+    low_high, range_from = fields.data_range(progress)
+    binning = choose_binning(first.pixel_type, low_high, bin_width)
+    if refine is None:
+        refine = choose_refinement(binning, len(checked), first.n_channels)
+    if refine > 1:
+        binning = binning.refined(refine)
+    parts = [fields] if folds == 1 else fields.folds(folds)
+    total, before = fields.n_pixels, 0
+    collected = []
+    for part in parts:
+        report = None if progress is None else partial(_report_sum, progress, before, total)
+        collected.append(
+            collect(part, binning, len(checked), first.n_channels, resolve_device(device), report, total)
+        )
+        before += collected[-1].n_pixels + collected[-1].not_finite
+    statistics = merge(collected)
+    if statistics.n_pixels == 0:
+        raise EnsembleError(
+            f"there are no pixels to learn from: {statistics.not_finite} are NaN or infinite in a candidate "
+            "or the ground truth, the others lie outside the mask."
+        )
+    axis = first.channel_axis
+    if axis is not None and axis == len(first.shape) - 1:
+        axis = -1
+    kept = tuple(collected) if folds > 1 else ()
+    return Reference(statistics, checked, axis, range_from, fields.n_read, inputs.to_dict(), kept)
+
+
+def choose_refinement(binning: Binning, n_candidates: int, n_channels: int) -> int:
+    """Return how many times narrower bins can be while one table still holds all sums."""
+    for factor in (4, 2):
+        if binning.sublevels % factor == 0:
+            rows = binning.refined(factor).n_bins ** n_candidates * n_channels
+            if rows * n_moments(n_candidates) <= DENSE_SUMS:
+                return factor
+    return 1
+
+
+def _report_sum(progress: Progress, before: int, total: int | None, done: int, _: int, text: str) -> None:
+    progress(before + done, max(before + done, total or 0), text)
 
 
 class ReferenceSet:
-    """The images of a reference set, checked one by one as they are read.
+    """Images of a reference set, checked one by one as they are read.
 
-    A sequence can be read twice, once for the range that it shows and once for its statistics. Anything else
-    is read as it comes where the range is known beforehand, else kept.
+    A sequence is read twice, for the data range and for the statistics. Any other iterable is read once; its
+    images are kept in memory if the data range must be measured.
     """
 
     def __init__(
@@ -279,7 +242,7 @@ class ReferenceSet:
                 raise EnsembleError(
                     f"the reference set is {reference!r}; give pairs (candidates, ground truth)."
                 ) from None
-            head = list(_take(source, 1))
+            head = list(islice(source, 1))
             known = data_range is not None or (head and _limits(self._field(0, head[0])) is not None)
             self.pairs = _Chain(head, source) if known else [*head, *source]
         first = next(iter(self.pairs), None)
@@ -294,15 +257,15 @@ class ReferenceSet:
 
     @property
     def n_images(self) -> int | None:
-        """How many there are, where that is known beforehand."""
+        """Number of images, if known."""
         return len(self.pairs) if isinstance(self.pairs, Sequence) else None
 
     @property
     def n_pixels(self) -> int | None:
-        """Pixels of all images, where there is a number of them beforehand.
+        """Number of pixels of all images, if known.
 
-        Images that a sequence opens one by one are taken to be of the first one's size: to open thousands of
-        files only to say how far the work is costs as much as a third of the work.
+        If a sequence opens its images one by one, all are assumed to have the size of the first: opening
+        thousands of files for the progress alone would take a third of the time of the fit.
         """
         if isinstance(self.pairs, list | tuple):
             return sum(prod(self._field(number, pair).shape) for number, pair in enumerate(self.pairs))
@@ -312,7 +275,7 @@ class ReferenceSet:
         return self.every(0, 1)
 
     def every(self, start: int, step: int) -> Iterator[Field]:
-        """Images from one on, so many apart, each checked against the first; a sequence opens no others."""
+        """Yield every ``step``-th image from ``start`` on, checked against the first image."""
         for number, pair in self._numbered(start, step):
             self.n_read = max(self.n_read, number + 1)
             field = self._field(number, pair)
@@ -320,17 +283,17 @@ class ReferenceSet:
             if len(field.candidates) != len(first.candidates):
                 raise EnsembleError(
                     f"image {number + 1} has {len(field.candidates)} candidates, but image 1 has "
-                    f"{len(first.candidates)}; every image needs one of each."
+                    f"{len(first.candidates)}; all images need the same candidates."
                 )
             if (field.dtype, field.pixel_type) != (first.dtype, first.pixel_type):
                 raise EnsembleError(
                     f"image {number + 1} has pixels of dtype {field.dtype}, but image 1 of {first.dtype}; "
-                    "convert them to one dtype, so that intensities mean the same."
+                    "convert them to one dtype, on the same intensity scale."
                 )
             if field.n_channels != first.n_channels:
                 raise EnsembleError(
                     f"image {number + 1} has {field.n_channels} channels, but image 1 has "
-                    f"{first.n_channels}; every image needs the same channels."
+                    f"{first.n_channels}; all images need the same channels."
                 )
             if self.inputs is not None:
                 self.inputs.add(number, field)
@@ -346,7 +309,7 @@ class ReferenceSet:
             candidates, truth = pair
         except (TypeError, ValueError):
             raise EnsembleError(
-                f"image {number + 1} of the reference set is no pair; give (candidates, ground truth)."
+                f"image {number + 1} of the reference set is not a pair; give (candidates, ground truth)."
             ) from None
         mask = None
         if self.mask is not None:
@@ -366,22 +329,25 @@ class ReferenceSet:
         return field if self.planes is None else field.between(*self.planes, place=f"image {number + 1}: ")
 
     def folds(self, n: int) -> list[Iterable[Field]]:
-        """Parts to hold out in turn: whole images where there are enough, else bands of each.
+        """Divide the images into ``n`` folds: whole images if there are enough, else bands of each image.
 
-        Each part can be iterated again, and no image is held for it where there are enough of them.
+        Each fold can be iterated repeatedly. Whole images are not kept in memory.
         """
         if not isinstance(self.pairs, Sequence):
             self.pairs = list(self.pairs)
         if len(self.pairs) >= n:
             return [_EveryNth(self, start, n) for start in range(n)]
         folds: list[list[Field]] = [[] for _ in range(n)]
-        for field in self:
-            for fold, band in zip(folds, field.bands(n), strict=False):
-                fold.append(band)
+        for number, field in enumerate(self):
+            bands = field.bands(n)
+            # Images with fewer bands than parts start at different parts, so that no part gets everything.
+            first = number if len(bands) < n else 0
+            for place, band in enumerate(bands, first):
+                folds[place % n].append(band)
         return list(folds)
 
     def data_range(self, progress: Progress | None) -> tuple[tuple[float, float], str]:
-        """The range to bin, and where it came from."""
+        """Return the data range and its source: "given", "dtype" or "data"."""
         if self.given_range is not None:
             return self.given_range, "given"
         limits = _limits(self.first)
@@ -394,22 +360,17 @@ class ReferenceSet:
         return _measured(self._shown(), partial(ends_of, within=ends), widest, progress)
 
     def _shown(self) -> Iterator[Field]:
-        """The images whose range is looked for: noise is beyond what there is to see."""
+        """Yield the images to measure the range of: without the truth if it is noisy."""
         for field in self:
             yield replace(field, truth=None) if self.noisy_truth else field
 
 
 def _limits(field: Field) -> tuple[float, float] | None:
-    """The range of the images' dtype, if it is of 8 bit."""
-    common = np.result_type(*(dtype_of(array) for array in field.arrays))
-    if common.itemsize > 1:
-        return None
-    limits = np.iinfo(common)
-    return float(limits.min), float(limits.max)
+    return byte_range(dtype_of(array) for array in field.arrays)
 
 
 class _EveryNth:
-    """Every n-th image of a reference set."""
+    """Every n-th image of a reference set, as an iterable."""
 
     def __init__(self, fields: ReferenceSet, start: int, n: int) -> None:
         self.fields, self.start, self.n = fields, start, n
@@ -419,7 +380,7 @@ class _EveryNth:
 
 
 class _Chain:
-    """What was looked at already, then the rest: an iterable that is read once after its first item."""
+    """Items read already, then the rest of their iterator."""
 
     def __init__(self, head: list[Any], rest: Iterator[Any]) -> None:
         self.head, self.rest = head, rest
@@ -429,24 +390,19 @@ class _Chain:
         yield from self.rest
 
 
-def _take(source: Iterator[Any], n: int) -> Iterator[Any]:
-    for _, item in zip(range(n), source, strict=False):
-        yield item
-
-
 def _measured(
     fields: Iterable[Field],
     measure: Callable[[NDArray[Any]], Result],
     join: Callable[[Sequence[Result]], Result],
     progress: Progress | None,
 ) -> Result:
-    """What candidates and truth of all fields show, measured block by block."""
+    """Measure the candidates and the truth of all fields, block by block."""
     found: list[Result] = []
     parts: list[Result] = []
 
     def report(pixels: int) -> None:
         if progress is not None:
-            progress(0, 1, "looking at the data range")
+            progress(0, 1, "measuring the data range")
 
     def blocks() -> Iterator[tuple[Any, np.dtype[Any], Slices]]:
         for field in fields:
@@ -458,142 +414,175 @@ def _measured(
                 for slices in block_slices(field.shape, BLOCK):
                     yield array, dtype, slices
 
-    def look(block: tuple[Any, np.dtype[Any], Slices]) -> None:
+    def measure_block(block: tuple[Any, np.dtype[Any], Slices]) -> None:
         array, dtype, slices = block
         found.append(measure(read_block(array, slices, dtype)))
 
     def done(block: tuple[Any, np.dtype[Any], Slices]) -> None:
-        while found:  # the threads go on adding to it
+        while found:  # other threads still append to it
             parts.append(found.pop())
         if len(parts) > MANY:
             parts[:] = [join(parts)]
         report(block_size(block[0].shape, block[2]))
 
-    for_each(blocks(), look, done)
+    for_each(blocks(), measure_block, done)
     return join(parts + found)
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What was learned of a reference set before any weight was estimated.
+class Samples:
+    """Sample of the pixels of any number of images, in bounded memory.
 
-    Attributes
-    ----------
-    statistics : Statistics
-    names : tuple of str
-    channel_axis : int or None
-        Counted from the end if it was the last axis, so that the table serves stacks of such images.
-    range_from : "given", "dtype" or "data"
-        Where the data range came from.
-    n_images : int
-    inputs : dict
-        What was read; see :class:`~napari_ensir.ensemble.statistics.reference.Inputs`.
-    folds : tuple of Statistics
-        The same pixels in parts, to hold some out; empty if collected in one piece.
-    """
-
-    statistics: Statistics
-    names: tuple[str, ...]
-    channel_axis: int | None
-    range_from: str
-    n_images: int
-    inputs: dict[str, Any] = dataclass_field(default_factory=dict)
-    folds: tuple[Statistics, ...] = ()
-
-
-def collect_reference(
-    reference: Iterable[tuple[Sequence[Any], Any]],
-    names: Sequence[str] | None = None,
-    *,
-    bin_width: float | None = None,
-    data_range: tuple[float, float] | None = None,
-    channel_axis: int | None = None,
-    planes: tuple[int, int] | None = None,
-    mask: Sequence[Any] | None = None,
-    device: str | torch.device = "auto",
-    progress: Progress | None = None,
-    refine: int | None = 1,
-    folds: int = 1,
-    noisy_truth: bool = False,
-    hash_inputs: bool = False,
-) -> Reference:
-    """Read a reference set's pixels, once, into statistics.
-
-    Parameters
-    ----------
-    reference, names, bin_width, data_range, channel_axis, planes, mask, device, progress
-        As for :func:`fit_lut`.
-    refine : int, optional
-        Collect in bins this many times as narrow as ``bin_width``, for coarser ones to be made of later;
-        None: as narrow as is cheap.
-    folds : int
-        Keep the statistics in this many parts as well: of whole images where there are enough, else of bands
-        of each image.
-    noisy_truth : bool
-        Look for the data range in the candidates alone: noise makes the truth's wider.
-    hash_inputs
-        Keep a hash of every image's content, whatever its size.
-
-    Returns
-    -------
-    Reference
-        Its ``statistics`` are what every method works from.
-
-    Raises
-    ------
-    EnsembleError
-        If the images cannot be used, or no pixel is left.
+    Whenever it grows too large, every other pixel is dropped. The sample does not depend on the order of the
+    images.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> rng = np.random.default_rng(0)
-    >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
-    >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
-    >>> collect_reference([(noisy, truth)], device="cpu").statistics.n_pixels
-    4096
+    >>> samples = Samples()
+    >>> for start in range(3):
+    ...     samples.add(np.arange(start, 2**19 + start, dtype=np.float32))
+    >>> len(samples.all()) == 3 * 2**18
+    True
     """
-    inputs = Inputs(hash_inputs)
-    fields = ReferenceSet(reference, names, channel_axis, mask, data_range, planes, noisy_truth, inputs)
-    first = fields.first
-    checked = check_names(names, len(first.candidates))
-    low_high, range_from = fields.data_range(progress)
-    binning = choose_binning(first.pixel_type, low_high, bin_width)
-    if refine is None:
-        refine = finest_cheap(binning, len(checked), first.n_channels)
-    if refine > 1:
-        binning = binning.refined(refine)
-    parts = [fields] if folds == 1 else fields.folds(folds)
-    total, before = fields.n_pixels, 0
-    collected = []
-    for part in parts:
-        report = None if progress is None else _offset(progress, before, total)
-        collected.append(
-            collect(part, binning, len(checked), first.n_channels, resolve_device(device), report, total)
-        )
-        before += collected[-1].n_pixels + collected[-1].not_finite
-    statistics = merge(collected)
-    if statistics.n_pixels == 0:
-        raise EnsembleError(
-            f"no pixel is left to learn from: {statistics.not_finite} are NaN or infinite in a candidate or "
-            "the ground truth, the rest lie outside the mask."
-        )
-    axis = first.channel_axis
-    if axis is not None and axis == len(first.shape) - 1:
-        axis = -1
-    kept = tuple(collected) if folds > 1 else ()
-    return Reference(statistics, checked, axis, range_from, fields.n_read, inputs.to_dict(), kept)
+
+    def __init__(self) -> None:
+        self.parts: list[NDArray[np.float32]] = []
+        self.step, self.size = 1, 0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Add the pixels of an image."""
+        self._keep(values[:: self.step])
+        while self.size > MOST_SAMPLES and max(map(len, self.parts)) > 1:
+            parts, self.parts, self.size = self.parts, [], 0
+            self.step *= 2
+            for part in parts:
+                self._keep(part[::2].copy())
+
+    def _keep(self, part: NDArray[np.float32]) -> None:
+        self.parts.append(part)
+        self.size += len(part)
+
+    def all(self) -> NDArray[np.float32]:
+        """Return the sample."""
+        return np.concatenate(self.parts) if self.parts else np.zeros(0, np.float32)
 
 
-def finest_cheap(binning: Binning, n_candidates: int, n_channels: int) -> int:
-    """How many times narrower bins can be with all sums still in one table."""
-    for factor in (4, 2):
-        if binning.sublevels % factor == 0:
-            rows = binning.refined(factor).n_bins ** n_candidates * n_channels
-            if rows * n_moments(n_candidates) <= DENSE_SUMS:
-                return factor
-    return 1
+class Inputs:
+    """Description of a reference set's images, collected while they are read.
+
+    Parameters
+    ----------
+    hash_all
+        Hash images of any size; by default at most :data:`HASHED_BYTES` in total.
+    """
+
+    def __init__(self, hash_all: bool = False) -> None:
+        self.hash_all = hash_all
+        self.images: dict[int, dict[str, Any]] = {}
+        self.samples: Samples = Samples()
+        self.bytes_seen = 0
+
+    def add(self, number: int, field: Field) -> None:
+        """Describe an image, once; the pixels of lazy arrays are not read."""
+        if number in self.images:
+            return
+        in_memory = not has_chunks(field)
+        if in_memory:
+            self.samples.add(sample_of(field))
+        self.images[number] = {}
+        if number < LISTED:
+            self.images[number] = {
+                "shape": list(field.shape),
+                "dtypes": [str(array.dtype).removeprefix("torch.") for array in field.arrays],
+                HASH: self._hashed(field) if in_memory else None,
+            }
+
+    def _hashed(self, field: Field) -> list[str] | None:
+        self.bytes_seen += prod(field.shape) * sum(dtype_of(array).itemsize for array in field.arrays)
+        if not self.hash_all and self.bytes_seen > HASHED_BYTES:
+            return None
+        return [_hash_of(array) for array in field.arrays]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the description as plain values, for a report."""
+        listed = [self.images[number] for number in sorted(self.images)[:LISTED]]
+        found: dict[str, Any] = {"images": len(self.images), "listed": listed}
+        if any(one[HASH] is None for one in listed):
+            found["not_hashed"] = (
+                f"lazy images, and images beyond {HASHED_BYTES // 2**20} MB in total; "
+                "hash_inputs=True hashes the latter"
+            )
+        if self.samples.parts:
+            found["percentiles"] = percentiles_of(self.samples.all())
+        return found
 
 
-def _offset(progress: Progress, before: int, total: int | None) -> Progress:
-    return lambda done, _, text: progress(before + done, max(before + done, total or 0), text)
+def _hash_of(array: Any) -> str:
+    """Hash the pixels as little-endian bytes in C order, for any kind of array."""
+    plain = _flat(array)
+    plain = np.ascontiguousarray(plain, plain.dtype.newbyteorder("<"))
+    return hashlib.new(HASH, plain.view(np.uint8).data).hexdigest()
+
+
+def _flat(array: Any) -> NDArray[Any]:
+    """Read all pixels in C order, without a copy where possible."""
+    return read_block(array, (slice(None),) * len(array.shape), dtype_of(array))
+
+
+def sample_of(field: Field) -> NDArray[np.float32]:
+    """Return the mean of the candidates at evenly spaced pixels; empty for lazy arrays."""
+    if has_chunks(field):
+        return np.zeros(0, np.float32)
+    total = np.zeros((), np.float64)
+    for candidate in field.candidates:
+        flat = _flat(candidate)
+        # An odd step does not stay in one column of an image whose width is a power of two.
+        total = total + flat[:: max(1, flat.size // SAMPLES) | 1].astype(np.float64)
+    with np.errstate(over="ignore"):  # left out below
+        mean: NDArray[np.float32] = (total / len(field.candidates)).astype(np.float32)
+    return mean[np.isfinite(mean)]
+
+
+def percentiles_of(values: NDArray[Any]) -> list[float] | None:
+    """Return the percentiles :data:`PERCENTS` of the finite values; None if there are none.
+
+    Examples
+    --------
+    >>> percentiles_of(np.arange(101.0))[4]
+    50.0
+    """
+    finite = values[np.isfinite(values)]
+    return [float(value) for value in np.percentile(finite, PERCENTS)] if finite.size else None
+
+
+def named_report(report: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return a report with the names of the inputs, such as files or layers.
+
+    Parameters
+    ----------
+    report
+        Report of a fitted table.
+    names
+        For every image, the names of the candidates and, last, of the truth.
+    """
+    inputs = report["inputs"]
+    listed = [{"names": list(some), **one} for some, one in zip(names, inputs["listed"], strict=False)]
+    return {**report, "inputs": {**inputs, "listed": listed}}
+
+
+def made_now() -> dict[str, Any]:
+    """Return the date and the versions of the packages, for records.
+
+    The date is the day in UTC, so that all results of a day are identical; the environment variable
+    ``SOURCE_DATE_EPOCH`` overrides it.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    now = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdecimal() else datetime.now(UTC)
+    return {"date": now.date().isoformat(), "versions": {name: _version_of(name) for name in _PACKAGES}}
+
+
+@cache
+def _version_of(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # a source tree that is not installed
+        return "unknown"

@@ -1,16 +1,17 @@
-"""Pixels to statistics: what every estimator needs of a reference set, and nothing that grows with pixels.
+"""Sufficient statistics of a reference set, from which every estimator computes its weights.
 
-For each occupied bin set the statistics hold, as exact integers on the binning's levels,
+For each occupied bin set they hold, as exact integers on the binning's levels,
 
-- how often each level of the ground truth occurs: all that EM ever sees of the truth;
-- the sums of ``d_m`` and ``d_m ** 2``, where ``d_m`` is candidate ``m`` above its bin's lower edge;
+- the histogram of the ground truth's levels, from which EM is computed;
+- the sums of ``d_m`` and ``d_m ** 2``, where ``d_m`` is candidate ``m`` minus the lower edge of its bin;
 - the sums of ``e_m * e_k``, where ``e_m`` is candidate ``m`` minus the ground truth.
 
-One pixel far outside the range must not outweigh all others: where it lies further out than the range is
-wide, it counts as that far out.
+So that single pixels far outside the range do not dominate, a value further outside than the range is wide
+counts as lying that far outside.
 
-They add: over images, blocks, threads and machines, in any order, to the same numbers bit for bit; and from
-fine bins to bins several times as wide. What they do not hold is any pixel's place.
+Statistics are additive: over images, blocks, threads and machines, in any order, with a result identical bit
+for bit; and statistics of bins several times as wide follow from them. Their size does not grow with the
+number of pixels.
 """
 
 from __future__ import annotations
@@ -31,57 +32,58 @@ if TYPE_CHECKING:
 __all__ = ["Statistics", "check_sums", "merge", "n_moments", "square_columns"]
 
 LARGEST_SUM = 2.0**62
-"""Sums of squares must stay below: half of what int64 holds, and no other sum is larger than these."""
+"""Upper bound of sums of squares: half of the range of int64; no other sum is larger."""
 
 
 def n_moments(n_candidates: int) -> int:
-    """Number of sums kept per bin set, beside the histogram."""
+    """Return the number of sums per bin set, without the histogram."""
     return 2 * n_candidates + n_candidates * (n_candidates + 1) // 2
 
 
 def square_columns(n_candidates: int) -> list[int]:
-    """Columns of the moments that sum squares; by Cauchy and Schwarz they bound all others."""
+    """Return the columns of the moments that are sums of squares; they bound the others (Cauchy-Schwarz)."""
     m = n_candidates
     return [*range(m, 2 * m), *(2 * m + k * (k + 3) // 2 for k in range(m))]
 
 
 def check_sums(squares: NDArray[np.float64]) -> None:
-    """Refuse sums of squares, computed in floating point, that int64 may not hold.
+    """Check that sums of squares, computed in floating point, fit int64.
 
     Raises
     ------
     EnsembleError
-        If one is too large. It takes a billion pixels of 16 bit in one bin set, all of them far off.
+        If one is too large: for 16-bit images, a billion pixels in one bin set, all with a large error.
     """
     if squares.size and squares.max() >= LARGEST_SUM:
         raise EnsembleError(
             f"the squared errors of one bin set sum to {squares.max():.3g} squared levels, too large for "
-            "exact 64-bit sums; learn from fewer pixels, or from a mask of them."
+            "exact 64-bit sums; use fewer pixels, for example by a mask."
         )
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Sufficient statistics of a reference set, for occupied bin sets only.
+    """Sufficient statistics of the occupied bin sets of a reference set.
 
     Attributes
     ----------
     binning : Binning
     n_candidates, n_channels : int
     rows : (R, M + 1) uint16
-        Bin of each candidate, then the channel; sorted, no row twice.
+        Bin of each candidate, then the channel; unique and sorted.
     moments : (R, K) int64
         Sums of d_1..d_M, of their squares, and of e_m * e_k for k <= m, row by row; in levels.
     starts : (R + 1,) int64
-        Where each bin set's histogram begins.
+        Index of the first histogram entry of each bin set.
     levels : (P,) int64
-        Ground-truth levels that occur, rising within a bin set; out of range they go below 0.
+        Ground-truth levels that occur, rising within a bin set; negative below the data range.
     level_counts : (P,) int64
-        How many pixels have them.
+        Number of pixels of each level.
     outside : (M + 1,) int64
-        Pixels outside the data range, in each candidate and in the truth. They were counted in the end bins.
+        Number of pixels outside the data range, in each candidate and the truth; they are counted in the end
+        bins.
     not_finite : int
-        Pixels left out because a candidate or the truth is NaN or infinite there.
+        Number of pixels not counted because a candidate or the truth is NaN or infinite.
     """
 
     binning: Binning
@@ -97,14 +99,14 @@ class Statistics:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Pixels in each bin set, (R,)."""
+        """Number of pixels of each bin set, (R,)."""
         if not len(self.rows):
             return np.zeros(0, np.int64)
         return np.add.reduceat(self.level_counts, self.starts[:-1])
 
     @property
     def n_pixels(self) -> int:
-        """Pixels counted, over all channels."""
+        """Number of pixels counted, over all channels."""
         return int(self.level_counts.sum())
 
     @property
@@ -126,7 +128,7 @@ class Statistics:
         n = self.counts[:, None]
         first = self.moments[:, : self.n_candidates]
         second = self.moments[:, self.n_candidates : 2 * self.n_candidates]
-        # About the nearest whole number, so that a constant candidate comes out at zero exactly.
+        # About the nearest integer, so that the variance of a constant candidate is exactly zero.
         centre = np.rint(first / n).astype(np.int64)
         about = second - 2 * centre * first + n * centre**2
         mean = (first - n * centre) / n
@@ -139,7 +141,7 @@ class Statistics:
 
     @property
     def level_gram(self) -> NDArray[np.int64]:
-        """The same in squared levels: whole numbers."""
+        """Sum over pixels of e e^T in each bin set, (R, M, M), in squared levels, exactly."""
         m = self.n_candidates
         gram = np.zeros((len(self.rows), m, m), np.int64)
         below = np.tril_indices(m)
@@ -154,7 +156,7 @@ class Statistics:
 
     @property
     def histogram_rows(self) -> NDArray[np.int64]:
-        """Bin set that each histogram entry belongs to, (P,)."""
+        """Index of the bin set of each histogram entry, (P,)."""
         return np.repeat(np.arange(len(self.rows)), np.diff(self.starts))
 
     @property
@@ -191,15 +193,15 @@ class Statistics:
         outside: NDArray[np.int64],
         not_finite: int,
     ) -> Statistics:
-        """Sum up whatever stands for the same bin set.
+        """Add up the entries of each bin set.
 
         Parameters
         ----------
         rows : (N, M + 1)
-            Bin sets in any order, any number of times.
+            Bin sets, in any order, with repetitions.
         moments : (N, K) int64
         entries : three arrays of length P
-            Histogram entries: number of the row above, level, count.
+            Histogram entries: index into ``rows``, level, count.
         """
         n_candidates = rows.shape[1] - 1
         if not len(rows):
@@ -243,7 +245,7 @@ class Statistics:
         )
 
     def coarsened(self, factor: int) -> Statistics:
-        """The statistics of the same pixels in bins ``factor`` times as wide, exactly.
+        """Return the statistics of the same pixels in bins ``factor`` times as wide, exactly.
 
         Examples
         --------
@@ -274,35 +276,36 @@ class Statistics:
         )
 
     def in_bins(self, binning: Binning) -> Statistics:
-        """The statistics in a coarser binning of the same range.
+        """Return the statistics in a coarser binning of the same range.
 
         Raises
         ------
         EnsembleError
-            If the bins kept do not fit into the ones asked for.
+            If the width of the new bins is not a multiple of the present one.
         """
         mine = self.binning
         if (binning.low, binning.high, binning.integer) != (mine.low, mine.high, mine.integer):
             raise EnsembleError(
-                f"the statistics were collected on {mine.low:g} to {mine.high:g}; bins on {binning.low:g} to "
-                f"{binning.high:g} are of another data range, so the pixels must be read again."
+                f"the statistics were collected on {mine.low:g} to {mine.high:g}; {binning.low:g} to "
+                f"{binning.high:g} is another data range, so the pixels must be read again."
             )
         factor = binning.multiple_of(mine)
         if factor is None:
             raise EnsembleError(
                 f"the statistics were collected in bins of {self.binning.width:g}; "
-                f"a bin width of {binning.width:g} is no multiple of that, so the pixels must be read again."
+                f"a bin width of {binning.width:g} is not a multiple of that, so the pixels must be read "
+                "again."
             )
         return self.coarsened(factor)
 
 
 def merge(parts: Iterable[Statistics]) -> Statistics:
-    """Statistics of all pixels of the parts together; exact, in any order and grouping.
+    """Add statistics; exact, in any order and grouping.
 
     Parameters
     ----------
     parts : iterable of Statistics
-        Of the same bins, candidates and channels.
+        Of the same binning, number of candidates and number of channels.
 
     Returns
     -------
@@ -329,7 +332,8 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
     for part in parts[1:]:
         if (part.binning, part.n_candidates, part.n_channels) != shape:
             raise EnsembleError(
-                "statistics of different bins, candidates or channels do not add; collect them alike."
+                "statistics of different bins, candidates or channels cannot be merged; "
+                "collect them with the same."
             )
     if len(parts) == 1:
         return first

@@ -1,137 +1,59 @@
-"""Whether intensities survive: mean errors of candidates and ensemble by intensity. Removes no bias.
+"""Mean errors of candidates and ensemble by intensity, with standard errors.
 
-    images held out --image minus truth--> sums by intensity, in groups --over the groups--> mean, its error
+Errors are averaged in two ways. *By the truth*: over pixels that truly have an intensity. Smoothing shows
+there as a pull of bright and dark pixels toward common intensities. *By the reading*: over pixels where an
+image itself shows an intensity. The estimate of least squared error is unbiased there, although it pulls
+toward the middle as well. The first kind of bias matters for comparisons of dim and bright places, the second
+for a single reading. Noise of the truth distorts the first (the brightest pixels of a noisy truth are mostly
+pixels with positive noise) and leaves the second unchanged.
 
-Errors are looked at in two ways. *By the truth*: what becomes of pixels that truly have an intensity.
-Whatever smooths shows there that it draws bright and dark ones toward what is common. *By the reading*: how
-far off an image is, on average, where it says an intensity; the guess of least squared error is zero there,
-though it draws to the middle as much as any. Comparisons of dim and bright places suffer from the first, a
-single reading from the second. Noise of the truth makes the first false, for among its brightest pixels are
-those whose noise is positive, and leaves the second as it is.
-
-Errors of neighbouring pixels are alike, so a standard error over pixels would be far too small. It is taken
-over groups of whole images, or of blocks of them where images are few.
+Errors of neighbouring pixels are correlated, so a standard error over pixels would be far too small. It is
+taken over groups: whole images, or blocks of them where images are few.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_ensir.ensemble.engines import compiled_loops
-from napari_ensir.ensemble.uncertainty.error_table import MOST, ErrorScale, first_of_channel, where_known
-from napari_ensir.ensemble.uncertainty.measure import flattened
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from napari_ensir.ensemble.arrays.image_set import Field
+    from napari_ensir.ensemble.uncertainty.measure import ErrorSums
 
-__all__ = ["CLASSES", "BiasSums", "By", "Fidelity", "fidelity_of", "fidelity_report", "rescaled_fidelity"]
+__all__ = ["BiasCurve", "By", "bias_report", "fidelity_of", "rescaled_fidelity"]
 
 By = Literal["truth", "reading"]
 
-CLASSES = 32
-"""Classes of intensity, over the data range."""
+MAX_CHANNELS = 4
+"""Most channels that a report keeps apart, enough for a camera; more, as of a spectrum, are pooled."""
 
-MOST_CHANNELS = 4
-"""Channels that a report keeps apart: all of a camera's; those of a spectrum are pooled."""
-
-_WAYS: tuple[By, By] = ("truth", "reading")
+_KINDS: tuple[By, By] = ("truth", "reading")
 
 
 @dataclass(frozen=True, eq=False)
-class BiasSums(ErrorScale):
-    """Errors of candidates and their ensemble, summed by intensity.
-
-    Attributes
-    ----------
-    low, high : float
-        Data range in intensity units.
-    counts : (2, C, M + 1, CLASSES) int64
-        Pixels: by the truth, then by the image's own intensity; of the candidates, then of the ensemble.
-    errors : (2, C, M + 1, CLASSES) int64
-        Sums of image minus truth, in steps.
-    """
-
-    counts: NDArray[np.int64]
-    errors: NDArray[np.int64]
-
-    @classmethod
-    def empty(cls, low: float, high: float, n_channels: int, n_candidates: int) -> BiasSums:
-        """The sums of no pixels."""
-        shape = (2, n_channels, n_candidates + 1, CLASSES)
-        return cls(low, high, np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-
-    def __add__(self, other: BiasSums) -> BiasSums:
-        return replace(self, counts=self.counts + other.counts, errors=self.errors + other.errors)
-
-    def counted(
-        self, ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None
-    ) -> BiasSums:
-        """The sums of one block, whose arrays are in memory.
-
-        Parameters
-        ----------
-        ensemble
-            Of the block.
-        field
-            The block; its truth is known.
-        keep
-            Where to look; None: everywhere. Pixels that are not finite never count.
-        """
-        loops = compiled_loops()
-        if loops is not None:
-            counts, errors = np.zeros((2, self.counts.size), np.int64)
-            grid = [self.low, CLASSES / (self.high - self.low), CLASSES, self.step, MOST]
-            loops.count_biases(*flattened(ensemble, field, keep), np.array(grid, np.float64), counts, errors)
-            shape = self.counts.shape
-            return replace(self, counts=counts.reshape(shape), errors=errors.reshape(shape))
-        whole = np.asarray(field.truth, np.float64)
-        good, n_channels = where_known(ensemble, whole, keep), self.counts.shape[1]
-        channel = first_of_channel(field.shape, field.channel_axis, n_channels, CLASSES)[good]
-        truth = whole[good]
-        by_truth = self.classes_of(truth, CLASSES) + channel
-        counts, errors = np.zeros_like(self.counts), np.zeros_like(self.errors)
-        counts[0] = self._histogram(by_truth)[:, np.newaxis]
-        for place, image in enumerate((*field.candidates, ensemble)):
-            values = np.asarray(image)[good].astype(np.float64)
-            error = self.levels(values, truth)
-            by_reading = self.classes_of(values, CLASSES) + channel
-            counts[1, :, place] = self._histogram(by_reading)
-            errors[0, :, place] = self._histogram(by_truth, error)
-            errors[1, :, place] = self._histogram(by_reading, error)
-        return replace(self, counts=counts, errors=errors)
-
-    def _histogram(
-        self, keys: NDArray[np.int32], weights: NDArray[np.float64] | None = None
-    ) -> NDArray[np.int64]:
-        n_channels = self.counts.shape[1]
-        found = np.bincount(keys, weights, n_channels * CLASSES)
-        return found.astype(np.int64).reshape(n_channels, CLASSES)
-
-
-@dataclass(frozen=True, eq=False)
-class Fidelity:
+class BiasCurve:
     """Mean of image minus ground truth, by intensity.
 
     Attributes
     ----------
     by : "truth" or "reading"
-        Whether pixels were put together by the truth's intensity, or each image's by its own.
+        Whether pixels are classed by the truth's intensity, or by each image's own.
     intensities : (K,) float64
-        Middle of each class, intensity units.
+        Middle of each class, in intensity units.
     bias : (C, M + 1, K) float64
-        By channel, of each candidate and, last, the ensemble; intensity units. NaN where there was no pixel.
+        Mean error by channel, of each candidate and, last, the ensemble, in intensity units; NaN without
+        pixels.
     standard_error : (C, M + 1, K) float64
-        Of the bias, over images or blocks of them; NaN where only one of these has such pixels.
+        Standard error of the bias, over images or blocks of them; NaN if only one of these has pixels.
     pixels : (C, M + 1, K) int64
-        Behind each.
+        Number of pixels.
     """
 
     by: By
@@ -139,6 +61,101 @@ class Fidelity:
     bias: NDArray[np.float64]
     standard_error: NDArray[np.float64]
     pixels: NDArray[np.int64]
+
+
+def fidelity_of(report: Mapping[str, Any], by: By = "truth") -> BiasCurve:
+    """Read the mean errors by intensity from a table's report.
+
+    Parameters
+    ----------
+    report
+        Report of a calibrated table: :meth:`napari_ensir.WeightLUT.calibrated`.
+    by
+        ``"truth"``: errors of pixels that truly have an intensity. ``"reading"``: errors of pixels where an
+        image shows an intensity.
+
+    Returns
+    -------
+    BiasCurve
+
+    Raises
+    ------
+    EnsembleError
+        If the table was not calibrated (or by a version that kept no mean errors), if ``by`` is ``"truth"``
+        and the truth was noisy, or if the report is damaged.
+
+    Examples
+    --------
+    >>> from napari_ensir import fit_lut
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.integers(0, 200, (96, 96)).astype(np.float32)
+    >>> pairs = [([truth + 3 + rng.normal(0, 2, truth.shape), truth * 0.9], truth)]
+    >>> lut = fit_lut(pairs, data_range=(0, 200), device="cpu").calibrated(pairs)
+    >>> curve = fidelity_of(lut.report)
+    >>> bool(abs(curve.bias[0, 0] - 3).max() < 1), bool(curve.bias[0, 1, -1] < -18)
+    (True, True)
+    """
+    if by not in _KINDS:
+        raise EnsembleError(f'by is {by!r}; use "truth" or "reading".')
+    kept = report.get("fidelity")
+    if not isinstance(kept, dict):
+        raise EnsembleError(
+            "the table has no mean errors by intensity; add them with lut.calibrated(reference), or fit "
+            "again."
+        )
+    if by == "truth" and by not in kept and "reading" in kept:
+        raise EnsembleError(
+            "the ground truth was noisy, which biases mean errors by its intensity; use those by the reading."
+        )
+    damaged = "the table's mean errors by intensity are damaged; fit again."
+    try:
+        bias, error, pixels = (
+            np.array(kept[by][key], np.float64) for key in ("bias", "standard_error", "pixels")
+        )
+        low, high = float(kept["low"]), float(kept["high"])
+    except (KeyError, TypeError, ValueError, OverflowError) as cause:
+        raise EnsembleError(damaged) from cause
+    good = bias.ndim == 3 and bias.size > 0 and bias.shape == error.shape == pixels.shape
+    if not good or not (np.isfinite([low, high]).all() and low < high and np.isfinite(pixels).all()):
+        raise EnsembleError(damaged)
+    n = bias.shape[-1]
+    intensities = low + (np.arange(n) + 0.5) * (high - low) / n
+    return BiasCurve(by, intensities, bias, error, pixels.astype(np.int64))
+
+
+def bias_report(groups: Sequence[ErrorSums], over: str, noise: float = 0.0) -> dict[str, Any]:
+    """Make the entry of a table's report that :func:`fidelity_of` reads.
+
+    Parameters
+    ----------
+    groups
+        Sums over groups of pixels; standard errors are taken over the groups.
+    over
+        What the groups are, in words.
+    noise
+        Standard deviation of the truth's noise: above zero, errors by the truth are left out.
+
+    Returns
+    -------
+    dict
+        Plain numbers in nested lists, None for NaN.
+    """
+    first = groups[0]
+    counts = np.stack([group.bias_counts for group in groups])
+    errors = np.stack([group.bias_errors for group in groups])
+    if counts.shape[2] > MAX_CHANNELS:
+        counts, errors = (each.sum(axis=2, keepdims=True) for each in (counts, errors))
+    report: dict[str, Any] = {"low": first.low, "high": first.high, "over": over}
+    for place, kind in enumerate(_KINDS):
+        if kind == "truth" and noise > 0:
+            continue
+        mean, error = _mean_and_error(counts[:, place], errors[:, place], first.step)
+        report[kind] = {
+            "bias": _to_lists(mean),
+            "standard_error": _to_lists(error),
+            "pixels": counts[:, place].sum(axis=0).tolist(),
+        }
+    return report
 
 
 def _mean_and_error(
@@ -159,115 +176,28 @@ def _mean_and_error(
     return mean * step, error * step
 
 
-def fidelity_report(groups: Iterable[BiasSums], over: str, noise: float = 0.0) -> dict[str, Any]:
-    """What a table's report keeps: plain numbers, None where there is none; see :func:`fidelity_of`.
-
-    Parameters
-    ----------
-    groups
-        The standard error is taken over them.
-    over
-        What they are, in words.
-    noise
-        Standard deviation of the truth's noise: above zero, nothing is said by the truth.
-    """
-    kept = list(groups)
-    counts, errors = (np.stack([getattr(one, name) for one in kept]) for name in ("counts", "errors"))
-    if counts.shape[2] > MOST_CHANNELS:
-        counts, errors = (each.sum(axis=2, keepdims=True) for each in (counts, errors))
-    report: dict[str, Any] = {"low": kept[0].low, "high": kept[0].high, "over": over}
-    for place, way in enumerate(_WAYS):
-        if way == "truth" and noise > 0:
-            continue
-        mean, error = _mean_and_error(counts[:, place], errors[:, place], kept[0].step)
-        report[way] = {
-            "bias": _plain(mean),
-            "standard_error": _plain(error),
-            "pixels": counts[:, place].sum(axis=0).tolist(),
-        }
-    return report
-
-
-def _plain(numbers: NDArray[np.float64]) -> Any:
-    """Nested lists of five digits each; None for what is no number."""
+def _to_lists(numbers: NDArray[np.float64]) -> Any:
+    """Nested lists, rounded to five digits; None for NaN."""
     if numbers.ndim:
-        return [_plain(one) for one in numbers]
+        return [_to_lists(one) for one in numbers]
     return float(f"{float(numbers):.5g}") if np.isfinite(numbers) else None
 
 
-def fidelity_of(report: Mapping[str, Any], by: By = "truth") -> Fidelity:
-    """The mean errors by intensity that a table's report keeps.
-
-    Parameters
-    ----------
-    report
-        Of a calibrated table: :meth:`napari_ensir.WeightLUT.calibrated`.
-    by
-        ``"truth"``: what becomes of a true intensity. ``"reading"``: how far off an intensity is that is read
-        from the image, on average.
-
-    Returns
-    -------
-    Fidelity
-
-    Raises
-    ------
-    EnsembleError
-        If the report has none: of a table that was not calibrated, or was by an earlier version; or none by
-        the truth, because that carried noise.
-
-    Examples
-    --------
-    >>> from napari_ensir import fit_lut
-    >>> rng = np.random.default_rng(0)
-    >>> truth = rng.integers(0, 200, (96, 96)).astype(np.float32)
-    >>> pairs = [([truth + 3 + rng.normal(0, 2, truth.shape), truth * 0.9], truth)]
-    >>> lut = fit_lut(pairs, data_range=(0, 200), device="cpu").calibrated(pairs)
-    >>> curve = fidelity_of(lut.report)
-    >>> bool(abs(curve.bias[0, 0] - 3).max() < 1), bool(curve.bias[0, 1, -1] < -18)
-    (True, True)
-    """
-    if by not in _WAYS:
-        raise EnsembleError(f'by is {by!r}; use "truth" or "reading".')
-    kept = report.get("fidelity")
-    if not isinstance(kept, dict):
-        raise EnsembleError(
-            "the table has no mean errors by intensity; give it them with lut.calibrated(reference), or fit "
-            "again."
-        )
-    if by == "truth" and by not in kept and "reading" in kept:
-        raise EnsembleError(
-            "the ground truth carried noise, so mean errors by its intensity would be false; those by the "
-            "reading are true."
-        )
-    try:
-        parts = [np.array(kept[by][key], np.float64) for key in ("bias", "standard_error", "pixels")]
-        low, high = float(kept["low"]), float(kept["high"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise EnsembleError("the table's mean errors by intensity are damaged; fit again.") from error
-    bias, spread, pixels = parts
-    good = bias.ndim == 3 and bias.size > 0 and bias.shape == spread.shape == pixels.shape
-    if not good or not (np.isfinite([low, high]).all() and low < high and np.isfinite(pixels).all()):
-        raise EnsembleError("the table's mean errors by intensity are damaged; fit again.")
-    n = bias.shape[-1]
-    intensities = low + (np.arange(n) + 0.5) * (high - low) / n
-    return Fidelity(by, intensities, bias, spread, pixels.astype(np.int64))
-
-
 def rescaled_fidelity(kept: Any, gain: float, offset: float) -> Any:
-    """What a report keeps where intensities are now ``gain * x + offset``; unchanged if it is damaged."""
+    """Convert the entry of a report to intensities ``gain * x + offset``; return a damaged one unchanged."""
     try:
         found = {**kept, "low": gain * kept["low"] + offset, "high": gain * kept["high"] + offset}
-        for way in _WAYS:
-            if way in kept:
-                scaled = {key: _times(kept[way][key], gain) for key in ("bias", "standard_error")}
-                found[way] = {**kept[way], **scaled}
+        for kind in _KINDS:
+            if kind in kept:
+                scaled = {key: _scale(kept[kind][key], gain) for key in ("bias", "standard_error")}
+                found[kind] = {**kept[kind], **scaled}
     except (KeyError, TypeError):
         return kept
     return found
 
 
-def _times(numbers: Sequence[Any] | float | None, gain: float) -> Any:
+def _scale(numbers: Sequence[Any] | float | None, gain: float) -> Any:
+    """Multiply nested lists of numbers, which may hold None."""
     if isinstance(numbers, list):
-        return [_times(one, gain) for one in numbers]
+        return [_scale(one, gain) for one in numbers]
     return None if numbers is None else float(numbers * gain)  # type: ignore[operator]

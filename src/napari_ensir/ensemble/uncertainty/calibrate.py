@@ -1,11 +1,7 @@
-"""A table's method on a reference set, in parts that are held out in turn: how far off it is. Makes no table.
-
-reference set --parts--> statistics --the others'--> weights --the part's pixels--> errors, mean errors
-"""
+"""Calibration: errors of a method on parts of a reference set that its weights were not learned from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import cycle, repeat
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -14,17 +10,15 @@ from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.combine.folds import lookup_without
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.statistics.collect import collect
-from napari_ensir.ensemble.uncertainty.bias import BiasSums, fidelity_report
-from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, with_best_trust
-from napari_ensir.ensemble.uncertainty.measure import measure
+from napari_ensir.ensemble.uncertainty.bias import bias_report
+from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, estimate_error_factor, fit_error_table
+from napari_ensir.ensemble.uncertainty.measure import ErrorSums, measure
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.image_set import Field, Progress
     from napari_ensir.ensemble.combine.lookup import Lookup
@@ -32,33 +26,19 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.statistics.reference import ReferenceSet
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["calibrate", "noise_in"]
+__all__ = ["calibrate", "noise_in", "read_error_factor"]
 
 FOLDS = 4
 """Parts that are held out in turn."""
 
 ENOUGH_IMAGES = 8
-"""Images that a standard error is taken over; of fewer, blocks, :data:`BLOCKS` of them or a few more."""
+"""From this many images on, standard errors are taken over images, else over blocks of them."""
 
 BLOCKS = 16
+"""Least number of blocks to take a standard error over."""
 
 GROUPS = 64
-"""Images beyond so many are put together in groups, which are counted one by one."""
-
-
-@dataclass(frozen=True)
-class _Both:
-    """Errors by intensity and spread, and mean errors by intensity: counted together, in one pass."""
-
-    errors: ErrorTable
-    biases: BiasSums
-
-    def counted(self, ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None) -> _Both:
-        """See :class:`~napari_ensir.ensemble.uncertainty.measure.Sums`."""
-        return _Both(self.errors.counted(ensemble, field, keep), self.biases.counted(ensemble, field, keep))
-
-    def __add__(self, other: _Both) -> _Both:
-        return _Both(self.errors + other.errors, self.biases + other.biases)
+"""Most groups to take a standard error over, and most images to leave out for the error factor."""
 
 
 def calibrate(
@@ -71,39 +51,40 @@ def calibrate(
     progress: Progress | None = None,
     folds: Sequence[Statistics] = (),
 ) -> tuple[ErrorTable, dict[str, Any]]:
-    """Errors of a method on each part of a reference set, by a table that did not learn from that part.
+    """Measure a method's errors on each part of a reference set with weights learned from the other parts.
 
     Parameters
     ----------
     lookup
-        The table's own; used as it is where its method is none of ours, so that it cannot be learned anew.
+        Weights of the table itself; used for all parts if the method is not in ``METHODS``, as the weights
+        cannot be learned again.
     fields
         The reference set.
     method, settings
         What the table was learned by.
     noise
-        Standard deviation of the noise in the ground truth.
+        Standard deviation of the noise in the ground truth, in intensity units.
     device, progress
         As for :func:`napari_ensir.fit_lut`.
     folds : FOLDS of Statistics, optional
-        Of the parts of the set, in bins that the table's can be put together from; else they are collected.
+        Statistics of the parts, in bins that merge into the table's; collected if not given.
 
     Returns
     -------
     errors : ErrorTable
-    told : dict
-        For the table's report: ``"held_out"``, what the errors are of, and the error over all pixels;
-        ``"fidelity"``, mean errors by intensity, see :mod:`napari_ensir.ensemble.uncertainty.bias`;
-        ``"warnings"``.
+    report : dict
+        Entries for the table's report. ``"held_out"``: what the errors were measured on (``"kind"``), the
+        error over all pixels (``"rmse"``) and, from two images on, ``"error_factor"``
+        (:func:`~napari_ensir.ensemble.uncertainty.error_table.estimate_error_factor`). ``"fidelity"``: mean
+        errors by intensity (:mod:`napari_ensir.ensemble.uncertainty.bias`). ``"warnings"``: sentences.
 
     Raises
     ------
     EnsembleError
-        If the images cannot be used, or no pixel is left.
+        If the images cannot be used, or there is no pixel to measure errors on.
     """
     binning = lookup.binning
-    channels = (binning.low, binning.high, lookup.n_channels)
-    empty = _Both(ErrorTable.empty(*channels, noise), BiasSums.empty(*channels, lookup.n_candidates))
+    zeros = ErrorSums.zeros(binning.low, binning.high, lookup.n_channels, lookup.n_candidates)
     parts = fields.folds(FOLDS)
     lookups: Iterable[Lookup] = repeat(lookup)
     if method in METHODS:
@@ -111,30 +92,35 @@ def calibrate(
             collect(part, binning, lookup.n_candidates, lookup.n_channels, resolve_device(device), progress)
             for part in parts
         ]
-        # One by one, as the parts are measured.
+        # A generator, so that one part's weights are held at a time.
         lookups = (lookup_without(number, learned, method, settings) for number in range(len(learned)))
-    measured, groups, over = _measured(parts, lookups, fields, empty, device, progress)
-    table = with_best_trust(measured)
+    by_part, by_image, by_group = _measure_parts(parts, lookups, fields, zeros, device, progress)
+    table = fit_error_table(by_part, noise)
     if not table.counts.any():
         raise EnsembleError(
             "no pixel is left to measure errors on; all are NaN, infinite or outside the mask."
         )
+    held_out: dict[str, Any] = {"kind": _held_out_kind(method), "rmse": table.overall}
+    factor = estimate_error_factor(table, by_image)
+    if factor is not None:
+        held_out["error_factor"] = factor
+    over = "images" if (fields.n_images or 0) >= ENOUGH_IMAGES else "blocks of the images"
     return table, {
-        "held_out": {"kind": _held_out_kind(method), "rmse": table.overall},
-        "fidelity": fidelity_report(groups, over, noise),
-        "warnings": _doubts(table),
+        "held_out": held_out,
+        "fidelity": bias_report(by_group, over, noise),
+        "warnings": _noise_warnings(table),
     }
 
 
-def _measured(
+def _measure_parts(
     parts: Sequence[Iterable[Field]],
     lookups: Iterable[Lookup],
     fields: ReferenceSet,
-    empty: _Both,
+    zeros: ErrorSums,
     device: str | torch.device,
     progress: Progress | None,
-) -> tuple[list[ErrorTable], list[BiasSums], str]:
-    """Errors of each part by its lookup; mean errors in groups over all parts, and what the groups are of."""
+) -> tuple[list[ErrorSums], list[ErrorSums], list[ErrorSums]]:
+    """Sums over each part by its lookup, over each image, and over the groups for standard errors."""
     total, done = fields.n_pixels, 0
 
     def report(pixels: int) -> None:
@@ -146,17 +132,23 @@ def _measured(
     n_images = fields.n_images or 0
     enough = n_images >= ENOUGH_IMAGES
     per_field = 1 if enough else ceil(BLOCKS / max(n_images, FOLDS))
-    groups = [empty.biases] * (GROUPS if enough else max(n_images, 1) * BLOCKS)
-    numbers, measured = cycle(range(len(groups))), []
-    for part, lookup in zip(parts, lookups, strict=False):
-        errors = empty.errors
-        for field in part:
+    by_part = [zeros] * len(parts)
+    # Fewer images than parts are cut into bands, one for each part; tiny ones have fewer bands than that.
+    is_known = n_images >= FOLDS or all(sum(1 for _ in part) == n_images for part in parts)
+    by_image = [zeros] * (min(n_images, GROUPS) if is_known else 0)
+    by_group = [zeros] * (GROUPS if enough else max(n_images, 1) * BLOCKS)
+    numbers = cycle(range(len(by_group)))
+    for part, (images, lookup) in enumerate(zip(parts, lookups, strict=False)):
+        for place, field in enumerate(images):
+            image = part + place * FOLDS if n_images >= FOLDS else place
             for band in field.bands(per_field):
-                found = measure([band], lookup, empty, device, report)
+                found = measure([band], lookup, zeros, device, report)
+                by_part[part] = by_part[part] + found
+                if image < len(by_image):
+                    by_image[image] = by_image[image] + found
                 number = next(numbers)
-                errors, groups[number] = errors + found.errors, groups[number] + found.biases
-        measured.append(errors)
-    return measured, groups, "images" if enough else "blocks of the images"
+                by_group[number] = by_group[number] + found
+    return by_part, by_image, by_group
 
 
 def _held_out_kind(method: str) -> str:
@@ -165,25 +157,25 @@ def _held_out_kind(method: str) -> str:
     return "the reference set, by the table as it is"
 
 
-def _doubts(errors: ErrorTable) -> list[str]:
-    """A sentence where the truth's noise was not what was told, at some intensities."""
-    if errors.quieter is None:
+def _noise_warnings(errors: ErrorTable) -> list[str]:
+    """A warning where the truth's noise is lower than given, at some intensities."""
+    if errors.low_noise_range is None:
         return []
-    low, high = errors.quieter
+    low, high = errors.low_noise_range
     return [
         f"where the ensemble is between {low:.4g} and {high:.4g}, the noise of the ground truth is less than "
-        f"the {errors.noise:.4g} told, and errors to expect are too low. Noise of photons, which grows with "
+        f"the given {errors.noise:.4g}, so expected errors are too low there. Photon noise, which grows with "
         "intensity, has no single standard deviation."
     ]
 
 
 def noise_in(report: Mapping[str, Any]) -> float:
-    """The standard deviation of the noise that the ground truth carried, as a table's report keeps it.
+    """Read the standard deviation of the ground truth's noise from a table's report; 0 for a clean truth.
 
     Raises
     ------
     EnsembleError
-        If there was noise and nobody said how much: it cannot be told from the ensemble's error.
+        If the truth was noisy by an unknown amount, which cannot be separated from the ensemble's error.
     """
     noise = report.get("truth_noise")
     if noise is None:
@@ -191,6 +183,15 @@ def noise_in(report: Mapping[str, Any]) -> float:
     if isinstance(noise, (int, float)) and not isinstance(noise, bool) and 0 <= noise < float("inf"):
         return float(noise)
     raise EnsembleError(
-        "the ground truth carried noise of a size not known, which cannot be told from the ensemble's error; "
-        "give truth_noise as a number, or images that are clean."
+        "the ground truth carried noise of unknown size, which cannot be separated from the ensemble's "
+        "error; give truth_noise as a number, or clean images."
     )
+
+
+def read_error_factor(report: Mapping[str, Any]) -> float | None:
+    """Read the error factor from a table's report; None if it has none."""
+    held_out = report.get("held_out")
+    factor: Any = held_out.get("error_factor") if isinstance(held_out, dict) else None
+    if type(factor) in (int, float) and 1 <= factor < float("inf"):
+        return float(factor)
+    return None

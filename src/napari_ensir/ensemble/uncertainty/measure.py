@@ -1,12 +1,10 @@
-"""Goes through images with ground truth and lets what their ensemble amounts to be counted. Counts nothing.
-
-images --bands, chunks--> candidates and ensemble in memory --counted--> sums, which add
-"""
+"""Sums of the errors of an ensemble and its candidates over images with ground truth."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from math import ceil, prod
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +13,6 @@ from napari_ensir.ensemble.arrays.blocks import is_dask, read_block
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.ensemble.combine.combine import combine_field
-from napari_ensir.ensemble.engines import compiled_loops
 from napari_ensir.ensemble.statistics.count import has_chunks, reduce_chunks
 
 if TYPE_CHECKING:
@@ -26,38 +23,123 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.combine.lookup import Lookup
 
-__all__ = ["Flat", "Sums", "bands", "flattened", "in_memory", "measure", "sum_of"]
+__all__ = [
+    "BIAS_CLASSES",
+    "INTENSITIES",
+    "MAX_STEPS",
+    "SPREADS",
+    "STEPS",
+    "ErrorSums",
+    "FlatBlock",
+    "add_sums",
+    "class_grid",
+    "flatten",
+    "for_each_band",
+    "measure",
+    "read_field",
+]
+
+STEPS = 16 * 255
+"""Steps per data range; errors are counted in whole steps."""
+
+MAX_STEPS = 4 * STEPS
+"""Larger errors are clipped at four data ranges, so that sums of squares stay within 53 bits."""
+
+INTENSITIES = 16
+"""Classes of the ensemble's intensity, over the data range."""
+
+SPREADS = 20
+"""Classes of the candidates' standard deviation, two for each doubling."""
+
+BIAS_CLASSES = 32
+"""Classes of intensity for mean errors, over the data range."""
 
 BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**20}
 """Pixels worked on at once."""
 
-NO_MASK = np.zeros(0, bool)
+_NO_MASK = np.zeros(0, bool)
 
 
-class Sums(Protocol):
-    """What is counted of an ensemble: sums over pixels, so that parts of an image add up to it."""
+@dataclass(frozen=True, eq=False)
+class ErrorSums:
+    """Errors of an ensemble and its candidates, summed over pixels by class; sums of parts add up.
 
-    def counted(self, ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None) -> Any:
-        """The sums of one block, whose arrays are in memory.
+    Attributes
+    ----------
+    low, high : float
+        Data range in intensity units.
+    squares : (C, INTENSITIES, SPREADS) int64
+        Squared errors of the ensemble, in squared steps, by its intensity and the candidates' spread.
+    counts : (C, INTENSITIES, SPREADS) int64
+        Pixels in each of these classes.
+    bias_errors : (2, C, M + 1, BIAS_CLASSES) int64
+        Image minus truth, in steps, of the candidates and, last, the ensemble: by the truth's intensity, then
+        by the image's own.
+    bias_counts : (2, C, M + 1, BIAS_CLASSES) int64
+        Pixels in each of these classes.
+    """
+
+    low: float
+    high: float
+    squares: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    bias_errors: NDArray[np.int64]
+    bias_counts: NDArray[np.int64]
+
+    @classmethod
+    def zeros(cls, low: float, high: float, n_channels: int, n_candidates: int) -> ErrorSums:
+        """The sums over no pixels."""
+        classes, biases = (
+            np.zeros((2, n_channels, INTENSITIES, SPREADS), np.int64),
+            np.zeros((2, 2, n_channels, n_candidates + 1, BIAS_CLASSES), np.int64),
+        )
+        return cls(low, high, *classes, *biases)
+
+    @property
+    def step(self) -> float:
+        """Intensity units per step."""
+        return (self.high - self.low) / STEPS
+
+    def __add__(self, other: ErrorSums) -> ErrorSums:
+        names = ("squares", "counts", "bias_errors", "bias_counts")
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def measure_block(
+        self, ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None
+    ) -> ErrorSums:
+        """Sums of one block in the same classes.
 
         Parameters
         ----------
-        ensemble
-            Of the block.
+        ensemble : array of the block's shape
         field
-            The block; its truth is known.
-        keep
-            Where to look; None: everywhere.
+            The block with its ground truth, as numpy arrays.
+        keep : bool array of the block's shape, or None
+            Pixels to count; None: all. Pixels that are not finite are left out.
         """
+        from napari_ensir.ensemble import kernels
 
-    def __add__(self, other: Any) -> Any: ...
+        found = ErrorSums.zeros(self.low, self.high, len(self.counts), self.bias_counts.shape[2] - 1)
+        block = flatten(ensemble, field, keep)
+        classes = (class_grid(self.low, self.high), SPREADS, self.step, float(MAX_STEPS))
+        kernels.count_errors(*block, *classes, found.squares.reshape(-1), found.counts.reshape(-1))
+        grid = [self.low, BIAS_CLASSES / (self.high - self.low), BIAS_CLASSES, self.step, MAX_STEPS]
+        kernels.count_biases(
+            *block,
+            np.array(grid, np.float64),
+            found.bias_counts.reshape(-1),
+            found.bias_errors.reshape(-1),
+        )
+        return found
 
 
-Counted = TypeVar("Counted", bound=Sums)
+def class_grid(low: float, high: float) -> NDArray[np.float32]:
+    """Classes of intensity and unit of spread for a data range, as the kernels take them."""
+    return np.array([low, INTENSITIES / (high - low), INTENSITIES, (high - low) / 255], np.float32)
 
 
-class Flat(NamedTuple):
-    """A block as the loops of ``measuring_loop.py`` take it: flat, and number and runs of the channels."""
+class FlatBlock(NamedTuple):
+    """A block as the kernels take it: flat arrays, then number and run length of the channels."""
 
     candidates: NDArray[np.floating[Any]]
     truth: NDArray[np.floating[Any]]
@@ -66,20 +148,20 @@ class Flat(NamedTuple):
     channels: tuple[int, int]
 
 
-def flattened(ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None) -> Flat:
-    """A block whose arrays are in memory, in the floats that hold its numbers exactly: 32 bits or 64.
+def flatten(ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None) -> FlatBlock:
+    """Flatten a block of numpy arrays, without loss, to float32 or float64.
 
-    So the loops are compiled for these two and for no others. A truth that is not known is no pixels.
+    The kernels are compiled for these two dtypes only. Without a ground truth, ``truth`` is empty.
     """
     arrays = [np.asarray(array) for array in field.arrays]
     exact = np.stack(arrays, dtype=np.result_type(*arrays, np.float32)).reshape(len(arrays), -1)
     n, axis = len(field.candidates), field.channel_axis
     channels = (1, prod(field.shape)) if axis is None else (field.shape[axis], prod(field.shape[axis + 1 :]))
-    return Flat(
+    return FlatBlock(
         exact[:n],
         exact[n:].reshape(-1),
         np.ascontiguousarray(ensemble, np.float32).reshape(-1),
-        NO_MASK if keep is None else np.ascontiguousarray(np.broadcast_to(keep, field.shape)).reshape(-1),
+        _NO_MASK if keep is None else np.ascontiguousarray(np.broadcast_to(keep, field.shape)).reshape(-1),
         channels,
     )
 
@@ -87,19 +169,19 @@ def flattened(ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool
 def measure(
     fields: Iterable[Field],
     lookup: Lookup,
-    empty: Counted,
+    zeros: ErrorSums,
     device: str | torch.device = "auto",
     report: Callable[[int], object] | None = None,
-) -> Counted:
-    """What a lookup's ensemble of fields with ground truth amounts to.
+) -> ErrorSums:
+    """Sum the errors of a lookup's ensemble over fields with ground truth.
 
     Parameters
     ----------
     fields
-        The lookup must not have learned from them, or its ensemble looks too good.
+        The lookup must not have been learned from them, or its errors come out too small.
     lookup
-    empty
-        The sums of no pixel, to add to.
+    zeros
+        Sums over no pixels, which set the classes.
     device
         Where to combine.
     report
@@ -107,78 +189,79 @@ def measure(
 
     Returns
     -------
-    As ``empty``
-        The same for any order and cutting of the pixels.
+    ErrorSums
+        The same for any order and any blocks of the pixels.
     """
-    found = empty
+    total = zeros
+
+    def work(band: Field) -> ErrorSums:
+        return _measure_band(band, lookup, zeros, device)
+
+    def done(band: Field, found: ErrorSums) -> None:
+        nonlocal total
+        total = total + found
+        if report is not None:
+            report(prod(band.shape))
+
     for field in fields:
         if has_chunks(field):
-            leaf = _Chunk(lookup, empty, field.channel_axis)
-            found = found + reduce_chunks(_whole_channels(field), leaf, sum_of, report)
-            continue
-        found = found + _counted_side_by_side(field, lookup, empty, device, report)
-    return found
-
-
-def _counted_side_by_side(
-    field: Field,
-    lookup: Lookup,
-    empty: Counted,
-    device: str | torch.device,
-    report: Callable[[int], object] | None,
-) -> Counted:
-    """Where the loops are compiled, so that the threads of one process do not wait for each other."""
-    parts: dict[int, Counted] = {}
-    total = empty
-
-    def work(band: tuple[int, Field]) -> None:
-        parts[band[0]] = _counted(band[1], lookup, empty, device)
-
-    def done(band: tuple[int, Field]) -> None:
-        nonlocal total
-        total = total + parts.pop(band[0])
-        if report is not None:
-            report(prod(band[1].shape))
-
-    alone = compiled_loops() is None or resolve_device(device).type != "cpu"
-    for_each(enumerate(bands(field, device)), work, done, threads=1 if alone else None)
+            chunk = _ChunkMeasure(lookup, zeros, field.channel_axis)
+            total = total + reduce_chunks(_with_whole_channels(field), chunk, add_sums, report)
+        else:
+            for_each_band(field, device, work, done)
     return total
 
 
-def sum_of(parts: Sequence[Counted]) -> Counted:
-    """All parts together."""
-    found = parts[0]
+def add_sums(parts: Sequence[ErrorSums]) -> ErrorSums:
+    """Sum of one or more parts."""
+    total = parts[0]
     for part in parts[1:]:
-        found = found + part
-    return found
+        total = total + part
+    return total
 
 
-def bands(field: Field, device: str | torch.device = "cpu") -> list[Field]:
-    """Pieces that are worked on in memory, the channel axis whole."""
-    most = BLOCK_PIXELS["cpu" if resolve_device(device).type == "cpu" else "gpu"]
-    return field.bands(max(1, ceil(prod(field.shape) / most)))
+def for_each_band(
+    field: Field,
+    device: str | torch.device,
+    work: Callable[[Field], Any],
+    done: Callable[[Field, Any], object],
+) -> None:
+    """Call ``work`` on bands of a field, in several threads on the CPU, and ``done`` with each result."""
+    on_cpu = resolve_device(device).type == "cpu"
+    results: dict[int, Any] = {}
+
+    def start(item: tuple[int, Field]) -> None:
+        results[item[0]] = work(item[1])
+
+    def finish(item: tuple[int, Field]) -> None:
+        done(item[1], results.pop(item[0]))
+
+    for_each(enumerate(_bands(field, on_cpu=on_cpu)), start, finish, threads=None if on_cpu else 1)
 
 
-def in_memory(field: Field) -> Field:
-    """The same field in numpy arrays of its one working dtype."""
+def _bands(field: Field, *, on_cpu: bool) -> list[Field]:
+    """Pieces of a field to work on in memory, each with all channels."""
+    return field.bands(max(1, ceil(prod(field.shape) / BLOCK_PIXELS["cpu" if on_cpu else "gpu"])))
+
+
+def read_field(field: Field) -> Field:
+    """The field without its mask, as numpy arrays of its working dtype."""
     whole = (slice(None),) * len(field.shape)
     arrays = [read_block(array, whole, field.dtype).reshape(field.shape) for array in field.arrays]
     truth = None if field.truth is None else arrays.pop()
     return Field(tuple(arrays), truth, None, field.channel_axis)
 
 
-def _counted(field: Field, lookup: Lookup, empty: Counted, device: str | torch.device) -> Counted:
-    part = in_memory(field)
-    whole = (slice(None),) * len(field.shape)
-    mask = field.read_mask(whole)
-    keep = None if mask is None else mask.reshape(field.shape)
+def _measure_band(band: Field, lookup: Lookup, zeros: ErrorSums, device: str | torch.device) -> ErrorSums:
+    part = read_field(band)
+    mask = band.read_mask((slice(None),) * len(band.shape))
+    keep = None if mask is None else mask.reshape(band.shape)
     ensemble = np.asarray(combine_field(lookup, part, device, as_maps=False))
-    counted: Counted = empty.counted(ensemble, part, keep)
-    return counted
+    return zeros.measure_block(ensemble, part, keep)
 
 
-def _whole_channels(field: Field) -> Field:
-    """The same field with the channel axis in one chunk."""
+def _with_whole_channels(field: Field) -> Field:
+    """The same field of dask arrays with the channel axis in one chunk."""
     axis = field.channel_axis
     if axis is None:
         return field
@@ -187,14 +270,13 @@ def _whole_channels(field: Field) -> Field:
     return Field(tuple(candidates), truth, field.mask, axis)
 
 
-class _Chunk:
-    """Measures one chunk of dask arrays; small, so that it can be sent to where the chunk is read."""
+class _ChunkMeasure:
+    """Measures one chunk of dask arrays; small, so that it can be sent to a cluster's workers."""
 
-    def __init__(self, lookup: Lookup, empty: Any, axis: int | None) -> None:
-        self.lookup, self.empty, self.axis = lookup, empty, axis
+    def __init__(self, lookup: Lookup, zeros: ErrorSums, axis: int | None) -> None:
+        self.lookup, self.zeros, self.axis = lookup, zeros, axis
 
-    def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> Any:
-        found = self.empty
-        for band in bands(Field(tuple(arrays[:-1]), arrays[-1], mask, self.axis)):
-            found = found + _counted(band, self.lookup, self.empty, "cpu")
-        return found
+    def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> ErrorSums:
+        field = Field(tuple(arrays[:-1]), arrays[-1], mask, self.axis)
+        bands = _bands(field, on_cpu=True)
+        return add_sums([_measure_band(band, self.lookup, self.zeros, "cpu") for band in bands])

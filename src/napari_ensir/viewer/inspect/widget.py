@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.uncertainty.bias import By, Fidelity
+    from napari_ensir.ensemble.uncertainty.bias import BiasCurve, By
 
 __all__ = ["InspectWidget", "provenance_lines"]
 
@@ -72,7 +72,8 @@ def provenance_lines(lut: WeightLUT) -> list[str]:
     lines += filter(None, [_learned_from(inputs), _hashes(inputs)])
     held_out = _dict(report.get("held_out"))
     if isinstance(rmse := held_out.get("rmse"), (int, float)):
-        lines.append(f"Held out: RMSE {rmse:.4g}, on {held_out.get('kind', 'parts of the images')}.")
+        within = "" if (factor := lut.error_factor) is None else f", within x {factor:.2g} on other fields"
+        lines.append(f"Held out: RMSE {rmse:.4g}{within}, on {held_out.get('kind', 'parts of the images')}.")
     return lines
 
 
@@ -382,7 +383,7 @@ def _write_table(lut: WeightLUT, path: Path) -> None:
             writer.writerow([*low.tolist(), int(place[-1]), *weights.tolist(), int(count)])
 
 
-def _write_curves(lut: WeightLUT, curves: Fidelity, path: Path) -> None:
+def _write_curves(lut: WeightLUT, curves: BiasCurve, path: Path) -> None:
     what = "true intensity" if curves.by == "truth" else "intensity read"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.uncertainty.bias import Fidelity
+    from napari_ensir.ensemble.uncertainty.bias import BiasCurve
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
 
     Colour = tuple[float, float, float]
@@ -110,7 +110,7 @@ def draw_counts(axes: Axes, lut: WeightLUT, channel: int, ink: Colour) -> None:
 
 
 def draw_fidelity(
-    axes: Axes, curves: Fidelity, names: Sequence[str], channel: int, ink: Colour, paper: Colour
+    axes: Axes, curves: BiasCurve, names: Sequence[str], channel: int, ink: Colour, paper: Colour
 ) -> None:
     """Mean error of each candidate and of the ensemble along intensity, with its standard error.
 
