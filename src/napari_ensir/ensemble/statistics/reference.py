@@ -10,7 +10,7 @@ from dataclasses import field as dataclass_field
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
+from itertools import chain, islice
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -235,6 +235,7 @@ class ReferenceSet:
         self.pairs: Iterable[tuple[Sequence[Any], Any]]
         if isinstance(reference, Sequence):
             self.pairs = reference
+            head = list(islice(reference, 1))
         else:
             try:
                 source = iter(reference)
@@ -244,11 +245,10 @@ class ReferenceSet:
                 ) from None
             head = list(islice(source, 1))
             known = data_range is not None or (head and _limits(self._field(0, head[0])) is not None)
-            self.pairs = _Chain(head, source) if known else [*head, *source]
-        first = next(iter(self.pairs), None)
-        if first is None:
+            self.pairs = chain(head, source) if known else [*head, *source]
+        if not head:
             raise EnsembleError("the reference set is empty; give at least one image with ground truth.")
-        self.first = self._field(0, first)
+        self.first = self._field(0, head[0])
         if isinstance(self.pairs, Sequence) and mask is not None and len(mask) != len(self.pairs):
             raise EnsembleError(
                 f"there are {len(mask)} masks but {len(self.pairs)} images; "
@@ -374,17 +374,6 @@ class _EveryNth:
 
     def __iter__(self) -> Iterator[Field]:
         return self.fields.every(self.start, self.n)
-
-
-class _Chain:
-    """Items read already, then the rest of their iterator."""
-
-    def __init__(self, head: list[Any], rest: Iterator[Any]) -> None:
-        self.head, self.rest = head, rest
-
-    def __iter__(self) -> Iterator[Any]:
-        yield from self.head
-        yield from self.rest
 
 
 def _measured(
