@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["warm_up"]
 
-_PIXELS = 2**18
-"""Pixels of the images that the kernels are called with."""
-
 
 def warm_up(n_candidates: int, dtypes: Iterable[np.typing.DTypeLike] = (np.uint8, np.uint16)) -> None:
     """Compile the kernels for a number of candidates and for dtypes, or load them from disk.
@@ -43,14 +40,14 @@ def warm_up(n_candidates: int, dtypes: Iterable[np.typing.DTypeLike] = (np.uint8
     """
     for kind in dtypes:
         dtype = np.dtype(kind)
-        truth = (np.arange(_PIXELS) % 100).astype(dtype)
+        truth = (np.arange(4096) % 100).astype(dtype)
         if dtype.itemsize > 1:
             spread_of(truth)
         field = Field(tuple(truth.copy() for _ in range(n_candidates)), truth, None, None)
         binning = choose_binning(dtype, (0, 100))
-        found = collect([field], binning, n_candidates, 1, threads=1)
-        estimate = em(found, Settings(max_iterations=2))
-        lookup = Lookup(binning, found.rows, estimate.weights, estimate.fallback, estimate.unseen)
+        statistics = collect([field], binning, n_candidates, 1, threads=1)
+        estimate = em(statistics, Settings(max_iterations=2))
+        lookup = Lookup(binning, statistics.rows, estimate.weights, estimate.fallback, estimate.unseen)
         small = Field(tuple(truth[:4] for _ in range(n_candidates)), None, None, None)
         combine_field(lookup, small, "cpu", as_maps=False)
         known = Field(small.candidates, truth[:4], None, None)

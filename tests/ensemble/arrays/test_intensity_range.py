@@ -78,8 +78,8 @@ def test_range_of_floats_is_exact_to_a_cell(scale, offset):
     [
         (2**40, 2000, np.int64),
         (-(2**40), 2000, np.int64),
-        (2**24, 0.2, np.float64),
-        (2**20, 0.01, np.float64),
+        (2**24, 0.05, np.float64),
+        (2**20, 0.004, np.float64),
     ],
 )
 def test_range_around_the_border_of_a_cell_leaves_out_few_pixels(offset, spread, dtype):

@@ -1,4 +1,4 @@
-"""What the first fit needs is made ready once for each kind of image, in a process of its own."""
+"""The kernels are compiled once for each number of candidates and dtype, in a separate process."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ import threading
 
 import numpy as np
 
-from napari_ensir.viewer.fit import precompile as room
+from napari_ensir.viewer.fit import precompile
 
 
-def joined():
+def wait_for_threads():
     for thread in threading.enumerate():
         if thread.name.startswith("napari-ensir warm-up"):
             thread.join(120)
 
 
-def test_each_kind_is_compiled_once_and_elsewhere(monkeypatch):
-    monkeypatch.setattr(room, "_BEGUN", set())
+def test_each_kind_is_compiled_once_in_another_process(monkeypatch):
+    monkeypatch.setattr(precompile, "_BEGUN", set())
     ran, run = [], subprocess.run
 
     def watched(command, **options):
         ran.append(command[-2:])
         return run(command, **options)
 
-    monkeypatch.setattr(room.subprocess, "run", watched)
+    monkeypatch.setattr(precompile.subprocess, "run", watched)
     grey = np.zeros((8, 8), np.uint8)
     for arrays in ([grey, grey], [grey, grey], [grey.astype(np.float32), grey]):
-        room.warm_up(arrays)
-        joined()
+        precompile.warm_up(arrays)
+        wait_for_threads()
     assert ran == [["2", "uint8"], ["2", "float32"]]
 
 
-def test_a_python_that_cannot_be_started_is_no_trouble(monkeypatch):
-    monkeypatch.setattr(room, "_BEGUN", set())
-    monkeypatch.setattr(room.sys, "executable", "/no/such/python")
-    room.warm_up([np.zeros((8, 8), np.uint8)])
-    joined()
+def test_python_that_cannot_be_started_raises_nothing(monkeypatch):
+    monkeypatch.setattr(precompile, "_BEGUN", set())
+    monkeypatch.setattr(precompile.sys, "executable", "/no/such/python")
+    precompile.warm_up([np.zeros((8, 8), np.uint8)])
+    wait_for_threads()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("napari-ensir warm-up")]
 
 
-def test_the_fit_panel_warms_up_for_the_ticked_candidates(monkeypatch, fit_widget, filled):
+def test_fit_panel_compiles_for_the_selected_candidates(monkeypatch, fit_widget, filled):
     prepared = []
-    monkeypatch.setattr(room, "_BEGUN", set())
-    monkeypatch.setattr(room, "_prepare", lambda *kind: prepared.append(kind))
+    monkeypatch.setattr(precompile, "_BEGUN", set())
+    monkeypatch.setattr(precompile, "_prepare", lambda *kind: prepared.append(kind))
     fit_widget.candidates.value = list(filled.layers)[1:3]
     fit_widget.candidates.value = list(filled.layers)[2:4]
-    joined()
+    wait_for_threads()
     assert prepared == [(2, "uint8")]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.blocks import as_array, dtype_of, is_torch, read_block, working_dtype
+from napari_ensir.ensemble.arrays.intensity_range import byte_range
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ class Field:
         """Dtype that decides the binning: :attr:`dtype`, or int64 if large integers are read as floats."""
         is_integer = all(dtype_of(array).kind in "iu" for array in self.arrays)
         return np.dtype(np.int64) if is_integer and self.dtype.kind == "f" else self.dtype
+
+    @property
+    def byte_range(self) -> tuple[float, float] | None:
+        """Data range of 8-bit images; None for others."""
+        return byte_range(dtype_of(array) for array in self.arrays)
 
     @property
     def n_channels(self) -> int:

@@ -49,7 +49,6 @@ __all__ = [
     "collect_chunks",
     "count_fields",
     "has_chunks",
-    "measure_chunks",
     "reduce_chunks",
 ]
 
@@ -202,28 +201,6 @@ def collect_chunks(
     return statistics
 
 
-def measure_chunks(
-    field: Field,
-    measure: Callable[[NDArray[Any]], Any],
-    join: Callable[[Sequence[Any]], Any],
-    report: Report | None = None,
-) -> Any:
-    """Measure every array of a field of dask arrays, chunk by chunk.
-
-    Parameters
-    ----------
-    field
-    measure
-        Called with a flat array of the field's dtype.
-    join
-        Combines results, in any order and grouping. Both functions are sent to workers, so they are
-        picklable.
-    report
-        Called with the number of pixels of every finished chunk.
-    """
-    return reduce_chunks(field, partial(_measure_chunk, field.dtype, measure, join), join, report)
-
-
 def reduce_chunks(
     field: Field, leaf: Callable[..., Any], join: Callable[..., Any], report: Report | None
 ) -> Any:
@@ -293,17 +270,6 @@ def _local_device(name: str | None) -> torch.device | None:
         return None if name is None else resolve_device(name)
     except EnsembleError:
         return None
-
-
-def _measure_chunk(
-    dtype: np.dtype[Any],
-    measure: Callable[[NDArray[Any]], Any],
-    join: Callable[[Sequence[Any]], Any],
-    arrays: Sequence[NDArray[Any]],
-    mask: Any,
-    first_channel: int,
-) -> Any:
-    return join([measure(array.reshape(-1).astype(dtype)) for array in arrays])
 
 
 def _leaves(field: Field, leaf: Callable[..., Any]) -> tuple[list[Any], list[int]]:

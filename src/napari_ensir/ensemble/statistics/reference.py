@@ -10,7 +10,7 @@ from dataclasses import field as dataclass_field
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
+from itertools import chain, islice
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +21,6 @@ from napari_ensir.ensemble.arrays.blocks import block_size, block_slices, dtype_
 from napari_ensir.ensemble.arrays.image_set import check_names, make_field
 from napari_ensir.ensemble.arrays.intensity_range import (
     Ends,
-    byte_range,
     ends_of,
     robust_range,
     spread_of,
@@ -31,7 +30,7 @@ from napari_ensir.ensemble.arrays.intensity_range import (
 from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.ensemble.statistics.binning import Binning, choose_binning
 from napari_ensir.ensemble.statistics.collect import collect
-from napari_ensir.ensemble.statistics.count import DENSE_SUMS, has_chunks, measure_chunks
+from napari_ensir.ensemble.statistics.count import DENSE_SUMS, has_chunks, reduce_chunks
 from napari_ensir.ensemble.statistics.statistics import merge, n_moments
 from napari_ensir.errors import EnsembleError
 
@@ -235,6 +234,7 @@ class ReferenceSet:
         self.pairs: Iterable[tuple[Sequence[Any], Any]]
         if isinstance(reference, Sequence):
             self.pairs = reference
+            head = list(islice(reference, 1))
         else:
             try:
                 source = iter(reference)
@@ -243,12 +243,11 @@ class ReferenceSet:
                     f"the reference set is {reference!r}; give pairs (candidates, ground truth)."
                 ) from None
             head = list(islice(source, 1))
-            known = data_range is not None or (head and _limits(self._field(0, head[0])) is not None)
-            self.pairs = _Chain(head, source) if known else [*head, *source]
-        first = next(iter(self.pairs), None)
-        if first is None:
+            known = data_range is not None or (head and self._field(0, head[0]).byte_range is not None)
+            self.pairs = chain(head, source) if known else [*head, *source]
+        if not head:
             raise EnsembleError("the reference set is empty; give at least one image with ground truth.")
-        self.first = self._field(0, first)
+        self.first = self._field(0, head[0])
         if isinstance(self.pairs, Sequence) and mask is not None and len(mask) != len(self.pairs):
             raise EnsembleError(
                 f"there are {len(mask)} masks but {len(self.pairs)} images; "
@@ -350,9 +349,8 @@ class ReferenceSet:
         """Return the data range and its source: "given", "dtype" or "data"."""
         if self.given_range is not None:
             return self.given_range, "given"
-        limits = _limits(self.first)
-        if limits is not None:
-            return limits, "dtype"
+        if self.first.byte_range is not None:
+            return self.first.byte_range, "dtype"
         spread = _measured(self._shown(), spread_of, sum_of, progress)
         return robust_range(spread, lambda ends: self._ends_within(ends, progress)), "data"
 
@@ -365,10 +363,6 @@ class ReferenceSet:
             yield replace(field, truth=None) if self.noisy_truth else field
 
 
-def _limits(field: Field) -> tuple[float, float] | None:
-    return byte_range(dtype_of(array) for array in field.arrays)
-
-
 class _EveryNth:
     """Every n-th image of a reference set, as an iterable."""
 
@@ -377,17 +371,6 @@ class _EveryNth:
 
     def __iter__(self) -> Iterator[Field]:
         return self.fields.every(self.start, self.n)
-
-
-class _Chain:
-    """Items read already, then the rest of their iterator."""
-
-    def __init__(self, head: list[Any], rest: Iterator[Any]) -> None:
-        self.head, self.rest = head, rest
-
-    def __iter__(self) -> Iterator[Any]:
-        yield from self.head
-        yield from self.rest
 
 
 def _measured(
@@ -407,7 +390,8 @@ def _measured(
     def blocks() -> Iterator[tuple[Any, np.dtype[Any], Slices]]:
         for field in fields:
             if has_chunks(field):
-                parts.append(measure_chunks(field, measure, join, report))
+                chunk = partial(_measure_chunk, field.dtype, measure, join)
+                parts.append(reduce_chunks(field, chunk, join, report))
                 continue
             dtype = field.dtype
             for array in field.arrays:
@@ -427,6 +411,17 @@ def _measured(
 
     for_each(blocks(), measure_block, done)
     return join(parts + found)
+
+
+def _measure_chunk(
+    dtype: np.dtype[Any],
+    measure: Callable[[NDArray[Any]], Result],
+    join: Callable[[Sequence[Result]], Result],
+    arrays: Sequence[NDArray[Any]],
+    mask: Any,
+    first_channel: int,
+) -> Result:
+    return join([measure(array.reshape(-1).astype(dtype)) for array in arrays])
 
 
 class Samples:
