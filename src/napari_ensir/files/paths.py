@@ -11,7 +11,7 @@ __all__ = ["expand_path"]
 
 
 def expand_path(path: str | Path) -> Path:
-    """Expand ``~`` in a path, and refuse what cannot be a path.
+    r"""Expand ``~`` in a path, and refuse what cannot be a path.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ def expand_path(path: str | Path) -> Path:
 
     Examples
     --------
-    >>> expand_path("a\\0.tif")
+    >>> expand_path("a\0.tif")
     Traceback (most recent call last):
-    napari_ensir.errors.EnsembleError: 'a\\x00.tif' cannot be used as a path: embedded null byte.
+    napari_ensir.errors.EnsembleError: 'a\x00.tif' cannot be used as a path: embedded null byte.
     """
     try:
         expanded = Path(path).expanduser()

@@ -41,8 +41,10 @@ _FILES = ("zarr.json", ".zarray", ".zgroup")
 
 # Codecs that turn bytes into numbers. Others, such as pickle, can run code that is stored in a chunk.
 _CODECS = frozenset(
-    "adler32 bitround blosc bytes bz2 crc32 crc32c delta fixedscaleoffset fletcher32 gzip lz4 lzma packbits "
-    "quantize sharding_indexed shuffle transpose zlib zstd".split()
+    {"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"}  # compression
+    | {"bitround", "delta", "fixedscaleoffset", "packbits", "quantize", "shuffle"}  # filters
+    | {"adler32", "crc32", "crc32c", "fletcher32"}  # checksums
+    | {"bytes", "sharding_indexed", "transpose"}  # layout
 )
 _DTYPE = re.compile(r"[<>=|]?([iufb]\d{1,2})|bool|u?int\d{1,2}|float\d{1,2}")
 
@@ -117,8 +119,8 @@ def open_zarr(path: Path) -> ZarrImage:
     n_blocks = prod(ceil(size / block) for size, block in zip(node.shape, blocks, strict=True))
     if n_blocks > _MAX_BLOCKS:
         raise EnsembleError(
-            f"{path} states the shape {node.shape} in chunks of {stored}, which is more than can be processed; "
-            "crop it, or save it with larger chunks."
+            f"{path} states the shape {node.shape} in chunks of {stored}, more than can be processed; crop "
+            "it, or save it with larger chunks."
         )
     # Inlined, so that a dask worker reads the pixels of a task itself.
     array = da.from_array(_Reader(node, where, identity), chunks=blocks, name=False, inline_array=True)
@@ -144,8 +146,8 @@ class _Reader:
             raise EnsembleError(f"{self.path} was replaced while it was being read; open it again.")
         if error is not None:
             raise EnsembleError(
-                f"a chunk of {self.path} could not be read ({_reason(error)}); it is damaged or missing. Write "
-                "the array again."
+                f"a chunk of {self.path} could not be read ({_reason(error)}); it is damaged or missing. "
+                "Write the array again."
             ) from error
         return pixels
 
@@ -202,8 +204,8 @@ def _check_metadata(path: Path, metadata: dict[str, Any]) -> None:
     chunk = [min(sizes) for sizes in zip(shape, chunks, strict=True)]
     if prod(chunk) * 8 > _MAX_CHUNK_BYTES:
         raise EnsembleError(
-            f"{path} is stored in chunks of {tuple(chunk)}, which are too large to be read; save it with smaller "
-            "chunks."
+            f"{path} is stored in chunks of {tuple(chunk)}, which are too large to be read; save it with "
+            "smaller chunks."
         )
     for outer, inner in _shards(metadata.get("codecs") or [], chunks):
         if prod(ceil(a / max(1, b)) for a, b in zip(outer, inner, strict=True)) > _MAX_CHUNKS_PER_SHARD:
@@ -260,14 +262,13 @@ def _check_dtype_and_codecs(where: str, metadata: dict[str, Any]) -> None:
     for each in dtypes:
         if not _DTYPE.fullmatch(str(each)):
             raise EnsembleError(
-                f"{where} has pixels of dtype {str(each)[:40]!r}; integer or float pixels are needed. Nothing of "
-                "it was read."
+                f"{where} has pixels of dtype {str(each)[:40]!r}; integer or float pixels are needed."
             )
     for name in names:
         if not isinstance(name, str) or name.removeprefix("numcodecs.") not in _CODECS:
             raise EnsembleError(
-                f"{where} uses the codec {str(name)[:40]!r}, which is not read because it could run code; save "
-                "it with another, such as zstd, zlib or blosc."
+                f"{where} uses the codec {str(name)[:40]!r}, which is not known to be safe; save it with "
+                "zstd, zlib or blosc."
             )
     if metadata.get("storage_transformers"):
         raise EnsembleError(f"{where} uses storage transformers, which are not supported.")
