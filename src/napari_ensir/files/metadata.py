@@ -9,7 +9,7 @@ from typing import Any
 
 from napari_ensir.files.tensors import parse_object
 
-__all__ = ["KEY", "Record", "plain", "record_in", "text_of", "told"]
+__all__ = ["KEY", "Record", "plain", "record_in", "summarize_record", "text_of"]
 
 KEY = "napari-ensir"
 """Key of a record: a namespace in OME, an attribute in Zarr, a keyword in PNG."""
@@ -53,13 +53,13 @@ def record_in(text: Any) -> dict[str, Any] | None:
         return None
 
 
-def told(record: Record) -> dict[str, str]:
+def summarize_record(record: Record) -> dict[str, str]:
     """Summarise a record as pairs of text, for programs that show OME annotations.
 
     Examples
     --------
-    >>> told({"kind": "ensemble", "date": "2026-11-24", "table": {"names": ["a", "b"], "method": "em"}})
-    {'kind': 'ensemble', 'date': '2026-11-24', 'method': 'em', 'candidates': 'a, b'}
+    >>> summarize_record({"kind": "ensemble", "table": {"names": ["a", "b"], "method": "em"}})
+    {'kind': 'ensemble', 'method': 'em', 'candidates': 'a, b'}
     """
     found = {key: record[key] for key in ("kind", "date") if isinstance(record.get(key), str)}
     table = record.get("table")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.metadata import KEY, record_in, text_of, told
+from napari_ensir.files.metadata import KEY, record_in, summarize_record, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,7 +39,7 @@ TRANSPARENT = "has an alpha channel, which is not an intensity; save it without 
 """End of the message about an image with an alpha channel."""
 
 _MAX_PAGES = 100_000
-_MAX_COMPRESSION = 2**17  # times; the densest runs of zstd and LZMA reach half of it
+_MAX_COMPRESSION = 2**17  # times; more than zstd and LZMA reach
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _NO_COMPRESSION, _JPEG = 1, (6, 7, 33007)
 _ORIENTATION = 274
@@ -368,7 +368,7 @@ def write_tiff(
 
 def _annotation(record: Record) -> dict[str, Any]:
     """Provenance as an OME map annotation: a summary for other programs, and the whole record."""
-    return {"Namespace": KEY, "Value": {**told(record), "record": text_of(record)}}
+    return {"Namespace": KEY, "Value": {**summarize_record(record), "record": text_of(record)}}
 
 
 def read_tiff_record(path: Path) -> dict[str, Any] | None:

@@ -372,7 +372,7 @@ def test_hundreds_of_mutated_files(lut, tmp_path, rng):
 
 def test_two_threads_save_the_same_file(lut, tmp_path):
     path = tmp_path / "rain.lut.safetensors"
-    threads = [threading.Thread(target=lut.save, args=(path,)) for _ in range(8)]
+    threads = [threading.Thread(target=lut.save, args=(path,), kwargs={"overwrite": True}) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

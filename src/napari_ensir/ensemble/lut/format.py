@@ -149,10 +149,9 @@ def read_table(path: str | Path) -> TableParts:
     source = readable_file(path, _MAX_BYTES, f"{SUFFIX} file")
     try:
         # Opened once: another process may put another table in its place at any moment.
-        with source.open("rb") as opened:
-            file = TensorFile(opened)
-            header = _read_header(source, file.metadata)
-            tensors = _read_tensors(source, file, header)
+        file = TensorFile(source)
+        header = _read_header(source, file.metadata)
+        tensors = _read_tensors(source, file, header)
     except EnsembleError:
         raise
     except MemoryError as error:
