@@ -212,7 +212,7 @@ class TensorFile:
             self._file: Any = safe_open(path, framework="np")
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-        if (self._file.metadata() or {}) != self.metadata:
+        if (self._file.metadata() or {}) != self.metadata:  # type: ignore[no-untyped-call]
             raise ValueError("it changed while it was read")
         self.entries = {
             name: TensorEntry(each["dtype"], tuple(each["shape"]))
