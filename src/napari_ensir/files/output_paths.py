@@ -84,7 +84,7 @@ def _check_inputs(
     for place in inputs:
         if taken := _first(known, _keys(place.path)):
             raise EnsembleError(
-                f"{taken.name} would replace {place.path}, which is read ({place.name}); choose another path."
+                f"{taken.name} leads to {place.path}, which is read ({place.name}); choose another path."
             )
         if taken := _first(whole, _above(place.path)):
             raise EnsembleError(
