@@ -46,7 +46,7 @@ def _(bench):
     return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
 
 
-@misuse("a TIFF renamed to .png", says="any other kind must have its own ending")
+@misuse("a TIFF renamed to .png", says="give files of other formats their own suffix")
 def _(bench):
     path = bench.write("far", far(TRUTH)).rename(bench.folder / "far.png")
     return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
