@@ -1,4 +1,4 @@
-"""The one exception a user meets, and two that programs tell from it."""
+"""Exceptions of the package."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ __all__ = ["Cancelled", "EnsembleError", "MissingRestorer"]
 
 
 class EnsembleError(ValueError):
-    """Input that cannot be used; the message says what is wrong, where, and what would be right.
+    """Invalid input; the message says what is wrong, where, and how to correct it.
 
-    Nothing is written and no input is changed when it is raised.
+    When it is raised, no output has been written and no input has been changed.
     """
 
 
 class Cancelled(Exception):
-    """Raised by a ``progress`` callback to stop the work; it passes through unchanged."""
+    """Raised by a ``progress`` callback to cancel the computation; it is not caught by the package."""
 
 
 class MissingRestorer(EnsembleError):
-    """A checkpoint of DP-IR needs the restorer that it was trained around and could not hold.
+    """A DP-IR checkpoint refers to a restorer that it does not contain.
 
     Attributes
     ----------
-    name
-        What that restorer is called.
+    name : object
+        Name of that restorer, as in the checkpoint.
     """
 
     def __init__(self, where: str, shown: str, name: object) -> None:
         super().__init__(
-            f"{where} was trained around the restorer {shown}, which it cannot hold; give that one too: in "
-            "Restore open it first, on the command line --ir FILE, in Python ir=."
+            f"{where} was trained with the restorer {shown}, which it does not contain; provide it too: open "
+            "it first in the Restore panel, or use --ir FILE on the command line, ir= in Python."
         )
         self.name = name

@@ -438,8 +438,8 @@ main()
 @pytest.mark.parametrize(
     ("number", "module", "function"),
     [
-        (signal.SIGINT, "files.whole", "_settle"),
-        (signal.SIGTERM, "files.whole", "_settle"),
+        (signal.SIGINT, "files.atomic", "_sync"),
+        (signal.SIGTERM, "files.atomic", "_sync"),
         (signal.SIGINT, "ensemble.reference", "collect"),
         (signal.SIGINT, "files.sets", "open_image"),
     ],

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_ensir.files import read_image, write_image
-from napari_ensir.files.atomic import clear_parts, many_files, whole_file, whole_folder
+from napari_ensir.files import atomic, read_image, write_image
+from napari_ensir.files.atomic import clear_parts, whole_file, whole_folder
 from tests.helpers.paths import ROOT
 
 TIMES = int(os.environ.get("NAPARI_ENSIR_INTERRUPTIONS", "10"))
@@ -55,28 +55,67 @@ def test_what_a_killed_process_left_goes_the_next_time(tmp_path, monkeypatch, ki
     target = Path("sub", name) if relative else tmp_path / "sub" / name
     subprocess.run([sys.executable, "-c", KILLED, kind, target], check=False)
     left = list((tmp_path / "sub").iterdir())
-    assert [one.name[:8] for one in left] == [".part-a-"]
-    write_image(Path("sub", f"b{target.suffix}"), np.ones((8, 8), np.uint8))
-    assert left[0].exists()  # it may be of use to who wrote it: another target's writer lets it be
+    assert [one.name[:6] for one in left] == [".part-"]
     write_image(target, np.ones((8, 8), np.uint8))
-    assert sorted(one.name for one in (tmp_path / "sub").iterdir()) == sorted([name, f"b{target.suffix}"])
+    assert [one.name for one in (tmp_path / "sub").iterdir()] == [name]
 
 
-def test_a_save_of_many_looks_through_its_folder_once(tmp_path, monkeypatch):
-    left = [tmp_path / f".part-{name}-x.tif" for name in "abc"]  # as killed writers leave them
-    looks = []
+def test_a_folder_is_searched_for_leftovers_once(tmp_path, monkeypatch):
+    searches = []
     listed = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda folder: looks.append(folder) or listed(folder))
-    for part in left:
-        part.touch()
-    with many_files():
-        for name in "ab":
-            write_image(tmp_path / f"{name}.tif", np.ones((8, 8), np.uint8))
-    assert looks == [tmp_path]
-    assert sorted(listed(tmp_path)) == [left[2].name, "a.tif", "b.tif"]
-    write_image(tmp_path / "c.tif", np.ones((8, 8), np.uint8))
-    assert looks == [tmp_path] * 2
-    assert not left[2].exists()
+    monkeypatch.setattr(os, "listdir", lambda folder: searches.append(folder) or listed(folder))
+    for name in "abc":
+        write_image(tmp_path / f"{name}.tif", np.ones((8, 8), np.uint8))
+    assert searches == [tmp_path]
+    assert sorted(listed(tmp_path)) == ["a.tif", "b.tif", "c.tif"]
+
+
+def test_a_replaced_folder_without_a_successor_is_kept(tmp_path):
+    """A process killed between the two renames of a replacement leaves the only copy under that name."""
+    for name in ("kept.zarr", "removed.zarr"):
+        (tmp_path / f".replaced-0123456789ab-{name}").mkdir()
+    (tmp_path / "removed.zarr").mkdir()
+    write_image(tmp_path / "a.tif", np.ones((8, 8), np.uint8))
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        ".replaced-0123456789ab-kept.zarr",
+        "a.tif",
+        "removed.zarr",
+    ]
+
+
+@pytest.mark.parametrize(("whole", "name"), [(whole_file, "a.tif"), (whole_folder, "a.zarr")])
+def test_a_part_that_another_process_cleared_is_created_again(tmp_path, monkeypatch, whole, name):
+    """Another process can take a part that is not locked yet for a leftover."""
+    lock, taken = atomic._lock, []
+
+    def too_late(path):
+        if not taken:
+            taken.append(path)
+            atomic._remove(path)
+        return lock(path)
+
+    monkeypatch.setattr(atomic, "_lock", too_late)
+    with whole(tmp_path / name) as part:
+        assert part.exists()
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_that_another_writer_publishes_meanwhile_is_replaced(tmp_path, monkeypatch):
+    target = tmp_path / "a.zarr"
+    (target / "old").mkdir(parents=True)
+    rename, taken = Path.rename, []
+
+    def other_writer(self, to):
+        rename(self, to)
+        if self == target and not taken:
+            taken.append(to)
+            (target / "other").mkdir(parents=True)
+
+    monkeypatch.setattr(Path, "rename", other_writer)
+    with whole_folder(target, overwrite=True) as part:
+        (part / "new").touch()
+    assert taken
+    assert [one.name for one in tmp_path.rglob("*")] == ["a.zarr", "new"]
 
 
 @pytest.mark.parametrize(("whole", "name"), [(whole_file, "a.tif"), (whole_folder, "a.zarr")])

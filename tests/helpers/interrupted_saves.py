@@ -21,6 +21,7 @@ import numpy as np
 from napari_ensir import EnsembleError, load_lut
 from napari_ensir.ensemble.lut.lut import WeightLUT
 from napari_ensir.ensemble.statistics.binning import choose_binning
+from napari_ensir.files import atomic
 
 
 def large_table():
@@ -41,11 +42,11 @@ def killed(luts, target, saves):
     child = os.fork()
     if child == 0:
         began = time.monotonic()
-        luts[0].save(target)
+        luts[0].save(target, overwrite=True)
         os.write(told, struct.pack("d", time.monotonic() - began))
         while True:
             for lut in luts:
-                lut.save(target)
+                lut.save(target, overwrite=True)
     (takes,) = struct.unpack("d", os.read(ready, 8))
     os.close(ready)
     os.close(told)
@@ -58,7 +59,7 @@ def main(folder, times):
     target = folder / "rain.lut.safetensors"
     one = large_table()
     luts = [one, replace(one, names=("C", "D"))]
-    contents = [lut.save(target).read_bytes() for lut in luts]
+    contents = [lut.save(target, overwrite=True).read_bytes() for lut in luts]
     whole = written = 0
     for number in range(times):
         before = set(folder.iterdir())
@@ -68,15 +69,17 @@ def main(folder, times):
     held = folder / ".part-rain.lut-somebody.safetensors"
     with held.open("w") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)  # as a writer that lives
-        last = load_lut(luts[0].save(target)).names
+        atomic._cleared.clear()  # as in a new process
+        last = load_lut(luts[0].save(target, overwrite=True)).names
         kept = [path.name for path in folder.iterdir() if path != target] == [held.name]
-    luts[0].save(target)
+    atomic._cleared.clear()
+    luts[0].save(target, overwrite=True)
     cleared = [path.name for path in folder.iterdir()]
 
     before = target.read_bytes()
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     try:
-        luts[1].save(target)
+        luts[1].save(target, overwrite=True)
         message = "saved"
     except EnsembleError as error:
         message = str(error)

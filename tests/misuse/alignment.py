@@ -67,7 +67,7 @@ def _(bench):
 @misuse(
     "a candidate cropped by its network",
     says='has shape (104, 112) but candidate "near" has (112, 120); they must show the same pixels. '
-    "Cut them alike, or allow it with --crop",
+    "Crop them to one size, or use --crop",
 )
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)[4:-4, 4:-4]}, TRUTH)

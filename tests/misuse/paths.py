@@ -39,14 +39,14 @@ def _(bench):
     return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
 
 
-@misuse("a text file named .png", says="truncated, damaged or no image")
+@misuse("a text file named .png", says="truncated, damaged or not a PNG or JPEG image")
 def _(bench):
     path = bench.folder / "notes.png"
     path.write_text("see the other folder")
     return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
 
 
-@misuse("a TIFF renamed to .png", says="any other kind must have its own ending")
+@misuse("a TIFF renamed to .png", says="give files of other formats their own suffix")
 def _(bench):
     path = bench.write("far", far(TRUTH)).rename(bench.folder / "far.png")
     return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
@@ -68,7 +68,7 @@ def _(bench):
 
 @misuse(
     "an output that is there already",
-    says="exists already; choose another name, or allow it with --overwrite",
+    says="exists already; choose another name, or replace it with --overwrite",
 )
 def _(bench):
     bench.fitted().apply({"near": near(TRUTH), "far": far(TRUTH)})

@@ -16,7 +16,7 @@ from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.ensemble.statistics.reference import Samples, sample_of
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.atomic import check_target, many_files
+from napari_ensir.files.atomic import check_target
 from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.output_paths import Place, check_places
 from napari_ensir.files.png import FileImage
@@ -88,7 +88,7 @@ def apply(
         lut = lut.rescaled(*matched(exposure_of(lut.report, _samples(lut, images, failed))))
     outside = OutsideRange(lut)
     samples = Samples()
-    with many_files(), on_cluster(scheduler), terminal.progress(output.quiet) as progress:
+    with on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         for done, (number, plan) in enumerate(plans.items()):
             stem = images.fields[number][0]
             with noted(failed, stem, images):

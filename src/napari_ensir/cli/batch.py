@@ -11,6 +11,7 @@ from napari_ensir.ensemble.lut.load import SUFFIX
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
 from napari_ensir.files.output_paths import Place
+from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import FileImage
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def lut_target(out: Path, overwrite: bool) -> Path:
         raise EnsembleError(f"--out: {out} is a folder; give a name in it.")
     if not name.endswith(SUFFIX):
         name = name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX
-    target = out.expanduser().with_name(name)
+    target = expand_path(out).with_name(name)
     check_target(target, overwrite)
     return target
 

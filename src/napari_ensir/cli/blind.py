@@ -84,7 +84,7 @@ def blind(
         lut = reference.learn(**settings.keywords(*LEARNING))
     scores = reference.scores()
     if target is not None:
-        lut.save(target)
+        lut.save(target, overwrite=output.overwrite)
 
     def show(count: int) -> None:
         terminal.say(scores.to_markdown())

@@ -11,7 +11,6 @@ from napari_ensir.ensemble.checks.alignment import suspicions_of_set
 from napari_ensir.ensemble.lut.load import import_lut
 from napari_ensir.ensemble.lut.record import table_of
 from napari_ensir.ensemble.statistics.reference import named_report
-from napari_ensir.files.atomic import many_files
 from napari_ensir.files.output_paths import Place, check_places
 from napari_ensir.files.sets import Masks, Part, References, open_set
 
@@ -48,7 +47,7 @@ def fit(
     check_places([Place("--out", target), *output.places], read_by(images, mask))
     output.check()
     masks = None if mask is None else Masks(images, open_set({}, {Part.MASK: mask}))
-    with many_files(), on_cluster(scheduler), terminal.progress(output.quiet) as progress:
+    with on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OwnInputWarning)  # it is in the report, too, and told from there
             lut = fit_lut(
@@ -61,7 +60,7 @@ def fit(
         )
     files = [[path.name for path in paths.values()] for _, paths in images.fields]
     lut = replace(lut, report=named_report(lut.report, files))
-    lut.save(target)
+    lut.save(target, overwrite=output.overwrite)
     said = terminal.warn([*odd, *lut.report["warnings"]])
     results = {"lut": str(target), **table_of(lut), "warnings": said}
     output.finish(results, lambda: terminal.say(f"{target}: {lut!r}"))
@@ -75,5 +74,5 @@ def import_table(
     check_places([Place("--out", target), *output.places], [Place("a file", weights)])
     output.check()
     lut = import_lut(weights, names, bin_width)
-    lut.save(target)
+    lut.save(target, overwrite=output.overwrite)
     output.finish({"lut": str(target), **table_of(lut)}, lambda: terminal.say(f"{target}: {lut!r}"))

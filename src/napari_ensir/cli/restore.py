@@ -17,7 +17,7 @@ from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.atomic import check_target, many_files
+from napari_ensir.files.atomic import check_target
 from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.output_paths import Place, check_places
 from napari_ensir.files.png import FileImage
@@ -239,7 +239,7 @@ class Outputs:
         notes: list[tuple[str, str]] = []
         doubts: list[str] = [*said]
         from_folders, failed, output = self.images.from_folders, self.failed, self.output
-        with many_files(), terminal.progress(output.quiet) as progress:
+        with terminal.progress(output.quiet) as progress:
             for done, plan in enumerate(self.plans):
                 if plan.stem in failed:
                     continue

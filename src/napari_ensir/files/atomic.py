@@ -1,9 +1,4 @@
-"""Writes a file or a folder whole or not at all. Knows no formats.
-
-What is being written stands beside its target under a hidden name and is renamed when it is complete: at no
-moment, not after Ctrl-C, a full disk or a power cut, does half an output bear the name of a whole one. A part
-is locked while its writer lives: what a killed one left goes when the same target is next written.
-"""
+"""Atomic writing: an output appears under its name when it is complete, or not at all."""
 
 from __future__ import annotations
 
@@ -11,10 +6,8 @@ import atexit
 import os
 import secrets
 import shutil
-import stat
 import time
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,29 +19,25 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["check_target", "clear_parts", "many_files", "whole_file", "whole_folder"]
+__all__ = ["check_target", "clear_parts", "whole_file", "whole_folder"]
 
-STALE = 24 * 3600.0
-"""Seconds after which a part counts as left by a killed writer, where no lock can tell."""
-
-_PART = ".part-"
-"""How the names of all parts begin."""
-
+_PART, _REPLACED = ".part-", ".replaced-"
 _PATIENCE = 5.0
-"""Seconds in which others may still be putting something into a folder that is to go."""
+"""Seconds in which other threads may still write into a folder that is being removed."""
+
+_TRIES = 100
 
 
 def check_target(target: Path, overwrite: bool) -> None:
-    """Find out before any work whether something could be written under this name.
+    """Check before any work that a file or folder can be written under this name.
 
     Raises
     ------
     EnsembleError
-        If it exists and may not be overwritten, or the folder it would stand in does not exist or does not
-        let itself be written to.
+        If it exists and ``overwrite`` is off, or its folder does not exist or is not writable.
     """
     parent = target.parent
     if not parent.is_dir():
@@ -56,63 +45,80 @@ def check_target(target: Path, overwrite: bool) -> None:
     if not os.access(parent, os.W_OK | os.X_OK):
         raise EnsembleError(f"{target} cannot be written: no permission to write into {parent}.")
     if os.path.lexists(target) and not overwrite:
-        raise EnsembleError(f"{target} exists already; choose another name, or allow it with --overwrite.")
+        raise EnsembleError(
+            f"{target} exists already; choose another name, or replace it with --overwrite (in Python, "
+            "overwrite=True)."
+        )
 
 
 @dataclass(eq=False)
 class _Part:
-    """What is being written, beside what it will replace; removed when it is let go."""
+    """A temporary file or folder beside its target, locked while its writer lives."""
 
     target: Path
-    make: Callable[[Path], None]
+    is_folder: bool
     path: Path = field(init=False)
     replaced: Path = field(init=False)
     process: int = field(init=False, default_factory=os.getpid)
     lock: int | None = field(init=False, default=None)
 
-    def __post_init__(self) -> None:
-        start, end = _affixes(self.target)
-        token = secrets.token_hex(6)
-        # The suffix stays last: writers choose the format by it.
-        self.path = self.target.with_name(f"{start}{token}{end}")
-        self.replaced = self.target.with_name(f"{start}{token}-replaced{end}")
+    def create(self) -> None:
+        _parts.add(self)
+        for attempt in range(3):
+            token = secrets.token_hex(6)
+            # The suffix stays last: writers choose the format by it.
+            name = f"{_PART}{token}-{self.target.stem[:40]}{self.target.suffix[:20]}"
+            self.path = self.target.with_name(name)
+            self.replaced = self.target.with_name(f"{_REPLACED}{token}-{self.target.name}")
+            if self.is_folder:
+                self.path.mkdir(mode=0o700)
+            else:
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            self.lock = _lock(self.path)
+            if self.lock is not None:
+                return
+            # Another process that clears leftovers was faster than the lock, or locks are not supported.
+            if attempt < 2:
+                _remove(self.path)
 
-    def begin(self) -> None:
-        """Make it and lock it; before that it is known to :func:`clear_parts`."""
-        _parts[id(self)] = self
-        self.make(self.path)
-        self.lock = _lock(self.path)
-        if fcntl is not None and self.lock is None and not os.path.lexists(self.path):
-            self.make(self.path)  # somebody who cleared up was quicker than the lock
+    def publish(self) -> None:
+        """Rename to the target; a folder of that name is moved aside first."""
+        for _ in range(_TRIES):  # another writer may publish between the two renames
+            try:
+                self.path.replace(self.target)
+                return
+            except OSError:
+                if not (self.is_folder and self.target.is_dir()):
+                    raise
+            _remove(self.replaced)
+            with suppress(FileNotFoundError):
+                self.target.rename(self.replaced)
+        raise OSError("other programs keep writing it")
 
-    def take_its_place(self) -> None:
-        """Give it the target's name; for a folder, what bears that is moved aside first."""
-        if self.path.is_dir() and os.path.lexists(self.target):
-            self.target.rename(self.replaced)
-        self.path.replace(self.target)
-
-    def let_go(self) -> None:
-        """Remove what is left; where the target had been moved aside in vain, it comes back."""
-        if self.process != os.getpid():  # a child that was forked meanwhile
+    def close(self) -> None:
+        """Remove what is left; a folder that was moved aside in vain gets its name back."""
+        if self.process != os.getpid():  # in a child that was forked meanwhile
             return
-        if os.path.lexists(self.replaced) and not os.path.lexists(self.target):
-            self.replaced.rename(self.target)
-        for leftover in (self.path, self.replaced):
-            _remove(leftover)
+        if hasattr(self, "path"):
+            if os.path.lexists(self.replaced) and not os.path.lexists(self.target):
+                self.replaced.rename(self.target)
+            _remove(self.path)
+            _remove(self.replaced)
         if self.lock is not None:
             os.close(self.lock)
             self.lock = None
-        _parts.pop(id(self), None)
+        _parts.discard(self)
 
 
-_parts: dict[int, _Part] = {}
+_parts: set[_Part] = set()
+_cleared: set[Path] = set()
 
 
 def clear_parts() -> None:
-    """Remove whatever is being written: for the end of a process that was interrupted anywhere."""
-    for part in list(_parts.values()):
+    """Remove everything that is being written, at the end of an interrupted process."""
+    for part in list(_parts):
         with suppress(OSError):
-            part.let_go()
+            part.close()
 
 
 atexit.register(clear_parts)
@@ -120,12 +126,12 @@ atexit.register(clear_parts)
 
 @contextmanager
 def whole_file(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A path to write to; what stands there in the end becomes ``target``, unless something was raised.
+    """Yield a temporary path to write to, which becomes ``target`` unless an exception is raised.
 
     Raises
     ------
     EnsembleError
-        If the target may not or cannot be written; a file that was there is then unchanged.
+        If the target exists and is not to be replaced, or cannot be written; an existing file is unchanged.
 
     Examples
     --------
@@ -133,101 +139,54 @@ def whole_file(target: Path, overwrite: bool = False) -> Iterator[Path]:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     target = pathlib.Path(folder) / "note.txt"
     ...     with whole_file(target) as path:
-    ...         _ = path.write_text("whole")
+    ...         _ = path.write_text("complete")
     ...     target.read_text()
-    'whole'
+    'complete'
     """
     check_target(target, overwrite)
     if target.is_dir():
-        raise EnsembleError(f"{target} is a folder; a file cannot take its place. Choose another name.")
-    with _written(target, _make_file) as part:
+        raise EnsembleError(f"{target} is a folder; a file cannot replace it. Choose another name.")
+    with _open_part(target, is_folder=False) as part:
         yield part.path
-        _settle(part.path)
-        part.take_its_place()
+        _sync(part.path)
+        part.publish()
 
 
 @contextmanager
 def whole_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """The same for a folder, such as a Zarr array: a new, empty one to write into.
+    """Yield a new, empty folder to write into, which becomes ``target`` unless an exception is raised.
 
     Raises
     ------
     EnsembleError
-        If the target may not or cannot be written; a folder that was there is then unchanged.
+        If the target exists and is not to be replaced, or cannot be written; an existing folder is unchanged.
     """
     check_target(target, overwrite)
-    with _written(target, _make_folder) as part:
+    with _open_part(target, is_folder=True) as part:
         yield part.path
         part.path.chmod(0o777 & ~_umask())
-        part.take_its_place()
+        part.publish()
 
 
 @contextmanager
-def _written(target: Path, make: Callable[[Path], None]) -> Iterator[_Part]:
-    with _said_clearly(target):
-        _clear_stale(target)
-        part = _Part(target, make)
+def _open_part(target: Path, is_folder: bool) -> Iterator[_Part]:
+    try:
+        _clear_leftovers(target.parent)
+        part = _Part(target, is_folder)
         try:
-            part.begin()
+            part.create()
             yield part
         finally:
-            part.let_go()
-
-
-@contextmanager
-def many_files() -> Iterator[None]:
-    """For saves of thousands: within, a folder is looked through for leftovers at its first file alone.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder, many_files():
-    ...     for number in range(3):
-    ...         with whole_file(pathlib.Path(folder) / f"{number}.txt") as path:
-    ...             _ = path.write_text("whole")
-    ...     print(sorted(os.listdir(folder)))
-    ['0.txt', '1.txt', '2.txt']
-    """
-    token = _listed.set({})
-    try:
-        yield
-    finally:
-        _listed.reset(token)
-
-
-_listed: ContextVar[dict[Path, list[str]] | None] = ContextVar("_listed", default=None)
-"""The parts that lay in folders when :func:`many_files` came to them."""
-
-
-def _parts_in(folder: Path) -> list[str]:
-    """The names of all parts in a folder, whatever their targets."""
-    listed = _listed.get()
-    if listed is not None and folder in listed:
-        return listed[folder]
-    parts: list[str] = []
-    with suppress(OSError):  # a folder that only lets itself be written to
-        # Names alone, without a path of each: it may hold thousands.
-        parts = [name for name in os.listdir(folder) if name.startswith(_PART)]
-    if listed is not None:
-        listed[folder] = parts
-    return parts
-
-
-def _make_file(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-
-
-def _make_folder(path: Path) -> None:
-    path.mkdir(mode=0o700)
-
-
-def _affixes(target: Path) -> tuple[str, str]:
-    """How the names of parts of this target begin and end."""
-    return f"{_PART}{target.stem[:40]}-", target.suffix[:20]
+            part.close()
+    except OSError as error:
+        raise EnsembleError(
+            f"{target} could not be written: {error.strerror or error}. Nothing was left behind; choose a "
+            "folder with enough space, to which you may write."
+        ) from error
 
 
 def _lock(path: Path) -> int | None:
-    """Hold a part for as long as this process lives; None if somebody else does, or nobody can."""
+    """Lock a part until this process ends; None if another process holds it, or locks are not supported."""
     if fcntl is None:
         return None
     handle = None
@@ -243,50 +202,40 @@ def _lock(path: Path) -> int | None:
     return None
 
 
-def _clear_stale(target: Path) -> None:
-    """Remove what earlier writers of this target left when they were killed."""
-    start, end = _affixes(target)
-    names = [name for name in _parts_in(target.parent) if name.startswith(start) and name.endswith(end)]
-    for leftover in map(target.parent.joinpath, names):
-        with suppress(OSError):  # another writer may be removing it too
-            if leftover.name.endswith(f"-replaced{end}") and not os.path.lexists(target):
-                continue  # the only copy of what stood there
-            held = _lock(leftover)
-            if held is not None or time.time() - _last_change(leftover) > STALE:
-                _remove(leftover)
-            if held is not None:
-                os.close(held)
-
-
-def _last_change(path: Path) -> float:
-    inside = [one.stat().st_mtime for one in path.iterdir()] if path.is_dir() else []
-    return max([path.stat().st_mtime, *inside])
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder, once per process: a folder may hold thousands of files."""
+    folder = folder.resolve()
+    if folder in _cleared:
+        return
+    _cleared.add(folder)
+    names: list[str] = []
+    with suppress(OSError):  # a folder that may be written to but not listed
+        names = [name for name in os.listdir(folder) if name.startswith((_PART, _REPLACED))]
+    for path in map(folder.joinpath, names):
+        lock = _lock(path)
+        if lock is None:
+            continue
+        # A replaced folder without a successor is the only copy.
+        target = path.name.removeprefix(_REPLACED).partition("-")[2]
+        if path.name.startswith(_PART) or os.path.lexists(folder / target):
+            with suppress(OSError):  # another writer may be removing it too
+                _remove(path)
+        os.close(lock)
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder, even while threads on their way out still write into it."""
+    """Remove a file or a folder, even while other threads still write into it."""
     until = time.monotonic() + _PATIENCE
     while os.path.lexists(path):
-        if stat.S_ISDIR(path.lstat().st_mode):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=time.monotonic() < until)
             time.sleep(0.01)
         else:
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _said_clearly(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise EnsembleError(
-            f"{target} could not be written: {error.strerror or error}. Nothing was left behind; choose a "
-            "folder with room, where you may write."
-        ) from error
-
-
-def _settle(file: Path) -> None:
-    """On disk before its name is, and readable by whom the user's umask lets read."""
+def _sync(file: Path) -> None:
+    """Flush to disk before the rename, and apply the user's umask."""
     with file.open("rb+") as opened:
         os.fsync(opened.fileno())
     file.chmod(0o666 & ~_umask())

@@ -1,4 +1,4 @@
-"""One image by its path, in and out, whatever its format; pixels are read when somebody asks for them."""
+"""Reading and writing of one image in any supported format."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import FileImage, check_format, open_file, read_record_of, write_file
-from napari_ensir.files.zarr import ZarrImage, is_zarr, open_zarr, read_zarr_record, write_zarr
+from napari_ensir.files.zarr import (
+    ZarrImage,
+    check_replaceable,
+    is_zarr,
+    open_zarr,
+    read_zarr_record,
+    write_zarr,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,14 +33,14 @@ def open_image(path: str | Path) -> FileImage | ZarrImage:
     Raises
     ------
     EnsembleError
-        If there is none, or it is damaged or of no known kind.
+        If the file does not exist, is damaged or has an unsupported format.
     """
-    path = _found(path)
+    path = _existing_image(path)
     return open_zarr(path) if path.is_dir() else open_file(path)
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
-    """The record of where an image came from, as :func:`write_image` put it in.
+    """Read the provenance that :func:`write_image` stored in an image.
 
     Parameters
     ----------
@@ -42,7 +50,7 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        Plain numbers, strings, lists and dicts; None where there is no record of ours.
+        Plain numbers, strings, lists and dicts; None if the image has no record of this package.
 
     Raises
     ------
@@ -57,13 +65,13 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     ...     print(read_record(path))
     {'kind': 'ensemble'}
     """
-    path = _found(path)
+    path = _existing_image(path)
     return read_zarr_record(path) if path.is_dir() else read_record_of(path)
 
 
-def _found(path: str | Path) -> Path:
-    """The path, if it is one of an image or of a Zarr."""
-    path = Path(path).expanduser()
+def _existing_image(path: str | Path) -> Path:
+    """The expanded path of a file or a Zarr."""
+    path = expand_path(path)
     if path.is_dir():
         if is_zarr(path):
             return path
@@ -76,7 +84,7 @@ def _found(path: str | Path) -> Path:
 
 
 def read_image(path: str | Path) -> Any:
-    """An image's pixels: a numpy array, or a dask array for Zarr, of which nothing is read yet.
+    """Read the pixels of an image.
 
     Parameters
     ----------
@@ -86,6 +94,7 @@ def read_image(path: str | Path) -> Any:
     Returns
     -------
     numpy or dask array
+        A lazy dask array for Zarr.
 
     Raises
     ------
@@ -105,7 +114,7 @@ def read_image(path: str | Path) -> Any:
 
 
 def as_dtype(image: Any, dtype: np.dtype[Any]) -> Any:
-    """Convert an ensemble to a dtype: rounded and clipped for integers; lazily for dask.
+    """Convert an image to a dtype: rounded and clipped for integers, lazily for dask.
 
     Examples
     --------
@@ -118,20 +127,22 @@ def as_dtype(image: Any, dtype: np.dtype[Any]) -> Any:
         return image.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
     whole: NDArray[Any] = np.rint(np.nan_to_num(image, nan=0.0).astype(np.float64))
-    # The greatest 64-bit integers have no float of their own: stay below what would wrap around.
+    # The largest 64-bit integers are not floats; stay below the value that would wrap around.
     top = np.nextafter(2.0**63, 0) if dtype.itemsize == 8 else limits.max
     return np.clip(whole, limits.min, top).astype(dtype)
 
 
 def check_output(path: Path, dtype: np.dtype[Any], ndim: int, is_colour: bool) -> None:
-    """Find out before any work whether an output's name fits what it will hold.
+    """Check before any work that the format of an output can hold it.
 
     Raises
     ------
     EnsembleError
-        If it does not.
+        If it cannot, or a Zarr would replace something that is not a Zarr.
     """
-    if path.suffix.lower() != ".zarr":
+    if path.suffix.lower() == ".zarr":
+        check_replaceable(path)
+    else:
         check_format(path, dtype, ndim, is_colour)
 
 
@@ -144,33 +155,32 @@ def write_image(
     overwrite: bool = False,
     record: Record | None = None,
 ) -> Path:
-    """Write an image or a Zarr array, whole or not at all, in the format that its name says.
+    """Write an image file or a Zarr array, atomically.
 
     Parameters
     ----------
     path : str or Path
-        Its ending chooses the format: ``.png``, ``.tif``, ``.tiff``, ``.zarr``.
+        Its suffix chooses the format: ``.png``, ``.tif``, ``.tiff`` or ``.zarr``.
     pixels : numpy or dask array
-    is_colour
-        Whether the last axis is red, green and blue; None: where it is the third and has three places.
-    like
-        The image that this one was made from: a Zarr output takes a Zarr's chunks and axes, a TIFF the axes,
-        pixel sizes and names of a TIFF.
-    overwrite
-        Replace what bears the name.
-    record
-        Where it came from, which :func:`read_record` finds again: a map annotation of an OME-TIFF, an
-        attribute ``napari-ensir`` of a Zarr, an entry of other TIFFs' descriptions or of a PNG's text.
+    is_colour : bool, optional
+        Whether the last axis is red, green and blue. By default, if it is the third axis and has length 3.
+    like : FileImage or ZarrImage, optional
+        The image that this one was computed from. A Zarr takes the chunks and axes of a Zarr, a TIFF the
+        axes, pixel sizes and names of a TIFF.
+    overwrite : bool
+        Replace an existing file, or an existing Zarr.
+    record : mapping, optional
+        Provenance, which :func:`read_record` reads: a map annotation of an OME-TIFF, an attribute
+        ``napari-ensir`` of a Zarr, or an entry in the description of other TIFFs or in the text of a PNG.
 
     Returns
     -------
     Path
-        Where it was written.
 
     Raises
     ------
     EnsembleError
-        If the name does not fit, is taken, or cannot be written.
+        If the format cannot hold the image, the name is taken, or the file cannot be written.
 
     Examples
     --------
@@ -179,13 +189,14 @@ def write_image(
     ...     write_image(Path(folder) / "dark.tif", np.zeros((4, 4), np.uint16)).name
     'dark.tif'
     """
-    path = Path(path).expanduser()
+    path = expand_path(path)
     if path.suffix.lower() == ".zarr":
         import dask.array as da
 
         array = pixels if hasattr(pixels, "dask") else da.from_array(pixels, "auto")
-        shaped = like if isinstance(like, ZarrImage) else None
-        return write_zarr(path, array, shaped, overwrite=overwrite, record=record)
+        return write_zarr(
+            path, array, like if isinstance(like, ZarrImage) else None, overwrite=overwrite, record=record
+        )
     colour = (pixels.ndim == 3 and pixels.shape[-1] == 3) if is_colour is None else is_colour
     tiff = like.tiff if isinstance(like, FileImage) else None
     return write_file(

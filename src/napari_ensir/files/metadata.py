@@ -1,7 +1,4 @@
-"""A record of where an image came from, as text that formats can carry. Knows no format, makes no record.
-
-A record is a plain dictionary; every format keeps it as one JSON object under the key :data:`KEY`.
-"""
+"""Provenance records of images as JSON text that image formats can store."""
 
 from __future__ import annotations
 
@@ -12,16 +9,16 @@ from typing import Any
 
 from napari_ensir.files.tensors import parse_object
 
-__all__ = ["KEY", "Record", "plain", "record_in", "text_of", "told"]
+__all__ = ["KEY", "Record", "plain", "record_in", "summarize_record", "text_of"]
 
 KEY = "napari-ensir"
-"""What a record is found by: a namespace in OME, an attribute in Zarr, a keyword in PNG."""
+"""Key of a record: a namespace in OME, an attribute in Zarr, a keyword in PNG."""
 
 Record = Mapping[str, Any]
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: NaN and infinity, which it lacks, as None; what it does not know, as text.
+    """Convert a value to JSON types: NaN and infinity become None, other types become text.
 
     Examples
     --------
@@ -38,12 +35,12 @@ def plain(value: Any) -> Any:
 
 
 def text_of(record: Record) -> str:
-    """A record as one line of ASCII."""
+    """Encode a record as one line of ASCII JSON."""
     return json.dumps(plain(record), allow_nan=False)
 
 
 def record_in(text: Any) -> dict[str, Any] | None:
-    """The record that a text is; None if it is none.
+    """Decode a record; None if the text is not a JSON object.
 
     Examples
     --------
@@ -56,13 +53,13 @@ def record_in(text: Any) -> dict[str, Any] | None:
         return None
 
 
-def told(record: Record) -> dict[str, str]:
-    """What is told of a record in words, for programs that list pairs and know nothing of ours.
+def summarize_record(record: Record) -> dict[str, str]:
+    """Summarise a record as pairs of text, for programs that show OME annotations.
 
     Examples
     --------
-    >>> told({"kind": "ensemble", "date": "2026-11-24", "table": {"names": ["a", "b"], "method": "em"}})
-    {'kind': 'ensemble', 'date': '2026-11-24', 'method': 'em', 'candidates': 'a, b'}
+    >>> summarize_record({"kind": "ensemble", "table": {"names": ["a", "b"], "method": "em"}})
+    {'kind': 'ensemble', 'method': 'em', 'candidates': 'a, b'}
     """
     found = {key: record[key] for key in ("kind", "date") if isinstance(record.get(key), str)}
     table = record.get("table")

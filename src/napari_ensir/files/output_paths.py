@@ -1,8 +1,4 @@
-"""Where outputs may go, found out before any work: no two into one place, none into that of an input.
-
-Places are compared as the file system has them: links followed, letters of either case if it makes no
-difference there. Opens no file and knows no formats.
-"""
+"""Checks that no output replaces another output or an input."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.paths import expand_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,16 +20,16 @@ _Key = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Something that is read or written.
+    """A path that is read or written.
 
     Attributes
     ----------
     name : str
-        What asked for it, such as an option.
+        Named in messages, such as the option that gave the path.
     path : Path
-        A file, or a folder.
+        A file or a folder.
     gathers : bool
-        Whether it is a folder that files are put into or taken from, and not replaced as a whole.
+        Whether it is a folder of inputs or outputs, which is not replaced as a whole.
     """
 
     name: str
@@ -41,7 +38,7 @@ class Place:
 
 
 def check_places(outputs: Sequence[Place], inputs: Iterable[Place] = ()) -> None:
-    """Refuse outputs of which one would replace another, or an input.
+    """Check that no output replaces another one or an input; links and letter case are followed.
 
     Parameters
     ----------
@@ -52,13 +49,13 @@ def check_places(outputs: Sequence[Place], inputs: Iterable[Place] = ()) -> None
     Raises
     ------
     EnsembleError
-        If two of them clash, or a file is to take the place of a folder.
+        If two paths clash, or an output is the name of a folder.
 
     Examples
     --------
     >>> check_places([Place("--out", Path("o.tif")), Place("--weight-maps", Path("./o.tif"))])
     Traceback (most recent call last):
-    napari_ensir.errors.EnsembleError: --out and --weight-maps both lead to o.tif; give each its own place.
+    napari_ensir.errors.EnsembleError: --out and --weight-maps both lead to o.tif; give each its own path.
     """
     known: dict[_Key, Place] = {}
     for output in outputs:
@@ -66,7 +63,7 @@ def check_places(outputs: Sequence[Place], inputs: Iterable[Place] = ()) -> None
             raise EnsembleError(f"{output.name}: {output.path} is a folder; give a name in it.")
         if twin := _first(known, _keys(output.path)):
             raise EnsembleError(
-                f"{twin.name} and {output.name} both lead to {twin.path}; give each its own place."
+                f"{twin.name} and {output.name} both lead to {twin.path}; give each its own path."
             )
         known |= dict.fromkeys(_keys(output.path), output)
     whole = {key: place for key, place in known.items() if not place.gathers}
@@ -75,7 +72,7 @@ def check_places(outputs: Sequence[Place], inputs: Iterable[Place] = ()) -> None
         if holder is not None:
             raise EnsembleError(
                 f"{output.name} ({output.path}) lies within {holder.name} ({holder.path}), which is written "
-                "as a whole; give it its own place."
+                "as a whole; give it its own path."
             )
     _check_inputs(outputs, list(inputs), known, whole)
 
@@ -87,13 +84,12 @@ def _check_inputs(
     for place in inputs:
         if taken := _first(known, _keys(place.path)):
             raise EnsembleError(
-                f"{taken.name} leads to {place.path}, which is read ({place.name}); choose another place, so "
-                "that it is not replaced."
+                f"{taken.name} leads to {place.path}, which is read ({place.name}); choose another path."
             )
         if taken := _first(whole, _above(place.path)):
             raise EnsembleError(
                 f"{taken.name} ({taken.path}) would replace {place.path}, which is read ({place.name}); "
-                "choose another place."
+                "choose another path."
             )
         if not place.gathers:
             read |= dict.fromkeys(_keys(place.path), place)
@@ -101,7 +97,7 @@ def _check_inputs(
         if holder := _first(read, _above(output.path)):
             raise EnsembleError(
                 f"{output.name} ({output.path}) lies within {holder.path}, which is read ({holder.name}); "
-                "choose another place."
+                "choose another path."
             )
 
 
@@ -110,14 +106,14 @@ def _first(places: dict[_Key, Place], keys: Iterable[_Key]) -> Place | None:
 
 
 def _keys(path: Path) -> list[_Key]:
-    """What tells a place from others: its name with links resolved and, if it is there, its number there."""
-    real = os.path.realpath(path.expanduser())
+    """Keys that are equal for equal paths: the resolved name, and the inode if it exists."""
+    real = os.path.realpath(expand_path(path))
     keys: list[_Key] = [(os.path.normcase(real),)]
     try:
         found = os.stat(real)
     except (OSError, ValueError):
         folder = os.path.dirname(real)
-        try:  # a name in a folder that has two of its own
+        try:  # a name in a folder that may have two names
             found = os.stat(folder)
         except (OSError, ValueError):
             return keys
@@ -126,6 +122,6 @@ def _keys(path: Path) -> list[_Key]:
 
 
 def _above(path: Path) -> Iterable[_Key]:
-    """The same for every folder that it lies in."""
-    real = Path(os.path.realpath(path.expanduser()))
+    """Keys of all folders above a path."""
+    real = Path(os.path.realpath(expand_path(path)))
     return (key for folder in real.parents for key in _keys(folder))

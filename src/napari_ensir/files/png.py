@@ -1,7 +1,4 @@
-"""Single image files: PNG, JPEG and TIFF, in and out, without losing a bit. Knows no folders.
-
-Pillow reads 16-bit colour PNG as 8 bit; here such files keep their 16 bits, both ways.
-"""
+"""Reading and writing of PNG, JPEG and TIFF files without loss of bits, including 16-bit colour PNG."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ __all__ = ["SUFFIXES", "FileImage", "check_format", "open_file", "read_record_of
 _PIL_SUFFIXES = (".png", ".jpg", ".jpeg")
 _TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = _PIL_SUFFIXES + _TIFF_SUFFIXES
-"""File names that are taken for images."""
+"""Suffixes of image files, in lower case."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112
@@ -50,18 +47,18 @@ _ORIENTATION = 0x0112
 
 @dataclass(frozen=True, eq=False)
 class FileImage:
-    """An image on disk: its shape and dtype are known, its pixels are read when first asked for.
+    """An image file whose pixels are read on first access.
 
     Attributes
     ----------
     path : Path
     shape : tuple of int
-        (Y, X), (Y, X, 3) for colour, or with a stack's axes in front.
+        (Y, X), or (Y, X, 3) for colour; the axes of a stack come first.
     dtype : numpy dtype
     is_colour : bool
         Whether the last axis is red, green and blue.
     tiff : TiffMetadata or None
-        Axes, pixel sizes and names, where it is a TIFF.
+        Axes, pixel sizes and names of a TIFF.
     """
 
     path: Path
@@ -89,12 +86,12 @@ class FileImage:
             pixels = read_tiff(self.path) if tiff else _read_with_pillow(self.path)
         except (MemoryError, EnsembleError):
             raise
-        except Exception as error:  # decoders raise every kind there is
+        except Exception as error:  # decoders raise exceptions of many types
             raise _unreadable(self.path, error) from error
         if pixels.shape != self.shape or pixels.dtype.newbyteorder("=") != self.dtype:
             raise EnsembleError(
-                f"{self.path} could not be read: its header says {self.shape} of {self.dtype}, its pixels "
-                f"{pixels.shape} of {pixels.dtype}."
+                f"{self.path} could not be read: its header states {self.shape} of {self.dtype}, but its "
+                f"pixels are {pixels.shape} of {pixels.dtype}."
             )
         return np.asarray(pixels, self.dtype)
 
@@ -103,21 +100,23 @@ class FileImage:
         return part
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        # `copy=None` is not known to numpy before 2.
+        # numpy 1 has no `copy=None`.
         return np.array(self.pixels, dtype=dtype) if copy else np.asarray(self.pixels, dtype=dtype)
 
 
 def open_file(path: Path) -> FileImage:
-    """Look at an image file's header.
+    """Read the header of an image file.
 
     Raises
     ------
     EnsembleError
-        If it is no PNG, JPEG or TIFF, is damaged, or has an alpha channel or no intensities.
+        If it is not a PNG, JPEG or TIFF, is damaged, has an alpha channel, or its pixels are not intensities.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise EnsembleError(f"{path} is of no known kind; give a PNG, JPEG or TIFF image, or a Zarr array.")
+        raise EnsembleError(
+            f"{path} has an unsupported format; give a PNG, JPEG or TIFF image, or a Zarr array."
+        )
     try:
         if suffix not in _TIFF_SUFFIXES:
             return _open_with_pillow(path)
@@ -131,7 +130,9 @@ def open_file(path: Path) -> FileImage:
 
 def _unreadable(path: Path, error: Exception) -> EnsembleError:
     reason = " ".join((str(error) or type(error).__name__).split())[:200]
-    return EnsembleError(f"{path} could not be read ({reason}); the file is truncated, damaged or no image.")
+    return EnsembleError(
+        f"{path} could not be read ({reason}); the file is truncated, damaged or not an image."
+    )
 
 
 # -- PNG and JPEG -------------------------------------------------------------------------------------
@@ -139,10 +140,7 @@ def _unreadable(path: Path, error: Exception) -> EnsembleError:
 
 @contextmanager
 def _opened(path: Path, content: bytes | None = None) -> Iterator[ImageFile]:
-    """An image by Pillow's decoders for PNG and JPEG and no other, whatever the file is named.
-
-    Others would start programs (EPS), or read 16 bits as 8 (TIFF, PGM, JPEG 2000).
-    """
+    """Open with the PNG and JPEG decoders only: others start programs (EPS) or read 16 bits as 8 (PGM)."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -150,8 +148,8 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[ImageFile]:
             yield image
     except UnidentifiedImageError:
         raise EnsembleError(
-            f"{path} could not be read: it is truncated, damaged or no image; under its name, PNG and JPEG "
-            "are read, and any other kind must have its own ending, such as .tif."
+            f"{path} could not be read: it is truncated, damaged or not a PNG or JPEG image; give files of "
+            "other formats their own suffix, such as .tif."
         ) from None
 
 
@@ -160,13 +158,13 @@ def _open_with_pillow(path: Path) -> FileImage:
         if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
             raise EnsembleError(f"{path} {TRANSPARENT}")
         if image.mode == "1":
-            raise EnsembleError(f"{path} is a mask of black and white; it must hold intensities.")
+            raise EnsembleError(f"{path} is a black and white mask; it must hold intensities.")
         if image.mode not in ("L", "P", "RGB") and not image.mode.startswith("I"):
-            raise EnsembleError(f"{path} has pixels of kind {image.mode}; save it as grey or RGB.")
+            raise EnsembleError(f"{path} has pixels of mode {image.mode}; save it as grey or RGB.")
         pages = getattr(image, "n_frames", 1)
         if image.format == "PNG" and pages > 1:
             raise EnsembleError(f"{path} is animated ({pages} pages); save one page, or a TIFF stack.")
-        if image.format != "PNG" or "exif" in image.info:  # else Pillow reads all pixels to look for it
+        if image.format != "PNG" or "exif" in image.info:  # otherwise Pillow reads all pixels to find it
             check_upright(path, image.getexif().get(_ORIENTATION, 1))
         colour = image.mode in ("P", "RGB")
         shape = (image.height, image.width) + ((3,) if colour else ())
@@ -174,12 +172,12 @@ def _open_with_pillow(path: Path) -> FileImage:
 
 
 def _is_deep(image: ImageFile) -> bool:
-    """Whether it has 16 bits a channel, as the decoder itself found."""
+    """Whether the decoder found 16 bits per channel."""
     return image.mode.startswith("I") or str(image.tile[0][3]).endswith("16B")
 
 
 def _read_with_pillow(path: Path) -> NDArray[Any]:
-    content = path.read_bytes()  # once: both halves of its numbers must be of one file
+    content = path.read_bytes()  # once: both bytes of each number must come from the same file
     with _opened(path, content) as image:
         deep = _is_deep(image)
         image.load()
@@ -193,11 +191,11 @@ def _read_with_pillow(path: Path) -> NDArray[Any]:
 
 
 def _low_bytes(path: Path, content: bytes) -> NDArray[np.uint16]:
-    """Lower half of a 16-bit colour PNG: what Pillow keeps if told that the bytes are swapped."""
+    """Low bytes of a 16-bit colour PNG: those that Pillow keeps if the byte order is swapped."""
     with _opened(path, content) as image:
         tiles: Any = image.tile
         if not tiles or tiles[0][3] != "RGB;16B":
-            raise EnsembleError(f"{path} has 16 bits a channel in a form that is not known; save it as TIFF.")
+            raise EnsembleError(f"{path} stores 16 bits per channel in an unsupported way; save it as TIFF.")
         swapped: Any = (*tiles[0][:3], "RGB;16L")
         image.tile = [swapped if type(tiles[0]) is tuple else type(tiles[0])(*swapped)]  # tuple before 11
         image.load()
@@ -205,7 +203,7 @@ def _low_bytes(path: Path, content: bytes) -> NDArray[np.uint16]:
 
 
 def _png_of_16_bits(pixels: NDArray[np.uint16], record: Record | None) -> bytes:
-    """A PNG file of (Y, X) or (Y, X, 3) pixels; every row is filtered by the row above (filter "Up")."""
+    """Encode (Y, X) or (Y, X, 3) pixels as PNG with the filter "Up" on each row."""
     rows = np.ascontiguousarray(pixels.astype(">u2")).view(np.uint8).reshape(len(pixels), -1)
     above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]])
     filtered = np.column_stack([np.full(len(rows), 2, np.uint8), rows - above])
@@ -222,12 +220,12 @@ def _png_of_16_bits(pixels: NDArray[np.uint16], record: Record | None) -> bytes:
 
 
 def read_record_of(path: Path) -> dict[str, Any] | None:
-    """The record in an image file; None where there is none.
+    """Read the provenance in an image file; None if there is none.
 
     Raises
     ------
     EnsembleError
-        If it is no PNG, JPEG or TIFF, or damaged.
+        If it is not a PNG, JPEG or TIFF, or is damaged.
     """
     open_file(path)
     try:
@@ -241,16 +239,16 @@ def read_record_of(path: Path) -> dict[str, Any] | None:
         raise _unreadable(path, error) from error
 
 
-# -- out ----------------------------------------------------------------------------------------------
+# -- writing ------------------------------------------------------------------------------------------
 
 
 def check_format(path: Path, dtype: np.dtype[Any], ndim: int, is_colour: bool) -> None:
-    """Find out before any work whether a format can hold such an image without loss.
+    """Check before any work that a format can hold an image without loss.
 
     Raises
     ------
     EnsembleError
-        If it cannot, or is not known.
+        If it cannot, or is not supported.
     """
     suffix = path.suffix.lower()
     if suffix in _TIFF_SUFFIXES:
@@ -258,7 +256,9 @@ def check_format(path: Path, dtype: np.dtype[Any], ndim: int, is_colour: bool) -
     if suffix in (".jpg", ".jpeg"):
         raise EnsembleError(f"{path} would lose detail as JPEG; choose a name that ends in .png or .tif.")
     if suffix != ".png":
-        raise EnsembleError(f"{path} is of no known kind; choose a name that ends in .png, .tif or .zarr.")
+        raise EnsembleError(
+            f"{path} has an unsupported format; choose a name that ends in .png, .tif or .zarr."
+        )
     if dtype not in (np.uint8, np.uint16) or ndim != 2 + is_colour:
         raise EnsembleError(
             f"{path} cannot hold {dtype} pixels with {ndim} axes: PNG takes 8 or 16 bits, grey or RGB. "
@@ -275,15 +275,12 @@ def write_file(
     overwrite: bool = False,
     record: Record | None = None,
 ) -> Path:
-    """Write an image whole or not at all, as PNG or TIFF by its name; a TIFF described as another is.
-
-    A record of where it came from goes into the file: see :func:`~napari_ensir.files.tiff.write_tiff`; of a
-    PNG, into its text.
+    """Write a PNG or TIFF atomically; see :func:`~napari_ensir.files.image.write_image`.
 
     Raises
     ------
     EnsembleError
-        If the format cannot hold it, or the target may not or cannot be written.
+        If the format cannot hold the image, or the file exists or cannot be written.
     """
     check_format(path, pixels.dtype, pixels.ndim, is_colour)
     with whole_file(path, overwrite) as part:

@@ -1,9 +1,4 @@
-"""Paths to images that belong together: single ones, folders matched by stem, Zarr arrays.
-
-A *role* is what a path stands for: a candidate, by its name, or a :class:`Part`, which is no string, so that
-a candidate may be called whatever its owner likes. Pixels are read only when somebody asks for them, so a
-set may hold more than fits into memory.
-"""
+"""Sets of images that show the same fields: single images, folders matched by stem, or Zarr arrays."""
 
 from __future__ import annotations
 
@@ -17,6 +12,7 @@ import numpy as np
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import open_image
+from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import SUFFIXES, FileImage
 from napari_ensir.files.zarr import ZarrImage, is_zarr
 
@@ -29,7 +25,10 @@ __all__ = ["ImageSet", "Masks", "Part", "References", "Role", "check_stems", "op
 
 
 class Part(Enum):
-    """What a path can stand for beside a candidate; the value is how a message speaks of it."""
+    """Role of an image that is not a candidate; the value is used in messages.
+
+    Not a string, so that no candidate's name is mistaken for a part.
+    """
 
     TRUTH = "the ground truth"
     MASK = "the mask"
@@ -38,11 +37,11 @@ class Part(Enum):
 
 
 Role = str | Part
-"""A candidate's name, or another part."""
+"""Name of a candidate, or a part."""
 
 
 def _stem(path: Path) -> str:
-    """What files of one field have in common: the name up to the format's endings."""
+    """File name without the suffixes of the format."""
     name = path.stem if path.suffix.lower() in (*SUFFIXES, ".zarr") else path.name
     return name.removesuffix(".ome")
 
@@ -57,33 +56,33 @@ def _images_of(folder: Path, role: Role) -> dict[str, Path]:
         stem = _stem(path)
         if stem in found:
             raise EnsembleError(
-                f"{folder} holds both {found[stem].name} and {path.name}; it is not clear which is the image "
-                f"{stem} of {_spoken(role)}. Keep one."
+                f"{folder} holds both {found[stem].name} and {path.name}, so the image {stem} of "
+                f"{_describe(role)} is ambiguous. Keep one."
             )
         found[stem] = path
     if not found:
         raise EnsembleError(
-            f"{folder} ({_spoken(role)}) holds no image; give a folder of {', '.join(SUFFIXES)} files."
+            f"{folder} ({_describe(role)}) holds no image; give a folder of {', '.join(SUFFIXES)} files."
         )
     return found
 
 
-def _spoken(role: Role) -> str:
+def _describe(role: Role) -> str:
     return role.value if isinstance(role, Part) else f'candidate "{role}"'
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images that show the same fields in several roles.
+    """Images that show the same fields in several roles; pixels are read when they are needed.
 
     Attributes
     ----------
     roles : tuple of (str or Part)
     fields : tuple of (stem, paths by role), sorted by stem
     from_folders : bool
-        Whether the paths given were folders, so that an output is a folder too.
+        Whether the paths are folders, so that outputs are folders too.
     crop : bool
-        Whether unlike sizes are cut to what they have in common, at the top left.
+        Whether images of different sizes are cropped to their common size at the top left.
     """
 
     roles: tuple[Role, ...]
@@ -95,33 +94,33 @@ class ImageSet:
         return len(self.fields)
 
     def open(self, number: int) -> dict[Role, FileImage | ZarrImage]:
-        """The images of one field by role, their headers read and checked against each other.
+        """Open the images of one field by role, and compare their shapes.
 
         Raises
         ------
         EnsembleError
-            If one is damaged, grey is mixed with RGB, or sizes differ and ``crop`` is off.
+            If an image is damaged, grey is mixed with RGB, or sizes differ and ``crop`` is off.
         """
         stem, paths = self.fields[number]
         images = {role: open_image(path) for role, path in paths.items()}
         place = f"image {stem}: " if self.from_folders else ""
         first = self.roles[0]
         for role, image in images.items():
-            _check_alike(place, (first, images[first]), (role, image), self.crop)
+            _check_same_size(place, (first, images[first]), (role, image), self.crop)
         return images
 
     def array(self, number: int, role: Role) -> Any:
-        """One array of one field, as it is in its file; read when it is sliced.
+        """One array of one field, not cropped; read when it is sliced.
 
         Raises
         ------
         EnsembleError
-            If it is damaged.
+            If the image is damaged.
         """
         return _array(open_image(self.fields[number][1][role]))
 
     def load(self, number: int) -> dict[Role, Any]:
-        """The arrays of one field by role, cut to one size if that is allowed; read when they are sliced.
+        """The arrays of one field by role, cropped to one size if ``crop`` is on; read when they are sliced.
 
         Raises
         ------
@@ -140,7 +139,7 @@ def _array(image: FileImage | ZarrImage) -> Any:
     return image if isinstance(image, FileImage) else image.array
 
 
-def _check_alike(
+def _check_same_size(
     place: str,
     first: tuple[Role, FileImage | ZarrImage],
     other: tuple[Role, FileImage | ZarrImage],
@@ -150,18 +149,17 @@ def _check_alike(
     if isinstance(a, FileImage) and isinstance(b, FileImage) and a.is_colour != b.is_colour:
         grey, colour = (role_b, role_a) if a.is_colour else (role_a, role_b)
         raise EnsembleError(
-            f"{place}{_spoken(grey)} is grey but {_spoken(colour)} is RGB; convert one, so that both show "
-            "the same channels."
+            f"{place}{_describe(grey)} is grey but {_describe(colour)} is RGB; convert one of them."
         )
     shape_a, shape_b = tuple(_array(a).shape), tuple(_array(b).shape)
     if shape_a == shape_b:
         return
     if len(shape_a) == len(shape_b) and crop:
         return
-    way_out = " Cut them alike, or allow it with --crop (top left)." if len(shape_a) == len(shape_b) else ""
+    fix = " Crop them to one size, or use --crop (top left)." if len(shape_a) == len(shape_b) else ""
     raise EnsembleError(
-        f"{place}{_spoken(role_b)} has shape {shape_b} but {_spoken(role_a)} has {shape_a}; they must show "
-        f"the same pixels.{way_out}"
+        f"{place}{_describe(role_b)} has shape {shape_b} but {_describe(role_a)} has {shape_a}; they must "
+        f"show the same pixels.{fix}"
     )
 
 
@@ -171,35 +169,35 @@ def open_set(
     *,
     crop: bool = False,
 ) -> ImageSet:
-    """Match the images that paths lead to: all images or Zarr arrays, or all folders of them.
+    """Match images by their paths: single images or Zarr arrays, or folders of them.
 
     Parameters
     ----------
-    candidates
-        Path of each candidate, by its name.
-    others
+    candidates : mapping of str to path
+        Path of each candidate, by name.
+    others : mapping of Part to path, optional
         Path of each other part, such as ``{Part.TRUTH: path}``.
-    crop
-        Allow unlike sizes, cut at the top left.
+    crop : bool
+        Crop images of different sizes at the top left.
 
     Raises
     ------
     EnsembleError
-        If a path leads nowhere, folders are mixed with images, a folder is empty, or an image is missing in
+        If a path does not exist, folders are mixed with images, a folder is empty, or an image is missing in
         one of them.
     """
     paths: list[tuple[Role, str | Path]] = [*candidates.items(), *(others or {}).items()]
-    given = {role: Path(path).expanduser() for role, path in paths}
+    given = {role: expand_path(path) for role, path in paths}
     for role, path in given.items():
         if not path.exists():
             raise EnsembleError(
-                f"there is no {path} ({_spoken(role)}); give an image, a folder or a Zarr array."
+                f"there is no {path} ({_describe(role)}); give an image, a folder or a Zarr array."
             )
     places: dict[Path, Role] = {}
     for role, path in given.items():
         twin = places.setdefault(path.resolve(), role)
         if twin != role:
-            raise EnsembleError(f"{path} is given twice: as {_spoken(twin)} and as {_spoken(role)}.")
+            raise EnsembleError(f"{path} is given twice: as {_describe(twin)} and as {_describe(role)}.")
     is_folder = {role: path.is_dir() and not is_zarr(path) for role, path in given.items()}
     roles = tuple(given)
     if not any(is_folder.values()):
@@ -208,8 +206,8 @@ def open_set(
     if not all(is_folder.values()):
         folder, image = (next(r for r in roles if is_folder[r] is wanted) for wanted in (True, False))
         raise EnsembleError(
-            f"{given[folder]} ({_spoken(folder)}) is a folder but {given[image]} ({_spoken(image)}) is one "
-            "image; give folders everywhere, or single images everywhere."
+            f"{given[folder]} ({_describe(folder)}) is a folder but {given[image]} ({_describe(image)}) is "
+            "one image; give folders everywhere, or single images everywhere."
         )
     found = {role: _images_of(path, role) for role, path in given.items()}
     stems = sorted(set().union(*found.values()))
@@ -218,15 +216,15 @@ def open_set(
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise EnsembleError(
-                f"{given[role]} ({_spoken(role)}) has no image {shown}, which other folders have; add it, or "
-                "take it out there."
+                f"{given[role]} ({_describe(role)}) has no image {shown}, which other folders have; add it, "
+                "or remove it there."
             )
     fields = tuple((stem, {role: found[role][stem] for role in roles}) for stem in stems)
     return ImageSet(roles, fields, True, crop)
 
 
 class References(Sequence[tuple[list[Any], Any]]):
-    """A set with ground truth as a reference set: each image is read when its turn comes, then let go."""
+    """A set with ground truth as a sequence of (candidates, truth); images are opened when indexed."""
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
@@ -241,19 +239,18 @@ class References(Sequence[tuple[list[Any], Any]]):
 
 
 class Masks(Sequence["NDArray[np.bool_]"]):
-    """For each image of a set, where its mask is not zero; each is read when its turn comes.
+    """Boolean masks for the images of a set, True where a mask is not zero; read when indexed.
 
     Parameters
     ----------
-    images
-        The set.
-    masks
-        Grey images under the same stems.
+    images : ImageSet
+    masks : ImageSet
+        Grey images with the same stems.
 
     Raises
     ------
     EnsembleError
-        If an image has no mask, or a mask no image.
+        If an image has no mask, or a mask has no image.
     """
 
     def __init__(self, images: ImageSet, masks: ImageSet) -> None:
@@ -274,7 +271,7 @@ class Masks(Sequence["NDArray[np.bool_]"]):
 
 
 def check_stems(images: ImageSet, others: ImageSet, part: Part) -> None:
-    """Check that another set belongs to the same fields.
+    """Check that another set shows the same fields.
 
     Raises
     ------
@@ -285,6 +282,6 @@ def check_stems(images: ImageSet, others: ImageSet, part: Part) -> None:
     if len(wanted) != len(present) or (images.from_folders and wanted != present):
         different = sorted(set(wanted) ^ set(present))[:5] or wanted[:5]
         raise EnsembleError(
-            f"there is not one of {part.value} for each image: they differ in {', '.join(different)}; give "
-            "both under the same names."
+            f"{part.value} and the images do not match: they differ in {', '.join(different)}; give both "
+            "the same file names."
         )

@@ -1,29 +1,21 @@
-"""A safetensors file opened once: its header, then its tensors, piece by piece. Knows no tables, no networks.
-
-What was looked at is what is kept: another process may put a new file in the place of this one meanwhile.
-Each byte is read once, and a tensor can be refused before all of it is in memory.
-"""
+"""Safetensors files, read with bounded memory, and checks of JSON objects and file paths."""
 
 from __future__ import annotations
 
 import json
 import os
 import stat
-import struct
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from io import BytesIO
-from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.paths import expand_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from io import BufferedReader
 
     from numpy.typing import NDArray
 
@@ -31,93 +23,89 @@ __all__ = [
     "MAX_HEADER",
     "TensorFile",
     "brief",
-    "header_and_size",
-    "metadata_in",
     "metadata_of",
     "package_version",
     "parse_object",
-    "read_metadata",
     "readable_file",
 ]
 
 
 MAX_HEADER = 2**23
-"""Most bytes of a header: what JSON of that size takes in memory stays below 200 MB."""
+"""Largest size of a header in bytes; parsed JSON of this size takes less than 200 MB."""
 
 _MAX_CONTAINERS = 100_000
-"""Most lists and objects in a header; each takes thirty times the room of its brackets."""
+"""Largest number of lists and objects in a header; each takes thirty times the memory of its brackets."""
+
+_DTYPES = {"U16": np.uint16, "I64": np.int64, "F64": np.float64, "I8": np.int8}
+"""Dtypes that :meth:`TensorFile.read` supports."""
+
+_ROWS_BYTES = 2**23
+"""Bytes read at once."""
 
 
 def readable_file(path: str | Path, most_bytes: int, what: str) -> Path:
-    """The path of a file that can be opened without waiting: no folder, pipe or device.
+    """Return the path of a regular file that can be opened without waiting.
 
     Parameters
     ----------
-    path
-        ``~`` stands for the user's home.
-    most_bytes
-        Beyond this it cannot be ...
-    what
-        ... one of these, for instance "LUT file".
+    path : str or Path
+        ``~`` is expanded.
+    most_bytes : int
+        Largest size of the file.
+    what : str
+        Kind of file, used in messages, such as "LUT file".
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
     EnsembleError
-        If it is absent, is no plain file, is too large, or may not be looked at.
+        If it does not exist, is not a regular file, is too large or not readable.
     """
+    source = expand_path(path)
     try:
-        source = Path(path).expanduser()
         found = source.stat()
     except FileNotFoundError:
         raise EnsembleError(f"there is no file {path}; choose a {what}.") from None
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, no such user, a zero byte
-        reason = getattr(error, "strerror", None) or error
-        raise EnsembleError(f"{str(path)[:300]!r} cannot be opened: {reason}; choose a {what}.") from error
+    except OSError as error:
+        raise EnsembleError(f"{source} cannot be opened: {error.strerror}; choose a {what}.") from error
     if not stat.S_ISREG(found.st_mode):
         raise EnsembleError(f"{source} is not a file; choose a {what}.")
     if found.st_size > most_bytes:
         raise EnsembleError(f"{source} has more than {most_bytes // 2**20} MB; no {what} is that large.")
     if not os.access(source, os.R_OK):
-        raise EnsembleError(f"{source} may not be read; change its permissions or choose another {what}.")
+        raise EnsembleError(f"{source} cannot be read; change its permissions or choose another {what}.")
     return source
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The text entries of a safetensors file's header.
-
-    Raises
-    ------
-    OSError, ValueError
-        If the file cannot be read, or does not begin with such a header; with the reason.
-    """
-    with path.open("rb") as file:
-        return metadata_in(header_and_size(file, os.fstat(file.fileno()).st_size)[0])
-
-
 def metadata_of(content: bytes) -> dict[str, str]:
-    """The same of a file's bytes, read once: what goes on to the library is then what was looked at.
+    """Read the text entries in the header of a safetensors file.
+
+    Parameters
+    ----------
+    content : bytes
+        The file, or its beginning.
 
     Raises
     ------
     ValueError
-        If they do not begin with such a header; with the reason.
+        If the content does not begin with a valid header.
     """
-    return metadata_in(header_and_size(BytesIO(content), len(content))[0])
+    return _text_entries(_header(content))
 
 
-def header_and_size(file: BinaryIO, size_of_file: int) -> tuple[dict[str, Any], int]:
-    """The header that a file of this size begins with, and how many bytes it takes."""
-    start = file.read(8)
-    if len(start) < 8:
+def _header(content: bytes) -> dict[str, Any]:
+    size = int.from_bytes(content[:8], "little")
+    if len(content) < 8:
         raise ValueError("it is too short for a safetensors file")
-    size = struct.unpack("<Q", start)[0]
-    if size > min(MAX_HEADER, size_of_file - 8):
+    if size > min(MAX_HEADER, len(content) - 8):
         raise ValueError(f"it states a header of {size} bytes")
-    return parse_object(file.read(size).decode("utf-8")), 8 + size
+    return parse_object(content[8 : 8 + size].decode("utf-8"))
 
 
-def metadata_in(header: dict[str, Any]) -> dict[str, str]:
-    """The text entries of a header."""
+def _text_entries(header: dict[str, Any]) -> dict[str, str]:
     metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its metadata are not all text")
@@ -125,41 +113,41 @@ def metadata_in(header: dict[str, Any]) -> dict[str, str]:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """A JSON object with no key twice.
+    """Parse a JSON object.
 
     Raises
     ------
     ValueError
-        If it is none, or nested or large beyond reason; with the reason.
+        If the text is not an object, has a key twice, or is too large or nested too deeply.
 
     Examples
     --------
     >>> parse_object('{"a": 1, "a": 2}')
     Traceback (most recent call last):
-    ValueError: 'a' stands in it twice
+    ValueError: the key 'a' occurs twice
     """
     if text.count("[") + text.count("{") > _MAX_CONTAINERS or len(text) > MAX_HEADER:
         raise ValueError("it is too large")
     try:
-        value = json.loads(text, object_pairs_hook=_without_twins)
+        value = json.loads(text, object_pairs_hook=_unique_keys)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return value
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        twin = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"{twin[:80]!r} stands in it twice")
-    return made
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:80]!r} occurs twice")
+        found[key] = value
+    return found
 
 
 def brief(value: object) -> str:
-    """A value as a message can show it; of a list only that it is one, for it may be nested at will.
+    """Format a value for a message; a list, which may be nested to any depth, by its type only.
 
     Examples
     --------
@@ -170,112 +158,87 @@ def brief(value: object) -> str:
 
 
 def package_version() -> str:
-    """The version of this package, as files state it; ``"0+unknown"`` in a tree that was never installed."""
+    """Version of this package; ``"0+unknown"`` if it is not installed."""
     try:
         return version("napari-ensir")
     except PackageNotFoundError:
         return "0+unknown"
 
 
-_BYTES = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64"), 8),
-}
-_READ = {"U16": "<u2", "I64": "<i8", "F64": "<f8", "I8": "i1"}
-"""What :meth:`TensorFile.read` reads."""
+class TensorEntry(NamedTuple):
+    """Dtype, by safetensors' name, and shape of a tensor."""
 
-_PIECE = 2**23
-"""Bytes read at once."""
-
-
-@dataclass(frozen=True)
-class _Entry:
     dtype: str
     shape: tuple[int, ...]
-    start: int
-    stop: int
 
 
 class TensorFile:
-    """A safetensors file that is open.
+    """A safetensors file whose tensors are read piece by piece.
+
+    Parameters
+    ----------
+    path : Path
 
     Attributes
     ----------
     metadata : dict of str
         The text entries of its header.
-    entries : dict
-        Dtype and shape of each tensor.
+    entries : dict of TensorEntry
 
     Raises
     ------
     OSError, ValueError
-        If it is none: the format's rules hold, tensors follow each other without gaps to the end.
+        If it is not a safetensors file, or its header is too large.
 
     Examples
     --------
-    >>> import io
-    >>> from safetensors.numpy import save
-    >>> content = save({"a": np.array([[0.5, 2.0]])}, metadata={"of": "me"})
-    >>> held = TensorFile(io.BytesIO(content), len(content))
-    >>> held.metadata, held.entries["a"].shape, held.read("a").tolist()
-    ({'of': 'me'}, (1, 2), [[0.5, 2.0]])
+    >>> import tempfile
+    >>> from safetensors.numpy import save_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"a": np.array([[0.5, 2.0]])}, f"{folder}/a", metadata={"by": "me"})
+    ...     file = TensorFile(Path(folder, "a"))
+    ...     file.metadata, file.entries["a"].shape, file.read("a").tolist()
+    ({'by': 'me'}, (1, 2), [[0.5, 2.0]])
     """
 
-    def __init__(self, file: BufferedReader | BytesIO, size: int | None = None) -> None:
-        self._file = file
-        size = os.fstat(file.fileno()).st_size if size is None else size
-        header, self._begin = header_and_size(file, size)
-        self.metadata = metadata_in(header)
-        self.entries = {name: _entry(name, of) for name, of in header.items() if name != "__metadata__"}
-        at = 0
-        for entry in sorted(self.entries.values(), key=lambda each: (each.start, each.stop)):
-            if entry.start != at:
-                raise ValueError("its tensors do not follow each other")
-            at = entry.stop
-        if at != size - self._begin:
-            raise ValueError(f"its tensors are said to end at {at}, its content does at {size - self._begin}")
+    def __init__(self, path: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        with path.open("rb") as file:  # checked first, because the library allows headers of 100 MB
+            start = file.read(8)
+            header = _header(start + file.read(min(int.from_bytes(start, "little"), MAX_HEADER + 1)))
+        self.metadata = _text_entries(header)
+        try:
+            self._file: Any = safe_open(path, framework="np")
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+        if (self._file.metadata() or {}) != self.metadata:  # type: ignore[no-untyped-call]
+            raise ValueError("it changed while it was read")
+        self.entries = {
+            name: TensorEntry(each["dtype"], tuple(each["shape"]))
+            for name, each in header.items()
+            if name != "__metadata__"
+        }
 
     def read(self, name: str, check: Callable[[NDArray[Any]], object] = lambda rows: None) -> NDArray[Any]:
-        """A tensor, read from first to last.
+        """Read a tensor of at least one axis.
 
         Parameters
         ----------
-        name
-            Of a tensor of dtype U16, I64, F64 or I8.
-        check
-            Given some rows at a time, as they come; what it raises ends the reading.
+        name : str
+        check : callable
+            Called with some rows at a time; an exception that it raises ends the reading.
 
-        Raises
-        ------
-        OSError, ValueError
-            If the file ends too early.
+        Returns
+        -------
+        ndarray
         """
         entry = self.entries[name]
-        tensor = np.empty(entry.shape, _READ[entry.dtype])
-        content = tensor.reshape(-1).view(np.uint8)
-        row = tensor[:1].nbytes
-        self._file.seek(self._begin + entry.start)
-        step = max(1, _PIECE // max(1, row))
+        rows = self._file.get_slice(name)
+        tensor = np.empty(entry.shape, _DTYPES[entry.dtype])
+        step = max(1, _ROWS_BYTES // max(1, tensor[:1].nbytes))
         for first in range(0, len(tensor) if tensor.size else 0, step):
-            some = tensor[first : first + step]
-            piece = content[first * row : first * row + some.nbytes]
-            if self._file.readinto(piece.data) != len(piece):
-                raise ValueError("it ends too early")
-            check(some)
-        return tensor.astype(tensor.dtype.newbyteorder("="), copy=False)
-
-
-def _entry(name: str, of: object) -> _Entry:
-    if not isinstance(of, dict) or of.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"it says nothing of use of the tensor {name[:80]!r}")
-    dtype, shape, ends = of["dtype"], of["shape"], of["data_offsets"]
-    numbers = [*shape, *ends] if isinstance(shape, list) and isinstance(ends, list) else [None]
-    if not all(type(each) is int and 0 <= each < 2**62 for each in numbers) or len(ends) != 2:
-        raise ValueError(f"the tensor {name[:80]!r} has no shape or no place")
-    if not isinstance(dtype, str) or dtype not in _BYTES:
-        raise ValueError(f"the tensor {name[:80]!r} is of dtype {brief(dtype)}")
-    if len(shape) > 8 or ends[0] + prod(shape) * _BYTES[dtype] != ends[1]:
-        raise ValueError(f"the tensor {name[:80]!r} does not fill its place")
-    return _Entry(dtype, tuple(shape), ends[0], ends[1])
+            part = tensor[first : first + step]
+            part[...] = rows[first : first + len(part)]
+            check(part)
+        return tensor

@@ -1,20 +1,17 @@
-"""TIFF, in and out: pixels with their axes, pixel sizes and names; OME, ImageJ or plain. Knows no other.
-
-The library fills in zeros, or reads one page, where a file is cut short; here such files are refused. So are
-those whose numbers are no intensities as they stand: palettes, and scales that run from white to black.
-"""
+"""Reading and writing of TIFF (OME, ImageJ or plain) with axes, pixel sizes and names."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.metadata import KEY, record_in, text_of, told
+from napari_ensir.files.metadata import KEY, record_in, summarize_record, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,13 +32,18 @@ __all__ = [
     "write_tiff",
 ]
 
-# What the library has to say of a damaged file is said here, in a sentence.
+# Damaged files are reported by our exceptions, not by tifffile's log messages.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-TRANSPARENT = "has an alpha channel, and transparency is no intensity; save it without."
-"""What is wrong with an image that has one."""
+TRANSPARENT = "has an alpha channel, which is not an intensity; save it without transparency."
+"""End of the message about an image with an alpha channel."""
 
-_MIN_IS_WHITE, _PALETTE, _ORIENTATION = 0, 3, 274
+_MAX_PAGES = 100_000
+_MAX_COMPRESSION = 2**17  # times; more than zstd and LZMA reach
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_NO_COMPRESSION, _JPEG = 1, (6, 7, 33007)
+_ORIENTATION = 274
+_TIFF_HEADER = 8  # bytes
 _OME_TYPES = ("i1", "i2", "i4", "u1", "u2", "u4", "f4", "f8")
 _IMAGEJ_TYPES = ("u1", "u2", "f4")
 _OME_KEYS = ("PhysicalSize{}", "PhysicalSize{}Unit")
@@ -50,20 +52,20 @@ _IMAGEJ_KEYS = ("unit", "spacing", "finterval", "Labels", "min", "max")
 
 @dataclass(frozen=True)
 class TiffMetadata:
-    """What a TIFF says of its pixels beside their numbers.
+    """Metadata of a TIFF: axes, pixel sizes and names.
 
     Attributes
     ----------
     kind : str
         ``"ome"``, ``"imagej"``, or ``"plain"``.
     axes : str
-        One letter an axis, such as ``"TZCYX"``; S is colour, Q what is not known.
+        One letter per axis, such as ``"TZCYX"``; S is colour, Q is unknown.
     shape : tuple of int
-        Sizes along them.
+        Sizes along the axes.
     described : dict
-        Pixel sizes, units and names, as the library takes them.
-    resolution : tuple of (float, float, unit) or None
-        Pixels per unit along X and Y, and the number of the unit.
+        Pixel sizes, units and names, in the form that tifffile writes.
+    resolution : tuple of (float, float, int) or None
+        Pixels per unit along X and Y, and TIFF's number of the unit.
     """
 
     kind: str
@@ -73,7 +75,7 @@ class TiffMetadata:
     resolution: tuple[float, float, int] | None
 
     def enlarged(self, shape: tuple[int, ...]) -> TiffMetadata:
-        """The same for an image of another size of the same field: its pixels are as much smaller."""
+        """Metadata of an enlarged image of the same field, whose pixels are smaller by the same factor."""
         if len(shape) != len(self.shape) or shape == self.shape:
             return self
         factor = {axis: new / old for axis, new, old in zip(self.axes, shape, self.shape, strict=True)}
@@ -88,7 +90,7 @@ class TiffMetadata:
 
 @dataclass(frozen=True)
 class TiffHeader:
-    """A TIFF before its pixels are read: shape, dtype, whether the last axis is RGB, and the rest."""
+    """Shape, dtype and metadata of a TIFF; ``is_colour`` if the last axis is RGB."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -97,19 +99,19 @@ class TiffHeader:
 
 
 def check_upright(path: Path, orientation: int) -> None:
-    """Refuse what other programs would turn: it is not known which of them a candidate came through.
+    """Refuse rotated or mirrored images, since only some programs apply the orientation tag.
 
     Parameters
     ----------
-    path
+    path : Path
         Named in the message.
-    orientation
-        As in EXIF and TIFF: 1 is upright.
+    orientation : int
+        Value of the EXIF or TIFF tag; 1 is upright.
 
     Raises
     ------
     EnsembleError
-        If it is not.
+        If the image is not upright.
     """
     if orientation not in (0, 1):
         raise EnsembleError(
@@ -119,84 +121,168 @@ def check_upright(path: Path, orientation: int) -> None:
 
 
 def open_tiff(path: Path) -> TiffHeader:
-    """Look at a TIFF's pages and what they say of themselves.
+    """Read the metadata of a TIFF.
 
     Raises
     ------
     EnsembleError
-        If it is truncated, makes no one stack, or holds no intensities.
+        If the file is incomplete, does not hold exactly one stack, or its pixels are not intensities.
     """
-    with _one_series(path) as (file, series):
+    with _open_series(path) as (file, series):
         page = file.pages.first
         colour = series.axes.endswith("S")
         if page.extrasamples or (colour and series.shape[-1] in (2, 4)):
             raise EnsembleError(f"{path} {TRANSPARENT}")
         if series.dtype is None or series.dtype.kind not in "iuf":
             raise EnsembleError(f"{path} has pixels of dtype {series.dtype}; it must hold intensities.")
-        if page.photometric == _PALETTE and not file.is_imagej:  # ImageJ's are for showing only
-            raise EnsembleError(
-                f"{path} has a palette: its numbers are no intensities; save it as grey or RGB."
-            )
-        if page.photometric == _MIN_IS_WHITE:
-            raise EnsembleError(f"{path} runs from white to black (MinIsWhite); save it with 0 as black.")
+        _check_photometric(path, page, file.is_imagej)
         orientation = page.tags.get(_ORIENTATION)
         check_upright(path, 1 if orientation is None else int(orientation.value))
         shape = tuple(series.shape)
         return TiffHeader(shape, series.dtype.newbyteorder("="), colour, _metadata(file, series))
 
 
+def _check_photometric(path: Path, page: Any, is_imagej: bool) -> None:
+    kind = int(page.photometric)
+    if kind in (_MIN_IS_BLACK, _RGB) or (kind == _YCBCR and page.compression in _JPEG):  # decoded to RGB
+        return
+    if kind == _PALETTE:
+        if not is_imagej:  # ImageJ's lookup tables are only for display
+            raise EnsembleError(
+                f"{path} has a palette: its numbers are not intensities; save it as grey or RGB."
+            )
+        return
+    if kind == _MIN_IS_WHITE:
+        raise EnsembleError(f"{path} stores white as 0 (MinIsWhite); save it with black as 0.")
+    name = getattr(page.photometric, "name", kind)
+    raise EnsembleError(f"{path} has pixels of the colour space {name}; save it as grey or RGB.")
+
+
 def read_tiff(path: Path) -> NDArray[Any]:
-    """All pixels.
+    """Read all pixels.
 
     Raises
     ------
     EnsembleError
-        If it is truncated.
+        If the file is incomplete.
     """
-    with _one_series(path) as (_, series):
+    with _open_series(path) as (_, series):
         pixels: NDArray[Any] = series.asarray()
         return pixels
 
 
 @contextmanager
-def _one_series(path: Path) -> Iterator[tuple[Any, Any]]:
+def _open_series(path: Path) -> Iterator[tuple[Any, Any]]:
     import tifffile
 
-    with tifffile.TiffFile(path) as file:
-        if not file.series:
-            raise EnsembleError(f"{path} holds no image.")
-        series = file.series[0]
-        if not _is_whole(file, series):
-            raise EnsembleError(f"{path} could not be read: it is truncated or damaged.")
-        if len(file.series) > 1:
+    try:
+        with tifffile.TiffFile(path) as file:
+            # These formats consist of several files; here, a file is read by itself.
+            file.is_mmstack = file.is_ndtiff = False
+            _check_stated_sizes(path, file)
+            if not file.series:
+                raise EnsembleError(f"{path} holds no image.")
+            series = file.series[0]
+            if not _is_complete(file, series):
+                raise _incomplete(path)
+            if len(file.series) > 1:
+                raise EnsembleError(
+                    f"{path} holds {len(file.series)} images of different kinds; save each as a file."
+                )
+            yield file, series
+    except (KeyError, ValueError) as error:
+        if "imagecodecs" in str(error):
             raise EnsembleError(
-                f"{path} holds {len(file.series)} images that make no one stack; save each as a file."
+                f"{path} has a compression that needs the package imagecodecs; install it with: "
+                'pip install "napari-ensir[large]".'
+            ) from error
+        raise
+
+
+def _incomplete(path: Path, reason: str = "") -> EnsembleError:
+    return EnsembleError(f"{path} could not be read: it is truncated or damaged{reason and f' ({reason})'}.")
+
+
+def _check_stated_sizes(path: Path, file: Any) -> None:
+    """Refuse metadata that state more than the file can hold, before tifffile allocates memory for it."""
+    n_pages = len(file.pages)
+    if n_pages > _MAX_PAGES:
+        raise EnsembleError(
+            f"{path} has {n_pages} pages; at most {_MAX_PAGES} are read. Save it as Zarr or in several files."
+        )
+    if n_pages == 0:
+        return
+    page, size = file.pages.first, file.filehandle.size
+    if any(tag.valuebytecount > size for tag in page.tags):
+        raise _incomplete(path, "a tag is larger than the file")
+    ratio = 8 if page.compression == _NO_COMPRESSION else _MAX_COMPRESSION  # 8: pixels of one bit
+    if page.nbytes > ratio * size:
+        raise _incomplete(path, f"it states a page of {page.shape}, for which it is too small")
+    if file.is_ome:
+        _check_ome_sizes(path, file, n_pages)
+
+
+def _check_ome_sizes(path: Path, file: Any, n_pages: int) -> None:
+    from xml.etree import ElementTree
+
+    root = ElementTree.fromstring(file.ome_metadata)
+    available = n_pages * file.pages.first.size
+    stated: float
+    for element in root.iter():
+        kind, given = element.tag.rpartition("}")[2], element.attrib
+        if kind == "Pixels":
+            stated = prod(int(value) for key, value in given.items() if key.startswith("Size"))
+        elif kind == "TiffData":
+            stated = max((int(given.get(key, 0)) for key in ("IFD", "NumPlanes", "PlaneCount")), default=0)
+            if stated > n_pages:
+                stated = available + 1
+        elif kind.startswith("ModuloAlong") and "Start" in given:
+            first, last, step = (float(given.get(key, 1)) for key in ("Start", "End", "Step"))
+            stated = (last - first) / step
+        else:
+            if kind == "UUID" and _names_other_file(element, root, file):
+                raise EnsembleError(
+                    f"{path} is one of several files of an image; save the image as one file."
+                )
+            continue
+        if not stated <= available:
+            raise EnsembleError(
+                f"{path} states more pixels than it holds: it is truncated, damaged or one of several "
+                "files of an image; save the image as one file."
             )
-        if any(page is None or page.parent is not file for page in series.pages):
-            raise EnsembleError(f"{path} is one of several files of an image; save the image as one file.")
-        yield file, series
 
 
-def _is_whole(file: Any, series: Any) -> bool:
-    """Whether all pages are there that the file speaks of, and all their pixels."""
+def _names_other_file(uuid: Any, root: Any, file: Any) -> bool:
+    if uuid.get("FileName", "").lower() == file.filename.lower():
+        return False
+    return uuid.text is None or uuid.text != root.get("UUID")
+
+
+def _is_complete(file: Any, series: Any) -> bool:
+    """Whether the file has all pages and pixels that it states."""
     handle = file.filehandle
-    if file.pages.next_page_offset is not None:  # where the place of one more page would stand
+    if file.pages.next_page_offset is not None:  # where the offset of one more page would stand
         handle.seek(file.pages.next_page_offset)
         if handle.read(file.tiff.offsetsize).strip(b"\0") or handle.tell() > handle.size:
             return False
-    kinds = {"ome": file.is_ome, "imagej": file.is_imagej, "shaped": file.is_shaped}
-    told = [kind for kind, is_so in kinds.items() if is_so]
-    if told and series.kind not in told:  # the library gave up on what the file says
+    stated = {"ome": file.is_ome, "imagej": file.is_imagej, "shaped": file.is_shaped}
+    kinds = [kind for kind, is_so in stated.items() if is_so]
+    if kinds and series.kind not in kinds:  # tifffile could not follow the metadata
         return False
-    ends = [
-        offset + count
-        for page in series.pages
-        if page is not None and page.parent is file
-        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-    ]
     if series.dataoffset is not None:
-        ends.append(series.dataoffset + series.nbytes)
-    return bool(max(ends, default=0) <= handle.size)
+        return bool(series.dataoffset >= _TIFF_HEADER and series.dataoffset + series.nbytes <= handle.size)
+    if len(series.pages) * series.keyframe.size != series.size:
+        return False
+    for page in series.pages:
+        if page is None or page.parent is not file:
+            return False
+        # Segments without an offset or bytes were never written; tifffile would fill in zeros.
+        segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        if not segments or any(
+            offset < _TIFF_HEADER or count <= 0 or offset + count > handle.size for offset, count in segments
+        ):
+            return False
+    return True
 
 
 def _metadata(file: Any, series: Any) -> TiffMetadata:
@@ -217,7 +303,7 @@ def _metadata(file: Any, series: Any) -> TiffMetadata:
 
 
 def _ome_description(text: str) -> dict[str, Any]:
-    """Pixel sizes, time between frames and names of an OME-XML's image."""
+    """Pixel sizes, time increment and names in OME-XML."""
     import tifffile
 
     image = tifffile.xml2dict(text)["OME"]["Image"]
@@ -242,21 +328,25 @@ def write_tiff(
     as_ome: bool = False,
     record: Record | None = None,
 ) -> None:
-    """Write a TIFF, as OME-TIFF or for ImageJ where another one was and the pixels allow it.
+    """Write a TIFF: an OME-TIFF or ImageJ TIFF after one of that kind, if the pixels allow it.
 
     Parameters
     ----------
-    like
-        Of the image that these pixels were made from; they may have one axis more, in front.
-    as_ome
-        Whether it is to be an OME-TIFF even so.
-    record
-        Where it came from: a map annotation of OME, ImageJ's *Info*, else an entry of the JSON that the
-        library keeps in the image's description.
+    path : Path
+    pixels : ndarray
+    is_colour : bool
+        Whether the last axis is RGB.
+    like : TiffMetadata, optional
+        Metadata of the image that the pixels were computed from; they may have one more axis in front.
+    as_ome : bool
+        Write an OME-TIFF in any case.
+    record : mapping, optional
+        Provenance: stored as a map annotation of OME, in ImageJ's *Info*, or in the JSON that tifffile keeps
+        in the image description.
     """
     import tifffile
 
-    axes, described, kind = _written_as(pixels.shape, is_colour, like)
+    axes, described, kind = _layout(pixels.shape, is_colour, like)
     kind = "ome" if as_ome else kind
     name = pixels.dtype.str[1:]
     known = set(axes) <= set("TZCYXS") and len(set(axes)) == len(axes)
@@ -268,7 +358,7 @@ def write_tiff(
         options |= {"ome": True}
         described |= {} if record is None else {"MapAnnotation": _annotation(record)}
     elif kind == "imagej" and known and name in _IMAGEJ_TYPES and _is_sorted(axes):
-        options |= {"imagej": True, "compression": None}  # not every version of ImageJ unpacks
+        options |= {"imagej": True, "compression": None}  # some versions of ImageJ cannot decompress
         described |= {} if record is None else {"Info": f"{KEY} = {text_of(record)}\n"}
     else:
         options |= {"ome": False}
@@ -277,17 +367,17 @@ def write_tiff(
 
 
 def _annotation(record: Record) -> dict[str, Any]:
-    """A map annotation in a namespace of ours: a few words for whoever lists pairs, and all of it."""
-    return {"Namespace": KEY, "Value": {**told(record), "record": text_of(record)}}
+    """Provenance as an OME map annotation: a summary for other programs, and the whole record."""
+    return {"Namespace": KEY, "Value": {**summarize_record(record), "record": text_of(record)}}
 
 
 def read_tiff_record(path: Path) -> dict[str, Any] | None:
-    """The record that :func:`write_tiff` put in; None where there is none."""
+    """Read the provenance that :func:`write_tiff` stored; None if there is none."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
         if file.is_ome:
-            return _annotated(file.ome_metadata or "")
+            return _annotated_record(file.ome_metadata or "")
         if file.is_imagej:
             lines = str((file.imagej_metadata or {}).get("Info", "")).splitlines()
             found = (line.removeprefix(f"{KEY} = ") for line in lines if line.startswith(f"{KEY} = "))
@@ -296,31 +386,31 @@ def read_tiff_record(path: Path) -> dict[str, Any] | None:
         return record_in(shaped[0].get(KEY))
 
 
-def _annotated(text: str) -> dict[str, Any] | None:
-    """The record in an OME-XML's annotations."""
+def _annotated_record(text: str) -> dict[str, Any] | None:
+    """The provenance in the annotations of OME-XML."""
     import tifffile
 
     annotations = tifffile.xml2dict(text)["OME"].get("StructuredAnnotations")
-    for one in _several(annotations.get("MapAnnotation") if isinstance(annotations, dict) else None):
+    for one in _as_list(annotations.get("MapAnnotation") if isinstance(annotations, dict) else None):
         if not isinstance(one, dict) or one.get("Namespace") != KEY or not isinstance(one.get("Value"), dict):
             continue
-        for pair in _several(one["Value"].get("M")):
+        for pair in _as_list(one["Value"].get("M")):
             if isinstance(pair, dict) and pair.get("K") == "record":
                 return record_in(pair.get("value"))
     return None
 
 
-def _several(found: Any) -> list[Any]:
-    """What XML has once, several times or not at all."""
+def _as_list(found: Any) -> list[Any]:
+    """As a list: XML elements that occur once, several times or not at all."""
     if found is None:
         return []
     return list(found) if isinstance(found, list | tuple) else [found]
 
 
-def _written_as(
+def _layout(
     shape: tuple[int, ...], is_colour: bool, like: TiffMetadata | None
 ) -> tuple[str, dict[str, Any], str]:
-    """Axes, description and kind of what is written."""
+    """Axes, description and kind of the file to write."""
     plain = ("Q" * len(shape) + ("YXS" if is_colour else "YX"))[-len(shape) :]
     if like is None:
         return plain, {}, "plain"
@@ -334,6 +424,6 @@ def _written_as(
 
 
 def _is_sorted(axes: str) -> bool:
-    """Whether axes come in the order that ImageJ knows."""
+    """Whether axes are in the order of ImageJ."""
     places = ["TZCYXS".index(axis) for axis in axes]
     return places == sorted(places)

@@ -1,36 +1,39 @@
-"""A YAML file as plain values, within bounds. Knows no formats that are written in it.
-
-YAML can name a list and repeat it by that name, so that a line unfolds to gigabytes, and can ask for objects
-to be made. Only what JSON could say is read, mappings, lists, text, numbers, and no more of it than fits a
-description once every repetition is written out.
-"""
+"""Reading of YAML as plain values, with bounded size."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable
+import yaml
 
 __all__ = ["parse_yaml"]
 
 _MAX_BYTES = 2**20
-_MAX_DEPTH = 32
-_MAX_EVENTS = 50_000
+_MAX_VALUES = 50_000
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """PyYAML's safe loader without repeated and merged keys, which can grow without bound."""
+
+    def flatten_mapping(self, node: Any) -> None:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(node.value) or "<<" in keys:
+            raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
 
 
 def parse_yaml(content: bytes) -> dict[str, Any]:
-    r"""A mapping written in YAML, no key twice.
+    r"""Parse a mapping written in YAML.
 
     Parameters
     ----------
-    content
+    content : bytes
         At most a megabyte of UTF-8.
 
     Raises
     ------
     ValueError
-        If it is none, or asks for objects, or is nested or long beyond reason; with the reason.
+        If it is not a mapping of names, has a key twice, asks for objects, or is too large, also after its
+        aliases are written out, or nested too deeply.
 
     Examples
     --------
@@ -38,54 +41,31 @@ def parse_yaml(content: bytes) -> dict[str, Any]:
     {'a': [1, 'two']}
     >>> parse_yaml(b"a: &a [*a]")
     Traceback (most recent call last):
-    ValueError: it repeats a part within itself
+    ValueError: it contains itself
     """
-    import yaml
-
     if len(content) > _MAX_BYTES:
         raise ValueError(f"it has more than {_MAX_BYTES // 2**20} MB")
     try:
-        text = content.decode("utf-8")
-        depth = 0
-        for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _MAX_DEPTH or number > _MAX_EVENTS:
-                raise ValueError("it is too large or nested too deeply")
-        value = yaml.load(text, Loader=_loader(yaml))
-        if _size(value, {}) > _MAX_EVENTS:
-            raise ValueError("it is too large once its repetitions are written out")
-    except (yaml.YAMLError, RecursionError) as error:
+        value = yaml.load(content.decode("utf-8"), Loader=_Loader)  # a safe loader
+        if _count(value, {}) > _MAX_VALUES:
+            raise ValueError("it is too large")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())[:200]) from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ValueError("it is no mapping of names")
+        raise ValueError("it is not a mapping of names")
     return value
 
 
-def _size(value: object, known: dict[int, int]) -> int:
-    """How many values there are, those that are repeated counted each time."""
+def _count(value: object, known: dict[int, int]) -> int:
+    """Number of values; those of an alias count each time."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
         known[id(value)] = 0  # until it is known
         inner = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_size(each, known) for each in inner)
+        known[id(value)] = 1 + sum(_count(each, known) for each in inner)
     elif known[id(value)] == 0:
-        raise ValueError("it repeats a part within itself")
+        raise ValueError("it contains itself")
     return known[id(value)]
-
-
-def _loader(yaml: Any) -> Any:
-    """PyYAML's safe loader, which makes plain values only, and refuses a key that comes twice."""
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-            keys = [each.value for each, _ in node.value if isinstance(each, yaml.ScalarNode)]
-            if len(set(keys)) < len(node.value) or "<<" in keys:
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key stands in it twice", node.start_mark
-                )
-            made: dict[Hashable, Any] = super().construct_mapping(node, deep)
-            return made
-
-    return Loader

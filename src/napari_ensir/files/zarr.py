@@ -1,40 +1,65 @@
-"""Zarr and OME-Zarr arrays, in and out, lazily through dask. Knows no other format."""
+"""Reading and writing of Zarr and OME-Zarr arrays, lazily through dask."""
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_folder
 from napari_ensir.files.metadata import KEY, plain
+from napari_ensir.files.tensors import MAX_HEADER, parse_object
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from napari_ensir.files.metadata import Record
 
-__all__ = ["ZarrImage", "is_zarr", "open_zarr", "read_zarr_record", "write_zarr"]
+__all__ = [
+    "ZarrImage",
+    "check_replaceable",
+    "check_zarr_codecs",
+    "is_zarr",
+    "open_zarr",
+    "read_zarr_record",
+    "write_zarr",
+]
 
 BLOCK_PIXELS = 2**22
-"""Stored chunks are read this many pixels together, where they are smaller."""
+"""Small stored chunks are read together, in dask blocks of about this many pixels."""
 
-_MARKS = ("zarr.json", ".zarray", ".zgroup")
+_MAX_BLOCKS = 2**17
+_MAX_CHUNKS_PER_BLOCK = 2**12
+_MAX_CHUNKS_PER_SHARD = 2**17
+_MAX_CHUNK_BYTES = 2**34
+
+_FILES = ("zarr.json", ".zarray", ".zgroup")
+
+# Codecs that turn bytes into numbers. Others, such as pickle, can run code that is stored in a chunk.
+_CODECS = frozenset(
+    {"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"}  # compression
+    | {"bitround", "delta", "fixedscaleoffset", "packbits", "quantize", "shuffle"}  # filters
+    | {"adler32", "crc32", "crc32c", "fletcher32"}  # checksums
+    | {"bytes", "sharding_indexed", "transpose"}  # layout
+)
+_DTYPE = re.compile(r"[<>=|]?([iufb]\d{1,2})|bool|u?int\d{1,2}|float\d{1,2}")
 
 
 @dataclass(frozen=True, eq=False)
 class ZarrImage:
-    """A lazy array with what is needed to write another one like it.
+    """A lazy array, and what is needed to write another one like it.
 
     Attributes
     ----------
     array : dask array
     chunks : tuple of int
-        As stored.
+        Shape of the stored chunks, or of the shards if there are any.
     ome : dict or None
-        The one multiscale image's metadata, where it is an OME-Zarr.
+        Metadata of the multiscale image if it is an OME-Zarr.
     """
 
     array: Any
@@ -44,10 +69,10 @@ class ZarrImage:
 
 def is_zarr(path: Path) -> bool:
     """Whether a folder is a Zarr array or group."""
-    return any((path / mark).is_file() for mark in _MARKS)
+    return any((path / name).is_file() for name in _FILES)
 
 
-def _libraries() -> tuple[Any, Any]:
+def _import_libraries() -> tuple[Any, Any]:
     try:
         import dask.array as da
         import zarr
@@ -61,49 +86,192 @@ def _libraries() -> tuple[Any, Any]:
 def open_zarr(path: Path) -> ZarrImage:
     """Open an array, or the full resolution of an OME-Zarr image.
 
+    The metadata are checked before the Zarr library opens anything: only integer, float and boolean pixels in
+    compression formats that cannot run code are read.
+
     Raises
     ------
     EnsembleError
-        If zarr or dask is not installed, the store is damaged, or it is a group without one image.
+        If zarr or dask is not installed, the store is damaged, its dtype or a codec is not allowed, it states
+        a size that cannot be processed, or it is a group without one image.
     """
-    da, zarr = _libraries()
+    da, zarr = _import_libraries()
+    ome = None
+    where = path
     try:
-        node = zarr.open(str(path), mode="r")
-        ome = None
-        if not hasattr(node, "shape"):
-            ome = _multiscale(path, dict(node.attrs))
-            node = node[ome["datasets"][0]["path"]]
+        version, metadata, attributes = _read_metadata(path)
+        if not _is_array(metadata):
+            ome = _multiscale(path, attributes)
+            where = _inside(path, ome["datasets"][0]["path"])
+            version, metadata, _ = _read_metadata(where)
+        _check_metadata(where, metadata)
+        identity = _identity(where)
+        node = zarr.open_array(str(where), mode="r", zarr_format=version)
+        check_zarr_codecs(node, str(where))
         stored = tuple(node.shards or node.chunks)
+        blocks = _blocks(node.shape, stored)
     except EnsembleError:
         raise
-    except Exception as error:  # stores raise every kind there is
+    except Exception as error:  # the library and malformed metadata raise exceptions of many types
         raise _unreadable(path, error) from error
     if 0 in node.shape:
         raise EnsembleError(f"{path} is empty (shape {node.shape}); it must hold at least one pixel.")
-    # Inlined, so that a task reads its own pixels and these need not travel between workers.
-    array = da.from_array(
-        _Stored(node, path), chunks=_blocks(node.shape, stored), name=False, inline_array=True
-    )
+    n_blocks = prod(ceil(size / block) for size, block in zip(node.shape, blocks, strict=True))
+    if n_blocks > _MAX_BLOCKS:
+        raise EnsembleError(
+            f"{path} states the shape {node.shape} in chunks of {stored}, more than can be processed; crop "
+            "it, or save it with larger chunks."
+        )
+    # Inlined, so that a dask worker reads the pixels of a task itself.
+    array = da.from_array(_Reader(node, where, identity), chunks=blocks, name=False, inline_array=True)
     return ZarrImage(array, stored, ome)
 
 
-class _Stored:
-    """An array in a store, whose damaged chunks are one sentence; small, for it travels to workers."""
+class _Reader:
+    """An array in a store that reports damaged chunks as EnsembleError. Small, since workers get a copy."""
 
-    def __init__(self, node: Any, path: Path) -> None:
-        self.node, self.path = node, path
+    def __init__(self, node: Any, path: Path, identity: tuple[int, int]) -> None:
+        self.node, self.path, self.identity = node, path, identity
         self.shape, self.dtype, self.ndim = node.shape, node.dtype, node.ndim
 
     def __getitem__(self, key: Any) -> Any:
+        error: Exception | None = None
         try:
-            return self.node[key]
+            pixels = self.node[key]
         except MemoryError:
             raise
-        except Exception as error:  # codecs and stores raise every kind there is
-            reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        except Exception as raised:  # codecs and stores raise exceptions of many types
+            error = raised
+        if _identity(self.path) != self.identity:
+            raise EnsembleError(f"{self.path} was replaced while it was being read; open it again.")
+        if error is not None:
             raise EnsembleError(
-                f"a chunk of {self.path} could not be read ({reason}); it is damaged or gone. Write it anew."
+                f"a chunk of {self.path} could not be read ({_reason(error)}); it is damaged or missing. "
+                "Write the array again."
             ) from error
+        return pixels
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Changes when another array takes the place of this one."""
+    for name in _FILES:
+        try:
+            found = (path / name).stat()
+        except OSError:
+            continue
+        return found.st_ino, found.st_mtime_ns
+    return 0, 0
+
+
+def _read_metadata(folder: Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Zarr version, metadata and attributes of an array or a group."""
+    if (folder / "zarr.json").is_file():
+        metadata = _read_json(folder / "zarr.json")
+        return 3, metadata, metadata.get("attributes", {})
+    name = ".zarray" if (folder / ".zarray").is_file() else ".zgroup"
+    attributes = _read_json(folder / ".zattrs") if (folder / ".zattrs").is_file() else {}
+    return 2, _read_json(folder / name), attributes
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return parse_object(file.read(MAX_HEADER + 1).decode("utf-8"))
+
+
+def _is_array(metadata: dict[str, Any]) -> bool:
+    return "shape" in metadata
+
+
+def _inside(path: Path, name: str) -> Path:
+    """The array that an OME-Zarr names by a relative path."""
+    parts = name.strip("/").split("/")
+    if {"", ".", ".."} & set(parts) or "\\" in name:
+        raise EnsembleError(f"{path} names its image {name[:80]!r}, which is not a path within it.")
+    return path.joinpath(*parts)
+
+
+def _check_metadata(path: Path, metadata: dict[str, Any]) -> None:
+    """Refuse arrays that could run code or take unreasonable memory."""
+    _check_dtype_and_codecs(str(path), metadata)
+    shape = metadata["shape"]
+    grid = metadata.get("chunk_grid")
+    chunks = metadata["chunks"] if grid is None else grid["configuration"]["chunk_shape"]
+    # Of a 0-d array, the shapes are empty.
+    if not all(type(size) is int and 0 <= size < 2**62 for size in shape) or len(shape) != len(chunks):
+        raise ValueError("its shape and its chunks do not match")
+    if not all(type(size) is int and 0 < size < 2**62 for size in chunks):
+        raise ValueError("its chunk sizes are not positive integers")
+    chunk = [min(sizes) for sizes in zip(shape, chunks, strict=True)]
+    if prod(chunk) * 8 > _MAX_CHUNK_BYTES:
+        raise EnsembleError(
+            f"{path} is stored in chunks of {tuple(chunk)}, which are too large to be read; save it with "
+            "smaller chunks."
+        )
+    for outer, inner in _shards(metadata.get("codecs") or [], chunks):
+        if prod(ceil(a / max(1, b)) for a, b in zip(outer, inner, strict=True)) > _MAX_CHUNKS_PER_SHARD:
+            raise EnsembleError(
+                f"{path} has too many chunks in each shard ({outer} in {inner}); save it with larger chunks."
+            )
+
+
+def _shards(codecs: Any, outer: Any) -> Iterator[tuple[Any, Any]]:
+    """Shape of shards, and of the chunks in them."""
+    for codec in codecs:
+        if isinstance(codec, dict) and codec.get("name") == "sharding_indexed":
+            inner = codec["configuration"]["chunk_shape"]
+            yield outer, inner
+            yield from _shards(codec["configuration"].get("codecs", []), inner)
+
+
+def check_zarr_codecs(array: Any, where: str) -> None:
+    """Refuse an open Zarr array whose pixels another program's code would produce.
+
+    Parameters
+    ----------
+    array
+        Objects other than arrays of the Zarr library are not examined.
+    where
+        Names the array in the message.
+
+    Raises
+    ------
+    EnsembleError
+        If its dtype is not integer, float or boolean, or it uses a codec that is not known to be safe.
+    """
+    if type(array).__module__.split(".")[0] == "zarr":
+        _check_dtype_and_codecs(where, array.metadata.to_dict())
+
+
+def _check_dtype_and_codecs(where: str, metadata: dict[str, Any]) -> None:
+    dtype = metadata.get("data_type", metadata.get("dtype"))
+    dtypes = [dtype]
+    names: list[Any] = []
+    codecs = [*(metadata.get("filters") or ()), metadata.get("compressor"), *(metadata.get("codecs") or ())]
+    while codecs:
+        codec = codecs.pop()
+        if codec is None:
+            continue
+        if not isinstance(codec, dict):
+            names.append(codec)
+            continue
+        names.append(codec.get("id", codec.get("name")))
+        settings = codec.get("configuration", codec)
+        if isinstance(settings, dict):
+            codecs += [*(settings.get("codecs") or ()), *(settings.get("index_codecs") or ())]
+            dtypes += [settings[key] for key in ("dtype", "astype") if settings.get(key) is not None]
+    for each in dtypes:
+        if not _DTYPE.fullmatch(str(each)):
+            raise EnsembleError(
+                f"{where} has pixels of dtype {str(each)[:40]!r}; integer or float pixels are needed."
+            )
+    for name in names:
+        if not isinstance(name, str) or name.removeprefix("numcodecs.") not in _CODECS:
+            raise EnsembleError(
+                f"{where} uses the codec {str(name)[:40]!r}, which is not known to be safe; save it with "
+                "zstd, zlib or blosc."
+            )
+    if metadata.get("storage_transformers"):
+        raise EnsembleError(f"{where} uses storage transformers, which are not supported.")
 
 
 def _multiscale(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
@@ -119,12 +287,27 @@ def _multiscale(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _blocks(shape: tuple[int, ...], stored: tuple[int, ...]) -> tuple[int, ...]:
-    """Multiples of the stored chunks, of about ``BLOCK_PIXELS``: fewer tasks, nothing read twice."""
+    """Multiples of the stored chunks of about ``BLOCK_PIXELS``: few tasks, and no chunk is read twice."""
     sizes = [min(chunk, size) for chunk, size in zip(stored, shape, strict=True)]
+    chunks_left = _MAX_CHUNKS_PER_BLOCK
     for axis in reversed(range(len(sizes))):
-        times = max(1, BLOCK_PIXELS // prod(sizes))
+        times = min(chunks_left, max(1, BLOCK_PIXELS // max(1, prod(sizes))))
+        times = min(times, ceil(shape[axis] / max(1, sizes[axis])))
         sizes[axis] = min(shape[axis], sizes[axis] * times)
+        chunks_left //= max(1, times)
     return tuple(sizes)
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that an output does not remove anything but an earlier Zarr.
+
+    Raises
+    ------
+    EnsembleError
+        If something that is not a Zarr array or group has this name.
+    """
+    if path.exists() and not (path.is_dir() and is_zarr(path)):
+        raise EnsembleError(f"{path} exists and is not a Zarr, so it is not replaced; choose another name.")
 
 
 def write_zarr(
@@ -135,25 +318,34 @@ def write_zarr(
     overwrite: bool = False,
     record: Record | None = None,
 ) -> Path:
-    """Compute and write an array block by block, whole or not at all; an OME-Zarr after an OME-Zarr.
+    """Compute an array block by block and write it as Zarr, atomically.
 
     Parameters
     ----------
+    path : Path
     array : dask array
-    like
-        Whose stored chunks and axes to take; None: the array's own chunks.
-    record
-        Where it came from: an attribute of ours, beside those of OME.
+    like : ZarrImage, optional
+        An image whose stored chunks and axes are taken; the output of an OME-Zarr is an OME-Zarr. By default,
+        the chunks of the array.
+    overwrite : bool
+        Replace a Zarr that has this name.
+    record : mapping, optional
+        Provenance, stored as one attribute beside those of OME.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
     EnsembleError
-        If the target may not or cannot be written.
+        If the target exists and is not to be replaced, is not a Zarr, or cannot be written.
     """
-    da, zarr = _libraries()
+    da, zarr = _import_libraries()
+    check_replaceable(path)
     chunks = array.chunksize if like is None else like.chunks
     chunks = tuple(min(chunk, size) for chunk, size in zip(chunks, array.shape, strict=True))
-    # Two tasks must never write one stored chunk.
+    # Two tasks must never write to the same stored chunk.
     whole = tuple(-(-size // chunk) * chunk for size, chunk in zip(array.chunksize, chunks, strict=True))
     if any(size % chunk for sizes, chunk in zip(array.chunks, chunks, strict=True) for size in sizes[:-1]):
         array = array.rechunk(whole)
@@ -173,28 +365,32 @@ def write_zarr(
 
 
 def read_zarr_record(path: Path) -> dict[str, Any] | None:
-    """The record among the attributes of an array or of an OME-Zarr; None where there is none.
+    """Read the provenance among the attributes of an array or of an OME-Zarr; None if there is none.
 
     Raises
     ------
     EnsembleError
-        If it is damaged.
+        If the metadata are damaged.
     """
-    _, zarr = _libraries()
     try:
-        found = zarr.open(str(path), mode="r").attrs.get(KEY)
-    except Exception as error:  # stores raise every kind there is
+        found = _read_metadata(path)[2].get(KEY)
+    except Exception as error:  # malformed metadata raise exceptions of many types
         raise _unreadable(path, error) from error
     return dict(found) if isinstance(found, dict) else None
 
 
+def _reason(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:200]
+
+
 def _unreadable(path: Path, error: Exception) -> EnsembleError:
-    reason = " ".join((str(error) or type(error).__name__).split())[:200]
-    return EnsembleError(f"{path} could not be read as Zarr ({reason}); it is damaged or no array.")
+    return EnsembleError(
+        f"{path} could not be read as Zarr ({_reason(error)}); it is damaged or is not an array."
+    )
 
 
 def _store(da: Any, array: Any, target: Any) -> None:
-    """Compute and write; when this returns or raises, no thread is writing any more."""
+    """Compute and write; no thread is writing any more when this returns or raises."""
     import dask
 
     if dask.config.get("scheduler", None) not in (None, "threads", "threading"):

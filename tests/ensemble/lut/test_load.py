@@ -76,7 +76,7 @@ def test_round_trip(rng, tmp_path, method, dtype):
 def test_suffix_is_added(lut, tmp_path, name):
     stem = "rain.v2" if name == "rain.v2" else "rain"
     assert lut.save(tmp_path / name) == tmp_path / f"{stem}.lut.safetensors"
-    assert lut.save(str(tmp_path / name)).exists()
+    assert lut.save(str(tmp_path / name), overwrite=True).exists()
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace", "write"])
@@ -95,7 +95,7 @@ def test_failing_write_leaves_the_old_file_whole(lut, tmp_path, monkeypatch, ste
         monkeypatch.setattr(Path, "write_bytes", fail)
     other = replace(lut, names=("x", "y"))
     with pytest.raises(EnsembleError, match=r"could not be written: No space left.*choose a folder"):
-        other.save(path)
+        other.save(path, overwrite=True)
     monkeypatch.undo()
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
@@ -116,8 +116,18 @@ def test_folder_that_is_not_there(lut, tmp_path):
     with pytest.raises(EnsembleError, match=r"cannot be written: there is no folder .*absent; make it"):
         lut.save(tmp_path / "absent" / "rain")
     (tmp_path / "folder.lut.safetensors").mkdir()
-    with pytest.raises(EnsembleError, match="is a folder; a file cannot take its place"):
-        lut.save(tmp_path / "folder.lut.safetensors")
+    with pytest.raises(EnsembleError, match="is a folder; a file cannot replace it"):
+        lut.save(tmp_path / "folder.lut.safetensors", overwrite=True)
+
+
+def test_an_existing_file_is_replaced_only_on_request(lut, tmp_path):
+    path = lut.save(tmp_path / "rain")
+    other = replace(lut, names=("x", "y"))
+    with pytest.raises(EnsembleError, match="exists already"):
+        other.save(path)
+    assert load_lut(path).names == lut.names
+    other.save(path, overwrite=True)
+    assert load_lut(path).names == ("x", "y")
 
 
 def test_permissions_follow_the_umask(lut, tmp_path):
@@ -187,7 +197,7 @@ def test_a_table_is_read_from_one_file(lut, tmp_path, monkeypatch):
     real = lut_format._read_header
 
     def saved_meanwhile(*arguments):
-        other.save(path)
+        other.save(path, overwrite=True)
         return real(*arguments)
 
     monkeypatch.setattr(lut_format, "_read_header", saved_meanwhile)
@@ -203,7 +213,7 @@ def test_channel_axis_of_any_whole_type(rng, tmp_path, axis):
     candidates, truth = make_image(rng, (3, 20, 20), 2)
     lut = fit_lut([(candidates, truth)], channel_axis=axis, device="cpu")
     for one in (lut, replace(lut, channel_axis=axis)):
-        assert load_lut(one.save(tmp_path / "rain")).channel_axis == one.channel_axis
+        assert load_lut(one.save(tmp_path / "rain", overwrite=True)).channel_axis == one.channel_axis
 
 
 def test_names_that_no_file_can_hold(rng):
@@ -362,7 +372,7 @@ def test_hundreds_of_mutated_files(lut, tmp_path, rng):
 
 def test_two_threads_save_the_same_file(lut, tmp_path):
     path = tmp_path / "rain.lut.safetensors"
-    threads = [threading.Thread(target=lut.save, args=(path,)) for _ in range(8)]
+    threads = [threading.Thread(target=lut.save, args=(path,), kwargs={"overwrite": True}) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

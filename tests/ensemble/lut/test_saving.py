@@ -29,8 +29,8 @@ def test_killed_a_hundred_times_and_no_room(tmp_path):
     assert result["kept"]  # what somebody is writing stays; what a killed process left goes
     assert result["cleared"] == ["rain.lut.safetensors"]
     assert result["message"].endswith(
-        "could not be written: File too large. Nothing was left behind; choose a folder with room, where you "
-        "may write."
+        "could not be written: File too large. Nothing was left behind; choose a folder with enough space, "
+        "to which you may write."
     )
     assert result["same"]
     assert result["end"] == ["rain.lut.safetensors"]

@@ -264,7 +264,7 @@ CASES = {
     ),
     "other type": (lambda rdf, files: rdf.update(type="dataset"), "of type 'dataset', no model"),
     "old format": (lambda rdf, files: rdf.update(format_version="0.3.2"), "of format '0.3.2'"),
-    "settings of text": (lambda rdf, files: files.update({"careamics.yaml": b"text"}), "no mapping"),
+    "settings of text": (lambda rdf, files: files.update({"careamics.yaml": b"text"}), "not a mapping"),
     "settings not UTF-8": (
         lambda rdf, files: files.update({"careamics.yaml": b"\xff\xfe"}),
         "cannot be read",
@@ -333,14 +333,14 @@ def test_files_that_are_no_packages(tmp_path):
             + b"".join(
                 b"%c: &%c [%s]\n" % (n, n, b", ".join([b"*%c" % (n - 1)] * 9)) for n in range(99, 112)
             ),
-            "repetitions",
+            "too large",
         ),
-        (b"a: &a\n  b: *a", "within itself"),
-        (b"[" * 200, "nested too deeply"),
+        (b"a: &a\n  b: *a", "contains itself"),
+        (b"[" * 9000 + b"]" * 9000, "nested too deeply"),
         (b"a: 1\na: 2", "twice"),
         (b"a: &b {c: 1}\nd:\n  <<: *b", "twice"),
         (b"a: [1", "expected"),
-        (b"1: 2", "no mapping of names"),
+        (b"1: 2", "not a mapping of names"),
         (b"a: " + b"[" + b"1," * 60_000 + b"]", "too large"),
     ],
 )

@@ -120,7 +120,9 @@ def test_dropping_a_table_opens_it_once(filled, fitted, tmp_path):
     assert list(session_of(filled).tables) == ["fitted", "twice.lut.safetensors"]
     _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     assert apply.table.value == "twice.lut.safetensors"
-    fit_lut([([filled.layers["so so"].data], filled.layers["ground truth"].data)], names=("new",)).save(path)
+    fit_lut([([filled.layers["so so"].data], filled.layers["ground truth"].data)], names=("new",)).save(
+        path, overwrite=True
+    )
     filled.open(str(path), plugin="napari-ensir")  # it holds another table now
     assert list(session_of(filled).tables) == ["fitted", "twice.lut.safetensors"]
     assert apply.lut.names == ("new",)

@@ -253,7 +253,7 @@ def test_dp_ir_takes_the_restorer_that_was_opened_before(
     network = write_network(tmp_path / "dim.pt")
     checkpoint = write_dp_ir(tmp_path / "mine.safetensors", network)
     restore.open(str(checkpoint))
-    assert "the restorer 'dim', which it cannot hold" in restore.message.value
+    assert "the restorer 'dim', which it does not contain" in restore.message.value
     assert "in Restore open it first" in restore.message.value
     restore.open(str(network))
     restore.open(str(checkpoint))

@@ -17,6 +17,7 @@ from napari_ensir.ensemble.statistics.binning import FLOAT_LEVELS, Binning
 from napari_ensir.ensemble.uncertainty.error_table import INTENSITIES, SPREADS, ErrorTable
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_file
+from napari_ensir.files.paths import expand_path
 from napari_ensir.files.tensors import (
     MAX_HEADER,
     TensorFile,
@@ -84,7 +85,7 @@ class TableParts(TypedDict):
     errors: ErrorTable | None
 
 
-def write_table(path: str | Path, parts: TableParts) -> Path:
+def write_table(path: str | Path, parts: TableParts, *, overwrite: bool = False) -> Path:
     """Write a table's parts whole or not at all.
 
     Returns
@@ -99,7 +100,7 @@ def write_table(path: str | Path, parts: TableParts) -> Path:
     """
     from safetensors.numpy import save
 
-    target = Path(path).expanduser()
+    target = expand_path(path)
     if target.name in ("", ".."):
         raise EnsembleError(f"{target} is a folder; give the table a name in it.")
     if not target.name.endswith(SUFFIX):
@@ -138,7 +139,7 @@ def write_table(path: str | Path, parts: TableParts) -> Path:
             f"the table's names and report take more than {MAX_HEADER // 2**20} MB, too much for a file; "
             "shorten what was added to the report."
         )
-    with whole_file(target, overwrite=True) as temporary:
+    with whole_file(target, overwrite) as temporary:
         temporary.write_bytes(content)
     return target
 
@@ -148,10 +149,9 @@ def read_table(path: str | Path) -> TableParts:
     source = readable_file(path, _MAX_BYTES, f"{SUFFIX} file")
     try:
         # Opened once: another process may put another table in its place at any moment.
-        with source.open("rb") as opened:
-            file = TensorFile(opened)
-            header = _read_header(source, file.metadata)
-            tensors = _read_tensors(source, file, header)
+        file = TensorFile(source)
+        header = _read_header(source, file.metadata)
+        tensors = _read_tensors(source, file, header)
     except EnsembleError:
         raise
     except MemoryError as error:

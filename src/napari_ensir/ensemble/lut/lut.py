@@ -405,7 +405,7 @@ class WeightLUT:
             report=_rescaled_report(self.report, gain, offset),
         )
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the table to a ``.lut.safetensors`` file, whole or not at all.
 
         :func:`~napari_ensir.load_lut` reads it back.
@@ -413,17 +413,20 @@ class WeightLUT:
         Parameters
         ----------
         path : str or Path
-            Where to; a file that is there is replaced.
+            ``.lut.safetensors`` is appended if the name lacks it.
+        overwrite : bool
+            Replace an existing file.
 
         Returns
         -------
         Path
-            Where it was written: ``.lut.safetensors`` is added where the name lacks it.
+            The file that was written.
 
         Raises
         ------
         EnsembleError
-            If the file cannot be written; one that was there is then unchanged.
+            If the file exists and ``overwrite`` is off, or it cannot be written; an existing file is then
+            unchanged.
         """
         parts: TableParts = {
             "names": self.names,
@@ -438,7 +441,7 @@ class WeightLUT:
             "report": self.report,
             "errors": self.errors,
         }
-        return write_table(path, parts)
+        return write_table(path, parts, overwrite=overwrite)
 
 
 def figures(value: float) -> str:

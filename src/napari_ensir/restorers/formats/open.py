@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError, MissingRestorer
+from napari_ensir.files.paths import expand_path
 from napari_ensir.files.tensors import readable_file
 from napari_ensir.restorers.formats.file_kinds import kind_of, refuse_unpacked
 
@@ -131,7 +132,7 @@ def open_restorers(
     >>> list(opened), failed
     (['mine.safetensors'], {})
     """
-    where = Path(folder).expanduser()
+    where = expand_path(folder)
     refuse_unpacked(where)
     try:
         paths = sorted(each for each in where.iterdir() if _may_be_network(each))

@@ -19,6 +19,7 @@ import torch
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_file
+from napari_ensir.files.paths import expand_path
 from napari_ensir.files.tensors import (
     brief,
     metadata_of,
@@ -64,7 +65,7 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
     content = save(
         {name: each.detach().cpu().contiguous() for name, each in tensors.items()}, metadata={_ENTRY: entry}
     )
-    with whole_file(Path(path).expanduser(), overwrite=True) as temporary:
+    with whole_file(expand_path(path), overwrite=True) as temporary:
         temporary.write_bytes(content)
 
 

@@ -378,7 +378,7 @@ class FitWidget(FitControls):
             self.fail(EnsembleError("There is no lookup table yet; press Fit first."))
             return
         try:
-            written = self.result.lut.save(path)
+            written = self.result.lut.save(path, overwrite=True)
         except EnsembleError as error:
             self.fail(error)
             return

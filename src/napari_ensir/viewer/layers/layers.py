@@ -9,7 +9,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from napari.layers import Image, Labels
 
+from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
+from napari_ensir.files.zarr import check_zarr_codecs
 from napari_ensir.restorers.base import enlarged_transform, times_between
 
 if TYPE_CHECKING:
@@ -92,6 +94,10 @@ def why_not(layer: Layer, like: Layer | None = None, truth: Layer | None = None)
         return "empty"
     if np.dtype(getattr(data, "dtype", float)).kind not in "iuf":
         return f"pixels of dtype {data.dtype}"
+    try:
+        check_zarr_codecs(data, layer.name)
+    except EnsembleError as error:
+        return str(error)
     if like is not None and like is not layer:
         if bool(layer.rgb) != bool(like.rgb):
             return "colour" if layer.rgb else "not in colour"

@@ -63,7 +63,7 @@ def run_blind(viewer: napari.Viewer, out: Path) -> list[dict[str, Any]]:
         raise SystemExit(f"Restoring failed: {widget.message.value}")
     tifffile.imwrite(out / "blind_ensemble.tif", made[0].data)
     lut = made[0].metadata[OUTPUT_KEY]["lut"]
-    lut.save(out / "blind.lut.safetensors")
+    lut.save(out / "blind.lut.safetensors", overwrite=True)
     _settle()
     viewer.window._qt_window.grab().save(str(out / "blind_screenshot.png"))
     viewer.window.remove_dock_widget(dock)

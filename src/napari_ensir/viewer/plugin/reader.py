@@ -1,4 +1,4 @@
-"""Dropping a lookup table on the viewer opens it in the Apply widget; no layer is made of it."""
+"""Reader that opens a lookup table in the Apply widget when its file is dropped on the viewer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUFFIX = ".lut.safetensors"
 
 
 def get_reader(path: str | list[str]) -> Callable[[Any], list[tuple[None]]] | None:
-    """Npe2 reader: takes ``*.lut.safetensors`` files."""
+    """Return a reader for ``*.lut.safetensors`` files, as npe2 requires; None for other files."""
     paths = path if isinstance(path, list) else [path]
     return _read if all(str(one).endswith(SUFFIX) for one in paths) else None
 

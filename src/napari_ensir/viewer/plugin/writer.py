@@ -1,6 +1,6 @@
-"""Saving a layer as OME-TIFF or OME-Zarr, with axes, pixel sizes and where it came from. Asks nothing.
+"""Writer of a layer as OME-TIFF or OME-Zarr, with axes, pixel sizes and provenance.
 
-What a format has no place for is left out: in a TIFF, a layer's translation; in both, rotation and shear.
+A TIFF cannot store a layer's translation; neither format stores rotation and shear.
 """
 
 from __future__ import annotations
@@ -27,15 +27,27 @@ _TYPES = {"T": "time", "C": "channel"}
 
 
 def write_layer(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
-    """Npe2 writer of one image or labels layer, whole or not at all; napari has asked about the name.
+    """Write one image or labels layer atomically, as npe2 requires; napari has confirmed the name.
+
+    Parameters
+    ----------
+    path : str
+    data : array or list of array
+        Of a multiscale layer, the full resolution is written.
+    attributes : mapping
+        Attributes of the layer.
+
+    Returns
+    -------
+    list of str
 
     Raises
     ------
     EnsembleError
-        If it cannot be written.
+        If the file cannot be written.
     """
     target = Path(path)
-    pixels = data[0] if attributes.get("multiscale") else data  # of a pyramid, full resolution
+    pixels = data[0] if attributes.get("multiscale") else data
     rgb = bool(attributes.get("rgb", False))
     axes = _axes(attributes.get("axis_labels", ()), len(pixels.shape) - rgb)
     scale = [float(size) for size in attributes.get("scale", (1.0,) * len(axes))]
@@ -45,7 +57,7 @@ def write_layer(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str
         return [_write_zarr(target, pixels, _multiscale(axes, attributes, scale, rgb), record)]
     sizes: dict[str, Any] = {"Name": str(attributes.get("name", target.name))}
     for axis, size, unit in zip(axes, scale, units, strict=True):
-        if axis in "XYZ" and unit is not None:  # in pixels, there is nothing to say
+        if axis in "XYZ" and unit is not None:  # sizes in pixels are not physical
             sizes |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
     metadata = TiffMetadata("ome", axes + "S" * rgb, tuple(pixels.shape), sizes, None)
     array = np.asarray(pixels)
@@ -54,12 +66,12 @@ def write_layer(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str
 
 
 def record_of_layer(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Where a layer came from, as far as it knows: of our outputs and of restored images.
+    """Provenance of a layer that this package computed; None for other layers.
 
     Parameters
     ----------
-    attributes
-        Of a layer: ``metadata`` among them.
+    attributes : mapping
+        Attributes of the layer, including ``metadata``.
     """
     metadata = attributes.get("metadata") or {}
     if isinstance(kept := metadata.get(RECORD_KEY), dict):
@@ -71,7 +83,7 @@ def record_of_layer(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _axes(labels: Sequence[str], n: int) -> str:
-    """A letter for each axis: by its label where all have one that is known, else by its place."""
+    """One letter per axis, from the axis labels if all are known, otherwise from the number of axes."""
     named = [_LETTERS.get(str(label).lower(), "") for label in labels]
     if len(named) == n and all(named) and len(set(named)) == n and named[-2:] == ["Y", "X"]:
         return "".join(named)
@@ -81,7 +93,7 @@ def _axes(labels: Sequence[str], n: int) -> str:
 def _multiscale(
     axes: str, attributes: Mapping[str, Any], scale: Sequence[float], rgb: bool
 ) -> dict[str, Any]:
-    """What OME-Zarr says of an image of one resolution."""
+    """OME-Zarr metadata of an image with one resolution."""
     units = [str(unit) for unit in attributes.get("units") or ()]
     described: list[dict[str, str]] = []
     for place, axis in enumerate(axes):
@@ -104,7 +116,7 @@ def _write_zarr(target: Path, pixels: Any, ome: dict[str, Any], record: dict[str
     shape = tuple(pixels.shape)
     if hasattr(pixels, "dask"):
         array = pixels
-    else:  # plane by plane: a view computes one at a time
+    else:  # plane by plane, since a lazy array computes one plane at a time
         spatial = 3 if ome["axes"][-1]["type"] == "channel" else 2
         chunks = (1,) * max(0, len(shape) - spatial) + shape[-spatial:]
         array = da.from_array(pixels, chunks=chunks)
