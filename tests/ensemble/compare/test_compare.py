@@ -7,7 +7,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from napari_ensir import EnsembleError, compare, fit_lut
-from napari_ensir.ensemble.compare.baselines import BinSets, WeightedAverage
+from napari_ensir.ensemble.compare.baselines import BinSets
 from napari_ensir.files import Part, References, open_set
 
 NAMES = ("near", "far")
@@ -111,8 +111,12 @@ def test_every_row(one_thread):
 def test_nothing_is_clipped_before_scoring():
     truth = np.zeros((16, 16), np.uint8)
     images = [([truth.copy(), truth + 1], truth)] * 2
-    below = WeightedAverage((3.0, -1.0), name="below")
-    assert compare(images, methods=[below])["below"].psnr == pytest.approx(10 * np.log10(255**2 / 0.25))
+
+    class Below(Spy):
+        def predict(self, candidates, low_resolution=None):
+            return truth - 0.5
+
+    assert compare(images, methods=[Below()])["spy"].psnr == pytest.approx(10 * np.log10(255**2 / 0.25))
 
 
 def wide(truth, seed):
@@ -159,7 +163,7 @@ def test_a_score_is_the_candidate_s_own():
     assert table.settings["peak"] == np.ptp(truths)
     assert table.settings["data_range_from"] == "truth"
     assert table.notes == (
-        f"PSNR's peak is {np.ptp(truths)}, from 100 to 1999, which is what the ground truth shows.",
+        f"The peak of PSNR is {np.ptp(truths)} (from 100 to 1999, the range of the ground truth).",
     )
 
 
