@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 import threading
 from contextlib import suppress
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -339,16 +341,32 @@ def test_unreachable_scheduler(fitted):
     assert "no dask scheduler" in run(*arguments, "--scheduler", "tcp://127.0.0.1:1", status=1)
 
 
-def test_unexpected_errors_are_one_line_too(fitted, monkeypatch):
+def test_unexpected_errors_are_one_line_unless_verbose(fitted, monkeypatch):
     def fail(*args):
         raise ZeroDivisionError("by nought")
 
     monkeypatch.setattr("napari_ensir.cli.info.load_lut", fail)
     said = run("info", fitted / "two.lut.safetensors", status=1)
-    assert "unexpected ZeroDivisionError: by nought" in said
-    monkeypatch.setenv("NAPARI_ENSIR_DEBUG", "1")
-    with pytest.raises(ZeroDivisionError):
-        run("info", fitted / "two.lut.safetensors")
+    assert said.startswith("napari-ensir: unexpected ZeroDivisionError: by nought.")
+    assert said.count("\n") == 1
+    said = CliRunner().invoke(app, ["info", str(fitted / "two.lut.safetensors"), "--verbose"]).stderr
+    assert "Traceback" in said
+    assert "unexpected ZeroDivisionError: by nought." in said
+
+
+def test_verbose_shows_steps_with_times(fitted):
+    arguments = ["evaluate", "-t", fitted / "truth", *candidates(fitted), "--verbose"]
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert re.search(r"\d\.\d\d s  scoring images\n", result.stderr)
+
+
+def test_version():
+    assert run("--version") == f"napari-ensir {version('napari-ensir')}\n"
+
+
+def test_shell_completion_can_be_shown():
+    done = subprocess.run([*COMMAND, "--show-completion", "bash"], capture_output=True, text=True)
+    assert "complete" in done.stdout
 
 
 # -- one bad image among good ones --------------------------------------------------------------------

@@ -88,7 +88,7 @@ def apply(
         lut = lut.rescaled(*matched(exposure_of(lut.report, _samples(lut, images, failed))))
     outside = OutsideRange(lut)
     samples = Samples()
-    with many_files(), on_cluster(scheduler), terminal.progress(output.quiet) as progress:
+    with many_files(), on_cluster(scheduler), output.progress() as progress:
         for done, (number, plan) in enumerate(plans.items()):
             stem = images.fields[number][0]
             with noted(failed, stem, images):

@@ -239,7 +239,7 @@ class Outputs:
         notes: list[tuple[str, str]] = []
         doubts: list[str] = [*said]
         from_folders, failed, output = self.images.from_folders, self.failed, self.output
-        with many_files(), terminal.progress(output.quiet) as progress:
+        with many_files(), output.progress() as progress:
             for done, plan in enumerate(self.plans):
                 if plan.stem in failed:
                     continue
@@ -261,7 +261,7 @@ class Outputs:
             terminal.say(f"{count} written to {self.out}")
 
         for note in notes_in_words([] if output.quiet else notes):
-            terminal.complain(note)
+            terminal.error(note)
         warned = terminal.warn(dict.fromkeys(doubts))
         results = {"written": written, "failed": failed, "warnings": warned, **(more or {})}
         output.finish(results, say if show is None else lambda: show(count))

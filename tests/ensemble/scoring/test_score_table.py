@@ -101,7 +101,7 @@ def test_the_verdict_is_in_decibels_if_the_noise_is_known():
     true = 20 * np.log10(15 / 12)
     found = scores.psnr_difference(3, 0)
     assert abs(found.value - true) < 3 * found.standard_error
-    assert verdict(scores) == "The ensemble is better than the best candidate (A) by 1.97 ± 0.06 dB."
+    assert verdict(scores) == "The ensemble is better than the best candidate (A) by 1.92 ± 0.05 dB."
     assert scores.table().summary == verdict(scores)
 
 

@@ -20,13 +20,15 @@ STAR, TIED = "★", "≈"
 """Marks of the best value, and of values that do not differ significantly from it."""
 
 
-def plus_minus(value: float, standard_error: float = nan, signed: bool = True) -> str:
-    """Format a number with its standard error, to two significant digits of the error.
+def plus_minus(value: float, standard_error: float = nan, *, digits: int = 2, signed: bool = True) -> str:
+    """Format a number with its standard error.
 
     Parameters
     ----------
     value, standard_error : float
         NaN as the standard error leaves it out.
+    digits : int
+        Significant digits of the standard error.
     signed : bool
         Whether positive numbers get a sign.
 
@@ -34,15 +36,15 @@ def plus_minus(value: float, standard_error: float = nan, signed: bool = True) -
     --------
     >>> plus_minus(2863.2, 104.4), plus_minus(-0.0123456, 0.00042), plus_minus(3.25e-7, 4.1e-8)
     ('+2860 ± 100', '\u22120.01235 ± 0.00042', '+3.25e-07 ± 4.1e-08')
-    >>> plus_minus(12.345), plus_minus(0.5234, 0.114, signed=False)
-    ('+12.3', '0.52 ± 0.11')
+    >>> plus_minus(12.345), plus_minus(0.5234, 0.114, digits=1, signed=False)
+    ('+12.3', '0.5 ± 0.1')
     """
     sign = "\u2212" if value < 0 else "+" if signed else ""
     error = standard_error if isfinite(standard_error) else 0.0
     if not error or abs(value) >= 1e6 or max(abs(value), error) < 1e-4:
-        return f"{sign}{abs(value):.3g}" + (f" ± {error:.2g}" if error else "")
-    digits = 1 - floor(log10(error))
-    first, second = (f"{round(each, digits):.{max(digits, 0)}f}" for each in (abs(value), error))
+        return f"{sign}{abs(value):.3g}" + (f" ± {error:.{digits}g}" if error else "")
+    places = digits - 1 - floor(log10(error))
+    first, second = (f"{round(each, places):.{max(places, 0)}f}" for each in (abs(value), error))
     return f"{sign}{first} ± {second}"
 
 

@@ -386,7 +386,7 @@ def verdict(scores: NoisyScores) -> str:
     >>> blocks = block_errors(noisy, [a, b, (a + b) / 2, 0.6 * a + 0.4 * b])
     >>> scores = NoisyScores.of("AB", [blocks], 255.0, noise=10.0, others=[("ensemble", "ensemble")])
     >>> verdict(scores)
-    'The ensemble is better than the best candidate (A) by 2.16 ± 0.19 dB.'
+    'The ensemble is better than the best candidate (A) by 2.31 ± 0.03 dB.'
     """
     candidates = [index for index in scores.ranked if scores.roles[index] == "candidate"]
     best, *others = candidates
@@ -400,7 +400,7 @@ def verdict(scores: NoisyScores) -> str:
     found, unit = scores.psnr_difference(ensemble, best), "dB"
     if found is None:
         found, unit = scores.difference(ensemble, best), "in mean squared error"
-    amount = f"{plus_minus(abs(found.value), found.standard_error, signed=False)} {unit}"
+    amount = f"{plus_minus(abs(found.value), found.standard_error, digits=1, signed=False)} {unit}"
     word = "better" if scores.difference(ensemble, best).value < 0 else "worse"
     if found.is_real:
         return f"The ensemble is {word} than the best candidate ({name}) by {amount}."
