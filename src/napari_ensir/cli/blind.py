@@ -67,9 +67,9 @@ def blind(
     )
     chosen = choose_restorers(methods, networks, given, ir, own)
     target = None if save_lut is None else lut_target(save_lut, output.overwrite)
-    kept = [] if target is None else [Place("--save-lut", target)]
+    others = [] if target is None else [Place("--save-lut", target)]
     outputs = Outputs.planned(
-        image, ("ensemble",), out, as_float=as_float, output=output, others=kept, read=[*networks, ir]
+        image, ("ensemble",), out, as_float=as_float, output=output, others=others, read=[*networks, ir]
     )
     images = outputs.images
     axis = channel_axis_of(images, settings.channel_axis)
@@ -91,12 +91,14 @@ def blind(
         terminal.say(f"{count} written to {out}" + (f", {target}: {lut!r}" if target else ""))
 
     candidates = dict(zip((stem for stem, _ in images.fields), restored, strict=True))
-    told = {name: told_of(each) for name, each in zip(chosen, restorers, strict=True)}
+    described = {name: told_of(each) for name, each in zip(chosen, restorers, strict=True)}
     return outputs.write(
         lambda stem, _: _Ensemble(candidates.pop(stem), lut, settings.device),
         axis,
-        record=lambda _, **of: record_of("ensemble", lut, settings=settings.keywords(), restorers=told, **of),
-        said=[*outputs.doubts(restorers, arrays), *lut.report["warnings"]],
+        record=lambda _, **of: record_of(
+            "ensemble", lut, settings=settings.keywords(), restorers=described, **of
+        ),
+        more_warnings=[*outputs.warnings(restorers, arrays), *lut.report["warnings"]],
         more={"scores": scores.to_dict(), "lut": None if target is None else str(target)},
         show=show,
     )

@@ -79,19 +79,18 @@ def evaluate(
     stems = [stem for stem, _ in images.fields]
     scored = [number for number, stem in enumerate(stems) if stem in scores]
     warnings = suspicions_of_set(References(images), tuple(named), settings.channel_axis, stems, scored)
-    warnings += [] if outside is None else outside.said.values()
+    warnings += [] if outside is None else outside.warnings.values()
     rows = [ScoreRow(name, "candidate") for name in named]
     if lut_path is not None:
         rows.append(ScoreRow("ensemble", "ensemble", note=f"by {lut_path.name}"))
-    rows = [
-        replace(row, **{key: _mean(getattr(one[index], key) for one in scores.values()) for key in KEYS})
-        for index, row in enumerate(rows)
-    ]
+    for index, row in enumerate(rows):
+        own = [one[index] for one in scores.values()]
+        rows[index] = replace(row, psnr=_mean(one.psnr for one in own), ssim=_mean(one.ssim for one in own))
     notes = (f"The peak of PSNR is {scale}.", *left_out(not_finite))
     results = {
         "settings": settings.keywords() | scale.to_dict() | {"images": len(scores), "not_finite": not_finite},
         "rows": [
-            row.to_dict("name", "role", *KEYS)
+            row.to_dict("name", "role", "psnr", "ssim")
             | {"images": {stem: one[index]._asdict() for stem, one in scores.items()}}
             for index, row in enumerate(rows)
         ],
@@ -102,9 +101,6 @@ def evaluate(
     table = ScoreTable(tuple(rows), (PSNR, SSIM), notes)
     output.finish(results, lambda: terminal.say(str(table)))
     return failed
-
-
-KEYS = ("psnr", "ssim")
 
 
 def _mean(values: Iterable[float]) -> float:

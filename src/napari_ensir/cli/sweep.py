@@ -103,7 +103,7 @@ def sweep(
         lambda _, which: by_value[which] if write_all else best,
         axis,
         record=lambda by, **of: record_of("restored", restorer=told_of(by), sweep=kept, **of),
-        said=[*outputs.doubts([restorer], arrays), *found.warnings],
+        more_warnings=[*outputs.warnings([restorer], arrays), *found.warnings],
         more={"restorer": name, **found.to_dict()},
         show=show,
     )
