@@ -32,26 +32,23 @@ if TYPE_CHECKING:
 __all__ = ["app", "command"]
 
 
-class _Command(TyperCommand):
-    """Command whose ``--help`` is shown without a metavar."""
+class _HelpFlag:
+    """Mixin that shows ``--help`` without a metavar."""
 
     def get_help_option(self, ctx: Any) -> Any:
         """See :class:`click.Command`."""
-        return _as_flag(super().get_help_option(ctx))
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.metavar = ""
+        return option
 
 
-class _Group(TyperGroup):
-    """Group whose ``--help`` is shown without a metavar."""
-
-    def get_help_option(self, ctx: Any) -> Any:
-        """See :class:`click.Command`."""
-        return _as_flag(super().get_help_option(ctx))
+class _Command(_HelpFlag, TyperCommand):
+    pass
 
 
-def _as_flag(option: Any) -> Any:
-    if option is not None:
-        option.metavar = ""
-    return option
+class _Group(_HelpFlag, TyperGroup):
+    pass
 
 
 app = typer.Typer(
