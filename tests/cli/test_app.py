@@ -68,7 +68,7 @@ def fitted(folders):
 # -- the way through ----------------------------------------------------------------------------------
 
 
-def test_what_to_know_of_a_fit_goes_to_stderr(folders):
+def test_warnings_of_a_fit_are_printed_on_stderr(folders):
     (folders / "flat").mkdir()
     for stem in STEMS:
         write_image(folders / "flat" / f"{stem}.png", np.full((40, 50, 3), 90, np.uint8))
@@ -118,7 +118,7 @@ def reversed_pairs(arguments):
 
 
 @pytest.mark.parametrize("end", [".png", ".tif", ".zarr"])
-def test_single_images_of_16_bits(tmp_path, end):
+def test_single_images_of_16_bit(tmp_path, end):
     shape = (40, 50) if end == ".png" else (3, 40, 50)
     images = make_images(shape, np.uint16)
     for name, image in images.items():
@@ -137,7 +137,7 @@ def test_single_images_of_16_bits(tmp_path, end):
     run("apply", "--lut", lut, *candidates(tmp_path, end), "-o", tmp_path / f"out{end}", "--overwrite")
 
 
-def test_zarr_and_memory_give_one_table(tmp_path):
+def test_zarr_and_memory_give_equal_tables(tmp_path):
     images = make_images((3, 40, 50), np.uint16)
     for end in (".zarr", ".tif"):
         for name, image in images.items():
@@ -196,7 +196,7 @@ def test_import_of_a_published_table(tmp_path, reference_folder):
     assert "exists already" in run("import", table, *names, "-o", tmp_path / "rain", status=1)
 
 
-def test_fit_takes_all_that_python_takes(fitted):
+def test_fit_has_all_settings_of_fit_lut(fitted):
     """Words for numbers, EM's own settings, planes and masks: the tables are those that Python makes."""
     stems = [path.stem for path in sorted((fitted / "truth").iterdir())]
     pairs = [
@@ -256,7 +256,7 @@ def test_expected_errors_are_written_beside_the_ensemble(fitted):
     assert not (fitted / "f").exists()
 
 
-def test_another_exposure_is_named_and_matched(tmp_path, capfd):
+def test_another_exposure_is_reported_and_matched(tmp_path, capfd):
     images = make_images((60, 70), np.uint16)
     for name, image in images.items():
         write_image(tmp_path / f"{name}.tif", image)
@@ -296,7 +296,7 @@ def test_another_exposure_is_named_and_matched(tmp_path, capfd):
         ["info", "a", "b"],
     ],
 )
-def test_wrong_use_is_2(arguments):
+def test_wrong_usage_exits_with_2(arguments):
     run(*arguments, status=2)
 
 
@@ -311,12 +311,12 @@ def test_wrong_use_is_2(arguments):
         (["--max-iterations", "0"], "max_iterations is 0; use a whole number from 1"),
     ],
 )
-def test_a_setting_outside_its_limits_is_wrong_use(option, words):
+def test_a_setting_outside_its_limits_is_wrong_usage(option, words):
     said = run("fit", "-c", "near=a", "-t", "t", "-o", "x", *option, status=2)
     assert words in " ".join(said.replace("│", " ").split())
 
 
-def test_failures_are_1_and_one_line(fitted):
+def test_errors_exit_with_1_and_print_one_line(fitted):
     lut, truth = fitted / "two.lut.safetensors", fitted / "truth"
     for arguments, words in (
         (["fit", *candidates(fitted / "no"), "-t", truth, "-o", fitted / "x"], "there is no"),
@@ -372,7 +372,7 @@ def test_shells_complete_commands():
 # -- one bad image among good ones --------------------------------------------------------------------
 
 
-def test_one_bad_image_is_named_and_the_others_are_done(fitted):
+def test_an_error_in_one_image_does_not_stop_the_others(fitted):
     path = fitted / "near" / "b.png"
     path.write_bytes(path.read_bytes()[:400])
     write_image(fitted / "far" / "c.png", make_images((30, 50, 3))["far"], overwrite=True)
@@ -427,7 +427,7 @@ def test_unwritable_outputs(fitted):
 COMMAND = [sys.executable, "-m", "napari_ensir.cli"]
 
 
-def test_help_is_quick():
+def test_help_imports_no_heavy_package():
     """What makes it quick is that it imports next to nothing."""
     subprocess.run([*COMMAND, "--help"], check=True, capture_output=True)
     heavy = "numpy", "torch", "dask", "zarr", "napari", "PIL"
@@ -461,7 +461,7 @@ main()
         (signal.SIGINT, "files.sets", "open_image"),
     ],
 )
-def test_interrupted(fitted, number, module, function):
+def test_an_interrupted_command_leaves_nothing_half_written(fitted, number, module, function):
     """Stopped while a file is being written, while pixels are counted, while images are read."""
     out = fitted / "out"
     if module == "ensemble.statistics.reference":

@@ -74,7 +74,7 @@ def test_a_folder_shares_one_table(noisy, runs):
     assert len(runs) == 2 * 2 * (6 + 1)  # found out before any work
 
 
-def test_wrong_use_writes_nothing(noisy):
+def test_wrong_usage_writes_nothing(noisy):
     folder, _ = noisy
     image, out = folder / "in" / "a.png", folder / "out.tif"
     assert "there is no restorer" in run("blind", image, "-o", out, status=1)

@@ -181,7 +181,7 @@ def test_a_closed_or_full_standard_output_is_an_error(tmp_path):
 def test_ignored_signals_stay_ignored(tmp_path):
     """As under nohup, where a closed terminal does not stop the command."""
     code = (
-        "import os, signal; from napari_ensir.cli.signals import end\n"
+        "import os, signal; from napari_ensir.cli.signals import run_and_exit\n"
         "run_and_exit(lambda: os.kill(os.getpid(), signal.SIGHUP) or print('went on'))"
     )
     ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731

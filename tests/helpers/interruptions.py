@@ -64,7 +64,7 @@ def arguments(command: str, kind: str, out: str) -> list[str]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the file can be read; checked in a child, since reading starts threads, which must not be forked."""
+    """Whether the file can be read; a child reads it, since threads of reading must not be forked."""
     child = os.fork()
     if child == 0:
         status = 1

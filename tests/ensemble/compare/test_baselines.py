@@ -34,13 +34,13 @@ def error(combiner, pairs):
     return np.mean([np.mean((combiner.predict(xs) - truth) ** 2) for xs, truth in pairs])
 
 
-def test_averages(pairs):
+def test_average_and_single_candidate(pairs):
     candidates, _ = pairs[0]
     np.testing.assert_allclose(Average().predict(candidates), np.mean(candidates, axis=0))
     np.testing.assert_array_equal(OneCandidate(2, "C").predict(candidates), candidates[2])
 
 
-def test_zzpm_by_hand(pairs):
+def test_zzpm_weights_follow_the_formulas(pairs):
     candidates = pairs[0][0]
     mean = np.mean(candidates, axis=0)
     mse = np.array([np.mean((x - mean) ** 2) for x in candidates])
@@ -61,7 +61,7 @@ def test_zzpm_weighs_equal_candidates_equally():
         np.testing.assert_allclose(ZZPM(released).weights(same), 1 / 3)
 
 
-def test_zzpm_on_another_scale(pairs):
+def test_zzpm_depends_on_the_scaled_intensities(pairs):
     candidates = pairs[0][0]
     scaled = [x / 255 for x in candidates]
     for released in (False, True):
@@ -78,7 +78,7 @@ def test_global_least_squares_beats_every_candidate(pairs):
     assert error(combiner, pairs) <= error(Average(), pairs)
 
 
-def test_global_least_squares_leaves_nan_out(pairs):
+def test_global_least_squares_ignores_nan(pairs):
     whole = GlobalLeastSquares()
     whole.fit(pairs)
     pairs[1][0][0][:5] = np.nan
@@ -89,7 +89,7 @@ def test_global_least_squares_leaves_nan_out(pairs):
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
-def test_regressors(pairs, name, one_thread):
+def test_regressors_learn_from_a_reproducible_sample(pairs, name, one_thread):
     pytest.importorskip("sklearn")
     combiner = Regression(name, samples=1500)
     combiner.fit(pairs)
@@ -100,7 +100,7 @@ def test_regressors(pairs, name, one_thread):
     np.testing.assert_allclose(again.predict(pairs[0][0]), combiner.predict(pairs[0][0]), rtol=1e-6)
 
 
-def test_regressors_are_at_their_defaults(pairs):
+def test_regressors_have_default_parameters(pairs):
     linear_model = pytest.importorskip("sklearn.linear_model")
     combiner = Regression("linear regression", None)
     combiner.fit(pairs)
@@ -110,7 +110,7 @@ def test_regressors_are_at_their_defaults(pairs):
     np.testing.assert_allclose(combiner.model.coef_, model.coef_)
 
 
-def test_regression_with_nan(pairs):
+def test_regression_predicts_nan_at_nan(pairs):
     pytest.importorskip("sklearn")
     combiner = Regression("linear regression")
     combiner.fit(pairs)
@@ -118,7 +118,7 @@ def test_regression_with_nan(pairs):
     assert np.isnan(combiner.predict(candidates)).tolist() == [False, True]
 
 
-def test_without_scikit_learn(pairs, monkeypatch):
+def test_missing_scikit_learn_is_an_error(pairs, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
@@ -127,7 +127,7 @@ def test_without_scikit_learn(pairs, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["em", "em-released", "least-squares"])
-def test_the_packages_own(pairs, method):
+def test_lookup_tables_equal_fit_lut(pairs, method):
     combiner = BinSets(method, method, 32, (0, 255), device="cpu")
     combiner.fit(pairs)
     np.testing.assert_array_equal(combiner.predict(pairs[0][0]), combiner.lut.apply(pairs[0][0], "cpu"))
@@ -137,7 +137,7 @@ def _low(image):
     return _downsampled(np.asarray(image, float), (6, 7))
 
 
-def test_refesr_finds_the_mixture(pairs):
+def test_refesr_finds_the_weights_of_the_low_resolution_image(pairs):
     """Where the references' PSNRs say nothing, the low-resolution image decides."""
     (first, second, third), _ = pairs[0]
     combiner = RefESR((0.0, 255.0))
@@ -148,7 +148,7 @@ def test_refesr_finds_the_mixture(pairs):
     assert weights.sum() == pytest.approx(1)
 
 
-def test_refesr_minimises_what_it_says(pairs):
+def test_refesr_minimises_its_objective(pairs):
     combiner = RefESR((0.0, 255.0))
     combiner.fit(pairs)
     assert combiner.preferred.argmax() == 0
@@ -166,7 +166,7 @@ def test_refesr_minimises_what_it_says(pairs):
         assert objective(weights) <= objective(weights + step - step.mean()) + 1e-9
 
 
-def test_refesr_needs_its_input(pairs):
+def test_refesr_needs_low_resolution_inputs(pairs):
     combiner = RefESR((0.0, 255.0))
     combiner.fit(pairs)
     with pytest.raises(EnsembleError, match="low-resolution"):
@@ -177,7 +177,7 @@ def test_refesr_needs_its_input(pairs):
         combiner.predict([np.zeros((2, 8, 8))] * 3, np.zeros((2, 4, 4)))
 
 
-def test_downsampling_keeps_what_is_even():
+def test_downsampling_keeps_constants_and_ramps():
     np.testing.assert_allclose(_downsampled(np.full((16, 12), 0.3), (4, 3)), 0.3)
     ramp = np.tile(np.arange(32.0), (8, 1))
     np.testing.assert_allclose(_downsampled(ramp, (2, 8))[0, 2:-2], (np.arange(8) * 4 + 1.5)[2:-2], atol=1e-9)
