@@ -62,7 +62,7 @@ APPLY = ["apply", "--lut", "l.lut.safetensors", "--overwrite"]
             ["info", "l.lut.safetensors", "--json", "l.lut.safetensors", "--overwrite"],
             "--json leads to l",
         ),
-        (["info", "l.lut.safetensors", "--json", ".", "--overwrite"], "give the name of a file"),
+        (["info", "l.lut.safetensors", "--json", ".", "--overwrite"], "give a name in it"),
         (["restore", "A.tif", "-m", "median", "-o", "A.tif", "--overwrite"], "--out leads to A.tif"),
         (["restore", "inA", "-m", "median", "-o", "inA", "--overwrite"], "--out leads to inA"),
         ([*BLIND, "-o", "A.tif", "--overwrite"], "--out leads to A.tif"),
