@@ -405,10 +405,10 @@ def table_of(owner: Any, as_options: bool = False) -> str:
         values += f"; `{quote}{each.word}{quote}`: {each.auto}" if each.auto is not None else ""
         flag = as_options and each.kind == "flag"
         shown = f"{each.default:g}" if each.kind == "number" and each.default is not None else each.default
-        said = f"`{quote}{shown}{quote}`" if each.kind == "choice" else f"`{shown}`"
-        left_out = each.none if each.default is None else said
-        values, left_out = ("given or not", "not given") if flag else (values, left_out)
-        rows.append(f"| `{name}` | {values} | {left_out} | {each.description} |")
+        default = f"`{quote}{shown}{quote}`" if each.kind == "choice" else f"`{shown}`"
+        default_text = each.none if each.default is None else default
+        values, default_text = ("given or not", "not given") if flag else (values, default_text)
+        rows.append(f"| `{name}` | {values} | {default_text} | {each.description} |")
     return "\n".join(["| setting | values | default | |", "|---|---|---|---|", *rows])
 
 

@@ -19,9 +19,9 @@ from napari_ensir.ensemble.scoring.scores import (
     Scoring,
     TruthRange,
     block_errors,
+    exclusion_note,
     finite_everywhere,
     known_range,
-    left_out,
 )
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.output_paths import check_places
@@ -86,7 +86,7 @@ def evaluate(
     for index, row in enumerate(rows):
         own = [one[index] for one in scores.values()]
         rows[index] = replace(row, psnr=_mean(one.psnr for one in own), ssim=_mean(one.ssim for one in own))
-    notes = (f"The peak of PSNR is {scale}.", *left_out(not_finite))
+    notes = (f"The peak of PSNR is {scale}.", *exclusion_note(not_finite))
     results = {
         "settings": settings.keywords() | scale.to_dict() | {"images": len(scores), "not_finite": not_finite},
         "rows": [

@@ -30,10 +30,10 @@ from napari_ensir.ensemble.scoring.scores import (
     NoisyScores,
     Scoring,
     block_errors,
+    exclusion_note,
     finite_everywhere,
     joined,
     known_range,
-    left_out,
     score_range,
     side_by_side,
 )
@@ -247,7 +247,7 @@ def compare(
         "bin_width": [None if width is None else float(width) for width in widths],
         "samples": samples,
     }
-    notes = [f"The peak of PSNR is {scale}.", *left_out(run.not_finite)]
+    notes = [f"The peak of PSNR is {scale}.", *exclusion_note(run.not_finite)]
     if noise is None:
         return Comparison(rows, COLUMNS, tuple(notes), settings=settings)
     noisy = run.noisy_scores(chosen, rows, scale.peak, noise)

@@ -66,11 +66,11 @@ __all__ = [
     "TruthRange",
     "block_errors",
     "errors_of_parts",
+    "exclusion_note",
     "finite_everywhere",
     "input_errors",
     "joined",
     "known_range",
-    "left_out",
     "score_range",
     "score_range_of",
     "scores_of_reference",
@@ -244,7 +244,7 @@ class NoisyScores:
         Returns
         -------
         Difference or None
-            None if the noise is not known, or one of the errors cannot be told from it.
+            None if the noise is not known, or hides one of the errors.
         """
         rows = self.rows
         mse, other_mse = rows[index].mse, rows[other].mse
@@ -777,12 +777,12 @@ def finite_everywhere(arrays: Sequence[Image]) -> NDArray[np.bool_]:
     return finite
 
 
-def left_out(n: int) -> list[str]:
+def exclusion_note(n: int) -> list[str]:
     """Return a list with a sentence about n excluded pixels; empty if n is 0.
 
     Examples
     --------
-    >>> left_out(0), left_out(1)
+    >>> exclusion_note(0), exclusion_note(1)
     ([], ['1 pixel is NaN or infinite in a candidate or the ground truth and is not scored.'])
     """
     subject, verb = ("pixel is", "is") if n == 1 else ("pixels are", "are")
