@@ -1,4 +1,4 @@
-"""Settings: what one is (``setting.py``), and which there are (``work.py``; ``shared.py``)."""
+"""Settings of fits, comparisons, restorers and training, shared by Python, command line and viewer."""
 
 from __future__ import annotations
 
@@ -48,38 +48,62 @@ __all__ = [
 ]
 
 
+METHODS = {
+    "em": (
+        "EM (paper)",
+        "Gaussian mixture per bin set by expectation-maximisation, as in the EnsIR paper",
+    ),
+    "em-released": (
+        "EM (released code)",
+        "EM as implemented in the code released by the EnsIR authors",
+    ),
+    "least-squares": (
+        "Least squares",
+        "Smallest squared error per bin set, shrunk toward the global one; most accurate in our benchmarks",
+    ),
+}
+"""Title and description of each method by its key."""
+
+SHRINKAGE = 1000.0
+"""Default shrinkage, in pixels."""
+
+TINY = 5e-324
+"""Smallest positive float; as a ``minimum`` it means "above 0"."""
+
 Kind = Literal["flag", "integer", "number", "choice", "range", "places", "numbers", "text"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One thing that a user can choose.
+    """Describe one setting: its name, its texts, its kind and its limits.
 
     Attributes
     ----------
     name : str
-        The keyword in Python; the command line and the viewer use the same.
+        Keyword argument in Python; the command line and the viewer use the same name.
     title, description : str
-        A label, and one sentence.
+        Label, and one sentence.
     default : Any
     kind : "flag", "integer", "number", "choice", "range", "places", "numbers" or "text"
-        ``"range"`` is two numbers, the lower first; ``"places"`` two whole ones that may be the same;
-        ``"numbers"`` is several.
+        ``"range"`` is two numbers, the lower first; ``"places"`` is two integers, which may be equal;
+        ``"numbers"`` is a sequence of numbers.
     minimum, maximum : float or None
-        Least and greatest value, both allowed.
+        Limits, both allowed.
     step : float or None
-        By how much a control moves it.
+        Increment of a spin box.
     choices : mapping of value to (title, sentence), or None
     none : str or None
-        What None stands for; None: the setting needs a value.
+        Meaning of None; None if the setting needs a value.
     auto : str or None
-        What the word that can be given instead of a value stands for; None: there is no such word.
+        Meaning of ``word``; None if no word is allowed.
     word : str
-        That word.
+        Word that can be given instead of a value.
     unit : str
-        Of the value, as a guide names it.
+        Unit of the value.
+    others : bool
+        Whether values besides the ``choices`` are allowed.
     group : str
-        What it belongs to; "" for what everybody meets.
+        Section of the help and of the panel; ``""`` for the main one.
     """
 
     name: str
@@ -99,12 +123,12 @@ class Setting:
     group: str = ""
 
     def checked(self, value: Any) -> Any:
-        """The value in its own type.
+        """Return the value converted to the setting's type.
 
         Raises
         ------
         EnsembleError
-            If it is of another kind or outside the limits; the sentence says what would be right.
+            If the value is of another kind or outside the limits; the message says what is allowed.
 
         Examples
         --------
@@ -137,13 +161,13 @@ class Setting:
         return (low is None or value >= low) and (high is None or value <= high)
 
     def refusal(self, value: Any) -> EnsembleError:
-        """The sentence for a value that cannot be used."""
+        """Return the error for a value that cannot be used."""
         shown = repr(value)
         shown = shown if len(shown) < 80 else f"{shown[:77]}..."
         return EnsembleError(f"{self.name} is {shown}; use {self.allowed()}.")
 
     def allowed(self) -> str:
-        """What can be given, in words.
+        """Describe the allowed values.
 
         Examples
         --------
@@ -158,7 +182,7 @@ class Setting:
     def _allowed_values(self) -> str:
         if self.kind == "choice":
             quoted = [f'"{one}"' if isinstance(one, str) else str(one) for one in self.choices or ()]
-            return "one of " + ", ".join(quoted) + " and such" * self.others
+            return "one of " + ", ".join(quoted) + " or similar" * self.others
         words = {
             "flag": "True or False",
             "integer": "a whole number",
@@ -174,13 +198,9 @@ class Setting:
         if low is not None and high is not None:
             return f"{words} from {low:g} to {high:g}"
         if low is not None:
-            # The least number above zero stands for "above zero" where a float is asked for.
+            # TINY as the minimum means "above zero".
             return f"{words} above 0" if 0 < low <= TINY else f"{words} from {low:g}"
         return words if high is None else f"{words} up to {high:g}"
-
-
-TINY = 5e-324
-"""The least float above zero: as a ``minimum`` it says "above 0"."""
 
 
 def _whole(value: Any) -> int:
@@ -196,7 +216,7 @@ def _real(value: Any) -> float:
 
 
 def _flag(value: Any) -> bool:
-    # numpy's own bool is no instance of Python's.
+    # numpy.bool_ is not a subclass of bool.
     if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
         raise TypeError
     return bool(value)
@@ -257,9 +277,9 @@ def setting(
     others: bool = False,
     group: str = "",
 ) -> Any:
-    """A dataclass field that is a setting; see :class:`Setting`.
+    """Declare a dataclass field as a setting; see :class:`Setting` for the parameters.
 
-    ``choices`` may be a plain sequence of values, which are then their own titles.
+    ``choices`` may be a sequence of values, whose titles are then the values themselves.
 
     Examples
     --------
@@ -292,7 +312,7 @@ def setting(
 
 
 def settings_of(owner: Any) -> tuple[Setting, ...]:
-    """The settings of a dataclass, or of one of its instances, in order.
+    """Return the settings of a dataclass, or of an instance, in order.
 
     Examples
     --------
@@ -308,7 +328,7 @@ def settings_of(owner: Any) -> tuple[Setting, ...]:
 
 
 def _kind_of(declared: Any) -> Kind:
-    """The kind that a field's annotation names, as written: some names exist for type checkers alone."""
+    """Derive the kind from the annotation as text, since some of its names are imported for typing only."""
     if declared.metadata["setting"]["choices"] is not None:
         return "choice"
     written = declared.type.__name__ if isinstance(declared.type, type) else str(declared.type)
@@ -325,12 +345,12 @@ def _kind_of(declared: Any) -> Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings that are checked when they are made.
+    """Base class of settings, which are checked on creation.
 
     Raises
     ------
     EnsembleError
-        If a value is of another kind, or outside its limits.
+        If a value is of another kind or outside its limits.
     """
 
     def __post_init__(self) -> None:
@@ -338,17 +358,17 @@ class Settings:
             object.__setattr__(self, each.name, each.checked(getattr(self, each.name)))
 
     def keywords(self, *names: str) -> dict[str, Any]:
-        """The settings by name, as keywords of the function that they belong to; all, or those named."""
+        """Return the settings as keyword arguments: all, or only those named."""
         return {name: getattr(self, name) for name in names or [each.name for each in settings_of(self)]}
 
 
 def check_settings(owner: Any, place: str = "") -> None:
-    """Check the settings of a dataclass that is made before its settings can be.
+    """Check the settings of an instance of a dataclass.
 
     Raises
     ------
     EnsembleError
-        As :meth:`Setting.checked`, with ``place`` in front.
+        As :meth:`Setting.checked`, with ``place`` in front of the message.
     """
     for each in settings_of(owner):
         try:
@@ -358,20 +378,20 @@ def check_settings(owner: Any, place: str = "") -> None:
 
 
 def table_of(owner: Any, as_options: bool = False) -> str:
-    """The settings as a Markdown table, for a guide.
+    """Return the settings as a Markdown table for the documentation.
 
     Parameters
     ----------
     owner
-        A class of settings.
+        Class of settings.
     as_options
-        Name them as the command line does.
+        Whether to write the names as command-line options.
 
     Examples
     --------
     >>> from napari_ensir.settings import ApplySettings
     >>> print(table_of(ApplySettings, as_options=True).splitlines()[3])
-    | `--device` | `auto`, `cpu`, `cuda`, `mps` and such | `auto` | Where to compute; ... |
+    | `--device` | `auto`, `cpu`, `cuda`, `mps` or similar | `auto` | Where to compute; ... |
     """
     rows = []
     for each in settings_of(owner):
@@ -379,48 +399,44 @@ def table_of(owner: Any, as_options: bool = False) -> str:
         quote = "" if as_options else '"'
         if each.kind == "choice":
             values = ", ".join(f"`{quote}{one}{quote}`" for one in each.choices or ())
-            values += " and such" * each.others
+            values += " or similar" * each.others
         else:
             values = each._allowed_values()
         values += f"; `{quote}{each.word}{quote}`: {each.auto}" if each.auto is not None else ""
-        flag = as_options and each.kind == "flag"  # typed without a value
+        flag = as_options and each.kind == "flag"
         shown = f"{each.default:g}" if each.kind == "number" and each.default is not None else each.default
-        said = f"`{quote}{shown}{quote}`" if each.kind == "choice" else f"`{shown}`"
-        left_out = each.none if each.default is None else said
-        values, left_out = ("given or not", "no") if flag else (values, left_out)
-        rows.append(f"| `{name}` | {values} | {left_out} | {each.description} |")
-    return "\n".join(["| setting | can be | left out | |", "|---|---|---|---|", *rows])
-
-
-SHRINKAGE = 1000.0
-"""Pixels' worth of trust in the global solution that did well on every set measured."""
+        default = f"`{quote}{shown}{quote}`" if each.kind == "choice" else f"`{shown}`"
+        default_text = each.none if each.default is None else default
+        values, default_text = ("given or not", "not given") if flag else (values, default_text)
+        rows.append(f"| `{name}` | {values} | {default_text} | {each.description} |")
+    return "\n".join(["| setting | values | default | |", "|---|---|---|---|", *rows])
 
 
 def device_setting() -> Any:
-    """Where to compute."""
+    """Declare the setting ``device``."""
     return setting(
         "auto",
         title="Device",
-        description="Where to compute; auto takes an accelerator if torch finds one.",
+        description="Where to compute; auto uses an accelerator if torch finds one.",
         choices=DEVICES,
-        others=True,  # such as "cuda:1"; torch is asked where it is loaded
+        others=True,  # such as "cuda:1", which torch checks
         group="Machine",
     )
 
 
 def channel_axis_setting(
-    description: str = "One table per channel along this axis, such as -1 for RGB.",
-    none: str = "channels are pooled",
+    description: str = "Axis of the channels, such as -1 for RGB; each channel gets its own table.",
+    none: str = "pool the channels",
 ) -> Any:
-    """Along which axis the channels lie."""
+    """Declare the setting ``channel_axis``."""
     return setting(None, title="Channel axis", description=description, none=none, group="Images")
 
 
 def data_range_setting(
-    none: str = "the dtype's for 8 bit, else what all but one in ten thousand pixels show",
-    description: str = "Lowest and highest intensity; what lies outside goes to the end bins.",
+    none: str = "range of the dtype for 8 bit, else the range of all but 1 in 10,000 pixels",
+    description: str = "Lowest and highest intensity; others go to the outermost bins.",
 ) -> Any:
-    """Which intensities there are."""
+    """Declare the setting ``data_range``."""
     return setting(
         None,
         title="Data range",
@@ -432,17 +448,17 @@ def data_range_setting(
 
 
 def intensities_setting(default: str | None, none: str | None = None) -> Any:
-    """What intensities a network of one's own takes."""
+    """Declare the setting ``intensities``."""
     return setting(
         default,
         title="Intensities",
-        description="For networks of your own: what they were trained on.",
+        description="For external networks: the intensities that they were trained on.",
         choices={
             "range": (
                 "0 to 1",
-                "The data range goes in as 0 to 1, and comes out as it was.",
+                "The data range is scaled to 0 to 1 for the network, and the result is scaled back.",
             ),
-            "raw": ("as the image is", "The image's own intensities go in and come out."),
+            "raw": ("unscaled", "The network gets and returns the intensities of the image."),
         },
         none=none,
         group="Networks",
@@ -450,21 +466,21 @@ def intensities_setting(default: str | None, none: str | None = None) -> Any:
 
 
 def y_channel_setting() -> Any:
-    """Whether luma is scored."""
+    """Declare the setting ``y_channel``."""
     return setting(
         False,
         title="Y channel",
-        description="Score Y of YCbCr (BT.601) instead of RGB.",
+        description="Score the Y channel of YCbCr (BT.601) instead of RGB.",
         group="Scores",
     )
 
 
 def crop_border_setting() -> Any:
-    """What is not scored."""
+    """Declare the setting ``crop_border``."""
     return setting(
         0,
         title="Crop border",
-        description="Pixels at each edge that are not scored.",
+        description="Width of the border that is not scored.",
         minimum=0,
         unit="pixels",
         group="Scores",
@@ -472,11 +488,11 @@ def crop_border_setting() -> Any:
 
 
 def tau_setting(default: int | None, none: str | None = None) -> Any:
-    """How far DP-IR goes."""
+    """Declare the setting ``tau`` of DP-IR."""
     return setting(
         default,
         title="Tau",
-        description="For DP-IR: evaluations of the fusion; few are faithful to the restorer, many sharper.",
+        description="For DP-IR: number of fusion steps; few stay close to the restorer, many sharpen.",
         minimum=0,
         maximum=100,
         step=1,
@@ -486,11 +502,11 @@ def tau_setting(default: int | None, none: str | None = None) -> Any:
 
 
 def steps_setting(default: int | None, none: str | None = None) -> Any:
-    """How often IR-CM evaluates its network."""
+    """Declare the setting ``steps`` of IR-CM."""
     return setting(
         default,
         title="Steps",
-        description="For IR-CM: evaluations of the network.",
+        description="For IR-CM: number of evaluations of the network.",
         minimum=1,
         maximum=7,
         step=1,
@@ -500,7 +516,7 @@ def steps_setting(default: int | None, none: str | None = None) -> Any:
 
 
 def seed_setting(default: int = 0) -> Any:
-    """What noise is drawn."""
+    """Declare the setting ``seed``."""
     return setting(
         default,
         title="Seed",
@@ -512,7 +528,7 @@ def seed_setting(default: int = 0) -> Any:
 
 
 def noise_setting() -> Any:
-    """The noise of the image to restore."""
+    """Declare the setting ``noise``."""
     return setting(
         None,
         title="Noise",
@@ -524,83 +540,67 @@ def noise_setting() -> Any:
 
 
 def bin_width_setting() -> Any:
-    """How finely intensities are told apart."""
+    """Declare the setting ``bin_width``."""
     return setting(
         None,
         title="Bin width",
         description=(
-            "Width of an intensity bin; narrow bins follow intensity more closely and have fewer pixels each "
-            "to learn from."
+            "Width of an intensity bin; narrow bins resolve intensity better, but have fewer pixels each to "
+            "learn from."
         ),
         minimum=TINY,
-        none="an eighth of the data range, 32 for 8 bit",
-        auto="what does best on parts held out in turn",
+        none="1/8 of the data range, which is 32 for 8 bit",
+        auto="chosen by cross-validation",
         unit="intensity units",
     )
 
 
 def shrinkage_setting() -> Any:
-    """How much a bin set trusts the solution for all."""
+    """Declare the setting ``shrinkage``."""
     return setting(
         SHRINKAGE,
         title="Shrinkage",
         description=(
-            "For least squares: how many pixels' worth of trust the solution for all intensities gets in "
+            "For least squares: weight, in pixels, of the solution for all intensities in the solution of "
             "each bin set."
         ),
         minimum=0,
         step=100,
-        auto="what does best on parts held out in turn",
+        auto="chosen by cross-validation",
         unit="pixels",
     )
 
 
 def truth_noise_setting() -> Any:
-    """What is known of the noise of the ground truth."""
+    """Declare the setting ``truth_noise``."""
     return setting(
         None,
         title="Noise of the truth",
         description=(
-            "Standard deviation of the ground truth's noise, where it is another exposure; of mean zero and "
-            "independent of the candidates."
+            "Standard deviation of the noise of the ground truth, if that is another exposure of the same "
+            "field; its noise has zero mean and is independent of the candidates."
         ),
         minimum=TINY,
-        none="the truth is clean",
-        auto="noise of unknown strength",
+        none="the ground truth is clean",
+        auto="the noise level is not known",
         word="unknown",
         unit="intensity units",
     )
 
 
-METHODS = {
-    "em": (
-        "EM (paper)",
-        "Gaussian mixture per bin set by expectation-maximisation, as in the EnsIR paper",
-    ),
-    "em-released": (
-        "EM (released code)",
-        "The same as the EnsIR authors' released code computes it",
-    ),
-    "least-squares": (
-        "Least squares",
-        "Smallest squared error per bin set, shrunk toward the global solution; best on held-out data so far",
-    ),
-}
-"""Title and sentence of each method, by the name that scripts use."""
-
-# -- one for each kind of work ------------------------------------------------------------------------
+# -- one class for each command ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings(Settings):
-    """What learning a table can be told; see :func:`napari_ensir.fit_lut`."""
+    """Settings of :func:`napari_ensir.fit_lut`."""
 
     method: str | None = setting(
         None,
         title="Method",
-        description="How weights are learned from the pixels of each combination of intensities.",
+        description="How to estimate the weights of each bin set.",
         choices=METHODS,
-        none="EM as in the paper; least squares where the truth is noisy",
+        none="EM as in the paper; least squares if the ground truth is noisy",
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     bin_width: float | Literal["auto"] | None = bin_width_setting()
@@ -608,16 +608,16 @@ class FitSettings(Settings):
     prior: Sequence[float] | None = setting(
         None,
         title="Prior",
-        description="For EM: one weight per candidate, to start from and to keep where pixels are too few.",
+        description="For EM: one weight per candidate, used as start and where a bin set has too few pixels.",
         none="equal weights",
         group="EM",
     )
     max_iterations: int | None = setting(
         None,
-        title="Most iterations",
-        description="For EM: where it stops at the latest.",
+        title="Max. iterations",
+        description="For EM: maximum number of iterations.",
         minimum=1,
-        none="1000 as in the paper, 1001 as in the released code",
+        none="1000 in the paper, 1001 in the released code",
         group="EM",
     )
     channel_axis: int | None = channel_axis_setting()
@@ -625,14 +625,14 @@ class FitSettings(Settings):
     planes: tuple[int, int] | None = setting(
         None,
         title="Planes",
-        description="First and last place along the first axis to learn from.",
+        description="First and last index along the first axis to learn from.",
         none="all planes",
         group="Images",
     )
     hash_inputs: bool = setting(
         False,
         title="Hash all inputs",
-        description="Keep a hash of every image's content in the report, also beyond 16 MB.",
+        description="Store a hash of every image in the report, also if the images exceed 16 MB.",
         group="Images",
     )
     device: str = device_setting()
@@ -640,14 +640,14 @@ class FitSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class HidingSettings(Settings):
-    """How pixels are hidden from restorers, to judge them by the noisy image alone."""
+    """Settings of J-invariant prediction: restorers predict pixels that are hidden from them."""
 
     stride: int = setting(
         6,
         title="Stride",
         description=(
-            "One pixel in so many along rows and columns is hidden; few cost fewer runs for as many pixels, "
-            "and spoil each other's surroundings."
+            "Spacing of the hidden pixels along rows and columns; a small stride needs fewer runs to hide as "
+            "many pixels, but leaves each with fewer intact neighbours."
         ),
         minimum=2,
         maximum=64,
@@ -657,7 +657,7 @@ class HidingSettings(Settings):
     offsets: int = setting(
         6,
         title="Runs",
-        description="How often each restorer runs; every run hides other pixels, at most stride x stride.",
+        description="Runs of each restorer, each with other pixels hidden; at most stride x stride.",
         minimum=1,
         maximum=64**2,
         group="Hidden pixels",
@@ -665,7 +665,7 @@ class HidingSettings(Settings):
     seed: int = setting(
         0,
         title="Seed",
-        description="Of the order in which pixels are hidden; the same seed gives the same result.",
+        description="Seed of the order in which pixels are hidden; the same seed gives the same result.",
         minimum=0,
         maximum=2**31 - 1,
         group="Hidden pixels",
@@ -674,34 +674,34 @@ class HidingSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class BlindSettings(HidingSettings):
-    """What learning from the noisy image alone can be told; see :func:`napari_ensir.learn_blind`."""
+    """Settings of :func:`napari_ensir.learn_blind`."""
 
     bin_width: float | Literal["auto"] | None = bin_width_setting()
     shrinkage: float | Literal["auto"] = shrinkage_setting()
     channel_axis: int | None = channel_axis_setting(
-        "Axis of the channels: hidden together, and each with a table of its own.",
-        "the restorers' own, pooled",
+        "Axis of the channels, which are hidden together; each channel gets its own table.",
+        "axis of the restorers, channels pooled",
     )
     data_range: tuple[float, float] | None = data_range_setting(
-        "the dtype's for 8 bit, else what the restored pixels show"
+        "range of the dtype for 8 bit, else the range of the restored pixels"
     )
     device: str = device_setting()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings(HidingSettings):
-    """What trying values of a restorer's setting can be told beside the values."""
+    """Settings of a sweep over the values of a restorer's setting."""
 
     between: tuple[float, float] | None = setting(
         None,
         title="From, to",
-        description="The least and the greatest value to try, where none are listed.",
-        none="a quarter of the value that is set, and four times it",
+        description="Smallest and largest value to try, if no values are listed.",
+        none="1/4 of the current value to 4 times it",
     )
     count: int = setting(
         7,
         title="Values",
-        description="How many values to try, evenly spaced by ratio where all are above zero.",
+        description="Number of values to try, spaced geometrically if all are above zero.",
         minimum=2,
         maximum=50,
     )
@@ -709,48 +709,59 @@ class SweepSettings(HidingSettings):
         "Axis of the channels, which are hidden together.", "-1 for RGB files"
     )
     data_range: tuple[float, float] | None = data_range_setting(
-        "the restorer's, else the image's", "Intensities that become 0 and 1 for the restorer."
+        "range of the restorer, else of the image", "Intensities that are scaled to 0 and 1 for the restorer."
     )
     device: str = device_setting()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ApplySettings(Settings):
-    """What combining can be told; see :meth:`napari_ensir.WeightLUT.apply`."""
+    """Settings of :meth:`napari_ensir.WeightLUT.apply`."""
 
     channel_axis: int | None = channel_axis_setting(
-        "Where the channels lie, if elsewhere than in the images learned from.", "as when it was learned"
+        "Axis of the channels, if it differs from that of the reference images.", "as in the fit"
     )
     device: str = device_setting()
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(Settings):
-    """What scoring can be told."""
+    """Settings of the command ``evaluate``."""
 
     y_channel: bool = y_channel_setting()
     crop_border: int = crop_border_setting()
-    channel_axis: int | None = channel_axis_setting("Axis of colour channels, which SSIM averages over.")
-    data_range: tuple[float, float] | None = data_range_setting("the dtype's for 8 bit, else the truth's own")
+    channel_axis: int | None = channel_axis_setting(
+        "Axis of colour channels, over which SSIM is averaged.", "-1 for RGB, else none"
+    )
+    data_range: tuple[float, float] | None = data_range_setting(
+        "range of the dtype for 8 bit, else of the ground truth",
+        "Intensities whose difference is the peak of PSNR and SSIM.",
+    )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     device: str = device_setting()
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings(Settings):
-    """What a comparison can be told; see :func:`napari_ensir.compare`."""
+    """Settings of :func:`napari_ensir.compare`."""
 
     folds: int = setting(
-        2, title="Folds", description="Parts, each predicted from the others.", minimum=2, maximum=1000
+        2,
+        title="Folds",
+        description="Number of parts; each is predicted from the others.",
+        minimum=2,
+        maximum=1000,
     )
     y_channel: bool = y_channel_setting()
     crop_border: int = crop_border_setting()
     channel_axis: int | None = channel_axis_setting()
-    data_range: tuple[float, float] | None = data_range_setting("the dtype's for 8 bit, else the truths' own")
+    data_range: tuple[float, float] | None = data_range_setting(
+        "range of the dtype for 8 bit, else of the ground truths"
+    )
     samples: int | None = setting(
         100_000,
         title="Samples",
-        description="Pixels that scikit-learn's regressors learn from.",
+        description="Number of pixels that the scikit-learn regressors learn from.",
         minimum=1,
         none="all",
         unit="pixels",
@@ -761,34 +772,34 @@ class CompareSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreSettings(Settings):
-    """What restoring can be told beside a restorer's own settings."""
+    """Settings of restoring, besides those of a restorer."""
 
     self_ensemble: bool = setting(
         False,
         title="Self-ensemble",
-        description="Average what eight rotations and reflections of the image give: eight times the time.",
+        description="Average the results of eight rotations and reflections; takes eight times as long.",
     )
     channel_axis: int | None = channel_axis_setting("Axis of colour channels.", "-1 for RGB files")
     data_range: tuple[float, float] | None = data_range_setting(
-        "the network's, else the image's", "Intensities that become 0 and 1 for a restorer."
+        "range of the network, else of the image", "Intensities that are scaled to 0 and 1 for a restorer."
     )
     intensities: str | None = intensities_setting(None, none="0 to 1")
-    tau: int | None = tau_setting(None, none="the checkpoint's own")
-    steps: int | None = steps_setting(None, none="the checkpoint's own")
+    tau: int | None = tau_setting(None, none="value of the checkpoint")
+    steps: int | None = steps_setting(None, none="value of the checkpoint")
     seed: int = seed_setting()
     device: str = device_setting()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
-    """Settings of a training; see :data:`napari_ensir.restorers.training.recipes.RECIPES`."""
+    """Settings of training; see :data:`napari_ensir.restorers.training.recipes.RECIPES`."""
 
     steps: int = setting(
         2400,
         title="Steps",
         description=(
-            "Steps of training in all; the learning rate falls over them. A resumed training goes on up to "
-            "them."
+            "Total number of training steps, over which the learning rate decays. A resumed training "
+            "continues up to this number."
         ),
         minimum=1,
         maximum=10_000_000,
@@ -796,16 +807,16 @@ class TrainSettings(Settings):
     )
     minutes: float | None = setting(
         None,
-        title="At most",
-        description="Minutes after which to stop, even if steps are left, which resuming makes.",
+        title="Time limit",
+        description="Stop after this time; resuming continues with the remaining steps.",
         minimum=TINY,
-        none="all steps",
+        none="no limit",
         unit="minutes",
     )
     width: int = setting(
         32,
         title="Width",
-        description="Features at the network's finest level: more learn more, slowly.",
+        description="Number of features at the finest level; more learn better, but train more slowly.",
         minimum=4,
         maximum=512,
         step=8,
@@ -822,26 +833,29 @@ class TrainSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingSettings(Settings):
-    """What reading sets of images can be told."""
+    """Settings of reading sets of images."""
 
     crop: bool = setting(
-        False, title="Crop", description="Cut images of unlike size alike, at the top left.", group="Images"
+        False,
+        title="Crop",
+        description="Crop images of different sizes to their common size, from the top left.",
+        group="Images",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class WritingSettings(Settings):
-    """What writing images can be told."""
+    """Settings of writing images."""
 
     dtype: str = setting(
         "same",
         title="Dtype",
-        description="Of the pixels written: the inputs', rounded and clipped, or float32.",
+        description="Pixel type of the output: that of the input, rounded and clipped, or float32.",
         choices=("same", "float32"),
         group="Output",
     )
 
     @property
     def as_float(self) -> bool:
-        """Whether pixels are written as computed."""
+        """Whether to write the computed pixels without rounding and clipping."""
         return self.dtype == "float32"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def fitted(folders):
 # -- the way through ----------------------------------------------------------------------------------
 
 
-def test_what_to_know_of_a_fit_goes_to_stderr(folders):
+def test_warnings_of_a_fit_are_printed_on_stderr(folders):
     (folders / "flat").mkdir()
     for stem in STEMS:
         write_image(folders / "flat" / f"{stem}.png", np.full((40, 50, 3), 90, np.uint8))
@@ -117,7 +118,7 @@ def reversed_pairs(arguments):
 
 
 @pytest.mark.parametrize("end", [".png", ".tif", ".zarr"])
-def test_single_images_of_16_bits(tmp_path, end):
+def test_single_images_of_16_bit(tmp_path, end):
     shape = (40, 50) if end == ".png" else (3, 40, 50)
     images = make_images(shape, np.uint16)
     for name, image in images.items():
@@ -136,7 +137,7 @@ def test_single_images_of_16_bits(tmp_path, end):
     run("apply", "--lut", lut, *candidates(tmp_path, end), "-o", tmp_path / f"out{end}", "--overwrite")
 
 
-def test_zarr_and_memory_give_one_table(tmp_path):
+def test_zarr_and_memory_give_equal_tables(tmp_path):
     images = make_images((3, 40, 50), np.uint16)
     for end in (".zarr", ".tif"):
         for name, image in images.items():
@@ -165,7 +166,7 @@ def test_compare(fitted):
         "Least squares, bin width 64",
     ]
     assert found["settings"]["folds"] == 3
-    assert run(*arguments, "--method", "near").startswith("| method |")
+    assert "s per image" in run(*arguments, "--method", "near").splitlines()[0]
 
 
 def test_a_table_names_the_files_that_it_was_learned_from(fitted):
@@ -195,7 +196,7 @@ def test_import_of_a_published_table(tmp_path, reference_folder):
     assert "exists already" in run("import", table, *names, "-o", tmp_path / "rain", status=1)
 
 
-def test_fit_takes_all_that_python_takes(fitted):
+def test_fit_has_all_settings_of_fit_lut(fitted):
     """Words for numbers, EM's own settings, planes and masks: the tables are those that Python makes."""
     stems = [path.stem for path in sorted((fitted / "truth").iterdir())]
     pairs = [
@@ -255,7 +256,7 @@ def test_expected_errors_are_written_beside_the_ensemble(fitted):
     assert not (fitted / "f").exists()
 
 
-def test_another_exposure_is_named_and_matched(tmp_path, capfd):
+def test_another_exposure_is_reported_and_matched(tmp_path, capfd):
     images = make_images((60, 70), np.uint16)
     for name, image in images.items():
         write_image(tmp_path / f"{name}.tif", image)
@@ -295,7 +296,7 @@ def test_another_exposure_is_named_and_matched(tmp_path, capfd):
         ["info", "a", "b"],
     ],
 )
-def test_wrong_use_is_2(arguments):
+def test_wrong_usage_exits_with_2(arguments):
     run(*arguments, status=2)
 
 
@@ -310,19 +311,19 @@ def test_wrong_use_is_2(arguments):
         (["--max-iterations", "0"], "max_iterations is 0; use a whole number from 1"),
     ],
 )
-def test_a_setting_outside_its_limits_is_wrong_use(option, words):
+def test_a_setting_outside_its_limits_is_wrong_usage(option, words):
     said = run("fit", "-c", "near=a", "-t", "t", "-o", "x", *option, status=2)
     assert words in " ".join(said.replace("│", " ").split())
 
 
-def test_failures_are_1_and_one_line(fitted):
+def test_errors_exit_with_1_and_print_one_line(fitted):
     lut, truth = fitted / "two.lut.safetensors", fitted / "truth"
     for arguments, words in (
         (["fit", *candidates(fitted / "no"), "-t", truth, "-o", fitted / "x"], "there is no"),
         (["fit", *candidates(fitted), "-t", truth, "-o", fitted / "no" / "x"], "there is no folder"),
         (["fit", *candidates(fitted), "-t", truth, "-o", lut], "exists already"),
         (["fit", *candidates(fitted), "-t", truth, "-o", fitted / "x", "--device", "abacus"], "abacus"),
-        (["apply", "--lut", lut, "-c", f"near={truth}", "-o", fitted / "x"], "far missing"),
+        (["apply", "--lut", lut, "-c", f"near={truth}", "-o", fitted / "x"], "far is missing"),
         (["apply", "--lut", lut, *candidates(fitted), "-c", f"C={truth}", "-o", fitted / "x"], "C unknown"),
         (["apply", "--lut", truth / "a.png", *candidates(fitted), "-o", fitted / "x"], "no LUT file"),
         (["compare", *candidates(fitted), "-t", truth, "--method", "magic"], "magic"),
@@ -340,22 +341,38 @@ def test_unreachable_scheduler(fitted):
     assert "no dask scheduler" in run(*arguments, "--scheduler", "tcp://127.0.0.1:1", status=1)
 
 
-def test_unexpected_errors_are_one_line_too(fitted, monkeypatch):
+def test_unexpected_errors_are_one_line_unless_verbose(fitted, monkeypatch):
     def fail(*args):
         raise ZeroDivisionError("by nought")
 
     monkeypatch.setattr("napari_ensir.cli.info.load_lut", fail)
     said = run("info", fitted / "two.lut.safetensors", status=1)
-    assert "unexpected ZeroDivisionError: by nought" in said
-    monkeypatch.setenv("NAPARI_ENSIR_DEBUG", "1")
-    with pytest.raises(ZeroDivisionError):
-        run("info", fitted / "two.lut.safetensors")
+    assert said.startswith("napari-ensir: unexpected ZeroDivisionError: by nought.")
+    assert said.count("\n") == 1
+    said = CliRunner().invoke(app, ["info", str(fitted / "two.lut.safetensors"), "--verbose"]).stderr
+    assert "Traceback" in said
+    assert "unexpected ZeroDivisionError: by nought." in said
+
+
+def test_verbose_shows_steps_with_times(fitted):
+    arguments = ["evaluate", "-t", fitted / "truth", *candidates(fitted), "--verbose"]
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert re.search(r"\d\.\d\d s  scoring images\n", result.stderr)
+
+
+def test_version():
+    assert run("--version") == f"napari-ensir {version('napari-ensir')}\n"
+
+
+def test_shells_complete_commands():
+    given = {"COMP_WORDS": "napari-ensir ev", "COMP_CWORD": "1", "_NAPARI_ENSIR_COMPLETE": "complete_bash"}
+    assert "evaluate" in CliRunner().invoke(app, [], prog_name="napari-ensir", env=given).stdout
 
 
 # -- one bad image among good ones --------------------------------------------------------------------
 
 
-def test_one_bad_image_is_named_and_the_others_are_done(fitted):
+def test_an_error_in_one_image_does_not_stop_the_others(fitted):
     path = fitted / "near" / "b.png"
     path.write_bytes(path.read_bytes()[:400])
     write_image(fitted / "far" / "c.png", make_images((30, 50, 3))["far"], overwrite=True)
@@ -410,7 +427,7 @@ def test_unwritable_outputs(fitted):
 COMMAND = [sys.executable, "-m", "napari_ensir.cli"]
 
 
-def test_help_is_quick():
+def test_help_imports_no_heavy_package():
     """What makes it quick is that it imports next to nothing."""
     subprocess.run([*COMMAND, "--help"], check=True, capture_output=True)
     heavy = "numpy", "torch", "dask", "zarr", "napari", "PIL"
@@ -440,14 +457,14 @@ main()
     [
         (signal.SIGINT, "files.atomic", "_sync"),
         (signal.SIGTERM, "files.atomic", "_sync"),
-        (signal.SIGINT, "ensemble.reference", "collect"),
+        (signal.SIGINT, "ensemble.statistics.reference", "collect"),
         (signal.SIGINT, "files.sets", "open_image"),
     ],
 )
-def test_interrupted(fitted, number, module, function):
+def test_an_interrupted_command_leaves_nothing_half_written(fitted, number, module, function):
     """Stopped while a file is being written, while pixels are counted, while images are read."""
     out = fitted / "out"
-    if module == "ensemble.reference":
+    if module == "ensemble.statistics.reference":
         arguments = ["fit", *candidates(fitted), "-t", fitted / "truth", "-o", out]
     else:
         arguments = ["apply", "--lut", fitted / "two.lut.safetensors", *candidates(fitted), "-o", out]

@@ -74,7 +74,7 @@ def test_a_folder_shares_one_table(noisy, runs):
     assert len(runs) == 2 * 2 * (6 + 1)  # found out before any work
 
 
-def test_wrong_use_writes_nothing(noisy):
+def test_wrong_usage_writes_nothing(noisy):
     folder, _ = noisy
     image, out = folder / "in" / "a.png", folder / "out.tif"
     assert "there is no restorer" in run("blind", image, "-o", out, status=1)
@@ -85,8 +85,8 @@ def test_wrong_use_writes_nothing(noisy):
     assert not out.exists()
 
 
-def test_evaluate_against_a_noisy_exposure_tells_what_is_true(noisy):
-    """With the noise known, PSNR against the clean truth; unknown, differences alone."""
+def test_evaluate_corrects_for_the_noise_of_the_ground_truth(noisy):
+    """If the noise is unknown, there are only differences."""
     folder, truth = noisy
     rng = np.random.default_rng(1)
     near, far = truth + rng.normal(0, 6, truth.shape), truth + rng.normal(0, 12, truth.shape)

@@ -1,4 +1,4 @@
-"""What the command line says of scores."""
+"""The commands that score images: ``evaluate`` and warnings of ``fit`` and ``apply``."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def scores(*arguments):
     return json.loads(run("evaluate", *arguments, "--json", "-")[0])
 
 
-def test_a_score_does_not_depend_on_company(write, tmp_path):
-    """Not on a table, a hot candidate, the order, or images whose candidates cannot be read."""
+def test_a_score_does_not_depend_on_other_images_or_tables(write, tmp_path):
+    """Neither a table, nor a hot pixel in another candidate, nor the order changes it."""
     dim, bright = (RNG.integers(100, top, (128, 128), np.uint16) for top in (2000, 2200))
     learned = write(a=noisy(dim, 20), b=noisy(dim, 60), t=dim)
     options = ["--method", "least-squares", "--data-range", 0, 1800, "-q"]
@@ -93,7 +93,7 @@ def test_a_score_does_not_depend_on_company(write, tmp_path):
     assert rows[0]["psnr"] == pytest.approx(10 * np.log10(peak**2 / error))
     assert found[0]["settings"]["peak"] == peak
     assert found[0]["settings"]["data_range_from"] == "truth"
-    assert f"PSNR's peak is {peak:g}, from 100 to 2199" in run("evaluate", *a, *truth)[0]
+    assert f"The peak of PSNR is {peak:g} (from 100 to 2199" in run("evaluate", *a, *truth)[0]
     given = scores(*a, *truth, "--data-range", 0, 4095)["settings"]
     assert (given["peak"], given["data_range_from"]) == (4095, "given")
 
@@ -102,7 +102,7 @@ def noisy_file(path):
     return np.asarray(read_image(path)).astype(float)
 
 
-def test_the_peak_is_one_for_a_set_whatever_fails(tmp_path):
+def test_failed_images_do_not_change_the_peak(tmp_path):
     for stem, top in (("p", 1000), ("q", 3000)):
         truth = RNG.integers(0, top, (40, 40), np.uint16)
         for name, image in (("gt", truth), ("A", noisy(truth, 30))):
@@ -120,7 +120,7 @@ def test_the_peak_is_one_for_a_set_whatever_fails(tmp_path):
     assert part["rows"][0]["images"] == {"p": whole["rows"][0]["images"]["p"]}
 
 
-def test_pixels_left_out_are_counted(write):
+def test_excluded_pixels_are_counted(write):
     truth = RNG.uniform(0, 1, (40, 40)).astype(np.float32)
     holed = truth + np.float32(0.1)
     holed[:20] = np.nan
@@ -137,7 +137,7 @@ def test_pixels_left_out_are_counted(write):
     )
 
 
-def test_warnings_are_lines_of_stderr_and_in_the_json(write, tmp_path):
+def test_warnings_are_printed_on_stderr_and_written_to_json(write, tmp_path):
     truth = RNG.integers(0, 256, (64, 64), np.uint8)
     paths = write(a=noisy(truth, 3), b=np.roll(noisy(truth, 3), 1, axis=0), t=truth)
     given = ["-c", f"A={paths['a']}", "-c", f"B={paths['b']}", "-t", paths["t"]]

@@ -54,8 +54,8 @@ APPLY = ["apply", "--lut", "l.lut.safetensors", "--overwrite"]
             ["fit", *C, "-t", "g.tif", "--json", "m.lut.safetensors", "-o", "m"],
             "--out and --json both lead to m",
         ),
-        (["fit", *C, "-t", "g.tif", "-o", "."], "give a name in it"),
-        (["fit", *C, "-t", "g.tif", "-o", "..", "--overwrite"], "give a name in it"),
+        (["fit", *C, "-t", "g.tif", "-o", "."], "give the name of a file"),
+        (["fit", *C, "-t", "g.tif", "-o", "..", "--overwrite"], "give the name of a file"),
         (["evaluate", *C, "-t", "g.tif", "--json", "A.tif", "--overwrite"], "--json leads to A.tif"),
         (["compare", *C, "-t", "g.tif", "--json", "g.tif", "--overwrite"], "--json leads to g.tif"),
         (
@@ -72,7 +72,7 @@ APPLY = ["apply", "--lut", "l.lut.safetensors", "--overwrite"]
         ([*SWEEP, "--json", "A.tif", "--overwrite"], "--json leads to A.tif"),
     ],
 )
-def test_places_that_clash(here, arguments, said):
+def test_clashing_output_paths_are_refused(here, arguments, said):
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1, result.output
@@ -81,7 +81,7 @@ def test_places_that_clash(here, arguments, said):
     assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
 
 
-def test_places_beside_each_other(here):
+def test_outputs_in_one_folder_are_allowed(here):
     for arguments in (
         [*APPLY, *C, "-o", "o.tif", "--weight-maps", "w.tif", "--json", "o.json"],
         [*APPLY, *F, "-o", "o", "--weight-maps", "o/maps", "--json", "o/o.json"],
@@ -91,7 +91,7 @@ def test_places_beside_each_other(here):
         assert result.exit_code == 0, result.output
 
 
-def test_a_table_needs_a_name(here):
+def test_a_table_needs_a_file_name(here):
     for path in (".", ".."):
         with pytest.raises(EnsembleError, match="give the table a name"):
             load_lut("l.lut.safetensors").save(path)

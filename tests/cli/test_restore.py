@@ -109,7 +109,7 @@ def test_a_trained_network(tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pt2"])
-def test_a_network_of_ones_own(tmp_path, write_network, suffix):
+def test_an_external_network(tmp_path, write_network, suffix):
     image = noisy((40, 30))
     write_image(tmp_path / "x.png", image)
     network = write_network(tmp_path / f"dim{suffix}")
@@ -150,7 +150,7 @@ def test_careamics(tmp_path):
     np.testing.assert_allclose(restored, expected["prediction"], atol=1e-4 * np.ptp(expected["prediction"]))
 
 
-def test_images_unlike_those_of_the_training_are_warned_of(tmp_path):
+def test_images_that_differ_from_the_training_images_give_a_warning(tmp_path):
     """By each network, and how networks go through the images is said of all of them together."""
 
     network = DATA / "careamics" / "n2v_0.1.ckpt"
@@ -203,7 +203,7 @@ def test_the_pixels_of_an_enlarged_ome_zarr_are_smaller(tmp_path, write_enlargin
     assert translation["translation"] == [1.0, 4.5, 5.5]
 
 
-def test_dp_ir_around_a_network_that_it_cannot_hold(tmp_path, write_network, write_dp_ir):
+def test_dp_ir_needs_the_network_that_it_does_not_contain(tmp_path, write_network, write_dp_ir):
     image = noisy((40, 30))
     write_image(tmp_path / "x.png", image)
     network = write_network(tmp_path / "dim.pt")
@@ -214,7 +214,7 @@ def test_dp_ir_around_a_network_that_it_cannot_hold(tmp_path, write_network, wri
     np.testing.assert_allclose(read_image(tmp_path / "y.png"), image / 2, atol=1)
 
 
-def test_failures_are_1_and_one_line(folder, checkpoint):
+def test_errors_exit_with_1_and_print_one_line(folder, checkpoint):
     x = folder / "in" / "a.png"
     (folder / "bad.safetensors").write_bytes(b"nothing")
     twice = folder / "median.safetensors"
@@ -236,13 +236,13 @@ def test_failures_are_1_and_one_line(folder, checkpoint):
     assert not list(folder.rglob(".part*"))
 
 
-def test_wrong_use_is_2(folder):
+def test_wrong_usage_exits_with_2(folder):
     run(folder / "in", "-m", "median", status=2)
     run("-m", "median", "-o", folder / "y", status=2)
     run(folder / "in", "-m", "median", "-o", folder / "y", "--seed", "-1", status=2)
 
 
-def test_one_bad_image_is_named_and_the_others_are_done(folder):
+def test_an_error_in_one_image_does_not_stop_the_others(folder):
     path = folder / "in" / "b.png"
     path.write_bytes(path.read_bytes()[:300])
     said = run(folder / "in", "-m", "median", "-m", "gaussian", "-o", folder / "out", status=1)
@@ -253,7 +253,7 @@ def test_one_bad_image_is_named_and_the_others_are_done(folder):
 # -- restorers' own settings --------------------------------------------------------------------------
 
 
-def test_own_settings_go_to_their_restorer_alone(tmp_path, checkpoint):
+def test_settings_of_one_restorer_do_not_change_the_others(tmp_path, checkpoint):
     image = noisy()
     write_image(tmp_path / "x.tif", image)
     given = ["--set", "median.size=5", "--set", "mine.steps=3", "--set", "mine.restart=0.5", "--steps", "2"]
@@ -284,14 +284,14 @@ def test_own_settings_go_to_their_restorer_alone(tmp_path, checkpoint):
         ("median.size=big", "median.size is 'big'; use a whole number from 1 to 51"),
         ("wavelet.method=Soft", 'wavelet.method is \'Soft\'; use one of "BayesShrink", "VisuShrink"'),
         ("median.radius=2", "median has no setting 'radius'; it has spatial_ndim, size"),
-        ("gaussian.sigma=2", "gaussian is none of the restorers here, which are median, wavelet"),
+        ("gaussian.sigma=2", "there is no restorer gaussian; there are: median, wavelet"),
         ("median=3", "'median=3' is not RESTORER.SETTING=VALUE"),
         (".size=3", "'.size=3' is not RESTORER.SETTING=VALUE"),
         ("median.size=3 median.size=5", "median.size is given twice"),
     ],
 )
 @pytest.mark.parametrize("command", ["restore", "blind"])
-def test_a_setting_that_cannot_be_is_wrong_use(command, given, words, tmp_path):
+def test_a_wrong_setting_is_wrong_usage(command, given, words, tmp_path):
     write_image(tmp_path / "x.tif", noisy())
     sets = [part for one in given.split() for part in ("--set", one)]
     arguments = [
@@ -310,7 +310,7 @@ def test_a_setting_that_cannot_be_is_wrong_use(command, given, words, tmp_path):
     assert not (tmp_path / "o.tif").exists()
 
 
-def test_what_can_be_set_is_listed(checkpoint):
+def test_restorers_lists_all_settings(checkpoint):
     told = CliRunner().invoke(app, ["restorers"]).stdout
     for name in CLASSICAL:
         assert f"{name}." in told

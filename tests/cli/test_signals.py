@@ -1,4 +1,4 @@
-"""Stopped at any moment: nothing half-written is left, and the exit status says what happened."""
+"""Interrupted commands leave nothing half-written and exit with 128 plus the number of the signal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMES = int(os.environ.get("NAPARI_ENSIR_INTERRUPTIONS", "10"))
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 
 
-def test_interruptions_leave_nothing(tmp_path):
+def test_interrupted_commands_leave_nothing_half_written(tmp_path):
     program = ROOT / "tests" / "helpers" / "interruptions.py"
     done = subprocess.run(
         [sys.executable, program, tmp_path, str(TIMES)], capture_output=True, text=True, check=False
@@ -32,7 +32,7 @@ def test_interruptions_leave_nothing(tmp_path):
     print(found["statuses"], *found["wrong"], sep="\n")
     assert found["wrong"] == []
     assert sum(found["statuses"].values()) == TIMES
-    # Of few, chance alone lets many end before they are stopped.
+    # A few runs may finish before they are interrupted.
     assert found["statuses"].get("0", 0) < (TIMES / 2 if TIMES >= 100 else 0.9 * TIMES)
 
 
@@ -49,7 +49,7 @@ with whole(Path(sys.argv[2]), overwrite=True) as part:
 
 @pytest.mark.parametrize(("kind", "name"), [("file", "a.tif"), ("folder", "a.zarr")])
 @pytest.mark.parametrize("relative", [True, False])
-def test_what_a_killed_process_left_goes_the_next_time(tmp_path, monkeypatch, kind, name, relative):
+def test_parts_of_a_killed_process_are_removed_by_the_next_write(tmp_path, monkeypatch, kind, name, relative):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
     target = Path("sub", name) if relative else tmp_path / "sub" / name
@@ -119,7 +119,7 @@ def test_a_folder_that_another_writer_publishes_meanwhile_is_replaced(tmp_path, 
 
 
 @pytest.mark.parametrize(("whole", "name"), [(whole_file, "a.tif"), (whole_folder, "a.zarr")])
-def test_what_somebody_is_writing_stays(tmp_path, whole, name):
+def test_a_part_that_another_writer_holds_is_kept(tmp_path, whole, name):
     with suppress(KeyboardInterrupt), whole(tmp_path / name) as part:
         write_image(tmp_path / name, np.ones((8, 8), np.uint8))
         assert part.exists()
@@ -127,8 +127,7 @@ def test_what_somebody_is_writing_stays(tmp_path, whole, name):
     assert [one.name for one in tmp_path.iterdir()] == [name]
 
 
-def test_an_end_in_the_middle_of_clearing_up(tmp_path, monkeypatch):
-    """A second signal hits the clearing up after the first: the end of the process does the rest."""
+def test_a_second_signal_during_cleanup_leaves_the_rest_to_the_exit(tmp_path, monkeypatch):
 
     def again(path):
         raise KeyboardInterrupt
@@ -143,7 +142,7 @@ def test_an_end_in_the_middle_of_clearing_up(tmp_path, monkeypatch):
     assert [one.name for one in tmp_path.iterdir()] == ["a.zarr"]
 
 
-def test_a_folder_moved_aside_in_vain_comes_back(tmp_path, monkeypatch):
+def test_a_replaced_folder_is_restored_if_the_write_fails(tmp_path, monkeypatch):
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "a.zarr" / "old").touch()
 
@@ -157,8 +156,8 @@ def test_a_folder_moved_aside_in_vain_comes_back(tmp_path, monkeypatch):
     assert [one.name for one in tmp_path.rglob("*")] == ["a.zarr", "old"]
 
 
-def test_zarr_in_a_relative_folder(tmp_path, monkeypatch):
-    """Python 3.11 makes temporary folders under relative names."""
+def test_zarr_is_written_into_relative_folders(tmp_path, monkeypatch):
+    """Python 3.11 creates temporary folders with relative names."""
     pytest.importorskip("zarr")
     monkeypatch.chdir(tmp_path)
     for name in ("sub", "other"):
@@ -171,8 +170,8 @@ def test_zarr_in_a_relative_folder(tmp_path, monkeypatch):
     assert sorted(str(one) for one in Path().glob("*/*")) == ["other/a.zarr", "other/other", "sub/a.zarr"]
 
 
-def test_no_thread_writes_when_a_zarr_is_given_up(tmp_path):
-    """Other blocks are still being written when one fails."""
+def test_an_interrupted_zarr_write_leaves_nothing(tmp_path):
+    """Other threads still write blocks when one block fails."""
     pytest.importorskip("zarr")
     import dask.array as da
 
@@ -197,8 +196,7 @@ def process(*arguments, **how):
     )
 
 
-def test_nobody_listens(tmp_path):
-    """Standard output closed, full, or read by a program that has gone."""
+def test_a_closed_or_full_standard_output_is_an_error(tmp_path):
     from napari_ensir import fit_lut
 
     image = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -215,15 +213,15 @@ def test_nobody_listens(tmp_path):
     os.close(read)
     gone = process("info", table, stdout=write)
     os.close(write)
-    assert gone.returncode == 1  # as other programs do: who reads no further knows why
+    assert gone.returncode == 1
     assert gone.stderr.count("\n") <= 1
 
 
-def test_signals_that_are_ignored_stay_so(tmp_path):
-    """As under nohup: a run goes on when its terminal is closed."""
+def test_ignored_signals_stay_ignored(tmp_path):
+    """As under nohup, where a closed terminal does not stop the command."""
     code = (
-        "import os, signal; from napari_ensir.cli.signals import end\n"
-        "end(lambda: os.kill(os.getpid(), signal.SIGHUP) or print('went on'))"
+        "import os, signal; from napari_ensir.cli.signals import run_and_exit\n"
+        "run_and_exit(lambda: os.kill(os.getpid(), signal.SIGHUP) or print('went on'))"
     )
     ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=ignore)
@@ -234,7 +232,7 @@ def test_signals_that_are_ignored_stay_so(tmp_path):
 
 LOST = """
 import os, signal, time
-from napari_ensir.cli.signals import end
+from napari_ensir.cli.signals import run_and_exit
 
 class Loses:
     def __del__(self):
@@ -246,10 +244,10 @@ def work():
         time.sleep(0.01)
     print("went on")
 
-end(work)
+run_and_exit(work)
 """
 
 
-def test_an_exception_that_is_lost_is_raised_again():
+def test_an_interrupt_lost_in_a_callback_is_raised_again():
     done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

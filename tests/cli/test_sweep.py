@@ -1,4 +1,4 @@
-"""``napari-ensir sweep``: values of a setting in the order of their errors, told from the images alone."""
+"""``napari-ensir sweep``: values of a setting, ranked on noisy images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_best_of_an_images_values_is_first_and_written(folder):
+def test_the_best_value_comes_first_and_is_written(folder):
     image = read_image(folder / "in" / "a.png")
     given = [*GAUSSIAN, "--set", "gaussian.sigma=2.5", "--out", folder / "best.tif"]
     said = run("sweep", folder / "in" / "a.png", *given)
@@ -53,7 +53,7 @@ def test_the_best_of_an_images_values_is_first_and_written(folder):
     assert record["sweep"]["values"] == list(expected.values)
 
 
-def test_a_folder_is_judged_together_and_every_value_written(folder):
+def test_all_values_can_be_written_for_a_folder(folder):
     given = [*GAUSSIAN, "--values", "0.5,1,4", "--set", "gaussian.spatial_ndim=2", "--json", "-"]
     found = json.loads(run("sweep", folder / "in", *given, "--out", folder / "out", "--all"))
     images = [read_image(folder / "in" / f"{stem}.png") for stem in "ab"]
@@ -64,7 +64,7 @@ def test_a_folder_is_judged_together_and_every_value_written(folder):
     np.testing.assert_array_equal(written, np.rint(CLASSICAL["gaussian"](sigma=4)(images[1]).clip(0, 255)))
 
 
-def test_words_can_be_tried_and_nothing_needs_to_be_written(folder):
+def test_choices_can_be_swept_without_output(folder):
     before = sorted(folder.rglob("*"))
     method = ["-m", "wavelet", "--setting", "method", "--values", "BayesShrink,VisuShrink", "--offsets", 1]
     assert "Least error at method " in run("sweep", folder / "in" / "a.png", *method)
@@ -74,25 +74,29 @@ def test_words_can_be_tried_and_nothing_needs_to_be_written(folder):
 @pytest.mark.parametrize(
     ("given", "status", "words"),
     [
-        ("-m median", 2, "name the setting to try values of; median has spatial_ndim, size"),
+        ("-m median", 2, "give the setting to vary; median has spatial_ndim, size"),
         ("-m median --setting radius", 2, "there is no setting 'radius'; median has spatial_ndim, size"),
         ("-m median --setting size --values 3", 2, "3 is one value; give two or more"),
         ("-m median --setting size --values 3,big", 2, "size is 'big'; use a whole number from 1 to 51"),
         ("-m median --setting size --values 3,3", 2, "3 is given twice"),
-        ("-m median --setting size --values 3,5 --count 9", 2, "leave out --between and --count"),
-        ("-m median --setting size --between 3 60", 2, "size is 60; use a whole number from 1 to 51"),
         (
-            "-m bilateral --setting noise",
+            "-m median --setting size --values 3,5 --count 9",
             2,
-            "noise is not set, so there is no value to try others around",
+            "values are given, so --between and --count cannot be",
         ),
-        ("-m wavelet --setting wavelet", 2, 'list what to try of wavelet, which can be one of "db1"'),
-        ("-m median --setting size --all", 2, "there is no folder to write to; give --out"),
-        ("-m median -m gaussian --setting size", 1, "of one restorer, and these are 2: median, gaussian"),
+        ("-m median --setting size --between 3 60", 2, "size is 60; use a whole number from 1 to 51"),
+        ("-m bilateral --setting noise", 2, "noise has no value to start from"),
+        ("-m wavelet --setting wavelet", 2, 'give the values of wavelet, which can be one of "db1"'),
+        ("-m median --setting size --all", 2, "there is no output folder; give --out"),
+        (
+            "-m median -m gaussian --setting size",
+            1,
+            "a sweep needs one restorer, but there are 2: median, gaussian",
+        ),
         ("--setting size", 1, "there is no restorer"),
     ],
 )
-def test_what_cannot_be_tried_is_said(folder, given, status, words):
+def test_wrong_values_are_refused(folder, given, status, words):
     result = CliRunner().invoke(app, ["sweep", str(folder / "in" / "a.png"), *given.split()])
     assert result.exit_code == status
     assert words in " ".join(result.stderr.replace("│", " ").split())

@@ -1,4 +1,4 @@
-"""What names may not do to a terminal, and what is said where nobody listens."""
+"""Text on the terminal: names with control characters, and progress bars."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from napari_ensir.files import write_image
 NASTY = "\x1b]0;owned\x07\x1b[31mred\x9b2J\u202e[bold]a\\[/bold]"
 
 
-def test_what_steers_a_terminal_is_spelled_out():
+def test_control_characters_are_escaped():
     assert terminal.printable("Ångström µm 日本 a b") == "Ångström µm 日本 a b"
     assert terminal.printable("\x1b[31m\r\n\u202e\udcff") == "\\x1b[31m\\r\\n\\u202e\\udcff"
 
@@ -34,7 +34,7 @@ def made(folder, names):
 
 
 @pytest.mark.parametrize("command", ["info", "apply", "evaluate", "compare", "fit"])
-def test_names_reach_the_terminal_spelled_out(tmp_path, command):
+def test_names_are_printed_escaped(tmp_path, command):
     names = (NASTY, "B")
     lut = made(tmp_path, names)
     images = [part for k, name in enumerate(names) for part in ("-c", f"{name}={tmp_path / f'{k}.png'}")]
@@ -57,7 +57,7 @@ class Terminal(StringIO):
         return True
 
 
-def test_a_bar_shows_names_spelled_out(monkeypatch):
+def test_the_progress_bar_escapes_names(monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(sys, "stderr", Terminal())
     with terminal.progress() as move:
@@ -68,7 +68,7 @@ def test_a_bar_shows_names_spelled_out(monkeypatch):
     assert not set("\x07\x9b\u202e") & set(shown)  # escape sequences of its own a bar does have
 
 
-def test_file_names_that_are_no_text(tmp_path):
+def test_file_names_that_cannot_be_decoded_are_printed_escaped(tmp_path):
     """A name of bytes that no encoding knows must not stop its own message."""
     done = subprocess.run(
         [sys.executable, "-m", "napari_ensir.cli", "info", b"\xff\x1b.lut.safetensors"],

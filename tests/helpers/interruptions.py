@@ -1,8 +1,8 @@
-"""Stops fit, apply and restore at any moment, and looks at what is left: a program of its own.
+"""Program that interrupts fit, apply and restore at random moments and checks what is left.
 
     python interruptions.py FOLDER TIMES
 
-It prints, as JSON, how often each exit status came, and whatever was not as it should be.
+It prints as JSON how often each exit status occurred, and what was wrong.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PATIENCE = 150  # seconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START = "import os; os.write(3, b'!'); from napari_ensir.cli import main; main()"
 LATER = ("cli.app", "cli.fit", "cli.restore", "ensemble.fit", "restorers.classical", "files.image")
-LATER += ("ensemble.kernels", "ensemble.em")
+LATER += ("ensemble.kernels", "ensemble.estimators.em")
 LIBRARIES = ("torch", "torch.fx.experimental.symbolic_shapes", "dask.array", "zarr", "skimage.filters")
 
 
@@ -64,7 +64,7 @@ def arguments(command: str, kind: str, out: str) -> list[str]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether it can be read; tried in a child, for reading starts threads, which no fork survives."""
+    """Whether the file can be read; a child reads it, since threads of reading must not be forked."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -81,9 +81,9 @@ def is_whole(path: Path) -> bool:
 
 
 def interrupted(folder: Path, options: list[str], number: int | None, pauses: list[float], fresh: bool):
-    """Exit status, seconds, what was said.
+    """Return exit status, seconds and output of an interrupted command.
 
-    A fresh process is mostly imports; a forked one has them behind it, and is stopped at its work.
+    A fresh process is mostly interrupted in imports, a forked one at its work.
     """
     ready, told = os.pipe()
     said = folder.parent / f"{folder.name}.said"
@@ -108,7 +108,7 @@ def interrupted(folder: Path, options: list[str], number: int | None, pauses: li
 
 
 def waited(child: int) -> int:
-    """How a process ended; one that hangs is made to say where."""
+    """Return the status of a process; one that hangs is aborted, which prints its stacks."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -120,7 +120,7 @@ def waited(child: int) -> int:
 
 
 def run_here(options: list[str]) -> None:
-    """What the console script does, to the end of the process."""
+    """Run the console script and exit."""
     status = 99
     try:
         faulthandler.enable()  # its own standard error

@@ -41,13 +41,13 @@ def _(bench):
 
 @misuse(
     "a candidate that the table does not have",
-    says="the LUT combines near, far; of the candidates given, other unknown to it",
+    says="the LUT combines near, far; of the given candidates, other is unknown",
 )
 def _(bench):
     return bench.fitted().apply({"near": near(TRUTH), "far": far(TRUTH), "other": far(TRUTH)})
 
 
-@misuse("a candidate of the table left out", says="of the candidates given, far missing")
+@misuse("a candidate of the table left out", says="of the given candidates, far is missing")
 def _(bench):
     return bench.fitted().apply({"near": near(TRUTH)})
 

@@ -109,7 +109,7 @@ def _(bench):
     return python(compare, [((near(TRUTH), far(TRUTH)), TRUTH)] * 2, methods=["magic"])
 
 
-@misuse("one fold, so that nothing is held out", says="give 2 or more, so that something is held out")
+@misuse("one fold, so that nothing is held out", says="give an integer of 2 or more")
 def _(bench):
     return python(compare, [((near(TRUTH), far(TRUTH)), TRUTH)] * 2, folds=1)
 

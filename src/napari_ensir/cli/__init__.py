@@ -9,9 +9,9 @@ __all__ = ["main"]
 
 def main() -> NoReturn:
     """Run the console script; signals are handled before anything heavy is imported."""
-    from napari_ensir.cli.signals import end
+    from napari_ensir.cli.signals import run_and_exit
 
-    end(_run)
+    run_and_exit(_run)
 
 
 def _run() -> None:

@@ -1,11 +1,8 @@
-"""The command line: what can be asked for. What is then done stands in ``jobs.py``.
-
-Nothing heavy is imported here, so that ``--help`` answers at once. ``command.py`` says how to add a command.
-"""
+"""Commands of the command line and their options; each imports the module that does its work."""
 
 from __future__ import annotations
 
-import os
+import traceback
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -35,26 +32,23 @@ if TYPE_CHECKING:
 __all__ = ["app", "command"]
 
 
-class _Command(TyperCommand):
-    """A command whose ``--help`` is a flag like any other."""
+class _HelpFlag:
+    """Mixin that shows ``--help`` without a metavar."""
 
     def get_help_option(self, ctx: Any) -> Any:
         """See :class:`click.Command`."""
-        return _as_flag(super().get_help_option(ctx))
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.metavar = ""
+        return option
 
 
-class _Group(TyperGroup):
-    """The same for what holds the commands."""
-
-    def get_help_option(self, ctx: Any) -> Any:
-        """See :class:`click.Command`."""
-        return _as_flag(super().get_help_option(ctx))
+class _Command(_HelpFlag, TyperCommand):
+    pass
 
 
-def _as_flag(option: Any) -> Any:
-    if option is not None:
-        option.metavar = ""
-    return option
+class _Group(_HelpFlag, TyperGroup):
+    pass
 
 
 app = typer.Typer(
@@ -62,24 +56,43 @@ app = typer.Typer(
     cls=_Group,
     help="Combine several restorations of an image into one that is better than each.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DEBUG = "NAPARI_ENSIR_DEBUG"
-"""Environment variable that lets unexpected errors through, with their traceback."""
-
 INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 plus the signal's number, as shells have it."""
+"""Exit status after Ctrl-C: 128 plus the number of the signal."""
+
+
+def _show_version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        terminal.say(f"napari-ensir {version('napari-ensir')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        flag("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Combine several restorations of an image into one that is better than each."""
 
 
 def command(
     name: str | None = None, *, bare: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose failures end in one line on stderr and an exit status.
+    """Register a command whose errors are printed as one line on stderr.
 
-    ``bare``: that means something without any argument; else that shows its help.
+    Parameters
+    ----------
+    name : str, optional
+        Default: the name of the function.
+    bare : bool
+        Whether the command works without any argument; else it then shows its help.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -91,37 +104,35 @@ def command(
                 function(*args, **kwargs)
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
-            except KeyboardInterrupt as stop:
-                terminal.complain("interrupted; nothing half-written was left.")
-                raise typer.Exit(getattr(stop, "status", INTERRUPTED)) from None
-            except EnsembleError as error:
-                terminal.complain(str(error))
-                raise typer.Exit(1) from None
-            except MemoryError:
-                terminal.complain(
-                    "out of memory; give the images as Zarr arrays, which are read chunk by chunk."
-                )
-                raise typer.Exit(1) from None
-            except BrokenPipeError:
-                terminal.complain("what was to read standard output is gone.")
-                raise typer.Exit(1) from None
-            except OSError as error:
-                terminal.complain(
-                    f"{error.filename or 'a file or standard output'}: {error.strerror or error}."
-                )
-                raise typer.Exit(1) from None
+            except KeyboardInterrupt:
+                terminal.error("interrupted; nothing half-written was left.")
+                raise typer.Exit(INTERRUPTED) from None
             except Exception as error:
-                if DEBUG in os.environ:
-                    raise
-                terminal.complain(
-                    f"unexpected {type(error).__name__}: {error}. Set {DEBUG}=1 to see where, and report it."
-                )
+                if kwargs.get("verbose"):
+                    traceback.print_exc()
+                terminal.error(_message(error))
                 raise typer.Exit(1) from None
 
         app.command(name, cls=_Command, no_args_is_help=not bare)(run)
         return run
 
     return register
+
+
+def _message(error: Exception) -> str:
+    """Describe an error in one sentence."""
+    if isinstance(error, EnsembleError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; give the images as Zarr arrays, which are read in chunks."
+    if isinstance(error, BrokenPipeError):
+        return "standard output was closed."
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file or standard output'}: {error.strerror or error}."
+    return (
+        f"unexpected {type(error).__name__}: {error}. Please report it, with the output of the same command "
+        "with --verbose."
+    )
 
 
 # ruff: noqa: UP045 -- typer reads Optional in every version that is supported
@@ -131,18 +142,25 @@ Candidates = Annotated[
         "--candidate",
         "-c",
         metavar="NAME=PATH",
-        help="A candidate: an image (PNG, JPEG, TIFF), a folder of them, or a Zarr array. Once for each.",
+        help="A candidate: an image (PNG, JPEG, TIFF), a folder of images, or a Zarr array. Give one option "
+        "for each candidate.",
     ),
 ]
 Truth = Annotated[
-    Path, typer.Option("--truth", "-t", metavar="PATH", help="The ground truth: as for --candidate.")
+    Path,
+    typer.Option(
+        "--truth",
+        "-t",
+        metavar="PATH",
+        help="The ground truth: an image, a folder, or a Zarr array, as for --candidate.",
+    ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="What to write.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Output path.")]
 Scheduler = Annotated[
     Optional[str],
     typer.Option(
         metavar="ADDRESS",
-        help="A dask.distributed scheduler, such as tcp://10.0.0.1:8786.",
+        help="Address of a dask.distributed scheduler, such as tcp://10.0.0.1:8786.",
         rich_help_panel="Machine",
     ),
 ]
@@ -151,14 +169,14 @@ Scheduler = Annotated[
 Methods = Annotated[
     Optional[list[str]],
     typer.Option(
-        "--method", "-m", metavar="NAME", help="A classical restorer, such as median; once for each."
+        "--method", "-m", metavar="NAME", help="A classical restorer, such as median; can be repeated."
     ),
 ]
 Networks = Annotated[
     Optional[list[Path]],
     typer.Option(
         metavar="FILE",
-        help="A trained network, or a folder of them; once for each. Open only what you trust.",
+        help="A trained network, or a folder of networks; can be repeated. Open only files that you trust.",
     ),
 ]
 Own = Annotated[
@@ -166,8 +184,8 @@ Own = Annotated[
     typer.Option(
         "--set",
         metavar="RESTORER.SETTING=VALUE",
-        help='A restorer\'s own setting, such as median.size=5; once for each. "napari-ensir restorers" '
-        "lists them.",
+        help="A setting of a restorer, such as median.size=5; can be repeated. The command restorers lists "
+        "them.",
     ),
 ]
 Around = Annotated[
@@ -175,7 +193,7 @@ Around = Annotated[
     typer.Option(
         "--ir",
         metavar="FILE",
-        help="DP-IR: the network it was trained around, if not held.",
+        help="For DP-IR: the network that it was trained around, if its file does not contain it.",
         rich_help_panel="Networks",
     ),
 ]
@@ -190,7 +208,7 @@ def fit(
         Optional[Path],
         typer.Option(
             metavar="PATH",
-            help="Where to learn: images, as for --candidate, that are zero where not to.",
+            help="Where to learn: images, as for --candidate, that are 0 at pixels to exclude.",
             show_default="everywhere",
             rich_help_panel="Images",
         ),
@@ -199,7 +217,7 @@ def fit(
         bool,
         flag(
             "--without-errors",
-            help="Leave out the errors to expect, which take two more passes over the images.",
+            help="Do not measure expected errors, which takes two more passes over the images.",
         ),
     ] = False,
     scheduler: Scheduler = None,
@@ -208,7 +226,7 @@ def fit(
     reading: ReadingSettings,
     output: Output,
 ) -> None:
-    """Learn a lookup table from candidates and their ground truth."""
+    """Learn a lookup table from candidates and ground truth."""
     paths = named_paths(candidate)
     from napari_ensir.cli.fit import fit as run
 
@@ -232,17 +250,17 @@ def apply(
     out: Out,
     weight_maps: Annotated[
         Optional[Path],
-        typer.Option(metavar="PATH", help="Also write the weights at each pixel: .tif, .zarr, folder."),
+        typer.Option(metavar="PATH", help="Also write the weights of each pixel: .tif, .zarr, or a folder."),
     ] = None,
     expected_error: Annotated[
         Optional[Path],
         typer.Option(
             metavar="PATH",
-            help="Also write the root mean square error to expect at each pixel: .tif, .zarr, folder.",
+            help="Also write the expected root mean square error of each pixel: .tif, .zarr, or a folder.",
         ),
     ] = None,
     match: Annotated[
-        bool, flag("--match", help="Rescale the table to the exposure of these images first.")
+        bool, flag("--match", help="First rescale the table to the exposure of these images.")
     ] = False,
     scheduler: Scheduler = None,
     *,
@@ -251,7 +269,7 @@ def apply(
     reading: ReadingSettings,
     output: Output,
 ) -> None:
-    """Combine candidates by a lookup table."""
+    """Combine candidates with a lookup table."""
     paths = named_paths(candidate)
     from napari_ensir.cli.apply import Outs
     from napari_ensir.cli.apply import apply as run
@@ -275,14 +293,14 @@ def evaluate(
     truth: Truth,
     candidate: Candidates,
     lut: Annotated[
-        Optional[Path], typer.Option(metavar="PATH", help="Also score the ensemble by this lookup table.")
+        Optional[Path], typer.Option(metavar="PATH", help="Also score the ensemble of this lookup table.")
     ] = None,
     *,
     settings: EvaluateSettings,
     reading: ReadingSettings,
     output: Output,
 ) -> None:
-    """Score candidates, and an ensemble of them, against the ground truth."""
+    """Score candidates, and their ensemble, against the ground truth."""
     paths = named_paths(candidate)
     from napari_ensir.cli.evaluate import evaluate as run
 
@@ -298,18 +316,22 @@ def compare(
         Optional[list[float]],
         typer.Option(
             metavar="NUMBER",
-            help="Of the lookup tables, once for each.",
-            show_default="an eighth of the data range",
+            help="Bin width of the lookup tables; can be repeated.",
+            show_default="1/8 of the data range",
         ),
     ] = None,
     method: Annotated[
         Optional[list[str]],
-        typer.Option(metavar="NAME", help="A row to show; once for each.", show_default="all of them"),
+        typer.Option(
+            metavar="NAME", help="A method to compare; can be repeated.", show_default="all methods"
+        ),
     ] = None,
     low_resolution: Annotated[
         Optional[Path],
         typer.Option(
-            metavar="PATH", help="Inputs of super-resolution, for RefESR.", rich_help_panel="Images"
+            metavar="PATH",
+            help="Low-resolution inputs of super-resolution, for RefESR.",
+            rich_help_panel="Images",
         ),
     ] = None,
     *,
@@ -317,7 +339,7 @@ def compare(
     reading: ReadingSettings,
     output: Output,
 ) -> None:
-    """Score every method on held-out images, or on held-out tiles of one image."""
+    """Compare all methods on held-out images, or on held-out tiles of one image."""
     paths = named_paths(candidate)
     from napari_ensir.cli.evaluate import compare as run
 
@@ -333,10 +355,12 @@ def compare(
 
 @command()
 def restore(
-    image: Annotated[Path, typer.Argument(help="An image, a folder of them, or a Zarr array.")],
+    image: Annotated[Path, typer.Argument(help="An image, a folder of images, or a Zarr array.")],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="PATH", help="What to write; with several restorers, a folder."),
+        typer.Option(
+            "--out", "-o", metavar="PATH", help="Output path; a folder if there are several restorers."
+        ),
     ],
     method: Methods = None,
     network: Networks = None,
@@ -347,7 +371,7 @@ def restore(
     writing: WritingSettings,
     output: Output,
 ) -> None:
-    """Restore images: candidates for an ensemble."""
+    """Restore images, such as to get candidates for an ensemble."""
     from napari_ensir.cli.restore import choose_restorers
     from napari_ensir.cli.restore import restore as run
 
@@ -366,20 +390,20 @@ def restore(
 
 @command()
 def blind(
-    image: Annotated[Path, typer.Argument(help="A noisy image, a folder of them, or a Zarr array.")],
+    image: Annotated[Path, typer.Argument(help="A noisy image, a folder of images, or a Zarr array.")],
     out: Out,
     method: Methods = None,
     network: Networks = None,
     own: Own = None,
     ir: Around = None,
     save_lut: Annotated[
-        Optional[Path], typer.Option(metavar="PATH", help="Also keep the lookup table that is learned.")
+        Optional[Path], typer.Option(metavar="PATH", help="Also write the lookup table.")
     ] = None,
     self_ensemble: Annotated[
         bool,
         flag(
             "--self-ensemble",
-            help="Average what eight rotations and reflections of the image give: eight times the time.",
+            help="Average the results of eight rotations and reflections; takes eight times as long.",
         ),
     ] = False,
     *,
@@ -387,7 +411,7 @@ def blind(
     writing: WritingSettings,
     output: Output,
 ) -> None:
-    """Restore in several ways and combine, with nothing but the noisy images."""
+    """Restore noisy images with several restorers and combine the results, without ground truth."""
     from napari_ensir.cli.blind import blind as run
 
     failed = run(
@@ -408,12 +432,12 @@ def blind(
 
 @command()
 def sweep(
-    image: Annotated[Path, typer.Argument(help="A noisy image, a folder of them, or a Zarr array.")],
+    image: Annotated[Path, typer.Argument(help="A noisy image, a folder of images, or a Zarr array.")],
     setting: Annotated[
         Optional[str],
         typer.Option(
             metavar="SETTING",
-            help='Of which setting to try values, such as strength. "napari-ensir restorers" lists them.',
+            help="Setting to vary, such as strength. The command restorers lists them.",
         ),
     ] = None,
     values: Annotated[
@@ -421,7 +445,7 @@ def sweep(
         typer.Option(
             metavar="VALUE,VALUE,...",
             help="The values to try.",
-            show_default="some around the value that is set",
+            show_default="values around the current one",
         ),
     ] = None,
     out: Annotated[
@@ -430,12 +454,12 @@ def sweep(
             "--out",
             "-o",
             metavar="PATH",
-            help="Restore by the best value and write that; with --all, a folder.",
-            show_default="nothing is written",
+            help="Output path of the restoration with the best value; with --all, a folder.",
+            show_default="not written",
         ),
     ] = None,
     write_all: Annotated[
-        bool, flag("--all", help="Write what every value makes into the folder --out, each under its value.")
+        bool, flag("--all", help="Write the restorations of all values into the folder --out.")
     ] = False,
     method: Methods = None,
     network: Networks = None,
@@ -446,7 +470,7 @@ def sweep(
     writing: WritingSettings,
     output: Output,
 ) -> None:
-    """Try values of a restorer's setting on noisy images, without a ground truth, and restore by the best."""
+    """Find the best value of a setting of a restorer on noisy images, without ground truth."""
     from napari_ensir.cli.sweep import sweep as run
 
     failed = run(
@@ -473,7 +497,7 @@ def restorers(
     *,
     output: Output,
 ) -> None:
-    """List classical restorers, and networks given, with what each can be told by --set."""
+    """List classical restorers, or the given networks, and their settings for --set."""
     from napari_ensir.cli.options import list_restorers
     from napari_ensir.cli.restore import choose_restorers
     from napari_ensir.restorers import CLASSICAL
@@ -486,12 +510,13 @@ def restorers(
 @command()
 def info(
     path: Annotated[
-        Path, typer.Argument(help="A .lut.safetensors file, or an image or Zarr array that was written here.")
+        Path,
+        typer.Argument(help="A .lut.safetensors file, or an image or Zarr array written by napari-ensir."),
     ],
     *,
     output: Output,
 ) -> None:
-    """Say what a lookup table holds and how its fit went, or where an output came from."""
+    """Describe a lookup table and its fit, or the origin of an output."""
     from napari_ensir.cli.info import info as run
 
     run(path, output=output)
@@ -500,29 +525,31 @@ def info(
 @command("import")
 def import_(
     weights: Annotated[
-        Path, typer.Argument(metavar="WEIGHTS.pth", help="A table of the EnsIR authors' code.")
+        Path, typer.Argument(metavar="WEIGHTS.pth", help="A table of the code of the EnsIR authors.")
     ],
     out: Out,
     name: Annotated[
         Optional[list[str]],
-        typer.Option(metavar="NAME", help="A candidate's name; once for each, in the table's order."),
+        typer.Option(
+            metavar="NAME", help="Name of a candidate; give one for each, in the order of the table."
+        ),
     ] = None,
     bin_width: Annotated[
         Optional[float],
-        typer.Option(metavar="NUMBER", help="As in the file's name.", show_default="read off"),
+        typer.Option(metavar="NUMBER", help="Bin width of the table.", show_default="from the file name"),
     ] = None,
     *,
     output: Output,
 ) -> None:
-    """Turn a table of the EnsIR authors' code into one of this package."""
+    """Convert a table of the code of the EnsIR authors."""
     from napari_ensir.cli.fit import import_table
 
     import_table(weights, out, name or None, bin_width, output=output)
 
 
 def _report_failures(failed: dict[str, str]) -> None:
-    """Say which images failed; the others were done."""
+    """Print the errors of images that failed, and exit with status 1 if there are any."""
     for stem, message in failed.items():
-        terminal.complain(message if message.startswith(f"image {stem}") else f"image {stem}: {message}")
+        terminal.error(message if message.startswith(f"image {stem}") else f"image {stem}: {message}")
     if failed:
         raise typer.Exit(1)

@@ -39,15 +39,21 @@ __all__ = ["Outs", "OutsideRange", "apply", "in_table_order"]
 
 
 def in_table_order(lut: WeightLUT, candidates: Mapping[str, Path]) -> dict[str, Path]:
-    """Candidates as the table has them, if they are the same."""
+    """Return the candidates in the order of the table.
+
+    Raises
+    ------
+    EnsembleError
+        If they are not those of the table.
+    """
     missing = [name for name in lut.names if name not in candidates]
     unknown = [name for name in candidates if name not in lut.names]
     if missing or unknown:
-        wrong = [f"{', '.join(missing)} missing"] if missing else []
-        wrong += [f"{', '.join(unknown)} unknown to it"] if unknown else []
+        wrong = [f"{', '.join(missing)} is missing"] if missing else []
+        wrong += [f"{', '.join(unknown)} is unknown"] if unknown else []
         raise EnsembleError(
-            f"the LUT combines {', '.join(lut.names)}; of the candidates given, {' and '.join(wrong)}. "
-            "Give each by its name: NAME=PATH."
+            f"the LUT combines {', '.join(lut.names)}; of the given candidates, {' and '.join(wrong)}. "
+            "Give each as NAME=PATH."
         )
     return {name: candidates[name] for name in lut.names}
 
@@ -64,22 +70,22 @@ def apply(
     scheduler: str | None,
     output: Output,
 ) -> dict[str, str]:
-    """Combine candidates; the messages of images that failed, by stem, where others were done."""
+    """Combine candidates; return the errors of images that failed, by stem."""
     lut = load_lut(lut_path)
     if outs.errors is not None and lut.errors is None:
-        raise EnsembleError(f"{lut_path} has no expected errors; fit again, without --without-errors.")
+        raise EnsembleError(f"{lut_path} has no expected errors; fit again without --without-errors.")
     images = open_set(in_table_order(lut, candidates), crop=crop)
     failed: dict[str, str] = {}
-    plans: dict[int, _Plan] = {}
+    plans: dict[int, _EnsemblePlan] = {}
     for number, (stem, _) in enumerate(images.fields):
         with noted(failed, stem, images):
-            plans[number] = _Plan.of(images, number, outs, as_float)
-    # Before anything is computed: not after an hour.
+            plans[number] = _EnsemblePlan.of(images, number, outs, as_float)
+    # All checks come before any computation.
     folders = outs.places(gathers=True) if images.from_folders else []
     places = [place for plan in plans.values() for place in plan.outs.places()]
     check_places([*folders, *places, *output.places], read_by(images, lut_path))
-    for folder in outs.given if images.from_folders else ():
-        make_folder(folder)
+    for folder in folders:
+        make_folder(folder.path)
     output.check()
     for plan in plans.values():
         plan.check(output.overwrite)
@@ -88,7 +94,7 @@ def apply(
         lut = lut.rescaled(*matched(exposure_of(lut.report, _samples(lut, images, failed))))
     outside = OutsideRange(lut)
     samples = Samples()
-    with on_cluster(scheduler), terminal.progress(output.quiet) as progress:
+    with on_cluster(scheduler), output.progress() as progress:
         for done, (number, plan) in enumerate(plans.items()):
             stem = images.fields[number][0]
             with noted(failed, stem, images):
@@ -100,10 +106,11 @@ def apply(
             if progress is not None:
                 progress(done + 1, len(plans), "combining images")
     exposure = exposure_of(lut.report, samples.parts)
-    # Intensities outside the range are what another exposure brings.
-    odd = [exposure.warning()] if exposure is not None and exposure.differs else outside.said.values()
-    said = terminal.warn(odd)
-    results = {"written": written, "failed": failed, "warnings": said}
+    # Another exposure explains intensities outside the range.
+    warnings = (
+        [exposure.warning()] if exposure is not None and exposure.differs else outside.warnings.values()
+    )
+    results = {"written": written, "failed": failed, "warnings": terminal.warn(warnings)}
     if match:
         results["rescaled"] = lut.report["rescaled"]
     output.finish(results, lambda: terminal.say(f"{len(written)} written to {outs.image}"))
@@ -111,58 +118,46 @@ def apply(
 
 
 def _samples(lut: WeightLUT, images: ImageSet, failed: dict[str, str]) -> Iterator[NDArray[np.float32]]:
-    """Some pixels of every image that can be read."""
+    """Yield samples of the pixels of every image that can be read."""
     for number, (stem, _) in enumerate(images.fields):
         if stem not in failed:
-            with suppress(EnsembleError):  # it is said when its turn comes
+            with suppress(EnsembleError):  # reported when the image is combined
                 yield sample_of(lut.field(list(images.load(number).values())))
 
 
 @dataclass(frozen=True)
 class Outs:
-    """Where an ensemble goes, and what is written beside it.
-
-    Attributes
-    ----------
-    image : Path
-    maps, errors : Path or None
-        Weight maps, and the errors to expect.
-    """
+    """Paths of an ensemble and of its weight maps and expected errors."""
 
     image: Path
     maps: Path | None = None
     errors: Path | None = None
 
-    @property
-    def given(self) -> list[Path]:
-        """Those that are."""
-        return [place.path for place in self.places()]
-
     def places(self, gathers: bool = False) -> list[Place]:
-        """By the options that name them; ``gathers`` where they are folders for many images."""
+        """Return the paths with their options; ``gathers`` marks folders of several outputs."""
         named = {"--out": self.image, "--weight-maps": self.maps, "--expected-error": self.errors}
         return [Place(name, path, gathers) for name, path in named.items() if path is not None]
 
 
 class OutsideRange:
-    """Candidates that lie outside a table's range, each named once."""
+    """Find candidates with intensities outside the range of a table, and warn once for each."""
 
     def __init__(self, lut: WeightLUT) -> None:
         self.lut = lut
-        self.said: dict[str, str] = {}
+        self.warnings: dict[str, str] = {}
 
     def look(self, candidates: Sequence[Any], label: str) -> None:
-        """Look at the middle plane of each candidate of an image."""
+        """Check the middle plane of each candidate of an image."""
         for name, candidate in zip(self.lut.names, candidates, strict=True):
-            if name not in self.said:
+            if name not in self.warnings:
                 text = range_warning(self.lut.binning, name, middle_of(candidate, self.lut.channel_axis))
                 if text:
-                    self.said[name] = f"image {label}: {text}" if label else text
+                    self.warnings[name] = f"image {label}: {text}" if label else text
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Where one image's ensemble and what is beside it go, and as what."""
+class _EnsemblePlan:
+    """Outputs of one image, with their format."""
 
     outs: Outs
     dtype: np.dtype[Any]
@@ -171,7 +166,7 @@ class _Plan:
     like: FileImage | ZarrImage
 
     @classmethod
-    def of(cls, images: ImageSet, number: int, outs: Outs, as_float: bool) -> _Plan:
+    def of(cls, images: ImageSet, number: int, outs: Outs, as_float: bool) -> _EnsemblePlan:
         stem, paths = images.fields[number]
         opened = images.open(number)
         arrays = images.load(number)
@@ -190,15 +185,15 @@ class _Plan:
         return cls(outs, dtype, ndim, colour, first)
 
     def check(self, overwrite: bool) -> None:
-        """Find out beforehand whether the names fit and are free."""
+        """Check before any work that the outputs can be written."""
         single = np.dtype(np.float32)
         check_output(self.outs.image, self.dtype, self.ndim, self.is_colour)
         if self.outs.maps is not None:
             check_output(self.outs.maps, single, self.ndim + 1, self.is_colour)
         if self.outs.errors is not None:
             check_output(self.outs.errors, single, self.ndim, self.is_colour)
-        for target in self.outs.given:
-            check_target(target, overwrite)
+        for place in self.outs.places():
+            check_target(place.path, overwrite)
 
     def carry_out(
         self,
@@ -208,7 +203,7 @@ class _Plan:
         overwrite: bool,
         inputs: Mapping[str, str],
     ) -> None:
-        """Compute and write; every file says where it came from."""
+        """Compute and write the outputs, each with a record of its origin."""
 
         def write(kind: str, path: Path, image: Any, like: FileImage | ZarrImage | None) -> None:
             record = record_of(kind, lut, inputs, settings=settings.keywords())
@@ -218,7 +213,9 @@ class _Plan:
         write("ensemble", self.outs.image, image, self.like)
         if self.outs.maps is not None:
             maps = lut.weight_maps(arrays, **settings.keywords())
-            like = self.like if isinstance(self.like, FileImage) else None  # a Zarr's chunks lack an axis
+            like = (
+                self.like if isinstance(self.like, FileImage) else None
+            )  # the chunks of a Zarr array lack an axis
             write("weight maps", self.outs.maps, maps, like)
         if self.outs.errors is not None:
             errors = lut.expected_error(arrays, **settings.keywords())
@@ -226,6 +223,6 @@ class _Plan:
 
 
 def _inputs(images: ImageSet, number: int) -> dict[str, str]:
-    """Names of the files of one field, by candidate."""
+    """Return the file names of one field by candidate."""
     _, paths = images.fields[number]
     return {str(role): path.name for role, path in paths.items()}

@@ -1,4 +1,4 @@
-"""Helpers that commands share: output names, failures of single images, and a dask cluster."""
+"""Functions that several commands use: output paths, errors of single images, and a dask cluster."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["keep_message", "lut_target", "make_folder", "noted", "on_cluster", "
 
 @contextmanager
 def on_cluster(address: str | None) -> Iterator[None]:
-    """Let dask work on a distributed scheduler's workers."""
+    """Compute with the workers of a dask.distributed scheduler, if its address is given."""
     if address is None:
         yield
         return
@@ -41,23 +41,23 @@ def on_cluster(address: str | None) -> Iterator[None]:
     except (OSError, ValueError, TimeoutError) as error:
         raise EnsembleError(
             f"there is no dask scheduler at {address} ({type(error).__name__}); start one with "
-            '"dask scheduler" and give the address that it shows.'
+            '"dask scheduler" and give the address that it prints.'
         ) from error
     with client:
         try:
             yield
         except (EnsembleError, OSError):
             raise
-        except Exception as error:  # such as KilledWorker, or a graph that the scheduler cannot read
+        except Exception as error:  # such as KilledWorker
             reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else repr(error)
             raise EnsembleError(
                 f"the cluster at {address} failed ({reason}). Its scheduler and workers need the same "
-                "napari-ensir as this machine, and to reach the same paths."
+                "version of napari-ensir as this machine, and access to the same paths."
             ) from error
 
 
 def read_by(images: ImageSet, *others: Path | None) -> list[Place]:
-    """The places that a job reads: images, the folders given for them, and other files."""
+    """Return the paths that a command reads: images, their folders, and other files."""
     places = [Place("an image", path) for _, paths in images.fields for path in paths.values()]
     if images.from_folders:
         folders = {path.parent for _, paths in images.fields for path in paths.values()}
@@ -66,10 +66,10 @@ def read_by(images: ImageSet, *others: Path | None) -> list[Place]:
 
 
 def lut_target(out: Path, overwrite: bool) -> Path:
-    """The name a table will be written under, if it may be."""
+    """Return the path of a table, with its suffix, after checking that it can be written."""
     name = out.name
     if name in ("", ".."):
-        raise EnsembleError(f"--out: {out} is a folder; give a name in it.")
+        raise EnsembleError(f"--out: {out} is a folder; give the name of a file.")
     if not name.endswith(SUFFIX):
         name = name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX
     target = expand_path(out).with_name(name)
@@ -78,13 +78,13 @@ def lut_target(out: Path, overwrite: bool) -> Path:
 
 
 def noted(failed: dict[str, str], stem: str, images: ImageSet) -> Any:
-    """Where there is more than one image, let a failure be noted and the next one be done."""
+    """Return a context manager that records errors if there are several images."""
     return keep_message(failed, stem) if images.from_folders else nullcontext()
 
 
 @contextmanager
 def keep_message(failed: dict[str, str], stem: str) -> Iterator[None]:
-    """Note why one image failed, so that the next one can be done."""
+    """Record the error of one image, so that the others are still processed."""
     try:
         yield
     except EnsembleError as error:
@@ -92,23 +92,23 @@ def keep_message(failed: dict[str, str], stem: str) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for outputs, and those it stands in.
+    """Create a folder and its parents.
 
     Raises
     ------
     EnsembleError
-        If that is not possible.
+        If that fails.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EnsembleError(
-            f"the folder {folder} could not be made: {error.strerror}; choose another place for the outputs."
+            f"the folder {folder} could not be made: {error.strerror}; choose another output folder."
         ) from error
 
 
 def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: FileImage | ZarrImage) -> str:
-    """How an output's name ends: like the candidate's where that loses nothing."""
+    """Return the suffix of an output: that of the input, if its format can hold the dtype."""
     if not isinstance(like, FileImage):
         return ".ome.zarr" if like.ome is not None else ".zarr"
     if source.suffix.lower() in (".tif", ".tiff"):

@@ -1,4 +1,4 @@
-"""What ``napari-ensir blind`` does: noisy images in, ensembles and a table out. Needs no ground truth."""
+"""The command ``blind``: restore and combine noisy images without ground truth."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["blind"]
 
 @dataclass(frozen=True)
 class _Ensemble:
-    """What a table makes of an image's candidates, which are there already, as a restorer."""
+    """Ensemble of the candidates of one image, in the form of a restorer."""
 
     candidates: tuple[NDArray[np.float32], ...]
     lut: WeightLUT
@@ -61,23 +61,23 @@ def blind(
     as_float: bool,
     output: Output,
 ) -> dict[str, str]:
-    """Learn one table from all images, and write each one's ensemble; the messages of images that failed."""
+    """Learn one table from all images and write their ensembles; return the errors of images that failed."""
     given = RestoreSettings(
         device=settings.device, data_range=settings.data_range, self_ensemble=self_ensemble
     )
     chosen = choose_restorers(methods, networks, given, ir, own)
     target = None if save_lut is None else lut_target(save_lut, output.overwrite)
-    kept = [] if target is None else [Place("--save-lut", target)]
+    others = [] if target is None else [Place("--save-lut", target)]
     outputs = Outputs.planned(
-        image, ("ensemble",), out, as_float=as_float, output=output, others=kept, read=[*networks, ir]
+        image, ("ensemble",), out, as_float=as_float, output=output, others=others, read=[*networks, ir]
     )
     images = outputs.images
     axis = channel_axis_of(images, settings.channel_axis)
     restorers = tuple(with_channel_axis(each, axis) for each in chosen.values())
     arrays = [np.asarray(images.load(number)[Part.IMAGE]) for number in range(len(images))]
-    with terminal.progress(output.quiet) as progress, warnings.catch_warnings():
-        warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # told from the report
-        warnings.simplefilter("ignore", UnfamiliarImageWarning)  # told below
+    with output.progress() as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # also in the report
+        warnings.simplefilter("ignore", UnfamiliarImageWarning)  # printed below
         restored, reference = restore_and_refer(
             arrays, restorers, tuple(chosen), settings=settings, progress=progress
         )
@@ -87,17 +87,18 @@ def blind(
         lut.save(target, overwrite=output.overwrite)
 
     def show(count: int) -> None:
-        terminal.say(scores.to_markdown())
-        terminal.say("\n".join(scores.notes))
+        terminal.say(str(scores))
         terminal.say(f"{count} written to {out}" + (f", {target}: {lut!r}" if target else ""))
 
     candidates = dict(zip((stem for stem, _ in images.fields), restored, strict=True))
-    told = {name: told_of(each) for name, each in zip(chosen, restorers, strict=True)}
+    described = {name: told_of(each) for name, each in zip(chosen, restorers, strict=True)}
     return outputs.write(
         lambda stem, _: _Ensemble(candidates.pop(stem), lut, settings.device),
         axis,
-        record=lambda _, **of: record_of("ensemble", lut, settings=settings.keywords(), restorers=told, **of),
-        said=[*outputs.doubts(restorers, arrays), *lut.report["warnings"]],
+        record=lambda _, **of: record_of(
+            "ensemble", lut, settings=settings.keywords(), restorers=described, **of
+        ),
+        more_warnings=[*outputs.warnings(restorers, arrays), *lut.report["warnings"]],
         more={"scores": scores.to_dict(), "lut": None if target is None else str(target)},
         show=show,
     )

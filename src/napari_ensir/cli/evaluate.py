@@ -1,7 +1,8 @@
-"""What ``napari-ensir evaluate`` and ``compare`` do: images in, tables of scores out. Writes no image."""
+"""The commands ``evaluate`` and ``compare``: score images against ground truth."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,27 +13,28 @@ from napari_ensir.cli.batch import noted, read_by
 from napari_ensir.ensemble.arrays.intensity_range import widest
 from napari_ensir.ensemble.checks.alignment import suspicions_of_set
 from napari_ensir.ensemble.lut.load import load_lut
+from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import (
     NoisyScores,
     Scoring,
     TruthRange,
     block_errors,
+    exclusion_note,
     finite_everywhere,
     known_range,
-    left_out,
 )
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.output_paths import check_places
 from napari_ensir.files.sets import Part, References, check_stems, open_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.arrays.intensity_range import Ends
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.scoring.scores import Score, ScoreRange
+    from napari_ensir.ensemble.scoring.scores import ImageScore, ScoreRange
     from napari_ensir.files.sets import ImageSet, Role
     from napari_ensir.settings import EvaluateSettings
 
@@ -48,7 +50,7 @@ def evaluate(
     crop: bool,
     output: Output,
 ) -> dict[str, str]:
-    """Score candidates and, with a table, their ensemble; the messages of images that failed."""
+    """Score candidates and, with a table, their ensemble; return the errors of failed images by stem."""
     lut = None if lut_path is None else load_lut(lut_path)
     named = dict(candidates) if lut is None else in_table_order(lut, candidates)
     images = open_set(named, {Part.TRUTH: truth}, crop=crop)
@@ -60,10 +62,10 @@ def evaluate(
     score = Scoring(limits, settings.y_channel, settings.crop_border, settings.channel_axis)
     if settings.truth_noise is not None:
         return _evaluate_noisy(images, lut, list(named), score, failed, settings, output)
-    scores: dict[str, list[Score]] = {}
+    scores: dict[str, list[ImageScore]] = {}
     not_finite = 0
     outside = None if lut is None else OutsideRange(lut)
-    with terminal.progress(output.quiet) as progress:
+    with output.progress() as progress:
         for number, (stem, _) in enumerate(images.fields):
             if stem not in failed:
                 with noted(failed, stem, images):
@@ -77,28 +79,32 @@ def evaluate(
     stems = [stem for stem, _ in images.fields]
     scored = [number for number, stem in enumerate(stems) if stem in scores]
     warnings = suspicions_of_set(References(images), tuple(named), settings.channel_axis, stems, scored)
-    warnings += [] if outside is None else outside.said.values()
-    shown = [(name, "candidate", "") for name in named]
+    warnings += [] if outside is None else outside.warnings.values()
+    rows = [ScoreRow(name, "candidate") for name in named]
     if lut_path is not None:
-        shown.append(("ensemble", "ensemble", f"by {lut_path.name}"))
-    rows = [
-        {"name": name, "role": role, **_mean_scores(place, scores)}
-        for place, (name, role, _) in enumerate(shown)
-    ]
-    notes = [f"PSNR's peak is {scale}.", *left_out(not_finite)]
-    scoring = settings.keywords() | scale.to_dict() | {"images": len(scores), "not_finite": not_finite}
-    table = [
-        (name, f"{row['psnr']:.3f}", f"{row['ssim']:.4f}", note)
-        for (name, _, note), row in zip(shown, rows, strict=True)
-    ]
-
-    def show() -> None:
-        terminal.table(("", "PSNR, dB", "SSIM", ""), table)
-        terminal.say("\n".join(notes))
-
-    results = {"settings": scoring, "rows": rows, "notes": notes, "failed": failed}
-    output.finish(results | {"warnings": terminal.warn(warnings)}, show)
+        rows.append(ScoreRow("ensemble", "ensemble", note=f"by {lut_path.name}"))
+    for index, row in enumerate(rows):
+        own = [one[index] for one in scores.values()]
+        rows[index] = replace(row, psnr=_mean(one.psnr for one in own), ssim=_mean(one.ssim for one in own))
+    notes = (f"The peak of PSNR is {scale}.", *exclusion_note(not_finite))
+    results = {
+        "settings": settings.keywords() | scale.to_dict() | {"images": len(scores), "not_finite": not_finite},
+        "rows": [
+            row.to_dict("name", "role", "psnr", "ssim")
+            | {"images": {stem: one[index]._asdict() for stem, one in scores.items()}}
+            for index, row in enumerate(rows)
+        ],
+        "notes": list(notes),
+        "failed": failed,
+        "warnings": terminal.warn(warnings),
+    }
+    table = ScoreTable(tuple(rows), (PSNR, SSIM), notes)
+    output.finish(results, lambda: terminal.say(str(table)))
     return failed
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean([*values] or [np.nan]))
 
 
 def _evaluate_noisy(
@@ -110,14 +116,12 @@ def _evaluate_noisy(
     settings: EvaluateSettings,
     output: Output,
 ) -> dict[str, str]:
-    """The same against a noisy exposure, as far as scores can then be true: no SSIM, nothing of luma."""
+    """Score against a noisy ground truth, without SSIM and the Y channel."""
     if settings.y_channel:
-        raise EnsembleError(
-            "y_channel is set, but the noise of Y is not that of the truth; score all channels."
-        )
+        raise EnsembleError("y_channel is set, but the noise of Y is unknown; score all channels.")
     assert settings.truth_noise is not None
     parts = []
-    with terminal.progress(output.quiet) as progress:
+    with output.progress() as progress:
         for number, (stem, _) in enumerate(images.fields):
             if stem not in failed:
                 with noted(failed, stem, images):
@@ -134,27 +138,14 @@ def _evaluate_noisy(
     scores = NoisyScores.of(
         names, parts, score.data_range[1] - score.data_range[0], settings.truth_noise, others
     )
-
-    def show() -> None:
-        terminal.say(scores.to_markdown())
-        terminal.say("\n".join(scores.notes))
-
-    settled = settings.keywords() | {"images": len(parts)}
-    output.finish({"settings": settled, **scores.to_dict(), "failed": failed}, show)
+    scoring = settings.keywords() | {"images": len(parts)}
+    results = {"settings": scoring, **scores.to_dict(), "failed": failed}
+    output.finish(results, lambda: terminal.say(str(scores)))
     return failed
 
 
-def _mean_scores(place: int, scores: Mapping[str, list[Score]]) -> dict[str, Any]:
-    """Scores of what stands at one place of each image's list, by image and on average."""
-    images = {stem: one[place]._asdict() for stem, one in scores.items()}
-    means = {
-        key: float(np.mean([one[key] for one in images.values()] or [np.nan])) for key in ("psnr", "ssim")
-    }
-    return {**means, "images": images}
-
-
 def _score_range(images: ImageSet, given: tuple[float, float] | None, failed: dict[str, str]) -> ScoreRange:
-    """The range whose width is the peak, from all ground truths that can be read, whatever else fails."""
+    """Find the range for scores from all ground truths that can be read."""
 
     def for_each(do: Callable[[Any], object]) -> None:
         for number, (stem, _) in enumerate(images.fields):
@@ -166,7 +157,7 @@ def _score_range(images: ImageSet, given: tuple[float, float] | None, failed: di
     if given is None:
         for_each(lambda truth: dtypes.append(np.dtype(truth.dtype)))
         if not dtypes:
-            raise EnsembleError(f"no image could be read; the first: {next(iter(failed.values()))}")
+            raise EnsembleError(f"no image could be read; first error: {next(iter(failed.values()))}")
     known = known_range(dtypes, given)
     if known is not None:
         return known
@@ -183,8 +174,8 @@ def _score_range(images: ImageSet, given: tuple[float, float] | None, failed: di
 
 def _scores_of(
     arrays: dict[Role, Any], lut: WeightLUT | None, score: Scoring, device: str
-) -> tuple[list[Score], int]:
-    """Scores of each candidate in order, then of their ensemble if there is a table; pixels left out."""
+) -> tuple[list[ImageScore], int]:
+    """Score the candidates, and the ensemble if there is a table; also count excluded pixels."""
     pixels = {role: np.asarray(array) for role, array in arrays.items()}
     valid = finite_everywhere(list(pixels.values()))
     truth = pixels.pop(Part.TRUTH)
@@ -203,7 +194,7 @@ def compare(
     crop: bool,
     output: Output,
 ) -> None:
-    """Score every method on what it has not learned from; ``settings`` go to :func:`napari_ensir.compare`."""
+    """Compare methods; ``settings`` are arguments of :func:`napari_ensir.compare`."""
     from napari_ensir.ensemble.compare.compare import compare as compare_methods
 
     images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
@@ -214,15 +205,11 @@ def compare(
         inputs = open_set({}, {Part.LOW_RESOLUTION: low_resolution})
         check_stems(images, inputs, Part.LOW_RESOLUTION)
         small = [np.asarray(inputs.load(number)[Part.LOW_RESOLUTION]) for number in range(len(inputs))]
-    with terminal.progress(output.quiet) as progress:
+    with output.progress() as progress:
         found = compare_methods(
             References(images), tuple(candidates), low_resolution=small, progress=progress, **settings
         )
     stems = [stem for stem, _ in images.fields]
     odd = suspicions_of_set(References(images), tuple(candidates), settings["channel_axis"], stems)
     results = found.to_dict() | {"stems": stems, "warnings": terminal.warn(odd)}
-
-    def show() -> None:
-        terminal.say("\n".join([found.to_markdown(), *found.notes]))
-
-    output.finish(results, show)
+    output.finish(results, lambda: terminal.say(str(found)))

@@ -47,7 +47,7 @@ def fit(
     check_places([Place("--out", target), *output.places], read_by(images, mask))
     output.check()
     masks = None if mask is None else Masks(images, open_set({}, {Part.MASK: mask}))
-    with on_cluster(scheduler), terminal.progress(output.quiet) as progress:
+    with on_cluster(scheduler), output.progress() as progress:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OwnInputWarning)  # it is in the report, too, and told from there
             lut = fit_lut(

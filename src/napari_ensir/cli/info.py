@@ -1,4 +1,4 @@
-"""What ``napari-ensir info`` does: says what a table holds, or where an output came from. Changes nothing."""
+"""The command ``info``: describe a lookup table, or the origin of an output."""
 
 from __future__ import annotations
 
@@ -21,49 +21,48 @@ if TYPE_CHECKING:
 __all__ = ["info"]
 
 _LONG = ("iterations", "outcome", "bin_sets", "inputs", "fidelity")
-"""What of a report is no reading matter."""
+"""Entries of a report that are too long to print."""
 
 
 def info(path: Path, *, output: Output) -> None:
-    """Say what a table holds, or what an output carries, and where it came from."""
+    """Describe a table, or the record of an output."""
     check_places(output.places, [Place("a file", path)])
     output.check()
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
-        told, lines = _of_output(path)
+        results, lines = _of_output(path)
     else:
-        told, lines = _of_table(path)
+        results, lines = _of_table(path)
     rows = [(key.replace("_", " "), terminal.plain(value)) for key, value in lines.items()]
-    output.finish(told, lambda: terminal.table(("", ""), rows))
+    output.finish(results, lambda: terminal.table(("", ""), rows))
 
 
 def _of_table(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     lut = load_lut(path)
-    told = table_of(lut)
-    lines = _table_lines(told)
-    lines["expected_error"] = "no" if lut.errors is None else f"yes, {lut.errors.overall:.4g} over all"
+    results = table_of(lut)
+    lines = _table_lines(results)
+    lines["expected_error"] = "no" if lut.errors is None else f"yes, {lut.errors.overall:.4g} overall"
     if lut.errors is not None and lut.error_factor is not None:
         lines["expected_error"] += f", within x {lut.error_factor:.2g} on other fields"
-    lines["fidelity"] = "yes, in Inspect, or with --json" if lut.report.get("fidelity") else "no"
-    return told, lines
+    lines["fidelity"] = "yes, shown in Inspect and with --json" if lut.report.get("fidelity") else "no"
+    return results, lines
 
 
 def _of_output(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     record = read_record(path)
     if record is None:
         raise EnsembleError(
-            f"{path} does not say where it came from: napari-ensir has not written it, or another program "
-            "wrote it anew."
+            f"{path} has no record of its origin: it was not written by napari-ensir, or another program "
+            "has saved it again."
         )
     table = record.get("table")
     lines = {key: value for key, value in record.items() if key != "table"}
     if isinstance(table, dict):
-        # The table was learned on another day maybe, by other versions.
         lines |= {f"table_{key}": value for key, value in _table_lines(table).items()}
     return record, lines
 
 
 def _table_lines(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table, and its report without lists of bin sets and of images."""
+    """Return the entries of a table and of its report, without long lists."""
     found = {key: value for key, value in table.items() if key != "report"}
     report = table.get("report")
     if not isinstance(report, dict):
@@ -81,7 +80,7 @@ def _table_lines(table: Mapping[str, Any]) -> dict[str, Any]:
             more = f", and {len(listed) - 1} more" if len(listed) > 1 else ""
             found["learned_from_images"] = f"{terminal.plain(candidates)}; ground truth {truth}{more}"
         hashed = sum(bool(one.get("sha256")) for one in listed)
-        found["hashes"] = f"sha256 of {hashed} of {len(listed)} images, with --json"
-        if isinstance(said := inputs.get("not_hashed"), str):
-            found["not_hashed"] = said
+        found["hashes"] = f"sha256 of {hashed} of {len(listed)} images, shown with --json"
+        if isinstance(reason := inputs.get("not_hashed"), str):
+            found["not_hashed"] = reason
     return found

@@ -1,7 +1,6 @@
-"""From settings to the command line's options: one option each, by the same name. Knows no command.
+"""Command-line options from classes of settings.
 
-A command says which settings it takes by an annotated keyword, ``settings: FitSettings``; its options, their
-help and their panels come from there.
+A command with the keyword ``settings: FitSettings`` gets one option for each of these settings.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ __all__ = [
     "metavar",
     "named_paths",
     "option_of",
-    "own_settings",
+    "parse_restorer_options",
     "parser_of",
     "value_of",
     "with_options",
-    "with_own_settings",
+    "with_restorer_options",
 ]
 
 
@@ -44,7 +43,7 @@ __all__ = [
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each setting of every keyword that is annotated with settings.
+    """Replace the keywords of a command that are annotated with settings by one option for each setting.
 
     Examples
     --------
@@ -84,7 +83,7 @@ def _is_settings(kind: Any) -> bool:
 
 
 def option_of(setting: Setting) -> inspect.Parameter:
-    """A setting as a typer parameter.
+    """Return a setting as a typer parameter.
 
     Examples
     --------
@@ -105,7 +104,7 @@ def option_of(setting: Setting) -> inspect.Parameter:
         elif setting.kind == "places":
             kind = Annotated[Optional[tuple[int, int]], typer.Option(*flags, **options)]
         else:
-            # Its own parser: a number here may be a word as well, such as "auto".
+            # Parsed here, since a number may also be a word such as "auto".
             kind = Annotated[Optional[str], typer.Option(*flags, parser=parser_of(setting), **options)]
     return inspect.Parameter(
         setting.name, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=kind
@@ -113,7 +112,7 @@ def option_of(setting: Setting) -> inspect.Parameter:
 
 
 def flag(*flags: str, **options: Any) -> Any:
-    """An option that is given or not, and so takes no value; typer's help would name one, ``<bool>``.
+    """Return an option without value, whose help does not show the metavar ``<bool>``.
 
     Examples
     --------
@@ -124,7 +123,7 @@ def flag(*flags: str, **options: Any) -> Any:
 
 
 def metavar(setting: Setting) -> str:
-    """What can be given, for a usage line.
+    """Return the metavar of a setting.
 
     Examples
     --------
@@ -149,7 +148,7 @@ def metavar(setting: Setting) -> str:
 
 
 def parser_of(setting: Setting) -> Callable[[Any], Any]:
-    """Text to the setting's value, checked: a wrong one is wrong use of the command line.
+    """Return a parser for a setting that raises ``typer.BadParameter`` for wrong values.
 
     Examples
     --------
@@ -169,12 +168,12 @@ def parser_of(setting: Setting) -> Callable[[Any], Any]:
 
 
 def value_of(setting: Setting, text: Any) -> Any:
-    """Text to the setting's value, checked.
+    """Parse and check the value of a setting.
 
     Raises
     ------
     EnsembleError
-        In the setting's own words, if it is none.
+        If the text is not a value of the setting.
 
     Examples
     --------
@@ -185,7 +184,7 @@ def value_of(setting: Setting, text: Any) -> Any:
     """
     value = text
     if isinstance(text, str) and text not in (setting.word, "none"):
-        with suppress(ValueError, KeyError):  # left as it is, it is refused in the setting's own words
+        with suppress(ValueError, KeyError):  # checked() then raises the error
             value = _CONVERT.get(setting.kind, str)(text)
         if setting.choices is not None:
             value = next((one for one in setting.choices if str(one) == text), text)
@@ -207,7 +206,7 @@ _CONVERT: dict[str, Callable[[str], Any]] = {
 
 
 def named_paths(given: list[str]) -> dict[str, Path]:
-    """NAME=PATH arguments, in order.
+    """Parse NAME=PATH arguments.
 
     Examples
     --------
@@ -228,46 +227,46 @@ def named_paths(given: list[str]) -> dict[str, Path]:
 OPTION = "--set"
 
 
-def own_settings(given: Sequence[str]) -> dict[str, dict[str, str]]:
-    """RESTORER.SETTING=VALUE arguments, as texts by restorer and setting.
+def parse_restorer_options(given: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Parse RESTORER.SETTING=VALUE arguments into texts by restorer and setting.
 
     Raises
     ------
     typer.BadParameter
-        If one is of another form, or comes twice.
+        If one has another form or is repeated.
 
     Examples
     --------
-    >>> own_settings(["median.size=5", "wavelet.wavelet=db1"])
+    >>> parse_restorer_options(["median.size=5", "wavelet.wavelet=db1"])
     {'median': {'size': '5'}, 'wavelet': {'wavelet': 'db1'}}
     """
     found: dict[str, dict[str, str]] = {}
     for one in given:
-        place, equals, value = one.partition("=")
-        restorer, dot, name = place.rpartition(".")
+        path, equals, value = one.partition("=")
+        restorer, dot, name = path.rpartition(".")
         if not (equals and dot and restorer and name):
             raise _wrong(f"{one!r} is not RESTORER.SETTING=VALUE, such as median.size=5")
         if name in found.setdefault(restorer, {}):
-            raise _wrong(f"{place} is given twice")
+            raise _wrong(f"{path} is given twice")
         found[restorer][name.replace("-", "_")] = value
     return found
 
 
-def with_own_settings(
+def with_restorer_options(
     restorers: Mapping[str, Restorer], given: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Restorer]:
-    """The restorers, with what was given for each of them.
+    """Return the restorers with the given settings.
 
     Raises
     ------
     typer.BadParameter
-        If there is no such restorer or setting, or the value cannot be used.
+        If a restorer or setting does not exist, or a value is wrong.
     """
     from napari_ensir.restorers.base import with_settings
 
     for name in given:
         if name not in restorers:
-            raise _wrong(f"{name} is none of the restorers here, which are {', '.join(restorers)}")
+            raise _wrong(f"there is no restorer {name}; there are: {', '.join(restorers)}")
     return {
         name: with_settings(restorer, **_values(name, restorer, given.get(name, {})))
         for name, restorer in restorers.items()
@@ -297,22 +296,22 @@ def _wrong(text: str) -> typer.BadParameter:
 
 
 def list_restorers(restorers: Mapping[str, Restorer], *, output: Output) -> None:
-    """Show what restorers there are, and what each can be told."""
+    """List restorers and their settings."""
     output.check()
-    rows, told = [], {}
+    rows, results = [], {}
     for name, restorer in restorers.items():
         settings = _settings(restorer)
-        told[name] = {each.name: getattr(restorer, each.name) for each in settings}
+        results[name] = {each.name: getattr(restorer, each.name) for each in settings}
         rows += [
             (
                 f"{name}.{each.name}",
                 _given(each),
-                terminal.plain(each.none if told[name][each.name] is None else told[name][each.name]),
+                terminal.plain(each.none if results[name][each.name] is None else results[name][each.name]),
                 f"{each.description}{_limits(each)}",
             )
             for each in settings
         ] or [(name, "", "", "has no settings")]
-    output.finish(told, lambda: terminal.table(("", "can be", "is", ""), rows))
+    output.finish(results, lambda: terminal.table(("", "values", "current", ""), rows))
 
 
 def _given(setting: Setting) -> str:

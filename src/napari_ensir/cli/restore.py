@@ -1,4 +1,4 @@
-"""What ``napari-ensir restore`` does: one image or a folder of them in, one output for each restorer."""
+"""The command ``restore``, and the outputs that it shares with ``blind`` and ``sweep``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_ensir.cli import terminal
 from napari_ensir.cli.batch import keep_message, make_folder, read_by, suffix_like
-from napari_ensir.cli.options import own_settings, with_own_settings
+from napari_ensir.cli.options import parse_restorer_options, with_restorer_options
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.lut.record import record_of
@@ -54,7 +54,7 @@ def choose_restorers(
     ir: Path | None = None,
     own: Sequence[str] = (),
 ) -> dict[str, Restorer]:
-    """Restorers by the names that their outputs get: a method's key, a network's file name.
+    """Return restorers by the names of their outputs: the key of a method, or the file name of a network.
 
     Parameters
     ----------
@@ -63,29 +63,29 @@ def choose_restorers(
     networks
         Files, or folders of them; see :func:`napari_ensir.restorers.open_restorer`.
     settings
-        Set wherever a restorer has a setting of that name; None leaves it its own.
+        Settings for all restorers that have them; None keeps the value of the restorer.
     ir
-        File of the restorer that a checkpoint of DP-IR was trained around and could not hold.
+        File of the restorer that a DP-IR checkpoint was trained around, if it does not contain it.
     own
-        Their own settings, as ``RESTORER.SETTING=VALUE``, by the names that their outputs get.
+        Settings of single restorers, as ``RESTORER.SETTING=VALUE``.
 
     Raises
     ------
     EnsembleError
-        If there is none, a name is unknown or comes twice, or a file cannot be used.
+        If there is no restorer, a name is unknown or repeated, or a file cannot be used.
     typer.BadParameter
-        If a setting of ``own`` cannot be used.
+        If a setting in ``own`` is wrong.
     """
     from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer
     from napari_ensir.restorers.base import with_settings
 
-    given_own = own_settings(own)
+    given_own = parse_restorer_options(own)
     resolve_device(settings.device)
     given = {name: value for name, value in settings.keywords().items() if value is not None}
     if not methods and not networks:
         raise EnsembleError("there is no restorer; give --method NAME or --network FILE.")
     if unknown := [name for name in methods if name not in CLASSICAL]:
-        raise EnsembleError(f"there is no method {unknown[0]!r}; choose of {', '.join(CLASSICAL)}.")
+        raise EnsembleError(f"there is no method {unknown[0]!r}; choose from {', '.join(CLASSICAL)}.")
     named: list[tuple[str, Restorer]] = [(name, CLASSICAL[name]()) for name in methods]
     around = None if ir is None else open_restorer(ir)
     for path in networks:
@@ -93,18 +93,20 @@ def choose_restorers(
     found: dict[str, Restorer] = {}
     for name, restorer in named:
         if name in found:
-            raise EnsembleError(f"two restorers are named {name}; give each once, and files unlike names.")
+            raise EnsembleError(
+                f"two restorers are named {name}; give each once, and files with different names."
+            )
         if not is_dataclass(restorer):
-            raise EnsembleError(f"{restorer.name} takes no settings and cannot be used here.")
+            raise EnsembleError(f"{restorer.name} has no settings and cannot be used here.")
         found[name] = with_settings(restorer, **given)
-    found = with_own_settings(found, given_own)
+    found = with_restorer_options(found, given_own)
     if settings.self_ensemble:
         return {name: SelfEnsemble(restorer=each) for name, each in found.items()}
     return found
 
 
 def _opened(path: Path, around: Restorer | None) -> list[tuple[str, Restorer]]:
-    """A network by its file's name, or those of a folder, every one of which has to open."""
+    """Open a network, or all networks of a folder, with their file names."""
     from napari_ensir.restorers import open_restorer, open_restorers
 
     if not path.is_dir():
@@ -116,7 +118,7 @@ def _opened(path: Path, around: Restorer | None) -> list[tuple[str, Restorer]]:
 
 
 def channel_axis_of(images: ImageSet, given: int | None) -> int | None:
-    """The axis that was given; else the last one of files that say that they are of colour."""
+    """Return the given axis; else -1 if the files are colour images."""
     first = images.open(0)[Part.IMAGE]
     return -1 if given is None and bool(getattr(first, "is_colour", False)) else given
 
@@ -131,36 +133,36 @@ def restore(
     output: Output,
     read: Sequence[Path] = (),
 ) -> dict[str, str]:
-    """Restore; the messages of images that failed, by stem, where others were done.
+    """Restore images; return the errors of images that failed, by stem.
 
-    One restorer writes to ``out``, as ``apply`` does; several write into the folder ``out``, each under
-    its name. ``read`` are the restorers' files, which no output may replace.
+    One restorer writes to ``out``; several write into the folder ``out``, each under its name. ``read`` are
+    files of the restorers, which no output may replace.
     """
     planned = Outputs.planned(image, tuple(restorers), out, as_float=as_float, output=output, read=read)
     return planned.write(lambda _, name: restorers[name], channel_axis)
 
 
 def _restored(restorer: Restorer, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """What a restoration says of where it came from."""
+    """Return the record of a restoration."""
     return record_of("restored", inputs=inputs, restorer=told_of(restorer))
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is made of which image, and where that goes: found to be possible before anything is computed.
+    """Outputs of a command, checked before anything is computed.
 
     Attributes
     ----------
     images : ImageSet
     failed : dict
-        Messages of images that cannot be used, by stem.
+        Errors of images that cannot be used, by stem.
     """
 
     images: ImageSet
     failed: dict[str, str]
     out: Path
     output: Output
-    plans: tuple[_Plan, ...]
+    plans: tuple[_RestorationPlan, ...]
 
     @classmethod
     def planned(
@@ -175,24 +177,27 @@ class Outputs:
         others: Sequence[Place] = (),
         read: Sequence[Path | None] = (),
     ) -> Outputs:
-        """An output for each image and each of ``names``; one name's go to ``out``, those of several within.
+        """Plan an output for each image and each name.
 
-        ``folder``: within it even if there is one name. ``others`` are places of outputs beside, ``read``
-        files that no output may replace.
+        The outputs of one name are written to ``out``; those of several names, or with ``folder``, into the
+        folder ``out``. ``others`` are further outputs of the command, ``read`` files that no output may
+        replace.
 
         Raises
         ------
         EnsembleError
-            If one may not or cannot be written.
+            If an output may not or cannot be written.
         """
         images = open_set({}, {Part.IMAGE: image})
         several = folder or len(names) > 1
         failed: dict[str, str] = {}
-        plans: list[_Plan] = []
+        plans: list[_RestorationPlan] = []
         for number, (stem, _) in enumerate(images.fields):
             with keep_message(failed, stem) if images.from_folders else nullcontext():
                 plans += [
-                    _Plan.of(images, number, (name, out if not several else out / name), several, as_float)
+                    _RestorationPlan.of(
+                        images, number, (name, out if not several else out / name), several, as_float
+                    )
                     for name in names
                 ]
         folders = {plan.target.parent for plan in plans} if several or images.from_folders else set()
@@ -206,13 +211,13 @@ class Outputs:
             plan.check(output.overwrite)
         return cls(images, failed, out, output, tuple(plans))
 
-    def doubts(self, restorers: Sequence[Restorer], arrays: Sequence[NDArray[Any]]) -> list[str]:
-        """What is doubtful about the images, which are ``arrays``, for these restorers."""
+    def warnings(self, restorers: Sequence[Restorer], arrays: Sequence[NDArray[Any]]) -> list[str]:
+        """Return warnings about the images, given as ``arrays``, for these restorers."""
         return [
-            self._of_image(stem, doubt)
+            self._of_image(stem, warning)
             for (stem, _), array in zip(self.images.fields, arrays, strict=True)
             for restorer in restorers
-            for doubt in doubts_of(restorer, array)
+            for warning in doubts_of(restorer, array)
         ]
 
     def _of_image(self, stem: str, sentence: str) -> str:
@@ -220,40 +225,49 @@ class Outputs:
 
     def write(
         self,
-        made_by: Callable[[str, str], Restorer],
+        restorer_of: Callable[[str, str], Restorer],
         channel_axis: int | None,
         *,
         record: Callable[..., dict[str, Any]] = _restored,
-        said: Sequence[str] = (),
+        more_warnings: Sequence[str] = (),
         more: Mapping[str, Any] | None = None,
         show: Callable[[int], object] | None = None,
     ) -> dict[str, str]:
-        """Restore and write; the messages of images that failed, by stem, where others were done.
+        """Restore and write; return the errors of images that failed, by stem.
 
-        ``made_by`` gives the restorer of an image's stem and of a name. ``record`` makes what an output says
-        of where it came from, of the restorer and the names of files as ``inputs``. ``said`` are warnings
-        that there are already; ``more`` goes to the JSON; ``show`` says what was done, given how many were
-        written.
+        Parameters
+        ----------
+        restorer_of
+            Called with the stem of an image and a name; returns the restorer.
+        channel_axis : int or None
+        record
+            Called with the restorer and the keyword ``inputs``; returns the record of an output.
+        more_warnings
+            Warnings to print besides those of the restorations.
+        more
+            Further entries of the JSON.
+        show
+            Called with the number of written files to print the result.
         """
         written: dict[str, dict[str, str]] = {}
         notes: list[tuple[str, str]] = []
-        doubts: list[str] = [*said]
+        found: list[str] = [*more_warnings]
         from_folders, failed, output = self.images.from_folders, self.failed, self.output
-        with terminal.progress(output.quiet) as progress:
+        with output.progress() as progress:
             for done, plan in enumerate(self.plans):
                 if plan.stem in failed:
                     continue
                 with keep_message(failed, plan.stem) if from_folders else nullcontext():
-                    restorer = made_by(plan.stem, plan.name)
-                    told = plan.carry_out(
+                    restorer = restorer_of(plan.stem, plan.name)
+                    new_notes, new_warnings = plan.carry_out(
                         restorer,
                         channel_axis,
                         scaled_progress(progress, done, len(self.plans)),
                         output,
                         partial(record, restorer),
                     )
-                    notes += told[0]
-                    doubts += [self._of_image(plan.stem, each) for each in told[1]]
+                    notes += new_notes
+                    found += [self._of_image(plan.stem, each) for each in new_warnings]
                     written.setdefault(plan.stem, {})[plan.name] = str(plan.target)
         count = sum(map(len, written.values()))
 
@@ -261,15 +275,15 @@ class Outputs:
             terminal.say(f"{count} written to {self.out}")
 
         for note in notes_in_words([] if output.quiet else notes):
-            terminal.complain(note)
-        warned = terminal.warn(dict.fromkeys(doubts))
+            terminal.error(note)
+        warned = terminal.warn(dict.fromkeys(found))
         results = {"written": written, "failed": failed, "warnings": warned, **(more or {})}
         output.finish(results, say if show is None else lambda: show(count))
         return failed
 
 
 def _enlarged(source: FileImage | ZarrImage, shape: tuple[int, ...]) -> FileImage | ZarrImage:
-    """The image that an output of this shape is written like: a larger one has smaller pixels."""
+    """Return the metadata for an output of this shape: pixels of a larger image are smaller."""
     from napari_ensir.restorers.base import enlarged_transform
 
     if isinstance(source, FileImage):
@@ -292,8 +306,8 @@ def _enlarged(source: FileImage | ZarrImage, shape: tuple[int, ...]) -> FileImag
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What one restorer makes of one image, and where that goes."""
+class _RestorationPlan:
+    """Output of one restorer for one image."""
 
     stem: str
     name: str
@@ -303,7 +317,9 @@ class _Plan:
     dtype: np.dtype[Any]
 
     @classmethod
-    def of(cls, images: ImageSet, number: int, to: tuple[str, Path], several: bool, as_float: bool) -> _Plan:
+    def of(
+        cls, images: ImageSet, number: int, to: tuple[str, Path], several: bool, as_float: bool
+    ) -> _RestorationPlan:
         stem, paths = images.fields[number]
         source = images.open(number)[Part.IMAGE]
         pixels = source if isinstance(source, FileImage) else source.array
@@ -320,7 +336,7 @@ class _Plan:
         return isinstance(self.source, FileImage) and self.source.is_colour
 
     def check(self, overwrite: bool) -> None:
-        """Find out beforehand whether the name fits and is free."""
+        """Check before any work that the output can be written."""
         pixels = self.source if isinstance(self.source, FileImage) else self.source.array
         check_output(self.target, self.dtype, pixels.ndim, self.is_colour)
         check_target(self.target, overwrite)
@@ -333,16 +349,16 @@ class _Plan:
         output: Output,
         record: Callable[..., dict[str, Any]],
     ) -> tuple[list[tuple[str, str]], list[str]]:
-        """Restore and write; notes about how that went, and sentences about what is doubtful."""
+        """Restore and write; return notes of the restorer, and warnings."""
         from napari_ensir.restorers import with_channel_axis
 
         axis = -1 if channel_axis is None and self.is_colour else channel_axis
         image = np.asarray(self.source.pixels if isinstance(self.source, FileImage) else self.source.array)
         restorer = with_channel_axis(restorer, axis)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnfamiliarImageWarning)  # told below
+            warnings.simplefilter("ignore", UnfamiliarImageWarning)  # returned below
             restored = restorer(image, progress=progress)
-        doubts = doubts_of(restorer, image) or [
+        found = doubts_of(restorer, image) or [
             unlike_warning(restorer.name, some_pixels(image), some_pixels(restored))
         ]
         like = _enlarged(self.source, restored.shape)
@@ -354,4 +370,4 @@ class _Plan:
             overwrite=output.overwrite,
             record=record(inputs={"image": self.source_name}),
         )
-        return notes_of(restorer, image), [*filter(None, doubts)]
+        return notes_of(restorer, image), [*filter(None, found)]

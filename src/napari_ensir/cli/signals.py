@@ -1,9 +1,4 @@
-"""How a process ends that is asked to stop: cleared up, with the status shells expect. Knows no commands.
-
-Ctrl-C, a polite kill and a closed terminal raise in the main thread wherever it is, as Python's own Ctrl-C
-does. Such an exception can be lost in a library's callback, and is then raised again a moment later, or
-turned into another; the signal is remembered all the same.
-"""
+"""Exit of the command line: on signals it cleans up and exits with 128 plus the number of the signal."""
 
 from __future__ import annotations
 
@@ -18,46 +13,42 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-__all__ = ["Interrupted", "end"]
+__all__ = ["run_and_exit"]
 
 _SIGNALS = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
 
 
-class Interrupted(KeyboardInterrupt):
-    """Raised where the process was asked to stop.
+def run_and_exit(work: Callable[[], object]) -> NoReturn:
+    """Call a function and exit the process; signals raise KeyboardInterrupt in the function.
 
-    Attributes
-    ----------
-    status : int
-        What to exit with: 128 and the signal's number.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.status = 128 + number
-
-
-def end(work: Callable[[], object]) -> NoReturn:
-    """Do the work of a process and end it, with nothing half-written left.
+    More than ``signal.signal`` is needed since the exception can be lost in a callback of a library, and must
+    not be raised in numba's compiler. Parts of files are removed in any case, and other threads, whose
+    results are not needed any more, are not waited for.
 
     Parameters
     ----------
     work
-        What to do; it may raise ``SystemExit``.
+        May raise ``SystemExit``.
     """
     caught: list[int] = []
-    over: list[bool] = []
+    finished = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if not over and _is_compiling():
+        if not finished and _is_compiling():
             _send_again(number)
             return
         caught.append(number)
-        if not over:
-            raise Interrupted(number)
+        if not finished:
+            raise KeyboardInterrupt
+
+    def raise_again(lost: sys.UnraisableHookArgs) -> None:
+        if caught and isinstance(lost.exc_value, KeyboardInterrupt):
+            _send_again(caught[-1])
+        else:
+            sys.__unraisablehook__(lost)
 
     status: object = 0
-    sys.unraisablehook = _raise_again
+    sys.unraisablehook = raise_again
     try:
         try:
             for number in _SIGNALS:
@@ -70,27 +61,20 @@ def end(work: Callable[[], object]) -> NoReturn:
             if not caught:
                 raise
         finally:
-            over.append(True)
-    except Interrupted:  # it came between the work's end and the mark that it is over
-        over.append(True)
+            finished = True
+    except KeyboardInterrupt:  # raised just before ``finished`` was set
+        finished = True
+        if not caught:
+            raise
     finally:
-        # Nothing that comes from here on may keep the rest from being done.
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        _clear()
-    status = status if _flushed() or status else 1
+        if atomic := sys.modules.get("napari_ensir.files.atomic"):
+            atomic.clear_parts()
+    status = status if _flush() or status else 1
     if caught:
-        # Threads that still compute are not waited for: whatever they make is not wanted any more.
         os._exit(128 + caught[0])
     sys.exit(status)  # type: ignore[arg-type]
-
-
-def _raise_again(lost: sys.UnraisableHookArgs) -> None:
-    """Send a signal anew whose exception came where none can be raised, such as a callback from C."""
-    if not isinstance(lost.exc_value, Interrupted):
-        sys.__unraisablehook__(lost)
-        return
-    _send_again(lost.exc_value.status - 128)
 
 
 def _send_again(number: int) -> None:
@@ -100,27 +84,21 @@ def _send_again(number: int) -> None:
 
 
 def _is_compiling() -> bool:
-    """Whether this thread is within numba's compiler, whose memory an exception there can leave in pieces."""
-    room = sys.modules.get("numba.core.compiler_lock")
-    return room is not None and bool(room.global_compiler_lock.is_locked())
+    """Whether numba's compiler is running, whose state an exception could corrupt."""
+    module = sys.modules.get("numba.core.compiler_lock")
+    return module is not None and bool(module.global_compiler_lock.is_locked())
 
 
-def _clear() -> None:
-    whole = sys.modules.get("napari_ensir.files.atomic")
-    if whole is not None:
-        whole.clear_parts()
-
-
-def _flushed() -> bool:
-    """Whether all that was said has been taken; if not, Python must not try again as it ends."""
-    taken = True
+def _flush() -> bool:
+    """Flush standard output and error; if that fails, prevent Python from trying again."""
+    flushed = True
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError) as error:
-            taken = False
+            flushed = False
             if stream is sys.stdout and sys.stderr is not None:
-                print(f"napari-ensir: standard output took no more ({error}).", file=sys.stderr)
+                print(f"napari-ensir: cannot write to standard output ({error}).", file=sys.stderr)
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return taken
+    return flushed

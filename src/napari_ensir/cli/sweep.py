@@ -1,8 +1,9 @@
-"""What ``napari-ensir sweep`` does: tries values of a setting, ranks them, restores by the best."""
+"""The command ``sweep``: find the best value of a setting of a restorer."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from napari_ensir.restorers.self_supervised.calibrate import (
     around,
     numbers_to_try,
     settings_to_try,
-    told,
     values_between,
 )
+from napari_ensir.restorers.self_supervised.calibrate import told as format_value
 from napari_ensir.restorers.self_supervised.reference import CorrelatedNoiseWarning
 from napari_ensir.settings import RestoreSettings, SweepSettings
 
@@ -55,24 +56,25 @@ def sweep(
     as_float: bool,
     output: Output,
 ) -> dict[str, str]:
-    """Judge values of one setting by all images; the messages of images that failed to be written.
+    """Rank values of one setting on all images; return the errors of images that failed, by stem.
 
-    The best value's restorations go to ``out``; with ``write_all`` every value's go into the folder ``out``,
-    each under its value. None: nothing is written.
+    The restorations with the best value are written to ``out``, if it is given; with ``write_all``, those of
+    all values are written into the folder ``out``.
     """
     if write_all and out is None:
-        raise typer.BadParameter("there is no folder to write to; give --out.", param_hint="--all")
+        raise typer.BadParameter("there is no output folder; give --out.", param_hint="--all")
     given = RestoreSettings(device=settings.device, data_range=settings.data_range)
     chosen = choose_restorers(methods, networks, given, ir, own)
     if len(chosen) > 1:
         raise EnsembleError(
-            f"values are tried of one restorer, and these are {len(chosen)}: {', '.join(chosen)}; give one."
+            f"a sweep needs one restorer, but there are {len(chosen)}: {', '.join(chosen)}; give one."
         )
     ((name, restorer),) = chosen.items()
     known = _setting(name, restorer, setting)
     tried = _spread(known, restorer, settings) if values is None else _listed(known, values, settings)
     by_value = {
-        f"{known.name}-{told(value)}": with_settings(restorer, **{known.name: value}) for value in tried
+        f"{known.name}-{format_value(value)}": with_settings(restorer, **{known.name: value})
+        for value in tried
     }
     names = () if out is None else tuple(by_value) if write_all else (name,)
     outputs = Outputs.planned(
@@ -82,8 +84,8 @@ def sweep(
     axis = channel_axis_of(images, settings.channel_axis)
     restorer = with_channel_axis(restorer, axis)
     arrays = [np.asarray(images.load(number)[Part.IMAGE]) for number in range(len(images))]
-    with terminal.progress(output.quiet) as progress, warnings.catch_warnings():
-        warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # told below, both of them
+    with output.progress() as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # both are printed below
         warnings.simplefilter("ignore", UnfamiliarImageWarning)
         hiding = settings.keywords("stride", "offsets", "seed")
         found = sweep_setting(
@@ -101,53 +103,55 @@ def sweep(
         lambda _, which: by_value[which] if write_all else best,
         axis,
         record=lambda by, **of: record_of("restored", restorer=told_of(by), sweep=kept, **of),
-        said=[*outputs.doubts([restorer], arrays), *found.warnings],
+        more_warnings=[*outputs.warnings([restorer], arrays), *found.warnings],
         more={"restorer": name, **found.to_dict()},
         show=show,
     )
 
 
 def _setting(name: str, restorer: Restorer, given: str | None) -> Setting:
-    """The setting that is named, among those that change what the restorer makes."""
+    """Return the setting of a name, if it changes the result of the restorer."""
     known = {each.name: each for each in settings_to_try(restorer)}
     if not known:
-        raise EnsembleError(f"{name} has no setting of which values could be tried.")
+        raise EnsembleError(f"{name} has no setting to vary.")
     has = f"{name} has {', '.join(known)}"
     if given is None:
-        raise typer.BadParameter(f"name the setting to try values of; {has}.", param_hint=OPTION)
+        raise typer.BadParameter(f"give the setting to vary; {has}.", param_hint=OPTION)
     if (setting := given.replace("-", "_")) not in known:
         raise typer.BadParameter(f"there is no setting {given!r}; {has}.", param_hint=OPTION)
     return known[setting]
 
 
 def _listed(setting: Setting, text: str, settings: SweepSettings) -> list[Any]:
-    """The values of a list."""
+    """Parse a list of values."""
     if settings.between is not None or settings.count != SweepSettings.count:
-        raise typer.BadParameter("the values are listed; leave out --between and --count.", param_hint=LIST)
+        raise typer.BadParameter(
+            "values are given, so --between and --count cannot be; leave them out.", param_hint=LIST
+        )
     found: dict[str, Any] = {}
     for part in text.split(","):
         try:
             value = value_of(setting, part.strip())
         except EnsembleError as error:
             raise typer.BadParameter(str(error), param_hint=LIST) from None
-        if told(value) in found:
-            raise typer.BadParameter(f"{told(value)} is given twice.", param_hint=LIST)
-        found[told(value)] = value
+        if format_value(value) in found:
+            raise typer.BadParameter(f"{format_value(value)} is given twice.", param_hint=LIST)
+        found[format_value(value)] = value
     if len(found) < 2:
         raise typer.BadParameter(f"{text} is one value; give two or more, as in 0.5,1,2.", param_hint=LIST)
     return list(found.values())
 
 
 def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> list[Any]:
-    """Values from the least to the greatest; those around the one that is set where nothing is said."""
+    """Return evenly spaced values; by default those around the current one."""
     if setting.name not in [each.name for each in numbers_to_try(restorer)]:
         raise typer.BadParameter(
-            f"list what to try of {setting.name}, which can be {setting.allowed()}.", param_hint=LIST
+            f"give the values of {setting.name}, which can be {setting.allowed()}.", param_hint=LIST
         )
     now = getattr(restorer, setting.name)
     if settings.between is None and now is None:
         raise typer.BadParameter(
-            f"{setting.name} is not set, so there is no value to try others around; say from where to where.",
+            f"{setting.name} has no value to start from; give the range of values.",
             param_hint="--between",
         )
     low, high = settings.between or around(setting, now)
@@ -158,17 +162,13 @@ def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> li
 
 
 def _show(found: Sweep) -> None:
-    """The values as a table, the best first, and what it says."""
-    alike, best = found.alike, found.scores.best
-    rows = []
-    for place in found.scores.ranked:
-        value, row = found.values[place], found.scores.rows[place]
-        sign = "★" if place == best else "≈" if len(alike) > 1 and value in alike else ""
-        spread = "" if row.standard_error is None or value == found.best else f"{row.standard_error:.4g}"
-        rows.append((told(value), f"{row.difference:.4g}", spread, sign))
-    terminal.table((found.setting.replace("_", " "), "difference of MSE", "standard error", ""), rows)
-    terminal.say(
-        "Differences are of mean squared error at hidden pixels, to the least, with their standard error "
-        "over blocks."
+    """Print the values, ranked by their errors, and the result in words."""
+    table = found.scores.table(ranked=True)
+    values = [format_value(found.values[index]) for index in found.scores.ranked]
+    rows = tuple(replace(row, name=value) for row, value in zip(table.rows, values, strict=True))
+    notes = (
+        "Differences of mean squared error at hidden pixels are relative to the best value, ± their standard "
+        "error over blocks.",
+        found.in_words(),
     )
-    terminal.say(found.in_words())
+    terminal.say(str(replace(table, rows=rows, notes=notes, heading=found.setting.replace("_", " "))))

@@ -1,9 +1,10 @@
-"""What a terminal shows: progress on stderr, tables and JSON on stdout. Knows nothing of images."""
+"""Output of the command line: progress and errors on stderr, tables and JSON on stdout."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -17,44 +18,57 @@ from napari_ensir.settings import Settings, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from napari_ensir.ensemble.arrays.image_set import Progress
 
-__all__ = ["Output", "complain", "plain", "printable", "progress", "say", "table", "warn", "write_json"]
+__all__ = ["Output", "error", "plain", "printable", "progress", "say", "table", "warn", "write_json"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Settings):
-    """How a job tells what it did."""
+    """Options of the output, which every command has."""
 
     overwrite: bool = setting(
-        False, title="Overwrite", description="Allow outputs to replace what is there.", group="Output"
+        False, title="Overwrite", description="Replace existing outputs.", group="Output"
     )
     json: str | None = setting(
         None,
         title="JSON",
-        description="Write the results to this file as JSON; - for standard output, then nothing else.",
+        description="Write the results to this file as JSON; - for standard output, without other text.",
         none="not written",
         group="Output",
     )
-    quiet: bool = setting(False, title="Quiet", description="No progress bar, no summary.", group="Output")
+    quiet: bool = setting(
+        False, title="Quiet", description="Show neither progress nor a summary.", group="Output"
+    )
+    verbose: bool = setting(
+        False,
+        title="Verbose",
+        description="Show each step with its time, and where an error was raised.",
+        group="Output",
+    )
 
     @property
     def places(self) -> list[Place]:
-        """Where results go, if into a file."""
+        """The JSON file, if there is one."""
         return [] if self.json in (None, "-") else [Place("--json", Path(str(self.json)))]
 
     def check(self) -> None:
-        """Find out beforehand whether results could be shown and the JSON file be written."""
+        """Check before any work whether results can be shown and the JSON file can be written."""
         if sys.stdout is None and (self.json == "-" or not self.quiet):
-            raise EnsembleError("standard output is closed, so nothing could be shown; give --quiet.")
+            raise EnsembleError("standard output is closed, so no results can be shown; give --quiet.")
         if self.json is not None and self.json != "-":
             check_target(Path(self.json), self.overwrite)
             if Path(self.json).is_dir():
-                raise EnsembleError(f"--json: {self.json} is a folder; give a name in it.")
+                raise EnsembleError(f"--json: {self.json} is a folder; give the name of a file.")
+
+    def progress(self) -> AbstractContextManager[Progress | None]:
+        """Return a context manager with the progress callback of these options."""
+        return progress(self.quiet, self.verbose)
 
     def finish(self, results: dict[str, Any], show: Callable[[], object]) -> None:
-        """Write the JSON if it is wanted; show the rest unless standard output is taken."""
+        """Write the JSON, if requested, and call ``show`` unless standard output is quiet or has the JSON."""
         if self.json is not None:
             write_json(results, Path(self.json), self.overwrite)
         if not self.quiet and self.json != "-":
@@ -62,8 +76,19 @@ class Output(Settings):
 
 
 @contextmanager
-def progress(quiet: bool = False) -> Iterator[Progress | None]:
-    """A progress callback that moves a bar; None where nobody would see it."""
+def progress(quiet: bool = False, verbose: bool = False) -> Iterator[Progress | None]:
+    """Yield a callback that prints steps or moves a progress bar; None if neither would be seen."""
+    if verbose and sys.stderr is not None:
+        start, shown = time.perf_counter(), ""
+
+        def step(done: int, total: int, text: str) -> None:
+            nonlocal shown
+            if text != shown:
+                print(f"{time.perf_counter() - start:8.2f} s  {printable(text)}", file=sys.stderr)
+                shown = text
+
+        yield step
+        return
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
@@ -86,9 +111,9 @@ def progress(quiet: bool = False) -> Iterator[Progress | None]:
 
 
 def printable(text: str) -> str:
-    r"""Text as a terminal may get it: what would steer it, or cannot be encoded, is spelled out.
+    r"""Replace control characters and characters that cannot be encoded by escape sequences.
 
-    Names of files, and those that a table or an image holds, may hold anything.
+    File names, and names in a table or an image, may contain any character.
 
     Examples
     --------
@@ -99,28 +124,28 @@ def printable(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Lines on stdout."""
+    """Print lines on stdout."""
     for line in text.removesuffix("\n").split("\n"):
         print(printable(line))
 
 
-def complain(message: str) -> None:
-    """One line on stderr."""
-    if sys.stderr is None:  # print would take standard output instead
+def error(message: str) -> None:
+    """Print one line on stderr."""
+    if sys.stderr is None:  # print would use standard output instead
         return
     print("napari-ensir:", printable(" ".join(message.split())), file=sys.stderr)
 
 
 def warn(sentences: Iterable[str]) -> list[str]:
-    """Each on a line of stderr, even where little else is said; handed back, for the JSON."""
-    said = list(sentences)
-    for sentence in said:
-        complain(f"warning: {sentence}")
-    return said
+    """Print each warning on a line of stderr and return them as a list."""
+    warnings = list(sentences)
+    for sentence in warnings:
+        error(f"warning: {sentence}")
+    return warnings
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout: aligned for reading, plain for other programs."""
+    """Print a table on stdout; lines are wrapped for terminals only."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -130,12 +155,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown.add_column(title, justify="left" if number == 0 or not title else "right", overflow="fold")
     for row in rows:
         shown.add_row(*(Text(printable(cell)) for cell in row))
-    # Other programs read lines: nothing is folded for them.
     Console(width=None if sys.stdout.isatty() else 1000).print(shown)
 
 
 def plain(value: Any) -> str:
-    """A value of a report, for reading.
+    """Format a value of a report.
 
     Examples
     --------
@@ -152,7 +176,7 @@ def plain(value: Any) -> str:
 
 
 def write_json(results: dict[str, Any], target: Path, overwrite: bool) -> None:
-    """Results as JSON to a file, or to stdout for ``-``; NaN and infinity, which JSON lacks, as null."""
+    """Write results as JSON to a file, or to stdout for ``-``; NaN and infinity become null."""
     text = json.dumps(_finite(results), indent=2, allow_nan=False) + "\n"
     if str(target) == "-":
         sys.stdout.write(text)

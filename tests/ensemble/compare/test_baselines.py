@@ -8,15 +8,15 @@ import pytest
 from napari_ensir import EnsembleError
 from napari_ensir.ensemble.compare.baselines import (
     REGRESSORS,
+    ZZPM,
     Average,
     BinSets,
     GlobalLeastSquares,
     OneCandidate,
     RefESR,
     Regression,
-    WeightedAverage,
-    Zzpm,
     _downsampled,
+    zzpm_weights_from_gram,
 )
 
 
@@ -30,57 +30,55 @@ def pairs():
     return made
 
 
-def error(contender, pairs):
-    return np.mean([np.mean((contender.predict(xs) - truth) ** 2) for xs, truth in pairs])
+def error(combiner, pairs):
+    return np.mean([np.mean((combiner.predict(xs) - truth) ** 2) for xs, truth in pairs])
 
 
-def test_averages(pairs):
+def test_average_and_single_candidate(pairs):
     candidates, _ = pairs[0]
     np.testing.assert_allclose(Average().predict(candidates), np.mean(candidates, axis=0))
-    np.testing.assert_allclose(WeightedAverage((2, 2, 2)).predict(candidates), Average().predict(candidates))
-    np.testing.assert_array_equal(WeightedAverage((0, 5, 0)).predict(candidates), candidates[1])
     np.testing.assert_array_equal(OneCandidate(2, "C").predict(candidates), candidates[2])
 
 
-@pytest.mark.parametrize("weights", [(1, 2), (0, 0, 0), (1, np.nan, 1)])
-def test_weights_that_are_none(pairs, weights):
-    with pytest.raises(EnsembleError, match="give 3, one per candidate"):
-        WeightedAverage(weights).predict(pairs[0][0])
-
-
-def test_zzpm_by_hand(pairs):
+def test_zzpm_weights_follow_the_formulas(pairs):
     candidates = pairs[0][0]
     mean = np.mean(candidates, axis=0)
     mse = np.array([np.mean((x - mean) ** 2) for x in candidates])
-    np.testing.assert_allclose(Zzpm().weights(candidates), (1 / mse) / (1 / mse).sum())
+    np.testing.assert_allclose(ZZPM().weights(candidates), (1 / mse) / (1 / mse).sum())
     score = np.exp(1 / (1e-3 + mse))
-    np.testing.assert_allclose(Zzpm(released=True).weights(candidates), score / score.sum())
+    np.testing.assert_allclose(ZZPM(released=True).weights(candidates), score / score.sum())
 
 
-def test_zzpm_of_equal_candidates():
+def test_zzpm_weights_follow_from_the_gram_matrix_of_errors(pairs):
+    candidates, truth = pairs[0]
+    errors = np.stack(candidates).reshape(3, -1) - truth.ravel()
+    np.testing.assert_allclose(zzpm_weights_from_gram(errors @ errors.T), ZZPM().weights(candidates))
+
+
+def test_zzpm_weighs_equal_candidates_equally():
     same = [np.ones((4, 4))] * 3
     for released in (False, True):
-        np.testing.assert_allclose(Zzpm(released).weights(same), 1 / 3)
+        np.testing.assert_allclose(ZZPM(released).weights(same), 1 / 3)
 
 
-def test_zzpm_on_another_scale(pairs):
+def test_zzpm_depends_on_the_scaled_intensities(pairs):
     candidates = pairs[0][0]
     scaled = [x / 255 for x in candidates]
     for released in (False, True):
-        small = Zzpm(released, (0.0, 1.0)).weights(scaled)
-        np.testing.assert_allclose(small, Zzpm(released).weights(candidates))
+        small = ZZPM(released, (0.0, 1.0)).weights(scaled)
+        np.testing.assert_allclose(small, ZZPM(released).weights(candidates))
 
 
 def test_global_least_squares_beats_every_candidate(pairs):
-    contender = GlobalLeastSquares()
-    contender.fit(pairs)
-    assert contender.weights.sum() == pytest.approx(1)
-    assert (contender.weights >= 0).all()
-    assert error(contender, pairs) < min(error(OneCandidate(i, ""), pairs) for i in range(3))
-    assert error(contender, pairs) <= error(Average(), pairs)
+    combiner = GlobalLeastSquares()
+    combiner.fit(pairs)
+    assert combiner.weights.sum() == pytest.approx(1)
+    assert (combiner.weights >= 0).all()
+    assert error(combiner, pairs) < min(error(OneCandidate(i, ""), pairs) for i in range(3))
+    assert error(combiner, pairs) <= error(Average(), pairs)
 
 
-def test_global_least_squares_leaves_nan_out(pairs):
+def test_global_least_squares_ignores_nan(pairs):
     whole = GlobalLeastSquares()
     whole.fit(pairs)
     pairs[1][0][0][:5] = np.nan
@@ -91,36 +89,36 @@ def test_global_least_squares_leaves_nan_out(pairs):
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
-def test_regressors(pairs, name, one_thread):
+def test_regressors_learn_from_a_reproducible_sample(pairs, name, one_thread):
     pytest.importorskip("sklearn")
-    contender = Regression(name, samples=1500)
-    contender.fit(pairs)
-    assert "1,500 pixels of 2,016" in contender.note
-    assert error(contender, pairs) < error(OneCandidate(2, ""), pairs)
+    combiner = Regression(name, samples=1500)
+    combiner.fit(pairs)
+    assert "1,500 pixels of 2,016" in combiner.note
+    assert error(combiner, pairs) < error(OneCandidate(2, ""), pairs)
     again = Regression(name, samples=1500)
     again.fit(pairs)
-    np.testing.assert_allclose(again.predict(pairs[0][0]), contender.predict(pairs[0][0]), rtol=1e-6)
+    np.testing.assert_allclose(again.predict(pairs[0][0]), combiner.predict(pairs[0][0]), rtol=1e-6)
 
 
-def test_regressors_are_at_their_defaults(pairs):
+def test_regressors_have_default_parameters(pairs):
     linear_model = pytest.importorskip("sklearn.linear_model")
-    contender = Regression("linear regression", None)
-    contender.fit(pairs)
-    assert contender.note == "all pixels"
+    combiner = Regression("linear regression", None)
+    combiner.fit(pairs)
+    assert combiner.note == "all pixels"
     values = np.concatenate([np.stack(xs, -1).reshape(-1, 3) for xs, _ in pairs])
     model = linear_model.LinearRegression().fit(values, np.concatenate([t.ravel() for _, t in pairs]))
-    np.testing.assert_allclose(contender.model.coef_, model.coef_)
+    np.testing.assert_allclose(combiner.model.coef_, model.coef_)
 
 
-def test_regression_with_nan(pairs):
+def test_regression_predicts_nan_at_nan(pairs):
     pytest.importorskip("sklearn")
-    contender = Regression("linear regression")
-    contender.fit(pairs)
+    combiner = Regression("linear regression")
+    combiner.fit(pairs)
     candidates = [np.array([1.0, np.nan]), np.array([1.0, 2.0]), np.array([1.0, 2.0])]
-    assert np.isnan(contender.predict(candidates)).tolist() == [False, True]
+    assert np.isnan(combiner.predict(candidates)).tolist() == [False, True]
 
 
-def test_without_scikit_learn(pairs, monkeypatch):
+def test_missing_scikit_learn_is_an_error(pairs, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
@@ -129,38 +127,38 @@ def test_without_scikit_learn(pairs, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["em", "em-released", "least-squares"])
-def test_the_packages_own(pairs, method):
-    contender = BinSets(method, method, 32, (0, 255), device="cpu")
-    contender.fit(pairs)
-    np.testing.assert_array_equal(contender.predict(pairs[0][0]), contender.lut.apply(pairs[0][0], "cpu"))
+def test_lookup_tables_equal_fit_lut(pairs, method):
+    combiner = BinSets(method, method, 32, (0, 255), device="cpu")
+    combiner.fit(pairs)
+    np.testing.assert_array_equal(combiner.predict(pairs[0][0]), combiner.lut.apply(pairs[0][0], "cpu"))
 
 
 def _low(image):
     return _downsampled(np.asarray(image, float), (6, 7))
 
 
-def test_refesr_finds_the_mixture(pairs):
+def test_refesr_finds_the_weights_of_the_low_resolution_image(pairs):
     """Where the references' PSNRs say nothing, the low-resolution image decides."""
     (first, second, third), _ = pairs[0]
-    contender = RefESR((0.0, 255.0))
-    contender.preferred = np.full(3, 1 / 3)
-    contender.TRUST = 1e-9
-    weights = contender.weights([first, second, third], _low(1.5 * first - 0.5 * second))
+    combiner = RefESR((0.0, 255.0))
+    combiner.preferred = np.full(3, 1 / 3)
+    combiner.TRUST = 1e-9
+    weights = combiner.weights([first, second, third], _low(1.5 * first - 0.5 * second))
     np.testing.assert_allclose(weights, [1.5, -0.5, 0], atol=1e-2)
     assert weights.sum() == pytest.approx(1)
 
 
-def test_refesr_minimises_what_it_says(pairs):
-    contender = RefESR((0.0, 255.0))
-    contender.fit(pairs)
-    assert contender.preferred.argmax() == 0
+def test_refesr_minimises_its_objective(pairs):
+    combiner = RefESR((0.0, 255.0))
+    combiner.fit(pairs)
+    assert combiner.preferred.argmax() == 0
     candidates, truth = pairs[0]
     low = _low(truth)
-    weights = contender.weights(candidates, low)
+    weights = combiner.weights(candidates, low)
     shrunk = np.stack([_low(x).ravel() for x in candidates], 1) / 255
 
     def objective(w):
-        return np.sum((low.ravel() / 255 - shrunk @ w) ** 2) + 0.8 * np.sum((w - contender.preferred) ** 2)
+        return np.sum((low.ravel() / 255 - shrunk @ w) ** 2) + 0.8 * np.sum((w - combiner.preferred) ** 2)
 
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -168,18 +166,18 @@ def test_refesr_minimises_what_it_says(pairs):
         assert objective(weights) <= objective(weights + step - step.mean()) + 1e-9
 
 
-def test_refesr_needs_its_input(pairs):
-    contender = RefESR((0.0, 255.0))
-    contender.fit(pairs)
+def test_refesr_needs_low_resolution_inputs(pairs):
+    combiner = RefESR((0.0, 255.0))
+    combiner.fit(pairs)
     with pytest.raises(EnsembleError, match="low-resolution"):
-        contender.predict(pairs[0][0])
+        combiner.predict(pairs[0][0])
     with pytest.raises(EnsembleError, match="larger than"):
-        contender.predict(pairs[0][0], np.zeros((48, 56)))
+        combiner.predict(pairs[0][0], np.zeros((48, 56)))
     with pytest.raises(EnsembleError, match="two dimensions"):
-        contender.predict([np.zeros((2, 8, 8))] * 3, np.zeros((2, 4, 4)))
+        combiner.predict([np.zeros((2, 8, 8))] * 3, np.zeros((2, 4, 4)))
 
 
-def test_downsampling_keeps_what_is_even():
+def test_downsampling_keeps_constants_and_ramps():
     np.testing.assert_allclose(_downsampled(np.full((16, 12), 0.3), (4, 3)), 0.3)
     ramp = np.tile(np.arange(32.0), (8, 1))
     np.testing.assert_allclose(_downsampled(ramp, (2, 8))[0, 2:-2], (np.arange(8) * 4 + 1.5)[2:-2], atol=1e-9)

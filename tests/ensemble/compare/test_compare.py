@@ -7,7 +7,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from napari_ensir import EnsembleError, compare, fit_lut
-from napari_ensir.ensemble.compare.baselines import BinSets, WeightedAverage
+from napari_ensir.ensemble.compare.baselines import BinSets
 from napari_ensir.files import Part, References, open_set
 
 NAMES = ("near", "far")
@@ -43,7 +43,7 @@ def marked(n, shape=(16, 16)):
     return [([np.full(shape, i, np.uint8)] * 2, np.full(shape, i, np.uint8)) for i in range(n)]
 
 
-def test_nothing_is_predicted_by_what_learned_from_it():
+def test_images_are_predicted_from_other_folds():
     spy = Spy()
     table = compare(marked(5), folds=3, methods=[spy])
     asked = spy.log[1:]  # the first is the warm-up, which is not scored
@@ -51,7 +51,7 @@ def test_nothing_is_predicted_by_what_learned_from_it():
     assert table["spy"].note == "looks on"
 
 
-def test_one_image_is_held_out_by_tiles():
+def test_one_image_is_split_into_tiles():
     spy = Spy()
     rows = np.arange(16 * 16, dtype=np.uint8).reshape(16, 16)
     table = compare([([rows.copy(), rows.copy()], rows)], folds=2, methods=[spy])
@@ -62,7 +62,7 @@ def test_one_image_is_held_out_by_tiles():
     assert len(spy.log) == 1 + 64
 
 
-def test_even_and_odd_by_hand():
+def test_two_folds_equal_fits_of_even_and_odd_images():
     images = make(4)
     table = compare(images, NAMES, bin_width=32, methods=["least-squares"])
     expected = []
@@ -77,7 +77,7 @@ def test_even_and_odd_by_hand():
     assert row.image_seconds > 0
 
 
-def test_every_row(one_thread):
+def test_all_methods_are_compared(one_thread):
     pytest.importorskip("sklearn")
     images = make(2, (24, 24, 3))
     small = [truth[::2, ::2] for _, truth in images]
@@ -108,11 +108,15 @@ def test_every_row(one_thread):
     assert json.loads(json.dumps(table.to_dict()))["settings"]["folds"] == 2
 
 
-def test_nothing_is_clipped_before_scoring():
+def test_results_are_not_clipped():
     truth = np.zeros((16, 16), np.uint8)
     images = [([truth.copy(), truth + 1], truth)] * 2
-    below = WeightedAverage((3.0, -1.0), name="below")
-    assert compare(images, methods=[below])["below"].psnr == pytest.approx(10 * np.log10(255**2 / 0.25))
+
+    class Below(Spy):
+        def predict(self, candidates, low_resolution=None):
+            return truth - 0.5
+
+    assert compare(images, methods=[Below()])["spy"].psnr == pytest.approx(10 * np.log10(255**2 / 0.25))
 
 
 def wide(truth, seed):
@@ -122,7 +126,7 @@ def wide(truth, seed):
     return [image.astype(np.uint16) for image in noisy], truth.astype(np.uint16)
 
 
-def test_bins_come_from_what_is_learned_from(monkeypatch):
+def test_bins_do_not_depend_on_held_out_images(monkeypatch):
     """Whatever is held out, a fold's table stays as it is."""
     fit = BinSets.fit
     tables = []
@@ -145,7 +149,7 @@ def test_bins_come_from_what_is_learned_from(monkeypatch):
     assert found[0].binning == found[1].binning
 
 
-def test_a_score_is_the_candidate_s_own():
+def test_a_score_does_not_depend_on_other_rows():
     """Neither a hot pixel in another candidate nor what is learned beside it changes it."""
     truths = np.random.default_rng(2).integers(100, 2000, (2, 40, 40))
     images = [wide(truth, number) for number, truth in enumerate(truths)]
@@ -159,11 +163,11 @@ def test_a_score_is_the_candidate_s_own():
     assert table.settings["peak"] == np.ptp(truths)
     assert table.settings["data_range_from"] == "truth"
     assert table.notes == (
-        f"PSNR's peak is {np.ptp(truths)}, from 100 to 1999, which is what the ground truth shows.",
+        f"The peak of PSNR is {np.ptp(truths)} (from 100 to 1999, the range of the ground truth).",
     )
 
 
-def test_candidates_named_like_methods():
+def test_candidates_may_have_names_of_methods():
     images = make(2)
     table = compare(images, ("average", "em"), methods=["average", "em"])
     assert [(row.name, row.role) for row in table.rows] == [
@@ -177,7 +181,7 @@ def test_candidates_named_like_methods():
         table["average"]
 
 
-def test_nan_corners(one_thread):
+def test_all_rows_are_scored_on_the_same_finite_pixels(one_thread):
     """Every row is scored where everything is finite; nothing else is said to be a bug."""
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(0)
@@ -217,12 +221,12 @@ def test_nan_corners(one_thread):
         ({"y_channel": True}, "needs red, green and blue"),
     ],
 )
-def test_bad_input(how, words):
+def test_bad_input_is_refused(how, words):
     with pytest.raises(EnsembleError, match=words):
         compare(make(4), **({"methods": ["near"], "names": NAMES} | how))
 
 
-def test_too_little_to_hold_out():
+def test_too_few_images_or_pixels_are_refused():
     with pytest.raises(EnsembleError, match="empty"):
         compare([])
     with pytest.raises(EnsembleError, match="too small"):
@@ -231,7 +235,7 @@ def test_too_little_to_hold_out():
         compare(make(1), folds=2, low_resolution=[np.zeros((4, 4))])
 
 
-def test_cancelled():
+def test_an_exception_of_progress_passes_through():
     class StopHere(KeyboardInterrupt):
         pass
 
@@ -243,7 +247,7 @@ def test_cancelled():
         compare(make(2), methods=["average", "least-squares"], progress=progress)
 
 
-def test_the_reference_table(reference_folder):
+def test_scores_equal_those_of_the_reference_data(reference_folder):
     """The figures of the reference data's own README, which come from other code."""
     folder = reference_folder / "deraining"
     names = ("MPRNet", "MAXIM", "Restormer")

@@ -25,7 +25,7 @@ def images():
 
 
 @pytest.mark.parametrize("method", ["em", "em-released", "least-squares"])
-def test_error_from_statistics_is_the_error_on_pixels(images, method):
+def test_errors_from_statistics_equal_errors_of_pixels(images, method):
     candidates, truth = images
     reference = collect_reference([images], device="cpu")
     lut = estimate_lut(reference, method)
@@ -35,7 +35,7 @@ def test_error_from_statistics_is_the_error_on_pixels(images, method):
     assert mean_squared_error(reference.statistics, np.full(3, 1 / 3)) == pytest.approx(average, rel=1e-12)
 
 
-def test_held_out_error_is_that_of_tables_fitted_without_the_fold(images):
+def test_held_out_error_is_that_of_tables_fitted_to_the_other_folds(images):
     candidates, truth = images
     reference = collect_reference([images], device="cpu", folds=4, data_range=(0, 255))
     bands = [slice(20 * i, 20 * i + 20) for i in range(4)]
@@ -48,7 +48,7 @@ def test_held_out_error_is_that_of_tables_fitted_without_the_fold(images):
     assert held_out_error(reference, "least-squares") == pytest.approx(total / truth.size, rel=1e-6)
 
 
-def test_folds_add_up_to_the_whole(images):
+def test_folds_sum_to_the_statistics_of_all_pixels(images):
     whole = collect_reference([images], device="cpu", refine=4)
     parts = collect_reference([images], device="cpu", refine=4, folds=3)
     for name in ("rows", "moments", "starts", "levels", "level_counts"):
@@ -56,7 +56,7 @@ def test_folds_add_up_to_the_whole(images):
     assert len(parts.folds) == 3
 
 
-def test_best_bins_are_the_best_of_those_tried(images):
+def test_the_bins_with_the_smallest_error_are_chosen(images):
     reference = collect_reference([images], device="cpu", refine=None, folds=4)
     choice = choose_bins(reference, "least-squares")
     assert len(choice.errors) > 6
@@ -75,12 +75,12 @@ def test_auto_chooses_width_and_shrinkage(images):
         fit_lut([images], shrinkage="some", device="cpu")
 
 
-def test_one_piece_cannot_be_held_out(images):
+def test_cross_validation_needs_two_folds(images):
     with pytest.raises(EnsembleError, match="two folds or more"):
         held_out_error(collect_reference([images], device="cpu"), "em")
 
 
-def test_summaries_are_means_of_weights_by_pixels(images):
+def test_summaries_are_mean_weights_over_pixels(images):
     lut = fit_lut([images], device="cpu")
     weights, counts = weights_along_intensity(lut)
     assert counts.sum() == lut.counts.sum()

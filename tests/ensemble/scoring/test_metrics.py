@@ -24,7 +24,7 @@ WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False
     ],
 )
 @pytest.mark.parametrize("tile", [2**9, 2**16])
-def test_value_is_that_of_scikit_image(rng, monkeypatch, shape, axis, tile):
+def test_ssim_equals_that_of_scikit_image(rng, monkeypatch, shape, axis, tile):
     monkeypatch.setattr(similarity, "_TILE", tile)
     truth = rng.integers(0, 200, shape).astype(np.uint8)
     image = (truth + rng.normal(0, 9, shape)).astype(np.float32)
@@ -34,7 +34,7 @@ def test_value_is_that_of_scikit_image(rng, monkeypatch, shape, axis, tile):
     assert ssim(truth, image, 255.0, axis) == pytest.approx(wanted, abs=1e-12)
 
 
-def test_windows_with_a_pixel_left_out_do_not_count(rng, monkeypatch):
+def test_windows_with_an_excluded_pixel_are_not_averaged(rng, monkeypatch):
     monkeypatch.setattr(similarity, "_TILE", 2**9)
     truth = rng.uniform(0, 1, (50, 60))
     image = truth + rng.normal(0, 0.1, truth.shape)
@@ -49,7 +49,7 @@ def test_windows_with_a_pixel_left_out_do_not_count(rng, monkeypatch):
     assert ssim(*filled, 1.0, valid=valid) == pytest.approx(np.mean(whole), abs=1e-12)
 
 
-def test_planes_are_evenly_spaced_and_fewer_where_they_are_large():
+def test_planes_are_evenly_spaced_and_fewer_if_they_are_large():
     assert evenly_spaced_planes((5, 20, 20)) == [(0,), (1,), (2,), (3,), (4,)]
     few = evenly_spaced_planes((4, 25, 4096, 4096, 3), plane_axes=3)
     assert few == [(0, 0)]

@@ -25,7 +25,7 @@ def plain_range(truths):
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32, np.float64])
 @pytest.mark.parametrize("sizes", [[(7, 9)], [(300, 200), (3, 100, 50), (20_001,)]])
-def test_the_truths_own_range(dtype, sizes):
+def test_the_range_is_the_shortest_of_all_but_one_in_ten_thousand_pixels(dtype, sizes):
     rng = np.random.default_rng(len(sizes))
     truths = [rng.normal(2000, 300, size).astype(dtype) for size in sizes]
     if len(sizes) > 1:
@@ -40,7 +40,7 @@ def test_the_truths_own_range(dtype, sizes):
         assert found.peak < 3000
 
 
-def test_blocks_and_order_do_not_matter(monkeypatch):
+def test_the_range_does_not_depend_on_blocks_and_order(monkeypatch):
     da = pytest.importorskip("dask.array")
     rng = np.random.default_rng(0)
     truths = [rng.standard_cauchy(size) for size in ((150, 200), (99, 301))]
@@ -51,34 +51,34 @@ def test_blocks_and_order_do_not_matter(monkeypatch):
     assert score_range(truths) == whole
 
 
-def test_eight_bit_is_the_dtype_s():
+def test_the_range_of_8_bit_is_that_of_the_dtype():
     assert score_range([np.full((2, 2), 7, np.uint8)]).peak == 255
     found = score_range([np.zeros((2, 2), np.int8)])
     assert (found.low, found.high, found.source) == (-128, 127, "dtype")
-    assert str(found) == "255, from -128 to 127, the range of the ground truth's dtype"
+    assert str(found) == "255 (from -128 to 127, the range of the dtype)"
 
 
-def test_a_range_given_is_taken():
+def test_a_given_range_is_used():
     found = score_range([np.zeros((2, 2), np.uint8)], (0, 100))
     assert (found.peak, found.source) == (100, "given")
     for wrong in ((1, 1), (0, np.nan), 7, (1, 2, 3)):
-        with pytest.raises(EnsembleError, match="give two finite numbers that rise"):
+        with pytest.raises(EnsembleError, match="give two finite, increasing numbers"):
             score_range([np.zeros((2, 2))], wrong)
 
 
-def test_spots_on_a_flat_ground():
+def test_sparse_spots_on_a_constant_background_set_the_range():
     """Where all but a few pixels are equal, those few are the signal."""
     truth = np.zeros((200, 200), np.uint16)
     truth[5, 5] = 900
     assert score_range([truth]).peak == 900
-    with pytest.raises(EnsembleError, match=r"is of one intensity, .*give the data range"):
+    with pytest.raises(EnsembleError, match=r"is constant, .*give the data range"):
         score_range([np.full((4, 4), 3.0)])
-    with pytest.raises(EnsembleError, match="finite nowhere"):
+    with pytest.raises(EnsembleError, match="no finite pixel"):
         score_range([np.full((4, 4), np.nan)])
 
 
 @pytest.mark.parametrize("hot", [0, 1, 40])
-def test_the_same_from_statistics(hot):
+def test_the_range_from_statistics_equals_that_from_images(hot):
     rng = np.random.default_rng(hot)
     truth = rng.normal(3000, 200, (250, 260)).astype(np.uint16)
     truth.flat[rng.permutation(truth.size)[:hot]] = 65535
@@ -99,7 +99,7 @@ def test_the_same_from_statistics(hot):
 # -- the scores ---------------------------------------------------------------------------------------
 
 
-def test_scoring_as_papers_do_it():
+def test_scores_equal_those_of_scikit_image():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 256, (40, 44, 3), np.uint8)
     image = np.clip(truth + rng.normal(0, 9, truth.shape), 0, 255)
@@ -121,12 +121,12 @@ def test_scoring_as_papers_do_it():
     assert scaled == pytest.approx(y_psnr)
 
 
-def test_nothing_is_clipped():
+def test_images_are_not_clipped():
     truth = np.full((16, 16), 250, np.uint8)
     assert Scoring((0, 255))(truth, np.full((16, 16), 350.0)).psnr == pytest.approx(psnr_of_error(1e4, 255))
 
 
-def test_where_pixels_are_left_out_the_rest_is_scored_as_if_alone():
+def test_excluded_pixels_do_not_change_the_score_of_the_others():
     """A border of NaN scores as the image without it: windows that touch it do not count."""
     rng = np.random.default_rng(1)
     truth = rng.uniform(0, 1, (50, 60))
@@ -147,7 +147,7 @@ def test_where_pixels_are_left_out_the_rest_is_scored_as_if_alone():
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
-def test_no_pixel_no_score():
+def test_scores_are_nan_without_valid_pixels():
     nothing = np.full((12, 12), np.nan)
     assert np.isnan(psnr(nothing, nothing, 1.0))
     assert np.isnan(ssim(nothing, nothing, 1.0))
@@ -160,7 +160,7 @@ def test_no_pixel_no_score():
     assert np.isnan(score.ssim)
 
 
-def test_other_candidates_change_no_score():
+def test_a_score_does_not_depend_on_other_candidates():
     rng = np.random.default_rng(2)
     truth = rng.integers(100, 2000, (64, 64)).astype(np.uint16)
     near = truth + rng.integers(0, 20, truth.shape).astype(np.uint16)

@@ -30,13 +30,13 @@ def fitted(noisy, wait_for, noise):
 
 def test_differences_are_shown_and_no_psnr_against_noise(noisy, wait_for, images):
     found = fitted(noisy, wait_for, "unknown")
-    assert headings(noisy.scores) == ["", "error to average"]
+    assert headings(noisy.scores) == ["", "difference of MSE"]
     average = np.mean([images[name] for name in noisy.result.lut.names], axis=0)
     for name in noisy.result.lut.names:
         truth = images["ground truth"].astype(float)
         true = np.mean((images[name] - truth) ** 2) - np.mean((average - truth) ** 2)
         score = found["candidate" + name]
-        assert abs(score.difference - true) < 4 * score.spread + 1, name
+        assert abs(score.difference - true) < 4 * score.standard_error + 1, name
         assert np.isnan(score.psnr)
     best = found["methodLeast squares"]
     assert best.best
@@ -49,16 +49,14 @@ def test_differences_are_shown_and_no_psnr_against_noise(noisy, wait_for, images
 
 def test_with_the_noise_known_psnr_has_its_variance_taken_off(noisy, wait_for, images, tmp_path):
     found = fitted(noisy, wait_for, 12.0)
-    assert headings(noisy.scores) == ["", "error to average", "PSNR"]
+    assert headings(noisy.scores) == ["", "difference of MSE", "PSNR"]
     truth = images["ground truth"].astype(float)
     true = 10 * np.log10(255**2 / np.mean((images["so so"] - truth) ** 2))
     assert found["candidateso so"].psnr == pytest.approx(true, abs=0.5)
     noisy.export_scores(tmp_path / "scores.csv")
     heading, *rows = (tmp_path / "scores.csv").read_text().splitlines()
-    assert (
-        heading
-        == "image,kind,error to average (squared intensity),PSNR (dB),standard error (squared intensity)"
-    )
+    assert heading.startswith("name,role,difference of MSE (squared intensity),standard error of difference")
+    assert heading.endswith(",PSNR (dB),note")
     assert len(rows) == len(noisy.result.scores)
 
 
@@ -71,7 +69,7 @@ def test_what_lies_outside_a_mask_is_scored(noisy, filled, wait_for):
     found = fitted(noisy, wait_for, "unknown")
     unseen = noisy.result.unseen
     assert len(unseen.folds) == 8
-    assert found["candidateso so"].spread > 0
+    assert found["candidateso so"].standard_error > 0
     error = np.einsum("rmm->m", unseen.statistics.error_gram) / unseen.statistics.n_pixels
     gram = unseen.statistics.error_gram.sum(axis=0) / unseen.statistics.n_pixels
     place = noisy.result.lut.names.index("so so")
@@ -90,7 +88,7 @@ def test_compare_ranks_by_differences_and_says_so(noisy, wait_for, images):
     assert names == sorted(
         names, key=[s.name for s in sorted(dialog.table.scores, key=lambda s: s.difference)].index
     )
-    assert headings(dialog.table) == ["", "error to average"]
+    assert headings(dialog.table) == ["", "difference of MSE"]
     labels = dialog.layout().itemAt(0).widget().text()
     assert "The ground truth is noisy" in labels
     table = compare(

@@ -43,10 +43,10 @@ def test_ticked_restorers_are_ranked_and_the_best_ticked(viewer, restore, wait_f
     assert found[0][0] == "Total variation"
     assert found[0][1].startswith("★ \u2212" if scores.best is not None else "≈ \u2212")
     assert dict(map(tuple, found))["average"] == "0"
-    assert restore.message.value.startswith("Best by itself: Total variation")
+    assert restore.message.value.startswith("The best candidate is Total variation")
     restore.best_button.native.click()
     assert restore.restorers.value == ["total-variation"]
-    restore.ranking._clicked(found.index(next(row for row in found if row[0] == "Median")), 0)
+    restore.ranking._emit(found.index(next(row for row in found if row[0] == "Median")), 0)
     assert restore.selected == "median"
 
 
@@ -58,7 +58,7 @@ def test_restoring_and_combining_shows_the_ranking(viewer, restore, wait_for):
     assert {name for name, _ in rows_of(restore.ranking)} == {"Gaussian", "Median", "average"}
     first, second, *_ = restore.message.value.split("\n")
     assert first == "Added 2 candidates, the ensemble and the weight maps."
-    assert second.startswith("Best by itself: ")
+    assert second.startswith("The best candidate is ")
 
 
 def test_networks_of_one_name_are_told_apart(viewer, restore, wait_for, write_network, tmp_path):
@@ -68,7 +68,7 @@ def test_networks_of_one_name_are_told_apart(viewer, restore, wait_for, write_ne
     restore.rank()
     wait_for(restore)
     assert [name for name, _ in rows_of(restore.ranking)][:2] in (["dim", "dim 2"], ["dim", "average"])
-    assert "as good may be dim 2" in restore.message.value
+    assert "dim 2 is not significantly worse" in restore.message.value
 
 
 def test_values_are_tried_drawn_and_taken(viewer, restore, wait_for, qtbot):

@@ -1,8 +1,6 @@
-"""What to compare with: averages, ZZPM, regressors on pixels, one global solution.
+"""Methods to compare: averages, ZZPM, pixel-wise regressors, RefESR and lookup tables.
 
-Each is a :class:`Contender`, and so are the package's own methods (:class:`BinSets`) and RefESR
-(``refesr.py``), so that a comparison treats all alike. Formulas: EnsIR (arXiv 2410.22959), section 4, and the
-code its authors released.
+Source: EnsIR (arXiv 2410.22959), section 4, and the code released by its authors.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from napari_ensir.ensemble.estimators.least_squares import minimise_on_simplex
 from napari_ensir.ensemble.scoring.metrics import luma, psnr
 from napari_ensir.ensemble.scoring.scores import score_range
 from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import SHRINKAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,99 +27,104 @@ if TYPE_CHECKING:
 
     Image = NDArray[Any]
     Pair = tuple[Sequence[Image], Image]
-    """Candidates and ground truth of one image: M arrays of the truth's shape."""
-    from collections.abc import Sequence
+    """M candidates and ground truth of one image, arrays of one shape."""
 
 __all__ = [
     "REGRESSORS",
+    "ZZPM",
     "Average",
     "BinSets",
-    "Contender",
+    "Combiner",
     "GlobalLeastSquares",
     "OneCandidate",
     "RefESR",
     "Regression",
-    "WeightedAverage",
-    "Zzpm",
+    "zzpm_weights",
+    "zzpm_weights_from_gram",
 ]
 
 
-class Contender(Protocol):
-    """Something that learns from images with ground truth and then combines candidates.
+class Combiner(Protocol):
+    """Method that learns from images with ground truth and then combines candidates.
 
     Attributes
     ----------
     name : str
-        Its row in a table.
+        Name in tables.
     note : str
-        What a reader of the table must know, such as a sample's size; often empty.
+        Remark in tables, such as the size of a sample; often empty.
     """
 
     @property
     def name(self) -> str:
-        """Its row in a table."""
+        """Name in tables."""
         ...
 
     @property
     def note(self) -> str:
-        """What a reader of the table must know."""
+        """Remark in tables."""
         ...
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
-        """Learn; forget what was learned before."""
+        """Learn from a reference set, independently of earlier calls."""
         ...
 
     def predict(
         self, candidates: Sequence[Image], low_resolution: Image | None = None
     ) -> NDArray[np.float64]:
-        """Combine the candidates of one image, in their own intensity units; may leave the data range."""
+        """Combine the candidates of one image; the result, in their units, is not clipped."""
         ...
 
 
-def stacked(candidates: Sequence[Image]) -> NDArray[np.float64]:
-    """(M, *shape) float64."""
+def stack(candidates: Sequence[Image]) -> NDArray[np.float64]:
+    """Stack candidates into a float64 array of shape (M, *shape)."""
     return np.stack([np.asarray(candidate, np.float64) for candidate in candidates])
 
 
+def weighted_sum(weights: NDArray[np.float64], candidates: Sequence[Image]) -> NDArray[np.float64]:
+    """Combine candidates with one weight for each."""
+    return np.asarray(np.tensordot(weights, stack(candidates), axes=1))
+
+
 def scale_of(reference: Sequence[Pair], given: tuple[float, float] | None) -> tuple[float, float]:
-    """What counts as black and white: as given, else by what is learned from, never by what is held out."""
+    """Return the given data range, or that of the ground truths to learn from."""
     found = score_range([truth for _, truth in reference], given)
     return found.low, found.high
 
 
 def finite_pixels(reference: Sequence[Pair]) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Candidates (M, P) and truth (P,) of each image, in float64, where all of them are finite.
+    """Yield candidates (M, P) and truth (P,) of each image, in float64, where all are finite.
 
     Raises
     ------
     EnsembleError
-        If that is nowhere in any image.
+        If no pixel of any image is.
     """
     found = 0
     for candidates, truth in reference:
-        values, flat = stacked(candidates).reshape(len(candidates), -1), np.ravel(truth).astype(np.float64)
+        values, flat = stack(candidates).reshape(len(candidates), -1), np.ravel(truth).astype(np.float64)
         finite = np.isfinite(flat) & np.isfinite(values).all(axis=0)
         found += int(finite.sum())
         yield (values, flat) if finite.all() else (values[:, finite], flat[finite])
     if not found:
         raise EnsembleError(
-            "no pixel is left to learn from: none is finite in every candidate and the ground truth."
+            "no pixel is finite in every candidate and in the ground truth, so nothing can be learned."
         )
 
 
 @dataclass
 class _NeedsNoFit:
-    """What combines candidates by a rule alone."""
+    """Base class of methods that learn nothing."""
 
     note: str = field(default="", kw_only=True)
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
 
 @dataclass
 class OneCandidate(_NeedsNoFit):
-    """One candidate, as it is."""
+    """One of the candidates."""
 
     index: int
     name: str
@@ -128,13 +132,13 @@ class OneCandidate(_NeedsNoFit):
     def predict(
         self, candidates: Sequence[Image], low_resolution: Image | None = None
     ) -> NDArray[np.float64]:
-        """The candidate."""
+        """Return the candidate."""
         return np.asarray(candidates[self.index], np.float64)
 
 
 @dataclass
 class Average(_NeedsNoFit):
-    """All candidates alike.
+    """Average of the candidates.
 
     Examples
     --------
@@ -147,62 +151,57 @@ class Average(_NeedsNoFit):
     def predict(
         self, candidates: Sequence[Image], low_resolution: Image | None = None
     ) -> NDArray[np.float64]:
-        """Their mean."""
-        return np.asarray(np.mean(stacked(candidates), axis=0))
+        """Return the mean of the candidates."""
+        return np.asarray(np.mean(stack(candidates), axis=0))
 
 
-@dataclass
-class WeightedAverage(_NeedsNoFit):
-    """Candidates by given weights, scaled to a sum of one.
+def zzpm_weights(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return weights proportional to 1 / distance (ZZPM as described, NTIRE 2023).
+
+    Parameters
+    ----------
+    distances : (M,) array
+        Mean squared distance of each candidate from the mean of the candidates. If some are zero, these
+        candidates get all of the weight.
 
     Examples
     --------
-    >>> WeightedAverage((3, 1)).predict([np.array([1, 2]), np.array([3, 6])])
-    array([1.5, 3. ])
+    >>> zzpm_weights(np.array([4.0, 1.0, 1.0])).round(3)
+    array([0.111, 0.444, 0.444])
     """
+    zero = distances == 0
+    scores = zero.astype(np.float64) if zero.any() else distances.min() / distances
+    return np.asarray(scores / scores.sum())
 
-    weights: tuple[float, ...]
-    name: str = "weighted average"
 
-    def predict(
-        self, candidates: Sequence[Image], low_resolution: Image | None = None
-    ) -> NDArray[np.float64]:
-        """Their weighted mean.
+def zzpm_weights_from_gram(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights of :func:`zzpm_weights` from the (M, M) Gram matrix of the candidates' errors.
 
-        Raises
-        ------
-        EnsembleError
-            If there is not one weight per candidate, or they sum to nothing.
-        """
-        weights = np.asarray(self.weights, np.float64)
-        if weights.shape != (len(candidates),) or not np.isfinite(weights).all() or weights.sum() <= 0:
-            raise EnsembleError(
-                f"the weights are {list(self.weights)}; give {len(candidates)}, one per candidate, with a "
-                "positive sum."
-            )
-        return np.asarray(np.tensordot(weights / weights.sum(), stacked(candidates), axes=1))
+    The ground truth cancels in the distances of the candidates from their mean.
+    """
+    distances = np.diag(gram) - 2 * gram.mean(axis=1) + gram.mean()
+    return zzpm_weights(np.maximum(distances, 0.0))
 
 
 @dataclass
-class Zzpm:
-    """Candidates by how near each is to their mean, one weight vector per image (ZZPM, NTIRE 2023).
+class ZZPM:
+    """Average weighted by the distance of each candidate from the mean, per image (ZZPM, NTIRE 2023).
 
-    As described, ``w_m ~ 1 / mse_m`` with ``mse_m = mean((x_m - mean of the candidates) ** 2)``. The EnsIR
-    authors' code takes ``softmax(1 / (1e-3 + mse_m))`` instead, on intensities of 0 to 255: on another
-    scale it gives other weights, which is why ``data_range`` is needed. Pixels count where every candidate is
-    finite.
+    As described, ``w_m ~ 1 / mse_m`` with ``mse_m = mean((x_m - mean of the candidates) ** 2)``. The code of
+    the EnsIR authors uses ``softmax(1 / (1e-3 + mse_m))`` on intensities of 0 to 255 instead, so its weights
+    depend on ``data_range``. Only pixels that are finite in every candidate are used.
 
     Parameters
     ----------
     released : bool
-        The authors' code, not the description.
+        Whether to use the formula of the authors' code.
     data_range : (low, high), optional
-        Intensities that become 0 and 255; None: what the ground truths learned from show.
+        Intensities that are scaled to 0 and 255; None: the range of the ground truths in ``fit``.
 
     Examples
     --------
     >>> candidates = [np.array([0.0, 0.0]), np.array([0.0, 3.0]), np.array([0.0, 3.0])]
-    >>> Zzpm().weights(candidates).round(3)
+    >>> ZZPM().weights(candidates).round(3)
     array([0.111, 0.444, 0.444])
     """
 
@@ -215,38 +214,33 @@ class Zzpm:
         self.scale = self.data_range or self.scale
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
-        """Learn no more than the scale, and that only if none was given."""
+        """Find the data range, if it was not given."""
         self.scale = scale_of(reference, self.data_range)
 
     @property
     def name(self) -> str:
-        """Its row in a table."""
+        """Name in tables."""
         return "ZZPM (released code)" if self.released else "ZZPM (as described)"
 
     def weights(self, candidates: Sequence[Image]) -> NDArray[np.float64]:
-        """Weights of one image's candidates, (M,)."""
-        stack = stacked(candidates).reshape(len(candidates), -1)
-        stack = stack[:, np.isfinite(stack).all(axis=0)]
-        away = stack - stack.sum(axis=0) / len(stack)
+        """Return the weights of the candidates of one image, (M,)."""
+        values = stack(candidates).reshape(len(candidates), -1)
+        values = values[:, np.isfinite(values).all(axis=0)]
+        away = values - values.sum(axis=0) / len(values)
         mse = np.einsum("mp,mp->m", away, away) / max(1, away.shape[1])
-        if self.released:
-            low, high = self.scale
-            score = 1 / (1e-3 + mse * (255 / (high - low)) ** 2)
-            score = np.exp(score - score.max())
-        elif (mse == 0).any():
-            score = np.where(mse == 0, 1.0, 0.0)
-        else:
-            score = mse.min() / mse
+        if not self.released:
+            return zzpm_weights(mse)
+        low, high = self.scale
+        score = 1 / (1e-3 + mse * (255 / (high - low)) ** 2)
+        score = np.exp(score - score.max())
         return np.asarray(score / score.sum())
 
     def predict(
         self, candidates: Sequence[Image], low_resolution: Image | None = None
     ) -> NDArray[np.float64]:
-        """Their weighted mean."""
-        return np.asarray(np.tensordot(self.weights(candidates), stacked(candidates), axes=1))
+        """Return the weighted average."""
+        return weighted_sum(self.weights(candidates), candidates)
 
-
-# -- pixels to pixels ---------------------------------------------------------------------------------
 
 REGRESSORS = {
     "linear regression": ("sklearn.linear_model", "LinearRegression"),
@@ -256,21 +250,21 @@ REGRESSORS = {
     "GradientBoosting": ("sklearn.ensemble", "GradientBoostingRegressor"),
     "HistGradientBoosting": ("sklearn.ensemble", "HistGradientBoostingRegressor"),
 }
-"""Linear regression and the EnsIR paper's five, by where scikit-learn keeps them."""
+"""Module and class of linear regression and of the five regressors of the EnsIR paper."""
 
 
 @dataclass
 class Regression:
-    """A scikit-learn regressor at its defaults, from the candidates' intensities to the truth's, per pixel.
+    """Regressor of scikit-learn with default parameters that predicts the truth at each pixel.
 
     Parameters
     ----------
     name : str
         A key of :data:`REGRESSORS`.
     samples : int or None
-        Learn from this many pixels, drawn at random without replacement; None: from all.
+        Number of pixels to learn from, drawn at random without replacement; None: all.
     seed : int
-        For the draw, and for the regressor where it draws itself.
+        Seed of the draw and of the regressor.
     """
 
     name: str
@@ -280,7 +274,7 @@ class Regression:
     model: Any = None
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
-        """Learn from (a sample of) all pixels of all channels together.
+        """Fit the regressor to a sample of the pixels, all channels pooled.
 
         Raises
         ------
@@ -292,7 +286,7 @@ class Regression:
         except ImportError as error:
             raise EnsembleError(
                 f"{self.name} needs scikit-learn; install it with: "
-                'pip install "napari-ensir[compare]", or leave the regressors out.'
+                'pip install "napari-ensir[compare]", or choose other methods.'
             ) from error
         self.model = getattr(module, REGRESSORS[self.name][1])()
         if "random_state" in self.model.get_params():
@@ -310,9 +304,9 @@ class Regression:
     def predict(
         self, candidates: Sequence[Image], low_resolution: Image | None = None
     ) -> NDArray[np.float64]:
-        """What the regressor makes of each pixel; NaN where a candidate is not finite."""
+        """Predict each pixel; NaN where a candidate is not finite."""
         shape = np.shape(candidates[0])
-        values = stacked(candidates).reshape(len(candidates), -1).T
+        values = stack(candidates).reshape(len(candidates), -1).T
         finite = np.isfinite(values).all(axis=1)
         result = np.full(len(values), np.nan)
         if finite.any():
@@ -322,14 +316,14 @@ class Regression:
 
 @dataclass
 class GlobalLeastSquares:
-    """One weight vector on the simplex for all pixels, of least squared error."""
+    """Least squares with one weight vector on the simplex for all pixels."""
 
     name: str = "global least squares"
     note: str = ""
     weights: NDArray[np.float64] | None = None
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
-        """Sum up ``e e^T`` over all finite pixels and minimise ``w^T (sum e e^T) w``.
+        """Minimise ``w^T (sum e e^T) w`` over all finite pixels, with the errors ``e`` of the candidates.
 
         Raises
         ------
@@ -345,16 +339,13 @@ class GlobalLeastSquares:
     def predict(
         self, candidates: Sequence[Image], low_resolution: Image | None = None
     ) -> NDArray[np.float64]:
-        """Their weighted mean."""
-        return np.asarray(np.tensordot(np.asarray(self.weights), stacked(candidates), axes=1))
-
-
-# -- the package's own --------------------------------------------------------------------------------
+        """Return the weighted average."""
+        return weighted_sum(np.asarray(self.weights), candidates)
 
 
 @dataclass
 class BinSets:
-    """A lookup table over bin sets: what :func:`napari_ensir.fit_lut` makes, by any of its methods.
+    """Lookup table of :func:`napari_ensir.fit_lut`.
 
     Parameters
     ----------
@@ -363,7 +354,7 @@ class BinSets:
     bin_width, data_range, channel_axis, device, max_iterations, shrinkage
         As for :func:`napari_ensir.fit_lut`.
     name : str
-        Its row in a table.
+        Name in tables.
     """
 
     method: str
@@ -373,12 +364,12 @@ class BinSets:
     channel_axis: int | None = None
     device: str | torch.device = "auto"
     max_iterations: int | None = None
-    shrinkage: float = 1000.0
+    shrinkage: float = SHRINKAGE
     note: str = ""
     lut: Any = None
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
-        """Collect statistics and estimate weights."""
+        """Fit the table."""
         from napari_ensir.ensemble.fit import fit_lut
 
         self.lut = fit_lut(
@@ -396,15 +387,15 @@ class BinSets:
     def predict(
         self, candidates: Sequence[Image], low_resolution: Image | None = None
     ) -> NDArray[np.float64]:
-        """The ensemble."""
+        """Apply the table."""
         return np.asarray(self.lut.apply(candidates, self.device, channel_axis=self.channel_axis), np.float64)
 
 
 @dataclass
 class RefESR:
-    """One weight vector per image from its low-resolution input, drawn toward the reference set's PSNRs.
+    """RefESR (Jiang et al. 2019): one weight vector per image, found from its low-resolution input.
 
-    Authors' code: ``wref_m ~ exp(-(max PSNR - PSNR_m) ** 2 / 0.07 ** 2)``, then
+    As in the authors' code, ``wref_m ~ exp(-(max PSNR - PSNR_m) ** 2 / 0.07 ** 2)``, then
     ``w = argmin |l - D w| ** 2 + 0.8 |w - wref| ** 2`` under ``sum w = 1``, where ``l`` is the low-resolution
     image and ``D`` holds the candidates downsampled bicubically to it, all as luma on 0 to 1. In closed form,
     with ``A = [D; sqrt(0.8) I]``, ``c = [l; sqrt(0.8) wref]``, ``C = (A - c 1')'(A - c 1') + 1e-9 tr(C) I``:
@@ -413,7 +404,7 @@ class RefESR:
     Parameters
     ----------
     data_range : (low, high), optional
-        Intensities that become 0 and 1; None: what the ground truths learned from show.
+        Intensities that are scaled to 0 and 1; None: the range of the ground truths in ``fit``.
     """
 
     data_range: tuple[float, float] | None = None
@@ -429,10 +420,10 @@ class RefESR:
         self.scale = self.data_range or self.scale
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
-        """Mean PSNR of each candidate on the reference set, as weights."""
+        """Find preferred weights from the mean PSNR of each candidate."""
         self.scale = scale_of(reference, self.data_range)
         scores = np.array([[psnr(self._grey(t), self._grey(x), 1.0) for x in xs] for xs, t in reference])
-        mean = np.minimum(scores, 1000.0).mean(axis=0)  # a perfect candidate's PSNR is infinite
+        mean = np.minimum(scores, 1000.0).mean(axis=0)  # PSNR of a perfect candidate is infinite
         preferred = np.exp(-(((mean.max() - mean) / self.SPREAD) ** 2))
         self.preferred = preferred / preferred.sum()
 
@@ -442,14 +433,14 @@ class RefESR:
         return luma(scaled * 255) / 255 if scaled.ndim == 3 and scaled.shape[-1] == 3 else scaled
 
     def weights(self, candidates: Sequence[Image], low_resolution: Image) -> NDArray[np.float64]:
-        """Weights of one image's candidates, (M,), summing to one.
+        """Return the weights of the candidates of one image, (M,), which sum to one.
 
-        Pixels of the low-resolution image count where it and all candidates about them are finite.
+        Only pixels that are finite in all downsampled images are used.
 
         Raises
         ------
         EnsembleError
-            If the low-resolution image is not a downsampled one of the candidates' kind.
+            If the images are not grey or RGB images in two dimensions.
         """
         small = self._grey(low_resolution)
         large = [self._grey(candidate) for candidate in candidates]
@@ -471,7 +462,7 @@ class RefESR:
     def predict(
         self, candidates: Sequence[Image], low_resolution: Image | None = None
     ) -> NDArray[np.float64]:
-        """Their weighted mean.
+        """Return the weighted sum.
 
         Raises
         ------
@@ -480,13 +471,13 @@ class RefESR:
         """
         if low_resolution is None:
             raise EnsembleError(
-                "RefESR needs the low-resolution input of every image; give them, or leave it out."
+                "RefESR needs the low-resolution input of every image; give them, or choose other methods."
             )
-        return np.asarray(np.tensordot(self.weights(candidates, low_resolution), stacked(candidates), axes=1))
+        return weighted_sum(self.weights(candidates, low_resolution), candidates)
 
 
 def _downsampled(image: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Bicubic with antialiasing (Keys' kernel, a = -0.5), as MATLAB's ``imresize`` does it."""
+    """Downsample bicubically with antialiasing (Keys' kernel, a = -0.5), as MATLAB's ``imresize``."""
     import torch
 
     if any(large < small for large, small in zip(image.shape, shape, strict=True)):

@@ -1,9 +1,9 @@
-"""An honest comparison: every method on images, or parts of an image, that it has not learned from."""
+"""Comparison of ensemble methods and baselines by cross-validation."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,25 +14,26 @@ from napari_ensir.ensemble.arrays.image_set import check_names, make_field
 from napari_ensir.ensemble.checks.noise import method_for
 from napari_ensir.ensemble.compare.baselines import (
     REGRESSORS,
+    ZZPM,
     Average,
     BinSets,
-    Contender,
+    Combiner,
     GlobalLeastSquares,
     OneCandidate,
     RefESR,
     Regression,
-    Zzpm,
 )
 from napari_ensir.ensemble.estimators.base import METHODS
+from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, Column, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import (
     AVERAGE,
     NoisyScores,
     Scoring,
     block_errors,
+    exclusion_note,
     finite_everywhere,
     joined,
     known_range,
-    left_out,
     score_range,
     side_by_side,
 )
@@ -52,109 +53,52 @@ if TYPE_CHECKING:
 
     Slices = tuple[slice, ...]
 
-__all__ = ["Comparison", "Row", "compare", "contenders"]
+__all__ = ["Comparison", "all_combiners", "compare"]
+
+
+COLUMNS = (
+    PSNR,
+    SSIM,
+    Column("fit_seconds", "s to fit", largest_is_best=None),
+    Column("image_seconds", "s per image", largest_is_best=None),
+)
+"""Columns of a comparison with a clean ground truth."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method's figures.
+class Comparison(ScoreTable):
+    """Scores of all methods, as :func:`compare` returns them.
+
+    PSNR and SSIM are means over images; if the ground truth is noisy, PSNR is that of all images together,
+    corrected for the noise, and there is no SSIM. Times are means over folds and over images.
 
     Attributes
     ----------
-    name : str
-    role : "candidate" or "method"
-        What it is; a candidate may have a method's name.
-    psnr : float
-        Mean over images, dB. Of a noisy ground truth: of the error less the noise's variance, over all images
-        together; NaN where that is not known, or below the noise.
-    ssim : float
-        Mean over images; NaN where images are too small for its window, or the ground truth is noisy.
-    fit_seconds : float
-        Mean over folds.
-    image_seconds : float
-        Mean over images.
-    note : str
-    """
-
-    name: str
-    role: Literal["candidate", "method"]
-    psnr: float
-    ssim: float
-    fit_seconds: float
-    image_seconds: float
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What :func:`compare` found.
-
-    Attributes
-    ----------
-    rows : tuple of Row
-        In the order of the methods.
     settings : dict
-        Plain values: what the figures depend on.
-    notes : tuple of str
-        What a reader must know, one sentence each: the peak, pixels left out.
+        Settings that the scores depend on, as plain values.
     noisy : NoisyScores or None
-        If the ground truth is noisy: what can be said of the rows, in their order; the average of the
-        candidates comes after them if it is none of them.
+        Scores against a noisy ground truth, in the order of the rows. The average of the candidates is added
+        at the end if it is not among the rows.
     """
 
-    rows: tuple[Row, ...]
     settings: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
     noisy: NoisyScores | None = None
 
-    def __getitem__(self, name: str) -> Row:
-        """The row of that name.
-
-        Raises
-        ------
-        EnsembleError
-            If there is none, or there are several.
-        """
-        found = [row for row in self.rows if row.name == name]
-        if not found:
-            known = ", ".join(row.name for row in self.rows)
-            raise EnsembleError(f"there is no row {name!r}; there are: {known}.")
-        if len(found) > 1:
-            roles = " and a ".join(row.role for row in found)
-            raise EnsembleError(f"there are {len(found)} rows {name!r}, a {roles}; look through the rows.")
-        return found[0]
-
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        rows = [asdict(row) for row in self.rows]
-        found = {"settings": self.settings, "rows": rows, "notes": list(self.notes)}
-        if self.noisy is None:
-            return found
-        for row, scored in zip(rows, self.noisy.rows, strict=False):
-            row |= scored._asdict() | {"role": row["role"], "note": row["note"] or scored.note, "ssim": None}
-        return found | {"noisy_scores": self.noisy.to_dict()}
-
-    def to_markdown(self) -> str:
-        """The table in Markdown."""
+        """Return plain values for JSON."""
+        keys = ["name", "role", "psnr", "ssim", "fit_seconds", "image_seconds", "note"]
         if self.noisy is not None:
-            return self.noisy.to_markdown()
-        lines = [
-            "| method | PSNR, dB | SSIM | s to fit | s per image | |",
-            "|---|---|---|---|---|---|",
-            *(
-                f"| {row.name} | {row.psnr:.3f} | {row.ssim:.4f} | {row.fit_seconds:.3f} "
-                f"| {row.image_seconds:.3f} | {row.note} |"
-                for row in self.rows
-            ),
-        ]
-        return "\n".join(lines) + "\n"
+            keys += ["difference", "standard_error", "mse", "psnr_error", "best"]
+        rows = [row.to_dict(*keys) for row in self.rows]
+        found = {"settings": self.settings, "rows": rows, "notes": list(self.notes)}
+        return found if self.noisy is None else found | {"noisy_scores": self.noisy.to_dict()}
 
 
 TILES = 8
-"""One image is cut into this many tiles along each of its two long axes."""
+"""Tiles along each of the two longest axes of an image."""
 
 
-def contenders(
+def all_combiners(
     names: Sequence[str],
     data_range: tuple[float, float] | None = None,
     *,
@@ -163,27 +107,27 @@ def contenders(
     device: str | torch.device = "auto",
     samples: int | None = 100_000,
     low_resolution: bool = False,
-) -> list[Contender]:
-    """Every row of the table: candidates, baselines, and the package's methods in each bin width.
+) -> list[Combiner]:
+    """Return all methods: candidates, baselines, and lookup tables in each bin width.
 
     Parameters
     ----------
     names
-        The candidates.
+        Names of the candidates.
     data_range : (low, high), optional
-        None: each method finds it in what it learns from.
+        None: each method finds it in its reference set.
     bin_widths, channel_axis, device
-        For the lookup tables.
+        Settings of the lookup tables.
     samples
-        Pixels that the regressors learn from; None: all.
+        Number of pixels that the regressors learn from; None: all.
     low_resolution
-        Whether there are low-resolution inputs, for RefESR.
+        Whether there are low-resolution inputs, which RefESR needs.
     """
-    found: list[Contender] = [OneCandidate(index, name) for index, name in enumerate(names)]
-    found += [Average(), Zzpm(data_range=data_range), Zzpm(released=True, data_range=data_range)]
+    found: list[Combiner] = [OneCandidate(index, name) for index, name in enumerate(names)]
+    found += [Average(), ZZPM(data_range=data_range), ZZPM(released=True, data_range=data_range)]
     if low_resolution:
         found.append(RefESR(data_range))
-    # Linear regression is cheap: it needs no sample.
+    # Linear regression is fast enough for all pixels.
     found += [Regression(name, None if name == "linear regression" else samples) for name in REGRESSORS]
     found.append(GlobalLeastSquares())
     for key, method in METHODS.items():
@@ -201,7 +145,7 @@ def compare(
     channel_axis: int | None = None,
     y_channel: bool = False,
     crop_border: int = 0,
-    methods: Sequence[str | Contender] | None = None,
+    methods: Sequence[str | Combiner] | None = None,
     low_resolution: Sequence[Any] | None = None,
     progress: Progress | None = None,
     *,
@@ -210,17 +154,16 @@ def compare(
     device: str | torch.device = "auto",
     truth_noise: float | Literal["unknown"] | None = None,
 ) -> Comparison:
-    """Score every method on what it has not learned from.
+    """Compare methods and baselines by cross-validation.
 
-    Image ``i`` is predicted by a method that learned from all images but those of fold ``i % folds``: with
-    two folds, even from odd images and the reverse. Where there are fewer images than folds, each image is
-    cut into 8 x 8 tiles, tile ``(i, j)`` belongs to fold ``(i + j) % folds``, and the predicted tiles are put
-    together before scoring. The reference set is held in memory, so that no figure depends on a disk.
+    Image ``i`` belongs to fold ``i % folds`` and is predicted by methods that learned from the other folds.
+    If there are fewer images than folds, each image is split into 8 x 8 tiles instead, of which tile
+    ``(i, j)`` belongs to fold ``(i + j) % folds``; the predicted tiles are assembled before scoring. The
+    reference set is held in memory, so the times do not depend on a disk.
 
-    Scores are those of :class:`~napari_ensir.ensemble.scoring.scores.Scoring`: nothing is clipped, and
-    every row is scored on the same pixels, those that are finite in all candidates and the ground truth.
-    Bins, and whatever else a method learns, come from what it learns from alone, fold by fold. The one
-    thing that held-out ground truths give is the peak of the scores, the same for all rows.
+    Scores are those of :class:`~napari_ensir.ensemble.scoring.scores.Scoring`: results are not clipped, and
+    all are scored on the pixels that are finite in every candidate and in the ground truth. Held-out ground
+    truths determine the peak of the scores, which all rows share, and nothing else.
 
     Parameters
     ----------
@@ -228,27 +171,27 @@ def compare(
         As for :func:`napari_ensir.fit_lut`.
     names : M strings, optional
     folds : int
-    bin_width : float or several, optional
-        For the lookup tables; one row for each.
+    bin_width : float or sequence of float, optional
+        Bin widths of the lookup tables, each with its own rows.
     channel_axis : int, optional
-        One table per channel along it, and the axis that SSIM averages over.
+        Axis of the channels, which get a table each; SSIM is averaged over it.
     y_channel, crop_border
-        Score Y of BT.601, and without this many pixels at each edge.
-    methods : names of rows, of lookup-table methods, or contenders; optional
-        None: every one that there is.
+        Whether to score the Y channel (BT.601), and the width of the border to exclude.
+    methods : names of rows, keys of lookup-table methods, or objects with ``fit`` and ``predict``; optional
+        None: all methods.
     low_resolution : one array per image, optional
-        Inputs of super-resolution, for RefESR.
+        Inputs of super-resolution, which RefESR needs.
     progress
-        Called with (done, total, text); what it raises stops the work.
+        Called with (done, total, text); an exception that it raises stops the work.
     data_range : (low, high), optional
-        For bins and for the peak. None: the dtype's for 8 bit; else bins from what each fold learns from, and
-        the peak from what all but one in ten thousand of the ground truths' pixels show.
+        Range of the bins, whose width is the peak. None: that of the dtype for 8 bit; else that of all but
+        one in ten thousand pixels, of the reference fold for bins and of all ground truths for the peak.
     samples : int or None
-        Pixels that the scikit-learn regressors learn from, linear regression apart; None: all.
+        Number of pixels that the scikit-learn regressors except linear regression learn from; None: all.
     device : str or torch.device
     truth_noise : float or "unknown", optional
-        As for :func:`napari_ensir.fit_lut`. The rows are then scored by what can be told of a noisy reference
-        (:class:`~napari_ensir.ensemble.scoring.scores.NoisyScores`), and there are none of EM.
+        As for :func:`napari_ensir.fit_lut`. Scores are then those of
+        :class:`~napari_ensir.ensemble.scoring.scores.NoisyScores`, and EM is excluded.
 
     Returns
     -------
@@ -257,8 +200,8 @@ def compare(
     Raises
     ------
     EnsembleError
-        If the images cannot be used, there is no such method, scikit-learn is absent but asked for, or the
-        truth is noisy and EM or Y is asked for.
+        If the images cannot be used, a method is unknown, a regressor is chosen and scikit-learn is not
+        installed, or the ground truth is noisy and EM or the Y channel is chosen.
 
     Examples
     --------
@@ -272,12 +215,12 @@ def compare(
     pairs = _in_memory(reference, names, channel_axis)
     checked = check_names(names, len(pairs[0][0]))
     if not isinstance(folds, int) or folds < 2:
-        raise EnsembleError(f"folds is {folds!r}; give 2 or more, so that something is held out.")
+        raise EnsembleError(f"folds is {folds!r}; give an integer of 2 or more.")
     small = _low_resolution(low_resolution, len(pairs))
     noise = _noise(truth_noise, y_channel, methods)
     scale = _scale(pairs, data_range, noise is not None)
     widths = tuple(bin_width) if isinstance(bin_width, (list, tuple)) else (bin_width,)
-    every = contenders(
+    every = all_combiners(
         checked,
         None if data_range is None else (scale.low, scale.high),
         bin_widths=widths,
@@ -291,7 +234,7 @@ def compare(
     chosen = every if methods is None else _chosen(every, methods)
     scoring = Scoring((scale.low, scale.high), y_channel, crop_border, channel_axis)
     run = _Run(pairs, small, folds, scoring, progress)
-    rows = tuple(run.row(contender, (number, len(chosen))) for number, contender in enumerate(chosen))
+    rows = tuple(run.row(combiner, (number, len(chosen))) for number, combiner in enumerate(chosen))
     settings = {
         "images": len(pairs),
         "folds": folds,
@@ -304,16 +247,22 @@ def compare(
         "bin_width": [None if width is None else float(width) for width in widths],
         "samples": samples,
     }
-    notes = [f"PSNR's peak is {scale}.", *left_out(run.not_finite)]
+    notes = [f"The peak of PSNR is {scale}.", *exclusion_note(run.not_finite)]
     if noise is None:
-        return Comparison(rows, settings, tuple(notes))
+        return Comparison(rows, COLUMNS, tuple(notes), settings=settings)
     noisy = run.noisy_scores(chosen, rows, scale.peak, noise)
     notes = [*(notes if noise != "unknown" else notes[1:]), *noisy.notes]
-    return Comparison(_corrected(rows, noisy), settings | {"truth_noise": noise}, tuple(notes), noisy)
+    return Comparison(
+        _corrected(rows, noisy),
+        noisy.table().columns,
+        tuple(notes),
+        settings=settings | {"truth_noise": noise},
+        noisy=noisy,
+    )
 
 
 def _low_resolution(given: Sequence[Any] | None, n_images: int) -> list[Image] | None:
-    """The inputs of super-resolution, one for each image."""
+    """Return the low-resolution inputs as arrays, one for each image."""
     if given is None:
         return None
     small = [np.asarray(image) for image in given]
@@ -325,12 +274,12 @@ def _low_resolution(given: Sequence[Any] | None, n_images: int) -> list[Image] |
 
 
 def _noise(
-    given: float | Literal["unknown"] | None, y_channel: bool, methods: Sequence[str | Contender] | None
+    given: float | Literal["unknown"] | None, y_channel: bool, methods: Sequence[str | Combiner] | None
 ) -> TruthNoise | None:
-    """The noise of the ground truth, if what is asked for can be had in spite of it."""
+    """Return the noise of the ground truth, if the chosen methods and scores allow for it."""
     noise = CompareSettings(truth_noise=given).truth_noise
     if noise is not None and y_channel:
-        raise EnsembleError("the ground truth is noisy, and Y of noise is not told; score all channels.")
+        raise EnsembleError("the ground truth is noisy, and the noise of Y is unknown; score all channels.")
     for method in methods or ():
         if isinstance(method, str) and method in METHODS:
             method_for(method, noise)
@@ -338,7 +287,7 @@ def _noise(
 
 
 def _scale(pairs: list[Pair], given: tuple[float, float] | None, noisy: bool) -> ScoreRange:
-    """Whose width is the peak; noise makes a truth's own range too wide."""
+    """Return the range for scores: that of the averages if noise widens that of the ground truths."""
     if not noisy:
         return score_range([truth for _, truth in pairs], given)
     known = known_range([truth.dtype for _, truth in pairs], given)
@@ -346,10 +295,16 @@ def _scale(pairs: list[Pair], given: tuple[float, float] | None, noisy: bool) ->
     return known or replace(score_range(averages), source="candidates")
 
 
-def _corrected(rows: Sequence[Row], noisy: NoisyScores) -> tuple[Row, ...]:
-    """The rows with what is true of a noisy truth alone."""
+def _corrected(rows: Sequence[ScoreRow], noisy: NoisyScores) -> tuple[ScoreRow, ...]:
+    """Replace the scores of the rows by those that hold for a noisy ground truth."""
     return tuple(
-        replace(row, psnr=np.nan if found.psnr is None else found.psnr, ssim=np.nan)
+        replace(
+            found,
+            role=row.role,
+            fit_seconds=row.fit_seconds,
+            image_seconds=row.image_seconds,
+            note=row.note or found.note,
+        )
         for row, found in zip(rows, noisy.rows, strict=False)
     )
 
@@ -366,7 +321,7 @@ def _in_memory(
         if pairs and len(arrays) - 1 != len(pairs[0][0]):
             raise EnsembleError(
                 f"image {number + 1} has {len(arrays) - 1} candidates, but image 1 has {len(pairs[0][0])}; "
-                "every image needs one of each."
+                "all images need the same candidates."
             )
         pairs.append((arrays[:-1], arrays[-1]))
     if not pairs:
@@ -374,8 +329,8 @@ def _in_memory(
     return pairs
 
 
-def _chosen(every: Sequence[Contender], methods: Sequence[str | Contender]) -> list[Contender]:
-    chosen: list[Contender] = []
+def _chosen(every: Sequence[Combiner], methods: Sequence[str | Combiner]) -> list[Combiner]:
+    chosen: list[Combiner] = []
     for wanted in methods:
         if not isinstance(wanted, str):
             chosen.append(wanted)
@@ -391,7 +346,7 @@ def _chosen(every: Sequence[Contender], methods: Sequence[str | Contender]) -> l
 
 
 def _finite(number: int, pair: Pair) -> NDArray[np.bool_]:
-    """Where an image is scored."""
+    """Return a mask of the pixels that are scored."""
     candidates, truth = pair
     try:
         return finite_everywhere([*candidates, truth])
@@ -400,7 +355,7 @@ def _finite(number: int, pair: Pair) -> NDArray[np.bool_]:
 
 
 class _Run:
-    """The folds, and one method after the other through them."""
+    """Cross-validation of methods, one after the other."""
 
     def __init__(
         self,
@@ -414,14 +369,14 @@ class _Run:
         self.scoring, self.progress = scoring, progress
         self.valid = [_finite(number, pair) for number, pair in enumerate(pairs)]
         self.not_finite = sum(int(valid.size - valid.sum()) for valid in self.valid)
-        self.blocks: list[BlockErrors] = []  # one for each row
+        self.blocks: list[BlockErrors] = []  # for each row
         self.tiled = len(pairs) < folds
         if self.tiled and low_resolution is not None:
             raise EnsembleError(
-                f"{len(pairs)} image{'s' * (len(pairs) > 1)} cannot be held out in {folds} folds with "
+                f"{len(pairs)} image{'s' * (len(pairs) > 1)} cannot be split into {folds} folds with "
                 "low-resolution inputs; give more images."
             )
-        self.parts: list[tuple[int, Slices, int]] = []  # image, where in it, fold
+        self.parts: list[tuple[int, Slices, int]] = []  # image, slices, fold
         for number, (_, truth) in enumerate(pairs):
             if self.tiled:
                 tiles = _tiles(truth.shape, scoring.channels_of(truth.shape))
@@ -429,21 +384,21 @@ class _Run:
             else:
                 self.parts.append((number, (slice(None),) * truth.ndim, number % folds))
         if len({fold for *_, fold in self.parts}) < folds:
-            raise EnsembleError(f"the image is too small to be held out in {folds} folds; use fewer.")
+            raise EnsembleError(f"the image is too small to be split into {folds} folds; use fewer.")
 
-    def row(self, contender: Contender, place: tuple[int, int]) -> Row:
-        """Fit on all folds but one, predict that one, in turn; then score whole images."""
+    def row(self, combiner: Combiner, position: tuple[int, int]) -> ScoreRow:
+        """Predict each fold by a fit to the others, then score whole images."""
         results = [np.full(truth.shape, np.nan) for _, truth in self.pairs]
         fitting = predicting = 0.0
-        number, n_rows = place
-        self._warm_up(contender)
+        number, n_rows = position
+        self._warm_up(combiner)
         for fold in range(self.folds):
             if self.progress is not None:
-                self.progress(number * self.folds + fold, n_rows * self.folds, contender.name)
+                self.progress(number * self.folds + fold, n_rows * self.folds, combiner.name)
             learned = [self._cut(part) for part in self.parts if part[2] != fold]
             start = perf_counter()
-            with np.errstate(invalid="ignore", over="ignore"):  # such pixels are not scored
-                contender.fit(learned)
+            with np.errstate(invalid="ignore", over="ignore"):  # not scored
+                combiner.fit(learned)
             fitting += perf_counter() - start
             for part in self.parts:
                 if part[2] == fold:
@@ -451,7 +406,7 @@ class _Run:
                     low = None if self.low_resolution is None else self.low_resolution[part[0]]
                     start = perf_counter()
                     with np.errstate(invalid="ignore", over="ignore"):
-                        results[part[0]][part[1]] = contender.predict(candidates, low)
+                        results[part[0]][part[1]] = combiner.predict(candidates, low)
                     predicting += perf_counter() - start
         scores = [
             self.scoring(truth, result, valid)
@@ -459,20 +414,20 @@ class _Run:
         ]
         self.blocks.append(self._block_errors(results))
         if self.progress is not None:
-            self.progress((number + 1) * self.folds, n_rows * self.folds, contender.name)
+            self.progress((number + 1) * self.folds, n_rows * self.folds, combiner.name)
         mean_psnr, mean_ssim = np.mean(scores, axis=0)
-        return Row(
-            contender.name,
-            "candidate" if isinstance(contender, OneCandidate) else "method",
-            float(mean_psnr),
-            float(mean_ssim),
-            fitting / self.folds,
-            predicting / len(self.pairs),
-            contender.note,
+        return ScoreRow(
+            combiner.name,
+            "candidate" if isinstance(combiner, OneCandidate) else "method",
+            psnr=float(mean_psnr),
+            ssim=float(mean_ssim),
+            fit_seconds=fitting / self.folds,
+            image_seconds=predicting / len(self.pairs),
+            note=combiner.note,
         )
 
     def _block_errors(self, results: Sequence[Image]) -> BlockErrors:
-        """Squared errors of one method's images, block by block, without the border."""
+        """Sum the squared errors of the images of one method in blocks, without the border."""
         parts = []
         for (_, truth), result, valid in zip(self.pairs, results, self.valid, strict=True):
             axis = self.scoring.channels_of(truth.shape)
@@ -483,31 +438,29 @@ class _Run:
         return joined(parts)
 
     def noisy_scores(
-        self, chosen: Sequence[Contender], rows: Sequence[Row], peak: float, noise: TruthNoise
+        self, chosen: Sequence[Combiner], rows: Sequence[ScoreRow], peak: float, noise: TruthNoise
     ) -> NoisyScores:
-        """What can be said of the rows where the ground truth is noisy."""
-        names, roles = [row.name for row in rows], [str(row.role) for row in rows]
-        blocks, places = list(self.blocks), [isinstance(one, Average) for one in chosen]
-        if not any(places):
+        """Score the rows against a noisy ground truth."""
+        names, roles = [row.name for row in rows], [row.role for row in rows]
+        blocks, is_average = list(self.blocks), [isinstance(one, Average) for one in chosen]
+        if not any(is_average):
             averages = [np.asarray(np.mean(xs, axis=0, dtype=np.float64)) for xs, _ in self.pairs]
             blocks.append(self._block_errors(averages))
-            names, roles, places = [*names, AVERAGE], [*roles, AVERAGE], [*places, True]
-        roles[places.index(True)] = AVERAGE
-        return NoisyScores(tuple(names), side_by_side(blocks), peak, noise, places.index(True), tuple(roles))
+            names, roles, is_average = [*names, AVERAGE], [*roles, AVERAGE], [*is_average, True]
+        average = is_average.index(True)
+        roles[average] = AVERAGE
+        return NoisyScores(tuple(names), side_by_side(blocks), peak, noise, average, tuple(roles))
 
-    def _warm_up(self, contender: Contender) -> None:
-        """Import and compile on a corner of the first image, so that the clock does not see it."""
+    def _warm_up(self, combiner: Combiner) -> None:
+        """Import and compile on a corner of the first image, before times are measured."""
         corner = tuple(
             slice(None) if axis == self.scoring.channels_of(self.pairs[0][1].shape) else slice(32)
             for axis in range(self.pairs[0][1].ndim)
         )
         candidates, truth = self._cut((0, corner, 0))
-        with (
-            suppress(EnsembleError),
-            np.errstate(invalid="ignore", over="ignore"),
-        ):  # the whole image will show
-            contender.fit([(candidates, truth)])
-            contender.predict(candidates)
+        with suppress(EnsembleError), np.errstate(invalid="ignore", over="ignore"):
+            combiner.fit([(candidates, truth)])
+            combiner.predict(candidates)
 
     def _cut(self, part: tuple[int, Slices, int]) -> Pair:
         candidates, truth = self.pairs[part[0]]
@@ -515,7 +468,7 @@ class _Run:
 
 
 def _tiles(shape: tuple[int, ...], channel_axis: int | None) -> list[tuple[tuple[int, ...], Slices]]:
-    """Places and slices of tiles along the two longest axes that are not the channel's."""
+    """Return indices and slices of tiles along the two longest axes except the channel axis."""
     spatial = sorted((i for i in range(len(shape)) if i != channel_axis), key=lambda i: -shape[i])[:2]
     cuts = {i: np.unique(np.linspace(0, shape[i], TILES + 1).astype(int)).tolist() for i in spatial}
     tiles = []

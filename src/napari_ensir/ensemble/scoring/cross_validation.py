@@ -1,7 +1,7 @@
-"""Scores from statistics alone: how well weights do on pixels, seen or held out, without reading any.
+"""Cross-validated errors of ensembles, computed from statistics without reading images.
 
-An ensemble's error at a pixel is ``sum_m w_m e_m``, so its squared error over a bin set is ``w^T G w`` with
-the sum ``G`` of ``e e^T`` that the statistics hold. No image need be made to know its PSNR.
+The error of an ensemble at a pixel is ``sum_m w_m e_m``, so its squared error over a bin set is ``w^T G w``
+with the Gram matrix ``G``, the sum of ``e e^T`` over the pixels, which the statistics contain.
 """
 
 from __future__ import annotations
@@ -42,35 +42,33 @@ __all__ = [
 
 
 FACTORS = (1, 2, 4, 8, 16)
-"""Bin widths that are tried where one is to be chosen, in multiples of the statistics' own."""
+"""Bin widths to try, in multiples of the bin width of the statistics."""
 
 SHRINKAGES = (100.0, 1000.0, 10000.0)
-"""Shrinkages that are tried, in pixels."""
+"""Shrinkages to try, in pixels."""
 
 
 def peak(binning: Binning) -> float:
-    """The peak of PSNR here: the width of the range that is binned.
+    """Return the peak of PSNR: the width of the range of the bins, which is 255 for 8 bit.
 
-    255 for 8 bit; else as given, or of the range that all but one pixel in ten thousand of candidates and
-    truth show. That of the truth alone, as images are scored by, is
-    :func:`~napari_ensir.ensemble.scoring.scores.score_range_of`.
+    See :func:`~napari_ensir.ensemble.scoring.scores.score_range_of` for the peak from the ground truth alone.
     """
     return binning.high - binning.low
 
 
 def psnr_of(error: float, binning: Binning) -> float:
-    """PSNR in dB of a mean squared error in squared intensity units.
+    """Convert a mean squared error, in squared intensity units, to PSNR in dB.
 
     Parameters
     ----------
     error : float
     binning : Binning
-        Its range, from lowest to highest intensity, is the peak.
+        The width of its range is the peak.
 
     Returns
     -------
     float
-        Infinite where the error is zero.
+        Infinite if the error is zero.
 
     Examples
     --------
@@ -82,17 +80,18 @@ def psnr_of(error: float, binning: Binning) -> float:
 
 
 def mean_squared_error(statistics: Statistics, weights: NDArray[np.float64] | Lookup | WeightLUT) -> float:
-    """Mean squared error, in squared intensity units, of an ensemble on the pixels counted.
+    """Return the mean squared error of an ensemble on the pixels of the statistics.
 
     Parameters
     ----------
     statistics : Statistics
     weights : (M,) array, Lookup or WeightLUT
-        One vector for all pixels, or a table in the same bins.
+        One vector for all pixels, or a table with the same bins.
 
     Returns
     -------
     float
+        Squared intensity units.
 
     Examples
     --------
@@ -117,7 +116,9 @@ def _weights_of(lookup: Lookup, statistics: Statistics) -> NDArray[np.float64]:
     import torch
 
     if lookup.binning != statistics.binning:
-        raise EnsembleError("the table and the statistics are in different bins; bring them into the same.")
+        raise EnsembleError(
+            "the table and the statistics have different bins; convert the statistics with in_bins()."
+        )
     columns = [torch.from_numpy(column.astype(np.int64)) for column in statistics.rows.T]
     found: NDArray[np.float64] = lookup.all_weights[lookup.row_of(columns).numpy()]
     return found
@@ -130,9 +131,9 @@ def held_out_error(
     binning: Binning | None = None,
     progress: Progress | None = None,
 ) -> float:
-    """Mean squared error on pixels that the weights were not learned from.
+    """Return the cross-validated mean squared error of a method.
 
-    Each fold in turn is held out, the table estimated on the others.
+    Each fold is predicted by a table that is estimated from the others.
 
     Parameters
     ----------
@@ -144,12 +145,12 @@ def held_out_error(
     Returns
     -------
     float
-        In squared intensity units.
+        Squared intensity units.
 
     Raises
     ------
     EnsembleError
-        If the reference was collected in one piece.
+        If the reference was not collected in folds.
 
     Examples
     --------
@@ -179,12 +180,12 @@ def held_out_lookups(
     binning: Binning | None = None,
     progress: Progress | None = None,
 ) -> list[Lookup | None]:
-    """For each fold the weights that are learned from all of the others; None where a fold is empty.
+    """Return for each fold a table that is estimated from the others; None for empty folds.
 
     Raises
     ------
     EnsembleError
-        If the reference was collected in one piece, or all pixels lie in one fold.
+        If the reference was not collected in folds, or all pixels lie in one fold.
     """
     folds = _folds_in(reference, binning)
     given = settings or Settings()
@@ -196,7 +197,7 @@ def held_out_lookups(
 
 def _folds_in(reference: Reference, binning: Binning | None) -> list[Statistics]:
     if len(reference.folds) < 2:
-        raise EnsembleError("the reference set was read in one piece; collect it in two folds or more.")
+        raise EnsembleError("the reference set was collected without folds; collect it in two folds or more.")
     if binning is None:
         return list(reference.folds)
     return [fold.in_bins(binning) for fold in reference.folds]
@@ -204,14 +205,14 @@ def _folds_in(reference: Reference, binning: Binning | None) -> list[Statistics]
 
 @dataclass(frozen=True)
 class BinChoice:
-    """Bin width and shrinkage that did best on held-out pixels.
+    """Bin width and shrinkage with the smallest cross-validated error.
 
     Attributes
     ----------
     binning : Binning
     settings : Settings
     errors : dict
-        Held-out mean squared error of everything tried, by (bin width, shrinkage).
+        Mean squared error by (bin width, shrinkage).
     """
 
     binning: Binning
@@ -228,7 +229,7 @@ def choose_bins(
     shrinkages: Sequence[float] = SHRINKAGES,
     progress: Progress | None = None,
 ) -> BinChoice:
-    """Choose bin width, and shrinkage for least squares, by cross-validation over the folds.
+    """Choose the bin width, and the shrinkage for least squares, by cross-validation.
 
     Parameters
     ----------
@@ -237,16 +238,16 @@ def choose_bins(
     method : str
     settings : Settings, optional
     factors
-        Multiples of the fine width to try.
+        Bin widths to try, in multiples of the width of the fine bins.
     shrinkages
-        To try for ``"least-squares"``; other methods have none.
+        Values to try for methods that have this setting.
     progress
-        Called with (done, total, text); what it raises stops the work.
+        Called with (done, total, text); an exception that it raises stops the work.
 
     Returns
     -------
     BinChoice
-        The ``binning`` and the ``settings`` of least error on held-out parts.
+        The ``binning`` and the ``settings`` with the smallest error.
 
     Examples
     --------

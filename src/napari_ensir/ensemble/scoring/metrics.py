@@ -1,4 +1,4 @@
-"""PSNR and SSIM as the field reports them. Chooses no peak and clips nothing."""
+"""PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ __all__ = ["TAPS", "evenly_spaced_planes", "luma", "psnr", "psnr_of_error", "ssi
 
 
 TAPS = 11
-"""Side of the window: sigma 1.5, cut off at 3.5 sigma."""
+"""Side of the window in pixels: a Gaussian with sigma 1.5, truncated at 3.5 sigma."""
 
 _TILE = 2**16
-"""Windows worked on at once: few enough for a core's cache."""
+"""Windows per tile, so that a tile fits into the cache of a core."""
 
 
 def sum_of_similarity(
     truth: NDArray[Any], image: NDArray[Any], peak: float, axes: tuple[int, ...], valid: NDArray[np.bool_]
 ) -> tuple[float, int]:
-    """SSIM (Wang et al. 2004) summed over the windows that lie in the image and hold only valid pixels.
+    """Sum SSIM (Wang et al. 2004) over the windows inside the image that contain only valid pixels.
 
     Parameters
     ----------
     truth, image, valid : arrays of one shape
-        What is not valid may hold anything finite.
+        Pixels that are not valid must be finite.
     peak : float
         Intensity units.
     axes
-        The window's axes, each of at least :data:`TAPS` pixels.
+        Axes of the window, each of at least :data:`TAPS` pixels.
 
     Returns
     -------
     total : float
     windows : int
-        How many were summed.
+        Number of windows.
 
     Examples
     --------
@@ -65,14 +65,14 @@ def sum_of_similarity(
         found[number] = float(similarity.sum()), similarity.size
 
     for_each(enumerate(_tiles(truth.shape, axes)), work)
-    # In one order, whichever thread was first.
+    # The order of the sum must not depend on the threads.
     parts = [found[number] for number in sorted(found)]
     return float(sum(total for total, _ in parts)), sum(windows for _, windows in parts)
 
 
 def _tiles(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[Slices]:
-    """Parts of an image that hold each window once: they overlap by a window less one pixel."""
-    # Memory is read in runs along the last axis: it is cut last.
+    """Yield overlapping tiles that contain each window once."""
+    # Tiles are long along the last axis, which is contiguous in memory.
     *others, run = sorted(axes)
     side = max(TAPS, round((_TILE / min(_TILE, shape[run])) ** (1 / max(1, len(others)))))
     ranges = []
@@ -89,7 +89,7 @@ def _tiles(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[Slices]:
 def _similarity(
     truth: NDArray[Any], image: NDArray[Any], peak: float, axes: tuple[int, ...]
 ) -> NDArray[np.float64]:
-    """SSIM of every window within two small images."""
+    """Return SSIM of each window of two small images."""
     x, y = np.asarray(truth, np.float64), np.asarray(image, np.float64)
     mean_x, mean_y = _windowed(x, axes), _windowed(y, axes)
     cross, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
@@ -102,7 +102,7 @@ def _similarity(
 
 
 def _windowed(x: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
-    """Mean over each window that lies within the array, by the window's Gaussian weights."""
+    """Return the Gaussian-weighted mean of each window inside an array."""
     middle = TAPS // 2
     weights = np.exp(-0.5 * (np.arange(middle + 1) / 1.5) ** 2)
     weights /= weights[0] + 2 * weights[1:].sum()
@@ -122,7 +122,7 @@ def _windowed(x: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float
 
 
 def psnr_of_error(error: float, peak: float) -> float:
-    """PSNR in dB of a mean squared error.
+    """Convert a mean squared error to PSNR in dB.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def psnr_of_error(error: float, peak: float) -> float:
 def psnr(
     truth: NDArray[Any], image: NDArray[Any], peak: float, valid: NDArray[np.bool_] | None = None
 ) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal images, NaN where no pixel is left.
+    """Return the peak signal-to-noise ratio in dB; infinite for equal images, NaN if no pixel is valid.
 
     Parameters
     ----------
@@ -150,14 +150,14 @@ def psnr(
     peak : float
         Intensity units.
     valid : bool array of that shape, optional
-        Pixels that count; None: those that are finite in both.
+        Pixels to score; default: those that are finite in both.
 
     Examples
     --------
     >>> psnr(np.zeros((2, 2)), np.full((2, 2), 25.5), 255.0)
     20.0
     """
-    with np.errstate(invalid="ignore", over="ignore"):  # where a pixel is not finite, it is left out below
+    with np.errstate(invalid="ignore", over="ignore"):  # such pixels are excluded below
         difference = np.subtract(truth, image, dtype=np.float64)
         if valid is None:
             valid = np.isfinite(difference)
@@ -174,10 +174,10 @@ def ssim(
     channel_axis: int | None = None,
     valid: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Structural similarity with a Gaussian window (sigma 1.5, 11 taps), Wang et al. 2004.
+    """Return the structural similarity with a Gaussian window (sigma 1.5, 11 taps), Wang et al. 2004.
 
-    Only windows that hold nothing but valid pixels count, so that a pixel that is left out sways nothing. NaN
-    where there is no such window, or an axis is shorter than it.
+    Only windows that contain only valid pixels are averaged. NaN if there is no such window, or an axis is
+    shorter than the window.
 
     Parameters
     ----------
@@ -185,9 +185,9 @@ def ssim(
     peak : float
         Intensity units.
     channel_axis : int, optional
-        Channels are scored one by one and averaged.
+        Channels are scored separately and averaged.
     valid : bool array of that shape, optional
-        Pixels that count; None: those that are finite in both.
+        Pixels to score; default: those that are finite in both.
 
     Examples
     --------
@@ -210,16 +210,16 @@ def ssim(
 def evenly_spaced_planes(
     shape: tuple[int, ...], plane_axes: int = 2, most: int = 32, most_pixels: int = 2**24
 ) -> list[tuple[int, ...]]:
-    """Indices of planes that stand for a stack where scoring all of it takes too long.
+    """Choose evenly spaced planes of a stack, if scoring all of them takes too long.
 
     Parameters
     ----------
     shape
-        The stack's; its last ``plane_axes`` axes are those of a plane.
+        Shape of the stack; its last ``plane_axes`` axes are those of a plane.
     most
-        Most planes.
+        Maximum number of planes.
     most_pixels
-        Most pixels in all of them together; at least one plane is taken.
+        Maximum number of pixels in all planes; at least one plane is chosen.
 
     Examples
     --------
@@ -236,12 +236,12 @@ def evenly_spaced_planes(
 
 
 def luma(image: NDArray[Any]) -> NDArray[np.float64]:
-    """Y of BT.601 YCbCr, 16 to 235, of an RGB image on 0..255 with the channel last.
+    """Return Y of BT.601 YCbCr, 16 to 235, of an RGB image on 0..255 with the channels last.
 
     Raises
     ------
     EnsembleError
-        If the last axis has not three channels.
+        If the last axis does not have length 3.
     """
     if image.shape[-1] != 3:
         raise EnsembleError(

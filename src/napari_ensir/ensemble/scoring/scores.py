@@ -1,17 +1,17 @@
-"""Scores against a noisy reference: what can be said truly, and nothing else. Estimates no weight.
+"""Scores of images against a ground truth, clean or noisy.
 
-With a reference z = y + n, the truth y under noise n that is independent of an image x,
+With a noisy reference z = y + n, where the noise n is independent of the image x and y is the truth,
 
     E (x - z)^2 = E (x - y)^2 + var n.
 
-So *differences* of mean squared error between images are those to the truth. A PSNR is not, unless the noise
-is known and its variance taken off; nor is SSIM. Standard errors are over blocks of pixels, in pairs: what
-makes a block hard for one image makes it hard for the other, and drops out of their difference.
+*Differences* of mean squared error between images therefore equal those against the truth. PSNR needs the
+variance of the noise, which is subtracted; SSIM cannot be corrected. Standard errors are those of paired
+differences over blocks of pixels: what makes a block difficult for both images cancels in their difference.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -29,13 +29,23 @@ from napari_ensir.ensemble.arrays.intensity_range import (
 )
 from napari_ensir.ensemble.scoring.cross_validation import held_out_lookups, mean_squared_error, peak
 from napari_ensir.ensemble.scoring.metrics import luma, psnr, psnr_of_error, ssim
+from napari_ensir.ensemble.scoring.score_table import (
+    DIFFERENCE,
+    PSNR,
+    TIED,
+    ScoreRow,
+    ScoreTable,
+    as_sentence_list,
+    plus_minus,
+)
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from napari_ensir.ensemble.arrays.intensity_range import Ends
     from napari_ensir.ensemble.checks.noise import TruthNoise
     from napari_ensir.ensemble.combine.lookup import Lookup
     from napari_ensir.ensemble.estimators.base import Settings
@@ -44,59 +54,56 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
     Image = NDArray[Any]
-    from collections.abc import Callable, Iterator
-
-    from napari_ensir.ensemble.arrays.intensity_range import Ends
-
     Slices = tuple[slice, ...]
 
 __all__ = [
     "AVERAGE",
     "BlockErrors",
     "Difference",
-    "NoisyRow",
+    "ImageScore",
     "NoisyScores",
-    "Score",
     "ScoreRange",
     "Scoring",
     "TruthRange",
     "block_errors",
     "errors_of_parts",
+    "exclusion_note",
     "finite_everywhere",
+    "input_errors",
     "joined",
     "known_range",
-    "left_out",
     "score_range",
     "score_range_of",
     "scores_of_reference",
     "side_by_side",
+    "verdict",
 ]
 
 
 AVERAGE = "average"
-"""What differences are taken to, where there are candidates: the mean of them all."""
+"""Name and role of the average of the candidates, the baseline of differences."""
 
 BLOCKS = 8
-"""Blocks along each of an image's two long axes."""
+"""Blocks along each of the two longest axes of an image."""
 
 SURE = 0.975
-"""A difference is real if it is beyond this quantile of Student's t: it comes out wrong once in twenty."""
+"""Quantile of Student's t beyond which a difference is significant: two-sided, at the level of 5 %."""
 
 CLEAR = 8.0
-"""A corrected error is shown as PSNR if it is so many of its standard errors: half a dB each at most."""
+"""PSNR is shown if the corrected error exceeds this many of its standard errors, about half a dB."""
 
 
 class Difference(NamedTuple):
-    """A difference of mean squared error, squared intensity units.
+    """Difference between the scores of two images.
 
     Attributes
     ----------
     value : float
-        Negative: the first is closer to the truth.
+        Difference of mean squared error in squared intensity units, or of PSNR in dB.
     standard_error : float
-        NaN where there are fewer than two blocks.
+        NaN if there are fewer than two blocks.
     is_real : bool
-        Whether it is unlikely to be chance.
+        Whether the difference is significant.
     """
 
     value: float
@@ -105,68 +112,38 @@ class Difference(NamedTuple):
 
 
 class BlockErrors(NamedTuple):
-    """Squared errors of K images against one reference, summed over B blocks of pixels.
+    """Squared errors of K images against one reference, summed over each of B blocks of pixels.
 
     Attributes
     ----------
     sums : (B, K) float64
         Squared intensity units.
     counts : (B,) int64
-        Pixels.
+        Pixels in each block.
     """
 
     sums: NDArray[np.float64]
     counts: NDArray[np.int64]
 
 
-class NoisyRow(NamedTuple):
-    """What can be said of one image.
-
-    Attributes
-    ----------
-    name : str
-    role : "candidate", "average", "ensemble" or "method"
-    difference : float
-        Its mean squared error less that of the baseline; negative is better.
-    standard_error : float or None
-    mse : float or None
-        Against the truth, if the noise is known; can come out negative.
-    psnr : float or None
-        dB; None if the noise is not known or the error drowns in it.
-    psnr_error : float or None
-        Standard error of that, dB: the noise's own power varies from exposure to exposure.
-    best : bool
-        Whether it is closer to the truth than every other, and each difference is real.
-    note : str
-    """
-
-    name: str
-    role: str
-    difference: float
-    standard_error: float | None
-    mse: float | None
-    psnr: float | None
-    psnr_error: float | None
-    best: bool
-    note: str = ""
-
-
 @dataclass(frozen=True)
 class NoisyScores:
-    """Images scored against a noisy reference. They are told by their places, since names may be equal.
+    """Scores of images against a noisy reference.
+
+    Images are identified by their indices, since names may be equal.
 
     Attributes
     ----------
     names : tuple of K str
     blocks : BlockErrors
     peak : float
-        Of PSNR, intensity units.
+        Peak of PSNR, intensity units.
     noise : float or "unknown"
-        Standard deviation of the reference's noise.
+        Standard deviation of the noise of the reference; 0 if the reference is clean.
     baseline : int
-        Whom differences are taken to.
+        Index of the image that differences are taken from.
     roles : tuple of K str
-        As in :class:`NoisyRow`.
+        As in :class:`~napari_ensir.ensemble.scoring.score_table.ScoreRow`.
 
     Examples
     --------
@@ -195,13 +172,13 @@ class NoisyScores:
         noise: TruthNoise = "unknown",
         others: Sequence[tuple[str, str]] = (),
     ) -> NoisyScores:
-        """Scores of candidates, their average, and others, over all images of a set.
+        """Score candidates, their average, and other images on all images of a set.
 
         Parameters
         ----------
         candidates : M strings
         parts : one :class:`BlockErrors` for each image of the set
-            Of the M candidates, then their average, then the others.
+            Errors of the M candidates, of their average, and of the others, in this order.
         peak : float
         noise : float or "unknown"
         others : pairs of (name, role)
@@ -213,7 +190,7 @@ class NoisyScores:
         Raises
         ------
         EnsembleError
-            If no pixel was scored.
+            If no pixel can be scored.
         """
         names = (*candidates, AVERAGE, *(name for name, _ in others))
         roles = (*("candidate" for _ in candidates), AVERAGE, *(role for _, role in others))
@@ -226,104 +203,213 @@ class NoisyScores:
 
     @property
     def ranked(self) -> tuple[int, ...]:
-        """Places of the images, the least error first."""
-        return tuple(int(place) for place in np.argsort(self.errors, kind="stable"))
+        """Indices of the images in order of increasing error."""
+        return tuple(int(index) for index in np.argsort(self.errors, kind="stable"))
 
     @property
     def best(self) -> int | None:
-        """The image that is closer to the truth than every other, if each difference is real."""
-        first, *others = self.ranked
-        return first if all(self.difference(first, other).is_real for other in others) else None
+        """Index of the image that is significantly better than every other; None if there is none."""
+        first = self.ranked[0]
+        return None if len(self._tied) > 1 else first
 
-    def difference(self, place: int, other: int | None = None) -> Difference:
-        """Mean squared error of an image less that of another one, by default the baseline.
+    @property
+    def _tied(self) -> tuple[int, ...]:
+        """Indices of the first image and of those that do not differ significantly from it."""
+        first, *others = self.ranked
+        return (first, *(other for other in others if not self.difference(first, other).is_real))
+
+    def difference(self, index: int, other: int | None = None) -> Difference:
+        """Return the mean squared error of an image less that of another, by default the baseline.
 
         Parameters
         ----------
-        place, other : int
-            Places in ``names``.
+        index, other : int
+            Indices in ``names``.
 
         Returns
         -------
         Difference
-            In squared intensity units, with its standard error.
+            In squared intensity units; negative if the first image is better.
         """
+        sums, counts = self.blocks
+        apart = sums[:, index] - sums[:, self.baseline if other is None else other]
+        value = float(apart.sum() / counts.sum())
+        return self._significance(value, apart - value * counts)
+
+    def psnr_difference(self, index: int, other: int) -> Difference | None:
+        """Return the PSNR of an image less that of another, in dB.
+
+        The standard error is that of the logarithm of a ratio, linearised, over the same blocks as
+        :meth:`difference`; so is its significance.
+
+        Returns
+        -------
+        Difference or None
+            None if the noise is not known, or hides one of the errors.
+        """
+        rows = self.rows
+        mse, other_mse = rows[index].mse, rows[other].mse
+        if any(not np.isfinite(rows[each].psnr) for each in (index, other)):
+            return None
+        sums, counts = self.blocks
+        clean = sums - float(self.noise) ** 2 * counts[:, None]
+        decibels = 10 / np.log(10)
+        residuals = decibels * (clean[:, other] / other_mse - clean[:, index] / mse)
+        found = self._significance(decibels * float(np.log(other_mse / mse)), residuals)
+        return found._replace(is_real=self.difference(index, other).is_real)
+
+    def _significance(self, value: float, residuals: NDArray[np.float64]) -> Difference:
+        """Add the standard error to a mean, from sums over blocks of the deviations from it."""
         from scipy.special import stdtrit
 
-        sums, counts = self.blocks
-        total, n = counts.sum(), int((counts > 0).sum())
-        apart = sums[:, place] - sums[:, self.baseline if other is None else other]
-        value = float(apart.sum() / total)
+        counts = self.blocks.counts
+        n = int((counts > 0).sum())
         if n < 2:
             return Difference(value, float("nan"), False)
-        spread = float(np.sum((apart - value * counts) ** 2)) * n / (n - 1)
-        error = float(np.sqrt(spread) / total)
+        spread = float(np.sum(residuals**2)) * n / (n - 1)
+        error = float(np.sqrt(spread) / counts.sum())
         return Difference(value, error, bool(abs(value) > stdtrit(n - 1, SURE) * error))
 
     @property
-    def rows(self) -> tuple[NoisyRow, ...]:
-        """What can be said of each image, in the order of the names."""
-        best = self.best
-        return tuple(self._row(place, place == best) for place in range(len(self.names)))
+    def rows(self) -> tuple[ScoreRow, ...]:
+        """Scores of each image, in the order of the names."""
+        tied = self._tied
+        return tuple(
+            self._row(index, index == self.best, len(tied) > 1 and index in tied)
+            for index in range(len(self.names))
+        )
 
-    def _row(self, place: int, is_best: bool) -> NoisyRow:
-        found = self.difference(place)
-        spread = None if np.isnan(found.standard_error) else found.standard_error
-        row = NoisyRow(self.names[place], self.roles[place], found.value, spread, None, None, None, is_best)
+    def _row(self, index: int, best: bool, tied: bool) -> ScoreRow:
+        found = self.difference(index)
+        row = ScoreRow(
+            self.names[index],
+            self.roles[index],
+            difference=found.value,
+            standard_error=found.standard_error,
+            best=best,
+            tied=tied,
+        )
         if self.noise == "unknown":
             return row
         variance, n = float(self.noise) ** 2, int(self.blocks.counts.sum())
-        mse = float(self.errors[place]) - variance
-        # Of Gaussian noise over n pixels: its own power varies, and its product with the image's error.
+        mse = float(self.errors[index]) - variance
+        # For Gaussian noise in n pixels: variance of its mean square, and of its product with the error.
         error = float(np.sqrt((2 * variance**2 + 4 * variance * max(mse, 0.0)) / n))
         if mse < CLEAR * error:
-            return row._replace(mse=mse, note="below the noise")
-        in_db = 10 / np.log(10) * error / mse
-        return row._replace(mse=mse, psnr=psnr_of_error(mse, self.peak), psnr_error=float(in_db))
+            return replace(row, mse=mse, note="below the noise")
+        in_db = 10 / np.log(10) * error / mse if mse else 0.0
+        return replace(row, mse=mse, psnr=psnr_of_error(mse, self.peak), psnr_error=float(in_db))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know, a sentence each."""
+        """Sentences that a reader needs to interpret the scores."""
         base = "the average of the candidates" if self.roles[self.baseline] == AVERAGE else ""
-        said = [
-            f"Differences are of mean squared error, to {base or self.names[self.baseline]}, with their "
-            "standard error over blocks; negative is better."
+        notes = [
+            f"Differences of mean squared error (MSE) are relative to {base or self.names[self.baseline]}, "
+            "± their standard error over blocks; negative is better."
         ]
         if self.noise == "unknown":
-            said.append("The reference is noisy, its noise unknown: an absolute score would be wrong.")
-        else:
-            said.append(f"The reference is noisy: its variance, {self.noise:g} squared, is taken off.")
+            notes.append(
+                "The reference is noisy and its noise level unknown, so there are no absolute scores."
+            )
+        elif self.noise:
+            notes.append(
+                f"The reference is noisy; the variance of its noise, {self.noise:g} squared, is subtracted."
+            )
         if self.best is None:
-            said.append("No image is surely the best: what is between the first ones can be chance.")
-        return tuple(said)
+            notes.append(f"No image is significantly better than all others; {TIED} marks the best ones.")
+        return tuple(notes)
+
+    def table(self, ranked: bool = False) -> ScoreTable:
+        """Return the scores as a table, with the verdict on the ensemble as its summary if there is one.
+
+        Parameters
+        ----------
+        ranked : bool
+            Whether to sort the rows by their errors. Else the noisy input comes first.
+        """
+        rows = self.rows
+        order = (
+            self.ranked if ranked else sorted(range(len(rows)), key=lambda each: rows[each].role != "input")
+        )
+        known = self.noise != "unknown"
+        return ScoreTable(
+            tuple(rows[index] for index in order),
+            (DIFFERENCE, *[PSNR._replace(decimals=2, error="psnr_error")] * known),
+            self.notes,
+            verdict(self) if "ensemble" in self.roles else "",
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values for JSON."""
+        keys = ("name", "role", "difference", "standard_error", "mse", "psnr", "psnr_error", "best", "note")
         return {
             "truth_noise": self.noise,
             "peak": self.peak,
             "baseline": self.names[self.baseline],
             "blocks": len(self.blocks.counts),
             "pixels": int(self.blocks.counts.sum()),
-            "rows": [row._asdict() for row in self.rows],
+            "rows": [row.to_dict(*keys) for row in self.rows],
             "notes": list(self.notes),
         }
 
     def to_markdown(self) -> str:
-        """The table in Markdown."""
-        known = self.noise != "unknown"
-        lines = ["| | difference of MSE | standard error |" + (" PSNR, dB |" if known else "") + " |"]
-        lines.append("|---|---|---|---|" + ("---|" if known else ""))
-        for row in self.rows:
-            spread = "" if row.standard_error is None else f"{row.standard_error:.4g}"
-            score = row.note if row.psnr is None else f"{row.psnr:.2f} ± {row.psnr_error:.2f}"
-            cells = [row.name, f"{row.difference:+.4g}", spread, *[score] * known, "★" * row.best]
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines) + "\n"
+        """Return the table as Markdown."""
+        return self.table().to_markdown()
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def verdict(scores: NoisyScores) -> str:
+    """State in one sentence whether the ensemble is better than the best candidate, by how much.
+
+    Parameters
+    ----------
+    scores : NoisyScores
+        The image with the role ``"ensemble"`` should be scored on pixels that its weights were not learned
+        from. Without one, the sentence names the best candidate.
+
+    Returns
+    -------
+    str
+        The difference is in dB if the noise of the reference is known and low enough, else of mean squared
+        error, ± its standard error.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> truth = np.full((256, 256), 100.0)
+    >>> a, b, noisy = (truth + rng.normal(0, sigma, truth.shape) for sigma in (15, 18, 10))
+    >>> blocks = block_errors(noisy, [a, b, (a + b) / 2, 0.6 * a + 0.4 * b])
+    >>> scores = NoisyScores.of("AB", [blocks], 255.0, noise=10.0, others=[("ensemble", "ensemble")])
+    >>> verdict(scores)
+    'The ensemble is better than the best candidate (A) by 2.31 ± 0.03 dB.'
+    """
+    candidates = [index for index in scores.ranked if scores.roles[index] == "candidate"]
+    best, *others = candidates
+    name = scores.names[best]
+    if "ensemble" not in scores.roles:
+        tied = [scores.names[each] for each in others if not scores.difference(each, best).is_real]
+        verb = "is" if len(tied) == 1 else "are"
+        more = f"; {as_sentence_list(tied)} {verb} not significantly worse" if tied else ""
+        return f"The best candidate is {name}{more}."
+    ensemble = scores.roles.index("ensemble")
+    found, unit = scores.psnr_difference(ensemble, best), "dB"
+    if found is None:
+        found, unit = scores.difference(ensemble, best), "in mean squared error"
+    amount = f"{plus_minus(abs(found.value), found.standard_error, digits=1, signed=False)} {unit}"
+    word = "better" if scores.difference(ensemble, best).value < 0 else "worse"
+    if found.is_real:
+        return f"The ensemble is {word} than the best candidate ({name}) by {amount}."
+    return f"The ensemble is not significantly {word} than the best candidate ({name}): by {amount}."
 
 
 def joined(parts: Sequence[BlockErrors]) -> BlockErrors:
-    """Blocks of several images together.
+    """Concatenate the blocks of several images.
 
     Raises
     ------
@@ -333,13 +419,36 @@ def joined(parts: Sequence[BlockErrors]) -> BlockErrors:
     sums = np.concatenate([part.sums for part in parts])
     counts = np.concatenate([part.counts for part in parts])
     if not counts.sum():
-        raise EnsembleError("no pixel is finite in every image and the reference to score by.")
+        raise EnsembleError(
+            "no pixel is finite in every image and in the reference, so nothing can be scored."
+        )
     return BlockErrors(sums, counts)
 
 
 def side_by_side(columns: Sequence[BlockErrors]) -> BlockErrors:
-    """Errors of several images in the same blocks of the same pixels, as one."""
+    """Combine the errors of several images in the same blocks of pixels."""
     return BlockErrors(np.concatenate([each.sums for each in columns], axis=1), columns[0].counts)
+
+
+def input_errors(counts: NDArray[np.int64], noise: float) -> BlockErrors:
+    """Return the errors of the noisy input itself, if it is the reference.
+
+    The input has no error against itself. Against another exposure with the same noise it would have twice
+    the variance of the noise, and a mean squared error of one variance against the truth.
+
+    Parameters
+    ----------
+    counts : (B,) int64
+        Pixels in each block.
+    noise : float
+        Standard deviation of the noise, intensity units.
+
+    Examples
+    --------
+    >>> input_errors(np.array([10, 20]), 3.0).sums.tolist()
+    [[180.0], [360.0]]
+    """
+    return BlockErrors(2 * noise**2 * counts[:, None].astype(np.float64), counts)
 
 
 def block_errors(
@@ -349,22 +458,22 @@ def block_errors(
     valid: NDArray[np.bool_] | None = None,
     channel_axis: int | None = None,
 ) -> BlockErrors:
-    """Squared errors of images against one reference, block by block.
+    """Sum the squared errors of images against one reference in blocks of pixels.
 
     Parameters
     ----------
     reference : array
-        Noisy.
+        Ground truth, clean or noisy.
     images : K arrays of its shape
     valid : bool array of that shape, optional
-        Pixels that count; None: those that are finite in the reference and in every image.
+        Pixels to score; default: those that are finite in the reference and in every image.
     channel_axis : int, optional
-        Not cut into blocks.
+        Axis that is not split into blocks.
 
     Returns
     -------
     BlockErrors
-        Of 8 x 8 blocks along the two longest axes.
+        8 x 8 blocks along the two longest axes.
 
     Examples
     --------
@@ -374,7 +483,7 @@ def block_errors(
     """
     truth = np.asarray(reference, np.float64)
     squares = []
-    with np.errstate(invalid="ignore", over="ignore"):  # where a pixel is not finite, it is left out below
+    with np.errstate(invalid="ignore", over="ignore"):  # such pixels are excluded below
         for image in images:
             apart = np.subtract(image, truth, dtype=np.float64)
             squares.append(np.square(apart, out=apart))
@@ -388,7 +497,7 @@ def block_errors(
 
 
 def _in_blocks(values: NDArray[Any], axes: Sequence[int]) -> NDArray[Any]:
-    """Sums over blocks along some axes, and over all of the others; flat."""
+    """Sum over blocks along some axes and over all others; flattened."""
     for axis in axes:
         size = values.shape[axis]
         starts = np.unique(np.linspace(0, size, min(BLOCKS, size) + 1).astype(int))[:-1]
@@ -401,14 +510,14 @@ def errors_of_parts(
     parts: Sequence[Statistics],
     weights: Sequence[NDArray[np.float64] | Lookup | WeightLUT | list[Lookup | None]],
 ) -> BlockErrors:
-    """The same from statistics of parts of a reference set, without reading any pixel.
+    """Compute block errors from the statistics of parts of a reference set, each of which is one block.
 
     Parameters
     ----------
     parts : B Statistics
         Such as the folds of a :class:`~napari_ensir.ensemble.statistics.reference.Reference`.
-    weights : K of them
-        One vector for all pixels, a table, or a list of tables, one for each part that has pixels.
+    weights : sequence of K
+        Each is a vector of weights, a table, or a list with one table for each part that has pixels.
     """
     sums = np.zeros((len(parts), len(weights)))
     counts = np.array([part.n_pixels for part in parts], np.int64)
@@ -423,22 +532,22 @@ def errors_of_parts(
 def scores_of_reference(
     reference: Reference, lut: WeightLUT, settings: Settings | None = None, noise: TruthNoise = "unknown"
 ) -> NoisyScores:
-    """Scores of candidates, their average and the ensemble where a reference set's truth is noisy.
+    """Score candidates, their average and the ensemble on a reference set with a noisy ground truth.
 
     Parameters
     ----------
     reference : Reference
-        Collected in two folds or more: they serve as blocks, and to hold the ensemble's pixels out.
+        Collected in two folds or more, which serve as blocks and for cross-validation.
     lut : WeightLUT
-        What was learned from it; the ensemble is scored by its method and in its bins.
+        Table learned from it; its method and bins are cross-validated.
     settings : Settings, optional
-        What it was estimated with.
+        Settings that it was estimated with.
     noise : float or "unknown"
 
     Returns
     -------
     NoisyScores
-        The last of them, of the role ``"ensemble"``, on pixels that its weights were not learned from.
+        The last image, ``"ensemble"``, is scored on pixels that its weights were not learned from.
     """
     parts = [fold.in_bins(lut.binning) for fold in reference.folds]
     n = len(reference.names)
@@ -448,24 +557,24 @@ def scores_of_reference(
 
 
 BLOCK = 2**22
-"""Pixels that are looked at together."""
+"""Pixels that are read at once."""
 
 
 @dataclass(frozen=True)
 class ScoreRange:
-    """The range of intensities whose width is the peak of PSNR and SSIM.
+    """Range of intensities whose width is the peak of PSNR and SSIM.
 
     Attributes
     ----------
     low, high : float
         Intensity units.
     source : "given", "dtype", "truth" or "candidates"
-        Where it came from.
+        Where the range comes from.
 
     Examples
     --------
     >>> print(ScoreRange(100.0, 1999.0, "truth"))
-    1899, from 100 to 1999, which is what the ground truth shows
+    1899 (from 100 to 1999, the range of the ground truth)
     """
 
     low: float
@@ -480,35 +589,34 @@ class ScoreRange:
     def __str__(self) -> str:
         why = {
             "given": "as given",
-            "dtype": "the range of the ground truth's dtype",
-            "truth": "which is what the ground truth shows",
-            "candidates": "which is what the average of the candidates shows, the ground truth being noisy",
+            "dtype": "the range of the dtype",
+            "truth": "the range of the ground truth",
+            "candidates": "the range of the average of the candidates, since the ground truth is noisy",
         }[self.source]
-        return f"{self.peak:.6g}, from {self.low:.6g} to {self.high:.6g}, {why}"
+        return f"{self.peak:.6g} (from {self.low:.6g} to {self.high:.6g}, {why})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values for JSON."""
         return {"peak": self.peak, "data_range": [self.low, self.high], "data_range_from": self.source}
 
 
 def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None) -> ScoreRange:
-    """The range to score by, from the ground truths of all images together.
+    """Find the range for scores from the ground truths of all images.
 
-    Where pixels count, it is the shortest that leaves out no more than one in ten thousand, as for bins
-    (``data_range.py``): exact for integers of up to 16 bit, else to 1/2048 of its ends.
+    It is the range of the dtype for 8 bit, else the shortest range that contains all but one in ten thousand
+    pixels: exact for integers of up to 16 bit, else to 1/2048 of its ends.
 
     Parameters
     ----------
     truths : arrays
-        Numpy, torch, dask or anything that can be sliced; read in blocks, one after the other. What has 8 bit
-        is not read.
+        Numpy, torch, dask or anything that can be sliced; read in blocks. Images of 8 bit are not read.
     given : (low, high), optional
-        Taken as it is.
+        Used as it is.
 
     Raises
     ------
     EnsembleError
-        If the range given does not rise, or the truths show one intensity at most.
+        If the given range is not two increasing numbers, or the ground truths are constant.
 
     Examples
     --------
@@ -530,12 +638,12 @@ def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None)
 
 
 class TruthRange:
-    """What ground truths show, one after the other.
+    """Accumulate the range of ground truths, image by image.
 
     Parameters
     ----------
     dtypes
-        Of all that will be added.
+        Dtypes of all images that will be added.
     """
 
     def __init__(self, dtypes: Sequence[np.dtype[Any]]) -> None:
@@ -543,26 +651,26 @@ class TruthRange:
         self.spread: Spread | None = None
 
     def add(self, truth: Any) -> None:
-        """Read an image in blocks; what raises in between leaves no trace."""
+        """Read an image in blocks; if that fails, nothing is added."""
         parts = [] if self.spread is None else [self.spread]
         self.spread = sum_of([*parts, *(spread_of(block) for block in self._blocks(truth))])
 
     def ends(self, truth: Any, within: Ends) -> Ends:
-        """Least and greatest intensity of an image, of those within others."""
+        """Return the lowest and highest intensity of an image within some limits."""
         return widest([ends_of(block, within) for block in self._blocks(truth)])
 
     def found(self, ends_within: Callable[[Ends], Ends]) -> ScoreRange:
-        """The range of all that was added.
+        """Return the range of all images that were added.
 
         Parameters
         ----------
         ends_within
-            :meth:`ends` of all of them; asked only where the first look was too coarse.
+            Returns the widest :meth:`ends` of all images; called only if the histogram is too coarse.
 
         Raises
         ------
         EnsembleError
-            If there is one intensity at most.
+            If the images are constant.
         """
         return _range_of_truth(self.spread, ends_within)
 
@@ -574,16 +682,16 @@ class TruthRange:
 def score_range_of(
     statistics: Sequence[Statistics], dtype: np.dtype[Any], given: tuple[float, float] | None = None
 ) -> ScoreRange:
-    """The same from what a fit has counted, without reading a pixel.
+    """Find the range for scores from the statistics of a fit, without reading images.
 
-    Exact for integers of up to 16 bit; for others to one level of the binning.
+    Exact for integers of up to 16 bit, else to one level of the binning.
 
     Parameters
     ----------
     statistics : sequence of Statistics
-        Of one binning; those of pixels held out as well, so that the truth is all there.
+        With equal binning; together they should cover the whole ground truth.
     dtype
-        The ground truth's.
+        Dtype of the ground truth.
     given : (low, high), optional
 
     Raises
@@ -612,14 +720,14 @@ def score_range_of(
 
 
 def known_range(dtypes: Sequence[np.dtype[Any]], given: tuple[float, float] | None) -> ScoreRange | None:
-    """The range that needs no pixel: as given, or that of 8 bit."""
+    """Return the range that needs no pixels: the given one, or that of an 8-bit dtype; else None."""
     if given is not None:
         try:
             low, high = (float(edge) for edge in given)
         except (TypeError, ValueError):
             low = high = float("nan")
         if not (np.isfinite([low, high]).all() and low < high):
-            raise EnsembleError(f"data_range is {given!r}; give two finite numbers that rise, (low, high).")
+            raise EnsembleError(f"data_range is {given!r}; give two finite, increasing numbers (low, high).")
         return ScoreRange(low, high, "given")
     limits = byte_range(dtypes)
     return None if limits is None else ScoreRange(*limits, "dtype")
@@ -628,21 +736,21 @@ def known_range(dtypes: Sequence[np.dtype[Any]], given: tuple[float, float] | No
 def _range_of_truth(spread: Spread | None, ends_within: Callable[[Ends], Ends]) -> ScoreRange:
     if spread is None or not len(spread.cells) or spread.ends[0] == spread.ends[1]:
         known = spread is not None and len(spread.cells)
-        shown = "of one intensity" if known else "finite nowhere"
-        raise EnsembleError(f"the ground truth is {shown}, which gives PSNR no peak; give the data range.")
+        problem = "is constant" if known else "has no finite pixel"
+        raise EnsembleError(f"the ground truth {problem}, so PSNR has no peak; give the data range.")
     low, high = robust_range(spread, ends_within)
     return ScoreRange(low, high, "truth")
 
 
-class Score(NamedTuple):
-    """How close an image is to the ground truth.
+class ImageScore(NamedTuple):
+    """PSNR and SSIM of an image.
 
     Attributes
     ----------
     psnr : float
         dB.
     ssim : float
-        NaN where images are too small for its window, or no window is free of pixels left out.
+        NaN if the image is smaller than its window, or every window contains an excluded pixel.
     """
 
     psnr: float
@@ -650,12 +758,12 @@ class Score(NamedTuple):
 
 
 def finite_everywhere(arrays: Sequence[Image]) -> NDArray[np.bool_]:
-    """Where every one of some arrays of one shape is finite.
+    """Return a mask of the pixels that are finite in all arrays, which have one shape.
 
     Raises
     ------
     EnsembleError
-        If that is nowhere.
+        If there is no such pixel.
     """
     finite: NDArray[np.bool_] = np.ones(arrays[0].shape, bool)
     for array in arrays:
@@ -663,41 +771,38 @@ def finite_everywhere(arrays: Sequence[Image]) -> NDArray[np.bool_]:
             finite &= np.isfinite(array)
     if not finite.any():
         raise EnsembleError(
-            "no pixel is finite in every candidate and the ground truth; there is nothing to score."
+            "no pixel is finite in every candidate and in the ground truth, so nothing can be scored."
         )
     return finite
 
 
-def left_out(n: int) -> list[str]:
-    """What to say of pixels that are not scored: one sentence, or none.
+def exclusion_note(n: int) -> list[str]:
+    """Return a list with a sentence about n excluded pixels; empty if n is 0.
 
     Examples
     --------
-    >>> left_out(0), left_out(1)
-    ([], ['1 pixel is NaN or infinite in a candidate or the ground truth; nothing is scored there.'])
+    >>> exclusion_note(0), exclusion_note(1)
+    ([], ['1 pixel is NaN or infinite in a candidate or the ground truth and is not scored.'])
     """
-    are = "pixel is" if n == 1 else "pixels are"
-    return (
-        [f"{n:,} {are} NaN or infinite in a candidate or the ground truth; nothing is scored there."]
-        if n
-        else []
-    )
+    subject, verb = ("pixel is", "is") if n == 1 else ("pixels are", "are")
+    text = f"{n:,} {subject} NaN or infinite in a candidate or the ground truth and {verb} not scored."
+    return [text] * bool(n)
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How images are scored: by which peak, as RGB or Y, without which border. Nothing is clipped.
+    """Compute PSNR and SSIM of images, which are not clipped.
 
     Attributes
     ----------
     data_range : (low, high)
-        Its width is the peak; for Y it becomes 0 to 255.
+        Its width is the peak; for the Y channel it is scaled to 0 to 255.
     y_channel : bool
-        Score Y of BT.601 on 0 to 255 instead of the channels.
+        Whether to score the Y channel (BT.601, 0 to 255) instead of RGB.
     crop_border : int
-        Pixels left out at each edge of the last two spatial axes.
+        Width of the border that is excluded along the last two spatial axes.
     channel_axis : int or None
-        None: the last axis, where it has three places and is the third or a later one.
+        None: the last axis, if it has length 3 and there are at least 3 axes.
 
     Examples
     --------
@@ -712,14 +817,14 @@ class Scoring:
     crop_border: int = 0
     channel_axis: int | None = None
 
-    def __call__(self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None) -> Score:
-        """PSNR and SSIM of one image.
+    def __call__(self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None) -> ImageScore:
+        """Score one image.
 
         Parameters
         ----------
         truth, image : arrays of one shape
         valid : bool array of that shape, optional
-            Pixels that count; None: those that are finite in both.
+            Pixels to score; default: those that are finite in both.
         """
         low, high = self.data_range
         axis = self.channels_of(truth.shape)
@@ -741,10 +846,10 @@ class Scoring:
             axis, peak = None, 255.0
         cut = self._cut(first.shape, axis)
         first, second, valid = first[cut], second[cut], valid[cut]
-        return Score(psnr(first, second, peak, valid), ssim(first, second, peak, axis, valid))
+        return ImageScore(psnr(first, second, peak, valid), ssim(first, second, peak, axis, valid))
 
-    def of_all(self, truth: Image, images: Sequence[Image]) -> list[Score]:
-        """Scores of several images on the same pixels: where the truth and every one of them is finite.
+    def of_all(self, truth: Image, images: Sequence[Image]) -> list[ImageScore]:
+        """Score several images on the pixels where the ground truth and all of them are finite.
 
         Raises
         ------
@@ -755,18 +860,18 @@ class Scoring:
         return [self(truth, image, valid) for image in images]
 
     def channels_of(self, shape: tuple[int, ...]) -> int | None:
-        """The channel axis of an image of this shape."""
+        """Return the channel axis of an image of this shape."""
         if self.channel_axis is not None:
             return self.channel_axis % len(shape)
         return len(shape) - 1 if len(shape) > 2 and shape[-1] == 3 else None
 
     def inside(self, shape: tuple[int, ...]) -> Slices:
-        """What is left of an image of this shape without the border.
+        """Return the slices that exclude the border of an image of this shape.
 
         Raises
         ------
         EnsembleError
-            If that is nothing.
+            If no pixel is left.
         """
         return self._cut(shape, self.channels_of(shape))
 
@@ -774,5 +879,7 @@ class Scoring:
         spatial = [i for i in range(len(shape)) if i != channel_axis][-2:]
         border = self.crop_border
         if border < 0 or any(shape[i] <= 2 * border for i in spatial):
-            raise EnsembleError(f"a border of {border} pixels leaves nothing of an image of shape {shape}.")
+            raise EnsembleError(
+                f"a border of {border} pixels leaves nothing of an image of shape {shape}; crop less."
+            )
         return tuple(slice(border, n - border) if i in spatial else slice(None) for i, n in enumerate(shape))

@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDialog, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.viewer.fit.score_table import ScoreTable
+from napari_ensir.viewer.fit.score_table import MethodScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ class CompareDialog(QDialog):
             self.deleteLater()
             raise EnsembleError("No part of these images can be held out; there is nothing to compare.")
         self.best: Score = best
-        self.table = ScoreTable(("held_out",), name="ranking", label="Ranking")
+        self.table = MethodScores(("held_out",), name="ranking", label="Ranking")
         named = [score.name for score in scores if score.role == "candidate"]
         self.table.show_scores(ranked, method, named)
         self.table.native.setAccessibleName("Ranking")

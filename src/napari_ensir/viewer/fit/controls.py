@@ -15,7 +15,7 @@ from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
 from napari_ensir.viewer.controls.inputs import control_of
 from napari_ensir.viewer.fit.request import leading_axes
-from napari_ensir.viewer.fit.score_table import ScoreTable
+from napari_ensir.viewer.fit.score_table import MethodScores
 from napari_ensir.viewer.fit.worker import FROZEN
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import is_named_truth, pixel_shape, why_not
@@ -57,7 +57,7 @@ class FitControls(Panel):
             tooltip="The restorations to combine, in the order of the table's axes. Tick them; drag them "
             "into order.",
         )
-        self.scores = ScoreTable(
+        self.scores = MethodScores(
             name="scores",
             label="Scores",
             tooltip="How close each image is to the ground truth: PSNR in dB and SSIM, higher is better.",

@@ -1,11 +1,7 @@
-"""A table of scores: the best of each column marked, the method shown marked, another chosen by a click.
-
-Computes none of them.
-"""
+"""Table of the scores of a fit, in which a click on a method shows its ensemble."""
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,170 +9,115 @@ from psygnal import Signal
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 
-from napari_ensir.files.atomic import whole_file
+from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, Column, ScoreRow, ScoreTable
 from napari_ensir.settings import METHODS
-from napari_ensir.viewer.controls.table import STAR, PlainTable, plus_minus
 from napari_ensir.viewer.results.layers import PALETTE
+from napari_ensir.viewer.results.score_view import ScoreView
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from napari_ensir.viewer.fit.scores import Score
-
-__all__ = ["ScoreTable"]
+__all__ = ["MethodScores"]
 
 _COLUMNS = {
-    "psnr": ("PSNR", 2, "dB, on the very pixels that the weights were learned from: it flatters."),
-    "held_out": (
+    "psnr": PSNR._replace(
+        decimals=2,
+        description="PSNR in dB on the pixels that the weights were learned from, which is too optimistic.",
+    ),
+    "held_out": Column(
+        "held_out",
         "held out",
+        "dB",
         2,
-        "PSNR in dB on what was not learned from: all outside the mask and the planes, where there are such, "
-        "else parts left out in turn. –: too few places to leave any out, or not worked out yet.",
+        description="PSNR in dB on pixels that the weights were not learned from: those outside the mask and "
+        "the planes, if there are any, else by cross-validation. –: not computed yet, or too few pixels.",
     ),
-    "ssim": (
+    "ssim": Column(
+        "ssim",
         "SSIM",
-        3,
-        "Pixels learned from are included. "
-        "–: not worked out yet, or the image is smaller than its window of 11 pixels.",
+        description="{about} Includes the pixels learned from. –: not computed yet, or the image is smaller "
+        "than the window of 11 pixels.",
     ),
 }
-"""Heading, decimals and explanation by the score's attribute."""
-
-_NOISY = {
-    "difference": (
-        "error to average",
-        3,
-        "Mean squared error less that of the candidates' average, squared intensity units, ± its standard "
-        f"error; less is better. On parts held out. {STAR}: surely the best.",
-    ),
-    "psnr": ("PSNR", 2, "dB, the noise of the ground truth taken off. –: not known, or below the noise."),
-}
-"""The same where the ground truth is noisy; the difference has as many digits as its standard error says."""
+_NOISY_PSNR = _COLUMNS["psnr"]._replace(
+    description="PSNR in dB, corrected for the noise of the ground truth. –: below the noise."
+)
 
 
-class ScoreTable(PlainTable):
-    """A row for each image scored; a click on a method's row emits ``chosen`` with the method's key.
-
-    Rows are selected to be copied (Ctrl+C), and :meth:`export` writes all of them.
+class MethodScores(ScoreView):
+    """Table of the scores of candidates and methods; a click on a method emits ``chosen`` with its key.
 
     Parameters
     ----------
     columns
-        Attributes of a score to show.
+        Attributes of :class:`~napari_ensir.ensemble.scoring.score_table.ScoreRow` to show.
     """
 
     chosen = Signal(str)
 
     def __init__(self, columns: Sequence[str] = tuple(_COLUMNS), **kwargs: Any) -> None:
         self._columns = tuple(columns)
-        self.scores: tuple[Score, ...] = ()
-        self._colours: dict[str, str] = {}
         super().__init__(190, **kwargs)
-        self.native.cellClicked.connect(self._clicked)
+        self.clicked.connect(self._choose)
         self.show_scores((), "")
 
+    @property
+    def scores(self) -> tuple[ScoreRow, ...]:
+        """The rows that are shown."""
+        return self.table.rows
+
     def show_scores(
-        self, scores: Sequence[Score], method: str, candidates: Sequence[str] = (), of_ssim: str = ""
+        self, scores: Sequence[ScoreRow], method: str, candidates: Sequence[str] = (), of_ssim: str = ""
     ) -> None:
-        """Fill the table anew; each candidate bears the colour of its curve and of its label.
+        """Show scores.
 
         Parameters
         ----------
         scores
-            One for each row.
+            Rows of the table.
         method
-            Key of the method that is shown.
+            Key of the method whose ensemble is shown.
         candidates
-            Their names in the table's order, which their colours follow.
+            Names of the candidates in the order of the table, which determines their colours.
         of_ssim
-            What SSIM was computed on, in a sentence, for its tooltip.
+            Sentence about the images that SSIM was computed on.
         """
-        self.scores = tuple(scores)
-        self._colours = dict(zip(candidates, [*PALETTE, *[PALETTE[-1]] * len(candidates)], strict=False))
-        begun = {"ssim": f"{of_ssim or 'Structural similarity.'} "}
-        texts = {
-            title: (self._texts(key, digits), begun.get(key, "") + tip)
-            for key, (title, digits, tip) in self._shown().items()
-        }
-        self.fill([_name(score, method) for score in scores], texts)
-        for row, score in enumerate(self.scores):
-            first = self.native.item(row, 0)
-            first.setToolTip(_explanation(score, method))
-            if score.role == "candidate" and score.name in self._colours:
-                first.setData(Qt.ItemDataRole.DecorationRole, QColor(self._colours[score.name]))
-            if score.method == method != "":
-                self.embolden(row, 0)
+        columns = [_COLUMNS[key] for key in self._columns]
+        if not all(np.isnan(row.difference) for row in scores):
+            columns = [DIFFERENCE]
+            if not all(np.isnan(row.psnr) for row in scores):
+                columns.append(_NOISY_PSNR)
+        about = of_ssim or "Structural similarity."
+        columns = [each._replace(description=each.description.format(about=about)) for each in columns]
+        table = ScoreTable(tuple(scores), tuple(columns))
+        self.show_table(
+            table, [_label(row, method) for row in scores], [_tooltip(row, method) for row in scores]
+        )
+        colours = dict(zip(candidates, [*PALETTE, *[PALETTE[-1]] * len(candidates)], strict=False))
+        for index, row in enumerate(scores):
+            if row.role == "candidate" and row.name in colours:
+                colour = QColor(colours[row.name])
+                self.native.item(index, 0).setData(Qt.ItemDataRole.DecorationRole, colour)
+            if row.method == method != "":
+                self.embolden(index, 0)
 
-    def _shown(self) -> dict[str, tuple[str, int, str]]:
-        if any(not np.isnan(score.difference) for score in self.scores):
-            known = any(not np.isnan(score.psnr) for score in self.scores)
-            return {key: column for key, column in _NOISY.items() if known or key != "psnr"}
-        return {key: _COLUMNS[key] for key in self._columns}
-
-    def _texts(self, key: str, digits: int) -> list[str]:
-        if key == "difference":
-            return [_difference(score) for score in self.scores]
-        values = np.array([getattr(score, key) for score in self.scores], float)
-        best = np.nanmax(values) if np.isfinite(values).any() else np.inf
-        best = np.inf if "difference" in self._shown() else best  # the star is the difference's
-        texts = ["–" if np.isnan(value) else f"{value:.{digits}f}" for value in values]
-        return [
-            f"{STAR} {text}" if value == best else text for text, value in zip(texts, values, strict=True)
-        ]
-
-    def _clicked(self, row: int, _: int) -> None:
-        if row < len(self.scores) and self.scores[row].method:
+    def _choose(self, row: int) -> None:
+        if self.scores[row].method:
             self.chosen.emit(self.scores[row].method)
 
-    def rows(self) -> list[list[str]]:
-        """What is scored, in full precision: a heading, then a row for each image."""
-        shown = self._shown()
-        keys, titles = list(shown), [_unit(key, title) for key, (title, *_) in shown.items()]
-        if "difference" in shown:
-            keys, titles = [*keys, "spread"], [*titles, "standard error (squared intensity)"]
-        return [["image", "kind", *titles]] + [
-            [score.name, score.role, *(f"{getattr(score, key):.6f}" for key in keys)] for score in self.scores
-        ]
 
-    def export(self, path: Path) -> None:
-        """Write the table as CSV, whole or not at all; a file that is there is replaced.
-
-        Raises
-        ------
-        EnsembleError
-            If the file cannot be written.
-        """
-        with whole_file(path, overwrite=True) as part, part.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(self.rows())
+def _label(row: ScoreRow, method: str) -> str:
+    if row.role != "method":
+        return row.name
+    return f"{'●' if row.method == method else '○'} {row.name}"
 
 
-def _unit(key: str, title: str) -> str:
-    if key == "ssim":
-        return title
-    return f"{title} (squared intensity)" if key == "difference" else f"{title} (dB)"
-
-
-def _difference(score: Score) -> str:
-    if np.isnan(score.difference):
-        return "–"
-    if score.role == "average":
-        return "0"
-    return f"{STAR} " * score.best + plus_minus(score.difference, score.spread)
-
-
-def _name(score: Score, method: str) -> str:
-    if score.role != "method":
-        return score.name
-    return f"{'●' if score.method == method else '○'} {score.name}"
-
-
-def _explanation(score: Score, method: str) -> str:
-    if score.role == "candidate":
-        return f"{score.name}, alone"
-    if score.role == "average":
-        return "The plain average of the candidates."
-    if score.role == "zzpm":
-        return "A weighted average: each candidate by its distance to the candidates' mean."
-    shown = "This is the method shown." if score.method == method else "Click to show this method."
-    return f"{METHODS[score.method][1]}. {shown}"
+def _tooltip(row: ScoreRow, method: str) -> str:
+    if row.role == "candidate":
+        return f"The candidate {row.name}."
+    if row.role == "average":
+        return "The average of the candidates."
+    if row.role == "zzpm":
+        return "A weighted average: each candidate by its distance from the mean of the candidates."
+    action = "This method is shown." if row.method == method else "Click to show this method."
+    return f"{METHODS[row.method][1]}. {action}"

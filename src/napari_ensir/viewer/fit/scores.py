@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.compare.baselines import zzpm_weights_from_gram
 from napari_ensir.ensemble.lut.lut import estimate_lut
 from napari_ensir.ensemble.scoring.cross_validation import (
     held_out_error,
@@ -15,6 +16,7 @@ from napari_ensir.ensemble.scoring.cross_validation import (
     mean_squared_error,
 )
 from napari_ensir.ensemble.scoring.metrics import evenly_spaced_planes, psnr_of_error, ssim
+from napari_ensir.ensemble.scoring.score_table import ScoreRow as Score
 from napari_ensir.ensemble.scoring.scores import NoisyScores, errors_of_parts
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import METHODS
@@ -54,42 +56,6 @@ WORTH_SAYING = 0.01
 """dB by which another image has to do better for it to be said."""
 
 _NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Score:
-    """How close one image is to the ground truth.
-
-    Attributes
-    ----------
-    name : str
-    role : "candidate", "average", "method" or "zzpm"
-        What it is, whatever its name.
-    method : str
-        Key of the method, where it is one.
-    psnr : float
-        dB, on the pixels learned from.
-    held_out : float
-        dB, on pixels that the weights were not learned from: all outside the mask and the planes, where
-        there are such, else parts left out in turn; NaN where none could be held out.
-    ssim : float
-        NaN where it was not computed.
-    difference, spread : float
-        Where the ground truth is noisy: mean squared error less that of the candidates' average on what was
-        held out, and its standard error, squared intensity units; else NaN.
-    best : bool
-        Whether it is surely closer to the truth than every other; for noisy ground truths.
-    """
-
-    name: str
-    role: str
-    method: str = ""
-    psnr: float = _NAN
-    held_out: float = _NAN
-    ssim: float = _NAN
-    difference: float = _NAN
-    spread: float = _NAN
-    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,31 +100,18 @@ class Truth:
         """
         n, method = lut.n_candidates, METHODS[lut.method][0]
         held: list[NDArray[np.float64] | WeightLUT | list[Lookup | None]] = [*np.eye(n), np.full(n, 1 / n)]
-        roles = [(method, "method")]
+        roles = [(method, "method"), ("ZZPM", "zzpm")]
         if self.unseen is None:
             parts = self.reference.folds
             held.append(held_out_lookups(self.reference, lut.method, settings, lut.binning))
         else:
             parts = self.unseen.folds
             held.append(lut)
-        if (zzpm := _zzpm_weights(self, lut)) is not None:
-            held.append(zzpm)
-            roles.append(("ZZPM", "zzpm"))
+        held.append(_zzpm_weights(self, lut))
         blocks = errors_of_parts([part.in_bins(lut.binning) for part in parts], held)
         assert self.noise is not None
         found = NoisyScores.of(lut.names, [blocks], self.peak, self.noise, roles)
-        return [
-            Score(
-                row.name,
-                row.role,
-                lut.method if row.role == "method" else "",
-                psnr=_NAN if row.psnr is None else row.psnr,
-                difference=row.difference,
-                spread=_NAN if row.standard_error is None else row.standard_error,
-                best=row.best,
-            )
-            for row in found.rows
-        ]
+        return [replace(row, method=lut.method) if row.role == "method" else row for row in found.rows]
 
 
 def _error(part: Reference, weights: NDArray[np.float64] | WeightLUT, binning: Binning) -> float:
@@ -207,20 +160,14 @@ def score_methods(
     return scores, tables
 
 
-def score_zzpm(truth: Truth, lut: WeightLUT) -> Score | None:
-    """ZZPM, which weighs a candidate by its distance to the candidates' mean; None where there is none."""
-    weights = _zzpm_weights(truth, lut)
-    return None if weights is None else _fixed(truth, "ZZPM", "zzpm", weights, lut)
+def score_zzpm(truth: Truth, lut: WeightLUT) -> Score:
+    """Score ZZPM, which weights each candidate by its distance from the mean of the candidates."""
+    return _fixed(truth, "ZZPM", "zzpm", _zzpm_weights(truth, lut), lut)
 
 
-def _zzpm_weights(truth: Truth, lut: WeightLUT) -> NDArray[np.float64] | None:
+def _zzpm_weights(truth: Truth, lut: WeightLUT) -> NDArray[np.float64]:
     gram = truth.reference.statistics.in_bins(lut.binning).error_gram.sum(axis=0)
-    # The truth cancels in the distance, so it can be told from the errors.
-    spread = np.maximum(np.diag(gram) - 2 * gram.mean(axis=1) + gram.mean(), 0)
-    if not (spread > 0).all():
-        return None
-    weights: NDArray[np.float64] = (1 / spread) / (1 / spread).sum()
-    return weights
+    return zzpm_weights_from_gram(gram)
 
 
 def better_than_chosen(scores: Sequence[Score], method: str) -> str:

@@ -343,7 +343,7 @@ class FitWidget(FitControls):
             return
         scores = list(result.scores)
         if not any(score.role == "zzpm" for score in scores):
-            scores += filter(None, [score_zzpm(result.truth, result.lut)])
+            scores += [score_zzpm(result.truth, result.lut)]
         self.comparison = CompareDialog(
             scores, result.lut.method, result.held_out_in_words, self._adopt, self.native
         )
