@@ -2,9 +2,9 @@
 
     python benchmarks/microscopy.py FOLDER [--sets NAME ...] [--write]
 
-FOLDER holds ``loading.py`` with ``SETS``, ``PEERS`` and ``load(name)``, which returns for each field the noisy
-image, the truth, the peers' restorations and further exposures. ``--write`` writes ``microscopy.md``. PSNR in dB
-with peak 255; nothing is clipped.
+FOLDER holds ``loading.py`` with ``SETS``, ``PEERS`` and ``load(name)``, which returns for each field the
+noisy image, the truth, the peers' restorations and further exposures. ``--write`` writes ``microscopy.md``.
+PSNR in dB with peak 255; nothing is clipped.
 """
 
 from __future__ import annotations
