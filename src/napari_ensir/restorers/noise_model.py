@@ -91,8 +91,8 @@ class NoiseModel:
     def stabilise(self, image: ArrayLike) -> NDArray[np.float64]:
         """Transform an image so that its noise has a standard deviation of about 1 everywhere.
 
-        The generalised Anscombe transform (Starck, Murtagh and Bijaoui 1998), or a division by the level where
-        the noise does not depend on the signal.
+        The generalised Anscombe transform (Starck, Murtagh and Bijaoui 1998), or a division by the level
+        where the noise does not depend on the signal.
         """
         values = np.asarray(image, np.float64)
         if not self.is_signal_dependent:
@@ -103,8 +103,8 @@ class NoiseModel:
         """Transform a denoised image back to intensities, without bias.
 
         The exact unbiased inverse of the generalised Anscombe transform in closed form (Mäkitalo and Foi,
-        IEEE TIP 22, 2013). It maps the mean of transformed pixels to the mean of the pixels, which the algebraic
-        inverse does not.
+        IEEE TIP 22, 2013). It maps the mean of transformed pixels to the mean of the pixels, which the
+        algebraic inverse does not.
 
         Examples
         --------
@@ -295,7 +295,7 @@ def _regression(blocks: _Blocks) -> NoiseModel:
     design = np.stack([(mean - centre) / width, np.ones_like(mean)], axis=1)
     order = np.argsort(mean, kind="stable")
     classes = np.array_split(order, max(1, min(_CLASSES, len(order) // BLOCK)))
-    line = _first_line(design, variance, structure, classes)
+    line: NDArray[np.floating[Any]] = _first_line(design, variance, structure, classes)
     least = max(0.2 * float(np.quantile(variance, 0.05)), 1e-6 * float(variance.mean()))
     for _ in range(30):
         before, fitted = line, np.maximum(design @ line, least)
@@ -309,7 +309,7 @@ def _regression(blocks: _Blocks) -> NoiseModel:
     inverse = np.linalg.inv(design.T @ (weights[:, np.newaxis] * design))
     scores = design * (weights * (variance - design @ line))[:, np.newaxis]
     covariance = inverse @ (scores.T @ scores) @ inverse
-    to_offset: Pixels = np.array([-centre / width, 1.0])
+    to_offset = np.array([-centre / width, 1.0])
     gain, gain_error = float(line[0]) / width, float(np.sqrt(covariance[0, 0])) / width
     offset, offset_error = float(line @ to_offset), float(np.sqrt(to_offset @ covariance @ to_offset))
     # The line does not hold where pixels are clipped; what is measured there does.
