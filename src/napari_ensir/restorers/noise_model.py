@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.float64]
 
-__all__ = ["NoiseModel", "estimate_noise_model"]
+__all__ = ["NoiseModel", "estimate_noise_model", "find_hot_pixels", "replace_hot_pixels"]
 
 BLOCK = 8
 """Rows and columns of the blocks over which means and variances are taken, pixels."""
@@ -34,6 +34,12 @@ MIN_RATIO = 1.5
 LAGS = 2
 """Largest distance of the autocorrelation, pixels."""
 
+HOT = 6.0
+"""Standard deviations of the noise by which a hot pixel exceeds the brightest of its neighbours."""
+
+MAX_HOT_SHARE = 1e-3
+"""Largest share of hot pixels; where there are more, isolated points are taken as part of the image."""
+
 _MAX_PIXELS = 2**21
 _BAND = 8 * BLOCK + 2  # rows read at once; the Laplacian takes one off either side
 _CLIPPED = 0.02  # share of a block's pixels at the image's limits, above which the block is not used
@@ -41,6 +47,8 @@ _CLASSES = 16
 _CALM = 0.3  # share of each class of brightness that is used in any case
 _SMOOTHING = 1.5  # pixels, of the image whose gradient measures structure
 _GRADIENT_POWER = 0.01269  # of white noise of variance 1 in that gradient
+_RING = np.maximum(*np.abs(np.mgrid[-2:3, -2:3]))  # distance from the centre of a window of 5 x 5 pixels
+_NEIGHBOURS = np.argwhere(_RING == 1)
 # Effective number of independent values: variance of a block's mean square times its pixels over variance^2.
 _MEAN_SQUARE_VARIANCE = 2 * (1 + 2 * ((4 / 6) ** 2 + (1 / 6) ** 2)) ** 2
 
@@ -200,6 +208,87 @@ def estimate_noise_model(image: ArrayLike, channel_axis: int | None = None) -> N
         level=model.level / np.sqrt(share),
         correlation=correlation,
     )
+
+
+def find_hot_pixels(image: ArrayLike, model: NoiseModel) -> NDArray[np.bool_]:
+    """Find isolated pixels that are far brighter than the noise allows.
+
+    A hot pixel exceeds each of its 8 neighbours by 6 standard deviations of the noise and by twice the range of
+    the 24 pixels around it, while its neighbours are no brighter than those around them. The image of a star or
+    of a bead, which the optics spread over several pixels, is not found.
+
+    Parameters
+    ----------
+    image : (..., rows, columns) array
+    model : NoiseModel
+        Of this image; see :func:`estimate_noise_model`.
+
+    Returns
+    -------
+    bool array of the image's shape
+        All False where more than one pixel in a thousand would be True: then points belong to the image.
+
+    Examples
+    --------
+    >>> image = np.random.default_rng(0).normal(100, 5, (64, 64))
+    >>> image[20, 30] = 4000
+    >>> np.argwhere(find_hot_pixels(image, estimate_noise_model(image))).tolist()
+    [[20, 30]]
+    """
+    values = model.stabilise(image)
+    found = np.zeros(values.shape, bool)
+    if model.level == 0 or min(values.shape[-2:]) < 3:
+        return found
+    for index in np.ndindex(values.shape[:-2]):
+        plane = np.pad(values[index], 2, mode="reflect")
+        inside = np.lib.stride_tricks.sliding_window_view(plane, (5, 5))
+        above = inside[..., 2, 2] - HOT
+        candidates = np.ones(above.shape, bool)
+        for row, column in _NEIGHBOURS:
+            candidates &= inside[..., row, column] < above
+        at = np.argwhere(candidates)
+        windows = inside[at[:, 0], at[:, 1]]
+        neighbours = windows[:, _RING == 1]
+        outer = windows[:, _RING == 2]
+        around = np.concatenate([neighbours, outer], axis=1)
+        excess = windows[:, 2, 2] - np.median(around, axis=1)
+        spread = neighbours.mean(axis=1) - np.median(outer, axis=1)
+        isolated = windows[:, 2, 2] - neighbours.max(axis=1) > 2 * np.ptp(around, axis=1)
+        hot = at[isolated & (spread < np.maximum(1.0, 0.03 * excess))]
+        found[(*index, *hot.T)] = True
+    return found if found.mean() <= max(MAX_HOT_SHARE, 1 / found.size) else np.zeros_like(found)
+
+
+def replace_hot_pixels(image: NDArray[Any], hot: NDArray[np.bool_]) -> NDArray[Any]:
+    """Replace hot pixels by the median of their neighbours.
+
+    Parameters
+    ----------
+    image : (..., rows, columns) array
+    hot : bool array of its shape
+        See :func:`find_hot_pixels`.
+
+    Returns
+    -------
+    array
+        A copy; the image itself where there is no hot pixel.
+
+    Examples
+    --------
+    >>> image = np.ones((3, 3))
+    >>> image[1, 1] = 9
+    >>> replace_hot_pixels(image, image > 5).max()
+    1.0
+    """
+    if not hot.any():
+        return image
+    replaced = image.copy()
+    around = [(0, 0)] * (image.ndim - 2) + [(1, 1)] * 2
+    padded = np.pad(image, around, mode="reflect")
+    for *index, row, column in np.argwhere(hot):
+        window = padded[(*index, slice(row, row + 3), slice(column, column + 3))].ravel()
+        replaced[(*index, row, column)] = np.median(np.delete(window, 4))
+    return replaced
 
 
 @dataclass(frozen=True)
