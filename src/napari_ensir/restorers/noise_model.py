@@ -213,9 +213,9 @@ def estimate_noise_model(image: ArrayLike, channel_axis: int | None = None) -> N
 def find_hot_pixels(image: ArrayLike, model: NoiseModel) -> NDArray[np.bool_]:
     """Find isolated pixels that are far brighter than the noise allows.
 
-    A hot pixel exceeds each of its 8 neighbours by 6 standard deviations of the noise and by twice the range of
-    the 24 pixels around it, while its neighbours are no brighter than those around them. The image of a star or
-    of a bead, which the optics spread over several pixels, is not found.
+    A hot pixel exceeds each of its 8 neighbours by 6 standard deviations of the noise and by twice the range
+    of the 24 pixels around it, while its neighbours are no brighter than those around them. A star or a bead,
+    whose light the optics spread over several pixels, is not a hot pixel.
 
     Parameters
     ----------
@@ -277,7 +277,7 @@ def replace_hot_pixels(image: NDArray[Any], hot: NDArray[np.bool_]) -> NDArray[A
     --------
     >>> image = np.ones((3, 3))
     >>> image[1, 1] = 9
-    >>> replace_hot_pixels(image, image > 5).max()
+    >>> float(replace_hot_pixels(image, image > 5).max())
     1.0
     """
     if not hot.any():
