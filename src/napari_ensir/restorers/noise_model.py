@@ -48,7 +48,6 @@ _CALM = 0.3  # share of each class of brightness that is used in any case
 _SMOOTHING = 1.5  # pixels, of the image whose gradient measures structure
 _GRADIENT_POWER = 0.01269  # of white noise of variance 1 in that gradient
 _RING = np.maximum(*np.abs(np.mgrid[-2:3, -2:3]))  # distance from the centre of a window of 5 x 5 pixels
-_NEIGHBOURS = np.argwhere(_RING == 1)
 # Effective number of independent values: variance of a block's mean square times its pixels over variance^2.
 _MEAN_SQUARE_VARIANCE = 2 * (1 + 2 * ((4 / 6) ** 2 + (1 / 6) ** 2)) ** 2
 
@@ -235,25 +234,19 @@ def find_hot_pixels(image: ArrayLike, model: NoiseModel) -> NDArray[np.bool_]:
     >>> np.argwhere(find_hot_pixels(image, estimate_noise_model(image))).tolist()
     [[20, 30]]
     """
-    values = model.stabilise(image)
-    found = np.zeros(values.shape, bool)
-    if model.level == 0 or min(values.shape[-2:]) < 3:
+    array = np.asarray(image)
+    found = np.zeros(array.shape, bool)
+    if model.level == 0 or min(array.shape[-2:]) < 3:
         return found
-    for index in np.ndindex(values.shape[:-2]):
-        plane = np.pad(values[index], 2, mode="reflect")
-        inside = np.lib.stride_tricks.sliding_window_view(plane, (5, 5))
-        above = inside[..., 2, 2] - HOT
-        candidates = np.ones(above.shape, bool)
-        for row, column in _NEIGHBOURS:
-            candidates &= inside[..., row, column] < above
-        at = np.argwhere(candidates)
-        windows = inside[at[:, 0], at[:, 1]]
-        neighbours = windows[:, _RING == 1]
-        outer = windows[:, _RING == 2]
-        around = np.concatenate([neighbours, outer], axis=1)
-        excess = windows[:, 2, 2] - np.median(around, axis=1)
-        spread = neighbours.mean(axis=1) - np.median(outer, axis=1)
-        isolated = windows[:, 2, 2] - neighbours.max(axis=1) > 2 * np.ptp(around, axis=1)
+    for index in np.ndindex(array.shape[:-2]):
+        plane = np.pad(model.stabilise(array[index]), 2, mode="reflect")
+        at = np.argwhere(plane[2:-2, 2:-2] > plane[2:-2, 1:-3] + HOT)  # few: the rest looks at these only
+        windows = np.lib.stride_tricks.sliding_window_view(plane, (5, 5))[at[:, 0], at[:, 1]]
+        centre, neighbours, around = windows[:, 2, 2], windows[:, _RING == 1], windows[:, _RING > 0]
+        above = centre - neighbours.max(axis=1)
+        excess = centre - np.median(around, axis=1)
+        spread = neighbours.mean(axis=1) - np.median(windows[:, _RING == 2], axis=1)
+        isolated = (above > HOT) & (above > 2 * np.ptp(around, axis=1))
         hot = at[isolated & (spread < np.maximum(1.0, 0.03 * excess))]
         found[(*index, *hot.T)] = True
     return found if found.mean() <= max(MAX_HOT_SHARE, 1 / found.size) else np.zeros_like(found)
