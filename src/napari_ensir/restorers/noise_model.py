@@ -46,6 +46,7 @@ _CLIPPED = 0.02  # share of a block's pixels at the image's limits, above which 
 _CLASSES = 16
 _CALM = 0.3  # share of each class of brightness that is used in any case
 _SMOOTHING = 1.5  # pixels, of the image whose gradient measures structure
+_DETRENDING = 3.0  # pixels, of the blur that is subtracted to measure the autocorrelation
 _GRADIENT_POWER = 0.01269  # of white noise of variance 1 in that gradient
 _RING = np.maximum(*np.abs(np.mgrid[-2:3, -2:3]))  # distance from the centre of a window of 5 x 5 pixels
 # Effective number of independent values: variance of a block's mean square times its pixels over variance^2.
@@ -186,8 +187,11 @@ def estimate_noise_model(image: ArrayLike, channel_axis: int | None = None) -> N
             f"cannot estimate the noise of an image of shape {array.shape} and dtype {array.dtype}; "
             "rows and columns of real numbers are needed."
         )
-    bands = list(_bands(array.reshape(-1, *array.shape[-2:])))
-    low, high = _limits(bands)
+    planes = array.reshape(-1, *array.shape[-2:])
+    bands = [band for band in _bands(planes) if not np.isnan(band).all()]
+    if not bands:
+        raise EnsembleError("cannot estimate the noise: no pixel of the image is finite.")
+    low, high = min(map(np.nanmin, bands)), max(map(np.nanmax, bands))
     blocks = _Blocks(*np.concatenate([_block_statistics(band, low, high) for band in bands], axis=1))
     model = _constant(bands) if len(blocks.mean) < MIN_BLOCKS else _regression(blocks)
     if model.level == 0 or len(blocks.mean) < MIN_BLOCKS:
@@ -195,7 +199,7 @@ def estimate_noise_model(image: ArrayLike, channel_axis: int | None = None) -> N
     found = noise_correlation(array, None if channel_axis is None else 0)
     if found is None or found <= CORRELATED:
         return model
-    correlation = np.mean([_autocorrelation(band) for band in bands], axis=0)
+    correlation = np.mean([_autocorrelation(band) for band in bands if np.nanstd(band) > 0], axis=0)
     # Share of the power of correlated noise that passes the Laplacian, whose power for white noise is 1.
     share = max(float((correlation * _laplacian_autocorrelation()).sum()), 0.01)
     return replace(
@@ -204,7 +208,7 @@ def estimate_noise_model(image: ArrayLike, channel_axis: int | None = None) -> N
         offset=model.offset / share,
         gain_error=model.gain_error / share,
         offset_error=model.offset_error / share,
-        level=model.level / np.sqrt(share),
+        level=float(model.level / np.sqrt(share)),
         correlation=correlation,
     )
 
@@ -299,20 +303,18 @@ def _bands(planes: NDArray[Any]) -> Iterator[Pixels]:
     count, rows, _ = planes.shape
     step = max(1, int(np.ceil(planes.size / _MAX_PIXELS)))
     if step == 1:
-        yield from planes.astype(np.float64)
+        yield from (_finite_or_nan(plane) for plane in planes)
         return
     height = min(rows, _BAND)
     starts = [(plane, row) for plane in range(count) for row in range(0, rows - height + 1, height)]
     for plane, row in starts[min(step // 2, len(starts) - 1) :: step]:
-        yield planes[plane, row : row + height].astype(np.float64)
+        yield _finite_or_nan(planes[plane, row : row + height])
 
 
-def _limits(bands: list[Pixels]) -> tuple[float, float]:
-    """Lowest and highest finite value."""
-    finite = [found for band in bands if (found := band[np.isfinite(band)]).size]
-    if not finite:
-        raise EnsembleError("cannot estimate the noise: no pixel of the image is finite.")
-    return min(float(part.min()) for part in finite), max(float(part.max()) for part in finite)
+def _finite_or_nan(plane: NDArray[Any]) -> Pixels:
+    values = plane.astype(np.float64)
+    values[~np.isfinite(values)] = np.nan
+    return values
 
 
 def _laplacian(plane: Pixels) -> Pixels:
@@ -447,11 +449,15 @@ def _autocorrelation(plane: Pixels) -> Pixels:
     """Autocorrelation of a plane's noise in the 40 % with the least structure, shape (5, 5)."""
     from scipy.ndimage import gaussian_filter
 
-    filled = np.where(np.isfinite(plane), plane, np.nanmean(np.where(np.isfinite(plane), plane, np.nan)))
-    residual = filled - gaussian_filter(filled, 3)
+    filled = np.where(np.isnan(plane), np.nanmean(plane), plane)
+    residual = filled - gaussian_filter(filled, _DETRENDING)
     activity = np.hypot(*np.gradient(gaussian_filter(filled, 4)))
-    calm = (activity <= np.quantile(activity, 0.4)) & np.isfinite(plane)
+    calm = (activity <= np.quantile(activity, 0.4)) & ~np.isnan(plane)
     lags = range(-LAGS, LAGS + 1)
     products = [[np.mean((residual * np.roll(residual, (i, j), (0, 1)))[calm]) for j in lags] for i in lags]
     found = np.array(products)
-    return found / max(float(found[LAGS, LAGS]), 1e-300)
+    # The blur G takes 2 G - G * G times the noise's sum of covariances off each.
+    squares = np.add.outer(np.square(lags), np.square(lags)) / (2 * _DETRENDING**2)
+    removed = (2 * np.exp(-squares) - np.exp(-squares / 2) / 2) / (2 * np.pi * _DETRENDING**2)
+    found += found.sum() / (1 - removed.sum()) * removed
+    return np.asarray(found / found[LAGS, LAGS])
