@@ -527,14 +527,15 @@ def seed_setting(default: int = 0) -> Any:
     )
 
 
-def noise_setting() -> Any:
-    """Declare the setting ``noise``."""
+def noise_setting(default: Any = None, *, none: str = "estimated from the image", auto: str = "") -> Any:
+    """Declare the setting ``noise``; `none` and `auto` describe the values None and "auto"."""
     return setting(
-        None,
+        default,
         title="Noise",
         description="Standard deviation of the noise.",
         minimum=0.0,
-        none="estimated from the image",
+        none=none,
+        auto=auto or None,
         unit="intensity units",
     )
 

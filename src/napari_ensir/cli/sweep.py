@@ -149,7 +149,7 @@ def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> li
             f"give the values of {setting.name}, which can be {setting.allowed()}.", param_hint=LIST
         )
     now = getattr(restorer, setting.name)
-    if settings.between is None and now is None:
+    if settings.between is None and (now is None or now == setting.word):
         raise typer.BadParameter(
             f"{setting.name} has no value to start from; give the range of values.",
             param_hint="--between",

@@ -263,11 +263,11 @@ def settings_to_try(restorer: Restorer) -> tuple[Setting, ...]:
     --------
     >>> from napari_ensir.restorers.classical import Wavelet
     >>> [each.name for each in settings_to_try(Wavelet())]
-    ['spatial_ndim', 'wavelet', 'method', 'noise']
+    ['spatial_ndim', 'hot_pixels', 'wavelet', 'method', 'noise']
     """
     known: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
     found = [each for each in known if each.name not in _ELSEWHERE]
-    return tuple(sorted(found, key=lambda each: getattr(restorer, each.name) is None))
+    return tuple(sorted(found, key=lambda each: getattr(restorer, each.name) in (None, each.word)))
 
 
 def numbers_to_try(restorer: Restorer) -> tuple[Setting, ...]:
