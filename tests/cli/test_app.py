@@ -86,7 +86,7 @@ def test_fit_apply_evaluate_on_folders(fitted):
         )
         for stem in STEMS
     ]
-    expected = fit_lut(references, ("near", "far"), "least-squares")
+    expected = fit_lut(references, ("near", "far"), method="least-squares")
     loaded = load_lut(lut)
     assert loaded.names == ("near", "far")
     np.testing.assert_array_equal(loaded.weights, expected.weights)
