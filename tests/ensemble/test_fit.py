@@ -27,7 +27,13 @@ class Counted:
     """An array that counts the pixels read from it."""
 
     def __init__(self, array):
-        self.array, self.shape, self.dtype, self.ndim, self.read = array, array.shape, array.dtype, array.ndim, 0
+        self.array, self.shape, self.dtype, self.ndim, self.read = (
+            array,
+            array.shape,
+            array.dtype,
+            array.ndim,
+            0,
+        )
 
     def __getitem__(self, key):
         found = self.array[key]

@@ -21,6 +21,7 @@ from napari_ensir.ensemble.arrays.image_set import check_prior
 from napari_ensir.ensemble.checks.noise import PARTS, OwnInputWarning, method_for, own_input_of
 from napari_ensir.ensemble.estimators.base import METHODS, Settings, find_method
 from napari_ensir.ensemble.lut.lut import estimate_lut
+from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.ensemble.scoring.cross_validation import (
     FACTORS,
     SHRINKAGES,
@@ -340,7 +341,7 @@ class FitSession:
         else:
             estimation, choice, found = self._estimation(method, settings, progress), None, []
         lut = self._table(estimation, progress)
-        report: dict[str, Any] = dict(lut.report)
+        report = FitReport(lut.report)
         report["warnings"] = [*found, *report["warnings"], *self.warnings]
         if choice is not None:
             report["method_choice"] = choice
@@ -359,7 +360,9 @@ class FitSession:
         lut = estimate_lut(
             reference, estimation.method, estimation.settings, binning=estimation.binning, progress=progress
         )
-        return replace(lut, report=named_report(lut.report, self._input_names)) if self._input_names else lut
+        if not self._input_names:
+            return lut
+        return replace(lut, report=FitReport(named_report(lut.report, self._input_names)))
 
     def _estimation(self, method: str, settings: FitSettings, progress: Progress | None) -> _Estimation:
         """The bins and numbers of a method; where a setting is "auto", the best on parts held out."""

@@ -93,7 +93,7 @@ def test_mask_learns_inside_and_scores_outside(filled, fit_widget, images, wait_
     wait_for(fit_widget)
     arrays = [images[name] for name in fit_widget.result.lut.names]
     truth = images["ground truth"]
-    expected = fit_lut([(arrays, truth)], mask=[labels > 0])
+    expected = fit_lut([(arrays, truth)], method="em", mask=[labels > 0])
     np.testing.assert_allclose(fit_widget.result.lut.weights, expected.weights, atol=1e-9)
     outside = (expected.apply(arrays) - truth)[labels == 0].astype(float)
     psnr = 10 * np.log10(255**2 / np.mean(outside**2))
@@ -285,7 +285,7 @@ def test_preferences_have_a_page_and_a_fallback(viewer, monkeypatch):
 
     from napari_ensir.viewer.layers.session import preference
 
-    assert preference("method") == "em"
+    assert preference("method") == "auto"
     if not hasattr(napari.settings, "get_plugin_settings"):
         return  # an older napari, which has no such page: there is the fallback alone
     settings = napari.settings.get_plugin_settings("napari-ensir").ensemble
@@ -293,7 +293,7 @@ def test_preferences_have_a_page_and_a_fallback(viewer, monkeypatch):
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     assert widget.settings().method == "least-squares"
     monkeypatch.delattr(napari.settings, "get_plugin_settings")
-    assert preference("method") == "em"
+    assert preference("method") == "auto"
 
 
 def test_layer_menu_opens_the_widgets_with_the_selection(filled):
@@ -315,3 +315,19 @@ def test_no_progress_bar_is_left_open(filled, fitted, wait_for, qtbot):
     fitted.bin_width.value = 64
     settle(fitted, wait_for, qtbot)
     assert not list(progress._all_instances)
+
+
+def test_auto_shows_which_method_it_took_and_by_how_much(filled, fitted, wait_for, qtbot):
+    fitted.method.value = "auto"
+    settle(fitted, wait_for, qtbot)
+    lut = fitted.result.lut
+    held_out = {score.method: score.held_out for score in fitted.result.scores if score.method}
+    assert lut.method == max(held_out, key=held_out.get) == "least-squares"
+    assert one(filled, "ensemble")[0].name == "ensemble · Least squares"
+    summary = lut.report["method_choice"]["summary"]
+    assert "dB above EM" in summary
+    assert f"Chosen: {summary}." in fitted.message.value
+    assert fitted.method.value == "auto"
+    assert fitted.shrinkage.visible
+    table = [row[0] for row in fitted.scores.value["data"]]
+    assert "● Least squares" in table

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names
+from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.ensemble.statistics.binning import FLOAT_LEVELS, Binning
 from napari_ensir.ensemble.uncertainty.error_table import INTENSITIES, SPREADS, ErrorTable
 from napari_ensir.errors import EnsembleError
@@ -80,7 +81,7 @@ class TableParts(TypedDict):
     fallback: NDArray[np.float64]
     unseen: Literal["fallback", "previous"]
     channel_axis: int | None
-    report: dict[str, Any]
+    report: FitReport
     errors: ErrorTable | None
 
 
@@ -266,7 +267,7 @@ def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[An
         "fallback": fallback,
         "unseen": header["unseen"],
         "channel_axis": header["channel_axis"],
-        "report": report,
+        "report": FitReport(report),
         "errors": _checked_errors(source, header, tensors),
     }
 

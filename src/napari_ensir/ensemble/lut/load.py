@@ -10,6 +10,7 @@ from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.lut.authors import MAX_BYTES, read_authors_table
 from napari_ensir.ensemble.lut.format import SUFFIX, read_table
 from napari_ensir.ensemble.lut.lut import WeightLUT
+from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.tensors import readable_file
@@ -113,5 +114,5 @@ def import_lut(
         np.full((n_channels, m), 1 / m),
         "previous",
         -1 if n_channels > 1 else None,
-        {"source": source.name},
+        FitReport({"source": source.name}),
     )

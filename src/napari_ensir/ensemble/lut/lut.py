@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names, make_field
+from napari_ensir.ensemble.checks.exposure import exposure_of, matched
 from napari_ensir.ensemble.checks.fit import doubts
 from napari_ensir.ensemble.combine.combine import combine_field
 from napari_ensir.ensemble.combine.lookup import Lookup
 from napari_ensir.ensemble.estimators.base import OUTCOMES, Settings, find_method
 from napari_ensir.ensemble.lut.format import TableParts, write_table
-from napari_ensir.ensemble.statistics.reference import PERCENTS, ReferenceSet, made_now
+from napari_ensir.ensemble.lut.report import FitReport
+from napari_ensir.ensemble.statistics.reference import PERCENTS, ReferenceSet, made_now, sample_of
 from napari_ensir.ensemble.uncertainty.bias import rescaled_fidelity
 from napari_ensir.ensemble.uncertainty.calibrate import calibrate, noise_in
 from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, expected_error_of
@@ -62,11 +65,11 @@ class WeightLUT:
         EnsIR authors' rule).
     channel_axis : int or None
         Axis with one table per place along it; negative: counted from the end.
-    report : dict
-        How the fit went: plain numbers, strings and lists. ``report["warnings"]`` of a fit holds sentences on
-        what should be known before the table is trusted.
+    report : FitReport
+        How the table was made: a mapping of plain values, the usual ones also as attributes.
+        ``report.warnings`` has sentences on what looks wrong.
     errors : ErrorTable or None
-        How far off the ensemble was where it had not learned; see :meth:`calibrated`.
+        Errors of the ensemble on parts held out; see :meth:`calibrated`.
     """
 
     names: tuple[str, ...]
@@ -78,7 +81,7 @@ class WeightLUT:
     fallback: NDArray[np.float64]
     unseen: Literal["fallback", "previous"] = "fallback"
     channel_axis: int | None = None
-    report: dict[str, Any] = field(default_factory=dict)
+    report: FitReport = field(default_factory=FitReport)
     errors: ErrorTable | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +92,7 @@ class WeightLUT:
             raise EnsembleError(
                 f"the table's parts do not fit {m} candidates and {n} bin sets: their shapes are {shapes}."
             )
+        object.__setattr__(self, "report", FitReport(self.report))
         for array in (self.rows, self.weights, self.counts, self.fallback):
             array.flags.writeable = False
 
@@ -117,6 +121,26 @@ class WeightLUT:
             f"<WeightLUT {self.method!r} of {', '.join(self.names)}: {len(self.rows)} bin sets, "
             f"bin width {self.bin_width:g}, range {self.binning.low:g} to {self.binning.high:g}, "
             f"{self.n_channels} channel{'s' if self.n_channels > 1 else ''}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The table as HTML, for notebooks: its mean weights by candidate, and its warnings."""
+        pixels = np.where(self.counts < 0, 1, self.counts)
+        mean = (
+            np.average(self.weights, axis=0, weights=pixels) if pixels.sum() else self.fallback.mean(axis=0)
+        )
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{weight:.3f}</td></tr>"
+            for name, weight in zip(self.names, mean, strict=True)
+        )
+        said = [str(one) for one in self.report.warnings]
+        if self.report.method_choice:
+            said.insert(0, f"Method: {self.report.method_choice.get('summary')}.")
+        notes = "".join(f"<li>{escape(one)}</li>" for one in said)
+        return (
+            f"<p>{escape(repr(self)[1:-1])}</p>"
+            f"<table><tr><th>candidate</th><th>mean weight</th></tr>{rows}</table>"
+            + (f"<ul>{notes}</ul>" if notes else "")
         )
 
     @cached_property
@@ -394,8 +418,41 @@ class WeightLUT:
             self,
             binning=binning,
             errors=errors,
-            report=_rescaled_report(self.report, gain, offset),
+            report=FitReport(_rescaled_report(self.report, gain, offset)),
         )
+
+    def match_exposure(self, candidates: Sequence[Any], *, channel_axis: int | None = None) -> WeightLUT:
+        """Rescale the table to the gain and offset at which these candidates were acquired.
+
+        Gain and offset are found from percentiles of the candidates' mean and those of the images learned
+        from; ``report["rescaled"]`` of the result has them.
+
+        Parameters
+        ----------
+        candidates, channel_axis
+            As for :meth:`apply`; arrays in memory.
+
+        Returns
+        -------
+        WeightLUT
+            See :meth:`rescaled`.
+
+        Raises
+        ------
+        EnsembleError
+            If the candidates do not fit the table, or gain and offset cannot be found: the report has no
+            percentiles (an imported table), or the images are constant or dask arrays.
+
+        Examples
+        --------
+        >>> from napari_ensir import fit_lut
+        >>> truth = np.random.default_rng(0).integers(0, 99, (64, 64)).astype(np.float32)
+        >>> lut = fit_lut([((truth + 1, truth - 1), truth)], device="cpu")
+        >>> lut.match_exposure((3 * truth + 53, 3 * truth + 47)).report["rescaled"]
+        [3.0, 50.0]
+        """
+        sample = sample_of(self.field(candidates, channel_axis))
+        return self.rescaled(*matched(exposure_of(self.report, [sample])))
 
     def save(self, path: str | Path) -> Path:
         """Write the table to a ``.lut.safetensors`` file, whole or not at all.
@@ -571,22 +628,24 @@ def estimate_lut(
     statistics = reference.statistics if binning is None else reference.statistics.in_bins(binning)
     estimate = estimator(statistics, settings, progress)
     counts = statistics.counts
-    report = {
-        **made_now(),
-        "settings": settings.to_dict(found.uses),
-        "inputs": reference.inputs,
-        "pixels": statistics.n_pixels,
-        "images": reference.n_images,
-        "bin_sets": len(counts),
-        "statistics_bytes": statistics.nbytes,
-        "data_range_from": reference.range_from,
-        "not_finite": statistics.not_finite,
-        "outside_range": [int(n) for n in statistics.outside],
-        "outcomes": {text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)},
-        "iterations": [int(n) for n in estimate.iterations],
-        "outcome": [int(code) for code in estimate.outcome],
-        "warnings": doubts(statistics, reference.names, estimate),
-    }
+    report = FitReport(
+        {
+            **made_now(),
+            "settings": settings.to_dict(found.uses),
+            "inputs": reference.inputs,
+            "pixels": statistics.n_pixels,
+            "images": reference.n_images,
+            "bin_sets": len(counts),
+            "statistics_bytes": statistics.nbytes,
+            "data_range_from": reference.range_from,
+            "not_finite": statistics.not_finite,
+            "outside_range": [int(n) for n in statistics.outside],
+            "outcomes": {text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)},
+            "iterations": [int(n) for n in estimate.iterations],
+            "outcome": [int(code) for code in estimate.outcome],
+            "warnings": doubts(statistics, reference.names, estimate),
+        }
+    )
     return WeightLUT(
         reference.names,
         method,
