@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +14,11 @@ from napari_ensir.ensemble.lut.lut import figures
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.fit.scores import with_ssim
 from napari_ensir.viewer.results.combining import (
-    VIEWED,
     Combined,
-    Computed,
+    by_plane,
     combine,
     difference,
+    is_large_stack,
     over_colours,
 )
 from napari_ensir.viewer.results.layers import Errors
@@ -207,12 +206,12 @@ def calibrated(result: FitResult, progress: Progress | None = None) -> FitResult
 def expected_error(
     lut: WeightLUT, candidates: Sequence[Any], rgb: bool, device: str, progress: Progress | None = None
 ) -> Any:
-    """The root mean square error to expect at each pixel: a view where the candidates are a large stack.
+    """The expected root mean square error at each pixel; of a large stack a dask array.
 
     Returns
     -------
     float32 array of the candidates' shape
-        Intensity units; of an RGB image without its colours, whose squares are averaged.
+        Intensity units. The errors of an RGB image's colours are averaged as squares.
 
     Raises
     ------
@@ -221,29 +220,30 @@ def expected_error(
     """
     axis = -1 if rgb and lut.n_channels > 1 else None  # None: where the table has it
     shape = tuple(candidates[0].shape)
-    if lut.errors is not None and len(shape) - rgb > 2 and prod(shape) > VIEWED:
-        lut.field(candidates, axis)  # what does not fit is said now, not when it is looked at
+    if lut.errors is not None and is_large_stack(shape, rgb):
+        lut.field(candidates, axis)  # raises now what would else be raised when a plane is shown
         asked = lut.channel_axis if axis is None else axis
         channels = None if lut.n_channels == 1 or asked is None else asked % len(shape)
-        return Computed(
-            lambda parts: _pooled(lut.expected_error(parts, device, channel_axis=channels), rgb),
+        return by_plane(
+            lambda *parts: _pooled(lut.expected_error(parts, device, channel_axis=channels), rgb),
             candidates,
             np.dtype(np.float32),
+            rgb=rgb,
             channel_axis=len(shape) - 1 if rgb else channels,
             drops_channels=rgb,
-        ).prepared()
+        )
     return _pooled(lut.expected_error(candidates, device, channel_axis=axis, progress=progress), rgb)
 
 
 def _pooled(errors: Any, rgb: bool) -> NDArray[np.float32]:
-    """Over the colours, as mean squares are."""
+    """Root mean square over the colours, if there are any."""
     if not rgb:
         return errors  # type: ignore[no-any-return]
     return (over_colours(errors**2) ** 0.5).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def expected_limits(lut: WeightLUT) -> tuple[float, float]:
-    """From 0 to the largest error that the table expects anywhere that it has seen, in intensity units."""
+    """From 0 to the largest error that the table expects, in intensity units."""
     errors = lut.errors
     if errors is None or not errors.counts.any():
         return (0.0, 1.0)
@@ -251,7 +251,7 @@ def expected_limits(lut: WeightLUT) -> tuple[float, float]:
 
 
 def errors_of(result: FitResult) -> Errors:
-    """Work out the error images of a result; lazy where its images are."""
+    """The error images of the ensemble and of the best candidate; dask arrays if the ensemble is one."""
     request = result.request
     alone = [score for score in result.scores if score.role == "candidate"]
     best = max(range(len(alone)), key=lambda place: alone[place].held_out)
