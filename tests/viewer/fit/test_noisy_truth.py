@@ -41,7 +41,7 @@ def test_differences_are_shown_and_no_psnr_against_noise(noisy, wait_for, images
     best = found["methodLeast squares"]
     assert best.best
     assert best.difference < 0
-    assert "compared with each other" in noisy.message.value
+    assert "only differences of errors are shown" in noisy.message.value
     texts = {row[0]: row for row in noisy.scores.value["data"]}
     assert texts["● Least squares"][1].startswith("★ \u2212")
     assert texts["average"][1] == "0"

@@ -77,6 +77,7 @@ def test_the_canvas_is_not_black(viewer, wait_for, qtbot):
     viewer.open_sample("napari-ensir", "tissue")
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     widget.candidates.value = [viewer.layers[name] for name in ("wavelet", "non-local means")]
+    widget.method.value = "em"
     widget.fit()
     wait_for(widget)
     shown = viewer.layers["ensemble · EM (paper)"]

@@ -1,4 +1,4 @@
-"""All that was scored, ranked by what was held out, with one click to take the best. Scores nothing."""
+"""Dialog that ranks candidates and methods by their held-out scores."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ __all__ = ["CompareDialog"]
 
 
 class CompareDialog(QDialog):
-    """The ranking; it stays open beside the viewer.
+    """Ranking of candidates and methods, with a button to use the best method.
 
     Parameters
     ----------
     scores
-        The candidates in their order; those that could not be held out come last.
+        Candidates in their order; images without a held-out score are ranked last.
     method
-        Key of the method that is shown.
+        Key of the method shown.
     about
-        What was held out, in a sentence.
+        A sentence on the pixels held out.
     adopt
         Called with the key of the method to show.
     parent
-        Whose window it belongs to.
+        Parent of the dialog.
 
     Raises
     ------
     EnsembleError
-        If nothing could be held out.
+        If no part of the images can be held out.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CompareDialog(QDialog):
         parent: QWidget,
     ) -> None:
         super().__init__(parent)
-        self.setWindowTitle("Methods on what was held out")
+        self.setWindowTitle("Held-out scores")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         ranked = sorted(scores, key=_place)
         best = next((each for each in ranked if each.method and np.isfinite(_place(each))), None)
@@ -77,7 +77,7 @@ class CompareDialog(QDialog):
 
 
 def _place(score: FitScore) -> float:
-    """Less is better: by the held-out PSNR, or by the difference where the ground truth is noisy."""
+    """Sort key: the held-out PSNR, or the difference of errors if the ground truth is noisy."""
     return float(
         np.nan_to_num(-score.held_out if np.isnan(score.difference) else score.difference, nan=np.inf)
     )

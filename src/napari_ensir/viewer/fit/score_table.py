@@ -1,7 +1,4 @@
-"""A table of scores: the best of each column marked, the method shown marked, another chosen by a click.
-
-Computes none of them.
-"""
+"""Table of scores that marks the best of each column and the method shown."""
 
 from __future__ import annotations
 
@@ -27,18 +24,18 @@ if TYPE_CHECKING:
 __all__ = ["ScoreTable"]
 
 _COLUMNS = {
-    "psnr": ("PSNR", 2, "dB, on the very pixels that the weights were learned from: it flatters."),
+    "psnr": ("PSNR", 2, "dB, on the pixels that the weights were learned from: too optimistic."),
     "held_out": (
         "held out",
         2,
-        "PSNR in dB on what was not learned from: all outside the mask and the planes, where there are such, "
-        "else parts left out in turn. –: too few places to leave any out, or not worked out yet.",
+        "PSNR in dB on pixels that were not learned from: all outside the mask and the planes if there are "
+        "any, else parts held out in turn. –: the image is too small for it, or not computed yet.",
     ),
     "ssim": (
         "SSIM",
         3,
-        "Pixels learned from are included. "
-        "–: not worked out yet, or the image is smaller than its window of 11 pixels.",
+        "Includes the pixels learned from. "
+        "–: not computed yet, or the image is smaller than the window of 11 pixels.",
     ),
 }
 """Heading, decimals and explanation by the score's attribute."""
@@ -47,18 +44,18 @@ _NOISY = {
     "difference": (
         "error to average",
         3,
-        "Mean squared error less that of the candidates' average, squared intensity units, ± its standard "
-        f"error; less is better. On parts held out. {STAR}: surely the best.",
+        "Held-out mean squared error minus that of the candidates' average, squared intensity units, ± its "
+        f"standard error; lower is better. {STAR}: significantly the best.",
     ),
-    "psnr": ("PSNR", 2, "dB, the noise of the ground truth taken off. –: not known, or below the noise."),
+    "psnr": ("PSNR", 2, "dB, corrected for the noise of the ground truth. –: unknown, or below the noise."),
 }
-"""The same where the ground truth is noisy; the difference has as many digits as its standard error says."""
+"""The same for a noisy ground truth; the standard error determines the digits of the difference."""
 
 
 class ScoreTable(PlainTable):
-    """A row for each image scored; a click on a method's row emits ``chosen`` with the method's key.
+    """Table with a row for each image; a click on a method's row emits ``chosen`` with the method's key.
 
-    Rows are selected to be copied (Ctrl+C), and :meth:`export` writes all of them.
+    Selected rows can be copied (Ctrl+C), and :meth:`export` writes all of them.
 
     Parameters
     ----------
@@ -79,18 +76,18 @@ class ScoreTable(PlainTable):
     def show_scores(
         self, scores: Sequence[FitScore], method: str, candidates: Sequence[str] = (), of_ssim: str = ""
     ) -> None:
-        """Fill the table anew; each candidate bears the colour of its curve and of its label.
+        """Fill the table; each candidate has the colour of its curve and its label.
 
         Parameters
         ----------
         scores
             One for each row.
         method
-            Key of the method that is shown.
+            Key of the method shown.
         candidates
-            Their names in the table's order, which their colours follow.
+            Names in the table's order, which determines the colours.
         of_ssim
-            What SSIM was computed on, in a sentence, for its tooltip.
+            A sentence on the planes that SSIM was computed on, for its tooltip.
         """
         self.scores = tuple(scores)
         self._colours = dict(zip(candidates, [*PALETTE, *[PALETTE[-1]] * len(candidates)], strict=False))
@@ -130,7 +127,7 @@ class ScoreTable(PlainTable):
             self.chosen.emit(self.scores[row].method)
 
     def rows(self) -> list[list[str]]:
-        """What is scored, in full precision: a heading, then a row for each image."""
+        """The scores in full precision: a heading, then a row for each image."""
         shown = self._shown()
         keys, titles = list(shown), [_unit(key, title) for key, (title, *_) in shown.items()]
         if "difference" in shown:
@@ -140,7 +137,7 @@ class ScoreTable(PlainTable):
         ]
 
     def export(self, path: Path) -> None:
-        """Write the table as CSV, whole or not at all; a file that is there is replaced.
+        """Write the table as CSV, completely or not at all; an existing file is replaced.
 
         Raises
         ------
@@ -178,5 +175,5 @@ def _explanation(score: FitScore, method: str) -> str:
         return "The plain average of the candidates."
     if score.role == "zzpm":
         return "A weighted average: each candidate by its distance to the candidates' mean."
-    shown = "This is the method shown." if score.method == method else "Click to show this method."
+    shown = "This method is shown." if score.method == method else "Click to show this method."
     return f"{METHODS[score.method][1]}. {shown}"
