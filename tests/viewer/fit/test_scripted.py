@@ -80,7 +80,8 @@ def test_every_method_is_scored_at_once_and_a_click_chooses(filled, fit_widget, 
         )
         assert np.isfinite([score.held_out, score.ssim]).all()
     better = max(scores.values(), key=lambda score: score.held_out)
-    said = f"{better.name} is better here: {better.held_out:.2f} dB held out, against {scores['em'].held_out:.2f}"
+    own = scores["em"].held_out
+    said = f"{better.name} is better here: {better.held_out:.2f} dB held out, against {own:.2f} dB"
     assert (said in fit_widget.message.value) == (better.held_out > scores["em"].held_out + 0.01)
     row = next(n for n, score in enumerate(fit_widget.scores.scores) if score.method == "least-squares")
     fit_widget.scores.native.cellClicked.emit(row, 0)

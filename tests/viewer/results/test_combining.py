@@ -129,6 +129,7 @@ def test_scores_are_those_of_the_command_line():
         assert str(scale) in result.held_out_in_words
 
 
+@pytest.mark.filterwarnings("ignore:projection mode")  # napari's own, for any image
 def test_other_plugins_can_use_the_layers(viewer, wait_for, monkeypatch):
     """What plugins do with an array, and napari's own *Convert to Labels*."""
     from napari._app_model import get_app_model
@@ -147,10 +148,9 @@ def test_other_plugins_can_use_the_layers(viewer, wait_for, monkeypatch):
     assert 0 < float(ensemble.data.max()) < 256
     assert bool((ensemble.data > 100).any())
     assert ensemble.data.astype("uint16").dtype == np.uint16
-    name = ensemble.name
     viewer.layers.selection = {ensemble}
     get_app_model().commands.execute_command("napari.layer.convert_to_labels").result()
-    assert isinstance(viewer.layers[name], Labels)
+    assert any(isinstance(layer, Labels) and layer.data.shape == truth.shape for layer in viewer.layers)
 
 
 def test_only_the_planes_asked_for_are_computed():
