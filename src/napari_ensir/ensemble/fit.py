@@ -413,7 +413,7 @@ class FitSession:
         best, second, *_ = sorted(errors, key=errors.__getitem__)
         width = peak(reference.statistics.binning)
         psnr = {method: psnr_of_error(error, width) for method, error in errors.items()}
-        gain = psnr[best] - psnr[second] if errors[best] else 0.0
+        gain = psnr[best] - psnr[second] if errors[second] else 0.0
         rival = METHODS[second].title
         summary = f"{METHODS[best].title}, " + (
             f"{gain:.2f} dB above {rival}, held out" if gain >= 0.005 else f"equal to {rival}, held out"

@@ -93,7 +93,7 @@ def test_engines_agree_on_iterations_and_outcomes(both_engines, rng):
     reports = []
     for engine in ("compiled", "torch"):
         with both_engines(engine):
-            lut = fit_lut(images, bin_width=16, channel_axis=-1, device="cpu")
+            lut = fit_lut(images, method="em", bin_width=16, channel_axis=-1, device="cpu")
             reports.append((lut.report, lut.weights))
     assert reports[0][0] == reports[1][0]
     np.testing.assert_allclose(reports[0][1], reports[1][1], atol=1e-9)
@@ -103,7 +103,7 @@ def test_constant_candidate_has_no_solution(engine, rng):
     candidates, truth = make_image(rng, (40, 40), 2)
     truth, candidates[0] = truth // 8 + 100, candidates[0] // 8 + 100
     candidates[1] = np.full_like(truth, 101)
-    lut = fit_lut([(candidates, truth)], bin_width=64, device="cpu")
+    lut = fit_lut([(candidates, truth)], method="em", bin_width=64, device="cpu")
     assert lut.report["outcomes"]["no solution"] == len(lut.rows) - lut.report["outcomes"]["too few pixels"]
     np.testing.assert_array_equal(lut.weights, 0.5)
 
@@ -113,7 +113,7 @@ def test_component_on_a_single_value_grows_without_bound_and_is_caught(engine):
     truth = np.tile(np.array([100, 100, 100, 90, 110, 130], np.uint8), 100)
     spiky = np.tile(np.array([99, 101, 100, 100, 99, 101], np.uint8), 100)
     wide = np.tile(np.array([97, 115, 99, 88, 112, 127], np.uint8), 100)
-    lut = fit_lut([((spiky, wide), truth)], bin_width=256, device="cpu")
+    lut = fit_lut([((spiky, wide), truth)], method="em", bin_width=256, device="cpu")
     assert np.isfinite(lut.weights).all()
     np.testing.assert_allclose(lut.weights.sum(axis=1), 1, atol=1e-12)
     assert lut.report["outcomes"]["no solution"] == 1
