@@ -71,6 +71,7 @@ def test_what_to_know_of_a_fit_goes_to_stderr(folders):
     for stem in STEMS:
         write_image(folders / "flat" / f"{stem}.png", np.full((40, 50, 3), 90, np.uint8))
     arguments = [*candidates(folders), "-c", f"flat={folders}/flat", "-t", folders / "truth", "--quiet"]
+    arguments += ["--method", "em"]
     result = CliRunner().invoke(app, ["fit", *map(str, arguments), "-o", str(folders / "three")])
     assert result.exit_code == 0
     assert 'napari-ensir: warning: candidate 3 ("flat") has one intensity only, 90' in result.stderr
@@ -168,7 +169,7 @@ def test_compare(fitted):
 
 
 def test_a_table_names_the_files_that_it_was_learned_from(fitted):
-    run("fit", *candidates(fitted), "-t", fitted / "truth", "-o", fitted / "named")
+    run("fit", *candidates(fitted), "-t", fitted / "truth", "-o", fitted / "named", "--method", "em")
     (first, *others) = json.loads(run("info", fitted / "named.lut.safetensors", "--json", "-"))["report"][
         "inputs"
     ]["listed"]
