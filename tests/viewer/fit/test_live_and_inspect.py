@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
+from napari_ensir.settings import METHODS
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, placement
 
 
@@ -322,12 +323,14 @@ def test_auto_shows_which_method_it_took_and_by_how_much(filled, fitted, wait_fo
     settle(fitted, wait_for, qtbot)
     lut = fitted.result.lut
     held_out = {score.method: score.held_out for score in fitted.result.scores if score.method}
-    assert lut.method == max(held_out, key=held_out.get) == "least-squares"
-    assert one(filled, "ensemble")[0].name == "ensemble · Least squares"
+    assert lut.method == max(held_out, key=held_out.get)
+    title = METHODS[lut.method][0]
+    assert one(filled, "ensemble")[0].name == f"ensemble · {title}"
     summary = lut.report["method_choice"]["summary"]
-    assert "dB above EM" in summary
+    assert summary.startswith(f"{title}, ")
+    assert "dB above" in summary
     assert f"Chosen: {summary}." in fitted.message.value
     assert fitted.method.value == "auto"
     assert fitted.shrinkage.visible
     table = [row[0] for row in fitted.scores.value["data"]]
-    assert "● Least squares" in table
+    assert f"● {title}" in table
