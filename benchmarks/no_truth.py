@@ -190,7 +190,13 @@ def deraining(folder: Path) -> None:
                     if i % 2 != fold
                 ]
                 lut = fit_lut(
-                    learned, names, method, data_range=(0, 255), bin_width=32, channel_axis=-1, device="cpu"
+                    learned,
+                    names,
+                    method=method,
+                    data_range=(0, 255),
+                    bin_width=32,
+                    channel_axis=-1,
+                    device="cpu",
                 )
                 for i in range(fold, len(stems), 2):
                     result = lut.apply([images[name][i] for name in names], "cpu")

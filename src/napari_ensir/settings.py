@@ -13,6 +13,7 @@ from napari_ensir.errors import EnsembleError
 
 __all__ = [
     "METHODS",
+    "METHOD_CHOICES",
     "SHRINKAGE",
     "TINY",
     "ApplySettings",
@@ -589,6 +590,12 @@ def truth_noise_setting() -> Any:
     )
 
 
+METHOD_CHOICES = {
+    "auto": ("Automatic", "Try every method and take the one with the least error on parts held out"),
+    **METHODS,
+}
+"""The methods that a fit accepts."""
+
 # -- one class for each command ------------------------------------------------------------------------
 
 
@@ -596,12 +603,11 @@ def truth_noise_setting() -> Any:
 class FitSettings(Settings):
     """Settings of :func:`napari_ensir.fit_lut`."""
 
-    method: str | None = setting(
-        None,
+    method: str = setting(
+        "auto",
         title="Method",
-        description="How to estimate the weights of each bin set.",
-        choices=METHODS,
-        none="EM as in the paper; least squares if the ground truth is noisy",
+        description="How the weights are estimated; auto takes the best of all methods on parts held out.",
+        choices=METHOD_CHOICES,
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     bin_width: float | Literal["auto"] | None = bin_width_setting()
@@ -613,7 +619,7 @@ class FitSettings(Settings):
         none="equal weights",
         group="EM",
     )
-    max_iterations: int | None = setting(
+    max_iter: int | None = setting(
         None,
         title="Max. iterations",
         description="For EM: maximum number of iterations.",

@@ -13,7 +13,7 @@ METHODS = ("em", "em-released", "least-squares")
 
 def warnings_of(candidates, truth, method="em", **options):
     names = tuple("ABC"[: len(candidates)])
-    return fit_lut([(candidates, truth)], names, method, device="cpu", **options).report["warnings"]
+    return fit_lut([(candidates, truth)], names, method=method, device="cpu", **options).report["warnings"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -37,7 +37,7 @@ def test_a_constant_candidate_is_named(engine, rng, method, dtype):
     if method == "least-squares":
         assert len(found) == 1
         return
-    lut = fit_lut([(candidates, truth)], ("A", "B", "C"), method, device="cpu")
+    lut = fit_lut([(candidates, truth)], ("A", "B", "C"), method=method, device="cpu")
     unsolved, bin_sets = lut.report["outcomes"]["no solution"], len(lut.rows)
     assert unsolved > 0
     (sentence,) = [one for one in found if one.startswith("EM has no solution in")]

@@ -20,14 +20,9 @@ def test_sample_opens_and_its_ensemble_beats_every_candidate(viewer, wait_for, k
     widget.candidates.value = [viewer.layers[name] for name in names]
     widget.fit()
     wait_for(widget)
-    assert ("too sparse" in widget.message.value) == (key != "stack"), "there they make 0.0 %"
     scores, own = widget.result.scores, widget.result.chosen.held_out
-    held_out = {score.role: score.held_out for score in scores if score.role != "method"}
-    if key != "stack":  # there the paper's EM stays below its best candidate; least squares does not
-        assert own > max(score.held_out for score in scores if score.role != "method")
-    else:
-        assert "does better here" in widget.message.value
-    assert own > held_out["average"]
+    assert own > max(score.held_out for score in scores if score.role != "method")
+    assert "Chosen: " in widget.message.value
 
 
 def test_sample_without_a_truth_serves_as_two_exposures(viewer):
@@ -71,6 +66,7 @@ def test_the_canvas_is_not_black(viewer, wait_for, qtbot):
     viewer.open_sample("napari-ensir", "tissue")
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     widget.candidates.value = [viewer.layers[name] for name in ("wavelet", "non-local means")]
+    widget.method.value = "em"
     widget.fit()
     wait_for(widget)
     shown = viewer.layers["ensemble · EM (paper)"]
