@@ -1,8 +1,8 @@
-"""The one exception a user meets, and two that programs tell from it."""
+"""Exceptions and the warning class of the package."""
 
 from __future__ import annotations
 
-__all__ = ["Cancelled", "EnsembleError", "MissingRestorer"]
+__all__ = ["Cancelled", "EnsembleError", "EnsembleWarning", "MissingRestorer"]
 
 
 class EnsembleError(ValueError):
@@ -10,6 +10,10 @@ class EnsembleError(ValueError):
 
     Nothing is written and no input is changed when it is raised.
     """
+
+
+class EnsembleWarning(UserWarning):
+    """Images or settings that can be used but look wrong; the message is that of a diagnostic."""
 
 
 class Cancelled(Exception):

@@ -572,6 +572,11 @@ def truth_noise_setting() -> Any:
     )
 
 
+MATCH_TRUTH = {
+    "auto": ("Match", "measure its gain and offset against the candidates, and correct them if significant"),
+    "never": ("As it is", "use its intensities as recorded"),
+}
+
 METHODS = {
     "em": (
         "EM (paper)",
@@ -603,6 +608,12 @@ class FitSettings(Settings):
         none="EM as in the paper; least squares where the truth is noisy",
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
+    match_truth: str = setting(
+        "auto",
+        title="Brightness of the truth",
+        description="What to do if a noisy truth is brighter or darker than the candidates.",
+        choices=MATCH_TRUTH,
+    )
     bin_width: float | Literal["auto"] | None = bin_width_setting()
     shrinkage: float | Literal["auto"] = shrinkage_setting()
     prior: Sequence[float] | None = setting(

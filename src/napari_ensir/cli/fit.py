@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_ensir.cli import terminal
-from napari_ensir.ensemble.checks.alignment import suspicions_of_set
 from napari_ensir.ensemble.lut.load import import_lut
 from napari_ensir.ensemble.lut.record import table_of
 from napari_ensir.ensemble.statistics.reference import named_report
+from napari_ensir.errors import EnsembleWarning
 from napari_ensir.files.atomic import many_files
 from napari_ensir.files.output_paths import Place, check_places
 from napari_ensir.files.sets import Masks, Part, References, open_set
@@ -40,7 +40,6 @@ def fit(
     output: Output,
 ) -> None:
     """Learn a table; ``settings`` go to :func:`napari_ensir.fit_lut`."""
-    from napari_ensir.ensemble.checks.noise import OwnInputWarning
     from napari_ensir.ensemble.fit import fit_lut
 
     target = lut_target(out, output.overwrite)
@@ -50,19 +49,16 @@ def fit(
     masks = None if mask is None else Masks(images, open_set({}, {Part.MASK: mask}))
     with many_files(), on_cluster(scheduler), terminal.progress(output.quiet) as progress:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OwnInputWarning)  # it is in the report, too, and told from there
+            warnings.simplefilter("ignore", EnsembleWarning)  # printed from the report
             lut = fit_lut(
                 References(images), tuple(candidates), mask=masks, progress=progress, **settings.keywords()
             )
         if with_errors and settings.truth_noise != "unknown":
             lut = lut.calibrated(References(images), masks, settings.device, progress, planes=settings.planes)
-        odd = suspicions_of_set(
-            References(images), tuple(candidates), lut.channel_axis, [stem for stem, _ in images.fields]
-        )
     files = [[path.name for path in paths.values()] for _, paths in images.fields]
     lut = replace(lut, report=named_report(lut.report, files))
     lut.save(target)
-    said = terminal.warn([*odd, *lut.report["warnings"]])
+    said = terminal.warn(lut.report["warnings"])
     results = {"lut": str(target), **table_of(lut), "warnings": said}
     output.finish(results, lambda: terminal.say(f"{target}: {lut!r}"))
 

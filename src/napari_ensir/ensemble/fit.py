@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.image_set import check_prior
-from napari_ensir.ensemble.checks.noise import PARTS, OwnInputWarning, method_for, own_input_of
+from napari_ensir.ensemble.checks.diagnostic import add_diagnostics
+from napari_ensir.ensemble.checks.noise import PARTS, method_for
+from napari_ensir.ensemble.checks.reference import diagnose_reference
 from napari_ensir.ensemble.estimators.base import Settings
 from napari_ensir.ensemble.lut.lut import estimate_lut
 from napari_ensir.ensemble.scoring.cross_validation import FACTORS, SHRINKAGES, choose_bins
 from napari_ensir.ensemble.scoring.scores import scores_of_reference
 from napari_ensir.ensemble.statistics.reference import Reference, collect_reference
+from napari_ensir.errors import EnsembleWarning
 from napari_ensir.settings import SHRINKAGE, FitSettings
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ def fit_lut(
     max_iterations: int | None = None,
     planes: tuple[int, int] | None = None,
     truth_noise: float | Literal["unknown"] | None = None,
+    match_truth: str = "auto",
     hash_inputs: bool = False,
 ) -> WeightLUT:
     """Learn from images with ground truth how far to trust each candidate at each intensity.
@@ -96,6 +100,9 @@ def fit_lut(
         (:mod:`napari_ensir.ensemble.checks.noise` tells why that does no harm). The report then has
         ``"scores"``, as far as they can be true, of the candidates, their average and the ensemble, the
         latter on parts held out in turn.
+    match_truth : "auto" or "never"
+        What to do if a noisy truth is brighter or darker than the candidates, because a lamp drifted or the
+        sample bleached: correct its gain and offset if the difference is significant, or use it as it is.
     hash_inputs : bool
         Keep a hash of every image's content in the report, whatever its size; else up to 16 MB in all.
 
@@ -110,9 +117,9 @@ def fit_lut(
 
     Warns
     -----
-    OwnInputWarning
-        If a noisy truth seems to be the image that the candidates were restored from. The report's
-        ``"warnings"`` have the sentence as well.
+    EnsembleWarning
+        For each of the report's ``"warnings"``: what can be used but looks wrong, such as a candidate that is
+        shifted or on another scale. ``"diagnostics"`` in the report has the same with what can be done.
 
     Examples
     --------
@@ -134,17 +141,15 @@ def fit_lut(
         data_range=data_range,
         planes=planes,
         truth_noise=truth_noise,
+        match_truth=match_truth,
         hash_inputs=hash_inputs,
         device=str(device),
     )
     method_for(given.method, given.truth_noise)  # before any pixel is read
-    if given.truth_noise is None:
-        return learn(reference, given, names=names, mask=mask, device=device, progress=progress)
-    doubt, reference = own_input_of(reference, given.channel_axis)
     lut = learn(reference, given, names=names, mask=mask, device=device, progress=progress)
-    if doubt:
-        warnings.warn(doubt, OwnInputWarning, stacklevel=2)
-    return replace(lut, report=lut.report | {"warnings": [*lut.report["warnings"], *([doubt] * bool(doubt))]})
+    for message in lut.report["warnings"]:
+        warnings.warn(message, EnsembleWarning, stacklevel=2)
+    return lut
 
 
 def learn(
@@ -156,7 +161,7 @@ def learn(
     device: str | torch.device = "auto",
     progress: Progress | None = None,
 ) -> WeightLUT:
-    """:func:`fit_lut` with its settings in one piece, and no look for own inputs.
+    """:func:`fit_lut` with its settings in one object, without Python warnings.
 
     Parameters
     ----------
@@ -175,6 +180,14 @@ def learn(
         shrinkage=SHRINKAGE if given.shrinkage == "auto" else given.shrinkage,
         max_iterations=given.max_iterations,
         device=resolve_device(device),
+    )
+    found, reference = diagnose_reference(
+        reference,
+        names,
+        channel_axis=given.channel_axis,
+        mask=mask,
+        truth_noise=given.truth_noise,
+        match_truth=given.match_truth,
     )
     choosing = "auto" in (given.bin_width, given.shrinkage)
     collected = collect_reference(
@@ -197,6 +210,11 @@ def learn(
     if choosing:
         binning, settings = _chosen(collected, given, method, settings, progress)
     lut = estimate_lut(collected, method, settings, binning=binning, progress=progress)
+    report = add_diagnostics(lut.report, found)
+    matched = [one.fix for one in found if one.code == "truth-matched"]
+    if matched:
+        report["matched_truth"] = matched
+    lut = replace(lut, report=report)
     if given.truth_noise is None:
         return lut
     scores = scores_of_reference(collected, lut, settings, given.truth_noise)

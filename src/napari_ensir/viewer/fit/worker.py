@@ -10,8 +10,8 @@ import numpy as np
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.image_set import check_prior
-from napari_ensir.ensemble.checks.alignment import suspicions
-from napari_ensir.ensemble.checks.noise import PARTS, method_for, own_input_of
+from napari_ensir.ensemble.checks.noise import PARTS, method_for
+from napari_ensir.ensemble.checks.reference import diagnose_reference
 from napari_ensir.ensemble.estimators.base import METHODS, Settings
 from napari_ensir.ensemble.fit import FOLDS
 from napari_ensir.ensemble.lut.lut import estimate_lut, figures
@@ -125,7 +125,7 @@ NOISY_SCORES = (
     "candidates' average, on parts held out."
 )
 
-FROZEN = ("data_range", "channel_axis", "planes", "truth_noise", "hash_inputs")
+FROZEN = ("data_range", "channel_axis", "planes", "truth_noise", "match_truth", "hash_inputs")
 """Settings that need the pixels read again when they change."""
 
 
@@ -232,13 +232,17 @@ def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:
         progress(0, 1, "loading and compiling, once a session")
     pairs, masks = request.seen()
     noisy, width = settings.truth_noise is not None, settings.bin_width
-    if noisy:
-        doubt, _ = own_input_of(pairs, settings.channel_axis)
-        doubts = [doubt] if doubt else []
-    else:
-        doubts = suspicions(request.candidates, request.truth, request.names, request.colour_axis)
-    reference = collect_reference(
+    found, checked = diagnose_reference(
         pairs,
+        request.names,
+        channel_axis=request.colour_axis,
+        mask=masks,
+        truth_noise=settings.truth_noise,
+        match_truth=settings.match_truth,
+    )
+    doubts = [one.message for one in found]
+    reference = collect_reference(
+        checked,
         request.names,
         bin_width=None if width == "auto" else width,
         data_range=settings.data_range,

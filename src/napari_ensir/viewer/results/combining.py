@@ -232,7 +232,7 @@ def combine(
     lut.field(candidates, axis)  # what does not fit is said now, not when it is looked at
     if len(shape) - rgb > 2 and prod(shape) > VIEWED:
         return _views(lut, candidates, axis, dtype if rounded else None, rgb, device)
-    exact = lut.apply(candidates, device, channel_axis=axis, progress=progress)
+    exact = lut.apply(candidates, device, channel_axis=axis, progress=progress, check=False)
     maps = lut.weight_maps(candidates, device, channel_axis=axis, progress=progress)
     if rgb:
         maps = over_colours(maps)
@@ -254,7 +254,7 @@ def _views(
     colours = n - 1 if rgb else channels
 
     def ensemble(parts: list[NDArray[Any]]) -> NDArray[Any]:
-        return np.asarray(lut.apply(parts, device, channel_axis=channels))
+        return np.asarray(lut.apply(parts, device, channel_axis=channels, check=False))
 
     def whole(parts: list[NDArray[Any]]) -> NDArray[Any]:
         return np.rint(ensemble(parts))
