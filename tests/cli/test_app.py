@@ -73,7 +73,7 @@ def test_what_to_know_of_a_fit_goes_to_stderr(folders):
     arguments = [*candidates(folders), "-c", f"flat={folders}/flat", "-t", folders / "truth", "--quiet"]
     result = CliRunner().invoke(app, ["fit", *map(str, arguments), "-o", str(folders / "three")])
     assert result.exit_code == 0
-    assert 'napari-ensir: warning: candidate 3 ("flat") has one intensity only, 90' in result.stderr
+    assert 'candidate "flat": constant (every pixel examined is 90)' in result.stderr
     assert result.stderr.count("EM has no solution in") == 1
 
 
