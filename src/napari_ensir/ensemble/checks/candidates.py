@@ -93,7 +93,7 @@ def check_agreement(
             return one.code in ("turned", "other-field", "inverted", "channels-reversed")
         m = names.index(one.fix["candidates"][0])
         back = overlap(planes[place].mean(axis=-1), planes[m].mean(axis=-1), tuple(one.fix["shift"]))
-        return bool(1 - correlation(*back) <= limit[place, m])
+        return bool(1 - correlation(*back) <= min(limit[place, m], (1 - now[place, m]) / 2))
 
     found = [one for one in check_alignment(candidates, None, names, channel_axis) if explains(one)]
     if found:
