@@ -590,6 +590,11 @@ def truth_noise_setting() -> Any:
     )
 
 
+MATCH_TRUTH = {
+    "auto": ("Match", "measure its gain and offset against the candidates, and correct them if significant"),
+    "never": ("As it is", "use its intensities as recorded"),
+}
+
 METHOD_CHOICES = {
     "auto": ("Automatic", "Try every method and take the one with the least error on parts held out"),
     **METHODS,
@@ -610,6 +615,12 @@ class FitSettings(Settings):
         choices=METHOD_CHOICES,
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
+    match_truth: str = setting(
+        "auto",
+        title="Brightness of the truth",
+        description="What to do if a noisy truth is brighter or darker than the candidates.",
+        choices=MATCH_TRUTH,
+    )
     bin_width: float | Literal["auto"] | None = bin_width_setting()
     shrinkage: float | Literal["auto"] = shrinkage_setting()
     prior: Sequence[float] | None = setting(

@@ -44,7 +44,7 @@ class _Ensemble:
     name: str = "ensemble"
 
     def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        return np.asarray(self.lut.apply(self.candidates, self.device))
+        return np.asarray(self.lut.apply(self.candidates, self.device, check=False))
 
 
 def blind(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_ensir.cli import terminal
-from napari_ensir.ensemble.checks.alignment import suspicions_of_set
 from napari_ensir.ensemble.lut.load import import_lut
 from napari_ensir.ensemble.lut.record import table_of
 from napari_ensir.files.output_paths import Place, check_places
@@ -57,9 +56,8 @@ def fit(
         lut = session.estimate()
         if with_errors and settings.truth_noise != "unknown":
             lut = session.calibrate()
-        odd = suspicions_of_set(references, names, lut.channel_axis, [stem for stem, _ in images.fields])
     lut.save(target, overwrite=output.overwrite)
-    said = terminal.warn([*odd, *lut.report["warnings"]])
+    said = terminal.warn(lut.report["warnings"])
     results = {"lut": str(target), **table_of(lut), "warnings": said}
     choice = lut.report.get("method_choice")
     output.finish(

@@ -17,7 +17,9 @@ import numpy as np
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.image_set import check_prior
-from napari_ensir.ensemble.checks.noise import PARTS, OwnInputWarning, method_for, own_input_of
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics
+from napari_ensir.ensemble.checks.noise import PARTS, method_for
+from napari_ensir.ensemble.checks.reference import diagnose_reference
 from napari_ensir.ensemble.estimators.base import METHODS, Settings, find_method
 from napari_ensir.ensemble.estimators.zzpm import zzpm_weights_from_gram
 from napari_ensir.ensemble.lut.lut import estimate_lut
@@ -41,7 +43,7 @@ from napari_ensir.ensemble.scoring.scores import (
 )
 from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.ensemble.statistics.reference import Reference, collect_reference, named_report
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, EnsembleWarning
 from napari_ensir.settings import SHRINKAGE, FitSettings
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ __all__ = [
 FOLDS = 4
 """Parts that are held out in turn where the ground truth is clean."""
 
-FROZEN = ("channel_axis", "data_range", "planes", "truth_noise", "hash_inputs")
+FROZEN = ("channel_axis", "data_range", "planes", "truth_noise", "match_truth", "hash_inputs")
 """Settings that statistics depend on: a change of one needs the pixels read again."""
 
 PREFERENCE = ("least-squares", "em", "em-released")
@@ -135,8 +137,8 @@ class FitSession:
         Statistics of the pixels learned from, once collected.
     unseen : Reference or None
         Statistics of the pixels of ``held_out``, once collected.
-    warnings : list of str
-        What :meth:`collect` found suspicious about the images.
+    diagnostics : list of Diagnostic
+        Problems that :meth:`collect` found in the images.
 
     Raises
     ------
@@ -179,10 +181,10 @@ class FitSession:
         self.lut: WeightLUT | None = None
         self.reference: Reference | None = None
         self.unseen: Reference | None = None
-        self.warnings: list[str] = []
+        self.diagnostics: list[Diagnostic] = []
         self._pairs, self._names, self._mask = reference, names, mask
         self._held_out, self._input_names, self._progress = held_out, input_names, progress
-        self._checks_input = True
+        self._checks = True
         self._lookups: dict[Any, list[Lookup | None]] = {}
         self.tables: dict[str, WeightLUT] = {}
 
@@ -215,9 +217,15 @@ class FitSession:
             return self.reference
         progress, settings = progress or self._progress, self.settings
         pairs, noisy = self._pairs, settings.truth_noise is not None
-        if noisy and self._checks_input:
-            found, pairs = own_input_of(pairs, settings.channel_axis)
-            self.warnings = [found] if found else []
+        if self._checks:
+            self.diagnostics, pairs = diagnose_reference(
+                pairs,
+                self._names,
+                channel_axis=settings.channel_axis,
+                mask=self._mask,
+                truth_noise=settings.truth_noise,
+                match_truth=settings.match_truth,
+            )
         n_folds = PARTS if noisy else FOLDS
         common: dict[str, Any] = {
             "channel_axis": settings.channel_axis,
@@ -306,8 +314,10 @@ class FitSession:
         else:
             estimation, choice, found = self._estimation(method, settings, progress), None, []
         lut = self._table(estimation, progress)
-        report = FitReport(lut.report)
-        report["warnings"] = [*found, *report["warnings"], *self.warnings]
+        report = FitReport(add_diagnostics(lut.report, [*found, *self.diagnostics]))
+        matched = [one.fix for one in self.diagnostics if one.code == "truth-matched"]
+        if matched:
+            report["matched_truth"] = matched
         if choice is not None:
             report["method_choice"] = choice
         if settings.truth_noise is not None:
@@ -359,7 +369,7 @@ class FitSession:
 
     def _choose_method(
         self, settings: FitSettings, progress: Progress | None
-    ) -> tuple[_Estimation, dict[str, Any], list[str]]:
+    ) -> tuple[_Estimation, dict[str, Any], list[Diagnostic]]:
         """The method of least error on parts held out, why, and a warning if none beats the candidates."""
         reference = self.collect()
         errors: dict[str, float] = {}
@@ -389,8 +399,8 @@ class FitSession:
         }
         return tried[best], choice, self._no_gain(tried[best])
 
-    def _no_gain(self, estimation: _Estimation) -> list[str]:
-        """One sentence if a method is not significantly better, held out, than the best candidate."""
+    def _no_gain(self, estimation: _Estimation) -> list[Diagnostic]:
+        """A diagnostic if a method is not significantly better, held out, than the best candidate."""
         reference = self.collect()
         n = len(reference.names)
         if n == 1:
@@ -405,11 +415,12 @@ class FitSession:
         if found.value < 0 and found.is_real:
             return []
         before, after = (psnr_of_error(float(scores.errors[place]), scores.peak) for place in (alone, n))
-        return [
+        message = (
             f'no method is significantly better than the candidate "{names[alone]}" alone on parts held out '
             f'({names[n]}: {after:.2f} dB, "{names[alone]}": {before:.2f} dB); use that candidate, or add '
             "candidates with other errors."
-        ]
+        )
+        return [Diagnostic("no-gain", "warning", message)]
 
     def _held_out_lookups(
         self, estimation: _Estimation, progress: Progress | None = None
@@ -578,6 +589,7 @@ def fit_lut(
     max_iter: int | None = None,
     planes: tuple[int, int] | None = None,
     truth_noise: float | Literal["unknown"] | None = None,
+    match_truth: str = "auto",
     hash_inputs: bool = False,
 ) -> WeightLUT:
     """Learn from images with ground truth how far to trust each candidate at each intensity.
@@ -622,6 +634,9 @@ def fit_lut(
         None: the ground truth is clean. Else it is another exposure, whose noise has mean zero and is
         independent of the candidates: its standard deviation in intensity units, or ``"unknown"``. The
         report then has ``"scores"`` of the candidates, their average and the ensemble, on parts held out.
+    match_truth : "auto" or "never"
+        What to do if a noisy truth is brighter or darker than the candidates, because a lamp drifted or the
+        sample bleached: correct its gain and offset if the difference is significant, or use it as it is.
     hash_inputs : bool
         Keep a hash of every image's content in the report, whatever its size; else up to 16 MB in all.
 
@@ -637,9 +652,9 @@ def fit_lut(
 
     Warns
     -----
-    OwnInputWarning
-        If a noisy truth seems to be the image that the candidates were restored from. The report's
-        ``"warnings"`` have the sentence as well.
+    EnsembleWarning
+        For each of the report's ``"warnings"``: what can be used but looks wrong, such as a candidate that is
+        shifted or on another scale. ``"diagnostics"`` in the report has the same with what can be done.
 
     Examples
     --------
@@ -660,13 +675,14 @@ def fit_lut(
         data_range=data_range,
         planes=planes,
         truth_noise=truth_noise,
+        match_truth=match_truth,
         hash_inputs=hash_inputs,
         device=str(device),
     )
     session = FitSession(reference, names, mask=mask, settings=settings, progress=progress)
     lut = _estimate_once(session)
-    for text in session.warnings:
-        warnings.warn(text, OwnInputWarning, stacklevel=2)
+    for message in lut.report["warnings"]:
+        warnings.warn(message, EnsembleWarning, stacklevel=2)
     return lut
 
 
@@ -690,5 +706,5 @@ def learn(
     """Fit a table like :func:`fit_lut`, but do not check whether the truth is the candidates' own input."""
     settings = replace(given, device=str(device))
     session = FitSession(reference, names, mask=mask, settings=settings, progress=progress)
-    session._checks_input = False
+    session._checks = False
     return _estimate_once(session)

@@ -220,6 +220,7 @@ VALUES = {
     "bin_width": [None, 16.0, "auto", 1e-5],
     "shrinkage": [1000.0, "auto", 50.0],
     "truth_noise": [None, "unknown", 0.125],
+    "match_truth": ["auto", "never"],
     "prior": [None, (0.5, 0.25, 0.25)],
     "max_iter": [None, 7],
     "data_range": [None, (0.0, 3710.0), (0.0, 1e-4)],

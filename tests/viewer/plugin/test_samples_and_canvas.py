@@ -27,7 +27,7 @@ def test_sample_opens_and_its_ensemble_beats_every_candidate(viewer, wait_for, k
 
 def test_sample_without_a_truth_serves_as_two_exposures(viewer):
     from napari_ensir import fit_lut
-    from napari_ensir.ensemble.checks.noise import own_input_warning
+    from napari_ensir.ensemble.checks.noise import check_own_input
 
     viewer.open_sample("napari-ensir", "exposures")
     first, second, *candidates = (
@@ -47,8 +47,8 @@ def test_sample_without_a_truth_serves_as_two_exposures(viewer):
     assert second.dtype == np.uint16
     assert second.min() > 0
     assert second.max() < 4095  # noise that is cut off has no mean of zero
-    assert own_input_warning(candidates, second) is None
-    assert own_input_warning(candidates, first) is not None
+    assert check_own_input(candidates, second) == []
+    assert check_own_input(candidates, first) != []
     lut = fit_lut([(candidates, second)], truth_noise="unknown", device="cpu")
     rows = lut.report["scores"]["rows"]
     assert min(rows, key=lambda row: row["difference"])["role"] == "ensemble"

@@ -359,7 +359,9 @@ class BinSets:
         self, candidates: Sequence[Image], low_resolution: Image | None = None
     ) -> NDArray[np.float64]:
         """Apply the table."""
-        return np.asarray(self.lut.apply(candidates, self.device, channel_axis=self.channel_axis), np.float64)
+        return np.asarray(
+            self.lut.apply(candidates, self.device, channel_axis=self.channel_axis, check=False), np.float64
+        )
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
@@ -10,18 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names, make_field
-from napari_ensir.ensemble.checks.exposure import exposure_of, matched
-from napari_ensir.ensemble.checks.fit import doubts
+from napari_ensir.ensemble.checks.candidates import check_candidates
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics
+from napari_ensir.ensemble.checks.exposure import exposure_of, match_truths, matched
+from napari_ensir.ensemble.checks.fit import check_fit, correlations
 from napari_ensir.ensemble.combine.combine import combine_field
 from napari_ensir.ensemble.combine.lookup import Lookup
 from napari_ensir.ensemble.estimators.base import OUTCOMES, Settings, find_method
 from napari_ensir.ensemble.lut.format import TableParts, write_table
 from napari_ensir.ensemble.lut.report import FitReport
+from napari_ensir.ensemble.statistics.count import has_chunks
 from napari_ensir.ensemble.statistics.reference import PERCENTS, ReferenceSet, made_now, sample_of
 from napari_ensir.ensemble.uncertainty.bias import rescaled_fidelity
 from napari_ensir.ensemble.uncertainty.calibrate import calibrate, noise_in, read_error_factor
 from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, expected_error_of
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, EnsembleWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -223,6 +227,7 @@ class WeightLUT:
         *,
         channel_axis: int | None = None,
         progress: Progress | None = None,
+        check: bool = True,
     ) -> Any:
         """Combine candidates into the ensemble (EnsIR, equations 14 and 15).
 
@@ -236,6 +241,8 @@ class WeightLUT:
             If it differs from the one of the fit.
         progress : callable, optional
             Called with (pixels done, pixels, text); an exception that it raises cancels the work.
+        check : bool
+            Warn about candidates that look wrong. Lazy ones are not checked.
 
         Returns
         -------
@@ -247,8 +254,16 @@ class WeightLUT:
         ------
         EnsembleError
             If the candidates do not fit the table or each other.
+
+        Warns
+        -----
+        EnsembleWarning
+            If the candidates look wrong beside those that the table was learned on.
         """
         field = self.field(candidates, channel_axis)
+        if check and not has_chunks(field):
+            for found in check_candidates(self.report, self.binning, self.names, field):
+                warnings.warn(found.message, EnsembleWarning, stacklevel=2)
         return combine_field(self.lookup, field, device, as_maps=False, progress=progress)
 
     def weight_maps(
@@ -341,13 +356,16 @@ class WeightLUT:
         >>> 3 < float(np.median(lut.expected_error(noisy))) < 6
         True
         """
+        if "matched_truth" in self.report:
+            reference, _ = match_truths(reference, self.channel_axis)
         fields = ReferenceSet(reference, self.names, self.channel_axis, mask, self.data_range, planes)
         self.field(fields.first.candidates)  # their number and channels
         settings = Settings.from_dict(self.report.get("settings"), self.n_candidates)
         how = (settings, noise_in(self.report), device, progress, folds)
         errors, told = calibrate(self.lookup, fields, self.method, *how)
-        said = {"warnings": [*self.report.get("warnings", ()), *told["warnings"]]}
-        return replace(self, errors=errors, report=self.report | told | said)
+        found = [Diagnostic("calibration", "warning", text) for text in told.pop("warnings")]
+        report = FitReport(add_diagnostics(self.report | told, found))
+        return replace(self, errors=errors, report=report)
 
     def expected_error(
         self,
@@ -653,9 +671,11 @@ def estimate_lut(
             "outcomes": {text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)},
             "iterations": [int(n) for n in estimate.iterations],
             "outcome": [int(code) for code in estimate.outcome],
-            "warnings": doubts(statistics, reference.names, estimate),
+            "correlations": correlations(statistics),
         }
     )
+    diagnostics = check_fit(statistics, reference.names, estimate, reference.channel_axis)
+    report = FitReport(add_diagnostics(report, diagnostics))
     return WeightLUT(
         reference.names,
         method,

@@ -240,7 +240,7 @@ def restore_and_combine(
         [image], restorers, names, settings=given, masks=masks, progress=progress
     )
     lut = reference.learn(**given.keywords(*LEARNING))
-    ensemble = lut.apply(candidates, given.device)
+    ensemble = lut.apply(candidates, given.device, check=False)
     return Combined(candidates, ensemble, lut, reference)
 
 

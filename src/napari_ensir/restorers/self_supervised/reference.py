@@ -15,7 +15,7 @@ import numpy as np
 from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.arrays.intensity_range import byte_range
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
-from napari_ensir.ensemble.checks.noise import correlated_noise_warning
+from napari_ensir.ensemble.checks.noise import check_correlated_noise
 from napari_ensir.ensemble.fit import learn
 from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors, joined
 from napari_ensir.errors import EnsembleError
@@ -339,10 +339,10 @@ def images_of(images: Any, channel_axis: int | None) -> list[NDArray[Any]]:
 
 def _doubts(images: Sequence[NDArray[Any]], channel_axis: int | None) -> list[str]:
     """For each image a sentence about noise that neighbours have in common, or none; warned of as well."""
-    found = [correlated_noise_warning(image, channel_axis) for image in images]
+    found = [check_correlated_noise(image, channel_axis) for image in images]
     doubts = [
-        "" if doubt is None else (f"image {number + 1}: " if len(found) > 1 else "") + doubt
-        for number, doubt in enumerate(found)
+        "".join((f"image {number + 1}: " if len(found) > 1 else "") + one.message for one in each)
+        for number, each in enumerate(found)
     ]
     for doubt in filter(None, doubts):
         warnings.warn(doubt, CorrelatedNoiseWarning, stacklevel=4)

@@ -104,7 +104,7 @@ def _ssim_at(
     axis = -1 if request.colour_axis is not None else None
     parts = [_plane(request, candidate, place) for candidate in request.candidates]
     if table is not None:
-        shown = table.apply(parts, "cpu", channel_axis=axis)
+        shown = table.apply(parts, "cpu", channel_axis=axis, check=False)
     elif score.role == "candidate":
         shown = parts[request.names.index(score.name)]
     else:

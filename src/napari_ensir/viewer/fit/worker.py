@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.checks.alignment import suspicions
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.lut.lut import figures
@@ -68,8 +67,6 @@ class FitResult:
         Candidates, average, methods; the other methods once :func:`score_held_out` has added them.
     ssim_known : dict
         SSIM of the images that no setting changes, by role and name, once computed.
-    doubts : tuple of str
-        Warnings about the images.
     uncalibrated : str
         Reason why calibration failed; empty if it did not fail or has not run.
     """
@@ -79,7 +76,6 @@ class FitResult:
     combined: Combined
     scores: tuple[ScoreRow, ...]
     ssim_known: dict[tuple[str, str], float] = field(default_factory=dict)
-    doubts: tuple[str, ...] = ()
     uncalibrated: str = ""
 
     @property
@@ -114,7 +110,6 @@ class FitResult:
         notes = [*report.get("warnings", ())]
         if choice := report.get("method_choice"):
             notes.append(f"Chosen: {choice['summary']}.")
-        notes += self.doubts
         if settings.truth_noise is not None:
             notes.append(NOISY_SCORES)
         elif self.session.unseen is None:
@@ -153,11 +148,8 @@ def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:
     if progress is not None:
         # The first fit of a process waits for imports and compilation before anything else is reported.
         progress(0, 1, "loading and compiling, once a session")
-    doubts = []
-    if settings.truth_noise is None:
-        doubts = suspicions(request.candidates, request.truth, request.names, request.colour_axis)
     session.estimate(progress)
-    return _result(request, session, progress, doubts=tuple(doubts))
+    return _result(request, session, progress)
 
 
 def refit(before: FitResult, settings: FitSettings, progress: Progress | None = None) -> FitResult:
@@ -168,7 +160,7 @@ def refit(before: FitResult, settings: FitSettings, progress: Progress | None = 
     session = before.session.copy()
     session.estimate(progress, **replace(settings, planes=None).keywords())
     request = replace(before.request, settings=settings)
-    return _result(request, session, progress, ssim_known=before.ssim_known, doubts=before.doubts)
+    return _result(request, session, progress, ssim_known=before.ssim_known)
 
 
 def _result(request: FitRequest, session: FitSession, progress: Progress | None, **kept: Any) -> FitResult:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from napari_ensir.ensemble.checks.noise import correlated_noise_warning
+from napari_ensir.ensemble.checks.noise import check_correlated_noise
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
@@ -146,7 +146,7 @@ class RestoreWidget(RestoreControls):
             )
             images = [as_dtype(each, origin.dtype) for each in blind.candidates]
             combined = combine(blind.lut, images, origin.rgb, device, progress)
-            return blind, combined, correlated_noise_warning(array, axis), _remarks(restorers, array)
+            return blind, combined, _noise_warning(array, axis), _remarks(restorers, array)
 
         def show(results: tuple[BlindResult, Combined, str | None, list[_Remarks]]) -> None:
             blind, combined, warning, remarks = results
@@ -177,7 +177,7 @@ class RestoreWidget(RestoreControls):
         def work(progress: Progress) -> tuple[NoisyScores, str | None]:
             array = np.asarray(origin.data)
             scores = rank_restorers(array, restorers, names, channel_axis=axis, progress=progress, **hiding)
-            return scores, correlated_noise_warning(array, axis)
+            return scores, _noise_warning(array, axis)
 
         def show(found: tuple[NoisyScores, str | None]) -> None:
             self._show_ranking(found[0], keys)
@@ -347,6 +347,10 @@ def _unlike(names: list[str]) -> tuple[str, ...]:
             number, tried = number + 1, f"{name} {number}"
         found.append(tried)
     return tuple(found)
+
+
+def _noise_warning(image: NDArray[Any], channel_axis: int | None) -> str:
+    return " ".join(one.message for one in check_correlated_noise(image, channel_axis))
 
 
 def _warned(*warnings: str | None) -> list[str]:

@@ -168,7 +168,7 @@ def combine(
     lut.field(candidates, axis)  # raises now what would else be raised when a plane is shown
     if is_large_stack(shape, rgb):
         return _lazy(lut, candidates, axis, dtype if rounded else None, rgb, device)
-    exact = lut.apply(candidates, device, channel_axis=axis, progress=progress)
+    exact = lut.apply(candidates, device, channel_axis=axis, progress=progress, check=False)
     maps = lut.weight_maps(candidates, device, channel_axis=axis, progress=progress)
     if rgb:
         maps = over_colours(maps)
@@ -189,7 +189,7 @@ def _lazy(
     channels = None if lut.n_channels == 1 or asked is None else asked % n
 
     def ensemble(*parts: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(lut.apply(parts, device, channel_axis=channels))
+        return np.asarray(lut.apply(parts, device, channel_axis=channels, check=False))
 
     def weights(*parts: NDArray[Any]) -> NDArray[Any]:
         maps = np.asarray(lut.weight_maps(parts, device, channel_axis=channels))
