@@ -1,4 +1,4 @@
-"""What the repository says of the package elsewhere than in its code."""
+"""Metadata of the package outside its code."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 
-def test_the_conda_recipe_needs_what_the_package_needs():
+def test_conda_recipe_lists_the_dependencies_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["fast"]]
+    wanted = project["dependencies"]
     recipe = yaml.safe_load((ROOT / "tools" / "conda" / "recipe.yaml").read_text("utf-8"))
     assert recipe["context"]["version"] == project["version"]
     needed = dict(re.fullmatch(r"(\S+)\s*(.*)", line).groups() for line in recipe["requirements"]["run"])
@@ -24,13 +24,13 @@ def test_the_conda_recipe_needs_what_the_package_needs():
     assert len(needed) == len(wanted) + 1  # and Python
 
 
-def test_issue_forms_are_forms():
+def test_issue_forms_have_a_name_and_labels():
     forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
     assert len(forms) == 3
     for form in forms:
-        said = yaml.safe_load(form.read_text("utf-8"))
+        content = yaml.safe_load(form.read_text("utf-8"))
         if form.name == "config.yml":
             continue
-        assert said["name"]
-        for part in said["body"]:
+        assert content["name"]
+        for part in content["body"]:
             assert part["attributes"]["label"]

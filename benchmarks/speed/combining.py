@@ -13,13 +13,12 @@ from speed.report import TIMES, Report, both, ratio, table
 
 @contextlib.contextmanager
 def torch_engine():
-    """Compute without the compiled loops, as where numba is not installed."""
-    from napari_ensir.ensemble.arrays import intensity_range as data_range
+    """Compute without the compiled loops, by torch."""
     from napari_ensir.ensemble.combine import combine as apply
     from napari_ensir.ensemble.estimators import em
     from napari_ensir.ensemble.statistics import count as counting
 
-    modules = (apply, counting, data_range, em)
+    modules = (apply, counting, em)
     kept = counting.compiled_loops
     for module in modules:
         module.compiled_loops = lambda: None

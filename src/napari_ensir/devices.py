@@ -1,4 +1,4 @@
-"""Which torch device to compute on."""
+"""Choose the torch device to compute on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 __all__ = ["DEVICES", "available_devices", "device_trouble", "resolve_device"]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-"""What a user can choose of, whatever this machine has."""
+"""Devices to choose from; not every machine has all of them."""
 
-_MARKS = ("cuda error", "out of memory", "cudnn", "cublas", "hip error", "nvrtc", "acceleratorerror")
+_DEVICE_ERRORS = ("cuda error", "out of memory", "cudnn", "cublas", "hip error", "nvrtc", "acceleratorerror")
 
 
 def available_devices() -> list[str]:
-    """Names of the devices torch can use here, the fastest first; always ends with ``"cpu"``."""
+    """Return the names of the available torch devices, fastest first; the last is ``"cpu"``."""
     import torch
 
     names = []
@@ -30,17 +30,17 @@ def available_devices() -> list[str]:
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Turn a request into a torch device.
+    """Return the torch device for a name.
 
     Parameters
     ----------
     device
-        ``"auto"`` (CUDA, else MPS, else CPU), any name torch knows, or a torch device.
+        ``"auto"`` (CUDA, else MPS, else CPU), any name of a torch device, or a torch device.
 
     Raises
     ------
     EnsembleError
-        If torch does not know the name or this machine lacks the device.
+        If torch does not know the name or the device is not available.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def device_trouble(error: BaseException) -> str:
-    """What to tell about an accelerator that failed in mid-work; empty if it was something else.
+    """Return the message for an error of an accelerator; empty for other errors.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def device_trouble(error: BaseException) -> str:
     ''
     """
     first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-    whole = f"{type(error).__name__}: {first}".lower()
-    if not isinstance(error, RuntimeError) or not any(mark in whole for mark in _MARKS):
+    text = f"{type(error).__name__}: {first}".lower()
+    if not isinstance(error, RuntimeError) or not any(part in text for part in _DEVICE_ERRORS):
         return ""
     return f'The device failed ({first}); choose "cpu" as device and try again.'

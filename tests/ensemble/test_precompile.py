@@ -1,20 +1,18 @@
-"""What was compiled beforehand is all that a fit and its image need."""
+"""Compiling ahead covers all kernels of a fit and its ensemble."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from napari_ensir import fit_lut
 from napari_ensir.ensemble.engines import compiled_loops
 from napari_ensir.ensemble.precompile import warm_up
-from tests.helpers.images import make_image, using
+from tests.helpers.images import make_image
 
 
-def test_nothing_is_left_to_compile(rng):
-    pytest.importorskip("numba")
+def test_fit_and_apply_compile_nothing_after_warm_up(rng):
     dtypes = (np.uint8, np.uint16, np.float32)
-    assert warm_up(2, dtypes)
+    warm_up(2, dtypes)
     loops = compiled_loops()
 
     def compiled():
@@ -28,9 +26,3 @@ def test_nothing_is_left_to_compile(rng):
         lut.apply(candidates, device="cpu")
         lut.weight_maps([c[::2] for c in candidates], device="cpu")
     assert compiled() == before
-
-
-def test_without_numba_there_is_nothing_to_do(monkeypatch):
-    with using("torch"):
-        monkeypatch.setattr("napari_ensir.ensemble.precompile.compiled_loops", lambda: None)
-        assert not warm_up(2)

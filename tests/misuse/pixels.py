@@ -39,7 +39,7 @@ def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, np.zeros_like(TRUTH))
 
 
-@misuse("a mask for a candidate", says="is a mask of true and false; it must hold intensities")
+@misuse("a mask for a candidate", says="is of dtype bool; it must hold intensities")
 def _(bench):
     return python(fit_lut, [((near(TRUTH) > 9, far(TRUTH)), TRUTH)])
 

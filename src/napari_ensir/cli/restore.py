@@ -14,6 +14,7 @@ from napari_ensir.cli import terminal
 from napari_ensir.cli.batch import keep_message, make_folder, read_by, suffix_like
 from napari_ensir.cli.options import own_settings, with_own_settings
 from napari_ensir.devices import resolve_device
+from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target, many_files
@@ -30,7 +31,6 @@ from napari_ensir.restorers.base import (
     told_of,
     unlike_warning,
 )
-from napari_ensir.restorers.self_supervised.reference import share_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -248,7 +248,7 @@ class Outputs:
                     told = plan.carry_out(
                         restorer,
                         channel_axis,
-                        share_of(progress, done, len(self.plans)),
+                        scaled_progress(progress, done, len(self.plans)),
                         output,
                         partial(record, restorer),
                     )

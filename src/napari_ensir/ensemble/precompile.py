@@ -1,4 +1,4 @@
-"""Compiles the loops before somebody waits for them. Learns nothing, combines nothing that is kept."""
+"""Compile the kernels ahead of the first fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.intensity_range import spread_of
 from napari_ensir.ensemble.combine.combine import combine_field
 from napari_ensir.ensemble.combine.lookup import Lookup
-from napari_ensir.ensemble.engines import compiled_loops
 from napari_ensir.ensemble.estimators.base import Settings
 from napari_ensir.ensemble.estimators.em import em
 from napari_ensir.ensemble.statistics.binning import choose_binning
@@ -25,32 +24,24 @@ if TYPE_CHECKING:
 __all__ = ["warm_up"]
 
 _PIXELS = 2**18
-"""Enough for the loops that only large images meet."""
+"""Pixels of the images that the kernels are called with."""
 
 
-def warm_up(n_candidates: int, dtypes: Iterable[np.typing.DTypeLike] = (np.uint8, np.uint16)) -> bool:
-    """Have the loops for so many candidates of these dtypes compiled; a thread may do it while others work.
+def warm_up(n_candidates: int, dtypes: Iterable[np.typing.DTypeLike] = (np.uint8, np.uint16)) -> None:
+    """Compile the kernels for a number of candidates and for dtypes, or load them from disk.
 
-    The compiled code is kept on disk: it takes seconds once on a machine, afterwards the time to load it.
+    Compiled code is cached on disk, so compiling takes seconds once per machine. May run in a thread.
 
     Parameters
     ----------
     n_candidates : int
     dtypes
-        What blocks of images are read as: of integers with 8 and 16 bits and of floats those themselves.
-
-    Returns
-    -------
-    bool
-        Whether there was anything to do: nothing, where numba is absent.
+        Dtypes that blocks are read in; see :func:`~napari_ensir.ensemble.arrays.blocks.working_dtype`.
 
     Examples
     --------
-    >>> warm_up(2, []) in (True, False)
-    True
+    >>> warm_up(2, [])
     """
-    if compiled_loops() is None:
-        return False
     for kind in dtypes:
         dtype = np.dtype(kind)
         truth = (np.arange(_PIXELS) % 100).astype(dtype)
@@ -69,4 +60,3 @@ def warm_up(n_candidates: int, dtypes: Iterable[np.typing.DTypeLike] = (np.uint8
         for empty in (errors, BiasSums.empty(*limits, n_candidates)):
             measure([known], lookup, empty, "cpu")
         errors.looked_up(np.zeros(4, np.float32), small.candidates, None)
-    return True

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from napari_ensir.ensemble.arrays.intensity_range import byte_range
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import settings_of
 
@@ -444,9 +445,8 @@ def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None)
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
             raise EnsembleError(f"the data range {given} is not a pair of finite numbers, low before high.")
         return low, high
-    if image.dtype.itemsize == 1 and image.dtype.kind in "iu":
-        limits = np.iinfo(image.dtype)
-        return float(limits.min), float(limits.max)
+    if (limits := byte_range([image.dtype])) is not None:
+        return limits
     low, high = float(image.min()), float(image.max())
     return low, high if high > low else low + 1.0
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.restorers.base import Progress, Restorer, check_image, doubts_of, notes_of, scale_of
 
 if TYPE_CHECKING:
@@ -71,16 +72,8 @@ class SelfEnsemble:
         for orientation in range(8):
             turns, mirrored = orientation % 4, orientation >= 4
             turned = np.rot90(np.flip(array, columns) if mirrored else array, turns, (rows, columns))
-            restored = self.restorer(np.ascontiguousarray(turned), progress=_eighth(progress, orientation))
+            part = scaled_progress(progress, orientation, 8, suffix=f", orientation {orientation + 1} of 8")
+            restored = self.restorer(np.ascontiguousarray(turned), progress=part)
             back = np.rot90(restored, -turns, (rows, columns))
             total = total + (np.flip(back, columns) if mirrored else back)
         return np.asarray(total / 8, np.float32)
-
-
-def _eighth(progress: Progress | None, orientation: int) -> Progress | None:
-    """`progress` for one of the eight orientations."""
-    if progress is None:
-        return None
-    return lambda done, total, text: progress(
-        orientation * total + done, 8 * total, f"{text}, orientation {orientation + 1} of 8"
-    )

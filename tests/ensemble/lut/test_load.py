@@ -207,7 +207,7 @@ def test_channel_axis_of_any_whole_type(rng, tmp_path, axis):
 
 
 def test_names_that_no_file_can_hold(rng):
-    with pytest.raises(EnsembleError, match=r"the name 'a\\udc80' holds halves of characters"):
+    with pytest.raises(EnsembleError, match=r"the name 'a\\udc80' is not valid Unicode"):
         fit_lut([make_image(rng, (20, 20), 2)], ("a\udc80", "b"), device="cpu")
 
 

@@ -15,8 +15,6 @@ from napari_ensir.ensemble.uncertainty.bias import BiasSums
 from napari_ensir.ensemble.uncertainty.error_table import ErrorTable
 from tests.helpers.images import using
 
-pytest.importorskip("numba")
-
 DTYPES = (np.uint8, np.int16, np.uint16, np.float32, np.float64)
 
 

@@ -1,8 +1,4 @@
-"""Reads any array in blocks: numpy, torch, dask, Zarr, memory maps. Knows no bins and no weights.
-
-A *block* is a hyper-rectangle of a field, small enough to work on. Everything that follows sees its
-pixels as flat, contiguous arrays in native byte order; only a block's worth of copies is ever made.
-"""
+"""Read arrays of any kind (numpy, torch, dask, Zarr, memory maps) in blocks, as flat contiguous arrays."""
 
 from __future__ import annotations
 
@@ -39,52 +35,52 @@ __all__ = [
 Slices = tuple[slice, ...]
 
 _EXACT = {np.dtype(kind) for kind in ("u1", "u2", "i2", "f4", "f8")}
-"""Dtypes that the counting and combining code takes as they are."""
+"""Dtypes that blocks are read in without conversion."""
 
 
 def is_torch(array: Any) -> bool:
-    """Whether this is a torch tensor, without importing torch to find out."""
+    """Whether this is a torch tensor; does not import torch."""
     return type(array).__module__.split(".")[0] == "torch" and hasattr(array, "detach")
 
 
 def is_dask(array: Any) -> bool:
-    """Whether this is a dask array, without importing dask to find out."""
+    """Whether this is a dask array; does not import dask."""
     return type(array).__module__.split(".")[0] == "dask" and hasattr(array, "chunks")
 
 
 def as_array(array: Any) -> Any:
-    """Pass on what has a shape, a dtype and can be sliced; make a numpy array of the rest.
+    """Convert to a numpy array, unless the object has a shape and a dtype and can be sliced.
 
-    Of an array with names for its axes, as xarray has them, the array itself: what it holds may be lazy.
+    Labelled arrays, such as xarray's, are replaced by the array that they hold, which may be lazy.
 
     Raises
     ------
     EnsembleError
-        If it is lazy, but no dask array.
+        If it is a dask collection other than an array.
     """
     while hasattr(array, "dims") and hasattr(array, "data"):
         array = array.data
     if hasattr(array, "__dask_graph__") and not is_dask(array):
-        raise EnsembleError(f"a {type(array).__name__} of dask is no array; give its dask array.")
+        raise EnsembleError(f"a {type(array).__name__} of dask is not an array; give its dask array.")
     if hasattr(array, "shape") and hasattr(array, "dtype") and hasattr(array, "__getitem__"):
         return array
     return np.asarray(array)
 
 
 def dtype_of(array: Any) -> np.dtype[Any]:
-    """Numpy dtype of any array, in native byte order.
+    """Return the numpy dtype of any array, in native byte order.
 
     Raises
     ------
     EnsembleError
-        If it is neither an integer nor a real floating-point dtype.
+        If it is neither an integer nor a real floating-point dtype of at most 64 bits.
     """
     if is_torch(array):
         import torch
 
         if array.layout != torch.strided or array.device.type == "meta":
-            held = "without values" if array.device.type == "meta" else "that is sparse"
-            raise EnsembleError(f"a tensor {held} cannot be combined; give one that holds all its pixels.")
+            kind = "without values" if array.device.type == "meta" else "that is sparse"
+            raise EnsembleError(f"a tensor {kind} cannot be combined; give one that holds all its pixels.")
         if array.dtype == torch.bfloat16:
             return np.dtype(np.float32)
         try:
@@ -106,7 +102,7 @@ def _unusable(dtype: object) -> EnsembleError:
 
 
 def working_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
-    """The one dtype that blocks of these dtypes are read as, without loss up to 53 bits."""
+    """Return the common dtype that blocks of these dtypes are read in, without loss up to 53 bits."""
     common = np.result_type(*dtypes)
     if common in _EXACT:
         return common
@@ -119,10 +115,7 @@ def working_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
 
 @dataclass(frozen=True)
 class Channels:
-    """Where the channel of a pixel is read off its place in a block.
-
-    In a block flattened in C order, pixel ``i`` has channel ``first + (i // inner) % count``.
-    """
+    """Channels of a block: pixel ``i``, in C order, has channel ``first + (i // inner) % count``."""
 
     first: int
     count: int
@@ -130,7 +123,7 @@ class Channels:
 
     @classmethod
     def of_block(cls, shape: Sequence[int], slices: Slices, axis: int | None) -> Channels:
-        """Channels of the block ``slices`` of a field of this shape; one channel without an axis."""
+        """Channels of the block ``slices`` of a field of this shape; one channel if ``axis`` is None."""
         sizes = _block_shape(shape, slices)
         if axis is None:
             return cls(0, 1, max(1, prod(sizes)))
@@ -139,12 +132,12 @@ class Channels:
 
 
 def block_size(shape: Sequence[int], slices: Slices) -> int:
-    """Pixels in a block."""
+    """Return the number of pixels of a block."""
     return prod(_block_shape(shape, slices))
 
 
 def block_start(shape: Sequence[int], slices: Slices) -> int:
-    """Place of a block's first pixel in the flattened field.
+    """Return the index of a block's first pixel in the flattened field.
 
     Examples
     --------
@@ -172,13 +165,13 @@ def block_slices(
     Parameters
     ----------
     shape
-        The field's shape.
+        Shape of the field.
     limit
-        Most pixels in a block.
+        Maximum number of pixels of a block.
     chunks
-        A dask array's chunks; no block then crosses a chunk's border.
+        Chunks of a dask array; no block crosses the border of a chunk.
     workers
-        How many will share the blocks: there are so many, or a multiple, that all have as much to do.
+        Number of workers that share the blocks; the number of blocks is a multiple of it where possible.
 
     Examples
     --------
@@ -200,7 +193,7 @@ def block_slices(
         axis = 0
         while axis < len(sizes) and prod(sizes[axis + 1 :]) > limit:
             axis += 1
-        # Whole trailing axes, a run along this one, single places along those before it.
+        # Whole trailing axes, a run along this axis, single positions along the axes before it.
         run = max(1, limit // max(1, prod(sizes[axis + 1 :]))) if axis < len(sizes) else 1
         if axis < len(sizes):
             run = -(-sizes[axis] // (-(-sizes[axis] // (run * workers)) * workers))
@@ -215,17 +208,17 @@ def block_slices(
 
 
 def read_block(array: Any, slices: Slices, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """One block as a flat, contiguous, read-only numpy array of the given dtype."""
+    """Read a block as a flat, contiguous, read-only numpy array of the given dtype."""
     part = array[slices] if slices else array
     if is_torch(part):
         part = _as_numpy(part)
     flat = np.ascontiguousarray(np.asarray(part), dtype=dtype).reshape(-1).view()
-    flat.flags.writeable = False  # one kind of array for the compiled code, and a promise kept
+    flat.flags.writeable = False  # kernels are compiled for read-only arrays; inputs are never changed
     return flat
 
 
 def cut_like(array: Any, chunks: tuple[tuple[int, ...], ...]) -> Any:
-    """A dask array of any array, in these chunks; what is none is cut without being read."""
+    """Convert any array to a dask array in these chunks, without reading it."""
     import dask.array as da
 
     if is_dask(array):
@@ -237,13 +230,13 @@ def cut_like(array: Any, chunks: tuple[tuple[int, ...], ...]) -> Any:
 
 def _as_numpy(tensor: torch.Tensor) -> NDArray[Any]:
     tensor = tensor.detach().cpu()
-    # Numpy has no such numbers.
+    # numpy has no bfloat16
     values: NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
     return values
 
 
 def read_tensor(array: Any, slices: Slices, device: torch.device) -> torch.Tensor:
-    """One block as a flat tensor on the device, of the array's own dtype."""
+    """Read a block as a flat tensor on the device, of the array's own dtype."""
     import torch
 
     if is_torch(array):
@@ -251,7 +244,7 @@ def read_tensor(array: Any, slices: Slices, device: torch.device) -> torch.Tenso
     else:
         part = np.asarray(array[slices] if slices else array)
         part = np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("="))
-        if not part.flags.writeable:  # torch warns of read-only memory even where nobody writes
+        if not part.flags.writeable:  # torch warns about read-only memory
             part = part.copy()
         tensor = torch.from_numpy(part)
     return tensor.to(device).reshape(-1)

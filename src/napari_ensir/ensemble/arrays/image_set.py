@@ -1,4 +1,4 @@
-"""Checks what comes in and says in one sentence what is wrong. Computes nothing on pixels."""
+"""Check the images of a field, their names and the prior."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.blocks import Slices
 
     Progress = Callable[[int, int, str], object]
-    """Called with (done, total, text); what it raises stops the work."""
+    """Called with (done, total, text); an exception that it raises stops the work."""
 
 __all__ = ["Field", "check_names", "check_prior", "describe_candidate", "make_field"]
 
 
 MOST_CHANNELS = 2**16
-"""Channels that a 16-bit number can tell apart."""
+"""Number of channels that fit a 16-bit index."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """Candidates of one image, with its ground truth where there is one.
+    """Candidates of one image, and its ground truth if known.
 
     Attributes
     ----------
     candidates : tuple of M arrays of one shape
     truth : array of that shape, or None
-    mask : bool array of that shape, or of it without the channel axis, or None
+    mask : bool array of that shape, or of that shape without the channel axis, or None
     channel_axis : int >= 0, or None
     """
 
@@ -54,27 +54,27 @@ class Field:
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """Candidates, then the ground truth if there is one."""
+        """Candidates, then the ground truth if known."""
         return self.candidates if self.truth is None else (*self.candidates, self.truth)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The one dtype that all arrays of the field are worked on in."""
+        """Common dtype that the arrays are read in."""
         return working_dtype([dtype_of(array) for array in self.arrays])
 
     @property
     def pixel_type(self) -> np.dtype[Any]:
-        """What to bin by: :attr:`dtype`, but an integer one where all arrays hold integers of any size."""
-        whole = all(dtype_of(array).kind in "iu" for array in self.arrays)
-        return np.dtype(np.int64) if whole and self.dtype.kind == "f" else self.dtype
+        """Dtype that decides the binning: :attr:`dtype`, or int64 if large integers are read as floats."""
+        is_integer = all(dtype_of(array).kind in "iu" for array in self.arrays)
+        return np.dtype(np.int64) if is_integer and self.dtype.kind == "f" else self.dtype
 
     @property
     def n_channels(self) -> int:
-        """Length of the channel axis, 1 without one."""
+        """Length of the channel axis; 1 if there is none."""
         return 1 if self.channel_axis is None else self.shape[self.channel_axis]
 
     def bands(self, n: int) -> list[Field]:
-        """The field cut into up to ``n`` bands along its longest axis that is no channel axis."""
+        """Cut the field into up to ``n`` bands along its longest axis other than the channel axis."""
         if n == 1:
             return [self]
         axes = [axis for axis in range(len(self.shape)) if axis != self.channel_axis]
@@ -87,12 +87,12 @@ class Field:
         ]
 
     def between(self, first: int, last: int, place: str = "") -> Field:
-        """The places ``first`` to ``last``, both included, along the first axis.
+        """Return planes ``first`` to ``last``, both included, along the first axis.
 
         Raises
         ------
         EnsembleError
-            If there are no such places, or the first axis is the channels'.
+            If these planes do not exist, or the first axis is the channel axis.
         """
         size = self.shape[0]
         if self.channel_axis == 0:
@@ -115,7 +115,7 @@ class Field:
         return Field(tuple(c[part] for c in self.candidates), truth, mask, self.channel_axis)
 
     def read_mask(self, slices: Slices) -> NDArray[np.bool_] | None:
-        """Where to look in a block, flat; None: everywhere."""
+        """Read the mask of a block, flat; None if there is no mask."""
         if self.mask is None:
             return None
         axis = self.channel_axis
@@ -129,7 +129,7 @@ class Field:
 
 
 def describe_candidate(index: int, names: Sequence[str] | None) -> str:
-    """How a message speaks of a candidate.
+    """Return the words for a candidate in messages.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def make_field(
     mask: Any = None,
     place: str = "",
 ) -> Field:
-    """Check the arrays of one image and bring them together.
+    """Check the arrays of one image and make a field of them.
 
     Parameters
     ----------
@@ -158,13 +158,13 @@ def make_field(
     channel_axis, mask
         As in :func:`napari_ensir.fit_lut`.
     place
-        Put before messages, such as ``"image 3: "``.
+        Prefix of messages, such as ``"image 3: "``.
 
     Raises
     ------
     EnsembleError
-        If there is no candidate, shapes differ, an array is empty or of a dtype without intensities, the
-        ground truth is among the candidates, the channel axis does not exist or the mask does not fit.
+        If there is no candidate, shapes differ, an array is empty or its dtype is not supported, the ground
+        truth is among the candidates, the channel axis does not exist or the mask has another shape.
     """
     if hasattr(candidates, "shape") and hasattr(candidates, "dtype") and len(candidates.shape) == 0:
         raise EnsembleError(f"{place}the candidates are a single number; give a sequence of arrays.")
@@ -182,13 +182,13 @@ def make_field(
         _check_array(array, place + who)
         if truth is not None and _is_same(array, truth):
             raise EnsembleError(
-                f"{place}{who} is the ground truth itself; leave it out of the candidates, "
-                "or it would be trusted everywhere."
+                f"{place}{who} is the ground truth itself; remove it from the candidates, "
+                "because it would get all the weight."
             )
         if tuple(array.shape) != shape:
             raise EnsembleError(
                 f"{place}{who} has shape {tuple(array.shape)} but {describe_candidate(0, names)} has "
-                f"{shape}; all candidates must show the same pixels."
+                f"{shape}; all candidates must have the same shape."
             )
     if truth is not None:
         truth = as_array(truth)
@@ -196,8 +196,8 @@ def make_field(
         if tuple(truth.shape) != shape:
             raise EnsembleError(
                 f"{place}the ground truth has shape {tuple(truth.shape)} but "
-                f"{describe_candidate(0, names)} has {shape}; they must show the same pixels, and candidates "
-                "that a network enlarged need a ground truth as large."
+                f"{describe_candidate(0, names)} has {shape}; they must have the same shape. Upscaled "
+                "candidates need a ground truth of the same size."
             )
     axis = _check_channel_axis(channel_axis, shape, place)
     if mask is not None:
@@ -206,23 +206,20 @@ def make_field(
         spatial = shape if axis is None else shape[:axis] + shape[axis + 1 :]
         if tuple(mask.shape) not in (shape, spatial):
             raise EnsembleError(
-                f"{place}the mask has shape {tuple(mask.shape)}; {spatial} would fit these images."
+                f"{place}the mask has shape {tuple(mask.shape)}; it must have shape {spatial}."
             )
     return _unmasked(Field(arrays, truth, mask, axis))
 
 
 def _unmasked(field: Field) -> Field:
-    """The field without numpy's masked arrays: where one of them has no value, nothing is learned.
-
-    A candidate to be combined is NaN there, and so is the ensemble.
-    """
+    """Replace numpy's masked arrays: by a mask if there is a ground truth, else by NaN."""
     missing = [np.ma.getmaskarray(array) for array in field.arrays if _is_masked(array)]
     if not missing:
         return field
     if field.truth is None:
         arrays = [a.astype(np.float64).filled(np.nan) if _is_masked(a) else a for a in field.arrays]
         return Field(tuple(arrays), None, field.mask, field.channel_axis)
-    # A value that occurs, so that it widens no range.
+    # Fill with a value that occurs, which cannot widen the data range.
     arrays = [a.filled(a.min() if a.count() else 0) if _is_masked(a) else a for a in field.arrays]
     there = ~np.logical_or.reduce(missing)
     whole = field.read_mask((slice(None),) * len(field.shape))
@@ -236,7 +233,7 @@ def _is_masked(array: Any) -> bool:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two arrays are one, be it by two views of its memory."""
+    """Whether two arrays are the same array, or views of the same memory."""
     if one is other:
         return True
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
@@ -244,21 +241,21 @@ def _is_same(one: Any, other: Any) -> bool:
         same = a["data"][0] == b["data"][0] and a["typestr"] == b["typestr"]
         return same and one.shape == other.shape and one.strides == other.strides
     if is_torch(one) and is_torch(other):
-        alike = one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype
-        return bool(alike and one.device == other.device and one.data_ptr() == other.data_ptr())
+        same = one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype
+        return bool(same and one.device == other.device and one.data_ptr() == other.data_ptr())
     return False
 
 
 def _check_array(array: Any, who: str) -> None:
     if _is_masked(getattr(array, "_meta", None)):
         raise EnsembleError(
-            f"{who} is a dask array of masked arrays; fill it, and say by the mask where to learn."
+            f"{who} is a dask array of masked arrays; fill it, and give the valid pixels as the mask."
         )
     if 0 in array.shape:
         raise EnsembleError(f"{who} is empty (shape {tuple(array.shape)}); it must hold at least one pixel.")
     if dtype := getattr(array, "dtype", None):
         if str(dtype) in ("bool", "torch.bool"):
-            raise EnsembleError(f"{who} is a mask of true and false; it must hold intensities.")
+            raise EnsembleError(f"{who} is of dtype bool; it must hold intensities.")
         try:
             dtype_of(array)
         except EnsembleError as error:
@@ -279,19 +276,19 @@ def _check_channel_axis(axis: int | None, shape: tuple[int, ...], place: str) ->
         )
     if shape[axis] > MOST_CHANNELS:
         raise EnsembleError(
-            f"{place}channel_axis is {axis}, but there are {shape[axis]} places along it (shape {shape}); at "
-            f"most {MOST_CHANNELS} channels can have a table each."
+            f"{place}channel_axis is {axis}, but that axis has length {shape[axis]} (shape {shape}); at most "
+            f"{MOST_CHANNELS} channels can have a table each."
         )
     return int(axis) % len(shape)
 
 
 def check_names(names: Sequence[str] | None, n_candidates: int) -> tuple[str, ...]:
-    """Names of the candidates, made up where none are given.
+    """Check the names of the candidates; the default is "candidate 1" and so on.
 
     Raises
     ------
     EnsembleError
-        If their number is wrong, one is empty, or two are equal.
+        If their number is wrong, a name is empty or not valid Unicode, or two are equal.
     """
     if names is None:
         return tuple(f"candidate {index + 1}" for index in range(n_candidates))
@@ -302,24 +299,24 @@ def check_names(names: Sequence[str] | None, n_candidates: int) -> tuple[str, ..
             "give one name per candidate."
         )
     if stray := [name for name in checked if any("\ud800" <= one <= "\udfff" for one in name)]:
-        raise EnsembleError(
-            f"the name {stray[0]!r} holds halves of characters; give one that can be written."
-        )
+        raise EnsembleError(f"the name {stray[0]!r} is not valid Unicode; give another name.")
     if any(not name.strip() for name in checked):
         raise EnsembleError("a candidate's name is empty; give every candidate a name.")
     if len(set(checked)) < len(checked):
         twice = min(name for name, times in Counter(checked).items() if times > 1)
-        raise EnsembleError(f"the name {twice!r} stands for two candidates; give each its own name.")
+        raise EnsembleError(
+            f"the name {twice!r} is used for two candidates; give each candidate its own name."
+        )
     return checked
 
 
 def check_prior(prior: Sequence[float] | None, n_candidates: int) -> NDArray[np.float64] | None:
-    """A prior as weights that sum to one.
+    """Check a prior and scale its weights to a sum of one.
 
     Raises
     ------
     EnsembleError
-        If it has not one finite, non-negative weight per candidate, or all are zero.
+        Unless it has one finite, non-negative weight per candidate, not all zero.
     """
     if prior is None:
         return None

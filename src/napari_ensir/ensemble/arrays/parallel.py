@@ -1,4 +1,4 @@
-"""What to do when an accelerator has no memory left: less at once, then the CPU. Knows no pixels."""
+"""Run work on several threads, within an accelerator's memory, and report its progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_ensir.ensemble.arrays.blocks import block_size
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import torch
 
     from napari_ensir.ensemble.arrays.blocks import Slices
+    from napari_ensir.ensemble.arrays.image_set import Progress
 
     Item = TypeVar("Item")
 
-__all__ = ["for_each", "n_threads", "sparing_memory"]
-
+__all__ = ["for_each", "n_threads", "scaled_progress", "sparing_memory"]
 
 SMALLEST = 2**16
-"""Pixels of a block that is not halved any more: without room for these the accelerator is of no use."""
+"""Blocks of at most this many pixels are not halved but processed on the CPU."""
 
 
 def sparing_memory(
@@ -33,17 +33,17 @@ def sparing_memory(
     device: torch.device,
     say: Callable[[str], object],
 ) -> None:
-    """Work on a block; where the device's memory does not suffice, on its halves, at last on the CPU.
+    """Process a block; if the device runs out of memory, process its halves, finally on the CPU.
 
     Parameters
     ----------
     work
-        Called with a block and a device. It must leave nothing behind when it raises.
+        Called with a block and a device. It must have no effect if it raises.
     slices, shape
-        The block, and the shape of the field it lies in.
+        The block, and the shape of its field.
     device : torch.device
     say
-        Told, in a few words, when the CPU steps in.
+        Called with a message when the CPU takes over.
     """
     import torch
 
@@ -64,7 +64,7 @@ def sparing_memory(
 
 
 def _halves(slices: Slices, shape: tuple[int, ...]) -> tuple[Slices, Slices]:
-    """The block cut in two across its first axis that has a length: each part is contiguous again."""
+    """Halve a block along its first axis longer than one; both halves are contiguous."""
     for axis, (part, size) in enumerate(zip(slices, shape, strict=True)):
         start, stop, _ = part.indices(size)
         if stop - start > 1:
@@ -77,7 +77,7 @@ def _halves(slices: Slices, shape: tuple[int, ...]) -> tuple[Slices, Slices]:
 
 
 def n_threads() -> int:
-    """CPU threads this process may use."""
+    """Return the number of CPU threads that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)
@@ -89,23 +89,23 @@ def for_each(
     done: Callable[[Item], object] | None = None,
     threads: int | None = None,
 ) -> None:
-    """Call ``work`` on each item, on several threads; ``done`` afterwards, on the calling thread, in order.
+    """Call ``work`` on each item, on several threads, and then ``done``, on the calling thread, in order.
 
-    The first exception, be it of ``work`` or of ``done``, stops the rest and is raised here, once no thread
-    is working any more. Items are taken as threads become free, so there may be any number of them.
+    The first exception of ``work`` or ``done`` stops the rest; it is raised when all threads have stopped.
+    Items are taken as threads become free, so the iterable may be of any length.
     """
     threads = n_threads() if threads is None else threads
     source = iter(items)
     head = list(islice(source, 2))
     source = chain(head, source)
-    if threads <= 1 or len(head) < 2:  # one item is done sooner than a thread has begun
+    if threads <= 1 or len(head) < 2:  # starting a thread takes longer than one item
         for item in source:
             work(item)
             if done is not None:
                 done(item)
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="napari-ensir") as pool:
-        waiting: deque[tuple[Item, object]] = deque()
+        waiting: deque[Any] = deque()
         try:
             for item in source:
                 waiting.append((item, pool.submit(work, item)))
@@ -118,8 +118,37 @@ def for_each(
             raise
 
 
-def _finish(waiting: deque, done: Callable | None) -> None:  # type: ignore[type-arg]
+def _finish(waiting: deque[Any], done: Callable[[Any], object] | None) -> None:
+    """Wait for the oldest item, then call ``done``."""
     item, future = waiting.popleft()
     future.result()
     if done is not None:
         done(item)
+
+
+def scaled_progress(
+    progress: Progress | None, part: int, n_parts: int, size: int = 1, suffix: str = ""
+) -> Progress | None:
+    """Return a callback that reports the progress of a part of the work as progress of the whole.
+
+    Parameters
+    ----------
+    progress
+        Callback of the whole, or None.
+    part, n_parts
+        Index of the part, and number of parts.
+    size
+        Number of parts that the work spans.
+    suffix
+        Appended to the text.
+
+    Examples
+    --------
+    >>> scaled_progress(print, 1, 4, suffix=", part 2 of 4")(5, 10, "counting")
+    15 40 counting, part 2 of 4
+    """
+    if progress is None:
+        return None
+    return lambda done, total, text: progress(
+        part * max(total, 1) + size * done, n_parts * max(total, 1), text + suffix
+    )

@@ -199,7 +199,7 @@ class WeightLUT:
         candidates : M arrays of one shape
             Numpy, torch, dask or anything that can be sliced, in the order of ``names``.
         device
-            ``"auto"``, or any torch device. On the CPU a compiled loop is used where numba is installed.
+            ``"auto"``, or any torch device.
         channel_axis : int, optional
             If it differs from the one of the fit.
         progress

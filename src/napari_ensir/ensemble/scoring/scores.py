@@ -20,6 +20,7 @@ import numpy as np
 from napari_ensir.ensemble.arrays.blocks import block_slices, dtype_of, read_block, working_dtype
 from napari_ensir.ensemble.arrays.intensity_range import (
     Spread,
+    byte_range,
     ends_of,
     robust_range,
     spread_of,
@@ -620,10 +621,8 @@ def known_range(dtypes: Sequence[np.dtype[Any]], given: tuple[float, float] | No
         if not (np.isfinite([low, high]).all() and low < high):
             raise EnsembleError(f"data_range is {given!r}; give two finite numbers that rise, (low, high).")
         return ScoreRange(low, high, "given")
-    if all(dtype.kind in "iu" and dtype.itemsize == 1 for dtype in dtypes):
-        limits = np.iinfo(dtypes[0])
-        return ScoreRange(float(limits.min), float(limits.max), "dtype")
-    return None
+    limits = byte_range(dtypes)
+    return None if limits is None else ScoreRange(*limits, "dtype")
 
 
 def _range_of_truth(spread: Spread | None, ends_within: Callable[[Ends], Ends]) -> ScoreRange:

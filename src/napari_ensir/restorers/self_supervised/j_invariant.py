@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import check_keeps_size
 
@@ -216,7 +217,10 @@ def restore_hidden(
     def restored(planes: NDArray[Any], channel_axis: int) -> NDArray[Any]:
         nonlocal run
         given = grid.image(np.rint(planes) if whole else planes).astype(image.dtype, copy=False)
-        found = restore_checked(given, restorer, _share(progress, run, grid.offsets))
+        part = scaled_progress(
+            progress, run, grid.offsets, suffix=f", hidden pixels {run + 1} of {grid.offsets}"
+        )
+        found = restore_checked(given, restorer, part)
         run += 1
         return grid.planes(found)
 
@@ -226,12 +230,3 @@ def restore_hidden(
         planes, restored, masks=grid.masks(), denoiser_kwargs={"channel_axis": -1}
     )
     return np.asarray(grid.kept(kept), np.float32)
-
-
-def _share(progress: Progress | None, run: int, runs: int) -> Progress | None:
-    """`progress` for one of the runs."""
-    if progress is None:
-        return None
-    return lambda done, total, text: progress(
-        run * total + done, runs * total, f"{text}, hidden pixels {run + 1} of {runs}"
-    )

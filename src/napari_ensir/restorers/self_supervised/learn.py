@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from napari_ensir.ensemble.arrays.image_set import check_names
+from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
 from napari_ensir.restorers.self_supervised.reference import (
     HIDING,
@@ -24,7 +25,6 @@ from napari_ensir.restorers.self_supervised.reference import (
     blind_reference,
     images_of,
     restorers_of,
-    share_of,
 )
 from napari_ensir.settings import BlindSettings
 
@@ -289,7 +289,7 @@ def restore_and_refer(
     runs = once * (given.offsets + 1)
     candidates = [
         tuple(
-            restore_checked(array, restorer, share_of(progress, number * len(chosen) + place, runs))
+            restore_checked(array, restorer, scaled_progress(progress, number * len(chosen) + place, runs))
             for place, restorer in enumerate(chosen)
         )
         for number, array in enumerate(arrays)
@@ -299,7 +299,7 @@ def restore_and_refer(
         chosen,
         checked,
         mask=masks,
-        progress=share_of(progress, once, runs, runs - once),
+        progress=scaled_progress(progress, once, runs, runs - once),
         restored=candidates,
         **given.keywords(*HIDING),
     )

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names
+from napari_ensir.ensemble.arrays.intensity_range import byte_range
+from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.checks.noise import correlated_noise_warning
 from napari_ensir.ensemble.fit import learn
 from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors, joined
@@ -43,7 +45,6 @@ __all__ = [
     "blind_reference",
     "images_of",
     "restorers_of",
-    "share_of",
 ]
 
 
@@ -200,7 +201,7 @@ class BlindReference:
 
     @property
     def _is_byte(self) -> bool:
-        return all(noisy.dtype.kind in "iu" and noisy.dtype.itemsize == 1 for _, noisy in self.pairs)
+        return byte_range(noisy.dtype for _, noisy in self.pairs) is not None
 
 
 def blind_reference(
@@ -264,8 +265,8 @@ def blind_reference(
         for index, restorer in enumerate(chosen):
             before = (number * len(chosen) + index) * each
             if once:
-                whole.append(restore_checked(image, restorer, share_of(progress, before, runs)))
-            part = share_of(progress, before + once, runs, offsets)
+                whole.append(restore_checked(image, restorer, scaled_progress(progress, before, runs)))
+            part = scaled_progress(progress, before + once, runs, offsets)
             hidden.append(restore_hidden(image, restorer, grid, part))
         pairs.append((tuple(hidden), noisy))
         if seen:
@@ -376,9 +377,8 @@ def _hidden_of_mask(mask: Any, grid: HiddenGrid, number: int) -> NDArray[np.bool
 
 def _range_of(pairs: Sequence[Pair], images: Sequence[NDArray[Any]]) -> tuple[float, float]:
     """The dtype's range for 8 bit, else the predictions', which is narrower than that of noisy pixels."""
-    kinds = {image.dtype for image in images}
-    if len(kinds) == 1 and (kind := kinds.pop()).kind in "iu" and kind.itemsize == 1:
-        return float(np.iinfo(kind).min), float(np.iinfo(kind).max)
+    if (limits := byte_range(image.dtype for image in images)) is not None:
+        return limits
     low = min(float(each.min()) for candidates, _ in pairs for each in candidates)
     high = max(float(each.max()) for candidates, _ in pairs for each in candidates)
     if not low < high:
@@ -390,12 +390,3 @@ def _as_fitted(channel_axis: int, ndim: int) -> int:
     """The channel axis as a table keeps it: the last one counted from the end, so that stacks fit as well."""
     axis = channel_axis % ndim
     return -1 if axis == ndim - 1 else axis
-
-
-def share_of(progress: Progress | None, number: int, parts: int, size: int = 1) -> Progress | None:
-    """`progress` for one of several pieces of work, or for some in a row."""
-    if progress is None:
-        return None
-    return lambda done, total, text: progress(
-        number * max(total, 1) + size * done, parts * max(total, 1), text
-    )

@@ -1,7 +1,7 @@
-"""Gets the numerical libraries ready while the user still chooses: the first fit would else wait for them.
+"""Compile the kernels in the background, before the first fit.
 
-Compiling holds Python's lock for seconds, and the window with it. So it is done in a process of its own,
-which leaves the compiled code on disk; here it is only loaded.
+The compiler holds Python's global lock for seconds, which would freeze the window. So a separate process
+compiles and caches the code on disk; this process only loads it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["warm_up"]
 
 _BEGUN: set[tuple[int, str]] = set()
+"""Numbers of candidates and dtypes that are compiled already, or being compiled."""
 
 _PROGRAM = (
     "import sys; from napari_ensir.ensemble.precompile import warm_up; "
@@ -27,16 +28,16 @@ _PROGRAM = (
 )
 
 _LONGEST = 120
-"""Seconds after which compiling is given up; the fit does it then."""
+"""Seconds until the process is stopped; the fit compiles then."""
 
 
 def warm_up(arrays: Sequence[Any]) -> None:
-    """Have the loops for candidates like these ready, once for each kind; returns at once.
+    """Start compiling the kernels for candidates of this number and dtype, once; return at once.
 
     Parameters
     ----------
     arrays : M arrays
-        No pixel of them is read.
+        Their pixels are not read.
     """
     key = (len(arrays), str(working_dtype([dtype_of(array) for array in arrays])))
     if key not in _BEGUN:
@@ -45,7 +46,7 @@ def warm_up(arrays: Sequence[Any]) -> None:
 
 
 def _prepare(n_candidates: int, dtype: str) -> None:
-    import torch  # noqa: F401 -- the first fit needs it, whatever is compiled
+    import torch  # noqa: F401 -- the first fit needs it
 
     from napari_ensir.ensemble.precompile import warm_up as compile_loops
 
@@ -53,17 +54,17 @@ def _prepare(n_candidates: int, dtype: str) -> None:
     command = [sys.executable, "-c", _PROGRAM, str(n_candidates), dtype]
     try:
         subprocess.run(command, timeout=_LONGEST, check=True, capture_output=True, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.SubprocessError):  # such as where Python is part of one large program
+    except (OSError, subprocess.SubprocessError):  # such as in an application that embeds Python
         return
     compile_loops(n_candidates, [dtype])
 
 
 def _prepare_labels() -> None:
-    """What napari's first layer of labels in a session would have the window wait for."""
+    """Import and build what napari's first labels layer of a session needs."""
     for name in ("pandas", "skimage.color"):
         importlib.import_module(name)
     try:
         from vispy.visuals.line.dash_atlas import DashAtlas
-    except ImportError:  # it is no more than a wait saved
+    except ImportError:
         return
-    DashAtlas()  # patterns of dashed lines, drawn once a process
+    DashAtlas()  # cached per process
