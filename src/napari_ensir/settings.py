@@ -13,6 +13,7 @@ from napari_ensir.errors import EnsembleError
 
 __all__ = [
     "METHODS",
+    "METHOD_CHOICES",
     "SHRINKAGE",
     "TINY",
     "ApplySettings",
@@ -588,6 +589,12 @@ METHODS = {
 }
 """Title and sentence of each method, by the name that scripts use."""
 
+METHOD_CHOICES = {
+    "auto": ("Automatic", "Try every method and take the one with the least error on parts held out"),
+    **METHODS,
+}
+"""The methods that a fit accepts."""
+
 # -- one for each kind of work ------------------------------------------------------------------------
 
 
@@ -595,12 +602,11 @@ METHODS = {
 class FitSettings(Settings):
     """What learning a table can be told; see :func:`napari_ensir.fit_lut`."""
 
-    method: str | None = setting(
-        None,
+    method: str = setting(
+        "auto",
         title="Method",
-        description="How weights are learned from the pixels of each combination of intensities.",
-        choices=METHODS,
-        none="EM as in the paper; least squares where the truth is noisy",
+        description="How the weights are estimated; auto takes the best of all methods on parts held out.",
+        choices=METHOD_CHOICES,
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     bin_width: float | Literal["auto"] | None = bin_width_setting()
@@ -612,7 +618,7 @@ class FitSettings(Settings):
         none="equal weights",
         group="EM",
     )
-    max_iterations: int | None = setting(
+    max_iter: int | None = setting(
         None,
         title="Most iterations",
         description="For EM: where it stops at the latest.",

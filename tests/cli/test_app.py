@@ -213,7 +213,7 @@ def test_fit_takes_all_that_python_takes(fitted):
             ([*least, "--bin-width", "auto"], {"method": "least-squares", "bin_width": "auto"}),
             ([*least, "--shrinkage", "auto"], {"method": "least-squares", "shrinkage": "auto"}),
             ([*least, "--shrinkage", "10"], {"method": "least-squares", "shrinkage": 10}),
-            (["--prior", "0.7,0.3", "--max-iterations", "3"], {"prior": (0.7, 0.3), "max_iterations": 3}),
+            (["--prior", "0.7,0.3", "--max-iter", "3"], {"prior": (0.7, 0.3), "max_iter": 3}),
             (["--planes", "3", "20"], {"planes": (3, 20)}),
             (["--mask", fitted / "masks"], {"mask": pooled}),
             (["--mask", fitted / "masks", "--channel-axis", "-1"], {"mask": masks, "channel_axis": -1}),
@@ -306,7 +306,7 @@ def test_wrong_use_is_2(arguments):
         (["--shrinkage", "-1"], "shrinkage is -1.0"),
         (["--prior", "1,x"], "prior is '1,x'"),
         (["--prior", "0,0"], "not all zero"),
-        (["--max-iterations", "0"], "max_iterations is 0; use a whole number from 1"),
+        (["--max-iter", "0"], "max_iter is 0; use a whole number from 1"),
     ],
 )
 def test_a_setting_outside_its_limits_is_wrong_use(option, words):

@@ -50,7 +50,7 @@ def warm_up(n_candidates: int, dtypes: Iterable[np.typing.DTypeLike] = (np.uint8
         field = Field(tuple(truth.copy() for _ in range(n_candidates)), truth, None, None)
         binning = choose_binning(dtype, (0, 100))
         found = collect([field], binning, n_candidates, 1, threads=1)
-        estimate = em(found, Settings(max_iterations=2))
+        estimate = em(found, Settings(max_iter=2))
         lookup = Lookup(binning, found.rows, estimate.weights, estimate.fallback, estimate.unseen)
         small = Field(tuple(truth[:4] for _ in range(n_candidates)), None, None, None)
         combine_field(lookup, small, "cpu", as_maps=False)

@@ -81,7 +81,7 @@ def test_iterations_are_counted_and_limited(engine, rng, method):
     (solved,) = plain.values()
     reached = solved.iterations
     for limit in range(1, min(reached, 12)):
-        cut = fit_lut(images, method=method, bin_width=256, max_iterations=limit, device="cpu")
+        cut = fit_lut(images, method=method, bin_width=256, max_iter=limit, device="cpu")
         assert cut.report["outcomes"]["iteration limit"] + cut.report["outcomes"]["converged"] == 1
     full = fit_lut(images, method=method, bin_width=256, device="cpu")
     assert full.report["iterations"] == [reached]

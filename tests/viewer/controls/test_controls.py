@@ -221,7 +221,7 @@ VALUES = {
     "shrinkage": [1000.0, "auto", 50.0],
     "truth_noise": [None, "unknown", 0.125],
     "prior": [None, (0.5, 0.25, 0.25)],
-    "max_iterations": [None, 7],
+    "max_iter": [None, 7],
     "data_range": [None, (0.0, 3710.0), (0.0, 1e-4)],
     "planes": [None, (4, 11), (3, 3)],
     "channel_axis": [None, 0, -1],

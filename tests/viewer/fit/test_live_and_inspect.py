@@ -121,7 +121,7 @@ def test_labels_without_a_place_go_by_their_pixels(filled, fit_widget, wait_for)
     fit_widget.mask.value = mask
     fit_widget.fit()
     wait_for(fit_widget)
-    assert fit_widget.result.reference.statistics.n_pixels == 96 * 48
+    assert fit_widget.result.session.reference.statistics.n_pixels == 96 * 48
     mask.translate = (0, 40)
     fit_widget.fit()
     assert '"from a file" does not lie on "ground truth"' in fit_widget.message.value
@@ -149,7 +149,7 @@ def test_planes_of_a_stack_are_the_reference_and_the_rest_is_held_out(viewer, wa
     widget.fit()
     wait_for(widget)
     assert widget.result.lut.report["pixels"] == 3 * 32 * 32
-    assert widget.result.unseen.statistics.n_pixels == 3 * 32 * 32
+    assert widget.result.session.unseen.statistics.n_pixels == 3 * 32 * 32
 
 
 def test_compare_ranks_and_adopts(filled, fitted, wait_for, qtbot):

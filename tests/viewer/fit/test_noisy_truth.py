@@ -69,7 +69,7 @@ def test_what_lies_outside_a_mask_is_scored(noisy, filled, wait_for):
     place = {"scale": like.scale, "translate": like.translate, "rotate": like.rotate, "shear": like.shear}
     noisy.mask.value = filled.add_labels(labels, name="here", affine=like.affine, units=like.units, **place)
     found = fitted(noisy, wait_for, "unknown")
-    unseen = noisy.result.unseen
+    unseen = noisy.result.session.unseen
     assert len(unseen.folds) == 8
     assert found["candidateso so"].spread > 0
     error = np.einsum("rmm->m", unseen.statistics.error_gram) / unseen.statistics.n_pixels

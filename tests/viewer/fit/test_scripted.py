@@ -155,14 +155,14 @@ def test_a_hundred_planes_are_all_learned_from_unless_set_by_hand(viewer, stack,
     widget.candidates.value = candidates
     widget.fit()
     wait_for(widget)
-    assert widget.result.reference.statistics.n_pixels == truth.data.size
-    assert widget.result.unseen is None
+    assert widget.result.session.reference.statistics.n_pixels == truth.data.size
+    assert widget.result.session.unseen is None
     widget.planes.value = (20, 29)
     assert "press Fit" in widget.message.value
     widget.fit()
     wait_for(widget)
-    assert widget.result.reference.statistics.n_pixels == 10 * 16 * 16
-    assert widget.result.unseen.statistics.n_pixels == 90 * 16 * 16
+    assert widget.result.session.reference.statistics.n_pixels == 10 * 16 * 16
+    assert widget.result.session.unseen.statistics.n_pixels == 90 * 16 * 16
     candidates[0].name = "renamed"
     widget.ground_truth.value = None
     widget.ground_truth.value = truth

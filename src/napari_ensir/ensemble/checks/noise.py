@@ -304,34 +304,39 @@ class OwnInputWarning(UserWarning):
     """A noisy reference seems to be the image that the candidates were restored from."""
 
 
-def method_for(method: str | None, truth_noise: TruthNoise | None) -> str:
-    """The method to learn by.
+def method_for(method: str, truth_noise: TruthNoise | None) -> str:
+    """Return the method to fit with, given what is known of the ground truth's noise.
 
     Parameters
     ----------
-    method : str, optional
-        As asked for.
+    method : str
+        A method's name, or ``"auto"``.
     truth_noise : float or "unknown", optional
-        None: the truth is clean.
+        None: the ground truth is clean.
+
+    Returns
+    -------
+    str
+        ``method``; ``"least-squares"`` for ``"auto"`` if the ground truth is noisy.
 
     Raises
     ------
     EnsembleError
-        If EM is asked for and the truth is noisy.
+        If EM is requested and the ground truth is noisy.
 
     Examples
     --------
-    >>> method_for(None, None), method_for(None, "unknown")
-    ('em', 'least-squares')
+    >>> method_for("auto", None), method_for("auto", "unknown")
+    ('auto', 'least-squares')
     """
     if truth_noise is None:
-        return method or "em"
+        return method
     if method in ("em", "em-released"):
         raise EnsembleError(
             f'method="{method}" takes the noise of the ground truth for errors of the candidates; use '
-            '"least-squares", whose weights the noise does not change, or leave the method out.'
+            '"least-squares", whose weights the noise does not change, or "auto".'
         )
-    return method or "least-squares"
+    return "least-squares"
 
 
 def own_input_of(

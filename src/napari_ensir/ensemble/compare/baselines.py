@@ -360,7 +360,7 @@ class BinSets:
     ----------
     method : str
         A key of :data:`~napari_ensir.ensemble.estimators.base.METHODS`.
-    bin_width, data_range, channel_axis, device, max_iterations, shrinkage
+    bin_width, data_range, channel_axis, device, max_iter, shrinkage
         As for :func:`napari_ensir.fit_lut`.
     name : str
         Its row in a table.
@@ -372,7 +372,7 @@ class BinSets:
     data_range: tuple[float, float] | None = None
     channel_axis: int | None = None
     device: str | torch.device = "auto"
-    max_iterations: int | None = None
+    max_iter: int | None = None
     shrinkage: float = 1000.0
     note: str = ""
     lut: Any = None
@@ -389,7 +389,7 @@ class BinSets:
             channel_axis=self.channel_axis,
             device=self.device,
             progress=progress,
-            max_iterations=self.max_iterations,
+            max_iter=self.max_iter,
             shrinkage=self.shrinkage,
         )
 

@@ -32,7 +32,7 @@ __all__ = ["METHODS", "OUTCOMES", "Estimate", "Estimator", "Method", "Settings",
 OUTCOMES = ("converged", "iteration limit", "no solution", "too few pixels")
 """What came of a bin set; its index is the code in :attr:`Estimate.outcome`."""
 
-KEPT = ("prior", "shrinkage", "min_pixels", "max_iterations", "tolerance")
+KEPT = ("prior", "shrinkage", "min_pixels", "max_iter", "tolerance")
 """Names of the settings that a report keeps."""
 
 
@@ -48,7 +48,7 @@ class Settings:
         Pixels' worth of trust in the global solution, for least squares.
     min_pixels : int
         Bin sets with fewer pixels get no EM of their own.
-    max_iterations : int or None
+    max_iter : int or None
         Limit of EM's iterations; None: the method's own.
     tolerance : float
         EM stops when the mean log likelihood rises by less.
@@ -59,7 +59,7 @@ class Settings:
     prior: NDArray[np.float64] | None = None
     shrinkage: float = SHRINKAGE
     min_pixels: int = 100
-    max_iterations: int | None = None
+    max_iter: int | None = None
     tolerance: float = 1e-5
     device: torch.device | None = None
 
@@ -104,8 +104,9 @@ class Settings:
         Settings
         """
         known = kept if isinstance(kept, dict) else {}
+        known = {"max_iter": known.get("max_iterations"), **known}  # its name in older files
         found = cls()
-        for name in ("shrinkage", "min_pixels", "max_iterations", "tolerance"):
+        for name in ("shrinkage", "min_pixels", "max_iter", "tolerance"):
             value, usual = known.get(name), getattr(found, name)
             kind = float if isinstance(usual, float) else int
             if isinstance(value, (kind, int)) and not isinstance(value, bool) and 0 <= value < 2**53:
@@ -116,8 +117,8 @@ class Settings:
         return found
 
     def __post_init__(self) -> None:
-        if self.max_iterations is not None and self.max_iterations < 1:
-            raise EnsembleError(f"max_iterations is {self.max_iterations}; it must be 1 or more.")
+        if self.max_iter is not None and self.max_iter < 1:
+            raise EnsembleError(f"max_iter is {self.max_iter}; it must be 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ _HOMES = {
     "least-squares": "least_squares:least_squares",
 }
 
-_OF_EM = ("prior", "min_pixels", "max_iterations", "tolerance")
+_OF_EM = ("prior", "min_pixels", "max_iter", "tolerance")
 _USES = {"em": _OF_EM, "em-released": _OF_EM, "least-squares": ("shrinkage",)}
 
 METHODS = {name: Method(*TEXTS[name], home, _USES[name]) for name, home in _HOMES.items()}

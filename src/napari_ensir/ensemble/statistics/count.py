@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DENSE_SUMS",
     "active_client",
+    "collect_bands",
     "collect_chunks",
     "count_fields",
     "has_chunks",
@@ -210,6 +212,75 @@ def collect_chunks(
     count = _Count(binning, n_channels, field.channel_axis, None if device is None else str(device))
     statistics: Statistics = reduce_chunks(field, count, merge, report)
     return statistics
+
+
+def collect_bands(
+    field: Field,
+    edges: Sequence[int],
+    axis: int,
+    binning: Binning,
+    n_channels: int,
+    device: torch.device | None = None,
+    report: Report | None = None,
+) -> list[Statistics]:
+    """Statistics of bands of a field of dask arrays; each chunk is read once, also where a band ends in it.
+
+    Parameters
+    ----------
+    field, binning, n_channels, device, report
+        As for :func:`collect_chunks`.
+    edges : B + 1 places along ``axis``
+        Where the B bands begin and end.
+    axis : int
+        Not the channel axis.
+    """
+    count = _Count(binning, n_channels, field.channel_axis, None if device is None else str(device))
+    located = replace(field, candidates=field.arrays, truth=_Places(field.shape, axis))
+    found: list[Statistics] = reduce_chunks(
+        located, _BandCount(count, tuple(edges), axis), _merge_bands, report
+    )
+    return found
+
+
+class _Places:
+    """An array whose values are their own places along one axis; it takes no memory."""
+
+    dtype = np.dtype(np.int64)
+
+    def __init__(self, shape: tuple[int, ...], axis: int) -> None:
+        self.shape, self.ndim, self.axis = shape, len(shape), axis
+
+    def __getitem__(self, key: Any) -> NDArray[np.int64]:
+        along = np.arange(self.shape[self.axis]).reshape(
+            [-1 if a == self.axis else 1 for a in range(self.ndim)]
+        )
+        places: NDArray[np.int64] = np.broadcast_to(along, self.shape)[key]
+        return places
+
+
+class _BandCount:
+    """Counts each band of one chunk; small, so that it can be sent to where the chunk is read."""
+
+    def __init__(self, count: _Count, edges: tuple[int, ...], axis: int) -> None:
+        self.count, self.edges, self.axis = count, edges, axis
+
+    def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> list[Statistics]:
+        *images, places = arrays
+        start = int(places.flat[0])
+        stop = start + places.shape[self.axis]
+        chunk = Field(tuple(images[:-1]), images[-1], mask, self.count.axis)
+        found = []
+        for low, high in pairwise(self.edges):
+            cut = slice(max(low, start) - start, max(max(low, start), min(high, stop)) - start)
+            part = chunk.part(
+                (*(slice(None),) * self.axis, cut, *(slice(None),) * (places.ndim - self.axis - 1))
+            )
+            found.append(self.count(part.arrays, part.mask, first_channel))
+        return found
+
+
+def _merge_bands(parts: Sequence[list[Statistics]]) -> list[Statistics]:
+    return [merge(each) for each in zip(*parts, strict=True)]
 
 
 def measure_chunks(

@@ -14,7 +14,7 @@ from napari_ensir.viewer.fit.score_table import ScoreTable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from napari_ensir.viewer.fit.scores import Score
+    from napari_ensir.ensemble.fit import FitScore
 
 __all__ = ["CompareDialog"]
 
@@ -43,7 +43,7 @@ class CompareDialog(QDialog):
 
     def __init__(
         self,
-        scores: Sequence[Score],
+        scores: Sequence[FitScore],
         method: str,
         about: str,
         adopt: Callable[[str], object],
@@ -57,7 +57,7 @@ class CompareDialog(QDialog):
         if best is None:
             self.deleteLater()
             raise EnsembleError("No part of these images can be held out; there is nothing to compare.")
-        self.best: Score = best
+        self.best: FitScore = best
         self.table = ScoreTable(("held_out",), name="ranking", label="Ranking")
         named = [score.name for score in scores if score.role == "candidate"]
         self.table.show_scores(ranked, method, named)
@@ -76,7 +76,7 @@ class CompareDialog(QDialog):
         self.resize(380, 400)
 
 
-def _place(score: Score) -> float:
+def _place(score: FitScore) -> float:
     """Less is better: by the held-out PSNR, or by the difference where the ground truth is noisy."""
     return float(
         np.nan_to_num(-score.held_out if np.isnan(score.difference) else score.difference, nan=np.inf)

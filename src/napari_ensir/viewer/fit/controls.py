@@ -9,6 +9,7 @@ from magicgui.widgets import CheckBox
 from napari.layers import Labels, Shapes
 
 from napari_ensir.ensemble.estimators.base import METHODS
+from napari_ensir.ensemble.fit import FROZEN
 from napari_ensir.settings import FitSettings, settings_of
 from napari_ensir.viewer.code_export import copy_buttons
 from napari_ensir.viewer.controls.combo import Choice
@@ -16,7 +17,6 @@ from napari_ensir.viewer.controls.forms import Form, button, row
 from napari_ensir.viewer.controls.inputs import control_of
 from napari_ensir.viewer.fit.request import leading_axes
 from napari_ensir.viewer.fit.score_table import ScoreTable
-from napari_ensir.viewer.fit.worker import FROZEN
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import is_named_truth, pixel_shape, why_not
 from napari_ensir.viewer.layers.picker import LayerPicker
@@ -193,8 +193,8 @@ class FitControls(Panel):
     def show_in_use(self, result: FitResult) -> None:
         """Show what words such as "an eighth of the range" came to."""
         self.bin_width.show_in_use(result.lut.bin_width)
-        self.shrinkage.show_in_use(result.used.shrinkage)
-        self.bin_width.inner.step = result.reference.statistics.binning.width
+        self.shrinkage.show_in_use(result.session.used.shrinkage)
+        self.bin_width.inner.step = result.session.collect().statistics.binning.width
 
     # -- following the images ---------------------------------------------------------------------
 
@@ -261,7 +261,8 @@ class FitControls(Panel):
                         slider.value = (0, last)
 
     def _follow_method(self) -> None:
-        self.shrinkage.visible = "shrinkage" in METHODS[self.method.value].uses
+        method = self.method.value
+        self.shrinkage.visible = method == "auto" or "shrinkage" in METHODS[method].uses
 
     def _show_further(self) -> None:
         self._further.native.setVisible(bool(self.more.value))

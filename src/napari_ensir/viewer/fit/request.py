@@ -127,6 +127,8 @@ class FitRequest:
     def unseen(self) -> tuple[Pairs, list[Any]]:
         """Pairs, with masks, of all that :meth:`seen` leaves out; none where it leaves nothing out."""
         outside = self._mask(inverted=True)
+        if outside is not None and not (np.asarray(self.mask) <= 0).any():
+            outside = None
         planes = self.settings.planes
         if planes is None:
             return ([(self.candidates, self.truth)], [outside]) if outside is not None else ([], [])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from napari_ensir.viewer.fit.scores import Score
+    from napari_ensir.ensemble.fit import FitScore
 
 __all__ = ["ScoreTable"]
 
@@ -70,14 +70,14 @@ class ScoreTable(PlainTable):
 
     def __init__(self, columns: Sequence[str] = tuple(_COLUMNS), **kwargs: Any) -> None:
         self._columns = tuple(columns)
-        self.scores: tuple[Score, ...] = ()
+        self.scores: tuple[FitScore, ...] = ()
         self._colours: dict[str, str] = {}
         super().__init__(190, **kwargs)
         self.native.cellClicked.connect(self._clicked)
         self.show_scores((), "")
 
     def show_scores(
-        self, scores: Sequence[Score], method: str, candidates: Sequence[str] = (), of_ssim: str = ""
+        self, scores: Sequence[FitScore], method: str, candidates: Sequence[str] = (), of_ssim: str = ""
     ) -> None:
         """Fill the table anew; each candidate bears the colour of its curve and of its label.
 
@@ -157,7 +157,7 @@ def _unit(key: str, title: str) -> str:
     return f"{title} (squared intensity)" if key == "difference" else f"{title} (dB)"
 
 
-def _difference(score: Score) -> str:
+def _difference(score: FitScore) -> str:
     if np.isnan(score.difference):
         return "–"
     if score.role == "average":
@@ -165,13 +165,13 @@ def _difference(score: Score) -> str:
     return f"{STAR} " * score.best + plus_minus(score.difference, score.spread)
 
 
-def _name(score: Score, method: str) -> str:
+def _name(score: FitScore, method: str) -> str:
     if score.role != "method":
         return score.name
     return f"{'●' if score.method == method else '○'} {score.name}"
 
 
-def _explanation(score: Score, method: str) -> str:
+def _explanation(score: FitScore, method: str) -> str:
     if score.role == "candidate":
         return f"{score.name}, alone"
     if score.role == "average":

@@ -12,22 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 
+from napari_ensir.ensemble.fit import FROZEN
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.code_export import copied, fit_as_command, fit_as_python, path_of_layer
 from napari_ensir.viewer.controls.dialogs import ask_where_to_save
 from napari_ensir.viewer.fit.controls import FitControls
 from napari_ensir.viewer.fit.precompile import warm_up
 from napari_ensir.viewer.fit.request import FitRequest
-from napari_ensir.viewer.fit.scores import better_than_chosen, score_zzpm, ssim_in_words
+from napari_ensir.viewer.fit.scores import better_than_chosen, ssim_in_words
 from napari_ensir.viewer.fit.worker import (
-    FROZEN,
     FitResult,
     calibrated,
     errors_of,
     expected_error,
     expected_limits,
     fit,
-    holds,
     refit,
     score_all,
     score_held_out,
@@ -49,7 +48,7 @@ __all__ = ["FitWidget"]
 
 STALE = "The layers or what to learn from have changed; press Fit to learn from them."
 
-LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iterations")
+LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iter")
 """Settings that act at once, from the statistics kept."""
 
 REST, SCORE_REST = 40, 600
@@ -206,7 +205,7 @@ class FitWidget(FitControls):
         settings = replace(before.request.settings, **live, device=now.device)
         if settings == before.request.settings:
             self.turns.take(outputs.showing(before.lut, before.combined, self.weights.value))
-        elif not holds(before, settings):
+        elif not before.session.holds(replace(settings, planes=None)):
             self._start_fit(replace(before.request, settings=settings), self._take)
         else:
             self._scores_soon.stop()
@@ -233,7 +232,8 @@ class FitWidget(FitControls):
         if result is None:
             return
         lines = [STALE] if self.is_stale() else []
-        if better := better_than_chosen(result.scores, result.lut.method):
+        automatic = result.request.settings.method == "auto"
+        if not automatic and (better := better_than_chosen(result.scores, result.lut.method)):
             lines.append(better)
         lines += [note[:1].upper() + note[1:] for note in result.notes]
         self.say("\n".join(lines))
@@ -343,7 +343,7 @@ class FitWidget(FitControls):
             return
         scores = list(result.scores)
         if not any(score.role == "zzpm" for score in scores):
-            scores += filter(None, [score_zzpm(result.truth, result.lut)])
+            scores += filter(None, [result.session.score_zzpm()])
         self.comparison = CompareDialog(
             scores, result.lut.method, result.held_out_in_words, self._adopt, self.native
         )
