@@ -17,7 +17,7 @@ from napari_ensir.files.sets import Part
 from napari_ensir.restorers import with_channel_axis
 from napari_ensir.restorers.base import UnfamiliarImageWarning, told_of
 from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning, restore_and_refer
-from napari_ensir.restorers.self_supervised.reference import LEARNING
+from napari_ensir.restorers.self_supervised.reference import LEARNING, verdict
 from napari_ensir.settings import RestoreSettings
 
 if TYPE_CHECKING:
@@ -76,19 +76,19 @@ def blind(
     restorers = tuple(with_channel_axis(each, axis) for each in chosen.values())
     arrays = [np.asarray(images.load(number)[Part.IMAGE]) for number in range(len(images))]
     with terminal.progress(output.quiet) as progress, warnings.catch_warnings():
-        warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # told from the report
+        warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # shown from the report
         warnings.simplefilter("ignore", UnfamiliarImageWarning)  # told below
         restored, reference = restore_and_refer(
             arrays, restorers, tuple(chosen), settings=settings, progress=progress
         )
-        lut = reference.learn(**settings.keywords(*LEARNING))
-    scores = reference.scores()
+        lut, scores = reference.learn_with_scores(**settings.keywords(*LEARNING))
     if target is not None:
         lut.save(target)
 
     def show(count: int) -> None:
+        terminal.say(verdict(scores))
         terminal.say(scores.to_markdown())
-        terminal.say("\n".join(scores.notes))
+        terminal.say("\n".join([reference.reason, *scores.notes]))
         terminal.say(f"{count} written to {out}" + (f", {target}: {lut!r}" if target else ""))
 
     candidates = dict(zip((stem for stem, _ in images.fields), restored, strict=True))
@@ -98,6 +98,6 @@ def blind(
         axis,
         record=lambda _, **of: record_of("ensemble", lut, settings=settings.keywords(), restorers=told, **of),
         said=[*outputs.doubts(restorers, arrays), *lut.report["warnings"]],
-        more={"scores": scores.to_dict(), "lut": None if target is None else str(target)},
+        more={"scores": lut.report["scores"], "lut": None if target is None else str(target)},
         show=show,
     )

@@ -14,13 +14,13 @@ from napari_ensir.cli.restore import Outputs, channel_axis_of, choose_restorers
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part
-from napari_ensir.restorers import sweep_setting, with_channel_axis
+from napari_ensir.restorers import calibrate_restorer, with_channel_axis
 from napari_ensir.restorers.base import UnfamiliarImageWarning, told_of, with_settings
 from napari_ensir.restorers.self_supervised.calibrate import (
-    around,
+    default_grid_range,
+    format_value,
     numbers_to_try,
     settings_to_try,
-    told,
     values_between,
 )
 from napari_ensir.restorers.self_supervised.reference import CorrelatedNoiseWarning
@@ -72,7 +72,8 @@ def sweep(
     known = _setting(name, restorer, setting)
     tried = _spread(known, restorer, settings) if values is None else _listed(known, values, settings)
     by_value = {
-        f"{known.name}-{told(value)}": with_settings(restorer, **{known.name: value}) for value in tried
+        f"{known.name}-{format_value(value)}": with_settings(restorer, **{known.name: value})
+        for value in tried
     }
     names = () if out is None else tuple(by_value) if write_all else (name,)
     outputs = Outputs.planned(
@@ -86,11 +87,13 @@ def sweep(
         warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # told below, both of them
         warnings.simplefilter("ignore", UnfamiliarImageWarning)
         hiding = settings.keywords("stride", "offsets", "seed")
-        found = sweep_setting(
+        found = calibrate_restorer(
             restorer, known.name, tried, arrays, channel_axis=axis, progress=progress, **hiding
         )
     best = with_settings(restorer, **{known.name: found.best})
-    kept = {key: value for key, value in found.to_dict().items() if key in ("setting", "values", "alike")}
+    kept = {
+        key: value for key, value in found.to_dict().items() if key in ("setting", "values", "equivalent")
+    }
 
     def show(count: int) -> None:
         _show(found)
@@ -130,9 +133,9 @@ def _listed(setting: Setting, text: str, settings: SweepSettings) -> list[Any]:
             value = value_of(setting, part.strip())
         except EnsembleError as error:
             raise typer.BadParameter(str(error), param_hint=LIST) from None
-        if told(value) in found:
-            raise typer.BadParameter(f"{told(value)} is given twice.", param_hint=LIST)
-        found[told(value)] = value
+        if format_value(value) in found:
+            raise typer.BadParameter(f"{format_value(value)} is given twice.", param_hint=LIST)
+        found[format_value(value)] = value
     if len(found) < 2:
         raise typer.BadParameter(f"{text} is one value; give two or more, as in 0.5,1,2.", param_hint=LIST)
     return list(found.values())
@@ -150,7 +153,7 @@ def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> li
             f"{setting.name} is not set, so there is no value to try others around; say from where to where.",
             param_hint="--between",
         )
-    low, high = settings.between or around(setting, now)
+    low, high = settings.between or default_grid_range(setting, now)
     try:
         return values_between(setting, low, high, settings.count)
     except EnsembleError as error:
@@ -159,16 +162,15 @@ def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> li
 
 def _show(found: Sweep) -> None:
     """The values as a table, the best first, and what it says."""
-    alike, best = found.alike, found.scores.best
+    alike, best = found.equivalent, found.scores.best
     rows = []
     for place in found.scores.ranked:
         value, row = found.values[place], found.scores.rows[place]
         sign = "★" if place == best else "≈" if len(alike) > 1 and value in alike else ""
         spread = "" if row.standard_error is None or value == found.best else f"{row.standard_error:.4g}"
-        rows.append((told(value), f"{row.difference:.4g}", spread, sign))
+        rows.append((format_value(value), f"{row.difference:.4g}", spread, sign))
     terminal.table((found.setting.replace("_", " "), "difference of MSE", "standard error", ""), rows)
     terminal.say(
-        "Differences are of mean squared error at hidden pixels, to the least, with their standard error "
-        "over blocks."
+        "Differences of mean squared error are relative to the least, with their standard error over blocks."
     )
     terminal.say(found.in_words())

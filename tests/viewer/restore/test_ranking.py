@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_ensir.restorers import CLASSICAL, rank_restorers, sweep_setting
+from napari_ensir.restorers import CLASSICAL, rank_restorers, calibrate_restorer
 from napari_ensir.settings import settings_of
 from napari_ensir.viewer.restore.sweep import SweepForm, values_between
 
@@ -83,7 +83,7 @@ def test_values_are_tried_drawn_and_taken(viewer, restore, wait_for, qtbot):
     form.sweep_button.native.click()
     wait_for(restore)
     gaussian = CLASSICAL["gaussian"]()
-    expected = sweep_setting(
+    expected = calibrate_restorer(
         gaussian, "sigma", [0.3, 0.6, 1.2, 2.4, 4.8], viewer.layers[0].data, stride=4, offsets=3
     )
     np.testing.assert_allclose(form.sweep.differences, expected.differences)
