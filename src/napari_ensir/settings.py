@@ -512,14 +512,15 @@ def seed_setting(default: int = 0) -> Any:
     )
 
 
-def noise_setting() -> Any:
-    """The noise of the image to restore."""
+def noise_setting(default: Any = None, *, none: str = "estimated from the image", auto: str = "") -> Any:
+    """Noise of the image to restore; `none` and `auto` describe what None and "auto" do."""
     return setting(
-        None,
+        default,
         title="Noise",
         description="Standard deviation of the noise.",
         minimum=0.0,
-        none="estimated from the image",
+        none=none,
+        auto=auto or None,
         unit="intensity units",
     )
 

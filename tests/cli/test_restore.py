@@ -167,7 +167,7 @@ def test_images_unlike_those_of_the_training_are_warned_of(tmp_path):
     quiet = CliRunner().invoke(app, [*given, "--quiet", "--overwrite"])
     planes, *warned = result.stderr.splitlines()
     both = "N2V, n2v_0.1 and N2V, other"
-    assert planes == f"napari-ensir: {both} take planes: the 2 of this image were restored one by one."
+    assert planes == f"napari-ensir: {both} restored the 2 planes of this image one by one."
     for name, line in zip(both.split(" and "), warned, strict=True):
         assert line.startswith(f"napari-ensir: warning: wrong: {name} was trained on intensities around")
     assert said["warnings"] == [line.removeprefix("napari-ensir: warning: ") for line in warned]

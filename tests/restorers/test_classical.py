@@ -157,7 +157,7 @@ def test_bad_images_are_refused_in_one_sentence(image, axis, message):
     ("method", "settings", "message"),
     [
         ("gaussian", {"sigma": -1.0}, "sigma is -1.0; use a number from 0 to"),
-        ("gaussian", {"spatial_ndim": 3}, "cannot be done"),
+        ("gaussian", {"spatial_ndim": 3}, "cannot restore 3 dimensions"),
         ("gaussian", {"data_range": (3.0, 3.0)}, "data range"),
         ("wavelet", {"wavelet": "haar9"}, "wavelet is .haar9.; use one of"),
         ("median", {"size": 99}, "size is 99; use a whole number from"),
@@ -243,5 +243,5 @@ def test_a_restorer_that_changes_the_shape_is_caught():
 def test_restorers_are_plain_values():
     restorer = CLASSICAL["median"](size=5)
     assert replace(restorer, size=3) == CLASSICAL["median"]()
-    assert len(fields(restorer)) == 4
+    assert len(fields(restorer)) == 5
     assert check_image([[1, 2], [3, 4]]).dtype.kind == "i"

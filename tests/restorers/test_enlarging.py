@@ -76,7 +76,7 @@ def test_the_self_ensemble_enlarges_too():
 
 
 def test_a_network_that_enlarges_otherwise_than_it_says_is_refused():
-    with pytest.raises(EnsembleError, match="as many times as it says"):
+    with pytest.raises(EnsembleError, match="multiply rows and columns by its scale"):
         own(2, enlarges=4)(np.zeros((16, 16)))
 
 

@@ -46,9 +46,9 @@ _CLIPPED = 0.02  # share of a block's pixels at the image's limits, above which 
 _CLASSES = 16
 _CALM = 0.3  # share of each class of brightness that is used in any case
 _SMOOTHING = 1.5  # pixels, of the image whose gradient measures structure
+_DETRENDING = 3.0  # pixels, of the blur that is subtracted to measure the autocorrelation
 _GRADIENT_POWER = 0.01269  # of white noise of variance 1 in that gradient
 _RING = np.maximum(*np.abs(np.mgrid[-2:3, -2:3]))  # distance from the centre of a window of 5 x 5 pixels
-_NEIGHBOURS = np.argwhere(_RING == 1)
 # Effective number of independent values: variance of a block's mean square times its pixels over variance^2.
 _MEAN_SQUARE_VARIANCE = 2 * (1 + 2 * ((4 / 6) ** 2 + (1 / 6) ** 2)) ** 2
 
@@ -187,8 +187,11 @@ def estimate_noise_model(image: ArrayLike, channel_axis: int | None = None) -> N
             f"cannot estimate the noise of an image of shape {array.shape} and dtype {array.dtype}; "
             "rows and columns of real numbers are needed."
         )
-    bands = list(_bands(array.reshape(-1, *array.shape[-2:])))
-    low, high = _limits(bands)
+    planes = array.reshape(-1, *array.shape[-2:])
+    bands = [band for band in _bands(planes) if not np.isnan(band).all()]
+    if not bands:
+        raise EnsembleError("cannot estimate the noise: no pixel of the image is finite.")
+    low, high = min(map(np.nanmin, bands)), max(map(np.nanmax, bands))
     blocks = _Blocks(*np.concatenate([_block_statistics(band, low, high) for band in bands], axis=1))
     model = _constant(bands) if len(blocks.mean) < MIN_BLOCKS else _regression(blocks)
     if model.level == 0 or len(blocks.mean) < MIN_BLOCKS:
@@ -196,7 +199,7 @@ def estimate_noise_model(image: ArrayLike, channel_axis: int | None = None) -> N
     found = noise_correlation(array, None if channel_axis is None else 0)
     if found is None or found <= CORRELATED:
         return model
-    correlation = np.mean([_autocorrelation(band) for band in bands], axis=0)
+    correlation = np.mean([_autocorrelation(band) for band in bands if np.nanstd(band) > 0], axis=0)
     # Share of the power of correlated noise that passes the Laplacian, whose power for white noise is 1.
     share = max(float((correlation * _laplacian_autocorrelation()).sum()), 0.01)
     return replace(
@@ -205,7 +208,7 @@ def estimate_noise_model(image: ArrayLike, channel_axis: int | None = None) -> N
         offset=model.offset / share,
         gain_error=model.gain_error / share,
         offset_error=model.offset_error / share,
-        level=model.level / np.sqrt(share),
+        level=float(model.level / np.sqrt(share)),
         correlation=correlation,
     )
 
@@ -213,9 +216,9 @@ def estimate_noise_model(image: ArrayLike, channel_axis: int | None = None) -> N
 def find_hot_pixels(image: ArrayLike, model: NoiseModel) -> NDArray[np.bool_]:
     """Find isolated pixels that are far brighter than the noise allows.
 
-    A hot pixel exceeds each of its 8 neighbours by 6 standard deviations of the noise and by twice the range of
-    the 24 pixels around it, while its neighbours are no brighter than those around them. The image of a star or
-    of a bead, which the optics spread over several pixels, is not found.
+    A hot pixel exceeds each of its 8 neighbours by 6 standard deviations of the noise and by twice the range
+    of the 24 pixels around it, while its neighbours are no brighter than those around them. A star or a bead,
+    whose light the optics spread over several pixels, is not a hot pixel.
 
     Parameters
     ----------
@@ -235,25 +238,19 @@ def find_hot_pixels(image: ArrayLike, model: NoiseModel) -> NDArray[np.bool_]:
     >>> np.argwhere(find_hot_pixels(image, estimate_noise_model(image))).tolist()
     [[20, 30]]
     """
-    values = model.stabilise(image)
-    found = np.zeros(values.shape, bool)
-    if model.level == 0 or min(values.shape[-2:]) < 3:
+    array = np.asarray(image)
+    found = np.zeros(array.shape, bool)
+    if model.level == 0 or min(array.shape[-2:]) < 3:
         return found
-    for index in np.ndindex(values.shape[:-2]):
-        plane = np.pad(values[index], 2, mode="reflect")
-        inside = np.lib.stride_tricks.sliding_window_view(plane, (5, 5))
-        above = inside[..., 2, 2] - HOT
-        candidates = np.ones(above.shape, bool)
-        for row, column in _NEIGHBOURS:
-            candidates &= inside[..., row, column] < above
-        at = np.argwhere(candidates)
-        windows = inside[at[:, 0], at[:, 1]]
-        neighbours = windows[:, _RING == 1]
-        outer = windows[:, _RING == 2]
-        around = np.concatenate([neighbours, outer], axis=1)
-        excess = windows[:, 2, 2] - np.median(around, axis=1)
-        spread = neighbours.mean(axis=1) - np.median(outer, axis=1)
-        isolated = windows[:, 2, 2] - neighbours.max(axis=1) > 2 * np.ptp(around, axis=1)
+    for index in np.ndindex(array.shape[:-2]):
+        plane = np.pad(model.stabilise(array[index]), 2, mode="reflect")
+        at = np.argwhere(plane[2:-2, 2:-2] > plane[2:-2, 1:-3] + HOT)  # few: the rest looks at these only
+        windows = np.lib.stride_tricks.sliding_window_view(plane, (5, 5))[at[:, 0], at[:, 1]]
+        centre, neighbours, around = windows[:, 2, 2], windows[:, _RING == 1], windows[:, _RING > 0]
+        above = centre - neighbours.max(axis=1)
+        excess = centre - np.median(around, axis=1)
+        spread = neighbours.mean(axis=1) - np.median(windows[:, _RING == 2], axis=1)
+        isolated = (above > HOT) & (above > 2 * np.ptp(around, axis=1))
         hot = at[isolated & (spread < np.maximum(1.0, 0.03 * excess))]
         found[(*index, *hot.T)] = True
     return found if found.mean() <= max(MAX_HOT_SHARE, 1 / found.size) else np.zeros_like(found)
@@ -277,7 +274,7 @@ def replace_hot_pixels(image: NDArray[Any], hot: NDArray[np.bool_]) -> NDArray[A
     --------
     >>> image = np.ones((3, 3))
     >>> image[1, 1] = 9
-    >>> replace_hot_pixels(image, image > 5).max()
+    >>> float(replace_hot_pixels(image, image > 5).max())
     1.0
     """
     if not hot.any():
@@ -306,20 +303,18 @@ def _bands(planes: NDArray[Any]) -> Iterator[Pixels]:
     count, rows, _ = planes.shape
     step = max(1, int(np.ceil(planes.size / _MAX_PIXELS)))
     if step == 1:
-        yield from planes.astype(np.float64)
+        yield from (_finite_or_nan(plane) for plane in planes)
         return
     height = min(rows, _BAND)
     starts = [(plane, row) for plane in range(count) for row in range(0, rows - height + 1, height)]
     for plane, row in starts[min(step // 2, len(starts) - 1) :: step]:
-        yield planes[plane, row : row + height].astype(np.float64)
+        yield _finite_or_nan(planes[plane, row : row + height])
 
 
-def _limits(bands: list[Pixels]) -> tuple[float, float]:
-    """Lowest and highest finite value."""
-    finite = [found for band in bands if (found := band[np.isfinite(band)]).size]
-    if not finite:
-        raise EnsembleError("cannot estimate the noise: no pixel of the image is finite.")
-    return min(float(part.min()) for part in finite), max(float(part.max()) for part in finite)
+def _finite_or_nan(plane: NDArray[Any]) -> Pixels:
+    values = plane.astype(np.float64)
+    values[~np.isfinite(values)] = np.nan
+    return values
 
 
 def _laplacian(plane: Pixels) -> Pixels:
@@ -454,11 +449,15 @@ def _autocorrelation(plane: Pixels) -> Pixels:
     """Autocorrelation of a plane's noise in the 40 % with the least structure, shape (5, 5)."""
     from scipy.ndimage import gaussian_filter
 
-    filled = np.where(np.isfinite(plane), plane, np.nanmean(np.where(np.isfinite(plane), plane, np.nan)))
-    residual = filled - gaussian_filter(filled, 3)
+    filled = np.where(np.isnan(plane), np.nanmean(plane), plane)
+    residual = filled - gaussian_filter(filled, _DETRENDING)
     activity = np.hypot(*np.gradient(gaussian_filter(filled, 4)))
-    calm = (activity <= np.quantile(activity, 0.4)) & np.isfinite(plane)
+    calm = (activity <= np.quantile(activity, 0.4)) & ~np.isnan(plane)
     lags = range(-LAGS, LAGS + 1)
     products = [[np.mean((residual * np.roll(residual, (i, j), (0, 1)))[calm]) for j in lags] for i in lags]
     found = np.array(products)
-    return found / max(float(found[LAGS, LAGS]), 1e-300)
+    # The blur G takes 2 G - G * G times the noise's sum of covariances off each.
+    squares = np.add.outer(np.square(lags), np.square(lags)) / (2 * _DETRENDING**2)
+    removed = (2 * np.exp(-squares) - np.exp(-squares / 2) / 2) / (2 * np.pi * _DETRENDING**2)
+    found += found.sum() / (1 - removed.sum()) * removed
+    return np.asarray(found / found[LAGS, LAGS])

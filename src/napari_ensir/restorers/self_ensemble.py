@@ -56,8 +56,8 @@ class SelfEnsemble:
         """See :meth:`napari_ensir.restorers.base.ImageRestorer.notes`: the restorer's own."""
         return [note for _, note in notes_of(self.restorer, image)]
 
-    def doubts(self, image: NDArray[Any]) -> list[str]:
-        """See :meth:`napari_ensir.restorers.base.ImageRestorer.doubts`: the restorer's own."""
+    def input_warnings(self, image: NDArray[Any]) -> list[str]:
+        """Return the restorer's :meth:`~napari_ensir.restorers.base.ImageRestorer.input_warnings`."""
         return doubts_of(self.restorer, image)
 
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:

@@ -327,7 +327,7 @@ IMAGE = np.random.default_rng(0).normal(100, 10, (24, 24))
         ({"images": []}, "there is no image"),
         ({"images": IMAGE * np.nan}, "NaN"),
         ({"restorers": []}, "there is no restorer"),
-        ({"restorers": [3]}, "3 is no restorer"),
+        ({"restorers": [3]}, "3 is not a restorer"),
         ({"restorers": [GAUSSIAN(), GAUSSIAN(sigma=2)]}, "stands for two"),
         ({"restorers": [lambda image: image[1:]]}, "keep the shape"),
         ({"restorers": [lambda image: image * np.inf]}, "not finite"),

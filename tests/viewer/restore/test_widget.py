@@ -206,7 +206,7 @@ def test_how_a_network_of_careamics_takes_a_stack_and_that_it_is_unlike_its_imag
     wait_for(restore)
     added, planes = restore.message.value.splitlines()
     assert added.startswith("Added 1 candidate; fit it")
-    assert planes == "N2V, n2v_0.1 takes planes: the 2 of this image were restored one by one."
+    assert planes == "N2V, n2v_0.1 restored the 2 planes of this image one by one."
     restore.image.value = viewer.add_image(plane / np.float32(65535), name="scaled")
     restore.restore()
     wait_for(restore)

@@ -389,9 +389,9 @@ class PackagedNetwork(OwnNetwork):
         """See :class:`ImageRestorer`; intensities stay what they are."""
         return 0.0, 1.0
 
-    def doubts(self, image: NDArray[Any]) -> list[str]:
+    def input_warnings(self, image: NDArray[Any]) -> list[str]:
         """See :class:`ImageRestorer`; among them that intensities are not those of the training."""
-        said = super().doubts(image)
+        said = super().input_warnings(image)
         if self.learned is None or said:
             return said
         axis = self.channel_axis if len(self.learned.zero) > 1 else None

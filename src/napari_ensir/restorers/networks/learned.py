@@ -143,13 +143,13 @@ class NetworkRestorer(ImageRestorer):
         count, said = int(np.prod(spatial[:-ndim])), []
         if count > 1:
             kind = "planes" if ndim == 2 else "volumes"
-            said.append(f"{kind}: the {count} of this image were restored one by one")
+            said.append(f"restored the {count} {kind} of this image one by one")
         if channels > 1 == self.network_channels:
-            said.append(f"one channel: the {channels} of this image were restored one by one")
+            said.append(f"restored the {channels} channels of this image one by one")
         return said
 
-    def doubts(self, image: NDArray[Any]) -> list[str]:
-        """See :meth:`ImageRestorer.doubts`."""
+    def input_warnings(self, image: NDArray[Any]) -> list[str]:
+        """See :meth:`ImageRestorer.input_warnings`."""
         if self.channel_axis is None and image.ndim > 2 and image.shape[-1] <= _MOST_COLOURS:
             return [
                 f"{self.name} takes the last axis, of length {image.shape[-1]}, for columns of pixels; if "
