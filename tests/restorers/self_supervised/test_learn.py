@@ -134,7 +134,8 @@ class TestLearnBlind:
         restorers = [WAVELET(), NLM(), TV(strength=0.7)]
         candidates = [restorer(noisy) for restorer in restorers]
         blind = learn_blind(noisy, restorers, data_range=(0, 255), device="cpu")
-        best = fit_lut([(candidates, clean)], blind.names, "least-squares", data_range=(0, 255), device="cpu")
+        how = {"method": "least-squares", "data_range": (0, 255), "device": "cpu"}
+        best = fit_lut([(candidates, clean)], blind.names, **how)
         scores = [psnr(lut.apply(candidates, "cpu"), clean) for lut in (blind, best)]
         assert scores[0] > scores[1] - 0.25
         assert scores[0] > max(psnr(candidate, clean) for candidate in candidates)
