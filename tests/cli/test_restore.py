@@ -283,7 +283,7 @@ def test_own_settings_go_to_their_restorer_alone(tmp_path, checkpoint):
         ("median.size=500", "median.size is 500; use a whole number from 1 to 51"),
         ("median.size=big", "median.size is 'big'; use a whole number from 1 to 51"),
         ("wavelet.method=Soft", 'wavelet.method is \'Soft\'; use one of "BayesShrink", "VisuShrink"'),
-        ("median.radius=2", "median has no setting 'radius'; it has spatial_ndim, size"),
+        ("median.radius=2", "median has no setting 'radius'; it has spatial_ndim, hot_pixels, size"),
         ("gaussian.sigma=2", "gaussian is none of the restorers here, which are median, wavelet"),
         ("median=3", "'median=3' is not RESTORER.SETTING=VALUE"),
         (".size=3", "'.size=3' is not RESTORER.SETTING=VALUE"),

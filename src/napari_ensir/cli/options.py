@@ -135,6 +135,7 @@ def metavar(setting: Setting) -> str:
     if setting.choices is not None:
         return "|".join(map(str, setting.choices))
     word = {
+        "flag": "true|false",
         "integer": "N",
         "number": "NUMBER",
         "range": "LOW HIGH",

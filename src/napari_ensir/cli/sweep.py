@@ -148,7 +148,7 @@ def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> li
             f"list what to try of {setting.name}, which can be {setting.allowed()}.", param_hint=LIST
         )
     now = getattr(restorer, setting.name)
-    if settings.between is None and now is None:
+    if settings.between is None and (now is None or now == setting.word):
         raise typer.BadParameter(
             f"{setting.name} is not set, so there is no value to try others around; say from where to where.",
             param_hint="--between",

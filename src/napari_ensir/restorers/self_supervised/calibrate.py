@@ -267,7 +267,7 @@ def settings_to_try(restorer: Restorer) -> tuple[Setting, ...]:
     """
     known: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
     found = [each for each in known if each.name not in _ELSEWHERE]
-    return tuple(sorted(found, key=lambda each: getattr(restorer, each.name) is None))
+    return tuple(sorted(found, key=lambda each: getattr(restorer, each.name) in (None, each.word)))
 
 
 def numbers_to_try(restorer: Restorer) -> tuple[Setting, ...]:
