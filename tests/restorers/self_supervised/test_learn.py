@@ -296,6 +296,30 @@ class TestRestoreAndCombine:
         np.testing.assert_array_equal(combined.ensemble, lut.apply(candidates, "cpu"))
         assert combined.names == ("Gaussian", "Median")
 
+    def test_table_has_input_candidates_average_and_ensemble(self, exposures):
+        clean, noisy = exposures
+        restorers = [WAVELET(), TV(strength=0.7), GAUSSIAN()]
+        found = restore_and_combine(noisy, restorers, device="cpu")
+        scores = found.scores
+        roles = ("candidate", "candidate", "candidate", "average", "ensemble", "input")
+        assert scores.roles == roles
+        images = [*found.candidates, np.mean(found.candidates, axis=0), found.ensemble, noisy]
+        true = np.array([error(each, clean) for each in images])
+        differences = np.array([row.difference for row in scores.rows])
+        assert list(scores.ranked) == np.argsort(true).tolist()
+        np.testing.assert_allclose(differences, true - true[3], atol=0.1 * true[3] + 0.1 * 20**2)
+        assert found.lut.report["scores"]["rows"] == scores.to_dict()["rows"]
+        assert found.lut.report["scores"]["summary"] == found.summary
+        assert found.summary.startswith("The ensemble is better than the best candidate (")
+
+    def test_psnr_is_shown_where_the_noise_is_known_well_enough(self, exposures):
+        clean, _ = exposures
+        noisy = clean + np.random.default_rng(1).normal(0, 8, clean.shape)
+        found = restore_and_combine(noisy, [GAUSSIAN(sigma=1), MEDIAN()], device="cpu", data_range=(0, 255))
+        for row, image in zip(found.scores.rows, [*found.candidates], strict=False):
+            assert row.psnr == pytest.approx(psnr(image, clean), abs=1)
+        assert found.scores.rows[-1].psnr == pytest.approx(psnr(noisy, clean), abs=1)
+
     @pytest.mark.parametrize("work", [learn_blind, restore_and_combine])
     def test_progress_rises_and_can_cancel(self, exposures, work):
         seen = []
@@ -329,7 +353,7 @@ IMAGE = np.random.default_rng(0).normal(100, 10, (24, 24))
         ({"images": IMAGE * np.nan}, "NaN"),
         ({"restorers": []}, "there is no restorer"),
         ({"restorers": [3]}, "3 is not a restorer"),
-        ({"restorers": [GAUSSIAN(), GAUSSIAN(sigma=2)]}, "stands for two"),
+        ({"restorers": [GAUSSIAN(), GAUSSIAN(sigma=2)]}, "used for two candidates"),
         ({"restorers": [lambda image: image[1:]]}, "keep the shape"),
         ({"restorers": [lambda image: image * np.inf]}, "not finite"),
         ({"names": ["one"]}, "2 candidates but 1 names"),

@@ -23,7 +23,9 @@ from napari_ensir.ensemble.scoring.scores import (
 )
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import as_restorer, check_image, check_keeps_size, with_channel_axis
+from napari_ensir.restorers.classical import ClassicalRestorer
 from napari_ensir.restorers.noise_model import estimate_noise_model
+from napari_ensir.restorers.self_ensemble import SelfEnsemble
 from napari_ensir.restorers.self_supervised.j_invariant import HiddenGrid, restore_checked, restore_hidden
 from napari_ensir.restorers.self_supervised.noise import subtract_noise
 from napari_ensir.restorers.self_supervised.sure import RUNS, SHRINKAGE_FACTOR, STEP, stack_runs, sure_pair
@@ -351,8 +353,9 @@ def blind_reference(
     error_offsets: list[float] = []
     for number, (image, grid, noise) in enumerate(zip(arrays, grids, models, strict=True)):
         part = scaled_progress(progress, number, len(arrays))
+        fixed = [_fixed_to(image, each) for each in chosen]
         if found == "SURE":
-            pairs.append(sure_pair(image, chosen, noise, channel_axis=axis, seed=seed, progress=part))
+            pairs.append(sure_pair(image, fixed, noise, channel_axis=axis, seed=seed, progress=part))
             noise_powers.append(float(np.mean([model.level**2 for model in noise])))
             error_offsets.append(noise_powers[-1] * (1 + 1 / STEP**2))
             continue
@@ -360,7 +363,7 @@ def blind_reference(
         once = visible and not whole
         runs = len(chosen) * (offsets + once)
         hidden = []
-        for index, restorer in enumerate(chosen):
+        for index, restorer in enumerate(fixed):
             before = index * (offsets + once)
             if once:
                 whole.append(restore_checked(image, restorer, scaled_progress(part, before, runs)))
@@ -388,6 +391,13 @@ def blind_reference(
         float(np.average(noise_powers, weights=[image.size for image in arrays])),
         float(np.average(error_offsets, weights=[image.size for image in arrays])),
     )
+
+
+def _fixed_to(image: NDArray[Any], restorer: Restorer) -> Restorer:
+    """Fix what a restorer estimates from its image, so that small changes of the image do not switch it."""
+    if isinstance(restorer, SelfEnsemble):
+        return replace(restorer, restorer=_fixed_to(image, restorer.restorer))
+    return restorer.fixed_to(image) if isinstance(restorer, ClassicalRestorer) else restorer
 
 
 def _noise_models(image: NDArray[Any], channel_axis: int | None) -> list[NoiseModel]:

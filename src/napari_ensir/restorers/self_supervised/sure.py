@@ -112,7 +112,8 @@ def draw_noise(
 ) -> NDArray[np.float64]:
     """Draw noise with the variance and the autocorrelation of noise models, one for each channel."""
     if channel_axis is None:
-        return _draw(image, *models, rng)
+        (model,) = models
+        return _draw(image, model, rng)
     channels = zip(np.moveaxis(image, channel_axis, 0), models, strict=True)
     return np.stack([_draw(channel, model, rng) for channel, model in channels], axis=channel_axis)
 
