@@ -59,7 +59,7 @@ class TestDrawNoise:
 
 class TestSurePair:
     def test_differences_of_error_equal_those_against_the_truth(self, scene):
-        """Within 5 % of the error, for linear restorers; the noise has 1.25 times the variance of the input."""
+        """Within 5 % of the error, at 1.25 times the variance of the noise, for linear restorers."""
         rng = np.random.default_rng(1)
         clean = np.broadcast_to(scene[0][:96, :96], (16, 96, 96))
         noisy = clean + 20 * correlated(clean.shape, rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_ensir.restorers import CLASSICAL, rank_restorers, calibrate_restorer
+from napari_ensir.restorers import CLASSICAL, calibrate_restorer, rank_restorers
 from napari_ensir.settings import settings_of
 from napari_ensir.viewer.restore.sweep import SweepForm, values_between
 

@@ -15,7 +15,7 @@ import numpy as np
 from napari_ensir.ensemble.scoring.scores import NoisyScores
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import with_settings
-from napari_ensir.restorers.self_supervised.reference import Hiding, blind_reference
+from napari_ensir.restorers.self_supervised.reference import ReferenceKeywords, blind_reference
 from napari_ensir.settings import SweepSettings, settings_of
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def rank_restorers(
     images: ArrayLike | Sequence[ArrayLike],
     restorers: Sequence[AnyRestorer],
     names: Sequence[str] | None = None,
-    **hiding: Unpack[Hiding],
+    **keywords: Unpack[ReferenceKeywords],
 ) -> NoisyScores:
     """Score restorers on noisy images without a ground truth.
 
@@ -125,7 +125,7 @@ def rank_restorers(
     ----------
     images, restorers, names
         As for :func:`~napari_ensir.restorers.self_supervised.learn.learn_blind`.
-    **hiding
+    **keywords
         ``stride``, ``offsets``, ``channel_axis``, ``mask``, ``seed``, ``progress``: as for that function.
 
     Returns
@@ -148,7 +148,7 @@ def rank_restorers(
     >>> [scores.names[place] for place in scores.ranked]
     ['smooth', 'average', 'sharp']
     """
-    return blind_reference(images, restorers, names, **hiding).scores()
+    return blind_reference(images, restorers, names, **keywords).scores()
 
 
 def calibrate_restorer(
@@ -156,7 +156,7 @@ def calibrate_restorer(
     setting: str,
     values: Sequence[Any],
     images: ArrayLike | Sequence[ArrayLike],
-    **hiding: Unpack[Hiding],
+    **keywords: Unpack[ReferenceKeywords],
 ) -> Sweep:
     """Calibrate a parameter of a restorer on noisy images, without a ground truth.
 
@@ -170,7 +170,7 @@ def calibrate_restorer(
         Two values or more.
     images
         As for :func:`~napari_ensir.restorers.self_supervised.learn.learn_blind`.
-    **hiding
+    **keywords
         ``stride``, ``offsets``, ``channel_axis``, ``mask``, ``seed``, ``progress``: as for that function.
 
     Returns
@@ -207,7 +207,7 @@ def calibrate_restorer(
         [with_settings(restorer, **{setting: value}) for value in tried],
         [f"{setting} {number + 1}" for number in range(len(tried))],
         visible=False,  # errors common to all values would be taken for noise
-        **hiding,
+        **keywords,
     )
     blocks = reference.block_errors(average=False)
     low, high = reference.data_range

@@ -15,8 +15,8 @@ from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
 from napari_ensir.restorers.self_supervised.reference import (
-    HIDING,
     LEARNING,
+    REFERENCE_KEYWORDS,
     BlindReference,
     CorrelatedNoiseWarning,
     blind_reference,
@@ -173,7 +173,7 @@ def learn_blind(
         device=str(device),
     )
     reference = blind_reference(
-        images, restorers, names, mask=mask, progress=progress, **given.keywords(*HIDING)
+        images, restorers, names, mask=mask, progress=progress, **given.keywords(*REFERENCE_KEYWORDS)
     )
     return reference.learn(progress=progress, **given.keywords(*LEARNING))
 
@@ -321,6 +321,6 @@ def restore_and_refer(
         mask=masks,
         progress=scaled_progress(progress, once, runs, runs - once),
         restored=candidates,
-        **given.keywords(*HIDING),
+        **given.keywords(*REFERENCE_KEYWORDS),
     )
     return candidates, reference

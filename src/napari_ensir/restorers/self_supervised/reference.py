@@ -44,17 +44,17 @@ if TYPE_CHECKING:
     Pair = tuple[tuple[NDArray[np.float32], ...], NDArray[Any]]
 
 __all__ = [
-    "HIDING",
     "LEARNING",
+    "REFERENCE_KEYWORDS",
     "BlindReference",
     "CorrelatedNoiseWarning",
-    "Hiding",
+    "ReferenceKeywords",
     "blind_reference",
     "images_of",
     "restorers_of",
 ]
 
-HIDING = ("stride", "offsets", "seed", "channel_axis")
+REFERENCE_KEYWORDS = ("stride", "offsets", "seed", "channel_axis")
 """Fields of :class:`~napari_ensir.settings.BlindSettings` that :func:`blind_reference` takes."""
 
 LEARNING = ("bin_width", "shrinkage", "data_range", "device")
@@ -70,7 +70,7 @@ class CorrelatedNoiseWarning(UserWarning):
     """The noise of neighbouring pixels is correlated."""
 
 
-class Hiding(TypedDict, total=False):
+class ReferenceKeywords(TypedDict, total=False):
     """Keywords of :func:`blind_reference` that other functions pass on."""
 
     stride: int
