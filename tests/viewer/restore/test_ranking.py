@@ -50,15 +50,20 @@ def test_ticked_restorers_are_ranked_and_the_best_ticked(viewer, restore, wait_f
     assert restore.selected == "median"
 
 
-def test_restoring_and_combining_shows_the_ranking(viewer, restore, wait_for):
+def test_restoring_and_combining_shows_the_scores(viewer, restore, wait_for):
     restore.restorers.value = ["gaussian", "median"]
     restore.restore_and_combine()
     wait_for(restore)
     assert len(viewer.layers) > 3
-    assert {name for name, _ in rows_of(restore.ranking)} == {"Gaussian", "Median", "average"}
-    first, second, *_ = restore.message.value.split("\n")
-    assert first == "Added 2 candidates, the ensemble and the weight maps."
-    assert second.startswith("Best by itself: ")
+    names = {name for name, _ in rows_of(restore.ranking)}
+    assert names == {"Gaussian", "Median", "average", "ensemble", "noisy input"}
+    first, second, third, *_ = restore.message.value.split("\n")
+    assert first.startswith("The ensemble is ")
+    assert second.startswith("The restorers are scored by the prediction of hidden pixels, because ")
+    assert third == "Added 2 candidates, the ensemble and the weight maps."
+    selected = restore.selected
+    restore.ranking.chosen.emit(3)  # the ensemble, which has no settings
+    assert restore.selected == selected
 
 
 def test_networks_of_one_name_are_told_apart(viewer, restore, wait_for, write_network, tmp_path):
