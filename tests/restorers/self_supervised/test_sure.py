@@ -154,6 +154,23 @@ class TestCorrelatedNoise:
             learn_blind(image, [GAUSSIAN(), MEDIAN()], channel_axis=0, mask=mask[1:], device="cpu")
 
 
+class TestFixedTo:
+    @pytest.mark.parametrize("axis", [None, -1])
+    def test_keeps_the_noise_models_and_the_range_for_other_images(self, axis):
+        rng = np.random.default_rng(0)
+        clean = np.tile(np.linspace(20, 400, 96), (96, 1))
+        image = 4.0 * rng.poisson(clean / 4)
+        other = clean + rng.normal(0, 20, clean.shape)
+        if axis is not None:
+            image, other = (np.stack([each, each[::-1]], axis=axis) for each in (image, other))
+        restorer = WAVELET(channel_axis=axis)
+        fixed = restorer.fixed_to(image)
+        assert all(model.is_signal_dependent for model in fixed.noise_models)
+        np.testing.assert_array_equal(fixed(image), restorer(image))
+        assert (fixed(other) != restorer(other)).any()
+        assert fixed.data_range == (image.min(), image.max())
+
+
 class TestWhiteNoise:
     def test_hidden_pixels_are_used_without_a_warning(self, scene):
         clean = scene[0]

@@ -355,7 +355,7 @@ def values_between(setting: Setting, low: float, high: float, number: int) -> li
     """
     if not low < high:
         raise EnsembleError(
-            f"the range of {setting.title} is {low:g} to {high:g}; give the lower value first."
+            f"the range of {setting.title} is from {low:g} to {high:g}; give the lower value first."
         )
     least, most = setting.minimum, setting.maximum
     for end in (low, high):
