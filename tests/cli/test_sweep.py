@@ -75,11 +75,7 @@ def test_words_can_be_tried_and_nothing_needs_to_be_written(folder):
     ("given", "status", "words"),
     [
         ("-m median", 2, "name the setting to try values of; median has spatial_ndim, hot_pixels, size"),
-        (
-            "-m median --setting radius",
-            2,
-            "there is no setting 'radius'; median has spatial_ndim, hot_pixels",
-        ),
+        ("-m median --setting radius", 2, "there is no setting 'radius'; median has spatial_ndim"),
         ("-m median --setting size --values 3", 2, "3 is one value; give two or more"),
         ("-m median --setting size --values 3,big", 2, "size is 'big'; use a whole number from 1 to 51"),
         ("-m median --setting size --values 3,3", 2, "3 is given twice"),

@@ -318,7 +318,7 @@ def list_restorers(restorers: Mapping[str, Restorer], *, output: Output) -> None
 
 def _given(setting: Setting) -> str:
     word = metavar(setting)
-    return word if setting.none is None or word.endswith("none") else f"{word}|none"
+    return word if setting.none is None or "none" in word.split("|") else f"{word}|none"
 
 
 def _limits(setting: Setting) -> str:

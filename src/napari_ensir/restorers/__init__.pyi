@@ -6,6 +6,8 @@ from .formats.open import open_restorer as open_restorer
 from .formats.open import open_restorers as open_restorers
 from .networks.external import load_network as load_network
 from .networks.external import load_spandrel as load_spandrel
+from .noise_model import NoiseModel as NoiseModel
+from .noise_model import estimate_noise_model as estimate_noise_model
 from .self_ensemble import SelfEnsemble as SelfEnsemble
 from .self_supervised.calibrate import calibrate_restorer as calibrate_restorer
 from .self_supervised.calibrate import rank_restorers as rank_restorers

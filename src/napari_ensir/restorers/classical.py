@@ -222,7 +222,7 @@ class NoiseAwareRestorer(ClassicalRestorer):
     noise: float | Literal["auto"] | None = noise_setting(
         "auto",
         none="one level for all intensities, estimated from the image",
-        auto="estimated from the image, dependent on the intensity if it is so there",
+        auto="estimated from the image, with its dependence on the intensity",
     )
 
     def noise_of(self, block: NDArray[np.float32], scale: float) -> float:

@@ -92,7 +92,18 @@ class NoiseModel:
     correlation: NDArray[np.float64] | None = None
 
     def variance(self, intensity: ArrayLike) -> NDArray[np.float64]:
-        """Return the variance of the noise at these true intensities, at least (level / 100) squared."""
+        """Return the variance of the noise, at least (level / 100) squared.
+
+        Parameters
+        ----------
+        intensity : array
+            True intensities.
+
+        Returns
+        -------
+        float64 array of that shape
+            Squared intensity units.
+        """
         line = self.gain * np.asarray(intensity, np.float64) + self.offset
         return np.maximum(line, (self.level / 100) ** 2)
 
@@ -101,6 +112,14 @@ class NoiseModel:
 
         The generalised Anscombe transform (Starck, Murtagh and Bijaoui 1998), or a division by the level
         where the noise does not depend on the signal.
+
+        Parameters
+        ----------
+        image : array
+
+        Returns
+        -------
+        float64 array of its shape
         """
         values = np.asarray(image, np.float64)
         if not self.is_signal_dependent:
@@ -113,6 +132,16 @@ class NoiseModel:
         The exact unbiased inverse of the generalised Anscombe transform in closed form (Mäkitalo and Foi,
         IEEE TIP 22, 2013). It maps the mean of transformed pixels to the mean of the pixels, which the
         algebraic inverse does not.
+
+        Parameters
+        ----------
+        stabilised : array
+            A denoised result of :meth:`stabilise`.
+
+        Returns
+        -------
+        float64 array of its shape
+            Intensities.
 
         Examples
         --------

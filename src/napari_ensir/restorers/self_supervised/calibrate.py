@@ -263,7 +263,7 @@ def settings_to_try(restorer: Restorer) -> tuple[Setting, ...]:
     --------
     >>> from napari_ensir.restorers.classical import Wavelet
     >>> [each.name for each in settings_to_try(Wavelet())]
-    ['spatial_ndim', 'wavelet', 'method', 'noise']
+    ['spatial_ndim', 'hot_pixels', 'wavelet', 'method', 'noise']
     """
     known: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
     found = [each for each in known if each.name not in _ELSEWHERE]
