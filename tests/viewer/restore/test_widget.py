@@ -274,7 +274,7 @@ def test_without_a_ground_truth(viewer, restore, wait_for):
     restore.update(offsets=2, stride=4, weights="layers", device="cpu")
     restore.combine_button.native.click()
     wait_for(restore)
-    assert restore.message.value.startswith("Added 2 candidates, the ensemble and the weight maps.")
+    assert "Added 2 candidates, the ensemble and the weight maps." in restore.message.value
     kinds = [layer.metadata.get(OUTPUT_KEY, {}).get("kind") for layer in viewer.layers]
     assert kinds.count("ensemble") == 1
     assert kinds.count("weights") == 2
