@@ -68,7 +68,6 @@ __all__ = [
     "collect_reference",
     "estimate_lut",
     "fit_lut",
-    "learn",
 ]
 
 FOLDS = 4
@@ -122,6 +121,8 @@ class FitSession:
     progress : callable, optional
         Called with (done, total, text); an exception that it raises cancels the work. Each method takes one
         of its own as well.
+    check_input : bool
+        Whether to check that a noisy ground truth is not the candidates' own input.
     **keywords
         Single settings by the names that :func:`fit_lut` gives them; they replace those of ``settings``.
 
@@ -171,6 +172,7 @@ class FitSession:
         held_out: tuple[Pairs, Sequence[Any]] | None = None,
         input_names: Sequence[Sequence[str]] = (),
         progress: Progress | None = None,
+        check_input: bool = True,
         **keywords: Any,
     ) -> None:
         if unknown := keywords.keys() - FitSettings().keywords().keys():
@@ -184,7 +186,7 @@ class FitSession:
         self.diagnostics: list[Diagnostic] = []
         self._pairs, self._names, self._mask = reference, names, mask
         self._held_out, self._input_names, self._progress = held_out, input_names, progress
-        self._checks = True
+        self._checks = check_input
         self._lookups: dict[Any, list[Lookup | None]] = {}
         self.tables: dict[str, WeightLUT] = {}
 
@@ -692,19 +694,3 @@ def _estimate_once(session: FitSession) -> WeightLUT:
     chosen = "auto" in (asked.method, asked.bin_width, asked.shrinkage) or asked.truth_noise is not None
     session.collect(fine=False, folds=chosen)
     return session.estimate()
-
-
-def learn(
-    reference: Pairs,
-    given: FitSettings,
-    *,
-    names: Sequence[str] | None = None,
-    mask: Sequence[Any] | None = None,
-    device: str | torch.device = "auto",
-    progress: Progress | None = None,
-) -> WeightLUT:
-    """Fit a table like :func:`fit_lut`, but do not check whether the truth is the candidates' own input."""
-    settings = replace(given, device=str(device))
-    session = FitSession(reference, names, mask=mask, settings=settings, progress=progress)
-    session._checks = False
-    return _estimate_once(session)

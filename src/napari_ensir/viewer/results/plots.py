@@ -159,7 +159,7 @@ def draw_sweep(axes: Axes, sweep: Sweep, title: str, ink: Colour, paper: Colour)
     values, errors = np.asarray(sweep.values, float), sweep.differences
     order = np.argsort(values)
     values, errors, spread = values[order], errors[order], np.nan_to_num(sweep.standard_errors)[order]
-    alike = np.isin(values, np.asarray(sweep.alike, float))
+    alike = np.isin(values, np.asarray(sweep.equivalent, float))
     line, mark = PALETTE[0], PALETTE[1]
     axes.fill_between(values, errors - spread, errors + spread, color=line, alpha=0.25, linewidth=0)
     axes.plot(values, errors, color=line, linewidth=1.4)
