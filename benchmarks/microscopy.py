@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari_ensir.restorers.noise_model import estimate_noise_model
 
 from napari_ensir import fit_lut
 from napari_ensir.restorers import CLASSICAL, restore_and_combine
+from napari_ensir.restorers.noise_model import estimate_noise_model
 
 Field = Mapping[str, Any]
 METHODS = {"EM": "em", "least squares": "least-squares", "auto": "auto"}

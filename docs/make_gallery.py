@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
@@ -22,6 +22,9 @@ from skimage import color, data
 
 from napari_ensir import WeightLUT, fit_lut
 from napari_ensir.restorers import CLASSICAL, restore_and_combine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 GALLERY = Path(__file__).parent / "gallery"
 PAGE = Path(__file__).parent / "gallery.md"

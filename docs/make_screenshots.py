@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # The pictures must not depend on the settings of whoever makes them.
 os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp()) / "settings.yaml")
@@ -24,6 +23,9 @@ import numpy as np
 from PIL import Image
 from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtWidgets import QApplication, QWidget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 IMAGES = Path(__file__).parent / "images"
 SIZE = (1366, 768)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import ceil
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -122,10 +122,21 @@ class ClassicalRestorer(ImageRestorer):
         description="Replace isolated pixels far brighter than the noise by the median of their neighbours.",
     )
 
+    noise_models: tuple[NoiseModel, ...] | None = field(default=None, repr=False)
+    """Noise of each channel on the unit scale; None: estimated from each image. See :meth:`fixed_to`."""
+
     @property
     def name(self) -> str:
         """Title of the method."""
         return self.title
+
+    def fixed_to(self, image: NDArray[Any]) -> Self:
+        """Return the restorer with the data range and the noise models of an image, for images like it."""
+        low, high = self.range_of(image)
+        unit = (image.astype(np.float64) - low) / (high - low)
+        channels = unit[np.newaxis] if self.channel_axis is None else np.moveaxis(unit, self.channel_axis, 0)
+        models = tuple(_noise_models(channels.astype(np.float32)))
+        return replace(self, data_range=(low, high), noise_models=models)
 
     def notes(self, image: NDArray[Any]) -> list[str]:
         """See :meth:`ImageRestorer.notes`."""
@@ -145,7 +156,7 @@ class ClassicalRestorer(ImageRestorer):
     ) -> NDArray[np.float32]:
         """See :meth:`ImageRestorer.restore_unit`."""
         self._check(image)
-        models = _noise_models(image)
+        models = self.noise_models or _noise_models(image)
         image = replace_hot_pixels(image, self._hot_pixels(image, models))
         return self._restore(image, models, scale, progress)
 

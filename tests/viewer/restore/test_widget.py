@@ -274,7 +274,7 @@ def test_without_a_ground_truth(viewer, restore, wait_for):
     restore.update(offsets=2, stride=4, weights="layers", device="cpu")
     restore.combine_button.native.click()
     wait_for(restore)
-    assert restore.message.value.startswith("Added 2 candidates, the ensemble and the weight maps.")
+    assert "Added 2 candidates, the ensemble and the weight maps." in restore.message.value
     kinds = [layer.metadata.get(OUTPUT_KEY, {}).get("kind") for layer in viewer.layers]
     assert kinds.count("ensemble") == 1
     assert kinds.count("weights") == 2
@@ -290,7 +290,7 @@ def test_without_a_ground_truth(viewer, restore, wait_for):
     assert error[0] < max(error[1:])
 
 
-def test_noise_that_neighbours_share_is_warned_of(viewer, restore, wait_for):
+def test_correlated_noise_is_reported(viewer, restore, wait_for):
     from scipy.ndimage import uniform_filter
 
     rng = np.random.default_rng(0)
@@ -300,7 +300,7 @@ def test_noise_that_neighbours_share_is_warned_of(viewer, restore, wait_for):
     restore.update(offsets=1, device="cpu")
     restore.restore_and_combine()
     wait_for(restore)
-    assert "The noise of neighbouring pixels is alike" in restore.message.value
+    assert "because the noise of neighbouring pixels is correlated" in restore.message.value
 
 
 def test_the_circle_closes(viewer, restore, wait_for):
