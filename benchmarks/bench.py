@@ -4,8 +4,9 @@
 
 Prints Markdown tables; ``--write`` also writes them into ``benchmarks/README.md``, between its two markers,
 with machine, date and targets. The images are the deraining set of the reference folder, tiled to 1280 x 720,
-or synthetic if there is no such folder. This script contains no code of the authors: their modules are imported
-from the checkout, with stubs for plotting and image-reading libraries, which the timed functions do not use.
+or synthetic if there is no such folder. This script contains no code of the authors: their modules are
+imported from the checkout, with stubs for plotting and image-reading libraries, which the timed functions do
+not use.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     xvfb-run -a -s "-screen 0 1600x1200x24" python benchmarks/viewer.py [PLANES]
 
-A stack of PLANES (100) x 1024 x 1024 uint16 in memory with three candidates; then twice as many planes in dask
-arrays; then one megapixel of RGB. A timer of 20 ms measures the longest stall of the event loop, a thread the
+A stack of PLANES (100) x 1024 x 1024 uint16 in memory with three candidates; then twice as many planes in
+dask arrays; then one megapixel of RGB. A timer of 20 ms measures the longest stall of the event loop, a thread the
 memory of the process. Stalls of napari alone, when layers are added and removed, are measured on the same
 canvas. Kernels are compiled before. Prints the rows of ``viewer.md``.
 """
@@ -109,7 +109,7 @@ def planes_of_dask(planes):
 
 
 def live(widget, ensemble, rest):
-    """Median of five times from a change of method to the canvas, in seconds; ``rest()`` is called after each."""
+    """Seconds from a change of method to the canvas, median of five; ``rest()`` is called after each."""
     changes = []
     for method in ("least-squares", "em", "em-released", "least-squares", "em"):
         count = drawn(ensemble)

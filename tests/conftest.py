@@ -115,7 +115,7 @@ def write_enlarging() -> Callable[[Path, int], Path]:
 
 @pytest.fixture
 def write_dp_ir() -> Callable[[Path, Path], Path]:
-    """Write a DP-IR checkpoint around a network that it stores only by name; it returns that network's image."""
+    """Write a DP-IR checkpoint that stores its network only by name; it returns the network's image."""
     from napari_ensir.restorers import load_network
     from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, FusionSettings
 

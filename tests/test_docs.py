@@ -54,7 +54,8 @@ def test_blocks_run(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_linked_files_exist(page):
-    prose = FENCED.sub("", page.read_text(encoding="utf-8"))  # in code, a subscript that is called looks like a link
+    # Without code, where a subscript that is called looks like a link.
+    prose = FENCED.sub("", page.read_text(encoding="utf-8"))
     for target, _ in LINK.findall(prose):
         linked = (page.parent / target).resolve()
         assert linked.exists(), f"{page.name} links to {target}"

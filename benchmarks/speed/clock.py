@@ -29,7 +29,8 @@ def median_time(work, repeats, *, warm=True):
 def side_by_side(works, repeats):
     """Time several calls that take turns, so that they meet the same load.
 
-    The order is random in each round, because a call is affected by the memory and threads that the one before leaves.
+    The order is random in each round, because a call depends on the memory and
+    threads that the previous one leaves.
     """
     found = {name: ([], []) for name in works}
     for work in works.values():

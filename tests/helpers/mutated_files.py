@@ -3,7 +3,8 @@
     python mutated_files.py FOLDER COUNT SEED
 
 ``FOLDER`` has valid tables (``*.lut.safetensors``) and files of the authors (``*.pth``), and in ``hostile/``
-files that must be refused. An audit hook records events while a file is read; memory is measured over all files.
+files that must be refused. An audit hook records events while a file is read; memory is measured over all
+files.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Griffe extension that adapts docstrings to the site: roles become links, settings get descriptions.
-"""
+"""Griffe extension that adapts docstrings to the site: roles become links, settings get descriptions."""
 
 from __future__ import annotations
 

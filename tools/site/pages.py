@@ -107,7 +107,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def led(prose: str, place: str, known: set[str], repository: str) -> str:
-    """Point links to files that are no page to the repository, and replace badges, which are fetched, by text.
+    """Point links to files that are no page to the repository; replace badges, which are fetched, by text.
 
     Parameters
     ----------

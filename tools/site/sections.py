@@ -2,8 +2,8 @@
 
     python tools/site/sections.py
 
-A name is public if a package lists it in ``__all__``, or if a guide imports it. Its docstring needs parameters,
-return value, errors and an example.
+A name is public if a package lists it in ``__all__``, or if a guide imports it. Its docstring needs
+parameters, return value, errors and an example.
 """
 
 from __future__ import annotations
