@@ -4,8 +4,8 @@
 
 FOLDER is that of `restorers.py`, which also makes the checkpoint (`--train ir-cm --save`). The last
 `--held-out` pairs, by name, are measured. `skip: paper` changes only the sampler; the checkpoint is trained
-by the recipe. Power is that of the grey image with a Hann window, averaged over rings of frequency (cycles per
-pixel); the table has it relative to the clean image, in dB, in five rings from 0 to 0.5.
+by the recipe. Power is that of the grey image with a Hann window, averaged over rings of frequency (cycles
+per pixel); the table has it relative to the clean image, in dB, in five rings from 0 to 0.5.
 """
 
 from __future__ import annotations

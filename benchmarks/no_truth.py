@@ -3,8 +3,8 @@
     python benchmarks/no_truth.py [--set NAME] [--deraining FOLDER]
 
 Pictures of scikit-image, 256 x 256, grey, 0..1, with noise, restored by the classical restorers. A case is
-one picture with one noise. Its tables are learned from the clean picture, from a second exposure, and from the
-noisy picture alone, and applied to the same candidates. FOLDER has the deraining set (gt, MPRNet, MAXIM,
+one picture with one noise. Its tables are learned from the clean picture, from a second exposure, and from
+the noisy picture alone, and applied to the same candidates. FOLDER has the deraining set (gt, MPRNet, MAXIM,
 Restormer); noise is added to its ground truths, images are held out in two folds.
 """
 
