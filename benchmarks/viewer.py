@@ -3,8 +3,8 @@
     xvfb-run -a -s "-screen 0 1600x1200x24" python benchmarks/viewer.py [PLANES]
 
 A stack of PLANES (100) x 1024 x 1024 uint16 in memory with three candidates; then twice as many planes in
-dask arrays; then one megapixel of RGB. A timer of 20 ms measures the longest stall of the event loop, a thread
-the memory of the process. Stalls of napari alone, when layers are added and removed, are measured on the same
+dask arrays; then one megapixel of RGB. A timer of 20 ms measures the longest stall of the event loop, and a
+thread the memory of the process. Stalls of napari alone, when layers come and go, are measured on the same
 canvas. Kernels are compiled before. Prints the rows of ``viewer.md``.
 """
 
