@@ -42,7 +42,7 @@ class Docstrings(griffe.Extension):
     def _link(self, name: str, where: griffe.Object) -> str:
         """Return a link to a public name or a method of one; other names become code."""
         owner, _, last = name.rpartition(".")
-        around = [each for each in (where, where.parent) if each is not None and last in each.members]
+        around = [each for each in (where, where.parent) if each and each.is_class and last in each.members]
         near = [each.name for each in around if each.members[last].has_docstring]
         owner = owner.rpartition(".")[2] or (near or [""])[0]
         if owner in self.public:
