@@ -84,7 +84,7 @@ def test_published_tables(executed, tmp_path, monkeypatch, reference_folder_if_a
     assert "| Least squares, bin width 32 |" in text
     if reference_folder_if_any:
         assert "Restormer 36.194 dB" in text
-        assert "| Least squares, bin width 32 | 36.284 | 0.9602 |" in text
+        assert "| Least squares, bin width 32 | ★ 36.284 | ★ 0.9602 |" in text
         assert "| EM (paper), bin width 32 | 36.023 | 0.9590 |" in text
         alike = re.findall(r"alike to 0.001: (\S+)% of rows, (\S+)% of pixels", text)
         assert len(alike) == 2

@@ -113,6 +113,16 @@ class LUTEnsemble:
     def predict(self, candidates: Sequence[Any]) -> Any:
         """Combine the candidates of one image; see :meth:`napari_ensir.WeightLUT.apply`.
 
+        Parameters
+        ----------
+        candidates : sequence of M arrays
+            In the order in which they were fitted.
+
+        Returns
+        -------
+        array
+            float32, of the candidates' shape; a dask array if a candidate is one.
+
         Raises
         ------
         EnsembleError
@@ -132,6 +142,15 @@ class LUTEnsemble:
         pairs : iterable of (candidates, truth)
         y : None
             Ignored.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        EnsembleError
+            If the table is not fitted, or the images do not fit it.
         """
         scores = []
         for candidates, truth in pairs:
@@ -144,11 +163,32 @@ class LUTEnsemble:
         return float(np.mean(scores))
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the constructor's parameters by name; ``deep`` has no effect."""
+        """Return the constructor's parameters.
+
+        Parameters
+        ----------
+        deep : bool
+            Has no effect.
+
+        Returns
+        -------
+        dict
+            Values by name.
+        """
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **params: Any) -> LUTEnsemble:
-        """Set parameters by name and return this object.
+        """Set parameters.
+
+        Parameters
+        ----------
+        **params
+            Values by name.
+
+        Returns
+        -------
+        LUTEnsemble
+            This object.
 
         Raises
         ------

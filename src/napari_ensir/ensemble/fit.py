@@ -264,7 +264,16 @@ class FitSession:
         return reference
 
     def holds(self, settings: FitSettings) -> bool:
-        """Whether these settings can be estimated from the statistics, without reading pixels again."""
+        """Return whether these settings can be estimated from the statistics, without reading pixels again.
+
+        Parameters
+        ----------
+        settings : FitSettings
+
+        Returns
+        -------
+        bool
+        """
         same = all(getattr(self.settings, name) == getattr(settings, name) for name in FROZEN)
         return same and (settings.bin_width == "auto" or self._bins(settings.bin_width) is not None)
 
@@ -481,6 +490,10 @@ class FitSession:
 
     def calibrate(self, progress: Progress | None = None) -> WeightLUT:
         """Measure the errors to expect of the latest estimate, which reads the pixels once more.
+
+        Parameters
+        ----------
+        progress : callable, optional
 
         Returns
         -------

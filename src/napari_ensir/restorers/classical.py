@@ -131,7 +131,16 @@ class ClassicalRestorer(ImageRestorer):
         return self.title
 
     def fixed_to(self, image: NDArray[Any]) -> Self:
-        """Return the restorer with the data range and the noise models of an image, for images like it."""
+        """Return a restorer with the data range and the noise models of an image, for images like it.
+
+        Parameters
+        ----------
+        image : array
+
+        Returns
+        -------
+        ClassicalRestorer
+        """
         low, high = self.range_of(image)
         unit = (image.astype(np.float64) - low) / (high - low)
         channels = unit[np.newaxis] if self.channel_axis is None else np.moveaxis(unit, self.channel_axis, 0)

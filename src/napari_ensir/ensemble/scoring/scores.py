@@ -248,6 +248,11 @@ class NoisyScores:
         The standard error is that of the logarithm of a ratio, linearised, over the same blocks as
         :meth:`difference`; so is its significance.
 
+        Parameters
+        ----------
+        index, other : int
+            Indices in ``names``.
+
         Returns
         -------
         Difference or None
@@ -333,6 +338,10 @@ class NoisyScores:
         ----------
         ranked : bool
             Whether to sort the rows by their errors. Else the noisy input comes first.
+
+        Returns
+        -------
+        ScoreTable
         """
         rows = self.rows
         order = (
