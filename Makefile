@@ -1,17 +1,19 @@
-# make demo   set up all that is needed, then fit and show an ensemble in napari; results in demo/
-# make test   set up all that is needed, then run every test, the viewer ones on a real canvas, as many side by
-#             side as there are cores, up to four;   make test ARGS="-k fit -x"   some of them, one by one
-# make coverage   which lines and branches of the numerical core the tests reach
-# make docs   the documentation site, into site/; a broken link or a docstring that lacks a section fails
-# make lint   ruff and mypy;   make bench   timings, beside the authors' code if AUTHORS=path is given
+# make demo       install, then fit and show an ensemble in napari; results in demo/
+# make test       install, then run all tests in up to four processes, viewer tests on a real canvas
+#                 make test ARGS="-k fit -x"   run some tests in one process
+# make soak       run the long forms of tests
+# make coverage   report line and branch coverage of the numerical core
+# make docs       build the documentation site into site/; broken links and incomplete docstrings are errors
+# make lint       run ruff, mypy and lint-imports, and count lines of code
+# make bench      run timings; AUTHORS=path adds the authors' code
 
 PYTHON ?= python3
 BIN = .venv/bin
-# The demo gets a virtual screen where there is none; tests always do, from pytest-xvfb.
+# The demo uses a virtual display if there is none; tests always do, through pytest-xvfb.
 VIRTUAL_SCREEN = $(shell command -v xvfb-run >/dev/null 2>&1 && echo 'xvfb-run -a -s "-screen 0 1600x1200x24"')
 NO_DISPLAY = $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname -s)),,yes)
 
-# What Python and pytest compile of napari and of the tests is kept: made anew it takes each process seconds.
+# Keep compiled bytecode: recompiling napari and the tests takes seconds in each process.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test soak coverage docs lint bench clean
@@ -22,13 +24,12 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest $(or $(ARGS),-n auto --maxprocesses 4 --dist worksteal)
 
-# The long forms of tests: random files, interruptions, many rounds in one viewer.
+# Long forms of tests: random files, interruptions, many rounds in one viewer.
 soak: .venv/installed
 	NAPARI_ENSIR_MUTATIONS=10000 NAPARI_ENSIR_INTERRUPTIONS=300 NAPARI_ENSIR_ROUNDS=1000 $(BIN)/python -m pytest \
 		--timeout=4000 -s -k "hostile_files or altered_archives or changed_settings or interruptions_leave or rounds_of_fit"
 
-# The compiled loops are run a second time as plain Python, where coverage can see them and numpy warns of
-# what compiled code does in silence.
+# Run the compiled loops again as plain Python, where coverage sees them and numpy warns of overflow.
 COVER = -m pytest -q --cov=napari_ensir.ensemble --cov-branch
 LOOPS = $(addprefix tests/ensemble/,estimators/test_em.py statistics/test_statistics.py arrays)
 

@@ -1,9 +1,9 @@
-"""The EnsIR paper's two ablations, on held-out images of a folder: bin width, and EM's iteration limit.
+"""Bin width and iteration limit of EM, the two ablations of the EnsIR paper, on held-out images.
 
     python benchmarks/ablations.py bin-width  --data DERAINING
     python benchmarks/ablations.py iterations --data DERAINING
 
-DERAINING holds one folder of images for each of MPRNet, MAXIM, Restormer and gt. Even and odd images are held
+DERAINING has one folder of images for each of MPRNet, MAXIM, Restormer and gt. Even and odd images are held
 out in turn; one table per colour channel.
 """
 

@@ -1,12 +1,12 @@
-"""Times of the numerical core, beside the EnsIR authors' own functions where a checkout of them is given.
+"""Times of the numerical core, and of the EnsIR authors' functions if a checkout is given.
 
     python benchmarks/bench.py [AUTHORS_CHECKOUT] [--reference FOLDER] [--repeats N] [--write]
 
-Prints markdown tables; ``--write`` puts them into ``benchmarks/README.md`` as well, between its two marks,
-with machine, date and what was aimed at. The images are the deraining set of the
-reference folder, tiled to 1280 x 720; synthetic ones of that size where the folder is absent. Nothing of the
-authors' code is part of this script: their modules are imported from the checkout, with stand-ins for the
-drawing and image-reading libraries that the functions timed here do not use.
+Prints Markdown tables; ``--write`` also writes them into ``benchmarks/README.md``, between its two markers,
+with machine, date and targets. The images are the deraining set of the reference folder, tiled to 1280 x 720,
+or synthetic if there is no such folder. This script contains no code of the authors: their modules are
+imported from the checkout, with stubs for plotting and image-reading libraries, which the timed functions do
+not use.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main():
     time_first_calls()
     show_memory(__file__)
     found, Report.lines = Report.lines, []
-    table("What was aimed at", ["work", "aim", "median (least)"], Report.aims)
+    table("Targets", ["work", "target", "median (minimum)"], Report.aims)
     print(f"\nTook {time.perf_counter() - began:.0f} s.")
     if options.write:
         write_page(PAGE, "\n".join([f"\n{head}", *Report.lines, *found, "", ""]))

@@ -1,9 +1,9 @@
-"""A search for estimators better than least squares at the same cost to apply, on held-out images.
+"""Search for estimators that are better than least squares and as fast to apply, on held-out images.
 
     python benchmarks/estimators.py REFERENCE_FOLDER
 
-The deraining set of the reference folder: learned on five images, applied to the other five, both ways round,
-per channel, b = 32 unless said otherwise, output clipped to 0..255. Prints a markdown table of mean PSNR.
+The deraining set of the reference folder in two folds of five images; one table per channel, b = 32 unless
+stated, output clipped to 0..255. Prints a Markdown table of mean PSNR.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_images(folder):
 
 
 def dense(statistics):
-    """Gram matrices, mean-error sums and counts as dense (8, 8, 8, 3, ...) arrays."""
+    """Return Gram matrices, mean-error sums and counts as dense (8, 8, 8, 3, ...) arrays."""
     n, m = statistics.binning.n_bins, statistics.n_candidates
     place = tuple(statistics.rows.T.astype(int))
     gram = np.zeros((n,) * m + (3, m, m))
@@ -49,7 +49,7 @@ def dense(statistics):
 
 
 def to_lut(reference, statistics, gram, counts):
-    """A table from Gram matrices, one for each occupied bin set, with the global solution elsewhere."""
+    """Make a table from the Gram matrices of occupied bin sets; other bin sets get the global solution."""
     m = len(MODELS)
     mean = gram.sum(axis=(0, 1, 2)) / counts.sum(axis=(0, 1, 2))[:, None, None]
     fallback, _ = minimise_on_simplex(mean)
@@ -69,7 +69,7 @@ def to_lut(reference, statistics, gram, counts):
 
 
 def signed_lut(reference, statistics, gram, counts):
-    """The same with weights of either sign that sum to one: outside what a table may hold, for comparison."""
+    """As :func:`to_lut` with weights of either sign that sum to one, which a table does not allow."""
     m = len(MODELS)
     lut = to_lut(reference, statistics, gram, counts)
     inverse = np.linalg.solve(gram[tuple(statistics.rows.T.astype(int))].reshape(-1, m, m), np.ones((m, 1)))
@@ -78,7 +78,7 @@ def signed_lut(reference, statistics, gram, counts):
 
 
 def smoothed(array, amount):
-    """Add a share of the six nearest neighbours' sums."""
+    """Add a fraction of the sums of the six nearest neighbours."""
     result = array.copy()
     for axis in range(3):
         for step in (1, -1):
@@ -93,7 +93,7 @@ def smoothed(array, amount):
 
 
 def shrunk(gram, counts, pixels, toward=None):
-    """Add ``pixels`` worth of the channel's mean Gram matrix, or of another one."""
+    """Add the channel's mean Gram matrix, or another one, with the weight of ``pixels`` pixels."""
     mean = gram.sum(axis=(0, 1, 2)) / counts.sum(axis=(0, 1, 2))[:, None, None]
     return gram + pixels * (mean if toward is None else toward)
 
@@ -103,14 +103,14 @@ def normalised(gram, counts):
 
 
 def with_bias(lut, errors, counts, shrinkage):
-    """What to subtract in each bin set: the ensemble's mean error, shrunk toward none."""
+    """Return the bias of each bin set: the mean error of the ensemble, shrunk toward zero."""
     place = tuple(lut.rows.T.astype(int))
     mean = (errors[place] * lut.weights).sum(axis=1) / (counts[place] + shrinkage)
     return np.append(mean, np.zeros(len(lut.fallback)))
 
 
 def trials():
-    """Each trial: its name and a function from a reference to (table, bias or None)."""
+    """Return name and function of each trial; the function takes a reference to (table, bias or None)."""
 
     def learn(pixels=1000.0, smooth=0.0, channels=0.0, marginal=0.0, bias=None):
         def work(reference):

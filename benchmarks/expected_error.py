@@ -1,9 +1,9 @@
-"""How well the expected error predicts the error: on images never seen, by tenths of their pixels.
+"""Expected error compared with the actual error, on held-out images, by tenths of their pixels.
 
     python benchmarks/expected_error.py [FOLDER]
 
-FOLDER holds the deraining reference set of the EnsIR authors, as ``{gt,MPRNet,MAXIM,Restormer}/<id>.*``; two
-more sets are made here, of scikit-image's pictures under noise: parts of the same pictures, and unlike ones.
+FOLDER has the deraining reference set of the EnsIR authors, as ``{gt,MPRNet,MAXIM,Restormer}/<id>.*``. Two
+more sets are made from pictures of scikit-image with noise: parts of the same pictures, and unlike ones.
 Prints the tables of ``expected_error.md`` and draws ``expected_error.png``.
 """
 
@@ -30,13 +30,13 @@ NOISES = {
 
 
 def deraining(folder: Path):
-    """(candidates, truth) of each of the ten images."""
+    """Yield (candidates, truth) of each of the ten images."""
     images = open_set({name: folder / name for name in MODELS}, {Part.TRUTH: folder / "gt"})
     return [([np.asarray(x) for x in xs], np.asarray(y)) for xs, y in References(images)]
 
 
 def denoised(truth, noisy):
-    """(candidates, truth): the noisy image denoised in three ways, intensities of 0 to 255."""
+    """Return (candidates, truth): the noisy image denoised in three ways, intensities of 0 to 255."""
     sigma = restoration.estimate_sigma(noisy)
     candidates = [
         restoration.denoise_tv_chambolle(noisy, weight=sigma),
@@ -47,14 +47,14 @@ def denoised(truth, noisy):
 
 
 def unlike():
-    """Eight pictures under Gaussian noise of 0.1 of the range: four teach what to expect of the others."""
+    """Return eight pictures with Gaussian noise of 0.1 of the range; four calibrate the others."""
     rng = np.random.default_rng(0)
     truths = [getattr(data, name)()[:256, :256] / 255.0 for name in PICTURES]
     return [denoised(truth, NOISES["Gaussian, sd 0.1"](truth, rng)) for truth in truths]
 
 
 def alike():
-    """Sixteen pictures under four kinds of noise, left and right halves in turn: one teaches of the other."""
+    """Return halves of sixteen pictures with four kinds of noise; left halves calibrate right ones."""
     rng = np.random.default_rng(0)
     pairs = []
     for name in PICTURES + MORE:
@@ -71,7 +71,7 @@ def alike():
 
 
 def held_out(pairs, channel_axis):
-    """Predicted error, squared error, spread of the candidates: each image by a table of the other half."""
+    """Return predicted error, squared error and spread of the candidates, by tables of the other half."""
     found = []
     for start in (0, 1):
         learned, other = pairs[start::2], pairs[1 - start :: 2]
@@ -84,7 +84,7 @@ def held_out(pairs, channel_axis):
 
 
 def sparsification(score, squared, shares):
-    """RMSE of what is left when the given share of pixels with the highest score is taken out."""
+    """RMSE after removing the given fraction of pixels with the highest score."""
     order = np.argsort(-score, kind="stable")
     left = np.cumsum(squared[order][::-1])[::-1]
     starts = [int(share * len(squared)) for share in shares]
@@ -92,7 +92,7 @@ def sparsification(score, squared, shares):
 
 
 def report(name, predicted, squared, spread, axes):
-    """One set's tables and curves."""
+    """Print the tables of a set and return its curves."""
     tenths = np.array_split(np.argsort(predicted, kind="stable"), 10)
     pairs = [(np.sqrt((predicted[some] ** 2).mean()), np.sqrt(squared[some].mean())) for some in tenths]
     print(f"\n### {name}\n")

@@ -1,11 +1,11 @@
-"""What more steps, the restart time and the skip do to IR-CM: PSNR, SSIM, power at each spatial frequency.
+"""Effect of steps, restart time and skip on sampling from IR-CM: PSNR, SSIM and power by spatial frequency.
 
     python benchmarks/ir_cm_steps.py FOLDER CHECKPOINT [--held-out 2] [--plot FILE]
 
 FOLDER is that of `restorers.py`, which also makes the checkpoint (`--train ir-cm --save`). The last
-`--held-out` pairs, by name, are measured. Power is that of the grey image under a Hann window, averaged over
-rings of frequency (cycles per pixel); the table has it against the clean image's, in dB, in five rings from 0
-to 0.5.
+`--held-out` pairs, by name, are measured. `skip: paper` changes only the sampler; the checkpoint is trained
+by the recipe. Power is that of the grey image with a Hann window, averaged over rings of frequency (cycles
+per pixel); the table has it relative to the clean image, in dB, in five rings from 0 to 0.5.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""Memory and time on data larger than memory: the figures of benchmarks/large.md.
+"""Memory and time on data larger than memory, for benchmarks/large.md.
 
     python benchmarks/large.py memory --gigabytes 4 40
     python benchmarks/large.py growth --gigabytes 1 2 4 --workers 1 2
     python benchmarks/large.py files --pairs 1000 10000
 
-Each figure comes from a process of its own. The data are two candidates and a ground truth, uint16, in Zarr
-arrays of 1024 x 1024 chunks: eight different chunks each, made on the fly, and hard links to them for the
-rest. To whatever reads them, that is as many bytes as the sizes say. ``files`` is the command line on folders
-of PNG files of 16 x 16, which are made likewise.
+Each figure is measured in a separate process. The data are two candidates and a ground truth, uint16, in Zarr
+arrays of 1024 x 1024 chunks: eight different chunks each, the others are hard links to them. Readers still
+read the full size. ``files`` measures the command line on folders of PNG files of 16 x 16, made the same way.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ NAMES = ("near", "far", "truth")
 
 
 def make(folder: Path, gigabytes: float) -> None:
-    """Candidates and truth of this size together, in decimal gigabytes."""
+    """Make candidates and truth of this total size, in decimal gigabytes."""
     import zarr
 
     planes = max(1, round(gigabytes * 1e9 / (len(NAMES) * PLANE * PLANE * 2)))
@@ -55,14 +54,14 @@ def make(folder: Path, gigabytes: float) -> None:
 
 
 class Nowhere:
-    """Takes blocks and forgets them: what is measured is this package, not a disk."""
+    """Target that discards blocks, so that the disk is not measured."""
 
     def __setitem__(self, key: object, value: object) -> None:
         pass
 
 
 def one(folder: Path, task: str, workers: int) -> dict[str, object]:
-    """Do one task and measure it."""
+    """Run one task and measure it."""
     import dask.array as da
 
     from napari_ensir import fit_lut
@@ -76,7 +75,7 @@ def one(folder: Path, task: str, workers: int) -> dict[str, object]:
         arrays = [array[part] for array in (near, far, truth)]
         return fit_lut([(arrays[:2], arrays[2])], NAMES[:2], method="least-squares", device="cpu", **how)
 
-    small = fit(crop)  # compiles, and is what apply uses
+    small = fit(crop)  # compiles the kernels; apply uses this table
     cluster = None
     if workers:
         from distributed import Client, LocalCluster
@@ -91,7 +90,7 @@ def one(folder: Path, task: str, workers: int) -> dict[str, object]:
         lut = fit()
         result["statistics_bytes"] = lut.report["statistics_bytes"]
         result["bin_sets"] = len(lut.rows)
-        # The data repeat, so what they teach must too, but for the counts.
+        # The data repeat, so the weights must not depend on their size.
         result["weights"] = np.round(lut.weights[np.argsort(lut.counts)[-3:]], 6).tolist()
     elif task == "apply":
         da.store(small.apply([near, far], device="cpu"), Nowhere(), lock=False)
@@ -120,7 +119,7 @@ def measured(folder: Path, task: str, workers: int = 0) -> dict[str, object]:
 
 
 def make_files(folder: Path, n: int) -> None:
-    """Folders of small 8-bit images: fifty different ones, and hard links to them for the rest."""
+    """Make folders of small 8-bit images: fifty different ones, and hard links to them."""
     from skimage.io import imsave
 
     rng = np.random.default_rng(0)
@@ -155,7 +154,7 @@ def files(numbers: list[int]) -> None:
 
 
 def command_line(arguments: list[str]) -> str:
-    """Seconds, processor seconds and peak memory of a command, as cells of a table."""
+    """Return seconds, processor seconds and peak memory of a command, as cells of a table."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "napari_ensir.cli", *arguments], stdout=subprocess.DEVNULL
@@ -199,7 +198,7 @@ def growth(sizes: list[float], workers: list[int], plot: Path | None) -> None:
 
 
 def draw(lines: dict[int, list[tuple[float, float]]], plot: Path) -> None:
-    """Processor time, which others at work on the machine hardly change."""
+    """Plot processor time, which other load on the machine hardly changes."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -1,9 +1,9 @@
-"""What IR-CM and DP-IR add to an ensemble that has the regression, on images that nothing has learned from.
+"""Effect of IR-CM and DP-IR as candidates beside the regression, on held-out images.
 
     python benchmarks/restorers.py FOLDER --held-out 5 --save CHECKPOINTS
     python benchmarks/learned_candidates.py FOLDER CHECKPOINTS [--held-out 5]
 
-The restorers were trained on the other images. Each held-out image is combined by weights learned from the
+The restorers are trained on the other images. Each held-out image is combined by weights learned from the
 other held-out ones. Candidates are rounded to 8 bit. Prints a Markdown table of PSNR over RGB.
 """
 
@@ -34,7 +34,7 @@ SETS = [
 
 
 def restorers_in(folder: Path) -> dict[str, object]:
-    """By name, with the settings that are measured."""
+    """Return the restorers by name, with the settings to measure."""
 
     def trained(name: str, **settings: object) -> object:
         return replace(load_restorer(folder / f"{name}.safetensors"), channel_axis=-1, **settings)

@@ -1,4 +1,4 @@
-"""Real microscopy: peers' restorations and our own, with and without a clean truth.
+"""Ensembles on real microscopy, of published restorations and our own, with and without a clean truth.
 
     python benchmarks/microscopy.py FOLDER [--sets NAME ...] [--write]
 
@@ -32,12 +32,12 @@ PAGE = Path(__file__).with_suffix(".md")
 
 
 def psnr(image: Any, truth: Any) -> float:
-    """Peak 255; nothing clipped."""
+    """PSNR in dB with peak 255; nothing is clipped."""
     return float(10 * np.log10(255**2 / np.mean((np.float64(image) - np.float64(truth)) ** 2)))
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-    """A table in Markdown; numbers with two decimals."""
+    """Return a Markdown table; numbers have two decimals."""
 
     def cell(value: Any) -> str:
         return f"{value:.2f}" if isinstance(value, float) else str(value)
@@ -48,18 +48,18 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
 
 
 def mean_row(name: str, rows: list[list[Any]]) -> list[Any]:
-    """The mean of the numbers of each column, under a name."""
+    """Return a row with the mean of each column."""
     columns = list(zip(*rows, strict=True))[1:]
     return [f"**{name}**", *(float(np.mean([float(v) for v in column])) for column in columns)]
 
 
 def candidates_of(field: Field, peers: Iterable[str]) -> list[Any]:
-    """The peers' restorations of a field, as float32."""
+    """Return the published restorations of a field, as float32."""
     return [np.float32(field[name]) for name in peers]
 
 
 def held_out(fields: Mapping[str, Field], peers: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Each field combined by tables of the other fields, with a clean truth."""
+    """Combine each field by a table of the other fields, with a clean truth."""
     rows, errors, notes = [], [], []
     for name, field in fields.items():
         others = [(candidates_of(f, peers), np.float32(f["truth"])) for n, f in fields.items() if n != name]
@@ -99,7 +99,7 @@ def held_out(fields: Mapping[str, Field], peers: tuple[str, ...]) -> tuple[list[
 
 
 def second_exposures(fields: Mapping[str, Field], peers: tuple[str, ...]) -> list[str]:
-    """Tables from another exposure of the same field, beside one from the clean truth."""
+    """Compare tables from another exposure of the same field with tables from the clean truth."""
     rows, wrong = [], 0
     for name, field in fields.items():
         mine = candidates_of(field, peers)
@@ -134,7 +134,7 @@ def second_exposures(fields: Mapping[str, Field], peers: tuple[str, ...]) -> lis
 
 
 def scales(fields: Mapping[str, Field], peers: tuple[str, ...]) -> list[str]:
-    """Candidates as their programs saved them (``raw_...``), and matched ones, with what is said of them."""
+    """Compare candidates as saved by their programs (``raw_...``) with matched ones, with the diagnostics."""
     found, false, n_raw, n_matched = 0, 0, 0, 0
     for field in fields.values():
         truth = np.float32(field["truth"])
@@ -150,12 +150,12 @@ def scales(fields: Mapping[str, Field], peers: tuple[str, ...]) -> list[str]:
 
 
 def codes_of(lut: Any) -> set[str]:
-    """Codes of a table's diagnostics."""
+    """Return the codes of a table's diagnostics."""
     return {each["code"] for each in lut.report.get("diagnostics", [])}
 
 
 def noise_levels(fields: Mapping[str, Field]) -> list[str]:
-    """The noise estimated from the noisy image alone, against the truth."""
+    """Compare the noise estimated from the noisy image with the true noise."""
     rows = []
     for name, field in fields.items():
         noisy, truth = np.float32(field["noisy"]), np.float32(field["truth"])
@@ -166,7 +166,7 @@ def noise_levels(fields: Mapping[str, Field]) -> list[str]:
 
 
 def blind(fields: Mapping[str, Field]) -> list[str]:
-    """One noisy image and nothing else: our restorers, combined."""
+    """Combine our restorers, learning from the noisy image alone."""
     rows, right = [], 0
     for name, field in fields.items():
         noisy, truth = np.float32(field["noisy"]), np.float32(field["truth"])

@@ -1,11 +1,11 @@
-"""What least squares learns without a clean ground truth, beside what it learns with one.
+"""Least squares without a clean ground truth, compared with a clean one.
 
     python benchmarks/no_truth.py [--set NAME] [--deraining FOLDER]
 
-Pictures of scikit-image, 256 x 256, grey, 0..1, under noise, restored by this package's classical restorers.
-One case is a picture under one noise; its table is learned from the clean picture, from a second exposure,
-and from the noisy picture alone, and applied to the same candidates. FOLDER has the deraining set (gt,
-MPRNet, MAXIM, Restormer); noise is put on its ground truths, images are held out in two folds.
+Pictures of scikit-image, 256 x 256, grey, 0..1, with noise, restored by the classical restorers. A case is
+one picture with one noise. Its tables are learned from the clean picture, from a second exposure, and from
+the noisy picture alone, and applied to the same candidates. FOLDER has the deraining set (gt, MPRNet, MAXIM,
+Restormer); noise is added to its ground truths, images are held out in two folds.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CORNERS = (
     *("hubble_deep_field 300 400", "hubble_deep_field 0 0", "retina 600 500", "coffee 0 0", "brick 0 0"),
     *("immunohistochemistry 0 256", "grass 256 0", "camera 0 256", "astronaut 256 256"),
 )
-"""Pictures, each with the row and the column where the part begins; no other set has these parts."""
+"""Pictures, each with the first row and column of the part; no other set has these parts."""
 
 SETS = {
     "named": Cases(
@@ -75,7 +75,7 @@ SETS = {
 
 
 def picture(name: str) -> np.ndarray:
-    """256 x 256 pixels of it at most: its middle, or where the name says."""
+    """Return at most 256 x 256 pixels of a picture: the middle, or the part in the name."""
     name, *corner = name.split()
     image = getattr(data, name)()
     grey = color.rgb2gray(image) if image.ndim == 3 else image / 255
@@ -84,7 +84,7 @@ def picture(name: str) -> np.ndarray:
 
 
 def exposed(clean: np.ndarray, noise: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """The picture under Poisson noise of this peak, if any, and Gaussian noise."""
+    """Add Poisson noise of this peak, if any, and Gaussian noise."""
     sigma, peak = noise
     return (rng.poisson(clean * peak) / peak if peak else clean) + rng.normal(0, sigma, clean.shape)
 
@@ -94,7 +94,7 @@ def psnr(image: np.ndarray, truth: np.ndarray, peak: float = 1.0) -> float:
 
 
 def one_case(clean: np.ndarray, noise: tuple[float, float], restorers: tuple[ClassicalRestorer, ...]) -> dict:
-    """PSNR of everything against the clean picture."""
+    """Return the PSNR of all images against the clean picture."""
     rng = np.random.default_rng(20)
     first, second = exposed(clean, noise, rng), exposed(clean, noise, rng)
     candidates = [restorer(first) for restorer in restorers]
@@ -131,7 +131,7 @@ COLUMNS = ("average", "clean", "second", "EM, second", "blind", "blind 4/16")
 
 
 def pictures(cases: Cases) -> None:
-    """The cases, then what they come to."""
+    """Print the cases, then their summary."""
     print("| picture | noise | best candidate | " + " | ".join(COLUMNS) + " |")
     print("|---|---|---|" + "---|" * len(COLUMNS))
     found = []
@@ -171,7 +171,7 @@ def pictures(cases: Cases) -> None:
 
 
 def deraining(folder: Path) -> None:
-    """Held-out PSNR against the clean truths, by the noise on those learned from."""
+    """Print held-out PSNR against the clean truths, by the noise of the truths used for learning."""
     stems = sorted(path.stem for path in (folder / "gt").iterdir())
     names = ("MPRNet", "MAXIM", "Restormer")
     images = {
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--set", choices=SETS, help="which cases; all if left out")
     parser.add_argument("--deraining", type=Path)
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore", UserWarning)  # doubts are counted, not said
+    warnings.simplefilter("ignore", UserWarning)  # warnings are counted, not shown
     started = time.process_time()
     for name, cases in SETS.items():
         if arguments.set in (None, name):

@@ -1,9 +1,9 @@
-"""How often the checks of noisy references err.
+"""Error rates of the checks of noisy references.
 
     python benchmarks/noise_checks.py
 
-Twenty pictures of scikit-image, other parts of them, other noise and other restorers than the thresholds of
-``napari_ensir.ensemble.checks.noise`` were chosen on. Prints Markdown tables.
+Twenty pictures of scikit-image. The thresholds of ``napari_ensir.ensemble.checks.noise`` were chosen on other
+parts of them, with other noise and restorers. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ RESTORERS = {
 
 
 def picture(name: str) -> np.ndarray:
-    """The lower right 224 x 224 pixels, grey, 0..1."""
+    """Return the lower right 224 x 224 pixels, grey, 0..1."""
     image = getattr(data, name)()
     grey = color.rgb2gray(image[..., :3]) if image.ndim == 3 else image / (255 if image.max() > 1 else 1)
     return np.asarray(grey, float)[-224:, -224:]
 
 
 def exposed(clean: np.ndarray, noise: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """The picture under Poisson noise of this peak, if any, and Gaussian noise."""
+    """Add Poisson noise of this peak, if any, and Gaussian noise."""
     sigma, peak = noise
     counted = rng.poisson(clean * peak) / peak if peak else clean
     return counted + rng.normal(0, sigma, clean.shape)
 
 
 def own_inputs() -> None:
-    """Own inputs against second exposures and clean truths."""
+    """Compare scores of own inputs, second exposures and clean truths."""
     found: dict[str, list[float]] = {"own input": [], "second exposure": [], "clean truth": []}
     missed: list[str] = []
     for name in NAMES:
@@ -76,7 +76,7 @@ def own_inputs() -> None:
                     found[what].append(evidence.score)
                     if (evidence.score > OWN_INPUT) != (what == "own input"):
                         missed.append(f"{what}: {name}, {title}, {kind}, {evidence.score:.2f}")
-    print(f"| reference | cases | score: least, median, greatest | above {OWN_INPUT:g} |\n|---|---|---|---|")
+    print(f"| reference | cases | score: minimum, median, maximum | above {OWN_INPUT:g} |\n|---|---|---|---|")
     for what, scores in found.items():
         low, mid, high = np.percentile(scores, [0, 50, 100])
         above = sum(score > OWN_INPUT for score in scores)
@@ -85,7 +85,7 @@ def own_inputs() -> None:
 
 
 def correlated() -> None:
-    """Independent noise against noise that neighbours have in common."""
+    """Compare independent noise with correlated noise."""
 
     def blurred(width: float) -> Callable[[np.random.Generator, tuple[int, int]], np.ndarray]:
         return lambda rng, shape: gaussian_filter(rng.normal(0, 1, shape), width)
@@ -114,7 +114,7 @@ def correlated() -> None:
             for sigma in (0.05, 0.15):
                 noise = make(rng, clean.shape)
                 found[kind].append(noise_correlation(clean + sigma * noise / noise.std()) or 0.0)
-    print(f"| noise | cases | least, median, greatest | above {CORRELATED:g} |\n|---|---|---|---|")
+    print(f"| noise | cases | minimum, median, maximum | above {CORRELATED:g} |\n|---|---|---|---|")
     for kind, values in found.items():
         low, mid, high = np.percentile(values, [0, 50, 100])
         above = sum(value > CORRELATED for value in values)

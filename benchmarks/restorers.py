@@ -1,10 +1,10 @@
-"""Train the restorers on a folder of image pairs and measure them on the rest.
+"""Train restorers on some image pairs of a folder, and measure them on the others.
 
     python benchmarks/restorers.py FOLDER [--train regression denoiser ir-cm dp-ir] [--effort 1]
 
 FOLDER has lq/ and gt/ with images of the same stems. The last `--held-out` of them, by name, are measured.
 The recipes are those of the Train widget. Prints a Markdown table of PSNR (RGB, data range 255, clipped and
-not rounded) and of seconds per image, and writes checkpoints where `--save` says.
+not rounded) and of seconds per image; `--save` writes checkpoints.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def psnr(image: np.ndarray, truth: np.ndarray) -> float:
 
 
 def train(recipe: str, pairs: list, parts: dict, arguments: argparse.Namespace) -> object:
-    """Train to the end, and say how it goes: the processor's seconds count, a machine may be shared."""
+    """Train a restorer, and print loss and processor seconds, which other load hardly changes."""
     around = {"ir": parts["regression"], "denoiser": parts.get("denoiser")} if recipe == "dp-ir" else {}
     steps = max(int(arguments.effort * RECIPES[recipe].steps), 1)
     trainer = begin_training(
@@ -89,7 +89,7 @@ def main() -> None:
     show("input", *figures["input"])
     for label, restorer in trained(training, arguments):
         figures[label] = scores(restorer, held_out)
-        show(label, *figures[label])  # at once: the rest takes minutes
+        show(label, *figures[label])  # now, because the others take minutes
 
     names = " | ".join(f"image {number + 1}" for number in range(len(held_out)))
     print(f"\n| restorer | PSNR in dB, mean of {len(held_out)} | {names} | s per image |")
@@ -106,7 +106,7 @@ def show(label: str, values: list[float], seconds: float) -> None:
 
 
 def trained(training: list, arguments: argparse.Namespace) -> Iterator[tuple[str, object]]:
-    """The restorers in the order of their recipes; DP-IR takes the regression and the denoiser."""
+    """Yield the restorers in the order of their recipes; DP-IR uses the regression and the denoiser."""
     parts: dict[str, object] = {}
     for recipe in (name for name in RECIPES if name in arguments.train):
         path = (arguments.reuse or Path()) / f"{recipe}.safetensors"
@@ -121,7 +121,7 @@ def trained(training: list, arguments: argparse.Namespace) -> Iterator[tuple[str
         elif isinstance(restorer, DPIR):
             for tau in arguments.tau:
                 yield f"{recipe}, tau = {tau}", replace(restorer, tau=tau)
-        elif recipe != "denoiser":  # it knows noise, not what these images suffer from
+        elif recipe != "denoiser":  # it removes noise, not rain
             yield recipe, restorer
 
 

@@ -1,12 +1,11 @@
-"""Times in the viewer: a real canvas, a real event loop, what a user waits for.
+"""Times in the viewer, with a real canvas and event loop.
 
     xvfb-run -a -s "-screen 0 1600x1200x24" python benchmarks/viewer.py [PLANES]
 
-A stack of PLANES (100) x 1024 x 1024 uint16 in memory, three candidates; then twice as many planes that dask
-computes when they are read; then one megapixel of RGB. A timer of 20 ms measures the longest stall of the
-event loop, a thread the memory of the process. What napari takes for a layer that comes or goes, without us,
-is measured on the same canvas, in the same process. Loops are compiled before. Prints the rows of
-``viewer.md``.
+A stack of PLANES (100) x 1024 x 1024 uint16 in memory with three candidates; then twice as many planes in
+dask arrays; then one megapixel of RGB. A timer of 20 ms measures the longest stall of the event loop, and a
+thread the memory of the process. Stalls of napari alone, when layers come and go, are measured on the same
+canvas. Kernels are compiled before. Prints the rows of ``viewer.md``.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ NAMES = ("a", "b", "c")
 
 
 class Watch:
-    """Longest time between two ticks of a timer that should come every 20 ms, and the peak of memory."""
+    """Measure the longest interval of a timer of 20 ms, and peak memory."""
 
     def __init__(self) -> None:
         self.stall = 0.0
@@ -50,18 +49,18 @@ class Watch:
             time.sleep(0.01)
 
     def fresh(self) -> float:
-        """The longest stall since it was asked last."""
+        """Return the longest stall since the last call."""
         stall, self.stall, self.last = self.stall, 0.0, time.perf_counter()
         return stall
 
     def stop(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         self.running = False
         self.timer.stop()
 
 
 def until(condition, limit=600.0):
-    """Seconds until it holds, the event loop running."""
+    """Run the event loop until a condition holds; return the seconds."""
     start = time.perf_counter()
     while not condition() and time.perf_counter() - start < limit:
         QApplication.processEvents()
@@ -70,7 +69,7 @@ def until(condition, limit=600.0):
 
 
 def drawn(layer):
-    """Counts how often the layer's shown pixels were set anew."""
+    """Count how often the displayed pixels of a layer are set."""
     count = []
     layer.events.set_data.connect(lambda event: count.append(1))
     return count
@@ -93,7 +92,7 @@ def colour(rng):
 
 
 def planes_of_dask(planes):
-    """The same kind of stack, each plane made when it is read."""
+    """Return a stack of dask arrays whose planes are computed when they are read."""
     import dask.array as da
 
     def plane(sigma, block_info=None):
@@ -110,7 +109,7 @@ def planes_of_dask(planes):
 
 
 def live(widget, ensemble, rest):
-    """Seconds from a change of method to the canvas, median of five; ``rest()`` comes after each."""
+    """Seconds from a change of method to the canvas, median of five; ``rest()`` is called after each."""
     changes = []
     for method in ("least-squares", "em", "em-released", "least-squares", "em"):
         count = drawn(ensemble)
@@ -124,8 +123,8 @@ def live(widget, ensemble, rest):
 
 
 def opened(viewer, candidates, truth, **look):
-    """The layers, and the Fit panel with them chosen."""
-    import napari_ensir.viewer.fit.widget  # noqa: F401 -- its import is not what is measured
+    """Add the layers, open the Fit panel and choose them."""
+    import napari_ensir.viewer.fit.widget  # noqa: F401 -- the import is not measured
 
     layers = [
         viewer.add_image(image, name=name, **look) for name, image in zip(NAMES, candidates, strict=True)
@@ -134,7 +133,7 @@ def opened(viewer, candidates, truth, **look):
     dock, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     widget.candidates.value, widget.ground_truth.value = layers, true
     until(lambda: False, 2.0)
-    # Compiled while the user ticks: in a moment where that was done once, else a minute.
+    # Kernels are compiled in the background, which takes about a minute the first time.
     until(lambda: not any(thread.name == "napari-ensir warm-up" for thread in threading.enumerate()))
     return dock, widget
 
@@ -150,7 +149,7 @@ def closed(viewer, dock):
 
 
 def without_us(viewer, truth, watch):
-    """Stalls when napari adds and removes layers of plain arrays, one by one."""
+    """Measure stalls when napari adds and removes layers of numpy arrays, one by one."""
     rows, middle = [], tuple(slice(n // 2, n // 2 + 1) for n in truth.shape[: truth.ndim - 2])
     plain = np.asarray(truth[..., 0] if truth.shape[-1] == 3 else truth[middle], np.float32)
     look = {"contrast_limits": (0, 4000), "rgb": False, "visible": False}
@@ -188,21 +187,21 @@ def measure(viewer, candidates, truth, title):
     until(lambda: widget.result is not None)
     rows.append(("Fit pressed -> ensemble on the canvas", time.perf_counter() - start))
     until(lambda: not widget.is_running)
-    rows.append(("scores complete, errors to expect included", time.perf_counter() - start))
+    rows.append(("scores complete, with expected errors", time.perf_counter() - start))
     stalls = {"fit and scores": watch.fresh()}
 
     def rest():
         until(lambda: not widget.is_running)
 
     change = live(widget, ensemble_of(viewer), rest)
-    rows.append(("live change of method -> canvas, median of five", change))
-    stalls["live changes"] = watch.fresh()
+    rows.append(("change of method -> canvas, median of five", change))
+    stalls["changes of method"] = watch.fresh()
     for view in ("layers", "trusted", "slider"):
         widget.weights.value = view
         until(lambda: False, 0.2)
         rest()
         stalls[f"weights shown as: {view}"] = watch.fresh()
-    rows.append(("longest stall of the event loop, all ways to show weights included", max(stalls.values())))
+    rows.append(("longest stall of the event loop, all views of weights included", max(stalls.values())))
     rows += [(f"longest stall: {name}", stall) for name, stall in stalls.items()]
     rows += without_us(viewer, truth, watch)
     watch.stop()
@@ -212,7 +211,7 @@ def measure(viewer, candidates, truth, title):
 
 
 def measure_lazy(viewer, candidates, truth, title):
-    """Live changes alone; scores and errors of all planes are still being worked out meanwhile."""
+    """Measure changes of method only; scores and errors of all planes are computed meanwhile."""
     dock, widget = opened(viewer, candidates, truth, contrast_limits=(0, 4000))
     watch = Watch()
     start = time.perf_counter()
@@ -222,8 +221,8 @@ def measure_lazy(viewer, candidates, truth, title):
     until(lambda: not widget.turns.is_active)
     watch.fresh()
     change = live(widget, ensemble_of(viewer), lambda: until(lambda: False, 1.0))
-    rows.append(("live change of method -> canvas, median of five", change))
-    rows.append(("longest stall: live changes", watch.fresh()))
+    rows.append(("change of method -> canvas, median of five", change))
+    rows.append(("longest stall: changes of method", watch.fresh()))
     watch.stop()
     printed(title, rows)
     widget.cancel()

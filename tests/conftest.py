@@ -14,15 +14,15 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The tests neither read nor write the user's preferences. Set before napari is imported.
+# Tests must not use the user's preferences; set before napari is imported.
 _PREFERENCES = tempfile.TemporaryDirectory(prefix="napari-ensir-tests-")
 os.environ["NAPARI_CONFIG"] = str(Path(_PREFERENCES.name) / "settings.yaml")
 atexit.register(_PREFERENCES.cleanup)
 
-# torch's threads spin while they wait, which slows small networks on a busy machine.
+# Waiting threads of torch spin, which slows small networks on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A process started in the background ignores Ctrl-C, and so would the programs that the tests interrupt.
+# A background process ignores Ctrl-C, and the programs that tests interrupt would inherit this.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -31,14 +31,14 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
 
 @pytest.fixture(autouse=True, scope="module")
 def _libraries_are_no_garbage() -> None:
-    """Exclude imported libraries from garbage collection, which napari starts at each removal of a layer."""
+    """Exclude imported libraries from garbage collection, which napari runs for each removed layer."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def reference_folder_if_any() -> Path | None:
-    """Folder of the deraining set and the published tables; None where it is absent."""
+    """Folder of the deraining set and the published tables, or None."""
     named = os.environ.get("NAPARI_ENSIR_REFERENCE")
     beside = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
     folders = ([Path(named)] if named else []) + [beside]
@@ -47,7 +47,7 @@ def reference_folder_if_any() -> Path | None:
 
 @pytest.fixture(scope="session")
 def reference_folder(reference_folder_if_any):
-    """The same folder; the test is skipped where it is absent."""
+    """Folder of the deraining set and the published tables; without it, the test is skipped."""
     if reference_folder_if_any is None:
         pytest.skip(
             "the reference data is absent: put it in ../shared/reference or name it in NAPARI_ENSIR_REFERENCE"
@@ -57,9 +57,9 @@ def reference_folder(reference_folder_if_any):
 
 @pytest.fixture
 def one_thread():
-    """Limit OpenMP to one thread: on small problems its threads cost more than they gain."""
+    """Limit OpenMP to one thread, which is faster on small problems."""
     threadpoolctl = pytest.importorskip("threadpoolctl")
-    pytest.importorskip("sklearn.ensemble")  # what is loaded later is not limited
+    pytest.importorskip("sklearn.ensemble")  # the limit applies only to loaded libraries
     with threadpoolctl.threadpool_limits(1):
         yield
 
@@ -92,7 +92,7 @@ def write_network() -> Callable[[Path], Path]:
 
 @pytest.fixture
 def write_enlarging() -> Callable[[Path, int], Path]:
-    """Writes TorchScript networks that interpolate to so many times as many rows and columns."""
+    """Write TorchScript networks that enlarge rows and columns by interpolation."""
     import torch
     from torch import nn
 
@@ -115,7 +115,7 @@ def write_enlarging() -> Callable[[Path, int], Path]:
 
 @pytest.fixture
 def write_dp_ir() -> Callable[[Path, Path], Path]:
-    """Writes DP-IR around a network that the checkpoint can only name; it returns that one's image."""
+    """Write a DP-IR checkpoint that stores its network only by name; it returns the network's image."""
     from napari_ensir.restorers import load_network
     from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, FusionSettings
 

@@ -1,4 +1,4 @@
-"""What importing the package loads, and which libraries each part may use. ``make lint`` checks the rest."""
+"""Libraries that imports of the package load. ``make lint`` checks dependencies between modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEAVY = ("dask", "matplotlib", "napari", "numba", "numpy", "qtpy", "scipy", "ski
 
 
 def loaded_by(statement: str, libraries: tuple[str, ...]) -> list[str]:
-    """Which of these libraries a fresh Python has loaded after a statement."""
+    """Return which of these libraries a new Python process has loaded after a statement."""
     code = f"import sys; {statement}; print(*(set({libraries!r}) & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return sorted(answer.stdout.split())

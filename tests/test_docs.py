@@ -1,4 +1,4 @@
-"""Every block of Python in the guides runs; every link and picture in them is there."""
+"""Python blocks of the guides run; their links and pictures exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINK = re.compile(r"\]\((?!https?://)([^)#]+)(#[^)]*)?\)")
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 NEEDS = {"large-stacks.md": ("dask", "zarr"), "from-python.md": ("sklearn",)}
-"""What a page needs beyond the plain installation."""
+"""Optional libraries that a page needs."""
 
 
 def name_of(page: Path) -> str:
@@ -25,7 +25,7 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path) -> list[tuple[int, str]]:
-    """The page's blocks of Python, each with the line it starts on."""
+    """Return the Python blocks of a page, each with its first line."""
     text = page.read_text(encoding="utf-8")
     return [(text.count("\n", 0, found.start()) + 1, found[1]) for found in BLOCK.finditer(text)]
 
@@ -38,7 +38,7 @@ def run(page: Path) -> dict[str, object]:
     return namespace
 
 
-def test_no_block_is_missed():
+def test_every_python_block_is_found():
     fences = {name_of(page): page.read_text(encoding="utf-8").count("```python") for page in PAGES}
     assert fences == {name_of(page): len(blocks(page)) for page in PAGES}
     assert {"README.md", "docs/from-python.md", "docs/large-stacks.md"} <= {k for k, n in fences.items() if n}
@@ -53,8 +53,9 @@ def test_blocks_run(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page):
-    prose = FENCED.sub("", page.read_text(encoding="utf-8"))  # a subscript that is called looks like a link
+def test_linked_files_exist(page):
+    # Without code, where a subscript that is called looks like a link.
+    prose = FENCED.sub("", page.read_text(encoding="utf-8"))
     for target, _ in LINK.findall(prose):
         linked = (page.parent / target).resolve()
         assert linked.exists(), f"{page.name} links to {target}"
@@ -88,7 +89,7 @@ def test_menu_paths_are_those_of_the_manifest():
             assert path in there, f"{page.name} sends its reader to {path}"
 
 
-def test_page_on_pypi_has_absolute_addresses():
+def test_links_of_the_readme_on_pypi_are_absolute():
     hook = runpy.run_path(str(ROOT / "tools" / "pypi_readme.py"))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     page = hook["absolute"](text, "https://github.com/us/it", "1.2")
@@ -99,7 +100,7 @@ def test_page_on_pypi_has_absolute_addresses():
 
 
 class TestContributing:
-    """What CONTRIBUTING.md shows does what it says."""
+    """The examples of CONTRIBUTING.md work."""
 
     @pytest.fixture
     def shown(self, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The gallery shows what its script makes, and nothing large."""
+"""The gallery shows the output of its script, in small files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def test_every_picture_is_shown_and_small():
     assert max(pictures.values()) < 150_000
 
 
-def test_figures_are_those_of_the_script(monkeypatch):
-    """Of one case, the least work of all; up to what another machine rounds."""
+def test_scores_are_those_of_the_script(monkeypatch):
+    """One case, the fastest; the tolerance allows for rounding on other machines."""
     monkeypatch.syspath_prepend(DOCS)
     gallery = importlib.import_module("make_gallery")
     case = gallery.CASES["coins"]()

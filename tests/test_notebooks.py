@@ -1,4 +1,4 @@
-"""The notebooks run, and what is kept in them is what a run shows."""
+"""The notebooks run, and their stored outputs are current."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MODELS = ("MPRNet", "MAXIM", "Restormer")
 @pytest.fixture
 def executed(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools")
-    monkeypatch.setenv("PYTHONWARNINGS", "")  # set by what follows, and taken back after
+    monkeypatch.setenv("PYTHONWARNINGS", "")  # run_notebooks sets it; restored after the test
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     return importlib.import_module("run_notebooks").executed
 
 
 def printed(notebook: nbformat.NotebookNode) -> list[str]:
-    """What each cell of code printed or ended in."""
+    """Return the text that each code cell printed or displayed."""
     said = []
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -36,12 +36,12 @@ def printed(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def scores_in(texts: list[str]) -> list[dict[str, float]]:
-    """PSNR by name, of each cell that prints any."""
+    """Return PSNR by name, for each cell that prints any."""
     return [{name: float(score) for name, score in SCORE.findall(text)} for text in texts if " dB" in text]
 
 
 def standing_in(folder: Path) -> Path:
-    """A folder laid out as the authors' data are, with four small images and one small table."""
+    """Make a folder like the authors' data, with four small images and one small table."""
     import torch
 
     from napari_ensir.files import write_image
@@ -69,7 +69,7 @@ def test_two_exposures(executed, tmp_path):
     found, kept = (scores_in(texts) for texts in (said, printed(nbformat.read(path, as_version=4))))
     assert len(found) == 2
     for scores, before in zip(found, kept, strict=True):
-        assert scores == pytest.approx(before, abs=0.05)  # up to what another machine rounds
+        assert scores == pytest.approx(before, abs=0.05)  # for rounding on other machines
         ensemble = scores.pop("ensemble")
         assert ensemble > max(scores.values())
         assert 30 < ensemble < 35
@@ -84,7 +84,7 @@ def test_published_tables(executed, tmp_path, monkeypatch, reference_folder_if_a
     assert "| Least squares, bin width 32 |" in text
     if reference_folder_if_any:
         assert "Restormer 36.194 dB" in text
-        assert "| Least squares, bin width 32 | 36.284 | 0.9602 |" in text
+        assert "| Least squares, bin width 32 | ★ 36.284 | ★ 0.9602 |" in text
         assert "| EM (paper), bin width 32 | 36.023 | 0.9590 |" in text
         alike = re.findall(r"alike to 0.001: (\S+)% of rows, (\S+)% of pixels", text)
         assert len(alike) == 2
@@ -92,7 +92,7 @@ def test_published_tables(executed, tmp_path, monkeypatch, reference_folder_if_a
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_is_kept(path):
+def test_stored_outputs_are_complete_and_small(path):
     assert path.stat().st_size < 300_000
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -109,7 +109,7 @@ def test_what_is_kept(path):
         assert any((ROOT / home / f"{place}.md").exists() for home in (".", "docs")), page
 
 
-def test_readme_leads_to_every_notebook():
+def test_readme_links_every_notebook():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(NOTEBOOKS) == 2
     assert all(f"](notebooks/{path.name})" in text for path in NOTEBOOKS)

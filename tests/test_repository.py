@@ -1,4 +1,4 @@
-"""Metadata of the package outside its code."""
+"""Metadata of the repository: conda recipe and issue forms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_conda_recipe_lists_the_dependencies_of_the_package():
     for line in wanted:
         name, limits = re.fullmatch(r"([\w.-]+)(?:\[[^\]]*\])?\s*(.*)", line).groups()
         assert needed[CONDA_NAMES.get(name, name.lower())] == limits
-    assert len(needed) == len(wanted) + 1  # and Python
+    assert len(needed) == len(wanted) + 1  # Python
 
 
 def test_issue_forms_have_a_name_and_labels():

@@ -1,4 +1,4 @@
-"""What a setting takes, what it refuses and in which words."""
+"""Values that settings accept and convert, and messages for those that they refuse."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Some(Settings):
         ({"planes": np.array([2, 2])}, (2, 2)),
     ],
 )
-def test_what_is_right_is_kept_in_its_own_type(given, kept):
+def test_valid_values_are_converted_to_the_type_of_the_setting(given, kept):
     (name,) = given
     found = getattr(Some(**given), name)
     assert found == kept
@@ -89,7 +89,7 @@ def test_what_is_right_is_kept_in_its_own_type(given, kept):
         ({"kind": "x" * 500}, "...; use one of"),
     ],
 )
-def test_what_is_wrong_gets_one_sentence(given, sentence):
+def test_invalid_values_raise_one_sentence(given, sentence):
     with pytest.raises(EnsembleError) as raised:
         Some(**given)
     assert sentence in str(raised.value)
@@ -97,15 +97,15 @@ def test_what_is_wrong_gets_one_sentence(given, sentence):
 
 
 @given(st.one_of(st.floats(), st.integers(), st.text(), st.none(), st.booleans(), st.lists(st.floats())))
-def test_nothing_else_is_ever_raised(value):
+def test_any_value_raises_at_most_ensemble_error(value):
     for each in settings_of(Some):
         with suppress(EnsembleError):
             each.checked(value)
 
 
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
-def test_every_setting_says_what_it_is(kind):
-    kind()  # its defaults are within their limits
+def test_every_setting_has_texts_and_a_valid_default(kind):
+    kind()  # the defaults are within the limits
     for each in settings_of(kind):
         assert each.title[0].isupper()
         assert each.description.endswith(".")

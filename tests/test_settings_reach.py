@@ -1,4 +1,4 @@
-"""Every setting can be reached from Python and from the command line, by the same name; the guides say so."""
+"""Settings have the same names and defaults in Python, on the command line and in the guides."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def test_the_command_line_has_every_setting_with_its_default(kind, name):
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)], ids=lambda words: " ".join(words))
 def test_help_shows_flags_as_they_are_typed(words):
-    """Without a value, and values by words that the guides use; typer's own would be <bool>, <path>."""
+    """Flags have no value, and values have the words of the guides instead of typer's <bool> and <path>."""
     shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"}).stdout
     options = [line for line in shown.splitlines() if " --" in line]
     assert any("--help" in line for line in options)
     assert not [line for line in options if "<" in line or "BOOL" in line]
 
 
-def test_the_guides_tables_are_current():
+def test_tables_of_settings_in_the_guides_are_current():
     spec = importlib.util.spec_from_file_location("tables", ROOT / "tools" / "settings_tables.py")
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)

@@ -1,4 +1,4 @@
-"""The documentation site: every public name is in it and says what it should; links lead somewhere."""
+"""The documentation site has every public name, with complete docstrings and valid links."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMPORT = re.compile(r"^from (napari_ensir[\w.]*) import ([^(\n]+)$", re.MULTILIN
 
 @pytest.fixture(scope="module")
 def site():
-    """What tools/site/ has, as mkdocs loads it."""
+    """Import the modules of tools/site/ as mkdocs does."""
     sys.path.insert(0, str(ROOT / "tools" / "site"))
     yield {name: importlib.import_module(name) for name in ("sections", "docstrings", "pages")}
     sys.path.pop(0)
@@ -50,11 +50,11 @@ def test_no_name_is_shown_twice(site):
     assert len(set(names)) == len(names)
 
 
-def test_docstrings_say_all_they_should(site):
+def test_docstrings_are_complete(site):
     assert list(site["sections"].lacks(site["sections"].load())) == []
 
 
-def test_a_docstring_that_says_too_little_is_seen(site, monkeypatch, tmp_path):
+def test_incomplete_docstrings_are_reported(site, monkeypatch, tmp_path):
     code = '''
 def bare(x): return x
 def poor(x: int, *, y: int = 0) -> int:
@@ -88,7 +88,7 @@ class Thing:
     ]
 
 
-def test_roles_become_links_and_settings_speak(site, tmp_path):
+def test_roles_become_links_and_settings_get_descriptions(site, tmp_path):
     code = '''
 class WeightLUT:
     """Made by :func:`~napari_ensir.fit_lut`; :meth:`apply` and :mod:`.bins`."""
@@ -116,7 +116,7 @@ class WeightLUT:
         ("# T\n\n[![b](https://c.svg)](https://d)\nText", "# T\n\n[b](https://d)\n\nText"),
     ],
 )
-def test_links_lead_to_pages_or_to_the_repository(site, prose, led):
+def test_links_point_to_pages_or_to_the_repository(site, prose, led):
     assert site["pages"].led(prose, "README.md", {"docs/first-steps.md", "b/c.md"}, "https://us") == led
 
 
@@ -129,7 +129,7 @@ def test_links_lead_to_pages_or_to_the_repository(site, prose, led):
         '<link rel="preconnect" href="https://a">',
     ],
 )
-def test_what_would_be_fetched_from_elsewhere_is_seen(site, tag):
+def test_external_resources_are_found(site, tag):
     assert site["pages"].FETCHED.search(tag)
     assert not site["pages"].FETCHED.search(
         tag.replace("https:/", "").replace("http:/", "").replace("//", "/")

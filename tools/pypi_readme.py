@@ -1,4 +1,4 @@
-"""Build hook: the README as PyPI shows it, where links and pictures need absolute addresses."""
+"""Build hook that makes the links of the README absolute, for PyPI."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ LINK = re.compile(r"((?<!!)\[[^\]]*\]\()(?!https?://)")
 
 
 def absolute(text: str, source: str, version: str) -> str:
-    """Point relative pictures and links of a page at a version's tag in the repository."""
+    """Make relative pictures and links of a page absolute, at a version's tag in the repository."""
     raw = source.replace("https://github.com/", "https://raw.githubusercontent.com/")
     text = PICTURE.sub(rf"\g<1>{raw}/v{version}/", text)
     return LINK.sub(rf"\g<1>{source}/blob/v{version}/", text)
 
 
 class AbsoluteReadme(MetadataHookInterface):
-    """Fills in ``readme``."""
+    """Hatch hook that sets ``readme``."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Set the page; hatchling calls this when it builds."""
+        """Set the page; hatchling calls this in a build."""
         text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
         page = absolute(text, metadata["urls"]["Source"], metadata["version"])
         metadata["readme"] = {"content-type": "text/markdown", "text": page}

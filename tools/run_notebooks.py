@@ -1,8 +1,8 @@
-"""Runs the notebooks and keeps what they show in them.
+"""Run the notebooks and store their outputs in them.
 
     NAPARI_ENSIR_REFERENCE=<folder> python tools/run_notebooks.py [NAME ...]
 
-published_tables.ipynb needs the EnsIR authors' data, in a folder that the variable names, or fetches them.
+published_tables.ipynb needs the EnsIR authors' data, in the folder of the variable, else it fetches them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 def executed(notebook: Path, folder: Path) -> nbformat.NotebookNode:
-    """A notebook with what it shows, run in a folder; the file is left as it is.
+    """Run a notebook in a folder and return it with its outputs; the file does not change.
 
     Raises
     ------
     nbclient.exceptions.CellExecutionError
         If a cell fails.
     """
-    # What is fetched shows its progress by widgets, if there are any.
+    # Downloads warn if progress widgets are not installed.
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress"
     client = NotebookClient(
         nbformat.read(notebook, as_version=4),
@@ -34,13 +34,13 @@ def executed(notebook: Path, folder: Path) -> nbformat.NotebookNode:
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         coalesce_streams=True,
-        record_timing=False,  # the same run gives the same file
+        record_timing=False,  # for a reproducible file
     )
     return client.execute()
 
 
 def main(names: list[str]) -> None:
-    """Run those named, or all."""
+    """Run the named notebooks, or all."""
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
         if not names or notebook.stem in names:
             with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Writes the tables of settings into the guides, between marks that name the class they come from.
+"""Write tables of settings into the guides, between markers that name their class.
 
 python tools/settings_tables.py [--check]
 """
@@ -17,7 +17,7 @@ MARK = re.compile(r"(<!-- (options|keywords) of (\w+) -->\n).*?(<!-- end -->)", 
 
 
 def filled(text: str) -> str:
-    """A guide with its tables as they are now."""
+    """Return a guide with current tables."""
 
     def table(found: re.Match[str]) -> str:
         start, form, name, end = found.groups()
@@ -27,7 +27,7 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    """Write, or only look; the number of guides that were not current."""
+    """Write the tables, or only check them; return the number of outdated guides."""
     stale = 0
     for guide in sorted(DOCS.glob("*.md")):
         text = guide.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes sure that a Debian-like Linux has what Python, Qt and a virtual screen need.
-# As root it installs what is missing; else it names the packages and stops. Other systems pass.
+# Check the system packages that Python, Qt and a virtual display need on Debian-like Linux.
+# As root, install missing ones; else print their names and exit. On other systems, do nothing.
 set -eu
 
 [ "$(uname -s)" = Linux ] || exit 0
@@ -20,7 +20,7 @@ library libxcb-cursor.so.0 || need libxcb-cursor0
 library libxcb-icccm.so.4 || need libxcb-icccm4
 library libxcb-keysyms.so.1 || need libxcb-keysyms1
 library libxcb-shape.so.0 || need libxcb-shape0
-# A virtual screen: for the tests always, for the demo where there is no display.
+# A virtual display: always for the tests, for the demo if there is no display.
 command -v xvfb-run >/dev/null 2>&1 || need xvfb
 command -v xauth >/dev/null 2>&1 || need xauth
 

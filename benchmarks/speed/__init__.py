@@ -1,1 +1,1 @@
-"""What ``bench.py`` times, a file for each path through the numerical core, and what it times with."""
+"""Parts of ``bench.py``: one module per path through the numerical core, and helpers."""

@@ -1,4 +1,4 @@
-"""The EnsIR authors' own functions, from a checkout of theirs. Holds none of their code."""
+"""The EnsIR authors' functions, imported from a checkout of their repository."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Authors:
 
     @staticmethod
     def tensor(images):
-        """Candidates as the float tensor that they expect."""
+        """Return the candidates as the float tensor that the functions expect."""
         import torch
 
         return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).astype(np.float32))
 
     def fit(self, images, width):
-        """Their table for a reference set."""
+        """Fit a table to a reference set."""
         stacks = [np.stack([*c, t]).transpose(0, 3, 1, 2).reshape(4, 3, -1) for c, t in images]
         import torch
 
@@ -44,5 +44,5 @@ class Authors:
             )
 
     def apply(self, weights, candidates, width):
-        """Their ensemble of one image."""
+        """Combine the candidates of one image."""
         return self.code.ensemble_single(weights, candidates, width)

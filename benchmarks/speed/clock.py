@@ -1,4 +1,4 @@
-"""Times calls, and says on which machine."""
+"""Timing of calls, and the name of the processor."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 def median_time(work, repeats, *, warm=True):
-    """Median and least wall-clock time of a call and its least processor time, in seconds.
+    """Return median and minimum wall-clock time of a call and its minimum processor time, in seconds.
 
-    The processor time, over all threads, hardly notices what else runs on the machine.
+    The processor time, over all threads, hardly depends on other load.
     """
     if warm:
         work()
@@ -27,9 +27,10 @@ def median_time(work, repeats, *, warm=True):
 
 
 def side_by_side(works, repeats):
-    """The same of several calls that take turns, so that all of them meet the same machine.
+    """Time several calls that take turns, so that they meet the same load.
 
-    In an order drawn anew each time: a call pays for the memory and the threads that the one before it left.
+    The order is random in each round, because a call depends on the memory and
+    threads that the previous one leaves.
     """
     found = {name: ([], []) for name in works}
     for work in works.values():
@@ -46,7 +47,7 @@ def side_by_side(works, repeats):
 
 
 def processor():
-    """The processor's name, as far as the machine tells."""
+    """Return the name of the processor, if known."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

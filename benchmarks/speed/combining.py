@@ -1,4 +1,4 @@
-"""Fit, apply, and a change of method or width, on the ten images of the reference set."""
+"""Times of fit, apply, and changes of method or bin width, on the ten images of the reference set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from speed.report import TIMES, Report, both, ratio, table
 
 @contextlib.contextmanager
 def torch_engine():
-    """Compute without the compiled loops, by torch."""
+    """Compute with torch instead of the compiled loops."""
     from napari_ensir.ensemble.combine import combine as apply
     from napari_ensir.ensemble.estimators import em
     from napari_ensir.ensemble.statistics import count as counting

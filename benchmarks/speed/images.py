@@ -1,4 +1,4 @@
-"""Images to work on: the reference set's, or synthetic ones."""
+"""Images of the reference set, or synthetic ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MODELS = ("MPRNet", "MAXIM", "Restormer")
 
 
 def reference_images(folder):
-    """Ten RGB images of 1280 x 720 with the predictions of three models."""
+    """Return ten RGB images of 1280 x 720 with the predictions of three models."""
     if folder is None or not (folder / "deraining" / "gt").is_dir():
         print("The reference data is absent: synthetic images instead.\n")
         return [synthetic((720, 1280, 3), np.uint8, 255, seed) for seed in range(10)]
@@ -23,7 +23,7 @@ def reference_images(folder):
 
 
 def synthetic(shape, dtype, high, seed):
-    """A smooth truth and three candidates with noise of their own."""
+    """Return a smooth truth and three candidates with independent noise."""
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(seed)
@@ -36,7 +36,7 @@ def synthetic(shape, dtype, high, seed):
 
 
 def average_of(candidates):
-    """Plain averaging of three uint8 candidates into float32, without temporaries beside the result."""
+    """Average three uint8 candidates into float32, without temporary arrays."""
     total = np.add(candidates[0], candidates[1], dtype=np.float32)
     for candidate in candidates[2:]:
         np.add(total, candidate, out=total)

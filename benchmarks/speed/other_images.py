@@ -1,4 +1,4 @@
-"""One large field of 16 bit and of floats, many small images, and the similarity of a plane."""
+"""Times for one large field of 16 bit and of floats, for many small images, and for SSIM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a process of its own shows: the import, the first calls, the peak of memory."""
+"""Measurements in separate processes: import, first calls, peak memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from speed.report import Report, shown, table
 
 
 def time_first_calls():
-    """Seconds that the first fit and the first image take, loops not yet compiled and compiled before."""
+    """Time the first fit and the first image, without and with a cache of compiled loops."""
     code = (
         "import sys, time, numpy as np; from napari_ensir import fit_lut; "
         "y = np.arange(4096, dtype=sys.argv[1]).reshape(64, 64) % 250; c = [y + 1, y + 2, y + 3]; "
@@ -61,22 +61,22 @@ def time_import(repeats):
 
 
 def peak():
-    """Most kilobytes held so far; not getrusage's, which begin with those of the parent process."""
+    """Return peak memory in kilobytes; that of getrusage starts at the parent's."""
     with open("/proc/self/status") as file:
         return int(file.read().partition("VmHWM:")[2].split()[0])
 
 
 def measure_memory():
-    """Growth of the peak resident size over an apply of a 200-megapixel stack of uint8."""
+    """Return the growth of peak memory by applying a table to a 200-megapixel stack of uint8."""
     from napari_ensir import fit_lut
 
     few = synthetic((4, 1000, 1000), np.uint8, 255, 1)
     lut = fit_lut([few], device="cpu")
     lut.apply(few[0], device="cpu")
-    # The same planes again and again: making a stack of noise takes eighty times the memory of the stack.
+    # Repeated planes, because generating a stack of noise takes eighty times its memory.
     candidates = [np.tile(candidate, (50, 1, 1)) for candidate in few[0]]
     before = peak()
-    # The peak may lie behind us: fill up to it first.
+    # Fill memory up to the previous peak first.
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
     filler = np.ones(max(0, before - now) * 1024, np.uint8)
@@ -88,9 +88,9 @@ def measure_memory():
 
 
 def show_memory(script):
-    """What :func:`measure_memory` finds in a process of its own, where nothing else lies about.
+    """Print the result of :func:`measure_memory` in a new process.
 
-    ``script`` calls it when it is given ``--memory-only``.
+    ``script`` calls it if given ``--memory-only``.
     """
     command = [sys.executable, script, "--memory-only"]
     found = subprocess.run(command, capture_output=True, text=True)

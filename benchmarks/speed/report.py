@@ -1,4 +1,4 @@
-"""What is printed, and put into the page of figures. Times nothing."""
+"""Printed lines, targets and the page of figures."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ BEGIN, END = "<!-- bench.py writes from here -->\n", "<!-- to here -->\n"
 
 
 class Report:
-    """What is printed, kept to be written, and what of it was aimed at."""
+    """Lines that are printed and written, and figures with targets."""
 
     lines: ClassVar[list[str]] = []
     aims: ClassVar[list[list[str]]] = []
 
     @classmethod
     def say(cls, text):
-        """Print a line and keep it."""
+        """Print and keep a line."""
         print(text, flush=True)
         cls.lines.append(text)
 
     @classmethod
     def aim(cls, work, wanted, times, as_ratio_to=None):
-        """Keep a figure that something was aimed at: seconds, or a ratio, of median and least time."""
+        """Keep a figure with its target: seconds or a ratio, of median and minimum time."""
         found = both_of(times) if as_ratio_to is None else ratio(times, as_ratio_to)
         cls.aims.append([work, wanted, found])
 
@@ -37,7 +37,7 @@ def table(title, header, rows):
 
 
 def write_page(page, text):
-    """Put a text between a page's marks."""
+    """Write a text between the markers of a page."""
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:
@@ -50,7 +50,7 @@ def shown(seconds):
 
 
 def both_of(times):
-    """Median and least alone."""
+    """Format median and minimum."""
     return f"{shown(times[0])} ({shown(times[1])})"
 
 

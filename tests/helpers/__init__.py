@@ -1,1 +1,1 @@
-"""What several test modules share: images, files and programs. Contains no tests."""
+"""Images, files and programs that several test modules use."""

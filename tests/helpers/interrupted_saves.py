@@ -1,4 +1,4 @@
-"""Kills processes in mid-save, and saves where there is no room: a program of its own, which forks.
+"""Program that kills processes while they save, and saves to a full disk; it forks.
 
 python interrupted_saves.py FOLDER TIMES
 """
@@ -25,7 +25,7 @@ from napari_ensir.files import atomic
 
 
 def large_table():
-    """65536 bin sets: two megabytes, so that writing takes a while."""
+    """Return a table of 65536 bin sets (2 MB), which takes a while to write."""
     rows = np.stack([*np.indices((256, 256)).reshape(2, -1), np.zeros(2**16)], axis=1).astype(np.uint16)
     weights = np.random.default_rng(1).dirichlet([1, 1], 2**16)
     binning = choose_binning(np.uint8, (0, 255), 1)
@@ -34,9 +34,9 @@ def large_table():
 
 
 def killed(luts, target, saves):
-    """Save over and over in another process, and kill it when it has had time for so many saves.
+    """Save repeatedly in another process, and kill it after about this number of saves.
 
-    How long one takes it says itself, for the machine may be busy with something else.
+    The process reports the time of a save, which depends on the load of the machine.
     """
     ready, told = os.pipe()
     child = os.fork()
@@ -65,11 +65,11 @@ def main(folder, times):
         before = set(folder.iterdir())
         killed(luts, target, 2 * ((number * 0.618) % 1))
         whole += target.read_bytes() in contents
-        written += bool(set(folder.iterdir()) - before - {target})  # a part was left: the kill hit the write
+        written += bool(set(folder.iterdir()) - before - {target})  # the kill interrupted a write
     held = folder / ".part-rain.lut-somebody.safetensors"
     with held.open("w") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)  # as a writer that lives
-        atomic._cleared.clear()  # as in a new process
+        fcntl.flock(opened, fcntl.LOCK_EX)  # like a running writer
+        atomic._cleared.clear()  # like in a new process
         last = load_lut(luts[0].save(target, overwrite=True)).names
         kept = [path.name for path in folder.iterdir() if path != target] == [held.name]
     atomic._cleared.clear()

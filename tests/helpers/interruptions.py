@@ -2,7 +2,7 @@
 
     python interruptions.py FOLDER TIMES
 
-It prints as JSON how often each exit status occurred, and what was wrong.
+It prints JSON with the counts of exit statuses and a list of faults.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def arguments(command: str, kind: str, out: str) -> list[str]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the file can be read; a child reads it, since threads of reading must not be forked."""
+    """Whether the file can be read; a child process reads it, so that this one stays without threads."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -83,7 +83,7 @@ def is_whole(path: Path) -> bool:
 def interrupted(folder: Path, options: list[str], number: int | None, pauses: list[float], fresh: bool):
     """Return exit status, seconds and output of an interrupted command.
 
-    A fresh process is mostly interrupted in imports, a forked one at its work.
+    A new process is mostly interrupted during imports, a forked one during its work.
     """
     ready, told = os.pipe()
     said = folder.parent / f"{folder.name}.said"
@@ -123,7 +123,7 @@ def run_here(options: list[str]) -> None:
     """Run the console script and exit."""
     status = 99
     try:
-        faulthandler.enable()  # its own standard error
+        faulthandler.enable()  # to the new standard error
         sys.argv[1:] = options
         os.write(3, b"!")
         cli.main()
@@ -153,14 +153,14 @@ def main(folder: Path, times: int) -> None:
     for turn, (command, kind, way) in zip(range(times), cycle(work), strict=False):
         out = "results/out" if way == "relative" else str(folder / "results" / "out")
         options = arguments(command, kind, out)
-        fresh = turn % 50 > 47  # of these only some, for they take their time
+        fresh = turn % 50 > 47  # few, because they are slow
         if (command, kind, fresh) not in takes:
             status, takes[command, kind, fresh], said = interrupted(folder, options, None, [], fresh)
             wrong += [f"uninterrupted {command} {kind}: {status} {said}"] if status else []
             shutil.rmtree(folder / "results")
             (folder / "results").mkdir()
         number = SIGNALS[turn % len(SIGNALS)]
-        start = 0.05 if rng.random() < 0.3 else 0.6  # most often where something is being written
+        start = 0.05 if rng.random() < 0.3 else 0.6  # most interruptions while files are written
         pauses = [takes[command, kind, fresh] * rng.uniform(start, 1.0)]
         pauses += [rng.uniform(0, 0.1)] if rng.random() < 0.1 else []
         status, _, said = interrupted(folder, options, number, pauses, fresh)

@@ -1,4 +1,4 @@
-"""What this package has left in a process: its objects, threads and callbacks."""
+"""Objects, threads and callbacks of this package that remain in a process."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from napari_ensir.viewer.results.layers import Outputs
 
 
 def our_threads() -> list[str]:
-    """Names of this package's threads that run."""
+    """Return the names of running threads of this package."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("napari-ensir")]
 
 
 def our_objects() -> list[str]:
-    """Panels, tasks, results and layer choices of this package that are alive."""
+    """Return living panels, tasks, results and layer choices of this package."""
     watched = (Panel, Task, LayerChoice, Outputs)
     return sorted(type(each).__name__ for each in gc.get_objects() if issubclass(type(each), watched))
 
 
 def our_callbacks(viewer: Any) -> list[str]:
-    """Functions of this package that listen to a viewer, its layers or its dimensions."""
+    """Return functions of this package that are connected to a viewer, its layers or its dimensions."""
     groups = [viewer.events, viewer.layers.events, viewer.layers.selection.events, viewer.dims.events]
     emitters = [emitter for group in groups for emitter in getattr(group, "emitters", {}).values()]
     found = [callback for emitter in emitters for callback in emitter.callbacks]
@@ -39,14 +39,14 @@ def our_callbacks(viewer: Any) -> list[str]:
 
 
 def process_deletions() -> None:
-    """Let Qt delete what was to be deleted later; ``processEvents`` alone does not."""
+    """Process Qt's deferred deletions, which ``processEvents`` does not."""
     QTest.qWait(1)
     QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     QApplication.processEvents()
 
 
 def count_objects() -> Counter[str]:
-    """Living objects of all types of this package, by the name of the type."""
+    """Count living objects of this package by type."""
     for _ in range(2):
         process_deletions()
         gc.collect()

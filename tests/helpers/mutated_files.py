@@ -1,10 +1,10 @@
-"""Reads mutated files, one after the other, and says how that went: a program of its own, for its own memory.
+"""Program that reads mutated files and reports the results; a separate process, to measure its memory.
 
     python mutated_files.py FOLDER COUNT SEED
 
-``FOLDER`` holds whole files, tables (``*.lut.safetensors``) and the authors' (``*.pth``), and under
-``hostile/`` what must be refused whole. An audit hook watches what happens while a file is read; memory is
-measured over all of them.
+``FOLDER`` has valid tables (``*.lut.safetensors``) and files of the authors (``*.pth``), and in ``hostile/``
+files that must be refused. An audit hook records events while a file is read; memory is measured over all
+files.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ QUIET = ("open", "os.scandir", "os.listdir", "object.__getattr__", "marshal.load
 
 
 def bent(rng, content, least=0):
-    """Bytes changed, lost, added, moved."""
+    """Change, remove, add or move bytes."""
     content = bytearray(content)
     at = int(rng.integers(least, len(content)))
     match rng.integers(8):
@@ -89,7 +89,7 @@ def pick(rng, things):
 
 
 def bent_table(rng, content):
-    """A table file with something off in its bytes, its header or its numbers."""
+    """Mutate the bytes, the header or the numbers of a table file."""
     header, body = parts(content)
     kind = rng.integers(8)
     inner = json.loads(header["__metadata__"]["napari-ensir"])
@@ -147,11 +147,11 @@ def packed(members, compression=zipfile.ZIP_STORED):
 
 
 def bent_archive(rng, content):
-    """An authors' file with something off in its bytes, its program or its numbers."""
+    """Mutate the bytes, the pickle or the numbers of a file of the authors."""
     kind = rng.integers(6)
     if kind == 0:
         return bent(rng, content)
-    if kind == 1:  # the archive's directory
+    if kind == 1:  # the directory of the archive
         return content[:-400] + bent(rng, content[-400:])
     members = records(content)
     program = next(name for name in members if name.endswith("data.pkl"))
@@ -170,7 +170,7 @@ def bent_archive(rng, content):
 
 
 def check(lut):
-    """That a table keeps its promises."""
+    """Check the invariants of a table."""
     for part in (lut.weights, lut.fallback):
         assert part.dtype == np.float64
         assert (part >= 0).all()
@@ -187,13 +187,13 @@ def check(lut):
 
 
 def peak():
-    """Most kilobytes held so far; not getrusage's, which begin with those of the parent process."""
+    """Return peak memory in kilobytes; that of getrusage starts at the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 
 
 class Watch:
-    """Reads files one by one and notes what they cost and what else happened."""
+    """Read files and record their results and audit events."""
 
     def __init__(self):
         self.is_on, self.valid, self.refused = False, 0, 0
@@ -205,7 +205,7 @@ class Watch:
             self.events.add(f"{event} {str(arguments)[:200]}")
 
     def read(self, reader, path, label):
-        """The table, or None where it was refused as it should be."""
+        """Return the table, or None if the file was refused."""
         from napari_ensir import EnsembleError
 
         lut = None
@@ -227,14 +227,16 @@ class Watch:
 
 def main(folder, count, seed):
     from napari_ensir import import_lut, load_lut
+    from napari_ensir.errors import EnsembleWarning
 
     warnings.simplefilter("error")
-    for codec in ("cp437", "raw_unicode_escape"):  # Python loads its own when it first meets a strange name
+    warnings.simplefilter("ignore", EnsembleWarning)  # random images have another exposure
+    for codec in ("cp437", "raw_unicode_escape"):  # load codecs before the audit starts
         codecs.lookup(codec)
 
     tables = sorted(folder.glob("*.lut.safetensors"))
     archives = sorted(folder.glob("*.pth"))
-    for path in (*tables, *archives):  # what is imported and compiled at first is no fault of any file
+    for path in (*tables, *archives):  # import and compile before the audit starts
         check((load_lut if path in tables else import_lut)(path))
     tables, archives = ([path.read_bytes() for path in paths] for paths in (tables, archives))
     rng, watch = np.random.default_rng(seed), Watch()

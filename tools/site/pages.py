@@ -1,7 +1,6 @@
-"""Which files of the repository are pages of the site, and where their links lead there. Writes no text.
+"""Hook of mkdocs that selects the pages of the site and adapts their links.
 
-A hook of mkdocs. Every file keeps its place in the repository, as links between them have it and as GitHub
-shows them; only the addresses of pages are shorter. It does not read docstrings: see ``docstrings.py``.
+Files keep their paths of the repository, so that links between them work on GitHub and on the site.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 BESIDE = ("*.md", "benchmarks/*.md", "benchmarks/*.png")
-"""What the site shows that does not lie in docs/."""
+"""Pages of the site outside docs/."""
 
 COMMANDS = "<!-- commands -->"
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -37,13 +36,13 @@ log = mkdocs.plugins.get_plugin_logger("sections")
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Complain of docstrings that lack a section: a strict build fails by it."""
+    """Warn of docstrings that lack a section, which fails a strict build."""
     for sentence in lacks(load()):
         log.warning(sentence)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Put every file where the repository has it; mkdocs calls this once it has listed docs/."""
+    """Give every file its path of the repository; mkdocs calls this after listing docs/."""
     docs = Path(config.docs_dir)
     placed = []
     for file in files:
@@ -60,12 +59,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def file_at(place: str, config: MkDocsConfig, address: str | None = None) -> File:
-    """A file of the repository, by its place in it; None: its address follows from that."""
+    """Return a file of the repository by its path; None: the address follows from the path."""
     return File(place, str(ROOT), config.site_dir, config.use_directory_urls, dest_uri=address)
 
 
 def shown(notebook: Path, config: MkDocsConfig) -> list[File]:
-    """A notebook, with what is kept in it, as a page and its pictures."""
+    """Return a notebook with its outputs as a page and its pictures."""
     from nbconvert import MarkdownExporter
 
     text, parts = MarkdownExporter().from_filename(
@@ -81,7 +80,7 @@ def shown(notebook: Path, config: MkDocsConfig) -> list[File]:
 
 
 def commands() -> str:
-    """What ``--help`` says of every command, under headings of the second level."""
+    """Return the ``--help`` of every command, under headings of the second level."""
     import typer
     from typer.cli import get_docs_for_click
 
@@ -94,32 +93,32 @@ def commands() -> str:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """A page as the site shows it; mkdocs calls this for each."""
+    """Return a page as shown on the site; mkdocs calls this for each."""
     known = {file.src_uri for file in files if not file.inclusion.is_excluded()}
     if page.parent is None:
-        page.meta["hide"] = ["navigation"]  # which would be this page alone
+        page.meta["hide"] = ["navigation"]  # otherwise this page alone
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, commands())
     parts, last = [], 0
-    for fence in FENCED.finditer(markdown):  # a subscript that is called looks like a link
+    for fence in FENCED.finditer(markdown):  # in code, a subscript that is called looks like a link
         parts += [led(markdown[last : fence.start()], page.file.src_uri, known, config.repo_url), fence[0]]
         last = fence.end()
     return "".join([*parts, led(markdown[last:], page.file.src_uri, known, config.repo_url)])
 
 
 def led(prose: str, place: str, known: set[str], repository: str) -> str:
-    """Lead links to what is no page to the repository, and say badges, which are fetched, in words.
+    """Point links to files that are no page to the repository; replace badges, which are fetched, by text.
 
     Parameters
     ----------
     prose
-        What lies between blocks of code.
+        Text outside blocks of code.
     place
-        Of the page in the repository.
+        Path of the page in the repository.
     known
-        Places of all that the site has.
+        Paths of all pages of the site.
     repository
-        Its address.
+        Address of the repository.
 
     Returns
     -------
@@ -131,7 +130,7 @@ def led(prose: str, place: str, known: set[str], repository: str) -> str:
         page = posixpath.splitext(target)[0] + ".md"
         if target.endswith(".ipynb") and page in known:
             return posixpath.splitext(found[1])[0] + ".md"
-        if target in known or not (ROOT / target).exists():  # what is nowhere is for mkdocs to complain of
+        if target in known or not (ROOT / target).exists():  # mkdocs reports missing files
             return found[0]
         return f"{repository}/blob/main/{target}{found[2] or ''}"
 
@@ -144,7 +143,7 @@ def led(prose: str, place: str, known: set[str], repository: str) -> str:
 
 
 def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
-    """Complain of what would be fetched from elsewhere: the site is to be readable without a network."""
+    """Warn of external resources: the site must be readable without a network."""
     for found in FETCHED.finditer(output):
         log.warning(f"{page.file.src_uri} fetches {found[0]}")
     return output

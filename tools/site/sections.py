@@ -1,9 +1,9 @@
-"""Which public names there are, and what their docstrings lack. Changes and shows nothing.
+"""List public names and the missing sections of their docstrings.
 
     python tools/site/sections.py
 
-A name is public if a package lists it in ``__all__``, or if a guide imports it. Its docstring has to say what
-goes in, what comes out, what is raised, and give an example.
+A name is public if a package lists it in ``__all__``, or if a guide imports it. Its docstring needs
+parameters, return value, errors and an example.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("napari_ensir", "napari_ensir.restorers")
 INNER = {"all_weights", "dense_rows", "field", "index", "lookup", "row_of"}
-"""Members that other rooms of the package use, and nobody else."""
+"""Members that only other modules of the package use."""
 
 DOCUMENTED = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 
 
 def documented() -> list[str]:
-    """The names that the reference shows, in its order."""
+    """Return the names in the reference, in order."""
     pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
     return [name for page in pages for name in DOCUMENTED.findall(page.read_text(encoding="utf-8"))]
 
 
 def lacks(package: griffe.Module) -> Iterator[str]:
-    """A sentence for each thing that a documented name fails to say."""
+    """Yield a sentence for each missing section of a documented name."""
     for name in documented():
         thing = package[name.partition(".")[2]]
         thing = thing.final_target if thing.is_alias else thing
@@ -48,13 +48,13 @@ def lacks(package: griffe.Module) -> Iterator[str]:
 
 
 def methods_lack(owner: griffe.Class) -> Iterator[str]:
-    """The same for the methods that a class has of its own; a sentence is enough where nothing goes in."""
+    """Yield the same for the methods of a class; without parameters, a sentence is enough."""
     for method in owner.functions.values():
         if method.name.startswith("_") or method.name in INNER:
             continue
         if not method.has_docstring:
             yield f"{method.name} has no docstring."
-        elif not method.docstring.value.startswith("See "):  # another method's, which it overrides
+        elif not method.docstring.value.startswith("See "):  # refers to the overridden method
             takes = len(method.parameters) > 1
             yield from (
                 f"{method.name} does not say: {what}."
@@ -64,7 +64,7 @@ def methods_lack(owner: griffe.Class) -> Iterator[str]:
 
 
 def unsaid(function: griffe.Function) -> Iterator[str]:
-    """The sections that a function's docstring should have and has not."""
+    """Yield the missing sections of a function's docstring."""
     sections = {section.kind.value: section.value for section in function.docstring.parse("numpy")}
     said = {parameter.name.lstrip("*") for parameter in sections.get("parameters", ())}
     takes = [parameter.name for parameter in function.parameters if parameter.name not in ("self", "cls")]
@@ -79,12 +79,12 @@ def unsaid(function: griffe.Function) -> Iterator[str]:
 
 
 def raises(function: griffe.Function) -> bool:
-    """Whether its own lines raise something."""
+    """Whether the function itself raises an error."""
     return any(isinstance(node, ast.Raise) for node in ast.walk(ast.parse(dedent(function.source))))
 
 
 def load() -> griffe.Module:
-    """The package as it is installed, read and not run."""
+    """Read the installed package without importing it."""
     return griffe.load("napari_ensir", docstring_parser="numpy", try_relative_path=False)
 
 
