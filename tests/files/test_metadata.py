@@ -118,7 +118,10 @@ def test_what_the_command_line_writes_says_where_it_came_from(how, tmp_path, mon
         run("restore", "A.tif", "-m", "median", "--out", "o.ome.tif")
         record = read_record("o.ome.tif")
         assert record["from"] == {"image": "A.tif"}
-        assert record["restorer"] == {"name": "Median", "settings": {"size": 3, "spatial_ndim": 2}}
+        assert record["restorer"] == {
+            "name": "Median",
+            "settings": {"spatial_ndim": 2, "hot_pixels": True, "size": 3},
+        }
     else:
         run("blind", "A.tif", "-m", "median", "-m", "gaussian", "--out", "o.ome.tif", "--offsets", "2")
         record = read_record("o.ome.tif")
@@ -140,8 +143,8 @@ def test_info_of_what_says_nothing_is_one_sentence(tmp_path):
     (tmp_path / "bad.tif").write_bytes(b"II*\0nonsense")
     (tmp_path / "folder").mkdir()
     for name, said in (
-        ("plain.tif", "does not say where it came from"),
-        ("photo.jpg", "does not say where it came from"),
+        ("plain.tif", "has no record of its origin"),
+        ("photo.jpg", "has no record of its origin"),
         ("bad.tif", "holds no image"),
         ("none.tif", "there is no"),
         ("folder", "is a folder"),

@@ -246,7 +246,7 @@ def changed(array, place, value):
         ("names = ", lambda h, t: h.update(names="AB")),
         ("names = None", lambda h, t: h.pop("names")),
         ("names are not all text", lambda h, t: h.update(names=["A", 2])),
-        ("stands for two", lambda h, t: h.update(names=["A", "A"])),
+        ("is used for two", lambda h, t: h.update(names=["A", "A"])),
         ("a candidate's name is empty", lambda h, t: h.update(names=["A", ""])),
         ("do not fit 3 candidates", lambda h, t: h.update(names=["A", "B", "C"])),
         ("do not fit 0 candidates", lambda h, t: h.update(names=[])),
@@ -446,8 +446,8 @@ def test_pickles_that_run_code_are_refused(tmp_path, monkeypatch, protocol):
         ("weights have shape", authors_table(weights=torch.tensor([0.2, 0.3, 0.5]))),
         ("negative or not finite", authors_table(weights=torch.tensor([-1.0, 2.0]))),
         ("negative or not finite", authors_table(weights=torch.tensor([float("nan"), 2.0]))),
-        ("no multiples of 128 within", {(300, 0): [torch.tensor([0.5, 0.5])] * 3, **authors_table()}),
-        ("no multiples of 128 within", {(-128, 0): [torch.tensor([0.5, 0.5])] * 3, **authors_table()}),
+        ("not multiples of 128 within", {(300, 0): [torch.tensor([0.5, 0.5])] * 3, **authors_table()}),
+        ("not multiples of 128 within", {(-128, 0): [torch.tensor([0.5, 0.5])] * 3, **authors_table()}),
     ],
 )
 def test_authors_tables_that_are_off(tmp_path, words, table):
@@ -459,7 +459,9 @@ def test_authors_table_with_wrong_words(tmp_path):
     path = saved(tmp_path, authors_table())
     with pytest.raises(EnsembleError, match=r"2 candidates but 3 names"):
         import_lut(path, names="abc")
-    with pytest.raises(EnsembleError, match=r"no multiples of 100 .*give the bin_width that its name states"):
+    with pytest.raises(
+        EnsembleError, match=r"not multiples of 100 .*give the bin_width that its name states"
+    ):
         import_lut(path, bin_width=100)
     with pytest.raises(EnsembleError, match=r"bin_width is 0.5"):
         import_lut(path, bin_width=0.5)

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from napari_ensir import EnsembleError, fit_lut
+from napari_ensir import EnsembleError, FitSession, fit_lut
 from napari_ensir.ensemble.arrays.image_set import make_field
 from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.ensemble.statistics.count import collect_chunks
@@ -100,7 +100,8 @@ def test_each_chunk_is_read_once():
 
     arrays, lazy_truth = lazy((candidates, truth), (1, 20, 25))
     counted = lazy_truth.map_blocks(read, meta=truth[:0, :0, :0])
-    fit_lut([(arrays, counted)], data_range=(0, 60000), device="cpu")
+    options = {"method": "em", "data_range": (0, 60000), "device": "cpu"}
+    FitSession([(arrays, counted)], check_input=False, **options).estimate()
     assert reads == [(1, 20, 25)] * 12
 
 
@@ -267,6 +268,7 @@ def test_only_statistics_move_between_workers(client, tmp_path, monkeypatch):
         return sum(entry["total"] for entry in dask_worker.transfer_outgoing_log)
 
     before = sum(client.run(bytes_sent).values())
-    fit_lut([(arrays[:2], arrays[2])], data_range=(0, 203), device="cpu")
+    pairs = [(arrays[:2], arrays[2])]
+    FitSession(pairs, method="em", data_range=(0, 203), device="cpu", check_input=False).estimate()
     sent = sum(client.run(bytes_sent).values()) - before
     assert sent < 0.02 * sum(x.nbytes for x in images)
