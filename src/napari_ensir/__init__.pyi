@@ -1,3 +1,4 @@
+from .ensemble.checks.alignment import check_alignment as check_alignment
 from .ensemble.compare.compare import compare as compare
 from .ensemble.estimator import LUTEnsemble as LUTEnsemble
 from .ensemble.fit import FitSession as FitSession
@@ -6,6 +7,7 @@ from .ensemble.lut.load import import_lut as import_lut
 from .ensemble.lut.load import load_lut as load_lut
 from .ensemble.lut.lut import WeightLUT as WeightLUT
 from .errors import EnsembleError as EnsembleError
+from .errors import EnsembleWarning as EnsembleWarning
 from .restorers.self_supervised.learn import learn_blind as learn_blind
 
 __version__: str
