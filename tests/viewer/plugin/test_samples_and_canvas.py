@@ -1,4 +1,4 @@
-"""The samples as they open, and what is seen of them."""
+"""Sample data and the canvas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
     ("key", "dtype", "n_candidates"),
     [("tissue", "uint8", 4), ("coins", "float32", 4), ("stack", "uint16", 3)],
 )
-def test_sample_opens_and_its_ensemble_beats_every_candidate(viewer, wait_for, key, dtype, n_candidates):
+def test_the_ensemble_of_a_sample_is_better_than_its_candidates(viewer, wait_for, key, dtype, n_candidates):
     viewer.open_sample("napari-ensir", key)
     assert viewer.layers["ground truth"].data.dtype == dtype
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
@@ -20,17 +20,17 @@ def test_sample_opens_and_its_ensemble_beats_every_candidate(viewer, wait_for, k
     widget.candidates.value = [viewer.layers[name] for name in names]
     widget.fit()
     wait_for(widget)
-    assert ("too sparse" in widget.message.value) == (key != "stack"), "there they make 0.0 %"
+    assert ("too sparse" in widget.message.value) == (key != "stack"), "0.0 % in the stack"
     scores, own = widget.result.scores, widget.result.chosen.held_out
     held_out = {score.role: score.held_out for score in scores if score.role != "method"}
-    if key != "stack":  # there the paper's EM stays below its best candidate; least squares does not
+    if key != "stack":  # where only least squares is better than the best candidate
         assert own > max(score.held_out for score in scores if score.role != "method")
     else:
         assert "does better here" in widget.message.value
     assert own > held_out["average"]
 
 
-def test_sample_without_a_truth_serves_as_two_exposures(viewer):
+def test_the_sample_of_two_exposures(viewer):
     from napari_ensir import fit_lut
     from napari_ensir.ensemble.checks.noise import own_input_warning
 
@@ -48,10 +48,10 @@ def test_sample_without_a_truth_serves_as_two_exposures(viewer):
     )
     assert len(viewer.layers) == 6
     _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
-    assert restore.image.value is viewer.layers["first exposure"], "and not the candidate on top"
+    assert restore.image.value is viewer.layers["first exposure"], "not the topmost candidate"
     assert second.dtype == np.uint16
     assert second.min() > 0
-    assert second.max() < 4095  # noise that is cut off has no mean of zero
+    assert second.max() < 4095  # clipped noise has a bias
     assert own_input_warning(candidates, second) is None
     assert own_input_warning(candidates, first) is not None
     lut = fit_lut([(candidates, second)], truth_noise="unknown", device="cpu")
@@ -59,7 +59,7 @@ def test_sample_without_a_truth_serves_as_two_exposures(viewer):
     assert min(rows, key=lambda row: row["difference"])["role"] == "ensemble"
 
 
-def test_sample_is_the_same_each_time():
+def test_samples_are_reproducible():
     from napari_ensir.viewer.plugin.sample_data import deconvolved_coins
 
     first, second = deconvolved_coins(), deconvolved_coins()
