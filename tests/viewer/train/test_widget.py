@@ -126,7 +126,7 @@ def test_the_user_is_asked_before_a_training_is_discarded(train, wait_for, monke
     wait_for(train)
     first = train.training
     train.train()
-    assert asked == ["The training of 5 steps has not been saved. Discard it and start anew?"]
+    assert asked == ["The training of 5 steps has not been saved. Discard it and start a new training?"]
     assert train.task is None
     assert train.training is first
     train.train()
