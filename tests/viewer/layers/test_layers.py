@@ -13,6 +13,7 @@ import zarr
 from napari.components import ViewerModel
 from napari.layers import Image
 
+from napari_ensir import fit_lut
 from napari_ensir.settings import FitSettings
 from napari_ensir.viewer.apply.widget import apply_table
 from napari_ensir.viewer.fit.request import FitRequest
@@ -23,9 +24,9 @@ from napari_ensir.viewer.layers.layers import (
     name_slider_places,
     notice,
     pixel_shape,
-    show_colorbar,
     why_not,
 )
+from napari_ensir.viewer.results.layers import Outputs
 
 
 def as_memmap(image, folder, number):
@@ -179,7 +180,10 @@ def test_weight_maps_below_another_image_are_not_named(captioned):
     assert caption() == "weight of 1  A"
 
 
-def test_the_colour_bar_of_a_layer_is_shown():
-    layer = ViewerModel().add_image(np.eye(8))
-    show_colorbar(layer)
-    assert layer.colorbar.visible
+def test_the_colour_bar_of_the_expected_error_is_shown(pixels):
+    model = ViewerModel()
+    layer = model.add_image(pixels[1], name="candidate")
+    lut = fit_lut([(pixels[1:], pixels[0])], device="cpu")
+    Outputs(model, Origin(layer)).show_expected(lut, np.zeros((40, 44), np.float32), (0.0, 5.0))
+    assert model.layers[1].colorbar.visible
+    assert not layer.colorbar.visible
