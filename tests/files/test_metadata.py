@@ -109,6 +109,7 @@ def test_what_the_command_line_writes_says_where_it_came_from(how, tmp_path, mon
         assert list(kinds.values()) == ["ensemble", "weight maps", "expected error"]
         record = read_record("o.ome.tif")
         assert record["from"] == {"A": "A.tif", "B": "B.tif"}
+        assert record["lut_file"] == "t.lut.safetensors"
         kept = record["table"]["report"]
         assert kept["held_out"] == lut.report["held_out"]
         assert kept["inputs"]["listed"] == lut.report["inputs"]["listed"]

@@ -1,4 +1,4 @@
-"""What holds for every panel: its size, its names, its values, what is said of each control."""
+"""Requirements that all panels meet: size, names, values, tooltips and accessible names."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PANELS = ("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore
 
 @pytest.fixture(params=PANELS)
 def panel(request, viewer, qtbot):
-    """Each panel beside two images, as a user opens it."""
+    """Each panel, opened as a user opens it, with two images."""
     for name in (
-        "a rather long name of a layer, as they often are",
+        "a rather long name of a layer, which is common",
         "another name, no shorter than the first",
     ):
         viewer.add_image(np.eye(16, dtype=np.uint8), name=name)
@@ -29,15 +29,14 @@ def panel(request, viewer, qtbot):
     return widget
 
 
-def test_a_panel_keeps_the_rules(viewer, panel, qtbot):
-    """All rules in one viewer, for making it takes longer than they do."""
-    _every_control_says_what_it_is_and_what_for(panel)
-    _labels_share_one_place(panel, qtbot)
-    _is_narrow_and_scrolls_at_600_pixels(viewer, panel, qtbot)
-    _names_are_magicguis_to_keep_and_values_go_round(panel)
+def test_panels_meet_the_requirements(viewer, panel, qtbot):
+    _check_names_and_tooltips(panel)
+    _check_labels(panel, qtbot)
+    _check_size(viewer, panel, qtbot)
+    _check_values(panel)
 
 
-def _is_narrow_and_scrolls_at_600_pixels(viewer, panel, qtbot):
+def _check_size(viewer, panel, qtbot):
     window = viewer.window._qt_window
     window.resize(1000, 600)
     panel.say("A long message. " * 60)
@@ -48,14 +47,14 @@ def _is_narrow_and_scrolls_at_600_pixels(viewer, panel, qtbot):
     assert window.height() <= 620
 
 
-def _names_are_magicguis_to_keep_and_values_go_round(panel):
+def _check_values(panel):
     state = panel.asdict()
     assert not {*state, *(each.name for each in panel)} & set(dir(Container))
     panel.update(state)
     assert panel.asdict() == state
 
 
-def _labels_share_one_place(panel, qtbot):
+def _check_labels(panel, qtbot):
     qtbot.wait(50)
     for form in (each for each in panel if isinstance(each, Form)):
         seen = [each.native for each in form if each.native.isVisible() and not hasattr(each, "text")]
@@ -63,7 +62,7 @@ def _labels_share_one_place(panel, qtbot):
         assert len(places) <= 1, form.name
 
 
-def _every_control_says_what_it_is_and_what_for(panel):
+def _check_names_and_tooltips(panel):
     QApplication.processEvents()
     for kind in (QAbstractButton, QAbstractSpinBox, QComboBox, QListWidget):
         for control in panel.native.widget().findChildren(kind):
@@ -85,20 +84,20 @@ def _leaves(container):
             yield each
 
 
-MAGICGUI_HAS = (
+MAGICGUI_WIDGETS = (
     *("QComboBox", "QSpinBox", "QDoubleSpinBox", "QCheckBox", "QLineEdit", "QPushButton", "QFormLayout"),
     *("QGroupBox", "QTableWidget", "QSlider", "QLabel", "QRadioButton", "QStackedWidget"),
 )
 ALLOWED = {"compare_dialog.py"}
-"""The one dialog beside the panels."""
+"""The only dialog."""
 
 
-def test_no_control_is_made_of_raw_qt():
+def test_controls_are_magicgui_widgets():
     made = {}
     for path in Path(viewer_package.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [node.func] if isinstance(node, ast.Call) else getattr(node, "bases", [])
-            found = {each.id for each in names if isinstance(each, ast.Name)} & {*MAGICGUI_HAS}
+            found = {each.id for each in names if isinstance(each, ast.Name)} & {*MAGICGUI_WIDGETS}
             if found:
                 made.setdefault(path.name, set()).update(found)
     assert set(made) <= ALLOWED, made

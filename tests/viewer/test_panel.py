@@ -1,4 +1,4 @@
-"""A panel as such: values by name, docking and closing, work and what is said of it."""
+"""The base class of panels: values, docking, tasks and messages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from qtpy.QtWidgets import QApplication
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form
-from napari_ensir.viewer.controls.inputs import Number, ValueOrWord
+from napari_ensir.viewer.controls.inputs import Number, OptionalValue
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.picker import LayerPicker
 from napari_ensir.viewer.panel import Panel
 
 
 class Example(Panel):
-    """The least panel that has all kinds of controls."""
+    """A panel with all kinds of controls."""
 
     def __init__(self, viewer) -> None:
         self.done: list = []
@@ -28,7 +28,7 @@ class Example(Panel):
         self.picker = LayerPicker(viewer=viewer, name="candidates", label="Candidates")
         form = Form(
             LayerChoice(viewer, name="truth"),
-            ValueOrWord(Number(name="own"), {None: ("by itself", "")}, name="bin_width"),
+            OptionalValue(Number(name="own"), {None: ("default", "")}, name="bin_width"),
             Choice({"a": ("A", ""), "b": ("B", "")}, name="method"),
             name="form",
         )
@@ -47,7 +47,7 @@ def docked(viewer):
     return panel
 
 
-def test_values_by_name_and_all_at_once(viewer, docked):
+def test_values_are_read_and_set_by_name(viewer, docked):
     a, b = viewer.layers
     docked.bin_width.value = 3
     docked.candidates.value = [b, a]
@@ -56,21 +56,21 @@ def test_values_by_name_and_all_at_once(viewer, docked):
     assert state == {"candidates": [b, a], "truth": a, "bin_width": 3, "method": "a"}
     other = Example(viewer)
     viewer.window.add_dock_widget(other, name="other")
-    heard: list = []
-    other.changed.connect(heard.append)
+    emitted: list = []
+    other.changed.connect(emitted.append)
     other.update(state, method="b")
     assert other.asdict() == {**state, "method": "b"}
-    assert heard == [other]
-    with pytest.raises(EnsembleError, match=r"no control 'widht'; there are: candidates, truth"):
+    assert emitted == [other]
+    with pytest.raises(EnsembleError, match=r"no control 'widht'; choose from: candidates, truth"):
         other.update(widht=3)
 
 
-def test_no_control_is_named_like_a_part_of_magicgui(docked):
+def test_no_control_has_the_name_of_a_container_attribute(docked):
     names = {*docked.asdict(), *(each.name for each in docked)}
     assert not names & set(dir(Container))
 
 
-def test_it_works_and_says_so(docked, wait_for, qtbot):
+def test_a_task_shows_its_progress(docked, wait_for, qtbot):
     opened = threading.Event()
 
     def work(progress):
@@ -93,26 +93,26 @@ def test_it_works_and_says_so(docked, wait_for, qtbot):
 
 def test_one_task_at_a_time(docked, wait_for):
     docked.run()
-    with pytest.raises(EnsembleError, match="at work"):
+    with pytest.raises(EnsembleError, match="task is running"):
         docked.run()
     wait_for(docked)
     assert docked.done == [42]
 
 
-def test_an_error_in_work_or_in_a_slot_is_shown_not_raised(docked, wait_for):
+def test_errors_of_tasks_and_slots_are_shown(docked, wait_for):
     def fails(progress):
-        raise EnsembleError("this went wrong.")
+        raise EnsembleError("something failed.")
 
     docked.work = fails
     docked.run()
     wait_for(docked)
-    assert docked.message.value == "this went wrong."
+    assert docked.message.value == "something failed."
     docked.method.changed.connect(docked.safely(lambda: [].pop()))
     docked.method.value = "b"
     assert "IndexError" in docked.message.value
 
 
-def test_closing_the_dock_in_mid_work_cancels_and_docking_again_works(viewer, docked, qtbot, wait_for):
+def test_closing_the_dock_cancels_the_task_and_the_panel_can_be_docked_again(viewer, docked, qtbot, wait_for):
     begun, ended = threading.Event(), threading.Event()
 
     def endless(progress):
@@ -134,7 +134,7 @@ def test_closing_the_dock_in_mid_work_cancels_and_docking_again_works(viewer, do
     viewer.window.remove_dock_widget(docked.native)
     qtbot.waitUntil(ended.is_set, timeout=20_000)
     wait_for(docked)
-    assert listeners() == open_ones - 2, "one for each layer"
+    assert listeners() == open_ones - 2, "one per layer"
     viewer.add_image(np.zeros((8, 8), np.uint8), name="while closed")
     viewer.window.add_dock_widget(docked, name="again")
     assert len(docked.candidates.offered()) == 3
@@ -146,7 +146,7 @@ def test_closing_the_dock_in_mid_work_cancels_and_docking_again_works(viewer, do
     assert docked.done == [1]
 
 
-def test_it_is_narrow_and_scrolls(viewer, docked, qtbot):
+def test_the_panel_is_narrow_and_scrolls(viewer, docked, qtbot):
     window = viewer.window._qt_window
     window.resize(1000, 600)
     docked.say("A long message. " * 60)
@@ -158,7 +158,7 @@ def test_it_is_narrow_and_scrolls(viewer, docked, qtbot):
     assert window.height() <= 620
 
 
-def test_panels_share_a_tall_window_and_are_tabs_in_a_low_one(viewer, docked, qtbot):
+def test_panels_are_below_each_other_in_a_tall_window_and_tabs_in_a_low_one(viewer, docked, qtbot):
     window = viewer.window._qt_window
 
     def seen(panel):
@@ -175,7 +175,7 @@ def test_panels_share_a_tall_window_and_are_tabs_in_a_low_one(viewer, docked, qt
     third, over = opened_at(1100)
     qtbot.waitUntil(lambda: min(seen(docked), seen(third)) >= 350)
     viewer.window.remove_dock_widget(over)
-    docked.native.parent().setFloating(True)  # what is afloat takes no room
+    docked.native.parent().setFloating(True)  # floating docks take no space
     third, beside = opened_at(900)
     qtbot.waitUntil(lambda: min(seen(second), seen(third)) >= 350)
     docked.native.parent().setFloating(False)
@@ -186,14 +186,14 @@ def test_panels_share_a_tall_window_and_are_tabs_in_a_low_one(viewer, docked, qt
     assert window.tabifiedDockWidgets(dock) == [docked.native.parent()]
 
 
-def test_labels_share_one_place(docked, qtbot):
+def test_labels_are_aligned(docked, qtbot):
     qtbot.wait(50)
     QApplication.processEvents()
     places = {w.native.mapTo(docked.native.widget(), w.native.rect().topLeft()).x() for w in docked.form}
     assert len(places) == 1
 
 
-def test_every_button_says_what_it_does(docked):
+def test_all_buttons_have_tooltips_and_accessible_names(docked):
     def buttons(container):
         for each in container:
             if isinstance(each, PushButton):

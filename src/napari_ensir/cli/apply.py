@@ -91,6 +91,7 @@ def apply(
     for plan in plans.values():
         plan.check(output.overwrite)
     written: dict[str, str] = {}
+    lut_file = None if match else lut_path.name  # the matched table is in no file
     if match:
         lut = lut.rescaled(*matched(exposure_of(lut.report, _samples(lut, images, failed))))
     outside = OutsideRange(lut)
@@ -102,7 +103,7 @@ def apply(
                 arrays = list(images.load(number).values())
                 outside.look(arrays, stem if len(images) > 1 else "")
                 samples.add(sample_of(lut.field(arrays)))
-                plan.carry_out(lut, arrays, settings, output.overwrite, _inputs(images, number))
+                plan.carry_out(lut, lut_file, arrays, settings, output.overwrite, _inputs(images, number))
                 written[stem] = str(plan.outs.image)
             if progress is not None:
                 progress(done + 1, len(plans), "combining images")
@@ -203,6 +204,7 @@ class _EnsemblePlan:
     def carry_out(
         self,
         lut: WeightLUT,
+        lut_file: str | None,
         arrays: list[Any],
         settings: ApplySettings,
         overwrite: bool,
@@ -211,7 +213,7 @@ class _EnsemblePlan:
         """Compute and write the outputs, each with a record of its origin."""
 
         def write(kind: str, path: Path, image: Any, like: FileImage | ZarrImage | None) -> None:
-            record = record_of(kind, lut, inputs, settings=settings.keywords())
+            record = record_of(kind, lut, inputs, settings=settings.keywords(), lut_file=lut_file)
             write_image(path, image, is_colour=self.is_colour, like=like, overwrite=overwrite, record=record)
 
         image = as_dtype(lut.apply(arrays, **settings.keywords(), check=False), self.dtype)

@@ -54,7 +54,7 @@ def test_it_is_scripted_by_values_and_methods(filled, fitted, docked, wait_for):
     layers = [filled.layers[name].data for name in ("so so", "good in the light", "so so")]
     np.testing.assert_allclose(one(filled, "ensemble")[0].data, fitted.apply(layers), rtol=1e-6)
     assert len(one(filled, "weights")) == 3
-    twice = '"so so" stands for "good in the dark" and "so so"; choose another, unless that is meant.'
+    twice = '"so so" is chosen for "good in the dark" and "so so"; choose a different layer for each.'
     assert twice in docked.message.value
 
 
@@ -107,7 +107,7 @@ def test_a_layer_that_does_not_fit_is_one_clear_sentence(filled, fitted, docked)
     docked.candidate_2.value = filled.add_image(np.zeros((5, 7), np.uint8), name="small")
     docked.run_button.native.click()
     said = docked.message.value
-    assert said.startswith('"small" cannot stand for "good in the light": shape 5 × 7, where')
+    assert said.startswith('"small" cannot be the candidate "good in the light": shape 5 × 7, but')
     assert "has shape 96 × 96" in said
 
 

@@ -1,4 +1,4 @@
-"""Controls as values: what is set is what is read, in numbers, words and text."""
+"""Values, labels and widths of controls."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication
 
 from napari_ensir.settings import FitSettings, RestoreSettings, settings_of
-from napari_ensir.viewer.controls.combo import Choice, Suggested
+from napari_ensir.viewer.controls.combo import Choice, EditableChoice
 from napari_ensir.viewer.controls.forms import Form, button
 from napari_ensir.viewer.controls.inputs import (
-    Between,
     Message,
     Number,
+    NumberRange,
     Numbers,
-    ValueOrWord,
+    OptionalValue,
     WithButton,
     control_of,
 )
 
-WORDS = {None: ("an eighth of the range", "The default."), "auto": ("what does best", "Tried out.")}
+WORDS = {None: ("1/8 of the range", "The default."), "auto": ("best", "By cross-validation.")}
 
 
 @pytest.fixture
-def heard():
-    """What a control's ``changed`` told."""
+def record_changes():
+    """Return a list of the values that a control emits."""
 
-    def listen(widget) -> list:
+    def record(widget) -> list:
         values: list = []
         widget.changed.connect(values.append)
         return values
 
-    return listen
+    return record
 
 
 @pytest.mark.parametrize("value", [1e-5, 3.2e-7, 0.1, 1 / 3, 32.0, 123456.5, 0.0, -2.25])
-def test_a_number_keeps_nine_digits(qtbot, value):
+def test_numbers_keep_nine_digits(qtbot, value):
     number = Number(name="x")
     qtbot.addWidget(number.native)
     number.value = value
@@ -47,7 +47,7 @@ def test_a_number_keeps_nine_digits(qtbot, value):
     assert len(shown) < 14, "no trailing zeros"
 
 
-def test_small_numbers_can_be_typed_once_the_range_is_known(qtbot):
+def test_small_numbers_can_be_typed_if_the_range_is_small(qtbot):
     number = Number(name="x", min=0)
     qtbot.addWidget(number.native)
     number.suit(1e-4)
@@ -57,10 +57,10 @@ def test_small_numbers_can_be_typed_once_the_range_is_known(qtbot):
     assert number.value == pytest.approx(1.25e-5, abs=1e-7)
 
 
-def test_a_number_is_taken_when_it_is_whole(qtbot, heard):
+def test_a_number_changes_when_typing_is_finished(qtbot, record_changes):
     number = Number(name="x")
     qtbot.addWidget(number.native)
-    values = heard(number)
+    values = record_changes(number)
     number.native.lineEdit().clear()
     qtbot.keyClicks(number.native, "16")
     assert values == []
@@ -68,25 +68,25 @@ def test_a_number_is_taken_when_it_is_whole(qtbot, heard):
     assert values == [16.0]
 
 
-def test_words_stand_beside_a_value(qtbot, heard):
-    control = ValueOrWord(Number(min=0, name="own"), WORDS, name="bin_width")
+def test_optional_values(qtbot, record_changes):
+    control = OptionalValue(Number(min=0, name="own"), WORDS, name="bin_width")
     qtbot.addWidget(control.native)
-    values = heard(control)
+    values = record_changes(control)
     assert control.value is None
     for value in (16.0, "auto", None, 1e-5):
         control.value = value
         assert control.value == value
     assert values == [16.0, "auto", None, 1e-5]
     control.value = 1e-5
-    assert len(values) == 4, "nothing changed, nothing told"
+    assert len(values) == 4, "no change"
 
 
-def test_what_a_word_came_to_is_shown_and_can_be_taken_on_from(qtbot, heard):
-    control = ValueOrWord(Number(min=0, name="own"), WORDS, name="bin_width")
+def test_the_value_in_use_is_shown_and_can_be_edited(qtbot, record_changes):
+    control = OptionalValue(Number(min=0, name="own"), WORDS, name="bin_width")
     qtbot.addWidget(control.native)
     control.native.show()
     assert not control.inner.native.isVisible()
-    values = heard(control)
+    values = record_changes(control)
     control.show_in_use(32)
     assert control.inner.native.isVisible()
     assert control.inner.value == 32
@@ -96,13 +96,13 @@ def test_what_a_word_came_to_is_shown_and_can_be_taken_on_from(qtbot, heard):
     assert control.value == 31
     assert values == [31]
     control.show_in_use(5)
-    assert control.value == 31, "a value of one's own stays"
+    assert control.value == 31, "a value entered by hand is kept"
 
 
-def test_the_key_none_is_a_choice_like_any_other(qtbot, heard):
-    choice = Choice({None: ("by itself", "a"), "em": ("EM", "b")}, name="method", value="em")
+def test_none_can_be_a_key_of_a_choice(qtbot, record_changes):
+    choice = Choice({None: ("default", "a"), "em": ("EM", "b")}, name="method", value="em")
     qtbot.addWidget(choice.native)
-    values = heard(choice)
+    values = record_changes(choice)
     choice.value = None
     choice.value = "em"
     assert values == [None, "em"]
@@ -116,37 +116,37 @@ def test_the_key_none_is_a_choice_like_any_other(qtbot, heard):
     assert values == [None, "em", 3]
 
 
-def test_suggestions_do_not_bind(qtbot, heard):
-    device = Suggested(("auto", "cpu"), name="device", value="cpu")
+def test_text_that_is_not_suggested_can_be_entered(qtbot, record_changes):
+    device = EditableChoice(("auto", "cpu"), name="device", value="cpu")
     qtbot.addWidget(device.native)
-    values = heard(device)
+    values = record_changes(device)
     device.value = "cuda:3"
     assert device.value == "cuda:3"
     device.value = "auto"
     assert values == ["cuda:3", "auto"]
 
 
-def test_several_numbers(qtbot, heard):
+def test_lists_and_ranges_of_numbers(qtbot, record_changes):
     numbers = Numbers(name="prior")
     qtbot.addWidget(numbers.native)
-    values = heard(numbers)
+    values = record_changes(numbers)
     numbers.value = (0.5, 0.25, 0.25)
     assert numbers.value == (0.5, 0.25, 0.25)
     assert values[-1] == (0.5, 0.25, 0.25)
     numbers.value = "half, half"
     assert numbers.value == "half, half"
-    pair = Between((0.0, 255.0), name="data_range")
+    pair = NumberRange((0.0, 255.0), name="data_range")
     qtbot.addWidget(pair.native)
-    values = heard(pair)
+    values = record_changes(pair)
     pair.value = (3, 3710)
     assert pair.value == (3, 3710)
-    assert values == [(3, 3710)], "one change, told once"
+    assert values == [(3, 3710)], "emitted once"
 
 
-def test_a_button_beside_a_control_leaves_its_value_alone(qtbot, heard):
+def test_a_control_with_a_button_has_the_value_of_the_control(qtbot, record_changes):
     control = WithButton(Choice({1: ("one", ""), 2: ("two", "")}, name="table"), button("Open…", "x", "open"))
     qtbot.addWidget(control.native)
-    values = heard(control)
+    values = record_changes(control)
     box = Container(widgets=[control])
     qtbot.addWidget(box.native)
     control.value = 2
@@ -154,7 +154,7 @@ def test_a_button_beside_a_control_leaves_its_value_alone(qtbot, heard):
     assert box.asdict() == {"table": 2}
 
 
-def test_a_message_wraps_and_makes_room(qtbot):
+def test_messages_wrap_and_are_hidden_if_empty(qtbot):
     message = Message(name="message")
     form = Container(widgets=[message], labels=False)
     qtbot.addWidget(form.native)
@@ -167,19 +167,19 @@ def test_a_message_wraps_and_makes_room(qtbot):
     assert not message.native.isVisible()
 
 
-def test_labels_of_a_form_share_one_width(qtbot):
+def test_labels_of_a_form_have_equal_width(qtbot):
     form = Form(
         SpinBox(name="a"), SpinBox(name="b", label="A much longer label"), CheckBox(name="c", text="c")
     )
     qtbot.addWidget(form.native)
     form.native.show()
-    form.append(SpinBox(name="d", label="The longest label of them all, by far"))
+    form.append(SpinBox(name="d", label="The longest label of all the labels"))
     qtbot.wait(50)
     places = {w.native.mapTo(form.native, QPoint()).x() for w in form if not isinstance(w, CheckBox)}
     assert len(places) == 1
 
 
-def test_the_wheel_over_what_has_no_focus_changes_nothing(qtbot):
+def test_the_wheel_does_not_change_controls_without_focus(qtbot):
     form = Form(
         Choice({1: ("one", ""), 2: ("two", "")}, name="a"), Number(name="b", value=3), SpinBox(name="c")
     )
@@ -202,9 +202,9 @@ def test_the_wheel_over_what_has_no_focus_changes_nothing(qtbot):
     assert form.asdict() == before
 
 
-def test_every_part_of_a_form_has_an_accessible_name(qtbot):
+def test_all_parts_of_a_form_have_accessible_names(qtbot):
     form = Form(
-        ValueOrWord(Between(name="own"), WORDS, name="data_range", label="Data range"),
+        OptionalValue(NumberRange(name="own"), WORDS, name="data_range", label="Data range"),
         Choice({1: ("one", "")}, name="a", label="The choice"),
     )
     qtbot.addWidget(form.native)
@@ -234,7 +234,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=list(SETTINGS))
-def test_every_setting_has_a_control_that_takes_its_values(qtbot, setting):
+def test_every_setting_has_a_control(qtbot, setting):
     control = control_of(setting)
     form = Form(control)
     qtbot.addWidget(form.native)

@@ -1,4 +1,4 @@
-"""Files are written under the name that was asked about."""
+"""Questions before files are overwritten."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from napari_ensir.viewer.controls.dialogs import ask_where_to_save
 
 @pytest.fixture
 def dialog(monkeypatch):
-    """Stands for a user who types a name, and answers whether to overwrite."""
+    """Replace the dialogs by a typed name and an answer; the list collects the questions."""
 
-    def stand_in(typed, answer=QMessageBox.StandardButton.No):
+    def replace(typed, answer=QMessageBox.StandardButton.No):
         asked = []
         monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (typed, ""))
-        monkeypatch.setattr(QMessageBox, "question", lambda *said: asked.append(said[2]) or answer)
+        monkeypatch.setattr(QMessageBox, "question", lambda *arguments: asked.append(arguments[2]) or answer)
         return asked
 
-    return stand_in
+    return replace
 
 
 def ask():
     return ask_where_to_save(None, "Save", "a.safetensors", "Restorer", ".safetensors")
 
 
-def test_nothing_is_overwritten_unasked(dialog, tmp_path):
+def test_the_user_is_asked_before_a_file_is_overwritten(dialog, tmp_path):
     there = tmp_path / "mine.safetensors"
     there.write_text("kept")
     asked = dialog(str(tmp_path / "mine"))
@@ -35,7 +35,7 @@ def test_nothing_is_overwritten_unasked(dialog, tmp_path):
     assert ask() == there
 
 
-def test_what_the_dialog_has_asked_about_is_not_asked_again(dialog, tmp_path):
+def test_the_user_is_not_asked_twice(dialog, tmp_path):
     there = tmp_path / "mine.safetensors"
     there.write_text("kept")
     asked = dialog(str(there))

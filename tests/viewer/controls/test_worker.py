@@ -1,4 +1,4 @@
-"""Work in turns of the event loop: in order, the window alive between steps, no failure lost."""
+"""The queue of work for the main thread: order, responsiveness and errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from qtpy.QtCore import QObject, QTimer
 
-from napari_ensir.viewer.controls.worker import Turns
+from napari_ensir.viewer.controls.worker import MainThreadQueue
 
 
 @pytest.fixture
@@ -21,63 +21,63 @@ def counting(name, n, log):
         yield
 
 
-def test_the_first_step_is_at_once_and_the_others_leave_the_loop_its_turns(parent, qtbot):
+def test_the_event_loop_runs_between_steps(parent, qtbot):
     log = []
-    turns = Turns(parent, log.append)
+    queue = MainThreadQueue(parent, log.append)
     beat = QTimer(parent)
     beat.timeout.connect(lambda: log.append("beat"))
     beat.start(0)
-    turns.take(counting("a", 4, log))
+    queue.put(counting("a", 4, log))
     assert log == ["a0"]
-    assert turns.is_active
-    qtbot.waitUntil(lambda: not turns.is_active)
+    assert queue.is_active
+    qtbot.waitUntil(lambda: not queue.is_active)
     steps = [log.index(f"a{number}") for number in range(4)]
     assert all("beat" in log[one:other] for one, other in pairwise(steps))
 
 
-def test_work_waits_for_the_work_before_it(parent, qtbot):
+def test_work_is_done_in_order(parent, qtbot):
     log = []
-    turns = Turns(parent, log.append)
-    turns.take(counting("a", 2, log))
-    turns.take(counting("b", 2, log))
-    qtbot.waitUntil(lambda: not turns.is_active)
+    queue = MainThreadQueue(parent, log.append)
+    queue.put(counting("a", 2, log))
+    queue.put(counting("b", 2, log))
+    qtbot.waitUntil(lambda: not queue.is_active)
     assert log == ["a0", "a1", "b0", "b1"]
 
 
-def test_a_failure_is_told_and_the_next_work_goes_on(parent, qtbot):
+def test_an_error_is_reported_and_the_next_work_is_done(parent, qtbot):
     log = []
 
     def failing():
         yield
         raise ValueError("no")
 
-    turns = Turns(parent, lambda error: log.append(str(error)))
-    turns.take(failing())
-    turns.take(counting("b", 1, log))
-    qtbot.waitUntil(lambda: not turns.is_active)
+    queue = MainThreadQueue(parent, lambda error: log.append(str(error)))
+    queue.put(failing())
+    queue.put(counting("b", 1, log))
+    qtbot.waitUntil(lambda: not queue.is_active)
     assert log == ["no", "b0"]
 
 
-def test_a_step_may_let_the_loop_run_and_may_give_more_work(parent, qtbot, qapp):
+def test_a_step_may_run_the_event_loop_and_add_work(parent, qtbot, qapp):
     log = []
-    turns = Turns(parent, lambda error: pytest.fail(str(error)))
+    queue = MainThreadQueue(parent, lambda error: pytest.fail(str(error)))
 
     def steps():
-        turns.take(counting("b", 1, log))
+        queue.put(counting("b", 1, log))
         qapp.processEvents()
         log.append("a")
         yield
 
-    turns.take(steps())
-    qtbot.waitUntil(lambda: not turns.is_active)
+    queue.put(steps())
+    qtbot.waitUntil(lambda: not queue.is_active)
     assert log == ["a", "b0"]
 
 
-def test_what_is_dropped_is_not_done(parent, qtbot):
+def test_cleared_work_is_not_done(parent, qtbot):
     log = []
-    turns = Turns(parent, log.append)
-    turns.take(counting("a", 3, log))
-    turns.drop()
-    assert not turns.is_active
+    queue = MainThreadQueue(parent, log.append)
+    queue.put(counting("a", 3, log))
+    queue.clear()
+    assert not queue.is_active
     qtbot.wait(20)
     assert log == ["a0"]

@@ -238,9 +238,9 @@ def test_what_looks_wrong_is_named(viewer, wait_for):
     small = viewer.add_image((noisy / 4095).astype(np.float32), name="small")
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     widget.candidates.value = [layers[1], small]
-    assert '"small" spreads from' in widget.message.value, "before the fit"
+    assert '"small" ranges from' in widget.message.value, "before the fit"
     widget.candidates.value = layers[1:]
-    assert "spreads" not in widget.message.value
+    assert "ranges from" not in widget.message.value
     widget.fit()
     wait_for(widget)
     assert 'Candidate "late": shifted by 3 pixels' in widget.message.value

@@ -1,4 +1,4 @@
-"""The Inspect panel: plots, a pixel's bin set, exports."""
+"""Inspect panel: plots, bin sets of pixels, files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from qtpy.QtWidgets import QFileDialog, QMessageBox
 
-from napari_ensir import fit_lut
+from napari_ensir import EnsembleError, fit_lut, load_lut
 from napari_ensir.ensemble.statistics.reference import named_report
 from napari_ensir.ensemble.uncertainty.bias import fidelity_of
+from napari_ensir.files.image import read_record, write_image
 from napari_ensir.viewer.inspect.widget import InspectWidget, provenance_lines
 from napari_ensir.viewer.layers.session import session_of
 
 
 @pytest.fixture
 def fitted(filled):
-    """A table learned on the layers there, as Fit leaves it."""
+    """A lookup table of the layers, in the session as after a fit."""
     layers = list(filled.layers)[1:]
     names = [layer.name for layer in layers]
     lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names, method="em")
@@ -32,7 +34,7 @@ def docked(filled):
     return widget
 
 
-def test_it_plots_describes_and_exports(filled, fitted, docked, tmp_path):
+def test_plots_descriptions_and_exports(filled, fitted, docked, tmp_path):
     assert docked.lut is fitted
     for plot, n_axes in (("weights", 1), ("counts", 1), ("pair", 2)):
         docked.plot.value = plot
@@ -45,7 +47,7 @@ def test_it_plots_describes_and_exports(filled, fitted, docked, tmp_path):
     for name, value, weight in zip(fitted.names, values, weights, strict=True):
         assert f"{name}: {value}, weight {weight:.3f}" in text
     ensemble = float(weights @ values)
-    assert text.endswith(f"ensemble: {ensemble:.4g}"), "no ± where the table does not know"
+    assert text.endswith(f"ensemble: {ensemble:.4g}"), "no ± without expected errors"
     assert "outside" in docked.describe(like.data_to_world((500, 500)))
     docked.export_png(str(tmp_path / "plot.png"))
     assert (tmp_path / "plot.png").stat().st_size > 5000
@@ -54,12 +56,12 @@ def test_it_plots_describes_and_exports(filled, fitted, docked, tmp_path):
     assert len(rows) == len(fitted.rows) + 1
 
 
-def test_the_plot_is_seen_by_itself(fitted, docked, qtbot):
+def test_the_plot_is_drawn_without_a_call(fitted, docked, qtbot):
     qtbot.waitUntil(lambda: docked._canvas is not None and docked.canvas.isVisible(), timeout=20_000)
     qtbot.waitUntil(lambda: docked.canvas.height() >= 220, timeout=20_000)
 
 
-def test_its_values_go_from_one_panel_to_another(filled, fitted, docked):
+def test_values_can_be_copied_to_another_panel(filled, fitted, docked):
     docked.update(plot="pair", first="so so", second="good in the dark")
     other = InspectWidget(filled)
     filled.window.add_dock_widget(other, name="other")
@@ -81,29 +83,29 @@ def test_a_table_per_colour_has_a_choice_of_channel(filled, docked):
     layers = [filled.add_image(image, rgb=True) for image in (truth // 2 * 2, truth // 8 * 8)]
     session_of(filled).keep("colour", lut, layers)
     session_of(filled).remember_layers(lut, layers)
-    assert [docked.channel.native.itemText(place) for place in range(3)] == ["red", "green", "blue"]
+    assert [docked.channel.native.itemText(index) for index in range(3)] == ["red", "green", "blue"]
     docked.channel.value = 2
     docked.draw()
-    assert " of blue: " in docked.describe((3, 4))
+    assert ", blue: " in docked.describe((3, 4))
 
 
-def test_exports_take_the_suffix_of_what_they_are(fitted, docked, tmp_path):
+def test_exports_append_the_suffix(fitted, docked, tmp_path):
     docked.export_png(str(tmp_path / "plot"))
-    assert docked.message.value == "Wrote plot.png."
+    assert docked.message.value == "Saved plot.png."
     docked.export_csv(str(tmp_path / "table.v1"))
     assert {path.name for path in tmp_path.iterdir()} == {"plot.png", "table.v1.csv"}
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_a_table_it_says_so(docked, tmp_path):
+def test_without_a_table_messages_say_so(docked, tmp_path):
     docked.draw()
     assert "No lookup table yet" in docked.describe((0, 0))
     docked.export_csv(tmp_path / "none")
-    assert "no lookup table to export" in docked.message.value
+    assert "no lookup table to save" in docked.message.value
     assert not list(tmp_path.iterdir())
 
 
-def test_it_reads_the_layers_combined_whatever_their_names(filled, fitted, docked):
+def test_pixels_are_read_from_the_layers_that_were_combined(filled, fitted, docked):
     layer = filled.layers["so so"]
     place = layer.data_to_world((20, 30))
     before = docked.describe(place)
@@ -119,7 +121,7 @@ def test_it_reads_the_layers_combined_whatever_their_names(filled, fitted, docke
     assert 'There is no layer "so so"' in docked.describe(place)
 
 
-def test_it_follows_live_fits_the_theme_and_clicks(filled, fitted, docked, qtbot):
+def test_the_panel_follows_live_fits_the_theme_and_clicks(filled, fitted, docked, qtbot):
     arrays = [each.data for each in list(filled.layers)[1:]]
     finer = fit_lut([(arrays, filled.layers[0].data)], names=fitted.names, bin_width=16)
     session_of(filled).replace("fitted", finer)
@@ -135,37 +137,37 @@ def test_it_follows_live_fits_the_theme_and_clicks(filled, fitted, docked, qtbot
     for clicked in filled.mouse_drag_callbacks:
         clicked(filled, Event())
     assert docked.pixel.value.startswith("Bin set (")
-    Event.position = None  # whatever goes wrong in a click is said, and not raised in napari
+    Event.position = None  # errors in a click are shown, not raised in napari
     docked._clicked(filled, Event())
     assert "TypeError" in docked.message.value
 
 
-def test_a_pixel_says_how_far_off_it_may_be_and_the_table_where_it_came_from(filled, fitted, docked, qtbot):
+def test_a_pixel_has_an_expected_error_and_the_table_its_provenance(filled, fitted, docked, qtbot):
     arrays = [filled.layers[name].data for name in fitted.names]
     known = fitted.calibrated([(arrays, filled.layers[0].data)])
     session_of(filled).replace("fitted", known)
     text = docked.describe(filled.layers["so so"].data_to_world((20, 30)))
     value, error = known.apply(arrays)[20, 30], known.expected_error(arrays)[20, 30]
-    assert f"ensemble: {value:.4g} ± {error:.2g} (root mean square" in text
-    date, how, learned, hashes, held_out = docked._origin.value.splitlines()
+    assert f"ensemble: {value:.4g} ± {error:.2g} (expected root mean square error)" in text
+    date, how, learned, hashes, held_out = docked._provenance.value.splitlines()
     assert known.report["date"] in date
     assert "numpy" in date
-    assert how == "By EM (paper): bin_width 32, min_pixels 100, tolerance 1e-05."
+    assert how == "Method: EM (paper), bin_width 32, min_pixels 100, tolerance 1e-05."
     assert learned == "Learned from 1 image: 96 x 96, uint8."
     named = replace(known, report=named_report(known.report, [(*known.names, "gt")]))
     assert provenance_lines(named)[2] == f'{learned[:-1]}; its ground truth is "gt".'
-    assert hashes == "Content hashes (sha256) of 1 of 1 images in the file."
+    assert hashes == "The file has hashes (sha256) of 1 of 1 images."
     assert f"RMSE {known.errors.overall:.4g}, on 4 parts" in held_out
     report = {**known.report, "held_out": {**known.report["held_out"], "error_factor": 1.52}}
     held_out = provenance_lines(replace(known, report=report))[-1]
-    assert f"RMSE {known.errors.overall:.4g}, within x 1.5 on other fields, on 4 parts" in held_out
+    assert f"RMSE {known.errors.overall:.4g}, within a factor of 1.5 on other fields, on 4 parts" in held_out
 
 
-def test_it_shows_and_exports_whether_intensities_survive(filled, fitted, docked, tmp_path):
+def test_bias_is_plotted_and_exported(filled, fitted, docked, tmp_path):
     docked.plot.value = "fidelity"
     docked.draw()
-    (said,) = docked.canvas.figure.axes[0].texts
-    assert "no mean errors by intensity" in said.get_text().replace("\n", " ")
+    (shown,) = docked.canvas.figure.axes[0].texts
+    assert "no mean errors by intensity" in shown.get_text().replace("\n", " ")
     docked.export_csv(tmp_path / "none")
     assert "no mean errors by intensity" in docked.message.value
     assert not list(tmp_path.iterdir())
@@ -194,6 +196,77 @@ def test_it_shows_and_exports_whether_intensities_survive(filled, fitted, docked
                 assert row[key] == ("" if np.isnan(value) else str(value))
 
 
-def test_what_a_report_of_somebody_else_lacks_or_garbles_is_left_out(fitted):
+def test_missing_or_invalid_parts_of_a_report_are_left_out(fitted):
     garbled = {"date": 3, "versions": [], "inputs": {"images": "x", "listed": [1]}, "held_out": {"rmse": "?"}}
     assert provenance_lines(replace(fitted, report=garbled)) == []
+
+
+@pytest.fixture
+def ensemble(filled, fitted):
+    """The ensemble of the layers, as a layer that this package computed."""
+    arrays = [filled.layers[name].data for name in fitted.names]
+    metadata = {"napari-ensir": {"kind": "ensemble", "lut": fitted}}
+    return filled.add_image(fitted.apply(arrays), name="ensemble", metadata=metadata)
+
+
+def assert_same_table(one, other):
+    assert one.names == other.names
+    assert one.binning == other.binning
+    for name in ("rows", "weights", "counts", "fallback"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("name", ["e.ome.tif", "e.ome.zarr"])
+def test_a_saved_ensemble_brings_its_table_back(fitted, ensemble, docked, tmp_path, name):
+    (path,) = ensemble.save(str(tmp_path / name))
+    docked.open(path)
+    assert docked.table.value == name
+    assert docked.lut is not fitted
+    assert_same_table(docked.lut, fitted)
+    if name.endswith("zarr"):  # file dialogs do not choose folders
+        docked.open(tmp_path / name / "zarr.json")
+        assert docked._session.path_of(docked.table.value) is None
+
+
+def test_an_image_may_name_the_file_of_its_table(fitted, docked, tmp_path):
+    fitted.save(tmp_path / "rain")
+    record = {"kind": "ensemble", "lut_file": "rain.lut.safetensors"}
+    path = write_image(tmp_path / "e.ome.tif", np.eye(9, dtype=np.uint8), record=record)
+    docked.open(path)
+    assert_same_table(docked.lut, fitted)
+
+
+def test_images_without_a_table_are_refused(fitted, ensemble, docked, tmp_path):
+    write_image(tmp_path / "plain.tif", np.eye(9, dtype=np.uint8))
+    docked.open(tmp_path / "plain.tif")
+    assert "plain.tif holds no lookup table; open a *.lut.safetensors file" in docked.message.value
+    (path,) = ensemble.save(str(tmp_path / "e.ome.tif"))
+    record = read_record(path)
+    for number, damaged in enumerate(
+        (record["lut_data"][:-8], "not base64", record["lut_data"][:-900] + "A" * 900)
+    ):
+        path = tmp_path / f"damaged {number}.ome.tif"
+        write_image(path, np.eye(9, dtype=np.uint8), record={**record, "lut_data": damaged})
+        docked.open(path)
+        assert f"the lookup table in the record of {path.name} is damaged" in docked.message.value
+    assert docked.lut is fitted
+
+
+def test_the_table_is_saved_but_not_over_a_file(fitted, docked, tmp_path, monkeypatch):
+    docked.save(tmp_path / "rain")
+    assert docked.message.value == "Saved rain.lut.safetensors."
+    path = tmp_path / "rain.lut.safetensors"
+    assert_same_table(load_lut(path), fitted)
+    before = path.read_bytes()
+    with pytest.raises(EnsembleError, match="exists already; choose another name"):
+        docked.save(path)
+    assert path.read_bytes() == before
+    docked.save(path, overwrite=True)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "rain"), ""))
+    asked = []
+    monkeypatch.setattr(QMessageBox, "question", lambda *arguments: asked.append(arguments[2]))
+    docked.save_button.native.click()
+    assert asked == ["rain.lut.safetensors exists already. Overwrite it?"]
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+    docked.open_button.native.click()
+    assert docked.table.value == path.name

@@ -1,4 +1,4 @@
-"""One layer, held as a layer: through new names, new order, exchange of names, and loss."""
+"""Choice of layers while layers are renamed, reordered, added and removed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_ensir.viewer.layers.picker import LayerPicker
 
 @pytest.fixture
 def model():
-    """A viewer without a window."""
+    """A viewer model without a window."""
     model = ViewerModel()
     for name in "abc":
         model.add_image(np.zeros((4, 5), np.uint8), name=name)
@@ -24,12 +24,12 @@ def model():
 
 @pytest.fixture
 def followed(qtbot, model):
-    """Make a control that follows the model's layers, and listen to it."""
+    """Connect a control to the model's layers, and record the values that it emits."""
     watchers = []
 
     def follow(control):
         qtbot.addWidget(control.native)
-        watchers.append(LayerWatcher(model, control.reset_choices))
+        watchers.append(LayerWatcher(getattr(control, "_viewer", model), control.reset_choices))
         values: list = []
         control.changed.connect(values.append)
         return control, values
@@ -43,9 +43,9 @@ def rename(model):
     model.layers["b"].name = "another"
 
 
-def exchange(model):
+def exchange_names(model):
     a, b = model.layers["a"], model.layers["b"]
-    b.name = "for a moment"
+    b.name = "temporary"
     a.name, b.name = "b", "a"
 
 
@@ -61,41 +61,41 @@ def remove_another(model):
     del model.layers["a"]
 
 
-@pytest.mark.parametrize("befall", [rename, exchange, reverse, add, remove_another])
-def test_the_layer_stays_chosen(model, followed, befall):
+@pytest.mark.parametrize("change", [rename, exchange_names, reverse, add, remove_another])
+def test_the_chosen_layer_is_kept(model, followed, change):
     b = model.layers["b"]
-    choice, heard = followed(LayerChoice(model, name="layer", value=b))
-    befall(model)
+    choice, emitted = followed(LayerChoice(model, name="layer", value=b))
+    change(model)
     assert choice.value is b
     assert choice.native.currentText() == b.name
-    assert heard == []
+    assert emitted == []
     assert {choice.native.itemText(i) for i in range(1, len(model.layers) + 1)} == {
         x.name for x in model.layers
     }
 
 
-@pytest.mark.parametrize("befall", [rename, exchange, reverse, add, remove_another])
-def test_the_candidates_stay_ticked_and_in_order(model, followed, befall):
+@pytest.mark.parametrize("change", [rename, exchange_names, reverse, add, remove_another])
+def test_ticks_and_order_of_candidates_are_kept(model, followed, change):
     c, b = model.layers["c"], model.layers["b"]
-    picker, heard = followed(LayerPicker([c, b], viewer=model, name="candidates"))
-    befall(model)
+    picker, emitted = followed(LayerPicker([c, b], viewer=model, name="candidates"))
+    change(model)
     assert picker.value == [c, b]
     assert picker.texts()[:2] == [f"1  {c.name}", f"2  {b.name}"]
-    assert heard == []
+    assert emitted == []
 
 
-def test_a_layer_lost_is_told_once(model, followed):
+def test_the_removal_of_a_layer_is_emitted_once(model, followed):
     b = model.layers["b"]
-    choice, heard = followed(LayerChoice(model, name="layer", value=b))
+    choice, emitted = followed(LayerChoice(model, name="layer", value=b))
     picker, ticked = followed(LayerPicker([b, model.layers["a"]], viewer=model, name="candidates"))
     model.layers.remove(b)
     assert choice.value is None
-    assert heard == [None]
+    assert emitted == [None]
     assert picker.value == [model.layers["a"]]
     assert ticked == [[model.layers["a"]]]
 
 
-def test_layers_of_an_injected_viewer_are_the_same_layers(model, followed):
+def test_layers_of_a_proxied_viewer_can_be_chosen(model, followed):
     injected = PublicOnlyProxy(model)
     choice, _ = followed(LayerChoice(injected, name="layer"))
     picker, _ = followed(LayerPicker(viewer=injected, name="candidates"))
@@ -108,7 +108,7 @@ def test_layers_of_an_injected_viewer_are_the_same_layers(model, followed):
     assert picker.value == [model.layers["b"]]
 
 
-def test_what_is_not_offered_cannot_be_chosen(model, followed):
+def test_other_layers_cannot_be_chosen(model, followed):
     from napari.layers import Image
 
     elsewhere = Image(np.zeros((4, 5)), name="elsewhere")
@@ -117,13 +117,13 @@ def test_what_is_not_offered_cannot_be_chosen(model, followed):
     for layer in (elsewhere, model.layers["c"]):
         with pytest.raises(ValueError, match="not a valid choice"):
             choice.value = layer
-    with pytest.raises(ValueError, match='"elsewhere" is no layer of this viewer'):
+    with pytest.raises(ValueError, match='"elsewhere" is not a layer of this viewer'):
         picker.value = [elsewhere]
 
 
 def test_ticks_order_filter_and_reasons(model, followed):
     a, b, c = (model.layers[name] for name in "abc")
-    picker, heard = followed(LayerPicker(viewer=model, name="candidates"))
+    picker, emitted = followed(LayerPicker(viewer=model, name="candidates"))
     picker.truth = b
     picker.all_button.native.click()
     assert picker.value == [a, c]
@@ -135,16 +135,16 @@ def test_ticks_order_filter_and_reasons(model, followed):
     assert "small  (shape 5 × 7)" in picker.texts()
     picker._filter.value = "sm"
     assert [item.isHidden() for item in picker._rows.items_in_order()] == [True, True, True, False]
-    assert heard == [[a, c], [c, a], []]
+    assert emitted == [[a, c], [c, a], []]
 
 
-def test_a_row_ticked_by_hand_is_a_candidate(model, followed):
-    picker, heard = followed(LayerPicker(viewer=model, name="candidates"))
+def test_ticking_a_row_adds_a_candidate(model, followed):
+    picker, emitted = followed(LayerPicker(viewer=model, name="candidates"))
     picker._rows.item(1).setCheckState(Qt.CheckState.Checked)
-    assert heard == [[model.layers["b"]]]
+    assert emitted == [[model.layers["b"]]]
 
 
-def test_a_long_name_is_shortened_in_the_middle(model, followed):
+def test_long_names_are_elided_in_the_middle(model, followed):
     a = model.layers["a"]
     choice, _ = followed(LayerChoice(model, name="layer", value=a))
     a.name = "a very long name of an image whose end tells it from the others"
@@ -157,3 +157,15 @@ def test_a_long_name_is_shortened_in_the_middle(model, followed):
     assert choice.native.itemData(1, Qt.ItemDataRole.ToolTipRole) == a.name
     picture = choice.native.grab().toImage()
     assert len({picture.pixel(x, picture.height() // 2) for x in range(picture.width())}) > 3, "it is painted"
+
+
+def test_the_only_layer_is_chosen_if_asked_for(followed):
+    model = ViewerModel()
+    choice, emitted = followed(LayerChoice(model, choose_only=True, name="layer"))
+    a = model.add_image(np.zeros((4, 5)), name="a")
+    assert choice.value is a
+    b = model.add_image(np.zeros((4, 5)), name="b")
+    assert choice.value is a
+    model.layers.remove(a)
+    assert choice.value is b
+    assert emitted == [a, b]

@@ -1,4 +1,4 @@
-"""The samples as they open, and what is seen of them."""
+"""Sample data and the canvas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
     ("key", "dtype", "n_candidates"),
     [("tissue", "uint8", 4), ("coins", "float32", 4), ("stack", "uint16", 3)],
 )
-def test_sample_opens_and_its_ensemble_beats_every_candidate(viewer, wait_for, key, dtype, n_candidates):
+def test_the_ensemble_of_a_sample_is_better_than_its_candidates(viewer, wait_for, key, dtype, n_candidates):
     viewer.open_sample("napari-ensir", key)
     assert viewer.layers["ground truth"].data.dtype == dtype
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
@@ -25,7 +25,7 @@ def test_sample_opens_and_its_ensemble_beats_every_candidate(viewer, wait_for, k
     assert "Chosen: " in widget.message.value
 
 
-def test_sample_without_a_truth_serves_as_two_exposures(viewer):
+def test_the_sample_of_two_exposures(viewer):
     from napari_ensir import fit_lut
     from napari_ensir.ensemble.checks.noise import check_own_input
 
@@ -43,10 +43,10 @@ def test_sample_without_a_truth_serves_as_two_exposures(viewer):
     )
     assert len(viewer.layers) == 6
     _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
-    assert restore.image.value is viewer.layers["first exposure"], "and not the candidate on top"
+    assert restore.image.value is viewer.layers["first exposure"], "not the topmost candidate"
     assert second.dtype == np.uint16
     assert second.min() > 0
-    assert second.max() < 4095  # noise that is cut off has no mean of zero
+    assert second.max() < 4095  # clipped noise has a bias
     assert check_own_input(candidates, second) == []
     assert check_own_input(candidates, first) != []
     lut = fit_lut([(candidates, second)], truth_noise="unknown", device="cpu")
@@ -54,7 +54,7 @@ def test_sample_without_a_truth_serves_as_two_exposures(viewer):
     assert min(rows, key=lambda row: row["difference"])["role"] == "ensemble"
 
 
-def test_sample_is_the_same_each_time():
+def test_samples_are_reproducible():
     from napari_ensir.viewer.plugin.sample_data import deconvolved_coins
 
     first, second = deconvolved_coins(), deconvolved_coins()

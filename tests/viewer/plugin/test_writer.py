@@ -1,4 +1,4 @@
-"""Saving layers as OME-TIFF and OME-Zarr: pixels, places and where they came from."""
+"""Layers saved as OME-TIFF and OME-Zarr: pixels, placement and provenance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from napari_ensir.viewer.results.layers import Outputs
 
 @pytest.fixture
 def outputs(filled, images):
-    """Ensemble and weight maps of the images, as Apply adds them."""
+    """Lookup table, and the layers that Apply adds."""
     names = list(images)[1:]
     pairs = [([images[name] for name in names], images["ground truth"])]
     lut = fit_lut(pairs, names=names, device="cpu").calibrated(pairs, device="cpu")
@@ -30,7 +30,7 @@ def outputs(filled, images):
 
 
 @pytest.mark.parametrize("name", ["o.ome.tif", "o.ome.zarr"])
-def test_an_output_saved_says_where_it_came_from(name, outputs, tmp_path):
+def test_saved_outputs_have_provenance(name, outputs, tmp_path):
     lut, layers = outputs
     for layer, kind in zip(layers, ("ensemble", "weights"), strict=True):
         (path,) = layer.save(str(tmp_path / f"{kind} {name}"))
@@ -39,7 +39,7 @@ def test_an_output_saved_says_where_it_came_from(name, outputs, tmp_path):
         assert (record["kind"], record["layer"]) == (kind, layer.name)
         assert record["table"]["names"] == list(lut.names)
         assert record["table"]["report"]["held_out"] == lut.report["held_out"]
-        layer.save(str(path))  # napari has asked
+        layer.save(str(path))  # overwrites
     if name.endswith("tif"):
         with tifffile.TiffFile(tmp_path / f"weights {name}") as file:
             assert file.series[0].axes == "CYX"
@@ -55,7 +55,7 @@ def test_an_output_saved_says_where_it_came_from(name, outputs, tmp_path):
     assert translation["translation"] == [0, 3, 4]
 
 
-def test_what_is_not_ours_is_saved_without(filled, tmp_path):
+def test_other_layers_are_saved_without_provenance(filled, tmp_path):
     colour = np.random.default_rng(0).integers(0, 255, (16, 17, 3)).astype(np.uint8)
     for name, layer in {
         "colour": filled.add_image(colour, rgb=True, name="colour"),
@@ -70,13 +70,29 @@ def test_what_is_not_ours_is_saved_without(filled, tmp_path):
             assert read_record(path) is None
 
 
-def test_a_restored_layer_tells_of_its_restorer(tmp_path):
+def test_restored_layers_have_the_record_of_their_restorer(tmp_path):
     record = {"kind": "restored", "restorer": {"name": "Median"}}
     given = {"name": "r", "metadata": {RECORD_KEY: record}}
     (path,) = write_layer(str(tmp_path / "r.ome.tif"), np.eye(9, dtype=np.uint8), given)
     assert read_record(path) == record
 
 
-def test_a_plain_tiff_stays_naparis_own(filled, tmp_path):
+def test_plain_tiff_files_are_written_by_napari(filled, tmp_path):
     (path,) = filled.layers[0].save(str(tmp_path / "plain.tif"))
     assert read_record(path) is None
+
+
+@pytest.mark.parametrize("name", ["o.ome.tif", "o.ome.zarr"])
+def test_time_steps_and_their_unit_are_saved(name, tmp_path):
+    place = {"name": "t", "scale": (2.0, 0.1, 0.1), "units": ("second", "micrometer", "micrometer")}
+    pixels = np.zeros((3, 8, 9), np.uint8)
+    (path,) = write_layer(str(tmp_path / name), pixels, {**place, "axis_labels": ("t", "y", "x")})
+    if name.endswith("tif"):
+        with tifffile.TiffFile(path) as file:
+            assert file.series[0].axes == "TYX"
+            saved = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]["Pixels"]
+        assert (saved["TimeIncrement"], saved["TimeIncrementUnit"]) == (2, "s")
+        return
+    (image,) = zarr.open_group(path).attrs["ome"]["multiscales"]
+    assert image["axes"][0] == {"name": "t", "type": "time", "unit": "second"}
+    assert image["datasets"][0]["coordinateTransformations"][0]["scale"] == [2, 0.1, 0.1]

@@ -1,4 +1,4 @@
-"""The Train widget: seconds of training on tiny layers."""
+"""Train panel, with short trainings on small layers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QMessageBox
 
+from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import load_restorer
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, why_not
 from napari_ensir.viewer.restore.widget import RestoreWidget
@@ -23,12 +24,12 @@ def pair(dtype=np.uint8, size=24):
 
 @pytest.fixture
 def train(viewer, monkeypatch):
-    """The widget beside a noisy and a clean layer."""
+    """The panel with a noisy and a clean layer."""
     import torch
 
     threads = torch.get_num_threads()
     monkeypatch.setattr(QMessageBox, "question", lambda *_: QMessageBox.StandardButton.Yes)
-    torch.set_num_threads(1)  # others may be at work here, and steps this small gain nothing from more
+    torch.set_num_threads(1)  # more threads do not speed up steps this small
     noisy, clean = pair()
     place = {"scale": (0.5, 0.25), "translate": (3, 4), "rotate": 10, "units": ("um", "um")}
     degraded = viewer.add_image(noisy, name="noisy", **place)
@@ -56,7 +57,7 @@ def cancel_after(widget, qtbot, wait_for, steps):
     wait_for(widget)
 
 
-def test_training_gives_a_candidate_and_a_falling_loss(viewer, train, wait_for):
+def test_training_adds_a_candidate_and_reduces_the_loss(viewer, train, wait_for):
     choose(train, "regression", 60)
     assert train.clean.value.name == "ground truth"
     train.train()
@@ -81,7 +82,7 @@ def test_steps_in_words(count, words):
     assert _steps(count) == words
 
 
-def test_the_preview_lies_on_the_image_and_is_no_candidate(viewer, train, qtbot, wait_for):
+def test_the_preview_is_placed_on_the_image_and_is_not_a_candidate(viewer, train, qtbot, wait_for):
     choose(train, "regression", 1000)
     train.train()
     qtbot.waitUntil(lambda: "training preview" in viewer.layers, timeout=60_000)
@@ -96,13 +97,13 @@ def test_the_preview_lies_on_the_image_and_is_no_candidate(viewer, train, qtbot,
     wait_for(train)
 
 
-def test_cancel_keeps_what_was_trained(viewer, train, qtbot, wait_for, tmp_path):
+def test_a_cancelled_training_can_be_saved_and_resumed(viewer, train, qtbot, wait_for, tmp_path):
     choose(train, "regression", 100_000)
     train.train()
     assert not train.save_button.enabled
     cancel_after(train, qtbot, wait_for, 3)
     step = train.training.step
-    assert f"after {step} steps, which are kept" in train.message.value
+    assert f"after {step} steps; save the training" in train.message.value
     assert [layer for layer in viewer.layers if OUTPUT_KEY not in layer.metadata] == viewer.layers[:2]
     train.save(str(tmp_path / "half"))
     assert load_restorer(tmp_path / "half.safetensors").trained_steps == step
@@ -112,32 +113,32 @@ def test_cancel_keeps_what_was_trained(viewer, train, qtbot, wait_for, tmp_path)
     assert train.training.step == step + 4
     assert viewer.layers[-1].name == "noisy · Regression"
     train.resume()
-    assert f"All of its {step + 4} steps are made" in train.message.value
+    assert f"All {step + 4} steps are completed" in train.message.value
 
 
-def test_an_unsaved_training_is_not_discarded_unasked(train, wait_for, monkeypatch, tmp_path):
+def test_the_user_is_asked_before_a_training_is_discarded(train, wait_for, monkeypatch, tmp_path):
     asked, answers = [], [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes]
     monkeypatch.setattr(
-        QMessageBox, "question", lambda *said: asked.append(said[2]) or answers[len(asked) - 1]
+        QMessageBox, "question", lambda *arguments: asked.append(arguments[2]) or answers[len(asked) - 1]
     )
     choose(train, "regression", 5)
     train.train()
     wait_for(train)
     first = train.training
     train.train()
-    assert asked == ["The training of 5 steps has not been saved. Discard it and train anew?"]
+    assert asked == ["The training of 5 steps has not been saved. Discard it and start a new training?"]
     assert train.task is None
     assert train.training is first
     train.train()
     wait_for(train)
     assert train.training is not first
     train.save(str(tmp_path / "kept"))
-    train.train()  # nothing would be lost
+    train.train()  # without a question
     wait_for(train)
     assert len(asked) == 2
 
 
-def test_a_checkpoint_goes_on_as_if_never_stopped(train, qtbot, wait_for, tmp_path):
+def test_a_resumed_checkpoint_gives_the_losses_of_an_uninterrupted_training(train, qtbot, wait_for, tmp_path):
     choose(train, "ir-cm", 24)
     train.train()
     wait_for(train)
@@ -147,14 +148,14 @@ def test_a_checkpoint_goes_on_as_if_never_stopped(train, qtbot, wait_for, tmp_pa
     cancel_after(train, qtbot, wait_for, 2)
     train.save(str(tmp_path / "half.safetensors"))
     train.training = None
-    choose(train, "regression", 7)  # the checkpoint says what it is
+    choose(train, "regression", 7)  # the checkpoint determines the recipe
     train.resume_from(str(tmp_path / "half.safetensors"))
     wait_for(train)
     assert train.training.losses == whole
     assert train.steps.value == 24
 
 
-def test_saved_and_opened_in_restore_it_gives_the_same_image(viewer, train, wait_for, tmp_path):
+def test_a_saved_restorer_gives_the_same_image_in_restore(viewer, train, wait_for, tmp_path):
     train.train()
     wait_for(train)
     trained = viewer.layers[-1]
@@ -170,15 +171,15 @@ def test_saved_and_opened_in_restore_it_gives_the_same_image(viewer, train, wait
     np.testing.assert_array_equal(viewer.layers[-1].data, trained.data)
 
 
-def test_no_preview_comes_after_a_training_that_was_over_before_the_first_look(viewer, train, wait_for):
-    train._look.setInterval(3_600_000)
+def test_no_preview_is_added_after_a_short_training(viewer, train, wait_for):
+    train._progress_timer.setInterval(3_600_000)
     train.train()
     wait_for(train)
     assert train.training.preview is not None
     assert "training preview" not in viewer.layers
 
 
-def test_dp_ir_around_what_was_trained_here(viewer, train, wait_for, tmp_path):
+def test_dp_ir_with_networks_trained_here(viewer, train, wait_for, tmp_path):
     for recipe in ("regression", "denoiser", "dp-ir"):
         choose(train, recipe)
         assert train.denoiser.native.isVisible() == (recipe == "dp-ir")
@@ -204,7 +205,7 @@ def test_dp_ir_around_what_was_trained_here(viewer, train, wait_for, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_an_ir_network_from_a_file(train, tmp_path, wait_for):
+def test_dp_ir_with_a_network_from_a_file(train, tmp_path, wait_for):
     import torch
 
     torch.jit.save(torch.jit.script(torch.nn.Identity()), str(tmp_path / "same.pt"))
@@ -221,7 +222,7 @@ def test_an_ir_network_from_a_file(train, tmp_path, wait_for):
     assert train.training.step == 12, train.message.value
 
 
-def test_colour_stacks_and_minutes(viewer, train, wait_for):
+def test_colour_stacks_and_a_time_limit(viewer, train, wait_for):
     noisy, clean = (np.stack([np.stack([image] * 3, -1)] * 2) for image in pair(size=24))
     layers = [viewer.add_image(image, rgb=True) for image in (noisy, clean)]
     train.degraded.value = layers[0]
@@ -235,7 +236,7 @@ def test_colour_stacks_and_minutes(viewer, train, wait_for):
     assert viewer.layers[-1].data.shape == noisy.shape
 
 
-def test_wrong_choices_are_one_clear_sentence(viewer, train, wait_for, tmp_path):
+def test_wrong_choices_are_reported(viewer, train, wait_for, tmp_path):
     train.degraded.value = None
     train.train()
     assert "No degraded image is chosen" in train.message.value
@@ -244,7 +245,7 @@ def test_wrong_choices_are_one_clear_sentence(viewer, train, wait_for, tmp_path)
     assert "the same layer" in train.message.value
     train.degraded.value = viewer.add_image(np.zeros((20, 30), np.uint8))
     train.train()
-    assert "20 × 30" in train.message.value
+    assert "shape 20 × 30: shape 24 × 24" in train.message.value
     train.clean.value = viewer.add_image(np.zeros((20, 30), np.uint8))
     train.features.value = 5
     train.train()
@@ -252,8 +253,8 @@ def test_wrong_choices_are_one_clear_sentence(viewer, train, wait_for, tmp_path)
     assert "width 5" in train.message.value
     assert train.training is None
     assert not train.resume_button.enabled
-    train.save(str(tmp_path / "nothing"))
-    assert "no training to save" in train.message.value
+    with pytest.raises(EnsembleError, match="no training to save"):
+        train.save(str(tmp_path / "nothing"))
     train.resume()
     assert "no training to resume" in train.message.value
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
@@ -265,7 +266,7 @@ def test_wrong_choices_are_one_clear_sentence(viewer, train, wait_for, tmp_path)
     assert not list(tmp_path.glob("*nothing*"))
 
 
-def test_it_is_scripted_by_values_and_methods(viewer, train):
+def test_values_can_be_set_by_a_script(viewer, train):
     proxied = train.viewer.layers["noisy"]
     train.update(steps=7, recipe="ir-cm", degraded=proxied, minutes=3.5, features=16, ir="Median")
     other = TrainWidget(viewer)
@@ -277,7 +278,7 @@ def test_it_is_scripted_by_values_and_methods(viewer, train):
     assert other.request().minutes is None
 
 
-def test_the_clean_layer_is_guessed_when_it_comes_and_not_against_the_user(viewer):
+def test_a_clean_layer_is_chosen_by_name_unless_the_user_has_chosen(viewer):
     _, train = viewer.window.add_plugin_dock_widget("napari-ensir", "Train a restorer")
     truth = viewer.add_image(np.eye(8), name="Ground truth")
     assert train.clean.value is truth
@@ -286,7 +287,7 @@ def test_the_clean_layer_is_guessed_when_it_comes_and_not_against_the_user(viewe
     assert train.clean.value is None
 
 
-def test_the_viewer_may_close_while_it_trains(viewer, train, qtbot):
+def test_closing_the_panel_cancels_the_training(viewer, train, qtbot):
     choose(train, "regression", 100_000)
     train.train()
     qtbot.waitUntil(lambda: train.training.step >= 2, timeout=60_000)
@@ -294,16 +295,15 @@ def test_the_viewer_may_close_while_it_trains(viewer, train, qtbot):
     viewer.window.remove_dock_widget(train.native)
     assert task.is_cancelling
     qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=60_000)
-    train.native.deleteLater()  # taken out of its dock, it belongs to whoever took it out
+    train.native.deleteLater()  # a widget without a dock is not deleted with the viewer
     qtbot.wait(100)
 
 
 @pytest.mark.parametrize("which", ["noisy", "ground truth"])
-def test_layers_may_go_while_it_trains(viewer, train, wait_for, qtbot, which):
-    # napari alone crashes on a software-rendered canvas that draws again after the lower one of two images
-    # has gone; among three it does not.
+def test_layers_may_be_removed_during_the_training(viewer, train, wait_for, qtbot, which):
+    # napari crashes on a software-rendered canvas if the lower of two images is removed.
     viewer.add_image(np.zeros((24, 24), np.uint8), name="another")
-    choose(train, "regression", 100)  # long enough for a layer to go meanwhile
+    choose(train, "regression", 100)
     train.train()
     qtbot.waitUntil(lambda: train.training is not None and train.training.step >= 2, timeout=60_000)
     viewer.layers.remove(which)
@@ -315,7 +315,7 @@ def test_layers_may_go_while_it_trains(viewer, train, wait_for, qtbot, which):
     assert ("meanwhile" in train.message.value) == (which == "noisy")
 
 
-def test_a_full_disk_leaves_the_old_checkpoint_whole(train, wait_for, monkeypatch, tmp_path):
+def test_a_full_disk_does_not_damage_the_old_checkpoint(train, wait_for, monkeypatch, tmp_path):
     choose(train, "regression", 3)
     train.train()
     wait_for(train)
@@ -326,9 +326,11 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(train, wait_for, monkeypatc
     def full(handle):
         raise OSError(28, "No space left on device")
 
+    with pytest.raises(EnsembleError, match="exists already; choose another name"):
+        train.save(str(path))
     monkeypatch.setattr("os.fsync", full)
-    train.save(str(path))
-    assert "No space left on device" in train.message.value
+    with pytest.raises(EnsembleError, match="No space left on device"):
+        train.save(str(path), overwrite=True)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == before
     assert train.training.step == 3

@@ -111,7 +111,7 @@ class MeanRevertingSDE:
         return self.mean(x0, mu, t) + self.variance(t).to(x0).sqrt() * noise
 
     def origin(self, x: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Origin estimate x(0) = mu (1 - e^TH) + e^TH (x_t - sqrt(v_t) noise).
+        """Estimate of the origin x(0) = mu (1 - e^TH) + e^TH (x_t - sqrt(v_t) noise).
 
         Its factor e^TH, up to 1 / `rest` = 200, amplifies errors of `noise`; the module docstring says how
         that is avoided.
@@ -214,7 +214,7 @@ class ConsistencyModel(Model):
         self._features = (features,)  # in a tuple, so that torch does not register it as a submodule
 
     def origin(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
-        """Origin estimate x0hat = mu + r."""
+        """Estimate of the origin x0hat = mu + r."""
         residual: Tensor = self.network(2 * torch.cat([x, mu], dim=1) - 1, t.to(x.device))
         return mu + residual
 

@@ -392,7 +392,7 @@ class ApplyWidget(Panel):
 
         def show(results: tuple[Applied, list[str]]) -> None:
             done = results[0]
-            self.turns.take(adding(done))
+            self.queue.put(adding(done))
             n = len(sets)
             said = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
             said += [*twice, *results[1], changed_meanwhile(self.viewer, chain(*origins))]

@@ -1,1 +1,1 @@
-"""magicgui controls that do not depend on layers."""
+"""Controls that do not depend on layers."""

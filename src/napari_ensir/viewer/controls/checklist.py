@@ -1,4 +1,4 @@
-"""A list of named entries to tick and drag into order, as one value. Knows nothing of what they stand for."""
+"""Checklist whose entries can be dragged into order."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _TICKED, _UNTICKED = Qt.CheckState.Checked, Qt.CheckState.Unchecked
 
 
 class TickList(ValuedContainerWidget[list]):
-    """Some of several entries, in order; its value is the list of their keys.
+    """Checklist whose value is the list of the keys of the ticked entries, in order.
 
     Parameters
     ----------
     entries
-        Key to title and sentence.
+        Key -> title and tooltip.
     value
-        Keys ticked at first.
+        Keys that are ticked at first.
     """
 
     selected = Signal(str)
-    """Another row was selected, or one was ticked: its key."""
+    """Emitted with the key of a row that is selected or ticked."""
 
     def __init__(
         self, entries: Mapping[str, tuple[str, str]] | None = None, value: Any = Undefined, **kwargs: Any
     ) -> None:
-        self._told: list[str] = []
+        self._emitted: list[str] = []
         self._rows = _Rows()
         super().__init__(widgets=[], layout="vertical", labels=False, **kwargs)
         self.margins = (0, 0, 0, 0)
@@ -48,7 +48,7 @@ class TickList(ValuedContainerWidget[list]):
         for key, (title, tip) in (entries or {}).items():
             self.add(key, title, tip)
         self._rows.itemChanged.connect(self._item_changed)
-        self._rows.model().rowsMoved.connect(self._tell)
+        self._rows.model().rowsMoved.connect(self._emit_changed)
         self._rows.currentItemChanged.connect(self._row_selected)
         if value is not Undefined:
             self.value = value
@@ -56,39 +56,39 @@ class TickList(ValuedContainerWidget[list]):
     # -- the value --------------------------------------------------------------------------------
 
     def get_value(self) -> list[str]:
-        """The keys ticked, from the top."""
+        """Return the ticked keys, from the top."""
         return [item.data(_KEY) for item in self._rows.items_in_order() if item.checkState() == _TICKED]
 
     def set_value(self, value: Iterable[str] | None) -> None:
-        """Tick these entries, in this order before all others, and no others.
+        """Tick only these entries and move them to the top, in this order.
 
         Raises
         ------
         EnsembleError
-            If there is none of such a key.
+            If a key does not exist.
         """
         keys = list(value or ())
         for key in keys:
             if key not in self.keys():
-                raise EnsembleError(f"there is no {key!r} to tick; there are: {', '.join(self.keys())}.")
+                raise EnsembleError(f"there is no entry {key!r}; choose from: {', '.join(self.keys())}.")
         self._rows.blockSignals(True)
-        for place, key in enumerate(keys):
+        for target, key in enumerate(keys):
             row = self.keys().index(key)
-            if row != place:
-                self._rows.insertItem(place, self._rows.takeItem(row))
+            if row != target:
+                self._rows.insertItem(target, self._rows.takeItem(row))
         for item in self._rows.items_in_order():
             item.setCheckState(_TICKED if item.data(_KEY) in keys else _UNTICKED)
         self._rows.blockSignals(False)
-        self._tell()
+        self._emit_changed()
         if keys:
             self.select(keys[0])
 
     def keys(self) -> list[str]:
-        """All keys, from the top."""
+        """Return all keys, from the top."""
         return [item.data(_KEY) for item in self._rows.items_in_order()]
 
     def add(self, key: str, title: str, tip: str = "", *, ticked: bool = False) -> None:
-        """Offer one more entry, at the end."""
+        """Append an entry."""
         item = QListWidgetItem(title)
         item.setData(_KEY, key)
         item.setToolTip(tip)
@@ -96,36 +96,36 @@ class TickList(ValuedContainerWidget[list]):
         item.setFlags(flags | Qt.ItemFlag.ItemIsEnabled)
         item.setCheckState(_TICKED if ticked else _UNTICKED)
         self._rows.addItem(item)
-        self._tell()
+        self._emit_changed()
 
     def select(self, key: str) -> None:
-        """Put the selection on an entry, ticked or not."""
+        """Select the row of an entry, whether ticked or not."""
         self._rows.setCurrentRow(self.keys().index(key))
 
     def title_of(self, key: str) -> str:
-        """What an entry is called."""
+        """Return the title of an entry."""
         return self._rows.item(self.keys().index(key)).text()
 
-    # -- what the user does -----------------------------------------------------------------------
+    # -- slots ------------------------------------------------------------------------------------
 
     def _item_changed(self, item: QListWidgetItem) -> None:
         if item.checkState() == _TICKED:
-            self._rows.setCurrentItem(item)  # what was ticked is what one wants to see the settings of
-        self._tell()
+            self._rows.setCurrentItem(item)  # show its settings
+        self._emit_changed()
 
     def _row_selected(self, item: QListWidgetItem | None, _: object = None) -> None:
         if item is not None:
             self.selected.emit(item.data(_KEY))
 
-    def _tell(self, *_: object) -> None:
-        chosen = self.get_value()
-        if chosen != self._told:
-            self._told = chosen
-            self.changed.emit(chosen)
+    def _emit_changed(self, *_: object) -> None:
+        value = self.get_value()
+        if value != self._emitted:
+            self._emitted = value
+            self.changed.emit(value)
 
 
 class _Rows(QListWidget):
-    """Ticks and drag: what magicgui has no widget for."""
+    """List with check boxes and dragging, which magicgui lacks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,13 +134,13 @@ class _Rows(QListWidget):
         self.setMinimumHeight(110)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        # napari's own boxes cannot be told from the list where they are empty.
+        # napari's themes draw unchecked boxes in nearly the colour of the background.
         self.setStyleSheet("QListWidget::indicator:unchecked { border: 1px solid #8a9099; }")
 
     def sizeHint(self) -> QSize:
-        """A few rows high; the list scrolls and grows with the dock."""
+        """See Qt."""
         return QSize(260, 150)
 
     def items_in_order(self) -> list[QListWidgetItem]:
-        """All rows, from the top."""
-        return [self.item(place) for place in range(self.count())]
+        """Return all rows."""
+        return [self.item(row) for row in range(self.count())]

@@ -1,4 +1,4 @@
-"""Drop-downs whose values are keys, or text: what magicgui's own lacks. Knows no layers and no settings."""
+"""Combo boxes with tooltips, and with editable text."""
 
 from __future__ import annotations
 
@@ -16,72 +16,30 @@ if TYPE_CHECKING:
 
     from qtpy.QtCore import QObject
 
-__all__ = ["Choice", "Suggested", "elided_text", "narrow"]
-
-
-def narrow(box: QComboBox, mode: Qt.TextElideMode = Qt.TextElideMode.ElideRight) -> None:
-    """Keep the widest entry of a drop-down from widening the dock.
-
-    Parameters
-    ----------
-    box
-        The drop-down.
-    mode
-        Where its text is shortened; Qt itself cuts it off without a sign.
-    """
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(4)
-    box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-    box.view().setTextElideMode(mode)
-
-    def paint(_: QObject, event: QEvent) -> bool:
-        if event.type() != QEvent.Type.Paint or box.isEditable():
-            return False
-        option = _option(box)
-        option.currentText = elided_text(box, mode)
-        painter = QStylePainter(box)
-        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
-        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
-        painter.end()
-        return True
-
-    EventFilter(box, paint)
-
-
-def elided_text(box: QComboBox, mode: Qt.TextElideMode) -> str:
-    """A drop-down's text as it is painted."""
-    part = QStyle.SubControl.SC_ComboBoxEditField
-    room = box.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, _option(box), part, box).width()
-    return box.fontMetrics().elidedText(box.currentText(), mode, room - 4)
-
-
-def _option(box: QComboBox) -> QStyleOptionComboBox:
-    option = QStyleOptionComboBox()
-    box.initStyleOption(option)
-    return option
+__all__ = ["Choice", "EditableChoice", "elided_text", "make_narrow"]
 
 
 class Choice(ComboBox):
-    """A drop-down of titles, each with a tooltip of its own; its value is the entry's key, which may be None.
+    """Combo box whose value is the key of an entry, which may be None; each entry has a tooltip.
 
     Parameters
     ----------
     entries
-        Key to title and sentence.
+        Key -> title and tooltip.
     value
-        The key chosen at first; the first one where it is not given.
+        Key that is chosen at first; default: the first.
     """
 
     def __init__(self, entries: Mapping[Any, tuple[str, str]], value: Any = Undefined, **kwargs: Any) -> None:
-        super().__init__(choices=_pairs(entries), **kwargs)
-        narrow(self.native)
+        super().__init__(choices=_as_choices(entries), **kwargs)
+        make_narrow(self.native)
         self.offer(entries)
         if value is not Undefined:
             self.value = value
 
     @property
     def value(self) -> Any:
-        """The key chosen; None where there are no entries."""
+        """The chosen key; None if there are no entries."""
         return self.get_value()
 
     @value.setter
@@ -90,34 +48,34 @@ class Choice(ComboBox):
             ComboBox.value.fset(self, value)
 
     def offer(self, entries: Mapping[Any, tuple[str, str]]) -> None:
-        """Offer other entries; the key chosen stays if it is among them."""
+        """Replace the entries; the chosen key is kept if it is among them."""
         before = self.value
         with self.changed.blocked():
-            self.choices = ()  # or else magicgui would match old and new entries by their text
-            self._default_choices = _pairs(entries)
+            self.choices = ()  # otherwise magicgui would match old and new entries by their text
+            self._default_choices = _as_choices(entries)
             self.choices = self._default_choices
             if before in entries:
                 self.value = before
-        for place, (_, tip) in enumerate(entries.values()):
-            self.native.setItemData(place, tip or None, Qt.ItemDataRole.ToolTipRole)
+        for index, (_, tooltip) in enumerate(entries.values()):
+            self.native.setItemData(index, tooltip or None, Qt.ItemDataRole.ToolTipRole)
         if self.value != before:
             self.changed.emit(self.value)
 
     def _on_value_change(self, value: Any = None) -> None:
-        # The key None is a value like any other; magicgui would take it for the absence of one.
+        # magicgui would not emit None, which is a key here.
         self.changed.emit(value)
 
 
-def _pairs(entries: Mapping[Any, tuple[str, str]]) -> list[tuple[str, Any]]:
+def _as_choices(entries: Mapping[Any, tuple[str, str]]) -> list[tuple[str, Any]]:
     return [(title, key) for key, (title, _) in entries.items()]
 
 
-class Suggested(ComboBox):
-    """A line of text with suggestions: any other text may be typed as well."""
+class EditableChoice(ComboBox):
+    """Combo box of suggestions that accepts any other text, too."""
 
     def __init__(self, suggestions: Iterable[str], value: Any = Undefined, **kwargs: Any) -> None:
         super().__init__(choices=list(suggestions), **kwargs)
-        narrow(self.native)
+        make_narrow(self.native)
         self.native.setEditable(True)
         self.native.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self._last = self.get_value()
@@ -147,3 +105,44 @@ class Suggested(ComboBox):
         if self.native.isEditable() and self.get_value() != self._last:
             self._last = self.get_value()
             self.changed.emit(self._last)
+
+
+def make_narrow(box: QComboBox, mode: Qt.TextElideMode = Qt.TextElideMode.ElideRight) -> None:
+    """Keep long entries from widening the dock.
+
+    Parameters
+    ----------
+    box
+    mode
+        Where the text is elided; Qt would cut it off without an ellipsis.
+    """
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(4)
+    box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    box.view().setTextElideMode(mode)
+
+    def paint(_: QObject, event: QEvent) -> bool:
+        if event.type() != QEvent.Type.Paint or box.isEditable():
+            return False
+        option = _style_option(box)
+        option.currentText = elided_text(box, mode)
+        painter = QStylePainter(box)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+        painter.end()
+        return True
+
+    EventFilter(box, paint)
+
+
+def elided_text(box: QComboBox, mode: Qt.TextElideMode) -> str:
+    """Return the text of a combo box as it is painted."""
+    part = QStyle.SubControl.SC_ComboBoxEditField
+    field = box.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, _style_option(box), part, box)
+    return box.fontMetrics().elidedText(box.currentText(), mode, field.width() - 4)
+
+
+def _style_option(box: QComboBox) -> QStyleOptionComboBox:
+    option = QStyleOptionComboBox()
+    box.initStyleOption(option)
+    return option

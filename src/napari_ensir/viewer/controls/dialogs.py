@@ -1,4 +1,4 @@
-"""Asks where to write a file, so that nothing is overwritten unasked. Writes nothing."""
+"""Save dialog that asks before a file is overwritten."""
 
 from __future__ import annotations
 
@@ -14,34 +14,41 @@ __all__ = ["ask_where_to_save", "with_suffix"]
 
 
 def with_suffix(path: str | Path, suffix: str) -> Path:
-    """The path, with this suffix added where its name lacks it.
+    """Append a suffix to a path unless its name ends with it.
 
     Examples
     --------
     >>> with_suffix("plot", ".png").name, with_suffix("a.PNG", ".png").name, with_suffix("v1.2", ".png").name
     ('plot.png', 'a.PNG', 'v1.2.png')
+    >>> with_suffix("a.safetensors", ".lut.safetensors").name
+    'a.lut.safetensors'
     """
     path = Path(path).expanduser()
-    return path if path.name.lower().endswith(suffix) else path.with_name(path.name + suffix)
+    if path.name.lower().endswith(suffix):
+        return path
+    name = path.name
+    for part in reversed(suffix.split(".")[1:]):
+        name = name.removesuffix(f".{part}")
+    return path.with_name(name + suffix)
 
 
 def ask_where_to_save(parent: QWidget | None, title: str, name: str, kind: str, suffix: str) -> Path | None:
-    """Let the user choose a file to write; None if they think better of it.
+    """Ask for a file to write; return None if the user cancels or does not overwrite an existing file.
 
     Parameters
     ----------
     parent
-        Over which widget to ask.
+        Parent of the dialog.
     title, name, kind
-        The dialog's title, the name it proposes, and what the files are: ``"Image"``.
+        Title of the dialog, proposed file name, and file type, such as ``"Image"``.
     suffix
-        That the file's name will end with: ``".png"``.
+        Appended if the name lacks it, such as ``".png"``.
     """
     typed, _ = QFileDialog.getSaveFileName(parent, title, name, f"{kind} (*{suffix})")
     if not typed:
         return None
     path = with_suffix(typed, suffix)
-    # The dialog has asked about the name as it was typed, and that is another file.
+    # The dialog has asked only about the name as it was typed.
     if path != Path(typed).expanduser() and path.exists():
         question = f"{path.name} exists already. Overwrite it?"
         if QMessageBox.question(parent, title, question) != QMessageBox.StandardButton.Yes:

@@ -1,4 +1,4 @@
-"""How panels share one side of the window: one under another while there is room, else as tabs."""
+"""Arrangement of docked panels: below each other if there is enough space, else as tabs."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ from qtpy.QtWidgets import QDockWidget, QMainWindow
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
-__all__ = ["LEAST_HEIGHT", "find_room", "mark"]
+__all__ = ["LEAST_HEIGHT", "arrange_dock", "mark_panel"]
 
 LEAST_HEIGHT = 400
-"""Pixels of the window for a panel to be worked with: a laptop's screen has room for one."""
+"""Minimum height of a panel in pixels; the screen of a laptop has space for one."""
 
 _MARK = "napari-ensir panel"
 
 
-def mark(panel: QWidget) -> None:
-    """Tell a panel's widget from those of others."""
+def mark_panel(panel: QWidget) -> None:
+    """Mark a widget as a panel of this package."""
     panel.setProperty(_MARK, True)
 
 
-def find_room(panel: QWidget) -> None:
-    """Give a panel just docked its share of the side, or put it as a tab over the last of ours.
+def arrange_dock(panel: QWidget) -> None:
+    """Resize the docks of a side after a panel was docked, or tabify the panel if there is too little space.
 
-    napari gives it whatever the others leave: 120 pixels, of a laptop's screen as of any. Nothing is moved
-    where no other panel of ours is seen on that side.
+    napari gives a new dock only the height that the others leave. Without other panels of this package on
+    that side nothing is changed.
 
     Parameters
     ----------
     panel
-        What was docked, marked by :func:`mark`.
+        Widget that was docked and marked by :func:`mark_panel`.
     """
     dock, window = panel.parent(), panel.window()
     if not isinstance(dock, QDockWidget) or not isinstance(window, QMainWindow):
-        return  # closed or afloat
+        return  # closed or floating
     side = window.dockWidgetArea(dock)
     if side not in (Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea):
         return
     if window.tabifiedDockWidgets(dock):
-        return  # somebody has put it there
-    # What lies behind a tab has no visible part, and takes no room.
-    seen = [
+        return  # already a tab
+    # Docks behind a tab have an empty visible region.
+    visible = [
         each
         for each in window.findChildren(QDockWidget)
         if each is not dock
-        and not each.isFloating()  # it keeps the side that it came from
+        and not each.isFloating()  # it still has the area that it came from
         and window.dockWidgetArea(each) == side
         and not each.visibleRegion().isEmpty()
     ]
-    ours = [each for each in seen if each.widget() is not None and each.widget().property(_MARK)]
-    if not ours:
+    panels = [each for each in visible if each.widget() is not None and each.widget().property(_MARK)]
+    if not panels:
         return
-    rows, sized = len(seen) + 1, [*seen, dock]
+    rows, resized = len(visible) + 1, [*visible, dock]
     if window.height() // rows < LEAST_HEIGHT:
-        rows, sized = len(seen), ours  # which were squeezed as it came
-        window.tabifyDockWidget(ours[-1], dock)
+        rows, resized = len(visible), panels  # they shrank when it was docked
+        window.tabifyDockWidget(panels[-1], dock)
         dock.show()
         dock.raise_()
-    share = window.height() // rows  # their own heights may not be settled yet
-    window.resizeDocks(sized, [share] * len(sized), Qt.Orientation.Vertical)
+    share = window.height() // rows  # the docks may not have their final heights yet
+    window.resizeDocks(resized, [share] * len(resized), Qt.Orientation.Vertical)

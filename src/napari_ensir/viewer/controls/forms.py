@@ -1,4 +1,4 @@
-"""Controls put together: forms, rows, buttons, and how every control behaves. Knows none of their values."""
+"""Forms, rows and buttons of magicgui controls."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ _NAMED = (QAbstractButton, QAbstractSpinBox, QAbstractSlider, QComboBox, QLineEd
 
 
 class EventFilter(QObject):
-    """Sees a widget's events before the widget does; lives as long as the widget.
+    """Event filter that calls a function; it is deleted with the object that it watches.
 
     Parameters
     ----------
     watched
-        A Qt object.
     handle
-        Called with the object and the event; True keeps the event from the object.
+        Called with the object and the event; True stops the event.
     """
 
     def __init__(self, watched: QObject, handle: Callable[[Any, Any], bool | None]) -> None:
@@ -47,23 +46,23 @@ class EventFilter(QObject):
         return bool(self._handle(watched, event))
 
 
-def _quiet_wheel(watched: QWidget, event: QEvent) -> bool:
-    """Let the wheel scroll the panel, and not change a control that happens to lie under the pointer."""
+def _ignore_wheel(watched: QWidget, event: QEvent) -> bool:
+    """Let the wheel scroll the panel instead of changing a control without focus."""
     if event.type() != QEvent.Type.Wheel or watched.hasFocus():
         return False
-    event.ignore()  # so that it goes on to the scroll area
+    event.ignore()  # passes it on to the scroll area
     return True
 
 
 def dress(widget: Widget, name: str = "") -> None:
-    """Give a control, and all that it is made of, an accessible name, and a wheel that needs the focus.
+    """Set the accessible name of a control and its parts, and let them ignore the wheel without focus.
 
     Parameters
     ----------
     widget
-        Any magicgui widget; may be dressed more than once.
+        Any magicgui widget; calling this again has no effect.
     name
-        What to call it; its text or its label where empty.
+        Default: the text or label of the widget.
     """
     if isinstance(widget, Container):
         for part in widget:
@@ -77,16 +76,16 @@ def dress(widget: Widget, name: str = "") -> None:
             child.setAccessibleName(name)
         if isinstance(child, _WHEELED) and child.focusPolicy() != Qt.FocusPolicy.StrongFocus:
             child.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-            EventFilter(child, _quiet_wheel)
+            EventFilter(child, _ignore_wheel)
 
 
 def button(text: str, tooltip: str, name: str, **kwargs: Any) -> PushButton:
-    """A button; it has no value to keep."""
+    """Create a button, which is not a value of its panel."""
     return PushButton(text=text, tooltip=tooltip, name=name, gui_only=True, **kwargs)
 
 
 def row(*widgets: Widget, **kwargs: Any) -> Container:
-    """Widgets side by side, without labels."""
+    """Create a row of widgets without labels."""
     box = Container(widgets=widgets, layout="horizontal", labels=False, **kwargs)
     box.margins = (0, 0, 0, 0)
     box.native.layout().setSpacing(6)
@@ -95,55 +94,52 @@ def row(*widgets: Widget, **kwargs: Any) -> Container:
 
 
 class Form(Container):
-    """Controls one under another, their labels of one width.
+    """Controls below each other, with labels of equal width.
 
     Parameters
     ----------
     *widgets
-        In order.
     **kwargs
-        As for magicgui's container.
+        Passed to magicgui's container.
     """
 
-    _TIMES = (QEvent.Type.Show, QEvent.Type.StyleChange, QEvent.Type.FontChange)
+    _RESIZING = (QEvent.Type.Show, QEvent.Type.StyleChange, QEvent.Type.FontChange)
 
     def __init__(self, *widgets: Widget, **kwargs: Any) -> None:
         super().__init__(labels=True, **kwargs)
         self.margins = (0, 0, 0, 0)
         self.native.layout().setSpacing(3)
-        self._soon = QTimer(self.native)
-        self._soon.setSingleShot(True)
-        self._soon.timeout.connect(self._align)
-        EventFilter(self.native, self._seen)
+        self._align_timer = QTimer(self.native)
+        self._align_timer.setSingleShot(True)
+        self._align_timer.timeout.connect(self._align)
+        EventFilter(self.native, self._watch_size)
         self.extend(widgets)
 
     def insert(self, key: int, widget: Widget) -> None:
         """See magicgui."""
         super().insert(key, widget)
         dress(widget)
-        self._soon.start(0)
+        self._align_timer.start(0)
 
     def refill(self, *widgets: Widget) -> None:
-        """Put these controls where others were, which are gone for good."""
+        """Replace all controls and delete the old ones."""
         gone = [each.native.parentWidget() or each.native for each in self]
         self.clear()
         for each in gone:
             if each is not self.native:
-                each.setParent(
-                    self.native
-                )  # magicgui has taken it out: without a parent it would be a window
+                each.setParent(self.native)  # magicgui has removed it; without a parent it would be a window
                 each.hide()
                 each.deleteLater()
         self.extend(widgets)
 
-    def _seen(self, _: object, event: QEvent) -> None:
-        if event.type() in self._TIMES:
-            self._soon.start(0)
+    def _watch_size(self, _: object, event: QEvent) -> None:
+        if event.type() in self._RESIZING:
+            self._align_timer.start(0)
 
     def _align(self) -> None:
-        """Give all labels the width of the widest: magicgui measures them in another font than is drawn."""
+        """Give all labels the width of the widest, since magicgui measures them in another font."""
         layout = self.native.layout()
-        rows = [layout.itemAt(place).widget() for place in range(layout.count())]
+        rows = [layout.itemAt(row).widget() for row in range(layout.count())]
         inner = {id(each.native) for each in self}
         labels = [each.layout().itemAt(0).widget() for each in rows if id(each) not in inner]
         widest = max((label.sizeHint().width() for label in labels), default=0)

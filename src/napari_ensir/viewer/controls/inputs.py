@@ -1,8 +1,4 @@
-"""Controls that magicgui lacks, and the one way from a setting to its control. Knows no layers, runs nothing.
-
-Each is a magicgui value widget: it has a name, a label, a tooltip and a value, so a script, the console and a
-test speak to it as to any other.
-"""
+"""Value widgets that magicgui lacks, and the controls of settings."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from magicgui.widgets.bases import ValuedContainerWidget
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QSizePolicy
 
-from napari_ensir.viewer.controls.combo import Choice, Suggested
+from napari_ensir.viewer.controls.combo import Choice, EditableChoice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,58 +22,58 @@ if TYPE_CHECKING:
     from napari_ensir.settings import Setting
 
 __all__ = [
-    "Between",
+    "IndexRange",
     "Message",
     "Number",
+    "NumberRange",
     "Numbers",
-    "Places",
-    "ValueOrWord",
+    "OptionalValue",
     "WithButton",
     "control_of",
 ]
 
 LARGEST = 1e12
-"""What a number box goes up to where a setting has no limit."""
+"""Limit of number boxes of settings without a limit."""
 
 NUMBER_WIDTH = 104
-"""Pixels that a number box takes, its two buttons included."""
+"""Width of number boxes in pixels, including their buttons."""
 
 PADDING = 20
-"""Of these, what napari's style sheet keeps free at both ends of a box."""
+"""Part of that width that napari's style sheet leaves empty."""
 
 BY_HAND = "by hand"
-"""The entry beside a setting's words that stands for a value of one's own."""
+"""Entry of :class:`OptionalValue` for a value that the user enters."""
 
 
 class Number(FloatSpinBox):
-    """A number box that shows whatever digits its value has, around 1e-5 as well as around 1e5.
+    """Number box with as many decimals as its value needs.
 
     Parameters
     ----------
     value, min, max, step
-        As for magicgui's; the limits are wide where none are given.
+        See magicgui; the default limits are wide.
     unit
-        Shown behind the number.
+        Shown after the number.
     """
 
     def __init__(
         self,
         value: Any = Undefined,
-        min: float | None = None,  # noqa: A002 - magicgui's names
+        min: float | None = None,  # noqa: A002 - names of magicgui
         max: float | None = None,  # noqa: A002
         step: float | None = None,
         unit: str = "",
         **kwargs: Any,
     ) -> None:
-        self._least_digits = self._step_digits = 0 if step is None else _digits(step)
+        self._min_decimals = self._step_decimals = 0 if step is None else _decimals(step)
         super().__init__(
             min=-LARGEST if min is None else min, max=LARGEST if max is None else max, step=step, **kwargs
         )
         self.native.setSuffix(f" {unit}" if unit else "")
-        # The text of the largest value would else make the box wider than the dock.
+        # Otherwise the text of the largest value would determine the width.
         self.native.setMinimumWidth(NUMBER_WIDTH)
         self.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        # A number is taken when it is whole: each digit typed would be a value of its own otherwise.
+        # Otherwise each typed digit would be a change of the value.
         self.native.setKeyboardTracking(False)
         if step is None:
             self.suit(1.0)
@@ -85,36 +81,36 @@ class Number(FloatSpinBox):
             self.value = value
 
     def suit(self, span: float) -> None:
-        """Let values be typed down to a thousandth of this span."""
+        """Allow enough decimals for a thousandth of this span."""
         if span > 0:
-            self._least_digits = max(self._step_digits, min(15, 3 - floor(log10(span))))
-            self._take_digits(self.value)
+            self._min_decimals = max(self._step_decimals, min(15, 3 - floor(log10(span))))
+            self._set_decimals(self.value)
 
     def set_value(self, value: Any) -> None:
         """See magicgui."""
-        self._take_digits(float(value))
+        self._set_decimals(float(value))
         super().set_value(float(value))
 
-    def _take_digits(self, value: float) -> None:
-        self.native.setDecimals(max(self._least_digits, _digits(value)))
+    def _set_decimals(self, value: float) -> None:
+        self.native.setDecimals(max(self._min_decimals, _decimals(value)))
 
 
-def _digits(value: float) -> int:
-    """Decimals that nine significant digits of a number take."""
+def _decimals(value: float) -> int:
+    """Number of decimals of nine significant digits."""
     shown = f"{abs(value):.9g}"
     mantissa, _, exponent = shown.partition("e")
     return max(0, min(15, len(mantissa.partition(".")[2]) - int(exponent or 0)))
 
 
 class Numbers(LineEdit):
-    """Several numbers, with commas between them; what is none of that stays text, for a check to refuse."""
+    """Numbers separated by commas; other text is returned as it is, so that the setting reports it."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.native.editingFinished.connect(lambda: self.changed.emit(self.get_value()))
 
     def get_value(self) -> Any:
-        """A tuple of numbers, or the text where it is none."""
+        """Return a tuple of numbers, or the text."""
         text = super().get_value()
         try:
             return tuple(float(part) for part in text.replace(",", " ").split())
@@ -126,12 +122,12 @@ class Numbers(LineEdit):
         super().set_value(value if isinstance(value, str) else ", ".join(f"{one:.9g}" for one in value))
 
     def _on_value_change(self, value: Any = None) -> None:
-        if not self.native.hasFocus():  # while it is typed, it is not yet what is meant
+        if not self.native.hasFocus():  # the user is typing
             self.changed.emit(self.get_value())
 
 
-class Between(ValuedContainerWidget):
-    """Two numbers, the lower first; the value is the pair of them."""
+class NumberRange(ValuedContainerWidget):
+    """Pair of numbers, the lower first."""
 
     def __init__(self, value: Any = Undefined, **kwargs: Any) -> None:
         self.low = Number(0.0, name="low", label="Lowest")
@@ -140,7 +136,7 @@ class Between(ValuedContainerWidget):
         super().__init__(value, **kwargs)
         self.margins = (0, 0, 0, 0)
         for part in (self.low, self.high):
-            part.changed.connect(self._tell)
+            part.changed.connect(self._emit_changed)
 
     def get_value(self) -> Any:
         """See magicgui."""
@@ -153,27 +149,27 @@ class Between(ValuedContainerWidget):
         with self.low.changed.blocked(), self.high.changed.blocked():
             self.low.value, self.high.value = low, high
         if self.get_value() != before:
-            self._tell()
+            self._emit_changed()
 
     def suit(self, span: float) -> None:
-        """See Number."""
+        """See :meth:`Number.suit`."""
         self.low.suit(span)
         self.high.suit(span)
 
-    def _tell(self) -> None:
+    def _emit_changed(self) -> None:
         self.changed.emit(self.get_value())
 
 
-class Places(RangeSlider):
-    """First and last place along an axis; set by a script, it reaches as far as is set."""
+class IndexRange(RangeSlider):
+    """First and last index along an axis; a script may set values above the maximum, which is raised."""
 
     def __init__(self, value: Any = (0, 1), **kwargs: Any) -> None:
         super().__init__(value=value, min=0, max=max(1, value[1]), **kwargs)
-        # The handles say where they stand; labels at the ends as well do not fit.
+        # The handles have labels; labels at the ends do not fit.
         self.native.setEdgeLabelMode(type(self.native).EdgeLabelMode.NoLabel)
 
     def get_value(self) -> Any:
-        """Two whole numbers."""
+        """Return two integers."""
         first, last = super().get_value()
         return int(first), int(last)
 
@@ -186,27 +182,26 @@ class Places(RangeSlider):
         self.changed.emit(self.get_value())
 
 
-class ValueOrWord(ValuedContainerWidget):
-    """A value, or a word that stands for one: None ("an eighth of the range") or "auto".
+class OptionalValue(ValuedContainerWidget):
+    """Value that may be None or "auto".
 
-    A drop-down of the words, with the value's own control beside it once the value is one's own, or once
-    :meth:`show_in_use` told what the word came to. Changing that control makes the value one's own.
+    A combo box, and a control for the value, which is shown if the user chooses "by hand" or
+    :meth:`show_in_use` was called. Changing that control chooses "by hand".
 
     Parameters
     ----------
     inner
-        The value's control.
+        Control of the value.
     words
-        What each word is called, and a sentence: keys are None, "auto" or both.
+        None, "auto" or both -> title and tooltip.
     value
-        A word or a value.
     """
 
     def __init__(
         self, inner: BaseValueWidget, words: Mapping[Any, tuple[str, str]], value: Any = None, **kwargs: Any
     ) -> None:
         self._inner, self._words = inner, tuple(words)
-        entries = {**words, BY_HAND: (BY_HAND, "A value of your own.")}
+        entries = {**words, BY_HAND: (BY_HAND, "Enter a value.")}
         self._word = Choice(entries, name="word", label="which")
         self._in_use = False
         kwargs.setdefault("layout", "horizontal")
@@ -214,17 +209,17 @@ class ValueOrWord(ValuedContainerWidget):
         self.margins = (0, 0, 0, 0)
         self.native.layout().setSpacing(4)
         if isinstance(inner, Number | SpinBox):
-            inner.native.setMaximumWidth(NUMBER_WIDTH)  # the words are longer
-            # napari's style sheet lets it be narrower than its digits, and wins over a least width set by Qt.
+            inner.native.setMaximumWidth(NUMBER_WIDTH)  # leaves space for the combo box
+            # napari's style sheet overrides the minimum width of the widget.
             inner.native.setStyleSheet(f"QAbstractSpinBox {{ min-width: {NUMBER_WIDTH - PADDING}px; }}")
         self.value = value
-        self._follow()
+        self._show_inner()
         self._word.changed.connect(self._word_chosen)
         inner.changed.connect(self._inner_changed)
 
     @property
     def inner(self) -> BaseValueWidget:
-        """The value's own control."""
+        """The control of the value."""
         return self._inner
 
     def get_value(self) -> Any:
@@ -241,36 +236,36 @@ class ValueOrWord(ValuedContainerWidget):
                 self._inner.value = value
             self._word.value = value if is_word else BY_HAND
         self._in_use = self._in_use and not is_word
-        self._follow()
+        self._show_inner()
         if self.get_value() != before:
             self.changed.emit(self.get_value())
 
     def show_in_use(self, value: Any) -> None:
-        """Show what a word came to; neither the value nor the word chosen changes."""
+        """Show the value that None or "auto" resulted in, without changing the value of this control."""
         if self._word.value == BY_HAND or value is None:
             return
         with self._inner.changed.blocked():
             self._inner.value = value
         self._in_use = True
-        self._follow()
+        self._show_inner()
 
     def _word_chosen(self, _: object) -> None:
         self._in_use = False
-        self._follow()
+        self._show_inner()
         self.changed.emit(self.get_value())
 
     def _inner_changed(self, _: object) -> None:
         with self._word.changed.blocked():
             self._word.value = BY_HAND
-        self._follow()
+        self._show_inner()
         self.changed.emit(self.get_value())
 
-    def _follow(self) -> None:
+    def _show_inner(self) -> None:
         self._inner.native.setVisible(self._in_use or self._word.value == BY_HAND)
 
 
 class WithButton(ValuedContainerWidget):
-    """A control with a button beside it; its value is the control's."""
+    """Control with a button; its value is that of the control."""
 
     def __init__(self, inner: BaseValueWidget, beside: PushButton, **kwargs: Any) -> None:
         self.inner, self.button = inner, beside
@@ -293,7 +288,7 @@ class WithButton(ValuedContainerWidget):
 
 
 class Message(Label):
-    """Words that wrap and can be copied; gone where there are none."""
+    """Text that wraps and can be copied; hidden if empty."""
 
     def __init__(self, value: str = "", **kwargs: Any) -> None:
         super().__init__(value=value, **kwargs)
@@ -307,29 +302,26 @@ class Message(Label):
     def set_value(self, value: Any) -> None:
         """See magicgui."""
         super().set_value(value)
-        # Not before it has a place: it would open as a window.
+        # Without a parent it would open as a window.
         if self.native.parent() is not None:
             self.native.setVisible(bool(value))
 
 
-# -- from a setting to its control --------------------------------------------------------------------
-
-
 def control_of(setting: Setting, value: Any = Undefined, **kwargs: Any) -> BaseValueWidget:
-    """The control of a setting: named, labelled and explained as the setting is.
+    """Create the control of a setting, with its name, title and description.
 
     Parameters
     ----------
     setting : napari_ensir.settings.Setting
     value
-        What it shows at first; the setting's default where it is not given.
+        Default: the default of the setting.
     **kwargs
         Further keywords of the control, such as ``visible``.
     """
     value = setting.default if value is Undefined else value
     common = {"name": setting.name, "label": setting.title, "tooltip": setting.description, **kwargs}
     if setting.others:
-        return Suggested(setting.choices or (), value=value, **common)
+        return EditableChoice(setting.choices or (), value=value, **common)
     if setting.kind == "choice":
         entries = dict(setting.choices or {})
         if setting.none is not None:
@@ -341,14 +333,14 @@ def control_of(setting: Setting, value: Any = Undefined, **kwargs: Any) -> BaseV
     if setting.auto is not None:
         words[setting.word] = (setting.auto, setting.auto)
     if not words:
-        return _plain(setting, value, common)
-    inner = _plain(setting, Undefined, {"name": "own_value", "label": setting.title})
+        return _value_control(setting, value, common)
+    inner = _value_control(setting, Undefined, {"name": "own_value", "label": setting.title})
     if setting.kind in ("range", "places", "numbers"):
         common["layout"] = "vertical"
-    return ValueOrWord(inner, words, value=value, **common)
+    return OptionalValue(inner, words, value=value, **common)
 
 
-def _plain(setting: Setting, value: Any, common: Mapping[str, Any]) -> BaseValueWidget:
+def _value_control(setting: Setting, value: Any, common: Mapping[str, Any]) -> BaseValueWidget:
     low, high, step = setting.minimum, setting.maximum, setting.step
     if setting.kind == "flag":
         without_label = {key: given for key, given in common.items() if key != "label"}
@@ -367,9 +359,9 @@ def _plain(setting: Setting, value: Any, common: Mapping[str, Any]) -> BaseValue
     if setting.kind == "number":
         return Number(value, low, high, step, **common)
     if setting.kind == "range":
-        return Between(value, **common)
+        return NumberRange(value, **common)
     if setting.kind == "places":
-        return Places(value=(0, 1) if value is Undefined else value, **common)
+        return IndexRange(value=(0, 1) if value is Undefined else value, **common)
     if setting.kind == "numbers":
         return Numbers(value=value, **common)
     return LineEdit(value=value, **common)

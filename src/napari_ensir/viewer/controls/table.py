@@ -29,7 +29,7 @@ class PlainTable(Table):
         super().__init__(gui_only=True, **kwargs)
         self.read_only = True
         native = self.native
-        native.setItemDelegate(QStyledItemDelegate(native))  # magicgui's own takes every text for a number
+        native.setItemDelegate(QStyledItemDelegate(native))  # magicgui's formats text as numbers
         native.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         native.setSelectionMode(QAbstractItemView.SelectionMode.ContiguousSelection)
         native.verticalHeader().hide()
@@ -41,7 +41,7 @@ class PlainTable(Table):
         native.setMinimumWidth(200)
 
     def fill(self, names: Sequence[str], columns: Mapping[str, tuple[Sequence[str], str]]) -> None:
-        """Show names, and for each heading its texts and its tooltip; texts with a star are bold."""
+        """Show names and columns (title -> texts and tooltip); texts with a star are bold."""
         with self.changed.blocked():
             self.value = {"": list(names), **{title: list(texts) for title, (texts, _) in columns.items()}}
         native = self.native

@@ -1,8 +1,4 @@
-"""Work beside the viewer: in a thread, with progress told as it goes, cancelled at once. Knows no layers.
-
-Whoever starts a task shows its progress. napari's own bar is not used: making one paints the whole window
-there and then, within whatever goes on, and that has ended in the OpenGL driver.
-"""
+"""Tasks in threads, and a queue of work for the main thread."""
 
 from __future__ import annotations
 
@@ -19,31 +15,32 @@ from napari_ensir.errors import Cancelled
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+__all__ = ["MainThreadQueue", "Task"]
 
-__all__ = ["Task", "Turns"]
-
-
-# A task's last reference must not be the thread's: a QObject has to die on the thread it was made on.
 _RUNNING: set[Task] = set()
+"""References to running tasks: a QObject must be deleted on the thread that created it."""
 
-_LEAST_SECONDS = 0.25
-"""Between two reports: more of them cannot be read."""
+_REPORT_INTERVAL = 0.25
+"""Minimum number of seconds between progress reports."""
 
 
 class Task(QObject):
-    """One piece of work in a thread.
+    """Work in a thread that reports progress and can be cancelled.
 
-    ``work`` is called with a ``progress(done, total, text)`` callback, which raises
-    :class:`~napari_ensir.errors.Cancelled` once :meth:`cancel` was called. The signals arrive on the main
-    thread: exactly one of ``returned``, ``failed`` and ``cancelled``, then ``finished``; before them
-    ``progressed`` with thousandths done, a thousand, and what is being done.
+    ``work`` is called with a callback ``progress(done, total, text)``, which raises
+    :class:`~napari_ensir.errors.Cancelled` after :meth:`cancel`. Signals arrive on the main thread:
+    ``progressed`` with thousandths done, 1000 and a text; then one of ``returned``, ``failed`` and
+    ``cancelled``; then ``finished``.
+
+    napari's progress bar is not used, since creating one repaints the window at once, which can crash OpenGL
+    drivers.
 
     Parameters
     ----------
     work
-        Takes the progress callback, gives the result.
+        Takes the progress callback and returns the result.
     title
-        What is done, in a few words.
+        Short description.
     """
 
     returned = Signal(object)
@@ -59,20 +56,19 @@ class Task(QObject):
         self._last_report = 0.0
         self.title = title
         self._outcome: tuple[str, Any] = ("cancelled", None)
-        # The outcome comes back as a value: an exception left in a worker would also open a dialog.
-        # napari keeps every worker that ever ran, which must not keep the task, its images and its widget.
+        # napari keeps all workers for ever; popping the method releases the task, its images and its panel.
         once = [self._run]
         self._worker = create_worker(lambda: once.pop()(), _start_thread=False)
-        # "finished" and not "returned", which a worker keeps to itself once napari has told it to quit.
+        # A worker does not emit "returned" after napari has told it to quit.
         self._worker.finished.connect(self._end)
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the thread and return."""
         _RUNNING.add(self)
         self._worker.start()
 
     def cancel(self) -> None:
-        """Ask the work to stop; ``cancelled`` follows when it has."""
+        """Ask the work to stop; ``cancelled`` is emitted when it has stopped."""
         self._stop.set()
 
     @property
@@ -81,28 +77,29 @@ class Task(QObject):
         return self._stop.is_set()
 
     def _run(self) -> None:
+        # Exceptions are stored, since napari would show a dialog for one that leaves a worker.
         try:
             self._outcome = "returned", self._work(self._report)
         except Cancelled:
             pass
-        except Exception as error:  # whatever it is, the main thread shows it
+        except Exception as error:
             self._outcome = "failed", error
 
     def _report(self, done: int, total: int, text: str) -> None:
         if self._stop.is_set():
             raise Cancelled
         now = time.monotonic()
-        if now - self._last_report >= _LEAST_SECONDS:
+        if now - self._last_report >= _REPORT_INTERVAL:
             self._last_report = now
-            # Counts of pixels do not fit Qt's 32-bit int, and nobody needs more than this.
+            # Thousandths, since counts of pixels exceed Qt's 32-bit int.
             self.progressed.emit(round(1000 * done / max(1, total)), 1000, text)
 
     def _end(self) -> None:
         kind, value = self._outcome
-        # Neither images nor a failure's frames, with what they hold on an accelerator, outlive the task.
-        self._outcome, self._work = ("cancelled", None), _nothing
+        # Releases images, and the frames of an exception with their tensors on an accelerator.
+        self._outcome, self._work = ("cancelled", None), _do_nothing
         if kind == "returned" and self._stop.is_set():
-            kind = "cancelled"  # asked to stop after the last report: what came of it is not wanted
+            kind = "cancelled"  # after the last report
         if kind == "returned":
             self.returned.emit(value)
         elif kind == "failed":
@@ -110,58 +107,58 @@ class Task(QObject):
         else:
             self.cancelled.emit()
         self.finished.emit()
-        # Not within a signal of this very object.
+        # Later, since this method is called by a signal of this object.
         QTimer.singleShot(0, lambda: _RUNNING.discard(self))
 
 
-def _nothing(*_: object) -> None:
-    """Stands for work that is done."""
+def _do_nothing(*_: object) -> None:
+    """Replaces the work of a finished task."""
 
 
-class Turns:
-    """A line of work, first come, first served.
+class MainThreadQueue:
+    """First-in, first-out queue of iterators that the event loop advances step by step.
 
     Parameters
     ----------
     parent
-        Nothing is done any more once it is gone.
+        The queue stops when this object is deleted.
     fail
-        Called with what a step raised; the rest of its work is dropped.
+        Called with an exception that a step raises; the rest of its iterator is dropped.
     """
 
     def __init__(self, parent: QObject, fail: Callable[[Exception], object]) -> None:
         self._fail = fail
-        self._line: deque[Iterator[object]] = deque()
+        self._waiting: deque[Iterator[object]] = deque()
         self._is_busy = False
         self._timer = QTimer(parent)
-        self._timer.setInterval(1)  # of 0 it would come before timers that wait longer
+        self._timer.setInterval(1)  # with 0 it would precede other timers
         self._timer.timeout.connect(self._step)
 
     @property
     def is_active(self) -> bool:
-        """Whether something is still to be done."""
-        return bool(self._line)
+        """Whether work is left."""
+        return bool(self._waiting)
 
-    def take(self, steps: Iterator[object]) -> None:
-        """Do work that goes one step further at each ``next``: the first at once, unless other work waits."""
-        self._line.append(steps)
-        if len(self._line) == 1:
+    def put(self, steps: Iterator[object]) -> None:
+        """Append an iterator; its first step is done at once if nothing else is waiting."""
+        self._waiting.append(steps)
+        if len(self._waiting) == 1:
             self._step()
-        if self._line:
+        if self._waiting:
             self._timer.start()
 
-    def drop(self) -> None:
-        """Forget what is still to be done."""
-        self._line.clear()
+    def clear(self) -> None:
+        """Drop all work that is left."""
+        self._waiting.clear()
         self._timer.stop()
 
     def _step(self) -> None:
-        if self._is_busy:  # a step that lets the event loop run
+        if self._is_busy:  # the current step runs the event loop
             return
-        if not self._line:
+        if not self._waiting:
             self._timer.stop()
             return
-        steps, self._is_busy = self._line[0], True
+        steps, self._is_busy = self._waiting[0], True
         try:
             next(steps)
             return
@@ -171,5 +168,5 @@ class Turns:
             self._fail(error)
         finally:
             self._is_busy = False
-        if self._line and self._line[0] is steps:  # a step may have led to drop()
-            self._line.popleft()
+        if self._waiting and self._waiting[0] is steps:  # the step may have called clear()
+            self._waiting.popleft()

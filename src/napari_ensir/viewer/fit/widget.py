@@ -200,7 +200,7 @@ class FitWidget(FitControls):
         live = {name: getattr(now, name) for name in LIVE}
         settings = replace(before.request.settings, **live, device=now.device)
         if settings == before.request.settings:
-            self.turns.take(outputs.showing(before.lut, before.combined, self.weights.value))
+            self.queue.put(outputs.showing(before.lut, before.combined, self.weights.value))
         elif not before.session.holds(replace(settings, planes=None)):
             self._start_fit(replace(before.request, settings=settings), self._take)
         else:
@@ -215,7 +215,7 @@ class FitWidget(FitControls):
             self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
         self.result, self._done = result, set()
         if self._outputs is not None:
-            self.turns.take(self._outputs.showing(result.lut, result.combined, self.weights.value))
+            self.queue.put(self._outputs.showing(result.lut, result.combined, self.weights.value))
         session_of(self.viewer).replace(self._title, result.lut)
         self.show_in_use(result)
         self._tell()
@@ -243,7 +243,7 @@ class FitWidget(FitControls):
         result = self.result
         if result is None or (self.task is not None and not self._is_quiet):
             return
-        if self.turns.is_active:  # the layers first
+        if self.queue.is_active:  # the layers first
             self._scores_soon.start(REST)
             return
         if "methods" not in self._done:
@@ -274,7 +274,7 @@ class FitWidget(FitControls):
 
     def _take_errors(self, errors: Errors) -> None:
         if self.result is not None and self._outputs is not None:
-            self.turns.take(self._outputs.showing_errors(self.result.lut, errors))
+            self.queue.put(self._outputs.showing_errors(self.result.lut, errors))
 
     def show_errors(self) -> None:
         """Add the errors of the ensemble and of the best candidate, in one colour scale."""
@@ -283,7 +283,7 @@ class FitWidget(FitControls):
         result, outputs = self.result, self._outputs
 
         def take(errors: Errors) -> None:
-            self.turns.take(outputs.showing_errors(result.lut, errors))
+            self.queue.put(outputs.showing_errors(result.lut, errors))
             self._done.add("errors")
             self._scores_soon.start(0)
 

@@ -1,1 +1,1 @@
-"""Layers: their data, placement and choice."""
+"""Access to napari layers: pixels, names, placement and choice."""

@@ -1,4 +1,4 @@
-"""A drop-down of layers: holds a layer, not its name. Offers, and does nothing with what is chosen."""
+"""Combo box of the layers of a viewer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from magicgui.types import Undefined
 from magicgui.widgets import ComboBox
 from qtpy.QtCore import Qt
 
-from napari_ensir.viewer.controls.combo import elided_text, narrow
+from napari_ensir.viewer.controls.combo import elided_text, make_narrow
 from napari_ensir.viewer.layers.layers import unwrapped
 
 if TYPE_CHECKING:
@@ -21,20 +21,21 @@ __all__ = ["LayerChoice"]
 
 
 class LayerChoice(ComboBox):
-    """One layer out of those that a rule admits, or None.
+    """Combo box whose value is a layer, or None.
 
-    It stays the same layer through renaming, reordering and exchange of names; ``changed`` tells when it is
-    another one, or gone. Whoever holds the control calls :meth:`reset_choices` when layers come and go, as
-    napari does for what is docked.
+    The value stays the same layer if layers are renamed or reordered; ``changed`` is emitted if another layer
+    is chosen or the layer is removed. The owner calls :meth:`reset_choices` if the layers change, as napari
+    does for docked widgets.
 
     Parameters
     ----------
     viewer
-        Whose layers to offer.
     admits
-        Says of a layer whether it is offered.
+        Returns whether a layer is offered.
     nothing
-        Text of the entry that stands for no layer.
+        Text of the entry for no layer.
+    choose_only
+        Choose a layer whenever it is the only one that is offered.
     """
 
     def __init__(
@@ -43,20 +44,22 @@ class LayerChoice(ComboBox):
         admits: Callable[[Layer], bool] = lambda layer: True,
         nothing: str = "choose a layer",
         value: Any = Undefined,
+        *,
+        choose_only: bool = False,
         **kwargs: Any,
     ) -> None:
-        self._viewer, self._admits = viewer, admits
+        self._viewer, self._admits, self._choose_only = viewer, admits, choose_only
         self._shown: list[tuple[str, int]] | None = None
         self.null_string = nothing
         super().__init__(choices=self._offered, nullable=True, **kwargs)
-        # Shortened in the middle: names often differ at the end.
-        narrow(self.native, Qt.TextElideMode.ElideMiddle)
+        # Elided in the middle, since the names of layers often differ at the end.
+        make_narrow(self.native, Qt.TextElideMode.ElideMiddle)
         if value is not Undefined:
             self.value = value
 
     @property
     def value(self) -> Any:
-        """The layer chosen, or None."""
+        """The chosen layer, or None."""
         return self.get_value()
 
     @value.setter
@@ -64,7 +67,7 @@ class LayerChoice(ComboBox):
         ComboBox.value.fset(self, unwrapped(value))
 
     def reset_choices(self, *_: Any) -> None:
-        """Follow the viewer's layers; the layer chosen stays if it is still offered."""
+        """Offer the viewer's current layers; the chosen layer stays if it is still offered."""
         offered = self._offered(self)
         shown = [(name, id(layer)) for name, layer in offered]
         if shown == self._shown:
@@ -72,17 +75,19 @@ class LayerChoice(ComboBox):
         self._shown = shown
         before = self.get_value()
         with self.changed.blocked():
-            self.choices = ()  # or else magicgui would match old and new entries by their text
+            self.choices = ()  # otherwise magicgui would match old and new entries by their text
             self.choices = self._offered
             if any(before is layer for _, layer in offered):
                 self.value = before
-        for place, (name, _) in enumerate(offered, start=1):
-            self.native.setItemData(place, name, Qt.ItemDataRole.ToolTipRole)
+            elif self._choose_only and len(offered) == 1:
+                self.value = offered[0][1]
+        for index, (name, _) in enumerate(offered, start=1):
+            self.native.setItemData(index, name, Qt.ItemDataRole.ToolTipRole)
         if self.get_value() is not before:
             self.changed.emit(self.get_value())
 
     def shown_text(self) -> str:
-        """The entry chosen as it is painted."""
+        """Return the text of the chosen entry as it is painted."""
         return elided_text(self.native, Qt.TextElideMode.ElideMiddle)
 
     def _offered(self, _: object) -> list[tuple[str, Layer]]:

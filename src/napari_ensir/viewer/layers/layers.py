@@ -1,7 +1,8 @@
-"""What a napari layer is to us: pixels, a place in the world, a reason why it cannot join. No widgets."""
+"""Pixels, names, placement and changes of napari layers."""
 
 from __future__ import annotations
 
+import re
 from math import prod
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -9,25 +10,28 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from napari.layers import Image, Labels
 
+from napari_ensir.ensemble.arrays.blocks import as_array, is_dask
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
 from napari_ensir.files.zarr import check_zarr_codecs
 from napari_ensir.restorers.base import enlarged_transform, times_between
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     import napari
     from napari.layers import Layer
+    from numpy.typing import NDArray
 
 __all__ = [
     "OUTPUT_KEY",
     "RECORD_KEY",
-    "TRUTH_NAMES",
     "LayerWatcher",
     "Origin",
+    "StoredArray",
     "Versions",
     "changed_meanwhile",
+    "file_safe_name",
     "full_data",
     "is_named_truth",
     "lies_on",
@@ -36,52 +40,140 @@ __all__ = [
     "notice",
     "pixel_shape",
     "placement",
+    "show_colorbar",
+    "unique_name",
     "unwrapped",
     "why_not",
 ]
 
-
-TRUTH_NAMES = ("ground truth", "ground_truth", "groundtruth", "truth", "gt", "target", "clean", "reference")
-"""Names of layers, in small letters, that are taken for the ground truth."""
-
 OUTPUT_KEY = "napari-ensir"
-"""Key in ``layer.metadata`` that marks what we made and tells what it was made of."""
+"""Key in ``layer.metadata`` of layers that this package computed: their kind and their lookup table."""
 
 RECORD_KEY = "napari-ensir record"
-"""Key in ``layer.metadata`` of what tells where a layer came from that can be a candidate."""
+"""Key in ``layer.metadata`` of the provenance record of a layer that can be a candidate."""
+
+_TRUTH_NAMES = ("ground truth", "ground_truth", "groundtruth", "truth", "gt", "target", "clean", "reference")
+
+# -- pixels ---------------------------------------------------------------------------------------
 
 
 def unwrapped(layer: Any) -> Any:
-    """The layer itself: a viewer that napari hands to a widget gives proxies, another at every access."""
+    """Return the layer behind the proxy that napari gives to plugins; proxies are not identical."""
     return getattr(layer, "__wrapped__", layer)
 
 
+class StoredArray:
+    """Array in a file or store (zarr, h5py) that is read when it is indexed or converted.
+
+    Parameters
+    ----------
+    array
+        Has ``shape`` and ``dtype``, and can be sliced.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape: tuple[int, ...] = tuple(array.shape)
+        self.dtype: np.dtype[Any] = np.dtype(array.dtype)
+        self.ndim = len(self.shape)
+        self.size = prod(self.shape)
+        self.nbytes = self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        return np.asarray(self._array[key])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self._array[(slice(None),) * self.ndim], dtype=dtype)
+
+    def astype(self, dtype: Any, copy: bool = True) -> NDArray[Any]:
+        """Read all pixels and convert them."""
+        return np.asarray(self).astype(dtype, copy=copy)
+
+
+_PLAIN: WeakKeyDictionary[Layer, tuple[Any, Any]] = WeakKeyDictionary()
+"""For each layer its array and the result of :func:`_as_plain`, which stays the same object."""
+
+
 def full_data(layer: Layer) -> Any:
-    """The layer's pixels at full resolution, never a thumbnail level of a pyramid."""
+    """Return the pixels at full resolution as a numpy, dask or stored array.
+
+    Labelled arrays (xarray) are replaced by their values, since they align by coordinates and not by pixel.
+    """
+    data = _held_data(layer)
+    if isinstance(data, np.ndarray):
+        return data
+    key = unwrapped(layer)
+    known = _PLAIN.get(key)
+    if known is None or known[0] is not data:
+        known = _PLAIN[key] = (data, _as_plain(data))
+    return known[1]
+
+
+def _held_data(layer: Layer) -> Any:
+    """The array that the layer holds; of a pyramid the first level."""
     return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
 
 
+def _as_plain(data: Any) -> Any:
+    array = as_array(data)
+    return array if isinstance(array, np.ndarray) or is_dask(array) else StoredArray(array)
+
+
 def pixel_shape(layer: Layer) -> tuple[int, ...]:
-    """Shape of the full-resolution data, the colour axis included."""
-    return tuple(full_data(layer).shape)
+    """Return the shape at full resolution, including the colour axis."""
+    return tuple(_held_data(layer).shape)
+
+
+# -- names ----------------------------------------------------------------------------------------
 
 
 def is_named_truth(layer: Layer) -> bool:
-    """Whether a layer's name says that it is the ground truth."""
-    return layer.name.lower().strip() in TRUTH_NAMES
+    """Return whether the name of a layer is a usual name of a ground truth."""
+    return layer.name.lower().strip() in _TRUTH_NAMES
+
+
+def unique_name(name: str, taken: Collection[str]) -> str:
+    """Append a number to a name if it is taken.
+
+    Examples
+    --------
+    >>> unique_name("N2V", ()), unique_name("N2V", ("N2V", "N2V 2"))
+    ('N2V', 'N2V 3')
+    """
+    unique, number = name, 1
+    while unique in taken:
+        number += 1
+        unique = f"{name} {number}"
+    return unique
+
+
+def file_safe_name(name: str) -> str:
+    """Replace characters that file systems refuse, since napari names files after layers.
+
+    Examples
+    --------
+    >>> file_safe_name("field 1: a/b?"), file_safe_name("ensemble · EM (paper)")
+    ('field 1_ a_b_', 'ensemble · EM (paper)')
+    """
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).strip(" .") or "_"
+
+
+# -- candidates -----------------------------------------------------------------------------------
 
 
 def why_not(layer: Layer, like: Layer | None = None, truth: Layer | None = None) -> str:
-    """Why a layer cannot be a candidate, in a few words; empty if it can.
+    """Return why a layer cannot be a candidate, in a few words; empty if it can.
 
     Parameters
     ----------
     layer
-        The layer in question.
     like
-        A layer that it must match in shape, if one was chosen.
+        Layer whose shape it must have, if one is chosen.
     truth
-        The ground-truth layer, if one was chosen.
+        Ground truth, if one is chosen.
     """
     if not isinstance(layer, Image):
         return f"a {type(layer).__name__.lower()} layer, not an image"
@@ -89,13 +181,13 @@ def why_not(layer: Layer, like: Layer | None = None, truth: Layer | None = None)
         return "the ground truth itself"
     if OUTPUT_KEY in layer.metadata:
         return "made by napari-ensir"
-    data = full_data(layer)
+    data = _held_data(layer)
     if 0 in data.shape:
         return "empty"
     if np.dtype(getattr(data, "dtype", float)).kind not in "iuf":
         return f"pixels of dtype {data.dtype}"
     try:
-        check_zarr_codecs(data, layer.name)
+        check_zarr_codecs(as_array(data), layer.name)
     except EnsembleError as error:
         return str(error)
     if like is not None and like is not layer:
@@ -106,15 +198,67 @@ def why_not(layer: Layer, like: Layer | None = None, truth: Layer | None = None)
     return ""
 
 
+_SAMPLED_PIXELS = 2**14
+_SCALE_RATIO = 8.0
+"""Two layers have different intensity units if one's intensities spread this many times wider."""
+
+
+def notice(candidates: Sequence[Image], truth: Image | None) -> str:
+    """Return a warning for each candidate in other intensity units than the ground truth.
+
+    Parameters
+    ----------
+    candidates
+        Image layers.
+    truth
+        None: candidates are compared with the first candidate.
+    """
+    if truth is None:
+        if len(candidates) < 2:
+            return ""
+        truth, candidates = candidates[0], candidates[1:]
+    low, high = _intensity_range(truth)
+    lines = []
+    for layer in candidates:
+        if pixel_shape(layer) != pixel_shape(truth):
+            continue
+        first, last = _intensity_range(layer)
+        ratio = (last - first) / (high - low) if high > low else 1.0
+        if last > first and not 1 / _SCALE_RATIO <= ratio <= _SCALE_RATIO:
+            lines.append(
+                f'"{layer.name}" ranges from {first:.4g} to {last:.4g}, but "{truth.name}" from {low:.4g} to '
+                f"{high:.4g}; convert them to the same intensity units."
+            )
+    return "\n".join(lines)
+
+
+def _intensity_range(layer: Image) -> tuple[float, float]:
+    """The 1st and 99th percentile of the middle plane; of lazy arrays the contrast limits."""
+    data = full_data(layer)
+    if not isinstance(data, np.ndarray) or isinstance(data, np.memmap):
+        low, high = layer.contrast_limits_range
+        return float(low), float(high)
+    plane = data[tuple(n // 2 for n in data.shape[: layer.ndim - 2])]
+    step = max(1, int((prod(plane.shape) / _SAMPLED_PIXELS) ** 0.5))
+    sample = plane[::step, ::step]
+    sample = sample[np.isfinite(sample)]
+    if sample.size == 0:
+        return 0.0, 0.0
+    low, high = np.percentile(sample, (1, 99))
+    return float(low), float(high)
+
+
+# -- placement ------------------------------------------------------------------------------------
+
+
 def placement(layer: Layer, extra_axis: str | None = None) -> dict[str, Any]:
-    """Keywords that put a new layer where this one is, in the same units.
+    """Return keywords that place a new layer exactly on a layer, in the same units.
 
     Parameters
     ----------
     layer
-        The layer to sit upon.
     extra_axis
-        Label of one more axis in front, with scale 1 and no unit but the pixel.
+        Label of an additional first axis, in pixels.
     """
     scale, translate = np.asarray(layer.scale), np.asarray(layer.translate)
     rotate, affine = np.asarray(layer.rotate), np.asarray(layer.affine.affine_matrix)
@@ -123,7 +267,7 @@ def placement(layer: Layer, extra_axis: str | None = None) -> dict[str, Any]:
     units, labels = list(layer.units), list(layer.axis_labels)
     if extra_axis is not None:
         scale, translate = np.insert(scale, 0, 1.0), np.insert(translate, 0, 0.0)
-        rotate, shear, affine = (_bordered(matrix) for matrix in (rotate, shear, affine))
+        rotate, shear, affine = (_with_first_axis(matrix) for matrix in (rotate, shear, affine))
         units, labels = ["pixel", *units], [extra_axis, *labels]
     return {
         "scale": scale,
@@ -136,39 +280,40 @@ def placement(layer: Layer, extra_axis: str | None = None) -> dict[str, Any]:
     }
 
 
-def _bordered(matrix: np.ndarray) -> np.ndarray:
-    """The same map in one more dimension, in front, which it leaves alone."""
+def _with_first_axis(matrix: np.ndarray) -> np.ndarray:
+    """The transformation with one more axis in front, which it does not change."""
     larger = np.eye(len(matrix) + 1)
     larger[1:, 1:] = matrix
     return larger
 
 
 def lies_on(layer: Layer, image: Layer) -> bool:
-    """Whether the same pixel of both is at the same place in the world, to half a pixel.
+    """Return whether equal pixels of two layers have the same world coordinates, to half a pixel.
 
     Parameters
     ----------
     layer
-        Of the image's axes, or of the last of them.
+        Has the axes of the image, or the last of them.
     image
-        The layer that it should lie upon.
     """
     shape = np.array(pixel_shape(image)[: image.ndim], float)
     corners = np.vstack([np.zeros(image.ndim), np.diag(shape)])
-    there = np.array([image.data_to_world(corner) for corner in corners])
-    here = np.array([layer.data_to_world(corner[-layer.ndim :]) for corner in corners])
-    pixel = min(np.linalg.norm(there[1:] - there[0], axis=1) / shape)
-    return bool(np.all(np.abs(here - there[:, -layer.ndim :]) <= pixel / 2))
+    expected = np.array([image.data_to_world(corner) for corner in corners])
+    found = np.array([layer.data_to_world(corner[-layer.ndim :]) for corner in corners])
+    pixel = min(np.linalg.norm(expected[1:] - expected[0], axis=1) / shape)
+    return bool(np.all(np.abs(found - expected[:, -layer.ndim :]) <= pixel / 2))
 
 
 def never_placed(layer: Layer) -> bool:
-    """Whether a layer's pixels are still its world: no scale, translation, rotation, shear or affine."""
+    """Return whether world coordinates equal pixel coordinates: no scale, translation, rotation or shear."""
     corners = np.vstack([np.zeros(layer.ndim), np.eye(layer.ndim)])
     return all(np.allclose(layer.data_to_world(corner), corner) for corner in corners)
 
 
 class Origin:
-    """A layer as it is when work on it begins: what is made of it goes there, whatever becomes of it since.
+    """Pixels, placement and appearance of an image layer at the start of a task.
+
+    Results are placed accordingly, even if the layer has been changed or removed since.
 
     Parameters
     ----------
@@ -179,7 +324,8 @@ class Origin:
     def __init__(self, layer: Layer) -> None:
         self.layer, self.name = layer, layer.name
         self.data = full_data(layer)
-        self.rgb, self.ndim, self.dtype = bool(layer.rgb), layer.ndim, np.dtype(layer.dtype)
+        self.rgb, self.ndim = bool(layer.rgb), layer.ndim
+        self.dtype = np.dtype(layer.dtype).newbyteorder("=")
         self.shape = tuple(self.data.shape)
         low, high = (float(limit) for limit in layer.contrast_limits)
         self.contrast_limits = (low, high)
@@ -187,15 +333,15 @@ class Origin:
         self._place, self._stacked = placement(layer), placement(layer, extra_axis="candidate")
 
     def placement(self, *, stacked: bool = False) -> dict[str, Any]:
-        """Keywords that put a new layer there; with the candidates as one more axis in front if stacked."""
+        """Return keywords that place a new layer; ``stacked`` adds a first axis for the candidates."""
         return dict(self._stacked if stacked else self._place)
 
     def add_candidate(self, viewer: napari.Viewer, image: Any, name: str) -> Layer:
-        """Add what a restorer made of it: in its own dtype, so that one table serves both.
+        """Add a restored image, in the dtype of the layer, since a lookup table is for one dtype.
 
-        An image of more rows and columns covers the same place with smaller pixels.
+        An enlarged image covers the same area with smaller pixels.
         """
-        looks = {} if self.rgb else {"contrast_limits": self.contrast_limits}
+        appearance = {} if self.rgb else {"contrast_limits": self.contrast_limits}
         place = self.placement()
         times = times_between(self.shape[: self.ndim], image.shape[: self.ndim])
         if times not in (None, 1):
@@ -205,42 +351,42 @@ class Origin:
                 [1] * (self.ndim - 2) + [times] * 2,
                 place["rotate"] @ place["shear"],
             )
-        return viewer.add_image(as_dtype(image, self.dtype), name=name, rgb=self.rgb, **looks, **place)
+        name = file_safe_name(name)
+        return viewer.add_image(as_dtype(image, self.dtype), name=name, rgb=self.rgb, **appearance, **place)
 
     def middle_plane(self, image: Any = None) -> np.ndarray:
-        """The pixels of the middle plane, in colour where the layer is: enough to judge intensities by.
-
-        Of the layer, or of an image with as many planes.
-        """
+        """Return the middle plane of the layer, or of an image of its shape, including colours."""
         leading = self.shape[: self.ndim - 2]
         data = self.data if image is None else image
         return np.asarray(data[tuple(n // 2 for n in leading)])
 
     def is_unchanged(self, viewer: napari.Viewer) -> bool:
-        """Whether the layer is still there, with the very pixels it had."""
+        """Return whether the layer is still in the viewer and holds the same array."""
         return self.layer in viewer.layers and full_data(self.layer) is self.data
 
 
 def changed_meanwhile(viewer: napari.Viewer, origins: Iterable[Origin]) -> str:
-    """A sentence about layers removed or given other pixels since work on them began; empty if none was."""
+    """Return a warning about layers that were removed or changed since a task began; empty if none was."""
     names = [f'"{origin.name}"' for origin in origins if not origin.is_unchanged(viewer)]
     if not names:
         return ""
     verb = "was" if len(names) == 1 else "were"
-    return f"{', '.join(names)} {verb} removed or changed meanwhile; what was added is of the earlier pixels."
+    return f"{', '.join(names)} {verb} removed or changed meanwhile; the results show the earlier pixels."
+
+
+# -- changes --------------------------------------------------------------------------------------
 
 
 class LayerWatcher:
-    """Tells when layers come, go, are renamed or get other data, until stopped.
+    """Call functions when layers are added, removed, renamed or changed, until stopped.
 
     Parameters
     ----------
     viewer
-        Whose layers to watch.
     on_change
-        Called with no argument after each such change.
+        Called without arguments after each change.
     on_data
-        Called with the layer, instead, where a layer got other data or was painted in.
+        Called instead with the layer if its pixels have changed.
     """
 
     _PIXELS = ("data", "paint", "labels_update")
@@ -257,10 +403,10 @@ class LayerWatcher:
         self._watched: list[Layer] = []
         for event in self._list_events():
             event.connect(self._layers_changed)
-        self._rewatch()
+        self._watch_layers()
 
     def stop(self) -> None:
-        """Listen no more; may be called twice."""
+        """Disconnect from the viewer; may be called twice."""
         for event in self._list_events():
             event.disconnect(self._layers_changed)
         for layer in self._watched:
@@ -274,7 +420,7 @@ class LayerWatcher:
         return [events.inserted, events.removed, events.reordered]
 
     def _layers_changed(self, event: Any = None) -> None:
-        self._rewatch()
+        self._watch_layers()
         self._on_change()
 
     def _renamed(self, event: Any = None) -> None:
@@ -283,7 +429,7 @@ class LayerWatcher:
     def _pixels_changed(self, event: Any) -> None:
         self._on_data(event.source)
 
-    def _rewatch(self) -> None:
+    def _watch_layers(self) -> None:
         present = list(self._layers)
         for layer in self._watched:
             if layer not in present:
@@ -305,136 +451,106 @@ class LayerWatcher:
 
 
 class Versions:
-    """Counts how often layers got other pixels, so that nobody has to compare any."""
+    """Counts of the changes of layers' pixels, so that pixels need not be compared."""
 
     def __init__(self) -> None:
         self._counts: WeakKeyDictionary[Layer, int] = WeakKeyDictionary()
 
     def changed(self, layer: Layer) -> None:
-        """Count one more change."""
+        """Count a change."""
         self._counts[layer] = self._counts.get(layer, 0) + 1
 
     def of(self, layers: Iterable[Layer | None]) -> tuple[tuple[int, int, int], ...]:
-        """What changes when a layer is another one, or has another array or other pixels in it."""
+        """Return a value that differs if a layer is replaced or its pixels change."""
         return tuple(
-            (0, 0, 0) if each is None else (id(each), _identity(each), self._counts.get(each, 0))
+            (0, 0, 0) if each is None else (id(each), _data_id(each), self._counts.get(each, 0))
             for each in layers
         )
 
 
-def _identity(layer: Layer) -> int:
-    """Which array a layer holds; shapes make theirs anew at every access, and tell of their changes."""
-    return id(full_data(layer)) if isinstance(layer, Image | Labels) else 0
+def _data_id(layer: Layer) -> int:
+    """Identity of the array; shapes layers compute theirs at every access and emit events instead."""
+    return id(_held_data(layer)) if isinstance(layer, Image | Labels) else 0
+
+
+# -- overlays -------------------------------------------------------------------------------------
+
+
+def show_colorbar(layer: Layer) -> None:
+    """Show napari's colour bar of a layer; napari before 0.7 has none."""
+    if (colorbar := getattr(layer, "colorbar", None)) is not None:
+        colorbar.visible = True
 
 
 def name_slider_places(viewer: napari.Viewer, layer: Layer, names: Sequence[str]) -> None:
-    """Show which candidate the slider stands at, as long as the layer is there and visible.
+    """Name the candidate at the slider's position on the canvas while the weight maps are visible.
 
     Parameters
     ----------
     viewer
-        Where the layer is.
     layer
-        Weight maps, candidates along the first axis.
+        Weight maps, with the candidates along the first axis.
     names
-        The candidates', counted as they are in the picker.
+        Names of the candidates.
     """
-    _Caption(unwrapped(viewer), layer, tuple(names))
+    _SliderCaption(unwrapped(viewer), layer, tuple(names))
 
 
-class _Caption:
-    """Lives through its connections, and goes when its layer goes."""
+_CAPTION = "weight of "
+
+
+class _SliderCaption:
+    """Text overlay for weight maps, kept alive by its connections until the layer is removed."""
 
     def __init__(self, viewer: Any, layer: Layer, names: tuple[str, ...]) -> None:
         self._viewer, self._layer, self._names = viewer, layer, names
         self._text = ""
         self._before: tuple[str, bool] = ("", False)
-        # Functions, which emitters hold on to; of methods they hold none.
+        # Emitters hold only weak references to methods, but strong ones to functions.
         self._slots = [
-            (viewer.dims.events.current_step, lambda event=None: self._follow()),
-            (layer.events.visible, lambda event=None: self._follow()),
-            (viewer.layers.events.removed, lambda event=None: self._removed()),
+            (viewer.dims.events.current_step, lambda event=None: self._update()),
+            (viewer.layers.events.reordered, lambda event=None: self._update()),
+            (viewer.layers.events.inserted, lambda event=None: self._update()),
+            (viewer.layers.events.removed, lambda event=None: self._layer_removed()),
+            # Layers' events arrive here, too.
+            (viewer.layers.events, lambda event: self._update() if event.type == "visible" else None),
         ]
         for emitter, slot in self._slots:
             emitter.connect(slot)
-        self._follow()
+        self._update()
 
     def _overlay(self) -> Any:
-        canvas = getattr(self._viewer, "canvas", None)  # napari 0.9; before, the viewer itself had it
+        canvas = getattr(self._viewer, "canvas", None)  # since napari 0.9
         return canvas.overlays.text if canvas is not None else self._viewer.text_overlay
 
-    def _follow(self) -> None:
-        overlay = self._overlay()
-        if not self._layer.visible:
-            if self._text and overlay.text == self._text:
-                overlay.text, overlay.visible = self._before
-            self._text = ""
+    def _update(self) -> None:
+        if not self._is_on_top():
+            self._hide()
             return
+        overlay = self._overlay()
         if not self._text:
-            self._before = (overlay.text, overlay.visible)
+            is_caption = overlay.text.startswith(_CAPTION)  # of other weight maps
+            self._before = ("", False) if is_caption else (overlay.text, overlay.visible)
         place = self._viewer.dims.point[self._viewer.dims.ndim - self._layer.ndim]
         number = min(max(round(place), 0), len(self._names) - 1)
-        self._text = f"weight of {number + 1}  {self._names[number]}"
+        self._text = f"{_CAPTION}{number + 1}  {self._names[number]}"
         overlay.text, overlay.visible = self._text, True
 
-    def _removed(self) -> None:
-        if self._layer in self._viewer.layers:
-            return
-        for emitter, slot in self._slots:
-            emitter.disconnect(slot)
+    def _is_on_top(self) -> bool:
+        """Whether the layer is visible and no image covers it."""
+        visible = [each for each in self._viewer.layers if each.visible and isinstance(each, Image)]
+        return bool(visible) and visible[-1] is self._layer
+
+    def _hide(self) -> None:
         overlay = self._overlay()
         if self._text and overlay.text == self._text:
             overlay.text, overlay.visible = self._before
         self._text = ""
 
-
-SAMPLES = 2**14
-"""Pixels of a layer that are looked at, about."""
-
-ANOTHER_SCALE = 8.0
-"""How many times wider one layer's intensities have to spread than another's to be called another range."""
-
-
-def notice(candidates: Sequence[Image], truth: Image | None) -> str:
-    """A sentence about each candidate whose intensities are not the ground truth's; empty where all are.
-
-    Parameters
-    ----------
-    candidates
-        Layers of one shape.
-    truth
-        The ground truth; None: the first candidate is what the others are measured by.
-    """
-    if truth is None:
-        if len(candidates) < 2:
-            return ""
-        truth, candidates = candidates[0], candidates[1:]
-    low, high = _spread(truth)
-    lines = []
-    for layer in candidates:
-        if pixel_shape(layer) != pixel_shape(truth):
-            continue
-        first, last = _spread(layer)
-        ratio = (last - first) / (high - low) if high > low else 1.0
-        if last > first and not 1 / ANOTHER_SCALE <= ratio <= ANOTHER_SCALE:
-            lines.append(
-                f'"{layer.name}" spreads from {first:.4g} to {last:.4g}, "{truth.name}" from {low:.4g} to '
-                f"{high:.4g}: bring them into the same intensity units."
-            )
-    return "\n".join(lines)
-
-
-def _spread(layer: Image) -> tuple[float, float]:
-    """Between which intensities all but a few pixels lie."""
-    data = full_data(layer)
-    if not isinstance(data, np.ndarray) or isinstance(data, np.memmap):
-        low, high = layer.contrast_limits_range
-        return float(low), float(high)
-    plane = data[tuple(n // 2 for n in data.shape[: layer.ndim - 2])]
-    step = max(1, int((prod(plane.shape) / SAMPLES) ** 0.5))
-    few = plane[::step, ::step]
-    few = few[np.isfinite(few)]
-    if few.size == 0:
-        return 0.0, 0.0
-    low, high = np.percentile(few, (1, 99))
-    return float(low), float(high)
+    def _layer_removed(self) -> None:
+        if self._layer in self._viewer.layers:
+            self._update()
+            return
+        for emitter, slot in self._slots:
+            emitter.disconnect(slot)
+        self._hide()

@@ -1,4 +1,4 @@
-"""Which layer plays which candidate of a table, told by names; and why one cannot. No widgets, no pixels."""
+"""Matching of layers to the candidates of a lookup table by their names."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["best_matches", "candidate_name", "cannot_combine", "matching_sets", "taken_twice"]
 
 SEPARATOR = " · "
-"""Between an image's name and a restorer's, in the name of what the one makes of the other."""
+"""Between the names of an image and a restorer in the name of a restored image."""
 
 _EDGES = " \t·:,;|/_-–()[]"
-"""What separates a candidate's name from the rest of a layer's."""
+"""Characters that separate the name of a candidate from the rest of a layer's name."""
 
 
 def candidate_name(image: str, restorer: str) -> str:
-    """What to call what a restorer makes of an image.
+    """Return the name of a restored image.
 
     Examples
     --------
@@ -36,23 +36,23 @@ def candidate_name(image: str, restorer: str) -> str:
 
 
 def matching_sets(names: Sequence[str], layers: Sequence[Layer]) -> dict[str, list[Layer]]:
-    """Sets of layers, one per candidate, whose names differ in nothing but the candidate's name.
+    """Find sets of layers, one layer per candidate, whose names differ only in the candidate's name.
 
-    With candidates ``A`` and ``B``, layers ``cell 1 A``, ``cell 1 B``, ``cell 2 A``, ``cell 2 B`` make two:
-    ``cell 1`` and ``cell 2``. What all candidates' names begin or end with tells them not apart: those of a
-    table of ``field 1 · Median`` and ``field 1 · Gaussian`` are found in ``field 2 · Median`` too.
+    With candidates ``A`` and ``B``, the layers ``cell 1 A``, ``cell 1 B``, ``cell 2 A`` and ``cell 2 B`` form
+    the sets ``cell 1`` and ``cell 2``. A common start or end of the candidates' names is ignored: a table of
+    ``field 1 · Median`` and ``field 1 · Gaussian`` matches ``field 2 · Median``.
 
     Parameters
     ----------
     names
-        The candidates'.
+        Names of the candidates.
     layers
-        All layers there are; those that cannot be candidates are passed over.
+        Layers of the viewer; those that cannot be candidates are ignored.
 
     Returns
     -------
     dict
-        What is common to a set's names -> its layers in the order of ``names``.
+        Common part of the names -> layers in the order of ``names``.
     """
     found: dict[str, dict[str, Layer]] = {}
     for layer in layers:
@@ -69,19 +69,19 @@ def matching_sets(names: Sequence[str], layers: Sequence[Layer]) -> dict[str, li
 def best_matches(
     names: Sequence[str], layers: Sequence[Layer], learned_on: Collection[Layer] = ()
 ) -> list[Layer | None]:
-    """The layer to offer for each candidate: a whole set that the table has not seen, else the likeliest.
+    """Find the layer to offer for each candidate: of a complete set if there is one, else by name.
 
     Parameters
     ----------
     names, layers
-        As for :func:`matching_sets`.
+        See :func:`matching_sets`.
     learned_on
-        Layers that the table was learned on, which it need not be applied to: others come first.
+        Layers that the table was learned from; sets of other layers are preferred.
 
     Returns
     -------
     list
-        One entry per candidate; None where no name points to a layer, or to several alike.
+        One entry per candidate; None if no layer matches, or several match equally well.
     """
 
     def is_known(layer: Layer) -> bool:
@@ -94,18 +94,18 @@ def best_matches(
     read = [(layer, _read(layer.name, names)) for layer in free]
     chosen: list[Layer | None] = []
     for name in names:
-        bearers = [layer for layer, told in read if told is not None and told[0] == name]
-        exact = [layer for layer in bearers if layer.name.lower().strip() == name.lower().strip()]
-        likely = exact or bearers
-        chosen.append(likely[0] if exact or len(likely) == 1 else None)
+        matches = [layer for layer, found in read if found is not None and found[0] == name]
+        exact = [layer for layer in matches if layer.name.lower().strip() == name.lower().strip()]
+        matches = exact or matches
+        chosen.append(matches[0] if exact or len(matches) == 1 else None)
     return chosen
 
 
 def _read(text: str, names: Sequence[str]) -> tuple[str, str] | None:
-    """The candidate that a layer's name speaks of, and what else it says."""
-    # The longest first: "Restormer 2" is no "Restormer", and "unsupervised Wiener" no "Wiener".
+    """Split the name of a layer into the candidate's name and the rest; None if it names no candidate."""
+    # The longest first, since "Restormer 2" contains "Restormer".
     for part, name in sorted(_parts(names), key=lambda pair: -len(pair[0])):
-        # Not within a word, where a short name would be found everywhere.
+        # Whole words only, since short names occur within many words.
         place = re.search(rf"(?<![^\W_]){re.escape(part)}(?![^\W_])", text, re.IGNORECASE)
         if place is not None:
             before, after = text[: place.start()].strip(_EDGES), text[place.end() :].strip(_EDGES)
@@ -114,59 +114,58 @@ def _read(text: str, names: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _parts(names: Sequence[str]) -> list[tuple[str, str]]:
-    """What to look for, and which candidate it is: whole names, and the words that tell them apart."""
+    """Texts to search for with the candidates that they stand for: the names and their distinctive parts."""
     whole = [(name.strip(), name) for name in names if name.strip()]
     if len(names) < 2:
         return whole
     words = [re.findall(r"[^\W_]+|[\W_]+", name) for name in names]
-    start = _alike(words)
-    end = _alike([each[start:][::-1] for each in words])
-    apart = ["".join(each[start : len(each) - end]).strip(_EDGES) for each in words]
-    if not all(apart) or len({part.lower() for part in apart}) < len(names):
+    start = _common_length(words)
+    end = _common_length([each[start:][::-1] for each in words])
+    distinct = ["".join(each[start : len(each) - end]).strip(_EDGES) for each in words]
+    if not all(distinct) or len({part.lower() for part in distinct}) < len(names):
         return whole
-    return [*whole, *zip(apart, names, strict=True)]
+    return [*whole, *zip(distinct, names, strict=True)]
 
 
-def _alike(words: Sequence[Sequence[str]]) -> int:
-    """How many words all begin with."""
+def _common_length(words: Sequence[Sequence[str]]) -> int:
+    """Number of words that all sequences start with."""
     columns = zip(*words, strict=False)
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def taken_twice(names: Sequence[str], layers: Sequence[Layer]) -> str:
-    """That one layer stands for several candidates, as a sentence; empty if none does.
+    """Return a warning if a layer is chosen for several candidates; empty otherwise.
 
     Parameters
     ----------
     names
-        The candidates'.
+        Names of the candidates.
     layers
-        One for each of them, in order.
+        The layer of each candidate.
     """
     for layer in layers:
         taken = [f'"{name}"' for name, other in zip(names, layers, strict=True) if other is layer]
         if len(taken) > 1:
-            return f'"{layer.name}" stands for {" and ".join(taken)}; choose another, unless that is meant.'
+            return f'"{layer.name}" is chosen for {" and ".join(taken)}; choose a different layer for each.'
     return ""
 
 
 def cannot_combine(lut: WeightLUT, layers: Sequence[Layer]) -> str:
-    """Why a table cannot combine these layers, as a sentence; empty if it can.
+    """Return why a table cannot combine these layers, as a sentence; empty if it can.
 
     Parameters
     ----------
     lut
-        The table.
     layers
-        One for each of its candidates, in order.
+        The layer of each candidate.
     """
     first = layers[0]
     for name, layer in zip(lut.names, layers, strict=True):
         if reason := why_not(layer, first):
-            wanted = f'"{first.name}" has {_shape(first)}{", in colour" if first.rgb else ""}'
+            expected = f'"{first.name}" has {_shape(first)}{", in colour" if first.rgb else ""}'
             return (
-                f'"{layer.name}" cannot stand for "{name}": {reason}, where {wanted}; choose layers '
-                "that show the same pixels."
+                f'"{layer.name}" cannot be the candidate "{name}": {reason}, but {expected}; choose layers '
+                "of the same pixels."
             )
     if lut.n_channels == 1:
         return ""
@@ -174,11 +173,11 @@ def cannot_combine(lut: WeightLUT, layers: Sequence[Layer]) -> str:
     n = shape[axis] if axis is not None and -len(shape) <= axis < len(shape) else 0
     if n == lut.n_channels:
         return ""
-    learned = "in colour" if lut.n_channels == 3 else f"for each of {lut.n_channels} channels"
-    shown = f"in colour, {n} channels" if first.rgb else f"not in colour and of {_shape(first)}"
+    expected = "colour images" if lut.n_channels == 3 else f"images with {lut.n_channels} channels"
+    found = f"a colour image with {n} channels" if first.rgb else f"not in colour and has {_shape(first)}"
     return (
-        f'The table was learned {learned}, and "{first.name}" is {shown}; choose layers with '
-        f"{lut.n_channels} channels, or learn a table on layers like these."
+        f'The lookup table was learned from {expected}, but "{first.name}" is {found}; choose layers with '
+        f"{lut.n_channels} channels, or fit a table to layers like these."
     )
 
 

@@ -1,4 +1,4 @@
-"""Image layers to tick and drag into order, as one value. Holds layers, not names; computes nothing."""
+"""Checklist of the image layers of a viewer, which can be dragged into order."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _TICKED, _UNTICKED = Qt.CheckState.Checked, Qt.CheckState.Unchecked
 
 
 class LayerPicker(ValuedContainerWidget[list]):
-    """Chooses candidates among a viewer's layers; its value is the list of them, in order.
+    """Checklist of layers whose value is the list of ticked candidates, in order.
 
-    Rows are numbered in the order in which the lookup table's axes will follow. A layer that cannot join is
-    greyed, with the reason behind its name.
+    Ticked rows are numbered in the order of the lookup table's axes. Layers that cannot be candidates are
+    greyed, with the reason after the name.
 
     Parameters
     ----------
     value
-        Layers ticked at first.
+        Layers that are ticked at first.
     viewer
-        Whose layers to offer; the current one when first docked, where it is not given.
+        Default: the current viewer when the widget is docked.
     """
 
     def __init__(self, value: Any = Undefined, *, viewer: napari.Viewer | None = None, **kwargs: Any) -> None:
         self._viewer = viewer
         self._truth: Layer | None = None
-        self._told: list[Layer] = []
+        self._emitted: list[Layer] = []
         self._rows = _Rows()
         self._filter = LineEdit(name="filter", tooltip="Show only layers whose name contains this text.")
         self._filter.native.setPlaceholderText("filter layers")
@@ -52,7 +52,7 @@ class LayerPicker(ValuedContainerWidget[list]):
         self.all_button = button("All", "Tick every layer that can join.", "all")
         self.none_button = button("None", "Untick every layer.", "none")
         self.selected_button = button(
-            "Selected", "Tick the layers selected in napari's layer list, and no others.", "selected"
+            "Selected", "Tick only the layers that are selected in the layer list.", "selected"
         )
         buttons = [self.all_button, self.none_button, self.selected_button]
         kwargs.pop("widget_type", None)
@@ -68,7 +68,7 @@ class LayerPicker(ValuedContainerWidget[list]):
         dress(self._filter, "Filter layers")
         self._rows.itemChanged.connect(self._relabel)
         self._rows.model().rowsMoved.connect(self._relabel)
-        self._filter.changed.connect(self._hide_others)
+        self._filter.changed.connect(self._apply_filter)
         self.all_button.changed.connect(self.choose_all)
         self.none_button.changed.connect(self.choose_none)
         self.selected_button.changed.connect(self.choose_selected)
@@ -79,7 +79,7 @@ class LayerPicker(ValuedContainerWidget[list]):
     # -- the value --------------------------------------------------------------------------------
 
     def get_value(self) -> list[Layer]:
-        """The chosen candidates, in order."""
+        """Return the ticked candidates, in order."""
         return [
             item.data(_LAYER)
             for item in self._rows.items_in_order()
@@ -87,24 +87,24 @@ class LayerPicker(ValuedContainerWidget[list]):
         ]
 
     def set_value(self, value: Iterable[Layer] | None) -> None:
-        """Tick these layers, in this order before all others, and no others.
+        """Tick only these layers and move them to the top, in this order.
 
         Raises
         ------
         EnsembleError
-            If one of them is not among the viewer's layers.
+            If one of them is not in the viewer.
         """
         chosen = [unwrapped(layer) for layer in value or ()]
         offered = [item.data(_LAYER) for item in self._rows.items_in_order()]
         for layer in chosen:
             if not any(layer is each for each in offered):
                 name = getattr(layer, "name", layer)
-                raise EnsembleError(f'"{name}" is no layer of this viewer; add it first.')
+                raise EnsembleError(f'"{name}" is not a layer of this viewer; add it first.')
         self._rows.tick(chosen)
         self._relabel()
 
     def choose_all(self) -> None:
-        """Tick every layer that can join."""
+        """Tick every layer that can be a candidate."""
         items = self._rows.items_in_order()
         self.value = [item.data(_LAYER) for item in items if item.flags() & Qt.ItemFlag.ItemIsEnabled]
 
@@ -113,15 +113,15 @@ class LayerPicker(ValuedContainerWidget[list]):
         self.value = []
 
     def choose_selected(self) -> None:
-        """Tick the layers selected in napari's own list."""
+        """Tick only the layers that are selected in the layer list."""
         chosen = [] if self._viewer is None else [unwrapped(each) for each in self._viewer.layers.selection]
         self.value = [layer for layer in self.offered() if any(layer is each for each in chosen)]
 
-    # -- what is offered --------------------------------------------------------------------------
+    # -- rows -------------------------------------------------------------------------------------
 
     @property
     def truth(self) -> Layer | None:
-        """The ground truth that candidates must match, and which is none of them."""
+        """The ground truth, whose shape candidates must have; it cannot be a candidate."""
         return self._truth
 
     @truth.setter
@@ -130,37 +130,37 @@ class LayerPicker(ValuedContainerWidget[list]):
         self._relabel()
 
     def offered(self) -> list[Layer]:
-        """All layers listed, in the order of the rows."""
+        """Return all listed layers, in the order of the rows."""
         return [item.data(_LAYER) for item in self._rows.items_in_order()]
 
     def texts(self) -> list[str]:
-        """What the rows say."""
+        """Return the texts of the rows."""
         return [item.text() for item in self._rows.items_in_order()]
 
     def reset_choices(self, *_: object) -> None:
-        """Follow the viewer's layers; order and ticks stay."""
+        """List the viewer's current layers; order and ticks are kept."""
         if self._viewer is None and self.native.parent() is not None:
             self._viewer = napari.current_viewer()
         self._rows.offer([] if self._viewer is None else [unwrapped(each) for each in self._viewer.layers])
         self._relabel()
 
     def _relabel(self, *_: object) -> None:
-        """Number the ticked rows and grey what cannot join, in place: this runs while Qt moves rows."""
+        """Update the texts of the rows in place, since this is called while Qt moves rows."""
         self._rows.relabel(self._truth)
-        self._hide_others()
+        self._apply_filter()
         chosen = self.get_value()
-        if [id(layer) for layer in chosen] != [id(layer) for layer in self._told]:
-            self._told = chosen
+        if [id(layer) for layer in chosen] != [id(layer) for layer in self._emitted]:
+            self._emitted = chosen
             self.changed.emit(chosen)
 
-    def _hide_others(self, *_: object) -> None:
-        wanted = self._filter.value.strip().lower()
+    def _apply_filter(self, *_: object) -> None:
+        text = self._filter.value.strip().lower()
         for item in self._rows.items_in_order():
-            item.setHidden(wanted not in item.data(_LAYER).name.lower())
+            item.setHidden(text not in item.data(_LAYER).name.lower())
 
 
 class _Rows(QListWidget):
-    """Ticks, drag and greyed rows: what magicgui has no widget for."""
+    """List with check boxes, dragging and greyed rows, which magicgui lacks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,19 +169,19 @@ class _Rows(QListWidget):
         self.setMinimumHeight(80)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        # The viewer's themes draw an empty box in nearly the colour of what lies behind it.
+        # napari's themes draw unchecked boxes in nearly the colour of the background.
         self.setStyleSheet("QListWidget::indicator:unchecked { border: 1px solid #8a9099; }")
 
     def sizeHint(self) -> QSize:
-        """A few rows high; the list scrolls and grows with the dock."""
+        """See Qt."""
         return QSize(340, 120)
 
     def items_in_order(self) -> list[QListWidgetItem]:
-        """All rows, from the top."""
-        return [self.item(place) for place in range(self.count())]
+        """Return all rows."""
+        return [self.item(index) for index in range(self.count())]
 
     def tick(self, layers: Sequence[Layer]) -> None:
-        """Tick these, before all others, and no others; emits nothing."""
+        """Tick only these layers and move them to the top, without signals."""
         self.blockSignals(True)
         for place, layer in enumerate(layers):
             row = next(r for r, item in enumerate(self.items_in_order()) if item.data(_LAYER) is layer)
@@ -192,11 +192,11 @@ class _Rows(QListWidget):
         self.blockSignals(False)
 
     def offer(self, layers: Sequence[Layer]) -> None:
-        """List these layers: those that were there keep their place and tick; emits nothing."""
+        """List these layers without signals; known layers keep their rows and ticks."""
         self.blockSignals(True)
-        for place in reversed(range(self.count())):
-            if not any(self.item(place).data(_LAYER) is layer for layer in layers):
-                self.takeItem(place)
+        for index in reversed(range(self.count())):
+            if not any(self.item(index).data(_LAYER) is layer for layer in layers):
+                self.takeItem(index)
         held = [item.data(_LAYER) for item in self.items_in_order()]
         for layer in layers:
             if not any(layer is each for each in held):
@@ -207,7 +207,7 @@ class _Rows(QListWidget):
         self.blockSignals(False)
 
     def relabel(self, truth: Layer | None) -> None:
-        """Number what is ticked, and grey what cannot join; emits nothing."""
+        """Number the ticked rows and grey those that cannot be candidates, without signals."""
         ticked = [item for item in self.items_in_order() if item.checkState() == _TICKED]
         like = truth
         if like is None:
@@ -220,7 +220,7 @@ class _Rows(QListWidget):
             flags = Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemIsDragEnabled
             flags |= Qt.ItemFlag.ItemIsSelectable
             if reason:
-                # It keeps its tick: it may be able to join again once another choice changes.
+                # The tick is kept: another choice may make the layer a candidate again.
                 item.setText(f"{layer.name}  ({reason})")
                 item.setToolTip(f"{layer.name} cannot be a candidate: {reason}.")
             else:

@@ -1,4 +1,4 @@
-"""What the widgets of one viewer share: the tables fitted in it, and preferences."""
+"""Lookup tables and preferences that the panels of a viewer share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from psygnal import Signal
+
+from napari_ensir.viewer.layers.layers import unique_name, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,14 +22,20 @@ if TYPE_CHECKING:
 __all__ = ["MOST_TABLES", "Session", "preference", "session_of"]
 
 MOST_TABLES = 50
-"""That a viewer keeps: a day of fits must not pile up. Ensembles remember the older ones."""
+"""Maximum number of tables that a session keeps; ensemble layers keep theirs as well."""
 
 _DEFAULTS = {"device": "auto", "method": "auto", "weights": "slider"}
 _SESSIONS: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
 
 class Session:
-    """The tables fitted or opened in one viewer, newest last."""
+    """Lookup tables that were fitted or opened in a viewer, the newest last.
+
+    Attributes
+    ----------
+    tables : dict
+        Title -> table.
+    """
 
     changed = Signal()
 
@@ -38,23 +46,21 @@ class Session:
         self._combined: WeakKeyDictionary[WeightLUT, list[ref[Layer]]] = WeakKeyDictionary()
 
     def keep(self, title: str, lut: WeightLUT, learned_on: Sequence[Layer] = ()) -> str:
-        """Keep a table, and which layers it was learned on; the title is made unique."""
-        unique, number = title, 2
-        while unique in self.tables:
-            unique, number = f"{title} ({number})", number + 1
-        self.tables[unique] = lut
+        """Add a table and the layers that it was learned from; return its title, made unique."""
+        title = unique_name(title, self.tables)
+        self.tables[title] = lut
         self._learned[lut] = [ref(layer) for layer in learned_on]
         for oldest in list(self.tables)[:-MOST_TABLES]:
             del self.tables[oldest]
         self.changed.emit()
-        return unique
+        return title
 
     def open(self, path: str | Path, lut: WeightLUT) -> str:
-        """Keep a table from a file: once, however often the file is opened. The title is its name."""
+        """Add the table of a file, unless it has been opened before; return its title, the file's name."""
         source = Path(path).resolve()
         for title, known in self._sources.items():
             if known == source and title in self.tables:
-                if not _are_alike(self.tables[title], lut):  # the file has been written anew
+                if not _are_equivalent(self.tables[title], lut):  # the file has changed
                     self.replace(title, lut)
                 return title
         title = self.keep(source.name, lut)
@@ -62,29 +68,29 @@ class Session:
         return title
 
     def path_of(self, title: str) -> Path | None:
-        """The file that a table was opened from; None where it was fitted here."""
-        return self._sources.get(title)
+        """Return the lookup table file that a table was opened from; None if there is none."""
+        source = self._sources.get(title)
+        return source if source is not None and source.suffix == ".safetensors" else None
 
     def learned_on(self, lut: WeightLUT) -> list[Layer]:
-        """The layers that a table was learned on in this viewer, those that still live."""
+        """Return the layers that a table was learned from, without deleted ones."""
         return [layer for each in self._learned.get(lut, []) if (layer := each()) is not None]
 
     def replace(self, title: str, lut: WeightLUT) -> None:
-        """Let a title stand for a newer table."""
+        """Replace the table of a title."""
         before = self.tables.get(title)
-        if before is not None and before in self._combined:
-            self._combined[lut] = self._combined[before]
-        if before is not None and before in self._learned:
-            self._learned[lut] = self._learned[before]
+        for layers in (self._combined, self._learned):
+            if before is not None and before in layers:
+                layers[lut] = layers[before]
         self.tables[title] = lut
         self.changed.emit()
 
     def remember_layers(self, lut: WeightLUT, layers: Sequence[Layer]) -> None:
-        """Remember which layers a table combines, in its order, for as long as they live."""
+        """Store which layers a table combines, in the order of its candidates."""
         self._combined[lut] = [ref(layer) for layer in layers]
 
     def layers_of(self, lut: WeightLUT, viewer: napari.Viewer) -> list[Layer | None]:
-        """The layer for each candidate: the one combined last, else one of its name, else None."""
+        """Return the layer of each candidate: the one combined last, else by name, else None."""
         used = [each() for each in self._combined.get(lut, [])] or [None] * lut.n_candidates
         by_name = {layer.name: layer for layer in viewer.layers}
         return [
@@ -93,8 +99,8 @@ class Session:
         ]
 
 
-def _are_alike(one: WeightLUT, other: WeightLUT) -> bool:
-    """Whether two tables combine the same candidates in the same way."""
+def _are_equivalent(one: WeightLUT, other: WeightLUT) -> bool:
+    """Whether two tables combine the same candidates with the same weights."""
     numbers = ("rows", "weights", "counts", "fallback")
     plain = ("names", "method", "binning", "unseen", "channel_axis")
     return all(getattr(one, name) == getattr(other, name) for name in plain) and all(
@@ -103,19 +109,18 @@ def _are_alike(one: WeightLUT, other: WeightLUT) -> bool:
 
 
 def session_of(viewer: napari.Viewer) -> Session:
-    """The one session of a viewer; it goes when the viewer goes."""
-    # Widgets get a proxy, which is another one at every access; what it wraps is the same for all.
-    key = getattr(viewer.layers, "__wrapped__", viewer.layers)
+    """Return the session of a viewer, which is deleted with the viewer."""
+    key = unwrapped(viewer.layers)
     if key not in _SESSIONS:
         _SESSIONS[key] = Session()
     return _SESSIONS[key]
 
 
 def preference(name: str) -> Any:
-    """A choice from napari's Preferences; the built-in default on a napari without plugin settings."""
+    """Return a setting from napari's preferences; the default if napari has no plugin settings."""
     try:
         from napari.settings import get_plugin_settings
 
         return getattr(get_plugin_settings("napari-ensir").ensemble, name)
-    except Exception:  # an older napari, or settings that it could not read
+    except Exception:  # napari before 0.9, or settings that it cannot read
         return _DEFAULTS[name]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_ensir.ensemble.scoring.scores import verdict
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
 
 if TYPE_CHECKING:
@@ -17,72 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["main", "run_blind", "run_demo"]
 
 
-def run_demo(viewer: napari.Viewer, out: Path, sample: str = "tissue") -> FitWidget:
-    """Open a sample, fit its candidates, and leave LUT, ensemble, weight maps and a screenshot in ``out``."""
-    import tifffile
-    from qtpy.QtWidgets import QApplication
-
-    out.mkdir(parents=True, exist_ok=True)
-    viewer.open_sample("napari-ensir", sample)
-    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
-    not_candidates = ("ground truth", "noisy", "blurred")
-    widget.candidates.value = [layer for layer in viewer.layers if layer.name not in not_candidates]
-    widget.fit()
-    while widget.is_running:
-        QApplication.processEvents()
-    if widget.result is None:
-        raise SystemExit(f"The fit failed: {widget.message.value}")
-    result = widget.result
-    tifffile.imwrite(out / "ensemble.tif", result.combined.exact)
-    tifffile.imwrite(out / "weight_maps.tif", result.combined.maps)
-    widget.save(str(out / "ensemble.lut.safetensors"))
-    _settle()
-    viewer.window._qt_window.grab().save(str(out / "screenshot.png"))
-    return widget
-
-
-def run_blind(viewer: napari.Viewer, out: Path) -> list[dict[str, Any]]:
-    """Restore and combine one noisy image, with nothing else: ensemble, table and a screenshot in ``out``."""
-    import tifffile
-    from qtpy.QtWidgets import QApplication
-
-    out.mkdir(parents=True, exist_ok=True)
-    viewer.open_sample("napari-ensir", "exposures")
-    noisy = viewer.layers["first exposure"]
-    for layer in [each for each in viewer.layers if each.name != noisy.name]:
-        viewer.layers.remove(layer)  # the noisy image is all there is
-    noisy.visible = True
-    dock, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
-    widget.image.value = noisy
-    widget.restorers.value = ["non-local-means", "total-variation", "wavelet"]
-    widget.restore_and_combine()
-    while widget.is_running:
-        QApplication.processEvents()
-    made = [layer for layer in viewer.layers if layer.metadata.get(OUTPUT_KEY, {}).get("kind") == "ensemble"]
-    if not made:
-        raise SystemExit(f"Restoring failed: {widget.message.value}")
-    tifffile.imwrite(out / "blind_ensemble.tif", made[0].data)
-    lut = made[0].metadata[OUTPUT_KEY]["lut"]
-    lut.save(out / "blind.lut.safetensors", overwrite=True)
-    _settle()
-    viewer.window._qt_window.grab().save(str(out / "blind_screenshot.png"))
-    viewer.window.remove_dock_widget(dock)
-    viewer.layers.clear()
-    rows: list[dict[str, Any]] = lut.report["scores"]["rows"]
-    return rows
-
-
-def _settle(milliseconds: int = 800) -> None:
-    """Let the window draw itself."""
-    from qtpy.QtCore import QEventLoop, QTimer
-
-    loop = QEventLoop()
-    QTimer.singleShot(milliseconds, loop.quit)
-    loop.exec()
-
-
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the demo from a shell."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run both demonstrations, print their scores and write their results."""
     import napari
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,13 +28,11 @@ def main(arguments: list[str] | None = None) -> Any:
     options = parser.parse_args(arguments)
     viewer = napari.Viewer(show=True)
     viewer.window._qt_window.resize(1500, 950)
-    print("One noisy image, nothing else; differences of mean squared error to the average:")
-    for row in run_blind(viewer, options.out):
-        print(f"{row['name']:>20}  {row['difference']:+10.4g}")
+    print("One noisy image without a ground truth:")
+    print(run_blind(viewer, options.out), end="\n\n")
     widget = run_demo(viewer, options.out, options.sample)
-    for score in widget.result.scores if widget.result else ():
-        figures = f"PSNR {score.psnr:6.2f} dB  held out {score.held_out:6.2f} dB  SSIM {score.ssim:.4f}"
-        print(f"{score.name:>20}  {figures}")
+    print("Candidates with a ground truth:")
+    print(_describe_fit(widget), end="\n\n")
     print(f"Written to {options.out}/: " + ", ".join(sorted(file.name for file in options.out.iterdir())))
     if options.close:
         viewer.close()
@@ -106,5 +40,85 @@ def main(arguments: list[str] | None = None) -> Any:
         napari.run()
 
 
+def run_blind(viewer: napari.Viewer, out: Path) -> str:
+    """Restore and combine a noisy image; write ensemble, lookup table and screenshot; return the scores."""
+    import tifffile
+
+    out.mkdir(parents=True, exist_ok=True)
+    viewer.open_sample("napari-ensir", "exposures")
+    noisy = viewer.layers["first exposure"]
+    for layer in [each for each in viewer.layers if each.name != noisy.name]:
+        viewer.layers.remove(layer)
+    noisy.visible = True
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    widget.image.value = noisy
+    widget.restorers.value = ["non-local-means", "total-variation", "wavelet"]
+    widget.restore_and_combine()
+    _wait_for(widget)
+    ensembles = [
+        each for each in viewer.layers if each.metadata.get(OUTPUT_KEY, {}).get("kind") == "ensemble"
+    ]
+    if not ensembles:
+        raise SystemExit(f"The restoration failed: {widget.message.value}")
+    tifffile.imwrite(out / "blind_ensemble.tif", ensembles[0].data)
+    ensembles[0].metadata[OUTPUT_KEY]["lut"].save(out / "blind.lut.safetensors", overwrite=True)
+    _save_screenshot(viewer, out / "blind_screenshot.png")
+    scores = widget.ranking.scores
+    table = scores.table()
+    text = str(table) if table.summary else f"{verdict(scores)}\n{table}"
+    viewer.window.remove_dock_widget(dock)
+    viewer.layers.clear()
+    return text
+
+
+def run_demo(viewer: napari.Viewer, out: Path, sample: str = "tissue") -> FitWidget:
+    """Fit the candidates of a sample; write lookup table, ensemble, weight maps and screenshot."""
+    import tifffile
+
+    out.mkdir(parents=True, exist_ok=True)
+    viewer.open_sample("napari-ensir", sample)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    not_candidates = ("ground truth", "noisy", "blurred")
+    widget.candidates.value = [layer for layer in viewer.layers if layer.name not in not_candidates]
+    widget.fit()
+    _wait_for(widget)
+    if widget.result is None:
+        raise SystemExit(f"The fit failed: {widget.message.value}")
+    result = widget.result
+    tifffile.imwrite(out / "ensemble.tif", result.combined.exact)
+    tifffile.imwrite(out / "weight_maps.tif", result.combined.maps)
+    result.lut.save(out / "ensemble.lut.safetensors", overwrite=True)
+    _save_screenshot(viewer, out / "screenshot.png")
+    return widget
+
+
+def _describe_fit(widget: FitWidget) -> str:
+    """A sentence about the ensemble, and the table of the panel."""
+    assert widget.result is not None  # run_demo has fitted
+    candidates = [row for row in widget.result.scores if row.role == "candidate"]
+    best = max(candidates, key=lambda row: row.held_out)
+    difference = widget.result.chosen.held_out - best.held_out
+    word = "better" if difference > 0 else "worse"
+    sentence = f"The ensemble is {word} than the best candidate ({best.name}) by {abs(difference):.2f} dB"
+    return f"{sentence} on held-out pixels.\n{widget.scores.table}"
+
+
+def _wait_for(widget: Any) -> None:
+    from qtpy.QtWidgets import QApplication
+
+    while widget.is_running:
+        QApplication.processEvents()
+
+
+def _save_screenshot(viewer: napari.Viewer, path: Path, milliseconds: int = 800) -> None:
+    """Let the window draw itself, then save a picture of it."""
+    from qtpy.QtCore import QEventLoop, QTimer
+
+    loop = QEventLoop()
+    QTimer.singleShot(milliseconds, loop.quit)
+    loop.exec()
+    viewer.window._qt_window.grab().save(str(path))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

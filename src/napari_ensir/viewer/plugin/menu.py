@@ -1,4 +1,4 @@
-"""Entries of the Layers menu: each opens a widget, with the selected layers chosen where that makes sense."""
+"""Entries of the Layers menu."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ __all__ = ["open_apply", "open_fit", "open_inspect"]
 
 
 def open_fit(viewer: napari.Viewer) -> None:
-    """Open the Fit widget with the selected image layers ticked."""
+    """Open the Fit panel with the selected image layers ticked."""
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble", tabify=True)
     if len(viewer.layers.selection) > 1:
         widget.candidates.choose_selected()
 
 
 def open_apply(viewer: napari.Viewer) -> None:
-    """Open the Apply widget."""
+    """Open the Apply panel."""
     viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table", tabify=True)
 
 
 def open_inspect(viewer: napari.Viewer) -> None:
-    """Open the Inspect widget."""
+    """Open the Inspect panel."""
     viewer.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table", tabify=True)

@@ -1,15 +1,15 @@
-"""Reader that opens a lookup table in the Apply widget when its file is dropped on the viewer."""
+"""Reader of lookup tables, which opens them in the Apply panel."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from napari_ensir.ensemble.lut.load import SUFFIX
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["get_reader"]
-
-SUFFIX = ".lut.safetensors"
 
 
 def get_reader(path: str | list[str]) -> Callable[[Any], list[tuple[None]]] | None:

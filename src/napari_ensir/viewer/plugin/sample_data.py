@@ -1,8 +1,4 @@
-"""Sample sets: a real image, degraded by a stated model, restored by scikit-image in ways that differ.
-
-Computed when opened, from images that scikit-image carries; nothing is downloaded. The seed is fixed: the
-sample is the same on every machine up to rounding.
-"""
+"""Sample data: images of scikit-image, degraded with a fixed seed and restored by several methods."""
 
 from __future__ import annotations
 
@@ -33,7 +29,7 @@ def _as_layers(
     candidates: dict[str, NDArray[Any]],
     **keywords: Any,
 ) -> list[LayerData]:
-    """Layers with the truth lowest and hidden, on top the candidates, which say what they were made of."""
+    """Layers from the hidden ground truth to the candidates, which have a provenance record."""
     layers: list[LayerData] = [
         (image, {"name": name, "visible": False, **keywords}, "image") for name, image in (truth, degraded)
     ]
@@ -44,10 +40,10 @@ def _as_layers(
 
 
 def denoised_tissue() -> list[LayerData]:
-    """Immunohistochemistry (RGB, uint8) under Poisson and Gaussian noise, denoised in four ways.
+    """Return immunohistochemistry (RGB, uint8) with noise, denoised by four methods.
 
-    The count at full intensity is 40 photons per channel, the read noise 0.03 of the range (Gaussian). The
-    pixel size of 0.5 micrometre is nominal.
+    Poisson noise of 40 photons per channel at full intensity and Gaussian noise of 0.03 of the range. The
+    pixel size of 0.5 µm is nominal.
     """
     from skimage import data
     from skimage.restoration import denoise_bilateral, denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
@@ -76,9 +72,9 @@ def denoised_tissue() -> list[LayerData]:
 
 
 def deconvolved_coins() -> list[LayerData]:
-    """Coins (grey, float32 in 0..1), blurred and noisy, deconvolved in four ways.
+    """Return coins (grey, float32 in 0..1) with blur and noise, deconvolved by four methods.
 
-    The blur is a Gaussian of 1.6 pixels, the noise Gaussian of 0.02 of the range.
+    Gaussian blur with sigma 1.6 pixels and Gaussian noise of 0.02 of the range.
     """
     from scipy.ndimage import gaussian_filter
     from skimage import data
@@ -88,31 +84,31 @@ def deconvolved_coins() -> list[LayerData]:
     truth = (data.coins() / 255.0).astype(np.float32)
     blurred = gaussian_filter(truth, 1.6) + rng.normal(0, 0.02, truth.shape)
     blurred = np.clip(blurred, 1e-4, 1).astype(np.float32)
-    place = np.arange(-7, 8)
-    profile = np.exp(-0.5 * (place / 1.6) ** 2)
+    offset = np.arange(-7, 8)
+    profile = np.exp(-0.5 * (offset / 1.6) ** 2)
     kernel = np.outer(profile, profile)
     kernel /= kernel.sum()
     padded = np.pad(blurred, 16, mode="reflect")
 
-    def cut(image: NDArray[Any]) -> NDArray[np.float32]:
+    def crop(image: NDArray[Any]) -> NDArray[np.float32]:
         return np.clip(image[16:-16, 16:-16], 0, 1).astype(np.float32)
 
     candidates = {
-        "Richardson-Lucy": cut(richardson_lucy(padded, kernel, num_iter=12)),
-        "Wiener": cut(wiener(padded, kernel, balance=0.08)),
-        "unsupervised Wiener": cut(
+        "Richardson-Lucy": crop(richardson_lucy(padded, kernel, num_iter=12)),
+        "Wiener": crop(wiener(padded, kernel, balance=0.08)),
+        "unsupervised Wiener": crop(
             unsupervised_wiener(padded, kernel, rng=_SEED, user_params={"max_num_iter": 60})[0]
         ),
-        "total variation": cut(denoise_tv_chambolle(padded, weight=0.03)),
+        "total variation": crop(denoise_tv_chambolle(padded, weight=0.03)),
     }
     return _as_layers(("ground truth", truth), ("blurred", blurred), candidates, contrast_limits=(0, 1))
 
 
 def denoised_stack() -> list[LayerData]:
-    """A focus series in 3-D (uint16, 12 bit), noisy, denoised in three ways.
+    """Return a focus series (3-D, uint16, 12 bit) with noise, denoised by three methods.
 
-    Made from the camera image under a blur that grows away from the middle plane; 16 planes, 4-fold coarser
-    in z. Poisson noise at 60 photons for full scale and Gaussian noise of 0.02 of the range.
+    The camera image with a blur that grows with the distance from the middle plane; 16 planes, four times
+    coarser in z. Poisson noise of 60 photons at full intensity and Gaussian noise of 0.02 of the range.
     """
     from scipy.ndimage import gaussian_filter, median_filter
     from skimage import data
@@ -144,10 +140,10 @@ def denoised_stack() -> list[LayerData]:
 
 
 def two_exposures() -> list[LayerData]:
-    """A cell (uint16, 12 bit) exposed twice, the first exposure denoised in four ways; no ground truth.
+    """Return two exposures of a cell (uint16, 12 bit), the first denoised by four methods; no ground truth.
 
-    Poisson noise at 50 photons for full scale and Gaussian read noise of 0.015 of that. The camera's offset
-    of 400, and a gain that leaves room above, keep the noise from being cut off.
+    Poisson noise of 50 photons at full intensity and Gaussian noise of 0.015 of the range. The offset of 400
+    and the gain keep the noise from being clipped.
     """
     from scipy.ndimage import gaussian_filter
     from skimage import data

@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.files.png import write_file
 from napari_ensir.files.tiff import TiffMetadata
 from napari_ensir.files.zarr import ZarrImage, write_zarr
-from napari_ensir.viewer.layers.layers import OUTPUT_KEY, RECORD_KEY
+from napari_ensir.viewer.layers.records import record_of_layer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["record_of_layer", "write_layer"]
+__all__ = ["write_layer"]
 
 _LETTERS = {"candidate": "C", "channel": "C", "time": "T", **{letter.lower(): letter for letter in "TZCYX"}}
-_UNITS = {"nanometer": "nm", "micrometer": "µm", "millimeter": "mm", "centimeter": "cm", "meter": "m"}
+_LENGTHS = {"nanometer": "nm", "micrometer": "µm", "millimeter": "mm", "centimeter": "cm", "meter": "m"}
+_TIMES = {
+    "nanosecond": "ns",
+    "microsecond": "µs",
+    "millisecond": "ms",
+    "second": "s",
+    "minute": "min",
+    "hour": "h",
+    "day": "d",
+}
 _TYPES = {"T": "time", "C": "channel"}
 
 
@@ -51,35 +59,22 @@ def write_layer(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str
     rgb = bool(attributes.get("rgb", False))
     axes = _axes(attributes.get("axis_labels", ()), len(pixels.shape) - rgb)
     scale = [float(size) for size in attributes.get("scale", (1.0,) * len(axes))]
-    units = [_UNITS.get(str(unit)) for unit in attributes.get("units") or (None,) * len(axes)]
+    units = [str(unit) for unit in attributes.get("units") or ("",) * len(axes)]
     record = record_of_layer(attributes)
     if target.suffix.lower() == ".zarr":
-        return [_write_zarr(target, pixels, _multiscale(axes, attributes, scale, rgb), record)]
+        translation = [float(one) for one in attributes.get("translate", (0.0,) * len(axes))]
+        ome = _multiscale(axes, scale, units, translation, rgb)
+        return [_write_zarr(target, pixels, ome, record)]
     sizes: dict[str, Any] = {"Name": str(attributes.get("name", target.name))}
     for axis, size, unit in zip(axes, scale, units, strict=True):
-        if axis in "XYZ" and unit is not None:  # sizes in pixels are not physical
-            sizes |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
+        if axis in "XYZ" and unit in _LENGTHS:  # sizes in pixels are not physical
+            sizes |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": _LENGTHS[unit]}
+        elif axis == "T" and unit in _TIMES:
+            sizes |= {"TimeIncrement": size, "TimeIncrementUnit": _TIMES[unit]}
     metadata = TiffMetadata("ome", axes + "S" * rgb, tuple(pixels.shape), sizes, None)
     array = np.asarray(pixels)
     write_file(target, array, is_colour=rgb, like=metadata, overwrite=True, record=record)
     return [str(target)]
-
-
-def record_of_layer(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Provenance of a layer that this package computed; None for other layers.
-
-    Parameters
-    ----------
-    attributes : mapping
-        Attributes of the layer, including ``metadata``.
-    """
-    metadata = attributes.get("metadata") or {}
-    if isinstance(kept := metadata.get(RECORD_KEY), dict):
-        return kept
-    made = metadata.get(OUTPUT_KEY)
-    if not isinstance(made, dict) or made.get("lut") is None:
-        return None
-    return record_of(str(made.get("kind")), made["lut"], layer=str(attributes.get("name", "")))
 
 
 def _axes(labels: Sequence[str], n: int) -> str:
@@ -91,18 +86,16 @@ def _axes(labels: Sequence[str], n: int) -> str:
 
 
 def _multiscale(
-    axes: str, attributes: Mapping[str, Any], scale: Sequence[float], rgb: bool
+    axes: str, scale: Sequence[float], units: Sequence[str], translation: Sequence[float], rgb: bool
 ) -> dict[str, Any]:
     """OME-Zarr metadata of an image with one resolution."""
-    units = [str(unit) for unit in attributes.get("units") or ()]
     described: list[dict[str, str]] = []
-    for place, axis in enumerate(axes):
+    for axis, unit in zip(axes, units, strict=True):
         kind = _TYPES.get(axis, "space")
         described.append({"name": axis.lower(), "type": kind})
-        if kind == "space" and place < len(units) and units[place] in _UNITS:
-            described[-1]["unit"] = units[place]
+        if unit in {"space": _LENGTHS, "time": _TIMES}.get(kind, ()):
+            described[-1]["unit"] = unit
     described += [{"name": "c", "type": "channel"}] * rgb
-    translation = [float(one) for one in attributes.get("translate", (0.0,) * len(axes))]
     transforms = [
         {"type": "scale", "scale": [*scale, *[1.0] * rgb]},
         {"type": "translation", "translation": [*translation, *[0.0] * rgb]},

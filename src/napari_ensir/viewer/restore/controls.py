@@ -60,6 +60,7 @@ class RestoreControls(Panel):
             napari_viewer,
             lambda layer: not why_not(layer),
             "choose an image",
+            choose_only=True,
             name="image",
             label="Image",
             tooltip="The degraded image that candidates are made of.",

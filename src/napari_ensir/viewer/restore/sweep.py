@@ -16,7 +16,7 @@ from napari_ensir.restorers.self_supervised.calibrate import (
 from napari_ensir.settings import SweepSettings, settings_of
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import Between
+from napari_ensir.viewer.controls.inputs import NumberRange
 from napari_ensir.viewer.results.plots import draw_sweep, fresh_axes, new_canvas
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SweepForm(Container):
             tooltip="A number among the settings of the restorer selected above.",
             gui_only=True,
         )
-        self.between = Between(
+        self.between = NumberRange(
             name="sweep_between", label="From, to", tooltip="The least and the greatest value.", gui_only=True
         )
         (count,) = (each for each in settings_of(SweepSettings) if each.name == "count")

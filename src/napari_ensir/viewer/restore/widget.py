@@ -158,7 +158,7 @@ class RestoreWidget(RestoreControls):
             session.remember_layers(blind.lut, layers)
             session.keep(f"{origin.name}, no ground truth", blind.lut, layers)
             made = Outputs(self.viewer, origin, origin.name)
-            self.turns.take(made.showing(blind.lut, combined, view))
+            self.queue.put(made.showing(blind.lut, combined, view))
             self._show_ranking(blind.scores, keys)
             first = f"Added {len(layers)} candidates, the ensemble and the weight maps."
             self.say("\n".join([blind.summary, blind.reference.reason, first, *said]))

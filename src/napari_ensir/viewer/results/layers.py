@@ -9,7 +9,7 @@ from napari.utils import Colormap
 from napari.utils.colormaps import CyclicLabelColormap
 
 from napari_ensir.settings import METHODS
-from napari_ensir.viewer.layers.layers import OUTPUT_KEY, name_slider_places
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY, name_slider_places, show_colorbar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,6 +172,7 @@ class Outputs:
         look = {"rgb": False, "colormap": "magma", "contrast_limits": limits}
         place = self._like.placement()
         self._expected = [self._add("image", image, name, lut, "expected error", **look, **place)]
+        show_colorbar(self._expected[0])
 
     @property
     def has_expected(self) -> bool:

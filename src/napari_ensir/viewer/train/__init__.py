@@ -1,1 +1,1 @@
-"""The panel that trains a network."""
+"""Panel that trains a restorer."""

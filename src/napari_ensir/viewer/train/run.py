@@ -1,4 +1,4 @@
-"""A training beside the viewer: what is asked for, what it has told. Knows no widgets, no layers."""
+"""Training in a thread, with its progress."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 __all__ = ["TrainRequest", "TrainingRun"]
 
 _PREVIEWS = 25
-"""In a training; but no more often than every fifth step."""
+"""Number of previews in a training; there are at least five steps between them."""
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What the controls say.
+    """Images and settings of a training.
 
     Parameters
     ----------
     recipe
         A key of :data:`napari_ensir.restorers.training.recipes.RECIPES`.
     degraded, clean
-        The layers' pixels; read in the worker.
+        Arrays of one shape, which the thread reads.
     channel_axis
-        Of both.
+        Channel axis of both arrays.
     steps, width, seed, device, ir, denoiser
         See :func:`napari_ensir.restorers.training.recipes.begin_training`.
     minutes
-        When to stop, if the steps are not made by then; None: not before they are.
+        Maximum duration; None: no limit.
     """
 
     recipe: str
@@ -57,46 +57,45 @@ class TrainRequest:
     denoiser: Denoiser | None = None
 
     def pairs(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """The pixels, read."""
+        """Read the pixels."""
         return [(np.asarray(self.degraded), np.asarray(self.clean))]
 
     @property
     def preview_every(self) -> int:
-        """Steps between previews."""
+        """Number of steps between previews."""
         return max(self.steps // _PREVIEWS, 5)
 
 
 class TrainingRun:
-    """A training that can be interrupted, saved and gone on with.
+    """Training that can be interrupted, saved and continued.
 
-    One thread works in it while others may read ``losses`` and ``preview``.
+    Other threads may read ``losses`` and ``preview`` while it runs.
 
     Parameters
     ----------
     request
-        What to train on, and how.
     """
 
     def __init__(self, request: TrainRequest) -> None:
         self.request = request
         self.trainer: Trainer | None = None
         self.preview: NDArray[np.float32] | None = None
-        self.saved_step = 0  # up to which a file holds it
+        self.saved_step = 0
 
     @property
     def losses(self) -> list[float]:
-        """The loss of each step made."""
-        trainer = self.trainer  # which the worker may take away at any moment
+        """Loss of each completed step."""
+        trainer = self.trainer  # the thread may set it to None
         return [] if trainer is None else list(trainer.losses)
 
     @property
     def step(self) -> int:
-        """Steps made."""
+        """Number of completed steps."""
         trainer = self.trainer
         return 0 if trainer is None else trainer.step
 
     def begin(self, progress: Progress) -> Any:
-        """Train anew; see :meth:`go_on` for what comes back."""
+        """Start a new training; see :meth:`go_on`."""
         from napari_ensir.restorers.training.recipes import begin_training
 
         request = self.request
@@ -117,7 +116,7 @@ class TrainingRun:
         return self.go_on(progress)
 
     def resume(self, path: Path, progress: Progress) -> Any:
-        """Go on with a checkpoint, to its own number of steps, or to the request's if those are made."""
+        """Continue a checkpoint to its number of steps, or the requested one if those are completed."""
         from napari_ensir.restorers.training.recipes import continue_training
 
         request = self.request
@@ -128,36 +127,37 @@ class TrainingRun:
             channel_axis=request.channel_axis,
             preview_every=request.preview_every,
             device=request.device,
-            ir=_only_if_needed(path, request.ir),
+            ir=_ir_for_checkpoint(path, request.ir),
             progress=progress,
         )
         if trainer.step >= trainer.settings.steps:
-            trainer.settings = replace(trainer.settings, steps=_more(request.steps, trainer.step))
+            trainer.settings = replace(trainer.settings, steps=_check_steps(request.steps, trainer.step))
         self.trainer, self.saved_step = trainer, trainer.step
         return self.go_on(progress)
 
     def extend(self, steps: int, minutes: float | None) -> None:
-        """Ask for this many steps in all.
+        """Set the total number of steps.
 
         Raises
         ------
         EnsembleError
-            If they are made already.
+            If they are completed already.
         """
         if self.trainer is not None:
-            steps = _more(steps, self.trainer.step)
+            steps = _check_steps(steps, self.trainer.step)
             self.trainer.settings = replace(self.trainer.settings, steps=steps)
             self.request = replace(self.request, steps=steps, minutes=minutes)
 
     def go_on(self, progress: Progress) -> tuple[Restorer, NDArray[np.float32]]:
-        """Train to the last step or minute; then restore the degraded image.
+        """Train until the steps are completed or the time is over, then restore the degraded image.
 
-        What `progress` raises stops the training, which can be gone on with.
+        An exception of ``progress`` stops the training, which can then be continued.
 
         Returns
         -------
-        restorer, restored
-            The restorer has a model of its own, which further training leaves alone.
+        restorer
+            Has a copy of the model, which further training does not change.
+        restored
         """
         from napari_ensir.restorers.training.recipes import snapshot
 
@@ -179,18 +179,18 @@ class TrainingRun:
                 if time.monotonic() > deadline:
                     return
         except EnsembleError:
-            self.trainer = None  # it diverged: there is nothing to keep
+            self.trainer = None  # the training diverged
             raise
 
 
-def _more(steps: int, made: int) -> int:
-    if steps <= made:
-        raise EnsembleError(f"All of its {made} steps are made; set Steps above that to train on.")
+def _check_steps(steps: int, completed: int) -> int:
+    if steps <= completed:
+        raise EnsembleError(f"All {completed} steps are completed; increase Steps to continue.")
     return steps
 
 
-def _only_if_needed(path: Path, ir: Restorer | None) -> Restorer | None:
-    """The restorer chosen, where the checkpoint is DP-IR's and does not hold the one it was built around."""
+def _ir_for_checkpoint(path: Path, ir: Restorer | None) -> Restorer | None:
+    """The chosen IR network if the checkpoint is of DP-IR and does not contain its own."""
     from napari_ensir.restorers.networks.checkpoint import read_checkpoint
 
     entry = read_checkpoint(path)[1].get("ir")

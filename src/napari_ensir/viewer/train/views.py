@@ -1,4 +1,4 @@
-"""What a training shows while it runs: the loss as a plot, and a preview as a layer of its own."""
+"""Plot of the loss and preview layer of a training."""
 
 from __future__ import annotations
 
@@ -25,29 +25,28 @@ _MOST_POINTS = 1500
 
 
 class LossPlot:
-    """The loss over the steps, in the viewer's theme.
+    """Plot of the loss in the viewer's theme.
 
     Parameters
     ----------
     viewer
-        Whose theme to take.
     """
 
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = viewer
         self._losses: Sequence[float] = ()
-        tip = "Each step's loss as a dot, and its running mean."
-        self.canvas = new_canvas("Plot of the loss", tip, 220, 150)
+        tooltip = "Loss of each step, and its running mean."
+        self.canvas = new_canvas("Plot of the loss", tooltip, 220, 150)
         self.redraw()
 
     def show_losses(self, losses: Sequence[float]) -> None:
-        """Draw these, unless they are drawn already."""
+        """Draw these losses, unless they are drawn already."""
         if len(losses) != len(self._losses) or list(losses[-1:]) != list(self._losses[-1:]):
             self._losses = losses
             self.redraw()
 
     def redraw(self, *_: object) -> None:
-        """Draw what is known, in the viewer's theme."""
+        """Draw the losses in the viewer's theme."""
         axes, ink, _ = fresh_axes(self.canvas, self._viewer)
         if self._losses:
             steps, losses, smooth = _thinned(np.asarray(self._losses))
@@ -58,12 +57,12 @@ class LossPlot:
             axes.set_xlabel("step")
             axes.set_ylabel("loss")
         else:
-            draw_nothing(axes, "The loss will be drawn here.", ink)
+            draw_nothing(axes, "The loss is plotted here.", ink)
         self.canvas.draw_idle()
 
 
 def _thinned(losses: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Steps, losses and their running mean, at no more points than a plot can show.
+    """Return steps, losses and their running mean at no more points than a plot can show.
 
     Examples
     --------
@@ -81,38 +80,35 @@ def _thinned(losses: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any], N
 
 
 class Preview:
-    """A layer that shows what the network makes of the middle of the first degraded plane.
-
-    It is marked as ours, so that no picker offers it as a candidate.
+    """Layer with the restored middle of the first degraded plane; it cannot be a candidate.
 
     Parameters
     ----------
     viewer
-        Where it is added.
     like
-        The degraded layer as it is now.
+        The degraded layer.
     """
 
     def __init__(self, viewer: napari.Viewer, like: Origin) -> None:
         self._viewer, self._like = viewer, like
         layer = like.layer
-        cut = np.zeros(like.ndim)
-        # As the trainer cuts it; see Trainer.run.
-        cut[-2:] = [max(n - 256, 0) // 2 for n in like.shape[: like.ndim][-2:]]
-        self._corner = np.asarray(layer.affine.inverse(layer.data_to_world(cut)))
+        start = np.zeros(like.ndim)
+        # The part that Trainer.run previews.
+        start[-2:] = [max(n - 256, 0) // 2 for n in like.shape[: like.ndim][-2:]]
+        self._corner = np.asarray(layer.affine.inverse(layer.data_to_world(start)))
         self._layer: Layer | None = None
         self._shown: NDArray[np.float32] | None = None
-        self._over = False
+        self._is_removed = False
 
     def show(self, preview: NDArray[np.float32] | None) -> None:
-        """Bring the layer up to date; one that was removed, by whomever, stays removed.
+        """Add or update the layer, unless it was removed.
 
         Parameters
         ----------
         preview
-            Shape (channels, rows, columns), in intensity units; None: nothing to show yet.
+            Shape (channels, rows, columns), in intensity units; None: not computed yet.
         """
-        if preview is None or preview is self._shown or self._over:
+        if preview is None or preview is self._shown or self._is_removed:
             return
         self._shown = preview
         data = self._as_layer(preview)
@@ -122,8 +118,8 @@ class Preview:
             self._layer.data = data
 
     def remove(self) -> None:
-        """Take the layer away: the training is over, and what it still says comes too late."""
-        self._over = True
+        """Remove the layer and ignore later previews."""
+        self._is_removed = True
         if self._layer is not None and self._layer in self._viewer.layers:
             self._viewer.layers.remove(self._layer)
 
@@ -140,8 +136,8 @@ class Preview:
     def _add(self, data: NDArray[np.float32]) -> Layer:
         like = self._like
         place = like.placement() | {"translate": self._corner}
-        looks = {} if like.rgb else {"contrast_limits": like.contrast_limits, "colormap": like.colormap}
+        appearance = {} if like.rgb else {"contrast_limits": like.contrast_limits, "colormap": like.colormap}
         mark = {OUTPUT_KEY: {"kind": "training preview"}}
         return self._viewer.add_image(
-            data, name="training preview", rgb=like.rgb, metadata=mark, **looks, **place
+            data, name="training preview", rgb=like.rgb, metadata=mark, **appearance, **place
         )

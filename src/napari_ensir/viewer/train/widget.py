@@ -1,4 +1,4 @@
-"""The Train panel: a restorer of the user's own, from a degraded layer and a clean one."""
+"""Panel that trains a restorer on a degraded and a clean layer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.atomic import check_target
 from napari_ensir.restorers import CLASSICAL, RECIPES, open_restorer
 from napari_ensir.restorers.training.models import Denoiser
 from napari_ensir.settings import TrainSettings, settings_of
@@ -19,11 +20,12 @@ from napari_ensir.viewer.controls.forms import Form, button, dress, row
 from napari_ensir.viewer.controls.inputs import WithButton, control_of
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import (
-    TRUTH_NAMES,
     Origin,
     changed_meanwhile,
     full_data,
+    is_named_truth,
     pixel_shape,
+    unique_name,
     unwrapped,
     why_not,
 )
@@ -45,21 +47,20 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainWidget"]
 
-_OURS = "Trained restorer (*.safetensors)"
+_FILE_FILTER = "Trained restorer (*.safetensors)"
 _NO_DENOISER = ""
 
 
 class TrainWidget(Panel):
-    """Trains a restorer on a pair of layers; what it makes of the degraded one becomes a candidate.
+    """Trains a restorer on a pair of layers and adds the restored layer.
 
-    A training that was cancelled is kept: it can be saved, or resumed. Values: ``recipe``, ``degraded``,
-    ``clean``, ``ir`` and ``denoiser`` (titles of what DP-IR is built from), ``steps``, ``minutes`` (None:
-    until the steps are made), ``features``, ``seed``, ``device``.
+    A cancelled training can be saved or resumed. Values: ``recipe``, ``degraded``, ``clean``, ``ir`` and
+    ``denoiser`` (titles of the parts of DP-IR), ``steps``, ``minutes`` (None: no limit), ``features``,
+    ``seed``, ``device``.
 
     Parameters
     ----------
     napari_viewer
-        The viewer to work in.
 
     Examples
     --------
@@ -68,8 +69,8 @@ class TrainWidget(Panel):
         widget = TrainWidget(viewer)
         widget.degraded.value, widget.clean.value = viewer.layers["noisy"], viewer.layers["clean"]
         widget.steps.value = 600
-        widget.train()  # returns at once
-        widget.save("mine.safetensors")  # once it is done, or was cancelled
+        widget.train()  # in a thread
+        widget.save("mine.safetensors")  # after it is finished or cancelled
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
@@ -82,14 +83,13 @@ class TrainWidget(Panel):
             {},
             name="ir",
             label="IR network",
-            tooltip="The restorer that DP-IR is built around: a classical one, one trained here, or one from "
-            "a file.",
+            tooltip="Restorer that DP-IR uses: a classical one, one trained here, or one from a file.",
         )
         self._denoisers = Choice(
             {_NO_DENOISER: ("Local Wiener filter, no weights", "")},
             name="denoiser",
             label="Denoiser",
-            tooltip="The Gaussian denoiser of DP-IR: train one first, or open one.",
+            tooltip="Gaussian denoiser of DP-IR: train or open one first.",
         )
         self._plot = LossPlot(napari_viewer)
         self._make_buttons()
@@ -97,52 +97,51 @@ class TrainWidget(Panel):
             napari_viewer,
             Form(*self._inputs(napari_viewer), *self._settings(), name="choice"),
             action="Train",
-            about="Train anew on the two layers, then add what the network makes of the degraded one.",
+            about="Start a new training on the two layers, then add the restored degraded layer.",
             below=self._below(),
         )
         self.native.widget().layout().setStretchFactor(self.plot_place.native, 1)
-        self.cancel_button.tooltip = "Stop; the training so far is kept, to be saved or resumed."
+        self.cancel_button.tooltip = "Stop; the training so far can be saved or resumed."
         for kind in CLASSICAL.values():
             self.offer(kind.title, kind())
         self._ir.value = next(iter(self._restorers))
         self._connect()
         self._follow_recipe()
         self._guess_layers()
-        self._enable()
+        self._update_buttons()
 
     def _make_buttons(self) -> None:
         self.resume_button = button(
-            "Resume", "Go on with the training kept, up to the steps shown.", "resume_button"
+            "Resume", "Continue the last training up to the number of steps shown.", "resume_button"
         )
         self.resume_file_button = button(
             "Resume from…",
-            "Go on with a training from a file, on the layers chosen. DP-IR around a network of another kind "
-            "of file needs that network opened and chosen above first.",
+            "Continue a training from a file on the chosen layers. For DP-IR with a network from another "
+            "file, open and choose that network first.",
             "resume_file_button",
         )
         self.save_button = button(
-            "Save…", "Write the network and the state of its training to a file.", "save_button"
+            "Save…", "Save the network and the state of its training to a file.", "save_button"
         )
         self.open_button = button(
-            "Open…", "Choose an IR network's or a denoiser's file, as in Restore.", "open_button"
+            "Open…", "Open the file of an IR network or a denoiser, as in Restore.", "open_button"
         )
         dress(self.open_button)
 
     def _inputs(self, viewer: napari.Viewer) -> list[Any]:
         recipes = {key: (each.title, each.description) for key, each in RECIPES.items()}
         layers = (
-            ("degraded", "Degraded", "What the network is given: noisy, blurred, with rain..."),
-            ("clean", "Clean", "What it is to make of it: the same field, pixel by pixel."),
+            ("degraded", "Degraded", "Input of the network: noisy, blurred, with rain..."),
+            ("clean", "Clean", "Target of the network: the same field, pixel by pixel."),
         )
         return [
-            Choice(
-                recipes, name="recipe", label="Train", tooltip="The kind of network, and how it is trained."
-            ),
+            Choice(recipes, name="recipe", label="Train", tooltip="Type of network and training."),
             *(
                 LayerChoice(
                     viewer,
                     lambda layer: not why_not(layer),
                     f"choose the {name} image",
+                    choose_only=name == "degraded",
                     name=name,
                     label=label,
                     tooltip=tip,
@@ -158,7 +157,7 @@ class TrainWidget(Panel):
         return [
             control_of(settings["steps"]),
             control_of(settings["minutes"]),
-            # Containers have a width of their own.
+            # "width" is an attribute of magicgui containers.
             control_of(settings["width"], name="features"),
             control_of(settings["seed"]),
             control_of(settings["device"], preference("device")),
@@ -172,10 +171,10 @@ class TrainWidget(Panel):
         return [row(*buttons, name="training_buttons", gui_only=True), place]
 
     def _connect(self) -> None:
-        # The worker changes no layer and draws nothing: this looks now and then at what it has told.
-        self._look = QTimer(self.native)
-        self._look.setInterval(250)
-        self._look.timeout.connect(self.safely(self._show_progress))
+        # Layers and plots must be changed on the main thread.
+        self._progress_timer = QTimer(self.native)
+        self._progress_timer.setInterval(250)
+        self._progress_timer.timeout.connect(self.safely(self._show_progress))
         self.recipe.changed.connect(self.safely(self._follow_recipe))
         self.clean.changed.connect(self.safely(self._clean_chosen))
         self.open_button.changed.connect(self.safely(self._ask_and_open))
@@ -186,13 +185,13 @@ class TrainWidget(Panel):
 
     @property
     def loss_plot(self) -> LossPlot:
-        """The loss over the steps."""
+        """Plot of the loss."""
         return self._plot
 
     # -- choices ----------------------------------------------------------------------------------
 
     def update(self, mapping: Mapping | Iterable[tuple[str, Any]] = (), **kwargs: Any) -> None:
-        """See Panel; the recipe first, for it sets steps and features."""
+        """See Panel; sets the recipe first, since it changes steps and features."""
         values = {**dict(mapping), **kwargs}
         super().update({name: values.pop(name) for name in ("recipe",) if name in values} | values)
 
@@ -208,11 +207,11 @@ class TrainWidget(Panel):
         self.steps.value, self.features.value = recipe.steps, recipe.width
 
     def _guess_layers(self) -> None:
-        """Choose the layer whose name says that it is the clean one, until the user has chosen."""
+        """Choose a clean layer by its name, unless the user has chosen one."""
         if not self._guesses_clean or self.clean.value is not None:
             return
         for layer in map(unwrapped, self.viewer.layers):
-            if layer.name.lower().strip() in TRUTH_NAMES and not why_not(layer):
+            if is_named_truth(layer) and not why_not(layer):
                 with self.clean.changed.blocked():
                     self.clean.value = layer
                 return
@@ -221,10 +220,8 @@ class TrainWidget(Panel):
         self._guesses_clean = False
 
     def offer(self, title: str, restorer: Restorer) -> None:
-        """Offer a restorer as DP-IR's IR network and, if it is one, as its denoiser; choose it."""
-        number, name = 2, title
-        while name in self._restorers:
-            name, number = f"{title} ({number})", number + 1
+        """Offer and choose a restorer as the denoiser of DP-IR if it is one, else as its IR network."""
+        name = unique_name(title, self._restorers)
         self._restorers[name] = restorer
         self._ir.offer({each: (each, "") for each in self._restorers})
         if not isinstance(restorer, Denoiser):
@@ -237,33 +234,33 @@ class TrainWidget(Panel):
 
     @shows_errors
     def open(self, path: str | Path) -> None:
-        """Offer a network from a file; see :func:`napari_ensir.restorers.formats.open.open_restorer`."""
+        """Open a network; see :func:`napari_ensir.restorers.formats.open.open_restorer`."""
         restorer = open_restorer(path, device=self.device.value)
         self.offer(f"{restorer.name} ({Path(path).name})", restorer)
         self.say(f"Opened {Path(path).name}.")
 
     def request(self) -> TrainRequest:
-        """What the controls say.
+        """Return the chosen images and settings.
 
         Raises
         ------
         EnsembleError
-            If a layer is missing, or the two do not fit.
+            If a layer is missing, or the layers do not match.
         """
         degraded, clean = self.degraded.value, self.clean.value
         if degraded is None or clean is None:
             missing = "degraded" if degraded is None else "clean"
             raise EnsembleError(
-                f"No {missing} image is chosen; choose a degraded and a clean one to train on."
+                f"No {missing} image is chosen; choose a degraded and a clean image to train on."
             )
         if degraded is clean:
-            raise EnsembleError("The degraded and the clean image are the same layer; choose two.")
+            raise EnsembleError("The degraded and the clean image are the same layer; choose two layers.")
         if why := why_not(clean, like=degraded):
             shape = " × ".join(map(str, pixel_shape(degraded)))
             raise EnsembleError(
-                f"The clean image has {why}, unlike the degraded one, {shape}; choose a pair."
+                f"The clean image does not match the degraded image of shape {shape}: {why}; choose a pair."
             )
-        around = self.recipe.value == "dp-ir"
+        is_dp_ir = self.recipe.value == "dp-ir"
         denoiser: Any = self._restorers.get(self.denoiser.value)
         chosen = TrainSettings(
             steps=self.steps.value,
@@ -277,46 +274,48 @@ class TrainWidget(Panel):
             degraded=full_data(degraded),
             clean=full_data(clean),
             channel_axis=-1 if degraded.rgb else None,
-            ir=self._restorers[self.ir.value] if around else None,
-            denoiser=denoiser if around else None,
+            ir=self._restorers[self.ir.value] if is_dp_ir else None,
+            denoiser=denoiser if is_dp_ir else None,
             **chosen.keywords(),
         )
 
     # -- training ---------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """What the Train button does."""
+        """See Panel."""
         self.train()
 
     @shows_errors
     def train(self) -> None:
-        """Train anew on the chosen layers; returns at once."""
+        """Start a new training on the chosen layers, in a thread."""
         training = TrainingRun(self.request())
         if self._may_discard():
             self._go(training, training.begin)
 
     @shows_errors
     def resume(self) -> None:
-        """Go on with the training kept, up to the steps shown."""
+        """Continue the last training up to the number of steps shown."""
         training = self.training
         if training is None:
-            raise EnsembleError("There is no training to resume; press Train, or open a checkpoint.")
+            raise EnsembleError("There is no training to resume; press Train, or resume from a file.")
         training.extend(self.steps.value, self.minutes.value)
         self._go(training, training.go_on)
 
     @shows_errors
     def resume_from(self, path: str | Path) -> None:
-        """Go on with a checkpoint, on the chosen layers."""
+        """Continue a checkpoint on the chosen layers."""
         training = TrainingRun(self.request())
         if self._may_discard():
             self._go(training, lambda progress: training.resume(Path(path), progress))
 
     def _may_discard(self) -> bool:
-        """Whether the training kept may make way for another: asks, if its last steps are in no file."""
+        """Whether the last training may be replaced; asks the user if it is not saved."""
         kept = self.training
         if kept is None or kept.step <= kept.saved_step:
             return True
-        question = f"The training of {_steps(kept.step)} has not been saved. Discard it and train anew?"
+        question = (
+            f"The training of {_steps(kept.step)} has not been saved. Discard it and start a new training?"
+        )
         answer = QMessageBox.question(self.native, "Discard the training?", question)
         return bool(answer == QMessageBox.StandardButton.Yes)
 
@@ -329,11 +328,11 @@ class TrainWidget(Panel):
         if self._preview is not None:
             self._preview.remove()
         self._preview = None if origin is None else Preview(self.viewer, origin)
-        self._enable()
-        self._look.start()
+        self._update_buttons()
+        self._progress_timer.start()
 
     def _layer_of(self, training: TrainingRun) -> Layer | None:
-        """The layer that a training's degraded image is from, if it is still there."""
+        """The layer of the degraded image of a training, if it is still in the viewer."""
         mine = (layer for layer in map(unwrapped, self.viewer.layers) if not why_not(layer))
         return next((layer for layer in mine if full_data(layer) is training.request.degraded), None)
 
@@ -351,38 +350,39 @@ class TrainWidget(Panel):
         restorer, restored = result
         self.offer(f"{restorer.name}, trained here", restorer)
         if self._preview is not None:
-            self._preview.remove()  # it would lie upon the image that it was a preview of
+            self._preview.remove()
         assert self.training is not None
-        said = f"Trained {restorer.name} for {_steps(self.training.step)}."
+        text = f"Trained {restorer.name} for {_steps(self.training.step)}."
         if origin is None:
-            said += " No layer was added, for the image trained on is no longer here: save the checkpoint."
+            text += " No layer was added, since the training image was removed; save the checkpoint."
         else:
             origin.add_candidate(self.viewer, restored, candidate_name(origin.name, restorer.name))
-            said += " The layer added is of the image trained on, which flatters it: save the checkpoint and"
-            said += " restore other images."
-            said += f" {changed_meanwhile(self.viewer, [origin])}"
-        self.say(said.strip())
+            text += (
+                " The added layer is the training image restored, so it looks better than other images will; "
+                f"save the checkpoint and restore other images. {changed_meanwhile(self.viewer, [origin])}"
+            )
+        self.say(text.strip())
 
     def _was_cancelled(self) -> None:
         step = 0 if self.training is None else self.training.step
         if step:
-            self.say(f"Cancelled after {_steps(step)}, which are kept: save them, or press Resume.")
+            self.say(f"Cancelled after {_steps(step)}; save the training, or press Resume.")
         else:
             super()._was_cancelled()
 
     def _has_finished(self) -> None:
         super()._has_finished()
-        self._look.stop()
+        self._progress_timer.stop()
         self._show_progress()
         if self.training is not None and self.training.trainer is None:
-            self.training = self._before  # it has not come to a first step
+            self.training = self._before  # the new training made no step
         self._before = None
         if self.training is not None and self.training.trainer is not None:
             self.steps.value = self.training.trainer.settings.steps
-        self._enable()
+        self._update_buttons()
 
-    def _enable(self) -> None:
-        """Let be pressed what can be done now."""
+    def _update_buttons(self) -> None:
+        """Enable the buttons that can be pressed now."""
         idle = self.task is None
         self.resume_file_button.enabled = idle
         for each in (self.save_button, self.resume_button):
@@ -390,24 +390,30 @@ class TrainWidget(Panel):
 
     # -- files ------------------------------------------------------------------------------------
 
-    @shows_errors
-    def save(self, path: str | Path) -> None:
-        """Write the training kept to a checkpoint; says so, or why not, under the buttons."""
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Save the last training as a checkpoint; ``.safetensors`` is appended if the name lacks it.
+
+        Raises
+        ------
+        EnsembleError
+            If there is no training, or the file exists and ``overwrite`` is off, or cannot be written.
+        """
         if self.training is None or self.training.trainer is None:
             raise EnsembleError("There is no training to save yet; press Train first.")
         target = with_suffix(path, ".safetensors")
+        check_target(target, overwrite)
         self.training.trainer.save(target)
         self.training.saved_step = self.training.step
-        self.say(f"Saved {target.name}, after {_steps(self.training.step)}; Restore can open it.")
+        self.say(f"Saved {target.name} after {_steps(self.training.step)}; open it in Restore.")
 
     def _ask_and_save(self) -> None:
         name, kind = "restorer.safetensors", "Trained restorer"
         path = ask_where_to_save(self.native, "Save a checkpoint", name, kind, ".safetensors")
         if path is not None:
-            self.save(path)
+            self.save(path, overwrite=True)
 
     def _ask_and_resume(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self.native, "Resume from a checkpoint", "", _OURS)
+        path, _ = QFileDialog.getOpenFileName(self.native, "Resume from a checkpoint", "", _FILE_FILTER)
         if path:
             self.resume_from(path)
 
@@ -418,5 +424,4 @@ class TrainWidget(Panel):
 
 
 def _steps(count: int) -> str:
-    """So many steps, in words."""
     return f"{count} step{'s' * (count != 1)}"
