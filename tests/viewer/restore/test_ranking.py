@@ -157,7 +157,7 @@ def test_a_folder_of_networks_opens_at_once(restore, write_network, tmp_path, mo
     folder = tmp_path / "models"
     folder.mkdir()
     write_network(folder / "dim.pt")
-    write_network(folder / "dimmer.pt2")
+    write_network(folder / "dimmer.onnx")
     (folder / "bad.pt").write_bytes(b"nothing")
     (folder / "notes.txt").write_text("of no matter")
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(folder))

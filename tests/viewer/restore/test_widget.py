@@ -161,7 +161,7 @@ def test_wrong_choices_are_one_clear_sentence(viewer, restore, tmp_path, wait_fo
         assert 'device "mps" is not available' in restore.message.value
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
 def test_a_network_of_ones_own(viewer, restore, wait_for, write_network, tmp_path, suffix):
     _, noisy = noisy_pair(5)
     restore.image.value = viewer.add_image(noisy, name="noisy")
