@@ -267,8 +267,11 @@ def architecture(**entries: object):
 
 
 CASES = {
-    "TensorFlow": (weights(tensorflow_saved_model_bundle={"source": "a.zip"}), "contains TensorFlow;"),
-    "Keras and TensorFlow": (weights(keras_hdf5={}, tensorflow_js={}), "contains Keras, TensorFlow.js;"),
+    "TensorFlow": (
+        weights(tensorflow_saved_model_bundle={"source": "a.zip"}),
+        "contains tensorflow_saved_model_bundle;",
+    ),
+    "Keras and TensorFlow": (weights(keras_hdf5={}, tensorflow_js={}), "contains keras_hdf5, tensorflow_js;"),
     "nothing": (weights(), "contains no weights"),
     "code": (
         architecture(architecture={"callable": "Net", "source": "net.py"}),
@@ -330,7 +333,7 @@ CASES = {
     ),
     "no weights at all": (
         lambda rdf, files: (files.update({"weights.pth": b"PK"}), architecture(sha256=None)(rdf, files)),
-        "cannot be read as PyTorch weights",
+        "is not an archive of torch",
     ),
 }
 

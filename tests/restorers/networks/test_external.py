@@ -94,7 +94,9 @@ def test_pickles_are_refused_and_not_run(form, tmp_path):
         path.write_bytes(pickle.dumps(Bomb(trace)))
     elif form == "weights":
         torch.save({"weight": torch.zeros(1)}, path)
-    with pytest.raises(EnsembleError, match=r"is not a TorchScript file|there is no file"):
+    with pytest.raises(
+        EnsembleError, match=r"is not a TorchScript file|is not an archive of torch|there is no file"
+    ):
         load_network(path)
     assert not trace.exists()
 
@@ -110,6 +112,8 @@ def test_unsuitable_networks_are_refused_in_one_sentence():
     for network, message in (
         (lambda x: x.repeat(1, 3, 1, 1), "turned 1 channel"),
         (lambda x: x[..., ::2, ::2], "keep the size"),
+        (lambda x: x.mean(), r"turned 1 tiles into \(\) values"),
+        (lambda x: torch.cat([x, x]), r"turned 1 tiles into \(2, 1, 16, 16\) values"),
         (nn.Conv2d(3, 3, 1), "cannot be applied"),
         (lambda x: x * torch.nan, "not finite"),
     ):

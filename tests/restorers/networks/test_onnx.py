@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch import nn
 from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError
@@ -44,7 +45,22 @@ def test_tiles_give_the_same_as_the_whole_image(tmp_path):
     np.testing.assert_allclose(tiled(IMAGE), restorer(IMAGE), atol=1e-6)
 
 
-@pytest.mark.parametrize("batch", [None, 1, 3])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_an_export_of_torch_gives_the_same_as_torchscript(tmp_path):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3, padding=1)]
+    network = nn.Sequential(*layers, nn.PixelShuffle(2)).eval()
+    example = torch.rand(1, 1, 16, 16)
+    free = {"x": {0: "batch", 2: "rows", 3: "columns"}}
+    path = tmp_path / "a.onnx"
+    torch.onnx.export(network, (example,), path, dynamo=False, input_names=["x"], dynamic_axes=free)
+    torch.jit.trace(network, example).save(tmp_path / "a.pt")
+    restored, expected = (load_network(tmp_path / name, device="cpu")(IMAGE) for name in ("a.onnx", "a.pt"))
+    assert restored.shape == (100, 140)
+    np.testing.assert_allclose(restored, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [None, 1])
 @pytest.mark.parametrize("shape", [(50, 70), (9, 20), (16, 24)])
 def test_a_fixed_input_size_is_the_size_of_the_tiles(tmp_path, batch, shape):
     restorer = load(tmp_path, mean_model((batch, 1, 16, 24)).SerializeToString(), intensities="raw")
@@ -119,10 +135,14 @@ def with_external_data(folder: Path, location: str, edit=lambda tensor: None) ->
     return write(folder / "a.onnx", network.SerializeToString())
 
 
-def test_weights_in_a_file_beside_the_model_are_read(tmp_path, monkeypatch):
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")  # names are relative to the file, not to the current folder
-    restorer = load_network(with_external_data(tmp_path, "w.data"), device="cpu", intensities="raw")
+@pytest.mark.parametrize("name", ["w.data", "./w.data", "sub/w.data"])
+def test_weights_in_a_file_beside_the_model_are_read(tmp_path, monkeypatch, name):
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")  # names are relative to the file, not to the current folder
+    path = with_external_data(tmp_path, name)
+    if name == "sub/w.data":
+        (tmp_path / "w.data").rename(tmp_path / name)
+    restorer = load_network(path, device="cpu", intensities="raw")
     np.testing.assert_allclose(restorer(IMAGE)[:48, :68], mean(IMAGE)[:48, :68], atol=1e-6)
 
 
@@ -222,6 +242,7 @@ REFUSED = {
         scaling_model(1, ("b", 1, 8, 8, 8)),
         "takes an input of 5 axes; batch, channels, rows and col",
     ),
+    "batch": (scaling_model(1, (3, 1, 16, 16)), "takes batches of 3; export it with a batch size of 1"),
     "channels last": (scaling_model(1, (1, 256, 256, 3)), "takes 256 channels; at most 64"),
     "small": (scaling_model(1, (1, 1, 4, 4)), "takes images of 4 x 4 pixels; at least 8 x 8"),
     "large": (scaling_model(1, (1, 1, 10**5, 10**5)), "takes images of 100000 x 100000 pixels"),

@@ -38,14 +38,6 @@ __all__ = ["open_package"]
 
 _CAREAMICS = ("careamics.models.unet", "careamics.models", "careamics.models.unet.unet")
 _SETTINGS = "careamics.yaml"
-_WEIGHTS = {
-    "pytorch_state_dict": "PyTorch weights",
-    "keras_hdf5": "Keras",
-    "keras_v3": "Keras",
-    "tensorflow_js": "TensorFlow.js",
-    "tensorflow_saved_model_bundle": "TensorFlow",
-}
-
 _MAX_FILES = 1000
 _MAX_BYTES = 2**32
 # Weights are compressed by a tenth, so a file of a much higher ratio was made to fill the memory.
@@ -87,12 +79,12 @@ def open_package(path: Path, *, device: str = "auto") -> PackagedNetwork:
         return _open_described(package, rdf, loaded.network, loaded.to_device, device)
     if isinstance(onnx, dict):
         return _open_described(package, rdf, _load_onnx(package, onnx), None, device)
-    kinds = sorted({_WEIGHTS.get(str(kind), brief(str(kind))) for kind in weights})
+    kinds = ", ".join(str(kind)[:40] for kind in weights) or "no weights"
     code = ""
     if isinstance(state, dict):
-        code = f" The network of its PyTorch weights is {_architecture(state)[1]}, which is not run."
+        code = f" The network of its state dict is {_architecture(state)[1]}, which is not run."
     raise EnsembleError(
-        f"{path} contains {', '.join(kinds) or 'no weights'}; packages with CAREamics' UNet, TorchScript or "
+        f"{path} contains {kinds}; packages with CAREamics' UNet, TorchScript or "
         f"ONNX weights can be used.{code} The bioimage.io tools can convert weights to TorchScript or ONNX."
     )
 
@@ -253,10 +245,8 @@ def _check_agreement(rdf: dict[str, Any], restorer: PackagedNetwork, path: Path)
 
     The output is not compared: for it, CAREamics states the numbers of the input instead of the target.
     """
-    inputs = rdf.get("inputs")
-    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise EnsembleError(f"{path}: rdf.yaml does not describe a network with one input.")
-    preprocess = _processing(inputs[0].get("preprocessing"), restorer.channels, str(path))
+    source = _single(rdf.get("inputs"), "input", str(path))
+    preprocess = _processing(source.get("preprocessing"), restorer.channels, str(path))
     probe = torch.linspace(0, 1000, 16).repeat(restorer.channels, 1)
     ours, theirs = restorer.before(probe), preprocess(probe)
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(ours.abs().max())):

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.tensors import brief
-from napari_ensir.restorers.networks.archive import ARCHIVE_ERRORS, pack_records, read_records
+from napari_ensir.restorers.networks.archive import pack_records, read_records
 from napari_ensir.restorers.networks.checkpoint import load_weights, settings_from, strip_prefix
 from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, identity
 from napari_ensir.restorers.networks.tiling import Tiles
@@ -61,10 +61,7 @@ def open_checkpoint(path: Path, *, device: str = "auto") -> PackagedNetwork | No
     EnsembleError
         If it is a checkpoint of CAREamics that cannot be used.
     """
-    try:
-        records, _ = read_records(path, _RECORDS)
-    except ARCHIVE_ERRORS:
-        return None  # not an archive, so not from CAREamics
+    records, _ = read_records(path, _RECORDS)
     if _MARK not in records.get("data.pkl", b""):
         return None
     where = str(path)
@@ -100,12 +97,7 @@ def read_weights(content: bytes, where: str) -> dict[str, Tensor]:
     EnsembleError
         If it contains anything but tensors, or cannot be read.
     """
-    try:
-        records, _ = read_records(where, _RECORDS, content)
-    except EnsembleError:
-        raise
-    except ARCHIVE_ERRORS as error:
-        raise EnsembleError(f"{where} cannot be read as PyTorch weights: {str(error)[:200]}.") from error
+    records, _ = read_records(where, _RECORDS, content)
     return _tensors(_unpickled(records, where), where)
 
 

@@ -48,12 +48,7 @@ def check_torchscript(path: str | Path, content: bytes | None = None) -> io.Byte
     EnsembleError
         If it is not a TorchScript file, or contains code that runs when it is loaded.
     """
-    try:
-        records, others = read_records(path, _TORCHSCRIPT, content)
-    except EnsembleError:
-        raise
-    except ARCHIVE_ERRORS as error:
-        raise EnsembleError(f"{path} is not a TorchScript file: {error}.") from error
+    records, others = read_records(path, _TORCHSCRIPT, content)
     if {"models/model.json", "serialized_exported_program.json"} & set(others):
         raise EnsembleError(
             f"{path} is a torch.export file, which is not supported; export the network to ONNX "
@@ -87,36 +82,45 @@ def read_records(
     Raises
     ------
     EnsembleError
-        If two records have the same name (torch ignores case) or belong to different archives, if a name
-        differs from a known one by its case, or if the records are larger than torch writes them.
-    OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error
-        If it is not an archive, or a damaged one (:data:`ARCHIVE_ERRORS`).
+        If it is not an archive of torch, or is damaged; if two records have the same name (torch ignores
+        case), if a name differs from a known one by its case, or if the records are too large.
     """
+    try:
+        with (
+            open(path, "rb") if content is None else io.BytesIO(content) as file,
+            zipfile.ZipFile(file) as archive,
+        ):
+            _check_sizes(archive.infolist(), file.seek(0, io.SEEK_END), path)
+            return _read_members(archive, known, path)
+    except EnsembleError:
+        raise
+    except ARCHIVE_ERRORS as error:
+        reason = str(error)[:200].rstrip(".")
+        raise EnsembleError(f"{path} is not an archive of torch, or is damaged: {reason}.") from error
+
+
+def _read_members(
+    archive: zipfile.ZipFile, known: re.Pattern[str], path: str | Path
+) -> tuple[Records, list[str]]:
     records: Records = {}
     others: list[str] = []
-    with (
-        open(path, "rb") if content is None else io.BytesIO(content) as file,
-        zipfile.ZipFile(file) as archive,
-    ):
-        infos = archive.infolist()
-        _check_sizes(infos, file.seek(0, io.SEEK_END), path)
-        seen: set[str] = set()
-        roots: set[str] = set()
-        for info in infos:
-            root, slash, name = info.filename.partition("/")
-            if not slash:
-                others.append(info.filename)
-                continue
-            roots.add(root)
-            if name.lower() in seen or len(roots) > 1:
-                raise EnsembleError(f"{path} contains two records of one name, or records of two archives.")
-            seen.add(name.lower())
-            if known.fullmatch(name):
-                records[name] = archive.read(info)
-            elif known.fullmatch(name.lower()):
-                raise EnsembleError(f"{path} contains {name[:80]!r}, a known name in the wrong case.")
-            else:
-                others.append(name)
+    seen: set[str] = set()
+    roots: set[str] = set()
+    for info in archive.infolist():
+        root, slash, name = info.filename.partition("/")
+        if not slash:
+            others.append(info.filename)
+            continue
+        roots.add(root)
+        if name.lower() in seen or len(roots) > 1:
+            raise EnsembleError(f"{path} contains two records of one name, or records of two archives.")
+        seen.add(name.lower())
+        if known.fullmatch(name):
+            records[name] = archive.read(info)
+        elif known.fullmatch(name.lower()):
+            raise EnsembleError(f"{path} contains {name[:80]!r}, a known name in the wrong case.")
+        else:
+            others.append(name)
     return records, others
 
 

@@ -115,13 +115,11 @@ def _header(path: Path, text: str) -> dict[str, Any]:
     except ValueError as error:
         raise EnsembleError(f"{path}: the header cannot be read: {str(error)[:200]}.") from error
     schema = header.get("schema")
-    if type(schema) is int and schema > SCHEMA:
-        raise EnsembleError(
-            f"{path} has schema version {schema} of a newer napari-ensir, and this version reads {SCHEMA}; "
-            'update with "pip install -U napari-ensir".'
-        )
     if type(schema) is not int or schema != SCHEMA:
-        raise EnsembleError(f"{path} has no valid schema version; this napari-ensir reads {SCHEMA}.")
+        raise EnsembleError(
+            f"{path} has schema version {brief(schema)}, and this napari-ensir reads {SCHEMA}; if it is "
+            'from a newer version, update with "pip install -U napari-ensir".'
+        )
     return header
 
 

@@ -327,7 +327,11 @@ def _onnx_settings(shape: list[int | None], where: str) -> dict[str, Any]:
             f"{where} takes {channels} channels; at most {_MAX_CHANNELS} are possible, and the axes are "
             "batch, channels, rows, columns."
         )
-    tiles: dict[str, Any] = {"batch": batch} if batch else {}
+    if (batch or 1) > 1:
+        raise EnsembleError(
+            f"{where} takes batches of {batch}; export it with a batch size of 1, or a free one."
+        )
+    tiles: dict[str, Any] = {"batch": 1} if batch else {}
     found: dict[str, Any] = {"channels": channels or 0}
     if any(size):
         rows, columns = (each or 256 for each in size)

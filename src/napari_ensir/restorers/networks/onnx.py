@@ -145,7 +145,7 @@ class OnnxNetwork:
         self.shape = [n if isinstance(n, int) and n > 0 else None for n in shape]
 
     def __call__(self, tiles: Tensor) -> Tensor:
-        """Apply the network to a tensor of its shape; a smaller batch than a fixed one is filled up.
+        """Apply the network to a tensor of its shape.
 
         Raises
         ------
@@ -153,23 +153,19 @@ class OnnxNetwork:
             If the network cannot be applied to this shape.
         """
         array = tiles.cpu().numpy().astype(self._dtype, copy=False)
-        missing = (self.shape[0] or 0) - len(array) if self.shape else 0
-        if missing > 0:
-            array = np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
         try:
             (result,) = self._session.run(None, {self._name: np.ascontiguousarray(array)})
         except MemoryError:
             raise
         except Exception as error:  # onnxruntime's errors share no other base class
             raise RuntimeError(_reason(error)) from error
-        result = np.asarray(result, np.float32)
-        return torch.from_numpy(result[: len(tiles)] if missing > 0 else result).to(tiles.device)
+        return torch.from_numpy(np.asarray(result, np.float32)).to(tiles.device)
 
 
 def _reason(error: Exception) -> str:
     """The message of an error of onnxruntime, without its codes and C++ signatures."""
     text = " ".join(str(error).split())
-    if "opset" in text.lower():
+    if "is under development" in text:  # a newer opset than onnxruntime supports
         return "its opset is not supported; export it with an older opset, or update onnxruntime"
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     return (text.rpartition(") ")[2] if "onnxruntime::" in text else text)[:300].rstrip(".")

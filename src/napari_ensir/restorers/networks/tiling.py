@@ -174,6 +174,8 @@ def apply_tiled(
             for corner in corners[first : first + tiles.batch]
         ]
         results = function(*(torch.stack([each[(slice(None), *at)] for at in batch]) for each in padded))
+        if results.shape[:1] != (len(batch),):
+            raise EnsembleError(f"the network turned {len(batch)} tiles into {tuple(results.shape)} values.")
         if first == 0:
             times = _enlargement(sides, results.shape[2:])
             larger = [n * each for n, each in zip(filled, times, strict=True)]
