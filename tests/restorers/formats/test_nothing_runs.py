@@ -1,6 +1,6 @@
 """Opening and applying a network file imports, runs and writes nothing, whatever the file contains.
 
-Each format is tested in a process that ends when a program, an import, a socket or a written file is seen.
+Files are opened in a process that ends when a program, an import, a socket or a written file is seen.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ LOOK = """
             os._exit(3)
     sys.addaudithook(look)
     def every():
-        for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+        for path in sorted(pathlib.Path(sys.argv[1]).glob("*/*")):
             try:
                 open_restorer(path, device="cpu")(np.full((16, 16), 100.0))
-                print("opened", path.name)
+                print("opened", path)
             except EnsembleError as error:
-                print("refused", path.name, error)
+                print("refused", path, error)
     warnings.simplefilter("ignore")
     every()  # imports of the package happen now
     watched.append(True)
@@ -161,28 +161,28 @@ def safetensors(folder: Path, hostile: Runs) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("kind", [careamics, torchscript, onnx, weights, safetensors])
-def test_nothing_is_imported_run_or_written(tmp_path, kind):
-    folder, scratch = tmp_path / "networks", tmp_path / "scratch"
-    folder.mkdir()
+def test_nothing_is_imported_run_or_written(tmp_path):
+    networks, scratch = tmp_path / "networks", tmp_path / "scratch"
     scratch.mkdir()
-    kind(folder, Runs(tmp_path / "trace"))
-    names = sorted(path.name for path in folder.iterdir())
+    for write in (careamics, torchscript, onnx, weights, safetensors):
+        (networks / write.__name__).mkdir(parents=True)
+        write(networks / write.__name__, Runs(tmp_path / "trace"))
+    paths = sorted(networks.glob("*/*"))
     quiet = ("CI", "ORT_DISABLE_TELEMETRY")  # they stop onnxruntime's telemetry, which the package has to do
     environment = {key: value for key, value in os.environ.items() if key not in quiet}
     answer = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(LOOK), str(folder)],
-        cwd=folder,
+        [sys.executable, "-c", textwrap.dedent(LOOK), str(networks)],
+        cwd=scratch,
         env={**environment, "TMPDIR": str(scratch), "HOME": str(scratch)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    said = [line.split()[:2] for line in answer.stdout.splitlines()]
-    expected = [["opened" if name.startswith("good") else "refused", name] for name in names]
-    assert said == 2 * expected, answer.stdout
-    assert sorted(path.name for path in folder.iterdir()) == names
+    found = [line.split()[:2] for line in answer.stdout.splitlines()]
+    expected = [["opened" if path.name.startswith("good") else "refused", str(path)] for path in paths]
+    assert found == 2 * expected, answer.stdout
+    assert sorted(networks.glob("*/*")) == paths
     assert sorted(path.name for path in tmp_path.iterdir()) == ["networks", "scratch"]
     assert not list(scratch.iterdir())
 
@@ -192,7 +192,8 @@ def test_the_hook_detects_code_that_runs(tmp_path):
     code = textwrap.dedent(LOOK).replace(
         "open_restorer(path", "(watched and os.system(':')) or open_restorer(path"
     )
-    np.savez(tmp_path / "a.zip")
+    (tmp_path / "networks").mkdir()
+    np.savez(tmp_path / "networks" / "a.zip")
     answer = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
     )
