@@ -168,4 +168,4 @@ def test_a_folder_of_networks_opens_at_once(restore, write_network, tmp_path, mo
     assert len(refused) == 1
     assert "bad.pt" in refused[0]
     restore.open(tmp_path)
-    assert "holds no network" in restore.message.value
+    assert "contains no network" in restore.message.value
