@@ -41,7 +41,7 @@ def main() -> None:
         ]
     else:
         rows = [
-            BinSets(key, f"{METHODS[key].title}, at most {n} iterations", 32, max_iterations=n, **every)
+            BinSets(key, f"{METHODS[key].title}, at most {n} iterations", 32, max_iter=n, **every)
             for key in ("em", "em-released")
             for n in LIMITS
         ]

@@ -2,9 +2,9 @@
 
     python benchmarks/microscopy.py FOLDER [--sets NAME ...] [--write]
 
-FOLDER holds ``loading.py`` with ``SETS``, ``PEERS`` and ``load(name)``, which returns for each field the noisy
-image, the truth, the peers' restorations and further exposures. ``--write`` writes ``microscopy.md``. PSNR in dB
-with peak 255; nothing is clipped.
+FOLDER holds ``loading.py`` with ``SETS``, ``PEERS`` and ``load(name)``, which returns for each field the
+noisy image, the truth, the peers' restorations and further exposures. ``--write`` writes ``microscopy.md``.
+PSNR in dB with peak 255; nothing is clipped.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari_ensir.restorers.noise_model import estimate_noise_model
 
 from napari_ensir import fit_lut
 from napari_ensir.restorers import CLASSICAL, restore_and_combine
+from napari_ensir.restorers.noise_model import estimate_noise_model
 
 Field = Mapping[str, Any]
 METHODS = {"EM": "em", "least squares": "least-squares", "auto": "auto"}

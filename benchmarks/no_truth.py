@@ -22,7 +22,7 @@ from skimage import color, data
 from skimage.io import imread
 
 from napari_ensir import fit_lut, learn_blind
-from napari_ensir.ensemble.checks.noise import own_input_warning
+from napari_ensir.ensemble.checks.noise import check_own_input
 from napari_ensir.restorers import CLASSICAL
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def one_case(clean: np.ndarray, noise: tuple[float, float], restorers: tuple[Cla
         "blind 4/16": applied(learn_blind(first, restorers, stride=4, offsets=16, **options)),
         "apart": apart,
         "hidden scores": sum(row["psnr"] is None for row in scored),
-        "caught": own_input_warning(candidates, first) is not None,
-        "false alarm": own_input_warning(candidates, second) is not None,
+        "caught": check_own_input(candidates, first) != [],
+        "false alarm": check_own_input(candidates, second) != [],
     }
 
 
@@ -190,7 +190,13 @@ def deraining(folder: Path) -> None:
                     if i % 2 != fold
                 ]
                 lut = fit_lut(
-                    learned, names, method, data_range=(0, 255), bin_width=32, channel_axis=-1, device="cpu"
+                    learned,
+                    names,
+                    method=method,
+                    data_range=(0, 255),
+                    bin_width=32,
+                    channel_axis=-1,
+                    device="cpu",
                 )
                 for i in range(fold, len(stems), 2):
                     result = lut.apply([images[name][i] for name in names], "cpu")

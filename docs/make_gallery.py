@@ -1,18 +1,12 @@
-"""Makes the pictures and the figures of docs/gallery.md anew, from pictures that scikit-image carries.
-
-    python docs/make_gallery.py [CASE ...]
-
-A case degrades a picture by a model that its function states, restores it in four ways, and combines these
-by a table; seeds are fixed. Nothing is downloaded. Pictures of the viewer: ``make_screenshots.py``.
-"""
+"""Create the images and scores of docs/gallery.md: ``python docs/make_gallery.py [CASE ...]``."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
@@ -23,11 +17,14 @@ from skimage import color, data
 from napari_ensir import WeightLUT, fit_lut
 from napari_ensir.restorers import CLASSICAL, restore_and_combine
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 GALLERY = Path(__file__).parent / "gallery"
 PAGE = Path(__file__).parent / "gallery.md"
 SEED = 20241029
 SIDE = 256
-MOST_BYTES = 150_000
+MAX_BYTES = 150_000
 CAPTION = 24
 MARK = re.compile(r"(<!-- case (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -36,18 +33,18 @@ Picture = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Case:
-    """A picture, what became of it, and what came of that; intensities 0..1.
+    """An image, its degraded version, the candidates and their ensemble; intensities from 0 to 1.
 
     Attributes
     ----------
     truth, degraded, ensemble : (rows, columns[, 3]) arrays
     candidates : dict of str to arrays of that shape
     lut : WeightLUT
-        Learned elsewhere, or without the truth.
+        Learned from other pixels, or without the truth.
     corner : (row, column)
-        Of the part that is shown.
-    expected : array, optional
-        The errors to expect, of that shape.
+        Upper left corner of the part that is shown.
+    expected : array of that shape, optional
+        Expected errors.
     """
 
     truth: Picture
@@ -60,36 +57,36 @@ class Case:
 
 
 def main(names: list[str]) -> None:
-    """Make the cases named, or all."""
+    """Create the named cases, or all."""
     unknown = set(names) - set(CASES)
     if unknown:
-        raise SystemExit(f"No such case: {', '.join(sorted(unknown))}. There are: {', '.join(CASES)}.")
+        raise SystemExit(f"Unknown case: {', '.join(sorted(unknown))}; use one of: {', '.join(CASES)}.")
     GALLERY.mkdir(exist_ok=True)
     text = PAGE.read_text(encoding="utf-8")
     for name in names or CASES:
-        shown = drawn(name, CASES[name]())
-        text = MARK.sub(lambda found, name=name, shown=shown: _filled(found, name, shown), text)
+        lines = write_case(name, CASES[name]())
+        text = MARK.sub(lambda found, name=name, lines=lines: _fill(found, name, lines), text)
     PAGE.write_text(text, encoding="utf-8")
 
 
-# -- the cases --------------------------------------------------------------------------------------
+# -- cases ------------------------------------------------------------------------------------------
 
 
 def photons(clean: Picture, peak: float, read: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """An exposure: Poisson noise at so many photons for full scale, and Gaussian noise of `read`."""
+    """Simulate an exposure: Poisson noise with `peak` photons at full scale, and Gaussian noise of `read`."""
     noisy = rng.poisson(clean * peak) / peak + rng.normal(0, read, clean.shape)
     return noisy.astype(np.float32)
 
 
-def denoised(noisy: Picture, channel_axis: int | None = None) -> dict[str, Picture]:
-    """The image restored by four methods, each with its own settings as they come."""
+def denoise(noisy: Picture, channel_axis: int | None = None) -> dict[str, Picture]:
+    """Restore an image by four methods with default settings."""
     keys = ("non-local-means", "total-variation", "wavelet", "gaussian")
     made = [CLASSICAL[key](channel_axis=channel_axis) for key in keys]
     return {restorer.name: restorer(noisy) for restorer in made}
 
 
 def blind() -> Case:
-    """Coffee, under Poisson noise of 50 photons; nothing but that image is known."""
+    """Coffee with Poisson noise of 50 photons; only the noisy image is used."""
     rng = np.random.default_rng(SEED)
     clean = data.coffee()[90:346, 150:406] / 255
     noisy = photons(clean, 50, 0.0, rng)
@@ -101,42 +98,42 @@ def blind() -> Case:
 
 
 def exposures() -> Case:
-    """Galaxies, exposed twice at 50 photons with read noise of 0.015; the second exposure is the truth."""
+    """Galaxies, two exposures of 50 photons with read noise of 0.015; the second one is the truth."""
     rng = np.random.default_rng(SEED)
     clean = color.rgb2gray(data.hubble_deep_field())[:384, :384]
     first, second = (photons(clean, 50, 0.015, rng) for _ in range(2))
-    candidates = denoised(first)
+    candidates = denoise(first)
     reference = [(list(candidates.values()), second)]
-    # No errors to expect: they want the noise of the truth as one number, and noise of photons is none.
+    # No expected errors: they need one noise level of the truth, and photon noise has none.
     lut = fit_lut(reference, list(candidates), truth_noise="unknown")
     return Case(clean, first, candidates, lut.apply(list(candidates.values())), lut, (100, 128))
 
 
 def tissue() -> Case:
-    """Tissue, under Poisson noise of 40 photons and read noise of 0.03; learned on the left, shown right."""
+    """Tissue with Poisson noise of 40 photons and read noise of 0.03; learned on the left, shown right."""
     rng = np.random.default_rng(SEED)
     clean = data.immunohistochemistry() / 255
     noisy = photons(clean, 40, 0.03, rng)
-    candidates = denoised(noisy, -1)
-    return _learned_left(clean, noisy, candidates, 256, (200, 0), channel_axis=-1)
+    candidates = denoise(noisy, -1)
+    return _learn_left(clean, noisy, candidates, 256, (200, 0), channel_axis=-1)
 
 
 def coins() -> Case:
-    """Coins, blurred by a Gaussian of 1.6 pixels, with noise of 0.02; learned on the left, shown right."""
+    """Coins blurred by a Gaussian of 1.6 pixels, with noise of 0.02; learned on the left, shown right."""
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(SEED)
     clean = data.coins() / 255
     blurred = (gaussian_filter(clean, 1.6) + rng.normal(0, 0.02, clean.shape)).astype(np.float32)
-    sharpened = [
+    deblurring = [
         CLASSICAL["richardson-lucy"](psf_sigma=1.6, iterations=8),
         CLASSICAL["richardson-lucy"](psf_sigma=1.6, iterations=25),
         CLASSICAL["unsupervised-wiener"](psf_sigma=1.6),
         CLASSICAL["total-variation"](),
     ]
     names = ("Richardson-Lucy, 8", "Richardson-Lucy, 25", "Unsupervised Wiener", "Total variation")
-    candidates = {name: each(blurred) for name, each in zip(names, sharpened, strict=True)}
-    return _learned_left(clean, blurred, candidates, 128, (40, 0))
+    candidates = {name: each(blurred) for name, each in zip(names, deblurring, strict=True)}
+    return _learn_left(clean, blurred, candidates, 128, (40, 0))
 
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -147,7 +144,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def _learned_left(
+def _learn_left(
     clean: Picture,
     degraded: Picture,
     candidates: dict[str, Picture],
@@ -155,7 +152,7 @@ def _learned_left(
     corner: tuple[int, int],
     **options: int,
 ) -> Case:
-    """Learned on the columns before `middle`, applied to the others."""
+    """Learn from the columns before `middle`, and apply to the others."""
     reference = [([each[:, :middle] for each in candidates.values()], clean[:, :middle].astype(np.float32))]
     lut = fit_lut(reference, list(candidates), method="least-squares", **options).calibrated(reference)
     right = {name: each[:, middle:] for name, each in candidates.items()}
@@ -164,45 +161,46 @@ def _learned_left(
     return Case(clean[:, middle:], degraded[:, middle:], right, lut.apply(images), lut, corner, expected)
 
 
-# -- what is shown of them --------------------------------------------------------------------------
+# -- output -----------------------------------------------------------------------------------------
 
 
 def psnr(image: Picture, truth: Picture) -> float:
-    """In dB; the peak is 1."""
+    """Return the PSNR in dB, for a peak of 1."""
     return float(-10 * np.log10(np.mean((image - truth) ** 2)))
 
 
-def scores_of(case: Case) -> dict[str, float]:
-    """PSNR over the whole image of all there is, in the order in which it is shown."""
+def score_images(case: Case) -> dict[str, float]:
+    """Return the PSNR of each image of a case, over the whole image."""
     average = np.mean(list(case.candidates.values()), axis=0)
-    images = {"as it came": case.degraded, **case.candidates, "average": average, "ensemble": case.ensemble}
+    images = {"degraded": case.degraded, **case.candidates, "average": average, "ensemble": case.ensemble}
     return {name: psnr(image, case.truth) for name, image in images.items()}
 
 
-def drawn(name: str, case: Case) -> str:
-    """Write a case's pictures; the lines of the page that show them."""
-    scores = scores_of(case)
+def write_case(name: str, case: Case) -> str:
+    """Write the images of a case, and return the lines of the page that show them."""
+    scores = score_images(case)
 
     def with_score(images: dict[str, Picture]) -> list[tuple[str, str, Picture]]:
-        return [(f"{what}, {scores[what]:.2f} dB", what, image) for what, image in images.items()]
+        return [(f"{title}, {scores[title]:.2f} dB", title, image) for title, image in images.items()]
 
-    rows = [with_score({"as it came": case.degraded, "ensemble": case.ensemble})]
+    rows = [with_score({"degraded": case.degraded, "ensemble": case.ensemble})]
     rows[0].append(("truth", "truth", case.truth))
     rows.append(with_score(case.candidates))
     maps = case.lut.weight_maps(list(case.candidates.values()))
     maps = maps.mean(axis=-1) if case.truth.ndim == 3 else maps
     weights = [colormaps["viridis"](each)[..., :3] for each in maps]
-    titles = [f"weight of {what}" for what in case.candidates]
+    titles = [f"weight of {candidate}" for candidate in case.candidates]
     rows.append([(title, title, image) for title, image in zip(titles, weights, strict=True)])
     if case.expected is not None:
-        errors = {"error to expect": case.expected, "error there was": np.abs(case.ensemble - case.truth)}
-        most = 3 * float(np.mean(case.expected))
-        errors = {what: _grey(image) / most for what, image in errors.items()}
-        rows.append([(what, what, colormaps["magma"](image)[..., :3]) for what, image in errors.items()])
+        errors = {"expected error": case.expected, "actual error": np.abs(case.ensemble - case.truth)}
+        upper = 3 * float(np.mean(case.expected))
+        errors = {title: _grey(image) / upper for title, image in errors.items()}
+        rows.append([(title, title, colormaps["magma"](image)[..., :3]) for title, image in errors.items()])
     lines = []
     for row in rows:
         links = [
-            f"![{says}](gallery/{_written(name, title, says, image, case)})" for says, title, image in row
+            f"![{caption}](gallery/{_write_picture(name, title, caption, image, case)})"
+            for caption, title, image in row
         ]
         lines.append("\n".join(links))
     best = max(case.candidates, key=lambda each: scores[each])
@@ -217,25 +215,25 @@ def _grey(image: Picture) -> Picture:
     return np.sqrt(np.mean(image**2, axis=-1)) if image.ndim == 3 else image
 
 
-def _written(name: str, title: str, says: str, image: Picture, case: Case) -> str:
-    """Write the part of an image that is shown, under a line that says what it is; the file's name."""
+def _write_picture(name: str, title: str, caption: str, image: Picture, case: Case) -> str:
+    """Write the part of an image that is shown, with a caption, and return the file name."""
     row, column = case.corner
     part = np.clip(image[row : row + SIDE, column : column + SIDE], 0, 1)
     if part.shape[:2] != (SIDE, SIDE):
-        raise SystemExit(f"{name}: {SIDE} x {SIDE} pixels do not lie at {case.corner} of {image.shape}.")
+        raise SystemExit(f"{name}: there are no {SIDE} x {SIDE} pixels at {case.corner} of {image.shape}.")
     pixels = Image.fromarray(np.rint(255 * part).astype(np.uint8)).convert("RGB")
     sheet = Image.new("RGB", (SIDE, SIDE + CAPTION), "#26272f")
     sheet.paste(pixels, (0, CAPTION))
-    ImageDraw.Draw(sheet).text((SIDE // 2, CAPTION // 2), says, "white", ImageFont.load_default(14), "mm")
+    ImageDraw.Draw(sheet).text((SIDE // 2, CAPTION // 2), caption, "white", ImageFont.load_default(14), "mm")
     path = GALLERY / f"{name}-{re.sub(r'[^a-z0-9]+', '-', title.lower())}.webp"
     sheet.save(path, quality=82, method=6)
-    if path.stat().st_size > MOST_BYTES:
-        raise SystemExit(f"{path.name} is larger than {MOST_BYTES} bytes; show less of it.")
+    if path.stat().st_size > MAX_BYTES:
+        raise SystemExit(f"{path.name} is larger than {MAX_BYTES} bytes; show a smaller part.")
     return path.name
 
 
-def _filled(found: re.Match[str], name: str, shown: str) -> str:
-    return f"{found[1]}{shown}{found[3]}" if found[2] == name else found[0]
+def _fill(found: re.Match[str], name: str, lines: str) -> str:
+    return f"{found[1]}{lines}{found[3]}" if found[2] == name else found[0]
 
 
 if __name__ == "__main__":

@@ -1,22 +1,15 @@
-"""Makes every picture of the guides anew, from the real viewer.
-
-    python docs/make_screenshots.py [NAME ...]
-
-Needs a screen; without one: ``xvfb-run -a -s "-screen 0 1600x1200x24" python docs/make_screenshots.py``.
-Names given choose among the scenes; none means all of them. Pictures go to ``docs/images/``.
-"""
+"""Create the screenshots of the guides: ``python docs/make_screenshots.py [SCENE ...]``."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# The pictures must not depend on the settings of whoever makes them.
+# The screenshots must not depend on the user's napari settings.
 os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp()) / "settings.yaml")
 
 import napari
@@ -25,28 +18,31 @@ from PIL import Image
 from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtWidgets import QApplication, QWidget
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 IMAGES = Path(__file__).parent / "images"
 SIZE = (1366, 768)
-MOST_BYTES = 250_000
+MAX_BYTES = 250_000
 NOT_CANDIDATES = ("ground truth", "noisy", "blurred")
 
 
 def main(names: list[str]) -> None:
-    """Make the scenes named, or all."""
+    """Create the named scenes, or all."""
     unknown = set(names) - set(SCENES)
     if unknown:
-        raise SystemExit(f"No such scene: {', '.join(sorted(unknown))}. There are: {', '.join(SCENES)}.")
+        raise SystemExit(f"Unknown scene: {', '.join(sorted(unknown))}; use one of: {', '.join(SCENES)}.")
     IMAGES.mkdir(exist_ok=True)
     for name in names or SCENES:
         SCENES[name]()
 
 
-# -- what the scenes are made of --------------------------------------------------------------------
+# -- helpers ----------------------------------------------------------------------------------------
 
 
 @contextmanager
 def viewer_with(sample: str, theme: str = "dark") -> Iterator[napari.Viewer]:
-    """A viewer of a fixed size with a sample opened."""
+    """Open a viewer of a fixed size with a sample."""
     viewer = napari.Viewer(show=True)
     viewer.theme = theme
     viewer.window._qt_window.resize(*SIZE)
@@ -58,7 +54,7 @@ def viewer_with(sample: str, theme: str = "dark") -> Iterator[napari.Viewer]:
 
 
 def dock(viewer: napari.Viewer, name: str) -> Any:
-    """Open one of our widgets as the Plugins menu does."""
+    """Open a panel as the Plugins menu does."""
     holder, widget = viewer.window.add_plugin_dock_widget("napari-ensir", name)
     holder.setMinimumWidth(370)
     settle(300)
@@ -66,53 +62,53 @@ def dock(viewer: napari.Viewer, name: str) -> Any:
 
 
 def candidates(viewer: napari.Viewer) -> list[Any]:
-    """The sample's candidates."""
+    """Return the candidates of the sample."""
     return [layer for layer in viewer.layers if layer.name not in NOT_CANDIDATES]
 
 
-def fitted(viewer: napari.Viewer, method: str = "em", chosen: list[Any] | None = None) -> Any:
-    """The Fit widget after a fit, scores and all."""
+def fit_candidates(viewer: napari.Viewer, method: str = "em", chosen: list[Any] | None = None) -> Any:
+    """Return the Fit panel after a fit, with scores."""
     widget = dock(viewer, "Fit ensemble")
     widget.candidates.value = chosen or candidates(viewer)
     widget.method.value = method
     widget.fit()
-    rest(widget)
+    wait_for(widget)
     return widget
 
 
-def rest(widget: Any) -> None:
-    """Wait until a panel has nothing left to do."""
+def wait_for(widget: Any) -> None:
+    """Wait until a panel is idle."""
     while widget.is_running:
         QApplication.processEvents()
     settle()
 
 
 def panel(widget: Any) -> QWidget:
-    """All of a panel, what its dock scrolls out of sight included."""
+    """Return the whole panel, including what is scrolled out of view."""
     return widget.native.widget()
 
 
 def settle(milliseconds: int = 700) -> None:
-    """Let the window draw itself."""
+    """Process events while the window is drawn."""
     loop = QEventLoop()
     QTimer.singleShot(milliseconds, loop.quit)
     loop.exec()
 
 
-def only(viewer: napari.Viewer, *names: str) -> None:
-    """Show these layers and select the first."""
+def show_only(viewer: napari.Viewer, *names: str) -> None:
+    """Show only these layers and select the first."""
     for layer in viewer.layers:
         layer.visible = layer.name in names
     viewer.layers.selection.active = viewer.layers[names[0]]
 
 
 def window(viewer: napari.Viewer) -> QWidget:
-    """The whole window."""
+    """Return the viewer's window."""
     return viewer.window._qt_window
 
 
 def save(shown: QWidget, name: str) -> None:
-    """Write a picture of a widget in as few colours as look the same."""
+    """Write a screenshot of a widget with a palette that keeps it below MAX_BYTES."""
     settle()
     path = IMAGES / f"{name}.png"
     shown.grab().save(str(path))
@@ -120,43 +116,43 @@ def save(shown: QWidget, name: str) -> None:
     for colours in (256, 160, 96, 64):
         few = full.quantize(colours, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
         few.save(path, optimize=True)
-        if path.stat().st_size <= MOST_BYTES:
+        if path.stat().st_size <= MAX_BYTES:
             break
     else:
-        raise SystemExit(f"{path.name} has {path.stat().st_size} bytes; show less in it.")
+        raise SystemExit(f"{path.name} has {path.stat().st_size} bytes; show a smaller part.")
     print(f"{path.name}: {full.width} x {full.height}, {path.stat().st_size // 1000} kB, {colours} colours")
 
 
-# -- the scenes -------------------------------------------------------------------------------------
+# -- scenes -----------------------------------------------------------------------------------------
 
 
 def overview() -> None:
-    """The ensemble of a sample with its scores, dark and light."""
+    """Ensemble and scores, dark and light."""
     for theme in ("dark", "light"):
         with viewer_with("tissue", theme) as viewer:
-            fitted(viewer)
-            only(viewer, "ensemble · EM (paper)")
+            fit_candidates(viewer)
+            show_only(viewer, "ensemble · EM (paper)")
             save(window(viewer), f"overview-{theme}")
 
 
 def first_steps() -> None:
-    """Sample opened; candidates ticked; scores; ensemble beside the best candidate."""
+    """Sample, ticked candidates, scores, comparison."""
     with viewer_with("tissue") as viewer:
         widget = dock(viewer, "Fit ensemble")
         save(window(viewer), "step-opened")
         widget.candidates.value = candidates(viewer)
         save(panel(widget), "step-ticked")
         widget.fit()
-        rest(widget)
+        wait_for(widget)
         save(panel(widget), "step-fitted")
         widget.compare()
-        rest(widget)
+        wait_for(widget)
         save(widget.comparison, "compare")
         widget.comparison.close()
 
 
 def picker() -> None:
-    """Layers that can join, and others with the reason why not."""
+    """Layers that can be candidates, and others with the reason why not."""
     with viewer_with("tissue", "light") as viewer:
         tissue = viewer.layers["wavelet"].data
         chosen = candidates(viewer)
@@ -164,13 +160,13 @@ def picker() -> None:
         viewer.add_image(tissue[:200, :300], name="a smaller crop", **place)
         viewer.add_image(tissue.mean(axis=-1), name="in grey", **place)
         viewer.add_labels(np.zeros(tissue.shape[:2], int), name="cells", **place)
-        widget = fitted(viewer, chosen=chosen)
+        widget = fit_candidates(viewer, chosen=chosen)
         widget.candidates.native.setMinimumHeight(330)
         save(widget.candidates.native, "picker")
 
 
 def places() -> None:
-    """A stack: planes to learn from, a mask to learn in."""
+    """A stack with planes and a mask to learn from."""
     with viewer_with("stack") as viewer:
         viewer.dims.set_point(0, 2.0 * 8)
         mask = np.zeros(viewer.layers["median"].data.shape, np.uint8)
@@ -183,19 +179,19 @@ def places() -> None:
         widget.planes.value = (4, 11)
         widget.method.value = "least-squares"
         widget.fit()
-        rest(widget)
-        only(viewer, "ensemble · Least squares", "learn here")
+        wait_for(widget)
+        show_only(viewer, "ensemble · Least squares", "learn here")
         viewer.layers.move(viewer.layers.index("learn here"), len(viewer.layers))
         save(window(viewer), "places")
 
 
 def errors() -> None:
-    """Ensemble and best candidate minus the truth, side by side."""
+    """Errors of the ensemble and of the best candidate, side by side."""
     with viewer_with("coins") as viewer:
-        widget = fitted(viewer, "least-squares")
+        widget = fit_candidates(viewer, "least-squares")
         widget.show_errors()
-        rest(widget)
-        only(viewer, *(layer.name for layer in viewer.layers if layer.name.startswith("error of")))
+        wait_for(widget)
+        show_only(viewer, *(layer.name for layer in viewer.layers if layer.name.startswith("error of")))
         grid = viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
         grid.enabled = True
         viewer.reset_view()
@@ -203,35 +199,35 @@ def errors() -> None:
 
 
 def weight_views() -> None:
-    """The weight map in its three views."""
+    """The three views of the weight map."""
     with viewer_with("tissue") as viewer:
-        widget = fitted(viewer, "least-squares")
+        widget = fit_candidates(viewer, "least-squares")
         weights = next(layer for layer in viewer.layers if layer.name.startswith("weights"))
-        only(viewer, weights.name)
+        show_only(viewer, weights.name)
         viewer.dims.set_point(0, 2)
         save(window(viewer), "weights-slider")
         widget.weights.value = "layers"
-        rest(widget)
-        only(viewer, *(f"weight of {name} · Least squares" for name in widget.result.lut.names))
+        wait_for(widget)
+        show_only(viewer, *(f"weight of {name} · Least squares" for name in widget.result.lut.names))
         grid = viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
         grid.enabled = True
         viewer.reset_view()
         save(window(viewer), "weights-layers")
         grid.enabled = False
         widget.weights.value = "trusted"
-        rest(widget)
-        only(viewer, "most trusted · Least squares", "ensemble · Least squares")
+        wait_for(widget)
+        show_only(viewer, "most trusted · Least squares", "ensemble · Least squares")
         viewer.reset_view()
         save(window(viewer), "weights-trusted")
 
 
 def inspect() -> None:
-    """What a table learned: curves in both themes, counts, a pair, a pixel."""
+    """All plots of Inspect, with the curves in both themes, and the description of a pixel."""
     with viewer_with("tissue") as viewer:
-        fit = fitted(viewer, "least-squares")
-        fit.bin_width.value = 16
-        rest(fit)
-        only(viewer, "ensemble · Least squares")
+        fit_panel = fit_candidates(viewer, "least-squares")
+        fit_panel.bin_width.value = 16
+        wait_for(fit_panel)
+        show_only(viewer, "ensemble · Least squares")
         viewer.window.remove_dock_widget("all")
         widget = dock(viewer, "Inspect lookup table")
         widget.pixel.value = widget.describe((90.0, 60.0))
@@ -245,14 +241,14 @@ def inspect() -> None:
 
 
 def expected() -> None:
-    """The error to expect as a layer, dark and light; buttons of Fit, and of Restore, that copy."""
+    """Expected error, dark and light; the copy buttons of Restore."""
     for theme in ("dark", "light"):
         with viewer_with("tissue", theme) as viewer:
-            fit = fitted(viewer, "least-squares")
-            fit.expected_button.native.click()
+            fit_panel = fit_candidates(viewer, "least-squares")
+            fit_panel.expected_button.native.click()
             settle(100)
-            rest(fit)
-            only(viewer, *(layer.name for layer in viewer.layers if "expected error" in layer.name))
+            wait_for(fit_panel)
+            show_only(viewer, *(layer.name for layer in viewer.layers if "expected error" in layer.name))
             save(window(viewer), f"expected-{theme}")
             if theme == "dark":
                 continue
@@ -267,30 +263,30 @@ def expected() -> None:
 
 
 def match() -> None:
-    """A table on another exposure: what Apply says, unasked and asked."""
+    """A table on images of another exposure: the warning of Apply, and the result of matching."""
     with viewer_with("tissue", "light") as viewer:
-        fit = fitted(viewer, "least-squares")
+        fit_panel = fit_candidates(viewer, "least-squares")
         names = [layer.name for layer in candidates(viewer) if "napari-ensir" not in layer.metadata]
         for name in names:
             data = viewer.layers[name].data
             viewer.add_image((data * 0.6 + 20).astype(data.dtype), name=f"dim {name}", rgb=True)
         viewer.window.remove_dock_widget("all")
         widget = dock(viewer, "Apply lookup table")
-        for number, name in enumerate(fit.result.lut.names, start=1):
+        for number, name in enumerate(fit_panel.result.lut.names, start=1):
             widget[f"candidate_{number}"].value = viewer.layers[f"dim {name}"]
-        for asked, picture in ((False, "apply-warned"), (True, "apply-matched")):
-            widget.match.value = asked
+        for match_exposure, picture in ((False, "apply-warned"), (True, "apply-matched")):
+            widget.match.value = match_exposure
             widget.apply()
-            rest(widget)
+            wait_for(widget)
             save(panel(widget), picture)
 
 
 def apply() -> None:
-    """A table on layers without ground truth, in two sets."""
+    """A table applied to two sets of layers without ground truth."""
     with viewer_with("coins", "light") as viewer:
-        fitted(viewer)
+        fit_candidates(viewer)
         for layer in candidates(viewer):
-            if "napari-ensir" in layer.metadata:  # what the fit made
+            if "napari-ensir" in layer.metadata:  # added by the fit
                 viewer.layers.remove(layer)
         for name in ("ground truth", "blurred"):
             viewer.layers.remove(name)
@@ -301,26 +297,26 @@ def apply() -> None:
         viewer.window.remove_dock_widget("all")
         widget = dock(viewer, "Apply lookup table")
         widget.apply_all()
-        rest(widget)
+        wait_for(widget)
         save(window(viewer), "apply")
 
 
 def without_truth() -> None:
-    """Restorers ranked on one noisy image, and a setting's values tried."""
+    """Restorers ranked on one noisy image, and values of a setting."""
     with viewer_with("exposures") as viewer:
         widget = dock(viewer, "Restore")
-        only(viewer, viewer.layers[0].name)
+        show_only(viewer, viewer.layers[0].name)
         widget.image.value = viewer.layers[0]
         widget.restorers.value = ["total-variation", "wavelet", "gaussian", "median"]
         widget.rank()
-        rest(widget)
+        wait_for(widget)
         widget.ranking.native.setFocus()
         widget.native.ensureWidgetVisible(widget.best_button.native)
         save(window(viewer), "ranking")
         widget.trying.value = True
         widget.restorers.select("total-variation")
         widget.try_values()
-        rest(widget)
+        wait_for(widget)
         viewer.theme = "light"
         save(panel(widget), "sweep-light")
 

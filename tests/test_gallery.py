@@ -24,7 +24,7 @@ def test_figures_are_those_of_the_script(monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
     gallery = importlib.import_module("make_gallery")
     case = gallery.CASES["coins"]()
-    scores = gallery.scores_of(case)
+    scores = gallery.score_images(case)
     text = (DOCS / "gallery.md").read_text(encoding="utf-8").split("<!-- case coins -->")[1]
     found = dict(re.findall(r"!\[([^\]]+), (\d+\.\d+) dB\]", text))
     found |= dict(re.findall(r"(average) (\d+\.\d+)\.$", text, re.MULTILINE))

@@ -33,7 +33,7 @@ def time_fit(images, authors, repeats):
     from napari_ensir import fit_lut
 
     def fit(method="em"):
-        return fit_lut(images, MODELS, method, bin_width=32, channel_axis=-1, device="cpu")
+        return fit_lut(images, MODELS, method=method, bin_width=32, channel_axis=-1, device="cpu")
 
     methods = {"em, compiled loops": "em", "em-released": "em-released", "least-squares": "least-squares"}
     times = side_by_side({name: lambda m=m: fit(m) for name, m in methods.items()}, repeats)

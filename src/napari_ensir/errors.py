@@ -1,8 +1,8 @@
-"""Exceptions of the package."""
+"""Exceptions and the warning class of the package."""
 
 from __future__ import annotations
 
-__all__ = ["Cancelled", "EnsembleError", "MissingRestorer"]
+__all__ = ["Cancelled", "EnsembleError", "EnsembleWarning", "MissingRestorer"]
 
 
 class EnsembleError(ValueError):
@@ -10,6 +10,10 @@ class EnsembleError(ValueError):
 
     When it is raised, no output has been written and no input has been changed.
     """
+
+
+class EnsembleWarning(UserWarning):
+    """Images or settings that can be used but look wrong; the message is that of a diagnostic."""
 
 
 class Cancelled(Exception):

@@ -13,6 +13,7 @@ from napari_ensir.errors import EnsembleError
 
 __all__ = [
     "METHODS",
+    "METHOD_CHOICES",
     "SHRINKAGE",
     "TINY",
     "ApplySettings",
@@ -527,14 +528,15 @@ def seed_setting(default: int = 0) -> Any:
     )
 
 
-def noise_setting() -> Any:
-    """Declare the setting ``noise``."""
+def noise_setting(default: Any = None, *, none: str = "estimated from the image", auto: str = "") -> Any:
+    """Declare the setting ``noise``; `none` and `auto` describe the values None and "auto"."""
     return setting(
-        None,
+        default,
         title="Noise",
         description="Standard deviation of the noise.",
         minimum=0.0,
-        none="estimated from the image",
+        none=none,
+        auto=auto or None,
         unit="intensity units",
     )
 
@@ -588,6 +590,17 @@ def truth_noise_setting() -> Any:
     )
 
 
+MATCH_TRUTH = {
+    "auto": ("Match", "measure its gain and offset against the candidates, and correct them if significant"),
+    "never": ("As it is", "use its intensities as recorded"),
+}
+
+METHOD_CHOICES = {
+    "auto": ("Automatic", "Try every method and take the one with the least error on parts held out"),
+    **METHODS,
+}
+"""The methods that a fit accepts."""
+
 # -- one class for each command ------------------------------------------------------------------------
 
 
@@ -595,14 +608,19 @@ def truth_noise_setting() -> Any:
 class FitSettings(Settings):
     """Settings of :func:`napari_ensir.fit_lut`."""
 
-    method: str | None = setting(
-        None,
+    method: str = setting(
+        "auto",
         title="Method",
-        description="How to estimate the weights of each bin set.",
-        choices=METHODS,
-        none="EM as in the paper; least squares if the ground truth is noisy",
+        description="How the weights are estimated; auto takes the best of all methods on parts held out.",
+        choices=METHOD_CHOICES,
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
+    match_truth: str = setting(
+        "auto",
+        title="Brightness of the truth",
+        description="What to do if a noisy truth is brighter or darker than the candidates.",
+        choices=MATCH_TRUTH,
+    )
     bin_width: float | Literal["auto"] | None = bin_width_setting()
     shrinkage: float | Literal["auto"] = shrinkage_setting()
     prior: Sequence[float] | None = setting(
@@ -612,7 +630,7 @@ class FitSettings(Settings):
         none="equal weights",
         group="EM",
     )
-    max_iterations: int | None = setting(
+    max_iter: int | None = setting(
         None,
         title="Max. iterations",
         description="For EM: maximum number of iterations.",

@@ -66,7 +66,10 @@ def test_a_folder_shares_one_table(noisy, runs):
     folder, _ = noisy
     found = json.loads(run("blind", folder / "in", *METHODS[:4], "-o", folder / "out", "--json", "-"))
     assert set(found["written"]) == {"a", "b"}
-    assert {row["name"] for row in found["scores"]["rows"]} == {"gaussian", "median", "average"}
+    rows = {row["name"]: row for row in found["scores"]["rows"]}
+    assert set(rows) == {"gaussian", "median", "average", "ensemble", "noisy input"}
+    assert rows["noisy input"]["difference"] > 0 > rows["ensemble"]["difference"]
+    assert found["scores"]["summary"].startswith("The ensemble is ")
     assert read_image(folder / "out" / "b.png").dtype == np.uint8
     assert len(runs) == 2 * 2 * (6 + 1)
     again = run("blind", folder / "in", *METHODS[:4], "-o", folder / "out", status=1)

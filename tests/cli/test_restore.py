@@ -167,7 +167,7 @@ def test_images_that_differ_from_the_training_images_give_a_warning(tmp_path):
     quiet = CliRunner().invoke(app, [*given, "--quiet", "--overwrite"])
     planes, *warned = result.stderr.splitlines()
     both = "N2V, n2v_0.1 and N2V, other"
-    assert planes == f"napari-ensir: {both} take planes: the 2 of this image were restored one by one."
+    assert planes == f"napari-ensir: {both} restored the 2 planes of this image one by one."
     for name, line in zip(both.split(" and "), warned, strict=True):
         assert line.startswith(f"napari-ensir: warning: wrong: {name} was trained on intensities around")
     assert said["warnings"] == [line.removeprefix("napari-ensir: warning: ") for line in warned]
@@ -283,7 +283,7 @@ def test_settings_of_one_restorer_do_not_change_the_others(tmp_path, checkpoint)
         ("median.size=500", "median.size is 500; use a whole number from 1 to 51"),
         ("median.size=big", "median.size is 'big'; use a whole number from 1 to 51"),
         ("wavelet.method=Soft", 'wavelet.method is \'Soft\'; use one of "BayesShrink", "VisuShrink"'),
-        ("median.radius=2", "median has no setting 'radius'; it has spatial_ndim, size"),
+        ("median.radius=2", "median has no setting 'radius'; it has spatial_ndim, hot_pixels, size"),
         ("gaussian.sigma=2", "there is no restorer gaussian; there are: median, wavelet"),
         ("median=3", "'median=3' is not RESTORER.SETTING=VALUE"),
         (".size=3", "'.size=3' is not RESTORER.SETTING=VALUE"),

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
 from napari_ensir.files.image import read_record
-from napari_ensir.restorers import CLASSICAL, sweep_setting
+from napari_ensir.restorers import CLASSICAL, calibrate_restorer
 from tests.cli.test_app import run
 
 GAUSSIAN = ("-m", "gaussian", "--setting", "sigma", "--offsets", 3)
@@ -33,7 +33,7 @@ def test_the_best_value_comes_first_and_is_written(folder):
     image = read_image(folder / "in" / "a.png")
     given = [*GAUSSIAN, "--set", "gaussian.sigma=2.5", "--out", folder / "best.tif"]
     said = run("sweep", folder / "in" / "a.png", *given)
-    expected = sweep_setting(
+    expected = calibrate_restorer(
         CLASSICAL["gaussian"](),
         "sigma",
         [0.625, 0.992, 1.57, 2.5, 3.97, 6.3, 10.0],  # from a quarter of the one set to four times it
@@ -57,7 +57,7 @@ def test_all_values_can_be_written_for_a_folder(folder):
     given = [*GAUSSIAN, "--values", "0.5,1,4", "--set", "gaussian.spatial_ndim=2", "--json", "-"]
     found = json.loads(run("sweep", folder / "in", *given, "--out", folder / "out", "--all"))
     images = [read_image(folder / "in" / f"{stem}.png") for stem in "ab"]
-    expected = sweep_setting(CLASSICAL["gaussian"](), "sigma", [0.5, 1, 4], images, offsets=3)
+    expected = calibrate_restorer(CLASSICAL["gaussian"](), "sigma", [0.5, 1, 4], images, offsets=3)
     assert {key: found[key] for key in expected.to_dict()} == expected.to_dict()
     assert set(found["written"]["b"]) == {"sigma-0.5", "sigma-1", "sigma-4"}
     written = read_image(folder / "out" / "sigma-4" / "b.png")
@@ -74,8 +74,12 @@ def test_choices_can_be_swept_without_output(folder):
 @pytest.mark.parametrize(
     ("given", "status", "words"),
     [
-        ("-m median", 2, "give the setting to vary; median has spatial_ndim, size"),
-        ("-m median --setting radius", 2, "there is no setting 'radius'; median has spatial_ndim, size"),
+        ("-m median", 2, "give the setting to vary; median has spatial_ndim, hot_pixels, size"),
+        (
+            "-m median --setting radius",
+            2,
+            "there is no setting 'radius'; median has spatial_ndim, hot_pixels, size",
+        ),
         ("-m median --setting size --values 3", 2, "3 is one value; give two or more"),
         ("-m median --setting size --values 3,big", 2, "size is 'big'; use a whole number from 1 to 51"),
         ("-m median --setting size --values 3,3", 2, "3 is given twice"),

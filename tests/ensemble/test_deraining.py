@@ -17,7 +17,13 @@ def cross_validated(images, method, **options):
     scores = []
     for half in (0, 1):
         lut = fit_lut(
-            images[1 - half :: 2], MODELS, method, bin_width=32, channel_axis=-1, device="cpu", **options
+            images[1 - half :: 2],
+            MODELS,
+            method=method,
+            bin_width=32,
+            channel_axis=-1,
+            device="cpu",
+            **options,
         )
         for candidates, truth in images[half::2]:
             scores.append(psnr(truth, lut.apply(candidates, device="cpu").clip(0, 255), 255))
@@ -62,7 +68,9 @@ def pixels_of(images, key, channel):
 
 @pytest.mark.parametrize(("name", "prior"), [("Rain100H", None), ("Rain100L", (0.1, 0.3, 0.6))])
 def test_tables_equal_the_published_ones(deraining, reference_folder, name, prior):
-    lut = fit_lut(deraining, MODELS, "em-released", bin_width=32, channel_axis=-1, prior=prior, device="cpu")
+    lut = fit_lut(
+        deraining, MODELS, method="em-released", bin_width=32, channel_axis=-1, prior=prior, device="cpu"
+    )
     published = import_lut(
         reference_folder / "published_luts" / f"weight_{name}_MPRNet_MAXIM_Restormer_b32_rgb.pth", MODELS, 32
     )

@@ -48,7 +48,7 @@ def _(bench):
 
 @misuse(
     "turned by 90 degrees",
-    says='candidate "far": turned by 270 degrees against the ground truth; turn it back',
+    says='candidate "far": rotated by 270 degrees against the ground truth; transform it back',
 )
 def _(bench):
     return bench.fit({"near": near(SQUARE), "far": np.rot90(far(SQUARE))}, SQUARE)
@@ -94,7 +94,7 @@ def _(bench):
 
 @misuse(
     "one slice off in a stack",
-    says='candidate "far": closer to the ground truth one plane further on; line the stacks up',
+    says='candidate "far": closer to the ground truth one plane later; realign the stacks',
 )
 def _(bench):
     return bench.fit({"near": near(STACK), "far": np.roll(near(STACK, 8, 3), -1, axis=0)}, STACK)
@@ -115,13 +115,16 @@ def _(bench):
 
 @misuse(
     "a candidate of another field",
-    says='candidate "far": hardly like the ground truth; is it of the same field?',
+    says='candidate "far": hardly correlates with the ground truth; is it of the same field?',
 )
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": near(data.moon()[:112, :120].astype(np.float32))}, TRUTH)
 
 
-@misuse("the ground truth of another field", says='candidates "near", "far": hardly like the ground truth')
+@misuse(
+    "the ground truth of another field",
+    says='candidates "near", "far": hardly correlates with the ground truth',
+)
 def _(bench):
     other = data.coins()[100:212, 40:160].astype(np.float32)
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, other)

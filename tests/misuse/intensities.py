@@ -20,7 +20,7 @@ def _(bench):
 
 @misuse(
     "a candidate saved in 8 bit, the rest in 16",
-    says='candidate "far": on another scale than the ground truth, which is about 26',
+    says='candidate "far": on another scale than the ground truth, which is about 257',
 )
 def _(bench):
     wide = (TRUTH * 257).astype(np.uint16)
@@ -64,7 +64,7 @@ def _(bench):
     return bench.fit({"near": near(wide), "far": near(wide, 2, 3).clip(0, 255)}, wide)
 
 
-@misuse("16 bit stored modulo 256", says='candidate "far": hardly like the ground truth')
+@misuse("16 bit stored modulo 256", says='candidate "far": hardly correlates with the ground truth')
 def _(bench):
     wide = (TRUTH * 16).astype(np.uint16)
     return bench.fit({"near": near(wide), "far": near(wide, 2, 3) % 256}, wide)

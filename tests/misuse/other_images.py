@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from skimage import data, transform
 
 from napari_ensir import fit_lut
 
@@ -13,7 +14,7 @@ misuse = Misuses()
 
 @misuse(
     "a table of 8 bit on images of 16",
-    says="the images look as if taken at another exposure than those the table was learned on (about 200 x",
+    says="the images seem to be of another exposure than those that the table was learned on (about 200 x",
 )
 def _(bench):
     bench.fitted(TRUTH.astype(np.uint8))
@@ -23,7 +24,7 @@ def _(bench):
 
 @misuse(
     "a table of 0 to 255 on images of 0 to 1",
-    says="the images look as if taken at another exposure than those the table was learned on (about 0.0039",
+    says="the images seem to be of another exposure than those that the table was learned on (about 0.0039",
 )
 def _(bench):
     bench.fitted(TRUTH.astype(np.uint8))
@@ -57,6 +58,61 @@ def _(bench):
     bench.fitted(COLOUR, "--channel-axis", "-1")
     grey = COLOUR[..., 1]
     return bench.apply({"near": near(grey), "far": far(grey)})
+
+
+@misuse(
+    "a candidate shifted, where the table is applied",
+    says='candidate "far": shifted by 5 pixels to the right against candidate "near"; align them',
+)
+def _(bench):
+    bench.fitted()
+    return bench.apply({"near": near(TRUTH), "far": np.roll(far(TRUTH), 5, axis=1)})
+
+
+@misuse(
+    "a candidate upside down, where the table is applied",
+    says='candidate "far": upside down against candidate "near"',
+)
+def _(bench):
+    bench.fitted()
+    return bench.apply({"near": near(TRUTH), "far": far(TRUTH)[::-1]})
+
+
+@misuse(
+    "a candidate that is black, where the table is applied",
+    says='candidate "far": constant (0 in every pixel',
+)
+def _(bench):
+    bench.fitted()
+    return bench.apply({"near": near(TRUTH), "far": TRUTH * 0})
+
+
+@misuse(
+    "a candidate of another field, where the table is applied",
+    says='candidate "far": hardly correlates with candidate "near"; is it of the same field?',
+)
+def _(bench):
+    bench.fitted()
+    other = data.moon()[:112, :120].astype(np.float32)
+    return bench.apply({"near": near(TRUTH), "far": far(other)})
+
+
+@misuse(
+    "a table of RGB images on BGR images",
+    unseen="all candidates have their channels in the same order, and images differ in their colours",
+)
+def _(bench):
+    bench.fitted(COLOUR, "--channel-axis", "-1")
+    return bench.apply({"near": near(COLOUR)[..., ::-1], "far": far(COLOUR)[..., ::-1]})
+
+
+@misuse(
+    "a candidate rotated by 2 degrees",
+    unseen="no whole pixel, flip or quarter turn brings it closer; it looks like a blurred candidate",
+)
+def _(bench):
+    tilted = transform.rotate(far(TRUTH), 2, mode="reflect", preserve_range=True)
+    return bench.fit({"near": near(TRUTH), "far": tilted.astype(np.float32)}, TRUTH)
 
 
 @misuse(

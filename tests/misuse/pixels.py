@@ -28,13 +28,46 @@ def _(bench):
 
 
 @misuse(
-    "a candidate that is zero everywhere", says='candidate "far": every pixel looked at is 0; leave it out'
+    "a candidate that is zero everywhere",
+    says='candidate "far": constant (every pixel examined is 0); drop it',
 )
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": np.zeros_like(TRUTH)}, TRUTH)
 
 
-@misuse("a ground truth that is zero everywhere", says="the ground truth: every pixel looked at is 0")
+@misuse("a tile that is zero", says="9.1% of the plane examined is one region of 0 (rows 77 to 111")
+def _(bench):
+    holed = far(TRUTH)
+    holed[77:, 85:] = 0
+    return bench.fit({"near": near(TRUTH), "far": holed}, TRUTH)
+
+
+@misuse("a black border", says="of the plane examined is one region of 0")
+def _(bench):
+    bordered = far(TRUTH)
+    bordered[:4] = bordered[-4:] = 0
+    bordered[:, :4] = bordered[:, -4:] = 0
+    return bench.fit({"near": near(TRUTH), "far": bordered}, TRUTH)
+
+
+@misuse(
+    "a saturated ground truth",
+    says="of the ground truth's pixels have its greatest value, 150, where the candidates vary",
+)
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH.clip(0, 150))
+
+
+@misuse(
+    "a mask of probabilities",
+    says="100% of the mask's values lie between 0 and 1, and every value above 0 counts as true",
+)
+def _(bench):
+    mask = bench.write("mask", np.where(TRUTH > 100, 0.9, 0.02).astype(np.float32))
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--mask", mask)
+
+
+@misuse("a ground truth that is zero everywhere", says="the ground truth is constant (0)")
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, np.zeros_like(TRUTH))
 

@@ -22,7 +22,7 @@ def _(bench):
 
 @misuse(
     "a copy of the ground truth among the candidates",
-    says='candidate "far": equal to the ground truth, pixel for pixel; leave it out',
+    says='candidate "far": equal to the ground truth in every pixel; drop it',
 )
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": TRUTH}, TRUTH)
@@ -36,9 +36,7 @@ def _(bench):
     return python(fit_lut, [((near(TRUTH), TRUTH), TRUTH)])
 
 
-@misuse(
-    "one candidate under two names", says='candidates "near", "far": equal, pixel for pixel; leave one out'
-)
+@misuse("one candidate under two names", says='candidates "near", "far": equal in every pixel; drop one')
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": near(TRUTH)}, TRUTH)
 
@@ -99,11 +97,57 @@ def _(bench):
 
 
 @misuse(
-    "a noisy reference, and a candidate that is black", says='candidate 2 ("black") has one intensity only'
+    "a noisy reference, and a candidate that is black",
+    says='candidate "black": constant (every pixel examined is 0)',
 )
 def _(bench):
     noisy = TRUTH + np.random.default_rng(5).normal(0, 25, TRUTH.shape).astype(np.float32)
     return bench.fit({"near": near(TRUTH), "black": TRUTH * 0}, noisy, "--truth-noise", "unknown")
+
+
+@misuse(
+    "the candidates' own input for the ground truth, without --truth-noise",
+    says="the reference seems to be the image that the candidates were restored from",
+)
+def _(bench):
+    noisy = TRUTH + np.random.default_rng(5).normal(0, 25, TRUTH.shape).astype(np.float32)
+    images = {"weak": filters.gaussian(noisy, 0.5), "good": filters.gaussian(noisy, 1.2)}
+    return bench.fit(images, noisy)
+
+
+@misuse(
+    "a candidate, saved again with its pixels rounded, for the ground truth",
+    says='candidate "far" differs from the ground truth by 0.287 only',
+)
+def _(bench):
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, np.rint(far(TRUTH)))
+
+
+@misuse(
+    "a noise level ten times too high",
+    says="truth_noise is 250, but the flat parts of the ground truth have a noise of about 2",
+)
+def _(bench):
+    noisy = TRUTH + np.random.default_rng(5).normal(0, 25, TRUTH.shape).astype(np.float32)
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, noisy, "--truth-noise", "250")
+
+
+@misuse(
+    "a noise level ten times too low",
+    says="truth_noise is 2.5, but the flat parts of the ground truth have a noise of about 2",
+)
+def _(bench):
+    noisy = TRUTH + np.random.default_rng(5).normal(0, 25, TRUTH.shape).astype(np.float32)
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, noisy, "--truth-noise", "2.5")
+
+
+@misuse(
+    "a second exposure that is darker, because the lamp drifted",
+    says="the brightness of the second exposure differs from the candidates', by 1.25",
+)
+def _(bench):
+    noisy = 0.8 * TRUTH + np.random.default_rng(5).normal(0, 10, TRUTH.shape).astype(np.float32)
+    return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, noisy, "--truth-noise", "unknown")
 
 
 @misuse("EM with a noisy ground truth", says="least-squares")

@@ -6,7 +6,7 @@ import numpy as np
 
 from napari_ensir import compare, fit_lut
 
-from .bench import STACK, TRUTH, Misuses, far, near, python
+from .bench import COLOUR, STACK, TRUTH, Misuses, far, near, python
 
 misuse = Misuses()
 
@@ -27,6 +27,22 @@ def _(bench):
 def _(bench):
     unit = TRUTH / 255
     return bench.fit({"near": near(unit), "far": far(unit)}, unit, "--bin-width", "32")
+
+
+@misuse(
+    "EM in bins so narrow that none has enough pixels",
+    says="100% of the pixels, and keeps its start weights there; use wider bins than 1",
+)
+def _(bench):
+    images = {"near": near(TRUTH), "far": far(TRUTH)}
+    whole = {name: image.clip(0, 255).astype(np.uint8) for name, image in images.items()}
+    return bench.fit(whole, TRUTH.astype(np.uint8), "--bin-width", "1", "--method", "em")
+
+
+@misuse("rows for the channel axis", says="channel_axis is 0, of length 112, so 112 tables were learned")
+def _(bench):
+    given = {"near": near(COLOUR), "far": far(COLOUR)}
+    return bench.fit(given, COLOUR, "--channel-axis", "0", "--method", "least-squares")
 
 
 @misuse("high before low", says="use two finite numbers, the lower first")

@@ -46,7 +46,7 @@ def test_importing_loads_neither_torch_nor_scikit_image():
         ((2, 2, 24, 31), None, np.int16),
     ],
 )
-def test_keeps_shape_and_units_and_leaves_the_input_alone(method, shape, axis, dtype):
+def test_keeps_shape_and_units_and_does_not_change_its_input(method, shape, axis, dtype):
     image = np.random.default_rng(1).integers(20, 200, shape).astype(dtype)
     before = image.copy()
     restorer = CLASSICAL[method](channel_axis=axis)
@@ -59,7 +59,7 @@ def test_keeps_shape_and_units_and_leaves_the_input_alone(method, shape, axis, d
 
 
 @pytest.mark.parametrize("method", ["non-local-means", "total-variation", "wavelet", "bilateral", "gaussian"])
-def test_starts_are_sensible_against_noise(method):
+def test_default_settings_remove_noise(method):
     clean, noisy = noisy_camera()
     assert mse(CLASSICAL[method]()(noisy), clean) < 0.7 * mse(noisy, clean)
 
@@ -75,17 +75,17 @@ def test_deconvolution_sharpens(method):
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if "deconv" not in m])
-def test_nothing_moves(method):
+def test_structures_keep_their_position(method):
     y, x = np.mgrid[:41, :41]
     spot = 100 + 40 * np.exp(-((y - 20.0) ** 2 + (x - 20.0) ** 2) / 8)
     restorer = CLASSICAL[method]
-    told = {"noise": 10.0} if "noise" in {field.name for field in fields(restorer)} else {}
-    raised = np.clip(restorer(**told)(spot) - 101, 0, None)
+    settings = {"noise": 10.0} if "noise" in {field.name for field in fields(restorer)} else {}
+    raised = np.clip(restorer(**settings)(spot) - 101, 0, None)
     centre = [float((axis * raised).sum() / raised.sum()) for axis in (y, x)]
     np.testing.assert_allclose(centre, 20, atol=0.2)  # scikit-image's non-local means: 0.14
 
 
-def test_bilateral_is_the_mean_that_its_definition_says():
+def test_bilateral_agrees_with_its_definition():
     rng = np.random.default_rng(5)
     image = rng.uniform(0, 50, (2, 9, 8)).astype(np.float32)
     padded = np.pad(image, ((0, 0), (3, 3), (3, 3)), mode="symmetric")
@@ -100,7 +100,7 @@ def test_bilateral_is_the_mean_that_its_definition_says():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_scales_with_the_intensities(method):
+def test_results_scale_with_the_intensities(method):
     _, noisy = noisy_camera()
     noisy = noisy[:40, :40]
     once, scaled = CLASSICAL[method]()(noisy), CLASSICAL[method]()(noisy * 1000 + 500)
@@ -124,7 +124,7 @@ def test_volumes_are_restored_as_volumes(method):
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if CLASSICAL[m].planes_only])
-def test_methods_for_planes_say_so(method):
+def test_methods_for_planes_refuse_volumes(method):
     with pytest.raises(EnsembleError, match="plane by plane"):
         CLASSICAL[method](spatial_ndim=3)(np.zeros((5, 9, 9)))
 
@@ -157,7 +157,7 @@ def test_bad_images_are_refused_in_one_sentence(image, axis, message):
     ("method", "settings", "message"),
     [
         ("gaussian", {"sigma": -1.0}, "sigma is -1.0; use a number from 0 to"),
-        ("gaussian", {"spatial_ndim": 3}, "cannot be done"),
+        ("gaussian", {"spatial_ndim": 3}, "cannot restore 3 dimensions"),
         ("gaussian", {"data_range": (3.0, 3.0)}, "data range"),
         ("wavelet", {"wavelet": "haar9"}, "wavelet is .haar9.; use one of"),
         ("median", {"size": 99}, "size is 99; use a whole number from"),
@@ -169,7 +169,7 @@ def test_bad_parameters_are_refused(method, settings, message):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_interface_can_be_built_from_the_fields(method):
+def test_settings_have_titles_descriptions_and_valid_defaults(method):
     kind = CLASSICAL[method]
     assert kind.title
     assert kind.description.endswith(".")
@@ -181,11 +181,11 @@ def test_an_interface_can_be_built_from_the_fields(method):
     assert not {"channel_axis", "data_range"} & {each.name for each in settings_of(kind)}
 
 
-def test_progress_tells_and_cancels_between_planes():
-    told = []
+def test_progress_counts_planes_and_cancels_between_them():
+    calls = []
     stack = np.random.default_rng(0).random((4, 8, 8))
-    CLASSICAL["gaussian"]()(stack, progress=lambda *what: told.append(what))
-    assert [what[:2] for what in told] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    CLASSICAL["gaussian"]()(stack, progress=lambda *call: calls.append(call))
+    assert [call[:2] for call in calls] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
 
     def stop(done: int, total: int, text: str) -> None:
         if done == 2:
@@ -195,13 +195,13 @@ def test_progress_tells_and_cancels_between_planes():
         CLASSICAL["gaussian"]()(stack, progress=stop)
 
 
-class Leaning(ImageRestorer):
-    """Favours a direction: adds a ramp along columns."""
+class Asymmetric(ImageRestorer):
+    """Adds a ramp along columns."""
 
-    name = "leaning"
+    name = "asymmetric"
 
     def restore_unit(self, image, scale, progress):
-        progress(0, 1, "leaning")
+        progress(0, 1, "asymmetric")
         return image + np.arange(image.shape[-1], dtype=np.float32)
 
 
@@ -209,13 +209,13 @@ class Leaning(ImageRestorer):
 def test_self_ensemble_is_symmetric_and_counts_eight(axis):
     shape = {None: (5, 8), 0: (3, 5, 8), -1: (5, 8, 3)}[axis]
     image = np.random.default_rng(0).random(shape)
-    told = []
-    restored = SelfEnsemble(restorer=Leaning(channel_axis=axis, data_range=(0.0, 1.0)))(
-        image, progress=lambda *what: told.append(what[:2])
+    calls = []
+    restored = SelfEnsemble(restorer=Asymmetric(channel_axis=axis, data_range=(0.0, 1.0)))(
+        image, progress=lambda *call: calls.append(call[:2])
     )
     # The ramp's average over the eight orientations is its mean along either axis: a constant.
     np.testing.assert_allclose(restored - image, 0.5 * (3.5 + 2.0), atol=1e-5)
-    assert told == [(index, 8) for index in range(8)]
+    assert calls == [(index, 8) for index in range(8)]
 
 
 def test_self_ensemble_of_a_symmetric_restorer_changes_nothing():
@@ -231,8 +231,8 @@ def test_the_channel_axis_reaches_a_wrapped_restorer():
     assert with_channel_axis(len, 0) is len
 
 
-def test_a_restorer_that_changes_the_shape_is_caught():
-    class Cropping(Leaning):
+def test_a_restorer_that_changes_the_shape_is_refused():
+    class Cropping(Asymmetric):
         def restore_unit(self, image, scale, progress):
             return image[..., 1:]
 
@@ -240,8 +240,8 @@ def test_a_restorer_that_changes_the_shape_is_caught():
         Cropping()(np.zeros((6, 6)))
 
 
-def test_restorers_are_plain_values():
+def test_restorers_are_immutable_values_that_compare_equal():
     restorer = CLASSICAL["median"](size=5)
     assert replace(restorer, size=3) == CLASSICAL["median"]()
-    assert len(fields(restorer)) == 4
+    assert len(fields(restorer)) == 5
     assert check_image([[1, 2], [3, 4]]).dtype.kind == "i"

@@ -1,4 +1,4 @@
-"""Networks that enlarge: where results lie, how large they are, and who cannot take them."""
+"""Networks that enlarge images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def own(times: int, **settings: object) -> OwnNetwork:
 
 @pytest.mark.parametrize("times", [2, 3, 4])
 @pytest.mark.parametrize(("scale", "translate", "turn"), [((1, 1), (0, 0), 0), ((0.5, 2), (7, -3), 30)])
-def test_an_enlarged_ramp_lies_on_the_ramp_in_the_world(
+def test_an_enlarged_ramp_keeps_its_world_coordinates(
     tmp_path, write_enlarging, times, scale, translate, turn
 ):
     angle = np.deg2rad(turn)
@@ -50,11 +50,11 @@ def test_an_enlarged_ramp_lies_on_the_ramp_in_the_world(
     larger = open_restorer(write_enlarging(tmp_path / "x.pt", times), device="cpu")(image)
     assert larger.shape == (40 * times, 50 * times)
     at = world(larger.shape, *enlarged_transform(scale, translate, times, linear))
-    inner = (slice(4 * times, -4 * times),) * 2  # interpolation has nothing to go by beyond the borders
+    inner = (slice(4 * times, -4 * times),) * 2  # interpolation extrapolates at the border
     np.testing.assert_allclose(larger[inner], ramp(at)[inner], atol=1e-3)
 
 
-def test_axes_that_keep_their_size_stay_where_they_are():
+def test_axes_that_keep_their_size_keep_their_transform():
     scale, translate = enlarged_transform((3, 1, 2), (10, 20, 30), (1, 2, 2))
     assert scale.tolist() == [3, 0.5, 1]
     assert translate.tolist() == [10, 19.75, 29.5]
@@ -68,19 +68,19 @@ def test_only_rows_and_columns_grow(axis, shape, larger):
     assert own(2, channel_axis=axis, tiles=Tiles(size=16, overlap=4))(image).shape == larger
 
 
-def test_the_self_ensemble_enlarges_too():
+def test_the_self_ensemble_enlarges_as_its_restorer():
     image = np.random.default_rng(0).random((20, 30))
     both = SelfEnsemble(restorer=own(3, enlarges=3))
     assert scale_of(both) == 3
-    np.testing.assert_allclose(both(image), own(3)(image), atol=1e-5)  # interpolation knows no directions
+    np.testing.assert_allclose(both(image), own(3)(image), atol=1e-5)  # interpolation is symmetric
 
 
-def test_a_network_that_enlarges_otherwise_than_it_says_is_refused():
-    with pytest.raises(EnsembleError, match="as many times as it says"):
+def test_a_network_whose_scale_is_not_the_declared_one_is_refused():
+    with pytest.raises(EnsembleError, match="multiply rows and columns by its scale"):
         own(2, enlarges=4)(np.zeros((16, 16)))
 
 
-def test_where_results_have_to_lie_on_the_image_it_is_refused():
+def test_enlarging_networks_are_refused_where_the_size_has_to_stay():
     image = np.random.default_rng(0).random((48, 48))
     for restorer in (own(2, enlarges=2), own(2)):
         dp_ir = DPIR(model=FusionModel(FusionSettings(width=8)), ir=restorer, device="cpu")
@@ -94,7 +94,6 @@ def test_where_results_have_to_lie_on_the_image_it_is_refused():
 
 
 def test_refesr_finds_the_inputs_of_networks_that_enlarge(tmp_path, write_enlarging):
-    """From small images to a table, on the command line as a user would: restore, then compare."""
     rng = np.random.default_rng(0)
     smooth = [
         functional.avg_pool2d(torch.from_numpy(rng.uniform(0, 255, (1, 1, 44, 52))), 5, 1) for _ in "abc"
@@ -119,12 +118,12 @@ def test_refesr_finds_the_inputs_of_networks_that_enlarge(tmp_path, write_enlarg
 
     networks = ["--network", tmp_path / "linear.pt", "--network", tmp_path / "nearest.pt"]
     run("restore", tmp_path / "small", *networks, "--device", "cpu", "--out", tmp_path / "large")
-    given = [f"--candidate={name}={tmp_path / 'large' / name}" for name in ("linear", "nearest")]
-    said = tmp_path / "said.json"
-    inputs = ["--low-resolution", tmp_path / "small", "--folds", "3", "--json", said]
+    candidates = [f"--candidate={name}={tmp_path / 'large' / name}" for name in ("linear", "nearest")]
+    report = tmp_path / "report.json"
+    inputs = ["--low-resolution", tmp_path / "small", "--folds", "3", "--json", report]
     methods = ["--method", "RefESR", "--method", "average", "--method", "linear", "--method", "nearest"]
-    run("compare", *given, "--truth", tmp_path / "truth", *inputs, *methods)
-    psnr = {row["name"]: row["psnr"] for row in json.loads(said.read_text())["rows"]}
+    run("compare", *candidates, "--truth", tmp_path / "truth", *inputs, *methods)
+    psnr = {row["name"]: row["psnr"] for row in json.loads(report.read_text())["rows"]}
     assert psnr["linear"] > psnr["nearest"] + 0.5
     assert psnr["RefESR"] > psnr["average"]
     assert psnr["RefESR"] > psnr["nearest"]

@@ -203,7 +203,8 @@ def filled(viewer, images):
 
 @pytest.fixture
 def fit_widget(filled):
-    """The Fit widget, opened as a user opens it, with the candidates ticked."""
+    """The Fit widget, opened as a user opens it, with the candidates ticked and the paper's method."""
     _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    widget.method.value = "em"
     widget.candidates.value = list(filled.layers)[1:]
     return widget

@@ -137,6 +137,8 @@ def test_every_setting_of_every_restorer_goes_round_the_command_line(network):
                 continue
             if each.choices is not None:
                 settings[each.name] = list(each.choices)[-1]
+            elif each.kind == "flag":
+                settings[each.name] = not each.default
             else:
                 top = each.maximum if each.maximum is not None else 7
                 settings[each.name] = type(each.checked(top))(top)

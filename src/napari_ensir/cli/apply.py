@@ -10,8 +10,9 @@ import numpy as np
 
 from napari_ensir.cli import terminal
 from napari_ensir.ensemble.checks.alignment import middle_of
+from napari_ensir.ensemble.checks.candidates import check_agreement
 from napari_ensir.ensemble.checks.exposure import exposure_of, matched
-from napari_ensir.ensemble.checks.fit import range_warning
+from napari_ensir.ensemble.checks.fit import check_range
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.ensemble.statistics.reference import Samples, sample_of
@@ -107,10 +108,9 @@ def apply(
                 progress(done + 1, len(plans), "combining images")
     exposure = exposure_of(lut.report, samples.parts)
     # Another exposure explains intensities outside the range.
-    warnings = (
-        [exposure.warning()] if exposure is not None and exposure.differs else outside.warnings.values()
-    )
-    results = {"written": written, "failed": failed, "warnings": terminal.warn(warnings)}
+    other = [] if exposure is None or outside.disagree else [one.message for one in exposure.check()]
+    warnings = terminal.warn(other or outside.warnings.values())
+    results = {"written": written, "failed": failed, "warnings": warnings}
     if match:
         results["rescaled"] = lut.report["rescaled"]
     output.finish(results, lambda: terminal.say(f"{len(written)} written to {outs.image}"))
@@ -140,19 +140,24 @@ class Outs:
 
 
 class OutsideRange:
-    """Find candidates with intensities outside the range of a table, and warn once for each."""
+    """Messages about candidates that do not lie on each other, or lie outside a table's range."""
 
     def __init__(self, lut: WeightLUT) -> None:
         self.lut = lut
         self.warnings: dict[str, str] = {}
+        self.disagree = False
 
     def look(self, candidates: Sequence[Any], label: str) -> None:
         """Check the middle plane of each candidate of an image."""
-        for name, candidate in zip(self.lut.names, candidates, strict=True):
-            if name not in self.warnings:
-                text = range_warning(self.lut.binning, name, middle_of(candidate, self.lut.channel_axis))
-                if text:
-                    self.warnings[name] = f"image {label}: {text}" if label else text
+        lut, axis = self.lut, self.lut.channel_axis
+        found = check_agreement(lut.report, lut.names, candidates, axis)
+        self.disagree |= bool(found)
+        named = [(one.code, one) for one in found]
+        for name, candidate in zip(lut.names, candidates, strict=True):
+            if not found and name not in self.warnings:
+                named += [(name, one) for one in check_range(lut.binning, name, middle_of(candidate, axis))]
+        for key, one in named:
+            self.warnings.setdefault(key, f"image {label}: {one}" if label else one.message)
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ class _EnsemblePlan:
             record = record_of(kind, lut, inputs, settings=settings.keywords())
             write_image(path, image, is_colour=self.is_colour, like=like, overwrite=overwrite, record=record)
 
-        image = as_dtype(lut.apply(arrays, **settings.keywords()), self.dtype)
+        image = as_dtype(lut.apply(arrays, **settings.keywords(), check=False), self.dtype)
         write("ensemble", self.outs.image, image, self.like)
         if self.outs.maps is not None:
             maps = lut.weight_maps(arrays, **settings.keywords())

@@ -44,7 +44,7 @@ class _Ensemble:
     name: str = "ensemble"
 
     def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        return np.asarray(self.lut.apply(self.candidates, self.device))
+        return np.asarray(self.lut.apply(self.candidates, self.device, check=False))
 
 
 def blind(
@@ -81,13 +81,13 @@ def blind(
         restored, reference = restore_and_refer(
             arrays, restorers, tuple(chosen), settings=settings, progress=progress
         )
-        lut = reference.learn(**settings.keywords(*LEARNING))
-    scores = reference.scores()
+        lut, scores = reference.learn_with_scores(**settings.keywords(*LEARNING))
     if target is not None:
         lut.save(target, overwrite=output.overwrite)
 
     def show(count: int) -> None:
         terminal.say(str(scores))
+        terminal.say(reference.reason)
         terminal.say(f"{count} written to {out}" + (f", {target}: {lut!r}" if target else ""))
 
     candidates = dict(zip((stem for stem, _ in images.fields), restored, strict=True))
@@ -99,6 +99,6 @@ def blind(
             "ensemble", lut, settings=settings.keywords(), restorers=described, **of
         ),
         more_warnings=[*outputs.warnings(restorers, arrays), *lut.report["warnings"]],
-        more={"scores": scores.to_dict(), "lut": None if target is None else str(target)},
+        more={"scores": lut.report["scores"], "lut": None if target is None else str(target)},
         show=show,
     )

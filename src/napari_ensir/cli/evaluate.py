@@ -11,7 +11,7 @@ from napari_ensir.cli import terminal
 from napari_ensir.cli.apply import OutsideRange, in_table_order
 from napari_ensir.cli.batch import noted, read_by
 from napari_ensir.ensemble.arrays.intensity_range import widest
-from napari_ensir.ensemble.checks.alignment import suspicions_of_set
+from napari_ensir.ensemble.checks.alignment import check_reference
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import (
@@ -78,7 +78,8 @@ def evaluate(
                 progress(number + 1, len(images), "scoring images")
     stems = [stem for stem, _ in images.fields]
     scored = [number for number, stem in enumerate(stems) if stem in scores]
-    warnings = suspicions_of_set(References(images), tuple(named), settings.channel_axis, stems, scored)
+    found = check_reference(References(images), tuple(named), settings.channel_axis, stems, scored)
+    warnings = [one.message for one in found]
     warnings += [] if outside is None else outside.warnings.values()
     rows = [ScoreRow(name, "candidate") for name in named]
     if lut_path is not None:
@@ -129,7 +130,7 @@ def _evaluate_noisy(
                     truth = arrays.pop(Part.TRUTH)
                     candidates = list(arrays.values())
                     shown = [*candidates, np.mean(candidates, axis=0)]
-                    shown += [] if lut is None else [lut.apply(candidates, settings.device)]
+                    shown += [] if lut is None else [lut.apply(candidates, settings.device, check=False)]
                     cut, axis = score.inside(truth.shape), score.channels_of(truth.shape)
                     parts.append(block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis))
             if progress is not None:
@@ -181,7 +182,7 @@ def _scores_of(
     truth = pixels.pop(Part.TRUTH)
     images = list(pixels.values())
     if lut is not None:
-        images.append(lut.apply(images, device))
+        images.append(lut.apply(images, device, check=False))
     return [score(truth, image, valid) for image in images], int(valid.size - valid.sum())
 
 
@@ -210,6 +211,6 @@ def compare(
             References(images), tuple(candidates), low_resolution=small, progress=progress, **settings
         )
     stems = [stem for stem, _ in images.fields]
-    odd = suspicions_of_set(References(images), tuple(candidates), settings["channel_axis"], stems)
-    results = found.to_dict() | {"stems": stems, "warnings": terminal.warn(odd)}
+    odd = check_reference(References(images), tuple(candidates), settings["channel_axis"], stems)
+    results = found.to_dict() | {"stems": stems, "warnings": terminal.warn([one.message for one in odd])}
     output.finish(results, lambda: terminal.say(str(found)))

@@ -1,16 +1,12 @@
-"""The commands ``fit`` and ``import``: learn a lookup table, or convert one of the authors'."""
+"""The commands ``fit`` and ``import``, which learn a lookup table and convert one of the EnsIR authors'."""
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_ensir.cli import terminal
-from napari_ensir.ensemble.checks.alignment import suspicions_of_set
 from napari_ensir.ensemble.lut.load import import_lut
 from napari_ensir.ensemble.lut.record import table_of
-from napari_ensir.ensemble.statistics.reference import named_report
 from napari_ensir.files.output_paths import Place, check_places
 from napari_ensir.files.sets import Masks, Part, References, open_set
 
@@ -38,38 +34,42 @@ def fit(
     scheduler: str | None,
     output: Output,
 ) -> None:
-    """Learn a table; ``settings`` go to :func:`napari_ensir.fit_lut`."""
-    from napari_ensir.ensemble.checks.noise import OwnInputWarning
-    from napari_ensir.ensemble.fit import fit_lut
+    """Learn a table and write it to ``out``."""
+    from napari_ensir.ensemble.fit import FitSession
 
     target = lut_target(out, output.overwrite)
     images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
     check_places([Place("--out", target), *output.places], read_by(images, mask))
     output.check()
     masks = None if mask is None else Masks(images, open_set({}, {Part.MASK: mask}))
+    names, references = tuple(candidates), References(images)
     with on_cluster(scheduler), output.progress() as progress:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OwnInputWarning)  # it is in the report, too, and told from there
-            lut = fit_lut(
-                References(images), tuple(candidates), mask=masks, progress=progress, **settings.keywords()
-            )
-        if with_errors and settings.truth_noise != "unknown":
-            lut = lut.calibrated(References(images), masks, settings.device, progress, planes=settings.planes)
-        odd = suspicions_of_set(
-            References(images), tuple(candidates), lut.channel_axis, [stem for stem, _ in images.fields]
+        session = FitSession(
+            references,
+            names,
+            mask=masks,
+            settings=settings,
+            input_names=[[path.name for path in paths.values()] for _, paths in images.fields],
+            progress=progress,
         )
-    files = [[path.name for path in paths.values()] for _, paths in images.fields]
-    lut = replace(lut, report=named_report(lut.report, files))
+        session.collect(fine=False)
+        lut = session.estimate()
+        if with_errors and settings.truth_noise != "unknown":
+            lut = session.calibrate()
     lut.save(target, overwrite=output.overwrite)
-    said = terminal.warn([*odd, *lut.report["warnings"]])
+    said = terminal.warn(lut.report["warnings"])
     results = {"lut": str(target), **table_of(lut), "warnings": said}
-    output.finish(results, lambda: terminal.say(f"{target}: {lut!r}"))
+    choice = lut.report.get("method_choice")
+    output.finish(
+        results,
+        lambda: terminal.say(f"{target}: {lut!r}" + (f"\nMethod: {choice['summary']}." if choice else "")),
+    )
 
 
 def import_table(
     weights: Path, out: Path, names: list[str] | None, bin_width: float | None, *, output: Output
 ) -> None:
-    """Turn a table of the EnsIR authors' code into one of this package."""
+    """Convert a table of the EnsIR authors' code and write it to ``out``."""
     target = lut_target(out, output.overwrite)
     check_places([Place("--out", target), *output.places], [Place("a file", weights)])
     output.check()

@@ -134,6 +134,7 @@ def metavar(setting: Setting) -> str:
     if setting.choices is not None:
         return "|".join(map(str, setting.choices))
     word = {
+        "flag": "true|false",
         "integer": "N",
         "number": "NUMBER",
         "range": "LOW HIGH",
@@ -316,7 +317,7 @@ def list_restorers(restorers: Mapping[str, Restorer], *, output: Output) -> None
 
 def _given(setting: Setting) -> str:
     word = metavar(setting)
-    return word if setting.none is None or word.endswith("none") else f"{word}|none"
+    return word if setting.none is None or "none" in word.split("|") else f"{word}|none"
 
 
 def _limits(setting: Setting) -> str:

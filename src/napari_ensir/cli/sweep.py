@@ -15,15 +15,15 @@ from napari_ensir.cli.restore import Outputs, channel_axis_of, choose_restorers
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part
-from napari_ensir.restorers import sweep_setting, with_channel_axis
+from napari_ensir.restorers import calibrate_restorer, with_channel_axis
 from napari_ensir.restorers.base import UnfamiliarImageWarning, told_of, with_settings
 from napari_ensir.restorers.self_supervised.calibrate import (
-    around,
+    default_grid_range,
+    format_value,
     numbers_to_try,
     settings_to_try,
     values_between,
 )
-from napari_ensir.restorers.self_supervised.calibrate import told as format_value
 from napari_ensir.restorers.self_supervised.reference import CorrelatedNoiseWarning
 from napari_ensir.settings import RestoreSettings, SweepSettings
 
@@ -88,11 +88,13 @@ def sweep(
         warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # both are printed below
         warnings.simplefilter("ignore", UnfamiliarImageWarning)
         hiding = settings.keywords("stride", "offsets", "seed")
-        found = sweep_setting(
+        found = calibrate_restorer(
             restorer, known.name, tried, arrays, channel_axis=axis, progress=progress, **hiding
         )
     best = with_settings(restorer, **{known.name: found.best})
-    kept = {key: value for key, value in found.to_dict().items() if key in ("setting", "values", "alike")}
+    kept = {
+        key: value for key, value in found.to_dict().items() if key in ("setting", "values", "equivalent")
+    }
 
     def show(count: int) -> None:
         _show(found)
@@ -149,12 +151,12 @@ def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> li
             f"give the values of {setting.name}, which can be {setting.allowed()}.", param_hint=LIST
         )
     now = getattr(restorer, setting.name)
-    if settings.between is None and now is None:
+    if settings.between is None and (now is None or now == setting.word):
         raise typer.BadParameter(
             f"{setting.name} has no value to start from; give the range of values.",
             param_hint="--between",
         )
-    low, high = settings.between or around(setting, now)
+    low, high = settings.between or default_grid_range(setting, now)
     try:
         return values_between(setting, low, high, settings.count)
     except EnsembleError as error:

@@ -46,7 +46,7 @@ def warm_up(n_candidates: int, dtypes: Iterable[np.typing.DTypeLike] = (np.uint8
         field = Field(tuple(truth.copy() for _ in range(n_candidates)), truth, None, None)
         binning = choose_binning(dtype, (0, 100))
         statistics = collect([field], binning, n_candidates, 1, threads=1)
-        estimate = em(statistics, Settings(max_iterations=2))
+        estimate = em(statistics, Settings(max_iter=2))
         lookup = Lookup(binning, statistics.rows, estimate.weights, estimate.fallback, estimate.unseen)
         small = Field(tuple(truth[:4] for _ in range(n_candidates)), None, None, None)
         combine_field(lookup, small, "cpu", as_maps=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from napari_ensir.files.zarr import ZarrImage, is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -229,6 +229,11 @@ class References(Sequence[tuple[list[Any], Any]]):
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
+    @property
+    def labels(self) -> list[str]:
+        """Names of the images, for messages."""
+        return [stem for stem, _ in self.images.fields]
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -264,7 +269,8 @@ class Masks(Sequence["NDArray[np.bool_]"]):
         place = range(len(self))[number]
         image = self.masks.open(place)[Part.MASK]
         first = next(iter(self.images.open(place).values()))
-        mask = np.asarray(_array(image)) != 0
+        mask = np.asarray(_array(image))
+        mask = mask if mask.dtype.kind == "f" else mask != 0  # probabilities are reported by the fit
         if isinstance(first, FileImage) and first.is_colour and mask.ndim == len(first.shape) - 1:
             return np.broadcast_to(mask[..., np.newaxis], (*mask.shape, first.shape[-1]))
         return mask

@@ -1,6 +1,7 @@
 """Restorers: callables from a degraded image to a restored one, which make candidates for an ensemble.
 
 - :mod:`.classical`: methods without training.
+- :mod:`.noise_model`: the noise of an image, and the transform that stabilises its variance.
 - :mod:`.self_ensemble`: any restorer, averaged over eight orientations.
 - :mod:`.networks`, :mod:`.formats`: networks from files; :func:`open_restorer` reads each kind.
 - :mod:`.training`: networks trained here. The package contains no weights.

@@ -1,4 +1,4 @@
-"""What a restorer is, and what every restorer of this package does with intensities and axes."""
+"""Protocol and base class of restorers, and functions that work on any restorer."""
 
 from __future__ import annotations
 
@@ -40,153 +40,57 @@ __all__ = [
     "told_of",
     "unlike_warning",
     "with_channel_axis",
+    "with_settings",
 ]
 
+MAX_CONTRAST_RATIO = 4.0
+"""Contrast of a restoration over that of its image, above which it is suspect; sharpening stays far below."""
 
-def scale_of(restorer: object) -> int | None:
-    """How many times as many rows and columns a restorer makes; None: that shows once it is applied.
-
-    Examples
-    --------
-    >>> from napari_ensir.restorers.classical import Gaussian
-    >>> scale_of(Gaussian())
-    1
-    """
-    scale: int | None = getattr(restorer, "scale", 1)
-    return scale
-
-
-def times_between(before: Sequence[int], after: Sequence[int]) -> int | None:
-    """How many times as many rows and columns, the last two axes, an image has; None: no whole number.
-
-    Parameters
-    ----------
-    before, after
-        Shapes of the image as it was and as it is.
-
-    Examples
-    --------
-    >>> times_between((3, 16, 24), (3, 32, 48)), times_between((16, 24), (16, 24))
-    (2, 1)
-    >>> times_between((16, 24), (24, 16)) is None
-    True
-    """
-    if len(before) != len(after) or len(before) < 2 or tuple(before[:-2]) != tuple(after[:-2]):
-        return None
-    times: int = after[-1] // max(before[-1], 1)
-    return times if times >= 1 and [n * times for n in before[-2:]] == list(after[-2:]) else None
-
-
-def check_keeps_size(
-    restorer: Any, image: NDArray[Any] | None = None, restored: NDArray[Any] | None = None
-) -> None:
-    """Refuse a restorer that enlarges, where results have to lie on the image.
-
-    Parameters
-    ----------
-    restorer
-        Where its scale is known, it is refused before it has worked.
-    image, restored
-        Afterwards: what went in and what came out.
-
-    Raises
-    ------
-    EnsembleError
-        If it enlarges.
-
-    Examples
-    --------
-    >>> from napari_ensir.restorers.classical import Gaussian
-    >>> check_keeps_size(Gaussian())
-    """
-    grown = image is not None and restored is not None and restored.size > image.size
-    if grown or scale_of(restorer) not in (1, None):
-        raise EnsembleError(
-            f"{restorer.name} enlarges images; here what comes out has to lie on the image pixel by pixel: "
-            "leave it out, or take a network that keeps the size."
-        )
-
-
-def enlarged_transform(
-    scale: ArrayLike,
-    translate: ArrayLike,
-    factor: int | Sequence[int],
-    linear: ArrayLike | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where an enlarged image lies: the scale divided, the translation moved by what pixel centres moved.
-
-    A pixel of the image, whose centre has the index i, becomes `factor` pixels with centres from
-    i - 1/2 + 1/(2 factor) on. So the first centre moves by (1/factor - 1) / 2 pixels of the image.
-
-    Parameters
-    ----------
-    scale, translate
-        Of the image, shape (ndim,): world = linear @ (scale * index) + translate.
-    factor
-        How many times larger it became, along every axis or one for each (1: unchanged).
-    linear
-        Rotation and shear, shape (ndim, ndim); None: neither.
-
-    Returns
-    -------
-    scale, translate
-        Of the enlarged image, float64, shape (ndim,); `linear` stays what it is.
-
-    Examples
-    --------
-    >>> scale, translate = enlarged_transform((1.0, 1.0), (0.0, 0.0), 2)
-    >>> scale.tolist(), translate.tolist()
-    ([0.5, 0.5], [-0.25, -0.25])
-    """
-    old = np.asarray(scale, np.float64)
-    times = np.broadcast_to(np.asarray(factor, np.float64), old.shape)
-    moved = old * (1 / times - 1) / 2
-    if linear is not None:
-        moved = np.asarray(linear, np.float64) @ moved
-    return old / times, np.asarray(translate, np.float64) + moved
-
+_MAX_SAMPLE = 2**20
 
 Progress = Callable[[int, int, str], object]
-"""Called as ``progress(done, total, text)``: at the start with ``done = 0``, then after each piece
-of work, in the thread that works. What it returns is ignored; what it raises stops the work and
-passes through unchanged (:class:`napari_ensir.errors.Cancelled` by convention)."""
+"""Progress callback, called as ``progress(done, total, text)``.
+
+It is called at the start with ``done = 0`` and after each piece of work, in the thread that works. What it
+returns is ignored. An exception that it raises stops the work and is passed on unchanged
+(:class:`napari_ensir.errors.Cancelled` by convention)."""
 
 
 class UnfamiliarImageWarning(UserWarning):
-    """An image is unlike those that a restorer was made for; see :meth:`ImageRestorer.doubts`."""
+    """The image differs from those that a restorer was made for; see :meth:`ImageRestorer.input_warnings`."""
 
 
 @runtime_checkable
 class Restorer(Protocol):
-    """A callable from a degraded image to a restored one, with a name.
+    """A callable with a name that maps a degraded image to a restored one.
 
-    This is all that the rest of the package knows of it: any object of this shape will do. One that
-    enlarges images says so by an attribute ``scale``; see :func:`.enlarging.scale_of`.
+    The rest of the package needs no more than this. A restorer that enlarges images also has an attribute
+    ``scale``; see :func:`scale_of`.
     """
 
     @property
     def name(self) -> str:
-        """What to call the candidate that comes out."""
+        """Name of the candidate that it makes."""
 
     def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Restore `image`; same shape (or larger, see above), same intensity units, float32.
+        """Restore `image`: same shape unless it enlarges, same intensity units, float32.
 
-        `image` is left as it is.
+        `image` is not changed.
         """
 
 
 AnyRestorer = Restorer | Callable[..., Any]
-"""A restorer, or a plain function from an image to one of its shape; see :func:`as_restorer`."""
+"""A restorer, or a function that maps an image to one of the same shape; see :func:`as_restorer`."""
 
 
 @dataclass(frozen=True)
 class FunctionRestorer:
-    """A plain function as a restorer.
+    """A restorer made of a function.
 
     Attributes
     ----------
     function
-        From an image to one of its shape, in the same intensity units.
+        Maps an image to one of the same shape, in the same intensity units.
     name : str
     """
 
@@ -197,19 +101,19 @@ class FunctionRestorer:
         """See :class:`Restorer`; `progress` is called before and after."""
         progress = progress or _no_progress
         progress(0, 1, self.name)
-        array = np.asarray(image).copy()  # a function that works in place leaves the image as it is
+        array = np.asarray(image).copy()  # the function may work in place
         restored = np.asarray(self.function(array), np.float32)
         progress(1, 1, self.name)
         return restored
 
 
 def as_restorer(given: AnyRestorer) -> Restorer:
-    """A restorer as it is; a plain function as one that carries its name.
+    """Return a restorer unchanged, and a function as a restorer with the function's name.
 
     Raises
     ------
     EnsembleError
-        If it cannot be called.
+        If it is not callable.
 
     Examples
     --------
@@ -217,7 +121,9 @@ def as_restorer(given: AnyRestorer) -> Restorer:
     'absolute'
     """
     if not callable(given):
-        raise EnsembleError(f"{given!r} is no restorer; give a function from an image to one of its shape.")
+        raise EnsembleError(
+            f"{given!r} is not a restorer; give a function that maps an image to one of the same shape."
+        )
     if isinstance(given, Restorer):
         return given
     return FunctionRestorer(given, str(getattr(given, "__name__", type(given).__name__)))
@@ -225,17 +131,17 @@ def as_restorer(given: AnyRestorer) -> Restorer:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRestorer(ABC):
-    """A restorer that works on intensities scaled to 0..1 with the channel axis first.
+    """Base class of restorers that work on intensities scaled to 0..1, with the channel axis first.
 
-    A subclass says how to restore in :meth:`restore_unit`; this class checks the image, scales and
-    moves axes on the way in, and undoes both on the way out. Values are never clipped.
+    A subclass implements :meth:`restore_unit`. This class checks the image, scales its intensities and moves
+    its axes, and undoes both afterwards. Values are never clipped.
 
     Parameters
     ----------
     channel_axis
         Axis of the colour channels, negative counts from the end; None: the image has none.
     data_range
-        Intensities that become 0 and 1; None: the dtype's for 8-bit images, else the lowest and
+        Intensities that become 0 and 1; None: the limits of the dtype for 8-bit images, else the lowest and
         highest value of the image.
     """
 
@@ -245,15 +151,15 @@ class ImageRestorer(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What to call the candidate that comes out."""
+        """Name of the candidate that it makes."""
 
     @property
     def scale(self) -> int | None:
-        """How many times as many rows and columns come out; None: that shows once it is applied."""
+        """Factor by which rows and columns grow; None: known only from a result."""
         return 1
 
     def range_of(self, image: NDArray[Any]) -> tuple[float, float]:
-        """Intensities of this image that become 0 and 1.
+        """Return the intensities of this image that become 0 and 1.
 
         Parameters
         ----------
@@ -267,12 +173,12 @@ class ImageRestorer(ABC):
         Raises
         ------
         EnsembleError
-            If ``data_range`` is given and no pair of finite numbers in rising order.
+            If ``data_range`` is given and is not a pair of finite, increasing numbers.
         """
         return data_range_of(image, self.data_range)
 
     def notes(self, image: NDArray[Any]) -> list[str]:
-        """What of an image of this shape the restorer takes one by one. See :func:`.remarks.notes_in_words`.
+        """Describe what the restorer does to this image beyond its method; see :func:`notes_in_words`.
 
         Parameters
         ----------
@@ -281,13 +187,12 @@ class ImageRestorer(ABC):
         Returns
         -------
         list of str
-            What follows "takes", such as "planes: the 2 of this image were restored one by one". Empty where
-            there is nothing that one would not expect.
+            Predicates such as "restored the 2 planes of this image one by one"; often empty.
         """
         return []
 
-    def doubts(self, image: NDArray[Any]) -> list[str]:
-        """Sentences about an image that the restorer may not be made for; calling it warns of them.
+    def input_warnings(self, image: NDArray[Any]) -> list[str]:
+        """Return sentences on why the restorer may not suit this image; calling it issues them as warnings.
 
         Parameters
         ----------
@@ -296,7 +201,7 @@ class ImageRestorer(ABC):
         Returns
         -------
         list of str
-            Empty where there is no doubt.
+            Empty if nothing is wrong.
         """
         return []
 
@@ -311,14 +216,14 @@ class ImageRestorer(ABC):
         image : (channels, ..., rows, columns) float32
             On the unit scale.
         scale : float
-            Width of the data range: intensity units of the caller's image that are one here.
+            Width of the data range in intensity units.
         progress
             Called with (done, total, text).
 
         Returns
         -------
         float32 array
-            Of that shape, or of more rows and columns.
+            Of the same shape, or of more rows and columns.
         """
 
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
@@ -327,32 +232,32 @@ class ImageRestorer(ABC):
         Parameters
         ----------
         image
-            Any integer or float dtype, at least two dimensions beside the channel axis; anything
-            `numpy.asarray` takes. It is not changed.
+            Any integer or float dtype, at least two dimensions beside the channel axis; anything that
+            `numpy.asarray` accepts. It is not changed.
         progress
             See :data:`Progress`.
 
         Returns
         -------
         numpy.ndarray
-            float32, the intensity units of `image` and its shape; of a restorer that enlarges, with
-            :attr:`scale` times the rows and columns.
+            float32, in the intensity units of `image`, of its shape, or with :attr:`scale` times its rows and
+            columns.
 
         Raises
         ------
         EnsembleError
-            If the image cannot be used: the message says why.
+            If the image cannot be used; the message says why.
 
         Warns
         -----
         UnfamiliarImageWarning
-            If there are :meth:`doubts`.
+            If there are :meth:`input_warnings`.
         """
         checked = check_image(image, self.channel_axis)
-        for doubt in self.doubts(checked):
-            warnings.warn(doubt, UnfamiliarImageWarning, stacklevel=2)
+        for sentence in self.input_warnings(checked):
+            warnings.warn(sentence, UnfamiliarImageWarning, stacklevel=2)
         low, high = self.range_of(checked)
-        # float64 for the subtraction: large integers with a small range would lose it in float32.
+        # The subtraction in float32 would lose a small range of large integers.
         unit = np.subtract(checked, low, dtype=np.float64)
         unit /= high - low
         axis = self.channel_axis
@@ -360,11 +265,11 @@ class ImageRestorer(ABC):
         restored = self.restore_unit(
             np.ascontiguousarray(unit, np.float32), high - low, progress or _no_progress
         )
-        times = times_between(unit.shape, restored.shape)
-        if times is None or times != (self.scale or times):
+        factor = times_between(unit.shape, restored.shape)
+        if factor is None or factor != (self.scale or factor):
             raise EnsembleError(
                 f"{self.name} turned an image of shape {unit.shape} (channels first) into {restored.shape}; "
-                "a restorer has to keep the shape, or to enlarge rows and columns as many times as it says."
+                "a restorer has to keep the shape or multiply rows and columns by its scale."
             )
         if not np.isfinite(restored).all():
             raise EnsembleError(f"{self.name} gave values that are not finite; change its parameters.")
@@ -374,12 +279,12 @@ class ImageRestorer(ABC):
 
 
 def check_image(image: ArrayLike, channel_axis: int | None = None) -> NDArray[Any]:
-    """The image as an array that can be restored.
+    """Return the image as an array, if it can be restored.
 
     Parameters
     ----------
     image
-        Anything `numpy.asarray` takes.
+        Anything that `numpy.asarray` accepts.
     channel_axis
         Axis of the colour channels, or None.
 
@@ -387,7 +292,7 @@ def check_image(image: ArrayLike, channel_axis: int | None = None) -> NDArray[An
     ------
     EnsembleError
         If it is empty, not of an integer or float dtype, has fewer than two dimensions beside the
-        channel axis, or holds NaN or infinity.
+        channel axis, or contains NaN or infinity.
 
     Examples
     --------
@@ -408,30 +313,30 @@ def check_image(image: ArrayLike, channel_axis: int | None = None) -> NDArray[An
             "axis; two or more are needed."
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise EnsembleError("the image holds NaN or infinite values; replace them first.")
+        raise EnsembleError("the image contains NaN or infinite values; replace them first.")
     return array
 
 
 def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None) -> tuple[float, float]:
-    """The lowest and highest intensity that the scale of an image spans.
+    """Return the lowest and highest intensity of an image's scale.
 
     Parameters
     ----------
     image
         The image.
     given
-        The range where it is known; it is then only checked.
+        The range, if known; it is then only checked.
 
     Returns
     -------
     low, high
-        `given`, else the dtype's limits for 8-bit images, else the image's own extremes (one apart
+        `given`, else the limits of the dtype for 8-bit images, else the image's minimum and maximum (1 apart
         where the image is constant).
 
     Raises
     ------
     EnsembleError
-        If `given` is not two finite numbers in rising order.
+        If `given` is not a pair of finite, increasing numbers.
 
     Examples
     --------
@@ -443,7 +348,7 @@ def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None)
     if given is not None:
         low, high = (float(value) for value in given)
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise EnsembleError(f"the data range {given} is not a pair of finite numbers, low before high.")
+            raise EnsembleError(f"the data range {given} is not a pair of finite, increasing numbers.")
         return low, high
     if (limits := byte_range([image.dtype])) is not None:
         return limits
@@ -451,8 +356,111 @@ def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None)
     return low, high if high > low else low + 1.0
 
 
+def scale_of(restorer: object) -> int | None:
+    """Return the factor by which a restorer's rows and columns grow; None: known only from a result.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> scale_of(Gaussian())
+    1
+    """
+    scale: int | None = getattr(restorer, "scale", 1)
+    return scale
+
+
+def times_between(before: Sequence[int], after: Sequence[int]) -> int | None:
+    """Return the factor by which rows and columns, the last two axes, have grown; None: no whole number.
+
+    Parameters
+    ----------
+    before, after
+        Shapes of the image before and after.
+
+    Examples
+    --------
+    >>> times_between((3, 16, 24), (3, 32, 48)), times_between((16, 24), (16, 24))
+    (2, 1)
+    >>> times_between((16, 24), (24, 16)) is None
+    True
+    """
+    if len(before) != len(after) or len(before) < 2 or tuple(before[:-2]) != tuple(after[:-2]):
+        return None
+    factor: int = after[-1] // max(before[-1], 1)
+    return factor if factor >= 1 and [n * factor for n in before[-2:]] == list(after[-2:]) else None
+
+
+def check_keeps_size(
+    restorer: Any, image: NDArray[Any] | None = None, restored: NDArray[Any] | None = None
+) -> None:
+    """Check that a restorer does not enlarge images.
+
+    Parameters
+    ----------
+    restorer
+        Refused before any work if its scale is known.
+    image, restored
+        Its input and result, if there are any.
+
+    Raises
+    ------
+    EnsembleError
+        If it enlarges.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> check_keeps_size(Gaussian())
+    """
+    grown = image is not None and restored is not None and restored.size > image.size
+    if grown or scale_of(restorer) not in (1, None):
+        raise EnsembleError(
+            f"{restorer.name} enlarges images, but here results need the size of the image: leave it out, or "
+            "use a network that keeps the size."
+        )
+
+
+def enlarged_transform(
+    scale: ArrayLike,
+    translate: ArrayLike,
+    factor: int | Sequence[int],
+    linear: ArrayLike | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the scale and translation of an enlarged image that covers the same region.
+
+    A pixel with index i becomes `factor` pixels with centres from i - 1/2 + 1/(2 factor) on. So the first
+    centre moves by (1/factor - 1) / 2 pixels of the image.
+
+    Parameters
+    ----------
+    scale, translate
+        Of the image, shape (ndim,): world = linear @ (scale * index) + translate.
+    factor
+        Enlargement along all axes, or one for each (1: unchanged).
+    linear
+        Rotation and shear, shape (ndim, ndim), the same for both images; None: the identity.
+
+    Returns
+    -------
+    scale, translate
+        Of the enlarged image, float64, shape (ndim,).
+
+    Examples
+    --------
+    >>> scale, translate = enlarged_transform((1.0, 1.0), (0.0, 0.0), 2)
+    >>> scale.tolist(), translate.tolist()
+    ([0.5, 0.5], [-0.25, -0.25])
+    """
+    old = np.asarray(scale, np.float64)
+    factors = np.broadcast_to(np.asarray(factor, np.float64), old.shape)
+    shift = old * (1 / factors - 1) / 2
+    if linear is not None:
+        shift = np.asarray(linear, np.float64) @ shift
+    return old / factors, np.asarray(translate, np.float64) + shift
+
+
 def with_channel_axis(restorer: Restorer, channel_axis: int | None) -> Restorer:
-    """The same restorer for images whose channels lie along this axis; see :func:`with_settings`.
+    """Return a copy of a restorer for images with this channel axis; see :func:`with_settings`.
 
     Parameters
     ----------
@@ -463,7 +471,7 @@ def with_channel_axis(restorer: Restorer, channel_axis: int | None) -> Restorer:
     Returns
     -------
     Restorer
-        A copy, where the restorer has a ``channel_axis``; else the restorer as it is.
+        The restorer itself if it has no ``channel_axis``.
 
     Examples
     --------
@@ -475,10 +483,10 @@ def with_channel_axis(restorer: Restorer, channel_axis: int | None) -> Restorer:
 
 
 def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
-    """The same restorer with these settings, as far as it has them.
+    """Return a copy of a restorer with these settings; those that it does not have are ignored.
 
-    A restorer that is no dataclass comes back as it is; one that wraps another (``restorer``) has that
-    changed as well.
+    They are also set in a restorer that it wraps (``restorer``). A restorer that is not a dataclass is
+    returned unchanged.
 
     Examples
     --------
@@ -489,39 +497,53 @@ def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
     """
     if not is_dataclass(restorer) or isinstance(restorer, type):
         return restorer
-    has = {each.name: getattr(restorer, each.name) for each in fields(restorer)}
-    changes: dict[str, Any] = {name: value for name, value in settings.items() if name in has}
-    if "restorer" in has:
-        changes["restorer"] = with_settings(has["restorer"], **settings)
+    present = {each.name: getattr(restorer, each.name) for each in fields(restorer)}
+    changes: dict[str, Any] = {name: value for name, value in settings.items() if name in present}
+    if "restorer" in present:
+        changes["restorer"] = with_settings(present["restorer"], **settings)
     changed: Restorer = replace(restorer, **changes)
     return changed
 
 
-def _no_progress(done: int, total: int, text: str) -> None:
-    pass
-
-
-def notes_of(restorer: Restorer, image: NDArray[Any]) -> list[tuple[str, str]]:
-    """What :meth:`ImageRestorer.notes` says, of a restorer that has it, each with the restorer's name.
+def told_of(restorer: Restorer) -> dict[str, Any]:
+    """Return the record of a restorer that its results carry: name, settings, and the restorer it wraps.
 
     Examples
     --------
-    >>> import numpy as np
+    >>> from napari_ensir.restorers import SelfEnsemble
     >>> from napari_ensir.restorers.classical import Median
-    >>> notes_of(Median(), np.ones((2, 2)))
+    >>> told_of(SelfEnsemble(restorer=Median(size=5)))["restorer"]["settings"]["size"]
+    5
+    """
+    record: dict[str, Any] = {"name": restorer.name}
+    if is_dataclass(restorer) and not isinstance(restorer, type):
+        settings = {each.name: getattr(restorer, each.name) for each in settings_of(restorer)}
+        record |= {"settings": settings} if settings else {}
+    if isinstance(inner := getattr(restorer, "restorer", None), Restorer):
+        record["restorer"] = told_of(inner)
+    return record
+
+
+def notes_of(restorer: Restorer, image: NDArray[Any]) -> list[tuple[str, str]]:
+    """Return (name, note) for each of a restorer's :meth:`ImageRestorer.notes`, if it has that method.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Median
+    >>> notes_of(Median(), np.ones((8, 8)))
     []
     """
-    tell = getattr(restorer, "notes", None)
-    return [(restorer.name, note) for note in tell(image)] if callable(tell) else []
+    notes = getattr(restorer, "notes", None)
+    return [(restorer.name, note) for note in notes(image)] if callable(notes) else []
 
 
 def notes_in_words(notes: Iterable[tuple[str, str]]) -> list[str]:
-    """A sentence for each note, of all restorers that have it together.
+    """Return one sentence for each different note, with the names of all restorers that have it.
 
     Parameters
     ----------
     notes : pairs of (name, note)
-        As of :func:`notes_of`, of any number of restorers and images.
+        As returned by :func:`notes_of`, of any number of restorers and images.
 
     Returns
     -------
@@ -529,71 +551,39 @@ def notes_in_words(notes: Iterable[tuple[str, str]]) -> list[str]:
 
     Examples
     --------
-    >>> planes = "planes: the 2 of this image were restored one by one"
+    >>> planes = "restored the 2 planes of this image one by one"
     >>> notes_in_words([("N2V", planes), ("CARE", planes), ("N2V", planes)])
-    ['N2V and CARE take planes: the 2 of this image were restored one by one.']
-    >>> notes_in_words([("N2V", planes)])
-    ['N2V takes planes: the 2 of this image were restored one by one.']
+    ['N2V and CARE restored the 2 planes of this image one by one.']
     """
-    having: dict[str, dict[str, None]] = {}
+    names: dict[str, dict[str, None]] = {}
     for name, note in notes:
-        having.setdefault(note, {})[name] = None
-    return [
-        f"{' and '.join(names)} {'takes' if len(names) == 1 else 'take'} {note}."
-        for note, names in having.items()
-    ]
+        names.setdefault(note, {})[name] = None
+    return [f"{' and '.join(having)} {note}." for note, having in names.items()]
 
 
 def doubts_of(restorer: Restorer, image: NDArray[Any]) -> list[str]:
-    """What :meth:`ImageRestorer.doubts` says, of a restorer that has it.
+    """Return a restorer's :meth:`ImageRestorer.input_warnings`, if it has that method.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from napari_ensir.restorers.base import as_restorer
     >>> doubts_of(as_restorer(np.sqrt), np.ones((2, 2)))
     []
     """
-    tell = getattr(restorer, "doubts", None)
-    return list(tell(image)) if callable(tell) else []
-
-
-def told_of(restorer: Restorer) -> dict[str, Any]:
-    """What an output says of what made it: the restorer's name, its settings, and what it wraps.
-
-    Examples
-    --------
-    >>> from napari_ensir.restorers import SelfEnsemble
-    >>> from napari_ensir.restorers.classical import Median
-    >>> told_of(SelfEnsemble(restorer=Median(size=5)))
-    {'name': 'Median x8', 'restorer': {'name': 'Median', 'settings': {'spatial_ndim': 2, 'size': 5}}}
-    """
-    found: dict[str, Any] = {"name": restorer.name}
-    if is_dataclass(restorer) and not isinstance(restorer, type):
-        settings = {each.name: getattr(restorer, each.name) for each in settings_of(restorer)}
-        found |= {"settings": settings} if settings else {}
-    if isinstance(inner := getattr(restorer, "restorer", None), Restorer):
-        found["restorer"] = told_of(inner)
-    return found
-
-
-_SOME = 2**20
-
-MOST_CONTRAST = 4.0
-"""How many times the image's contrast a restoration may have: sharpening does not come near it."""
+    method = getattr(restorer, "input_warnings", None)
+    return list(method(image)) if callable(method) else []
 
 
 def unlike_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
-    """A sentence about a restoration that has left its image's intensities; empty if it has not.
+    """Return a sentence if a restoration's intensities differ grossly from its image's; else an empty string.
 
-    A network that was trained on other intensities than it is given does so.
+    This happens to a network that was trained on other intensities.
 
     Parameters
     ----------
     name
-        What to call the restorer.
+        Of the restorer.
     image, restored
-        Of any shapes, a plane of each will do; NaN counts for nothing.
+        Of any shapes, one plane of each suffices; NaN is ignored.
 
     Examples
     --------
@@ -606,7 +596,7 @@ def unlike_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
     low, middle, high = np.nanpercentile(np.asarray(image, np.float64), (1, 50, 99))
     first, centre, last = np.nanpercentile(np.asarray(restored, np.float64), (1, 50, 99))
     contrast = high - low
-    if contrast == 0 or (abs(centre - middle) <= contrast and last - first <= MOST_CONTRAST * contrast):
+    if contrast == 0 or (abs(centre - middle) <= contrast and last - first <= MAX_CONTRAST_RATIO * contrast):
         return ""
     return (
         f"{name} made intensities around {centre:.5g} ({first:.4g} to {last:.4g}) of an image around "
@@ -616,7 +606,7 @@ def unlike_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
 
 
 def some_pixels(image: NDArray[Any]) -> NDArray[Any]:
-    """At most about a million pixels, evenly spread, to judge an image's intensities by.
+    """Return a view of at most about a million pixels, evenly spaced along every axis.
 
     Parameters
     ----------
@@ -625,12 +615,16 @@ def some_pixels(image: NDArray[Any]) -> NDArray[Any]:
     Returns
     -------
     array
-        A view with as many axes.
+        Of as many axes.
 
     Examples
     --------
     >>> some_pixels(np.zeros((10, 4000, 3000))).shape
     (2, 800, 600)
     """
-    step = max(int(np.ceil((image.size / _SOME) ** (1 / max(image.ndim, 1)))), 1)
+    step = max(int(np.ceil((image.size / _MAX_SAMPLE) ** (1 / max(image.ndim, 1)))), 1)
     return image[(slice(None, None, step),) * image.ndim]
+
+
+def _no_progress(done: int, total: int, text: str) -> None:
+    pass

@@ -1,4 +1,4 @@
-"""Geometric self-ensemble: a restorer applied in eight orientations and averaged."""
+"""Geometric self-ensemble: the mean of a restorer over eight orientations of the image."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["SelfEnsemble"]
 class SelfEnsemble:
     """Mean of T^-1 f(T y) over the four rotations and two reflections T of the last two axes.
 
-    The x8 self-ensemble of Timofte, Rothe and Van Gool (2016). It costs eight times the restorer
-    and gains most where the restorer treats directions unequally.
+    The x8 self-ensemble of Timofte, Rothe and Van Gool (2016). It takes eight times as long as the restorer
+    and helps most where the restorer is not symmetric.
 
     Parameters
     ----------
     restorer
         Any restorer.
     channel_axis
-        Axis of the colour channels, which is not counted among the last two; None: the
-        restorer's own ``channel_axis``, if it has one.
+        Axis of the colour channels, which is not one of the last two; None: the restorer's ``channel_axis``,
+        if it has one.
 
     Examples
     --------
@@ -44,20 +44,20 @@ class SelfEnsemble:
 
     @property
     def name(self) -> str:
-        """The restorer's name with x8."""
+        """Name of the restorer, with x8."""
         return f"{self.restorer.name} x8"
 
     @property
     def scale(self) -> int | None:
-        """The restorer's."""
+        """Scale of the restorer."""
         return scale_of(self.restorer)
 
     def notes(self, image: NDArray[Any]) -> list[str]:
-        """See :meth:`napari_ensir.restorers.base.ImageRestorer.notes`: the restorer's own."""
+        """See :meth:`napari_ensir.restorers.base.ImageRestorer.notes`; the notes of the restorer."""
         return [note for _, note in notes_of(self.restorer, image)]
 
-    def doubts(self, image: NDArray[Any]) -> list[str]:
-        """See :meth:`napari_ensir.restorers.base.ImageRestorer.doubts`: the restorer's own."""
+    def input_warnings(self, image: NDArray[Any]) -> list[str]:
+        """See :meth:`napari_ensir.restorers.base.ImageRestorer.input_warnings`; those of the restorer."""
         return doubts_of(self.restorer, image)
 
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:

@@ -139,20 +139,9 @@ def apply_as_python(
     """
     keywords = "".join(f", {name}={value!r}" for name, value in _keywords(settings).items())
     lines = ["from napari_ensir import load_lut"]
-    lines += (
-        [
-            "from napari_ensir.ensemble.checks.exposure import exposure_of, matched",
-            "from napari_ensir.ensemble.statistics.reference import sample_of",
-        ]
-        if match
-        else []
-    )
     lines += [*_reading(candidates, ", write_image"), f"lut = load_lut({lut!r})"]
     if match:
-        lines += [
-            "exposure = exposure_of(lut.report, [sample_of(lut.field(candidates))])",
-            "lut = lut.rescaled(*matched(exposure))",
-        ]
+        lines.append("lut = lut.match_exposure(candidates)")
     lines.append(f"write_image('ensemble.tif', lut.apply(candidates{keywords}))")
     if with_errors:
         lines.append(f"write_image('expected_error.tif', lut.expected_error(candidates{keywords}))")

@@ -36,7 +36,7 @@ def same_lut(one, other):
 @pytest.mark.parametrize("dtype", DTYPES + FLOATS)
 def test_all_dtypes_match_the_plain_implementation(engine, rng, dtype):
     candidates, truth = make_image(rng, (50, 40), 2, dtype)
-    lut = fit_lut([(candidates, truth)], device="cpu")
+    lut = fit_lut([(candidates, truth)], method="em", device="cpu")
     binning = lut.binning
     plain = plain_fit([(candidates, truth)], binning.low, binning.width, binning.n_bins)
     is_exact = np.dtype(dtype).kind in "iu"
@@ -61,7 +61,9 @@ def test_wide_integers_beyond_the_given_range(rng, dtype):
     luts = []
     for engine in ENGINES:
         with using(engine):
-            lut = fit_lut([(candidates, truth)], bin_width=100, data_range=(0, 999), device="cpu")
+            lut = fit_lut(
+                [(candidates, truth)], method="em", bin_width=100, data_range=(0, 999), device="cpu"
+            )
             assert lut.report["outside_range"][0] >= 5
             assert lut.report["outside_range"][2] >= 7
             luts.append(lut)
@@ -74,7 +76,7 @@ def test_wide_integers_beyond_the_given_range(rng, dtype):
 
 def test_values_outside_the_range_are_counted_in_the_end_bins(engine):
     x = np.array([0, 50, 99, 100, 199, 200, 250, 255], np.uint8)
-    lut = fit_lut([((x, x), x + 0)], bin_width=50, data_range=(50, 200), device="cpu")
+    lut = fit_lut([((x, x), x + 0)], method="em", bin_width=50, data_range=(50, 200), device="cpu")
     assert lut.report["outside_range"] == [3, 3, 3]
     assert lut.report["pixels"] == 8
     assert lut.rows[:, 0].min() == 0
@@ -85,7 +87,7 @@ def test_values_outside_the_range_are_counted_in_the_end_bins(engine):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_all_memory_layouts_give_the_same_result(engine, rng, dtype, tmp_path):
     candidates, truth = make_image(rng, (30, 20, 3), 2, dtype)
-    plain = fit_lut([(candidates, truth)], channel_axis=-1, device="cpu")
+    plain = fit_lut([(candidates, truth)], method="em", channel_axis=-1, device="cpu")
     image = plain.apply(candidates, device="cpu")
 
     def spread(a):
@@ -124,13 +126,16 @@ def test_all_memory_layouts_give_the_same_result(engine, rng, dtype, tmp_path):
     ]
     for kind in kinds:
         others, other_truth = [kind(c) for c in candidates], kind(truth)
-        same_lut(plain, fit_lut([(others, other_truth)], channel_axis=-1, device="cpu"))
+        same_lut(plain, fit_lut([(others, other_truth)], method="em", channel_axis=-1, device="cpu"))
         np.testing.assert_array_equal(np.asarray(plain.apply(others, device="cpu")), image)
     # Mixed kinds in one image.
     same_lut(
         plain,
         fit_lut(
-            [([spread(candidates[0]), mapped(candidates[1])], kinds[6](truth))], channel_axis=-1, device="cpu"
+            [([spread(candidates[0]), mapped(candidates[1])], kinds[6](truth))],
+            method="em",
+            channel_axis=-1,
+            device="cpu",
         ),
     )
     np.testing.assert_array_equal(
@@ -139,7 +144,9 @@ def test_all_memory_layouts_give_the_same_result(engine, rng, dtype, tmp_path):
 
 
 def test_lists_of_numbers_are_arrays():
-    lut = fit_lut([(([[1.0, 2.0], [3.0, 4.0]],), [[1, 2], [3, 5]])], data_range=(0, 8), device="cpu")
+    lut = fit_lut(
+        [(([[1.0, 2.0], [3.0, 4.0]],), [[1, 2], [3, 5]])], method="em", data_range=(0, 8), device="cpu"
+    )
     np.testing.assert_array_equal(lut.apply([[[1.0, 2.0]]], device="cpu"), [[1, 2]])
 
 
@@ -150,7 +157,11 @@ def test_engines_agree_on_8_bit_candidates_with_a_float_truth(rng):
         luts = []
         for engine in ENGINES:
             with using(engine):
-                luts.append(fit_lut([(candidates, other)], bin_width=21, data_range=(0, 255), device="cpu"))
+                luts.append(
+                    fit_lut(
+                        [(candidates, other)], method="em", bin_width=21, data_range=(0, 255), device="cpu"
+                    )
+                )
         same_counts = [lut.counts for lut in luts]
         np.testing.assert_array_equal(*same_counts)
         np.testing.assert_allclose(luts[0].weights, luts[1].weights, atol=1e-9)
@@ -161,7 +172,7 @@ def test_torch_in_torch_out(engine, rng, dtype):
     images, truth = make_image(rng, (3, 20, 30), 2, high=120)
     candidates = [torch.from_numpy(c).to(dtype) for c in images]
     truth = torch.from_numpy(truth).to(dtype)
-    lut = fit_lut([(candidates, truth)], channel_axis=0, device="cpu")
+    lut = fit_lut([(candidates, truth)], method="em", channel_axis=0, device="cpu")
     image, maps = lut.apply(candidates), lut.weight_maps(candidates)
     assert isinstance(image, torch.Tensor)
     assert image.dtype == maps.dtype == torch.float32
@@ -173,19 +184,21 @@ def test_torch_in_torch_out(engine, rng, dtype):
 def test_tensors_with_gradients_are_supported(rng):
     candidates, truth = make_image(rng, (20, 30), 2, np.float32)
     tensors = [torch.from_numpy(c).requires_grad_() for c in candidates]
-    lut = fit_lut([(tensors, truth)], device="cpu")
+    lut = fit_lut([(tensors, truth)], method="em", device="cpu")
     assert not lut.apply(tensors).requires_grad
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
 def test_any_channel_axis_gives_the_same_result(engine, rng, axis):
     candidates, truth = make_image(rng, (40, 30, 3), 2)
-    last = fit_lut([(candidates, truth)], channel_axis=-1, device="cpu")
+    last = fit_lut([(candidates, truth)], method="em", channel_axis=-1, device="cpu")
 
     def moved(a):
         return np.moveaxis(a, -1, axis)
 
-    lut = fit_lut([([moved(c) for c in candidates], moved(truth))], channel_axis=axis, device="cpu")
+    lut = fit_lut(
+        [([moved(c) for c in candidates], moved(truth))], method="em", channel_axis=axis, device="cpu"
+    )
     same_lut(last, lut)
     np.testing.assert_array_equal(
         lut.apply([moved(c) for c in candidates], device="cpu"), moved(last.apply(candidates, device="cpu"))
@@ -197,7 +210,7 @@ def test_any_channel_axis_gives_the_same_result(engine, rng, axis):
 
 def test_table_of_the_last_channel_axis_applies_to_stacks(rng):
     candidates, truth = make_image(rng, (20, 30, 3), 2)
-    lut = fit_lut([(candidates, truth)], channel_axis=2, device="cpu")
+    lut = fit_lut([(candidates, truth)], method="em", channel_axis=2, device="cpu")
     stack = [np.stack([c, c]) for c in candidates]
     np.testing.assert_array_equal(lut.apply(stack, device="cpu")[1], lut.apply(candidates, device="cpu"))
 
@@ -207,7 +220,7 @@ def test_any_number_of_dimensions(engine, rng, shape):
     candidates = [rng.integers(0, 255, shape).astype(np.uint8) for _ in range(2)]
     truth = np.asarray(rng.integers(0, 255, shape).astype(np.uint8))
     candidates = [np.asarray(c) for c in candidates]
-    lut = fit_lut([(candidates, truth)], device="cpu")
+    lut = fit_lut([(candidates, truth)], method="em", device="cpu")
     assert lut.report["pixels"] == truth.size
     image = lut.apply(candidates, device="cpu")
     assert image.shape == shape
@@ -219,7 +232,9 @@ def test_masks_of_all_kinds_select_the_same_pixels(engine, rng):
     candidates, truth = make_image(rng, (30, 20, 3), 2)
     where = rng.random((30, 20)) < 0.4
     full = np.repeat(where[..., None], 3, axis=2)
-    wanted = fit_lut([([c[where] for c in candidates], truth[where])], channel_axis=-1, device="cpu")
+    wanted = fit_lut(
+        [([c[where] for c in candidates], truth[where])], method="em", channel_axis=-1, device="cpu"
+    )
     for mask in (
         where,
         full,
@@ -228,28 +243,32 @@ def test_masks_of_all_kinds_select_the_same_pixels(engine, rng):
         np.asfortranarray(full),
         full * 2.5,
     ):
-        same_lut(wanted, fit_lut([(candidates, truth)], channel_axis=-1, mask=[mask], device="cpu"))
-    pooled = fit_lut([(candidates, truth)], mask=[full], device="cpu")
+        same_lut(
+            wanted, fit_lut([(candidates, truth)], method="em", channel_axis=-1, mask=[mask], device="cpu")
+        )
+    pooled = fit_lut([(candidates, truth)], method="em", mask=[full], device="cpu")
     assert pooled.report["pixels"] == 3 * where.sum()
-    first = fit_lut([(candidates, truth)] * 2, mask=[where, None], channel_axis=-1, device="cpu")
+    first = fit_lut([(candidates, truth)] * 2, method="em", mask=[where, None], channel_axis=-1, device="cpu")
     assert first.report["pixels"] == 3 * where.sum() + truth.size
 
 
 def test_pixels_that_are_not_finite_are_left_out_and_reported(engine, rng):
     candidates, truth = make_image(rng, (40, 40), 2, np.float32, high=1.0)
     bad = rng.random((40, 40)) < 0.1
-    wanted = fit_lut([([c[~bad] for c in candidates], truth[~bad])], data_range=(0, 1), device="cpu")
+    wanted = fit_lut(
+        [([c[~bad] for c in candidates], truth[~bad])], method="em", data_range=(0, 1), device="cpu"
+    )
     places = np.flatnonzero(bad.ravel())
     candidates[0].flat[places[::3]] = np.nan
     candidates[1].flat[places[1::3]] = np.inf
     truth.flat[places[2::3]] = -np.inf
-    lut = fit_lut([(candidates, truth)], data_range=(0, 1), device="cpu")
+    lut = fit_lut([(candidates, truth)], method="em", data_range=(0, 1), device="cpu")
     same_lut(wanted, lut)
     assert lut.report["not_finite"] == bad.sum()
     image = lut.apply(candidates, device="cpu")
     assert np.isnan(image.flat[places[::3]]).all()
     np.testing.assert_allclose(lut.weight_maps(candidates, device="cpu").sum(axis=0), 1, atol=1e-6)
-    shown = fit_lut([(candidates, truth)], device="cpu")  # measured on finite pixels only
+    shown = fit_lut([(candidates, truth)], method="em", device="cpu")  # measured on finite pixels only
     assert np.isfinite(shown.data_range).all()
 
 
@@ -269,8 +288,8 @@ def test_constant_8_bit_images(engine):
 
 def test_generators_are_read_once(rng):
     images = [make_image(rng, (20, 20 + k), 2) for k in range(4)]
-    wanted = fit_lut(images, device="cpu")
-    same_lut(wanted, fit_lut(iter(images), device="cpu"))
+    wanted = fit_lut(images, method="em", device="cpu")
+    same_lut(wanted, fit_lut(iter(images), method="em", device="cpu"))
     alive = 0
 
     def stream():
@@ -279,13 +298,13 @@ def test_generators_are_read_once(rng):
             alive += 1
             yield image
 
-    same_lut(wanted, fit_lut(stream(), device="cpu"))
+    same_lut(wanted, fit_lut(stream(), method="em", device="cpu"))
     assert alive == 4
     wide = [([c.astype(np.uint16) for c in cs], t.astype(np.uint16)) for cs, t in images]
-    same_lut(fit_lut(wide, device="cpu"), fit_lut(iter(wide), device="cpu"))
-    same_lut(wanted, fit_lut(tuple(images), device="cpu"))
+    same_lut(fit_lut(wide, method="em", device="cpu"), fit_lut(iter(wide), method="em", device="cpu"))
+    same_lut(wanted, fit_lut(tuple(images), method="em", device="cpu"))
     # Candidates as one stacked array.
-    same_lut(wanted, fit_lut([(np.stack(c), t) for c, t in images], device="cpu"))
+    same_lut(wanted, fit_lut([(np.stack(c), t) for c, t in images], method="em", device="cpu"))
 
 
 def test_error_in_a_later_image_of_a_generator_raises(rng):
@@ -294,7 +313,7 @@ def test_error_in_a_later_image_of_a_generator_raises(rng):
         yield make_image(rng, (20, 20), 3)
 
     with pytest.raises(EnsembleError, match="image 2 has 3 candidates, but image 1 has 2"):
-        fit_lut(stream(), device="cpu")
+        fit_lut(stream(), method="em", device="cpu")
 
 
 dask_array = pytest.importorskip("dask.array")
@@ -303,10 +322,12 @@ dask_array = pytest.importorskip("dask.array")
 @pytest.mark.parametrize("chunks", [(7, 11, 3), (40, 5, 1), (13, 30, 2), (40, 30, 3)])
 def test_dask_of_any_chunking(engine, rng, chunks):
     candidates, truth = make_image(rng, (40, 30, 3), 2)
-    wanted = fit_lut([(candidates, truth)], channel_axis=-1, device="cpu")
+    wanted = fit_lut([(candidates, truth)], method="em", channel_axis=-1, device="cpu")
     lazy = [dask_array.from_array(c, chunks=chunks) for c in candidates]
     other = (11, 7, 3)
-    lut = fit_lut([(lazy, dask_array.from_array(truth, chunks=other))], channel_axis=-1, device="cpu")
+    lut = fit_lut(
+        [(lazy, dask_array.from_array(truth, chunks=other))], method="em", channel_axis=-1, device="cpu"
+    )
     same_lut(wanted, lut)
     for work in ("apply", "weight_maps"):
         got = getattr(lut, work)(lazy, device="cpu")
@@ -321,7 +342,7 @@ def test_dask_of_any_chunking(engine, rng, chunks):
 
 def test_dask_results_are_lazy(rng):
     candidates, truth = make_image(rng, (40, 30), 2)
-    lut = fit_lut([(candidates, truth)], device="cpu")
+    lut = fit_lut([(candidates, truth)], method="em", device="cpu")
     touched = []
 
     def load(block):
@@ -345,7 +366,7 @@ def test_dask_results_are_lazy(rng):
 def test_zarr(engine, rng, tmp_path):
     zarr = pytest.importorskip("zarr")
     candidates, truth = make_image(rng, (3, 40, 30), 2, np.uint16)
-    wanted = fit_lut([(candidates, truth)], channel_axis=0, device="cpu")
+    wanted = fit_lut([(candidates, truth)], method="em", channel_axis=0, device="cpu")
     stored = []
     for number, image in enumerate([*candidates, truth]):
         array = zarr.create_array(
@@ -353,7 +374,7 @@ def test_zarr(engine, rng, tmp_path):
         )
         array[...] = image
         stored.append(array)
-    lut = fit_lut([(stored[:-1], stored[-1])], channel_axis=0, device="cpu")
+    lut = fit_lut([(stored[:-1], stored[-1])], method="em", channel_axis=0, device="cpu")
     same_lut(wanted, lut)
     np.testing.assert_array_equal(lut.apply(stored[:-1], device="cpu"), lut.apply(candidates, device="cpu"))
 

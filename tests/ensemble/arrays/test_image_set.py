@@ -126,7 +126,7 @@ def assert_raises(words, *args, **kwargs):
             [((A,), TRUTH)],
             {"mask": [A > 99]},
         ),
-        (r"max_iterations is 0; use a whole number from 1", [((A,), TRUTH)], {"max_iterations": 0}),
+        (r"max_iter is 0; use a whole number from 1", [((A,), TRUTH)], {"max_iter": 0}),
     ],
 )
 def test_bad_reference_set_raises(words, pairs, options):

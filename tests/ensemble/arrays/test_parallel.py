@@ -31,7 +31,7 @@ def small_blocks(monkeypatch):
 def test_progress_of_a_fit_rises_to_its_total(engine, rng, small_blocks):
     seen = []
     images = [make_image(rng, (40, 40), 2, np.uint16) for _ in range(2)]
-    fit_lut(images, device="cpu", progress=lambda *state: seen.append(state))
+    fit_lut(images, method="em", device="cpu", progress=lambda *state: seen.append(state))
     texts = [text for _, _, text in seen]
     assert list(dict.fromkeys(texts)) == [
         "measuring the data range",
@@ -68,7 +68,7 @@ def test_cancelling_a_fit_stops_all_threads(engine, rng, small_blocks, phase, ki
 
     images = [make_image(rng, (40, 40), 3, np.uint16)]
     with pytest.raises(Stop, match="enough"):
-        fit_lut(images, device="cpu", progress=progress)
+        fit_lut(images, method="em", device="cpu", progress=progress)
     assert ours() == []
 
 

@@ -9,13 +9,13 @@ from skimage import data, filters, restoration
 from napari_ensir.ensemble.checks.alignment import (
     CLEARER,
     HALF,
-    apart,
+    check_alignment,
+    check_reference,
     correlation,
+    find_shift,
     is_closer,
-    shift_between,
-    suspicions,
-    suspicions_of_set,
-    unrelated,
+    is_unrelated,
+    squared_difference,
 )
 
 
@@ -44,31 +44,33 @@ def test_correlation_is_pearson_s():
 def test_shifts(truth, step):
     moved = smoothed(np.roll(truth, step, axis=(0, 1)))
     moved[:9, :9] = np.nan
-    assert shift_between(truth, moved) == step
-    assert shift_between(truth, smoothed(truth)) is None
+    assert find_shift(truth, moved) == step
+    assert find_shift(truth, smoothed(truth)) is None
 
 
 def test_closer_needs_more_than_luck(truth):
     rng = np.random.default_rng(3)
-    plain, other = (apart(truth, truth + rng.normal(0, 60, truth.shape)) for _ in range(2))
+    plain, other = (squared_difference(truth, truth + rng.normal(0, 60, truth.shape)) for _ in range(2))
     assert not is_closer(other, plain)
-    assert is_closer(apart(truth, truth + rng.normal(0, 50, truth.shape)), plain)
+    assert is_closer(squared_difference(truth, truth + rng.normal(0, 50, truth.shape)), plain)
 
 
 def test_a_little_closer_counts_where_it_is_sure(truth):
     """A shift of one pixel of a noisy candidate: it takes all blocks together to tell."""
     moved = np.roll(truth, 1, axis=1) + np.random.default_rng(5).normal(0, 28, truth.shape)
-    back, still = (apart(truth[:, 1:-1], x[:, 1:-1]) for x in (np.roll(moved, -1, axis=1), moved))
+    back, still = (
+        squared_difference(truth[:, 1:-1], x[:, 1:-1]) for x in (np.roll(moved, -1, axis=1), moved)
+    )
     assert HALF < back.mean() / still.mean() < CLEARER
     assert is_closer(back, still)
-    assert shift_between(truth, moved) == (0, 1)
+    assert find_shift(truth, moved) == (0, 1)
 
 
 def test_noise_is_not_another_field(truth):
     rng = np.random.default_rng(4)
-    assert not unrelated(truth, truth + rng.normal(0, 400, truth.shape))
-    assert not unrelated(truth, rng.normal(0, 1, truth.shape))
-    assert unrelated(truth, data.moon()[:192, :200].astype(float))
+    assert not is_unrelated(truth, truth + rng.normal(0, 400, truth.shape))
+    assert not is_unrelated(truth, rng.normal(0, 1, truth.shape))
+    assert is_unrelated(truth, data.moon()[:192, :200].astype(float))
 
 
 @pytest.mark.parametrize("picture", ["camera", "coins", "moon", "brick", "grass", "page", "clock", "cell"])
@@ -86,7 +88,7 @@ def test_nothing_is_said_of_sound_candidates(picture):
             "8 bit": np.round(noisy.clip(0, 1) * 255) / 255,
         }
         for reference in (clean, clean + rng.normal(0, 0.2, clean.shape)):
-            assert suspicions(list(candidates.values()), reference, list(candidates)) == []
+            assert check_alignment(list(candidates.values()), reference, list(candidates)) == []
 
 
 def test_nothing_is_said_of_the_deraining_set(reference_folder):
@@ -94,14 +96,15 @@ def test_nothing_is_said_of_the_deraining_set(reference_folder):
 
     folder = reference_folder / "deraining"
     paths = {name: folder / name for name in ("MPRNet", "MAXIM", "Restormer", "lq")}
-    assert suspicions_of_set(References(open_set(paths, {Part.TRUTH: folder / "gt"})), tuple(paths)) == []
+    assert check_reference(References(open_set(paths, {Part.TRUTH: folder / "gt"})), tuple(paths)) == []
 
 
 def test_candidates_with_the_same_finding_share_a_sentence(truth):
     late = [np.roll(smoothed(truth, 1, seed), 2, axis=0) for seed in (1, 2)]
-    assert suspicions([late[0], smoothed(truth), late[1]], truth, "ABC") == [
-        'candidates "A", "C": shifted by 2 pixels down against the ground truth; align them.'
-    ]
+    (found,) = check_alignment([late[0], smoothed(truth), late[1]], truth, "ABC")
+    expected = 'candidates "A", "C": shifted by 2 pixels down against the ground truth; align them.'
+    assert found.message == expected
+    assert found.fix == {"action": "align", "candidates": ["A", "C"], "shift": [2, 0]}
 
 
 def test_one_plane_of_a_stack_is_read(truth):
@@ -115,7 +118,7 @@ def test_one_plane_of_a_stack_is_read(truth):
     stack = np.stack([truth] * 9)
     lazy = da.from_array(stack, chunks=(1, *truth.shape)).map_blocks(block, dtype=float)
     seen.clear()
-    assert suspicions([lazy + 1], stack) == []
+    assert check_alignment([lazy + 1], stack) == []
     assert {where[0] for where in seen} <= {3, 4, 5}
 
 
@@ -130,17 +133,17 @@ def test_too_smooth_in_a_stack_that_goes_out_of_focus_is_not_another_plane(out_o
     stack = out_of_focus[planes]
     smooth = [filters.gaussian(plane + 1, 1) for plane in stack]
     median = [filters.median(plane, np.ones((3, 3))) for plane in stack]
-    assert suspicions([np.stack(smooth), np.stack(median)], stack) == []
+    assert check_alignment([np.stack(smooth), np.stack(median)], stack) == []
 
 
-@pytest.mark.parametrize(("step", "where"), [(1, "before"), (-1, "further on")])
+@pytest.mark.parametrize(("step", "where"), [(1, "earlier"), (-1, "later")])
 def test_a_stack_one_plane_off(out_of_focus, step, where):
     noise = np.random.default_rng(0).normal(0, 300, out_of_focus.shape)
     stack = out_of_focus + np.stack([filters.gaussian(plane, 2) for plane in noise])
     off = np.roll(stack, step, axis=0) + 1
-    assert f"one plane {where}" in suspicions([off], stack)[0]
+    assert f"one plane {where}" in check_alignment([off], stack)[0].message
     off[[1, 2, 3, -4, -3, -2]] = noise[0]  # nothing of the field to be seen there
-    assert f"one plane {where}" in suspicions([off], stack)[0]
+    assert f"one plane {where}" in check_alignment([off], stack)[0].message
 
 
 @pytest.mark.parametrize("axis", [0, -1])
@@ -148,30 +151,28 @@ def test_channels_where_the_axis_says(axis):
     colour = data.astronaut()[100:200, 150:270].astype(float)
     moved = np.moveaxis(colour, -1, axis)
     reversed_ = np.flip(moved, axis) + 1
-    assert "reverse order" in suspicions([reversed_], moved, channel_axis=axis)[0]
-    assert suspicions([moved + 1], moved, channel_axis=axis) == []
+    assert "reverse order" in check_alignment([reversed_], moved, channel_axis=axis)[0].message
+    assert check_alignment([moved + 1], moved, channel_axis=axis) == []
 
 
 def test_too_little_to_tell(truth):
     for shape in ((20, 40), (400,)):
         image = np.random.default_rng(0).normal(size=shape)
-        assert suspicions([np.roll(image, 1)], image) == []
+        assert check_alignment([np.roll(image, 1)], image) == []
     empty = np.zeros((64, 64))
-    assert suspicions([np.stack([empty] * 3)] * 2, np.stack([empty] * 3)) == []
-    assert suspicions([truth[:64, :64]], empty) == [
-        "the ground truth: every pixel looked at is 0; find out what became of it."
-    ]
+    assert check_alignment([np.stack([empty] * 3)] * 2, np.stack([empty] * 3)) == []
+    assert [one.code for one in check_alignment([truth[:64, :64]], empty)] == ["constant-truth"]
 
 
 def test_a_set_says_where_and_nothing_twice(truth):
     late = np.roll(smoothed(truth), 3, axis=1)
     pairs = [([smoothed(truth)], truth), *[([late], truth)] * 5]
-    assert suspicions_of_set(pairs, "A", labels=list("uvwxyz")) == [
+    assert [one.message for one in check_reference(pairs, "A", labels=list("uvwxyz"))] == [
         'image w: candidate "A": shifted by 3 pixels to the right against the ground truth; align them.'
     ]
     others = [data.camera()[k : k + 128, k : k + 128].astype(float) for k in (0, 150, 300)]
     swapped = [([smoothed(others[place])], others[number]) for number, place in enumerate((0, 2, 1))]
-    assert suspicions_of_set(swapped)[-1] == (
+    assert check_reference(swapped)[-1].message == (
         'candidate "1": its image 2 is closer to the ground truth of image 3; are all in one order?'
     )
-    assert suspicions_of_set([([smoothed(other)], other) for other in others]) == []
+    assert check_reference([([smoothed(other)], other) for other in others]) == []

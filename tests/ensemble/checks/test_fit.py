@@ -13,7 +13,7 @@ METHODS = ("em", "em-released", "least-squares")
 
 def warnings_of(candidates, truth, method="em", **options):
     names = tuple("ABC"[: len(candidates)])
-    return fit_lut([(candidates, truth)], names, method, device="cpu", **options).report["warnings"]
+    return fit_lut([(candidates, truth)], names, method=method, device="cpu", **options).report["warnings"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -33,11 +33,11 @@ def test_a_constant_candidate_is_named(engine, rng, method, dtype):
     candidates, truth = make_image(rng, (60, 60), 3, dtype)
     candidates[1] = np.full_like(truth, 100)
     found = warnings_of(candidates, truth, method)
-    assert found[0] == 'candidate 2 ("B") has one intensity only, 100; it is of no use here.'
+    assert found[0].startswith('candidate "B": constant (every pixel examined is 100)')
     if method == "least-squares":
         assert len(found) == 1
         return
-    lut = fit_lut([(candidates, truth)], ("A", "B", "C"), method, device="cpu")
+    lut = fit_lut([(candidates, truth)], ("A", "B", "C"), method=method, device="cpu")
     unsolved, bin_sets = lut.report["outcomes"]["no solution"], len(lut.rows)
     assert unsolved > 0
     (sentence,) = [one for one in found if one.startswith("EM has no solution in")]
@@ -49,8 +49,8 @@ def test_a_candidate_that_is_constant_in_places_is_named(rng):
     """Half of one is saturated."""
     candidates, truth = make_image(rng, (80, 80), 2)
     candidates[1][:40] = 255
-    (sentence,) = warnings_of(candidates, truth)
-    assert sentence.startswith("EM has no solution in")
+    found = warnings_of(candidates, truth)
+    (sentence,) = [one for one in found if one.startswith("EM has no solution in")]
     assert 'candidate 2 ("B") is constant' in sentence
     assert "candidate 1" not in sentence
 
@@ -70,10 +70,11 @@ def test_a_candidate_that_is_constant_in_places_is_named(rng):
 def test_another_scale_is_named(rng, method, dtype, change):
     candidates, truth = make_image(rng, (60, 60), 3, dtype)
     candidates[2] = change(candidates[2]).astype(dtype)
-    found = warnings_of(candidates, truth, method)
-    assert found[0].startswith('candidate 3 ("C") has a mean of ')
-    assert "Bring them to one scale" in found[0]
-    assert not any("candidate 1" in one or "candidate 2" in one for one in found)
+    lut = fit_lut([(candidates, truth)], "ABC", method, device="cpu")
+    found = [one["fix"] for one in lut.report["diagnostics"] if one["code"] == "scale-mismatch"]
+    assert [one["candidates"] for one in found] == [["C"]]
+    matched = found[0]["gain"] * candidates[2] + found[0]["offset"]
+    assert matched.mean() == pytest.approx(truth.mean(), abs=0.2 * float(truth.std()))
 
 
 def test_pixels_outside_the_range(rng):

@@ -8,10 +8,10 @@ from scipy.ndimage import gaussian_filter, median_filter
 from skimage import data
 
 from napari_ensir.ensemble.checks.noise import (
-    correlated_noise_warning,
+    check_correlated_noise,
+    check_own_input,
     noise_correlation,
     own_input_evidence,
-    own_input_warning,
 )
 
 CASES = [(name, noise) for name in ("camera", "coins", "moon", "cell", "brick") for noise in (8, 25)]
@@ -31,17 +31,17 @@ def restored(image: np.ndarray) -> list[np.ndarray]:
 def test_own_inputs_are_caught_and_second_exposures_pass(name, noise):
     first, second = exposures(name, noise)
     candidates = restored(first)
-    assert "seems to be the image" in own_input_warning(candidates, first)
-    assert own_input_warning(candidates, second) is None
-    assert own_input_warning(candidates, second, inputs=[first]) is None
+    assert "seems to be the image" in check_own_input(candidates, first)[0].message
+    assert check_own_input(candidates, second) == []
+    assert check_own_input(candidates, second, inputs=[first]) == []
 
 
 def test_the_very_image_is_known_without_statistics():
     first, second = exposures("camera", 10)
     candidates = restored(first)
     for same in (first, first.copy(), first[:]):
-        assert "very image" in own_input_warning(candidates, first, inputs=[second, same])
-    assert own_input_warning(candidates, second, inputs=[second[:-1]]) is None
+        assert "very image" in check_own_input(candidates, first, inputs=[second, same])[0].message
+    assert check_own_input(candidates, second, inputs=[second[:-1]]) == []
 
 
 def test_stacks_channels_tensors_and_lazy_arrays_are_looked_at():
@@ -57,18 +57,18 @@ def test_stacks_channels_tensors_and_lazy_arrays_are_looked_at():
         candidates = [arrange(image) for image in restored(first)]
         for lazy in (lambda image: da.from_array(image, chunks=64), torch.from_numpy, lambda image: image):
             lazily = [lazy(image) for image in candidates]
-            assert own_input_warning(lazily, lazy(arrange(first)), channel_axis=axis)
-            assert own_input_warning(lazily, lazy(arrange(second)), channel_axis=axis) is None
+            assert check_own_input(lazily, lazy(arrange(first)), channel_axis=axis)
+            assert check_own_input(lazily, lazy(arrange(second)), channel_axis=axis) == []
 
 
 def test_what_tells_nothing_raises_no_alarm():
     flat = np.zeros((64, 64))
-    assert own_input_warning([flat, flat + 1], flat) is None
+    assert check_own_input([flat, flat + 1], flat) == []
     assert own_input_evidence([np.ones((20, 90))], np.ones((20, 90))) is None
     assert own_input_evidence([np.ones(90)], np.ones(90)) is None
     assert own_input_evidence([np.full((64, 64), np.nan)], flat) is None
     assert noise_correlation(np.ones((8, 8))) is None
-    assert correlated_noise_warning(flat) is None
+    assert check_correlated_noise(flat) == []
 
 
 def test_large_images_are_looked_at_in_the_middle():
@@ -87,9 +87,9 @@ def test_correlated_noise_is_seen_in_either_direction(name):
     blurred = gaussian_filter(independent, 0.7)
     rows = independent + rng.normal(0, 1, (len(clean), 1))
     columns = independent + rng.normal(0, 1, (1, clean.shape[1]))
-    assert correlated_noise_warning(clean + 20 * independent) is None
+    assert check_correlated_noise(clean + 20 * independent) == []
     for noise in (blurred, rows, columns):
-        assert "alike" in correlated_noise_warning(clean + 20 * noise / noise.std())
+        assert "correlated" in check_correlated_noise(clean + 20 * noise / noise.std())[0].message
 
 
 def test_evidence_is_plain():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_ensir import fit_lut
-from napari_ensir.ensemble.checks.fit import range_warning, share_outside
+from napari_ensir.ensemble.checks.fit import check_range, share_outside
 
 TRUTH = np.arange(256, dtype=np.uint8).reshape(16, 16)
 LUT = fit_lut([([TRUTH // 2 * 2, TRUTH // 4 * 4], TRUTH)])
@@ -22,14 +22,15 @@ def test_the_share_is_of_the_finite_pixels(values):
 
 
 def test_eight_bit_suits_its_own_table():
-    assert range_warning(LUT.binning, "a", TRUTH) == ""
-    assert range_warning(LUT.binning, "a", np.zeros((4, 4), np.uint8)) == ""
+    assert check_range(LUT.binning, "a", TRUTH) == []
+    assert check_range(LUT.binning, "a", np.zeros((4, 4), np.uint8)) == []
 
 
 def test_sixteen_bit_does_not():
-    said = range_warning(LUT.binning, "a", np.linspace(0, 4095, 1000).astype(np.uint16))
-    assert said.startswith('93.7% of the pixels of "a" lie outside the table\'s range, 0 to 255')
+    (found,) = check_range(LUT.binning, "a", np.linspace(0, 4095, 1000).astype(np.uint16))
+    assert found.message.startswith('93.7% of the pixels of "a" lie outside the table\'s range, 0 to 255')
 
 
 def test_unit_range_falls_into_one_bin():
-    assert 'All of "a" (0 to 1) lies in one bin of the table' in range_warning(LUT.binning, "a", TRUTH / 255)
+    (found,) = check_range(LUT.binning, "a", TRUTH / 255)
+    assert 'All of "a" (0 to 1) lies in one bin of the table' in found.message

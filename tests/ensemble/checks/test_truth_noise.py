@@ -10,11 +10,11 @@ from scipy.ndimage import gaussian_filter, median_filter
 from skimage import data
 
 from napari_ensir import compare, fit_lut
-from napari_ensir.ensemble.checks.noise import OwnInputWarning, noise_between
+from napari_ensir.ensemble.checks.noise import noise_between
 from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors
 from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.ensemble.statistics.reference import collect_reference
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, EnsembleWarning
 
 SIGMA = 20.0
 
@@ -130,7 +130,7 @@ class TestFit:
 
     def test_own_inputs_are_warned_of_and_used(self, scene):
         _, _, first, candidates = scene
-        with pytest.warns(OwnInputWarning, match="seems to be the image"):
+        with pytest.warns(EnsembleWarning, match="seems to be the image"):
             lut = fit_lut([(candidates, first)], truth_noise="unknown", device="cpu")
         assert len(lut.report["warnings"]) == 1
 

@@ -67,7 +67,7 @@ def test_two_folds_equal_fits_of_even_and_odd_images():
     table = compare(images, NAMES, bin_width=32, methods=["least-squares"])
     expected = []
     for number, (candidates, truth) in enumerate(images):
-        lut = fit_lut(images[1 - number % 2 :: 2], NAMES, "least-squares", bin_width=32)
+        lut = fit_lut(images[1 - number % 2 :: 2], NAMES, method="least-squares", bin_width=32)
         result = lut.apply(candidates).clip(0, 255)
         expected.append(peak_signal_noise_ratio(truth.astype(float), result, data_range=255))
     (row,) = table.rows

@@ -82,7 +82,7 @@ def test_iterations_are_counted_and_limited(engine, rng, method):
     (solved,) = plain.values()
     reached = solved.iterations
     for limit in range(1, min(reached, 12)):
-        cut = fit_lut(images, method=method, bin_width=256, max_iterations=limit, device="cpu")
+        cut = fit_lut(images, method=method, bin_width=256, max_iter=limit, device="cpu")
         assert cut.report["outcomes"]["iteration limit"] + cut.report["outcomes"]["converged"] == 1
     full = fit_lut(images, method=method, bin_width=256, device="cpu")
     assert full.report["iterations"] == [reached]
@@ -94,7 +94,7 @@ def test_engines_agree_on_iterations_and_outcomes(both_engines, rng):
     reports = []
     for engine in ("compiled", "torch"):
         with both_engines(engine):
-            lut = fit_lut(images, bin_width=16, channel_axis=-1, device="cpu")
+            lut = fit_lut(images, method="em", bin_width=16, channel_axis=-1, device="cpu")
             reports.append((lut.report, lut.weights))
     assert reports[0][0] == reports[1][0]
     np.testing.assert_allclose(reports[0][1], reports[1][1], atol=1e-9)
@@ -104,7 +104,7 @@ def test_constant_candidate_has_no_solution(engine, rng):
     candidates, truth = make_image(rng, (40, 40), 2)
     truth, candidates[0] = truth // 8 + 100, candidates[0] // 8 + 100
     candidates[1] = np.full_like(truth, 101)
-    lut = fit_lut([(candidates, truth)], bin_width=64, device="cpu")
+    lut = fit_lut([(candidates, truth)], method="em", bin_width=64, device="cpu")
     assert lut.report["outcomes"]["no solution"] == len(lut.rows) - lut.report["outcomes"]["too few pixels"]
     np.testing.assert_array_equal(lut.weights, 0.5)
 
@@ -114,7 +114,7 @@ def test_collapsing_component_has_no_solution(engine):
     truth = np.tile(np.array([100, 100, 100, 90, 110, 130], np.uint8), 100)
     spiky = np.tile(np.array([99, 101, 100, 100, 99, 101], np.uint8), 100)
     wide = np.tile(np.array([97, 115, 99, 88, 112, 127], np.uint8), 100)
-    lut = fit_lut([((spiky, wide), truth)], bin_width=256, device="cpu")
+    lut = fit_lut([((spiky, wide), truth)], method="em", bin_width=256, device="cpu")
     assert np.isfinite(lut.weights).all()
     np.testing.assert_allclose(lut.weights.sum(axis=1), 1, atol=1e-12)
     assert lut.report["outcomes"]["no solution"] == 1

@@ -27,7 +27,7 @@ def lut(rng):
     return fit_lut(
         [make_image(rng, (30, 30, 3), 2)],
         ("CARE", "N2V \u00b5"),
-        "em-released",
+        method="em-released",
         channel_axis=-1,
         device="cpu",
     )

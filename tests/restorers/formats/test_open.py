@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +13,9 @@ from napari_ensir.restorers import open_restorer, open_restorers
 from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
 from tests.helpers.careamics_files import configuration, network_of, write_checkpoint, write_package
 from tests.helpers.paths import DATA
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_folder_of_networks_opens_at_once(tmp_path, write_network, write_dp_ir):

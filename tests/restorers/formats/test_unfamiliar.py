@@ -72,17 +72,17 @@ def test_notes_on_planes_and_channels(tmp_path):
     planes = opened(tmp_path)
     assert notes_of(planes, recorded(100, 20)) == notes_of(planes, recorded(100, 20, (1, 32, 32))) == []
     sentences = notes_in_words(notes_of(planes, recorded(100, 20, (2, 3, 32, 32))))
-    assert sentences == ["CARE, a takes planes: the 6 of this image were restored one by one."]
+    assert sentences == ["CARE, a restored the 6 planes of this image one by one."]
     colour = with_channel_axis(planes, -1)
     notes = [*notes_of(colour, recorded(100, 20, (32, 32, 3)))]
     notes += notes_of(SelfEnsemble(restorer=colour), recorded(100, 20, (32, 32, 3)))
     assert notes_in_words(notes) == [
-        "CARE, a and CARE, a x8 take one channel: the 3 of this image were restored one by one."
+        "CARE, a and CARE, a x8 restored the 3 channels of this image one by one."
     ]
     volumes = opened(tmp_path, conv_dims=3)
     assert notes_of(volumes, recorded(100, 20, (8, 32, 32))) == []
     ((_, note),) = notes_of(volumes, recorded(100, 20, (2, 8, 32, 32)))
-    assert note.startswith("volumes: the 2 of")
+    assert note.startswith("restored the 2 volumes of")
     with pytest.raises(EnsembleError, match="takes volumes"):
         volumes(recorded(100, 20))
 

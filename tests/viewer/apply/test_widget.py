@@ -17,7 +17,7 @@ def fitted(filled):
     """A table learned on the layers there, as Fit leaves it."""
     layers = list(filled.layers)[1:]
     names = [layer.name for layer in layers]
-    lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names)
+    lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names, method="em")
     session_of(filled).keep("fitted", lut, layers)
     return lut
 
@@ -134,7 +134,7 @@ def test_dropping_a_table_opens_it_once(filled, fitted, tmp_path):
 
 def test_one_table_for_many_sets(viewer, wait_for, images, tmp_path):
     arrays = [images["good in the dark"], images["good in the light"]]
-    path = fit_lut([(arrays, images["ground truth"])], names=("A", "B")).save(tmp_path / "ab")
+    path = fit_lut([(arrays, images["ground truth"])], names=("A", "B"), method="em").save(tmp_path / "ab")
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     widget.apply_all()
     assert "No set of layers" in widget.message.value

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
+from napari_ensir.settings import METHODS
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, placement
 
 
@@ -93,7 +94,7 @@ def test_mask_learns_inside_and_scores_outside(filled, fit_widget, images, wait_
     wait_for(fit_widget)
     arrays = [images[name] for name in fit_widget.result.lut.names]
     truth = images["ground truth"]
-    expected = fit_lut([(arrays, truth)], mask=[labels > 0])
+    expected = fit_lut([(arrays, truth)], method="em", mask=[labels > 0])
     np.testing.assert_allclose(fit_widget.result.lut.weights, expected.weights, atol=1e-9)
     outside = (expected.apply(arrays) - truth)[labels == 0].astype(float)
     psnr = 10 * np.log10(255**2 / np.mean(outside**2))
@@ -121,7 +122,7 @@ def test_labels_without_a_place_go_by_their_pixels(filled, fit_widget, wait_for)
     fit_widget.mask.value = mask
     fit_widget.fit()
     wait_for(fit_widget)
-    assert fit_widget.result.reference.statistics.n_pixels == 96 * 48
+    assert fit_widget.result.session.reference.statistics.n_pixels == 96 * 48
     mask.translate = (0, 40)
     fit_widget.fit()
     assert '"from a file" does not lie on "ground truth"' in fit_widget.message.value
@@ -149,7 +150,7 @@ def test_planes_of_a_stack_are_the_reference_and_the_rest_is_held_out(viewer, wa
     widget.fit()
     wait_for(widget)
     assert widget.result.lut.report["pixels"] == 3 * 32 * 32
-    assert widget.result.unseen.statistics.n_pixels == 3 * 32 * 32
+    assert widget.result.session.unseen.statistics.n_pixels == 3 * 32 * 32
 
 
 def test_compare_ranks_and_adopts(filled, fitted, wait_for, qtbot):
@@ -285,7 +286,7 @@ def test_preferences_have_a_page_and_a_fallback(viewer, monkeypatch):
 
     from napari_ensir.viewer.layers.session import preference
 
-    assert preference("method") == "em"
+    assert preference("method") == "auto"
     if not hasattr(napari.settings, "get_plugin_settings"):
         return  # an older napari, which has no such page: there is the fallback alone
     settings = napari.settings.get_plugin_settings("napari-ensir").ensemble
@@ -293,7 +294,7 @@ def test_preferences_have_a_page_and_a_fallback(viewer, monkeypatch):
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     assert widget.settings().method == "least-squares"
     monkeypatch.delattr(napari.settings, "get_plugin_settings")
-    assert preference("method") == "em"
+    assert preference("method") == "auto"
 
 
 def test_layer_menu_opens_the_widgets_with_the_selection(filled):
@@ -315,3 +316,21 @@ def test_no_progress_bar_is_left_open(filled, fitted, wait_for, qtbot):
     fitted.bin_width.value = 64
     settle(fitted, wait_for, qtbot)
     assert not list(progress._all_instances)
+
+
+def test_auto_shows_which_method_it_took_and_by_how_much(filled, fitted, wait_for, qtbot):
+    fitted.method.value = "auto"
+    settle(fitted, wait_for, qtbot)
+    lut = fitted.result.lut
+    held_out = {score.method: score.held_out for score in fitted.result.scores if score.method}
+    assert lut.method == max(held_out, key=held_out.get)
+    title = METHODS[lut.method][0]
+    assert one(filled, "ensemble")[0].name == f"ensemble · {title}"
+    summary = lut.report["method_choice"]["summary"]
+    assert summary.startswith(f"{title}, ")
+    assert "dB above" in summary
+    assert f"Chosen: {summary}." in fitted.message.value
+    assert fitted.method.value == "auto"
+    assert fitted.shrinkage.visible
+    table = [row[0] for row in fitted.scores.value["data"]]
+    assert f"● {title}" in table

@@ -41,7 +41,7 @@ def test_differences_are_shown_and_no_psnr_against_noise(noisy, wait_for, images
     best = found["methodLeast squares"]
     assert best.best
     assert best.difference < 0
-    assert "compared with each other" in noisy.message.value
+    assert "only differences of errors are shown" in noisy.message.value
     texts = {row[0]: row for row in noisy.scores.value["data"]}
     assert texts["● Least squares"][1].startswith("★ \u2212")
     assert texts["average"][1] == "0"
@@ -67,7 +67,7 @@ def test_what_lies_outside_a_mask_is_scored(noisy, filled, wait_for):
     place = {"scale": like.scale, "translate": like.translate, "rotate": like.rotate, "shear": like.shear}
     noisy.mask.value = filled.add_labels(labels, name="here", affine=like.affine, units=like.units, **place)
     found = fitted(noisy, wait_for, "unknown")
-    unseen = noisy.result.unseen
+    unseen = noisy.result.session.unseen
     assert len(unseen.folds) == 8
     assert found["candidateso so"].standard_error > 0
     error = np.einsum("rmm->m", unseen.statistics.error_gram) / unseen.statistics.n_pixels

@@ -58,8 +58,8 @@ def test_what_is_learned_from_and_the_rest_are_all_pixels_once(stack, planes, ma
         where[: planes[0]] = where[planes[1] + 1 :] = False
     request = FitRequest.of_layers(candidates, truth, FitSettings(planes=planes, device="cpu"), mask)
     result = fit(request)
-    assert result.reference.statistics.n_pixels == where.sum()
-    rest = 0 if result.unseen is None else result.unseen.statistics.n_pixels
+    assert result.session.reference.statistics.n_pixels == where.sum()
+    rest = 0 if result.session.unseen is None else result.session.unseen.statistics.n_pixels
     assert rest == (~where).sum()
 
 

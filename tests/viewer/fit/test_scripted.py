@@ -80,7 +80,8 @@ def test_every_method_is_scored_at_once_and_a_click_chooses(filled, fit_widget, 
         )
         assert np.isfinite([score.held_out, score.ssim]).all()
     better = max(scores.values(), key=lambda score: score.held_out)
-    said = f"{better.name} does better here: {better.held_out:.2f} against {scores['em'].held_out:.2f} dB"
+    own = scores["em"].held_out
+    said = f"{better.name} is better here: {better.held_out:.2f} dB held out, against {own:.2f} dB"
     assert (said in fit_widget.message.value) == (better.held_out > scores["em"].held_out + 0.01)
     row = next(n for n, score in enumerate(fit_widget.scores.scores) if score.method == "least-squares")
     fit_widget.scores.native.cellClicked.emit(row, 0)
@@ -155,14 +156,14 @@ def test_a_hundred_planes_are_all_learned_from_unless_set_by_hand(viewer, stack,
     widget.candidates.value = candidates
     widget.fit()
     wait_for(widget)
-    assert widget.result.reference.statistics.n_pixels == truth.data.size
-    assert widget.result.unseen is None
+    assert widget.result.session.reference.statistics.n_pixels == truth.data.size
+    assert widget.result.session.unseen is None
     widget.planes.value = (20, 29)
     assert "press Fit" in widget.message.value
     widget.fit()
     wait_for(widget)
-    assert widget.result.reference.statistics.n_pixels == 10 * 16 * 16
-    assert widget.result.unseen.statistics.n_pixels == 90 * 16 * 16
+    assert widget.result.session.reference.statistics.n_pixels == 10 * 16 * 16
+    assert widget.result.session.unseen.statistics.n_pixels == 90 * 16 * 16
     candidates[0].name = "renamed"
     widget.ground_truth.value = None
     widget.ground_truth.value = truth

@@ -20,7 +20,7 @@ def fitted(filled):
     """A table learned on the layers there, as Fit leaves it."""
     layers = list(filled.layers)[1:]
     names = [layer.name for layer in layers]
-    lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names)
+    lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names, method="em")
     session_of(filled).keep("fitted", lut, layers)
     session_of(filled).remember_layers(lut, layers)
     return lut

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_ensir.restorers import CLASSICAL, rank_restorers, sweep_setting
+from napari_ensir.restorers import CLASSICAL, calibrate_restorer, rank_restorers
 from napari_ensir.settings import settings_of
 from napari_ensir.viewer.restore.sweep import SweepForm, values_between
 
@@ -50,15 +50,20 @@ def test_ticked_restorers_are_ranked_and_the_best_ticked(viewer, restore, wait_f
     assert restore.selected == "median"
 
 
-def test_restoring_and_combining_shows_the_ranking(viewer, restore, wait_for):
+def test_restoring_and_combining_shows_the_scores(viewer, restore, wait_for):
     restore.restorers.value = ["gaussian", "median"]
     restore.restore_and_combine()
     wait_for(restore)
     assert len(viewer.layers) > 3
-    assert {name for name, _ in rows_of(restore.ranking)} == {"Gaussian", "Median", "average"}
-    first, second, *_ = restore.message.value.split("\n")
-    assert first == "Added 2 candidates, the ensemble and the weight maps."
-    assert second.startswith("The best candidate is ")
+    names = {name for name, _ in rows_of(restore.ranking)}
+    assert names == {"Gaussian", "Median", "average", "ensemble", "noisy input"}
+    first, second, third, *_ = restore.message.value.split("\n")
+    assert first.startswith("The ensemble is ")
+    assert second.startswith("The restorers are scored by the prediction of hidden pixels, because ")
+    assert third == "Added 2 candidates, the ensemble and the weight maps."
+    selected = restore.selected
+    restore.ranking.chosen.emit(3)  # the ensemble, which has no settings
+    assert restore.selected == selected
 
 
 def test_networks_of_one_name_are_told_apart(viewer, restore, wait_for, write_network, tmp_path):
@@ -83,7 +88,7 @@ def test_values_are_tried_drawn_and_taken(viewer, restore, wait_for, qtbot):
     form.sweep_button.native.click()
     wait_for(restore)
     gaussian = CLASSICAL["gaussian"]()
-    expected = sweep_setting(
+    expected = calibrate_restorer(
         gaussian, "sigma", [0.3, 0.6, 1.2, 2.4, 4.8], viewer.layers[0].data, stride=4, offsets=3
     )
     np.testing.assert_allclose(form.sweep.differences, expected.differences)

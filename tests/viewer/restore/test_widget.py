@@ -206,7 +206,7 @@ def test_how_a_network_of_careamics_takes_a_stack_and_that_it_is_unlike_its_imag
     wait_for(restore)
     added, planes = restore.message.value.splitlines()
     assert added.startswith("Added 1 candidate; fit it")
-    assert planes == "N2V, n2v_0.1 takes planes: the 2 of this image were restored one by one."
+    assert planes == "N2V, n2v_0.1 restored the 2 planes of this image one by one."
     restore.image.value = viewer.add_image(plane / np.float32(65535), name="scaled")
     restore.restore()
     wait_for(restore)
@@ -274,7 +274,7 @@ def test_without_a_ground_truth(viewer, restore, wait_for):
     restore.update(offsets=2, stride=4, weights="layers", device="cpu")
     restore.combine_button.native.click()
     wait_for(restore)
-    assert restore.message.value.startswith("Added 2 candidates, the ensemble and the weight maps.")
+    assert "Added 2 candidates, the ensemble and the weight maps." in restore.message.value
     kinds = [layer.metadata.get(OUTPUT_KEY, {}).get("kind") for layer in viewer.layers]
     assert kinds.count("ensemble") == 1
     assert kinds.count("weights") == 2
@@ -290,7 +290,7 @@ def test_without_a_ground_truth(viewer, restore, wait_for):
     assert error[0] < max(error[1:])
 
 
-def test_noise_that_neighbours_share_is_warned_of(viewer, restore, wait_for):
+def test_correlated_noise_is_reported(viewer, restore, wait_for):
     from scipy.ndimage import uniform_filter
 
     rng = np.random.default_rng(0)
@@ -300,7 +300,7 @@ def test_noise_that_neighbours_share_is_warned_of(viewer, restore, wait_for):
     restore.update(offsets=1, device="cpu")
     restore.restore_and_combine()
     wait_for(restore)
-    assert "The noise of neighbouring pixels is alike" in restore.message.value
+    assert "because the noise of neighbouring pixels is correlated" in restore.message.value
 
 
 def test_the_circle_closes(viewer, restore, wait_for):

@@ -1,4 +1,4 @@
-"""Results of stacks are views: the same pixels as arrays, computed where they are looked at."""
+"""Results of large stacks are dask arrays: the same pixels, computed when a plane is shown."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from napari_ensir import EnsembleError, fit_lut
+from napari_ensir import EnsembleError, WeightLUT, fit_lut
 from napari_ensir.viewer.results import combining
-from napari_ensir.viewer.results.combining import Computed, combine, difference
+from napari_ensir.viewer.results.combining import by_plane, combine, difference
 
 RNG = np.random.default_rng(2)
 
@@ -31,7 +31,7 @@ CASES = {
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["numpy", "dask"])
 @pytest.mark.parametrize(("shape", "rgb", "axis", "dtype"), CASES.values(), ids=CASES)
-def test_views_show_what_arrays_show(monkeypatch, shape, rgb, axis, dtype, lazy):
+def test_dask_arrays_have_the_pixels_of_numpy_arrays(monkeypatch, shape, rgb, axis, dtype, lazy):
     candidates, truth = stack(shape, dtype)
     lut = fit_lut([(candidates, truth)], method="least-squares", channel_axis=axis, device="cpu")
     whole = combine(lut, candidates, rgb, "cpu")
@@ -40,7 +40,7 @@ def test_views_show_what_arrays_show(monkeypatch, shape, rgb, axis, dtype, lazy)
     views = combine(lut, given, rgb, "cpu")
     for name in ("image", "exact", "maps"):
         view, array = getattr(views, name), getattr(whole, name)
-        assert isinstance(view, Computed)
+        assert isinstance(view, da.Array)
         assert (view.shape, view.dtype) == (array.shape, array.dtype)
         np.testing.assert_allclose(np.asarray(view), array, rtol=1e-6)
         np.testing.assert_allclose(view[1], array[1], rtol=1e-6)
@@ -50,7 +50,7 @@ def test_views_show_what_arrays_show(monkeypatch, shape, rgb, axis, dtype, lazy)
     for view, array in ((views.exact, whole.exact), (given[0], candidates[0])):
         wanted = array.astype(np.float32) - truth.astype(np.float32)
         found = difference(view, truth, rgb)
-        assert isinstance(found, Computed)
+        assert isinstance(found, da.Array)
         np.testing.assert_allclose(np.asarray(found), wanted.mean(-1) if rgb else wanted, atol=1e-4)
 
 
@@ -78,24 +78,33 @@ def test_a_change_of_method_touches_no_hidden_plane(viewer, fit_widget, wait_for
     widget.fit()
     wait_for(widget)
     ensemble = next(layer for layer in viewer.layers if layer.name.startswith("ensemble"))
-    assert isinstance(ensemble.data, Computed)
+    assert isinstance(ensemble.data, da.Array)
 
-    touched = []
-    original = Computed.__getitem__
-    monkeypatch.setattr(Computed, "__getitem__", lambda self, key: touched.append(key) or original(self, key))
+    shown = []
+
+    def watch(name):
+        original = getattr(WeightLUT, name)
+
+        def watched(self, candidates, *args, **keywords):
+            shown.append(np.asarray(candidates[0]))
+            return original(self, candidates, *args, **keywords)
+
+        monkeypatch.setattr(WeightLUT, name, watched)
+
+    watch("apply")
+    watch("weight_maps")
     for view in ("slider", "layers", "trusted"):
         widget.weights.value = view
         wait_for(widget)
         for layer in viewer.layers:
             layer.visible = True
-        touched.clear()
+        shown.clear()
         for method in ("least-squares", "em"):
             widget.method.value = method
             wait_for(widget)
-        assert touched, view
-        # napari itself asks the first plane of labels for its dtype.
-        asked = [key for key in touched if not (view == "trusted" and key == 0)]
-        assert all(4 in key or slice(4, 5) in key for key in asked), asked
+        planes = [part for part in shown if part.shape == (1, 24, 20)]
+        assert planes, view
+        assert all(np.array_equal(part, images[0][4:5]) for part in planes), view
     wanted = widget.result.lut.apply(images, "cpu")
     np.testing.assert_allclose(np.asarray(ensemble.data), wanted, rtol=1e-6)
     header = widget.scores.native.horizontalHeaderItem(3)
@@ -118,3 +127,41 @@ def test_scores_are_those_of_the_command_line():
         wanted = Scoring((scale.low, scale.high))(truth, candidates[0])
         assert score.psnr == pytest.approx(wanted.psnr, abs=1e-6)
         assert str(scale) in result.held_out_in_words
+
+
+@pytest.mark.filterwarnings("ignore:projection mode")  # napari's own, for any image
+def test_other_plugins_can_use_the_layers(viewer, wait_for, monkeypatch):
+    """What plugins do with an array, and napari's own *Convert to Labels*."""
+    from napari._app_model import get_app_model
+    from napari.layers import Labels
+
+    monkeypatch.setattr(combining, "VIEWED", 0)
+    images, truth = stack((5, 24, 20))
+    layers = [viewer.add_image(image, name=name) for name, image in zip("abc", images, strict=True)]
+    viewer.add_image(truth, name="ground truth")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    widget.candidates.value = layers
+    widget.fit()
+    wait_for(widget)
+    ensemble = next(layer for layer in viewer.layers if layer.name.startswith("ensemble"))
+    assert isinstance(ensemble.data, da.Array)
+    assert 0 < float(ensemble.data.max()) < 256
+    assert bool((ensemble.data > 100).any())
+    assert ensemble.data.astype("uint16").dtype == np.uint16
+    viewer.layers.selection = {ensemble}
+    get_app_model().commands.execute_command("napari.layer.convert_to_labels").result()
+    assert any(isinstance(layer, Labels) and layer.data.shape == truth.shape for layer in viewer.layers)
+
+
+def test_only_the_planes_asked_for_are_computed():
+    arrays, _ = stack((6, 8, 7))
+    seen = []
+
+    def double(block):
+        seen.append(block.shape)
+        return 2 * block
+
+    found = by_plane(double, arrays[:1], np.dtype(np.uint8))
+    assert seen == [(1, 1, 1)]
+    np.testing.assert_array_equal(np.asarray(found[2:4]), 2 * arrays[0][2:4])
+    assert seen[1:] == [(1, 8, 7)] * 2

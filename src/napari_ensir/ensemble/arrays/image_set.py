@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.blocks import as_array, dtype_of, is_torch, read_block, working_dtype
+from napari_ensir.ensemble.arrays.blocks import (
+    as_array,
+    dtype_of,
+    is_dask,
+    is_torch,
+    read_block,
+    working_dtype,
+)
 from napari_ensir.ensemble.arrays.intensity_range import byte_range
 from napari_ensir.errors import EnsembleError
 
@@ -81,16 +88,20 @@ class Field:
 
     def bands(self, n: int) -> list[Field]:
         """Cut the field into up to ``n`` bands along its longest axis other than the channel axis."""
-        axes = [axis for axis in range(len(self.shape)) if axis != self.channel_axis]
-        if n == 1 or not axes:
+        if n == 1 or all(axis == self.channel_axis for axis in range(len(self.shape))):
             return [self]
-        axis = max(axes, key=lambda a: self.shape[a])
-        edges = np.unique(np.linspace(0, self.shape[axis], n + 1).astype(int))
+        axis, edges = self.band_edges(n)
         whole = (slice(None),) * len(self.shape)
         return [
-            self._part((*whole[:axis], slice(start, stop), *whole[axis + 1 :]))
+            self.part((*whole[:axis], slice(start, stop), *whole[axis + 1 :]))
             for start, stop in pairwise(edges)
         ]
+
+    def band_edges(self, n: int) -> tuple[int, list[int]]:
+        """The axis that :meth:`bands` cuts, and the places where the bands begin and end."""
+        axes = [axis for axis in range(len(self.shape)) if axis != self.channel_axis]
+        axis = max(axes, key=lambda a: self.shape[a]) if axes else 0
+        return axis, np.unique(np.linspace(0, self.shape[axis], n + 1).astype(int)).tolist()
 
     def between(self, first: int, last: int, place: str = "") -> Field:
         """Return planes ``first`` to ``last``, both included, along the first axis.
@@ -110,15 +121,16 @@ class Field:
                 f"{place}planes is {(first, last)}, but there are {size} along the first axis; use 0 to "
                 f"{size - 1}."
             )
-        return self._part((slice(first, last + 1), *(slice(None),) * (len(self.shape) - 1)))
+        return self.part((slice(first, last + 1), *(slice(None),) * (len(self.shape) - 1)))
 
-    def _part(self, part: Slices) -> Field:
+    def part(self, part: Slices) -> Field:
+        """The field cut by a slice for each axis."""
         mask = self.mask
         if mask is not None:
             dropped = self.channel_axis is not None and len(mask.shape) < len(self.shape)
             mask = mask[tuple(s for a, s in enumerate(part) if not (dropped and a == self.channel_axis))]
-        truth = None if self.truth is None else self.truth[part]
-        return Field(tuple(c[part] for c in self.candidates), truth, mask, self.channel_axis)
+        truth = None if self.truth is None else _cut(self.truth, part)
+        return Field(tuple(_cut(c, part) for c in self.candidates), truth, mask, self.channel_axis)
 
     def read_mask(self, slices: Slices) -> NDArray[np.bool_] | None:
         """Read the mask of a block, flat; None if there is no mask."""
@@ -143,6 +155,27 @@ def describe_candidate(index: int, names: Sequence[str] | None) -> str:
     'candidate 2 ("N2V")'
     """
     return f"candidate {index + 1}" + (f' ("{names[index]}")' if names else "")
+
+
+def _cut(array: Any, part: Slices) -> Any:
+    """Part of an array; nothing is read."""
+    lazy = isinstance(array, np.ndarray) or is_torch(array) or is_dask(array)
+    return array[part] if lazy else _ArrayPart(array, part)
+
+
+class _ArrayPart:
+    """Part of an array that is read when it is sliced, such as one of Zarr or HDF5."""
+
+    def __init__(self, array: Any, part: Slices) -> None:
+        self.array, self.dtype, self.ndim = array, array.dtype, len(array.shape)
+        self.places = [range(n)[cut] for n, cut in zip(array.shape, part, strict=True)]
+        self.shape = tuple(map(len, self.places))
+
+    def __getitem__(self, key: Any) -> Any:
+        given = key if isinstance(key, tuple) else (key,)
+        cuts = [*given, *[slice(None)] * (self.ndim - len(given))]
+        asked = [places[cut] for places, cut in zip(self.places, cuts, strict=True)]
+        return self.array[tuple(slice(one.start, one.stop, one.step) for one in asked)]
 
 
 def make_field(

@@ -1,69 +1,108 @@
-"""What looks wrong with a reference set though it can be used, a sentence each. Refuses and changes nothing.
-
-Looks at the middle plane of an image, and of that at the middle 256 x 256 pixels at most, so that it costs
-next to nothing. A finding is named where putting the thing right brings candidate and ground truth clearly
-closer: the candidate shifted, turned, its channels reversed, its intensities on another scale. What leaves no
-such trace, such as two candidates under each other's names, cannot be seen here.
-"""
+"""Checks that candidates and ground truth show the same pixels on the same intensity scale."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.ensemble.arrays.blocks import as_array, read_block
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, sort_diagnostics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Plane = NDArray[np.float64]
-    """(Y, X, C), or (Y, X) of grey; NaN and infinity stand for nothing."""
-    from collections.abc import Callable, Iterable, Sequence
+    """(Y, X, C), or (Y, X) if grey; pixels that are NaN or infinite are ignored."""
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
-    "apart",
+    "check_alignment",
+    "check_reference",
     "correlation",
+    "find_shift",
     "is_closer",
+    "is_unrelated",
     "middle_of",
-    "shift_between",
-    "suspicions",
-    "suspicions_of_set",
-    "unrelated",
+    "middle_plane",
+    "most_typical",
+    "overlap",
+    "squared_difference",
 ]
 
 
 HALF, CLEARER, SURE = 0.6, 0.9, 4.0
-"""Another reading is the right one if it leaves less than the first share of the squares; or less than the
-second, and that by so many standard errors over blocks."""
+"""A correction is accepted if it leaves less than the first share of the squared difference; or less than the
+second share, by more than this number of standard errors over blocks."""
 
-ALIKE = 0.5
-"""Least correlation of images that show the same."""
+SIMILAR = 0.5
+"""Least correlation of two images of the same field."""
 
-UNLIKE = 0.3
-"""Correlation of block means below which images show different things. Nine in ten pairs of unlike pictures
-are below it; restorations of few photons, which leave blotches, have 0.38 and more."""
+DIFFERENT = 0.3
+"""Correlation of block means below which images show different fields. Nine in ten pairs of different
+pictures are below it; restorations of few photons, which have blotches, reach 0.38 and more."""
 
 BLOCK = 16
 """Side of a block, pixels."""
 
-MOST_BLOCKS_TO_DOUBT = 16
-"""With fewer blocks their spread says nothing."""
+LEAST_BLOCKS = 16
+"""With fewer blocks their standard deviation is too uncertain."""
+
+SIDE = 256
+"""Pixels of a plane that are examined, along each axis."""
+
+LEAST_SIDE = 24
+"""Smaller planes are not examined."""
+
+GAMMAS = (1 / 2.4, 1 / 2.2, 1 / 1.8, 1.8, 2.2, 2.4)
+"""Powers that displays and cameras apply."""
+
+SMOOTHING = 4.0
+"""Standard deviation of the Gaussian, in pixels, that images are blurred with before their scales are
+compared: a restoration's own errors would hide a difference of scale."""
+
+SCALE_LEFT, SCALE_SHARE, SCALE_SHIFT = 0.35, 0.2, 0.05
+"""A scale differs if matching leaves at most the first share of the blurred images' squared difference,
+removes at least the second share of the candidate's mean squared error, and changes intensities by at least
+the third share of the ground truth's standard deviation."""
+
+SKEWED = 0.4
+"""Skewness of the remaining errors above which bright streaks, such as rain, explain the difference."""
+
+CLIPPED = 0.02
+"""Least share of pixels at one end of the intensities that is called clipping."""
+
+EMPTY_SHARE, EMPTY_ERROR = 0.005, 4.0
+"""A constant region is an error if it is at least this share of the plane and its root mean squared error is
+this many times that of the remaining pixels."""
+
+COPY_RATIO, COPY_SHARE = 0.1, 0.02
+"""A candidate is a copy of the ground truth if its root mean squared error is below the first share of the
+next candidate's and the second share of the ground truth's standard deviation."""
+
+SEVERAL = 4
+"""Images of a reference set that are examined."""
 
 
-def apart(one: Plane, other: Plane) -> Plane:
-    """Squares of what is between two images, each of mean 0 and standard deviation 1 over what both show.
+def squared_difference(one: Plane, other: Plane) -> Plane:
+    """Squared difference of two images, each standardized to mean 0 and standard deviation 1.
+
+    Parameters
+    ----------
+    one, other : arrays of one shape
+        Pixels that are not finite in either are left out.
 
     Returns
     -------
     array of the images' shape
-        Its mean is ``2 (1 - r)``; 0 where one of them is not finite, 2 everywhere where ``r`` is not defined.
+        Its mean is ``2 (1 - r)`` with Pearson's correlation ``r``. 0 where a pixel is left out; 2 everywhere
+        if an image is constant.
 
     Examples
     --------
     >>> image = np.arange(12.0).reshape(3, 4)
-    >>> round(float(apart(image, 5 - 2 * image).mean()), 6)
+    >>> round(float(squared_difference(image, 5 - 2 * image).mean()), 6)
     4.0
     """
     both = np.isfinite(one) & np.isfinite(other)
@@ -74,100 +113,108 @@ def apart(one: Plane, other: Plane) -> Plane:
         known = known - known.sum() / max(1, n)
         if not whole:
             known[~both] = 0
-        spread = np.sqrt(np.square(known).sum() / max(1, n))
-        if spread == 0:
+        deviation = np.sqrt(np.square(known).sum() / max(1, n))
+        if deviation == 0:
             return np.full(one.shape, 2.0)
-        known /= spread
+        known /= deviation
         parts.append(known)
     return np.asarray((parts[0] - parts[1]) ** 2 * (both.size / n))
 
 
 def correlation(one: Plane, other: Plane) -> float:
-    """Pearson's, over the pixels that are finite in both; 0 where it is not defined."""
-    return float(1 - apart(one, other).mean() / 2)
+    """Pearson's correlation over the pixels that are finite in both; 0 if an image is constant."""
+    return float(1 - squared_difference(one, other).mean() / 2)
 
 
-def is_closer(left: Plane, plain: Plane) -> bool:
-    """Whether another reading leaves so much less than the plain one that it must be the right one.
+def is_closer(corrected: Plane, original: Plane) -> bool:
+    """Whether a correction reduces the difference of two images so much that it must be right.
 
-    One that leaves the images unlike cannot be right: something else is wrong then.
+    A correction after which the images still do not correlate is rejected.
 
     Parameters
     ----------
-    left, plain : arrays of one shape
-        Of :func:`apart`.
+    corrected, original : arrays of one shape
+        Results of :func:`squared_difference` with and without the correction.
     """
-    if left.mean() > 2 * (1 - ALIKE):
+    left, before = corrected.mean(), original.mean()
+    if left > 2 * (1 - SIMILAR):
         return False
-    if left.mean() < HALF * plain.mean() and plain.mean() - left.mean() > 1e-4:
+    if left < HALF * before and before - left > 1e-4:
         return True
-    gained = _block_means(plain - left)
-    if gained.size < MOST_BLOCKS_TO_DOUBT or left.mean() > CLEARER * plain.mean():
+    gained = _block_means(original - corrected)
+    if gained.size < LEAST_BLOCKS or left > CLEARER * before:
         return False
     return bool(gained.mean() > SURE * gained.std() / np.sqrt(gained.size))
 
 
-def unrelated(one: Plane, other: Plane) -> bool:
-    """Whether both have structure beyond the noise of their pixels, and it does not agree.
+def is_unrelated(one: Plane, other: Plane) -> bool:
+    """Whether both images have structure beyond pixel noise, and the structures do not correlate.
 
-    Judged by the means of blocks, in which noise all but vanishes: a noisy image is not unrelated for that.
+    Means of blocks are compared, in which noise is small: a noisy image is not unrelated for its noise.
     """
     coarse = [_block_means(image) for image in (one, other)]
-    if coarse[0].size < MOST_BLOCKS_TO_DOUBT or not all(np.isfinite(means).all() for means in coarse):
+    if coarse[0].size < LEAST_BLOCKS or not all(np.isfinite(means).all() for means in coarse):
         return False
     for image, means in zip((one, other), coarse, strict=True):
-        spread = (_whole_blocks(image) - np.kron(means, np.ones((BLOCK, BLOCK)))).var()
-        if means.var() < 9 * spread / BLOCK**2:
+        variance = (_whole_blocks(image) - np.kron(means, np.ones((BLOCK, BLOCK)))).var()
+        if means.var() < 9 * variance / BLOCK**2:
             return False
-    return correlation(*coarse) < UNLIKE
+    return correlation(*coarse) < DIFFERENT
 
 
-def shift_between(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] | None:
-    """By how many whole pixels a candidate lies off, down and to the right; None where it does not.
+def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] | None:
+    """Find the shift of a candidate against the ground truth in whole pixels, down and to the right.
 
-    The peaks of the phase correlation and of the plain one (Kuglin and Hines 1975, as scikit-image has them)
-    propose shifts, as do the eight least ones. The best counts if the candidate moved back is clearly closer.
+    The peaks of the phase correlation and of the cross-correlation (Kuglin and Hines 1975, by scikit-image)
+    and the eight shifts by one pixel are tried. The best is returned if it is clearly better than none.
 
     Parameters
     ----------
     truth, candidate : (Y, X) arrays of one shape
         Any integer or float dtype; pixels that are not finite are left out.
 
+    Returns
+    -------
+    (int, int) or None
+        None if the candidate is not shifted.
+
     Examples
     --------
     >>> truth = np.random.default_rng(0).normal(size=(40, 50))
-    >>> shift_between(truth, np.roll(truth, (3, -1), axis=(0, 1)))
+    >>> find_shift(truth, np.roll(truth, (3, -1), axis=(0, 1)))
     (3, -1)
-    >>> shift_between(truth, truth)
+    >>> find_shift(truth, truth)
     """
     from skimage.registration import phase_cross_correlation
 
     one, other = (np.asarray(image, np.float64) for image in (truth, candidate))
-    filled = [_filled(one), _filled(other)]
-    steps = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right]
+    filled = [_fill(one), _fill(other)]
+    shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right]
     for normalization in ("phase", None):
         offset = phase_cross_correlation(*filled, normalization=normalization)[0]  # type: ignore[no-untyped-call]
         found = (-round(float(offset[0])), -round(float(offset[1])))
         if found != (0, 0) and all(2 * abs(n) <= size for n, size in zip(found, one.shape, strict=True)):
-            steps.append(found)
-    left = {step: apart(*_moved_back(one, other, step)) for step in steps}
-    best = min(steps, key=lambda step: float(left[step].mean()))
-    _, still = _moved_back(one, other, best, by=0)
-    back, _ = _moved_back(one, other, best)
-    return best if is_closer(left[best], apart(back, still)) else None
+            shifts.append(found)
+    left = {shift: squared_difference(*overlap(one, other, shift)) for shift in shifts}
+    best = min(shifts, key=lambda shift: float(left[shift].mean()))
+    back, _ = overlap(one, other, best)
+    _, unmoved = overlap(one, other, best, moved=False)
+    return best if is_closer(left[best], squared_difference(back, unmoved)) else None
 
 
-def _moved_back(truth: Plane, candidate: Plane, step: tuple[int, int], by: int = 1) -> tuple[Plane, Plane]:
-    """What a truth shows of a candidate that lies off by a step; that candidate, moved back or as it is."""
+def overlap(
+    truth: Plane, candidate: Plane, shift: tuple[int, int], moved: bool = True
+) -> tuple[Plane, Plane]:
+    """The part of the truth that a shifted candidate shows, and the candidate moved back or as it is."""
     there, back = (
         tuple(slice(max(0, n), size + min(0, n)) for n, size in zip(way, truth.shape, strict=True))
-        for way in (step, (-step[0], -step[1]))
+        for way in (shift, (-shift[0], -shift[1]))
     )
-    return truth[back], candidate[there if by else back]
+    return truth[back], candidate[there if moved else back]
 
 
-def _filled(image: Plane) -> Plane:
-    """About 0, and 0 where the image is not finite."""
+def _fill(image: Plane) -> Plane:
+    """Subtract the mean; set pixels that are not finite to 0."""
     known = image[np.isfinite(image)]
     mean = known.mean() if known.size else 0.0
     return np.where(np.isfinite(image), image - mean, 0.0)
@@ -185,131 +232,155 @@ def _block_means(image: Plane) -> Plane:
     return np.asarray(whole.reshape(rows, BLOCK, columns, BLOCK, -1).mean(axis=(1, 3, 4)))
 
 
-SIDE = 256
-"""Pixels of a plane that are looked at, along each axis."""
-
-LEAST_SIDE = 24
-"""Below it there is too little to tell anything by."""
-
-GAMMAS = (1 / 2.4, 1 / 2.2, 1 / 1.8, 1.8, 2.2, 2.4)
-"""Powers that displays and cameras apply."""
-
-UNRELATED = "hardly like the ground truth; is it of the same field?"
-
-SEVERAL = 4
-"""Images of a set that are looked at."""
-
-
-def suspicions(
+def check_alignment(
     candidates: Sequence[Any],
-    truth: Any,
+    truth: Any = None,
     names: Sequence[str] | None = None,
     channel_axis: int | None = None,
-) -> list[str]:
-    """What looks wrong with the candidates of one image.
+) -> list[Diagnostic]:
+    """Check that the candidates of one image lie on the ground truth, or on each other.
+
+    The middle plane is read, and of that at most 256 x 256 pixels. A problem is reported where correcting it
+    brings candidate and ground truth clearly closer: the candidate is shifted, flipped, rotated, has its
+    channels reversed or its intensities on another scale. What leaves no such trace, such as two candidates
+    under each other's names, is not found.
 
     Parameters
     ----------
-    candidates : M arrays of the truth's shape
-        Numpy, torch, dask or anything that can be sliced; any integer or float dtype. One plane is read.
-    truth : array
+    candidates : M arrays of one shape
+        Numpy, torch, dask or anything that can be sliced; any integer or float dtype.
+    truth : array of that shape, optional
+        None: the candidates are compared with the one that correlates best with the others.
     names : M strings, optional
+        Default: "1", "2", ...
     channel_axis : int, optional
-        None: the last axis, where it has three places and is the third or a later one.
+        None: the last axis, if it has length 3 and is the third or a later one.
 
     Returns
     -------
-    list of str
-        A sentence for each finding; candidates with the same one share it.
+    list of Diagnostic
+        Most severe first. Candidates with the same problem share one.
 
     Examples
     --------
     >>> y, x = np.mgrid[:64, :64]
     >>> truth = np.sin(x / 3) + np.cos(y / 4 + x / 11)
     >>> good, late = truth + 0.1 * np.sin(17 * x * y), np.roll(truth, 2, axis=1)
-    >>> print(*suspicions([good, late], truth, ("good", "late")))
+    >>> print(*check_alignment([good, late], truth, ("good", "late")))
     candidate "late": shifted by 2 pixels to the right against the ground truth; align them.
     """
-    shown = _Shown.of(as_array(truth), channel_axis)
-    if shown is None:
+    names = _default_names(names, len(candidates))
+    view = _View.of(as_array(candidates[0] if truth is None else truth), channel_axis)
+    if view is None:
         return []
-    wanted = shown.plane(truth)
-    if not _varies(wanted):
-        # In a stack that may well be, and nothing can be judged by it.
-        return [] if shown.stack is not None else [_flat_truth(wanted)]
-    planes = [shown.plane(candidate) for candidate in candidates]
-    names = _called(names, len(planes))
-    with np.errstate(over="ignore", invalid="ignore"):  # intensities near the end of what a float holds
-        found = [
-            _finding(shown, as_array(candidate), plane, as_array(truth), wanted)
-            for candidate, plane in zip(candidates, planes, strict=True)
-        ]
-        texts = [
-            text or (UNRELATED if unrelated(plane.mean(axis=-1), wanted.mean(axis=-1)) else "")
-            for text, plane in zip(found, planes, strict=True)
-        ]
-    return [*_told(zip(names, texts, strict=True)), *_twins(names, planes)]
+    planes = [view.plane(candidate) for candidate in candidates]
+    with np.errstate(over="ignore", invalid="ignore"):  # intensities near the largest float
+        if truth is not None:
+            wanted = view.plane(truth)
+            if not _varies(wanted):
+                # A plane of a stack may be empty, and nothing can be compared with it.
+                return [] if view.stack is not None else [_constant_truth(wanted)]
+            found = list(_check_truth(wanted, names, planes))
+            about = _compare(view, list(zip(names, candidates, planes, strict=True)), truth, wanted)
+            if any(one.code == "truth-clipped" for one in found):  # it differs from all candidates then
+                about = (one for one in about if one.code not in ("scale-mismatch", "tone-curve"))
+            return sort_diagnostics([*found, *about, *_twins(names, planes)])
+        place = most_typical(planes)
+        others = [one for m, one in enumerate(zip(names, candidates, planes, strict=True)) if m != place]
+        against = f'candidate "{names[place]}"'
+        return sort_diagnostics(_compare(view, others, candidates[place], planes[place], against))
 
 
-def suspicions_of_set(
+def _compare(
+    view: _View,
+    candidates: Sequence[tuple[str, Any, Plane]],
+    truth: Any,
+    wanted: Plane,
+    against: str = "the ground truth",
+) -> Iterator[Diagnostic]:
+    """Compare candidates (name, array, plane) with an image; one diagnostic for each problem."""
+    found: dict[str, tuple[Diagnostic, list[str]]] = {}
+    for name, candidate, plane in candidates:
+        one = _first_problem(view, as_array(candidate), plane, as_array(truth), wanted)
+        if one is None and is_unrelated(plane.mean(axis=-1), wanted.mean(axis=-1)):
+            text = "hardly correlates with the ground truth; is it of the same field?"
+            one = Diagnostic("other-field", "error", text, {"action": "drop-candidate"})
+        if one is not None:
+            found.setdefault(one.message, (one, []))[1].append(name)
+    for text, (one, whom) in found.items():
+        named = ", ".join(f'"{name}"' for name in whom)
+        message = f"candidate{'s' * (len(whom) > 1)} {named}: {text.replace('the ground truth', against)}"
+        yield replace(one, message=message, fix={**(one.fix or {}), "candidates": whom})
+
+
+def most_typical(planes: Sequence[Plane]) -> int:
+    """The candidate that correlates best with the others; the first of two."""
+    if len(planes) < 3:
+        return 0
+    each = [[abs(correlation(one, other)) for other in planes] for one in planes]
+    return int(np.argmax(np.median(each, axis=1)))
+
+
+def check_reference(
     reference: Sequence[tuple[Sequence[Any], Any]],
     names: Sequence[str] | None = None,
     channel_axis: int | None = None,
     labels: Sequence[str] | None = None,
     places: Sequence[int] | None = None,
-) -> list[str]:
-    """What looks wrong with a reference set: up to four images, evenly spaced, each by :func:`suspicions`.
+) -> list[Diagnostic]:
+    """Check up to four images of a reference set, evenly spaced, by :func:`check_alignment`.
 
-    Also whether candidates of one image show another one's field, as where files are in another order.
+    Also check whether candidates of one image show the field of another, as if files were in another order.
 
     Parameters
     ----------
     reference : sequence of (candidates, truth)
     names, channel_axis
-        As for :func:`suspicions`.
+        As for :func:`check_alignment`.
     labels : one string per image, optional
-        What to call the images; None: their numbers, from 1.
+        Names of the images; None: their numbers, from 1.
     places : numbers of images, from 0, optional
         Those to choose from; None: all.
 
     Returns
     -------
-    list of str
-        No sentence twice; where there are several images, each says in which it was seen first.
+    list of Diagnostic
+        Most severe first; a problem of several images is reported once, for the first of them.
 
     Examples
     --------
     >>> from skimage import data, filters
     >>> truth = data.camera()
     >>> sharp, late = (np.rint(filters.gaussian(truth, s, preserve_range=True)) for s in (0.7, 1))
-    >>> suspicions_of_set([([sharp, np.roll(late, 2, axis=1)], truth)], names=("sharp", "late"))
-    ['candidate "late": shifted by 2 pixels to the right against the ground truth; align them.']
+    >>> print(*check_reference([([sharp, np.roll(late, 2, axis=1)], truth)], names=("sharp", "late")))
+    candidate "late": shifted by 2 pixels to the right against the ground truth; align them.
     """
     places = range(len(reference)) if places is None else places
     chosen = np.linspace(0, len(places) - 1, min(len(places), SEVERAL)).round().astype(int)
-    said: dict[str, str] = {}
-    looked_at = []
+    found: list[Diagnostic] = []
+    examined = []
     for place in (places[number] for number in chosen):
         candidates, truth = reference[place]
         label = labels[place] if labels else str(place + 1)
-        for sentence in suspicions(candidates, truth, names, channel_axis):
-            said.setdefault(sentence, f"image {label}: {sentence}" if len(places) > 1 else sentence)
-        shown = _Shown.of(as_array(truth), channel_axis)
-        if shown is not None:
-            planes = [shown.plane(candidate) for candidate in candidates]
-            looked_at.append((label, shown.plane(truth), planes))
-    return [*said.values(), *_mixed_up(looked_at, names)]
+        where = f"image {label}: " if len(places) > 1 else ""
+        these = check_alignment(candidates, truth, names, channel_axis)
+        found += [replace(one, message=where + one.message) for one in these]
+        view = _View.of(as_array(truth), channel_axis)
+        if view is not None:
+            planes = [view.plane(candidate) for candidate in candidates]
+            examined.append((label, view.plane(truth), planes))
+    return sort_diagnostics([*found, *_other_order(examined, names)])
 
 
 def middle_of(array: Any, channel_axis: int | None = None) -> NDArray[np.float64]:
-    """What is looked at of an image: its middle plane, at most 256 x 256 pixels of it, in float64.
+    """Read the middle plane of an image, at most 256 x 256 pixels of it, in float64.
 
     Parameters
     ----------
     array
         Any that can be sliced, of any number of dimensions.
     channel_axis : int, optional
-        Kept whole. None: the last axis, where it has three places and is the third or a later one.
+        Kept whole. None: the last axis, if it has length 3 and is the third or a later one.
 
     Examples
     --------
@@ -317,34 +388,38 @@ def middle_of(array: Any, channel_axis: int | None = None) -> NDArray[np.float64
     ((1, 256, 20, 3), (5,))
     """
     array = as_array(array)
-    index = _Shown.anything(tuple(array.shape), channel_axis).index
+    index = _View.anything(tuple(array.shape), channel_axis).index
     shape = [part.stop - part.start for part in index]
     return read_block(array, index, np.dtype(np.float64)).reshape(shape)
+
+
+def middle_plane(array: Any, channel_axis: int | None = None) -> Plane:
+    """The same as :func:`middle_of`, with the axes (Y, X, C)."""
+    array = as_array(array)
+    return _View.anything(tuple(array.shape), channel_axis).plane(array)
 
 
 # -- one plane ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """Which part of an image is looked at."""
+class _View:
+    """The part of an image that is examined."""
 
     index: tuple[slice, ...]
     channel: int | None
     stack: int | None
 
     @classmethod
-    def of(cls, array: Any, channel_axis: int | None) -> _Shown | None:
-        """None where there is too little to see."""
-        shown = cls.anything(tuple(array.shape), channel_axis)
-        sides = [part.stop - part.start for axis, part in enumerate(shown.index) if axis != shown.channel][
-            -2:
-        ]
-        return shown if len(sides) == 2 and min(sides) >= LEAST_SIDE else None
+    def of(cls, array: Any, channel_axis: int | None) -> _View | None:
+        """None if the image is too small."""
+        view = cls.anything(tuple(array.shape), channel_axis)
+        sides = [part.stop - part.start for axis, part in enumerate(view.index) if axis != view.channel][-2:]
+        return view if len(sides) == 2 and min(sides) >= LEAST_SIDE else None
 
     @classmethod
-    def anything(cls, shape: tuple[int, ...], channel_axis: int | None) -> _Shown:
-        """However little it is."""
+    def anything(cls, shape: tuple[int, ...], channel_axis: int | None) -> _View:
+        """The same for an image of any size."""
         channel = None if channel_axis is None else channel_axis % len(shape)
         if channel is None and len(shape) > 2 and shape[-1] == 3:
             channel = len(shape) - 1
@@ -358,7 +433,7 @@ class _Shown:
         return cls(tuple(index), channel, others[-1] if others else None)
 
     def plane(self, array: Any, step: int = 0) -> Plane:
-        """(Y, X, C) float64: the plane, or the one so many places further in the stack."""
+        """(Y, X, C) float64: the plane, or the one ``step`` places further in the stack."""
         index = list(self.index)
         if step and self.stack is not None:
             index[self.stack] = slice(index[self.stack].start + step, index[self.stack].stop + step)
@@ -367,144 +442,236 @@ class _Shown:
         last = values[..., None] if self.channel is None else np.moveaxis(values, self.channel, -1)
         return last.reshape(last.shape[-3:])
 
-    def beside(self, candidate: Any, truth: Any, away: int = 0) -> dict[int, Plane]:
-        """How far a plane of the candidate is from the truth's (0), the one before (-1), the one after (1).
+    def neighbours(self, candidate: Any, truth: Any, away: int = 0) -> dict[int, Plane]:
+        """Squared differences of a candidate's plane to the truth's plane (0), the one before (-1) and after
+        (1).
 
-        Of the plane so many places away; of the three those that there are.
+        Of the plane ``away`` places from the middle; planes beyond the ends are left out.
         """
         plane = self.plane(candidate, away)
         steps = (step for step in (0, -1, 1) if self.has(truth, away + step))
-        return {step: apart(self.plane(truth, away + step), plane) for step in steps}
+        return {step: squared_difference(self.plane(truth, away + step), plane) for step in steps}
 
     def has(self, array: Any, step: int) -> bool:
-        """Whether there is a plane so many places further in the stack."""
+        """Whether there is a plane ``step`` places further in the stack."""
         return self.stack is not None and 0 <= self.index[self.stack].start + step < array.shape[self.stack]
 
 
-def _finding(shown: _Shown, candidate: Any, plane: Plane, truth: Any, wanted: Plane) -> str:
-    """The first thing that looks wrong with a candidate; empty if nothing does."""
+def _first_problem(view: _View, candidate: Any, plane: Plane, truth: Any, wanted: Plane) -> Diagnostic | None:
+    """The first problem of a candidate; its message lacks the candidate's name."""
     finite = np.isfinite(plane)
+    drop = {"action": "drop-candidate"}
     if not finite.any():
-        return "no pixel is finite in the plane looked at; nothing can be learned of it there."
+        text = "no pixel is finite in the plane examined; nothing can be learned from it there."
+        return Diagnostic("not-finite", "warning", text)
     if not _varies(plane):
-        return f"every pixel looked at is {plane[finite][0]:g}; leave it out, or find out what became of it."
+        text = f"constant (every pixel examined is {plane[finite][0]:g}); drop it, or check how it was saved."
+        return Diagnostic("constant", "error", text, drop)
     if np.array_equal(plane, wanted, equal_nan=True):
-        return "equal to the ground truth, pixel for pixel; leave it out, or it will be trusted everywhere."
+        text = "equal to the ground truth in every pixel; drop it, or it will get all the weight."
+        return Diagnostic("equals-truth", "error", text, drop)
     both = finite & np.isfinite(wanted)
     if not all(_varies(x[both]) for x in (plane, wanted)):
-        return _missing(finite)
-    for look in (_inverted, _placed_wrong, _coloured_wrong, _scaled_wrong, _cut_off):
-        if text := look(plane, wanted):
-            return text
-    return _other_plane(shown, candidate, truth) or _missing(finite)
+        return _check_missing(finite)
+    checks = (_check_inversion, _check_position, _check_channels, _check_clipping, _check_region)
+    for check in (*checks, _check_scale):
+        if (found := check(plane, wanted)) is not None:
+            return found
+    return _check_neighbours(view, candidate, truth) or _check_missing(finite)
 
 
 TURNS: dict[str, Callable[[Plane], Plane]] = {
     "upside down": lambda x: x[::-1],
     "mirrored left to right": lambda x: x[:, ::-1],
-    "turned by 180 degrees": lambda x: x[::-1, ::-1],
+    "rotated by 180 degrees": lambda x: x[::-1, ::-1],
     "transposed": lambda x: x.swapaxes(0, 1),
-    "turned by 90 degrees": lambda x: x.swapaxes(0, 1)[::-1],
-    "turned by 270 degrees": lambda x: x.swapaxes(0, 1)[:, ::-1],
-    "transposed and turned by 180 degrees": lambda x: x.swapaxes(0, 1)[::-1, ::-1],
+    "rotated by 90 degrees": lambda x: x.swapaxes(0, 1)[::-1],
+    "rotated by 270 degrees": lambda x: x.swapaxes(0, 1)[:, ::-1],
+    "transposed and rotated by 180 degrees": lambda x: x.swapaxes(0, 1)[::-1, ::-1],
 }
 
 
-def _inverted(plane: Plane, truth: Plane) -> str:
-    """Bright for dark."""
-    return "dark where the ground truth is bright; invert it." if correlation(truth, plane) < -0.5 else ""
+def _check_inversion(plane: Plane, truth: Plane) -> Diagnostic | None:
+    if correlation(truth, plane) >= -0.5:
+        return None
+    return Diagnostic("inverted", "error", "dark where the ground truth is bright; invert it.")
 
 
-def _placed_wrong(plane: Plane, truth: Plane) -> str:
-    """Turned or shifted."""
+def _check_position(plane: Plane, truth: Plane) -> Diagnostic | None:
+    """Flipped, rotated or shifted."""
     grey, wanted = plane.mean(axis=-1), truth.mean(axis=-1)
-    plain = apart(wanted, grey)
-    turned = {how: apart(wanted, turn(grey)) for how, turn in TURNS.items() if turn(grey).shape == grey.shape}
+    original = squared_difference(wanted, grey)
+    turned = {
+        how: squared_difference(wanted, turn(grey))
+        for how, turn in TURNS.items()
+        if turn(grey).shape == grey.shape
+    }
     how = min(turned, key=lambda one: float(turned[one].mean()))
-    if is_closer(turned[how], plain):
-        return f"{how} against the ground truth; turn it back."
-    shift = shift_between(wanted, grey)
+    if is_closer(turned[how], original):
+        text = f"{how} against the ground truth; transform it back."
+        return Diagnostic("turned", "error", text, {"action": "transform", "how": how})
+    shift = find_shift(wanted, grey)
     if shift is None:
-        return ""
+        return None
     words = [
         f"{abs(n)} pixel{'s' * (abs(n) > 1)} {to[n < 0]}"
         for n, to in zip(shift, (("down", "up"), ("to the right", "to the left")), strict=True)
         if n
     ]
-    return f"shifted by {' and '.join(words)} against the ground truth; align them."
+    text = f"shifted by {' and '.join(words)} against the ground truth; align them."
+    return Diagnostic("shifted", "error", text, {"action": "align", "shift": list(shift)})
 
 
-def _coloured_wrong(plane: Plane, truth: Plane) -> str:
-    """Channels in reverse order."""
-    if plane.shape[-1] > 1 and is_closer(apart(truth, plane[..., ::-1]), apart(truth, plane)):
-        return "closer to the ground truth with its channels in reverse order (BGR for RGB?); reorder them."
-    return ""
+def _check_channels(plane: Plane, truth: Plane) -> Diagnostic | None:
+    if plane.shape[-1] == 1:
+        return None
+    reversed_ = squared_difference(truth, plane[..., ::-1])
+    if not is_closer(reversed_, squared_difference(truth, plane)):
+        return None
+    text = "closer to the ground truth with its channels in reverse order (BGR for RGB?); reorder them."
+    return Diagnostic("channels-reversed", "error", text, {"action": "reverse-channels"})
 
 
-def _scaled_wrong(plane: Plane, truth: Plane) -> str:
+def _check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
     """Other units, or another tone curve."""
     both = np.isfinite(plane) & np.isfinite(truth)
     x, y = plane[both], truth[both]
-    r = correlation(y, x)
+    if _is_gamma(x, y):
+        text = "on another tone curve than the ground truth (gamma?); give both in linear intensities."
+        return Diagnostic("tone-curve", "error", text)
+    blurred, wanted = (_blur(image, both)[both] for image in (plane, truth))
+    r = correlation(wanted, blurred)
     if r < 0.9:
-        return ""
-    gain = r * y.std() / x.std()
-    offset = y.mean() - gain * x.mean()
-    plain, fitted = np.mean((y - x) ** 2), np.mean((y - gain * x - offset) ** 2)
-    # A power of the candidate, not just any curve: noise alone bends the mean of the truth at each intensity.
-    if fitted > 0.01 * y.var():
-        unit = (x - min(0.0, x.min())) / (x.max() - min(0.0, x.min()))
-        curved = min(1 - correlation(y, unit**gamma) ** 2 for gamma in GAMMAS) * y.var()
-        if curved < 0.25 * fitted and fitted - curved > 0.01 * y.var():
-            return "on another tone curve than the ground truth (gamma?); give both in linear intensities."
-    if fitted < 0.25 * plain and np.sqrt(plain - fitted) > 0.15 * y.std():
-        sign = "+" if offset >= 0 else "-"
-        return (
-            f"on another scale than the ground truth, which is about {gain:.4g} x it {sign} "
-            f"{abs(offset):.4g}; bring it to that scale."
-        )
-    return ""
+        return None
+    gain = r * wanted.std() / blurred.std()
+    offset = wanted.mean() - gain * blurred.mean()
+    before, left = np.mean((wanted - blurred) ** 2), np.mean((wanted - gain * blurred - offset) ** 2)
+    removed, error = before - left, np.mean((y - x) ** 2)
+    if left > SCALE_LEFT * before or removed < max(SCALE_SHARE * error, SCALE_SHIFT**2 * y.var()):
+        return None
+    remaining = gain * x + offset - y
+    if remaining.var() > 0.25 * error and _skewness(remaining) > SKEWED:
+        return None
+    text = (
+        f"on another scale than the ground truth, which is about {gain:.4g} x it "
+        f"{'+' if offset >= 0 else '-'} {abs(offset):.4g}; match its intensities."
+    )
+    fix = {"action": "match-intensities", "gain": float(gain), "offset": float(offset)}
+    return Diagnostic("scale-mismatch", "error", text, fix)
 
 
-def _cut_off(plane: Plane, truth: Plane) -> str:
+def _skewness(values: Plane) -> float:
+    centred = values - values.mean()
+    return float((centred**3).mean() / max(float(centred.std()) ** 3, 1e-300))
+
+
+def _is_gamma(x: Plane, y: Plane) -> bool:
+    """Whether a power of the candidate explains the truth, and not just any curve.
+
+    Noise alone bends the mean of the truth at each intensity.
+    """
+    r = correlation(y, x)
+    fitted = (1 - r * r) * y.var()
+    if r < 0.9 or fitted <= 0.01 * y.var():
+        return False
+    low = min(0.0, float(x.min()))
+    unit = (x - low) / (x.max() - low)
+    curved = min(1 - correlation(y, unit**gamma) ** 2 for gamma in GAMMAS) * y.var()
+    return bool(curved < 0.25 * fitted and fitted - curved > 0.01 * y.var())
+
+
+def _blur(plane: Plane, valid: NDArray[np.bool_]) -> Plane:
+    """Gaussian blur of rows and columns over the valid pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    sigma = (SMOOTHING, SMOOTHING, 0)
+    if valid.all():
+        return np.asarray(gaussian_filter(plane, sigma))
+    weight = gaussian_filter(valid.astype(np.float64), sigma)
+    return np.asarray(gaussian_filter(np.where(valid, plane, 0.0), sigma) / np.maximum(weight, 1e-12))
+
+
+def _check_clipping(plane: Plane, truth: Plane) -> Diagnostic | None:
     """Clipped where the truth varies by more than the candidate errs elsewhere."""
-    both = np.isfinite(plane) & np.isfinite(truth)
-    x, y = plane[both], truth[both]
+    found = _clipped(plane, truth)
+    if found is None:
+        return None
+    share, value, which = found
+    text = (
+        f"{share:.0%} of its pixels have its {which} value, {value:g}, where the ground truth varies; was it "
+        "clipped?"
+    )
+    return Diagnostic("clipped", "warning", text)
+
+
+def _clipped(plane: Plane, other: Plane) -> tuple[float, float, str] | None:
+    """Share, value and end of an image's clipped pixels."""
+    both = np.isfinite(plane) & np.isfinite(other)
+    x, y = plane[both], other[both]
     for end, which in ((x.max(), "greatest"), (x.min(), "least")):
         there = x == end
-        if there.mean() > 0.02 and y[there].std() > 3 * (y[~there] - x[~there]).std():
-            return (
-                f"{there.mean():.0%} of its pixels have its {which} value, {end:g}, where the ground truth "
-                "varies; was it clipped?"
-            )
-    return ""
+        if there.mean() > CLIPPED and y[there].std() > 3 * (y[~there] - x[~there]).std():
+            return float(there.mean()), float(end), which
+    return None
 
 
-def _other_plane(shown: _Shown, candidate: Any, truth: Any) -> str:
-    """Closer to the plane before or after, and so elsewhere in the stack.
+def _check_region(plane: Plane, truth: Plane) -> Diagnostic | None:
+    """A constant region, such as a lost tile or an empty border, that the truth does not have."""
+    from scipy.ndimage import find_objects, label
+
+    both = np.isfinite(plane) & np.isfinite(truth)
+    squares = np.where(both, (plane - truth) ** 2, 0.0)
+    for value in {float(plane[both].min()), float(plane[both].max()), 0.0}:
+        flat = ((plane == value) & both).all(axis=-1)
+        regions, n = label(flat)
+        if not n:
+            continue
+        sizes = np.bincount(regions.ravel())[1:]
+        largest = int(sizes.argmax()) + 1
+        inside = regions == largest
+        rest = ~inside & both.all(axis=-1)
+        if sizes.max() < max(EMPTY_SHARE * flat.size, 64) or not rest.any():
+            continue
+        if squares[inside].mean() <= EMPTY_ERROR**2 * squares[rest].mean():
+            continue
+        rows, columns = ((part.start, part.stop) for part in find_objects(inside.astype(int))[0])
+        text = (
+            f"{inside.mean():.1%} of the plane examined is one region of {value:g} (rows {rows[0]} to "
+            f"{rows[1] - 1}, columns {columns[0]} to {columns[1] - 1}) where the ground truth is not; mask "
+            "or crop it."
+        )
+        fix = {"action": "crop", "region": [[*rows], [*columns]]}
+        return Diagnostic("empty-region", "warning", text, fix)
+    return None
+
+
+def _check_neighbours(view: _View, candidate: Any, truth: Any) -> Diagnostic | None:
+    """Closer to the plane before or after, both in the middle and elsewhere in the stack.
 
     A candidate that is too smooth, in a stack that goes out of focus, is closer to the next blurred plane: on
     one side of the focus that is the one before, on the other side the one after.
     """
-    if shown.stack is None:
-        return ""
-    here = shown.beside(candidate, truth)
+    if view.stack is None:
+        return None
+    here = view.neighbours(candidate, truth)
     closer = [step for step in (-1, 1) if step in here and is_closer(here[step], here[0])]
     if len(closer) != 1:
-        return ""
-    quarter = truth.shape[shown.stack] // 4
+        return None
+    quarter = truth.shape[view.stack] // 4
     for away in (-quarter, quarter):
-        there = shown.beside(candidate, truth, away) if shown.has(truth, away) else {}
+        there = view.neighbours(candidate, truth, away) if view.has(truth, away) else {}
         nearest = min(there, key=lambda step: float(there[step].mean()), default=0)
-        if nearest == -closer[0] and 1 - there[nearest].mean() / 2 > ALIKE:
-            return ""
-    where = "further on" if closer[0] > 0 else "before"
-    return f"closer to the ground truth one plane {where}; line the stacks up."
+        if nearest == -closer[0] and 1 - there[nearest].mean() / 2 > SIMILAR:
+            return None
+    where = "later" if closer[0] > 0 else "earlier"
+    text = f"closer to the ground truth one plane {where}; realign the stacks."
+    return Diagnostic("other-plane", "error", text)
 
 
-def _missing(finite: NDArray[np.bool_]) -> str:
+def _check_missing(finite: NDArray[np.bool_]) -> Diagnostic | None:
     share = 1 - finite.mean()
-    return f"{share:.0%} of its pixels are NaN or infinite; nothing is learned there." if share > 0.1 else ""
+    text = f"{share:.0%} of its pixels are NaN or infinite; nothing is learned there."
+    return Diagnostic("not-finite", "warning", text) if share > 0.1 else None
 
 
 def _varies(image: NDArray[np.float64]) -> bool:
@@ -512,51 +679,76 @@ def _varies(image: NDArray[np.float64]) -> bool:
     return bool(known.size and np.ptp(known) > 0)
 
 
-# -- together -----------------------------------------------------------------------------------------
+# -- all candidates together --------------------------------------------------------------------------
 
 
-def _flat_truth(plane: Plane) -> str:
+def _constant_truth(plane: Plane) -> Diagnostic:
     known = plane[np.isfinite(plane)]
     value = f"{known[0]:g}" if known.size else "NaN or infinite"
-    return f"the ground truth: every pixel looked at is {value}; find out what became of it."
+    text = f"the ground truth is constant ({value}) in the plane examined."
+    return Diagnostic("constant-truth", "error", text)
 
 
-def _told(found: Iterable[tuple[str, str]]) -> list[str]:
-    """One sentence for each finding, with all whom it concerns."""
-    whom: dict[str, list[str]] = {}
-    for name, text in found:
-        if text:
-            whom.setdefault(text, []).append(f'"{name}"')
-    return [f"candidate{'s' * (len(who) > 1)} {', '.join(who)}: {text}" for text, who in whom.items()]
+def _check_truth(truth: Plane, names: Sequence[str], planes: Sequence[Plane]) -> Iterator[Diagnostic]:
+    """The truth is clipped, or is one of the candidates saved again."""
+    known = [plane for plane in planes if _varies(plane) and not np.array_equal(plane, truth, equal_nan=True)]
+    if not known or not _varies(truth):
+        return
+    found = next(filter(None, (_clipped(truth, plane) for plane in known)), None)
+    if found is not None:
+        share, value, which = found
+        text = (
+            f"{share:.0%} of the ground truth's pixels have its {which} value, {value:g}, where the "
+            "candidates vary; is it saturated? The table learns to clip."
+        )
+        yield Diagnostic("truth-clipped", "error", text)
+    squares = [(plane - truth)[np.isfinite(plane - truth)] ** 2 for plane in planes]
+    errors = [float(np.sqrt(values.mean())) if values.size else np.inf for values in squares]
+    if len(errors) < 2:
+        return
+    nearest, second = np.argsort(errors)[:2]
+    if (
+        0
+        < errors[nearest]
+        < min(COPY_RATIO * errors[second], COPY_SHARE * float(truth[np.isfinite(truth)].std()))
+    ):
+        text = (
+            f'candidate "{names[nearest]}" differs from the ground truth by {errors[nearest]:.3g} only (root '
+            "mean square); one seems to be the other, saved again. Check the ground truth, or drop the "
+            "candidate."
+        )
+        fix = {"action": "drop-candidate", "candidates": [names[nearest]]}
+        yield Diagnostic("truth-is-candidate", "error", text, fix)
 
 
-def _twins(names: Sequence[str], planes: Sequence[Plane]) -> list[str]:
-    said = []
+def _twins(names: Sequence[str], planes: Sequence[Plane]) -> Iterator[Diagnostic]:
     for number, plane in enumerate(planes):
         for name, other in zip(names[:number], planes[:number], strict=True):
             if np.array_equal(plane, other, equal_nan=True):
-                said.append(f'candidates "{name}", "{names[number]}": equal, pixel for pixel; leave one out.')
+                text = f'candidates "{name}", "{names[number]}": equal in every pixel; drop one.'
+                fix = {"action": "drop-candidate", "candidates": [names[number]]}
+                yield Diagnostic("equal-candidates", "warning", text, fix)
                 break
-    return said
 
 
-def _mixed_up(
-    looked_at: Sequence[tuple[str, Plane, Sequence[Plane]]], names: Sequence[str] | None
-) -> list[str]:
+def _other_order(
+    examined: Sequence[tuple[str, Plane, Sequence[Plane]]], names: Sequence[str] | None
+) -> Iterator[Diagnostic]:
     """The first candidate that shows another image's field."""
-    for label, truth, planes in looked_at:
-        for name, plane in zip(_called(names, len(planes)), planes, strict=True):
-            plain = apart(truth, plane)
-            for other, other_truth, _ in looked_at:
+    for label, truth, planes in examined:
+        for name, plane in zip(_default_names(names, len(planes)), planes, strict=True):
+            original = squared_difference(truth, plane)
+            for other, other_truth, _ in examined:
                 if other == label or other_truth.shape != plane.shape:
                     continue
-                if is_closer(apart(other_truth, plane), plain):
-                    return [
+                if is_closer(squared_difference(other_truth, plane), original):
+                    text = (
                         f'candidate "{name}": its image {label} is closer to the ground truth of image '
                         f"{other}; are all in one order?"
-                    ]
-    return []
+                    )
+                    yield Diagnostic("other-order", "error", text)
+                    return
 
 
-def _called(names: Sequence[str] | None, n: int) -> Sequence[str]:
+def _default_names(names: Sequence[str] | None, n: int) -> Sequence[str]:
     return names or [str(number + 1) for number in range(n)]

@@ -1,16 +1,17 @@
-"""Whether candidates are of the exposure that a table was learned on, and the gain and offset between them.
-
-A table is keyed on intensities: where a camera's gain or offset changed, it is wrong. Percentiles of the
-candidates' mean are compared with those kept in the table's report. Changes no table.
-"""
+"""Checks of gain and offset: between candidates and a table, and between candidates and a second exposure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.arrays.blocks import as_array, dtype_of, is_dask, is_torch
+from napari_ensir.ensemble.arrays.image_set import make_field
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic
+from napari_ensir.ensemble.checks.noise import sample_planes
 from napari_ensir.ensemble.statistics.reference import PERCENTS, Samples, percentiles_of
 from napari_ensir.errors import EnsembleError
 
@@ -19,18 +20,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Exposure", "exposure_of", "matched"]
+__all__ = ["Drift", "Exposure", "MatchedTruths", "exposure_of", "find_drift", "match_truths", "matched"]
 
 GROSS_GAIN = 1.5
-"""A ratio of spreads beyond which, either way, images are unlikely to be of one exposure."""
+"""Ratio of intensity spreads, either way, beyond which images are probably of different exposures."""
 
 GROSS_OFFSET = 0.5
-"""A shift of the middle beyond which they are, as a share of the spread learned from."""
+"""Difference of medians, as a share of the intensity spread, beyond which they are."""
+
+SMOOTHING = 5.0
+"""Standard deviation of the Gaussian, in pixels, that images are blurred with before they are regressed."""
+
+BLOCKS = 8
+"""Blocks along rows and columns that are left out in turn for the standard errors."""
+
+SIGNIFICANT = 3.0
+"""Standard errors beyond which a drift is corrected."""
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """New intensities as ``gain * x + offset`` of those that a table was learned on.
+    """Intensities as ``gain * x + offset`` of those that a table was learned on.
 
     Attributes
     ----------
@@ -39,7 +49,7 @@ class Exposure:
     offset : float
         In intensity units.
     spread : float
-        Between the outer percentiles of the images learned from, in intensity units.
+        Difference of the outer percentiles of the images learned from, in intensity units.
     middle : float
         Median of the images learned from.
     """
@@ -51,37 +61,48 @@ class Exposure:
 
     @property
     def differs(self) -> bool:
-        """Whether the exposures differ grossly: beyond what other fields of one sample show."""
+        """Whether the exposures differ by more than fields of one sample do."""
         moved = abs(self.gain * self.middle + self.offset - self.middle)
         off = moved > GROSS_OFFSET * self.spread * max(1.0, self.gain)
         return off or not 1 / GROSS_GAIN < self.gain < GROSS_GAIN
 
-    def warning(
+    def check(
         self,
-        remedy: str = "match it to them, with --match on the command line, lut.rescaled(gain, offset) in "
-        "Python",
-    ) -> str:
-        """One sentence for a user who did not ask, with what can be done about it."""
-        return (
-            f"the images look as if taken at another exposure than those the table was learned on (about "
-            f"{self.gain:.3g} x + {self.offset:.3g}), and it is keyed on intensities; {remedy}."
+        remedy: str = "match it with --match on the command line, lut.match_exposure(candidates) in Python",
+    ) -> list[Diagnostic]:
+        """Report gross differences; ``remedy`` says what the user can do.
+
+        Returns
+        -------
+        list of Diagnostic
+            At most one.
+        """
+        if not self.differs:
+            return []
+        text = (
+            f"the images seem to be of another exposure than those that the table was learned on (about "
+            f"{self.gain:.3g} x + {self.offset:.3g}), and the table depends on intensities; {remedy}."
         )
+        fix = {"action": "match-intensities", "gain": self.gain, "offset": self.offset}
+        return [Diagnostic("other-exposure", "warning", text, fix)]
 
 
 def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]]) -> Exposure | None:
-    """The exposure of images beside that of a table.
+    """Estimate the exposure of images relative to that of a table.
+
+    Percentiles of the candidates' mean are compared with those in the table's report.
 
     Parameters
     ----------
     report
-        The table's.
+        Of the table.
     samples
         Pixels of each image to combine; see :func:`~napari_ensir.ensemble.statistics.reference.sample_of`.
 
     Returns
     -------
     Exposure or None
-        None if the table's report has no percentiles, or nothing can be said of the images.
+        None if the table's report has no percentiles, or the images are constant or not sampled.
 
     Examples
     --------
@@ -101,9 +122,9 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
         return None
     try:
         before, after = np.asarray(kept, np.float64), np.asarray(now)
-    except (TypeError, ValueError, OverflowError):  # of a file that somebody else wrote
+    except (TypeError, ValueError, OverflowError):  # a file that another program wrote
         return None
-    # The outermost are left out: saturation and single bright spots are no matter of exposure.
+    # Without the outermost percentiles, which saturation and bright spots change.
     before, after = before[1:-1], after[1:-1]
     spread, spread_now = float(before[-1] - before[0]), float(after[-1] - after[0])
     if not np.isfinite(before).all() or min(spread, spread_now) <= 0:
@@ -120,11 +141,195 @@ def matched(exposure: Exposure | None) -> tuple[float, float]:
     Raises
     ------
     EnsembleError
-        If nothing is known of the exposures.
+        If the exposure is not known.
     """
     if exposure is None:
         raise EnsembleError(
-            "the table cannot be matched: its report has no percentiles of what it was learned from, or the "
-            "images are constant or read chunk by chunk; in Python, lut.rescaled(gain, offset) takes figures."
+            "the table cannot be matched: its report has no percentiles of the images that it was learned "
+            "from, or the images are constant or lazy; use lut.rescaled(gain, offset) in Python."
         )
     return exposure.gain, exposure.offset
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Gain and offset that bring a second exposure to the candidates' intensities, ``gain * truth + offset``.
+
+    Attributes
+    ----------
+    gain, offset : float
+        ``offset`` in intensity units.
+    gain_error, offset_error : float
+        Standard errors.
+    significant : bool
+        Whether contrast or mean brightness differ by more than three standard errors.
+    """
+
+    gain: float
+    offset: float
+    gain_error: float
+    offset_error: float
+    significant: bool
+
+
+NO_DRIFT = Drift(1.0, 0.0, np.inf, np.inf, significant=False)
+
+
+def find_drift(candidates: Sequence[Any], truth: Any, channel_axis: int | None = None) -> Drift:
+    """Measure gain and offset of a second exposure against the candidates.
+
+    Truth and pixelwise median of the candidates are blurred, so that noise and lost detail hardly count, and
+    their means and standard deviations compared (reduced major axis regression: both have errors). Standard
+    errors are those of a jackknife over 64 blocks, and of the candidates among each other.
+
+    Parameters
+    ----------
+    candidates : M arrays of one shape
+    truth : array of that shape
+        Noisy. A few planes are read, at most 512 x 512 pixels of each.
+    channel_axis : int, optional
+
+    Returns
+    -------
+    Drift
+        Gain 1 and offset 0 if the images are too small, constant or not finite.
+
+    Examples
+    --------
+    >>> from scipy.ndimage import gaussian_filter
+    >>> rng = np.random.default_rng(0)
+    >>> clean = 50 + 400 * gaussian_filter(rng.normal(size=(128, 128)), 5)
+    >>> found = find_drift([clean], 0.8 * clean + rng.normal(0, 5, clean.shape))
+    >>> round(found.gain, 1), found.significant
+    (1.3, True)
+    """
+    from scipy.ndimage import gaussian_filter
+
+    sums = []  # of n, x, y, x^2, y^2 and of each candidate's mean and square, by block
+    for noisy, *restored in sample_planes([truth, *candidates], channel_axis):
+        if not all(np.isfinite(plane).all() for plane in (noisy, *restored)):
+            continue
+        images = [noisy, np.median(restored, axis=0), *restored]
+        x = np.stack([gaussian_filter(image, SMOOTHING) for image in images])
+        rows, columns = (np.arange(size) * BLOCKS // size for size in noisy.shape)
+        block = (rows[:, None] * BLOCKS + columns).ravel()
+        values = [np.ones(x[0].size), *x.reshape(len(x), -1), *(x**2).reshape(len(x), -1)]
+        sums.append([np.bincount(block, value, minlength=BLOCKS**2) for value in values])
+    if not sums:
+        return NO_DRIFT
+    by_block = np.sum(sums, axis=0)
+    whole = by_block.sum(axis=1, keepdims=True)
+    (gain,), (shift,), (offset,), deviations = _regress(whole)
+    left_out = _regress(whole - by_block)[:3]
+    if not np.isfinite(gain) or gain <= 0 or not np.isfinite(left_out).all():
+        return NO_DRIFT
+    jackknife = np.sqrt((BLOCKS**2 - 1) * np.var(left_out, axis=1))
+    # How far the candidates differ from each other is how far their median may be off.
+    systematic = np.std(deviations, axis=1).ravel() / np.sqrt(len(candidates))
+    gain_error, shift_error, offset_error = np.hypot(jackknife, systematic).tolist()
+    significant = abs(gain - 1) > SIGNIFICANT * gain_error or abs(shift) > SIGNIFICANT * shift_error
+    return Drift(float(gain), float(offset), gain_error, offset_error, bool(significant))
+
+
+def _regress(sums: NDArray[np.float64]) -> Any:
+    """Gain, difference of means and offset of the median; the same three of each candidate."""
+    n, values = sums[0], sums[1:]
+    k = len(values) // 2
+    means = values[:k] / n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviations = np.sqrt(np.maximum(values[k:] / n - means**2, 0))
+        gains = deviations[1:] / deviations[0]
+    shifts = means[1:] - means[0]
+    offsets = means[1:] - gains * means[0]
+    return gains[0], shifts[0], offsets[0], (gains[1:], shifts[1:], offsets[1:])
+
+
+class MatchedTruths(Sequence[tuple[Sequence[Any], Any]]):
+    """A reference set whose truths are brought to the candidates' gain and offset when they are read.
+
+    Parameters
+    ----------
+    reference : sequence of (candidates, truth)
+    drifts : one for each image
+    """
+
+    def __init__(self, reference: Sequence[tuple[Sequence[Any], Any]], drifts: Sequence[Drift]) -> None:
+        self.reference, self.drifts = reference, drifts
+        self.labels = getattr(reference, "labels", None)
+
+    def __len__(self) -> int:
+        return len(self.reference)
+
+    def __getitem__(self, number: Any) -> Any:
+        place = range(len(self))[number]
+        candidates, truth = self.reference[place]
+        return candidates, _scale(truth, self.drifts[place])
+
+
+def _scale(truth: Any, drift: Drift) -> Any:
+    """A truth with gain and offset, in floats; lazy unless it is in memory."""
+    gain, offset = (drift.gain, drift.offset) if drift.significant else (1.0, 0.0)
+    array = as_array(truth)
+    if is_torch(array):
+        return array * gain + offset if array.is_floating_point() else array.float() * gain + offset
+    if isinstance(array, np.memmap) or not (is_dask(array) or isinstance(array, np.ndarray)):
+        import dask.array as da
+
+        array = da.from_array(array, chunks=getattr(array, "chunks", "auto"))  # type: ignore[no-untyped-call]
+    dtype = np.result_type(dtype_of(array), np.float32)
+    return array.astype(dtype) * dtype.type(gain) + dtype.type(offset)
+
+
+def match_truths(
+    reference: Iterable[tuple[Sequence[Any], Any]], channel_axis: int | None = None
+) -> tuple[Iterable[tuple[Sequence[Any], Any]], list[Diagnostic]]:
+    """Correct the drift of second exposures' brightness, such as of a lamp or by bleaching.
+
+    Parameters
+    ----------
+    reference : iterable of (candidates, truth)
+        Read into a list if it is no sequence.
+    channel_axis : int, optional
+
+    Returns
+    -------
+    reference : iterable
+        The set as given, or a :class:`MatchedTruths` if the drift of an image is significant.
+    diagnostics : list of Diagnostic
+        What was corrected.
+
+    Raises
+    ------
+    EnsembleError
+        If an image cannot be used.
+    """
+    if not isinstance(reference, Sequence):
+        try:
+            reference = list(reference)
+        except TypeError:
+            return reference, []
+    drifts = []
+    for number, pair in enumerate(reference):
+        try:
+            candidates, truth = pair
+        except (TypeError, ValueError):
+            return reference, []  # reported when the set is read
+        field = make_field(candidates, truth, channel_axis=channel_axis, place=f"image {number + 1}: ")
+        drifts.append(find_drift(field.candidates, field.truth, field.channel_axis))
+    found = [
+        Diagnostic(
+            "truth-matched",
+            "info",
+            f"{_image(number, reference)}the brightness of the second exposure differs from the candidates', "
+            f"by {drift.gain:.3f} ± {drift.gain_error:.3f} x {drift.offset:+.3g}; it was matched.",
+            {"action": "match-truth", "gain": drift.gain, "offset": drift.offset},
+        )
+        for number, drift in enumerate(drifts)
+        if drift.significant
+    ]
+    return (MatchedTruths(reference, drifts) if found else reference), found
+
+
+def _image(number: int, reference: Sequence[Any]) -> str:
+    labels = getattr(reference, "labels", None)
+    return f"image {labels[number] if labels else number + 1}: " if len(reference) > 1 else ""

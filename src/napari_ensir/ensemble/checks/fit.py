@@ -1,15 +1,13 @@
-"""What a user should know of a fit before trusting it, in sentences. Refuses and changes nothing.
-
-All of it comes from what was counted: no pixel is looked at again.
-"""
+"""Checks of a fit from its statistics: constant candidates, other scales, range, unsolved bin sets."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import describe_candidate
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, sort_diagnostics
 from napari_ensir.ensemble.estimators.base import OUTCOMES
 
 if TYPE_CHECKING:
@@ -21,27 +19,27 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.statistics.binning import Binning
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["doubts", "range_warning", "share_outside"]
+__all__ = ["check_fit", "check_range", "share_outside"]
 
 
-WORTH_SAYING = 0.01
-"""Share of pixels outside the range from which on it is said: noise puts a few of them there."""
+OUTSIDE = 0.01
+"""Share of pixels outside the range that is reported: noise puts a few of them there."""
 
 
 def share_outside(binning: Binning, image: ArrayLike) -> float:
-    """Which share of an image's pixels lies outside a table's range, and so goes to its end bins.
+    """Share of an image's pixels that lie outside a table's range, and so fall in its end bins.
 
     Parameters
     ----------
     binning : Binning
         The bins of a table: ``lut.binning``.
     image
-        Intensities of any shape, an integer or float dtype; one plane of a large image will do.
+        Intensities of any shape, an integer or float dtype; one plane of a large image is enough.
 
     Returns
     -------
     float
-        0 to 1, of the finite pixels; 0 where there are none.
+        0 to 1, of the finite pixels; 0 if there are none.
 
     Examples
     --------
@@ -57,67 +55,86 @@ def share_outside(binning: Binning, image: ArrayLike) -> float:
     return float(outside.sum() / max(1, finite.sum()))
 
 
-def range_warning(binning: Binning, name: str, image: ArrayLike) -> str:
-    """A sentence about an image whose intensities a table was not made for; empty if they suit it.
+def check_range(binning: Binning, name: str, image: ArrayLike) -> list[Diagnostic]:
+    """Check that an image's intensities lie in a table's range, and not all in one bin.
 
     Parameters
     ----------
     binning : Binning
         The bins of a table: ``lut.binning``.
     name : str
-        What to call the image.
+        Of the candidate.
     image
         As for :func:`share_outside`.
+
+    Returns
+    -------
+    list of Diagnostic
+        At most one.
 
     Examples
     --------
     >>> from napari_ensir import fit_lut
     >>> truth = np.arange(256, dtype=np.uint8).reshape(16, 16)
     >>> lut = fit_lut([([truth // 2 * 2, truth // 4 * 4], truth)])
-    >>> range_warning(lut.binning, "a", truth)
-    ''
-    >>> print(range_warning(lut.binning, "a", truth * np.uint16(16)))
+    >>> check_range(lut.binning, "a", truth)
+    []
+    >>> print(*check_range(lut.binning, "a", truth * np.uint16(16)))
     93.8% of the pixels of "a" lie outside the table's range, 0 to 255: it was learned on another scale.
-    >>> print(range_warning(lut.binning, "a", truth / 255))
+    >>> print(*check_range(lut.binning, "a", truth / 255))
     All of "a" (0 to 1) lies in one bin of the table, 0 to 255 in bins of 32: it was learned on another scale.
     """
     low, high = binning.low, binning.high
+    fix = {"action": "match-intensities", "candidates": [name]}
     outside = share_outside(binning, image)
-    if outside > WORTH_SAYING:
-        return (
+    if outside > OUTSIDE:
+        text = (
             f'{outside:.1%} of the pixels of "{name}" lie outside the table\'s range, {low:g} to {high:g}: '
             "it was learned on another scale."
         )
+        return [Diagnostic("outside-range", "warning", text, fix)]
     values = np.asarray(image)
     values = values[np.isfinite(values)]
     if values.size == 0 or values.min() == values.max() or binning.n_bins < 2:
-        return ""
+        return []
     ends = np.array([values.min(), values.max()], np.float64)
     if np.ptp(binning.bins(ends)) > 0:
-        return ""
-    return (
+        return []
+    text = (
         f'All of "{name}" ({ends[0]:g} to {ends[1]:g}) lies in one bin of the table, {low:g} to {high:g} in '
         f"bins of {binning.width:g}: it was learned on another scale."
     )
+    return [Diagnostic("one-bin", "warning", text, fix)]
 
 
-MANY = 0.1
-"""Share of the pixels without a solution from which on it is said: flat or saturated areas are ordinary."""
+UNSOLVED = 0.1
+"""Share of the pixels without a solution that is reported: flat or saturated areas are ordinary."""
 
-MOVED = 8.0
-"""Ratio of contrasts that shows another scale, where the means differ too."""
+TOO_FEW = 0.9
+"""Share of the pixels in bin sets with too few pixels that is reported."""
 
-FAR_MOVED = 30.0
-"""So many times the truth's contrast shows another scale, whatever the mean.
+CHANNELS = 32
+"""More places along the channel axis are reported."""
 
-So small a part of it does not: a truth may be all noise."""
+CONTRAST = 8.0
+"""Ratio of standard deviations that shows another scale, where the means differ too."""
+
+GREAT_CONTRAST = 30.0
+"""A standard deviation this many times the truth's shows another scale, whatever the mean.
+
+A small fraction of it does not: a truth may be all noise."""
 
 APART = 5.0
-"""Means so many standard deviations apart show another offset."""
+"""Means this many standard deviations apart show another offset."""
 
 
-def doubts(statistics: Statistics, names: Sequence[str], estimate: Estimate) -> list[str]:
-    """Sentences on candidates that are constant or on another scale, on the range, on EM without solutions.
+def check_fit(
+    statistics: Statistics,
+    names: Sequence[str],
+    estimate: Estimate,
+    channel_axis: int | None = None,
+) -> list[Diagnostic]:
+    """Check a fit: constant candidates, other scales, the data range, bin sets without a solution.
 
     Parameters
     ----------
@@ -125,32 +142,47 @@ def doubts(statistics: Statistics, names: Sequence[str], estimate: Estimate) -> 
     names : M strings
     estimate : Estimate
         Of these statistics.
+    channel_axis : int, optional
+
+    Returns
+    -------
+    list of Diagnostic
+        Most severe first.
 
     Examples
     --------
-    >>> from napari_ensir import fit_lut
+    >>> from napari_ensir.ensemble.estimators.em import em
+    >>> from napari_ensir.ensemble.estimators.base import Settings
+    >>> from napari_ensir.ensemble.statistics.reference import collect_reference
     >>> truth = np.arange(4096, dtype=np.uint16).reshape(64, 64)
-    >>> lut = fit_lut([((truth // 2 * 2, truth // 256), truth)], names=("A", "B"), device="cpu")
-    >>> print(lut.report["warnings"][0])  # doctest: +ELLIPSIS
+    >>> found = collect_reference([((truth // 2 * 2, truth // 256), truth)], device="cpu").statistics
+    >>> print(check_fit(found, ("A", "B"), em(found, Settings()))[0])  # doctest: +ELLIPSIS
     candidate 2 ("B") has a mean of 7.5 and a standard deviation of 4.61; the ground truth has 2048 and ...
     """
-    means, deviations = _moments(statistics)
+    means, deviations = moments(statistics)
     flat = [m for m in range(len(names)) if deviations[m] == 0]
-    found = [
-        f"{describe_candidate(m, names)} has one intensity only, {means[m]:.6g}; it is of no use here."
-        for m in flat
-    ]
-    found += [
-        f"{describe_candidate(m, names)} has a mean of {means[m]:.3g} and a standard deviation of "
-        f"{deviations[m]:.3g}; the ground truth has {means[-1]:.4g} and {deviations[-1]:.4g}. "
-        "Bring them to one scale, or the weights mean nothing."
-        for m in range(len(names))
-        if m not in flat and _is_elsewhere(means[[m, -1]], deviations[[m, -1]])
-    ]
-    return [*found, *_outside(statistics, names), *_unsolved(statistics, names, estimate, flat)]
+    found = []
+    for m, name in enumerate(names):
+        who = describe_candidate(m, names)
+        fix: dict[str, Any] = {"action": "drop-candidate", "candidates": [name]}
+        if m in flat:
+            text = f"{who} is constant ({means[m]:.6g}), so it cannot contribute."
+            found.append(Diagnostic("constant", "error", text, fix))
+        elif _differs(means[[m, -1]], deviations[[m, -1]]):
+            gain = float(deviations[-1] / deviations[m])
+            text = (
+                f"{who} has a mean of {means[m]:.3g} and a standard deviation of {deviations[m]:.3g}; the "
+                f"ground truth has {means[-1]:.4g} and {deviations[-1]:.4g}. Bring them to one scale."
+            )
+            offset = float(means[-1] - gain * means[m])
+            fix |= {"action": "match-intensities", "gain": gain, "offset": offset}
+            found.append(Diagnostic("scale-mismatch", "error", text, fix))
+    found += [*_outside(statistics, names), *_unsolved(statistics, names, estimate, flat)]
+    found += [*_too_few(statistics, estimate), *_many_channels(statistics, channel_axis)]
+    return sort_diagnostics(found)
 
 
-def _moments(statistics: Statistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def moments(statistics: Statistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of each candidate and of the truth, (M + 1,), intensity units."""
     counts = statistics.counts[:, None]
     total = max(1, statistics.n_pixels)
@@ -163,42 +195,88 @@ def _moments(statistics: Statistics) -> tuple[NDArray[np.float64], NDArray[np.fl
     return np.append(mean, truth), np.sqrt(np.append(variance, spread))
 
 
-def _is_elsewhere(means: NDArray[np.float64], deviations: NDArray[np.float64]) -> bool:
-    """Whether a candidate's and the truth's intensities differ as those of two scales do."""
+def correlations(statistics: Statistics) -> list[list[float]]:
+    """Correlation of each candidate with each other, (M, M), over the pixels of the fit.
+
+    From the candidates' variances and their mean squared differences, ``G_mm + G_kk - 2 G_mk`` with the error
+    Gram matrix ``G``.
+    """
+    means, deviations = (values[:-1] for values in moments(statistics))
+    gram = statistics.error_gram.sum(axis=0) / max(1, statistics.n_pixels)
+    apart = np.diag(gram)[:, None] + np.diag(gram) - 2 * gram
+    variance = deviations**2
+    covariance = (variance[:, None] + variance + (means[:, None] - means) ** 2 - apart) / 2
+    size = deviations[:, None] * deviations
+    known = np.where(size > 0, covariance / np.where(size > 0, size, 1.0), 0.0)
+    return [[float(value) for value in row] for row in known.clip(-1, 1)]
+
+
+def _differs(means: NDArray[np.float64], deviations: NDArray[np.float64]) -> bool:
+    """Whether a candidate and the truth are on different scales."""
     least, most = float(deviations.min()), float(deviations.max())
     apart = float(abs(means[0] - means[1]))
     return bool(
-        deviations[0] > FAR_MOVED * deviations[1]
-        or (most > MOVED * least and apart > most / 2)
+        deviations[0] > GREAT_CONTRAST * deviations[1]
+        or (most > CONTRAST * least and apart > most / 2)
         or apart > APART * (least + most)
     )
 
 
-def _outside(statistics: Statistics, names: Sequence[str]) -> list[str]:
-    """Candidates with many pixels outside the range; the truth is in no bin, and may have noise there."""
+def _outside(statistics: Statistics, names: Sequence[str]) -> list[Diagnostic]:
+    """Candidates with many pixels outside the range; the truth is not binned, and may have noise there."""
     low, high = statistics.binning.low, statistics.binning.high
     who = [describe_candidate(m, names) for m in range(len(names))]
     shares = statistics.outside[:-1] / max(1, statistics.n_pixels)
     return [
-        f"{share:.1%} of the pixels of {one} lie outside the data range, {low:g} to {high:g}, and count in "
-        "its end bins."
-        for one, share in zip(who, shares, strict=True)
-        if share > WORTH_SAYING
+        Diagnostic(
+            "outside-range",
+            "warning",
+            f"{share:.1%} of the pixels of {one} lie outside the data range, {low:g} to {high:g}, and count "
+            "in its end bins.",
+            {"action": "match-intensities", "candidates": [name]},
+        )
+        for one, name, share in zip(who, names, shares, strict=True)
+        if share > OUTSIDE
     ]
 
 
 def _unsolved(
     statistics: Statistics, names: Sequence[str], estimate: Estimate, flat: Sequence[int]
-) -> list[str]:
-    """Bin sets for which EM has no solution, since a candidate is constant there."""
+) -> list[Diagnostic]:
+    """Bin sets for which EM has no solution, because a candidate is constant there."""
     unsolved = estimate.outcome == OUTCOMES.index("no solution")
     share = float(statistics.counts[unsolved].sum() / max(1, statistics.n_pixels))
-    if not unsolved.any() or not (flat or share > MANY):
+    if not unsolved.any() or not (flat or share > UNSOLVED):
         return []
     constant = (statistics.variances[unsolved] == 0).sum(axis=0)
     guilty = [m for m in range(len(names)) if 2 * constant[m] >= max(1, constant.max())]
-    return [
+    text = (
         f"EM has no solution in {unsolved.sum()} of {len(unsolved)} bin sets, {share:.0%} of the pixels, "
         f"and keeps its start weights there: {' and '.join(describe_candidate(m, names) for m in guilty)} "
         f"{'is' if len(guilty) == 1 else 'are'} constant in them."
-    ]
+    )
+    return [Diagnostic("no-solution", "warning", text)]
+
+
+def _too_few(statistics: Statistics, estimate: Estimate) -> list[Diagnostic]:
+    """EM in bins so narrow that most pixels get its start weights."""
+    few = estimate.outcome == OUTCOMES.index("too few pixels")
+    share = float(statistics.counts[few].sum() / max(1, statistics.n_pixels))
+    if share <= TOO_FEW:
+        return []
+    width = 4 * statistics.binning.width
+    text = (
+        f"EM has too few pixels in {few.sum()} of {len(few)} bin sets, {share:.0%} of the pixels, and keeps "
+        f"its start weights there; use wider bins than {statistics.binning.width:g}, or more images."
+    )
+    return [Diagnostic("too-few-pixels", "warning", text, {"action": "set-bin-width", "value": width})]
+
+
+def _many_channels(statistics: Statistics, channel_axis: int | None) -> list[Diagnostic]:
+    n = statistics.n_channels
+    if n <= CHANNELS:
+        return []
+    text = (
+        f"channel_axis is {channel_axis}, of length {n}, so {n} tables were learned; is it the channel axis?"
+    )
+    return [Diagnostic("many-channels", "warning", text)]

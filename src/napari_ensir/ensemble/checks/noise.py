@@ -1,76 +1,84 @@
-"""Looks for what would void a noisy reference, and says so in a sentence. Learns and refuses nothing.
+"""Checks of a noisy reference: the candidates' own input, correlated noise, a wrong noise level.
 
-A noisy image can stand for the truth if its noise has nothing to do with the candidates' errors. Two things
-break that, and both can be seen. It may be the image that the candidates were restored from: what they left
-of its noise is in both. And where one pixel's noise says something of its neighbours', a hidden pixel's can
-be guessed. ``benchmarks/noise_checks.md`` tells how often these checks err.
+A noisy image can take the place of the ground truth if its noise is independent of the candidates' errors.
+Two things break that: the image may be the candidates' own input, whose noise they kept in part; and the
+noise of neighbouring pixels may be correlated, so that a hidden pixel can be predicted from them.
+``benchmarks/noise_checks.md`` measures how often these checks err.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, product
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from napari_ensir.ensemble.arrays.blocks import is_torch
-from napari_ensir.ensemble.arrays.image_set import make_field
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     Image = NDArray[np.float64]
-    from collections.abc import Iterable
 
     TruthNoise = float | Literal["unknown"]
-    """Standard deviation of a noisy truth's noise, in intensity units, or that it is not known."""
+    """Standard deviation of the noise of a noisy truth, in intensity units, or ``"unknown"``."""
 
 __all__ = [
+    "PARTS",
     "OwnInputEvidence",
-    "OwnInputWarning",
-    "correlated_noise_warning",
+    "check_correlated_noise",
+    "check_noise_level",
+    "check_own_input",
     "method_for",
     "noise_between",
     "noise_correlation",
     "own_input_evidence",
-    "own_input_of",
-    "own_input_warning",
+    "sample_planes",
 ]
 
 
 SIDE = 512
-"""Pixels looked at along rows and columns, from the middle: enough to tell, whatever the image's size."""
+"""Pixels examined along rows and columns, in the middle."""
 
 PLANES = 4
-"""Planes looked at, evenly spread."""
+"""Planes examined, evenly spaced."""
 
 LEAST = 32
-"""A smaller plane tells nothing."""
+"""Smaller planes are not examined."""
 
 OWN_INPUT = 0.3
-"""Of :attr:`OwnInputEvidence.score`: above it the reference is most likely the candidates' own input."""
+"""Least :attr:`OwnInputEvidence.score` at which the reference is probably the candidates' own input."""
 
 CORRELATED = 0.2
-"""Of :func:`noise_correlation`: above it neighbours' noise is most likely correlated."""
+"""Least :func:`noise_correlation` at which the noise of neighbouring pixels is probably correlated."""
+
+LEVEL = 3.0
+"""Ratio of the given and the measured noise level, either way, that is reported."""
+
+FLAT_SHARE = 0.3
+"""Share of a plane's pixels that is taken as flat."""
+
+PARTS = 8
+"""Parts of a reference set with a noisy truth, to see how much a difference varies between them."""
 
 
 @dataclass(frozen=True)
 class OwnInputEvidence:
-    """How the residual of the most telling candidate behaves in the flat parts of an image.
+    """Correlations of a candidate's residual, reference minus candidate, in the flat parts of an image.
 
     Attributes
     ----------
     detail : float
-        Correlation of the residual, reference minus candidate, with the candidate's own detail. What a
-        candidate left of its input's noise is part of that input: positive. It is no part of another
-        exposure's: negative.
+        Correlation of the residual with the candidate's own detail. Positive if the candidate kept noise of
+        this reference, negative if it kept that of another exposure.
     neighbours : float
-        Correlation of the residual with itself one pixel on. Structure that a candidate lost raises both.
+        Correlation of the residual with itself one pixel further. Structure that a candidate lost raises
+        both.
     """
 
     detail: float
@@ -78,18 +86,18 @@ class OwnInputEvidence:
 
     @property
     def score(self) -> float:
-        """One number of the two: what structure does to the one is taken off by the other."""
+        """``detail - neighbours``, in which the effect of lost structure cancels."""
         return self.detail - self.neighbours
 
     def to_dict(self) -> dict[str, float]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {**asdict(self), "score": self.score}
 
 
 def own_input_evidence(
     candidates: Sequence[Any], reference: Any, channel_axis: int | None = None
 ) -> OwnInputEvidence | None:
-    """Look whether a noisy reference may be the image that candidates were restored from.
+    """Measure whether a reference may be the image that the candidates were restored from.
 
     Parameters
     ----------
@@ -100,7 +108,7 @@ def own_input_evidence(
     Returns
     -------
     OwnInputEvidence or None
-        None where the images are too small to tell, or not finite.
+        Of the candidate with the highest score. None if the images are too small or not finite.
 
     Examples
     --------
@@ -114,7 +122,7 @@ def own_input_evidence(
     from scipy.ndimage import gaussian_filter
 
     found = []
-    for noisy, *restored in _planes([reference, *candidates], channel_axis):
+    for noisy, *restored in sample_planes([reference, *candidates], channel_axis):
         if not all(np.isfinite(plane).all() for plane in (noisy, *restored)):
             continue
         flat = _flat(np.mean(restored, axis=0), inner=0, outer=2, window=3, share=0.3)
@@ -122,72 +130,118 @@ def own_input_evidence(
         details = [plane - gaussian_filter(plane, 2) for plane in restored]
         found.append(
             [
-                (_correlation(residual[flat], detail[flat]), _next_to_itself(residual, flat))
+                (_correlation(residual[flat], detail[flat]), _lag_one(residual, flat))
                 for residual, detail in zip(residuals, details, strict=True)
             ]
         )
     if not found:
         return None
-    # A median's residual looks like another exposure's whatever it is, so one candidate has to do.
+    # The residual of a median filter always looks like another exposure's, so one candidate is enough.
     each = [OwnInputEvidence(*pair) for pair in np.mean(found, axis=0).tolist()]
     return max(each, key=lambda evidence: evidence.score)
 
 
-def own_input_warning(
+def check_own_input(
     candidates: Sequence[Any],
     reference: Any,
     *,
     inputs: Sequence[Any] = (),
     channel_axis: int | None = None,
-) -> str | None:
-    """A sentence if the reference is, or seems to be, the image that the candidates were restored from.
+) -> list[Diagnostic]:
+    """Check whether the reference is, or seems to be, the image that the candidates were restored from.
 
     Parameters
     ----------
     candidates : M arrays of one shape
     reference : array of that shape
     inputs : arrays
-        Images that candidates are known to be restored from, as far as anything is known.
+        Images that candidates are known to be restored from.
     channel_axis : int, optional
 
     Returns
     -------
-    str or None
-        None: nothing speaks for it.
+    list of Diagnostic
+        At most one.
     """
+    effect = (
+        "so scores and weights are biased toward the least denoised candidate; take another exposure, or "
+        "learn from the noisy image alone."
+    )
     if any(_is_equal(given, reference) for given in inputs):
-        return (
-            "the reference is the very image that the candidates were restored from: its noise is in both, "
-            "so scores and weights favour what was restored least; take another exposure, or learn from "
-            "the noisy image alone."
-        )
+        text = f"the reference is the very image that the candidates were restored from, {effect}"
+        return [Diagnostic("own-input", "error", text)]
     evidence = own_input_evidence(candidates, reference, channel_axis)
     if evidence is None or evidence.score <= OWN_INPUT:
-        return None
-    return (
-        "the reference seems to be the image that the candidates were restored from (what they left of its "
-        f"noise is in both, score {evidence.score:.2f} above {OWN_INPUT:g}), and then scores and weights "
-        "favour what was restored least; take another exposure, or learn from the noisy image alone."
+        return []
+    text = (
+        "the reference seems to be the image that the candidates were restored from (the candidates contain "
+        f"its noise, score {evidence.score:.2f} above {OWN_INPUT:g}), {effect}"
     )
+    return [Diagnostic("own-input", "error", text)]
+
+
+def check_noise_level(
+    candidates: Sequence[Any], reference: Any, noise: float, channel_axis: int | None = None
+) -> list[Diagnostic]:
+    """Check the given noise level of a reference against the one measured in the flat parts of the image.
+
+    Parameters
+    ----------
+    candidates : M arrays of one shape
+    reference : array of that shape
+        Noisy.
+    noise : float
+        Standard deviation that was given, in intensity units.
+    channel_axis : int, optional
+
+    Returns
+    -------
+    list of Diagnostic
+        At most one, where the levels differ by more than a factor of 3.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> noisy = rng.normal(100, 9, (64, 64))
+    >>> check_noise_level([np.full((64, 64), 100.0)], noise=9, reference=noisy)
+    []
+    >>> check_noise_level([np.full((64, 64), 100.0)], noise=90, reference=noisy)[0].fix["action"]
+    'set-noise'
+    """
+    found = []
+    for noisy, *restored in sample_planes([reference, *candidates], channel_axis):
+        middle = np.median(restored, axis=0)
+        residual = noisy - middle
+        if np.isfinite(residual).all():
+            flat = _flat(middle, inner=0, outer=2, window=3, share=FLAT_SHARE)
+            found.append(float(np.var(residual[flat])))
+    measured = float(np.sqrt(np.mean(found))) if found else 0.0
+    if measured <= 0 or 1 / LEVEL < noise / measured < LEVEL:
+        return []
+    text = (
+        f"truth_noise is {noise:.3g}, but the flat parts of the ground truth have a noise of about "
+        f"{measured:.3g} (standard deviation); the scores would be wrong."
+    )
+    return [Diagnostic("noise-level", "error", text, {"action": "set-noise", "value": measured})]
 
 
 def noise_correlation(image: Any, channel_axis: int | None = None) -> float | None:
-    """How alike the noise of neighbouring pixels is in the flat parts of an image.
+    """Measure the correlation of neighbouring pixels' noise in the flat parts of an image.
 
-    Second differences along one axis, which smooth structure hardly passes, are correlated with themselves
-    one pixel along the other axis: 0 for noise that is independent from pixel to pixel, about 0.25 for noise
-    blurred by a Gaussian of half a pixel, 0.5 where rows or columns have noise in common.
+    Second differences along one axis, which suppress smooth structure, are correlated with themselves one
+    pixel along the other axis: 0 for independent noise, about 0.25 for noise blurred by a Gaussian of half a
+    pixel, 0.5 if rows or columns share noise.
 
     Parameters
     ----------
     image : array
-        Noisy; at least two axes beside the channels.
+        Noisy; at least two axes besides the channels.
     channel_axis : int, optional
 
     Returns
     -------
     float or None
-        The larger of both directions, mean over planes; None where the image is too small to tell.
+        The larger of both directions, averaged over planes; None if the image is too small.
 
     Examples
     --------
@@ -196,7 +250,7 @@ def noise_correlation(image: Any, channel_axis: int | None = None) -> float | No
     True
     """
     found = []
-    for (plane,) in _planes([image], channel_axis):
+    for (plane,) in sample_planes([image], channel_axis):
         if not np.isfinite(plane).all():
             continue
         flat = _flat(plane, inner=2, outer=8, window=4, share=0.2)
@@ -204,20 +258,21 @@ def noise_correlation(image: Any, channel_axis: int | None = None) -> float | No
     return float(np.mean(found, axis=0).max()) if found else None
 
 
-def correlated_noise_warning(image: Any, channel_axis: int | None = None) -> str | None:
-    """A sentence if the noise of neighbouring pixels is correlated, which blind learning cannot have."""
+def check_correlated_noise(image: Any, channel_axis: int | None = None) -> list[Diagnostic]:
+    """Check whether the noise of neighbouring pixels is correlated, which blind learning does not allow."""
     found = noise_correlation(image, channel_axis)
     if found is None or found <= CORRELATED:
-        return None
-    return (
-        f"the noise of neighbouring pixels is alike (correlation {found:.2f} in the flat parts of the noisy "
-        "image, where 0 is right): restorers can guess hidden noise from beside it, so the weights favour "
-        "those that keep it; a second exposure would be the better reference."
+        return []
+    text = (
+        f"the noise of neighbouring pixels is correlated ({found:.2f} in the flat parts of the noisy image; "
+        "0 is expected): restorers can predict hidden noise from its neighbours, so the weights are biased "
+        "toward the least denoised candidate; a second exposure would be a better reference."
     )
+    return [Diagnostic("correlated-noise", "warning", text)]
 
 
-def _planes(images: Sequence[Any], channel_axis: int | None) -> Iterator[tuple[Image, ...]]:
-    """A few planes of images of one shape: the middle of each, channels apart."""
+def sample_planes(images: Sequence[Any], channel_axis: int | None) -> Iterator[tuple[Image, ...]]:
+    """Yield the middle of a few planes of images of one shape, channels one by one, in float64."""
     shape = tuple(images[0].shape)
     channel = None if channel_axis is None else channel_axis % len(shape)
     spatial = [axis for axis in range(len(shape)) if axis != channel]
@@ -247,7 +302,7 @@ def _as_floats(part: Any) -> Image:
 
 
 def _flat(plane: Image, *, inner: float, outer: float, window: float, share: float) -> NDArray[np.bool_]:
-    """The part of a plane with the least structure, by the energy between two scales."""
+    """The ``share`` of a plane with the least energy between two scales."""
     from scipy.ndimage import gaussian_filter
 
     band = (gaussian_filter(plane, inner) if inner else plane) - gaussian_filter(plane, outer)
@@ -261,8 +316,8 @@ def _correlation(one: Image, other: Image) -> float:
     return float(one @ other) / size if size > 0 else 0.0
 
 
-def _next_to_itself(plane: Image, where: NDArray[np.bool_]) -> float:
-    """Correlation with the next pixel, mean of both directions."""
+def _lag_one(plane: Image, where: NDArray[np.bool_]) -> float:
+    """Correlation with the next pixel, averaged over both directions."""
     centred = plane - plane[where].mean()
     power = float((centred[where] ** 2).mean())
     if power == 0:
@@ -271,7 +326,7 @@ def _next_to_itself(plane: Image, where: NDArray[np.bool_]) -> float:
 
 
 def _lagged(plane: Image, where: NDArray[np.bool_]) -> float:
-    """Mean product of pixels and the next along the last axis, where both count."""
+    """Mean product of each pixel and the next along the last axis, where both are in the mask."""
     both = where[:, 1:] & where[:, :-1]
     return float((plane[:, 1:] * plane[:, :-1])[both].mean()) if both.any() else 0.0
 
@@ -285,12 +340,12 @@ def _across(plane: Image, where: NDArray[np.bool_]) -> float:
 
 
 def _is_equal(one: Any, other: Any) -> bool:
-    """Whether two images are one object, or the same in every pixel."""
+    """Whether two images are one object, or equal in every pixel."""
     if one is other:
         return True
     if tuple(getattr(one, "shape", ())) != tuple(getattr(other, "shape", ())):
         return False
-    if hasattr(one, "chunks") or hasattr(other, "chunks"):  # larger than memory, perhaps: the middle tells
+    if hasattr(one, "chunks") or hasattr(other, "chunks"):  # may be larger than memory: compare the middle
         where = tuple(_middle(size) for size in one.shape)
         one, other = one[where], other[where]
     return bool(np.array_equal(_as_floats(one), _as_floats(other)))
@@ -300,70 +355,43 @@ PARTS = 8
 """Parts of a reference set with a noisy truth, to see how much a difference varies between them."""
 
 
-class OwnInputWarning(UserWarning):
-    """A noisy reference seems to be the image that the candidates were restored from."""
-
-
-def method_for(method: str | None, truth_noise: TruthNoise | None) -> str:
-    """The method to learn by.
+def method_for(method: str, truth_noise: TruthNoise | None) -> str:
+    """Return the method to fit with, given what is known of the ground truth's noise.
 
     Parameters
     ----------
-    method : str, optional
-        As asked for.
+    method : str
+        A method's name, or ``"auto"``.
     truth_noise : float or "unknown", optional
-        None: the truth is clean.
+        None: the ground truth is clean.
+
+    Returns
+    -------
+    str
+        ``method``; ``"least-squares"`` for ``"auto"`` if the ground truth is noisy.
 
     Raises
     ------
     EnsembleError
-        If EM is asked for and the truth is noisy.
+        If EM is requested and the ground truth is noisy.
 
     Examples
     --------
-    >>> method_for(None, None), method_for(None, "unknown")
-    ('em', 'least-squares')
+    >>> method_for("auto", None), method_for("auto", "unknown")
+    ('auto', 'least-squares')
     """
     if truth_noise is None:
-        return method or "em"
+        return method
     if method in ("em", "em-released"):
         raise EnsembleError(
             f'method="{method}" takes the noise of the ground truth for errors of the candidates; use '
-            '"least-squares", whose weights the noise does not change, or leave the method out.'
+            '"least-squares", whose weights the noise does not change, or "auto".'
         )
-    return method or "least-squares"
-
-
-def own_input_of(
-    reference: Iterable[tuple[Sequence[Any], Any]], channel_axis: int | None = None
-) -> tuple[str | None, Iterable[tuple[Sequence[Any], Any]]]:
-    """Whether the first image's truth seems to be the candidates' own input; the set, to be read as before.
-
-    Returns
-    -------
-    warning : str or None
-        A sentence; see :func:`~napari_ensir.ensemble.checks.noise.own_input_warning`.
-    reference : iterable
-        What was given; with the first image put back where it can be read only once.
-    """
-    again = reference
-    if not isinstance(reference, Sequence):
-        try:
-            source = iter(reference)
-        except TypeError:
-            return None, again
-        head = [pair for _, pair in zip(range(1), source, strict=False)]
-        reference, again = head, chain(head, source)
-    try:
-        candidates, truth = next(iter(reference))
-        field = make_field(candidates, truth, channel_axis=channel_axis)
-    except (EnsembleError, StopIteration, TypeError, ValueError):
-        return None, again  # whoever reads the whole set says what is wrong with it
-    return own_input_warning(field.candidates, field.truth, channel_axis=field.channel_axis), again
+    return "least-squares"
 
 
 def noise_between(first: Any, second: Any, valid: Any = None) -> float:
-    """Standard deviation of the noise of two exposures that are alike in all but their noise.
+    """Measure the standard deviation of the noise from two exposures that differ only in their noise.
 
     Parameters
     ----------
@@ -373,7 +401,7 @@ def noise_between(first: Any, second: Any, valid: Any = None) -> float:
     Returns
     -------
     float
-        The root of half the mean squared difference; what is not finite is left out.
+        The root of half the mean squared difference; pixels that are not finite are left out.
 
     Raises
     ------
@@ -393,5 +421,5 @@ def noise_between(first: Any, second: Any, valid: Any = None) -> float:
         squares = np.subtract(one, two, dtype=np.float64) ** 2
     where = np.isfinite(squares) if valid is None else np.isfinite(squares) & np.asarray(valid, bool)
     if not where.any():
-        raise EnsembleError("no pixel is finite in both exposures; there is nothing to tell the noise by.")
+        raise EnsembleError("no pixel is finite in both exposures, so the noise cannot be measured.")
     return float(np.sqrt(squares[where].mean() / 2))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from napari_ensir.ensemble.estimators.least_squares import minimise_on_simplex
+from napari_ensir.ensemble.estimators.zzpm import zzpm_weights
 from napari_ensir.ensemble.scoring.metrics import luma, psnr
 from napari_ensir.ensemble.scoring.scores import score_range
 from napari_ensir.errors import EnsembleError
@@ -39,8 +40,6 @@ __all__ = [
     "OneCandidate",
     "RefESR",
     "Regression",
-    "zzpm_weights",
-    "zzpm_weights_from_gram",
 ]
 
 
@@ -153,34 +152,6 @@ class Average(_NeedsNoFit):
     ) -> NDArray[np.float64]:
         """Return the mean of the candidates."""
         return np.asarray(np.mean(stack(candidates), axis=0))
-
-
-def zzpm_weights(distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return weights proportional to 1 / distance (ZZPM as described, NTIRE 2023).
-
-    Parameters
-    ----------
-    distances : (M,) array
-        Mean squared distance of each candidate from the mean of the candidates. If some are zero, these
-        candidates get all of the weight.
-
-    Examples
-    --------
-    >>> zzpm_weights(np.array([4.0, 1.0, 1.0])).round(3)
-    array([0.111, 0.444, 0.444])
-    """
-    zero = distances == 0
-    scores = zero.astype(np.float64) if zero.any() else distances.min() / distances
-    return np.asarray(scores / scores.sum())
-
-
-def zzpm_weights_from_gram(gram: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the weights of :func:`zzpm_weights` from the (M, M) Gram matrix of the candidates' errors.
-
-    The ground truth cancels in the distances of the candidates from their mean.
-    """
-    distances = np.diag(gram) - 2 * gram.mean(axis=1) + gram.mean()
-    return zzpm_weights(np.maximum(distances, 0.0))
 
 
 @dataclass
@@ -351,7 +322,7 @@ class BinSets:
     ----------
     method : str
         A key of :data:`~napari_ensir.ensemble.estimators.base.METHODS`.
-    bin_width, data_range, channel_axis, device, max_iterations, shrinkage
+    bin_width, data_range, channel_axis, device, max_iter, shrinkage
         As for :func:`napari_ensir.fit_lut`.
     name : str
         Name in tables.
@@ -363,7 +334,7 @@ class BinSets:
     data_range: tuple[float, float] | None = None
     channel_axis: int | None = None
     device: str | torch.device = "auto"
-    max_iterations: int | None = None
+    max_iter: int | None = None
     shrinkage: float = SHRINKAGE
     note: str = ""
     lut: Any = None
@@ -380,7 +351,7 @@ class BinSets:
             channel_axis=self.channel_axis,
             device=self.device,
             progress=progress,
-            max_iterations=self.max_iterations,
+            max_iter=self.max_iter,
             shrinkage=self.shrinkage,
         )
 
@@ -388,7 +359,9 @@ class BinSets:
         self, candidates: Sequence[Image], low_resolution: Image | None = None
     ) -> NDArray[np.float64]:
         """Apply the table."""
-        return np.asarray(self.lut.apply(candidates, self.device, channel_axis=self.channel_axis), np.float64)
+        return np.asarray(
+            self.lut.apply(candidates, self.device, channel_axis=self.channel_axis, check=False), np.float64
+        )
 
 
 @dataclass

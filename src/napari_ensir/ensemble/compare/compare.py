@@ -67,7 +67,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Comparison(ScoreTable):
-    """Scores of all methods, as :func:`compare` returns them.
+    """Scores of all methods, as :func:`napari_ensir.compare` returns them.
 
     PSNR and SSIM are means over images; if the ground truth is noisy, PSNR is that of all images together,
     corrected for the noise, and there is no SSIM. Times are means over folds and over images.

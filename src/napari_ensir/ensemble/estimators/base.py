@@ -31,7 +31,7 @@ __all__ = ["METHODS", "OUTCOMES", "Estimate", "Estimator", "Method", "Settings",
 OUTCOMES = ("converged", "iteration limit", "no solution", "too few pixels")
 """Outcomes of a bin set; :attr:`Estimate.outcome` is an index into them."""
 
-REPORTED = ("prior", "shrinkage", "min_pixels", "max_iterations", "tolerance")
+REPORTED = ("prior", "shrinkage", "min_pixels", "max_iter", "tolerance")
 """Names of the settings that a table's report can have."""
 
 
@@ -47,7 +47,7 @@ class Settings:
         Shrinkage of least squares toward the global solution, in pixels.
     min_pixels : int
         EM is not run on bin sets with fewer pixels.
-    max_iterations : int or None
+    max_iter : int or None
         Most iterations of EM; None: the default of the method.
     tolerance : float
         EM stops when the mean log likelihood rises by less than this.
@@ -58,7 +58,7 @@ class Settings:
     prior: NDArray[np.float64] | None = None
     shrinkage: float = SHRINKAGE
     min_pixels: int = 100
-    max_iterations: int | None = None
+    max_iter: int | None = None
     tolerance: float = 1e-5
     device: torch.device | None = None
 
@@ -103,8 +103,9 @@ class Settings:
         Settings
         """
         known = kept if isinstance(kept, dict) else {}
+        known = {"max_iter": known.get("max_iterations"), **known}  # its name in older files
         found = cls()
-        for name in ("shrinkage", "min_pixels", "max_iterations", "tolerance"):
+        for name in ("shrinkage", "min_pixels", "max_iter", "tolerance"):
             value, usual = known.get(name), getattr(found, name)
             kind = float if isinstance(usual, float) else int
             if isinstance(value, (kind, int)) and not isinstance(value, bool) and 0 <= value < 2**53:
@@ -115,8 +116,8 @@ class Settings:
         return found
 
     def __post_init__(self) -> None:
-        if self.max_iterations is not None and self.max_iterations < 1:
-            raise EnsembleError(f"max_iterations is {self.max_iterations}; it must be 1 or more.")
+        if self.max_iter is not None and self.max_iter < 1:
+            raise EnsembleError(f"max_iter is {self.max_iter}; it must be 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class Method:
         return found
 
 
-_EM_SETTINGS = ("prior", "min_pixels", "max_iterations", "tolerance")
+_EM_SETTINGS = ("prior", "min_pixels", "max_iter", "tolerance")
 
 _METHODS = {
     "em": ("em:em", _EM_SETTINGS),

@@ -92,7 +92,7 @@ def em(statistics: Statistics, settings: Settings, progress: Progress | None = N
     ----------
     statistics : Statistics
     settings : Settings
-        ``prior``, ``min_pixels``, ``max_iterations``, ``tolerance`` and ``device`` are used.
+        ``prior``, ``min_pixels``, ``max_iter``, ``tolerance`` and ``device`` are used.
     progress
         Called with (bin sets done, bin sets, text); what it raises stops the work.
 
@@ -109,7 +109,7 @@ def em(statistics: Statistics, settings: Settings, progress: Progress | None = N
     average = np.full(statistics.n_candidates, 1 / statistics.n_candidates)
     base = average if settings.prior is None else settings.prior
     start = np.broadcast_to(base, (len(statistics.rows), statistics.n_candidates))
-    limit = 1000 if settings.max_iterations is None else settings.max_iterations
+    limit = 1000 if settings.max_iter is None else settings.max_iter
     rule = _Rule(limit, 1, settings.tolerance, 0.0, 0.0, recentred=False)
     weights, iterations, outcome = _solve(statistics, start, rule, settings, progress)
     weights[outcome >= _NO_SOLUTION] = base
@@ -131,7 +131,7 @@ def em_released(statistics: Statistics, settings: Settings, progress: Progress |
         start = _agreement_weights(statistics)
     else:
         start = np.tile(settings.prior, (len(statistics.rows), 1))
-    limit = 1001 if settings.max_iterations is None else settings.max_iterations + 1
+    limit = 1001 if settings.max_iter is None else settings.max_iter + 1
     rule = _Rule(limit, 2, settings.tolerance, 1e-6, 1e-6, recentred=True)
     weights, iterations, outcome = _solve(statistics, start, rule, settings, progress)
     # The released code catches an exception where a variance is zero or NaN.

@@ -1,9 +1,8 @@
-"""Tables of the EnsIR authors' code, read without unpickling: nothing in such a file can run.
+"""Reader of the EnsIR authors' tables that does not unpickle, so that nothing in a file can run.
 
-``torch.save`` writes a zip archive with the tensors' numbers, one record each, and a pickle that says what
-belongs where. A pickle is a program. The few instructions that spell a dict from bin edges to tensors are
-followed here, into numbers and numpy arrays; a file with any other is refused, and so is one that unfolds
-into more than it holds.
+``torch.save`` writes a zip archive with one record of numbers per tensor and a pickle, which is a program
+that assembles them. This module follows only the few instructions that make a dict from bin edges to tensors.
+A file with any other instruction, or with contents larger than the file, is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BYTES", "read_authors_table"]
 
 MAX_BYTES = 2**25
-"""Largest file that is read; the published ones, in bins of 32, have a hundred thousand."""
+"""Largest file that is read; the published ones, with bins 32 wide, have 100 kB."""
 
 _MAX_RECORDS = 2**17
 # To a record, which holds one weight vector, torch writes 31 instructions in 88 bytes. So much more than that
@@ -80,7 +79,7 @@ def _one_line(error: Exception) -> str:
 
 
 class _Archive:
-    """Records of a zip archive, uncompressed, and never more of them than the file holds."""
+    """Uncompressed records of a zip archive, in total no larger than the file."""
 
     def __init__(self, content: bytes) -> None:
         self.records = content.count(b"PK\x01\x02")

@@ -1,18 +1,18 @@
-"""The layout of a table's file: its parts to bytes and back. Makes no table; nothing that is read can run.
+"""Reader and writer of the parts of a ``.lut.safetensors`` file.
 
 A ``.lut.safetensors`` file holds tensors for the occupied bin sets and, under the metadata key
-``napari-ensir``, a JSON header. It is read strictly: whatever is off is an :class:`EnsembleError`.
+``napari-ensir``, a JSON header. Anything invalid is an :class:`EnsembleError`; nothing in a file is executed.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names
+from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.ensemble.statistics.binning import FLOAT_LEVELS, Binning
 from napari_ensir.ensemble.uncertainty.error_table import INTENSITIES, SPREADS, ErrorTable
 from napari_ensir.errors import EnsembleError
@@ -29,6 +29,7 @@ from napari_ensir.files.tensors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -36,18 +37,17 @@ __all__ = ["SUFFIX", "TableParts", "read_table", "write_table"]
 
 SUFFIX = ".lut.safetensors"
 SCHEMA = 2
-"""Version of the file's layout; files of every earlier one still load.
+"""Version of the file's layout; files of earlier versions still load.
 
-1: what the report lists for each bin set is in the header. 2: it is in tensors, for a header cannot hold
-millions; errors to expect.
+1: lists with a value per bin set are in the header. 2: they are tensors; expected errors were added.
 """
 
 _KEY = "napari-ensir"
 _TENSORS = {"rows": "U16", "weights": "F64", "counts": "I64", "fallback": "F64"}
 _LISTS = {"iterations": "I64", "outcome": "I8"}
-"""What a report lists for each bin set; each may be absent."""
+"""Lists of a report with a value per bin set; each may be absent."""
 _ERRORS = {"error_squares": "I64", "error_counts": "I64"}
-"""Both, or neither where the table was not calibrated."""
+"""Both, or neither if the table was not calibrated."""
 _ERROR_NUMBERS = ("low", "high", "noise", "trust")
 _MAX_BYTES = 2**36
 _HEADER = {
@@ -66,11 +66,11 @@ _HEADER = {
     "version": str,
 }
 _SINCE = {"errors": (2, (dict, type(None)))}
-"""Entries of the header that earlier layouts lack: the layout that brought them, and their types."""
+"""Header entries that earlier layouts lack, with the layout that added them, and their types."""
 
 
 class TableParts(TypedDict):
-    """All that a file holds of a table, by the names of :class:`~napari_ensir.WeightLUT`'s attributes."""
+    """Contents of a file, by the names of :class:`~napari_ensir.WeightLUT`'s attributes."""
 
     names: tuple[str, ...]
     method: str
@@ -81,7 +81,7 @@ class TableParts(TypedDict):
     fallback: NDArray[np.float64]
     unseen: Literal["fallback", "previous"]
     channel_axis: int | None
-    report: dict[str, Any]
+    report: FitReport
     errors: ErrorTable | None
 
 
@@ -145,7 +145,7 @@ def write_table(path: str | Path, parts: TableParts, *, overwrite: bool = False)
 
 
 def read_table(path: str | Path) -> TableParts:
-    """Read what :func:`write_table` wrote, and check every part of it; see :func:`~napari_ensir.load_lut`."""
+    """Read and check a file written by :func:`write_table`; see :func:`~napari_ensir.load_lut`."""
     source = readable_file(path, _MAX_BYTES, f"{SUFFIX} file")
     try:
         # Opened once: another process may put another table in its place at any moment.
@@ -202,7 +202,7 @@ def _read_header(source: Path, metadata: Mapping[str, str] | None) -> dict[str, 
 
 
 def _read_tensors(source: Path, file: TensorFile, header: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    """The table's parts; none is read before what the file says of all of them fits."""
+    """The table's parts; shapes and dtypes of all are checked before any is read."""
     m = len(header["names"])
     entries = file.entries
     kinds = _TENSORS | ({} if header["errors"] is None else _ERRORS)
@@ -226,21 +226,20 @@ def _read_tensors(source: Path, file: TensorFile, header: dict[str, Any]) -> dic
     def check(rows: NDArray[np.float64]) -> None:
         _check_weights(source, "weights", rows)
 
-    # Those that can be wrong in any row first, and row by row: whatever a file is full of, it is found out
-    # without holding it all.
+    # First those that can be invalid in any row, row by row, so that an invalid file is not held in memory.
     tensors = {"fallback": file.read("fallback"), "weights": file.read("weights", check)}
     _check_weights(source, "fallback weights", tensors["fallback"])
     return {name: tensors[name] if name in tensors else file.read(name) for name in kinds}
 
 
 def _runs(n: int, width: int) -> Iterator[slice]:
-    """Rows of a table of this width, a million numbers at a time."""
+    """Slices of the rows of a table, of about a million values each."""
     step = max(1, 2**20 // width)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> TableParts:
-    """These parts, if every one is what it must be."""
+    """The parts, once all are found valid."""
     rows, weights, counts, fallback = (tensors[name] for name in _TENSORS)
     m = len(header["names"])
     report = header["report"] | {name: tensors[name].tolist() for name in _LISTS if name in tensors}
@@ -266,7 +265,7 @@ def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[An
         "fallback": fallback,
         "unseen": header["unseen"],
         "channel_axis": header["channel_axis"],
-        "report": report,
+        "report": FitReport(report),
         "errors": _checked_errors(source, header, tensors),
     }
 
@@ -298,7 +297,7 @@ def _checked_errors(
 
 
 def _without_lists(report: dict[str, Any], n: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The report without what it lists for each of ``n`` bin sets, and that, as arrays."""
+    """Split the lists with a value per bin set from a report, as arrays."""
     found: dict[str, NDArray[Any]] = {}
     for name, dtype in (("iterations", np.int64), ("outcome", np.int8)):
         numbers = report.get(name)
@@ -311,7 +310,7 @@ def _without_lists(report: dict[str, Any], n: int) -> tuple[dict[str, Any], dict
 
 
 def _is_text(name: str) -> bool:
-    """Whether it can be shown and written: JSON can spell halves of characters."""
+    """Whether a name can be encoded: JSON can hold lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 

@@ -1,4 +1,4 @@
-"""Tables from files: the package's own, and the EnsIR authors'. Nothing that is read can run."""
+"""Lookup tables from files: the package's own format and that of the EnsIR authors' code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.lut.authors import MAX_BYTES, read_authors_table
 from napari_ensir.ensemble.lut.format import SUFFIX, read_table
 from napari_ensir.ensemble.lut.lut import WeightLUT
+from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.tensors import readable_file
@@ -22,7 +23,7 @@ __all__ = ["SUFFIX", "import_lut", "load_lut"]
 
 
 def load_lut(path: str | Path) -> WeightLUT:
-    """Read a table that :meth:`WeightLUT.save` wrote.
+    """Read a table that was written by :meth:`WeightLUT.save`.
 
     Parameters
     ----------
@@ -36,8 +37,8 @@ def load_lut(path: str | Path) -> WeightLUT:
     Raises
     ------
     EnsembleError
-        If the file is absent, is no LUT, is of a newer version, or holds anything off: nothing of it is
-        executed, and no table is made of parts that do not fit.
+        If the file is absent, is not a lookup table, is of a newer version, or is invalid in any part.
+        Nothing in the file is executed.
 
     Examples
     --------
@@ -55,27 +56,27 @@ def load_lut(path: str | Path) -> WeightLUT:
 def import_lut(
     path: str | Path, names: Sequence[str] | None = None, bin_width: float | None = None
 ) -> WeightLUT:
-    """Read a table that the EnsIR authors' code wrote.
+    """Read a table that was written by the EnsIR authors' code.
 
     Parameters
     ----------
     path
         A ``.pth`` file: a dict from lower bin edges, one per candidate, to the weights for R, G and B. It
-        is not unpickled: its numbers are read, and what else it may hold is refused.
+        is not unpickled: only its numbers are read, and any other content is refused.
     names
-        The candidates, in the order of the edges (it is in the file's name).
+        The candidates in the order of the edges, which the file's name gives.
     bin_width
-        Width of the authors' bins on 0..255 (also in the file's name); None: read off the edges.
+        Width of the authors' bins on 0..255, which the file's name gives; None: inferred from the edges.
 
     Returns
     -------
     WeightLUT
-        For RGB on 0..255 with the channel on the last axis; its pixel counts are not known (-1).
+        For RGB on 0..255 with the channel on the last axis; its pixel counts are unknown (-1).
 
     Raises
     ------
     EnsembleError
-        If the file is no such table, or does not fit ``names`` or ``bin_width``.
+        If the file is not such a table, or does not fit ``names`` or ``bin_width``.
 
     Examples
     --------
@@ -95,7 +96,7 @@ def import_lut(
     binning = choose_binning(np.uint8, (0, 255), width)
     if (edges % int(width)).any() or (edges < 0).any() or (edges > 255).any():
         raise EnsembleError(
-            f"{source} has bin edges {steps[:4].tolist()}..., which are no multiples of {width:g} within "
+            f"{source} has bin edges {steps[:4].tolist()}..., which are not multiples of {width:g} within "
             "0 to 255; give the bin_width that its name states."
         )
     checked = check_names(names, m)
@@ -113,5 +114,5 @@ def import_lut(
         np.full((n_channels, m), 1 / m),
         "previous",
         -1 if n_channels > 1 else None,
-        {"source": source.name},
+        FitReport({"source": source.name}),
     )

@@ -1,24 +1,31 @@
-"""The lookup table: weights with names, method and report, and what is done with them. Fits nothing."""
+"""The lookup table of weights: how it is made from statistics, applied, rescaled, calibrated and saved."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names, make_field
-from napari_ensir.ensemble.checks.fit import doubts
+from napari_ensir.ensemble.checks.candidates import check_candidates
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics
+from napari_ensir.ensemble.checks.exposure import exposure_of, match_truths, matched
+from napari_ensir.ensemble.checks.fit import check_fit, correlations
 from napari_ensir.ensemble.combine.combine import combine_field
 from napari_ensir.ensemble.combine.lookup import Lookup
 from napari_ensir.ensemble.estimators.base import OUTCOMES, Settings, find_method
 from napari_ensir.ensemble.lut.format import TableParts, write_table
-from napari_ensir.ensemble.statistics.reference import PERCENTS, ReferenceSet, made_now
+from napari_ensir.ensemble.lut.report import FitReport
+from napari_ensir.ensemble.statistics.count import has_chunks
+from napari_ensir.ensemble.statistics.reference import PERCENTS, ReferenceSet, made_now, sample_of
 from napari_ensir.ensemble.uncertainty.bias import rescaled_fidelity
 from napari_ensir.ensemble.uncertainty.calibrate import calibrate, noise_in, read_error_factor
 from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, expected_error_of
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, EnsembleWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,34 +46,34 @@ __all__ = ["WeightLUT", "bin_centres", "estimate_lut", "figures", "pair_map", "w
 class WeightLUT:
     """How far to trust each candidate at each combination of intensities (EnsIR, section 3.4).
 
-    Made by :func:`~napari_ensir.fit_lut`, :func:`~napari_ensir.load_lut` or
-    :func:`~napari_ensir.import_lut` rather than by hand.
+    Use :func:`~napari_ensir.fit_lut`, :func:`~napari_ensir.load_lut` or :func:`~napari_ensir.import_lut` to
+    make one.
 
     Attributes
     ----------
     names : tuple of str
         One per candidate, in the order of the table's axes.
     method : str
-        What estimated the weights.
+        The method that estimated the weights.
     binning : Binning
     rows : (R, M + 1) uint16
-        Occupied bin sets: the bin of each candidate, then the channel; sorted.
+        Occupied bin sets, sorted: the bin of each candidate, then the channel.
     weights : (R, M) float64
         On the simplex.
     counts : (R,) int64
-        Pixels that each bin set's weights were learned from; -1: not known.
+        Number of pixels that each bin set's weights were learned from; -1 if unknown.
     fallback : (C, M) float64
-        Weights, by channel, where nothing was learned.
+        Weights, by channel, of bin sets that were not learned.
     unseen : "fallback" or "previous"
-        Whether a bin set that the table lacks takes the fallback, or the weights of the one before it (the
-        EnsIR authors' rule).
+        Weights of a bin set that the table lacks: the fallback, or those of the bin set before it (the rule
+        of the EnsIR authors' code).
     channel_axis : int or None
-        Axis with one table per place along it; negative: counted from the end.
-    report : dict
-        How the fit went: plain numbers, strings and lists. ``report["warnings"]`` of a fit holds sentences on
-        what should be known before the table is trusted.
+        Axis along which each channel has its own table; negative values count from the end.
+    report : FitReport
+        How the table was made: a mapping of plain values, the usual ones also as attributes.
+        ``report.warnings`` has sentences on what looks wrong.
     errors : ErrorTable or None
-        How far off the ensemble was where it had not learned; see :meth:`calibrated`.
+        Errors of the ensemble on parts held out; see :meth:`calibrated`.
     """
 
     names: tuple[str, ...]
@@ -78,7 +85,7 @@ class WeightLUT:
     fallback: NDArray[np.float64]
     unseen: Literal["fallback", "previous"] = "fallback"
     channel_axis: int | None = None
-    report: dict[str, Any] = field(default_factory=dict)
+    report: FitReport = field(default_factory=FitReport)
     errors: ErrorTable | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +96,7 @@ class WeightLUT:
             raise EnsembleError(
                 f"the table's parts do not fit {m} candidates and {n} bin sets: their shapes are {shapes}."
             )
+        object.__setattr__(self, "report", FitReport(self.report))
         for array in (self.rows, self.weights, self.counts, self.fallback):
             array.flags.writeable = False
 
@@ -99,7 +107,7 @@ class WeightLUT:
 
     @property
     def data_range(self) -> tuple[float, float]:
-        """Lowest and highest intensity that has a bin of its own; values outside go to the end bins."""
+        """Lowest and highest intensity of the bins; intensities outside go to the first or last bin."""
         return (self.binning.low, self.binning.high)
 
     @property
@@ -109,7 +117,7 @@ class WeightLUT:
 
     @property
     def n_channels(self) -> int:
-        """Number of channels with a table of their own; 1 if pooled."""
+        """Number of channels with their own table; 1 if channels are pooled."""
         return len(self.fallback)
 
     @property
@@ -129,20 +137,40 @@ class WeightLUT:
             f"{self.n_channels} channel{'s' if self.n_channels > 1 else ''}>"
         )
 
+    def _repr_html_(self) -> str:
+        """The table as HTML, for notebooks: its mean weights by candidate, and its warnings."""
+        pixels = np.where(self.counts < 0, 1, self.counts)
+        mean = (
+            np.average(self.weights, axis=0, weights=pixels) if pixels.sum() else self.fallback.mean(axis=0)
+        )
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{weight:.3f}</td></tr>"
+            for name, weight in zip(self.names, mean, strict=True)
+        )
+        said = [str(one) for one in self.report.warnings]
+        if self.report.method_choice:
+            said.insert(0, f"Method: {self.report.method_choice.get('summary')}.")
+        notes = "".join(f"<li>{escape(one)}</li>" for one in said)
+        return (
+            f"<p>{escape(repr(self)[1:-1])}</p>"
+            f"<table><tr><th>candidate</th><th>mean weight</th></tr>{rows}</table>"
+            + (f"<ul>{notes}</ul>" if notes else "")
+        )
+
     @cached_property
     def lookup(self) -> Lookup:
-        """Bin set to weights: all that combining needs of the table."""
+        """The part of the table that combining needs."""
         return Lookup(self.binning, self.rows, self.weights, self.fallback, self.unseen)
 
     def weights_for(self, intensities: Sequence[float], channel: int = 0) -> NDArray[np.float64]:
-        """Weights of the bin set that these intensities fall in.
+        """Return the weights of the bin set of these intensities.
 
         Parameters
         ----------
         intensities : M numbers
             One per candidate, in intensity units.
         channel : int
-            Which channel's table; 0 where channels are pooled.
+            The channel whose table is used; 0 if channels are pooled.
 
         Returns
         -------
@@ -157,7 +185,7 @@ class WeightLUT:
         return np.array(self.lookup.all_weights[self._row_for(intensities, channel)])
 
     def count_for(self, intensities: Sequence[float], channel: int = 0) -> int:
-        """Pixels behind the weights of that bin set: 0 if it was never seen, -1 if not known.
+        """Return how many pixels a bin set was learned from: 0 if it was not seen, -1 if unknown.
 
         Parameters
         ----------
@@ -199,6 +227,7 @@ class WeightLUT:
         *,
         channel_axis: int | None = None,
         progress: Progress | None = None,
+        check: bool = True,
     ) -> Any:
         """Combine candidates into the ensemble (EnsIR, equations 14 and 15).
 
@@ -210,21 +239,31 @@ class WeightLUT:
             ``"auto"``, or any torch device.
         channel_axis : int, optional
             If it differs from the one of the fit.
-        progress
-            Called with (pixels done, pixels, text); what it raises stops the work.
+        progress : callable, optional
+            Called with (pixels done, pixels, text); an exception that it raises cancels the work.
+        check : bool
+            Warn about candidates that look wrong. Lazy ones are not checked.
 
         Returns
         -------
         float32 array of the candidates' shape
-            Between the least and the greatest candidate at each pixel; NaN where a candidate is NaN. Dask
-            arrays in, a dask array out, nothing computed.
+            Between the lowest and the highest candidate at each pixel; NaN where a candidate is NaN. A lazy
+            dask array if the candidates are dask arrays.
 
         Raises
         ------
         EnsembleError
             If the candidates do not fit the table or each other.
+
+        Warns
+        -----
+        EnsembleWarning
+            If the candidates look wrong beside those that the table was learned on.
         """
         field = self.field(candidates, channel_axis)
+        if check and not has_chunks(field):
+            for found in check_candidates(self.report, self.binning, self.names, field):
+                warnings.warn(found.message, EnsembleWarning, stacklevel=2)
         return combine_field(self.lookup, field, device, as_maps=False, progress=progress)
 
     def weight_maps(
@@ -235,7 +274,7 @@ class WeightLUT:
         channel_axis: int | None = None,
         progress: Progress | None = None,
     ) -> Any:
-        """Each candidate's weight at each pixel.
+        """Return each candidate's weight at each pixel.
 
         Parameters
         ----------
@@ -245,13 +284,13 @@ class WeightLUT:
         Returns
         -------
         (M, *shape) float32 array
-            Sums to one over the first axis. Dask arrays in, a dask array out, nothing computed.
+            Sums to one over the first axis. A lazy dask array if the candidates are dask arrays.
         """
         field = self.field(candidates, channel_axis)
         return combine_field(self.lookup, field, device, as_maps=True, progress=progress)
 
     def field(self, candidates: Sequence[Any], channel_axis: int | None = None) -> Field:
-        """Check candidates against the table.
+        """Check candidates against the table and return them as a field.
 
         Raises
         ------
@@ -285,20 +324,18 @@ class WeightLUT:
         planes: tuple[int, int] | None = None,
         folds: Sequence[Statistics] = (),
     ) -> WeightLUT:
-        """The same table with the errors to expect of it, learned from a reference set.
+        """Return the table with expected errors, measured on a reference set.
 
-        Also learns its mean errors by intensity; see
-        :func:`napari_ensir.ensemble.uncertainty.bias.fidelity_of`.
-        Each part of the reference set is scored by weights that were learned, by the table's method and
-        settings, from the other parts; an imported table, whose weights cannot be learned anew, scores all
-        itself. The set is read twice.
+        Each part of the reference set is combined by weights that the table's method and settings give on the
+        other parts; an imported table is used as it is. The set is read twice. The report gets the ensemble's
+        mean errors by intensity as well; see :func:`napari_ensir.ensemble.uncertainty.bias.fidelity_of`.
 
         Parameters
         ----------
         reference, mask, device, progress, planes
-            As for :func:`~napari_ensir.fit_lut`; the images that the table was learned from, or others alike.
+            As for :func:`~napari_ensir.fit_lut`; the images learned from, or similar ones.
         folds : sequence of Statistics, optional
-            Of the parts of this very set, where they are known: it is then read once.
+            Of four parts of this reference set, so that it is read once only.
 
         Returns
         -------
@@ -307,7 +344,7 @@ class WeightLUT:
         Raises
         ------
         EnsembleError
-            If the images do not fit the table, or the truth carried noise of a variance not known.
+            If the images do not fit the table, or the ground truth has noise of unknown variance.
 
         Examples
         --------
@@ -319,13 +356,16 @@ class WeightLUT:
         >>> 3 < float(np.median(lut.expected_error(noisy))) < 6
         True
         """
+        if "matched_truth" in self.report:
+            reference, _ = match_truths(reference, self.channel_axis)
         fields = ReferenceSet(reference, self.names, self.channel_axis, mask, self.data_range, planes)
         self.field(fields.first.candidates)  # their number and channels
         settings = Settings.from_dict(self.report.get("settings"), self.n_candidates)
         how = (settings, noise_in(self.report), device, progress, folds)
         errors, told = calibrate(self.lookup, fields, self.method, *how)
-        said = {"warnings": [*self.report.get("warnings", ()), *told["warnings"]]}
-        return replace(self, errors=errors, report=self.report | told | said)
+        found = [Diagnostic("calibration", "warning", text) for text in told.pop("warnings")]
+        report = FitReport(add_diagnostics(self.report | told, found))
+        return replace(self, errors=errors, report=report)
 
     def expected_error(
         self,
@@ -335,10 +375,10 @@ class WeightLUT:
         channel_axis: int | None = None,
         progress: Progress | None = None,
     ) -> Any:
-        """The root mean square error to expect of the ensemble at each pixel.
+        """Return the expected root mean square error of the ensemble at each pixel.
 
-        It is read off the ensemble's intensity and the spread of the candidates. Where all candidates agree
-        on something false, it is blind.
+        It depends on the ensemble's intensity and the spread of the candidates, so it cannot show an error
+        that all candidates share.
 
         Parameters
         ----------
@@ -348,7 +388,7 @@ class WeightLUT:
         Returns
         -------
         float32 array of the candidates' shape
-            In intensity units. Dask arrays in, a dask array out, nothing computed.
+            In intensity units. A lazy dask array if the candidates are dask arrays.
 
         Raises
         ------
@@ -363,10 +403,10 @@ class WeightLUT:
         return expected_error_of(self.errors, self.lookup, field, device, progress)
 
     def rescaled(self, gain: float, offset: float = 0.0) -> WeightLUT:
-        """The same table for intensities ``gain * x + offset`` of those that it was learned on.
+        """Return the table for intensities ``gain * x + offset`` instead of ``x``.
 
-        A table is keyed on intensities: it fits no other gain or offset of a camera. Exact where gain,
-        offset and bins are whole; else up to how ``gain * x + offset`` is rounded.
+        A table depends on intensities, so that images of another gain or offset need a rescaled one. Exact if
+        gain, offset and bins are integers; else up to the rounding of ``gain * x + offset``.
 
         Parameters
         ----------
@@ -402,8 +442,42 @@ class WeightLUT:
             self,
             binning=binning,
             errors=errors,
-            report=_rescaled_report(self.report, gain, offset),
+            report=FitReport(_rescaled_report(self.report, gain, offset)),
         )
+
+    def match_exposure(self, candidates: Sequence[Any], *, channel_axis: int | None = None) -> WeightLUT:
+        """Rescale the table to the gain and offset at which these candidates were acquired.
+
+        Gain and offset are found from percentiles of the candidates' mean and those of the images learned
+        from; ``report["rescaled"]`` of the result has them.
+
+        Parameters
+        ----------
+        candidates, channel_axis
+            As for :meth:`apply`; arrays in memory.
+
+        Returns
+        -------
+        WeightLUT
+            See :meth:`rescaled`.
+
+        Raises
+        ------
+        EnsembleError
+            If the candidates do not fit the table, or gain and offset cannot be found: the report has no
+            percentiles (an imported table), or the images are constant or dask arrays.
+
+        Examples
+        --------
+        >>> from napari_ensir import fit_lut
+        >>> truth = np.random.default_rng(0).integers(0, 99, (64, 64)).astype(np.float32)
+        >>> lut = fit_lut([((truth + 1, truth - 1), truth)], device="cpu")
+        >>> gain, offset = lut.match_exposure((3 * truth + 53, 3 * truth + 47)).report["rescaled"]
+        >>> round(gain, 3), round(offset, 3)
+        (3.0, 50.0)
+        """
+        sample = sample_of(self.field(candidates, channel_axis))
+        return self.rescaled(*matched(exposure_of(self.report, [sample])))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the table to a ``.lut.safetensors`` file, whole or not at all.
@@ -445,7 +519,7 @@ class WeightLUT:
 
 
 def figures(value: float) -> str:
-    """An intensity or a bin width for reading: four digits, or all those before the point.
+    """Format an intensity with four digits, or all digits before the decimal point.
 
     Parameters
     ----------
@@ -465,7 +539,7 @@ def figures(value: float) -> str:
 
 
 def bin_centres(lut: WeightLUT) -> NDArray[np.float64]:
-    """Middle of each intensity bin, (T,), intensity units; the last one's within the data range."""
+    """Middle of each intensity bin, (T,), in intensity units; of the last, the part in the data range."""
     edges = lut.binning.low + lut.binning.width * np.arange(lut.binning.n_bins + 1)
     edges[-1] = min(edges[-1], lut.binning.high)
     return np.asarray((edges[:-1] + edges[1:]) / 2, np.float64)
@@ -474,7 +548,7 @@ def bin_centres(lut: WeightLUT) -> NDArray[np.float64]:
 def _shares(
     lut: WeightLUT, channel: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Bins, weights and pixels of a channel's bin sets; each set counts one where pixels are not known."""
+    """Bins, weights and pixel counts (one if unknown) of a channel's bin sets."""
     here = lut.rows[:, -1] == channel
     counts = lut.counts[here]
     known = np.where(counts < 0, 1, counts).astype(np.float64)
@@ -484,7 +558,7 @@ def _shares(
 def weights_along_intensity(
     lut: WeightLUT, channel: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Each candidate's weight where the candidates together have an intensity.
+    """Return each candidate's mean weight by the intensity of the median candidate.
 
     Parameters
     ----------
@@ -494,9 +568,9 @@ def weights_along_intensity(
     Returns
     -------
     weights : (T, M) float64
-        Mean over the bin sets whose median candidate lies in bin ``t``, by pixels; NaN where there is none.
+        Pixel-weighted mean over the bin sets whose median candidate lies in bin ``t``; NaN if there is none.
     counts : (T,) float64
-        Pixels behind them; bin sets, where the table does not know its pixels.
+        Number of pixels; of bin sets, if the table's pixel counts are unknown.
     """
     bins, weights, counts = _shares(lut, channel)
     # The median candidate's bin: a real bin, and not moved by one candidate that strays.
@@ -511,19 +585,19 @@ def weights_along_intensity(
 def pair_map(
     lut: WeightLUT, first: int, second: int, channel: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weight of one candidate where it and another have given intensities.
+    """Return the mean weight of one candidate by its intensity and another's.
 
     Parameters
     ----------
     lut : WeightLUT
     first, second : int
-        Candidates: rows and columns of the map. The weight is the first's.
+        Candidates along the rows and columns of the map; the weight is the first one's.
     channel : int
 
     Returns
     -------
     weights : (T, T) float64
-        Mean over the other candidates' bins, by pixels; NaN where no pixel was seen.
+        Pixel-weighted mean over the other candidates' bins; NaN if there is no pixel.
     counts : (T, T) float64
     """
     bins, weights, counts = _shares(lut, channel)
@@ -544,7 +618,7 @@ def estimate_lut(
     binning: Binning | None = None,
     progress: Progress | None = None,
 ) -> WeightLUT:
-    """Weights from statistics, by any method and in any bins that those collected fit into.
+    """Estimate a lookup table from statistics.
 
     Parameters
     ----------
@@ -554,8 +628,8 @@ def estimate_lut(
     settings : Settings, optional
     binning : Binning, optional
         Coarser bins of the same range; None: as collected.
-    progress
-        Called with (done, total, text); what it raises stops the work.
+    progress : callable, optional
+        Called with (done, total, text); an exception that it raises cancels the work.
 
     Returns
     -------
@@ -582,22 +656,26 @@ def estimate_lut(
     statistics = reference.statistics if binning is None else reference.statistics.in_bins(binning)
     estimate = estimator(statistics, settings, progress)
     counts = statistics.counts
-    report = {
-        **made_now(),
-        "settings": settings.to_dict(found.uses),
-        "inputs": reference.inputs,
-        "pixels": statistics.n_pixels,
-        "images": reference.n_images,
-        "bin_sets": len(counts),
-        "statistics_bytes": statistics.nbytes,
-        "data_range_from": reference.range_from,
-        "not_finite": statistics.not_finite,
-        "outside_range": [int(n) for n in statistics.outside],
-        "outcomes": {text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)},
-        "iterations": [int(n) for n in estimate.iterations],
-        "outcome": [int(code) for code in estimate.outcome],
-        "warnings": doubts(statistics, reference.names, estimate),
-    }
+    report = FitReport(
+        {
+            **made_now(),
+            "settings": settings.to_dict(found.uses),
+            "inputs": reference.inputs,
+            "pixels": statistics.n_pixels,
+            "images": reference.n_images,
+            "bin_sets": len(counts),
+            "statistics_bytes": statistics.nbytes,
+            "data_range_from": reference.range_from,
+            "not_finite": statistics.not_finite,
+            "outside_range": [int(n) for n in statistics.outside],
+            "outcomes": {text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)},
+            "iterations": [int(n) for n in estimate.iterations],
+            "outcome": [int(code) for code in estimate.outcome],
+            "correlations": correlations(statistics),
+        }
+    )
+    diagnostics = check_fit(statistics, reference.names, estimate, reference.channel_axis)
+    report = FitReport(add_diagnostics(report, diagnostics))
     return WeightLUT(
         reference.names,
         method,
@@ -613,7 +691,7 @@ def estimate_lut(
 
 
 def _rescaled_report(report: dict[str, Any], gain: float, offset: float) -> dict[str, Any]:
-    """A table's report where intensities are now ``gain * x + offset``."""
+    """The report for intensities ``gain * x + offset``."""
     before = report.get("rescaled")
     first = before if _are_numbers(before, 2) else [1.0, 0.0]
     kept = {**report, "rescaled": [gain * first[0], gain * first[1] + offset]}
@@ -627,5 +705,5 @@ def _rescaled_report(report: dict[str, Any], gain: float, offset: float) -> dict
 
 
 def _are_numbers(value: Any, n: int) -> TypeGuard[list[float]]:
-    """Whether this, maybe of a file that somebody else wrote, is so many numbers."""
+    """Whether a value of an untrusted report is a list of ``n`` numbers."""
     return isinstance(value, list) and len(value) == n and all(type(one) in (int, float) for one in value)

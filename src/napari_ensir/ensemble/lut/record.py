@@ -1,4 +1,4 @@
-"""What an output says of where it came from: a table, or a restorer, and what went in. Writes no file."""
+"""Records of how an output was made, for its metadata."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["record_of", "table_of"]
 
 _LONG = ("iterations", "outcome", "fidelity")
-"""What a report lists for each bin set, or each intensity: kept in the table's own file."""
+"""Long lists of a report, which only the table's own file keeps."""
 
 
 def table_of(lut: WeightLUT) -> dict[str, Any]:
-    """What there is to say of a table, its report included, as plain values."""
+    """Describe a table and its report in plain values."""
     return {
         "names": list(lut.names),
         "method": lut.method,
@@ -36,18 +36,18 @@ def record_of(
     inputs: Mapping[str, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """What an output carries: its kind, when and with what it was made, from what, by which table.
+    """Describe how an output was made: its kind, date, package versions, inputs and table.
 
     Parameters
     ----------
     kind
         Such as ``"ensemble"``.
     lut
-        The table that it was made by. What its report lists for each bin set is left out.
+        The table used. Lists of its report with a value per bin set are left out.
     inputs
-        Names of files, or of layers, by the candidate that they were.
+        Names of files or layers, by candidate.
     **more
-        Such as ``settings``, ``restorer``.
+        Further entries, such as ``settings`` or ``restorer``.
 
     Examples
     --------

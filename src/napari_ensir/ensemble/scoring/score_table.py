@@ -97,7 +97,18 @@ class ScoreRow:
     note: str = ""
 
     def to_dict(self, *keys: str) -> dict[str, Any]:
-        """Return some attributes for JSON; NaN becomes None."""
+        """Return some attributes for JSON.
+
+        Parameters
+        ----------
+        *keys : str
+            Names of the attributes.
+
+        Returns
+        -------
+        dict
+            NaN is replaced by None.
+        """
         values = {key: getattr(self, key) for key in keys}
         return {key: None if isinstance(one, float) and isnan(one) else one for key, one in values.items()}
 
@@ -217,7 +228,17 @@ class ScoreTable:
         return any(column.error == "standard_error" for column in self.columns)
 
     def marks(self, column: Column) -> list[str]:
-        """Return the mark of each row in a column: :data:`STAR`, :data:`TIED` or none."""
+        """Return the mark of each row in a column.
+
+        Parameters
+        ----------
+        column : Column
+
+        Returns
+        -------
+        list of str
+            :data:`STAR`, :data:`TIED` or ``""``.
+        """
         if column.error == "standard_error":
             return [STAR if row.best else TIED if row.tied else "" for row in self.rows]
         values = [getattr(row, column.key) for row in self.rows]
@@ -228,7 +249,16 @@ class ScoreTable:
         return [STAR * (value == best) for value in values]
 
     def texts(self, column: Column) -> list[str]:
-        """Return the text of each row in a column, with its mark."""
+        """Return the text of each row in a column, with its mark.
+
+        Parameters
+        ----------
+        column : Column
+
+        Returns
+        -------
+        list of str
+        """
         marks = self.marks(column)
         return [f"{mark} {column.text(row)}".strip() for mark, row in zip(marks, self.rows, strict=True)]
 

@@ -110,6 +110,11 @@ class Difference(NamedTuple):
     standard_error: float
     is_real: bool
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether the two images are equal in every block."""
+        return self.value == 0 and not self.standard_error > 0
+
 
 class BlockErrors(NamedTuple):
     """Squared errors of K images against one reference, summed over each of B blocks of pixels.
@@ -216,7 +221,8 @@ class NoisyScores:
     def _tied(self) -> tuple[int, ...]:
         """Indices of the first image and of those that do not differ significantly from it."""
         first, *others = self.ranked
-        return (first, *(other for other in others if not self.difference(first, other).is_real))
+        found = {other: self.difference(first, other) for other in others}
+        return (first, *(other for other in others if not (found[other].is_real or found[other].is_zero)))
 
     def difference(self, index: int, other: int | None = None) -> Difference:
         """Return the mean squared error of an image less that of another, by default the baseline.
@@ -241,6 +247,11 @@ class NoisyScores:
 
         The standard error is that of the logarithm of a ratio, linearised, over the same blocks as
         :meth:`difference`; so is its significance.
+
+        Parameters
+        ----------
+        index, other : int
+            Indices in ``names``.
 
         Returns
         -------
@@ -327,6 +338,10 @@ class NoisyScores:
         ----------
         ranked : bool
             Whether to sort the rows by their errors. Else the noisy input comes first.
+
+        Returns
+        -------
+        ScoreTable
         """
         rows = self.rows
         order = (
@@ -398,6 +413,8 @@ def verdict(scores: NoisyScores) -> str:
         more = f"; {as_sentence_list(tied)} {verb} not significantly worse" if tied else ""
         return f"The best candidate is {name}{more}."
     ensemble = scores.roles.index("ensemble")
+    if scores.difference(ensemble, best).is_zero:
+        return f"The ensemble is equal to the best candidate ({name})."
     found, unit = scores.psnr_difference(ensemble, best), "dB"
     if found is None:
         found, unit = scores.difference(ensemble, best), "in mean squared error"

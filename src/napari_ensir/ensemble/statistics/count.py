@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from functools import partial, reduce
+from itertools import pairwise
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DENSE_SUMS",
     "active_client",
+    "collect_bands",
     "collect_chunks",
     "count_fields",
     "has_chunks",
@@ -201,6 +203,50 @@ def collect_chunks(
     return statistics
 
 
+def collect_bands(
+    field: Field,
+    edges: Sequence[int],
+    axis: int,
+    binning: Binning,
+    n_channels: int,
+    device: torch.device | None = None,
+    report: Report | None = None,
+) -> list[Statistics]:
+    """Return the statistics of bands of a field of dask arrays; every chunk is read once.
+
+    Parameters
+    ----------
+    field, binning, n_channels, device, report
+        As for :func:`collect_chunks`.
+    edges : B + 1 indices along ``axis``
+        Limits of the B bands.
+    axis : int
+        Any axis but the channel axis.
+    """
+    name = None if device is None else str(device)
+    count = partial(_count_chunk, binning, n_channels, field.channel_axis, name)
+    # The indices along the axis are read like one more image, so that a chunk's position is known.
+    located = replace(field, candidates=field.arrays, truth=_Indices(field.shape, axis))
+    statistics: list[Statistics] = reduce_chunks(
+        located, partial(_count_bands, count, tuple(edges), axis, field.channel_axis), _merge_bands, report
+    )
+    return statistics
+
+
+class _Indices:
+    """Array whose values are the indices along one axis; it takes no memory."""
+
+    dtype = np.dtype(np.int64)
+
+    def __init__(self, shape: tuple[int, ...], axis: int) -> None:
+        self.shape, self.ndim, self.axis = shape, len(shape), axis
+
+    def __getitem__(self, key: Any) -> NDArray[np.int64]:
+        shape = [-1 if a == self.axis else 1 for a in range(self.ndim)]
+        indices = np.arange(self.shape[self.axis]).reshape(shape)
+        return np.asarray(np.broadcast_to(indices, self.shape)[key])
+
+
 def reduce_chunks(
     field: Field, leaf: Callable[..., Any], join: Callable[..., Any], report: Report | None
 ) -> Any:
@@ -245,6 +291,33 @@ def active_client() -> Any:
 
 
 # -- tasks --
+
+
+def _count_bands(
+    count: Callable[..., Statistics],
+    edges: tuple[int, ...],
+    axis: int,
+    channel_axis: int | None,
+    arrays: Sequence[NDArray[Any]],
+    mask: Any,
+    first_channel: int,
+) -> list[Statistics]:
+    *images, indices = arrays
+    start = int(indices.flat[0])
+    stop = start + indices.shape[axis]
+    chunk = Field(tuple(images[:-1]), images[-1], mask, channel_axis)
+    found = []
+    for low, high in pairwise(edges):
+        first = min(max(low, start), stop)
+        cut = [slice(None)] * indices.ndim
+        cut[axis] = slice(first - start, max(first, min(high, stop)) - start)
+        part = chunk.part(tuple(cut))
+        found.append(count(part.arrays, part.mask, first_channel))
+    return found
+
+
+def _merge_bands(parts: Sequence[list[Statistics]]) -> list[Statistics]:
+    return [merge(bands) for bands in zip(*parts, strict=True)]
 
 
 def _count_chunk(

@@ -30,8 +30,8 @@ from napari_ensir.ensemble.arrays.intensity_range import (
 from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.ensemble.statistics.binning import Binning, choose_binning
 from napari_ensir.ensemble.statistics.collect import collect
-from napari_ensir.ensemble.statistics.count import DENSE_SUMS, has_chunks, reduce_chunks
-from napari_ensir.ensemble.statistics.statistics import merge, n_moments
+from napari_ensir.ensemble.statistics.count import DENSE_SUMS, collect_bands, has_chunks, reduce_chunks
+from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.arrays.blocks import Slices
     from napari_ensir.ensemble.arrays.image_set import Field, Progress
-    from napari_ensir.ensemble.statistics.statistics import Statistics
 
     Result = TypeVar("Result")
 
@@ -172,15 +171,9 @@ def collect_reference(
         refine = choose_refinement(binning, len(checked), first.n_channels)
     if refine > 1:
         binning = binning.refined(refine)
-    parts = [fields] if folds == 1 else fields.folds(folds)
-    total, before = fields.n_pixels, 0
-    collected = []
-    for part in parts:
-        report = None if progress is None else partial(_report_sum, progress, before, total)
-        collected.append(
-            collect(part, binning, len(checked), first.n_channels, resolve_device(device), report, total)
-        )
-        before += collected[-1].n_pixels + collected[-1].not_finite
+    collected = _collect_folds(
+        fields, folds, binning, len(checked), first.n_channels, resolve_device(device), progress
+    )
     statistics = merge(collected)
     if statistics.n_pixels == 0:
         raise EnsembleError(
@@ -192,6 +185,62 @@ def collect_reference(
         axis = -1
     kept = tuple(collected) if folds > 1 else ()
     return Reference(statistics, checked, axis, range_from, fields.n_read, inputs.to_dict(), kept)
+
+
+def _collect_folds(
+    fields: ReferenceSet,
+    n: int,
+    binning: Binning,
+    n_candidates: int,
+    n_channels: int,
+    device: torch.device,
+    progress: Progress | None,
+) -> list[Statistics]:
+    """Statistics of each of ``n`` folds: of whole images where there are enough, else of bands of each.
+
+    Each pixel is read once, and of images that come from an iterator no more than ``n`` are held.
+    """
+    total, before = fields.n_pixels, 0
+
+    def count(part: Iterable[Field]) -> Statistics:
+        nonlocal before
+        report = None if progress is None else partial(_report_sum, progress, before, total)
+        found = collect(part, binning, n_candidates, n_channels, device, report, total)
+        before += found.n_pixels + found.not_finite
+        return found
+
+    def count_bands(field: Field) -> list[Statistics]:
+        nonlocal before
+        if not has_chunks(field):
+            return [count([band]) for band in field.bands(n)]
+        axis, edges = field.band_edges(n)
+        done = before
+
+        def report(pixels: int) -> None:
+            nonlocal done
+            done += pixels
+            if progress is not None:
+                progress(done, max(done, total or 0), "counting pixels")
+
+        found = collect_bands(field, edges, axis, binning, n_channels, device, report)
+        before = done
+        return found
+
+    if n == 1:
+        return [count(fields)]
+    if isinstance(fields.pairs, Sequence) and len(fields.pairs) >= n:
+        return [count(fields.every(start, n)) for start in range(n)]
+    images = iter(fields)
+    held = list(islice(images, n))
+    if len(held) == n:
+        folds = [count([field]) for field in held]
+        del held
+        for number, field in enumerate(images):
+            folds[number % n] = merge([folds[number % n], count([field])])
+        return folds
+    empty = Statistics.empty(binning, n_candidates, n_channels)
+    banded = [[*count_bands(field), *[empty] * n][:n] for field in held]
+    return [merge(bands) for bands in zip(*banded, strict=True)]
 
 
 def choose_refinement(binning: Binning, n_candidates: int, n_channels: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError, MissingRestorer
@@ -11,6 +10,8 @@ from napari_ensir.files.tensors import readable_file
 from napari_ensir.restorers.formats.file_kinds import check_not_unpacked, detect_kind
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from napari_ensir.restorers.base import Restorer
 
 __all__ = ["SUFFIXES", "open_restorer", "open_restorers"]

@@ -227,9 +227,9 @@ class PackagedNetwork(OwnNetwork):
         """See :class:`ImageRestorer`; intensities are not scaled."""
         return 0.0, 1.0
 
-    def doubts(self, image: NDArray[Any]) -> list[str]:
+    def input_warnings(self, image: NDArray[Any]) -> list[str]:
         """See :class:`ImageRestorer`; includes a warning if the intensities differ from the training's."""
-        found = super().doubts(image)
+        found = super().input_warnings(image)
         if self.learned is None or found:
             return found
         axis = self.channel_axis if len(self.learned.offset) > 1 else None

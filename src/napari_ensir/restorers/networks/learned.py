@@ -131,13 +131,13 @@ class NetworkRestorer(ImageRestorer):
         number, found = int(np.prod(spatial[:-ndim])), []
         if number > 1:
             kind = "planes" if ndim == 2 else "volumes"
-            found.append(f"{kind}: the {number} of this image were restored one by one")
+            found.append(f"restored the {number} {kind} of this image one by one")
         if channels > 1 == self.network_channels:
-            found.append(f"one channel: the {channels} of this image were restored one by one")
+            found.append(f"restored the {channels} channels of this image one by one")
         return found
 
-    def doubts(self, image: NDArray[Any]) -> list[str]:
-        """See :meth:`ImageRestorer.doubts`."""
+    def input_warnings(self, image: NDArray[Any]) -> list[str]:
+        """See :meth:`ImageRestorer.input_warnings`."""
         if self.channel_axis is None and image.ndim > 2 and image.shape[-1] <= _MAX_COLOURS:
             return [
                 f"{self.name} treats the last axis, of length {image.shape[-1]}, as columns of pixels; if it "

@@ -1,9 +1,7 @@
-"""Which restorer, and which of its settings, is best on a noisy image, told from that image alone.
+"""Ranking of restorers, and calibration of their parameters, from noisy images alone.
 
-By predictions of hidden pixels (:mod:`.blind_pairs`), whose mean squared errors against the noisy pixels
-differ as those against the truth do: what scikit-image's ``calibrate_denoiser`` does for a function, for
-everything that can restore, with standard errors. Different restorers are judged by what they make of pixels
-that they see as well. Learns no table.
+The errors of :mod:`.reference` differ between restorers as those against the truth do. This is scikit-image's
+``calibrate_denoiser`` for every restorer, with standard errors and for correlated noise as well.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import numpy as np
 from napari_ensir.ensemble.scoring.scores import NoisyScores
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import with_settings
-from napari_ensir.restorers.self_supervised.reference import Hiding, blind_reference
+from napari_ensir.restorers.self_supervised.reference import ReferenceKeywords, blind_reference
 from napari_ensir.settings import SweepSettings, settings_of
 
 if TYPE_CHECKING:
@@ -30,29 +28,30 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Sweep",
-    "around",
+    "calibrate_restorer",
+    "default_grid_range",
+    "format_value",
     "numbers_to_try",
     "rank_restorers",
     "settings_to_try",
-    "sweep_setting",
     "values_between",
 ]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """How good a restorer is at some values of one of its settings.
+    """Errors of a restorer at several values of one of its parameters.
 
     Attributes
     ----------
     setting : str
     values : tuple of K values
     scores : NoisyScores
-        Differences are to the value of the least error.
+        Differences are relative to the value of least error.
     warnings : tuple of str
-        What makes it doubtful, a sentence each.
-    limits : (least, greatest)
-        Of the setting; None: it has no such limit.
+        Sentences about the noise that a reader needs to interpret the scores.
+    limits : (lowest, highest)
+        Limits of the parameter; None if it has none.
     """
 
     setting: str
@@ -63,23 +62,23 @@ class Sweep:
 
     @property
     def best(self) -> Any:
-        """The value of the least error."""
+        """The value of least error."""
         return self.values[self.scores.baseline]
 
     @property
     def differences(self) -> NDArray[np.float64]:
-        """Mean squared error less that of the best value, (K,), squared intensity units: a curve."""
+        """Mean squared error less that of the best value, (K,), squared intensity units."""
         return np.array([row.difference for row in self.scores.rows])
 
     @property
     def standard_errors(self) -> NDArray[np.float64]:
-        """Of the differences, (K,); NaN where the image has one block."""
+        """Standard errors of the differences, (K,); NaN if the image has one block."""
         found = [row.standard_error for row in self.scores.rows]
         return np.array([np.nan if error is None else error for error in found])
 
     @property
-    def alike(self) -> tuple[Any, ...]:
-        """The values that may be as good as the best one, itself among them."""
+    def equivalent(self) -> tuple[Any, ...]:
+        """The best value, and those that are not significantly worse."""
         base = self.scores.baseline
         return tuple(
             value
@@ -88,20 +87,21 @@ class Sweep:
         )
 
     def in_words(self) -> str:
-        """The best value, and which may be as good, in a sentence or two."""
+        """Return one or two sentences about the best value and those that are not significantly worse."""
         title, best = self.setting.replace("_", " "), self.best
         if not self.differences.any():
-            return f"The error is the same at every value: {title} makes no difference here."
-        others = [told(value) for value in self.alike if value != best]
-        said = f"Least error at {title} {told(best)}"
-        said += f"; {', '.join(others)} may be as good." if others else "."
+            return f"The error is the same at every value of {title}."
+        others = [format_value(value) for value in self.equivalent if value != best]
+        verb = "is" if len(others) == 1 else "are"
+        said = f"Least error at {title} {format_value(best)}"
+        said += f"; {', '.join(others)} {verb} not significantly worse." if others else "."
         numbers = all(isinstance(value, int | float) for value in self.values)
         if numbers and best in (min(self.values), max(self.values)) and best not in self.limits:
-            said += f" Nothing beyond {told(best)} was tried: there may be a better one."
+            said += f" This is an end of the range tried: values beyond {format_value(best)} may be better."
         return said
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values for JSON."""
         spread = [None if np.isnan(error) else float(error) for error in self.standard_errors]
         return {
             "setting": self.setting,
@@ -109,7 +109,7 @@ class Sweep:
             "differences": self.differences.tolist(),
             "standard_errors": spread,
             "best": self.best,
-            "alike": list(self.alike),
+            "equivalent": list(self.equivalent),
         }
 
 
@@ -117,22 +117,22 @@ def rank_restorers(
     images: ArrayLike | Sequence[ArrayLike],
     restorers: Sequence[AnyRestorer],
     names: Sequence[str] | None = None,
-    **hiding: Unpack[Hiding],
+    **keywords: Unpack[ReferenceKeywords],
 ) -> NoisyScores:
-    """Score restorers on noisy images without any truth.
+    """Score restorers on noisy images without a ground truth.
 
     Parameters
     ----------
     images, restorers, names
         As for :func:`~napari_ensir.restorers.self_supervised.learn.learn_blind`.
-    **hiding
-        ``stride``, ``offsets``, ``channel_axis``, ``mask``, ``seed``, ``progress``: as for that, too.
+    **keywords
+        ``stride``, ``offsets``, ``channel_axis``, ``mask``, ``seed``, ``progress``: as for that function.
 
     Returns
     -------
     NoisyScores
-        Differences of mean squared error to the average of the candidates; ``ranked`` has their places, the
-        best first.
+        Differences of mean squared error to the average of the candidates; ``ranked`` has their indices in
+        order of increasing error.
 
     Raises
     ------
@@ -148,41 +148,41 @@ def rank_restorers(
     >>> [scores.names[place] for place in scores.ranked]
     ['smooth', 'average', 'sharp']
     """
-    return blind_reference(images, restorers, names, **hiding).scores()
+    return blind_reference(images, restorers, names, **keywords).scores()
 
 
-def sweep_setting(
+def calibrate_restorer(
     restorer: Restorer,
     setting: str,
     values: Sequence[Any],
     images: ArrayLike | Sequence[ArrayLike],
-    **hiding: Unpack[Hiding],
+    **keywords: Unpack[ReferenceKeywords],
 ) -> Sweep:
-    """Try values of one setting of a restorer on noisy images, without any truth.
+    """Calibrate a parameter of a restorer on noisy images, without a ground truth.
 
     Parameters
     ----------
     restorer
-        Any of :mod:`napari_ensir.restorers`, with its other settings.
+        Any of :mod:`napari_ensir.restorers`; its other parameters are kept.
     setting : str
-        Its name, such as ``"strength"``; see :func:`napari_ensir.settings.settings_of`.
+        Name of the parameter, such as ``"strength"``; see :func:`napari_ensir.settings.settings_of`.
     values : sequence
-        Two or more.
+        Two values or more.
     images
         As for :func:`~napari_ensir.restorers.self_supervised.learn.learn_blind`.
-    **hiding
-        ``stride``, ``offsets``, ``channel_axis``, ``mask``, ``seed``, ``progress``: as for that, too.
+    **keywords
+        ``stride``, ``offsets``, ``channel_axis``, ``mask``, ``seed``, ``progress``: as for that function.
 
     Returns
     -------
     Sweep
-        Its ``best`` value, those that may be as good (``alike``), and a curve: ``differences`` of the mean
-        squared error, with ``standard_errors``.
+        The ``best`` value, those that are not significantly worse (``equivalent``), and the curve of
+        ``differences`` of mean squared error with their ``standard_errors``.
 
     Raises
     ------
     EnsembleError
-        If the restorer has no such setting, a value cannot be one, there are fewer than two, or as
+        If the restorer has no such parameter, a value is invalid, there are fewer than two values, or as
         :func:`~napari_ensir.restorers.self_supervised.learn.learn_blind`.
 
     Examples
@@ -190,7 +190,7 @@ def sweep_setting(
     >>> from napari_ensir.restorers.classical import Gaussian
     >>> rows, columns = np.mgrid[:60, :60]
     >>> noisy = 100 + 30 * np.sin(rows / 5) + np.random.default_rng(0).normal(0, 9, rows.shape)
-    >>> found = sweep_setting(Gaussian(), "sigma", [0.3, 1.2, 4.0], noisy)
+    >>> found = calibrate_restorer(Gaussian(), "sigma", [0.3, 1.2, 4.0], noisy)
     >>> found.best, found.differences.shape
     (1.2, (3,))
     """
@@ -200,37 +200,37 @@ def sweep_setting(
     known = _settings_within(restorer)
     if setting not in known:
         raise EnsembleError(
-            f"{restorer.name} has no setting {setting!r}; it has: {', '.join(sorted(known)) or 'none'}."
+            f"{restorer.name} has no parameter {setting!r}; it has: {', '.join(sorted(known)) or 'none'}."
         )
     reference = blind_reference(
         images,
         [with_settings(restorer, **{setting: value}) for value in tried],
         [f"{setting} {number + 1}" for number in range(len(tried))],
-        seen=False,  # values of one setting miss the same things, which then seem to be noise
-        **hiding,
+        visible=False,  # errors common to all values would be taken for noise
+        **keywords,
     )
     blocks = reference.block_errors(average=False)
     low, high = reference.data_range
-    names, roles = tuple(map(told, tried)), ("candidate",) * len(tried)
+    names, roles = tuple(map(format_value, tried)), ("candidate",) * len(tried)
     least = int(np.argmin(blocks.sums.sum(axis=0)))
     scores = NoisyScores(names, blocks, high - low, "unknown", least, roles)
     limits = known[setting].minimum, known[setting].maximum
     return Sweep(setting, tried, scores, reference.warnings, limits)
 
 
-def told(value: Any) -> str:
-    """A value of a setting, as short as can be.
+def format_value(value: Any) -> str:
+    """Format the value of a parameter.
 
     Examples
     --------
-    >>> told(0.5), told(12), told("db2"), told(None)
+    >>> format_value(0.5), format_value(12), format_value("db2"), format_value(None)
     ('0.5', '12', 'db2', 'none')
     """
     return f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def _settings_within(restorer: Any) -> dict[str, Setting]:
-    """A restorer's settings by name, and those of the restorer that it wraps."""
+    """Return the parameters of a restorer, and of the restorer that it wraps, by name."""
     if not is_dataclass(restorer):
         return {}
     return _settings_within(getattr(restorer, "restorer", None)) | {
@@ -239,21 +239,21 @@ def _settings_within(restorer: Any) -> dict[str, Setting]:
 
 
 REACH = 4.0
-"""From a value to how many times less and more of it is tried where nothing is said."""
+"""Default ratio of the ends of a parameter grid to its centre."""
 
 _ELSEWHERE = ("tile", "overlap", "batch", "batch_size", "device")
-"""What a restorer computes by, and not what it makes."""
+"""Parameters that do not change the result."""
 
 
 def settings_to_try(restorer: Restorer) -> tuple[Setting, ...]:
-    """The settings of a restorer that change what it makes.
+    """Return the parameters of a restorer that change its result.
 
-    Those that have a value come first: what is estimated unless it is set is seldom what one looks for.
+    Parameters without a value, which the restorer estimates itself, come last.
 
     Parameters
     ----------
     restorer : Restorer
-        One that is no dataclass has none.
+        A restorer that is no dataclass has no parameters.
 
     Returns
     -------
@@ -263,15 +263,15 @@ def settings_to_try(restorer: Restorer) -> tuple[Setting, ...]:
     --------
     >>> from napari_ensir.restorers.classical import Wavelet
     >>> [each.name for each in settings_to_try(Wavelet())]
-    ['spatial_ndim', 'wavelet', 'method', 'noise']
+    ['spatial_ndim', 'hot_pixels', 'wavelet', 'method', 'noise']
     """
     known: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
     found = [each for each in known if each.name not in _ELSEWHERE]
-    return tuple(sorted(found, key=lambda each: getattr(restorer, each.name) is None))
+    return tuple(sorted(found, key=lambda each: getattr(restorer, each.name) in (None, each.word)))
 
 
 def numbers_to_try(restorer: Restorer) -> tuple[Setting, ...]:
-    """Those of :func:`settings_to_try` that are numbers, with three values or more to choose from.
+    """Return the parameters of :func:`settings_to_try` that are numbers with three possible values or more.
 
     Examples
     --------
@@ -290,15 +290,15 @@ def _has_many(setting: Setting) -> bool:
     return setting.maximum - setting.minimum >= 2 * (setting.step or 1)
 
 
-def around(setting: Setting, now: Any) -> tuple[float, float]:
-    """The least and the greatest value to try around one, within the limits.
+def default_grid_range(setting: Setting, now: Any) -> tuple[float, float]:
+    """Return the ends of a grid around the present value of a parameter, within its limits.
 
     Parameters
     ----------
     setting : Setting
         A number.
     now
-        The value that is set; None: there is none.
+        The present value, or None.
 
     Returns
     -------
@@ -307,7 +307,7 @@ def around(setting: Setting, now: Any) -> tuple[float, float]:
     Examples
     --------
     >>> from napari_ensir.restorers.classical import TotalVariation
-    >>> around(numbers_to_try(TotalVariation())[0], 0.8)
+    >>> default_grid_range(numbers_to_try(TotalVariation())[0], 0.8)
     (0.2, 3.2)
     """
     least = setting.minimum if setting.minimum is not None and isfinite(setting.minimum) else 0.0
@@ -322,26 +322,26 @@ def around(setting: Setting, now: Any) -> tuple[float, float]:
 
 
 def values_between(setting: Setting, low: float, high: float, number: int) -> list[Any]:
-    """Values of a setting, evenly spaced by ratio where all are above zero, on its steps if it is whole.
+    """Return a grid of values of a parameter, with equal ratios if all are positive, else equal steps.
 
     Parameters
     ----------
     setting : Setting
         A number.
     low, high : float
-        The least and the greatest value.
+        Lowest and highest value.
     number : int
-        How many; fewer where so many steps are not there.
+        Number of values; fewer if an integer parameter has fewer steps in the range.
 
     Returns
     -------
     list
-        Rising.
+        In increasing order.
 
     Raises
     ------
     EnsembleError
-        If an end is outside the setting's limits, or there are fewer than two values.
+        If an end is outside the parameter's limits, or there are fewer than two values.
 
     Examples
     --------
@@ -354,9 +354,11 @@ def values_between(setting: Setting, low: float, high: float, number: int) -> li
     [0.5, 1.0, 2.0]
     """
     if not low < high:
-        raise EnsembleError(f"{setting.title} is to go from {low:g} to {high:g}; give the lower value first.")
+        raise EnsembleError(
+            f"the range of {setting.title} is from {low:g} to {high:g}; give the lower value first."
+        )
     least, most = setting.minimum, setting.maximum
-    for end in (low, high):  # steps could lie within the limits where an end does not
+    for end in (low, high):
         if (least is not None and end < least) or (most is not None and end > most):
             raise setting.refusal(int(end) if setting.kind == "integer" and end == int(end) else end)
     spaced = np.geomspace(low, high, number) if low > 0 else np.linspace(low, high, number)
@@ -368,6 +370,6 @@ def values_between(setting: Setting, low: float, high: float, number: int) -> li
         found = sorted({float(f"{value:.3g}") for value in spaced})
     if len(found) < 2:
         raise EnsembleError(
-            f"{setting.title} has fewer than two values from {low:g} to {high:g}; go further."
+            f"{setting.title} has fewer than two values from {low:g} to {high:g}; give a wider range."
         )
     return [setting.checked(value) for value in found]

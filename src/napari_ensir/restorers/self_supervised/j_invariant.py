@@ -1,8 +1,8 @@
-"""What a restorer makes of pixels that it did not see. Hides, restores and keeps; learns nothing.
+"""Predictions of hidden pixels: J-invariant restoration (Batson and Royer 2019, arXiv 1901.11365).
 
 Pixels on a grid are replaced by the mean of their four neighbours in the plane, the image is restored, and
-what comes out at those pixels is kept (Batson and Royer 2019, arXiv 1901.11365): it cannot depend on what was
-hidden, so it has none of its noise. :func:`skimage.restoration.denoise_invariant` hides and keeps.
+the result at those pixels is kept. It does not depend on the hidden pixels, so it has none of their noise.
+:func:`skimage.restoration.denoise_invariant` does this.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ __all__ = ["HiddenGrid", "restore_checked", "restore_hidden"]
 
 @dataclass(frozen=True)
 class HiddenGrid:
-    """Which pixels of an image are hidden, and in which run.
+    """The pixels of an image that are hidden in each run.
 
-    Every plane (the last two axes that are not the channels') has a grid of ``stride`` pixels in each
-    direction; a run hides one pixel of every cell, the same place in all cells. Successive planes take other
-    places, so that a restorer of volumes finds neighbours that are not hidden. Channels are hidden together,
-    since the noise of one says something of the others' where they were made from each other.
+    Every plane (the last two axes except that of the channels) is divided into cells of ``stride`` x
+    ``stride`` pixels. A run hides one pixel of every cell, at the same position in all cells. Successive
+    planes use different positions, so that a restorer of volumes finds neighbours that are not hidden.
+    Channels are hidden together, since their noise can be correlated.
 
     Parameters
     ----------
     shape : tuple of int
-        Of the image.
+        Shape of the image.
     channel_axis : int, optional
     stride : int
-        Pixels from one hidden pixel to the next, 2 or more.
+        Distance of hidden pixels along rows and columns, 2 or more.
     offsets : int
-        Runs: places of a cell that are hidden in turn, ``stride ** 2`` at most.
+        Number of runs, each with another position hidden, ``stride ** 2`` at most.
     seed : int
-        Of the order in which places are taken.
+        Seed of the order of the positions.
 
     Raises
     ------
@@ -90,10 +90,15 @@ class HiddenGrid:
 
     @property
     def _order(self) -> list[int]:
-        """Axes with rows and columns first and channels last."""
+        """Return the axes with rows and columns first and channels last."""
         *before, rows, columns = self._spatial
         last = [] if self.channel_axis is None else [self.channel_axis % len(self.shape)]
         return [rows, columns, *before, *last]
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Shape of the image without its channels."""
+        return tuple(self.shape[axis] for axis in self._spatial)
 
     @property
     def _cells(self) -> tuple[int, int]:
@@ -102,40 +107,40 @@ class HiddenGrid:
 
     @property
     def _planes(self) -> tuple[int, int]:
-        """Planes, and channels in each."""
+        """Return the number of planes, and of channels in each."""
         n_channels = 1 if self.channel_axis is None else self.shape[self.channel_axis]
         rows, columns = (self.shape[axis] for axis in self._order[:2])
         return int(np.prod(self.shape)) // (rows * columns * n_channels), n_channels
 
     def planes(self, image: NDArray[Any]) -> NDArray[Any]:
-        """The image as ``(rows, columns, planes * channels)``."""
+        """Return the image as an array of shape ``(rows, columns, planes * channels)``."""
         ordered = image.transpose(self._order)
         return ordered.reshape(*ordered.shape[:2], -1)
 
     def image(self, planes: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of :meth:`planes`."""
+        """Return the image of an array from :meth:`planes`."""
         ordered = planes.reshape([self.shape[axis] for axis in self._order])
         return np.ascontiguousarray(ordered.transpose(np.argsort(self._order)))
 
-    def places(self) -> NDArray[np.int64]:
-        """Row and column within a cell, (planes, offsets, 2)."""
+    def positions(self) -> NDArray[np.int64]:
+        """Return the row and column within a cell that each run hides, (planes, offsets, 2)."""
         n_planes, _ = self._planes
         order = np.random.default_rng(self.seed).permutation(self.stride**2)
         taken = order[np.arange(n_planes * self.offsets) % len(order)].reshape(n_planes, self.offsets)
         return np.stack(np.divmod(taken, self.stride), axis=-1)
 
     def masks(self) -> Iterator[NDArray[np.bool_]]:
-        """What each run hides, in the shape of :meth:`planes`."""
+        """Yield the mask of hidden pixels of each run, in the shape of :meth:`planes`."""
         (n_planes, n_channels), (rows, columns), step = self._planes, self._cells, self.stride
         sides = [self.shape[axis] for axis in self._order[:2]]
-        for places in self.places().swapaxes(0, 1):
+        for places in self.positions().swapaxes(0, 1):
             mask = np.zeros((*sides, n_planes, n_channels), bool)
             for plane, (row, column) in enumerate(places):
                 mask[row : rows * step : step, column : columns * step : step, plane] = True
             yield mask.reshape(*sides, -1)
 
-    def kept(self, planes: NDArray[Any]) -> NDArray[Any]:
-        """The hidden pixels of all runs, of an array in the shape of :meth:`planes`.
+    def select(self, planes: NDArray[Any]) -> NDArray[Any]:
+        """Return the hidden pixels of all runs, from an array in the shape of :meth:`planes`.
 
         Returns
         -------
@@ -144,7 +149,7 @@ class HiddenGrid:
         (n_planes, n_channels), (rows, columns), step = self._planes, self._cells, self.stride
         split = planes.reshape(*planes.shape[:2], n_planes, n_channels)
         found = np.empty((n_planes, self.offsets, rows, columns, n_channels), planes.dtype)
-        for plane, places in enumerate(self.places()):
+        for plane, places in enumerate(self.positions()):
             for run, (row, column) in enumerate(places):
                 found[plane, run] = split[row : rows * step : step, column : columns * step : step, plane]
         before = tuple(self.shape[axis] for axis in self._spatial[:-2])
@@ -155,7 +160,7 @@ class HiddenGrid:
 def restore_checked(
     image: NDArray[Any], restorer: Restorer, progress: Progress | None = None
 ) -> NDArray[np.float32]:
-    """What any restorer makes of an image, float32 of its shape.
+    """Restore an image and check the result, float32 of the image's shape.
 
     Raises
     ------
@@ -167,7 +172,7 @@ def restore_checked(
     if found.shape != image.shape:
         raise EnsembleError(
             f"{restorer.name} turned an image of shape {image.shape} into {found.shape}; "
-            "a restorer has to keep the shape."
+            "a restorer must keep the shape."
         )
     if not np.isfinite(found).all():
         raise EnsembleError(f"{restorer.name} gave values that are not finite; change its parameters.")
@@ -180,14 +185,14 @@ def restore_hidden(
     grid: HiddenGrid,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """Predictions of pixels by a restorer that did not see them.
+    """Predict pixels by a restorer that does not see them.
 
     Parameters
     ----------
     image : array of the grid's shape
         An integer or float dtype; the restorer gets the same dtype.
     restorer
-        Called ``grid.offsets`` times.
+        It is called ``grid.offsets`` times.
     grid : HiddenGrid
     progress
         See :data:`napari_ensir.restorers.base.Progress`.
@@ -195,7 +200,7 @@ def restore_hidden(
     Returns
     -------
     (..., offsets, rows // stride, columns // stride[, channels]) float32
-        In the image's units.
+        In the intensity units of the image.
 
     Raises
     ------
@@ -224,9 +229,9 @@ def restore_hidden(
         run += 1
         return grid.planes(found)
 
-    # Fractions of large integers would be lost in float32; scikit-image keeps the dtype of floats.
+    # scikit-image would round large integers to float32; it keeps the dtype of floats.
     planes = grid.planes(image.astype(np.float64) if whole else image)
     kept = denoise_invariant(  # type: ignore[no-untyped-call]
         planes, restored, masks=grid.masks(), denoiser_kwargs={"channel_axis": -1}
     )
-    return np.asarray(grid.kept(kept), np.float32)
+    return np.asarray(grid.select(kept), np.float32)

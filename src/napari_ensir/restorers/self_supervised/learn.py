@@ -1,12 +1,9 @@
-"""Learns from noisy images alone, with restorers that did not see the pixels they are judged by.
+"""Learning lookup tables from noisy images alone.
 
-What is called to learn, and to restore and combine in one go. The pairs that are learned from are made in
-:mod:`.blind_pairs`, weights estimated in :mod:`napari_ensir.ensemble`.
-
-The error of a prediction that did not see a pixel and that pixel's own noise are uncorrelated, where the
-noise of a pixel says nothing of its neighbours' (Batson and Royer 2019, arXiv 1901.11365). So the noisy image
-is to these predictions what a second exposure is to ordinary ones: a reference whose noise changes every
-squared error by the same number, and with it no weight of least squares.
+A prediction that does not see a pixel has an error that is uncorrelated with the noise of that pixel, if
+the noise is independent from pixel to pixel (Batson and Royer 2019, arXiv 1901.11365). The noisy image is
+to such predictions what a second exposure is to ordinary results: a reference whose noise adds the same
+number to every squared error, so that it changes no weight of least squares.
 """
 
 from __future__ import annotations
@@ -16,17 +13,18 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
+from napari_ensir.ensemble.scoring.scores import verdict
 from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
 from napari_ensir.restorers.self_supervised.reference import (
-    HIDING,
     LEARNING,
+    REFERENCE_KEYWORDS,
     BlindReference,
     CorrelatedNoiseWarning,
     blind_reference,
     images_of,
     restorers_of,
 )
-from napari_ensir.settings import BlindSettings
+from napari_ensir.settings import SHRINKAGE, BlindSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.ensemble.scoring.scores import NoisyScores
     from napari_ensir.restorers.base import AnyRestorer, Progress
 
 __all__ = [
@@ -51,7 +50,7 @@ __all__ = [
 
 
 class BlindKeywords(TypedDict, total=False):
-    """The fields of :class:`~napari_ensir.settings.BlindSettings`, as keywords."""
+    """Fields of :class:`~napari_ensir.settings.BlindSettings` as keywords."""
 
     stride: int
     offsets: int
@@ -74,73 +73,83 @@ def learn_blind(
     data_range: tuple[float, float] | None = None,
     channel_axis: int | None = None,
     mask: ArrayLike | Sequence[ArrayLike | None] | None = None,
-    shrinkage: float | Literal["auto"] = 1000.0,
+    shrinkage: float | Literal["auto"] = SHRINKAGE,
     device: str | torch.device = "auto",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> WeightLUT:
     """Learn from noisy images alone how far to trust each restorer at each intensity.
 
-    Hides one pixel in ``stride`` x ``stride``, restores, keeps what each restorer makes of the hidden pixels,
-    and repeats that for other pixels; restores once with no pixel hidden. Then least squares of the hidden
-    pixels' predictions against the noisy pixels, and of the ordinary ones against the noisy pixels with as
-    much of their noise taken off as can be told (:mod:`.noise_told`), both counting alike. The table is meant
-    for the restorers' ordinary results.
+    If the noise is white, one pixel in ``stride`` x ``stride`` is hidden, the image is restored, the
+    results at the hidden pixels are kept, and this is repeated for other pixels; each restorer also runs
+    once with no pixel hidden. Weights are those of least squares of the predictions against the noisy
+    pixels, and of the ordinary results against the noisy pixels minus an estimate of their noise
+    (:mod:`napari_ensir.restorers.self_supervised.noise`), with equal weight.
 
-    It is for denoising: a noisy image is noise about the truth. An image that is blurred, or behind rain, is
-    about something else, and would teach to leave it so. It works best where a pixel can be guessed from
-    its neighbours; structures finer than that make sharp restorers look worse than they are. And
-    the noise must not be correlated between pixels; a warning is given where it shows in the image.
+    If the noise of neighbouring pixels is significantly correlated, hidden pixels would favour restorers
+    that keep it. Then the errors are those of Stein's unbiased risk estimate
+    (:mod:`napari_ensir.restorers.self_supervised.sure`), which takes two runs of each restorer, and the
+    shrinkage is 20 times as large. The report states which was used and why. The table is meant for the
+    restorers' ordinary results in both cases.
+
+    The method is for denoising: the noisy image has to be the truth plus noise of mean zero. Blur or rain
+    would be kept. It works best where a pixel can be predicted from its neighbours; finer structures make
+    sharp restorers seem worse than they are.
 
     Parameters
     ----------
     images : an array, or a sequence of arrays
         Noisy images of any integer or float dtype, with at least two axes beside the channels. Axes before
-        the last two count planes, each of which has a grid of its own.
+        the last two count planes, each of which has its own grid of hidden pixels.
     restorers : sequence of M restorers
         Any of :mod:`napari_ensir.restorers`, networks included, or functions from an image to one of its
-        shape. They compute where, and in tiles of the size, that each is set to.
+        shape. Each uses its own device and tile size.
     names : M strings, optional
-        None: the restorers' own.
+        Default: the names of the restorers.
     stride : int
-        Pixels from one hidden pixel to the next along rows and columns, 2 or more. Nearer ones cost fewer
-        runs per pixel, and spoil each other's surroundings more.
+        Distance of hidden pixels along rows and columns, 2 or more. A small stride needs fewer runs per
+        pixel, but more neighbours of a hidden pixel are replaced.
     offsets : int
-        How often each restorer runs with pixels hidden: each run hides others, so ``offsets / stride ** 2``
-        of all.
+        Number of runs with hidden pixels. Each hides other pixels, ``offsets / stride ** 2`` of all together.
     bin_width, data_range, shrinkage
         As for :func:`napari_ensir.fit_lut`.
     channel_axis : int, optional
-        Axis of the channels: hidden together, told to the restorers, and each with a table of its own. None:
-        channels are hidden together along the restorers' own ``channel_axis``, and pooled.
+        Axis of the channels, for the restorers as well. Channels are hidden together, and each has its own
+        table. Default: the restorers' own ``channel_axis``; channels are hidden together and pooled.
     mask : array, or sequence of arrays (or None), one per image, optional
-        Where to learn: bool, of the image's shape, the channel axis left out or not.
+        Where to learn: bool, of the image's shape, with or without the channel axis.
     device : str or torch.device
-        Where to count pixels.
+        Device for counting pixels.
     seed : int
-        Of the order in which pixels are hidden; the same one gives the same table.
+        Seed of the order in which pixels are hidden, or of the noise added. Equal seeds give equal tables.
     progress
-        Called with (done, total, text); what it raises stops the work and passes through.
+        Called with (done, total, text); an exception that it raises cancels the work.
 
     Returns
     -------
     WeightLUT
-        Its report says ``"truth_noise": "unknown"``, as ``"blind"`` how pixels were hidden, and as
-        ``"scores"`` what can be said of the candidates, their average and the ensemble.
+        Its report has ``"truth_noise": "unknown"``, the ``"criterion"`` and its ``"reason"`` under
+        ``"blind"``, and under ``"scores"`` the scores of the noisy input, the candidates, their average and
+        the ensemble, the latter on parts of the images that were held out, with a one-sentence
+        ``"summary"``.
 
     Raises
     ------
     EnsembleError
-        If an image cannot be used, a name is missing, or a number is out of its limits.
+        If an image cannot be used, a name is missing, or a number is outside its limits.
 
     Warns
     -----
     CorrelatedNoiseWarning
-        If the noise of neighbouring pixels is correlated. The report's ``"warnings"`` have the sentence too.
+        If the noise of neighbouring pixels is correlated, so that SURE is used. The report's ``"warnings"``
+        have the sentence as well.
 
     References
     ----------
     J. Batson and L. Royer. Noise2Self: Blind Denoising by Self-Supervision. ICML 2019, arXiv 1901.11365.
+
+    S. Ramani, T. Blu and M. Unser. Monte-Carlo SURE: A Black-Box Optimization of Regularization Parameters
+    for General Denoising Algorithms. IEEE Transactions on Image Processing 17, 2008.
 
     Examples
     --------
@@ -164,14 +173,14 @@ def learn_blind(
         device=str(device),
     )
     reference = blind_reference(
-        images, restorers, names, mask=mask, progress=progress, **given.keywords(*HIDING)
+        images, restorers, names, mask=mask, progress=progress, **given.keywords(*REFERENCE_KEYWORDS)
     )
     return reference.learn(progress=progress, **given.keywords(*LEARNING))
 
 
 @dataclass(frozen=True)
 class Combined:
-    """What :func:`restore_and_combine` makes of a noisy image.
+    """Result of :func:`restore_and_combine`.
 
     Attributes
     ----------
@@ -179,13 +188,22 @@ class Combined:
     ensemble : float32 array of that shape
     lut : WeightLUT
     reference : BlindReference
-        What the table was learned from; scores and rankings can be made of it.
+        Reference set that the table was learned from.
+    scores : NoisyScores
+        Scores of the candidates, their average, the ensemble and the noisy input. The ensemble is scored on
+        parts of the image that its weights were not learned from.
     """
 
     candidates: tuple[NDArray[np.float32], ...]
     ensemble: NDArray[np.float32]
     lut: WeightLUT
     reference: BlindReference
+    scores: NoisyScores
+
+    @property
+    def summary(self) -> str:
+        """One sentence that states whether the ensemble is better than the best candidate."""
+        return verdict(self.scores)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -202,7 +220,7 @@ def restore_and_combine(
     progress: Progress | None = None,
     **settings: Unpack[BlindKeywords],
 ) -> Combined:
-    """Restore a noisy image in several ways and combine the results, with nothing but the image.
+    """Restore a noisy image in several ways and combine the results, without a ground truth.
 
     Parameters
     ----------
@@ -212,13 +230,13 @@ def restore_and_combine(
         As for :func:`learn_blind`.
     **settings
         ``stride``, ``offsets``, ``seed``, ``bin_width``, ``shrinkage``, ``channel_axis``, ``data_range``,
-        ``device``: as for that, too.
+        ``device``: as for that function.
 
     Returns
     -------
     Combined
-        The ``candidates``, their ``ensemble``, the ``lut`` that combined them, and the ``reference`` it was
-        learned from.
+        The ``candidates``, their ``ensemble``, the ``lut`` that combined them, its ``scores`` and their
+        ``summary``.
 
     Raises
     ------
@@ -233,15 +251,17 @@ def restore_and_combine(
     >>> combined = restore_and_combine(noisy, [Gaussian(), Median()], device="cpu")
     >>> combined.names, combined.ensemble.shape
     (('Gaussian', 'Median'), (48, 60))
+    >>> combined.scores.names
+    ('Gaussian', 'Median', 'average', 'ensemble', 'noisy input')
     """
     given = BlindSettings(**settings)
     masks = None if mask is None else [mask]
     (candidates,), reference = restore_and_refer(
         [image], restorers, names, settings=given, masks=masks, progress=progress
     )
-    lut = reference.learn(**given.keywords(*LEARNING))
-    ensemble = lut.apply(candidates, given.device)
-    return Combined(candidates, ensemble, lut, reference)
+    lut, scores = reference.learn_with_scores(**given.keywords(*LEARNING))
+    ensemble = lut.apply(candidates, given.device, check=False)
+    return Combined(candidates, ensemble, lut, reference, scores)
 
 
 def restore_and_refer(
@@ -253,14 +273,14 @@ def restore_and_refer(
     masks: Sequence[ArrayLike | None] | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[tuple[NDArray[np.float32], ...]], BlindReference]:
-    """Restore noisy images, and make a reference of them without restoring any of them again.
+    """Restore noisy images, and make a reference set of them without restoring any image again.
 
     Parameters
     ----------
     images, restorers, names, masks, progress
         As for :func:`learn_blind`.
     settings : BlindSettings, optional
-        How pixels are hidden.
+        Stride, offsets, seed and channel axis are used.
 
     Returns
     -------
@@ -301,6 +321,6 @@ def restore_and_refer(
         mask=masks,
         progress=scaled_progress(progress, once, runs, runs - once),
         restored=candidates,
-        **given.keywords(*HIDING),
+        **given.keywords(*REFERENCE_KEYWORDS),
     )
     return candidates, reference

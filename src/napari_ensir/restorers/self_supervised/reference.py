@@ -1,28 +1,36 @@
-"""Noisy images to pairs of predictions and what they are judged by. Estimates no weight by itself.
-
-Knows restorers and images; how pixels are hidden is told in :mod:`.hidden_pixels`, what is noise in them in
-:mod:`.noise_told`.
-"""
+"""Reference sets made of noisy images alone, for learning, ranking and calibration."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.arrays.intensity_range import byte_range
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
-from napari_ensir.ensemble.checks.noise import correlated_noise_warning
-from napari_ensir.ensemble.fit import learn
-from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors, joined
+from napari_ensir.ensemble.checks.noise import LEAST, noise_correlation
+from napari_ensir.ensemble.fit import FitSession
+from napari_ensir.ensemble.scoring.scores import (
+    BlockErrors,
+    NoisyScores,
+    block_errors,
+    joined,
+    scores_of_reference,
+    side_by_side,
+    verdict,
+)
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import as_restorer, check_image, check_keeps_size, with_channel_axis
+from napari_ensir.restorers.classical import ClassicalRestorer
+from napari_ensir.restorers.noise_model import estimate_noise_model
+from napari_ensir.restorers.self_ensemble import SelfEnsemble
 from napari_ensir.restorers.self_supervised.j_invariant import HiddenGrid, restore_checked, restore_hidden
-from napari_ensir.restorers.self_supervised.noise import curvature, without_noise
-from napari_ensir.settings import BlindSettings, FitSettings
+from napari_ensir.restorers.self_supervised.noise import subtract_noise
+from napari_ensir.restorers.self_supervised.sure import RUNS, SHRINKAGE_FACTOR, STEP, stack_runs, sure_pair
+from napari_ensir.settings import SHRINKAGE, BlindSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,34 +39,40 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.scoring.scores import BlockErrors
     from napari_ensir.restorers.base import AnyRestorer, Progress, Restorer
+    from napari_ensir.restorers.noise_model import NoiseModel
 
     Pair = tuple[tuple[NDArray[np.float32], ...], NDArray[Any]]
 
 __all__ = [
-    "HIDING",
     "LEARNING",
+    "REFERENCE_KEYWORDS",
     "BlindReference",
     "CorrelatedNoiseWarning",
-    "Hiding",
+    "ReferenceKeywords",
     "blind_reference",
     "images_of",
     "restorers_of",
 ]
 
+REFERENCE_KEYWORDS = ("stride", "offsets", "seed", "channel_axis")
+"""Fields of :class:`~napari_ensir.settings.BlindSettings` that :func:`blind_reference` takes."""
 
-HIDING = ("stride", "offsets", "seed", "channel_axis")
 LEARNING = ("bin_width", "shrinkage", "data_range", "device")
-"""Of :class:`~napari_ensir.settings.BlindSettings`, what hiding pixels takes and what learning takes."""
+"""Fields of :class:`~napari_ensir.settings.BlindSettings` that :meth:`BlindReference.learn` takes."""
+
+Criterion = Literal["hidden pixels", "SURE"]
+
+MIN_ERROR = 0.2
+"""Least mean squared error, as a share of the noise's variance, that is known well enough for a PSNR."""
 
 
 class CorrelatedNoiseWarning(UserWarning):
-    """The noise of neighbouring pixels is correlated, so that hidden noise can be guessed."""
+    """The noise of neighbouring pixels is correlated."""
 
 
-class Hiding(TypedDict, total=False):
-    """What :func:`blind_reference` can be told beside images and restorers, and whoever calls it."""
+class ReferenceKeywords(TypedDict, total=False):
+    """Keywords of :func:`blind_reference` that other functions pass on."""
 
     stride: int
     offsets: int
@@ -70,40 +84,48 @@ class Hiding(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class BlindReference:
-    """Predictions of pixels beside the noisy pixels themselves: a reference set without a truth.
+    """A reference set without a ground truth: predictions of pixels, and noisy pixels to score them by.
 
     Whatever takes a reference set takes :attr:`pairs`, such as :func:`napari_ensir.compare`. Tables and
-    scores are of :attr:`both`.
+    scores use :attr:`scored_pairs`.
 
     Attributes
     ----------
-    pairs : tuple of (candidates, noisy)
-        Predictions by restorers that did not see the pixels; one pair per image. An image of shape
-        ``(..., rows, columns)`` gives arrays of shape ``(..., offsets, rows // stride, columns // stride)``,
-        its channels, if any, along one more axis, the last. Candidates are float32, the noisy pixels of the
-        image's own dtype.
-    ordinary : tuple of (candidates, told)
-        What the restorers make of the same pixels when they see them, beside the pixels with as much of their
-        noise taken off as can be told; of the same shapes, float32.
+    pairs : tuple of (candidates, noisy), one per image
+        With the criterion ``"hidden pixels"`` predictions by restorers that did not see the pixels, and the
+        noisy pixels in the dtype of the image. An image of shape ``(..., rows, columns)`` gives arrays of
+        shape ``(..., offsets, rows // stride, columns // stride)``. With ``"SURE"`` results of the image
+        with noise added and subtracted, and references with the opposite noise, of shape ``(..., 2, rows,
+        columns)``. Channels, if any, are the last axis. Candidates are float32.
+    visible_pairs : tuple of (candidates, denoised), one per image
+        With hidden pixels: the ordinary results at the same pixels, and the noisy pixels minus an estimate of
+        their noise; of the same shapes, float32. Else empty.
     masks : tuple of bool arrays, one per image, or None
         Where to learn, of the same shape, with or without channels.
     names : tuple of str
     channel_axis : -1 or None
-        Of the pairs.
+        Channel axis of the pairs.
     image_channel_axis : int or None
-        Of the images.
+        Channel axis of the images.
     data_range : (low, high)
-        The dtype's for 8 bit, else what the predictions show.
+        The dtype's for 8-bit images, else that of the predictions.
     has_channels : bool
-        Whether the pairs' last axis is that of channels; they are pooled where ``channel_axis`` is None.
+        Whether the last axis of the pairs is that of channels; they are pooled if ``channel_axis`` is None.
     settings : dict
         Stride, offsets and seed.
-    warnings : tuple of str
-        What makes it doubtful, a sentence each.
+    criterion : "hidden pixels" or "SURE"
+        How restorers are scored: by predictions of hidden pixels if the noise is white, by Stein's unbiased
+        risk estimate if the noise of neighbouring pixels is correlated.
+    reason : str
+        One sentence that states the criterion and why it was chosen.
+    noise_power : float
+        Mean variance of the noise of the images, squared intensity units.
+    error_offset : float
+        Mean squared error of an image in :attr:`scored_pairs` less that against the truth.
     """
 
     pairs: tuple[Pair, ...]
-    ordinary: tuple[Pair, ...]
+    visible_pairs: tuple[Pair, ...]
     masks: tuple[NDArray[np.bool_] | None, ...] | None
     names: tuple[str, ...]
     channel_axis: Literal[-1] | None
@@ -111,18 +133,26 @@ class BlindReference:
     data_range: tuple[float, float]
     has_channels: bool = False
     settings: dict[str, int] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    criterion: Criterion = "hidden pixels"
+    reason: str = ""
+    noise_power: float = 0.0
+    error_offset: float = 0.0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The reason, if the noise is correlated."""
+        return (self.reason,) if self.criterion == "SURE" else ()
 
     def learn(
         self,
         *,
         bin_width: float | Literal["auto"] | None = None,
         data_range: tuple[float, float] | None = None,
-        shrinkage: float | Literal["auto"] = 1000.0,
+        shrinkage: float | Literal["auto"] = SHRINKAGE,
         device: str | torch.device = "auto",
         progress: Progress | None = None,
     ) -> WeightLUT:
-        """The table that least squares learns from it.
+        """Learn a lookup table by least squares.
 
         Parameters
         ----------
@@ -133,39 +163,94 @@ class BlindReference:
         -------
         WeightLUT
         """
-        given = FitSettings(
+        return self.learn_with_scores(
+            bin_width=bin_width, data_range=data_range, shrinkage=shrinkage, device=device, progress=progress
+        )[0]
+
+    def learn_with_scores(
+        self,
+        *,
+        bin_width: float | Literal["auto"] | None = None,
+        data_range: tuple[float, float] | None = None,
+        shrinkage: float | Literal["auto"] = SHRINKAGE,
+        device: str | torch.device = "auto",
+        progress: Progress | None = None,
+    ) -> tuple[WeightLUT, NoisyScores]:
+        """Learn a lookup table, and score the candidates, their average, the ensemble and the noisy input.
+
+        Parameters
+        ----------
+        bin_width, data_range, shrinkage, device, progress
+            As for :func:`learn_blind`.
+
+        Returns
+        -------
+        lut : WeightLUT
+        scores : NoisyScores
+            The ensemble is scored on parts of the images that its weights were not learned from.
+        """
+        pairs, masks = self.scored_pairs
+        if shrinkage != "auto" and self.criterion == "SURE":
+            shrinkage *= SHRINKAGE_FACTOR
+        session = FitSession(
+            pairs,
+            self.names,
+            mask=masks,
+            progress=progress,
+            check_input=False,
+            method="least-squares",
             bin_width=bin_width,
             shrinkage=shrinkage,
             channel_axis=self.channel_axis,
             data_range=data_range or self.data_range,
             truth_noise="unknown",
+            device=str(device),
         )
-        pairs, masks = self.both
-        lut = learn(pairs, given, names=self.names, mask=masks, device=device, progress=progress)
-        said = {"blind": dict(self.settings), "warnings": [*lut.report["warnings"], *self.warnings]}
+        collected = session.collect(fine=False)
+        lut = session.estimate()
+        scores = self._with_input(scores_of_reference(collected, lut, session.used))
+        report = lut.report | {
+            "blind": {**self.settings, "criterion": self.criterion, "reason": self.reason},
+            "warnings": [*lut.report["warnings"], *self.warnings],
+            "scores": scores.to_dict() | {"summary": verdict(scores)},
+        }
         if data_range is None:
-            said["data_range_from"] = "dtype" if self._is_byte else "data"
-        return replace(lut, channel_axis=self.image_channel_axis, report=lut.report | said)
+            report["data_range_from"] = "dtype" if self._is_byte else "data"
+        return replace(lut, channel_axis=self.image_channel_axis, report=report), scores
+
+    def _with_input(self, scores: NoisyScores) -> NoisyScores:
+        """Add the noisy input; subtract the noise if it is known well enough for the errors that are left."""
+        counts = scores.blocks.counts
+        sums = counts[:, np.newaxis].astype(np.float64) * (self.noise_power + self.error_offset)
+        least = scores.errors.min() - self.error_offset
+        known = self.criterion == "hidden pixels" and least > MIN_ERROR * self.noise_power
+        return replace(
+            scores,
+            names=(*scores.names, "noisy input"),
+            roles=(*scores.roles, "input"),
+            blocks=side_by_side([scores.blocks, BlockErrors(sums, counts)]),
+            noise=float(np.sqrt(max(self.error_offset, 0.0))) if known else "unknown",
+        )
 
     def scores(self) -> NoisyScores:
-        """The restorers and the average of their candidates, scored on the pixels that were hidden."""
+        """Score the restorers and the average of their results."""
         low, high = self.data_range
         return NoisyScores.of(self.names, [self.block_errors()], high - low)
 
     def block_errors(self, average: bool = True) -> BlockErrors:
-        """Squared errors against the noisy pixels, block by block.
+        """Sum the squared errors against the reference in blocks of pixels.
 
         Parameters
         ----------
         average : bool
-            Of the average of the candidates as well, after them.
+            Whether to add the average of the candidates, after them.
 
         Returns
         -------
         BlockErrors
         """
         parts = []
-        pairs, masks = self.both
+        pairs, masks = self.scored_pairs
         for (candidates, noisy), mask in zip(pairs, masks or (None,) * len(pairs), strict=True):
             images = [*candidates, np.mean(candidates, axis=0)] if average else list(candidates)
             valid = None
@@ -176,20 +261,20 @@ class BlindReference:
         return joined(parts)
 
     @property
-    def both(self) -> tuple[tuple[Pair, ...], tuple[NDArray[np.bool_] | None, ...] | None]:
-        """Hidden and seen pixels side by side along the axis of the runs, and their masks.
+    def scored_pairs(self) -> tuple[tuple[Pair, ...], tuple[NDArray[np.bool_] | None, ...] | None]:
+        """Hidden and visible pairs concatenated along the axis of the runs, and their masks.
 
-        So they are counted in the same blocks and held out in the same parts: they are the same pixels.
+        A pixel is thus in the same block, and in the same held-out part, both times.
         """
-        if not self.ordinary:
+        if not self.visible_pairs:
             return self.pairs, self.masks
         axis = -4 if self.has_channels else -3
         pairs = tuple(
             (
-                tuple(np.concatenate(each, axis) for each in zip(hidden, seen, strict=True)),
-                np.concatenate([noisy, told], axis),
+                tuple(np.concatenate(each, axis) for each in zip(hidden, visible, strict=True)),
+                np.concatenate([noisy, denoised], axis),
             )
-            for (hidden, noisy), (seen, told) in zip(self.pairs, self.ordinary, strict=True)
+            for (hidden, noisy), (visible, denoised) in zip(self.pairs, self.visible_pairs, strict=True)
         )
         if self.masks is None:
             return pairs, None
@@ -216,23 +301,27 @@ def blind_reference(
     seed: int = 0,
     progress: Progress | None = None,
     restored: Sequence[Sequence[NDArray[np.float32]]] | None = None,
-    seen: bool = True,
+    visible: bool = True,
+    criterion: Criterion | Literal["auto"] = "auto",
 ) -> BlindReference:
-    """Restore noisy images with some pixels hidden, and once with none, and keep what comes out at those.
+    """Make a reference set of noisy images without a ground truth.
 
     Parameters
     ----------
     images, restorers, names, stride, offsets, channel_axis, mask, seed, progress
         As for :func:`learn_blind`.
     restored : for each image M arrays of its shape, optional
-        What the restorers make of it, where that is known already.
-    seen : bool
-        Whether to restore once with no pixel hidden; else there is nothing ``ordinary``.
+        Results of the restorers, if they are known already.
+    visible : bool
+        Whether to score ordinary results as well, where pixels are hidden.
+    criterion : "auto", "hidden pixels" or "SURE"
+        ``"auto"``: SURE if the noise of neighbouring pixels is significantly correlated in an image, else
+        hidden pixels.
 
     Returns
     -------
     BlindReference
-        Its ``pairs`` are candidates and noisy pixels; its method ``learn`` makes a table of them.
+        Its method ``learn`` makes a table of the pairs, ``scores`` ranks the restorers.
 
     Raises
     ------
@@ -243,9 +332,9 @@ def blind_reference(
     --------
     >>> from napari_ensir.restorers.classical import Gaussian, Median
     >>> noisy = np.random.default_rng(0).normal(100, 9, (48, 60))
-    >>> (candidates, pixels), = blind_reference(noisy, [Gaussian(), Median()]).pairs
-    >>> len(candidates), pixels.shape
-    (2, (6, 8, 10))
+    >>> reference = blind_reference(noisy, [Gaussian(), Median()])
+    >>> reference.criterion, reference.pairs[0][1].shape
+    ('hidden pixels', (6, 8, 10))
     """
     BlindSettings(stride=stride, offsets=offsets, channel_axis=channel_axis, seed=seed)
     arrays = images_of(images, channel_axis)
@@ -253,43 +342,118 @@ def blind_reference(
     chosen = restorers_of(restorers, channel_axis)
     checked = check_names(names or [each.name for each in chosen], len(chosen))
     axis = _channels(chosen, channel_axis)
-    pairs, ordinary, kept_masks = [], [], []
-    doubts = _doubts(arrays, axis)
-    once = seen and restored is None
-    each = offsets + once  # runs of a restorer on an image
-    runs = len(arrays) * len(chosen) * each
-    for number, (image, where) in enumerate(zip(arrays, masks, strict=True)):
-        grid = HiddenGrid(image.shape, axis, stride, offsets, seed)
-        planes = grid.planes(image)
-        noisy, hidden, whole = grid.kept(planes), [], list(restored[number] if restored else ())
-        for index, restorer in enumerate(chosen):
-            before = (number * len(chosen) + index) * each
+    grids = [HiddenGrid(image.shape, axis, stride, offsets, seed) for image in arrays]
+    models = [_noise_models(image, axis) for image in arrays]
+    found, reason = _choose_criterion(arrays, models, axis, criterion)
+    where = tuple(_mask_of_pair(*each, found, n) for n, each in enumerate(zip(masks, grids, strict=True)))
+    if found == "SURE":
+        warnings.warn(reason, CorrelatedNoiseWarning, stacklevel=3)
+    pairs: list[Pair] = []
+    visible_pairs: list[Pair] = []
+    noise_powers: list[float] = []
+    error_offsets: list[float] = []
+    for number, (image, grid, noise) in enumerate(zip(arrays, grids, models, strict=True)):
+        part = scaled_progress(progress, number, len(arrays))
+        fixed = [_fixed_to(image, each) for each in chosen]
+        if found == "SURE":
+            pairs.append(sure_pair(image, fixed, noise, channel_axis=axis, seed=seed, progress=part))
+            noise_powers.append(float(np.mean([model.level**2 for model in noise])))
+            error_offsets.append(noise_powers[-1] * (1 + 1 / STEP**2))
+            continue
+        whole = list(restored[number]) if restored else []
+        once = visible and not whole
+        runs = len(chosen) * (offsets + once)
+        hidden = []
+        for index, restorer in enumerate(fixed):
+            before = index * (offsets + once)
             if once:
-                whole.append(restore_checked(image, restorer, scaled_progress(progress, before, runs)))
-            part = scaled_progress(progress, before + once, runs, offsets)
-            hidden.append(restore_hidden(image, restorer, grid, part))
+                whole.append(restore_checked(image, restorer, scaled_progress(part, before, runs)))
+            rest = scaled_progress(part, before + once, runs, offsets)
+            hidden.append(restore_hidden(image, restorer, grid, rest))
+        noisy = grid.select(grid.planes(image))
         pairs.append((tuple(hidden), noisy))
-        if seen:
-            curved = None if doubts[number] else grid.kept(curvature(planes))
-            told = without_noise(noisy, hidden, curved, channels=axis is not None)
-            ordinary.append((tuple(grid.kept(grid.planes(one)) for one in whole), told))
-        kept_masks.append(None if where is None else _hidden_of_mask(where, grid, number))
+        denoised, power, offset = subtract_noise(noisy, hidden, noise, channels=axis is not None)
+        noise_powers.append(power)
+        error_offsets.append((power + offset) / 2 if visible else power)
+        if visible:
+            visible_pairs.append((tuple(grid.select(grid.planes(one)) for one in whole), denoised))
     return BlindReference(
         tuple(pairs),
-        tuple(ordinary),
-        None if mask is None else tuple(kept_masks),
+        tuple(visible_pairs),
+        None if mask is None else where,
         checked,
         None if axis is None or channel_axis is None else -1,
         None if channel_axis is None else _as_fitted(channel_axis, arrays[0].ndim),
-        _range_of([*pairs, *ordinary], arrays),
+        _range_of([*pairs, *visible_pairs], arrays),
         axis is not None,
         {"stride": stride, "offsets": offsets, "seed": seed},
-        tuple(filter(None, doubts)),
+        found,
+        reason,
+        float(np.average(noise_powers, weights=[image.size for image in arrays])),
+        float(np.average(error_offsets, weights=[image.size for image in arrays])),
     )
 
 
+def _fixed_to(image: NDArray[Any], restorer: Restorer) -> Restorer:
+    """Fix what a restorer estimates from its image, so that small changes of the image do not switch it."""
+    if isinstance(restorer, SelfEnsemble):
+        return replace(restorer, restorer=_fixed_to(image, restorer.restorer))
+    return restorer.fixed_to(image) if isinstance(restorer, ClassicalRestorer) else restorer
+
+
+def _noise_models(image: NDArray[Any], channel_axis: int | None) -> list[NoiseModel]:
+    """Estimate the noise of each channel."""
+    channels = [image] if channel_axis is None else np.moveaxis(image, channel_axis, 0)
+    return [estimate_noise_model(channel) for channel in channels]
+
+
+def _choose_criterion(
+    images: Sequence[NDArray[Any]],
+    models: Sequence[Sequence[NoiseModel]],
+    channel_axis: int | None,
+    asked: Criterion | Literal["auto"],
+) -> tuple[Criterion, str]:
+    """Choose how to score restorers by the correlation of the noise; the choice and a sentence."""
+    measured = [_correlation_of_noise(image, channel_axis) for image in images]
+    value, error = max((each for each in measured if each is not None), default=(0.0, np.inf))
+    correlated = any(
+        each is not None and each[0] > 2 * each[1] and any(model.correlation is not None for model in noise)
+        for noise, each in zip(models, measured, strict=True)
+    )
+    found: Criterion = ("SURE" if correlated else "hidden pixels") if asked == "auto" else asked
+    how = "Stein's unbiased risk estimate (SURE)" if found == "SURE" else "the prediction of hidden pixels"
+    shown = f"{value:.2f}" + (f" ± {error:.2f}" if 0 < error < np.inf else "")
+    if asked != "auto":
+        why = "as requested"
+    elif not any(measured):
+        why = "because the image is too small to measure a correlation of its noise"
+    else:
+        why = (
+            f"because the noise of neighbouring pixels is {'' if correlated else 'not '}correlated ({shown})"
+        )
+    return found, f"The restorers are scored by {how}, {why}."
+
+
+def _correlation_of_noise(image: NDArray[Any], channel_axis: int | None) -> tuple[float, float] | None:
+    """Correlation of the noise of neighbouring pixels, and its standard error over quarters of the planes."""
+    value = noise_correlation(image, channel_axis)
+    if value is None:
+        return None
+    channel = None if channel_axis is None else channel_axis % image.ndim
+    rows, columns = [axis for axis in range(image.ndim) if axis != channel][-2:]
+    if min(image.shape[rows], image.shape[columns]) < 2 * LEAST:
+        return value, 0.0
+    quarters = [
+        noise_correlation(quarter, channel_axis)
+        for half in np.array_split(image, 2, rows)
+        for quarter in np.array_split(half, 2, columns)
+    ]
+    known = [each for each in quarters if each is not None]
+    return value, float(np.std(known, ddof=1) / np.sqrt(len(known)))
+
+
 def restorers_of(given: Sequence[AnyRestorer], channel_axis: int | None) -> list[Restorer]:
-    """Restorers and functions, as restorers of images with their channels along this axis.
+    """Return restorers and functions as restorers of images with channels along this axis.
 
     Raises
     ------
@@ -307,7 +471,7 @@ def restorers_of(given: Sequence[AnyRestorer], channel_axis: int | None) -> list
 
 
 def _channels(restorers: Sequence[Restorer], channel_axis: int | None) -> int | None:
-    """The axis along which pixels are hidden together."""
+    """Return the axis along which pixels are hidden together."""
     if channel_axis is not None:
         return channel_axis
     found = [getattr(each, "channel_axis", None) for each in restorers]
@@ -318,7 +482,7 @@ def _channels(restorers: Sequence[Restorer], channel_axis: int | None) -> int | 
 
 
 def images_of(images: Any, channel_axis: int | None) -> list[NDArray[Any]]:
-    """One image or several, as arrays that can be restored.
+    """Return one image or several as a list of arrays that can be restored.
 
     Raises
     ------
@@ -337,18 +501,6 @@ def images_of(images: Any, channel_axis: int | None) -> list[NDArray[Any]]:
     return arrays
 
 
-def _doubts(images: Sequence[NDArray[Any]], channel_axis: int | None) -> list[str]:
-    """For each image a sentence about noise that neighbours have in common, or none; warned of as well."""
-    found = [correlated_noise_warning(image, channel_axis) for image in images]
-    doubts = [
-        "" if doubt is None else (f"image {number + 1}: " if len(found) > 1 else "") + doubt
-        for number, doubt in enumerate(found)
-    ]
-    for doubt in filter(None, doubts):
-        warnings.warn(doubt, CorrelatedNoiseWarning, stacklevel=4)
-    return doubts
-
-
 def _masks(mask: Any, images: Any, n_images: int) -> list[Any]:
     if mask is None:
         return [None] * n_images
@@ -360,33 +512,33 @@ def _masks(mask: Any, images: Any, n_images: int) -> list[Any]:
     return given
 
 
-def _hidden_of_mask(mask: Any, grid: HiddenGrid, number: int) -> NDArray[np.bool_]:
-    where = np.asarray(mask).astype(bool)
-    if where.shape == grid.shape:
-        return cast("NDArray[np.bool_]", grid.kept(grid.planes(where)))
-    if grid.channel_axis is not None:
-        axis = grid.channel_axis % len(grid.shape)
-        spatial = grid.shape[:axis] + grid.shape[axis + 1 :]
-        if where.shape == spatial:
-            flat = replace(grid, shape=spatial, channel_axis=None)
-            return cast("NDArray[np.bool_]", flat.kept(flat.planes(where)))
-    raise EnsembleError(
-        f"image {number + 1}: the mask has shape {where.shape}; the image's shape, {grid.shape}, would fit."
-    )
+def _mask_of_pair(mask: Any, grid: HiddenGrid, criterion: Criterion, number: int) -> NDArray[np.bool_] | None:
+    """Return the mask of an image in the shape of its pair, with or without channels."""
+    if mask is None:
+        return None
+    where, axis = np.asarray(mask).astype(bool), grid.channel_axis
+    if axis is not None and where.shape == grid.spatial_shape:
+        grid, axis = replace(grid, shape=where.shape, channel_axis=None), None
+    if where.shape != grid.shape:
+        raise EnsembleError(
+            f"image {number + 1}: the mask has shape {where.shape}; give one of shape {grid.shape}."
+        )
+    found = stack_runs([where] * RUNS, axis) if criterion == "SURE" else grid.select(grid.planes(where))
+    return np.asarray(found, bool)
 
 
 def _range_of(pairs: Sequence[Pair], images: Sequence[NDArray[Any]]) -> tuple[float, float]:
-    """The dtype's range for 8 bit, else the predictions', which is narrower than that of noisy pixels."""
+    """Return the dtype's range for 8 bit, else that of the predictions, which have less noise than pixels."""
     if (limits := byte_range(image.dtype for image in images)) is not None:
         return limits
     low = min(float(each.min()) for candidates, _ in pairs for each in candidates)
     high = max(float(each.max()) for candidates, _ in pairs for each in candidates)
     if not low < high:
-        raise EnsembleError(f"every restored pixel is {low:g}; constant images teach nothing.")
+        raise EnsembleError(f"every restored pixel is {low:g}; a constant image cannot be learned from.")
     return low, high
 
 
 def _as_fitted(channel_axis: int, ndim: int) -> int:
-    """The channel axis as a table keeps it: the last one counted from the end, so that stacks fit as well."""
+    """Return the channel axis as a table keeps it: -1 if it is the last, so that stacks fit as well."""
     axis = channel_axis % ndim
     return -1 if axis == ndim - 1 else axis

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QFileDialog
 
+from napari_ensir.ensemble.checks.candidates import check_agreement
 from napari_ensir.ensemble.checks.exposure import exposure_of, matched
-from napari_ensir.ensemble.checks.fit import range_warning
+from napari_ensir.ensemble.checks.fit import check_range
 from napari_ensir.ensemble.lut.lut import figures
 from napari_ensir.ensemble.statistics.reference import sample_of
 from napari_ensir.errors import EnsembleError
@@ -114,8 +115,8 @@ def apply_table(
         gain, offset = matched(exposure)
         lut = lut.rescaled(gain, offset)
         said = f"The table was matched to intensities of about {gain:.3g} x + {offset:.3g}."
-    elif exposure is not None and exposure.differs:
-        warning = exposure.warning(REMEDY)
+    elif exposure is not None:
+        warning = " ".join(one.message for one in exposure.check(REMEDY))
         said = f"{warning[:1].upper()}{warning[1:]}"
     combined = [combine(lut, each, rgb, device, progress) for each in sets]
     errors = [expected_error(lut, each, rgb, device, progress) for each in sets] if with_errors else []
@@ -373,9 +374,13 @@ class ApplyWidget(Panel):
         def combine_all(progress: Progress) -> tuple[Applied, list[str]]:
             arrays = [[o.data for o in each] for each in origins]
             done = apply_table(lut, arrays, origins[0][0].rgb, device, progress, **more)
+            unlike = [check_agreement(lut.report, lut.names, each, lut.channel_axis) for each in arrays]
+            if any(unlike):
+                return done, [one.message for one in chain(*unlike)]
             if done.exposure:  # intensities outside the range are what another exposure brings
                 return done, [done.exposure]
-            return done, [range_warning(lut.binning, o.name, o.middle_plane()) for o in chain(*origins)]
+            found = [check_range(lut.binning, o.name, o.middle_plane()) for o in chain(*origins)]
+            return done, [one.message for one in chain(*found)]
 
         def adding(done: Applied) -> Iterator[None]:
             for number, (label, each) in enumerate(zip(sets, origins, strict=True)):

@@ -1,4 +1,4 @@
-"""All that was scored, ranked by what was held out, with one click to take the best. Scores nothing."""
+"""Dialog that ranks candidates and methods by their held-out scores."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from napari_ensir.viewer.fit.score_table import MethodScores
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from napari_ensir.viewer.fit.scores import Score
+    from napari_ensir.ensemble.scoring.score_table import ScoreRow
 
 __all__ = ["CompareDialog"]
 
 
 class CompareDialog(QDialog):
-    """The ranking; it stays open beside the viewer.
+    """Ranking of candidates and methods, with a button to use the best method.
 
     Parameters
     ----------
     scores
-        The candidates in their order; those that could not be held out come last.
+        Candidates in their order; images without a held-out score are ranked last.
     method
-        Key of the method that is shown.
+        Key of the method shown.
     about
-        What was held out, in a sentence.
+        A sentence on the pixels held out.
     adopt
         Called with the key of the method to show.
     parent
-        Whose window it belongs to.
+        Parent of the dialog.
 
     Raises
     ------
     EnsembleError
-        If nothing could be held out.
+        If no part of the images can be held out.
     """
 
     def __init__(
         self,
-        scores: Sequence[Score],
+        scores: Sequence[ScoreRow],
         method: str,
         about: str,
         adopt: Callable[[str], object],
         parent: QWidget,
     ) -> None:
         super().__init__(parent)
-        self.setWindowTitle("Methods on what was held out")
+        self.setWindowTitle("Held-out scores")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         ranked = sorted(scores, key=_place)
         best = next((each for each in ranked if each.method and np.isfinite(_place(each))), None)
         if best is None:
             self.deleteLater()
             raise EnsembleError("No part of these images can be held out; there is nothing to compare.")
-        self.best: Score = best
+        self.best: ScoreRow = best
         self.table = MethodScores(("held_out",), name="ranking", label="Ranking")
         named = [score.name for score in scores if score.role == "candidate"]
         self.table.show_scores(ranked, method, named)
@@ -76,8 +76,8 @@ class CompareDialog(QDialog):
         self.resize(380, 400)
 
 
-def _place(score: Score) -> float:
-    """Less is better: by the held-out PSNR, or by the difference where the ground truth is noisy."""
+def _place(score: ScoreRow) -> float:
+    """Sort key: the held-out PSNR, or the difference of errors if the ground truth is noisy."""
     return float(
         np.nan_to_num(-score.held_out if np.isnan(score.difference) else score.difference, nan=np.inf)
     )

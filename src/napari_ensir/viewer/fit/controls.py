@@ -1,4 +1,4 @@
-"""The controls of the Fit ensemble panel, and how they follow the layers chosen. Fits nothing."""
+"""Controls of the Fit ensemble panel, which follow the layers chosen."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from magicgui.widgets import CheckBox
 from napari.layers import Labels, Shapes
 
 from napari_ensir.ensemble.estimators.base import METHODS
+from napari_ensir.ensemble.fit import FROZEN
 from napari_ensir.settings import FitSettings, settings_of
 from napari_ensir.viewer.code_export import copy_buttons
 from napari_ensir.viewer.controls.combo import Choice
@@ -16,7 +17,6 @@ from napari_ensir.viewer.controls.forms import Form, button, row
 from napari_ensir.viewer.controls.inputs import control_of
 from napari_ensir.viewer.fit.request import leading_axes
 from napari_ensir.viewer.fit.score_table import MethodScores
-from napari_ensir.viewer.fit.worker import FROZEN
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import is_named_truth, pixel_shape, why_not
 from napari_ensir.viewer.layers.picker import LayerPicker
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FitControls"]
 
-_POOLED = ("one table for all", "Channels or colours are pooled: one table serves all of them.")
+_POOLED = ("one table for all", "Channels or colours are pooled in one table.")
 _CHANNEL_LABELS = ("c", "channel", "channels", "ch")
 
 
 class FitControls(Panel):
-    """Everything that can be chosen for a fit, by name.
+    """All controls of a fit, by name.
 
     ``candidates``, ``ground_truth``, ``mask``, ``weights``, and every setting of
     :class:`~napari_ensir.settings.FitSettings`.
@@ -46,7 +46,7 @@ class FitControls(Panel):
     Parameters
     ----------
     napari_viewer
-        Whose layers to offer.
+        The viewer whose layers are offered.
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
@@ -54,8 +54,8 @@ class FitControls(Panel):
             viewer=napari_viewer,
             name="candidates",
             label="Candidates",
-            tooltip="The restorations to combine, in the order of the table's axes. Tick them; drag them "
-            "into order.",
+            tooltip="The restorations to combine. Tick them, and drag them into the order of the table's "
+            "axes.",
         )
         self.scores = MethodScores(
             name="scores",
@@ -64,7 +64,7 @@ class FitControls(Panel):
         )
         self._guesses_truth, self._is_following, self._axes = True, False, ""
         self.more = CheckBox(
-            name="more", text="More settings", tooltip="Show what is rarely needed.", gui_only=True
+            name="more", text="More settings", tooltip="Show settings that are rarely needed.", gui_only=True
         )
         self._form = Form(*self._common_controls(napari_viewer), name="settings_form")
         self._further = Form(*self._further_controls(), name="further_form")
@@ -75,7 +75,7 @@ class FitControls(Panel):
             self.more,
             self._further,
             action="Fit",
-            about="Learn the weights, then show the ensemble, the weight maps and the scores.",
+            about="Learn the weights and show the ensemble, the weight maps and the scores.",
             below=[self.scores, *self._result_buttons()],
         )
         layout = self.native.widget().layout()
@@ -100,7 +100,7 @@ class FitControls(Panel):
                 "choose the ground truth",
                 name="ground_truth",
                 label="Ground truth",
-                tooltip="The image that the candidates should have been.",
+                tooltip="The true image that the candidates restore.",
             ),
             LayerChoice(
                 viewer,
@@ -108,15 +108,15 @@ class FitControls(Panel):
                 "learn everywhere",
                 name="mask",
                 label="Learn in",
-                tooltip="A labels or shapes layer, laid on the images pixel by pixel: learn where it is "
-                "marked; what lies outside is held out for the scores.",
+                tooltip="A labels or shapes layer on the images: learn only where it is not empty. The other "
+                "pixels are held out for the scores.",
             ),
             control_of(declared["planes"]),
             Choice(
                 {None: _POOLED},
                 name="channel_axis",
                 label="Channels",
-                tooltip="Which axis holds colours or channels, each to get a table of its own.",
+                tooltip="The axis of colours or channels, if each is to have its own table.",
             ),
             control_of(declared["method"], preference("method")),
             control_of(declared["bin_width"]),
@@ -142,8 +142,14 @@ class FitControls(Panel):
 
     def _result_buttons(self) -> list[Widget]:
         first = row(
-            button("Save LUT…", "Write the lookup table to a file, for images without truth.", "save_button"),
-            button("Compare", "Rank candidates, average and methods by what was held out.", "compare_button"),
+            button(
+                "Save LUT…",
+                "Write the lookup table to a file, for images without ground truth.",
+                "save_button",
+            ),
+            button(
+                "Compare", "Rank candidates, average and methods by their held-out scores.", "compare_button"
+            ),
             button("Scores…", "Write the scores to a file (CSV).", "export_button"),
             name="files",
             gui_only=True,
@@ -151,17 +157,17 @@ class FitControls(Panel):
         second = row(
             button(
                 "Show errors",
-                "Add ensemble and best candidate minus the ground truth, in one colour scale.",
+                "Add the errors of the ensemble and of the best candidate, in one colour scale.",
                 "errors_button",
             ),
             button(
                 "Expected error",
-                "Add the root mean square error to expect at each pixel, learned on parts held out.",
+                "Add the expected root mean square error at each pixel, measured on parts held out.",
                 "expected_button",
             ),
             button(
                 "Keep result",
-                "Leave these layers as they are; more come in new ones.",
+                "Leave these layers as they are; later results are added as new layers.",
                 "keep_button",
             ),
             name="layers",
@@ -169,15 +175,15 @@ class FitControls(Panel):
         )
         return [first, second, copy_buttons()]
 
-    # -- what they say ----------------------------------------------------------------------------
+    # -- values -----------------------------------------------------------------------------------
 
     def settings(self) -> FitSettings:
-        """The settings as they stand; those that do not apply to the images chosen are at their defaults.
+        """The current settings; those that do not apply to the images have their defaults.
 
         Raises
         ------
         EnsembleError
-            If one cannot be used.
+            If a setting is invalid.
         """
         values = self.asdict()
         named = {each.name: values[each.name] for each in settings_of(FitSettings) if each.name in values}
@@ -186,20 +192,20 @@ class FitControls(Panel):
         return FitSettings(**named)
 
     def frozen_settings(self) -> tuple[Any, ...]:
-        """Settings that need a new fit when they change."""
+        """Values of the settings whose change needs a new fit."""
         values = self.asdict()
         return tuple(values[name] for name in FROZEN if name != "planes" or self._has_planes())
 
     def show_in_use(self, result: FitResult) -> None:
-        """Show what words such as "an eighth of the range" came to."""
+        """Show the numbers that automatic settings were resolved to."""
         self.bin_width.show_in_use(result.lut.bin_width)
-        self.shrinkage.show_in_use(result.used.shrinkage)
-        self.bin_width.inner.step = result.reference.statistics.binning.width
+        self.shrinkage.show_in_use(result.session.used.shrinkage)
+        self.bin_width.inner.step = result.session.collect().statistics.binning.width
 
     # -- following the images ---------------------------------------------------------------------
 
     def _like_layer(self) -> Layer | None:
-        """The layer whose axes count: the ground truth, else the first candidate."""
+        """The layer whose axes are used: the ground truth, else the first candidate."""
         truth = self.ground_truth.value
         return truth if truth is not None else next(iter(self.candidates.value), None)
 
@@ -212,7 +218,7 @@ class FitControls(Panel):
         return axes[:1]
 
     def follow_images(self) -> None:
-        """Keep picker, planes, channels and digits in step with the images chosen."""
+        """Update picker, planes, channels and digits to the images chosen."""
         if self._is_following:
             return
         self._is_following = True
@@ -261,7 +267,8 @@ class FitControls(Panel):
                         slider.value = (0, last)
 
     def _follow_method(self) -> None:
-        self.shrinkage.visible = "shrinkage" in METHODS[self.method.value].uses
+        method = self.method.value
+        self.shrinkage.visible = method == "auto" or "shrinkage" in METHODS[method].uses
 
     def _show_further(self) -> None:
         self._further.native.setVisible(bool(self.more.value))
@@ -274,7 +281,7 @@ class FitControls(Panel):
         self._guess_truth()
 
     def _truth_chosen(self) -> None:
-        # Lost with its layer, it may be guessed anew; taken away by hand, it may not.
+        # Guess again if the layer was removed, but not if the user chose none.
         self._guesses_truth = self.ground_truth.value is None and not self._is_offered(self._last_truth)
         self._last_truth = self.ground_truth.value
 
@@ -284,7 +291,7 @@ class FitControls(Panel):
         return layer is not None and any(layer is each for each in self.ground_truth.choices)
 
     def _guess_truth(self) -> None:
-        """Choose the layer whose name says that it is the ground truth, if one does and none is chosen."""
+        """Choose a layer that is named as ground truth, if none is chosen."""
         if not self._guesses_truth or self.ground_truth.value is not None:
             return
         for layer in self.ground_truth.choices:

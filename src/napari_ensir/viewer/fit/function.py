@@ -1,7 +1,4 @@
-"""Combining layers as a function: for scripts, and as the small widget that magicgui makes of it.
-
-It does at once what the Fit panel does beside the viewer, and leaves nothing live behind.
-"""
+"""Function that fits and combines layers, for scripts, and the widget that magicgui makes from it."""
 
 # No import of annotations from the future: magicgui reads them as objects.
 from typing import Annotated, Literal
@@ -10,7 +7,7 @@ import napari.layers
 import napari.types
 from magicgui import magic_factory
 
-from napari_ensir.settings import METHODS, FitSettings, settings_of
+from napari_ensir.settings import METHOD_CHOICES, FitSettings, settings_of
 from napari_ensir.viewer.fit.request import FitRequest
 from napari_ensir.viewer.fit.worker import fit
 from napari_ensir.viewer.layers.layers import Origin, unwrapped
@@ -25,26 +22,26 @@ _METHOD = next(each for each in settings_of(FitSettings) if each.name == "method
 def combined(
     candidates: list[napari.layers.Image],
     ground_truth: napari.layers.Image,
-    method: str | None = None,
+    method: str = "auto",
     bin_width: float | Literal["auto"] | None = None,
 ) -> list[napari.types.LayerDataTuple]:
-    """Learn how far to trust each candidate, and combine them.
+    """Learn how far to trust each candidate at each intensity, and combine the candidates.
 
     Parameters
     ----------
     candidates : list of M image layers of one shape
         In the order of the table's axes.
     ground_truth : image layer of that shape
-    method : "em", "em-released" or "least-squares", optional
-        None: EM as in the paper.
+    method : "auto", "em", "em-released" or "least-squares"
+        As for :func:`napari_ensir.fit_lut`.
     bin_width : float or "auto", optional
         Intensity units; None: an eighth of the data range.
 
     Returns
     -------
     list of (data, keywords, "image")
-        The ensemble, then the weight maps, (M, *shape) float32, where the candidates lie. Each remembers its
-        table in ``metadata``.
+        The ensemble, then the weight maps, (M, *shape) float32, placed like the candidates. The ``metadata``
+        of each hold the table.
 
     Raises
     ------
@@ -59,7 +56,7 @@ def combined(
     >>> truth = Image(rng.integers(0, 255, (32, 32)).astype(np.uint8))
     >>> good, poor = Image(truth.data // 2 * 2, name="good"), Image(truth.data // 32 * 32, name="poor")
     >>> [(keywords["name"], kind) for _, keywords, kind in combined([good, poor], truth)]
-    [('ensemble · EM (paper)', 'image'), ('weights · EM (paper): good, poor', 'image')]
+    [('ensemble · Least squares', 'image'), ('weights · Least squares: good, poor', 'image')]
     """
     layers = [unwrapped(layer) for layer in candidates or ()]
     truth = unwrapped(ground_truth)
@@ -87,11 +84,11 @@ def combine_layers(
     method: Annotated[
         str,
         {
-            "choices": [(title, key) for key, (title, _) in METHODS.items()],
+            "choices": [(title, key) for key, (title, _) in METHOD_CHOICES.items()],
             "label": _METHOD.title,
             "tooltip": _METHOD.description,
         },
-    ] = "em",
+    ] = "auto",
 ) -> list[napari.types.LayerDataTuple]:
     """Add the ensemble of the candidates, and the weight maps; see :func:`combined`."""
     return combined(candidates, ground_truth, method)

@@ -1,4 +1,4 @@
-"""What is to be learned from, taken from the layers on the main thread. Reads no pixel and counts none."""
+"""The arrays and settings of a fit, taken from the layers in the main thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["FitRequest", "Marked", "leading_axes", "mask_array"]
 
 COPIED = 2**24
-"""Pixels of a mask up to which it is copied, so that painting goes on while the fit runs."""
+"""Largest mask, in pixels, that is copied, so that it can be painted on while the fit runs."""
 
 Pairs = list[tuple[tuple[Any, ...], Any]]
 
@@ -37,7 +37,7 @@ class FitRequest:
     names : tuple of M str
     truth : array
     rgb : bool
-        Whether the last axis is colour, and the layers are shown so.
+        Whether the last axis is colour.
     settings : FitSettings
     mask : array of the shape without the channel axis, or of its last axes, or None
         Learn where it is not zero.
@@ -60,7 +60,7 @@ class FitRequest:
         settings: FitSettings,
         mask: Layer | None = None,
     ) -> FitRequest:
-        """Take what is needed from the layers.
+        """Make a request from layers.
 
         Parameters
         ----------
@@ -73,8 +73,8 @@ class FitRequest:
         Raises
         ------
         EnsembleError
-            If no candidate or no ground truth is chosen, a layer cannot join, the mask does not lie on the
-            images, or a setting does not suit them.
+            If no candidate or ground truth is chosen, a layer cannot be a candidate, the mask does not lie on
+            the images, or a setting does not fit them.
         """
         if not candidates:
             raise EnsembleError("No candidate is ticked; tick the restorations to combine.")
@@ -100,13 +100,13 @@ class FitRequest:
 
     @property
     def channel_axis(self) -> int | None:
-        """Axis with a table per channel, not negative."""
+        """Axis along which each channel has its own table; 0 or more."""
         axis = self.settings.channel_axis
         return None if axis is None else axis % len(self.truth.shape)
 
     @property
     def colour_axis(self) -> int | None:
-        """Axis of colours or channels, whether they share a table or not."""
+        """Axis of colours or channels, also if they are pooled."""
         return len(self.truth.shape) - 1 if self.rgb else self.channel_axis
 
     @property
@@ -116,7 +116,7 @@ class FitRequest:
         return tuple(n for place, n in enumerate(self.truth.shape) if place != axis)
 
     def seen(self) -> tuple[Pairs, list[Any]]:
-        """Pairs to learn from, and for each the mask: a bool array or None."""
+        """Pairs to learn from, and their masks: bool arrays or None."""
         inside = self._mask()
         planes = self.settings.planes
         if planes is None:
@@ -125,8 +125,10 @@ class FitRequest:
         return [self._cut(first, last + 1)], [self._cut_mask(inside, first, last + 1)]
 
     def unseen(self) -> tuple[Pairs, list[Any]]:
-        """Pairs, with masks, of all that :meth:`seen` leaves out; none where it leaves nothing out."""
+        """Pairs and masks of all pixels that :meth:`seen` leaves out; empty if there are none."""
         outside = self._mask(inverted=True)
+        if outside is not None and not (np.asarray(self.mask) <= 0).any():
+            outside = None
         planes = self.settings.planes
         if planes is None:
             return ([(self.candidates, self.truth)], [outside]) if outside is not None else ([], [])
@@ -159,7 +161,7 @@ class FitRequest:
 
 
 class Marked:
-    """Where a mask is not zero, worked out for the part that is read and for no more.
+    """A mask layer as a bool array, of which only the part asked for is computed.
 
     Parameters
     ----------
@@ -168,9 +170,9 @@ class Marked:
     shape
         Of the images, without colours.
     inverted
-        Where the mask *is* zero.
+        True where the mask is zero instead.
     parts
-        A slice for each axis of the shape.
+        A slice for each axis.
     """
 
     dtype = np.dtype(bool)
@@ -194,7 +196,7 @@ class Marked:
         for axis, wanted in enumerate(key):
             start, stop, step = wanted.indices(self.shape[axis])
             if step != 1:
-                raise IndexError("a mask is cut by slices of step 1.")
+                raise IndexError("a mask can only be sliced with step 1.")
             parts[axis] = slice(parts[axis].start + start, parts[axis].start + max(start, stop))
         return Marked(self._array, self._whole, inverted=self._inverted, parts=tuple(parts))
 
@@ -205,7 +207,7 @@ class Marked:
 
 
 def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:
-    """A mask layer's pixels, of the images' shape without colours or of its last axes.
+    """Return a mask layer's pixels, of the images' shape without colours or of its last axes.
 
     Raises
     ------
@@ -221,8 +223,7 @@ def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:
             f'the mask "{mask.name}" has shape {tuple(flat.shape)}, but the images have {shape}; '
             "draw it on these images."
         )
-    # Labels from a file that says nothing of pixel sizes go by their pixels. What was drawn in the viewer
-    # has a place, and what one sees there should count.
+    # Labels from a file without pixel sizes are matched by pixel. A mask drawn in the viewer has a position.
     by_pixels = not isinstance(mask, Shapes) and tuple(flat.shape) == shape and never_placed(mask)
     if not by_pixels and not lies_on(mask, truth):
         raise EnsembleError(
@@ -233,7 +234,7 @@ def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:
 
 
 def leading_axes(layer: Layer) -> dict[int, str]:
-    """Axes of an image that are neither colour nor one of the last two, each by its label."""
+    """Labels of the axes of an image that are neither colour nor one of the last two."""
     shape = pixel_shape(layer)[: layer.ndim]
     named = {}
     for axis in range(max(0, len(shape) - 2)):

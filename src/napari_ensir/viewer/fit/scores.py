@@ -1,224 +1,87 @@
-"""How close each image comes to the ground truth: candidates, their average, every method. Shows nothing."""
+"""SSIM of the layers of a fit, and the sentence that recommends another method or a candidate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.compare.baselines import zzpm_weights_from_gram
-from napari_ensir.ensemble.lut.lut import estimate_lut
-from napari_ensir.ensemble.scoring.cross_validation import (
-    held_out_error,
-    held_out_lookups,
-    mean_squared_error,
-)
-from napari_ensir.ensemble.scoring.metrics import evenly_spaced_planes, psnr_of_error, ssim
-from napari_ensir.ensemble.scoring.score_table import ScoreRow as Score
-from napari_ensir.ensemble.scoring.scores import NoisyScores, errors_of_parts
-from napari_ensir.errors import EnsembleError
-from napari_ensir.settings import METHODS
+from napari_ensir.ensemble.scoring.metrics import evenly_spaced_planes, ssim
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterable, Mapping, Sequence
 
     from napari_ensir.ensemble.arrays.image_set import Progress
-    from napari_ensir.ensemble.checks.noise import TruthNoise
-    from napari_ensir.ensemble.combine.lookup import Lookup
-    from napari_ensir.ensemble.estimators.base import Settings
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.statistics.binning import Binning
-    from napari_ensir.ensemble.statistics.reference import Reference
+    from napari_ensir.ensemble.scoring.score_table import ScoreRow
     from napari_ensir.viewer.fit.request import FitRequest
 
-__all__ = [
-    "SSIM_PIXELS",
-    "Score",
-    "Truth",
-    "better_than_chosen",
-    "score_method",
-    "score_methods",
-    "score_simple",
-    "score_zzpm",
-    "ssim_in_words",
-    "ssim_planes",
-    "with_ssim",
-]
+__all__ = ["SSIM_PIXELS", "better_than_chosen", "ssim_in_words", "ssim_planes", "with_ssim"]
 
 SSIM_PIXELS = 2**22
-"""Pixels of an image that SSIM is computed on, at most, in whole planes evenly spaced; one plane at least."""
+"""Most pixels of an image that SSIM is computed on, in evenly spaced whole planes; one plane at least."""
 
-WORTH_SAYING = 0.01
-"""dB by which another image has to do better for it to be said."""
-
-_NAN = float("nan")
+RELEVANT_GAIN = 0.01
+"""Smallest gain in dB for which another method or candidate is recommended."""
 
 
-@dataclass(frozen=True)
-class Truth:
-    """What images are scored against: the pixels learned from, and those left out for good.
-
-    Attributes
-    ----------
-    reference : Reference
-    peak : float
-        Of PSNR, in intensity units; see :func:`~napari_ensir.ensemble.scoring.scores.score_range_of`.
-    unseen : Reference or None
-    noise : float, "unknown" or None
-        Standard deviation of the ground truth's own noise, which no image is to blame for; None: it is clean.
-    """
-
-    reference: Reference
-    peak: float
-    unseen: Reference | None = None
-    noise: TruthNoise | None = None
-
-    def psnr(self, weights: NDArray[np.float64] | WeightLUT, binning: Binning) -> tuple[float, float]:
-        """PSNR of an ensemble on the pixels learned from, and on those left out: NaN where there are none."""
-        parts = [self.reference, self.unseen]
-        seen, unseen = (
-            _NAN if part is None else self.in_db(_error(part, weights, binning)) for part in parts
-        )
-        return seen, unseen
-
-    def in_db(self, error: float) -> float:
-        """PSNR of a mean squared error; NaN where it drowns in the noise, or that is not known."""
-        if self.noise is None:
-            return psnr_of_error(error, self.peak)
-        left = _NAN if self.noise == "unknown" else error - self.noise**2
-        return psnr_of_error(left, self.peak) if left > 0 else _NAN
-
-    def noisy_scores(self, lut: WeightLUT, settings: Settings) -> list[Score]:
-        """Candidates, average, a method and ZZPM on what was held out, where the ground truth is noisy.
-
-        Against such a truth errors differ from each other as those against the clean one do, and no PSNR is
-        true; see :class:`~napari_ensir.ensemble.scoring.scores.NoisyScores`.
-        """
-        n, method = lut.n_candidates, METHODS[lut.method][0]
-        held: list[NDArray[np.float64] | WeightLUT | list[Lookup | None]] = [*np.eye(n), np.full(n, 1 / n)]
-        roles = [(method, "method"), ("ZZPM", "zzpm")]
-        if self.unseen is None:
-            parts = self.reference.folds
-            held.append(held_out_lookups(self.reference, lut.method, settings, lut.binning))
-        else:
-            parts = self.unseen.folds
-            held.append(lut)
-        held.append(_zzpm_weights(self, lut))
-        blocks = errors_of_parts([part.in_bins(lut.binning) for part in parts], held)
-        assert self.noise is not None
-        found = NoisyScores.of(lut.names, [blocks], self.peak, self.noise, roles)
-        return [replace(row, method=lut.method) if row.role == "method" else row for row in found.rows]
-
-
-def _error(part: Reference, weights: NDArray[np.float64] | WeightLUT, binning: Binning) -> float:
-    return mean_squared_error(part.statistics.in_bins(binning), weights)
-
-
-def score_simple(truth: Truth, lut: WeightLUT) -> list[Score]:
-    """The candidates and their average: what needs no learning, in the bins of a table."""
-    m = lut.n_candidates
-    kinds = [("candidate", name, weights) for name, weights in zip(lut.names, np.eye(m), strict=True)]
-    kinds.append(("average", "average", np.full(m, 1 / m)))
-    return [_fixed(truth, name, role, weights, lut) for role, name, weights in kinds]
-
-
-def _fixed(truth: Truth, name: str, role: str, weights: NDArray[np.float64], lut: WeightLUT) -> Score:
-    """The score of weights that were not learned: any pixel is held out from them."""
-    seen, unseen = truth.psnr(weights, lut.binning)
-    return Score(name, role, psnr=seen, held_out=seen if truth.unseen is None else unseen)
-
-
-def score_method(truth: Truth, lut: WeightLUT) -> Score:
-    """One method on the pixels learned from; held out only where pixels were left out for good."""
-    return Score(METHODS[lut.method][0], "method", lut.method, *truth.psnr(lut, lut.binning))
-
-
-def score_methods(
-    truth: Truth, chosen: WeightLUT, settings: Settings, progress: Progress | None = None
-) -> tuple[list[Score], dict[str, WeightLUT]]:
-    """Every method in the bins of the chosen one's table, seen and held out, and their tables."""
-    scores, tables = [], {}
-    for number, key in enumerate(METHODS):
-        if progress is not None:
-            progress(number, len(METHODS), f"scoring {METHODS[key][0]}")
-        lut = chosen
-        if key != chosen.method:
-            lut = estimate_lut(truth.reference, key, settings, binning=chosen.binning, progress=progress)
-        tables[key] = lut
-        score = score_method(truth, lut)
-        if truth.unseen is None:
-            try:
-                error = held_out_error(truth.reference, key, settings, chosen.binning, progress)
-                score = replace(score, held_out=truth.in_db(error))
-            except EnsembleError:  # too few places to hold any out: the score stays unknown
-                pass
-        scores.append(score)
-    return scores, tables
-
-
-def score_zzpm(truth: Truth, lut: WeightLUT) -> Score:
-    """Score ZZPM, which weights each candidate by its distance from the mean of the candidates."""
-    return _fixed(truth, "ZZPM", "zzpm", _zzpm_weights(truth, lut), lut)
-
-
-def _zzpm_weights(truth: Truth, lut: WeightLUT) -> NDArray[np.float64]:
-    gram = truth.reference.statistics.in_bins(lut.binning).error_gram.sum(axis=0)
-    return zzpm_weights_from_gram(gram)
-
-
-def better_than_chosen(scores: Sequence[Score], method: str) -> str:
-    """A sentence where another method, or one candidate alone, does better held out; empty where none does.
+def better_than_chosen(scores: Sequence[ScoreRow], method: str) -> str:
+    """Recommend the method or candidate that is better held out than the one shown; empty if none is.
 
     Examples
     --------
-    >>> found = [Score("a", "candidate", held_out=41.0), Score("EM (paper)", "method", "em", held_out=43.27)]
-    >>> found.append(Score("Least squares", "method", "least-squares", held_out=46.19))
+    >>> from napari_ensir.ensemble.scoring.score_table import ScoreRow
+    >>> found = [ScoreRow("a", "candidate", held_out=41.0)]
+    >>> found.append(ScoreRow("EM (paper)", "method", "em", held_out=43.27))
+    >>> found.append(ScoreRow("Least squares", "method", "least-squares", held_out=46.19))
     >>> better_than_chosen(found, "em")
-    'Least squares does better here: 46.19 against 43.27 dB held out.'
+    'Least squares is better here: 46.19 dB held out, against 43.27 dB.'
     >>> better_than_chosen(found, "least-squares")
     ''
     """
-    own = next((score.held_out for score in scores if score.method == method), _NAN)
+    own = next((score.held_out for score in scores if score.method == method), np.nan)
     if np.isnan(own):
         sure = next((score for score in scores if score.best and score.method != method), None)
-        return "" if sure is None else f'"{sure.name}" alone surely does better here than the ensemble.'
-    rivals = [s for s in scores if s.method != method and s.held_out > own + WORTH_SAYING]
+        return (
+            ""
+            if sure is None
+            else f'The candidate "{sure.name}" alone is significantly better here than the ensemble.'
+        )
+    rivals = [s for s in scores if s.method != method and s.held_out > own + RELEVANT_GAIN]
     if not rivals:
         return ""
     best = max(rivals, key=lambda score: score.held_out)
     named = f'"{best.name}" alone' if best.role == "candidate" else best.name[:1].upper() + best.name[1:]
-    return f"{named} does better here: {best.held_out:.2f} against {own:.2f} dB held out."
+    return f"{named} is better here: {best.held_out:.2f} dB held out, against {own:.2f} dB."
 
 
 def with_ssim(
-    scores: Iterable[Score],
+    scores: Iterable[ScoreRow],
     request: FitRequest,
-    tables: dict[str, WeightLUT],
+    tables: Mapping[str, WeightLUT],
     data_range: float,
     known: dict[tuple[str, str], float],
     progress: Progress | None = None,
-) -> list[Score]:
-    """Add SSIM: on the two last axes but colours, averaged over few planes.
+) -> list[ScoreRow]:
+    """Add SSIM, on the last two axes apart from colours, averaged over a few planes.
 
     Parameters
     ----------
     scores
-        As the functions above give them.
+        Of candidates, average and methods.
     request : FitRequest
     tables
-        A table for each method scored.
+        The table of each method scored.
     data_range : float
         Width of the data range, intensity units.
     known
-        SSIM by role and name of what no setting changes; what is found is added.
+        SSIM of images that no setting changes, by role and name; new ones are added.
     """
     planes = ssim_planes(request)
     steps = [(score, place) for score in scores for place in planes]
-    values: dict[Score, list[float]] = {}
+    values: dict[ScoreRow, list[float]] = {}
     for number, (score, place) in enumerate(steps):
         if progress is not None:
             progress(number, len(steps), "scoring SSIM")
@@ -236,12 +99,12 @@ def with_ssim(
 
 
 def _ssim_at(
-    request: FitRequest, score: Score, table: WeightLUT | None, data_range: float, place: tuple[int, ...]
+    request: FitRequest, score: ScoreRow, table: WeightLUT | None, data_range: float, place: tuple[int, ...]
 ) -> float:
     axis = -1 if request.colour_axis is not None else None
     parts = [_plane(request, candidate, place) for candidate in request.candidates]
     if table is not None:
-        shown = table.apply(parts, "cpu", channel_axis=axis)
+        shown = table.apply(parts, "cpu", channel_axis=axis, check=False)
     elif score.role == "candidate":
         shown = parts[request.names.index(score.name)]
     else:
@@ -250,12 +113,12 @@ def _ssim_at(
 
 
 def ssim_planes(request: FitRequest) -> list[tuple[int, ...]]:
-    """Places along the leading axes of the planes that SSIM is computed on."""
+    """Indices along the leading axes of the planes that SSIM is computed on."""
     return evenly_spaced_planes(request.spatial_shape, most_pixels=SSIM_PIXELS)
 
 
 def ssim_in_words(request: FitRequest) -> str:
-    """On which planes SSIM is computed; empty where there is one plane."""
+    """Which planes SSIM is computed on, as a sentence; empty if there is one plane."""
     leading = request.spatial_shape[:-2]
     if prod(leading) <= 1:
         return ""

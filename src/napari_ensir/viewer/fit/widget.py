@@ -1,8 +1,4 @@
-"""The Fit ensemble panel: choose layers, learn, see the result follow the controls, save the table.
-
-What its controls are is in ``fit_controls.py``; what is worked out beside the viewer in ``fitting.py`` and
-``scores.py``; what becomes of it on the canvas in ``outputs.py``. Here is what leads to what.
-"""
+"""The Fit ensemble panel: fits layers, and updates the result when a control changes."""
 
 from __future__ import annotations
 
@@ -12,22 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 
+from napari_ensir.ensemble.fit import FROZEN
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.code_export import copied, fit_as_command, fit_as_python, path_of_layer
 from napari_ensir.viewer.controls.dialogs import ask_where_to_save
 from napari_ensir.viewer.fit.controls import FitControls
 from napari_ensir.viewer.fit.precompile import warm_up
 from napari_ensir.viewer.fit.request import FitRequest
-from napari_ensir.viewer.fit.scores import better_than_chosen, score_zzpm, ssim_in_words
+from napari_ensir.viewer.fit.scores import better_than_chosen, ssim_in_words
 from napari_ensir.viewer.fit.worker import (
-    FROZEN,
     FitResult,
     calibrated,
     errors_of,
     expected_error,
     expected_limits,
     fit,
-    holds,
     refit,
     score_all,
     score_held_out,
@@ -49,21 +44,21 @@ __all__ = ["FitWidget"]
 
 STALE = "The layers or what to learn from have changed; press Fit to learn from them."
 
-LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iterations")
-"""Settings that act at once, from the statistics kept."""
+LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iter")
+"""Settings that take effect at once, from the statistics kept."""
 
 REST, SCORE_REST = 40, 600
-"""Milliseconds that controls have to rest before the work starts, so that a drag does not queue up."""
+"""Milliseconds without a change before a refit or scoring starts, so that a drag does not queue up."""
 
 AT_ONCE = ("method", "weights")
-"""What is chosen in one stroke, and not dragged to."""
+"""Controls that are not dragged, so that no delay is needed."""
 
 
 class FitWidget(FitControls):
-    """Learns from the chosen layers how far to trust each, and adds what came of it as new layers.
+    """Learns from the chosen layers how far to trust each, and adds the results as layers.
 
-    After a fit, the method and its settings act at once; other layers, planes, channels or another mask
-    ask for a new fit.
+    After a fit, a change of method or its settings updates the layers at once. A change of layers, planes,
+    channels or mask needs a new fit.
 
     Parameters
     ----------
@@ -73,7 +68,7 @@ class FitWidget(FitControls):
     Attributes
     ----------
     result : FitResult or None
-        The last one, with ``lut``, ``scores`` and ``combined``.
+        The latest, with ``lut``, ``scores`` and ``combined``.
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
@@ -117,26 +112,26 @@ class FitWidget(FitControls):
     def _refit_after(self, milliseconds: int) -> Callable[[], None]:
         return lambda: self._soon.start(milliseconds)
 
-    # -- what is asked for ------------------------------------------------------------------------
+    # -- request --------------------------------------------------------------------------------
 
     def request(self) -> FitRequest:
-        """What is chosen, ready for the worker.
+        """The layers and settings chosen.
 
         Raises
         ------
         EnsembleError
-            If something is missing or does not fit.
+            If something is missing or invalid.
         """
         return FitRequest.of_layers(
             self.candidates.value, self.ground_truth.value, self.settings(), self.mask.value
         )
 
     def is_stale(self) -> bool:
-        """Whether what is shown is of other layers, pixels or settings than are chosen. Reads no pixel."""
+        """Whether the result is of other layers, pixels or settings than those chosen."""
         return self.result is None or self._learned_from != self._inputs()
 
     def _inputs(self) -> tuple[Any, ...]:
-        """All that a new fit is needed for when it changes."""
+        """Layers, their versions and settings whose change needs a new fit."""
         layers = [*self.candidates.value, self.ground_truth.value, self.mask.value]
         return (*self._versions.of(layers), *self.frozen_settings())
 
@@ -153,7 +148,7 @@ class FitWidget(FitControls):
         """See Panel."""
         self._versions.changed(unwrapped(layer))
         super().data_changed(layer)
-        # Layers of others, our own outputs among them, cost nothing.
+        # Other layers, such as our own outputs, are ignored.
         chosen = [*self.candidates.value, self.ground_truth.value, self.mask.value]
         if any(layer is each for each in chosen):
             self._inputs_changed()
@@ -166,11 +161,11 @@ class FitWidget(FitControls):
 
     @property
     def is_running(self) -> bool:
-        """Whether something is at work, or will be in a moment."""
+        """Whether work is running or scheduled."""
         return super().is_running or self._soon.isActive() or self._scores_soon.isActive()
 
     def fit(self) -> None:
-        """Read the pixels of what is chosen, and fit; the result's layers come when it is done."""
+        """Fit the layers chosen; the result's layers are added when it is done."""
         try:
             request = self.request()
         except EnsembleError as error:
@@ -194,7 +189,7 @@ class FitWidget(FitControls):
         self._take(result)
 
     def _refit(self) -> None:
-        """Let the result follow the controls, from the statistics kept where they suffice."""
+        """Update the result to the controls, from the statistics kept if possible."""
         before, outputs = self.result, self._outputs
         if before is None or outputs is None:
             return
@@ -206,14 +201,14 @@ class FitWidget(FitControls):
         settings = replace(before.request.settings, **live, device=now.device)
         if settings == before.request.settings:
             self.turns.take(outputs.showing(before.lut, before.combined, self.weights.value))
-        elif not holds(before, settings):
+        elif not before.session.holds(replace(settings, planes=None)):
             self._start_fit(replace(before.request, settings=settings), self._take)
         else:
             self._scores_soon.stop()
             self.start(lambda progress: refit(before, settings, progress), "Refitting", self._take)
 
     def _take(self, result: FitResult) -> None:
-        """Show a result in the layers of this fit, or in new ones where those were kept."""
+        """Show a result in the layers of this fit, or in new ones if those were kept."""
         if self._is_kept and self._like is not None:
             self._outputs, self._is_kept = Outputs(self.viewer, self._like), False
             layers = session_of(self.viewer).learned_on(self.result.lut) if self.result else []
@@ -228,22 +223,23 @@ class FitWidget(FitControls):
         self._scores_soon.start(SCORE_REST if result.ssim_known else 0)
 
     def _tell(self) -> None:
-        """Say what there is to know of the result, what matters most first."""
+        """Show the notes and scores of the result, the most important first."""
         result = self.result
         if result is None:
             return
         lines = [STALE] if self.is_stale() else []
-        if better := better_than_chosen(result.scores, result.lut.method):
+        automatic = result.request.settings.method == "auto"
+        if not automatic and (better := better_than_chosen(result.scores, result.lut.method)):
             lines.append(better)
         lines += [note[:1].upper() + note[1:] for note in result.notes]
         self.say("\n".join(lines))
         about = ssim_in_words(result.request)
         self.scores.show_scores(result.scores, result.lut.method, result.lut.names, about)
 
-    # -- what follows once the controls rest -------------------------------------------------------
+    # -- work after the last change ----------------------------------------------------------------
 
     def _follow_up(self) -> None:
-        """What takes a moment, one thing after the other: methods, errors to expect, their images, SSIM."""
+        """Run the slower steps one by one: held-out scores, calibration, error images, SSIM."""
         result = self.result
         if result is None or (self.task is not None and not self._is_quiet):
             return
@@ -281,7 +277,7 @@ class FitWidget(FitControls):
             self.turns.take(self._outputs.showing_errors(self.result.lut, errors))
 
     def show_errors(self) -> None:
-        """Add ensemble and best single candidate minus the ground truth, in one colour scale."""
+        """Add the errors of the ensemble and of the best candidate, in one colour scale."""
         if self.result is None or self._outputs is None:
             raise EnsembleError("There is no result yet; press Fit first.")
         result, outputs = self.result, self._outputs
@@ -301,7 +297,7 @@ class FitWidget(FitControls):
         self._tell()
 
     def show_expected_error(self) -> None:
-        """Add the error to expect at each pixel; once it is known, where the table is still to be told."""
+        """Add the expected error at each pixel, after calibration if necessary."""
         result = self.result
         if result is None or self._outputs is None:
             raise EnsembleError("There is no result yet; press Fit first.")
@@ -309,7 +305,7 @@ class FitWidget(FitControls):
         def work(progress: Progress) -> tuple[FitResult, Any]:
             known = result if result.lut.errors is not None else calibrated(result, progress)
             if known.uncalibrated:
-                raise EnsembleError(f"no error can be expected: {known.uncalibrated}")
+                raise EnsembleError(f"there is no expected error: {known.uncalibrated}")
             return known, _expected_of(known, progress)
 
         def take(found: tuple[FitResult, Any]) -> None:
@@ -325,14 +321,14 @@ class FitWidget(FitControls):
             self._outputs.show_expected(self.result.lut, image, expected_limits(self.result.lut))
 
     def keep(self) -> None:
-        """Leave the layers and the table shown as they are from now on; what follows comes in new ones."""
+        """Keep the layers and the table as they are; later results are added as new ones."""
         if self.result is None:
             raise EnsembleError("There is no result yet; press Fit first.")
         self._is_kept = True
-        self.say("Kept; other settings are shown in new layers from now on.")
+        self.say("Kept; results of other settings are added as new layers.")
 
     def compare(self) -> None:
-        """Rank candidates, average, ZZPM and every method by what was held out, and offer the best."""
+        """Rank candidates, average, ZZPM and every method by their held-out scores."""
         from napari_ensir.viewer.fit.compare_dialog import CompareDialog
 
         result = self.result
@@ -343,7 +339,7 @@ class FitWidget(FitControls):
             return
         scores = list(result.scores)
         if not any(score.role == "zzpm" for score in scores):
-            scores += [score_zzpm(result.truth, result.lut)]
+            scores += [result.session.score_zzpm()]
         self.comparison = CompareDialog(
             scores, result.lut.method, result.held_out_in_words, self._adopt, self.native
         )
@@ -358,14 +354,14 @@ class FitWidget(FitControls):
         self.method.value = method
 
     def as_code(self, write: Callable[..., str]) -> str:
-        """What is chosen, as :func:`fit_as_python` or :func:`fit_as_command` writes it.
+        """The fit as code, written by :func:`fit_as_python` or :func:`fit_as_command`.
 
         Raises
         ------
         EnsembleError
             If something is missing or does not fit.
         """
-        self.request()  # refuses what could not be fitted either
+        self.request()  # raises if this cannot be fitted
         paths = {layer.name: path_of_layer(layer) for layer in self.candidates.value}
         mask = None if self.mask.value is None else path_of_layer(self.mask.value)
         return write(paths, path_of_layer(self.ground_truth.value), self.settings(), mask)
@@ -373,7 +369,7 @@ class FitWidget(FitControls):
     # -- saving -----------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the table shown to a file; says so, or why not, under the buttons."""
+        """Write the table to a file, and show the outcome under the buttons."""
         if self.result is None:
             self.fail(EnsembleError("There is no lookup table yet; press Fit first."))
             return
@@ -385,7 +381,7 @@ class FitWidget(FitControls):
         self.say(f"Saved {written.name}.")
 
     def export_scores(self, path: str | Path) -> None:
-        """Write the table of scores as CSV; says so, or why not, under the buttons."""
+        """Write the scores as CSV, and show the outcome under the buttons."""
         try:
             self.scores.export(Path(path))
         except EnsembleError as error:
@@ -412,7 +408,7 @@ class FitWidget(FitControls):
 
 
 def _expected_of(result: FitResult, progress: Progress | None = None) -> Any:
-    """The error to expect of a result at each pixel; None where its table does not know."""
+    """The expected error at each pixel; None if the table is not calibrated."""
     if result.lut.errors is None:
         return None
     request = result.request

@@ -22,7 +22,7 @@ __all__ = ["MOST_TABLES", "Session", "preference", "session_of"]
 MOST_TABLES = 50
 """That a viewer keeps: a day of fits must not pile up. Ensembles remember the older ones."""
 
-_DEFAULTS = {"device": "auto", "method": "em", "weights": "slider"}
+_DEFAULTS = {"device": "auto", "method": "auto", "weights": "slider"}
 _SESSIONS: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
 

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import Container, SpinBox
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.self_supervised.calibrate import around, numbers_to_try, told, values_between
+from napari_ensir.restorers.self_supervised.calibrate import (
+    default_grid_range,
+    format_value,
+    numbers_to_try,
+    values_between,
+)
 from napari_ensir.settings import SweepSettings, settings_of
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
@@ -102,7 +107,7 @@ class SweepForm(Container):
         chosen = self._settings.get(self.setting.value)
         if chosen is None:
             return
-        low, high = around(chosen, getattr(self._restorer, chosen.name))
+        low, high = default_grid_range(chosen, getattr(self._restorer, chosen.name))
         self.between.suit(high - low)
         self.between.value = (low, high)
 
@@ -124,7 +129,7 @@ class SweepForm(Container):
         """Draw the curve of the restorer of this key."""
         self.sweep, self.swept = sweep, key
         self.adopt_button.enabled = True
-        self.adopt_button.text = f"Use {told(sweep.best)}"
+        self.adopt_button.text = f"Use {format_value(sweep.best)}"
         self.redraw()
 
     @property

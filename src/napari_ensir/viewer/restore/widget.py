@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from napari_ensir.ensemble.checks.noise import correlated_noise_warning
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
-from napari_ensir.restorers import CLASSICAL, rank_restorers, sweep_setting
+from napari_ensir.restorers import CLASSICAL, blind_reference, calibrate_restorer
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
     doubts_of,
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.scoring.scores import NoisyScores
     from napari_ensir.restorers import Progress, Restorer
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
+    from napari_ensir.restorers.self_supervised.reference import BlindReference
 
 __all__ = ["RestoreWidget"]
 
@@ -89,7 +89,7 @@ class RestoreWidget(RestoreControls):
         self._ranked: tuple[str, ...] = ()
         self.combine_button.changed.connect(self.safely(self.restore_and_combine))
         self.rank_button.changed.connect(self.safely(self.rank))
-        self.ranking.chosen.connect(lambda place: self.restorers.select(self._ranked[place]))
+        self.ranking.chosen.connect(self._select_ranked)
         self.best_button.changed.connect(self.safely(self.tick_best))
         self.sweep_form.sweep_button.changed.connect(self.safely(self.try_values))
         self.sweep_form.adopt_button.changed.connect(self.safely(self.adopt_value))
@@ -139,17 +139,17 @@ class RestoreWidget(RestoreControls):
             restorers = [with_settings(each, data_range=settings["data_range"]) for each in restorers]
         keys, names = tuple(self.restorers.value), _unlike([each.name for each in restorers])
 
-        def work(progress: Progress) -> tuple[BlindResult, Combined, str | None, list[_Remarks]]:
+        def work(progress: Progress) -> tuple[BlindResult, Combined, list[_Remarks]]:
             array = np.asarray(origin.data)
             blind = restore_and_combine(
                 array, restorers, names, channel_axis=axis, device=device, progress=progress, **settings
             )
             images = [as_dtype(each, origin.dtype) for each in blind.candidates]
             combined = combine(blind.lut, images, origin.rgb, device, progress)
-            return blind, combined, correlated_noise_warning(array, axis), _remarks(restorers, array)
+            return blind, combined, _remarks(restorers, array)
 
-        def show(results: tuple[BlindResult, Combined, str | None, list[_Remarks]]) -> None:
-            blind, combined, warning, remarks = results
+        def show(results: tuple[BlindResult, Combined, list[_Remarks]]) -> None:
+            blind, combined, remarks = results
             before = list(self.viewer.layers)
             named = list(zip(blind.names, blind.candidates, strict=True))
             said = self._add(origin, named, restorers, remarks)
@@ -159,9 +159,9 @@ class RestoreWidget(RestoreControls):
             session.keep(f"{origin.name}, no ground truth", blind.lut, layers)
             made = Outputs(self.viewer, origin, origin.name)
             self.turns.take(made.showing(blind.lut, combined, view))
-            self._show_ranking(blind.reference.scores(), keys)
+            self._show_ranking(blind.scores, keys)
             first = f"Added {len(layers)} candidates, the ensemble and the weight maps."
-            self.say("\n".join([first, self.ranking.in_words(), *_warned(warning), *said]))
+            self.say("\n".join([blind.summary, blind.reference.reason, first, *said]))
 
         self.start(_unwarned(work), "Restoring and combining", show)
 
@@ -174,14 +174,13 @@ class RestoreWidget(RestoreControls):
         axis, hiding = -1 if origin.rgb else None, self._hiding()
         keys, names = tuple(self.restorers.value), _unlike([each.name for each in restorers])
 
-        def work(progress: Progress) -> tuple[NoisyScores, str | None]:
+        def work(progress: Progress) -> BlindReference:
             array = np.asarray(origin.data)
-            scores = rank_restorers(array, restorers, names, channel_axis=axis, progress=progress, **hiding)
-            return scores, correlated_noise_warning(array, axis)
+            return blind_reference(array, restorers, names, channel_axis=axis, progress=progress, **hiding)
 
-        def show(found: tuple[NoisyScores, str | None]) -> None:
-            self._show_ranking(found[0], keys)
-            self.say("\n".join([self.ranking.in_words(), *_warned(found[1])]))
+        def show(reference: BlindReference) -> None:
+            self._show_ranking(reference.scores(), keys)
+            self.say(f"{self.ranking.in_words()}\n{reference.reason}")
 
         self.start(work, "Ranking", show)
 
@@ -189,6 +188,11 @@ class RestoreWidget(RestoreControls):
         self._ranked = keys
         self.ranking.show_scores(scores)
         self.best_button.visible = True
+
+    def _select_ranked(self, index: int) -> None:
+        """Show the settings of a restorer in the table; other rows have none."""
+        if index < len(self._ranked):
+            self.restorers.select(self._ranked[index])
 
     def tick_best(self) -> None:
         """Tick the restorer of the least error, and no others."""
@@ -207,7 +211,7 @@ class RestoreWidget(RestoreControls):
 
         def work(progress: Progress) -> Sweep:
             array = np.asarray(origin.data)
-            return sweep_setting(
+            return calibrate_restorer(
                 restorer, setting, values, array, channel_axis=axis, progress=progress, **hiding
             )
 
@@ -225,7 +229,7 @@ class RestoreWidget(RestoreControls):
         self._forms.set_value(form.swept, form.sweep.setting, form.sweep.best)
         self.restorers.select(form.swept)
 
-    def _hiding(self) -> dict[str, int]:
+    def _hiding(self) -> dict[str, Any]:
         values = {name: self[name].value for name in ("stride", "offsets", "seed")}
         return BlindSettings(**values).keywords(*values)
 

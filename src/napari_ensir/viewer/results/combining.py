@@ -1,190 +1,127 @@
-"""What a table makes of candidates, as it goes into layers: arrays, or views where these would be large.
-
-A view (``computed.py``) combines the plane that is shown when it is shown, so that a stack costs no more to
-look at, and to change the table of, than one plane of it. Knows no layers.
-"""
+"""Ensemble, weight maps and errors of layers: numpy arrays, or dask arrays of planes for large stacks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
+from napari_ensir.ensemble.arrays.blocks import is_dask
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
-__all__ = ["Combined", "Computed", "combine", "difference", "over_colours"]
+    Function = Callable[..., NDArray[Any]]
+
+__all__ = ["Combined", "by_plane", "combine", "difference", "is_large_stack", "over_colours"]
+
+VIEWED = 2**22
+"""Most values of a stack that are computed at once, in about a tenth of a second; of more, each plane is
+computed when it is shown."""
 
 
-PIECE = 2**22
-"""Values of an array that are worked on at once, about."""
+def is_large_stack(shape: Sequence[int], rgb: bool) -> bool:
+    """Whether an image has several planes, and more than :data:`VIEWED` values."""
+    return len(shape) - rgb > 2 and prod(shape) > VIEWED
 
 
-@dataclass(frozen=True, eq=False)
-class Computed:
-    """What a function makes of arrays of one shape, place by place along all axes but the channels'.
+def by_plane(
+    function: Function,
+    arrays: Sequence[Any],
+    dtype: np.dtype[Any],
+    *,
+    rgb: bool = False,
+    n_maps: int | None = None,
+    channel_axis: int | None = None,
+    drops_channels: bool = False,
+) -> Any:
+    """Apply a function to arrays of one shape plane by plane, when a plane is asked for.
 
     Parameters
     ----------
     function
-        Given the same part of each array, as numpy arrays that keep all their axes; returns what becomes of
-        it: of the part's shape, with ``n_maps`` places in front if there are such.
+        Called with one block of each array, as numpy arrays with all their axes; returns a block of the same
+        shape, with ``n_maps`` places in front if given. Called at once on a pixel of zeros, to be compiled.
     arrays : sequence of arrays of one shape
-        Numpy, dask, memory-mapped or anything that can be sliced.
+        Numpy, dask, memory-mapped or any array that can be sliced.
     dtype
         Of the result.
+    rgb : bool
+        Whether the last axis is colour, so that planes lie along the two axes before it.
     n_maps : int, optional
-        Places along a first axis that the result has beside the arrays'.
+        Length of a first axis that the result has beside the arrays'.
     channel_axis : int, optional
-        An axis of the arrays that the function needs whole; 0 or more.
+        An axis that is not cut; 0 or more.
     drops_channels : bool
         Whether the result lacks that axis.
 
+    Returns
+    -------
+    dask.array.Array
+
     Examples
     --------
-    >>> twice = Computed(lambda parts: 2 * parts[0], [np.arange(12).reshape(3, 4)], np.dtype(int))
-    >>> twice[1, ::2]
-    array([ 8, 12])
-    >>> twice.shape, int(np.asarray(twice).sum())
-    ((3, 4), 132)
+    >>> stack = np.arange(24).reshape(2, 3, 4)
+    >>> twice = by_plane(lambda block: 2 * block, [stack], np.dtype(int))
+    >>> twice.chunks, int(twice[1, 0, 0])
+    (((1, 1), (3,), (4,)), 24)
     """
+    import dask.array as da
 
-    function: Callable[[list[NDArray[Any]]], NDArray[Any]]
-    arrays: Sequence[Any]
-    dtype: np.dtype[Any]
-    n_maps: int | None = None
-    channel_axis: int | None = None
-    drops_channels: bool = False
-
-    def prepared(self) -> Computed:
-        """The same, once the function has met a pixel: what is compiled or looked up once is so then.
-
-        The pixel is made up, and none of the arrays' is read.
-        """
-        axes = range(len(self.arrays[0].shape))
-        shape = tuple(self.arrays[0].shape[axis] if axis == self.channel_axis else 1 for axis in axes)
-        self.function([np.zeros(shape, array.dtype) for array in self.arrays])
-        return self
-
-    def then(self, step: Callable[[NDArray[Any]], NDArray[Any]], dtype: np.dtype[Any]) -> Computed:
-        """What a step makes of the maps of each part, their axis gone."""
-        function = self.function
-        return replace(self, function=lambda parts: step(function(parts)), dtype=dtype, n_maps=None)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As numpy has it."""
-        own = tuple(self.arrays[0].shape)
-        if self.drops_channels and self.channel_axis is not None:
-            own = own[: self.channel_axis] + own[self.channel_axis + 1 :]
-        return own if self.n_maps is None else (self.n_maps, *own)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """What all of it would take."""
-        return self.size * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[place] for place in range(len(self)))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[(slice(None),) * self.ndim], dtype=dtype)
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        asked = self._expanded(key)
-        if asked is None:  # lists, masks, new axes: rare, and numpy knows them
-            return np.asarray(self)[key]
-        # A single place is computed as a run of one, and its axis dropped in the end.
-        runs = [slice(one, one + 1 or None) if isinstance(one, int) else one for one in asked]
-        first = slice(None) if self.n_maps is None else runs.pop(0)
-        spatial, within = list(runs), list(runs)
-        if self.channel_axis is not None:
-            if self.drops_channels:
-                spatial.insert(self.channel_axis, slice(None))
-            else:
-                spatial[self.channel_axis] = slice(None)
-                within = [one if axis == self.channel_axis else slice(None) for axis, one in enumerate(runs)]
-        found = self._in_pieces(spatial, within, first)
-        dropped = tuple(0 if isinstance(one, int) else slice(None) for one in asked)
-        return found[dropped]
-
-    def _in_pieces(self, spatial: list[slice], within: list[slice], first: slice) -> NDArray[Any]:
-        """In parts of about :data:`PIECE` values: what the function needs beside its result stays small."""
-        places = [range(n)[run] for n, run in zip(self.arrays[0].shape, spatial, strict=True)]
-        axes = [axis for axis in range(len(places)) if axis != self.channel_axis]
-        total = prod(len(each) for each in places)
-        axis = next((each for each in axes if len(places[each]) > 1), None)
-        if axis is None or total <= PIECE:
-            return self._found(spatial, within, first)
-        along = axis + (self.n_maps is not None)
-        if self.drops_channels and self.channel_axis is not None and axis > self.channel_axis:
-            along -= 1
-        cut, step = places[axis], max(1, PIECE * len(places[axis]) // total)
-        whole = None
-        for start in range(0, len(cut), step):
-            part = cut[start : start + step]
-            run = slice(part.start, part.stop if part.stop >= 0 else None, part.step)
-            found = self._found([*spatial[:axis], run, *spatial[axis + 1 :]], within, first)
-            if whole is None:
-                whole = np.empty((*found.shape[:along], len(cut), *found.shape[along + 1 :]), self.dtype)
-            whole[(slice(None),) * along + (slice(start, start + len(part)),)] = found
-        assert whole is not None  # there are places along the axis
-        return whole
-
-    def _found(self, spatial: list[slice], within: list[slice], first: slice) -> NDArray[Any]:
-        """One piece, with all its axes."""
-        parts = [np.asarray(array[tuple(spatial)]) for array in self.arrays]
-        found: Any = self.function(parts)
-        if self.channel_axis is not None and not self.drops_channels:
-            found = found[(..., *within)]
-        if self.n_maps is not None:
-            found = found[first]
-        return np.asarray(found, self.dtype)
-
-    def _expanded(self, key: Any) -> list[int | slice] | None:
-        """One place or run for each axis; None where the key is of another kind."""
-        parts = list(key) if isinstance(key, tuple) else [key]
-        if any(part is Ellipsis for part in parts):
-            at = next(place for place, part in enumerate(parts) if part is Ellipsis)
-            parts[at : at + 1] = [slice(None)] * (self.ndim - len(parts) + 1)
-        parts += [slice(None)] * (self.ndim - len(parts))
-        if len(parts) != self.ndim:
-            return None
-        found: list[int | slice] = []
-        for part, n in zip(parts, self.shape, strict=True):
-            if isinstance(part, slice):
-                found.append(part)
-            elif isinstance(part, (int, np.integer)) and not isinstance(part, bool):
-                if not -n <= part < n:
-                    raise IndexError(f"there is no place {part} along an axis of {n}")
-                found.append(int(part) % n)
-            else:
-                return None
-        return found
+    shape = tuple(arrays[0].shape)
+    n = len(shape)
+    whole = {*range(n - 2 - rgb, n), channel_axis}
+    chunks = tuple(size if axis in whole else 1 for axis, size in enumerate(shape))
+    axes = tuple(range(n))
+    operands: list[Any] = []
+    for array in arrays:
+        if is_dask(array):
+            cut = array.rechunk(chunks)
+        else:
+            meta = np.empty((0,) * n, array.dtype)
+            cut = da.from_array(_Source(array), chunks, name=False, meta=meta)  # type: ignore[no-untyped-call]
+        operands += [cut, axes]
+    # Compiling takes seconds, once, and the viewer would stand still for it when the first plane is shown.
+    pixel = [size if axis == channel_axis else 1 for axis, size in enumerate(shape)]
+    function(*(np.zeros(pixel, array.dtype) for array in arrays))
+    out = tuple(axis for axis in axes if not (drops_channels and axis == channel_axis))
+    if n_maps is not None:
+        out = (n, *out)
+    return da.blockwise(
+        _block,
+        out,
+        *operands,
+        function=function,
+        result=dtype,
+        new_axes={} if n_maps is None else {n: n_maps},
+        concatenate=True,
+        align_arrays=False,
+        name=f"ensir-{uuid4().hex}",  # else all that the function refers to is hashed
+        dtype=dtype,
+        meta=np.empty((0,) * len(out), dtype),
+    )
 
 
-VIEWED = 2**22
-"""Values of a stack above which its results are views: larger ones take more than a tenth of a second."""
+class _Source:
+    """An array that dask cuts when a block is asked for; numpy arrays it would copy at once."""
+
+    def __init__(self, array: Any) -> None:
+        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, len(array.shape)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.array[key]
+
+
+def _block(*blocks: NDArray[Any], function: Function, result: np.dtype[Any]) -> NDArray[Any]:
+    return np.asarray(function(*map(np.asarray, blocks)), result)
 
 
 @dataclass(frozen=True)
@@ -207,40 +144,39 @@ class Combined:
 
     def map_of(self, place: int) -> Any:
         """One candidate's weights."""
-        return _after(self.maps, lambda maps: maps[place], np.dtype(np.float32))
+        return self.maps[place]
 
     def most_trusted(self) -> Any:
-        """At each pixel one more than the place of the candidate with the largest weight; uint8."""
-        return _after(
-            self.maps, lambda maps: maps.argmax(axis=0).astype(np.uint8) + np.uint8(1), np.dtype(np.uint8)
-        )
+        """At each pixel, 1 + the index of the candidate with the largest weight; uint8."""
+        if not is_dask(self.maps):
+            return _most_trusted(self.maps)
+        return self.maps.map_blocks(_most_trusted, drop_axis=0, dtype=np.uint8)
 
 
-def _after(maps: Any, step: Any, dtype: np.dtype[Any]) -> Any:
-    """What a step makes of weight maps: at once, or later where they are a view; the first axis goes."""
-    return maps.then(step, dtype) if isinstance(maps, Computed) else step(maps)
+def _most_trusted(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return maps.argmax(axis=0).astype(np.uint8) + np.uint8(1)
 
 
 def combine(
     lut: WeightLUT, candidates: Sequence[Any], rgb: bool, device: str, progress: Progress | None = None
 ) -> Combined:
-    """Ensemble and weight maps: views where the candidates are a stack above :data:`VIEWED` values."""
+    """Compute ensemble and weight maps; those of a large stack are computed plane by plane when shown."""
     axis = -1 if rgb and lut.n_channels > 1 else None  # None: where the table has it
     dtype = np.dtype(candidates[0].dtype)
     rounded = rgb and dtype.kind in "iu"
     shape = tuple(candidates[0].shape)
-    lut.field(candidates, axis)  # what does not fit is said now, not when it is looked at
-    if len(shape) - rgb > 2 and prod(shape) > VIEWED:
-        return _views(lut, candidates, axis, dtype if rounded else None, rgb, device)
-    exact = lut.apply(candidates, device, channel_axis=axis, progress=progress)
+    lut.field(candidates, axis)  # raises now what would else be raised when a plane is shown
+    if is_large_stack(shape, rgb):
+        return _lazy(lut, candidates, axis, dtype if rounded else None, rgb, device)
+    exact = lut.apply(candidates, device, channel_axis=axis, progress=progress, check=False)
     maps = lut.weight_maps(candidates, device, channel_axis=axis, progress=progress)
     if rgb:
         maps = over_colours(maps)
-    # Within the candidates' range, so within the dtype's.
+    # The ensemble lies within the candidates' range, so within the dtype's.
     return Combined(np.rint(exact).astype(dtype) if rounded else exact, exact, maps)
 
 
-def _views(
+def _lazy(
     lut: WeightLUT,
     candidates: Sequence[Any],
     axis: int | None,
@@ -251,30 +187,33 @@ def _views(
     n = len(candidates[0].shape)
     asked = lut.channel_axis if axis is None else axis
     channels = None if lut.n_channels == 1 or asked is None else asked % n
-    colours = n - 1 if rgb else channels
 
-    def ensemble(parts: list[NDArray[Any]]) -> NDArray[Any]:
-        return np.asarray(lut.apply(parts, device, channel_axis=channels))
+    def ensemble(*parts: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(lut.apply(parts, device, channel_axis=channels, check=False))
 
-    def whole(parts: list[NDArray[Any]]) -> NDArray[Any]:
-        return np.rint(ensemble(parts))
-
-    def weights(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    def weights(*parts: NDArray[Any]) -> NDArray[Any]:
         maps = np.asarray(lut.weight_maps(parts, device, channel_axis=channels))
         return over_colours(maps) if rgb else maps
 
     single = np.dtype(np.float32)
-    exact = Computed(ensemble, candidates, single, channel_axis=channels)
-    image = exact if rounded is None else Computed(whole, candidates, rounded, channel_axis=channels)
-    maps = Computed(
-        weights, candidates, single, n_maps=lut.n_candidates, channel_axis=colours, drops_channels=rgb
+    exact = by_plane(ensemble, candidates, single, rgb=rgb, channel_axis=channels)
+    maps = by_plane(
+        weights,
+        candidates,
+        single,
+        rgb=rgb,
+        n_maps=lut.n_candidates,
+        channel_axis=n - 1 if rgb else channels,
+        drops_channels=rgb,
     )
-    # Beside the viewer: compiling takes seconds, once a machine, and the window would stand still for it.
-    return Combined(image, exact.prepared(), maps.prepared())
+    image = exact
+    if rounded is not None:
+        image = exact.map_blocks(lambda one: np.rint(one).astype(rounded), dtype=rounded)
+    return Combined(image, exact, maps)
 
 
 def over_colours(values: Any) -> Any:
-    """The mean over the last axis: numpy's own takes eight times as long over three."""
+    """The mean over the last axis, eight times as fast as numpy's own over three values."""
     total = values[..., 0].copy()
     for place in range(1, values.shape[-1]):
         total += values[..., place]
@@ -283,9 +222,9 @@ def over_colours(values: Any) -> Any:
 
 
 def difference(image: Any, truth: Any, colours: bool) -> Any:
-    """An image minus the ground truth, float32; the mean over the last axis where that is colours.
+    """An image minus the ground truth, float32; the mean over the last axis if that is colours.
 
-    A view where the image is one, or a stack above :data:`VIEWED` values.
+    A dask array if the image is one, or a large stack.
     """
     single = np.dtype(np.float32)
 
@@ -294,18 +233,7 @@ def difference(image: Any, truth: Any, colours: bool) -> Any:
         return over_colours(error) if colours else error
 
     n = len(truth.shape)
-    if not isinstance(image, Computed):
-        if n - colours <= 2 or prod(truth.shape) <= VIEWED:
-            return minus(image, truth)
-        axis = n - 1 if colours else None
-        return Computed(
-            lambda parts: minus(*parts), [image, truth], single, channel_axis=axis, drops_channels=colours
-        )
-    axis = n - 1 if colours else image.channel_axis
-    return Computed(
-        lambda parts: minus(image.function(parts[:-1]), parts[-1]),
-        [*image.arrays, truth],
-        single,
-        channel_axis=axis,
-        drops_channels=colours,
-    )
+    if not (is_dask(image) or is_large_stack(truth.shape, colours)):
+        return minus(image, truth)
+    axis = n - 1 if colours else None
+    return by_plane(minus, [image, truth], single, rgb=colours, channel_axis=axis, drops_channels=colours)

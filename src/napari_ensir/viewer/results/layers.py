@@ -1,4 +1,4 @@
-"""Results as layers, where the candidates are. Adds and updates its own layers, never one of the user's."""
+"""Layers of a result, which are placed like the candidates and updated by later results."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ WEIGHT_VIEWS = {
         "A labels layer: at each pixel the candidate with the largest weight.",
     ),
 }
-"""How weight maps can be shown: title and explanation by key."""
+"""Ways to show weight maps: title and explanation by key."""
 
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#f0e442", "#999999")
-"""Candidates' colours, told apart under every common colour blindness (Okabe and Ito 2008); then grey."""
+"""Colours of the candidates, distinct in all common colour blindness (Okabe and Ito 2008); then grey."""
 
 ERRORS = Colormap(["#0072b2", "#f7f7f7", "#d55e00"], name="napari-ensir errors")
-"""Too dark is blue, right is white, too bright is red: two ends of the palette above."""
+"""Blue where an image is too dark, white where it is right, red where it is too bright."""
 
 
 _WEIGHT_LOOKS: dict[str, Any] = {
@@ -56,7 +56,7 @@ _WEIGHT_LOOKS: dict[str, Any] = {
 
 
 def method_title(lut: WeightLUT) -> str:
-    """What a table's method is called."""
+    """Title of a table's method."""
     return METHODS[lut.method][0] if lut.method in METHODS else lut.method
 
 
@@ -69,9 +69,9 @@ class Errors:
     ensemble, best : (*shape without colours) float32 array
         Intensity units; the mean over the colours of an RGB image.
     best_name : str
-        The candidate that alone comes closest.
+        The candidate with the least error.
     limit : float
-        What all but one in two hundred pixels of one plane stay within, in either image.
+        99.5th percentile of the absolute errors in one plane, of the larger image.
     """
 
     ensemble: Any
@@ -81,16 +81,16 @@ class Errors:
 
 
 class Outputs:
-    """The layers of one result, which later results of the same fit update.
+    """The layers of one result, updated by later results of the same fit.
 
     Parameters
     ----------
     viewer
-        Where they are added.
+        The viewer they are added to.
     like
-        A candidate: where they lie and how the ensemble is shown.
+        A candidate, which gives their placement and the look of the ensemble.
     label
-        What tells this set of layers from others, put before the new layers' names.
+        Prefix of the new layers' names.
     """
 
     def __init__(self, viewer: napari.Viewer, like: Origin, label: str = "") -> None:
@@ -106,13 +106,11 @@ class Outputs:
         self._limits: dict[int, tuple[float, float]] = {}
 
     def showing(self, lut: WeightLUT, combined: Combined, view: str) -> Iterator[None]:
-        """Bring the layers up to date, adding those that are not there yet: one at each ``next``.
+        """Update or add the layers, one per iteration.
 
-        napari takes a tenth of a second for a layer that comes or goes, and the window stands still. Other
-        steps that are begun before all of these are done replace the rest of them.
-
-        A layer that the user has removed stays removed; other weight layers are added when another view of
-        them is asked for.
+        napari needs a tenth of a second to add or remove a layer, during which the window is blocked. A later
+        call replaces the remaining iterations of an earlier one. Layers that the user has removed stay
+        removed, until another view of the weights is chosen.
         """
         self._shown += 1
         mine = self._shown
@@ -133,7 +131,7 @@ class Outputs:
                 self._update(layer, data, lut, self._before + name)
                 yield
             return
-        self._view = ""  # until all are there
+        self._view = ""  # until all are added
         while self._weights:
             self._drop(self._weights.pop())
             yield
@@ -143,7 +141,7 @@ class Outputs:
         self._view = view
 
     def showing_errors(self, lut: WeightLUT, errors: Errors) -> Iterator[None]:
-        """Add the two error images above the others, or bring them up to date: one at each ``next``."""
+        """Update the two error images, or add them on top, one per iteration."""
         data = (errors.best, errors.ensemble)
         names = (f"error of {errors.best_name}", f"error of {self._ensemble_name(lut)}")
         limits = (-errors.limit, errors.limit)
@@ -166,7 +164,7 @@ class Outputs:
         return any(self._is_ours(layer) for layer in self._errors)
 
     def show_expected(self, lut: WeightLUT, image: Any, limits: tuple[float, float]) -> None:
-        """Add the error to expect at each pixel above the others, or bring it up to date."""
+        """Update the expected error, or add it on top."""
         name = f"{self._before}expected error (intensity units) · {method_title(lut)}"
         if self.has_expected:
             self._update(self._expected[0], image, lut, name, limits)
@@ -177,11 +175,11 @@ class Outputs:
 
     @property
     def has_expected(self) -> bool:
-        """Whether the error to expect is shown."""
+        """Whether the expected error is shown."""
         return any(self._is_ours(layer) for layer in self._expected)
 
     def remember(self, lut: WeightLUT) -> None:
-        """Let the layers tell of a table that says more than theirs, and combines alike."""
+        """Store a table in the layers' metadata that combines as theirs does, such as the calibrated one."""
         for layer in [*([self._ensemble] if self._ensemble else []), *self._weights, *self._errors]:
             if self._is_ours(layer):
                 kind = layer.metadata[OUTPUT_KEY]["kind"]
@@ -189,12 +187,12 @@ class Outputs:
 
     @property
     def ensemble(self) -> Layer | None:
-        """The ensemble's layer, if it is still there and still ours."""
+        """The ensemble's layer, unless it was removed or taken over by the user."""
         layer = self._ensemble
         return layer if layer is not None and self._is_ours(layer) else None
 
     def _is_ours(self, layer: Layer) -> bool:
-        # Without its mark it is the user's, who has made a layer of their own of it.
+        # Without our metadata it is the user's own layer.
         return layer in self._viewer.layers and OUTPUT_KEY in layer.metadata
 
     def _drop(self, layer: Layer) -> None:
@@ -212,19 +210,19 @@ class Outputs:
         if not self._is_ours(layer):
             return
         layer.data = data
-        if limits is not None and _limits_of(layer) == self._limits[id(layer)]:  # else they are the user's
+        if limits is not None and _limits_of(layer) == self._limits[id(layer)]:  # not changed by the user
             layer.contrast_limits = limits
             self._limits[id(layer)] = _limits_of(layer)
         kind = layer.metadata[OUTPUT_KEY]["kind"]
-        # A new dictionary: a duplicate of the layer shares the old one, and stays what it was made of.
+        # A new dictionary, since duplicates of the layer share the old one.
         layer.metadata = {**layer.metadata, **_marked(lut, kind)}
-        if layer.name == self._names.get(id(layer)):  # the user has given it no name of their own
+        if layer.name == self._names.get(id(layer)):  # not renamed by the user
             self._name(layer, name)
 
     def _name(self, layer: Layer, name: str) -> None:
         if layer.name != name:
             layer.name = name
-        self._names[id(layer)] = layer.name  # with a number behind it where another has that name
+        self._names[id(layer)] = layer.name  # napari appends a number to a name in use
 
     def _add(self, how: str, data: Any, name: str, lut: WeightLUT, kind: str, **keywords: Any) -> Layer:
         add = self._viewer.add_image if how == "image" else self._viewer.add_labels
@@ -254,7 +252,7 @@ class Outputs:
         return made
 
     def _put_above_ensemble(self, made: Layer) -> None:
-        """Where it is seen once it is made visible: above its fellows, under what the user has put on top."""
+        """Move a weight layer above the ensemble and earlier weights, below the user's layers on top."""
         layers = self._viewer.layers
         if self._ensemble is None or self._ensemble not in layers:
             return
@@ -265,7 +263,7 @@ class Outputs:
 
 
 def _marked(lut: WeightLUT, kind: str) -> dict[str, Any]:
-    """What an output remembers: its kind, and the table itself."""
+    """Metadata of an output: its kind and its table."""
     return {OUTPUT_KEY: {"kind": kind, "lut": lut, "candidates": list(lut.names), "method": lut.method}}
 
 
@@ -292,11 +290,10 @@ def _weight_data(combined: Combined, view: str) -> list[Any]:
 
 
 def _legend(lut: WeightLUT) -> dict[str, Any]:
-    """Colours and names of the labels: napari shows the name under the pointer."""
+    """Colours and names of the labels; napari shows the name under the pointer."""
     colours = [PALETTE[min(i, len(PALETTE) - 1)] for i in range(lut.n_candidates)]
     return {
-        # A cycle, whose labels are never more than its colours: napari compiles a dictionary of colours for
-        # seconds, at the first layer that has one.
+        # Not a dictionary of colours, for which napari compiles seconds at the first layer that has one.
         "colormap": CyclicLabelColormap(colors=["transparent", *colours]),
         "features": {"index": range(lut.n_candidates + 1), "candidate": ["", *lut.names]},
         "opacity": 0.6,
@@ -304,7 +301,7 @@ def _legend(lut: WeightLUT) -> dict[str, Any]:
 
 
 def layer_data(lut: WeightLUT, combined: Combined, like: Origin) -> list[Any]:
-    """Ensemble and weight maps as layer data tuples, looking as :class:`Outputs` would make them look."""
+    """Ensemble and weight maps as layer data tuples, with the look that :class:`Outputs` gives them."""
     looks = {} if like.rgb else {"contrast_limits": lut.data_range, "colormap": like.colormap}
     ensemble = {
         "name": f"ensemble · {method_title(lut)}",

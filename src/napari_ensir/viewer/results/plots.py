@@ -1,4 +1,4 @@
-"""Plots of a table, and the theme they are drawn in. Draws what it is given; knows no layers, no panels."""
+"""Plots of lookup tables and parameter sweeps in the viewer's theme."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ __all__ = [
 ]
 
 MOST_TICKS = 8
-"""Values below a curve that fit beside each other."""
+"""Most tick labels that fit below a curve."""
 
 SURE = 100
-"""Pixels from which on a weight counts as learned: below, it is drawn as a guess."""
+"""Fewest pixels for which a weight is drawn as learned; with fewer it is drawn hollow."""
 
 
 def new_canvas(name: str, tooltip: str, width: int, height: int) -> FigureCanvasQTAgg:
-    """An empty plot of at least this size in pixels."""
-    # Imported here: half a second that panels without a plot do not need.
+    """Return an empty plot of at least this size in pixels."""
+    # Importing matplotlib takes half a second, which panels without a plot do not need.
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
     from matplotlib.figure import Figure
 
@@ -56,7 +56,7 @@ def new_canvas(name: str, tooltip: str, width: int, height: int) -> FigureCanvas
 
 
 def fresh_axes(canvas: FigureCanvasQTAgg, viewer: napari.Viewer) -> tuple[Axes, Colour, Colour]:
-    """The only axes of a plot that is drawn anew, in the viewer's theme; ink and paper as well."""
+    """Clear a plot and return its axes in the viewer's theme, with the text and background colours."""
     theme = get_theme(viewer.theme)
     ink, paper = _rgb(theme.text), _rgb(theme.background)
     figure = canvas.figure
@@ -78,13 +78,13 @@ def _rgb(colour: Any) -> Colour:
 
 
 def draw_nothing(axes: Axes, text: str, ink: Colour) -> None:
-    """A few words where there is nothing to plot."""
+    """Show a text instead of a plot."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, color=ink, ha="center", va="center")
 
 
 def draw_weights(axes: Axes, lut: WeightLUT, channel: int, ink: Colour, paper: Colour) -> None:
-    """Each candidate's weight where all candidates have that intensity; hollow where it is a guess."""
+    """Draw each candidate's weight by intensity; hollow where few pixels were learned from."""
     weights, counts = weights_along_intensity(lut, channel)
     centres = bin_centres(lut)
     sure = counts >= SURE
@@ -100,7 +100,7 @@ def draw_weights(axes: Axes, lut: WeightLUT, channel: int, ink: Colour, paper: C
 
 
 def draw_counts(axes: Axes, lut: WeightLUT, channel: int, ink: Colour) -> None:
-    """How many pixels the weights at each intensity were learned from."""
+    """Draw how many pixels the weights at each intensity were learned from."""
     _, counts = weights_along_intensity(lut, channel)
     axes.bar(bin_centres(lut), np.maximum(counts, 0), width=0.9 * lut.bin_width, color=PALETTE[1])
     axes.set_yscale("symlog", linthresh=1)
@@ -112,9 +112,9 @@ def draw_counts(axes: Axes, lut: WeightLUT, channel: int, ink: Colour) -> None:
 def draw_fidelity(
     axes: Axes, curves: BiasCurve, names: Sequence[str], channel: int, ink: Colour, paper: Colour
 ) -> None:
-    """Mean error of each candidate and of the ensemble along intensity, with its standard error.
+    """Draw the mean error of each candidate and the ensemble by intensity, with its standard error.
 
-    Hollow where it is a guess. ``names`` are the candidates'; of pooled channels, all have the same curves.
+    Hollow where few pixels were measured. ``names`` are the candidates'. Pooled channels share their curves.
     """
     place = min(channel, len(curves.bias) - 1)
     axes.axhline(0, color=ink, linewidth=0.8, linestyle=":")
@@ -123,7 +123,7 @@ def draw_fidelity(
         colour = ink if last else PALETTE[min(m, len(PALETTE) - 1)]
         seen = curves.pixels[place, m] > 0
         x, y = curves.intensities[seen], curves.bias[place, m][seen]
-        # One group alone has no standard error: the dot stands by itself.
+        # A single group has no standard error.
         error = np.nan_to_num(curves.standard_error[place, m][seen])
         axes.errorbar(x, y, error, color=colour, linewidth=2.2 if last else 1.2, elinewidth=0.8, label=name)
         sure = curves.pixels[place, m][seen] >= SURE
@@ -136,7 +136,7 @@ def draw_fidelity(
 
 
 def draw_pair(axes: Axes, lut: WeightLUT, pair: tuple[int, int], channel: int, ink: Colour) -> None:
-    """The first candidate's weight, by its own intensity and the second's."""
+    """Draw the first candidate's weight by its own intensity and the second's."""
     first, second = pair
     weights, _ = pair_map(lut, first, second, channel)
     low = lut.binning.low
@@ -152,14 +152,14 @@ def draw_pair(axes: Axes, lut: WeightLUT, pair: tuple[int, int], channel: int, i
 
 
 def draw_sweep(axes: Axes, sweep: Sweep, title: str, ink: Colour, paper: Colour) -> None:
-    """The error at each value of a setting above that of the best one, with a band of its standard error.
+    """Draw the error of each value of a setting minus that of the best one, with its standard error.
 
-    The best value has a line; hollow are those that may be as good.
+    A line marks the best value; values that are not significantly worse are hollow.
     """
     values, errors = np.asarray(sweep.values, float), sweep.differences
     order = np.argsort(values)
     values, errors, spread = values[order], errors[order], np.nan_to_num(sweep.standard_errors)[order]
-    alike = np.isin(values, np.asarray(sweep.alike, float))
+    alike = np.isin(values, np.asarray(sweep.equivalent, float))
     line, mark = PALETTE[0], PALETTE[1]
     axes.fill_between(values, errors - spread, errors + spread, color=line, alpha=0.25, linewidth=0)
     axes.plot(values, errors, color=line, linewidth=1.4)

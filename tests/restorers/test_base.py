@@ -1,5 +1,3 @@
-"""Restorations that have left their image's intensities."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -12,16 +10,16 @@ IMAGE = np.random.default_rng(0).normal(1000, 50, (32, 32)) + np.linspace(0, 400
 
 
 @pytest.mark.parametrize("key", sorted(CLASSICAL))
-def test_restorers_that_do_their_work_are_not_named(key):
+def test_restorations_by_classical_methods_raise_no_warning(key):
     assert unlike_warning(key, IMAGE, CLASSICAL[key]()(IMAGE)) == ""
 
 
 @pytest.mark.parametrize("change", [lambda x: x / 1000, lambda x: x * 255, lambda x: x - 1e5])
-def test_other_scales_are(change):
+def test_restorations_on_another_scale_raise_a_warning(change):
     assert unlike_warning("mine", IMAGE, change(IMAGE)).startswith("mine made intensities around")
 
 
-def test_constant_images_and_nan_say_nothing():
+def test_constant_images_and_nan_raise_no_warning():
     assert unlike_warning("mine", np.ones((4, 4)), np.zeros((4, 4))) == ""
     with_hole = np.where(IMAGE > 1500, np.nan, IMAGE)
     assert unlike_warning("mine", with_hole, with_hole) == ""

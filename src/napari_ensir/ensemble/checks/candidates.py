@@ -1,0 +1,150 @@
+"""Checks of candidates before a table is applied to them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.checks.alignment import (
+    check_alignment,
+    correlation,
+    middle_of,
+    middle_plane,
+    most_typical,
+    overlap,
+)
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic
+from napari_ensir.ensemble.checks.exposure import exposure_of
+from napari_ensir.ensemble.checks.fit import check_range
+from napari_ensir.ensemble.statistics.reference import sample_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.arrays.image_set import Field
+    from napari_ensir.ensemble.statistics.binning import Binning
+
+__all__ = ["check_agreement", "check_candidates"]
+
+DISAGREEMENT, LEAST_DISAGREEMENT = 2.0, 0.03
+"""Candidates are compared where ``1 - r`` of two is this many times that of the fit, and above the least."""
+
+UNLIKE = 0.5
+"""Candidates whose correlation is below this share of that of the fit are reported without another reason."""
+
+
+def check_agreement(
+    report: Mapping[str, Any],
+    names: Sequence[str],
+    candidates: Sequence[Any],
+    channel_axis: int | None = None,
+) -> list[Diagnostic]:
+    """Check that candidates lie on each other as they did when the table was learned.
+
+    The correlation of each two is compared with that in the table's report. Where it is much lower, shifts,
+    flips and rotations are looked for.
+
+    Parameters
+    ----------
+    report
+        Of the table.
+    names : M strings
+    candidates : M arrays of one shape
+        At most 256 x 256 pixels of one plane are read.
+    channel_axis : int, optional
+
+    Returns
+    -------
+    list of Diagnostic
+        Most severe first.
+
+    Examples
+    --------
+    >>> y, x = np.mgrid[:64, :64]
+    >>> image = np.sin(x / 3) + np.cos(y / 4 + x / 11)
+    >>> report = {"correlations": [[1.0, 0.99], [0.99, 1.0]]}
+    >>> print(*check_agreement(report, "AB", [image, np.roll(image, 5, axis=1) + 0.01]))
+    candidate "B": shifted by 5 pixels to the right against candidate "A"; align them.
+    """
+    planes = [middle_plane(candidate, channel_axis) for candidate in candidates]
+    found = []
+    for name, plane in zip(names, planes, strict=True):
+        finite = plane[np.isfinite(plane)]
+        # All of them may be empty in this part of the image.
+        if finite.size and np.ptp(finite) == 0 and not _all_constant(planes):
+            text = f'candidate "{name}": constant ({finite[0]:g} in every pixel examined); how was it saved?'
+            fix = {"action": "drop-candidate", "candidates": [name]}
+            found.append(Diagnostic("constant", "error", text, fix))
+    before = _correlations_of(report, len(planes))
+    if found or before is None:
+        return found
+    now = np.array([[correlation(one, other) for other in planes] for one in planes])
+    limit = np.maximum(DISAGREEMENT * (1 - before), LEAST_DISAGREEMENT)
+    if not (1 - now > limit).any():
+        return []
+    place = most_typical(planes)
+
+    def explains(one: Diagnostic) -> bool:
+        """Whether candidates agree as before once it is corrected; a shift may also fit by chance."""
+        if one.code != "shifted" or one.fix is None:
+            return one.code in ("turned", "other-field", "inverted", "channels-reversed")
+        m = names.index(one.fix["candidates"][0])
+        back = overlap(planes[place].mean(axis=-1), planes[m].mean(axis=-1), tuple(one.fix["shift"]))
+        return bool(1 - correlation(*back) <= min(limit[place, m], (1 - now[place, m]) / 2))
+
+    found = [one for one in check_alignment(candidates, None, names, channel_axis) if explains(one)]
+    if found:
+        return found
+    m, k = sorted(divmod(int(np.argmin(now - UNLIKE * before)), len(planes)))
+    if now[m, k] >= UNLIKE * before[m, k]:
+        return []
+    text = (
+        f'candidates "{names[m]}", "{names[k]}": correlation {now[m, k]:.2f}, but {before[m, k]:.2f} when '
+        "the table was learned; are they of the same field?"
+    )
+    return [Diagnostic("disagreement", "warning", text, {"candidates": [names[m], names[k]]})]
+
+
+def _all_constant(planes: Sequence[NDArray[np.float64]]) -> bool:
+    known = [plane[np.isfinite(plane)] for plane in planes]
+    return all(values.size == 0 or np.ptp(values) == 0 for values in known)
+
+
+def _correlations_of(report: Mapping[str, Any], n: int) -> NDArray[np.float64] | None:
+    """The correlations of a table's report; None in a table of an earlier version."""
+    try:
+        values = np.asarray(report.get("correlations"), np.float64)
+    except (TypeError, ValueError):
+        return None
+    return values if values.shape == (n, n) and np.isfinite(values).all() else None
+
+
+def check_candidates(
+    report: Mapping[str, Any], binning: Binning, names: Sequence[str], field: Field
+) -> list[Diagnostic]:
+    """Check candidates in memory before a table is applied: agreement, exposure, range.
+
+    Parameters
+    ----------
+    report, binning, names
+        Of the table.
+    field : Field
+        The candidates.
+
+    Returns
+    -------
+    list of Diagnostic
+        Those of the first check that finds something: each explains the later ones.
+    """
+    found = check_agreement(report, names, field.candidates, field.channel_axis)
+    if found:
+        return found
+    exposure = exposure_of(report, [sample_of(field)])
+    if exposure is not None and (found := exposure.check()):
+        return found
+    for name, candidate in zip(names, field.candidates, strict=True):
+        found += check_range(binning, name, middle_of(candidate, field.channel_axis))
+    return found

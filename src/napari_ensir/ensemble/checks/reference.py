@@ -1,0 +1,91 @@
+"""Checks of a reference set before it is learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.arrays.blocks import as_array
+from napari_ensir.ensemble.arrays.image_set import make_field
+from napari_ensir.ensemble.checks.alignment import check_reference
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, sort_diagnostics
+from napari_ensir.ensemble.checks.exposure import match_truths
+from napari_ensir.ensemble.checks.noise import check_noise_level, check_own_input
+from napari_ensir.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from napari_ensir.ensemble.checks.noise import TruthNoise
+
+__all__ = ["diagnose_reference"]
+
+
+def diagnose_reference(
+    reference: Iterable[tuple[Sequence[Any], Any]],
+    names: Sequence[str] | None = None,
+    *,
+    channel_axis: int | None = None,
+    mask: Sequence[Any] | None = None,
+    truth_noise: TruthNoise | None = None,
+    match_truth: str = "auto",
+) -> tuple[list[Diagnostic], Iterable[tuple[Sequence[Any], Any]]]:
+    """Check a few images of a reference set, and correct the brightness of second exposures.
+
+    Parameters
+    ----------
+    reference, names, channel_axis, mask, truth_noise, match_truth
+        As for :func:`~napari_ensir.fit_lut`. Up to four images of a sequence are read, evenly spaced; the
+        first of anything else. ``reference.labels``, if present, are the images' names in messages.
+
+    Returns
+    -------
+    diagnostics : list of Diagnostic
+        Most severe first. Empty if the set cannot be used: reading it says why.
+    reference : iterable
+        To be read instead of the one given.
+    """
+    found: list[Diagnostic] = []
+    try:
+        if truth_noise is not None and match_truth == "auto":
+            reference, found = match_truths(reference, channel_axis)
+        if isinstance(reference, Sequence):
+            head: Sequence[Any] = reference
+        else:
+            source = iter(reference)
+            head = list(islice(source, 1))
+            reference = chain(head, source)
+        candidates, truth = head[0]
+        field = make_field(candidates, truth, names=names, channel_axis=channel_axis)
+        found += check_reference(head, names, channel_axis, getattr(head, "labels", None))
+        # A candidate of another scale or field has residuals that say nothing of the noise.
+        wrong = {name for one in found if one.fix for name in one.fix.get("candidates", ())}
+        named = names or [str(number + 1) for number in range(len(field.candidates))]
+        right = [each for name, each in zip(named, field.candidates, strict=True) if name not in wrong]
+        if right:
+            found += check_own_input(right, field.truth, channel_axis=field.channel_axis)
+            if isinstance(truth_noise, float | int):
+                found += check_noise_level(right, field.truth, truth_noise, field.channel_axis)
+        found += _check_mask(mask)
+    except (EnsembleError, IndexError, TypeError, ValueError):
+        return sort_diagnostics(found), reference
+    return sort_diagnostics(found), reference
+
+
+def _check_mask(mask: Sequence[Any] | None) -> list[Diagnostic]:
+    """A mask of probabilities, of which every value above 0 counts as true."""
+    first = None if mask is None or not len(mask) else as_array(mask[0])
+    if first is None or "float" not in str(first.dtype):
+        return []
+    values = np.asarray(first[tuple(slice(0, 1024) for _ in first.shape)])
+    between = (values > 0) & (values < 1)
+    if not between.any():
+        return []
+    text = (
+        f"{between.mean():.0%} of the mask's values lie between 0 and 1, and every value above 0 counts as "
+        "true; apply a threshold first, such as mask > 0.5."
+    )
+    return [Diagnostic("mask-not-binary", "warning", text, {"action": "threshold-mask", "value": 0.5})]
