@@ -269,9 +269,12 @@ def architecture(**entries: object):
 CASES = {
     "TensorFlow": (
         weights(tensorflow_saved_model_bundle={"source": "a.zip"}),
-        "contains tensorflow_saved_model_bundle;",
+        "contains 'tensorflow_saved_model_bundle';",
     ),
-    "Keras and TensorFlow": (weights(keras_hdf5={}, tensorflow_js={}), "contains keras_hdf5, tensorflow_js;"),
+    "Keras and TensorFlow": (
+        weights(keras_hdf5={}, tensorflow_js={}),
+        "contains 'keras_hdf5', 'tensorflow_js';",
+    ),
     "nothing": (weights(), "contains no weights"),
     "code": (
         architecture(architecture={"callable": "Net", "source": "net.py"}),

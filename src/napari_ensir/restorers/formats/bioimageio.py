@@ -79,7 +79,7 @@ def open_package(path: Path, *, device: str = "auto") -> PackagedNetwork:
         return _open_described(package, rdf, loaded.network, loaded.to_device, device)
     if isinstance(onnx, dict):
         return _open_described(package, rdf, _load_onnx(package, onnx), None, device)
-    kinds = ", ".join(str(kind)[:40] for kind in weights) or "no weights"
+    kinds = ", ".join(brief(str(kind)) for kind in weights) or "no weights"
     code = ""
     if isinstance(state, dict):
         code = f" The network of its state dict is {_architecture(state)[1]}, which is not run."
