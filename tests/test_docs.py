@@ -119,11 +119,13 @@ class TestContributing:
     def test_estimator(self, shown, images, monkeypatch):
         from napari_ensir import fit_lut
         from napari_ensir.ensemble.estimators.base import METHODS, Method
+        from napari_ensir.settings import METHOD_CHOICES
         from napari_ensir.settings import METHODS as TEXTS
 
         ((name, texts),) = shown["TEXTS"].items()
         monkeypatch.setattr(Method, "load", lambda method: shown[method.path.partition(":")[2]])
         monkeypatch.setitem(TEXTS, name, texts)
+        monkeypatch.setitem(METHOD_CHOICES, name, texts)
         monkeypatch.setitem(METHODS, name, Method(*texts, *shown["METHOD"][name]))
         candidates, truth = images
         lut = fit_lut([(candidates, truth)], method=name, device="cpu")
@@ -139,7 +141,7 @@ class TestContributing:
         (_, noisy), _ = images
         restorer = shown["Minimum"](size=5)
         assert isinstance(restorer, Restorer)
-        assert [field.name for field in settings_of(restorer)] == ["spatial_ndim", "size"]
+        assert [field.name for field in settings_of(restorer)] == ["spatial_ndim", "hot_pixels", "size"]
         restored = restorer(noisy)
         assert restored.dtype == np.float32
         assert (restored <= noisy).all()

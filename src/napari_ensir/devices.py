@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from napari_ensir.errors import EnsembleError
 
@@ -15,6 +20,31 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 """Devices to choose from; not every machine has all of them."""
 
 _DEVICE_ERRORS = ("cuda error", "out of memory", "cudnn", "cublas", "hip error", "nvrtc", "acceleratorerror")
+
+
+class _CPU(str):
+    """The CPU as a device that torch accepts, for use without importing torch."""
+
+    type = "cpu"
+
+
+CPU = cast("torch.device", _CPU("cpu"))
+
+
+@cache
+def _may_have_accelerator() -> bool:
+    """Whether torch could find a GPU; importing torch to ask it takes seconds."""
+    if sys.platform == "darwin":
+        return True
+    try:
+        if version("torch").endswith("+cpu"):
+            return False
+    except PackageNotFoundError:
+        return False
+    if sys.platform == "win32":
+        return (Path(os.environ.get("SYSTEMROOT", "C:/Windows")) / "System32" / "nvcuda.dll").exists()
+    drivers = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg", "/dev/kfd", "/dev/nvhost-gpu")
+    return any(Path(driver).exists() for driver in drivers)
 
 
 def available_devices() -> list[str]:
@@ -44,9 +74,11 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
     Examples
     --------
-    >>> resolve_device("cpu")
-    device(type='cpu')
+    >>> resolve_device("cpu").type
+    'cpu'
     """
+    if device == "cpu" or (device == "auto" and not _may_have_accelerator()):
+        return CPU
     import torch
 
     if isinstance(device, str) and device == "auto":

@@ -241,7 +241,7 @@ def test_masks_belong_to_the_images(fitted):
 
 def test_expected_errors_are_written_beside_the_ensemble(fitted):
     lut = fitted / "two.lut.safetensors"
-    assert re.search(r"yes, [\d.]+ over all, within x [\d.]+ on other fields", run("info", lut))
+    assert re.search(r"yes, [\d.]+ overall, within x [\d.]+ on other fields", run("info", lut))
     run("apply", "--lut", lut, *candidates(fitted), "-o", fitted / "e", "--expected-error", fitted / "errors")
     table = load_lut(lut)
     for stem in STEMS:
@@ -325,7 +325,10 @@ def test_errors_exit_with_1_and_print_one_line(fitted):
         (["fit", *candidates(fitted), "-t", truth, "-o", lut], "exists already"),
         (["fit", *candidates(fitted), "-t", truth, "-o", fitted / "x", "--device", "abacus"], "abacus"),
         (["apply", "--lut", lut, "-c", f"near={truth}", "-o", fitted / "x"], "far is missing"),
-        (["apply", "--lut", lut, *candidates(fitted), "-c", f"C={truth}", "-o", fitted / "x"], "C unknown"),
+        (
+            ["apply", "--lut", lut, *candidates(fitted), "-c", f"C={truth}", "-o", fitted / "x"],
+            "C is unknown",
+        ),
         (["apply", "--lut", truth / "a.png", *candidates(fitted), "-o", fitted / "x"], "no LUT file"),
         (["compare", *candidates(fitted), "-t", truth, "--method", "magic"], "magic"),
         (["evaluate", *candidates(fitted), "-t", truth, "--crop-border", "30"], "leaves nothing"),

@@ -243,5 +243,6 @@ def test_a_restorer_that_changes_the_shape_is_refused():
 def test_restorers_are_immutable_values_that_compare_equal():
     restorer = CLASSICAL["median"](size=5)
     assert replace(restorer, size=3) == CLASSICAL["median"]()
-    assert len(fields(restorer)) == 5
+    names = [field.name for field in fields(restorer)]
+    assert names[-3:] == ["hot_pixels", "noise_models", "size"]
     assert check_image([[1, 2], [3, 4]]).dtype.kind == "i"

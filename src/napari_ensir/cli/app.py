@@ -48,7 +48,13 @@ class _Command(_HelpFlag, TyperCommand):
 
 
 class _Group(_HelpFlag, TyperGroup):
-    pass
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters; those of shell completion are shown without a metavar."""
+        params = super().get_params(ctx)
+        for param in params:
+            if param.name in ("install_completion", "show_completion"):
+                param.metavar = ""
+        return params
 
 
 app = typer.Typer(

@@ -54,7 +54,7 @@ def assert_raises(words, *args, **kwargs):
         (r"there are 2 candidates but 3 names \(a, b, c\)", [((A, A + 2), TRUTH)], {"names": "abc"}),
         (r"name 'x' is used for two candidates", [((A, A + 2), TRUTH)], {"names": "xx"}),
         (r"a candidate's name is empty", [((A, A + 2), TRUTH)], {"names": ("x", " ")}),
-        (r"method is 'gmm'; use one of \"em\"", [((A,), TRUTH)], {"method": "gmm"}),
+        (r"method is 'gmm'; use one of \"auto\"", [((A,), TRUTH)], {"method": "gmm"}),
         (
             r"channel_axis is 2, but the images have 2 axes \(shape \(6, 8\)\)",
             [((A,), TRUTH)],

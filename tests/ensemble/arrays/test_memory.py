@@ -101,13 +101,13 @@ def test_apply_on_a_small_device_gives_the_same_image(monkeypatch, images, room)
     expected = lut.apply(images[0], device="cpu")
     calls = []
 
-    def block(lut, field, slices, device, as_maps, *, real=apply.combine_block):
+    def block(lut, field, slices, device, as_maps, *, real=apply._combine_block):
         calls.append(device.type)
         if device.type == "meta" and block_size(field.shape, slices) > room:
             raise torch.OutOfMemoryError
         return real(lut, field, slices, torch.device("cpu"), as_maps)
 
-    monkeypatch.setattr(apply, "combine_block", block)
+    monkeypatch.setattr(apply, "_combine_block", block)
     monkeypatch.setattr(apply, "resolve_device", lambda device: torch.device("meta"))
     np.testing.assert_allclose(lut.apply(images[0]), expected, rtol=1e-6)
     assert "meta" in calls

@@ -29,7 +29,7 @@ def test_a_scale_hidden_by_errors_is_named_with_gain_and_offset(scene):
     truth, (near, far) = scene
     stretched = (far - 20) / 0.8
     with pytest.warns(EnsembleWarning, match="on another scale"):
-        lut = fit_lut([((near, stretched), truth)], "AB", "least-squares", device="cpu")
+        lut = fit_lut([((near, stretched), truth)], "AB", method="least-squares", device="cpu")
     (found,) = lut.report["diagnostics"]
     assert found["code"] == "scale-mismatch"
     assert found["fix"]["candidates"] == ["B"]

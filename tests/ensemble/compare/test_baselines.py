@@ -16,8 +16,8 @@ from napari_ensir.ensemble.compare.baselines import (
     RefESR,
     Regression,
     _downsampled,
-    zzpm_weights_from_gram,
 )
+from napari_ensir.ensemble.estimators.zzpm import zzpm_weights_from_gram
 
 
 @pytest.fixture

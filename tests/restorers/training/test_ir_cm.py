@@ -222,7 +222,7 @@ def test_the_perceptual_term_is_off_without_weights_and_on_with_them(tmp_path):
         features(torch.rand(1, 2, 16, 16))
     del weights["features.14.bias"]
     save_file(weights, tmp_path / "vgg.safetensors")
-    with pytest.raises(EnsembleError, match="no weights of a VGG-16"):
+    with pytest.raises(EnsembleError, match="not hold the weights of a VGG-16"):
         vgg_features(tmp_path / "vgg.safetensors")
     with pytest.raises(EnsembleError, match="cannot be read"):
         vgg_features(tmp_path / "none.pth")

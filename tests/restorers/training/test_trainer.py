@@ -259,7 +259,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
 def test_nothing_is_left_where_a_checkpoint_cannot_be_written(pairs, brief, tmp_path):
     target = tmp_path / "folder.safetensors"
     target.mkdir()
-    with pytest.raises(EnsembleError, match="is a folder; a file cannot take its place"):
+    with pytest.raises(EnsembleError, match="is a folder; a file cannot replace it"):
         start("regression", pairs, brief).save(target)
     assert list(tmp_path.iterdir()) == [target]
 

@@ -186,7 +186,7 @@ def _torch_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
     def work(slices: Slices) -> None:
         sparing_memory(fill, slices, job.field.shape, job.device, job.report)
 
-    return work, BLOCK_PIXELS["gpu"], 1
+    return work, BLOCK_PIXELS["cpu" if job.device.type == "cpu" else "gpu"], 1
 
 
 def _view(job: _Job, slices: Slices) -> Any:

@@ -113,14 +113,12 @@ def mean_squared_error(statistics: Statistics, weights: NDArray[np.float64] | Lo
 
 
 def _weights_of(lookup: Lookup, statistics: Statistics) -> NDArray[np.float64]:
-    import torch
-
     if lookup.binning != statistics.binning:
         raise EnsembleError(
             "the table and the statistics have different bins; convert the statistics with in_bins()."
         )
-    columns = [torch.from_numpy(column.astype(np.int64)) for column in statistics.rows.T]
-    found: NDArray[np.float64] = lookup.all_weights[lookup.row_of(columns).numpy()]
+    columns = list(statistics.rows.astype(np.int64).T)
+    found: NDArray[np.float64] = lookup.all_weights[lookup.row_of(columns)]
     return found
 
 

@@ -113,7 +113,7 @@ class Difference(NamedTuple):
     @property
     def is_zero(self) -> bool:
         """Whether the two images are equal in every block."""
-        return self.value == 0 and not self.standard_error > 0
+        return self.value == 0 and self.standard_error == 0
 
 
 class BlockErrors(NamedTuple):
