@@ -27,7 +27,7 @@ test: .venv/installed
 # Long forms of tests: random files, interruptions, many rounds in one viewer.
 soak: .venv/installed
 	NAPARI_ENSIR_MUTATIONS=10000 NAPARI_ENSIR_INTERRUPTIONS=300 NAPARI_ENSIR_ROUNDS=1000 $(BIN)/python -m pytest \
-		--timeout=4000 -s -k "hostile_files or altered_archives or changed_settings or interruptions_leave or rounds_of_fit"
+		--timeout=4000 -s -k "hostile_files or altered_archives or changed_settings or interruptions_leave or rounds_of_fit or mutated"
 
 # Run the compiled loops again as plain Python, where coverage sees them and numpy warns of overflow.
 COVER = -m pytest -q --cov=napari_ensir.ensemble --cov-branch

@@ -66,7 +66,7 @@ def one_thread():
 
 @pytest.fixture
 def write_network() -> Callable[[Path], Path]:
-    """Writes networks that dim by half, by the suffix: .pt TorchScript, .pt2 torch.export."""
+    """Writes networks that halve the intensities, by the suffix: .pt TorchScript, .onnx ONNX."""
     import torch
     from torch import nn
 
@@ -75,16 +75,14 @@ def write_network() -> Callable[[Path], Path]:
             return 0.5 * x
 
     def write(path: Path) -> Path:
-        example = torch.zeros(2, 1, 16, 16)
+        if path.suffix == ".onnx":
+            from tests.helpers.onnx_models import scaling_model
+
+            path.write_bytes(scaling_model(0.5))
+            return path
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated, and still what people have
-            if path.suffix == ".pt":
-                torch.jit.trace(nn.Sequential(Dim()), example).save(str(path))
-            else:
-                dim = torch.export.Dim
-                shapes = {0: dim("batch", min=1, max=64), 2: dim("rows", min=8), 3: dim("columns", min=8)}
-                program = torch.export.export(nn.Sequential(Dim()), (example,), dynamic_shapes=(shapes,))
-                torch.export.save(program, path)
+            warnings.simplefilter("ignore")  # TorchScript is deprecated
+            torch.jit.trace(nn.Sequential(Dim()), torch.zeros(2, 1, 16, 16)).save(str(path))
         return path
 
     return write

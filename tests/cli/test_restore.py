@@ -108,7 +108,7 @@ def test_a_trained_network(tmp_path, checkpoint):
     assert (read_image(tmp_path / "0.tif") != read_image(tmp_path / "1.tif")).any()
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
 def test_an_external_network(tmp_path, write_network, suffix):
     image = noisy((40, 30))
     write_image(tmp_path / "x.png", image)

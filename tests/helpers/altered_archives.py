@@ -1,15 +1,14 @@
-"""Opens networks' files that were altered so that readers differ about them, each with code inside.
+"""Load TorchScript archives that contain code, altered so that ZIP readers disagree about their content.
 
-A program of its own, since what it watches with cannot be taken off again:
+It is a program because an audit hook cannot be removed:
 
     python altered_archives.py FOLDER TIMES
 
-It prints, as JSON, how many files opened and were refused, what else was raised, and what ran.
+It prints as JSON how many files were opened and refused, other exceptions, and what ran.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -35,7 +34,7 @@ ELSEWHERE = ("socket.", "webbrowser.", "ctypes.dlopen", "urllib.")
 
 
 class Watch:
-    """Notes whatever starts a program, opens a socket, runs the code inside, or writes outside a folder."""
+    """Records programs, sockets, code of the files that runs, and files written outside a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.seen, self.on = str(folder), [], False
@@ -54,8 +53,6 @@ class Watch:
             return bool(writes) and not str(path).startswith(self.folder)
         if event.startswith(CHANGES):
             return not str(args[0]).startswith(self.folder)
-        if event == "import":
-            return args[0] in ("this", "antigravity")
         return event == "exec" and MARK in str(every_constant(args[0]))
 
 
@@ -103,23 +100,18 @@ def records(path: Path) -> dict[str, bytes]:
 
 
 def samples(folder: Path) -> dict[str, dict[str, bytes]]:
-    """Records of a good network of each kind, and of a TorchScript that runs as it is loaded."""
+    """Records of a good network, and of one that runs code when it is loaded."""
     torch.jit.script(Net()).save(str(folder / "good.pt"))
-    program = torch.export.export(Net(), (torch.zeros(1, 1, 4, 4),), strict=False)
-    torch.export.save(program, folder / "good.pt2")
     (folder / "evil_script.py").write_text(SCRIPT)
     sys.path.insert(0, str(folder))
     import evil_script
 
     torch.jit.script(evil_script.Evil()).save(str(folder / "evil.pt"))
-    return {name: records(folder / name) for name in ("good.pt", "good.pt2", "evil.pt")}
-
-
-# -- zip files, written byte by byte --------------------------------------------------------------------
+    return {name: records(folder / name) for name in ("good.pt", "evil.pt")}
 
 
 def entry(name: bytes, content: bytes, at: int, **odd) -> bytes:
-    """A line of a central directory."""
+    """An entry of a central directory."""
     extra, flags = odd.get("extra", b""), odd.get("flags", 0)
     size = odd.get("size", len(content))
     where = struct.pack("<HHHII", 0, 0, 0, 0, at)
@@ -140,7 +132,7 @@ def end(count: int, size: int, at: int, comment: bytes = b"") -> bytes:
 
 
 class Layout:
-    """Local records one after the other, with what a directory says of each."""
+    """Local records in order, with the entries of the central directory."""
 
     def __init__(self, start: bytes = b"") -> None:
         self.body, self.found = bytearray(start), []
@@ -167,7 +159,7 @@ def other_case(rng: random.Random, name: str) -> str:
 
 
 def twisted(rng: random.Random, name: str) -> bytes:
-    """A name that some reader might take for this one."""
+    """A name that some reader might treat as this one."""
     return rng.choice(
         [
             lambda: other_case(rng, name),
@@ -185,20 +177,20 @@ def twisted(rng: random.Random, name: str) -> bytes:
 
 
 def altered(rng: random.Random, good: dict[str, bytes], evil: dict[str, bytes]) -> bytes:
-    """An archive in which some reader could find evil records where another finds good ones."""
+    """An archive in which one reader could find evil records where another finds good ones."""
     root = "net/"
     put = {(root + name).encode(): content for name, content in good.items()}
     bad = {(root + name): content for name, content in evil.items()}
     way = rng.randrange(8)
-    # Before offsets that are to be displaced there must be room.
+    # Displaced offsets need some bytes before them.
     layout = Layout(rng.randbytes({2: 5000, 3: 0}.get(way, rng.choice([0, 0, 7]))))
     evils = {}
-    if way in (0, 1):  # beside the good ones, before or behind; or in their place
+    if way in (0, 1):  # before, after or instead of the good ones
         both = [(name, content, False) for name, content in put.items()]
         for name, content in bad.items():
             if way == 1:
                 both = [one for one in both if one[0] != name.encode()]
-            checked = name.endswith((".py", ".pt"))  # the others had better be found
+            checked = name.endswith(".py")  # the other records have to be found
             shown = twisted(rng, name) if rng.random() < (0.9 if checked else 0.1) else name.encode()
             both.insert(rng.choice([0, len(both)]), (shown, content, True))
         for name, content, _ in both:
@@ -210,13 +202,13 @@ def altered(rng: random.Random, good: dict[str, bytes], evil: dict[str, bytes]) 
     for name, content in put.items():
         if name not in evils or way != 7:
             layout.add(name, content)
-    if way == 2:  # two directories; the second looks as if it were displaced
+    if way == 2:  # two directories, the second apparently displaced
         first = layout.directory(0, evils)
         second = layout.directory(-len(first))
         pair = [first, second] if rng.random() < 0.5 else [second, first]
         place = len(layout.body) + (len(pair[0]) if rng.random() < 0.3 else 0)
         return bytes(layout.body) + b"".join(pair) + end(len(layout.found), len(pair[0]), place)
-    if way == 3:  # something in front, offsets put right or not
+    if way == 3:  # bytes before the archive, with offsets corrected or not
         front = rng.randbytes(rng.randrange(1, 60))
         return (
             front + layout.closed()
@@ -228,13 +220,13 @@ def altered(rng: random.Random, good: dict[str, bytes], evil: dict[str, bytes]) 
                 + end(len(layout.found), len(layout.directory()), len(front) + len(layout.body))
             )
         )
-    if way == 4:  # a comment, or an end, that holds an archive of its own
+    if way == 4:  # an archive in the comment or after the end
         inner = Layout()
         for name, content in (put | {key: pair[0] for key, pair in evils.items()}).items():
             inner.add(name, content)
         hidden = inner.closed()
         return layout.closed(hidden[:65535]) if rng.random() < 0.5 else layout.closed(after=hidden)
-    if way == 5:  # sizes and places of 64 bits, which point elsewhere
+    if way == 5:  # 64-bit sizes and offsets that differ from the others
         bigger = Layout()
         bigger.body = layout.body
         for name, content, at, _ in layout.found:
@@ -250,7 +242,7 @@ def altered(rng: random.Random, good: dict[str, bytes], evil: dict[str, bytes]) 
         plain = layout.directory()
         tail = record + locator + rng.choice([end(count, len(lines), at), end(0xFFFF, 2**32 - 1, 2**32 - 1)])
         return bytes(layout.body) + rng.choice([lines, plain]) + tail
-    if way == 6:  # what the record calls itself, and what the directory calls it
+    if way == 6:  # names in the record differ from those in the directory
         named = Layout()
         for name, content in put.items():
             hidden = evils.get(name, (content,))[0]
@@ -260,92 +252,10 @@ def altered(rng: random.Random, good: dict[str, bytes], evil: dict[str, bytes]) 
                 rng.choice([name, shown]), hidden, shown, flags=rng.choice([0, 0x800, 1, 8]), extra=path
             )
         return named.closed()
-    whole = bytearray(layout.closed())  # evil records in the place of good ones, and bits turned over
+    whole = bytearray(layout.closed())  # evil records instead of good ones, and flipped bits
     for _ in range(rng.randrange(4)):
         whole[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
     return bytes(whole[: rng.choice([len(whole), len(whole), rng.randrange(len(whole))])])
-
-
-# -- programs -------------------------------------------------------------------------------------------
-
-CODE = f"open('{MARK}', 'w')"
-WORDS = (
-    CODE,
-    f"x={CODE}",
-    f'x={CODE}):\n    """#',  # ends one function and hides the rest of the text, both times it is put in
-    f"x): {CODE}\n",
-    f"x: {CODE}",
-    f'a", {CODE})#',
-    f"a', {CODE})#",
-    f"\n    {CODE}\n    #",
-    f"Symbol('s0', positive={CODE})",
-    f"Add(1, {CODE})",
-    f"[{CODE} for _ in (1,)][0]",
-    f"lambda _: {CODE}",
-    "os.system",
-    "torch.ops.aten.from_file.default",
-    "_operator.methodcaller",
-    "Symbol.__class__",
-    "9**9**9",
-    "Pow(Integer(9), Pow(9, 99999999))",
-    '[1, {"type": "builtins.tuple", "context": "{\\"__enum__\\": 1, \\"fqn\\": \\"this:a\\"}", '
-    '"children_spec": []}]',
-    '[1, {"type": "collections.defaultdict", "context": "{\\"default_factory_module\\": \\"antigravity\\", '
-    '\\"default_factory_name\\": \\"a\\", \\"dict_context\\": []}", "children_spec": []}]',
-    f'[1, {{"type": "builtins.dict", "context": "[\\"a\':{CODE}, \'\\"]", "children_spec": []}}]',
-)
-
-SPOKEN = ("forward_arg_names", "in_spec", "out_spec", "parameter_name", "name", "as_int", "guards_code")
-
-
-def places(value, found=None) -> list:
-    """Every container in JSON."""
-    found = [] if found is None else found
-    if isinstance(value, dict | list):
-        found.append(value)
-        for each in value.values() if isinstance(value, dict) else value:
-            places(each, found)
-    return found
-
-
-def entries(program) -> list[tuple[dict, str]]:
-    return [(place, key) for place in places(program) if isinstance(place, dict) for key in place]
-
-
-def rewritten(rng: random.Random, good: dict[str, bytes]) -> bytes:
-    """A program, or a list of its tensors, with hostile words."""
-    names = [name for name in good if name.endswith(".json")]
-    name = "models/model.json" if rng.random() < 0.8 else rng.choice(names)
-    program = json.loads(good[name])
-    for _ in range(rng.choice([1, 1, 3])):
-        where = rng.choice([place for place in places(program) if place])
-        key = rng.choice([*where]) if isinstance(where, dict) else rng.randrange(len(where))
-        if rng.random() < 0.5:  # what becomes the text of a function, or is evaluated
-            where, key = rng.choice(
-                [pair for pair in entries(program) if pair[1] in SPOKEN] or [(where, key)]
-            )
-        word = rng.choice(WORDS)
-        if isinstance(where, dict) and rng.random() < 0.3:
-            where[word] = where[key]
-        elif isinstance(where, dict) and rng.random() < 0.3:
-            odd = [
-                "expr_str",
-                "guards_code",
-                "use_pickle",
-                "path_name",
-                "target",
-                "forward_arg_names",
-                "in_spec",
-            ]
-            where[rng.choice(odd)] = rng.choice([word, [word], True, "opaque_obj_0"])
-        else:
-            old = where[key]
-            forms = [[word], [word, word]] if isinstance(old, list) else [word, {"expr_str": word}]
-            where[key] = word if isinstance(old, str) else rng.choice(forms)
-    layout = Layout()
-    for each, content in (good | {name: json.dumps(program).encode()}).items():
-        layout.add(f"net/{each}".encode(), content)
-    return layout.closed()
 
 
 def main(folder: Path, times: int) -> None:
@@ -354,29 +264,13 @@ def main(folder: Path, times: int) -> None:
     os.chdir(folder)
     rng = random.Random(1)
     found = samples(folder)
-    stream = io.BytesIO()
-    torch.save(Evil(), stream)
-    bomb, plain = stream.getvalue(), pickle.dumps(Evil())
-    pickles = [
-        {"data/sample_inputs/model.pt": bomb},
-        {"data/weights/model.pt": bomb},
-        {"data/constants/model.pt": bomb, "data/sample_inputs/model.pt": bomb},
-        {"data/constants/opaque_obj_0": plain, "data/aotinductor/model/a.so": plain},
-    ]
-    load_network(folder / "good.pt2")  # what torch imports or makes for itself the first time
-    load_network(folder / "good.pt")
+    load_network(folder / "good.pt")  # imports happen now
     watch = Watch(folder)
     counts = {"opened": 0, "refused": 0}
     ran, raised = [], []
+    path = folder / "altered.pt"
     for number in range(times):
-        kind = ("script", "export", "program")[number % 3]
-        if kind == "script":
-            content = altered(rng, found["good.pt"], found["evil.pt"])
-        elif kind == "export":
-            content = altered(rng, found["good.pt2"], rng.choice(pickles))
-        else:
-            content = rewritten(rng, found["good.pt2"])
-        path = folder / ("altered.pt" if kind == "script" else "altered.pt2")
+        content = altered(rng, found["good.pt"], found["evil.pt"])
         path.write_bytes(content)
         watch.seen, watch.on = [], True
         try:
@@ -385,17 +279,17 @@ def main(folder: Path, times: int) -> None:
         except EnsembleError:
             counts["refused"] += 1
         except Exception as error:
-            raised.append(f"{number} {kind}: {type(error).__name__} {error}"[:300])
+            raised.append(f"{number}: {type(error).__name__} {error}"[:300])
         watch.on = False
         if watch.seen or (folder / MARK).exists():
-            ran.append(f"{number} {kind}: {watch.seen}")
+            ran.append(f"{number}: {watch.seen}")
             (folder / MARK).unlink(missing_ok=True)
     watch.seen, watch.on = [], True
-    pickle.loads(plain)  # the watch is awake
+    pickle.loads(pickle.dumps(Evil()))  # the hook is active
     watch.on = False
     print(
         json.dumps(
-            counts | {"raised": raised, "ran": ran, "awake": watch.seen, "mark": (folder / MARK).exists()}
+            counts | {"raised": raised, "ran": ran, "detected": watch.seen, "mark": (folder / MARK).exists()}
         )
     )
 

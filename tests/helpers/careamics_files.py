@@ -1,4 +1,4 @@
-"""Files as CAREamics and bioimage.io write them, small and made here, whole or with one thing changed."""
+"""Small files in the formats of CAREamics and bioimage.io, valid or with a change."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-FIGURES = {"input_means": [100.0], "input_stds": [20.0], "target_means": [50.0], "target_stds": [4.0]}
+STATISTICS = {"input_means": [100.0], "input_stds": [20.0], "target_means": [50.0], "target_stds": [4.0]}
 
 
 def network_of(**settings: Any) -> CAREamicsUNet:
-    """A network with weights and statistics that all matter."""
+    """A network whose weights and statistics all affect the result."""
     torch.manual_seed(0)
     network = CAREamicsUNet(UNetSettings(num_channels_init=8, **settings))
     with torch.no_grad():
@@ -34,9 +34,9 @@ def network_of(**settings: Any) -> CAREamicsUNet:
 
 
 def configuration(
-    network: CAREamicsUNet, kind: str = "care", figures: Mapping[str, Any] = FIGURES
+    network: CAREamicsUNet, kind: str = "care", statistics: Mapping[str, Any] = STATISTICS
 ) -> dict[str, Any]:
-    """What CAREamics 0.3 says of a training."""
+    """The configuration that CAREamics 0.3 saves."""
     model = {"architecture": "UNet", **vars(network.settings)}
     return {
         "version": "0.3.0",
@@ -44,14 +44,14 @@ def configuration(
         "algorithm_config": {"algorithm": kind, "loss": "mae", "model": model},
         "data_config": {
             "axes": "YX",
-            "normalization": {"name": "mean_std", "per_channel": True, **deepcopy(dict(figures))},
+            "normalization": {"name": "mean_std", "per_channel": True, **deepcopy(dict(statistics))},
         },
         "training_config": {},
     }
 
 
 def as_saved(network: CAREamicsUNet) -> dict[str, torch.Tensor]:
-    """CAREamics saves normalisations that it does not use, too."""
+    """The tensors that CAREamics saves, with unused batch normalisations."""
     tensors = dict(network.state_dict())
     if not network.settings.use_batch_norm:
         for name in [name for name in tensors if name.endswith(("conv1.bias", "conv2.bias"))]:
@@ -66,15 +66,15 @@ def write_checkpoint(
     layout: str = "0.3",
     change: Mapping[str, Any] = {},
 ) -> Path:
-    """A Lightning checkpoint, as CAREamics 0.1 or 0.3 has them."""
+    """A Lightning checkpoint of CAREamics 0.1 or 0.3."""
     content: dict[str, Any] = {
         "epoch": 1,
         "state_dict": {f"model.{name}": each for name, each in as_saved(network).items()},
         "optimizer_states": [],
     }
     if layout == "0.1":
-        figures = config["data_config"]["normalization"]
-        old = {key.replace("input", "image"): figures.get(key) or [] for key in FIGURES}
+        statistics = config["data_config"]["normalization"]
+        old = {key.replace("input", "image"): statistics.get(key) or [] for key in STATISTICS}
         text = {key: [f"{each:.7e}" for each in values] for key, values in old.items()}
         content["hyper_parameters"] = config | {"data_config": {"axes": "YX", **text}}
     else:
@@ -104,9 +104,9 @@ def write_package(
     config: dict[str, Any],
     change: Callable[[dict[str, Any], dict[str, bytes]], object] = lambda rdf, files: None,
 ) -> Path:
-    """A package as CAREamics exports it, with the wrong postprocessing that it states for CARE."""
-    figures = config["data_config"]["normalization"]
-    mean, std = figures["input_means"], figures["input_stds"]
+    """A package of CAREamics, with the wrong postprocessing that it states for CARE."""
+    statistics = config["data_config"]["normalization"]
+    mean, std = statistics["input_means"], statistics["input_stds"]
     weights = saved(as_saved(network))
     fixed = {"id": "fixed_zero_mean_unit_variance"}
     as_float = {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}

@@ -70,7 +70,7 @@ def _(bench):
     return bench.run("restore", bench.write("noisy", TRUTH), "-m", "magic", "-o", bench.folder / "o.tif")
 
 
-@misuse("an image for a network", says="noisy.tif is no network that is known here; spandrel is given")
+@misuse("an image for a network", says="noisy.tif is not a network in a supported format; spandrel reads")
 def _(bench):
     image = bench.write("noisy", TRUTH)
     return bench.run("restore", image, "--network", image, "-o", bench.folder / "o.tif")

@@ -1,4 +1,4 @@
-"""CAREamics' checkpoints and packages: real ones against its own prediction, small ones part by part."""
+"""Checkpoints and packages of CAREamics, real and small ones, give the expected intensities."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def psnr(image, truth):
         ("n2v2_3d.zip", "N2V2, n2v2_3d", None),
     ],
 )
-def test_real_files_restore_as_careamics_does(name, said, axis):
+def test_real_files_give_the_predictions_of_careamics(name, said, axis):
     expected = np.load(REAL / f"{name.rpartition('.')[0]}_expected.npz")
     restorer = with_channel_axis(open_restorer(REAL / name, device="cpu"), axis)
     assert restorer.name == said
@@ -49,8 +49,8 @@ def test_real_files_restore_as_careamics_does(name, said, axis):
         ("care_joint_0.0.22.ckpt", 0),
     ],
 )
-def test_real_files_of_before_restore_to_the_intensities_of_the_target(name, axis):
-    """Where CAREamics, before 0.3.4, took the figures of the input; the network's values are the same."""
+def test_real_files_of_old_versions_are_denormalised_as_the_target(name, axis):
+    """CAREamics before 0.3.4 denormalised as the input; the values of the network are the same."""
     expected = np.load(REAL / f"{name.rpartition('.')[0]}_expected.npz")
     restorer = with_channel_axis(open_restorer(REAL / name, device="cpu"), axis)
     theirs = torch.from_numpy(expected["prediction"]).reshape(restorer.channels, 40, 56)
@@ -62,12 +62,12 @@ def test_real_files_of_before_restore_to_the_intensities_of_the_target(name, axi
 def reference(reference_folder):
     folder = reference_folder / "careamics"
     if not folder.is_dir():
-        pytest.skip("the reference data have no files of CAREamics")
+        pytest.skip("the reference data contain no files of CAREamics")
     return folder
 
 
 @pytest.mark.parametrize("name", ["n2v.zip", "care.zip", "n2v2.zip", "care_step56.ckpt"])
-def test_the_reference_files_restore_as_careamics_does(reference, name):
+def test_the_reference_files_give_the_predictions_of_careamics(reference, name):
     tissue = np.load(reference / "tissue.npz")
     found = np.load(reference / f"{name.partition('.')[0].partition('_')[0]}_expected.npz")
     noisy = found["input"] if "input" in found else tissue["noisy"]
@@ -78,8 +78,8 @@ def test_the_reference_files_restore_as_careamics_does(reference, name):
         assert abs(psnr(restored, tissue["truth"]) - psnr(expected, tissue["truth"])) < 0.02
 
 
-def by_hand(network: CAREamicsUNet, image: np.ndarray) -> np.ndarray:
-    """What a file with the figures of `careamics_files` has to give for one channel, from the formulas."""
+def expected_result(network: CAREamicsUNet, image: np.ndarray) -> np.ndarray:
+    """The expected result for one channel with the statistics of `careamics_files`, from the formulas."""
     x = torch.from_numpy(image).float()[None, None]
     with torch.no_grad():
         y = network((x - 100) / (20 + 1e-6))
@@ -90,20 +90,20 @@ def by_hand(network: CAREamicsUNet, image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "settings", [{}, {"n2v2": True}, {"use_batch_norm": False, "residual": True, "depth": 1}]
 )
-def test_intensities_come_back_by_the_figures_of_the_target(tmp_path, layout, settings):
+def test_the_output_is_denormalised_as_the_target(tmp_path, layout, settings):
     network = network_of(**settings)
     image = np.random.default_rng(0).normal(100, 20, (32, 48))
-    if layout == "package":  # whose rdf.yaml says otherwise
+    if layout == "package":  # whose rdf.yaml states otherwise
         path = write_package(tmp_path / "a.zip", network, configuration(network))
     else:
         path = write_checkpoint(tmp_path / "a.ckpt", network, configuration(network), layout)
     restorer = open_restorer(path, device="cpu")
-    np.testing.assert_allclose(restorer(image), by_hand(network, image), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(restorer(image), expected_result(network, image), rtol=1e-4, atol=1e-3)
     assert restorer.scale == 1
 
 
 @pytest.mark.parametrize(
-    ("figures", "expected"),
+    ("statistics", "expected"),
     [
         ({"name": "none"}, (0, 1, 0, 1)),
         ({"name": "mean_std", "input_means": 3, "input_stds": 2}, (3, 2, 3, 2)),
@@ -116,10 +116,10 @@ def test_intensities_come_back_by_the_figures_of_the_target(tmp_path, layout, se
         ),
     ],
 )
-def test_every_kind_of_normalisation(tmp_path, figures, expected):
+def test_every_kind_of_normalisation(tmp_path, statistics, expected):
     network = network_of(depth=1)
     config = configuration(network)
-    config["data_config"]["normalization"] = figures
+    config["data_config"]["normalization"] = statistics
     image = np.random.default_rng(0).normal(3, 2, (16, 16)).astype(np.float32)
     zero, unit, back_zero, back_unit = expected
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_every_kind_of_normalisation(tmp_path, figures, expected):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("n2v2", [False, True])
-def test_independent_channels_are_networks_of_their_own(ndim, n2v2):
+def test_independent_channels_are_separate_networks(ndim, n2v2):
     both = network_of(conv_dims=ndim, in_channels=2, num_classes=2, n2v2=n2v2)
     x = torch.rand(1, 2, *[16] * ndim)
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_planes_volumes_and_channels(tmp_path):
     restorer = open_restorer(
         write_checkpoint(tmp_path / "a.ckpt", network, configuration(network)), device="cpu"
     )
-    stack = rng.normal(100, 20, (3, 20, 24))  # a network of planes goes through it, and through channels
+    stack = rng.normal(100, 20, (3, 20, 24))  # restored plane by plane, and channel by channel
     planes = np.stack([restorer(plane) for plane in stack])
     np.testing.assert_allclose(restorer(stack), planes, rtol=1e-5)
     np.testing.assert_allclose(with_channel_axis(restorer, 0)(stack), planes, rtol=1e-5)
@@ -160,12 +160,12 @@ def test_planes_volumes_and_channels(tmp_path):
     deep = network_of(conv_dims=3, depth=1)
     volumes = open_restorer(write_checkpoint(tmp_path / "b.ckpt", deep, configuration(deep)), device="cpu")
     volume = rng.normal(100, 20, (2, 8, 16, 16))
-    np.testing.assert_allclose(volumes(volume)[1], by_hand(deep, volume[1]), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(volumes(volume)[1], expected_result(deep, volume[1]), rtol=1e-4, atol=1e-3)
     with pytest.raises(EnsembleError, match="takes volumes"):
         volumes(volume[0, 0])
 
 
-def test_tiles_agree_with_the_whole(tmp_path):
+def test_tiles_give_the_same_as_the_whole_volume(tmp_path):
     network = network_of(conv_dims=3, depth=1)
     restorer = open_restorer(
         write_checkpoint(tmp_path / "a.ckpt", network, configuration(network)), device="cpu"
@@ -176,7 +176,7 @@ def test_tiles_agree_with_the_whole(tmp_path):
     np.testing.assert_allclose(tiled, whole, rtol=1e-4, atol=0.01)
 
 
-def test_a_data_range_changes_nothing(tmp_path):
+def test_the_data_range_has_no_effect(tmp_path):
     network = network_of(depth=1)
     restorer = open_restorer(
         write_checkpoint(tmp_path / "a.ckpt", network, configuration(network)), device="cpu"
@@ -185,45 +185,53 @@ def test_a_data_range_changes_nothing(tmp_path):
     np.testing.assert_array_equal(with_settings(restorer, data_range=(0.0, 255.0))(image), restorer(image))
 
 
-def without(key: str):
-    return lambda config: config["data_config"]["normalization"].pop(key)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config: config["algorithm_config"].update(algorithm="microsplit"), "trained by 'microsplit'"),
+        (
+            lambda config: config["algorithm_config"].update(algorithm="microsplit"),
+            "trained with 'microsplit'",
+        ),
         (
             lambda config: config["algorithm_config"]["model"].update(architecture="LVAE"),
             "another network than",
         ),
         (lambda config: config["algorithm_config"]["model"].update(attention=True), "unknown: attention"),
-        (lambda config: config["algorithm_config"]["model"].update(depth=3), "do not fit the settings"),
-        (lambda config: config["algorithm_config"]["model"].update(depth=10**9), "no U-Net of CAREamics"),
-        (lambda config: config["algorithm_config"]["model"].update(num_channels_init=16), "is needed"),
+        (lambda config: config["algorithm_config"]["model"].update(depth=3), "do not match the settings"),
+        (
+            lambda config: config["algorithm_config"]["model"].update(depth=10**9),
+            "are not valid settings of CAREamics' U-Net",
+        ),
+        (lambda config: config["algorithm_config"]["model"].update(num_channels_init=16), "are needed"),
         (lambda config: config["algorithm_config"]["model"].update(num_classes=2), "1 channels into 2"),
         (lambda config: config["algorithm_config"]["model"].update(final_activation="Tanh"), "'Tanh'"),
-        (lambda config: config["algorithm_config"].pop("model"), "holds no network"),
+        (lambda config: config["algorithm_config"].pop("model"), "contains no network"),
         (lambda config: config["data_config"]["normalization"].update(name="rank"), "normalises by 'rank'"),
         (
             lambda config: config["data_config"]["normalization"].update(input_means=None),
-            "states intensities",
+            "one finite number is needed",
         ),
         (
             lambda config: config["data_config"]["normalization"].update(input_stds=[0, 1]),
-            "states intensities",
+            "one finite number is needed",
         ),
         (
             lambda config: config["data_config"]["normalization"].update(input_stds=["many"]),
             "numbers are needed",
         ),
-        (lambda config: config["data_config"]["normalization"].update(input_means=["nan"]), "finite numbers"),
-        (lambda config: config["data_config"].update(normalization={"name": "mean_std"}), "does not say how"),
-        (lambda config: config.pop("data_config"), "holds no normalisation|describes no training"),
+        (
+            lambda config: config["data_config"]["normalization"].update(input_means=["nan"]),
+            "one finite number is needed",
+        ),
+        (
+            lambda config: config["data_config"].update(normalization={"name": "mean_std"}),
+            "does not state how",
+        ),
+        (lambda config: config.pop("data_config"), "contains no normalisation|does not describe a training"),
     ],
 )
 @pytest.mark.parametrize("kind", ["checkpoint", "package"])
-def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path, change, message, kind):
+def test_unsupported_settings_are_refused_in_one_sentence(tmp_path, change, message, kind):
     network = network_of()
     config = configuration(network)
     write = {"checkpoint": write_checkpoint, "package": write_package}[kind]
@@ -233,13 +241,15 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path, change, message,
         config.setdefault("data_config", None)
         write(path, network, config)
     else:
-        write(path, network, configuration(network), lambda rdf, files: spoil(rdf, files, config, change))
+        write(
+            path, network, configuration(network), lambda rdf, files: apply_change(rdf, files, config, change)
+        )
     with pytest.raises(EnsembleError, match=message) as caught:
         open_restorer(path, device="cpu")
     assert "\n" not in str(caught.value)
 
 
-def spoil(rdf, files, config, change):
+def apply_change(rdf, files, config, change):
     import yaml
 
     change(config)
@@ -251,17 +261,17 @@ def spoil(rdf, files, config, change):
     ("tensors", "message"),
     [
         (lambda t: t | {"final_conv.bias": torch.full((1,), torch.nan)}, "NaN"),
-        (lambda t: t | {"final_conv.bias": torch.zeros(2)}, "is needed"),
+        (lambda t: t | {"final_conv.bias": torch.zeros(2)}, "are needed"),
         (
             lambda t: t | {"final_conv.weight": torch.zeros(1).expand(1, 8, 1, 1)},
-            "more values than there are",
+            "more values than it contains",
         ),
         (lambda t: t | {"more": torch.zeros(1)}, "missing or unknown"),
-        (lambda t: t | {"final_conv.bias": torch.zeros(1).to_sparse()}, "more than plain tensors"),
+        (lambda t: t | {"final_conv.bias": torch.zeros(1).to_sparse()}, "weights that are not plain tensors"),
         (lambda t: {}, "missing or unknown"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(tmp_path, tensors, message):
+def test_weights_that_do_not_match_are_refused(tmp_path, tensors, message):
     network = network_of()
     state = {f"model.{name}": each for name, each in tensors(as_saved(network)).items()}
     path = write_checkpoint(

@@ -1,4 +1,4 @@
-"""Whatever becomes of a package or of CAREamics' checkpoint: a restorer, or an EnsembleError in one line."""
+"""Mutated packages and CAREamics checkpoints are opened or refused with one line."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.helpers.careamics_files import (
     write_zip,
 )
 
-# A mutated mean or deviation is unlike the image, and rightly said to be.
+# A mutated mean or deviation differs from the image.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*was trained on intensities:napari_ensir.restorers.base.UnfamiliarImageWarning"
 )
-MUTATIONS = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "60"))
+MUTATIONS = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "30"))
 WEIRD = (
     None,
     True,
@@ -47,8 +47,8 @@ WEIRD = (
 )
 
 
-def within(rng, value):
-    """One value somewhere in lists and mappings taken out, replaced, or doubled."""
+def mutate(rng, value):
+    """Remove, replace or duplicate a value somewhere in nested lists and mappings."""
     while isinstance(value, dict | list) and value:
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
         key = keys[int(rng.integers(len(keys)))]
@@ -66,7 +66,7 @@ def within(rng, value):
 
 
 def flipped(rng, content: bytes) -> bytes:
-    """Some bytes changed, or the rest cut off."""
+    """Change some bytes, or truncate."""
     if rng.random() < 0.2:
         return content[: int(rng.integers(len(content)))]
     changed = bytearray(content)
@@ -85,17 +85,17 @@ def whole(tmp_path_factory):
     )
 
 
-def opens_or_says_why(path) -> bool:
-    said = ""
+def opens_or_is_refused(path) -> bool:
+    message = ""
     try:
         restorer = open_restorer(path, device="cpu")
     except EnsembleError as error:
-        said = str(error)
-    assert len(said.splitlines()) <= 1
-    if said:
+        message = str(error)
+    assert len(message.splitlines()) <= 1
+    if message:
         return False
     assert all(bool(torch.isfinite(each).all()) for each in restorer.network.state_dict().values())
-    with suppress(EnsembleError):  # figures may be finite and still too large
+    with suppress(EnsembleError):  # numbers may be finite and still too large
         assert np.isfinite(restorer(np.full((16, 16), 100.0))).all()
     return True
 
@@ -106,7 +106,7 @@ def test_flipped_bytes(whole, which, tmp_path):
     path = tmp_path / whole[which].name
     for _ in range(MUTATIONS):
         path.write_bytes(flipped(rng, whole[which].read_bytes()))
-        opens_or_says_why(path)
+        opens_or_is_refused(path)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -125,7 +125,7 @@ def test_flipped_bytes_in_records(whole, which, tmp_path):
                     archive.writestr(each.replace("archive", "a"), content)
         else:
             write_zip(path, changed)
-        opens_or_says_why(path)
+        opens_or_is_refused(path)
 
 
 def test_changed_settings(tmp_path):
@@ -134,15 +134,15 @@ def test_changed_settings(tmp_path):
     opened = 0
     for _ in range(MUTATIONS):
         config = configuration(network)
-        within(rng, config["algorithm_config" if rng.random() < 0.5 else "data_config"])
-        opened += opens_or_says_why(write_checkpoint(tmp_path / "a.ckpt", network, config | {"x": 1}))
+        mutate(rng, config["algorithm_config" if rng.random() < 0.5 else "data_config"])
+        opened += opens_or_is_refused(write_checkpoint(tmp_path / "a.ckpt", network, config | {"x": 1}))
 
         def change(rdf, files):
             settings = yaml.safe_load(files["careamics.yaml"])
-            within(rng, settings if rng.random() < 0.5 else rdf)
+            mutate(rng, settings if rng.random() < 0.5 else rdf)
             files["careamics.yaml"] = yaml.safe_dump(settings).encode()
 
-        opened += opens_or_says_why(
+        opened += opens_or_is_refused(
             write_package(tmp_path / "a.zip", network, configuration(network), change)
         )
-    assert opened  # else nothing but the first check was tried
+    assert opened  # otherwise only the first check was tested

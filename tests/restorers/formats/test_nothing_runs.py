@@ -1,6 +1,6 @@
-"""Whatever kind of network is opened, and whatever is in its file: nothing of it is imported, run or written.
+"""Opening and applying a network file imports, runs and writes nothing, whatever the file contains.
 
-Each kind is opened in a process of its own that ends at the first program, import, socket or written file.
+Files are opened in a process that ends when a program, an import, a socket or a written file is seen.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from onnx import helper
+from onnx.external_data_helper import set_external_data
 from safetensors.torch import save_file
 
 from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
 from tests.helpers.careamics_files import configuration, network_of, write_checkpoint, write_package
-from tests.restorers.formats.test_bioimageio import PLAIN, Fixed, package
+from tests.helpers.onnx_models import mean_model, model, scaling_model
+from tests.restorers.formats.test_bioimageio import CASES, PLAIN, Fixed, package
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +34,7 @@ LOOK = """
     from napari_ensir.errors import EnsembleError
     from napari_ensir.restorers import open_restorer
 
-    class Descriptor:  # stands in for spandrel
+    class Descriptor:  # replaces spandrel
         input_channels = output_channels = scale = 1
         architecture = types.SimpleNamespace(name="NAFNet")
         eval = to = lambda self, *_: self
@@ -42,7 +45,7 @@ LOOK = """
             if str(path).endswith(".safetensors"):
                 safetensors.torch.load_file(path)
             else:
-                torch.load(path, weights_only=False)  # as its own unpickler, which asks torch too
+                torch.load(path, weights_only=False)  # as spandrel does
             return Descriptor()
     class Unsupported(Exception): pass
     sys.modules["spandrel"] = types.ModuleType("spandrel")
@@ -52,17 +55,13 @@ LOOK = """
     )
 
     watched = []
-    ours = tempfile.gettempdir() + os.sep  # where tensors are written anew for spandrel, and no other file
+    ours = tempfile.gettempdir() + os.sep  # the tensors are copied there for spandrel
     def look(event, arguments):
         if not watched:
             return
         what = arguments[0] if arguments else ""
-        if event == "exec" and getattr(what, "co_filename", "").startswith("<eval_with_key>"):
-            return  # what torch.fx makes of a checked torch.export program
         if event == "exec" and sys._getframe(1).f_code.co_filename in (collections.__file__, typing.__file__):
-            return  # annotations and named tuples of torch's own
-        if event == "import" and what == "tabulate":
-            return  # which torch would like, and looks for anew each time
+            return  # annotations and named tuples of torch
         if event == "open":
             wrong = isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
             wrong = wrong and not str(what).startswith(ours)
@@ -76,14 +75,14 @@ LOOK = """
             os._exit(3)
     sys.addaudithook(look)
     def every():
-        for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+        for path in sorted(pathlib.Path(sys.argv[1]).glob("*/*")):
             try:
                 open_restorer(path, device="cpu")(np.full((16, 16), 100.0))
-                print("opened", path.name)
+                print("opened", path)
             except EnsembleError as error:
-                print("refused", path.name, error)
+                print("refused", path, error)
     warnings.simplefilter("ignore")
-    every()  # what we import ourselves is imported now
+    every()  # imports of the package happen now
     watched.append(True)
     every()
 """
@@ -110,37 +109,40 @@ def careamics(folder: Path, hostile: Runs) -> None:
         (folder / "w").unlink()
 
     write_package(folder / "bad.zip", network, configuration(network), with_code)
+    for name in ("code", "library", "settings that ask for objects", "path"):
+        write_package(folder / f"bad_{name.split()[0]}.zip", network, configuration(network), CASES[name][0])
 
 
 def torchscript(folder: Path, hostile: Runs) -> None:
     package(folder, Fixed([1, 1, 16, 16]), PLAIN, PLAIN).rename(folder / "good.zip")
     with zipfile.ZipFile(folder / "good.zip") as archive:
-        (folder / "good.pt").write_bytes(archive.read("w.pt"))
+        (folder / "good.pt").write_bytes(archive.read("weights/w"))
     altered(folder / "good.pt", folder / "bad_state.pt", b"def __setstate__(self, state):\n  pass\n")
     with zipfile.ZipFile(folder / "bad.zip", "w") as archive, zipfile.ZipFile(folder / "good.zip") as good:
         text = good.read("rdf.yaml").decode()
         archive.writestr("rdf.yaml", "\n".join(line for line in text.splitlines() if "sha256" not in line))
-        archive.writestr("w.pt", (folder / "bad_state.pt").read_bytes())
+        archive.writestr("weights/w", (folder / "bad_state.pt").read_bytes())
     torch.save(hostile, folder / "bad_pickle.pt")
 
 
 def altered(source: Path, target: Path, code: bytes) -> None:
-    """The same archive with more code in it."""
+    """Add code to an archive."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
         new.writestr(f"{old.namelist()[0].partition('/')[0]}/code/__torch__/more.py", code)
 
 
-def exported(folder: Path, hostile: Runs) -> None:
-    program = torch.export.export(torch.nn.AvgPool2d(3, 1, 1), (torch.ones(1, 1, 16, 16),))
-    torch.export.save(program, folder / "good.pt2")
-    torch.save(hostile, folder / "w")
-    with zipfile.ZipFile(folder / "good.pt2") as old, zipfile.ZipFile(folder / "bad.pt2", "w") as new:
-        for name in old.namelist():
-            bad = name.endswith("model.pt")
-            new.writestr(name, (folder / "w").read_bytes() if bad else old.read(name))
-    (folder / "w").unlink()
+def onnx(folder: Path, hostile: Runs) -> None:
+    (folder / "good.onnx").write_bytes(scaling_model(0.5))
+    package(folder, scaling_model(0.5, (1, 1, 16, 16)), PLAIN, PLAIN).rename(folder / "good.zip")
+    foreign = model([helper.make_node("Relu", ["x"], ["y"], domain="evil.lib")])
+    (folder / "bad_operator.onnx").write_bytes(foreign.SerializeToString())
+    outside = mean_model()
+    set_external_data(outside.graph.initializer[0], "../trace")
+    (folder / "bad_data.onnx").write_bytes(outside.SerializeToString())
+    (folder / "bad_pickle.onnx").write_bytes(pickle.dumps(hostile))
+    torch.save(hostile, folder / "bad_archive.onnx")
 
 
 def weights(folder: Path, hostile: Runs) -> None:
@@ -159,36 +161,39 @@ def safetensors(folder: Path, hostile: Runs) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("kind", [careamics, torchscript, exported, weights, safetensors])
-def test_nothing_is_imported_run_or_written(tmp_path, kind):
-    folder, scratch = tmp_path / "networks", tmp_path / "scratch"
-    folder.mkdir()
+def test_nothing_is_imported_run_or_written(tmp_path):
+    networks, scratch = tmp_path / "networks", tmp_path / "scratch"
     scratch.mkdir()
-    kind(folder, Runs(tmp_path / "trace"))
-    names = sorted(path.name for path in folder.iterdir())
+    for write in (careamics, torchscript, onnx, weights, safetensors):
+        (networks / write.__name__).mkdir(parents=True)
+        write(networks / write.__name__, Runs(tmp_path / "trace"))
+    paths = sorted(networks.glob("*/*"))
+    quiet = ("CI", "ORT_DISABLE_TELEMETRY")  # they stop onnxruntime's telemetry, which the package has to do
+    environment = {key: value for key, value in os.environ.items() if key not in quiet}
     answer = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(LOOK), str(folder)],
-        cwd=folder,
-        env={**os.environ, "TMPDIR": str(scratch)},
+        [sys.executable, "-c", textwrap.dedent(LOOK), str(networks)],
+        cwd=scratch,
+        env={**environment, "TMPDIR": str(scratch), "HOME": str(scratch)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    said = [line.split()[:2] for line in answer.stdout.splitlines()]
-    expected = [["opened" if name.startswith("good") else "refused", name] for name in names]
-    assert said == 2 * expected, answer.stdout
-    assert sorted(path.name for path in folder.iterdir()) == names
+    found = [line.split()[:2] for line in answer.stdout.splitlines()]
+    expected = [["opened" if path.name.startswith("good") else "refused", str(path)] for path in paths]
+    assert found == 2 * expected, answer.stdout
+    assert sorted(networks.glob("*/*")) == paths
     assert sorted(path.name for path in tmp_path.iterdir()) == ["networks", "scratch"]
     assert not list(scratch.iterdir())
 
 
-def test_the_watch_sees_what_runs(tmp_path):
-    """The other test says something only if this one does."""
+def test_the_hook_detects_code_that_runs(tmp_path):
+    """Without this, the test above would prove nothing."""
     code = textwrap.dedent(LOOK).replace(
         "open_restorer(path", "(watched and os.system(':')) or open_restorer(path"
     )
-    np.savez(tmp_path / "a.zip")
+    (tmp_path / "networks").mkdir()
+    np.savez(tmp_path / "networks" / "a.zip")
     answer = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""What one reader has checked and another reads: nothing in a network's file runs, however it is altered."""
+"""TorchScript archives about which ZIP readers disagree do not run code when they are loaded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sys
 
 from tests.helpers.paths import ROOT
 
-TIMES = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "400"))
+TIMES = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "100"))
 
 
-def test_thousands_of_altered_archives(tmp_path):
+def test_altered_archives_run_nothing(tmp_path):
     program = ROOT / "tests" / "helpers" / "altered_archives.py"
     done = subprocess.run(
         [sys.executable, program, tmp_path, str(TIMES)], capture_output=True, text=True, check=False
@@ -23,7 +23,7 @@ def test_thousands_of_altered_archives(tmp_path):
     assert found["ran"] == []
     assert found["raised"] == []
     assert found["opened"] + found["refused"] == TIMES
-    assert found["opened"] > TIMES // 20  # some are only odd, and their evil records never reach torch
+    assert found["opened"] > TIMES // 20  # the evil records of some never reach torch
     assert found["refused"] > TIMES // 3
     assert found["mark"]
-    assert "os.system" in str(found["awake"])
+    assert "os.system" in str(found["detected"])

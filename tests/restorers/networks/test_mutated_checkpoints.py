@@ -1,4 +1,4 @@
-"""Whatever becomes of a checkpoint: a restorer whose weights are numbers, or an EnsembleError."""
+"""Mutated checkpoints are loaded with finite weights or refused with an EnsembleError."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
 from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
 from napari_ensir.restorers.training.trainer import Trainer
 
+MUTATIONS = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "200"))
 WEIRD = (
     *(
         None,
@@ -55,7 +56,7 @@ WEIRD = (
 
 @pytest.fixture
 def checkpoints(pairs, brief, tmp_path):
-    """One of a plain network, one of a restorer around another."""
+    """A checkpoint of a plain network, and one of a restorer that contains another."""
     model = RegressionModel(RegressionSettings(channels=3, width=4, depth=1))
     Trainer(model, pairs, brief, make=Regression, device="cpu").save(tmp_path / "a.safetensors")
     fusion = FusionModel.around(None, channels=3, width=4, latest=20)
@@ -102,12 +103,12 @@ def mutated(rng, content):
     return whole(header, body)
 
 
-def test_hundreds_of_mutated_checkpoints(checkpoints, tmp_path):
+def test_mutated_checkpoints(checkpoints, tmp_path):
     rng = np.random.default_rng(1)
     path = tmp_path / "mutated.safetensors"
     loaded = refused = 0
     messages = []
-    for number in range(800):
+    for number in range(MUTATIONS):
         path.write_bytes(mutated(rng, checkpoints[number % 2]))
         try:
             restorer = load_restorer(path, device="cpu")
@@ -119,11 +120,11 @@ def test_hundreds_of_mutated_checkpoints(checkpoints, tmp_path):
             for each in restorer.model.state_dict().values():
                 assert torch.isfinite(each).all()
     assert [text for text in messages if "mutated" not in text or len(text) > 1500] == []
-    assert loaded > 20
-    assert refused > 400
+    assert loaded > MUTATIONS / 40
+    assert refused > MUTATIONS / 2
 
 
-def test_headers_that_are_bombs(checkpoints, tmp_path):
+def test_oversized_headers_are_refused(checkpoints, tmp_path):
     header, body = parts(checkpoints[0])
     inner = header["__metadata__"]["napari_ensir"]
     path = tmp_path / "bomb.safetensors"
@@ -145,8 +146,8 @@ def test_headers_that_are_bombs(checkpoints, tmp_path):
                 opener(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
-def test_what_is_no_file(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_special_files_are_refused(tmp_path):
     (tmp_path / "loop.safetensors").symlink_to("loop.safetensors")
     (tmp_path / "dangling.pt").symlink_to("nowhere")
     (tmp_path / "zero.pth").symlink_to("/dev/zero")
@@ -158,13 +159,10 @@ def test_what_is_no_file(tmp_path):
                 opener(path)
 
 
-def test_archives_that_unfold(tmp_path):
-    """Compressed records, nested JSON: refused before they fill the memory."""
+def test_decompression_bombs_are_refused(tmp_path):
     for name, members in {
-        "code.pt": {"a/constants.pkl": b"", "a/code/x.py": b"# " * 2**27},
-        "graph.pt2": {"a/models/model.json": b"[" * 2**20},
-        "weights.pt2": {"a/models/model.json": b"{}", "a/data/weights/w.pt": bytes(2**28)},
-        "digits.pt2": {"a/models/model.json": b"9" * 10_000},
+        "code.pt": {"a/constants.pkl": b"", "a/code/x.py": b"#" * 2**26},
+        "many.pt": {"a/constants.pkl": b""} | {f"a/code/{n}.py": b"#" * 2**25 for n in range(5)},
     }.items():
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
             for member, content in members.items():
@@ -173,8 +171,8 @@ def test_archives_that_unfold(tmp_path):
             open_restorer(tmp_path / name)
 
 
-def test_a_file_replaced_in_mid_reading_is_not_mixed(tmp_path, monkeypatch):
-    """Header and tensors are of one file, whatever bears its name a moment later."""
+def test_header_and_tensors_belong_to_the_same_file(tmp_path, monkeypatch):
+    """Also if the file is replaced while it is read."""
     path = tmp_path / "a.safetensors"
     write_checkpoint(path, {"model.a": torch.zeros(3)}, {"kind": "regression", "step": 1})
 
@@ -191,7 +189,7 @@ def test_a_file_replaced_in_mid_reading_is_not_mixed(tmp_path, monkeypatch):
     assert (header["step"], tensors["model.a"].tolist()) == (2, [1, 1, 1])
 
 
-def test_a_killed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     write_checkpoint(path, {"model.a": torch.zeros(3)}, {"kind": "regression"})
     before = path.read_bytes()
@@ -199,7 +197,7 @@ def test_a_killed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", fail)  # it is on disk before it has its name
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(EnsembleError, match="No space left on device"):
         write_checkpoint(path, {"model.a": torch.ones(3)}, {"kind": "regression"})
     assert path.read_bytes() == before

@@ -1,4 +1,4 @@
-"""Published architectures through the real spandrel; `test_own_network.py` has what needs no such extra."""
+"""Published architectures through the installed spandrel."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from napari_ensir.restorers import load_spandrel
 
 try:
     import spandrel
-except Exception as error:  # torchvision fails in its own ways beside a torch of another kind
+except Exception as error:  # torchvision fails if it does not match torch
     pytest.skip(f"the extra spandrel is absent or does not start: {error}", allow_module_level=True)
 
-# What the architectures' own code uses is not ours to mend.
+# Warnings of the architectures' own code.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.meshgrid"),
     pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated"),
@@ -38,7 +38,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("name", list(NETWORKS))
-def test_what_spandrel_itself_returns(tmp_path, name, suffix):
+def test_results_equal_those_of_spandrel(tmp_path, name, suffix):
     channels, settings = NETWORKS[name]
     package = "spandrel"
     if name == "Restormer":
@@ -79,14 +79,14 @@ class Owned:
         return os.system, (f"touch {self.trace}",)
 
 
-def test_pickles_run_nothing(tmp_path):
+def test_pickles_are_not_run(tmp_path):
     torch.save({"weight": Owned(tmp_path / "trace")}, tmp_path / "a.pth")
     with pytest.raises(EnsembleError, match="cannot be read by spandrel"):
         load_spandrel(tmp_path / "a.pth")
     assert not (tmp_path / "trace").exists()
 
 
-def test_an_unknown_architecture_is_said(tmp_path):
+def test_an_unknown_architecture_is_refused(tmp_path):
     save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
-    with pytest.raises(EnsembleError, match="that spandrel does not know"):
+    with pytest.raises(EnsembleError, match="that spandrel does not support"):
         load_spandrel(tmp_path / "a.safetensors")

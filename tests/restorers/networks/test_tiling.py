@@ -1,3 +1,5 @@
+"""Tiles give the same as the whole image, also at borders, in volumes and for networks that enlarge."""
+
 from __future__ import annotations
 
 import pytest
@@ -15,14 +17,14 @@ def blur(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [(1, 40, 40), (2, 100, 73), (3, 33, 257), (1, 200, 31)])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_local_operator_gives_the_same_as_on_the_whole(shape, batch):
+def test_a_local_operator_gives_the_same_as_on_the_whole_image(shape, batch):
     plane = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     tiled = apply_tiled(blur, plane, tiles=Tiles(size=40, overlap=12, batch=batch))
     torch.testing.assert_close(tiled, blur(plane[None])[0], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 6), (1, 3, 50), (1, 41, 95)])
-def test_tiles_are_multiples_and_small_planes_are_reflected(shape):
+def test_tile_sides_are_multiples_and_small_planes_are_padded(shape):
     seen = []
 
     def look(x: torch.Tensor) -> torch.Tensor:
@@ -36,7 +38,7 @@ def test_tiles_are_multiples_and_small_planes_are_reflected(shape):
 
 
 def test_blending_is_smooth():
-    # Tiles that disagree by a constant: the blend goes from one to the other without a step.
+    # Two tiles that differ by a constant are blended without a step.
     values = iter([0.0, 1.0])
     plane = torch.zeros(1, 32, 56)
     tiled = apply_tiled(
@@ -48,7 +50,7 @@ def test_blending_is_smooth():
     assert line.diff().max() < 0.5
 
 
-def test_every_batch_ticks():
+def test_progress_is_reported_for_each_batch():
     ticks = []
     tiles = Tiles(size=32, overlap=8, batch=2)
     apply_tiled(lambda x: x, torch.zeros(1, 70, 70), tiles=tiles, tick=lambda: ticks.append(1))
@@ -63,7 +65,7 @@ def test_a_function_that_changes_the_size_is_refused():
 
 @pytest.mark.parametrize("times", [2, 3, 4])
 @pytest.mark.parametrize("shape", [(2, 100, 73), (1, 21, 60), (1, 9, 5)])
-def test_a_function_that_enlarges_gives_the_same_as_on_the_whole(times, shape):
+def test_a_function_that_enlarges_gives_the_same_as_on_the_whole_image(times, shape):
     def enlarge(x: torch.Tensor) -> torch.Tensor:
         return functional.interpolate(blur(x), scale_factor=times, mode="nearest")
 
@@ -72,7 +74,7 @@ def test_a_function_that_enlarges_gives_the_same_as_on_the_whole(times, shape):
     torch.testing.assert_close(tiled, enlarge(plane[None])[0], atol=1e-6, rtol=0)
 
 
-def test_volumes_are_cut_along_three_axes():
+def test_volumes_are_tiled_along_three_axes():
     seen = []
 
     def look(x: torch.Tensor) -> torch.Tensor:
@@ -87,7 +89,7 @@ def test_volumes_are_cut_along_three_axes():
 
 
 @pytest.mark.parametrize("length", [64, 70, 131])
-def test_a_network_that_halves_its_images_sees_the_same_pairs_in_every_tile(length):
+def test_tiles_start_at_multiples_for_networks_that_downsample(length):
     def halve(x: torch.Tensor) -> torch.Tensor:
         return functional.interpolate(functional.max_pool2d(x, 4), scale_factor=4, mode="nearest")
 

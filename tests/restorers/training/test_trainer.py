@@ -185,7 +185,7 @@ def saved(pairs, brief, tmp_path):
         ({"schema": 2}, "schema version 2"),
         ({"kind": "gan"}, "kind 'gan'"),
         ({"kind": ["ir-cm"]}, "kind"),
-        ({"settings": None}, "no mapping"),
+        ({"settings": None}, "not a mapping"),
         ({"settings": {"width": 8}}, "missing or unknown"),
         ({"data_range": [1, 0]}, "data range"),
         ({"data_range": "x"}, "data range"),
@@ -202,13 +202,13 @@ def test_bad_headers_are_refused(saved, changes, message):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("width", 8.0, "no int"),
+        ("width", 8.0, "not of type int"),
         ("width", 10**6, "cannot be built"),
         ("width", 16, "needed"),
-        ("depth", 3, "fit"),
-        ("noise", "x", "no float"),
+        ("depth", 3, "do not match"),
+        ("noise", "x", "not of type float"),
         ("times", 1, "times must be"),
-        ("channels", True, "no int"),
+        ("channels", True, "not of type int"),
     ],
 )
 def test_bad_settings_are_refused(saved, name, value, message):
@@ -224,8 +224,8 @@ def test_bad_tensors_are_refused(saved):
         ({}, name, "missing or unknown"),
         ({"model.stray": torch.zeros(1)}, "", "missing or unknown"),
         ({"stray": torch.zeros(1)}, "", "unknown"),
-        ({name: torch.zeros(1)}, "", "is needed"),
-        ({name: tensors[name].double()}, "", "is needed"),
+        ({name: torch.zeros(1)}, "", "are needed"),
+        ({name: tensors[name].double()}, "", "are needed"),
         ({name: tensors[name] * torch.nan}, "", "NaN"),
     ):
         with pytest.raises(EnsembleError, match=message):
@@ -252,7 +252,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     with pytest.raises(EnsembleError, match="cannot be read"):
         load_restorer(tmp_path / "text.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(EnsembleError, match="no checkpoint of a restorer"):
+    with pytest.raises(EnsembleError, match="not a checkpoint of this package"):
         load_restorer(tmp_path / "other.safetensors")
 
 

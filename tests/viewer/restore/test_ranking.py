@@ -162,7 +162,7 @@ def test_a_folder_of_networks_opens_at_once(restore, write_network, tmp_path, mo
     folder = tmp_path / "models"
     folder.mkdir()
     write_network(folder / "dim.pt")
-    write_network(folder / "dimmer.pt2")
+    write_network(folder / "dimmer.onnx")
     (folder / "bad.pt").write_bytes(b"nothing")
     (folder / "notes.txt").write_text("of no matter")
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(folder))
@@ -173,4 +173,4 @@ def test_a_folder_of_networks_opens_at_once(restore, write_network, tmp_path, mo
     assert len(refused) == 1
     assert "bad.pt" in refused[0]
     restore.open(tmp_path)
-    assert "holds no network" in restore.message.value
+    assert "contains no network" in restore.message.value

@@ -161,7 +161,7 @@ def test_wrong_choices_are_one_clear_sentence(viewer, restore, tmp_path, wait_fo
         assert 'device "mps" is not available' in restore.message.value
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
 def test_a_network_of_ones_own(viewer, restore, wait_for, write_network, tmp_path, suffix):
     _, noisy = noisy_pair(5)
     restore.image.value = viewer.add_image(noisy, name="noisy")
@@ -216,7 +216,7 @@ def test_how_a_network_of_careamics_takes_a_stack_and_that_it_is_unlike_its_imag
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty"), (b"PK\x03\x04" + bytes(99), "was cut short"), (b"<html>404", "is a web page")],
+    [(b"", "is empty"), (b"PK\x03\x04" + bytes(99), "is truncated"), (b"<html>404", "is a web page")],
 )
 def test_files_that_are_no_networks_are_one_sentence(restore, tmp_path, content, message):
     (tmp_path / "a.zip").write_bytes(content)

@@ -1,1 +1,1 @@
-"""Readers of network files: checkpoints of this package, CAREamics, bioimage.io."""
+"""Detection and readers of network files: CAREamics, bioimage.io and others."""

@@ -1,8 +1,4 @@
-"""What a network's file is by its content, whatever its name says. Opens no network and trusts nothing.
-
-Names mislead: a package loses its ``.zip``, a checkpoint gets ``.pth``, a download ends halfway or turns out
-to be a web page. What is told here only decides who looks further; everybody looks through the whole file.
-"""
+"""Kinds of network files, detected from their content because names mislead."""
 
 from __future__ import annotations
 
@@ -11,27 +7,29 @@ from pathlib import Path
 from typing import Literal
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.restorers.networks.archive import ARCHIVE_ERRORS
+from napari_ensir.restorers.networks.onnx import is_onnx
 
-__all__ = ["DESCRIPTIONS", "Kind", "kind_of", "refuse_unpacked"]
+__all__ = ["DESCRIPTIONS", "Kind", "check_not_unpacked", "detect_kind"]
 
 Kind = Literal["package", "program", "weights", "other"]
-"""A bioimage.io package; TorchScript or torch.export; tensors that torch saved; neither of these."""
+"""A bioimage.io package; a program (TorchScript, ONNX); tensors that torch saved; anything else."""
 
 DESCRIPTIONS = ("rdf.yaml", "bioimageio.yaml")
-"""What the description in a package may be called."""
+"""Names of the description in a package."""
 
 _ARCHIVE = b"PK\x03\x04"
 _PAGES = (b"<!doctype", b"<html", b"<?xml")
 _POINTER = b"version https://git-lfs"
 
 
-def kind_of(path: Path) -> Kind:
-    """What a file is, by its first bytes and the names in it.
+def detect_kind(path: Path) -> Kind:
+    """Detect the kind of a file from its first bytes and, for an archive, the names in it.
 
     Parameters
     ----------
     path : Path
-        A file that can be read.
+        A readable file.
 
     Returns
     -------
@@ -40,8 +38,8 @@ def kind_of(path: Path) -> Kind:
     Raises
     ------
     EnsembleError
-        If it is no whole file: empty, cut short, a web page or a pointer of Git LFS in place of the file, a
-        package packed with its folder or unpacked.
+        If it is empty, truncated, a web page or a Git LFS pointer instead of the file, or a package that
+        is unpacked or was packed with its folder.
 
     Examples
     --------
@@ -51,7 +49,7 @@ def kind_of(path: Path) -> Kind:
     ...     path = Path(folder) / "n2v.pth"
     ...     with zipfile.ZipFile(path, "w") as archive:
     ...         archive.writestr("rdf.yaml", "type: model")
-    ...     kind_of(path)
+    ...     detect_kind(path)
     'package'
     """
     try:
@@ -60,24 +58,26 @@ def kind_of(path: Path) -> Kind:
     except OSError as error:
         raise EnsembleError(f"{path} cannot be read: {error.strerror}.") from error
     if not start:
-        raise EnsembleError(f"{path} is empty; fetch it again.")
+        raise EnsembleError(f"{path} is empty; download it again.")
     if start.lstrip().lower().startswith(_PAGES):
-        raise EnsembleError(f"{path} is a web page, no network: follow the link in it to the file itself.")
+        raise EnsembleError(f"{path} is a web page, not a network; download the file itself.")
     if start.startswith(_POINTER):
-        raise EnsembleError(f"{path} only points to a file of Git LFS; fetch that with 'git lfs pull'.")
+        raise EnsembleError(f"{path} is a Git LFS pointer; get the file with 'git lfs pull'.")
     if path.name in DESCRIPTIONS:
-        refuse_unpacked(path.parent)
-    return _kind_of_archive(path) if start.startswith(_ARCHIVE) else "other"
+        check_not_unpacked(path.parent)
+    if is_onnx(start):
+        return "program"
+    return _detect_archive(path) if start.startswith(_ARCHIVE) else "other"
 
 
-def _kind_of_archive(path: Path) -> Kind:
+def _detect_archive(path: Path) -> Kind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+    except ARCHIVE_ERRORS as error:
         raise EnsembleError(
-            f"{path} begins as an archive and does not end as one, so it was cut short or damaged; fetch it "
-            "again."
+            f"{path} starts like an archive but cannot be read as one, so it is truncated or damaged; "
+            "download it again."
         ) from error
     if any(name in DESCRIPTIONS for name in names):
         return "package"
@@ -85,8 +85,8 @@ def _kind_of_archive(path: Path) -> Kind:
         folder, _, last = name.rpartition("/")
         if last in DESCRIPTIONS and not folder.startswith("__MACOSX"):
             raise EnsembleError(
-                f"{path} has its {last} in the folder {folder[:80]!r}; pack the files in that folder, and "
-                "not the folder itself."
+                f"{path} has its {last} in the folder {folder[:80]!r}; pack the files in that folder, not "
+                "the folder itself."
             )
     inner = {name.partition("/")[2] for name in names}
     if inner & {"constants.pkl", "models/model.json", "serialized_exported_program.json"}:
@@ -94,26 +94,25 @@ def _kind_of_archive(path: Path) -> Kind:
     return "weights" if "data.pkl" in inner else "other"
 
 
-def refuse_unpacked(folder: str | Path) -> None:
-    """Say of a folder that it is an unpacked package, if it is one.
+def check_not_unpacked(folder: str | Path) -> None:
+    """Raise an error if a folder is an unpacked package.
 
     Parameters
     ----------
     folder
-        Anything; what cannot be looked at is none.
+        Any path; one that cannot be read is not a package.
 
     Raises
     ------
     EnsembleError
-        If there is a description of a package in it.
+        If it contains the description of a package.
     """
     try:
         inside = Path(folder).expanduser()
         found = any((inside / name).is_file() for name in DESCRIPTIONS)
-    except (OSError, RuntimeError, ValueError):  # too long a name, no such user, a zero byte
+    except (OSError, RuntimeError, ValueError):  # name too long, unknown user, NUL character
         return
     if found:
         raise EnsembleError(
-            f"{folder} is an unpacked package of bioimage.io; choose the .zip it came from, or pack the "
-            "files in it into one."
+            f"{folder} is an unpacked bioimage.io package; choose its .zip file, or pack its files into one."
         )

@@ -1,4 +1,4 @@
-"""One way to open any network file that restores, whatever wrote it."""
+"""Open network files of any supported format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.files.paths import expand_path
 from napari_ensir.files.tensors import readable_file
-from napari_ensir.restorers.formats.file_kinds import kind_of, refuse_unpacked
+from napari_ensir.restorers.formats.file_kinds import check_not_unpacked, detect_kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SUFFIXES", "open_restorer", "open_restorers"]
 
-SUFFIXES = (".safetensors", ".pt", ".pt2", ".pth", ".ckpt", ".zip")
-"""What the names of files with networks end with."""
+SUFFIXES = (".safetensors", ".pt", ".onnx", ".pth", ".ckpt", ".zip")
+"""Suffixes of network files."""
 
 _TABLE = ".lut.safetensors"
 
@@ -25,18 +25,18 @@ _MAX_BYTES = 2**37
 
 
 def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str = "auto") -> Restorer:
-    """Open a restorer by what its file is: its content says, more than its name.
+    """Open a restorer from a file; its format is detected from the content.
 
-    A checkpoint of this package or of an architecture that spandrel knows (``.safetensors``), TorchScript
-    or ``torch.export`` (``.pt``, ``.pt2``), a checkpoint of CAREamics (``.ckpt``), a bioimage.io package
-    (``.zip``), else what spandrel reads. See :mod:`napari_ensir.restorers.networks.external` on what is safe.
+    The formats are checkpoints of this package (``.safetensors``), TorchScript (``.pt``), ONNX (``.onnx``),
+    checkpoints of CAREamics (``.ckpt``), bioimage.io packages (``.zip``), and published architectures that
+    spandrel supports. See :mod:`napari_ensir.restorers.networks.external` on safety.
 
     Parameters
     ----------
     path
         The file.
     ir
-        For DP-IR around a restorer that its checkpoint could only name: that restorer.
+        The restorer that DP-IR was trained around, if its checkpoint does not contain it.
     device
         See :func:`napari_ensir.devices.resolve_device`.
 
@@ -47,7 +47,7 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
     Raises
     ------
     EnsembleError
-        If it is none that can be used; :class:`~napari_ensir.errors.MissingRestorer` if `ir` is needed.
+        If it cannot be used; :class:`~napari_ensir.errors.MissingRestorer` if `ir` is needed.
 
     Examples
     --------
@@ -64,11 +64,11 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
     from napari_ensir.restorers.networks.external import load_network, load_spandrel
     from napari_ensir.restorers.training.load import load_restorer
 
-    refuse_unpacked(path)
-    path = readable_file(path, _MAX_BYTES, "network's file")
+    check_not_unpacked(path)
+    path = readable_file(path, _MAX_BYTES, "network")
     if path.name.endswith(_TABLE):
-        raise EnsembleError(f"{path.name} is a lookup table, which combines restorations and makes none.")
-    kind, suffix = kind_of(path), path.suffix.lower()
+        raise EnsembleError(f"{path.name} is a lookup table, not a network.")
+    kind, suffix = detect_kind(path), path.suffix.lower()
     if kind == "package" or (suffix == ".zip" and kind == "other"):
         from napari_ensir.restorers.formats.bioimageio import open_package
 
@@ -78,47 +78,47 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
 
         if (found := open_checkpoint(path, device=device)) is not None:
             return found
-    if kind == "program" or suffix in (".pt", ".pt2"):
+    if kind == "program" or suffix in (".pt", ".onnx"):
         return load_network(path, device=device)
     if suffix == ".safetensors":
         try:
             return load_restorer(path, ir=ir, device=device)
         except MissingRestorer:
             raise
-        except EnsembleError as ours:
+        except EnsembleError as error:
             try:
                 return load_spandrel(path, device=device)
             except EnsembleError:
-                raise ours from None
+                raise error from None
     return load_spandrel(path, device=device)
 
 
 def open_restorers(
     folder: str | Path, *, ir: Restorer | None = None, device: str = "auto"
 ) -> tuple[dict[str, Restorer], dict[str, EnsembleError]]:
-    """Open every network in a folder.
+    """Open all networks in a folder.
 
-    Files with other endings than :data:`SUFFIXES`, hidden ones, lookup tables and folders are passed over.
-    Where a checkpoint of DP-IR names a restorer that is in the folder too, it gets that one.
+    Files with other suffixes than :data:`SUFFIXES`, hidden files, lookup tables and folders are ignored.
+    A checkpoint of DP-IR that names a restorer in the same folder gets that restorer.
 
     Parameters
     ----------
     folder
-        Its own files are opened, not those of folders in it.
+        Folders in it are not searched.
     ir
-        For DP-IR around a restorer that is not in the folder.
+        The restorer that DP-IR was trained around, if it is not in the folder.
     device
         See :func:`napari_ensir.devices.resolve_device`.
 
     Returns
     -------
     opened, failed
-        By the name of the file, in order: restorers, and why others could not be opened.
+        Restorers, and errors of those that cannot be opened, by file name in alphabetical order.
 
     Raises
     ------
     EnsembleError
-        If there is no such folder, or no network in it.
+        If the folder does not exist or contains no network.
 
     Examples
     --------
@@ -134,13 +134,13 @@ def open_restorers(
     (['mine.safetensors'], {})
     """
     where = expand_path(folder)
-    refuse_unpacked(where)
+    check_not_unpacked(where)
     try:
         paths = sorted(each for each in where.iterdir() if _may_be_network(each))
     except OSError as error:
-        raise EnsembleError(f"{where} is no folder that can be read ({error.strerror}).") from error
+        raise EnsembleError(f"{where} is not a readable folder ({error.strerror}).") from error
     if not paths:
-        raise EnsembleError(f"{where} holds no network: no file ends with {', '.join(SUFFIXES)}.")
+        raise EnsembleError(f"{where} contains no network; the suffixes are {', '.join(SUFFIXES)}.")
     found: dict[str, Restorer] = {}
     failed: dict[str, EnsembleError] = {}
 

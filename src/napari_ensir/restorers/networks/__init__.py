@@ -1,1 +1,1 @@
-"""Networks that run in tiles: our checkpoints, TorchScript and exported files."""
+"""Restorers that apply networks in tiles, and the readers of TorchScript, ONNX and checkpoints."""

@@ -1,11 +1,10 @@
-"""Checkpoints of trained restorers: safetensors with the settings in the header, read strictly.
+"""Checkpoints of trained restorers: safetensors files with the settings as JSON in the header.
 
 The header's ``napari_ensir`` entry is JSON::
 
     {"schema": 1, "kind": "ir-cm", "settings": {...}, "data_range": [0.0, 255.0], "step": 2000, ...}
 
-and the tensors are the network's, under ``model.``, beside what else their owner put there. Nothing
-in such a file can run.
+The names of the network's tensors start with ``model.``.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["fill", "read_checkpoint", "settings_from", "under", "write_checkpoint"]
+__all__ = ["load_weights", "read_checkpoint", "settings_from", "strip_prefix", "write_checkpoint"]
 
 SCHEMA = 1
 _ENTRY = "napari_ensir"
@@ -43,16 +42,16 @@ _Settings = TypeVar("_Settings")
 
 
 def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write a checkpoint: beside the target first, then renamed, so that no half of one is left.
+    """Write a checkpoint; if that fails, an existing file stays unchanged.
 
     Parameters
     ----------
     path
-        Where to; an existing file is replaced.
+        Path to write to; an existing file is replaced.
     tensors
-        What to write, by name.
+        Tensors by name.
     header
-        Goes into the JSON header, together with the schema version and the package's.
+        JSON header; the versions of the schema and the package are added.
 
     Raises
     ------
@@ -80,20 +79,18 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     Raises
     ------
     EnsembleError
-        If there is no such file, or it is no safetensors file, none of this package, or of another
-        schema, or holds values that are not finite.
+        If the file does not exist, is not a checkpoint of this package in a supported schema, or contains
+        values that are not finite.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = readable_file(path, _MAX_BYTES, "checkpoint")
     try:
-        content = path.read_bytes()  # once: what is looked at is what is used
+        content = path.read_bytes()  # once, so that header and tensors belong to the same file
         metadata = metadata_of(content)
         if _ENTRY not in metadata:
-            raise EnsembleError(
-                f"{path} is a safetensors file, but no checkpoint of a restorer of this package."
-            )
+            raise EnsembleError(f"{path} is a safetensors file, but not a checkpoint of this package.")
         header = _header(path, metadata[_ENTRY])
         tensors = load(content)
     except EnsembleError:
@@ -104,10 +101,11 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
             raise EnsembleError(
-                f"{path}: tensor {name[:80]} is of {tensor.dtype}, which no restorer here has."
+                f"{path}: tensor {name[:80]} has dtype {tensor.dtype}; checkpoints contain float32, float64 "
+                "and int64."
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise EnsembleError(f"{path}: tensor {name[:80]} holds NaN or infinite values.")
+            raise EnsembleError(f"{path}: tensor {name[:80]} contains NaN or infinite values.")
     return tensors, header
 
 
@@ -117,48 +115,48 @@ def _header(path: Path, text: str) -> dict[str, Any]:
     except ValueError as error:
         raise EnsembleError(f"{path}: the header cannot be read: {str(error)[:200]}.") from error
     schema = header.get("schema")
-    if type(schema) is int and schema > SCHEMA:
-        raise EnsembleError(
-            f"{path} has schema version {schema}, of a newer napari-ensir; this one reads {SCHEMA}. "
-            'Update with "pip install -U napari-ensir".'
-        )
     if type(schema) is not int or schema != SCHEMA:
-        raise EnsembleError(f"{path} has no schema version that this napari-ensir reads, which is {SCHEMA}.")
+        raise EnsembleError(
+            f"{path} has schema version {brief(schema)}, and this napari-ensir reads {SCHEMA}; if it is "
+            'from a newer version, update with "pip install -U napari-ensir".'
+        )
     return header
 
 
 def settings_from(kind: type[_Settings], values: object, where: str) -> _Settings:
-    """A settings dataclass from what a header says, nothing missing, nothing unknown, types as declared.
+    """Create a settings dataclass from the values in a header, which have to match its fields exactly.
 
     Parameters
     ----------
     kind
-        A dataclass whose fields are int, float, str or bool, and whose defaults show their types.
+        A dataclass whose fields are int, float, str or bool, the types of their defaults.
     values
         A mapping from JSON.
     where
-        Named in the message.
+        Used in the message.
 
     Raises
     ------
     EnsembleError
-        If `values` does not describe a `kind`.
+        If a field is missing or unknown, or a value has the wrong type.
     """
     if not isinstance(values, dict):
-        raise EnsembleError(f"{where}: the settings are no mapping.")
-    values = {**getattr(kind, "ADDED", {}), **values}  # settings that older files do not have
-    known = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
-    if values.keys() != known.keys():
-        wrong = ", ".join(name[:80] for name in sorted(values.keys() ^ known.keys())[:3])
-        raise EnsembleError(f"{where}: the settings do not fit {kind.__name__}; missing or unknown: {wrong}.")
+        raise EnsembleError(f"{where}: the settings are not a mapping.")
+    values = {**getattr(kind, "ADDED", {}), **values}  # settings that older files lack
+    defaults = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
+    if values.keys() != defaults.keys():
+        wrong = ", ".join(name[:80] for name in sorted(values.keys() ^ defaults.keys())[:3])
+        raise EnsembleError(
+            f"{where}: the settings do not match {kind.__name__}; missing or unknown: {wrong}."
+        )
     checked = {}
-    for name, default in known.items():
+    for name, default in defaults.items():
         value = values[name]
         expected = int if default is MISSING else type(default)
         if expected is float and type(value) is int:
             value = float(value)
         if type(value) is not expected:
-            raise EnsembleError(f"{where}: {name} = {brief(value)} is no {expected.__name__}.")
+            raise EnsembleError(f"{where}: {name} = {brief(value)} is not of type {expected.__name__}.")
         checked[name] = value
     try:
         return kind(**checked)
@@ -166,43 +164,43 @@ def settings_from(kind: type[_Settings], values: object, where: str) -> _Setting
         raise EnsembleError(f"{where}: {error}") from error
 
 
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix`, without it.
+def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Select the tensors whose names start with `prefix`, and remove it from their names.
 
     Examples
     --------
-    >>> list(under({"model.a": torch.zeros(1), "other": torch.zeros(1)}, "model."))
+    >>> list(strip_prefix({"model.a": torch.zeros(1), "other": torch.zeros(1)}, "model."))
     ['a']
     """
     return {name[len(prefix) :]: each for name, each in tensors.items() if name.startswith(prefix)}
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Give a network its weights: every one of them, no others, of its shapes and dtypes.
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load all weights of a network, after checking their names, shapes and dtypes.
 
     Parameters
     ----------
     network
-        May live on the ``meta`` device: nothing is allocated before the shapes are known to fit.
+        It may be on the ``meta`` device, so that nothing is allocated before the shapes are checked.
     tensors
-        By the names of ``network.state_dict()``.
+        With the names of ``network.state_dict()``.
     where
-        Named in the message.
+        Used in the message.
 
     Raises
     ------
     EnsembleError
-        If anything does not fit.
+        If a tensor is missing or unknown, or has the wrong shape or dtype.
     """
-    wanted = network.state_dict()
-    if wanted.keys() != tensors.keys():
-        wrong = ", ".join(name[:80] for name in sorted(wanted.keys() ^ tensors.keys())[:3])
-        raise EnsembleError(f"{where}: the tensors do not fit the settings; missing or unknown: {wrong}.")
-    for name, each in wanted.items():
+    expected = network.state_dict()
+    if expected.keys() != tensors.keys():
+        wrong = ", ".join(name[:80] for name in sorted(expected.keys() ^ tensors.keys())[:3])
+        raise EnsembleError(f"{where}: the tensors do not match the settings; missing or unknown: {wrong}.")
+    for name, each in expected.items():
         given = tensors[name]
         if given.shape != each.shape or given.dtype != each.dtype:
             raise EnsembleError(
-                f"{where}: tensor {name} is {tuple(given.shape)} of {given.dtype}; "
-                f"{tuple(each.shape)} of {each.dtype} is needed."
+                f"{where}: tensor {name} has shape {tuple(given.shape)} and dtype {given.dtype}; "
+                f"{tuple(each.shape)} and {each.dtype} are needed."
             )
     network.load_state_dict(dict(tensors), assign=True)

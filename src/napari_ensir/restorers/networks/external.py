@@ -1,13 +1,9 @@
-"""Networks of the user's: TorchScript and torch.export files, and, with spandrel, the community's.
+"""Networks from files: TorchScript, ONNX, and published architectures through spandrel.
 
-**What is safe.** Pickled networks and bare weights are refused, since a pickle can run anything. A
-TorchScript or torch.export file is looked through first (:mod:`.export_archive`) and refused where
-loading it would run code; torch then opens a new archive of what was checked, never the file. Published
-weights are read as tensors, and spandrel gets those.
-
-**What is not.** A network is a program: once it is applied, its operators run with the user's
-rights, and a hostile one could exhaust the memory, read or write files through TorchScript's
-operators, or use a fault in torch. Open only files of people you trust.
+Loading a file runs no code: state dicts and pickled networks are refused, TorchScript and ONNX files are
+checked before torch and onnxruntime read them, and spandrel gets tensors only. Applying a network runs its
+operators with the user's rights, so it can exhaust memory or exploit a fault in torch or onnxruntime.
+Open only files of people you trust.
 """
 
 from __future__ import annotations
@@ -25,24 +21,35 @@ import torch
 
 from napari_ensir.devices import device_trouble
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.tensors import readable_file
 from napari_ensir.restorers.base import some_pixels
-from napari_ensir.restorers.networks.archive import read_network
-from napari_ensir.restorers.networks.learned import Draw, NetworkRestorer, Tiled
+from napari_ensir.restorers.networks.archive import check_torchscript
+from napari_ensir.restorers.networks.learned import NetworkRestorer
+from napari_ensir.restorers.networks.onnx import OnnxNetwork, is_onnx, read_beside
+from napari_ensir.restorers.networks.tiling import Tiles
 from napari_ensir.settings import check_settings, data_range_setting, intensities_setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
     from torch import Tensor
 
     from napari_ensir.restorers.networks.learned import Draw, Tiled
 
-__all__ = ["Levels", "OwnNetwork", "PackagedNetwork", "load_network", "load_spandrel", "unchanged"]
+__all__ = ["Normalization", "OwnNetwork", "PackagedNetwork", "identity", "load_network", "load_spandrel"]
 
+_SHAPE_ERRORS = (RuntimeError, AssertionError, TypeError, NameError, torch.jit.Error)
+"""What networks raise at a shape that they cannot process."""
 
-_AT_A_SHAPE = (RuntimeError, AssertionError, TypeError, NameError, torch.jit.Error)
-"""What networks raise at a shape that they do not take."""
+_MAX_BYTES = 2**37
+_MAX_ONNX_BYTES = 2**31  # the limit of protobuf
+_MAX_TILE = 2**26
+_MAX_CHANNELS = 64
+
+# Limits of familiar intensities, in units of the spread of the training intensities: images of one
+# experiment are within them, images in other units (0 to 1 instead of 16 bits) are beyond.
+_MIN_SPREAD = 0.05
+_MAX_SPREAD = 60
+_MAX_DISTANCE = 6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,20 +60,20 @@ class OwnNetwork(NetworkRestorer):
     ----------
     network
         From tensors of shape (batch, channels, rows, columns), data range 0..1, to the same shape, or to
-        a whole number of times as many rows and columns.
+        an integer multiple of the rows and columns.
     label
-        What to call it.
+        Name of the restorer.
     channels
-        How many channels it takes; 0: any number.
+        Number of channels that the network takes; 0: any.
     sides
-        What the sides of a tile have to be multiples of, along every axis or one for each. A network
-        exported for one size needs that size here, and as ``tiles.size``.
+        The sides of a tile are multiples of this, along every axis or one for each. A network of a fixed
+        input size needs that size here and as ``tiles.size``.
     enlarges
-        How many times as many rows and columns it makes; None: whatever it makes of the first tile.
+        Factor by which rows and columns grow; None: found from the first tile.
     move
-        Brings the network to a device, where that is not its method ``to``.
+        Moves the network to a device, if that is not its method ``to``.
     intensities : "range" or "raw"
-        What the network was trained on: the data range as 0..1, or the image's own intensities.
+        What the network was trained on: the data range scaled to 0..1, or the intensities of the image.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -103,7 +110,7 @@ class OwnNetwork(NetworkRestorer):
     def range_of(self, image: NDArray[Any]) -> tuple[float, float]:
         """See :class:`ImageRestorer`."""
         check_settings(self, f"{self.label}: ")
-        # From 0 to 1 is what scaling to 0..1 leaves as it is.
+        # Scaling 0..1 to 0..1 changes nothing.
         return (0.0, 1.0) if self.intensities == "raw" else super().range_of(image)
 
     def to_device(self, device: torch.device) -> None:
@@ -117,7 +124,7 @@ class OwnNetwork(NetworkRestorer):
         """See :class:`NetworkRestorer`."""
         try:
             restored = tiled(self.network, plane)
-        except _AT_A_SHAPE as error:
+        except _SHAPE_ERRORS as error:
             if device_trouble(error):
                 raise
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
@@ -132,15 +139,130 @@ class OwnNetwork(NetworkRestorer):
         return restored
 
 
+def identity(x: Tensor) -> Tensor:
+    """Return the tensor itself."""
+    return x
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Linear scaling of intensities, for each channel.
+
+    Parameters
+    ----------
+    offset, scale
+        In intensity units; one for each channel, or one for all.
+
+    Examples
+    --------
+    >>> scaling = Normalization((100.0,), (50.0,))
+    >>> scaling.normalize(torch.tensor([200.0])).item(), scaling.denormalize(torch.tensor([2.0])).item()
+    (2.0, 200.0)
+    """
+
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """(x - offset) / scale, for x of shape (channels, ...)."""
+        return (x - self._per_channel(self.offset, x)) / self._per_channel(self.scale, x)
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """The inverse of :meth:`normalize`: x scale + offset."""
+        return x * self._per_channel(self.scale, x) + self._per_channel(self.offset, x)
+
+    def check(self, channels: int, where: str) -> None:
+        """Check that the numbers fit a network.
+
+        Raises
+        ------
+        EnsembleError
+            If there is not one for each channel (or one for all), one is not finite, or a scale is 0.
+        """
+        fits = len(self.offset) == len(self.scale) and len(self.scale) in (1, channels)
+        if not (
+            fits and bool(torch.isfinite(torch.tensor(self.offset + self.scale)).all()) and all(self.scale)
+        ):
+            raise EnsembleError(
+                f"{where} normalises {channels} channel(s) with offsets {self.offset[:4]} and scales "
+                f"{self.scale[:4]}; one finite number is needed for each channel, and no scale of 0."
+            )
+
+    @staticmethod
+    def _per_channel(values: tuple[float, ...], x: Tensor) -> Tensor:
+        return x.new_tensor(values).reshape(-1, *[1] * (x.ndim - 1))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PackagedNetwork(OwnNetwork):
+    """Applies a network whose file says how it normalises; see :class:`OwnNetwork` for other parameters.
+
+    A data range has no effect, because the file defines what the intensities mean.
+
+    Parameters
+    ----------
+    axes
+        Number of spatial axes of the network: 2 or 3.
+    before, after
+        Functions from intensities to what the network takes, and from what it returns to intensities;
+        tensors of shape (channels, [planes,] rows, columns).
+    learned
+        Centre and spread of the intensities that the network was trained on; None: unknown.
+    """
+
+    # Not settings here, because the file defines both.
+    intensities: str = "raw"
+    data_range: tuple[float, float] | None = None
+    axes: int = 2
+    before: Callable[[Tensor], Tensor] = identity
+    after: Callable[[Tensor], Tensor] = identity
+    learned: Normalization | None = None
+
+    @property
+    def network_ndim(self) -> int:
+        """See :class:`NetworkRestorer`."""
+        return self.axes
+
+    def range_of(self, image: NDArray[Any]) -> tuple[float, float]:
+        """See :class:`ImageRestorer`; intensities are not scaled."""
+        return 0.0, 1.0
+
+    def input_warnings(self, image: NDArray[Any]) -> list[str]:
+        """See :class:`ImageRestorer`; includes a warning if the intensities differ from the training's."""
+        found = super().input_warnings(image)
+        if self.learned is None or found:
+            return found
+        axis = self.channel_axis if len(self.learned.offset) > 1 else None
+        channels = [image] if axis is None else list(np.moveaxis(image, axis, 0))
+        for channel, centre, spread in zip(channels, self.learned.offset, self.learned.scale, strict=False):
+            sample = some_pixels(channel).astype(np.float64)
+            minimum, low, median, high, maximum = np.percentile(sample, (0, 1, 50, 99, 100))
+            if (
+                maximum - minimum < _MIN_SPREAD * spread
+                or high - low > _MAX_SPREAD * spread
+                or abs(median - centre) > _MAX_DISTANCE * spread
+            ):
+                return [
+                    f"{self.name} was trained on intensities around {centre:.4g} with a spread of "
+                    f"{spread:.4g}, and this image has {minimum:.4g} to {maximum:.4g}; give intensities as "
+                    "recorded, not rescaled, or use a network that was trained on such images."
+                ]
+        return []
+
+    def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
+        """See :class:`NetworkRestorer`."""
+        return self.after(super().restore_plane(self.before(plane), draw, tiled))
+
+
 def load_network(path: str | Path, *, content: bytes | None = None, **settings: Any) -> OwnNetwork:
-    """Load a TorchScript or a torch.export file. See this module on what is safe.
+    """Load a TorchScript or ONNX file; see this module on safety.
 
     Parameters
     ----------
     path
         The file.
     content
-        What it holds, where that was read already; `path` is then only named.
+        The content of a TorchScript file if it was read already; `path` is then used in messages only.
     settings
         Of :class:`OwnNetwork`: ``channel_axis``, ``data_range``, ``tiles``, ``sides``, ...
 
@@ -151,51 +273,82 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
     Raises
     ------
     EnsembleError
-        If the file is something else, or would run code as it is loaded, or torch cannot read it.
+        If the file is something else, would run code when it is loaded, or cannot be read; if the extra
+        ``onnx`` is needed and missing.
 
     Notes
     -----
-    A ``torch.export`` file takes the shapes it was exported for: export it with dynamic batch, rows
-    and columns, or set ``tiles=Tiles(size=n, overlap=..., batch=b)`` and ``sides=n`` to them.
+    An ONNX network takes planes, channels first: (batch, channels, rows, columns). A fixed input size
+    becomes the size of the tiles. It runs on the CPU, on as many threads as torch.
 
     Examples
     --------
     >>> import tempfile
     >>> import numpy as np
-    >>> program = torch.export.export(torch.nn.AvgPool2d(3, 1, 1), (torch.ones(1, 1, 16, 16),))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     torch.export.save(program, f"{folder}/mean.pt2")
-    ...     restorer = load_network(f"{folder}/mean.pt2", device="cpu")
+    >>> with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")  # torch deprecates TorchScript
+    ...     torch.jit.script(torch.nn.AvgPool2d(3, 1, 1)).save(f"{folder}/mean.pt")
+    ...     restorer = load_network(f"{folder}/mean.pt", device="cpu")
     >>> restorer(np.ones((16, 16), np.float32)).shape
     (16, 16)
     """
-    checked = read_network(path, content)
+    settings.setdefault("label", Path(path).stem)
+    if content is None:
+        path = readable_file(path, _MAX_BYTES, "network")
+        with path.open("rb") as file:
+            start = file.read(16)
+        if is_onnx(start) or (path.suffix.lower() == ".onnx" and not start.startswith(b"PK")):
+            path = readable_file(path, _MAX_ONNX_BYTES, "ONNX network")
+            network = OnnxNetwork(path.read_bytes(), str(path), read_beside(path))
+            return OwnNetwork(network=network, **(_onnx_settings(network.shape, str(path)) | settings))
+    archive = check_torchscript(path, content)
     try:
         with warnings.catch_warnings():
-            # Newer versions of torch call TorchScript deprecated; files of it will be around for long.
+            # Newer versions of torch deprecate TorchScript, but files of it will exist for long.
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", category=FutureWarning)
-            if checked.kind == "torchscript":
-                network = torch.jit.load(checked.content, map_location="cpu").eval()  # type: ignore[no-untyped-call]
-            else:
-                network = torch.export.load(checked.content).module()
+            script = torch.jit.load(archive, map_location="cpu").eval()  # type: ignore[no-untyped-call]
     except MemoryError:
         raise
-    except Exception as error:  # a program that torch did not write ends in any kind
-        raise EnsembleError(f"{path} cannot be read by torch: {_in_short(error)}.") from error
-    settings.setdefault("label", Path(path).stem)
-    return OwnNetwork(network=network, **settings)
+    except Exception as error:  # damaged programs raise exceptions of any type
+        raise EnsembleError(f"{path} cannot be read by torch: {_shorten(error)}.") from error
+    return OwnNetwork(network=script, **settings)
 
 
-def _in_short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+def _onnx_settings(shape: list[int | None], where: str) -> dict[str, Any]:
+    """Channels and tiles that fit the input of an ONNX network of planes."""
+    if len(shape) != 4:
+        raise EnsembleError(
+            f"{where} takes an input of {len(shape)} axes; batch, channels, rows and columns are needed."
+        )
+    batch, channels, *size = shape
+    if (channels or 0) > _MAX_CHANNELS:
+        raise EnsembleError(
+            f"{where} takes {channels} channels; at most {_MAX_CHANNELS} are possible, and the axes are "
+            "batch, channels, rows, columns."
+        )
+    if (batch or 1) > 1:
+        raise EnsembleError(
+            f"{where} takes batches of {batch}; export it with a batch size of 1, or a free one."
+        )
+    tiles: dict[str, Any] = {"batch": 1} if batch else {}
+    found: dict[str, Any] = {"channels": channels or 0}
+    if any(size):
+        rows, columns = (each or 256 for each in size)
+        if min(rows, columns) < 8 or rows * columns > _MAX_TILE:
+            raise EnsembleError(
+                f"{where} takes images of {rows} x {columns} pixels; at least 8 x 8 and at most {_MAX_TILE} "
+                "pixels in all are possible."
+            )
+        tiles |= {"size": (rows, columns), "overlap": (rows // 4, columns // 4)}
+        found["sides"] = tuple(each or 8 for each in size)
+    return found | {"tiles": Tiles(**tiles)}
 
 
 def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
     """Load a checkpoint of a published architecture (SwinIR, NAFNet, HAT, DRUNet, ...).
 
-    Restormer, MPRNet and a few more, whose licences are not free, are known where the package
-    ``spandrel_extra_arches`` is installed too.
+    Restormer, MPRNet and others with non-free licences need the package ``spandrel_extra_arches``.
 
     Parameters
     ----------
@@ -223,22 +376,22 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
     """
     if Path(path).suffix.lower() not in (".safetensors", ".pth", ".ckpt"):
         raise EnsembleError(
-            f"{path} is no network that is known here; spandrel is given .safetensors, .pth and .ckpt files."
+            f"{path} is not a network in a supported format; spandrel reads .safetensors, .pth and .ckpt."
         )
-    spandrel = _spandrel(path)
+    spandrel = _import_spandrel(path)
     try:
-        found = _found_by(spandrel, Path(path))
+        found = _load_with_spandrel(spandrel, Path(path))
     except spandrel.UnsupportedModelError as error:
         raise EnsembleError(
-            f"{path} is of an architecture that spandrel does not know; Restormer and MPRNet are among "
-            "those of the package spandrel_extra_arches, whose licences are not free."
+            f"{path} has an architecture that spandrel does not support; Restormer and MPRNet need the "
+            "package spandrel_extra_arches, whose licences are not free."
         ) from error
     except EnsembleError:
         raise
-    except Exception as error:  # wrong shapes end in many kinds
-        raise EnsembleError(f"{path} cannot be read by spandrel: {_in_short(error)}.") from error
+    except Exception as error:  # wrong shapes raise exceptions of any type
+        raise EnsembleError(f"{path} cannot be read by spandrel: {_shorten(error)}.") from error
     if not isinstance(found, spandrel.ImageModelDescriptor):
-        raise EnsembleError(f"{path} is no network from one image to one; only such restore here.")
+        raise EnsembleError(f"{path} is not a network from one image to one image, as is needed.")
     if found.input_channels != found.output_channels:
         raise EnsembleError(
             f"{path} turns {found.input_channels} channels into {found.output_channels}; "
@@ -250,11 +403,11 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
     return OwnNetwork(network=found.eval(), channels=found.input_channels, move=found.to, **settings)
 
 
-def _found_by(spandrel: Any, path: Path) -> Any:
-    """What spandrel makes of a file.
+def _load_with_spandrel(spandrel: Any, path: Path) -> Any:
+    """Load a file with spandrel.
 
-    Given a pickle, it would ask torch, which runs what it takes for TorchScript: it gets a new file of the
-    tensors alone.
+    spandrel passes pickles to torch, which runs files that look like TorchScript. So spandrel gets a new
+    file that contains only the tensors.
     """
     loader = spandrel.ModelLoader(device="cpu")
     if path.suffix.lower() == ".safetensors":
@@ -263,31 +416,30 @@ def _found_by(spandrel: Any, path: Path) -> Any:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # many kinds, whose text advises to run what is in the file
+    except Exception as error:  # torch's message would advise to run what the file contains
         raise EnsembleError(
-            f"{path} cannot be read by spandrel: it holds more than tensors, or is damaged. Networks pickled "
-            "whole are not opened, for a pickle can run anything; save the weights alone, or TorchScript."
+            f"{path} cannot be read by spandrel: it contains more than tensors, or is damaged. Pickled "
+            "networks are not opened, because a pickle can run any code; save a state dict or TorchScript."
         ) from error
     with tempfile.TemporaryDirectory() as folder:
-        anew = Path(folder) / "weights.pth"
-        torch.save(weights, anew)
-        return loader.load_from_file(anew)
+        copy = Path(folder) / "weights.pth"
+        torch.save(weights, copy)
+        return loader.load_from_file(copy)
 
 
-def _spandrel(path: str | Path) -> Any:
-    """The library, with the architectures of its sister package where that is installed."""
+def _import_spandrel(path: str | Path) -> Any:
+    """Import spandrel, and the architectures of ``spandrel_extra_arches`` if that is installed."""
     try:
         import spandrel
     except ImportError as error:
         raise EnsembleError(
-            f"{path} is no network that was trained here or by CAREamics; for one of a published "
-            'architecture the extra "spandrel" is needed, which is not installed: '
-            f'pip install "napari-ensir[spandrel]" ({error}).'
+            f"{path} was not trained with this package or CAREamics; for a published architecture, install "
+            f'the extra "spandrel": pip install "napari-ensir[spandrel]" ({error}).'
         ) from error
     except Exception as error:  # a torchvision that was built for another torch
         raise EnsembleError(
-            f"spandrel is installed and does not start ({error}); most often torchvision is of another kind "
-            "than torch, one with and one without CUDA: install both from one place."
+            f"spandrel cannot be imported ({error}); usually torch and torchvision do not match, such as one "
+            "with and one without CUDA: install both from the same source."
         ) from error
     with suppress(ImportError):
         import spandrel_extra_arches
@@ -296,121 +448,5 @@ def _spandrel(path: str | Path) -> Any:
     return spandrel
 
 
-# In what the intensities of the training spread by. Images of one set differ; of another camera or another
-# scale (0 to 1 in place of 16 bits) they are beyond these.
-_LEAST_SPREAD = 0.05
-_MOST_SPREAD = 60
-_FARTHEST = 6
-
-
-def unchanged(x: Tensor) -> Tensor:
-    """The tensor itself."""
-    return x
-
-
-@dataclass(frozen=True)
-class Levels:
-    """Which intensity is 0 and how many are 1, for each channel.
-
-    Parameters
-    ----------
-    zero, unit
-        In intensity units; as many as channels, or one for all.
-
-    Examples
-    --------
-    >>> levels = Levels((100.0,), (50.0,))
-    >>> levels.normalised(torch.tensor([200.0])).item(), levels.intensities(torch.tensor([2.0])).item()
-    (2.0, 200.0)
-    """
-
-    zero: tuple[float, ...]
-    unit: tuple[float, ...]
-
-    def normalised(self, x: Tensor) -> Tensor:
-        """(x - zero) / unit, for x of shape (channels, ...)."""
-        return (x - self._along(self.zero, x)) / self._along(self.unit, x)
-
-    def intensities(self, x: Tensor) -> Tensor:
-        """The inverse of :meth:`normalised`: x unit + zero."""
-        return x * self._along(self.unit, x) + self._along(self.zero, x)
-
-    def check(self, channels: int, where: str) -> None:
-        """Refuse figures that do not fit a network.
-
-        Raises
-        ------
-        EnsembleError
-            If they are not as many as the channels (or one), not finite, or a unit is 0.
-        """
-        good = len(self.zero) == len(self.unit) and len(self.unit) in (1, channels)
-        if not (good and bool(torch.isfinite(torch.tensor(self.zero + self.unit)).all()) and all(self.unit)):
-            raise EnsembleError(
-                f"{where} states intensities for {channels} channel(s) as {self.zero[:4]} and "
-                f"{self.unit[:4]}; finite numbers are needed, as many of each, and no division by 0."
-            )
-
-    @staticmethod
-    def _along(values: tuple[float, ...], x: Tensor) -> Tensor:
-        return x.new_tensor(values).reshape(-1, *[1] * (x.ndim - 1))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PackagedNetwork(OwnNetwork):
-    """Applies a network to intensities as they are; see :class:`OwnNetwork` for the other parameters.
-
-    A data range changes nothing here: the file says what the intensities mean.
-
-    Parameters
-    ----------
-    axes
-        How many the network takes together, the channels apart: 2 or 3.
-    before, after
-        What is done with intensities before the network, and with what it gives, to have intensities again;
-        tensors of shape (channels, [planes,] rows, columns).
-    learned
-        The middle of the intensities that it was trained on, and how far they spread; None: not known.
-    """
-
-    # No settings here: both follow from the file.
-    intensities: str = "raw"
-    data_range: tuple[float, float] | None = None
-    axes: int = 2
-    before: Callable[[Tensor], Tensor] = unchanged
-    after: Callable[[Tensor], Tensor] = unchanged
-    learned: Levels | None = None
-
-    @property
-    def network_ndim(self) -> int:
-        """See :class:`NetworkRestorer`."""
-        return self.axes
-
-    def range_of(self, image: NDArray[Any]) -> tuple[float, float]:
-        """See :class:`ImageRestorer`; intensities stay what they are."""
-        return 0.0, 1.0
-
-    def input_warnings(self, image: NDArray[Any]) -> list[str]:
-        """See :class:`ImageRestorer`; among them that intensities are not those of the training."""
-        said = super().input_warnings(image)
-        if self.learned is None or said:
-            return said
-        axis = self.channel_axis if len(self.learned.zero) > 1 else None
-        channels = [image] if axis is None else list(np.moveaxis(image, axis, 0))
-        for channel, middle, width in zip(channels, self.learned.zero, self.learned.unit, strict=False):
-            few = some_pixels(channel).astype(np.float64)
-            least, low, centre, high, most = np.percentile(few, (0, 1, 50, 99, 100))
-            if (
-                most - least < _LEAST_SPREAD * width
-                or high - low > _MOST_SPREAD * width
-                or abs(centre - middle) > _FARTHEST * width
-            ):
-                return [
-                    f"{self.name} was trained on intensities around {middle:.4g}, spread by {width:.4g}, "
-                    f"and this image's are {least:.4g} to {most:.4g}: give intensities as recorded, "
-                    "not rescaled, or a network that was trained on such."
-                ]
-        return []
-
-    def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
-        """See :class:`NetworkRestorer`."""
-        return self.after(super().restore_plane(self.before(plane), draw, tiled))
+def _shorten(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Apply a function of limited reach to images of any size, by overlapping tiles. Knows no networks."""
+"""Apply a function to images of any size in overlapping tiles."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["MOST_TIMES", "Tiles", "apply_tiled", "times_larger"]
+__all__ = ["Tiles", "apply_tiled"]
 
-MOST_TIMES = 16
-"""How many times larger a function may make an image."""
+_MAX_ENLARGEMENT = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """How to cut a plane or a volume.
+    """Size and overlap of the tiles of a plane or a volume.
 
     Parameters
     ----------
     size
-        Side of a tile in pixels, or one side for each of the last axes; what is smaller is one tile.
+        Side of a tile in pixels, or one for each of the last axes; smaller images are one tile.
     overlap
-        Pixels that neighbouring tiles share at least; of volumes one number for each axis, if need be.
+        Smallest overlap of neighbouring tiles in pixels, or one for each of the last axes.
     batch
-        Tiles at once.
+        Number of tiles in one call.
     margin
-        How many of a tile's outermost pixels are thrown away towards a neighbour; None: a quarter of
-        `overlap`, whose middle half is then blended. A function that reaches no further than that gives
-        exactly what it gives on the whole image.
+        Number of outermost pixels of a tile that are discarded towards a neighbour; None: a quarter of
+        `overlap`, whose middle half is then blended. A function whose receptive field extends no further
+        gives the same result as on the whole image.
     border
-        How many pixels of reflection are put around the image and taken off what comes out, for functions
-        whose outermost results are of no use.
+        Number of reflected pixels that are added around the image and removed from the result, for
+        functions whose outermost results are not valid.
     """
 
     size: int | tuple[int, ...] = 256
@@ -50,31 +49,29 @@ class Tiles:
     border: int = 0
 
     def __post_init__(self) -> None:
-        for axis in range(-len(self._both()), 0):
+        given = [each for each in (self.size, self.overlap) if isinstance(each, tuple)]
+        if len({len(each) for each in given}) > 1:
+            raise EnsembleError(
+                f"tiles have sides {self.size} and overlaps {self.overlap}; give the same number of each."
+            )
+        for axis in range(-len(given[0] if given else (0,)), 0):
             size, overlap, margin = self.along(axis)
-            most = size // 2 if self.margin is None else size - 1
+            limit = size // 2 if self.margin is None else size - 1
             if not (
-                0 <= overlap <= most
+                0 <= overlap <= limit
                 and 0 <= margin <= overlap // 2
                 and size >= 8
                 and self.batch >= 1
                 and self.border >= 0
             ):
                 raise EnsembleError(
-                    f"tiles of {size} pixels cannot overlap by {overlap} and lose {margin} in batches of "
-                    f"{self.batch}; a tile has at least 8 pixels, overlaps by at most half, loses at most "
-                    "half of that, and a batch has at least one."
+                    f"tiles of {size} pixels cannot overlap by {overlap} with a margin of {margin} in "
+                    f"batches of {self.batch}; tiles have at least 8 pixels, the overlap is at most half of "
+                    "that, the margin at most half of the overlap, and batches have at least one tile."
                 )
 
-    def _both(self) -> tuple[int, ...]:
-        """Whichever of `size` and `overlap` is given for each axis."""
-        given = [each for each in (self.size, self.overlap) if isinstance(each, tuple)]
-        if len({len(each) for each in given}) > 1:
-            raise EnsembleError(f"tiles have sides {self.size} and overlaps {self.overlap}: as many of each.")
-        return given[0] if given else (0,)
-
     def along(self, axis: int) -> tuple[int, int, int]:
-        """Side, overlap and margin along an axis, counted from the end.
+        """Return side, overlap and margin along an axis, counted from the end.
 
         Examples
         --------
@@ -87,16 +84,16 @@ class Tiles:
         return size, overlap, overlap // 4 if self.margin is None else self.margin
 
     def side(self, length: int, multiple: int | tuple[int, ...], axis: int = -1) -> int:
-        """Side of the tiles along an axis: at most `size`, a multiple, no larger than it need be."""
+        """Return the side of the tiles along an axis: the smallest sufficient multiple, at most `size`."""
         multiple = multiple[axis] if isinstance(multiple, tuple) else multiple
         largest = max(self.along(axis)[0] // multiple, 1) * multiple
         return int(min(largest, -(-length // multiple) * multiple))
 
     def starts(self, length: int, multiple: int | tuple[int, ...], axis: int = -1) -> list[int]:
-        """Where the tiles along an axis of `length` pixels start: evenly spread, at multiples where they can.
+        """Return evenly spaced starts of the tiles along an axis of `length` pixels, multiples if possible.
 
-        A network that halves its images pairs pixels from where its tile starts; tiles that all start at
-        multiples pair them as one tile would. The last one may end behind the image.
+        A network that downsamples pairs pixels from the start of its tile, so tiles that start at multiples
+        pair them as one tile would. The last tile may extend beyond the image.
 
         Examples
         --------
@@ -105,15 +102,15 @@ class Tiles:
         """
         multiple = multiple[axis] if isinstance(multiple, tuple) else multiple
         side = self.side(length, multiple, axis)
-        most = side - self.along(axis)[1]  # between two starts
-        grid = multiple if most >= multiple else 1  # else it is of a fixed size
+        step = side - self.along(axis)[1]  # the largest between two starts
+        grid = multiple if step >= multiple else 1  # a fixed size has no smaller step
         last = -(-max(length - side, 0) // grid)
         if last == 0:
             return [0]
-        return [round(start) * grid for start in np.linspace(0, last, -(-last // (most // grid)) + 1)]
+        return [round(start) * grid for start in np.linspace(0, last, -(-last // (step // grid)) + 1)]
 
     def batches(self, shape: Sequence[int], multiple: int | tuple[int, ...]) -> int:
-        """How many times the function is called for an image of this shape, the channels apart."""
+        """Return the number of calls of the function for an image of this shape, without channels."""
         lengths = [n + 2 * self.border for n in shape]
         counts = [len(self.starts(n, multiple, axis - len(shape))) for axis, n in enumerate(lengths)]
         return -(-int(np.prod(counts)) // self.batch)
@@ -126,33 +123,33 @@ def apply_tiled(
     multiple: int | tuple[int, ...] = 1,
     tick: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """Apply `function` tile by tile and blend.
+    """Apply `function` to overlapping tiles and blend the results.
 
     Parameters
     ----------
     function
         From tensors of shape (batch, channels, [planes,] rows, columns), one for each of `planes`, to one
-        of such a shape, as large or a whole number of times larger along each axis.
+        tensor of that shape, or larger by an integer factor along each axis.
     planes
         Tensors of shape (channels, [planes,] rows, columns).
     tiles
-        How to cut.
+        Size and overlap of the tiles.
     multiple
-        What the sides of a tile have to be multiples of, along every axis or one for each; what does not
-        fill its tiles is reflected.
+        The sides of a tile are multiples of this, along every axis or one for each; images are padded by
+        reflection.
     tick
         Called after each batch.
 
     Returns
     -------
     Tensor
-        Shape (channels of the function's result, [planes,] rows, columns), larger where the function's
+        Shape (channels of the function's result, [planes,] rows, columns), enlarged as the function's
         results are.
 
     Raises
     ------
     EnsembleError
-        If the function changes the size in another way.
+        If the function changes the size in any other way.
 
     Examples
     --------
@@ -167,7 +164,7 @@ def apply_tiled(
     sides = [tiles.side(n, multiple, axis) for axis, n in zip(axes, lengths, strict=True)]
     starts = [tiles.starts(n, multiple, axis) for axis, n in zip(axes, lengths, strict=True)]
     filled = [each[-1] + side for each, side in zip(starts, sides, strict=True)]
-    padded = [_continued(plane, border, filled) for plane in planes]
+    padded = [_pad(plane, border, filled) for plane in planes]
     corners = list(product(*starts))
     total = weights = torch.zeros(0)
     times = [1] * len(lengths)
@@ -177,8 +174,10 @@ def apply_tiled(
             for corner in corners[first : first + tiles.batch]
         ]
         results = function(*(torch.stack([each[(slice(None), *at)] for at in batch]) for each in padded))
+        if results.shape[:1] != (len(batch),):
+            raise EnsembleError(f"the network turned {len(batch)} tiles into {tuple(results.shape)} values.")
         if first == 0:
-            times = times_larger(sides, results.shape[2:])
+            times = _enlargement(sides, results.shape[2:])
             larger = [n * each for n, each in zip(filled, times, strict=True)]
             total, weights = results.new_zeros((results.shape[1], *larger)), results.new_zeros((1, *larger))
         for at, result in zip(batch, results, strict=True):
@@ -192,55 +191,44 @@ def apply_tiled(
     return blended[(slice(None), *(slice(border * each, (border + n) * each) for n, each in kept))]
 
 
-def times_larger(before: Sequence[int], after: Sequence[int]) -> list[int]:
-    """How many times larger each side became.
-
-    Raises
-    ------
-    EnsembleError
-        If one shrank, or by no whole number of times, or beyond :data:`MOST_TIMES`.
-
-    Examples
-    --------
-    >>> times_larger((16, 24), (32, 48))
-    [2, 2]
-    """
+def _enlargement(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """Return the factor along each axis; EnsembleError if one is not an integer, or too large."""
     if len(before) == len(after):
         times = [large // small for small, large in zip(before, after, strict=True)]
         if all(
-            1 <= n <= MOST_TIMES and n * small == large
+            1 <= n <= _MAX_ENLARGEMENT and n * small == large
             for n, small, large in zip(times, before, after, strict=True)
         ):
             return times
     raise EnsembleError(
         f"the network turned tiles of {' x '.join(map(str, before))} pixels into "
-        f"{' x '.join(map(str, after))}; only networks that keep the size or enlarge it by a whole number of "
-        "times can be used."
+        f"{' x '.join(map(str, after))}; only networks that keep the size or enlarge it by an integer factor "
+        "can be used."
     )
 
 
-def _continued(plane: Tensor, border: int, filled: Sequence[int]) -> Tensor:
-    """The plane, continued by reflection at its ends, as often as it takes to fill its tiles."""
+def _pad(plane: Tensor, border: int, filled: Sequence[int]) -> Tensor:
+    """Pad a plane by reflection, repeatedly if needed, to the size of its tiles."""
     for axis, (length, longer) in enumerate(zip(plane.shape[1:], filled, strict=True), start=1):
         if longer > length:
-            plane = plane.index_select(axis, _reflected(length, border, longer).to(plane.device))
+            plane = plane.index_select(axis, _reflect_indices(length, border, longer).to(plane.device))
     return plane
 
 
 def _window(
     tiles: Tiles, sides: Sequence[int], at: Sequence[slice], filled: Sequence[int], times: Sequence[int]
 ) -> Tensor:
-    """Weights of a tile, shape (1, *sides * times): a product over the axes."""
+    """Return the weights of a tile, shape (1, *sides * times): a product over the axes."""
     window = torch.ones(1)
     for axis, (side, cut, end, n) in enumerate(zip(sides, at, filled, times, strict=True)):
         _, overlap, margin = tiles.along(axis - len(sides))
-        along = _rise_and_fall(side * n, overlap * n, margin * n, cut.start > 0, cut.stop < end)
+        along = _taper(side * n, overlap * n, margin * n, cut.start > 0, cut.stop < end)
         window = window[..., None] * along
     return window
 
 
-def _rise_and_fall(side: int, overlap: int, margin: int, before: bool, after: bool) -> Tensor:
-    """Weights along a side of a tile: 0, a squared sine and 1 where a neighbour lies, else 1."""
+def _taper(side: int, overlap: int, margin: int, before: bool, after: bool) -> Tensor:
+    """Return the weights along an axis: 0, then a squared sine, up to 1 at each end with a neighbour."""
     window = torch.ones(side)
     width = overlap - 2 * margin
     if overlap and (before or after):
@@ -253,7 +241,7 @@ def _rise_and_fall(side: int, overlap: int, margin: int, before: bool, after: bo
     return window
 
 
-def _reflected(length: int, border: int, longer: int) -> Tensor:
-    """Indices that continue an axis by reflection at its ends (the outermost pixels twice)."""
+def _reflect_indices(length: int, border: int, longer: int) -> Tensor:
+    """Return indices that extend an axis by symmetric reflection (the outermost pixels occur twice)."""
     index = torch.arange(-border, longer - border) % (2 * length)
     return torch.where(index < length, index, 2 * length - 1 - index)

@@ -12,7 +12,12 @@ import torch
 from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.files.tensors import brief
 from napari_ensir.restorers.classical import CLASSICAL
-from napari_ensir.restorers.networks.checkpoint import fill, read_checkpoint, settings_from, under
+from napari_ensir.restorers.networks.checkpoint import (
+    load_weights,
+    read_checkpoint,
+    settings_from,
+    strip_prefix,
+)
 from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
 from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel
 from napari_ensir.restorers.training.models import Denoiser, DenoiserModel, Regression, RegressionModel
@@ -159,10 +164,10 @@ def _restorer(
         raise EnsembleError(f"{where}: tensor {strays[0][:80]} is unknown.")
     with torch.device("meta"):
         model = model_type(settings)
-    fill(model, under(tensors, "model."), where)
+    load_weights(model, strip_prefix(tensors, "model."), where)
     inner: dict[str, Any] = {}
     if kind == "dp-ir":
-        inner["ir"] = ir or _load_described(header.get("ir"), under(tensors, "ir."), where, device)
+        inner["ir"] = ir or _load_described(header.get("ir"), strip_prefix(tensors, "ir."), where, device)
     return restorer_type(
         model=model,
         trained_steps=step,

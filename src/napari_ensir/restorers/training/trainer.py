@@ -15,7 +15,7 @@ import torch
 from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import check_image, data_range_of
-from napari_ensir.restorers.networks.checkpoint import under, write_checkpoint
+from napari_ensir.restorers.networks.checkpoint import strip_prefix, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -337,7 +337,7 @@ class Trainer:
         EnsembleError
             If the state is incomplete, or does not fit the network.
         """
-        moments = under(tensors, "optimizer.")
+        moments = strip_prefix(tensors, "optimizer.")
         wanted = {
             f"{m}.{name}": each for m in ("exp_avg", "exp_avg_sq") for name, each in self._trained.items()
         }

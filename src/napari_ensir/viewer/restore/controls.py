@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BLIND", "CHECKPOINTS", "RestoreControls"]
 
-CHECKPOINTS = "Restorers (*.safetensors *.pt *.pt2 *.pth *.ckpt *.zip);;All files (*)"
+CHECKPOINTS = "Restorers (*.safetensors *.pt *.onnx *.pth *.ckpt *.zip);;All files (*)"
 """What a file dialog offers."""
 
 BLIND = ("stride", "offsets", "bin_width", "shrinkage", "data_range", "seed")
@@ -130,7 +130,7 @@ class RestoreControls(Panel):
     def _make_buttons(self) -> None:
         self.open_button = button(
             "Open a network…",
-            "A restorer trained here (*.safetensors), a TorchScript or torch.export file (*.pt, *.pt2), or, "
+            "A restorer trained here (*.safetensors), a TorchScript or ONNX network (*.pt, *.onnx), or, "
             "with the extra spandrel, a published checkpoint. Only tensors and graphs are read from it.",
             "open_button",
         )
