@@ -143,7 +143,7 @@ def _(bench):
 
 @misuse(
     "a second exposure that is darker, because the lamp drifted",
-    says="the brightness of the second exposure differs from the candidates', by 1.25",
+    says="the second exposure differs in brightness from the candidates, which are about 1.25",
 )
 def _(bench):
     noisy = 0.8 * TRUTH + np.random.default_rng(5).normal(0, 10, TRUTH.shape).astype(np.float32)

@@ -70,7 +70,7 @@ def test_a_candidate_that_is_constant_in_places_is_named(rng):
 def test_another_scale_is_named(rng, method, dtype, change):
     candidates, truth = make_image(rng, (60, 60), 3, dtype)
     candidates[2] = change(candidates[2]).astype(dtype)
-    lut = fit_lut([(candidates, truth)], "ABC", method, device="cpu")
+    lut = fit_lut([(candidates, truth)], "ABC", method=method, device="cpu")
     found = [one["fix"] for one in lut.report["diagnostics"] if one["code"] == "scale-mismatch"]
     assert [one["candidates"] for one in found] == [["C"]]
     matched = found[0]["gain"] * candidates[2] + found[0]["offset"]

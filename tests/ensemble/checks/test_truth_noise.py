@@ -144,7 +144,7 @@ class TestFit:
 
     @pytest.mark.parametrize("reference", [[], [3], iter([]), 7])
     def test_what_is_no_set_is_said_as_ever(self, reference):
-        with pytest.raises(EnsembleError, match=r"empty|no pair|give pairs"):
+        with pytest.raises(EnsembleError, match=r"empty|not a pair|give pairs"):
             fit_lut(reference, truth_noise="unknown", device="cpu")
 
     def test_report_is_plain_and_kept(self, scene, tmp_path):
