@@ -193,3 +193,12 @@ def test_a_black_border_outside_the_middle(truth):
     assert found.code == "empty-region"
     assert found.fix["region"] == [[0, 6], [0 + 72, 72 + 256]]
     assert check_alignment([smoothed(large, 1, 1), smoothed(large)], large, "AB") == []
+
+
+def test_one_plane_off_in_a_series_of_stacks_names_only_that_candidate(truth):
+    rng = np.random.default_rng(8)
+    planes = filters.gaussian(rng.normal(0, 900, (7, 96, 104)), (1.2, 3, 3))
+    series = np.stack([planes] * 4)  # (T, Z, Y, X)
+    near = series + rng.normal(0, 2, series.shape)
+    (found,) = check_alignment([near, np.roll(near, -1, axis=1)], series, ("near", "far"))
+    assert (found.code, found.fix["candidates"]) == ("other-plane", ["far"])
