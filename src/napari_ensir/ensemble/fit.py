@@ -524,15 +524,15 @@ class FitSession:
     def _latest(self) -> WeightLUT:
         return self.estimate() if self.lut is None else self.lut
 
-    def _matched_noise(self, noise: TruthNoise | None) -> TruthNoise | None:
+    def _matched_noise(self, noise: TruthNoise) -> TruthNoise:
         """The noise of the truth after its brightness was matched."""
-        return noise * self._noise_gain if isinstance(noise, float | int) else noise
+        return noise if noise == "unknown" else float(noise) * self._noise_gain
 
     def _psnr(self, error: float) -> float:
         """PSNR of a mean squared error without the truth's noise; NaN if that is unknown or larger."""
-        noise = self._matched_noise(self.settings.truth_noise)
-        if noise is None:
+        if self.settings.truth_noise is None:
             return psnr_of_error(error, self.score_range.peak)
+        noise = self._matched_noise(self.settings.truth_noise)
         left = _NAN if noise == "unknown" else error - float(noise) ** 2
         return psnr_of_error(left, self.score_range.peak) if left > 0 else _NAN
 
@@ -575,8 +575,8 @@ class FitSession:
             weights.append(lut)
         weights.append(self._zzpm_weights())
         blocks = errors_of_parts([part.in_bins(lut.binning) for part in parts], weights)
+        assert self.settings.truth_noise is not None
         noise = self._matched_noise(self.settings.truth_noise)
-        assert noise is not None
         found = NoisyScores.of(lut.names, [blocks], self.score_range.peak, noise, roles)
         return [replace(row, method=lut.method) if row.role == "method" else row for row in found.rows]
 

@@ -206,8 +206,12 @@ def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] 
     _, unmoved = overlap(one, other, best, moved=False)
     if not is_closer(left[best], squared_difference(back, unmoved)):
         return None
-    coarse = [_blur(image[..., None], np.isfinite(image)[..., None], 2.0)[..., 0] for image in (one, other)]
-    moved, still = (squared_difference(*overlap(*coarse, best, moved=way)).mean() for way in (True, False))
+    first, second = (
+        _blur(image[..., None], np.isfinite(image)[..., None], 2.0)[..., 0] for image in (one, other)
+    )
+    moved, still = (
+        float(squared_difference(*overlap(first, second, best, moved=way)).mean()) for way in (True, False)
+    )
     return best if moved < still else None
 
 
