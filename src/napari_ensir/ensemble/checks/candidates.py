@@ -128,7 +128,7 @@ def _check_scales(
 ) -> list[Diagnostic]:
     """Candidates that are on another scale than the most typical one, and were not in the fit."""
     fitted = [one for one in report.get("diagnostics", ()) if isinstance(one, dict)]
-    if any(one.get("code") in ("scale-mismatch", "tone-curve") for one in fitted):
+    if planes[0].ndim < 3 or any(one.get("code") in ("scale-mismatch", "tone-curve") for one in fitted):
         return []
     place = most_typical(planes)
     found = []
