@@ -189,6 +189,23 @@ def test_info_and_import(fitted):
     assert found["report"]["statistics_bytes"] > 0
 
 
+def test_info_describes_the_noise_of_an_image(tmp_path):
+    clean = np.tile(np.linspace(20, 400, 200), (200, 1))
+    noisy = 2.0 * np.random.default_rng(0).poisson(clean / 2)
+    noisy[50, 60] = 4000
+    write_image(tmp_path / "noisy.tif", noisy.astype(np.uint16))
+    found = json.loads(run("info", tmp_path / "noisy.tif", "--json", "-"))
+    assert found["shape"] == [200, 200]
+    assert found["noise"]["gain"] == pytest.approx(2, rel=0.1)
+    assert found["noise"]["level"] == pytest.approx(np.sqrt(2 * clean.mean()), rel=0.1)
+    assert (found["noise"]["correlation"], found["noise"]["hot_pixels"]) == (None, 1)
+    said = run("info", tmp_path / "noisy.tif")
+    assert "x intensity" in said
+    assert "independent noise" in said
+    write_image(tmp_path / "line.tif", np.zeros((1, 9), np.float32))
+    assert "cannot estimate the noise" in run("info", tmp_path / "line.tif", status=1)
+
+
 def test_import_of_a_published_table(tmp_path, reference_folder):
     table = next((reference_folder / "published_luts").glob("weight_Rain100H*.pth"))
     names = [part for name in ("MPRNet", "MAXIM", "Restormer") for part in ("--name", name)]

@@ -14,7 +14,7 @@ misuse = Misuses()
 
 @misuse(
     "a table of 8 bit on images of 16",
-    says="the images seem to be of another exposure than those that the table was learned on (about 200 x",
+    says="the images seem to be of another exposure than those that the table was learned on: about 200 x",
 )
 def _(bench):
     bench.fitted(TRUTH.astype(np.uint8))
@@ -24,7 +24,7 @@ def _(bench):
 
 @misuse(
     "a table of 0 to 255 on images of 0 to 1",
-    says="the images seem to be of another exposure than those that the table was learned on (about 0.0039",
+    says="the images seem to be of another exposure than those that the table was learned on: about 0.0039",
 )
 def _(bench):
     bench.fitted(TRUTH.astype(np.uint8))
@@ -33,7 +33,7 @@ def _(bench):
 
 @misuse(
     "one candidate of another range, where the table is applied",
-    says='of the pixels of "far" lie outside the table\'s range',
+    says='candidate "far": on another scale than candidate "near"',
 )
 def _(bench):
     bench.fitted()
@@ -108,7 +108,7 @@ def _(bench):
 
 @misuse(
     "a candidate rotated by 2 degrees",
-    unseen="no whole pixel, flip or quarter turn brings it closer; it looks like a blurred candidate",
+    says='no method is significantly better than the candidate "near" alone',
 )
 def _(bench):
     tilted = transform.rotate(far(TRUTH), 2, mode="reflect", preserve_range=True)

@@ -30,7 +30,7 @@ def _(bench):
 
 @misuse(
     "the ground truth among the candidates, in Python",
-    says="candidate 2 is the ground truth itself; leave it out",
+    says="candidate 2 is the ground truth itself; remove it from the candidates",
 )
 def _(bench):
     return python(fit_lut, [((near(TRUTH), TRUTH), TRUTH)])
@@ -71,7 +71,7 @@ def _(bench):
 
 @misuse(
     "a noisy image for the ground truth, the clean one for a candidate",
-    unseen="the ground truth is whatever is given as such; --truth-noise says that it is noisy",
+    says='no method is significantly better than the candidate "clean" alone',
 )
 def _(bench):
     return bench.fit({"near": near(TRUTH), "clean": TRUTH + 0.5}, TRUTH + RNG.normal(0, 25, TRUTH.shape))
@@ -143,7 +143,7 @@ def _(bench):
 
 @misuse(
     "a second exposure that is darker, because the lamp drifted",
-    says="the brightness of the second exposure differs from the candidates', by 1.25",
+    says="the second exposure differs in brightness from the candidates, which are about 1.25",
 )
 def _(bench):
     noisy = 0.8 * TRUTH + np.random.default_rng(5).normal(0, 10, TRUTH.shape).astype(np.float32)

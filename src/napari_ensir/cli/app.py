@@ -517,12 +517,12 @@ def restorers(
 def info(
     path: Annotated[
         Path,
-        typer.Argument(help="A .lut.safetensors file, or an image or Zarr array written by napari-ensir."),
+        typer.Argument(help="A .lut.safetensors file, or an image or Zarr array."),
     ],
     *,
     output: Output,
 ) -> None:
-    """Describe a lookup table and its fit, or the origin of an output."""
+    """Describe a lookup table and its fit, the origin of an output, or the noise of any other image."""
     from napari_ensir.cli.info import info as run
 
     run(path, output=output)

@@ -12,6 +12,7 @@ from napari_ensir.cli.apply import OutsideRange, in_table_order
 from napari_ensir.cli.batch import noted, read_by
 from napari_ensir.ensemble.arrays.intensity_range import widest
 from napari_ensir.ensemble.checks.alignment import check_reference
+from napari_ensir.ensemble.checks.exposure import check_drift
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import (
@@ -121,7 +122,7 @@ def _evaluate_noisy(
     if settings.y_channel:
         raise EnsembleError("y_channel is set, but the noise of Y is unknown; score all channels.")
     assert settings.truth_noise is not None
-    parts = []
+    parts, drifts = [], []
     with output.progress() as progress:
         for number, (stem, _) in enumerate(images.fields):
             if stem not in failed:
@@ -129,6 +130,8 @@ def _evaluate_noisy(
                     arrays = {role: np.asarray(one) for role, one in images.load(number).items()}
                     truth = arrays.pop(Part.TRUTH)
                     candidates = list(arrays.values())
+                    label = stem if len(images) > 1 else ""
+                    drifts += check_drift(candidates, truth, score.channels_of(truth.shape), label)
                     shown = [*candidates, np.mean(candidates, axis=0)]
                     shown += [] if lut is None else [lut.apply(candidates, settings.device, check=False)]
                     cut, axis = score.inside(truth.shape), score.channels_of(truth.shape)
@@ -140,7 +143,8 @@ def _evaluate_noisy(
         names, parts, score.data_range[1] - score.data_range[0], settings.truth_noise, others
     )
     scoring = settings.keywords() | {"images": len(parts)}
-    results = {"settings": scoring, **scores.to_dict(), "failed": failed}
+    warnings = terminal.warn([one.message for one in drifts])
+    results = {"settings": scoring, **scores.to_dict(), "failed": failed, "warnings": warnings}
     output.finish(results, lambda: terminal.say(str(scores)))
     return failed
 

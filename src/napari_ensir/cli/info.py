@@ -1,14 +1,16 @@
-"""The command ``info``: describe a lookup table, or the origin of an output."""
+"""The command ``info``: describe a lookup table, the origin of an output, or the noise of an image."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_ensir.cli import terminal
+from napari_ensir.ensemble.checks.alignment import middle_plane
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import table_of
-from napari_ensir.errors import EnsembleError
-from napari_ensir.files.image import read_record
+from napari_ensir.files.image import read_image, read_record
 from napari_ensir.files.output_paths import Place, check_places
 from napari_ensir.files.png import SUFFIXES
 
@@ -25,11 +27,12 @@ _LONG = ("iterations", "outcome", "bin_sets", "inputs", "fidelity")
 
 
 def info(path: Path, *, output: Output) -> None:
-    """Describe a table, or the record of an output."""
+    """Describe a table, the record of an output, or the noise of another image."""
     check_places(output.places, [Place("a file", path)])
     output.check()
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
-        results, lines = _of_output(path)
+        record = read_record(path)
+        results, lines = _of_image(path) if record is None else _of_output(record)
     else:
         results, lines = _of_table(path)
     rows = [(key.replace("_", " "), terminal.plain(value)) for key, value in lines.items()]
@@ -47,18 +50,57 @@ def _of_table(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return results, lines
 
 
-def _of_output(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    record = read_record(path)
-    if record is None:
-        raise EnsembleError(
-            f"{path} has no record of its origin: it was not written by napari-ensir, or another program "
-            "has saved it again."
-        )
+def _of_output(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     table = record.get("table")
     lines = {key: value for key, value in record.items() if key != "table"}
     if isinstance(table, dict):
         lines |= {f"table_{key}": value for key, value in _table_lines(table).items()}
     return record, lines
+
+
+def _of_image(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The noise of an image that this package did not write, estimated from its middle plane."""
+    from napari_ensir.restorers.noise_model import estimate_noise_model, find_hot_pixels
+
+    array = read_image(path)
+    plane = middle_plane(array)
+    image = np.moveaxis(plane, -1, 0)
+    model = estimate_noise_model(image, channel_axis=0)
+    hot = int(find_hot_pixels(image, model).sum())
+    results: dict[str, Any] = {
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "examined": list(plane.shape[:2]),
+        "noise": {
+            "level": model.level,
+            "gain": model.gain,
+            "gain_error": _finite(model.gain_error),
+            "offset": model.offset,
+            "offset_error": _finite(model.offset_error),
+            "is_signal_dependent": model.is_signal_dependent,
+            "correlation": None if model.correlation is None else model.correlation.tolist(),
+            "hot_pixels": hot,
+        },
+    }
+    variance = f"{model.gain:.3g} x intensity {'-' if model.offset < 0 else '+'} {abs(model.offset):.3g}"
+    lines = {
+        "shape": results["shape"],
+        "dtype": results["dtype"],
+        "examined": f"{plane.shape[0]} x {plane.shape[1]} pixels in the middle",
+        "noise_level": f"{model.level:.3g} (standard deviation, on average)",
+        "noise_variance": variance if model.is_signal_dependent else "the same at all intensities",
+        "neighbouring_pixels": "independent noise",
+        "hot_pixels": f"{hot} found",
+    }
+    if model.correlation is not None:
+        middle = len(model.correlation) // 2
+        right, down = model.correlation[middle, middle + 1], model.correlation[middle + 1, middle]
+        lines["neighbouring_pixels"] = f"correlated noise, {right:.2f} along rows, {down:.2f} along columns"
+    return results, lines
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _table_lines(table: Mapping[str, Any]) -> dict[str, Any]:

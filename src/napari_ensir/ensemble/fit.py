@@ -18,6 +18,7 @@ import numpy as np
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.image_set import check_prior
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics
+from napari_ensir.ensemble.checks.exposure import MatchedTruths
 from napari_ensir.ensemble.checks.noise import PARTS, method_for
 from napari_ensir.ensemble.checks.reference import diagnose_reference
 from napari_ensir.ensemble.estimators.base import METHODS, Settings, find_method
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.ensemble.checks.noise import TruthNoise
     from napari_ensir.ensemble.combine.lookup import Lookup
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.statistics.binning import Binning
@@ -187,6 +189,7 @@ class FitSession:
         self._pairs, self._names, self._mask = reference, names, mask
         self._held_out, self._input_names, self._progress = held_out, input_names, progress
         self._checks = check_input
+        self._noise_gain = 1.0
         self._lookups: dict[Any, list[Lookup | None]] = {}
         self.tables: dict[str, WeightLUT] = {}
 
@@ -228,6 +231,8 @@ class FitSession:
                 truth_noise=settings.truth_noise,
                 match_truth=settings.match_truth,
             )
+            if isinstance(pairs, MatchedTruths):
+                self._noise_gain = pairs.noise_gain
         n_folds = PARTS if noisy else FOLDS
         common: dict[str, Any] = {
             "channel_axis": settings.channel_axis,
@@ -332,9 +337,9 @@ class FitSession:
         if choice is not None:
             report["method_choice"] = choice
         if settings.truth_noise is not None:
-            report["truth_noise"] = settings.truth_noise
+            noise = report["truth_noise"] = self._matched_noise(settings.truth_noise)
             if reference.folds:
-                scores = scores_of_reference(reference, lut, estimation.settings, settings.truth_noise)
+                scores = scores_of_reference(reference, lut, estimation.settings, noise)
                 report["scores"] = scores.to_dict()
         self.settings, self.used = settings, estimation.settings
         self.lut = replace(lut, report=report)
@@ -532,11 +537,15 @@ class FitSession:
     def _latest(self) -> WeightLUT:
         return self.estimate() if self.lut is None else self.lut
 
+    def _matched_noise(self, noise: TruthNoise) -> TruthNoise:
+        """The noise of the truth after its brightness was matched."""
+        return noise if noise == "unknown" else float(noise) * self._noise_gain
+
     def _psnr(self, error: float) -> float:
         """PSNR of a mean squared error without the truth's noise; NaN if that is unknown or larger."""
-        noise = self.settings.truth_noise
-        if noise is None:
+        if self.settings.truth_noise is None:
             return psnr_of_error(error, self.score_range.peak)
+        noise = self._matched_noise(self.settings.truth_noise)
         left = _NAN if noise == "unknown" else error - float(noise) ** 2
         return psnr_of_error(left, self.score_range.peak) if left > 0 else _NAN
 
@@ -580,7 +589,8 @@ class FitSession:
         weights.append(self._zzpm_weights())
         blocks = errors_of_parts([part.in_bins(lut.binning) for part in parts], weights)
         assert self.settings.truth_noise is not None
-        found = NoisyScores.of(lut.names, [blocks], self.score_range.peak, self.settings.truth_noise, roles)
+        noise = self._matched_noise(self.settings.truth_noise)
+        found = NoisyScores.of(lut.names, [blocks], self.score_range.peak, noise, roles)
         return [replace(row, method=lut.method) if row.role == "method" else row for row in found.rows]
 
     def _zzpm_weights(self) -> NDArray[np.float64]:

@@ -176,3 +176,29 @@ def test_a_set_says_where_and_nothing_twice(truth):
         'candidate "1": its image 2 is closer to the ground truth of image 3; are all in one order?'
     )
     assert check_reference([([smoothed(other)], other) for other in others]) == []
+
+
+def test_correlated_noise_is_not_a_shift(truth):
+    """A second exposure whose noise is correlated with the candidate's, one row further."""
+    noise = np.random.default_rng(6).normal(0, 25, truth.shape)
+    candidate = filters.gaussian(truth, 1) + 0.8 * noise
+    assert find_shift(truth + np.roll(noise, -1, axis=0), candidate) is None
+
+
+def test_a_black_border_outside_the_middle(truth):
+    large = np.tile(np.hstack([truth, truth[:, ::-1]]), (2, 1))
+    black = smoothed(large)
+    black[:6] = 0
+    (found,) = check_alignment([smoothed(large, 1, 1), black], large, "AB")
+    assert found.code == "empty-region"
+    assert found.fix["region"] == [[0, 6], [0 + 72, 72 + 256]]
+    assert check_alignment([smoothed(large, 1, 1), smoothed(large)], large, "AB") == []
+
+
+def test_one_plane_off_in_a_series_of_stacks_names_only_that_candidate(truth):
+    rng = np.random.default_rng(8)
+    planes = filters.gaussian(rng.normal(0, 900, (7, 96, 104)), (1.2, 3, 3))
+    series = np.stack([planes] * 4)  # (T, Z, Y, X)
+    near = series + rng.normal(0, 2, series.shape)
+    (found,) = check_alignment([near, np.roll(near, -1, axis=1)], series, ("near", "far"))
+    assert (found.code, found.fix["candidates"]) == ("other-plane", ["far"])

@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
-from napari_ensir import fit_lut
+from napari_ensir import compare, fit_lut
 from napari_ensir.ensemble.checks.alignment import check_alignment
 from napari_ensir.ensemble.checks.exposure import find_drift, match_truths
 from napari_ensir.errors import EnsembleWarning
@@ -88,3 +88,27 @@ def test_equal_brightness_is_left_as_it_is(scene):
     second = truth + np.random.default_rng(1).normal(0, 10, truth.shape)
     pairs = [(candidates, second)]
     assert match_truths(pairs) == (pairs, [])
+
+
+def test_the_noise_of_a_matched_exposure_is_multiplied_by_the_gain(scene):
+    truth, candidates = scene
+    second = 0.8 * truth + np.random.default_rng(1).normal(0, 8, truth.shape).astype(np.float32)
+    options = {"device": "cpu", "data_range": (0, 255)}
+    lut = fit_lut([(candidates, second)], truth_noise=8.0, **options)
+    gain = lut.report["matched_truth"][0]["gain"]
+    assert gain == pytest.approx(1.25, abs=0.05)
+    assert lut.report["truth_noise"] == pytest.approx(8 * gain)
+    row = lut.report["scores"]["rows"][0]
+    error = float(np.mean((candidates[0] - truth) ** 2))
+    assert row["mse"] == pytest.approx(error, abs=3 * 2 * 64 / np.sqrt(truth.size) + 0.15 * error)
+    as_it_is = fit_lut([(candidates, second)], truth_noise=8.0, match_truth="never", **options)
+    assert as_it_is.report["truth_noise"] == 8.0
+
+
+def test_compare_names_a_drifted_second_exposure(scene):
+    truth, candidates = scene
+    noise = np.random.default_rng(1).normal(0, 8, truth.shape)
+    for gain in (1.0, 0.8):
+        found = compare([(candidates, gain * truth + noise)], "AB", methods=["A", "B"], truth_noise=8.0)
+        drifted = [note for note in found.notes if "differs in brightness" in note]
+        assert len(drifted) == (gain != 1)

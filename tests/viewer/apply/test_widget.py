@@ -100,7 +100,7 @@ def test_layers_that_the_table_was_not_learned_on_come_first(filled, fitted, wai
     assert [layer.name for layer in docked.layers] == [f"field 2 {name}" for name in fitted.names]
     docked.apply()
     wait_for(docked)
-    assert "of another exposure" in docked.message.value  # which says more than its range
+    assert "of another exposure" in docked.message.value
 
 
 def test_a_layer_that_does_not_fit_is_one_clear_sentence(filled, fitted, docked):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_alignment",
     "check_reference",
+    "check_scale",
     "correlation",
     "find_shift",
     "is_closer",
@@ -54,6 +55,9 @@ SIDE = 256
 
 LEAST_SIDE = 24
 """Smaller planes are not examined."""
+
+BORDER = 32
+"""Rows and columns at the edges of larger planes that are examined for empty regions."""
 
 GAMMAS = (1 / 2.4, 1 / 2.2, 1 / 1.8, 1.8, 2.2, 2.4)
 """Powers that displays and cameras apply."""
@@ -166,7 +170,8 @@ def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] 
     """Find the shift of a candidate against the ground truth in whole pixels, down and to the right.
 
     The peaks of the phase correlation and of the cross-correlation (Kuglin and Hines 1975, by scikit-image)
-    and the eight shifts by one pixel are tried. The best is returned if it is clearly better than none.
+    and the eight shifts by one pixel are tried. The best is returned if it is clearly better than none, and
+    better between the blurred images too: noise of neighbouring pixels may be correlated, structure decides.
 
     Parameters
     ----------
@@ -199,7 +204,15 @@ def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] 
     best = min(shifts, key=lambda shift: float(left[shift].mean()))
     back, _ = overlap(one, other, best)
     _, unmoved = overlap(one, other, best, moved=False)
-    return best if is_closer(left[best], squared_difference(back, unmoved)) else None
+    if not is_closer(left[best], squared_difference(back, unmoved)):
+        return None
+    first, second = (
+        _blur(image[..., None], np.isfinite(image)[..., None], 2.0)[..., 0] for image in (one, other)
+    )
+    moved, still = (
+        float(squared_difference(*overlap(first, second, best, moved=way)).mean()) for way in (True, False)
+    )
+    return best if moved < still else None
 
 
 def overlap(
@@ -452,6 +465,15 @@ class _View:
         steps = (step for step in (0, -1, 1) if self.has(truth, away + step))
         return {step: squared_difference(self.plane(truth, away + step), plane) for step in steps}
 
+    def borders(self, shape: tuple[int, ...]) -> Iterator[_View]:
+        """The edges of the plane that the middle leaves out."""
+        for axis in [axis for axis in range(len(shape)) if axis != self.channel][-2:]:
+            if self.index[axis].start > 0:
+                for start in (0, shape[axis] - BORDER):
+                    index = list(self.index)
+                    index[axis] = slice(start, start + BORDER)
+                    yield replace(self, index=tuple(index))
+
     def has(self, array: Any, step: int) -> bool:
         """Whether there is a plane ``step`` places further in the stack."""
         return self.stack is not None and 0 <= self.index[self.stack].start + step < array.shape[self.stack]
@@ -473,9 +495,14 @@ def _first_problem(view: _View, candidate: Any, plane: Plane, truth: Any, wanted
     both = finite & np.isfinite(wanted)
     if not all(_varies(x[both]) for x in (plane, wanted)):
         return _check_missing(finite)
-    checks = (_check_inversion, _check_position, _check_channels, _check_clipping, _check_region)
-    for check in (*checks, _check_scale):
+    for check in (_check_inversion, _check_position, _check_channels, _check_clipping):
         if (found := check(plane, wanted)) is not None:
+            return found
+    found = _check_region(view, plane, wanted) or check_scale(plane, wanted)
+    if found is not None:
+        return found
+    for edge in view.borders(tuple(truth.shape)):
+        if (found := _check_region(edge, edge.plane(candidate), edge.plane(truth))) is not None:
             return found
     return _check_neighbours(view, candidate, truth) or _check_missing(finite)
 
@@ -532,8 +559,8 @@ def _check_channels(plane: Plane, truth: Plane) -> Diagnostic | None:
     return Diagnostic("channels-reversed", "error", text, {"action": "reverse-channels"})
 
 
-def _check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
-    """Other units, or another tone curve."""
+def check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
+    """Report other units or another tone curve; the message lacks the candidate's name."""
     both = np.isfinite(plane) & np.isfinite(truth)
     x, y = plane[both], truth[both]
     if _is_gamma(x, y):
@@ -580,15 +607,15 @@ def _is_gamma(x: Plane, y: Plane) -> bool:
     return bool(curved < 0.25 * fitted and fitted - curved > 0.01 * y.var())
 
 
-def _blur(plane: Plane, valid: NDArray[np.bool_]) -> Plane:
+def _blur(plane: Plane, valid: NDArray[np.bool_], sigma: float = SMOOTHING) -> Plane:
     """Gaussian blur of rows and columns over the valid pixels."""
     from scipy.ndimage import gaussian_filter
 
-    sigma = (SMOOTHING, SMOOTHING, 0)
+    sigmas = (sigma, sigma, 0)
     if valid.all():
-        return np.asarray(gaussian_filter(plane, sigma))
-    weight = gaussian_filter(valid.astype(np.float64), sigma)
-    return np.asarray(gaussian_filter(np.where(valid, plane, 0.0), sigma) / np.maximum(weight, 1e-12))
+        return np.asarray(gaussian_filter(plane, sigmas))
+    weight = gaussian_filter(valid.astype(np.float64), sigmas)
+    return np.asarray(gaussian_filter(np.where(valid, plane, 0.0), sigmas) / np.maximum(weight, 1e-12))
 
 
 def _check_clipping(plane: Plane, truth: Plane) -> Diagnostic | None:
@@ -615,12 +642,15 @@ def _clipped(plane: Plane, other: Plane) -> tuple[float, float, str] | None:
     return None
 
 
-def _check_region(plane: Plane, truth: Plane) -> Diagnostic | None:
+def _check_region(view: _View, plane: Plane, truth: Plane) -> Diagnostic | None:
     """A constant region, such as a lost tile or an empty border, that the truth does not have."""
     from scipy.ndimage import find_objects, label
 
     both = np.isfinite(plane) & np.isfinite(truth)
+    if not both.any():
+        return None
     squares = np.where(both, (plane - truth) ** 2, 0.0)
+    top, left = [part.start for axis, part in enumerate(view.index) if axis != view.channel][-2:]
     for value in {float(plane[both].min()), float(plane[both].max()), 0.0}:
         flat = ((plane == value) & both).all(axis=-1)
         regions, n = label(flat)
@@ -634,11 +664,14 @@ def _check_region(plane: Plane, truth: Plane) -> Diagnostic | None:
             continue
         if squares[inside].mean() <= EMPTY_ERROR**2 * squares[rest].mean():
             continue
-        rows, columns = ((part.start, part.stop) for part in find_objects(inside.astype(int))[0])
+        rows, columns = (
+            (part.start + first, part.stop + first)
+            for part, first in zip(find_objects(inside.astype(int))[0], (top, left), strict=True)
+        )
         text = (
-            f"{inside.mean():.1%} of the plane examined is one region of {value:g} (rows {rows[0]} to "
-            f"{rows[1] - 1}, columns {columns[0]} to {columns[1] - 1}) where the ground truth is not; mask "
-            "or crop it."
+            f"empty region: every pixel is {value:g} in rows {rows[0]} to {rows[1] - 1}, columns "
+            f"{columns[0]} to {columns[1] - 1} ({inside.mean():.1%} of the part examined), but the ground "
+            "truth varies there; crop all images, or exclude the region with a mask."
         )
         fix = {"action": "crop", "region": [[*rows], [*columns]]}
         return Diagnostic("empty-region", "warning", text, fix)

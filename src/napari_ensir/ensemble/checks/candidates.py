@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.ensemble.checks.alignment import (
     check_alignment,
+    check_scale,
     correlation,
     middle_of,
     middle_plane,
@@ -81,6 +83,19 @@ def check_agreement(
     before = _correlations_of(report, len(planes))
     if found or before is None:
         return found
+    return _check_correlations(before, names, candidates, planes, channel_axis) or _check_scales(
+        report, names, planes
+    )
+
+
+def _check_correlations(
+    before: NDArray[np.float64],
+    names: Sequence[str],
+    candidates: Sequence[Any],
+    planes: Sequence[NDArray[np.float64]],
+    channel_axis: int | None,
+) -> list[Diagnostic]:
+    """Candidates that correlate less than when the table was learned, and why."""
     now = np.array([[correlation(one, other) for other in planes] for one in planes])
     limit = np.maximum(DISAGREEMENT * (1 - before), LEAST_DISAGREEMENT)
     if not (1 - now > limit).any():
@@ -106,6 +121,24 @@ def check_agreement(
         "the table was learned; are they of the same field?"
     )
     return [Diagnostic("disagreement", "warning", text, {"candidates": [names[m], names[k]]})]
+
+
+def _check_scales(
+    report: Mapping[str, Any], names: Sequence[str], planes: Sequence[NDArray[np.float64]]
+) -> list[Diagnostic]:
+    """Candidates that are on another scale than the most typical one, and were not in the fit."""
+    fitted = [one for one in report.get("diagnostics", ()) if isinstance(one, dict)]
+    if planes[0].ndim < 3 or any(one.get("code") in ("scale-mismatch", "tone-curve") for one in fitted):
+        return []
+    place = most_typical(planes)
+    found = []
+    for name, plane in zip(names, planes, strict=True):
+        one = check_scale(plane, planes[place])
+        if one is not None and plane is not planes[place]:
+            against = one.message.replace("the ground truth", f'candidate "{names[place]}"')
+            fix = {**(one.fix or {}), "candidates": [name]}
+            found.append(replace(one, message=f'candidate "{name}": {against}', fix=fix))
+    return found
 
 
 def _all_constant(planes: Sequence[NDArray[np.float64]]) -> bool:

@@ -19,44 +19,23 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.statistics.binning import Binning
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["check_fit", "check_range", "share_outside"]
+__all__ = ["check_fit", "check_range"]
 
 
 OUTSIDE = 0.01
-"""Share of pixels outside the range that is reported: noise puts a few of them there."""
+"""Share of pixels outside the range that is reported of a fit: noise puts a few of them there."""
 
+FAR = 0.5
+"""Share of the range beyond its ends, and share of pixels there, that shows a table of another scale."""
 
-def share_outside(binning: Binning, image: ArrayLike) -> float:
-    """Share of an image's pixels that lie outside a table's range, and so fall in its end bins.
-
-    Parameters
-    ----------
-    binning : Binning
-        The bins of a table: ``lut.binning``.
-    image
-        Intensities of any shape, an integer or float dtype; one plane of a large image is enough.
-
-    Returns
-    -------
-    float
-        0 to 1, of the finite pixels; 0 if there are none.
-
-    Examples
-    --------
-    >>> from napari_ensir import fit_lut
-    >>> truth = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    >>> lut = fit_lut([([truth // 2 * 2, truth // 4 * 4], truth)])
-    >>> share_outside(lut.binning, truth), share_outside(lut.binning, truth * np.uint16(16))
-    (0.0, 0.9375)
-    """
-    values = np.asarray(image)
-    finite = np.isfinite(values)
-    outside = finite & ((values < binning.low) | (values > binning.high))
-    return float(outside.sum() / max(1, finite.sum()))
+NARROW = 0.125
+"""Share of a bin width that an image of another scale spans at most."""
 
 
 def check_range(binning: Binning, name: str, image: ArrayLike) -> list[Diagnostic]:
-    """Check that an image's intensities lie in a table's range, and not all in one bin.
+    """Check that a table's range is the scale of an image, before it is applied.
+
+    Other fields may be brighter or darker than those learned from: what is reported is another unit.
 
     Parameters
     ----------
@@ -65,40 +44,42 @@ def check_range(binning: Binning, name: str, image: ArrayLike) -> list[Diagnosti
     name : str
         Of the candidate.
     image
-        As for :func:`share_outside`.
+        Intensities of any shape, an integer or float dtype; one plane of a large image is enough.
 
     Returns
     -------
     list of Diagnostic
-        At most one.
+        At most one: most pixels lie outside the range by more than half its width, or all span less than an
+        eighth of one bin.
 
     Examples
     --------
     >>> from napari_ensir import fit_lut
     >>> truth = np.arange(256, dtype=np.uint8).reshape(16, 16)
     >>> lut = fit_lut([([truth // 2 * 2, truth // 4 * 4], truth)])
-    >>> check_range(lut.binning, "a", truth)
+    >>> check_range(lut.binning, "a", truth + 50)
     []
     >>> print(*check_range(lut.binning, "a", truth * np.uint16(16)))
-    93.8% of the pixels of "a" lie outside the table's range, 0 to 255: it was learned on another scale.
+    91% of the pixels of "a" lie far outside the table's range, 0 to 255: it was learned on another scale.
     >>> print(*check_range(lut.binning, "a", truth / 255))
     All of "a" (0 to 1) lies in one bin of the table, 0 to 255 in bins of 32: it was learned on another scale.
     """
     low, high = binning.low, binning.high
     fix = {"action": "match-intensities", "candidates": [name]}
-    outside = share_outside(binning, image)
-    if outside > OUTSIDE:
+    values = np.asarray(image)
+    values = values[np.isfinite(values)].astype(np.float64)
+    if values.size == 0 or values.min() == values.max():
+        return []
+    margin = FAR * (high - low)
+    far = float(((values < low - margin) | (values > high + margin)).mean())
+    if far > FAR:
         text = (
-            f'{outside:.1%} of the pixels of "{name}" lie outside the table\'s range, {low:g} to {high:g}: '
+            f'{far:.0%} of the pixels of "{name}" lie far outside the table\'s range, {low:g} to {high:g}: '
             "it was learned on another scale."
         )
         return [Diagnostic("outside-range", "warning", text, fix)]
-    values = np.asarray(image)
-    values = values[np.isfinite(values)]
-    if values.size == 0 or values.min() == values.max() or binning.n_bins < 2:
-        return []
-    ends = np.array([values.min(), values.max()], np.float64)
-    if np.ptp(binning.bins(ends)) > 0:
+    ends = np.array([values.min(), values.max()])
+    if binning.n_bins < 2 or np.ptp(ends) > NARROW * binning.width or np.ptp(binning.bins(ends)) > 0:
         return []
     text = (
         f'All of "{name}" ({ends[0]:g} to {ends[1]:g}) lies in one bin of the table, {low:g} to {high:g} in '

@@ -12,7 +12,7 @@ from napari_ensir.ensemble.arrays.blocks import as_array
 from napari_ensir.ensemble.arrays.image_set import make_field
 from napari_ensir.ensemble.checks.alignment import check_reference
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, sort_diagnostics
-from napari_ensir.ensemble.checks.exposure import match_truths
+from napari_ensir.ensemble.checks.exposure import MatchedTruths, match_truths
 from napari_ensir.ensemble.checks.noise import check_noise_level, check_own_input
 from napari_ensir.errors import EnsembleError
 
@@ -68,7 +68,8 @@ def diagnose_reference(
         if right:
             found += check_own_input(right, field.truth, channel_axis=field.channel_axis)
             if isinstance(truth_noise, float | int):
-                found += check_noise_level(right, field.truth, truth_noise, field.channel_axis)
+                gain = reference.drifts[0].correction[0] if isinstance(reference, MatchedTruths) else 1.0
+                found += check_noise_level(right, field.truth, truth_noise * gain, field.channel_axis)
         found += _check_mask(mask)
     except (EnsembleError, IndexError, TypeError, ValueError):
         return sort_diagnostics(found), reference

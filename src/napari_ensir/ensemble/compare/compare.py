@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names, make_field
+from napari_ensir.ensemble.checks.exposure import check_drift
 from napari_ensir.ensemble.checks.noise import method_for
 from napari_ensir.ensemble.compare.baselines import (
     REGRESSORS,
@@ -252,6 +253,10 @@ def compare(
         return Comparison(rows, COLUMNS, tuple(notes), settings=settings)
     noisy = run.noisy_scores(chosen, rows, scale.peak, noise)
     notes = [*(notes if noise != "unknown" else notes[1:]), *noisy.notes]
+    for number, (candidates, truth) in enumerate(pairs):
+        label = str(number + 1) if len(pairs) > 1 else ""
+        found = check_drift(candidates, truth, channel_axis, label)
+        notes += [f"{one.message[:1].upper()}{one.message[1:]}" for one in found]
     return Comparison(
         _corrected(rows, noisy),
         noisy.table().columns,

@@ -700,7 +700,16 @@ def _rescaled_report(report: dict[str, Any], gain: float, offset: float) -> dict
     inputs = report.get("inputs")
     percentiles = inputs.get("percentiles") if isinstance(inputs, dict) else None
     if isinstance(inputs, dict) and _are_numbers(percentiles, len(PERCENTS)):
-        kept["inputs"] = {**inputs, "percentiles": [gain * value + offset for value in percentiles]}
+        each = inputs.get("image_percentiles")
+        kept["inputs"] = {
+            **inputs,
+            "percentiles": [gain * value + offset for value in percentiles],
+            "image_percentiles": [
+                [gain * value + offset for value in one]
+                for one in (each if isinstance(each, list) else [])
+                if _are_numbers(one, len(PERCENTS))
+            ],
+        }
     return kept
 
 

@@ -523,6 +523,7 @@ class Inputs:
         self.hash_all = hash_all
         self.images: dict[int, dict[str, Any]] = {}
         self.samples: Samples = Samples()
+        self.percentiles: dict[int, list[float]] = {}
         self.bytes_seen = 0
 
     def add(self, number: int, field: Field) -> None:
@@ -531,7 +532,10 @@ class Inputs:
             return
         in_memory = not has_chunks(field)
         if in_memory:
-            self.samples.add(sample_of(field))
+            sample = sample_of(field)
+            self.samples.add(sample)
+            if number < LISTED and (own := percentiles_of(sample)) is not None:
+                self.percentiles[number] = own
         self.images[number] = {}
         if number < LISTED:
             self.images[number] = {
@@ -557,6 +561,7 @@ class Inputs:
             )
         if self.samples.parts:
             found["percentiles"] = percentiles_of(self.samples.all())
+            found["image_percentiles"] = [self.percentiles[number] for number in sorted(self.percentiles)]
         return found
 
 
