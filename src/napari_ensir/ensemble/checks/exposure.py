@@ -56,6 +56,12 @@ BLOCKS = 8
 SIGNIFICANT = 3.0
 """Standard errors beyond which a drift is corrected."""
 
+MATERIAL = 0.03
+"""Least drift that is corrected: of the gain, or of the mean in standard deviations of the blurred image.
+
+Restorations that lose contrast differ from a second exposure by less.
+"""
+
 
 @dataclass(frozen=True)
 class Exposure:
@@ -213,7 +219,7 @@ class Drift:
     gain_error, offset_error : float
         Standard errors.
     significant : bool
-        Whether contrast or mean brightness differ by more than three standard errors.
+        Whether contrast or mean brightness differ by more than three standard errors and more than 3 %.
     """
 
     gain: float
@@ -283,7 +289,10 @@ def find_drift(candidates: Sequence[Any], truth: Any, channel_axis: int | None =
     # How far the candidates differ from each other is how far their median may be off.
     systematic = np.std(deviations, axis=1).ravel() / np.sqrt(len(candidates))
     gain_error, shift_error, offset_error = np.hypot(jackknife, systematic).tolist()
-    significant = abs(gain - 1) > SIGNIFICANT * gain_error or abs(shift) > SIGNIFICANT * shift_error
+    n, total, squares = whole[0], whole[1], whole[1 + len(whole) // 2]
+    contrast = float(np.sqrt(squares / n - (total / n) ** 2).item())
+    significant = abs(gain - 1) > max(SIGNIFICANT * gain_error, MATERIAL)
+    significant |= abs(shift) > max(SIGNIFICANT * shift_error, MATERIAL * contrast)
     return Drift(float(gain), float(offset), gain_error, offset_error, bool(significant))
 
 
