@@ -263,7 +263,7 @@ def expected() -> None:
             restore.image.value = viewer.layers["noisy"]
             restore.update(restorers=["total-variation", "median"], median_size=5)
             restore.restorers.select("median")
-            restore.more.value = True
+            restore.combining_section.open()
             restore.command_button.native.click()
             save(panel(restore), "restore-copies")
 

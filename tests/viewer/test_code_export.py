@@ -156,6 +156,7 @@ def test_restore_copies_what_it_does(how, rgb, viewer, images, network, wait_for
     viewer.open(tmp_path / "noisy one.tif", plugin="napari", rgb=rgb)
     _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
     restore.image.value = viewer.layers[0]
+    restore.restorers.value = []
     restore.open(network)
     (key,) = restore.restorers.value
     restore.update(median_size=5, wavelet_wavelet="db4", device="cpu")
@@ -198,11 +199,12 @@ def test_restore_and_combine_copies_what_it_does(how, viewer, images, wait_for, 
 
 def test_restore_says_what_is_missing(viewer, images):
     _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
-    restore.python_button.native.click()
-    assert "No image is chosen" in restore.message.value
+    restore.restorers.value = []
+    assert not restore.python_button.enabled
+    assert "No image is chosen" in restore.python_button.tooltip
     restore.image.value = viewer.add_image(images["so so"], name="noisy")
-    restore.command_button.native.click()
-    assert "No restorer is ticked" in restore.message.value
+    assert not restore.command_button.enabled
+    assert "No restorer is ticked" in restore.command_button.tooltip
     restore.restorers.value = ["median"]
     restore.add_restorer(CLASSICAL["gaussian"](), "trained just now", ticked=True)
     restore.command_button.native.click()

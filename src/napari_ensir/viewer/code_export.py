@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import settings_of
 from napari_ensir.viewer.controls.forms import button, row
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from napari_ensir.settings import ApplySettings, BlindSettings, FitSettings
 
 __all__ = [
+    "CORRECTION_KEY",
     "TABLE",
     "Chosen",
     "Restoring",
@@ -32,6 +34,7 @@ __all__ = [
     "blind_as_python",
     "copied",
     "copy_buttons",
+    "corrections_of_layers",
     "fit_as_command",
     "fit_as_python",
     "path_of",
@@ -42,7 +45,12 @@ __all__ = [
 
 
 TABLE = "ensemble.lut.safetensors"
-"""What a table is saved as, and read from where it is not from a file."""
+"""File name of a table that is from no file."""
+
+CORRECTION_KEY = "napari-ensir correction"
+"""Key in ``layer.metadata`` of the path of a corrected layer's source, and of the corrections as Python."""
+
+_CORRECTIONS = ("crop_image", "match_intensities", "shift_image", "turn_image")
 
 
 def path_of(name: str, source: str | Path | None) -> str:
@@ -57,9 +65,13 @@ def path_of(name: str, source: str | Path | None) -> str:
 
 
 def fit_as_python(
-    candidates: Mapping[str, str], truth: str, settings: FitSettings, mask: str | None = None
+    candidates: Mapping[str, str],
+    truth: str,
+    settings: FitSettings,
+    mask: str | None = None,
+    corrections: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """A program that learns the same table and saves it.
+    """Return a program that learns the same table and saves it.
 
     Parameters
     ----------
@@ -69,6 +81,9 @@ def fit_as_python(
         Paths.
     settings
         Those that are not at their defaults are written out.
+    corrections
+        For each corrected candidate, and for the truth (""), Python expressions in which ``{}`` stands for
+        the image.
 
     Examples
     --------
@@ -96,6 +111,7 @@ def fit_as_python(
         "from napari_ensir import fit_lut",
         *_reading(candidates),
         f"truth = read_image({truth!r})",
+        *_correcting(list(candidates), corrections or {}),
         f"mask = {masks}",
         "pairs = [(candidates, truth)]",
         f"lut = fit_lut(pairs, names=tuple(paths), mask=mask{keywords})",
@@ -105,10 +121,42 @@ def fit_as_python(
     return "\n".join([*lines, f"lut.save({TABLE!r})"])
 
 
+def _correcting(names: Sequence[str], corrections: Mapping[str, Sequence[str]]) -> list[str]:
+    """Statements that correct candidates and truth.
+
+    Examples
+    --------
+    >>> _correcting(["a", "b"], {"b": ["np.flip({}, -1)", "crop_image({}, (0,), (9,))"]})[-1]
+    'candidates[1] = crop_image(np.flip(candidates[1], -1), (0,), (9,))'
+    """
+    lines = []
+    for name, codes in corrections.items():
+        target = f"candidates[{names.index(name)}]" if name else "truth"
+        expression = target
+        for code in codes:
+            expression = code.format(expression)
+        lines.append(f"{target} = {expression}")
+    if not lines:
+        return []
+    text = "\n".join(lines)
+    used = [name for name in _CORRECTIONS if f"{name}(" in text]
+    imports = [f"from napari_ensir.ensemble.corrections import {', '.join(used)}"] if used else []
+    return [*(["import numpy as np"] if "np." in text else []), *imports, *lines]
+
+
 def fit_as_command(
-    candidates: Mapping[str, str], truth: str, settings: FitSettings, mask: str | None = None
+    candidates: Mapping[str, str],
+    truth: str,
+    settings: FitSettings,
+    mask: str | None = None,
+    corrections: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The command that learns the same table and saves it.
+    """Return the command that learns the same table and saves it.
+
+    Raises
+    ------
+    EnsembleError
+        If images were corrected, which the command cannot do.
 
     Examples
     --------
@@ -116,6 +164,12 @@ def fit_as_command(
     >>> fit_as_command({"a b": "a.tif"}, "t.tif", FitSettings(method="em"))
     "napari-ensir fit --candidate 'a b=a.tif' --truth t.tif --method em --out ensemble.lut.safetensors"
     """
+    if corrections:
+        named = ", ".join(f'"{name}"' if name else "the ground truth" for name in corrections)
+        raise EnsembleError(
+            f"the command line cannot correct images, and {named} was corrected here; use Copy as Python, or "
+            "save the corrected layers and open the files."
+        )
     words = ["napari-ensir", "fit", *_named(candidates), "--truth", truth]
     words += [] if mask is None else ["--mask", mask]
     return shlex.join([*words, *_options(settings), "--out", TABLE])
@@ -202,20 +256,22 @@ class Restoring:
     image : str
         Path.
     chosen : sequence of Chosen
-    rgb : bool
-        Whether the last axis is colour.
+    channel_axis : int or None
     device : str
     self_ensemble : bool
     data_range : (low, high) or None
-        What becomes 0 and 1 for a restorer, where that was said.
+        Intensities that become 0 and 1 for a restorer, if they were given.
+    float_output : bool
+        Write float32 images, which are not clipped.
     """
 
     image: str
     chosen: Sequence[Chosen]
-    rgb: bool = False
+    channel_axis: int | None = None
     device: str = "auto"
     self_ensemble: bool = False
     data_range: tuple[float, float] | None = None
+    float_output: bool = False
 
     def words(self) -> list[str]:
         """The image and the restorers as arguments of ``restore`` and ``blind``."""
@@ -227,17 +283,18 @@ class Restoring:
             for name, value in each.settings.items():
                 words += ["--set", f"{each.name}.{name}={_as_text(value)}"]
         words += ["--self-ensemble"] if self.self_ensemble else []
-        words += ["--channel-axis", "-1"] if self.rgb else []
+        words += [] if self.channel_axis is None else ["--channel-axis", f"{self.channel_axis}"]
         return words + (["--device", self.device] if self.device != "auto" else [])
 
     def lines(self, more: str = "") -> list[str]:
         """A program's beginning: imports, the image, the restorers by name."""
         bases = ", ".join(["CLASSICAL", *["SelfEnsemble"] * self.self_ensemble, "open_restorer"])
-        how: dict[str, Any] = {"channel_axis": -1 if self.rgb else None, "device": self.device}
+        how: dict[str, Any] = {"channel_axis": self.channel_axis, "device": self.device}
         how |= {} if self.data_range is None else {"data_range": self.data_range}
         names = _unique([each.name for each in self.chosen])
+        conversion = "" if self.float_output else "as_dtype, "
         return [
-            f"from napari_ensir.files.image import as_dtype, read_image{more}",
+            f"from napari_ensir.files.image import {conversion}read_image{more}",
             f"from napari_ensir.restorers import {bases}",
             "from napari_ensir.restorers.base import with_settings",
             "",
@@ -286,10 +343,8 @@ def restore_as_python(restoring: Restoring) -> str:
         write_image(f'{name}.tif', as_dtype(restorer(image), image.dtype))
     """
     lines = restoring.lines(", write_image")
-    lines += [
-        "for name, restorer in restorers.items():",
-        "    write_image(f'{name}.tif', as_dtype(restorer(image), image.dtype))",
-    ]
+    restored = "restorer(image)" if restoring.float_output else "as_dtype(restorer(image), image.dtype)"
+    lines += ["for name, restorer in restorers.items():", f"    write_image(f'{{name}}.tif', {restored})"]
     return "\n".join(lines)
 
 
@@ -302,6 +357,7 @@ def restore_as_command(restoring: Restoring) -> str:
     'napari-ensir restore noisy.tif --method median --set median.size=5 --out median.tif'
     """
     words = ["napari-ensir", "restore", *restoring.words()]
+    words += ["--dtype", "float32"] if restoring.float_output else []
     out = f"{restoring.chosen[0].name}.tif" if len(restoring.chosen) == 1 else "restored"
     return shlex.join([*words, "--out", out])
 
@@ -309,13 +365,16 @@ def restore_as_command(restoring: Restoring) -> str:
 def blind_as_python(restoring: Restoring, settings: BlindSettings) -> str:
     """A program that restores the same image, combines what comes of it, and writes ensemble and table."""
     keywords = _keywords(settings)
-    keywords |= {"device": restoring.device} | ({"channel_axis": -1} if restoring.rgb else {})
+    keywords["device"] = restoring.device
+    keywords |= {} if restoring.channel_axis is None else {"channel_axis": restoring.channel_axis}
     given = "".join(f", {name}={value!r}" for name, value in keywords.items())
     lines = restoring.lines(", write_image")
     lines.insert(3, "from napari_ensir.restorers.self_supervised.learn import restore_and_combine")
     lines += [
         f"found = restore_and_combine(image, [*restorers.values()], [*restorers]{given})",
-        "candidates = [as_dtype(each, image.dtype) for each in found.candidates]",
+        "candidates = found.candidates"
+        if restoring.float_output
+        else "candidates = [as_dtype(each, image.dtype) for each in found.candidates]",
         "write_image('ensemble.tif', found.lut.apply(candidates, how['device']))",
         f"found.lut.save({TABLE!r})",
     ]
@@ -399,8 +458,19 @@ def copy_buttons(before: str = "", verb: str = "Copy", what: str = "does the sam
     )
 
 
+def corrections_of_layers(layers: Mapping[str, Layer]) -> dict[str, Sequence[str]]:
+    """Return the corrections of those layers that were corrected, under the same keys."""
+    return {
+        key: layer.metadata[CORRECTION_KEY][1]
+        for key, layer in layers.items()
+        if CORRECTION_KEY in layer.metadata
+    }
+
+
 def path_of_layer(layer: Layer) -> str:
     """The file that napari has read a layer from, or what stands for it."""
+    if CORRECTION_KEY in layer.metadata:
+        return str(layer.metadata[CORRECTION_KEY][0])
     return path_of(layer.name, layer.source.path)
 
 

@@ -73,7 +73,7 @@ def test_scores_mark_the_best_and_warn_that_they_flatter(filled, fit_widget, wai
     psnr = 10 * np.log10(255**2 / np.mean((exact - truth) ** 2))
     assert float(table.item(4, 1).text().lstrip("★ ")) == pytest.approx(psnr, abs=0.006)
     assert float(table.item(4, 2).text().lstrip("★ ")) < psnr
-    assert "flatter" in fit_widget.message.value
+    assert "too optimistic" in fit_widget.message.value
 
 
 def test_candidates_are_held_as_layers_through_renames_and_removals(filled, fit_widget, wait_for):

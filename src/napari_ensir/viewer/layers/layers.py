@@ -190,8 +190,10 @@ class Origin:
         """Keywords that put a new layer there; with the candidates as one more axis in front if stacked."""
         return dict(self._stacked if stacked else self._place)
 
-    def add_candidate(self, viewer: napari.Viewer, image: Any, name: str) -> Layer:
-        """Add what a restorer made of it: in its own dtype, so that one table serves both.
+    def add_candidate(
+        self, viewer: napari.Viewer, image: Any, name: str, dtype: np.dtype[Any] | None = None
+    ) -> Layer:
+        """Add what a restorer made of it: in its own dtype, so that one table serves both, or in another.
 
         An image of more rows and columns covers the same place with smaller pixels.
         """
@@ -205,7 +207,9 @@ class Origin:
                 [1] * (self.ndim - 2) + [times] * 2,
                 place["rotate"] @ place["shear"],
             )
-        return viewer.add_image(as_dtype(image, self.dtype), name=name, rgb=self.rgb, **looks, **place)
+        return viewer.add_image(
+            as_dtype(image, dtype or self.dtype), name=name, rgb=self.rgb, **looks, **place
+        )
 
     def middle_plane(self, image: Any = None) -> np.ndarray:
         """The pixels of the middle plane, in colour where the layer is: enough to judge intensities by.
