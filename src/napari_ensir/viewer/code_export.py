@@ -1,7 +1,6 @@
-"""What Fit, Apply and Restore would do, as Python or as a command to be run without the viewer. Runs nothing.
+"""Code and commands that repeat without the viewer what Fit, Apply and Restore do.
 
-Given names, paths and settings; knows no layers. Of a layer that is from no file, the path is a name in
-capitals that says so.
+The path of a layer that is from no file is a placeholder that begins with PATH OF.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _CORRECTIONS = ("crop_image", "match_intensities", "shift_image", "turn_image")
 
 
 def path_of(name: str, source: str | Path | None) -> str:
-    """The file that a layer is from, or what stands for it.
+    """Return the path of a layer's file, or a placeholder.
 
     Examples
     --------
@@ -178,7 +177,7 @@ def fit_as_command(
 def apply_as_python(
     lut: str, candidates: Mapping[str, str], settings: ApplySettings, *, match: bool, with_errors: bool
 ) -> str:
-    """A program that combines the same images and writes what comes of it.
+    """Return a program that combines the same images and writes the results.
 
     Parameters
     ----------
@@ -189,7 +188,7 @@ def apply_as_python(
     settings
         Those that are not at their defaults are written out.
     match, with_errors
-        Whether to rescale the table to the images' exposure first, and to write the error to expect.
+        Whether to rescale the table to the images' exposure first, and to write the expected error.
     """
     keywords = "".join(f", {name}={value!r}" for name, value in _keywords(settings).items())
     lines = ["from napari_ensir import load_lut"]
@@ -205,7 +204,7 @@ def apply_as_python(
 def apply_as_command(
     lut: str, candidates: Mapping[str, str], settings: ApplySettings, *, match: bool, with_errors: bool
 ) -> str:
-    """The command that combines the same images and writes what comes of it.
+    """Return the command that combines the same images and writes the results.
 
     Examples
     --------
@@ -222,18 +221,18 @@ def apply_as_command(
 
 @dataclass(frozen=True)
 class Chosen:
-    """One restorer, as a program or a command names it.
+    """A restorer with its settings.
 
     Attributes
     ----------
     key : str
-        The classical method's key, or what to call the network.
+        Key of a classical method, or name of a network.
     settings : dict
-        Those that differ from what the method, or the network's file, has.
+        Those that differ from the defaults of the method or the network's file.
     path : str or None
-        The network's file; None: a classical method.
+        File of the network; None for a classical method.
     ir : str or None
-        The file of the restorer that a DP-IR was opened around.
+        File of the restorer that a DP-IR was opened around.
     """
 
     key: str
@@ -243,13 +242,13 @@ class Chosen:
 
     @property
     def name(self) -> str:
-        """As the command line calls it, and its output."""
+        """Name on the command line and of the output."""
         return self.key if self.path is None else Path(self.path).name.partition(".")[0]
 
 
 @dataclass(frozen=True)
 class Restoring:
-    """What Restore was asked to do.
+    """The choices in Restore.
 
     Attributes
     ----------
@@ -274,7 +273,7 @@ class Restoring:
     float_output: bool = False
 
     def words(self) -> list[str]:
-        """The image and the restorers as arguments of ``restore`` and ``blind``."""
+        """Return the image and the restorers as arguments of ``restore`` and ``blind``."""
         words = [self.image]
         for each in self.chosen:
             words += ["--method", each.key] if each.path is None else ["--network", each.path]
@@ -287,7 +286,7 @@ class Restoring:
         return words + (["--device", self.device] if self.device != "auto" else [])
 
     def lines(self, more: str = "") -> list[str]:
-        """A program's beginning: imports, the image, the restorers by name."""
+        """Return the beginning of a program: imports, the image, the restorers by name."""
         bases = ", ".join(["CLASSICAL", *["SelfEnsemble"] * self.self_ensemble, "open_restorer"])
         how: dict[str, Any] = {"channel_axis": self.channel_axis, "device": self.device}
         how |= {} if self.data_range is None else {"data_range": self.data_range}
@@ -314,7 +313,7 @@ class Restoring:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Each name, with a number behind it where another had it before."""
+    """Append a number to names that occurred before."""
     found: list[str] = []
     for name in names:
         unique, number = name, 2
@@ -325,7 +324,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def restore_as_python(restoring: Restoring) -> str:
-    """A program that restores the same image and writes what comes of it, each as ``<restorer>.tif``.
+    """Return a program that restores the same image and writes each result as ``<restorer>.tif``.
 
     Examples
     --------
@@ -349,7 +348,7 @@ def restore_as_python(restoring: Restoring) -> str:
 
 
 def restore_as_command(restoring: Restoring) -> str:
-    """The command that restores the same image: into ``<restorer>.tif``, or the folder ``restored``.
+    """Return the command that restores the same image to ``<restorer>.tif``, or to the folder ``restored``.
 
     Examples
     --------
@@ -363,7 +362,7 @@ def restore_as_command(restoring: Restoring) -> str:
 
 
 def blind_as_python(restoring: Restoring, settings: BlindSettings) -> str:
-    """A program that restores the same image, combines what comes of it, and writes ensemble and table."""
+    """Return a program that restores the same image, combines the results, and writes ensemble and table."""
     keywords = _keywords(settings)
     keywords["device"] = restoring.device
     keywords |= {} if restoring.channel_axis is None else {"channel_axis": restoring.channel_axis}
@@ -382,7 +381,7 @@ def blind_as_python(restoring: Restoring, settings: BlindSettings) -> str:
 
 
 def blind_as_command(restoring: Restoring, settings: BlindSettings) -> str:
-    """The command that restores the same image and combines what comes of it.
+    """Return the command that restores the same image and combines the results.
 
     Examples
     --------
@@ -397,7 +396,7 @@ def blind_as_command(restoring: Restoring, settings: BlindSettings) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """A value as ``--set`` takes it.
+    """Format a value for ``--set``.
 
     Examples
     --------
@@ -420,7 +419,7 @@ def _named(candidates: Mapping[str, str]) -> list[str]:
 
 
 def _keywords(settings: FitSettings | ApplySettings | BlindSettings) -> dict[str, Any]:
-    """The settings that are not at their defaults."""
+    """Return the settings that are not at their defaults."""
     return {
         each.name: getattr(settings, each.name)
         for each in settings_of(type(settings))
@@ -429,7 +428,7 @@ def _keywords(settings: FitSettings | ApplySettings | BlindSettings) -> dict[str
 
 
 def _options(settings: FitSettings | ApplySettings | BlindSettings) -> list[str]:
-    """The same as options of the command line."""
+    """Return them as options of the command line."""
     words: list[str] = []
     kinds = {each.name: each.kind for each in settings_of(type(settings))}
     for name, value in _keywords(settings).items():
@@ -445,7 +444,7 @@ def _options(settings: FitSettings | ApplySettings | BlindSettings) -> list[str]
 
 
 def copy_buttons(before: str = "", verb: str = "Copy", what: str = "does the same") -> Container:
-    """The two buttons, ``python_button`` and ``command_button``, with something put before their names."""
+    """Return the buttons ``python_button`` and ``command_button``, with a prefix to their names."""
     return row(
         *(
             button(
@@ -468,18 +467,16 @@ def corrections_of_layers(layers: Mapping[str, Layer]) -> dict[str, Sequence[str
 
 
 def path_of_layer(layer: Layer) -> str:
-    """The file that napari has read a layer from, or what stands for it."""
+    """Return the path of the file that napari read a layer from, or a placeholder."""
     if CORRECTION_KEY in layer.metadata:
         return str(layer.metadata[CORRECTION_KEY][0])
     return path_of(layer.name, layer.source.path)
 
 
 def copied(text: str) -> str:
-    """Put text on the clipboard; what to say of it."""
+    """Copy text to the clipboard; return a sentence for the user."""
     from qtpy.QtWidgets import QApplication
 
     QApplication.clipboard().setText(text)
     missing = "PATH OF" in text
-    return "Copied." + (
-        " Put a path where it says PATH OF: those layers are from no file." if missing else ""
-    )
+    return "Copied." + (" Replace PATH OF ... by paths; those layers are from no file." if missing else "")

@@ -156,9 +156,11 @@ def test_cancel_stops_the_real_fit(filled, fit_widget, wait_for, monkeypatch):
         fit_widget.task._stop.set()
         return real(request, progress)
 
-    monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", cancelled_at_first_report)
-    fit_widget.fit()
-    wait_for(fit_widget)
+    # Undone before the viewer is checked: the function holds the widget.
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_ensir.viewer.fit.widget.fit", cancelled_at_first_report)
+        fit_widget.fit()
+        wait_for(fit_widget)
     assert len(filled.layers) == 4
     assert fit_widget.result is None
 

@@ -161,7 +161,9 @@ class ApplyWidget(TablePanel):
         self._session = session_of(napari_viewer)
         self._lut: WeightLUT | None = None
         self._by_hand: set[str] = set()
-        self._tables = Choice({}, name="table", label="Table", tooltip="A table fitted or opened here.")
+        self._tables = Choice(
+            {}, name="table", label="Table", tooltip="A table that was fitted or opened in this viewer."
+        )
         open_button = button("Open…", "Choose a lookup table file.", "open_button")
         dress(open_button)
         self._summary = Message(_NOTHING_YET, name="summary", gui_only=True)
@@ -178,7 +180,7 @@ class ApplyWidget(TablePanel):
         device = control_of(settings["device"], preference("device"))
         self.sets_button = button(
             "Apply to all matching sets",
-            "Combine every set of layers whose names contain the candidates' names and are alike otherwise.",
+            "Combine every set of layers whose names contain the candidates' names and are equal otherwise.",
             "sets_button",
             visible=False,
         )
@@ -225,14 +227,14 @@ class ApplyWidget(TablePanel):
 
     @shows_errors
     def open(self, path: str | Path) -> None:
-        """Read a table and offer layers for its candidates; if it cannot be read, what was chosen stays."""
+        """Open a table and offer layers for its candidates; if that fails, nothing changes."""
         from napari_ensir.ensemble.lut.load import load_lut
 
         self._tables.value = self._session.open(path, load_lut(path))
         self._follow_table()
 
     def update(self, mapping: Mapping | Iterable[tuple[str, Any]] = (), **kwargs: Any) -> None:
-        """See Panel; the table first, for it says which candidates there are."""
+        """See Panel; the table is set first, since it determines the controls of the candidates."""
         values = {**dict(mapping), **kwargs}
         if (title := values.pop("table", None)) is not None:
             if title not in self._session.tables:
@@ -269,14 +271,14 @@ class ApplyWidget(TablePanel):
         self._follow()
 
     def _offer_roles(self, lut: WeightLUT) -> None:
-        """A drop-down for each candidate, with the layer that its name points to."""
+        """Show a drop-down for each candidate, with the layer that its name matches."""
         roles = [
             LayerChoice(
                 self.viewer,
                 lambda layer: not why_not(layer),
                 name=f"candidate_{number}",
                 label=name,
-                tooltip=f'Which layer plays the candidate "{name}".',
+                tooltip=f'The layer that shows the candidate "{name}".',
             )
             for number, name in enumerate(lut.names, start=1)
         ]
@@ -292,7 +294,7 @@ class ApplyWidget(TablePanel):
         self.follow_obstacle()
 
     def _match(self) -> None:
-        """Offer layers for those candidates that have none, unless that is how the user wants it."""
+        """Choose layers for candidates that have none, unless the user chose none."""
         if self._lut is None:
             return
         matches = best_matches(self._lut.names, self._mine(), self._session.learned_on(self._lut))
@@ -356,7 +358,7 @@ class ApplyWidget(TablePanel):
         self._combine({"": [layer for layer in self.layers if layer is not None]})
 
     def as_code(self, write: Callable[..., str]) -> str:
-        """What is chosen, as :func:`apply_as_python` or :func:`apply_as_command` writes it.
+        """Return the choices as code, written by :func:`apply_as_python` or :func:`apply_as_command`.
 
         Raises
         ------
@@ -378,7 +380,7 @@ class ApplyWidget(TablePanel):
         )
 
     def sets(self) -> dict[str, list[Layer]]:
-        """All sets of layers whose names match the table's candidates, by what is common to a set's names."""
+        """Return all sets of layers whose names match the table's candidates, by their common name."""
         return {} if self._lut is None else matching_sets(self._lut.names, self._mine())
 
     @shows_errors
