@@ -319,7 +319,7 @@ def without_truth() -> None:
         widget.ranking.native.setFocus()
         widget.native.ensureWidgetVisible(widget.best_button.native)
         save(window(viewer), "ranking")
-        widget.trying.value = True
+        widget.sweep_section.open()
         widget.restorers.select("total-variation")
         widget.try_values()
         rest(widget)
