@@ -257,7 +257,7 @@ def expected() -> None:
             restore.image.value = viewer.layers["noisy"]
             restore.update(restorers=["total-variation", "median"], median_size=5)
             restore.restorers.select("median")
-            restore.more.value = True
+            restore.combining_section.open()
             restore.command_button.native.click()
             save(panel(restore), "restore-copies")
 
@@ -313,7 +313,7 @@ def without_truth() -> None:
         widget.ranking.native.setFocus()
         widget.native.ensureWidgetVisible(widget.best_button.native)
         save(window(viewer), "ranking")
-        widget.trying.value = True
+        widget.sweep_section.open()
         widget.restorers.select("total-variation")
         widget.try_values()
         wait_for(widget)

@@ -126,7 +126,7 @@ def network(tmp_path_factory):
 
 
 def test_every_setting_of_every_restorer_goes_round_the_command_line(network):
-    from napari_ensir.cli.options import own_settings, with_own_settings
+    from napari_ensir.cli.options import parse_restorer_options, with_restorer_options
 
     offered = {key: kind() for key, kind in CLASSICAL.items()} | {"net": open_restorer(network, device="cpu")}
     changed = {}
@@ -145,7 +145,7 @@ def test_every_setting_of_every_restorer_goes_round_the_command_line(network):
         changed[key] = with_settings(restorer, **settings)
         words = Restoring("x", [Chosen(key, settings)]).words()
         given = [word for before, word in pairwise(words) if before == "--set"]
-        assert with_own_settings(offered, own_settings(given))[key] == changed[key]
+        assert with_restorer_options(offered, parse_restorer_options(given))[key] == changed[key]
 
 
 @pytest.mark.parametrize(("how", "rgb"), [("python", False), ("command", True)])
@@ -156,6 +156,7 @@ def test_restore_copies_what_it_does(how, rgb, viewer, images, network, wait_for
     viewer.open(tmp_path / "noisy one.tif", plugin="napari", rgb=rgb)
     _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
     restore.image.value = viewer.layers[0]
+    restore.restorers.value = []
     restore.open(network)
     (key,) = restore.restorers.value
     restore.update(median_size=5, wavelet_wavelet="db4", device="cpu")
@@ -198,11 +199,12 @@ def test_restore_and_combine_copies_what_it_does(how, viewer, images, wait_for, 
 
 def test_restore_says_what_is_missing(viewer, images):
     _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
-    restore.python_button.native.click()
-    assert "No image is chosen" in restore.message.value
+    restore.restorers.value = []
+    assert not restore.python_button.enabled
+    assert "No image is chosen" in restore.python_button.tooltip
     restore.image.value = viewer.add_image(images["so so"], name="noisy")
-    restore.command_button.native.click()
-    assert "No restorer is ticked" in restore.message.value
+    assert not restore.command_button.enabled
+    assert "No restorer is ticked" in restore.command_button.tooltip
     restore.restorers.value = ["median"]
     restore.add_restorer(CLASSICAL["gaussian"](), "trained just now", ticked=True)
     restore.command_button.native.click()

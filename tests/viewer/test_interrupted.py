@@ -116,7 +116,7 @@ def test_layers_change_while_one_is_restored(filled, wait_for, befall):
     layer = filled.layers["so so"]
     restore.image.value = layer
     restore.restorers.value = ["gaussian"]
-    restore.run()
+    restore.restore()
     befall(filled, layer)
     wait_for(restore)
     assert filled.layers["so so · Gaussian"].data.shape == (96, 96)
@@ -166,8 +166,8 @@ def test_a_fit_an_apply_and_a_restoration_at_once(filled, fit_widget, wait_for, 
     restore.restorers.value = ["gaussian"]
     for name in WORK.values():
         gate.hold(name)
-    for widget in (fit_widget, apply, restore):
-        widget.run()
+    for start in (fit_widget.fit, apply.apply, restore.restore):
+        start()
     gate.opened.set()
     for widget in (fit_widget, apply, restore):
         wait_for(widget)
@@ -209,7 +209,7 @@ def test_what_is_closed_in_mid_run_leaves_nothing_running(
     if name in WORK:
         monkeypatch.setattr(WORK[name], endless)
     layers = len(filled.layers)
-    widget.run()
+    (widget.restore if name == "Restore" else widget.run)()
     assert begun.wait(5)
     if close == "viewer":
         filled.close()

@@ -1,7 +1,6 @@
-"""What Fit, Apply and Restore would do, as Python or as a command to be run without the viewer. Runs nothing.
+"""Code and commands that repeat without the viewer what Fit, Apply and Restore do.
 
-Given names, paths and settings; knows no layers. Of a layer that is from no file, the path is a name in
-capitals that says so.
+The path of a layer that is from no file is a placeholder that begins with PATH OF.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import settings_of
 from napari_ensir.viewer.controls.forms import button, row
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from napari_ensir.settings import ApplySettings, BlindSettings, FitSettings
 
 __all__ = [
+    "CORRECTION_KEY",
     "TABLE",
     "Chosen",
     "Restoring",
@@ -32,6 +33,7 @@ __all__ = [
     "blind_as_python",
     "copied",
     "copy_buttons",
+    "corrections_of_layers",
     "fit_as_command",
     "fit_as_python",
     "path_of",
@@ -42,11 +44,16 @@ __all__ = [
 
 
 TABLE = "ensemble.lut.safetensors"
-"""What a table is saved as, and read from where it is not from a file."""
+"""File name of a table that is from no file."""
+
+CORRECTION_KEY = "napari-ensir correction"
+"""Key in ``layer.metadata`` of the path of a corrected layer's source, and of the corrections as Python."""
+
+_CORRECTIONS = ("crop_image", "match_intensities", "shift_image", "turn_image")
 
 
 def path_of(name: str, source: str | Path | None) -> str:
-    """The file that a layer is from, or what stands for it.
+    """Return the path of a layer's file, or a placeholder.
 
     Examples
     --------
@@ -57,9 +64,13 @@ def path_of(name: str, source: str | Path | None) -> str:
 
 
 def fit_as_python(
-    candidates: Mapping[str, str], truth: str, settings: FitSettings, mask: str | None = None
+    candidates: Mapping[str, str],
+    truth: str,
+    settings: FitSettings,
+    mask: str | None = None,
+    corrections: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """A program that learns the same table and saves it.
+    """Return a program that learns the same table and saves it.
 
     Parameters
     ----------
@@ -69,6 +80,9 @@ def fit_as_python(
         Paths.
     settings
         Those that are not at their defaults are written out.
+    corrections
+        For each corrected candidate, and for the truth (""), Python expressions in which ``{}`` stands for
+        the image.
 
     Examples
     --------
@@ -96,6 +110,7 @@ def fit_as_python(
         "from napari_ensir import fit_lut",
         *_reading(candidates),
         f"truth = read_image({truth!r})",
+        *_correcting(list(candidates), corrections or {}),
         f"mask = {masks}",
         "pairs = [(candidates, truth)]",
         f"lut = fit_lut(pairs, names=tuple(paths), mask=mask{keywords})",
@@ -105,10 +120,42 @@ def fit_as_python(
     return "\n".join([*lines, f"lut.save({TABLE!r})"])
 
 
+def _correcting(names: Sequence[str], corrections: Mapping[str, Sequence[str]]) -> list[str]:
+    """Statements that correct candidates and truth.
+
+    Examples
+    --------
+    >>> _correcting(["a", "b"], {"b": ["np.flip({}, -1)", "crop_image({}, (0,), (9,))"]})[-1]
+    'candidates[1] = crop_image(np.flip(candidates[1], -1), (0,), (9,))'
+    """
+    lines = []
+    for name, codes in corrections.items():
+        target = f"candidates[{names.index(name)}]" if name else "truth"
+        expression = target
+        for code in codes:
+            expression = code.format(expression)
+        lines.append(f"{target} = {expression}")
+    if not lines:
+        return []
+    text = "\n".join(lines)
+    used = [name for name in _CORRECTIONS if f"{name}(" in text]
+    imports = [f"from napari_ensir.ensemble.corrections import {', '.join(used)}"] if used else []
+    return [*(["import numpy as np"] if "np." in text else []), *imports, *lines]
+
+
 def fit_as_command(
-    candidates: Mapping[str, str], truth: str, settings: FitSettings, mask: str | None = None
+    candidates: Mapping[str, str],
+    truth: str,
+    settings: FitSettings,
+    mask: str | None = None,
+    corrections: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The command that learns the same table and saves it.
+    """Return the command that learns the same table and saves it.
+
+    Raises
+    ------
+    EnsembleError
+        If images were corrected, which the command cannot do.
 
     Examples
     --------
@@ -116,6 +163,12 @@ def fit_as_command(
     >>> fit_as_command({"a b": "a.tif"}, "t.tif", FitSettings(method="em"))
     "napari-ensir fit --candidate 'a b=a.tif' --truth t.tif --method em --out ensemble.lut.safetensors"
     """
+    if corrections:
+        named = ", ".join(f'"{name}"' if name else "the ground truth" for name in corrections)
+        raise EnsembleError(
+            f"the command line cannot correct images, and {named} was corrected here; use Copy as Python, or "
+            "save the corrected layers and open the files."
+        )
     words = ["napari-ensir", "fit", *_named(candidates), "--truth", truth]
     words += [] if mask is None else ["--mask", mask]
     return shlex.join([*words, *_options(settings), "--out", TABLE])
@@ -124,7 +177,7 @@ def fit_as_command(
 def apply_as_python(
     lut: str, candidates: Mapping[str, str], settings: ApplySettings, *, match: bool, with_errors: bool
 ) -> str:
-    """A program that combines the same images and writes what comes of it.
+    """Return a program that combines the same images and writes the results.
 
     Parameters
     ----------
@@ -135,7 +188,7 @@ def apply_as_python(
     settings
         Those that are not at their defaults are written out.
     match, with_errors
-        Whether to rescale the table to the images' exposure first, and to write the error to expect.
+        Whether to rescale the table to the images' exposure first, and to write the expected error.
     """
     keywords = "".join(f", {name}={value!r}" for name, value in _keywords(settings).items())
     lines = ["from napari_ensir import load_lut"]
@@ -151,7 +204,7 @@ def apply_as_python(
 def apply_as_command(
     lut: str, candidates: Mapping[str, str], settings: ApplySettings, *, match: bool, with_errors: bool
 ) -> str:
-    """The command that combines the same images and writes what comes of it.
+    """Return the command that combines the same images and writes the results.
 
     Examples
     --------
@@ -168,18 +221,18 @@ def apply_as_command(
 
 @dataclass(frozen=True)
 class Chosen:
-    """One restorer, as a program or a command names it.
+    """A restorer with its settings.
 
     Attributes
     ----------
     key : str
-        The classical method's key, or what to call the network.
+        Key of a classical method, or name of a network.
     settings : dict
-        Those that differ from what the method, or the network's file, has.
+        Those that differ from the defaults of the method or the network's file.
     path : str or None
-        The network's file; None: a classical method.
+        File of the network; None for a classical method.
     ir : str or None
-        The file of the restorer that a DP-IR was opened around.
+        File of the restorer that a DP-IR was opened around.
     """
 
     key: str
@@ -189,36 +242,38 @@ class Chosen:
 
     @property
     def name(self) -> str:
-        """As the command line calls it, and its output."""
+        """Name on the command line and of the output."""
         return self.key if self.path is None else Path(self.path).name.partition(".")[0]
 
 
 @dataclass(frozen=True)
 class Restoring:
-    """What Restore was asked to do.
+    """The choices in Restore.
 
     Attributes
     ----------
     image : str
         Path.
     chosen : sequence of Chosen
-    rgb : bool
-        Whether the last axis is colour.
+    channel_axis : int or None
     device : str
     self_ensemble : bool
     data_range : (low, high) or None
-        What becomes 0 and 1 for a restorer, where that was said.
+        Intensities that become 0 and 1 for a restorer, if they were given.
+    float_output : bool
+        Write float32 images, which are not clipped.
     """
 
     image: str
     chosen: Sequence[Chosen]
-    rgb: bool = False
+    channel_axis: int | None = None
     device: str = "auto"
     self_ensemble: bool = False
     data_range: tuple[float, float] | None = None
+    float_output: bool = False
 
     def words(self) -> list[str]:
-        """The image and the restorers as arguments of ``restore`` and ``blind``."""
+        """Return the image and the restorers as arguments of ``restore`` and ``blind``."""
         words = [self.image]
         for each in self.chosen:
             words += ["--method", each.key] if each.path is None else ["--network", each.path]
@@ -227,17 +282,18 @@ class Restoring:
             for name, value in each.settings.items():
                 words += ["--set", f"{each.name}.{name}={_as_text(value)}"]
         words += ["--self-ensemble"] if self.self_ensemble else []
-        words += ["--channel-axis", "-1"] if self.rgb else []
+        words += [] if self.channel_axis is None else ["--channel-axis", f"{self.channel_axis}"]
         return words + (["--device", self.device] if self.device != "auto" else [])
 
     def lines(self, more: str = "") -> list[str]:
-        """A program's beginning: imports, the image, the restorers by name."""
+        """Return the beginning of a program: imports, the image, the restorers by name."""
         bases = ", ".join(["CLASSICAL", *["SelfEnsemble"] * self.self_ensemble, "open_restorer"])
-        how: dict[str, Any] = {"channel_axis": -1 if self.rgb else None, "device": self.device}
+        how: dict[str, Any] = {"channel_axis": self.channel_axis, "device": self.device}
         how |= {} if self.data_range is None else {"data_range": self.data_range}
         names = _unique([each.name for each in self.chosen])
+        conversion = "" if self.float_output else "as_dtype, "
         return [
-            f"from napari_ensir.files.image import as_dtype, read_image{more}",
+            f"from napari_ensir.files.image import {conversion}read_image{more}",
             f"from napari_ensir.restorers import {bases}",
             "from napari_ensir.restorers.base import with_settings",
             "",
@@ -257,7 +313,7 @@ class Restoring:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Each name, with a number behind it where another had it before."""
+    """Append a number to names that occurred before."""
     found: list[str] = []
     for name in names:
         unique, number = name, 2
@@ -268,7 +324,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def restore_as_python(restoring: Restoring) -> str:
-    """A program that restores the same image and writes what comes of it, each as ``<restorer>.tif``.
+    """Return a program that restores the same image and writes each result as ``<restorer>.tif``.
 
     Examples
     --------
@@ -286,15 +342,13 @@ def restore_as_python(restoring: Restoring) -> str:
         write_image(f'{name}.tif', as_dtype(restorer(image), image.dtype))
     """
     lines = restoring.lines(", write_image")
-    lines += [
-        "for name, restorer in restorers.items():",
-        "    write_image(f'{name}.tif', as_dtype(restorer(image), image.dtype))",
-    ]
+    restored = "restorer(image)" if restoring.float_output else "as_dtype(restorer(image), image.dtype)"
+    lines += ["for name, restorer in restorers.items():", f"    write_image(f'{{name}}.tif', {restored})"]
     return "\n".join(lines)
 
 
 def restore_as_command(restoring: Restoring) -> str:
-    """The command that restores the same image: into ``<restorer>.tif``, or the folder ``restored``.
+    """Return the command that restores the same image to ``<restorer>.tif``, or to the folder ``restored``.
 
     Examples
     --------
@@ -302,20 +356,24 @@ def restore_as_command(restoring: Restoring) -> str:
     'napari-ensir restore noisy.tif --method median --set median.size=5 --out median.tif'
     """
     words = ["napari-ensir", "restore", *restoring.words()]
+    words += ["--dtype", "float32"] if restoring.float_output else []
     out = f"{restoring.chosen[0].name}.tif" if len(restoring.chosen) == 1 else "restored"
     return shlex.join([*words, "--out", out])
 
 
 def blind_as_python(restoring: Restoring, settings: BlindSettings) -> str:
-    """A program that restores the same image, combines what comes of it, and writes ensemble and table."""
+    """Return a program that restores the same image, combines the results, and writes ensemble and table."""
     keywords = _keywords(settings)
-    keywords |= {"device": restoring.device} | ({"channel_axis": -1} if restoring.rgb else {})
+    keywords["device"] = restoring.device
+    keywords |= {} if restoring.channel_axis is None else {"channel_axis": restoring.channel_axis}
     given = "".join(f", {name}={value!r}" for name, value in keywords.items())
     lines = restoring.lines(", write_image")
     lines.insert(3, "from napari_ensir.restorers.self_supervised.learn import restore_and_combine")
     lines += [
         f"found = restore_and_combine(image, [*restorers.values()], [*restorers]{given})",
-        "candidates = [as_dtype(each, image.dtype) for each in found.candidates]",
+        "candidates = found.candidates"
+        if restoring.float_output
+        else "candidates = [as_dtype(each, image.dtype) for each in found.candidates]",
         "write_image('ensemble.tif', found.lut.apply(candidates, how['device']))",
         f"found.lut.save({TABLE!r})",
     ]
@@ -323,7 +381,7 @@ def blind_as_python(restoring: Restoring, settings: BlindSettings) -> str:
 
 
 def blind_as_command(restoring: Restoring, settings: BlindSettings) -> str:
-    """The command that restores the same image and combines what comes of it.
+    """Return the command that restores the same image and combines the results.
 
     Examples
     --------
@@ -338,7 +396,7 @@ def blind_as_command(restoring: Restoring, settings: BlindSettings) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """A value as ``--set`` takes it.
+    """Format a value for ``--set``.
 
     Examples
     --------
@@ -361,7 +419,7 @@ def _named(candidates: Mapping[str, str]) -> list[str]:
 
 
 def _keywords(settings: FitSettings | ApplySettings | BlindSettings) -> dict[str, Any]:
-    """The settings that are not at their defaults."""
+    """Return the settings that are not at their defaults."""
     return {
         each.name: getattr(settings, each.name)
         for each in settings_of(type(settings))
@@ -370,7 +428,7 @@ def _keywords(settings: FitSettings | ApplySettings | BlindSettings) -> dict[str
 
 
 def _options(settings: FitSettings | ApplySettings | BlindSettings) -> list[str]:
-    """The same as options of the command line."""
+    """Return them as options of the command line."""
     words: list[str] = []
     kinds = {each.name: each.kind for each in settings_of(type(settings))}
     for name, value in _keywords(settings).items():
@@ -386,7 +444,7 @@ def _options(settings: FitSettings | ApplySettings | BlindSettings) -> list[str]
 
 
 def copy_buttons(before: str = "", verb: str = "Copy", what: str = "does the same") -> Container:
-    """The two buttons, ``python_button`` and ``command_button``, with something put before their names."""
+    """Return the buttons ``python_button`` and ``command_button``, with a prefix to their names."""
     return row(
         *(
             button(
@@ -399,17 +457,26 @@ def copy_buttons(before: str = "", verb: str = "Copy", what: str = "does the sam
     )
 
 
+def corrections_of_layers(layers: Mapping[str, Layer]) -> dict[str, Sequence[str]]:
+    """Return the corrections of those layers that were corrected, under the same keys."""
+    return {
+        key: layer.metadata[CORRECTION_KEY][1]
+        for key, layer in layers.items()
+        if CORRECTION_KEY in layer.metadata
+    }
+
+
 def path_of_layer(layer: Layer) -> str:
-    """The file that napari has read a layer from, or what stands for it."""
+    """Return the path of the file that napari read a layer from, or a placeholder."""
+    if CORRECTION_KEY in layer.metadata:
+        return str(layer.metadata[CORRECTION_KEY][0])
     return path_of(layer.name, layer.source.path)
 
 
 def copied(text: str) -> str:
-    """Put text on the clipboard; what to say of it."""
+    """Copy text to the clipboard; return a sentence for the user."""
     from qtpy.QtWidgets import QApplication
 
     QApplication.clipboard().setText(text)
     missing = "PATH OF" in text
-    return "Copied." + (
-        " Put a path where it says PATH OF: those layers are from no file." if missing else ""
-    )
+    return "Copied." + (" Replace PATH OF ... by paths; those layers are from no file." if missing else "")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
+from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.apply.widget import ApplyWidget
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
@@ -168,9 +169,12 @@ def test_another_exposure_is_said_and_can_be_matched(filled, fitted, docked, wai
     wait_for(docked)
     assert "another exposure" in docked.message.value
     assert "tick Match exposure" in docked.message.value
-    docked.match.value = docked.expected_error.value = True
-    docked.apply()
+    docked.expected_error.value = True
+    assert docked.fix_button_0.native.text() == "Match intensities"
+    docked.fix_button_0.native.click()
     wait_for(docked)
+    assert docked.match.value
+    assert filled.layers.selection.active.metadata[OUTPUT_KEY]["kind"] == "ensemble"
     assert "was matched to intensities of about 4 x + 100" in docked.message.value
     expected = 4 * fitted.apply([images[name] for name in fitted.names]) + 100
     np.testing.assert_allclose(one(filled, "ensemble")[-1].data, expected, atol=4)
@@ -180,7 +184,19 @@ def test_another_exposure_is_said_and_can_be_matched(filled, fitted, docked, wai
     )
 
 
+def test_a_table_is_saved_and_not_overwritten_unasked(fitted, docked, tmp_path):
+    path = tmp_path / "mine.lut.safetensors"
+    docked.save(path)
+    assert docked.message.value == "Saved mine.lut.safetensors."
+    docked.save(path)
+    assert "exists" in docked.message.value
+    assert len(docked.message.value.splitlines()) == 1
+    assert load_lut(path).names == fitted.names
+
+
 def test_a_table_without_expected_error_says_so(filled, fitted, docked, wait_for):
+    assert not docked.expected_error.enabled
+    assert docked.expected_error.tooltip.startswith("This table has no expected error")
     docked.expected_error.value = True
     docked.apply()
     assert "no expected error" in docked.message.value

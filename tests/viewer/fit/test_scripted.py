@@ -245,7 +245,7 @@ def test_what_looks_wrong_is_named(viewer, wait_for):
     wait_for(widget)
     assert 'Candidate "late": shifted by 3 pixels' in widget.message.value
     for warning in widget.result.lut.report["warnings"]:
-        assert warning in widget.message.value
+        assert warning[:1].upper() + warning[1:] in widget.message.value
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4])

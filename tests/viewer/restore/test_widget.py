@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL
 from napari_ensir.restorers.networks.external import OwnNetwork
@@ -19,7 +20,9 @@ from tests.helpers.paths import DATA
 
 @pytest.fixture
 def restore(viewer):
+    """The Restore panel with no restorer ticked."""
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    widget.restorers.value = []
     return widget
 
 
@@ -49,7 +52,7 @@ def test_each_ticked_restorer_adds_a_candidate_in_place(viewer, restore, wait_fo
 
 def test_digits_beside_a_word_are_not_cut_off(viewer, restore, qtbot):
     viewer.window._qt_window.resize(1000, 700)
-    restore.more.value = True
+    restore.combining_section.open()
     box = restore.shrinkage.inner.native
     qtbot.waitUntil(box.isVisible)
     qtbot.wait(100)
@@ -94,13 +97,14 @@ def test_forms_give_back_what_they_were_given(qtbot, key):
 
 
 def test_ticking_shows_the_settings_of_what_was_ticked(restore, qtbot):
+    restore.settings_section.open()
     titles = [restore.restorers.title_of(key) for key in restore.restorers.keys()]  # noqa: SIM118
-    assert titles == [kind.title for kind in CLASSICAL.values()]
+    assert sorted(titles) == sorted(kind.title for kind in CLASSICAL.values())
     rows = restore.restorers._rows
     item = next(item for item in rows.items_in_order() if item.text() == "Gaussian")
     item.setCheckState(item.checkState().Checked)
     qtbot.wait(20)
-    assert restore.restorer_forms.heading.value == "Settings of Gaussian"
+    assert restore.heading.value == "Settings of Gaussian"
     assert restore.gaussian_sigma.native.isVisible()
     assert not restore.median_size.native.isVisible()
     restore.restorers.select("median")
@@ -151,12 +155,12 @@ def test_wrong_choices_are_one_clear_sentence(viewer, restore, tmp_path, wait_fo
     restore.open(str(tmp_path / "bad.safetensors"))
     assert "bad.safetensors" in restore.message.value
     restore.restorers.value = ["gaussian"]
-    restore.combine_button.native.click()
+    restore.restore_and_combine()
     assert "nothing to combine" in restore.message.value
     if not torch.backends.mps.is_available():
         restore.device.value = "mps"
         restore.add_restorer(OwnNetwork(network=lambda x: x, label="same"), "same", ticked=True)
-        restore.run_button.native.click()
+        restore.restore_button.native.click()
         wait_for(restore)
         assert 'device "mps" is not available' in restore.message.value
 
@@ -254,7 +258,7 @@ def test_dp_ir_takes_the_restorer_that_was_opened_before(
     checkpoint = write_dp_ir(tmp_path / "mine.safetensors", network)
     restore.open(str(checkpoint))
     assert "the restorer 'dim', which it does not contain" in restore.message.value
-    assert "in Restore open it first" in restore.message.value
+    assert "open it first in the Restore panel" in restore.message.value
     restore.open(str(network))
     restore.open(str(checkpoint))
     assert restore.message.value == "Opened mine.safetensors."
@@ -272,8 +276,9 @@ def test_without_a_ground_truth(viewer, restore, wait_for):
     restore.image.value = viewer.add_image(noisy, name="field", scale=(0.5, 0.5))
     restore.restorers.value = ["gaussian", "median"]
     restore.update(offsets=2, stride=4, weights="layers", device="cpu")
-    restore.combine_button.native.click()
+    restore.run_button.native.click()
     wait_for(restore)
+    assert viewer.layers.selection.active.metadata[OUTPUT_KEY]["kind"] == "ensemble"
     assert "Added 2 candidates, the ensemble and the weight maps." in restore.message.value
     kinds = [layer.metadata.get(OUTPUT_KEY, {}).get("kind") for layer in viewer.layers]
     assert kinds.count("ensemble") == 1
@@ -288,6 +293,93 @@ def test_without_a_ground_truth(viewer, restore, wait_for):
     np.testing.assert_allclose(ensemble.scale, (0.5, 0.5))
     error = [np.mean((each.data.astype(float) - truth) ** 2) for each in (ensemble, *candidates)]
     assert error[0] < max(error[1:])
+
+
+def test_four_restorers_are_ticked_at_first_and_the_panel_says_what_it_will_do(viewer):
+    viewer.add_image(noisy_pair(0)[1], name="noisy")
+    _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
+    assert restore.restorers.value == ["total-variation", "wavelet", "non-local-means", "gaussian"]
+    assert restore.run_button.text == "Restore and combine"
+    assert restore.run_button.enabled
+    assert restore.plan.value.startswith("Restores the image with 4 restorers, learns from the noisy image")
+
+
+def test_buttons_that_cannot_run_are_disabled_and_say_why(viewer, restore):
+    tooltip = "No image is chosen; choose the degraded image to restore."
+    for name in ("run_button", "restore_button", "rank_button", "combine_python_button"):
+        assert not restore[name].enabled
+        assert restore[name].tooltip == tooltip
+    assert "no lookup table yet" in restore.save_button.tooltip
+    layer = viewer.add_image(noisy_pair(0)[1], name="noisy")
+    assert restore.image.value is layer  # the only image
+    restore.restorers.value = ["gaussian"]
+    assert restore.restore_button.enabled
+    assert restore.restore_button.tooltip == "Add one candidate layer for each ticked restorer."
+    assert not restore.run_button.enabled
+    assert restore.plan.value == "There is nothing to combine; tick two or more restorers."
+    restore.restorers.value = ["gaussian", "median"]
+    assert restore.run_button.enabled
+    assert restore.rank_button.enabled
+
+
+def test_the_table_of_a_combination_is_saved(viewer, restore, wait_for, tmp_path, monkeypatch):
+    from qtpy.QtWidgets import QFileDialog
+
+    restore.image.value = viewer.add_image(noisy_pair(7)[1], name="field")
+    restore.restorers.value = ["gaussian", "median"]
+    restore.update(offsets=1, stride=4, device="cpu")
+    restore.restore_and_combine()
+    wait_for(restore)
+    path = tmp_path / "mine.lut.safetensors"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
+    restore.save_button.native.click()
+    assert restore.message.value == "Saved mine.lut.safetensors."
+    assert load_lut(path).names == ("Gaussian", "Median")
+    restore.save(path)
+    assert "already exists" in restore.message.value or "exists already" in restore.message.value
+    assert len(restore.message.value.splitlines()) == 1
+    restore.save(path, overwrite=True)
+    assert restore.message.value == "Saved mine.lut.safetensors."
+
+
+def test_intensities_beyond_the_dtype_are_reported_and_kept_on_request(viewer, restore, wait_for):
+    noisy = np.full((32, 32), 100, np.uint8)
+    restore.image.value = viewer.add_image(noisy, name="noisy")
+    brighter = OwnNetwork(network=lambda x: x * 3, label="brighter", sides=1, intensities="raw")
+    restore.add_restorer(brighter, "brighter", ticked=True)
+    restore.device.value = "cpu"
+    restore.restore()
+    wait_for(restore)
+    assert "brighter: 1,024 pixels below 0 or above 255 (300 to 300) were clipped" in restore.message.value
+    assert viewer.layers[-1].data.max() == 255
+    restore.float_output.value = True
+    restore.restore()
+    wait_for(restore)
+    assert "clipped" not in restore.message.value
+    assert viewer.layers[-1].data.dtype == np.float32
+    assert viewer.layers[-1].data.max() == 300
+
+
+def test_channels_are_taken_from_the_axis_label_or_a_control(viewer, restore, wait_for):
+    noisy = np.stack([noisy_pair(0)[1], noisy_pair(1)[1]])
+    restore.image.value = viewer.add_image(noisy, name="cells", axis_labels=("c", "y", "x"))
+    assert restore.channel_axis.visible
+    assert restore.channel_axis.value == 0
+    swap = OwnNetwork(network=lambda x: x.flip(1), label="swap", sides=1)
+    restore.add_restorer(swap, "swap", ticked=True)
+    restore.device.value = "cpu"
+    restore.restore()
+    wait_for(restore)
+    np.testing.assert_array_equal(viewer.layers["cells · swap"].data, noisy[::-1])
+    restore.restorers.value = ["gaussian", "median"]
+    restore.update(offsets=1, stride=4)
+    restore.restore_and_combine()
+    wait_for(restore)
+    assert restore.lut.n_channels == 2
+    restore.channel_axis.value = None
+    restore.image.value = viewer.add_image(noisy[0], name="plane")
+    assert not restore.channel_axis.visible
+    assert restore.restoring().channel_axis is None
 
 
 def test_correlated_noise_is_reported(viewer, restore, wait_for):

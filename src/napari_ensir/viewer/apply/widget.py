@@ -1,8 +1,8 @@
-"""The Apply lookup table panel: a table on layers without ground truth, one set of them or many."""
+"""The Apply lookup table panel: combines layers without ground truth by a table."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -33,9 +33,11 @@ from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import Origin, changed_meanwhile, unwrapped, why_not
 from napari_ensir.viewer.layers.matching import best_matches, cannot_combine, matching_sets, taken_twice
 from napari_ensir.viewer.layers.session import preference, session_of
-from napari_ensir.viewer.panel import Panel, shows_errors
+from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.results.combining import Combined, combine
+from napari_ensir.viewer.results.fix_buttons import FixButtons
 from napari_ensir.viewer.results.layers import WEIGHT_VIEWS, Outputs, method_title
+from napari_ensir.viewer.results.table_panel import TablePanel, save_button
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,34 +48,40 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.ensemble.checks.diagnostic import Diagnostic
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
 __all__ = ["Applied", "ApplyWidget", "apply_table"]
 
 
 REMEDY = "tick Match exposure and apply again"
+UNCALIBRATED = "This table has no expected error; fit it again, or untick Expected error."
+NO_SETS = "No set of layers has the names of the table's candidates; choose the layers."
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What came of applying a table.
+    """Result of applying a table.
 
     Attributes
     ----------
     lut : WeightLUT
-        The table used: rescaled where that was asked for.
+        The table used, rescaled if that was asked for.
     combined : list of Combined
         One for each set.
     expected : list of arrays
-        The error to expect, for each set; empty where it was not asked for.
+        The expected error of each set; empty if it was not asked for.
     exposure : str
-        What to say of the exposure; empty where nothing is.
+        A sentence about the exposure; empty if there is nothing to say.
+    fixes : list of Diagnostic
+        What may be wrong with the exposure.
     """
 
     lut: WeightLUT
     combined: list[Combined]
     expected: list[Any]
     exposure: str = ""
+    fixes: list[Diagnostic] = field(default_factory=list)
 
 
 def apply_table(
@@ -86,13 +94,13 @@ def apply_table(
     match: bool = False,
     with_errors: bool = False,
 ) -> Applied:
-    """Combine sets of candidates, all of one exposure.
+    """Combine sets of candidates that share one exposure.
 
     Parameters
     ----------
     lut
     sets
-        The candidates of each, in the table's order.
+        The candidates of each set, in the table's order.
     rgb
         Whether the last axis is colour.
     device, progress
@@ -100,7 +108,7 @@ def apply_table(
     match
         Rescale the table to the sets' exposure first.
     with_errors
-        Work out the error to expect as well.
+        Compute the expected error as well.
 
     Raises
     ------
@@ -110,23 +118,24 @@ def apply_table(
     """
     axis = -1 if rgb and lut.n_channels > 1 else None
     exposure = exposure_of(lut.report, [sample_of(lut.field(each, axis)) for each in sets])
-    said = ""
+    text, fixes = "", []
     if match:
         gain, offset = matched(exposure)
         lut = lut.rescaled(gain, offset)
-        said = f"The table was matched to intensities of about {gain:.3g} x + {offset:.3g}."
+        text = f"The table was matched to intensities of about {gain:.3g} x + {offset:.3g}."
     elif exposure is not None:
-        warning = " ".join(one.message for one in exposure.check(REMEDY))
-        said = f"{warning[:1].upper()}{warning[1:]}"
+        fixes = exposure.check(REMEDY)
+        warning = " ".join(one.message for one in fixes)
+        text = f"{warning[:1].upper()}{warning[1:]}"
     combined = [combine(lut, each, rgb, device, progress) for each in sets]
     errors = [expected_error(lut, each, rgb, device, progress) for each in sets] if with_errors else []
-    return Applied(lut, combined, errors, said)
+    return Applied(lut, combined, errors, text, fixes)
 
 
-_NOTHING_YET = "Fit a lookup table, or open one (*.lut.safetensors), to see what it combines."
+_NOTHING_YET = "Fit a lookup table, or open one (*.lut.safetensors)."
 
 
-class ApplyWidget(Panel):
+class ApplyWidget(TablePanel):
     """Combines layers by a lookup table.
 
     Values: ``table`` (its title), ``candidate_1``, ``candidate_2``, ... (the layer for each of the table's
@@ -152,11 +161,14 @@ class ApplyWidget(Panel):
         self._session = session_of(napari_viewer)
         self._lut: WeightLUT | None = None
         self._by_hand: set[str] = set()
-        self._tables = Choice({}, name="table", label="Table", tooltip="A table fitted or opened here.")
+        self._tables = Choice(
+            {}, name="table", label="Table", tooltip="A table that was fitted or opened in this viewer."
+        )
         open_button = button("Open…", "Choose a lookup table file.", "open_button")
         dress(open_button)
         self._summary = Message(_NOTHING_YET, name="summary", gui_only=True)
         self._roles = Form(name="roles")
+        self.fixes = FixButtons(["match-intensities"], name="fixes")
         weights = Choice(
             WEIGHT_VIEWS,
             value=preference("weights"),
@@ -168,7 +180,7 @@ class ApplyWidget(Panel):
         device = control_of(settings["device"], preference("device"))
         self.sets_button = button(
             "Apply to all matching sets",
-            "Combine every set of layers whose names contain the candidates' names and are alike otherwise.",
+            "Combine every set of layers whose names contain the candidates' names and are equal otherwise.",
             "sets_button",
             visible=False,
         )
@@ -181,8 +193,14 @@ class ApplyWidget(Panel):
             _extras(),
             action="Apply",
             about="Combine these layers by the table; no ground truth is needed.",
-            below=[self.sets_button, copy_buttons()],
+            below=[
+                self.fixes,
+                self.sets_button,
+                row(save_button(), name="files", gui_only=True),
+                copy_buttons(),
+            ],
         )
+        self.fixes.chosen.connect(self.safely(self._match_and_apply))
         self._tables.changed.connect(self.safely(self._follow_table))
         open_button.changed.connect(self.safely(self._ask_and_open))
         self.sets_button.changed.connect(self.safely(self.apply_all))
@@ -199,7 +217,7 @@ class ApplyWidget(Panel):
 
     @property
     def lut(self) -> WeightLUT | None:
-        """The table chosen."""
+        """The chosen table."""
         return self._lut
 
     @property
@@ -209,14 +227,14 @@ class ApplyWidget(Panel):
 
     @shows_errors
     def open(self, path: str | Path) -> None:
-        """Read a table and offer layers for its candidates; if it cannot be read, what was chosen stays."""
+        """Open a table and offer layers for its candidates; if that fails, nothing changes."""
         from napari_ensir.ensemble.lut.load import load_lut
 
         self._tables.value = self._session.open(path, load_lut(path))
         self._follow_table()
 
     def update(self, mapping: Mapping | Iterable[tuple[str, Any]] = (), **kwargs: Any) -> None:
-        """See Panel; the table first, for it says which candidates there are."""
+        """See Panel; the table is set first, since it determines the controls of the candidates."""
         values = {**dict(mapping), **kwargs}
         if (title := values.pop("table", None)) is not None:
             if title not in self._session.tables:
@@ -253,14 +271,14 @@ class ApplyWidget(Panel):
         self._follow()
 
     def _offer_roles(self, lut: WeightLUT) -> None:
-        """A drop-down for each candidate, with the layer that its name points to."""
+        """Show a drop-down for each candidate, with the layer that its name matches."""
         roles = [
             LayerChoice(
                 self.viewer,
                 lambda layer: not why_not(layer),
                 name=f"candidate_{number}",
                 label=name,
-                tooltip=f'Which layer plays the candidate "{name}".',
+                tooltip=f'The layer that shows the candidate "{name}".',
             )
             for number, name in enumerate(lut.names, start=1)
         ]
@@ -276,7 +294,7 @@ class ApplyWidget(Panel):
         self.follow_obstacle()
 
     def _match(self) -> None:
-        """Offer layers for those candidates that have none, unless that is how the user wants it."""
+        """Choose layers for candidates that have none, unless the user chose none."""
         if self._lut is None:
             return
         matches = best_matches(self._lut.names, self._mine(), self._session.learned_on(self._lut))
@@ -312,19 +330,35 @@ class ApplyWidget(Panel):
                 return f'No layer is chosen for "{name}"; choose the one that shows it.'
         return ""
 
+    def obstacles(self) -> Mapping[str, str]:
+        """See TablePanel."""
+        missing = self.obstacle()
+        uncalibrated = self._lut is None or self._lut.errors is None
+        return {
+            **super().obstacles(),
+            "python_button": missing,
+            "command_button": missing,
+            "sets_button": "" if self.sets() else NO_SETS,
+            "expected_error": UNCALIBRATED if uncalibrated else "",
+        }
+
     def run(self) -> None:
-        """What the Apply button does."""
+        """See Panel."""
+        self.apply()
+
+    def _match_and_apply(self) -> None:
+        self.match.value = True
         self.apply()
 
     @shows_errors
     def apply(self) -> None:
-        """Combine the layers chosen; says so, or why not, under the buttons."""
+        """Combine the chosen layers, and show the outcome under the buttons."""
         if reason := self.obstacle():
             raise EnsembleError(reason)
         self._combine({"": [layer for layer in self.layers if layer is not None]})
 
     def as_code(self, write: Callable[..., str]) -> str:
-        """What is chosen, as :func:`apply_as_python` or :func:`apply_as_command` writes it.
+        """Return the choices as code, written by :func:`apply_as_python` or :func:`apply_as_command`.
 
         Raises
         ------
@@ -346,14 +380,14 @@ class ApplyWidget(Panel):
         )
 
     def sets(self) -> dict[str, list[Layer]]:
-        """All sets of layers whose names match the table's candidates, by what is common to a set's names."""
+        """Return all sets of layers whose names match the table's candidates, by their common name."""
         return {} if self._lut is None else matching_sets(self._lut.names, self._mine())
 
     @shows_errors
     def apply_all(self) -> None:
-        """Combine every matching set of layers; says so, or why not, under the buttons."""
+        """Combine every matching set of layers, and show the outcome under the buttons."""
         if not (sets := self.sets()):
-            raise EnsembleError("No set of layers bears the names of the table's candidates; choose them.")
+            raise EnsembleError(NO_SETS)
         self._combine(sets)
 
     def _combine(self, sets: dict[str, list[Layer]]) -> None:
@@ -365,7 +399,7 @@ class ApplyWidget(Panel):
         if len(sets) == 1:  # of several, none is the one to look at
             self._session.remember_layers(lut, next(iter(sets.values())))
         if self.expected_error.value and lut.errors is None:
-            raise EnsembleError("This table has no expected error; fit it anew, or untick Expected error.")
+            raise EnsembleError(UNCALIBRATED)
         twice = [taken_twice(lut.names, layers) for layers in sets.values()]
         origins = [[Origin(layer) for layer in layers] for layers in sets.values()]
         device, view = self.device.value, self.weights.value
@@ -388,15 +422,18 @@ class ApplyWidget(Panel):
                 yield from outputs.showing(done.lut, done.combined[number], view)
                 if done.expected:
                     outputs.show_expected(done.lut, done.expected[number], expected_limits(done.lut))
+                    outputs.select_ensemble()
                     yield
 
         def show(results: tuple[Applied, list[str]]) -> None:
             done = results[0]
             self.queue.put(adding(done))
+            self.fixes.show_fixes(done.fixes)
             n = len(sets)
             said = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
             said += [*twice, *results[1], changed_meanwhile(self.viewer, chain(*origins))]
             self.say("\n".join(filter(None, said)))
+            self.reveal(self.message)
 
         self.start(combine_all, "Applying the lookup table", show)
 
@@ -408,12 +445,12 @@ class ApplyWidget(Panel):
 
 
 def _extras() -> Container:
-    """What can be asked for beside the ensemble."""
+    """Optional outputs and corrections."""
     return row(
         CheckBox(
             name="expected_error",
             text="Expected error",
-            tooltip="Add the root mean square error to expect at each pixel, in intensity units.",
+            tooltip="Add the expected root mean square error at each pixel, in intensity units.",
         ),
         CheckBox(
             name="match",

@@ -195,13 +195,21 @@ class OptionalValue(ValuedContainerWidget):
     words
         None, "auto" or both -> title and tooltip.
     value
+        A word or a value.
+    by_hand
+        Title and tooltip of the entry for a value of one's own.
     """
 
     def __init__(
-        self, inner: BaseValueWidget, words: Mapping[Any, tuple[str, str]], value: Any = None, **kwargs: Any
+        self,
+        inner: BaseValueWidget,
+        words: Mapping[Any, tuple[str, str]],
+        value: Any = None,
+        by_hand: tuple[str, str] = (BY_HAND, "A value of your own."),
+        **kwargs: Any,
     ) -> None:
         self._inner, self._words = inner, tuple(words)
-        entries = {**words, BY_HAND: (BY_HAND, "Enter a value.")}
+        entries = {**words, BY_HAND: by_hand}
         self._word = Choice(entries, name="word", label="which")
         self._in_use = False
         kwargs.setdefault("layout", "horizontal")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import CheckBox
 from napari.layers import Labels, Shapes
 
 from napari_ensir.ensemble.estimators.base import METHODS
@@ -14,15 +13,17 @@ from napari_ensir.settings import FitSettings, settings_of
 from napari_ensir.viewer.code_export import copy_buttons
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import control_of
-from napari_ensir.viewer.fit.request import leading_axes
+from napari_ensir.viewer.controls.inputs import Number, ValueOrWord, control_of
+from napari_ensir.viewer.controls.section import Section
+from napari_ensir.viewer.fit.request import channel_axes, leading_axes, likely_channel_axis
 from napari_ensir.viewer.fit.score_table import MethodScores
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import is_named_truth, pixel_shape, why_not
 from napari_ensir.viewer.layers.picker import LayerPicker
 from napari_ensir.viewer.layers.session import preference
-from napari_ensir.viewer.panel import Panel
+from napari_ensir.viewer.results.fix_buttons import FixButtons
 from napari_ensir.viewer.results.layers import WEIGHT_VIEWS
+from napari_ensir.viewer.results.table_panel import TablePanel, save_button
 
 if TYPE_CHECKING:
     import napari
@@ -34,10 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["FitControls"]
 
 _POOLED = ("one table for all", "Channels or colours are pooled in one table.")
-_CHANNEL_LABELS = ("c", "channel", "channels", "ch")
 
 
-class FitControls(Panel):
+class FitControls(TablePanel):
     """All controls of a fit, by name.
 
     ``candidates``, ``ground_truth``, ``mask``, ``weights``, and every setting of
@@ -63,28 +63,25 @@ class FitControls(Panel):
             tooltip="How close each image is to the ground truth: PSNR in dB and SSIM, higher is better.",
         )
         self._guesses_truth, self._is_following, self._axes = True, False, ""
-        self.more = CheckBox(
-            name="more", text="More settings", tooltip="Show settings that are rarely needed.", gui_only=True
-        )
         self._form = Form(*self._common_controls(napari_viewer), name="settings_form")
-        self._further = Form(*self._further_controls(), name="further_form")
+        self.more_section = Section(
+            "More settings", Form(*self._further_controls(), name="further_form"), name="more"
+        )
+        self.fixes = FixButtons(name="fixes")
         super().__init__(
             napari_viewer,
             self.candidates,
             self._form,
-            self.more,
-            self._further,
+            self.more_section,
             action="Fit",
             about="Learn the weights and show the ensemble, the weight maps and the scores.",
-            below=[self.scores, *self._result_buttons()],
+            below=[self.fixes, self.scores, *self._result_buttons()],
         )
         layout = self.native.widget().layout()
         for widget in (self.candidates, self.scores):
             layout.setStretchFactor(widget.native, 1)
-        self.more.changed.connect(self.safely(self._show_further))
         self.ground_truth.changed.connect(self.safely(self._truth_chosen))
         self.method.changed.connect(self.safely(self._follow_method))
-        self._show_further()
         self._follow_method()
         self._guess_truth()
         self.follow_images()
@@ -101,6 +98,25 @@ class FitControls(Panel):
                 name="ground_truth",
                 label="Ground truth",
                 tooltip="The true image that the candidates restore.",
+            ),
+            ValueOrWord(
+                Number(min=declared["truth_noise"].minimum, name="own_value", label="Standard deviation"),
+                {
+                    None: ("clean", "The ground truth has no noise."),
+                    "unknown": (
+                        "a second exposure",
+                        "The ground truth is another noisy image of the same field; the level of its noise "
+                        "is not known.",
+                    ),
+                },
+                by_hand=(
+                    "a second exposure with noise of",
+                    "The ground truth is another noisy image of the same field; its noise has this standard "
+                    "deviation, in intensity units.",
+                ),
+                name="truth_noise",
+                label="Ground truth is",
+                tooltip=declared["truth_noise"].description,
             ),
             LayerChoice(
                 viewer,
@@ -142,11 +158,7 @@ class FitControls(Panel):
 
     def _result_buttons(self) -> list[Widget]:
         first = row(
-            button(
-                "Save LUT…",
-                "Write the lookup table to a file, for images without ground truth.",
-                "save_button",
-            ),
+            save_button(),
             button(
                 "Compare", "Rank candidates, average and methods by their held-out scores.", "compare_button"
             ),
@@ -236,23 +248,18 @@ class FitControls(Panel):
             self._is_following = False
 
     def _offer_channels(self, like: Layer | None) -> None:
-        axes: dict[Any, str] = {}
-        if like is not None:
-            axes = {-1: "red, green, blue"} if like.rgb else dict(leading_axes(like))
-        entries = {axis: (f"one table each: {label}", "") for axis, label in axes.items()}
+        axes = channel_axes(like)
+        entries: dict[Any, tuple[str, str]] = {
+            axis: (f"one table each: {label}", "") for axis, label in axes.items()
+        }
         self.channel_axis.visible = bool(axes)
         kind = f"{axes}"
         if kind == self._axes:
             return
         self._axes = kind
-        self.channel_axis.offer({None: _POOLED, **entries} if axes else {None: _POOLED})
-        named = next(
-            (a for a, label in axes.items() if label.split(" (")[0].lower() in _CHANNEL_LABELS), None
-        )
-        if like is not None and like.rgb:
-            self.channel_axis.value = -1
-        elif named is not None:
-            self.channel_axis.value = named
+        self.channel_axis.offer({None: _POOLED, **entries})
+        if (likely := likely_channel_axis(like)) is not None:
+            self.channel_axis.value = likely
 
     def _offer_planes(self, like: Layer | None) -> None:
         axes = [] if like is None else self._plane_axes(like)
@@ -269,9 +276,6 @@ class FitControls(Panel):
     def _follow_method(self) -> None:
         method = self.method.value
         self.shrinkage.visible = method == "auto" or "shrinkage" in METHODS[method].uses
-
-    def _show_further(self) -> None:
-        self._further.native.setVisible(bool(self.more.value))
 
     # -- the ground truth -------------------------------------------------------------------------
 

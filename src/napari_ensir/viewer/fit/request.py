@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from numpy.typing import NDArray
 
-__all__ = ["FitRequest", "Marked", "leading_axes", "mask_array"]
+__all__ = ["FitRequest", "Marked", "channel_axes", "leading_axes", "likely_channel_axis", "mask_array"]
+
+_CHANNEL_LABELS = ("c", "channel", "channels", "ch")
+
+NO_CANDIDATE = "No candidate is ticked; tick the restorations to combine."
+NO_TRUTH = "No ground truth is chosen; choose the layer that shows the true image."
 
 COPIED = 2**24
 """Largest mask, in pixels, that is copied, so that it can be painted on while the fit runs."""
@@ -77,9 +82,9 @@ class FitRequest:
             the images, or a setting does not fit them.
         """
         if not candidates:
-            raise EnsembleError("No candidate is ticked; tick the restorations to combine.")
+            raise EnsembleError(NO_CANDIDATE)
         if truth is None:
-            raise EnsembleError("No ground truth is chosen; choose the layer that shows the true image.")
+            raise EnsembleError(NO_TRUTH)
         for layer in candidates:
             reason = why_not(layer, truth, truth)
             if reason:
@@ -243,3 +248,20 @@ def leading_axes(layer: Layer) -> dict[int, str]:
         called = f"axis {axis}" if label.lstrip("-").isdigit() else label
         named[axis] = f"{called} ({shape[axis]})"
     return named
+
+
+def channel_axes(layer: Layer | None) -> dict[int, str]:
+    """Return the axes of an image that can be its channel axis, with their labels."""
+    if layer is None:
+        return {}
+    return {-1: "red, green, blue"} if layer.rgb else leading_axes(layer)
+
+
+def likely_channel_axis(layer: Layer | None) -> int | None:
+    """Return the channel axis of an RGB image, or the axis with such a label; None if there is none."""
+    if layer is None:
+        return None
+    if layer.rgb:
+        return -1
+    labels = {axis: label.split(" (")[0].lower() for axis, label in leading_axes(layer).items()}
+    return next((axis for axis, label in labels.items() if label in _CHANNEL_LABELS), None)

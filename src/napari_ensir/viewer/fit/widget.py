@@ -8,13 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 from napari_ensir.ensemble.fit import FROZEN
 from napari_ensir.errors import EnsembleError
-from napari_ensir.viewer.code_export import copied, fit_as_command, fit_as_python, path_of_layer
+from napari_ensir.viewer.code_export import (
+    copied,
+    corrections_of_layers,
+    fit_as_command,
+    fit_as_python,
+    path_of_layer,
+)
 from napari_ensir.viewer.controls.dialogs import ask_where_to_save
 from napari_ensir.viewer.fit.controls import FitControls
+from napari_ensir.viewer.fit.corrections import (
+    Corrected,
+    add_corrected,
+    correct,
+    find_unequal_sizes,
+    question_about_noise,
+)
 from napari_ensir.viewer.fit.precompile import warm_up
-from napari_ensir.viewer.fit.request import FitRequest
+from napari_ensir.viewer.fit.request import NO_CANDIDATE, NO_TRUTH, FitRequest
 from napari_ensir.viewer.fit.scores import better_than_chosen, ssim_in_words
 from napari_ensir.viewer.fit.worker import (
     FitResult,
@@ -29,15 +43,17 @@ from napari_ensir.viewer.fit.worker import (
 )
 from napari_ensir.viewer.layers.layers import Origin, Versions, full_data, notice, unwrapped
 from napari_ensir.viewer.layers.session import session_of
+from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.results.layers import Errors, Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     import napari
     from napari.layers import Layer
 
     from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.viewer.fit.compare_dialog import CompareDialog
 
 __all__ = ["FitWidget"]
@@ -89,8 +105,8 @@ class FitWidget(FitControls):
         for name in ("candidates", "ground_truth", "mask", *FROZEN):
             self[name].changed.connect(self.safely(self._inputs_changed))
         self.scores.chosen.connect(self._adopt)
+        self.fixes.chosen.connect(self.correct)
         for key, slot in (
-            ("save_button", self._ask_and_save),
             ("compare_button", self.compare),
             ("errors_button", self.show_errors),
             ("expected_button", self.show_expected_error),
@@ -100,7 +116,7 @@ class FitWidget(FitControls):
             ("command_button", lambda: self.say(copied(self.as_code(fit_as_command)))),
         ):
             self[key].changed.connect(self.safely(slot))
-        self._follow_result()
+        self.follow_obstacle()
 
     def _timer(self, milliseconds: int, slot: Any) -> QTimer:
         timer = QTimer(self.native)
@@ -140,9 +156,29 @@ class FitWidget(FitControls):
         if self.candidates.value:
             warm_up([full_data(layer) for layer in self.candidates.value])
         if self.result is None:
-            self.say(notice(self.candidates.value, self.ground_truth.value))
+            self._show_questions()
         elif self.task is None or self._is_quiet:
             self._tell()
+        self.follow_obstacle()
+
+    def layers_changed(self) -> None:
+        """See Panel."""
+        super().layers_changed()
+        if self.result is None and self.task is None:
+            self._show_questions()
+
+    def _show_questions(self) -> None:
+        """Show what should be looked at before a fit."""
+        layers = [unwrapped(layer) for layer in self.viewer.layers]
+        found = find_unequal_sizes(layers, self.ground_truth.value) + self._noise_question()
+        self.fixes.show_fixes(found)
+        lines = [notice(self.candidates.value, self.ground_truth.value), *(each.message for each in found)]
+        self.say("\n".join(filter(None, lines)))
+
+    def _noise_question(self) -> list[Diagnostic]:
+        if self.truth_noise.value is not None:
+            return []
+        return question_about_noise(self.candidates.value, self.ground_truth.value)
 
     def data_changed(self, layer: Layer) -> None:
         """See Panel."""
@@ -154,6 +190,27 @@ class FitWidget(FitControls):
             self._inputs_changed()
 
     # -- fitting ----------------------------------------------------------------------------------
+
+    @property
+    def lut(self) -> WeightLUT | None:
+        """The table of the latest result."""
+        return None if self.result is None else self.result.lut
+
+    def obstacle(self) -> str:
+        """See Panel."""
+        if not self.candidates.value:
+            return NO_CANDIDATE
+        return NO_TRUTH if self.ground_truth.value is None else ""
+
+    def obstacles(self) -> Mapping[str, str]:
+        """See TablePanel."""
+        no_result = "" if self.result is not None else "There is no result yet; press Fit first."
+        keys = ("save", "compare", "errors", "expected", "keep", "export")
+        return {
+            **{f"{key}_button": no_result for key in keys},
+            "python_button": self.obstacle(),
+            "command_button": self.obstacle(),
+        }
 
     def run(self) -> None:
         """See Panel."""
@@ -187,6 +244,7 @@ class FitWidget(FitControls):
         session_of(self.viewer).remember_layers(result.lut, layers)
         self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
         self._take(result)
+        self.reveal(self.message, self.scores, self.save_button)
 
     def _refit(self) -> None:
         """Update the result to the controls, from the statistics kept if possible."""
@@ -219,7 +277,7 @@ class FitWidget(FitControls):
         session_of(self.viewer).replace(self._title, result.lut)
         self.show_in_use(result)
         self._tell()
-        self._follow_result()
+        self.follow_obstacle()
         self._scores_soon.start(SCORE_REST if result.ssim_known else 0)
 
     def _tell(self) -> None:
@@ -228,6 +286,9 @@ class FitWidget(FitControls):
         if result is None:
             return
         lines = [STALE] if self.is_stale() else []
+        question = self._noise_question()
+        lines += [each.message for each in question]
+        self.fixes.show_fixes([*question, *_diagnostics_of(result.lut)])
         automatic = result.request.settings.method == "auto"
         if not automatic and (better := better_than_chosen(result.scores, result.lut.method)):
             lines.append(better)
@@ -362,49 +423,96 @@ class FitWidget(FitControls):
             If something is missing or does not fit.
         """
         self.request()  # raises if this cannot be fitted
-        paths = {layer.name: path_of_layer(layer) for layer in self.candidates.value}
+        candidates, truth = self.candidates.value, self.ground_truth.value
+        paths = {layer.name: path_of_layer(layer) for layer in candidates}
         mask = None if self.mask.value is None else path_of_layer(self.mask.value)
-        return write(paths, path_of_layer(self.ground_truth.value), self.settings(), mask)
+        corrections = corrections_of_layers({**{layer.name: layer for layer in candidates}, "": truth})
+        return write(paths, path_of_layer(truth), self.settings(), mask, corrections)
+
+    # -- corrections --------------------------------------------------------------------------------
+
+    @shows_errors
+    def correct(self, diagnostic: Diagnostic) -> None:
+        """Do what the fix of a diagnostic says; images are corrected as new layers, which are chosen instead.
+
+        Parameters
+        ----------
+        diagnostic : Diagnostic
+            Such as one of ``fixes.diagnostics``.
+        """
+        fix = diagnostic.fix or {}
+        action, names = fix["action"], fix.get("candidates", ())
+        if action == "set-noise":
+            self.truth_noise.value = fix["value"]
+        elif action == "set-bin-width":
+            self.bin_width.value = fix["value"]
+        elif action == "drop-candidate":
+            self.candidates.value = [each for each in self.candidates.value if each.name not in names]
+            self.say(f"Unticked {', '.join(names)}; press Fit.")
+        else:
+            self._correct_layers(fix, names)
+
+    def _correct_layers(self, fix: Mapping[str, Any], names: Sequence[str]) -> None:
+        truth = self.ground_truth.value
+        # Of layers with one name, the candidates are meant.
+        offered = [truth, *map(unwrapped, self.viewer.layers), *self.candidates.value]
+        by_name = {layer.name: layer for layer in offered if layer is not None}
+        if truth is None or not set(names) <= set(by_name):
+            raise EnsembleError("The layers were removed or renamed; press Fit first.")
+        layers = [by_name[name] for name in names]
+        images, reference = [full_data(layer) for layer in layers], full_data(truth)
+        axis = -1 if truth.rgb else self.channel_axis.value
+
+        def work(progress: Progress) -> list[Corrected]:
+            found = []
+            for number, image in enumerate(images):
+                progress(number, len(images), "correcting")
+                found.append(correct(image, fix, reference, axis))
+            return found
+
+        def show(found: list[Corrected]) -> None:
+            made = [
+                add_corrected(self.viewer, layer, each) for layer, each in zip(layers, found, strict=True)
+            ]
+            self._choose_instead(dict(zip(map(id, layers), made, strict=True)), truth)
+            names = ", ".join(f'"{layer.name}"' for layer in made)
+            self.say(f"Added {names}, which {'is' if len(made) == 1 else 'are'} chosen now; press Fit.")
+
+        self.start(work, "Correcting", show)
+
+    def _choose_instead(self, made: Mapping[int, Layer], truth: Layer) -> None:
+        """Choose corrected layers in place of those that they were made of, by the id of the latter."""
+        chosen = [made.get(id(layer), layer) for layer in self.candidates.value]
+        added = [unwrapped(layer) for key, layer in made.items() if key != id(truth)]
+        if id(truth) in made:
+            self.ground_truth.value = made[id(truth)]
+        present = [unwrapped(layer) for layer in chosen]
+        present += [layer for layer in added if not any(layer is each for each in present)]
+        self.candidates.value = present
 
     # -- saving -----------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
-        """Write the table to a file, and show the outcome under the buttons."""
-        if self.result is None:
-            self.fail(EnsembleError("There is no lookup table yet; press Fit first."))
-            return
-        try:
-            written = self.result.lut.save(path, overwrite=True)
-        except EnsembleError as error:
-            self.fail(error)
-            return
-        self.say(f"Saved {written.name}.")
+    @shows_errors
+    def export_scores(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write the scores as CSV, and show the outcome under the buttons.
 
-    def export_scores(self, path: str | Path) -> None:
-        """Write the scores as CSV, and show the outcome under the buttons."""
-        try:
-            self.scores.export(Path(path))
-        except EnsembleError as error:
-            self.fail(error)
-            return
+        Parameters
+        ----------
+        path : str or Path
+        overwrite : bool
+            Replace an existing file.
+        """
+        self.scores.export(Path(path), overwrite=overwrite)
         self.say(f"Wrote {Path(path).name}.")
-
-    def _ask_and_save(self) -> None:
-        path = ask_where_to_save(
-            self.native, "Save the lookup table", "ensemble", "Lookup table", ".lut.safetensors"
-        )
-        if path is not None:
-            self.save(path)
 
     def _ask_and_export(self) -> None:
         path = ask_where_to_save(self.native, "Export the scores", "scores", "Table", ".csv")
         if path is not None:
-            self.export_scores(path)
+            self.export_scores(path, overwrite=True)  # the dialog has asked
 
-    def _follow_result(self) -> None:
-        keys = ("save", "compare", "errors", "expected", "keep", "export")
-        for key in keys:
-            self[f"{key}_button"].enabled = self.result is not None
+
+def _diagnostics_of(lut: WeightLUT) -> list[Diagnostic]:
+    return [Diagnostic(**each) for each in lut.report.get("diagnostics", ())]
 
 
 def _expected_of(result: FitResult, progress: Progress | None = None) -> Any:

@@ -336,8 +336,10 @@ class Origin:
         """Return keywords that place a new layer; ``stacked`` adds a first axis for the candidates."""
         return dict(self._stacked if stacked else self._place)
 
-    def add_candidate(self, viewer: napari.Viewer, image: Any, name: str) -> Layer:
-        """Add a restored image, in the dtype of the layer, since a lookup table is for one dtype.
+    def add_candidate(
+        self, viewer: napari.Viewer, image: Any, name: str, dtype: np.dtype[Any] | None = None
+    ) -> Layer:
+        """Add a restored image in the dtype of the layer, since a table is for one dtype, or in another.
 
         An enlarged image covers the same area with smaller pixels.
         """
@@ -352,7 +354,9 @@ class Origin:
                 place["rotate"] @ place["shear"],
             )
         name = file_safe_name(name)
-        return viewer.add_image(as_dtype(image, self.dtype), name=name, rgb=self.rgb, **appearance, **place)
+        return viewer.add_image(
+            as_dtype(image, dtype or self.dtype), name=name, rgb=self.rgb, **appearance, **place
+        )
 
     def middle_plane(self, image: Any = None) -> np.ndarray:
         """Return the middle plane of the layer, or of an image of its shape, including colours."""

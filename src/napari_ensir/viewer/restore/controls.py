@@ -1,9 +1,9 @@
-"""The controls of the Restore panel: which image, which restorers, with what settings. Restores nothing."""
+"""Controls of the Restore panel."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QFileDialog
@@ -16,43 +16,53 @@ from napari_ensir.viewer.code_export import copy_buttons
 from napari_ensir.viewer.controls.checklist import TickList
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import control_of
+from napari_ensir.viewer.controls.inputs import Message, control_of
+from napari_ensir.viewer.controls.section import Section
+from napari_ensir.viewer.fit.request import channel_axes, likely_channel_axis
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import RECORD_KEY, is_named_truth, unwrapped, why_not
 from napari_ensir.viewer.layers.session import preference
-from napari_ensir.viewer.panel import Panel, shows_errors
+from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.restore.forms import RestorerForms
 from napari_ensir.viewer.restore.rank_table import RankTable
 from napari_ensir.viewer.restore.sweep import SweepForm
 from napari_ensir.viewer.results.layers import WEIGHT_VIEWS
+from napari_ensir.viewer.results.table_panel import TablePanel, save_button
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import napari
     from napari.layers import Layer
 
     from napari_ensir.restorers import Restorer
 
-__all__ = ["BLIND", "CHECKPOINTS", "RestoreControls"]
+__all__ = ["BLIND", "CHECKPOINTS", "DEFAULT_RESTORERS", "RestoreControls"]
 
 CHECKPOINTS = "Restorers (*.safetensors *.pt *.onnx *.pth *.ckpt *.zip);;All files (*)"
 """What a file dialog offers."""
 
 BLIND = ("stride", "offsets", "bin_width", "shrinkage", "data_range", "seed")
-"""Settings of learning without a ground truth, but for those that the image or the panel tell."""
+"""Settings of learning without a ground truth that the panel shows in a section of their own."""
+
+DEFAULT_RESTORERS = ("total-variation", "wavelet", "non-local-means", "gaussian")
+"""Keys of the restorers that are ticked at first: the first three estimate the noise."""
+
+_ONE_CHANNEL = ("no channel axis", "The image has one channel.")
 
 
-class RestoreControls(Panel):
-    """Everything that can be chosen for restoring, by name; opens networks.
+class RestoreControls(TablePanel):
+    """All controls of the Restore panel, by name.
 
     Parameters
     ----------
     napari_viewer
-        Whose layers to offer.
+        The viewer whose layers are offered.
 
     Attributes
     ----------
     sources : dict
-        By the keys of networks opened: their files, and the restorers that they were opened around.
+        For each network that was opened, by its key: its file, and the restorer that it was opened around.
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
@@ -63,69 +73,72 @@ class RestoreControls(Panel):
             choose_only=True,
             name="image",
             label="Image",
-            tooltip="The degraded image that candidates are made of.",
+            tooltip="The degraded image to restore.",
         )
         image.value = _likely_input(napari_viewer)
         self._make_choices(napari_viewer)
         self._make_buttons()
         settings = {each.name: each for each in settings_of(RestoreSettings)}
         self.sources: dict[str, tuple[Path, Restorer | None]] = {}
+        self.plan = Message(name="plan", gui_only=True)
+        how = Form(
+            control_of(settings["self_ensemble"]),
+            CheckBox(
+                name="float_output",
+                text="Keep decimals and all intensities",
+                tooltip="Add 32-bit floating-point layers. Otherwise restored intensities are rounded, and "
+                "clipped to the range of the image's dtype.",
+            ),
+            control_of(settings["device"], preference("device")),
+            name="how",
+        )
+        self.settings_section = Section("Settings of the restorers", self._forms, how, name="settings")
+        self.sweep_section = Section("Try values of a setting", self.sweep_form, name="trying")
+        self.combining_section = Section(
+            "Settings of combining", _blind_form(), name="combining", gui_only=False
+        )
         super().__init__(
             napari_viewer,
-            Form(image, name="choice"),
+            Form(image, self._channels, name="choice"),
             self._ticks,
             row(self.open_button, self.folder_button, name="opening", gui_only=True),
-            self._forms,
-            self._trying,
-            self.sweep_form,
-            Form(
-                control_of(settings["self_ensemble"]),
-                control_of(settings["device"], preference("device")),
-                name="how",
-            ),
-            self._more,
-            self._blind,
-            self._combine_copies,
-            action="Restore",
-            about="Add one candidate layer for each restorer ticked.",
+            self.settings_section,
+            self.sweep_section,
+            self.combining_section,
+            self.plan,
+            action="Restore and combine",
+            about="Without any ground truth: learn from the noisy image how far to trust each restorer, and "
+            "add candidates, ensemble and weight maps. Each restorer runs several times.",
             below=[
-                copy_buttons(what="restores"),
-                row(self.combine_button, self.rank_button, name="together", gui_only=True),
                 self.ranking,
-                self.best_button,
+                row(save_button(), self.best_button, name="files", gui_only=True),
+                row(self.restore_button, self.rank_button, name="together", gui_only=True),
+                copy_buttons("combine_", what="restores and combines"),
+                copy_buttons(verb="Restoring", what="restores, but does not combine,"),
             ],
         )
-        for part in (self._blind, self._combine_copies, self.sweep_form):
-            part.visible = False
         self._connect()
-        self._ticks.select(self._ticks.keys()[0])
+        self.restorers.value = list(DEFAULT_RESTORERS)
+        self._follow_image()
 
     def _make_choices(self, viewer: napari.Viewer) -> None:
+        self._channels = Choice(
+            {None: _ONE_CHANNEL},
+            name="channel_axis",
+            label="Channels",
+            tooltip="The axis of channels, which the restorers see together; each has its own table.",
+        )
         self._ticks = TickList(
             {key: (kind.title, kind.description) for key, kind in CLASSICAL.items()},
             name="restorers",
             label="Restorers",
-            tooltip="Tick one or more: each adds a candidate. Drag them into order; select one to see its "
-            "settings.",
+            tooltip="Tick the restorers to use: each adds a candidate. Drag them into order; select one to "
+            "see its settings.",
         )
         self._forms = RestorerForms(left_out=("device",), name="restorer_forms")
         for key, kind in CLASSICAL.items():
             self._forms.add(key, kind())
-        self._trying = CheckBox(
-            name="trying",
-            text="Try values of a setting",
-            tooltip="Find the value of a restorer's setting that has the least error on this image.",
-            gui_only=True,
-        )
         self.sweep_form = SweepForm(viewer, name="sweep_form")
-        self._more = CheckBox(
-            name="more",
-            text="Settings of combining",
-            tooltip="Show how weights are learned without a ground truth.",
-            gui_only=True,
-        )
-        self._blind = _blind_form()
-        self._combine_copies = copy_buttons("combine_", "Combining", "restores and combines")
 
     def _make_buttons(self) -> None:
         self.open_button = button(
@@ -135,39 +148,100 @@ class RestoreControls(Panel):
             "open_button",
         )
         self.folder_button = button(
-            "A folder…",
-            "Open every network in a folder; files that are none are passed over.",
-            "folder_button",
+            "A folder…", "Open all networks in a folder; other files are ignored.", "folder_button"
         )
-        self.combine_button = button(
-            "Restore and combine",
-            "Without any ground truth: learn from the noisy image alone how far to trust each restorer, and "
-            "add candidates, ensemble and weight maps. Each restorer runs several times more.",
-            "combine_button",
+        self.restore_button = button(
+            "Restore only", "Add one candidate layer for each ticked restorer.", "restore_button"
         )
         self.rank_button = button(
             "Rank",
-            "Without any ground truth: put the restorers ticked in the order of their errors on this image. "
-            "Adds no layers.",
+            "Without any ground truth: rank the ticked restorers by their errors on this image. Adds no "
+            "layers.",
             "rank_button",
         )
-        self.ranking = RankTable(name="ranking", label="Ranking", tooltip="The restorers, the best first.")
-        self.best_button = button(
-            "Tick the best", "Tick the first and no others.", "best_button", visible=False
-        )
+        self.ranking = RankTable(name="ranking", label="Scores", tooltip="Scores, the best first.")
+        self.best_button = button("Tick the best", "Tick only the best restorer.", "best_button")
 
     def _connect(self) -> None:
-        self._more.changed.connect(self.safely(self._show_more))
         self._ticks.selected.connect(self._show_settings)
+        self._ticks.changed.connect(self.safely(self.follow_obstacle))
+        self.image.changed.connect(self.safely(self._follow_image))
         self.open_button.changed.connect(self.safely(self._ask_and_open))
         self.folder_button.changed.connect(self.safely(self._ask_for_folder))
-        self._trying.changed.connect(self.safely(self._show_trying))
         self.tie(self.viewer.events.theme, self.sweep_form.redraw)
+
+    # -- following the image ----------------------------------------------------------------------
+
+    def layers_changed(self) -> None:
+        """See Panel."""
+        super().layers_changed()
+        offered = [layer for layer in self.image.choices if layer is not None]
+        if self.image.value is None and len(offered) == 1:
+            self.image.value = offered[0]
+        self.follow_obstacle()
+
+    def _follow_image(self) -> None:
+        layer = self.image.value
+        axes = channel_axes(layer)
+        self._channels.visible = bool(axes)
+        entries: Mapping[Any, tuple[str, str]] = {
+            axis: (f"along {label}", f"Each channel along {label} has its own table.")
+            for axis, label in axes.items()
+        }
+        self._channels.offer({None: _ONE_CHANNEL, **entries} if entries else {None: _ONE_CHANNEL})
+        self._channels.value = likely_channel_axis(layer)
+        self.follow_obstacle()
+
+    # -- what can run -----------------------------------------------------------------------------
+
+    def obstacle(self) -> str:
+        """See Panel."""
+        if reason := self._missing():
+            return reason
+        if len(self._ticks.value) < 2:
+            return "There is nothing to combine; tick two or more restorers."
+        return ""
+
+    def _missing(self) -> str:
+        """What is missing before anything can be restored."""
+        if self.image.value is None:
+            return "No image is chosen; choose the degraded image to restore."
+        if not self._ticks.value:
+            return "No restorer is ticked; tick one or more."
+        return ""
+
+    def obstacles(self) -> Mapping[str, str]:
+        """See TablePanel."""
+        missing, combining = self._missing(), self.obstacle()
+        return {
+            **super().obstacles(),
+            "restore_button": missing,
+            "rank_button": combining,
+            "python_button": missing,
+            "command_button": missing,
+            "combine_python_button": combining,
+            "combine_command_button": combining,
+            "best_button": "" if self.ranking.best is not None else "Nothing has been ranked yet.",
+        }
+
+    def follow_obstacle(self) -> None:
+        """See TablePanel."""
+        super().follow_obstacle()
+        self.plan.value = self.obstacle() or (
+            f"Restores the image with {len(self._ticks.value)} restorers, learns from the noisy image how "
+            "far to trust each, and adds the candidates, the ensemble and its weights."
+        )
 
     # -- choosing ---------------------------------------------------------------------------------
 
     def add_restorer(self, restorer: Restorer, title: str, tip: str = "", *, ticked: bool = False) -> str:
-        """Offer one more restorer; the key that it got, its name where that was free."""
+        """Add a restorer to the list.
+
+        Returns
+        -------
+        str
+            Its key: its name, with a number if the name was taken.
+        """
         key, number = restorer.name, 2
         while key in self._ticks.keys():  # noqa: SIM118 - a method of its own
             key, number = f"{restorer.name} {number}", number + 1
@@ -177,7 +251,7 @@ class RestoreControls(Panel):
         return key
 
     def chosen(self) -> list[Restorer]:
-        """The restorers ticked, with the settings shown, wrapped where the self-ensemble is on."""
+        """Return the ticked restorers with the settings shown, in a self-ensemble if that is ticked."""
         return [self._restorer(key) for key in self._ticks.value]
 
     def _restorer(self, key: str) -> Restorer:
@@ -186,7 +260,7 @@ class RestoreControls(Panel):
 
     @shows_errors
     def open(self, path: str | Path) -> None:
-        """Offer a network from a file, or all of a folder: trained here, TorchScript and such; tick them."""
+        """Open a network, or all networks in a folder, and tick them."""
         device, ir = self.device.value, None
         if Path(path).is_dir():
             self._open_folder(Path(path), device)
@@ -202,7 +276,6 @@ class RestoreControls(Panel):
         self.say(f"Opened {name}.")
 
     def _add_network(self, restorer: Restorer, path: Path, ir: Restorer | None) -> None:
-        """Offer what a file holds, with the restorer that it was trained around, if any."""
         key = self.add_restorer(restorer, f"{restorer.name} ({path.name})", str(path), ticked=True)
         self.sources[key] = (path, ir)
 
@@ -216,23 +289,12 @@ class RestoreControls(Panel):
 
     def _show_settings(self, key: str) -> None:
         self._forms.show_settings(key, self._ticks.title_of(key))
-        self._offer_values()
-
-    def _offer_values(self) -> None:
-        if self._trying.value and self.selected:
-            self.sweep_form.offer(self._forms.restorer(self.selected))
-
-    def _show_trying(self) -> None:
-        self.sweep_form.visible = self._trying.value
-        self._offer_values()
+        self.sweep_form.offer(self._forms.restorer(key))
 
     @property
     def selected(self) -> str:
         """Key of the restorer whose settings are shown."""
         return self._forms.selected_key
-
-    def _show_more(self) -> None:
-        self._blind.visible = self._combine_copies.visible = self._more.value
 
     def _ask_and_open(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self.native, "Open a network", "", CHECKPOINTS)
@@ -246,7 +308,6 @@ class RestoreControls(Panel):
 
 
 def _blind_form() -> Form:
-    """The settings of learning without a ground truth, but for those that the image or the panel tell."""
     settings = {each.name: each for each in settings_of(BlindSettings)}
     weights = Choice(
         WEIGHT_VIEWS,
@@ -260,8 +321,8 @@ def _blind_form() -> Form:
 
 def _likely_input(viewer: napari.Viewer) -> Layer | None:
     """The layer that is most likely to be restored, if any."""
-    # What is looked at, unless it is one of our outputs, says that it was restored itself, or is named as a
-    # ground truth: the topmost layer then that is none of these.
+    # The active layer, or else the topmost, unless it is our output, was restored itself, or is named as a
+    # ground truth.
     likely = [
         layer
         for layer in map(unwrapped, viewer.layers)
@@ -272,5 +333,5 @@ def _likely_input(viewer: napari.Viewer) -> Layer | None:
 
 
 def _with_name(name: str, sentence: str) -> str:
-    """A sentence that says of which file it is."""
+    """Put a file's name before a sentence that lacks it."""
     return sentence if name in sentence else f"{name}: {sentence}"

@@ -1,4 +1,4 @@
-"""The settings of several restorers as controls, one form at a time to be seen. Runs no restorer."""
+"""Forms for the settings of restorers, of which one is shown at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RestorerForms(Container):
     Parameters
     ----------
     left_out
-        Names of settings that are chosen elsewhere for all restorers.
+        Names of settings that are set elsewhere for all restorers.
     **kwargs
         As for magicgui's container.
     """
@@ -37,14 +37,14 @@ class RestorerForms(Container):
         self._restorers: dict[str, Restorer] = {}
         self._forms: dict[str, Form] = {}
         self.selected_key = ""
-        """Key of the restorer whose settings can be seen."""
+        """Key of the restorer whose settings are shown."""
         self._heading = Message(name="heading", gui_only=True)
         super().__init__(layout="vertical", labels=False, **kwargs)
         self.margins = (0, 0, 0, 0)
         self.append(self._heading)
 
     def add(self, key: str, restorer: Restorer) -> None:
-        """Offer the settings of one more restorer, under a key of its own."""
+        """Add a form for a restorer."""
         form = Form(
             *(
                 control_of(each, getattr(restorer, each.name), name=f"{_identifier(key)}_{each.name}")
@@ -57,19 +57,19 @@ class RestorerForms(Container):
         self.append(form)
 
     def show_settings(self, key: str, title: str) -> None:
-        """Let the settings of this restorer be seen, and no others."""
+        """Show only the settings of this restorer."""
         self.selected_key = key
         for each, form in self._forms.items():
             form.visible = each == key and len(form) > 0
         self._heading.value = f"Settings of {title}" if len(self._forms[key]) else f"{title} has no settings."
 
     def restorer(self, key: str) -> Restorer:
-        """The restorer with the settings shown.
+        """Return a restorer with the settings in its form.
 
         Raises
         ------
         EnsembleError
-            If one cannot be used.
+            If a setting is invalid.
         """
         restorer = self._restorers[key]
         controls = {control.name: control for control in self._forms[key]}
@@ -77,11 +77,11 @@ class RestorerForms(Container):
             each.name: each.checked(controls[f"{_identifier(key)}_{each.name}"].value)
             for each in self._settings(restorer)
         }
-        # One without settings need not be a dataclass.
+        # A restorer without settings need not be a dataclass.
         return replace(cast("Any", restorer), **chosen) if chosen else restorer
 
     def changed_settings(self, key: str) -> dict[str, Any]:
-        """What is shown, by name, where it differs from what the restorer was offered with."""
+        """Return the settings that differ from those that the restorer was added with."""
         before, now = self._restorers[key], self.restorer(key)
         names = [each.name for each in self._settings(before)]
         return {name: getattr(now, name) for name in names if getattr(now, name) != getattr(before, name)}

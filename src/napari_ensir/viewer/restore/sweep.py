@@ -1,4 +1,4 @@
-"""The controls of trying values of one setting of a restorer, and the curve of what came out. Tries none."""
+"""Form for trying values of a setting of a restorer, with a plot of their errors."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _PLOT_SIZE = (220, 190)
 
 
 class SweepForm(Container):
-    """Which setting, from where to where, in how many values; below them the curve and a button to take it.
+    """Form for the setting, the range and the number of values to try, with a plot of the errors.
 
     Parameters
     ----------
     viewer
-        Whose theme to draw in.
+        The viewer whose theme the plot follows.
 
     Attributes
     ----------
     sweep : Sweep or None
-        The last one, of the restorer of the key ``swept``.
+        The latest, of the restorer with the key ``swept``.
     """
 
     def __init__(self, viewer: napari.Viewer, **kwargs: Any) -> None:
@@ -57,11 +57,14 @@ class SweepForm(Container):
             {},
             name="sweep_setting",
             label="Setting",
-            tooltip="A number among the settings of the restorer selected above.",
+            tooltip="A numeric setting of the restorer that is selected in the list.",
             gui_only=True,
         )
         self.between = NumberRange(
-            name="sweep_between", label="From, to", tooltip="The least and the greatest value.", gui_only=True
+            name="sweep_between",
+            label="From, to",
+            tooltip="The smallest and the largest value.",
+            gui_only=True,
         )
         (count,) = (each for each in settings_of(SweepSettings) if each.name == "count")
         self.steps = SpinBox(
@@ -75,11 +78,11 @@ class SweepForm(Container):
         )
         self.sweep_button = button(
             "Try values",
-            "Restore with each value, some pixels hidden, and compare the errors; no ground truth is needed.",
+            "Restore with each value and compare the errors, which need no ground truth.",
             "sweep_button",
         )
         self.adopt_button = button(
-            "Use the best", "Set the value of least error.", "adopt_button", enabled=False
+            "Use the best", "Set the value with the smallest error.", "adopt_button", enabled=False
         )
         self._place: Container = Container(name="sweep_place", labels=False, gui_only=True)
         self._place.margins = (0, 0, 0, 0)
@@ -95,7 +98,7 @@ class SweepForm(Container):
         self.setting.changed.connect(self._suggest)
 
     def offer(self, restorer: Restorer) -> None:
-        """Offer the numbers among a restorer's settings; the curve drawn stays until another is."""
+        """Offer the numeric settings of a restorer; an existing plot is kept."""
         self._restorer = restorer
         self._settings = {each.name: each for each in numbers_to_try(restorer)}
         self.setting.offer({each.name: (each.title, each.description) for each in self._settings.values()})
@@ -103,7 +106,7 @@ class SweepForm(Container):
         self._suggest()
 
     def _suggest(self, *_: object) -> None:
-        """Suggest values around the one that is set."""
+        """Suggest values around the current one."""
         chosen = self._settings.get(self.setting.value)
         if chosen is None:
             return
@@ -112,7 +115,7 @@ class SweepForm(Container):
         self.between.value = (low, high)
 
     def values(self) -> list[Any]:
-        """The values to try.
+        """Return the values to try.
 
         Raises
         ------
@@ -126,7 +129,7 @@ class SweepForm(Container):
         return values_between(chosen, low, high, self.steps.value)
 
     def show_sweep(self, sweep: Sweep, key: str) -> None:
-        """Draw the curve of the restorer of this key."""
+        """Plot the errors of the restorer with this key."""
         self.sweep, self.swept = sweep, key
         self.adopt_button.enabled = True
         self.adopt_button.text = f"Use {format_value(sweep.best)}"
@@ -134,16 +137,16 @@ class SweepForm(Container):
 
     @property
     def canvas(self) -> FigureCanvasQTAgg:
-        """The plot, made when first drawn: importing matplotlib takes longer than opening a panel may."""
+        """The plot, made on first use because importing matplotlib is slow."""
         if self._canvas is None:
-            tip = "The error at each value above that of the best, with a band of its standard error."
+            tip = "Error of each value minus the smallest error, with a band of its standard error."
             self._canvas = new_canvas("Plot of the values tried", tip, *_PLOT_SIZE)
             self._place.native.layout().addWidget(self._canvas)
-            self._canvas.show()  # what joins a panel that is seen already stays hidden otherwise
+            self._canvas.show()  # widgets added to a visible panel are hidden at first
         return self._canvas
 
     def redraw(self, *_: object) -> None:
-        """Draw what is known in the viewer's theme; nothing where nothing was tried."""
+        """Plot the latest errors, if any, in the viewer's theme."""
         if self.sweep is not None:
             axes, ink, paper = fresh_axes(self.canvas, self._viewer)
             draw_sweep(axes, self.sweep, self.sweep.setting.replace("_", " "), ink, paper)

@@ -1,7 +1,4 @@
-"""The Restore panel: candidates from one degraded layer, by as many restorers as are ticked.
-
-What its controls are is in ``restore_controls.py``; here is what is done with them.
-"""
+"""The Restore panel: restores a layer by the ticked restorers, and combines the results."""
 
 from __future__ import annotations
 
@@ -51,6 +48,7 @@ if TYPE_CHECKING:
     import napari
     from numpy.typing import NDArray
 
+    from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.scoring.scores import NoisyScores
     from napari_ensir.restorers import Progress, Restorer
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
@@ -63,11 +61,12 @@ _Made = TypeVar("_Made")
 
 
 class RestoreWidget(RestoreControls):
-    """Restores a layer by every restorer ticked, each giving one candidate layer.
+    """Restores a layer by the ticked restorers, and combines the results without a ground truth.
 
-    Values: ``image``, ``restorers`` (keys of those ticked, in order), ``self_ensemble``, ``device``, every
-    restorer's settings as ``<restorer>_<setting>``, such as ``gaussian_sigma``; for combining without a
-    ground truth ``weights`` and the settings of :class:`~napari_ensir.settings.BlindSettings`.
+    Values: ``image``, ``channel_axis``, ``restorers`` (keys of the ticked ones, in order), ``self_ensemble``,
+    ``float_output`` (add float32 layers, which are not clipped), ``device``, the settings of the restorers as
+    ``<restorer>_<setting>``, such as ``gaussian_sigma``, ``weights``, and the settings of
+    :class:`~napari_ensir.settings.BlindSettings`.
 
     Parameters
     ----------
@@ -81,13 +80,14 @@ class RestoreWidget(RestoreControls):
         widget = RestoreWidget(viewer)
         widget.image.value = viewer.layers["noisy"]
         widget.restorers.value = ["median", "total-variation"]
-        widget.restore()
+        widget.restore_and_combine()
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        super().__init__(napari_viewer)
         self._ranked: tuple[str, ...] = ()
-        self.combine_button.changed.connect(self.safely(self.restore_and_combine))
+        self._lut: WeightLUT | None = None
+        super().__init__(napari_viewer)
+        self.restore_button.changed.connect(self.safely(self.restore))
         self.rank_button.changed.connect(self.safely(self.rank))
         self.ranking.chosen.connect(self._select_ranked)
         self.best_button.changed.connect(self.safely(self.tick_best))
@@ -97,14 +97,20 @@ class RestoreWidget(RestoreControls):
 
     # -- restoring --------------------------------------------------------------------------------
 
+    @property
+    def lut(self) -> WeightLUT | None:
+        """The table of the latest combination."""
+        return self._lut
+
     def run(self) -> None:
-        """What the Restore button does."""
-        self.restore()
+        """See Panel."""
+        self.restore_and_combine()
 
     @shows_errors
     def restore(self) -> None:
-        """Restore the chosen image by every restorer ticked."""
+        """Restore the chosen image by each ticked restorer, and add the results as layers."""
         origin, restorers = self._request()
+        dtype = self._output_dtype(origin)
 
         def work(progress: Progress) -> tuple[list[tuple[str, NDArray[np.float32]]], list[_Remarks]]:
             array, results = np.asarray(origin.data), []
@@ -114,37 +120,39 @@ class RestoreWidget(RestoreControls):
             return results, _remarks(restorers, array)
 
         def show(done: tuple[list[tuple[str, NDArray[np.float32]]], list[_Remarks]]) -> None:
-            said = self._add(origin, done[0], restorers, done[1])
+            notes = self._add(origin, done[0], restorers, done[1], dtype)
             n = len(restorers)
             first = f"Added {n} candidates; fit them" if n > 1 else "Added 1 candidate; fit it"
             first += " with others in Fit ensemble."
-            self.say("\n".join([first, *said]))
+            self.say("\n".join([first, *notes]))
+            self.reveal(self.message)
 
-        self.start(_unwarned(work), "Restoring", show)
+        self.start(_without_warnings(work), "Restoring", show)
 
     @shows_errors
     def restore_and_combine(self) -> None:
-        """Restore, learn from the noisy image alone whom to trust, combine; add all as layers.
+        """Restore, learn from the noisy image alone how far to trust each restorer, and add the results.
 
-        See :func:`~napari_ensir.restorers.self_supervised.learn.restore_and_combine` for what the noise
-        has to be like.
+        See :func:`~napari_ensir.restorers.self_supervised.learn.learn_blind` for the assumptions about the
+        noise.
         """
         origin, restorers = self._request()
         if len(restorers) < 2:
-            raise EnsembleError("There is nothing to combine; tick two restorers or more.")
-        axis, device, view = -1 if origin.rgb else None, self.device.value, self.weights.value
+            raise EnsembleError(self.obstacle())
+        axis, device, view = self.channel_axis.value, self.device.value, self.weights.value
+        dtype = self._output_dtype(origin)
         settings = {name: self[name].value for name in BLIND}
-        BlindSettings(**settings)  # checked before hours of work
+        BlindSettings(**settings)  # checked before the work, which may take hours
         if settings["data_range"] is not None:  # as on the command line, it is the restorers' range as well
             restorers = [with_settings(each, data_range=settings["data_range"]) for each in restorers]
-        keys, names = tuple(self.restorers.value), _unlike([each.name for each in restorers])
+        keys, names = tuple(self.restorers.value), _unique([each.name for each in restorers])
 
         def work(progress: Progress) -> tuple[BlindResult, Combined, list[_Remarks]]:
             array = np.asarray(origin.data)
             blind = restore_and_combine(
                 array, restorers, names, channel_axis=axis, device=device, progress=progress, **settings
             )
-            images = [as_dtype(each, origin.dtype) for each in blind.candidates]
+            images = [as_dtype(each, dtype) for each in blind.candidates]
             combined = combine(blind.lut, images, origin.rgb, device, progress)
             return blind, combined, _remarks(restorers, array)
 
@@ -152,27 +160,28 @@ class RestoreWidget(RestoreControls):
             blind, combined, remarks = results
             before = list(self.viewer.layers)
             named = list(zip(blind.names, blind.candidates, strict=True))
-            said = self._add(origin, named, restorers, remarks)
+            notes = self._add(origin, named, restorers, remarks, dtype)
             layers = [layer for layer in self.viewer.layers if layer not in before]
-            session = session_of(self.viewer)
+            session, self._lut = session_of(self.viewer), blind.lut
             session.remember_layers(blind.lut, layers)
             session.keep(f"{origin.name}, no ground truth", blind.lut, layers)
             made = Outputs(self.viewer, origin, origin.name)
             self.queue.put(made.showing(blind.lut, combined, view))
             self._show_ranking(blind.scores, keys)
             first = f"Added {len(layers)} candidates, the ensemble and the weight maps."
-            self.say("\n".join([blind.summary, blind.reference.reason, first, *said]))
+            self.say("\n".join([blind.summary, blind.reference.reason, first, *notes]))
+            self.reveal(self.message, self.ranking, self.save_button)
 
-        self.start(_unwarned(work), "Restoring and combining", show)
+        self.start(_without_warnings(work), "Restoring and combining", show)
 
     @shows_errors
     def rank(self) -> None:
-        """Put the restorers ticked in the order of their errors on the image, told from itself alone."""
+        """Rank the ticked restorers by their errors, which are estimated from the noisy image alone."""
         origin, restorers = self._request()
         if len(restorers) < 2:
-            raise EnsembleError("There is nothing to rank; tick two restorers or more.")
-        axis, hiding = -1 if origin.rgb else None, self._hiding()
-        keys, names = tuple(self.restorers.value), _unlike([each.name for each in restorers])
+            raise EnsembleError("There is nothing to rank; tick two or more restorers.")
+        axis, hiding = self.channel_axis.value, self._hiding()
+        keys, names = tuple(self.restorers.value), _unique([each.name for each in restorers])
 
         def work(progress: Progress) -> BlindReference:
             array = np.asarray(origin.data)
@@ -181,31 +190,33 @@ class RestoreWidget(RestoreControls):
         def show(reference: BlindReference) -> None:
             self._show_ranking(reference.scores(), keys)
             self.say(f"{self.ranking.in_words()}\n{reference.reason}")
+            self.reveal(self.message, self.ranking, self.save_button)
 
         self.start(work, "Ranking", show)
 
     def _show_ranking(self, scores: NoisyScores, keys: tuple[str, ...]) -> None:
         self._ranked = keys
         self.ranking.show_scores(scores)
-        self.best_button.visible = True
+        self.follow_obstacle()
 
     def _select_ranked(self, index: int) -> None:
-        """Show the settings of a restorer in the table; other rows have none."""
+        """Show the settings of a restorer in the table."""
         if index < len(self._ranked):
             self.restorers.select(self._ranked[index])
+            self.settings_section.open()
 
     def tick_best(self) -> None:
-        """Tick the restorer of the least error, and no others."""
+        """Tick only the restorer with the smallest error."""
         if self.ranking.best is None:
-            raise EnsembleError("Nothing is ranked yet; tick restorers and press Rank.")
+            raise EnsembleError("Nothing has been ranked yet; tick restorers and press Rank.")
         self.restorers.value = [self._ranked[self.ranking.best]]
 
     @shows_errors
     def try_values(self) -> None:
-        """Try values of one setting of the restorer selected, and draw their errors as a curve."""
+        """Try values of one setting of the selected restorer, and draw their errors as a curve."""
         form, key = self.sweep_form, self.selected
         origin = self._origin()
-        axis, hiding = -1 if origin.rgb else None, self._hiding()
+        axis, hiding = self.channel_axis.value, self._hiding()
         setting, values = form.setting.value, form.values()
         restorer = with_settings(self._restorer(key), channel_axis=axis)
 
@@ -222,10 +233,10 @@ class RestoreWidget(RestoreControls):
         self.start(work, "Trying values", show)
 
     def adopt_value(self) -> None:
-        """Let the setting have the value of the least error."""
+        """Set the value with the smallest error."""
         form = self.sweep_form
         if form.sweep is None:
-            raise EnsembleError("No values were tried yet; press Try values.")
+            raise EnsembleError("No values have been tried yet; press Try values.")
         self._forms.set_value(form.swept, form.sweep.setting, form.sweep.best)
         self.restorers.select(form.swept)
 
@@ -245,7 +256,7 @@ class RestoreWidget(RestoreControls):
         self["combine_command_button"].changed.connect(copies(lambda: self._as_blind(blind_as_command)))
 
     def restoring(self) -> Restoring:
-        """What is chosen, as :func:`~napari_ensir.viewer.code_export.restore_as_python` takes it.
+        """Return the choices for :func:`~napari_ensir.viewer.code_export.restore_as_python`.
 
         Raises
         ------
@@ -256,9 +267,10 @@ class RestoreWidget(RestoreControls):
         return Restoring(
             path_of_layer(origin.layer),
             [self._chosen_as_code(key) for key in self.restorers.value],
-            origin.rgb,
+            self.channel_axis.value,
             self.device.value,
             self.self_ensemble.value,
+            float_output=self.float_output.value,
         )
 
     def _chosen_as_code(self, key: str) -> Chosen:
@@ -280,12 +292,15 @@ class RestoreWidget(RestoreControls):
     # -- what is asked for ------------------------------------------------------------------------
 
     def _request(self) -> tuple[Origin, list[Restorer]]:
-        """What the controls say: where the image is from, and what is to be done with it."""
+        """The chosen image, and the ticked restorers."""
         origin, restorers = self._origin(), self.chosen()
         if not restorers:
             raise EnsembleError("No restorer is ticked; tick one or more.")
-        axis = -1 if origin.rgb else None
+        axis = self.channel_axis.value
         return origin, [with_settings(restorer, channel_axis=axis) for restorer in restorers]
+
+    def _output_dtype(self, origin: Origin) -> np.dtype[Any]:
+        return np.dtype(np.float32) if self.float_output.value else origin.dtype
 
     def _origin(self) -> Origin:
         if self.image.value is None:
@@ -298,25 +313,52 @@ class RestoreWidget(RestoreControls):
         results: list[tuple[str, NDArray[np.float32]]],
         restorers: Sequence[Restorer],
         remarks: Sequence[_Remarks],
+        dtype: np.dtype[Any],
     ) -> list[str]:
-        """Add candidates as layers that tell of their restorers; sentences about what is odd."""
-        said = notes_in_words(note for notes, _ in remarks for note in notes)
+        """Add candidates as layers with a record of their restorers; return sentences for the user."""
+        found = notes_in_words(note for notes, _ in remarks for note in notes)
+        found += [clipping_note(name, restored, dtype) for name, restored in results]
         for (name, restored), restorer, (_, doubts) in zip(results, restorers, remarks, strict=True):
-            layer = origin.add_candidate(self.viewer, restored, candidate_name(origin.name, name))
+            layer = origin.add_candidate(self.viewer, restored, candidate_name(origin.name, name), dtype)
             record = record_of("restored", inputs={"image": origin.name}, restorer=told_of(restorer))
             layer.metadata = {**layer.metadata, RECORD_KEY: record}
             unlike = unlike_warning(name, origin.middle_plane(), origin.middle_plane(restored))
-            said += doubts or [unlike]
-        return [*filter(None, said), *filter(None, [changed_meanwhile(self.viewer, [origin])])]
+            found += doubts or [unlike]
+        return [*filter(None, found), *filter(None, [changed_meanwhile(self.viewer, [origin])])]
+
+
+def clipping_note(name: str, image: NDArray[np.float32], dtype: np.dtype[Any]) -> str:
+    """State how many pixels are clipped when an image is converted to a dtype; empty if none is.
+
+    Examples
+    --------
+    >>> image = np.array([-3.0, 7.5, 255.4, 999.0], np.float32)
+    >>> print(clipping_note("Median", image, np.dtype(np.uint8)))
+    Median: 2 pixels below 0 or above 255 (-3 to 999) were clipped; tick Keep decimals and all intensities.
+    >>> clipping_note("Median", image, np.dtype(np.float32))
+    ''
+    """
+    if dtype.kind not in "iu":
+        return ""
+    limits = np.iinfo(dtype)
+    n = int(((image < limits.min - 0.5) | (image >= limits.max + 0.5)).sum())
+    if not n:
+        return ""
+    pixels = "1 pixel" if n == 1 else f"{n:,} pixels"
+    return (
+        f"{name}: {pixels} below {limits.min} or above {limits.max} ({np.nanmin(image):.4g} to "
+        f"{np.nanmax(image):.4g}) {'was' if n == 1 else 'were'} clipped; tick Keep decimals and all "
+        "intensities."
+    )
 
 
 def _remarks(restorers: Sequence[Restorer], array: NDArray[Any]) -> list[_Remarks]:
-    """How each restorer goes through an image, and what is doubtful about it."""
+    """How each restorer treats an image, and what may be wrong."""
     return [(notes_of(each, array), doubts_of(each, array)) for each in restorers]
 
 
-def _unwarned(work: Callable[[Progress], _Made]) -> Callable[[Progress], _Made]:
-    """Work without Python's warnings of what the panel says."""
+def _without_warnings(work: Callable[[Progress], _Made]) -> Callable[[Progress], _Made]:
+    """Suppress the warnings that the panel shows as a message."""
 
     def quiet(progress: Progress) -> _Made:
         with warnings.catch_warnings():
@@ -327,21 +369,21 @@ def _unwarned(work: Callable[[Progress], _Made]) -> Callable[[Progress], _Made]:
 
 
 def _part(progress: Progress, number: int, total: int, name: str) -> Progress:
-    """`progress` for one of several equal pieces of work."""
+    """Return a progress callback for one of several equal parts."""
 
-    def told(done: int, of: int, text: str) -> object:
+    def report(done: int, of: int, text: str) -> object:
         share = round(1000 * done / max(of, 1))
         return progress(1000 * number + share, 1000 * total, text if name in text else f"{name}, {text}")
 
-    return told
+    return report
 
 
-def _unlike(names: list[str]) -> tuple[str, ...]:
-    """Names with a number behind what has come before.
+def _unique(names: list[str]) -> tuple[str, ...]:
+    """Append a number to names that occurred before.
 
     Examples
     --------
-    >>> _unlike(["N2V", "Median", "N2V"])
+    >>> _unique(["N2V", "Median", "N2V"])
     ('N2V', 'Median', 'N2V 2')
     """
     found: list[str] = []

@@ -139,6 +139,12 @@ class Outputs:
             self._weights.append(self._add_weights(lut, data, name, view))
             yield
         self._view = view
+        self.select_ensemble()
+
+    def select_ensemble(self) -> None:
+        """Make the ensemble the selected layer; otherwise napari would save the weights, added last."""
+        if (ensemble := self.ensemble) is not None:
+            self._viewer.layers.selection.active = ensemble
 
     def showing_errors(self, lut: WeightLUT, errors: Errors) -> Iterator[None]:
         """Update the two error images, or add them on top, one per iteration."""

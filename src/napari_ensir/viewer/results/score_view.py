@@ -42,15 +42,15 @@ class ScoreView(PlainTable):
         for index, tooltip in enumerate(tooltips):
             self.native.item(index, 0).setToolTip(tooltip)
 
-    def export(self, path: Path) -> None:
-        """Write the table as CSV; an existing file is replaced.
+    def export(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write the table as CSV.
 
         Raises
         ------
         EnsembleError
-            If the file cannot be written; nothing is then left behind.
+            If the file exists and ``overwrite`` is off, or it cannot be written; nothing is then left behind.
         """
-        with whole_file(path, overwrite=True) as part:
+        with whole_file(path, overwrite=overwrite) as part:
             part.write_text(self.table.to_csv(), encoding="utf-8", newline="")
 
     def _emit(self, row: int, _: int) -> None:

@@ -1,0 +1,263 @@
+"""Corrections of layers that do not match the ground truth, as new layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image
+
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic
+from napari_ensir.ensemble.corrections import (
+    crop_image,
+    find_subpixel_shift,
+    match_intensities,
+    shift_image,
+    turn_image,
+)
+from napari_ensir.ensemble.lut.record import record_of
+from napari_ensir.errors import EnsembleError
+from napari_ensir.viewer.code_export import CORRECTION_KEY, path_of_layer
+from napari_ensir.viewer.layers.layers import (
+    OUTPUT_KEY,
+    RECORD_KEY,
+    full_data,
+    pixel_shape,
+    placement,
+    why_not,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import napari
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+
+__all__ = ["Corrected", "add_corrected", "correct", "find_unequal_sizes", "question_about_noise"]
+
+LARGEST_CROP = 0.1
+"""Largest share of the rows or columns of an image for which cropping is offered."""
+
+NOISIER = 3.0
+"""Ratio of the noise of the ground truth and of the candidates above which a second exposure is likely."""
+
+VISIBLE_NOISE = 0.05
+"""Least noise of a likely second exposure, in standard deviations of the image."""
+
+_EXPOSURES = ("second exposure", "2nd exposure", "other exposure", "another exposure", "exposure 2", "noisy")
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A corrected image.
+
+    Attributes
+    ----------
+    image : array
+    suffix : str
+        What was done, for the layer's name.
+    code : str
+        Python expression of the corrected image, in which ``{}`` stands for the image.
+    starts : tuple of int
+        First pixel along each axis that was kept.
+    axes : tuple of int
+        Axes that were kept.
+    """
+
+    image: Any
+    suffix: str
+    code: str
+    starts: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
+def correct(image: Any, fix: Mapping[str, Any], truth: Any, channel_axis: int | None) -> Corrected:
+    """Correct an image as the fix of a diagnostic says.
+
+    Parameters
+    ----------
+    image, truth : arrays
+    fix
+        Of a :class:`~napari_ensir.ensemble.checks.diagnostic.Diagnostic`.
+    channel_axis : int or None
+
+    Raises
+    ------
+    EnsembleError
+        If the action makes no image.
+    """
+    action, shape = fix["action"], tuple(image.shape)
+    starts, axes = (0,) * len(shape), tuple(range(len(shape)))
+    more = "" if channel_axis is None else f", {channel_axis}"
+    if action == "align":
+        shift = find_subpixel_shift(truth, image, fix["shift"], channel_axis)
+        back = tuple(0.0 - round(each, 3) for each in shift)
+        moved = _as_dtype_of(image, shift_image(image, back, channel_axis))
+        return Corrected(moved, "aligned", f"shift_image({{}}, {back}{more})", starts, axes)
+    if action == "match-intensities":
+        gain, offset = float(f"{fix['gain']:.6g}"), float(f"{fix['offset']:.6g}")
+        code = f"match_intensities({{}}, {gain}, {offset})"
+        return Corrected(match_intensities(image, gain, offset), "matched", code, starts, axes)
+    if action == "transform":
+        turned = turn_image(image, fix["how"], channel_axis)
+        return Corrected(turned, "turned", f"turn_image({{}}, {fix['how']!r}{more})", starts, axes)
+    if action == "reverse-channels":
+        axis = -1 if channel_axis is None else channel_axis
+        return Corrected(
+            np.flip(np.asarray(image), axis), "channels reversed", f"np.flip({{}}, {axis})", starts, axes
+        )
+    if action == "crop-to-common-size":
+        common = tuple(fix["shape"])
+        starts = _best_starts(image, common, truth)
+        code = f"crop_image({{}}, {starts}, {common})"
+        return Corrected(crop_image(image, starts, common), "cropped", code, starts, axes)
+    if action == "drop-axes":
+        axes = tuple(axis for axis, size in enumerate(shape) if size != 1)
+        code = f"{{}}.reshape({tuple(shape[axis] for axis in axes)})"
+        return Corrected(image.reshape([shape[axis] for axis in axes]), "squeezed", code, starts, axes)
+    raise EnsembleError(f"the action {action!r} makes no image.")
+
+
+def _as_dtype_of(image: Any, changed: NDArray[np.float32]) -> NDArray[Any]:
+    """Convert to the image's dtype if that clips nothing: splines overshoot, and clipping would hide it."""
+    dtype = np.dtype(image.dtype)
+    if dtype.kind not in "iu":
+        return changed
+    limits = np.iinfo(dtype)
+    rounded = np.rint(changed)
+    inside = rounded.min() >= limits.min and rounded.max() <= limits.max
+    return rounded.astype(dtype) if inside else changed
+
+
+def _best_starts(image: Any, common: Sequence[int], truth: Any) -> tuple[int, ...]:
+    """Where an image is cropped: at its centre if that is closer to the ground truth, else at its ends."""
+    first = (0,) * len(common)
+    centred = tuple((n - size) // 2 for n, size in zip(image.shape, common, strict=True))
+    if tuple(truth.shape) != tuple(common):
+        return first
+    middle = tuple(n // 2 for n in common[:-2])
+    wanted = np.asarray(truth[middle], np.float64)
+
+    def error(starts: tuple[int, ...]) -> float:
+        part = crop_image(image, starts, common)[middle]
+        return float(np.nanmean((np.asarray(part, np.float64) - wanted) ** 2))
+
+    return min((first, centred), key=error)
+
+
+def add_corrected(viewer: napari.Viewer, layer: Layer, corrected: Corrected) -> Layer:
+    """Add a corrected image as a layer at the same place, with a record of the correction."""
+    place = placement(layer)
+    ndim = layer.ndim
+    starts = np.array(corrected.starts[:ndim])
+    shear = np.asarray(place["shear"])
+    place["translate"] = place["translate"] + place["rotate"] @ shear @ (place["scale"] * starts)
+    kept = [axis for axis in corrected.axes if axis < ndim]
+    if len(kept) < ndim:
+        place = {
+            "scale": place["scale"][kept],
+            "translate": place["translate"][kept],
+            "units": [place["units"][axis] for axis in kept],
+            "axis_labels": [place["axis_labels"][axis] for axis in kept],
+        }
+    source, codes = layer.metadata.get(CORRECTION_KEY, (path_of_layer(layer), ()))
+    looks = {} if layer.rgb else {"colormap": layer.colormap.name}
+    if not layer.rgb and corrected.suffix != "matched":
+        looks["contrast_limits"] = tuple(layer.contrast_limits)
+    name = f"{layer.name} · {corrected.suffix}"
+    metadata = {
+        RECORD_KEY: record_of("corrected", inputs={"image": layer.name}, correction=corrected.code),
+        CORRECTION_KEY: (source, (*codes, corrected.code)),
+    }
+    return viewer.add_image(
+        corrected.image, name=name, rgb=bool(layer.rgb), metadata=metadata, **looks, **place
+    )
+
+
+def find_unequal_sizes(layers: Iterable[Layer], truth: Layer | None) -> list[Diagnostic]:
+    """Report images that differ from the ground truth only in singleton axes, or by a narrow border.
+
+    Parameters
+    ----------
+    layers
+        All layers of the viewer.
+    truth
+        The ground truth; None reports nothing.
+    """
+    if truth is None:
+        return []
+    shape = pixel_shape(truth)
+    found = []
+    for layer in layers:
+        if not isinstance(layer, Image) or OUTPUT_KEY in layer.metadata or bool(layer.rgb) != bool(truth.rgb):
+            continue
+        other = pixel_shape(layer)
+        if other == shape or why_not(layer):
+            continue
+        names = [name for name, size in ((layer.name, other), (truth.name, shape)) if 1 in size]
+        if names and _squeezed(other) == _squeezed(shape):
+            text = (
+                f'"{layer.name}" has shape {other} and "{truth.name}" has {shape}: they differ only in axes '
+                "of length 1."
+            )
+            fix: dict[str, Any] = {"action": "drop-axes", "candidates": names}
+            found.append(Diagnostic("singleton-axes", "warning", text, fix))
+        elif len(other) == len(shape) and _is_border(other, shape):
+            common = tuple(map(min, other, shape))
+            names = [name for name, size in ((layer.name, other), (truth.name, shape)) if size != common]
+            text = f'"{layer.name}" has shape {other} and "{truth.name}" has {shape}; crop them to {common}.'
+            fix = {"action": "crop-to-common-size", "candidates": names, "shape": common}
+            found.append(Diagnostic("unequal-sizes", "warning", text, fix))
+    return found
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _is_border(one: Sequence[int], other: Sequence[int]) -> bool:
+    return all(abs(n - m) <= LARGEST_CROP * max(n, m) for n, m in zip(one, other, strict=True))
+
+
+def question_about_noise(candidates: Sequence[Layer], truth: Layer | None) -> list[Diagnostic]:
+    """Report a ground truth that is named as a second exposure, or is much noisier than the candidates.
+
+    Returns
+    -------
+    list of Diagnostic
+        At most one.
+    """
+    if truth is None or not candidates:
+        return []
+    name = truth.name.lower()
+    if any(words in name for words in _EXPOSURES):
+        text = f'"{truth.name}" seems to be a second exposure'
+    else:
+        noise, spread = _noise(truth)
+        others = float(np.median([_noise(layer)[0] for layer in candidates]))
+        if noise <= max(NOISIER * others, VISIBLE_NOISE * spread):
+            return []
+        text = (
+            f'"{truth.name}" is much noisier (standard deviation of about {noise:.3g}) than the candidates '
+            f"({others:.3g}), as a second exposure is"
+        )
+    text += "; if it is not a clean image, choose that for Ground truth is: scores and weights depend on it."
+    fix = {"action": "set-noise", "value": "unknown", "title": "It is a second exposure"}
+    return [Diagnostic("noisy-truth", "warning", text, fix)]
+
+
+def _noise(layer: Layer) -> tuple[float, float]:
+    """Noise in the middle of a layer, from diagonal differences, and its standard deviation."""
+    data = full_data(layer)
+    index = tuple(n // 2 for n in data.shape[: layer.ndim - 2])
+    rows, columns = (slice(max(0, n // 2 - 128), n // 2 + 128) for n in data.shape[len(index) :][:2])
+    plane = np.asarray(data[(*index, rows, columns)], np.float64)
+    if min(plane.shape[:2]) < 2:
+        return 0.0, 0.0
+    detail = plane[1:, 1:] - plane[1:, :-1] - plane[:-1, 1:] + plane[:-1, :-1]
+    detail, known = detail[np.isfinite(detail)], plane[np.isfinite(plane)]
+    if not detail.size:
+        return 0.0, 0.0
+    return float(np.median(np.abs(detail)) / (2 * 0.6745)), float(known.std())
