@@ -115,7 +115,7 @@ class FitControls(TablePanel):
                     "deviation, in intensity units.",
                 ),
                 name="truth_noise",
-                label="Ground truth is",
+                label="Truth is",
                 tooltip=declared["truth_noise"].description,
             ),
             LayerChoice(
