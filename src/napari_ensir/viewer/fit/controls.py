@@ -115,7 +115,7 @@ class FitControls(TablePanel):
                     "deviation, in intensity units.",
                 ),
                 name="truth_noise",
-                label="Truth is",
+                label="Ground truth is",
                 tooltip=declared["truth_noise"].description,
             ),
             LayerChoice(
@@ -136,7 +136,6 @@ class FitControls(TablePanel):
             ),
             control_of(declared["method"], preference("method")),
             control_of(declared["bin_width"]),
-            control_of(declared["shrinkage"]),
             Choice(
                 WEIGHT_VIEWS,
                 preference("weights"),

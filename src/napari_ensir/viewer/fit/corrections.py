@@ -243,7 +243,7 @@ def question_about_noise(candidates: Sequence[Layer], truth: Layer | None) -> li
             f'"{truth.name}" is much noisier (standard deviation of about {noise:.3g}) than the candidates '
             f"({others:.3g}), as a second exposure is"
         )
-    text += "; if it is not a clean image, choose that for Truth is: scores and weights depend on it."
+    text += "; if it is not a clean image, choose that for Ground truth is: scores and weights depend on it."
     fix = {"action": "set-noise", "value": "unknown", "title": "It is a second exposure"}
     return [Diagnostic("noisy-truth", "warning", text, fix)]
 
