@@ -319,6 +319,7 @@ def test_no_progress_bar_is_left_open(filled, fitted, wait_for, qtbot):
 
 
 def test_auto_shows_which_method_it_took_and_by_how_much(filled, fitted, wait_for, qtbot):
+    fitted.more_section.open()
     fitted.method.value = "auto"
     settle(fitted, wait_for, qtbot)
     lut = fitted.result.lut

@@ -35,6 +35,9 @@ class Section(Container):
         self.margins = (0, 0, 0, 0)
         # superqt draws its own arrows in a colour that cannot be seen in napari's dark theme.
         self._frame, self._title = QCollapsible(title, None, QIcon(), QIcon()), title
+        heading = self._frame.toggleButton()
+        heading.setAccessibleName(title)
+        heading.setToolTip("Show or hide these settings.")
         self._frame.setDuration(0)
         self._frame.layout().setContentsMargins(0, 0, 0, 0)
         content = QWidget()

@@ -136,7 +136,6 @@ class FitControls(TablePanel):
             ),
             control_of(declared["method"], preference("method")),
             control_of(declared["bin_width"]),
-            control_of(declared["shrinkage"]),
             Choice(
                 WEIGHT_VIEWS,
                 preference("weights"),

@@ -114,7 +114,7 @@ class RestoreControls(TablePanel):
                 row(save_button(), self.best_button, name="files", gui_only=True),
                 row(self.restore_button, self.rank_button, name="together", gui_only=True),
                 copy_buttons("combine_", what="restores and combines"),
-                copy_buttons(verb="Restoring", what="restores, but does not combine,"),
+                copy_buttons(verb="Restore", what="restores, but does not combine,"),
             ],
         )
         self._connect()
