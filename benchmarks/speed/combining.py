@@ -19,14 +19,14 @@ def torch_engine():
     from napari_ensir.ensemble.statistics import count as counting
 
     modules = (apply, counting, em)
-    kept = counting.compiled_loops
+    kept = counting.compiled_kernels
     for module in modules:
-        module.compiled_loops = lambda: None
+        module.compiled_kernels = lambda: None
     try:
         yield
     finally:
         for module in modules:
-            module.compiled_loops = kept
+            module.compiled_kernels = kept
 
 
 def time_fit(images, authors, repeats):

@@ -14,7 +14,7 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEVICES", "available_devices", "device_trouble", "resolve_device"]
+__all__ = ["DEVICES", "available_devices", "device_error_message", "resolve_device"]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """Devices to choose from; not every machine has all of them."""
@@ -100,14 +100,14 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     return resolved
 
 
-def device_trouble(error: BaseException) -> str:
+def device_error_message(error: BaseException) -> str:
     """Return the message for an error of an accelerator; empty for other errors.
 
     Examples
     --------
-    >>> device_trouble(RuntimeError("CUDA error: device-side assert triggered"))
+    >>> device_error_message(RuntimeError("CUDA error: device-side assert triggered"))
     'The device failed (CUDA error: device-side assert triggered); choose "cpu" as device and try again.'
-    >>> device_trouble(RuntimeError("out of cheese"))
+    >>> device_error_message(RuntimeError("out of cheese"))
     ''
     """
     first = (str(error).strip().splitlines() or [""])[0].rstrip(".")

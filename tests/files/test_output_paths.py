@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from napari_ensir import EnsembleError
-from napari_ensir.files.output_paths import Place, check_places
+from napari_ensir.files.output_paths import Place, check_output_paths
 
 
 @pytest.fixture(autouse=True)
@@ -38,39 +38,39 @@ def places(*paths: str, gathers: bool = False) -> list[Place]:
 def test_outputs_in_one_place(here, pair):
     for first, second in (pair, pair[::-1], (pair[0], str(here / pair[1]))):
         with pytest.raises(EnsembleError, match=r"--0 and --1 both lead to"):
-            check_places(places(first, second))
+            check_output_paths(places(first, second))
         with pytest.raises(EnsembleError, match="which is read"):
-            check_places(places(first), [Place("a candidate", Path(second))])
+            check_output_paths(places(first), [Place("a candidate", Path(second))])
 
 
 def test_outputs_within_each_other():
     for first, second in (("o.zarr", "o.zarr/x.json"), ("sub/o.zarr", "link/o.zarr/c/x")):
         for pair in ((first, second), (second, first)):
             with pytest.raises(EnsembleError, match="lies within"):
-                check_places(places(*pair))
+                check_output_paths(places(*pair))
         with pytest.raises(EnsembleError, match="lies within"):
-            check_places(places(second), [Place("a candidate", Path(first))])
+            check_output_paths(places(second), [Place("a candidate", Path(first))])
         with pytest.raises(EnsembleError, match="would replace"):
-            check_places(places(first), [Place("a candidate", Path(second))])
+            check_output_paths(places(first), [Place("a candidate", Path(second))])
 
 
 def test_folders_that_gather_files():
     out, maps = places("res", "res/maps", gathers=True)
-    check_places([out, maps, Place("--out", Path("res/a.tif")), Place("--json", Path("res/s.json"))])
+    check_output_paths([out, maps, Place("--out", Path("res/a.tif")), Place("--json", Path("res/s.json"))])
     with pytest.raises(EnsembleError, match="both lead to res"):
-        check_places([out, Place("--weight-maps", Path("res/"), gathers=True)])
+        check_output_paths([out, Place("--weight-maps", Path("res/"), gathers=True)])
     with pytest.raises(EnsembleError, match="both lead to res"):
-        check_places([out, Place("--json", Path("res"))])
+        check_output_paths([out, Place("--json", Path("res"))])
     with pytest.raises(EnsembleError, match="which is read"):
-        check_places([out], [Place("candidate A", Path("res"), gathers=True)])
+        check_output_paths([out], [Place("candidate A", Path("res"), gathers=True)])
 
 
 @pytest.mark.parametrize("path", [".", "..", "sub/.."])
 def test_what_is_no_name(path):
     with pytest.raises(EnsembleError, match="is a folder; give a name in it"):
-        check_places(places(path))
+        check_output_paths(places(path))
 
 
 def test_thousands_are_no_trouble():
     outputs = [Place("--out", Path(f"res/{number}.tif")) for number in range(2000)]
-    check_places(outputs, [Place("a candidate", Path(f"in/{number}.tif")) for number in range(2000)])
+    check_output_paths(outputs, [Place("a candidate", Path(f"in/{number}.tif")) for number in range(2000)])

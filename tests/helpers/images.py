@@ -23,7 +23,7 @@ def using(engine):
     with pytest.MonkeyPatch.context() as patch:
         if engine == "torch":
             for module in (counting, em, apply, expected_error, fidelity, measuring):
-                patch.setattr(module, "compiled_loops", lambda: None, raising=False)
+                patch.setattr(module, "compiled_kernels", lambda: None, raising=False)
         yield
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_ensir.restorers.base import unlike_warning
+from napari_ensir.restorers.base import intensity_warning
 from napari_ensir.restorers.classical import CLASSICAL
 
 IMAGE = np.random.default_rng(0).normal(1000, 50, (32, 32)) + np.linspace(0, 400, 32)
@@ -11,15 +11,15 @@ IMAGE = np.random.default_rng(0).normal(1000, 50, (32, 32)) + np.linspace(0, 400
 
 @pytest.mark.parametrize("key", sorted(CLASSICAL))
 def test_restorations_by_classical_methods_raise_no_warning(key):
-    assert unlike_warning(key, IMAGE, CLASSICAL[key]()(IMAGE)) == ""
+    assert intensity_warning(key, IMAGE, CLASSICAL[key]()(IMAGE)) == ""
 
 
 @pytest.mark.parametrize("change", [lambda x: x / 1000, lambda x: x * 255, lambda x: x - 1e5])
 def test_restorations_on_another_scale_raise_a_warning(change):
-    assert unlike_warning("mine", IMAGE, change(IMAGE)).startswith("mine made intensities around")
+    assert intensity_warning("mine", IMAGE, change(IMAGE)).startswith("mine made intensities around")
 
 
 def test_constant_images_and_nan_raise_no_warning():
-    assert unlike_warning("mine", np.ones((4, 4)), np.zeros((4, 4))) == ""
+    assert intensity_warning("mine", np.ones((4, 4)), np.zeros((4, 4))) == ""
     with_hole = np.where(IMAGE > 1500, np.nan, IMAGE)
-    assert unlike_warning("mine", with_hole, with_hole) == ""
+    assert intensity_warning("mine", with_hole, with_hole) == ""

@@ -18,17 +18,17 @@ from napari_ensir.files import write_image
 from napari_ensir.restorers import SelfEnsemble, open_restorer
 from napari_ensir.restorers.base import check_keeps_size, enlarged_transform, scale_of
 from napari_ensir.restorers.classical import Gaussian
-from napari_ensir.restorers.networks.external import OwnNetwork
+from napari_ensir.restorers.networks.external import ExternalNetwork
 from napari_ensir.restorers.networks.tiling import Tiles
 from napari_ensir.restorers.self_supervised.learn import learn_blind
 from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, FusionSettings
 
 
-def own(times: int, **settings: object) -> OwnNetwork:
+def own(times: int, **settings: object) -> ExternalNetwork:
     def enlarge(x):
         return functional.interpolate(x, scale_factor=times, mode="bilinear")
 
-    return OwnNetwork(network=enlarge, label=f"x{times}", device="cpu", **settings)
+    return ExternalNetwork(network=enlarge, label=f"x{times}", device="cpu", **settings)
 
 
 @pytest.mark.parametrize("times", [2, 3, 4])

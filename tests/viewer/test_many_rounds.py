@@ -14,7 +14,7 @@ import psutil
 import pytest
 from qtpy.QtWidgets import QApplication
 
-from napari_ensir.viewer.layers.session import MOST_TABLES, session_of
+from napari_ensir.viewer.layers.session import MAX_TABLES, get_session
 from tests.helpers.leftovers import count_objects, our_callbacks, our_threads
 
 ROUNDS = int(os.environ.get("NAPARI_ENSIR_ROUNDS", "4"))
@@ -99,7 +99,7 @@ def test_rounds_of_fit_and_apply_leave_nothing(viewer, wait_for):
     if ROUNDS >= LONG:
         grew = (megabytes() - start) / ROUNDS
         assert grew < 0.4, f"{grew:.2f} MB a round"
-    assert len(session_of(viewer).tables) <= MOST_TABLES
+    assert len(get_session(viewer).tables) <= MAX_TABLES
 
 
 @pytest.mark.parametrize("name", WIDGETS)

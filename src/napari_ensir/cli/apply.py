@@ -15,11 +15,11 @@ from napari_ensir.ensemble.checks.exposure import exposure_of, matched
 from napari_ensir.ensemble.checks.fit import check_range
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import record_of
-from napari_ensir.ensemble.statistics.reference import Samples, sample_of
+from napari_ensir.ensemble.statistics.reference import Samples, sample_pixels
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
 from napari_ensir.files.image import as_dtype, check_output, write_image
-from napari_ensir.files.output_paths import Place, check_places
+from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import ImageSet, open_set
 
@@ -84,7 +84,7 @@ def apply(
     # All checks come before any computation.
     folders = outs.places(gathers=True) if images.from_folders else []
     places = [place for plan in plans.values() for place in plan.outs.places()]
-    check_places([*folders, *places, *output.places], read_by(images, lut_path))
+    check_output_paths([*folders, *places, *output.places], read_by(images, lut_path))
     for folder in folders:
         make_folder(folder.path)
     output.check()
@@ -102,7 +102,7 @@ def apply(
             with noted(failed, stem, images):
                 arrays = list(images.load(number).values())
                 outside.look(arrays, stem if len(images) > 1 else "")
-                samples.add(sample_of(lut.field(arrays)))
+                samples.add(sample_pixels(lut.field(arrays)))
                 plan.carry_out(lut, lut_file, arrays, settings, output.overwrite, _inputs(images, number))
                 written[stem] = str(plan.outs.image)
             if progress is not None:
@@ -123,7 +123,7 @@ def _samples(lut: WeightLUT, images: ImageSet, failed: dict[str, str]) -> Iterat
     for number, (stem, _) in enumerate(images.fields):
         if stem not in failed:
             with suppress(EnsembleError):  # reported when the image is combined
-                yield sample_of(lut.field(list(images.load(number).values())))
+                yield sample_pixels(lut.field(list(images.load(number).values())))
 
 
 @dataclass(frozen=True)

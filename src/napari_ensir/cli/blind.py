@@ -15,9 +15,9 @@ from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.files.output_paths import Place
 from napari_ensir.files.sets import Part
 from napari_ensir.restorers import with_channel_axis
-from napari_ensir.restorers.base import UnfamiliarImageWarning, told_of
-from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning, restore_and_refer
-from napari_ensir.restorers.self_supervised.reference import LEARNING
+from napari_ensir.restorers.base import UnfamiliarImageWarning, restorer_record
+from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning, restore_with_reference
+from napari_ensir.restorers.self_supervised.reference import LEARN_KEYWORDS
 from napari_ensir.settings import RestoreSettings
 
 if TYPE_CHECKING:
@@ -78,10 +78,10 @@ def blind(
     with output.progress() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # also in the report
         warnings.simplefilter("ignore", UnfamiliarImageWarning)  # printed below
-        restored, reference = restore_and_refer(
+        restored, reference = restore_with_reference(
             arrays, restorers, tuple(chosen), settings=settings, progress=progress
         )
-        lut, scores = reference.learn_with_scores(**settings.keywords(*LEARNING))
+        lut, scores = reference.learn_with_scores(**settings.keywords(*LEARN_KEYWORDS))
     if target is not None:
         lut.save(target, overwrite=output.overwrite)
 
@@ -91,7 +91,7 @@ def blind(
         terminal.say(f"{count} written to {out}" + (f", {target}: {lut!r}" if target else ""))
 
     candidates = dict(zip((stem for stem, _ in images.fields), restored, strict=True))
-    described = {name: told_of(each) for name, each in zip(chosen, restorers, strict=True)}
+    described = {name: restorer_record(each) for name, each in zip(chosen, restorers, strict=True)}
     return outputs.write(
         lambda stem, _: _Ensemble(candidates.pop(stem), lut, settings.device),
         axis,

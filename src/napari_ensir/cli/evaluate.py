@@ -25,7 +25,7 @@ from napari_ensir.ensemble.scoring.scores import (
     known_range,
 )
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.output_paths import check_places
+from napari_ensir.files.output_paths import check_output_paths
 from napari_ensir.files.sets import Part, References, check_stems, open_set
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_ensir.cli.terminal import Output
-    from napari_ensir.ensemble.arrays.intensity_range import Ends
+    from napari_ensir.ensemble.arrays.intensity_range import Range
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.scoring.scores import ImageScore, ScoreRange
     from napari_ensir.files.sets import ImageSet, Role
@@ -55,7 +55,7 @@ def evaluate(
     lut = None if lut_path is None else load_lut(lut_path)
     named = dict(candidates) if lut is None else in_table_order(lut, candidates)
     images = open_set(named, {Part.TRUTH: truth}, crop=crop)
-    check_places(output.places, read_by(images, lut_path))
+    check_output_paths(output.places, read_by(images, lut_path))
     output.check()
     failed: dict[str, str] = {}
     scale = _score_range(images, settings.data_range, failed)
@@ -169,8 +169,8 @@ def _score_range(images: ImageSet, given: tuple[float, float] | None, failed: di
     shown = TruthRange(dtypes)
     for_each(shown.add)
 
-    def ends_within(ends: Ends) -> Ends:
-        found: list[Ends] = []
+    def ends_within(ends: Range) -> Range:
+        found: list[Range] = []
         for_each(lambda truth: found.append(shown.ends(truth, ends)))
         return widest(found)
 
@@ -203,7 +203,7 @@ def compare(
     from napari_ensir.ensemble.compare.compare import compare as compare_methods
 
     images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
-    check_places(output.places, read_by(images, low_resolution))
+    check_output_paths(output.places, read_by(images, low_resolution))
     output.check()
     small = None
     if low_resolution is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from napari_ensir.cli import terminal
 from napari_ensir.ensemble.lut.load import import_lut
 from napari_ensir.ensemble.lut.record import table_of
-from napari_ensir.files.output_paths import Place, check_places
+from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.sets import Masks, Part, References, open_set
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def fit(
 
     target = lut_target(out, output.overwrite)
     images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
-    check_places([Place("--out", target), *output.places], read_by(images, mask))
+    check_output_paths([Place("--out", target), *output.places], read_by(images, mask))
     output.check()
     masks = None if mask is None else Masks(images, open_set({}, {Part.MASK: mask}))
     names, references = tuple(candidates), References(images)
@@ -71,7 +71,7 @@ def import_table(
 ) -> None:
     """Convert a table of the EnsIR authors' code and write it to ``out``."""
     target = lut_target(out, output.overwrite)
-    check_places([Place("--out", target), *output.places], [Place("a file", weights)])
+    check_output_paths([Place("--out", target), *output.places], [Place("a file", weights)])
     output.check()
     lut = import_lut(weights, names, bin_width)
     lut.save(target, overwrite=output.overwrite)

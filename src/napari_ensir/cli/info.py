@@ -11,7 +11,7 @@ from napari_ensir.ensemble.checks.alignment import middle_plane
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import table_of
 from napari_ensir.files.image import read_image, read_record
-from napari_ensir.files.output_paths import Place, check_places
+from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.png import SUFFIXES
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _LONG = ("iterations", "outcome", "bin_sets", "inputs", "fidelity")
 
 def info(path: Path, *, output: Output) -> None:
     """Describe a table, the record of an output, or the noise of another image."""
-    check_places(output.places, [Place("a file", path)])
+    check_output_paths(output.places, [Place("a file", path)])
     output.check()
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
         record = read_record(path)

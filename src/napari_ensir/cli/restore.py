@@ -19,17 +19,17 @@ from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
 from napari_ensir.files.image import as_dtype, check_output, write_image
-from napari_ensir.files.output_paths import Place, check_places
+from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
-    doubts_of,
-    notes_in_words,
+    format_notes,
+    input_warnings_of,
+    intensity_warning,
     notes_of,
-    some_pixels,
-    told_of,
-    unlike_warning,
+    restorer_record,
+    sample_block,
 )
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def restore(
 
 def _restored(restorer: Restorer, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Return the record of a restoration."""
-    return record_of("restored", inputs=inputs, restorer=told_of(restorer))
+    return record_of("restored", inputs=inputs, restorer=restorer_record(restorer))
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Outputs:
         folders = {plan.target.parent for plan in plans} if several or images.from_folders else set()
         places = [Place("--out", each, gathers=True) for each in sorted(folders)]
         places += [Place("--out", plan.target) for plan in plans]
-        check_places([*places, *output.places, *others], read_by(images, *read))
+        check_output_paths([*places, *output.places, *others], read_by(images, *read))
         for each in folders:
             make_folder(each)
         output.check()
@@ -217,7 +217,7 @@ class Outputs:
             self._of_image(stem, warning)
             for (stem, _), array in zip(self.images.fields, arrays, strict=True)
             for restorer in restorers
-            for warning in doubts_of(restorer, array)
+            for warning in input_warnings_of(restorer, array)
         ]
 
     def _of_image(self, stem: str, sentence: str) -> str:
@@ -274,7 +274,7 @@ class Outputs:
         def say() -> None:
             terminal.say(f"{count} written to {self.out}")
 
-        for note in notes_in_words([] if output.quiet else notes):
+        for note in format_notes([] if output.quiet else notes):
             terminal.error(note)
         warned = terminal.warn(dict.fromkeys(found))
         results = {"written": written, "failed": failed, "warnings": warned, **(more or {})}
@@ -358,8 +358,8 @@ class _RestorationPlan:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnfamiliarImageWarning)  # returned below
             restored = restorer(image, progress=progress)
-        found = doubts_of(restorer, image) or [
-            unlike_warning(restorer.name, some_pixels(image), some_pixels(restored))
+        found = input_warnings_of(restorer, image) or [
+            intensity_warning(restorer.name, sample_block(image), sample_block(restored))
         ]
         like = _enlarged(self.source, restored.shape)
         write_image(

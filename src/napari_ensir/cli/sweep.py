@@ -16,13 +16,13 @@ from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part
 from napari_ensir.restorers import calibrate_restorer, with_channel_axis
-from napari_ensir.restorers.base import UnfamiliarImageWarning, told_of, with_settings
+from napari_ensir.restorers.base import UnfamiliarImageWarning, restorer_record, with_settings
 from napari_ensir.restorers.self_supervised.calibrate import (
     default_grid_range,
     format_value,
-    numbers_to_try,
-    settings_to_try,
-    values_between,
+    numeric_settings,
+    parameter_grid,
+    tunable_settings,
 )
 from napari_ensir.restorers.self_supervised.reference import CorrelatedNoiseWarning
 from napari_ensir.settings import RestoreSettings, SweepSettings
@@ -104,7 +104,7 @@ def sweep(
     return outputs.write(
         lambda _, which: by_value[which] if write_all else best,
         axis,
-        record=lambda by, **of: record_of("restored", restorer=told_of(by), sweep=kept, **of),
+        record=lambda by, **of: record_of("restored", restorer=restorer_record(by), sweep=kept, **of),
         more_warnings=[*outputs.warnings([restorer], arrays), *found.warnings],
         more={"restorer": name, **found.to_dict()},
         show=show,
@@ -113,7 +113,7 @@ def sweep(
 
 def _setting(name: str, restorer: Restorer, given: str | None) -> Setting:
     """Return the setting of a name, if it changes the result of the restorer."""
-    known = {each.name: each for each in settings_to_try(restorer)}
+    known = {each.name: each for each in tunable_settings(restorer)}
     if not known:
         raise EnsembleError(f"{name} has no setting to vary.")
     has = f"{name} has {', '.join(known)}"
@@ -146,7 +146,7 @@ def _listed(setting: Setting, text: str, settings: SweepSettings) -> list[Any]:
 
 def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> list[Any]:
     """Return evenly spaced values; by default those around the current one."""
-    if setting.name not in [each.name for each in numbers_to_try(restorer)]:
+    if setting.name not in [each.name for each in numeric_settings(restorer)]:
         raise typer.BadParameter(
             f"give the values of {setting.name}, which can be {setting.allowed()}.", param_hint=LIST
         )
@@ -158,7 +158,7 @@ def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> li
         )
     low, high = settings.between or default_grid_range(setting, now)
     try:
-        return values_between(setting, low, high, settings.count)
+        return parameter_grid(setting, low, high, settings.count)
     except EnsembleError as error:
         raise typer.BadParameter(str(error), param_hint="--between") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["BLOCK_PIXELS", "compiled_loops"]
+__all__ = ["BLOCK_PIXELS", "compiled_kernels"]
 
 BLOCK_PIXELS = {"compiled": 2**18, "cpu": 2**18, "gpu": 2**22}
 """Pixels per block: what fits a core's cache, or keeps an accelerator busy.
@@ -14,7 +14,7 @@ the operation.
 """
 
 
-def compiled_loops() -> Any:
+def compiled_kernels() -> Any:
     """Return the module of compiled kernels; tests return None instead to select torch on the CPU."""
     from napari_ensir.ensemble import kernels
 

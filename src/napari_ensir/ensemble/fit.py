@@ -43,7 +43,7 @@ from napari_ensir.ensemble.scoring.scores import (
     scores_of_reference,
 )
 from napari_ensir.ensemble.statistics.binning import choose_binning
-from napari_ensir.ensemble.statistics.reference import Reference, collect_reference, named_report
+from napari_ensir.ensemble.statistics.reference import Reference, collect_reference, name_inputs
 from napari_ensir.errors import EnsembleError, EnsembleWarning
 from napari_ensir.settings import SHRINKAGE, FitSettings
 
@@ -353,7 +353,7 @@ class FitSession:
         )
         if not self._input_names:
             return lut
-        return replace(lut, report=FitReport(named_report(lut.report, self._input_names)))
+        return replace(lut, report=FitReport(name_inputs(lut.report, self._input_names)))
 
     def _estimation(self, method: str, settings: FitSettings, progress: Progress | None) -> _Estimation:
         """The bins and numbers of a method; where a setting is "auto", the best on parts held out."""
@@ -428,7 +428,7 @@ class FitSession:
         scores = NoisyScores(names, blocks, peak(estimation.binning), "unknown", n, roles)
         alone = int(scores.errors[:n].argmin())
         found = scores.difference(n, alone)
-        if found.value < 0 and found.is_real:
+        if found.value < 0 and found.significant:
             return []
         before, after = (psnr_of_error(float(scores.errors[place]), scores.peak) for place in (alone, n))
         message = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import Field
-from napari_ensir.ensemble.arrays.intensity_range import spread_of
+from napari_ensir.ensemble.arrays.intensity_range import intensity_histogram
 from napari_ensir.ensemble.combine.combine import combine_field
 from napari_ensir.ensemble.combine.lookup import Lookup
 from napari_ensir.ensemble.estimators.base import Settings
@@ -42,7 +42,7 @@ def warm_up(n_candidates: int, dtypes: Iterable[np.typing.DTypeLike] = (np.uint8
         dtype = np.dtype(kind)
         truth = (np.arange(4096) % 100).astype(dtype)
         if dtype.itemsize > 1:
-            spread_of(truth)
+            intensity_histogram(truth)
         field = Field(tuple(truth.copy() for _ in range(n_candidates)), truth, None, None)
         binning = choose_binning(dtype, (0, 100))
         statistics = collect([field], binning, n_candidates, 1, threads=1)

@@ -13,7 +13,7 @@ from napari_ensir.files.paths import expand_path
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Place", "check_places"]
+__all__ = ["Place", "check_output_paths"]
 
 _Key = tuple[object, ...]
 
@@ -37,7 +37,7 @@ class Place:
     gathers: bool = False
 
 
-def check_places(outputs: Sequence[Place], inputs: Iterable[Place] = ()) -> None:
+def check_output_paths(outputs: Sequence[Place], inputs: Iterable[Place] = ()) -> None:
     """Check that no output replaces another one or an input; links and letter case are followed.
 
     Parameters
@@ -53,7 +53,7 @@ def check_places(outputs: Sequence[Place], inputs: Iterable[Place] = ()) -> None
 
     Examples
     --------
-    >>> check_places([Place("--out", Path("o.tif")), Place("--weight-maps", Path("./o.tif"))])
+    >>> check_output_paths([Place("--out", Path("o.tif")), Place("--weight-maps", Path("./o.tif"))])
     Traceback (most recent call last):
     napari_ensir.errors.EnsembleError: --out and --weight-maps both lead to o.tif; give each its own path.
     """

@@ -30,15 +30,15 @@ __all__ = [
     "check_image",
     "check_keeps_size",
     "data_range_of",
-    "doubts_of",
     "enlarged_transform",
-    "notes_in_words",
+    "enlargement_factor",
+    "format_notes",
+    "input_warnings_of",
+    "intensity_warning",
     "notes_of",
+    "restorer_record",
+    "sample_block",
     "scale_of",
-    "some_pixels",
-    "times_between",
-    "told_of",
-    "unlike_warning",
     "with_channel_axis",
     "with_settings",
 ]
@@ -178,7 +178,7 @@ class ImageRestorer(ABC):
         return data_range_of(image, self.data_range)
 
     def notes(self, image: NDArray[Any]) -> list[str]:
-        """Describe what the restorer does to this image beyond its method; see :func:`notes_in_words`.
+        """Describe what the restorer does to this image beyond its method; see :func:`format_notes`.
 
         Parameters
         ----------
@@ -265,7 +265,7 @@ class ImageRestorer(ABC):
         restored = self.restore_unit(
             np.ascontiguousarray(unit, np.float32), high - low, progress or _no_progress
         )
-        factor = times_between(unit.shape, restored.shape)
+        factor = enlargement_factor(unit.shape, restored.shape)
         if factor is None or factor != (self.scale or factor):
             raise EnsembleError(
                 f"{self.name} turned an image of shape {unit.shape} (channels first) into {restored.shape}; "
@@ -369,7 +369,7 @@ def scale_of(restorer: object) -> int | None:
     return scale
 
 
-def times_between(before: Sequence[int], after: Sequence[int]) -> int | None:
+def enlargement_factor(before: Sequence[int], after: Sequence[int]) -> int | None:
     """Return the factor by which rows and columns, the last two axes, have grown; None: no whole number.
 
     Parameters
@@ -379,9 +379,9 @@ def times_between(before: Sequence[int], after: Sequence[int]) -> int | None:
 
     Examples
     --------
-    >>> times_between((3, 16, 24), (3, 32, 48)), times_between((16, 24), (16, 24))
+    >>> enlargement_factor((3, 16, 24), (3, 32, 48)), enlargement_factor((16, 24), (16, 24))
     (2, 1)
-    >>> times_between((16, 24), (24, 16)) is None
+    >>> enlargement_factor((16, 24), (24, 16)) is None
     True
     """
     if len(before) != len(after) or len(before) < 2 or tuple(before[:-2]) != tuple(after[:-2]):
@@ -505,14 +505,14 @@ def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
     return changed
 
 
-def told_of(restorer: Restorer) -> dict[str, Any]:
+def restorer_record(restorer: Restorer) -> dict[str, Any]:
     """Return the record of a restorer that its results carry: name, settings, and the restorer it wraps.
 
     Examples
     --------
     >>> from napari_ensir.restorers import SelfEnsemble
     >>> from napari_ensir.restorers.classical import Median
-    >>> told_of(SelfEnsemble(restorer=Median(size=5)))["restorer"]["settings"]["size"]
+    >>> restorer_record(SelfEnsemble(restorer=Median(size=5)))["restorer"]["settings"]["size"]
     5
     """
     record: dict[str, Any] = {"name": restorer.name}
@@ -520,7 +520,7 @@ def told_of(restorer: Restorer) -> dict[str, Any]:
         settings = {each.name: getattr(restorer, each.name) for each in settings_of(restorer)}
         record |= {"settings": settings} if settings else {}
     if isinstance(inner := getattr(restorer, "restorer", None), Restorer):
-        record["restorer"] = told_of(inner)
+        record["restorer"] = restorer_record(inner)
     return record
 
 
@@ -537,7 +537,7 @@ def notes_of(restorer: Restorer, image: NDArray[Any]) -> list[tuple[str, str]]:
     return [(restorer.name, note) for note in notes(image)] if callable(notes) else []
 
 
-def notes_in_words(notes: Iterable[tuple[str, str]]) -> list[str]:
+def format_notes(notes: Iterable[tuple[str, str]]) -> list[str]:
     """Return one sentence for each different note, with the names of all restorers that have it.
 
     Parameters
@@ -552,7 +552,7 @@ def notes_in_words(notes: Iterable[tuple[str, str]]) -> list[str]:
     Examples
     --------
     >>> planes = "restored the 2 planes of this image one by one"
-    >>> notes_in_words([("N2V", planes), ("CARE", planes), ("N2V", planes)])
+    >>> format_notes([("N2V", planes), ("CARE", planes), ("N2V", planes)])
     ['N2V and CARE restored the 2 planes of this image one by one.']
     """
     names: dict[str, dict[str, None]] = {}
@@ -561,19 +561,19 @@ def notes_in_words(notes: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{' and '.join(having)} {note}." for note, having in names.items()]
 
 
-def doubts_of(restorer: Restorer, image: NDArray[Any]) -> list[str]:
+def input_warnings_of(restorer: Restorer, image: NDArray[Any]) -> list[str]:
     """Return a restorer's :meth:`ImageRestorer.input_warnings`, if it has that method.
 
     Examples
     --------
-    >>> doubts_of(as_restorer(np.sqrt), np.ones((2, 2)))
+    >>> input_warnings_of(as_restorer(np.sqrt), np.ones((2, 2)))
     []
     """
     method = getattr(restorer, "input_warnings", None)
     return list(method(image)) if callable(method) else []
 
 
-def unlike_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
+def intensity_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
     """Return a sentence if a restoration's intensities differ grossly from its image's; else an empty string.
 
     This happens to a network that was trained on other intensities.
@@ -588,9 +588,9 @@ def unlike_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
     Examples
     --------
     >>> image = np.arange(256.0)
-    >>> unlike_warning("mine", image, image + 20)
+    >>> intensity_warning("mine", image, image + 20)
     ''
-    >>> unlike_warning("mine", image, image * 255)[:51]
+    >>> intensity_warning("mine", image, image * 255)[:51]
     'mine made intensities around 32512 (650.3 to 6.437e'
     """
     low, middle, high = np.nanpercentile(np.asarray(image, np.float64), (1, 50, 99))
@@ -605,7 +605,7 @@ def unlike_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
     )
 
 
-def some_pixels(image: NDArray[Any]) -> NDArray[Any]:
+def sample_block(image: NDArray[Any]) -> NDArray[Any]:
     """Return a view of at most about a million pixels, evenly spaced along every axis.
 
     Parameters
@@ -619,7 +619,7 @@ def some_pixels(image: NDArray[Any]) -> NDArray[Any]:
 
     Examples
     --------
-    >>> some_pixels(np.zeros((10, 4000, 3000))).shape
+    >>> sample_block(np.zeros((10, 4000, 3000))).shape
     (2, 800, 600)
     """
     step = max(int(np.ceil((image.size / _MAX_SAMPLE) ** (1 / max(image.ndim, 1)))), 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
-from napari_ensir.restorers.base import Progress, Restorer, check_image, doubts_of, notes_of, scale_of
+from napari_ensir.restorers.base import Progress, Restorer, check_image, input_warnings_of, notes_of, scale_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -58,7 +58,7 @@ class SelfEnsemble:
 
     def input_warnings(self, image: NDArray[Any]) -> list[str]:
         """See :meth:`napari_ensir.restorers.base.ImageRestorer.input_warnings`; those of the restorer."""
-        return doubts_of(self.restorer, image)
+        return input_warnings_of(self.restorer, image)
 
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Restore `image`: see :meth:`napari_ensir.restorers.base.Restorer.__call__`."""

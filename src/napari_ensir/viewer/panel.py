@@ -11,10 +11,10 @@ from magicgui.widgets.bases import BaseValueWidget
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QTimer
 
-from napari_ensir.devices import device_trouble
+from napari_ensir.devices import device_error_message
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.controls.docking import arrange_dock, mark_panel
-from napari_ensir.viewer.controls.forms import EventFilter, button, dress, row
+from napari_ensir.viewer.controls.forms import EventFilter, button, row, set_accessible_names
 from napari_ensir.viewer.controls.inputs import Message
 from napari_ensir.viewer.controls.worker import MainThreadQueue, Task
 from napari_ensir.viewer.layers.layers import LayerWatcher
@@ -106,7 +106,7 @@ class Panel(Container):
     def insert(self, key: int, widget: Widget) -> None:
         """See magicgui."""
         super().insert(key, widget)
-        dress(widget)
+        set_accessible_names(widget)
 
     # -- values -----------------------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ class Panel(Container):
 
     # -- connections ------------------------------------------------------------------------------
 
-    def tie(self, signal: Any, slot: Callable) -> None:
+    def connect_while_open(self, signal: Any, slot: Callable) -> None:
         """Connect a signal of an object outside the panel while the panel is open.
 
         ``signal`` has ``connect`` and ``disconnect``; ``slot`` is a bound method.
@@ -224,13 +224,13 @@ class Panel(Container):
         """Whether a task runs or its results are still being added to the viewer."""
         return self.task is not None or self.queue.is_active
 
-    def obstacle(self) -> str:
+    def missing_input(self) -> str:
         """Return what is missing before Run can be pressed, as a sentence; empty if nothing is."""
         return ""
 
-    def follow_obstacle(self) -> None:
+    def update_run_button(self) -> None:
         """Enable the Run button, or disable it and show in its tooltip what is missing."""
-        reason = self.obstacle()
+        reason = self.missing_input()
         self.run_button.tooltip = reason or self._about
         self.run_button.enabled = (self.task is None or self._is_quiet) and not reason
 
@@ -248,7 +248,7 @@ class Panel(Container):
     def fail(self, error: Exception) -> None:
         """Show an exception in the panel and as a notification."""
         known = isinstance(error, EnsembleError)
-        text = str(error) if known else device_trouble(error) or f"{type(error).__name__}: {error}"
+        text = str(error) if known else device_error_message(error) or f"{type(error).__name__}: {error}"
         self.say(text)
         show_error(text)
 
@@ -293,7 +293,7 @@ class Panel(Container):
         task.finished.connect(if_current(self._has_finished))
         self.cancel_button.enabled = True
         self._elapsed_timer.start()
-        self.follow_obstacle()
+        self.update_run_button()
         if not quiet:
             self.say("")
         task.start()
@@ -313,7 +313,7 @@ class Panel(Container):
         self._elapsed_timer.stop()
         self.working.value = ""
         self.cancel_button.enabled = False
-        self.follow_obstacle()
+        self.update_run_button()
 
 
 def shows_errors(method: Callable) -> Callable[..., None]:

@@ -7,15 +7,21 @@ import numpy as np
 import pytest
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.ensemble.arrays.intensity_range import STRAYS, ends_of, robust_range, spread_of, sum_of
+from napari_ensir.ensemble.arrays.intensity_range import (
+    STRAYS,
+    finite_range,
+    intensity_histogram,
+    robust_range,
+    sum_of,
+)
 from napari_ensir.ensemble.statistics.reference import ReferenceSet, collect_reference
 
 
 def found(*arrays):
     """Range of arrays in memory."""
     return robust_range(
-        sum_of([spread_of(array) for array in arrays]),
-        lambda ends: ends_of(np.concatenate([array.ravel() for array in arrays]), ends),
+        sum_of([intensity_histogram(array) for array in arrays]),
+        lambda ends: finite_range(np.concatenate([array.ravel() for array in arrays]), ends),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from napari_ensir import fit_lut
 from napari_ensir.ensemble.arrays.blocks import block_size
-from napari_ensir.ensemble.arrays.parallel import SMALLEST, sparing_memory
+from napari_ensir.ensemble.arrays.parallel import SMALLEST, run_within_memory
 from napari_ensir.ensemble.combine import combine as apply
 from napari_ensir.ensemble.statistics import accumulate
 from napari_ensir.ensemble.statistics.collect import collect
@@ -33,7 +33,7 @@ def test_halves_cover_the_block_once_and_then_the_cpu_takes_over():
         seen[slices] += 1
 
     whole = (slice(10, 300), slice(0, 700))
-    sparing_memory(work, whole, seen.shape, torch.device("meta"), messages.append)
+    run_within_memory(work, whole, seen.shape, torch.device("meta"), messages.append)
     assert (seen[10:] == 1).all()
     assert (seen[:10] == 0).all()
     assert messages
@@ -45,7 +45,7 @@ def test_other_errors_are_raised_unchanged():
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        sparing_memory(work, (slice(0, 9),), (9,), torch.device("meta"), print)
+        run_within_memory(work, (slice(0, 9),), (9,), torch.device("meta"), print)
 
 
 def small_device(monkeypatch, room):

@@ -14,7 +14,7 @@ from napari_ensir.ensemble import kernels
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.combine.combine import combine_field
 from napari_ensir.ensemble.combine.lookup import Lookup
-from napari_ensir.ensemble.statistics.accumulate import bins_of
+from napari_ensir.ensemble.statistics.accumulate import find_bins
 from napari_ensir.ensemble.statistics.binning import Binning, choose_binning
 from tests.helpers.images import ENGINES, using
 
@@ -99,7 +99,7 @@ def test_every_number_of_16_bits_falls_into_its_bin(data):
     grid, keys = binning.grid(dtype), np.zeros(values.size, np.uint32)
     kernels.append_bins(values.astype(grid.dtype), grid, keys)
     np.testing.assert_array_equal(keys, expected)
-    found = bins_of(torch.from_numpy(values.astype(np.int32)), binning, dtype)
+    found = find_bins(torch.from_numpy(values.astype(np.int32)), binning, dtype)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -115,4 +115,4 @@ def test_floats_on_edges_fall_into_the_same_bins_in_all_engines(low, width):
     grid, keys = binning.grid(values.dtype), np.zeros(values.size, np.uint32)
     kernels.append_bins(values, grid, keys)
     np.testing.assert_array_equal(keys, binning.bins(values))
-    np.testing.assert_array_equal(bins_of(torch.from_numpy(values), binning, values.dtype), keys)
+    np.testing.assert_array_equal(find_bins(torch.from_numpy(values), binning, values.dtype), keys)

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from napari_ensir import EnsembleError, fit_lut, load_lut
 from napari_ensir.ensemble.arrays.image_set import make_field
-from napari_ensir.ensemble.uncertainty.bias import bias_report, fidelity_of
+from napari_ensir.ensemble.uncertainty.bias import bias_curve, bias_report
 from napari_ensir.ensemble.uncertainty.measure import BIAS_CLASSES, STEPS, ErrorSums
 
 
@@ -57,7 +57,7 @@ def test_mean_and_standard_error_equal_those_of_plain_loops():
         replace(zeros, bias_counts=n, bias_errors=rng.integers(-9, 9, n.shape) * n)
         for n in rng.integers(0, 5, (6, *zeros.bias_counts.shape))
     ]
-    found = fidelity_of({"fidelity": bias_report(groups, "images")}, "reading")
+    found = bias_curve({"fidelity": bias_report(groups, "images")}, "reading")
     for m in range(2):
         for k in range(BIAS_CLASSES):
             n = np.array([g.bias_counts[1, 0, m, k] for g in groups], float)
@@ -75,7 +75,7 @@ def test_bias_of_known_distortions_is_found(n_images):
     lut = fit_lut(learned, method="least-squares", data_range=(0, 200), device="cpu")
     report = lut.calibrated(learned, device="cpu").report
     assert report["fidelity"]["over"] == ("images" if n_images == 9 else "blocks of the images")
-    curve = fidelity_of(report)
+    curve = bias_curve(report)
     for m, true in enumerate((np.full(BIAS_CLASSES, 5.0), 0.2 * (100 - curve.intensities))):
         off = (curve.bias[0, m] - true) / curve.standard_error[0, m]
         assert np.sqrt(np.mean(off**2)) < 2
@@ -89,7 +89,7 @@ def test_least_squares_estimate_is_biased_by_the_truth_and_unbiased_by_the_readi
     lut = fit_lut([(best, truth)], data_range=(50, 150), device="cpu").calibrated(
         [(best, truth)], device="cpu"
     )
-    by_truth, by_reading = fidelity_of(lut.report), fidelity_of(lut.report, "reading")
+    by_truth, by_reading = bias_curve(lut.report), bias_curve(lut.report, "reading")
     here = slice(10, 22)  # where pixels are many
     np.testing.assert_allclose(by_truth.bias[0, 0, here], 0.5 * (100 - by_truth.intensities[here]), atol=1.2)
     np.testing.assert_allclose(by_reading.bias[0, 0, here], 0, atol=2.5)
@@ -104,7 +104,7 @@ def test_standard_errors_hold_where_neighbouring_pixels_are_correlated():
         smooth = gaussian_filter(rng.normal(0, 1, truth.shape), 4, mode="wrap")
         candidates = [truth + 20 * smooth / smooth.std(), truth + rng.normal(0, 1, truth.shape)]
         lut = fit_lut([(candidates, truth)], bin_width=50, data_range=(0, 200), device="cpu")
-        curve = fidelity_of(lut.calibrated([(candidates, truth)], device="cpu").report)
+        curve = bias_curve(lut.calibrated([(candidates, truth)], device="cpu").report)
         within.append(np.abs(curve.bias[0, 0]) / curve.standard_error[0, 0])
     assert 0.5 < np.mean(np.array(within) < 1) < 0.8
     assert np.mean(np.array(within) < 2) > 0.85
@@ -127,23 +127,23 @@ def test_noise_of_the_truth_does_not_bias_the_reading():
     clean = [scene(seed) for seed in range(4)]
     noisy = [(xs, y + rng.normal(0, 25, y.shape)) for xs, y in clean]
     lut = fit_lut(clean, method="least-squares", data_range=(0, 200), device="cpu")
-    true = fidelity_of(lut.calibrated(clean, device="cpu").report, "reading")
+    true = bias_curve(lut.calibrated(clean, device="cpu").report, "reading")
     noted = replace(lut, report={**lut.report, "truth_noise": 25.0}).calibrated(noisy, device="cpu")
-    found = fidelity_of(noted.report, "reading")
+    found = bias_curve(noted.report, "reading")
     off = (found.bias - true.bias)[0] / np.hypot(found.standard_error, true.standard_error)[0]
     assert np.sqrt(np.nanmean(off**2)) < 1.5
     with pytest.raises(EnsembleError, match="was noisy"):
-        fidelity_of(noted.report)
+        bias_curve(noted.report)
 
 
 def test_bias_is_saved_and_rescaled(tmp_path):
     pairs = [scene(0)]
     lut = fit_lut(pairs, data_range=(0, 200), device="cpu").calibrated(pairs, device="cpu")
-    before, after = fidelity_of(lut.report), fidelity_of(lut.rescaled(2, 100).report)
+    before, after = bias_curve(lut.report), bias_curve(lut.rescaled(2, 100).report)
     np.testing.assert_allclose(after.bias, 2 * before.bias)
     np.testing.assert_allclose(after.standard_error, 2 * before.standard_error)
     np.testing.assert_allclose(after.intensities, 2 * before.intensities + 100)
-    read = fidelity_of(load_lut(lut.save(tmp_path / "t")).report)
+    read = bias_curve(load_lut(lut.save(tmp_path / "t")).report)
     np.testing.assert_array_equal(read.bias, before.bias)
 
 
@@ -151,16 +151,16 @@ def test_channels_of_a_spectrum_are_pooled():
     truth = np.random.default_rng(0).uniform(0, 200, (32, 32, 6))
     pairs = [([truth + 1, truth - 1], truth)]
     lut = fit_lut(pairs, channel_axis=-1, data_range=(0, 200), device="cpu").calibrated(pairs, device="cpu")
-    assert fidelity_of(lut.report).bias.shape == (1, 3, BIAS_CLASSES)
+    assert bias_curve(lut.report).bias.shape == (1, 3, BIAS_CLASSES)
 
 
 def test_missing_and_damaged_bias_raise_an_error():
     pairs = [scene(0, (16, 16))]
     lut = fit_lut(pairs, device="cpu")
     with pytest.raises(EnsembleError, match="no mean errors by intensity; add them"):
-        fidelity_of(lut.report)
+        bias_curve(lut.report)
     with pytest.raises(EnsembleError, match='use "truth" or "reading"'):
-        fidelity_of(lut.report, "both")
+        bias_curve(lut.report, "both")
     good = lut.calibrated(pairs, device="cpu").report["fidelity"]
     bad = (
         {},
@@ -172,5 +172,5 @@ def test_missing_and_damaged_bias_raise_an_error():
     )
     for kept in bad:
         with pytest.raises(EnsembleError, match="damaged"):
-            fidelity_of({"fidelity": kept})
+            bias_curve({"fidelity": kept})
         replace(lut, report={"fidelity": kept}).rescaled(2, 1)  # raises nothing

@@ -12,7 +12,7 @@ import torch
 
 from napari_ensir import EnsembleError, fit_lut, load_lut
 from napari_ensir.ensemble.arrays.image_set import make_field
-from napari_ensir.ensemble.uncertainty.bias import fidelity_of
+from napari_ensir.ensemble.uncertainty.bias import bias_curve
 from napari_ensir.ensemble.uncertainty.measure import INTENSITIES, SPREADS, STEPS, ErrorSums
 
 
@@ -161,7 +161,7 @@ def test_images_whose_only_axis_is_the_channel_axis_keep_all_channels(n_images):
     lut = fit_lut(pairs, channel_axis=0, method="least-squares", data_range=(0, 100), device="cpu")
     lut = lut.calibrated(pairs, device="cpu")
     np.testing.assert_array_equal(lut.errors.counts.sum(axis=(1, 2)), n_images)
-    np.testing.assert_array_equal(fidelity_of(lut.report).pixels.sum(axis=(1, 2)), 3 * n_images * n_channels)
+    np.testing.assert_array_equal(bias_curve(lut.report).pixels.sum(axis=(1, 2)), 3 * n_images * n_channels)
     assert lut.expected_error(pairs[0][0], "cpu").shape == (n_channels,)
 
 

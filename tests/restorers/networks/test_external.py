@@ -17,7 +17,7 @@ from torch import nn
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import load_network, load_spandrel, open_restorer
-from napari_ensir.restorers.networks.external import OwnNetwork
+from napari_ensir.restorers.networks.external import ExternalNetwork
 from napari_ensir.restorers.networks.tiling import Tiles
 
 
@@ -66,7 +66,7 @@ def test_torchscript_is_applied_in_tiles(scripted, batch):
 
 def test_raw_intensities_are_not_scaled():
     image = np.random.default_rng(0).integers(300, 3000, (16, 16)).astype(np.uint16)
-    network = OwnNetwork(network=lambda x: x - 100, label="background", sides=1, device="cpu")
+    network = ExternalNetwork(network=lambda x: x - 100, label="background", sides=1, device="cpu")
     np.testing.assert_allclose(replace(network, intensities="raw")(image), image - 100.0, atol=1e-3)
     assert abs(network(image).mean() - image.mean()) > 1e5  # for a range of 0..1, 100 is large
     with_range = replace(network, data_range=(0.0, 100.0))
@@ -118,7 +118,7 @@ def test_unsuitable_networks_are_refused_in_one_sentence():
         (lambda x: x * torch.nan, "not finite"),
     ):
         with pytest.raises(EnsembleError, match=message):
-            OwnNetwork(network=network, label="own", device="cpu")(image)
+            ExternalNetwork(network=network, label="own", device="cpu")(image)
 
 
 def fake_spandrel(monkeypatch, **settings: object) -> None:

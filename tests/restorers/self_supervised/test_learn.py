@@ -10,7 +10,7 @@ from napari_ensir import fit_lut, learn_blind
 from napari_ensir.errors import Cancelled, EnsembleError
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, blind_reference, restore_and_combine
 from napari_ensir.restorers.base import as_restorer
-from napari_ensir.restorers.networks.external import OwnNetwork
+from napari_ensir.restorers.networks.external import ExternalNetwork
 from napari_ensir.restorers.self_supervised.j_invariant import HiddenGrid, restore_hidden
 
 GAUSSIAN, MEDIAN, TV = (CLASSICAL[key] for key in ("gaussian", "median", "total-variation"))
@@ -21,13 +21,13 @@ def identity(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def small_network(channel_axis: int | None = None) -> OwnNetwork:
+def small_network(channel_axis: int | None = None) -> ExternalNetwork:
     import torch
 
     torch.manual_seed(0)
     network = torch.nn.Conv2d(1, 1, 3, padding=1).eval()
     settings = {"channels": 1, "device": "cpu", "data_range": (0, 255), "channel_axis": channel_axis}
-    return OwnNetwork(network=network, label="network", **settings)
+    return ExternalNetwork(network=network, label="network", **settings)
 
 
 def error(image: np.ndarray, truth: np.ndarray) -> float:
@@ -258,7 +258,7 @@ class TestLearnBlind:
         errors = [error(each, hidden[1]) for each in hidden[0]]
         assert errors[0] < errors[1]  # by hidden pixels alone it would be the better one
         assert scores.ranked[0] == 1
-        assert scores.difference(0, 1).is_real
+        assert scores.difference(0, 1).significant
 
     def test_several_images_of_several_sizes(self):
         rng = np.random.default_rng(0)

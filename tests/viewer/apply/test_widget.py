@@ -10,7 +10,7 @@ from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.apply.widget import ApplyWidget
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
-from napari_ensir.viewer.layers.session import session_of
+from napari_ensir.viewer.layers.session import get_session
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def fitted(filled):
     layers = list(filled.layers)[1:]
     names = [layer.name for layer in layers]
     lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names, method="em")
-    session_of(filled).keep("fitted", lut, layers)
+    get_session(filled).keep("fitted", lut, layers)
     return lut
 
 
@@ -60,7 +60,7 @@ def test_it_is_scripted_by_values_and_methods(filled, fitted, docked, wait_for):
 
 
 def test_a_table_for_other_candidates_brings_its_own_controls(filled, fitted, docked):
-    session_of(filled).keep("one", fit_lut([([filled.layers[3].data], filled.layers[0].data)], names=("a",)))
+    get_session(filled).keep("one", fit_lut([([filled.layers[3].data], filled.layers[0].data)], names=("a",)))
     assert docked.table.value == "fitted"
     docked.table.value = "one"
     assert list(docked.asdict()) == ["table", "candidate_1", "weights", "device", "expected_error", "match"]
@@ -86,7 +86,7 @@ def test_tables_fitted_here_are_offered(fitted, docked):
 def test_layers_that_come_after_the_table_are_matched(viewer, images):
     names = list(images)[1:]
     lut = fit_lut([([images[name] for name in names], images["ground truth"])], names=names)
-    session_of(viewer).keep("early", lut)
+    get_session(viewer).keep("early", lut)
     _, apply = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     assert apply.layers == [None] * 3
     for name in names:
@@ -118,14 +118,14 @@ def test_dropping_a_table_opens_it_once(filled, fitted, tmp_path):
     for _ in range(2):
         filled.open(str(path), plugin="napari-ensir")
     assert len(filled.layers) == before
-    assert list(session_of(filled).tables) == ["fitted", "twice.lut.safetensors"]
+    assert list(get_session(filled).tables) == ["fitted", "twice.lut.safetensors"]
     _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     assert apply.table.value == "twice.lut.safetensors"
     fit_lut([([filled.layers["so so"].data], filled.layers["ground truth"].data)], names=("new",)).save(
         path, overwrite=True
     )
     filled.open(str(path), plugin="napari-ensir")  # it holds another table now
-    assert list(session_of(filled).tables) == ["fitted", "twice.lut.safetensors"]
+    assert list(get_session(filled).tables) == ["fitted", "twice.lut.safetensors"]
     assert apply.lut.names == ("new",)
     path.write_bytes(b"nothing")
     filled.open(str(path), plugin="napari-ensir")
@@ -159,7 +159,7 @@ def test_one_table_for_many_sets(viewer, wait_for, images, tmp_path):
 
 def test_another_exposure_is_said_and_can_be_matched(filled, fitted, docked, wait_for, images):
     known = fitted.calibrated([([images[name] for name in fitted.names], images["ground truth"])])
-    session_of(filled).replace("fitted", known)
+    get_session(filled).replace("fitted", known)
     brighter = [
         filled.add_image(images[name].astype(np.uint16) * 4 + 100, name=f"{name} 4x") for name in fitted.names
     ]

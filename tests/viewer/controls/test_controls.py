@@ -18,7 +18,7 @@ from napari_ensir.viewer.controls.inputs import (
     Numbers,
     OptionalValue,
     WithButton,
-    control_of,
+    create_control,
 )
 
 WORDS = {None: ("1/8 of the range", "The default."), "auto": ("best", "By cross-validation.")}
@@ -87,7 +87,7 @@ def test_the_value_in_use_is_shown_and_can_be_edited(qtbot, record_changes):
     control.native.show()
     assert not control.inner.native.isVisible()
     values = record_changes(control)
-    control.show_in_use(32)
+    control.show_value_in_use(32)
     assert control.inner.native.isVisible()
     assert control.inner.value == 32
     assert control.value is None
@@ -95,7 +95,7 @@ def test_the_value_in_use_is_shown_and_can_be_edited(qtbot, record_changes):
     control.inner.value = 31
     assert control.value == 31
     assert values == [31]
-    control.show_in_use(5)
+    control.show_value_in_use(5)
     assert control.value == 31, "a value entered by hand is kept"
 
 
@@ -235,7 +235,7 @@ VALUES = {
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=list(SETTINGS))
 def test_every_setting_has_a_control(qtbot, setting):
-    control = control_of(setting)
+    control = create_control(setting)
     form = Form(control)
     qtbot.addWidget(form.native)
     assert control.name == setting.name

@@ -10,11 +10,11 @@ import pytest
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from napari_ensir import EnsembleError, fit_lut, load_lut
-from napari_ensir.ensemble.statistics.reference import named_report
-from napari_ensir.ensemble.uncertainty.bias import fidelity_of
+from napari_ensir.ensemble.statistics.reference import name_inputs
+from napari_ensir.ensemble.uncertainty.bias import bias_curve
 from napari_ensir.files.image import read_record, write_image
-from napari_ensir.viewer.inspect.widget import InspectWidget, provenance_lines
-from napari_ensir.viewer.layers.session import session_of
+from napari_ensir.viewer.inspect.widget import InspectWidget, describe_provenance
+from napari_ensir.viewer.layers.session import get_session
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def fitted(filled):
     layers = list(filled.layers)[1:]
     names = [layer.name for layer in layers]
     lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names, method="em")
-    session_of(filled).keep("fitted", lut, layers)
-    session_of(filled).remember_layers(lut, layers)
+    get_session(filled).keep("fitted", lut, layers)
+    get_session(filled).remember_layers(lut, layers)
     return lut
 
 
@@ -81,8 +81,8 @@ def test_a_table_per_colour_has_a_choice_of_channel(filled, docked):
     truth = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
     lut = fit_lut([([truth // 2 * 2, truth // 8 * 8], truth)], channel_axis=-1)
     layers = [filled.add_image(image, rgb=True) for image in (truth // 2 * 2, truth // 8 * 8)]
-    session_of(filled).keep("colour", lut, layers)
-    session_of(filled).remember_layers(lut, layers)
+    get_session(filled).keep("colour", lut, layers)
+    get_session(filled).remember_layers(lut, layers)
     assert [docked.channel.native.itemText(index) for index in range(3)] == ["red", "green", "blue"]
     docked.channel.value = 2
     docked.draw()
@@ -114,7 +114,7 @@ def test_pixels_are_read_from_the_layers_that_were_combined(filled, fitted, dock
     assert docked.describe(place) == before
     arrays = [each.data for each in list(filled.layers)[1:4]]
     finer = fit_lut([(arrays, filled.layers[0].data)], names=fitted.names, bin_width=16)
-    session_of(filled).replace("fitted", finer)  # as a live fit does
+    get_session(filled).replace("fitted", finer)  # as a live fit does
     assert f"so so: {layer.data[20, 30]}," in docked.describe(place)
     filled.layers.remove("so so")
     filled.layers.remove(layer)
@@ -124,7 +124,7 @@ def test_pixels_are_read_from_the_layers_that_were_combined(filled, fitted, dock
 def test_the_panel_follows_live_fits_the_theme_and_clicks(filled, fitted, docked, qtbot):
     arrays = [each.data for each in list(filled.layers)[1:]]
     finer = fit_lut([(arrays, filled.layers[0].data)], names=fitted.names, bin_width=16)
-    session_of(filled).replace("fitted", finer)
+    get_session(filled).replace("fitted", finer)
     assert docked.lut is finer
     docked.draw()
     before = docked.canvas.figure.get_facecolor()
@@ -145,7 +145,7 @@ def test_the_panel_follows_live_fits_the_theme_and_clicks(filled, fitted, docked
 def test_a_pixel_has_an_expected_error_and_the_table_its_provenance(filled, fitted, docked, qtbot):
     arrays = [filled.layers[name].data for name in fitted.names]
     known = fitted.calibrated([(arrays, filled.layers[0].data)])
-    session_of(filled).replace("fitted", known)
+    get_session(filled).replace("fitted", known)
     text = docked.describe(filled.layers["so so"].data_to_world((20, 30)))
     value, error = known.apply(arrays)[20, 30], known.expected_error(arrays)[20, 30]
     assert f"ensemble: {value:.4g} ± {error:.2g} (expected root mean square error)" in text
@@ -154,12 +154,12 @@ def test_a_pixel_has_an_expected_error_and_the_table_its_provenance(filled, fitt
     assert "numpy" in date
     assert how == "Method: EM (paper), bin_width 32, min_pixels 100, tolerance 1e-05."
     assert learned == "Learned from 1 image: 96 x 96, uint8."
-    named = replace(known, report=named_report(known.report, [(*known.names, "gt")]))
-    assert provenance_lines(named)[2] == f'{learned[:-1]}; its ground truth is "gt".'
+    named = replace(known, report=name_inputs(known.report, [(*known.names, "gt")]))
+    assert describe_provenance(named)[2] == f'{learned[:-1]}; its ground truth is "gt".'
     assert hashes == "The file has hashes (sha256) of 1 of 1 images."
     assert f"RMSE {known.errors.overall:.4g}, on 4 parts" in held_out
     report = {**known.report, "held_out": {**known.report["held_out"], "error_factor": 1.52}}
-    held_out = provenance_lines(replace(known, report=report))[-1]
+    held_out = describe_provenance(replace(known, report=report))[-1]
     assert f"RMSE {known.errors.overall:.4g}, within a factor of 1.5 on other fields, on 4 parts" in held_out
 
 
@@ -174,7 +174,7 @@ def test_bias_is_plotted_and_exported(filled, fitted, docked, tmp_path):
 
     arrays = [filled.layers[name].data for name in fitted.names]
     known = fitted.calibrated([(arrays, filled.layers[0].data)])
-    session_of(filled).replace("fitted", known)
+    get_session(filled).replace("fitted", known)
     for plot, by, label in (
         ("fidelity", "truth", "true intensity"),
         ("reading", "reading", "intensity read"),
@@ -188,7 +188,7 @@ def test_bias_is_plotted_and_exported(filled, fitted, docked, tmp_path):
         assert names == [*fitted.names, "ensemble"]
         docked.export_csv(tmp_path / f"{plot}.csv")
         rows = list(csv.DictReader((tmp_path / f"{plot}.csv").read_text().splitlines()))
-        curve = fidelity_of(known.report, by)
+        curve = bias_curve(known.report, by)
         assert len(rows) == curve.bias.size
         last = [row for row in rows if row["image"] == "ensemble"]
         for row, bias, error in zip(last, curve.bias[0, -1], curve.standard_error[0, -1], strict=True):
@@ -198,7 +198,7 @@ def test_bias_is_plotted_and_exported(filled, fitted, docked, tmp_path):
 
 def test_missing_or_invalid_parts_of_a_report_are_left_out(fitted):
     garbled = {"date": 3, "versions": [], "inputs": {"images": "x", "listed": [1]}, "held_out": {"rmse": "?"}}
-    assert provenance_lines(replace(fitted, report=garbled)) == []
+    assert describe_provenance(replace(fitted, report=garbled)) == []
 
 
 @pytest.fixture

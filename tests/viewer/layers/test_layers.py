@@ -19,12 +19,12 @@ from napari_ensir.viewer.apply.widget import apply_table
 from napari_ensir.viewer.fit.request import FitRequest
 from napari_ensir.viewer.fit.worker import errors_of, fit, score_all
 from napari_ensir.viewer.layers.layers import (
-    Origin,
+    LayerSnapshot,
+    add_slider_caption,
+    exclusion_reason,
     full_data,
-    name_slider_places,
     notice,
     pixel_shape,
-    why_not,
 )
 from napari_ensir.viewer.results.layers import Outputs
 
@@ -74,7 +74,7 @@ def results(truth, candidates):
     settings = FitSettings(device="cpu", data_range=(0.0, 4000.0))
     result = score_all(fit(FitRequest.of_layers(candidates, truth, settings)))
     errors = errors_of(result)
-    arrays = [Origin(layer).data for layer in candidates]
+    arrays = [LayerSnapshot(layer).data for layer in candidates]
     lut = result.lut.calibrated([(arrays, full_data(truth))], device="cpu")
     applied = apply_table(lut, [arrays], False, "cpu", with_errors=True)
     images = {
@@ -85,7 +85,7 @@ def results(truth, candidates):
         "expected error": applied.expected[0],
         "error of ensemble": errors.ensemble,
         "error of candidate": errors.best,
-        "plane": Origin(candidates[0]).middle_plane(),
+        "plane": LayerSnapshot(candidates[0]).middle_plane(),
         "ssim": [score.ssim for score in result.scores],
     }
     return {name: np.asarray(image) for name, image in images.items()}, notice(candidates, truth)
@@ -104,14 +104,14 @@ def as_layers(arrays):
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_kinds_of_arrays_give_the_results_of_numpy_arrays(kind, pixels, expected, tmp_path):
     truth, candidates = as_layers([KINDS[kind](image, tmp_path, i) for i, image in enumerate(pixels)])
-    assert not any(why_not(layer, like=truth) for layer in candidates)
+    assert not any(exclusion_reason(layer, like=truth) for layer in candidates)
     found, warning = results(truth, candidates)
     for name, image in expected[0].items():
         np.testing.assert_array_equal(found[name], image, err_msg=name)
     assert warning == expected[1] == ""
     assert full_data(truth) is full_data(truth)
     assert pixel_shape(truth) == (40, 44)
-    assert Origin(truth).dtype.isnative
+    assert LayerSnapshot(truth).dtype.isnative
 
 
 def test_zarr_layers_with_codecs_that_are_not_listed_are_not_candidates(tmp_path):
@@ -127,16 +127,16 @@ def test_zarr_layers_with_codecs_that_are_not_listed_are_not_candidates(tmp_path
     for filters, expected in (([{"id": "jenkins_lookup3"}], "uses the codec 'jenkins_lookup3'"), (None, "")):
         (tmp_path / ".zarray").write_text(json.dumps(metadata | {"filters": filters}))
         layer = Image(zarr.open_array(str(tmp_path), mode="r"), contrast_limits=(0, 1))
-        reason = why_not(layer)
+        reason = exclusion_reason(layer)
         assert expected in reason
         assert bool(reason) == bool(expected)
-    assert why_not(Image(np.zeros((8, 8)))) == ""
+    assert exclusion_reason(Image(np.zeros((8, 8)))) == ""
 
 
 def test_restored_layers_have_names_that_file_systems_accept():
     model = ViewerModel()
     layer = model.add_image(np.eye(8, dtype=np.uint8), name="a: b/c")
-    added = Origin(layer).add_candidate(model, np.eye(8), "a: b/c · Median?")
+    added = LayerSnapshot(layer).add_candidate(model, np.eye(8), "a: b/c · Median?")
     assert added.name == "a_ b_c · Median_"
 
 
@@ -146,7 +146,7 @@ def captioned():
     model = ViewerModel()
     model.add_image(np.zeros((8, 8)), name="candidate")
     weights = model.add_image(np.zeros((2, 8, 8)), name="weights")
-    name_slider_places(model, weights, ("A", "B"))
+    add_slider_caption(model, weights, ("A", "B"))
 
     def caption():
         overlay = getattr(model, "canvas", model)
@@ -184,6 +184,6 @@ def test_the_colour_bar_of_the_expected_error_is_shown(pixels):
     model = ViewerModel()
     layer = model.add_image(pixels[1], name="candidate")
     lut = fit_lut([(pixels[1:], pixels[0])], device="cpu")
-    Outputs(model, Origin(layer)).show_expected(lut, np.zeros((40, 44), np.float32), (0.0, 5.0))
+    Outputs(model, LayerSnapshot(layer)).show_expected(lut, np.zeros((40, 44), np.float32), (0.0, 5.0))
     assert model.layers[1].colorbar.visible
     assert not layer.colorbar.visible

@@ -7,7 +7,7 @@ import pytest
 from napari.layers import Image
 
 from napari_ensir import fit_lut
-from napari_ensir.viewer.layers.matching import best_matches, candidate_name, cannot_combine, matching_sets
+from napari_ensir.viewer.layers.matching import best_matches, candidate_name, matching_sets, mismatch_reason
 
 
 def layers_named(*names, shape=(4, 4), rgb=False):
@@ -65,16 +65,16 @@ def test_ambiguous_layers_are_not_chosen():
 
 def test_the_expected_shape_is_reported():
     layers = [*layers_named("a"), *layers_named("b", shape=(4, 5))]
-    reason = cannot_combine(table(), layers)
+    reason = mismatch_reason(table(), layers)
     assert reason.startswith('"b" cannot be the candidate "B": shape 4 × 5, but "a" has shape 4 × 4;')
-    assert cannot_combine(table(), layers_named("a", "b")) == ""
+    assert mismatch_reason(table(), layers_named("a", "b")) == ""
 
 
 @pytest.mark.parametrize("rgb", [False, True])
 def test_a_colour_table_does_not_fit_grey_layers(rgb):
     lut = table(shape=(8, 8, 3), channel_axis=-1)
     shape = (8, 8, 3) if rgb else (8, 8)
-    reason = cannot_combine(lut, layers_named("a", "b", shape=shape, rgb=rgb))
+    reason = mismatch_reason(lut, layers_named("a", "b", shape=shape, rgb=rgb))
     assert (
         reason == ""
         if rgb
@@ -84,6 +84,6 @@ def test_a_colour_table_does_not_fit_grey_layers(rgb):
 
 def test_a_table_with_channels_fits_layers_with_as_many():
     lut = table(shape=(2, 8, 8), channel_axis=0)
-    assert cannot_combine(lut, layers_named("a", "b", shape=(2, 8, 8))) == ""
-    reason = cannot_combine(lut, layers_named("a", "b", shape=(8, 8, 3), rgb=True))
+    assert mismatch_reason(lut, layers_named("a", "b", shape=(2, 8, 8))) == ""
+    reason = mismatch_reason(lut, layers_named("a", "b", shape=(8, 8, 3), rgb=True))
     assert 'learned from images with 2 channels, but "a" is a colour image with 3 channels' in reason

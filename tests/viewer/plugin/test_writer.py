@@ -9,7 +9,7 @@ import zarr
 
 from napari_ensir import fit_lut
 from napari_ensir.files.image import read_image, read_record
-from napari_ensir.viewer.layers.layers import RECORD_KEY, Origin
+from napari_ensir.viewer.layers.layers import RECORD_KEY, LayerSnapshot
 from napari_ensir.viewer.plugin.writer import write_layer
 from napari_ensir.viewer.results.combining import combine
 from napari_ensir.viewer.results.layers import Outputs
@@ -24,7 +24,7 @@ def outputs(filled, images):
     for layer in filled.layers:
         layer.units = ("um", "um")
     combined = combine(lut, pairs[0][0], False, "cpu")
-    for _ in Outputs(filled, Origin(filled.layers[1])).showing(lut, combined, "slider"):
+    for _ in Outputs(filled, LayerSnapshot(filled.layers[1])).showing(lut, combined, "slider"):
         pass
     return lut, [layer for layer in filled.layers if "napari-ensir" in layer.metadata]
 

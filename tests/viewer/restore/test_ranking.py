@@ -7,7 +7,7 @@ import pytest
 
 from napari_ensir.restorers import CLASSICAL, calibrate_restorer, rank_restorers
 from napari_ensir.settings import settings_of
-from napari_ensir.viewer.restore.sweep import SweepForm, values_between
+from napari_ensir.viewer.restore.sweep import SweepForm, parameter_grid
 
 
 @pytest.fixture
@@ -152,8 +152,8 @@ def test_suggested_values_lie_within_the_limits(qtbot, key):
 
 def test_whole_numbers_stay_on_their_steps():
     size = next(each for each in settings_of(CLASSICAL["median"]) if each.name == "size")
-    assert values_between(size, 3, 15, 4) == [3, 5, 9, 15]
-    assert all(isinstance(value, int) for value in values_between(size, 3, 15, 4))
+    assert parameter_grid(size, 3, 15, 4) == [3, 5, 9, 15]
+    assert all(isinstance(value, int) for value in parameter_grid(size, 3, 15, 4))
 
 
 def test_a_folder_of_networks_opens_at_once(restore, write_network, tmp_path, monkeypatch):

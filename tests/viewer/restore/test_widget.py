@@ -9,10 +9,10 @@ import torch
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL
-from napari_ensir.restorers.networks.external import OwnNetwork
-from napari_ensir.viewer.controls.checklist import TickList
+from napari_ensir.restorers.networks.external import ExternalNetwork
+from napari_ensir.viewer.controls.checklist import Checklist
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, RECORD_KEY
-from napari_ensir.viewer.layers.session import session_of
+from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.restore.forms import RestorerForms
 from napari_ensir.viewer.restore.widget import RestoreWidget
 from tests.helpers.paths import DATA
@@ -114,7 +114,7 @@ def test_ticking_shows_the_settings_of_what_was_ticked(restore, qtbot):
 
 
 def test_ticks_are_told_once_and_in_order():
-    ticks = TickList({"a": ("A", "one"), "b": ("B", ""), "c": ("C", "")}, value=["b"], name="ticks")
+    ticks = Checklist({"a": ("A", "one"), "b": ("B", ""), "c": ("C", "")}, value=["b"], name="ticks")
     told = []
     ticks.changed.connect(told.append)
     ticks.value = ["c", "b"]
@@ -159,7 +159,7 @@ def test_wrong_choices_are_one_clear_sentence(viewer, restore, tmp_path, wait_fo
     assert "nothing to combine" in restore.message.value
     if not torch.backends.mps.is_available():
         restore.device.value = "mps"
-        restore.add_restorer(OwnNetwork(network=lambda x: x, label="same"), "same", ticked=True)
+        restore.add_restorer(ExternalNetwork(network=lambda x: x, label="same"), "same", ticked=True)
         restore.restore_button.native.click()
         wait_for(restore)
         assert 'device "mps" is not available' in restore.message.value
@@ -184,7 +184,7 @@ def test_a_network_for_raw_intensities(viewer, restore, wait_for):
     noisy = noisy_pair(5)[1].astype(np.uint16) * 16 + 400
     restore.image.value = viewer.add_image(noisy, name="noisy")
     restore.add_restorer(
-        OwnNetwork(network=lambda x: x - 100, label="background", sides=1), "background", ticked=True
+        ExternalNetwork(network=lambda x: x - 100, label="background", sides=1), "background", ticked=True
     )
     restore.device.value = "cpu"
     restore.restore()
@@ -235,7 +235,7 @@ def test_an_enlarged_image_lies_on_the_one_it_was_made_of(viewer, restore, wait_
     place = {"scale": (3, 0.5, 0.25), "translate": (1, 3, 4), "rotate": turn, "shear": (0, 0, 0.2)}
     layer = viewer.add_image(stack, name="small", **place)
     restore.image.value = layer
-    twice = OwnNetwork(
+    twice = ExternalNetwork(
         network=lambda x: x.repeat_interleave(2, -1).repeat_interleave(2, -2), label="twice", enlarges=2
     )
     restore.add_restorer(twice, "twice", ticked=True)
@@ -284,10 +284,10 @@ def test_without_a_ground_truth(viewer, restore, wait_for):
     assert kinds.count("ensemble") == 1
     assert kinds.count("weights") == 2
     assert {"field · Gaussian", "field · Median"} <= {layer.name for layer in viewer.layers}
-    ((title, lut),) = session_of(viewer).tables.items()
+    ((title, lut),) = get_session(viewer).tables.items()
     assert title == "field, no ground truth"
     candidates = [viewer.layers[f"field · {name}"] for name in lut.names]
-    assert session_of(viewer).learned_on(lut) == candidates
+    assert get_session(viewer).learned_on(lut) == candidates
     ensemble = viewer.layers[kinds.index("ensemble")]
     np.testing.assert_allclose(ensemble.data, lut.apply([each.data for each in candidates]), rtol=1e-6)
     np.testing.assert_allclose(ensemble.scale, (0.5, 0.5))
@@ -345,7 +345,7 @@ def test_the_table_of_a_combination_is_saved(viewer, restore, wait_for, tmp_path
 def test_intensities_beyond_the_dtype_are_reported_and_kept_on_request(viewer, restore, wait_for):
     noisy = np.full((32, 32), 100, np.uint8)
     restore.image.value = viewer.add_image(noisy, name="noisy")
-    brighter = OwnNetwork(network=lambda x: x * 3, label="brighter", sides=1, intensities="raw")
+    brighter = ExternalNetwork(network=lambda x: x * 3, label="brighter", sides=1, intensities="raw")
     restore.add_restorer(brighter, "brighter", ticked=True)
     restore.device.value = "cpu"
     restore.restore()
@@ -365,7 +365,7 @@ def test_channels_are_taken_from_the_axis_label_or_a_control(viewer, restore, wa
     restore.image.value = viewer.add_image(noisy, name="cells", axis_labels=("c", "y", "x"))
     assert restore.channel_axis.visible
     assert restore.channel_axis.value == 0
-    swap = OwnNetwork(network=lambda x: x.flip(1), label="swap", sides=1)
+    swap = ExternalNetwork(network=lambda x: x.flip(1), label="swap", sides=1)
     restore.add_restorer(swap, "swap", ticked=True)
     restore.device.value = "cpu"
     restore.restore()

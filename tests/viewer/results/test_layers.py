@@ -7,7 +7,7 @@ import pytest
 from napari.components import ViewerModel
 
 from napari_ensir import fit_lut
-from napari_ensir.viewer.layers.layers import Origin
+from napari_ensir.viewer.layers.layers import LayerSnapshot
 from napari_ensir.viewer.results.combining import combine
 from napari_ensir.viewer.results.layers import PALETTE, Outputs
 
@@ -36,7 +36,7 @@ def ours(viewer):
 
 
 def test_a_step_adds_or_removes_one_layer(viewer, results):
-    outputs = Outputs(viewer, Origin(viewer.layers[0]))
+    outputs = Outputs(viewer, LayerSnapshot(viewer.layers[0]))
     numbers = [len(ours(viewer)) for _ in outputs.showing(*results[0], "layers")]
     assert numbers == [1, 2, 3, 4]
     assert ours(viewer) == ["ensemble · EM (paper)", *weights(results[0][0])]
@@ -51,7 +51,7 @@ def weights(lut):
 
 
 def test_a_later_result_replaces_what_is_left_of_an_earlier_one(viewer, results):
-    outputs = Outputs(viewer, Origin(viewer.layers[0]))
+    outputs = Outputs(viewer, LayerSnapshot(viewer.layers[0]))
     early = outputs.showing(*results[0], "layers")
     next(early), next(early)
     assert len(ours(viewer)) == 2
@@ -66,7 +66,7 @@ def test_a_later_result_replaces_what_is_left_of_an_earlier_one(viewer, results)
 
 
 def test_the_most_trusted_bear_the_candidates_colours_and_names(viewer, results):
-    for _ in Outputs(viewer, Origin(viewer.layers[0])).showing(*results[0], "trusted"):
+    for _ in Outputs(viewer, LayerSnapshot(viewer.layers[0])).showing(*results[0], "trusted"):
         pass
     layer = viewer.layers[-1]
     expected = [f"{colour}ff" for colour in ("#000000", *PALETTE[:3])]
@@ -77,7 +77,7 @@ def test_the_most_trusted_bear_the_candidates_colours_and_names(viewer, results)
 
 
 def test_limits_follow_the_table_unless_the_user_has_set_them(viewer, results):
-    outputs = Outputs(viewer, Origin(viewer.layers[0]))
+    outputs = Outputs(viewer, LayerSnapshot(viewer.layers[0]))
     lut = results[0][0]
     image = np.ones(TRUTH.shape, np.float32)
     outputs.show_expected(lut, image, (0.0, 5.0))

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QMessageBox
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import load_restorer
-from napari_ensir.viewer.layers.layers import OUTPUT_KEY, why_not
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY, exclusion_reason
 from napari_ensir.viewer.restore.widget import RestoreWidget
 from napari_ensir.viewer.train.widget import TrainWidget, _steps
 
@@ -65,7 +65,7 @@ def test_training_adds_a_candidate_and_reduces_the_loss(viewer, train, wait_for)
     added = viewer.layers[-1]
     assert added.name == "noisy · Regression"
     assert added.data.dtype == np.uint8
-    assert not why_not(added)
+    assert not exclusion_reason(added)
     np.testing.assert_allclose(added.extent.world, viewer.layers["noisy"].extent.world)
     losses = train.training.losses
     assert len(losses) == 60
@@ -88,7 +88,7 @@ def test_the_preview_is_placed_on_the_image_and_is_not_a_candidate(viewer, train
     qtbot.waitUntil(lambda: "training preview" in viewer.layers, timeout=60_000)
     preview = viewer.layers["training preview"]
     assert OUTPUT_KEY in preview.metadata
-    assert why_not(preview)
+    assert exclusion_reason(preview)
     np.testing.assert_allclose(preview.extent.world, viewer.layers["noisy"].extent.world)
     first = preview.data
     assert 20 < first.mean() < 220

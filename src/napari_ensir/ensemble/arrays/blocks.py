@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Channels",
     "as_array",
+    "as_dask",
     "block_size",
     "block_slices",
     "block_start",
-    "cut_like",
     "dtype_of",
     "is_dask",
     "is_torch",
@@ -217,7 +217,7 @@ def read_block(array: Any, slices: Slices, dtype: np.dtype[Any]) -> NDArray[Any]
     return flat
 
 
-def cut_like(array: Any, chunks: tuple[tuple[int, ...], ...]) -> Any:
+def as_dask(array: Any, chunks: tuple[tuple[int, ...], ...]) -> Any:
     """Convert any array to a dask array in these chunks, without reading it."""
     import dask.array as da
 

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STRAYS",
-    "Ends",
-    "Spread",
+    "Histogram",
+    "Range",
     "byte_range",
-    "ends_of",
+    "finite_range",
+    "intensity_histogram",
     "robust_range",
-    "spread_of",
     "sum_of",
     "widest",
 ]
@@ -49,11 +49,11 @@ _SHIFT = 12
 _FIRST_CELL, _N_CELLS = -(2**31 >> _SHIFT), 2**32 >> _SHIFT
 """Lowest cell of a float32, and number of cells."""
 
-Ends = tuple[float, float]
+Range = tuple[float, float]
 """Lowest and highest finite intensity; (inf, -inf) if there is none."""
 
 
-def byte_range(dtypes: Iterable[np.dtype[Any]]) -> Ends | None:
+def byte_range(dtypes: Iterable[np.dtype[Any]]) -> Range | None:
     """Return the limits of 8-bit integer images, whose data range is that of their dtype; None for others.
 
     Examples
@@ -71,7 +71,7 @@ def byte_range(dtypes: Iterable[np.dtype[Any]]) -> Ends | None:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Histogram:
     """Histogram of intensities.
 
     Attributes
@@ -89,7 +89,7 @@ class Spread:
     exact: bool
     cells: NDArray[np.int64]
     counts: NDArray[np.int64]
-    ends: Ends
+    ends: Range
 
     def borders(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper border of each cell, clipped to the range of the values."""
@@ -100,7 +100,7 @@ class Spread:
         return np.maximum(lower, self.ends[0]), np.minimum(upper, self.ends[1])
 
 
-def spread_of(values: NDArray[Any]) -> Spread:
+def intensity_histogram(values: NDArray[Any]) -> Histogram:
     """Return the histogram of an array.
 
     Parameters
@@ -110,10 +110,10 @@ def spread_of(values: NDArray[Any]) -> Spread:
 
     Examples
     --------
-    >>> spread = spread_of(np.array([7, 3, 7], np.uint16))
+    >>> spread = intensity_histogram(np.array([7, 3, 7], np.uint16))
     >>> spread.cells.tolist(), spread.counts.tolist(), spread.ends
     ([3, 7], [1, 2], (3.0, 7.0))
-    >>> spread_of(np.array([0.5, np.nan])).ends
+    >>> intensity_histogram(np.array([0.5, np.nan])).ends
     (0.5, 0.5)
     """
     from napari_ensir.ensemble import kernels
@@ -127,15 +127,15 @@ def spread_of(values: NDArray[Any]) -> Spread:
     limits = np.iinfo(values.dtype)
     table = np.zeros(int(limits.max) - int(limits.min) + 1, np.int64)
     kernels.count_values(values, int(limits.min), table)
-    return _of_table(True, table, int(limits.min), ends_of(values))
+    return _of_table(True, table, int(limits.min), finite_range(values))
 
 
-def _of_table(exact: bool, table: NDArray[np.int64], first: int, ends: Ends) -> Spread:
+def _of_table(exact: bool, table: NDArray[np.int64], first: int, ends: Range) -> Histogram:
     cells = np.flatnonzero(table)
-    return Spread(exact, cells + first, table[cells], ends)
+    return Histogram(exact, cells + first, table[cells], ends)
 
 
-def ends_of(values: NDArray[Any], within: Ends = (-np.inf, np.inf)) -> Ends:
+def finite_range(values: NDArray[Any], within: Range = (-np.inf, np.inf)) -> Range:
     """Return the lowest and highest finite value of an array, of those within a range."""
     if values.size:
         low, high = float(values.min()), float(values.max())
@@ -145,29 +145,29 @@ def ends_of(values: NDArray[Any], within: Ends = (-np.inf, np.inf)) -> Ends:
     return (float(values.min()), float(values.max())) if values.size else (np.inf, -np.inf)
 
 
-def widest(parts: Sequence[Ends]) -> Ends:
+def widest(parts: Sequence[Range]) -> Range:
     """Return the smallest range that contains all parts."""
     return min(low for low, _ in parts), max(high for _, high in parts)
 
 
-def sum_of(parts: Sequence[Spread]) -> Spread:
+def sum_of(parts: Sequence[Histogram]) -> Histogram:
     """Return the histogram of all parts together; the same in any order and grouping."""
     if len(parts) == 1:
         return parts[0]
     cells, place = np.unique(np.concatenate([part.cells for part in parts]), return_inverse=True)
     counts = np.zeros(len(cells), np.int64)
     np.add.at(counts, place, np.concatenate([part.counts for part in parts]))
-    return Spread(parts[0].exact, cells, counts, widest([part.ends for part in parts]))
+    return Histogram(parts[0].exact, cells, counts, widest([part.ends for part in parts]))
 
 
-def robust_range(spread: Spread, ends_within: Callable[[Ends], Ends]) -> Ends:
+def robust_range(spread: Histogram, ends_within: Callable[[Range], Range]) -> Range:
     """Return the shortest range that leaves out at most one value in :data:`STRAYS`.
 
     If all other values are equal, the range also contains the shortest range of the outliers.
 
     Parameters
     ----------
-    spread : Spread
+    spread : Histogram
         Histogram of all arrays.
     ends_within
         Returns the lowest and highest intensity of these arrays within a range; called only if the cells are
@@ -181,7 +181,7 @@ def robust_range(spread: Spread, ends_within: Callable[[Ends], Ends]) -> Ends:
     Examples
     --------
     >>> values = np.append(np.arange(100, 4001, dtype=np.uint16).repeat(3), np.uint16(65535))
-    >>> robust_range(spread_of(values), lambda ends: ends)
+    >>> robust_range(intensity_histogram(values), lambda ends: ends)
     (100.0, 4000.0)
     """
     if not len(spread.cells):

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     Item = TypeVar("Item")
 
-__all__ = ["for_each", "n_threads", "scaled_progress", "sparing_memory"]
+__all__ = ["for_each", "n_threads", "run_within_memory", "scaled_progress"]
 
 SMALLEST = 2**16
 """Blocks of at most this many pixels are not halved but processed on the CPU."""
 
 
-def sparing_memory(
+def run_within_memory(
     work: Callable[[Slices, torch.device], object],
     slices: Slices,
     shape: tuple[int, ...],
@@ -60,7 +60,7 @@ def sparing_memory(
         work(slices, torch.device("cpu"))
         return
     for half in _halves(slices, shape):
-        sparing_memory(work, half, shape, device, say)
+        run_within_memory(work, half, shape, device, say)
 
 
 def _halves(slices: Slices, shape: tuple[int, ...]) -> tuple[Slices, Slices]:

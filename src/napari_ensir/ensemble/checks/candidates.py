@@ -19,7 +19,7 @@ from napari_ensir.ensemble.checks.alignment import (
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 from napari_ensir.ensemble.checks.exposure import exposure_of
 from napari_ensir.ensemble.checks.fit import check_range
-from napari_ensir.ensemble.statistics.reference import sample_of
+from napari_ensir.ensemble.statistics.reference import sample_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -175,7 +175,7 @@ def check_candidates(
     found = check_agreement(report, names, field.candidates, field.channel_axis)
     if found:
         return found
-    exposure = exposure_of(report, [sample_of(field)])
+    exposure = exposure_of(report, [sample_pixels(field)])
     if exposure is not None and (found := exposure.check()):
         return found
     for name, candidate in zip(names, field.candidates, strict=True):

@@ -12,7 +12,7 @@ from napari_ensir.ensemble.arrays.blocks import as_array, dtype_of, is_dask, is_
 from napari_ensir.ensemble.arrays.image_set import make_field
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 from napari_ensir.ensemble.checks.noise import sample_planes
-from napari_ensir.ensemble.statistics.reference import PERCENTS, Samples, percentiles_of
+from napari_ensir.ensemble.statistics.reference import PERCENTS, Samples, compute_percentiles
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
     report
         Of the table.
     samples
-        Pixels of each image to combine; see :func:`~napari_ensir.ensemble.statistics.reference.sample_of`.
+        Pixels of each image to combine; see :func:`~.statistics.reference.sample_pixels`.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
     Examples
     --------
     >>> image = np.random.default_rng(0).gamma(4, 20, (64, 64))
-    >>> learned = {"inputs": {"percentiles": percentiles_of(image)}}
+    >>> learned = {"inputs": {"percentiles": compute_percentiles(image)}}
     >>> found = exposure_of(learned, [2 * image + 100])
     >>> round(found.gain, 3), round(found.offset, 1)
     (2.0, 100.0)
@@ -133,7 +133,7 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
     several = Samples()
     for sample in samples:
         several.add(sample.reshape(-1))
-    now = percentiles_of(several.all())
+    now = compute_percentiles(several.all())
     before = _as_percentiles(inputs.get("percentiles"))
     if before is None or now is None or now[-2] <= now[1]:
         return None

@@ -12,18 +12,18 @@ import numpy as np
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.blocks import (
     Channels,
+    as_dask,
     block_size,
     block_slices,
     block_start,
-    cut_like,
     is_dask,
     is_torch,
     read_block,
 )
 from napari_ensir.ensemble.arrays.image_set import Field
-from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, sparing_memory
-from napari_ensir.ensemble.engines import BLOCK_PIXELS, compiled_loops
-from napari_ensir.ensemble.statistics.accumulate import bins_of, channel_of, keys_of, read_values
+from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, run_within_memory
+from napari_ensir.ensemble.engines import BLOCK_PIXELS, compiled_kernels
+from napari_ensir.ensemble.statistics.accumulate import find_bins, find_channels, find_keys, read_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +111,7 @@ class _Job:
 
 def _choose_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
     """Allocate the result; return what combines a block, the most pixels of a block, and the threads."""
-    if job.device.type != "cpu" or compiled_loops() is None:
+    if job.device.type != "cpu" or compiled_kernels() is None:
         return _torch_engine(job, are_tensors=are_tensors)
     job.result = np.empty(job.shape, np.float32)
     if job.lookup.dense_rows is not None:
@@ -121,7 +121,7 @@ def _choose_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
 
 def _compiled_work(job: _Job) -> Work:
     """For the CPU, where every bin set has an entry in a table."""
-    kernels = compiled_loops()
+    kernels = compiled_kernels()
     lookup, field, dtype = job.lookup, job.field, job.field.dtype
     grid = lookup.binning.grid(dtype)
     rows, quads = lookup.quads
@@ -184,7 +184,7 @@ def _torch_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
             target.copy_(combined)
 
     def work(slices: Slices) -> None:
-        sparing_memory(fill, slices, job.field.shape, job.device, job.report)
+        run_within_memory(fill, slices, job.field.shape, job.device, job.report)
 
     return work, BLOCK_PIXELS["cpu" if job.device.type == "cpu" else "gpu"], 1
 
@@ -221,12 +221,12 @@ def _combine_block(
     lookup = tables.lookup
     rows, columns = tables.on(device)
     values = read_values(field.candidates, slices, field.dtype, device, as_reals=True)
-    channel = channel_of(field, slices, device)
+    channel = find_channels(field, slices, device)
     if lookup.dense_rows is None:
-        bins = [bins_of(value, lookup.binning, field.dtype) for value in values]
+        bins = [find_bins(value, lookup.binning, field.dtype) for value in values]
         key = lookup.row_of([column.to(torch.int64) for column in (*bins, channel)])
     else:
-        key = keys_of(values, lookup.binning, field.dtype, channel, lookup.n_channels)
+        key = find_keys(values, lookup.binning, field.dtype, channel, lookup.n_channels)
         key = key if rows is None else rows.index_select(0, key)
     chosen = [column.index_select(0, key) for column in columns]
     if as_maps:
@@ -269,7 +269,7 @@ def map_chunks(field: Field, block: Callable[..., NDArray[np.float32]], n_maps: 
     chunks = tuple(
         (n,) if i == axis else c for i, (n, c) in enumerate(zip(field.shape, first.chunks, strict=True))
     )
-    arrays = [cut_like(candidate, chunks) for candidate in field.candidates]
+    arrays = [as_dask(candidate, chunks) for candidate in field.candidates]
     has_maps = n_maps is not None
     return da.map_blocks(  # type: ignore[no-untyped-call]
         block,

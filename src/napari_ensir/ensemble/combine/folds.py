@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.estimators.base import Settings
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["lookup_without"]
+__all__ = ["estimate_held_out_lookup"]
 
 
-def lookup_without(
+def estimate_held_out_lookup(
     number: int,
     parts: Sequence[Statistics],
     method: str,

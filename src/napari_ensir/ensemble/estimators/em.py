@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_ensir.ensemble.arrays.parallel import for_each, n_threads
-from napari_ensir.ensemble.engines import compiled_loops
+from napari_ensir.ensemble.engines import compiled_kernels
 from napari_ensir.ensemble.estimators.base import Estimate
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _solve(
     if len(chosen):
         mixtures = _mixtures(statistics, chosen, start)
         device = settings.device
-        if compiled_loops() is not None and (device is None or device.type == "cpu"):
+        if compiled_kernels() is not None and (device is None or device.type == "cpu"):
             found = _iterate_compiled(mixtures, rule, progress)
         else:
             found = _iterate_torch(mixtures, rule, device, progress)
@@ -207,7 +207,7 @@ def _iterate_compiled(mixtures: _Mixtures, rule: _Rule, progress: Progress | Non
     weights = mixtures.weights.copy()
     iterations = np.zeros(n, np.int64)
     status = np.zeros(n, np.int8)
-    loops = compiled_loops()
+    loops = compiled_kernels()
     # Small runs: the threads finish together, and a cancel takes effect soon.
     wanted = min(n, max(4 * n_threads(), int(mixtures.starts[-1]) // 2000))
     cuts = np.searchsorted(mixtures.starts, np.linspace(0, mixtures.starts[-1], wanted + 1))

@@ -20,11 +20,11 @@ from napari_ensir.ensemble.combine.lookup import Lookup
 from napari_ensir.ensemble.estimators.base import OUTCOMES, Settings, find_method
 from napari_ensir.ensemble.lut.format import TableParts, write_table
 from napari_ensir.ensemble.lut.report import FitReport
-from napari_ensir.ensemble.statistics.count import has_chunks
-from napari_ensir.ensemble.statistics.reference import PERCENTS, ReferenceSet, made_now, sample_of
-from napari_ensir.ensemble.uncertainty.bias import rescaled_fidelity
-from napari_ensir.ensemble.uncertainty.calibrate import calibrate, noise_in, read_error_factor
-from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, expected_error_of
+from napari_ensir.ensemble.statistics.count import is_lazy
+from napari_ensir.ensemble.statistics.reference import PERCENTS, ReferenceSet, current_versions, sample_pixels
+from napari_ensir.ensemble.uncertainty.bias import rescale_bias_report
+from napari_ensir.ensemble.uncertainty.calibrate import calibrate, read_error_factor, read_truth_noise
+from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, map_expected_error
 from napari_ensir.errors import EnsembleError, EnsembleWarning
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class WeightLUT:
             If the candidates look wrong beside those that the table was learned on.
         """
         field = self.field(candidates, channel_axis)
-        if check and not has_chunks(field):
+        if check and not is_lazy(field):
             for found in check_candidates(self.report, self.binning, self.names, field):
                 warnings.warn(found.message, EnsembleWarning, stacklevel=2)
         return combine_field(self.lookup, field, device, as_maps=False, progress=progress)
@@ -328,7 +328,7 @@ class WeightLUT:
 
         Each part of the reference set is combined by weights that the table's method and settings give on the
         other parts; an imported table is used as it is. The set is read twice. The report gets the ensemble's
-        mean errors by intensity as well; see :func:`napari_ensir.ensemble.uncertainty.bias.fidelity_of`.
+        mean errors by intensity as well; see :func:`napari_ensir.ensemble.uncertainty.bias.bias_curve`.
 
         Parameters
         ----------
@@ -361,7 +361,7 @@ class WeightLUT:
         fields = ReferenceSet(reference, self.names, self.channel_axis, mask, self.data_range, planes)
         self.field(fields.first.candidates)  # their number and channels
         settings = Settings.from_dict(self.report.get("settings"), self.n_candidates)
-        how = (settings, noise_in(self.report), device, progress, folds)
+        how = (settings, read_truth_noise(self.report), device, progress, folds)
         errors, told = calibrate(self.lookup, fields, self.method, *how)
         found = [Diagnostic("calibration", "warning", text) for text in told.pop("warnings")]
         report = FitReport(add_diagnostics(self.report | told, found))
@@ -400,7 +400,7 @@ class WeightLUT:
                 "the table has no expected error; give it one with lut.calibrated(reference), or fit again."
             )
         field = self.field(candidates, channel_axis)
-        return expected_error_of(self.errors, self.lookup, field, device, progress)
+        return map_expected_error(self.errors, self.lookup, field, device, progress)
 
     def rescaled(self, gain: float, offset: float = 0.0) -> WeightLUT:
         """Return the table for intensities ``gain * x + offset`` instead of ``x``.
@@ -476,7 +476,7 @@ class WeightLUT:
         >>> round(gain, 3), round(offset, 3)
         (3.0, 50.0)
         """
-        sample = sample_of(self.field(candidates, channel_axis))
+        sample = sample_pixels(self.field(candidates, channel_axis))
         return self.rescaled(*matched(exposure_of(self.report, [sample])))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -658,7 +658,7 @@ def estimate_lut(
     counts = statistics.counts
     report = FitReport(
         {
-            **made_now(),
+            **current_versions(),
             "settings": settings.to_dict(found.uses),
             "inputs": reference.inputs,
             "pixels": statistics.n_pixels,
@@ -696,7 +696,7 @@ def _rescaled_report(report: dict[str, Any], gain: float, offset: float) -> dict
     first = before if _are_numbers(before, 2) else [1.0, 0.0]
     kept = {**report, "rescaled": [gain * first[0], gain * first[1] + offset]}
     if "fidelity" in report:
-        kept["fidelity"] = rescaled_fidelity(report["fidelity"], gain, offset)
+        kept["fidelity"] = rescale_bias_report(report["fidelity"], gain, offset)
     inputs = report.get("inputs")
     percentiles = inputs.get("percentiles") if isinstance(inputs, dict) else None
     if isinstance(inputs, dict) and _are_numbers(percentiles, len(PERCENTS)):

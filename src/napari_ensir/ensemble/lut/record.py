@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_ensir.ensemble.statistics.reference import made_now
+from napari_ensir.ensemble.statistics.reference import current_versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ def record_of(
     >>> sorted(record_of("restored", inputs={"image": "noisy.tif"}))
     ['date', 'from', 'kind', 'versions']
     """
-    record: dict[str, Any] = {"kind": kind, **made_now(), **more}
+    record: dict[str, Any] = {"kind": kind, **current_versions(), **more}
     if inputs is not None:
         record["from"] = dict(inputs)
     if lut is not None:

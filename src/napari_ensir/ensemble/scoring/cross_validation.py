@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_ensir.ensemble.combine.folds import lookup_without
+from napari_ensir.ensemble.combine.folds import estimate_held_out_lookup
 from napari_ensir.ensemble.combine.lookup import Lookup
 from napari_ensir.ensemble.estimators.base import Settings, find_method
 from napari_ensir.ensemble.scoring.metrics import psnr_of_error
@@ -188,7 +188,7 @@ def held_out_lookups(
     folds = _folds_in(reference, binning)
     given = settings or Settings()
     return [
-        lookup_without(number, folds, method, given, progress) if fold.n_pixels else None
+        estimate_held_out_lookup(number, folds, method, given, progress) if fold.n_pixels else None
         for number, fold in enumerate(folds)
     ]
 

@@ -19,11 +19,11 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays.blocks import block_slices, dtype_of, read_block, working_dtype
 from napari_ensir.ensemble.arrays.intensity_range import (
-    Spread,
+    Histogram,
     byte_range,
-    ends_of,
+    finite_range,
+    intensity_histogram,
     robust_range,
-    spread_of,
     sum_of,
     widest,
 )
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_ensir.ensemble.arrays.intensity_range import Ends
+    from napari_ensir.ensemble.arrays.intensity_range import Range
     from napari_ensir.ensemble.checks.noise import TruthNoise
     from napari_ensir.ensemble.combine.lookup import Lookup
     from napari_ensir.ensemble.estimators.base import Settings
@@ -102,13 +102,13 @@ class Difference(NamedTuple):
         Difference of mean squared error in squared intensity units, or of PSNR in dB.
     standard_error : float
         NaN if there are fewer than two blocks.
-    is_real : bool
+    significant : bool
         Whether the difference is significant.
     """
 
     value: float
     standard_error: float
-    is_real: bool
+    significant: bool
 
     @property
     def is_zero(self) -> bool:
@@ -157,7 +157,7 @@ class NoisyScores:
     >>> near, far, noisy = (truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 5, 20))
     >>> blocks = block_errors(noisy, [near, far, (near + far) / 2])
     >>> scores = NoisyScores.of(("near", "far"), [blocks], 255.0, noise=20.0)
-    >>> scores.best, scores.difference(0, 1).is_real, scores.rows[2].role
+    >>> scores.best, scores.difference(0, 1).significant, scores.rows[2].role
     (0, True, 'average')
     """
 
@@ -222,7 +222,7 @@ class NoisyScores:
         """Indices of the first image and of those that do not differ significantly from it."""
         first, *others = self.ranked
         found = {other: self.difference(first, other) for other in others}
-        return (first, *(other for other in others if not (found[other].is_real or found[other].is_zero)))
+        return (first, *(other for other in others if not (found[other].significant or found[other].is_zero)))
 
     def difference(self, index: int, other: int | None = None) -> Difference:
         """Return the mean squared error of an image less that of another, by default the baseline.
@@ -267,7 +267,7 @@ class NoisyScores:
         decibels = 10 / np.log(10)
         residuals = decibels * (clean[:, other] / other_mse - clean[:, index] / mse)
         found = self._significance(decibels * float(np.log(other_mse / mse)), residuals)
-        return found._replace(is_real=self.difference(index, other).is_real)
+        return found._replace(significant=self.difference(index, other).significant)
 
     def _significance(self, value: float, residuals: NDArray[np.float64]) -> Difference:
         """Add the standard error to a mean, from sums over blocks of the deviations from it."""
@@ -408,7 +408,7 @@ def verdict(scores: NoisyScores) -> str:
     best, *others = candidates
     name = scores.names[best]
     if "ensemble" not in scores.roles:
-        tied = [scores.names[each] for each in others if not scores.difference(each, best).is_real]
+        tied = [scores.names[each] for each in others if not scores.difference(each, best).significant]
         verb = "is" if len(tied) == 1 else "are"
         more = f"; {as_sentence_list(tied)} {verb} not significantly worse" if tied else ""
         return f"The best candidate is {name}{more}."
@@ -420,7 +420,7 @@ def verdict(scores: NoisyScores) -> str:
         found, unit = scores.difference(ensemble, best), "in mean squared error"
     amount = f"{plus_minus(abs(found.value), found.standard_error, digits=1, signed=False)} {unit}"
     word = "better" if scores.difference(ensemble, best).value < 0 else "worse"
-    if found.is_real:
+    if found.significant:
         return f"The ensemble is {word} than the best candidate ({name}) by {amount}."
     return f"The ensemble is not significantly {word} than the best candidate ({name}): by {amount}."
 
@@ -665,18 +665,18 @@ class TruthRange:
 
     def __init__(self, dtypes: Sequence[np.dtype[Any]]) -> None:
         self.dtype = working_dtype(dtypes)
-        self.spread: Spread | None = None
+        self.spread: Histogram | None = None
 
     def add(self, truth: Any) -> None:
         """Read an image in blocks; if that fails, nothing is added."""
         parts = [] if self.spread is None else [self.spread]
-        self.spread = sum_of([*parts, *(spread_of(block) for block in self._blocks(truth))])
+        self.spread = sum_of([*parts, *(intensity_histogram(block) for block in self._blocks(truth))])
 
-    def ends(self, truth: Any, within: Ends) -> Ends:
+    def ends(self, truth: Any, within: Range) -> Range:
         """Return the lowest and highest intensity of an image within some limits."""
-        return widest([ends_of(block, within) for block in self._blocks(truth)])
+        return widest([finite_range(block, within) for block in self._blocks(truth)])
 
-    def found(self, ends_within: Callable[[Ends], Ends]) -> ScoreRange:
+    def found(self, ends_within: Callable[[Range], Range]) -> ScoreRange:
         """Return the range of all images that were added.
 
         Parameters
@@ -731,7 +731,7 @@ def score_range_of(
     weights = np.concatenate([one.level_counts for one in statistics])
     counts = np.bincount(place, weights, minlength=len(levels)).astype(np.int64)
     ends = (float(levels[0]), float(levels[-1])) if len(levels) else (np.inf, -np.inf)
-    in_levels = _range_of_truth(Spread(True, levels, counts, ends), lambda within: within)
+    in_levels = _range_of_truth(Histogram(True, levels, counts, ends), lambda within: within)
     low, high = statistics[0].binning.intensities(np.array([in_levels.low, in_levels.high], np.int64))
     return ScoreRange(float(low), float(high), "truth")
 
@@ -750,7 +750,7 @@ def known_range(dtypes: Sequence[np.dtype[Any]], given: tuple[float, float] | No
     return None if limits is None else ScoreRange(*limits, "dtype")
 
 
-def _range_of_truth(spread: Spread | None, ends_within: Callable[[Ends], Ends]) -> ScoreRange:
+def _range_of_truth(spread: Histogram | None, ends_within: Callable[[Range], Range]) -> ScoreRange:
     if spread is None or not len(spread.cells) or spread.ends[0] == spread.ends[1]:
         known = spread is not None and len(spread.cells)
         problem = "is constant" if known else "has no finite pixel"

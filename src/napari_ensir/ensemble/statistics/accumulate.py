@@ -38,10 +38,10 @@ __all__ = [
     "Quantization",
     "SparseAccumulator",
     "TorchAccumulator",
-    "bins_of",
-    "channel_of",
+    "find_bins",
+    "find_channels",
+    "find_keys",
     "float_dtype",
-    "keys_of",
     "merge_similar",
     "read_values",
     "select_pixels",
@@ -354,9 +354,11 @@ class TorchAccumulator(_TableAccumulator):
         quantization, device = self.quantization, self.device
         values = read_values(field.arrays, slices, quantization.dtype, device)
         self._make_tables()
-        channel = channel_of(field, slices, device)
+        channel = find_channels(field, slices, device)
         keep, outside = select_pixels(field, slices, values, quantization.binning)
-        key = keys_of(values[:-1], quantization.binning, quantization.dtype, channel, quantization.n_channels)
+        key = find_keys(
+            values[:-1], quantization.binning, quantization.dtype, channel, quantization.n_channels
+        )
         codes = [_codes(value, quantization) for value in values]
         # In 32 bits where possible: 64-bit products are not vectorized.
         pairs = (
@@ -465,8 +467,8 @@ class SparseAccumulator:
         quantization, m = self.quantization, self.quantization.n_candidates
         values = read_values(field.arrays, slices, quantization.dtype, self.device)
         keep, outside = select_pixels(field, slices, values, quantization.binning)
-        columns = [bins_of(value, quantization.binning, quantization.dtype) for value in values[:-1]]
-        columns.append(channel_of(field, slices, self.device))
+        columns = [find_bins(value, quantization.binning, quantization.dtype) for value in values[:-1]]
+        columns.append(find_channels(field, slices, self.device))
         codes = [_codes(value, quantization).to(torch.int64) for value in values]
         edges = [bins * quantization.binning.sublevels - quantization.lowest for bins in columns[:m]]
         inside = [code - edge for code, edge in zip(codes[:-1], edges, strict=True)]
@@ -530,7 +532,7 @@ def read_values(
     return [read_tensor(array, slices, device).to(wanted) for array in arrays]
 
 
-def channel_of(field: Field, slices: Slices, device: torch.device) -> torch.Tensor:
+def find_channels(field: Field, slices: Slices, device: torch.device) -> torch.Tensor:
     """Return the channel of each pixel of a block, int32; cached, so it must not be changed."""
     channels = Channels.of_block(field.shape, slices, field.channel_axis)
     return _cached_channels(channels, block_size(field.shape, slices), device)
@@ -544,14 +546,14 @@ def _cached_channels(channels: Channels, size: int, device: torch.device) -> tor
     return channels.first + place.div(channels.inner, rounding_mode="floor") % channels.count
 
 
-def bins_of(values: torch.Tensor, binning: Binning, dtype: np.dtype[Any]) -> torch.Tensor:
+def find_bins(values: torch.Tensor, binning: Binning, dtype: np.dtype[Any]) -> torch.Tensor:
     """Return the bin of each value, int32; NaN falls into the first bin."""
     import torch
 
     return _find_places(values, binning, dtype).to(torch.int32)
 
 
-def keys_of(
+def find_keys(
     values: Sequence[torch.Tensor],
     binning: Binning,
     dtype: np.dtype[Any],

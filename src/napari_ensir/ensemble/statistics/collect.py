@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_ensir.ensemble.statistics.count import collect_chunks, count_fields, has_chunks
+from napari_ensir.ensemble.statistics.count import collect_chunks, count_fields, is_lazy
 from napari_ensir.ensemble.statistics.statistics import Statistics, merge
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def collect(
     def in_memory() -> Iterator[Field]:
         """Yield the fields in memory; count lazy ones on the way."""
         for one in fields:
-            if has_chunks(one):
+            if is_lazy(one):
                 parts.append(collect_chunks(one, binning, n_channels, device, report))
             else:
                 yield one

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.arrays.blocks import block_size, block_slices, cut_like, is_dask
+from napari_ensir.ensemble.arrays.blocks import as_dask, block_size, block_slices, is_dask
 from napari_ensir.ensemble.arrays.image_set import Field
-from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, sparing_memory
-from napari_ensir.ensemble.engines import BLOCK_PIXELS, compiled_loops
+from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, run_within_memory
+from napari_ensir.ensemble.engines import BLOCK_PIXELS, compiled_kernels
 from napari_ensir.ensemble.statistics.accumulate import (
     Accumulator,
     CompiledAccumulator,
@@ -50,7 +50,7 @@ __all__ = [
     "collect_bands",
     "collect_chunks",
     "count_fields",
-    "has_chunks",
+    "is_lazy",
     "reduce_chunks",
 ]
 
@@ -116,7 +116,7 @@ class _Counter:
         self.made: list[Accumulator] = []
 
     def blocks(self, fields: Iterable[Field]) -> Iterator[Block]:
-        kind = "gpu" if self.device is not None else "cpu" if compiled_loops() is None else "compiled"
+        kind = "gpu" if self.device is not None else "cpu" if compiled_kernels() is None else "compiled"
         limit = BLOCK_PIXELS[kind]
         if not self.is_dense:
             limit = max(2**12, min(limit, 2**23 // n_moments(self.shape[1])))
@@ -131,7 +131,7 @@ class _Counter:
 
     def _make(self, dtype: np.dtype[Any], device: torch.device | None) -> Accumulator:
         quantization = Quantization(*self.shape, dtype)
-        loops = compiled_loops() if device is None else None
+        loops = compiled_kernels() if device is None else None
         accumulator: Accumulator
         if not self.is_dense:
             accumulator = SparseAccumulator(quantization, device)
@@ -149,7 +149,7 @@ class _Counter:
             if self.device is None:
                 accumulator.add(field, slices)
             else:
-                sparing_memory(
+                run_within_memory(
                     lambda part, device: self._on(device, accumulator, dtype).add(field, part),
                     slices,
                     field.shape,
@@ -172,7 +172,7 @@ class _Counter:
         return merge(parts) if parts else Statistics.empty(*self.shape)
 
 
-def has_chunks(field: Field) -> bool:
+def is_lazy(field: Field) -> bool:
     """Whether one of the arrays of a field is a dask array."""
     return any(is_dask(array) for array in field.arrays)
 
@@ -352,10 +352,10 @@ def _leaves(field: Field, leaf: Callable[..., Any]) -> tuple[list[Any], list[int
     arrays, axis, ndim = field.arrays, field.channel_axis, len(field.shape)
     first = next(array for array in reversed(arrays) if is_dask(array))
     axes = tuple(range(ndim))
-    operands: list[Any] = [operand for array in arrays for operand in (cut_like(array, first.chunks), axes)]
+    operands: list[Any] = [operand for array in arrays for operand in (as_dask(array, first.chunks), axes)]
     if field.mask is not None:
         here = axes if axis is None or len(field.mask.shape) == ndim else axes[:axis] + axes[axis + 1 :]
-        operands += [cut_like(field.mask, tuple(first.chunks[i] for i in here)), here]
+        operands += [as_dask(field.mask, tuple(first.chunks[i] for i in here)), here]
     if axis is not None:
         starts = np.cumsum([0, *first.chunks[axis][:-1]])
         operands += [da.from_array(starts, chunks=1), (axis,)]

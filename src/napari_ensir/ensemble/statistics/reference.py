@@ -20,17 +20,17 @@ from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.blocks import block_size, block_slices, dtype_of, read_block
 from napari_ensir.ensemble.arrays.image_set import check_names, make_field
 from napari_ensir.ensemble.arrays.intensity_range import (
-    Ends,
-    ends_of,
+    Range,
+    finite_range,
+    intensity_histogram,
     robust_range,
-    spread_of,
     sum_of,
     widest,
 )
 from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.ensemble.statistics.binning import Binning, choose_binning
 from napari_ensir.ensemble.statistics.collect import collect
-from napari_ensir.ensemble.statistics.count import DENSE_SUMS, collect_bands, has_chunks, reduce_chunks
+from napari_ensir.ensemble.statistics.count import DENSE_SUMS, collect_bands, is_lazy, reduce_chunks
 from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
 from napari_ensir.errors import EnsembleError
 
@@ -52,10 +52,10 @@ __all__ = [
     "ReferenceSet",
     "Samples",
     "collect_reference",
-    "made_now",
-    "named_report",
-    "percentiles_of",
-    "sample_of",
+    "compute_percentiles",
+    "current_versions",
+    "name_inputs",
+    "sample_pixels",
 ]
 
 HASH = "sha256"
@@ -211,7 +211,7 @@ def _collect_folds(
 
     def count_bands(field: Field) -> list[Statistics]:
         nonlocal before
-        if not has_chunks(field):
+        if not is_lazy(field):
             return [count([band]) for band in field.bands(n)]
         axis, edges = field.band_edges(n)
         done = before
@@ -400,11 +400,11 @@ class ReferenceSet:
             return self.given_range, "given"
         if self.first.byte_range is not None:
             return self.first.byte_range, "dtype"
-        spread = _measured(self._shown(), spread_of, sum_of, progress)
+        spread = _measured(self._shown(), intensity_histogram, sum_of, progress)
         return robust_range(spread, lambda ends: self._ends_within(ends, progress)), "data"
 
-    def _ends_within(self, ends: Ends, progress: Progress | None) -> Ends:
-        return _measured(self._shown(), partial(ends_of, within=ends), widest, progress)
+    def _ends_within(self, ends: Range, progress: Progress | None) -> Range:
+        return _measured(self._shown(), partial(finite_range, within=ends), widest, progress)
 
     def _shown(self) -> Iterator[Field]:
         """Yield the images to measure the range of: without the truth if it is noisy."""
@@ -438,7 +438,7 @@ def _measured(
 
     def blocks() -> Iterator[tuple[Any, np.dtype[Any], Slices]]:
         for field in fields:
-            if has_chunks(field):
+            if is_lazy(field):
                 chunk = partial(_measure_chunk, field.dtype, measure, join)
                 parts.append(reduce_chunks(field, chunk, join, report))
                 continue
@@ -530,11 +530,11 @@ class Inputs:
         """Describe an image, once; the pixels of lazy arrays are not read."""
         if number in self.images:
             return
-        in_memory = not has_chunks(field)
+        in_memory = not is_lazy(field)
         if in_memory:
-            sample = sample_of(field)
+            sample = sample_pixels(field)
             self.samples.add(sample)
-            if number < LISTED and (own := percentiles_of(sample)) is not None:
+            if number < LISTED and (own := compute_percentiles(sample)) is not None:
                 self.percentiles[number] = own
         self.images[number] = {}
         if number < LISTED:
@@ -560,7 +560,7 @@ class Inputs:
                 "hash_inputs=True hashes the latter"
             )
         if self.samples.parts:
-            found["percentiles"] = percentiles_of(self.samples.all())
+            found["percentiles"] = compute_percentiles(self.samples.all())
             found["image_percentiles"] = [self.percentiles[number] for number in sorted(self.percentiles)]
         return found
 
@@ -577,9 +577,9 @@ def _flat(array: Any) -> NDArray[Any]:
     return read_block(array, (slice(None),) * len(array.shape), dtype_of(array))
 
 
-def sample_of(field: Field) -> NDArray[np.float32]:
+def sample_pixels(field: Field) -> NDArray[np.float32]:
     """Return the mean of the candidates at evenly spaced pixels; empty for lazy arrays."""
-    if has_chunks(field):
+    if is_lazy(field):
         return np.zeros(0, np.float32)
     total = np.zeros((), np.float64)
     for candidate in field.candidates:
@@ -591,19 +591,19 @@ def sample_of(field: Field) -> NDArray[np.float32]:
     return mean[np.isfinite(mean)]
 
 
-def percentiles_of(values: NDArray[Any]) -> list[float] | None:
+def compute_percentiles(values: NDArray[Any]) -> list[float] | None:
     """Return the percentiles :data:`PERCENTS` of the finite values; None if there are none.
 
     Examples
     --------
-    >>> percentiles_of(np.arange(101.0))[4]
+    >>> compute_percentiles(np.arange(101.0))[4]
     50.0
     """
     finite = values[np.isfinite(values)]
     return [float(value) for value in np.percentile(finite, PERCENTS)] if finite.size else None
 
 
-def named_report(report: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
+def name_inputs(report: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Return a report with the names of the inputs, such as files or layers.
 
     Parameters
@@ -618,7 +618,7 @@ def named_report(report: dict[str, Any], names: Sequence[Sequence[str]]) -> dict
     return {**report, "inputs": {**inputs, "listed": listed}}
 
 
-def made_now() -> dict[str, Any]:
+def current_versions() -> dict[str, Any]:
     """Return the date and the versions of the packages, for records.
 
     The date is the day in UTC, so that all results of a day are identical; the environment variable

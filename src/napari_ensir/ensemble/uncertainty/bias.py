@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.uncertainty.measure import ErrorSums
 
-__all__ = ["BiasCurve", "By", "bias_report", "fidelity_of", "rescaled_fidelity"]
+__all__ = ["BiasCurve", "By", "bias_curve", "bias_report", "rescale_bias_report"]
 
 By = Literal["truth", "reading"]
 
@@ -63,7 +63,7 @@ class BiasCurve:
     pixels: NDArray[np.int64]
 
 
-def fidelity_of(report: Mapping[str, Any], by: By = "truth") -> BiasCurve:
+def bias_curve(report: Mapping[str, Any], by: By = "truth") -> BiasCurve:
     """Read the mean errors by intensity from a table's report.
 
     Parameters
@@ -91,7 +91,7 @@ def fidelity_of(report: Mapping[str, Any], by: By = "truth") -> BiasCurve:
     >>> truth = rng.integers(0, 200, (96, 96)).astype(np.float32)
     >>> pairs = [([truth + 3 + rng.normal(0, 2, truth.shape), truth * 0.9], truth)]
     >>> lut = fit_lut(pairs, data_range=(0, 200), device="cpu").calibrated(pairs)
-    >>> curve = fidelity_of(lut.report)
+    >>> curve = bias_curve(lut.report)
     >>> bool(abs(curve.bias[0, 0] - 3).max() < 1), bool(curve.bias[0, 1, -1] < -18)
     (True, True)
     """
@@ -124,7 +124,7 @@ def fidelity_of(report: Mapping[str, Any], by: By = "truth") -> BiasCurve:
 
 
 def bias_report(groups: Sequence[ErrorSums], over: str, noise: float = 0.0) -> dict[str, Any]:
-    """Make the entry of a table's report that :func:`fidelity_of` reads.
+    """Make the entry of a table's report that :func:`bias_curve` reads.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def _to_lists(numbers: NDArray[np.float64]) -> Any:
     return float(f"{float(numbers):.5g}") if np.isfinite(numbers) else None
 
 
-def rescaled_fidelity(kept: Any, gain: float, offset: float) -> Any:
+def rescale_bias_report(kept: Any, gain: float, offset: float) -> Any:
     """Convert the entry of a report to intensities ``gain * x + offset``; return a damaged one unchanged."""
     try:
         found = {**kept, "low": gain * kept["low"] + offset, "high": gain * kept["high"] + offset}

@@ -7,7 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.combine.folds import lookup_without
+from napari_ensir.ensemble.combine.folds import estimate_held_out_lookup
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.statistics.collect import collect
 from napari_ensir.ensemble.uncertainty.bias import bias_report
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.statistics.reference import ReferenceSet
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["calibrate", "noise_in", "read_error_factor"]
+__all__ = ["calibrate", "read_error_factor", "read_truth_noise"]
 
 FOLDS = 4
 """Parts that are held out in turn."""
@@ -93,7 +93,9 @@ def calibrate(
             for part in parts
         ]
         # A generator, so that one part's weights are held at a time.
-        lookups = (lookup_without(number, learned, method, settings) for number in range(len(learned)))
+        lookups = (
+            estimate_held_out_lookup(number, learned, method, settings) for number in range(len(learned))
+        )
     by_part, by_image, by_group = _measure_parts(parts, lookups, fields, zeros, device, progress)
     table = fit_error_table(by_part, noise)
     if not table.counts.any():
@@ -169,7 +171,7 @@ def _noise_warnings(errors: ErrorTable) -> list[str]:
     ]
 
 
-def noise_in(report: Mapping[str, Any]) -> float:
+def read_truth_noise(report: Mapping[str, Any]) -> float:
     """Read the standard deviation of the ground truth's noise from a table's report; 0 for a clean truth.
 
     Raises

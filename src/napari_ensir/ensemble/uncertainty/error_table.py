@@ -43,8 +43,8 @@ __all__ = [
     "SPREADS",
     "ErrorTable",
     "estimate_error_factor",
-    "expected_error_of",
     "fit_error_table",
+    "map_expected_error",
 ]
 
 TRUSTS = (50.0, 1e3, 1e4, 1e5, 1e6, 1e12)
@@ -238,7 +238,7 @@ def estimate_error_factor(table: ErrorTable, images: Sequence[ErrorSums]) -> flo
     return float(np.exp(stdtrit(n - 1, (1 + COVERAGE) / 2) * deviation * np.sqrt(1 + 1 / n)))
 
 
-def expected_error_of(
+def map_expected_error(
     table: ErrorTable,
     lookup: Lookup,
     field: Field,
@@ -281,7 +281,7 @@ def expected_error_of(
 def _map_dask(table: ErrorTable, lookup: Lookup, field: Field, device: str | torch.device) -> Any:
     def block(*parts: NDArray[Any]) -> NDArray[np.float32]:
         part = Field(parts, None, None, field.channel_axis)
-        found: NDArray[np.float32] = expected_error_of(table, lookup, part, device)
+        found: NDArray[np.float32] = map_expected_error(table, lookup, part, device)
         return found
 
     return map_chunks(field, block)

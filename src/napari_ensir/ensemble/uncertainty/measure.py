@@ -13,7 +13,7 @@ from napari_ensir.ensemble.arrays.blocks import is_dask, read_block
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.ensemble.combine.combine import combine_field
-from napari_ensir.ensemble.statistics.count import has_chunks, reduce_chunks
+from napari_ensir.ensemble.statistics.count import is_lazy, reduce_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -204,7 +204,7 @@ def measure(
             report(prod(band.shape))
 
     for field in fields:
-        if has_chunks(field):
+        if is_lazy(field):
             chunk = _ChunkMeasure(lookup, zeros, field.channel_axis)
             total = total + reduce_chunks(_with_whole_channels(field), chunk, add_sums, report)
         else:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.tensors import brief
 from napari_ensir.restorers.networks.archive import pack_records, read_records
-from napari_ensir.restorers.networks.checkpoint import load_weights, settings_from, strip_prefix
+from napari_ensir.restorers.networks.checkpoint import load_weights, parse_settings, strip_prefix
 from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, identity
 from napari_ensir.restorers.networks.tiling import Tiles
 
@@ -139,7 +139,7 @@ def build_restorer(
     model = dict(_mapping(algorithm.get("model"), where, "network"))
     if model.pop("architecture", "UNet") != "UNet":
         raise EnsembleError(f"{where} contains another network than CAREamics' UNet, which is not supported.")
-    settings = settings_from(UNetSettings, asdict(UNetSettings()) | model, where)
+    settings = parse_settings(UNetSettings, asdict(UNetSettings()) | model, where)
     before, after = _normalizations(data, settings.in_channels, where)
     with torch.device("meta"):
         network = CAREamicsUNet(settings)

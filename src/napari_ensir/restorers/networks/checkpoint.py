@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["load_weights", "read_checkpoint", "settings_from", "strip_prefix", "write_checkpoint"]
+__all__ = ["load_weights", "parse_settings", "read_checkpoint", "strip_prefix", "write_checkpoint"]
 
 SCHEMA = 1
 _ENTRY = "napari_ensir"
@@ -123,7 +123,7 @@ def _header(path: Path, text: str) -> dict[str, Any]:
     return header
 
 
-def settings_from(kind: type[_Settings], values: object, where: str) -> _Settings:
+def parse_settings(kind: type[_Settings], values: object, where: str) -> _Settings:
     """Create a settings dataclass from the values in a header, which have to match its fields exactly.
 
     Parameters

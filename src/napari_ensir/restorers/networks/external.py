@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_ensir.devices import device_trouble
+from napari_ensir.devices import device_error_message
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.tensors import readable_file
-from napari_ensir.restorers.base import some_pixels
+from napari_ensir.restorers.base import sample_block
 from napari_ensir.restorers.networks.archive import check_torchscript
 from napari_ensir.restorers.networks.learned import NetworkRestorer
 from napari_ensir.restorers.networks.onnx import OnnxNetwork, is_onnx, read_beside
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.restorers.networks.learned import Draw, Tiled
 
-__all__ = ["Normalization", "OwnNetwork", "PackagedNetwork", "identity", "load_network", "load_spandrel"]
+__all__ = ["ExternalNetwork", "Normalization", "PackagedNetwork", "identity", "load_network", "load_spandrel"]
 
 _SHAPE_ERRORS = (RuntimeError, AssertionError, TypeError, NameError, torch.jit.Error)
 """What networks raise at a shape that they cannot process."""
@@ -53,7 +53,7 @@ _MAX_DISTANCE = 6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class OwnNetwork(NetworkRestorer):
+class ExternalNetwork(NetworkRestorer):
     """Applies any network tile by tile; see :class:`NetworkRestorer` for the other parameters.
 
     Parameters
@@ -125,7 +125,7 @@ class OwnNetwork(NetworkRestorer):
         try:
             restored = tiled(self.network, plane)
         except _SHAPE_ERRORS as error:
-            if device_trouble(error):
+            if device_error_message(error):
                 raise
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             raise EnsembleError(
@@ -194,8 +194,8 @@ class Normalization:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PackagedNetwork(OwnNetwork):
-    """Applies a network whose file says how it normalises; see :class:`OwnNetwork` for other parameters.
+class PackagedNetwork(ExternalNetwork):
+    """Applies a network whose file says how it normalises; see :class:`ExternalNetwork` for other parameters.
 
     A data range has no effect, because the file defines what the intensities mean.
 
@@ -235,7 +235,7 @@ class PackagedNetwork(OwnNetwork):
         axis = self.channel_axis if len(self.learned.offset) > 1 else None
         channels = [image] if axis is None else list(np.moveaxis(image, axis, 0))
         for channel, centre, spread in zip(channels, self.learned.offset, self.learned.scale, strict=False):
-            sample = some_pixels(channel).astype(np.float64)
+            sample = sample_block(channel).astype(np.float64)
             minimum, low, median, high, maximum = np.percentile(sample, (0, 1, 50, 99, 100))
             if (
                 maximum - minimum < _MIN_SPREAD * spread
@@ -254,7 +254,7 @@ class PackagedNetwork(OwnNetwork):
         return self.after(super().restore_plane(self.before(plane), draw, tiled))
 
 
-def load_network(path: str | Path, *, content: bytes | None = None, **settings: Any) -> OwnNetwork:
+def load_network(path: str | Path, *, content: bytes | None = None, **settings: Any) -> ExternalNetwork:
     """Load a TorchScript or ONNX file; see this module on safety.
 
     Parameters
@@ -264,11 +264,11 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
     content
         The content of a TorchScript file if it was read already; `path` is then used in messages only.
     settings
-        Of :class:`OwnNetwork`: ``channel_axis``, ``data_range``, ``tiles``, ``sides``, ...
+        Of :class:`ExternalNetwork`: ``channel_axis``, ``data_range``, ``tiles``, ``sides``, ...
 
     Returns
     -------
-    OwnNetwork
+    ExternalNetwork
 
     Raises
     ------
@@ -300,7 +300,7 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
         if is_onnx(start) or (path.suffix.lower() == ".onnx" and not start.startswith(b"PK")):
             path = readable_file(path, _MAX_ONNX_BYTES, "ONNX network")
             network = OnnxNetwork(path.read_bytes(), str(path), read_beside(path))
-            return OwnNetwork(network=network, **(_onnx_settings(network.shape, str(path)) | settings))
+            return ExternalNetwork(network=network, **(_onnx_settings(network.shape, str(path)) | settings))
     archive = check_torchscript(path, content)
     try:
         with warnings.catch_warnings():
@@ -312,7 +312,7 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
         raise
     except Exception as error:  # damaged programs raise exceptions of any type
         raise EnsembleError(f"{path} cannot be read by torch: {_shorten(error)}.") from error
-    return OwnNetwork(network=script, **settings)
+    return ExternalNetwork(network=script, **settings)
 
 
 def _onnx_settings(shape: list[int | None], where: str) -> dict[str, Any]:
@@ -345,7 +345,7 @@ def _onnx_settings(shape: list[int | None], where: str) -> dict[str, Any]:
     return found | {"tiles": Tiles(**tiles)}
 
 
-def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
+def load_spandrel(path: str | Path, **settings: Any) -> ExternalNetwork:
     """Load a checkpoint of a published architecture (SwinIR, NAFNet, HAT, DRUNet, ...).
 
     Restormer, MPRNet and others with non-free licences need the package ``spandrel_extra_arches``.
@@ -355,11 +355,11 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
     path
         A ``.safetensors``, ``.pth`` or ``.ckpt`` file of weights.
     settings
-        Of :class:`OwnNetwork`.
+        Of :class:`ExternalNetwork`.
 
     Returns
     -------
-    OwnNetwork
+    ExternalNetwork
 
     Raises
     ------
@@ -400,7 +400,7 @@ def load_spandrel(path: str | Path, **settings: Any) -> OwnNetwork:
     settings.setdefault("enlarges", found.scale)
     settings.setdefault("label", f"{found.architecture.name}, {Path(path).stem}")
     settings.setdefault("sides", 1)  # spandrel pads to what the network needs, as its authors do
-    return OwnNetwork(network=found.eval(), channels=found.input_channels, move=found.to, **settings)
+    return ExternalNetwork(network=found.eval(), channels=found.input_channels, move=found.to, **settings)
 
 
 def _load_with_spandrel(spandrel: Any, path: Path) -> Any:

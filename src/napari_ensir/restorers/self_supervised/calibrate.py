@@ -31,10 +31,10 @@ __all__ = [
     "calibrate_restorer",
     "default_grid_range",
     "format_value",
-    "numbers_to_try",
+    "numeric_settings",
+    "parameter_grid",
     "rank_restorers",
-    "settings_to_try",
-    "values_between",
+    "tunable_settings",
 ]
 
 
@@ -83,7 +83,7 @@ class Sweep:
         return tuple(
             value
             for place, value in enumerate(self.values)
-            if place == base or not self.scores.difference(place).is_real
+            if place == base or not self.scores.difference(place).significant
         )
 
     def in_words(self) -> str:
@@ -245,7 +245,7 @@ _ELSEWHERE = ("tile", "overlap", "batch", "batch_size", "device")
 """Parameters that do not change the result."""
 
 
-def settings_to_try(restorer: Restorer) -> tuple[Setting, ...]:
+def tunable_settings(restorer: Restorer) -> tuple[Setting, ...]:
     """Return the parameters of a restorer that change its result.
 
     Parameters without a value, which the restorer estimates itself, come last.
@@ -262,7 +262,7 @@ def settings_to_try(restorer: Restorer) -> tuple[Setting, ...]:
     Examples
     --------
     >>> from napari_ensir.restorers.classical import Wavelet
-    >>> [each.name for each in settings_to_try(Wavelet())]
+    >>> [each.name for each in tunable_settings(Wavelet())]
     ['spatial_ndim', 'hot_pixels', 'wavelet', 'method', 'noise']
     """
     known: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
@@ -270,16 +270,16 @@ def settings_to_try(restorer: Restorer) -> tuple[Setting, ...]:
     return tuple(sorted(found, key=lambda each: getattr(restorer, each.name) in (None, each.word)))
 
 
-def numbers_to_try(restorer: Restorer) -> tuple[Setting, ...]:
-    """Return the parameters of :func:`settings_to_try` that are numbers with three possible values or more.
+def numeric_settings(restorer: Restorer) -> tuple[Setting, ...]:
+    """Return the parameters of :func:`tunable_settings` that are numbers with three possible values or more.
 
     Examples
     --------
     >>> from napari_ensir.restorers.classical import TotalVariation
-    >>> [each.name for each in numbers_to_try(TotalVariation())]
+    >>> [each.name for each in numeric_settings(TotalVariation())]
     ['strength', 'iterations', 'noise']
     """
-    return tuple(each for each in settings_to_try(restorer) if _has_many(each))
+    return tuple(each for each in tunable_settings(restorer) if _has_many(each))
 
 
 def _has_many(setting: Setting) -> bool:
@@ -307,7 +307,7 @@ def default_grid_range(setting: Setting, now: Any) -> tuple[float, float]:
     Examples
     --------
     >>> from napari_ensir.restorers.classical import TotalVariation
-    >>> default_grid_range(numbers_to_try(TotalVariation())[0], 0.8)
+    >>> default_grid_range(numeric_settings(TotalVariation())[0], 0.8)
     (0.2, 3.2)
     """
     least = setting.minimum if setting.minimum is not None and isfinite(setting.minimum) else 0.0
@@ -321,7 +321,7 @@ def default_grid_range(setting: Setting, now: Any) -> tuple[float, float]:
     return low, high if setting.maximum is None else min(high, setting.maximum)
 
 
-def values_between(setting: Setting, low: float, high: float, number: int) -> list[Any]:
+def parameter_grid(setting: Setting, low: float, high: float, number: int) -> list[Any]:
     """Return a grid of values of a parameter, with equal ratios if all are positive, else equal steps.
 
     Parameters
@@ -347,10 +347,10 @@ def values_between(setting: Setting, low: float, high: float, number: int) -> li
     --------
     >>> from napari_ensir.restorers.classical import Median, TotalVariation
     >>> size, = (each for each in settings_of(Median) if each.name == "size")
-    >>> values_between(size, 1, 9, 4)
+    >>> parameter_grid(size, 1, 9, 4)
     [1, 3, 5, 9]
     >>> strength, = (each for each in settings_of(TotalVariation) if each.name == "strength")
-    >>> values_between(strength, 0.5, 2, 3)
+    >>> parameter_grid(strength, 0.5, 2, 3)
     [0.5, 1.0, 2.0]
     """
     if not low < high:

@@ -16,7 +16,7 @@ from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.scoring.scores import verdict
 from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
 from napari_ensir.restorers.self_supervised.reference import (
-    LEARNING,
+    LEARN_KEYWORDS,
     REFERENCE_KEYWORDS,
     BlindReference,
     CorrelatedNoiseWarning,
@@ -45,7 +45,7 @@ __all__ = [
     "blind_reference",
     "learn_blind",
     "restore_and_combine",
-    "restore_and_refer",
+    "restore_with_reference",
 ]
 
 
@@ -175,7 +175,7 @@ def learn_blind(
     reference = blind_reference(
         images, restorers, names, mask=mask, progress=progress, **given.keywords(*REFERENCE_KEYWORDS)
     )
-    return reference.learn(progress=progress, **given.keywords(*LEARNING))
+    return reference.learn(progress=progress, **given.keywords(*LEARN_KEYWORDS))
 
 
 @dataclass(frozen=True)
@@ -256,15 +256,15 @@ def restore_and_combine(
     """
     given = BlindSettings(**settings)
     masks = None if mask is None else [mask]
-    (candidates,), reference = restore_and_refer(
+    (candidates,), reference = restore_with_reference(
         [image], restorers, names, settings=given, masks=masks, progress=progress
     )
-    lut, scores = reference.learn_with_scores(**given.keywords(*LEARNING))
+    lut, scores = reference.learn_with_scores(**given.keywords(*LEARN_KEYWORDS))
     ensemble = lut.apply(candidates, given.device, check=False)
     return Combined(candidates, ensemble, lut, reference, scores)
 
 
-def restore_and_refer(
+def restore_with_reference(
     images: Sequence[ArrayLike],
     restorers: Sequence[AnyRestorer],
     names: Sequence[str] | None = None,
@@ -297,7 +297,7 @@ def restore_and_refer(
     >>> import numpy as np
     >>> from napari_ensir.restorers.classical import Gaussian, Median
     >>> noisy = np.random.default_rng(0).normal(100, 9, (48, 60))
-    >>> ((gaussian, median),), reference = restore_and_refer([noisy], [Gaussian(), Median()])
+    >>> ((gaussian, median),), reference = restore_with_reference([noisy], [Gaussian(), Median()])
     >>> median.shape, reference.names
     ((48, 60), ('Gaussian', 'Median'))
     """

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     Pair = tuple[tuple[NDArray[np.float32], ...], NDArray[Any]]
 
 __all__ = [
-    "LEARNING",
+    "LEARN_KEYWORDS",
     "REFERENCE_KEYWORDS",
     "BlindReference",
     "CorrelatedNoiseWarning",
@@ -58,7 +58,7 @@ __all__ = [
 REFERENCE_KEYWORDS = ("stride", "offsets", "seed", "channel_axis")
 """Fields of :class:`~napari_ensir.settings.BlindSettings` that :func:`blind_reference` takes."""
 
-LEARNING = ("bin_width", "shrinkage", "data_range", "device")
+LEARN_KEYWORDS = ("bin_width", "shrinkage", "data_range", "device")
 """Fields of :class:`~napari_ensir.settings.BlindSettings` that :meth:`BlindReference.learn` takes."""
 
 Criterion = Literal["hidden pixels", "SURE"]

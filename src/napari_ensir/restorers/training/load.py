@@ -14,8 +14,8 @@ from napari_ensir.files.tensors import brief
 from napari_ensir.restorers.classical import CLASSICAL
 from napari_ensir.restorers.networks.checkpoint import (
     load_weights,
+    parse_settings,
     read_checkpoint,
-    settings_from,
     strip_prefix,
 )
 from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
@@ -131,7 +131,7 @@ def resume_training(
             f"{where} was trained on the data range {restorer.data_range}; the images have "
             f"{pairs.data_range}. Give the checkpoint's data range."
         )
-    settings = settings_from(TrainingSettings, header.get("training"), where)
+    settings = parse_settings(TrainingSettings, header.get("training"), where)
     make: Callable[..., LearnedRestorer] = type(restorer)
     if isinstance(restorer, DPIR):
         make = partial(DPIR, ir=restorer.ir)
@@ -155,7 +155,7 @@ def _restorer(
             f"{where} is of the unknown kind {brief(kind)}; known kinds are {', '.join(KINDS)}."
         )
     model_type, restorer_type = KINDS[kind]
-    settings = settings_from(model_type.settings_type, header.get("settings"), where)
+    settings = parse_settings(model_type.settings_type, header.get("settings"), where)
     step, data_range = header.get("step"), _data_range(header.get("data_range"), where)
     if type(step) is not int or step < 0:
         raise EnsembleError(f"{where}: step is {brief(step)}; it must be a number of steps.")

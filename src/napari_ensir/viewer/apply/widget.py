@@ -14,7 +14,7 @@ from napari_ensir.ensemble.checks.candidates import check_agreement
 from napari_ensir.ensemble.checks.exposure import exposure_of, matched
 from napari_ensir.ensemble.checks.fit import check_range
 from napari_ensir.ensemble.lut.lut import figures
-from napari_ensir.ensemble.statistics.reference import sample_of
+from napari_ensir.ensemble.statistics.reference import sample_pixels
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import ApplySettings, settings_of
 from napari_ensir.viewer.code_export import (
@@ -26,13 +26,23 @@ from napari_ensir.viewer.code_export import (
     path_of_layer,
 )
 from napari_ensir.viewer.controls.combo import Choice
-from napari_ensir.viewer.controls.forms import Form, button, dress, row
-from napari_ensir.viewer.controls.inputs import Message, WithButton, control_of
+from napari_ensir.viewer.controls.forms import Form, button, row, set_accessible_names
+from napari_ensir.viewer.controls.inputs import Message, WithButton, create_control
 from napari_ensir.viewer.fit.worker import expected_error, expected_limits
 from napari_ensir.viewer.layers.combo import LayerChoice
-from napari_ensir.viewer.layers.layers import Origin, changed_meanwhile, unwrapped, why_not
-from napari_ensir.viewer.layers.matching import best_matches, cannot_combine, matching_sets, taken_twice
-from napari_ensir.viewer.layers.session import preference, session_of
+from napari_ensir.viewer.layers.layers import (
+    LayerSnapshot,
+    changed_layers_warning,
+    exclusion_reason,
+    unwrap_proxy,
+)
+from napari_ensir.viewer.layers.matching import (
+    best_matches,
+    duplicate_layer_warning,
+    matching_sets,
+    mismatch_reason,
+)
+from napari_ensir.viewer.layers.session import get_session, preference
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.results.combining import Combined, combine
 from napari_ensir.viewer.results.fix_buttons import FixButtons
@@ -117,7 +127,7 @@ def apply_table(
         expected error.
     """
     axis = -1 if rgb and lut.n_channels > 1 else None
-    exposure = exposure_of(lut.report, [sample_of(lut.field(each, axis)) for each in sets])
+    exposure = exposure_of(lut.report, [sample_pixels(lut.field(each, axis)) for each in sets])
     text, fixes = "", []
     if match:
         gain, offset = matched(exposure)
@@ -158,14 +168,14 @@ class ApplyWidget(TablePanel):
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        self._session = session_of(napari_viewer)
+        self._session = get_session(napari_viewer)
         self._lut: WeightLUT | None = None
         self._by_hand: set[str] = set()
         self._tables = Choice(
             {}, name="table", label="Table", tooltip="A table that was fitted or opened in this viewer."
         )
         open_button = button("Open…", "Choose a lookup table file.", "open_button")
-        dress(open_button)
+        set_accessible_names(open_button)
         self._summary = Message(_NOTHING_YET, name="summary", gui_only=True)
         self._roles = Form(name="roles")
         self.fixes = FixButtons(["match-intensities"], name="fixes")
@@ -177,7 +187,7 @@ class ApplyWidget(TablePanel):
             tooltip="How the weight maps are shown.",
         )
         settings = {each.name: each for each in settings_of(ApplySettings)}
-        device = control_of(settings["device"], preference("device"))
+        device = create_control(settings["device"], preference("device"))
         self.sets_button = button(
             "Apply to all matching sets",
             "Combine every set of layers whose names contain the candidates' names and are equal otherwise.",
@@ -210,7 +220,7 @@ class ApplyWidget(TablePanel):
         self["command_button"].changed.connect(
             self.safely(lambda: self.say(copied(self.as_code(apply_as_command))))
         )
-        self.tie(self._session.changed, self._tables_changed)
+        self.connect_while_open(self._session.changed, self._tables_changed)
         self._list_tables()
 
     # -- choosing ---------------------------------------------------------------------------------
@@ -258,7 +268,7 @@ class ApplyWidget(TablePanel):
     def _follow_table(self, *, keep_layers: bool = False) -> None:
         lut, before = self._session.tables.get(self._tables.value), self._lut
         if lut is None or lut is before:
-            self.follow_obstacle()
+            self.update_run_button()
             return
         self._lut = lut
         if not (keep_layers and before is not None and before.names == lut.names):
@@ -275,7 +285,7 @@ class ApplyWidget(TablePanel):
         roles = [
             LayerChoice(
                 self.viewer,
-                lambda layer: not why_not(layer),
+                lambda layer: not exclusion_reason(layer),
                 name=f"candidate_{number}",
                 label=name,
                 tooltip=f'The layer that shows the candidate "{name}".',
@@ -291,7 +301,7 @@ class ApplyWidget(TablePanel):
 
     def _role_chosen(self, name: str) -> None:
         self._by_hand.add(name)
-        self.follow_obstacle()
+        self.update_run_button()
 
     def _match(self) -> None:
         """Choose layers for candidates that have none, unless the user chose none."""
@@ -305,7 +315,7 @@ class ApplyWidget(TablePanel):
                     role.value = match
 
     def _mine(self) -> list[Layer]:
-        return [unwrapped(layer) for layer in self.viewer.layers]
+        return [unwrap_proxy(layer) for layer in self.viewer.layers]
 
     def layers_changed(self) -> None:
         """See Panel."""
@@ -317,11 +327,11 @@ class ApplyWidget(TablePanel):
         n = len(self.sets())
         self.sets_button.text = f"Apply to all {n} matching sets"
         self.sets_button.visible = n > 1
-        self.follow_obstacle()
+        self.update_run_button()
 
     # -- applying ---------------------------------------------------------------------------------
 
-    def obstacle(self) -> str:
+    def missing_input(self) -> str:
         """See Panel."""
         if self._lut is None:
             return "No lookup table is open; open one first."
@@ -332,7 +342,7 @@ class ApplyWidget(TablePanel):
 
     def obstacles(self) -> Mapping[str, str]:
         """See TablePanel."""
-        missing = self.obstacle()
+        missing = self.missing_input()
         uncalibrated = self._lut is None or self._lut.errors is None
         return {
             **super().obstacles(),
@@ -353,7 +363,7 @@ class ApplyWidget(TablePanel):
     @shows_errors
     def apply(self) -> None:
         """Combine the chosen layers, and show the outcome under the buttons."""
-        if reason := self.obstacle():
+        if reason := self.missing_input():
             raise EnsembleError(reason)
         self._combine({"": [layer for layer in self.layers if layer is not None]})
 
@@ -365,9 +375,9 @@ class ApplyWidget(TablePanel):
         EnsembleError
             If something is missing.
         """
-        if reason := self.obstacle():
+        if reason := self.missing_input():
             raise EnsembleError(reason)
-        assert self._lut is not None  # that is an obstacle
+        assert self._lut is not None  # that is an missing_input
         table = self._session.path_of(self._tables.value)
         layers = [layer for layer in self.layers if layer is not None]
         paths = dict(zip(self._lut.names, map(path_of_layer, layers), strict=True))
@@ -394,14 +404,14 @@ class ApplyWidget(TablePanel):
         lut = self._lut
         assert lut is not None  # both callers have looked
         for layers in sets.values():
-            if reason := cannot_combine(lut, layers):
+            if reason := mismatch_reason(lut, layers):
                 raise EnsembleError(reason)
         if len(sets) == 1:  # of several, none is the one to look at
             self._session.remember_layers(lut, next(iter(sets.values())))
         if self.expected_error.value and lut.errors is None:
             raise EnsembleError(UNCALIBRATED)
-        twice = [taken_twice(lut.names, layers) for layers in sets.values()]
-        origins = [[Origin(layer) for layer in layers] for layers in sets.values()]
+        twice = [duplicate_layer_warning(lut.names, layers) for layers in sets.values()]
+        origins = [[LayerSnapshot(layer) for layer in layers] for layers in sets.values()]
         device, view = self.device.value, self.weights.value
         more = {"match": self.match.value, "with_errors": self.expected_error.value}
 
@@ -431,7 +441,7 @@ class ApplyWidget(TablePanel):
             self.fixes.show_fixes(done.fixes)
             n = len(sets)
             said = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
-            said += [*twice, *results[1], changed_meanwhile(self.viewer, chain(*origins))]
+            said += [*twice, *results[1], changed_layers_warning(self.viewer, chain(*origins))]
             self.say("\n".join(filter(None, said)))
             self.reveal(self.message)
 

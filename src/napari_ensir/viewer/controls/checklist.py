@@ -15,13 +15,13 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["TickList"]
+__all__ = ["Checklist"]
 
 _KEY = Qt.ItemDataRole.UserRole
 _TICKED, _UNTICKED = Qt.CheckState.Checked, Qt.CheckState.Unchecked
 
 
-class TickList(ValuedContainerWidget[list]):
+class Checklist(ValuedContainerWidget[list]):
     """Checklist whose value is the list of the keys of the ticked entries, in order.
 
     Parameters

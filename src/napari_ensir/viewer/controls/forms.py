@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from magicgui.widgets.bases import Widget
 
-__all__ = ["EventFilter", "Form", "button", "dress", "row"]
+__all__ = ["EventFilter", "Form", "button", "row", "set_accessible_names"]
 
 _WHEELED = (QComboBox, QAbstractSpinBox, QAbstractSlider)
 _NAMED = (QAbstractButton, QAbstractSpinBox, QAbstractSlider, QComboBox, QLineEdit)
@@ -54,7 +54,7 @@ def _ignore_wheel(watched: QWidget, event: QEvent) -> bool:
     return True
 
 
-def dress(widget: Widget, name: str = "") -> None:
+def set_accessible_names(widget: Widget, name: str = "") -> None:
     """Set the accessible name of a control and its parts, and let them ignore the wheel without focus.
 
     Parameters
@@ -66,7 +66,7 @@ def dress(widget: Widget, name: str = "") -> None:
     """
     if isinstance(widget, Container):
         for part in widget:
-            dress(part)
+            set_accessible_names(part)
         return
     name = name or getattr(widget, "text", "") or widget.label
     native: QWidget = widget.native
@@ -89,7 +89,7 @@ def row(*widgets: Widget, **kwargs: Any) -> Container:
     box = Container(widgets=widgets, layout="horizontal", labels=False, **kwargs)
     box.margins = (0, 0, 0, 0)
     box.native.layout().setSpacing(6)
-    dress(box)
+    set_accessible_names(box)
     return box
 
 
@@ -118,7 +118,7 @@ class Form(Container):
     def insert(self, key: int, widget: Widget) -> None:
         """See magicgui."""
         super().insert(key, widget)
-        dress(widget)
+        set_accessible_names(widget)
         self._align_timer.start(0)
 
     def refill(self, *widgets: Widget) -> None:

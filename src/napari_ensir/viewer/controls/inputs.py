@@ -29,7 +29,7 @@ __all__ = [
     "Numbers",
     "OptionalValue",
     "WithButton",
-    "control_of",
+    "create_control",
 ]
 
 LARGEST = 1e12
@@ -186,7 +186,7 @@ class OptionalValue(ValuedContainerWidget):
     """Value that may be None or "auto".
 
     A combo box, and a control for the value, which is shown if the user chooses "by hand" or
-    :meth:`show_in_use` was called. Changing that control chooses "by hand".
+    :meth:`show_value_in_use` was called. Changing that control chooses "by hand".
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ class OptionalValue(ValuedContainerWidget):
         if self.get_value() != before:
             self.changed.emit(self.get_value())
 
-    def show_in_use(self, value: Any) -> None:
+    def show_value_in_use(self, value: Any) -> None:
         """Show the value that None or "auto" resulted in, without changing the value of this control."""
         if self._word.value == BY_HAND or value is None:
             return
@@ -315,7 +315,7 @@ class Message(Label):
             self.native.setVisible(bool(value))
 
 
-def control_of(setting: Setting, value: Any = Undefined, **kwargs: Any) -> BaseValueWidget:
+def create_control(setting: Setting, value: Any = Undefined, **kwargs: Any) -> BaseValueWidget:
     """Create the control of a setting, with its name, title and description.
 
     Parameters

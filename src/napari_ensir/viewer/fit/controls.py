@@ -13,12 +13,12 @@ from napari_ensir.settings import FitSettings, settings_of
 from napari_ensir.viewer.code_export import copy_buttons
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import Number, ValueOrWord, control_of
+from napari_ensir.viewer.controls.inputs import Number, OptionalValue, create_control
 from napari_ensir.viewer.controls.section import Section
 from napari_ensir.viewer.fit.request import channel_axes, leading_axes, likely_channel_axis
 from napari_ensir.viewer.fit.score_table import MethodScores
 from napari_ensir.viewer.layers.combo import LayerChoice
-from napari_ensir.viewer.layers.layers import is_named_truth, pixel_shape, why_not
+from napari_ensir.viewer.layers.layers import exclusion_reason, has_truth_name, pixel_shape
 from napari_ensir.viewer.layers.picker import LayerPicker
 from napari_ensir.viewer.layers.session import preference
 from napari_ensir.viewer.results.fix_buttons import FixButtons
@@ -93,13 +93,13 @@ class FitControls(TablePanel):
         return [
             LayerChoice(
                 viewer,
-                lambda layer: not why_not(layer),
+                lambda layer: not exclusion_reason(layer),
                 "choose the ground truth",
                 name="ground_truth",
                 label="Ground truth",
                 tooltip="The true image that the candidates restore.",
             ),
-            ValueOrWord(
+            OptionalValue(
                 Number(min=declared["truth_noise"].minimum, name="own_value", label="Standard deviation"),
                 {
                     None: ("clean", "The ground truth has no noise."),
@@ -127,15 +127,15 @@ class FitControls(TablePanel):
                 tooltip="A labels or shapes layer on the images: learn only where it is not empty. The other "
                 "pixels are held out for the scores.",
             ),
-            control_of(declared["planes"]),
+            create_control(declared["planes"]),
             Choice(
                 {None: _POOLED},
                 name="channel_axis",
                 label="Channels",
                 tooltip="The axis of colours or channels, if each is to have its own table.",
             ),
-            control_of(declared["method"], preference("method")),
-            control_of(declared["bin_width"]),
+            create_control(declared["method"], preference("method")),
+            create_control(declared["bin_width"]),
             Choice(
                 WEIGHT_VIEWS,
                 preference("weights"),
@@ -150,7 +150,7 @@ class FitControls(TablePanel):
         shown = {each.name for each in self._form}
         values = {"device": preference("device")}
         return [
-            control_of(each, values.get(name, each.default))
+            create_control(each, values.get(name, each.default))
             for name, each in declared.items()
             if name not in shown
         ]
@@ -207,10 +207,10 @@ class FitControls(TablePanel):
         values = self.asdict()
         return tuple(values[name] for name in FROZEN if name != "planes" or self._has_planes())
 
-    def show_in_use(self, result: FitResult) -> None:
+    def show_value_in_use(self, result: FitResult) -> None:
         """Show the numbers that automatic settings were resolved to."""
-        self.bin_width.show_in_use(result.lut.bin_width)
-        self.shrinkage.show_in_use(result.session.used.shrinkage)
+        self.bin_width.show_value_in_use(result.lut.bin_width)
+        self.shrinkage.show_value_in_use(result.session.used.shrinkage)
         self.bin_width.inner.step = result.session.collect().statistics.binning.width
 
     # -- following the images ---------------------------------------------------------------------
@@ -298,6 +298,6 @@ class FitControls(TablePanel):
         if not self._guesses_truth or self.ground_truth.value is not None:
             return
         for layer in self.ground_truth.choices:
-            if layer is not None and is_named_truth(layer):
+            if layer is not None and has_truth_name(layer):
                 self.ground_truth.value = layer
                 return

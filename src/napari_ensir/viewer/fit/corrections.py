@@ -22,10 +22,10 @@ from napari_ensir.viewer.code_export import CORRECTION_KEY, path_of_layer
 from napari_ensir.viewer.layers.layers import (
     OUTPUT_KEY,
     RECORD_KEY,
+    exclusion_reason,
     full_data,
     pixel_shape,
     placement,
-    why_not,
 )
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def find_unequal_sizes(layers: Iterable[Layer], truth: Layer | None) -> list[Dia
         if not isinstance(layer, Image) or OUTPUT_KEY in layer.metadata or bool(layer.rgb) != bool(truth.rgb):
             continue
         other = pixel_shape(layer)
-        if other == shape or why_not(layer):
+        if other == shape or exclusion_reason(layer):
             continue
         names = [name for name, size in ((layer.name, other), (truth.name, shape)) if 1 in size]
         if names and _squeezed(other) == _squeezed(shape):

@@ -10,7 +10,7 @@ from magicgui import magic_factory
 from napari_ensir.settings import METHOD_CHOICES, FitSettings, settings_of
 from napari_ensir.viewer.fit.request import FitRequest
 from napari_ensir.viewer.fit.worker import fit
-from napari_ensir.viewer.layers.layers import Origin, unwrapped
+from napari_ensir.viewer.layers.layers import LayerSnapshot, unwrap_proxy
 from napari_ensir.viewer.layers.picker import LayerPicker
 from napari_ensir.viewer.results.layers import layer_data
 
@@ -58,13 +58,13 @@ def combined(
     >>> [(keywords["name"], kind) for _, keywords, kind in combined([good, poor], truth)]
     [('ensemble · Least squares', 'image'), ('weights · Least squares: good, poor', 'image')]
     """
-    layers = [unwrapped(layer) for layer in candidates or ()]
-    truth = unwrapped(ground_truth)
+    layers = [unwrap_proxy(layer) for layer in candidates or ()]
+    truth = unwrap_proxy(ground_truth)
     axis = -1 if truth is not None and truth.rgb else None
     settings = FitSettings(method=method, bin_width=bin_width, channel_axis=axis)
     request = FitRequest.of_layers(layers, truth, settings)
     result = fit(request)
-    return layer_data(result.lut, result.combined, Origin(layers[0]))
+    return layer_data(result.lut, result.combined, LayerSnapshot(layers[0]))
 
 
 @magic_factory(call_button="Combine")

@@ -11,7 +11,13 @@ from napari.layers import Shapes
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import FitSettings
-from napari_ensir.viewer.layers.layers import full_data, lies_on, never_placed, pixel_shape, why_not
+from napari_ensir.viewer.layers.layers import (
+    exclusion_reason,
+    full_data,
+    has_default_placement,
+    has_equal_placement,
+    pixel_shape,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +92,7 @@ class FitRequest:
         if truth is None:
             raise EnsembleError(NO_TRUTH)
         for layer in candidates:
-            reason = why_not(layer, truth, truth)
+            reason = exclusion_reason(layer, truth, truth)
             if reason:
                 raise EnsembleError(
                     f'"{layer.name}" cannot be a candidate ({reason}); the ground truth "{truth.name}" has '
@@ -229,8 +235,8 @@ def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:
             "draw it on these images."
         )
     # Labels from a file without pixel sizes are matched by pixel. A mask drawn in the viewer has a position.
-    by_pixels = not isinstance(mask, Shapes) and tuple(flat.shape) == shape and never_placed(mask)
-    if not by_pixels and not lies_on(mask, truth):
+    by_pixels = not isinstance(mask, Shapes) and tuple(flat.shape) == shape and has_default_placement(mask)
+    if not by_pixels and not has_equal_placement(mask, truth):
         raise EnsembleError(
             f'the mask "{mask.name}" does not lie on "{truth.name}"; give it the same scale, '
             "translation and rotation."

@@ -41,8 +41,8 @@ from napari_ensir.viewer.fit.worker import (
     score_all,
     score_held_out,
 )
-from napari_ensir.viewer.layers.layers import Origin, Versions, full_data, notice, unwrapped
-from napari_ensir.viewer.layers.session import session_of
+from napari_ensir.viewer.layers.layers import LayerSnapshot, Versions, full_data, notice, unwrap_proxy
+from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.results.layers import Errors, Outputs
 
@@ -91,7 +91,7 @@ class FitWidget(FitControls):
         self.result: FitResult | None = None
         self.comparison: CompareDialog | None = None
         self._outputs: Outputs | None = None
-        self._like: Origin | None = None
+        self._like: LayerSnapshot | None = None
         self._title = ""
         self._is_kept = False
         self._done: set[str] = set()
@@ -116,7 +116,7 @@ class FitWidget(FitControls):
             ("command_button", lambda: self.say(copied(self.as_code(fit_as_command)))),
         ):
             self[key].changed.connect(self.safely(slot))
-        self.follow_obstacle()
+        self.update_run_button()
 
     def _timer(self, milliseconds: int, slot: Any) -> QTimer:
         timer = QTimer(self.native)
@@ -159,7 +159,7 @@ class FitWidget(FitControls):
             self._show_questions()
         elif self.task is None or self._is_quiet:
             self._tell()
-        self.follow_obstacle()
+        self.update_run_button()
 
     def layers_changed(self) -> None:
         """See Panel."""
@@ -169,7 +169,7 @@ class FitWidget(FitControls):
 
     def _show_questions(self) -> None:
         """Show what should be looked at before a fit."""
-        layers = [unwrapped(layer) for layer in self.viewer.layers]
+        layers = [unwrap_proxy(layer) for layer in self.viewer.layers]
         found = find_unequal_sizes(layers, self.ground_truth.value) + self._noise_question()
         self.fixes.show_fixes(found)
         lines = [notice(self.candidates.value, self.ground_truth.value), *(each.message for each in found)]
@@ -182,7 +182,7 @@ class FitWidget(FitControls):
 
     def data_changed(self, layer: Layer) -> None:
         """See Panel."""
-        self._versions.changed(unwrapped(layer))
+        self._versions.changed(unwrap_proxy(layer))
         super().data_changed(layer)
         # Other layers, such as our own outputs, are ignored.
         chosen = [*self.candidates.value, self.ground_truth.value, self.mask.value]
@@ -196,7 +196,7 @@ class FitWidget(FitControls):
         """The table of the latest result."""
         return None if self.result is None else self.result.lut
 
-    def obstacle(self) -> str:
+    def missing_input(self) -> str:
         """See Panel."""
         if not self.candidates.value:
             return NO_CANDIDATE
@@ -208,8 +208,8 @@ class FitWidget(FitControls):
         keys = ("save", "compare", "errors", "expected", "keep", "export")
         return {
             **{f"{key}_button": no_result for key in keys},
-            "python_button": self.obstacle(),
-            "command_button": self.obstacle(),
+            "python_button": self.missing_input(),
+            "command_button": self.missing_input(),
         }
 
     def run(self) -> None:
@@ -228,7 +228,7 @@ class FitWidget(FitControls):
         except EnsembleError as error:
             self.fail(error)
             return
-        origins = [Origin(layer) for layer in self.candidates.value]
+        origins = [LayerSnapshot(layer) for layer in self.candidates.value]
         inputs = self._inputs()
         self._soon.stop()
         self._start_fit(request, lambda result: self._take_new(result, origins, inputs))
@@ -237,12 +237,12 @@ class FitWidget(FitControls):
         self._scores_soon.stop()
         self.start(lambda progress: fit(request, progress), "Fitting the ensemble", then)
 
-    def _take_new(self, result: FitResult, origins: list[Origin], inputs: tuple[Any, ...]) -> None:
+    def _take_new(self, result: FitResult, origins: list[LayerSnapshot], inputs: tuple[Any, ...]) -> None:
         self._like, self._learned_from = origins[0], inputs
         self._outputs, self._title, self._is_kept = Outputs(self.viewer, origins[0]), "", False
         layers = [origin.layer for origin in origins]
-        session_of(self.viewer).remember_layers(result.lut, layers)
-        self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
+        get_session(self.viewer).remember_layers(result.lut, layers)
+        self._title = get_session(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
         self._take(result)
         self.reveal(self.message, self.scores, self.save_button)
 
@@ -269,15 +269,15 @@ class FitWidget(FitControls):
         """Show a result in the layers of this fit, or in new ones if those were kept."""
         if self._is_kept and self._like is not None:
             self._outputs, self._is_kept = Outputs(self.viewer, self._like), False
-            layers = session_of(self.viewer).learned_on(self.result.lut) if self.result else []
-            self._title = session_of(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
+            layers = get_session(self.viewer).learned_on(self.result.lut) if self.result else []
+            self._title = get_session(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
         self.result, self._done = result, set()
         if self._outputs is not None:
             self.queue.put(self._outputs.showing(result.lut, result.combined, self.weights.value))
-        session_of(self.viewer).replace(self._title, result.lut)
-        self.show_in_use(result)
+        get_session(self.viewer).replace(self._title, result.lut)
+        self.show_value_in_use(result)
         self._tell()
-        self.follow_obstacle()
+        self.update_run_button()
         self._scores_soon.start(SCORE_REST if result.ssim_known else 0)
 
     def _tell(self) -> None:
@@ -352,7 +352,7 @@ class FitWidget(FitControls):
 
     def _take_calibrated(self, result: FitResult) -> None:
         self.result = result
-        session_of(self.viewer).replace(self._title, result.lut)
+        get_session(self.viewer).replace(self._title, result.lut)
         if self._outputs is not None:
             self._outputs.remember(result.lut)
         self._tell()
@@ -455,7 +455,7 @@ class FitWidget(FitControls):
     def _correct_layers(self, fix: Mapping[str, Any], names: Sequence[str]) -> None:
         truth = self.ground_truth.value
         # Of layers with one name, the candidates are meant.
-        offered = [truth, *map(unwrapped, self.viewer.layers), *self.candidates.value]
+        offered = [truth, *map(unwrap_proxy, self.viewer.layers), *self.candidates.value]
         by_name = {layer.name: layer for layer in offered if layer is not None}
         if truth is None or not set(names) <= set(by_name):
             raise EnsembleError("The layers were removed or renamed; press Fit first.")
@@ -483,10 +483,10 @@ class FitWidget(FitControls):
     def _choose_instead(self, made: Mapping[int, Layer], truth: Layer) -> None:
         """Choose corrected layers in place of those that they were made of, by the id of the latter."""
         chosen = [made.get(id(layer), layer) for layer in self.candidates.value]
-        added = [unwrapped(layer) for key, layer in made.items() if key != id(truth)]
+        added = [unwrap_proxy(layer) for key, layer in made.items() if key != id(truth)]
         if id(truth) in made:
             self.ground_truth.value = made[id(truth)]
-        present = [unwrapped(layer) for layer in chosen]
+        present = [unwrap_proxy(layer) for layer in chosen]
         present += [layer for layer in added if not any(layer is each for each in present)]
         self.candidates.value = present
 

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.lut.load import SUFFIX
 from napari_ensir.ensemble.lut.lut import figures
-from napari_ensir.ensemble.uncertainty.bias import fidelity_of
+from napari_ensir.ensemble.uncertainty.bias import bias_curve
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_file
 from napari_ensir.viewer.controls.combo import Choice
@@ -22,7 +22,7 @@ from napari_ensir.viewer.controls.forms import Form, button, row
 from napari_ensir.viewer.controls.inputs import Message, WithButton
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, full_data
 from napari_ensir.viewer.layers.records import open_lut
-from napari_ensir.viewer.layers.session import session_of
+from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import Panel, shows_errors
 from napari_ensir.viewer.results.layers import method_title
 from napari_ensir.viewer.results.plots import (
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.uncertainty.bias import BiasCurve, By
 
-__all__ = ["InspectWidget", "provenance_lines"]
+__all__ = ["InspectWidget", "describe_provenance"]
 
 _PLOT_SIZE = (260, 230)
 """Minimum width and height of the plot in pixels."""
@@ -87,7 +87,7 @@ class InspectWidget(Panel):
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        self._session = session_of(napari_viewer)
+        self._session = get_session(napari_viewer)
         self._luts: dict[str, WeightLUT] = {}
         self._canvas: FigureCanvasQTAgg | None = None
         self._tables = Choice(
@@ -156,9 +156,9 @@ class InspectWidget(Panel):
         self.save_button.changed.connect(self.safely(self._ask_and_save))
         self.png_button.changed.connect(self.safely(self._ask_and_export_png))
         self.csv_button.changed.connect(self.safely(self._ask_and_export_csv))
-        self.tie(self._session.changed, self._tables_changed)
-        self.tie(self.viewer.events.theme, self._draw_soon)
-        self.tie(_MouseClicks(self.viewer), self._clicked)
+        self.connect_while_open(self._session.changed, self._tables_changed)
+        self.connect_while_open(self.viewer.events.theme, self._draw_soon)
+        self.connect_while_open(_MouseClicks(self.viewer), self._clicked)
 
     # -- tables -----------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class InspectWidget(Panel):
                 choice.offer({name: (name, "") for name in names})
                 if names and not keep:
                     choice.value = names[min(default, len(names) - 1)]
-        self._provenance.value = "" if lut is None else "\n".join(provenance_lines(lut))
+        self._provenance.value = "" if lut is None else "\n".join(describe_provenance(lut))
         for each in (self.save_button, self.png_button, self.csv_button):
             each.enabled = lut is not None
         self._draw_soon()
@@ -273,7 +273,7 @@ class InspectWidget(Panel):
             draw_counts(axes, lut, channel, ink)
         elif plot in _BIAS_BY:
             try:
-                curves = fidelity_of(lut.report, _BIAS_BY[plot])
+                curves = bias_curve(lut.report, _BIAS_BY[plot])
             except EnsembleError as error:
                 draw_nothing(axes, fill(str(error), 40), ink)
             else:
@@ -345,7 +345,7 @@ class InspectWidget(Panel):
         if (by := _BIAS_BY.get(self.plot.value)) is None:
             self._write(path, ".csv", lambda part: _write_table(lut, part))
             return
-        curves = fidelity_of(lut.report, by)
+        curves = bias_curve(lut.report, by)
         self._write(path, ".csv", lambda part: _write_curves(lut, curves, part))
 
     def _write(self, path: str | Path, suffix: str, write: Callable[[Path], object]) -> None:
@@ -407,7 +407,7 @@ def _write_curves(lut: WeightLUT, curves: BiasCurve, path: Path) -> None:
             writer.writerow([curves.intensities[k], channel, name, *shown, int(curves.pixels[channel, m, k])])
 
 
-def provenance_lines(lut: WeightLUT) -> list[str]:
+def describe_provenance(lut: WeightLUT) -> list[str]:
     """Return date and versions, method and settings, training images and held-out error, if they are known.
 
     Examples
@@ -415,7 +415,7 @@ def provenance_lines(lut: WeightLUT) -> list[str]:
     >>> import numpy as np
     >>> from napari_ensir import fit_lut
     >>> truth = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    >>> lines = provenance_lines(fit_lut([((truth // 2 * 2, truth // 4 * 4), truth)]))
+    >>> lines = describe_provenance(fit_lut([((truth // 2 * 2, truth // 4 * 4), truth)]))
     >>> lines[2], lines[3]
     ('Learned from 1 image: 16 x 16, uint8.', 'The file has hashes (sha256) of 1 of 1 images.')
     """

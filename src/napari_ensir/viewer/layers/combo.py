@@ -9,7 +9,7 @@ from magicgui.widgets import ComboBox
 from qtpy.QtCore import Qt
 
 from napari_ensir.viewer.controls.combo import elided_text, make_narrow
-from napari_ensir.viewer.layers.layers import unwrapped
+from napari_ensir.viewer.layers.layers import unwrap_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ class LayerChoice(ComboBox):
 
     @value.setter
     def value(self, value: Any) -> None:
-        ComboBox.value.fset(self, unwrapped(value))
+        ComboBox.value.fset(self, unwrap_proxy(value))
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the viewer's current layers; the chosen layer stays if it is still offered."""
@@ -91,4 +91,6 @@ class LayerChoice(ComboBox):
         return elided_text(self.native, Qt.TextElideMode.ElideMiddle)
 
     def _offered(self, _: object) -> list[tuple[str, Layer]]:
-        return [(layer.name, layer) for layer in map(unwrapped, self._viewer.layers) if self._admits(layer)]
+        return [
+            (layer.name, layer) for layer in map(unwrap_proxy, self._viewer.layers) if self._admits(layer)
+        ]

@@ -14,7 +14,7 @@ from napari_ensir.ensemble.arrays.blocks import as_array, is_dask
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
 from napari_ensir.files.zarr import check_zarr_codecs
-from napari_ensir.restorers.base import enlarged_transform, times_between
+from napari_ensir.restorers.base import enlarged_transform, enlargement_factor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 __all__ = [
     "OUTPUT_KEY",
     "RECORD_KEY",
+    "LayerSnapshot",
     "LayerWatcher",
-    "Origin",
     "StoredArray",
     "Versions",
-    "changed_meanwhile",
+    "add_slider_caption",
+    "changed_layers_warning",
+    "exclusion_reason",
     "file_safe_name",
     "full_data",
-    "is_named_truth",
-    "lies_on",
-    "name_slider_places",
-    "never_placed",
+    "has_default_placement",
+    "has_equal_placement",
+    "has_truth_name",
     "notice",
     "pixel_shape",
     "placement",
     "show_colorbar",
     "unique_name",
-    "unwrapped",
-    "why_not",
+    "unwrap_proxy",
 ]
 
 OUTPUT_KEY = "napari-ensir"
@@ -57,7 +57,7 @@ _TRUTH_NAMES = ("ground truth", "ground_truth", "groundtruth", "truth", "gt", "t
 # -- pixels ---------------------------------------------------------------------------------------
 
 
-def unwrapped(layer: Any) -> Any:
+def unwrap_proxy(layer: Any) -> Any:
     """Return the layer behind the proxy that napari gives to plugins; proxies are not identical."""
     return getattr(layer, "__wrapped__", layer)
 
@@ -105,7 +105,7 @@ def full_data(layer: Layer) -> Any:
     data = _held_data(layer)
     if isinstance(data, np.ndarray):
         return data
-    key = unwrapped(layer)
+    key = unwrap_proxy(layer)
     known = _PLAIN.get(key)
     if known is None or known[0] is not data:
         known = _PLAIN[key] = (data, _as_plain(data))
@@ -130,7 +130,7 @@ def pixel_shape(layer: Layer) -> tuple[int, ...]:
 # -- names ----------------------------------------------------------------------------------------
 
 
-def is_named_truth(layer: Layer) -> bool:
+def has_truth_name(layer: Layer) -> bool:
     """Return whether the name of a layer is a usual name of a ground truth."""
     return layer.name.lower().strip() in _TRUTH_NAMES
 
@@ -164,7 +164,7 @@ def file_safe_name(name: str) -> str:
 # -- candidates -----------------------------------------------------------------------------------
 
 
-def why_not(layer: Layer, like: Layer | None = None, truth: Layer | None = None) -> str:
+def exclusion_reason(layer: Layer, like: Layer | None = None, truth: Layer | None = None) -> str:
     """Return why a layer cannot be a candidate, in a few words; empty if it can.
 
     Parameters
@@ -287,7 +287,7 @@ def _with_first_axis(matrix: np.ndarray) -> np.ndarray:
     return larger
 
 
-def lies_on(layer: Layer, image: Layer) -> bool:
+def has_equal_placement(layer: Layer, image: Layer) -> bool:
     """Return whether equal pixels of two layers have the same world coordinates, to half a pixel.
 
     Parameters
@@ -304,13 +304,13 @@ def lies_on(layer: Layer, image: Layer) -> bool:
     return bool(np.all(np.abs(found - expected[:, -layer.ndim :]) <= pixel / 2))
 
 
-def never_placed(layer: Layer) -> bool:
+def has_default_placement(layer: Layer) -> bool:
     """Return whether world coordinates equal pixel coordinates: no scale, translation, rotation or shear."""
     corners = np.vstack([np.zeros(layer.ndim), np.eye(layer.ndim)])
     return all(np.allclose(layer.data_to_world(corner), corner) for corner in corners)
 
 
-class Origin:
+class LayerSnapshot:
     """Pixels, placement and appearance of an image layer at the start of a task.
 
     Results are placed accordingly, even if the layer has been changed or removed since.
@@ -345,7 +345,7 @@ class Origin:
         """
         appearance = {} if self.rgb else {"contrast_limits": self.contrast_limits}
         place = self.placement()
-        times = times_between(self.shape[: self.ndim], image.shape[: self.ndim])
+        times = enlargement_factor(self.shape[: self.ndim], image.shape[: self.ndim])
         if times not in (None, 1):
             place["scale"], place["translate"] = enlarged_transform(
                 place["scale"],
@@ -369,7 +369,7 @@ class Origin:
         return self.layer in viewer.layers and full_data(self.layer) is self.data
 
 
-def changed_meanwhile(viewer: napari.Viewer, origins: Iterable[Origin]) -> str:
+def changed_layers_warning(viewer: napari.Viewer, origins: Iterable[LayerSnapshot]) -> str:
     """Return a warning about layers that were removed or changed since a task began; empty if none was."""
     names = [f'"{origin.name}"' for origin in origins if not origin.is_unchanged(viewer)]
     if not names:
@@ -486,7 +486,7 @@ def show_colorbar(layer: Layer) -> None:
         colorbar.visible = True
 
 
-def name_slider_places(viewer: napari.Viewer, layer: Layer, names: Sequence[str]) -> None:
+def add_slider_caption(viewer: napari.Viewer, layer: Layer, names: Sequence[str]) -> None:
     """Name the candidate at the slider's position on the canvas while the weight maps are visible.
 
     Parameters
@@ -497,7 +497,7 @@ def name_slider_places(viewer: napari.Viewer, layer: Layer, names: Sequence[str]
     names
         Names of the candidates.
     """
-    _SliderCaption(unwrapped(viewer), layer, tuple(names))
+    _SliderCaption(unwrap_proxy(viewer), layer, tuple(names))
 
 
 _CAPTION = "weight of "

@@ -6,7 +6,7 @@ import re
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from napari_ensir.viewer.layers.layers import pixel_shape, why_not
+from napari_ensir.viewer.layers.layers import exclusion_reason, pixel_shape
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
-__all__ = ["best_matches", "candidate_name", "cannot_combine", "matching_sets", "taken_twice"]
+__all__ = ["best_matches", "candidate_name", "duplicate_layer_warning", "matching_sets", "mismatch_reason"]
 
 SEPARATOR = " · "
 """Between the names of an image and a restorer in the name of a restored image."""
@@ -56,7 +56,7 @@ def matching_sets(names: Sequence[str], layers: Sequence[Layer]) -> dict[str, li
     """
     found: dict[str, dict[str, Layer]] = {}
     for layer in layers:
-        if not why_not(layer) and (read := _read(layer.name, names)) is not None:
+        if not exclusion_reason(layer) and (read := _read(layer.name, names)) is not None:
             name, common = read
             found.setdefault(common, {}).setdefault(name, layer)
     return {
@@ -90,7 +90,7 @@ def best_matches(
     sets = list(matching_sets(names, layers).values())
     for each in sorted(sets, key=lambda found: sum(map(is_known, found))):
         return list(each)
-    free = [layer for layer in layers if not why_not(layer)]
+    free = [layer for layer in layers if not exclusion_reason(layer)]
     read = [(layer, _read(layer.name, names)) for layer in free]
     chosen: list[Layer | None] = []
     for name in names:
@@ -133,7 +133,7 @@ def _common_length(words: Sequence[Sequence[str]]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
-def taken_twice(names: Sequence[str], layers: Sequence[Layer]) -> str:
+def duplicate_layer_warning(names: Sequence[str], layers: Sequence[Layer]) -> str:
     """Return a warning if a layer is chosen for several candidates; empty otherwise.
 
     Parameters
@@ -150,7 +150,7 @@ def taken_twice(names: Sequence[str], layers: Sequence[Layer]) -> str:
     return ""
 
 
-def cannot_combine(lut: WeightLUT, layers: Sequence[Layer]) -> str:
+def mismatch_reason(lut: WeightLUT, layers: Sequence[Layer]) -> str:
     """Return why a table cannot combine these layers, as a sentence; empty if it can.
 
     Parameters
@@ -161,7 +161,7 @@ def cannot_combine(lut: WeightLUT, layers: Sequence[Layer]) -> str:
     """
     first = layers[0]
     for name, layer in zip(lut.names, layers, strict=True):
-        if reason := why_not(layer, first):
+        if reason := exclusion_reason(layer, first):
             expected = f'"{first.name}" has {_shape(first)}{", in colour" if first.rgb else ""}'
             return (
                 f'"{layer.name}" cannot be the candidate "{name}": {reason}, but {expected}; choose layers '

@@ -12,8 +12,8 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QAbstractItemView, QListWidget, QListWidgetItem
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.viewer.controls.forms import button, dress, row
-from napari_ensir.viewer.layers.layers import unwrapped, why_not
+from napari_ensir.viewer.controls.forms import button, row, set_accessible_names
+from napari_ensir.viewer.layers.layers import exclusion_reason, unwrap_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,7 +65,7 @@ class LayerPicker(ValuedContainerWidget[list]):
         self.native.layout().addWidget(self._rows, 1)
         self._rows.setAccessibleName(self.label)
         self._rows.setToolTip(self.tooltip or "")
-        dress(self._filter, "Filter layers")
+        set_accessible_names(self._filter, "Filter layers")
         self._rows.itemChanged.connect(self._relabel)
         self._rows.model().rowsMoved.connect(self._relabel)
         self._filter.changed.connect(self._apply_filter)
@@ -94,7 +94,7 @@ class LayerPicker(ValuedContainerWidget[list]):
         EnsembleError
             If one of them is not in the viewer.
         """
-        chosen = [unwrapped(layer) for layer in value or ()]
+        chosen = [unwrap_proxy(layer) for layer in value or ()]
         offered = [item.data(_LAYER) for item in self._rows.items_in_order()]
         for layer in chosen:
             if not any(layer is each for each in offered):
@@ -114,7 +114,9 @@ class LayerPicker(ValuedContainerWidget[list]):
 
     def choose_selected(self) -> None:
         """Tick only the layers that are selected in the layer list."""
-        chosen = [] if self._viewer is None else [unwrapped(each) for each in self._viewer.layers.selection]
+        chosen = (
+            [] if self._viewer is None else [unwrap_proxy(each) for each in self._viewer.layers.selection]
+        )
         self.value = [layer for layer in self.offered() if any(layer is each for each in chosen)]
 
     # -- rows -------------------------------------------------------------------------------------
@@ -126,7 +128,7 @@ class LayerPicker(ValuedContainerWidget[list]):
 
     @truth.setter
     def truth(self, layer: Layer | None) -> None:
-        self._truth = unwrapped(layer)
+        self._truth = unwrap_proxy(layer)
         self._relabel()
 
     def offered(self) -> list[Layer]:
@@ -141,7 +143,7 @@ class LayerPicker(ValuedContainerWidget[list]):
         """List the viewer's current layers; order and ticks are kept."""
         if self._viewer is None and self.native.parent() is not None:
             self._viewer = napari.current_viewer()
-        self._rows.offer([] if self._viewer is None else [unwrapped(each) for each in self._viewer.layers])
+        self._rows.offer([] if self._viewer is None else [unwrap_proxy(each) for each in self._viewer.layers])
         self._relabel()
 
     def _relabel(self, *_: object) -> None:
@@ -211,12 +213,14 @@ class _Rows(QListWidget):
         ticked = [item for item in self.items_in_order() if item.checkState() == _TICKED]
         like = truth
         if like is None:
-            like = next((item.data(_LAYER) for item in ticked if not why_not(item.data(_LAYER))), None)
+            like = next(
+                (item.data(_LAYER) for item in ticked if not exclusion_reason(item.data(_LAYER))), None
+            )
         number = 0
         self.blockSignals(True)
         for item in self.items_in_order():
             layer = item.data(_LAYER)
-            reason = why_not(layer, like, truth)
+            reason = exclusion_reason(layer, like, truth)
             flags = Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemIsDragEnabled
             flags |= Qt.ItemFlag.ItemIsSelectable
             if reason:

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 from psygnal import Signal
 
-from napari_ensir.viewer.layers.layers import unique_name, unwrapped
+from napari_ensir.viewer.layers.layers import unique_name, unwrap_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
-__all__ = ["MOST_TABLES", "Session", "preference", "session_of"]
+__all__ = ["MAX_TABLES", "Session", "get_session", "preference"]
 
-MOST_TABLES = 50
+MAX_TABLES = 50
 """Maximum number of tables that a session keeps; ensemble layers keep theirs as well."""
 
 _DEFAULTS = {"device": "auto", "method": "auto", "weights": "slider"}
@@ -50,7 +50,7 @@ class Session:
         title = unique_name(title, self.tables)
         self.tables[title] = lut
         self._learned[lut] = [ref(layer) for layer in learned_on]
-        for oldest in list(self.tables)[:-MOST_TABLES]:
+        for oldest in list(self.tables)[:-MAX_TABLES]:
             del self.tables[oldest]
         self.changed.emit()
         return title
@@ -108,9 +108,9 @@ def _are_equivalent(one: WeightLUT, other: WeightLUT) -> bool:
     )
 
 
-def session_of(viewer: napari.Viewer) -> Session:
+def get_session(viewer: napari.Viewer) -> Session:
     """Return the session of a viewer, which is deleted with the viewer."""
-    key = unwrapped(viewer.layers)
+    key = unwrap_proxy(viewer.layers)
     if key not in _SESSIONS:
         _SESSIONS[key] = Session()
     return _SESSIONS[key]

@@ -13,14 +13,14 @@ from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer, open_
 from napari_ensir.restorers.base import with_settings
 from napari_ensir.settings import BlindSettings, RestoreSettings, settings_of
 from napari_ensir.viewer.code_export import copy_buttons
-from napari_ensir.viewer.controls.checklist import TickList
+from napari_ensir.viewer.controls.checklist import Checklist
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import Message, control_of
+from napari_ensir.viewer.controls.inputs import Message, create_control
 from napari_ensir.viewer.controls.section import Section
 from napari_ensir.viewer.fit.request import channel_axes, likely_channel_axis
 from napari_ensir.viewer.layers.combo import LayerChoice
-from napari_ensir.viewer.layers.layers import RECORD_KEY, is_named_truth, unwrapped, why_not
+from napari_ensir.viewer.layers.layers import RECORD_KEY, exclusion_reason, has_truth_name, unwrap_proxy
 from napari_ensir.viewer.layers.session import preference
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.restore.forms import RestorerForms
@@ -68,7 +68,7 @@ class RestoreControls(TablePanel):
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         image = LayerChoice(
             napari_viewer,
-            lambda layer: not why_not(layer),
+            lambda layer: not exclusion_reason(layer),
             "choose an image",
             choose_only=True,
             name="image",
@@ -82,14 +82,14 @@ class RestoreControls(TablePanel):
         self.sources: dict[str, tuple[Path, Restorer | None]] = {}
         self.plan = Message(name="plan", gui_only=True)
         how = Form(
-            control_of(settings["self_ensemble"]),
+            create_control(settings["self_ensemble"]),
             CheckBox(
                 name="float_output",
                 text="Keep decimals and all intensities",
                 tooltip="Add 32-bit floating-point layers. Otherwise restored intensities are rounded, and "
                 "clipped to the range of the image's dtype.",
             ),
-            control_of(settings["device"], preference("device")),
+            create_control(settings["device"], preference("device")),
             name="how",
         )
         self.settings_section = Section("Settings of the restorers", self._forms, how, name="settings")
@@ -128,7 +128,7 @@ class RestoreControls(TablePanel):
             label="Channels",
             tooltip="The axis of channels, which the restorers see together; each has its own table.",
         )
-        self._ticks = TickList(
+        self._ticks = Checklist(
             {key: (kind.title, kind.description) for key, kind in CLASSICAL.items()},
             name="restorers",
             label="Restorers",
@@ -164,11 +164,11 @@ class RestoreControls(TablePanel):
 
     def _connect(self) -> None:
         self._ticks.selected.connect(self._show_settings)
-        self._ticks.changed.connect(self.safely(self.follow_obstacle))
+        self._ticks.changed.connect(self.safely(self.update_run_button))
         self.image.changed.connect(self.safely(self._follow_image))
         self.open_button.changed.connect(self.safely(self._ask_and_open))
         self.folder_button.changed.connect(self.safely(self._ask_for_folder))
-        self.tie(self.viewer.events.theme, self.sweep_form.redraw)
+        self.connect_while_open(self.viewer.events.theme, self.sweep_form.redraw)
 
     # -- following the image ----------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class RestoreControls(TablePanel):
         offered = [layer for layer in self.image.choices if layer is not None]
         if self.image.value is None and len(offered) == 1:
             self.image.value = offered[0]
-        self.follow_obstacle()
+        self.update_run_button()
 
     def _follow_image(self) -> None:
         layer = self.image.value
@@ -190,11 +190,11 @@ class RestoreControls(TablePanel):
         }
         self._channels.offer({None: _ONE_CHANNEL, **entries} if entries else {None: _ONE_CHANNEL})
         self._channels.value = likely_channel_axis(layer)
-        self.follow_obstacle()
+        self.update_run_button()
 
     # -- what can run -----------------------------------------------------------------------------
 
-    def obstacle(self) -> str:
+    def missing_input(self) -> str:
         """See Panel."""
         if reason := self._missing():
             return reason
@@ -212,7 +212,7 @@ class RestoreControls(TablePanel):
 
     def obstacles(self) -> Mapping[str, str]:
         """See TablePanel."""
-        missing, combining = self._missing(), self.obstacle()
+        missing, combining = self._missing(), self.missing_input()
         return {
             **super().obstacles(),
             "restore_button": missing,
@@ -224,10 +224,10 @@ class RestoreControls(TablePanel):
             "best_button": "" if self.ranking.best is not None else "Nothing has been ranked yet.",
         }
 
-    def follow_obstacle(self) -> None:
+    def update_run_button(self) -> None:
         """See TablePanel."""
-        super().follow_obstacle()
-        self.plan.value = self.obstacle() or (
+        super().update_run_button()
+        self.plan.value = self.missing_input() or (
             f"Restores the image with {len(self._ticks.value)} restorers, learns from the noisy image how "
             "far to trust each, and adds the candidates, the ensemble and its weights."
         )
@@ -316,7 +316,7 @@ def _blind_form() -> Form:
         label="Weights as",
         tooltip="How the weight maps are shown.",
     )
-    return Form(*(control_of(settings[name]) for name in BLIND), weights, name="blind_form")
+    return Form(*(create_control(settings[name]) for name in BLIND), weights, name="blind_form")
 
 
 def _likely_input(viewer: napari.Viewer) -> Layer | None:
@@ -325,10 +325,10 @@ def _likely_input(viewer: napari.Viewer) -> Layer | None:
     # ground truth.
     likely = [
         layer
-        for layer in map(unwrapped, viewer.layers)
-        if not why_not(layer) and RECORD_KEY not in layer.metadata and not is_named_truth(layer)
+        for layer in map(unwrap_proxy, viewer.layers)
+        if not exclusion_reason(layer) and RECORD_KEY not in layer.metadata and not has_truth_name(layer)
     ]
-    active = unwrapped(viewer.layers.selection.active)
+    active = unwrap_proxy(viewer.layers.selection.active)
     return active if active in likely else next(reversed(likely), None)
 
 

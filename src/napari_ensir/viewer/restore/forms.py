@@ -10,7 +10,7 @@ from magicgui.widgets import Container
 
 from napari_ensir.settings import settings_of
 from napari_ensir.viewer.controls.forms import Form
-from napari_ensir.viewer.controls.inputs import Message, control_of
+from napari_ensir.viewer.controls.inputs import Message, create_control
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +47,7 @@ class RestorerForms(Container):
         """Add a form for a restorer."""
         form = Form(
             *(
-                control_of(each, getattr(restorer, each.name), name=f"{_identifier(key)}_{each.name}")
+                create_control(each, getattr(restorer, each.name), name=f"{_identifier(key)}_{each.name}")
                 for each in self._settings(restorer)
             ),
             name=f"{_identifier(key)}_form",

@@ -10,8 +10,8 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.self_supervised.calibrate import (
     default_grid_range,
     format_value,
-    numbers_to_try,
-    values_between,
+    numeric_settings,
+    parameter_grid,
 )
 from napari_ensir.settings import SweepSettings, settings_of
 from napari_ensir.viewer.controls.combo import Choice
@@ -100,7 +100,7 @@ class SweepForm(Container):
     def offer(self, restorer: Restorer) -> None:
         """Offer the numeric settings of a restorer; an existing plot is kept."""
         self._restorer = restorer
-        self._settings = {each.name: each for each in numbers_to_try(restorer)}
+        self._settings = {each.name: each for each in numeric_settings(restorer)}
         self.setting.offer({each.name: (each.title, each.description) for each in self._settings.values()})
         self.sweep_button.enabled = bool(self._settings)
         self._suggest()
@@ -126,7 +126,7 @@ class SweepForm(Container):
         if chosen is None:
             raise EnsembleError("This restorer has no number to try; select another one in the list.")
         low, high = self.between.value
-        return values_between(chosen, low, high, self.steps.value)
+        return parameter_grid(chosen, low, high, self.steps.value)
 
     def show_sweep(self, sweep: Sweep, key: str) -> None:
         """Plot the errors of the restorer with this key."""

@@ -14,11 +14,11 @@ from napari_ensir.files.image import as_dtype
 from napari_ensir.restorers import CLASSICAL, blind_reference, calibrate_restorer
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
-    doubts_of,
-    notes_in_words,
+    format_notes,
+    input_warnings_of,
+    intensity_warning,
     notes_of,
-    told_of,
-    unlike_warning,
+    restorer_record,
     with_settings,
 )
 from napari_ensir.restorers.self_supervised.learn import Combined as BlindResult
@@ -34,9 +34,9 @@ from napari_ensir.viewer.code_export import (
     restore_as_command,
     restore_as_python,
 )
-from napari_ensir.viewer.layers.layers import RECORD_KEY, Origin, changed_meanwhile
+from napari_ensir.viewer.layers.layers import RECORD_KEY, LayerSnapshot, changed_layers_warning
 from napari_ensir.viewer.layers.matching import candidate_name
-from napari_ensir.viewer.layers.session import session_of
+from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.restore.controls import BLIND, RestoreControls
 from napari_ensir.viewer.results.combining import Combined, combine
@@ -138,7 +138,7 @@ class RestoreWidget(RestoreControls):
         """
         origin, restorers = self._request()
         if len(restorers) < 2:
-            raise EnsembleError(self.obstacle())
+            raise EnsembleError(self.missing_input())
         axis, device, view = self.channel_axis.value, self.device.value, self.weights.value
         dtype = self._output_dtype(origin)
         settings = {name: self[name].value for name in BLIND}
@@ -162,7 +162,7 @@ class RestoreWidget(RestoreControls):
             named = list(zip(blind.names, blind.candidates, strict=True))
             notes = self._add(origin, named, restorers, remarks, dtype)
             layers = [layer for layer in self.viewer.layers if layer not in before]
-            session, self._lut = session_of(self.viewer), blind.lut
+            session, self._lut = get_session(self.viewer), blind.lut
             session.remember_layers(blind.lut, layers)
             session.keep(f"{origin.name}, no ground truth", blind.lut, layers)
             made = Outputs(self.viewer, origin, origin.name)
@@ -197,7 +197,7 @@ class RestoreWidget(RestoreControls):
     def _show_ranking(self, scores: NoisyScores, keys: tuple[str, ...]) -> None:
         self._ranked = keys
         self.ranking.show_scores(scores)
-        self.follow_obstacle()
+        self.update_run_button()
 
     def _select_ranked(self, index: int) -> None:
         """Show the settings of a restorer in the table."""
@@ -291,7 +291,7 @@ class RestoreWidget(RestoreControls):
 
     # -- what is asked for ------------------------------------------------------------------------
 
-    def _request(self) -> tuple[Origin, list[Restorer]]:
+    def _request(self) -> tuple[LayerSnapshot, list[Restorer]]:
         """The chosen image, and the ticked restorers."""
         origin, restorers = self._origin(), self.chosen()
         if not restorers:
@@ -299,32 +299,32 @@ class RestoreWidget(RestoreControls):
         axis = self.channel_axis.value
         return origin, [with_settings(restorer, channel_axis=axis) for restorer in restorers]
 
-    def _output_dtype(self, origin: Origin) -> np.dtype[Any]:
+    def _output_dtype(self, origin: LayerSnapshot) -> np.dtype[Any]:
         return np.dtype(np.float32) if self.float_output.value else origin.dtype
 
-    def _origin(self) -> Origin:
+    def _origin(self) -> LayerSnapshot:
         if self.image.value is None:
             raise EnsembleError("No image is chosen; choose the degraded image to restore.")
-        return Origin(self.image.value)
+        return LayerSnapshot(self.image.value)
 
     def _add(
         self,
-        origin: Origin,
+        origin: LayerSnapshot,
         results: list[tuple[str, NDArray[np.float32]]],
         restorers: Sequence[Restorer],
         remarks: Sequence[_Remarks],
         dtype: np.dtype[Any],
     ) -> list[str]:
         """Add candidates as layers with a record of their restorers; return sentences for the user."""
-        found = notes_in_words(note for notes, _ in remarks for note in notes)
+        found = format_notes(note for notes, _ in remarks for note in notes)
         found += [clipping_note(name, restored, dtype) for name, restored in results]
         for (name, restored), restorer, (_, doubts) in zip(results, restorers, remarks, strict=True):
             layer = origin.add_candidate(self.viewer, restored, candidate_name(origin.name, name), dtype)
-            record = record_of("restored", inputs={"image": origin.name}, restorer=told_of(restorer))
+            record = record_of("restored", inputs={"image": origin.name}, restorer=restorer_record(restorer))
             layer.metadata = {**layer.metadata, RECORD_KEY: record}
-            unlike = unlike_warning(name, origin.middle_plane(), origin.middle_plane(restored))
+            unlike = intensity_warning(name, origin.middle_plane(), origin.middle_plane(restored))
             found += doubts or [unlike]
-        return [*filter(None, found), *filter(None, [changed_meanwhile(self.viewer, [origin])])]
+        return [*filter(None, found), *filter(None, [changed_layers_warning(self.viewer, [origin])])]
 
 
 def clipping_note(name: str, image: NDArray[np.float32], dtype: np.dtype[Any]) -> str:
@@ -354,7 +354,7 @@ def clipping_note(name: str, image: NDArray[np.float32], dtype: np.dtype[Any]) -
 
 def _remarks(restorers: Sequence[Restorer], array: NDArray[Any]) -> list[_Remarks]:
     """How each restorer treats an image, and what may be wrong."""
-    return [(notes_of(each, array), doubts_of(each, array)) for each in restorers]
+    return [(notes_of(each, array), input_warnings_of(each, array)) for each in restorers]
 
 
 def _without_warnings(work: Callable[[Progress], _Made]) -> Callable[[Progress], _Made]:

@@ -9,7 +9,7 @@ from napari.utils import Colormap
 from napari.utils.colormaps import CyclicLabelColormap
 
 from napari_ensir.settings import METHODS
-from napari_ensir.viewer.layers.layers import OUTPUT_KEY, name_slider_places, show_colorbar
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY, add_slider_caption, show_colorbar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.viewer.layers.layers import Origin
+    from napari_ensir.viewer.layers.layers import LayerSnapshot
     from napari_ensir.viewer.results.combining import Combined
 
 __all__ = [
@@ -93,7 +93,7 @@ class Outputs:
         Prefix of the new layers' names.
     """
 
-    def __init__(self, viewer: napari.Viewer, like: Origin, label: str = "") -> None:
+    def __init__(self, viewer: napari.Viewer, like: LayerSnapshot, label: str = "") -> None:
         self._viewer, self._like = viewer, like
         self._before = f"{label} " if label else ""
         self._ensemble: Layer | None = None
@@ -255,7 +255,7 @@ class Outputs:
         made = self._add(how, data, self._before + name, lut, "weights", **look)
         self._put_above_ensemble(made)
         if view == "slider":
-            name_slider_places(self._viewer, made, lut.names)
+            add_slider_caption(self._viewer, made, lut.names)
         return made
 
     def _put_above_ensemble(self, made: Layer) -> None:
@@ -307,7 +307,7 @@ def _legend(lut: WeightLUT) -> dict[str, Any]:
     }
 
 
-def layer_data(lut: WeightLUT, combined: Combined, like: Origin) -> list[Any]:
+def layer_data(lut: WeightLUT, combined: Combined, like: LayerSnapshot) -> list[Any]:
     """Ensemble and weight maps as layer data tuples, with the look that :class:`Outputs` gives them."""
     looks = {} if like.rgb else {"contrast_limits": lut.data_range, "colormap": like.colormap}
     ensemble = {

@@ -54,9 +54,9 @@ class TablePanel(Panel):
         """Return for each button what is missing before it can run, as a sentence; empty if nothing is."""
         return {"save_button": "" if self.lut is not None else "There is no lookup table yet."}
 
-    def follow_obstacle(self) -> None:
+    def update_run_button(self) -> None:
         """Enable the buttons that can run; the tooltips of the others say what is missing."""
-        super().follow_obstacle()
+        super().update_run_button()
         busy = self.task is not None and not self._is_quiet
         for name, missing in self.obstacles().items():
             control = self[name]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from numpy.typing import NDArray
 
-    from napari_ensir.viewer.layers.layers import Origin
+    from napari_ensir.viewer.layers.layers import LayerSnapshot
 
 __all__ = ["LossPlot", "Preview"]
 
@@ -89,7 +89,7 @@ class Preview:
         The degraded layer.
     """
 
-    def __init__(self, viewer: napari.Viewer, like: Origin) -> None:
+    def __init__(self, viewer: napari.Viewer, like: LayerSnapshot) -> None:
         self._viewer, self._like = viewer, like
         layer = like.layer
         start = np.zeros(like.ndim)

@@ -16,18 +16,18 @@ from napari_ensir.restorers.training.models import Denoiser
 from napari_ensir.settings import TrainSettings, settings_of
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.dialogs import ask_where_to_save, with_suffix
-from napari_ensir.viewer.controls.forms import Form, button, dress, row
-from napari_ensir.viewer.controls.inputs import WithButton, control_of
+from napari_ensir.viewer.controls.forms import Form, button, row, set_accessible_names
+from napari_ensir.viewer.controls.inputs import WithButton, create_control
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import (
-    Origin,
-    changed_meanwhile,
+    LayerSnapshot,
+    changed_layers_warning,
+    exclusion_reason,
     full_data,
-    is_named_truth,
+    has_truth_name,
     pixel_shape,
     unique_name,
-    unwrapped,
-    why_not,
+    unwrap_proxy,
 )
 from napari_ensir.viewer.layers.matching import candidate_name
 from napari_ensir.viewer.layers.session import preference
@@ -126,7 +126,7 @@ class TrainWidget(Panel):
         self.open_button = button(
             "Open…", "Open the file of an IR network or a denoiser, as in Restore.", "open_button"
         )
-        dress(self.open_button)
+        set_accessible_names(self.open_button)
 
     def _inputs(self, viewer: napari.Viewer) -> list[Any]:
         recipes = {key: (each.title, each.description) for key, each in RECIPES.items()}
@@ -139,7 +139,7 @@ class TrainWidget(Panel):
             *(
                 LayerChoice(
                     viewer,
-                    lambda layer: not why_not(layer),
+                    lambda layer: not exclusion_reason(layer),
                     f"choose the {name} image",
                     choose_only=name == "degraded",
                     name=name,
@@ -155,12 +155,12 @@ class TrainWidget(Panel):
     def _settings(self) -> list[Any]:
         settings = {each.name: each for each in settings_of(TrainSettings)}
         return [
-            control_of(settings["steps"]),
-            control_of(settings["minutes"]),
+            create_control(settings["steps"]),
+            create_control(settings["minutes"]),
             # "width" is an attribute of magicgui containers.
-            control_of(settings["width"], name="features"),
-            control_of(settings["seed"]),
-            control_of(settings["device"], preference("device")),
+            create_control(settings["width"], name="features"),
+            create_control(settings["seed"]),
+            create_control(settings["device"], preference("device")),
         ]
 
     def _below(self) -> list[Any]:
@@ -181,7 +181,7 @@ class TrainWidget(Panel):
         self.save_button.changed.connect(self.safely(self._ask_and_save))
         self.resume_button.changed.connect(self.safely(self.resume))
         self.resume_file_button.changed.connect(self.safely(self._ask_and_resume))
-        self.tie(self.viewer.events.theme, self._theme_changed)
+        self.connect_while_open(self.viewer.events.theme, self._theme_changed)
 
     @property
     def loss_plot(self) -> LossPlot:
@@ -210,8 +210,8 @@ class TrainWidget(Panel):
         """Choose a clean layer by its name, unless the user has chosen one."""
         if not self._guesses_clean or self.clean.value is not None:
             return
-        for layer in map(unwrapped, self.viewer.layers):
-            if is_named_truth(layer) and not why_not(layer):
+        for layer in map(unwrap_proxy, self.viewer.layers):
+            if has_truth_name(layer) and not exclusion_reason(layer):
                 with self.clean.changed.blocked():
                     self.clean.value = layer
                 return
@@ -255,7 +255,7 @@ class TrainWidget(Panel):
             )
         if degraded is clean:
             raise EnsembleError("The degraded and the clean image are the same layer; choose two layers.")
-        if why := why_not(clean, like=degraded):
+        if why := exclusion_reason(clean, like=degraded):
             shape = " × ".join(map(str, pixel_shape(degraded)))
             raise EnsembleError(
                 f"The clean image does not match the degraded image of shape {shape}: {why}; choose a pair."
@@ -321,7 +321,7 @@ class TrainWidget(Panel):
 
     def _go(self, training: TrainingRun, work: Any) -> None:
         layer = self._layer_of(training)
-        origin = None if layer is None else Origin(layer)
+        origin = None if layer is None else LayerSnapshot(layer)
         before = self.training
         self.start(work, "Training", lambda result: self._trained(origin, result))
         self._before, self.training = before, training
@@ -333,7 +333,7 @@ class TrainWidget(Panel):
 
     def _layer_of(self, training: TrainingRun) -> Layer | None:
         """The layer of the degraded image of a training, if it is still in the viewer."""
-        mine = (layer for layer in map(unwrapped, self.viewer.layers) if not why_not(layer))
+        mine = (layer for layer in map(unwrap_proxy, self.viewer.layers) if not exclusion_reason(layer))
         return next((layer for layer in mine if full_data(layer) is training.request.degraded), None)
 
     def _show_progress(self) -> None:
@@ -346,7 +346,7 @@ class TrainWidget(Panel):
     def _theme_changed(self, *_: object) -> None:
         self.safely(self._plot.redraw)()
 
-    def _trained(self, origin: Origin | None, result: tuple[Restorer, np.ndarray]) -> None:
+    def _trained(self, origin: LayerSnapshot | None, result: tuple[Restorer, np.ndarray]) -> None:
         restorer, restored = result
         self.offer(f"{restorer.name}, trained here", restorer)
         if self._preview is not None:
@@ -359,7 +359,8 @@ class TrainWidget(Panel):
             origin.add_candidate(self.viewer, restored, candidate_name(origin.name, restorer.name))
             text += (
                 " The added layer is the training image restored, so it looks better than other images will; "
-                f"save the checkpoint and restore other images. {changed_meanwhile(self.viewer, [origin])}"
+                "save the checkpoint and restore other images. "
+                f"{changed_layers_warning(self.viewer, [origin])}"
             )
         self.say(text.strip())
 
