@@ -144,8 +144,6 @@ def test_info_of_what_says_nothing_is_one_sentence(tmp_path):
     (tmp_path / "bad.tif").write_bytes(b"II*\0nonsense")
     (tmp_path / "folder").mkdir()
     for name, said in (
-        ("plain.tif", "has no record of its origin"),
-        ("photo.jpg", "has no record of its origin"),
         ("bad.tif", "holds no image"),
         ("none.tif", "there is no"),
         ("folder", "is a folder"),
@@ -164,7 +162,8 @@ def test_records_of_somebody_else_are_no_matter(tmp_path):
         for name in (f"{number}.tif", f"{number}.ome.tif"):
             assert read_record(tmp_path / name) == (json.loads(text) if number == 4 else None)
             done = CliRunner().invoke(app, ["info", str(tmp_path / name)])
-            assert done.exit_code == (0 if number == 4 else 1)
+            assert done.exit_code == 0
+            assert ("noise" in done.output) == (number != 4)
     other = {"MapAnnotation": [{"Namespace": "x", "Value": {"record": "{}"}}, {"Value": {"k": "v"}}]}
     tifffile.imwrite(tmp_path / "o.ome.tif", IMAGE, metadata={"axes": "ZYX", **other})
     assert read_record(tmp_path / "o.ome.tif") is None

@@ -99,6 +99,7 @@ class SharedViewer:
         viewer.window.remove_dock_widget("all")
         viewer.layers.clear()
         viewer.dims.reset()
+        viewer.theme = "dark"
         viewer.window._qt_window.resize(1200, 800)
         _SESSIONS.clear()
 
@@ -142,15 +143,19 @@ def viewer(request: pytest.FixtureRequest, shared_viewer: SharedViewer, qtbot: A
         shared_viewer.clear()
     request.node.funcargs.clear()  # pytest holds what fixtures returned until after this one has ended
     process_deletions()
-    gc.collect()
-    process_deletions()
     if request.node.stash.get(PASSED, False):
         assert our_callbacks(made) == []
         if own:
             del made  # a closed window holds its docks for as long as somebody holds its viewer
-            process_deletions()
-            gc.collect()
+        with suppress(qtbot.TimeoutError):  # the assertion says what is left
+            qtbot.waitUntil(_nothing_is_left, timeout=20_000)
         assert our_objects() == []
+
+
+def _nothing_is_left() -> bool:
+    process_deletions()
+    gc.collect()
+    return not our_objects()
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def metavar(setting: Setting) -> str:
     --------
     >>> from napari_ensir.settings import FitSettings
     >>> [metavar(each) for each in settings_of(FitSettings) if each.name in ("method", "bin_width", "prior")]
-    ['em|em-released|least-squares', 'NUMBER|auto', 'NUMBER,NUMBER,...']
+    ['auto|em|em-released|least-squares', 'NUMBER|auto', 'NUMBER,NUMBER,...']
     """
     if setting.choices is not None:
         return "|".join(map(str, setting.choices))

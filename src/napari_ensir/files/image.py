@@ -61,6 +61,7 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = write_image(Path(folder) / "a.png", np.eye(4, dtype=np.uint8), record={"kind": "ensemble"})
     ...     print(read_record(path))
@@ -105,6 +106,7 @@ def read_image(path: str | Path) -> Any:
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = write_image(Path(folder) / "deep.png", np.full((2, 3, 3), 40000, np.uint16))
     ...     print(read_image(path).max(), read_image(path).dtype)
@@ -186,6 +188,7 @@ def write_image(
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_image(Path(folder) / "dark.tif", np.zeros((4, 4), np.uint16)).name
     'dark.tif'

@@ -193,6 +193,7 @@ class TensorFile:
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> from safetensors.numpy import save_file
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_file({"a": np.array([[0.5, 2.0]])}, f"{folder}/a", metadata={"by": "me"})

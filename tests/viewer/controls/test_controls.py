@@ -216,7 +216,7 @@ def test_all_parts_of_a_form_have_accessible_names(qtbot):
 
 SETTINGS = {each.name: each for kind in (FitSettings, RestoreSettings) for each in settings_of(kind)}
 VALUES = {
-    "method": ["em", None, "least-squares"],
+    "method": ["em", "auto", "least-squares"],
     "bin_width": [None, 16.0, "auto", 1e-5],
     "shrinkage": [1000.0, "auto", 50.0],
     "truth_noise": [None, "unknown", 0.125],

@@ -70,7 +70,7 @@ def test_it_is_scripted_by_values_and_methods(viewer, restore, wait_for):
     assert other.asdict() == restore.asdict()
     assert [each.restorer.name for each in other.chosen()] == ["Gaussian", "Wavelet"]
     assert other.chosen()[0].restorer.sigma == 3.0
-    with pytest.raises(EnsembleError, match="there is no 'magic' to tick; there are: gaussian, wavelet"):
+    with pytest.raises(EnsembleError, match="there is no entry 'magic'; choose from: gaussian, wavelet"):
         other.restorers.value = ["magic"]
     other.restore()
     wait_for(other)

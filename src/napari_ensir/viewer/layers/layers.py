@@ -497,7 +497,7 @@ def add_slider_caption(viewer: napari.Viewer, layer: Layer, names: Sequence[str]
     names
         Names of the candidates.
     """
-    _SliderCaption(unwrap_proxy(viewer), layer, tuple(names))
+    _SliderCaption(unwrap_proxy(viewer), unwrap_proxy(layer), tuple(names))
 
 
 _CAPTION = "weight of "
