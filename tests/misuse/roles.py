@@ -117,7 +117,7 @@ def _(bench):
 
 @misuse(
     "a candidate, saved again with its pixels rounded, for the ground truth",
-    says='candidate "far" differs from the ground truth by 0.287 only',
+    says='candidate "far" differs from the ground truth by only 0.287',
 )
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, np.rint(far(TRUTH)))
