@@ -98,7 +98,7 @@ def _(bench):
 
 @misuse(
     "a noisy reference, and a candidate that is black",
-    says='candidate "black": constant (every pixel examined is 0)',
+    says='candidate "black": constant (every examined pixel is 0)',
 )
 def _(bench):
     noisy = TRUTH + np.random.default_rng(5).normal(0, 25, TRUTH.shape).astype(np.float32)

@@ -593,7 +593,7 @@ def intensity_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
     >>> intensity_warning("mine", image, image + 20)
     ''
     >>> intensity_warning("mine", image, image * 255)[:51]
-    'mine made intensities around 32512 (650.3 to 6.437e'
+    'mine: the restoration has intensities around 32512 '
     """
     low, middle, high = np.nanpercentile(np.asarray(image, np.float64), (1, 50, 99))
     first, centre, last = np.nanpercentile(np.asarray(restored, np.float64), (1, 50, 99))
@@ -601,9 +601,9 @@ def intensity_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
     if contrast == 0 or (abs(centre - middle) <= contrast and last - first <= MAX_CONTRAST_RATIO * contrast):
         return ""
     return (
-        f"{name} made intensities around {centre:.5g} ({first:.4g} to {last:.4g}) of an image around "
-        f"{middle:.5g} ({low:.4g} to {high:.4g}): was it trained on other intensities? They are among its "
-        "settings."
+        f"{name}: the restoration has intensities around {centre:.5g} ({first:.4g} to {last:.4g}), but the "
+        f"image has intensities around {middle:.5g} ({low:.4g} to {high:.4g}); if a network was trained on "
+        "other intensities, change them in its settings."
     )
 
 

@@ -421,7 +421,7 @@ def middle_plane(array: Any, channel_axis: int | None = None) -> Plane:
 
 @dataclass(frozen=True)
 class _View:
-    """The part of an image that is examined."""
+    """Part of an image that is examined: slices, channel axis and stack axis."""
 
     index: tuple[slice, ...]
     channel: int | None
@@ -488,10 +488,10 @@ def _first_problem(view: _View, candidate: Any, plane: Plane, truth: Any, wanted
     finite = np.isfinite(plane)
     drop = {"action": "drop-candidate"}
     if not finite.any():
-        text = "no pixel is finite in the plane examined; nothing can be learned from it there."
+        text = "no pixel is finite in the examined plane, so nothing can be learned from it."
         return Diagnostic("not-finite", "warning", text)
     if not _varies(plane):
-        text = f"constant (every pixel examined is {plane[finite][0]:g}); drop it, or check how it was saved."
+        text = f"constant (every examined pixel is {plane[finite][0]:g}); drop it, or check how it was saved."
         return Diagnostic("constant", "error", text, drop)
     if np.array_equal(plane, wanted, equal_nan=True):
         text = "equal to the ground truth in every pixel; drop it, or it will get all the weight."
@@ -568,7 +568,7 @@ def check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
     both = np.isfinite(plane) & np.isfinite(truth)
     x, y = plane[both], truth[both]
     if _is_gamma(x, y):
-        text = "on another tone curve than the ground truth (gamma?); give both in linear intensities."
+        text = "on another tone curve than the ground truth (gamma?); convert both to linear intensities."
         return Diagnostic("tone-curve", "error", text)
     blurred, wanted = (_blur(image, both)[both] for image in (plane, truth))
     r = correlation(wanted, blurred)
@@ -584,7 +584,7 @@ def check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
     if remaining.var() > 0.25 * error and _skewness(remaining) > SKEWED:
         return None
     text = (
-        f"on another scale than the ground truth, which is about {gain:.4g} x it "
+        f"on another scale than the ground truth, which is about {gain:.4g} x the candidate "
         f"{'+' if offset >= 0 else '-'} {abs(offset):.4g}; match its intensities."
     )
     fix = {"action": "match-intensities", "gain": float(gain), "offset": float(offset)}
@@ -674,7 +674,7 @@ def _check_region(view: _View, plane: Plane, truth: Plane) -> Diagnostic | None:
         )
         text = (
             f"empty region: every pixel is {value:g} in rows {rows[0]} to {rows[1] - 1}, columns "
-            f"{columns[0]} to {columns[1] - 1} ({inside.mean():.1%} of the part examined), but the ground "
+            f"{columns[0]} to {columns[1] - 1} ({inside.mean():.1%} of the examined part), but the ground "
             "truth varies there; crop all images, or exclude the region with a mask."
         )
         fix = {"action": "crop", "region": [[*rows], [*columns]]}
@@ -707,7 +707,7 @@ def _check_neighbours(view: _View, candidate: Any, truth: Any) -> Diagnostic | N
 
 def _check_missing(finite: NDArray[np.bool_]) -> Diagnostic | None:
     share = 1 - finite.mean()
-    text = f"{share:.0%} of its pixels are NaN or infinite; nothing is learned there."
+    text = f"{share:.0%} of its pixels are NaN or infinite; they are not learned from."
     return Diagnostic("not-finite", "warning", text) if share > 0.1 else None
 
 
@@ -722,7 +722,7 @@ def _varies(image: NDArray[np.float64]) -> bool:
 def _constant_truth(plane: Plane) -> Diagnostic:
     known = plane[np.isfinite(plane)]
     value = f"{known[0]:g}" if known.size else "NaN or infinite"
-    text = f"the ground truth is constant ({value}) in the plane examined."
+    text = f"the ground truth is constant ({value}) in the examined plane."
     return Diagnostic("constant-truth", "error", text)
 
 

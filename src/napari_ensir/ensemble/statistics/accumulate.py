@@ -616,7 +616,7 @@ def select_pixels(
 
 
 def _covers(binning: Binning, dtype: np.dtype[Any]) -> bool:
-    """Whether the range contains all values of a dtype."""
+    """Return whether the range contains all values of a dtype."""
     if dtype.kind not in "iu":
         return False
     limits = np.iinfo(dtype)

@@ -173,7 +173,7 @@ class _Counter:
 
 
 def is_lazy(field: Field) -> bool:
-    """Whether one of the arrays of a field is a dask array."""
+    """Return whether at least one array of a field is a dask array."""
     return any(is_dask(array) for array in field.arrays)
 
 

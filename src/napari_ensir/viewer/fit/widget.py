@@ -386,7 +386,7 @@ class FitWidget(FitControls):
         if self.result is None:
             raise EnsembleError("There is no result yet; press Fit first.")
         self._is_kept = True
-        self.say("Kept; results of other settings are added as new layers.")
+        self.say("Kept the layers; results with other settings will be added as new layers.")
 
     def compare(self) -> None:
         """Rank candidates, average, ZZPM and every method by their held-out scores."""
@@ -508,7 +508,7 @@ class FitWidget(FitControls):
     def _ask_and_export(self) -> None:
         path = ask_where_to_save(self.native, "Export the scores", "scores", "Table", ".csv")
         if path is not None:
-            self.export_scores(path, overwrite=True)  # the dialog has asked
+            self.export_scores(path, overwrite=True)  # the dialog asks before it replaces a file
 
 
 def _diagnostics_of(lut: WeightLUT) -> list[Diagnostic]:
