@@ -76,7 +76,7 @@ def test_warnings_of_a_fit_are_printed_on_stderr(folders):
     arguments += ["--method", "em"]
     result = CliRunner().invoke(app, ["fit", *map(str, arguments), "-o", str(folders / "three")])
     assert result.exit_code == 0
-    assert 'candidate "flat": constant (every pixel examined is 90)' in result.stderr
+    assert 'candidate "flat": constant (every examined pixel is 90)' in result.stderr
     assert result.stderr.count("EM has no solution in") == 1
 
 

@@ -115,7 +115,7 @@ def _(bench):
 
 @misuse(
     "a candidate of another field",
-    says='candidate "far": hardly correlates with the ground truth; is it of the same field?',
+    says='candidate "far": hardly correlates with the ground truth; does it show the same field?',
 )
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": near(data.moon()[:112, :120].astype(np.float32))}, TRUTH)
@@ -130,7 +130,9 @@ def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, other)
 
 
-@misuse("files numbered 1, 10, 2: a folder in another order", says="are all in one order?")
+@misuse(
+    "files numbered 1, 10, 2: a folder in another order", says="check that all files are in the same order."
+)
 def _(bench):
     fields = [data.camera()[k : k + 112, k : k + 112].astype(np.float32) for k in (0, 130, 260)]
     return bench.fit({"near": [near(x) for x in fields], "far": [far(fields[k]) for k in (0, 2, 1)]}, fields)

@@ -89,7 +89,7 @@ def _(bench):
 
 @misuse(
     "a candidate of another field, where the table is applied",
-    says='candidate "far": hardly correlates with candidate "near"; is it of the same field?',
+    says='candidate "far": hardly correlates with candidate "near"; does it show the same field?',
 )
 def _(bench):
     bench.fitted()

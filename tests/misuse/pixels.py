@@ -14,7 +14,7 @@ misuse = Misuses()
 
 @misuse(
     "a border of NaN, as registration leaves it",
-    says='candidate "far": 21% of its pixels are NaN or infinite; nothing is learned there',
+    says='candidate "far": 21% of its pixels are NaN or infinite; they are not learned from',
 )
 def _(bench):
     holed = far(TRUTH)
@@ -29,7 +29,7 @@ def _(bench):
 
 @misuse(
     "a candidate that is zero everywhere",
-    says='candidate "far": constant (every pixel examined is 0); drop it',
+    says='candidate "far": constant (every examined pixel is 0); drop it',
 )
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": np.zeros_like(TRUTH)}, TRUTH)

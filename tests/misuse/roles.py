@@ -98,7 +98,7 @@ def _(bench):
 
 @misuse(
     "a noisy reference, and a candidate that is black",
-    says='candidate "black": constant (every pixel examined is 0)',
+    says='candidate "black": constant (every examined pixel is 0)',
 )
 def _(bench):
     noisy = TRUTH + np.random.default_rng(5).normal(0, 25, TRUTH.shape).astype(np.float32)
@@ -117,7 +117,7 @@ def _(bench):
 
 @misuse(
     "a candidate, saved again with its pixels rounded, for the ground truth",
-    says='candidate "far" differs from the ground truth by 0.287 only',
+    says='candidate "far" differs from the ground truth by only 0.287',
 )
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, np.rint(far(TRUTH)))

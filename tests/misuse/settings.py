@@ -115,7 +115,7 @@ def _(bench):
     return bench.evaluate({"near": near(TRUTH)}, TRUTH, "--crop-border", "60")
 
 
-@misuse("Y of a grey image", says="Y needs red, green and blue along a channel axis")
+@misuse("Y of a grey image", says="the Y channel needs red, green and blue along a channel axis")
 def _(bench):
     return bench.evaluate({"near": near(TRUTH)}, TRUTH, "--y-channel")
 

@@ -16,7 +16,9 @@ def test_restorations_by_classical_methods_raise_no_warning(key):
 
 @pytest.mark.parametrize("change", [lambda x: x / 1000, lambda x: x * 255, lambda x: x - 1e5])
 def test_restorations_on_another_scale_raise_a_warning(change):
-    assert intensity_warning("mine", IMAGE, change(IMAGE)).startswith("mine made intensities around")
+    assert intensity_warning("mine", IMAGE, change(IMAGE)).startswith(
+        "mine: the restoration has intensities around"
+    )
 
 
 def test_constant_images_and_nan_raise_no_warning():

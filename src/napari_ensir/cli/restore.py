@@ -1,4 +1,4 @@
-"""The command ``restore``, and the outputs that it shares with ``blind`` and ``sweep``."""
+"""The command ``restore``, and output handling shared with ``blind`` and ``sweep``."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ def choose_restorers(
     ir: Path | None = None,
     own: Sequence[str] = (),
 ) -> dict[str, Restorer]:
-    """Return restorers by the names of their outputs: the key of a method, or the file name of a network.
+    """Return the requested restorers by output name: the key of a method, or the file name of a network.
 
     Parameters
     ----------
     methods
         Keys of :data:`napari_ensir.restorers.CLASSICAL`.
     networks
-        Files, or folders of them; see :func:`napari_ensir.restorers.open_restorer`.
+        Files, or folders of files; see :func:`napari_ensir.restorers.open_restorer`.
     settings
-        Settings for all restorers that have them; None keeps the value of the restorer.
+        Settings for all restorers that have them. None keeps the value of the restorer.
     ir
-        File of the restorer that a DP-IR checkpoint was trained around, if it does not contain it.
+        File of the inner restorer of a DP-IR checkpoint, if the checkpoint does not contain it.
     own
-        Settings of single restorers, as ``RESTORER.SETTING=VALUE``.
+        Settings of individual restorers, as ``RESTORER.SETTING=VALUE``.
 
     Raises
     ------
     EnsembleError
-        If there is no restorer, a name is unknown or repeated, or a file cannot be used.
+        If there is no restorer, a name is unknown or repeated, or a file is invalid.
     typer.BadParameter
-        If a setting in ``own`` is wrong.
+        If a setting in ``own`` is invalid.
     """
     from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer
     from napari_ensir.restorers.base import with_settings
@@ -94,7 +94,7 @@ def choose_restorers(
     for name, restorer in named:
         if name in found:
             raise EnsembleError(
-                f"two restorers are named {name}; give each once, and files with different names."
+                f"two restorers are named {name}; give each restorer once, and rename files with equal names."
             )
         if not is_dataclass(restorer):
             raise EnsembleError(f"{restorer.name} has no settings and cannot be used here.")
@@ -106,7 +106,7 @@ def choose_restorers(
 
 
 def _opened(path: Path, around: Restorer | None) -> list[tuple[str, Restorer]]:
-    """Open a network, or all networks of a folder, with their file names."""
+    """Open a network, or all networks of a folder; return them with their file names."""
     from napari_ensir.restorers import open_restorer, open_restorers
 
     if not path.is_dir():
@@ -118,7 +118,7 @@ def _opened(path: Path, around: Restorer | None) -> list[tuple[str, Restorer]]:
 
 
 def channel_axis_of(images: ImageSet, given: int | None) -> int | None:
-    """Return the given axis; else -1 if the files are colour images."""
+    """Return the given axis; if it is None and the files are colour images, -1."""
     first = images.open(0)[Part.IMAGE]
     return -1 if given is None and bool(getattr(first, "is_colour", False)) else given
 
@@ -135,8 +135,8 @@ def restore(
 ) -> dict[str, str]:
     """Restore images; return the errors of images that failed, by stem.
 
-    One restorer writes to ``out``; several write into the folder ``out``, each under its name. ``read`` are
-    files of the restorers, which no output may replace.
+    The output of one restorer is ``out``. With several restorers, ``out`` is a folder with one output per
+    restorer. ``read`` are files of the restorers, which no output may overwrite.
     """
     planned = Outputs.planned(image, tuple(restorers), out, as_float=as_float, output=output, read=read)
     return planned.write(lambda _, name: restorers[name], channel_axis)
@@ -155,7 +155,7 @@ class Outputs:
     ----------
     images : ImageSet
     failed : dict
-        Errors of images that cannot be used, by stem.
+        Errors of invalid images, by stem.
     """
 
     images: ImageSet
@@ -179,14 +179,13 @@ class Outputs:
     ) -> Outputs:
         """Plan an output for each image and each name.
 
-        The outputs of one name are written to ``out``; those of several names, or with ``folder``, into the
-        folder ``out``. ``others`` are further outputs of the command, ``read`` files that no output may
-        replace.
+        The output of a single name is ``out``. With several names or ``folder``, ``out`` is a folder.
+        ``others`` are further outputs of the command. ``read`` are files that no output may overwrite.
 
         Raises
         ------
         EnsembleError
-            If an output may not or cannot be written.
+            If an output cannot be written, or would overwrite a protected file.
         """
         images = open_set({}, {Part.IMAGE: image})
         several = folder or len(names) > 1
@@ -212,7 +211,7 @@ class Outputs:
         return cls(images, failed, out, output, tuple(plans))
 
     def warnings(self, restorers: Sequence[Restorer], arrays: Sequence[NDArray[Any]]) -> list[str]:
-        """Return warnings about the images, given as ``arrays``, for these restorers."""
+        """Return the warnings of these restorers about the images, whose pixels are ``arrays``."""
         return [
             self._of_image(stem, warning)
             for (stem, _), array in zip(self.images.fields, arrays, strict=True)
@@ -245,7 +244,7 @@ class Outputs:
         more_warnings
             Warnings to print besides those of the restorations.
         more
-            Further entries of the JSON.
+            Additional entries of the JSON output.
         show
             Called with the number of written files to print the result.
         """
@@ -283,7 +282,7 @@ class Outputs:
 
 
 def _enlarged(source: FileImage | ZarrImage, shape: tuple[int, ...]) -> FileImage | ZarrImage:
-    """Return the metadata for an output of this shape: pixels of a larger image are smaller."""
+    """Return the metadata of the source with the pixel size adapted to an output of this shape."""
     from napari_ensir.restorers.base import enlarged_transform
 
     if isinstance(source, FileImage):
@@ -336,7 +335,7 @@ class _RestorationPlan:
         return isinstance(self.source, FileImage) and self.source.is_colour
 
     def check(self, overwrite: bool) -> None:
-        """Check before any work that the output can be written."""
+        """Check that the output can be written, before any work starts."""
         pixels = self.source if isinstance(self.source, FileImage) else self.source.array
         check_output(self.target, self.dtype, pixels.ndim, self.is_colour)
         check_target(self.target, overwrite)
@@ -349,7 +348,7 @@ class _RestorationPlan:
         output: Output,
         record: Callable[..., dict[str, Any]],
     ) -> tuple[list[tuple[str, str]], list[str]]:
-        """Restore and write; return notes of the restorer, and warnings."""
+        """Restore the image and write it; return the notes of the restorer and the warnings."""
         from napari_ensir.restorers import with_channel_axis
 
         axis = -1 if channel_axis is None and self.is_colour else channel_axis

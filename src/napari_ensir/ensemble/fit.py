@@ -1,4 +1,4 @@
-"""Fits of lookup tables: from images with ground truth to statistics, weights, scores and expected errors.
+"""Fit lookup tables to images with ground truth: collect statistics, estimate weights, score and calibrate.
 
 images --collect--> statistics --estimate--> lookup table --score, calibrate--> held-out scores, errors
 """
@@ -73,10 +73,10 @@ __all__ = [
 ]
 
 FOLDS = 4
-"""Parts that are held out in turn where the ground truth is clean."""
+"""Number of parts for cross-validation if the ground truth is clean."""
 
 FROZEN = ("channel_axis", "data_range", "planes", "truth_noise", "match_truth", "hash_inputs")
-"""Settings that statistics depend on: a change of one needs the pixels read again."""
+"""Settings that the statistics depend on; after a change of one, the pixels must be read again."""
 
 PREFERENCE = ("least-squares", "em", "em-released")
 """Order in which methods of equal held-out error are preferred."""
@@ -86,7 +86,7 @@ _NAN = float("nan")
 
 @dataclass(frozen=True)
 class _Estimation:
-    """A method, its bins and its settings: all that a table depends on beside the statistics."""
+    """The method, bins and settings that a table is estimated with from the statistics."""
 
     method: str
     binning: Binning
@@ -101,39 +101,38 @@ class _Estimation:
 class FitSession:
     """Fit lookup tables to one reference set, reading its pixels once.
 
-    The statistics of the reference set are kept, so that a table by another method, bin width, shrinkage or
-    prior takes milliseconds. :func:`fit_lut` is the short form for one table.
+    The session keeps the statistics of the reference set, so another table with a different method, bin
+    width, shrinkage or prior takes milliseconds. Use :func:`fit_lut` to fit a single table.
 
     Parameters
     ----------
     reference : iterable of (candidates, truth)
-        As for :func:`fit_lut`. :meth:`calibrate` reads it again, so an iterator does not do for that.
+        As for :func:`fit_lut`. :meth:`calibrate` reads it again, so it needs a sequence, not an iterator.
     names : M strings, optional
-        One per candidate.
+        Names of the candidates.
     mask : sequence of arrays, one per image, optional
-        Where to learn, as for :func:`fit_lut`.
+        Pixels to learn from, as for :func:`fit_lut`.
     settings : FitSettings, optional
         All settings in one object.
     held_out : (pairs, masks), optional
-        Images for :meth:`score` that are not learned from, as ``reference`` and ``mask``; None: parts of the
-        reference set are held out in turn.
+        Test images for :meth:`score`, in the form of ``reference`` and ``mask``. None: cross-validate on
+        parts of the reference set.
     input_names : sequence of sequences of str, optional
-        For each image the names of its candidates' files or layers and, last, of its ground truth's, for
-        the report.
+        Names of the files or layers of each image, for the report: the candidates, then the ground truth.
     progress : callable, optional
-        Called with (done, total, text); an exception that it raises cancels the work. Each method takes one
-        of its own as well.
+        Called with (done, total, text); an exception that it raises cancels the work. The callback passed to
+        a method replaces this one.
     check_input : bool
-        Whether to check that a noisy ground truth is not the candidates' own input.
+        Whether to check that a noisy ground truth is not the image that the candidates were restored from.
     **keywords
-        Single settings by the names that :func:`fit_lut` gives them; they replace those of ``settings``.
+        Single settings, named as the parameters of :func:`fit_lut`; they override ``settings``.
 
     Attributes
     ----------
     settings : FitSettings
-        Those of the latest estimate.
+        Settings of the latest estimate.
     used : napari_ensir.ensemble.estimators.base.Settings
-        Prior, shrinkage and limit of iterations that the latest estimate used.
+        Prior, shrinkage and maximum number of iterations of the latest estimate.
     lut : WeightLUT or None
         The latest estimate, calibrated if :meth:`calibrate` was called after it.
     reference : Reference or None
@@ -198,16 +197,16 @@ class FitSession:
     def collect(
         self, progress: Progress | None = None, *, fine: bool = True, folds: bool = True
     ) -> Reference:
-        """Read the pixels into statistics, unless that was done before.
+        """Read the pixels and compute their statistics, once; later calls return the same statistics.
 
         Parameters
         ----------
         progress : callable, optional
         fine : bool
-            Collect in bins narrower than asked for if that is cheap, so that other bin widths can be
+            Use narrower bins than requested if this is cheap, so that tables with other bin widths can be
             estimated later.
         folds : bool
-            Keep the statistics in parts as well, so that parts can be held out.
+            Also keep the statistics of each part of the set, for cross-validation.
 
         Returns
         -------
@@ -216,7 +215,7 @@ class FitSession:
         Raises
         ------
         EnsembleError
-            If the images cannot be used, or no pixel is left to learn from.
+            If the images are invalid, or no pixel can be learned from.
         """
         if self.reference is not None:
             return self.reference
@@ -269,7 +268,7 @@ class FitSession:
         return reference
 
     def holds(self, settings: FitSettings) -> bool:
-        """Return whether these settings can be estimated from the statistics, without reading pixels again.
+        """Return whether a table with these settings can be estimated from the statistics already collected.
 
         Parameters
         ----------
@@ -283,7 +282,7 @@ class FitSession:
         return same and (settings.bin_width == "auto" or self._bins(settings.bin_width) is not None)
 
     def _bins(self, bin_width: float | str | None) -> Binning | None:
-        """The bins of this width, if the statistics' own can be merged into them."""
+        """Return the bins of this width if they can be merged from the bins of the statistics, else None."""
         fine = self.collect().statistics.binning
         if bin_width is None:
             kind = np.int64 if fine.integer else np.float64
@@ -307,13 +306,13 @@ class FitSession:
         Returns
         -------
         WeightLUT
-            Also kept as :attr:`lut`. If the method is ``"auto"``, ``lut.method`` is the one chosen, and
-            ``lut.report["method_choice"]`` has the held-out PSNR of each method.
+            Also stored in :attr:`lut`. If the method is ``"auto"``, ``lut.method`` is the chosen method, and
+            ``lut.report["method_choice"]`` contains the held-out PSNR of each method.
 
         Raises
         ------
         EnsembleError
-            If the images cannot be used, or a change needs the pixels read again.
+            If the images are invalid, or the pixels must be read again for a changed setting.
         """
         progress = progress or self._progress
         settings = replace(self.settings, **changes)
@@ -321,9 +320,9 @@ class FitSession:
         reference = self.collect(progress)
         if not self.holds(settings):
             raise EnsembleError(
-                "these settings need the pixels read again: "
-                f"{', '.join(FROZEN)}, or a bin width that is no multiple of "
-                f"{reference.statistics.binning.width:g}; start a new FitSession."
+                f"the pixels must be read again after a change of {', '.join(FROZEN)}, or of the bin width "
+                f"to a value that is not a multiple of {reference.statistics.binning.width:g}; create a new "
+                "FitSession."
             )
         if method == "auto":
             estimation, choice, found = self._choose_method(settings, progress)
@@ -356,7 +355,7 @@ class FitSession:
         return replace(lut, report=FitReport(name_inputs(lut.report, self._input_names)))
 
     def _estimation(self, method: str, settings: FitSettings, progress: Progress | None) -> _Estimation:
-        """The bins and numbers of a method; where a setting is "auto", the best on parts held out."""
+        """Return the bins and settings of a method; choose those that are "auto" by cross-validation."""
         reference = self.collect()
         base = Settings(
             prior=check_prior(settings.prior, len(reference.names)),
@@ -386,7 +385,7 @@ class FitSession:
     def _choose_method(
         self, settings: FitSettings, progress: Progress | None
     ) -> tuple[_Estimation, dict[str, Any], list[Diagnostic]]:
-        """The method of least error on parts held out, why, and a warning if none beats the candidates."""
+        """Return the method with the least held-out error, the reason, and a warning if there is no gain."""
         reference = self.collect()
         errors: dict[str, float] = {}
         tried: dict[str, _Estimation] = {}
@@ -399,7 +398,7 @@ class FitSession:
             except EnsembleError:
                 if method not in tried:  # its bin width or shrinkage could not be chosen
                     raise
-                summary = f"{METHODS[method].title}; all pixels lie in one part, so none can be held out"
+                summary = f"{METHODS[method].title}; all pixels are in one part, so none can be held out"
                 return tried[method], {"summary": summary}, []
         best, second, *_ = sorted(errors, key=errors.__getitem__)
         width = peak(reference.statistics.binning)
@@ -416,7 +415,7 @@ class FitSession:
         return tried[best], choice, self._no_gain(tried[best])
 
     def _no_gain(self, estimation: _Estimation) -> list[Diagnostic]:
-        """A diagnostic if a method is not significantly better, held out, than the best candidate."""
+        """Return a diagnostic if the held-out error is not significantly below that of the best candidate."""
         reference = self.collect()
         n = len(reference.names)
         if n == 1:
@@ -441,7 +440,7 @@ class FitSession:
     def _held_out_lookups(
         self, estimation: _Estimation, progress: Progress | None = None
     ) -> list[Lookup | None]:
-        """For each fold the weights learned from the others."""
+        """Return, for each fold, the weights learned from the other folds."""
         if estimation.key not in self._lookups:
             self._lookups[estimation.key] = held_out_lookups(
                 self.collect(), estimation.method, estimation.settings, estimation.binning, progress
@@ -449,7 +448,7 @@ class FitSession:
         return self._lookups[estimation.key]
 
     def _held_out_error(self, estimation: _Estimation, progress: Progress | None = None) -> float:
-        """Mean squared error on parts held out in turn, squared intensity units."""
+        """Return the cross-validated mean squared error, in squared intensity units."""
         lookups = self._held_out_lookups(estimation, progress)
         parts = [fold.in_bins(estimation.binning) for fold in self.collect().folds]
         sums, counts = errors_of_parts(parts, [lookups])
@@ -465,14 +464,14 @@ class FitSession:
         ----------
         progress : callable, optional
         all_methods : bool
-            Score every method, on the pixels learned from and held out; else only the latest estimate's, and
-            held out only if that takes no time.
+            Whether to score every method, both on the pixels learned from and held out. False: score only the
+            method of the latest estimate, and held out only if this was computed before.
 
         Returns
         -------
         tuple of ScoreRow
-            Candidates, average, methods. If the ground truth is noisy, only the latest estimate's method,
-            and ZZPM; EM cannot be used then.
+            Candidates, average, methods. If the ground truth is noisy, the only methods are that of the
+            latest estimate and ZZPM, because EM needs a clean ground truth.
         """
         lut = self._latest()
         if self.settings.truth_noise is not None and all_methods:
@@ -494,7 +493,7 @@ class FitSession:
         return self._fixed_score("ZZPM", "zzpm", self._zzpm_weights())
 
     def calibrate(self, progress: Progress | None = None) -> WeightLUT:
-        """Measure the errors to expect of the latest estimate, which reads the pixels once more.
+        """Add expected errors to the latest estimate; this reads the pixels again.
 
         Parameters
         ----------
@@ -508,7 +507,7 @@ class FitSession:
         Raises
         ------
         EnsembleError
-            If the noise of the ground truth is of unknown strength.
+            If the noise level of the ground truth is unknown.
         """
         folds = self.collect().folds if self.settings.truth_noise is None else ()
         self.lut = self._latest().calibrated(
@@ -524,25 +523,25 @@ class FitSession:
 
     @cached_property
     def score_range(self) -> ScoreRange:
-        """The range whose width is the peak of PSNR; it depends on the ground truth alone."""
+        """Intensity range whose width is the peak of PSNR; it depends only on the ground truth."""
         reference = self.collect()
         counted = [part.statistics for part in (reference, self.unseen) if part is not None]
         dtype = np.dtype(reference.inputs["listed"][0]["dtypes"][-1])
         return score_range_of(counted, dtype, self.settings.data_range)
 
     def copy(self) -> FitSession:
-        """Return a session on the same statistics, whose estimates do not change this one."""
+        """Return a session with the same statistics; its estimates do not change the original session."""
         return copy(self)
 
     def _latest(self) -> WeightLUT:
         return self.estimate() if self.lut is None else self.lut
 
     def _matched_noise(self, noise: TruthNoise) -> TruthNoise:
-        """The noise of the truth after its brightness was matched."""
+        """Return the noise level of the ground truth after its intensities were matched."""
         return noise if noise == "unknown" else float(noise) * self._noise_gain
 
     def _psnr(self, error: float) -> float:
-        """PSNR of a mean squared error without the truth's noise; NaN if that is unknown or larger."""
+        """Return the PSNR after subtracting the noise of the truth; NaN if that is unknown or too large."""
         if self.settings.truth_noise is None:
             return psnr_of_error(error, self.score_range.peak)
         noise = self._matched_noise(self.settings.truth_noise)
@@ -550,7 +549,7 @@ class FitSession:
         return psnr_of_error(left, self.score_range.peak) if left > 0 else _NAN
 
     def _psnrs(self, weights: Weights) -> tuple[float, float]:
-        """PSNR on the pixels learned from, and on those of ``held_out``; NaN if there are none."""
+        """Return the PSNR on the pixels learned from and on those of ``held_out`` (NaN if there are none)."""
         binning = self._latest().binning
         seen, unseen = (
             _NAN
@@ -561,7 +560,7 @@ class FitSession:
         return seen, unseen
 
     def _fixed_score(self, name: str, role: str, weights: NDArray[np.float64]) -> ScoreRow:
-        """The score of weights that were not learned: all pixels are held out from them."""
+        """Score weights that were not learned; every pixel counts as held out."""
         seen, unseen = self._psnrs(weights)
         return ScoreRow(name, role, psnr=seen, held_out=seen if self.unseen is None else unseen)
 
@@ -571,12 +570,12 @@ class FitSession:
             self.tables = {**self.tables, method: self._table(estimation, progress)}
         seen, unseen = self._psnrs(self.tables[method])
         if self.unseen is None and (held_out or estimation.key in self._lookups):
-            with suppress(EnsembleError):  # all pixels lie in one part: the score stays unknown
+            with suppress(EnsembleError):  # with all pixels in one part there is no held-out score
                 unseen = self._psnr(self._held_out_error(estimation, progress))
         return ScoreRow(METHODS[method].title, "method", method, seen, unseen)
 
     def _noisy_scores(self, lut: WeightLUT) -> list[ScoreRow]:
-        """Scores against a noisy truth: differences of errors are true, a PSNR is not."""
+        """Score against a noisy truth, for which only differences of errors are unbiased."""
         n, method = lut.n_candidates, METHODS[lut.method].title
         weights: list[Any] = [*np.eye(n), np.full(n, 1 / n)]
         roles = [(method, "method"), ("ZZPM", "zzpm")]
@@ -617,69 +616,72 @@ def fit_lut(
     match_truth: str = "auto",
     hash_inputs: bool = False,
 ) -> WeightLUT:
-    """Learn from images with ground truth how far to trust each candidate at each intensity.
+    """Learn the weight of each candidate at each intensity from images with ground truth.
 
-    To try several settings on the same images use :class:`FitSession`, which reads the pixels once.
+    To try several settings on the same images, use :class:`FitSession`, which reads the pixels once.
 
     Parameters
     ----------
     reference : iterable of (candidates, truth)
         ``candidates``: M arrays of the truth's shape (numpy, torch, dask, or any array that can be sliced; an
         integer or float dtype; any number of dimensions). Images may differ in shape. Masked values of
-        numpy's masked arrays are left out.
+        numpy masked arrays are excluded.
     names : M strings, optional
-        One per candidate, kept in the table.
+        Names of the candidates, stored in the table.
     method : "auto", "em", "em-released" or "least-squares"
-        The EnsIR paper's EM, its authors' code's, or least squares on the simplex. ``"auto"`` estimates all
-        three and takes the one with the least error on parts held out; least squares if the truth is noisy.
+        EM as in the EnsIR paper, EM as in the authors' code, or least squares on the simplex. ``"auto"``
+        estimates all three and chooses the one with the least cross-validated error; if the truth is noisy,
+        it is least squares.
     bin_width : float or "auto", optional
-        In intensity units; None: an eighth of the data range (32 for 8 bit); ``"auto"``: the width with the
-        least error on parts held out, from statistics of one pass.
+        In intensity units. None: an eighth of the data range (32 for 8 bit). ``"auto"``: the width with the
+        least cross-validated error; the pixels are still read only once.
     data_range : (low, high), optional
-        None: the dtype's for 8 bit, else the shortest that leaves out at most one in ten thousand of the
-        pixels of candidates and truth; the report says which. Intensities outside go to the end bins.
+        None: the range of the dtype for 8 bit, else the shortest range that excludes at most one in ten
+        thousand pixels of the candidates and the truth; the report states which. Intensities outside are
+        counted in the first or last bin.
     channel_axis : int, optional
-        One table per channel along it; None: channels pooled.
+        Learn one table per channel along this axis. None: pool the channels.
     prior : M weights, optional
-        Where EM starts, and its result where a bin set has too few pixels. Scaled to a sum of one.
+        Initial weights of EM, and the weights of bin sets with too few pixels. Normalized to a sum of one.
     mask : sequence of arrays, one per image, optional
-        Where to learn: bool, of the truth's shape, with or without the channel axis; None: everywhere.
+        Pixels to learn from: bool, of the truth's shape, with or without the channel axis. None: all.
     device : str or torch.device
         ``"auto"``: CUDA, else MPS, else CPU.
     progress : callable, optional
         Called with (done, total, text); an exception that it raises cancels the fit.
     shrinkage : float or "auto"
-        For least squares: the weight of the global solution, in pixels; ``"auto"``: the value with the least
-        error on parts held out.
+        For least squares: the weight of the global solution, in pixels. ``"auto"``: the value with the least
+        cross-validated error.
     max_iter : int, optional
-        For EM: largest number of iterations; None: the method's own.
+        For EM: maximum number of iterations. None: the default of the method.
     planes : (first, last), optional
-        Learn only from these places along the first axis of each image, both included; None: all.
+        Indices along the first axis of each image to learn from, both included. None: all.
     truth_noise : float or "unknown", optional
-        None: the ground truth is clean. Else it is another exposure, whose noise has mean zero and is
-        independent of the candidates: its standard deviation in intensity units, or ``"unknown"``. The
-        report then has ``"scores"`` of the candidates, their average and the ensemble, on parts held out.
+        Standard deviation of the noise of the ground truth, in intensity units, or ``"unknown"``; None: the
+        ground truth is clean. The noise must have mean zero and be independent of the candidates, as in a
+        second exposure. The report of a noisy truth contains cross-validated ``"scores"`` of the candidates,
+        their average and the ensemble.
     match_truth : "auto" or "never"
-        What to do if a noisy truth is brighter or darker than the candidates, because a lamp drifted or the
-        sample bleached: correct its gain and offset if the difference is significant, or use it as it is.
+        ``"auto"``: correct the gain and offset of a noisy truth if they differ significantly from those of
+        the candidates, for example because a lamp drifted or the sample bleached. ``"never"``: do not.
     hash_inputs : bool
-        Keep a hash of every image's content in the report, whatever its size; else up to 16 MB in all.
+        Store a content hash of every image in the report. False: only of up to 16 MB of images in total.
 
     Returns
     -------
     WeightLUT
-        ``lut.method`` is the method chosen.
+        ``lut.method`` is the chosen method.
 
     Raises
     ------
     EnsembleError
-        If the images cannot be used, no pixel is left to learn from, or EM is requested with a noisy truth.
+        If the images are invalid, no pixel can be learned from, or EM is requested with a noisy truth.
 
     Warns
     -----
     EnsembleWarning
-        For each of the report's ``"warnings"``: what can be used but looks wrong, such as a candidate that is
-        shifted or on another scale. ``"diagnostics"`` in the report has the same with what can be done.
+        For each of the ``"warnings"`` in the report: problems that do not prevent the fit, such as a
+        candidate that is shifted or on another scale. ``"diagnostics"`` in the report adds the corrections.
 
     Examples
     --------
@@ -712,7 +714,7 @@ def fit_lut(
 
 
 def _estimate_once(session: FitSession) -> WeightLUT:
-    """Estimate a table from no more statistics than it takes."""
+    """Estimate one table, collecting only the statistics that it needs."""
     asked = session.settings
     chosen = "auto" in (asked.method, asked.bin_width, asked.shrinkage) or asked.truth_noise is not None
     session.collect(fine=False, folds=chosen)

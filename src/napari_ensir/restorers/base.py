@@ -44,38 +44,38 @@ __all__ = [
 ]
 
 MAX_CONTRAST_RATIO = 4.0
-"""Contrast of a restoration over that of its image, above which it is suspect; sharpening stays far below."""
+"""Ratio of the contrasts of restoration and image above which to warn; sharpening is far below."""
 
 _MAX_SAMPLE = 2**20
 
 Progress = Callable[[int, int, str], object]
 """Progress callback, called as ``progress(done, total, text)``.
 
-It is called at the start with ``done = 0`` and after each piece of work, in the thread that works. What it
-returns is ignored. An exception that it raises stops the work and is passed on unchanged
-(:class:`napari_ensir.errors.Cancelled` by convention)."""
+It is called with ``done = 0`` at the start and then after each step, in the thread that does the work. Its
+return value is ignored. An exception that it raises stops the work and propagates unchanged; by convention it
+is :class:`napari_ensir.errors.Cancelled`."""
 
 
 class UnfamiliarImageWarning(UserWarning):
-    """The image differs from those that a restorer was made for; see :meth:`ImageRestorer.input_warnings`."""
+    """The image may be unsuitable for the restorer; see :meth:`ImageRestorer.input_warnings`."""
 
 
 @runtime_checkable
 class Restorer(Protocol):
     """A callable with a name that maps a degraded image to a restored one.
 
-    The rest of the package needs no more than this. A restorer that enlarges images also has an attribute
+    This is all that the package requires of a restorer. A restorer that enlarges images also has an attribute
     ``scale``; see :func:`scale_of`.
     """
 
     @property
     def name(self) -> str:
-        """Name of the candidate that it makes."""
+        """Name of the candidate that the restorer produces."""
 
     def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Restore `image`: same shape unless it enlarges, same intensity units, float32.
+        """Return the restored image: float32, same intensity units and, unless enlarged, same shape.
 
-        `image` is not changed.
+        `image` is not modified.
         """
 
 
@@ -85,7 +85,7 @@ AnyRestorer = Restorer | Callable[..., Any]
 
 @dataclass(frozen=True)
 class FunctionRestorer:
-    """A restorer made of a function.
+    """A restorer that calls a function.
 
     Attributes
     ----------
@@ -98,22 +98,22 @@ class FunctionRestorer:
     name: str
 
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """See :class:`Restorer`; `progress` is called before and after."""
+        """Restore an image; see :class:`Restorer`. `progress` is called before and after."""
         progress = progress or _no_progress
         progress(0, 1, self.name)
-        array = np.asarray(image).copy()  # the function may work in place
+        array = np.asarray(image).copy()  # the function may modify its argument
         restored = np.asarray(self.function(array), np.float32)
         progress(1, 1, self.name)
         return restored
 
 
 def as_restorer(given: AnyRestorer) -> Restorer:
-    """Return a restorer unchanged, and a function as a restorer with the function's name.
+    """Convert a function to a restorer with the function's name; return a restorer unchanged.
 
     Raises
     ------
     EnsembleError
-        If it is not callable.
+        If `given` is not callable.
 
     Examples
     --------
@@ -134,15 +134,15 @@ class ImageRestorer(ABC):
     """Base class of restorers that work on intensities scaled to 0..1, with the channel axis first.
 
     A subclass implements :meth:`restore_unit`. This class checks the image, scales its intensities and moves
-    its axes, and undoes both afterwards. Values are never clipped.
+    its channel axis, and reverses both afterwards. Values are never clipped.
 
     Parameters
     ----------
     channel_axis
-        Axis of the colour channels, negative counts from the end; None: the image has none.
+        Axis of the colour channels; negative values count from the end. None: the image has no channels.
     data_range
-        Intensities that become 0 and 1; None: the limits of the dtype for 8-bit images, else the lowest and
-        highest value of the image.
+        Intensities that are mapped to 0 and 1. None: the limits of the dtype for 8-bit images, else the
+        lowest and highest value of the image.
     """
 
     channel_axis: int | None = None
@@ -151,15 +151,15 @@ class ImageRestorer(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """Name of the candidate that it makes."""
+        """Name of the candidate that the restorer produces."""
 
     @property
     def scale(self) -> int | None:
-        """Factor by which rows and columns grow; None: known only from a result."""
+        """Factor by which rows and columns are enlarged; None if it is known only after restoring."""
         return 1
 
     def range_of(self, image: NDArray[Any]) -> tuple[float, float]:
-        """Return the intensities of this image that become 0 and 1.
+        """Return the intensities of this image that are mapped to 0 and 1.
 
         Parameters
         ----------
@@ -178,7 +178,7 @@ class ImageRestorer(ABC):
         return data_range_of(image, self.data_range)
 
     def notes(self, image: NDArray[Any]) -> list[str]:
-        """Describe what the restorer does to this image beyond its method; see :func:`format_notes`.
+        """Describe special treatment of this image, for :func:`format_notes`.
 
         Parameters
         ----------
@@ -192,7 +192,9 @@ class ImageRestorer(ABC):
         return []
 
     def input_warnings(self, image: NDArray[Any]) -> list[str]:
-        """Return sentences on why the restorer may not suit this image; calling it issues them as warnings.
+        """Return the reasons why the restorer may not suit this image, as sentences.
+
+        Calling the restorer issues them as warnings.
 
         Parameters
         ----------
@@ -223,7 +225,7 @@ class ImageRestorer(ABC):
         Returns
         -------
         float32 array
-            Of the same shape, or of more rows and columns.
+            Of the same shape, or with enlarged rows and columns.
         """
 
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
@@ -232,21 +234,21 @@ class ImageRestorer(ABC):
         Parameters
         ----------
         image
-            Any integer or float dtype, at least two dimensions beside the channel axis; anything that
-            `numpy.asarray` accepts. It is not changed.
+            Anything that `numpy.asarray` accepts, of any integer or float dtype and at least two dimensions
+            besides the channel axis. It is not modified.
         progress
             See :data:`Progress`.
 
         Returns
         -------
         numpy.ndarray
-            float32, in the intensity units of `image`, of its shape, or with :attr:`scale` times its rows and
+            float32, in the intensity units of `image`, with its shape or :attr:`scale` times its rows and
             columns.
 
         Raises
         ------
         EnsembleError
-            If the image cannot be used; the message says why.
+            If the image is invalid; the message states the reason.
 
         Warns
         -----
@@ -257,7 +259,7 @@ class ImageRestorer(ABC):
         for sentence in self.input_warnings(checked):
             warnings.warn(sentence, UnfamiliarImageWarning, stacklevel=2)
         low, high = self.range_of(checked)
-        # The subtraction in float32 would lose a small range of large integers.
+        # Subtract in float64: float32 cannot resolve a small range of large integers.
         unit = np.subtract(checked, low, dtype=np.float64)
         unit /= high - low
         axis = self.channel_axis
@@ -291,8 +293,8 @@ def check_image(image: ArrayLike, channel_axis: int | None = None) -> NDArray[An
     Raises
     ------
     EnsembleError
-        If it is empty, not of an integer or float dtype, has fewer than two dimensions beside the
-        channel axis, or contains NaN or infinity.
+        If the image is empty, has a dtype other than integer or float, has fewer than two dimensions besides
+        the channel axis, or contains NaN or infinity.
 
     Examples
     --------
@@ -318,20 +320,20 @@ def check_image(image: ArrayLike, channel_axis: int | None = None) -> NDArray[An
 
 
 def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None) -> tuple[float, float]:
-    """Return the lowest and highest intensity of an image's scale.
+    """Return the intensity range by which an image is scaled.
 
     Parameters
     ----------
     image
         The image.
     given
-        The range, if known; it is then only checked.
+        The range, if known; it is checked and returned.
 
     Returns
     -------
     low, high
-        `given`, else the limits of the dtype for 8-bit images, else the image's minimum and maximum (1 apart
-        where the image is constant).
+        `given` if it is not None; the limits of the dtype for 8-bit images; else the minimum and maximum of
+        the image. For a constant image, `high` is `low` + 1.
 
     Raises
     ------
@@ -357,7 +359,7 @@ def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None)
 
 
 def scale_of(restorer: object) -> int | None:
-    """Return the factor by which a restorer's rows and columns grow; None: known only from a result.
+    """Return the factor by which a restorer enlarges rows and columns; None if known only after restoring.
 
     Examples
     --------
@@ -370,7 +372,7 @@ def scale_of(restorer: object) -> int | None:
 
 
 def enlargement_factor(before: Sequence[int], after: Sequence[int]) -> int | None:
-    """Return the factor by which rows and columns, the last two axes, have grown; None: no whole number.
+    """Return the integer factor between the last two axes of two shapes; None if there is no such factor.
 
     Parameters
     ----------
@@ -398,14 +400,14 @@ def check_keeps_size(
     Parameters
     ----------
     restorer
-        Refused before any work if its scale is known.
+        Checked by its scale, if that is known.
     image, restored
-        Its input and result, if there are any.
+        Its input and result, if it has been called.
 
     Raises
     ------
     EnsembleError
-        If it enlarges.
+        If the restorer enlarges images.
 
     Examples
     --------
@@ -415,7 +417,7 @@ def check_keeps_size(
     grown = image is not None and restored is not None and restored.size > image.size
     if grown or scale_of(restorer) not in (1, None):
         raise EnsembleError(
-            f"{restorer.name} enlarges images, but here results need the size of the image: leave it out, or "
+            f"{restorer.name} enlarges images, but here results need the size of the image; leave it out, or "
             "use a network that keeps the size."
         )
 
@@ -428,8 +430,8 @@ def enlarged_transform(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the scale and translation of an enlarged image that covers the same region.
 
-    A pixel with index i becomes `factor` pixels with centres from i - 1/2 + 1/(2 factor) on. So the first
-    centre moves by (1/factor - 1) / 2 pixels of the image.
+    The pixel with index i becomes `factor` pixels, the first of which has its centre at
+    i - 1/2 + 1/(2 factor). The first centre therefore moves by (1/factor - 1) / 2 pixels of the image.
 
     Parameters
     ----------
@@ -483,10 +485,10 @@ def with_channel_axis(restorer: Restorer, channel_axis: int | None) -> Restorer:
 
 
 def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
-    """Return a copy of a restorer with these settings; those that it does not have are ignored.
+    """Return a copy of a restorer with these settings; unknown settings are ignored.
 
-    They are also set in a restorer that it wraps (``restorer``). A restorer that is not a dataclass is
-    returned unchanged.
+    The settings also apply to a wrapped restorer (attribute ``restorer``). A restorer that is not a dataclass
+    is returned unchanged.
 
     Examples
     --------
@@ -506,7 +508,7 @@ def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
 
 
 def restorer_record(restorer: Restorer) -> dict[str, Any]:
-    """Return the record of a restorer that its results carry: name, settings, and the restorer it wraps.
+    """Return the record of a restorer that is saved with its results: name, settings and wrapped restorer.
 
     Examples
     --------
@@ -525,7 +527,7 @@ def restorer_record(restorer: Restorer) -> dict[str, Any]:
 
 
 def notes_of(restorer: Restorer, image: NDArray[Any]) -> list[tuple[str, str]]:
-    """Return (name, note) for each of a restorer's :meth:`ImageRestorer.notes`, if it has that method.
+    """Return (name, note) for each note from :meth:`ImageRestorer.notes`; empty without that method.
 
     Examples
     --------
@@ -538,12 +540,12 @@ def notes_of(restorer: Restorer, image: NDArray[Any]) -> list[tuple[str, str]]:
 
 
 def format_notes(notes: Iterable[tuple[str, str]]) -> list[str]:
-    """Return one sentence for each different note, with the names of all restorers that have it.
+    """Return one sentence for each distinct note, with the names of all restorers that have it.
 
     Parameters
     ----------
     notes : pairs of (name, note)
-        As returned by :func:`notes_of`, of any number of restorers and images.
+        As returned by :func:`notes_of`, from any number of restorers and images.
 
     Returns
     -------
@@ -562,7 +564,7 @@ def format_notes(notes: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def input_warnings_of(restorer: Restorer, image: NDArray[Any]) -> list[str]:
-    """Return a restorer's :meth:`ImageRestorer.input_warnings`, if it has that method.
+    """Return the result of :meth:`ImageRestorer.input_warnings`; empty without that method.
 
     Examples
     --------
@@ -574,16 +576,16 @@ def input_warnings_of(restorer: Restorer, image: NDArray[Any]) -> list[str]:
 
 
 def intensity_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
-    """Return a sentence if a restoration's intensities differ grossly from its image's; else an empty string.
+    """Return a warning if the intensities of a restoration differ grossly from its image, else "".
 
-    This happens to a network that was trained on other intensities.
+    A common cause is a network that was trained on other intensities.
 
     Parameters
     ----------
     name
-        Of the restorer.
+        Name of the restorer.
     image, restored
-        Of any shapes, one plane of each suffices; NaN is ignored.
+        Arrays of any shape; one plane of each suffices. NaN is ignored.
 
     Examples
     --------
@@ -591,7 +593,7 @@ def intensity_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
     >>> intensity_warning("mine", image, image + 20)
     ''
     >>> intensity_warning("mine", image, image * 255)[:51]
-    'mine made intensities around 32512 (650.3 to 6.437e'
+    'mine: the restoration has intensities around 32512 '
     """
     low, middle, high = np.nanpercentile(np.asarray(image, np.float64), (1, 50, 99))
     first, centre, last = np.nanpercentile(np.asarray(restored, np.float64), (1, 50, 99))
@@ -599,9 +601,9 @@ def intensity_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
     if contrast == 0 or (abs(centre - middle) <= contrast and last - first <= MAX_CONTRAST_RATIO * contrast):
         return ""
     return (
-        f"{name} made intensities around {centre:.5g} ({first:.4g} to {last:.4g}) of an image around "
-        f"{middle:.5g} ({low:.4g} to {high:.4g}): was it trained on other intensities? They are among its "
-        "settings."
+        f"{name}: the restoration has intensities around {centre:.5g} ({first:.4g} to {last:.4g}), but the "
+        f"image has intensities around {middle:.5g} ({low:.4g} to {high:.4g}); if a network was trained on "
+        "other intensities, change them in its settings."
     )
 
 
@@ -615,7 +617,7 @@ def sample_block(image: NDArray[Any]) -> NDArray[Any]:
     Returns
     -------
     array
-        Of as many axes.
+        With the same number of axes.
 
     Examples
     --------

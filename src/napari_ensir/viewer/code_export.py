@@ -1,6 +1,6 @@
-"""Code and commands that repeat without the viewer what Fit, Apply and Restore do.
+"""Export of the panels Fit, Apply and Restore as Python programs and commands.
 
-The path of a layer that is from no file is a placeholder that begins with PATH OF.
+The path of a layer that was not read from a file is a placeholder that starts with PATH OF.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ __all__ = [
 
 
 TABLE = "ensemble.lut.safetensors"
-"""File name of a table that is from no file."""
+"""File name for a table that was not read from a file."""
 
 CORRECTION_KEY = "napari-ensir correction"
-"""Key in ``layer.metadata`` of the path of a corrected layer's source, and of the corrections as Python."""
+"""Key in ``layer.metadata`` of a corrected layer; the value is (path of the source, Python expressions)."""
 
 _CORRECTIONS = ("crop_image", "match_intensities", "shift_image", "turn_image")
 
@@ -70,7 +70,7 @@ def fit_as_python(
     mask: str | None = None,
     corrections: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """Return a program that learns the same table and saves it.
+    """Return a Python program that learns the same table and saves it.
 
     Parameters
     ----------
@@ -79,10 +79,10 @@ def fit_as_python(
     truth, mask
         Paths.
     settings
-        Those that are not at their defaults are written out.
+        Only settings that differ from their defaults are written.
     corrections
-        For each corrected candidate, and for the truth (""), Python expressions in which ``{}`` stands for
-        the image.
+        Python expressions with ``{}`` in place of the image, by the name of the corrected candidate; the name
+        of the truth is "".
 
     Examples
     --------
@@ -121,7 +121,7 @@ def fit_as_python(
 
 
 def _correcting(names: Sequence[str], corrections: Mapping[str, Sequence[str]]) -> list[str]:
-    """Statements that correct candidates and truth.
+    """Return the statements that correct candidates and truth.
 
     Examples
     --------
@@ -155,7 +155,7 @@ def fit_as_command(
     Raises
     ------
     EnsembleError
-        If images were corrected, which the command cannot do.
+        If images were corrected, because the command cannot correct them.
 
     Examples
     --------
@@ -177,7 +177,7 @@ def fit_as_command(
 def apply_as_python(
     lut: str, candidates: Mapping[str, str], settings: ApplySettings, *, match: bool, with_errors: bool
 ) -> str:
-    """Return a program that combines the same images and writes the results.
+    """Return a Python program that combines the same images and writes the results.
 
     Parameters
     ----------
@@ -186,9 +186,10 @@ def apply_as_python(
     candidates
         Paths by name, in order.
     settings
-        Those that are not at their defaults are written out.
+        Only settings that differ from their defaults are written.
     match, with_errors
-        Whether to rescale the table to the images' exposure first, and to write the expected error.
+        Whether to rescale the table to the exposure of the images first, and whether to write the expected
+        error.
     """
     keywords = "".join(f", {name}={value!r}" for name, value in _keywords(settings).items())
     lines = ["from napari_ensir import load_lut"]
@@ -228,11 +229,11 @@ class Chosen:
     key : str
         Key of a classical method, or name of a network.
     settings : dict
-        Those that differ from the defaults of the method or the network's file.
+        Settings that differ from the defaults of the method or of the network file.
     path : str or None
         File of the network; None for a classical method.
     ir : str or None
-        File of the restorer that a DP-IR was opened around.
+        File of the inner restorer of a DP-IR network.
     """
 
     key: str
@@ -248,20 +249,20 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Restoring:
-    """The choices in Restore.
+    """The choices in the panel Restore.
 
     Attributes
     ----------
     image : str
-        Path.
+        Path of the image.
     chosen : sequence of Chosen
     channel_axis : int or None
     device : str
     self_ensemble : bool
     data_range : (low, high) or None
-        Intensities that become 0 and 1 for a restorer, if they were given.
+        Intensities that are mapped to 0 and 1 for the restorers, if given.
     float_output : bool
-        Write float32 images, which are not clipped.
+        Whether to write float32 images, which are not clipped.
     """
 
     image: str
@@ -286,7 +287,7 @@ class Restoring:
         return words + (["--device", self.device] if self.device != "auto" else [])
 
     def lines(self, more: str = "") -> list[str]:
-        """Return the beginning of a program: imports, the image, the restorers by name."""
+        """Return the first lines of a program: imports, the image, and the restorers by name."""
         bases = ", ".join(["CLASSICAL", *["SelfEnsemble"] * self.self_ensemble, "open_restorer"])
         how: dict[str, Any] = {"channel_axis": self.channel_axis, "device": self.device}
         how |= {} if self.data_range is None else {"data_range": self.data_range}
@@ -313,7 +314,7 @@ class Restoring:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Append a number to names that occurred before."""
+    """Make names unique by appending a number to repeated names."""
     found: list[str] = []
     for name in names:
         unique, number = name, 2
@@ -324,7 +325,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def restore_as_python(restoring: Restoring) -> str:
-    """Return a program that restores the same image and writes each result as ``<restorer>.tif``.
+    """Return a Python program that restores the same image and writes each result as ``<restorer>.tif``.
 
     Examples
     --------
@@ -362,7 +363,7 @@ def restore_as_command(restoring: Restoring) -> str:
 
 
 def blind_as_python(restoring: Restoring, settings: BlindSettings) -> str:
-    """Return a program that restores the same image, combines the results, and writes ensemble and table."""
+    """Return a Python program that restores the same image, combines the results and writes them."""
     keywords = _keywords(settings)
     keywords["device"] = restoring.device
     keywords |= {} if restoring.channel_axis is None else {"channel_axis": restoring.channel_axis}
@@ -419,7 +420,7 @@ def _named(candidates: Mapping[str, str]) -> list[str]:
 
 
 def _keywords(settings: FitSettings | ApplySettings | BlindSettings) -> dict[str, Any]:
-    """Return the settings that are not at their defaults."""
+    """Return the settings that differ from their defaults."""
     return {
         each.name: getattr(settings, each.name)
         for each in settings_of(type(settings))
@@ -428,7 +429,7 @@ def _keywords(settings: FitSettings | ApplySettings | BlindSettings) -> dict[str
 
 
 def _options(settings: FitSettings | ApplySettings | BlindSettings) -> list[str]:
-    """Return them as options of the command line."""
+    """Return the settings that differ from their defaults as command-line options."""
     words: list[str] = []
     kinds = {each.name: each.kind for each in settings_of(type(settings))}
     for name, value in _keywords(settings).items():
@@ -444,7 +445,7 @@ def _options(settings: FitSettings | ApplySettings | BlindSettings) -> list[str]
 
 
 def copy_buttons(before: str = "", verb: str = "Copy", what: str = "does the same") -> Container:
-    """Return the buttons ``python_button`` and ``command_button``, with a prefix to their names."""
+    """Return the buttons ``python_button`` and ``command_button``; ``before`` is a prefix of their names."""
     return row(
         *(
             button(
@@ -458,7 +459,7 @@ def copy_buttons(before: str = "", verb: str = "Copy", what: str = "does the sam
 
 
 def corrections_of_layers(layers: Mapping[str, Layer]) -> dict[str, Sequence[str]]:
-    """Return the corrections of those layers that were corrected, under the same keys."""
+    """Return the corrections of the corrected layers by the same keys; omit other layers."""
     return {
         key: layer.metadata[CORRECTION_KEY][1]
         for key, layer in layers.items()
@@ -479,4 +480,6 @@ def copied(text: str) -> str:
 
     QApplication.clipboard().setText(text)
     missing = "PATH OF" in text
-    return "Copied." + (" Replace PATH OF ... by paths; those layers are from no file." if missing else "")
+    return "Copied." + (
+        " Replace each PATH OF ... with a path; these layers were not read from files." if missing else ""
+    )

@@ -1,4 +1,4 @@
-"""Base class of the panels: named controls that scroll, and one task at a time."""
+"""Base class of the panels, with named controls in a scroll area and one background task at a time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Panel(Container):
     """Scrollable dock widget with controls, a Run and a Cancel button, and a message.
 
     All controls, including nested ones, are attributes (``panel.bin_width.value``); :meth:`asdict` and
-    :meth:`update` read and set all values. While the panel is closed it is disconnected from the viewer.
+    :meth:`update` read and set all values. A closed panel is disconnected from the viewer.
 
     Parameters
     ----------
@@ -42,9 +42,9 @@ class Panel(Container):
     *parts
         Controls and forms above the buttons.
     action, about
-        Text and tooltip of the Run button; without a text the buttons are hidden.
+        Text and tooltip of the Run button; if the text is empty, the buttons are hidden.
     below
-        Parts below the message.
+        Controls and forms below the message.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Panel(Container):
         self._watcher: LayerWatcher | None = None
         self._started, self._step_text = 0.0, ""
         self.run_button = button(action, about, "run_button")
-        self.cancel_button = button("Cancel", "Stop without changing or adding layers.", "cancel_button")
+        self.cancel_button = button("Cancel", "Stop the task; no layer is changed or added.", "cancel_button")
         self.cancel_button.enabled = False
         self.working = Message(name="working", label="Progress", gui_only=True)
         self.message = Message(name="message", label="Message", gui_only=True)
@@ -151,7 +151,7 @@ class Panel(Container):
             signal.connect(slot)
 
     def watch(self) -> None:
-        """Connect to the viewer, unless connected already."""
+        """Connect to the viewer if not connected yet."""
         if self._watcher is None:
             self._watcher = LayerWatcher(self.viewer, self.layers_changed, self.data_changed)
             for signal, slot in self._connections:
@@ -174,7 +174,7 @@ class Panel(Container):
                     events[name].disconnect(self.reset_choices)
 
     def _viewer_closed(self, *_: object) -> None:
-        """Release everything after Qt has deleted the widget; the task's result is ignored."""
+        """Release all connections after Qt has deleted the widget; ignore the result of the task."""
         self.release()
         self.task = None
 
@@ -202,7 +202,7 @@ class Panel(Container):
             self.native.setMinimumWidth(content.minimumSizeHint().width() + frame)
 
     def safely(self, slot: Callable) -> Callable[..., None]:
-        """Wrap a slot to show its exceptions, which would otherwise reach the code that set a value."""
+        """Wrap a slot to show its exceptions; otherwise they would propagate to the code that set a value."""
 
         @wraps(slot)
         def wrapper(*_: object) -> None:
@@ -221,15 +221,15 @@ class Panel(Container):
 
     @property
     def is_running(self) -> bool:
-        """Whether a task runs or its results are still being added to the viewer."""
+        """Whether a task is running or its results are still being added to the viewer."""
         return self.task is not None or self.queue.is_active
 
     def missing_input(self) -> str:
-        """Return what is missing before Run can be pressed, as a sentence; empty if nothing is."""
+        """Return a sentence that states which input is missing; empty if the panel is ready to run."""
         return ""
 
     def update_run_button(self) -> None:
-        """Enable the Run button, or disable it and show in its tooltip what is missing."""
+        """Enable the Run button, or disable it and show the missing input in its tooltip."""
         reason = self.missing_input()
         self.run_button.tooltip = reason or self._about
         self.run_button.enabled = (self.task is None or self._is_quiet) and not reason
@@ -262,17 +262,17 @@ class Panel(Container):
     ) -> None:
         """Run ``work`` in a thread, then call ``then`` with its result on the main thread.
 
-        A quiet task keeps the message, and is cancelled if another task is started.
+        A quiet task does not clear the message, and is cancelled when another task starts.
 
         Raises
         ------
         EnsembleError
-            If another task runs that is not quiet.
+            If another task is running that is not quiet.
         """
         if self.task is not None:
             if not self._is_quiet:
                 raise EnsembleError("A task is running in this panel; wait for it, or cancel it.")
-            self.task.cancel()  # its signals are ignored, see if_current
+            self.task.cancel()  # if_current ignores its signals
         task = Task(work, title)
         self.task, self._is_quiet = task, quiet
         self._started, self._step_text = time.monotonic(), title
@@ -302,7 +302,7 @@ class Panel(Container):
         self._step_text = f"{text[:1].upper()}{text[1:]}, {done / max(1, total):.0%}"
 
     def _show_elapsed(self) -> None:
-        """Show what the task is doing and for how long, from half a second on."""
+        """Show the current step of the task and the elapsed time, from half a second on."""
         self.working.value = f"{self._step_text}, {time.monotonic() - self._started:.0f} s"
 
     def _was_cancelled(self) -> None:
@@ -330,7 +330,7 @@ def shows_errors(method: Callable) -> Callable[..., None]:
 
 
 def _controls(widgets: Iterable[Widget], *, values_only: bool = False) -> Iterator[Any]:
-    """All controls, including nested ones; ``values_only`` leaves out those that hold no value."""
+    """Yield all controls, including nested ones; ``values_only`` excludes controls without a value."""
     for each in widgets:
         if values_only and each.gui_only:
             continue

@@ -173,7 +173,8 @@ def test_a_set_says_where_and_nothing_twice(truth):
     others = [data.camera()[k : k + 128, k : k + 128].astype(float) for k in (0, 150, 300)]
     swapped = [([smoothed(others[place])], others[number]) for number, place in enumerate((0, 2, 1))]
     assert check_reference(swapped)[-1].message == (
-        'candidate "1": its image 2 is closer to the ground truth of image 3; are all in one order?'
+        'candidate "1": its image 2 is closer to the ground truth of image 3; check that all '
+        "files are in the same order."
     )
     assert check_reference([([smoothed(other)], other) for other in others]) == []
 

@@ -33,7 +33,7 @@ def test_a_constant_candidate_is_named(engine, rng, method, dtype):
     candidates, truth = make_image(rng, (60, 60), 3, dtype)
     candidates[1] = np.full_like(truth, 100)
     found = warnings_of(candidates, truth, method)
-    assert found[0].startswith('candidate "B": constant (every pixel examined is 100)')
+    assert found[0].startswith('candidate "B": constant (every examined pixel is 100)')
     if method == "least-squares":
         assert len(found) == 1
         return

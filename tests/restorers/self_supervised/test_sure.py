@@ -188,7 +188,7 @@ class TestWhiteNoise:
     def test_of_a_small_image_is_not_measured(self):
         noisy = np.random.default_rng(0).normal(100, 9, (24, 24))
         reason = blind_reference(noisy, [GAUSSIAN(), MEDIAN()]).reason
-        assert reason.endswith("because the image is too small to measure a correlation of its noise.")
+        assert reason.endswith("because the image is too small to measure the correlation of its noise.")
 
 
 class TestFewPhotons:

@@ -177,7 +177,7 @@ def test_bias_is_plotted_and_exported(filled, fitted, docked, tmp_path):
     get_session(filled).replace("fitted", known)
     for plot, by, label in (
         ("fidelity", "truth", "true intensity"),
-        ("reading", "reading", "intensity read"),
+        ("reading", "reading", "intensity of the image"),
     ):
         docked.plot.value = plot
         docked.draw()

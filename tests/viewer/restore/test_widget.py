@@ -189,7 +189,7 @@ def test_a_network_for_raw_intensities(viewer, restore, wait_for):
     restore.device.value = "cpu"
     restore.restore()
     wait_for(restore)
-    assert "background made intensities around -3.7" in restore.message.value
+    assert "background: the restoration has intensities around -3.7" in restore.message.value
     restore.background_intensities.value = "raw"
     restore.restore()
     wait_for(restore)
@@ -215,7 +215,7 @@ def test_how_a_network_of_careamics_takes_a_stack_and_that_it_is_unlike_its_imag
     restore.restore()
     wait_for(restore)
     assert "N2V, n2v_0.1 was trained on intensities around" in restore.message.value
-    assert "made intensities" not in restore.message.value  # one reason is enough
+    assert "the restoration has intensities" not in restore.message.value  # one reason is enough
 
 
 @pytest.mark.parametrize(

@@ -34,59 +34,59 @@ __all__ = [
 
 
 HALF, CLEARER, SURE = 0.6, 0.9, 4.0
-"""A correction is accepted if it leaves less than the first share of the squared difference; or less than the
-second share, by more than this number of standard errors over blocks."""
+"""A correction is accepted if the remaining squared difference is below the fraction HALF of the original; or
+below the fraction CLEARER, and the reduction exceeds SURE standard errors over blocks."""
 
 SIMILAR = 0.5
-"""Least correlation of two images of the same field."""
+"""Minimum correlation of two images of the same field."""
 
 DIFFERENT = 0.3
-"""Correlation of block means below which images show different fields. Nine in ten pairs of different
-pictures are below it; restorations of few photons, which have blotches, reach 0.38 and more."""
+"""Correlation of block means below which images show different fields. Nine in ten pairs of unrelated
+images are below it; blotchy restorations of images with few photons are at 0.38 or above."""
 
 BLOCK = 16
 """Side of a block, pixels."""
 
 LEAST_BLOCKS = 16
-"""With fewer blocks their standard deviation is too uncertain."""
+"""Minimum number of blocks; with fewer, their standard deviation is too uncertain."""
 
 SIDE = 256
-"""Pixels of a plane that are examined, along each axis."""
+"""Maximum number of pixels of a plane that are examined along each axis."""
 
 LEAST_SIDE = 24
-"""Smaller planes are not examined."""
+"""Minimum side of a plane, pixels; smaller planes are not examined."""
 
 BORDER = 32
-"""Rows and columns at the edges of larger planes that are examined for empty regions."""
+"""Width of the border of larger planes that is examined for empty regions, pixels."""
 
 GAMMAS = (1 / 2.4, 1 / 2.2, 1 / 1.8, 1.8, 2.2, 2.4)
-"""Powers that displays and cameras apply."""
+"""Exponents that displays and cameras apply to intensities."""
 
 SMOOTHING = 4.0
-"""Standard deviation of the Gaussian, in pixels, that images are blurred with before their scales are
-compared: a restoration's own errors would hide a difference of scale."""
+"""Standard deviation, in pixels, of the Gaussian blur before scales are compared. Without the blur, errors of
+the restoration would hide a difference of scale."""
 
 SCALE_LEFT, SCALE_SHARE, SCALE_SHIFT = 0.35, 0.2, 0.05
-"""A scale differs if matching leaves at most the first share of the blurred images' squared difference,
-removes at least the second share of the candidate's mean squared error, and changes intensities by at least
-the third share of the ground truth's standard deviation."""
+"""A scale differs if matching it leaves at most the fraction SCALE_LEFT of the blurred images' squared
+difference, removes at least SCALE_SHARE of the candidate's mean squared error, and changes intensities by at
+least SCALE_SHIFT standard deviations of the ground truth."""
 
 SKEWED = 0.4
 """Skewness of the remaining errors above which bright streaks, such as rain, explain the difference."""
 
 CLIPPED = 0.02
-"""Least share of pixels at one end of the intensities that is called clipping."""
+"""Minimum fraction of pixels with the lowest or highest intensity for an image to count as clipped."""
 
 EMPTY_SHARE, EMPTY_ERROR = 0.005, 4.0
-"""A constant region is an error if it is at least this share of the plane and its root mean squared error is
-this many times that of the remaining pixels."""
+"""A constant region is reported if it covers at least the fraction EMPTY_SHARE of the plane and its root mean
+squared error is more than EMPTY_ERROR times that of the remaining pixels."""
 
 COPY_RATIO, COPY_SHARE = 0.1, 0.02
-"""A candidate is a copy of the ground truth if its root mean squared error is below the first share of the
-next candidate's and the second share of the ground truth's standard deviation."""
+"""A candidate is a copy of the ground truth if its root mean squared error is below COPY_RATIO times that of
+the next candidate and below COPY_SHARE times the standard deviation of the ground truth."""
 
 SEVERAL = 4
-"""Images of a reference set that are examined."""
+"""Maximum number of images of a reference set that are examined."""
 
 
 def squared_difference(one: Plane, other: Plane) -> Plane:
@@ -95,13 +95,13 @@ def squared_difference(one: Plane, other: Plane) -> Plane:
     Parameters
     ----------
     one, other : arrays of one shape
-        Pixels that are not finite in either are left out.
+        Pixels that are NaN or infinite in either image are excluded.
 
     Returns
     -------
     array of the images' shape
-        Its mean is ``2 (1 - r)`` with Pearson's correlation ``r``. 0 where a pixel is left out; 2 everywhere
-        if an image is constant.
+        Its mean is ``2 (1 - r)``, where ``r`` is Pearson's correlation. 0 at excluded pixels; 2 everywhere if
+        an image is constant.
 
     Examples
     --------
@@ -131,9 +131,9 @@ def correlation(one: Plane, other: Plane) -> float:
 
 
 def is_closer(corrected: Plane, original: Plane) -> bool:
-    """Whether a correction reduces the difference of two images so much that it must be right.
+    """Return whether a correction clearly reduces the difference of two images.
 
-    A correction after which the images still do not correlate is rejected.
+    A correction is rejected if the corrected images still do not correlate.
 
     Parameters
     ----------
@@ -152,9 +152,9 @@ def is_closer(corrected: Plane, original: Plane) -> bool:
 
 
 def is_unrelated(one: Plane, other: Plane) -> bool:
-    """Whether both images have structure beyond pixel noise, and the structures do not correlate.
+    """Return whether both images have structure beyond pixel noise, and the structures do not correlate.
 
-    Means of blocks are compared, in which noise is small: a noisy image is not unrelated for its noise.
+    Block means are compared, because they contain little noise.
     """
     coarse = [_block_means(image) for image in (one, other)]
     if coarse[0].size < LEAST_BLOCKS or not all(np.isfinite(means).all() for means in coarse):
@@ -169,14 +169,15 @@ def is_unrelated(one: Plane, other: Plane) -> bool:
 def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] | None:
     """Find the shift of a candidate against the ground truth in whole pixels, down and to the right.
 
-    The peaks of the phase correlation and of the cross-correlation (Kuglin and Hines 1975, by scikit-image)
-    and the eight shifts by one pixel are tried. The best is returned if it is clearly better than none, and
-    better between the blurred images too: noise of neighbouring pixels may be correlated, structure decides.
+    The function tries the peaks of the phase correlation and of the cross-correlation (Kuglin and Hines 1975,
+    from scikit-image), and the eight shifts by one pixel. It returns the best shift if that is clearly better
+    than no shift. The shift must also improve the blurred images, because correlated noise alone can favour
+    a shift.
 
     Parameters
     ----------
     truth, candidate : (Y, X) arrays of one shape
-        Any integer or float dtype; pixels that are not finite are left out.
+        Any integer or float dtype; pixels that are not finite are excluded.
 
     Returns
     -------
@@ -218,7 +219,10 @@ def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] 
 def overlap(
     truth: Plane, candidate: Plane, shift: tuple[int, int], moved: bool = True
 ) -> tuple[Plane, Plane]:
-    """The part of the truth that a shifted candidate shows, and the candidate moved back or as it is."""
+    """Return the part of the truth that a shifted candidate covers, and the candidate there.
+
+    With ``moved``, the candidate is moved back by the shift first.
+    """
     there, back = (
         tuple(slice(max(0, n), size + min(0, n)) for n, size in zip(way, truth.shape, strict=True))
         for way in (shift, (-shift[0], -shift[1]))
@@ -251,12 +255,12 @@ def check_alignment(
     names: Sequence[str] | None = None,
     channel_axis: int | None = None,
 ) -> list[Diagnostic]:
-    """Check that the candidates of one image lie on the ground truth, or on each other.
+    """Check that the candidates of one image are aligned with the ground truth, or with each other.
 
-    The middle plane is read, and of that at most 256 x 256 pixels. A problem is reported where correcting it
-    brings candidate and ground truth clearly closer: the candidate is shifted, flipped, rotated, has its
-    channels reversed or its intensities on another scale. What leaves no such trace, such as two candidates
-    under each other's names, is not found.
+    Only the central 256 x 256 pixels of the middle plane are read. A problem is reported if its correction
+    clearly reduces the difference between candidate and ground truth: the candidate is shifted, flipped or
+    rotated, its channels are reversed, or its intensities are on another scale. Other problems, such as two
+    candidates with swapped names, are not detected.
 
     Parameters
     ----------
@@ -295,7 +299,7 @@ def check_alignment(
                 return [] if view.stack is not None else [_constant_truth(wanted)]
             found = list(_check_truth(wanted, names, planes))
             about = _compare(view, list(zip(names, candidates, planes, strict=True)), truth, wanted)
-            if any(one.code == "truth-clipped" for one in found):  # it differs from all candidates then
+            if any(one.code == "truth-clipped" for one in found):  # all candidates differ from it in scale
                 about = (one for one in about if one.code not in ("scale-mismatch", "tone-curve"))
             return sort_diagnostics([*found, *about, *_twins(names, planes)])
         place = most_typical(planes)
@@ -311,23 +315,23 @@ def _compare(
     wanted: Plane,
     against: str = "the ground truth",
 ) -> Iterator[Diagnostic]:
-    """Compare candidates (name, array, plane) with an image; one diagnostic for each problem."""
+    """Compare candidates (name, array, plane) with an image; yield one diagnostic for each problem."""
     found: dict[str, tuple[Diagnostic, list[str]]] = {}
     for name, candidate, plane in candidates:
         one = _first_problem(view, as_array(candidate), plane, as_array(truth), wanted)
         if one is None and is_unrelated(plane.mean(axis=-1), wanted.mean(axis=-1)):
-            text = "hardly correlates with the ground truth; is it of the same field?"
+            text = "hardly correlates with the ground truth; does it show the same field?"
             one = Diagnostic("other-field", "error", text, {"action": "drop-candidate"})
         if one is not None:
             found.setdefault(one.message, (one, []))[1].append(name)
-    for text, (one, whom) in found.items():
-        named = ", ".join(f'"{name}"' for name in whom)
-        message = f"candidate{'s' * (len(whom) > 1)} {named}: {text.replace('the ground truth', against)}"
-        yield replace(one, message=message, fix={**(one.fix or {}), "candidates": whom})
+    for text, (one, affected) in found.items():
+        named = ", ".join(f'"{name}"' for name in affected)
+        message = f"candidate{'s' * (len(affected) > 1)} {named}: {text.replace('the ground truth', against)}"
+        yield replace(one, message=message, fix={**(one.fix or {}), "candidates": affected})
 
 
 def most_typical(planes: Sequence[Plane]) -> int:
-    """The candidate that correlates best with the others; the first of two."""
+    """Return the index of the candidate that correlates best with the others; 0 if there are only two."""
     if len(planes) < 3:
         return 0
     each = [[abs(correlation(one, other)) for other in planes] for one in planes]
@@ -343,7 +347,7 @@ def check_reference(
 ) -> list[Diagnostic]:
     """Check up to four images of a reference set, evenly spaced, by :func:`check_alignment`.
 
-    Also check whether candidates of one image show the field of another, as if files were in another order.
+    Also check whether a candidate shows the field of another image, which happens if files are out of order.
 
     Parameters
     ----------
@@ -352,8 +356,8 @@ def check_reference(
         As for :func:`check_alignment`.
     labels : one string per image, optional
         Names of the images; None: their numbers, from 1.
-    places : numbers of images, from 0, optional
-        Those to choose from; None: all.
+    places : indices of images, from 0, optional
+        Images to choose from; None: all.
 
     Returns
     -------
@@ -391,9 +395,9 @@ def middle_of(array: Any, channel_axis: int | None = None) -> NDArray[np.float64
     Parameters
     ----------
     array
-        Any that can be sliced, of any number of dimensions.
+        Any array that can be sliced, of any number of dimensions.
     channel_axis : int, optional
-        Kept whole. None: the last axis, if it has length 3 and is the third or a later one.
+        All channels are read. None: the last axis, if it has length 3 and is the third or a later one.
 
     Examples
     --------
@@ -407,7 +411,7 @@ def middle_of(array: Any, channel_axis: int | None = None) -> NDArray[np.float64
 
 
 def middle_plane(array: Any, channel_axis: int | None = None) -> Plane:
-    """The same as :func:`middle_of`, with the axes (Y, X, C)."""
+    """Return the result of :func:`middle_of` with the axes (Y, X, C)."""
     array = as_array(array)
     return _View.anything(tuple(array.shape), channel_axis).plane(array)
 
@@ -417,7 +421,7 @@ def middle_plane(array: Any, channel_axis: int | None = None) -> Plane:
 
 @dataclass(frozen=True)
 class _View:
-    """The part of an image that is examined."""
+    """Part of an image that is examined: slices, channel axis and stack axis."""
 
     index: tuple[slice, ...]
     channel: int | None
@@ -425,14 +429,14 @@ class _View:
 
     @classmethod
     def of(cls, array: Any, channel_axis: int | None) -> _View | None:
-        """None if the image is too small."""
+        """Return the part of an image to examine; None if the image is too small."""
         view = cls.anything(tuple(array.shape), channel_axis)
         sides = [part.stop - part.start for axis, part in enumerate(view.index) if axis != view.channel][-2:]
         return view if len(sides) == 2 and min(sides) >= LEAST_SIDE else None
 
     @classmethod
     def anything(cls, shape: tuple[int, ...], channel_axis: int | None) -> _View:
-        """The same for an image of any size."""
+        """Return the part of an image of any size to examine."""
         channel = None if channel_axis is None else channel_axis % len(shape)
         if channel is None and len(shape) > 2 and shape[-1] == 3:
             channel = len(shape) - 1
@@ -446,7 +450,7 @@ class _View:
         return cls(tuple(index), channel, others[-1] if others else None)
 
     def plane(self, array: Any, step: int = 0) -> Plane:
-        """(Y, X, C) float64: the plane, or the one ``step`` places further in the stack."""
+        """Return the plane, or the one ``step`` planes later in the stack, as (Y, X, C) float64."""
         index = list(self.index)
         if step and self.stack is not None:
             index[self.stack] = slice(index[self.stack].start + step, index[self.stack].stop + step)
@@ -456,17 +460,17 @@ class _View:
         return last.reshape(last.shape[-3:])
 
     def neighbours(self, candidate: Any, truth: Any, away: int = 0) -> dict[int, Plane]:
-        """Squared differences of a candidate's plane to the truth's plane (0), the one before (-1) and after
-        (1).
+        """Return the squared differences of a candidate's plane from three planes of the truth, by step.
 
-        Of the plane ``away`` places from the middle; planes beyond the ends are left out.
+        The steps are -1 (the plane before), 0 and 1 (the plane after), if these planes exist. The candidate's
+        plane is ``away`` planes from the middle.
         """
         plane = self.plane(candidate, away)
         steps = (step for step in (0, -1, 1) if self.has(truth, away + step))
         return {step: squared_difference(self.plane(truth, away + step), plane) for step in steps}
 
     def borders(self, shape: tuple[int, ...]) -> Iterator[_View]:
-        """The edges of the plane that the middle leaves out."""
+        """Yield the borders of the plane that lie outside the central part."""
         for axis in [axis for axis in range(len(shape)) if axis != self.channel][-2:]:
             if self.index[axis].start > 0:
                 for start in (0, shape[axis] - BORDER):
@@ -475,19 +479,19 @@ class _View:
                     yield replace(self, index=tuple(index))
 
     def has(self, array: Any, step: int) -> bool:
-        """Whether there is a plane ``step`` places further in the stack."""
+        """Return whether the stack has a plane ``step`` planes later."""
         return self.stack is not None and 0 <= self.index[self.stack].start + step < array.shape[self.stack]
 
 
 def _first_problem(view: _View, candidate: Any, plane: Plane, truth: Any, wanted: Plane) -> Diagnostic | None:
-    """The first problem of a candidate; its message lacks the candidate's name."""
+    """Return the first problem of a candidate; the message does not contain its name."""
     finite = np.isfinite(plane)
     drop = {"action": "drop-candidate"}
     if not finite.any():
-        text = "no pixel is finite in the plane examined; nothing can be learned from it there."
+        text = "no pixel is finite in the examined plane, so nothing can be learned from it."
         return Diagnostic("not-finite", "warning", text)
     if not _varies(plane):
-        text = f"constant (every pixel examined is {plane[finite][0]:g}); drop it, or check how it was saved."
+        text = f"constant (every examined pixel is {plane[finite][0]:g}); drop it, or check how it was saved."
         return Diagnostic("constant", "error", text, drop)
     if np.array_equal(plane, wanted, equal_nan=True):
         text = "equal to the ground truth in every pixel; drop it, or it will get all the weight."
@@ -525,7 +529,7 @@ def _check_inversion(plane: Plane, truth: Plane) -> Diagnostic | None:
 
 
 def _check_position(plane: Plane, truth: Plane) -> Diagnostic | None:
-    """Flipped, rotated or shifted."""
+    """Check whether a candidate is flipped, rotated or shifted."""
     grey, wanted = plane.mean(axis=-1), truth.mean(axis=-1)
     original = squared_difference(wanted, grey)
     turned = {
@@ -560,11 +564,11 @@ def _check_channels(plane: Plane, truth: Plane) -> Diagnostic | None:
 
 
 def check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
-    """Report other units or another tone curve; the message lacks the candidate's name."""
+    """Check for other units or another tone curve; the message does not contain the candidate's name."""
     both = np.isfinite(plane) & np.isfinite(truth)
     x, y = plane[both], truth[both]
     if _is_gamma(x, y):
-        text = "on another tone curve than the ground truth (gamma?); give both in linear intensities."
+        text = "on another tone curve than the ground truth (gamma?); convert both to linear intensities."
         return Diagnostic("tone-curve", "error", text)
     blurred, wanted = (_blur(image, both)[both] for image in (plane, truth))
     r = correlation(wanted, blurred)
@@ -580,7 +584,7 @@ def check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
     if remaining.var() > 0.25 * error and _skewness(remaining) > SKEWED:
         return None
     text = (
-        f"on another scale than the ground truth, which is about {gain:.4g} x it "
+        f"on another scale than the ground truth, which is about {gain:.4g} x the candidate "
         f"{'+' if offset >= 0 else '-'} {abs(offset):.4g}; match its intensities."
     )
     fix = {"action": "match-intensities", "gain": float(gain), "offset": float(offset)}
@@ -593,9 +597,9 @@ def _skewness(values: Plane) -> float:
 
 
 def _is_gamma(x: Plane, y: Plane) -> bool:
-    """Whether a power of the candidate explains the truth, and not just any curve.
+    """Return whether the truth is a power (gamma) of the candidate.
 
-    Noise alone bends the mean of the truth at each intensity.
+    Other curves do not count, because noise alone makes the mean truth at each intensity nonlinear.
     """
     r = correlation(y, x)
     fitted = (1 - r * r) * y.var()
@@ -619,7 +623,7 @@ def _blur(plane: Plane, valid: NDArray[np.bool_], sigma: float = SMOOTHING) -> P
 
 
 def _check_clipping(plane: Plane, truth: Plane) -> Diagnostic | None:
-    """Clipped where the truth varies by more than the candidate errs elsewhere."""
+    """Check for clipping: the truth varies there by more than the candidate's errors elsewhere."""
     found = _clipped(plane, truth)
     if found is None:
         return None
@@ -632,7 +636,7 @@ def _check_clipping(plane: Plane, truth: Plane) -> Diagnostic | None:
 
 
 def _clipped(plane: Plane, other: Plane) -> tuple[float, float, str] | None:
-    """Share, value and end of an image's clipped pixels."""
+    """Return the fraction of clipped pixels, their value, and which extreme it is."""
     both = np.isfinite(plane) & np.isfinite(other)
     x, y = plane[both], other[both]
     for end, which in ((x.max(), "greatest"), (x.min(), "least")):
@@ -643,7 +647,7 @@ def _clipped(plane: Plane, other: Plane) -> tuple[float, float, str] | None:
 
 
 def _check_region(view: _View, plane: Plane, truth: Plane) -> Diagnostic | None:
-    """A constant region, such as a lost tile or an empty border, that the truth does not have."""
+    """Check for a constant region, such as a missing tile or an empty border, that the truth lacks."""
     from scipy.ndimage import find_objects, label
 
     both = np.isfinite(plane) & np.isfinite(truth)
@@ -670,7 +674,7 @@ def _check_region(view: _View, plane: Plane, truth: Plane) -> Diagnostic | None:
         )
         text = (
             f"empty region: every pixel is {value:g} in rows {rows[0]} to {rows[1] - 1}, columns "
-            f"{columns[0]} to {columns[1] - 1} ({inside.mean():.1%} of the part examined), but the ground "
+            f"{columns[0]} to {columns[1] - 1} ({inside.mean():.1%} of the examined part), but the ground "
             "truth varies there; crop all images, or exclude the region with a mask."
         )
         fix = {"action": "crop", "region": [[*rows], [*columns]]}
@@ -679,10 +683,10 @@ def _check_region(view: _View, plane: Plane, truth: Plane) -> Diagnostic | None:
 
 
 def _check_neighbours(view: _View, candidate: Any, truth: Any) -> Diagnostic | None:
-    """Closer to the plane before or after, both in the middle and elsewhere in the stack.
+    """Check whether a candidate is closer to the plane before or after, in the middle and elsewhere.
 
-    A candidate that is too smooth, in a stack that goes out of focus, is closer to the next blurred plane: on
-    one side of the focus that is the one before, on the other side the one after.
+    In a stack that goes out of focus, a smooth candidate is also closer to a neighbouring plane that is more
+    blurred. That plane is the one before on one side of the focus, and the one after on the other side.
     """
     if view.stack is None:
         return None
@@ -703,7 +707,7 @@ def _check_neighbours(view: _View, candidate: Any, truth: Any) -> Diagnostic | N
 
 def _check_missing(finite: NDArray[np.bool_]) -> Diagnostic | None:
     share = 1 - finite.mean()
-    text = f"{share:.0%} of its pixels are NaN or infinite; nothing is learned there."
+    text = f"{share:.0%} of its pixels are NaN or infinite; they are not learned from."
     return Diagnostic("not-finite", "warning", text) if share > 0.1 else None
 
 
@@ -718,12 +722,12 @@ def _varies(image: NDArray[np.float64]) -> bool:
 def _constant_truth(plane: Plane) -> Diagnostic:
     known = plane[np.isfinite(plane)]
     value = f"{known[0]:g}" if known.size else "NaN or infinite"
-    text = f"the ground truth is constant ({value}) in the plane examined."
+    text = f"the ground truth is constant ({value}) in the examined plane."
     return Diagnostic("constant-truth", "error", text)
 
 
 def _check_truth(truth: Plane, names: Sequence[str], planes: Sequence[Plane]) -> Iterator[Diagnostic]:
-    """The truth is clipped, or is one of the candidates saved again."""
+    """Check whether the truth is clipped, or is a copy of a candidate."""
     known = [plane for plane in planes if _varies(plane) and not np.array_equal(plane, truth, equal_nan=True)]
     if not known or not _varies(truth):
         return
@@ -732,7 +736,7 @@ def _check_truth(truth: Plane, names: Sequence[str], planes: Sequence[Plane]) ->
         share, value, which = found
         text = (
             f"{share:.0%} of the ground truth's pixels have its {which} value, {value:g}, where the "
-            "candidates vary; is it saturated? The table learns to clip."
+            "candidates vary; is it saturated? The table will learn to clip."
         )
         yield Diagnostic("truth-clipped", "error", text)
     squares = [(plane - truth)[np.isfinite(plane - truth)] ** 2 for plane in planes]
@@ -746,8 +750,8 @@ def _check_truth(truth: Plane, names: Sequence[str], planes: Sequence[Plane]) ->
         < min(COPY_RATIO * errors[second], COPY_SHARE * float(truth[np.isfinite(truth)].std()))
     ):
         text = (
-            f'candidate "{names[nearest]}" differs from the ground truth by {errors[nearest]:.3g} only (root '
-            "mean square); one seems to be the other, saved again. Check the ground truth, or drop the "
+            f'candidate "{names[nearest]}" differs from the ground truth by only {errors[nearest]:.3g} (root '
+            "mean square), so one seems to be a copy of the other; check the ground truth, or drop the "
             "candidate."
         )
         fix = {"action": "drop-candidate", "candidates": [names[nearest]]}
@@ -767,7 +771,7 @@ def _twins(names: Sequence[str], planes: Sequence[Plane]) -> Iterator[Diagnostic
 def _other_order(
     examined: Sequence[tuple[str, Plane, Sequence[Plane]]], names: Sequence[str] | None
 ) -> Iterator[Diagnostic]:
-    """The first candidate that shows another image's field."""
+    """Yield a diagnostic for the first candidate that shows the field of another image."""
     for label, truth, planes in examined:
         for name, plane in zip(_default_names(names, len(planes)), planes, strict=True):
             original = squared_difference(truth, plane)
@@ -777,7 +781,7 @@ def _other_order(
                 if is_closer(squared_difference(other_truth, plane), original):
                     text = (
                         f'candidate "{name}": its image {label} is closer to the ground truth of image '
-                        f"{other}; are all in one order?"
+                        f"{other}; check that all files are in the same order."
                     )
                     yield Diagnostic("other-order", "error", text)
                     return

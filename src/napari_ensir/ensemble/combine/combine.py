@@ -56,16 +56,16 @@ def combine_field(
     field
         Candidates; a ground truth is ignored.
     device
-        With ``"auto"``, torch tensors are combined where they are.
+        With ``"auto"``, torch tensors are combined on their device.
     as_maps
         Whether to return the weight maps instead of the ensemble.
     progress
-        Called with (pixels done, pixels, text); what it raises stops the work.
+        Called with (pixels done, pixels, text); an exception that it raises stops the work.
 
     Returns
     -------
     float32 array of the field's shape, or (M, *shape) for weight maps
-        Numpy arrays, torch tensors and dask arrays each give the same kind; a dask array is lazy.
+        A numpy array, torch tensor or lazy dask array, like the candidates.
     """
     if any(is_dask(candidate) for candidate in field.candidates):
         return _combine_dask(lookup, field, device, as_maps)
@@ -110,7 +110,7 @@ class _Job:
 
 
 def _choose_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
-    """Allocate the result; return what combines a block, the most pixels of a block, and the threads."""
+    """Allocate the result; return the function for a block, the maximum pixels per block, and the threads."""
     if job.device.type != "cpu" or compiled_kernels() is None:
         return _torch_engine(job, are_tensors=are_tensors)
     job.result = np.empty(job.shape, np.float32)
@@ -120,7 +120,7 @@ def _choose_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
 
 
 def _compiled_work(job: _Job) -> Work:
-    """For the CPU, where every bin set has an entry in a table."""
+    """Return the compiled function for the CPU, which needs a table with an entry for every bin set."""
     kernels = compiled_kernels()
     lookup, field, dtype = job.lookup, job.field, job.field.dtype
     grid = lookup.binning.grid(dtype)
@@ -140,7 +140,7 @@ def _compiled_work(job: _Job) -> Work:
 
 
 def _numpy_work(job: _Job) -> Work:
-    """For the CPU, where only occupied bin sets are stored."""
+    """Return the numpy function for the CPU, for tables that store only occupied bin sets."""
     lookup, field = job.lookup, job.field
     _, weights = lookup.direct
 
@@ -166,7 +166,7 @@ def _numpy_work(job: _Job) -> Work:
 
 
 def _torch_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
-    """For an accelerator; where its memory is full, the CPU takes over."""
+    """Return the engine in torch; if the memory of an accelerator is full, the CPU takes over."""
     if are_tensors:
         import torch
 
@@ -190,19 +190,19 @@ def _torch_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
 
 
 def _view(job: _Job, slices: Slices) -> Any:
-    """A block's part of the result, always as a view."""
+    """Return the part of the result for a block, always as a view."""
     return job.result[(slice(None), *slices, ...) if job.as_maps else (*slices, ...)]
 
 
 class _TorchTables:
-    """The tables that blocks are looked up in, copied to each device once."""
+    """The weight tables, copied to each device once."""
 
     def __init__(self, lookup: Lookup) -> None:
         self.lookup = lookup
         self.on_device: dict[torch.device, tuple[torch.Tensor | None, list[torch.Tensor]]] = {}
 
     def on(self, device: torch.device) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """Row of each bin set, or None where rows are not needed or too many; each candidate's weights."""
+        """Return the row of each bin set (None if not needed or too many) and the candidates' weights."""
         import torch
 
         if device not in self.on_device:
@@ -250,17 +250,17 @@ def _combine_dask(lookup: Lookup, field: Field, device: str | torch.device, as_m
 
 
 def map_chunks(field: Field, block: Callable[..., NDArray[np.float32]], n_maps: int | None = None) -> Any:
-    """Apply a function to each chunk of a field: a lazy float32 array with the candidates' chunks.
+    """Return a lazy float32 array: a function applied to each chunk of a field.
 
     Parameters
     ----------
     field
-        At least one candidate is a dask array; the others are cut into the same chunks. The channel axis is
-        one chunk.
+        At least one candidate is a dask array; the others are split into the same chunks. The channel axis
+        is not split.
     block
         Called with one chunk of each candidate.
     n_maps
-        Length of the first axis that ``block`` adds to its result; None: it adds none.
+        Length of the first axis that ``block`` adds to its result. None: it adds no axis.
     """
     import dask.array as da
 

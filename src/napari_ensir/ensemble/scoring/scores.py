@@ -4,9 +4,9 @@ With a noisy reference z = y + n, where the noise n is independent of the image 
 
     E (x - z)^2 = E (x - y)^2 + var n.
 
-*Differences* of mean squared error between images therefore equal those against the truth. PSNR needs the
-variance of the noise, which is subtracted; SSIM cannot be corrected. Standard errors are those of paired
-differences over blocks of pixels: what makes a block difficult for both images cancels in their difference.
+The difference in mean squared error between two images is therefore the same against z as against y. PSNR is
+computed after subtracting the variance of the noise; SSIM cannot be corrected. Standard errors are those of
+paired differences over blocks of pixels, so the difficulty of a block, common to both images, cancels.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ SURE = 0.975
 """Quantile of Student's t beyond which a difference is significant: two-sided, at the level of 5 %."""
 
 CLEAR = 8.0
-"""PSNR is shown if the corrected error exceeds this many of its standard errors, about half a dB."""
+"""PSNR is shown only if the corrected error is at least this number of its standard errors (about 0.5 dB)."""
 
 
 class Difference(NamedTuple):
@@ -146,7 +146,7 @@ class NoisyScores:
     noise : float or "unknown"
         Standard deviation of the noise of the reference; 0 if the reference is clean.
     baseline : int
-        Index of the image that differences are taken from.
+        Index of the image that is subtracted in differences.
     roles : tuple of K str
         As in :class:`~napari_ensir.ensemble.scoring.score_table.ScoreRow`.
 
@@ -183,7 +183,7 @@ class NoisyScores:
         ----------
         candidates : M strings
         parts : one :class:`BlockErrors` for each image of the set
-            Errors of the M candidates, of their average, and of the others, in this order.
+            Errors of the M candidates, their average, and the other images, in this order.
         peak : float
         noise : float or "unknown"
         others : pairs of (name, role)
@@ -213,19 +213,19 @@ class NoisyScores:
 
     @property
     def best(self) -> int | None:
-        """Index of the image that is significantly better than every other; None if there is none."""
+        """Index of the image that is significantly better than all others; None if there is none."""
         first = self.ranked[0]
         return None if len(self._tied) > 1 else first
 
     @property
     def _tied(self) -> tuple[int, ...]:
-        """Indices of the first image and of those that do not differ significantly from it."""
+        """Indices of the image with the least error and of those that are not significantly worse."""
         first, *others = self.ranked
         found = {other: self.difference(first, other) for other in others}
         return (first, *(other for other in others if not (found[other].significant or found[other].is_zero)))
 
     def difference(self, index: int, other: int | None = None) -> Difference:
-        """Return the mean squared error of an image less that of another, by default the baseline.
+        """Return the mean squared error of an image minus that of another, by default the baseline.
 
         Parameters
         ----------
@@ -243,10 +243,10 @@ class NoisyScores:
         return self._significance(value, apart - value * counts)
 
     def psnr_difference(self, index: int, other: int) -> Difference | None:
-        """Return the PSNR of an image less that of another, in dB.
+        """Return the PSNR of an image minus that of another, in dB.
 
-        The standard error is that of the logarithm of a ratio, linearised, over the same blocks as
-        :meth:`difference`; so is its significance.
+        The standard error is that of the linearised logarithm of the ratio of errors, over the blocks of
+        :meth:`difference`. The significance is that of :meth:`difference`.
 
         Parameters
         ----------
@@ -256,7 +256,7 @@ class NoisyScores:
         Returns
         -------
         Difference or None
-            None if the noise is not known, or hides one of the errors.
+            None if the noise is unknown, or too large to measure one of the errors.
         """
         rows = self.rows
         mse, other_mse = rows[index].mse, rows[other].mse
@@ -270,7 +270,7 @@ class NoisyScores:
         return found._replace(significant=self.difference(index, other).significant)
 
     def _significance(self, value: float, residuals: NDArray[np.float64]) -> Difference:
-        """Add the standard error to a mean, from sums over blocks of the deviations from it."""
+        """Return a mean with its standard error, computed from the block sums of the deviations from it."""
         from scipy.special import stdtrit
 
         counts = self.blocks.counts
@@ -304,7 +304,7 @@ class NoisyScores:
             return row
         variance, n = float(self.noise) ** 2, int(self.blocks.counts.sum())
         mse = float(self.errors[index]) - variance
-        # For Gaussian noise in n pixels: variance of its mean square, and of its product with the error.
+        # Variance of the mean square of Gaussian noise in n pixels, and of its product with the error.
         error = float(np.sqrt((2 * variance**2 + 4 * variance * max(mse, 0.0)) / n))
         if mse < CLEAR * error:
             return replace(row, mse=mse, note="below the noise")
@@ -337,7 +337,7 @@ class NoisyScores:
         Parameters
         ----------
         ranked : bool
-            Whether to sort the rows by their errors. Else the noisy input comes first.
+            Whether to sort the rows by error. False: the noisy input comes first.
 
         Returns
         -------
@@ -380,19 +380,19 @@ class NoisyScores:
 
 
 def verdict(scores: NoisyScores) -> str:
-    """State in one sentence whether the ensemble is better than the best candidate, by how much.
+    """State in one sentence whether the ensemble is better than the best candidate, and by how much.
 
     Parameters
     ----------
     scores : NoisyScores
-        The image with the role ``"ensemble"`` should be scored on pixels that its weights were not learned
-        from. Without one, the sentence names the best candidate.
+        The image with the role ``"ensemble"`` should be scored on held-out pixels. If there is no such image,
+        the sentence names the best candidate.
 
     Returns
     -------
     str
-        The difference is in dB if the noise of the reference is known and low enough, else of mean squared
-        error, ± its standard error.
+        The difference, ± its standard error, is in dB if the noise of the reference is known and low enough,
+        else in mean squared error.
 
     Examples
     --------
@@ -431,7 +431,7 @@ def joined(parts: Sequence[BlockErrors]) -> BlockErrors:
     Raises
     ------
     EnsembleError
-        If they have no pixel.
+        If there is no pixel.
     """
     sums = np.concatenate([part.sums for part in parts])
     counts = np.concatenate([part.counts for part in parts])
@@ -448,10 +448,10 @@ def side_by_side(columns: Sequence[BlockErrors]) -> BlockErrors:
 
 
 def input_errors(counts: NDArray[np.int64], noise: float) -> BlockErrors:
-    """Return the errors of the noisy input itself, if it is the reference.
+    """Return the expected errors of the noisy input against another exposure with the same noise.
 
-    The input has no error against itself. Against another exposure with the same noise it would have twice
-    the variance of the noise, and a mean squared error of one variance against the truth.
+    This replaces the error of the input against itself, which is 0. Its mean squared error against another
+    exposure is twice the variance of the noise; against the truth it is the variance.
 
     Parameters
     ----------
@@ -483,7 +483,7 @@ def block_errors(
         Ground truth, clean or noisy.
     images : K arrays of its shape
     valid : bool array of that shape, optional
-        Pixels to score; default: those that are finite in the reference and in every image.
+        Pixels to score; default: all that are finite in the reference and in every image.
     channel_axis : int, optional
         Axis that is not split into blocks.
 
@@ -500,7 +500,7 @@ def block_errors(
     """
     truth = np.asarray(reference, np.float64)
     squares = []
-    with np.errstate(invalid="ignore", over="ignore"):  # such pixels are excluded below
+    with np.errstate(invalid="ignore", over="ignore"):  # these pixels are excluded below
         for image in images:
             apart = np.subtract(image, truth, dtype=np.float64)
             squares.append(np.square(apart, out=apart))
@@ -514,7 +514,7 @@ def block_errors(
 
 
 def _in_blocks(values: NDArray[Any], axes: Sequence[int]) -> NDArray[Any]:
-    """Sum over blocks along some axes and over all others; flattened."""
+    """Sum over blocks along ``axes`` and over all other axes; return a flat array."""
     for axis in axes:
         size = values.shape[axis]
         starts = np.unique(np.linspace(0, size, min(BLOCKS, size) + 1).astype(int))[:-1]
@@ -527,14 +527,15 @@ def errors_of_parts(
     parts: Sequence[Statistics],
     weights: Sequence[NDArray[np.float64] | Lookup | WeightLUT | list[Lookup | None]],
 ) -> BlockErrors:
-    """Compute block errors from the statistics of parts of a reference set, each of which is one block.
+    """Compute block errors from the statistics of the parts of a reference set; each part is one block.
 
     Parameters
     ----------
     parts : B Statistics
         Such as the folds of a :class:`~napari_ensir.ensemble.statistics.reference.Reference`.
     weights : sequence of K
-        Each is a vector of weights, a table, or a list with one table for each part that has pixels.
+        Each is a vector of weights, a table, or a list with one table per part, or None for a part that is
+        not scored.
     """
     sums = np.zeros((len(parts), len(weights)))
     counts = np.array([part.n_pixels for part in parts], np.int64)
@@ -554,17 +555,17 @@ def scores_of_reference(
     Parameters
     ----------
     reference : Reference
-        Collected in two folds or more, which serve as blocks and for cross-validation.
+        Collected in at least two folds, which are the blocks and the parts for cross-validation.
     lut : WeightLUT
-        Table learned from it; its method and bins are cross-validated.
+        Table learned from the reference set; its method and bins are cross-validated.
     settings : Settings, optional
-        Settings that it was estimated with.
+        Settings that the table was estimated with.
     noise : float or "unknown"
 
     Returns
     -------
     NoisyScores
-        The last image, ``"ensemble"``, is scored on pixels that its weights were not learned from.
+        The last image, ``"ensemble"``, is scored on held-out pixels.
     """
     parts = [fold.in_bins(lut.binning) for fold in reference.folds]
     n = len(reference.names)
@@ -574,7 +575,7 @@ def scores_of_reference(
 
 
 BLOCK = 2**22
-"""Pixels that are read at once."""
+"""Number of pixels read at a time."""
 
 
 @dataclass(frozen=True)
@@ -620,15 +621,15 @@ class ScoreRange:
 def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None) -> ScoreRange:
     """Find the range for scores from the ground truths of all images.
 
-    It is the range of the dtype for 8 bit, else the shortest range that contains all but one in ten thousand
-    pixels: exact for integers of up to 16 bit, else to 1/2048 of its ends.
+    The range is that of the dtype for 8 bit, else the shortest range that excludes at most one in ten
+    thousand pixels. It is exact for integers of up to 16 bit; otherwise its relative accuracy is 1/2048.
 
     Parameters
     ----------
     truths : arrays
-        Numpy, torch, dask or anything that can be sliced; read in blocks. Images of 8 bit are not read.
+        Numpy, torch, dask or anything that can be sliced; read in blocks. 8-bit images are not read.
     given : (low, high), optional
-        Used as it is.
+        Range to return instead.
 
     Raises
     ------
@@ -655,7 +656,7 @@ def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None)
 
 
 class TruthRange:
-    """Accumulate the range of ground truths, image by image.
+    """Accumulates the range of ground truths, image by image.
 
     Parameters
     ----------
@@ -673,7 +674,7 @@ class TruthRange:
         self.spread = sum_of([*parts, *(intensity_histogram(block) for block in self._blocks(truth))])
 
     def ends(self, truth: Any, within: Range) -> Range:
-        """Return the lowest and highest intensity of an image within some limits."""
+        """Return the lowest and highest intensity of an image within the given limits."""
         return widest([finite_range(block, within) for block in self._blocks(truth)])
 
     def found(self, ends_within: Callable[[Range], Range]) -> ScoreRange:
@@ -701,7 +702,7 @@ def score_range_of(
 ) -> ScoreRange:
     """Find the range for scores from the statistics of a fit, without reading images.
 
-    Exact for integers of up to 16 bit, else to one level of the binning.
+    The range is exact for integers of up to 16 bit; otherwise its accuracy is one level of the binning.
 
     Parameters
     ----------
@@ -737,7 +738,7 @@ def score_range_of(
 
 
 def known_range(dtypes: Sequence[np.dtype[Any]], given: tuple[float, float] | None) -> ScoreRange | None:
-    """Return the range that needs no pixels: the given one, or that of an 8-bit dtype; else None."""
+    """Return the given range, or that of an 8-bit dtype; None if the range depends on the pixels."""
     if given is not None:
         try:
             low, high = (float(edge) for edge in given)
@@ -794,7 +795,7 @@ def finite_everywhere(arrays: Sequence[Image]) -> NDArray[np.bool_]:
 
 
 def exclusion_note(n: int) -> list[str]:
-    """Return a list with a sentence about n excluded pixels; empty if n is 0.
+    """Return a list with one sentence about n excluded pixels; empty if n is 0.
 
     Examples
     --------
@@ -808,12 +809,12 @@ def exclusion_note(n: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Compute PSNR and SSIM of images, which are not clipped.
+    """Computes PSNR and SSIM of images without clipping them.
 
     Attributes
     ----------
     data_range : (low, high)
-        Its width is the peak; for the Y channel it is scaled to 0 to 255.
+        Its width is the peak. For the Y channel, intensities are scaled from this range to 0 to 255.
     y_channel : bool
         Whether to score the Y channel (BT.601, 0 to 255) instead of RGB.
     crop_border : int
@@ -841,7 +842,7 @@ class Scoring:
         ----------
         truth, image : arrays of one shape
         valid : bool array of that shape, optional
-            Pixels to score; default: those that are finite in both.
+            Pixels to score; default: all that are finite in both.
         """
         low, high = self.data_range
         axis = self.channels_of(truth.shape)
@@ -853,7 +854,8 @@ class Scoring:
         if self.y_channel:
             if axis is None:
                 raise EnsembleError(
-                    f"the image has shape {truth.shape}; Y needs red, green and blue along a channel axis."
+                    f"the image has shape {truth.shape}; the Y channel needs red, green and blue along a "
+                    "channel axis."
                 )
             first, second = (
                 luma((np.moveaxis(x, axis, -1).astype(np.float64) - low) * (255 / (high - low)))

@@ -1,7 +1,7 @@
-"""Accumulators of the sufficient statistics: compiled, in torch, and for very many bin sets.
+"""Accumulators of the sufficient statistics: compiled, in torch, and sparse for many bin sets.
 
-All accumulators give the same integers. Pixels are quantized to *codes*, non-negative integers: code 0 is the
-level :attr:`Quantization.lowest`.
+All accumulators return the same integers. Pixels are quantized to *codes*, non-negative integers: code 0 is
+the level :attr:`Quantization.lowest`.
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ __all__ = [
 ]
 
 HISTOGRAM_CELLS = 2**23
-"""Maximum number of cells of a thread's histogram, four bytes each, allocated on first write."""
+"""Maximum number of cells in the histogram of one thread, four bytes each, allocated on first write."""
 
 PAGE_TABLE = 2**22
 """Maximum number of possible pages."""
 
 SMALLEST_PAGE, LARGEST_PAGE = 8, 13
-"""Codes per page, as powers of two."""
+"""Smallest and largest binary logarithm of the number of codes per page."""
 
 _LINE = 8
-"""Numbers of 64 bits in a cache line."""
+"""Number of 64-bit values in a cache line."""
 
 DENSE_HISTOGRAM = 2**26
 """Maximum number of cells of a histogram without pages, four bytes each."""
 
 PENDING = (2**24, 2**18)
-"""Maximum number of pending pairs of bin set and code, eight bytes each: on an accelerator, on the CPU."""
+"""Maximum number of pending (bin set, code) pairs, eight bytes each, on an accelerator and on the CPU."""
 
 
 class Accumulator(Protocol):
-    """Sums of one thread."""
+    """Accumulates the statistics of blocks in one thread."""
 
     def add(self, field: Field, slices: Slices) -> None:
         """Count a block; if this raises, nothing of the block was counted."""
@@ -85,19 +85,19 @@ class Quantization:
     n_candidates, n_channels, n_rows : int
         ``n_rows``: number of possible bin sets.
     dtype
-        Dtype that blocks are read in.
+        Dtype that blocks are converted to.
     is_exact : bool
-        Whether a code is one integer.
+        Whether each code represents exactly one integer.
     lowest : int
         Level of code 0.
     n_codes : int
     nearest, furthest : int
-        Integers are clamped to these: a value that lies further outside the range than the range is wide
-        counts as lying that far outside. Other numbers are clamped as codes, to the same levels.
+        Integers are clamped to these limits, which lie one width of the range outside it. Floats are clamped
+        after conversion to codes, to the same levels.
     needs_no_clamp : bool
-        Whether the dtype has no integer beyond these.
+        Whether all integers of the dtype lie within these limits.
     max_pixels : int
-        This many pixels cannot overflow a moment of 64 bits, whatever their values.
+        Maximum number of pixels that are guaranteed not to overflow a 64-bit moment.
     """
 
     def __init__(self, binning: Binning, n_candidates: int, n_channels: int, dtype: np.dtype[Any]) -> None:
@@ -126,7 +126,7 @@ class Quantization:
         return (self.binning.n_bins,) * self.n_candidates + (self.n_channels,)
 
     def clamp(self, block: NDArray[Any]) -> NDArray[Any]:
-        """Clamp a block to :attr:`nearest` and :attr:`furthest`, without a copy if it lies within."""
+        """Clamp a block to :attr:`nearest` and :attr:`furthest`; return it uncopied if it lies within."""
         if self.needs_no_clamp or (self.nearest <= block.min() and block.max() <= self.furthest):
             return block
         clamped: NDArray[Any] = np.clip(block, self.nearest, self.furthest)
@@ -140,7 +140,7 @@ class Quantization:
     def histogram(
         self, owners: NDArray[np.int64], codes: NDArray[np.int64], counts: NDArray[np.int64]
     ) -> Statistics:
-        """Return statistics of a histogram, sorted by bin set and code, without moments (zero)."""
+        """Return the statistics of a histogram that is sorted by bin set and code; their moments are zero."""
         if not len(owners):
             return self.empty()
         is_first = np.append(True, owners[1:] != owners[:-1])
@@ -159,7 +159,7 @@ class Quantization:
         )
 
     def histogram_of(self, pairs: NDArray[np.int64], n_codes: int) -> Statistics:
-        """Return the same for sorted numbers ``bin set * n_codes + code``, one per pixel."""
+        """Return the same for sorted values ``bin set * n_codes + code``, one per pixel."""
         is_new = np.empty(len(pairs), bool)
         is_new[0] = True
         np.not_equal(pairs[1:], pairs[:-1], out=is_new[1:])
@@ -195,14 +195,14 @@ class Quantization:
 
 
 def merge_similar(parts: list[Statistics]) -> list[Statistics]:
-    """Merge the last parts while they are of similar size: each pixel is merged O(log n) times."""
+    """Merge the last two parts while their sizes are similar, so that each pixel is merged O(log n) times."""
     while len(parts) > 1 and len(parts[-1].levels) * 2 >= len(parts[-2].levels):
         parts = [*parts[:-2], merge(parts[-2:])]
     return parts
 
 
 class _TableAccumulator:
-    """Base class of the accumulators with one table of sums over all possible bin sets."""
+    """Base class of accumulators with one table of sums for all possible bin sets."""
 
     def __init__(self, quantization: Quantization) -> None:
         self.quantization = quantization
@@ -216,7 +216,7 @@ class _TableAccumulator:
         self.counted += pixels
 
     def _spill(self, pairs: NDArray[np.int64], n_codes: int) -> None:
-        """Keep sorted numbers ``bin set * n_codes + code``, one per pixel."""
+        """Store pixels that the histogram cannot hold, as sorted values ``bin set * n_codes + code``."""
         if len(pairs):
             self.spilled = merge_similar([*self.spilled, self.quantization.histogram_of(pairs, n_codes)])
 
@@ -231,7 +231,7 @@ class _TableAccumulator:
         self.spilled, self.counted = [], 0
 
     def _take(self) -> tuple[NDArray[np.int64], Statistics]:
-        """Return and reset the sums, (bin sets, shares, K), and the histogram without the spilled pairs."""
+        """Return and reset the sums, (bin sets, shares, K), and the histogram without the spilled pixels."""
         raise NotImplementedError
 
     def _statistics(self, outside: NDArray[np.int64]) -> Statistics:
@@ -242,7 +242,7 @@ class _TableAccumulator:
 
 
 class CompiledAccumulator(_TableAccumulator):
-    """Accumulator for the CPU, on the compiled kernels."""
+    """Accumulator for the CPU that uses the compiled kernels."""
 
     def __init__(self, quantization: Quantization, loops: Any) -> None:
         super().__init__(quantization)
@@ -255,7 +255,7 @@ class CompiledAccumulator(_TableAccumulator):
         self.owners = np.zeros(n_pages + 1, np.int64)
 
     def _zeros(self) -> NDArray[np.int64]:
-        """Return zero sums aligned to a cache line, so that vectors do not cross lines."""
+        """Return zero-initialized sums aligned to a cache line, so that SIMD loads do not cross lines."""
         n = self.quantization.n_rows * self.loops.SHARES * n_moments(self.quantization.n_candidates)
         buffer = np.zeros(n + _LINE, np.int64)
         begin = -buffer.ctypes.data // buffer.itemsize % _LINE
@@ -307,7 +307,7 @@ class CompiledAccumulator(_TableAccumulator):
 
 
 def _page_sizes(quantization: Quantization) -> tuple[int, int, int]:
-    """Binary logarithm of the codes per page, pages per bin set, pages (0 if there were too many)."""
+    """Return the binary logarithm of the codes per page, pages per bin set, and pages (0 if too many)."""
     shift = SMALLEST_PAGE
     while shift < LARGEST_PAGE and quantization.n_rows * -(-quantization.n_codes >> shift) > PAGE_TABLE // 4:
         shift += 1
@@ -317,9 +317,9 @@ def _page_sizes(quantization: Quantization) -> tuple[int, int, int]:
 
 
 class TorchAccumulator(_TableAccumulator):
-    """Accumulator in torch, for any device; waits for the device only once in many blocks.
+    """Accumulator in torch, for any device; it synchronizes with the device only once in many blocks.
 
-    Pixels that are not counted go to an extra bin set after the others.
+    Excluded pixels are added to an extra last bin set.
     """
 
     def __init__(self, quantization: Quantization, device: torch.device | None) -> None:
@@ -334,7 +334,7 @@ class TorchAccumulator(_TableAccumulator):
         self.outside: torch.Tensor | None = None
 
     def _make_tables(self) -> torch.Tensor:
-        """Allocate the tables if there are none; return the counts of pixels outside the range."""
+        """Allocate the tables if necessary; return the counts of pixels outside the range."""
         import torch
 
         n, m = self.quantization.n_rows + 1, self.quantization.n_candidates
@@ -360,7 +360,7 @@ class TorchAccumulator(_TableAccumulator):
             values[:-1], quantization.binning, quantization.dtype, channel, quantization.n_channels
         )
         codes = [_codes(value, quantization) for value in values]
-        # In 32 bits where possible: 64-bit products are not vectorized.
+        # Use 32 bits where possible, because 64-bit products are not vectorized.
         pairs = (
             key.to(torch.int32 if self.n_cells < 2**31 else torch.int64) * quantization.n_codes + codes[-1]
         )
@@ -371,7 +371,7 @@ class TorchAccumulator(_TableAccumulator):
         if device.type != "cpu":
             products = list(products)
         ones = torch.ones(1, dtype=torch.int32, device=device).expand(len(key))
-        # All memory is allocated: from here on nothing can fail halfway.
+        # All memory is allocated now, so the block is counted completely or not at all.
         if sum(map(len, self.pending)) + len(pairs) > PENDING[device.type == "cpu"]:
             self._fetch()
         self._reserve(len(key))
@@ -418,7 +418,7 @@ class TorchAccumulator(_TableAccumulator):
 
 
 def _products(codes: list[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """The products to sum, int64: x_m, then x_m * x_k for k <= m, then x_m * y."""
+    """Yield the int64 products to sum: x_m, then x_m * x_k for k <= m, then x_m * y."""
     import torch
 
     *candidates, truth = codes
@@ -432,7 +432,7 @@ def _products(codes: list[torch.Tensor]) -> Iterator[torch.Tensor]:
 
 
 def _codes(values: torch.Tensor, quantization: Quantization) -> torch.Tensor:
-    """Code of each value, int32 if that holds products, else int64; arbitrary if the value is not finite."""
+    """Return the codes, int32 if products fit, else int64; undefined for values that are not finite."""
     import torch
 
     if quantization.is_exact:
@@ -451,7 +451,7 @@ def _codes(values: torch.Tensor, quantization: Quantization) -> torch.Tensor:
 
 
 class SparseAccumulator:
-    """Accumulator for more bin sets than a table holds; memory grows with the occupied bin sets."""
+    """Accumulator for more bin sets than fit in a table; its memory grows with the occupied bin sets."""
 
     def __init__(self, quantization: Quantization, device: torch.device | None) -> None:
         import torch
@@ -520,20 +520,20 @@ def read_values(
     *,
     as_reals: bool = False,
 ) -> list[torch.Tensor]:
-    """Read a block of each array, flat: integers of up to 16 bits as int32, other numbers as floats.
+    """Read a block of each array, flattened: integers of up to 16 bits as int32, other values as floats.
 
-    ``as_reals`` reads the integers as float32 instead, which holds them exactly.
+    With ``as_reals``, these integers are read as float32, which represents them exactly.
     """
     import torch
 
     small = dtype.kind in "iu" and dtype.itemsize <= 2
     wanted = (torch.float32 if as_reals else torch.int32) if small else float_dtype(device)
-    # Convert on the device: the original dtype takes fewer bytes to move.
+    # Convert on the device, because fewer bytes are transferred in the original dtype.
     return [read_tensor(array, slices, device).to(wanted) for array in arrays]
 
 
 def find_channels(field: Field, slices: Slices, device: torch.device) -> torch.Tensor:
-    """Return the channel of each pixel of a block, int32; cached, so it must not be changed."""
+    """Return the channel of each pixel of a block, int32; the result is cached, do not modify it."""
     channels = Channels.of_block(field.shape, slices, field.channel_axis)
     return _cached_channels(channels, block_size(field.shape, slices), device)
 
@@ -562,7 +562,7 @@ def find_keys(
 ) -> torch.Tensor:
     """Return the index of each pixel's bin set, int32, for fewer than 2**24 bin sets.
 
-    Float32 represents these exactly, and operations in place on one dtype take a third of the time.
+    Float32 represents these indices exactly. Working in place in one dtype takes a third of the time.
     """
     import torch
 
@@ -573,7 +573,7 @@ def find_keys(
 
 
 def _find_places(values: torch.Tensor, binning: Binning, dtype: np.dtype[Any]) -> torch.Tensor:
-    """Return the bin of each value with its fraction, in a new tensor."""
+    """Return the fractional bin index of each value, in a new tensor."""
     import torch
 
     grid = binning.grid(dtype)
@@ -616,7 +616,7 @@ def select_pixels(
 
 
 def _covers(binning: Binning, dtype: np.dtype[Any]) -> bool:
-    """Whether the range contains all values of a dtype."""
+    """Return whether the range contains all values of a dtype."""
     if dtype.kind not in "iu":
         return False
     limits = np.iinfo(dtype)

@@ -1,8 +1,8 @@
 """Count the pixels of fields: arrays in memory by threads, dask arrays chunk by chunk.
 
-One dask task reads and counts a chunk of every array; its result are statistics, which are merged in a tree.
-So memory is bounded, and only statistics move between workers. Statistics are integers: the sum is the same,
-bit for bit, for any chunks, order and number of workers, and after a worker died.
+Each dask task reads and counts one chunk of every array, and the resulting statistics are merged in a tree.
+Memory is therefore bounded, and only statistics move between workers. Statistics are sums of integers, so the
+result does not depend on the chunks, their order, the number of workers, or the loss of a worker.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def count_fields(
     Parameters
     ----------
     fields
-        Taken as threads become free, so the iterable may be of any length.
+        Consumed lazily as threads become free; the iterable may have any length.
     binning, n_candidates, n_channels, device, threads
         As for :func:`napari_ensir.ensemble.statistics.collect.collect`.
     report
@@ -96,7 +96,7 @@ def count_fields(
 
 
 class _Counter:
-    """Accumulators, one for each thread and dtype, made when first needed and reused for all fields."""
+    """One accumulator for each thread and dtype, created on first use and shared by all fields."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class _Counter:
             self.free[dtype].put(accumulator)
 
     def _on(self, device: torch.device, accumulator: Accumulator, dtype: np.dtype[Any]) -> Accumulator:
-        """The accelerator's accumulator, or the one of the CPU, for large blocks."""
+        """Return the accumulator of a device; the CPU takes over blocks too large for the accelerator."""
         if device.type != "cpu":
             return accumulator
         if dtype not in self.spare:
@@ -173,7 +173,7 @@ class _Counter:
 
 
 def is_lazy(field: Field) -> bool:
-    """Whether one of the arrays of a field is a dask array."""
+    """Return whether at least one array of a field is a dask array."""
     return any(is_dask(array) for array in field.arrays)
 
 
@@ -189,7 +189,7 @@ def collect_chunks(
     Parameters
     ----------
     field
-        Other arrays are cut into the chunks of the last dask array.
+        Arrays that are not dask arrays are split into the chunks of the last dask array.
     binning, n_channels
         As for :func:`napari_ensir.ensemble.statistics.collect.collect`.
     device
@@ -212,7 +212,7 @@ def collect_bands(
     device: torch.device | None = None,
     report: Report | None = None,
 ) -> list[Statistics]:
-    """Return the statistics of bands of a field of dask arrays; every chunk is read once.
+    """Return the statistics of each band of a field of dask arrays, reading every chunk once.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def collect_bands(
     edges : B + 1 indices along ``axis``
         Limits of the B bands.
     axis : int
-        Any axis but the channel axis.
+        Any axis except the channel axis.
     """
     name = None if device is None else str(device)
     count = partial(_count_chunk, binning, n_channels, field.channel_axis, name)
@@ -252,7 +252,7 @@ def reduce_chunks(
 ) -> Any:
     """Compute a result for every chunk of a field of dask arrays, and combine the results in a tree.
 
-    Runs on the workers of the active distributed client, else on the threads of this process.
+    The tasks run on the workers of the active distributed client or, without one, on threads of this process.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def reduce_chunks(
     leaf
         Called with (arrays, mask, first channel) of a chunk. Picklable, like ``join``.
     join
-        Combines results, in any grouping.
+        Combines a list of results; must be associative.
     report
         Called with the number of pixels of every finished chunk.
     """
@@ -280,7 +280,7 @@ def reduce_chunks(
 
 def active_client() -> Any:
     """Return the active distributed client of this process, or None."""
-    if "distributed" not in sys.modules:  # then there is none
+    if "distributed" not in sys.modules:  # no client without the import
         return None
     from distributed import default_client
 

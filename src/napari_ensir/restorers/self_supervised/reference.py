@@ -1,4 +1,4 @@
-"""Reference sets made of noisy images alone, for learning, ranking and calibration."""
+"""Reference sets made from noisy images without ground truth, for learning, ranking and calibration."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ LEARN_KEYWORDS = ("bin_width", "shrinkage", "data_range", "device")
 Criterion = Literal["hidden pixels", "SURE"]
 
 MIN_ERROR = 0.2
-"""Least mean squared error, as a share of the noise's variance, that is known well enough for a PSNR."""
+"""Minimum mean squared error, as a fraction of the variance of the noise, for which a PSNR is reported."""
 
 
 class CorrelatedNoiseWarning(UserWarning):
@@ -84,44 +84,45 @@ class ReferenceKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class BlindReference:
-    """A reference set without a ground truth: predictions of pixels, and noisy pixels to score them by.
+    """A reference set without ground truth: predicted pixels, and noisy pixels to score them against.
 
-    Whatever takes a reference set takes :attr:`pairs`, such as :func:`napari_ensir.compare`. Tables and
-    scores use :attr:`scored_pairs`.
+    Functions that take a reference set, such as :func:`napari_ensir.compare`, accept :attr:`pairs`. Tables
+    and scores use :attr:`scored_pairs`.
 
     Attributes
     ----------
     pairs : tuple of (candidates, noisy), one per image
-        With the criterion ``"hidden pixels"`` predictions by restorers that did not see the pixels, and the
-        noisy pixels in the dtype of the image. An image of shape ``(..., rows, columns)`` gives arrays of
-        shape ``(..., offsets, rows // stride, columns // stride)``. With ``"SURE"`` results of the image
-        with noise added and subtracted, and references with the opposite noise, of shape ``(..., 2, rows,
-        columns)``. Channels, if any, are the last axis. Candidates are float32.
+        With the criterion ``"hidden pixels"``: predictions of pixels that were hidden from the restorers, and
+        the noisy pixels in the dtype of the image. For an image of shape ``(..., rows, columns)`` the arrays
+        have shape ``(..., offsets, rows // stride, columns // stride)``. With ``"SURE"``: restorations of the
+        image with noise added and subtracted, and references with the opposite noise, of shape ``(..., 2,
+        rows, columns)``. Channels, if any, are the last axis. Candidates are float32.
     visible_pairs : tuple of (candidates, denoised), one per image
-        With hidden pixels: the ordinary results at the same pixels, and the noisy pixels minus an estimate of
-        their noise; of the same shapes, float32. Else empty.
+        With hidden pixels: the restorations of the complete image at the same pixels, and the noisy pixels
+        minus an estimate of their noise, float32, of the same shapes. With SURE: empty.
     masks : tuple of bool arrays, one per image, or None
-        Where to learn, of the same shape, with or without channels.
+        Pixels to learn from, of the same shape, with or without channels.
     names : tuple of str
     channel_axis : -1 or None
         Channel axis of the pairs.
     image_channel_axis : int or None
         Channel axis of the images.
     data_range : (low, high)
-        The dtype's for 8-bit images, else that of the predictions.
+        Range of the dtype for 8-bit images, else that of the predictions.
     has_channels : bool
-        Whether the last axis of the pairs is that of channels; they are pooled if ``channel_axis`` is None.
+        Whether the last axis of the pairs is the channel axis. Channels are pooled if ``channel_axis`` is
+        None.
     settings : dict
         Stride, offsets and seed.
     criterion : "hidden pixels" or "SURE"
-        How restorers are scored: by predictions of hidden pixels if the noise is white, by Stein's unbiased
-        risk estimate if the noise of neighbouring pixels is correlated.
+        How restorers are scored: by the prediction of hidden pixels if the noise is white, or by Stein's
+        unbiased risk estimate if the noise of neighbouring pixels is correlated.
     reason : str
         One sentence that states the criterion and why it was chosen.
     noise_power : float
         Mean variance of the noise of the images, squared intensity units.
     error_offset : float
-        Mean squared error of an image in :attr:`scored_pairs` less that against the truth.
+        Mean squared error in :attr:`scored_pairs` minus the mean squared error against the truth.
     """
 
     pairs: tuple[Pair, ...]
@@ -140,7 +141,7 @@ class BlindReference:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The reason, if the noise is correlated."""
+        """The reason for the criterion, if the noise is correlated."""
         return (self.reason,) if self.criterion == "SURE" else ()
 
     def learn(
@@ -187,7 +188,7 @@ class BlindReference:
         -------
         lut : WeightLUT
         scores : NoisyScores
-            The ensemble is scored on parts of the images that its weights were not learned from.
+            The ensemble is scored on held-out parts of the images.
         """
         pairs, masks = self.scored_pairs
         if shrinkage != "auto" and self.criterion == "SURE":
@@ -219,7 +220,7 @@ class BlindReference:
         return replace(lut, channel_axis=self.image_channel_axis, report=report), scores
 
     def _with_input(self, scores: NoisyScores) -> NoisyScores:
-        """Add the noisy input; subtract the noise if it is known well enough for the errors that are left."""
+        """Add the noisy input; set the noise level if it is accurate enough to correct the errors."""
         counts = scores.blocks.counts
         sums = counts[:, np.newaxis].astype(np.float64) * (self.noise_power + self.error_offset)
         least = scores.errors.min() - self.error_offset
@@ -243,7 +244,7 @@ class BlindReference:
         Parameters
         ----------
         average : bool
-            Whether to add the average of the candidates, after them.
+            Whether to add the average of the candidates as the last image.
 
         Returns
         -------
@@ -264,7 +265,7 @@ class BlindReference:
     def scored_pairs(self) -> tuple[tuple[Pair, ...], tuple[NDArray[np.bool_] | None, ...] | None]:
         """Hidden and visible pairs concatenated along the axis of the runs, and their masks.
 
-        A pixel is thus in the same block, and in the same held-out part, both times.
+        Both values of a pixel are therefore in the same block and in the same held-out part.
         """
         if not self.visible_pairs:
             return self.pairs, self.masks
@@ -304,24 +305,24 @@ def blind_reference(
     visible: bool = True,
     criterion: Criterion | Literal["auto"] = "auto",
 ) -> BlindReference:
-    """Make a reference set of noisy images without a ground truth.
+    """Make a reference set from noisy images without ground truth.
 
     Parameters
     ----------
     images, restorers, names, stride, offsets, channel_axis, mask, seed, progress
         As for :func:`learn_blind`.
     restored : for each image M arrays of its shape, optional
-        Results of the restorers, if they are known already.
+        Results of the restorers, if already computed.
     visible : bool
-        Whether to score ordinary results as well, where pixels are hidden.
+        With hidden pixels: whether to also score the restorations of the complete image.
     criterion : "auto", "hidden pixels" or "SURE"
-        ``"auto"``: SURE if the noise of neighbouring pixels is significantly correlated in an image, else
+        ``"auto"``: SURE if the noise of neighbouring pixels is significantly correlated in any image, else
         hidden pixels.
 
     Returns
     -------
     BlindReference
-        Its method ``learn`` makes a table of the pairs, ``scores`` ranks the restorers.
+        Call its method ``learn`` to fit a table, or ``scores`` to rank the restorers.
 
     Raises
     ------
@@ -395,7 +396,7 @@ def blind_reference(
 
 
 def _fixed_to(image: NDArray[Any], restorer: Restorer) -> Restorer:
-    """Fix what a restorer estimates from its image, so that small changes of the image do not switch it."""
+    """Fix the settings that a restorer estimates from the image, so that small changes do not affect them."""
     if isinstance(restorer, SelfEnsemble):
         return replace(restorer, restorer=_fixed_to(image, restorer.restorer))
     return restorer.fixed_to(image) if isinstance(restorer, ClassicalRestorer) else restorer
@@ -413,7 +414,7 @@ def _choose_criterion(
     channel_axis: int | None,
     asked: Criterion | Literal["auto"],
 ) -> tuple[Criterion, str]:
-    """Choose how to score restorers by the correlation of the noise; the choice and a sentence."""
+    """Choose the criterion by the correlation of the noise; return it with a sentence that explains it."""
     measured = [_correlation_of_noise(image, channel_axis) for image in images]
     value, error = max((each for each in measured if each is not None), default=(0.0, np.inf))
     correlated = any(
@@ -426,7 +427,7 @@ def _choose_criterion(
     if asked != "auto":
         why = "as requested"
     elif not any(measured):
-        why = "because the image is too small to measure a correlation of its noise"
+        why = "because the image is too small to measure the correlation of its noise"
     else:
         why = (
             f"because the noise of neighbouring pixels is {'' if correlated else 'not '}correlated ({shown})"
@@ -435,7 +436,7 @@ def _choose_criterion(
 
 
 def _correlation_of_noise(image: NDArray[Any], channel_axis: int | None) -> tuple[float, float] | None:
-    """Correlation of the noise of neighbouring pixels, and its standard error over quarters of the planes."""
+    """Return the noise correlation of neighbouring pixels, and its standard error over four quarters."""
     value = noise_correlation(image, channel_axis)
     if value is None:
         return None
@@ -453,12 +454,12 @@ def _correlation_of_noise(image: NDArray[Any], channel_axis: int | None) -> tupl
 
 
 def restorers_of(given: Sequence[AnyRestorer], channel_axis: int | None) -> list[Restorer]:
-    """Return restorers and functions as restorers of images with channels along this axis.
+    """Convert restorers and functions to restorers of images with channels along this axis.
 
     Raises
     ------
     EnsembleError
-        If there is none, or one cannot be called, or enlarges.
+        If there is no restorer, or one is not callable or enlarges images.
     """
     chosen = [as_restorer(each) for each in given]
     if not chosen:
@@ -482,12 +483,12 @@ def _channels(restorers: Sequence[Restorer], channel_axis: int | None) -> int | 
 
 
 def images_of(images: Any, channel_axis: int | None) -> list[NDArray[Any]]:
-    """Return one image or several as a list of arrays that can be restored.
+    """Convert one image or several to a list of arrays that can be restored.
 
     Raises
     ------
     EnsembleError
-        If there is none, or one cannot be used; the sentence says which.
+        If there is no image, or one is invalid; the message states its number.
     """
     given = [images] if hasattr(images, "shape") else list(images)
     if not given:
@@ -513,7 +514,7 @@ def _masks(mask: Any, images: Any, n_images: int) -> list[Any]:
 
 
 def _mask_of_pair(mask: Any, grid: HiddenGrid, criterion: Criterion, number: int) -> NDArray[np.bool_] | None:
-    """Return the mask of an image in the shape of its pair, with or without channels."""
+    """Return the mask of an image with the shape of its pair, with or without channels."""
     if mask is None:
         return None
     where, axis = np.asarray(mask).astype(bool), grid.channel_axis
@@ -528,7 +529,7 @@ def _mask_of_pair(mask: Any, grid: HiddenGrid, criterion: Criterion, number: int
 
 
 def _range_of(pairs: Sequence[Pair], images: Sequence[NDArray[Any]]) -> tuple[float, float]:
-    """Return the dtype's range for 8 bit, else that of the predictions, which have less noise than pixels."""
+    """Return the range of the dtype for 8 bit, else of the predictions, which have less noise."""
     if (limits := byte_range(image.dtype for image in images)) is not None:
         return limits
     low = min(float(each.min()) for candidates, _ in pairs for each in candidates)
@@ -539,6 +540,6 @@ def _range_of(pairs: Sequence[Pair], images: Sequence[NDArray[Any]]) -> tuple[fl
 
 
 def _as_fitted(channel_axis: int, ndim: int) -> int:
-    """Return the channel axis as a table keeps it: -1 if it is the last, so that stacks fit as well."""
+    """Return the channel axis for a table: -1 if it is the last, so that the table also fits stacks."""
     axis = channel_axis % ndim
     return -1 if axis == ndim - 1 else axis

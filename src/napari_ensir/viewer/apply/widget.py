@@ -1,4 +1,4 @@
-"""The Apply lookup table panel: combines layers without ground truth by a table."""
+"""The panel Apply lookup table, which combines layers without ground truth."""
 
 from __future__ import annotations
 
@@ -76,15 +76,15 @@ class Applied:
     Attributes
     ----------
     lut : WeightLUT
-        The table used, rescaled if that was asked for.
+        The table, rescaled if requested.
     combined : list of Combined
-        One for each set.
+        Results, one for each set.
     expected : list of arrays
-        The expected error of each set; empty if it was not asked for.
+        The expected error of each set; empty if not requested.
     exposure : str
-        A sentence about the exposure; empty if there is nothing to say.
+        A sentence about the exposure, or an empty string.
     fixes : list of Diagnostic
-        What may be wrong with the exposure.
+        Problems of the exposure.
     """
 
     lut: WeightLUT
@@ -110,15 +110,15 @@ def apply_table(
     ----------
     lut
     sets
-        The candidates of each set, in the table's order.
+        The candidates of each set, in the order of the table.
     rgb
         Whether the last axis is colour.
     device, progress
         As for :meth:`napari_ensir.WeightLUT.apply`.
     match
-        Rescale the table to the sets' exposure first.
+        Whether to rescale the table to the exposure of the sets first.
     with_errors
-        Compute the expected error as well.
+        Whether to compute the expected error.
 
     Raises
     ------
@@ -148,14 +148,14 @@ _NOTHING_YET = "Fit a lookup table, or open one (*.lut.safetensors)."
 class ApplyWidget(TablePanel):
     """Combines layers by a lookup table.
 
-    Values: ``table`` (its title), ``candidate_1``, ``candidate_2``, ... (the layer for each of the table's
-    candidates), ``weights``, ``device``, ``expected_error`` (whether to add it as a layer), ``match``
-    (whether to rescale the table to the layers' exposure).
+    Values: ``table`` (its title), ``candidate_1``, ``candidate_2``, ... (the layer of each candidate of the
+    table), ``weights``, ``device``, ``expected_error`` (whether to add it as a layer), ``match`` (whether to
+    rescale the table to the exposure of the layers).
 
     Parameters
     ----------
     napari_viewer
-        The viewer to work in.
+        Viewer of the layers.
 
     Examples
     --------
@@ -190,7 +190,7 @@ class ApplyWidget(TablePanel):
         device = create_control(settings["device"], preference("device"))
         self.sets_button = button(
             "Apply to all matching sets",
-            "Combine every set of layers whose names contain the candidates' names and are equal otherwise.",
+            "Combine every set of layers whose names are equal except for the names of the candidates.",
             "sets_button",
             visible=False,
         )
@@ -202,7 +202,7 @@ class ApplyWidget(TablePanel):
             Form(weights, device, name="how"),
             _extras(),
             action="Apply",
-            about="Combine these layers by the table; no ground truth is needed.",
+            about="Combine these layers with the table; no ground truth is needed.",
             below=[
                 self.fixes,
                 self.sets_button,
@@ -232,19 +232,19 @@ class ApplyWidget(TablePanel):
 
     @property
     def layers(self) -> list[Layer | None]:
-        """The layer chosen for each of the table's candidates, in order."""
+        """The layer chosen for each candidate of the table, in order."""
         return [each.value for each in self._roles]
 
     @shows_errors
     def open(self, path: str | Path) -> None:
-        """Open a table and offer layers for its candidates; if that fails, nothing changes."""
+        """Open a table and offer layers for its candidates; if this fails, nothing changes."""
         from napari_ensir.ensemble.lut.load import load_lut
 
         self._tables.value = self._session.open(path, load_lut(path))
         self._follow_table()
 
     def update(self, mapping: Mapping | Iterable[tuple[str, Any]] = (), **kwargs: Any) -> None:
-        """See Panel; the table is set first, since it determines the controls of the candidates."""
+        """See Panel. The table is set first, because it determines the controls for the candidates."""
         values = {**dict(mapping), **kwargs}
         if (title := values.pop("table", None)) is not None:
             if title not in self._session.tables:
@@ -262,7 +262,7 @@ class ApplyWidget(TablePanel):
             self._tables.offer({title: (title, title) for title in titles})
             if titles and before not in titles:
                 self._tables.value = titles[-1]
-        # A live fit goes on: the layers chosen stay.
+        # Keep the chosen layers when a fit updates its table.
         self._follow_table(keep_layers=True)
 
     def _follow_table(self, *, keep_layers: bool = False) -> None:
@@ -281,7 +281,7 @@ class ApplyWidget(TablePanel):
         self._follow()
 
     def _offer_roles(self, lut: WeightLUT) -> None:
-        """Show a drop-down for each candidate, with the layer that its name matches."""
+        """Show a drop-down list for each candidate, with the layer of matching name selected."""
         roles = [
             LayerChoice(
                 self.viewer,
@@ -304,7 +304,7 @@ class ApplyWidget(TablePanel):
         self.update_run_button()
 
     def _match(self) -> None:
-        """Choose layers for candidates that have none, unless the user chose none."""
+        """Choose layers for candidates without one, except where the user cleared the choice."""
         if self._lut is None:
             return
         matches = best_matches(self._lut.names, self._mine(), self._session.learned_on(self._lut))
@@ -320,7 +320,7 @@ class ApplyWidget(TablePanel):
     def layers_changed(self) -> None:
         """See Panel."""
         super().layers_changed()
-        self._match()  # the layers may have come after the table
+        self._match()  # the layers may have been added after the table was opened
         self._follow()
 
     def _follow(self) -> None:
@@ -362,7 +362,7 @@ class ApplyWidget(TablePanel):
 
     @shows_errors
     def apply(self) -> None:
-        """Combine the chosen layers, and show the outcome under the buttons."""
+        """Combine the chosen layers, and show a message under the buttons."""
         if reason := self.missing_input():
             raise EnsembleError(reason)
         self._combine({"": [layer for layer in self.layers if layer is not None]})
@@ -373,11 +373,11 @@ class ApplyWidget(TablePanel):
         Raises
         ------
         EnsembleError
-            If something is missing.
+            If no table is open, or a candidate has no layer.
         """
         if reason := self.missing_input():
             raise EnsembleError(reason)
-        assert self._lut is not None  # that is an missing_input
+        assert self._lut is not None  # checked by missing_input
         table = self._session.path_of(self._tables.value)
         layers = [layer for layer in self.layers if layer is not None]
         paths = dict(zip(self._lut.names, map(path_of_layer, layers), strict=True))
@@ -390,23 +390,23 @@ class ApplyWidget(TablePanel):
         )
 
     def sets(self) -> dict[str, list[Layer]]:
-        """Return all sets of layers whose names match the table's candidates, by their common name."""
+        """Return all sets of layers whose names match the candidates of the table, by their common name."""
         return {} if self._lut is None else matching_sets(self._lut.names, self._mine())
 
     @shows_errors
     def apply_all(self) -> None:
-        """Combine every matching set of layers, and show the outcome under the buttons."""
+        """Combine every matching set of layers, and show a message under the buttons."""
         if not (sets := self.sets()):
             raise EnsembleError(NO_SETS)
         self._combine(sets)
 
     def _combine(self, sets: dict[str, list[Layer]]) -> None:
         lut = self._lut
-        assert lut is not None  # both callers have looked
+        assert lut is not None  # checked by both callers
         for layers in sets.values():
             if reason := mismatch_reason(lut, layers):
                 raise EnsembleError(reason)
-        if len(sets) == 1:  # of several, none is the one to look at
+        if len(sets) == 1:  # with several sets, no single one is remembered
             self._session.remember_layers(lut, next(iter(sets.values())))
         if self.expected_error.value and lut.errors is None:
             raise EnsembleError(UNCALIBRATED)
@@ -421,7 +421,7 @@ class ApplyWidget(TablePanel):
             unlike = [check_agreement(lut.report, lut.names, each, lut.channel_axis) for each in arrays]
             if any(unlike):
                 return done, [one.message for one in chain(*unlike)]
-            if done.exposure:  # intensities outside the range are what another exposure brings
+            if done.exposure:  # another exposure explains intensities outside the range
                 return done, [done.exposure]
             found = [check_range(lut.binning, o.name, o.middle_plane()) for o in chain(*origins)]
             return done, [one.message for one in chain(*found)]
@@ -440,9 +440,9 @@ class ApplyWidget(TablePanel):
             self.queue.put(adding(done))
             self.fixes.show_fixes(done.fixes)
             n = len(sets)
-            said = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
-            said += [*twice, *results[1], changed_layers_warning(self.viewer, chain(*origins))]
-            self.say("\n".join(filter(None, said)))
+            lines = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
+            lines += [*twice, *results[1], changed_layers_warning(self.viewer, chain(*origins))]
+            self.say("\n".join(filter(None, lines)))
             self.reveal(self.message)
 
         self.start(combine_all, "Applying the lookup table", show)
@@ -465,7 +465,7 @@ def _extras() -> Container:
         CheckBox(
             name="match",
             text="Match exposure",
-            tooltip="For images of another gain or offset: rescale the table to their intensities first.",
+            tooltip="Rescale the table to images with another gain or offset before it is applied.",
         ),
         name="extras",
     )

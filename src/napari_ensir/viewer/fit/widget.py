@@ -1,4 +1,4 @@
-"""The Fit ensemble panel: fits layers, and updates the result when a control changes."""
+"""The panel Fit ensemble, which fits layers and updates the result when a control changes."""
 
 from __future__ import annotations
 
@@ -58,33 +58,33 @@ if TYPE_CHECKING:
 
 __all__ = ["FitWidget"]
 
-STALE = "The layers or what to learn from have changed; press Fit to learn from them."
+STALE = "The layers, or the pixels to learn from, have changed; press Fit to update the result."
 
 LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iter")
-"""Settings that take effect at once, from the statistics kept."""
+"""Settings that take effect immediately, because the stored statistics suffice."""
 
 REST, SCORE_REST = 40, 600
-"""Milliseconds without a change before a refit or scoring starts, so that a drag does not queue up."""
+"""Delay in milliseconds after the last change before a refit or scoring starts, so that none queue up."""
 
 AT_ONCE = ("method", "weights")
-"""Controls that are not dragged, so that no delay is needed."""
+"""Controls that cannot be dragged and need no delay."""
 
 
 class FitWidget(FitControls):
-    """Learns from the chosen layers how far to trust each, and adds the results as layers.
+    """Learns the weights of the chosen candidates, and adds the results as layers.
 
-    After a fit, a change of method or its settings updates the layers at once. A change of layers, planes,
-    channels or mask needs a new fit.
+    After a fit, a change of the method or its settings updates the layers immediately. A change of the
+    layers, planes, channels or mask needs a new fit.
 
     Parameters
     ----------
     napari_viewer
-        The viewer to work in.
+        Viewer of the layers.
 
     Attributes
     ----------
     result : FitResult or None
-        The latest, with ``lut``, ``scores`` and ``combined``.
+        The latest result, with ``lut``, ``scores`` and ``combined``.
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
@@ -131,7 +131,7 @@ class FitWidget(FitControls):
     # -- request --------------------------------------------------------------------------------
 
     def request(self) -> FitRequest:
-        """The layers and settings chosen.
+        """Return the chosen layers and settings.
 
         Raises
         ------
@@ -143,11 +143,11 @@ class FitWidget(FitControls):
         )
 
     def is_stale(self) -> bool:
-        """Whether the result is of other layers, pixels or settings than those chosen."""
+        """Return whether the chosen layers, their pixels or the settings have changed since the fit."""
         return self.result is None or self._learned_from != self._inputs()
 
     def _inputs(self) -> tuple[Any, ...]:
-        """Layers, their versions and settings whose change needs a new fit."""
+        """Return the layers, their versions and the settings that need a new fit if they change."""
         layers = [*self.candidates.value, self.ground_truth.value, self.mask.value]
         return (*self._versions.of(layers), *self.frozen_settings())
 
@@ -168,7 +168,7 @@ class FitWidget(FitControls):
             self._show_questions()
 
     def _show_questions(self) -> None:
-        """Show what should be looked at before a fit."""
+        """Show problems that should be solved before a fit."""
         layers = [unwrap_proxy(layer) for layer in self.viewer.layers]
         found = find_unequal_sizes(layers, self.ground_truth.value) + self._noise_question()
         self.fixes.show_fixes(found)
@@ -184,7 +184,7 @@ class FitWidget(FitControls):
         """See Panel."""
         self._versions.changed(unwrap_proxy(layer))
         super().data_changed(layer)
-        # Other layers, such as our own outputs, are ignored.
+        # Ignore other layers, such as the outputs of this panel.
         chosen = [*self.candidates.value, self.ground_truth.value, self.mask.value]
         if any(layer is each for each in chosen):
             self._inputs_changed()
@@ -222,7 +222,7 @@ class FitWidget(FitControls):
         return super().is_running or self._soon.isActive() or self._scores_soon.isActive()
 
     def fit(self) -> None:
-        """Fit the layers chosen; the result's layers are added when it is done."""
+        """Fit the chosen layers; the results are added as layers when the fit is done."""
         try:
             request = self.request()
         except EnsembleError as error:
@@ -247,12 +247,12 @@ class FitWidget(FitControls):
         self.reveal(self.message, self.scores, self.save_button)
 
     def _refit(self) -> None:
-        """Update the result to the controls, from the statistics kept if possible."""
+        """Update the result after a change of the controls, from the stored statistics if possible."""
         before, outputs = self.result, self._outputs
         if before is None or outputs is None:
             return
         if self.task is not None and not self._is_quiet:
-            self._soon.start(REST)  # once what runs has ended
+            self._soon.start(REST)  # retry when the running task has finished
             return
         now = self.settings()
         live = {name: getattr(now, name) for name in LIVE}
@@ -266,7 +266,7 @@ class FitWidget(FitControls):
             self.start(lambda progress: refit(before, settings, progress), "Refitting", self._take)
 
     def _take(self, result: FitResult) -> None:
-        """Show a result in the layers of this fit, or in new ones if those were kept."""
+        """Show a result in the layers of this fit, or in new layers if the user kept those."""
         if self._is_kept and self._like is not None:
             self._outputs, self._is_kept = Outputs(self.viewer, self._like), False
             layers = get_session(self.viewer).learned_on(self.result.lut) if self.result else []
@@ -281,7 +281,7 @@ class FitWidget(FitControls):
         self._scores_soon.start(SCORE_REST if result.ssim_known else 0)
 
     def _tell(self) -> None:
-        """Show the notes and scores of the result, the most important first."""
+        """Show the notes of the result, the most important first, and its scores."""
         result = self.result
         if result is None:
             return
@@ -304,7 +304,7 @@ class FitWidget(FitControls):
         result = self.result
         if result is None or (self.task is not None and not self._is_quiet):
             return
-        if self.queue.is_active:  # the layers first
+        if self.queue.is_active:  # wait until the layers are added
             self._scores_soon.start(REST)
             return
         if "methods" not in self._done:
@@ -338,7 +338,7 @@ class FitWidget(FitControls):
             self.queue.put(self._outputs.showing_errors(self.result.lut, errors))
 
     def show_errors(self) -> None:
-        """Add the errors of the ensemble and of the best candidate, in one colour scale."""
+        """Add the errors of the ensemble and of the best candidate as layers with the same colour scale."""
         if self.result is None or self._outputs is None:
             raise EnsembleError("There is no result yet; press Fit first.")
         result, outputs = self.result, self._outputs
@@ -358,7 +358,7 @@ class FitWidget(FitControls):
         self._tell()
 
     def show_expected_error(self) -> None:
-        """Add the expected error at each pixel, after calibration if necessary."""
+        """Add the expected error at each pixel as a layer; calibrate first if necessary."""
         result = self.result
         if result is None or self._outputs is None:
             raise EnsembleError("There is no result yet; press Fit first.")
@@ -382,11 +382,11 @@ class FitWidget(FitControls):
             self._outputs.show_expected(self.result.lut, image, expected_limits(self.result.lut))
 
     def keep(self) -> None:
-        """Keep the layers and the table as they are; later results are added as new ones."""
+        """Keep the layers and the table unchanged; add later results as new layers."""
         if self.result is None:
             raise EnsembleError("There is no result yet; press Fit first.")
         self._is_kept = True
-        self.say("Kept; results of other settings are added as new layers.")
+        self.say("Kept the layers; results with other settings will be added as new layers.")
 
     def compare(self) -> None:
         """Rank candidates, average, ZZPM and every method by their held-out scores."""
@@ -415,14 +415,14 @@ class FitWidget(FitControls):
         self.method.value = method
 
     def as_code(self, write: Callable[..., str]) -> str:
-        """The fit as code, written by :func:`fit_as_python` or :func:`fit_as_command`.
+        """Return the fit as code, written by :func:`fit_as_python` or :func:`fit_as_command`.
 
         Raises
         ------
         EnsembleError
-            If something is missing or does not fit.
+            If a layer is missing, or layers do not match.
         """
-        self.request()  # raises if this cannot be fitted
+        self.request()  # raises if the layers cannot be fitted
         candidates, truth = self.candidates.value, self.ground_truth.value
         paths = {layer.name: path_of_layer(layer) for layer in candidates}
         mask = None if self.mask.value is None else path_of_layer(self.mask.value)
@@ -433,12 +433,12 @@ class FitWidget(FitControls):
 
     @shows_errors
     def correct(self, diagnostic: Diagnostic) -> None:
-        """Do what the fix of a diagnostic says; images are corrected as new layers, which are chosen instead.
+        """Apply the fix of a diagnostic; corrected images are added as new layers and chosen instead.
 
         Parameters
         ----------
         diagnostic : Diagnostic
-            Such as one of ``fixes.diagnostics``.
+            One of ``fixes.diagnostics``, for example.
         """
         fix = diagnostic.fix or {}
         action, names = fix["action"], fix.get("candidates", ())
@@ -454,7 +454,7 @@ class FitWidget(FitControls):
 
     def _correct_layers(self, fix: Mapping[str, Any], names: Sequence[str]) -> None:
         truth = self.ground_truth.value
-        # Of layers with one name, the candidates are meant.
+        # If several layers have the same name, the candidate has priority.
         offered = [truth, *map(unwrap_proxy, self.viewer.layers), *self.candidates.value]
         by_name = {layer.name: layer for layer in offered if layer is not None}
         if truth is None or not set(names) <= set(by_name):
@@ -481,7 +481,7 @@ class FitWidget(FitControls):
         self.start(work, "Correcting", show)
 
     def _choose_instead(self, made: Mapping[int, Layer], truth: Layer) -> None:
-        """Choose corrected layers in place of those that they were made of, by the id of the latter."""
+        """Choose corrected layers in place of the originals; ``made`` maps the id of each original."""
         chosen = [made.get(id(layer), layer) for layer in self.candidates.value]
         added = [unwrap_proxy(layer) for key, layer in made.items() if key != id(truth)]
         if id(truth) in made:
@@ -494,7 +494,7 @@ class FitWidget(FitControls):
 
     @shows_errors
     def export_scores(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write the scores as CSV, and show the outcome under the buttons.
+        """Write the scores as CSV, and show a message under the buttons.
 
         Parameters
         ----------
@@ -508,7 +508,7 @@ class FitWidget(FitControls):
     def _ask_and_export(self) -> None:
         path = ask_where_to_save(self.native, "Export the scores", "scores", "Table", ".csv")
         if path is not None:
-            self.export_scores(path, overwrite=True)  # the dialog has asked
+            self.export_scores(path, overwrite=True)  # the dialog asks before it replaces a file
 
 
 def _diagnostics_of(lut: WeightLUT) -> list[Diagnostic]:
@@ -516,7 +516,7 @@ def _diagnostics_of(lut: WeightLUT) -> list[Diagnostic]:
 
 
 def _expected_of(result: FitResult, progress: Progress | None = None) -> Any:
-    """The expected error at each pixel; None if the table is not calibrated."""
+    """Return the expected error at each pixel; None if the table is not calibrated."""
     if result.lut.errors is None:
         return None
     request = result.request

@@ -1,4 +1,4 @@
-"""The Restore panel: restores a layer by the ticked restorers, and combines the results."""
+"""The panel Restore, which restores a layer with the ticked restorers and combines the results."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ _Made = TypeVar("_Made")
 
 
 class RestoreWidget(RestoreControls):
-    """Restores a layer by the ticked restorers, and combines the results without a ground truth.
+    """Restores a layer with the ticked restorers, and combines the results without ground truth.
 
-    Values: ``image``, ``channel_axis``, ``restorers`` (keys of the ticked ones, in order), ``self_ensemble``,
-    ``float_output`` (add float32 layers, which are not clipped), ``device``, the settings of the restorers as
-    ``<restorer>_<setting>``, such as ``gaussian_sigma``, ``weights``, and the settings of
-    :class:`~napari_ensir.settings.BlindSettings`.
+    Values: ``image``, ``channel_axis``, ``restorers`` (keys of the ticked restorers, in order),
+    ``self_ensemble``, ``float_output`` (whether to add float32 layers, which are not clipped), ``device``,
+    ``weights``, the settings of the restorers as ``<restorer>_<setting>``, such as ``gaussian_sigma``, and
+    the settings of :class:`~napari_ensir.settings.BlindSettings`.
 
     Parameters
     ----------
     napari_viewer
-        The viewer to work in.
+        Viewer of the layers.
 
     Examples
     --------
@@ -108,7 +108,7 @@ class RestoreWidget(RestoreControls):
 
     @shows_errors
     def restore(self) -> None:
-        """Restore the chosen image by each ticked restorer, and add the results as layers."""
+        """Restore the chosen image with each ticked restorer, and add the results as layers."""
         origin, restorers = self._request()
         dtype = self._output_dtype(origin)
 
@@ -131,7 +131,7 @@ class RestoreWidget(RestoreControls):
 
     @shows_errors
     def restore_and_combine(self) -> None:
-        """Restore, learn from the noisy image alone how far to trust each restorer, and add the results.
+        """Restore the image, learn the weights of the restorers from it alone, and add all results as layers.
 
         See :func:`~napari_ensir.restorers.self_supervised.learn.learn_blind` for the assumptions about the
         noise.
@@ -142,8 +142,8 @@ class RestoreWidget(RestoreControls):
         axis, device, view = self.channel_axis.value, self.device.value, self.weights.value
         dtype = self._output_dtype(origin)
         settings = {name: self[name].value for name in BLIND}
-        BlindSettings(**settings)  # checked before the work, which may take hours
-        if settings["data_range"] is not None:  # as on the command line, it is the restorers' range as well
+        BlindSettings(**settings)  # check before the work, which may take hours
+        if settings["data_range"] is not None:  # the restorers use this range too, as in the command
             restorers = [with_settings(each, data_range=settings["data_range"]) for each in restorers]
         keys, names = tuple(self.restorers.value), _unique([each.name for each in restorers])
 
@@ -176,7 +176,7 @@ class RestoreWidget(RestoreControls):
 
     @shows_errors
     def rank(self) -> None:
-        """Rank the ticked restorers by their errors, which are estimated from the noisy image alone."""
+        """Rank the ticked restorers by their errors, estimated from the noisy image alone."""
         origin, restorers = self._request()
         if len(restorers) < 2:
             raise EnsembleError("There is nothing to rank; tick two or more restorers.")
@@ -200,7 +200,7 @@ class RestoreWidget(RestoreControls):
         self.update_run_button()
 
     def _select_ranked(self, index: int) -> None:
-        """Show the settings of a restorer in the table."""
+        """Show the settings of the restorer in this row of the ranking."""
         if index < len(self._ranked):
             self.restorers.select(self._ranked[index])
             self.settings_section.open()
@@ -213,7 +213,7 @@ class RestoreWidget(RestoreControls):
 
     @shows_errors
     def try_values(self) -> None:
-        """Try values of one setting of the selected restorer, and draw their errors as a curve."""
+        """Try several values of a setting of the selected restorer, and plot their errors."""
         form, key = self.sweep_form, self.selected
         origin = self._origin()
         axis, hiding = self.channel_axis.value, self._hiding()
@@ -233,7 +233,7 @@ class RestoreWidget(RestoreControls):
         self.start(work, "Trying values", show)
 
     def adopt_value(self) -> None:
-        """Set the value with the smallest error."""
+        """Set the setting to the value with the smallest error."""
         form = self.sweep_form
         if form.sweep is None:
             raise EnsembleError("No values have been tried yet; press Try values.")
@@ -289,10 +289,10 @@ class RestoreWidget(RestoreControls):
         settings = BlindSettings(**{name: self[name].value for name in BLIND})
         return write(replace(self.restoring(), data_range=settings.data_range), settings)
 
-    # -- what is asked for ------------------------------------------------------------------------
+    # -- request ----------------------------------------------------------------------------------
 
     def _request(self) -> tuple[LayerSnapshot, list[Restorer]]:
-        """The chosen image, and the ticked restorers."""
+        """Return the chosen image and the ticked restorers."""
         origin, restorers = self._origin(), self.chosen()
         if not restorers:
             raise EnsembleError("No restorer is ticked; tick one or more.")
@@ -315,20 +315,20 @@ class RestoreWidget(RestoreControls):
         remarks: Sequence[_Remarks],
         dtype: np.dtype[Any],
     ) -> list[str]:
-        """Add candidates as layers with a record of their restorers; return sentences for the user."""
+        """Add candidates as layers with a record of their restorers; return notes and warnings."""
         found = format_notes(note for notes, _ in remarks for note in notes)
         found += [clipping_note(name, restored, dtype) for name, restored in results]
-        for (name, restored), restorer, (_, doubts) in zip(results, restorers, remarks, strict=True):
+        for (name, restored), restorer, (_, input_warnings) in zip(results, restorers, remarks, strict=True):
             layer = origin.add_candidate(self.viewer, restored, candidate_name(origin.name, name), dtype)
             record = record_of("restored", inputs={"image": origin.name}, restorer=restorer_record(restorer))
             layer.metadata = {**layer.metadata, RECORD_KEY: record}
-            unlike = intensity_warning(name, origin.middle_plane(), origin.middle_plane(restored))
-            found += doubts or [unlike]
+            warning = intensity_warning(name, origin.middle_plane(), origin.middle_plane(restored))
+            found += input_warnings or [warning]
         return [*filter(None, found), *filter(None, [changed_layers_warning(self.viewer, [origin])])]
 
 
 def clipping_note(name: str, image: NDArray[np.float32], dtype: np.dtype[Any]) -> str:
-    """State how many pixels are clipped when an image is converted to a dtype; empty if none is.
+    """Return a sentence about the pixels that are clipped by conversion to a dtype; empty if none is.
 
     Examples
     --------
@@ -353,12 +353,12 @@ def clipping_note(name: str, image: NDArray[np.float32], dtype: np.dtype[Any]) -
 
 
 def _remarks(restorers: Sequence[Restorer], array: NDArray[Any]) -> list[_Remarks]:
-    """How each restorer treats an image, and what may be wrong."""
+    """Return the notes and the input warnings of each restorer for an image."""
     return [(notes_of(each, array), input_warnings_of(each, array)) for each in restorers]
 
 
 def _without_warnings(work: Callable[[Progress], _Made]) -> Callable[[Progress], _Made]:
-    """Suppress the warnings that the panel shows as a message."""
+    """Suppress Python warnings that the panel shows in its message."""
 
     def quiet(progress: Progress) -> _Made:
         with warnings.catch_warnings():
@@ -379,7 +379,7 @@ def _part(progress: Progress, number: int, total: int, name: str) -> Progress:
 
 
 def _unique(names: list[str]) -> tuple[str, ...]:
-    """Append a number to names that occurred before.
+    """Make names unique by appending a number to repeated names.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Ensemble, weight maps and errors of layers: numpy arrays, or dask arrays of planes for large stacks."""
+"""Compute ensemble, weight maps and errors of layers, lazily and plane by plane for large stacks."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["Combined", "by_plane", "combine", "difference", "is_large_stack", "over_colours"]
 
 VIEWED = 2**22
-"""Most values of a stack that are computed at once, in about a tenth of a second; of more, each plane is
-computed when it is shown."""
+"""Maximum number of values of a stack that are computed at once, in about 0.1 s. For a larger stack, each
+plane is computed when it is shown."""
 
 
 def is_large_stack(shape: Sequence[int], rgb: bool) -> bool:
-    """Whether an image has several planes, and more than :data:`VIEWED` values."""
+    """Return whether an image has several planes and more than :data:`VIEWED` values."""
     return len(shape) - rgb > 2 and prod(shape) > VIEWED
 
 
@@ -43,25 +43,26 @@ def by_plane(
     channel_axis: int | None = None,
     drops_channels: bool = False,
 ) -> Any:
-    """Apply a function to arrays of one shape plane by plane, when a plane is asked for.
+    """Return a lazy array: a function applied plane by plane to arrays of one shape.
 
     Parameters
     ----------
     function
-        Called with one block of each array, as numpy arrays with all their axes; returns a block of the same
-        shape, with ``n_maps`` places in front if given. Called at once on a pixel of zeros, to be compiled.
+        Called with one block of each array, as numpy arrays with all axes. Returns a block of the same shape,
+        with a first axis of length ``n_maps`` if given. It is called once immediately, with a pixel of zeros,
+        to compile it.
     arrays : sequence of arrays of one shape
         Numpy, dask, memory-mapped or any array that can be sliced.
     dtype
-        Of the result.
+        Dtype of the result.
     rgb : bool
         Whether the last axis is colour, so that planes lie along the two axes before it.
     n_maps : int, optional
-        Length of a first axis that the result has beside the arrays'.
+        Length of the first axis that the function adds to the result.
     channel_axis : int, optional
-        An axis that is not cut; 0 or more.
+        An axis that is not split; not negative.
     drops_channels : bool
-        Whether the result lacks that axis.
+        Whether the function removes the channel axis.
 
     Returns
     -------
@@ -89,7 +90,7 @@ def by_plane(
             meta = np.empty((0,) * n, array.dtype)
             cut = da.from_array(_Source(array), chunks, name=False, meta=meta)  # type: ignore[no-untyped-call]
         operands += [cut, axes]
-    # Compiling takes seconds, once, and the viewer would stand still for it when the first plane is shown.
+    # Compile now: it takes seconds and would block the viewer when the first plane is shown.
     pixel = [size if axis == channel_axis else 1 for axis, size in enumerate(shape)]
     function(*(np.zeros(pixel, array.dtype) for array in arrays))
     out = tuple(axis for axis in axes if not (drops_channels and axis == channel_axis))
@@ -104,14 +105,14 @@ def by_plane(
         new_axes={} if n_maps is None else {n: n_maps},
         concatenate=True,
         align_arrays=False,
-        name=f"ensir-{uuid4().hex}",  # else all that the function refers to is hashed
+        name=f"ensir-{uuid4().hex}",  # without a name, dask would hash the function and all its data
         dtype=dtype,
         meta=np.empty((0,) * len(out), dtype),
     )
 
 
 class _Source:
-    """An array that dask cuts when a block is asked for; numpy arrays it would copy at once."""
+    """Wrap an array so that dask slices it lazily; dask would copy a plain numpy array immediately."""
 
     def __init__(self, array: Any) -> None:
         self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, len(array.shape)
@@ -126,16 +127,17 @@ def _block(*blocks: NDArray[Any], function: Function, result: np.dtype[Any]) -> 
 
 @dataclass(frozen=True)
 class Combined:
-    """The images that become layers.
+    """Images that are shown as layers.
 
     Attributes
     ----------
     image : (*shape) array
-        In the candidates' dtype for colour of whole numbers, which napari shows in no other; else float32.
+        The ensemble. In the candidates' dtype for RGB images of integers, because napari cannot show them as
+        float; else float32.
     exact : (*shape) float32 array
-        The ensemble unrounded.
+        The ensemble before rounding.
     maps : (M, *shape) float32 array
-        Weights; the mean over the colours of an RGB image.
+        Weights; for RGB images, averaged over the colours.
     """
 
     image: Any
@@ -143,11 +145,11 @@ class Combined:
     maps: Any
 
     def map_of(self, place: int) -> Any:
-        """One candidate's weights."""
+        """Return the weight map of one candidate."""
         return self.maps[place]
 
     def most_trusted(self) -> Any:
-        """At each pixel, 1 + the index of the candidate with the largest weight; uint8."""
+        """Return, at each pixel, 1 + the index of the candidate with the largest weight; uint8."""
         if not is_dask(self.maps):
             return _most_trusted(self.maps)
         return self.maps.map_blocks(_most_trusted, drop_axis=0, dtype=np.uint8)
@@ -160,19 +162,19 @@ def _most_trusted(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
 def combine(
     lut: WeightLUT, candidates: Sequence[Any], rgb: bool, device: str, progress: Progress | None = None
 ) -> Combined:
-    """Compute ensemble and weight maps; those of a large stack are computed plane by plane when shown."""
-    axis = -1 if rgb and lut.n_channels > 1 else None  # None: where the table has it
+    """Compute ensemble and weight maps; for a large stack, each plane is computed when it is shown."""
+    axis = -1 if rgb and lut.n_channels > 1 else None  # None: the axis of the table
     dtype = np.dtype(candidates[0].dtype)
     rounded = rgb and dtype.kind in "iu"
     shape = tuple(candidates[0].shape)
-    lut.field(candidates, axis)  # raises now what would else be raised when a plane is shown
+    lut.field(candidates, axis)  # raise errors now, not when a plane is shown
     if is_large_stack(shape, rgb):
         return _lazy(lut, candidates, axis, dtype if rounded else None, rgb, device)
     exact = lut.apply(candidates, device, channel_axis=axis, progress=progress, check=False)
     maps = lut.weight_maps(candidates, device, channel_axis=axis, progress=progress)
     if rgb:
         maps = over_colours(maps)
-    # The ensemble lies within the candidates' range, so within the dtype's.
+    # No clipping needed: the ensemble lies between the candidates, so within the range of the dtype.
     return Combined(np.rint(exact).astype(dtype) if rounded else exact, exact, maps)
 
 
@@ -213,7 +215,7 @@ def _lazy(
 
 
 def over_colours(values: Any) -> Any:
-    """The mean over the last axis, eight times as fast as numpy's own over three values."""
+    """Return the mean over the last axis; for three values it is eight times as fast as ``numpy.mean``."""
     total = values[..., 0].copy()
     for place in range(1, values.shape[-1]):
         total += values[..., place]
@@ -222,9 +224,9 @@ def over_colours(values: Any) -> Any:
 
 
 def difference(image: Any, truth: Any, colours: bool) -> Any:
-    """An image minus the ground truth, float32; the mean over the last axis if that is colours.
+    """Return an image minus the ground truth, float32, averaged over the last axis if ``colours``.
 
-    A dask array if the image is one, or a large stack.
+    The result is a dask array if the image is a dask array or a large stack.
     """
     single = np.dtype(np.float32)
 

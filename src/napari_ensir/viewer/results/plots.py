@@ -36,15 +36,15 @@ __all__ = [
 ]
 
 MOST_TICKS = 8
-"""Most tick labels that fit below a curve."""
+"""Maximum number of tick labels below a curve."""
 
 SURE = 100
-"""Fewest pixels for which a weight is drawn as learned; with fewer it is drawn hollow."""
+"""Minimum number of pixels for a filled marker; markers for fewer pixels are hollow."""
 
 
 def new_canvas(name: str, tooltip: str, width: int, height: int) -> FigureCanvasQTAgg:
-    """Return an empty plot of at least this size in pixels."""
-    # Importing matplotlib takes half a second, which panels without a plot do not need.
+    """Return an empty plot with this minimum size in pixels."""
+    # Import matplotlib only for plots, because the import takes half a second.
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
     from matplotlib.figure import Figure
 
@@ -84,7 +84,7 @@ def draw_nothing(axes: Axes, text: str, ink: Colour) -> None:
 
 
 def draw_weights(axes: Axes, lut: WeightLUT, channel: int, ink: Colour, paper: Colour) -> None:
-    """Draw each candidate's weight by intensity; hollow where few pixels were learned from."""
+    """Draw the weight of each candidate against intensity; markers for few pixels are hollow."""
     weights, counts = weights_along_intensity(lut, channel)
     centres = bin_centres(lut)
     sure = counts >= SURE
@@ -94,13 +94,13 @@ def draw_weights(axes: Axes, lut: WeightLUT, channel: int, ink: Colour, paper: C
         axes.scatter(centres[sure], weights[sure, m], s=18, color=colour)
         axes.scatter(centres[~sure], weights[~sure, m], s=18, facecolor=paper, edgecolor=colour)
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel(f"intensity (hollow: under {SURE} pixels)")
+    axes.set_xlabel(f"intensity (hollow: fewer than {SURE} pixels)")
     axes.set_ylabel("weight")
     axes.legend(fontsize=7, labelcolor=ink, facecolor=paper, edgecolor=ink)
 
 
 def draw_counts(axes: Axes, lut: WeightLUT, channel: int, ink: Colour) -> None:
-    """Draw how many pixels the weights at each intensity were learned from."""
+    """Draw the number of pixels from which the weights at each intensity were learned."""
     _, counts = weights_along_intensity(lut, channel)
     axes.bar(bin_centres(lut), np.maximum(counts, 0), width=0.9 * lut.bin_width, color=PALETTE[1])
     axes.set_yscale("symlog", linthresh=1)
@@ -112,9 +112,9 @@ def draw_counts(axes: Axes, lut: WeightLUT, channel: int, ink: Colour) -> None:
 def draw_fidelity(
     axes: Axes, curves: BiasCurve, names: Sequence[str], channel: int, ink: Colour, paper: Colour
 ) -> None:
-    """Draw the mean error of each candidate and the ensemble by intensity, with its standard error.
+    """Draw the mean error of each candidate and of the ensemble against intensity, with standard errors.
 
-    Hollow where few pixels were measured. ``names`` are the candidates'. Pooled channels share their curves.
+    Markers for few pixels are hollow. ``names`` are those of the candidates. Pooled channels share one curve.
     """
     place = min(channel, len(curves.bias) - 1)
     axes.axhline(0, color=ink, linewidth=0.8, linestyle=":")
@@ -129,14 +129,14 @@ def draw_fidelity(
         sure = curves.pixels[place, m][seen] >= SURE
         axes.scatter(x[sure], y[sure], s=10, color=colour, zorder=3)
         axes.scatter(x[~sure], y[~sure], s=10, facecolor=paper, edgecolor=colour, zorder=3)
-    what = "true intensity" if curves.by == "truth" else "intensity read"
-    axes.set_xlabel(f"{what} (hollow: under {SURE} pixels)")
+    what = "true intensity" if curves.by == "truth" else "intensity of the image"
+    axes.set_xlabel(f"{what} (hollow: fewer than {SURE} pixels)")
     axes.set_ylabel("mean of image minus truth")
     axes.legend(fontsize=7, labelcolor=ink, facecolor=paper, edgecolor=ink)
 
 
 def draw_pair(axes: Axes, lut: WeightLUT, pair: tuple[int, int], channel: int, ink: Colour) -> None:
-    """Draw the first candidate's weight by its own intensity and the second's."""
+    """Draw the weight of the first candidate as a map over the intensities of both candidates."""
     first, second = pair
     weights, _ = pair_map(lut, first, second, channel)
     low = lut.binning.low
@@ -152,19 +152,19 @@ def draw_pair(axes: Axes, lut: WeightLUT, pair: tuple[int, int], channel: int, i
 
 
 def draw_sweep(axes: Axes, sweep: Sweep, title: str, ink: Colour, paper: Colour) -> None:
-    """Draw the error of each value of a setting minus that of the best one, with its standard error.
+    """Draw the error of each value of a setting minus the error of the best value, with standard errors.
 
-    A line marks the best value; values that are not significantly worse are hollow.
+    A line marks the best value; values that are not significantly worse have hollow markers.
     """
     values, errors = np.asarray(sweep.values, float), sweep.differences
     order = np.argsort(values)
     values, errors, spread = values[order], errors[order], np.nan_to_num(sweep.standard_errors)[order]
-    alike = np.isin(values, np.asarray(sweep.equivalent, float))
+    equivalent = np.isin(values, np.asarray(sweep.equivalent, float))
     line, mark = PALETTE[0], PALETTE[1]
     axes.fill_between(values, errors - spread, errors + spread, color=line, alpha=0.25, linewidth=0)
     axes.plot(values, errors, color=line, linewidth=1.4)
-    axes.scatter(values[~alike], errors[~alike], s=20, color=line, zorder=3)
-    axes.scatter(values[alike], errors[alike], s=20, facecolor=paper, edgecolor=line, zorder=3)
+    axes.scatter(values[~equivalent], errors[~equivalent], s=20, color=line, zorder=3)
+    axes.scatter(values[equivalent], errors[equivalent], s=20, facecolor=paper, edgecolor=line, zorder=3)
     axes.axvline(float(sweep.best), color=mark, linewidth=1.2, linestyle="--")
     axes.annotate(
         f"{sweep.best:.3g}",
@@ -181,5 +181,5 @@ def draw_sweep(axes: Axes, sweep: Sweep, title: str, ink: Colour, paper: Colour)
     few = values[:: -(-len(values) // MOST_TICKS)]
     axes.set_xticks(few, [f"{value:.3g}" for value in few], fontsize=7)
     axes.minorticks_off()
-    axes.set_xlabel(f"{title} (hollow: may be as good)")
+    axes.set_xlabel(f"{title} (hollow: not significantly worse)")
     axes.set_ylabel("error above the best")
