@@ -66,7 +66,7 @@ __all__ = ["Applied", "ApplyWidget", "apply_table"]
 
 REMEDY = "tick Match exposure and apply again"
 UNCALIBRATED = "This table has no expected error; fit it again, or untick Expected error."
-NO_SETS = "No set of layers has the names of the table's candidates; choose the layers."
+NO_SETS = "No layers have the names of the table's candidates; choose the layers."
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class ApplyWidget(TablePanel):
         self._lut: WeightLUT | None = None
         self._by_hand: set[str] = set()
         self._tables = Choice(
-            {}, name="table", label="Table", tooltip="A table that was fitted or opened in this viewer."
+            {}, name="table", label="Table", tooltip="Lookup table that was fitted or opened in this viewer."
         )
         open_button = button("Open…", "Choose a lookup table file.", "open_button")
         set_accessible_names(open_button)
@@ -190,7 +190,7 @@ class ApplyWidget(TablePanel):
         device = create_control(settings["device"], preference("device"))
         self.sets_button = button(
             "Apply to all matching sets",
-            "Combine every set of layers whose names contain the candidates' names and are equal otherwise.",
+            "Combine every set of layers whose names differ only by the candidates' names.",
             "sets_button",
             visible=False,
         )
@@ -202,7 +202,7 @@ class ApplyWidget(TablePanel):
             Form(weights, device, name="how"),
             _extras(),
             action="Apply",
-            about="Combine these layers by the table; no ground truth is needed.",
+            about="Combine these layers with the table; no ground truth is needed.",
             below=[
                 self.fixes,
                 self.sets_button,
@@ -460,12 +460,15 @@ def _extras() -> Container:
         CheckBox(
             name="expected_error",
             text="Expected error",
-            tooltip="Add the expected root mean square error at each pixel, in intensity units.",
+            tooltip="Add a layer of the expected root mean square error at each pixel, in intensity units.",
         ),
         CheckBox(
             name="match",
             text="Match exposure",
-            tooltip="For images of another gain or offset: rescale the table to their intensities first.",
+            tooltip=(
+                "For images with another gain or offset: rescale the table to their intensities "
+                "before applying it."
+            ),
         ),
         name="extras",
     )

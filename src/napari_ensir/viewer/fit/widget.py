@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FitWidget"]
 
-STALE = "The layers or what to learn from have changed; press Fit to learn from them."
+STALE = "The layers, the planes or the mask have changed; press Fit again."
 
 LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iter")
 """Settings that take effect at once, from the statistics kept."""

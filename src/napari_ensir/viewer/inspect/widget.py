@@ -53,7 +53,10 @@ _PLOT_SIZE = (260, 230)
 _PLOTS = {
     "weights": ("Weights by intensity", "Weight of each candidate where all candidates have that intensity."),
     "counts": ("Pixels per bin", "Number of pixels that the weights were learned from."),
-    "pair": ("Map of two candidates", "Weight of the first candidate by its intensity and another's."),
+    "pair": (
+        "Map of two candidates",
+        "Weight of the first candidate by its own intensity and that of another candidate.",
+    ),
     "fidelity": (
         "Bias by true intensity",
         "Mean error of candidates and ensemble where the ground truth has that intensity.",
@@ -91,7 +94,10 @@ class InspectWidget(Panel):
         self._luts: dict[str, WeightLUT] = {}
         self._canvas: FigureCanvasQTAgg | None = None
         self._tables = Choice(
-            {}, name="table", label="Table", tooltip="Lookup tables that were fitted or opened here."
+            {},
+            name="table",
+            label="Table",
+            tooltip="Lookup tables that were fitted or opened in this viewer.",
         )
         self.open_button = button(
             "Open…",
