@@ -392,7 +392,7 @@ def table_of(owner: Any, as_options: bool = False) -> str:
     --------
     >>> from napari_ensir.settings import ApplySettings
     >>> print(table_of(ApplySettings, as_options=True).splitlines()[3])
-    | `--device` | `auto`, `cpu`, `cuda`, `mps` or similar | `auto` | Where to compute; ... |
+    | `--device` | `auto`, `cpu`, `cuda`, `mps` or similar | `auto` | Processor to compute on; ... |
     """
     rows = []
     for each in settings_of(owner):
