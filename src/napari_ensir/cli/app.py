@@ -199,7 +199,7 @@ Around = Annotated[
     typer.Option(
         "--ir",
         metavar="FILE",
-        help="For DP-IR: the network that it was trained around, if its file does not contain it.",
+        help="For DP-IR: the restoration network that it was trained with, if its file does not contain it.",
         rich_help_panel="Networks",
     ),
 ]
@@ -377,7 +377,7 @@ def restore(
     writing: WritingSettings,
     output: Output,
 ) -> None:
-    """Restore images, such as to get candidates for an ensemble."""
+    """Restore images, for example to make candidates for an ensemble."""
     from napari_ensir.cli.restore import choose_restorers
     from napari_ensir.cli.restore import restore as run
 

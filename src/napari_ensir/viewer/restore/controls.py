@@ -146,8 +146,9 @@ class RestoreControls(TablePanel):
     def _make_buttons(self) -> None:
         self.open_button = button(
             "Open a network…",
-            "A restorer trained here (*.safetensors), a TorchScript or ONNX network (*.pt, *.onnx), or, "
-            "with the extra spandrel, a published checkpoint. Only tensors and graphs are read from it.",
+            "A restorer trained in napari-ensir (*.safetensors), a TorchScript or ONNX network (*.pt, "
+            "*.onnx), a CAREamics or bioimage.io file (*.ckpt, *.zip), or, with the extra spandrel, a "
+            "published checkpoint. Open only files that you trust.",
             "open_button",
         )
         self.folder_button = button(

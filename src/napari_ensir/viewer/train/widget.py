@@ -86,7 +86,7 @@ class TrainWidget(Panel):
             tooltip="Restorer that DP-IR uses: a classical one, one trained here, or one from a file.",
         )
         self._denoisers = Choice(
-            {_NO_DENOISER: ("Local Wiener filter, no weights", "")},
+            {_NO_DENOISER: ("Local Wiener filter, needs no training", "")},
             name="denoiser",
             label="Denoiser",
             tooltip="Gaussian denoiser of DP-IR: train or open one first.",
@@ -232,7 +232,7 @@ class TrainWidget(Panel):
             self._ir.value = name
             return
         denoisers = [each for each, kind in self._restorers.items() if isinstance(kind, Denoiser)]
-        none = {_NO_DENOISER: ("Local Wiener filter, no weights", "")}
+        none = {_NO_DENOISER: ("Local Wiener filter, needs no training", "")}
         self._denoisers.offer({**none, **{each: (each, "") for each in denoisers}})
         self._denoisers.value = name
 
