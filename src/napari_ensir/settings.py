@@ -60,7 +60,7 @@ METHODS = {
     ),
     "least-squares": (
         "Least squares",
-        "Smallest squared error per bin set, shrunk toward the global one; most accurate in our benchmarks",
+        "Smallest squared error per bin set, shrunk toward the global one; the most accurate in benchmarks",
     ),
 }
 """Title and description of each method by its key."""
@@ -392,7 +392,7 @@ def table_of(owner: Any, as_options: bool = False) -> str:
     --------
     >>> from napari_ensir.settings import ApplySettings
     >>> print(table_of(ApplySettings, as_options=True).splitlines()[3])
-    | `--device` | `auto`, `cpu`, `cuda`, `mps` or similar | `auto` | Where to compute; ... |
+    | `--device` | `auto`, `cpu`, `cuda`, `mps` or similar | `auto` | Processor to compute on; ... |
     """
     rows = []
     for each in settings_of(owner):
@@ -418,16 +418,16 @@ def device_setting() -> Any:
     return setting(
         "auto",
         title="Device",
-        description="Where to compute; auto uses an accelerator if torch finds one.",
+        description="Processor to compute on; auto uses a GPU if torch finds one.",
         choices=DEVICES,
         others=True,  # such as "cuda:1", which torch checks
-        group="Machine",
+        group="Device",
     )
 
 
 def channel_axis_setting(
     description: str = "Axis of the channels, such as -1 for RGB; each channel gets its own table.",
-    none: str = "pool the channels",
+    none: str = "one table for all channels",
 ) -> Any:
     """Declare the setting ``channel_axis``."""
     return setting(None, title="Channel axis", description=description, none=none, group="Images")
@@ -435,7 +435,7 @@ def channel_axis_setting(
 
 def data_range_setting(
     none: str = "range of the dtype for 8 bit, else the range of all but 1 in 10,000 pixels",
-    description: str = "Lowest and highest intensity; others go to the outermost bins.",
+    description: str = "Lowest and highest intensity; pixels outside are assigned to the outermost bins.",
 ) -> Any:
     """Declare the setting ``data_range``."""
     return setting(
@@ -493,7 +493,9 @@ def tau_setting(default: int | None, none: str | None = None) -> Any:
     return setting(
         default,
         title="Tau",
-        description="For DP-IR: number of fusion steps; few stay close to the restorer, many sharpen.",
+        description=(
+            "For DP-IR: number of fusion steps; more steps sharpen more and deviate more from the restorer."
+        ),
         minimum=0,
         maximum=100,
         step=1,
@@ -547,8 +549,8 @@ def bin_width_setting() -> Any:
         None,
         title="Bin width",
         description=(
-            "Width of an intensity bin; narrow bins resolve intensity better, but have fewer pixels each to "
-            "learn from."
+            "Width of an intensity bin; with narrow bins, weights follow the intensity more closely, but "
+            "each bin has fewer pixels to learn from."
         ),
         minimum=TINY,
         none="1/8 of the data range, which is 32 for 8 bit",
@@ -563,8 +565,8 @@ def shrinkage_setting() -> Any:
         SHRINKAGE,
         title="Shrinkage",
         description=(
-            "For least squares: weight, in pixels, of the solution for all intensities in the solution of "
-            "each bin set."
+            "For least squares: number of pixels that the solution for all intensities counts as in each bin "
+            "set; with more, sparse bin sets follow it more closely."
         ),
         minimum=0,
         step=100,
@@ -577,10 +579,10 @@ def truth_noise_setting() -> Any:
     """Declare the setting ``truth_noise``."""
     return setting(
         None,
-        title="Noise of the truth",
+        title="Noise of the ground truth",
         description=(
-            "Standard deviation of the noise of the ground truth, if that is another exposure of the same "
-            "field; its noise has zero mean and is independent of the candidates."
+            "Standard deviation of the noise of the ground truth, if it is a second exposure of the same "
+            "field; the noise must have zero mean and be independent of that of the candidates."
         ),
         minimum=TINY,
         none="the ground truth is clean",
@@ -591,12 +593,12 @@ def truth_noise_setting() -> Any:
 
 
 MATCH_TRUTH = {
-    "auto": ("Match", "measure its gain and offset against the candidates, and correct them if significant"),
-    "never": ("As it is", "use its intensities as recorded"),
+    "auto": ("Match", "Measure its gain and offset against the candidates, and correct them if significant"),
+    "never": ("Do not match", "Use its intensities as recorded"),
 }
 
 METHOD_CHOICES = {
-    "auto": ("Automatic", "Try every method and take the one with the least error on parts held out"),
+    "auto": ("Automatic", "Try every method and use the one with the smallest error on held-out parts"),
     **METHODS,
 }
 """The methods that a fit accepts."""
@@ -611,14 +613,14 @@ class FitSettings(Settings):
     method: str = setting(
         "auto",
         title="Method",
-        description="How the weights are estimated; auto takes the best of all methods on parts held out.",
+        description="How to estimate the weights; auto uses the method with the smallest held-out error.",
         choices=METHOD_CHOICES,
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     match_truth: str = setting(
         "auto",
-        title="Brightness of the truth",
-        description="What to do if a noisy truth is brighter or darker than the candidates.",
+        title="Brightness of the ground truth",
+        description="What to do if a noisy ground truth is brighter or darker than the candidates.",
         choices=MATCH_TRUTH,
     )
     bin_width: float | Literal["auto"] | None = bin_width_setting()
@@ -626,7 +628,7 @@ class FitSettings(Settings):
     prior: Sequence[float] | None = setting(
         None,
         title="Prior",
-        description="For EM: one weight per candidate, used as start and where a bin set has too few pixels.",
+        description="For EM: one weight per candidate, for the start and for bin sets with too few pixels.",
         none="equal weights",
         group="EM",
     )
@@ -643,14 +645,14 @@ class FitSettings(Settings):
     planes: tuple[int, int] | None = setting(
         None,
         title="Planes",
-        description="First and last index along the first axis to learn from.",
+        description="First and last plane to learn from, counted from 0 along the first axis.",
         none="all planes",
         group="Images",
     )
     hash_inputs: bool = setting(
         False,
         title="Hash all inputs",
-        description="Store a hash of every image in the report, also if the images exceed 16 MB.",
+        description="Store a hash of every image in the table, even if the images exceed 16 MB in total.",
         group="Images",
     )
     device: str = device_setting()
@@ -664,8 +666,8 @@ class HidingSettings(Settings):
         6,
         title="Stride",
         description=(
-            "Spacing of the hidden pixels along rows and columns; a small stride needs fewer runs to hide as "
-            "many pixels, but leaves each with fewer intact neighbours."
+            "Spacing of the hidden pixels along rows and columns; a small stride hides more pixels in each "
+            "run, but leaves each fewer intact neighbours."
         ),
         minimum=2,
         maximum=64,
@@ -675,7 +677,9 @@ class HidingSettings(Settings):
     offsets: int = setting(
         6,
         title="Runs",
-        description="Runs of each restorer, each with other pixels hidden; at most stride x stride.",
+        description=(
+            "Number of runs of each restorer, each with different pixels hidden; at most stride x stride."
+        ),
         minimum=1,
         maximum=64**2,
         group="Hidden pixels",
@@ -698,7 +702,7 @@ class BlindSettings(HidingSettings):
     shrinkage: float | Literal["auto"] = shrinkage_setting()
     channel_axis: int | None = channel_axis_setting(
         "Axis of the channels, which are hidden together; each channel gets its own table.",
-        "axis of the restorers, channels pooled",
+        "channel axis of the restorers, one table for all channels",
     )
     data_range: tuple[float, float] | None = data_range_setting(
         "range of the dtype for 8 bit, else the range of the restored pixels"
@@ -727,7 +731,8 @@ class SweepSettings(HidingSettings):
         "Axis of the channels, which are hidden together.", "-1 for RGB files"
     )
     data_range: tuple[float, float] | None = data_range_setting(
-        "range of the restorer, else of the image", "Intensities that are scaled to 0 and 1 for the restorer."
+        "range of the restorer, else of the image",
+        "Lowest and highest intensity, which are scaled to 0 and 1 for the restorer.",
     )
     device: str = device_setting()
 
@@ -753,7 +758,7 @@ class EvaluateSettings(Settings):
     )
     data_range: tuple[float, float] | None = data_range_setting(
         "range of the dtype for 8 bit, else of the ground truth",
-        "Intensities whose difference is the peak of PSNR and SSIM.",
+        "Lowest and highest intensity; their difference is the peak of PSNR and SSIM.",
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     device: str = device_setting()
@@ -766,7 +771,9 @@ class CompareSettings(Settings):
     folds: int = setting(
         2,
         title="Folds",
-        description="Number of parts; each is predicted from the others.",
+        description=(
+            "Number of parts for cross-validation; each is predicted by tables learned from the others."
+        ),
         minimum=2,
         maximum=1000,
     )
@@ -799,7 +806,8 @@ class RestoreSettings(Settings):
     )
     channel_axis: int | None = channel_axis_setting("Axis of colour channels.", "-1 for RGB files")
     data_range: tuple[float, float] | None = data_range_setting(
-        "range of the network, else of the image", "Intensities that are scaled to 0 and 1 for a restorer."
+        "range of the network, else of the image",
+        "Lowest and highest intensity, which are scaled to 0 and 1 for the restorer.",
     )
     intensities: str | None = intensities_setting(None, none="0 to 1")
     tau: int | None = tau_setting(None, none="value of the checkpoint")
@@ -834,7 +842,9 @@ class TrainSettings(Settings):
     width: int = setting(
         32,
         title="Width",
-        description="Number of features at the finest level; more learn better, but train more slowly.",
+        description=(
+            "Number of features at the finest level; a wider network learns better, but trains more slowly."
+        ),
         minimum=4,
         maximum=512,
         step=8,
@@ -856,7 +866,7 @@ class ReadingSettings(Settings):
     crop: bool = setting(
         False,
         title="Crop",
-        description="Crop images of different sizes to their common size, from the top left.",
+        description="Crop images of different sizes to their common size; the top left corner is kept.",
         group="Images",
     )
 
@@ -868,7 +878,7 @@ class WritingSettings(Settings):
     dtype: str = setting(
         "same",
         title="Dtype",
-        description="Pixel type of the output: that of the input, rounded and clipped, or float32.",
+        description="Data type of the output: that of the input, rounded and clipped, or float32.",
         choices=("same", "float32"),
         group="Output",
     )

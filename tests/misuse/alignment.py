@@ -1,4 +1,4 @@
-"""Images that do not lie on each other: shifted, turned, cropped, of another field."""
+"""Misaligned images: shifted, rotated, flipped, cropped or of another field."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _(bench):
 
 
 @misuse(
-    "all candidates shifted: the ground truth is off",
+    "all candidates shifted against the ground truth",
     says='candidates "near", "far": shifted by 3 pixels up and 2 pixels to the left',
 )
 def _(bench):
@@ -25,7 +25,7 @@ def _(bench):
 
 
 @misuse(
-    "half a pixel off, after a resampling",
+    "a candidate shifted by half a pixel by resampling",
     says='no method is significantly better than the candidate "near" alone',
 )
 def _(bench):
@@ -33,13 +33,13 @@ def _(bench):
     return bench.fit({"near": (image + np.roll(image, 1, axis=1)) / 2, "far": far(TRUTH)}, TRUTH)
 
 
-@misuse("axes transposed, square image", says='candidate "far": transposed against the ground truth')
+@misuse("a transposed candidate, square image", says='candidate "far": transposed against the ground truth')
 def _(bench):
     return bench.fit({"near": near(SQUARE), "far": far(SQUARE).T}, SQUARE)
 
 
 @misuse(
-    "axes transposed, image not square",
+    "a transposed candidate, image not square",
     says=r'candidate "far" has shape (120, 112) but candidate "near" has (112, 120)',
 )
 def _(bench):
@@ -47,19 +47,22 @@ def _(bench):
 
 
 @misuse(
-    "turned by 90 degrees",
+    "a candidate rotated by 90 degrees",
     says='candidate "far": rotated by 270 degrees against the ground truth; transform it back',
 )
 def _(bench):
     return bench.fit({"near": near(SQUARE), "far": np.rot90(far(SQUARE))}, SQUARE)
 
 
-@misuse("upside down, as another library counts rows", says='candidate "far": upside down')
+@misuse(
+    "a candidate upside down, from a library that counts rows from the bottom",
+    says='candidate "far": upside down',
+)
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)[::-1]}, TRUTH)
 
 
-@misuse("mirrored", says='candidate "far": mirrored left to right')
+@misuse("a mirrored candidate", says='candidate "far": mirrored left to right')
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)[:, ::-1]}, TRUTH)
 
@@ -74,7 +77,7 @@ def _(bench):
 
 
 @misuse(
-    "cropped on all sides, and --crop, which cuts at the top left",
+    "a candidate cropped on all sides, and --crop, which keeps the top left corner",
     says='candidate "far": shifted by 4 pixels up and 4 pixels to the left',
 )
 def _(bench):
@@ -82,7 +85,7 @@ def _(bench):
 
 
 @misuse(
-    "half the resolution, enlarged again",
+    "a candidate of half the resolution, enlarged again",
     says='no method is significantly better than the candidate "near" alone',
 )
 def _(bench):
@@ -93,21 +96,21 @@ def _(bench):
 
 
 @misuse(
-    "one slice off in a stack",
+    "a stack shifted by one slice",
     says='candidate "far": closer to the ground truth one plane later; realign the stacks',
 )
 def _(bench):
     return bench.fit({"near": near(STACK), "far": np.roll(near(STACK, 8, 3), -1, axis=0)}, STACK)
 
 
-@misuse("one slice missing", says="has shape (6, 96, 104)")
+@misuse("a stack with one slice missing", says="has shape (6, 96, 104)")
 def _(bench):
     return bench.fit({"near": near(STACK), "far": far(STACK)[1:]}, STACK)
 
 
 @misuse(
     "a stack in reverse order",
-    unseen="only the middle plane is examined, which stays in place",
+    unseen="only the middle plane is examined, and its position does not change",
 )
 def _(bench):
     return bench.fit({"near": near(STACK), "far": far(STACK)[::-1]}, STACK)

@@ -1,4 +1,4 @@
-"""What mistakes are made with: small images, the command line, and a list that keeps each. Makes none."""
+"""Small images, a runner of the command line, and the list of mistakes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STACK = (700 + 8000 * filters.gaussian(RNG.normal(size=(7, 96, 104)), (1.2, 3, 3
 
 
 def near(image, sigma=6, seed=1):
-    """A restoration of an image: a little noise and blur left, in its dtype."""
+    """Return a good restoration of an image: with little noise and blur, in its dtype."""
     rng = np.random.default_rng(seed)
     spread = sigma * np.ptp(image.astype(float)) / 255
     noisy = filters.gaussian(
@@ -50,7 +50,7 @@ def _as(image, dtype):
 
 
 class Bench:
-    """Writes images, runs the command line on them and hands back all that it says on standard error."""
+    """Write images, run the command line on them and return its standard error."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ class Bench:
         return write_image(path, np.asarray(image), overwrite=True)
 
     def paths(self, images, end=".tif"):
-        """Options that name candidates, which are arrays, several for a folder, or paths."""
+        """Return the options of candidates, given as arrays, lists of arrays (for a folder) or paths."""
         options = []
         for number, (name, image) in enumerate(images.items()):
             options += ["-c", f"{name}={self.path(f'candidate{number}', image, end)}"]
@@ -97,14 +97,14 @@ class Bench:
         return self.run("evaluate", *given, "-q", *options)
 
     def fitted(self, truth=TRUTH, *options):
-        """A table of the two candidates ``near`` and ``far``, learned without fault."""
+        """Fit a table of the candidates ``near`` and ``far``, without a mistake."""
         said = self.fit({"near": near(truth), "far": far(truth)}, truth, *options)
         assert said == ""
         return self
 
 
 def python(function, *arguments, **keywords):
-    """What a call of the Python front door says."""
+    """Return the error or the warnings of a call of a Python function."""
     try:
         found = function(*arguments, **keywords)
     except EnsembleError as error:
@@ -118,10 +118,10 @@ class Misuse:
 
     Attributes
     ----------
-    what : what was done, in plain words
-    make : does it
-    says : what the sentence holds; empty where there is none
-    unseen : why there is none
+    what : description of the mistake
+    make : function that makes the mistake and returns the message
+    says : part of the expected message; empty if there is no message
+    unseen : why there is no message
     """
 
     what: str
@@ -131,7 +131,7 @@ class Misuse:
 
 
 class Misuses(list[Misuse]):
-    """The mistakes made in one place; called, it decorates the function that makes another."""
+    """List of mistakes; call it to decorate a function that makes a further one."""
 
     def __call__(self, what: str, *, says: str = "", unseen: str = "") -> Callable:
         assert bool(says) != bool(unseen)

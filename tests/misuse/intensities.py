@@ -1,4 +1,4 @@
-"""Intensities that do not mean the same: scales, dtypes, tone curves, channels."""
+"""Intensities that are not comparable: scales, dtypes, tone curves, channels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _(bench):
 
 
 @misuse(
-    "the camera's offset taken off one image only",
+    "the camera's offset subtracted from one image only",
     says="on another scale than the ground truth, which is about 1",
 )
 def _(bench):
@@ -56,7 +56,7 @@ def _(bench):
 
 
 @misuse(
-    "16 bit cut off at 255",
+    "a 16-bit image clipped at 255",
     says="of its pixels have its greatest value, 255, where the ground truth varies; was it clipped?",
 )
 def _(bench):
@@ -64,28 +64,28 @@ def _(bench):
     return bench.fit({"near": near(wide), "far": near(wide, 2, 3).clip(0, 255)}, wide)
 
 
-@misuse("16 bit stored modulo 256", says='candidate "far": hardly correlates with the ground truth')
+@misuse("a 16-bit image stored modulo 256", says='candidate "far": hardly correlates with the ground truth')
 def _(bench):
     wide = (TRUTH * 16).astype(np.uint16)
     return bench.fit({"near": near(wide), "far": near(wide, 2, 3) % 256}, wide)
 
 
 @misuse(
-    "BGR for RGB",
+    "a candidate with channels in the order BGR instead of RGB",
     says='candidate "far": closer to the ground truth with its channels in reverse order (BGR for RGB?)',
 )
 def _(bench):
     return bench.fit({"near": near(COLOUR), "far": far(COLOUR)[..., ::-1]}, COLOUR)
 
 
-@misuse("a grey candidate of a colour image", says='candidate "far" is grey but candidate "near" is RGB')
+@misuse("a grey candidate for a colour image", says='candidate "far" is grey but candidate "near" is RGB')
 def _(bench):
     return bench.fit({"near": near(COLOUR), "far": near(COLOUR)[..., 1]}, COLOUR)
 
 
 @misuse(
     "colour channels first",
-    unseen="three planes of grey are what such a file looks like; --channel-axis 0 says otherwise",
+    unseen="such a file looks like a stack of three grey planes; --channel-axis 0 sets the channel axis",
 )
 def _(bench):
     first = np.moveaxis(COLOUR, -1, 0)
@@ -96,7 +96,7 @@ def _(bench):
 
 @misuse(
     "a ground truth saved as JPEG",
-    unseen="what JPEG does to an image is what a restorer may do too; the table learns to imitate it",
+    unseen="a restorer may change an image in the same way as JPEG; the table learns the artefacts",
 )
 def _(bench):
     image = TRUTH.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Tables applied to other images than those they were learned on."""
+"""Tables applied to images that differ from those they were learned from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ misuse = Misuses()
 
 
 @misuse(
-    "a table of 8 bit on images of 16",
+    "a table learned from 8-bit images, applied to 16-bit images",
     says="the images seem to be of another exposure than those that the table was learned on: about 200 x",
 )
 def _(bench):
@@ -23,7 +23,7 @@ def _(bench):
 
 
 @misuse(
-    "a table of 0 to 255 on images of 0 to 1",
+    "a table learned from intensities of 0 to 255, applied to 0 to 1",
     says="the images seem to be of another exposure than those that the table was learned on: about 0.0039",
 )
 def _(bench):
@@ -32,7 +32,7 @@ def _(bench):
 
 
 @misuse(
-    "one candidate of another range, where the table is applied",
+    "one candidate with an offset, when the table is applied",
     says='candidate "far": on another scale than candidate "near"',
 )
 def _(bench):
@@ -53,7 +53,7 @@ def _(bench):
     return bench.fitted().apply({"near": near(TRUTH)})
 
 
-@misuse("a colour table on grey images", says="channel")
+@misuse("a table for colour images, applied to grey images", says="channel")
 def _(bench):
     bench.fitted(COLOUR, "--channel-axis", "-1")
     grey = COLOUR[..., 1]
@@ -61,7 +61,7 @@ def _(bench):
 
 
 @misuse(
-    "a candidate shifted, where the table is applied",
+    "a candidate shifted, when the table is applied",
     says='candidate "far": shifted by 5 pixels to the right against candidate "near"; align them',
 )
 def _(bench):
@@ -70,7 +70,7 @@ def _(bench):
 
 
 @misuse(
-    "a candidate upside down, where the table is applied",
+    "a candidate upside down, when the table is applied",
     says='candidate "far": upside down against candidate "near"',
 )
 def _(bench):
@@ -79,7 +79,7 @@ def _(bench):
 
 
 @misuse(
-    "a candidate that is black, where the table is applied",
+    "a candidate that is black, when the table is applied",
     says='candidate "far": constant (0 in every pixel',
 )
 def _(bench):
@@ -98,8 +98,8 @@ def _(bench):
 
 
 @misuse(
-    "a table of RGB images on BGR images",
-    unseen="all candidates have their channels in the same order, and images differ in their colours",
+    "a table learned from RGB images, applied to BGR images",
+    unseen="all candidates have the same order of channels, and colours differ between images anyway",
 )
 def _(bench):
     bench.fitted(COLOUR, "--channel-axis", "-1")
@@ -117,7 +117,7 @@ def _(bench):
 
 @misuse(
     "candidates in another order, in Python",
-    unseen="arrays carry no names; the order of the table's names is the order that counts",
+    unseen="arrays have no names, so they have to be in the order of the table's names",
 )
 def _(bench):
     lut = fit_lut([((near(TRUTH), far(TRUTH)), TRUTH)], ("near", "far"), device="cpu")

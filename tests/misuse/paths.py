@@ -11,7 +11,7 @@ from .bench import TRUTH, Misuses, far, near
 misuse = Misuses()
 
 
-@misuse("a path that leads nowhere", says='there is no nowhere.tif (candidate "far")')
+@misuse("a path that does not exist", says='there is no nowhere.tif (candidate "far")')
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": "nowhere.tif"}, TRUTH)
 
@@ -27,12 +27,12 @@ def _(bench):
     return bench.fit({"near": [near(TRUTH)] * 2, "far": [far(TRUTH)]}, [TRUTH] * 2)
 
 
-@misuse("a folder beside single images", says="is a folder but")
+@misuse("a folder for one candidate and a single image for another", says="is a folder but")
 def _(bench):
     return bench.fit({"near": [near(TRUTH)], "far": far(TRUTH)}, [TRUTH])
 
 
-@misuse("an image cut short by a full disk", says="could not be read")
+@misuse("a truncated image", says="could not be read")
 def _(bench):
     path = bench.write("short", far(TRUTH))
     path.write_bytes(path.read_bytes()[:2000])
@@ -52,13 +52,13 @@ def _(bench):
     return bench.fit({"near": near(TRUTH), "far": path}, TRUTH)
 
 
-@misuse("a pipe named as an image is", says="pipe.png")
+@misuse("a named pipe with the name of an image", says="pipe.png")
 def _(bench):
     os.mkfifo(bench.folder / "pipe.png")
     return bench.fit({"near": near(TRUTH), "far": bench.folder / "pipe.png"}, TRUTH)
 
 
-@misuse("an image for the table", says="no LUT file")
+@misuse("an image given as the lookup table", says="no LUT file")
 def _(bench):
     image = bench.write("image", TRUTH)
     return bench.run(
@@ -67,7 +67,7 @@ def _(bench):
 
 
 @misuse(
-    "an output that is there already",
+    "an output that exists already",
     says="exists already; choose another name, or replace it with --overwrite",
 )
 def _(bench):
@@ -84,7 +84,7 @@ def _(bench):
     return bench.fit({"near": [near(low), near(high)], "far": [far(low), far(high)]}, [low, high])
 
 
-@misuse("the ensemble under a candidate's name", says="which is read")
+@misuse("the path of a candidate as output", says="which is read")
 def _(bench):
     bench.fitted()
     images = {"near": near(TRUTH), "far": far(TRUTH)}
@@ -94,13 +94,13 @@ def _(bench):
     return bench.run("apply", "--lut", table, *given, "-o", target, "--overwrite", "-q")
 
 
-@misuse("the results as JSON under the table's name", says="both lead to")
+@misuse("the path of the table for the JSON results", says="both lead to")
 def _(bench):
     images, table = {"near": near(TRUTH), "far": far(TRUTH)}, bench.folder / "table.lut.safetensors"
     return bench.fit(images, TRUTH, "--json", table)
 
 
-@misuse("ensemble and weight maps under one name", says="both lead to")
+@misuse("the same path for the ensemble and the weight maps", says="both lead to")
 def _(bench):
     bench.fitted()
     return bench.apply({"near": near(TRUTH), "far": far(TRUTH)}, "--weight-maps", bench.folder / "out.tif")

@@ -1,4 +1,4 @@
-"""Pixels that are none: NaN, zeros, masks, nothing at all."""
+"""Pixels without intensities: NaN, zeros, masks, empty images."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, np.zeros_like(TRUTH))
 
 
-@misuse("a mask for a candidate", says="is of dtype bool; it must hold intensities")
+@misuse("a mask given as a candidate", says="is of dtype bool; it must hold intensities")
 def _(bench):
     return python(fit_lut, [((near(TRUTH) > 9, far(TRUTH)), TRUTH)])
 
 
-@misuse("a Fourier transform for a candidate", says="pixels of dtype complex64 cannot be combined")
+@misuse("a Fourier transform given as a candidate", says="pixels of dtype complex64 cannot be combined")
 def _(bench):
     return python(fit_lut, [((near(TRUTH), torch.zeros(112, 120, dtype=torch.complex64)), TRUTH)])
 

@@ -1,4 +1,4 @@
-"""Who is who: a ground truth among the candidates, one image twice, names exchanged."""
+"""Images in the wrong role: the ground truth among the candidates, an image given twice, names exchanged."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def _(bench):
 
 
 @misuse(
-    "a candidate called as a method or a part is",
-    unseen="no mistake: names are no roles, and both keep their scores",
+    "a candidate with the name of a method or a role",
+    unseen="this is not a mistake: a name does not determine the role, and both get their scores",
 )
 def _(bench):
     return bench.fit({"the ground truth": near(TRUTH), "ensemble": far(TRUTH)}, TRUTH)
 
 
 @misuse(
-    "candidates under each other's names, in apply",
-    unseen="names are the user's word; nothing in an image says which model made it",
+    "candidates with exchanged names, in apply",
+    unseen="the names are given by the user; an image does not show which model made it",
 )
 def _(bench):
     bench.fitted()
@@ -70,7 +70,7 @@ def _(bench):
 
 
 @misuse(
-    "a noisy image for the ground truth, the clean one for a candidate",
+    "the noisy image as ground truth and the clean image as candidate",
     says='no method is significantly better than the candidate "clean" alone',
 )
 def _(bench):
@@ -79,7 +79,7 @@ def _(bench):
 
 @misuse(
     "a table scored on the images that it was learned from",
-    unseen="a table does not keep its images; evaluate says what it scores, and compare holds out",
+    unseen="a table does not contain its images; compare scores held-out images",
 )
 def _(bench):
     table = bench.fitted().folder / "table.lut.safetensors"
@@ -87,7 +87,7 @@ def _(bench):
 
 
 @misuse(
-    "the candidates' own input for a second exposure",
+    "the input of the candidates instead of a second exposure",
     says="the reference seems to be the image that the candidates were restored from",
 )
 def _(bench):
@@ -106,7 +106,7 @@ def _(bench):
 
 
 @misuse(
-    "the candidates' own input for the ground truth, without --truth-noise",
+    "the input of the candidates as ground truth, without --truth-noise",
     says="the reference seems to be the image that the candidates were restored from",
 )
 def _(bench):

@@ -1,4 +1,4 @@
-"""Settings that the images do not bear, and arguments of the wrong make."""
+"""Settings that do not fit the images, and arguments of the wrong type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ misuse = Misuses()
 
 
 @misuse(
-    "a bin width for 0 to 1 on whole numbers",
+    "a bin width for intensities of 0 to 1, with integer images",
     says="bin_width is 0.1, but the images hold integers; use an integer width, such as 1",
 )
 def _(bench):
@@ -21,8 +21,8 @@ def _(bench):
 
 
 @misuse(
-    "a bin width for 8 bit on 0 to 1",
-    unseen="one bin for all is a table like any other; info says how many bin sets there are",
+    "a bin width for 8 bit, with intensities of 0 to 1",
+    unseen="a table with a single bin is valid; info shows the number of bin sets",
 )
 def _(bench):
     unit = TRUTH / 255
@@ -39,18 +39,21 @@ def _(bench):
     return bench.fit(whole, TRUTH.astype(np.uint8), "--bin-width", "1", "--method", "em")
 
 
-@misuse("rows for the channel axis", says="channel_axis is 0, of length 112, so 112 tables were learned")
+@misuse(
+    "the axis of rows given as channel axis",
+    says="channel_axis is 0, of length 112, so 112 tables were learned",
+)
 def _(bench):
     given = {"near": near(COLOUR), "far": far(COLOUR)}
     return bench.fit(given, COLOUR, "--channel-axis", "0", "--method", "least-squares")
 
 
-@misuse("high before low", says="use two finite numbers, the lower first")
+@misuse("a data range with the higher number first", says="use two finite numbers, the lower first")
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--data-range", "255", "0")
 
 
-@misuse("planes of a single image", says="planes")
+@misuse("planes for an image without planes", says="planes")
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--planes", "0", "500")
 
@@ -60,17 +63,19 @@ def _(bench):
     return bench.fit({"near": near(STACK), "far": far(STACK)}, STACK, "--planes", "3", "9")
 
 
-@misuse("a graphics card that there is not", says="cuda:7")
+@misuse("a GPU that does not exist", says="cuda:7")
 def _(bench):
     return bench.fit({"near": near(TRUTH), "far": far(TRUTH)}, TRUTH, "--device", "cuda:7")
 
 
-@misuse("a restorer that there is not", says="magic")
+@misuse("a restorer that does not exist", says="magic")
 def _(bench):
     return bench.run("restore", bench.write("noisy", TRUTH), "-m", "magic", "-o", bench.folder / "o.tif")
 
 
-@misuse("an image for a network", says="noisy.tif is not a network in a supported format; spandrel reads")
+@misuse(
+    "an image given as a network", says="noisy.tif is not a network in a supported format; spandrel reads"
+)
 def _(bench):
     image = bench.write("noisy", TRUTH)
     return bench.run("restore", image, "--network", image, "-o", bench.folder / "o.tif")
@@ -99,8 +104,8 @@ def _(bench):
 
 
 @misuse(
-    "a mask that says where not to learn",
-    unseen="both sides of a mask are places to learn from; info says how many pixels were learned from",
+    "an inverted mask",
+    unseen="any mask is valid; info shows the number of pixels learned from",
 )
 def _(bench):
     mask = bench.write("mask", (TRUTH < 100).astype(np.uint8))
@@ -120,7 +125,7 @@ def _(bench):
     return bench.evaluate({"near": near(TRUTH)}, TRUTH, "--y-channel")
 
 
-@misuse("a method that there is not", says="there is no method 'magic' to compare; there are:")
+@misuse("a method that does not exist", says="there is no method 'magic' to compare; there are:")
 def _(bench):
     return python(compare, [((near(TRUTH), far(TRUTH)), TRUTH)] * 2, methods=["magic"])
 
@@ -130,22 +135,18 @@ def _(bench):
     return python(compare, [((near(TRUTH), far(TRUTH)), TRUTH)] * 2, folds=1)
 
 
-@misuse(
-    "names and candidates that do not match in number", says="there are 2 candidates but 3 names (A, B, C)"
-)
+@misuse("different numbers of names and candidates", says="there are 2 candidates but 3 names (A, B, C)")
 def _(bench):
     return python(fit_lut, [((near(TRUTH), far(TRUTH)), TRUTH)], "ABC")
 
 
-@misuse(
-    "arrays where pairs belong", says="of the reference set is not a pair; give (candidates, ground truth)"
-)
+@misuse("arrays instead of pairs", says="of the reference set is not a pair; give (candidates, ground truth)")
 def _(bench):
     return python(fit_lut, [near(TRUTH), TRUTH])
 
 
 @misuse(
-    "all candidates stacked the wrong way round",
+    "candidates stacked along the last axis",
     says="the ground truth has shape (112, 120) but candidate 1 has (120, 2)",
 )
 def _(bench):

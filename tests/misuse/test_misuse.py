@@ -1,9 +1,9 @@
-"""What a tired user does wrong, and the one sentence that each mistake gets, or why it cannot be noticed.
+"""Common mistakes of users, each with the message that it gets or the reason why it cannot be detected.
 
-``pytest tests/misuse -s`` prints the list as a table. To add to it, write a function that makes the mistake
-with the :class:`~.bench.Bench` it is given and returns what the bench hands back, in the file of the place
-where it is made. Decorate it with the mistake in plain words, and with ``says``, what the sentence must
-hold, or ``unseen``, the reason why there is none.
+``pytest tests/misuse -s`` prints the list as a table. To add a mistake, write a function that makes it with
+the given :class:`~.bench.Bench` and returns the message, in the module of its kind. Decorate the function
+with a description of the mistake, and with ``says``, a part of the message, or ``unseen``, the reason why
+there is no message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PLACES = (alignment, intensities, pixels, roles, paths, other_images, settings)
 MISUSES = [one for place in PLACES for one in place.misuse]
 
 FOUND: dict[str, str] = {}
-"""What each mistake got when it was made."""
+"""Message of each mistake in this run."""
 
 
 @pytest.mark.parametrize("one", MISUSES, ids=lambda one: one.what)
@@ -34,10 +34,10 @@ def test_misuse(one, tmp_path, monkeypatch):
 
 
 def table() -> str:
-    """The list in Markdown: what was done, and what was said to it when it was last made."""
-    rows = ["| what was done | what is said |", "|---|---|"]
+    """Return the list as a Markdown table of mistakes and messages."""
+    rows = ["| mistake | message |", "|---|---|"]
     for one in MISUSES:
-        said = FOUND.get(one.what, one.says) if one.says else f"*Cannot be noticed:* {one.unseen}."
+        said = FOUND.get(one.what, one.says) if one.says else f"*Cannot be detected:* {one.unseen}."
         rows.append(f"| {one.what} | {said.replace('|', chr(92) + '|')} |")
     return "\n".join(rows) + "\n"
 

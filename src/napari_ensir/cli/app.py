@@ -167,7 +167,7 @@ Scheduler = Annotated[
     typer.Option(
         metavar="ADDRESS",
         help="Address of a dask.distributed scheduler, such as tcp://10.0.0.1:8786.",
-        rich_help_panel="Machine",
+        rich_help_panel="Device",
     ),
 ]
 
@@ -199,7 +199,7 @@ Around = Annotated[
     typer.Option(
         "--ir",
         metavar="FILE",
-        help="For DP-IR: the network that it was trained around, if its file does not contain it.",
+        help="For DP-IR: the restoration network that it was trained with, if its file does not contain it.",
         rich_help_panel="Networks",
     ),
 ]
@@ -377,7 +377,7 @@ def restore(
     writing: WritingSettings,
     output: Output,
 ) -> None:
-    """Restore images, such as to get candidates for an ensemble."""
+    """Restore images, for example to make candidates for an ensemble."""
     from napari_ensir.cli.restore import choose_restorers
     from napari_ensir.cli.restore import restore as run
 
@@ -531,7 +531,7 @@ def info(
 @command("import")
 def import_(
     weights: Annotated[
-        Path, typer.Argument(metavar="WEIGHTS.pth", help="A table of the code of the EnsIR authors.")
+        Path, typer.Argument(metavar="WEIGHTS.pth", help="A weight table that the EnsIR authors' code wrote.")
     ],
     out: Out,
     name: Annotated[
@@ -547,7 +547,7 @@ def import_(
     *,
     output: Output,
 ) -> None:
-    """Convert a table of the code of the EnsIR authors."""
+    """Convert a weight table that the EnsIR authors' code wrote."""
     from napari_ensir.cli.fit import import_table
 
     import_table(weights, out, name or None, bin_width, output=output)

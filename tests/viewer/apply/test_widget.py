@@ -138,7 +138,7 @@ def test_one_table_for_many_sets(viewer, wait_for, images, tmp_path):
     path = fit_lut([(arrays, images["ground truth"])], names=("A", "B"), method="em").save(tmp_path / "ab")
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     widget.apply_all()
-    assert "No set of layers" in widget.message.value
+    assert "No layers have the names" in widget.message.value
     for cell in ("cell 1", "cell 2", "cell 3"):
         for name, image in zip("AB", arrays, strict=True):
             if (cell, name) != ("cell 3", "B"):

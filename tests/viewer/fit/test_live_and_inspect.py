@@ -105,7 +105,7 @@ def test_shapes_are_a_mask_too(filled, fit_widget, wait_for):
     shapes = filled.add_shapes([[10, 10], [10, 60], [60, 60], [60, 10]], shape_type="polygon", name="roi")
     fit_widget.mask.value = shapes
     fit_widget.fit()
-    assert '"roi" does not lie on "ground truth"' in fit_widget.message.value
+    assert '"roi" is not aligned with "ground truth"' in fit_widget.message.value
     for key, value in placement(filled.layers["so so"]).items():
         setattr(shapes, key, value)
     fit_widget.mask.value = shapes
@@ -125,7 +125,7 @@ def test_labels_without_a_place_go_by_their_pixels(filled, fit_widget, wait_for)
     assert fit_widget.result.session.reference.statistics.n_pixels == 96 * 48
     mask.translate = (0, 40)
     fit_widget.fit()
-    assert '"from a file" does not lie on "ground truth"' in fit_widget.message.value
+    assert '"from a file" is not aligned with "ground truth"' in fit_widget.message.value
 
 
 def test_mask_of_another_shape_is_one_clear_sentence(filled, fit_widget):

@@ -66,7 +66,7 @@ __all__ = ["Applied", "ApplyWidget", "apply_table"]
 
 REMEDY = "tick Match exposure and apply again"
 UNCALIBRATED = "This table has no expected error; fit it again, or untick Expected error."
-NO_SETS = "No set of layers has the names of the table's candidates; choose the layers."
+NO_SETS = "No layers have the names of the table's candidates; choose the layers."
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class ApplyWidget(TablePanel):
         self._lut: WeightLUT | None = None
         self._by_hand: set[str] = set()
         self._tables = Choice(
-            {}, name="table", label="Table", tooltip="A table that was fitted or opened in this viewer."
+            {}, name="table", label="Table", tooltip="Lookup table that was fitted or opened in this viewer."
         )
         open_button = button("Open…", "Choose a lookup table file.", "open_button")
         set_accessible_names(open_button)
@@ -460,7 +460,7 @@ def _extras() -> Container:
         CheckBox(
             name="expected_error",
             text="Expected error",
-            tooltip="Add the expected root mean square error at each pixel, in intensity units.",
+            tooltip="Add a layer of the expected root mean square error at each pixel, in intensity units.",
         ),
         CheckBox(
             name="match",

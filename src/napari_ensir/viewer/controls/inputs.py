@@ -205,7 +205,7 @@ class OptionalValue(ValuedContainerWidget):
         inner: BaseValueWidget,
         words: Mapping[Any, tuple[str, str]],
         value: Any = None,
-        by_hand: tuple[str, str] = (BY_HAND, "A value of your own."),
+        by_hand: tuple[str, str] = (BY_HAND, "Enter a value."),
         **kwargs: Any,
     ) -> None:
         self._inner, self._words = inner, tuple(words)

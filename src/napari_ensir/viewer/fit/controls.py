@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FitControls"]
 
-_POOLED = ("one table for all", "Channels or colours are pooled in one table.")
+_POOLED = ("one table for all channels", "All channels are pooled.")
 
 
 class FitControls(TablePanel):
@@ -54,8 +54,8 @@ class FitControls(TablePanel):
             viewer=napari_viewer,
             name="candidates",
             label="Candidates",
-            tooltip="The restorations to combine. Tick them, and drag them into the order of the table's "
-            "axes.",
+            tooltip="The restorations to combine. Tick them. Their order is that of the table's axes; drag "
+            "rows to change it.",
         )
         self.scores = MethodScores(
             name="scores",
@@ -97,7 +97,7 @@ class FitControls(TablePanel):
                 "choose the ground truth",
                 name="ground_truth",
                 label="Ground truth",
-                tooltip="The true image that the candidates restore.",
+                tooltip="The clean image, or a second exposure, that the candidates are compared with.",
             ),
             OptionalValue(
                 Number(min=declared["truth_noise"].minimum, name="own_value", label="Standard deviation"),
@@ -105,8 +105,8 @@ class FitControls(TablePanel):
                     None: ("clean", "The ground truth has no noise."),
                     "unknown": (
                         "a second exposure",
-                        "The ground truth is another noisy image of the same field; the level of its noise "
-                        "is not known.",
+                        "The ground truth is another noisy image of the same field; its noise level is not "
+                        "known.",
                     ),
                 },
                 by_hand=(
@@ -121,10 +121,10 @@ class FitControls(TablePanel):
             LayerChoice(
                 viewer,
                 lambda layer: isinstance(layer, Labels | Shapes),
-                "learn everywhere",
+                "all pixels",
                 name="mask",
                 label="Learn in",
-                tooltip="A labels or shapes layer on the images: learn only where it is not empty. The other "
+                tooltip="Labels or Shapes layer: learn only from the pixels that it marks. The other "
                 "pixels are held out for the scores.",
             ),
             create_control(declared["planes"]),
@@ -132,7 +132,7 @@ class FitControls(TablePanel):
                 {None: _POOLED},
                 name="channel_axis",
                 label="Channels",
-                tooltip="The axis of colours or channels, if each is to have its own table.",
+                tooltip="Channel axis; choose it to learn a separate table for each channel.",
             ),
             create_control(declared["method"], preference("method")),
             create_control(declared["bin_width"]),
@@ -159,7 +159,9 @@ class FitControls(TablePanel):
         first = row(
             save_button(),
             button(
-                "Compare", "Rank candidates, average and methods by their held-out scores.", "compare_button"
+                "Compare",
+                ("Rank candidates, average and all methods by their held-out scores."),
+                "compare_button",
             ),
             button("Scores…", "Write the scores to a file (CSV).", "export_button"),
             name="files",
@@ -168,17 +170,20 @@ class FitControls(TablePanel):
         second = row(
             button(
                 "Show errors",
-                "Add the errors of the ensemble and of the best candidate, in one colour scale.",
+                "Add layers of the errors of the ensemble and of the best candidate, in one colour scale.",
                 "errors_button",
             ),
             button(
                 "Expected error",
-                "Add the expected root mean square error at each pixel, measured on parts held out.",
+                (
+                    "Add a layer of the expected root mean square error at each pixel, learned on "
+                    "held-out parts."
+                ),
                 "expected_button",
             ),
             button(
                 "Keep result",
-                "Leave these layers as they are; later results are added as new layers.",
+                "Keep these layers unchanged; later results are added as new layers.",
                 "keep_button",
             ),
             name="layers",

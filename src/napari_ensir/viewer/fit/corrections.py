@@ -241,9 +241,9 @@ def question_about_noise(candidates: Sequence[Layer], truth: Layer | None) -> li
             return []
         text = (
             f'"{truth.name}" is much noisier (standard deviation of about {noise:.3g}) than the candidates '
-            f"({others:.3g}), as a second exposure is"
+            f"({others:.3g}), so it may be a second exposure"
         )
-    text += "; if it is not a clean image, choose that for Ground truth is: scores and weights depend on it."
+    text += "; if so, set Ground truth is to a second exposure, because scores and weights depend on this."
     fix = {"action": "set-noise", "value": "unknown", "title": "It is a second exposure"}
     return [Diagnostic("noisy-truth", "warning", text, fix)]
 

@@ -79,7 +79,7 @@ def combine_layers(
     ],
     ground_truth: Annotated[
         napari.layers.Image,
-        {"label": "Ground truth", "tooltip": "The image that the candidates should have been."},
+        {"label": "Ground truth", "tooltip": "The clean image that the candidates are compared with."},
     ],
     method: Annotated[
         str,

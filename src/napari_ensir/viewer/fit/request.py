@@ -30,7 +30,7 @@ __all__ = ["FitRequest", "Marked", "channel_axes", "leading_axes", "likely_chann
 _CHANNEL_LABELS = ("c", "channel", "channels", "ch")
 
 NO_CANDIDATE = "No candidate is ticked; tick the restorations to combine."
-NO_TRUTH = "No ground truth is chosen; choose the layer that shows the true image."
+NO_TRUTH = "No ground truth is chosen; choose a layer with a clean image or a second exposure."
 
 COPIED = 2**24
 """Largest mask, in pixels, that is copied, so that it can be painted on while the fit runs."""
@@ -223,7 +223,7 @@ def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:
     Raises
     ------
     EnsembleError
-        If the mask does not lie on the ground truth's pixels.
+        If the mask is not aligned with the ground truth.
     """
     if isinstance(mask, Shapes):
         flat = mask.to_labels(labels_shape=shape[-2:]) if mask.ndim == 2 else mask.to_labels(shape)
@@ -238,7 +238,7 @@ def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:
     by_pixels = not isinstance(mask, Shapes) and tuple(flat.shape) == shape and has_default_placement(mask)
     if not by_pixels and not has_equal_placement(mask, truth):
         raise EnsembleError(
-            f'the mask "{mask.name}" does not lie on "{truth.name}"; give it the same scale, '
+            f'the mask "{mask.name}" is not aligned with "{truth.name}"; give it the same scale, '
             "translation and rotation."
         )
     return np.array(flat) if isinstance(flat, np.ndarray) and prod(flat.shape) <= COPIED else flat

@@ -47,7 +47,7 @@ __all__ = [
 
 NOISY_SCORES = (
     "The ground truth is noisy, so only differences of errors are shown: mean squared error minus that of "
-    "the candidates' average, on parts held out."
+    "the candidates' average, on held-out parts."
 )
 
 
@@ -99,7 +99,10 @@ class FitResult:
             bins = f"{NOISY_SCORES} {bins}"
         if self.session.unseen is not None:
             return f"{bins} All pixels outside the mask and the planes to learn from are held out."
-        return f"{bins} Each part of the images was held out in turn, the weights learned from the others."
+        return (
+            f"{bins} Each part of the images was held out in turn; its weights were learned "
+            f"from the other parts."
+        )
 
     @property
     def notes(self) -> list[str]:
@@ -121,7 +124,7 @@ class FitResult:
         if report["not_finite"]:
             notes.append(f"{report['not_finite']:,} pixels were left out: NaN or infinite.")
         if few >= 0.0005 and "min_pixels" in METHODS[self.lut.method].uses:
-            notes.append(f"{few:.1%} of the pixels lie in bin sets too sparse to learn from.")
+            notes.append(f"{few:.1%} of the pixels lie in bin sets with too few pixels to learn from.")
         if self.uncalibrated:
             notes.append(f"No expected error: {self.uncalibrated}")
         return notes

@@ -51,9 +51,15 @@ _PLOT_SIZE = (260, 230)
 """Minimum width and height of the plot in pixels."""
 
 _PLOTS = {
-    "weights": ("Weights by intensity", "Weight of each candidate where all candidates have that intensity."),
+    "weights": (
+        "Weights by intensity",
+        "Mean weight of each candidate by the intensity of the median candidate.",
+    ),
     "counts": ("Pixels per bin", "Number of pixels that the weights were learned from."),
-    "pair": ("Map of two candidates", "Weight of the first candidate by its intensity and another's."),
+    "pair": (
+        "Map of two candidates",
+        "Weight of the first candidate by its own intensity and that of another candidate.",
+    ),
     "fidelity": (
         "Bias by true intensity",
         "Mean error of candidates and ensemble where the ground truth has that intensity.",
@@ -91,7 +97,10 @@ class InspectWidget(Panel):
         self._luts: dict[str, WeightLUT] = {}
         self._canvas: FigureCanvasQTAgg | None = None
         self._tables = Choice(
-            {}, name="table", label="Table", tooltip="Lookup tables that were fitted or opened here."
+            {},
+            name="table",
+            label="Table",
+            tooltip="Lookup tables that were fitted or opened in this viewer.",
         )
         self.open_button = button(
             "Open…",
@@ -104,7 +113,7 @@ class InspectWidget(Panel):
             Choice({}, name=name, label=label, tooltip=tooltip)
             for name, label, tooltip in (
                 ("first", "Weight of", "Candidate whose weight is shown."),
-                ("second", "Against", "Candidate of the other axis."),
+                ("second", "Against", "Candidate whose intensity is on the other axis."),
             )
         )
         plot = Choice(_PLOTS, name="plot", label="Show", tooltip="Plot of the table to show.")
@@ -112,7 +121,7 @@ class InspectWidget(Panel):
         self._canvas_place.margins = (0, 0, 0, 0)
         self._canvas_place.native.setMinimumSize(*_PLOT_SIZE)
         self._pixel = Message(
-            "Click a pixel of the image to see its bin set, weights and pixel count.",
+            "Click a pixel of the image to see its bin set, weights and the pixels learned from.",
             name="pixel",
             gui_only=True,
         )

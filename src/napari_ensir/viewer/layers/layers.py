@@ -375,7 +375,10 @@ def changed_layers_warning(viewer: napari.Viewer, origins: Iterable[LayerSnapsho
     if not names:
         return ""
     verb = "was" if len(names) == 1 else "were"
-    return f"{', '.join(names)} {verb} removed or changed meanwhile; the results show the earlier pixels."
+    return (
+        f"{', '.join(names)} {verb} removed or changed meanwhile; the results are those of "
+        f"the earlier pixels."
+    )
 
 
 # -- changes --------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def mismatch_reason(lut: WeightLUT, layers: Sequence[Layer]) -> str:
             expected = f'"{first.name}" has {_shape(first)}{", in colour" if first.rgb else ""}'
             return (
                 f'"{layer.name}" cannot be the candidate "{name}": {reason}, but {expected}; choose layers '
-                "of the same pixels."
+                "of the same shape."
             )
     if lut.n_channels == 1:
         return ""

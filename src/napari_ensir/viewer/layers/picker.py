@@ -49,7 +49,7 @@ class LayerPicker(ValuedContainerWidget[list]):
         self._filter.native.setPlaceholderText("filter layers")
         self._filter.native.setClearButtonEnabled(True)
         self._filter.native.setMinimumWidth(40)
-        self.all_button = button("All", "Tick every layer that can join.", "all")
+        self.all_button = button("All", "Tick every layer that can be a candidate.", "all")
         self.none_button = button("None", "Untick every layer.", "none")
         self.selected_button = button(
             "Selected", "Tick only the layers that are selected in the layer list.", "selected"

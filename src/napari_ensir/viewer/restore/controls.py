@@ -85,7 +85,7 @@ class RestoreControls(TablePanel):
             create_control(settings["self_ensemble"]),
             CheckBox(
                 name="float_output",
-                text="Keep decimals and all intensities",
+                text="Keep float results",
                 tooltip="Add 32-bit floating-point layers. Otherwise restored intensities are rounded, and "
                 "clipped to the range of the image's dtype.",
             ),
@@ -107,8 +107,8 @@ class RestoreControls(TablePanel):
             self.combining_section,
             self.plan,
             action="Restore and combine",
-            about="Without any ground truth: learn from the noisy image how far to trust each restorer, and "
-            "add candidates, ensemble and weight maps. Each restorer runs several times.",
+            about="Without a ground truth: learn from the noisy image the weight of each restorer at each "
+            "intensity, and add candidates, ensemble and weight maps. Each restorer runs several times.",
             below=[
                 self.ranking,
                 row(save_button(), self.best_button, name="files", gui_only=True),
@@ -126,14 +126,17 @@ class RestoreControls(TablePanel):
             {None: _ONE_CHANNEL},
             name="channel_axis",
             label="Channels",
-            tooltip="The axis of channels, which the restorers see together; each has its own table.",
+            tooltip=(
+                "Channel axis of the image. Restorers process all channels together; each channel "
+                "has its own table."
+            ),
         )
         self._ticks = Checklist(
             {key: (kind.title, kind.description) for key, kind in CLASSICAL.items()},
             name="restorers",
             label="Restorers",
-            tooltip="Tick the restorers to use: each adds a candidate. Drag them into order; select one to "
-            "see its settings.",
+            tooltip="Tick the restorers to use: each adds a candidate. Click one to see its settings; drag "
+            "rows to change the order.",
         )
         self._forms = RestorerForms(left_out=("device",), name="restorer_forms")
         for key, kind in CLASSICAL.items():
@@ -143,20 +146,21 @@ class RestoreControls(TablePanel):
     def _make_buttons(self) -> None:
         self.open_button = button(
             "Open a network…",
-            "A restorer trained here (*.safetensors), a TorchScript or ONNX network (*.pt, *.onnx), or, "
-            "with the extra spandrel, a published checkpoint. Only tensors and graphs are read from it.",
+            "A restorer trained in napari-ensir (*.safetensors), a TorchScript or ONNX network (*.pt, "
+            "*.onnx), a CAREamics or bioimage.io file (*.ckpt, *.zip), or, with the extra spandrel, a "
+            "published checkpoint. Open only files that you trust.",
             "open_button",
         )
         self.folder_button = button(
-            "A folder…", "Open all networks in a folder; other files are ignored.", "folder_button"
+            "A folder…", "Open all networks in a folder; files of other kinds are ignored.", "folder_button"
         )
         self.restore_button = button(
             "Restore only", "Add one candidate layer for each ticked restorer.", "restore_button"
         )
         self.rank_button = button(
             "Rank",
-            "Without any ground truth: rank the ticked restorers by their errors on this image. Adds no "
-            "layers.",
+            "Without a ground truth: rank the ticked restorers by their estimated errors on this image. No "
+            "layers are added.",
             "rank_button",
         )
         self.ranking = RankTable(name="ranking", label="Scores", tooltip="Scores, the best first.")
@@ -228,8 +232,8 @@ class RestoreControls(TablePanel):
         """See TablePanel."""
         super().update_run_button()
         self.plan.value = self.missing_input() or (
-            f"Restores the image with {len(self._ticks.value)} restorers, learns from the noisy image how "
-            "far to trust each, and adds the candidates, the ensemble and its weights."
+            f"Restores the image with {len(self._ticks.value)} restorers, learns their "
+            "weights from the noisy image, and adds the candidates, the ensemble and the weight maps."
         )
 
     # -- choosing ---------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ class SweepForm(Container):
         )
         self.sweep_button = button(
             "Try values",
-            "Restore with each value and compare the errors, which need no ground truth.",
+            "Restore with each value and compare the estimated errors; no ground truth is needed.",
             "sweep_button",
         )
         self.adopt_button = button(
@@ -124,7 +124,9 @@ class SweepForm(Container):
         """
         chosen = self._settings.get(self.setting.value)
         if chosen is None:
-            raise EnsembleError("This restorer has no number to try; select another one in the list.")
+            raise EnsembleError(
+                "This restorer has no numeric setting to try; select another restorer in the list."
+            )
         low, high = self.between.value
         return parameter_grid(chosen, low, high, self.steps.value)
 

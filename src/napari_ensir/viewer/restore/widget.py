@@ -334,7 +334,7 @@ def clipping_note(name: str, image: NDArray[np.float32], dtype: np.dtype[Any]) -
     --------
     >>> image = np.array([-3.0, 7.5, 255.4, 999.0], np.float32)
     >>> print(clipping_note("Median", image, np.dtype(np.uint8)))
-    Median: 2 pixels below 0 or above 255 (-3 to 999) were clipped; tick Keep decimals and all intensities.
+    Median: 2 pixels below 0 or above 255 (-3 to 999) were clipped; tick Keep float results.
     >>> clipping_note("Median", image, np.dtype(np.float32))
     ''
     """
@@ -347,8 +347,7 @@ def clipping_note(name: str, image: NDArray[np.float32], dtype: np.dtype[Any]) -
     pixels = "1 pixel" if n == 1 else f"{n:,} pixels"
     return (
         f"{name}: {pixels} below {limits.min} or above {limits.max} ({np.nanmin(image):.4g} to "
-        f"{np.nanmax(image):.4g}) {'was' if n == 1 else 'were'} clipped; tick Keep decimals and all "
-        "intensities."
+        f"{np.nanmax(image):.4g}) {'was' if n == 1 else 'were'} clipped; tick Keep float results."
     )
 
 

@@ -31,8 +31,11 @@ __all__ = [
 ]
 
 WEIGHT_VIEWS = {
-    "slider": ("One layer, candidates on a slider", "The weight maps stacked; a slider walks through them."),
-    "layers": ("One layer per candidate", "Each candidate's weight map as a layer of its own."),
+    "slider": (
+        "One layer, candidates on a slider",
+        "One layer with a stack of weight maps; the slider selects the candidate.",
+    ),
+    "layers": ("One layer per candidate", "A separate layer for the weight map of each candidate."),
     "trusted": (
         "Most trusted candidate",
         "A labels layer: at each pixel the candidate with the largest weight.",

@@ -86,7 +86,7 @@ class TrainWidget(Panel):
             tooltip="Restorer that DP-IR uses: a classical one, one trained here, or one from a file.",
         )
         self._denoisers = Choice(
-            {_NO_DENOISER: ("Local Wiener filter, no weights", "")},
+            {_NO_DENOISER: ("Local Wiener filter, needs no training", "")},
             name="denoiser",
             label="Denoiser",
             tooltip="Gaussian denoiser of DP-IR: train or open one first.",
@@ -131,8 +131,12 @@ class TrainWidget(Panel):
     def _inputs(self, viewer: napari.Viewer) -> list[Any]:
         recipes = {key: (each.title, each.description) for key, each in RECIPES.items()}
         layers = (
-            ("degraded", "Degraded", "Input of the network: noisy, blurred, with rain..."),
-            ("clean", "Clean", "Target of the network: the same field, pixel by pixel."),
+            ("degraded", "Degraded", "Input of the network, such as a noisy or blurred image."),
+            (
+                "clean",
+                "Clean",
+                "Target of the network: a clean image of the same field, aligned pixel by pixel.",
+            ),
         )
         return [
             Choice(recipes, name="recipe", label="Train", tooltip="Type of network and training."),
@@ -228,7 +232,7 @@ class TrainWidget(Panel):
             self._ir.value = name
             return
         denoisers = [each for each, kind in self._restorers.items() if isinstance(kind, Denoiser)]
-        none = {_NO_DENOISER: ("Local Wiener filter, no weights", "")}
+        none = {_NO_DENOISER: ("Local Wiener filter, needs no training", "")}
         self._denoisers.offer({**none, **{each: (each, "") for each in denoisers}})
         self._denoisers.value = name
 
@@ -358,8 +362,8 @@ class TrainWidget(Panel):
         else:
             origin.add_candidate(self.viewer, restored, candidate_name(origin.name, restorer.name))
             text += (
-                " The added layer is the training image restored, so it looks better than other images will; "
-                "save the checkpoint and restore other images. "
+                " The added layer is the restored training image; other images look worse. Save the "
+                "checkpoint and judge it on other images. "
                 f"{changed_layers_warning(self.viewer, [origin])}"
             )
         self.say(text.strip())
