@@ -22,7 +22,7 @@ demo: .venv/installed
 	$(if $(NO_DISPLAY),$(VIRTUAL_SCREEN)) $(BIN)/python -m napari_ensir.viewer.plugin.demo --out demo $(if $(NO_DISPLAY),--close)
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(or $(ARGS),-n auto --maxprocesses 4 --dist worksteal)
+	$(BIN)/python -m pytest $(or $(ARGS),-n auto --maxprocesses 4 --dist worksteal --durations=10)
 
 # Long forms of tests: random files, interruptions, many rounds in one viewer.
 soak: .venv/installed
