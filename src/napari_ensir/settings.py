@@ -579,7 +579,7 @@ def truth_noise_setting() -> Any:
     """Declare the setting ``truth_noise``."""
     return setting(
         None,
-        title="Noise of the ground truth",
+        title="Ground truth noise",
         description=(
             "Standard deviation of the noise of the ground truth, if it is a second exposure of the same "
             "field; the noise must have zero mean and be independent of that of the candidates."

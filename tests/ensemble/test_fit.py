@@ -96,7 +96,7 @@ def test_settings_that_need_the_pixels_again_are_refused():
     session = FitSession([noisy_pair()], device="cpu")
     before = session.estimate()
     for changes in ({"data_range": (0, 100)}, {"bin_width": 13.7}, {"planes": (0, 1)}):
-        with pytest.raises(EnsembleError, match="start a new FitSession"):
+        with pytest.raises(EnsembleError, match="create a new FitSession"):
             session.estimate(**changes)
     with pytest.raises(EnsembleError, match="method is 'best'"):
         session.estimate(method="best")

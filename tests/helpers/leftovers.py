@@ -34,7 +34,9 @@ def our_callbacks(viewer: Any) -> list[str]:
     emitters = [emitter for group in groups for emitter in getattr(group, "emitters", {}).values()]
     found = [callback for emitter in emitters for callback in emitter.callbacks]
     functions = [each[0]() if isinstance(each, tuple) else each for each in found]
-    modules = [getattr(each, "__module__", "") or type(each).__module__ for each in functions if each]
+    modules = [
+        getattr(each, "__module__", "") or type(each).__module__ for each in functions if each is not None
+    ]
     return [name for name in modules if name.startswith("napari_ensir")]
 
 

@@ -301,7 +301,9 @@ def test_four_restorers_are_ticked_at_first_and_the_panel_says_what_it_will_do(v
     assert restore.restorers.value == ["total-variation", "wavelet", "non-local-means", "gaussian"]
     assert restore.run_button.text == "Restore and combine"
     assert restore.run_button.enabled
-    assert restore.plan.value.startswith("Restores the image with 4 restorers, learns from the noisy image")
+    assert restore.plan.value.startswith(
+        "Restores the image with 4 restorers, learns their weights from the noisy image"
+    )
 
 
 def test_buttons_that_cannot_run_are_disabled_and_say_why(viewer, restore):
