@@ -1,1 +1,1 @@
-"""The numbers: bins, statistics, estimators, lookup table. Knows nothing of napari or Qt."""
+"""The numerical core: statistics, estimators, lookup tables, scores and expected errors."""

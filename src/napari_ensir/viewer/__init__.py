@@ -1,1 +1,1 @@
-"""All that knows napari and Qt: one file a widget, plus the layer picker, outputs and sample data."""
+"""The napari viewer: one folder for each panel, magicgui controls, layers, results and plugin entry points."""
