@@ -1,1 +1,1 @@
-"""The napari viewer: one folder for each panel, magicgui controls, layers, results and plugin entry points."""
+"""The napari viewer: a folder for each panel, magicgui controls, layers, results and plugin entry points."""
