@@ -16,7 +16,7 @@ from napari_ensir.ensemble.estimators.zzpm import zzpm_weights
 from napari_ensir.ensemble.scoring.metrics import luma, psnr
 from napari_ensir.ensemble.scoring.scores import score_range
 from napari_ensir.errors import EnsembleError
-from napari_ensir.settings import SHRINKAGE
+from napari_ensir.settings import SHRINKAGE, FitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -244,6 +244,17 @@ class Regression:
     note: str = ""
     model: Any = None
 
+    def make_model(self) -> Any:
+        """Return the regressor, not fitted."""
+        module, name = REGRESSORS[self.name]
+        try:
+            return getattr(import_module(module), name)()
+        except ImportError as error:
+            raise EnsembleError(
+                f"{self.name} needs scikit-learn; install it with: "
+                'pip install "napari-ensir[compare]", or choose other methods.'
+            ) from error
+
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
         """Fit the regressor to a sample of the pixels, all channels pooled.
 
@@ -252,14 +263,7 @@ class Regression:
         EnsembleError
             If scikit-learn is not installed, or no pixel is finite.
         """
-        try:
-            module = import_module(REGRESSORS[self.name][0])
-        except ImportError as error:
-            raise EnsembleError(
-                f"{self.name} needs scikit-learn; install it with: "
-                'pip install "napari-ensir[compare]", or choose other methods.'
-            ) from error
-        self.model = getattr(module, REGRESSORS[self.name][1])()
+        self.model = self.make_model()
         if "random_state" in self.model.get_params():
             self.model.set_params(random_state=self.seed)
         images = list(finite_pixels(reference))
@@ -341,19 +345,20 @@ class BinSets:
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
         """Fit the table."""
-        from napari_ensir.ensemble.fit import fit_lut
+        from napari_ensir.ensemble.fit import FitSession
 
-        self.lut = fit_lut(
-            reference,
+        settings = FitSettings(
             method=self.method,
             bin_width=self.bin_width,
             data_range=self.data_range,
             channel_axis=self.channel_axis,
-            device=self.device,
-            progress=progress,
+            device=str(self.device),
             max_iter=self.max_iter,
             shrinkage=self.shrinkage,
         )
+        session = FitSession(reference, settings=settings, progress=progress, check_input=False)
+        session.collect(fine=False, folds=False)
+        self.lut = session.estimate()
 
     def predict(
         self, candidates: Sequence[Image], low_resolution: Image | None = None
