@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.ensemble.checks.alignment import middle_plane
+from napari_ensir.ensemble.checks.planes import middle_plane
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import table_of
 from napari_ensir.files.image import read_image, read_record

@@ -11,7 +11,8 @@ import numpy as np
 from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.arrays.intensity_range import byte_range
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
-from napari_ensir.ensemble.checks.noise import LEAST, noise_correlation
+from napari_ensir.ensemble.checks.noise import noise_correlation
+from napari_ensir.ensemble.checks.planes import LEAST_SAMPLE
 from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.scoring.scores import (
     BlockErrors,
@@ -442,7 +443,7 @@ def _correlation_of_noise(image: NDArray[Any], channel_axis: int | None) -> tupl
         return None
     channel = None if channel_axis is None else channel_axis % image.ndim
     rows, columns = [axis for axis in range(image.ndim) if axis != channel][-2:]
-    if min(image.shape[rows], image.shape[columns]) < 2 * LEAST:
+    if min(image.shape[rows], image.shape[columns]) < 2 * LEAST_SAMPLE:
         return value, 0.0
     quarters = [
         noise_correlation(quarter, channel_axis)
