@@ -197,9 +197,11 @@ def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] 
             shifts.append(found)
     left = {shift: squared_difference(*overlap(one, other, shift)) for shift in shifts}
     best = min(shifts, key=lambda shift: float(left[shift].mean()))
-    back, _ = overlap(one, other, best)
-    _, unmoved = overlap(one, other, best, moved=False)
-    if not is_closer(left[best], squared_difference(back, unmoved)):
+    # The pixels of the truth and those of the candidate are both compared without the shift, because a
+    # candidate's errors may differ between the two parts.
+    against = (-best[0], -best[1])
+    unmoved = [overlap(one, other, best, moved=False), overlap(other, one, against, moved=False)]
+    if not all(is_closer(left[best], squared_difference(*pair)) for pair in unmoved):
         return None
     first, second = (
         _blur(image[..., None], np.isfinite(image)[..., None], 2.0)[..., 0] for image in (one, other)

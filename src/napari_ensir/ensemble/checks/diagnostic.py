@@ -63,8 +63,7 @@ WARNINGS = {
     "many-channels": "channel_axis is {axis}, of length {n}, so {n} tables were learned; is it the "
     "channel axis?",
     "no-gain": 'no method is significantly better than the candidate "{name}" alone on parts held out '
-    '({method}: {after:.2f} dB, "{name}": {before:.2f} dB); use that candidate, or add candidates with '
-    "other errors.",
+    "({method}: {amount}); {remedy}.",
     "calibration": "{text}",
     "disagreement": 'candidates "{first}", "{second}": correlation {now:.2f}, but {before:.2f} when the '
     "table was learned; are they of the same field?",
@@ -150,13 +149,13 @@ def linear_text(gain: float, what: str, offset: float, unit: float, digits: int 
 
     Examples
     --------
-    >>> linear_text(16, "the candidate", -3.57e-13, 100), linear_text(0.5, "x", -3, 100)
-    ('16 x the candidate', '0.5 x x - 3')
+    >>> linear_text(16, "the candidate", -3.57e-13, 100), linear_text(0.5, "", -3, 100)
+    ('16 x the candidate', '0.5 x - 3')
     """
-    text = f"{gain:.{digits}g} x {what}"
-    return (
-        text if abs(offset) < unit / 1000 else f"{text} {'-' if offset < 0 else '+'} {abs(offset):.{digits}g}"
-    )
+    text = f"{gain:.{digits}g} x {what}".rstrip()
+    if abs(offset) < unit / 1000:
+        return text
+    return f"{text} {'-' if offset < 0 else '+'} {abs(offset):.{digits}g}"
 
 
 def sort_diagnostics(found: Iterable[Diagnostic]) -> list[Diagnostic]:
