@@ -273,9 +273,22 @@ def test_values_can_be_set_by_a_script(viewer, train):
     viewer.window.add_dock_widget(other, name="other")
     other.update(train.asdict())
     assert other.asdict() == train.asdict()
-    assert (other.request().steps, other.request().minutes, other.request().width) == (7, 3.5, 16)
+    settings = other.request().settings
+    assert (settings.steps, settings.minutes, settings.width) == (7, 3.5, 16)
     other.minutes.value = None
-    assert other.request().minutes is None
+    assert other.request().settings.minutes is None
+
+
+def test_a_denoiser_is_trained_without_a_clean_layer(viewer, train, wait_for):
+    choose(train, "noise2void")
+    assert not train.clean.visible
+    assert train.request().clean is None
+    train.train()
+    wait_for(train)
+    assert viewer.layers[-1].name == "noisy · Noise2Void"
+    choose(train, "noise2noise")
+    assert train.clean.visible
+    assert train.clean.label == "Second exposure"
 
 
 def test_a_clean_layer_is_chosen_by_name_unless_the_user_has_chosen(viewer):
