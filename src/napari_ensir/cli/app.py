@@ -587,9 +587,9 @@ def restorers(
     """List classical restorers, or the given networks, and their settings for --set."""
     from napari_ensir.cli.options import list_restorers
     from napari_ensir.cli.restore import choose_restorers
-    from napari_ensir.restorers import CLASSICAL
+    from napari_ensir.restorers import RESTORERS
 
-    methods = [] if network else list(CLASSICAL)
+    methods = [] if network else list(RESTORERS)
     found = choose_restorers(methods, network or [], RestoreSettings(), ir)
     list_restorers(found, output=output)
 

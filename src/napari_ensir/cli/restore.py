@@ -60,7 +60,7 @@ def choose_restorers(
     Parameters
     ----------
     methods
-        Keys of :data:`napari_ensir.restorers.CLASSICAL`.
+        Keys of :data:`napari_ensir.restorers.RESTORERS`.
     networks
         Files, or folders of files; see :func:`napari_ensir.restorers.open_restorer`.
     settings
@@ -79,7 +79,7 @@ def choose_restorers(
     typer.BadParameter
         If a setting in ``own`` is invalid.
     """
-    from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer
+    from napari_ensir.restorers import RESTORERS, SelfEnsemble, open_restorer
     from napari_ensir.restorers.base import with_settings
 
     given_own = parse_restorer_options(own)
@@ -87,15 +87,15 @@ def choose_restorers(
     given = {name: value for name, value in settings.keywords().items() if value is not None}
     if not methods and not networks:
         raise EnsembleError("there is no restorer; give --method NAME or --network FILE.")
-    if unknown := [name for name in methods if name not in CLASSICAL]:
-        raise EnsembleError(f"there is no method {unknown[0]!r}; choose from {', '.join(CLASSICAL)}.")
-    named: list[tuple[str, Restorer]] = [(name, CLASSICAL[name]()) for name in methods]
+    if unknown := [name for name in methods if name not in RESTORERS]:
+        raise EnsembleError(f"there is no method {unknown[0]!r}; choose from {', '.join(RESTORERS)}.")
+    named: list[tuple[str, Restorer]] = [(name, RESTORERS[name]()) for name in methods]
     around = None if ir is None else open_restorer(ir)
     inside = (
         None
         if denoiser is None
-        else CLASSICAL[denoiser]()
-        if denoiser in CLASSICAL
+        else RESTORERS[denoiser]()
+        if denoiser in RESTORERS
         else open_restorer(denoiser)
     )
     for path in networks:

@@ -111,11 +111,11 @@ def _pixels(array: Any) -> NDArray[Any]:
 
 def _restorer(name: str | None) -> Restorer | None:
     """Return the classical restorer of this name, or open the file."""
-    from napari_ensir.restorers import CLASSICAL, open_restorer
+    from napari_ensir.restorers import RESTORERS, open_restorer
 
     if name is None:
         return None
-    return CLASSICAL[name]() if name in CLASSICAL else open_restorer(name)
+    return RESTORERS[name]() if name in RESTORERS else open_restorer(name)
 
 
 class _Best:

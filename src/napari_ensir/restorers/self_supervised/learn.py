@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.scoring.scores import verdict
+from napari_ensir.restorers.base import trained_on
 from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
 from napari_ensir.restorers.self_supervised.reference import (
     LEARN_KEYWORDS,
@@ -303,7 +304,7 @@ def restore_with_reference(
     """
     given = settings or BlindSettings()
     arrays = images_of(images, given.channel_axis)
-    chosen = restorers_of(restorers, given.channel_axis)
+    chosen = [trained_on(each, arrays, progress) for each in restorers_of(restorers, given.channel_axis)]
     checked = check_names(names or [each.name for each in chosen], len(chosen))
     once = len(arrays) * len(chosen)
     runs = once * (given.offsets + 1)

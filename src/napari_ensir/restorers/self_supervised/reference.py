@@ -23,7 +23,13 @@ from napari_ensir.ensemble.scoring.scores import (
     verdict,
 )
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.base import as_restorer, check_image, check_keeps_size, with_channel_axis
+from napari_ensir.restorers.base import (
+    as_restorer,
+    check_image,
+    check_keeps_size,
+    trained_on,
+    with_channel_axis,
+)
 from napari_ensir.restorers.classical import ClassicalRestorer
 from napari_ensir.restorers.noise_model import estimate_noise_model
 from napari_ensir.restorers.self_ensemble import SelfEnsemble
@@ -340,7 +346,7 @@ def blind_reference(
     BlindSettings(stride=stride, offsets=offsets, channel_axis=channel_axis, seed=seed)
     arrays = images_of(images, channel_axis)
     masks = _masks(mask, images, len(arrays))
-    chosen = restorers_of(restorers, channel_axis)
+    chosen = [trained_on(each, arrays, progress) for each in restorers_of(restorers, channel_axis)]
     checked = check_names(names or [each.name for each in chosen], len(chosen))
     axis = _channels(chosen, channel_axis)
     grids = [HiddenGrid(image.shape, axis, stride, offsets, seed) for image in arrays]

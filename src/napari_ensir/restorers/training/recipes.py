@@ -157,6 +157,7 @@ def begin_training(
     pairs: Sequence[Any],
     *,
     channel_axis: int | None = None,
+    data_range: tuple[float, float] | None = None,
     preview_every: int = 0,
     ir: Restorer | None = None,
     denoiser: Restorer | None = None,
@@ -174,6 +175,8 @@ def begin_training(
         the clean images have the size of the restored ones.
     channel_axis
         Colour axis of every image; None if there is none.
+    data_range
+        See :class:`napari_ensir.restorers.base.ImageRestorer`; None is the range over all images.
     preview_every
         Steps between previews; 0 makes none.
     ir, denoiser
@@ -209,7 +212,7 @@ def begin_training(
     chosen, given = RECIPES[recipe], TrainSettings(**settings)
     values = {**given.keywords(), **chosen.values}
     values |= {name: getattr(given, name) for name, each in settings.items() if each is not None}
-    whole = _data(chosen, pairs, channel_axis, ir, given.device, progress=progress)
+    whole = _data(chosen, pairs, channel_axis, ir, given.device, data_range, progress)
     data, held_out = whole.split(given.validation) if given.validation else (whole, None)
     values |= {"channels": data.channels, "preview_every": preview_every}
     # The initial weights depend on the seed alone, and torch's global generator is left unchanged.
