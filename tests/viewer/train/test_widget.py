@@ -291,6 +291,36 @@ def test_a_denoiser_is_trained_without_a_clean_layer(viewer, train, wait_for):
     assert train.clean.label == "Second exposure"
 
 
+class Twice:
+    """A restorer that enlarges images, which it repeats."""
+
+    name = "twice"
+    scale = 2
+
+    def __call__(self, image, *, progress=None):
+        return np.kron(np.asarray(image, np.float32), np.ones((2, 2), np.float32))
+
+
+def test_a_layer_enlarged_by_dp_ir_covers_the_same_area(viewer, train, qtbot, wait_for):
+    degraded = viewer.layers["noisy"]
+    train.clean.value = viewer.add_image(Twice()(degraded.data).astype(np.uint8), name="large")
+    choose(train, "dp-ir", 6)
+    train.offer("twice", Twice())
+    train.train()
+    wait_for(train)
+    added = viewer.layers[-1]
+    assert added.data.shape == (48, 48)
+    np.testing.assert_allclose(added.scale, np.array(degraded.scale) / 2)
+    # Corners of pixels, not centres, coincide.
+    for layer_corner, added_corner in ((-0.5, -0.5), (23.5, 47.5)):
+        world = degraded.data_to_world([layer_corner] * 2)
+        np.testing.assert_allclose(added.data_to_world([added_corner] * 2), world, atol=1e-6)
+    train.clean.value = viewer.layers["ground truth"]
+    train.train()
+    wait_for(train)
+    assert "must be equal" in train.message.value
+
+
 def test_a_clean_layer_is_chosen_by_name_unless_the_user_has_chosen(viewer):
     _, train = viewer.window.add_plugin_dock_widget("napari-ensir", "Train a restorer")
     truth = viewer.add_image(np.eye(8), name="Ground truth")

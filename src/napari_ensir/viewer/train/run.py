@@ -90,6 +90,13 @@ class TrainingRun:
         trainer = self.trainer
         return 0 if trainer is None else trainer.step
 
+    @property
+    def times(self) -> int:
+        """Enlargement of rows and columns by the IR network of DP-IR; else 1."""
+        trainer, channel_axis = self.trainer, self.request.channel_axis
+        columns = self.request.degraded.shape[-1 if channel_axis is None else -2]
+        return 1 if trainer is None else trainer.pairs.degraded[0].shape[-1] // columns
+
     def begin(self, progress: Progress) -> Any:
         """Start a new training; see :meth:`go_on`."""
         from napari_ensir.restorers.training.recipes import begin_training

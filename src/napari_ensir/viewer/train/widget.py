@@ -263,12 +263,13 @@ class TrainWidget(Panel):
             raise EnsembleError(f"No {missing} image is chosen; choose the images to train on.")
         if degraded is clean:
             raise EnsembleError("The degraded and the clean image are the same layer; choose two layers.")
-        if clean is not None and (why := exclusion_reason(clean, like=degraded)):
+        is_dp_ir = self.recipe.value == "dp-ir"
+        # The IR network of DP-IR may enlarge the image; the training then compares the sizes.
+        if clean is not None and not is_dp_ir and (why := exclusion_reason(clean, like=degraded)):
             shape = " × ".join(map(str, pixel_shape(degraded)))
             raise EnsembleError(
                 f"The clean image does not match the degraded image of shape {shape}: {why}; choose a pair."
             )
-        is_dp_ir = self.recipe.value == "dp-ir"
         return TrainRequest(
             recipe=self.recipe.value,
             degraded=full_data(degraded),
@@ -350,7 +351,7 @@ class TrainWidget(Panel):
         if training is not None:
             self._plot.show_losses(training.losses)
             if self._preview is not None:
-                self._preview.show(training.preview)
+                self._preview.show(training.preview, training.times)
 
     def _theme_changed(self, *_: object) -> None:
         self.safely(self._plot.redraw)()
