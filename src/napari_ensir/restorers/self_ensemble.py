@@ -21,8 +21,6 @@ from napari_ensir.restorers.base import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["SelfEnsemble"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SelfEnsemble:
