@@ -41,6 +41,7 @@ PLACE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "derainin
 COLOUR: dict[str, Any] = {"data_range": (0.0, 255.0), "channel_axis": -1}
 
 
+<<<<<<< HEAD
 @dataclass
 class FirstImages:
     """A method that learns from the first images of its reference set only."""
@@ -94,6 +95,27 @@ def rows(ablation: str) -> list[Combiner]:
     if ablation == "iterations":
         return [
             BinSets(key, f"{METHODS[key].title}, at most {n} iterations", 32, max_iter=n, **COLOUR)
+=======
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ablation", choices=("bin-width", "iterations"))
+    parser.add_argument("--data", type=Path, default=PLACE)
+    chosen = parser.parse_args()
+    candidates = {name: chosen.data / name for name in MODELS}
+    images = References(open_set(candidates, {Part.TRUTH: chosen.data / "gt"}))
+    every = {"data_range": (0.0, 255.0), "channel_axis": -1}
+    if chosen.ablation == "bin-width":
+        rows = [
+            BinSets(key, f"{method.title}, bin width {width}", bin_width=width, **every)
+            for key, method in METHODS.items()
+            for width in BIN_WIDTHS
+        ]
+    else:
+        rows = [
+            BinSets(key, f"{METHODS[key].title}, at most {n} iterations", bin_width=32, max_iter=n, **every)
+>>>>>>> main
             for key in ("em", "em-released")
             for n in LIMITS
         ]

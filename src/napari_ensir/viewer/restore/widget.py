@@ -11,7 +11,7 @@ import numpy as np
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
-from napari_ensir.restorers import CLASSICAL, blind_reference, calibrate_restorer
+from napari_ensir.restorers import RESTORERS, blind_reference, calibrate_restorer
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
     format_notes,
@@ -21,8 +21,7 @@ from napari_ensir.restorers.base import (
     restorer_record,
     with_settings,
 )
-from napari_ensir.restorers.self_supervised.learn import Combined as BlindResult
-from napari_ensir.restorers.self_supervised.learn import restore_and_combine
+from napari_ensir.restorers.self_supervised.learn import BlindResult, restore_and_combine
 from napari_ensir.settings import BlindSettings
 from napari_ensir.viewer.code_export import (
     Chosen,
@@ -275,7 +274,7 @@ class RestoreWidget(RestoreControls):
 
     def _chosen_as_code(self, key: str) -> Chosen:
         settings = self._forms.changed_settings(key)
-        if key in CLASSICAL:
+        if key in RESTORERS:
             return Chosen(key, settings)
         path, around = self.sources.get(key, (f"PATH OF {key}.safetensors", None))
         ir = [
