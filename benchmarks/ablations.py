@@ -14,7 +14,7 @@ DERAINING has one folder of images for each of MPRNet, MAXIM, Restormer and gt. 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,6 @@ PLACE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "derainin
 COLOUR: dict[str, Any] = {"data_range": (0.0, 255.0), "channel_axis": -1}
 
 
-<<<<<<< HEAD
 @dataclass
 class FirstImages:
     """A method that learns from the first images of its reference set only."""
@@ -85,53 +84,33 @@ class Combined(Regression):
 
 def rows(ablation: str) -> list[Combiner]:
     """Methods of an ablation that has all candidates."""
-    least_squares = BinSets("least-squares", "Least squares", 32, **COLOUR)
+    least_squares = BinSets("least-squares", "Least squares", bin_width=32, **COLOUR)
     if ablation == "bin-width":
         return [
-            BinSets(key, f"{method.title}, bin width {width}", width, **COLOUR)
+            BinSets(key, f"{method.title}, bin width {width}", bin_width=width, **COLOUR)
             for key, method in METHODS.items()
             for width in BIN_WIDTHS
         ]
     if ablation == "iterations":
         return [
-            BinSets(key, f"{METHODS[key].title}, at most {n} iterations", 32, max_iter=n, **COLOUR)
-=======
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("ablation", choices=("bin-width", "iterations"))
-    parser.add_argument("--data", type=Path, default=PLACE)
-    chosen = parser.parse_args()
-    candidates = {name: chosen.data / name for name in MODELS}
-    images = References(open_set(candidates, {Part.TRUTH: chosen.data / "gt"}))
-    every = {"data_range": (0.0, 255.0), "channel_axis": -1}
-    if chosen.ablation == "bin-width":
-        rows = [
-            BinSets(key, f"{method.title}, bin width {width}", bin_width=width, **every)
-            for key, method in METHODS.items()
-            for width in BIN_WIDTHS
-        ]
-    else:
-        rows = [
-            BinSets(key, f"{METHODS[key].title}, at most {n} iterations", bin_width=32, max_iter=n, **every)
->>>>>>> main
+            BinSets(key, f"{METHODS[key].title}, at most {n} iterations", bin_width=32, max_iter=n, **COLOUR)
             for key in ("em", "em-released")
             for n in LIMITS
         ]
     if ablation == "shrinkage":
         return [
-            replace(
-                least_squares,
-                name=f"Least squares, bin width {width}, {n:,} px",
-                shrinkage=n,
+            BinSets(
+                "least-squares",
+                f"Least squares, bin width {width}, {n:,} px",
                 bin_width=width,
+                shrinkage=n,
+                **COLOUR,
             )
             for width in (32, 8)
             for n in SHRINKAGES
         ]
     if ablation == "images":
-        tables = [BinSets(key, METHODS[key].title, 32, **COLOUR) for key in METHODS]
+        tables = [BinSets(key, METHODS[key].title, bin_width=32, **COLOUR) for key in METHODS]
         return [FirstImages(method, n) for method in (*tables, GlobalLeastSquares()) for n in range(1, 6)]
     return [least_squares, *(Combined(name) for name in ("ExtraTrees", "Stacking", "Voting"))]
 
@@ -164,7 +143,7 @@ def main() -> None:
             *(OneCandidate(m, name) for m, name in enumerate(some)),
             Average(),
             GlobalLeastSquares(),
-            *(BinSets(key, METHODS[key].title, 32, **COLOUR) for key in METHODS),
+            *(BinSets(key, METHODS[key].title, bin_width=32, **COLOUR) for key in METHODS),
         ]
         print(f"{' + '.join(some)}\n\n{compare(pairs, some, channel_axis=-1, methods=methods).to_markdown()}")
 
