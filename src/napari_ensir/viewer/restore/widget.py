@@ -11,7 +11,7 @@ import numpy as np
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
-from napari_ensir.restorers import CLASSICAL, blind_reference, calibrate_restorer
+from napari_ensir.restorers import RESTORERS, blind_reference, calibrate_restorer
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
     format_notes,
@@ -21,7 +21,7 @@ from napari_ensir.restorers.base import (
     restorer_record,
     with_settings,
 )
-from napari_ensir.restorers.self_supervised.learn import Combined, restore_and_combine
+from napari_ensir.restorers.self_supervised.learn import BlindResult, restore_and_combine
 from napari_ensir.settings import BlindSettings
 from napari_ensir.viewer.code_export import (
     Chosen,
@@ -146,7 +146,7 @@ class RestoreWidget(RestoreControls):
             restorers = [with_settings(each, data_range=settings["data_range"]) for each in restorers]
         keys, names = tuple(self.restorers.value), _unique([each.name for each in restorers])
 
-        def work(progress: Progress) -> tuple[Combined, Images, list[_Remarks]]:
+        def work(progress: Progress) -> tuple[BlindResult, Images, list[_Remarks]]:
             array = np.asarray(origin.data)
             blind = restore_and_combine(
                 array, restorers, names, channel_axis=axis, device=device, progress=progress, **settings
@@ -155,7 +155,7 @@ class RestoreWidget(RestoreControls):
             combined = combine(blind.lut, images, origin.rgb, device, progress)
             return blind, combined, _remarks(restorers, array)
 
-        def show(results: tuple[Combined, Images, list[_Remarks]]) -> None:
+        def show(results: tuple[BlindResult, Images, list[_Remarks]]) -> None:
             blind, combined, remarks = results
             before = list(self.viewer.layers)
             named = list(zip(blind.names, blind.candidates, strict=True))
@@ -274,7 +274,7 @@ class RestoreWidget(RestoreControls):
 
     def _chosen_as_code(self, key: str) -> Chosen:
         settings = self._forms.changed_settings(key)
-        if key in CLASSICAL:
+        if key in RESTORERS:
             return Chosen(key, settings)
         path, around = self.sources.get(key, (f"PATH OF {key}.safetensors", None))
         ir = [
