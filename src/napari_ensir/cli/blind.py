@@ -11,8 +11,12 @@ from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.files.output_paths import Place
 from napari_ensir.restorers import with_channel_axis
 from napari_ensir.restorers.base import FunctionRestorer, UnfamiliarImageWarning, restorer_record
-from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning, restore_with_reference
-from napari_ensir.restorers.self_supervised.reference import LEARN_KEYWORDS
+from napari_ensir.restorers.self_supervised.reference import (
+    LEARN_KEYWORDS,
+    REFERENCE_KEYWORDS,
+    CorrelatedNoiseWarning,
+    blind_reference,
+)
 from napari_ensir.settings import RestoreSettings
 
 if TYPE_CHECKING:
@@ -37,13 +41,14 @@ def blind(options: BlindOptions) -> dict[str, str]:
     with output.progress() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # also in the report
         warnings.simplefilter("ignore", UnfamiliarImageWarning)  # printed below
-        restored, reference = restore_with_reference(
-            arrays, restorers, tuple(chosen), settings=settings, progress=progress
+        keywords = settings.keywords(*REFERENCE_KEYWORDS)
+        reference = blind_reference(
+            arrays, restorers, tuple(chosen), keep_restored=True, progress=progress, **keywords
         )
         lut, scores = reference.learn_with_scores(**settings.keywords(*LEARN_KEYWORDS))
     if target is not None:
         lut.save(target, overwrite=output.overwrite)
-    candidates = dict(zip(outputs.batch.stems, restored, strict=True))
+    candidates = dict(zip(outputs.batch.stems, reference.restored, strict=True))
     described = {name: restorer_record(each) for name, each in zip(chosen, restorers, strict=True)}
     return outputs.write(
         lambda stem, _: FunctionRestorer(

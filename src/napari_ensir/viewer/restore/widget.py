@@ -21,8 +21,7 @@ from napari_ensir.restorers.base import (
     restorer_record,
     with_settings,
 )
-from napari_ensir.restorers.self_supervised.learn import Combined as BlindResult
-from napari_ensir.restorers.self_supervised.learn import restore_and_combine
+from napari_ensir.restorers.self_supervised.learn import BlindResult, restore_and_combine
 from napari_ensir.settings import BlindSettings
 from napari_ensir.viewer.code_export import (
     Chosen,
