@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -49,16 +49,14 @@ NoisyImage = Annotated[Path, Argument(help="A noisy image, a folder of images, o
 class CandidateOptions:
     """Options of candidates."""
 
-    candidate: Annotated[
-        list[str],
-        Option(
-            "--candidate",
-            "-c",
-            metavar="NAME=PATH",
-            help="A candidate: an image (PNG, JPEG, TIFF), a folder of images, or a Zarr array. Give one "
-            "option for each candidate.",
-        ),
-    ]
+    candidate: list[str] = Option(
+        ...,
+        "--candidate",
+        "-c",
+        metavar="NAME=PATH",
+        help="A candidate: an image (PNG, JPEG, TIFF), a folder of images, or a Zarr array. Give one "
+        "option for each candidate.",
+    )
     reading: ReadingSettings
 
 
@@ -66,39 +64,28 @@ class CandidateOptions:
 class RestorerOptions:
     """Options that choose restorers."""
 
-    method: Annotated[
-        list[str],
-        Option(
-            "--method", "-m", metavar="NAME", help="A classical restorer, such as median; can be repeated."
-        ),
-    ] = field(default_factory=list)
-    network: Annotated[
-        list[Path],
-        Option(
-            metavar="FILE",
-            help="A trained network, or a folder of networks; can be repeated. Open only files that you "
-            "trust.",
-        ),
-    ] = field(default_factory=list)
-    own: Annotated[
-        list[str],
-        Option(
-            "--set",
-            metavar="RESTORER.SETTING=VALUE",
-            help="A setting of a restorer, such as median.size=5; can be repeated. The command restorers "
-            "lists them.",
-        ),
-    ] = field(default_factory=list)
-    ir: Annotated[
-        Path | None,
-        Option(
-            "--ir",
-            metavar="FILE",
-            help="For DP-IR: the restoration network that it was trained with, if its file does not contain "
-            "it.",
-            rich_help_panel="Networks",
-        ),
-    ] = None
+    method: list[str] = Option(
+        [], "--method", "-m", metavar="NAME", help="A classical restorer, such as median; can be repeated."
+    )
+    network: list[Path] = Option(
+        [],
+        metavar="FILE",
+        help="A trained network, or a folder of networks; can be repeated. Open only files that you trust.",
+    )
+    own: list[str] = Option(
+        [],
+        "--set",
+        metavar="RESTORER.SETTING=VALUE",
+        help="A setting of a restorer, such as median.size=5; can be repeated. The command restorers "
+        "lists them.",
+    )
+    ir: Path | None = Option(
+        None,
+        "--ir",
+        metavar="FILE",
+        help="For DP-IR: the restoration network that it was trained with, if its file does not contain it.",
+        rich_help_panel="Networks",
+    )
 
 
 @command("fit:fit")
@@ -109,22 +96,18 @@ class FitOptions:
     candidates: CandidateOptions
     truth: Truth
     out: Out
-    mask: Annotated[
-        Path | None,
-        Option(
-            metavar="PATH",
-            help="Where to learn: images, as for --candidate, that are 0 at pixels to exclude.",
-            show_default="everywhere",
-            rich_help_panel="Images",
-        ),
-    ] = None
-    without_errors: Annotated[
-        bool,
-        Option(
-            "--without-errors",
-            help="Do not measure expected errors, which takes two more passes over the images.",
-        ),
-    ] = False
+    mask: Path | None = Option(
+        None,
+        metavar="PATH",
+        help="Where to learn: images, as for --candidate, that are 0 at pixels to exclude.",
+        show_default="everywhere",
+        rich_help_panel="Images",
+    )
+    without_errors: bool = Option(
+        False,
+        "--without-errors",
+        help="Do not measure expected errors, which takes two more passes over the images.",
+    )
     scheduler: Scheduler = None
     settings: FitSettings
     output: Output
@@ -135,23 +118,18 @@ class FitOptions:
 class ApplyOptions:
     """Combine candidates with a lookup table."""
 
-    lut: Annotated[Path, Option(metavar="PATH", help="A .lut.safetensors file.")]
+    lut: Path = Option(..., metavar="PATH", help="A .lut.safetensors file.")
     candidates: CandidateOptions
     out: Out
-    weight_maps: Annotated[
-        Path | None,
-        Option(metavar="PATH", help="Also write the weights of each pixel: .tif, .zarr, or a folder."),
-    ] = None
-    expected_error: Annotated[
-        Path | None,
-        Option(
-            metavar="PATH",
-            help="Also write the expected root mean square error of each pixel: .tif, .zarr, or a folder.",
-        ),
-    ] = None
-    match: Annotated[
-        bool, Option("--match", help="First rescale the table to the exposure of these images.")
-    ] = False
+    weight_maps: Path | None = Option(
+        None, metavar="PATH", help="Also write the weights of each pixel: .tif, .zarr, or a folder."
+    )
+    expected_error: Path | None = Option(
+        None,
+        metavar="PATH",
+        help="Also write the expected root mean square error of each pixel: .tif, .zarr, or a folder.",
+    )
+    match: bool = Option(False, "--match", help="First rescale the table to the exposure of these images.")
     scheduler: Scheduler = None
     settings: ApplySettings
     writing: WritingSettings
@@ -165,9 +143,7 @@ class EvaluateOptions:
 
     truth: Truth
     candidates: CandidateOptions
-    lut: Annotated[
-        Path | None, Option(metavar="PATH", help="Also score the ensemble of this lookup table.")
-    ] = None
+    lut: Path | None = Option(None, metavar="PATH", help="Also score the ensemble of this lookup table.")
     settings: EvaluateSettings
     output: Output
 
@@ -179,26 +155,21 @@ class CompareOptions:
 
     truth: Truth
     candidates: CandidateOptions
-    bin_width: Annotated[
-        list[float],
-        Option(
-            metavar="NUMBER",
-            help="Bin width of the lookup tables; can be repeated.",
-            show_default="1/8 of the data range",
-        ),
-    ] = field(default_factory=list)
-    method: Annotated[
-        list[str],
-        Option(metavar="NAME", help="A method to compare; can be repeated.", show_default="all methods"),
-    ] = field(default_factory=list)
-    low_resolution: Annotated[
-        Path | None,
-        Option(
-            metavar="PATH",
-            help="Low-resolution inputs of super-resolution, for RefESR.",
-            rich_help_panel="Images",
-        ),
-    ] = None
+    bin_width: list[float] = Option(
+        [],
+        metavar="NUMBER",
+        help="Bin width of the lookup tables; can be repeated.",
+        show_default="1/8 of the data range",
+    )
+    method: list[str] = Option(
+        [], metavar="NAME", help="A method to compare; can be repeated.", show_default="all methods"
+    )
+    low_resolution: Path | None = Option(
+        None,
+        metavar="PATH",
+        help="Low-resolution inputs of super-resolution, for RefESR.",
+        rich_help_panel="Images",
+    )
     settings: CompareSettings
     output: Output
 
@@ -208,11 +179,10 @@ class CompareOptions:
 class RestoreOptions:
     """Restore images, for example to make candidates for an ensemble."""
 
-    image: Annotated[Path, Argument(help="An image, a folder of images, or a Zarr array.")]
-    out: Annotated[
-        Path,
-        Option("--out", "-o", metavar="PATH", help="Output path; a folder if there are several restorers."),
-    ]
+    image: Path = Argument(..., help="An image, a folder of images, or a Zarr array.")
+    out: Path = Option(
+        ..., "--out", "-o", metavar="PATH", help="Output path; a folder if there are several restorers."
+    )
     restorers: RestorerOptions
     settings: RestoreSettings
     writing: WritingSettings
@@ -226,14 +196,12 @@ class BlindOptions:
 
     image: NoisyImage
     out: Out
-    save_lut: Annotated[Path | None, Option(metavar="PATH", help="Also write the lookup table.")] = None
-    self_ensemble: Annotated[
-        bool,
-        Option(
-            "--self-ensemble",
-            help="Average the results of eight rotations and reflections; takes eight times as long.",
-        ),
-    ] = False
+    save_lut: Path | None = Option(None, metavar="PATH", help="Also write the lookup table.")
+    self_ensemble: bool = Option(
+        False,
+        "--self-ensemble",
+        help="Average the results of eight rotations and reflections; takes eight times as long.",
+    )
     restorers: RestorerOptions
     settings: BlindSettings
     writing: WritingSettings
@@ -246,33 +214,26 @@ class SweepOptions:
     """Find the best value of a setting of a restorer on noisy images, without ground truth."""
 
     image: NoisyImage
-    setting: Annotated[
-        str | None,
-        Option(
-            metavar="SETTING", help="Setting to vary, such as strength. The command restorers lists them."
-        ),
-    ] = None
-    values: Annotated[
-        str | None,
-        Option(
-            metavar="VALUE,VALUE,...",
-            help="The values to try.",
-            show_default="values around the current one",
-        ),
-    ] = None
-    out: Annotated[
-        Path | None,
-        Option(
-            "--out",
-            "-o",
-            metavar="PATH",
-            help="Output path of the restoration with the best value; with --all, a folder.",
-            show_default="not written",
-        ),
-    ] = None
-    write_all: Annotated[
-        bool, Option("--all", help="Write the restorations of all values into the folder --out.")
-    ] = False
+    setting: str | None = Option(
+        None, metavar="SETTING", help="Setting to vary, such as strength. The command restorers lists them."
+    )
+    values: str | None = Option(
+        None,
+        metavar="VALUE,VALUE,...",
+        help="The values to try.",
+        show_default="values around the current one",
+    )
+    out: Path | None = Option(
+        None,
+        "--out",
+        "-o",
+        metavar="PATH",
+        help="Output path of the restoration with the best value; with --all, a folder.",
+        show_default="not written",
+    )
+    write_all: bool = Option(
+        False, "--all", help="Write the restorations of all values into the folder --out."
+    )
     restorers: RestorerOptions
     settings: SweepSettings
     writing: WritingSettings
@@ -293,7 +254,7 @@ class RestorersOptions:
 class InfoOptions:
     """Describe a lookup table and its fit, the origin of an output, or the noise of any other image."""
 
-    path: Annotated[Path, Argument(help="A .lut.safetensors file, or an image or Zarr array.")]
+    path: Path = Argument(..., help="A .lut.safetensors file, or an image or Zarr array.")
     output: Output
 
 
@@ -302,16 +263,14 @@ class InfoOptions:
 class ImportOptions:
     """Convert a weight table that the EnsIR authors' code wrote."""
 
-    weights: Annotated[
-        Path, Argument(metavar="WEIGHTS.pth", help="A weight table that the EnsIR authors' code wrote.")
-    ]
+    weights: Path = Argument(
+        ..., metavar="WEIGHTS.pth", help="A weight table that the EnsIR authors' code wrote."
+    )
     out: Out
-    name: Annotated[
-        list[str],
-        Option(metavar="NAME", help="Name of a candidate; give one for each, in the order of the table."),
-    ] = field(default_factory=list)
-    bin_width: Annotated[
-        float | None,
-        Option(metavar="NUMBER", help="Bin width of the table.", show_default="from the file name"),
-    ] = None
+    name: list[str] = Option(
+        [], metavar="NAME", help="Name of a candidate; give one for each, in the order of the table."
+    )
+    bin_width: float | None = Option(
+        None, metavar="NUMBER", help="Bin width of the table.", show_default="from the file name"
+    )
     output: Output

@@ -41,8 +41,7 @@ def parameters_of(kind: Any) -> list[inspect.Parameter]:
         if is_dataclass(annotation):
             found += parameters_of(annotation)
             continue
-        default = each.default if each.default_factory is MISSING else each.default_factory()
-        default = inspect.Parameter.empty if default is MISSING else default
+        default = inspect.Parameter.empty if each.default is MISSING else each.default
         found.append(inspect.Parameter(each.name, _KEYWORD, default=default, annotation=annotation))
     return found
 
@@ -56,17 +55,10 @@ def instance_of(kind: Any, given: Mapping[str, Any]) -> Any:
     >>> instance_of(ApplySettings, {"channel_axis": None, "device": "cpu"})
     ApplySettings(channel_axis=None, device='cpu')
     """
-    if issubclass(kind, Settings):
-        return kind(**{each.name: given[each.name] for each in settings_of(kind)})
-    hints = get_type_hints(kind)
-    return kind(
-        **{
-            each.name: instance_of(hints[each.name], given)
-            if is_dataclass(hints[each.name])
-            else given[each.name]
-            for each in fields(kind)
-        }
-    )
+    values = {}
+    for name, annotation in get_type_hints(kind).items():
+        values[name] = instance_of(annotation, given) if is_dataclass(annotation) else given[name]
+    return kind(**values)
 
 
 def option_of(setting: Setting) -> inspect.Parameter:
@@ -78,7 +70,7 @@ def option_of(setting: Setting) -> inspect.Parameter:
     >>> option_of(settings_of(CompareSettings)[0]).default
     2
     """
-    names = ["--" + setting.name.replace("_", "-")] + ["-q"] * (setting.name == "quiet")
+    name = "--" + setting.name.replace("_", "-")
     options: dict[str, Any] = {"help": setting.description, "rich_help_panel": setting.group or None}
     kinds: dict[str, Any] = {
         "flag": bool,
@@ -91,7 +83,7 @@ def option_of(setting: Setting) -> inspect.Parameter:
         options["metavar"] = metavar(setting)
         options["show_default"] = setting.none if setting.default is None and setting.none else True
     kind = kinds.get(setting.kind, str | None)
-    annotation: Any = Annotated[kind, typer.Option(*names, **options)]
+    annotation: Any = Annotated[kind, typer.Option(name, **options)]
     return inspect.Parameter(setting.name, _KEYWORD, default=setting.default, annotation=annotation)
 
 

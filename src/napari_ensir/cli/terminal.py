@@ -11,10 +11,11 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typer import Option
+
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target, whole_file
 from napari_ensir.files.output_paths import Place
-from napari_ensir.settings import Settings, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -26,27 +27,25 @@ __all__ = ["Output", "error", "plain", "printable", "progress", "say", "table", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output(Settings):
+class Output:
     """Options of the output, which every command has."""
 
-    overwrite: bool = setting(
-        False, title="Overwrite", description="Replace existing outputs.", group="Output"
-    )
-    json: str | None = setting(
+    overwrite: bool = Option(False, "--overwrite", help="Replace existing outputs.", rich_help_panel="Output")
+    json: str | None = Option(
         None,
-        title="JSON",
-        description="Write the results to this file as JSON; - for standard output, without other text.",
-        none="not written",
-        group="Output",
+        metavar="PATH",
+        help="Write the results to this file as JSON; - for standard output, without other text.",
+        rich_help_panel="Output",
+        show_default="not written",
     )
-    quiet: bool = setting(
-        False, title="Quiet", description="Show neither progress nor a summary.", group="Output"
+    quiet: bool = Option(
+        False, "--quiet", "-q", help="Show neither progress nor a summary.", rich_help_panel="Output"
     )
-    verbose: bool = setting(
+    verbose: bool = Option(
         False,
-        title="Verbose",
-        description="Show each step with its time, and where an error was raised.",
-        group="Output",
+        "--verbose",
+        help="Show each step with its time, and where an error was raised.",
+        rich_help_panel="Output",
     )
 
     @property
