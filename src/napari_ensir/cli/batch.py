@@ -196,7 +196,7 @@ def check_outputs(
         parents = dict.fromkeys(path.parent for path in sources)
         inputs += [Place("a folder of images", folder, gathers=True) for folder in parents]
     inputs += [Place("a file", path) for path in read if path is not None]
-    check_output_paths([*places, *output.places, *others], inputs)
+    check_output_paths([*places, *others, *output.places], inputs)
     for _, folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
