@@ -19,6 +19,7 @@ from napari_ensir.settings import (
     ReadingSettings,
     RestoreSettings,
     SweepSettings,
+    TrainSettings,
     WritingSettings,
 )
 
@@ -184,6 +185,13 @@ class RestoreOptions:
         ..., "--out", "-o", metavar="PATH", help="Output path; a folder if there are several restorers."
     )
     restorers: RestorerOptions
+    denoiser: str | None = Option(
+        None,
+        metavar="NAME|FILE",
+        help="For DP-IR: the denoiser to use, a classical one or a network, instead of its own.",
+        show_default="that of the checkpoint",
+        rich_help_panel="Networks",
+    )
     settings: RestoreSettings
     writing: WritingSettings
     output: Output
@@ -237,6 +245,49 @@ class SweepOptions:
     restorers: RestorerOptions
     settings: SweepSettings
     writing: WritingSettings
+    output: Output
+
+
+@command("train:train")
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Train a restorer on pairs of images, or on noisy images alone."""
+
+    recipe: str = Argument(
+        ...,
+        help="What to train: regression, noise2void (no clean images), noise2noise, ir-cm, ir-cm-paper, "
+        "denoiser or dp-ir.",
+    )
+    degraded: Path = Option(..., metavar="PATH", help="Degraded images: an image, a folder, or a Zarr array.")
+    out: Path = Option(..., "--out", "-o", metavar="FILE", help="File of the trained restorer.")
+    clean: Path | None = Option(
+        None,
+        metavar="PATH",
+        help="Clean images of the same names; for noise2noise, second exposures.",
+        show_default="none, for noise2void",
+    )
+    resume: bool = Option(False, "--resume", help="Continue an interrupted training of the same output.")
+    log: Path | None = Option(
+        None,
+        metavar="FILE",
+        help="CSV file of the loss and of the validation.",
+        show_default="not written",
+        rich_help_panel="Output",
+    )
+    ir: str | None = Option(
+        None,
+        metavar="NAME|FILE",
+        help="For DP-IR: the restorer to improve, a classical one or a network.",
+        rich_help_panel="Recipes",
+    )
+    denoiser: str | None = Option(
+        None,
+        metavar="NAME|FILE",
+        help="For DP-IR: the denoiser, a classical one or a network.",
+        show_default="a local Wiener filter",
+        rich_help_panel="Recipes",
+    )
+    settings: TrainSettings
     output: Output
 
 

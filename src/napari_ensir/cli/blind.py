@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from napari_ensir.cli.batch import lut_target
-from napari_ensir.cli.restore import Restorations, choose_restorers
+from napari_ensir.cli.restore import Restorations, channel_axis_of, choose_restorers
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.files.output_paths import Place
 from napari_ensir.restorers import with_channel_axis
@@ -35,7 +35,7 @@ def blind(options: BlindOptions) -> dict[str, str]:
     target = None if options.save_lut is None else lut_target(options.save_lut, output.overwrite)
     others = [] if target is None else [Place("--save-lut", target)]
     outputs = Restorations(options, ("ensemble",), options.out, others=others)
-    axis = outputs.channel_axis(settings.channel_axis)
+    axis = channel_axis_of(outputs.images, settings.channel_axis)
     restorers = tuple(with_channel_axis(each, axis) for each in chosen.values())
     arrays = outputs.arrays()
     with output.progress() as progress, warnings.catch_warnings():

@@ -18,7 +18,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.restorers import (
-    CLASSICAL,
+    RESTORERS,
     SelfEnsemble,
     open_restorer,
     open_restorers,
@@ -51,14 +51,17 @@ if TYPE_CHECKING:
         SweepOptions,
     )
     from napari_ensir.files.output_paths import Place
+    from napari_ensir.files.sets import ImageSet
     from napari_ensir.files.zarr import ZarrImage
     from napari_ensir.restorers import Progress, Restorer
     from napari_ensir.settings import Setting
 
-__all__ = ["Restorations", "choose_restorers", "restore", "restorers"]
+__all__ = ["Restorations", "channel_axis_of", "choose_restorers", "open_named", "restore", "restorers"]
 
 
-def choose_restorers(options: RestorerOptions, settings: RestoreSettings) -> dict[str, Restorer]:
+def choose_restorers(
+    options: RestorerOptions, settings: RestoreSettings, denoiser: str | None = None
+) -> dict[str, Restorer]:
     """Return the requested restorers by output name: the key of a method, or the file name of a network.
 
     Parameters
@@ -66,6 +69,8 @@ def choose_restorers(options: RestorerOptions, settings: RestoreSettings) -> dic
     options
     settings
         Settings for all restorers that have them. None keeps the value of the restorer.
+    denoiser
+        Key of a method, or file, that replaces the denoiser of DP-IR.
 
     Raises
     ------
@@ -78,12 +83,12 @@ def choose_restorers(options: RestorerOptions, settings: RestoreSettings) -> dic
     given = {name: value for name, value in settings.keywords().items() if value is not None}
     if not options.method and not options.network:
         raise EnsembleError("there is no restorer; give --method NAME or --network FILE.")
-    if unknown := [name for name in options.method if name not in CLASSICAL]:
-        raise EnsembleError(f"there is no method {unknown[0]!r}; choose from {', '.join(CLASSICAL)}.")
-    named: list[tuple[str, Restorer]] = [(name, CLASSICAL[name]()) for name in options.method]
-    ir = None if options.ir is None else open_restorer(options.ir)
+    if unknown := [name for name in options.method if name not in RESTORERS]:
+        raise EnsembleError(f"there is no method {unknown[0]!r}; choose from {', '.join(RESTORERS)}.")
+    named: list[tuple[str, Restorer]] = [(name, RESTORERS[name]()) for name in options.method]
+    parts = {"ir": open_named(options.ir), "denoiser": open_named(denoiser)}
     for path in options.network:
-        named += [(name.partition(".")[0], each) for name, each in _open_networks(path, ir).items()]
+        named += [(name.partition(".")[0], each) for name, each in _open_networks(path, **parts).items()]
     found: dict[str, Restorer] = {}
     for name, restorer in named:
         if name in found:
@@ -99,10 +104,17 @@ def choose_restorers(options: RestorerOptions, settings: RestoreSettings) -> dic
     return found
 
 
-def _open_networks(path: Path, ir: Restorer | None) -> dict[str, Restorer]:
+def open_named(name: Path | str | None) -> Restorer | None:
+    """Return the restorer of this name, or open the file."""
+    if name is None:
+        return None
+    return RESTORERS[str(name)]() if str(name) in RESTORERS else open_restorer(name)
+
+
+def _open_networks(path: Path, ir: Restorer | None, denoiser: Restorer | None) -> dict[str, Restorer]:
     """Open a network, or all networks of a folder, by file name."""
     if not path.is_dir():
-        return {path.name: open_restorer(path, ir=ir)}
+        return {path.name: open_restorer(path, ir=ir, denoiser=denoiser)}
     opened, failed = open_restorers(path, ir=ir)
     for error in failed.values():
         raise error
@@ -114,7 +126,7 @@ def restorers(options: RestorersOptions) -> None:
     options.output.check()
     chosen = options.restorers
     if not chosen.method and not chosen.network:
-        chosen = replace(chosen, method=list(CLASSICAL))
+        chosen = replace(chosen, method=list(RESTORERS))
     rows, results = [], {}
     for name, restorer in choose_restorers(chosen, RestoreSettings()).items():
         results[name] = {each.name: getattr(restorer, each.name) for each in settings_of(restorer)}
@@ -141,9 +153,14 @@ def restore(options: RestoreOptions) -> dict[str, str]:
 
     The output of one restorer is a single image; with several restorers, it is a folder with one image each.
     """
-    restorers = choose_restorers(options.restorers, options.settings)
+    restorers = choose_restorers(options.restorers, options.settings, options.denoiser)
     planned = Restorations(options, tuple(restorers), options.out)
     return planned.write(lambda _, name: restorers[name], options.settings.channel_axis)
+
+
+def channel_axis_of(images: ImageSet, given: int | None) -> int | None:
+    """Return the given axis; if it is None and the files are colour images, -1."""
+    return -1 if given is None and is_colour(images.open(0)[Part.IMAGE]) else given
 
 
 def _restored(restorer: Restorer, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -223,10 +240,6 @@ class Restorations:
                 target / f"{stem}{suffix}" if self.images.from_folders else target.with_name(name + suffix)
             )
         return _Plan(name, source, OutputImage("--out", target, dtype, pixels.ndim, colour, source))
-
-    def channel_axis(self, given: int | None) -> int | None:
-        """Return the given axis; if it is None and the files are colour images, -1."""
-        return -1 if given is None and is_colour(self.images.open(0)[Part.IMAGE]) else given
 
     def arrays(self) -> list[NDArray[Any]]:
         """Read the pixels of all images."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from napari_ensir.cli.options import value_of
-from napari_ensir.cli.restore import Restorations, choose_restorers
+from napari_ensir.cli.restore import Restorations, channel_axis_of, choose_restorers
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import calibrate_restorer, with_channel_axis
@@ -62,7 +62,7 @@ def sweep(options: SweepOptions) -> dict[str, str]:
     }
     names = () if out is None else tuple(by_value) if write_all else (name,)
     outputs = Restorations(options, names, out or options.image, folder=write_all)
-    axis = outputs.channel_axis(settings.channel_axis)
+    axis = channel_axis_of(outputs.images, settings.channel_axis)
     restorer = with_channel_axis(restorer, axis)
     arrays = outputs.arrays()
     with options.output.progress() as progress, warnings.catch_warnings():
