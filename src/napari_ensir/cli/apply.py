@@ -11,10 +11,8 @@ from napari_ensir.cli.batch import (
     Batch,
     OutputImage,
     check_outputs,
-    is_colour,
     on_cluster,
     open_candidates,
-    pixels_of,
     suffix_like,
 )
 from napari_ensir.ensemble.checks.alignment import middle_of
@@ -101,9 +99,9 @@ def _plan(options: ApplyOptions, images: ImageSet, number: int) -> dict[str, Out
     stem, paths = images.fields[number]
     opened = images.open(number)
     first = opened[images.roles[0]]
-    ndim, colour = pixels_of(first).ndim, is_colour(first)
+    ndim, colour = first.array.ndim, first.is_colour
     single = np.dtype(np.float32)
-    dtypes = [pixels_of(each).dtype for each in opened.values()]
+    dtypes = [each.array.dtype for each in opened.values()]
     dtype = single if options.writing.as_float else np.result_type(*dtypes)
     name = beside = ""
     if images.from_folders:

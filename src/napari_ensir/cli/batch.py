@@ -33,11 +33,9 @@ __all__ = [
     "Batch",
     "OutputImage",
     "check_outputs",
-    "is_colour",
     "lut_target",
     "on_cluster",
     "open_candidates",
-    "pixels_of",
     "suffix_like",
 ]
 
@@ -110,16 +108,6 @@ class Batch:
     def file_names(self, number: int) -> dict[str, str]:
         """Return the file names of one field, by candidate."""
         return {str(role): path.name for role, path in self.images.fields[number][1].items()}
-
-
-def pixels_of(image: FileImage | ZarrImage) -> Any:
-    """Return the array of an opened image, which is read when it is sliced."""
-    return image if isinstance(image, FileImage) else image.array
-
-
-def is_colour(image: FileImage | ZarrImage) -> bool:
-    """Return whether the last axis is red, green and blue."""
-    return isinstance(image, FileImage) and image.is_colour
 
 
 @dataclass(frozen=True)

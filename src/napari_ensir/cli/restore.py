@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.batch import Batch, OutputImage, check_outputs, is_colour, pixels_of, suffix_like
+from napari_ensir.cli.batch import Batch, OutputImage, check_outputs, suffix_like
 from napari_ensir.cli.options import metavar, with_restorer_options
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
@@ -160,7 +160,7 @@ def restore(options: RestoreOptions) -> dict[str, str]:
 
 def channel_axis_of(images: ImageSet, given: int | None) -> int | None:
     """Return the given axis; if it is None and the files are colour images, -1."""
-    return -1 if given is None and is_colour(images.open(0)[Part.IMAGE]) else given
+    return -1 if given is None and images.open(0)[Part.IMAGE].is_colour else given
 
 
 def _restored(restorer: Restorer, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -232,7 +232,7 @@ class Restorations:
     def _plan(self, number: int, name: str, target: Path, several: bool, as_float: bool) -> _Plan:
         stem, paths = self.images.fields[number]
         path, source = paths[Part.IMAGE], self.images.open(number)[Part.IMAGE]
-        pixels, colour = pixels_of(source), is_colour(source)
+        pixels, colour = source.array, source.is_colour
         dtype = np.dtype(np.float32 if as_float else pixels.dtype)
         if several or self.images.from_folders:
             suffix = suffix_like(path, dtype, pixels.ndim - colour, source)
@@ -322,7 +322,7 @@ def _restore(
     """Restore an image; return it, the restored image and the warnings."""
     axis = -1 if channel_axis is None and plan.image.is_colour else channel_axis
     restorer = with_channel_axis(restorer, axis)
-    image = np.asarray(pixels_of(plan.source))
+    image = np.asarray(plan.source.array)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnfamiliarImageWarning)  # returned below
         restored = restorer(image, progress=progress)
