@@ -35,6 +35,15 @@ Truth = Annotated[
         help="The ground truth: an image, a folder, or a Zarr array, as for --candidate.",
     ),
 ]
+Match = Annotated[
+    bool,
+    Option(
+        "--match",
+        help="Correct candidates that are on another scale than the ground truth, by the gain and offset "
+        "found.",
+        rich_help_panel="Images",
+    ),
+]
 Scheduler = Annotated[
     str | None,
     Option(
@@ -59,6 +68,16 @@ class CandidateOptions:
         "option for each candidate.",
     )
     reading: ReadingSettings
+    squeeze: bool = Option(
+        False, "--squeeze", help="Drop axes of length 1 of all images.", rich_help_panel="Images"
+    )
+    align: bool = Option(
+        False,
+        "--align",
+        help="Shift candidates that are offset against the ground truth, or against the most typical "
+        "candidate, back by the offset found (to 1/20 pixel).",
+        rich_help_panel="Images",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +128,7 @@ class FitOptions:
         "--without-errors",
         help="Do not measure expected errors, which takes two more passes over the images.",
     )
+    match: Match = False
     scheduler: Scheduler = None
     settings: FitSettings
     output: Output
@@ -130,7 +150,12 @@ class ApplyOptions:
         metavar="PATH",
         help="Also write the expected root mean square error of each pixel: .tif, .zarr, or a folder.",
     )
-    match: bool = Option(False, "--match", help="First rescale the table to the exposure of these images.")
+    match: bool = Option(
+        False,
+        "--match",
+        help="First match the candidates as in the fit, and rescale the table to the exposure of these "
+        "images.",
+    )
     scheduler: Scheduler = None
     settings: ApplySettings
     writing: WritingSettings
@@ -145,6 +170,7 @@ class EvaluateOptions:
     truth: Truth
     candidates: CandidateOptions
     lut: Path | None = Option(None, metavar="PATH", help="Also score the ensemble of this lookup table.")
+    match: Match = False
     settings: EvaluateSettings
     output: Output
 
@@ -171,6 +197,7 @@ class CompareOptions:
         help="Low-resolution inputs of super-resolution, for RefESR.",
         rich_help_panel="Images",
     )
+    match: Match = False
     settings: CompareSettings
     output: Output
 

@@ -15,6 +15,7 @@ from napari_ensir.cli.batch import (
     open_candidates,
     suffix_like,
 )
+from napari_ensir.cli.corrections import messages_of, missing_corrections
 from napari_ensir.ensemble.checks.alignment import middle_of
 from napari_ensir.ensemble.checks.candidates import check_agreement
 from napari_ensir.ensemble.checks.exposure import exposure_of, matched
@@ -41,7 +42,7 @@ def apply(options: ApplyOptions) -> dict[str, str]:
     lut = load_lut(options.lut)
     if options.expected_error is not None and lut.errors is None:
         raise EnsembleError(f"{options.lut} has no expected errors; fit again without --without-errors.")
-    images = open_candidates(options.candidates, lut=lut)
+    images = open_candidates(options, lut)
     batch = Batch(images)
     plans: dict[str, dict[str, OutputImage]] = {}
 
@@ -69,6 +70,7 @@ def apply(options: ApplyOptions) -> dict[str, str]:
                 lut,
                 batch.file_names(number),
                 settings=settings,
+                **({"corrections": images.record} if images.record else {}),
                 lut_file=None if options.match else options.lut.name,  # the matched table is in no file
             )
             image.write(_COMPUTE[kind](lut, arrays, settings), record, output.overwrite)
@@ -79,7 +81,9 @@ def apply(options: ApplyOptions) -> dict[str, str]:
     exposure = exposure_of(lut.report, samples.parts)
     # Another exposure explains intensities outside the range.
     other = [] if exposure is None or outside.disagree else [one.message for one in exposure.check()]
-    warnings = terminal.warn(other or outside.warnings.values())
+    given = images.actions + ("match-intensities",) * options.match
+    missing = missing_corrections(lut.report, given)
+    warnings = terminal.warn([*missing, *(other or outside.warnings.values())])
     results = {"written": written, "failed": batch.failed, "warnings": warnings}
     if options.match:
         results["rescaled"] = lut.report["rescaled"]
@@ -99,7 +103,9 @@ def _plan(options: ApplyOptions, images: ImageSet, number: int) -> dict[str, Out
     stem, paths = images.fields[number]
     opened = images.open(number)
     first = opened[images.roles[0]]
-    ndim, colour = first.array.ndim, first.is_colour
+    shape = images.shape_of(first)
+    ndim, colour = len(shape), first.is_colour
+    like = first if shape == tuple(first.array.shape) else None
     single = np.dtype(np.float32)
     dtypes = [each.array.dtype for each in opened.values()]
     dtype = single if options.writing.as_float else np.result_type(*dtypes)
@@ -107,14 +113,14 @@ def _plan(options: ApplyOptions, images: ImageSet, number: int) -> dict[str, Out
     if images.from_folders:
         name = stem + suffix_like(paths[images.roles[0]], dtype, ndim - colour, first)
         beside = stem + (".tif" if isinstance(first, FileImage) else ".zarr")
-    found = {"ensemble": OutputImage("--out", options.out / name, dtype, ndim, colour, first)}
+    found = {"ensemble": OutputImage("--out", options.out / name, dtype, ndim, colour, like)}
     if options.weight_maps is not None:
-        like = first if isinstance(first, FileImage) else None  # the chunks of a Zarr array lack an axis
         path = options.weight_maps / beside
-        found["weight maps"] = OutputImage("--weight-maps", path, single, ndim + 1, colour, like)
+        like_maps = like if isinstance(like, FileImage) else None  # the chunks of a Zarr array lack an axis
+        found["weight maps"] = OutputImage("--weight-maps", path, single, ndim + 1, colour, like_maps)
     if options.expected_error is not None:
         path = options.expected_error / beside
-        found["expected error"] = OutputImage("--expected-error", path, single, ndim, colour, first)
+        found["expected error"] = OutputImage("--expected-error", path, single, ndim, colour, like)
     return found
 
 
@@ -141,4 +147,5 @@ class OutsideRange:
             if not found and name not in self.warnings:
                 named += [(name, one) for one in check_range(lut.binning, name, middle_of(candidate, axis))]
         for key, one in named:
-            self.warnings.setdefault(key, f"image {label}: {one}" if label else one.message)
+            (message,) = messages_of([one], ["align"])
+            self.warnings.setdefault(key, f"image {label}: {message}" if label else message)

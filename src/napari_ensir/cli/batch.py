@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
+from napari_ensir.cli.corrections import CorrectedSet, recorded_gains
 from napari_ensir.ensemble.lut.load import SUFFIX
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
@@ -17,16 +18,16 @@ from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import FileImage
-from napari_ensir.files.sets import open_set
+from napari_ensir.files.sets import Part, open_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from napari_ensir.cli.app import CandidateOptions
+    from napari_ensir.cli.app import ApplyOptions, CompareOptions, EvaluateOptions, FitOptions
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.files.sets import ImageSet, Part
+    from napari_ensir.files.sets import ImageSet
     from napari_ensir.files.zarr import ZarrImage
 
 __all__ = [
@@ -41,9 +42,9 @@ __all__ = [
 
 
 def open_candidates(
-    options: CandidateOptions, others: Mapping[Part, Path] | None = None, lut: WeightLUT | None = None
-) -> ImageSet:
-    """Open the candidates, in the order of a table, and images of other parts.
+    options: FitOptions | ApplyOptions | EvaluateOptions | CompareOptions, lut: WeightLUT | None = None
+) -> CorrectedSet:
+    """Open the candidates, in the order of a table, and the ground truth if there is one.
 
     Raises
     ------
@@ -53,10 +54,10 @@ def open_candidates(
         If the candidates are not those of the table, or cannot be read.
     """
     paths: dict[str, Path] = {}
-    for given in options.candidate:
-        name, equals, path = given.partition("=")
+    for text in options.candidates.candidate:
+        name, equals, path = text.partition("=")
         if not (name.strip() and equals and path):
-            raise typer.BadParameter(f"{given!r} is not NAME=PATH", param_hint="--candidate")
+            raise typer.BadParameter(f"{text!r} is not NAME=PATH", param_hint="--candidate")
         if name in paths:
             raise typer.BadParameter(f"the name {name!r} is given twice", param_hint="--candidate")
         paths[name] = Path(path)
@@ -71,7 +72,20 @@ def open_candidates(
                 "Give each as NAME=PATH."
             )
         paths = {name: paths[name] for name in lut.names}
-    return open_set(paths, others, crop=options.reading.crop)
+    given = options.candidates
+    truth = getattr(options, "truth", None)
+    images = open_set(
+        paths,
+        {} if truth is None else {Part.TRUTH: truth},
+        crop=given.reading.crop,
+        squeeze=given.squeeze,
+    )
+    return CorrectedSet(
+        **vars(images),
+        actions=("align",) * given.align + ("match-intensities",) * (options.match and truth is not None),
+        channel_axis=options.settings.channel_axis,
+        gains=recorded_gains(lut.report) if lut is not None and options.match and truth is None else {},
+    )
 
 
 class Batch:

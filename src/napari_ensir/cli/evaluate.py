@@ -9,6 +9,7 @@ import numpy as np
 from napari_ensir.cli import terminal
 from napari_ensir.cli.apply import OutsideRange
 from napari_ensir.cli.batch import Batch, check_outputs, open_candidates
+from napari_ensir.cli.corrections import messages_of
 from napari_ensir.ensemble.arrays.intensity_range import widest
 from napari_ensir.ensemble.checks.alignment import check_reference
 from napari_ensir.ensemble.checks.exposure import check_drift
@@ -42,7 +43,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, str]:
     """Score candidates and, with a table, their ensemble; return the errors of failed images by stem."""
     settings, output = options.settings, options.output
     lut = None if options.lut is None else load_lut(options.lut)
-    images = open_candidates(options.candidates, {Part.TRUTH: options.truth}, lut)
+    images = open_candidates(options, lut)
     check_outputs(images, (), output, read=[options.lut])
     batch = Batch(images)
     scale = _score_range(batch, settings.data_range)
@@ -85,7 +86,7 @@ def _evaluate_clean(
     found = check_reference(
         References(batch.images), batch.names, options.settings.channel_axis, batch.stems, scored
     )
-    warnings = [one.message for one in found]
+    warnings = messages_of(found)
     warnings += [] if outside is None else outside.warnings.values()
     titles = [(name, "candidate", "") for name in batch.names]
     if options.lut is not None:
@@ -175,7 +176,7 @@ def _score_range(batch: Batch, given: tuple[float, float] | None) -> ScoreRange:
 def compare(options: CompareOptions) -> None:
     """Compare methods on held-out images or tiles."""
     output = options.output
-    images = open_candidates(options.candidates, {Part.TRUTH: options.truth})
+    images = open_candidates(options)
     check_outputs(images, (), output, read=[options.low_resolution])
     low_resolution = None
     if options.low_resolution is not None:
@@ -195,5 +196,5 @@ def compare(options: CompareOptions) -> None:
         )
     stems = references.labels
     odd = check_reference(references, names, options.settings.channel_axis, stems)
-    results = found.to_dict() | {"stems": stems, "warnings": terminal.warn([one.message for one in odd])}
+    results = found.to_dict() | {"stems": stems, "warnings": terminal.warn(messages_of(odd))}
     output.finish(results, str(found))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_ensir.cli import terminal
 from napari_ensir.cli.batch import Batch, check_outputs, lut_target, on_cluster, open_candidates
+from napari_ensir.cli.corrections import messages_of
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.lut.load import import_lut
 from napari_ensir.ensemble.lut.record import table_of
+from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.sets import Masks, Part, References, open_set
 
@@ -22,7 +26,7 @@ def fit(options: FitOptions) -> None:
     """Learn a table and write it."""
     settings, output = options.settings, options.output
     target = lut_target(options.out, output.overwrite)
-    images = open_candidates(options.candidates, {Part.TRUTH: options.truth})
+    images = open_candidates(options)
     check_outputs(images, (), output, others=[Place("--out", target)], read=[options.mask])
     masks = None if options.mask is None else Masks(images, open_set({}, {Part.MASK: options.mask}))
     with on_cluster(options.scheduler), output.progress() as progress:
@@ -38,8 +42,10 @@ def fit(options: FitOptions) -> None:
         lut = session.estimate()
         if not options.without_errors and settings.truth_noise != "unknown":
             lut = session.calibrate()
+    if images.record:
+        lut = replace(lut, report=FitReport({**lut.report, "corrections": images.record}))
     lut.save(target, overwrite=output.overwrite)
-    said = terminal.warn(lut.report["warnings"])
+    said = terminal.warn(messages_of(Diagnostic(**each) for each in lut.report["diagnostics"]))
     results = {"lut": str(target), **table_of(lut), "warnings": said}
     choice = lut.report.get("method_choice")
     output.finish(results, f"{target}: {lut!r}" + (f"\nMethod: {choice['summary']}." if choice else ""))
