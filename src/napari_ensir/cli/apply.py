@@ -16,10 +16,10 @@ from napari_ensir.cli.batch import (
     suffix_like,
 )
 from napari_ensir.cli.corrections import messages_of, missing_corrections
-from napari_ensir.ensemble.checks.alignment import middle_of
 from napari_ensir.ensemble.checks.candidates import check_agreement
 from napari_ensir.ensemble.checks.exposure import exposure_of, matched
 from napari_ensir.ensemble.checks.fit import check_range
+from napari_ensir.ensemble.checks.planes import middle_plane
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.ensemble.statistics.reference import Samples, sample_pixels
@@ -145,7 +145,9 @@ class OutsideRange:
         named = [(one.code, one) for one in found]
         for name, candidate in zip(lut.names, candidates, strict=True):
             if not found and name not in self.warnings:
-                named += [(name, one) for one in check_range(lut.binning, name, middle_of(candidate, axis))]
+                named += [
+                    (name, one) for one in check_range(lut.binning, name, middle_plane(candidate, axis))
+                ]
         for key, one in named:
             (message,) = messages_of([one], ["align"])
             self.warnings.setdefault(key, f"image {label}: {message}" if label else message)

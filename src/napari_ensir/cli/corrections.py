@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.checks.alignment import check_alignment, middle_plane, most_typical
+from napari_ensir.ensemble.checks.alignment import check_alignment, most_typical
+from napari_ensir.ensemble.checks.planes import middle_plane
 from napari_ensir.ensemble.corrections import find_subpixel_shift, match_intensities, shift_image
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
