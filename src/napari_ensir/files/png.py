@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, ensemble_errors
 from napari_ensir.files.metadata import KEY, record_in, text_of
-from napari_ensir.files.paths import one_sentence
 from napari_ensir.files.tiff import (
     TRANSPARENT,
     TiffMetadata,
@@ -119,7 +118,7 @@ def open_file(path: Path) -> FileImage:
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
-    return one_sentence(f"{path} could not be read", "the file is truncated, damaged or not an image")
+    return ensemble_errors(f"{path} could not be read", "the file is truncated, damaged or not an image")
 
 
 def is_tiff(path: Path) -> bool:

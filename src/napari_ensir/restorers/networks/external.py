@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from napari_ensir.devices import device_error_message
-from napari_ensir.errors import EnsembleError
-from napari_ensir.files.paths import one_sentence
+from napari_ensir.errors import EnsembleError, ensemble_errors
 from napari_ensir.files.tensors import readable_file
 from napari_ensir.restorers.base import channels_first, sample_block
 from napari_ensir.restorers.networks.archive import check_torchscript
@@ -327,7 +326,7 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
             network = OnnxNetwork(path.read_bytes(), str(path), read_beside(path))
             return ExternalNetwork(network=network, **(_onnx_settings(network.shape, str(path)) | settings))
     archive = check_torchscript(path, content)
-    with warnings.catch_warnings(), one_sentence(f"{path} cannot be read by torch"):
+    with warnings.catch_warnings(), ensemble_errors(f"{path} cannot be read by torch"):
         # Newer versions of torch deprecate TorchScript, but files of it will exist for long.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -399,7 +398,7 @@ def load_spandrel(path: str | Path, **settings: Any) -> ExternalNetwork:
             f"{path} is not a network in a supported format; spandrel reads .safetensors, .pth and .ckpt."
         )
     spandrel = _import_spandrel(path)
-    with one_sentence(f"{path} cannot be read by spandrel"):
+    with ensemble_errors(f"{path} cannot be read by spandrel"):
         try:
             found = _load_with_spandrel(spandrel, Path(path))
         except spandrel.UnsupportedModelError as error:
