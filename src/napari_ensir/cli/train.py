@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.training.trainer import Trainer
     from napari_ensir.settings import TrainSettings
 
-__all__ = ["train"]
-
 _CHECKS = 20
 """Number of times that a training is validated and saved."""
 

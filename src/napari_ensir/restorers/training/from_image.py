@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["LearnedFromImage"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedFromImage(ImageRestorer):

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.restorers import Restorer
 
-__all__ = ["TrainWidget"]
-
 _FILE_FILTER = "Trained restorer (*.safetensors)"
 _NO_DENOISER = ""
 
