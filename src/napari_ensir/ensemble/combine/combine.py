@@ -130,11 +130,12 @@ def _compiled_work(job: _Job) -> Work:
     maps = job.result.reshape(lookup.n_candidates, -1) if job.as_maps else nothing.reshape(0, 0)
 
     def work(slices: Slices) -> None:
-        blocks = tuple(read_block(candidate, slices, dtype) for candidate in field.candidates)
+        blocks = [read_block(candidate, slices, dtype) for candidate in field.candidates]
+        images = kernels.addresses_of(blocks)
         run = Channels.of_block(field.shape, slices, field.channel_axis)
         channels = (run.first, run.count, run.inner)
         start = block_start(field.shape, slices)
-        kernels.combine(blocks, grid, lookup.n_channels, channels, rows, quads, start, image, maps)
+        kernels.combine(images, blocks[0], grid, lookup.n_channels, channels, rows, quads, start, image, maps)
 
     return work
 

@@ -248,6 +248,7 @@ class CompiledAccumulator(_TableAccumulator):
         super().__init__(quantization)
         self.loops = loops
         self.outside = np.zeros(quantization.n_candidates + 2, np.int64)
+        self.factors = loops.factors_of(quantization.n_candidates)
         self.sums = self._zeros()
         self.shift, self.per_row, n_pages = _page_sizes(quantization)
         self.pages = np.full(quantization.n_rows * self.per_row if n_pages else 0, -1, np.int32)
@@ -256,7 +257,7 @@ class CompiledAccumulator(_TableAccumulator):
 
     def _zeros(self) -> NDArray[np.int64]:
         """Return zero-initialized sums aligned to a cache line, so that SIMD loads do not cross lines."""
-        n = self.quantization.n_rows * self.loops.SHARES * n_moments(self.quantization.n_candidates)
+        n = self.quantization.n_rows * self.loops.SHARES * self.factors.shape[1]
         buffer = np.zeros(n + _LINE, np.int64)
         begin = -buffer.ctypes.data // buffer.itemsize % _LINE
         return buffer[begin : begin + n]
@@ -269,22 +270,30 @@ class CompiledAccumulator(_TableAccumulator):
         self._reserve(blocks[-1].size)
         pairs = np.empty(blocks[-1].size, np.int64)
         run = Channels.of_block(field.shape, slices, field.channel_axis)
-        pixels = (tuple(blocks[:-1]), blocks[-1], np.zeros(0, bool) if mask is None else mask.copy())
-        where = (quantization.n_channels, (run.first, run.count, run.inner))
-        paging = (self.shift, self.per_row, len(self.cells))
-        cells = self.cells.reshape(-1)
-        tables = (self.sums, paging, self.pages, cells, self.owners, pairs, self.outside)
-        grid = binning.grid(quantization.dtype)
-        if quantization.is_exact:
-            grid[0] -= quantization.smallest
-            ends = (int(binning.low) - quantization.smallest, int(binning.high) - quantization.smallest)
-            if ends[0] <= 0 and quantization.n_codes <= ends[1] + 1:
-                ends = (0, 2**32 - 1)
-            written = self.loops.count_integers(*pixels, quantization.smallest, ends, grid, *where, *tables)
-        else:
-            levels = (binning.step, binning.sublevels)
-            limits = (binning.low, binning.high)
-            written = self.loops.count_floats(*pixels, limits, grid, levels, *where, *tables)
+        keep = np.zeros(0, bool) if mask is None else mask.copy()
+        limits = (float(binning.low), float(binning.high))
+        if covers(binning, quantization.dtype):
+            limits = (-np.inf, np.inf)
+        exact = quantization.is_exact
+        levels = (0.0, 0, quantization.smallest) if exact else (binning.step, binning.sublevels, 0)
+        written = self.loops.count(
+            self.loops.addresses_of(blocks),
+            blocks[-1],
+            keep,
+            limits,
+            binning.grid(quantization.dtype),
+            levels,
+            quantization.n_channels,
+            (run.first, run.count, run.inner),
+            self.sums,
+            self.factors,
+            (self.shift, self.per_row, len(self.cells)),
+            self.pages,
+            self.cells.reshape(-1),
+            self.owners,
+            pairs,
+            self.outside,
+        )
         self._spill(np.sort(pairs[:written]), self.per_row << self.shift)
 
     def _take(self) -> tuple[NDArray[np.int64], Statistics]:
@@ -607,7 +616,7 @@ def select_pixels(
             lost = ~finite if keep is None else keep & ~finite
             not_finite = not_finite + lost.sum()
             keep = finite if keep is None else keep & finite
-    if _covers(binning, field.dtype):
+    if covers(binning, field.dtype):
         outside = [torch.zeros_like(not_finite)] * len(values)
     else:
         beyond = [(value < binning.low) | (value > binning.high) for value in values]
@@ -615,7 +624,7 @@ def select_pixels(
     return keep, torch.stack([*outside, not_finite])
 
 
-def _covers(binning: Binning, dtype: np.dtype[Any]) -> bool:
+def covers(binning: Binning, dtype: np.dtype[Any]) -> bool:
     """Return whether the range contains all values of a dtype."""
     if dtype.kind not in "iu":
         return False

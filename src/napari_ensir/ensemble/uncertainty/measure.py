@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.arrays.blocks import is_dask, read_block
+from napari_ensir.ensemble.arrays.blocks import Channels, is_dask, read_block
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.ensemble.combine.combine import combine_field
@@ -121,14 +121,14 @@ class ErrorSums:
 
         found = ErrorSums.zeros(self.low, self.high, len(self.counts), self.bias_counts.shape[2] - 1)
         block = flatten(ensemble, field, keep)
-        classes = (class_grid(self.low, self.high), SPREADS, self.step, float(MAX_STEPS))
-        kernels.count_errors(*block, *classes, found.squares.reshape(-1), found.counts.reshape(-1))
         grid = [self.low, BIAS_CLASSES / (self.high - self.low), BIAS_CLASSES, self.step, MAX_STEPS]
-        kernels.count_biases(
+        sums = (found.squares, found.counts, found.bias_errors, found.bias_counts)
+        kernels.count_errors(
             *block,
+            class_grid(self.low, self.high),
+            SPREADS,
             np.array(grid, np.float64),
-            found.bias_counts.reshape(-1),
-            found.bias_errors.reshape(-1),
+            *(each.reshape(-1) for each in sums),
         )
         return found
 
@@ -139,13 +139,13 @@ def class_grid(low: float, high: float) -> NDArray[np.float32]:
 
 
 class FlatBlock(NamedTuple):
-    """A block as the kernels take it: flat arrays, then number and run length of the channels."""
+    """A block as the kernels take it: flat arrays, then the channels."""
 
     candidates: NDArray[np.floating[Any]]
     truth: NDArray[np.floating[Any]]
     ensemble: NDArray[np.float32]
     keep: NDArray[np.bool_]
-    channels: tuple[int, int]
+    channels: tuple[int, int, int]
 
 
 def flatten(ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None) -> FlatBlock:
@@ -155,14 +155,14 @@ def flatten(ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_]
     """
     arrays = [np.asarray(array) for array in field.arrays]
     exact = np.stack(arrays, dtype=np.result_type(*arrays, np.float32)).reshape(len(arrays), -1)
-    n, axis = len(field.candidates), field.channel_axis
-    channels = (1, prod(field.shape)) if axis is None else (field.shape[axis], prod(field.shape[axis + 1 :]))
+    n = len(field.candidates)
+    run = Channels.of_block(field.shape, (slice(None),) * len(field.shape), field.channel_axis)
     return FlatBlock(
         exact[:n],
         exact[n:].reshape(-1),
         np.ascontiguousarray(ensemble, np.float32).reshape(-1),
         _NO_MASK if keep is None else np.ascontiguousarray(np.broadcast_to(keep, field.shape)).reshape(-1),
-        channels,
+        (run.first, run.count, run.inner),
     )
 
 
