@@ -22,7 +22,7 @@ def ours():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    for kind in ("compiled", "cpu"):
+    for kind in ("compiled", "torch"):
         monkeypatch.setitem(loops.BLOCK_PIXELS, kind, 500)
     monkeypatch.setattr("napari_ensir.ensemble.arrays.parallel.n_threads", lambda: 4)
     monkeypatch.setattr(counting, "n_threads", lambda: 4)

@@ -180,7 +180,7 @@ def test_resetting_the_sums_halfway_does_not_change_them(engine, rng, monkeypatc
     images = [make_image(rng, (50, 50, 2), 3, np.uint16) for _ in range(2)]
     binning = choose_binning(np.uint16, (0, 65535))
     whole = of(images, binning, -1)
-    for kind in ("compiled", "cpu"):
+    for kind in ("compiled", "torch"):
         monkeypatch.setitem(counting.BLOCK_PIXELS, kind, 600)
     monkeypatch.setattr(accumulate, "LARGEST_SUM", 2.0**45)  # reached after two thousand pixels at worst
     assert_same(whole, of(images, binning, -1))
@@ -267,7 +267,7 @@ def test_sums_beyond_64_bits_raise(rng):
 def test_large_sums_within_one_field_raise(rng, engine, monkeypatch):
     for module in (statistics_module, accumulate):
         monkeypatch.setattr(module, "LARGEST_SUM", 2.0**40)
-    for kind in ("compiled", "cpu"):
+    for kind in ("compiled", "torch"):
         monkeypatch.setitem(counting.BLOCK_PIXELS, kind, 2**10)
     black, white = np.zeros((64, 64), np.uint16), np.full((64, 64), 65535, np.uint16)
     with pytest.raises(EnsembleError, match="too large"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.devices import resolve_device
+from napari_ensir.ensemble import engines
 from napari_ensir.ensemble.arrays.blocks import (
     Channels,
     as_dask,
@@ -22,7 +23,7 @@ from napari_ensir.ensemble.arrays.blocks import (
 )
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, run_within_memory
-from napari_ensir.ensemble.engines import BLOCK_PIXELS, compiled_kernels
+from napari_ensir.ensemble.engines import choose_engine
 from napari_ensir.ensemble.statistics.accumulate import find_bins, find_channels, find_keys, read_values
 
 if TYPE_CHECKING:
@@ -73,8 +74,11 @@ def combine_field(
     if are_tensors and device == "auto":
         device = field.candidates[0].device
     job = _Job(lookup, field, resolve_device(device), as_maps, progress)
-    work, block_pixels, threads = _choose_engine(job, are_tensors=are_tensors)
-    blocks = block_slices(field.shape, block_pixels, workers=threads)
+    on_cpu = job.device.type == "cpu" and engines.forced != "torch"
+    work = _cpu_work(job) if on_cpu else _torch_work(job, are_tensors=are_tensors)
+    threads = n_threads() if on_cpu else 1
+    limit = engines.BLOCK_PIXELS["compiled" if job.device.type == "cpu" else "torch"]
+    blocks = block_slices(field.shape, limit, workers=threads)
     for_each(blocks, work, job.finish_block, threads)
     if are_tensors and isinstance(job.result, np.ndarray):
         import torch
@@ -109,19 +113,27 @@ class _Job:
             self.progress(self.finished, prod(self.field.shape), text)
 
 
-def _choose_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
-    """Allocate the result; return the function for a block, the maximum pixels per block, and the threads."""
-    if job.device.type != "cpu" or compiled_kernels() is None:
-        return _torch_engine(job, are_tensors=are_tensors)
+def _cpu_work(job: _Job) -> Work:
+    """Return the function that combines a block on the CPU."""
     job.result = np.empty(job.shape, np.float32)
-    if job.lookup.dense_rows is not None:
-        return _compiled_work(job), BLOCK_PIXELS["compiled"], n_threads()
-    return _numpy_work(job), BLOCK_PIXELS["cpu"], n_threads()
+    dtype, n_candidates = job.field.dtype, job.lookup.n_candidates
+    in_numpy = _numpy_work(job)
+    if job.lookup.dense_rows is None:
+        return in_numpy
+    compiled = _compiled_work(job)
+
+    def work(slices: Slices) -> None:
+        n_values = n_candidates * block_size(job.field.shape, slices)
+        is_compiled = choose_engine("combine", dtype, n_values) == "compiled"
+        (compiled if is_compiled else in_numpy)(slices)
+
+    return work
 
 
 def _compiled_work(job: _Job) -> Work:
     """Return the compiled function for the CPU, which needs a table with an entry for every bin set."""
-    kernels = compiled_kernels()
+    from napari_ensir.ensemble import kernels
+
     lookup, field, dtype = job.lookup, job.field, job.field.dtype
     grid = lookup.binning.grid(dtype)
     rows, quads = lookup.quads
@@ -131,26 +143,39 @@ def _compiled_work(job: _Job) -> Work:
 
     def work(slices: Slices) -> None:
         blocks = [read_block(candidate, slices, dtype) for candidate in field.candidates]
-        images = kernels.addresses_of(blocks)
         run = Channels.of_block(field.shape, slices, field.channel_axis)
-        channels = (run.first, run.count, run.inner)
-        start = block_start(field.shape, slices)
-        kernels.combine(images, blocks[0], grid, lookup.n_channels, channels, rows, quads, start, image, maps)
+        kernels.combine(
+            kernels.addresses_of(blocks),
+            blocks[0],
+            grid,
+            lookup.n_channels,
+            (run.first, run.count, run.inner),
+            rows,
+            quads,
+            block_start(field.shape, slices),
+            image,
+            maps,
+        )
 
     return work
 
 
 def _numpy_work(job: _Job) -> Work:
-    """Return the numpy function for the CPU, for tables that store only occupied bin sets."""
+    """Return the function in numpy for the CPU."""
     lookup, field = job.lookup, job.field
-    _, weights = lookup.direct
+    rows, weights = lookup.direct
 
     def work(slices: Slices) -> None:
         values = [read_block(candidate, slices, field.dtype) for candidate in field.candidates]
         run = Channels.of_block(field.shape, slices, field.channel_axis)
         channel = run.first + np.arange(values[0].size) // run.inner % run.count
-        bins = [lookup.binning.bins(value) for value in values]
-        chosen = weights[lookup.row_of([*bins, channel])].T
+        columns = [*(lookup.binning.bins(value) for value in values), channel]
+        if lookup.dense_rows is None:
+            row = lookup.row_of(columns)
+        else:
+            row = np.ravel_multi_index(columns, lookup.index.radices)
+            row = rows[row] if rows.size else row
+        chosen = weights[row].T
         target = _view(job, slices)
         if job.as_maps:
             target[...] = chosen.reshape(target.shape)
@@ -166,8 +191,8 @@ def _numpy_work(job: _Job) -> Work:
     return work
 
 
-def _torch_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
-    """Return the engine in torch; if the memory of an accelerator is full, the CPU takes over."""
+def _torch_work(job: _Job, *, are_tensors: bool) -> Work:
+    """Return the function in torch; if the memory of an accelerator is full, the CPU takes over."""
     if are_tensors:
         import torch
 
@@ -187,7 +212,7 @@ def _torch_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
     def work(slices: Slices) -> None:
         run_within_memory(fill, slices, job.field.shape, job.device, job.report)
 
-    return work, BLOCK_PIXELS["cpu" if job.device.type == "cpu" else "gpu"], 1
+    return work
 
 
 def _view(job: _Job, slices: Slices) -> Any:

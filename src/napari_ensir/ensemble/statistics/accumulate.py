@@ -1,4 +1,4 @@
-"""Accumulators of the sufficient statistics: compiled, in torch, and sparse for many bin sets.
+"""Accumulators of the sufficient statistics: compiled, in numpy, and in torch.
 
 All accumulators return the same integers. Pixels are quantized to *codes*, non-negative integers: code 0 is
 the level :attr:`Quantization.lowest`.
@@ -36,7 +36,7 @@ __all__ = [
     "Accumulator",
     "CompiledAccumulator",
     "Quantization",
-    "SparseAccumulator",
+    "SortedAccumulator",
     "TorchAccumulator",
     "find_bins",
     "find_channels",
@@ -132,6 +132,17 @@ class Quantization:
         clamped: NDArray[Any] = np.clip(block, self.nearest, self.furthest)
         clamped.flags.writeable = False  # kernels are compiled for read-only arrays
         return clamped
+
+    def codes(self, values: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the codes of finite values."""
+        if self.is_exact:
+            return np.asarray(np.clip(values, self.nearest, self.furthest), np.int64) - self.smallest
+        binning = self.binning
+        above = values.astype(np.float64) - binning.low
+        whole = np.floor(above / binning.width)  # the bin
+        part = np.clip(np.floor((above - whole * binning.width) / binning.step), 0, binning.sublevels - 1)
+        codes = (whole + binning.n_bins) * binning.sublevels + part
+        return np.asarray(np.clip(codes, 0, self.n_codes - 1), np.int64)
 
     def empty(self) -> Statistics:
         """Statistics of no pixels."""
@@ -244,11 +255,13 @@ class _TableAccumulator:
 class CompiledAccumulator(_TableAccumulator):
     """Accumulator for the CPU that uses the compiled kernels."""
 
-    def __init__(self, quantization: Quantization, loops: Any) -> None:
+    def __init__(self, quantization: Quantization) -> None:
+        from napari_ensir.ensemble import kernels
+
         super().__init__(quantization)
-        self.loops = loops
+        self.loops = kernels
         self.outside = np.zeros(quantization.n_candidates + 2, np.int64)
-        self.factors = loops.factors_of(quantization.n_candidates)
+        self.factors = kernels.factors_of(quantization.n_candidates)
         self.sums = self._zeros()
         self.shift, self.per_row, n_pages = _page_sizes(quantization)
         self.pages = np.full(quantization.n_rows * self.per_row if n_pages else 0, -1, np.int32)
@@ -459,49 +472,43 @@ def _codes(values: torch.Tensor, quantization: Quantization) -> torch.Tensor:
     return codes.clamp_(0, quantization.n_codes - 1).to(torch.int64)
 
 
-class SparseAccumulator:
-    """Accumulator for more bin sets than fit in a table; its memory grows with the occupied bin sets."""
+class SortedAccumulator:
+    """Accumulator in numpy that sorts the pixels of each block.
 
-    def __init__(self, quantization: Quantization, device: torch.device | None) -> None:
-        import torch
+    Its memory grows with the occupied bin sets, so it also serves where the possible ones do not fit a table.
+    """
 
+    def __init__(self, quantization: Quantization) -> None:
         self.quantization = quantization
-        self.device = torch.device("cpu") if device is None else device
         self.parts: list[Statistics] = []
 
     def add(self, field: Field, slices: Slices) -> None:
-        """Count a block; if this raises, nothing of the block was counted."""
-        import torch
-
-        quantization, m = self.quantization, self.quantization.n_candidates
-        values = read_values(field.arrays, slices, quantization.dtype, self.device)
-        keep, outside = select_pixels(field, slices, values, quantization.binning)
-        columns = [find_bins(value, quantization.binning, quantization.dtype) for value in values[:-1]]
-        columns.append(find_channels(field, slices, self.device))
-        codes = [_codes(value, quantization).to(torch.int64) for value in values]
-        edges = [bins * quantization.binning.sublevels - quantization.lowest for bins in columns[:m]]
-        inside = [code - edge for code, edge in zip(codes[:-1], edges, strict=True)]
-        errors = [h - codes[-1] for h in codes[:-1]]
-        sums = [*inside, *(d * d for d in inside)]
-        sums += [errors[i] * errors[k] for i in range(m) for k in range(i + 1)]
-        rows, features = torch.stack(columns, dim=1), torch.stack(sums, dim=1)
-        truth = codes[-1]
-        if keep is not None:
-            rows, features, truth = rows[keep], features[keep], truth[keep]
-        entries = (
-            np.arange(len(rows)),
-            truth.cpu().numpy() + quantization.lowest,
-            np.ones(len(rows), np.int64),
-        )
-        left = outside.cpu().numpy()
+        """Count a block."""
+        quantization, binning = self.quantization, self.quantization.binning
+        values = np.stack([read_block(array, slices, quantization.dtype) for array in field.arrays])
+        run = Channels.of_block(field.shape, slices, field.channel_axis)
+        channel = run.first + np.arange(values.shape[1]) // run.inner % run.count
+        mask = field.read_mask(slices)
+        if mask is not None:
+            values, channel = values[:, mask], channel[mask]
+        finite = np.isfinite(values).all(axis=0)
+        not_finite = len(finite) - int(np.count_nonzero(finite))
+        if not_finite:
+            values, channel = values[:, finite], channel[finite]
+        outside = np.count_nonzero((values < binning.low) | (values > binning.high), axis=1)
+        bins, codes = binning.bins(values[:-1]), quantization.codes(values)
+        inside = codes[:-1] + quantization.lowest - bins * binning.sublevels
+        errors = codes[:-1] - codes[-1]
+        first, second = np.tril_indices(quantization.n_candidates)
+        entries = (np.arange(len(channel)), codes[-1] + quantization.lowest, np.ones_like(channel))
         part = Statistics.group(
-            quantization.binning,
+            binning,
             quantization.n_channels,
-            rows.cpu().numpy(),
-            features.cpu().numpy(),
+            np.vstack([bins, channel]).T,
+            np.vstack([inside, inside**2, errors[first] * errors[second]]).T,
             entries,
-            left[:-1],
-            int(left[-1]),
+            outside,
+            not_finite,
         )
         self.parts = merge_similar([*self.parts, part])
 

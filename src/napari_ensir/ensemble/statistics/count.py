@@ -11,7 +11,6 @@ import sys
 from dataclasses import replace
 from functools import partial, reduce
 from itertools import pairwise
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +19,12 @@ from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.blocks import as_dask, block_size, block_slices, is_dask
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, run_within_memory
-from napari_ensir.ensemble.engines import BLOCK_PIXELS, compiled_kernels
+from napari_ensir.ensemble.engines import BLOCK_PIXELS, choose_engine
 from napari_ensir.ensemble.statistics.accumulate import (
     Accumulator,
     CompiledAccumulator,
     Quantization,
-    SparseAccumulator,
+    SortedAccumulator,
     TorchAccumulator,
 )
 from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
@@ -92,11 +91,12 @@ def count_fields(
         lambda block: report(block_size(block[0].shape, block[2])),
         counter.threads,
     )
-    return counter.statistics()
+    parts = [accumulator.statistics() for accumulator in counter.made]
+    return merge(parts) if parts else Statistics.empty(binning, n_candidates, n_channels)
 
 
 class _Counter:
-    """One accumulator for each thread and dtype, created on first use and shared by all fields."""
+    """Accumulators for each engine, dtype and thread, created on first use and shared by all fields."""
 
     def __init__(
         self,
@@ -108,68 +108,56 @@ class _Counter:
         say: Callable[[str], object],
     ) -> None:
         self.shape, self.say = (binning, n_candidates, n_channels), say
-        self.device = None if device is None or device.type == "cpu" else device
-        self.threads = 1 if self.device is not None else threads or n_threads()
         self.is_dense = binning.n_bins**n_candidates * n_channels * n_moments(n_candidates) <= DENSE_SUMS
-        self.free: dict[np.dtype[Any], SimpleQueue[Accumulator]] = {}
-        self.spare: dict[np.dtype[Any], Accumulator] = {}
+        on_device = self.is_dense and device is not None and device.type != "cpu"
+        self.device = device if on_device else None
+        self.threads = 1 if on_device else threads or n_threads()
+        self.free: dict[tuple[str, np.dtype[Any]], list[Accumulator]] = {}
         self.made: list[Accumulator] = []
 
     def blocks(self, fields: Iterable[Field]) -> Iterator[Block]:
-        kind = "gpu" if self.device is not None else "cpu" if compiled_kernels() is None else "compiled"
-        limit = BLOCK_PIXELS[kind]
+        limit = BLOCK_PIXELS["compiled" if self.device is None else "torch"]
         if not self.is_dense:
             limit = max(2**12, min(limit, 2**23 // n_moments(self.shape[1])))
         for field in fields:
             dtype = field.dtype
-            if dtype not in self.free:
-                self.free[dtype] = SimpleQueue()
-                for _ in range(self.threads):
-                    self.free[dtype].put(self._make(dtype, self.device))
             for slices in block_slices(field.shape, limit, workers=self.threads):
                 yield field, dtype, slices
 
-    def _make(self, dtype: np.dtype[Any], device: torch.device | None) -> Accumulator:
-        quantization = Quantization(*self.shape, dtype)
-        loops = compiled_kernels() if device is None else None
-        accumulator: Accumulator
-        if not self.is_dense:
-            accumulator = SparseAccumulator(quantization, device)
-        elif loops is not None:
-            accumulator = CompiledAccumulator(quantization, loops)
-        else:
-            accumulator = TorchAccumulator(quantization, device)
-        self.made.append(accumulator)
-        return accumulator
-
     def count(self, block: Block) -> None:
         field, dtype, slices = block
-        accumulator = self.free[dtype].get()
+        if self.device is None:
+            self._add(field, dtype, slices)
+            return
+        run_within_memory(
+            lambda part, device: self._add(field, dtype, part, device),
+            slices,
+            field.shape,
+            self.device,
+            self.say,
+        )
+
+    def _add(
+        self, field: Field, dtype: np.dtype[Any], slices: Slices, device: torch.device | None = None
+    ) -> None:
+        n_values = len(field.arrays) * block_size(field.shape, slices)
+        engine = choose_engine("count", dtype, n_values, device) if self.is_dense else "numpy"
+        free = self.free.setdefault((engine, dtype), [])
+        accumulator = free.pop() if free else self._make(engine, dtype)
         try:
-            if self.device is None:
-                accumulator.add(field, slices)
-            else:
-                run_within_memory(
-                    lambda part, device: self._on(device, accumulator, dtype).add(field, part),
-                    slices,
-                    field.shape,
-                    self.device,
-                    self.say,
-                )
+            accumulator.add(field, slices)
         finally:
-            self.free[dtype].put(accumulator)
+            free.append(accumulator)
 
-    def _on(self, device: torch.device, accumulator: Accumulator, dtype: np.dtype[Any]) -> Accumulator:
-        """Return the accumulator of a device; the CPU takes over blocks too large for the accelerator."""
-        if device.type != "cpu":
-            return accumulator
-        if dtype not in self.spare:
-            self.spare[dtype] = self._make(dtype, None)
-        return self.spare[dtype]
-
-    def statistics(self) -> Statistics:
-        parts = [accumulator.statistics() for accumulator in self.made]
-        return merge(parts) if parts else Statistics.empty(*self.shape)
+    def _make(self, engine: str, dtype: np.dtype[Any]) -> Accumulator:
+        quantization = Quantization(*self.shape, dtype)
+        made: Accumulator
+        if engine == "torch":
+            made = TorchAccumulator(quantization, self.device)
+        else:
+            made = (CompiledAccumulator if engine == "compiled" else SortedAccumulator)(quantization)
+        self.made.append(made)
+        return made
 
 
 def is_lazy(field: Field) -> bool:
