@@ -7,8 +7,6 @@ from pathlib import Path
 
 from napari_ensir.errors import EnsembleError
 
-__all__ = ["expand_path"]
-
 
 def expand_path(path: str | Path) -> Path:
     r"""Expand ``~`` in a path, and refuse what cannot be a path.

@@ -11,6 +11,7 @@ from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.checks.candidates import check_agreement
+from napari_ensir.ensemble.checks.diagnostic import linear_text
 from napari_ensir.ensemble.checks.exposure import exposure_of, matched
 from napari_ensir.ensemble.checks.fit import check_range
 from napari_ensir.ensemble.lut.lut import figures
@@ -28,7 +29,6 @@ from napari_ensir.viewer.code_export import (
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row, set_accessible_names
 from napari_ensir.viewer.controls.inputs import Message, WithButton, create_control
-from napari_ensir.viewer.fit.worker import expected_error, expected_limits
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
@@ -44,7 +44,7 @@ from napari_ensir.viewer.layers.matching import (
 )
 from napari_ensir.viewer.layers.session import get_session, preference
 from napari_ensir.viewer.panel import shows_errors
-from napari_ensir.viewer.results.combining import Combined, combine
+from napari_ensir.viewer.results.combining import Images, combine, expected_error
 from napari_ensir.viewer.results.fix_buttons import FixButtons
 from napari_ensir.viewer.results.layers import WEIGHT_VIEWS, Outputs, method_title
 from napari_ensir.viewer.results.table_panel import TablePanel, save_button
@@ -77,7 +77,7 @@ class Applied:
     ----------
     lut : WeightLUT
         The table, rescaled if requested.
-    combined : list of Combined
+    combined : list of Images
         Results, one for each set.
     expected : list of arrays
         The expected error of each set; empty if not requested.
@@ -88,7 +88,7 @@ class Applied:
     """
 
     lut: WeightLUT
-    combined: list[Combined]
+    combined: list[Images]
     expected: list[Any]
     exposure: str = ""
     fixes: list[Diagnostic] = field(default_factory=list)
@@ -132,7 +132,8 @@ def apply_table(
     if match:
         gain, offset = matched(exposure)
         lut = lut.rescaled(gain, offset)
-        text = f"The table was matched to intensities of about {gain:.3g} x + {offset:.3g}."
+        scale = linear_text(gain, "", offset, lut.data_range[1] - lut.data_range[0])
+        text = f"The table was matched to intensities of about {scale}."
     elif exposure is not None:
         fixes = exposure.check(REMEDY)
         warning = " ".join(one.message for one in fixes)
@@ -429,11 +430,8 @@ class ApplyWidget(TablePanel):
         def adding(done: Applied) -> Iterator[None]:
             for number, (label, each) in enumerate(zip(sets, origins, strict=True)):
                 outputs = Outputs(self.viewer, each[0], label)
-                yield from outputs.showing(done.lut, done.combined[number], view)
-                if done.expected:
-                    outputs.show_expected(done.lut, done.expected[number], expected_limits(done.lut))
-                    outputs.select_ensemble()
-                    yield
+                expected = done.expected[number] if done.expected else None
+                yield from outputs.showing(done.lut, done.combined[number], view, expected=expected)
 
         def show(results: tuple[Applied, list[str]]) -> None:
             done = results[0]

@@ -11,7 +11,7 @@ import numpy as np
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
-from napari_ensir.restorers import CLASSICAL, blind_reference, calibrate_restorer
+from napari_ensir.restorers import RESTORERS, blind_reference, calibrate_restorer
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
     format_notes,
@@ -21,8 +21,7 @@ from napari_ensir.restorers.base import (
     restorer_record,
     with_settings,
 )
-from napari_ensir.restorers.self_supervised.learn import Combined as BlindResult
-from napari_ensir.restorers.self_supervised.learn import restore_and_combine
+from napari_ensir.restorers.self_supervised.learn import BlindResult, restore_and_combine
 from napari_ensir.settings import BlindSettings
 from napari_ensir.viewer.code_export import (
     Chosen,
@@ -39,7 +38,7 @@ from napari_ensir.viewer.layers.matching import candidate_name
 from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.restore.controls import BLIND, RestoreControls
-from napari_ensir.viewer.results.combining import Combined, combine
+from napari_ensir.viewer.results.combining import Images, combine
 from napari_ensir.viewer.results.layers import Outputs
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ class RestoreWidget(RestoreControls):
             restorers = [with_settings(each, data_range=settings["data_range"]) for each in restorers]
         keys, names = tuple(self.restorers.value), _unique([each.name for each in restorers])
 
-        def work(progress: Progress) -> tuple[BlindResult, Combined, list[_Remarks]]:
+        def work(progress: Progress) -> tuple[BlindResult, Images, list[_Remarks]]:
             array = np.asarray(origin.data)
             blind = restore_and_combine(
                 array, restorers, names, channel_axis=axis, device=device, progress=progress, **settings
@@ -156,7 +155,7 @@ class RestoreWidget(RestoreControls):
             combined = combine(blind.lut, images, origin.rgb, device, progress)
             return blind, combined, _remarks(restorers, array)
 
-        def show(results: tuple[BlindResult, Combined, list[_Remarks]]) -> None:
+        def show(results: tuple[BlindResult, Images, list[_Remarks]]) -> None:
             blind, combined, remarks = results
             before = list(self.viewer.layers)
             named = list(zip(blind.names, blind.candidates, strict=True))
@@ -275,7 +274,7 @@ class RestoreWidget(RestoreControls):
 
     def _chosen_as_code(self, key: str) -> Chosen:
         settings = self._forms.changed_settings(key)
-        if key in CLASSICAL:
+        if key in RESTORERS:
             return Chosen(key, settings)
         path, around = self.sources.get(key, (f"PATH OF {key}.safetensors", None))
         ir = [
