@@ -17,6 +17,7 @@ from napari_ensir.ensemble.statistics.statistics import (
     LARGEST_SUM,
     Statistics,
     check_sums,
+    find_runs,
     merge,
     n_moments,
     square_columns,
@@ -154,15 +155,15 @@ class Quantization:
         """Return the statistics of a histogram that is sorted by bin set and code; their moments are zero."""
         if not len(owners):
             return self.empty()
-        is_first = np.append(True, owners[1:] != owners[:-1])
-        occupied = owners[is_first]
+        firsts = find_runs(owners)
+        occupied = owners[firsts]
         return Statistics(
             self.binning,
             self.n_candidates,
             self.n_channels,
             np.stack(np.unravel_index(occupied, self.radices), axis=1).astype(np.uint16),
             np.zeros((len(occupied), n_moments(self.n_candidates)), np.int64),
-            np.append(np.flatnonzero(is_first), len(owners)),
+            np.append(firsts, len(owners)),
             codes + self.lowest,
             counts,
             np.zeros(self.n_candidates + 1, np.int64),
@@ -171,11 +172,8 @@ class Quantization:
 
     def histogram_of(self, pairs: NDArray[np.int64], n_codes: int) -> Statistics:
         """Return the same for sorted values ``bin set * n_codes + code``, one per pixel."""
-        is_new = np.empty(len(pairs), bool)
-        is_new[0] = True
-        np.not_equal(pairs[1:], pairs[:-1], out=is_new[1:])
-        news = np.flatnonzero(is_new)
-        counts = np.diff(np.append(news, len(pairs)))
+        news = find_runs(pairs)
+        counts = np.diff(news, append=len(pairs))
         return self.histogram(pairs[news] // n_codes, pairs[news] % n_codes, counts)
 
     def with_moments(self, histogram: Statistics, sums: NDArray[np.int64]) -> Statistics:
