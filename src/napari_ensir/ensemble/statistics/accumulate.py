@@ -140,9 +140,10 @@ class Quantization:
             return np.asarray(np.clip(values, self.nearest, self.furthest), np.int64) - self.smallest
         binning = self.binning
         above = values.astype(np.float64) - binning.low
-        whole = np.floor(above / binning.width)  # the bin
-        part = np.clip(np.floor((above - whole * binning.width) / binning.step), 0, binning.sublevels - 1)
-        codes = (whole + binning.n_bins) * binning.sublevels + part
+        with np.errstate(over="ignore", invalid="ignore"):  # far outside the range
+            whole = np.floor(above / binning.width)  # the bin
+            part = np.nan_to_num(np.floor((above - whole * binning.width) / binning.step))
+            codes = (whole + binning.n_bins) * binning.sublevels + np.clip(part, 0, binning.sublevels - 1)
         return np.asarray(np.clip(codes, 0, self.n_codes - 1), np.int64)
 
     def empty(self) -> Statistics:
@@ -483,7 +484,8 @@ class SortedAccumulator:
     def add(self, field: Field, slices: Slices) -> None:
         """Count a block."""
         quantization, binning = self.quantization, self.quantization.binning
-        values = np.stack([read_block(array, slices, quantization.dtype) for array in field.arrays])
+        blocks = [read_block(array, slices, quantization.dtype) for array in field.arrays]
+        values = np.stack(blocks, dtype=np.float64 if quantization.dtype.kind == "f" else None)
         run = Channels.of_block(field.shape, slices, field.channel_axis)
         channel = run.first + np.arange(values.shape[1]) // run.inner % run.count
         mask = field.read_mask(slices)
