@@ -9,6 +9,7 @@ import torch
 from napari_ensir import fit_lut
 from napari_ensir.ensemble import engines
 from napari_ensir.ensemble.engines import choose_engine
+from napari_ensir.ensemble.statistics.reference import collect_reference
 from tests.helpers.images import make_image, using
 
 BYTES = np.dtype(np.uint8)
@@ -49,20 +50,16 @@ def test_kernels_in_this_process_and_on_disk_count_as_compiled(monkeypatch):
 def test_engines_give_the_same_table_and_ensemble(nothing_compiled, rng, dtype):
     candidates, truth = make_image(rng, (40, 50, 3), 2, dtype)
     if dtype == "f4":
-        candidates[0].flat[:6] = [np.nan, np.inf, -np.inf, 1e30, -1e30, -0.0]
+        candidates[0].flat[:6] = [np.nan, np.inf, -np.inf, 1e30, -1e30, 200.3]
     mask = rng.random(truth.shape) < 0.8
+
+    settings = {"mask": [mask], "channel_axis": -1, "data_range": (10.1, 200.3), "device": "cpu"}
 
     def fit(engine):
         with using(engine):
-            lut = fit_lut(
-                [(candidates, truth)],
-                mask=[mask],
-                channel_axis=-1,
-                data_range=(10, 200),
-                method="least-squares",
-                device="cpu",
-            )
-            return lut.weights, lut.apply(candidates, device="cpu"), lut.report["pixels"]
+            statistics = collect_reference([(candidates, truth)], **settings).statistics
+            lut = fit_lut([(candidates, truth)], method="least-squares", **settings)
+            return statistics.moments, statistics.outside, lut.weights, lut.apply(candidates, device="cpu")
 
     expected = fit(None)
     for engine in ("compiled", "torch"):

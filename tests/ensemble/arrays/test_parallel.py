@@ -121,12 +121,17 @@ def test_each_item_is_processed_once_and_finished_in_order(threads):
     worked, finished = [], []
     here = threading.current_thread()
 
-    def done(item):
+    def done(item, result):
         assert threading.current_thread() is here
-        finished.append(item)
+        finished.append(result)
 
-    for_each(iter(range(50)), worked.append, done, threads)
-    assert sorted(worked) == finished == list(range(50))
+    def work(item):
+        worked.append(item)
+        return 2 * item
+
+    for_each(iter(range(50)), work, done, threads)
+    assert sorted(worked) == list(range(50))
+    assert finished == [2 * item for item in range(50)]
 
 
 def test_first_exception_stops_the_other_items():

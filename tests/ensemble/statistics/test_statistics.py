@@ -15,7 +15,7 @@ from napari_ensir.ensemble.statistics import accumulate
 from napari_ensir.ensemble.statistics import count as counting
 from napari_ensir.ensemble.statistics import statistics as statistics_module
 from napari_ensir.ensemble.statistics.binning import choose_binning
-from napari_ensir.ensemble.statistics.collect import collect
+from napari_ensir.ensemble.statistics.count import collect
 from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
 from tests.helpers.images import ENGINES, make_image, using
 

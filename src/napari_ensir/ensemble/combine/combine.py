@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, partial, reduce
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from napari_ensir.ensemble.arrays.blocks import (
     read_block,
 )
 from napari_ensir.ensemble.arrays.image_set import Field
-from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, run_within_memory
+from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, run_within_memory, running_progress
 from napari_ensir.ensemble.engines import choose_engine
 from napari_ensir.ensemble.statistics.accumulate import find_bins, find_channels, find_keys, read_values
 
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.blocks import Slices
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.combine.lookup import Lookup
+    from napari_ensir.ensemble.engines import Engine
 
-    Work = Callable[[Slices], object]
+    Work = Callable[[Slices], None]
 
 __all__ = ["combine_field", "map_chunks"]
 
@@ -73,59 +74,59 @@ def combine_field(
     are_tensors = all(is_torch(candidate) for candidate in field.candidates)
     if are_tensors and device == "auto":
         device = field.candidates[0].device
-    job = _Job(lookup, field, resolve_device(device), as_maps, progress)
-    on_cpu = job.device.type == "cpu" and engines.forced != "torch"
-    work = _cpu_work(job) if on_cpu else _torch_work(job, are_tensors=are_tensors)
-    threads = n_threads() if on_cpu else 1
-    limit = engines.BLOCK_PIXELS["compiled" if job.device.type == "cpu" else "torch"]
-    blocks = block_slices(field.shape, limit, workers=threads)
-    for_each(blocks, work, job.finish_block, threads)
-    if are_tensors and isinstance(job.result, np.ndarray):
+    device = resolve_device(device)
+    on_cpu = device.type == "cpu" and engines.forced != "torch"
+    shape = (lookup.n_candidates, *field.shape) if as_maps else field.shape
+    result: Any
+    if are_tensors and not on_cpu:
         import torch
 
-        return torch.from_numpy(job.result)
-    return job.result
+        result = torch.empty(shape, dtype=torch.float32, device=device)
+    else:
+        result = np.empty(shape, np.float32)
+    job = _Job(lookup, field, device, as_maps, result)
+    report = running_progress(progress, prod(field.shape), "combining")
+    work = _cpu_work(job) if on_cpu else _torch_work(job, partial(report, 0))
+    threads = n_threads() if on_cpu else 1
+    limit = engines.BLOCK_PIXELS["compiled" if device.type == "cpu" else "torch"]
+    blocks = block_slices(field.shape, limit, workers=threads)
+    for_each(blocks, work, lambda slices, _: report(block_size(field.shape, slices)), threads)
+    if are_tensors and on_cpu:
+        import torch
+
+        return torch.from_numpy(result)
+    return result
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Job:
-    """One field to combine, its result and its progress."""
+    """One field to combine, and its result."""
 
     lookup: Lookup
     field: Field
     device: torch.device
     as_maps: bool
-    progress: Progress | None
-    result: Any = None
-    finished: int = 0
+    result: Any
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the result."""
-        return (self.lookup.n_candidates, *self.field.shape) if self.as_maps else self.field.shape
-
-    def finish_block(self, slices: Slices) -> None:
-        self.finished += block_size(self.field.shape, slices)
-        self.report("combining")
-
-    def report(self, text: str) -> None:
-        if self.progress is not None:
-            self.progress(self.finished, prod(self.field.shape), text)
+    def target(self, slices: Slices) -> Any:
+        """Return the part of the result for a block, always as a view."""
+        return self.result[(slice(None), *slices, ...) if self.as_maps else (*slices, ...)]
 
 
 def _cpu_work(job: _Job) -> Work:
     """Return the function that combines a block on the CPU."""
-    job.result = np.empty(job.shape, np.float32)
     dtype, n_candidates = job.field.dtype, job.lookup.n_candidates
-    in_numpy = _numpy_work(job)
-    if job.lookup.dense_rows is None:
-        return in_numpy
-    compiled = _compiled_work(job)
+
+    @cache
+    def work_of(engine: Engine) -> Work:
+        return _compiled_work(job) if engine == "compiled" else _numpy_work(job)
 
     def work(slices: Slices) -> None:
-        n_values = n_candidates * block_size(job.field.shape, slices)
-        is_compiled = choose_engine("combine", dtype, n_values) == "compiled"
-        (compiled if is_compiled else in_numpy)(slices)
+        engine: Engine = "numpy"
+        if job.lookup.dense_rows is not None:
+            n_values = n_candidates * block_size(job.field.shape, slices)
+            engine = choose_engine("combine", dtype, n_values)
+        work_of(engine)(slices)
 
     return work
 
@@ -176,7 +177,7 @@ def _numpy_work(job: _Job) -> Work:
             row = np.ravel_multi_index(columns, lookup.index.radices)
             row = rows[row] if rows.size else row
         chosen = weights[row].T
-        target = _view(job, slices)
+        target = job.target(slices)
         if job.as_maps:
             target[...] = chosen.reshape(target.shape)
             return
@@ -191,18 +192,12 @@ def _numpy_work(job: _Job) -> Work:
     return work
 
 
-def _torch_work(job: _Job, *, are_tensors: bool) -> Work:
+def _torch_work(job: _Job, say: Callable[[str], object]) -> Work:
     """Return the function in torch; if the memory of an accelerator is full, the CPU takes over."""
-    if are_tensors:
-        import torch
-
-        job.result = torch.empty(job.shape, dtype=torch.float32, device=job.device)
-    else:
-        job.result = np.empty(job.shape, np.float32)
     tables = _TorchTables(job.lookup)
 
     def fill(slices: Slices, device: torch.device) -> None:
-        target = _view(job, slices)
+        target = job.target(slices)
         combined = _combine_block(tables, job.field, slices, device, job.as_maps).reshape(target.shape)
         if isinstance(job.result, np.ndarray):
             target[...] = combined.cpu().numpy()
@@ -210,14 +205,9 @@ def _torch_work(job: _Job, *, are_tensors: bool) -> Work:
             target.copy_(combined)
 
     def work(slices: Slices) -> None:
-        run_within_memory(fill, slices, job.field.shape, job.device, job.report)
+        run_within_memory(fill, slices, job.field.shape, job.device, say)
 
     return work
-
-
-def _view(job: _Job, slices: Slices) -> Any:
-    """Return the part of the result for a block, always as a view."""
-    return job.result[(slice(None), *slices, ...) if job.as_maps else (*slices, ...)]
 
 
 class _TorchTables:

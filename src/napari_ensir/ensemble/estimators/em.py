@@ -230,7 +230,7 @@ def _iterate_compiled(mixtures: _Mixtures, rule: _Rule, progress: Progress | Non
             status[first:last],
         )
 
-    def done(part: tuple[int, int]) -> None:
+    def done(part: tuple[int, int], _: object) -> None:
         if progress is not None:
             progress(part[1], n, "estimating weights")
 

@@ -17,6 +17,7 @@ from napari_ensir.ensemble.statistics.statistics import (
     LARGEST_SUM,
     Statistics,
     check_sums,
+    find_runs,
     merge,
     n_moments,
     square_columns,
@@ -139,9 +140,10 @@ class Quantization:
             return np.asarray(np.clip(values, self.nearest, self.furthest), np.int64) - self.smallest
         binning = self.binning
         above = values.astype(np.float64) - binning.low
-        whole = np.floor(above / binning.width)  # the bin
-        part = np.clip(np.floor((above - whole * binning.width) / binning.step), 0, binning.sublevels - 1)
-        codes = (whole + binning.n_bins) * binning.sublevels + part
+        with np.errstate(over="ignore", invalid="ignore"):  # far outside the range
+            whole = np.floor(above / binning.width)  # the bin
+            part = np.nan_to_num(np.floor((above - whole * binning.width) / binning.step))
+            codes = (whole + binning.n_bins) * binning.sublevels + np.clip(part, 0, binning.sublevels - 1)
         return np.asarray(np.clip(codes, 0, self.n_codes - 1), np.int64)
 
     def empty(self) -> Statistics:
@@ -154,15 +156,15 @@ class Quantization:
         """Return the statistics of a histogram that is sorted by bin set and code; their moments are zero."""
         if not len(owners):
             return self.empty()
-        is_first = np.append(True, owners[1:] != owners[:-1])
-        occupied = owners[is_first]
+        firsts = find_runs(owners)
+        occupied = owners[firsts]
         return Statistics(
             self.binning,
             self.n_candidates,
             self.n_channels,
             np.stack(np.unravel_index(occupied, self.radices), axis=1).astype(np.uint16),
             np.zeros((len(occupied), n_moments(self.n_candidates)), np.int64),
-            np.append(np.flatnonzero(is_first), len(owners)),
+            np.append(firsts, len(owners)),
             codes + self.lowest,
             counts,
             np.zeros(self.n_candidates + 1, np.int64),
@@ -171,11 +173,8 @@ class Quantization:
 
     def histogram_of(self, pairs: NDArray[np.int64], n_codes: int) -> Statistics:
         """Return the same for sorted values ``bin set * n_codes + code``, one per pixel."""
-        is_new = np.empty(len(pairs), bool)
-        is_new[0] = True
-        np.not_equal(pairs[1:], pairs[:-1], out=is_new[1:])
-        news = np.flatnonzero(is_new)
-        counts = np.diff(np.append(news, len(pairs)))
+        news = find_runs(pairs)
+        counts = np.diff(news, append=len(pairs))
         return self.histogram(pairs[news] // n_codes, pairs[news] % n_codes, counts)
 
     def with_moments(self, histogram: Statistics, sums: NDArray[np.int64]) -> Statistics:
@@ -485,7 +484,8 @@ class SortedAccumulator:
     def add(self, field: Field, slices: Slices) -> None:
         """Count a block."""
         quantization, binning = self.quantization, self.quantization.binning
-        values = np.stack([read_block(array, slices, quantization.dtype) for array in field.arrays])
+        blocks = [read_block(array, slices, quantization.dtype) for array in field.arrays]
+        values = np.stack(blocks, dtype=np.float64 if quantization.dtype.kind == "f" else None)
         run = Channels.of_block(field.shape, slices, field.channel_axis)
         channel = run.first + np.arange(values.shape[1]) // run.inner % run.count
         mask = field.read_mask(slices)

@@ -37,18 +37,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.blocks import Slices
+    from napari_ensir.ensemble.arrays.parallel import Report
     from napari_ensir.ensemble.statistics.binning import Binning
 
     Block = tuple[Field, np.dtype[Any], Slices]
-    Report = Callable[[int], object]
-    """Called with the number of pixels just finished; an exception that it raises stops the work."""
 
 __all__ = [
     "DENSE_SUMS",
     "active_client",
+    "collect",
     "collect_bands",
     "collect_chunks",
-    "count_fields",
     "is_lazy",
     "reduce_chunks",
 ]
@@ -60,39 +59,54 @@ FAN_IN = 8
 """Number of results that one task merges."""
 
 
-def count_fields(
+def collect(
     fields: Iterable[Field],
     binning: Binning,
     n_candidates: int,
     n_channels: int,
     device: torch.device | None = None,
-    *,
+    report: Report = lambda pixels, text="": None,
     threads: int | None = None,
-    report: Report = lambda pixels: None,
-    say: Callable[[str], object] = lambda text: None,
 ) -> Statistics:
-    """Return the statistics of the pixels of all fields.
+    """Return the statistics of all pixels of a reference set.
 
     Parameters
     ----------
     fields
-        Consumed lazily as threads become free; the iterable may have any length.
-    binning, n_candidates, n_channels, device, threads
-        As for :func:`napari_ensir.ensemble.statistics.collect.collect`.
+        Images with ground truth, all with the same number of candidates and channels.
+    binning
+        See :func:`napari_ensir.ensemble.statistics.binning.choose_binning`.
+    device
+        A torch device; None or the CPU uses the compiled kernels.
     report
-        Called with the number of pixels just counted; an exception that it raises stops the work.
-    say
-        Called with a message when the CPU takes over from an accelerator.
+        Called with the number of pixels of every finished block, or 0 and a message; an exception that it
+        raises stops the pass.
+    threads
+        Number of CPU threads; None: all that this process may use.
+
+    Returns
+    -------
+    Statistics
+        Identical, bit for bit, for any order and partition of the pixels.
     """
-    counter = _Counter(binning, n_candidates, n_channels, device, threads, say)
+    parts: list[Statistics] = []
+    counter = _Counter(binning, n_candidates, n_channels, device, threads, partial(report, 0))
+
+    def blocks() -> Iterator[Block]:
+        for field in fields:
+            if is_lazy(field):
+                parts.append(collect_chunks(field, binning, n_channels, device, report))
+            else:
+                yield from counter.blocks(field)
+
     for_each(
-        counter.blocks(fields),
+        blocks(),
         counter.count,
-        lambda block: report(block_size(block[0].shape, block[2])),
+        lambda block, _: report(block_size(block[0].shape, block[2])),
         counter.threads,
     )
-    parts = [accumulator.statistics() for accumulator in counter.made]
-    return merge(parts) if parts else Statistics.empty(binning, n_candidates, n_channels)
+    parts += [accumulator.statistics() for accumulator in counter.made]
+    return merge(parts or [Statistics.empty(binning, n_candidates, n_channels)])
 
 
 class _Counter:
@@ -115,14 +129,13 @@ class _Counter:
         self.free: dict[tuple[str, np.dtype[Any]], list[Accumulator]] = {}
         self.made: list[Accumulator] = []
 
-    def blocks(self, fields: Iterable[Field]) -> Iterator[Block]:
+    def blocks(self, field: Field) -> Iterator[Block]:
         limit = BLOCK_PIXELS["compiled" if self.device is None else "torch"]
         if not self.is_dense:
             limit = max(2**12, min(limit, 2**23 // n_moments(self.shape[1])))
-        for field in fields:
-            dtype = field.dtype
-            for slices in block_slices(field.shape, limit, workers=self.threads):
-                yield field, dtype, slices
+        dtype = field.dtype
+        for slices in block_slices(field.shape, limit, workers=self.threads):
+            yield field, dtype, slices
 
     def count(self, block: Block) -> None:
         field, dtype, slices = block
@@ -170,7 +183,7 @@ def collect_chunks(
     binning: Binning,
     n_channels: int,
     device: torch.device | None = None,
-    report: Report | None = None,
+    report: Report = lambda pixels: None,
 ) -> Statistics:
     """Return the statistics of a field of dask arrays.
 
@@ -179,7 +192,7 @@ def collect_chunks(
     field
         Arrays that are not dask arrays are split into the chunks of the last dask array.
     binning, n_channels
-        As for :func:`napari_ensir.ensemble.statistics.collect.collect`.
+        As for :func:`collect`.
     device
         Device to count on. A worker without such a device counts on its CPU, with the same result.
     report
@@ -198,7 +211,7 @@ def collect_bands(
     binning: Binning,
     n_channels: int,
     device: torch.device | None = None,
-    report: Report | None = None,
+    report: Report = lambda pixels: None,
 ) -> list[Statistics]:
     """Return the statistics of each band of a field of dask arrays, reading every chunk once.
 
@@ -235,9 +248,7 @@ class _Indices:
         return np.asarray(np.broadcast_to(indices, self.shape)[key])
 
 
-def reduce_chunks(
-    field: Field, leaf: Callable[..., Any], join: Callable[..., Any], report: Report | None
-) -> Any:
+def reduce_chunks(field: Field, leaf: Callable[..., Any], join: Callable[..., Any], report: Report) -> Any:
     """Compute a result for every chunk of a field of dask arrays, and combine the results in a tree.
 
     The tasks run on the workers of the active distributed client or, without one, on threads of this process.
@@ -263,7 +274,7 @@ def reduce_chunks(
         ]
     pixels = {part.key: size for part, size in zip(leaves, sizes, strict=True)}
     run = _run_on_threads if (client := active_client()) is None else partial(_run_on_workers, client)
-    return run(layer[0], leaves, pixels, report or (lambda pixels: None)).item()
+    return run(layer[0], leaves, pixels, report).item()
 
 
 def active_client() -> Any:
@@ -319,7 +330,7 @@ def _count_chunk(
 ) -> Statistics:
     part = Field(tuple(arrays[:-1]), arrays[-1], mask, axis)
     here = _local_device(device)
-    counted = count_fields([part], binning, len(arrays) - 1, part.n_channels, here, threads=1)
+    counted = collect([part], binning, len(arrays) - 1, part.n_channels, here, threads=1)
     rows = counted.rows.copy()
     rows[:, -1] += first_channel
     return replace(counted, rows=rows, n_channels=n_channels)

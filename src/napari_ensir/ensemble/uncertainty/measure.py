@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from napari_ensir.ensemble.arrays.parallel import Report
     from napari_ensir.ensemble.combine.lookup import Lookup
 
 __all__ = [
@@ -171,7 +172,7 @@ def measure(
     lookup: Lookup,
     zeros: ErrorSums,
     device: str | torch.device = "auto",
-    report: Callable[[int], object] | None = None,
+    report: Report = lambda pixels: None,
 ) -> ErrorSums:
     """Sum the errors of a lookup's ensemble over fields with ground truth.
 
@@ -200,8 +201,7 @@ def measure(
     def done(band: Field, found: ErrorSums) -> None:
         nonlocal total
         total = total + found
-        if report is not None:
-            report(prod(band.shape))
+        report(prod(band.shape))
 
     for field in fields:
         if is_lazy(field):
@@ -228,15 +228,7 @@ def for_each_band(
 ) -> None:
     """Call ``work`` on bands of a field, in several threads on the CPU, and ``done`` with each result."""
     on_cpu = resolve_device(device).type == "cpu"
-    results: dict[int, Any] = {}
-
-    def start(item: tuple[int, Field]) -> None:
-        results[item[0]] = work(item[1])
-
-    def finish(item: tuple[int, Field]) -> None:
-        done(item[1], results.pop(item[0]))
-
-    for_each(enumerate(_bands(field, on_cpu=on_cpu)), start, finish, threads=None if on_cpu else 1)
+    for_each(_bands(field, on_cpu=on_cpu), work, done, threads=None if on_cpu else 1)
 
 
 def _bands(field: Field, *, on_cpu: bool) -> list[Field]:
