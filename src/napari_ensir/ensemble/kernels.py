@@ -754,7 +754,7 @@ def combine(
             _gather(quads[q], key, gathered)
             if image.size == 0:
                 for m in range(4 * q, min(4 * q + 4, n)):
-                    _extract(weights, m - 4 * q, buffer[0], maps[m, start + begin : start + begin + size])
+                    _extract(weights, m - 4 * q, maps[m, start + begin : start + begin + size])
             elif n > 4:
                 _add_quad(weights, values, 4 * q, buffer[0])
         if image.size > 0:
@@ -783,30 +783,10 @@ def _copy_tile(tile: Singles, out: Singles) -> None:
 
 
 @_jit
-def _extract(weights: Singles, place: int, buffer: Singles, out: Singles) -> None:
+def _extract(weights: Singles, place: int, out: Singles) -> None:
     """Extract one of the four weights of each pixel."""
-    if out.size == TILE:
-        _extract_tile(weights, place, out)
-    else:
-        _extract_tile(weights, place, buffer)
-        _copy_tile(buffer, out)
-
-
-@_jit
-def _extract_tile(weights: Singles, place: int, out: Singles) -> None:
-    """Extract one of the four weights of each pixel of a whole tile."""
-    if place == 0:
-        for j in range(TILE):
-            out[j] = weights[_U(4 * j)]
-    elif place == 1:
-        for j in range(TILE):
-            out[j] = weights[_U(4 * j + 1)]
-    elif place == 2:
-        for j in range(TILE):
-            out[j] = weights[_U(4 * j + 2)]
-    else:
-        for j in range(TILE):
-            out[j] = weights[_U(4 * j + 3)]
+    for j in range(out.size):
+        out[j] = weights[_U(4 * j + place)]
 
 
 def _make_sum(n: int) -> Any:
