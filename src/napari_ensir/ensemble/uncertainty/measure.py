@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from math import ceil, prod
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -195,9 +197,6 @@ def measure(
     """
     total = zeros
 
-    def work(band: Field) -> ErrorSums:
-        return _measure_band(band, lookup, zeros, device)
-
     def done(band: Field, found: ErrorSums) -> None:
         nonlocal total
         total = total + found
@@ -205,19 +204,16 @@ def measure(
 
     for field in fields:
         if is_lazy(field):
-            chunk = _ChunkMeasure(lookup, zeros, field.channel_axis)
+            chunk = partial(_measure_chunk, lookup, zeros, field.channel_axis)
             total = total + reduce_chunks(_with_whole_channels(field), chunk, add_sums, report)
         else:
-            for_each_band(field, device, work, done)
+            for_each_band(field, device, lambda band: _measure_band(band, lookup, zeros, device), done)
     return total
 
 
 def add_sums(parts: Sequence[ErrorSums]) -> ErrorSums:
     """Sum of one or more parts."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+    return reduce(add, parts)
 
 
 def for_each_band(
@@ -257,18 +253,17 @@ def _with_whole_channels(field: Field) -> Field:
     axis = field.channel_axis
     if axis is None:
         return field
-    candidates = [one.rechunk({axis: -1}) if is_dask(one) else one for one in field.candidates]
-    truth = field.truth.rechunk({axis: -1}) if is_dask(field.truth) else field.truth
-    return Field(tuple(candidates), truth, field.mask, axis)
+    arrays = [one.rechunk({axis: -1}) if is_dask(one) else one for one in field.arrays]
+    return Field(tuple(arrays[:-1]), arrays[-1], field.mask, axis)
 
 
-class _ChunkMeasure:
-    """Measures one chunk of dask arrays; small, so that it can be sent to a cluster's workers."""
-
-    def __init__(self, lookup: Lookup, zeros: ErrorSums, axis: int | None) -> None:
-        self.lookup, self.zeros, self.axis = lookup, zeros, axis
-
-    def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> ErrorSums:
-        field = Field(tuple(arrays[:-1]), arrays[-1], mask, self.axis)
-        bands = _bands(field, on_cpu=True)
-        return add_sums([_measure_band(band, self.lookup, self.zeros, "cpu") for band in bands])
+def _measure_chunk(
+    lookup: Lookup,
+    zeros: ErrorSums,
+    axis: int | None,
+    arrays: Sequence[NDArray[Any]],
+    mask: Any,
+    first_channel: int,
+) -> ErrorSums:
+    bands = _bands(Field(tuple(arrays[:-1]), arrays[-1], mask, axis), on_cpu=True)
+    return add_sums([_measure_band(band, lookup, zeros, "cpu") for band in bands])
