@@ -11,6 +11,7 @@ from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.checks.candidates import check_agreement
+from napari_ensir.ensemble.checks.diagnostic import linear_text
 from napari_ensir.ensemble.checks.exposure import exposure_of, matched
 from napari_ensir.ensemble.checks.fit import check_range
 from napari_ensir.ensemble.lut.lut import figures
@@ -132,7 +133,8 @@ def apply_table(
     if match:
         gain, offset = matched(exposure)
         lut = lut.rescaled(gain, offset)
-        text = f"The table was matched to intensities of about {gain:.3g} x + {offset:.3g}."
+        scale = linear_text(gain, "", offset, lut.data_range[1] - lut.data_range[0])
+        text = f"The table was matched to intensities of about {scale}."
     elif exposure is not None:
         fixes = exposure.check(REMEDY)
         warning = " ".join(one.message for one in fixes)

@@ -9,7 +9,7 @@ from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.errors import MissingRestorer
-from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer, open_restorers
+from napari_ensir.restorers import RESTORERS, SelfEnsemble, open_restorer, open_restorers
 from napari_ensir.restorers.base import with_settings
 from napari_ensir.settings import BlindSettings, RestoreSettings, settings_of
 from napari_ensir.viewer.code_export import copy_buttons
@@ -132,14 +132,14 @@ class RestoreControls(TablePanel):
             ),
         )
         self._ticks = Checklist(
-            {key: (kind.title, kind.description) for key, kind in CLASSICAL.items()},
+            {key: (kind.title, kind.description) for key, kind in RESTORERS.items()},
             name="restorers",
             label="Restorers",
             tooltip="Tick the restorers to use: each adds a candidate. Click one to see its settings; drag "
             "rows to change the order.",
         )
         self._forms = RestorerForms(left_out=("device",), name="restorer_forms")
-        for key, kind in CLASSICAL.items():
+        for key, kind in RESTORERS.items():
             self._forms.add(key, kind())
         self.sweep_form = SweepForm(viewer, name="sweep_form")
 

@@ -11,7 +11,7 @@ import numpy as np
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
-from napari_ensir.restorers import CLASSICAL, blind_reference, calibrate_restorer
+from napari_ensir.restorers import RESTORERS, blind_reference, calibrate_restorer
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
     format_notes,
@@ -274,7 +274,7 @@ class RestoreWidget(RestoreControls):
 
     def _chosen_as_code(self, key: str) -> Chosen:
         settings = self._forms.changed_settings(key)
-        if key in CLASSICAL:
+        if key in RESTORERS:
             return Chosen(key, settings)
         path, around = self.sources.get(key, (f"PATH OF {key}.safetensors", None))
         ir = [
