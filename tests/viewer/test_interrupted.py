@@ -81,7 +81,7 @@ BEFALLS = [remove, rename, hide, reorder, replace, reshape]
 def test_layers_change_while_a_fit_runs(filled, fit_widget, images, wait_for, gate, befall, which):
     gate.hold(WORK["Fit ensemble"])
     fit_widget.fit()
-    assert gate.begun.wait(5)
+    assert gate.begun.wait(60)
     befall(filled, filled.layers[which])
     gate.opened.set()
     wait_for(fit_widget)
@@ -103,7 +103,7 @@ def test_layers_change_while_a_table_is_applied(filled, fit_widget, wait_for, ga
     _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     gate.hold(WORK["Apply lookup table"])
     apply.run()
-    assert gate.begun.wait(5)
+    assert gate.begun.wait(60)
     befall(filled, filled.layers["good in the dark"])
     gate.opened.set()
     wait_for(apply)
@@ -213,7 +213,7 @@ def test_what_is_closed_in_mid_run_leaves_nothing_running(
         monkeypatch.setattr(WORK[name], endless)
     layers = len(filled.layers)
     (widget.restore if name == "Restore" else widget.run)()
-    assert begun.wait(5)
+    assert begun.wait(60)
     if close == "viewer":
         filled.close()
     else:

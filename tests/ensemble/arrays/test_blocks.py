@@ -188,7 +188,7 @@ def test_tensors_with_gradients_are_supported(rng):
     assert not lut.apply(tensors).requires_grad
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
+@pytest.mark.parametrize("axis", [0, 1, 2, -3])
 def test_any_channel_axis_gives_the_same_result(engine, rng, axis):
     candidates, truth = make_image(rng, (40, 30, 3), 2)
     last = fit_lut([(candidates, truth)], method="em", channel_axis=-1, device="cpu")
@@ -418,8 +418,7 @@ def test_dense_and_searched_keys_give_the_same_result(engine, rng, unseen, monke
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("m", [6, 9, 16])
-@pytest.mark.parametrize("width", [1, 32])
+@pytest.mark.parametrize(("m", "width"), [(6, 32), (16, 1)])
 def test_sixteen_candidates_and_256_bins(engine, rng, m, width):
     candidates, truth = make_image(rng, (30, 40), m)
     for method in ("em", "em-released", "least-squares"):

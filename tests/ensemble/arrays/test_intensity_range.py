@@ -143,7 +143,7 @@ KINDS = ("spots", "constant background", "saturated", "few values")
 )
 def test_default_range_uses_most_bins(kind, dtype):
     """With and without a hot pixel."""
-    candidates, truth = images(dtype, kind)
+    candidates, truth = images(dtype, kind, size=150)
     plain = fit_lut([(candidates, truth)], device="cpu")
     hot = [array.copy() for array in (*candidates, truth)]
     for array in hot:

@@ -190,7 +190,7 @@ def client(cluster):
         yield made
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["uint8 RGB", "float"])
 def test_workers_give_the_same_table(client, cluster, kind):
     candidates, truth, axis = make(kind)
     how = {
