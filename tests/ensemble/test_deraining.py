@@ -11,7 +11,7 @@ from tests.helpers.reference_em import solve_released, start_weights_released
 MODELS = ("MPRNet", "MAXIM", "Restormer")
 
 
-def test_torch_and_compiled_tables_of_real_images_are_equal(deraining, both_engines):
+def test_torch_and_compiled_tables_of_real_images_are_equal(deraining, both_engines, without_checks):
     tables = []
     for engine in ("compiled", "torch"):
         with both_engines(engine):
@@ -32,7 +32,7 @@ def pixels_of(images, key, channel):
 
 
 @pytest.mark.parametrize(("name", "prior"), [("Rain100H", None), ("Rain100L", (0.1, 0.3, 0.6))])
-def test_tables_equal_the_published_ones(deraining, reference_folder, name, prior):
+def test_tables_equal_the_published_ones(deraining, reference_folder, without_checks, name, prior):
     lut = fit_lut(
         deraining, MODELS, method="em-released", bin_width=32, channel_axis=-1, prior=prior, device="cpu"
     )

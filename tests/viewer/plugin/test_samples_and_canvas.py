@@ -73,6 +73,7 @@ def test_the_canvas_is_not_black(viewer, images, wait_for, qtbot):
     shown = viewer.layers["ensemble · EM (paper)"]
     for layer in viewer.layers:
         layer.visible = layer is shown
+    viewer.reset_view()
     qtbot.wait(300)
     picture = viewer.screenshot(canvas_only=True, flash=False)[..., :3]
     assert (picture.max(axis=2) > 60).mean() > 0.2
