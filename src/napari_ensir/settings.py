@@ -693,6 +693,12 @@ class EvaluateSettings(Settings):
         description="Lowest and highest intensity; their difference is the peak of PSNR and SSIM.",
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
+    frc: bool = setting(
+        False,
+        title="Resolution",
+        description="Report the resolution by Fourier ring correlation with the ground truth.",
+        group="Scores",
+    )
     device: str = device_setting()
 
 

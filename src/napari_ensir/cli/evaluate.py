@@ -14,16 +14,11 @@ from napari_ensir.ensemble.arrays.intensity_range import widest
 from napari_ensir.ensemble.checks.alignment import check_reference
 from napari_ensir.ensemble.checks.exposure import check_drift
 from napari_ensir.ensemble.lut.load import load_lut
-from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, ScoreRow, ScoreTable
-from napari_ensir.ensemble.scoring.scores import (
-    NoisyScores,
-    Scoring,
-    TruthRange,
-    block_errors,
-    exclusion_note,
-    finite_everywhere,
-    known_range,
-)
+from napari_ensir.ensemble.scoring.metrics import Scoring, exclusion_note, finite_everywhere
+from napari_ensir.ensemble.scoring.resolution import resolution
+from napari_ensir.ensemble.scoring.score_range import TruthRange, known_range
+from napari_ensir.ensemble.scoring.score_table import PSNR, RESOLUTION, SSIM, ScoreRow, ScoreTable
+from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.output_paths import check_output_paths
 from napari_ensir.files.sets import Part, References, check_stems, open_set
@@ -32,10 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.arrays.intensity_range import Range
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.scoring.scores import ImageScore, ScoreRange
+    from napari_ensir.ensemble.scoring.metrics import ImageScore
+    from napari_ensir.ensemble.scoring.score_range import ScoreRange
     from napari_ensir.files.sets import ImageSet, Role
     from napari_ensir.settings import EvaluateSettings
 
@@ -64,6 +62,7 @@ def evaluate(
     if settings.truth_noise is not None:
         return _evaluate_noisy(images, lut, list(named), score, failed, settings, output)
     scores: dict[str, list[ImageScore]] = {}
+    resolutions: list[list[float]] = []
     not_finite = 0
     outside = None if lut is None else OutsideRange(lut)
     with output.progress() as progress:
@@ -73,8 +72,12 @@ def evaluate(
                     arrays = images.load(number)
                     if outside is not None:
                         outside.look([arrays[name] for name in named], stem if len(images) > 1 else "")
-                    scores[stem], missing = _scores_of(arrays, lut, score, settings.device)
-                    not_finite += missing
+                    true, shown, valid = _shown(arrays, lut, settings.device)
+                    if settings.frc:
+                        axis = score.channels_of(true.shape)
+                        resolutions.append([resolution(true, image, axis) for image in shown])
+                    scores[stem] = [score(true, image, valid) for image in shown]
+                    not_finite += int(valid.size - valid.sum())
             if progress is not None:
                 progress(number + 1, len(images), "scoring images")
     stems = [stem for stem, _ in images.fields]
@@ -87,12 +90,17 @@ def evaluate(
         rows.append(ScoreRow("ensemble", "ensemble", note=f"by {lut_path.name}"))
     for index, row in enumerate(rows):
         own = [one[index] for one in scores.values()]
-        rows[index] = replace(row, psnr=_mean(one.psnr for one in own), ssim=_mean(one.ssim for one in own))
+        rows[index] = replace(
+            row,
+            psnr=_mean(one.psnr for one in own),
+            ssim=_mean(one.ssim for one in own),
+            resolution=_mean(each[index] for each in resolutions),
+        )
     notes = (f"The peak of PSNR is {scale}.", *exclusion_note(not_finite))
     results = {
         "settings": settings.keywords() | scale.to_dict() | {"images": len(scores), "not_finite": not_finite},
         "rows": [
-            row.to_dict("name", "role", "psnr", "ssim")
+            row.to_dict("name", "role", "psnr", "ssim", *["resolution"] * settings.frc)
             | {"images": {stem: one[index]._asdict() for stem, one in scores.items()}}
             for index, row in enumerate(rows)
         ],
@@ -100,7 +108,7 @@ def evaluate(
         "failed": failed,
         "warnings": terminal.warn(warnings),
     }
-    table = ScoreTable(tuple(rows), (PSNR, SSIM), notes)
+    table = ScoreTable(tuple(rows), (PSNR, SSIM, *[RESOLUTION] * settings.frc), notes)
     output.finish(results, lambda: terminal.say(str(table)))
     return failed
 
@@ -122,7 +130,7 @@ def _evaluate_noisy(
     if settings.y_channel:
         raise EnsembleError("y_channel is set, but the noise of Y is unknown; score all channels.")
     assert settings.truth_noise is not None
-    parts, drifts = [], []
+    parts, drifts, resolutions = [], [], []
     with output.progress() as progress:
         for number, (stem, _) in enumerate(images.fields):
             if stem not in failed:
@@ -135,6 +143,8 @@ def _evaluate_noisy(
                     shown = [*candidates, np.mean(candidates, axis=0)]
                     shown += [] if lut is None else [lut.apply(candidates, settings.device, check=False)]
                     cut, axis = score.inside(truth.shape), score.channels_of(truth.shape)
+                    if settings.frc:
+                        resolutions.append([resolution(truth, image, axis) for image in shown])
                     parts.append(block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis))
             if progress is not None:
                 progress(number + 1, len(images), "scoring images")
@@ -145,7 +155,13 @@ def _evaluate_noisy(
     scoring = settings.keywords() | {"images": len(parts)}
     warnings = terminal.warn([one.message for one in drifts])
     results = {"settings": scoring, **scores.to_dict(), "failed": failed, "warnings": warnings}
-    output.finish(results, lambda: terminal.say(str(scores)))
+    table = scores.table()
+    if settings.frc:
+        means = [_mean(each) for each in zip(*resolutions, strict=True)]
+        rows = [replace(row, resolution=mean) for row, mean in zip(table.rows, means, strict=True)]
+        table = replace(table, rows=tuple(rows), columns=(*table.columns, RESOLUTION))
+        results["resolutions"] = [row.to_dict("name", "resolution") for row in rows]
+    output.finish(results, lambda: terminal.say(str(table)))
     return failed
 
 
@@ -177,17 +193,17 @@ def _score_range(images: ImageSet, given: tuple[float, float] | None, failed: di
     return shown.found(ends_within)
 
 
-def _scores_of(
-    arrays: dict[Role, Any], lut: WeightLUT | None, score: Scoring, device: str
-) -> tuple[list[ImageScore], int]:
-    """Score the candidates, and the ensemble if there is a table; also count excluded pixels."""
+def _shown(
+    arrays: dict[Role, Any], lut: WeightLUT | None, device: str
+) -> tuple[NDArray[Any], list[NDArray[Any]], NDArray[np.bool_]]:
+    """Return the ground truth, the candidates with their ensemble if there is a table, and a mask."""
     pixels = {role: np.asarray(array) for role, array in arrays.items()}
     valid = finite_everywhere(list(pixels.values()))
     truth = pixels.pop(Part.TRUTH)
     images = list(pixels.values())
     if lut is not None:
         images.append(lut.apply(images, device, check=False))
-    return [score(truth, image, valid) for image in images], int(valid.size - valid.sum())
+    return truth, images, valid
 
 
 def compare(

@@ -34,14 +34,9 @@ from napari_ensir.ensemble.scoring.cross_validation import (
     peak,
 )
 from napari_ensir.ensemble.scoring.metrics import psnr_of_error
+from napari_ensir.ensemble.scoring.score_range import ScoreRange, score_range_of
 from napari_ensir.ensemble.scoring.score_table import ScoreRow, plus_minus
-from napari_ensir.ensemble.scoring.scores import (
-    NoisyScores,
-    ScoreRange,
-    errors_of_parts,
-    score_range_of,
-    scores_of_reference,
-)
+from napari_ensir.ensemble.scoring.scores import NoisyScores, errors_of_parts, scores_of_reference
 from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.ensemble.statistics.reference import Reference, collect_reference, name_inputs
 from napari_ensir.errors import EnsembleError, EnsembleWarning

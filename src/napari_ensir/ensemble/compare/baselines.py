@@ -15,7 +15,7 @@ import numpy as np
 from napari_ensir.ensemble.estimators.least_squares import minimise_on_simplex
 from napari_ensir.ensemble.estimators.zzpm import zzpm_weights
 from napari_ensir.ensemble.scoring.metrics import luma, psnr
-from napari_ensir.ensemble.scoring.scores import score_range
+from napari_ensir.ensemble.scoring.score_range import score_range
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:

@@ -49,7 +49,8 @@ SHRINKAGES = (100.0, 1000.0, 10000.0)
 def peak(binning: Binning) -> float:
     """Return the peak of PSNR: the width of the range of the bins, which is 255 for 8 bit.
 
-    See :func:`~napari_ensir.ensemble.scoring.scores.score_range_of` for the peak from the ground truth alone.
+    The peak from the ground truth alone is that of
+    :func:`~napari_ensir.ensemble.scoring.score_range.score_range_of`.
     """
     return binning.high - binning.low
 

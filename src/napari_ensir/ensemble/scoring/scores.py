@@ -1,4 +1,4 @@
-"""Scores of images against a ground truth, clean or noisy.
+"""Scores of images against a noisy ground truth.
 
 With a noisy reference z = y + n, where the noise n is independent of the image x and y is the truth,
 
@@ -13,22 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.blocks import block_slices, dtype_of, read_block, working_dtype
-from napari_ensir.ensemble.arrays.intensity_range import (
-    Histogram,
-    byte_range,
-    finite_range,
-    intensity_histogram,
-    robust_range,
-    sum_of,
-    widest,
-)
 from napari_ensir.ensemble.scoring.cross_validation import held_out_lookups, mean_squared_error, peak
-from napari_ensir.ensemble.scoring.metrics import luma, psnr, psnr_of_error, ssim
+from napari_ensir.ensemble.scoring.metrics import psnr_of_error
 from napari_ensir.ensemble.scoring.score_table import (
     DIFFERENCE,
     PSNR,
@@ -41,11 +31,10 @@ from napari_ensir.ensemble.scoring.score_table import (
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from napari_ensir.ensemble.arrays.intensity_range import Range
     from napari_ensir.ensemble.checks.noise import TruthNoise
     from napari_ensir.ensemble.combine.lookup import Lookup
     from napari_ensir.ensemble.estimators.base import Settings
@@ -60,19 +49,10 @@ __all__ = [
     "AVERAGE",
     "BlockErrors",
     "Difference",
-    "ImageScore",
     "NoisyScores",
-    "ScoreRange",
-    "Scoring",
-    "TruthRange",
     "block_errors",
     "errors_of_parts",
-    "exclusion_note",
-    "finite_everywhere",
     "joined",
-    "known_range",
-    "score_range",
-    "score_range_of",
     "scores_of_reference",
     "side_by_side",
     "verdict",
@@ -550,333 +530,3 @@ def scores_of_reference(
     held_out = held_out_lookups(reference, lut.method, settings, lut.binning)
     blocks = errors_of_parts(parts, [*np.eye(n), np.full(n, 1 / n), held_out])
     return NoisyScores.of(reference.names, [blocks], peak(lut.binning), noise, [("ensemble", "ensemble")])
-
-
-BLOCK = 2**22
-"""Number of pixels read at a time."""
-
-
-@dataclass(frozen=True)
-class ScoreRange:
-    """Range of intensities whose width is the peak of PSNR and SSIM.
-
-    Attributes
-    ----------
-    low, high : float
-        Intensity units.
-    source : "given", "dtype", "truth" or "candidates"
-        Where the range comes from.
-
-    Examples
-    --------
-    >>> print(ScoreRange(100.0, 1999.0, "truth"))
-    1899 (from 100 to 1999, the range of the ground truth)
-    """
-
-    low: float
-    high: float
-    source: Literal["given", "dtype", "truth", "candidates"]
-
-    @property
-    def peak(self) -> float:
-        """Width of the range."""
-        return self.high - self.low
-
-    def __str__(self) -> str:
-        why = {
-            "given": "as given",
-            "dtype": "the range of the dtype",
-            "truth": "the range of the ground truth",
-            "candidates": "the range of the average of the candidates, since the ground truth is noisy",
-        }[self.source]
-        return f"{self.peak:.6g} (from {self.low:.6g} to {self.high:.6g}, {why})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {"peak": self.peak, "data_range": [self.low, self.high], "data_range_from": self.source}
-
-
-def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None) -> ScoreRange:
-    """Find the range for scores from the ground truths of all images.
-
-    The range is that of the dtype for 8 bit, else the shortest range that excludes at most one in ten
-    thousand pixels. It is exact for integers of up to 16 bit; otherwise its relative accuracy is 1/2048.
-
-    Parameters
-    ----------
-    truths : arrays
-        Numpy, torch, dask or anything that can be sliced; read in blocks. 8-bit images are not read.
-    given : (low, high), optional
-        Range to return instead.
-
-    Raises
-    ------
-    EnsembleError
-        If the given range is not two increasing numbers, or the ground truths are constant.
-
-    Examples
-    --------
-    >>> truth = np.arange(20_000, dtype=np.uint16)
-    >>> truth[7] = 65535
-    >>> score_range([truth])
-    ScoreRange(low=0.0, high=19998.0, source='truth')
-    >>> score_range([np.zeros((2, 2), np.uint8)])
-    ScoreRange(low=0.0, high=255.0, source='dtype')
-    """
-    dtypes = [dtype_of(truth) for truth in truths]
-    known = known_range(dtypes, given)
-    if known is not None:
-        return known
-    shown = TruthRange(dtypes)
-    for truth in truths:
-        shown.add(truth)
-    return shown.found(lambda ends: widest([shown.ends(truth, ends) for truth in truths]))
-
-
-class TruthRange:
-    """Accumulates the range of ground truths, image by image.
-
-    Parameters
-    ----------
-    dtypes
-        Dtypes of all images that will be added.
-    """
-
-    def __init__(self, dtypes: Sequence[np.dtype[Any]]) -> None:
-        self.dtype = working_dtype(dtypes)
-        self.spread: Histogram | None = None
-
-    def add(self, truth: Any) -> None:
-        """Read an image in blocks; if that fails, nothing is added."""
-        parts = [] if self.spread is None else [self.spread]
-        self.spread = sum_of([*parts, *(intensity_histogram(block) for block in self._blocks(truth))])
-
-    def ends(self, truth: Any, within: Range) -> Range:
-        """Return the lowest and highest intensity of an image within the given limits."""
-        return widest([finite_range(block, within) for block in self._blocks(truth)])
-
-    def found(self, ends_within: Callable[[Range], Range]) -> ScoreRange:
-        """Return the range of all images that were added.
-
-        Parameters
-        ----------
-        ends_within
-            Returns the widest :meth:`ends` of all images; called only if the histogram is too coarse.
-
-        Raises
-        ------
-        EnsembleError
-            If the images are constant.
-        """
-        return _range_of_truth(self.spread, ends_within)
-
-    def _blocks(self, truth: Any) -> Iterator[NDArray[Any]]:
-        for slices in block_slices(truth.shape, BLOCK):
-            yield read_block(truth, slices, self.dtype)
-
-
-def score_range_of(
-    statistics: Sequence[Statistics], dtype: np.dtype[Any], given: tuple[float, float] | None = None
-) -> ScoreRange:
-    """Find the range for scores from the statistics of a fit, without reading images.
-
-    The range is exact for integers of up to 16 bit; otherwise its accuracy is one level of the binning.
-
-    Parameters
-    ----------
-    statistics : sequence of Statistics
-        With equal binning; together they should cover the whole ground truth.
-    dtype
-        Dtype of the ground truth.
-    given : (low, high), optional
-
-    Raises
-    ------
-    EnsembleError
-        As :func:`score_range`.
-
-    Examples
-    --------
-    >>> from napari_ensir.ensemble.statistics.reference import collect_reference
-    >>> truth = np.arange(5000, dtype=np.uint16).reshape(50, 100)
-    >>> counted = collect_reference([((truth // 2, truth // 3), truth)], device="cpu").statistics
-    >>> score_range_of([counted], truth.dtype) == score_range([truth])
-    True
-    """
-    known = known_range([np.dtype(dtype)], given)
-    if known is not None:
-        return known
-    levels, place = np.unique(np.concatenate([one.levels for one in statistics]), return_inverse=True)
-    weights = np.concatenate([one.level_counts for one in statistics])
-    counts = np.bincount(place, weights, minlength=len(levels)).astype(np.int64)
-    ends = (float(levels[0]), float(levels[-1])) if len(levels) else (np.inf, -np.inf)
-    in_levels = _range_of_truth(Histogram(True, levels, counts, ends), lambda within: within)
-    low, high = statistics[0].binning.intensities(np.array([in_levels.low, in_levels.high], np.int64))
-    return ScoreRange(float(low), float(high), "truth")
-
-
-def known_range(dtypes: Sequence[np.dtype[Any]], given: tuple[float, float] | None) -> ScoreRange | None:
-    """Return the given range, or that of an 8-bit dtype; None if the range depends on the pixels."""
-    if given is not None:
-        try:
-            low, high = (float(edge) for edge in given)
-        except (TypeError, ValueError):
-            low = high = float("nan")
-        if not (np.isfinite([low, high]).all() and low < high):
-            raise EnsembleError(f"data_range is {given!r}; give two finite, increasing numbers (low, high).")
-        return ScoreRange(low, high, "given")
-    limits = byte_range(dtypes)
-    return None if limits is None else ScoreRange(*limits, "dtype")
-
-
-def _range_of_truth(spread: Histogram | None, ends_within: Callable[[Range], Range]) -> ScoreRange:
-    if spread is None or not len(spread.cells) or spread.ends[0] == spread.ends[1]:
-        known = spread is not None and len(spread.cells)
-        problem = "is constant" if known else "has no finite pixel"
-        raise EnsembleError(f"the ground truth {problem}, so PSNR has no peak; give the data range.")
-    low, high = robust_range(spread, ends_within)
-    return ScoreRange(low, high, "truth")
-
-
-class ImageScore(NamedTuple):
-    """PSNR and SSIM of an image.
-
-    Attributes
-    ----------
-    psnr : float
-        dB.
-    ssim : float
-        NaN if the image is smaller than its window, or every window contains an excluded pixel.
-    """
-
-    psnr: float
-    ssim: float
-
-
-def finite_everywhere(arrays: Sequence[Image]) -> NDArray[np.bool_]:
-    """Return a mask of the pixels that are finite in all arrays, which have one shape.
-
-    Raises
-    ------
-    EnsembleError
-        If there is no such pixel.
-    """
-    finite: NDArray[np.bool_] = np.ones(arrays[0].shape, bool)
-    for array in arrays:
-        if array.dtype.kind not in "iu":
-            finite &= np.isfinite(array)
-    if not finite.any():
-        raise EnsembleError(
-            "no pixel is finite in every candidate and in the ground truth, so nothing can be scored."
-        )
-    return finite
-
-
-def exclusion_note(n: int) -> list[str]:
-    """Return a list with one sentence about n excluded pixels; empty if n is 0.
-
-    Examples
-    --------
-    >>> exclusion_note(0), exclusion_note(1)
-    ([], ['1 pixel is NaN or infinite in a candidate or the ground truth and is not scored.'])
-    """
-    subject, verb = ("pixel is", "is") if n == 1 else ("pixels are", "are")
-    text = f"{n:,} {subject} NaN or infinite in a candidate or the ground truth and {verb} not scored."
-    return [text] * bool(n)
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """Computes PSNR and SSIM of images without clipping them.
-
-    Attributes
-    ----------
-    data_range : (low, high)
-        Its width is the peak. For the Y channel, intensities are scaled from this range to 0 to 255.
-    y_channel : bool
-        Whether to score the Y channel (BT.601, 0 to 255) instead of RGB.
-    crop_border : int
-        Width of the border that is excluded along the last two spatial axes.
-    channel_axis : int or None
-        None: the last axis, if it has length 3 and there are at least 3 axes.
-
-    Examples
-    --------
-    >>> truth = np.zeros((2, 3))
-    >>> near, far = truth + 25.5, np.where(np.arange(3) == 1, np.nan, 255.0) + truth
-    >>> [round(score.psnr) for score in Scoring((0, 255)).of_all(truth, [near, far])]
-    [20, 0]
-    """
-
-    data_range: tuple[float, float]
-    y_channel: bool = False
-    crop_border: int = 0
-    channel_axis: int | None = None
-
-    def __call__(self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None) -> ImageScore:
-        """Score one image.
-
-        Parameters
-        ----------
-        truth, image : arrays of one shape
-        valid : bool array of that shape, optional
-            Pixels to score; default: all that are finite in both.
-        """
-        low, high = self.data_range
-        axis = self.channels_of(truth.shape)
-        first, second, peak = np.asarray(truth), np.asarray(image), high - low
-        if valid is None:
-            valid = np.isfinite(first) & np.isfinite(second)
-        if not valid.all():
-            first, second = (np.where(valid, x, 0) for x in (first, second))
-        if self.y_channel:
-            if axis is None:
-                raise EnsembleError(
-                    f"the image has shape {truth.shape}; the Y channel needs red, green and blue along a "
-                    "channel axis."
-                )
-            first, second = (
-                luma((np.moveaxis(x, axis, -1).astype(np.float64) - low) * (255 / (high - low)))
-                for x in (first, second)
-            )
-            valid = np.asarray(valid.all(axis=axis))
-            axis, peak = None, 255.0
-        cut = self._cut(first.shape, axis)
-        first, second, valid = first[cut], second[cut], valid[cut]
-        return ImageScore(psnr(first, second, peak, valid), ssim(first, second, peak, axis, valid))
-
-    def of_all(self, truth: Image, images: Sequence[Image]) -> list[ImageScore]:
-        """Score several images on the pixels where the ground truth and all of them are finite.
-
-        Raises
-        ------
-        EnsembleError
-            If there is no such pixel.
-        """
-        valid = finite_everywhere([truth, *images])
-        return [self(truth, image, valid) for image in images]
-
-    def channels_of(self, shape: tuple[int, ...]) -> int | None:
-        """Return the channel axis of an image of this shape."""
-        if self.channel_axis is not None:
-            return self.channel_axis % len(shape)
-        return len(shape) - 1 if len(shape) > 2 and shape[-1] == 3 else None
-
-    def inside(self, shape: tuple[int, ...]) -> Slices:
-        """Return the slices that exclude the border of an image of this shape.
-
-        Raises
-        ------
-        EnsembleError
-            If no pixel is left.
-        """
-        return self._cut(shape, self.channels_of(shape))
-
-    def _cut(self, shape: tuple[int, ...], channel_axis: int | None) -> Slices:
-        spatial = [i for i in range(len(shape)) if i != channel_axis][-2:]
-        border = self.crop_border
-        if border < 0 or any(shape[i] <= 2 * border for i in spatial):
-            raise EnsembleError(
-                f"a border of {border} pixels leaves nothing of an image of shape {shape}; crop less."
-            )
-        return tuple(slice(border, n - border) if i in spatial else slice(None) for i, n in enumerate(shape))
