@@ -416,13 +416,15 @@ class FitSession:
         if found.value < 0 and found.significant:
             return []
         decibels = scores.psnr_difference(n, alone)
-        if decibels is None:
+        if found.is_zero:
+            amount = "equal"
+        elif decibels is None:
             amount = f"{plus_minus(found.value, found.standard_error)} in mean squared error"
         else:
             amount = f"{plus_minus(decibels.value, decibels.standard_error)} dB"
         remedy = (
             "use that candidate, or add candidates with other errors"
-            if found.significant
+            if found.is_zero or found.significant
             else "more images may decide, and candidates with other errors may help"
         )
         return [diagnose("no-gain", name=names[alone], method=names[n], amount=amount, remedy=remedy)]
