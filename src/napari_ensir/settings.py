@@ -12,45 +12,6 @@ from typing import Any, Literal
 from napari_ensir.devices import DEVICES
 from napari_ensir.errors import EnsembleError
 
-__all__ = [
-    "METHODS",
-    "METHOD_CHOICES",
-    "SHRINKAGE",
-    "TINY",
-    "ApplySettings",
-    "BlindSettings",
-    "CompareSettings",
-    "EvaluateSettings",
-    "FitSettings",
-    "HidingSettings",
-    "ReadingSettings",
-    "RestoreSettings",
-    "Setting",
-    "Settings",
-    "SweepSettings",
-    "TrainSettings",
-    "WritingSettings",
-    "bin_width_setting",
-    "channel_axis_setting",
-    "check_settings",
-    "crop_border_setting",
-    "data_range_setting",
-    "device_setting",
-    "evaluations_setting",
-    "intensities_setting",
-    "noise_setting",
-    "seed_setting",
-    "setting",
-    "settings_of",
-    "shrinkage_setting",
-    "steps_setting",
-    "table_of",
-    "tau_setting",
-    "truth_noise_setting",
-    "y_channel_setting",
-]
-
-
 METHODS = {
     "em": (
         "EM (paper)",

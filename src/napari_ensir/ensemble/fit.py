@@ -57,15 +57,6 @@ if TYPE_CHECKING:
     Pairs = Iterable[tuple[Sequence[Any], Any]]
     Weights = NDArray[np.float64] | WeightLUT
 
-__all__ = [
-    "FOLDS",
-    "FROZEN",
-    "FitSession",
-    "Reference",
-    "collect_reference",
-    "estimate_lut",
-    "fit_lut",
-]
 
 FOLDS = 4
 """Number of parts for cross-validation if the ground truth is clean."""

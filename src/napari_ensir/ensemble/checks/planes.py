@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     Plane = NDArray[np.float64]
     """(Y, X, C), or (Y, X) if grey; pixels that are NaN or infinite are ignored."""
 
-__all__ = ["SAMPLE_SIDE", "View", "as_floats", "central", "middle_plane", "remember", "sample_planes"]
 
 VIEW_SIDE = 256
 """Maximum number of pixels of a plane that are examined along each axis for alignment."""

@@ -32,18 +32,6 @@ if TYPE_CHECKING:
     Pair = tuple[Images, Image]
     """M candidates and ground truth of one image, arrays of one shape."""
 
-__all__ = [
-    "REGRESSORS",
-    "ZZPM",
-    "Average",
-    "BinSets",
-    "Combiner",
-    "GlobalLeastSquares",
-    "OneCandidate",
-    "RefESR",
-    "Regression",
-]
-
 
 class Combiner(Protocol):
     """Method that learns from images with ground truth and then combines candidates.

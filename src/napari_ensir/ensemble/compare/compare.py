@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
     Slices = tuple[slice, ...]
 
-__all__ = ["Comparison", "compare"]
-
 
 COLUMNS = (
     PSNR,

@@ -27,17 +27,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.statistics.reference import Reference
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = [
-    "FACTORS",
-    "SHRINKAGES",
-    "BinChoice",
-    "choose_bins",
-    "held_out_error",
-    "held_out_lookups",
-    "mean_squared_error",
-    "peak",
-]
-
 
 FACTORS = (1, 2, 4, 8, 16)
 """Bin widths to try, in multiples of the bin width of the statistics."""

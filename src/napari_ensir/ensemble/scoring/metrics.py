@@ -21,19 +21,6 @@ if TYPE_CHECKING:
 
     Image = NDArray[Any]
 
-__all__ = [
-    "TAPS",
-    "ImageScore",
-    "Scoring",
-    "evenly_spaced_planes",
-    "exclusion_note",
-    "finite_everywhere",
-    "luma",
-    "psnr",
-    "psnr_of_error",
-    "ssim",
-]
-
 
 TAPS = 11
 """Side of the window in pixels: a Gaussian with sigma 1.5, truncated at 3.5 sigma."""

@@ -11,7 +11,6 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["THRESHOLD", "fourier_ring_correlation", "resolution"]
 
 THRESHOLD = 1 / 7
 """Correlation at the resolution limit (Nieuwenhuizen et al. 2013)."""

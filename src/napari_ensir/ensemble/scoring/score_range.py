@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.intensity_range import Range
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["ScoreRange", "TruthRange", "known_range", "score_range", "score_range_of"]
 
 BLOCK = 2**22
 """Number of pixels read at a time."""

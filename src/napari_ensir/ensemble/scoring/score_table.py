@@ -14,18 +14,6 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = [
-    "DIFFERENCE",
-    "PSNR",
-    "RESOLUTION",
-    "SSIM",
-    "STAR",
-    "TIED",
-    "Column",
-    "ScoreRow",
-    "ScoreTable",
-    "plus_minus",
-]
 
 STAR, TIED = "★", "≈"
 """Marks of the best value, and of values that do not differ significantly from it."""

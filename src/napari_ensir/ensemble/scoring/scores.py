@@ -45,19 +45,6 @@ if TYPE_CHECKING:
     Image = NDArray[Any]
     Slices = tuple[slice, ...]
 
-__all__ = [
-    "AVERAGE",
-    "BlockErrors",
-    "Difference",
-    "NoisyScores",
-    "block_errors",
-    "errors_of_parts",
-    "joined",
-    "scores_of_reference",
-    "side_by_side",
-    "verdict",
-]
-
 
 AVERAGE = "average"
 """Name and role of the average of the candidates, the baseline of differences."""
