@@ -320,8 +320,8 @@ class FitSession:
         report |= add_diagnostics(lut.report, [*found, *self.diagnostics])
         if matched := [one.fix for one in self.diagnostics if one.code == "truth-matched"]:
             report["matched_truth"] = matched
-        if settings.truth_noise is not None:
-            noise = report["truth_noise"] = self._matched_noise(settings.truth_noise)
+        if (noise := self._noise) is not None:
+            report["truth_noise"] = noise
             if reference.folds:
                 scores = scores_of_reference(reference, lut, self._estimator_settings(chosen), noise)
                 report["scores"] = scores.to_dict()
@@ -519,17 +519,18 @@ class FitSession:
     def _latest(self) -> WeightLUT:
         return self.estimate() if self.lut is None else self.lut
 
-    def _matched_noise(self, noise: TruthNoise) -> TruthNoise:
-        """Return the noise level of the ground truth after its intensities were matched."""
-        return noise if noise == "unknown" else float(noise) * self._noise_gain
+    @property
+    def _noise(self) -> TruthNoise | None:
+        """The noise level of the ground truth after its intensities were matched."""
+        noise = self.settings.truth_noise
+        return float(noise) * self._noise_gain if isinstance(noise, int | float) else noise
 
     def _psnr(self, error: float) -> float:
         """Return the PSNR after subtracting the noise of the truth; NaN if that is unknown or too large."""
-        if self.settings.truth_noise is None:
-            return psnr_of_error(error, self.score_range.peak)
-        noise = self._matched_noise(self.settings.truth_noise)
-        left = _NAN if noise == "unknown" else error - float(noise) ** 2
-        return psnr_of_error(left, self.score_range.peak) if left > 0 else _NAN
+        noise = self._noise
+        if noise is not None:
+            error = _NAN if noise == "unknown" else error - float(noise) ** 2
+        return psnr_of_error(error, self.score_range.peak) if error > 0 or noise is None else _NAN
 
     def _psnrs(self, weights: Weights) -> tuple[float, float]:
         """Return the PSNR on the pixels learned from and on those of ``held_out`` (NaN if there are none)."""
@@ -570,8 +571,7 @@ class FitSession:
             weights.append(lut)
         weights.append(self._zzpm_weights())
         blocks = errors_of_parts([part.in_bins(lut.binning) for part in parts], weights)
-        assert self.settings.truth_noise is not None
-        noise = self._matched_noise(self.settings.truth_noise)
+        noise = self._noise or "unknown"
         found = NoisyScores.of(lut.names, [blocks], self.score_range.peak, noise, roles)
         return [replace(row, method=lut.method) if row.role == "method" else row for row in found.rows]
 
