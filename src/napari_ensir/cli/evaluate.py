@@ -73,16 +73,17 @@ def evaluate(
                     if outside is not None:
                         outside.look([arrays[name] for name in named], stem if len(images) > 1 else "")
                     true, shown, valid = _shown(arrays, lut, settings.device)
+                    scored = [score(true, image, valid) for image in shown]
                     if settings.frc:
                         axis = score.channels_of(true.shape)
                         resolutions.append([resolution(true, image, axis) for image in shown])
-                    scores[stem] = [score(true, image, valid) for image in shown]
+                    scores[stem] = scored
                     not_finite += int(valid.size - valid.sum())
             if progress is not None:
                 progress(number + 1, len(images), "scoring images")
     stems = [stem for stem, _ in images.fields]
-    scored = [number for number, stem in enumerate(stems) if stem in scores]
-    found = check_reference(References(images), tuple(named), settings.channel_axis, stems, scored)
+    places = [number for number, stem in enumerate(stems) if stem in scores]
+    found = check_reference(References(images), tuple(named), settings.channel_axis, stems, places)
     warnings = [one.message for one in found]
     warnings += [] if outside is None else outside.warnings.values()
     rows = [ScoreRow(name, "candidate") for name in named]
@@ -143,9 +144,10 @@ def _evaluate_noisy(
                     shown = [*candidates, np.mean(candidates, axis=0)]
                     shown += [] if lut is None else [lut.apply(candidates, settings.device, check=False)]
                     cut, axis = score.inside(truth.shape), score.channels_of(truth.shape)
+                    blocks = block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis)
                     if settings.frc:
                         resolutions.append([resolution(truth, image, axis) for image in shown])
-                    parts.append(block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis))
+                    parts.append(blocks)
             if progress is not None:
                 progress(number + 1, len(images), "scoring images")
     others = [] if lut is None else [("ensemble", "ensemble")]

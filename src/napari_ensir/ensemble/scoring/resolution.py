@@ -56,7 +56,7 @@ def fourier_ring_correlation(
     >>> frequencies[[1, -1]].tolist(), bool((correlations > 0.999).all())
     ([0.015625, 0.5], True)
     """
-    images = [np.asarray(image, np.float64) for image in (one, other)]
+    images = [np.asarray(image) for image in (one, other)]
     if channel_axis is not None:
         images = [np.moveaxis(image, channel_axis, 0) for image in images]
     shape, size = images[0].shape, min(images[0].shape[-2:], default=0)
@@ -66,12 +66,7 @@ def fourier_ring_correlation(
             f"columns; these have the shapes {np.shape(one)} and {np.shape(other)}."
         )
     rows, columns = shape[-2:]
-    finite = np.isfinite(images[0]) & np.isfinite(images[1])
     window = np.hanning(rows)[:, None] * np.hanning(columns)
-    spectra = []
-    for image in images:
-        mean = image.mean(axis=(-2, -1), where=finite, keepdims=True) if finite.any() else 0.0
-        spectra.append(np.fft.rfft2(np.where(finite, image - mean, 0.0) * window))
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns))
     ring = np.rint(frequency * size).astype(int).ravel()
     # The transform holds half of the plane: the columns between the first and the last stand for two.
@@ -79,11 +74,19 @@ def fourier_ring_correlation(
     weight[:, 0] = 1
     if columns % 2 == 0:
         weight[:, -1] = 1
-    first, second = (spectrum.reshape(-1, ring.size) for spectrum in spectra)
-    products = ((first * second.conj()).real, np.abs(first) ** 2, np.abs(second) ** 2)
-    cross, *powers = (
-        np.bincount(ring, weight.ravel() * product.sum(axis=0))[: size // 2 + 1] for product in products
-    )
+    sums = np.zeros((3, size // 2 + 1))
+    for place in np.ndindex(shape[:-2]):
+        planes = [image[place].astype(np.float64) for image in images]
+        finite = np.isfinite(planes[0]) & np.isfinite(planes[1])
+        if not finite.any():
+            continue
+        first, second = (
+            np.fft.rfft2(np.where(finite, plane - plane[finite].mean(), 0.0) * window) for plane in planes
+        )
+        products = ((first * second.conj()).real, np.abs(first) ** 2, np.abs(second) ** 2)
+        for total, product in zip(sums, products, strict=True):
+            total += np.bincount(ring, (weight * product).ravel())[: len(total)]
+    cross, *powers = sums
     scale = np.sqrt(powers[0] * powers[1])
     correlations = np.divide(cross, scale, out=np.zeros_like(cross), where=scale > 0)
     return np.arange(size // 2 + 1) / size, correlations
