@@ -8,6 +8,7 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.lut.authors import MAX_BYTES, read_authors_table
+from napari_ensir.ensemble.lut.format import SUFFIX as SUFFIX
 from napari_ensir.ensemble.lut.format import read_table
 from napari_ensir.ensemble.lut.lut import WeightLUT
 from napari_ensir.ensemble.lut.report import FitReport
