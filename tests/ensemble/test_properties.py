@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from napari_ensir import compare, fit_lut
 from napari_ensir.devices import available_devices
-from napari_ensir.ensemble.scoring.scores import Scoring
+from napari_ensir.ensemble.scoring.metrics import Scoring
 from napari_ensir.restorers import CLASSICAL
 from tests.helpers.images import ENGINES, make_image, using
 

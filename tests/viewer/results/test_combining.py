@@ -113,7 +113,8 @@ def test_a_change_of_method_touches_no_hidden_plane(viewer, wait_for, monkeypatc
 
 def test_scores_are_those_of_the_command_line():
     """PSNR of a candidate depends on it and the truth alone, wherever it is asked for."""
-    from napari_ensir.ensemble.scoring.scores import Scoring, score_range
+    from napari_ensir.ensemble.scoring.metrics import Scoring
+    from napari_ensir.ensemble.scoring.score_range import score_range
     from napari_ensir.viewer.fit.request import FitRequest
     from napari_ensir.viewer.fit.worker import fit
 
