@@ -177,7 +177,7 @@ def test_extreme_values_do_not_overflow_the_sums(engine, m):
 
 
 def test_resetting_the_sums_halfway_does_not_change_them(engine, rng, monkeypatch):
-    images = [make_image(rng, (50, 50, 2), 3, np.uint16) for _ in range(2)]
+    images = [make_image(rng, (25, 30, 2), 2, np.uint16) for _ in range(2)]
     binning = choose_binning(np.uint16, (0, 65535))
     whole = of(images, binning, -1)
     for kind in ("compiled", "torch"):
