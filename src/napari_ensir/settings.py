@@ -12,45 +12,6 @@ from typing import Any, Literal
 from napari_ensir.devices import DEVICES
 from napari_ensir.errors import EnsembleError
 
-__all__ = [
-    "METHODS",
-    "METHOD_CHOICES",
-    "SHRINKAGE",
-    "TINY",
-    "ApplySettings",
-    "BlindSettings",
-    "CompareSettings",
-    "EvaluateSettings",
-    "FitSettings",
-    "HidingSettings",
-    "ReadingSettings",
-    "RestoreSettings",
-    "Setting",
-    "Settings",
-    "SweepSettings",
-    "TrainSettings",
-    "WritingSettings",
-    "bin_width_setting",
-    "channel_axis_setting",
-    "check_settings",
-    "crop_border_setting",
-    "data_range_setting",
-    "device_setting",
-    "evaluations_setting",
-    "intensities_setting",
-    "noise_setting",
-    "seed_setting",
-    "setting",
-    "settings_of",
-    "shrinkage_setting",
-    "steps_setting",
-    "table_of",
-    "tau_setting",
-    "truth_noise_setting",
-    "y_channel_setting",
-]
-
-
 METHODS = {
     "em": (
         "EM (paper)",
@@ -177,12 +138,13 @@ class Setting:
         >>> print(Setting("folds", "Folds", "Parts.", 2, "integer", minimum=2).allowed())
         a whole number from 2
         """
-        ways = [self._allowed_values()]
+        ways = [self.allowed_values()]
         ways += [f'"{self.word}" ({self.auto})'] if self.auto is not None else []
         ways += [f"None ({self.none})"] if self.none is not None else []
         return ways[0] if len(ways) == 1 else ", ".join(ways[:-1]) + " or " + ways[-1]
 
-    def _allowed_values(self) -> str:
+    def allowed_values(self) -> str:
+        """Describe the allowed values besides a word and None."""
         if self.kind == "choice":
             quoted = [f'"{one}"' if isinstance(one, str) else str(one) for one in self.choices or ()]
             return "one of " + ", ".join(quoted) + " or similar" * self.others
@@ -349,41 +311,6 @@ def check_settings(owner: Any, place: str = "") -> None:
             each.checked(getattr(owner, each.name))
         except EnsembleError as error:
             raise EnsembleError(f"{place}{error}") from None
-
-
-def table_of(owner: Any, as_options: bool = False) -> str:
-    """Return the settings as a Markdown table for the documentation.
-
-    Parameters
-    ----------
-    owner
-        Class of settings.
-    as_options
-        Whether to write the names as command-line options.
-
-    Examples
-    --------
-    >>> from napari_ensir.settings import ApplySettings
-    >>> print(table_of(ApplySettings, as_options=True).splitlines()[3])
-    | `--device` | `auto`, `cpu`, `cuda`, `mps` or similar | `auto` | Processor to compute on; ... |
-    """
-    rows = []
-    for each in settings_of(owner):
-        name = "--" + each.name.replace("_", "-") if as_options else each.name
-        quote = "" if as_options else '"'
-        if each.kind == "choice":
-            values = ", ".join(f"`{quote}{one}{quote}`" for one in each.choices or ())
-            values += " or similar" * each.others
-        else:
-            values = each._allowed_values()
-        values += f"; `{quote}{each.word}{quote}`: {each.auto}" if each.auto is not None else ""
-        flag = as_options and each.kind == "flag"
-        shown = f"{each.default:g}" if each.kind == "number" and each.default is not None else each.default
-        default = f"`{quote}{shown}{quote}`" if each.kind == "choice" else f"`{shown}`"
-        default_text = each.none if each.default is None else default
-        values, default_text = ("given or not", "not given") if flag else (values, default_text)
-        rows.append(f"| `{name}` | {values} | {default_text} | {each.description} |")
-    return "\n".join(["| setting | values | default | |", "|---|---|---|---|", *rows])
 
 
 # -- settings of several classes; a call may override any attribute -------------------------------------
@@ -693,6 +620,12 @@ class EvaluateSettings(Settings):
         description="Lowest and highest intensity; their difference is the peak of PSNR and SSIM.",
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
+    frc: bool = setting(
+        False,
+        title="Resolution",
+        description="Report the resolution by Fourier ring correlation with the ground truth.",
+        group="Scores",
+    )
     device: str = device_setting()
 
 
@@ -751,6 +684,9 @@ class RestoreSettings(Settings):
     device: str = device_setting()
 
 
+_recipe_setting = partial(setting, none="value of the recipe")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
     """Settings of training; see :data:`napari_ensir.restorers.training.recipes.RECIPES`.
@@ -758,8 +694,7 @@ class TrainSettings(Settings):
     A recipe ignores the settings of other recipes. None stands for the value of the recipe.
     """
 
-    steps: int | None = setting(
-        None,
+    steps: int | None = _recipe_setting(
         title="Steps",
         description=(
             "Total number of training steps, over which the learning rate decays. A resumed training "
@@ -768,18 +703,15 @@ class TrainSettings(Settings):
         minimum=1,
         maximum=10_000_000,
         step=100,
-        none="value of the recipe",
     )
     minutes: float | None = setting(
-        None,
         title="Time limit",
         description="Stop after this time; resuming continues with the remaining steps.",
         minimum=TINY,
         none="no limit",
         unit="minutes",
     )
-    width: int | None = setting(
-        None,
+    width: int | None = _recipe_setting(
         title="Width",
         description=(
             "Number of features at the finest level; a wider network learns better, but trains more slowly."
@@ -787,40 +719,31 @@ class TrainSettings(Settings):
         minimum=4,
         maximum=512,
         step=8,
-        none="value of the recipe",
     )
-    depth: int | None = setting(
-        None,
+    depth: int | None = _recipe_setting(
         title="Depth",
         description="Number of levels of the network.",
         minimum=1,
         maximum=6,
-        none="value of the recipe",
     )
-    batch: int | None = setting(
-        None,
+    batch: int | None = _recipe_setting(
         title="Batch",
         description="Number of patches in a step.",
         minimum=1,
         maximum=4096,
-        none="value of the recipe",
     )
-    patch: int | None = setting(
-        None,
+    patch: int | None = _recipe_setting(
         title="Patch",
         description="Side of a patch; less where an image is smaller.",
         minimum=8,
         maximum=4096,
-        none="value of the recipe",
         unit="pixels",
     )
-    learning_rate: float | None = setting(
-        None,
+    learning_rate: float | None = _recipe_setting(
         title="Learning rate",
         description="Greatest learning rate of AdamW.",
         minimum=1e-7,
         maximum=0.1,
-        none="value of the recipe",
     )
     average: float = setting(
         0.0,
@@ -865,13 +788,11 @@ class TrainSettings(Settings):
         maximum=10_000,
         group="Recipes",
     )
-    linear_share: float | None = setting(
-        None,
+    linear_share: float | None = _recipe_setting(
         title="Stage 1",
         description="For IR-CM: share of the steps in stage 1, whose paths start at the degraded image.",
         minimum=0,
         maximum=1,
-        none="value of the recipe",
         group="Recipes",
     )
     origin_weight: float = setting(
@@ -883,7 +804,6 @@ class TrainSettings(Settings):
         group="Recipes",
     )
     vgg: str | None = setting(
-        None,
         title="VGG-16",
         description="For IR-CM: file of the weights of a VGG-16, for the perceptual loss.",
         none="no perceptual loss",
@@ -897,8 +817,7 @@ class TrainSettings(Settings):
         maximum=1000,
         group="Recipes",
     )
-    sampled_share: float | None = setting(
-        None,
+    sampled_share: float | None = _recipe_setting(
         title="Sampled share",
         description=(
             "For IR-CM and DP-IR: share of the training that starts where sampling starts, rather than at "
@@ -906,7 +825,6 @@ class TrainSettings(Settings):
         ),
         minimum=0,
         maximum=1,
-        none="value of the recipe",
         group="Recipes",
     )
     latest: int = setting(
