@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,16 +16,11 @@ from napari_ensir.ensemble.checks.alignment import check_reference
 from napari_ensir.ensemble.checks.exposure import check_drift
 from napari_ensir.ensemble.compare.compare import compare as compare_methods
 from napari_ensir.ensemble.lut.load import load_lut
-from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, ScoreRow, ScoreTable
-from napari_ensir.ensemble.scoring.scores import (
-    NoisyScores,
-    Scoring,
-    TruthRange,
-    block_errors,
-    exclusion_note,
-    finite_everywhere,
-    known_range,
-)
+from napari_ensir.ensemble.scoring.metrics import Scoring, exclusion_note, finite_everywhere
+from napari_ensir.ensemble.scoring.resolution import resolution
+from napari_ensir.ensemble.scoring.score_range import TruthRange, known_range
+from napari_ensir.ensemble.scoring.score_table import PSNR, RESOLUTION, SSIM, ScoreRow, ScoreTable
+from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part, References, check_stems, open_set
 
@@ -34,7 +30,8 @@ if TYPE_CHECKING:
     from napari_ensir.cli.app import CompareOptions, EvaluateOptions
     from napari_ensir.ensemble.arrays.intensity_range import Range
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.scoring.scores import ImageScore, ScoreRange
+    from napari_ensir.ensemble.scoring.metrics import ImageScore
+    from napari_ensir.ensemble.scoring.score_range import ScoreRange
 
 __all__ = ["compare", "evaluate"]
 
@@ -63,6 +60,8 @@ def _evaluate_clean(
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Return results for JSON, the table and warnings."""
     scores: dict[str, list[ImageScore]] = {}
+    resolutions: list[list[float]] = []
+    frc = options.settings.frc
     not_finite = 0
     outside = None if lut is None else OutsideRange(lut)
 
@@ -77,7 +76,11 @@ def _evaluate_clean(
         shown = list(pixels.values())
         if lut is not None:
             shown.append(lut.apply(shown, options.settings.device, check=False))
-        scores[stem] = [score(truth, image, valid) for image in shown]
+        found = [score(truth, image, valid) for image in shown]
+        if frc:
+            axis = score.channels_of(truth.shape)
+            resolutions.append([resolution(truth, image, axis) for image in shown])
+        scores[stem] = found
         not_finite += int(valid.size - valid.sum())
 
     with options.output.progress() as progress:
@@ -92,28 +95,30 @@ def _evaluate_clean(
     if options.lut is not None:
         titles.append(("ensemble", "ensemble", f"by {options.lut.name}"))
     by_row = list(zip(*scores.values(), strict=True)) or [()] * len(titles)
+    means = [float(np.mean(each)) for each in zip(*resolutions, strict=True)] or [np.nan] * len(titles)
     rows = tuple(
         ScoreRow(
             name,
             role,
             psnr=float(np.mean([one.psnr for one in own] or [np.nan])),
             ssim=float(np.mean([one.ssim for one in own] or [np.nan])),
+            resolution=mean,
             note=note,
         )
-        for (name, role, note), own in zip(titles, by_row, strict=True)
+        for (name, role, note), own, mean in zip(titles, by_row, means, strict=True)
     )
     notes = (f"The peak of PSNR is {scale}.", *exclusion_note(not_finite))
     images = {"images": len(scores), "not_finite": not_finite}
     results = {
         "settings": options.settings.keywords() | scale.to_dict() | images,
         "rows": [
-            row.to_dict("name", "role", "psnr", "ssim")
+            row.to_dict("name", "role", "psnr", "ssim", *["resolution"] * frc)
             | {"images": {stem: one._asdict() for stem, one in zip(scores, own, strict=False)}}
             for row, own in zip(rows, by_row, strict=True)
         ],
         "notes": list(notes),
     }
-    return results, str(ScoreTable(rows, (PSNR, SSIM), notes)), warnings
+    return results, str(ScoreTable(rows, (PSNR, SSIM, *[RESOLUTION] * frc), notes)), warnings
 
 
 def _evaluate_noisy(
@@ -128,7 +133,7 @@ def _evaluate_noisy(
     if settings.y_channel:
         raise EnsembleError("y_channel is set, but the noise of Y is unknown; score all channels.")
     assert settings.truth_noise is not None
-    parts, drifts = [], []
+    parts, drifts, resolutions = [], [], []
 
     def score_image(number: int, stem: str) -> None:
         arrays = {role: np.asarray(one) for role, one in batch.images.load(number).items()}
@@ -138,14 +143,23 @@ def _evaluate_noisy(
         drifts.extend(check_drift(candidates, truth, axis, batch.label(stem)))
         shown = [*candidates, np.mean(candidates, axis=0)]
         shown += [] if lut is None else [lut.apply(candidates, settings.device, check=False)]
-        parts.append(block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis))
+        blocks = block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis)
+        if settings.frc:
+            resolutions.append([resolution(truth, image, axis) for image in shown])
+        parts.append(blocks)
 
     with options.output.progress() as progress:
         batch.each(score_image, "scoring images", progress)
     others = [] if lut is None else [("ensemble", "ensemble")]
     scores = NoisyScores.of(batch.names, parts, scale.high - scale.low, settings.truth_noise, others)
     results = {"settings": settings.keywords() | {"images": len(parts)}, **scores.to_dict()}
-    return results, str(scores), [one.message for one in drifts]
+    table = scores.table()
+    if settings.frc:
+        means = [float(np.mean(each)) for each in zip(*resolutions, strict=True)]
+        rows = tuple(replace(row, resolution=mean) for row, mean in zip(table.rows, means, strict=True))
+        table = replace(table, rows=rows, columns=(*table.columns, RESOLUTION))
+        results["resolutions"] = [row.to_dict("name", "resolution") for row in rows]
+    return results, str(table), [one.message for one in drifts]
 
 
 def _score_range(batch: Batch, given: tuple[float, float] | None) -> ScoreRange:
