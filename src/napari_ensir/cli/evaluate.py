@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,11 +42,12 @@ __all__ = ["compare", "evaluate"]
 
 def evaluate(options: EvaluateOptions) -> dict[str, str]:
     """Score candidates and, with a table, their ensemble; return the errors of failed images by stem."""
-    settings, output = options.settings, options.output
+    output = options.output
     lut = None if options.lut is None else load_lut(options.lut)
     images = open_candidates(options, lut)
+    options = replace(options, settings=replace(options.settings, channel_axis=images.channel_axis))
     check_outputs(images, (), output, read=[options.lut])
-    batch = Batch(images)
+    batch, settings = Batch(images), options.settings
     scale = _score_range(batch, settings.data_range)
     score = Scoring((scale.low, scale.high), settings.y_channel, settings.crop_border, settings.channel_axis)
     evaluation = _evaluate_clean if settings.truth_noise is None else _evaluate_noisy
@@ -82,6 +84,7 @@ def _evaluate_clean(
 
     with options.output.progress() as progress:
         batch.each(score_image, "scoring images", progress)
+    batch.check_any(scores)
     scored = [number for number, stem in enumerate(batch.stems) if stem in scores]
     found = check_reference(
         References(batch.images), batch.names, options.settings.channel_axis, batch.stems, scored
@@ -91,13 +94,13 @@ def _evaluate_clean(
     titles = [(name, "candidate", "") for name in batch.names]
     if options.lut is not None:
         titles.append(("ensemble", "ensemble", f"by {options.lut.name}"))
-    by_row = list(zip(*scores.values(), strict=True)) or [()] * len(titles)
+    by_row = list(zip(*scores.values(), strict=True))
     rows = tuple(
         ScoreRow(
             name,
             role,
-            psnr=float(np.mean([one.psnr for one in own] or [np.nan])),
-            ssim=float(np.mean([one.ssim for one in own] or [np.nan])),
+            psnr=float(np.mean([one.psnr for one in own])),
+            ssim=float(np.mean([one.ssim for one in own])),
             note=note,
         )
         for (name, role, note), own in zip(titles, by_row, strict=True)
@@ -142,6 +145,7 @@ def _evaluate_noisy(
 
     with options.output.progress() as progress:
         batch.each(score_image, "scoring images", progress)
+    batch.check_any(parts)
     others = [] if lut is None else [("ensemble", "ensemble")]
     scores = NoisyScores.of(batch.names, parts, scale.high - scale.low, settings.truth_noise, others)
     results = {"settings": settings.keywords() | {"images": len(parts)}, **scores.to_dict()}
@@ -157,8 +161,7 @@ def _score_range(batch: Batch, given: tuple[float, float] | None) -> ScoreRange:
     dtypes: list[np.dtype[Any]] = []
     if given is None:
         for_each(lambda truth: dtypes.append(np.dtype(truth.dtype)))
-        if not dtypes:
-            raise EnsembleError(f"no image could be read; first error: {next(iter(batch.failed.values()))}")
+        batch.check_any(dtypes)
     known = known_range(dtypes, given)
     if known is not None:
         return known
@@ -184,6 +187,7 @@ def compare(options: CompareOptions) -> None:
         check_stems(images, inputs, Part.LOW_RESOLUTION)
         low_resolution = [np.asarray(inputs.load(k)[Part.LOW_RESOLUTION]) for k in range(len(inputs))]
     references, names = References(images), Batch(images).names
+    settings = replace(options.settings, channel_axis=images.channel_axis)
     with output.progress() as progress:
         found = compare_methods(
             references,
@@ -192,9 +196,9 @@ def compare(options: CompareOptions) -> None:
             methods=options.method or None,
             low_resolution=low_resolution,
             progress=progress,
-            **options.settings.keywords(),
+            **settings.keywords(),
         )
     stems = references.labels
-    odd = check_reference(references, names, options.settings.channel_axis, stems)
+    odd = check_reference(references, names, settings.channel_axis, stems)
     results = found.to_dict() | {"stems": stems, "warnings": terminal.warn(messages_of(odd))}
     output.finish(results, str(found))

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.batch import Batch, OutputImage, check_outputs, suffix_like
+from napari_ensir.cli.batch import (
+    Batch,
+    OutputImage,
+    check_outputs,
+    named_channel_axis,
+    note_alpha,
+    suffix_like,
+)
 from napari_ensir.cli.options import metavar, with_restorer_options
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
@@ -155,12 +162,15 @@ def restore(options: RestoreOptions) -> dict[str, str]:
     """
     restorers = choose_restorers(options.restorers, options.settings, options.denoiser)
     planned = Restorations(options, tuple(restorers), options.out)
-    return planned.write(lambda _, name: restorers[name], options.settings.channel_axis)
+    axis = channel_axis_of(planned.images, options.settings.channel_axis, options.pool_channels)
+    return planned.write(lambda _, name: restorers[name], axis)
 
 
-def channel_axis_of(images: ImageSet, given: int | None) -> int | None:
-    """Return the given axis; if it is None and the files are colour images, -1."""
-    return -1 if given is None and images.open(0)[Part.IMAGE].is_colour else given
+def channel_axis_of(images: ImageSet, given: int | None, pool: bool = False) -> int | None:
+    """Return the given axis; if it is None, -1 for colour files, or the axis that the files name C."""
+    if given is None and images.open(0)[Part.IMAGE].is_colour:
+        return -1
+    return named_channel_axis(images) if given is None and not pool else given
 
 
 def _restored(restorer: Restorer, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -210,6 +220,7 @@ class Restorations:
     ) -> None:
         self.output, self.names, self.out = options.output, names, out
         self.images = open_set({}, {Part.IMAGE: options.image})
+        note_alpha(self.images, self.output)
         self.batch = Batch(self.images)
         self.plans: dict[str, list[_Plan]] = {stem: [] for stem in self.batch.stems}
         several = folder or len(names) > 1
@@ -241,15 +252,28 @@ class Restorations:
             )
         return _Plan(name, source, OutputImage("--out", target, dtype, pixels.ndim, colour, source))
 
-    def arrays(self) -> list[NDArray[Any]]:
-        """Read the pixels of all images."""
-        return [np.asarray(self.images.load(number)[Part.IMAGE]) for number in range(len(self.images))]
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Read the pixels of all images, by stem.
 
-    def warnings(self, restorers: Sequence[Restorer], arrays: Sequence[NDArray[Any]]) -> list[str]:
+        Raises
+        ------
+        EnsembleError
+            If none can be read.
+        """
+        found: dict[str, NDArray[Any]] = {}
+
+        def read(number: int, stem: str) -> None:
+            found[stem] = np.asarray(self.images.load(number)[Part.IMAGE])
+
+        self.batch.each(read)
+        self.batch.check_any(found)
+        return found
+
+    def warnings(self, restorers: Sequence[Restorer], arrays: Mapping[str, NDArray[Any]]) -> list[str]:
         """Return the warnings of these restorers about the images, whose pixels are ``arrays``."""
         return [
             self._of_image(stem, warning)
-            for stem, array in zip(self.batch.stems, arrays, strict=True)
+            for stem, array in arrays.items()
             for restorer in restorers
             for warning in input_warnings_of(restorer, array)
         ]
