@@ -38,7 +38,7 @@ from napari_ensir.viewer.layers.matching import candidate_name
 from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.restore.controls import BLIND, RestoreControls
-from napari_ensir.viewer.results.combining import Combined, combine
+from napari_ensir.viewer.results.combining import Images, combine
 from napari_ensir.viewer.results.layers import Outputs
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class RestoreWidget(RestoreControls):
             restorers = [with_settings(each, data_range=settings["data_range"]) for each in restorers]
         keys, names = tuple(self.restorers.value), _unique([each.name for each in restorers])
 
-        def work(progress: Progress) -> tuple[BlindResult, Combined, list[_Remarks]]:
+        def work(progress: Progress) -> tuple[BlindResult, Images, list[_Remarks]]:
             array = np.asarray(origin.data)
             blind = restore_and_combine(
                 array, restorers, names, channel_axis=axis, device=device, progress=progress, **settings
@@ -155,7 +155,7 @@ class RestoreWidget(RestoreControls):
             combined = combine(blind.lut, images, origin.rgb, device, progress)
             return blind, combined, _remarks(restorers, array)
 
-        def show(results: tuple[BlindResult, Combined, list[_Remarks]]) -> None:
+        def show(results: tuple[BlindResult, Images, list[_Remarks]]) -> None:
             blind, combined, remarks = results
             before = list(self.viewer.layers)
             named = list(zip(blind.names, blind.candidates, strict=True))
