@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +50,15 @@ PoolChannels = Annotated[
         "--pool-channels",
         help="Treat channels alike, even if ImageJ or OME files name their axis; else it is --channel-axis.",
         rich_help_panel="Images",
+    ),
+]
+Metrics = Annotated[
+    list[str],
+    Option(
+        "--metric",
+        metavar="NAME",
+        help="A full-reference metric of pyiqa to score with as well, such as lpips; can be repeated.",
+        rich_help_panel="Scores",
     ),
 ]
 Scheduler = Annotated[
@@ -184,6 +193,7 @@ class EvaluateOptions:
     lut: Path | None = Option(None, metavar="PATH", help="Also score the ensemble of this lookup table.")
     match: Match = False
     pool_channels: PoolChannels = False
+    metric: Metrics = field(default_factory=list)
     settings: EvaluateSettings
     output: Output
 
@@ -212,6 +222,7 @@ class CompareOptions:
     )
     match: Match = False
     pool_channels: PoolChannels = False
+    metric: Metrics = field(default_factory=list)
     settings: CompareSettings
     output: Output
 

@@ -16,6 +16,7 @@ from napari_ensir.ensemble.checks.alignment import check_reference
 from napari_ensir.ensemble.checks.exposure import check_drift
 from napari_ensir.ensemble.compare.compare import compare as compare_methods
 from napari_ensir.ensemble.lut.load import load_lut
+from napari_ensir.ensemble.scoring.perceptual import open_metrics
 from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import (
     NoisyScores,
@@ -25,6 +26,7 @@ from napari_ensir.ensemble.scoring.scores import (
     exclusion_note,
     finite_everywhere,
     known_range,
+    mean_of_metrics,
 )
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part, References, check_stems, open_set
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from napari_ensir.cli.app import CompareOptions, EvaluateOptions
     from napari_ensir.ensemble.arrays.intensity_range import Range
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.scoring.scores import ImageScore, ScoreRange
+    from napari_ensir.ensemble.scoring.scores import ScoreRange
 
 __all__ = ["compare", "evaluate"]
 
@@ -49,7 +51,13 @@ def evaluate(options: EvaluateOptions) -> dict[str, str]:
     check_outputs(images, (), output, read=[options.lut])
     batch, settings = Batch(images), options.settings
     scale = _score_range(batch, settings.data_range)
-    score = Scoring((scale.low, scale.high), settings.y_channel, settings.crop_border, settings.channel_axis)
+    score = Scoring(
+        (scale.low, scale.high),
+        settings.y_channel,
+        settings.crop_border,
+        settings.channel_axis,
+        open_metrics(options.metric, settings.device),
+    )
     evaluation = _evaluate_clean if settings.truth_noise is None else _evaluate_noisy
     results, text, warnings = evaluation(options, batch, lut, score, scale)
     output.finish({**results, "failed": batch.failed, "warnings": terminal.warn(warnings)}, text)
@@ -64,7 +72,7 @@ def _evaluate_clean(
     scale: ScoreRange,
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Return results for JSON, the table and warnings."""
-    scores: dict[str, list[ImageScore]] = {}
+    scores: dict[str, list[dict[str, float]]] = {}
     not_finite = 0
     outside = None if lut is None else OutsideRange(lut)
 
@@ -79,7 +87,9 @@ def _evaluate_clean(
         shown = list(pixels.values())
         if lut is not None:
             shown.append(lut.apply(shown, options.settings.device, check=False))
-        scores[stem] = [score(truth, image, valid) for image in shown]
+        scores[stem] = [
+            score(truth, image, valid)._asdict() | score.perceptual(truth, image) for image in shown
+        ]
         not_finite += int(valid.size - valid.sum())
 
     with options.output.progress() as progress:
@@ -96,27 +106,21 @@ def _evaluate_clean(
         titles.append(("ensemble", "ensemble", f"by {options.lut.name}"))
     by_row = list(zip(*scores.values(), strict=True))
     rows = tuple(
-        ScoreRow(
-            name,
-            role,
-            psnr=float(np.mean([one.psnr for one in own])),
-            ssim=float(np.mean([one.ssim for one in own])),
-            note=note,
-        )
-        for (name, role, note), own in zip(titles, by_row, strict=True)
+        ScoreRow(name, role, psnr=mean["psnr"], ssim=mean["ssim"], note=note, metrics=mean)
+        for (name, role, note), mean in zip(titles, map(mean_of_metrics, by_row), strict=True)
     )
     notes = (f"The peak of PSNR is {scale}.", *exclusion_note(not_finite))
     images = {"images": len(scores), "not_finite": not_finite}
     results = {
         "settings": options.settings.keywords() | scale.to_dict() | images,
         "rows": [
-            row.to_dict("name", "role", "psnr", "ssim")
-            | {"images": {stem: one._asdict() for stem, one in zip(scores, own, strict=False)}}
+            row.to_dict("name", "role", *row.metrics) | {"images": dict(zip(scores, own, strict=True))}
             for row, own in zip(rows, by_row, strict=True)
         ],
         "notes": list(notes),
     }
-    return results, str(ScoreTable(rows, (PSNR, SSIM), notes)), warnings
+    columns = (PSNR, SSIM, *(metric.column for metric in score.metrics))
+    return results, str(ScoreTable(rows, columns, notes)), warnings
 
 
 def _evaluate_noisy(
@@ -128,6 +132,8 @@ def _evaluate_noisy(
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Score against a noisy ground truth, without SSIM and the Y channel."""
     settings = options.settings
+    if score.metrics:
+        raise EnsembleError("--metric is given, but the ground truth is noisy; metrics need a clean one.")
     if settings.y_channel:
         raise EnsembleError("y_channel is set, but the noise of Y is unknown; score all channels.")
     assert settings.truth_noise is not None
@@ -195,6 +201,7 @@ def compare(options: CompareOptions) -> None:
             bin_width=options.bin_width or None,
             methods=options.method or None,
             low_resolution=low_resolution,
+            metrics=options.metric,
             progress=progress,
             **settings.keywords(),
         )
