@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -41,6 +42,8 @@ def here(tmp_path, monkeypatch):
             for place in (f"{folder}/{stem}{name}", f"all/{folder}/{stem}", f"beside/{stem}{name}"):
                 (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
                 write_image(f"{place}.png", image, overwrite=True)
+    shutil.copytree("near", "mixed")
+    shutil.copytree("near", "mixed/previews")  # a folder that holds images is one candidate
     return tmp_path
 
 
@@ -52,6 +55,7 @@ def here(tmp_path, monkeypatch):
         (["-c", "B=beside/{stem}_out.png", "-t", "beside/{stem}.png"], ["B"]),
         (["-c", "all", "-t", "all/gt"], ["far", "near"]),
         (["-c", "near", "-t", "gt"], ["near"]),
+        (["-c", "mixed", "-t", "gt"], ["mixed"]),
     ],
 )
 def test_images_are_matched_by_patterns_and_folders(here, arguments, names):

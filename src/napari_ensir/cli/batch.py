@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import FileImage
-from napari_ensir.files.sets import Part, open_set, stem_of
+from napari_ensir.files.sets import Part, is_image, open_set, stem_of
 from napari_ensir.files.zarr import is_zarr
 
 if TYPE_CHECKING:
@@ -96,19 +97,20 @@ def open_candidates(
 def _named_paths(text: str, truth: Path | None, lut: WeightLUT | None) -> Iterator[tuple[str, Path]]:
     """Yield name and path of NAME=PATH, of a path, or of each folder in a folder but that of the truth."""
     path = Path(text)
-    if not path.exists():
+    if not os.path.exists(path):
         name, equals, value = text.partition("=")
         if not (name.strip() and equals and value):
             raise typer.BadParameter(f"{text!r} is not NAME=PATH", param_hint="--candidate")
         yield name, Path(value)
         return
-    folders = [each for each in sorted(path.iterdir()) if each.is_dir()] if path.is_dir() else []
-    folders = [each for each in folders if not (each.name.startswith(".") or is_zarr(each))]
-    if not folders or is_zarr(path):
-        yield path.name if path.is_dir() else stem_of(path), path
-    for folder in folders if not is_zarr(path) else []:
+    held = sorted(path.iterdir()) if path.is_dir() and not is_zarr(path) else []
+    if not held or any(map(is_image, held)):
+        yield path.resolve().name if held else stem_of(path), path
+        return
+    for folder in held:
         is_truth = truth is not None and folder.resolve() == truth.resolve()
-        if not is_truth and (lut is None or folder.name in lut.names):
+        known = lut is None or folder.name in lut.names
+        if folder.is_dir() and known and not is_truth and not folder.name.startswith("."):
             yield folder.name, folder
 
 

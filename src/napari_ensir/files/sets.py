@@ -57,9 +57,9 @@ def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
     elif len(paths) > 1:
         found = _by_stem(paths, "the command", role)
     elif path.is_dir() and not is_zarr(path):
-        found = _by_stem(sorted(filter(_is_image, path.iterdir())), text, role)
+        found = _by_stem(sorted(filter(is_image, path.iterdir())), text, role)
     elif not path.exists() and any(letter in text for letter in "*?["):
-        found = _by_stem(sorted(filter(_is_image, map(Path, glob(text)))), text, role)
+        found = _by_stem(sorted(filter(is_image, map(Path, glob(text)))), text, role)
     else:
         if not path.exists():
             raise EnsembleError(
@@ -73,7 +73,8 @@ def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
     return found
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Return whether a path has the name of an image, or is a Zarr; hidden files do not count."""
     is_file = path.suffix.lower() in SUFFIXES
     return not path.name.startswith(".") and (is_file or (path.is_dir() and is_zarr(path)))
 
