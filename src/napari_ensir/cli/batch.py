@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.files.sets import ImageSet
+    from napari_ensir.files.sets import ImageSet, Role
     from napari_ensir.files.zarr import ZarrImage
 
 __all__ = [
     "Batch",
     "OutputImage",
     "check_outputs",
+    "first_readable",
     "lut_target",
     "named_channel_axis",
     "note_alpha",
@@ -114,28 +115,36 @@ def _named_paths(text: str, truth: Path | None, lut: WeightLUT | None) -> Iterat
             yield folder.name, folder
 
 
+def first_readable(images: ImageSet) -> dict[Role, FileImage | ZarrImage]:
+    """Open the first field that can be opened; the errors of others are reported when they are read."""
+    for number in range(len(images)):
+        with suppress(EnsembleError):
+            return images.open(number)
+    return {}
+
+
 def named_channel_axis(images: ImageSet) -> int | None:
     """Return the axis that the ImageJ, OME-TIFF or OME-Zarr files name C, if it holds several channels."""
-    for number in range(len(images)):
-        with suppress(EnsembleError):  # reported when the image is read
-            image = images.open(number)[images.roles[0]]
-            if isinstance(image, FileImage):
-                named = image.tiff is not None and image.tiff.kind != "plain" and not image.is_colour
-                axes = list(image.tiff.axes) if image.tiff is not None and named else []
-            else:
-                axes = [str(each["name"]).upper() for each in image.ome["axes"]] if image.ome else []
-            sizes = zip(axes, image.array.shape, strict=False)
-            kept = [axis for axis, size in sizes if size > 1 or (axis != "C" and not images.squeeze)]
-            return kept.index("C") if "C" in kept else None
-    return None
+    image = next(iter(first_readable(images).values()), None)
+    axes: list[str] = []
+    if isinstance(image, FileImage):
+        axes = list(image.tiff.axes) if image.tiff and image.tiff.kind != "plain" else []
+    elif image is not None and image.ome is not None:
+        axes = [str(each["name"]).upper() for each in image.ome["axes"]]
+    sizes = [] if image is None else image.array.shape
+    kept = [
+        axis
+        for axis, size in zip(axes, sizes, strict=False)
+        if size > 1 or (axis != "C" and not images.squeeze)
+    ]
+    return kept.index("C") if "C" in kept else None
 
 
 def note_alpha(images: ImageSet, output: Output) -> None:
     """Print a note if the first images have an alpha channel, which is left out."""
-    with suppress(EnsembleError):  # reported when the image is read
-        for image in images.open(0).values():
-            if isinstance(image, FileImage) and image.has_alpha and not output.quiet:
-                terminal.error(f"the alpha channel of {image.path} is opaque and is left out.")
+    for image in first_readable(images).values():
+        if isinstance(image, FileImage) and image.has_alpha and not output.quiet:
+            terminal.error(f"the alpha channel of {image.path} is opaque and is left out.")
 
 
 class Batch:
