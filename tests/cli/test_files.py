@@ -53,6 +53,7 @@ def here(tmp_path, monkeypatch):
         (["-c", "A=near", "-c", "B=far/{stem}_out.png", "-t", "gt"], ["A", "B"]),
         (["-c", "A=near/*.png", "-t", "gt/{stem}.png"], ["A"]),
         (["-c", "B=beside/{stem}_out.png", "-t", "beside/{stem}.png"], ["B"]),
+        (["-c", "B=beside/*_out.png", "-t", "beside/*.png"], ["B"]),
         (["-c", "all", "-t", "all/gt"], ["far", "near"]),
         (["-c", "near", "-t", "gt"], ["near"]),
         (["-c", "mixed", "-t", "gt"], ["mixed"]),

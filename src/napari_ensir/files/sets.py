@@ -19,7 +19,7 @@ from napari_ensir.files.png import SUFFIXES, FileImage
 from napari_ensir.files.zarr import ZarrImage, is_zarr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -46,31 +46,40 @@ def stem_of(path: Path) -> str:
     return name.removesuffix(".ome")
 
 
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for all images whose names match, such as ``restored/*_care.tif``."""
+    return "{stem}" in str(path) or path.name.count("*") == 1
+
+
 def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
     """Return the images of a folder, of a pattern or of several paths by stem; None for one image."""
-    path, text = paths[0], str(paths[0])
-    if "{stem}" in text:
-        before, *after = (re.escape(part) for part in text.split("{stem}"))
-        pattern = re.compile(before + r"(?P<stem>[^/\\]+)" + "(?P=stem)".join(after))
-        names = sorted(glob(escape(text).replace("{stem}", "*")))
-        found = {match["stem"]: Path(name) for name in names if (match := pattern.fullmatch(name))}
-    elif len(paths) > 1:
-        found = _by_stem(paths, "the command", role)
-    elif path.is_dir() and not is_zarr(path):
-        found = _by_stem(sorted(filter(is_image, path.iterdir())), text, role)
-    elif not path.exists() and any(letter in text for letter in "*?["):
-        found = _by_stem(sorted(filter(is_image, map(Path, glob(text)))), text, role)
-    else:
-        if not path.exists():
-            raise EnsembleError(
-                f"there is no {path} ({_describe(role)}); give an image, a folder or a Zarr array."
-            )
+    path, place = paths[0], f"{paths[0]} ({_describe(role)})"
+    if len(paths) > 1:
+        return _by_stem(((stem_of(each), each) for each in paths), "the command", role)
+    if is_pattern(path) and not path.exists():
+        found = _by_stem(_matching(path), str(path), role)
+        if not found:
+            raise EnsembleError(f"{place} matches no image; {{stem}} or * stands for the name of an image.")
+        return found
+    if not path.exists():
+        raise EnsembleError(f"there is no {place}; give an image, a folder or a Zarr array.")
+    if not path.is_dir() or is_zarr(path):
         return None
+    images = filter(is_image, sorted(path.iterdir()))
+    found = _by_stem(((stem_of(each), each) for each in images), str(path), role)
     if not found:
-        fix = f"holds no image; give a folder of {', '.join(SUFFIXES)} files."
-        fix = fix if path.is_dir() else "matches no image; {stem} stands for the name of an image."
-        raise EnsembleError(f"{text} ({_describe(role)}) {fix}")
+        raise EnsembleError(f"{place} holds no image; give a folder of {', '.join(SUFFIXES)} files.")
     return found
+
+
+def _matching(path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the stem and the path of each image that matches a pattern."""
+    text = str(path) if "{stem}" in str(path) else str(path.with_name(path.name.replace("*", "{stem}")))
+    before, *after = (re.escape(part) for part in text.split("{stem}"))
+    pattern = re.compile(before + r"(?P<stem>[^/\\]+)" + "(?P=stem)".join(after))
+    for name in sorted(glob(escape(text).replace("{stem}", "*"))):
+        if (match := pattern.fullmatch(name)) and is_image(Path(name)):
+            yield stem_of(Path(match["stem"])), Path(name)
 
 
 def is_image(path: Path) -> bool:
@@ -79,10 +88,9 @@ def is_image(path: Path) -> bool:
     return not path.name.startswith(".") and (is_file or (path.is_dir() and is_zarr(path)))
 
 
-def _by_stem(paths: Iterable[Path], place: str, role: Role) -> dict[str, Path]:
+def _by_stem(images: Iterable[tuple[str, Path]], place: str, role: Role) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in paths:
-        stem = stem_of(path)
+    for stem, path in images:
         if stem in found:
             raise EnsembleError(
                 f"{place} holds both {found[stem].name} and {path.name}, so the image {stem} of "
@@ -205,8 +213,8 @@ def open_set(
 ) -> ImageSet:
     """Match images by their paths: single images or Zarr arrays, or folders of them.
 
-    A path may also be a pattern: ``out/{stem}_SwinIR.png``, where ``{stem}`` is the name of the image, or
-    ``out/*.png``.
+    A path may also be a pattern such as ``out/{stem}_SwinIR.png`` or ``out/*_SwinIR.png``; ``{stem}``, or the
+    only ``*``, stands for the name of the image.
 
     Parameters
     ----------
