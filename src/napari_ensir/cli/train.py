@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari_ensir.cli.app import TrainOptions
     from napari_ensir.restorers.training.trainer import Trainer
 
-__all__ = ["train"]
-
 _CHECKS = 20
 """Number of times that a training is validated and saved."""
 
