@@ -123,11 +123,6 @@ class Diagnostic:
     def __str__(self) -> str:
         return self.message
 
-    @property
-    def action(self) -> str:
-        """What corrects the problem, such as ``"align"``; empty if nothing is offered."""
-        return str((self.fix or {}).get("action", ""))
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return asdict(self)
