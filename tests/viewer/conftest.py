@@ -68,7 +68,7 @@ class Everything:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It starts a Python for each kind of candidates; ``test_warm_up.py`` is about that."""
+    """It starts a Python for each dtype; ``fit/test_precompile.py`` is about that."""
     monkeypatch.setattr(warm_up, "_BEGUN", Everything())
 
 

@@ -25,7 +25,8 @@ from napari_ensir.ensemble.compare.baselines import (
     Regression,
 )
 from napari_ensir.ensemble.estimators.base import METHODS
-from napari_ensir.ensemble.scoring.metrics import Scoring, exclusion_note, finite_everywhere
+from napari_ensir.ensemble.scoring.metrics import Scoring, exclusion_note, finite_everywhere, mean_of_metrics
+from napari_ensir.ensemble.scoring.perceptual import open_metrics
 from napari_ensir.ensemble.scoring.score_range import known_range, score_range
 from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, Column, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import AVERAGE, NoisyScores, block_errors, joined, side_by_side
@@ -76,7 +77,7 @@ class Comparison(ScoreTable):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        keys = ["name", "role", "psnr", "ssim", "fit_seconds", "image_seconds", "note"]
+        keys = ["name", "role", "psnr", "ssim", "fit_seconds", "image_seconds", "note", *self.rows[0].metrics]
         if self.noisy is not None:
             keys += ["difference", "standard_error", "mse", "psnr_error", "best"]
         rows = [row.to_dict(*keys) for row in self.rows]
@@ -121,6 +122,7 @@ def compare(
     samples: int | None = 100_000,
     device: str | torch.device = "auto",
     truth_noise: float | Literal["unknown"] | None = None,
+    metrics: Sequence[str] = (),
 ) -> Comparison:
     """Compare methods and baselines by cross-validation.
 
@@ -160,6 +162,8 @@ def compare(
     truth_noise : float or "unknown", optional
         As for :func:`napari_ensir.fit_lut`. Scores are then those of
         :class:`~napari_ensir.ensemble.scoring.scores.NoisyScores`, and EM is excluded.
+    metrics : sequence of str
+        Names of full-reference metrics of pyiqa, such as ``"lpips"``; each adds a column.
 
     Returns
     -------
@@ -206,7 +210,10 @@ def compare(
         and not (isinstance(one, BinSets) and noise is not None and one.method.startswith("em"))
     ]
     chosen = every if methods is None else _chosen(every, methods)
-    scoring = Scoring((scale.low, scale.high), y_channel, crop_border, channel_axis)
+    if metrics and noise is not None:
+        raise EnsembleError("metrics are given, but the ground truth is noisy; they need a clean one.")
+    opened = open_metrics(metrics, device)
+    scoring = Scoring((scale.low, scale.high), y_channel, crop_border, channel_axis, opened)
     run = _Run(pairs, small, folds, scoring, progress)
     rows = tuple(run.row(combiner, (number, len(chosen))) for number, combiner in enumerate(chosen))
     settings = {
@@ -223,7 +230,8 @@ def compare(
     }
     notes = [f"The peak of PSNR is {scale}.", *exclusion_note(run.not_finite)]
     if noise is None:
-        return Comparison(rows, COLUMNS, tuple(notes), settings=settings)
+        columns = (*COLUMNS[:2], *(metric.column for metric in opened), *COLUMNS[2:])
+        return Comparison(rows, columns, tuple(notes), settings=settings)
     noisy = run.noisy_scores(chosen, rows, scale.peak, noise)
     notes = [*(notes if noise != "unknown" else notes[1:]), *noisy.notes]
     for number, (candidates, truth) in enumerate(pairs):
@@ -364,6 +372,12 @@ class _Run:
             fit_seconds=fitting / self.folds,
             image_seconds=predicting / len(self.pairs),
             note=combiner.note,
+            metrics=mean_of_metrics(
+                [
+                    self.scoring.perceptual(truth, result)
+                    for (_, truth), result in zip(self.pairs, results, strict=True)
+                ]
+            ),
         )
 
     def _block_errors(self, results: Sequence[Image]) -> BlockErrors:

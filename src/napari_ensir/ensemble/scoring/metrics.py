@@ -13,11 +13,12 @@ from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.blocks import Slices
+    from napari_ensir.ensemble.scoring.perceptual import PerceptualMetric
 
     Image = NDArray[Any]
 
@@ -266,6 +267,17 @@ class ImageScore(NamedTuple):
     ssim: float
 
 
+def mean_of_metrics(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean over images of each metric.
+
+    Examples
+    --------
+    >>> mean_of_metrics([{"lpips": 0.25}, {"lpips": 0.75}])
+    {'lpips': 0.5}
+    """
+    return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
+
+
 def finite_everywhere(arrays: Sequence[Image]) -> NDArray[np.bool_]:
     """Return a mask of the pixels that are finite in all arrays, which have one shape.
 
@@ -312,6 +324,8 @@ class Scoring:
         Width of the border that is excluded along the last two spatial axes.
     channel_axis : int or None
         None: the last axis, if it has length 3 and there are at least 3 axes.
+    metrics : tuple of PerceptualMetric
+        Metrics of :meth:`perceptual`.
 
     Examples
     --------
@@ -325,6 +339,20 @@ class Scoring:
     y_channel: bool = False
     crop_border: int = 0
     channel_axis: int | None = None
+    metrics: tuple[PerceptualMetric, ...] = ()
+
+    def perceptual(self, truth: Image, image: Image) -> dict[str, float]:
+        """Score one image by the metrics, without the border; pixels that are not finite count as 0.
+
+        Parameters
+        ----------
+        truth, image : arrays of one shape
+        """
+        if not self.metrics:
+            return {}
+        axis, inside = self.channels_of(truth.shape), self.inside(truth.shape)
+        pixels = [np.nan_to_num(np.asarray(one)[inside], posinf=0, neginf=0) for one in (truth, image)]
+        return {metric.name: metric(pixels[0], pixels[1], self.data_range, axis) for metric in self.metrics}
 
     def __call__(self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None) -> ImageScore:
         """Score one image.

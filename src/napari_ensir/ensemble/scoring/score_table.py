@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from math import floor, isfinite, isnan, log10, nan
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 STAR, TIED = "★", "≈"
@@ -79,6 +79,8 @@ class ScoreRow:
     fit_seconds, image_seconds : float
         Mean time to learn, and to combine the candidates of one image.
     note : str
+    metrics : mapping of str to float
+        Further scores, such as LPIPS, by name.
     """
 
     name: str
@@ -97,6 +99,11 @@ class ScoreRow:
     fit_seconds: float = nan
     image_seconds: float = nan
     note: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def value(self, key: str) -> Any:
+        """Return an attribute or a metric."""
+        return self.metrics[key] if key in self.metrics else getattr(self, key)
 
     def to_dict(self, *keys: str) -> dict[str, Any]:
         """Return some attributes for JSON.
@@ -111,7 +118,7 @@ class ScoreRow:
         dict
             NaN is replaced by None.
         """
-        values = {key: getattr(self, key) for key in keys}
+        values = {key: self.value(key) for key in keys}
         return {key: None if isinstance(one, float) and isnan(one) else one for key, one in values.items()}
 
 
@@ -121,7 +128,7 @@ class Column(NamedTuple):
     Attributes
     ----------
     key : str
-        Attribute of :class:`ScoreRow`.
+        Attribute or metric of :class:`ScoreRow`.
     title, unit : str
     decimals : int or None
         Digits after the decimal point; None: as many as the standard error allows, and a sign.
@@ -143,7 +150,7 @@ class Column(NamedTuple):
 
     def text(self, row: ScoreRow) -> str:
         """Format the value of a row."""
-        value, error = getattr(row, self.key), getattr(row, self.error) if self.error else nan
+        value, error = row.value(self.key), row.value(self.error) if self.error else nan
         if isnan(value):
             return "–"
         if self.decimals is None:
@@ -244,7 +251,7 @@ class ScoreTable:
         """
         if column.error == "standard_error":
             return [STAR if row.best else TIED if row.tied else "" for row in self.rows]
-        values = [getattr(row, column.key) for row in self.rows]
+        values = [row.value(column.key) for row in self.rows]
         known = [value for value in values if not isnan(value)]
         if self._is_paired or column.largest_is_best is None or not known:
             return [""] * len(values)
@@ -298,7 +305,7 @@ class ScoreTable:
         writer = csv.writer(file)
         writer.writerow([*titles, "note"])
         for row in self.rows:
-            values = [getattr(row, key) for key in (*keys, "note")]
+            values = [row.value(key) for key in (*keys, "note")]
             writer.writerow([f"{one:.9g}" if isinstance(one, float) else one for one in values])
         return file.getvalue()
 
