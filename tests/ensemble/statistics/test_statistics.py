@@ -268,7 +268,7 @@ def test_large_sums_within_one_field_raise(rng, engine, monkeypatch):
     for module in (statistics_module, accumulate):
         monkeypatch.setattr(module, "LARGEST_SUM", 2.0**40)
     for kind in ("compiled", "torch"):
-        monkeypatch.setitem(counting.BLOCK_PIXELS, kind, 2**10)
-    black, white = np.zeros((64, 64), np.uint16), np.full((64, 64), 65535, np.uint16)
+        monkeypatch.setitem(counting.BLOCK_PIXELS, kind, 2**8)
+    black, white = np.zeros((32, 32), np.uint16), np.full((32, 32), 65535, np.uint16)
     with pytest.raises(EnsembleError, match="too large"):
         of([((white,), black)], choose_binning(np.uint16, (0, 65535), 8192))
