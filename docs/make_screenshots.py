@@ -239,6 +239,17 @@ def inspect() -> None:
             save(panel(widget), f"inspect-{plot}")
 
 
+def profile() -> None:
+    """Candidates, ensemble and truth along a line."""
+    with viewer_with("tissue") as viewer:
+        fit_candidates(viewer, "least-squares")
+        viewer.window.remove_dock_widget("all")
+        widget = dock(viewer, "Look side by side")
+        viewer.add_shapes([[[150, 60], [150, 160]]], shape_type="line", name="profile")
+        settle(300)
+        save(panel(widget), "profile")
+
+
 def expected() -> None:
     """Expected error, dark and light; the copy buttons of Restore."""
     for theme in ("dark", "light"):
@@ -328,6 +339,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "errors": errors,
     "weight-views": weight_views,
     "inspect": inspect,
+    "profile": profile,
     "expected": expected,
     "match": match,
     "apply": apply,
