@@ -296,6 +296,8 @@ class FitWidget(FitControls):
         question = self._noise_question()
         lines += [each.message for each in question]
         self.fixes.show_fixes([*question, *_diagnostics_of(result.lut)])
+        if result.verdict:
+            lines.append(f"{result.verdict[:-1]}, on pixels held out.")
         automatic = result.request.settings.method == "auto"
         if not automatic and (better := better_than_chosen(result.scores, result.lut.method)):
             lines.append(better)

@@ -124,8 +124,7 @@ class FitResult:
         """Notes for the user, one sentence each, the most important first."""
         report, counts = self.lut.report, self.lut.counts
         few = counts[counts < self.session.used.min_pixels].sum() / max(1, counts.sum())
-        notes = [f"{self.verdict[:-1]}, on pixels held out."] if self.verdict else []
-        notes += report.get("warnings", ())
+        notes = [*report.get("warnings", ())]
         if choice := report.get("method_choice"):
             notes.append(f"Chosen: {choice['summary']}.")
         if self.request.settings.truth_noise is not None:
