@@ -224,14 +224,14 @@ class OptionalValue(ValuedContainerWidget):
         if self.get_value() != before:
             self.changed.emit(self.get_value())
 
-    def show_value_in_use(self, value: Any) -> None:
+    def show_value_in_use(self, value: float) -> None:
         """Show the number that None or "auto" resulted in, without changing the value of this control."""
         entries, word = dict(self._entries), self._word.value
         if word != BY_HAND:
             with self.inner.changed.blocked():
                 self.inner.value = value
             title, tooltip = entries[word]
-            entries[word] = (f"{self.inner.native.text()}: {title}", tooltip)
+            entries[word] = (f"{value:.6g}: {title}", tooltip)
         self._word.offer(entries)
 
     def _part_changed(self, _: object) -> None:
