@@ -102,7 +102,17 @@ class ScoreRow:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def value(self, key: str) -> Any:
-        """Return an attribute or a metric."""
+        """Return an attribute or a metric.
+
+        Parameters
+        ----------
+        key : str
+            Name of the attribute or of the metric.
+
+        Returns
+        -------
+        float, str, bool or None
+        """
         return self.metrics[key] if key in self.metrics else getattr(self, key)
 
     def to_dict(self, *keys: str) -> dict[str, Any]:

@@ -181,6 +181,11 @@ class TrainingPairs:
         -------
         training, validation : TrainingPairs
 
+        Raises
+        ------
+        EnsembleError
+            If the only plane has too few rows.
+
         Examples
         --------
         >>> clean = np.zeros((10, 16, 24), np.uint8)
@@ -318,6 +323,11 @@ class Trainer:
     def extend(self, steps: int) -> None:
         """Set the total number of steps.
 
+        Parameters
+        ----------
+        steps : int
+            More than were made so far.
+
         Raises
         ------
         EnsembleError
@@ -356,6 +366,10 @@ class Trainer:
             Default: :attr:`applied`.
         batches : int
             Number of batches, which are the same in every call.
+
+        Returns
+        -------
+        float
         """
         assert self.held_out is not None
         model, settings, losses = model or self.applied, self.settings, []
