@@ -444,16 +444,16 @@ def _options(settings: FitSettings | ApplySettings | BlindSettings) -> list[str]
     return words
 
 
-def copy_buttons(before: str = "", verb: str = "Copy", what: str = "does the same") -> Container:
-    """Return the buttons ``python_button`` and ``command_button``; ``before`` is a prefix of their names."""
+def copy_buttons() -> Container:
+    """Return the buttons ``python_button`` and ``command_button``."""
     return row(
         *(
             button(
-                f"{verb} as {how}", f"Copy a {noun} that {what} without the viewer.", f"{before}{name}_button"
+                f"Copy as {how}", f"Copy a {noun} that does the same without the viewer.", f"{name}_button"
             )
             for how, noun, name in (("Python", "program", "python"), ("command", "command", "command"))
         ),
-        name=f"{before}copies",
+        name="copies",
         gui_only=True,
     )
 
