@@ -241,7 +241,7 @@ def inspect() -> None:
 
 
 def expected() -> None:
-    """Expected error, dark and light; the copy buttons of Restore."""
+    """Expected error, dark and light; what Restore copies."""
     for theme in ("dark", "light"):
         with viewer_with("tissue", theme) as viewer:
             fit_panel = fit_candidates(viewer, "least-squares")
@@ -258,7 +258,8 @@ def expected() -> None:
             restore.update(restorers=["total-variation", "median"], median_size=5)
             restore.restorers.select("median")
             restore.combining_section.open()
-            restore.command_button.native.click()
+            restore.program.value = "combine-command"
+            restore.copy_button.native.click()
             save(panel(restore), "restore-copies")
 
 

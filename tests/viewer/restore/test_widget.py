@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from napari_ensir.viewer.restore.picker import RestorerPicker
 
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.errors import EnsembleError
@@ -14,6 +13,7 @@ from napari_ensir.restorers.networks.external import ExternalNetwork
 from napari_ensir.viewer.controls.checklist import Checklist
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, RECORD_KEY
 from napari_ensir.viewer.layers.session import get_session
+from napari_ensir.viewer.restore.picker import RestorerPicker
 from napari_ensir.viewer.restore.widget import RestoreWidget
 from tests.helpers.paths import DATA
 

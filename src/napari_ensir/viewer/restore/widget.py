@@ -426,7 +426,8 @@ class RestoreWidget(TablePanel):
         """Add candidates as layers with a record of their restorers."""
         layers = []
         for restorer, name, image in zip(restorers, names, images, strict=True):
-            layer = origin.add_candidate(self.viewer, image, candidate_name(origin.name, name), dtype)
+            title = candidate_name(origin.name, name)
+            layer = unwrap_proxy(origin.add_candidate(self.viewer, image, title, dtype))
             record = record_of("restored", inputs={"image": origin.name}, restorer=restorer_record(restorer))
             layer.metadata = {**layer.metadata, RECORD_KEY: record}
             layers.append(layer)
