@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_ensir.files import atomic, read_image, write_image
+from napari_ensir.files import read_image, write_image
 from napari_ensir.files.atomic import clear_parts, whole_file, whole_folder
 from tests.helpers.paths import ROOT
 
@@ -81,41 +81,6 @@ def test_a_replaced_folder_without_a_successor_is_kept(tmp_path):
         "a.tif",
         "removed.zarr",
     ]
-
-
-@pytest.mark.parametrize(("whole", "name"), [(whole_file, "a.tif"), (whole_folder, "a.zarr")])
-def test_a_part_that_another_process_cleared_is_created_again(tmp_path, monkeypatch, whole, name):
-    """Another process can take a part that is not locked yet for a leftover."""
-    lock, taken = atomic._lock, []
-
-    def too_late(path):
-        if not taken:
-            taken.append(path)
-            atomic._remove(path)
-        return lock(path)
-
-    monkeypatch.setattr(atomic, "_lock", too_late)
-    with whole(tmp_path / name) as part:
-        assert part.exists()
-    assert [one.name for one in tmp_path.iterdir()] == [name]
-
-
-def test_a_folder_that_another_writer_publishes_meanwhile_is_replaced(tmp_path, monkeypatch):
-    target = tmp_path / "a.zarr"
-    (target / "old").mkdir(parents=True)
-    rename, taken = Path.rename, []
-
-    def other_writer(self, to):
-        rename(self, to)
-        if self == target and not taken:
-            taken.append(to)
-            (target / "other").mkdir(parents=True)
-
-    monkeypatch.setattr(Path, "rename", other_writer)
-    with whole_folder(target, overwrite=True) as part:
-        (part / "new").touch()
-    assert taken
-    assert [one.name for one in tmp_path.rglob("*")] == ["a.zarr", "new"]
 
 
 @pytest.mark.parametrize(("whole", "name"), [(whole_file, "a.tif"), (whole_folder, "a.zarr")])

@@ -16,8 +16,12 @@ from napari_ensir.files.output_paths import Place
 from napari_ensir.files.sets import Part
 from napari_ensir.restorers import with_channel_axis
 from napari_ensir.restorers.base import UnfamiliarImageWarning, restorer_record
-from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning, restore_with_reference
-from napari_ensir.restorers.self_supervised.reference import LEARN_KEYWORDS
+from napari_ensir.restorers.self_supervised.reference import (
+    LEARN_KEYWORDS,
+    REFERENCE_KEYWORDS,
+    CorrelatedNoiseWarning,
+    blind_reference,
+)
 from napari_ensir.settings import RestoreSettings
 
 if TYPE_CHECKING:
@@ -78,8 +82,9 @@ def blind(
     with output.progress() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # also in the report
         warnings.simplefilter("ignore", UnfamiliarImageWarning)  # printed below
-        restored, reference = restore_with_reference(
-            arrays, restorers, tuple(chosen), settings=settings, progress=progress
+        keywords = settings.keywords(*REFERENCE_KEYWORDS)
+        reference = blind_reference(
+            arrays, restorers, tuple(chosen), keep_restored=True, progress=progress, **keywords
         )
         lut, scores = reference.learn_with_scores(**settings.keywords(*LEARN_KEYWORDS))
     if target is not None:
@@ -90,7 +95,7 @@ def blind(
         terminal.say(reference.reason)
         terminal.say(f"{count} written to {out}" + (f", {target}: {lut!r}" if target else ""))
 
-    candidates = dict(zip((stem for stem, _ in images.fields), restored, strict=True))
+    candidates = dict(zip((stem for stem, _ in images.fields), reference.restored, strict=True))
     described = {name: restorer_record(each) for name, each in zip(chosen, restorers, strict=True)}
     return outputs.write(
         lambda stem, _: _Ensemble(candidates.pop(stem), lut, settings.device),

@@ -6,9 +6,9 @@ import atexit
 import os
 import secrets
 import shutil
-import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError
@@ -20,15 +20,9 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-__all__ = ["check_target", "clear_parts", "whole_file", "whole_folder"]
+    from contextlib import AbstractContextManager
 
 _PART, _REPLACED = ".part-", ".replaced-"
-_PATIENCE = 5.0
-"""Seconds in which other threads may still write into a folder that is being removed."""
-
-_TRIES = 100
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -51,59 +45,88 @@ def check_target(target: Path, overwrite: bool) -> None:
         )
 
 
+def whole_file(target: Path, overwrite: bool = False) -> AbstractContextManager[Path]:
+    """Return a context with a path to write to, which becomes ``target`` unless an exception is raised.
+
+    Raises
+    ------
+    EnsembleError
+        If the target exists and is not to be replaced, or cannot be written; an existing file is unchanged.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     target = pathlib.Path(folder) / "note.txt"
+    ...     with whole_file(target) as path:
+    ...         _ = path.write_text("complete")
+    ...     target.read_text()
+    'complete'
+    """
+    return _whole(target, overwrite, is_folder=False)
+
+
+def whole_folder(target: Path, overwrite: bool = False) -> AbstractContextManager[Path]:
+    """Return a context with a new, empty folder, which becomes ``target`` unless an exception is raised.
+
+    Raises
+    ------
+    EnsembleError
+        If the target exists and is not to be replaced, or cannot be written; an existing folder is unchanged.
+    """
+    return _whole(target, overwrite, is_folder=True)
+
+
+@contextmanager
+def _whole(target: Path, overwrite: bool, is_folder: bool) -> Iterator[Path]:
+    check_target(target, overwrite)
+    if target.is_dir() and not is_folder:
+        raise EnsembleError(f"{target} is a folder; a file cannot replace it. Choose another name.")
+    token = secrets.token_hex(6)
+    # The suffix stays last: writers choose the format by it.
+    path = target.with_name(f"{_PART}{token}-{target.stem[:40]}{target.suffix[:20]}")
+    part = _Part(path, target, target.with_name(f"{_REPLACED}{token}-{target.name}"), os.getpid())
+    try:
+        _clear_leftovers(target.parent)
+        _parts.add(part)
+        try:
+            if is_folder:
+                path.mkdir(mode=0o700)
+            else:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            part.lock = _lock(path)
+            yield path
+            _sync(path)
+            if is_folder and target.is_dir():
+                target.rename(part.replaced)
+            path.replace(target)
+        finally:
+            part.close()
+    except OSError as error:
+        raise EnsembleError(
+            f"{target} could not be written: {error.strerror or error}. Nothing was left behind; choose a "
+            "folder with enough space, to which you may write."
+        ) from error
+
+
 @dataclass(eq=False)
 class _Part:
     """A temporary file or folder beside its target, locked while its writer lives."""
 
+    path: Path
     target: Path
-    is_folder: bool
-    path: Path = field(init=False)
-    replaced: Path = field(init=False)
-    process: int = field(init=False, default_factory=os.getpid)
-    lock: int | None = field(init=False, default=None)
-
-    def create(self) -> None:
-        _parts.add(self)
-        for attempt in range(3):
-            token = secrets.token_hex(6)
-            # The suffix stays last: writers choose the format by it.
-            name = f"{_PART}{token}-{self.target.stem[:40]}{self.target.suffix[:20]}"
-            self.path = self.target.with_name(name)
-            self.replaced = self.target.with_name(f"{_REPLACED}{token}-{self.target.name}")
-            if self.is_folder:
-                self.path.mkdir(mode=0o700)
-            else:
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            self.lock = _lock(self.path)
-            if self.lock is not None:
-                return
-            # Another process that clears leftovers was faster than the lock, or locks are not supported.
-            if attempt < 2:
-                _remove(self.path)
-
-    def publish(self) -> None:
-        """Rename to the target; a folder of that name is moved aside first."""
-        for _ in range(_TRIES):  # another writer may publish between the two renames
-            try:
-                self.path.replace(self.target)
-                return
-            except OSError:
-                if not (self.is_folder and self.target.is_dir()):
-                    raise
-            _remove(self.replaced)
-            with suppress(FileNotFoundError):
-                self.target.rename(self.replaced)
-        raise OSError("other programs keep writing it")
+    replaced: Path
+    process: int
+    lock: int | None = None
 
     def close(self) -> None:
         """Remove what is left; a folder that was moved aside in vain gets its name back."""
         if self.process != os.getpid():  # in a child that was forked meanwhile
             return
-        if hasattr(self, "path"):
-            if os.path.lexists(self.replaced) and not os.path.lexists(self.target):
-                self.replaced.rename(self.target)
-            _remove(self.path)
-            _remove(self.replaced)
+        if os.path.lexists(self.replaced) and not os.path.lexists(self.target):
+            self.replaced.rename(self.target)
+        _remove(self.path)
+        _remove(self.replaced)
         if self.lock is not None:
             os.close(self.lock)
             self.lock = None
@@ -124,82 +147,17 @@ def clear_parts() -> None:
 atexit.register(clear_parts)
 
 
-@contextmanager
-def whole_file(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary path to write to, which becomes ``target`` unless an exception is raised.
-
-    Raises
-    ------
-    EnsembleError
-        If the target exists and is not to be replaced, or cannot be written; an existing file is unchanged.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     target = pathlib.Path(folder) / "note.txt"
-    ...     with whole_file(target) as path:
-    ...         _ = path.write_text("complete")
-    ...     target.read_text()
-    'complete'
-    """
-    check_target(target, overwrite)
-    if target.is_dir():
-        raise EnsembleError(f"{target} is a folder; a file cannot replace it. Choose another name.")
-    with _open_part(target, is_folder=False) as part:
-        yield part.path
-        _sync(part.path)
-        part.publish()
-
-
-@contextmanager
-def whole_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a new, empty folder to write into, which becomes ``target`` unless an exception is raised.
-
-    Raises
-    ------
-    EnsembleError
-        If the target exists and is not to be replaced, or cannot be written; an existing folder is unchanged.
-    """
-    check_target(target, overwrite)
-    with _open_part(target, is_folder=True) as part:
-        yield part.path
-        part.path.chmod(0o777 & ~_umask())
-        part.publish()
-
-
-@contextmanager
-def _open_part(target: Path, is_folder: bool) -> Iterator[_Part]:
-    try:
-        _clear_leftovers(target.parent)
-        part = _Part(target, is_folder)
-        try:
-            part.create()
-            yield part
-        finally:
-            part.close()
-    except OSError as error:
-        raise EnsembleError(
-            f"{target} could not be written: {error.strerror or error}. Nothing was left behind; choose a "
-            "folder with enough space, to which you may write."
-        ) from error
-
-
 def _lock(path: Path) -> int | None:
     """Lock a part until this process ends; None if another process holds it, or locks are not supported."""
     if fcntl is None:
         return None
-    handle = None
+    handle = os.open(path, os.O_RDONLY)
     try:
-        handle = os.open(path, os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), os.stat(path)):
-            return handle
     except OSError:
-        pass
-    if handle is not None:
         os.close(handle)
-    return None
+        return None
+    return handle
 
 
 def _clear_leftovers(folder: Path) -> None:
@@ -212,36 +170,31 @@ def _clear_leftovers(folder: Path) -> None:
     with suppress(OSError):  # a folder that may be written to but not listed
         names = [name for name in os.listdir(folder) if name.startswith((_PART, _REPLACED))]
     for path in map(folder.joinpath, names):
-        lock = _lock(path)
-        if lock is None:
-            continue
-        # A replaced folder without a successor is the only copy.
-        target = path.name.removeprefix(_REPLACED).partition("-")[2]
-        if path.name.startswith(_PART) or os.path.lexists(folder / target):
-            with suppress(OSError):  # another writer may be removing it too
+        with suppress(OSError):  # another writer may be removing it too
+            lock = _lock(path)
+            # A replaced folder without a successor is the only copy.
+            target = path.name.removeprefix(_REPLACED).partition("-")[2]
+            if lock is None:
+                continue
+            if path.name.startswith(_PART) or os.path.lexists(folder / target):
                 _remove(path)
-        os.close(lock)
+            os.close(lock)
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder, even while other threads still write into it."""
-    until = time.monotonic() + _PATIENCE
-    while os.path.lexists(path):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=time.monotonic() < until)
-            time.sleep(0.01)
-        else:
-            path.unlink(missing_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)  # a thread may still write into it
+    else:
+        path.unlink(missing_ok=True)
 
 
-def _sync(file: Path) -> None:
-    """Flush to disk before the rename, and apply the user's umask."""
-    with file.open("rb+") as opened:
+def _sync(path: Path) -> None:
+    """Apply the user's umask; flush a file to disk before the rename."""
+    umask = os.umask(0)
+    os.umask(umask)
+    if path.is_dir():
+        path.chmod(0o777 & ~umask)
+        return
+    with path.open("rb+") as opened:
         os.fsync(opened.fileno())
-    file.chmod(0o666 & ~_umask())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    path.chmod(0o666 & ~umask)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.files.metadata import Record
 
-__all__ = ["as_dtype", "check_output", "open_image", "read_image", "read_record", "write_image"]
-
 
 def open_image(path: str | Path) -> FileImage | ZarrImage:
     """Open one image without reading its pixels.
@@ -74,13 +72,11 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
 def _existing_image(path: str | Path) -> Path:
     """The expanded path of a file or a Zarr."""
     path = expand_path(path)
-    if path.is_dir():
-        if is_zarr(path):
-            return path
+    if path.is_dir() and not is_zarr(path):
         raise EnsembleError(f"{path} is a folder, not an image or a Zarr array; give one image.")
     if not path.exists():
         raise EnsembleError(f"there is no {path}; give an image, a folder of images or a Zarr array.")
-    if not path.is_file():
+    if not (path.is_file() or path.is_dir()):
         raise EnsembleError(f"{path} is a pipe or a device, not a file; give an image.")
     return path
 

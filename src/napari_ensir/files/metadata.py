@@ -9,8 +9,6 @@ from typing import Any
 
 from napari_ensir.files.tensors import parse_object
 
-__all__ = ["KEY", "Record", "plain", "record_in", "summarize_record", "text_of"]
-
 KEY = "napari-ensir"
 """Key of a record: a namespace in OME, an attribute in Zarr, a keyword in PNG."""
 

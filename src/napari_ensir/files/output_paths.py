@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,6 @@ from napari_ensir.files.paths import expand_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-__all__ = ["Place", "check_output_paths"]
 
 _Key = tuple[object, ...]
 
@@ -67,19 +66,6 @@ def check_output_paths(outputs: Sequence[Place], inputs: Iterable[Place] = ()) -
             )
         known |= dict.fromkeys(_keys(output.path), output)
     whole = {key: place for key, place in known.items() if not place.gathers}
-    for output in outputs:
-        holder = None if output.gathers else _first(whole, _above(output.path))
-        if holder is not None:
-            raise EnsembleError(
-                f"{output.name} ({output.path}) lies within {holder.name} ({holder.path}), which is written "
-                "as a whole; give it its own path."
-            )
-    _check_inputs(outputs, list(inputs), known, whole)
-
-
-def _check_inputs(
-    outputs: Sequence[Place], inputs: Sequence[Place], known: dict[_Key, Place], whole: dict[_Key, Place]
-) -> None:
     read: dict[_Key, Place] = {}
     for place in inputs:
         if taken := _first(known, _keys(place.path)):
@@ -94,10 +80,14 @@ def _check_inputs(
         if not place.gathers:
             read |= dict.fromkeys(_keys(place.path), place)
     for output in outputs:
+        within = f"{output.name} ({output.path}) lies within"
+        if not output.gathers and (holder := _first(whole, _above(output.path))):
+            raise EnsembleError(
+                f"{within} {holder.name} ({holder.path}), which is written as a whole; give it its own path."
+            )
         if holder := _first(read, _above(output.path)):
             raise EnsembleError(
-                f"{output.name} ({output.path}) lies within {holder.path}, which is read ({holder.name}); "
-                "choose another path."
+                f"{within} {holder.path}, which is read ({holder.name}); choose another path."
             )
 
 
@@ -107,18 +97,13 @@ def _first(places: dict[_Key, Place], keys: Iterable[_Key]) -> Place | None:
 
 def _keys(path: Path) -> list[_Key]:
     """Keys that are equal for equal paths: the resolved name, and the inode if it exists."""
-    real = os.path.realpath(expand_path(path))
+    real = Path(os.path.realpath(expand_path(path)))
     keys: list[_Key] = [(os.path.normcase(real),)]
-    try:
-        found = os.stat(real)
-    except (OSError, ValueError):
-        folder = os.path.dirname(real)
-        try:  # a name in a folder that may have two names
-            found = os.stat(folder)
-        except (OSError, ValueError):
-            return keys
-        return [*keys, (found.st_dev, found.st_ino, os.path.basename(real))]
-    return [*keys, (found.st_dev, found.st_ino)]
+    for existing, rest in ((real, ()), (real.parent, (real.name,))):  # or a name in a folder with two names
+        with suppress(OSError, ValueError):
+            found = existing.stat()
+            return [*keys, (found.st_dev, found.st_ino, *rest)]
+    return keys
 
 
 def _above(path: Path) -> Iterable[_Key]:

@@ -15,6 +15,7 @@ import numpy as np
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_file
 from napari_ensir.files.metadata import KEY, record_in, text_of
+from napari_ensir.files.paths import one_sentence
 from napari_ensir.files.tiff import (
     TRANSPARENT,
     TiffMetadata,
@@ -27,14 +28,13 @@ from napari_ensir.files.tiff import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
 
     from napari_ensir.files.metadata import Record
-
-__all__ = ["SUFFIXES", "FileImage", "check_format", "open_file", "read_record_of", "write_file"]
 
 _PIL_SUFFIXES = (".png", ".jpg", ".jpeg")
 _TIFF_SUFFIXES = (".tif", ".tiff")
@@ -72,6 +72,11 @@ class FileImage:
         """Number of axes."""
         return len(self.shape)
 
+    @property
+    def array(self) -> FileImage:
+        """The image itself, which is read when it is sliced; as of a ZarrImage."""
+        return self
+
     @cached_property
     def pixels(self) -> NDArray[Any]:
         """All pixels.
@@ -81,13 +86,8 @@ class FileImage:
         EnsembleError
             If the file is truncated or damaged.
         """
-        try:
-            tiff = self.path.suffix.lower() in _TIFF_SUFFIXES
-            pixels = read_tiff(self.path) if tiff else _read_with_pillow(self.path)
-        except (MemoryError, EnsembleError):
-            raise
-        except Exception as error:  # decoders raise exceptions of many types
-            raise _unreadable(self.path, error) from error
+        with _reading(self.path):
+            pixels = read_tiff(self.path) if _is_tiff(self.path) else _read_with_pillow(self.path)
         if pixels.shape != self.shape or pixels.dtype.newbyteorder("=") != self.dtype:
             raise EnsembleError(
                 f"{self.path} could not be read: its header states {self.shape} of {self.dtype}, but its "
@@ -112,27 +112,20 @@ def open_file(path: Path) -> FileImage:
     EnsembleError
         If it is not a PNG, JPEG or TIFF, is damaged, has an alpha channel, or its pixels are not intensities.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise EnsembleError(
             f"{path} has an unsupported format; give a PNG, JPEG or TIFF image, or a Zarr array."
         )
-    try:
-        if suffix not in _TIFF_SUFFIXES:
-            return _open_with_pillow(path)
-        header = open_tiff(path)
-        return FileImage(path, header.shape, header.dtype, header.is_colour, header.metadata)
-    except (MemoryError, EnsembleError):
-        raise
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    with _reading(path):
+        return FileImage(path, *open_tiff(path)) if _is_tiff(path) else _open_with_pillow(path)
 
 
-def _unreadable(path: Path, error: Exception) -> EnsembleError:
-    reason = " ".join((str(error) or type(error).__name__).split())[:200]
-    return EnsembleError(
-        f"{path} could not be read ({reason}); the file is truncated, damaged or not an image."
-    )
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return one_sentence(f"{path} could not be read", "the file is truncated, damaged or not an image")
+
+
+def _is_tiff(path: Path) -> bool:
+    return path.suffix.lower() in _TIFF_SUFFIXES
 
 
 # -- PNG and JPEG -------------------------------------------------------------------------------------
@@ -155,15 +148,18 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[ImageFile]:
 
 def _open_with_pillow(path: Path) -> FileImage:
     with _opened(path) as image:
-        if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-            raise EnsembleError(f"{path} {TRANSPARENT}")
-        if image.mode == "1":
-            raise EnsembleError(f"{path} is a black and white mask; it must hold intensities.")
-        if image.mode not in ("L", "P", "RGB") and not image.mode.startswith("I"):
-            raise EnsembleError(f"{path} has pixels of mode {image.mode}; save it as grey or RGB.")
-        pages = getattr(image, "n_frames", 1)
-        if image.format == "PNG" and pages > 1:
-            raise EnsembleError(f"{path} is animated ({pages} pages); save one page, or a TIFF stack.")
+        pages = getattr(image, "n_frames", 1) if image.format == "PNG" else 1
+        wrong = ""
+        if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
+            wrong = TRANSPARENT
+        elif image.mode == "1":
+            wrong = "is a black and white mask; it must hold intensities."
+        elif image.mode not in ("L", "P", "RGB") and not image.mode.startswith("I"):
+            wrong = f"has pixels of mode {image.mode}; save it as grey or RGB."
+        elif pages > 1:
+            wrong = f"is animated ({pages} pages); save one page, or a TIFF stack."
+        if wrong:
+            raise EnsembleError(f"{path} {wrong}")
         if image.format != "PNG" or "exif" in image.info:  # otherwise Pillow reads all pixels to find it
             check_upright(path, image.getexif().get(_ORIENTATION, 1))
         colour = image.mode in ("P", "RGB")
@@ -183,8 +179,7 @@ def _read_with_pillow(path: Path) -> NDArray[Any]:
         image.load()
         check_upright(path, image.getexif().get(_ORIENTATION, 1))
         if image.mode == "RGB" and deep:
-            high = np.asarray(image, np.uint16)
-            return high << 8 | _low_bytes(path, content)
+            return np.asarray(image, np.uint16) << 8 | _low_bytes(path, content)
         if image.mode.startswith("I"):
             return np.asarray(image).astype(np.uint16, casting="same_kind" if image.mode != "I" else "unsafe")
         return np.asarray(image.convert("RGB") if image.mode == "P" else image)
@@ -203,16 +198,15 @@ def _low_bytes(path: Path, content: bytes) -> NDArray[np.uint16]:
 
 
 def _png_of_16_bits(pixels: NDArray[np.uint16], record: Record | None) -> bytes:
-    """Encode (Y, X) or (Y, X, 3) pixels as PNG with the filter "Up" on each row."""
-    rows = np.ascontiguousarray(pixels.astype(">u2")).view(np.uint8).reshape(len(pixels), -1)
-    above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]])
-    filtered = np.column_stack([np.full(len(rows), 2, np.uint8), rows - above])
-    header = struct.pack(
-        ">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0
-    )
-    text = () if record is None else ((b"tEXt", f"{KEY}\0{text_of(record)}".encode("ascii")),)
-    data = zlib.compress(filtered.tobytes(), 6)
-    parts = ((b"IHDR", header), *text, (b"IDAT", data), (b"IEND", b""))
+    """Encode (Y, X) or (Y, X, 3) pixels as PNG with the filter "Up" on each row; Pillow cannot encode RGB."""
+    height, width, *colours = pixels.shape
+    rows = np.ascontiguousarray(pixels.astype(">u2")).view(np.uint8).reshape(height, -1)
+    filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)
+    filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.uint8(0))
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2 if colours else 0, 0, 0, 0))]
+    if record is not None:
+        parts.append((b"tEXt", f"{KEY}\0{text_of(record)}".encode("ascii")))
+    parts += [(b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
     return _PNG_SIGNATURE + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in parts
@@ -228,15 +222,11 @@ def read_record_of(path: Path) -> dict[str, Any] | None:
         If it is not a PNG, JPEG or TIFF, or is damaged.
     """
     open_file(path)
-    try:
-        if path.suffix.lower() in _TIFF_SUFFIXES:
+    with _reading(path):
+        if _is_tiff(path):
             return read_tiff_record(path)
         with _opened(path) as image:
             return record_in(image.info.get(KEY))
-    except (MemoryError, EnsembleError):
-        raise
-    except Exception as error:
-        raise _unreadable(path, error) from error
 
 
 # -- writing ------------------------------------------------------------------------------------------
@@ -254,16 +244,15 @@ def check_format(path: Path, dtype: np.dtype[Any], ndim: int, is_colour: bool) -
     if suffix in _TIFF_SUFFIXES:
         return
     if suffix in (".jpg", ".jpeg"):
-        raise EnsembleError(f"{path} would lose detail as JPEG; choose a name that ends in .png or .tif.")
-    if suffix != ".png":
-        raise EnsembleError(
-            f"{path} has an unsupported format; choose a name that ends in .png, .tif or .zarr."
-        )
-    if dtype not in (np.uint8, np.uint16) or ndim != 2 + is_colour:
-        raise EnsembleError(
-            f"{path} cannot hold {dtype} pixels with {ndim} axes: PNG takes 8 or 16 bits, grey or RGB. "
-            "Choose a name that ends in .tif."
-        )
+        wrong = "would lose detail as JPEG; choose a name that ends in .png or .tif."
+    elif suffix != ".png":
+        wrong = "has an unsupported format; choose a name that ends in .png, .tif or .zarr."
+    elif dtype not in (np.uint8, np.uint16) or ndim != 2 + is_colour:
+        wrong = f"cannot hold {dtype} pixels with {ndim} axes: PNG takes 8 or 16 bits, grey or RGB. "
+        wrong += "Choose a name that ends in .tif."
+    else:
+        return
+    raise EnsembleError(f"{path} {wrong}")
 
 
 def write_file(
@@ -284,7 +273,7 @@ def write_file(
     """
     check_format(path, pixels.dtype, pixels.ndim, is_colour)
     with whole_file(path, overwrite) as part:
-        if path.suffix.lower() in _TIFF_SUFFIXES:
+        if _is_tiff(path):
             as_ome = path.stem.lower().endswith(".ome")
             write_tiff(part, pixels, is_colour=is_colour, like=like, as_ome=as_ome, record=record)
         elif pixels.dtype == np.uint16:

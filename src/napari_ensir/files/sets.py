@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ImageSet", "Masks", "Part", "References", "Role", "check_stems", "open_set"]
-
 
 class Part(Enum):
     """Role of an image that is not a candidate; the value is used in messages.
@@ -105,8 +103,8 @@ class ImageSet:
         images = {role: open_image(path) for role, path in paths.items()}
         place = f"image {stem}: " if self.from_folders else ""
         first = self.roles[0]
-        for role, image in images.items():
-            _check_same_size(place, (first, images[first]), (role, image), self.crop)
+        for role in images:
+            _check_equal_size(place, images, first, role, self.crop)
         return images
 
     def array(self, number: int, role: Role) -> Any:
@@ -117,7 +115,7 @@ class ImageSet:
         EnsembleError
             If the image is damaged.
         """
-        return _array(open_image(self.fields[number][1][role]))
+        return open_image(self.fields[number][1][role]).array
 
     def load(self, number: int) -> dict[Role, Any]:
         """The arrays of one field by role, cropped to one size if ``crop`` is on; read when they are sliced.
@@ -127,7 +125,7 @@ class ImageSet:
         EnsembleError
             As :meth:`open`.
         """
-        arrays = {role: _array(image) for role, image in self.open(number).items()}
+        arrays = {role: image.array for role, image in self.open(number).items()}
         sizes = {tuple(array.shape) for array in arrays.values()}
         if len(sizes) > 1:
             common = tuple(slice(min(size)) for size in zip(*sizes, strict=True))
@@ -135,31 +133,23 @@ class ImageSet:
         return arrays
 
 
-def _array(image: FileImage | ZarrImage) -> Any:
-    return image if isinstance(image, FileImage) else image.array
-
-
-def _check_same_size(
-    place: str,
-    first: tuple[Role, FileImage | ZarrImage],
-    other: tuple[Role, FileImage | ZarrImage],
-    crop: bool,
+def _check_equal_size(
+    place: str, images: dict[Role, FileImage | ZarrImage], first: Role, role: Role, crop: bool
 ) -> None:
-    (role_a, a), (role_b, b) = first, other
+    """Refuse grey files beside RGB files, and images of different sizes unless they can be cropped."""
+    one, other = _describe(first), _describe(role)
+    a, b = images[first], images[role]
     if isinstance(a, FileImage) and isinstance(b, FileImage) and a.is_colour != b.is_colour:
-        grey, colour = (role_b, role_a) if a.is_colour else (role_a, role_b)
-        raise EnsembleError(
-            f"{place}{_describe(grey)} is grey but {_describe(colour)} is RGB; convert one of them."
-        )
-    shape_a, shape_b = tuple(_array(a).shape), tuple(_array(b).shape)
-    if shape_a == shape_b:
+        grey, colour = (other, one) if a.is_colour else (one, other)
+        raise EnsembleError(f"{place}{grey} is grey but {colour} is RGB; convert one of them.")
+    shapes = tuple(a.array.shape), tuple(b.array.shape)
+    like = len(shapes[0]) == len(shapes[1])
+    if shapes[0] == shapes[1] or (like and crop):
         return
-    if len(shape_a) == len(shape_b) and crop:
-        return
-    fix = " Crop them to one size, or use --crop (top left)." if len(shape_a) == len(shape_b) else ""
+    fix = " Crop them to one size, or use --crop (top left)." if like else ""
     raise EnsembleError(
-        f"{place}{_describe(role_b)} has shape {shape_b} but {_describe(role_a)} has {shape_a}; they must "
-        f"show the same pixels.{fix}"
+        f"{place}{other} has shape {shapes[1]} but {one} has {shapes[0]}; they must show the same "
+        f"pixels.{fix}"
     )
 
 
@@ -186,9 +176,10 @@ def open_set(
         If a path does not exist, folders are mixed with images, a folder is empty, or an image is missing in
         one of them.
     """
-    paths: list[tuple[Role, str | Path]] = [*candidates.items(), *(others or {}).items()]
-    given = {role: expand_path(path) for role, path in paths}
-    for role, path in given.items():
+    given: dict[Role, Path] = {}
+    stated: list[tuple[Role, str | Path]] = [*candidates.items(), *(others or {}).items()]
+    for role, name in stated:
+        path = given[role] = expand_path(name)
         if not path.exists():
             raise EnsembleError(
                 f"there is no {path} ({_describe(role)}); give an image, a folder or a Zarr array."
@@ -198,16 +189,14 @@ def open_set(
         twin = places.setdefault(path.resolve(), role)
         if twin != role:
             raise EnsembleError(f"{path} is given twice: as {_describe(twin)} and as {_describe(role)}.")
-    is_folder = {role: path.is_dir() and not is_zarr(path) for role, path in given.items()}
-    roles = tuple(given)
-    if not any(is_folder.values()):
+    folders = [role for role, path in given.items() if path.is_dir() and not is_zarr(path)]
+    if not folders:
         stem = _stem(next(iter(given.values())))
-        return ImageSet(roles, ((stem, given),), False, crop)
-    if not all(is_folder.values()):
-        folder, image = (next(r for r in roles if is_folder[r] is wanted) for wanted in (True, False))
+        return ImageSet(tuple(given), ((stem, given),), False, crop)
+    if single := [role for role in given if role not in folders]:
         raise EnsembleError(
-            f"{given[folder]} ({_describe(folder)}) is a folder but {given[image]} ({_describe(image)}) is "
-            "one image; give folders everywhere, or single images everywhere."
+            f"{given[folders[0]]} ({_describe(folders[0])}) is a folder but {given[single[0]]} "
+            f"({_describe(single[0])}) is one image; give folders everywhere, or single images everywhere."
         )
     found = {role: _images_of(path, role) for role, path in given.items()}
     stems = sorted(set().union(*found.values()))
@@ -219,8 +208,8 @@ def open_set(
                 f"{given[role]} ({_describe(role)}) has no image {shown}, which other folders have; add it, "
                 "or remove it there."
             )
-    fields = tuple((stem, {role: found[role][stem] for role in roles}) for stem in stems)
-    return ImageSet(roles, fields, True, crop)
+    fields = tuple((stem, {role: found[role][stem] for role in given}) for stem in stems)
+    return ImageSet(tuple(given), fields, True, crop)
 
 
 class References(Sequence[tuple[list[Any], Any]]):
@@ -267,12 +256,11 @@ class Masks(Sequence["NDArray[np.bool_]"]):
 
     def __getitem__(self, number: Any) -> Any:
         place = range(len(self))[number]
-        image = self.masks.open(place)[Part.MASK]
+        mask = np.asarray(self.masks.open(place)[Part.MASK].array)
         first = next(iter(self.images.open(place).values()))
-        mask = np.asarray(_array(image))
         mask = mask if mask.dtype.kind == "f" else mask != 0  # probabilities are reported by the fit
-        if isinstance(first, FileImage) and first.is_colour and mask.ndim == len(first.shape) - 1:
-            return np.broadcast_to(mask[..., np.newaxis], (*mask.shape, first.shape[-1]))
+        if first.is_colour and mask.ndim == first.array.ndim - 1:
+            return np.broadcast_to(mask[..., np.newaxis], (*mask.shape, first.array.shape[-1]))
         return mask
 
 

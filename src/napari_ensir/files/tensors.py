@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "MAX_HEADER",
-    "TensorFile",
-    "brief",
-    "metadata_of",
-    "package_version",
-    "parse_object",
-    "readable_file",
-]
-
-
 MAX_HEADER = 2**23
 """Largest size of a header in bytes; parsed JSON of this size takes less than 200 MB."""
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.files.metadata import Record
-
-__all__ = [
-    "TRANSPARENT",
-    "TiffHeader",
-    "TiffMetadata",
-    "check_upright",
-    "open_tiff",
-    "read_tiff",
-    "read_tiff_record",
-    "write_tiff",
-]
 
 # Damaged files are reported by our exceptions, not by tifffile's log messages.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -46,6 +36,7 @@ _ORIENTATION = 274
 _TIFF_HEADER = 8  # bytes
 _OME_TYPES = ("i1", "i2", "i4", "u1", "u2", "u4", "f4", "f8")
 _IMAGEJ_TYPES = ("u1", "u2", "f4")
+_ORDER = "TZCYXS"  # of the axes of ImageJ
 _OME_KEYS = ("PhysicalSize{}", "PhysicalSize{}Unit")
 _IMAGEJ_KEYS = ("unit", "spacing", "finterval", "Labels", "min", "max")
 
@@ -88,16 +79,6 @@ class TiffMetadata:
         return TiffMetadata(self.kind, self.axes, shape, described, resolution)
 
 
-@dataclass(frozen=True)
-class TiffHeader:
-    """Shape, dtype and metadata of a TIFF; ``is_colour`` if the last axis is RGB."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    is_colour: bool
-    metadata: TiffMetadata
-
-
 def check_upright(path: Path, orientation: int) -> None:
     """Refuse rotated or mirrored images, since only some programs apply the orientation tag.
 
@@ -120,8 +101,8 @@ def check_upright(path: Path, orientation: int) -> None:
         )
 
 
-def open_tiff(path: Path) -> TiffHeader:
-    """Read the metadata of a TIFF.
+def open_tiff(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, TiffMetadata]:
+    """Read the metadata of a TIFF: shape, dtype, whether the last axis is RGB, axes and names.
 
     Raises
     ------
@@ -138,24 +119,20 @@ def open_tiff(path: Path) -> TiffHeader:
         _check_photometric(path, page, file.is_imagej)
         orientation = page.tags.get(_ORIENTATION)
         check_upright(path, 1 if orientation is None else int(orientation.value))
-        shape = tuple(series.shape)
-        return TiffHeader(shape, series.dtype.newbyteorder("="), colour, _metadata(file, series))
+        return tuple(series.shape), series.dtype.newbyteorder("="), colour, _metadata(file, series)
 
 
 def _check_photometric(path: Path, page: Any, is_imagej: bool) -> None:
     kind = int(page.photometric)
-    if kind in (_MIN_IS_BLACK, _RGB) or (kind == _YCBCR and page.compression in _JPEG):  # decoded to RGB
+    decoded = kind == _YCBCR and page.compression in _JPEG  # to RGB
+    if kind in (_MIN_IS_BLACK, _RGB) or decoded or (kind == _PALETTE and is_imagej):  # only for display
         return
-    if kind == _PALETTE:
-        if not is_imagej:  # ImageJ's lookup tables are only for display
-            raise EnsembleError(
-                f"{path} has a palette: its numbers are not intensities; save it as grey or RGB."
-            )
-        return
-    if kind == _MIN_IS_WHITE:
-        raise EnsembleError(f"{path} stores white as 0 (MinIsWhite); save it with black as 0.")
     name = getattr(page.photometric, "name", kind)
-    raise EnsembleError(f"{path} has pixels of the colour space {name}; save it as grey or RGB.")
+    wrong = {
+        _PALETTE: "has a palette: its numbers are not intensities; save it as grey or RGB.",
+        _MIN_IS_WHITE: "stores white as 0 (MinIsWhite); save it with black as 0.",
+    }.get(kind, f"has pixels of the colour space {name}; save it as grey or RGB.")
+    raise EnsembleError(f"{path} {wrong}")
 
 
 def read_tiff(path: Path) -> NDArray[Any]:
@@ -223,8 +200,6 @@ def _check_stated_sizes(path: Path, file: Any) -> None:
 
 
 def _check_ome_sizes(path: Path, file: Any, n_pages: int) -> None:
-    from xml.etree import ElementTree
-
     root = ElementTree.fromstring(file.ome_metadata)
     available = n_pages * file.pages.first.size
     stated: float
@@ -293,12 +268,12 @@ def _metadata(file: Any, series: Any) -> TiffMetadata:
     elif kind == "imagej":
         found = file.imagej_metadata or {}
         described = {key: found[key] for key in _IMAGEJ_KEYS if key in found}
-    tags = [file.pages.first.tags.get(name) for name in ("XResolution", "YResolution", "ResolutionUnit")]
+    tags = file.pages.first.tags
+    across, down = (tags.valueof(f"{axis}Resolution", (0, 1)) for axis in "XY")
     resolution = None
-    if kind != "ome" and tags[0] is not None and tags[1] is not None:
-        x, y = (float(np.divide(*tag.value)) if tag.value[1] else 0.0 for tag in tags[:2])
-        unit = 1 if tags[2] is None else int(tags[2].value)
-        resolution = (x, y, unit) if x > 0 and y > 0 else None
+    if kind != "ome" and all(across) and all(down):
+        unit = int(tags.valueof("ResolutionUnit", 1))
+        resolution = float(np.divide(*across)), float(np.divide(*down)), unit
     return TiffMetadata(kind, series.axes, tuple(series.shape), described, resolution)
 
 
@@ -349,26 +324,27 @@ def write_tiff(
     axes, described, kind = _layout(pixels.shape, is_colour, like)
     kind = "ome" if as_ome else kind
     name = pixels.dtype.str[1:]
-    known = set(axes) <= set("TZCYXS") and len(set(axes)) == len(axes)
+    known = set(axes) <= set(_ORDER) and len(set(axes)) == len(axes)
+    by = None if record is None else text_of(record)
     options: dict[str, Any] = {"photometric": "rgb" if is_colour else "minisblack", "compression": "zlib"}
     if like is not None and like.resolution is not None:
         x, y, options["resolutionunit"] = like.resolution
         options["resolution"] = (x, y)
     if kind == "ome" and known and name in _OME_TYPES:
         options |= {"ome": True}
-        described |= {} if record is None else {"MapAnnotation": _annotation(record)}
-    elif kind == "imagej" and known and name in _IMAGEJ_TYPES and _is_sorted(axes):
+        # A summary for other programs, and the whole record.
+        value = {**summarize_record(record or {}), "record": by}
+        noted: dict[str, Any] = {"MapAnnotation": {"Namespace": KEY, "Value": value}}
+    elif (
+        kind == "imagej" and known and name in _IMAGEJ_TYPES and list(axes) == sorted(axes, key=_ORDER.index)
+    ):
         options |= {"imagej": True, "compression": None}  # some versions of ImageJ cannot decompress
-        described |= {} if record is None else {"Info": f"{KEY} = {text_of(record)}\n"}
+        noted = {"Info": f"{KEY} = {by}\n"}
     else:
         options |= {"ome": False}
-        described |= {} if record is None else {KEY: text_of(record)}
-    tifffile.imwrite(path, pixels, metadata={"axes": axes, **described}, **options)
-
-
-def _annotation(record: Record) -> dict[str, Any]:
-    """Provenance as an OME map annotation: a summary for other programs, and the whole record."""
-    return {"Namespace": KEY, "Value": {**summarize_record(record), "record": text_of(record)}}
+        noted = {KEY: by}
+    metadata = {"axes": axes, **described, **({} if record is None else noted)}
+    tifffile.imwrite(path, pixels, metadata=metadata, **options)
 
 
 def read_tiff_record(path: Path) -> dict[str, Any] | None:
@@ -388,23 +364,9 @@ def read_tiff_record(path: Path) -> dict[str, Any] | None:
 
 def _annotated_record(text: str) -> dict[str, Any] | None:
     """The provenance in the annotations of OME-XML."""
-    import tifffile
-
-    annotations = tifffile.xml2dict(text)["OME"].get("StructuredAnnotations")
-    for one in _as_list(annotations.get("MapAnnotation") if isinstance(annotations, dict) else None):
-        if not isinstance(one, dict) or one.get("Namespace") != KEY or not isinstance(one.get("Value"), dict):
-            continue
-        for pair in _as_list(one["Value"].get("M")):
-            if isinstance(pair, dict) and pair.get("K") == "record":
-                return record_in(pair.get("value"))
-    return None
-
-
-def _as_list(found: Any) -> list[Any]:
-    """As a list: XML elements that occur once, several times or not at all."""
-    if found is None:
-        return []
-    return list(found) if isinstance(found, list | tuple) else [found]
+    annotations = [one for one in ElementTree.fromstring(text).iter() if one.get("Namespace") == KEY]
+    texts = [pair.text for one in annotations for pair in one.iter() if pair.get("K") == "record"]
+    return record_in(texts[0]) if texts else None
 
 
 def _layout(
@@ -421,9 +383,3 @@ def _layout(
         described = {key: value for key, value in described.items() if key not in ("Channel", "Labels")}
         return ("Q" if "C" in like.axes else "C") + like.axes, described, like.kind
     return plain, {}, "plain"
-
-
-def _is_sorted(axes: str) -> bool:
-    """Whether axes are in the order of ImageJ."""
-    places = ["TZCYXS".index(axis) for axis in axes]
-    return places == sorted(places)

@@ -6,8 +6,6 @@ from typing import Any
 
 import yaml
 
-__all__ = ["parse_yaml"]
-
 _MAX_BYTES = 2**20
 _MAX_VALUES = 50_000
 

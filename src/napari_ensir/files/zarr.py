@@ -6,28 +6,20 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_folder
 from napari_ensir.files.metadata import KEY, plain
+from napari_ensir.files.paths import one_sentence
 from napari_ensir.files.tensors import MAX_HEADER, parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from napari_ensir.files.metadata import Record
-
-__all__ = [
-    "ZarrImage",
-    "check_replaceable",
-    "check_zarr_codecs",
-    "is_zarr",
-    "open_zarr",
-    "read_zarr_record",
-    "write_zarr",
-]
 
 BLOCK_PIXELS = 2**22
 """Small stored chunks are read together, in dask blocks of about this many pixels."""
@@ -65,11 +57,16 @@ class ZarrImage:
     array: Any
     chunks: tuple[int, ...]
     ome: dict[str, Any] | None
+    is_colour: ClassVar[bool] = False
 
 
 def is_zarr(path: Path) -> bool:
     """Whether a folder is a Zarr array or group."""
     return any((path / name).is_file() for name in _FILES)
+
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return one_sentence(f"{path} could not be read as Zarr", "it is damaged or is not an array")
 
 
 def _import_libraries() -> tuple[Any, Any]:
@@ -98,9 +95,9 @@ def open_zarr(path: Path) -> ZarrImage:
     da, zarr = _import_libraries()
     ome = None
     where = path
-    try:
+    with _reading(path):
         version, metadata, attributes = _read_metadata(path)
-        if not _is_array(metadata):
+        if "shape" not in metadata:  # a group
             ome = _multiscale(path, attributes)
             where = _inside(path, ome["datasets"][0]["path"])
             version, metadata, _ = _read_metadata(where)
@@ -110,10 +107,6 @@ def open_zarr(path: Path) -> ZarrImage:
         check_zarr_codecs(node, str(where))
         stored = tuple(node.shards or node.chunks)
         blocks = _blocks(node.shape, stored)
-    except EnsembleError:
-        raise
-    except Exception as error:  # the library and malformed metadata raise exceptions of many types
-        raise _unreadable(path, error) from error
     if 0 in node.shape:
         raise EnsembleError(f"{path} is empty (shape {node.shape}); it must hold at least one pixel.")
     n_blocks = prod(ceil(size / block) for size, block in zip(node.shape, blocks, strict=True))
@@ -135,21 +128,13 @@ class _Reader:
         self.shape, self.dtype, self.ndim = node.shape, node.dtype, node.ndim
 
     def __getitem__(self, key: Any) -> Any:
-        error: Exception | None = None
+        hint = "it is damaged or missing. Write the array again"
         try:
-            pixels = self.node[key]
-        except MemoryError:
-            raise
-        except Exception as raised:  # codecs and stores raise exceptions of many types
-            error = raised
-        if _identity(self.path) != self.identity:
-            raise EnsembleError(f"{self.path} was replaced while it was being read; open it again.")
-        if error is not None:
-            raise EnsembleError(
-                f"a chunk of {self.path} could not be read ({_reason(error)}); it is damaged or missing. "
-                "Write the array again."
-            ) from error
-        return pixels
+            with one_sentence(f"a chunk of {self.path} could not be read", hint):
+                return self.node[key]
+        finally:
+            if _identity(self.path) != self.identity:
+                raise EnsembleError(f"{self.path} was replaced while it was being read; open it again.")
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -178,10 +163,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         return parse_object(file.read(MAX_HEADER + 1).decode("utf-8"))
 
 
-def _is_array(metadata: dict[str, Any]) -> bool:
-    return "shape" in metadata
-
-
 def _inside(path: Path, name: str) -> Path:
     """The array that an OME-Zarr names by a relative path."""
     parts = name.strip("/").split("/")
@@ -193,14 +174,10 @@ def _inside(path: Path, name: str) -> Path:
 def _check_metadata(path: Path, metadata: dict[str, Any]) -> None:
     """Refuse arrays that could run code or take unreasonable memory."""
     _check_dtype_and_codecs(str(path), metadata)
-    shape = metadata["shape"]
-    grid = metadata.get("chunk_grid")
+    shape, grid = metadata["shape"], metadata.get("chunk_grid")
     chunks = metadata["chunks"] if grid is None else grid["configuration"]["chunk_shape"]
-    # Of a 0-d array, the shapes are empty.
-    if not all(type(size) is int and 0 <= size < 2**62 for size in shape) or len(shape) != len(chunks):
-        raise ValueError("its shape and its chunks do not match")
-    if not all(type(size) is int and 0 < size < 2**62 for size in chunks):
-        raise ValueError("its chunk sizes are not positive integers")
+    if not all(type(size) is int and 0 <= size < 2**62 for size in [*shape, *chunks]) or 0 in chunks:
+        raise ValueError("its shape or its chunks are not sizes")
     chunk = [min(sizes) for sizes in zip(shape, chunks, strict=True)]
     if prod(chunk) * 8 > _MAX_CHUNK_BYTES:
         raise EnsembleError(
@@ -243,16 +220,13 @@ def check_zarr_codecs(array: Any, where: str) -> None:
 
 
 def _check_dtype_and_codecs(where: str, metadata: dict[str, Any]) -> None:
-    dtype = metadata.get("data_type", metadata.get("dtype"))
-    dtypes = [dtype]
+    dtypes = [metadata.get("data_type", metadata.get("dtype"))]
     names: list[Any] = []
     codecs = [*(metadata.get("filters") or ()), metadata.get("compressor"), *(metadata.get("codecs") or ())]
     while codecs:
         codec = codecs.pop()
-        if codec is None:
-            continue
         if not isinstance(codec, dict):
-            names.append(codec)
+            names += [] if codec is None else [codec]
             continue
         names.append(codec.get("id", codec.get("name")))
         settings = codec.get("configuration", codec)
@@ -349,15 +323,16 @@ def write_zarr(
     whole = tuple(-(-size // chunk) * chunk for size, chunk in zip(array.chunksize, chunks, strict=True))
     if any(size % chunk for sizes, chunk in zip(array.chunks, chunks, strict=True) for size in sizes[:-1]):
         array = array.rechunk(whole)
+    layout = {"shape": array.shape, "chunks": chunks, "dtype": array.dtype}
     with whole_folder(path, overwrite) as part:
         if like is not None and like.ome is not None:
             group = zarr.open_group(str(part), mode="w", zarr_format=3)
             image = {key: like.ome[key] for key in ("axes", "datasets") if key in like.ome}
             image["datasets"] = [{**image["datasets"][0], "path": "0"}]
             group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
-            target = group.create_array("0", shape=array.shape, chunks=chunks, dtype=array.dtype)
+            target = group.create_array("0", **layout)
         else:
-            group = target = zarr.create_array(str(part), shape=array.shape, chunks=chunks, dtype=array.dtype)
+            group = target = zarr.create_array(str(part), **layout)
         if record is not None:
             group.attrs[KEY] = plain(record)
         _store(da, array, target)
@@ -372,21 +347,9 @@ def read_zarr_record(path: Path) -> dict[str, Any] | None:
     EnsembleError
         If the metadata are damaged.
     """
-    try:
+    with _reading(path):
         found = _read_metadata(path)[2].get(KEY)
-    except Exception as error:  # malformed metadata raise exceptions of many types
-        raise _unreadable(path, error) from error
     return dict(found) if isinstance(found, dict) else None
-
-
-def _reason(error: Exception) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:200]
-
-
-def _unreadable(path: Path, error: Exception) -> EnsembleError:
-    return EnsembleError(
-        f"{path} could not be read as Zarr ({_reason(error)}); it is damaged or is not an array."
-    )
 
 
 def _store(da: Any, array: Any, target: Any) -> None:

@@ -11,9 +11,9 @@ from .noise_model import estimate_noise_model as estimate_noise_model
 from .self_ensemble import SelfEnsemble as SelfEnsemble
 from .self_supervised.calibrate import calibrate_restorer as calibrate_restorer
 from .self_supervised.calibrate import rank_restorers as rank_restorers
-from .self_supervised.learn import blind_reference as blind_reference
 from .self_supervised.learn import learn_blind as learn_blind
 from .self_supervised.learn import restore_and_combine as restore_and_combine
+from .self_supervised.reference import blind_reference as blind_reference
 from .training.dp_ir import DPIR as DPIR
 from .training.ir_cm import IRCM as IRCM
 from .training.load import load_restorer as load_restorer

@@ -19,29 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "AnyRestorer",
-    "FunctionRestorer",
-    "ImageRestorer",
-    "Progress",
-    "Restorer",
-    "UnfamiliarImageWarning",
-    "as_restorer",
-    "check_image",
-    "check_keeps_size",
-    "data_range_of",
-    "enlarged_transform",
-    "enlargement_factor",
-    "format_notes",
-    "input_warnings_of",
-    "intensity_warning",
-    "notes_of",
-    "restorer_record",
-    "sample_block",
-    "scale_of",
-    "with_channel_axis",
-    "with_settings",
-]
+    from napari_ensir.settings import Setting
+
+    FloatImage = NDArray[np.float32]
 
 MAX_CONTRAST_RATIO = 4.0
 """Ratio of the contrasts of restoration and image above which to warn; sharpening is far below."""
@@ -72,7 +52,7 @@ class Restorer(Protocol):
     def name(self) -> str:
         """Name of the candidate that the restorer produces."""
 
-    def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
+    def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> FloatImage:
         """Return the restored image: float32, same intensity units and, unless enlarged, same shape.
 
         `image` is not modified.
@@ -97,9 +77,9 @@ class FunctionRestorer:
     function: Callable[..., Any]
     name: str
 
-    def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
+    def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> FloatImage:
         """Restore an image; see :class:`Restorer`. `progress` is called before and after."""
-        progress = progress or _no_progress
+        progress = progress or no_progress
         progress(0, 1, self.name)
         array = np.asarray(image).copy()  # the function may modify its argument
         restored = np.asarray(self.function(array), np.float32)
@@ -208,9 +188,7 @@ class ImageRestorer(ABC):
         return []
 
     @abstractmethod
-    def restore_unit(
-        self, image: NDArray[np.float32], scale: float, progress: Progress
-    ) -> NDArray[np.float32]:
+    def restore_unit(self, image: FloatImage, scale: float, progress: Progress) -> FloatImage:
         """Restore an image of shape (channels, ..., rows, columns) whose data range is 0..1.
 
         Parameters
@@ -228,7 +206,7 @@ class ImageRestorer(ABC):
             Of the same shape, or with enlarged rows and columns.
         """
 
-    def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
+    def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> FloatImage:
         """Restore `image`.
 
         Parameters
@@ -263,10 +241,8 @@ class ImageRestorer(ABC):
         unit = np.subtract(checked, low, dtype=np.float64)
         unit /= high - low
         axis = self.channel_axis
-        unit = unit[np.newaxis] if axis is None else np.moveaxis(unit, axis, 0)
-        restored = self.restore_unit(
-            np.ascontiguousarray(unit, np.float32), high - low, progress or _no_progress
-        )
+        unit = np.ascontiguousarray(channels_first(unit, axis), np.float32)
+        restored = self.restore_unit(unit, high - low, progress or no_progress)
         factor = enlargement_factor(unit.shape, restored.shape)
         if factor is None or factor != (self.scale or factor):
             raise EnsembleError(
@@ -278,6 +254,17 @@ class ImageRestorer(ABC):
         back = restored.astype(np.float64) * (high - low) + low
         back = back[0] if axis is None else np.moveaxis(back, 0, axis)
         return np.ascontiguousarray(back, np.float32)
+
+
+def channels_first(image: NDArray[Any], channel_axis: int | None) -> NDArray[Any]:
+    """Return a view of an image with its channels along the first axis, which has length 1 without channels.
+
+    Examples
+    --------
+    >>> channels_first(np.zeros((8, 9, 3)), -1).shape, channels_first(np.zeros((8, 9)), None).shape
+    ((3, 8, 9), (1, 8, 9))
+    """
+    return image[np.newaxis] if channel_axis is None else np.moveaxis(image, channel_axis, 0)
 
 
 def check_image(image: ArrayLike, channel_axis: int | None = None) -> NDArray[Any]:
@@ -352,9 +339,7 @@ def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None)
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
             raise EnsembleError(f"the data range {given} is not a pair of finite, increasing numbers.")
         return low, high
-    if (limits := byte_range([image.dtype])) is not None:
-        return limits
-    low, high = float(image.min()), float(image.max())
+    low, high = byte_range([image.dtype]) or (float(image.min()), float(image.max()))
     return low, high if high > low else low + 1.0
 
 
@@ -386,10 +371,11 @@ def enlargement_factor(before: Sequence[int], after: Sequence[int]) -> int | Non
     >>> enlargement_factor((16, 24), (24, 16)) is None
     True
     """
-    if len(before) != len(after) or len(before) < 2 or tuple(before[:-2]) != tuple(after[:-2]):
+    if len(before) < 2 or not after:
         return None
     factor: int = after[-1] // max(before[-1], 1)
-    return factor if factor >= 1 and [n * factor for n in before[-2:]] == list(after[-2:]) else None
+    fits = [*before[:-2], *(n * factor for n in before[-2:])] == list(after)
+    return factor if fits and factor >= 1 else None
 
 
 def check_keeps_size(
@@ -518,9 +504,9 @@ def restorer_record(restorer: Restorer) -> dict[str, Any]:
     5
     """
     record: dict[str, Any] = {"name": restorer.name}
-    if is_dataclass(restorer) and not isinstance(restorer, type):
-        settings = {each.name: getattr(restorer, each.name) for each in settings_of(restorer)}
-        record |= {"settings": settings} if settings else {}
+    known: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
+    if settings := {each.name: getattr(restorer, each.name) for each in known}:
+        record["settings"] = settings
     if isinstance(inner := getattr(restorer, "restorer", None), Restorer):
         record["restorer"] = restorer_record(inner)
     return record
@@ -628,5 +614,5 @@ def sample_block(image: NDArray[Any]) -> NDArray[Any]:
     return image[(slice(None, None, step),) * image.ndim]
 
 
-def _no_progress(done: int, total: int, text: str) -> None:
-    pass
+def no_progress(done: int, total: int, text: str) -> None:
+    """Ignore the progress; see :data:`Progress`."""

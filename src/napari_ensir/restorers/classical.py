@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import product
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.base import ImageRestorer, Progress
+from napari_ensir.restorers.base import ImageRestorer, Progress, channels_first
 from napari_ensir.restorers.noise_model import (
     NoiseModel,
     estimate_noise_model,
@@ -26,28 +27,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "CLASSICAL",
-    "Bilateral",
-    "ClassicalRestorer",
-    "Gaussian",
-    "Median",
-    "NoiseAwareRestorer",
-    "NonLocalMeans",
-    "RichardsonLucy",
-    "TotalVariation",
-    "UnsupervisedWiener",
-    "Wavelet",
-    "bilateral",
-    "estimate_noise",
-]
+    from napari_ensir.restorers.base import FloatImage
+
+
+def _strength(what: str, default: float, low: float, high: float) -> Any:
+    """Declare the setting ``strength``, in units of the noise."""
+    return _number("Strength", f"{what} in units of the noise; higher is smoother.", default, low, high, 0.1)
+
+
+def _number(title: str, description: str, default: float, low: float, high: float, step: float) -> Any:
+    """Declare a setting that is a number with limits."""
+    return setting(default, title=title, description=description, minimum=low, maximum=high, step=step)
+
 
 _MIN_NOISE = 1e-6  # on the unit scale: the methods divide by the noise, which is 0 in a noiseless image
 _MIN_SIZE = 5  # rows and columns: the wavelet of the noise estimate is four pixels wide
 _BAND_ROWS = 32  # rows that the bilateral filter works on at once, so that its windows stay in a core's cache
 
 
-def estimate_noise(image: NDArray[np.float32]) -> float:
+def estimate_noise(image: FloatImage) -> float:
     """Estimate the standard deviation of the noise, averaged over channels.
 
     Where the noise depends on the signal it is the root mean variance of
@@ -73,14 +71,13 @@ def estimate_noise(image: NDArray[np.float32]) -> float:
         image = image[np.newaxis]
     sigmas = _wavelet_noise(image)
     if min(image.shape[-2:]) >= _MIN_SIZE:
-        models = _noise_models(image)
-        sigmas = np.array(
-            [m.level if m.is_signal_dependent else s for m, s in zip(models, sigmas, strict=True)]
-        )
+        for channel, model in enumerate(map(estimate_noise_model, image)):
+            if model.is_signal_dependent:
+                sigmas[channel] = model.level
     return float(np.mean(sigmas))
 
 
-def _wavelet_noise(image: NDArray[np.float32]) -> NDArray[np.float64]:
+def _wavelet_noise(image: FloatImage) -> NDArray[np.float64]:
     """Donoho and Johnstone's estimate for each channel, shape (channels,)."""
     from skimage.restoration import estimate_sigma
 
@@ -88,12 +85,7 @@ def _wavelet_noise(image: NDArray[np.float32]) -> NDArray[np.float64]:
         # scikit-image takes the median of all non-zero coefficients; a constant image has none.
         warnings.filterwarnings("ignore", category=RuntimeWarning)
         sigmas = estimate_sigma(image, channel_axis=0)  # type: ignore[no-untyped-call]
-    return np.asarray(np.nan_to_num(sigmas), np.float64)
-
-
-def _noise_models(image: NDArray[Any]) -> list[NoiseModel]:
-    """A noise model for each channel of an image of shape (channels, ..., rows, columns)."""
-    return [estimate_noise_model(channel) for channel in image]
+    return np.nan_to_num(np.array(sigmas, np.float64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +100,8 @@ class ClassicalRestorer(ImageRestorer):
     description: ClassVar[str]
     planes_only: ClassVar[bool] = False
 
-    spatial_ndim: int = setting(
-        2,
-        title="Dimensions",
-        description="2 restores plane by plane; 3 takes the last three axes as a volume.",
-        minimum=2,
-        maximum=3,
-        step=1,
+    spatial_ndim: int = _number(
+        "Dimensions", "2 restores plane by plane; 3 takes the last three axes as a volume.", 2, 2, 3, 1
     )
     hot_pixels: bool = setting(
         True,
@@ -143,29 +130,23 @@ class ClassicalRestorer(ImageRestorer):
         """
         low, high = self.range_of(image)
         unit = (image.astype(np.float64) - low) / (high - low)
-        channels = unit[np.newaxis] if self.channel_axis is None else np.moveaxis(unit, self.channel_axis, 0)
-        models = tuple(_noise_models(channels.astype(np.float32)))
-        return replace(self, data_range=(low, high), noise_models=models)
+        channels = channels_first(unit, self.channel_axis).astype(np.float32)
+        return replace(self, data_range=(low, high), noise_models=tuple(map(estimate_noise_model, channels)))
 
     def notes(self, image: NDArray[Any]) -> list[str]:
         """See :meth:`ImageRestorer.notes`."""
-        axis = self.channel_axis
-        channels = image[np.newaxis] if axis is None else np.moveaxis(image, axis, 0)
-        return self._notes(channels, _noise_models(channels))
+        channels = channels_first(image, self.channel_axis)
+        return self._notes(channels, list(map(estimate_noise_model, channels)))
 
     def _notes(self, image: NDArray[Any], models: Sequence[NoiseModel]) -> list[str]:
         count = int(self._hot_pixels(image, models).sum())
-        which = (
-            "1 hot pixel by the median of its" if count == 1 else f"{count} hot pixels by the median of their"
-        )
-        return [f"replaced {which} neighbours"] if count else []
+        s, its = ("", "its") if count == 1 else ("s", "their")
+        return [f"replaced {count} hot pixel{s} by the median of {its} neighbours"] if count else []
 
-    def restore_unit(
-        self, image: NDArray[np.float32], scale: float, progress: Progress
-    ) -> NDArray[np.float32]:
+    def restore_unit(self, image: FloatImage, scale: float, progress: Progress) -> FloatImage:
         """See :meth:`ImageRestorer.restore_unit`."""
         self._check(image)
-        models = self.noise_models or _noise_models(image)
+        models = self.noise_models or list(map(estimate_noise_model, image))
         image = replace_hot_pixels(image, self._hot_pixels(image, models))
         return self._restore(image, models, scale, progress)
 
@@ -175,8 +156,8 @@ class ClassicalRestorer(ImageRestorer):
         return np.stack([find_hot_pixels(*each) for each in zip(image, models, strict=True)])
 
     def _restore(
-        self, image: NDArray[np.float32], models: Sequence[NoiseModel], scale: float, progress: Progress
-    ) -> NDArray[np.float32]:
+        self, image: FloatImage, models: Sequence[NoiseModel], scale: float, progress: Progress
+    ) -> FloatImage:
         """Restore an image whose channels have these noise models."""
         before = image.shape[1 : image.ndim - self.spatial_ndim]
         total = int(np.prod(before))
@@ -189,7 +170,7 @@ class ClassicalRestorer(ImageRestorer):
         return restored
 
     @abstractmethod
-    def restore_block(self, block: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """Restore one plane or volume of shape (channels, [planes,] rows, columns), range 0..1.
 
         Parameters
@@ -204,7 +185,7 @@ class ClassicalRestorer(ImageRestorer):
         float32 array of the same shape
         """
 
-    def _check(self, image: NDArray[np.float32]) -> None:
+    def _check(self, image: FloatImage) -> None:
         if self.planes_only and self.spatial_ndim != 2:
             raise EnsembleError(f"{self.name} works plane by plane: spatial_ndim has to be 2.")
         if self.spatial_ndim not in (2, 3) or self.spatial_ndim > image.ndim - 1:
@@ -234,7 +215,7 @@ class NoiseAwareRestorer(ClassicalRestorer):
         auto="estimated from the image, with its dependence on the intensity",
     )
 
-    def noise_of(self, block: NDArray[np.float32], scale: float) -> float:
+    def noise_of(self, block: FloatImage, scale: float) -> float:
         """Return the noise of a block on the unit scale, given or estimated, at least 1e-6.
 
         Parameters
@@ -248,12 +229,9 @@ class NoiseAwareRestorer(ClassicalRestorer):
         -------
         float
         """
-        if self.noise is None:
-            sigma = estimate_noise(block)
-        elif self.noise == "auto":
-            sigma = float(np.mean(_wavelet_noise(block)))
-        else:
-            sigma = self.noise / scale
+        if isinstance(self.noise, int | float):
+            return max(self.noise / scale, _MIN_NOISE)
+        sigma = estimate_noise(block) if self.noise is None else float(np.mean(_wavelet_noise(block)))
         return max(sigma, _MIN_NOISE)
 
     def _notes(self, image: NDArray[Any], models: Sequence[NoiseModel]) -> list[str]:
@@ -262,8 +240,8 @@ class NoiseAwareRestorer(ClassicalRestorer):
         return super()._notes(image, models) + found
 
     def _restore(
-        self, image: NDArray[np.float32], models: Sequence[NoiseModel], scale: float, progress: Progress
-    ) -> NDArray[np.float32]:
+        self, image: FloatImage, models: Sequence[NoiseModel], scale: float, progress: Progress
+    ) -> FloatImage:
         """Restore behind a variance-stabilising transform if the noise of a channel depends on the signal."""
         if self.noise != "auto" or not any(model.is_signal_dependent for model in models):
             return super()._restore(image, models, scale, progress)
@@ -278,9 +256,7 @@ class NoiseAwareRestorer(ClassicalRestorer):
         return restored
 
 
-def _with_channels(
-    function: Callable[..., Any], block: NDArray[np.float32], **settings: Any
-) -> NDArray[np.float32]:
+def _with_channels(function: Callable[..., Any], block: FloatImage, **settings: Any) -> FloatImage:
     """Call a scikit-image function on a block whose channel axis is the first."""
     if len(block) == 1:  # with a channel axis of length 1, non-local means of scikit-image 0.26 transposes
         return np.asarray(function(block[0], **settings), np.float32)[np.newaxis]
@@ -295,45 +271,19 @@ class NonLocalMeans(NoiseAwareRestorer):
     title: ClassVar[str] = "Non-local means"
     description: ClassVar[str] = "Averages pixels whose patches are similar; preserves repeated texture."
 
-    strength: float = setting(
-        0.8,
-        title="Strength",
-        description="Cut-off of the similarity in units of the noise; higher is smoother.",
-        minimum=0.01,
-        maximum=10.0,
-        step=0.1,
-    )
-    patch_size: int = setting(
-        5,
-        title="Patch size",
-        description="Side of the patches, in pixels.",
-        minimum=3,
-        maximum=21,
-        step=2,
-    )
-    patch_distance: int = setting(
-        6,
-        title="Patch distance",
-        description="Largest distance of the patches compared, in pixels.",
-        minimum=1,
-        maximum=50,
-        step=1,
+    strength: float = _strength("Cut-off of the similarity", 0.8, 0.01, 10.0)
+    patch_size: int = _number("Patch size", "Side of the patches, in pixels.", 5, 3, 21, 2)
+    patch_distance: int = _number(
+        "Patch distance", "Largest distance of the patches compared, in pixels.", 6, 1, 50, 1
     )
 
-    def restore_block(self, block: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
         from skimage.restoration import denoise_nl_means
 
         sigma = self.noise_of(block, scale)
-        return _with_channels(
-            denoise_nl_means,
-            block,
-            patch_size=self.patch_size,
-            patch_distance=self.patch_distance,
-            h=self.strength * sigma,
-            sigma=sigma,
-            fast_mode=True,
-        )
+        patches = {"patch_size": self.patch_size, "patch_distance": self.patch_distance}
+        return _with_channels(denoise_nl_means, block, h=self.strength * sigma, sigma=sigma, **patches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,28 +293,15 @@ class TotalVariation(NoiseAwareRestorer):
     title: ClassVar[str] = "Total variation"
     description: ClassVar[str] = "Smooths regions and preserves their edges; removes fine texture first."
 
-    strength: float = setting(
-        0.7,
-        title="Strength",
-        description="Weight of the smoothness in units of the noise; higher is smoother.",
-        minimum=0.01,
-        maximum=20.0,
-        step=0.1,
-    )
-    iterations: int = setting(
-        200, title="Iterations", description="Largest number of iterations.", minimum=1, maximum=5000, step=10
-    )
+    strength: float = _strength("Weight of the smoothness", 0.7, 0.01, 20.0)
+    iterations: int = _number("Iterations", "Largest number of iterations.", 200, 1, 5000, 10)
 
-    def restore_block(self, block: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
         from skimage.restoration import denoise_tv_chambolle
 
-        return _with_channels(
-            denoise_tv_chambolle,
-            block,
-            weight=self.strength * self.noise_of(block, scale),
-            max_num_iter=self.iterations,
-        )
+        weight = self.strength * self.noise_of(block, scale)
+        return _with_channels(denoise_tv_chambolle, block, weight=weight, max_num_iter=self.iterations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,26 +324,18 @@ class Wavelet(NoiseAwareRestorer):
         choices=("BayesShrink", "VisuShrink"),
     )
 
-    def restore_block(self, block: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
         from skimage.restoration import denoise_wavelet
 
-        sigma = self.noise_of(block, scale)
+        settings = {"sigma": self.noise_of(block, scale), "wavelet": self.wavelet, "method": self.method}
         with warnings.catch_warnings():
             # PyWavelets warns if a block is hardly larger than the wavelet; the result is right.
             warnings.filterwarnings("ignore", message="Level value of")
-            return _with_channels(
-                denoise_wavelet,
-                block,
-                sigma=sigma,
-                wavelet=self.wavelet,
-                method=self.method,
-                mode="soft",
-                rescale_sigma=False,
-            )
+            return _with_channels(denoise_wavelet, block, rescale_sigma=False, **settings)
 
 
-def bilateral(image: NDArray[np.float32], intensity: float, distance: float) -> NDArray[np.float32]:
+def bilateral(image: FloatImage, intensity: float, distance: float) -> FloatImage:
     """Average pixels with Gaussian weights of their distance in space and in intensity.
 
     The bilateral filter of Tomasi and Manduchi (1998). The window reaches three standard deviations of the
@@ -459,24 +388,12 @@ class Bilateral(NoiseAwareRestorer):
 
     planes_only: ClassVar[bool] = True
     spatial_ndim: int = 2  # not a setting: the window of a volume would have thousands of pixels
-    strength: float = setting(
-        1.2,
-        title="Strength",
-        description="Standard deviation of the intensity weight in units of the noise; higher is smoother.",
-        minimum=0.1,
-        maximum=50.0,
-        step=0.1,
-    )
-    radius: float = setting(
-        1.5,
-        title="Radius",
-        description="Standard deviation of the distance weight, in pixels.",
-        minimum=0.1,
-        maximum=20.0,
-        step=0.1,
+    strength: float = _strength("Standard deviation of the intensity weight", 1.2, 0.1, 50.0)
+    radius: float = _number(
+        "Radius", "Standard deviation of the distance weight, in pixels.", 1.5, 0.1, 20.0, 0.1
     )
 
-    def restore_block(self, block: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
         return bilateral(block, self.strength * self.noise_of(block, scale), self.radius)
 
@@ -488,16 +405,9 @@ class Gaussian(ClassicalRestorer):
     title: ClassVar[str] = "Gaussian"
     description: ClassVar[str] = "Blurs noise and detail; the simplest method."
 
-    sigma: float = setting(
-        1.0,
-        title="Sigma",
-        description="Standard deviation of the Gaussian, in pixels.",
-        minimum=0.0,
-        maximum=50.0,
-        step=0.1,
-    )
+    sigma: float = _number("Sigma", "Standard deviation of the Gaussian, in pixels.", 1.0, 0.0, 50.0, 0.1)
 
-    def restore_block(self, block: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
         from skimage.filters import gaussian
 
@@ -512,11 +422,9 @@ class Median(ClassicalRestorer):
     title: ClassVar[str] = "Median"
     description: ClassVar[str] = "Removes outlying pixels and preserves edges."
 
-    size: int = setting(
-        3, title="Size", description="Side of the neighbourhood, in pixels.", minimum=1, maximum=51, step=2
-    )
+    size: int = _number("Size", "Side of the neighbourhood, in pixels.", 3, 1, 51, 2)
 
-    def restore_block(self, block: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
         from skimage.filters import median
 
@@ -529,22 +437,15 @@ class Median(ClassicalRestorer):
 class _Deconvolution(ClassicalRestorer):
     """Base class of deconvolutions with a Gaussian point spread function."""
 
-    psf_sigma: float = setting(
-        1.0,
-        title="Blur",
-        description="Standard deviation of the Gaussian point spread function, in pixels.",
-        minimum=0.1,
-        maximum=20.0,
-        step=0.1,
+    psf_sigma: float = _number(
+        "Blur", "Standard deviation of the Gaussian point spread function, in pixels.", 1.0, 0.1, 20.0, 0.1
     )
 
-    def restore_block(self, block: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
         reach = int(np.ceil(4 * self.psf_sigma))
         line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / self.psf_sigma) ** 2)
-        psf = line
-        for _ in range(self.spatial_ndim - 1):
-            psf = np.multiply.outer(psf, line)
+        psf = reduce(np.multiply.outer, [line] * self.spatial_ndim)
         psf /= psf.sum()
         # Both methods assume a dark or periodic surround; a mirrored one has no ringing.
         pad = [(2 * reach, 2 * reach)] * self.spatial_ndim
@@ -552,7 +453,7 @@ class _Deconvolution(ClassicalRestorer):
         return np.stack([self.deconvolve(np.pad(each, pad, "symmetric"), psf)[inner] for each in block])
 
     @abstractmethod
-    def deconvolve(self, channel: NDArray[np.float32], psf: NDArray[np.float64]) -> NDArray[np.float32]:
+    def deconvolve(self, channel: FloatImage, psf: NDArray[np.float64]) -> FloatImage:
         """Deconvolve one padded channel with a point spread function that sums to 1."""
 
 
@@ -566,11 +467,9 @@ class RichardsonLucy(_Deconvolution):
     title: ClassVar[str] = "Richardson-Lucy"
     description: ClassVar[str] = "Deblurs an image; more iterations also amplify noise."
 
-    iterations: int = setting(
-        10, title="Iterations", description="Number of iterations.", minimum=1, maximum=1000, step=5
-    )
+    iterations: int = _number("Iterations", "Number of iterations.", 10, 1, 1000, 5)
 
-    def deconvolve(self, channel: NDArray[np.float32], psf: NDArray[np.float64]) -> NDArray[np.float32]:
+    def deconvolve(self, channel: FloatImage, psf: NDArray[np.float64]) -> FloatImage:
         """See :meth:`_Deconvolution.deconvolve`."""
         from skimage.restoration import richardson_lucy
 
@@ -591,13 +490,11 @@ class UnsupervisedWiener(_Deconvolution):
     spatial_ndim: int = 2  # not a setting: scikit-image restores planes only
     seed: int = seed_setting()
 
-    def deconvolve(self, channel: NDArray[np.float32], psf: NDArray[np.float64]) -> NDArray[np.float32]:
+    def deconvolve(self, channel: FloatImage, psf: NDArray[np.float64]) -> FloatImage:
         """See :meth:`_Deconvolution.deconvolve`."""
         from skimage.restoration import unsupervised_wiener
 
-        restored, _ = unsupervised_wiener(  # type: ignore[no-untyped-call]
-            channel, psf, clip=False, rng=self.seed
-        )
+        restored, _ = unsupervised_wiener(channel, psf, clip=False, rng=self.seed)  # type: ignore[no-untyped-call]
         return np.asarray(restored, np.float32)
 
 

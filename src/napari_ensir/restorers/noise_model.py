@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.float64]
 
-__all__ = ["NoiseModel", "estimate_noise_model", "find_hot_pixels", "replace_hot_pixels"]
-
 BLOCK = 8
 """Rows and columns of the blocks over which means and variances are taken, pixels."""
 
@@ -160,15 +158,11 @@ class NoiseModel:
         return np.asarray(self.gain * photons - self.offset / self.gain)
 
     def __str__(self) -> str:
+        gain, offset = f"({self.gain:.3g} ± {self.gain_error:.2g})", f"{abs(self.offset):.3g}"
+        sign = "-" if self.offset < 0 else "+"
+        line = f"variance = {gain} x intensity {sign} ({offset} ± {self.offset_error:.2g})"
         text = f"noise {self.level:.3g}"
-        if self.is_signal_dependent:
-            sign = "-" if self.offset < 0 else "+"
-            text += (
-                f" on average: variance = ({self.gain:.3g} ± {self.gain_error:.2g}) x intensity "
-                f"{sign} ({abs(self.offset):.3g} ± {self.offset_error:.2g})"
-            )
-        else:
-            text += ", the same at all intensities"
+        text += f" on average: {line}" if self.is_signal_dependent else ", the same at all intensities"
         if self.correlation is not None:
             neighbours = (self.correlation[LAGS, LAGS + 1] + self.correlation[LAGS + 1, LAGS]) / 2
             text += f"; correlation of neighbouring pixels {neighbours:.2f}"
@@ -231,15 +225,8 @@ def estimate_noise_model(image: ArrayLike, channel_axis: int | None = None) -> N
     correlation = np.mean([_autocorrelation(band) for band in bands if np.nanstd(band) > 0], axis=0)
     # Share of the power of correlated noise that passes the Laplacian, whose power for white noise is 1.
     share = max(float((correlation * _laplacian_autocorrelation()).sum()), 0.01)
-    return replace(
-        model,
-        gain=model.gain / share,
-        offset=model.offset / share,
-        gain_error=model.gain_error / share,
-        offset_error=model.offset_error / share,
-        level=float(model.level / np.sqrt(share)),
-        correlation=correlation,
-    )
+    scaled = {each: getattr(model, each) / share for each in ("gain", "offset", "gain_error", "offset_error")}
+    return replace(model, level=float(model.level / np.sqrt(share)), correlation=correlation, **scaled)
 
 
 def find_hot_pixels(image: ArrayLike, model: NoiseModel) -> NDArray[np.bool_]:
@@ -412,7 +399,7 @@ def _regression(blocks: _Blocks) -> NoiseModel:
     least = max(0.2 * float(np.quantile(variance, 0.05)), 1e-6 * float(variance.mean()))
     for _ in range(30):
         before, fitted = line, np.maximum(design @ line, least)
-        weights = _weights(fitted, variance, structure, classes, gain=max(line[0] / width, 0.0))
+        weights = _weights(fitted, variance, structure, classes, max(line[0] / width, 0.0))
         line = np.linalg.solve(design.T @ (weights[:, np.newaxis] * design), design.T @ (weights * variance))
         if line[0] < 0:
             line[:] = 0.0, np.average(variance, weights=weights)
@@ -455,12 +442,7 @@ def _first_line(
 
 
 def _weights(
-    fitted: Pixels,
-    variance: Pixels,
-    structure: Pixels,
-    classes: list[NDArray[np.int64]],
-    *,
-    gain: float,
+    fitted: Pixels, variance: Pixels, structure: Pixels, classes: list[NDArray[np.int64]], gain: float
 ) -> Pixels:
     """Inverse variances of the blocks' variances, less for blocks with structure, 0 for outliers."""
     ratio = structure / fitted  # about 1 in flat places

@@ -13,8 +13,6 @@ from napari_ensir.restorers.base import Progress, Restorer, check_image, input_w
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["SelfEnsemble"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SelfEnsemble:

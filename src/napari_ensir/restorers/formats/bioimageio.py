@@ -19,12 +19,12 @@ import torch
 from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.paths import one_sentence
 from napari_ensir.files.tensors import brief
 from napari_ensir.files.yaml_text import parse_yaml
-from napari_ensir.restorers.formats.careamics import build_restorer, read_weights
+from napari_ensir.restorers.formats.careamics import build_restorer, parse_numbers, read_weights
 from napari_ensir.restorers.formats.file_kinds import DESCRIPTIONS
-from napari_ensir.restorers.networks.archive import ARCHIVE_ERRORS
-from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, load_network
+from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, identity, load_network
 from napari_ensir.restorers.networks.onnx import OnnxNetwork
 from napari_ensir.restorers.networks.tiling import Tiles
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
-
-__all__ = ["open_package"]
 
 _CAREAMICS = ("careamics.models.unet", "careamics.models", "careamics.models.unet.unet")
 _SETTINGS = "careamics.yaml"
@@ -105,15 +103,11 @@ class _Package:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with one_sentence(f"{path} cannot be read as a ZIP archive"):
             if path.stat().st_size > _MAX_BYTES:
                 raise EnsembleError(f"{path} is larger than {_MAX_BYTES // 2**30} GB, the limit of packages.")
             content = path.read_bytes()
             self._archive = zipfile.ZipFile(io.BytesIO(content))
-        except EnsembleError:
-            raise
-        except ARCHIVE_ERRORS as error:
-            raise EnsembleError(f"{path} cannot be read as a ZIP archive: {str(error)[:200]}.") from error
         self._max_file = max(_MAX_RATIO * len(content), _MIN_LIMIT)
         self.names = self._archive.namelist()
         if len(self.names) > _MAX_FILES or len({name.lower() for name in self.names}) < len(self.names):
@@ -147,10 +141,8 @@ class _Package:
     def yaml(self, name: str) -> dict[str, Any]:
         """Read a YAML file of the package; EnsembleError if it is missing or cannot be read."""
         content = self._read(name)
-        try:
+        with one_sentence(f"{self.path}: {name[:80]} cannot be read"):
             return parse_yaml(content)
-        except ValueError as error:
-            raise EnsembleError(f"{self.path}: {name[:80]} cannot be read: {error}.") from error
 
     def file(self, entry: Mapping[str, Any]) -> bytes:
         """Read the file that an entry of the description names, and check its SHA-256 if that is stated.
@@ -178,18 +170,14 @@ class _Package:
     def _read(self, name: str) -> bytes:
         if name not in self.names:
             raise EnsembleError(f"{self.path} contains no {name[:80]!r}, which it needs.")
-        try:
-            info = self._archive.getinfo(name)
-            if info.file_size > self._max_file:
-                raise EnsembleError(
-                    f"{self.path}: {name[:80]} has {info.file_size // 2**20} MB uncompressed, too many for "
-                    "the size of the package."
-                )
-            return self._archive.read(info)
-        except EnsembleError:
-            raise
-        except ARCHIVE_ERRORS as error:
-            raise EnsembleError(f"{self.path}: {name[:80]} cannot be read: {str(error)[:200]}.") from error
+        size = self._archive.getinfo(name).file_size
+        if size > self._max_file:
+            raise EnsembleError(
+                f"{self.path}: {name[:80]} has {size // 2**20} MB uncompressed, too many for the size of the "
+                "package."
+            )
+        with one_sentence(f"{self.path}: {name[:80]} cannot be read"):
+            return self._archive.read(name)
 
 
 def _architecture(state: dict[str, Any]) -> tuple[str, str]:
@@ -228,29 +216,16 @@ def _open_careamics(
                 raise EnsembleError(
                     f"{path}: rdf.yaml and {_SETTINGS} differ in the network's {brief(name)}."
                 )
-    restorer = build_restorer(
-        algorithm,
-        data,
-        read_weights(package.file(state), f"{path}: {str(state.get('source'))[:80]}"),
-        where=str(path),
-        label=path.stem,
-        device=device,
-    )
-    _check_agreement(rdf, restorer, path)
-    return restorer
-
-
-def _check_agreement(rdf: dict[str, Any], restorer: PackagedNetwork, path: Path) -> None:
-    """Check that rdf.yaml and careamics.yaml normalise the input equally.
-
-    The output is not compared: for it, CAREamics states the numbers of the input instead of the target.
-    """
+    weights = read_weights(package.file(state), f"{path}: {str(state.get('source'))[:80]}")
+    restorer = build_restorer(algorithm, data, weights, where=str(path), label=path.stem, device=device)
+    # The output is not compared: for it, CAREamics states the numbers of the input instead of the target.
     source = _single(rdf.get("inputs"), "input", str(path))
     preprocess = _processing(source.get("preprocessing"), restorer.channels, str(path))
     probe = torch.linspace(0, 1000, 16).repeat(restorer.channels, 1)
     ours, theirs = restorer.before(probe), preprocess(probe)
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(ours.abs().max())):
         raise EnsembleError(f"{path}: rdf.yaml and {_SETTINGS} differ in how intensities are normalised.")
+    return restorer
 
 
 def _load_onnx(package: _Package, entry: dict[str, Any]) -> OnnxNetwork:
@@ -272,100 +247,7 @@ def _open_described(
     device: str,
 ) -> PackagedNetwork:
     """Create a restorer from a network and the description of its tensors."""
-    path = package.path
-    tensors = _describe_tensors(rdf, str(path))
-    size, halo = tensors.size, tensors.halo
-    if 2 * halo >= min(size):
-        raise EnsembleError(
-            f"{path} takes images of {' x '.join(map(str, size))} pixels and discards {halo} at each side, "
-            "which leaves nothing."
-        )
-    overlap = tuple(max(2 * halo, side // 4) for side in size)
-    return PackagedNetwork(
-        network=tensors.adapt(network),
-        label=path.stem,
-        channels=tensors.channels,
-        sides=size,
-        enlarges=tensors.scale,
-        move=move,
-        axes=len(size),
-        before=tensors.before,
-        after=tensors.after,
-        learned=tensors.learned,
-        tiles=Tiles(size=size, overlap=overlap, margin=halo, border=halo, batch=1),
-        device=device,
-    )
-
-
-@dataclass(frozen=True)
-class _Tensors:
-    """Input and output of a network.
-
-    Attributes
-    ----------
-    input_axes, output_axes : str
-        In the network's order, of ``bczyx``.
-    channels : int
-        Of both.
-    size : tuple of int
-        Size of the input along [z,] y, x.
-    scale : int
-        Factor by which rows and columns grow.
-    halo : int
-        Pixels of the input at each side for which the output is not valid.
-    missing : tuple of int
-        Pixels of the output that the network leaves out, at both sides together, along [z,] y, x.
-    before, after
-        Processing of intensities; functions of tensors of shape (channels, ...).
-    learned : Normalization or None
-        Mean and standard deviation of the training images, if the network subtracts and divides by them.
-    """
-
-    input_axes: str
-    output_axes: str
-    channels: int
-    size: tuple[int, ...]
-    scale: int
-    halo: int
-    missing: tuple[int, ...]
-    before: Callable[[Tensor], Tensor]
-    after: Callable[[Tensor], Tensor]
-    learned: Normalization | None
-
-    def adapt(self, network: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
-        """Return the network with axes (batch, channels, ...), and zeros at borders that it leaves out."""
-        ours = "bc" + "zyx"[-len(self.size) :]
-
-        def apply(tiles: Tensor) -> Tensor:
-            output = network(_reorder(tiles, ours, self.input_axes))
-            if isinstance(output, list | tuple) and len(output) == 1:
-                output = output[0]
-            if not isinstance(output, torch.Tensor) or output.ndim != len(self.output_axes):
-                raise RuntimeError(f"its output is not a tensor of {len(self.output_axes)} axes")
-            result = _reorder(output, self.output_axes, ours)
-            padding = [(n // 2, n - n // 2) for n in reversed(self.missing)]
-            return functional.pad(result, [each for pair in padding for each in pair])
-
-        return apply
-
-
-def _reorder(tensor: Tensor, axes: str, wanted: str) -> Tensor:
-    """A tensor with its axes in another order; axes of length 1 are added or removed."""
-    for axis in reversed(range(len(axes))):
-        if axes[axis] not in wanted:
-            tensor = tensor.squeeze(axis)
-    kept = [letter for letter in axes if letter in wanted]
-    if tensor.ndim != len(kept):
-        raise RuntimeError(f"an axis of {axes!r} that is not among {wanted!r} is longer than 1")
-    tensor = tensor.permute([kept.index(letter) for letter in wanted if letter in kept])
-    for axis, letter in enumerate(wanted):
-        if letter not in kept:
-            tensor = tensor.unsqueeze(axis)
-    return tensor
-
-
-def _describe_tensors(rdf: dict[str, Any], where: str) -> _Tensors:
-    """Check and interpret the tensors in a description; EnsembleError if they are not supported."""
+    where = str(package.path)
     source, target = _single(rdf.get("inputs"), "input", where), _single(rdf.get("outputs"), "output", where)
     inputs, outputs = _parse_axes(source, where), _parse_axes(target, where)
     spatial = "".join(letter for letter in "zyx" if letter in inputs)
@@ -382,19 +264,61 @@ def _describe_tensors(rdf: dict[str, Any], where: str) -> _Tensors:
             "can be used."
         )
     size = _sizes(inputs, spatial, where)
-    scale, missing, halo = _output_geometry(inputs, outputs, size, spatial, where)
-    return _Tensors(
-        input_axes="".join(inputs),
-        output_axes="".join(outputs),
+    scale, missing, halos = _output_geometry(inputs, outputs, size, spatial, where)
+    # Pixels of the input at each side for which the output is not valid.
+    halo = max(math.ceil((h + n / 2) / scale) for h, n in zip(halos, missing, strict=True))
+    if 2 * halo >= min(size):
+        raise EnsembleError(
+            f"{where} takes images of {' x '.join(map(str, size))} pixels and discards {halo} at each side, "
+            "which leaves nothing."
+        )
+    overlap = tuple(max(2 * halo, side // 4) for side in size)
+    return PackagedNetwork(
+        network=_adapted(network, "".join(inputs), "".join(outputs), "bc" + spatial, missing),
+        label=package.path.stem,
         channels=channels,
-        size=size,
-        scale=scale,
-        halo=max(math.ceil((h + n / 2) / scale) for h, n in zip(halo, missing, strict=True)),
-        missing=missing,
+        sides=size,
+        enlarges=scale,
+        move=move,
+        axes=len(size),
         before=_processing(source.get("preprocessing"), channels, where),
         after=_processing(target.get("postprocessing"), channels, where),
         learned=_training_intensities(source.get("preprocessing"), where),
+        tiles=Tiles(size=size, overlap=overlap, margin=halo, border=halo, batch=1),
+        device=device,
     )
+
+
+def _adapted(
+    network: Callable[[Tensor], Any], inputs: str, outputs: str, ours: str, missing: tuple[int, ...]
+) -> Callable[[Tensor], Tensor]:
+    """Return a network with our axes, and zeros at the borders that it leaves out."""
+    padding = [each for n in reversed(missing) for each in (n // 2, n - n // 2)]
+
+    def apply(tiles: Tensor) -> Tensor:
+        output = network(_reorder(tiles, ours, inputs))
+        if isinstance(output, list | tuple) and len(output) == 1:
+            output = output[0]
+        if not isinstance(output, torch.Tensor) or output.ndim != len(outputs):
+            raise RuntimeError(f"its output is not a tensor of {len(outputs)} axes")
+        return functional.pad(_reorder(output, outputs, ours), padding)
+
+    return apply
+
+
+def _reorder(tensor: Tensor, axes: str, wanted: str) -> Tensor:
+    """A tensor with its axes in another order; axes of length 1 are added or removed."""
+    for axis in reversed(range(len(axes))):
+        if axes[axis] not in wanted:
+            tensor = tensor.squeeze(axis)
+    kept = [letter for letter in axes if letter in wanted]
+    if tensor.ndim != len(kept):
+        raise RuntimeError(f"an axis of {axes!r} that is not among {wanted!r} is longer than 1")
+    tensor = tensor.permute([kept.index(letter) for letter in wanted if letter in kept])
+    for axis, letter in enumerate(wanted):
+        if letter not in kept:
+            tensor = tensor.unsqueeze(axis)
+    return tensor
 
 
 def _single(tensors: object, what: str, where: str) -> dict[str, Any]:
@@ -521,8 +445,7 @@ def _processing(steps: object, channels: int, where: str) -> Callable[[Tensor], 
 
     Steps that depend on the image are refused, because their effect on intensities cannot be inverted.
     """
-    if steps is None:
-        steps = []
+    steps = [] if steps is None else steps
     if not isinstance(steps, list) or not all(isinstance(each, dict) for each in steps):
         raise EnsembleError(
             f"{where} states the processing of intensities as {brief(steps)}; a list is needed."
@@ -533,12 +456,8 @@ def _processing(steps: object, channels: int, where: str) -> Callable[[Tensor], 
 
 def _training_intensities(steps: Any, where: str) -> Normalization | None:
     """Mean and standard deviation of the first step, if it normalises by fixed numbers."""
-    for step in steps or []:
-        if _is_fixed(step):
-            return _fixed(step.get("kwargs"), where)
-        if step.get("id", step.get("name")) != "ensure_dtype":
-            break
-    return None
+    shown = [each for each in steps or [] if each.get("id", each.get("name")) != "ensure_dtype"]
+    return _fixed(shown[0].get("kwargs"), where) if shown and _is_fixed(shown[0]) else None
 
 
 def _is_fixed(step: dict[str, Any]) -> bool:
@@ -550,41 +469,30 @@ def _is_fixed(step: dict[str, Any]) -> bool:
 
 def _fixed(kwargs: Any, where: str) -> Normalization:
     stated = kwargs if isinstance(kwargs, dict) else {}
-    mean, deviation = (_numbers(stated.get(key), where) for key in ("mean", "std"))
+    mean, deviation = (parse_numbers(stated.get(key), where) for key in ("mean", "std"))
     return Normalization(mean, tuple(each + _EPS for each in deviation))
 
 
 def _step(step: dict[str, Any], channels: int, where: str) -> Callable[[Tensor], Tensor]:
-    name, kwargs = step.get("id", step.get("name")), step.get("kwargs") or {}
-    if not isinstance(kwargs, dict):
-        kwargs = {}
+    name, kwargs = step.get("id", step.get("name")), step.get("kwargs")
+    kwargs = kwargs if isinstance(kwargs, dict) else {}
     if name == "ensure_dtype" and kwargs.get("dtype") in ("float32", "float64"):
-        return lambda x: x
+        return identity
     if _is_fixed(step):
         fixed = _fixed(kwargs, where)
         fixed.check(channels, where)
         return fixed.normalize
     if name == "scale_linear":
-        gain = _numbers(kwargs.get("gain", 1.0), where)
-        offset = _numbers(kwargs.get("offset", 0.0), where)
+        gain = parse_numbers(kwargs.get("gain"), where) or (1.0,)
+        offset = parse_numbers(kwargs.get("offset"), where) or (0.0,)
         length = max(len(gain), len(offset))
         linear = Normalization(offset * (length // len(offset)), gain * (length // len(gain)))
         linear.check(channels, where)
         return linear.denormalize
     if name == "clip":
-        low, high = _numbers([kwargs.get("min"), kwargs.get("max")], where)
+        low, high = parse_numbers([kwargs.get("min"), kwargs.get("max")], where)
         return lambda x: x.clamp(low, high)
     raise EnsembleError(
         f"{where} processes intensities with {brief(name)}, which is not supported; supported are "
         "fixed_zero_mean_unit_variance, scale_linear, clip, and ensure_dtype to float32."
     )
-
-
-def _numbers(value: Any, where: str) -> tuple[float, ...]:
-    values = value if isinstance(value, list) else [value]
-    if 1 <= len(values) <= _MAX_CHANNELS and all(type(each) in (int, float) for each in values):
-        try:
-            return tuple(float(each) for each in values)
-        except OverflowError:  # integers of YAML have any size
-            pass
-    raise EnsembleError(f"{where} processes intensities with {brief(value)}; numbers are needed.")

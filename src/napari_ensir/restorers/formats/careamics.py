@@ -10,7 +10,9 @@ the input until 0.3.3, and its packages still state them, which cost 4 dB on the
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.paths import one_sentence
 from napari_ensir.files.tensors import brief
 from napari_ensir.restorers.networks.archive import pack_records, read_records
 from napari_ensir.restorers.networks.checkpoint import load_weights, parse_settings, strip_prefix
@@ -29,8 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
-
-__all__ = ["CAREamicsUNet", "UNetSettings", "build_restorer", "open_checkpoint", "read_weights"]
 
 _RECORDS = re.compile(r"data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment", re.ASCII)
 _ALGORITHMS = {"n2v": "N2V", "care": "CARE", "n2n": "N2N"}
@@ -157,16 +158,12 @@ def build_restorer(
         before=before.normalize if before else identity,
         after=after.denormalize if after else identity,
         learned=_training_intensities(before, data),
-        tiles=_tiles(settings),
+        # Large tiles whose overlap grows with the receptive field of the network.
+        tiles=Tiles(size=512, overlap=min(24 * 2**settings.depth, 128), batch=1)
+        if settings.conv_dims == 2
+        else Tiles(size=(32, 128, 128), overlap=(16, 48, 48), batch=1),
         device=device,
     )
-
-
-def _tiles(settings: UNetSettings) -> Tiles:
-    """Large tiles whose overlap grows with the receptive field of the network."""
-    if settings.conv_dims == 3:
-        return Tiles(size=(32, 128, 128), overlap=(16, 48, 48), batch=1)
-    return Tiles(size=512, overlap=min(24 * 2**settings.depth, 128), batch=1)
 
 
 def _normalizations(
@@ -175,11 +172,9 @@ def _normalizations(
     """Normalisation of the input, and of the target."""
     stated = data.get("normalization")
     if stated is None:  # 0.1, which had only one kind
-        stated = {"name": "mean_std"} | {
-            f"{new}_{key}": data.get(f"{old}_{key}")
-            for new, old in (("input", "image"), ("target", "target"))
-            for key in ("means", "stds")
-        }
+        stated = {"name": "mean_std"}
+        for key in ("means", "stds"):
+            stated |= {f"input_{key}": data.get(f"image_{key}"), f"target_{key}": data.get(f"target_{key}")}
     stated = _mapping(stated, where, "normalisation")
     kind = stated.get("name")
     if kind == "none":
@@ -189,7 +184,7 @@ def _normalizations(
     found = {}
     for side in ("input", "target"):
         low, high, epsilon = _STATISTICS[kind]
-        lows, highs = (_numbers(stated.get(f"{side}_{key}"), where) for key in (low, high))
+        lows, highs = (parse_numbers(stated.get(f"{side}_{key}"), where) for key in (low, high))
         if lows or highs:
             scales = highs if kind == "mean_std" else tuple(b - a for a, b in zip(lows, highs, strict=False))
             found[side] = Normalization(lows, tuple(each + epsilon for each in scales))
@@ -213,29 +208,34 @@ def _training_intensities(scaling: Normalization | None, data: Mapping[str, Any]
     return Normalization(tuple(a + b for a, b in zip(scaling.offset, half, strict=True)), half)
 
 
-def _numbers(values: Any, where: str) -> tuple[float, ...]:
-    """Numbers as the versions state them: a list or one, as numbers or text."""
+def parse_numbers(values: Any, where: str) -> tuple[float, ...]:
+    """Return one number for each channel, or for all; versions state a list or one, also as text.
+
+    Parameters
+    ----------
+    values
+        None: no numbers.
+    where
+        Used in the message.
+
+    Raises
+    ------
+    EnsembleError
+        If a value is no number, or there are too many.
+    """
     if values is None:
         return ()
     items = values if isinstance(values, list | tuple) else [values]
-    try:
+    with suppress(TypeError, ValueError, OverflowError):
         if len(items) <= _MAX_CHANNELS and not any(isinstance(each, bool) for each in items):
             return tuple(float(each) for each in items)
-    except (TypeError, ValueError, OverflowError):
-        pass
     raise EnsembleError(f"{where} normalises with {brief(values)}; numbers are needed.")
 
 
 def _unpickled(records: Mapping[str, bytes], where: str) -> dict[str, Any]:
     """Unpickle plain values and tensors."""
-    try:
+    with one_sentence(f"{where} contains more than tensors and plain values, or is damaged", _HINT):
         content = torch.load(pack_records(records), map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged files raise exceptions of any type
-        raise EnsembleError(
-            f"{where} contains more than tensors and plain values, or is damaged; {_HINT}."
-        ) from error
     return _mapping(content, where, "weights")
 
 
@@ -293,13 +293,9 @@ class UNetSettings:
     use_batch_norm: bool = True
 
     def __post_init__(self) -> None:
-        if not (
-            self.conv_dims in (2, 3)
-            and 1 <= self.in_channels <= _MAX_CHANNELS
-            and 1 <= self.num_classes <= _MAX_CHANNELS
-            and 1 <= self.depth <= 8
-            and 1 <= self.num_channels_init <= 1024
-        ):
+        channels = (self.in_channels, self.num_classes)
+        fits = all(1 <= each <= _MAX_CHANNELS for each in channels) and 1 <= self.num_channels_init <= 1024
+        if not (fits and self.conv_dims in (2, 3) and 1 <= self.depth <= 8):
             raise EnsembleError(f"{self} are not valid settings of CAREamics' U-Net.")
         if self.num_classes != self.in_channels:
             raise EnsembleError(
@@ -355,12 +351,8 @@ class CAREamicsUNet(nn.Module):
             outputs = width // 2 if level else width
             up[str(2 * number + 1)] = block(inputs, 2 * outputs if level else outputs, outputs)
         self.encoder = nn.ModuleDict({"encoder_blocks": nn.ModuleDict(down)})
-        self.decoder = nn.ModuleDict(
-            {
-                "bottleneck": block(widths[-1], 2 * widths[-1], widths[-1]),
-                "decoder_blocks": nn.ModuleDict(up),
-            }
-        )
+        bottleneck = block(widths[-1], 2 * widths[-1], widths[-1])
+        self.decoder = nn.ModuleDict({"bottleneck": bottleneck, "decoder_blocks": nn.ModuleDict(up)})
         conv = nn.Conv2d if ndim == 2 else nn.Conv3d
         self.final_conv = conv(widths[0], settings.num_classes, 1, groups=self.groups)
 
@@ -388,9 +380,7 @@ class CAREamicsUNet(nn.Module):
         if not self.settings.n2v2:
             return pool(x, 2)
         line = x.new_tensor([0.25, 0.5, 0.25])
-        kernel = line[:, None] * line
-        if ndim == 3:
-            kernel = line[:, None, None] * kernel
+        kernel = reduce(lambda one, other: one[..., None] * other, [line] * ndim)
         kernel = kernel.expand(x.shape[1], 1, *kernel.shape)
         convolve = functional.conv2d if ndim == 2 else functional.conv3d
         return convolve(pool(x, 2, stride=1), kernel, padding=1, stride=2, groups=x.shape[1])

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.networks.archive import ARCHIVE_ERRORS
+from napari_ensir.files.paths import one_sentence
 from napari_ensir.restorers.networks.onnx import is_onnx
-
-__all__ = ["DESCRIPTIONS", "Kind", "check_not_unpacked", "detect_kind"]
 
 Kind = Literal["package", "program", "weights", "other"]
 """A bioimage.io package; a program (TorchScript, ONNX); tensors that torch saved; anything else."""
@@ -52,11 +50,8 @@ def detect_kind(path: Path) -> Kind:
     ...     detect_kind(path)
     'package'
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise EnsembleError(f"{path} cannot be read: {error.strerror}.") from error
+    with one_sentence(f"{path} cannot be read"), path.open("rb") as file:
+        start = file.read(64)
     if not start:
         raise EnsembleError(f"{path} is empty; download it again.")
     if start.lstrip().lower().startswith(_PAGES):
@@ -71,14 +66,9 @@ def detect_kind(path: Path) -> Kind:
 
 
 def _detect_archive(path: Path) -> Kind:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except ARCHIVE_ERRORS as error:
-        raise EnsembleError(
-            f"{path} starts like an archive but cannot be read as one, so it is truncated or damaged; "
-            "download it again."
-        ) from error
+    what, hint = "starts like an archive but cannot be read as one", "it is truncated or damaged"
+    with one_sentence(f"{path} {what}", f"{hint}; download it again"), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
     if any(name in DESCRIPTIONS for name in names):
         return "package"
     for name in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError, MissingRestorer
-from napari_ensir.files.paths import expand_path
+from napari_ensir.files.paths import expand_path, one_sentence
 from napari_ensir.files.tensors import readable_file
 from napari_ensir.restorers.formats.file_kinds import check_not_unpacked, detect_kind
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_ensir.restorers.base import Restorer
-
-__all__ = ["SUFFIXES", "open_restorer", "open_restorers"]
 
 SUFFIXES = (".safetensors", ".pt", ".onnx", ".pth", ".ckpt", ".zip")
 """Suffixes of network files."""
@@ -135,29 +133,24 @@ def open_restorers(
     """
     where = expand_path(folder)
     check_not_unpacked(where)
-    try:
+    with one_sentence(f"{where} is not a readable folder"):
         paths = sorted(each for each in where.iterdir() if _may_be_network(each))
-    except OSError as error:
-        raise EnsembleError(f"{where} is not a readable folder ({error.strerror}).") from error
     if not paths:
         raise EnsembleError(f"{where} contains no network; the suffixes are {', '.join(SUFFIXES)}.")
     found: dict[str, Restorer] = {}
     failed: dict[str, EnsembleError] = {}
-
-    def attempt(path: Path, around: Restorer | None = None) -> None:
+    for path in [*paths, *paths]:  # the second time, only DP-IR around another of them
+        missing = failed.get(path.name)
+        around = None
+        if isinstance(missing, MissingRestorer):
+            around = next((each for each in found.values() if each.name == missing.name), ir)
+        elif missing or path.name in found:
+            continue
         try:
             found[path.name] = open_restorer(path, ir=around, device=device)
+            failed.pop(path.name, None)
         except EnsembleError as error:
             failed[path.name] = error
-        else:
-            failed.pop(path.name, None)
-
-    for path in paths:
-        attempt(path)
-    for path in paths:
-        missing = failed.get(path.name)
-        if isinstance(missing, MissingRestorer):
-            attempt(path, next((each for each in found.values() if each.name == missing.name), ir))
     return {path.name: found[path.name] for path in paths if path.name in found}, failed
 
 

@@ -5,22 +5,17 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-import zlib
 from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.paths import one_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["ARCHIVE_ERRORS", "Records", "check_torchscript", "pack_records", "read_records"]
-
 Records = dict[str, bytes]
 """Contents by name, without the archive's own name in front."""
-
-ARCHIVE_ERRORS = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged archive raises."""
 
 _MAX_COMPRESSED = 2**25
 """Largest uncompressed size of a compressed record; torch compresses only code."""
@@ -85,18 +80,13 @@ def read_records(
         If it is not an archive of torch, or is damaged; if two records have the same name (torch ignores
         case), if a name differs from a known one by its case, or if the records are too large.
     """
-    try:
-        with (
-            open(path, "rb") if content is None else io.BytesIO(content) as file,
-            zipfile.ZipFile(file) as archive,
-        ):
-            _check_sizes(archive.infolist(), file.seek(0, io.SEEK_END), path)
-            return _read_members(archive, known, path)
-    except EnsembleError:
-        raise
-    except ARCHIVE_ERRORS as error:
-        reason = str(error)[:200].rstrip(".")
-        raise EnsembleError(f"{path} is not an archive of torch, or is damaged: {reason}.") from error
+    with (
+        one_sentence(f"{path} is not an archive of torch, or is damaged"),
+        open(path, "rb") if content is None else io.BytesIO(content) as file,
+        zipfile.ZipFile(file) as archive,
+    ):
+        _check_sizes(archive.infolist(), file.seek(0, io.SEEK_END), path)
+        return _read_members(archive, known, path)
 
 
 def _read_members(

@@ -17,22 +17,14 @@ import torch
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_file
-from napari_ensir.files.paths import expand_path
-from napari_ensir.files.tensors import (
-    brief,
-    metadata_of,
-    package_version,
-    parse_object,
-    readable_file,
-)
+from napari_ensir.files.paths import expand_path, one_sentence
+from napari_ensir.files.tensors import brief, metadata_of, package_version, parse_object, readable_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
-
-__all__ = ["load_weights", "parse_settings", "read_checkpoint", "strip_prefix", "write_checkpoint"]
 
 SCHEMA = 1
 _ENTRY = "napari_ensir"
@@ -82,22 +74,16 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         If the file does not exist, is not a checkpoint of this package in a supported schema, or contains
         values that are not finite.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = readable_file(path, _MAX_BYTES, "checkpoint")
-    try:
+    with one_sentence(f"{path} cannot be read as a safetensors file"):
         content = path.read_bytes()  # once, so that header and tensors belong to the same file
         metadata = metadata_of(content)
         if _ENTRY not in metadata:
             raise EnsembleError(f"{path} is a safetensors file, but not a checkpoint of this package.")
         header = _header(path, metadata[_ENTRY])
         tensors = load(content)
-    except EnsembleError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise EnsembleError(f"{path} cannot be read as a safetensors file: {reason}.") from error
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
             raise EnsembleError(
@@ -110,10 +96,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def _header(path: Path, text: str) -> dict[str, Any]:
-    try:
+    with one_sentence(f"{path}: the header cannot be read"):
         header = parse_object(text)
-    except ValueError as error:
-        raise EnsembleError(f"{path}: the header cannot be read: {str(error)[:200]}.") from error
     schema = header.get("schema")
     if type(schema) is not int or schema != SCHEMA:
         raise EnsembleError(

@@ -21,6 +21,7 @@ import torch
 
 from napari_ensir.devices import device_error_message
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.paths import one_sentence
 from napari_ensir.files.tensors import readable_file
 from napari_ensir.restorers.base import sample_block
 from napari_ensir.restorers.networks.archive import check_torchscript
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_ensir.restorers.networks.learned import Draw, Tiled
-
-__all__ = ["ExternalNetwork", "Normalization", "PackagedNetwork", "identity", "load_network", "load_spandrel"]
 
 _SHAPE_ERRORS = (RuntimeError, AssertionError, TypeError, NameError, torch.jit.Error)
 """What networks raise at a shape that they cannot process."""
@@ -127,7 +126,7 @@ class ExternalNetwork(NetworkRestorer):
         except _SHAPE_ERRORS as error:
             if device_error_message(error):
                 raise
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise EnsembleError(
                 f"{self.label} cannot be applied to tiles of {plane.shape[0]} channel(s): {reason}"
             ) from error
@@ -302,16 +301,11 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
             network = OnnxNetwork(path.read_bytes(), str(path), read_beside(path))
             return ExternalNetwork(network=network, **(_onnx_settings(network.shape, str(path)) | settings))
     archive = check_torchscript(path, content)
-    try:
-        with warnings.catch_warnings():
-            # Newer versions of torch deprecate TorchScript, but files of it will exist for long.
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            script = torch.jit.load(archive, map_location="cpu").eval()  # type: ignore[no-untyped-call]
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged programs raise exceptions of any type
-        raise EnsembleError(f"{path} cannot be read by torch: {_shorten(error)}.") from error
+    with warnings.catch_warnings(), one_sentence(f"{path} cannot be read by torch"):
+        # Newer versions of torch deprecate TorchScript, but files of it will exist for long.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        script = torch.jit.load(archive, map_location="cpu").eval()  # type: ignore[no-untyped-call]
     return ExternalNetwork(network=script, **settings)
 
 
@@ -379,17 +373,14 @@ def load_spandrel(path: str | Path, **settings: Any) -> ExternalNetwork:
             f"{path} is not a network in a supported format; spandrel reads .safetensors, .pth and .ckpt."
         )
     spandrel = _import_spandrel(path)
-    try:
-        found = _load_with_spandrel(spandrel, Path(path))
-    except spandrel.UnsupportedModelError as error:
-        raise EnsembleError(
-            f"{path} has an architecture that spandrel does not support; Restormer and MPRNet need the "
-            "package spandrel_extra_arches, whose licences are not free."
-        ) from error
-    except EnsembleError:
-        raise
-    except Exception as error:  # wrong shapes raise exceptions of any type
-        raise EnsembleError(f"{path} cannot be read by spandrel: {_shorten(error)}.") from error
+    with one_sentence(f"{path} cannot be read by spandrel"):
+        try:
+            found = _load_with_spandrel(spandrel, Path(path))
+        except spandrel.UnsupportedModelError as error:
+            raise EnsembleError(
+                f"{path} has an architecture that spandrel does not support; Restormer and MPRNet need the "
+                "package spandrel_extra_arches, whose licences are not free."
+            ) from error
     if not isinstance(found, spandrel.ImageModelDescriptor):
         raise EnsembleError(f"{path} is not a network from one image to one image, as is needed.")
     if found.input_channels != found.output_channels:
@@ -446,7 +437,3 @@ def _import_spandrel(path: str | Path) -> Any:
 
         spandrel_extra_arches.install(ignore_duplicates=True)
     return spandrel
-
-
-def _shorten(error: Exception) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

@@ -14,7 +14,7 @@ from torch import nn
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.base import ImageRestorer
+from napari_ensir.restorers.base import ImageRestorer, channels_first
 from napari_ensir.restorers.networks.tiling import Tiles, apply_tiled
 from napari_ensir.settings import device_setting
 
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from napari_ensir.restorers.base import Progress
-
-__all__ = ["Draw", "LearnedRestorer", "Model", "NetworkRestorer", "Tiled"]
+    from napari_ensir.restorers.base import FloatImage, Progress
 
 _MAX_COLOURS = 4
 
@@ -125,9 +123,8 @@ class NetworkRestorer(ImageRestorer):
 
     def notes(self, image: NDArray[Any]) -> list[str]:
         """See :meth:`ImageRestorer.notes`."""
-        axis, ndim = self.channel_axis, self.network_ndim
-        channels = 1 if axis is None else image.shape[axis]
-        spatial = [n for at, n in enumerate(image.shape) if axis is None or at != axis % image.ndim]
+        ndim = self.network_ndim
+        channels, *spatial = channels_first(image, self.channel_axis).shape
         number, found = int(np.prod(spatial[:-ndim])), []
         if number > 1:
             kind = "planes" if ndim == 2 else "volumes"
@@ -145,9 +142,7 @@ class NetworkRestorer(ImageRestorer):
             ]
         return []
 
-    def restore_unit(
-        self, image: NDArray[np.float32], scale: float, progress: Progress
-    ) -> NDArray[np.float32]:
+    def restore_unit(self, image: FloatImage, scale: float, progress: Progress) -> FloatImage:
         """See :meth:`ImageRestorer.restore_unit`."""
         ndim = self.network_ndim
         if image.ndim - 1 < ndim:

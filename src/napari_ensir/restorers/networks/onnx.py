@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,12 @@ import numpy as np
 import torch
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.paths import one_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
-
-__all__ = ["OnnxNetwork", "is_onnx", "read_beside"]
 
 _MAX_WEIGHTS = 2**34
 """Largest size of all files with weights together."""
@@ -120,7 +120,7 @@ class OnnxNetwork:
             options.add_external_initializers_from_files_in_memory(
                 list(weights), list(weights.values()), [len(each) for each in weights.values()]
             )
-        try:
+        with one_sentence(f"{where} cannot be read by onnxruntime"), _plain_errors():
             self._session: Any = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
             )
@@ -128,10 +128,6 @@ class OnnxNetwork:
                 [(each.name, each.type, each.shape) for each in side]
                 for side in (self._session.get_inputs(), self._session.get_outputs())
             )
-        except MemoryError:
-            raise
-        except Exception as error:  # onnxruntime's errors share no other base class
-            raise EnsembleError(f"{where} cannot be read by onnxruntime: {_reason(error)}.") from error
         if len(inputs) != 1 or len(outputs) != 1:
             raise EnsembleError(
                 f"{where} has {len(inputs)} inputs and {len(outputs)} outputs; one of each is needed."
@@ -153,31 +149,32 @@ class OnnxNetwork:
             If the network cannot be applied to this shape.
         """
         array = tiles.cpu().numpy().astype(self._dtype, copy=False)
-        try:
+        with _plain_errors():
             (result,) = self._session.run(None, {self._name: np.ascontiguousarray(array)})
-        except MemoryError:
-            raise
-        except Exception as error:  # onnxruntime's errors share no other base class
-            raise RuntimeError(_reason(error)) from error
         return torch.from_numpy(np.asarray(result, np.float32)).to(tiles.device)
 
 
-def _reason(error: Exception) -> str:
-    """The message of an error of onnxruntime, without its codes and C++ signatures."""
-    text = " ".join(str(error).split())
-    if "is under development" in text:  # a newer opset than onnxruntime supports
-        return "its opset is not supported; export it with an older opset, or update onnxruntime"
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    return (text.rpartition(") ")[2] if "onnxruntime::" in text else text)[:300].rstrip(".")
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise RuntimeError for errors of onnxruntime, without their codes and C++ signatures."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # onnxruntime's errors share no other base class
+        text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+        if "onnxruntime::" in text:
+            text = text.rpartition(") ")[2]
+        if "is under development" in str(error):  # a newer opset than onnxruntime supports
+            text = "its opset is not supported; export it with an older opset, or update onnxruntime"
+        raise RuntimeError(text[:300].rstrip(".")) from error
 
 
 def _check_model(content: bytes, where: str) -> set[str]:
     """Names of the files with weights; EnsembleError where operators or names are not allowed."""
     found: dict[str, set[str]] = {"defined": set(), "used": set(), "location": set()}
-    try:
+    with one_sentence(f"{where} is not an ONNX model, or it is damaged"):
         _collect(memoryview(content), "model", found)
-    except (ValueError, IndexError, RecursionError) as error:
-        raise EnsembleError(f"{where} is not an ONNX model, or it is damaged.") from error
     if unknown := sorted(found["used"] - found["defined"] - _STANDARD):
         raise EnsembleError(
             f"{where} uses operators of {unknown[0][:80]!r}; only those of the ONNX standard can be run."
@@ -221,9 +218,9 @@ def _fields(content: memoryview) -> Iterator[tuple[int, memoryview]]:
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:
-            raise ValueError
+            raise ValueError("unknown kind of field")
     if at != len(content):
-        raise ValueError
+        raise ValueError("a field is truncated")
 
 
 def _varint(content: memoryview, at: int) -> tuple[int, int]:
@@ -235,4 +232,4 @@ def _varint(content: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
-    raise ValueError
+    raise ValueError("an integer is too long")

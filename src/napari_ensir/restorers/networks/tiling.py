@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
-
-__all__ = ["Tiles", "apply_tiled"]
 
 _MAX_ENLARGEMENT = 16
 
@@ -49,21 +48,16 @@ class Tiles:
     border: int = 0
 
     def __post_init__(self) -> None:
-        given = [each for each in (self.size, self.overlap) if isinstance(each, tuple)]
-        if len({len(each) for each in given}) > 1:
+        lengths = {len(each) for each in (self.size, self.overlap) if isinstance(each, tuple)}
+        if len(lengths) > 1:
             raise EnsembleError(
                 f"tiles have sides {self.size} and overlaps {self.overlap}; give the same number of each."
             )
-        for axis in range(-len(given[0] if given else (0,)), 0):
+        for axis in range(-max(lengths, default=1), 0):
             size, overlap, margin = self.along(axis)
             limit = size // 2 if self.margin is None else size - 1
-            if not (
-                0 <= overlap <= limit
-                and 0 <= margin <= overlap // 2
-                and size >= 8
-                and self.batch >= 1
-                and self.border >= 0
-            ):
+            fits = 0 <= overlap <= limit and 0 <= margin <= overlap // 2
+            if not (fits and size >= 8 and self.batch >= 1 and self.border >= 0):
                 raise EnsembleError(
                     f"tiles of {size} pixels cannot overlap by {overlap} with a margin of {margin} in "
                     f"batches of {self.batch}; tiles have at least 8 pixels, the overlap is at most half of "
@@ -78,42 +72,50 @@ class Tiles:
         >>> Tiles(size=(32, 64, 64), overlap=16).along(-3)
         (32, 16, 4)
         """
-        size, overlap = (
-            each[axis] if isinstance(each, tuple) else each for each in (self.size, self.overlap)
-        )
+        size, overlap = _at(self.size, axis), _at(self.overlap, axis)
         return size, overlap, overlap // 4 if self.margin is None else self.margin
 
-    def side(self, length: int, multiple: int | tuple[int, ...], axis: int = -1) -> int:
-        """Return the side of the tiles along an axis: the smallest sufficient multiple, at most `size`."""
-        multiple = multiple[axis] if isinstance(multiple, tuple) else multiple
-        largest = max(self.along(axis)[0] // multiple, 1) * multiple
-        return int(min(largest, -(-length // multiple) * multiple))
+    def layout(self, shape: Sequence[int], multiple: int | tuple[int, ...] = 1) -> list[Axis]:
+        """Return the tiles along each axis of an image of this shape, without channels.
 
-    def starts(self, length: int, multiple: int | tuple[int, ...], axis: int = -1) -> list[int]:
-        """Return evenly spaced starts of the tiles along an axis of `length` pixels, multiples if possible.
-
-        A network that downsamples pairs pixels from the start of its tile, so tiles that start at multiples
-        pair them as one tile would. The last tile may extend beyond the image.
+        Sides are the smallest sufficient multiples, at most `size`. Starts are evenly spaced, and multiples
+        if possible: a network that downsamples pairs pixels from the start of its tile, so such tiles pair
+        them as one tile would. The last tile may extend beyond the image.
 
         Examples
         --------
-        >>> Tiles(size=100, overlap=20).starts(250, 4)
-        [0, 76, 152]
+        >>> Tiles(size=100, overlap=20).layout((250,), 4)
+        [Axis(side=100, overlap=20, margin=5, starts=[0, 76, 152])]
         """
-        multiple = multiple[axis] if isinstance(multiple, tuple) else multiple
-        side = self.side(length, multiple, axis)
-        step = side - self.along(axis)[1]  # the largest between two starts
-        grid = multiple if step >= multiple else 1  # a fixed size has no smaller step
-        last = -(-max(length - side, 0) // grid)
-        if last == 0:
-            return [0]
-        return [round(start) * grid for start in np.linspace(0, last, -(-last // (step // grid)) + 1)]
+        found = []
+        for axis, length in enumerate(shape, -len(shape)):
+            (size, overlap, margin), unit = self.along(axis), _at(multiple, axis)
+            length += 2 * self.border
+            side = min(max(size // unit, 1) * unit, -(-length // unit) * unit)
+            step = side - overlap  # the largest between two starts
+            grid = unit if step >= unit else 1  # a fixed size has no smaller step
+            last = -(-max(length - side, 0) // grid)
+            n_starts = -(-last // max(step // grid, 1)) + 1
+            starts = [round(start) * grid for start in np.linspace(0, last, n_starts)]
+            found.append(Axis(side, overlap, margin, starts))
+        return found
 
     def batches(self, shape: Sequence[int], multiple: int | tuple[int, ...]) -> int:
         """Return the number of calls of the function for an image of this shape, without channels."""
-        lengths = [n + 2 * self.border for n in shape]
-        counts = [len(self.starts(n, multiple, axis - len(shape))) for axis, n in enumerate(lengths)]
-        return -(-int(np.prod(counts)) // self.batch)
+        return -(-prod(len(each.starts) for each in self.layout(shape, multiple)) // self.batch)
+
+
+class Axis(NamedTuple):
+    """Tiles along one axis: their side, overlap, margin and starts."""
+
+    side: int
+    overlap: int
+    margin: int
+    starts: list[int]
+
+
+def _at(value: int | tuple[int, ...], axis: int) -> int:
+    return value[axis] if isinstance(value, tuple) else value
 
 
 def apply_tiled(
@@ -158,48 +160,44 @@ def apply_tiled(
     >>> torch.allclose(twice, 2 * plane)
     True
     """
-    border = tiles.border
-    lengths = [n + 2 * border for n in planes[0].shape[1:]]
-    axes = range(-len(lengths), 0)
-    sides = [tiles.side(n, multiple, axis) for axis, n in zip(axes, lengths, strict=True)]
-    starts = [tiles.starts(n, multiple, axis) for axis, n in zip(axes, lengths, strict=True)]
-    filled = [each[-1] + side for each, side in zip(starts, sides, strict=True)]
-    padded = [_pad(plane, border, filled) for plane in planes]
-    corners = list(product(*starts))
+    axes = tiles.layout(planes[0].shape[1:], multiple)
+    sides = [axis.side for axis in axes]
+    filled = [axis.starts[-1] + axis.side for axis in axes]
+    padded = [_pad(plane, tiles.border, filled) for plane in planes]
+    corners = list(product(*(axis.starts for axis in axes)))
     total = weights = torch.zeros(0)
-    times = [1] * len(lengths)
+    times = [1] * len(axes)
     for first in range(0, len(corners), tiles.batch):
-        batch = [
-            tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))
-            for corner in corners[first : first + tiles.batch]
-        ]
-        results = function(*(torch.stack([each[(slice(None), *at)] for at in batch]) for each in padded))
+        batch = corners[first : first + tiles.batch]
+        places = [(slice(None), *map(_cut, corner, sides)) for corner in batch]
+        results = function(*(torch.stack([each[at] for at in places]) for each in padded))
         if results.shape[:1] != (len(batch),):
             raise EnsembleError(f"the network turned {len(batch)} tiles into {tuple(results.shape)} values.")
         if first == 0:
             times = _enlargement(sides, results.shape[2:])
             larger = [n * each for n, each in zip(filled, times, strict=True)]
             total, weights = results.new_zeros((results.shape[1], *larger)), results.new_zeros((1, *larger))
-        for at, result in zip(batch, results, strict=True):
-            window = _window(tiles, sides, at, filled, times).to(total)
-            to = (slice(None), *(slice(s.start * n, s.stop * n) for s, n in zip(at, times, strict=True)))
+        for corner, result in zip(batch, results, strict=True):
+            window = _window(axes, corner, times).to(total)
+            to = (slice(None), *map(_cut, corner, sides, times))
             total[to] += window * result
             weights[to] += window
         tick()
     blended: Tensor = total / weights
-    kept = zip(planes[0].shape[1:], times, strict=True)
-    return blended[(slice(None), *(slice(border * each, (border + n) * each) for n, each in kept))]
+    inner = [tiles.border] * len(axes)
+    return blended[(slice(None), *map(_cut, inner, planes[0].shape[1:], times))]
+
+
+def _cut(start: int, side: int, times: int = 1) -> slice:
+    return slice(start * times, (start + side) * times)
 
 
 def _enlargement(before: Sequence[int], after: Sequence[int]) -> list[int]:
     """Return the factor along each axis; EnsembleError if one is not an integer, or too large."""
-    if len(before) == len(after):
-        times = [large // small for small, large in zip(before, after, strict=True)]
-        if all(
-            1 <= n <= _MAX_ENLARGEMENT and n * small == large
-            for n, small, large in zip(times, before, after, strict=True)
-        ):
-            return times
+    times = [large // small for small, large in zip(before, after, strict=False)]
+    exact = [n * small for n, small in zip(times, before, strict=False)] == list(after)
+    if exact and len(before) == len(after) and all(1 <= n <= _MAX_ENLARGEMENT for n in times):
+        return times
     raise EnsembleError(
         f"the network turned tiles of {' x '.join(map(str, before))} pixels into "
         f"{' x '.join(map(str, after))}; only networks that keep the size or enlarge it by an integer factor "
@@ -215,14 +213,11 @@ def _pad(plane: Tensor, border: int, filled: Sequence[int]) -> Tensor:
     return plane
 
 
-def _window(
-    tiles: Tiles, sides: Sequence[int], at: Sequence[slice], filled: Sequence[int], times: Sequence[int]
-) -> Tensor:
+def _window(axes: Sequence[Axis], corner: Sequence[int], times: Sequence[int]) -> Tensor:
     """Return the weights of a tile, shape (1, *sides * times): a product over the axes."""
     window = torch.ones(1)
-    for axis, (side, cut, end, n) in enumerate(zip(sides, at, filled, times, strict=True)):
-        _, overlap, margin = tiles.along(axis - len(sides))
-        along = _taper(side * n, overlap * n, margin * n, cut.start > 0, cut.stop < end)
+    for (side, overlap, margin, starts), start, n in zip(axes, corner, times, strict=True):
+        along = _taper(side * n, overlap * n, margin * n, start > 0, start < starts[-1])
         window = window[..., None] * along
     return window
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, is_dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.ensemble.scoring.scores import NoisyScores
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import with_settings
-from napari_ensir.restorers.self_supervised.reference import ReferenceKeywords, blind_reference
+from napari_ensir.restorers.self_supervised.reference import blind_reference
 from napari_ensir.settings import SweepSettings, settings_of
 
 if TYPE_CHECKING:
@@ -25,17 +25,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.restorers.base import AnyRestorer, Restorer
     from napari_ensir.settings import Setting
-
-__all__ = [
-    "Sweep",
-    "calibrate_restorer",
-    "default_grid_range",
-    "format_value",
-    "numeric_settings",
-    "parameter_grid",
-    "rank_restorers",
-    "tunable_settings",
-]
 
 
 @dataclass(frozen=True)
@@ -73,28 +62,24 @@ class Sweep:
     @property
     def standard_errors(self) -> NDArray[np.float64]:
         """Standard errors of the differences, (K,); NaN if the image has one block."""
-        found = [row.standard_error for row in self.scores.rows]
-        return np.array([np.nan if error is None else error for error in found])
+        return np.array([row.standard_error for row in self.scores.rows], np.float64)  # None becomes NaN
 
     @property
     def equivalent(self) -> tuple[Any, ...]:
         """The best value, and those that are not significantly worse."""
-        base = self.scores.baseline
-        return tuple(
-            value
-            for place, value in enumerate(self.values)
-            if place == base or not self.scores.difference(place).significant
-        )
+        base, worse = self.scores.baseline, self.scores.difference
+        places = range(len(self.values))
+        return tuple(self.values[n] for n in places if n == base or not worse(n).significant)
 
     def in_words(self) -> str:
         """Return one or two sentences about the best value and those that are not significantly worse."""
         title, best = self.setting.replace("_", " "), self.best
         if not self.differences.any():
             return f"The error is the same at every value of {title}."
-        others = [format_value(value) for value in self.equivalent if value != best]
-        verb = "is" if len(others) == 1 else "are"
         said = f"Least error at {title} {format_value(best)}"
-        said += f"; {', '.join(others)} {verb} not significantly worse." if others else "."
+        if others := [format_value(value) for value in self.equivalent if value != best]:
+            said += f"; {', '.join(others)} {'is' if len(others) == 1 else 'are'} not significantly worse"
+        said += "."
         numbers = all(isinstance(value, int | float) for value in self.values)
         if numbers and best in (min(self.values), max(self.values)) and best not in self.limits:
             said += f" This is an end of the range tried: values beyond {format_value(best)} may be better."
@@ -117,7 +102,7 @@ def rank_restorers(
     images: ArrayLike | Sequence[ArrayLike],
     restorers: Sequence[AnyRestorer],
     names: Sequence[str] | None = None,
-    **keywords: Unpack[ReferenceKeywords],
+    **keywords: Any,
 ) -> NoisyScores:
     """Score restorers on noisy images without a ground truth.
 
@@ -156,7 +141,7 @@ def calibrate_restorer(
     setting: str,
     values: Sequence[Any],
     images: ArrayLike | Sequence[ArrayLike],
-    **keywords: Unpack[ReferenceKeywords],
+    **keywords: Any,
 ) -> Sweep:
     """Calibrate a parameter of a restorer on noisy images, without a ground truth.
 
@@ -279,15 +264,13 @@ def numeric_settings(restorer: Restorer) -> tuple[Setting, ...]:
     >>> [each.name for each in numeric_settings(TotalVariation())]
     ['strength', 'iterations', 'noise']
     """
-    return tuple(each for each in tunable_settings(restorer) if _has_many(each))
 
+    def has_many(each: Setting) -> bool:
+        if each.kind != "integer" or each.minimum is None or each.maximum is None:
+            return each.kind in ("number", "integer")
+        return each.maximum - each.minimum >= 2 * (each.step or 1)
 
-def _has_many(setting: Setting) -> bool:
-    if setting.kind not in ("number", "integer"):
-        return False
-    if setting.kind == "number" or setting.minimum is None or setting.maximum is None:
-        return True
-    return setting.maximum - setting.minimum >= 2 * (setting.step or 1)
+    return tuple(filter(has_many, tunable_settings(restorer)))
 
 
 def default_grid_range(setting: Setting, now: Any) -> tuple[float, float]:

@@ -8,6 +8,8 @@ the result at those pixels is kept. It does not depend on the hidden pixels, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.restorers.base import Progress, Restorer
-
-__all__ = ["HiddenGrid", "restore_checked", "restore_hidden"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class HiddenGrid:
                 f"the image has shape {self.shape}, which leaves {len(self._spatial)} dimension(s) beside "
                 "the channel axis; two or more are needed."
             )
-        if min(self._cells) < 1:
+        if min(self.spatial_shape[-2:]) < self.stride:
             raise EnsembleError(
                 f"the image has shape {self.shape}; a stride of {self.stride} needs as many pixels along "
                 "rows and columns: give a smaller stride."
@@ -101,16 +101,16 @@ class HiddenGrid:
         return tuple(self.shape[axis] for axis in self._spatial)
 
     @property
-    def _cells(self) -> tuple[int, int]:
-        rows, columns = (self.shape[axis] for axis in self._order[:2])
-        return rows // self.stride, columns // self.stride
+    def _split_shape(self) -> tuple[int, int, int, int]:
+        """Return the number of rows, columns, planes, and channels in each plane."""
+        *before, rows, columns = self.spatial_shape
+        channels = 1 if self.channel_axis is None else self.shape[self.channel_axis]
+        return rows, columns, prod(before), channels
 
-    @property
-    def _planes(self) -> tuple[int, int]:
-        """Return the number of planes, and of channels in each."""
-        n_channels = 1 if self.channel_axis is None else self.shape[self.channel_axis]
-        rows, columns = (self.shape[axis] for axis in self._order[:2])
-        return int(np.prod(self.shape)) // (rows * columns * n_channels), n_channels
+    def _cells(self, place: NDArray[np.int64], plane: int) -> Any:
+        """Index of one pixel of each cell of a plane."""
+        ends = (size // self.stride * self.stride for size in self._split_shape[:2])
+        return (*map(slice, place, ends, [self.stride] * 2), plane)
 
     def planes(self, image: NDArray[Any]) -> NDArray[Any]:
         """Return the image as an array of shape ``(rows, columns, planes * channels)``."""
@@ -124,20 +124,18 @@ class HiddenGrid:
 
     def positions(self) -> NDArray[np.int64]:
         """Return the row and column within a cell that each run hides, (planes, offsets, 2)."""
-        n_planes, _ = self._planes
+        n_planes = self._split_shape[2]
         order = np.random.default_rng(self.seed).permutation(self.stride**2)
         taken = order[np.arange(n_planes * self.offsets) % len(order)].reshape(n_planes, self.offsets)
         return np.stack(np.divmod(taken, self.stride), axis=-1)
 
     def masks(self) -> Iterator[NDArray[np.bool_]]:
         """Yield the mask of hidden pixels of each run, in the shape of :meth:`planes`."""
-        (n_planes, n_channels), (rows, columns), step = self._planes, self._cells, self.stride
-        sides = [self.shape[axis] for axis in self._order[:2]]
         for places in self.positions().swapaxes(0, 1):
-            mask = np.zeros((*sides, n_planes, n_channels), bool)
-            for plane, (row, column) in enumerate(places):
-                mask[row : rows * step : step, column : columns * step : step, plane] = True
-            yield mask.reshape(*sides, -1)
+            mask = np.zeros(self._split_shape, bool)
+            for plane, place in enumerate(places):
+                mask[self._cells(place, plane)] = True
+            yield mask.reshape(*mask.shape[:2], -1)
 
     def select(self, planes: NDArray[Any]) -> NDArray[Any]:
         """Return the hidden pixels of all runs, from an array in the shape of :meth:`planes`.
@@ -146,15 +144,15 @@ class HiddenGrid:
         -------
         (..., offsets, rows // stride, columns // stride[, channels]) array
         """
-        (n_planes, n_channels), (rows, columns), step = self._planes, self._cells, self.stride
-        split = planes.reshape(*planes.shape[:2], n_planes, n_channels)
-        found = np.empty((n_planes, self.offsets, rows, columns, n_channels), planes.dtype)
-        for plane, places in enumerate(self.positions()):
-            for run, (row, column) in enumerate(places):
-                found[plane, run] = split[row : rows * step : step, column : columns * step : step, plane]
-        before = tuple(self.shape[axis] for axis in self._spatial[:-2])
-        last = () if self.channel_axis is None else (n_channels,)
-        return found.reshape(*before, *found.shape[1:4], *last)
+        split = planes.reshape(self._split_shape)
+        found = np.stack(
+            [
+                [split[self._cells(place, plane)] for place in places]
+                for plane, places in enumerate(self.positions())
+            ]
+        )
+        last = () if self.channel_axis is None else found.shape[-1:]
+        return found.reshape(*self.spatial_shape[:-2], *found.shape[1:4], *last)
 
 
 def restore_checked(
@@ -216,18 +214,14 @@ def restore_hidden(
     """
     from skimage.restoration import denoise_invariant
 
-    whole = image.dtype.kind in "iu"
-    run = 0
+    whole, runs = image.dtype.kind in "iu", count()
 
     def restored(planes: NDArray[Any], channel_axis: int) -> NDArray[Any]:
-        nonlocal run
+        run = next(runs)
         given = grid.image(np.rint(planes) if whole else planes).astype(image.dtype, copy=False)
-        part = scaled_progress(
-            progress, run, grid.offsets, suffix=f", hidden pixels {run + 1} of {grid.offsets}"
-        )
-        found = restore_checked(given, restorer, part)
-        run += 1
-        return grid.planes(found)
+        suffix = f", hidden pixels {run + 1} of {grid.offsets}"
+        part = scaled_progress(progress, run, grid.offsets, suffix=suffix)
+        return grid.planes(restore_checked(given, restorer, part))
 
     # scikit-image would round large integers to float32; it keeps the dtype of floats.
     planes = grid.planes(image.astype(np.float64) if whole else image)

@@ -9,20 +9,14 @@ number to every squared error, so that it changes no weight of least squares.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal
 
-from napari_ensir.ensemble.arrays.image_set import check_names
-from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.scoring.scores import verdict
-from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
 from napari_ensir.restorers.self_supervised.reference import (
     LEARN_KEYWORDS,
     REFERENCE_KEYWORDS,
     BlindReference,
-    CorrelatedNoiseWarning,
     blind_reference,
-    images_of,
-    restorers_of,
 )
 from napari_ensir.settings import SHRINKAGE, BlindSettings
 
@@ -36,30 +30,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.scoring.scores import NoisyScores
     from napari_ensir.restorers.base import AnyRestorer, Progress
-
-__all__ = [
-    "BlindKeywords",
-    "BlindReference",
-    "Combined",
-    "CorrelatedNoiseWarning",
-    "blind_reference",
-    "learn_blind",
-    "restore_and_combine",
-    "restore_with_reference",
-]
-
-
-class BlindKeywords(TypedDict, total=False):
-    """Fields of :class:`~napari_ensir.settings.BlindSettings` as keywords."""
-
-    stride: int
-    offsets: int
-    seed: int
-    bin_width: float | Literal["auto"] | None
-    shrinkage: float | Literal["auto"]
-    channel_axis: int | None
-    data_range: tuple[float, float] | None
-    device: str
 
 
 def learn_blind(
@@ -179,7 +149,7 @@ def learn_blind(
 
 
 @dataclass(frozen=True)
-class Combined:
+class BlindResult:
     """Result of :func:`restore_and_combine`.
 
     Attributes
@@ -218,8 +188,8 @@ def restore_and_combine(
     *,
     mask: ArrayLike | None = None,
     progress: Progress | None = None,
-    **settings: Unpack[BlindKeywords],
-) -> Combined:
+    **settings: Any,
+) -> BlindResult:
     """Restore a noisy image in several ways and combine the results, without a ground truth.
 
     Parameters
@@ -234,7 +204,7 @@ def restore_and_combine(
 
     Returns
     -------
-    Combined
+    BlindResult
         The ``candidates``, their ``ensemble``, the ``lut`` that combined them, its ``scores`` and their
         ``summary``.
 
@@ -255,72 +225,16 @@ def restore_and_combine(
     ('Gaussian', 'Median', 'average', 'ensemble', 'noisy input')
     """
     given = BlindSettings(**settings)
-    masks = None if mask is None else [mask]
-    (candidates,), reference = restore_with_reference(
-        [image], restorers, names, settings=given, masks=masks, progress=progress
-    )
-    lut, scores = reference.learn_with_scores(**given.keywords(*LEARN_KEYWORDS))
-    ensemble = lut.apply(candidates, given.device, check=False)
-    return Combined(candidates, ensemble, lut, reference, scores)
-
-
-def restore_with_reference(
-    images: Sequence[ArrayLike],
-    restorers: Sequence[AnyRestorer],
-    names: Sequence[str] | None = None,
-    *,
-    settings: BlindSettings | None = None,
-    masks: Sequence[ArrayLike | None] | None = None,
-    progress: Progress | None = None,
-) -> tuple[list[tuple[NDArray[np.float32], ...]], BlindReference]:
-    """Restore noisy images, and make a reference set of them without restoring any image again.
-
-    Parameters
-    ----------
-    images, restorers, names, masks, progress
-        As for :func:`learn_blind`.
-    settings : BlindSettings, optional
-        Stride, offsets, seed and channel axis are used.
-
-    Returns
-    -------
-    candidates : for each image M float32 arrays of its shape
-    reference : BlindReference
-
-    Raises
-    ------
-    EnsembleError
-        As :func:`learn_blind`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from napari_ensir.restorers.classical import Gaussian, Median
-    >>> noisy = np.random.default_rng(0).normal(100, 9, (48, 60))
-    >>> ((gaussian, median),), reference = restore_with_reference([noisy], [Gaussian(), Median()])
-    >>> median.shape, reference.names
-    ((48, 60), ('Gaussian', 'Median'))
-    """
-    given = settings or BlindSettings()
-    arrays = images_of(images, given.channel_axis)
-    chosen = restorers_of(restorers, given.channel_axis)
-    checked = check_names(names or [each.name for each in chosen], len(chosen))
-    once = len(arrays) * len(chosen)
-    runs = once * (given.offsets + 1)
-    candidates = [
-        tuple(
-            restore_checked(array, restorer, scaled_progress(progress, number * len(chosen) + place, runs))
-            for place, restorer in enumerate(chosen)
-        )
-        for number, array in enumerate(arrays)
-    ]
     reference = blind_reference(
-        arrays,
-        chosen,
-        checked,
-        mask=masks,
-        progress=scaled_progress(progress, once, runs, runs - once),
-        restored=candidates,
+        [image],
+        restorers,
+        names,
+        mask=None if mask is None else [mask],
+        progress=progress,
+        keep_restored=True,
         **given.keywords(*REFERENCE_KEYWORDS),
     )
-    return candidates, reference
+    lut, scores = reference.learn_with_scores(**given.keywords(*LEARN_KEYWORDS))
+    (candidates,) = reference.restored
+    ensemble = lut.apply(candidates, given.device, check=False)
+    return BlindResult(candidates, ensemble, lut, reference, scores)

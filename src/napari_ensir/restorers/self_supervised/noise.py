@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.restorers.noise_model import NoiseModel
 
-__all__ = ["DenoisedPixels", "subtract_noise"]
-
 CLASSES = 8
 """Number of classes of disagreement."""
 

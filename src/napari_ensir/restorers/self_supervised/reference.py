@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,13 @@ from napari_ensir.ensemble.scoring.scores import (
     verdict,
 )
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.base import as_restorer, check_image, check_keeps_size, with_channel_axis
+from napari_ensir.restorers.base import (
+    as_restorer,
+    channels_first,
+    check_image,
+    check_keeps_size,
+    with_channel_axis,
+)
 from napari_ensir.restorers.classical import ClassicalRestorer
 from napari_ensir.restorers.noise_model import estimate_noise_model
 from napari_ensir.restorers.self_ensemble import SelfEnsemble
@@ -44,17 +50,6 @@ if TYPE_CHECKING:
 
     Pair = tuple[tuple[NDArray[np.float32], ...], NDArray[Any]]
 
-__all__ = [
-    "LEARN_KEYWORDS",
-    "REFERENCE_KEYWORDS",
-    "BlindReference",
-    "CorrelatedNoiseWarning",
-    "ReferenceKeywords",
-    "blind_reference",
-    "images_of",
-    "restorers_of",
-]
-
 REFERENCE_KEYWORDS = ("stride", "offsets", "seed", "channel_axis")
 """Fields of :class:`~napari_ensir.settings.BlindSettings` that :func:`blind_reference` takes."""
 
@@ -71,18 +66,7 @@ class CorrelatedNoiseWarning(UserWarning):
     """The noise of neighbouring pixels is correlated."""
 
 
-class ReferenceKeywords(TypedDict, total=False):
-    """Keywords of :func:`blind_reference` that other functions pass on."""
-
-    stride: int
-    offsets: int
-    channel_axis: int | None
-    mask: ArrayLike | Sequence[ArrayLike | None] | None
-    seed: int
-    progress: Progress | None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlindReference:
     """A reference set without ground truth: predicted pixels, and noisy pixels to score them against.
 
@@ -103,15 +87,13 @@ class BlindReference:
     masks : tuple of bool arrays, one per image, or None
         Pixels to learn from, of the same shape, with or without channels.
     names : tuple of str
-    channel_axis : -1 or None
-        Channel axis of the pairs.
     image_channel_axis : int or None
         Channel axis of the images.
     data_range : (low, high)
         Range of the dtype for 8-bit images, else that of the predictions.
     has_channels : bool
-        Whether the last axis of the pairs is the channel axis. Channels are pooled if ``channel_axis`` is
-        None.
+        Whether the last axis of the pairs is the channel axis. Channels are pooled if ``image_channel_axis``
+        is None.
     settings : dict
         Stride, offsets and seed.
     criterion : "hidden pixels" or "SURE"
@@ -123,50 +105,42 @@ class BlindReference:
         Mean variance of the noise of the images, squared intensity units.
     error_offset : float
         Mean squared error in :attr:`scored_pairs` minus the mean squared error against the truth.
+    restored : for each image M float32 arrays of its shape
+        Restorations of the complete images; empty if they were not asked for.
     """
 
     pairs: tuple[Pair, ...]
     visible_pairs: tuple[Pair, ...]
     masks: tuple[NDArray[np.bool_] | None, ...] | None
     names: tuple[str, ...]
-    channel_axis: Literal[-1] | None
     image_channel_axis: int | None
     data_range: tuple[float, float]
-    has_channels: bool = False
-    settings: dict[str, int] = field(default_factory=dict)
-    criterion: Criterion = "hidden pixels"
-    reason: str = ""
-    noise_power: float = 0.0
-    error_offset: float = 0.0
+    has_channels: bool
+    settings: dict[str, int]
+    criterion: Criterion
+    reason: str
+    noise_power: float
+    error_offset: float
+    restored: tuple[tuple[NDArray[np.float32], ...], ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """The reason for the criterion, if the noise is correlated."""
         return (self.reason,) if self.criterion == "SURE" else ()
 
-    def learn(
-        self,
-        *,
-        bin_width: float | Literal["auto"] | None = None,
-        data_range: tuple[float, float] | None = None,
-        shrinkage: float | Literal["auto"] = SHRINKAGE,
-        device: str | torch.device = "auto",
-        progress: Progress | None = None,
-    ) -> WeightLUT:
+    def learn(self, **settings: Any) -> WeightLUT:
         """Learn a lookup table by least squares.
 
         Parameters
         ----------
-        bin_width, data_range, shrinkage, device, progress
-            As for :func:`learn_blind`.
+        **settings
+            As for :meth:`learn_with_scores`.
 
         Returns
         -------
         WeightLUT
         """
-        return self.learn_with_scores(
-            bin_width=bin_width, data_range=data_range, shrinkage=shrinkage, device=device, progress=progress
-        )[0]
+        return self.learn_with_scores(**settings)[0]
 
     def learn_with_scores(
         self,
@@ -202,7 +176,7 @@ class BlindReference:
             method="least-squares",
             bin_width=bin_width,
             shrinkage=shrinkage,
-            channel_axis=self.channel_axis,
+            channel_axis=None if self.image_channel_axis is None else -1,
             data_range=data_range or self.data_range,
             truth_noise="unknown",
             device=str(device),
@@ -216,7 +190,8 @@ class BlindReference:
             "scores": scores.to_dict() | {"summary": verdict(scores)},
         }
         if data_range is None:
-            report["data_range_from"] = "dtype" if self._is_byte else "data"
+            is_byte = byte_range(noisy.dtype for _, noisy in self.pairs) is not None
+            report["data_range_from"] = "dtype" if is_byte else "data"
         return replace(lut, channel_axis=self.image_channel_axis, report=report), scores
 
     def _with_input(self, scores: NoisyScores) -> NoisyScores:
@@ -269,25 +244,28 @@ class BlindReference:
         """
         if not self.visible_pairs:
             return self.pairs, self.masks
-        axis = -4 if self.has_channels else -3
+        ndim = self.pairs[0][1].ndim
+
+        def both(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+            with_channels = self.has_channels and one.ndim == ndim  # a mask may have none
+            return np.concatenate([one, other], -4 if with_channels else -3)
+
         pairs = tuple(
-            (
-                tuple(np.concatenate(each, axis) for each in zip(hidden, visible, strict=True)),
-                np.concatenate([noisy, denoised], axis),
-            )
+            (tuple(map(both, hidden, visible)), both(noisy, denoised))
             for (hidden, noisy), (visible, denoised) in zip(self.pairs, self.visible_pairs, strict=True)
         )
-        if self.masks is None:
-            return pairs, None
-        return pairs, tuple(None if mask is None else self._twice(mask) for mask in self.masks)
+        masks = self.masks and tuple(None if each is None else both(each, each) for each in self.masks)
+        return pairs, masks
 
-    def _twice(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        with_channels = self.has_channels and mask.ndim == self.pairs[0][1].ndim
-        return np.concatenate([mask, mask], -4 if with_channels else -3)
 
-    @property
-    def _is_byte(self) -> bool:
-        return byte_range(noisy.dtype for _, noisy in self.pairs) is not None
+class _Measured(NamedTuple):
+    """Results of one image; see :class:`BlindReference`."""
+
+    restored: tuple[NDArray[np.float32], ...]
+    pair: Pair
+    visible: Pair | None
+    noise_power: float
+    error_offset: float
 
 
 def blind_reference(
@@ -301,7 +279,7 @@ def blind_reference(
     mask: ArrayLike | Sequence[ArrayLike | None] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    restored: Sequence[Sequence[NDArray[np.float32]]] | None = None,
+    keep_restored: bool = False,
     visible: bool = True,
     criterion: Criterion | Literal["auto"] = "auto",
 ) -> BlindReference:
@@ -311,8 +289,8 @@ def blind_reference(
     ----------
     images, restorers, names, stride, offsets, channel_axis, mask, seed, progress
         As for :func:`learn_blind`.
-    restored : for each image M arrays of its shape, optional
-        Results of the restorers, if already computed.
+    keep_restored : bool
+        Whether to keep the restorations of the complete images, as ``restored``.
     visible : bool
         With hidden pixels: whether to also score the restorations of the complete image.
     criterion : "auto", "hidden pixels" or "SURE"
@@ -338,60 +316,64 @@ def blind_reference(
     ('hidden pixels', (6, 8, 10))
     """
     BlindSettings(stride=stride, offsets=offsets, channel_axis=channel_axis, seed=seed)
-    arrays = images_of(images, channel_axis)
-    masks = _masks(mask, images, len(arrays))
-    chosen = restorers_of(restorers, channel_axis)
+    arrays = _as_images(images, channel_axis)
+    chosen = _as_restorers(restorers, channel_axis)
     checked = check_names(names or [each.name for each in chosen], len(chosen))
-    axis = _channels(chosen, channel_axis)
+    axis = _hidden_axis(chosen, channel_axis)
     grids = [HiddenGrid(image.shape, axis, stride, offsets, seed) for image in arrays]
-    models = [_noise_models(image, axis) for image in arrays]
+    models = [list(map(estimate_noise_model, channels_first(image, axis))) for image in arrays]
     found, reason = _choose_criterion(arrays, models, axis, criterion)
-    where = tuple(_mask_of_pair(*each, found, n) for n, each in enumerate(zip(masks, grids, strict=True)))
+    masks = _as_masks(mask, images, grids, found)
     if found == "SURE":
         warnings.warn(reason, CorrelatedNoiseWarning, stacklevel=3)
-    pairs: list[Pair] = []
-    visible_pairs: list[Pair] = []
-    noise_powers: list[float] = []
-    error_offsets: list[float] = []
-    for number, (image, grid, noise) in enumerate(zip(arrays, grids, models, strict=True)):
-        part = scaled_progress(progress, number, len(arrays))
+    visible = visible and found == "hidden pixels"
+    n_whole = len(chosen) if visible or keep_restored else 0
+    each_runs = RUNS if found == "SURE" else offsets
+    runs = n_whole + len(chosen) * each_runs
+
+    def measure(image: NDArray[Any], grid: HiddenGrid, noise: list[NoiseModel], part: Any) -> _Measured:
+        whole = tuple(
+            restore_checked(image, each, scaled_progress(part, number, runs))
+            for number, each in enumerate(chosen[:n_whole])
+        )
         fixed = [_fixed_to(image, each) for each in chosen]
         if found == "SURE":
-            pairs.append(sure_pair(image, fixed, noise, channel_axis=axis, seed=seed, progress=part))
-            noise_powers.append(float(np.mean([model.level**2 for model in noise])))
-            error_offsets.append(noise_powers[-1] * (1 + 1 / STEP**2))
-            continue
-        whole = list(restored[number]) if restored else []
-        once = visible and not whole
-        runs = len(chosen) * (offsets + once)
-        hidden = []
-        for index, restorer in enumerate(fixed):
-            before = index * (offsets + once)
-            if once:
-                whole.append(restore_checked(image, restorer, scaled_progress(part, before, runs)))
-            rest = scaled_progress(part, before + once, runs, offsets)
-            hidden.append(restore_hidden(image, restorer, grid, rest))
+            rest = scaled_progress(part, n_whole, runs, runs - n_whole)
+            pair = sure_pair(image, fixed, noise, channel_axis=axis, seed=seed, progress=rest)
+            power = float(np.mean([model.level**2 for model in noise]))
+            return _Measured(whole, pair, None, power, power * (1 + 1 / STEP**2))
+        hidden = tuple(
+            restore_hidden(image, each, grid, scaled_progress(part, n_whole + n * offsets, runs, offsets))
+            for n, each in enumerate(fixed)
+        )
         noisy = grid.select(grid.planes(image))
-        pairs.append((tuple(hidden), noisy))
         denoised, power, offset = subtract_noise(noisy, hidden, noise, channels=axis is not None)
-        noise_powers.append(power)
-        error_offsets.append((power + offset) / 2 if visible else power)
-        if visible:
-            visible_pairs.append((tuple(grid.select(grid.planes(one)) for one in whole), denoised))
+        if not visible:
+            return _Measured(whole, (hidden, noisy), None, power, power)
+        seen = tuple(grid.select(grid.planes(one)) for one in whole)
+        return _Measured(whole, (hidden, noisy), (seen, denoised), power, (power + offset) / 2)
+
+    measured = [
+        measure(*each, scaled_progress(progress, number, len(arrays)))
+        for number, each in enumerate(zip(arrays, grids, models, strict=True))
+    ]
+    sizes = [image.size for image in arrays]
+    pairs = tuple(each.pair for each in measured)
+    visible_pairs = tuple(each.visible for each in measured if each.visible is not None)
     return BlindReference(
-        tuple(pairs),
-        tuple(visible_pairs),
-        None if mask is None else where,
-        checked,
-        None if axis is None or channel_axis is None else -1,
-        None if channel_axis is None else _as_fitted(channel_axis, arrays[0].ndim),
-        _range_of([*pairs, *visible_pairs], arrays),
-        axis is not None,
-        {"stride": stride, "offsets": offsets, "seed": seed},
-        found,
-        reason,
-        float(np.average(noise_powers, weights=[image.size for image in arrays])),
-        float(np.average(error_offsets, weights=[image.size for image in arrays])),
+        pairs=pairs,
+        visible_pairs=visible_pairs,
+        masks=masks,
+        names=checked,
+        image_channel_axis=None if channel_axis is None else _as_fitted(channel_axis, arrays[0].ndim),
+        data_range=_range_of([*pairs, *visible_pairs], arrays),
+        has_channels=axis is not None,
+        settings={"stride": stride, "offsets": offsets, "seed": seed},
+        criterion=found,
+        reason=reason,
+        noise_power=float(np.average([each.noise_power for each in measured], weights=sizes)),
+        error_offset=float(np.average([each.error_offset for each in measured], weights=sizes)),
+        restored=tuple(each.restored for each in measured) if keep_restored else (),
     )
 
 
@@ -402,12 +384,6 @@ def _fixed_to(image: NDArray[Any], restorer: Restorer) -> Restorer:
     return restorer.fixed_to(image) if isinstance(restorer, ClassicalRestorer) else restorer
 
 
-def _noise_models(image: NDArray[Any], channel_axis: int | None) -> list[NoiseModel]:
-    """Estimate the noise of each channel."""
-    channels = [image] if channel_axis is None else np.moveaxis(image, channel_axis, 0)
-    return [estimate_noise_model(channel) for channel in channels]
-
-
 def _choose_criterion(
     images: Sequence[NDArray[Any]],
     models: Sequence[Sequence[NoiseModel]],
@@ -416,7 +392,7 @@ def _choose_criterion(
 ) -> tuple[Criterion, str]:
     """Choose the criterion by the correlation of the noise; return it with a sentence that explains it."""
     measured = [_correlation_of_noise(image, channel_axis) for image in images]
-    value, error = max((each for each in measured if each is not None), default=(0.0, np.inf))
+    value, error = max(filter(None, measured), default=(0.0, np.inf))
     correlated = any(
         each is not None and each[0] > 2 * each[1] and any(model.correlation is not None for model in noise)
         for noise, each in zip(models, measured, strict=True)
@@ -424,72 +400,51 @@ def _choose_criterion(
     found: Criterion = ("SURE" if correlated else "hidden pixels") if asked == "auto" else asked
     how = "Stein's unbiased risk estimate (SURE)" if found == "SURE" else "the prediction of hidden pixels"
     shown = f"{value:.2f}" + (f" ± {error:.2f}" if 0 < error < np.inf else "")
+    why = f"because the noise of neighbouring pixels is {'' if correlated else 'not '}correlated ({shown})"
     if asked != "auto":
         why = "as requested"
     elif not any(measured):
         why = "because the image is too small to measure the correlation of its noise"
-    else:
-        why = (
-            f"because the noise of neighbouring pixels is {'' if correlated else 'not '}correlated ({shown})"
-        )
     return found, f"The restorers are scored by {how}, {why}."
 
 
 def _correlation_of_noise(image: NDArray[Any], channel_axis: int | None) -> tuple[float, float] | None:
     """Return the noise correlation of neighbouring pixels, and its standard error over four quarters."""
-    value = noise_correlation(image, channel_axis)
-    if value is None:
-        return None
-    channel = None if channel_axis is None else channel_axis % image.ndim
-    rows, columns = [axis for axis in range(image.ndim) if axis != channel][-2:]
-    if min(image.shape[rows], image.shape[columns]) < 2 * LEAST:
-        return value, 0.0
-    quarters = [
-        noise_correlation(quarter, channel_axis)
-        for half in np.array_split(image, 2, rows)
-        for quarter in np.array_split(half, 2, columns)
-    ]
+    axis = None
+    if channel_axis is not None:
+        image, axis = np.moveaxis(image, channel_axis, 0), 0
+    value = noise_correlation(image, axis)
+    if value is None or min(image.shape[-2:]) < 2 * LEAST:
+        return None if value is None else (value, 0.0)
+    halves = np.array_split(image, 2, -2)
+    quarters = [noise_correlation(each, axis) for half in halves for each in np.array_split(half, 2, -1)]
     known = [each for each in quarters if each is not None]
     return value, float(np.std(known, ddof=1) / np.sqrt(len(known)))
 
 
-def restorers_of(given: Sequence[AnyRestorer], channel_axis: int | None) -> list[Restorer]:
-    """Convert restorers and functions to restorers of images with channels along this axis.
-
-    Raises
-    ------
-    EnsembleError
-        If there is no restorer, or one is not callable or enlarges images.
-    """
+def _as_restorers(given: Sequence[AnyRestorer], channel_axis: int | None) -> list[Restorer]:
+    """Convert restorers and functions to restorers of images with channels along this axis."""
     chosen = [as_restorer(each) for each in given]
     if not chosen:
         raise EnsembleError("there is no restorer; give at least one.")
     for each in chosen:
         check_keeps_size(each)
-    if channel_axis is None:
-        return chosen
-    return [with_channel_axis(each, channel_axis) for each in chosen]
+    return chosen if channel_axis is None else [with_channel_axis(each, channel_axis) for each in chosen]
 
 
-def _channels(restorers: Sequence[Restorer], channel_axis: int | None) -> int | None:
+def _hidden_axis(restorers: Sequence[Restorer], channel_axis: int | None) -> int | None:
     """Return the axis along which pixels are hidden together."""
     if channel_axis is not None:
         return channel_axis
-    found = [getattr(each, "channel_axis", None) for each in restorers]
+    found = (getattr(each, "channel_axis", None) for each in restorers)
     own = sorted({axis for axis in found if axis is not None})
     if len(own) > 1:
         raise EnsembleError(f"the restorers have different channel axes, {own}; give channel_axis.")
     return own[0] if own else None
 
 
-def images_of(images: Any, channel_axis: int | None) -> list[NDArray[Any]]:
-    """Convert one image or several to a list of arrays that can be restored.
-
-    Raises
-    ------
-    EnsembleError
-        If there is no image, or one is invalid; the message states its number.
-    """
+def _as_images(images: Any, channel_axis: int | None) -> list[NDArray[Any]]:
+    """Convert one image or several to a list of arrays that can be restored."""
     given = [images] if hasattr(images, "shape") else list(images)
     if not given:
         raise EnsembleError("there is no image; give at least one.")
@@ -502,30 +457,33 @@ def images_of(images: Any, channel_axis: int | None) -> list[NDArray[Any]]:
     return arrays
 
 
-def _masks(mask: Any, images: Any, n_images: int) -> list[Any]:
-    if mask is None:
-        return [None] * n_images
-    given = [mask] if hasattr(images, "shape") and hasattr(mask, "shape") else list(mask)
-    if len(given) != n_images:
-        raise EnsembleError(
-            f"there are {len(given)} masks for {n_images} images; give one mask (or None) per image."
-        )
-    return given
-
-
-def _mask_of_pair(mask: Any, grid: HiddenGrid, criterion: Criterion, number: int) -> NDArray[np.bool_] | None:
-    """Return the mask of an image with the shape of its pair, with or without channels."""
+def _as_masks(
+    mask: Any, images: Any, grids: Sequence[HiddenGrid], criterion: Criterion
+) -> tuple[NDArray[np.bool_] | None, ...] | None:
+    """Convert one mask or several to masks of the shapes of the pairs, with or without channels."""
     if mask is None:
         return None
-    where, axis = np.asarray(mask).astype(bool), grid.channel_axis
-    if axis is not None and where.shape == grid.spatial_shape:
-        grid, axis = replace(grid, shape=where.shape, channel_axis=None), None
-    if where.shape != grid.shape:
+    given = [mask] if hasattr(images, "shape") and hasattr(mask, "shape") else list(mask)
+    if len(given) != len(grids):
         raise EnsembleError(
-            f"image {number + 1}: the mask has shape {where.shape}; give one of shape {grid.shape}."
+            f"there are {len(given)} masks for {len(grids)} images; give one mask (or None) per image."
         )
-    found = stack_runs([where] * RUNS, axis) if criterion == "SURE" else grid.select(grid.planes(where))
-    return np.asarray(found, bool)
+    found: list[NDArray[np.bool_] | None] = []
+    for number, (each, grid) in enumerate(zip(given, grids, strict=True), start=1):
+        if each is None:
+            found.append(None)
+            continue
+        where = np.asarray(each).astype(bool)
+        if grid.channel_axis is not None and where.shape == grid.spatial_shape:
+            grid = replace(grid, shape=where.shape, channel_axis=None)
+        if where.shape != grid.shape:
+            raise EnsembleError(
+                f"image {number}: the mask has shape {where.shape}; give one of shape {grid.shape}."
+            )
+        is_sure = criterion == "SURE"
+        runs = stack_runs([where] * RUNS, grid.channel_axis) if is_sure else grid.select(grid.planes(where))
+        found.append(runs)
+    return tuple(found)
 
 
 def _range_of(pairs: Sequence[Pair], images: Sequence[NDArray[Any]]) -> tuple[float, float]:

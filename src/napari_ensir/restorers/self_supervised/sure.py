@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
+from napari_ensir.files.image import as_dtype
+from napari_ensir.restorers.base import channels_first
 from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
 
 if TYPE_CHECKING:
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.restorers.base import Progress, Restorer
     from napari_ensir.restorers.noise_model import NoiseModel
-
-__all__ = ["SHRINKAGE_FACTOR", "draw_noise", "sure_pair"]
 
 STEP = 0.5
 """The number a: standard deviation of the perturbation, in those of the noise."""
@@ -89,19 +89,18 @@ def sure_pair(
     ((2, 64, 64), (2, 64, 64))
     """
     added = STEP * draw_noise(image, models, channel_axis, np.random.default_rng(seed))
-    perturbed = [_as_dtype(image + sign * added, image.dtype) for sign in (1, -1)]
-    candidates = []
-    for number, restorer in enumerate(restorers):
-        restored = []
-        for run, given in enumerate(perturbed):
-            part = scaled_progress(
-                progress,
-                RUNS * number + run,
-                RUNS * len(restorers),
-                suffix=f", noise added {run + 1} of {RUNS}",
-            )
-            restored.append(restore_checked(given, restorer, part))
-        candidates.append(stack_runs(restored, channel_axis))
+    perturbed = [as_dtype(image + sign * added, image.dtype) for sign in (1, -1)]
+    total = RUNS * len(restorers)
+
+    def restored(number: int, run: int) -> NDArray[np.float32]:
+        suffix = f", noise added {run + 1} of {RUNS}"
+        part = scaled_progress(progress, RUNS * number + run, total, suffix=suffix)
+        return restore_checked(perturbed[run], restorers[number], part)
+
+    candidates = [
+        stack_runs([restored(number, run) for run in range(RUNS)], channel_axis)
+        for number in range(len(restorers))
+    ]
     exact = image.astype(np.float64)
     references = [exact - (given - exact) / STEP**2 for given in perturbed]  # rounding is part of the noise
     return tuple(candidates), np.asarray(stack_runs(references, channel_axis), np.float32)
@@ -111,11 +110,9 @@ def draw_noise(
     image: NDArray[Any], models: Sequence[NoiseModel], channel_axis: int | None, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Draw noise with the variance and the autocorrelation of noise models, one for each channel."""
-    if channel_axis is None:
-        (model,) = models
-        return _draw(image, model, rng)
-    channels = zip(np.moveaxis(image, channel_axis, 0), models, strict=True)
-    return np.stack([_draw(channel, model, rng) for channel, model in channels], axis=channel_axis)
+    channels = zip(channels_first(image, channel_axis), models, strict=True)
+    drawn = [_draw(channel, model, rng) for channel, model in channels]
+    return drawn[0] if channel_axis is None else np.stack(drawn, axis=channel_axis)
 
 
 def _draw(image: NDArray[Any], model: NoiseModel, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -142,10 +139,3 @@ def stack_runs(images: Sequence[NDArray[Any]], channel_axis: int | None) -> NDAr
     if channel_axis is None:
         return np.stack(images, axis=-3)
     return np.stack([np.moveaxis(each, channel_axis, -1) for each in images], axis=-4)
-
-
-def _as_dtype(image: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        image = np.clip(np.rint(image), limits.min, limits.max)
-    return image.astype(dtype)

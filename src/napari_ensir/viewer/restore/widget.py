@@ -25,8 +25,7 @@ from napari_ensir.restorers.base import (
     sample_block,
     with_settings,
 )
-from napari_ensir.restorers.self_supervised.learn import Combined as BlindResult
-from napari_ensir.restorers.self_supervised.learn import restore_and_combine
+from napari_ensir.restorers.self_supervised.learn import BlindResult, restore_and_combine
 from napari_ensir.settings import BlindSettings, settings_of
 from napari_ensir.viewer.code_export import (
     Restoring,
