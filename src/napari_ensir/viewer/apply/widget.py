@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QFileDialog
 
-from napari_ensir.ensemble.checks.apply import ApplyChecks
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 from napari_ensir.ensemble.checks.exposure import matched
+from napari_ensir.ensemble.lut.checks import ApplyChecks
 from napari_ensir.ensemble.lut.lut import figures
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import ApplySettings, settings_of
