@@ -380,7 +380,7 @@ def test_channels_are_taken_from_the_axis_label_or_a_control(viewer, restore, wa
     restore.channel_axis.value = None
     restore.image.value = viewer.add_image(noisy[0], name="plane")
     assert not restore.channel_axis.visible
-    assert restore.restoring().channel_axis is None
+    assert restore.channel_axis.value is None
 
 
 def test_correlated_noise_is_reported(viewer, restore, wait_for):
