@@ -4,7 +4,7 @@
 
 FOLDER has lq/ and gt/ with images of the same stems. The last `--held-out` of them, by name, are measured.
 The recipes are those of the Train widget. Prints a Markdown table of PSNR (RGB, data range 255, clipped and
-not rounded) and of seconds per image; `--save` writes checkpoints.
+not rounded), of processor seconds and of floating-point operations per image; `--save` writes checkpoints.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from skimage.io import imread
+from torch.utils.flop_counter import FlopCounterMode
 
 from napari_ensir.restorers.training.dp_ir import DPIR
 from napari_ensir.restorers.training.ir_cm import IRCM
@@ -47,12 +49,8 @@ def train(recipe: str, pairs: list, parts: dict, arguments: argparse.Namespace) 
     """Train a restorer, and print loss and processor seconds, which other load hardly changes."""
     around = {"ir": parts["regression"], "denoiser": parts.get("denoiser")} if recipe == "dp-ir" else {}
     steps = max(int(arguments.effort * RECIPES[recipe].steps), 1)
-    trainer = begin_training(
-        recipe, pairs, channel_axis=-1, steps=steps, seed=arguments.seed, device=arguments.device, **around
-    )
-    if recipe == "dp-ir" and arguments.sampled_share is not None:
-        model = trainer.model
-        model.settings = replace(model.settings, sampled_share=arguments.sampled_share)
+    given = {name: getattr(arguments, name) for name in ("seed", "device", "sampled_share")}
+    trainer = begin_training(recipe, pairs, channel_axis=-1, steps=steps, **given, **around)
     started, used = time.perf_counter(), time.process_time()
     every = max(steps // 8, 1)
     for event in trainer.run():
@@ -75,6 +73,8 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=2)
     parser.add_argument("--sampled-share", type=float, help="of DP-IR; see FusionSettings")
     parser.add_argument("--tau", type=int, nargs="+", default=[5])
+    parser.add_argument("--evaluations", type=int, nargs="+", help="of DP-IR; default: one for each of tau")
+    parser.add_argument("--sampler", nargs="+", choices=["ancestral", "ddim"], default=["ancestral"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -92,17 +92,17 @@ def main() -> None:
         show(label, *figures[label])  # now, because the others take minutes
 
     names = " | ".join(f"image {number + 1}" for number in range(len(held_out)))
-    print(f"\n| restorer | PSNR in dB, mean of {len(held_out)} | {names} | s per image |")
-    print("|---|---|" + "---|" * (len(held_out) + 1))
+    print(f"\n| restorer | PSNR in dB, mean of {len(held_out)} | {names} | processor s per image | GFLOP |")
+    print("|---|---|" + "---|" * (len(held_out) + 2))
     for label, each in figures.items():
         show(label, *each)
     if arguments.json:
         arguments.json.write_text(json.dumps({label: each[0] for label, each in figures.items()}, indent=1))
 
 
-def show(label: str, values: list[float], seconds: float) -> None:
+def show(label: str, values: list[float], seconds: float, work: float) -> None:
     each = " | ".join(f"{value:.2f}" for value in values)
-    print(f"| {label} | {np.mean(values):.2f} | {each} | {seconds:.2f} |", flush=True)
+    print(f"| {label} | {np.mean(values):.3f} | {each} | {seconds:.2f} | {work:.0f} |", flush=True)
 
 
 def trained(training: list, arguments: argparse.Namespace) -> Iterator[tuple[str, object]]:
@@ -119,17 +119,23 @@ def trained(training: list, arguments: argparse.Namespace) -> Iterator[tuple[str
             for count in (1, 2):
                 yield f"{recipe}, {count} step{'s' * (count > 1)}", replace(restorer, steps=count)
         elif isinstance(restorer, DPIR):
-            for tau in arguments.tau:
-                yield f"{recipe}, tau = {tau}", replace(restorer, tau=tau)
+            for tau, sampler in product(arguments.tau, arguments.sampler):
+                for count in arguments.evaluations or [tau]:
+                    label = f"{recipe}, tau = {tau}, {sampler}, {count} evaluations"
+                    yield label, replace(restorer, tau=tau, sampler=sampler, evaluations=count)
         elif recipe != "denoiser":  # it removes noise, not rain
             yield recipe, restorer
 
 
-def scores(restorer: object, held_out: list) -> tuple[list[float], float]:
-    started = time.perf_counter()
+def scores(restorer: object, held_out: list) -> tuple[list[float], float, float]:
+    """Return the PSNR of each image, and the processor seconds and GFLOP for an image."""
+    started = time.process_time()
     restored = [(image if restorer is None else restorer(image), truth) for image, truth in held_out]
-    seconds = (time.perf_counter() - started) / len(held_out)
-    return [psnr(image, truth) for image, truth in restored], seconds
+    seconds = (time.process_time() - started) / len(held_out)
+    with FlopCounterMode(display=False) as counter:
+        if restorer is not None:
+            restorer(held_out[0][0])
+    return [psnr(image, truth) for image, truth in restored], seconds, counter.get_total_flops() / 1e9
 
 
 if __name__ == "__main__":

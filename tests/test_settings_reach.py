@@ -19,6 +19,7 @@ from napari_ensir.settings import (
     FitSettings,
     RestoreSettings,
     SweepSettings,
+    TrainSettings,
     settings_of,
 )
 from tests.helpers.paths import ROOT
@@ -52,6 +53,7 @@ def test_python_has_every_setting_with_its_default(kind, function):
         (RestoreSettings, "restore"),
         (BlindSettings, "blind"),
         (SweepSettings, "sweep"),
+        (TrainSettings, "train"),
     ],
 )
 def test_the_command_line_has_every_setting_with_its_default(kind, name):

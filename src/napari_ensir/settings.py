@@ -35,6 +35,7 @@ __all__ = [
     "crop_border_setting",
     "data_range_setting",
     "device_setting",
+    "evaluations_setting",
     "intensities_setting",
     "noise_setting",
     "seed_setting",
@@ -504,6 +505,20 @@ def tau_setting(default: int | None, none: str | None = None) -> Any:
     )
 
 
+def evaluations_setting(none: str = "tau") -> Any:
+    """Declare the setting ``evaluations`` of DP-IR."""
+    return setting(
+        None,
+        title="Evaluations",
+        description="For DP-IR: number of steps in which the fusion steps are made; fewer are faster.",
+        minimum=1,
+        maximum=100,
+        step=1,
+        none=none,
+        group="Networks",
+    )
+
+
 def steps_setting(default: int | None, none: str | None = None) -> Any:
     """Declare the setting ``steps`` of IR-CM."""
     return setting(
@@ -811,6 +826,7 @@ class RestoreSettings(Settings):
     )
     intensities: str | None = intensities_setting(None, none="0 to 1")
     tau: int | None = tau_setting(None, none="value of the checkpoint")
+    evaluations: int | None = evaluations_setting("one for each fusion step")
     steps: int | None = steps_setting(None, none="value of the checkpoint")
     seed: int = seed_setting()
     device: str = device_setting()
@@ -818,10 +834,13 @@ class RestoreSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
-    """Settings of training; see :data:`napari_ensir.restorers.training.recipes.RECIPES`."""
+    """Settings of training; see :data:`napari_ensir.restorers.training.recipes.RECIPES`.
 
-    steps: int = setting(
-        2400,
+    A recipe ignores the settings of other recipes. None stands for the value of the recipe.
+    """
+
+    steps: int | None = setting(
+        None,
         title="Steps",
         description=(
             "Total number of training steps, over which the learning rate decays. A resumed training "
@@ -830,6 +849,7 @@ class TrainSettings(Settings):
         minimum=1,
         maximum=10_000_000,
         step=100,
+        none="value of the recipe",
     )
     minutes: float | None = setting(
         None,
@@ -839,8 +859,8 @@ class TrainSettings(Settings):
         none="no limit",
         unit="minutes",
     )
-    width: int = setting(
-        32,
+    width: int | None = setting(
+        None,
         title="Width",
         description=(
             "Number of features at the finest level; a wider network learns better, but trains more slowly."
@@ -848,6 +868,50 @@ class TrainSettings(Settings):
         minimum=4,
         maximum=512,
         step=8,
+        none="value of the recipe",
+    )
+    depth: int | None = setting(
+        None,
+        title="Depth",
+        description="Number of levels of the network.",
+        minimum=1,
+        maximum=6,
+        none="value of the recipe",
+    )
+    batch: int | None = setting(
+        None,
+        title="Batch",
+        description="Number of patches in a step.",
+        minimum=1,
+        maximum=4096,
+        none="value of the recipe",
+    )
+    patch: int | None = setting(
+        None,
+        title="Patch",
+        description="Side of a patch; less where an image is smaller.",
+        minimum=8,
+        maximum=4096,
+        none="value of the recipe",
+        unit="pixels",
+    )
+    learning_rate: float | None = setting(
+        None,
+        title="Learning rate",
+        description="Greatest learning rate of AdamW.",
+        minimum=1e-7,
+        maximum=0.1,
+        none="value of the recipe",
+    )
+    average: float = setting(
+        0.0,
+        title="Average",
+        description=(
+            "Decay of the moving average of the weights, which is what is applied and saved, such as 0.999; "
+            "0 uses the weights themselves."
+        ),
+        minimum=0,
+        maximum=0.99999,
     )
     seed: int = setting(
         0,
@@ -857,6 +921,85 @@ class TrainSettings(Settings):
         maximum=2**31 - 1,
     )
     device: str = device_setting()
+    validation: float = setting(
+        0.0,
+        title="Validation",
+        description=(
+            "Share of the images that is not trained on; the network with the least loss on them is kept."
+        ),
+        minimum=0,
+        maximum=0.5,
+        step=0.05,
+    )
+    channel_axis: int | None = channel_axis_setting("Axis of colour channels.", "-1 for RGB files")
+    hidden: float = setting(
+        0.03,
+        title="Hidden pixels",
+        description="For Noise2Void: share of the pixels that are hidden in a step.",
+        minimum=0.001,
+        maximum=0.25,
+        group="Recipes",
+    )
+    times: int = setting(
+        100,
+        title="Times",
+        description="For IR-CM: number of times of its path.",
+        minimum=2,
+        maximum=10_000,
+        group="Recipes",
+    )
+    linear_share: float | None = setting(
+        None,
+        title="Stage 1",
+        description="For IR-CM: share of the steps in stage 1, whose paths start at the degraded image.",
+        minimum=0,
+        maximum=1,
+        none="value of the recipe",
+        group="Recipes",
+    )
+    origin_weight: float = setting(
+        0.8,
+        title="Origin weight",
+        description="For IR-CM: weight of the origin-guided loss.",
+        minimum=0,
+        maximum=1000,
+        group="Recipes",
+    )
+    vgg: str | None = setting(
+        None,
+        title="VGG-16",
+        description="For IR-CM: file of the weights of a VGG-16, for the perceptual loss.",
+        none="no perceptual loss",
+        group="Recipes",
+    )
+    perceptual_weight: float = setting(
+        0.125,
+        title="Perceptual weight",
+        description="For IR-CM: weight of the perceptual loss within the origin-guided loss.",
+        minimum=0,
+        maximum=1000,
+        group="Recipes",
+    )
+    sampled_share: float | None = setting(
+        None,
+        title="Sampled share",
+        description=(
+            "For IR-CM and DP-IR: share of the training that starts where sampling starts, rather than at "
+            "the clean image."
+        ),
+        minimum=0,
+        maximum=1,
+        none="value of the recipe",
+        group="Recipes",
+    )
+    latest: int = setting(
+        1000,
+        title="Latest time",
+        description="For DP-IR: greatest tau that the network is trained for.",
+        minimum=1,
+        maximum=1000,
+        group="Recipes",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
-from napari_ensir.restorers import CLASSICAL, SelfEnsemble, begin_training, load_restorer
+from napari_ensir.restorers import CLASSICAL, RESTORERS, SelfEnsemble, begin_training, load_restorer
 from napari_ensir.restorers.base import with_settings
 from tests.helpers.paths import DATA
 
@@ -312,7 +312,7 @@ def test_a_wrong_setting_is_wrong_usage(command, given, words, tmp_path):
 
 def test_restorers_lists_all_settings(checkpoint):
     told = CliRunner().invoke(app, ["restorers"]).stdout
-    for name in CLASSICAL:
+    for name in RESTORERS:
         assert f"{name}." in told
     (line,) = (line for line in told.splitlines() if line.startswith("median.size "))
     assert "Side of the neighbourhood, in pixels. A whole number from 1 to 51." in line

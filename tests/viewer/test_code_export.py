@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from napari_ensir import fit_lut, load_lut
 from napari_ensir.cli.app import app
 from napari_ensir.files.image import read_image, write_image
-from napari_ensir.restorers import CLASSICAL, begin_training, open_restorer
+from napari_ensir.restorers import RESTORERS, begin_training, open_restorer
 from napari_ensir.restorers.base import with_settings
 from napari_ensir.settings import ApplySettings, FitSettings, settings_of
 from napari_ensir.viewer.code_export import (
@@ -128,7 +128,7 @@ def network(tmp_path_factory):
 def test_every_setting_of_every_restorer_goes_round_the_command_line(network):
     from napari_ensir.cli.options import parse_restorer_options, with_restorer_options
 
-    offered = {key: kind() for key, kind in CLASSICAL.items()} | {"net": open_restorer(network, device="cpu")}
+    offered = {key: kind() for key, kind in RESTORERS.items()} | {"net": open_restorer(network, device="cpu")}
     changed = {}
     for key, restorer in offered.items():
         settings = {}
@@ -211,7 +211,7 @@ def test_restore_says_what_is_missing(viewer, images):
     assert "nothing to combine" in restore.copy_button.tooltip
     restore.program.value = "restore-command"
     assert restore.copy_button.enabled
-    restore.picker.add(CLASSICAL["gaussian"](), "trained just now", ticked=True)
+    restore.picker.add(RESTORERS["gaussian"](), "trained just now", ticked=True)
     restore.copy_button.native.click()
     text = QApplication.clipboard().text()
     assert "'PATH OF noisy.tif' --method median --network 'PATH OF Gaussian.safetensors'" in text

@@ -23,6 +23,7 @@ from napari_ensir.settings import (
     ReadingSettings,
     RestoreSettings,
     SweepSettings,
+    TrainSettings,
     WritingSettings,
 )
 
@@ -372,6 +373,15 @@ def restore(
     network: Networks = None,
     own: Own = None,
     ir: Around = None,
+    denoiser: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="NAME|FILE",
+            help="For DP-IR: the denoiser to use, a classical one or a network, instead of its own.",
+            show_default="that of the checkpoint",
+            rich_help_panel="Networks",
+        ),
+    ] = None,
     *,
     settings: RestoreSettings,
     writing: WritingSettings,
@@ -381,7 +391,7 @@ def restore(
     from napari_ensir.cli.restore import choose_restorers
     from napari_ensir.cli.restore import restore as run
 
-    restorers = choose_restorers(method or [], network or [], settings, ir, own or [])
+    restorers = choose_restorers(method or [], network or [], settings, ir, own or [], denoiser)
     failed = run(
         image,
         restorers,
@@ -496,6 +506,77 @@ def sweep(
     _report_failures(failed)
 
 
+@command()
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="What to train: regression, noise2void (no clean images), noise2noise, ir-cm, ir-cm-paper, "
+            "denoiser or dp-ir."
+        ),
+    ],
+    degraded: Annotated[
+        Path, typer.Option(metavar="PATH", help="Degraded images: an image, a folder, or a Zarr array.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File of the trained restorer.")],
+    clean: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="PATH",
+            help="Clean images of the same names; for noise2noise, second exposures.",
+            show_default="none, for noise2void",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, flag("--resume", help="Continue an interrupted training of the same output.")
+    ] = False,
+    log: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="FILE",
+            help="CSV file of the loss and of the validation.",
+            show_default="not written",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    ir: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="NAME|FILE",
+            help="For DP-IR: the restorer to improve, a classical one or a network.",
+            rich_help_panel="Recipes",
+        ),
+    ] = None,
+    denoiser: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="NAME|FILE",
+            help="For DP-IR: the denoiser, a classical one or a network.",
+            show_default="a local Wiener filter",
+            rich_help_panel="Recipes",
+        ),
+    ] = None,
+    *,
+    settings: TrainSettings,
+    output: Output,
+) -> None:
+    """Train a restorer on pairs of images, or on noisy images alone."""
+    from napari_ensir.cli.train import train as run
+
+    run(
+        recipe,
+        degraded,
+        clean,
+        out,
+        resume=resume,
+        log=log,
+        ir=ir,
+        denoiser=denoiser,
+        settings=settings,
+        output=output,
+    )
+
+
 @command(bare=True)
 def restorers(
     network: Networks = None,
@@ -506,9 +587,9 @@ def restorers(
     """List classical restorers, or the given networks, and their settings for --set."""
     from napari_ensir.cli.options import list_restorers
     from napari_ensir.cli.restore import choose_restorers
-    from napari_ensir.restorers import CLASSICAL
+    from napari_ensir.restorers import RESTORERS
 
-    methods = [] if network else list(CLASSICAL)
+    methods = [] if network else list(RESTORERS)
     found = choose_restorers(methods, network or [], RestoreSettings(), ir)
     list_restorers(found, output=output)
 

@@ -53,13 +53,14 @@ def choose_restorers(
     settings: RestoreSettings,
     ir: Path | None = None,
     own: Sequence[str] = (),
+    denoiser: str | None = None,
 ) -> dict[str, Restorer]:
     """Return the requested restorers by output name: the key of a method, or the file name of a network.
 
     Parameters
     ----------
     methods
-        Keys of :data:`napari_ensir.restorers.CLASSICAL`.
+        Keys of :data:`napari_ensir.restorers.RESTORERS`.
     networks
         Files, or folders of files; see :func:`napari_ensir.restorers.open_restorer`.
     settings
@@ -68,6 +69,8 @@ def choose_restorers(
         File of the inner restorer of a DP-IR checkpoint, if the checkpoint does not contain it.
     own
         Settings of individual restorers, as ``RESTORER.SETTING=VALUE``.
+    denoiser
+        Key of a method, or file, that replaces the denoiser of DP-IR.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def choose_restorers(
     typer.BadParameter
         If a setting in ``own`` is invalid.
     """
-    from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer
+    from napari_ensir.restorers import RESTORERS, SelfEnsemble, open_restorer
     from napari_ensir.restorers.base import with_settings
 
     given_own = parse_restorer_options(own)
@@ -84,12 +87,19 @@ def choose_restorers(
     given = {name: value for name, value in settings.keywords().items() if value is not None}
     if not methods and not networks:
         raise EnsembleError("there is no restorer; give --method NAME or --network FILE.")
-    if unknown := [name for name in methods if name not in CLASSICAL]:
-        raise EnsembleError(f"there is no method {unknown[0]!r}; choose from {', '.join(CLASSICAL)}.")
-    named: list[tuple[str, Restorer]] = [(name, CLASSICAL[name]()) for name in methods]
+    if unknown := [name for name in methods if name not in RESTORERS]:
+        raise EnsembleError(f"there is no method {unknown[0]!r}; choose from {', '.join(RESTORERS)}.")
+    named: list[tuple[str, Restorer]] = [(name, RESTORERS[name]()) for name in methods]
     around = None if ir is None else open_restorer(ir)
+    inside = (
+        None
+        if denoiser is None
+        else RESTORERS[denoiser]()
+        if denoiser in RESTORERS
+        else open_restorer(denoiser)
+    )
     for path in networks:
-        named += [(name.partition(".")[0], each) for name, each in _opened(path, around)]
+        named += [(name.partition(".")[0], each) for name, each in _opened(path, around, inside)]
     found: dict[str, Restorer] = {}
     for name, restorer in named:
         if name in found:
@@ -105,12 +115,12 @@ def choose_restorers(
     return found
 
 
-def _opened(path: Path, around: Restorer | None) -> list[tuple[str, Restorer]]:
+def _opened(path: Path, around: Restorer | None, denoiser: Restorer | None) -> list[tuple[str, Restorer]]:
     """Open a network, or all networks of a folder; return them with their file names."""
     from napari_ensir.restorers import open_restorer, open_restorers
 
     if not path.is_dir():
-        return [(path.name, open_restorer(path, ir=around))]
+        return [(path.name, open_restorer(path, ir=around, denoiser=denoiser))]
     opened, failed = open_restorers(path, ir=around)
     for error in failed.values():
         raise error

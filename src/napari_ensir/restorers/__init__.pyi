@@ -4,6 +4,7 @@ from .base import with_channel_axis as with_channel_axis
 from .classical import CLASSICAL as CLASSICAL
 from .formats.open import open_restorer as open_restorer
 from .formats.open import open_restorers as open_restorers
+from .methods import RESTORERS as RESTORERS
 from .networks.external import load_network as load_network
 from .networks.external import load_spandrel as load_spandrel
 from .noise_model import NoiseModel as NoiseModel

@@ -493,6 +493,28 @@ def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
     return changed
 
 
+def trained_on(
+    restorer: Restorer, images: Sequence[NDArray[Any]], progress: Progress | None = None
+) -> Restorer:
+    """Train a restorer on the images that it will restore, if it learns from them; else return it unchanged.
+
+    A wrapped restorer (attribute ``restorer``) is trained too. Such a restorer has a method ``trained_on``;
+    see :class:`napari_ensir.restorers.training.from_image.LearnedFromImage`.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> trained_on(Gaussian(), []) == Gaussian()
+    True
+    """
+    inner = getattr(restorer, "restorer", None)
+    if inner is not None and is_dataclass(restorer) and not isinstance(restorer, type):
+        wrapped: Restorer = replace(restorer, restorer=trained_on(inner, images, progress))  # type: ignore[call-arg]
+        return wrapped
+    method = getattr(restorer, "trained_on", None)
+    return method(images, progress) if callable(method) else restorer
+
+
 def restorer_record(restorer: Restorer) -> dict[str, Any]:
     """Return the record of a restorer that is saved with its results: name, settings and wrapped restorer.
 

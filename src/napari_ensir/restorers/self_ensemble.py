@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
-from napari_ensir.restorers.base import Progress, Restorer, check_image, input_warnings_of, notes_of, scale_of
+from napari_ensir.restorers.base import (
+    Progress,
+    Restorer,
+    check_image,
+    input_warnings_of,
+    notes_of,
+    scale_of,
+    trained_on,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -66,12 +74,13 @@ class SelfEnsemble:
         array = check_image(image, channel)
         spatial = [axis for axis in range(array.ndim) if channel is None or axis != channel % array.ndim]
         rows, columns = spatial[-2:]
+        restorer = trained_on(self.restorer, [array], progress)
         total = np.zeros((), np.float64)
         for orientation in range(8):
             turns, mirrored = orientation % 4, orientation >= 4
             turned = np.rot90(np.flip(array, columns) if mirrored else array, turns, (rows, columns))
             part = scaled_progress(progress, orientation, 8, suffix=f", orientation {orientation + 1} of 8")
-            restored = self.restorer(np.ascontiguousarray(turned), progress=part)
+            restored = restorer(np.ascontiguousarray(turned), progress=part)
             back = np.rot90(restored, -turns, (rows, columns))
             total = total + (np.flip(back, columns) if mirrored else back)
         return np.asarray(total / 8, np.float32)

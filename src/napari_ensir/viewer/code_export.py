@@ -288,7 +288,7 @@ class Restoring:
 
     def lines(self, more: str = "") -> list[str]:
         """Return the first lines of a program: imports, the image, and the restorers by name."""
-        bases = ", ".join(["CLASSICAL", *["SelfEnsemble"] * self.self_ensemble, "open_restorer"])
+        bases = ", ".join(["RESTORERS", *["SelfEnsemble"] * self.self_ensemble, "open_restorer"])
         how: dict[str, Any] = {"channel_axis": self.channel_axis, "device": self.device}
         how |= {} if self.data_range is None else {"data_range": self.data_range}
         names = _unique([each.name for each in self.chosen])
@@ -307,7 +307,7 @@ class Restoring:
 
     def _made(self, each: Chosen) -> str:
         around = "" if each.ir is None else f", ir=open_restorer({each.ir!r})"
-        made = f"CLASSICAL[{each.key!r}]()" if each.path is None else f"open_restorer({each.path!r}{around})"
+        made = f"RESTORERS[{each.key!r}]()" if each.path is None else f"open_restorer({each.path!r}{around})"
         settings = "".join(f", {name}={value!r}" for name, value in each.settings.items())
         made = f"with_settings({made}{settings}, **how)"
         return f"SelfEnsemble(restorer={made})" if self.self_ensemble else made
@@ -331,13 +331,13 @@ def restore_as_python(restoring: Restoring) -> str:
     --------
     >>> print(restore_as_python(Restoring("noisy.tif", [Chosen("median", {"size": 5})])))
     from napari_ensir.files.image import as_dtype, read_image, write_image
-    from napari_ensir.restorers import CLASSICAL, open_restorer
+    from napari_ensir.restorers import RESTORERS, open_restorer
     from napari_ensir.restorers.base import with_settings
     <BLANKLINE>
     image = read_image('noisy.tif')
     how = {'channel_axis': None, 'device': 'auto'}
     restorers = {
-        'median': with_settings(CLASSICAL['median'](), size=5, **how),
+        'median': with_settings(RESTORERS['median'](), size=5, **how),
     }
     for name, restorer in restorers.items():
         write_image(f'{name}.tif', as_dtype(restorer(image), image.dtype))

@@ -17,7 +17,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL, load_restorer
 from napari_ensir.restorers.formats.open import open_restorer
 from napari_ensir.restorers.networks.checkpoint import read_checkpoint, write_checkpoint
-from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
+from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, FusionSettings
 from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
 from napari_ensir.restorers.training.trainer import Trainer
 
@@ -59,7 +59,7 @@ def checkpoints(pairs, brief, tmp_path):
     """A checkpoint of a plain network, and one of a restorer that contains another."""
     model = RegressionModel(RegressionSettings(channels=3, width=4, depth=1))
     Trainer(model, pairs, brief, make=Regression, device="cpu").save(tmp_path / "a.safetensors")
-    fusion = FusionModel.around(None, channels=3, width=4, latest=20)
+    fusion = FusionModel.around(None, FusionSettings(channels=3, width=4, latest=20))
     make = partial(DPIR, ir=CLASSICAL["median"]())
     Trainer(fusion, pairs, brief, make=make, device="cpu").save(tmp_path / "b.safetensors")
     return [(tmp_path / f"{name}.safetensors").read_bytes() for name in "ab"]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL, load_restorer, resume_training
-from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
+from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, FusionSettings
 from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel, ConsistencySettings
 from napari_ensir.restorers.training.models import (
     Denoiser,
@@ -39,7 +39,7 @@ def start(kind: str, pairs: TrainingPairs, settings: TrainingSettings) -> Traine
         "ir-cm": lambda: (ConsistencyModel(ConsistencySettings(channels=channels, width=8, depth=2)), IRCM),
         "denoiser": lambda: (DenoiserModel(DenoiserSettings(channels=channels, width=8, depth=2)), Denoiser),
         "dp-ir": lambda: (
-            FusionModel.around(None, channels=channels, width=8, latest=20),
+            FusionModel.around(None, FusionSettings(channels=channels, width=8, latest=20)),
             partial(DPIR, ir=CLASSICAL["median"]()),
         ),
     }[kind]()

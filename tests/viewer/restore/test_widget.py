@@ -8,7 +8,7 @@ import torch
 
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers import CLASSICAL
+from napari_ensir.restorers import RESTORERS
 from napari_ensir.restorers.networks.external import ExternalNetwork
 from napari_ensir.viewer.controls.checklist import Checklist
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, RECORD_KEY
@@ -88,17 +88,17 @@ def test_colour_and_self_ensemble(viewer, restore, wait_for):
     assert viewer.layers[-1].name.endswith("x8")
 
 
-@pytest.mark.parametrize("key", sorted(CLASSICAL))
+@pytest.mark.parametrize("key", sorted(RESTORERS))
 def test_forms_give_back_what_they_were_given(qtbot, key):
     picker = RestorerPicker()
-    assert picker.restorer(key) == CLASSICAL[key]()
+    assert picker.restorer(key) == RESTORERS[key]()
     picker.native.deleteLater()
 
 
 def test_ticking_shows_the_settings_of_what_was_ticked(restore, qtbot):
     restore.picker.section.open()
     titles = [restore.restorers.title_of(key) for key in restore.restorers.keys()]  # noqa: SIM118
-    assert sorted(titles) == sorted(kind.title for kind in CLASSICAL.values())
+    assert sorted(titles) == sorted(kind.title for kind in RESTORERS.values())
     rows = restore.restorers._rows
     item = next(item for item in rows.items_in_order() if item.text() == "Gaussian")
     item.setCheckState(item.checkState().Checked)

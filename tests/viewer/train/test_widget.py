@@ -273,9 +273,52 @@ def test_values_can_be_set_by_a_script(viewer, train):
     viewer.window.add_dock_widget(other, name="other")
     other.update(train.asdict())
     assert other.asdict() == train.asdict()
-    assert (other.request().steps, other.request().minutes, other.request().width) == (7, 3.5, 16)
+    settings = other.request().settings
+    assert (settings.steps, settings.minutes, settings.width) == (7, 3.5, 16)
     other.minutes.value = None
-    assert other.request().minutes is None
+    assert other.request().settings.minutes is None
+
+
+def test_a_denoiser_is_trained_without_a_clean_layer(viewer, train, wait_for):
+    choose(train, "noise2void")
+    assert not train.clean.visible
+    assert train.request().clean is None
+    train.train()
+    wait_for(train)
+    assert viewer.layers[-1].name == "noisy · Noise2Void"
+    choose(train, "noise2noise")
+    assert train.clean.visible
+    assert train.clean.label == "Second exposure"
+
+
+class Twice:
+    """A restorer that enlarges images, which it repeats."""
+
+    name = "twice"
+    scale = 2
+
+    def __call__(self, image, *, progress=None):
+        return np.kron(np.asarray(image, np.float32), np.ones((2, 2), np.float32))
+
+
+def test_a_layer_enlarged_by_dp_ir_covers_the_same_area(viewer, train, qtbot, wait_for):
+    degraded = viewer.layers["noisy"]
+    train.clean.value = viewer.add_image(Twice()(degraded.data).astype(np.uint8), name="large")
+    choose(train, "dp-ir", 6)
+    train.offer("twice", Twice())
+    train.train()
+    wait_for(train)
+    added = viewer.layers[-1]
+    assert added.data.shape == (48, 48)
+    np.testing.assert_allclose(added.scale, np.array(degraded.scale) / 2)
+    # Corners of pixels, not centres, coincide.
+    for layer_corner, added_corner in ((-0.5, -0.5), (23.5, 47.5)):
+        world = degraded.data_to_world([layer_corner] * 2)
+        np.testing.assert_allclose(added.data_to_world([added_corner] * 2), world, atol=1e-6)
+    train.clean.value = viewer.layers["ground truth"]
+    train.train()
+    wait_for(train)
+    assert "must be equal" in train.message.value
 
 
 def test_a_clean_layer_is_chosen_by_name_unless_the_user_has_chosen(viewer):

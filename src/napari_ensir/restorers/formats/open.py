@@ -22,7 +22,9 @@ _TABLE = ".lut.safetensors"
 _MAX_BYTES = 2**37
 
 
-def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str = "auto") -> Restorer:
+def open_restorer(
+    path: str | Path, *, ir: Restorer | None = None, denoiser: Restorer | None = None, device: str = "auto"
+) -> Restorer:
     """Open a restorer from a file; its format is detected from the content.
 
     The formats are checkpoints of this package (``.safetensors``), TorchScript (``.pt``), ONNX (``.onnx``),
@@ -35,6 +37,8 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
         The file.
     ir
         The restorer that DP-IR was trained around, if its checkpoint does not contain it.
+    denoiser
+        Replaces the denoiser of DP-IR.
     device
         See :func:`napari_ensir.devices.resolve_device`.
 
@@ -80,7 +84,7 @@ def open_restorer(path: str | Path, *, ir: Restorer | None = None, device: str =
         return load_network(path, device=device)
     if suffix == ".safetensors":
         try:
-            return load_restorer(path, ir=ir, device=device)
+            return load_restorer(path, ir=ir, denoiser=denoiser, device=device)
         except MissingRestorer:
             raise
         except EnsembleError as error:

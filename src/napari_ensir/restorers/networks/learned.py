@@ -106,7 +106,7 @@ class NetworkRestorer(ImageRestorer):
         return 2
 
     @property
-    def evaluations(self) -> int:
+    def calls(self) -> int:
         """Number of calls of `tiled` in :meth:`restore_plane`."""
         return 1
 
@@ -154,7 +154,7 @@ class NetworkRestorer(ImageRestorer):
         self.to_device(device)
         groups = self._groups(image.shape[0])
         before, last = image.shape[1:-ndim], image.shape[-ndim:]
-        calls = self.tiles.batches(last, self.multiple) * self.evaluations
+        calls = self.tiles.batches(last, self.multiple) * self.calls
         total, done = max(len(groups) * int(np.prod(before)) * calls, 1), count()
         restored = np.empty(0, np.float32)
 

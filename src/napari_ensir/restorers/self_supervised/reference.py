@@ -28,6 +28,7 @@ from napari_ensir.restorers.base import (
     channels_first,
     check_image,
     check_keeps_size,
+    trained_on,
     with_channel_axis,
 )
 from napari_ensir.restorers.classical import ClassicalRestorer
@@ -317,7 +318,7 @@ def blind_reference(
     """
     BlindSettings(stride=stride, offsets=offsets, channel_axis=channel_axis, seed=seed)
     arrays = _as_images(images, channel_axis)
-    chosen = _as_restorers(restorers, channel_axis)
+    chosen = [trained_on(each, arrays, progress) for each in _as_restorers(restorers, channel_axis)]
     checked = check_names(names or [each.name for each in chosen], len(chosen))
     axis = _hidden_axis(chosen, channel_axis)
     grids = [HiddenGrid(image.shape, axis, stride, offsets, seed) for image in arrays]

@@ -6,15 +6,17 @@
 
 IR is any restorer and D a Gaussian denoiser. Both are frozen; only F is trained, with the mean squared error.
 Sampling jumps from pure noise to a time tau in closed form, with IR(y) in place of x0
-(:meth:`Diffusion.jump`), and makes tau steps from there. IR is called once and F tau times: tau + 1
-evaluations. With a small tau the result stays close to IR(y); a large tau adds more detail that is not in
-the data.
+(:meth:`Diffusion.jump`), and makes tau steps from there, or fewer longer ones. F and D are evaluated in each
+step, IR once. With a small tau the result stays close to IR(y); a large tau adds more detail that is not in
+the data. IR may enlarge the image: the diffusion runs on the grid of IR(y).
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -23,31 +25,34 @@ from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import (
+    FunctionRestorer,
     Progress,
     Restorer,
     check_image,
-    check_keeps_size,
     data_range_of,
+    scale_of,
     with_settings,
 )
 from napari_ensir.restorers.classical import CLASSICAL
-from napari_ensir.restorers.networks.learned import Draw, LearnedRestorer, Model, Tiled
+from napari_ensir.restorers.networks.external import ExternalNetwork
+from napari_ensir.restorers.networks.learned import Draw, LearnedRestorer, Model, NetworkRestorer, Tiled
 from napari_ensir.restorers.training.models import (
+    Denoiser,
     DenoiserModel,
     DenoiserSettings,
     FusionNetwork,
     LocalWiener,
     check_network,
 )
-from napari_ensir.settings import setting, tau_setting
+from napari_ensir.settings import evaluations_setting, setting, tau_setting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
-    from napari_ensir.restorers.base import Restorer
-
-__all__ = ["DPIR", "Diffusion", "FusionModel", "FusionSettings", "describe"]
+__all__ = ["DPIR", "Diffusion", "FusionModel", "FusionSettings", "denoising_function", "describe"]
 
 
 @dataclass(frozen=True)
@@ -99,13 +104,15 @@ class Diffusion:
         weight_xt = np.sqrt(1 - beta) * (1 - before) / (1 - now)
         return float(weight_x0), float(weight_xt), float(beta) if t > 1 else 0.0
 
-    def jump(self, tau: int) -> tuple[float, float, float]:
-        """Weights of x0 and x_T, and variance, of all steps from T to `tau` with fixed x0 (Lemma 3.2).
+    def jump(self, tau: int, start: int | None = None) -> tuple[float, float, float]:
+        """Weights of x0 and x_T, and variance, of all steps from T to `tau` with fixed x0 (Lemma 3.2, eq. 8).
 
         M0 = sqrt(ab_tau) (1 - ab_T / ab_tau) / (1 - ab_T)
         MX = sqrt(ab_T / ab_tau) (1 - ab_tau) / (1 - ab_T)
         V  = sum_{i<k} G(T-i-1, tau+1)^2 beta_{T-i},  k = T - tau
         G(i, j) = sqrt(prod_{n=j..i} alpha_n) (1 - ab_{j-1}) / (1 - ab_i), 1 for i < j
+
+        `start` takes the place of T.
 
         Examples
         --------
@@ -113,7 +120,7 @@ class Diffusion:
         >>> print(f"{weight_x0:.4f} {weight_xt:.1e} {variance:.1e}")
         0.9997 4.4e-06 8.3e-04
         """
-        kept, last = self.kept, self.steps
+        kept, last = self.kept, self.steps if start is None else start
         between = kept[last] / kept[tau]
         weight_x0 = np.sqrt(kept[tau]) * (1 - between) / (1 - kept[last])
         weight_xt = np.sqrt(between) * (1 - kept[tau]) / (1 - kept[last])
@@ -125,15 +132,31 @@ class Diffusion:
         added = np.where(n > 1, self.beta[n], 0.0)  # as in `posterior`
         return float(weight_x0), float(weight_xt), float((gain**2 * added).sum())
 
-    def ancestral_step(self, x: Tensor, x0: Tensor, t: int, noise: Tensor | None) -> Tensor:
-        """x_{t-1} from x_t and the estimate of x0; `noise` is standard normal, unused for t = 1."""
-        weight_x0, weight_xt, variance = self.posterior(t)
+    def times(self, tau: int, evaluations: int | None = None) -> list[int]:
+        """Times tau, ..., 0 at equal distances, rounded, for this number of evaluations (None: tau).
+
+        Examples
+        --------
+        >>> Diffusion().times(20, 3)
+        [20, 13, 7, 0]
+        """
+        count = tau if evaluations is None else min(evaluations, tau)
+        return [round(tau * each / count) for each in range(count, -1, -1)] if count else [tau]
+
+    def ancestral_step(
+        self, x: Tensor, x0: Tensor, t: int, noise: Tensor | None, to: int | None = None
+    ) -> Tensor:
+        """x_{t-1}, or x at the time `to`, from x_t and the estimate of x0.
+
+        `noise` is standard normal; unused at the time 0.
+        """
+        weight_x0, weight_xt, variance = self.posterior(t) if to in (None, t - 1) else self.jump(to or 0, t)
         stepped = weight_x0 * x0 + weight_xt * x
         return stepped if noise is None or variance == 0 else stepped + variance**0.5 * noise
 
-    def ddim_step(self, x: Tensor, x0: Tensor, t: int) -> Tensor:
-        """x_{t-1} without new noise (Song, Meng and Ermon 2021, eq. 12 with eta = 0)."""
-        now, before = self.kept[t], self.kept[t - 1]
+    def ddim_step(self, x: Tensor, x0: Tensor, t: int, to: int | None = None) -> Tensor:
+        """x_{t-1}, or x at `to`, without new noise (Song, Meng and Ermon 2021, eq. 12 with eta = 0)."""
+        now, before = self.kept[t], self.kept[t - 1 if to is None else to]
         noise = (x - float(np.sqrt(now)) * x0) / float(np.sqrt(1 - now))
         return float(np.sqrt(before)) * x0 + float(np.sqrt(1 - before)) * noise
 
@@ -223,24 +246,32 @@ class FusionModel(Model):
         self.denoiser: DenoiserModel | LocalWiener
         self.denoiser = denoiser or (DenoiserModel(shape) if shape else LocalWiener())
         self.denoiser.requires_grad_(False)
+        self.denoise_with(None)
         self.multiple = self.denoiser.multiple
 
     @classmethod
-    def around(
-        cls, denoiser: DenoiserModel | None, *, channels: int, width: int = 64, latest: int = 1000
-    ) -> FusionModel:
-        """Make an untrained F for a denoiser (None: :class:`LocalWiener`)."""
-        settings = FusionSettings(channels=channels, width=width, latest=latest)
+    def around(cls, denoiser: DenoiserModel | None, settings: FusionSettings) -> FusionModel:
+        """Make an untrained F for a denoiser (None: :class:`LocalWiener`), whose shape is put in."""
         if denoiser is not None:
             shape = denoiser.settings
             settings = replace(settings, denoiser_width=shape.width, denoiser_depth=shape.depth)
         return cls(settings, denoiser)
 
-    def forward(self, restored: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """Estimate x0 from IR(y) and x_t, images in -1..1, and t of shape (batch,)."""
+    def denoise_with(self, function: Callable[[Tensor, Tensor], Tensor] | None) -> None:
+        """Set a function that replaces D in training; None removes it."""
+        self._denoise = (function,)  # in a tuple, so that torch does not register it as a submodule
+
+    def forward(
+        self, restored: Tensor, x: Tensor, t: Tensor, denoise: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """Estimate x0 from IR(y) and x_t, images in -1..1, and t of shape (batch,).
+
+        `denoise` replaces D.
+        """
+        denoise = denoise or self.denoiser
         kept = torch.from_numpy(self.diffusion.kept)[t.cpu()].to(x).reshape(-1, 1, 1, 1)
         with torch.no_grad():
-            denoised: Tensor = self.denoiser(x / kept.sqrt(), ((1 - kept) / kept).sqrt().flatten())
+            denoised: Tensor = denoise(x / kept.sqrt(), ((1 - kept) / kept).sqrt().flatten())
         estimate: Tensor = self.fusion(restored, denoised, t.to(x.device))
         return estimate
 
@@ -260,23 +291,109 @@ class FusionModel(Model):
                 kept = float(self.diffusion.kept[t[each]])
                 mean, variance = kept**0.5 * image[each], 1 - kept
             x[each] = mean + variance**0.5 * noise[each]
-        loss: Tensor = functional.mse_loss(self(restored, x, t), image)
+        loss: Tensor = functional.mse_loss(self(restored, x, t, *self._denoise), image)
         return loss
 
-    def sample(self, restored: Tensor, draw: Draw, tau: int, sampler: str, tiled: Tiled) -> Tensor:
+    def sample(
+        self,
+        restored: Tensor,
+        draw: Draw,
+        tau: int,
+        sampler: str,
+        tiled: Tiled,
+        *,
+        evaluations: int | None = None,
+        denoise: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
         """Restore a plane from IR(y), shape (channels, rows, columns), data range 0..1."""
         ir = 2 * restored - 1
         weight_x0, weight_xt, variance = self.diffusion.jump(tau)
         x = weight_x0 * ir + weight_xt * draw() + variance**0.5 * draw()
-        for t in range(tau, 0, -1):
+        for t, to in pairwise(self.diffusion.times(tau, evaluations)):
             now = torch.tensor([t])
-            x0 = tiled(lambda ir, x, now=now: self(ir, x, now.expand(len(x))), ir, x)
+            x0 = tiled(lambda ir, x, now=now: self(ir, x, now.expand(len(x)), denoise), ir, x)
             if sampler == "ddim":
-                x = self.diffusion.ddim_step(x, x0, t)
+                x = self.diffusion.ddim_step(x, x0, t, to)
             else:
-                x = self.diffusion.ancestral_step(x, x0, t, draw() if t > 1 else None)
+                x = self.diffusion.ancestral_step(x, x0, t, draw() if to > 0 else None, to)
         sampled: Tensor = (x + 1) / 2
         return sampled
+
+
+def denoising_function(
+    restorer: Restorer, channels: int, device: str | torch.device = "cpu"
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return D(x, s) for images in -1..1 from a restorer or a network.
+
+    Parameters
+    ----------
+    restorer
+        A restorer with a setting ``noise``, or an external network for images in 0..1 that takes the standard
+        deviation of the noise as a second argument of shape (batch,), or as a last channel.
+    channels
+        Number of colour channels of the images.
+    device
+        Device of the images.
+
+    Returns
+    -------
+    callable
+        From images (batch, channels, rows, columns) and standard deviations (batch,) to images.
+
+    Raises
+    ------
+    EnsembleError
+        If the restorer has no such setting or argument.
+
+    Examples
+    --------
+    >>> denoise = denoising_function(CLASSICAL["wavelet"](), 1)
+    >>> denoise(torch.zeros(2, 1, 16, 16), torch.ones(2)).shape
+    torch.Size([2, 1, 16, 16])
+    """
+    if isinstance(restorer, NetworkRestorer):
+        restorer.to_device(torch.device(device))
+    if isinstance(restorer, Denoiser) and restorer.model.channels == channels:
+        return restorer.model
+    if "noise" in getattr(restorer, "__dataclass_fields__", ()):
+
+        def restore(x: Tensor, sigma: Tensor) -> Tensor:
+            settings = {"channel_axis": 0, "data_range": (-1.0, 1.0)}
+            images = [
+                with_settings(restorer, noise=float(each), **settings)(image)
+                for image, each in zip(x.cpu().numpy(), sigma, strict=True)
+            ]
+            return torch.from_numpy(np.stack(images)).to(x)
+
+        return restore
+    if isinstance(restorer, ExternalNetwork):
+        network, size = restorer.network, restorer.multiple
+        sides = np.broadcast_to(np.multiply(size, 4), 2).tolist()
+        image = torch.zeros(1, channels, *sides, device=device)
+        for call in (_with_argument, _with_channel):
+            with suppress(Exception):  # networks raise errors of any type
+                if call(network, image, image.new_ones(1)).shape == image.shape:
+                    return partial(_on_unit_scale, call, network)
+    raise EnsembleError(
+        f"{restorer.name} cannot be the denoiser of DP-IR, since it does not take the level of the noise of "
+        f"images of {channels} channel(s); give a restorer with a setting noise, or a network with a second "
+        "argument or a last channel for it."
+    )
+
+
+def _on_unit_scale(call: Callable[..., Tensor], network: Any, x: Tensor, sigma: Tensor) -> Tensor:
+    return 2 * call(network, (x + 1) / 2, sigma / 2) - 1
+
+
+def _with_argument(network: Any, x: Tensor, sigma: Tensor) -> Tensor:
+    denoised: Tensor = network(x, sigma)
+    return denoised
+
+
+def _with_channel(network: Any, x: Tensor, sigma: Tensor) -> Tensor:
+    level = sigma.reshape(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+    denoised: Tensor = network(torch.cat([x, level], dim=1))
+    return denoised
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -288,9 +405,14 @@ class DPIR(LearnedRestorer):
     Parameters
     ----------
     ir
-        The other restorer. Its channel axis and device are replaced by those of this one.
+        The other restorer, which may enlarge images. Its channel axis and device are replaced by those of
+        this one.
+    denoiser
+        Replaces the denoiser of the model; see :func:`denoising_function`.
     tau
-        First time, 0 (returns IR(y)) to ``model.settings.latest``; there are tau + 1 evaluations.
+        First time, 0 (returns IR(y)) to ``model.settings.latest``.
+    evaluations
+        Number of steps from tau to 0, in each of which the networks are evaluated; None: tau.
     sampler
         "ancestral" adds noise in each step, "ddim" does not.
     """
@@ -298,7 +420,9 @@ class DPIR(LearnedRestorer):
     title: ClassVar[str] = "DP-IR"
     model: FusionModel
     ir: Restorer
+    denoiser: Restorer | None = None
     tau: int = tau_setting(5)
+    evaluations: int | None = evaluations_setting()
     sampler: str = setting(
         "ancestral",
         title="Sampler",
@@ -312,9 +436,14 @@ class DPIR(LearnedRestorer):
         return f"{super().name}, {self.ir.name}"
 
     @property
-    def evaluations(self) -> int:
+    def scale(self) -> int | None:
+        """Scale of the other restorer."""
+        return scale_of(self.ir)
+
+    @property
+    def calls(self) -> int:
         """See :class:`NetworkRestorer`; does not include that of `ir`."""
-        return self.tau
+        return len(self.model.diffusion.times(self.tau, self.evaluations)) - 1
 
     def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """See :meth:`ImageRestorer.__call__`; `progress` reports `ir` first, then the diffusion."""
@@ -324,22 +453,37 @@ class DPIR(LearnedRestorer):
                 f'{self.model.settings.latest} and the sampler "ancestral" or "ddim".'
             )
         checked = check_image(image, self.channel_axis)
-        scaled = replace(self, data_range=data_range_of(checked, self.data_range))
         ir = with_settings(self.ir, channel_axis=self.channel_axis, device=self.device)
-        check_keeps_size(ir)
         restored = ir(checked, progress=progress)
-        check_keeps_size(ir, checked, restored)
-        return super(DPIR, scaled).__call__(restored, progress=progress)
+        # The diffusion keeps the size of IR(y).
+        done = FunctionRestorer(np.asarray, self.ir.name)
+        fusion = replace(self, ir=done, data_range=data_range_of(checked, self.data_range))
+        return super(DPIR, fusion).__call__(restored, progress=progress)
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
         """See :class:`NetworkRestorer`; `plane` is IR(y)."""
-        return self.model.sample(plane, draw, self.tau, self.sampler, tiled)
+        denoise = None
+        if self.denoiser is not None:
+            denoise = denoising_function(self.denoiser, len(plane), plane.device)
+        return self.model.sample(
+            plane, draw, self.tau, self.sampler, tiled, evaluations=self.evaluations, denoise=denoise
+        )
 
     def header(self) -> dict[str, Any]:
-        """See :class:`LearnedRestorer`; adds the entry of the other restorer."""
-        return super().header() | {"ir": describe(self.ir)}
+        """See :class:`LearnedRestorer`; adds the entries of the other restorers."""
+        parts = {name: describe(each) for name, each in self._parts.items()}
+        return super().header() | parts
 
     def tensors(self) -> dict[str, Tensor]:
-        """See :class:`LearnedRestorer`; adds those of a trained other restorer under ``ir.``."""
-        inner = self.ir.tensors() if isinstance(self.ir, LearnedRestorer) else {}
-        return super().tensors() | {f"ir.{name}": each for name, each in inner.items()}
+        """See :class:`LearnedRestorer`; adds those of trained other restorers under their fields' names."""
+        inner = {
+            f"{part}.{name}": each
+            for part, restorer in self._parts.items()
+            if isinstance(restorer, LearnedRestorer)
+            for name, each in restorer.tensors().items()
+        }
+        return super().tensors() | inner
+
+    @property
+    def _parts(self) -> dict[str, Restorer]:
+        return {"ir": self.ir} | ({} if self.denoiser is None else {"denoiser": self.denoiser})

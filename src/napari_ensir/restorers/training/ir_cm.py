@@ -211,6 +211,10 @@ class ConsistencyModel(Model):
             2 * settings.channels, settings.channels, width=settings.width, depth=settings.depth
         )
         self.multiple = self.network.multiple
+        self.compare_features(features)
+
+    def compare_features(self, features: Callable[[Tensor], Tensor] | None) -> None:
+        """Set the function of the perceptual term; None omits the term."""
         self._features = (features,)  # in a tuple, so that torch does not register it as a submodule
 
     def origin(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
@@ -349,7 +353,7 @@ class IRCM(LearnedRestorer):
     )
 
     @property
-    def evaluations(self) -> int:
+    def calls(self) -> int:
         """See :class:`NetworkRestorer`."""
         return self.steps
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.files.tensors import brief
 from napari_ensir.restorers.classical import CLASSICAL
@@ -18,9 +19,15 @@ from napari_ensir.restorers.networks.checkpoint import (
     read_checkpoint,
     strip_prefix,
 )
-from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
+from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, denoising_function
 from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel
 from napari_ensir.restorers.training.models import Denoiser, DenoiserModel, Regression, RegressionModel
+from napari_ensir.restorers.training.noise2void import (
+    Noise2Noise,
+    Noise2NoiseModel,
+    Noise2Void,
+    Noise2VoidModel,
+)
 from napari_ensir.restorers.training.trainer import Trainer, TrainingPairs, TrainingSettings
 
 if TYPE_CHECKING:
@@ -39,12 +46,19 @@ KINDS: dict[str, tuple[type[Model], type[LearnedRestorer]]] = {
     "ir-cm": (ConsistencyModel, IRCM),
     "denoiser": (DenoiserModel, Denoiser),
     "dp-ir": (FusionModel, DPIR),
+    "noise2void": (Noise2VoidModel, Noise2Void),
+    "noise2noise": (Noise2NoiseModel, Noise2Noise),
 }
 """Model and restorer class of each kind."""
 
 
 def load_restorer(
-    path: str | Path, *, channel_axis: int | None = None, device: str = "auto", ir: Restorer | None = None
+    path: str | Path,
+    *,
+    channel_axis: int | None = None,
+    device: str = "auto",
+    ir: Restorer | None = None,
+    denoiser: Restorer | None = None,
 ) -> LearnedRestorer:
     """Load a restorer that was trained with this package.
 
@@ -54,8 +68,8 @@ def load_restorer(
         A checkpoint. No code in it is run.
     channel_axis, device
         See :class:`LearnedRestorer`.
-    ir
-        The restorer of DP-IR, where the checkpoint stores only its name.
+    ir, denoiser
+        Replace the restorer and the denoiser of DP-IR; required where the checkpoint stores only a name.
 
     Returns
     -------
@@ -80,11 +94,17 @@ def load_restorer(
     (16, 16)
     """
     tensors, header = read_checkpoint(path)
-    return _restorer(tensors, header, str(path), ir=ir, channel_axis=channel_axis, device=device)
+    parts = {"ir": ir, "denoiser": denoiser}
+    return _restorer(tensors, header, str(path), parts, channel_axis=channel_axis, device=device)
 
 
 def resume_training(
-    path: str | Path, pairs: TrainingPairs, *, device: str = "auto", ir: Restorer | None = None
+    path: str | Path,
+    pairs: TrainingPairs,
+    *,
+    device: str = "auto",
+    ir: Restorer | None = None,
+    denoiser: Restorer | None = None,
 ) -> Trainer:
     """Resume a training from a checkpoint of :meth:`Trainer.save`.
 
@@ -94,7 +114,7 @@ def resume_training(
         The checkpoint.
     pairs
         Training images; with the same images, the result equals that of an uninterrupted training.
-    device, ir
+    device, ir, denoiser
         As in :func:`load_restorer`.
 
     Returns
@@ -125,7 +145,7 @@ def resume_training(
     """
     where = str(path)
     tensors, header = read_checkpoint(path)
-    restorer = _restorer(tensors, header, where, ir=ir, device=device)
+    restorer = _restorer(tensors, header, where, {"ir": ir, "denoiser": denoiser}, device=device)
     if restorer.data_range != pairs.data_range:
         raise EnsembleError(
             f"{where} was trained on the data range {restorer.data_range}; the images have "
@@ -134,7 +154,10 @@ def resume_training(
     settings = parse_settings(TrainingSettings, header.get("training"), where)
     make: Callable[..., LearnedRestorer] = type(restorer)
     if isinstance(restorer, DPIR):
-        make = partial(DPIR, ir=restorer.ir)
+        make = partial(DPIR, ir=restorer.ir, denoiser=restorer.denoiser)
+        if restorer.denoiser is not None:
+            function = denoising_function(restorer.denoiser, pairs.channels, resolve_device(device))
+            restorer.model.denoise_with(function)
     trainer = Trainer(restorer.model, pairs, settings, make=make, device=device)
     trainer.restore_state(restorer.trained_steps, tensors, where)
     return trainer
@@ -144,8 +167,8 @@ def _restorer(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, Any],
     where: str,
+    parts: Mapping[str, Restorer | None] | None = None,
     *,
-    ir: Restorer | None = None,
     channel_axis: int | None = None,
     device: str = "auto",
 ) -> LearnedRestorer:
@@ -159,15 +182,18 @@ def _restorer(
     step, data_range = header.get("step"), _data_range(header.get("data_range"), where)
     if type(step) is not int or step < 0:
         raise EnsembleError(f"{where}: step is {brief(step)}; it must be a number of steps.")
-    prefixes = ("model.", "optimizer.", "training.") + (("ir.",) if kind == "dp-ir" else ())
+    prefixes = ("model.", "optimizer.", "training.") + (("ir.", "denoiser.") if kind == "dp-ir" else ())
     if strays := [name for name in tensors if not name.startswith(prefixes)]:
         raise EnsembleError(f"{where}: tensor {strays[0][:80]} is unknown.")
     with torch.device("meta"):
         model = model_type(settings)
     load_weights(model, strip_prefix(tensors, "model."), where)
     inner: dict[str, Any] = {}
-    if kind == "dp-ir":
-        inner["ir"] = ir or _load_described(header.get("ir"), strip_prefix(tensors, "ir."), where, device)
+    for part in ("ir", "denoiser") if kind == "dp-ir" else ():
+        inner[part] = (parts or {}).get(part)
+        if inner[part] is None and (part == "ir" or part in header):
+            stored = strip_prefix(tensors, f"{part}.")
+            inner[part] = _load_described(header.get(part), stored, where, device, part)
     return restorer_type(
         model=model,
         trained_steps=step,
@@ -178,14 +204,21 @@ def _restorer(
     )
 
 
-def _load_described(entry: object, tensors: Mapping[str, Tensor], where: str, device: str) -> Restorer:
+def _load_described(
+    entry: object, tensors: Mapping[str, Tensor], where: str, device: str, part: str
+) -> Restorer:
     """Restorer from the entry that :func:`.dp_ir.describe` made."""
     if not isinstance(entry, dict):
-        raise EnsembleError(f"{where} does not describe the restorer that DP-IR is built around.")
+        raise EnsembleError(f"{where} does not describe the {part} that DP-IR is built around.")
+    if entry.get("kind") == "other" and part == "denoiser":
+        raise EnsembleError(
+            f"{where} was trained with the denoiser {brief(entry.get('name'))}, which it does not contain; "
+            "give it, with --denoiser FILE on the command line."
+        )
     if entry.get("kind") == "other":
         raise MissingRestorer(where, brief(entry.get("name")), entry.get("name"))
     if entry.get("kind") != "classical":
-        return _restorer(tensors, entry, f"{where}, ir", device=device)
+        return _restorer(tensors, entry, f"{where}, {part}", device=device)
     kind = CLASSICAL.get(str(entry.get("method")))
     settings = entry.get("settings")
     if kind is None or not isinstance(settings, dict):

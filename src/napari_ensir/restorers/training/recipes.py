@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 
+from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import Restorer, with_settings
-from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
-from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel, ConsistencySettings
+from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, denoising_function
+from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel
 from napari_ensir.restorers.training.load import load_restorer, resume_training
-from napari_ensir.restorers.training.models import (
-    Denoiser,
-    DenoiserModel,
-    DenoiserSettings,
-    Regression,
-    RegressionModel,
-    RegressionSettings,
+from napari_ensir.restorers.training.models import Denoiser, DenoiserModel, Regression, RegressionModel
+from napari_ensir.restorers.training.noise2void import (
+    Noise2Noise,
+    Noise2NoiseModel,
+    Noise2Void,
+    Noise2VoidModel,
+    noise_of,
 )
-from napari_ensir.restorers.training.trainer import Trainer, TrainingPairs, TrainingSettings
+from napari_ensir.restorers.training.perceptual import vgg_features
+from napari_ensir.restorers.training.trainer import (
+    Trainer,
+    TrainingPairs,
+    TrainingSettings,
+    common_range,
+)
+from napari_ensir.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from napari_ensir.restorers.base import Progress
-
-    Pairs = Sequence[tuple[NDArray[Any], NDArray[Any]]]
+    from napari_ensir.restorers.networks.learned import LearnedRestorer, Model
 
 __all__ = ["RECIPES", "Recipe", "begin_training", "continue_training", "snapshot"]
 
 # Patches of 96 pixels allow a quarter of the steps in the same time and, at a learning rate of 2e-3, reach
 # 28.8 dB where these settings reach 31.2 dB (benchmarks/restorers.md).
-_UNET = TrainingSettings(batch=8, patch=48, learning_rate=1e-3)
-_FUSION = TrainingSettings(batch=4, patch=32, learning_rate=2e-4)
+_UNET = {"steps": 2400, "width": 32, "depth": 3, "batch": 8, "patch": 48, "learning_rate": 1e-3}
+_NOISY = _UNET | {"steps": 1500, "batch": 8, "patch": 64}
 
 
 @dataclass(frozen=True)
@@ -50,52 +56,97 @@ class Recipe:
     ----------
     title, description
         A label and a sentence.
-    settings
-        Settings of the training; steps and seed are replaced.
-    steps, width
-        Default number of steps and of features.
-    linear_share
-        Share of stage 1 of IR-CM; see :class:`napari_ensir.restorers.training.ir_cm.ConsistencySettings`.
+    model, restorer
+        Class of the model, and of the restorer that applies it.
+    values
+        Settings of the training and of the model that differ from the defaults.
+    target
+        Images that the degraded images are trained with: the title of a control, "" if there are none.
     """
 
     title: str
     description: str
-    settings: TrainingSettings = _UNET
-    steps: int = 2400
-    width: int = 32
-    linear_share: float = 0.5
+    model: type[Model]
+    restorer: type[LearnedRestorer]
+    values: Mapping[str, Any] = field(default_factory=lambda: _UNET)
+    target: str = "Clean"
+
+    @property
+    def steps(self) -> int:
+        """Default number of steps."""
+        return int(self.values["steps"])
+
+    @property
+    def width(self) -> int:
+        """Default number of features."""
+        return int(self.values["width"])
 
 
 RECIPES: dict[str, Recipe] = {
     "regression": Recipe(
-        "Regression", "A network trained to return the clean image by the mean absolute error. Start here."
+        "Regression",
+        "A network trained to return the clean image by the mean absolute error. Start here.",
+        RegressionModel,
+        Regression,
+    ),
+    "noise2void": Recipe(
+        "Noise2Void, no clean image",
+        "A denoiser that learns from noisy images alone to predict pixels from their neighbours. The noise "
+        "must be independent from pixel to pixel.",
+        Noise2VoidModel,
+        Noise2Void,
+        _NOISY,
+        target="",
+    ),
+    "noise2noise": Recipe(
+        "Noise2Noise, two exposures",
+        "A denoiser that learns from two noisy exposures of the same field, with independent noise.",
+        Noise2NoiseModel,
+        Noise2Noise,
+        _NOISY,
+        target="Second exposure",
     ),
     "ir-cm": Recipe(
         "IR-CM, stages 1 and 2",
         "The consistency model: half of the steps on paths from the degraded image, half from the clean one.",
+        ConsistencyModel,
+        IRCM,
     ),
     "ir-cm-1": Recipe(
         "IR-CM, stage 1 only",
         "The consistency model on paths that start at the degraded image.",
-        linear_share=1.0,
+        ConsistencyModel,
+        IRCM,
+        _UNET | {"linear_share": 1.0},
     ),
     "ir-cm-2": Recipe(
         "IR-CM, stage 2 only",
         "The consistency model on paths that start at the clean image.",
-        linear_share=0.0,
+        ConsistencyModel,
+        IRCM,
+        _UNET | {"linear_share": 0.0},
+    ),
+    "ir-cm-paper": Recipe(
+        "IR-CM, as in the paper",
+        "The consistency model with the paper's noisy skip, and with stage 2 from the clean image only.",
+        ConsistencyModel,
+        IRCM,
+        _UNET | {"sampled_share": 0.0, "noisy_skip": True},
     ),
     "denoiser": Recipe(
         "Denoiser",
         "A network that removes Gaussian noise of any level, learned from the clean image alone; "
         "DP-IR can use it.",
-        steps=1200,
+        DenoiserModel,
+        Denoiser,
+        _UNET | {"steps": 1200},
     ),
     "dp-ir": Recipe(
         "DP-IR",
         "A small network that combines the images of a restorer and of a denoiser, which are not changed.",
-        settings=_FUSION,
-        steps=600,
-        width=64,
+        FusionModel,
+        DPIR,
+        {"steps": 600, "width": 64, "batch": 4, "patch": 32, "learning_rate": 2e-4},
     ),
 }
 """Recipes by key."""
@@ -103,17 +154,15 @@ RECIPES: dict[str, Recipe] = {
 
 def begin_training(
     recipe: str,
-    pairs: Pairs,
+    pairs: Sequence[Any],
     *,
     channel_axis: int | None = None,
-    steps: int | None = None,
-    width: int | None = None,
-    seed: int = 0,
+    data_range: tuple[float, float] | None = None,
     preview_every: int = 0,
-    device: str = "auto",
     ir: Restorer | None = None,
-    denoiser: Denoiser | None = None,
+    denoiser: Restorer | None = None,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Trainer:
     """Make a trainer for a recipe.
 
@@ -122,22 +171,21 @@ def begin_training(
     recipe
         A key of :data:`RECIPES`.
     pairs
-        (degraded, clean) images.
+        (degraded, clean) images; for "noise2noise" two exposures, for "noise2void" images alone. For DP-IR,
+        the clean images have the size of the restored ones.
     channel_axis
         Colour axis of every image; None if there is none.
-    steps, width
-        Number of steps and of features; None takes the recipe's.
-    seed
-        Seed of the initial weights and of the training.
+    data_range
+        See :class:`napari_ensir.restorers.base.ImageRestorer`; None is the range over all images.
     preview_every
         Steps between previews; 0 makes none.
-    device
-        See :func:`napari_ensir.devices.resolve_device`.
     ir, denoiser
-        For DP-IR: the restorer, which is required, and the denoiser (None: :class:`LocalWiener`). Neither is
-        changed.
+        For DP-IR: the restorer, which is required, and the denoiser (None: :class:`LocalWiener`), which
+        :func:`napari_ensir.restorers.training.dp_ir.denoising_function` describes. Neither is changed.
     progress
         Called while the restorer of DP-IR is applied to the degraded images.
+    **settings
+        Fields of :class:`napari_ensir.settings.TrainSettings`, such as ``steps``, ``width`` and ``device``.
 
     Returns
     -------
@@ -161,46 +209,90 @@ def begin_training(
         raise EnsembleError(f"there is no training {recipe!r}; choose one of {', '.join(RECIPES)}.")
     if recipe == "dp-ir" and ir is None:
         raise EnsembleError("DP-IR is built around a restorer; choose one as its IR network.")
-    chosen = RECIPES[recipe]
-    settings = replace(chosen.settings, steps=steps or chosen.steps, seed=seed, preview_every=preview_every)
-    data = TrainingPairs.from_arrays(pairs, channel_axis=channel_axis)
+    chosen, given = RECIPES[recipe], TrainSettings(**settings)
+    values = {**given.keywords(), **chosen.values}
+    values |= {name: getattr(given, name) for name, each in settings.items() if each is not None}
+    whole = _data(chosen, pairs, channel_axis, ir, given.device, data_range, progress)
+    data, held_out = whole.split(given.validation) if given.validation else (whole, None)
+    values |= {"channels": data.channels, "preview_every": preview_every}
     # The initial weights depend on the seed alone, and torch's global generator is left unchanged.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model, make = _untrained(recipe, data.channels, width or chosen.width, denoiser)
-    if recipe == "dp-ir" and ir is not None:
-        data = _restored(ir, device, pairs, channel_axis, data.data_range, progress)
-        make = partial(DPIR, ir=ir)
-    return Trainer(model, data, settings, make=make, device=device)
+        torch.manual_seed(given.seed)
+        model = _untrained(chosen.model, values, data, denoiser)
+    make: Any = chosen.restorer
+    if isinstance(model, FusionModel):
+        outer = None if isinstance(denoiser, Denoiser) else denoiser
+        make = partial(DPIR, ir=cast("Restorer", ir), denoiser=outer)
+        if outer is not None:
+            model.denoise_with(denoising_function(outer, data.channels, resolve_device(given.device)))
+    trainer = Trainer(
+        model,
+        data,
+        _of(TrainingSettings, values),
+        make=make,
+        device=given.device,
+    )
+    return _with_extras(trainer, held_out, given.vgg)
 
 
-def _untrained(
-    recipe: str, channels: int, width: int, denoiser: Denoiser | None
-) -> tuple[Any, Callable[..., Any]]:
-    """Model of a recipe, and the restorer class that applies it."""
-    if recipe == "dp-ir":
-        d = None if denoiser is None else copy.deepcopy(denoiser.model)
-        if d is not None and d.channels != channels:
-            raise EnsembleError(
-                f"the denoiser takes {d.channels} colour channels and the images have {channels}."
-            )
-        return FusionModel.around(d, channels=channels, width=width), DPIR
-    if recipe == "regression":
-        return RegressionModel(RegressionSettings(channels=channels, width=width)), Regression
-    if recipe == "denoiser":
-        return DenoiserModel(DenoiserSettings(channels=channels, width=width)), Denoiser
-    share = RECIPES[recipe].linear_share
-    return ConsistencyModel(ConsistencySettings(channels=channels, width=width, linear_share=share)), IRCM
+def _of(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Settings of this kind with the values that it has and that are not None."""
+    names = [each.name for each in fields(kind)]
+    return kind(**{name: values[name] for name in names if values.get(name) is not None})
+
+
+def _untrained(kind: type[Any], values: dict[str, Any], data: TrainingPairs, denoiser: Any) -> Model:
+    """Untrained model for these images."""
+    if issubclass(kind, Noise2VoidModel):
+        values = values | noise_of(data)
+    if kind is not FusionModel:
+        model: Model = kind(_of(kind.settings_type, values))
+        return model
+    d = copy.deepcopy(denoiser.model) if isinstance(denoiser, Denoiser) else None
+    if d is not None and d.channels != data.channels:
+        raise EnsembleError(
+            f"the denoiser takes {d.channels} colour channels and the images have {data.channels}."
+        )
+    return FusionModel.around(d, _of(FusionModel.settings_type, values))
+
+
+def _data(
+    recipe: Recipe,
+    pairs: Any,
+    channel_axis: int | None,
+    ir: Restorer | None,
+    device: str,
+    data_range: tuple[float, float] | None = None,
+    progress: Progress | None = None,
+) -> TrainingPairs:
+    """Training pairs of a recipe; those of DP-IR are the images restored by `ir` and the clean ones."""
+    if not recipe.target:
+        pairs = [(image, image) for image in pairs]
+    if recipe.model is FusionModel and ir is not None:
+        data_range = common_range([(np.asarray(a), np.asarray(b)) for a, b in pairs], data_range)
+        apply = with_settings(ir, channel_axis=channel_axis, device=device)
+        pairs = [(apply(degraded, progress=progress), clean) for degraded, clean in pairs]
+    return TrainingPairs.from_arrays(pairs, channel_axis=channel_axis, data_range=data_range)
+
+
+def _with_extras(trainer: Trainer, held_out: TrainingPairs | None, vgg: str | None) -> Trainer:
+    trainer.held_out = held_out
+    if vgg is not None and isinstance(trainer.model, ConsistencyModel):
+        trainer.model.compare_features(vgg_features(vgg, trainer.device))
+    return trainer
 
 
 def continue_training(
     path: str | Path,
-    pairs: Pairs,
+    pairs: Sequence[Any],
     *,
     channel_axis: int | None = None,
     preview_every: int = 0,
     device: str = "auto",
     ir: Restorer | None = None,
+    denoiser: Restorer | None = None,
+    validation: float = 0.0,
+    vgg: str | None = None,
     progress: Progress | None = None,
 ) -> Trainer:
     """Make a trainer that continues from a checkpoint.
@@ -212,10 +304,16 @@ def continue_training(
     ----------
     path
         A checkpoint that :meth:`Trainer.save` wrote.
-    pairs, channel_axis, preview_every, device, progress
+    pairs, channel_axis, preview_every, progress
         As in :func:`begin_training`.
-    ir
-        The restorer of DP-IR, where the checkpoint stores only its name.
+    device
+        See :func:`napari_ensir.devices.resolve_device`.
+    ir, denoiser
+        The restorer and the denoiser of DP-IR, where the checkpoint stores only a name.
+    validation
+        As in :class:`napari_ensir.settings.TrainSettings`.
+    vgg
+        File of the weights of a VGG-16 for the perceptual loss of IR-CM, which no checkpoint contains.
 
     Returns
     -------
@@ -240,31 +338,17 @@ def continue_training(
     >>> [event.step for event in again.run()]
     [2]
     """
-    restorer = load_restorer(path, device=device, ir=ir)
-    if isinstance(restorer, DPIR):
-        data = _restored(restorer.ir, device, pairs, channel_axis, restorer.data_range, progress)
-    else:
-        data = TrainingPairs.from_arrays(pairs, channel_axis=channel_axis, data_range=restorer.data_range)
-    trainer = resume_training(path, data, device=device, ir=ir)
+    restorer = load_restorer(path, device=device, ir=ir, denoiser=denoiser)
+    recipe = next(each for each in RECIPES.values() if each.restorer is type(restorer))
+    inner = restorer.ir if isinstance(restorer, DPIR) else None
+    data = _data(recipe, pairs, channel_axis, inner, device, restorer.data_range, progress)
+    data, held_out = data.split(validation) if validation else (data, None)
+    trainer = resume_training(path, data, device=device, ir=ir, denoiser=denoiser)
     trainer.settings = replace(trainer.settings, preview_every=preview_every)
-    return trainer
+    return _with_extras(trainer, held_out, vgg)
 
 
 def snapshot(trainer: Trainer) -> Any:
     """Return the restorer as trained so far, with a copy of the model."""
     restorer = trainer.restorer()
     return replace(restorer, model=copy.deepcopy(restorer.model))
-
-
-def _restored(
-    ir: Restorer,
-    device: str,
-    pairs: Pairs,
-    channel_axis: int | None,
-    data_range: tuple[float, float] | None,
-    progress: Progress | None,
-) -> TrainingPairs:
-    """Pairs of the images restored by IR and the clean ones."""
-    apply = with_settings(ir, channel_axis=channel_axis, device=device)
-    restored = [(apply(degraded, progress=progress), clean) for degraded, clean in pairs]
-    return TrainingPairs.from_arrays(restored, channel_axis=channel_axis, data_range=data_range)

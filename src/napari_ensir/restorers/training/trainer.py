@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.restorers.networks.learned import LearnedRestorer, Model
 
-__all__ = ["Trainer", "TrainingPairs", "TrainingSettings", "TrainingStep"]
+__all__ = ["Trainer", "TrainingPairs", "TrainingSettings", "TrainingStep", "common_range"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,12 @@ class TrainingSettings:
         Seed of patches, times and noise.
     preview_every
         Steps between previews; 0 makes none.
+    average
+        Decay of the moving average of the weights, which is then what is applied and saved; 0: no average.
     """
+
+    ADDED: ClassVar[dict[str, float]] = {"average": 0.0}
+    """Values for checkpoints that lack these settings."""
 
     steps: int = 2000
     batch: int = 8
@@ -55,6 +61,7 @@ class TrainingSettings:
     learning_rate: float = 1e-3
     seed: int = 0
     preview_every: int = 0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.patch < 8 or self.seed < 0 or self.preview_every < 0:
@@ -62,8 +69,11 @@ class TrainingSettings:
                 f"training settings {asdict(self)}: steps and batch must be at least 1, patch at least 8, "
                 "seed and preview_every at least 0."
             )
-        if not 0 < self.learning_rate < 1:
-            raise EnsembleError(f"the learning rate is {self.learning_rate}; it must lie between 0 and 1.")
+        if not 0 < self.learning_rate < 1 or not 0 <= self.average < 1:
+            raise EnsembleError(
+                f"the learning rate is {self.learning_rate} and the average {self.average}; they must lie "
+                "between 0 and 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -150,8 +160,7 @@ class TrainingPairs:
                     f"pair {number}: the degraded image has shape {degraded.shape} and the clean one "
                     f"{clean.shape}; the shapes must be equal."
                 )
-        ranges = [data_range_of(image, data_range) for pair in images for image in pair]
-        low, high = min(each[0] for each in ranges), max(each[1] for each in ranges)
+        low, high = common_range(images, data_range)
         planes = [
             tuple(plane for pair in images for plane in _planes(pair[side], channel_axis, low, high))
             for side in (0, 1)
@@ -169,6 +178,40 @@ class TrainingPairs:
     def channels(self) -> int:
         """Number of colour channels."""
         return len(self.clean[0])
+
+    def split(self, share: float) -> tuple[TrainingPairs, TrainingPairs]:
+        """Split off the last planes for validation, or the last rows if there is one plane.
+
+        Parameters
+        ----------
+        share : float
+            Share of the planes or rows, above 0.
+
+        Returns
+        -------
+        training, validation : TrainingPairs
+
+        Examples
+        --------
+        >>> clean = np.zeros((10, 16, 24), np.uint8)
+        >>> training, validation = TrainingPairs.from_arrays([(clean, clean)]).split(0.1)
+        >>> len(training.clean), len(validation.clean)
+        (9, 1)
+        """
+        if (count := len(self.clean)) > 1:
+            kept = count - max(round(share * count), 1)
+            sides = [(side[:kept], side[kept:]) for side in (self.degraded, self.clean)]
+        else:
+            rows = self.clean[0].shape[1]
+            kept = rows - max(round(share * rows), 8)
+            if kept < 8:
+                raise EnsembleError(f"an image of {rows} rows is too small to be split for validation.")
+            sides = [((p[:, :kept],), (p[:, kept:],)) for (p,) in (self.degraded, self.clean)]
+        (degraded, held_degraded), (clean, held_clean) = sides
+        return (
+            replace(self, degraded=degraded, clean=clean),
+            replace(self, degraded=held_degraded, clean=held_clean),
+        )
 
     def batch(self, rng: np.random.Generator, size: int, patch: int, multiple: int) -> tuple[Tensor, Tensor]:
         """Draw random patches, randomly rotated and mirrored.
@@ -234,6 +277,8 @@ class Trainer:
         Number of steps made.
     losses
         Loss of each step.
+    held_out
+        Pairs for :meth:`validate`; None: no validation.
 
     Examples
     --------
@@ -269,11 +314,28 @@ class Trainer:
         self.device = resolve_device(device)
         self.step = 0
         self.losses: list[float] = []
+        self.held_out: TrainingPairs | None = None
         model.to(self.device)
         self._trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self._averaged = None
+        if settings.average:
+            average = get_ema_multi_avg_fn(settings.average)  # type: ignore[no-untyped-call]
+            self._averaged = AveragedModel(model, multi_avg_fn=average)
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=settings.learning_rate, weight_decay=1e-4
         )
+
+    def extend(self, steps: int) -> None:
+        """Set the total number of steps.
+
+        Raises
+        ------
+        EnsembleError
+            If they are completed already.
+        """
+        if steps <= self.step:
+            raise EnsembleError(f"All {self.step} steps are completed; increase Steps to continue.")
+        self.settings = replace(self.settings, steps=steps)
 
     def run(self) -> Iterator[TrainingStep]:
         """Train to the last step; yield a :class:`TrainingStep` after each. Stop iterating to cancel.
@@ -289,10 +351,38 @@ class Trainer:
             preview = self._preview() if every and self.step % every == 0 else None
             yield TrainingStep(self.step, self.settings.steps, loss, preview)
 
+    @property
+    def applied(self) -> Model:
+        """The model that is applied and saved: the trained one, or the average of its weights."""
+        averaged = self._averaged
+        return self.model if averaged is None else cast("Model", averaged.module)
+
+    def validate(self, model: Model | None = None, batches: int = 4) -> float:
+        """Return the mean loss of a model on the held-out pairs, without an effect on the training.
+
+        Parameters
+        ----------
+        model : Model, optional
+            Default: :attr:`applied`.
+        batches : int
+            Number of batches, which are the same in every call.
+        """
+        assert self.held_out is not None
+        model, settings, losses = model or self.applied, self.settings, []
+        model.to(self.device)
+        for number in range(batches):
+            rng = np.random.default_rng([settings.seed, 2**31, number])
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            images = self.held_out.batch(rng, settings.batch, settings.patch, self.model.multiple)
+            degraded, clean = (each.to(self.device) for each in images)
+            with torch.no_grad():
+                losses.append(float(model.loss(degraded, clean, generator, 1.0)))
+        return float(np.mean(losses))
+
     def restorer(self) -> LearnedRestorer:
         """Return the restorer as trained so far; it shares the model with the trainer."""
         return self.make(
-            model=self.model,
+            model=self.applied,
             trained_steps=self.step,
             data_range=self.pairs.data_range,
             device=str(self.device),
@@ -314,6 +404,8 @@ class Trainer:
         restorer = self.restorer()
         tensors = restorer.tensors()
         tensors["training.losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        if self._averaged is not None:
+            tensors |= {f"training.weights.{name}": each for name, each in self._trained.items()}
         for name, parameter in self._trained.items():
             state = self._optimizer.state.get(parameter, {})
             for moment in ("exp_avg", "exp_avg_sq"):
@@ -341,7 +433,9 @@ class Trainer:
         wanted = {
             f"{m}.{name}": each for m in ("exp_avg", "exp_avg_sq") for name, each in self._trained.items()
         }
-        losses = tensors.get("training.losses")
+        losses, weights = tensors.get("training.losses"), strip_prefix(tensors, "training.weights.")
+        if weights.keys() != (self._trained.keys() if self._averaged is not None else set()):
+            moments = {}
         if moments.keys() != wanted.keys() or losses is None or losses.shape != (step,):
             raise EnsembleError(
                 f"{where} has no complete training state; it can be applied, but not resumed."
@@ -349,7 +443,14 @@ class Trainer:
         for name, each in wanted.items():
             if moments[name].shape != each.shape or moments[name].dtype != each.dtype:
                 raise EnsembleError(f"{where}: the optimizer's {name} does not fit the network.")
+            if weights and weights[name.partition(".")[2]].shape != each.shape:
+                raise EnsembleError(f"{where}: the weights {name} do not fit the network.")
         self.step, self.losses = step, losses.tolist()
+        if self._averaged is not None:
+            self._averaged.n_averaged.fill_(step)
+            with torch.no_grad():
+                for name, each in self._trained.items():
+                    each.copy_(weights[name])
         for name, each in self._trained.items():
             self._optimizer.state[each] = {
                 "step": torch.tensor(float(step)),
@@ -379,6 +480,8 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         self._optimizer.step()
+        if self._averaged is not None:
+            self._averaged.update_parameters(self.model)
         self.step += 1
         self.losses.append(value)
         return value
@@ -390,6 +493,20 @@ class Trainer:
         restorer = replace(self.restorer(), channel_axis=0, data_range=(0.0, 1.0))
         image = plane[(slice(None), *cut)]
         return restorer.restore_unit(image, 1.0, lambda done, total, text: None)
+
+
+def common_range(
+    pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]], given: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """Return the range of all images of all pairs; see :func:`~napari_ensir.restorers.base.data_range_of`.
+
+    Examples
+    --------
+    >>> common_range([(np.zeros((2, 2), np.uint16), np.array([[3, 5], [4, 4]]))])
+    (0.0, 5.0)
+    """
+    ranges = [data_range_of(image, given) for pair in pairs for image in pair]
+    return min(each[0] for each in ranges), max(each[1] for each in ranges)
 
 
 def _planes(

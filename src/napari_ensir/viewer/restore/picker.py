@@ -12,7 +12,7 @@ from psygnal import Signal
 from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.errors import MissingRestorer
-from napari_ensir.restorers import CLASSICAL, SelfEnsemble, open_restorer, open_restorers
+from napari_ensir.restorers import RESTORERS, SelfEnsemble, open_restorer, open_restorers
 from napari_ensir.restorers.base import with_settings
 from napari_ensir.settings import RestoreSettings, settings_of
 from napari_ensir.viewer.code_export import Chosen
@@ -88,7 +88,7 @@ class RestorerPicker(Container):
         self.margins = (0, 0, 0, 0)
         opening = row(self.open_button, self.folder_button, name="opening", gui_only=True)
         self.extend([self.ticks, opening, self.section])
-        for key, kind in CLASSICAL.items():
+        for key, kind in RESTORERS.items():
             self.add(kind(), kind.title, kind.description, key=key)
         self.ticks.selected.connect(self._show_settings)
         self.open_button.changed.connect(self._ask_for_file)
@@ -182,7 +182,7 @@ class RestorerPicker(Container):
         changed = {
             name: value for name, value in self._values(key).items() if value != getattr(offered, name)
         }
-        if key in CLASSICAL:
+        if key in RESTORERS:
             return Chosen(key, changed)
         ir = getattr(offered, "ir", None)
         ir_file = next((self._files[other] for other, each in self._offered.items() if each is ir), None)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.restorers.base import Progress, Restorer
-    from napari_ensir.restorers.training.models import Denoiser
     from napari_ensir.restorers.training.trainer import Trainer
+    from napari_ensir.settings import TrainSettings
 
 __all__ = ["TrainRequest", "TrainingRun"]
 
@@ -35,35 +35,31 @@ class TrainRequest:
     recipe
         A key of :data:`napari_ensir.restorers.training.recipes.RECIPES`.
     degraded, clean
-        Arrays of one shape, which the thread reads.
+        Arrays of one shape, which the thread reads; `clean` is None for recipes that need no such image.
     channel_axis
         Channel axis of both arrays.
-    steps, width, seed, device, ir, denoiser
+    settings
+    ir, denoiser
         See :func:`napari_ensir.restorers.training.recipes.begin_training`.
-    minutes
-        Maximum duration; None: no limit.
     """
 
     recipe: str
     degraded: Any
     clean: Any
     channel_axis: int | None
-    steps: int
-    width: int
-    seed: int = 0
-    device: str = "auto"
-    minutes: float | None = None
+    settings: TrainSettings
     ir: Restorer | None = None
-    denoiser: Denoiser | None = None
+    denoiser: Restorer | None = None
 
-    def pairs(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """Read the pixels."""
-        return [(np.asarray(self.degraded), np.asarray(self.clean))]
-
-    @property
-    def preview_every(self) -> int:
-        """Number of steps between previews."""
-        return max(self.steps // _PREVIEWS, 5)
+    def keywords(self, progress: Progress) -> dict[str, Any]:
+        """Read the pixels, and return the arguments of both functions that make a trainer."""
+        degraded = np.asarray(self.degraded)
+        return {
+            "pairs": [degraded if self.clean is None else (degraded, np.asarray(self.clean))],
+            "channel_axis": self.channel_axis,
+            "preview_every": max((self.settings.steps or 0) // _PREVIEWS, 5),
+            "progress": progress,
+        }
 
 
 class TrainingRun:
@@ -94,6 +90,13 @@ class TrainingRun:
         trainer = self.trainer
         return 0 if trainer is None else trainer.step
 
+    @property
+    def times(self) -> int:
+        """Enlargement of rows and columns by the IR network of DP-IR; else 1."""
+        trainer, channel_axis = self.trainer, self.request.channel_axis
+        columns = self.request.degraded.shape[-1 if channel_axis is None else -2]
+        return 1 if trainer is None else trainer.pairs.degraded[0].shape[-1] // columns
+
     def begin(self, progress: Progress) -> Any:
         """Start a new training; see :meth:`go_on`."""
         from napari_ensir.restorers.training.recipes import begin_training
@@ -102,16 +105,9 @@ class TrainingRun:
         progress(0, 1, "preparing")
         self.trainer = begin_training(
             request.recipe,
-            request.pairs(),
-            channel_axis=request.channel_axis,
-            steps=request.steps,
-            width=request.width,
-            seed=request.seed,
-            preview_every=request.preview_every,
-            device=request.device,
+            **{**request.settings.keywords(), **request.keywords(progress)},
             ir=request.ir,
             denoiser=request.denoiser,
-            progress=progress,
         )
         return self.go_on(progress)
 
@@ -123,20 +119,17 @@ class TrainingRun:
         progress(0, 1, "preparing")
         trainer = continue_training(
             path,
-            request.pairs(),
-            channel_axis=request.channel_axis,
-            preview_every=request.preview_every,
-            device=request.device,
+            **request.keywords(progress),
+            device=request.settings.device,
             ir=_ir_for_checkpoint(path, request.ir),
-            progress=progress,
         )
         if trainer.step >= trainer.settings.steps:
-            trainer.settings = replace(trainer.settings, steps=_check_steps(request.steps, trainer.step))
+            trainer.extend(request.settings.steps or 0)
         self.trainer, self.saved_step = trainer, trainer.step
         return self.go_on(progress)
 
-    def extend(self, steps: int, minutes: float | None) -> None:
-        """Set the total number of steps.
+    def extend(self, settings: TrainSettings) -> None:
+        """Set the total number of steps and the time limit.
 
         Raises
         ------
@@ -144,9 +137,8 @@ class TrainingRun:
             If they are completed already.
         """
         if self.trainer is not None:
-            steps = _check_steps(steps, self.trainer.step)
-            self.trainer.settings = replace(self.trainer.settings, steps=steps)
-            self.request = replace(self.request, steps=steps, minutes=minutes)
+            self.trainer.extend(settings.steps or 0)
+            self.request = replace(self.request, settings=settings)
 
     def go_on(self, progress: Progress) -> tuple[Restorer, NDArray[np.float32]]:
         """Train until the steps are completed or the time is over, then restore the degraded image.
@@ -169,7 +161,7 @@ class TrainingRun:
 
     def _train(self, trainer: Trainer, progress: Progress) -> None:
         low, high = trainer.pairs.data_range
-        minutes = self.request.minutes
+        minutes = self.request.settings.minutes
         deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
         try:
             for event in trainer.run():
@@ -181,12 +173,6 @@ class TrainingRun:
         except EnsembleError:
             self.trainer = None  # the training diverged
             raise
-
-
-def _check_steps(steps: int, completed: int) -> int:
-    if steps <= completed:
-        raise EnsembleError(f"All {completed} steps are completed; increase Steps to continue.")
-    return steps
 
 
 def _ir_for_checkpoint(path: Path, ir: Restorer | None) -> Restorer | None:

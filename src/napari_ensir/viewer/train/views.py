@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.restorers.base import enlarged_transform
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
 from napari_ensir.viewer.results.layers import PALETTE
 from napari_ensir.viewer.results.plots import draw_nothing, fresh_axes, new_canvas
@@ -91,29 +92,26 @@ class Preview:
 
     def __init__(self, viewer: napari.Viewer, like: LayerSnapshot) -> None:
         self._viewer, self._like = viewer, like
-        layer = like.layer
-        start = np.zeros(like.ndim)
-        # The part that Trainer.run previews.
-        start[-2:] = [max(n - 256, 0) // 2 for n in like.shape[: like.ndim][-2:]]
-        self._corner = np.asarray(layer.affine.inverse(layer.data_to_world(start)))
         self._layer: Layer | None = None
         self._shown: NDArray[np.float32] | None = None
         self._is_removed = False
 
-    def show(self, preview: NDArray[np.float32] | None) -> None:
+    def show(self, preview: NDArray[np.float32] | None, times: int = 1) -> None:
         """Add or update the layer, unless it was removed.
 
         Parameters
         ----------
         preview
             Shape (channels, rows, columns), in intensity units; None: not computed yet.
+        times
+            Enlargement of rows and columns by the restorer.
         """
         if preview is None or preview is self._shown or self._is_removed:
             return
         self._shown = preview
         data = self._as_layer(preview)
         if self._layer is None:
-            self._layer = self._add(data)
+            self._layer = self._add(data, times)
         elif self._layer in self._viewer.layers:
             self._layer.data = data
 
@@ -133,9 +131,16 @@ class Preview:
         colour = np.moveaxis(preview, 0, -1) / np.float32(full)
         return np.clip(colour, 0, 1).reshape(planes + colour.shape)
 
-    def _add(self, data: NDArray[np.float32]) -> Layer:
+    def _add(self, data: NDArray[np.float32], times: int) -> Layer:
         like = self._like
-        place = like.placement() | {"translate": self._corner}
+        place = like.placement()
+        factor = [1] * (like.ndim - 2) + [times] * 2
+        linear = place["rotate"] @ place["shear"]
+        scale, translate = enlarged_transform(place["scale"], place["translate"], factor, linear)
+        start = np.zeros(like.ndim)
+        # The part that Trainer.run previews.
+        start[-2:] = [max(n * times - 256, 0) // 2 for n in like.shape[: like.ndim][-2:]]
+        place |= {"scale": scale, "translate": translate + linear @ (scale * start)}
         appearance = {} if like.rgb else {"contrast_limits": like.contrast_limits, "colormap": like.colormap}
         mark = {OUTPUT_KEY: {"kind": "training preview"}}
         return self._viewer.add_image(

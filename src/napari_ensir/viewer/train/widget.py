@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,11 +159,12 @@ class TrainWidget(Panel):
 
     def _settings(self) -> list[Any]:
         settings = {each.name: each for each in settings_of(TrainSettings)}
+        # The recipe sets steps and features, so that they always have a value.
+        steps, width = (replace(settings[name], default=1000, none=None) for name in ("steps", "width"))
         return [
-            create_control(settings["steps"]),
+            create_control(steps),
             create_control(settings["minutes"]),
-            # "width" is an attribute of magicgui containers.
-            create_control(settings["width"], name="features"),
+            create_control(width, 32, name="features"),  # "width" is an attribute of magicgui containers
             create_control(settings["seed"]),
             create_control(settings["device"], preference("device")),
         ]
@@ -208,6 +210,7 @@ class TrainWidget(Panel):
         recipe = RECIPES[self.recipe.value]
         for control in (self.ir, self.denoiser):
             control.visible = self.recipe.value == "dp-ir"
+        self.clean.visible, self.clean.label = bool(recipe.target), recipe.target or "Clean"
         self.steps.value, self.features.value = recipe.steps, recipe.width
 
     def _guess_layers(self) -> None:
@@ -228,13 +231,14 @@ class TrainWidget(Panel):
         name = unique_name(title, self._restorers)
         self._restorers[name] = restorer
         self._ir.offer({each: (each, "") for each in self._restorers})
-        if not isinstance(restorer, Denoiser):
-            self._ir.value = name
-            return
-        denoisers = [each for each, kind in self._restorers.items() if isinstance(kind, Denoiser)]
+        takes_noise = [
+            each
+            for each, kind in self._restorers.items()
+            if "noise" in getattr(kind, "__dataclass_fields__", ())
+        ]
         none = {_NO_DENOISER: ("Local Wiener filter, needs no training", "")}
-        self._denoisers.offer({**none, **{each: (each, "") for each in denoisers}})
-        self._denoisers.value = name
+        self._denoisers.offer({**none, **{each: (each, "") for each in takes_noise}})
+        (self._denoisers if isinstance(restorer, Denoiser) else self._ir).value = name
 
     @shows_errors
     def open(self, path: str | Path) -> None:
@@ -251,36 +255,38 @@ class TrainWidget(Panel):
         EnsembleError
             If a layer is missing, or the layers do not match.
         """
-        degraded, clean = self.degraded.value, self.clean.value
-        if degraded is None or clean is None:
-            missing = "degraded" if degraded is None else "clean"
-            raise EnsembleError(
-                f"No {missing} image is chosen; choose a degraded and a clean image to train on."
-            )
+        recipe = RECIPES[self.recipe.value]
+        degraded = self.degraded.value
+        clean = self.clean.value if recipe.target else None
+        if degraded is None or (clean is None and recipe.target):
+            missing = "degraded" if degraded is None else recipe.target.lower()
+            raise EnsembleError(f"No {missing} image is chosen; choose the images to train on.")
         if degraded is clean:
             raise EnsembleError("The degraded and the clean image are the same layer; choose two layers.")
-        if why := exclusion_reason(clean, like=degraded):
+        is_dp_ir = self.recipe.value == "dp-ir"
+        # The IR network of DP-IR may enlarge the image; the training then compares the sizes.
+        if clean is not None and not is_dp_ir and (why := exclusion_reason(clean, like=degraded)):
             shape = " × ".join(map(str, pixel_shape(degraded)))
             raise EnsembleError(
                 f"The clean image does not match the degraded image of shape {shape}: {why}; choose a pair."
             )
-        is_dp_ir = self.recipe.value == "dp-ir"
-        denoiser: Any = self._restorers.get(self.denoiser.value)
-        chosen = TrainSettings(
+        return TrainRequest(
+            recipe=self.recipe.value,
+            degraded=full_data(degraded),
+            clean=None if clean is None else full_data(clean),
+            channel_axis=-1 if degraded.rgb else None,
+            settings=self._chosen_settings(),
+            ir=self._restorers[self.ir.value] if is_dp_ir else None,
+            denoiser=self._restorers.get(self.denoiser.value) if is_dp_ir else None,
+        )
+
+    def _chosen_settings(self) -> TrainSettings:
+        return TrainSettings(
             steps=self.steps.value,
             minutes=self.minutes.value,
             width=self.features.value,
             seed=self.seed.value,
             device=self.device.value,
-        )
-        return TrainRequest(
-            recipe=self.recipe.value,
-            degraded=full_data(degraded),
-            clean=full_data(clean),
-            channel_axis=-1 if degraded.rgb else None,
-            ir=self._restorers[self.ir.value] if is_dp_ir else None,
-            denoiser=denoiser if is_dp_ir else None,
-            **chosen.keywords(),
         )
 
     # -- training ---------------------------------------------------------------------------------
@@ -302,7 +308,7 @@ class TrainWidget(Panel):
         training = self.training
         if training is None:
             raise EnsembleError("There is no training to resume; press Train, or resume from a file.")
-        training.extend(self.steps.value, self.minutes.value)
+        training.extend(self._chosen_settings())
         self._go(training, training.go_on)
 
     @shows_errors
@@ -345,7 +351,7 @@ class TrainWidget(Panel):
         if training is not None:
             self._plot.show_losses(training.losses)
             if self._preview is not None:
-                self._preview.show(training.preview)
+                self._preview.show(training.preview, training.times)
 
     def _theme_changed(self, *_: object) -> None:
         self.safely(self._plot.redraw)()

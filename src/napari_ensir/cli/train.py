@@ -1,0 +1,199 @@
+"""The command ``train``, which trains a restorer on files."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.cli import terminal
+from napari_ensir.cli.restore import channel_axis_of
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.atomic import check_target
+from napari_ensir.files.output_paths import Place, check_output_paths
+from napari_ensir.files.sets import Part, open_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.cli.terminal import Output
+    from napari_ensir.restorers import Restorer
+    from napari_ensir.restorers.training.trainer import Trainer
+    from napari_ensir.settings import TrainSettings
+
+__all__ = ["train"]
+
+_CHECKS = 20
+"""Number of times that a training is validated and saved."""
+
+_COLUMNS = ("step", "loss", "validation", "seconds")
+
+
+def train(
+    recipe: str,
+    degraded: Path,
+    clean: Path | None,
+    out: Path,
+    *,
+    resume: bool,
+    log: Path | None,
+    ir: str | None,
+    denoiser: str | None,
+    settings: TrainSettings,
+    output: Output,
+) -> None:
+    """Train on images and write the restorer to ``out``, and the latest state beside it."""
+    from napari_ensir.restorers import RECIPES, begin_training, continue_training
+
+    if recipe not in RECIPES:
+        raise EnsembleError(f"there is no recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
+    target = RECIPES[recipe].target
+    if (clean is None) == bool(target):
+        raise EnsembleError(
+            f"{recipe} needs --clean: {target.lower()} images."
+            if target
+            else f"{recipe} learns from the degraded images alone; leave out --clean."
+        )
+    out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
+    last = out.with_suffix(".last.safetensors")
+    read = [Place("--degraded", degraded)] + ([] if clean is None else [Place("--clean", clean)])
+    written = [Place("--out", out), Place("the latest state", last)]
+    written += [Place("--log", log)] if log is not None else []
+    check_output_paths([*written, *output.places], read)
+    output.check()
+    for place in written:
+        check_target(place.path, output.overwrite or resume)
+    images, axis = _read(degraded, clean, settings.channel_axis)
+    with output.progress() as progress:
+        around: dict[str, Any] = {"ir": _restorer(ir), "denoiser": _restorer(denoiser)}
+        around |= {"channel_axis": axis, "progress": progress}
+        if not resume:
+            trainer = begin_training(recipe, images, **{**settings.keywords(), **around})
+        elif not last.exists():
+            raise EnsembleError(f"there is no {last} to resume; leave out --resume.")
+        else:
+            kept = settings.keywords("device", "validation", "vgg")
+            trainer = continue_training(last, images, **around, **kept)
+            if settings.steps is not None:
+                trainer.extend(settings.steps)
+        best = _Best(trainer, out, last, log, resume)
+        best.train(settings.minutes, progress)
+
+    def show() -> None:
+        terminal.say(f"{best.summary} Written to {out}; {last.name} can be resumed.")
+
+    results = {"out": str(out), "last": str(last), "step": trainer.step, "best_step": best.step}
+    output.finish(results | {"validation": best.validation}, show)
+
+
+def _read(degraded: Path, clean: Path | None, axis: int | None) -> tuple[list[Any], int | None]:
+    """Read images, or pairs of images with equal stems, and their channel axis."""
+    images = open_set({}, {Part.IMAGE: degraded})
+    axis = channel_axis_of(images, axis)
+    if clean is None:
+        return [_pixels(images.array(n, Part.IMAGE)) for n in range(len(images))], axis
+    pairs = open_set({}, {Part.IMAGE: degraded, Part.TRUTH: clean})
+    roles = (Part.IMAGE, Part.TRUTH)
+    # Not `load`, since the clean images of DP-IR may be larger.
+    return [tuple(_pixels(pairs.array(n, role)) for role in roles) for n in range(len(pairs))], axis
+
+
+def _pixels(array: Any) -> NDArray[Any]:
+    return np.asarray(array[...])
+
+
+def _restorer(name: str | None) -> Restorer | None:
+    """Return the classical restorer of this name, or open the file."""
+    from napari_ensir.restorers import RESTORERS, open_restorer
+
+    if name is None:
+        return None
+    return RESTORERS[name]() if name in RESTORERS else open_restorer(name)
+
+
+class _Best:
+    """Trains, validates and saves, and keeps the best restorer."""
+
+    def __init__(self, trainer: Trainer, out: Path, last: Path, log: Path | None, resumed: bool) -> None:
+        self.trainer, self.out, self.last, self.log, self.resumed = trainer, out, last, log, resumed
+        self.validation: float | None = None
+        self.step = trainer.step
+        if resumed and trainer.held_out is not None and out.exists():
+            self._compare_with_earlier()
+
+    def _compare_with_earlier(self) -> None:
+        """Validate the restorer that an earlier training found best."""
+        from napari_ensir.restorers import load_restorer
+
+        trainer = self.trainer
+        now = trainer.restorer()
+        parts = {name: getattr(now, name, None) for name in ("ir", "denoiser")}
+        earlier = load_restorer(self.out, device=str(trainer.device), **parts)
+        self.validation, self.step = trainer.validate(earlier.model), earlier.trained_steps
+
+    @property
+    def summary(self) -> str:
+        """State what was trained, in a sentence."""
+        trained = f"Trained {self.trainer.restorer().name} for {self.trainer.step} steps"
+        if self.validation is None:
+            return f"{trained}."
+        return f"{trained}; the least validation loss is {self.validation:.4g}, after {self.step} steps."
+
+    def train(self, minutes: float | None, progress: Callable[[int, int, str], object] | None) -> None:
+        """Train to the last step or until the time is over; the latest state is saved in any case."""
+        trainer, began = self.trainer, time.monotonic()
+        every = max(trainer.settings.steps // _CHECKS, 1)
+        text = f"training {trainer.restorer().title}"
+        with ExitStack() as stack:
+            stack.callback(self._save_last)
+            write = _csv_writer(self.log, self.resumed, stack)
+            for event in trainer.run():
+                seconds = time.monotonic() - began
+                over = minutes is not None and seconds > 60 * minutes
+                if event.step % every == 0 or event.step == event.steps or over:
+                    value = self._check()
+                    loss = float(np.mean(trainer.losses[-every:]))
+                    told = "" if value is None else f"{value:.6g}"
+                    write((event.step, f"{loss:.6g}", told, f"{seconds:.1f}"))
+                    text = f"training {trainer.restorer().title}, loss {loss:.4g}"
+                    text += told and f", validation {told}"
+                if progress is not None:
+                    progress(event.step, event.steps, text)
+                if over:
+                    break
+
+    def _check(self) -> float | None:
+        """Validate, save the restorer if it is the best, and return the loss."""
+        trainer = self.trainer
+        value = None if trainer.held_out is None else trainer.validate()
+        if value is None or self.validation is None or value < self.validation:
+            trainer.restorer().save(self.out)
+            self.validation, self.step = value, trainer.step
+        self._save_last()
+        return value
+
+    def _save_last(self) -> None:
+        if self.trainer.step:
+            self.trainer.save(self.last)
+
+
+def _csv_writer(path: Path | None, resumed: bool, stack: ExitStack) -> Callable[[Sequence[Any]], object]:
+    """Return a function that appends a row to a CSV file, if there is one."""
+    if path is None:
+        return lambda row: None
+    more = resumed and path.exists()
+    try:
+        file = stack.enter_context(path.open("a" if more else "w", newline="", encoding="utf-8", buffering=1))
+    except OSError as error:
+        raise EnsembleError(f"--log: {path} cannot be written: {error.strerror}.") from error
+    rows = csv.writer(file)
+    if not more:
+        rows.writerow(_COLUMNS)
+    return rows.writerow

@@ -1,0 +1,19 @@
+"""Restorers that need no file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari_ensir.restorers.classical import CLASSICAL
+from napari_ensir.restorers.training.from_image import LearnedFromImage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["RESTORERS"]
+
+RESTORERS: Mapping[str, type[Any]] = {**CLASSICAL, "noise2void": LearnedFromImage}
+"""Restorers by the keys that scripts and the command line use: the classical ones, and "noise2void".
+
+Each class has a ``title`` and a ``description``; its settings are listed by
+:func:`napari_ensir.settings.settings_of`."""

@@ -1,0 +1,126 @@
+"""Restorer that trains a denoiser on the image that it restores."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from napari_ensir.restorers.base import ImageRestorer, Progress, data_range_of
+from napari_ensir.settings import check_settings, device_setting, seed_setting, setting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["LearnedFromImage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedFromImage(ImageRestorer):
+    """Noise2Void, trained on the image that it restores; see :mod:`.noise2void`.
+
+    The time depends on the number of steps, hardly on the size of the image. The noise must be independent
+    from pixel to pixel.
+    """
+
+    title: ClassVar[str] = "Learned from this image"
+    description: ClassVar[str] = (
+        "Trains a small network on the image itself, without a clean image (Noise2Void); takes about five "
+        "minutes on two cores, whatever the size of the image."
+    )
+
+    training_steps: int = setting(
+        1500,
+        title="Training steps",
+        description="Number of training steps; the time is proportional to it.",
+        minimum=1,
+        maximum=1_000_000,
+        step=100,
+    )
+    width: int = setting(
+        32,
+        title="Width",
+        description="Number of features at the finest level; a wider network trains more slowly.",
+        minimum=4,
+        maximum=512,
+        step=8,
+    )
+    seed: int = seed_setting()
+    device: str = device_setting()
+
+    network: Any = field(default=None, repr=False, compare=False)
+    """Trained restorer; None: it is trained when an image is restored. See :meth:`trained_on`."""
+
+    @property
+    def name(self) -> str:
+        """Title of the method."""
+        return self.title
+
+    def trained_on(
+        self, images: Sequence[NDArray[Any]], progress: Progress | None = None
+    ) -> LearnedFromImage:
+        """Return a restorer that is trained on images, for these images.
+
+        Parameters
+        ----------
+        images : arrays
+            With the channel axis of the restorer.
+        progress
+            See :data:`napari_ensir.restorers.base.Progress`; called after each step.
+
+        Returns
+        -------
+        LearnedFromImage
+            The restorer itself if it is trained.
+        """
+        if self.network is not None:
+            return self
+        from napari_ensir.restorers.training.recipes import begin_training
+
+        check_settings(self, f"{self.name}: ")
+        ranges = [data_range_of(np.asarray(image), self.data_range) for image in images]
+        low, high = min(each[0] for each in ranges), max(each[1] for each in ranges)
+        units = [np.subtract(image, low, dtype=np.float64) / (high - low) for image in images]
+        trainer = begin_training(
+            "noise2void",
+            units,
+            channel_axis=self.channel_axis,
+            data_range=(0.0, 1.0),
+            steps=self.training_steps,
+            width=self.width,
+            seed=self.seed,
+            device=self.device,
+        )
+        began = time.monotonic()
+        for event in trainer.run():
+            seconds = (time.monotonic() - began) / event.step * (event.steps - event.step)
+            if progress is not None:
+                text = f"{self.name}: step {event.step} of {event.steps}, {format_seconds(seconds)} left"
+                progress(event.step, event.steps, text)
+        return replace(self, data_range=(low, high), network=trainer.restorer())
+
+    def restore_unit(
+        self, image: NDArray[np.float32], scale: float, progress: Progress
+    ) -> NDArray[np.float32]:
+        """See :meth:`ImageRestorer.restore_unit`."""
+        here = replace(self, channel_axis=0, data_range=(0.0, 1.0)).trained_on([image], progress)
+        network = replace(here.network, channel_axis=0)
+        restored: NDArray[np.float32] = network(image, progress=progress if self.network else None)
+        return restored
+
+
+def format_seconds(seconds: float) -> str:
+    """Format a duration to a minute, or below two minutes to ten seconds.
+
+    Examples
+    --------
+    >>> format_seconds(43), format_seconds(301)
+    ('about 50 s', 'about 6 min')
+    """
+    if seconds < 120:
+        return f"about {-(-int(seconds) // 10) * 10} s"
+    return f"about {-(-int(seconds) // 60)} min"
