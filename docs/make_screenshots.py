@@ -322,6 +322,31 @@ def without_truth() -> None:
         save(panel(widget), "sweep-light")
 
 
+def folders() -> None:
+    """A folder of noisy images, processed in both themes."""
+    from napari_ensir.files.image import write_image
+    from napari_ensir.viewer.plugin.sample_data import two_exposures
+
+    folder = Path(tempfile.mkdtemp()) / "day 1"
+    folder.mkdir()
+    exposure = two_exposures()[1][0]
+    for number, part in enumerate((exposure[:192, :192], exposure[192:, :192], exposure[:192, 192:])):
+        write_image(folder / f"field {number + 1}.tif", part)
+    (folder / "field 4.tif").write_bytes(b"II*\0")
+    for theme in ("light", "dark"):
+        viewer = napari.Viewer(show=True)
+        viewer.theme = theme
+        viewer.window._qt_window.resize(*SIZE)
+        widget = dock(viewer, "Process a folder")
+        widget.images.value = folder
+        save(window(viewer), f"folders-before-{theme}")
+        widget.run()
+        wait_for(widget)
+        save(window(viewer), f"folders-{theme}")
+        viewer.close()
+        settle(100)
+
+
 SCENES: dict[str, Callable[[], None]] = {
     "overview": overview,
     "first-steps": first_steps,
@@ -334,6 +359,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "match": match,
     "apply": apply,
     "without-truth": without_truth,
+    "folders": folders,
 }
 
 if __name__ == "__main__":

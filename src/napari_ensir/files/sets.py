@@ -44,14 +44,23 @@ def _stem(path: Path) -> str:
     return name.removesuffix(".ome")
 
 
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for all files in a folder whose names match, such as ``restored/*_care.tif``."""
+    return path.name.count("*") == 1
+
+
 def _images_of(folder: Path, role: Role) -> dict[str, Path]:
+    before, star, after = folder.name.partition("*") if is_pattern(folder) else ("", "", "")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted((folder.parent if star else folder).iterdir()):
         if path.name.startswith(".") or not (
             path.suffix.lower() in SUFFIXES or (path.is_dir() and is_zarr(path))
         ):
             continue
-        stem = _stem(path)
+        matched = path.name.removeprefix(before).removesuffix(after)
+        if not matched or len(path.name) - len(matched) != len(before) + len(after):
+            continue
+        stem = _stem(path.with_name(matched))
         if stem in found:
             raise EnsembleError(
                 f"{folder} holds both {found[stem].name} and {path.name}, so the image {stem} of "
@@ -159,7 +168,9 @@ def open_set(
     *,
     crop: bool = False,
 ) -> ImageSet:
-    """Match images by their paths: single images or Zarr arrays, or folders of them.
+    """Match images by their paths: single images or Zarr arrays, folders of them, or patterns with one ``*``.
+
+    The part of a file's name that the star of a pattern stands for is compared, without the suffix otherwise.
 
     Parameters
     ----------
@@ -180,7 +191,7 @@ def open_set(
     stated: list[tuple[Role, str | Path]] = [*candidates.items(), *(others or {}).items()]
     for role, name in stated:
         path = given[role] = expand_path(name)
-        if not path.exists():
+        if not (path.parent if is_pattern(path) else path).exists():
             raise EnsembleError(
                 f"there is no {path} ({_describe(role)}); give an image, a folder or a Zarr array."
             )
@@ -189,7 +200,9 @@ def open_set(
         twin = places.setdefault(path.resolve(), role)
         if twin != role:
             raise EnsembleError(f"{path} is given twice: as {_describe(twin)} and as {_describe(role)}.")
-    folders = [role for role, path in given.items() if path.is_dir() and not is_zarr(path)]
+    folders = [
+        role for role, path in given.items() if is_pattern(path) or (path.is_dir() and not is_zarr(path))
+    ]
     if not folders:
         stem = _stem(next(iter(given.values())))
         return ImageSet(tuple(given), ((stem, given),), False, crop)
