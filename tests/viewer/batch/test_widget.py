@@ -108,7 +108,7 @@ def test_folders_of_candidates_take_six_actions(viewer, actions, folder, tmp_pat
     lut = fit_lut(pairs, names=tuple(candidates), device="cpu").calibrated(pairs, device="cpu")
     path = lut.save(tmp_path / "table")
     widget = actions.open_panel()
-    widget.task.value = "apply"
+    widget.job.value = "apply"
     actions.count += 1
     assert "No lookup table is chosen" in widget.run_button.tooltip
     actions.choose(widget.lut, path)
@@ -141,7 +141,7 @@ def test_a_cancelled_run_goes_on_where_it_was(viewer, actions, folder, wait_for,
         def __call__(self, image, *, progress=None):
             return slow(image, progress)
 
-    widget.task.value = "restore"
+    widget.job.value = "restore"
     widget.picker.add(Slow(lambda image: image, "slow"), "slow", ticked=True)
     widget.restorers.value = ["slow"]
     widget.images.value = folder

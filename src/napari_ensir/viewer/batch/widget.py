@@ -58,7 +58,7 @@ MOST_ROWS = 1000
 class BatchWidget(Panel):
     """Restores and combines the images of folders, one at a time; existing results are kept.
 
-    Values: ``task`` ("blind", "restore" or "apply"), ``images`` (a folder of noisy images, or a pattern),
+    Values: ``job`` ("blind", "restore" or "apply"), ``images`` (a folder of noisy images, or a pattern),
     ``lut``, ``candidate_1``, ``candidate_2``, ... (folders or patterns), ``out``, ``match``,
     ``expected_error``, ``channel_axis``, the values of the restorers as in
     :class:`~napari_ensir.viewer.restore.widget.RestoreWidget`, and the settings of
@@ -88,7 +88,7 @@ class BatchWidget(Panel):
         self._lut: WeightLUT | None = None
         self._proposed: Path | None = None
         declared = {each.name: each for each in settings_of(BlindSettings) if each.name != "device"}
-        task = Choice(TASKS, name="task", label="Task", tooltip="What is done with the images.")
+        job = Choice(TASKS, name="job", label="Task", tooltip="What is done with the images.")
         images = _path("images", "Images", "Folder of noisy images, or a pattern such as noisy/*_raw.tif.")
         lut = _path("lut", "Table", "Lookup table file.", mode="r", filter=f"*{SUFFIX}")
         out = _path("out", "Output", "Folder for the results; results that are there already are kept.")
@@ -114,7 +114,7 @@ class BatchWidget(Panel):
         self.scores.visible = self.files.visible = False
         super().__init__(
             napari_viewer,
-            Form(task, images, lut, name="choice"),
+            Form(job, images, lut, name="choice"),
             self.folders,
             Form(out, name="output"),
             self.extras,
@@ -126,7 +126,7 @@ class BatchWidget(Panel):
         )
         self.cancel_button.tooltip = "Stop; results that were written are kept when you process again."
         for control, slot in (
-            (self.task, self._follow_task),
+            (self.job, self._follow_task),
             (self.images, self._propose_out),
             (self.lut, self._follow_lut),
             (self.out, self.update_run_button),
@@ -139,10 +139,10 @@ class BatchWidget(Panel):
     # -- choices ----------------------------------------------------------------------------------
 
     def _follow_task(self) -> None:
-        applies = self.task.value == "apply"
+        applies = self.job.value == "apply"
         self.images.visible = self.picker.visible = not applies
         self.lut.visible = self.folders.visible = self.extras.visible = applies
-        self.combining_section.visible = self.task.value == "blind"
+        self.combining_section.visible = self.job.value == "blind"
         self._propose_out()
 
     def _follow_lut(self) -> None:
@@ -172,14 +172,14 @@ class BatchWidget(Panel):
         source = next((path for path in self._sources().values() if path is not None), None)
         if source is not None and self.out.value in (None, self._proposed):
             folder = source.parent if "*" in source.name else source
-            word = "restored" if self.task.value == "restore" else "ensemble"
+            word = "restored" if self.job.value == "restore" else "ensemble"
             self._proposed = folder.with_name(f"{folder.name} {word}")
             self.out.value = self._proposed
         self.update_run_button()
 
     def _sources(self) -> Mapping[Any, Path | None]:
         """The folder of each candidate, or that of the noisy images."""
-        if self.task.value == "apply":
+        if self.job.value == "apply":
             return {each.label: each.value for each in self.folders}
         return {Part.IMAGE: self.images.value}
 
@@ -190,13 +190,13 @@ class BatchWidget(Panel):
 
     def missing_input(self) -> str:
         """See Panel."""
-        if self.task.value == "apply" and self._lut is None:
+        if self.job.value == "apply" and self._lut is None:
             return f"No lookup table is chosen; choose a *{SUFFIX} file."
         for name, path in self._sources().items():
             if path is None:
                 which = "images" if name is Part.IMAGE else f'images for "{name}"'
                 return f"No folder of {which} is chosen; choose one."
-        needed = {"blind": 2, "restore": 1, "apply": 0}[self.task.value]
+        needed = {"blind": 2, "restore": 1, "apply": 0}[self.job.value]
         if len(self.restorers.value) < needed:
             return f"Too few restorers are ticked; tick {needed} or more."
         return "" if self.out.value is not None else "No output folder is chosen; choose one."
@@ -208,13 +208,13 @@ class BatchWidget(Panel):
         """Process the images."""
         if reason := self.missing_input():
             raise EnsembleError(reason)
-        work = self._combining() if self.task.value == "apply" else self._restoring()
+        work = self._combining() if self.job.value == "apply" else self._restoring()
         self.batch = None
         self.scores.visible = self.files.visible = False
         self.start(work, "Reading the images", self._show)
 
     def _restoring(self) -> Callable[[Progress], WeightLUT | None]:
-        task, images, out = self.task.value, self.images.value, self.out.value
+        task, images, out = self.job.value, self.images.value, self.out.value
         as_float = self.float_output.value
         settings = BlindSettings(**{each.name: self[each.name].value for each in settings_of(BlindSettings)})
         names = [file_safe_name(key) for key in self.restorers.value]
