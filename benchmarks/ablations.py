@@ -35,13 +35,13 @@ def main() -> None:
     every = {"data_range": (0.0, 255.0), "channel_axis": -1}
     if chosen.ablation == "bin-width":
         rows = [
-            BinSets(key, f"{method.title}, bin width {width}", width, **every)
+            BinSets(key, f"{method.title}, bin width {width}", bin_width=width, **every)
             for key, method in METHODS.items()
             for width in BIN_WIDTHS
         ]
     else:
         rows = [
-            BinSets(key, f"{METHODS[key].title}, at most {n} iterations", 32, max_iter=n, **every)
+            BinSets(key, f"{METHODS[key].title}, at most {n} iterations", bin_width=32, max_iter=n, **every)
             for key in ("em", "em-released")
             for n in LIMITS
         ]

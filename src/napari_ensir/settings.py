@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal
 
 from napari_ensir.devices import DEVICES
@@ -146,7 +147,7 @@ class Setting:
         if isinstance(value, str) and value == self.word and self.auto is not None:
             return self.word
         try:
-            found = _OF_KIND[self.kind](value)
+            found = _KINDS[self.kind][0](value)
         except (TypeError, ValueError, OverflowError):
             raise self.refusal(value) from None
         if self.choices is not None and not self.others and not self._is_choice(found):
@@ -185,24 +186,15 @@ class Setting:
         if self.kind == "choice":
             quoted = [f'"{one}"' if isinstance(one, str) else str(one) for one in self.choices or ()]
             return "one of " + ", ".join(quoted) + " or similar" * self.others
-        words = {
-            "flag": "True or False",
-            "integer": "a whole number",
-            "number": "a number",
-            "range": "two finite numbers, the lower first",
-            "places": "two whole numbers from 0, the first and the last",
-            "numbers": "numbers that are not negative, one for each candidate, not all zero",
-            "text": "text",
-        }[self.kind]
+        words = _KINDS[self.kind][1]
         if self.kind not in ("integer", "number"):
             return words
         low, high = self.minimum, self.maximum
         if low is not None and high is not None:
             return f"{words} from {low:g} to {high:g}"
-        if low is not None:
-            # TINY as the minimum means "above zero".
-            return f"{words} above 0" if 0 < low <= TINY else f"{words} from {low:g}"
-        return words if high is None else f"{words} up to {high:g}"
+        if low is None:
+            return words if high is None else f"{words} up to {high:g}"
+        return f"{words} above 0" if low == TINY else f"{words} from {low:g}"
 
 
 def _whole(value: Any) -> int:
@@ -251,37 +243,31 @@ def _text(value: Any) -> str:
     return value
 
 
-_OF_KIND: dict[str, Any] = {
-    "flag": _flag,
-    "integer": _whole,
-    "number": _real,
-    "choice": lambda value: value,
-    "range": _range,
-    "places": _places,
-    "numbers": _numbers,
-    "text": _text,
+_KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "flag": (_flag, "True or False"),
+    "integer": (_whole, "a whole number"),
+    "number": (_real, "a number"),
+    "choice": (lambda value: value, ""),
+    "range": (_range, "two finite numbers, the lower first"),
+    "places": (_places, "two whole numbers from 0, the first and the last"),
+    "numbers": (_numbers, "numbers that are not negative, one for each candidate, not all zero"),
+    "text": (_text, "text"),
 }
+"""Function that converts a value of each kind or raises an error, and description of the values."""
 
 
 def setting(
-    default: Any,
-    *,
-    title: str,
-    description: str,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    step: float | None = None,
-    choices: Mapping[Any, tuple[str, str]] | Sequence[Any] | None = None,
-    none: str | None = None,
-    auto: str | None = None,
-    word: str = "auto",
-    unit: str = "",
-    others: bool = False,
-    group: str = "",
+    default: Any = None, *, choices: Mapping[Any, tuple[str, str]] | Sequence[Any] | None = None, **about: Any
 ) -> Any:
-    """Declare a dataclass field as a setting; see :class:`Setting` for the parameters.
+    """Declare a dataclass field as a setting.
 
-    ``choices`` may be a sequence of values, whose titles are then the values themselves.
+    Parameters
+    ----------
+    default
+    choices : mapping or sequence, optional
+        A sequence of values stands for choices whose titles are the values themselves.
+    **about
+        ``title``, ``description`` and further attributes of :class:`Setting`.
 
     Examples
     --------
@@ -296,21 +282,7 @@ def setting(
     """
     if choices is not None and not isinstance(choices, Mapping):
         choices = {value: (str(value), "") for value in choices}
-    metadata = {
-        "title": title,
-        "description": description,
-        "minimum": minimum,
-        "maximum": maximum,
-        "step": step,
-        "choices": choices,
-        "none": none,
-        "auto": auto,
-        "word": word,
-        "unit": unit,
-        "others": others,
-        "group": group,
-    }
-    return field(default=default, metadata={"setting": metadata})
+    return field(default=default, metadata={"setting": {**about, "choices": choices}})
 
 
 def settings_of(owner: Any) -> tuple[Setting, ...]:
@@ -414,198 +386,146 @@ def table_of(owner: Any, as_options: bool = False) -> str:
     return "\n".join(["| setting | values | default | |", "|---|---|---|---|", *rows])
 
 
-def device_setting() -> Any:
-    """Declare the setting ``device``."""
-    return setting(
-        "auto",
-        title="Device",
-        description="Processor to compute on; auto uses a GPU if torch finds one.",
-        choices=DEVICES,
-        others=True,  # such as "cuda:1", which torch checks
-        group="Device",
-    )
+# -- settings of several classes; a call may override any attribute -------------------------------------
 
-
-def channel_axis_setting(
-    description: str = "Axis of the channels, such as -1 for RGB; each channel gets its own table.",
-    none: str = "one table for all channels",
-) -> Any:
-    """Declare the setting ``channel_axis``."""
-    return setting(None, title="Channel axis", description=description, none=none, group="Images")
-
-
-def data_range_setting(
-    none: str = "range of the dtype for 8 bit, else the range of all but 1 in 10,000 pixels",
-    description: str = "Lowest and highest intensity; pixels outside are assigned to the outermost bins.",
-) -> Any:
-    """Declare the setting ``data_range``."""
-    return setting(
-        None,
-        title="Data range",
-        description=description,
-        none=none,
-        unit="intensity units",
-        group="Images",
-    )
-
-
-def intensities_setting(default: str | None, none: str | None = None) -> Any:
-    """Declare the setting ``intensities``."""
-    return setting(
-        default,
-        title="Intensities",
-        description="For external networks: the intensities that they were trained on.",
-        choices={
-            "range": (
-                "0 to 1",
-                "The data range is scaled to 0 to 1 for the network, and the result is scaled back.",
-            ),
-            "raw": ("unscaled", "The network gets and returns the intensities of the image."),
-        },
-        none=none,
-        group="Networks",
-    )
-
-
-def y_channel_setting() -> Any:
-    """Declare the setting ``y_channel``."""
-    return setting(
-        False,
-        title="Y channel",
-        description="Score the Y channel of YCbCr (BT.601) instead of RGB.",
-        group="Scores",
-    )
-
-
-def crop_border_setting() -> Any:
-    """Declare the setting ``crop_border``."""
-    return setting(
-        0,
-        title="Crop border",
-        description="Width of the border that is not scored.",
-        minimum=0,
-        unit="pixels",
-        group="Scores",
-    )
-
-
-def tau_setting(default: int | None, none: str | None = None) -> Any:
-    """Declare the setting ``tau`` of DP-IR."""
-    return setting(
-        default,
-        title="Tau",
-        description=(
-            "For DP-IR: number of fusion steps; more steps sharpen more and deviate more from the restorer."
+device_setting = partial(
+    setting,
+    "auto",
+    title="Device",
+    description="Processor to compute on; auto uses a GPU if torch finds one.",
+    choices=DEVICES,
+    others=True,  # such as "cuda:1", which torch checks
+    group="Device",
+)
+channel_axis_setting = partial(
+    setting,
+    title="Channel axis",
+    description="Axis of the channels, such as -1 for RGB; each channel gets its own table.",
+    none="one table for all channels",
+    group="Images",
+)
+data_range_setting = partial(
+    setting,
+    title="Data range",
+    description="Lowest and highest intensity; pixels outside are assigned to the outermost bins.",
+    none="range of the dtype for 8 bit, else the range of all but 1 in 10,000 pixels",
+    unit="intensity units",
+    group="Images",
+)
+intensities_setting = partial(
+    setting,
+    title="Intensities",
+    description="For external networks: the intensities that they were trained on.",
+    choices={
+        "range": (
+            "0 to 1",
+            "The data range is scaled to 0 to 1 for the network, and the result is scaled back.",
         ),
-        minimum=0,
-        maximum=100,
-        step=1,
-        none=none,
-        group="Networks",
-    )
-
-
-def evaluations_setting(none: str = "tau") -> Any:
-    """Declare the setting ``evaluations`` of DP-IR."""
-    return setting(
-        None,
-        title="Evaluations",
-        description="For DP-IR: number of steps in which the fusion steps are made; fewer are faster.",
-        minimum=1,
-        maximum=100,
-        step=1,
-        none=none,
-        group="Networks",
-    )
-
-
-def steps_setting(default: int | None, none: str | None = None) -> Any:
-    """Declare the setting ``steps`` of IR-CM."""
-    return setting(
-        default,
-        title="Steps",
-        description="For IR-CM: number of evaluations of the network.",
-        minimum=1,
-        maximum=7,
-        step=1,
-        none=none,
-        group="Networks",
-    )
-
-
-def seed_setting(default: int = 0) -> Any:
-    """Declare the setting ``seed``."""
-    return setting(
-        default,
-        title="Seed",
-        description="The same seed gives the same result.",
-        minimum=0,
-        maximum=2**31 - 1,
-        group="Networks",
-    )
-
-
-def noise_setting(default: Any = None, *, none: str = "estimated from the image", auto: str = "") -> Any:
-    """Declare the setting ``noise``; `none` and `auto` describe the values None and "auto"."""
-    return setting(
-        default,
-        title="Noise",
-        description="Standard deviation of the noise.",
-        minimum=0.0,
-        none=none,
-        auto=auto or None,
-        unit="intensity units",
-    )
-
-
-def bin_width_setting() -> Any:
-    """Declare the setting ``bin_width``."""
-    return setting(
-        None,
-        title="Bin width",
-        description=(
-            "Width of an intensity bin; with narrow bins, weights follow the intensity more closely, but "
-            "each bin has fewer pixels to learn from."
-        ),
-        minimum=TINY,
-        none="1/8 of the data range, which is 32 for 8 bit",
-        auto="chosen by cross-validation",
-        unit="intensity units",
-    )
-
-
-def shrinkage_setting() -> Any:
-    """Declare the setting ``shrinkage``."""
-    return setting(
-        SHRINKAGE,
-        title="Shrinkage",
-        description=(
-            "For least squares: number of pixels that the solution for all intensities counts as in each bin "
-            "set; with more, sparse bin sets follow it more closely."
-        ),
-        minimum=0,
-        step=100,
-        auto="chosen by cross-validation",
-        unit="pixels",
-    )
-
-
-def truth_noise_setting() -> Any:
-    """Declare the setting ``truth_noise``."""
-    return setting(
-        None,
-        title="Ground truth noise",
-        description=(
-            "Standard deviation of the noise of the ground truth, if it is a second exposure of the same "
-            "field; the noise must have zero mean and be independent of that of the candidates."
-        ),
-        minimum=TINY,
-        none="the ground truth is clean",
-        auto="the noise level is not known",
-        word="unknown",
-        unit="intensity units",
-    )
-
+        "raw": ("unscaled", "The network gets and returns the intensities of the image."),
+    },
+    group="Networks",
+)
+y_channel_setting = partial(
+    setting,
+    False,
+    title="Y channel",
+    description="Score the Y channel of YCbCr (BT.601) instead of RGB.",
+    group="Scores",
+)
+crop_border_setting = partial(
+    setting,
+    0,
+    title="Crop border",
+    description="Width of the border that is not scored.",
+    minimum=0,
+    unit="pixels",
+    group="Scores",
+)
+tau_setting = partial(
+    setting,
+    title="Tau",
+    description=(
+        "For DP-IR: number of fusion steps; more steps sharpen more and deviate more from the restorer."
+    ),
+    minimum=0,
+    maximum=100,
+    step=1,
+    group="Networks",
+)
+evaluations_setting = partial(
+    setting,
+    title="Evaluations",
+    description="For DP-IR: number of steps in which the fusion steps are made; fewer are faster.",
+    minimum=1,
+    maximum=100,
+    step=1,
+    none="tau",
+    group="Networks",
+)
+steps_setting = partial(
+    setting,
+    title="Steps",
+    description="For IR-CM: number of evaluations of the network.",
+    minimum=1,
+    maximum=7,
+    step=1,
+    group="Networks",
+)
+seed_setting = partial(
+    setting,
+    0,
+    title="Seed",
+    description="The same seed gives the same result.",
+    minimum=0,
+    maximum=2**31 - 1,
+    group="Networks",
+)
+noise_setting = partial(
+    setting,
+    title="Noise",
+    description="Standard deviation of the noise.",
+    minimum=0.0,
+    none="estimated from the image",
+    unit="intensity units",
+)
+bin_width_setting = partial(
+    setting,
+    title="Bin width",
+    description=(
+        "Width of an intensity bin; with narrow bins, weights follow the intensity more closely, but each "
+        "bin has fewer pixels to learn from."
+    ),
+    minimum=TINY,
+    none="1/8 of the data range, which is 32 for 8 bit",
+    auto="chosen by cross-validation",
+    unit="intensity units",
+)
+shrinkage_setting = partial(
+    setting,
+    SHRINKAGE,
+    title="Shrinkage",
+    description=(
+        "For least squares: number of pixels that the solution for all intensities counts as in each bin "
+        "set; with more, sparse bin sets follow it more closely."
+    ),
+    minimum=0,
+    step=100,
+    auto="chosen by cross-validation",
+    unit="pixels",
+)
+truth_noise_setting = partial(
+    setting,
+    title="Ground truth noise",
+    description=(
+        "Standard deviation of the noise of the ground truth, if it is a second exposure of the same field; "
+        "the noise must have zero mean and be independent of that of the candidates."
+    ),
+    minimum=TINY,
+    none="the ground truth is clean",
+    auto="the noise level is not known",
+    word="unknown",
+    unit="intensity units",
+)
 
 MATCH_TRUTH = {
     "auto": ("Match", "Measure its gain and offset against the candidates, and correct them if significant"),
@@ -699,12 +619,8 @@ class HidingSettings(Settings):
         maximum=64**2,
         group="Hidden pixels",
     )
-    seed: int = setting(
-        0,
-        title="Seed",
+    seed: int = seed_setting(
         description="Seed of the order in which pixels are hidden; the same seed gives the same result.",
-        minimum=0,
-        maximum=2**31 - 1,
         group="Hidden pixels",
     )
 
@@ -716,11 +632,11 @@ class BlindSettings(HidingSettings):
     bin_width: float | Literal["auto"] | None = bin_width_setting()
     shrinkage: float | Literal["auto"] = shrinkage_setting()
     channel_axis: int | None = channel_axis_setting(
-        "Axis of the channels, which are hidden together; each channel gets its own table.",
-        "channel axis of the restorers, one table for all channels",
+        description="Axis of the channels, which are hidden together; each channel gets its own table.",
+        none="channel axis of the restorers, one table for all channels",
     )
     data_range: tuple[float, float] | None = data_range_setting(
-        "range of the dtype for 8 bit, else the range of the restored pixels"
+        none="range of the dtype for 8 bit, else the range of the restored pixels"
     )
     device: str = device_setting()
 
@@ -743,11 +659,11 @@ class SweepSettings(HidingSettings):
         maximum=50,
     )
     channel_axis: int | None = channel_axis_setting(
-        "Axis of the channels, which are hidden together.", "-1 for RGB files"
+        description="Axis of the channels, which are hidden together.", none="-1 for RGB files"
     )
     data_range: tuple[float, float] | None = data_range_setting(
-        "range of the restorer, else of the image",
-        "Lowest and highest intensity, which are scaled to 0 and 1 for the restorer.",
+        none="range of the restorer, else of the image",
+        description="Lowest and highest intensity, which are scaled to 0 and 1 for the restorer.",
     )
     device: str = device_setting()
 
@@ -757,7 +673,8 @@ class ApplySettings(Settings):
     """Settings of :meth:`napari_ensir.WeightLUT.apply`."""
 
     channel_axis: int | None = channel_axis_setting(
-        "Axis of the channels, if it differs from that of the reference images.", "as in the fit"
+        description="Axis of the channels, if it differs from that of the reference images.",
+        none="as in the fit",
     )
     device: str = device_setting()
 
@@ -769,11 +686,11 @@ class EvaluateSettings(Settings):
     y_channel: bool = y_channel_setting()
     crop_border: int = crop_border_setting()
     channel_axis: int | None = channel_axis_setting(
-        "Axis of colour channels, over which SSIM is averaged.", "-1 for RGB, else none"
+        description="Axis of colour channels, over which SSIM is averaged.", none="-1 for RGB, else none"
     )
     data_range: tuple[float, float] | None = data_range_setting(
-        "range of the dtype for 8 bit, else of the ground truth",
-        "Lowest and highest intensity; their difference is the peak of PSNR and SSIM.",
+        none="range of the dtype for 8 bit, else of the ground truth",
+        description="Lowest and highest intensity; their difference is the peak of PSNR and SSIM.",
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     device: str = device_setting()
@@ -796,7 +713,7 @@ class CompareSettings(Settings):
     crop_border: int = crop_border_setting()
     channel_axis: int | None = channel_axis_setting()
     data_range: tuple[float, float] | None = data_range_setting(
-        "range of the dtype for 8 bit, else of the ground truths"
+        none="range of the dtype for 8 bit, else of the ground truths"
     )
     samples: int | None = setting(
         100_000,
@@ -819,14 +736,16 @@ class RestoreSettings(Settings):
         title="Self-ensemble",
         description="Average the results of eight rotations and reflections; takes eight times as long.",
     )
-    channel_axis: int | None = channel_axis_setting("Axis of colour channels.", "-1 for RGB files")
+    channel_axis: int | None = channel_axis_setting(
+        description="Axis of colour channels.", none="-1 for RGB files"
+    )
     data_range: tuple[float, float] | None = data_range_setting(
-        "range of the network, else of the image",
-        "Lowest and highest intensity, which are scaled to 0 and 1 for the restorer.",
+        none="range of the network, else of the image",
+        description="Lowest and highest intensity, which are scaled to 0 and 1 for the restorer.",
     )
     intensities: str | None = intensities_setting(None, none="0 to 1")
     tau: int | None = tau_setting(None, none="value of the checkpoint")
-    evaluations: int | None = evaluations_setting("one for each fusion step")
+    evaluations: int | None = evaluations_setting(none="one for each fusion step")
     steps: int | None = steps_setting(None, none="value of the checkpoint")
     seed: int = seed_setting()
     device: str = device_setting()
@@ -913,12 +832,8 @@ class TrainSettings(Settings):
         minimum=0,
         maximum=0.99999,
     )
-    seed: int = setting(
-        0,
-        title="Seed",
-        description="The same seed, images and settings give the same network.",
-        minimum=0,
-        maximum=2**31 - 1,
+    seed: int = seed_setting(
+        description="The same seed, images and settings give the same network.", group=""
     )
     device: str = device_setting()
     validation: float = setting(
@@ -931,7 +846,9 @@ class TrainSettings(Settings):
         maximum=0.5,
         step=0.05,
     )
-    channel_axis: int | None = channel_axis_setting("Axis of colour channels.", "-1 for RGB files")
+    channel_axis: int | None = channel_axis_setting(
+        description="Axis of colour channels.", none="-1 for RGB files"
+    )
     hidden: float = setting(
         0.03,
         title="Hidden pixels",

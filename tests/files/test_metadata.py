@@ -114,7 +114,7 @@ def test_what_the_command_line_writes_says_where_it_came_from(how, tmp_path, mon
         assert kept["held_out"] == lut.report["held_out"]
         assert kept["inputs"]["listed"] == lut.report["inputs"]["listed"]
         assert "iterations" not in kept
-        assert "fidelity" not in kept
+        assert "bias" not in kept
     elif how == "restore":
         run("restore", "A.tif", "-m", "median", "--out", "o.ome.tif")
         record = read_record("o.ome.tif")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.ensemble.checks.alignment import middle_of
 from napari_ensir.ensemble.checks.candidates import check_agreement
 from napari_ensir.ensemble.checks.exposure import exposure_of, matched
 from napari_ensir.ensemble.checks.fit import check_range
+from napari_ensir.ensemble.checks.planes import middle_plane
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.ensemble.statistics.reference import Samples, sample_pixels
@@ -156,7 +156,9 @@ class OutsideRange:
         named = [(one.code, one) for one in found]
         for name, candidate in zip(lut.names, candidates, strict=True):
             if not found and name not in self.warnings:
-                named += [(name, one) for one in check_range(lut.binning, name, middle_of(candidate, axis))]
+                named += [
+                    (name, one) for one in check_range(lut.binning, name, middle_plane(candidate, axis))
+                ]
         for key, one in named:
             self.warnings.setdefault(key, f"image {label}: {one}" if label else one.message)
 

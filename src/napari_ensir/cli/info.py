@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.ensemble.checks.alignment import middle_plane
+from napari_ensir.ensemble.checks.planes import middle_plane
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import table_of
 from napari_ensir.files.image import read_image, read_record
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["info"]
 
-_LONG = ("iterations", "outcome", "bin_sets", "inputs", "fidelity")
+_LONG = ("iterations", "outcome", "bin_sets", "inputs", "bias", "diagnostics", "correlations")
 """Entries of a report that are too long to print."""
 
 
@@ -46,7 +46,7 @@ def _of_table(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     lines["expected_error"] = "no" if lut.errors is None else f"yes, {lut.errors.overall:.4g} overall"
     if lut.errors is not None and lut.error_factor is not None:
         lines["expected_error"] += f", within x {lut.error_factor:.2g} on other fields"
-    lines["fidelity"] = "yes, shown in Inspect and with --json" if lut.report.get("fidelity") else "no"
+    lines["bias"] = "yes, shown in Inspect and with --json" if lut.report.get("bias") else "no"
     return results, lines
 
 
@@ -110,6 +110,9 @@ def _table_lines(table: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(report, dict):
         return found
     found |= {key: value for key, value in report.items() if key not in _LONG}
+    choice = report.get("method_choice")
+    if isinstance(choice, dict):
+        found["method_choice"] = choice.get("summary")
     inputs = report.get("inputs")
     inputs = inputs if isinstance(inputs, dict) else {}
     listed = inputs.get("listed")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.blocks import as_array
-from napari_ensir.ensemble.checks.alignment import TURNS, middle_plane
+from napari_ensir.ensemble.checks.alignment import TURNS
+from napari_ensir.ensemble.checks.planes import middle_plane
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:

@@ -5,11 +5,10 @@ images --collect--> statistics --estimate--> lookup table --score, calibrate--> 
 
 from __future__ import annotations
 
-import json
 import warnings
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,11 +16,11 @@ import numpy as np
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.image_set import check_prior
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics, diagnose
 from napari_ensir.ensemble.checks.exposure import MatchedTruths
 from napari_ensir.ensemble.checks.noise import PARTS, method_for
 from napari_ensir.ensemble.checks.reference import diagnose_reference
-from napari_ensir.ensemble.estimators.base import METHODS, Settings, find_method
+from napari_ensir.ensemble.estimators.base import METHODS, Settings
 from napari_ensir.ensemble.estimators.zzpm import zzpm_weights_from_gram
 from napari_ensir.ensemble.lut.lut import estimate_lut
 from napari_ensir.ensemble.lut.report import FitReport
@@ -29,12 +28,13 @@ from napari_ensir.ensemble.scoring.cross_validation import (
     FACTORS,
     SHRINKAGES,
     choose_bins,
+    held_out_error,
     held_out_lookups,
     mean_squared_error,
     peak,
 )
 from napari_ensir.ensemble.scoring.metrics import psnr_of_error
-from napari_ensir.ensemble.scoring.score_table import ScoreRow
+from napari_ensir.ensemble.scoring.score_table import ScoreRow, plus_minus
 from napari_ensir.ensemble.scoring.scores import (
     NoisyScores,
     ScoreRange,
@@ -84,20 +84,6 @@ PREFERENCE = ("least-squares", "em", "em-released")
 _NAN = float("nan")
 
 
-@dataclass(frozen=True)
-class _Estimation:
-    """The method, bins and settings that a table is estimated with from the statistics."""
-
-    method: str
-    binning: Binning
-    settings: Settings
-
-    @property
-    def key(self) -> tuple[str, Binning, str]:
-        used = self.settings.to_dict(find_method(self.method).uses)
-        return self.method, self.binning, json.dumps(used)
-
-
 class FitSession:
     """Fit lookup tables to one reference set, reading its pixels once.
 
@@ -131,10 +117,12 @@ class FitSession:
     ----------
     settings : FitSettings
         Settings of the latest estimate.
-    used : napari_ensir.ensemble.estimators.base.Settings
-        Prior, shrinkage and maximum number of iterations of the latest estimate.
+    chosen : FitSettings
+        The same with the method, bin width and shrinkage that were chosen where they are automatic.
     lut : WeightLUT or None
         The latest estimate, calibrated if :meth:`calibrate` was called after it.
+    tables : dict of WeightLUT
+        The latest estimate, and those of the methods that were scored beside it, by method.
     reference : Reference or None
         Statistics of the pixels learned from, once collected.
     unseen : Reference or None
@@ -178,9 +166,8 @@ class FitSession:
     ) -> None:
         if unknown := keywords.keys() - FitSettings().keywords().keys():
             raise EnsembleError(f"there is no setting {min(unknown)!r}; use those of fit_lut.")
-        self.settings = replace(settings or FitSettings(), **keywords)
+        self.settings = self.chosen = replace(settings or FitSettings(), **keywords)
         method_for(self.settings.method, self.settings.truth_noise)
-        self.used = Settings()
         self.lut: WeightLUT | None = None
         self.reference: Reference | None = None
         self.unseen: Reference | None = None
@@ -292,6 +279,19 @@ class FitSession:
             return None
         return fine.coarsened(factor)
 
+    @property
+    def used(self) -> Settings:
+        """Prior, shrinkage and maximum number of iterations of the latest estimate."""
+        return self._estimator_settings(self.chosen)
+
+    def _estimator_settings(self, settings: FitSettings) -> Settings:
+        return Settings(
+            prior=check_prior(settings.prior, len(self.collect().names)),
+            shrinkage=SHRINKAGE if settings.shrinkage == "auto" else settings.shrinkage,
+            max_iter=settings.max_iter,
+            device=resolve_device(settings.device),
+        )
+
     # -- estimates --------------------------------------------------------------------------------
 
     def estimate(self, progress: Progress | None = None, **changes: Any) -> WeightLUT:
@@ -324,136 +324,132 @@ class FitSession:
                 f"to a value that is not a multiple of {reference.statistics.binning.width:g}; create a new "
                 "FitSession."
             )
+        report: dict[str, Any] = {}
         if method == "auto":
-            estimation, choice, found = self._choose_method(settings, progress)
+            chosen, report["method_choice"] = self._choose_method(settings, progress)
+            found = self._no_gain(chosen)
         else:
-            estimation, choice, found = self._estimation(method, settings, progress), None, []
-        lut = self._table(estimation, progress)
-        report = FitReport(add_diagnostics(lut.report, [*found, *self.diagnostics]))
-        matched = [one.fix for one in self.diagnostics if one.code == "truth-matched"]
-        if matched:
+            chosen, found = self._choose_bins(replace(settings, method=method), progress), []
+        lut = self._table(chosen, progress)
+        report |= add_diagnostics(lut.report, [*found, *self.diagnostics])
+        if matched := [one.fix for one in self.diagnostics if one.code == "truth-matched"]:
             report["matched_truth"] = matched
-        if choice is not None:
-            report["method_choice"] = choice
         if settings.truth_noise is not None:
             noise = report["truth_noise"] = self._matched_noise(settings.truth_noise)
             if reference.folds:
-                scores = scores_of_reference(reference, lut, estimation.settings, noise)
+                scores = scores_of_reference(reference, lut, self._estimator_settings(chosen), noise)
                 report["scores"] = scores.to_dict()
-        self.settings, self.used = settings, estimation.settings
-        self.lut = replace(lut, report=report)
-        self.tables = {estimation.method: self.lut}
+        self.settings, self.chosen = settings, chosen
+        self.lut = replace(lut, report=FitReport(report))
+        self.tables = {chosen.method: self.lut}
         return self.lut
 
-    def _table(self, estimation: _Estimation, progress: Progress | None) -> WeightLUT:
-        reference = self.collect()
+    def _table(self, chosen: FitSettings, progress: Progress | None) -> WeightLUT:
+        """Estimate a table with settings of which none is automatic."""
         lut = estimate_lut(
-            reference, estimation.method, estimation.settings, binning=estimation.binning, progress=progress
+            self.collect(),
+            chosen.method,
+            self._estimator_settings(chosen),
+            binning=self._bins(chosen.bin_width),
+            progress=progress,
         )
         if not self._input_names:
             return lut
         return replace(lut, report=FitReport(name_inputs(lut.report, self._input_names)))
 
-    def _estimation(self, method: str, settings: FitSettings, progress: Progress | None) -> _Estimation:
-        """Return the bins and settings of a method; choose those that are "auto" by cross-validation."""
+    def _choose_bins(self, settings: FitSettings, progress: Progress | None) -> FitSettings:
+        """Return the settings with a bin width and a shrinkage, chosen by cross-validation if automatic."""
         reference = self.collect()
-        base = Settings(
-            prior=check_prior(settings.prior, len(reference.names)),
-            shrinkage=SHRINKAGE if settings.shrinkage == "auto" else settings.shrinkage,
-            max_iter=settings.max_iter,
-            device=resolve_device(settings.device),
-        )
         automatic = settings.bin_width == "auto"
         binning = reference.statistics.binning if automatic else self._bins(settings.bin_width)
         assert binning is not None  # holds() has checked
         if not automatic and settings.shrinkage != "auto":
-            return _Estimation(method, binning, base)
+            return replace(settings, bin_width=binning.width)
+        base = self._estimator_settings(settings)
         choice = choose_bins(
             replace(
                 reference,
                 statistics=reference.statistics.in_bins(binning),
                 folds=tuple(fold.in_bins(binning) for fold in reference.folds),
             ),
-            method,
+            settings.method,
             base,
             factors=FACTORS if automatic else (1,),
             shrinkages=SHRINKAGES if settings.shrinkage == "auto" else (base.shrinkage,),
             progress=progress,
         )
-        return _Estimation(method, choice.binning, choice.settings)
+        return replace(settings, bin_width=choice.binning.width, shrinkage=choice.settings.shrinkage)
 
     def _choose_method(
         self, settings: FitSettings, progress: Progress | None
-    ) -> tuple[_Estimation, dict[str, Any], list[Diagnostic]]:
-        """Return the method with the least held-out error, the reason, and a warning if there is no gain."""
-        reference = self.collect()
-        errors: dict[str, float] = {}
-        tried: dict[str, _Estimation] = {}
+    ) -> tuple[FitSettings, dict[str, Any]]:
+        """Return the settings of the method with the least held-out error, and the reason."""
+        errors: dict[FitSettings, float] = {}
         for number, method in enumerate(PREFERENCE):
             if progress is not None:
                 progress(number, len(PREFERENCE), f"trying {METHODS[method].title}")
+            tried = self._choose_bins(replace(settings, method=method), progress)
             try:
-                tried[method] = self._estimation(method, settings, progress)
-                errors[method] = self._held_out_error(tried[method], progress)
+                errors[tried] = self._held_out_error(tried, progress)
             except EnsembleError:
-                if method not in tried:  # its bin width or shrinkage could not be chosen
-                    raise
-                summary = f"{METHODS[method].title}; all pixels are in one part, so none can be held out"
-                return tried[method], {"summary": summary}, []
+                title = METHODS[method].title
+                return tried, {"summary": f"{title}; all pixels are in one part, so none can be held out"}
         best, second, *_ = sorted(errors, key=errors.__getitem__)
-        width = peak(reference.statistics.binning)
-        psnr = {method: psnr_of_error(error, width) for method, error in errors.items()}
-        gain = psnr[best] - psnr[second] if errors[second] else 0.0
-        rival = METHODS[second].title
-        summary = f"{METHODS[best].title}, " + (
-            f"{gain:.2f} dB above {rival}, held out" if gain >= 0.005 else f"equal to {rival}, held out"
-        )
-        choice = {
-            "summary": summary,
+        width = peak(self.collect().statistics.binning)
+        psnr = {tried.method: psnr_of_error(error, width) for tried, error in errors.items()}
+        gain = psnr[best.method] - psnr[second.method] if errors[second] else 0.0
+        rival = METHODS[second.method].title
+        how = f"{gain:.2f} dB above {rival}" if gain >= 0.005 else f"equal to {rival}"
+        return best, {
+            "summary": f"{METHODS[best.method].title}, {how}, held out",
             "held_out_psnr": {m: value if np.isfinite(value) else None for m, value in psnr.items()},
         }
-        return tried[best], choice, self._no_gain(tried[best])
 
-    def _no_gain(self, estimation: _Estimation) -> list[Diagnostic]:
+    def _no_gain(self, chosen: FitSettings) -> list[Diagnostic]:
         """Return a diagnostic if the held-out error is not significantly below that of the best candidate."""
-        reference = self.collect()
+        reference, binning = self.collect(), self._bins(chosen.bin_width)
         n = len(reference.names)
-        if n == 1:
+        if n == 1 or binning is None or _key(chosen) not in self._lookups:
             return []
-        parts = [fold.in_bins(estimation.binning) for fold in reference.folds]
-        blocks = errors_of_parts(parts, [*np.eye(n), self._held_out_lookups(estimation)])
-        names = (*reference.names, METHODS[estimation.method].title)
+        parts = [fold.in_bins(binning) for fold in reference.folds]
+        blocks = errors_of_parts(parts, [*np.eye(n), self._lookups[_key(chosen)]])
+        names = (*reference.names, METHODS[chosen.method].title)
         roles = (*["candidate"] * n, "method")
-        scores = NoisyScores(names, blocks, peak(estimation.binning), "unknown", n, roles)
+        scores = NoisyScores(names, blocks, peak(binning), 0.0, n, roles)
         alone = int(scores.errors[:n].argmin())
         found = scores.difference(n, alone)
         if found.value < 0 and found.significant:
             return []
-        before, after = (psnr_of_error(float(scores.errors[place]), scores.peak) for place in (alone, n))
-        message = (
-            f'no method is significantly better than the candidate "{names[alone]}" alone on parts held out '
-            f'({names[n]}: {after:.2f} dB, "{names[alone]}": {before:.2f} dB); use that candidate, or add '
-            "candidates with other errors."
+        decibels = scores.psnr_difference(n, alone)
+        if decibels is None:
+            amount = f"{plus_minus(found.value, found.standard_error)} in mean squared error"
+        else:
+            amount = f"{plus_minus(decibels.value, decibels.standard_error)} dB"
+        remedy = (
+            "use that candidate, or add candidates with other errors"
+            if found.significant
+            else "more images may decide, and candidates with other errors may help"
         )
-        return [Diagnostic("no-gain", "warning", message)]
+        return [diagnose("no-gain", name=names[alone], method=names[n], amount=amount, remedy=remedy)]
 
-    def _held_out_lookups(
-        self, estimation: _Estimation, progress: Progress | None = None
-    ) -> list[Lookup | None]:
+    def _held_out_lookups(self, chosen: FitSettings, progress: Progress | None = None) -> list[Lookup | None]:
         """Return, for each fold, the weights learned from the other folds."""
-        if estimation.key not in self._lookups:
-            self._lookups[estimation.key] = held_out_lookups(
-                self.collect(), estimation.method, estimation.settings, estimation.binning, progress
+        key = _key(chosen)
+        if key not in self._lookups:
+            self._lookups[key] = held_out_lookups(
+                self.collect(),
+                chosen.method,
+                self._estimator_settings(chosen),
+                self._bins(chosen.bin_width),
+                progress,
             )
-        return self._lookups[estimation.key]
+        return self._lookups[key]
 
-    def _held_out_error(self, estimation: _Estimation, progress: Progress | None = None) -> float:
+    def _held_out_error(self, chosen: FitSettings, progress: Progress | None = None) -> float:
         """Return the cross-validated mean squared error, in squared intensity units."""
-        lookups = self._held_out_lookups(estimation, progress)
-        parts = [fold.in_bins(estimation.binning) for fold in self.collect().folds]
-        sums, counts = errors_of_parts(parts, [lookups])
-        scored = np.array([lookup is not None for lookup in lookups])
-        return float(sums[scored].sum() / counts[scored].sum())
+        lookups = self._held_out_lookups(chosen, progress)
+        binning = self._bins(chosen.bin_width)
+        return held_out_error(self.collect(), chosen.method, binning=binning, lookups=lookups)
 
     # -- scores and errors ------------------------------------------------------------------------
 
@@ -477,10 +473,9 @@ class FitSession:
         if self.settings.truth_noise is not None and all_methods:
             return tuple(self._noisy_scores(lut))
         n = lut.n_candidates
-        scores = [
-            self._fixed_score(name, "candidate", row) for name, row in zip(lut.names, np.eye(n), strict=True)
-        ]
-        scores.append(self._fixed_score("average", "average", np.full(n, 1 / n)))
+        fixed = [*zip(lut.names, ["candidate"] * n, np.eye(n), strict=True)]
+        fixed.append(("average", "average", np.full(n, 1 / n)))
+        scores = [self._fixed_score(*each) for each in fixed]
         methods = tuple(METHODS) if all_methods else (lut.method,)
         for number, method in enumerate(methods):
             if progress is not None:
@@ -565,13 +560,13 @@ class FitSession:
         return ScoreRow(name, role, psnr=seen, held_out=seen if self.unseen is None else unseen)
 
     def _method_score(self, method: str, held_out: bool, progress: Progress | None) -> ScoreRow:
-        estimation = _Estimation(method, self._latest().binning, self.used)
+        chosen = replace(self.chosen, method=method)
         if method not in self.tables:
-            self.tables = {**self.tables, method: self._table(estimation, progress)}
+            self.tables = {**self.tables, method: self._table(chosen, progress)}
         seen, unseen = self._psnrs(self.tables[method])
-        if self.unseen is None and (held_out or estimation.key in self._lookups):
+        if self.unseen is None and (held_out or _key(chosen) in self._lookups):
             with suppress(EnsembleError):  # with all pixels in one part there is no held-out score
-                unseen = self._psnr(self._held_out_error(estimation, progress))
+                unseen = self._psnr(self._held_out_error(chosen, progress))
         return ScoreRow(METHODS[method].title, "method", method, seen, unseen)
 
     def _noisy_scores(self, lut: WeightLUT) -> list[ScoreRow]:
@@ -581,7 +576,7 @@ class FitSession:
         roles = [(method, "method"), ("ZZPM", "zzpm")]
         if self.unseen is None:
             parts = self.collect().folds
-            weights.append(self._held_out_lookups(_Estimation(lut.method, lut.binning, self.used)))
+            weights.append(self._held_out_lookups(self.chosen))
         else:
             parts = self.unseen.folds
             weights.append(lut)
@@ -595,6 +590,12 @@ class FitSession:
     def _zzpm_weights(self) -> NDArray[np.float64]:
         gram = self.collect().statistics.in_bins(self._latest().binning).error_gram.sum(axis=0)
         return zzpm_weights_from_gram(gram)
+
+
+def _key(chosen: FitSettings) -> tuple[Any, ...]:
+    """The settings that the weights of the method depend on."""
+    used = [getattr(chosen, name, None) for name in METHODS[chosen.method].uses]
+    return (chosen.method, chosen.bin_width, *used)
 
 
 def fit_lut(
@@ -692,7 +693,11 @@ def fit_lut(
     >>> lut.method, int(lut.weights_for((100, 100)).argmax())
     ('least-squares', 0)
     """
-    settings = FitSettings(
+    session = FitSession(
+        reference,
+        names,
+        mask=mask,
+        progress=progress,
         method=method,
         bin_width=bin_width,
         shrinkage=shrinkage,
@@ -706,16 +711,9 @@ def fit_lut(
         hash_inputs=hash_inputs,
         device=str(device),
     )
-    session = FitSession(reference, names, mask=mask, settings=settings, progress=progress)
-    lut = _estimate_once(session)
+    chooses = "auto" in (method, bin_width, shrinkage) or truth_noise is not None
+    session.collect(fine=False, folds=chooses)  # no more statistics than one table needs
+    lut = session.estimate()
     for message in lut.report["warnings"]:
         warnings.warn(message, EnsembleWarning, stacklevel=2)
     return lut
-
-
-def _estimate_once(session: FitSession) -> WeightLUT:
-    """Estimate one table, collecting only the statistics that it needs."""
-    asked = session.settings
-    chosen = "auto" in (asked.method, asked.bin_width, asked.shrinkage) or asked.truth_noise is not None
-    session.collect(fine=False, folds=chosen)
-    return session.estimate()

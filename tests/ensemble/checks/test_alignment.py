@@ -203,3 +203,11 @@ def test_one_plane_off_in_a_series_of_stacks_names_only_that_candidate(truth):
     near = series + rng.normal(0, 2, series.shape)
     (found,) = check_alignment([near, np.roll(near, -1, axis=1)], series, ("near", "far"))
     assert (found.code, found.fix["candidates"]) == ("other-plane", ["far"])
+
+
+def test_a_candidate_that_is_better_in_the_dark_half_of_a_gradient_is_not_shifted():
+    ramp = np.linspace(20, 220, 96)
+    truth = (ramp[:, None] + ramp) / 2
+    rng = np.random.default_rng(2)
+    candidates = [truth + rng.normal(0, np.where(truth < 120, *levels)) for levels in ((2, 20), (20, 2))]
+    assert check_alignment(candidates, truth) == []

@@ -128,7 +128,7 @@ def test_missing_scikit_learn_is_an_error(pairs, monkeypatch):
 
 @pytest.mark.parametrize("method", ["em", "em-released", "least-squares"])
 def test_lookup_tables_equal_fit_lut(pairs, method):
-    combiner = BinSets(method, method, 32, (0, 255), device="cpu")
+    combiner = BinSets(method, method, bin_width=32, data_range=(0, 255), device="cpu")
     combiner.fit(pairs)
     np.testing.assert_array_equal(combiner.predict(pairs[0][0]), combiner.lut.apply(pairs[0][0], "cpu"))
 

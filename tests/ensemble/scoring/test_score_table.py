@@ -8,9 +8,9 @@ import pytest
 from napari_ensir import EnsembleError
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, SSIM, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import (
+    BlockErrors,
     NoisyScores,
     block_errors,
-    input_errors,
     side_by_side,
     verdict,
 )
@@ -135,7 +135,10 @@ def test_without_an_ensemble_the_verdict_names_the_best_candidates():
 
 def test_the_noisy_input_has_the_variance_of_its_noise_and_comes_first():
     scores = scores_of((3, 5))
-    blocks = side_by_side([scores.blocks, input_errors(scores.blocks.counts, SIGMA)])
+    counts = scores.blocks.counts
+    # Of the input against another exposure: twice the variance of the noise.
+    own = BlockErrors(2 * SIGMA**2 * counts[:, None].astype(float), counts)
+    blocks = side_by_side([scores.blocks, own])
     others = [("noisy input", "input")]
     row = NoisyScores.of("AB", [blocks], 255.0, SIGMA, others).table().rows[0]
     assert row.role == "input"

@@ -57,7 +57,7 @@ def test_mean_and_standard_error_equal_those_of_plain_loops():
         replace(zeros, bias_counts=n, bias_errors=rng.integers(-9, 9, n.shape) * n)
         for n in rng.integers(0, 5, (6, *zeros.bias_counts.shape))
     ]
-    found = bias_curve({"fidelity": bias_report(groups, "images")}, "reading")
+    found = bias_curve({"bias": bias_report(groups, "images")}, "reading")
     for m in range(2):
         for k in range(BIAS_CLASSES):
             n = np.array([g.bias_counts[1, 0, m, k] for g in groups], float)
@@ -74,7 +74,7 @@ def test_bias_of_known_distortions_is_found(n_images):
     learned = [scene(seed) for seed in range(n_images)]
     lut = fit_lut(learned, method="least-squares", data_range=(0, 200), device="cpu")
     report = lut.calibrated(learned, device="cpu").report
-    assert report["fidelity"]["over"] == ("images" if n_images == 9 else "blocks of the images")
+    assert report["bias"]["over"] == ("images" if n_images == 9 else "blocks of the images")
     curve = bias_curve(report)
     for m, true in enumerate((np.full(BIAS_CLASSES, 5.0), 0.2 * (100 - curve.intensities))):
         off = (curve.bias[0, m] - true) / curve.standard_error[0, m]
@@ -116,9 +116,9 @@ def test_dask_chunks_do_not_change_the_bias():
     candidates, truth = scene(2, (8, 24, 24))
     mask = np.random.default_rng(1).random(truth.shape) < 0.5
     lut = fit_lut([(candidates, truth)], method="least-squares", data_range=(-10, 260), device="cpu")
-    plain = lut.calibrated([(candidates, truth)], [mask], "cpu").report["fidelity"]
+    plain = lut.calibrated([(candidates, truth)], [mask], "cpu").report["bias"]
     lazy = [da.from_array(one, (3, 24, 10)) for one in (*candidates, truth)]
-    assert lut.calibrated([(lazy[:2], lazy[2])], [mask], "cpu").report["fidelity"] == plain
+    assert lut.calibrated([(lazy[:2], lazy[2])], [mask], "cpu").report["bias"] == plain
     assert np.sum(plain["truth"]["pixels"]) == 3 * mask.sum()
 
 
@@ -161,7 +161,7 @@ def test_missing_and_damaged_bias_raise_an_error():
         bias_curve(lut.report)
     with pytest.raises(EnsembleError, match='use "truth" or "reading"'):
         bias_curve(lut.report, "both")
-    good = lut.calibrated(pairs, device="cpu").report["fidelity"]
+    good = lut.calibrated(pairs, device="cpu").report["bias"]
     bad = (
         {},
         {**good, "truth": 3},
@@ -172,5 +172,5 @@ def test_missing_and_damaged_bias_raise_an_error():
     )
     for kept in bad:
         with pytest.raises(EnsembleError, match="damaged"):
-            bias_curve({"fidelity": kept})
-        replace(lut, report={"fidelity": kept}).rescaled(2, 1)  # raises nothing
+            bias_curve({"bias": kept})
+        replace(lut, report={"bias": kept}).rescaled(2, 1)  # raises nothing

@@ -111,7 +111,7 @@ def test_blocks_and_threads_do_not_change_the_sums(monkeypatch):
     )
     np.testing.assert_array_equal(cut.errors.counts, whole.errors.counts)
     np.testing.assert_array_equal(cut.errors.squares, whole.errors.squares)
-    assert cut.report["fidelity"] == whole.report["fidelity"]
+    assert cut.report["bias"] == whole.report["bias"]
     assert reports[-1] == truth.size
     np.testing.assert_array_equal(
         cut.expected_error(candidates, "cpu"), whole.expected_error(candidates, "cpu")

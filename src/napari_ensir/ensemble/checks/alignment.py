@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.blocks import as_array, read_block
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic, sort_diagnostics
+from napari_ensir.ensemble.arrays.blocks import as_array
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, linear_text, sort_diagnostics
+from napari_ensir.ensemble.checks.planes import View, remember
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Plane = NDArray[np.float64]
-    """(Y, X, C), or (Y, X) if grey; pixels that are NaN or infinite are ignored."""
     from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.checks.planes import Plane
+
 __all__ = [
+    "about_candidates",
     "check_alignment",
     "check_reference",
     "check_scale",
@@ -25,8 +27,6 @@ __all__ = [
     "find_shift",
     "is_closer",
     "is_unrelated",
-    "middle_of",
-    "middle_plane",
     "most_typical",
     "overlap",
     "squared_difference",
@@ -49,12 +49,6 @@ BLOCK = 16
 
 LEAST_BLOCKS = 16
 """Minimum number of blocks; with fewer, their standard deviation is too uncertain."""
-
-SIDE = 256
-"""Maximum number of pixels of a plane that are examined along each axis."""
-
-LEAST_SIDE = 24
-"""Minimum side of a plane, pixels; smaller planes are not examined."""
 
 BORDER = 32
 """Width of the border of larger planes that is examined for empty regions, pixels."""
@@ -203,9 +197,11 @@ def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] 
             shifts.append(found)
     left = {shift: squared_difference(*overlap(one, other, shift)) for shift in shifts}
     best = min(shifts, key=lambda shift: float(left[shift].mean()))
-    back, _ = overlap(one, other, best)
-    _, unmoved = overlap(one, other, best, moved=False)
-    if not is_closer(left[best], squared_difference(back, unmoved)):
+    # The pixels of the truth and those of the candidate are both compared without the shift, because a
+    # candidate's errors may differ between the two parts.
+    against = (-best[0], -best[1])
+    unmoved = [overlap(one, other, best, moved=False), overlap(other, one, against, moved=False)]
+    if not all(is_closer(left[best], squared_difference(*pair)) for pair in unmoved):
         return None
     first, second = (
         _blur(image[..., None], np.isfinite(image)[..., None], 2.0)[..., 0] for image in (one, other)
@@ -287,29 +283,33 @@ def check_alignment(
     candidate "late": shifted by 2 pixels to the right against the ground truth; align them.
     """
     names = _default_names(names, len(candidates))
-    view = _View.of(as_array(candidates[0] if truth is None else truth), channel_axis)
-    if view is None:
+    arrays = [as_array(array) for array in candidates]
+    true = None if truth is None else as_array(truth)
+    view = View.of((arrays[0] if true is None else true).shape, channel_axis)
+    if not view.is_large_enough:
         return []
-    planes = [view.plane(candidate) for candidate in candidates]
+    planes = [view.plane(array) for array in arrays]
     with np.errstate(over="ignore", invalid="ignore"):  # intensities near the largest float
-        if truth is not None:
-            wanted = view.plane(truth)
-            if not _varies(wanted):
-                # A plane of a stack may be empty, and nothing can be compared with it.
-                return [] if view.stack is not None else [_constant_truth(wanted)]
-            found = list(_check_truth(wanted, names, planes))
-            about = _compare(view, list(zip(names, candidates, planes, strict=True)), truth, wanted)
-            if any(one.code == "truth-clipped" for one in found):  # all candidates differ from it in scale
-                about = (one for one in about if one.code not in ("scale-mismatch", "tone-curve"))
-            return sort_diagnostics([*found, *about, *_twins(names, planes)])
-        place = most_typical(planes)
-        others = [one for m, one in enumerate(zip(names, candidates, planes, strict=True)) if m != place]
-        against = f'candidate "{names[place]}"'
-        return sort_diagnostics(_compare(view, others, candidates[place], planes[place], against))
+        if true is None:
+            place = most_typical(planes)
+            others = [one for m, one in enumerate(zip(names, arrays, planes, strict=True)) if m != place]
+            against = f'candidate "{names[place]}"'
+            return sort_diagnostics(_compare(view, others, arrays[place], planes[place], against))
+        wanted = view.plane(true)
+        if not _varies(wanted):
+            # A plane of a stack may be empty, and nothing can be compared with it.
+            known = wanted[np.isfinite(wanted)]
+            value = f"{known[0]:g}" if known.size else "NaN or infinite"
+            return [] if view.stack is not None else [diagnose("constant-truth", value=value)]
+        found = list(_check_truth(wanted, names, planes))
+        about = _compare(view, list(zip(names, arrays, planes, strict=True)), true, wanted)
+        if any(one.code == "truth-clipped" for one in found):  # all candidates differ from it in scale
+            about = (one for one in about if one.code not in ("scale-mismatch", "tone-curve"))
+        return sort_diagnostics([*found, *about, *_twins(names, planes)])
 
 
 def _compare(
-    view: _View,
+    view: View,
     candidates: Sequence[tuple[str, Any, Plane]],
     truth: Any,
     wanted: Plane,
@@ -318,16 +318,21 @@ def _compare(
     """Compare candidates (name, array, plane) with an image; yield one diagnostic for each problem."""
     found: dict[str, tuple[Diagnostic, list[str]]] = {}
     for name, candidate, plane in candidates:
-        one = _first_problem(view, as_array(candidate), plane, as_array(truth), wanted)
+        one = _first_problem(view, candidate, plane, truth, wanted)
         if one is None and is_unrelated(plane.mean(axis=-1), wanted.mean(axis=-1)):
-            text = "hardly correlates with the ground truth; does it show the same field?"
-            one = Diagnostic("other-field", "error", text, {"action": "drop-candidate"})
+            one = diagnose("other-field", {"action": "drop-candidate"})
         if one is not None:
             found.setdefault(one.message, (one, []))[1].append(name)
-    for text, (one, affected) in found.items():
-        named = ", ".join(f'"{name}"' for name in affected)
-        message = f"candidate{'s' * (len(affected) > 1)} {named}: {text.replace('the ground truth', against)}"
-        yield replace(one, message=message, fix={**(one.fix or {}), "candidates": affected})
+    for one, affected in found.values():
+        yield about_candidates(one, affected, against)
+
+
+def about_candidates(one: Diagnostic, names: Sequence[str], against: str = "the ground truth") -> Diagnostic:
+    """Put the names of candidates, and of the image that they were compared with, into a diagnostic."""
+    named = ", ".join(f'"{name}"' for name in names)
+    text = one.message.replace("the ground truth", against)
+    message = f"candidate{'s' * (len(names) > 1)} {named}: {text}"
+    return replace(one, message=message, fix={**(one.fix or {}), "candidates": list(names)})
 
 
 def most_typical(planes: Sequence[Plane]) -> int:
@@ -378,137 +383,42 @@ def check_reference(
     examined = []
     for place in (places[number] for number in chosen):
         candidates, truth = reference[place]
+        candidates, truth = [remember(candidate) for candidate in candidates], remember(truth)
         label = labels[place] if labels else str(place + 1)
         where = f"image {label}: " if len(places) > 1 else ""
         these = check_alignment(candidates, truth, names, channel_axis)
         found += [replace(one, message=where + one.message) for one in these]
-        view = _View.of(as_array(truth), channel_axis)
-        if view is not None:
+        view = View.of(truth.shape, channel_axis)
+        if view.is_large_enough:
             planes = [view.plane(candidate) for candidate in candidates]
             examined.append((label, view.plane(truth), planes))
     return sort_diagnostics([*found, *_other_order(examined, names)])
 
 
-def middle_of(array: Any, channel_axis: int | None = None) -> NDArray[np.float64]:
-    """Read the middle plane of an image, at most 256 x 256 pixels of it, in float64.
-
-    Parameters
-    ----------
-    array
-        Any array that can be sliced, of any number of dimensions.
-    channel_axis : int, optional
-        All channels are read. None: the last axis, if it has length 3 and is the third or a later one.
-
-    Examples
-    --------
-    >>> middle_of(np.zeros((9, 300, 20, 3))).shape, middle_of(np.arange(5)).shape
-    ((1, 256, 20, 3), (5,))
-    """
-    array = as_array(array)
-    index = _View.anything(tuple(array.shape), channel_axis).index
-    shape = [part.stop - part.start for part in index]
-    return read_block(array, index, np.dtype(np.float64)).reshape(shape)
-
-
-def middle_plane(array: Any, channel_axis: int | None = None) -> Plane:
-    """Return the result of :func:`middle_of` with the axes (Y, X, C)."""
-    array = as_array(array)
-    return _View.anything(tuple(array.shape), channel_axis).plane(array)
-
-
-# -- one plane ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _View:
-    """Part of an image that is examined: slices, channel axis and stack axis."""
-
-    index: tuple[slice, ...]
-    channel: int | None
-    stack: int | None
-
-    @classmethod
-    def of(cls, array: Any, channel_axis: int | None) -> _View | None:
-        """Return the part of an image to examine; None if the image is too small."""
-        view = cls.anything(tuple(array.shape), channel_axis)
-        sides = [part.stop - part.start for axis, part in enumerate(view.index) if axis != view.channel][-2:]
-        return view if len(sides) == 2 and min(sides) >= LEAST_SIDE else None
-
-    @classmethod
-    def anything(cls, shape: tuple[int, ...], channel_axis: int | None) -> _View:
-        """Return the part of an image of any size to examine."""
-        channel = None if channel_axis is None else channel_axis % len(shape)
-        if channel is None and len(shape) > 2 and shape[-1] == 3:
-            channel = len(shape) - 1
-        spatial = [axis for axis in range(len(shape)) if axis != channel][-2:]
-        index = []
-        for axis, size in enumerate(shape):
-            wanted = size if axis == channel else min(size, SIDE) if axis in spatial else 1
-            start = (size - wanted) // 2
-            index.append(slice(start, start + wanted))
-        others = [axis for axis in range(len(shape)) if axis != channel and axis not in spatial]
-        return cls(tuple(index), channel, others[-1] if others else None)
-
-    def plane(self, array: Any, step: int = 0) -> Plane:
-        """Return the plane, or the one ``step`` planes later in the stack, as (Y, X, C) float64."""
-        index = list(self.index)
-        if step and self.stack is not None:
-            index[self.stack] = slice(index[self.stack].start + step, index[self.stack].stop + step)
-        shape = [part.stop - part.start for part in index]
-        values = read_block(as_array(array), tuple(index), np.dtype(np.float64)).reshape(shape)
-        last = values[..., None] if self.channel is None else np.moveaxis(values, self.channel, -1)
-        return last.reshape(last.shape[-3:])
-
-    def neighbours(self, candidate: Any, truth: Any, away: int = 0) -> dict[int, Plane]:
-        """Return the squared differences of a candidate's plane from three planes of the truth, by step.
-
-        The steps are -1 (the plane before), 0 and 1 (the plane after), if these planes exist. The candidate's
-        plane is ``away`` planes from the middle.
-        """
-        plane = self.plane(candidate, away)
-        steps = (step for step in (0, -1, 1) if self.has(truth, away + step))
-        return {step: squared_difference(self.plane(truth, away + step), plane) for step in steps}
-
-    def borders(self, shape: tuple[int, ...]) -> Iterator[_View]:
-        """Yield the borders of the plane that lie outside the central part."""
-        for axis in [axis for axis in range(len(shape)) if axis != self.channel][-2:]:
-            if self.index[axis].start > 0:
-                for start in (0, shape[axis] - BORDER):
-                    index = list(self.index)
-                    index[axis] = slice(start, start + BORDER)
-                    yield replace(self, index=tuple(index))
-
-    def has(self, array: Any, step: int) -> bool:
-        """Return whether the stack has a plane ``step`` planes later."""
-        return self.stack is not None and 0 <= self.index[self.stack].start + step < array.shape[self.stack]
-
-
-def _first_problem(view: _View, candidate: Any, plane: Plane, truth: Any, wanted: Plane) -> Diagnostic | None:
+def _first_problem(view: View, candidate: Any, plane: Plane, truth: Any, wanted: Plane) -> Diagnostic | None:
     """Return the first problem of a candidate; the message does not contain its name."""
     finite = np.isfinite(plane)
     drop = {"action": "drop-candidate"}
     if not finite.any():
-        text = "no pixel is finite in the examined plane, so nothing can be learned from it."
-        return Diagnostic("not-finite", "warning", text)
+        return diagnose("not-finite/plane")
     if not _varies(plane):
-        text = f"constant (every examined pixel is {plane[finite][0]:g}); drop it, or check how it was saved."
-        return Diagnostic("constant", "error", text, drop)
+        return diagnose("constant", drop, value=plane[finite][0])
     if np.array_equal(plane, wanted, equal_nan=True):
-        text = "equal to the ground truth in every pixel; drop it, or it will get all the weight."
-        return Diagnostic("equals-truth", "error", text, drop)
+        return diagnose("equals-truth", drop)
     both = finite & np.isfinite(wanted)
     if not all(_varies(x[both]) for x in (plane, wanted)):
         return _check_missing(finite)
-    for check in (_check_inversion, _check_position, _check_channels, _check_clipping):
-        if (found := check(plane, wanted)) is not None:
-            return found
-    found = _check_region(view, plane, wanted) or check_scale(plane, wanted)
-    if found is not None:
-        return found
-    for edge in view.borders(tuple(truth.shape)):
-        if (found := _check_region(edge, edge.plane(candidate), edge.plane(truth))) is not None:
-            return found
-    return _check_neighbours(view, candidate, truth) or _check_missing(finite)
+    return (
+        _check_inversion(plane, wanted)
+        or _check_position(plane, wanted)
+        or _check_channels(plane, wanted)
+        or _check_clipping(plane, wanted)
+        or _check_region(view, plane, wanted)
+        or check_scale(plane, wanted)
+        or _check_borders(view, candidate, truth)
+        or _check_neighbours(view, candidate, truth)
+        or _check_missing(finite)
+    )
 
 
 TURNS: dict[str, Callable[[Plane], Plane]] = {
@@ -523,9 +433,7 @@ TURNS: dict[str, Callable[[Plane], Plane]] = {
 
 
 def _check_inversion(plane: Plane, truth: Plane) -> Diagnostic | None:
-    if correlation(truth, plane) >= -0.5:
-        return None
-    return Diagnostic("inverted", "error", "dark where the ground truth is bright; invert it.")
+    return diagnose("inverted") if correlation(truth, plane) < -0.5 else None
 
 
 def _check_position(plane: Plane, truth: Plane) -> Diagnostic | None:
@@ -539,8 +447,7 @@ def _check_position(plane: Plane, truth: Plane) -> Diagnostic | None:
     }
     how = min(turned, key=lambda one: float(turned[one].mean()))
     if is_closer(turned[how], original):
-        text = f"{how} against the ground truth; transform it back."
-        return Diagnostic("turned", "error", text, {"action": "transform", "how": how})
+        return diagnose("turned", {"action": "transform", "how": how}, how=how)
     shift = find_shift(wanted, grey)
     if shift is None:
         return None
@@ -549,8 +456,7 @@ def _check_position(plane: Plane, truth: Plane) -> Diagnostic | None:
         for n, to in zip(shift, (("down", "up"), ("to the right", "to the left")), strict=True)
         if n
     ]
-    text = f"shifted by {' and '.join(words)} against the ground truth; align them."
-    return Diagnostic("shifted", "error", text, {"action": "align", "shift": list(shift)})
+    return diagnose("shifted", {"action": "align", "shift": list(shift)}, how=" and ".join(words))
 
 
 def _check_channels(plane: Plane, truth: Plane) -> Diagnostic | None:
@@ -559,8 +465,7 @@ def _check_channels(plane: Plane, truth: Plane) -> Diagnostic | None:
     reversed_ = squared_difference(truth, plane[..., ::-1])
     if not is_closer(reversed_, squared_difference(truth, plane)):
         return None
-    text = "closer to the ground truth with its channels in reverse order (BGR for RGB?); reorder them."
-    return Diagnostic("channels-reversed", "error", text, {"action": "reverse-channels"})
+    return diagnose("channels-reversed", {"action": "reverse-channels"})
 
 
 def check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
@@ -568,14 +473,13 @@ def check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
     both = np.isfinite(plane) & np.isfinite(truth)
     x, y = plane[both], truth[both]
     if _is_gamma(x, y):
-        text = "on another tone curve than the ground truth (gamma?); convert both to linear intensities."
-        return Diagnostic("tone-curve", "error", text)
+        return diagnose("tone-curve")
     blurred, wanted = (_blur(image, both)[both] for image in (plane, truth))
     r = correlation(wanted, blurred)
     if r < 0.9:
         return None
-    gain = r * wanted.std() / blurred.std()
-    offset = wanted.mean() - gain * blurred.mean()
+    gain = float(r * wanted.std() / blurred.std())
+    offset = float(wanted.mean() - gain * blurred.mean())
     before, left = np.mean((wanted - blurred) ** 2), np.mean((wanted - gain * blurred - offset) ** 2)
     removed, error = before - left, np.mean((y - x) ** 2)
     if left > SCALE_LEFT * before or removed < max(SCALE_SHARE * error, SCALE_SHIFT**2 * y.var()):
@@ -583,12 +487,8 @@ def check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
     remaining = gain * x + offset - y
     if remaining.var() > 0.25 * error and _skewness(remaining) > SKEWED:
         return None
-    text = (
-        f"on another scale than the ground truth, which is about {gain:.4g} x the candidate "
-        f"{'+' if offset >= 0 else '-'} {abs(offset):.4g}; match its intensities."
-    )
-    fix = {"action": "match-intensities", "gain": float(gain), "offset": float(offset)}
-    return Diagnostic("scale-mismatch", "error", text, fix)
+    fix = {"action": "match-intensities", "gain": gain, "offset": offset}
+    return diagnose("scale-mismatch", fix, scale=linear_text(gain, "the candidate", offset, y.std(), 4))
 
 
 def _skewness(values: Plane) -> float:
@@ -625,28 +525,21 @@ def _blur(plane: Plane, valid: NDArray[np.bool_], sigma: float = SMOOTHING) -> P
 def _check_clipping(plane: Plane, truth: Plane) -> Diagnostic | None:
     """Check for clipping: the truth varies there by more than the candidate's errors elsewhere."""
     found = _clipped(plane, truth)
-    if found is None:
-        return None
-    share, value, which = found
-    text = (
-        f"{share:.0%} of its pixels have its {which} value, {value:g}, where the ground truth varies; was it "
-        "clipped?"
-    )
-    return Diagnostic("clipped", "warning", text)
+    return None if found is None else diagnose("clipped", **found)
 
 
-def _clipped(plane: Plane, other: Plane) -> tuple[float, float, str] | None:
+def _clipped(plane: Plane, other: Plane) -> dict[str, Any] | None:
     """Return the fraction of clipped pixels, their value, and which extreme it is."""
     both = np.isfinite(plane) & np.isfinite(other)
     x, y = plane[both], other[both]
     for end, which in ((x.max(), "greatest"), (x.min(), "least")):
         there = x == end
         if there.mean() > CLIPPED and y[there].std() > 3 * (y[~there] - x[~there]).std():
-            return float(there.mean()), float(end), which
+            return {"share": there.mean(), "value": end, "which": which}
     return None
 
 
-def _check_region(view: _View, plane: Plane, truth: Plane) -> Diagnostic | None:
+def _check_region(view: View, plane: Plane, truth: Plane) -> Diagnostic | None:
     """Check for a constant region, such as a missing tile or an empty border, that the truth lacks."""
     from scipy.ndimage import find_objects, label
 
@@ -654,7 +547,7 @@ def _check_region(view: _View, plane: Plane, truth: Plane) -> Diagnostic | None:
     if not both.any():
         return None
     squares = np.where(both, (plane - truth) ** 2, 0.0)
-    top, left = [part.start for axis, part in enumerate(view.index) if axis != view.channel][-2:]
+    corner = [view.index[axis].start for axis in view.spatial]
     for value in {float(plane[both].min()), float(plane[both].max()), 0.0}:
         flat = ((plane == value) & both).all(axis=-1)
         regions, n = label(flat)
@@ -670,19 +563,27 @@ def _check_region(view: _View, plane: Plane, truth: Plane) -> Diagnostic | None:
             continue
         rows, columns = (
             (part.start + first, part.stop + first)
-            for part, first in zip(find_objects(inside.astype(int))[0], (top, left), strict=True)
-        )
-        text = (
-            f"empty region: every pixel is {value:g} in rows {rows[0]} to {rows[1] - 1}, columns "
-            f"{columns[0]} to {columns[1] - 1} ({inside.mean():.1%} of the examined part), but the ground "
-            "truth varies there; crop all images, or exclude the region with a mask."
+            for part, first in zip(find_objects(inside.astype(int))[0], corner, strict=True)
         )
         fix = {"action": "crop", "region": [[*rows], [*columns]]}
-        return Diagnostic("empty-region", "warning", text, fix)
+        ends = {"rows": (rows[0], rows[1] - 1), "columns": (columns[0], columns[1] - 1)}
+        return diagnose("empty-region", fix, value=value, share=inside.mean(), **ends)
     return None
 
 
-def _check_neighbours(view: _View, candidate: Any, truth: Any) -> Diagnostic | None:
+def _check_borders(view: View, candidate: Any, truth: Any) -> Diagnostic | None:
+    """Check the borders of the plane, outside the central part, for empty regions."""
+    for axis in view.spatial:
+        if view.index[axis].start > 0:
+            for start in (0, truth.shape[axis] - BORDER):
+                edge = view.moved(axis, start, start + BORDER)
+                found = _check_region(edge, edge.plane(candidate), edge.plane(truth))
+                if found is not None:
+                    return found
+    return None
+
+
+def _check_neighbours(view: View, candidate: Any, truth: Any) -> Diagnostic | None:
     """Check whether a candidate is closer to the plane before or after, in the middle and elsewhere.
 
     In a stack that goes out of focus, a smooth candidate is also closer to a neighbouring plane that is more
@@ -690,25 +591,29 @@ def _check_neighbours(view: _View, candidate: Any, truth: Any) -> Diagnostic | N
     """
     if view.stack is None:
         return None
-    here = view.neighbours(candidate, truth)
+
+    def differences(away: int = 0) -> dict[int, Plane]:
+        """Squared differences from the same plane of the truth (0), the one before (-1) and after (1)."""
+        plane = view.plane(candidate, away)
+        steps = (step for step in (0, -1, 1) if view.has(truth, away + step))
+        return {step: squared_difference(view.plane(truth, away + step), plane) for step in steps}
+
+    here = differences()
     closer = [step for step in (-1, 1) if step in here and is_closer(here[step], here[0])]
     if len(closer) != 1:
         return None
     quarter = truth.shape[view.stack] // 4
     for away in (-quarter, quarter):
-        there = view.neighbours(candidate, truth, away) if view.has(truth, away) else {}
+        there = differences(away) if view.has(truth, away) else {}
         nearest = min(there, key=lambda step: float(there[step].mean()), default=0)
         if nearest == -closer[0] and 1 - there[nearest].mean() / 2 > SIMILAR:
             return None
-    where = "later" if closer[0] > 0 else "earlier"
-    text = f"closer to the ground truth one plane {where}; realign the stacks."
-    return Diagnostic("other-plane", "error", text)
+    return diagnose("other-plane", where="later" if closer[0] > 0 else "earlier")
 
 
 def _check_missing(finite: NDArray[np.bool_]) -> Diagnostic | None:
     share = 1 - finite.mean()
-    text = f"{share:.0%} of its pixels are NaN or infinite; they are not learned from."
-    return Diagnostic("not-finite", "warning", text) if share > 0.1 else None
+    return diagnose("not-finite", share=share) if share > 0.1 else None
 
 
 def _varies(image: NDArray[np.float64]) -> bool:
@@ -719,13 +624,6 @@ def _varies(image: NDArray[np.float64]) -> bool:
 # -- all candidates together --------------------------------------------------------------------------
 
 
-def _constant_truth(plane: Plane) -> Diagnostic:
-    known = plane[np.isfinite(plane)]
-    value = f"{known[0]:g}" if known.size else "NaN or infinite"
-    text = f"the ground truth is constant ({value}) in the examined plane."
-    return Diagnostic("constant-truth", "error", text)
-
-
 def _check_truth(truth: Plane, names: Sequence[str], planes: Sequence[Plane]) -> Iterator[Diagnostic]:
     """Check whether the truth is clipped, or is a copy of a candidate."""
     known = [plane for plane in planes if _varies(plane) and not np.array_equal(plane, truth, equal_nan=True)]
@@ -733,38 +631,24 @@ def _check_truth(truth: Plane, names: Sequence[str], planes: Sequence[Plane]) ->
         return
     found = next(filter(None, (_clipped(truth, plane) for plane in known)), None)
     if found is not None:
-        share, value, which = found
-        text = (
-            f"{share:.0%} of the ground truth's pixels have its {which} value, {value:g}, where the "
-            "candidates vary; is it saturated? The table will learn to clip."
-        )
-        yield Diagnostic("truth-clipped", "error", text)
+        yield diagnose("truth-clipped", **found)
     squares = [(plane - truth)[np.isfinite(plane - truth)] ** 2 for plane in planes]
     errors = [float(np.sqrt(values.mean())) if values.size else np.inf for values in squares]
     if len(errors) < 2:
         return
     nearest, second = np.argsort(errors)[:2]
-    if (
-        0
-        < errors[nearest]
-        < min(COPY_RATIO * errors[second], COPY_SHARE * float(truth[np.isfinite(truth)].std()))
-    ):
-        text = (
-            f'candidate "{names[nearest]}" differs from the ground truth by only {errors[nearest]:.3g} (root '
-            "mean square), so one seems to be a copy of the other; check the ground truth, or drop the "
-            "candidate."
-        )
+    limit = min(COPY_RATIO * errors[second], COPY_SHARE * float(truth[np.isfinite(truth)].std()))
+    if 0 < errors[nearest] < limit:
         fix = {"action": "drop-candidate", "candidates": [names[nearest]]}
-        yield Diagnostic("truth-is-candidate", "error", text, fix)
+        yield diagnose("truth-is-candidate", fix, name=names[nearest], error=errors[nearest])
 
 
 def _twins(names: Sequence[str], planes: Sequence[Plane]) -> Iterator[Diagnostic]:
     for number, plane in enumerate(planes):
         for name, other in zip(names[:number], planes[:number], strict=True):
             if np.array_equal(plane, other, equal_nan=True):
-                text = f'candidates "{name}", "{names[number]}": equal in every pixel; drop one.'
                 fix = {"action": "drop-candidate", "candidates": [names[number]]}
-                yield Diagnostic("equal-candidates", "warning", text, fix)
+                yield diagnose("equal-candidates", fix, first=name, second=names[number])
                 break
 
 
@@ -779,11 +663,7 @@ def _other_order(
                 if other == label or other_truth.shape != plane.shape:
                     continue
                 if is_closer(squared_difference(other_truth, plane), original):
-                    text = (
-                        f'candidate "{name}": its image {label} is closer to the ground truth of image '
-                        f"{other}; check that all files are in the same order."
-                    )
-                    yield Diagnostic("other-order", "error", text)
+                    yield diagnose("other-order", name=name, label=label, other=other)
                     return
 
 

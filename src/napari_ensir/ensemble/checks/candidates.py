@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.ensemble.checks.alignment import (
+    about_candidates,
     check_alignment,
     check_scale,
     correlation,
-    middle_of,
-    middle_plane,
     most_typical,
     overlap,
 )
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose
 from napari_ensir.ensemble.checks.exposure import exposure_of
 from napari_ensir.ensemble.checks.fit import check_range
+from napari_ensir.ensemble.checks.planes import middle_plane
 from napari_ensir.ensemble.statistics.reference import sample_pixels
 
 if TYPE_CHECKING:
@@ -72,14 +71,16 @@ def check_agreement(
     candidate "B": shifted by 5 pixels to the right against candidate "A"; align them.
     """
     planes = [middle_plane(candidate, channel_axis) for candidate in candidates]
-    found = []
-    for name, plane in zip(names, planes, strict=True):
-        finite = plane[np.isfinite(plane)]
+    finite = [plane[np.isfinite(plane)] for plane in planes]
+    flat = [values.size == 0 or np.ptp(values) == 0 for values in finite]
+    found = [
+        diagnose(
+            "constant/apply", {"action": "drop-candidate", "candidates": [name]}, name=name, value=values[0]
+        )
+        for name, values, is_flat in zip(names, finite, flat, strict=True)
         # All of them may be empty in this part of the image.
-        if finite.size and np.ptp(finite) == 0 and not _all_constant(planes):
-            text = f'candidate "{name}": constant ({finite[0]:g} in every pixel examined); how was it saved?'
-            fix = {"action": "drop-candidate", "candidates": [name]}
-            found.append(Diagnostic("constant", "error", text, fix))
+        if is_flat and values.size and not all(flat)
+    ]
     before = _correlations_of(report, len(planes))
     if found or before is None:
         return found
@@ -116,11 +117,8 @@ def _check_correlations(
     m, k = sorted(divmod(int(np.argmin(now - UNLIKE * before)), len(planes)))
     if now[m, k] >= UNLIKE * before[m, k]:
         return []
-    text = (
-        f'candidates "{names[m]}", "{names[k]}": correlation {now[m, k]:.2f}, but {before[m, k]:.2f} when '
-        "the table was learned; are they of the same field?"
-    )
-    return [Diagnostic("disagreement", "warning", text, {"candidates": [names[m], names[k]]})]
+    about = {"first": names[m], "second": names[k], "now": now[m, k], "before": before[m, k]}
+    return [diagnose("disagreement", {"candidates": [names[m], names[k]]}, **about)]
 
 
 def _check_scales(
@@ -131,19 +129,13 @@ def _check_scales(
     if planes[0].ndim < 3 or any(one.get("code") in ("scale-mismatch", "tone-curve") for one in fitted):
         return []
     place = most_typical(planes)
-    found = []
-    for name, plane in zip(names, planes, strict=True):
-        one = check_scale(plane, planes[place])
-        if one is not None and plane is not planes[place]:
-            against = one.message.replace("the ground truth", f'candidate "{names[place]}"')
-            fix = {**(one.fix or {}), "candidates": [name]}
-            found.append(replace(one, message=f'candidate "{name}": {against}', fix=fix))
-    return found
-
-
-def _all_constant(planes: Sequence[NDArray[np.float64]]) -> bool:
-    known = [plane[np.isfinite(plane)] for plane in planes]
-    return all(values.size == 0 or np.ptp(values) == 0 for values in known)
+    found = [
+        (name, check_scale(plane, planes[place]))
+        for name, plane in zip(names, planes, strict=True)
+        if plane is not planes[place]
+    ]
+    against = f'candidate "{names[place]}"'
+    return [about_candidates(one, [name], against) for name, one in found if one is not None]
 
 
 def _correlations_of(report: Mapping[str, Any], n: int) -> NDArray[np.float64] | None:
@@ -179,5 +171,5 @@ def check_candidates(
     if exposure is not None and (found := exposure.check()):
         return found
     for name, candidate in zip(names, field.candidates, strict=True):
-        found += check_range(binning, name, middle_of(candidate, field.channel_axis))
+        found += check_range(binning, name, middle_plane(candidate, field.channel_axis))
     return found

@@ -6,11 +6,80 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["Diagnostic", "add_diagnostics", "sort_diagnostics"]
+__all__ = ["Diagnostic", "add_diagnostics", "diagnose", "linear_text", "sort_diagnostics"]
 
 Severity = Literal["error", "warning", "info"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+
+ERRORS = {
+    "constant": "constant (every examined pixel is {value:g}); drop it, or check how it was saved.",
+    "equals-truth": "equal to the ground truth in every pixel; drop it, or it will get all the weight.",
+    "inverted": "dark where the ground truth is bright; invert it.",
+    "turned": "{how} against the ground truth; transform it back.",
+    "shifted": "shifted by {how} against the ground truth; align them.",
+    "channels-reversed": "closer to the ground truth with its channels in reverse order (BGR for RGB?); "
+    "reorder them.",
+    "tone-curve": "on another tone curve than the ground truth (gamma?); convert both to linear intensities.",
+    "scale-mismatch": "on another scale than the ground truth, which is about {scale}; match its "
+    "intensities.",
+    "other-plane": "closer to the ground truth one plane {where}; realign the stacks.",
+    "other-field": "hardly correlates with the ground truth; does it show the same field?",
+    "constant-truth": "the ground truth is constant ({value}) in the examined plane.",
+    "truth-clipped": "{share:.0%} of the ground truth's pixels have its {which} value, {value:g}, where "
+    "the candidates vary; is it saturated? The table will learn to clip.",
+    "truth-is-candidate": 'candidate "{name}" differs from the ground truth by only {error:.3g} (root '
+    "mean square), so one seems to be a copy of the other; check the ground truth, or drop the candidate.",
+    "other-order": 'candidate "{name}": its image {label} is closer to the ground truth of image {other}; '
+    "check that all files are in the same order.",
+    "own-input": "the reference {evidence}, so scores and weights are biased toward the least denoised "
+    "candidate; take another exposure, or learn from the noisy image alone.",
+    "noise-level": "truth_noise is {given:.3g}, but the flat parts of the ground truth have a noise of "
+    "about {measured:.3g} (standard deviation); the scores would be wrong.",
+    "constant/fit": "{who} is constant ({mean:.6g}), so it cannot contribute.",
+    "scale-mismatch/fit": "{who} has a mean of {mean:.3g} and a standard deviation of {deviation:.3g}; "
+    "the ground truth has {true_mean:.4g} and {true_deviation:.4g}. Bring them to one scale.",
+    "constant/apply": 'candidate "{name}": constant ({value:g} in every pixel examined); how was it saved?',
+}
+
+WARNINGS = {
+    "not-finite": "{share:.0%} of its pixels are NaN or infinite; they are not learned from.",
+    "not-finite/plane": "no pixel is finite in the examined plane, so nothing can be learned from it.",
+    "clipped": "{share:.0%} of its pixels have its {which} value, {value:g}, where the ground truth "
+    "varies; was it clipped?",
+    "empty-region": "empty region: every pixel is {value:g} in rows {rows[0]} to {rows[1]}, columns "
+    "{columns[0]} to {columns[1]} ({share:.1%} of the examined part), but the ground truth varies there; "
+    "crop all images, or exclude the region with a mask.",
+    "equal-candidates": 'candidates "{first}", "{second}": equal in every pixel; drop one.',
+    "mask-not-binary": "{share:.0%} of the mask's values lie between 0 and 1, and every value above 0 "
+    "counts as true; apply a threshold first, such as mask > 0.5.",
+    "truth-drifted": "{difference}; the scores include this difference. Match the exposures first.",
+    "outside-range/fit": "{share:.1%} of the pixels of {who} lie outside the data range, {low:g} to "
+    "{high:g}, and count in its end bins.",
+    "no-solution": "EM has no solution in {n} of {total} bin sets, {share:.0%} of the pixels, and keeps "
+    "its start weights there: {who} constant in them.",
+    "too-few-pixels": "EM has too few pixels in {n} of {total} bin sets, {share:.0%} of the pixels, and "
+    "keeps its start weights there; use wider bins than {width:g}, or more images.",
+    "many-channels": "channel_axis is {axis}, of length {n}, so {n} tables were learned; is it the "
+    "channel axis?",
+    "no-gain": 'no method is significantly better than the candidate "{name}" alone on parts held out '
+    "({method}: {amount}); {remedy}.",
+    "calibration": "{text}",
+    "disagreement": 'candidates "{first}", "{second}": correlation {now:.2f}, but {before:.2f} when the '
+    "table was learned; are they of the same field?",
+    "outside-range": '{share:.0%} of the pixels of "{name}" lie far outside the table\'s range, {low:g} '
+    "to {high:g}: it was learned on another scale.",
+    "one-bin": 'All of "{name}" ({least:g} to {most:g}) lies in one bin of the table, {low:g} to {high:g} '
+    "in bins of {width:g}: it was learned on another scale.",
+    "other-exposure": "the images seem to be of another exposure than those that the table was learned "
+    "on: about {scale}. The weights depend on intensity; {remedy}.",
+}
+
+INFOS = {"truth-matched": "{difference}; it was matched to them."}
+"""Messages by severity and code; what follows "/" tells messages of one code apart.
+
+Those of one candidate get "candidate ...: " in front.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +128,34 @@ class Diagnostic:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return asdict(self)
+
+
+def diagnose(key: str, fix: Mapping[str, Any] | None = None, /, **values: Any) -> Diagnostic:
+    """Return a diagnostic with the message of a key of :data:`ERRORS`, :data:`WARNINGS` or :data:`INFOS`.
+
+    Examples
+    --------
+    >>> print(diagnose("shifted", {"action": "align"}, how="2 pixels down"))
+    shifted by 2 pixels down against the ground truth; align them.
+    """
+    for severity, messages in zip(SEVERITIES, (ERRORS, WARNINGS, INFOS), strict=True):
+        if key in messages:
+            return Diagnostic(key.partition("/")[0], severity, messages[key].format(**values), fix)
+    raise KeyError(key)
+
+
+def linear_text(gain: float, what: str, offset: float, unit: float, digits: int = 3) -> str:
+    """Format ``gain * what + offset``, without an offset that is below a thousandth of a unit.
+
+    Examples
+    --------
+    >>> linear_text(16, "the candidate", -3.57e-13, 100), linear_text(0.5, "", -3, 100)
+    ('16 x the candidate', '0.5 x - 3')
+    """
+    text = f"{gain:.{digits}g} x {what}".rstrip()
+    if abs(offset) < unit / 1000:
+        return text
+    return f"{text} {'-' if offset < 0 else '+'} {abs(offset):.{digits}g}"
 
 
 def sort_diagnostics(found: Iterable[Diagnostic]) -> list[Diagnostic]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays.blocks import as_array, dtype_of, is_dask, is_torch
 from napari_ensir.ensemble.arrays.image_set import make_field
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic
-from napari_ensir.ensemble.checks.noise import sample_planes
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, linear_text
+from napari_ensir.ensemble.checks.planes import sample_planes
 from napari_ensir.ensemble.statistics.reference import PERCENTS, Samples, compute_percentiles
 from napari_ensir.errors import EnsembleError
 
@@ -75,11 +75,14 @@ class Exposure:
         In intensity units.
     differs : bool
         Whether they differ by more than other fields of one sample do.
+    spread : float
+        Difference of the outermost percentiles of the images, in intensity units.
     """
 
     gain: float
     offset: float
     differs: bool
+    spread: float
 
     def check(
         self,
@@ -94,13 +97,9 @@ class Exposure:
         """
         if not self.differs:
             return []
-        text = (
-            "the images seem to be of another exposure than those that the table was learned on: about "
-            f"{self.gain:.3g} x their intensities {self.offset:+.3g}. The weights depend on intensity; "
-            f"{remedy}."
-        )
         fix = {"action": "match-intensities", "gain": self.gain, "offset": self.offset}
-        return [Diagnostic("other-exposure", "warning", text, fix)]
+        scale = linear_text(self.gain, "their intensities", self.offset, self.spread)
+        return [diagnose("other-exposure", fix, scale=scale, remedy=remedy)]
 
 
 def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]]) -> Exposure | None:
@@ -142,7 +141,7 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
     each = inputs.get("image_percentiles")
     listed = [_as_percentiles(one) for one in each] if isinstance(each, list) else []
     known = [before, *(one for one in listed if one is not None)]
-    return Exposure(gain, offset, _differ(known, after))
+    return Exposure(gain, offset, _differ(known, after), float(np.ptp(after)))
 
 
 def _as_percentiles(value: Any) -> NDArray[np.float64] | None:
@@ -232,6 +231,20 @@ class Drift:
     def correction(self) -> tuple[float, float]:
         """Gain and offset if they are significant, else 1 and 0."""
         return (self.gain, self.offset) if self.significant else (1.0, 0.0)
+
+    def diagnostics(self, code: str, label: str = "") -> list[Diagnostic]:
+        """Return a diagnostic of this code if the drift is significant; ``label`` names the image."""
+        if not self.significant:
+            return []
+        gain, sign = f"{self.gain:.3f} (± {self.gain_error:.3f})", "-" if self.offset < 0 else "+"
+        known = abs(self.offset) > self.offset_error / 10
+        offset = f" {sign} {abs(self.offset):.3g}" if known else ""
+        difference = (
+            f"{f'image {label}: ' if label else ''}the second exposure differs in brightness from the "
+            f"candidates, which are about {gain} x its intensities{offset}"
+        )
+        fix = {"action": "match-truth", "gain": self.gain, "offset": self.offset}
+        return [diagnose(code, fix, difference=difference)]
 
 
 NO_DRIFT = Drift(1.0, 0.0, np.inf, np.inf, significant=False)
@@ -326,20 +339,7 @@ def check_drift(
     list of Diagnostic
         At most one.
     """
-    drift = find_drift(candidates, truth, channel_axis)
-    if not drift.significant:
-        return []
-    text = f"{_difference(drift, label)}; the scores include this difference. Match the exposures first."
-    fix = {"action": "match-truth", "gain": drift.gain, "offset": drift.offset}
-    return [Diagnostic("truth-drifted", "warning", text, fix)]
-
-
-def _difference(drift: Drift, label: str) -> str:
-    where = f"image {label}: " if label else ""
-    return (
-        f"{where}the second exposure differs in brightness from the candidates, "
-        f"which are about {drift.gain:.3f} (± {drift.gain_error:.3f}) x its intensities {drift.offset:+.3g}"
-    )
+    return find_drift(candidates, truth, channel_axis).diagnostics("truth-drifted", label)
 
 
 class MatchedTruths(Sequence[tuple[Sequence[Any], Any]]):
@@ -399,39 +399,18 @@ def match_truths(
     reference : iterable
         The set as given, or a :class:`MatchedTruths` if the drift of an image is significant.
     diagnostics : list of Diagnostic
-        What was corrected.
-
-    Raises
-    ------
-    EnsembleError
-        If an image cannot be used.
+        What was corrected. If an image cannot be used, nothing is corrected; reading the set says why.
     """
     if not isinstance(reference, Sequence):
-        try:
-            reference = list(reference)
-        except TypeError:
-            return reference, []
-    drifts = []
-    for number, pair in enumerate(reference):
-        try:
-            candidates, truth = pair
-        except (TypeError, ValueError):
-            return reference, []  # reported when the set is read
-        field = make_field(candidates, truth, channel_axis=channel_axis, place=f"image {number + 1}: ")
-        drifts.append(find_drift(field.candidates, field.truth, field.channel_axis))
-    found = [
-        Diagnostic(
-            "truth-matched",
-            "info",
-            f"{_difference(drift, _label(number, reference))}; it was matched to them.",
-            {"action": "match-truth", "gain": drift.gain, "offset": drift.offset},
-        )
-        for number, drift in enumerate(drifts)
-        if drift.significant
-    ]
+        reference = list(reference)
+    labels = getattr(reference, "labels", None) or range(1, len(reference) + 1)
+    drifts, found = [], []
+    try:
+        for number, (candidates, truth) in enumerate(reference):
+            field = make_field(candidates, truth, channel_axis=channel_axis)
+            drift = find_drift(field.candidates, field.truth, field.channel_axis)
+            drifts.append(drift)
+            found += drift.diagnostics("truth-matched", str(labels[number]) if len(reference) > 1 else "")
+    except (TypeError, ValueError):
+        return reference, []  # reported when the set is read
     return (MatchedTruths(reference, drifts) if found else reference), found
-
-
-def _label(number: int, reference: Sequence[Any]) -> str:
-    labels = getattr(reference, "labels", None)
-    return str(labels[number] if labels else number + 1) if len(reference) > 1 else ""

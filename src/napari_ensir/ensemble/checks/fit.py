@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import describe_candidate
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic, sort_diagnostics
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, sort_diagnostics
 from napari_ensir.ensemble.estimators.base import OUTCOMES
 
 if TYPE_CHECKING:
@@ -73,19 +73,12 @@ def check_range(binning: Binning, name: str, image: ArrayLike) -> list[Diagnosti
     margin = FAR * (high - low)
     far = float(((values < low - margin) | (values > high + margin)).mean())
     if far > FAR:
-        text = (
-            f'{far:.0%} of the pixels of "{name}" lie far outside the table\'s range, {low:g} to {high:g}: '
-            "it was learned on another scale."
-        )
-        return [Diagnostic("outside-range", "warning", text, fix)]
+        return [diagnose("outside-range", fix, share=far, name=name, low=low, high=high)]
     ends = np.array([values.min(), values.max()])
     if binning.n_bins < 2 or np.ptp(ends) > NARROW * binning.width or np.ptp(binning.bins(ends)) > 0:
         return []
-    text = (
-        f'All of "{name}" ({ends[0]:g} to {ends[1]:g}) lies in one bin of the table, {low:g} to {high:g} in '
-        f"bins of {binning.width:g}: it was learned on another scale."
-    )
-    return [Diagnostic("one-bin", "warning", text, fix)]
+    table = {"low": low, "high": high, "width": binning.width}
+    return [diagnose("one-bin", fix, name=name, least=ends[0], most=ends[1], **table)]
 
 
 UNSOLVED = 0.1
@@ -147,19 +140,18 @@ def check_fit(
         who = describe_candidate(m, names)
         fix: dict[str, Any] = {"action": "drop-candidate", "candidates": [name]}
         if m in flat:
-            text = f"{who} is constant ({means[m]:.6g}), so it cannot contribute."
-            found.append(Diagnostic("constant", "error", text, fix))
+            found.append(diagnose("constant/fit", fix, who=who, mean=means[m]))
         elif _differs(means[[m, -1]], deviations[[m, -1]]):
             gain = float(deviations[-1] / deviations[m])
-            text = (
-                f"{who} has a mean of {means[m]:.3g} and a standard deviation of {deviations[m]:.3g}; the "
-                f"ground truth has {means[-1]:.4g} and {deviations[-1]:.4g}. Bring them to one scale."
-            )
             offset = float(means[-1] - gain * means[m])
             fix |= {"action": "match-intensities", "gain": gain, "offset": offset}
-            found.append(Diagnostic("scale-mismatch", "error", text, fix))
+            own = {"mean": means[m], "deviation": deviations[m]}
+            true = {"true_mean": means[-1], "true_deviation": deviations[-1]}
+            found.append(diagnose("scale-mismatch/fit", fix, who=who, **own, **true))
     found += [*_outside(statistics, names), *_unsolved(statistics, names, estimate, flat)]
-    found += [*_too_few(statistics, estimate), *_many_channels(statistics, channel_axis)]
+    found += _too_few(statistics, estimate)
+    if statistics.n_channels > CHANNELS:
+        found.append(diagnose("many-channels", axis=channel_axis, n=statistics.n_channels))
     return sort_diagnostics(found)
 
 
@@ -206,58 +198,46 @@ def _differs(means: NDArray[np.float64], deviations: NDArray[np.float64]) -> boo
 def _outside(statistics: Statistics, names: Sequence[str]) -> list[Diagnostic]:
     """Candidates with many pixels outside the range; the truth is not binned, and may have noise there."""
     low, high = statistics.binning.low, statistics.binning.high
-    who = [describe_candidate(m, names) for m in range(len(names))]
     shares = statistics.outside[:-1] / max(1, statistics.n_pixels)
     return [
-        Diagnostic(
-            "outside-range",
-            "warning",
-            f"{share:.1%} of the pixels of {one} lie outside the data range, {low:g} to {high:g}, and count "
-            "in its end bins.",
+        diagnose(
+            "outside-range/fit",
             {"action": "match-intensities", "candidates": [name]},
+            who=describe_candidate(m, names),
+            share=shares[m],
+            low=low,
+            high=high,
         )
-        for one, name, share in zip(who, names, shares, strict=True)
-        if share > OUTSIDE
+        for m, name in enumerate(names)
+        if shares[m] > OUTSIDE
     ]
+
+
+def _share(
+    statistics: Statistics, estimate: Estimate, outcome: str
+) -> tuple[NDArray[np.bool_], float, dict[str, Any]]:
+    """Bin sets of an outcome, their share of the pixels, and the numbers for a message."""
+    chosen = estimate.outcome == OUTCOMES.index(outcome)
+    share = float(statistics.counts[chosen].sum() / max(1, statistics.n_pixels))
+    return chosen, share, {"n": chosen.sum(), "total": len(chosen), "share": share}
 
 
 def _unsolved(
     statistics: Statistics, names: Sequence[str], estimate: Estimate, flat: Sequence[int]
 ) -> list[Diagnostic]:
     """Bin sets for which EM has no solution, because a candidate is constant there."""
-    unsolved = estimate.outcome == OUTCOMES.index("no solution")
-    share = float(statistics.counts[unsolved].sum() / max(1, statistics.n_pixels))
+    unsolved, share, numbers = _share(statistics, estimate, "no solution")
     if not unsolved.any() or not (flat or share > UNSOLVED):
         return []
     constant = (statistics.variances[unsolved] == 0).sum(axis=0)
     guilty = [m for m in range(len(names)) if 2 * constant[m] >= max(1, constant.max())]
-    text = (
-        f"EM has no solution in {unsolved.sum()} of {len(unsolved)} bin sets, {share:.0%} of the pixels, "
-        f"and keeps its start weights there: {' and '.join(describe_candidate(m, names) for m in guilty)} "
-        f"{'is' if len(guilty) == 1 else 'are'} constant in them."
-    )
-    return [Diagnostic("no-solution", "warning", text)]
+    who = " and ".join(describe_candidate(m, names) for m in guilty)
+    return [diagnose("no-solution", who=f"{who} {'is' if len(guilty) == 1 else 'are'}", **numbers)]
 
 
 def _too_few(statistics: Statistics, estimate: Estimate) -> list[Diagnostic]:
     """EM in bins so narrow that most pixels get its start weights."""
-    few = estimate.outcome == OUTCOMES.index("too few pixels")
-    share = float(statistics.counts[few].sum() / max(1, statistics.n_pixels))
-    if share <= TOO_FEW:
-        return []
-    width = 4 * statistics.binning.width
-    text = (
-        f"EM has too few pixels in {few.sum()} of {len(few)} bin sets, {share:.0%} of the pixels, and keeps "
-        f"its start weights there; use wider bins than {statistics.binning.width:g}, or more images."
-    )
-    return [Diagnostic("too-few-pixels", "warning", text, {"action": "set-bin-width", "value": width})]
-
-
-def _many_channels(statistics: Statistics, channel_axis: int | None) -> list[Diagnostic]:
-    n = statistics.n_channels
-    if n <= CHANNELS:
-        return []
-    text = (
-        f"channel_axis is {channel_axis}, of length {n}, so {n} tables were learned; is it the channel axis?"
-    )
-    return [Diagnostic("many-channels", "warning", text)]
+    _, share, numbers = _share(statistics, estimate, "too few pixels")
+    width = statistics.binning.width
+    fix = {"action": "set-bin-width", "value": 4 * width}
+    return [diagnose("too-few-pixels", fix, width=width, **numbers)] if share > TOO_FEW else []

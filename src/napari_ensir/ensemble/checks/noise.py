@@ -8,18 +8,16 @@ noise of neighbouring pixels may be correlated, so that a hidden pixel can be pr
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.blocks import is_torch
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose
+from napari_ensir.ensemble.checks.planes import SAMPLE_SIDE, as_floats, central, sample_planes
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -31,25 +29,14 @@ if TYPE_CHECKING:
 __all__ = [
     "PARTS",
     "OwnInputEvidence",
-    "check_correlated_noise",
     "check_noise_level",
     "check_own_input",
     "method_for",
     "noise_between",
     "noise_correlation",
     "own_input_evidence",
-    "sample_planes",
 ]
 
-
-SIDE = 512
-"""Pixels examined along rows and columns, in the middle."""
-
-PLANES = 4
-"""Planes examined, evenly spaced."""
-
-LEAST = 32
-"""Smaller planes are not examined."""
 
 OWN_INPUT = 0.3
 """Least :attr:`OwnInputEvidence.score` at which the reference is probably the candidates' own input."""
@@ -63,12 +50,8 @@ LEVEL = 3.0
 FLAT_SHARE = 0.3
 """Share of a plane's pixels that is taken as flat."""
 
-PARTS = 8
-"""Parts of a reference set with a noisy truth, to see how much a difference varies between them."""
 
-
-@dataclass(frozen=True)
-class OwnInputEvidence:
+class OwnInputEvidence(NamedTuple):
     """Correlations of a candidate's residual, reference minus candidate, in the flat parts of an image.
 
     Attributes
@@ -88,10 +71,6 @@ class OwnInputEvidence:
     def score(self) -> float:
         """``detail - neighbours``, in which the effect of lost structure cancels."""
         return self.detail - self.neighbours
-
-    def to_dict(self) -> dict[str, float]:
-        """Return plain values, for JSON."""
-        return {**asdict(self), "score": self.score}
 
 
 def own_input_evidence(
@@ -163,21 +142,16 @@ def check_own_input(
     list of Diagnostic
         At most one.
     """
-    effect = (
-        "so scores and weights are biased toward the least denoised candidate; take another exposure, or "
-        "learn from the noisy image alone."
-    )
     if any(_is_equal(given, reference) for given in inputs):
-        text = f"the reference is the very image that the candidates were restored from, {effect}"
-        return [Diagnostic("own-input", "error", text)]
+        return [diagnose("own-input", evidence="is the very image that the candidates were restored from")]
     evidence = own_input_evidence(candidates, reference, channel_axis)
     if evidence is None or evidence.score <= OWN_INPUT:
         return []
-    text = (
-        "the reference seems to be the image that the candidates were restored from (the candidates contain "
-        f"its noise, score {evidence.score:.2f} above {OWN_INPUT:g}), {effect}"
+    seems = (
+        "seems to be the image that the candidates were restored from (the candidates contain its noise, "
+        f"score {evidence.score:.2f} above {OWN_INPUT:g})"
     )
-    return [Diagnostic("own-input", "error", text)]
+    return [diagnose("own-input", evidence=seems)]
 
 
 def check_noise_level(
@@ -218,11 +192,8 @@ def check_noise_level(
     measured = float(np.sqrt(np.mean(found))) if found else 0.0
     if measured <= 0 or 1 / LEVEL < noise / measured < LEVEL:
         return []
-    text = (
-        f"truth_noise is {noise:.3g}, but the flat parts of the ground truth have a noise of about "
-        f"{measured:.3g} (standard deviation); the scores would be wrong."
-    )
-    return [Diagnostic("noise-level", "error", text, {"action": "set-noise", "value": measured})]
+    fix = {"action": "set-noise", "value": measured}
+    return [diagnose("noise-level", fix, given=noise, measured=measured)]
 
 
 def noise_correlation(image: Any, channel_axis: int | None = None) -> float | None:
@@ -256,49 +227,6 @@ def noise_correlation(image: Any, channel_axis: int | None = None) -> float | No
         flat = _flat(plane, inner=2, outer=8, window=4, share=0.2)
         found.append([_across(plane, flat), _across(plane.T, flat.T)])
     return float(np.mean(found, axis=0).max()) if found else None
-
-
-def check_correlated_noise(image: Any, channel_axis: int | None = None) -> list[Diagnostic]:
-    """Check whether the noise of neighbouring pixels is correlated, which blind learning does not allow."""
-    found = noise_correlation(image, channel_axis)
-    if found is None or found <= CORRELATED:
-        return []
-    text = (
-        f"the noise of neighbouring pixels is correlated ({found:.2f} in the flat parts of the noisy image; "
-        "0 is expected): restorers can predict hidden noise from its neighbours, so the weights are biased "
-        "toward the least denoised candidate; a second exposure would be a better reference."
-    )
-    return [Diagnostic("correlated-noise", "warning", text)]
-
-
-def sample_planes(images: Sequence[Any], channel_axis: int | None) -> Iterator[tuple[Image, ...]]:
-    """Yield the middle of a few planes of images of one shape, channels one by one, in float64."""
-    shape = tuple(images[0].shape)
-    channel = None if channel_axis is None else channel_axis % len(shape)
-    spatial = [axis for axis in range(len(shape)) if axis != channel]
-    if len(spatial) < 2 or min(shape[axis] for axis in spatial[-2:]) < LEAST:
-        return
-    inside = {axis: _middle(shape[axis]) for axis in spatial[-2:]}
-    before = list(spatial[:-2]) + ([] if channel is None else [channel])
-    choices = [_spread(shape[axis], PLANES if axis != channel else shape[axis]) for axis in before]
-    every = list(product(*choices))
-    for number in _spread(len(every), 3 * PLANES if channel is not None else PLANES):
-        at = dict(zip(before, every[number], strict=True))
-        where = tuple(at[axis] if axis in at else inside[axis] for axis in range(len(shape)))
-        yield tuple(_as_floats(image[where]) for image in images)
-
-
-def _middle(size: int) -> slice:
-    start = max(0, (size - SIDE) // 2)
-    return slice(start, min(size, start + SIDE))
-
-
-def _spread(size: int, n: int) -> list[int]:
-    return sorted({round(place) for place in np.linspace(0, size - 1, min(n, size)).tolist()})
-
-
-def _as_floats(part: Any) -> Image:
-    return np.asarray(part.detach().cpu() if is_torch(part) else part, np.float64)
 
 
 def _flat(plane: Image, *, inner: float, outer: float, window: float, share: float) -> NDArray[np.bool_]:
@@ -346,9 +274,9 @@ def _is_equal(one: Any, other: Any) -> bool:
     if tuple(getattr(one, "shape", ())) != tuple(getattr(other, "shape", ())):
         return False
     if hasattr(one, "chunks") or hasattr(other, "chunks"):  # may be larger than memory: compare the middle
-        where = tuple(_middle(size) for size in one.shape)
+        where = tuple(central(size, SAMPLE_SIDE) for size in one.shape)
         one, other = one[where], other[where]
-    return bool(np.array_equal(_as_floats(one), _as_floats(other)))
+    return bool(np.array_equal(as_floats(one), as_floats(other)))
 
 
 PARTS = 8

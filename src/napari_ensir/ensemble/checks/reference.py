@@ -11,9 +11,10 @@ import numpy as np
 from napari_ensir.ensemble.arrays.blocks import as_array
 from napari_ensir.ensemble.arrays.image_set import make_field
 from napari_ensir.ensemble.checks.alignment import check_reference
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic, sort_diagnostics
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, sort_diagnostics
 from napari_ensir.ensemble.checks.exposure import MatchedTruths, match_truths
 from napari_ensir.ensemble.checks.noise import check_noise_level, check_own_input
+from napari_ensir.ensemble.checks.planes import remember
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def diagnose_reference(
     found: list[Diagnostic] = []
     try:
         if truth_noise is not None and match_truth == "auto":
+            reference = reference if isinstance(reference, Sequence) else list(reference)
             reference, found = match_truths(reference, channel_axis)
         if isinstance(reference, Sequence):
             head: Sequence[Any] = reference
@@ -64,15 +66,16 @@ def diagnose_reference(
         # A candidate of another scale or field has residuals that say nothing of the noise.
         wrong = {name for one in found if one.fix for name in one.fix.get("candidates", ())}
         named = names or [str(number + 1) for number in range(len(field.candidates))]
-        right = [each for name, each in zip(named, field.candidates, strict=True) if name not in wrong]
+        right = [remember(x) for name, x in zip(named, field.candidates, strict=True) if name not in wrong]
         if right:
-            found += check_own_input(right, field.truth, channel_axis=field.channel_axis)
+            true, axis = remember(field.truth), field.channel_axis
+            found += check_own_input(right, true, channel_axis=axis)
             if isinstance(truth_noise, float | int):
                 gain = reference.drifts[0].correction[0] if isinstance(reference, MatchedTruths) else 1.0
-                found += check_noise_level(right, field.truth, truth_noise * gain, field.channel_axis)
+                found += check_noise_level(right, true, truth_noise * gain, axis)
         found += _check_mask(mask)
     except (EnsembleError, IndexError, TypeError, ValueError):
-        return sort_diagnostics(found), reference
+        pass  # reading the set says why
     return sort_diagnostics(found), reference
 
 
@@ -83,10 +86,5 @@ def _check_mask(mask: Sequence[Any] | None) -> list[Diagnostic]:
         return []
     values = np.asarray(first[tuple(slice(0, 1024) for _ in first.shape)])
     between = (values > 0) & (values < 1)
-    if not between.any():
-        return []
-    text = (
-        f"{between.mean():.0%} of the mask's values lie between 0 and 1, and every value above 0 counts as "
-        "true; apply a threshold first, such as mask > 0.5."
-    )
-    return [Diagnostic("mask-not-binary", "warning", text, {"action": "threshold-mask", "value": 0.5})]
+    fix = {"action": "threshold-mask", "value": 0.5}
+    return [diagnose("mask-not-binary", fix, share=between.mean())] if between.any() else []

@@ -5,7 +5,8 @@ Source: EnsIR (arXiv 2410.22959), section 4, and the code released by its author
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -16,18 +17,19 @@ from napari_ensir.ensemble.estimators.zzpm import zzpm_weights
 from napari_ensir.ensemble.scoring.metrics import luma, psnr
 from napari_ensir.ensemble.scoring.scores import score_range
 from napari_ensir.errors import EnsembleError
-from napari_ensir.settings import SHRINKAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import torch
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.ensemble.lut.lut import WeightLUT
 
     Image = NDArray[Any]
-    Pair = tuple[Sequence[Image], Image]
+    Images = Sequence[Image]
+    Floats = NDArray[np.float64]
+    Pair = tuple[Images, Image]
     """M candidates and ground truth of one image, arrays of one shape."""
 
 __all__ = [
@@ -54,33 +56,25 @@ class Combiner(Protocol):
         Remark in tables, such as the size of a sample; often empty.
     """
 
-    @property
-    def name(self) -> str:
-        """Name in tables."""
-        ...
-
-    @property
-    def note(self) -> str:
-        """Remark in tables."""
-        ...
+    name: str
+    note: str = ""
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
-        """Learn from a reference set, independently of earlier calls."""
-        ...
+        """Learn from a reference set, independently of earlier calls; by default nothing is learned."""
+        return
 
-    def predict(
-        self, candidates: Sequence[Image], low_resolution: Image | None = None
-    ) -> NDArray[np.float64]:
+    @abstractmethod
+    def predict(self, candidates: Images, low_resolution: Image | None = None) -> Floats:
         """Combine the candidates of one image; the result, in their units, is not clipped."""
         ...
 
 
-def stack(candidates: Sequence[Image]) -> NDArray[np.float64]:
+def stack(candidates: Images) -> Floats:
     """Stack candidates into a float64 array of shape (M, *shape)."""
     return np.stack([np.asarray(candidate, np.float64) for candidate in candidates])
 
 
-def weighted_sum(weights: NDArray[np.float64], candidates: Sequence[Image]) -> NDArray[np.float64]:
+def weighted_sum(weights: Floats, candidates: Images) -> Floats:
     """Combine candidates with one weight for each."""
     return np.asarray(np.tensordot(weights, stack(candidates), axes=1))
 
@@ -91,7 +85,7 @@ def scale_of(reference: Sequence[Pair], given: tuple[float, float] | None) -> tu
     return found.low, found.high
 
 
-def finite_pixels(reference: Sequence[Pair]) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def finite_pixels(reference: Sequence[Pair]) -> Iterator[tuple[Floats, Floats]]:
     """Yield candidates (M, P) and truth (P,) of each image, in float64, where all are finite.
 
     Raises
@@ -112,31 +106,19 @@ def finite_pixels(reference: Sequence[Pair]) -> Iterator[tuple[NDArray[np.float6
 
 
 @dataclass
-class _NeedsNoFit:
-    """Base class of methods that learn nothing."""
-
-    note: str = field(default="", kw_only=True)
-
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
-        """Do nothing."""
-
-
-@dataclass
-class OneCandidate(_NeedsNoFit):
+class OneCandidate(Combiner):
     """One of the candidates."""
 
     index: int
     name: str
 
-    def predict(
-        self, candidates: Sequence[Image], low_resolution: Image | None = None
-    ) -> NDArray[np.float64]:
+    def predict(self, candidates: Images, low_resolution: Image | None = None) -> Floats:
         """Return the candidate."""
         return np.asarray(candidates[self.index], np.float64)
 
 
 @dataclass
-class Average(_NeedsNoFit):
+class Average(Combiner):
     """Average of the candidates.
 
     Examples
@@ -147,15 +129,13 @@ class Average(_NeedsNoFit):
 
     name: str = "average"
 
-    def predict(
-        self, candidates: Sequence[Image], low_resolution: Image | None = None
-    ) -> NDArray[np.float64]:
+    def predict(self, candidates: Images, low_resolution: Image | None = None) -> Floats:
         """Return the mean of the candidates."""
         return np.asarray(np.mean(stack(candidates), axis=0))
 
 
 @dataclass
-class ZZPM:
+class ZZPM(Combiner):
     """Average weighted by the distance of each candidate from the mean, per image (ZZPM, NTIRE 2023).
 
     As described, ``w_m ~ 1 / mse_m`` with ``mse_m = mean((x_m - mean of the candidates) ** 2)``. The code of
@@ -178,22 +158,17 @@ class ZZPM:
 
     released: bool = False
     data_range: tuple[float, float] | None = (0.0, 255.0)
-    note: str = ""
     scale: tuple[float, float] = (0.0, 255.0)
 
     def __post_init__(self) -> None:
+        self.name = "ZZPM (released code)" if self.released else "ZZPM (as described)"
         self.scale = self.data_range or self.scale
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
         """Find the data range, if it was not given."""
         self.scale = scale_of(reference, self.data_range)
 
-    @property
-    def name(self) -> str:
-        """Name in tables."""
-        return "ZZPM (released code)" if self.released else "ZZPM (as described)"
-
-    def weights(self, candidates: Sequence[Image]) -> NDArray[np.float64]:
+    def weights(self, candidates: Images) -> Floats:
         """Return the weights of the candidates of one image, (M,)."""
         values = stack(candidates).reshape(len(candidates), -1)
         values = values[:, np.isfinite(values).all(axis=0)]
@@ -206,9 +181,7 @@ class ZZPM:
         score = np.exp(score - score.max())
         return np.asarray(score / score.sum())
 
-    def predict(
-        self, candidates: Sequence[Image], low_resolution: Image | None = None
-    ) -> NDArray[np.float64]:
+    def predict(self, candidates: Images, low_resolution: Image | None = None) -> Floats:
         """Return the weighted average."""
         return weighted_sum(self.weights(candidates), candidates)
 
@@ -225,7 +198,7 @@ REGRESSORS = {
 
 
 @dataclass
-class Regression:
+class Regression(Combiner):
     """Regressor of scikit-learn with default parameters that predicts the truth at each pixel.
 
     Parameters
@@ -241,7 +214,6 @@ class Regression:
     name: str
     samples: int | None = 100_000
     seed: int = 0
-    note: str = ""
     model: Any = None
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
@@ -272,9 +244,7 @@ class Regression:
             values, truth = values[:, drawn], truth[drawn]
         self.model.fit(values.T, truth)
 
-    def predict(
-        self, candidates: Sequence[Image], low_resolution: Image | None = None
-    ) -> NDArray[np.float64]:
+    def predict(self, candidates: Images, low_resolution: Image | None = None) -> Floats:
         """Predict each pixel; NaN where a candidate is not finite."""
         shape = np.shape(candidates[0])
         values = stack(candidates).reshape(len(candidates), -1).T
@@ -286,12 +256,11 @@ class Regression:
 
 
 @dataclass
-class GlobalLeastSquares:
+class GlobalLeastSquares(Combiner):
     """Least squares with one weight vector on the simplex for all pixels."""
 
     name: str = "global least squares"
-    note: str = ""
-    weights: NDArray[np.float64] | None = None
+    weights: Floats | None = None
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
         """Minimise ``w^T (sum e e^T) w`` over all finite pixels, with the errors ``e`` of the candidates.
@@ -307,65 +276,43 @@ class GlobalLeastSquares:
             gram = gram + errors @ errors.T
         self.weights = minimise_on_simplex(gram[None])[0][0]
 
-    def predict(
-        self, candidates: Sequence[Image], low_resolution: Image | None = None
-    ) -> NDArray[np.float64]:
+    def predict(self, candidates: Images, low_resolution: Image | None = None) -> Floats:
         """Return the weighted average."""
         return weighted_sum(np.asarray(self.weights), candidates)
 
 
-@dataclass
-class BinSets:
+class BinSets(Combiner):
     """Lookup table of :func:`napari_ensir.fit_lut`.
 
     Parameters
     ----------
     method : str
         A key of :data:`~napari_ensir.ensemble.estimators.base.METHODS`.
-    bin_width, data_range, channel_axis, device, max_iter, shrinkage
-        As for :func:`napari_ensir.fit_lut`.
     name : str
         Name in tables.
+    **settings
+        Further parameters of :func:`napari_ensir.fit_lut`, such as ``bin_width``.
     """
 
-    method: str
-    name: str
-    bin_width: float | None = None
-    data_range: tuple[float, float] | None = None
-    channel_axis: int | None = None
-    device: str | torch.device = "auto"
-    max_iter: int | None = None
-    shrinkage: float = SHRINKAGE
-    note: str = ""
-    lut: Any = None
+    def __init__(self, method: str, name: str, **settings: Any) -> None:
+        self.method, self.name, self.settings = method, name, settings
+        self.lut: WeightLUT | None = None
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
         """Fit the table."""
         from napari_ensir.ensemble.fit import fit_lut
 
-        self.lut = fit_lut(
-            reference,
-            method=self.method,
-            bin_width=self.bin_width,
-            data_range=self.data_range,
-            channel_axis=self.channel_axis,
-            device=self.device,
-            progress=progress,
-            max_iter=self.max_iter,
-            shrinkage=self.shrinkage,
-        )
+        self.lut = fit_lut(reference, method=self.method, progress=progress, **self.settings)
 
-    def predict(
-        self, candidates: Sequence[Image], low_resolution: Image | None = None
-    ) -> NDArray[np.float64]:
+    def predict(self, candidates: Images, low_resolution: Image | None = None) -> Floats:
         """Apply the table."""
-        return np.asarray(
-            self.lut.apply(candidates, self.device, channel_axis=self.channel_axis, check=False), np.float64
-        )
+        assert self.lut is not None  # fitted before
+        device, axis = self.settings.get("device", "auto"), self.settings.get("channel_axis")
+        return np.asarray(self.lut.apply(candidates, device, channel_axis=axis, check=False), np.float64)
 
 
 @dataclass
-class RefESR:
+class RefESR(Combiner):
     """RefESR (Jiang et al. 2019): one weight vector per image, found from its low-resolution input.
 
     As in the authors' code, ``wref_m ~ exp(-(max PSNR - PSNR_m) ** 2 / 0.07 ** 2)``, then
@@ -382,8 +329,7 @@ class RefESR:
 
     data_range: tuple[float, float] | None = None
     name: str = "RefESR"
-    note: str = ""
-    preferred: NDArray[np.float64] | None = None
+    preferred: Floats | None = None
     scale: tuple[float, float] = (0.0, 1.0)
 
     SPREAD: ClassVar[float] = 0.07
@@ -400,12 +346,12 @@ class RefESR:
         preferred = np.exp(-(((mean.max() - mean) / self.SPREAD) ** 2))
         self.preferred = preferred / preferred.sum()
 
-    def _grey(self, image: Image) -> NDArray[np.float64]:
+    def _grey(self, image: Image) -> Floats:
         low, high = self.scale
         scaled = (np.asarray(image, np.float64) - low) / (high - low)
         return luma(scaled * 255) / 255 if scaled.ndim == 3 and scaled.shape[-1] == 3 else scaled
 
-    def weights(self, candidates: Sequence[Image], low_resolution: Image) -> NDArray[np.float64]:
+    def weights(self, candidates: Images, low_resolution: Image) -> Floats:
         """Return the weights of the candidates of one image, (M,), which sum to one.
 
         Only pixels that are finite in all downsampled images are used.
@@ -432,9 +378,7 @@ class RefESR:
         solved = np.linalg.solve(gram + 1e-9 * np.trace(gram) * np.eye(m), np.ones(m))
         return np.asarray(solved / solved.sum())
 
-    def predict(
-        self, candidates: Sequence[Image], low_resolution: Image | None = None
-    ) -> NDArray[np.float64]:
+    def predict(self, candidates: Images, low_resolution: Image | None = None) -> Floats:
         """Return the weighted sum.
 
         Raises
@@ -449,7 +393,7 @@ class RefESR:
         return weighted_sum(self.weights(candidates, low_resolution), candidates)
 
 
-def _downsampled(image: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _downsampled(image: Floats, shape: tuple[int, ...]) -> Floats:
     """Downsample bicubically with antialiasing (Keys' kernel, a = -0.5), as MATLAB's ``imresize``."""
     import torch
 

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import torch
-    from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.checks.noise import TruthNoise
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
 
     Slices = tuple[slice, ...]
 
-__all__ = ["Comparison", "all_combiners", "compare"]
+__all__ = ["Comparison", "compare"]
 
 
 COLUMNS = (
@@ -99,42 +98,20 @@ TILES = 8
 """Tiles along each of the two longest axes of an image."""
 
 
-def all_combiners(
-    names: Sequence[str],
-    data_range: tuple[float, float] | None = None,
-    *,
-    bin_widths: Sequence[float | None] = (None,),
-    channel_axis: int | None = None,
-    device: str | torch.device = "auto",
-    samples: int | None = 100_000,
-    low_resolution: bool = False,
+def _all_combiners(
+    names: Sequence[str], samples: int | None, bin_widths: Sequence[float | None], **how: Any
 ) -> list[Combiner]:
-    """Return all methods: candidates, baselines, and lookup tables in each bin width.
-
-    Parameters
-    ----------
-    names
-        Names of the candidates.
-    data_range : (low, high), optional
-        None: each method finds it in its reference set.
-    bin_widths, channel_axis, device
-        Settings of the lookup tables.
-    samples
-        Number of pixels that the regressors learn from; None: all.
-    low_resolution
-        Whether there are low-resolution inputs, which RefESR needs.
-    """
+    """Return all methods: candidates, baselines, and lookup tables in each bin width."""
+    scale = how["data_range"]  # None: each method finds it in its reference set
     found: list[Combiner] = [OneCandidate(index, name) for index, name in enumerate(names)]
-    found += [Average(), ZZPM(data_range=data_range), ZZPM(released=True, data_range=data_range)]
-    if low_resolution:
-        found.append(RefESR(data_range))
+    found += [Average(), ZZPM(data_range=scale), ZZPM(released=True, data_range=scale), RefESR(scale)]
     # Linear regression is fast enough for all pixels.
     found += [Regression(name, None if name == "linear regression" else samples) for name in REGRESSORS]
     found.append(GlobalLeastSquares())
     for key, method in METHODS.items():
         for width in bin_widths:
             name = method.title + ("" if width is None else f", bin width {width:g}")
-            found.append(BinSets(key, name, width, data_range, channel_axis, device))
+            found.append(BinSets(key, name, bin_width=width, **how))
     return found
 
 
@@ -217,21 +194,27 @@ def compare(
     checked = check_names(names, len(pairs[0][0]))
     if not isinstance(folds, int) or folds < 2:
         raise EnsembleError(f"folds is {folds!r}; give an integer of 2 or more.")
-    small = _low_resolution(low_resolution, len(pairs))
-    noise = _noise(truth_noise, y_channel, methods)
+    small = None if low_resolution is None else [np.asarray(image) for image in low_resolution]
+    if small is not None and len(small) != len(pairs):
+        raise EnsembleError(
+            f"there are {len(small)} low-resolution inputs for {len(pairs)} images; give one each."
+        )
+    noise = CompareSettings(truth_noise=truth_noise).truth_noise
+    if noise is not None and y_channel:
+        raise EnsembleError("the ground truth is noisy, and the noise of Y is unknown; score all channels.")
+    for method in methods or ():
+        if isinstance(method, str) and method in METHODS:
+            method_for(method, noise)
     scale = _scale(pairs, data_range, noise is not None)
     widths = tuple(bin_width) if isinstance(bin_width, (list, tuple)) else (bin_width,)
-    every = all_combiners(
-        checked,
-        None if data_range is None else (scale.low, scale.high),
-        bin_widths=widths,
-        channel_axis=channel_axis,
-        device=device,
-        samples=samples,
-        low_resolution=small is not None,
-    )
-    if noise is not None:
-        every = [one for one in every if not (isinstance(one, BinSets) and one.method.startswith("em"))]
+    given = None if data_range is None else (scale.low, scale.high)
+    how = {"data_range": given, "channel_axis": channel_axis, "device": device}
+    every = [
+        one
+        for one in _all_combiners(checked, samples, widths, **how)
+        if not (isinstance(one, RefESR) and small is None)
+        and not (isinstance(one, BinSets) and noise is not None and one.method.startswith("em"))
+    ]
     chosen = every if methods is None else _chosen(every, methods)
     scoring = Scoring((scale.low, scale.high), y_channel, crop_border, channel_axis)
     run = _Run(pairs, small, folds, scoring, progress)
@@ -257,38 +240,18 @@ def compare(
         label = str(number + 1) if len(pairs) > 1 else ""
         found = check_drift(candidates, truth, channel_axis, label)
         notes += [f"{one.message[:1].upper()}{one.message[1:]}" for one in found]
+    kept = ("role", "fit_seconds", "image_seconds")
+    corrected = tuple(
+        replace(found, **row.to_dict(*kept), note=row.note or found.note)
+        for row, found in zip(rows, noisy.rows, strict=False)
+    )
     return Comparison(
-        _corrected(rows, noisy),
+        corrected,
         noisy.table().columns,
         tuple(notes),
         settings=settings | {"truth_noise": noise},
         noisy=noisy,
     )
-
-
-def _low_resolution(given: Sequence[Any] | None, n_images: int) -> list[Image] | None:
-    """Return the low-resolution inputs as arrays, one for each image."""
-    if given is None:
-        return None
-    small = [np.asarray(image) for image in given]
-    if len(small) != n_images:
-        raise EnsembleError(
-            f"there are {len(small)} low-resolution inputs for {n_images} images; give one each."
-        )
-    return small
-
-
-def _noise(
-    given: float | Literal["unknown"] | None, y_channel: bool, methods: Sequence[str | Combiner] | None
-) -> TruthNoise | None:
-    """Return the noise of the ground truth, if the chosen methods and scores allow for it."""
-    noise = CompareSettings(truth_noise=given).truth_noise
-    if noise is not None and y_channel:
-        raise EnsembleError("the ground truth is noisy, and the noise of Y is unknown; score all channels.")
-    for method in methods or ():
-        if isinstance(method, str) and method in METHODS:
-            method_for(method, noise)
-    return noise
 
 
 def _scale(pairs: list[Pair], given: tuple[float, float] | None, noisy: bool) -> ScoreRange:
@@ -298,20 +261,6 @@ def _scale(pairs: list[Pair], given: tuple[float, float] | None, noisy: bool) ->
     known = known_range([truth.dtype for _, truth in pairs], given)
     averages = [np.asarray(np.mean(xs, axis=0)) for xs, _ in pairs]
     return known or replace(score_range(averages), source="candidates")
-
-
-def _corrected(rows: Sequence[ScoreRow], noisy: NoisyScores) -> tuple[ScoreRow, ...]:
-    """Replace the scores of the rows by those that hold for a noisy ground truth."""
-    return tuple(
-        replace(
-            found,
-            role=row.role,
-            fit_seconds=row.fit_seconds,
-            image_seconds=row.image_seconds,
-            note=row.note or found.note,
-        )
-        for row, found in zip(rows, noisy.rows, strict=False)
-    )
 
 
 def _in_memory(
@@ -350,15 +299,6 @@ def _chosen(every: Sequence[Combiner], methods: Sequence[str | Combiner]) -> lis
     return chosen
 
 
-def _finite(number: int, pair: Pair) -> NDArray[np.bool_]:
-    """Return a mask of the pixels that are scored."""
-    candidates, truth = pair
-    try:
-        return finite_everywhere([*candidates, truth])
-    except EnsembleError as error:
-        raise EnsembleError(f"image {number + 1}: {error}") from None
-
-
 class _Run:
     """Cross-validation of methods, one after the other."""
 
@@ -372,7 +312,12 @@ class _Run:
     ) -> None:
         self.pairs, self.low_resolution, self.folds = pairs, low_resolution, folds
         self.scoring, self.progress = scoring, progress
-        self.valid = [_finite(number, pair) for number, pair in enumerate(pairs)]
+        self.valid = []  # masks of the pixels that are scored
+        for number, (candidates, truth) in enumerate(pairs):
+            try:
+                self.valid.append(finite_everywhere([*candidates, truth]))
+            except EnsembleError as error:
+                raise EnsembleError(f"image {number + 1}: {error}") from None
         self.not_finite = sum(int(valid.size - valid.sum()) for valid in self.valid)
         self.blocks: list[BlockErrors] = []  # for each row
         self.tiled = len(pairs) < folds

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from napari_ensir.ensemble.checks.alignment import middle_of
 from napari_ensir.ensemble.checks.candidates import check_agreement
 from napari_ensir.ensemble.checks.exposure import Exposure, exposure_of
 from napari_ensir.ensemble.checks.fit import check_range
+from napari_ensir.ensemble.checks.planes import middle_plane
 from napari_ensir.ensemble.statistics.reference import Samples, sample_pixels
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ApplyChecks:
             keep(self._agreement, each.code, each)
         if not disagreement:
             for name, candidate in zip(lut.names, candidates, strict=True):
-                for each in check_range(lut.binning, name, middle_of(candidate, axis)):
+                for each in check_range(lut.binning, name, middle_plane(candidate, axis)):
                     keep(self._range, name, each)
 
     @property

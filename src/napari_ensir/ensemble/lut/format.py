@@ -7,7 +7,7 @@ A ``.lut.safetensors`` file holds tensors for the occupied bin sets and, under t
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,12 +28,12 @@ from napari_ensir.files.tensors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["SUFFIX", "TableParts", "read_table", "write_table"]
+__all__ = ["SUFFIX", "read_table", "write_table"]
 
 SUFFIX = ".lut.safetensors"
 SCHEMA = 2
@@ -49,44 +49,41 @@ _LISTS = {"iterations": "I64", "outcome": "I8"}
 _ERRORS = {"error_squares": "I64", "error_counts": "I64"}
 """Both, or neither if the table was not calibrated."""
 _ERROR_NUMBERS = ("low", "high", "noise", "trust")
+_RENAMED = {"fidelity": "bias"}
+"""Keys of reports in files of earlier versions, and their names now."""
 _MAX_BYTES = 2**36
-_HEADER = {
-    "schema": int,
-    "names": list,
-    "method": str,
-    "low": (int, float),
-    "high": (int, float),
-    "bin_width": (int, float),
-    "n_bins": int,
-    "sublevels": int,
-    "integer": bool,
-    "unseen": str,
+_NUMBER = (int, float)
+_HEADER: dict[str, tuple[type, ...]] = {
+    "schema": (int,),
+    "names": (list,),
+    "method": (str,),
+    "low": _NUMBER,
+    "high": _NUMBER,
+    "bin_width": _NUMBER,
+    "n_bins": (int,),
+    "sublevels": (int,),
+    "integer": (bool,),
+    "unseen": (str,),
     "channel_axis": (int, type(None)),
-    "report": dict,
-    "version": str,
+    "report": (dict,),
+    "version": (str,),
+    "errors": (dict, type(None)),
 }
-_SINCE = {"errors": (2, (dict, type(None)))}
-"""Header entries that earlier layouts lack, with the layout that added them, and their types."""
 
 
-class TableParts(TypedDict):
-    """Contents of a file, by the names of :class:`~napari_ensir.WeightLUT`'s attributes."""
-
-    names: tuple[str, ...]
-    method: str
-    binning: Binning
-    rows: NDArray[np.uint16]
-    weights: NDArray[np.float64]
-    counts: NDArray[np.int64]
-    fallback: NDArray[np.float64]
-    unseen: Literal["fallback", "previous"]
-    channel_axis: int | None
-    report: FitReport
-    errors: ErrorTable | None
+class _Damaged(Exception):
+    """What is wrong with the contents of a file, as the part of a sentence."""
 
 
-def write_table(path: str | Path, parts: TableParts, *, overwrite: bool = False) -> Path:
+def write_table(path: str | Path, parts: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Write a table's parts whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+    parts : mapping
+        The attributes of a :class:`~napari_ensir.WeightLUT` by their names.
+    overwrite : bool
 
     Returns
     -------
@@ -105,7 +102,7 @@ def write_table(path: str | Path, parts: TableParts, *, overwrite: bool = False)
         raise EnsembleError(f"{target} is a folder; give the table a name in it.")
     if not target.name.endswith(SUFFIX):
         target = target.with_name(target.name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX)
-    binning, errors = parts["binning"], parts["errors"]
+    binning, errors, axis = parts["binning"], parts["errors"], parts["channel_axis"]
     report, lists = _without_lists(parts["report"], len(parts["rows"]))
     header = {
         "schema": SCHEMA,
@@ -118,18 +115,12 @@ def write_table(path: str | Path, parts: TableParts, *, overwrite: bool = False)
         "sublevels": binning.sublevels,
         "integer": binning.integer,
         "unseen": parts["unseen"],
-        "channel_axis": None if parts["channel_axis"] is None else int(parts["channel_axis"]),
+        "channel_axis": None if axis is None else int(axis),
         "report": report,
         "version": package_version(),
         "errors": None if errors is None else {key: getattr(errors, key) for key in _ERROR_NUMBERS},
     }
-    held: dict[str, NDArray[Any]] = {
-        "rows": parts["rows"],
-        "weights": parts["weights"],
-        "counts": parts["counts"],
-        "fallback": parts["fallback"],
-        **lists,
-    }
+    held = {name: parts[name] for name in _TENSORS} | lists
     if errors is not None:
         held |= {"error_squares": errors.squares, "error_counts": errors.counts}
     tensors = {name: np.ascontiguousarray(part) for name, part in held.items()}
@@ -144,16 +135,27 @@ def write_table(path: str | Path, parts: TableParts, *, overwrite: bool = False)
     return target
 
 
-def read_table(path: str | Path) -> TableParts:
-    """Read and check a file written by :func:`write_table`; see :func:`~napari_ensir.load_lut`."""
+def read_table(path: str | Path) -> dict[str, Any]:
+    """Read and check a file written by :func:`write_table`; see :func:`~napari_ensir.load_lut`.
+
+    Returns
+    -------
+    dict
+        The attributes of a :class:`~napari_ensir.WeightLUT` by their names.
+    """
     source = readable_file(path, _MAX_BYTES, f"{SUFFIX} file")
     try:
         # Opened once: another process may put another table in its place at any moment.
         file = TensorFile(source)
         header = _read_header(source, file.metadata)
-        tensors = _read_tensors(source, file, header)
+        return _checked(header, _read_tensors(file, header))
     except EnsembleError:
         raise
+    except _Damaged as error:
+        raise EnsembleError(
+            f"{source} cannot be used as a LUT: {error}. The file is damaged or was not written by "
+            "napari-ensir."
+        ) from error
     except MemoryError as error:
         raise EnsembleError(f"{source} is too large a table for this machine's memory.") from error
     except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
@@ -161,17 +163,10 @@ def read_table(path: str | Path) -> TableParts:
         raise EnsembleError(
             f"{source} is no LUT file ({reason}); choose a {SUFFIX} file that napari-ensir wrote."
         ) from error
-    return _checked(source, header, tensors)
 
 
-def _is_off(source: Path, what: str) -> EnsembleError:
-    return EnsembleError(
-        f"{source} cannot be used as a LUT: {what}. The file is damaged or was not written by napari-ensir."
-    )
-
-
-def _read_header(source: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    if not metadata or _KEY not in metadata:
+def _read_header(source: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if _KEY not in metadata:
         raise EnsembleError(
             f"{source} is a safetensors file but holds no LUT; choose a {SUFFIX} file that napari-ensir "
             "wrote."
@@ -179,29 +174,24 @@ def _read_header(source: Path, metadata: Mapping[str, str] | None) -> dict[str, 
     try:
         header = parse_object(metadata[_KEY])
     except ValueError as error:
-        raise _is_off(source, f"its header cannot be read ({str(error)[:200]})") from error
+        raise _Damaged(f"its header cannot be read ({str(error)[:200]})") from error
     schema = header.get("schema")
     if type(schema) is int and schema > SCHEMA:
         raise EnsembleError(
             f"{source} was written by a newer napari-ensir ({brief(header.get('version'))}; layout "
             f'{brief(schema)}, this one reads up to {SCHEMA}); update with "pip install -U napari-ensir".'
         )
+    if schema == 1:
+        header["errors"] = None
     for key, kinds in _HEADER.items():
-        value = header.get(key)
-        wanted = kinds if isinstance(kinds, tuple) else (kinds,)
-        if type(value) not in wanted or (key not in header):
-            raise _is_off(source, f"its header has {key} = {brief(value)}")
-    if not 1 <= header["schema"] <= SCHEMA:
-        raise _is_off(source, f"its layout has the unknown number {schema}")
-    for key, (since, types) in _SINCE.items():
-        if header["schema"] < since:
-            header[key] = None
-        elif key not in header or type(header[key]) not in types:
-            raise _is_off(source, f"its header has {key} = {brief(header.get(key))}")
+        if key not in header or type(header[key]) not in kinds:
+            raise _Damaged(f"its header has {key} = {brief(header.get(key))}")
+    if header["schema"] < 1:
+        raise _Damaged(f"its layout has the unknown number {schema}")
     return header
 
 
-def _read_tensors(source: Path, file: TensorFile, header: dict[str, Any]) -> dict[str, NDArray[Any]]:
+def _read_tensors(file: TensorFile, header: dict[str, Any]) -> dict[str, NDArray[Any]]:
     """The table's parts; shapes and dtypes of all are checked before any is read."""
     m = len(header["names"])
     entries = file.entries
@@ -209,90 +199,80 @@ def _read_tensors(source: Path, file: TensorFile, header: dict[str, Any]) -> dic
     kinds |= {name: kind for name, kind in _LISTS.items() if name in entries}
     if entries.keys() != kinds.keys():
         held = ", ".join(repr(name[:40]) for name in sorted(entries)[:6])
-        raise _is_off(source, f"it holds {held or 'nothing'} where a LUT holds {', '.join(kinds)}")
+        raise _Damaged(f"it holds {held or 'nothing'} where a LUT holds {', '.join(kinds)}")
     for name, kind in kinds.items():
         if entries[name].dtype != kind:
-            raise _is_off(source, f"its {name} are {entries[name].dtype}, not {kind}")
-    rows, weights, counts, fallback = (entries[name].shape for name in _TENSORS)
-    n = rows[0] if rows else 0
-    good = (rows, weights, counts, fallback[1:]) == ((n, m + 1), (n, m), (n,), (m,)) and len(fallback) == 2
-    good = good and all(entries[name].shape == (n,) for name in _LISTS if name in entries)
-    if not good or m < 1 or not 1 <= fallback[0] <= 2**16:
-        raise _is_off(source, f"its parts do not fit {m} candidates")
-    wanted = (fallback[0], INTENSITIES, SPREADS)
+            raise _Damaged(f"its {name} are {entries[name].dtype}, not {kind}")
+    rows, fallback = entries["rows"].shape, entries["fallback"].shape
+    n, channels = (shape[0] if shape else 0 for shape in (rows, fallback))
+    shapes = {"rows": (n, m + 1), "weights": (n, m), "counts": (n,), "fallback": (channels, m)}
+    shapes |= dict.fromkeys(_LISTS, (n,))
+    if any(entries[name].shape != shape for name, shape in shapes.items() if name in entries):
+        raise _Damaged(f"its parts do not fit {m} candidates")
+    if m < 1 or not 1 <= channels <= 2**16:
+        raise _Damaged(f"its parts do not fit {m} candidates")
+    wanted = (channels, INTENSITIES, SPREADS)
     if any(entries[name].shape != wanted for name in _ERRORS if name in entries):
-        raise _is_off(source, f"its errors are not of shape {wanted}")
-
-    def check(rows: NDArray[np.float64]) -> None:
-        _check_weights(source, "weights", rows)
-
+        raise _Damaged(f"its errors are not of shape {wanted}")
     # First those that can be invalid in any row, row by row, so that an invalid file is not held in memory.
-    tensors = {"fallback": file.read("fallback"), "weights": file.read("weights", check)}
-    _check_weights(source, "fallback weights", tensors["fallback"])
+    tensors = {"fallback": file.read("fallback"), "weights": file.read("weights", _check_weights)}
+    _check_weights(tensors["fallback"], "fallback weights")
     return {name: tensors[name] if name in tensors else file.read(name) for name in kinds}
 
 
-def _runs(n: int, width: int) -> Iterator[slice]:
-    """Slices of the rows of a table, of about a million values each."""
-    step = max(1, 2**20 // width)
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
-def _checked(source: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> TableParts:
-    """The parts, once all are found valid."""
-    rows, weights, counts, fallback = (tensors[name] for name in _TENSORS)
-    m = len(header["names"])
-    report = header["report"] | {name: tensors[name].tolist() for name in _LISTS if name in tensors}
+def _checked(header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """The attributes of the table, once all are found valid."""
+    fallback, m = tensors["fallback"], len(header["names"])
+    report = {_RENAMED.get(key, key): value for key, value in header["report"].items()}
+    report |= {name: tensors[name].tolist() for name in _LISTS if name in tensors}
     if header["channel_axis"] is None and len(fallback) > 1:
-        raise _is_off(source, f"it has {len(fallback)} channels but no channel axis")
-    binning = _checked_binning(source, header)
-    _check_rows(source, rows, counts, [binning.n_bins] * m + [len(fallback)])
+        raise _Damaged(f"it has {len(fallback)} channels but no channel axis")
+    binning = _checked_binning(header)
+    _check_rows(tensors["rows"], tensors["counts"], [binning.n_bins] * m + [len(fallback)])
     if header["unseen"] not in ("fallback", "previous"):
-        raise _is_off(source, f"its rule for unseen bin sets is {brief(header['unseen'])}")
+        raise _Damaged(f"its rule for unseen bin sets is {brief(header['unseen'])}")
     if not all(isinstance(name, str) and _is_text(name) for name in [*header["names"], header["method"]]):
-        raise _is_off(source, "its names are not all text")
+        raise _Damaged("its names are not all text")
     try:
         names = check_names(header["names"], m)
     except EnsembleError as error:
-        raise _is_off(source, str(error).rstrip(".")) from error
+        raise _Damaged(str(error).rstrip(".")) from error
     return {
         "names": names,
-        "method": header["method"],
         "binning": binning,
-        "rows": rows,
-        "weights": weights,
-        "counts": counts,
-        "fallback": fallback,
-        "unseen": header["unseen"],
-        "channel_axis": header["channel_axis"],
         "report": FitReport(report),
-        "errors": _checked_errors(source, header, tensors),
+        "errors": _checked_errors(header["errors"], tensors),
+        **{key: header[key] for key in ("method", "unseen", "channel_axis")},
+        **{name: tensors[name] for name in _TENSORS},
     }
 
 
-def _checked_errors(
-    source: Path, header: dict[str, Any], tensors: dict[str, NDArray[Any]]
-) -> ErrorTable | None:
-    said = header["errors"]
+def _finite(numbers: Iterable[Any]) -> list[float]:
+    """Numbers of a header as floats; infinities if one is not finite."""
+    found = []
+    for number in numbers:
+        try:
+            found.append(float(number))
+        except OverflowError:  # JSON knows whole numbers of any size
+            found.append(float("inf"))
+    return found if np.isfinite(found).all() else [float("inf")] * len(found)
+
+
+def _checked_errors(said: dict[str, Any] | None, tensors: dict[str, NDArray[Any]]) -> ErrorTable | None:
     if said is None:
         return None
     numbers = [said.get(key) for key in _ERROR_NUMBERS]
-    if set(said) != set(_ERROR_NUMBERS) or not all(type(one) in (int, float) for one in numbers):
-        raise _is_off(source, f"its errors have {brief(numbers)} for range and noise")
-    try:
-        low, high, noise, trust = (float(one) for one in numbers)
-    except OverflowError:  # JSON knows whole numbers of any size
-        low = high = noise = trust = float("inf")
+    if set(said) != set(_ERROR_NUMBERS) or not all(type(one) in _NUMBER for one in numbers):
+        raise _Damaged(f"its errors have {brief(numbers)} for range and noise")
+    low, high, noise, trust = _finite(numbers)
     squares, counts = (tensors[name] for name in _ERRORS)
-    if not (np.isfinite([low, high, noise, trust]).all() and low < high and noise >= 0 < trust):
-        raise _is_off(
-            source, f"its errors are of the range {low} to {high} with noise {noise}, trust {trust}"
-        )
+    if not (low < high and noise >= 0 < trust):
+        raise _Damaged(f"its errors are of the range {low} to {high} with noise {noise}, trust {trust}")
     if min(squares.min(), counts.min()) < 0:
-        raise _is_off(source, "its errors are negative")
+        raise _Damaged("its errors are negative")
     # As many as there can be without their sums leaving 64 bits.
     if squares.astype(float).sum() > 2**62 or counts.astype(float).sum() > 2**62:
-        raise _is_off(source, "its errors are beyond all bounds")
+        raise _Damaged("its errors are beyond all bounds")
     return ErrorTable(low, high, squares, counts, noise, trust)
 
 
@@ -314,42 +294,38 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def _checked_binning(source: Path, header: dict[str, Any]) -> Binning:
-    edges = [header[key] for key in ("low", "high", "bin_width")]
-    try:
-        low, high, width = (float(edge) for edge in edges)
-    except OverflowError:  # JSON knows whole numbers of any size
-        low = high = width = float("inf")
+def _checked_binning(header: dict[str, Any]) -> Binning:
+    low, high, width = _finite(header[key] for key in ("low", "high", "bin_width"))
     n_bins, sublevels = header["n_bins"], header["sublevels"]
-    if not (np.isfinite([low, high, width]).all() and low < high and width > 0):
-        raise _is_off(source, f"its range is {low} to {high} in bins of {width}")
+    if not (low < high and width > 0):
+        raise _Damaged(f"its range is {low} to {high} in bins of {width}")
     covered = n_bins * width / (high - low) if 0 < n_bins < 2**16 else 0.0
     most = 2 + 2 * width / (high - low)  # the last bin may reach beyond the range
     if not (1 - 1e-6 <= covered <= most) or not 0 < sublevels <= 2 * FLOAT_LEVELS:
-        raise _is_off(source, f"{n_bins} bins of {width:g} with {sublevels} levels do not cover its range")
+        raise _Damaged(f"{n_bins} bins of {width:g} with {sublevels} levels do not cover its range")
     whole = width == sublevels and low == round(low) and high == round(high)
     if header["integer"] and not whole:
-        raise _is_off(source, f"its bins of {width:g} with {sublevels} levels hold no whole numbers")
+        raise _Damaged(f"its bins of {width:g} with {sublevels} levels hold no whole numbers")
     return Binning(low, high, width, n_bins, sublevels, header["integer"])
 
 
-def _check_weights(source: Path, name: str, part: NDArray[np.float64]) -> None:
+def _check_weights(part: NDArray[np.float64], name: str = "weights") -> None:
     # NaN and negative weights fail the first comparison, infinite ones the second.
     if not ((part >= 0).all() and (part <= 2).all() and (np.abs(part.sum(axis=1) - 1) <= 1e-6).all()):
-        raise _is_off(source, f"its {name} are not all non-negative with a sum of one")
+        raise _Damaged(f"its {name} are not all non-negative with a sum of one")
 
 
-def _check_rows(
-    source: Path, rows: NDArray[np.uint16], counts: NDArray[np.int64], bounds: Sequence[int]
-) -> None:
+def _check_rows(rows: NDArray[np.uint16], counts: NDArray[np.int64], bounds: Sequence[int]) -> None:
     if (counts < -1).any():
-        raise _is_off(source, "a pixel count is negative")
-    for some in _runs(*rows.shape):
+        raise _Damaged("a pixel count is negative")
+    n, width = rows.shape
+    step = max(1, 2**20 // width)  # about a million values at once
+    for start in range(0, n, step):
         # With the row before them, which they must follow.
-        here = rows[max(0, some.start - 1) : some.stop].astype(np.int64)
+        here = rows[max(0, start - 1) : start + step].astype(np.int64)
         if (here >= np.array(bounds)).any():
-            raise _is_off(source, "a bin set lies outside its bins or channels")
+            raise _Damaged("a bin set lies outside its bins or channels")
         steps = np.diff(here, axis=0)
         first = (steps != 0).argmax(axis=1)
         if (steps[np.arange(len(steps)), first] <= 0).any():
-            raise _is_off(source, "its bin sets are not in order, or one stands there twice")
+            raise _Damaged("its bin sets are not in order, or one stands there twice")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
@@ -18,7 +18,7 @@ from napari_ensir.ensemble.checks.fit import check_fit, correlations
 from napari_ensir.ensemble.combine.combine import combine_field
 from napari_ensir.ensemble.combine.lookup import Lookup
 from napari_ensir.ensemble.estimators.base import OUTCOMES, Settings, find_method
-from napari_ensir.ensemble.lut.format import TableParts, write_table
+from napari_ensir.ensemble.lut.format import write_table
 from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.ensemble.statistics.count import is_lazy
 from napari_ensir.ensemble.statistics.reference import PERCENTS, ReferenceSet, current_versions, sample_pixels
@@ -140,9 +140,8 @@ class WeightLUT:
     def _repr_html_(self) -> str:
         """The table as HTML, for notebooks: its mean weights by candidate, and its warnings."""
         pixels = np.where(self.counts < 0, 1, self.counts)
-        mean = (
-            np.average(self.weights, axis=0, weights=pixels) if pixels.sum() else self.fallback.mean(axis=0)
-        )
+        known = pixels.sum() > 0
+        mean = np.average(self.weights, 0, pixels) if known else self.fallback.mean(axis=0)
         rows = "".join(
             f"<tr><td>{escape(name)}</td><td>{weight:.3f}</td></tr>"
             for name, weight in zip(self.names, mean, strict=True)
@@ -502,19 +501,7 @@ class WeightLUT:
             If the file exists and ``overwrite`` is off, or it cannot be written; an existing file is then
             unchanged.
         """
-        parts: TableParts = {
-            "names": self.names,
-            "method": self.method,
-            "binning": self.binning,
-            "rows": self.rows,
-            "weights": self.weights,
-            "counts": self.counts,
-            "fallback": self.fallback,
-            "unseen": self.unseen,
-            "channel_axis": self.channel_axis,
-            "report": self.report,
-            "errors": self.errors,
-        }
+        parts = {each.name: getattr(self, each.name) for each in fields(self)}
         return write_table(path, parts, overwrite=overwrite)
 
 
@@ -555,6 +542,15 @@ def _shares(
     return lut.rows[here, :-1].astype(np.int64), lut.weights[here], known
 
 
+def _mean_by(
+    place: NDArray[np.int64], values: NDArray[np.float64], counts: NDArray[np.float64], n: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean of values at each of n places, weighted by counts (NaN if there is none), and the counts."""
+    total = np.bincount(place, counts, minlength=n).astype(np.float64)
+    sums = np.bincount(place, counts * values, minlength=n)
+    return np.divide(sums, total, out=np.full(n, np.nan), where=total > 0), total
+
+
 def weights_along_intensity(
     lut: WeightLUT, channel: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -575,11 +571,8 @@ def weights_along_intensity(
     bins, weights, counts = _shares(lut, channel)
     # The median candidate's bin: a real bin, and not moved by one candidate that strays.
     place = np.sort(bins, axis=1)[:, (bins.shape[1] - 1) // 2]
-    total = np.bincount(place, counts, minlength=lut.binning.n_bins).astype(np.float64)
-    sums = np.stack([np.bincount(place, counts * w, minlength=lut.binning.n_bins) for w in weights.T], axis=1)
-    mean = np.full_like(sums, np.nan)
-    np.divide(sums, total[:, None], out=mean, where=total[:, None] > 0)
-    return np.asarray(mean, np.float64), total
+    means = [_mean_by(place, each, counts, lut.binning.n_bins) for each in weights.T]
+    return np.stack([mean for mean, _ in means], axis=1), means[0][1]
 
 
 def pair_map(
@@ -603,10 +596,7 @@ def pair_map(
     bins, weights, counts = _shares(lut, channel)
     n = lut.binning.n_bins
     place = bins[:, first] * n + bins[:, second]
-    total = np.bincount(place, counts, minlength=n * n).astype(np.float64)
-    sums = np.bincount(place, counts * weights[:, first], minlength=n * n)
-    mean = np.full(n * n, np.nan)
-    np.divide(sums, total, out=mean, where=total > 0)
+    mean, total = _mean_by(place, weights[:, first], counts, n * n)
     return mean.reshape(n, n), total.reshape(n, n)
 
 
@@ -695,8 +685,8 @@ def _rescaled_report(report: dict[str, Any], gain: float, offset: float) -> dict
     before = report.get("rescaled")
     first = before if _are_numbers(before, 2) else [1.0, 0.0]
     kept = {**report, "rescaled": [gain * first[0], gain * first[1] + offset]}
-    if "fidelity" in report:
-        kept["fidelity"] = rescale_bias_report(report["fidelity"], gain, offset)
+    if "bias" in report:
+        kept["bias"] = rescale_bias_report(report["bias"], gain, offset)
     inputs = report.get("inputs")
     percentiles = inputs.get("percentiles") if isinstance(inputs, dict) else None
     if isinstance(inputs, dict) and _are_numbers(percentiles, len(PERCENTS)):

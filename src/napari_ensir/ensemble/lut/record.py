@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["record_of", "table_of"]
 
-_LONG = ("iterations", "outcome", "fidelity")
+_LONG = ("iterations", "outcome", "bias")
 """Long lists of a report, which only the table's own file keeps."""
 
 

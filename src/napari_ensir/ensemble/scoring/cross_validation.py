@@ -14,7 +14,6 @@ import numpy as np
 from napari_ensir.ensemble.combine.folds import estimate_held_out_lookup
 from napari_ensir.ensemble.combine.lookup import Lookup
 from napari_ensir.ensemble.estimators.base import Settings, find_method
-from napari_ensir.ensemble.scoring.metrics import psnr_of_error
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ __all__ = [
     "held_out_lookups",
     "mean_squared_error",
     "peak",
-    "psnr_of",
 ]
 
 
@@ -54,29 +52,6 @@ def peak(binning: Binning) -> float:
     See :func:`~napari_ensir.ensemble.scoring.scores.score_range_of` for the peak from the ground truth alone.
     """
     return binning.high - binning.low
-
-
-def psnr_of(error: float, binning: Binning) -> float:
-    """Convert a mean squared error, in squared intensity units, to PSNR in dB.
-
-    Parameters
-    ----------
-    error : float
-    binning : Binning
-        The width of its range is the peak.
-
-    Returns
-    -------
-    float
-        Infinite if the error is zero.
-
-    Examples
-    --------
-    >>> from napari_ensir.ensemble.statistics.binning import choose_binning
-    >>> round(psnr_of(255**2 / 1000, choose_binning(np.uint8, (0, 255), 32)), 6)
-    30.0
-    """
-    return psnr_of_error(error, peak(binning))
 
 
 def mean_squared_error(statistics: Statistics, weights: NDArray[np.float64] | Lookup | WeightLUT) -> float:
@@ -128,6 +103,8 @@ def held_out_error(
     settings: Settings | None = None,
     binning: Binning | None = None,
     progress: Progress | None = None,
+    *,
+    lookups: Sequence[Lookup | None] | None = None,
 ) -> float:
     """Return the cross-validated mean squared error of a method.
 
@@ -139,6 +116,8 @@ def held_out_error(
         Collected in two folds or more.
     method, settings, binning, progress
         As for :func:`napari_ensir.ensemble.lut.lut.estimate_lut`.
+    lookups : sequence, optional
+        Result of :func:`held_out_lookups`, if it is known.
 
     Returns
     -------
@@ -161,7 +140,8 @@ def held_out_error(
     True
     """
     folds = _folds_in(reference, binning)
-    lookups = held_out_lookups(reference, method, settings, binning, progress)
+    if lookups is None:
+        lookups = held_out_lookups(reference, method, settings, binning, progress)
     scored = [
         (mean_squared_error(fold, lookup) * fold.n_pixels, fold.n_pixels)
         for fold, lookup in zip(folds, lookups, strict=True)

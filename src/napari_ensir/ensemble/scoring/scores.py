@@ -69,7 +69,6 @@ __all__ = [
     "errors_of_parts",
     "exclusion_note",
     "finite_everywhere",
-    "input_errors",
     "joined",
     "known_range",
     "score_range",
@@ -445,27 +444,6 @@ def joined(parts: Sequence[BlockErrors]) -> BlockErrors:
 def side_by_side(columns: Sequence[BlockErrors]) -> BlockErrors:
     """Combine the errors of several images in the same blocks of pixels."""
     return BlockErrors(np.concatenate([each.sums for each in columns], axis=1), columns[0].counts)
-
-
-def input_errors(counts: NDArray[np.int64], noise: float) -> BlockErrors:
-    """Return the expected errors of the noisy input against another exposure with the same noise.
-
-    This replaces the error of the input against itself, which is 0. Its mean squared error against another
-    exposure is twice the variance of the noise; against the truth it is the variance.
-
-    Parameters
-    ----------
-    counts : (B,) int64
-        Pixels in each block.
-    noise : float
-        Standard deviation of the noise, intensity units.
-
-    Examples
-    --------
-    >>> input_errors(np.array([10, 20]), 3.0).sums.tolist()
-    [[180.0], [360.0]]
-    """
-    return BlockErrors(2 * noise**2 * counts[:, None].astype(np.float64), counts)
 
 
 def block_errors(

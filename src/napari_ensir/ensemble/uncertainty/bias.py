@@ -97,7 +97,7 @@ def bias_curve(report: Mapping[str, Any], by: By = "truth") -> BiasCurve:
     """
     if by not in _KINDS:
         raise EnsembleError(f'by is {by!r}; use "truth" or "reading".')
-    kept = report.get("fidelity")
+    kept = report.get("bias")
     if not isinstance(kept, dict):
         raise EnsembleError(
             "the table has no mean errors by intensity; add them with lut.calibrated(reference), or fit "

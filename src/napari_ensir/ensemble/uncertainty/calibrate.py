@@ -75,7 +75,7 @@ def calibrate(
     report : dict
         Entries for the table's report. ``"held_out"``: what the errors were measured on (``"kind"``), the
         error over all pixels (``"rmse"``) and, from two images on, ``"error_factor"``
-        (:func:`~napari_ensir.ensemble.uncertainty.error_table.estimate_error_factor`). ``"fidelity"``: mean
+        (:func:`~napari_ensir.ensemble.uncertainty.error_table.estimate_error_factor`). ``"bias"``: mean
         errors by intensity (:mod:`napari_ensir.ensemble.uncertainty.bias`). ``"warnings"``: sentences.
 
     Raises
@@ -109,7 +109,7 @@ def calibrate(
     over = "images" if (fields.n_images or 0) >= ENOUGH_IMAGES else "blocks of the images"
     return table, {
         "held_out": held_out,
-        "fidelity": bias_report(by_group, over, noise),
+        "bias": bias_report(by_group, over, noise),
         "warnings": _noise_warnings(table),
     }
 

@@ -83,7 +83,8 @@ class ExternalNetwork(NetworkRestorer):
     move: Callable[[torch.device], object] | None = None
     intensities: str = intensities_setting("range")
     data_range: tuple[float, float] | None = data_range_setting(
-        "the dtype's for 8 bit, else the image's own", "Intensities that become 0 and 1 for the network."
+        none="the dtype's for 8 bit, else the image's own",
+        description="Intensities that become 0 and 1 for the network.",
     )
 
     @property

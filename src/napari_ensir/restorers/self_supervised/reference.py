@@ -11,7 +11,8 @@ import numpy as np
 from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.arrays.intensity_range import byte_range
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
-from napari_ensir.ensemble.checks.noise import LEAST, noise_correlation
+from napari_ensir.ensemble.checks.noise import noise_correlation
+from napari_ensir.ensemble.checks.planes import LEAST_SAMPLE
 from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.scoring.scores import (
     BlockErrors,
@@ -415,7 +416,7 @@ def _correlation_of_noise(image: NDArray[Any], channel_axis: int | None) -> tupl
     if channel_axis is not None:
         image, axis = np.moveaxis(image, channel_axis, 0), 0
     value = noise_correlation(image, axis)
-    if value is None or min(image.shape[-2:]) < 2 * LEAST:
+    if value is None or min(image.shape[-2:]) < 2 * LEAST_SAMPLE:
         return None if value is None else (value, 0.0)
     halves = np.array_split(image, 2, -2)
     quarters = [noise_correlation(each, axis) for half in halves for each in np.array_split(half, 2, -1)]

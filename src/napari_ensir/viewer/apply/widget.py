@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QFileDialog
 
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, linear_text
 from napari_ensir.ensemble.checks.exposure import matched
 from napari_ensir.ensemble.lut.checks import ApplyChecks
 from napari_ensir.ensemble.lut.lut import figures
@@ -126,7 +126,8 @@ def apply_table(
     if match:
         gain, offset = matched(checks.exposure)
         lut = lut.rescaled(gain, offset)
-        text = f"The table was matched to intensities of about {gain:.3g} x + {offset:.3g}."
+        scale = linear_text(gain, "", offset, lut.data_range[1] - lut.data_range[0])
+        text = f"The table was matched to intensities of about {scale}."
         found = checks.disagreement or [Diagnostic("matched", "info", text)]
     else:
         found = checks.diagnostics(remedy=REMEDY)
