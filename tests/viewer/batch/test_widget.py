@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir import fit_lut
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.files.image import read_image, write_image
 from napari_ensir.restorers import CLASSICAL
 from napari_ensir.restorers.base import FunctionRestorer
+from tests.helpers.actions import Actions
 
 
 def noisy_image(seed, size=32):
@@ -32,29 +32,8 @@ def folder(tmp_path):
 
 @pytest.fixture
 def actions(viewer, monkeypatch):
-    """What a user does: each call is counted."""
-
-    class Actions:
-        count = 0
-
-        def open_panel(self):
-            self.count += 1
-            return viewer.window.add_plugin_dock_widget("napari-ensir", "Process a folder")[1]
-
-        def click(self, button):
-            self.count += 1
-            assert button.enabled
-            button.native.click()
-
-        def choose(self, control, path):
-            """Press Choose, then choose the path in the dialog."""
-            for dialog in ("getExistingDirectory", "getOpenFileName"):
-                given = str(path) if dialog == "getExistingDirectory" else (str(path), "")
-                monkeypatch.setattr(QFileDialog, dialog, lambda *_, given=given, **__: given)
-            self.click(control.choose_btn)
-            self.count += 1
-
-    return Actions()
+    """What a user does, counted."""
+    return Actions(viewer, monkeypatch)
 
 
 def results(widget):
@@ -63,8 +42,8 @@ def results(widget):
 
 
 def test_a_folder_of_noisy_images_takes_four_actions(viewer, actions, folder, wait_for):
-    widget = actions.open_panel()
-    actions.choose(widget.images, folder)
+    widget = actions.open_panel("Process a folder")
+    actions.click_and_give(widget.images.choose_btn, folder)
     actions.click(widget.run_button)
     wait_for(widget)
     assert actions.count <= 6
@@ -97,7 +76,7 @@ def test_a_folder_of_noisy_images_takes_four_actions(viewer, actions, folder, wa
     assert "was learned with other restorers or settings" in widget.message.value
 
 
-def test_folders_of_candidates_take_six_actions(viewer, actions, folder, tmp_path, wait_for):
+def test_folders_of_candidates_take_eight_actions(viewer, actions, folder, tmp_path, wait_for):
     images = [noisy_image(number).astype(np.float32) for number in range(2)]
     candidates = {name: [CLASSICAL[name]()(image) for image in images] for name in ("gaussian", "median")}
     for name, restored in candidates.items():
@@ -107,17 +86,16 @@ def test_folders_of_candidates_take_six_actions(viewer, actions, folder, tmp_pat
     pairs = [([each[0] for each in candidates.values()], images[0])]
     lut = fit_lut(pairs, names=tuple(candidates), device="cpu").calibrated(pairs, device="cpu")
     path = lut.save(tmp_path / "table")
-    widget = actions.open_panel()
-    widget.job.value = "apply"
-    actions.count += 1
+    widget = actions.open_panel("Process a folder")
+    actions.choose(widget.job, "apply")
     assert "No lookup table is chosen" in widget.run_button.tooltip
-    actions.choose(widget.lut, path)
-    actions.choose(widget.candidate_1, tmp_path / "restored" / "gaussian")
+    actions.click_and_give(widget.lut.choose_btn, path)
+    actions.click_and_give(widget.candidate_1.choose_btn, tmp_path / "restored" / "gaussian")
     assert widget.candidate_2.value == tmp_path / "restored" / "median"
-    widget.expected_error.value = True
+    actions.choose(widget.expected_error, True)
     actions.click(widget.run_button)
     wait_for(widget)
-    assert actions.count <= 7
+    assert actions.count <= 8
     out = tmp_path / "restored" / "gaussian ensemble"
     assert results(widget) == {"0": "written", "1": "written"}, widget.message.value
     expected = lut.apply([each[1] for each in candidates.values()])
@@ -128,7 +106,7 @@ def test_folders_of_candidates_take_six_actions(viewer, actions, folder, tmp_pat
 
 def test_a_cancelled_run_goes_on_where_it_was(viewer, actions, folder, wait_for, qtbot):
     (folder / "broken.tif").unlink()
-    widget = actions.open_panel()
+    widget = actions.open_panel("Process a folder")
     seen = []
 
     def slow(image, progress):
@@ -160,7 +138,7 @@ def test_a_cancelled_run_goes_on_where_it_was(viewer, actions, folder, wait_for,
 
 
 def test_what_is_missing_is_one_sentence(viewer, actions, folder, tmp_path, wait_for):
-    widget = actions.open_panel()
+    widget = actions.open_panel("Process a folder")
     assert widget.run_button.tooltip == "No folder of images is chosen; choose one."
     widget.images.value = tmp_path / "nothing here"
     widget.run()

@@ -103,10 +103,11 @@ _ROLES = {
 class RestoreWidget(TablePanel):
     """Restores a layer with the ticked restorers, and combines the results without ground truth.
 
-    Values: ``image``, ``channel_axis``, ``restorers`` (keys of the ticked restorers, in order),
-    ``self_ensemble``, ``float_output`` (whether to add float32 layers, which are not clipped), ``device``,
-    ``weights``, the settings of the restorers as ``<restorer>_<setting>``, such as ``gaussian_sigma``, and
-    the settings of :class:`~napari_ensir.settings.BlindSettings`.
+    Values: ``image``, ``second_exposure`` (None: learn from the image itself), ``channel_axis``,
+    ``restorers`` (keys of the ticked restorers, in order), ``self_ensemble``, ``float_output`` (whether to
+    add float32 layers, which are not clipped), ``device``, ``weights``, the settings of the restorers as
+    ``<restorer>_<setting>``, such as ``gaussian_sigma``, and the settings of
+    :class:`~napari_ensir.settings.BlindSettings`.
 
     Parameters
     ----------
@@ -142,6 +143,15 @@ class RestoreWidget(TablePanel):
             tooltip="The degraded image to restore.",
         )
         image.value = _likely_input(napari_viewer)
+        second = LayerChoice(
+            napari_viewer,
+            lambda layer: layer is not image.value and not exclusion_reason(layer, image.value),
+            "none",
+            name="second_exposure",
+            label="2nd exposure",
+            tooltip="Another noisy image of the same field. If there is one, the weights are learned from it "
+            "instead of the image itself.",
+        )
         channels = Choice(
             {None: _ONE_CHANNEL},
             name="channel_axis",
@@ -156,7 +166,7 @@ class RestoreWidget(TablePanel):
         self.plan = Message(name="plan", gui_only=True)
         super().__init__(
             napari_viewer,
-            Form(image, channels, name="choice"),
+            Form(image, second, channels, name="choice"),
             self.picker,
             self.sweep_section,
             self.combining_section,
@@ -234,6 +244,7 @@ class RestoreWidget(TablePanel):
         self.channel_axis.visible = bool(axes)
         self.channel_axis.offer({None: _ONE_CHANNEL, **entries})
         self.channel_axis.value = likely_channel_axis(layer)
+        self.second_exposure.reset_choices()
         self.update_run_button()
 
     def _show_settings(self) -> None:
@@ -346,12 +357,21 @@ class RestoreWidget(TablePanel):
         )
         if settings.data_range is not None:  # the restorers use this range too, as in the command
             restorers = [with_settings(each, data_range=settings.data_range) for each in restorers]
+        second = self.second_exposure.value
+        exposure = None if second is None else LayerSnapshot(second).data
         keys, view, dtype = self.restorers.value, self.weights.value, self._output_dtype(origin)
 
         def work(progress: Progress) -> tuple[BlindResult, Combined, list[str]]:
             array = np.asarray(origin.data)
             with _without_input_warnings():
-                blind = restore_and_combine(array, restorers, names, progress=progress, **settings.keywords())
+                blind = restore_and_combine(
+                    array,
+                    restorers,
+                    names,
+                    second_exposure=exposure,
+                    progress=progress,
+                    **settings.keywords(),
+                )
             images = [as_dtype(each, dtype) for each in blind.candidates]
             combined = combine(blind.lut, images, origin.rgb, settings.device, progress)
             return blind, combined, _remarks(restorers, array, blind.candidates, dtype)
@@ -365,7 +385,7 @@ class RestoreWidget(TablePanel):
             self.queue.put(Outputs(self.viewer, origin, origin.name).showing(blind.lut, combined, view))
             first = f"Added {len(layers)} candidates, the ensemble and the weight maps."
             self._show_scores(blind.scores, keys)
-            self._say_all(origin, blind.summary, blind.reference.reason, first, *remarks)
+            self._say_all(origin, blind.summary, blind.reason, first, *remarks)
 
         self.start(work, "Restoring and combining", show)
 
@@ -482,9 +502,11 @@ class RestoreWidget(TablePanel):
         )
         settings = self._settings(*BLIND)
         blind = replace(restoring, data_range=settings.data_range)
+        second = self.second_exposure.value
+        second_path = None if second is None else path_of_layer(second)
         write = {
-            "combine-python": lambda: blind_as_python(blind, settings),
-            "combine-command": lambda: blind_as_command(blind, settings),
+            "combine-python": lambda: blind_as_python(blind, settings, second_path),
+            "combine-command": lambda: blind_as_command(blind, settings, second_path),
             "restore-python": lambda: restore_as_python(restoring),
             "restore-command": lambda: restore_as_command(restoring),
         }
