@@ -61,7 +61,7 @@ class Panel(Container):
         self._about = about
         self._connections: list[tuple[Any, Callable]] = []
         self._watcher: LayerWatcher | None = None
-        self._started, self._step_text = 0.0, ""
+        self._started = 0.0
         self.run_button = button(action, about, "run_button")
         self.cancel_button = button("Cancel", "Stop the task; no layer is changed or added.", "cancel_button")
         self.cancel_button.enabled = False
@@ -262,7 +262,8 @@ class Panel(Container):
     ) -> None:
         """Run ``work`` in a thread, then call ``then`` with its result on the main thread.
 
-        A quiet task does not clear the message, and is cancelled when another task starts.
+        ``work`` may return an iterator: ``then`` is called with each result, and the task is quiet after the
+        first. A quiet task does not clear the message, and is cancelled when another task starts.
 
         Raises
         ------
@@ -272,25 +273,18 @@ class Panel(Container):
         if self.task is not None:
             if not self._is_quiet:
                 raise EnsembleError("A task is running in this panel; wait for it, or cancel it.")
-            self.task.cancel()  # if_current ignores its signals
+            self.task.cancel()  # its signals are ignored from now on
         task = Task(work, title)
-        self.task, self._is_quiet = task, quiet
-        self._started, self._step_text = time.monotonic(), title
-
-        def if_current(slot: Callable) -> Callable:
-            return lambda *values: slot(*values) if self.task is task else None
+        self.task, self._is_quiet, self._started = task, quiet, time.monotonic()
 
         def take(result: Any) -> None:
-            try:
-                then(result)
-            except Exception as error:
-                self.fail(error)
+            if self.task is task and not task.is_cancelling:
+                self._is_quiet = True
+                self.safely(lambda: then(result))()
 
-        task.progressed.connect(if_current(self._progressed))
-        task.returned.connect(if_current(take))
-        task.failed.connect(if_current(self.fail))
-        task.cancelled.connect(if_current(self._was_cancelled))
-        task.finished.connect(if_current(self._has_finished))
+        task.returned.connect(take)
+        task.failed.connect(lambda error: self.fail(error) if self.task is task else None)
+        task.finished.connect(lambda: self._has_finished() if self.task is task else None)
         self.cancel_button.enabled = True
         self._elapsed_timer.start()
         self.update_run_button()
@@ -298,17 +292,17 @@ class Panel(Container):
             self.say("")
         task.start()
 
-    def _progressed(self, done: int, total: int, text: str) -> None:
-        self._step_text = f"{text[:1].upper()}{text[1:]}, {done / max(1, total):.0%}"
-
     def _show_elapsed(self) -> None:
         """Show the current step of the task and the elapsed time, from half a second on."""
-        self.working.value = f"{self._step_text}, {time.monotonic() - self._started:.0f} s"
+        if self.task is not None:
+            self.working.value = f"{self.task.step}, {time.monotonic() - self._started:.0f} s"
 
     def _was_cancelled(self) -> None:
-        self.say("Cancelled; nothing was changed.")
+        self.say("Cancelled; nothing was changed." if not self._is_quiet else "Cancelled.")
 
     def _has_finished(self) -> None:
+        if self.task is not None and self.task.is_cancelling:
+            self._was_cancelled()
         self.task = None
         self._elapsed_timer.stop()
         self.working.value = ""
@@ -321,10 +315,7 @@ def shows_errors(method: Callable) -> Callable[..., None]:
 
     @wraps(method)
     def wrapper(self: Panel, *arguments: Any, **keywords: Any) -> None:
-        try:
-            method(self, *arguments, **keywords)
-        except Exception as error:
-            self.fail(error)
+        self.safely(lambda: method(self, *arguments, **keywords))()
 
     return wrapper
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut, load_lut
-from napari_ensir.viewer.fit.worker import expected_error, expected_limits
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
+from napari_ensir.viewer.results.combining import expected_error
+from napari_ensir.viewer.results.layers import largest_expected_error
 
 
 def expected(viewer):
@@ -44,7 +45,7 @@ def test_the_layer_comes_by_one_click_and_follows_the_method(fit_widget, filled,
     lut = fit_widget.result.lut
     arrays = [images[name] for name in lut.names]
     np.testing.assert_array_equal(layer.data, lut.expected_error(arrays))
-    assert tuple(layer.contrast_limits) == pytest.approx(expected_limits(lut))
+    assert tuple(layer.contrast_limits) == pytest.approx((0, largest_expected_error(lut)))
     fit_widget.method.value = "least-squares"
     wait_for(fit_widget)
     assert expected(filled) == [layer]

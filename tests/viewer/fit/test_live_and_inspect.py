@@ -153,30 +153,22 @@ def test_planes_of_a_stack_are_the_reference_and_the_rest_is_held_out(viewer, wa
     assert widget.result.session.unseen.statistics.n_pixels == 3 * 32 * 32
 
 
-def test_compare_ranks_and_adopts(filled, fitted, wait_for, qtbot):
+def test_compare_ranks_all_methods_and_a_click_chooses_one(filled, fitted, wait_for, qtbot):
+    before = {score.name: score.held_out for score in fitted.scores.scores}
     fitted.compare()
     wait_for(fitted)
-    dialog = fitted.comparison
-    names = [score.name for score in dialog.table.scores]
-    assert set(names) == {
-        *fitted.result.lut.names,
-        "average",
-        "ZZPM",
-        "EM (paper)",
-        "EM (released code)",
-        "Least squares",
-    }
-    table = dialog.table.native
-    values = [float(table.item(row, 1).text().lstrip("★ ")) for row in range(table.rowCount())]
+    rows = fitted.scores.scores
+    assert {score.name for score in rows} == {*before, "ZZPM"}
+    assert all(score.held_out == before[score.name] for score in rows if score.name in before)
+    table = fitted.scores.native
+    values = [float(table.item(row, 2).text().lstrip("★ ")) for row in range(table.rowCount())]
     assert values == sorted(values, reverse=True)
-    in_panel = {score.name: score.held_out for score in fitted.scores.scores}
-    assert all(in_panel[s.name] == s.held_out for s in dialog.table.scores if s.name in in_panel)
-    row = next(n for n, score in enumerate(dialog.table.scores) if score.name == "good in the light")
-    assert table.item(row, 0).data(1).name() == fitted.scores.native.item(1, 0).data(1).name()
-    best = dialog.best.method
-    dialog.adopt_button.click()
+    assert "held out in turn" in fitted.message.value
+    place, best = next((place, row) for place, row in enumerate(rows) if row.method not in ("", "em"))
+    table.cellClicked.emit(place, 0)
     settle(fitted, wait_for, qtbot)
-    assert fitted.result.lut.method == best
+    assert fitted.result.lut.method == best.method
+    assert {score.name for score in fitted.scores.scores} == set(before)
 
 
 def test_best_width_follows_the_held_out_score(filled, fitted, wait_for, qtbot):

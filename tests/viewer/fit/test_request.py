@@ -1,4 +1,4 @@
-"""What is asked for, taken from layers: masks that are worked out part by part, planes, channels."""
+"""What is asked for, taken from layers: masks, planes, channels."""
 
 from __future__ import annotations
 
@@ -7,33 +7,12 @@ import tracemalloc
 import dask.array as da
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from napari.layers import Image, Labels
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import FitSettings
-from napari_ensir.viewer.fit.request import FitRequest, Marked, leading_axes
+from napari_ensir.viewer.fit.request import FitRequest, leading_axes
 from napari_ensir.viewer.fit.worker import fit
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.data())
-def test_a_mask_read_in_parts_is_the_whole_mask(data):
-    shape = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4))
-    kept = data.draw(st.integers(2, len(shape)))  # the mask may lack leading axes
-    array = np.random.default_rng(0).integers(0, 2, shape[len(shape) - kept :])
-    inverted = data.draw(st.booleans())
-    whole = np.broadcast_to((array > 0) != inverted, shape)
-    marked = Marked(array, tuple(shape), inverted=inverted)
-    for _ in range(2):  # a part of a part
-        key = []
-        for n in marked.shape:
-            start = data.draw(st.integers(0, n))
-            key.append(slice(start, data.draw(st.integers(start, n))))
-        marked, whole = marked[tuple(key)], whole[tuple(key)]
-        assert marked.shape == whole.shape
-        np.testing.assert_array_equal(np.asarray(marked), whole)
 
 
 @pytest.fixture

@@ -182,14 +182,14 @@ def test_channels_have_tables_of_their_own_and_are_no_planes(viewer, wait_for):
     widget.candidates.value = layers[1:]
     assert widget.channel_axis.value == 0
     assert "channel (2)" in widget.channel_axis.native.currentText()
-    assert not widget._has_planes()
+    assert widget._plane_axis() is None
     widget.fit()
     wait_for(widget)
     expected = fit_lut([(arrays, truth)], channel_axis=0)
     np.testing.assert_allclose(widget.result.lut.weights, expected.weights, atol=1e-9)
     assert widget.result.combined.maps.shape == (2, *truth.shape)
     widget.channel_axis.value = None
-    assert widget._has_planes()
+    assert widget._plane_axis() == 0
     widget.fit()
     wait_for(widget)
     assert widget.result.lut.n_channels == 1
@@ -208,7 +208,7 @@ def test_painting_in_the_mask_asks_for_a_fit_and_others_do_not(filled, fit_widge
     def no_more(*_):
         raise AssertionError("pixels of the mask were read")
 
-    monkeypatch.setattr("napari_ensir.viewer.fit.request.Marked.__array__", no_more)
+    monkeypatch.setattr("napari_ensir.viewer.fit.request.mask_array", no_more)
     another.paint((80, 80), 1)
     assert not fit_widget.is_stale()
     mask.paint((80, 80), 1)

@@ -133,14 +133,14 @@ def test_ticks_order_filter_and_reasons(model, followed):
     picker.none_button.native.click()
     model.add_image(np.zeros((5, 7)), name="small")
     assert "small  (shape 5 × 7)" in picker.texts()
-    picker._filter.value = "sm"
-    assert [item.isHidden() for item in picker._rows.items_in_order()] == [True, True, True, False]
+    picker.filter.value = "sm"
+    assert [item.isHidden() for item in picker.items()] == [True, True, True, False]
     assert emitted == [[a, c], [c, a], []]
 
 
 def test_ticking_a_row_adds_a_candidate(model, followed):
     picker, emitted = followed(LayerPicker(viewer=model, name="candidates"))
-    picker._rows.item(1).setCheckState(Qt.CheckState.Checked)
+    picker.rows.item(1).setCheckState(Qt.CheckState.Checked)
     assert emitted == [[model.layers["b"]]]
 
 

@@ -17,7 +17,7 @@ from napari_ensir import fit_lut
 from napari_ensir.settings import FitSettings
 from napari_ensir.viewer.apply.widget import apply_table
 from napari_ensir.viewer.fit.request import FitRequest
-from napari_ensir.viewer.fit.worker import errors_of, fit, score_all
+from napari_ensir.viewer.fit.worker import fit, refine
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
     add_slider_caption,
@@ -26,6 +26,7 @@ from napari_ensir.viewer.layers.layers import (
     notice,
     pixel_shape,
 )
+from napari_ensir.viewer.results.combining import combine
 from napari_ensir.viewer.results.layers import Outputs
 
 
@@ -72,8 +73,9 @@ def pixels():
 def results(truth, candidates):
     """Table, ensembles, errors and SSIM of layers."""
     settings = FitSettings(device="cpu", data_range=(0.0, 4000.0))
-    result = score_all(fit(FitRequest.of_layers(candidates, truth, settings)))
-    errors = errors_of(result)
+    fitted = fit(FitRequest.of_layers(candidates, truth, settings))
+    *_, result = refine(fitted, {"error"}, lambda *_: None)
+    errors = result.errors
     arrays = [LayerSnapshot(layer).data for layer in candidates]
     lut = result.lut.calibrated([(arrays, full_data(truth))], device="cpu")
     applied = apply_table(lut, [arrays], False, "cpu", with_errors=True)
@@ -184,6 +186,9 @@ def test_the_colour_bar_of_the_expected_error_is_shown(pixels):
     model = ViewerModel()
     layer = model.add_image(pixels[1], name="candidate")
     lut = fit_lut([(pixels[1:], pixels[0])], device="cpu")
-    Outputs(model, LayerSnapshot(layer)).show_expected(lut, np.zeros((40, 44), np.float32), (0.0, 5.0))
-    assert model.layers[1].colorbar.visible
+    error = np.zeros((40, 44), np.float32)
+    images = combine(lut, pixels[1:], False, "cpu")
+    for _ in Outputs(model, LayerSnapshot(layer)).showing(lut, images, "trusted", expected=error):
+        pass
+    assert model.layers[-1].colorbar.visible
     assert not layer.colorbar.visible

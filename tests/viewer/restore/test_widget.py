@@ -99,8 +99,7 @@ def test_ticking_shows_the_settings_of_what_was_ticked(restore, qtbot):
     restore.picker.section.open()
     titles = [restore.restorers.title_of(key) for key in restore.restorers.keys()]  # noqa: SIM118
     assert sorted(titles) == sorted(kind.title for kind in RESTORERS.values())
-    rows = restore.restorers._rows
-    item = next(item for item in rows.items_in_order() if item.text() == "Gaussian")
+    item = next(item for item in restore.restorers.items() if item.text() == "Gaussian")
     item.setCheckState(item.checkState().Checked)
     qtbot.wait(20)
     assert restore.heading.value == "Settings of Gaussian"

@@ -9,7 +9,7 @@ from napari.components import ViewerModel
 from napari_ensir import fit_lut
 from napari_ensir.viewer.layers.layers import LayerSnapshot
 from napari_ensir.viewer.results.combining import combine
-from napari_ensir.viewer.results.layers import PALETTE, Outputs
+from napari_ensir.viewer.results.layers import PALETTE, Errors, Outputs
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 200, (32, 32)).astype(np.uint8)
@@ -41,7 +41,7 @@ def test_a_step_adds_or_removes_one_layer(viewer, results):
     assert numbers == [1, 2, 3, 4]
     assert ours(viewer) == ["ensemble · EM (paper)", *weights(results[0][0])]
     numbers = [len(ours(viewer)) for _ in outputs.showing(*results[0], "trusted")]
-    assert numbers == [4, 3, 2, 1, 2]
+    assert numbers == [3, 2, 1, 1, 2]
     assert ours(viewer)[1] == "most trusted · EM (paper)"
 
 
@@ -78,13 +78,18 @@ def test_the_most_trusted_bear_the_candidates_colours_and_names(viewer, results)
 
 def test_limits_follow_the_table_unless_the_user_has_set_them(viewer, results):
     outputs = Outputs(viewer, LayerSnapshot(viewer.layers[0]))
-    lut = results[0][0]
-    image = np.ones(TRUTH.shape, np.float32)
-    outputs.show_expected(lut, image, (0.0, 5.0))
+
+    def show(limit):
+        image = np.ones(TRUTH.shape, np.float32)
+        errors = Errors(image, image, "0", limit)
+        for _ in outputs.showing(*results[0], "trusted", errors=errors):
+            pass
+
+    show(5.0)
     layer = viewer.layers[-1]
-    outputs.show_expected(lut, image, (0.0, 12.0))
-    assert tuple(layer.contrast_limits) == (0, 12)
-    assert tuple(layer.contrast_limits_range) >= (0, 12)
+    show(12.0)
+    assert tuple(layer.contrast_limits) == (-12, 12)
+    assert layer.contrast_limits_range[1] >= 12
     layer.contrast_limits = (1, 4)
-    outputs.show_expected(lut, image, (0.0, 7.0))
+    show(7.0)
     assert tuple(layer.contrast_limits) == (1, 4)

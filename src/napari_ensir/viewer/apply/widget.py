@@ -27,7 +27,6 @@ from napari_ensir.viewer.code_export import (
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row, set_accessible_names
 from napari_ensir.viewer.controls.inputs import Message, WithButton, create_control
-from napari_ensir.viewer.fit.worker import expected_error, expected_limits
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
@@ -43,7 +42,7 @@ from napari_ensir.viewer.layers.matching import (
 )
 from napari_ensir.viewer.layers.session import get_session, preference
 from napari_ensir.viewer.panel import shows_errors
-from napari_ensir.viewer.results.combining import Combined, combine
+from napari_ensir.viewer.results.combining import Images, combine, expected_error
 from napari_ensir.viewer.results.fix_buttons import FixButtons
 from napari_ensir.viewer.results.layers import Outputs, method_title, weights_choice
 from napari_ensir.viewer.results.table_panel import TablePanel, save_button
@@ -74,7 +73,7 @@ class Applied:
     ----------
     lut : WeightLUT
         The table, rescaled if requested.
-    combined : list of Combined
+    combined : list of Images
         Results, one for each set.
     expected : list of arrays
         The expected error of each set; empty if not requested.
@@ -83,7 +82,7 @@ class Applied:
     """
 
     lut: WeightLUT
-    combined: list[Combined]
+    combined: list[Images]
     expected: list[Any]
     diagnostics: list[Diagnostic]
 
@@ -417,11 +416,8 @@ class ApplyWidget(TablePanel):
         def adding(done: Applied) -> Iterator[None]:
             for number, (label, each) in enumerate(zip(sets, origins, strict=True)):
                 outputs = Outputs(self.viewer, each[0], label)
-                yield from outputs.showing(done.lut, done.combined[number], view)
-                if done.expected:
-                    outputs.show_expected(done.lut, done.expected[number], expected_limits(done.lut))
-                    outputs.select_ensemble()
-                    yield
+                expected = done.expected[number] if done.expected else None
+                yield from outputs.showing(done.lut, done.combined[number], view, expected=expected)
 
         def show(done: Applied) -> None:
             self.queue.put(adding(done))

@@ -20,7 +20,6 @@ from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, row
 from napari_ensir.viewer.controls.inputs import create_control
 from napari_ensir.viewer.controls.section import Section
-from napari_ensir.viewer.controls.table import PlainTable
 from napari_ensir.viewer.layers.layers import file_safe_name
 from napari_ensir.viewer.panel import Panel, shows_errors
 from napari_ensir.viewer.restore.picker import RestorerPicker
@@ -110,7 +109,7 @@ class BatchWidget(Panel):
             name="extras",
         )
         self.scores = ScoreView(110, name="scores", label="Scores", tooltip="Scores on all images together.")
-        self.files = PlainTable(130, name="files", label="Files", tooltip="What became of each image.")
+        self.files = ScoreView(130, name="files", label="Files", tooltip="What became of each image.")
         self.scores.visible = self.files.visible = False
         super().__init__(
             napari_viewer,
@@ -275,7 +274,8 @@ class BatchWidget(Panel):
         lines = [first + _summary(batch, self.out.value)]
         if lut is not None:
             table = score_table(lut)
-            self.scores.show_table(table, [each.name for each in table.rows], [])
+            names = [each.name for each in table.rows]
+            self.scores.show_table(table, names, names)
             self.scores.visible = True
             self.scores.export(self.out.value / "scores.csv", overwrite=True)
             lines.insert(0, table.summary)
@@ -289,11 +289,13 @@ class BatchWidget(Panel):
         results |= {stem: "was there" for stem in batch.kept if stem not in results}
         results |= {stem: "written" for stem in batch.written if stem not in results}
         stems = sorted(results, key=lambda stem: (stem not in batch.failed, stem))[:MOST_ROWS]
-        columns = {"result": ([results[stem] for stem in stems], "What became of the image.")}
+        columns = {"image": stems, "result": [results[stem] for stem in stems]}
         if expected := getattr(batch, "expected", {}):
             texts = [f"{expected[stem]:.4g}" if stem in expected else "–" for stem in stems]
-            columns["expected error"] = (texts, "Root mean square of the expected error, in intensity units.")
-        self.files.fill(stems, columns)
+            columns["expected error"] = texts
+        self.files.value = columns
+        header = self.files.native.horizontalHeader()
+        header.setSectionResizeMode(header.ResizeMode.Stretch)
         self.files.visible = True
 
 

@@ -15,10 +15,17 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Checklist"]
+__all__ = ["ENABLED", "Checklist", "is_ticked", "key_of"]
 
 _KEY = Qt.ItemDataRole.UserRole
-_TICKED, _UNTICKED = Qt.CheckState.Checked, Qt.CheckState.Unchecked
+
+ENABLED = (
+    Qt.ItemFlag.ItemIsUserCheckable
+    | Qt.ItemFlag.ItemIsDragEnabled
+    | Qt.ItemFlag.ItemIsSelectable
+    | Qt.ItemFlag.ItemIsEnabled
+)
+"""Flags of a row that can be ticked."""
 
 
 class Checklist(ValuedContainerWidget[list]):
@@ -30,36 +37,39 @@ class Checklist(ValuedContainerWidget[list]):
         Key -> title and tooltip.
     value
         Keys that are ticked at first.
+    **kwargs
+        As for magicgui's container; ``widgets`` are shown above the list.
     """
 
-    selected = Signal(str)
+    selected = Signal(object)
     """Emitted with the key of a row that is selected or ticked."""
 
     def __init__(
-        self, entries: Mapping[str, tuple[str, str]] | None = None, value: Any = Undefined, **kwargs: Any
+        self, entries: Mapping[Any, tuple[str, str]] | None = None, value: Any = Undefined, **kwargs: Any
     ) -> None:
-        self._emitted: list[str] = []
-        self._rows = _Rows()
-        super().__init__(widgets=[], layout="vertical", labels=False, **kwargs)
+        self._emitted: list[Any] = []
+        self.rows = _Rows()
+        super().__init__(**{"widgets": [], "layout": "vertical", "labels": False, **kwargs})
         self.margins = (0, 0, 0, 0)
-        self.native.layout().addWidget(self._rows, 1)
-        self._rows.setAccessibleName(self.label)
-        self._rows.setToolTip(self.tooltip or "")
+        self.native.layout().setSpacing(3)
+        self.native.layout().addWidget(self.rows, 1)
+        self.rows.setAccessibleName(self.label)
+        self.rows.setToolTip(self.tooltip or "")
         for key, (title, tip) in (entries or {}).items():
             self.add(key, title, tip)
-        self._rows.itemChanged.connect(self._item_changed)
-        self._rows.model().rowsMoved.connect(self._emit_changed)
-        self._rows.currentItemChanged.connect(self._row_selected)
+        self.rows.itemChanged.connect(self._item_changed)
+        self.rows.model().rowsMoved.connect(self._rows_changed)
+        self.rows.currentItemChanged.connect(self._row_selected)
         if value is not Undefined:
             self.value = value
 
     # -- the value --------------------------------------------------------------------------------
 
-    def get_value(self) -> list[str]:
+    def get_value(self) -> list[Any]:
         """Return the ticked keys, from the top."""
-        return [item.data(_KEY) for item in self._rows.items_in_order() if item.checkState() == _TICKED]
+        return [key_of(item) for item in self.items() if is_ticked(item)]
 
-    def set_value(self, value: Iterable[str] | None) -> None:
+    def set_value(self, value: Iterable[Any] | None) -> None:
         """Tick only these entries and move them to the top, in this order.
 
         Raises
@@ -70,54 +80,65 @@ class Checklist(ValuedContainerWidget[list]):
         keys = list(value or ())
         for key in keys:
             if key not in self.keys():
-                raise EnsembleError(f"there is no entry {key!r}; choose from: {', '.join(self.keys())}.")
-        self._rows.blockSignals(True)
+                raise EnsembleError(self._unknown(key))
+        self.rows.blockSignals(True)
         for target, key in enumerate(keys):
-            row = self.keys().index(key)
-            if row != target:
-                self._rows.insertItem(target, self._rows.takeItem(row))
-        for item in self._rows.items_in_order():
-            item.setCheckState(_TICKED if item.data(_KEY) in keys else _UNTICKED)
-        self._rows.blockSignals(False)
-        self._emit_changed()
+            self.rows.insertItem(target, self.rows.takeItem(self.keys().index(key)))
+        for item in self.items():
+            item.setCheckState(_state(key_of(item) in keys))
+        self.rows.blockSignals(False)
+        self._rows_changed()
         if keys:
             self.select(keys[0])
 
-    def keys(self) -> list[str]:
-        """Return all keys, from the top."""
-        return [item.data(_KEY) for item in self._rows.items_in_order()]
+    def _unknown(self, key: Any) -> str:
+        return f"there is no entry {key!r}; choose from: {', '.join(self.keys())}."
 
-    def add(self, key: str, title: str, tip: str = "", *, ticked: bool = False) -> None:
+    # -- rows -------------------------------------------------------------------------------------
+
+    def items(self) -> list[QListWidgetItem]:
+        """Return all rows."""
+        return [self.rows.item(row) for row in range(self.rows.count())]
+
+    def keys(self) -> list[Any]:
+        """Return all keys, from the top."""
+        return [key_of(item) for item in self.items()]
+
+    def texts(self) -> list[str]:
+        """Return the texts of the rows."""
+        return [item.text() for item in self.items()]
+
+    def add(self, key: Any, title: str, tip: str = "", *, ticked: bool = False) -> None:
         """Append an entry."""
         item = QListWidgetItem(title)
         item.setData(_KEY, key)
         item.setToolTip(tip)
-        flags = Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemIsDragEnabled | Qt.ItemFlag.ItemIsSelectable
-        item.setFlags(flags | Qt.ItemFlag.ItemIsEnabled)
-        item.setCheckState(_TICKED if ticked else _UNTICKED)
-        self._rows.addItem(item)
-        self._emit_changed()
+        item.setFlags(ENABLED)
+        item.setCheckState(_state(ticked))
+        self.rows.addItem(item)
+        if ticked:
+            self._rows_changed()
 
-    def select(self, key: str) -> None:
+    def select(self, key: Any) -> None:
         """Select the row of an entry, whether ticked or not."""
-        self._rows.setCurrentRow(self.keys().index(key))
+        self.rows.setCurrentRow(self.keys().index(key))
 
-    def title_of(self, key: str) -> str:
+    def title_of(self, key: Any) -> str:
         """Return the title of an entry."""
-        return self._rows.item(self.keys().index(key)).text()
+        return self.texts()[self.keys().index(key)]
 
     # -- slots ------------------------------------------------------------------------------------
 
     def _item_changed(self, item: QListWidgetItem) -> None:
-        if item.checkState() == _TICKED:
-            self._rows.setCurrentItem(item)  # show its settings
-        self._emit_changed()
+        if is_ticked(item):
+            self.rows.setCurrentItem(item)
+        self._rows_changed()
 
     def _row_selected(self, item: QListWidgetItem | None, _: object = None) -> None:
         if item is not None:
-            self.selected.emit(item.data(_KEY))
+            self.selected.emit(key_of(item))
 
-    def _emit_changed(self, *_: object) -> None:
+    def _rows_changed(self, *_: object) -> None:
         value = self.get_value()
         if value != self._emitted:
             self._emitted = value
@@ -131,7 +152,7 @@ class _Rows(QListWidget):
         super().__init__()
         self.setDragDropMode(QAbstractItemView.DragDropMode.InternalMove)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.setMinimumHeight(110)
+        self.setMinimumHeight(80)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         # napari's themes draw unchecked boxes in nearly the colour of the background.
@@ -139,8 +160,18 @@ class _Rows(QListWidget):
 
     def sizeHint(self) -> QSize:
         """See Qt."""
-        return QSize(260, 150)
+        return QSize(300, 130)
 
-    def items_in_order(self) -> list[QListWidgetItem]:
-        """Return all rows."""
-        return [self.item(row) for row in range(self.count())]
+
+def key_of(item: QListWidgetItem) -> Any:
+    """Return the key of a row."""
+    return item.data(_KEY)
+
+
+def is_ticked(item: QListWidgetItem) -> bool:
+    """Return whether a row is ticked."""
+    return item.checkState() == Qt.CheckState.Checked
+
+
+def _state(ticked: bool) -> Qt.CheckState:
+    return Qt.CheckState.Checked if ticked else Qt.CheckState.Unchecked

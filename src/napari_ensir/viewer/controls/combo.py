@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from qtpy.QtCore import QObject
 
-__all__ = ["Choice", "EditableChoice", "elided_text", "make_narrow"]
+__all__ = ["Choice", "EditableChoice"]
 
 
 class Choice(ComboBox):
@@ -28,12 +28,22 @@ class Choice(ComboBox):
         Key -> title and tooltip.
     value
         Key that is chosen at first; default: the first.
+    elide
+        Where titles are elided if the box is too narrow for them.
     """
 
-    def __init__(self, entries: Mapping[Any, tuple[str, str]], value: Any = Undefined, **kwargs: Any) -> None:
-        super().__init__(choices=_as_choices(entries), **kwargs)
-        make_narrow(self.native)
-        self.offer(entries)
+    def __init__(
+        self,
+        entries: Mapping[Any, tuple[str, str]],
+        value: Any = Undefined,
+        elide: Qt.TextElideMode = Qt.TextElideMode.ElideRight,
+        **kwargs: Any,
+    ) -> None:
+        self._elide = elide
+        super().__init__(choices=[], **kwargs)
+        make_narrow(self.native, elide)
+        if entries:
+            self.offer(entries)
         if value is not Undefined:
             self.value = value
 
@@ -47,35 +57,36 @@ class Choice(ComboBox):
         if value is not None or self.choices:
             ComboBox.value.fset(self, value)
 
-    def offer(self, entries: Mapping[Any, tuple[str, str]]) -> None:
-        """Replace the entries; the chosen key is kept if it is among them."""
+    def offer(self, entries: Mapping[Any, tuple[str, str]], value: Any = Undefined) -> None:
+        """Replace the entries, and choose a key; by default the chosen one if it is among them."""
         before = self.value
+        value = before if value is Undefined else value
         with self.changed.blocked():
             self.choices = ()  # otherwise magicgui would match old and new entries by their text
-            self._default_choices = _as_choices(entries)
+            self._default_choices = [(title, key) for key, (title, _) in entries.items()]
             self.choices = self._default_choices
-            if before in entries:
-                self.value = before
+            if value in entries:
+                self.value = value
         for index, (_, tooltip) in enumerate(entries.values()):
             self.native.setItemData(index, tooltip or None, Qt.ItemDataRole.ToolTipRole)
         if self.value != before:
             self.changed.emit(self.value)
+
+    def shown_text(self) -> str:
+        """Return the title of the chosen entry as it is painted."""
+        return elided_text(self.native, self._elide)
 
     def _on_value_change(self, value: Any = None) -> None:
         # magicgui would not emit None, which is a key here.
         self.changed.emit(value)
 
 
-def _as_choices(entries: Mapping[Any, tuple[str, str]]) -> list[tuple[str, Any]]:
-    return [(title, key) for key, (title, _) in entries.items()]
-
-
-class EditableChoice(ComboBox):
+class EditableChoice(Choice):
     """Combo box of suggestions that accepts any other text, too."""
 
     def __init__(self, suggestions: Iterable[str], value: Any = Undefined, **kwargs: Any) -> None:
-        super().__init__(choices=list(suggestions), **kwargs)
-        make_narrow(self.native)
+        self._last = ""
+        super().__init__({each: (each, "") for each in suggestions}, **kwargs)
         self.native.setEditable(True)
         self.native.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self._last = self.get_value()
@@ -85,21 +96,17 @@ class EditableChoice(ComboBox):
 
     @property
     def value(self) -> Any:
-        """See magicgui."""
+        """The text."""
         return self.get_value()
 
     @value.setter
     def value(self, value: Any) -> None:
-        self.set_value(value)
+        self.native.setCurrentText(str(value))
+        self._on_value_change()
 
     def get_value(self) -> Any:
         """See magicgui."""
         return self.native.currentText()
-
-    def set_value(self, value: Any) -> None:
-        """See magicgui."""
-        self.native.setCurrentText(str(value))
-        self._on_value_change()
 
     def _on_value_change(self, value: Any = None) -> None:
         if self.native.isEditable() and self.get_value() != self._last:

@@ -6,7 +6,7 @@ from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import Undefined
-from magicgui.widgets import CheckBox, FloatSpinBox, Label, LineEdit, RangeSlider, SpinBox
+from magicgui.widgets import CheckBox, FloatSpinBox, Label, LineEdit, RangeSlider, SpinBox, TupleEdit
 from magicgui.widgets.bases import ValuedContainerWidget
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QSizePolicy
@@ -126,38 +126,23 @@ class Numbers(LineEdit):
             self.changed.emit(self.get_value())
 
 
-class NumberRange(ValuedContainerWidget):
+class NumberRange(TupleEdit):
     """Pair of numbers, the lower first."""
 
     def __init__(self, value: Any = Undefined, **kwargs: Any) -> None:
-        self.low = Number(0.0, name="low", label="Lowest")
-        self.high = Number(1.0, name="high", label="Highest")
-        kwargs.update(widgets=[self.low, self.high], layout="horizontal", labels=False)
-        super().__init__(value, **kwargs)
-        self.margins = (0, 0, 0, 0)
-        for part in (self.low, self.high):
-            part.changed.connect(self._emit_changed)
-
-    def get_value(self) -> Any:
-        """See magicgui."""
-        return self.low.value, self.high.value
+        value = (0.0, 1.0) if value is Undefined else value
+        super().__init__(value=value, options={"widget_type": Number}, **kwargs)
+        self[0].label, self[1].label = "Lowest", "Highest"
 
     def set_value(self, value: Any) -> None:
         """See magicgui."""
-        low, high = value
-        before = self.get_value()
-        with self.low.changed.blocked(), self.high.changed.blocked():
-            self.low.value, self.high.value = low, high
-        if self.get_value() != before:
-            self._emit_changed()
+        if tuple(value) != self.get_value():
+            super().set_value(tuple(map(float, value)))
 
     def suit(self, span: float) -> None:
         """See :meth:`Number.suit`."""
-        self.low.suit(span)
-        self.high.suit(span)
-
-    def _emit_changed(self) -> None:
-        self.changed.emit(self.get_value())
+        for part in self:
+            part.suit(span)
 
 
 class IndexRange(RangeSlider):
@@ -354,22 +339,15 @@ def _value_control(setting: Setting, value: Any, common: Mapping[str, Any]) -> B
         without_label = {key: given for key, given in common.items() if key != "label"}
         return CheckBox(value=False if value is Undefined else value, text=setting.title, **without_label)
     if setting.kind == "integer":
-        whole = SpinBox(
-            value=value,
-            min=-(10**9) if low is None else int(low),
-            max=10**9 if high is None else int(high),
-            step=None if step is None else int(step),
-            **common,
-        )
+        low, high = (-(10**9) if low is None else int(low)), (10**9 if high is None else int(high))
+        step = None if step is None else int(step)
+        whole = SpinBox(value=value, min=low, max=high, step=step, **common)
         whole.native.setMinimumWidth(NUMBER_WIDTH)
         whole.native.setKeyboardTracking(False)
         return whole
     if setting.kind == "number":
         return Number(value, low, high, step, **common)
-    if setting.kind == "range":
-        return NumberRange(value, **common)
     if setting.kind == "places":
-        return IndexRange(value=(0, 1) if value is Undefined else value, **common)
-    if setting.kind == "numbers":
-        return Numbers(value=value, **common)
-    return LineEdit(value=value, **common)
+        return IndexRange((0, 1) if value is Undefined else value, **common)
+    kinds = {"range": NumberRange, "numbers": Numbers}
+    return kinds.get(setting.kind, LineEdit)(value=value, **common)

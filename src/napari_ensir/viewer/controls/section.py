@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import Container
 from qtpy.QtGui import QIcon
-from qtpy.QtWidgets import QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 if TYPE_CHECKING:
@@ -40,16 +39,11 @@ class Section(Container):
         heading.setToolTip("Show or hide these settings.")
         self._frame.setDuration(0)
         self._frame.layout().setContentsMargins(0, 0, 0, 0)
-        content = QWidget()
-        layout = QVBoxLayout(content)
+        layout = self._frame.content().layout()
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(3)
         for widget in widgets:
             layout.addWidget(widget.native)
-        default = self._frame.content()
-        self._frame.setContent(content)
-        default.setParent(None)
-        default.deleteLater()
         self.native.layout().addWidget(self._frame)
         self._frame.toggled.connect(self._follow)
         self._follow(False)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from napari.qt.threading import create_worker
@@ -13,53 +13,47 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_ensir.errors import Cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 __all__ = ["MainThreadQueue", "Task"]
 
 _RUNNING: set[Task] = set()
 """References to running tasks: a QObject must be deleted on the thread that created it."""
 
-_REPORT_INTERVAL = 0.25
-"""Minimum number of seconds between progress reports."""
-
 
 class Task(QObject):
     """Work in a thread that reports progress and can be cancelled.
 
-    ``work`` is called with a callback ``progress(done, total, text)``, which raises
-    :class:`~napari_ensir.errors.Cancelled` after :meth:`cancel`. Signals arrive on the main thread:
-    ``progressed`` with thousandths done, 1000 and a text; then one of ``returned``, ``failed`` and
-    ``cancelled``; then ``finished``.
-
-    napari's progress bar is not used, since creating one repaints the window at once, which can crash OpenGL
-    drivers.
+    Signals arrive on the main thread: ``returned`` with each result, ``failed`` with an exception, and at the
+    end ``finished``. napari's progress bar is not used, since creating one repaints the window at once, which
+    can crash OpenGL drivers.
 
     Parameters
     ----------
     work
-        Takes the progress callback and returns the result.
+        Called with a callback ``progress(done, total, text)``, which raises
+        :class:`~napari_ensir.errors.Cancelled` after :meth:`cancel`. Returns a result, or an iterator of
+        results.
     title
         Short description.
+
+    Attributes
+    ----------
+    step : str
+        Description of the current step.
     """
 
     returned = Signal(object)
     failed = Signal(object)
-    cancelled = Signal()
     finished = Signal()
-    progressed = Signal(int, int, str)
 
     def __init__(self, work: Callable[[Callable[[int, int, str], None]], Any], title: str) -> None:
         super().__init__()
-        self._work = work
+        self.step = title
         self._stop = threading.Event()
-        self._last_report = 0.0
-        self.title = title
-        self._outcome: tuple[str, Any] = ("cancelled", None)
-        # napari keeps all workers for ever; popping the method releases the task, its images and its panel.
-        once = [self._run]
+        # napari keeps all workers for ever; popping the work releases its images and its panel.
+        once = [lambda: self._run(work)]
         self._worker = create_worker(lambda: once.pop()(), _start_thread=False)
-        # A worker does not emit "returned" after napari has told it to quit.
         self._worker.finished.connect(self._end)
 
     def start(self) -> None:
@@ -68,7 +62,7 @@ class Task(QObject):
         self._worker.start()
 
     def cancel(self) -> None:
-        """Ask the work to stop; ``cancelled`` is emitted when it has stopped."""
+        """Ask the work to stop; ``finished`` is emitted when it has stopped."""
         self._stop.set()
 
     @property
@@ -76,43 +70,27 @@ class Task(QObject):
         """Whether :meth:`cancel` was called."""
         return self._stop.is_set()
 
-    def _run(self) -> None:
-        # Exceptions are stored, since napari would show a dialog for one that leaves a worker.
+    def _run(self, work: Callable[[Callable[[int, int, str], None]], Any]) -> None:
+        # napari would show a dialog for an exception that leaves a worker.
         try:
-            self._outcome = "returned", self._work(self._report)
+            results = work(self._report)
+            for result in results if isinstance(results, Iterator) else [results]:
+                if not self._stop.is_set():
+                    self.returned.emit(result)
         except Cancelled:
             pass
         except Exception as error:
-            self._outcome = "failed", error
+            self.failed.emit(error)
 
     def _report(self, done: int, total: int, text: str) -> None:
         if self._stop.is_set():
             raise Cancelled
-        now = time.monotonic()
-        if now - self._last_report >= _REPORT_INTERVAL:
-            self._last_report = now
-            # Thousandths, since counts of pixels exceed Qt's 32-bit int.
-            self.progressed.emit(round(1000 * done / max(1, total)), 1000, text)
+        self.step = f"{text[:1].upper()}{text[1:]}, {done / max(1, total):.0%}"
 
     def _end(self) -> None:
-        kind, value = self._outcome
-        # Releases images, and the frames of an exception with their tensors on an accelerator.
-        self._outcome, self._work = ("cancelled", None), _do_nothing
-        if kind == "returned" and self._stop.is_set():
-            kind = "cancelled"  # after the last report
-        if kind == "returned":
-            self.returned.emit(value)
-        elif kind == "failed":
-            self.failed.emit(value)
-        else:
-            self.cancelled.emit()
         self.finished.emit()
         # Later, since this method is called by a signal of this object.
         QTimer.singleShot(0, lambda: _RUNNING.discard(self))
-
-
-def _do_nothing(*_: object) -> None:
-    """Replaces the work of a finished task."""
 
 
 class MainThreadQueue:

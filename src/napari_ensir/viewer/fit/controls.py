@@ -23,7 +23,7 @@ from napari_ensir.viewer.layers.picker import LayerPicker
 from napari_ensir.viewer.layers.session import preference
 from napari_ensir.viewer.results.fix_buttons import FixButtons
 from napari_ensir.viewer.results.layers import WEIGHT_VIEWS
-from napari_ensir.viewer.results.table_panel import TablePanel, save_button
+from napari_ensir.viewer.results.table_panel import TablePanel
 
 if TYPE_CHECKING:
     import napari
@@ -33,6 +33,24 @@ if TYPE_CHECKING:
     from napari_ensir.viewer.fit.worker import FitResult
 
 __all__ = ["FitControls"]
+
+BUTTONS = {
+    "save_button": ("Save LUT…", "Write the lookup table to a file, for images without ground truth."),
+    "compare_button": ("Compare", "Rank candidates, average and all methods by their held-out scores."),
+    "export_button": ("Scores…", "Write the scores to a file (CSV)."),
+    "errors_button": (
+        "Show errors",
+        "Add layers of the errors of the ensemble and of the best candidate, in one colour scale.",
+    ),
+    "expected_button": (
+        "Expected error",
+        "Add a layer of the expected root mean square error at each pixel, learned on held-out parts.",
+    ),
+    "keep_button": ("Keep result", "Keep these layers unchanged; later results are added as new layers."),
+}
+"""Texts and tooltips of the buttons that need a result."""
+
+_SETTINGS = {each.name: each for each in settings_of(FitSettings)}
 
 _POOLED = ("one table for all channels", "All channels are pooled.")
 
@@ -62,7 +80,9 @@ class FitControls(TablePanel):
             label="Scores",
             tooltip="How close each image is to the ground truth: PSNR in dB and SSIM, higher is better.",
         )
-        self._guesses_truth, self._is_following, self._axes = True, False, ""
+        self._guesses_truth, self._is_following = True, False
+        self._last_truth: Layer | None = None
+        self._axes: dict[int, str] = {}
         self._form = Form(*self._common_controls(napari_viewer), name="settings_form")
         self.more_section = Section(
             "More settings", Form(*self._further_controls(), name="further_form"), name="more"
@@ -75,7 +95,7 @@ class FitControls(TablePanel):
             self.more_section,
             action="Fit",
             about="Learn the weights and show the ensemble, the weight maps and the scores.",
-            below=[self.fixes, self.scores, *self._result_buttons()],
+            below=[self.fixes, self.scores, *_result_buttons(), copy_buttons()],
         )
         layout = self.native.widget().layout()
         for widget in (self.candidates, self.scores):
@@ -89,7 +109,6 @@ class FitControls(TablePanel):
     # -- the controls -----------------------------------------------------------------------------
 
     def _common_controls(self, viewer: napari.Viewer) -> list[Widget]:
-        declared = {each.name: each for each in settings_of(FitSettings)}
         return [
             LayerChoice(
                 viewer,
@@ -100,7 +119,7 @@ class FitControls(TablePanel):
                 tooltip="The clean image, or a second exposure, that the candidates are compared with.",
             ),
             OptionalValue(
-                Number(min=declared["truth_noise"].minimum, name="own_value", label="Standard deviation"),
+                Number(min=_SETTINGS["truth_noise"].minimum, name="own_value", label="Standard deviation"),
                 {
                     None: ("clean", "The ground truth has no noise."),
                     "unknown": (
@@ -116,7 +135,7 @@ class FitControls(TablePanel):
                 ),
                 name="truth_noise",
                 label="Ground truth is",
-                tooltip=declared["truth_noise"].description,
+                tooltip=_SETTINGS["truth_noise"].description,
             ),
             LayerChoice(
                 viewer,
@@ -127,15 +146,15 @@ class FitControls(TablePanel):
                 tooltip="Labels or Shapes layer: learn only from the pixels that it marks. The other "
                 "pixels are held out for the scores.",
             ),
-            create_control(declared["planes"]),
+            create_control(_SETTINGS["planes"]),
             Choice(
                 {None: _POOLED},
                 name="channel_axis",
                 label="Channels",
                 tooltip="Channel axis; choose it to learn a separate table for each channel.",
             ),
-            create_control(declared["method"], preference("method")),
-            create_control(declared["bin_width"]),
+            create_control(_SETTINGS["method"], preference("method")),
+            create_control(_SETTINGS["bin_width"]),
             Choice(
                 WEIGHT_VIEWS,
                 preference("weights"),
@@ -146,50 +165,13 @@ class FitControls(TablePanel):
         ]
 
     def _further_controls(self) -> list[Widget]:
-        declared = {each.name: each for each in settings_of(FitSettings)}
         shown = {each.name for each in self._form}
         values = {"device": preference("device")}
         return [
             create_control(each, values.get(name, each.default))
-            for name, each in declared.items()
+            for name, each in _SETTINGS.items()
             if name not in shown
         ]
-
-    def _result_buttons(self) -> list[Widget]:
-        first = row(
-            save_button(),
-            button(
-                "Compare",
-                ("Rank candidates, average and all methods by their held-out scores."),
-                "compare_button",
-            ),
-            button("Scores…", "Write the scores to a file (CSV).", "export_button"),
-            name="files",
-            gui_only=True,
-        )
-        second = row(
-            button(
-                "Show errors",
-                "Add layers of the errors of the ensemble and of the best candidate, in one colour scale.",
-                "errors_button",
-            ),
-            button(
-                "Expected error",
-                (
-                    "Add a layer of the expected root mean square error at each pixel, learned on "
-                    "held-out parts."
-                ),
-                "expected_button",
-            ),
-            button(
-                "Keep result",
-                "Keep these layers unchanged; later results are added as new layers.",
-                "keep_button",
-            ),
-            name="layers",
-            gui_only=True,
-        )
-        return [first, second, copy_buttons()]
 
     # -- values -----------------------------------------------------------------------------------
 
@@ -203,14 +185,14 @@ class FitControls(TablePanel):
         """
         values = self.asdict()
         named = {each.name: values[each.name] for each in settings_of(FitSettings) if each.name in values}
-        if not self._has_planes():
+        if self._plane_axis() is None:
             named["planes"] = None
         return FitSettings(**named)
 
     def frozen_settings(self) -> tuple[Any, ...]:
         """Values of the settings whose change needs a new fit."""
         values = self.asdict()
-        return tuple(values[name] for name in FROZEN if name != "planes" or self._has_planes())
+        return tuple(values[name] for name in FROZEN if name != "planes" or self._plane_axis() is not None)
 
     def show_value_in_use(self, result: FitResult) -> None:
         """Show the numbers that automatic settings were resolved to."""
@@ -225,13 +207,11 @@ class FitControls(TablePanel):
         truth = self.ground_truth.value
         return truth if truth is not None else next(iter(self.candidates.value), None)
 
-    def _has_planes(self) -> bool:
+    def _plane_axis(self) -> int | None:
+        """The axis of the planes: the first that is neither in the plane nor that of the channels."""
         like = self._like_layer()
-        return like is not None and len(self._plane_axes(like)) > 0
-
-    def _plane_axes(self, like: Layer) -> list[int]:
-        axes = [axis for axis in leading_axes(like) if axis != self.channel_axis.value]
-        return axes[:1]
+        axes = {} if like is None else leading_axes(like)
+        return next((axis for axis in axes if axis != self.channel_axis.value), None)
 
     def follow_images(self) -> None:
         """Update picker, planes, channels and digits to the images chosen."""
@@ -253,29 +233,24 @@ class FitControls(TablePanel):
 
     def _offer_channels(self, like: Layer | None) -> None:
         axes = channel_axes(like)
-        entries: dict[Any, tuple[str, str]] = {
-            axis: (f"one table each: {label}", "") for axis, label in axes.items()
-        }
         self.channel_axis.visible = bool(axes)
-        kind = f"{axes}"
-        if kind == self._axes:
-            return
-        self._axes = kind
-        self.channel_axis.offer({None: _POOLED, **entries})
-        if (likely := likely_channel_axis(like)) is not None:
-            self.channel_axis.value = likely
+        if axes != self._axes:
+            self._axes = axes
+            entries = {axis: (f"one table each: {label}", "") for axis, label in axes.items()}
+            self.channel_axis.offer({None: _POOLED, **entries})
+            if (likely := likely_channel_axis(like)) is not None:
+                self.channel_axis.value = likely
 
     def _offer_planes(self, like: Layer | None) -> None:
-        axes = [] if like is None else self._plane_axes(like)
-        self.planes.visible = bool(axes)
-        if like is not None and axes:
-            slider, last = self.planes.inner, pixel_shape(like)[axes[0]] - 1
-            if slider.max != last:
-                by_hand = self.planes.value is not None
-                with slider.changed.blocked():
-                    slider.max = max(1, last)
-                    if not by_hand:
-                        slider.value = (0, last)
+        axis, slider = self._plane_axis(), self.planes.inner
+        self.planes.visible = axis is not None
+        if like is None or axis is None or slider.max == (last := pixel_shape(like)[axis] - 1):
+            return
+        by_hand = self.planes.value is not None
+        with slider.changed.blocked():
+            slider.max = max(1, last)
+            if not by_hand:
+                slider.value = (0, last)
 
     def _follow_method(self) -> None:
         method = self.method.value
@@ -290,19 +265,17 @@ class FitControls(TablePanel):
 
     def _truth_chosen(self) -> None:
         # Guess again if the layer was removed, but not if the user chose none.
-        self._guesses_truth = self.ground_truth.value is None and not self._is_offered(self._last_truth)
-        self._last_truth = self.ground_truth.value
-
-    _last_truth: Layer | None = None
-
-    def _is_offered(self, layer: Layer | None) -> bool:
-        return layer is not None and any(layer is each for each in self.ground_truth.choices)
+        truth = self.ground_truth.value
+        self._guesses_truth = truth is None and self._last_truth not in self.ground_truth.choices
+        self._last_truth = truth
 
     def _guess_truth(self) -> None:
         """Choose a layer that is named as ground truth, if none is chosen."""
-        if not self._guesses_truth or self.ground_truth.value is not None:
-            return
-        for layer in self.ground_truth.choices:
-            if layer is not None and has_truth_name(layer):
-                self.ground_truth.value = layer
-                return
+        if self._guesses_truth and self.ground_truth.value is None:
+            offered = [layer for layer in self.ground_truth.choices if layer is not None]
+            self.ground_truth.value = next(filter(has_truth_name, offered), None)
+
+
+def _result_buttons() -> list[Widget]:
+    made = [button(text, tooltip, name) for name, (text, tooltip) in BUTTONS.items()]
+    return [row(*made[:3], name="files", gui_only=True), row(*made[3:], name="layers", gui_only=True)]

@@ -61,16 +61,16 @@ class Corrected:
     code : str
         Python expression of the corrected image, in which ``{}`` stands for the image.
     starts : tuple of int
-        First pixel along each axis that was kept.
-    axes : tuple of int
-        Axes that were kept.
+        First pixel along each axis that was kept; empty if nothing was cropped.
+    dropped : tuple of int
+        Axes that were dropped.
     """
 
     image: Any
     suffix: str
     code: str
-    starts: tuple[int, ...]
-    axes: tuple[int, ...]
+    starts: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
 
 
 def correct(image: Any, fix: Mapping[str, Any], truth: Any, channel_axis: int | None) -> Corrected:
@@ -88,35 +88,31 @@ def correct(image: Any, fix: Mapping[str, Any], truth: Any, channel_axis: int | 
     EnsembleError
         If the action makes no image.
     """
-    action, shape = fix["action"], tuple(image.shape)
-    starts, axes = (0,) * len(shape), tuple(range(len(shape)))
-    more = "" if channel_axis is None else f", {channel_axis}"
+    action, more = fix["action"], "" if channel_axis is None else f", {channel_axis}"
     if action == "align":
         shift = find_subpixel_shift(truth, image, fix["shift"], channel_axis)
         back = tuple(0.0 - round(each, 3) for each in shift)
         moved = _as_dtype_of(image, shift_image(image, back, channel_axis))
-        return Corrected(moved, "aligned", f"shift_image({{}}, {back}{more})", starts, axes)
+        return Corrected(moved, "aligned", f"shift_image({{}}, {back}{more})")
     if action == "match-intensities":
         gain, offset = float(f"{fix['gain']:.6g}"), float(f"{fix['offset']:.6g}")
         code = f"match_intensities({{}}, {gain}, {offset})"
-        return Corrected(match_intensities(image, gain, offset), "matched", code, starts, axes)
+        return Corrected(match_intensities(image, gain, offset), "matched", code)
     if action == "transform":
         turned = turn_image(image, fix["how"], channel_axis)
-        return Corrected(turned, "turned", f"turn_image({{}}, {fix['how']!r}{more})", starts, axes)
+        return Corrected(turned, "turned", f"turn_image({{}}, {fix['how']!r}{more})")
     if action == "reverse-channels":
         axis = -1 if channel_axis is None else channel_axis
-        return Corrected(
-            np.flip(np.asarray(image), axis), "channels reversed", f"np.flip({{}}, {axis})", starts, axes
-        )
+        return Corrected(np.flip(np.asarray(image), axis), "channels reversed", f"np.flip({{}}, {axis})")
     if action == "crop-to-common-size":
         common = tuple(fix["shape"])
         starts = _best_starts(image, common, truth)
         code = f"crop_image({{}}, {starts}, {common})"
-        return Corrected(crop_image(image, starts, common), "cropped", code, starts, axes)
+        return Corrected(crop_image(image, starts, common), "cropped", code, starts)
     if action == "drop-axes":
-        axes = tuple(axis for axis, size in enumerate(shape) if size != 1)
-        code = f"{{}}.reshape({tuple(shape[axis] for axis in axes)})"
-        return Corrected(image.reshape([shape[axis] for axis in axes]), "squeezed", code, starts, axes)
+        shape = _squeezed(image.shape)
+        dropped = tuple(axis for axis, size in enumerate(image.shape) if size == 1)
+        return Corrected(image.reshape(shape), "squeezed", f"{{}}.reshape({shape})", dropped=dropped)
     raise EnsembleError(f"the action {action!r} makes no image.")
 
 
@@ -150,12 +146,11 @@ def _best_starts(image: Any, common: Sequence[int], truth: Any) -> tuple[int, ..
 def add_corrected(viewer: napari.Viewer, layer: Layer, corrected: Corrected) -> Layer:
     """Add a corrected image as a layer at the same place, with a record of the correction."""
     place = placement(layer)
-    ndim = layer.ndim
-    starts = np.array(corrected.starts[:ndim])
-    shear = np.asarray(place["shear"])
-    place["translate"] = place["translate"] + place["rotate"] @ shear @ (place["scale"] * starts)
-    kept = [axis for axis in corrected.axes if axis < ndim]
-    if len(kept) < ndim:
+    if corrected.starts:
+        first = place["scale"] * np.array(corrected.starts[: layer.ndim])
+        place["translate"] = place["translate"] + place["rotate"] @ place["shear"] @ first
+    if corrected.dropped:
+        kept = [axis for axis in range(layer.ndim) if axis not in corrected.dropped]
         place = {
             "scale": place["scale"][kept],
             "translate": place["translate"][kept],

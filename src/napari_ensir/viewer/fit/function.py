@@ -12,7 +12,7 @@ from napari_ensir.viewer.fit.request import FitRequest
 from napari_ensir.viewer.fit.worker import fit
 from napari_ensir.viewer.layers.layers import LayerSnapshot, unwrap_proxy
 from napari_ensir.viewer.layers.picker import LayerPicker
-from napari_ensir.viewer.results.layers import layer_data
+from napari_ensir.viewer.results.layers import layers_of_result
 
 __all__ = ["combine_layers", "combined"]
 
@@ -64,7 +64,7 @@ def combined(
     settings = FitSettings(method=method, bin_width=bin_width, channel_axis=axis)
     request = FitRequest.of_layers(layers, truth, settings)
     result = fit(request)
-    return layer_data(result.lut, result.combined, LayerSnapshot(layers[0]))
+    return list(layers_of_result(LayerSnapshot(layers[0]), result.lut, result.combined).values())
 
 
 @magic_factory(call_button="Combine")

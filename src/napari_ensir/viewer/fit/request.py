@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Shapes
 
+from napari_ensir.ensemble.arrays.blocks import is_dask
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import FitSettings
 from napari_ensir.viewer.layers.layers import (
@@ -23,17 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari.layers import Layer
-    from numpy.typing import NDArray
 
-__all__ = ["FitRequest", "Marked", "channel_axes", "leading_axes", "likely_channel_axis", "mask_array"]
+__all__ = ["FitRequest", "channel_axes", "leading_axes", "likely_channel_axis", "mask_array"]
 
 _CHANNEL_LABELS = ("c", "channel", "channels", "ch")
 
 NO_CANDIDATE = "No candidate is ticked; tick the restorations to combine."
 NO_TRUTH = "No ground truth is chosen; choose a layer with a clean image or a second exposure."
-
-COPIED = 2**24
-"""Largest mask, in pixels, that is copied, so that it can be painted on while the fit runs."""
 
 Pairs = list[tuple[tuple[Any, ...], Any]]
 
@@ -50,8 +46,8 @@ class FitRequest:
     rgb : bool
         Whether the last axis is colour.
     settings : FitSettings
-    mask : array of the shape without the channel axis, or of its last axes, or None
-        Learn where it is not zero.
+    mask : bool array of the shape without the channel axis, or of its last axes, or None
+        Pixels to learn from.
     truth_name : str
     """
 
@@ -128,32 +124,19 @@ class FitRequest:
 
     def seen(self) -> tuple[Pairs, list[Any]]:
         """Pairs to learn from, and their masks: bool arrays or None."""
-        inside = self._mask()
-        planes = self.settings.planes
-        if planes is None:
-            return [(self.candidates, self.truth)], [inside]
-        first, last = planes
-        return [self._cut(first, last + 1)], [self._cut_mask(inside, first, last + 1)]
+        first, last = self.settings.planes or (0, self.spatial_shape[0] - 1)
+        return [self._cut(first, last + 1)], [self._cut_mask(self.mask, first, last + 1)]
 
     def unseen(self) -> tuple[Pairs, list[Any]]:
         """Pairs and masks of all pixels that :meth:`seen` leaves out; empty if there are none."""
-        outside = self._mask(inverted=True)
-        if outside is not None and not (np.asarray(self.mask) <= 0).any():
-            outside = None
-        planes = self.settings.planes
-        if planes is None:
-            return ([(self.candidates, self.truth)], [outside]) if outside is not None else ([], [])
-        first, last = planes
         n = self.spatial_shape[0]
-        pairs = [self._cut(start, stop) for start, stop in ((0, first), (last + 1, n)) if start < stop]
-        masks: list[Any] = [None] * len(pairs)
-        if outside is not None:
+        first, last = self.settings.planes or (0, n - 1)
+        parts = [(start, stop) for start, stop in ((0, first), (last + 1, n)) if start < stop]
+        pairs, masks = [self._cut(*part) for part in parts], [None] * len(parts)
+        if self.mask is not None and not bool(self.mask.all()):
             pairs.append(self._cut(first, last + 1))
-            masks.append(self._cut_mask(outside, first, last + 1))
+            masks.append(self._cut_mask(~self.mask, first, last + 1))
         return pairs, masks
-
-    def _mask(self, *, inverted: bool = False) -> Marked | None:
-        return None if self.mask is None else Marked(self.mask, self.spatial_shape, inverted=inverted)
 
     def _check_planes(self) -> None:
         planes, n = self.settings.planes, self.spatial_shape[0]
@@ -163,62 +146,27 @@ class FitRequest:
             )
 
     def _cut(self, start: int, stop: int) -> tuple[tuple[Any, ...], Any]:
+        if (start, stop) == (0, self.spatial_shape[0]):
+            return self.candidates, self.truth
         axis = 1 if self.colour_axis == 0 else 0
         part = (slice(None),) * axis + (slice(start, stop),)
         return tuple(candidate[part] for candidate in self.candidates), self.truth[part]
 
-    def _cut_mask(self, mask: Marked | None, start: int, stop: int) -> Marked | None:
-        return None if mask is None else mask[start:stop]
+    def _cut_mask(self, mask: Any, start: int, stop: int) -> Any:
+        """The planes of a mask, which may lack leading axes."""
+        return None if mask is None else _broadcast(mask, self.spatial_shape)[start:stop]
 
 
-class Marked:
-    """A mask layer as a bool array, of which only the part asked for is computed.
+def _broadcast(mask: Any, shape: tuple[int, ...]) -> Any:
+    if isinstance(mask, np.ndarray):
+        return np.broadcast_to(mask, shape)
+    import dask.array as da
 
-    Parameters
-    ----------
-    array
-        The mask; of the shape, or of its last axes.
-    shape
-        Of the images, without colours.
-    inverted
-        True where the mask is zero instead.
-    parts
-        A slice for each axis.
-    """
-
-    dtype = np.dtype(bool)
-
-    def __init__(
-        self,
-        array: Any,
-        shape: tuple[int, ...],
-        *,
-        inverted: bool = False,
-        parts: tuple[slice, ...] | None = None,
-    ) -> None:
-        self._array, self._whole, self._inverted = array, shape, inverted
-        self._parts = parts or tuple(slice(0, n) for n in shape)
-        self.shape = tuple(max(0, part.stop - part.start) for part in self._parts)
-        self.ndim = len(shape)
-
-    def __getitem__(self, key: Any) -> Marked:
-        key = key if isinstance(key, tuple) else (key,)
-        parts = list(self._parts)
-        for axis, wanted in enumerate(key):
-            start, stop, step = wanted.indices(self.shape[axis])
-            if step != 1:
-                raise IndexError("a mask can only be sliced with step 1.")
-            parts[axis] = slice(parts[axis].start + start, parts[axis].start + max(start, stop))
-        return Marked(self._array, self._whole, inverted=self._inverted, parts=tuple(parts))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        own = self._parts[self.ndim - len(self._array.shape) :]
-        marked = (np.asarray(self._array[own]) > 0) != self._inverted
-        return np.broadcast_to(marked, self.shape).astype(dtype or bool)
+    return da.broadcast_to(mask, shape)  # type: ignore[no-untyped-call]
 
 
 def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:
-    """Return a mask layer's pixels, of the images' shape without colours or of its last axes.
+    """Return where a mask layer is not empty, of the images' shape without colours or of its last axes.
 
     Raises
     ------
@@ -241,7 +189,11 @@ def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:
             f'the mask "{mask.name}" is not aligned with "{truth.name}"; give it the same scale, '
             "translation and rotation."
         )
-    return np.array(flat) if isinstance(flat, np.ndarray) and prod(flat.shape) <= COPIED else flat
+    if not (isinstance(flat, np.ndarray) or is_dask(flat)):
+        import dask.array as da
+
+        flat = da.from_array(flat, name=False)  # type: ignore[no-untyped-call]
+    return flat > 0  # a copy, so that the mask can be painted on while the fit runs
 
 
 def leading_axes(layer: Layer) -> dict[int, str]:

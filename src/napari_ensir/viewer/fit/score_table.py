@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MethodScores"]
 
-_COLUMNS = {
-    "psnr": PSNR._replace(
+_COLUMNS = (
+    PSNR._replace(
         decimals=2,
         description="PSNR in dB on the pixels that the weights were learned from, which is too optimistic.",
     ),
-    "held_out": Column(
+    Column(
         "held_out",
         "held out",
         "dB",
@@ -32,31 +32,24 @@ _COLUMNS = {
         description="PSNR in dB on pixels that the weights were not learned from: those outside the mask and "
         "the planes, if there are any, else by cross-validation. –: not computed yet, or too few pixels.",
     ),
-    "ssim": Column(
+    Column(
         "ssim",
         "SSIM",
         description="{about} Includes the pixels learned from. –: not computed yet, or the image is smaller "
         "than the window of 11 pixels.",
     ),
-}
-_NOISY_PSNR = _COLUMNS["psnr"]._replace(
+)
+_NOISY_PSNR = _COLUMNS[0]._replace(
     description="PSNR in dB, corrected for the noise of the ground truth. –: below the noise."
 )
 
 
 class MethodScores(ScoreView):
-    """Table of the scores of candidates and methods; a click on a method emits ``chosen`` with its key.
-
-    Parameters
-    ----------
-    columns
-        Attributes of :class:`~napari_ensir.ensemble.scoring.score_table.ScoreRow` to show.
-    """
+    """Table of the scores of candidates and methods; a click on a method emits ``chosen`` with its key."""
 
     chosen = Signal(str)
 
-    def __init__(self, columns: Sequence[str] = tuple(_COLUMNS), **kwargs: Any) -> None:
-        self._columns = tuple(columns)
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(190, **kwargs)
         self.clicked.connect(self._choose)
         self.show_scores((), "")
@@ -82,21 +75,19 @@ class MethodScores(ScoreView):
         of_ssim
             Sentence about the images that SSIM was computed on.
         """
-        columns = [_COLUMNS[key] for key in self._columns]
-        if not all(np.isnan(row.difference) for row in scores):
-            columns = [DIFFERENCE]
-            if not all(np.isnan(row.psnr) for row in scores):
-                columns.append(_NOISY_PSNR)
-        about = of_ssim or "Structural similarity."
-        columns = [each._replace(description=each.description.format(about=about)) for each in columns]
-        table = ScoreTable(tuple(scores), tuple(columns))
+        columns = [
+            each._replace(description=each.description.format(about=of_ssim or "Structural similarity."))
+            for each in _COLUMNS
+        ]
+        if any(np.isfinite(row.difference) for row in scores):  # the ground truth is noisy
+            columns = [DIFFERENCE, *[_NOISY_PSNR] * any(np.isfinite(row.psnr) for row in scores)]
+        names = [_label(row, method) for row in scores]
         self.show_table(
-            table, [_label(row, method) for row in scores], [_tooltip(row, method) for row in scores]
+            ScoreTable(tuple(scores), tuple(columns)), names, [_tooltip(row, method) for row in scores]
         )
-        colours = dict(zip(candidates, [*PALETTE, *[PALETTE[-1]] * len(candidates)], strict=False))
         for index, row in enumerate(scores):
-            if row.role == "candidate" and row.name in colours:
-                colour = QColor(colours[row.name])
+            if row.role == "candidate":
+                colour = QColor(PALETTE[min(candidates.index(row.name), len(PALETTE) - 1)])
                 self.native.item(index, 0).setData(Qt.ItemDataRole.DecorationRole, colour)
             if row.method == method != "":
                 self.embolden(index, 0)

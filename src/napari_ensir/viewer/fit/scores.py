@@ -11,7 +11,7 @@ import numpy as np
 from napari_ensir.ensemble.scoring.metrics import evenly_spaced_planes, ssim
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
@@ -58,7 +58,7 @@ def better_than_chosen(scores: Sequence[ScoreRow], method: str) -> str:
 
 
 def with_ssim(
-    scores: Iterable[ScoreRow],
+    scores: Sequence[ScoreRow],
     request: FitRequest,
     tables: Mapping[str, WeightLUT],
     data_range: float,
@@ -80,18 +80,15 @@ def with_ssim(
         SSIM of images that no setting changes, by role and name; new ones are added.
     """
     planes = ssim_planes(request)
-    steps = [(score, place) for score in scores for place in planes]
-    values: dict[ScoreRow, list[float]] = {}
-    for number, (score, place) in enumerate(steps):
-        if progress is not None:
-            progress(number, len(steps), "scoring SSIM")
-        if (score.role, score.name) not in known:
-            value = _ssim_at(request, score, tables.get(score.method), data_range, place)
-            values.setdefault(score, []).append(value)
     found = []
-    for score in scores:
-        key = (score.role, score.name)
-        value = known[key] if key in known else float(np.mean(values[score]))
+    for number, score in enumerate(scores):
+        if progress is not None:
+            progress(number, len(scores), "scoring SSIM")
+        key = score.role, score.name
+        value = known.get(key)
+        if value is None:
+            table = tables.get(score.method)
+            value = float(np.mean([_ssim_at(request, score, table, data_range, place) for place in planes]))
         if score.role != "method":
             known[key] = value
         found.append(replace(score, ssim=value))

@@ -19,7 +19,7 @@ from napari_ensir.viewer.code_export import (
     path_of_layer,
 )
 from napari_ensir.viewer.controls.dialogs import ask_where_to_save
-from napari_ensir.viewer.fit.controls import FitControls
+from napari_ensir.viewer.fit.controls import BUTTONS, FitControls
 from napari_ensir.viewer.fit.corrections import (
     Corrected,
     add_corrected,
@@ -30,31 +30,20 @@ from napari_ensir.viewer.fit.corrections import (
 from napari_ensir.viewer.fit.precompile import warm_up
 from napari_ensir.viewer.fit.request import NO_CANDIDATE, NO_TRUTH, FitRequest
 from napari_ensir.viewer.fit.scores import better_than_chosen, ssim_in_words
-from napari_ensir.viewer.fit.worker import (
-    FitResult,
-    calibrated,
-    errors_of,
-    expected_error,
-    expected_limits,
-    fit,
-    refit,
-    score_all,
-    score_held_out,
-)
+from napari_ensir.viewer.fit.worker import FitResult, fit, refine, refit
 from napari_ensir.viewer.layers.layers import LayerSnapshot, Versions, full_data, notice, unwrap_proxy
 from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import shows_errors
-from napari_ensir.viewer.results.layers import Errors, Outputs
+from napari_ensir.viewer.results.layers import Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import napari
     from napari.layers import Layer
 
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.viewer.fit.compare_dialog import CompareDialog
 
 __all__ = ["FitWidget"]
 
@@ -63,8 +52,10 @@ STALE = "The layers, or the pixels to learn from, have changed; press Fit to upd
 LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iter")
 """Settings that take effect immediately, because the stored statistics suffice."""
 
-REST, SCORE_REST = 40, 600
-"""Delay in milliseconds after the last change before a refit or scoring starts, so that none queue up."""
+NO_RESULT = "There is no result yet; press Fit first."
+
+REST = 40
+"""Delay in milliseconds after the last change before a refit starts, so that none queue up."""
 
 AT_ONCE = ("method", "weights")
 """Controls that cannot be dragged and need no delay."""
@@ -89,19 +80,19 @@ class FitWidget(FitControls):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         self.result: FitResult | None = None
-        self.comparison: CompareDialog | None = None
         self._outputs: Outputs | None = None
         self._like: LayerSnapshot | None = None
         self._title = ""
-        self._is_kept = False
-        self._done: set[str] = set()
+        self._is_kept = self._is_ranked = False
         self._learned_from: tuple[Any, ...] = ()
         self._versions = Versions()
         super().__init__(napari_viewer)
-        self._soon = self._timer(REST, self._refit)
-        self._scores_soon = self._timer(SCORE_REST, self._follow_up)
+        self._soon = QTimer(self.native)
+        self._soon.setSingleShot(True)
+        self._soon.timeout.connect(self.safely(self._refit))
         for name in (*LIVE, "weights"):
-            self[name].changed.connect(self._refit_after(0 if name in AT_ONCE else REST))
+            delay = 0 if name in AT_ONCE else REST
+            self[name].changed.connect(lambda _, delay=delay: self._soon.start(delay))
         for name in ("candidates", "ground_truth", "mask", *FROZEN):
             self[name].changed.connect(self.safely(self._inputs_changed))
         self.scores.chosen.connect(self._adopt)
@@ -117,16 +108,6 @@ class FitWidget(FitControls):
         ):
             self[key].changed.connect(self.safely(slot))
         self.update_run_button()
-
-    def _timer(self, milliseconds: int, slot: Any) -> QTimer:
-        timer = QTimer(self.native)
-        timer.setSingleShot(True)
-        timer.setInterval(milliseconds)
-        timer.timeout.connect(self.safely(slot))
-        return timer
-
-    def _refit_after(self, milliseconds: int) -> Callable[[], None]:
-        return lambda: self._soon.start(milliseconds)
 
     # -- request --------------------------------------------------------------------------------
 
@@ -204,12 +185,11 @@ class FitWidget(FitControls):
 
     def obstacles(self) -> Mapping[str, str]:
         """See TablePanel."""
-        no_result = "" if self.result is not None else "There is no result yet; press Fit first."
-        keys = ("save", "compare", "errors", "expected", "keep", "export")
+        missing = self.missing_input()
         return {
-            **{f"{key}_button": no_result for key in keys},
-            "python_button": self.missing_input(),
-            "command_button": self.missing_input(),
+            **dict.fromkeys(BUTTONS, "" if self.result is not None else NO_RESULT),
+            "python_button": missing,
+            "command_button": missing,
         }
 
     def run(self) -> None:
@@ -219,66 +199,81 @@ class FitWidget(FitControls):
     @property
     def is_running(self) -> bool:
         """Whether work is running or scheduled."""
-        return super().is_running or self._soon.isActive() or self._scores_soon.isActive()
+        return super().is_running or self._soon.isActive()
 
+    @shows_errors
     def fit(self) -> None:
         """Fit the chosen layers; the results are added as layers when the fit is done."""
-        try:
-            request = self.request()
-        except EnsembleError as error:
-            self.fail(error)
-            return
+        request, inputs = self.request(), self._inputs()
         origins = [LayerSnapshot(layer) for layer in self.candidates.value]
-        inputs = self._inputs()
         self._soon.stop()
-        self._start_fit(request, lambda result: self._take_new(result, origins, inputs))
-
-    def _start_fit(self, request: FitRequest, then: Any) -> None:
-        self._scores_soon.stop()
-        self.start(lambda progress: fit(request, progress), "Fitting the ensemble", then)
-
-    def _take_new(self, result: FitResult, origins: list[LayerSnapshot], inputs: tuple[Any, ...]) -> None:
-        self._like, self._learned_from = origins[0], inputs
-        self._outputs, self._title, self._is_kept = Outputs(self.viewer, origins[0]), "", False
         layers = [origin.layer for origin in origins]
-        get_session(self.viewer).remember_layers(result.lut, layers)
-        self._title = get_session(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
-        self._take(result)
-        self.reveal(self.message, self.scores, self.save_button)
+        self._start(lambda progress: fit(request, progress), origins[0], layers, inputs)
 
     def _refit(self) -> None:
         """Update the result after a change of the controls, from the stored statistics if possible."""
-        before, outputs = self.result, self._outputs
-        if before is None or outputs is None:
+        before, like = self.result, self._like
+        if before is None or like is None:
             return
         if self.task is not None and not self._is_quiet:
             self._soon.start(REST)  # retry when the running task has finished
             return
         now = self.settings()
-        live = {name: getattr(now, name) for name in LIVE}
-        settings = replace(before.request.settings, **live, device=now.device)
-        if settings == before.request.settings:
-            self.queue.put(outputs.showing(before.lut, before.combined, self.weights.value))
-        elif not before.session.holds(replace(settings, planes=None)):
-            self._start_fit(replace(before.request, settings=settings), self._take)
-        else:
-            self._scores_soon.stop()
-            self.start(lambda progress: refit(before, settings, progress), "Refitting", self._take)
+        live = {name: getattr(now, name) for name in (*LIVE, "device")}
+        settings = replace(before.request.settings, **live)
+        if settings == before.request.settings:  # the weights are to be shown in another way
+            self._show(before)
+            return
+        layers = get_session(self.viewer).learned_on(before.lut)
+        self._start(lambda progress: refit(before, settings, progress), like, layers, self._learned_from)
+
+    def _start(
+        self,
+        work: Callable[[Progress], FitResult],
+        like: LayerSnapshot,
+        layers: Sequence[Layer],
+        inputs: tuple[Any, ...],
+    ) -> None:
+        """Fit, show the result, and go on with what takes longer.
+
+        The result is shown in the layers of the last fit, or in new ones if these are kept or of another fit.
+        """
+        is_new = like is not self._like or self._is_kept or self._outputs is None
+        outputs = Outputs(self.viewer, like) if is_new else self._outputs
+        wanted = set() if is_new else outputs.kinds()
+        session = get_session(self.viewer)
+
+        def steps(progress: Progress) -> Iterator[FitResult]:
+            result = work(progress)
+            yield result
+            yield from refine(result, wanted, progress)
+
+        def take(result: FitResult) -> None:
+            if self._outputs is not outputs:
+                self._outputs, self._like, self._learned_from = outputs, like, inputs
+                session.remember_layers(result.lut, layers)
+                self._title = session.keep(" + ".join(result.lut.names), result.lut, layers)
+                self._is_kept = False
+                self.reveal(self.message, self.scores, self.save_button)
+            self._take(result)
+
+        self.start(steps, "Fitting the ensemble", take)
 
     def _take(self, result: FitResult) -> None:
-        """Show a result in the layers of this fit, or in new layers if the user kept those."""
-        if self._is_kept and self._like is not None:
-            self._outputs, self._is_kept = Outputs(self.viewer, self._like), False
-            layers = get_session(self.viewer).learned_on(self.result.lut) if self.result else []
-            self._title = get_session(self.viewer).keep(" + ".join(result.lut.names), result.lut, layers)
-        self.result, self._done = result, set()
-        if self._outputs is not None:
-            self.queue.put(self._outputs.showing(result.lut, result.combined, self.weights.value))
+        """Show a result, which may be the last one with more in it."""
+        if self.result is None or result.combined is not self.result.combined:
+            self._is_ranked = False
+        self.result = result
         get_session(self.viewer).replace(self._title, result.lut)
+        self._show(result)
         self.show_value_in_use(result)
         self._tell()
         self.update_run_button()
-        self._scores_soon.start(SCORE_REST if result.ssim_known else 0)
+
+    def _show(self, result: FitResult) -> None:
+        assert self._outputs is not None  # made with the first result
+        view, more = self.weights.value, {"errors": result.errors, "expected": result.expected}
+        self.queue.put(self._outputs.showing(result.lut, result.combined, view, **more))
 
     def _tell(self) -> None:
         """Show the notes of the result, the most important first, and its scores."""
@@ -294,122 +289,50 @@ class FitWidget(FitControls):
             lines.append(better)
         lines += [note[:1].upper() + note[1:] for note in result.notes]
         self.say("\n".join(lines))
-        about = ssim_in_words(result.request)
-        self.scores.show_scores(result.scores, result.lut.method, result.lut.names, about)
+        self._show_scores(result)
 
-    # -- work after the last change ----------------------------------------------------------------
+    def _show_scores(self, result: FitResult) -> None:
+        rows = result.ranked_scores() if self._is_ranked else result.scores
+        self.scores.show_scores(rows, result.lut.method, result.lut.names, ssim_in_words(result.request))
 
-    def _follow_up(self) -> None:
-        """Run the slower steps one by one: held-out scores, calibration, error images, SSIM."""
-        result = self.result
-        if result is None or (self.task is not None and not self._is_quiet):
-            return
-        if self.queue.is_active:  # wait until the layers are added
-            self._scores_soon.start(REST)
-            return
-        if "methods" not in self._done:
-            self._then("methods", score_held_out, "Scoring", self._take_scores)
-        elif "calibration" not in self._done:
-            self._then("calibration", calibrated, "Measuring errors", self._take_calibrated)
-        elif "errors" not in self._done and self._outputs is not None and self._outputs.has_errors:
-            self._then("errors", lambda each, _: errors_of(each), "Errors", self._take_errors)
-        elif "expected" not in self._done and self._outputs is not None and self._outputs.has_expected:
-            self._then("expected", _expected_of, "Expected error", self._take_expected)
-        elif "ssim" not in self._done:
-            self._then("ssim", score_all, "Scoring", self._take_scores)
+    # -- buttons below the result ------------------------------------------------------------------
 
-    def _then(self, key: str, work: Any, title: str, take: Any) -> None:
-        result = self.result
-
-        def taken(value: Any) -> None:
-            if self.result is result:
-                take(value)
-                self._done.add(key)
-                self._scores_soon.start(0)
-
-        self.start(lambda progress: work(result, progress), title, taken, quiet=True)
-
-    def _take_scores(self, result: FitResult) -> None:
-        self.result = result
-        self._tell()
-
-    def _take_errors(self, errors: Errors) -> None:
-        if self.result is not None and self._outputs is not None:
-            self.queue.put(self._outputs.showing_errors(self.result.lut, errors))
+    def _fitted(self) -> FitResult:
+        if self.result is None:
+            raise EnsembleError(NO_RESULT)
+        return self.result
 
     def show_errors(self) -> None:
         """Add the errors of the ensemble and of the best candidate as layers with the same colour scale."""
-        if self.result is None or self._outputs is None:
-            raise EnsembleError("There is no result yet; press Fit first.")
-        result, outputs = self.result, self._outputs
-
-        def take(errors: Errors) -> None:
-            self.queue.put(outputs.showing_errors(result.lut, errors))
-            self._done.add("errors")
-            self._scores_soon.start(0)
-
-        self.start(lambda _: errors_of(result), "Errors", take, quiet=True)
-
-    def _take_calibrated(self, result: FitResult) -> None:
-        self.result = result
-        get_session(self.viewer).replace(self._title, result.lut)
-        if self._outputs is not None:
-            self._outputs.remember(result.lut)
-        self._tell()
+        self._add_images("error")
 
     def show_expected_error(self) -> None:
         """Add the expected error at each pixel as a layer; calibrate first if necessary."""
-        result = self.result
-        if result is None or self._outputs is None:
-            raise EnsembleError("There is no result yet; press Fit first.")
+        if self._fitted().uncalibrated:
+            raise EnsembleError(f"there is no expected error: {self._fitted().uncalibrated}")
+        self._add_images("expected error")
 
-        def work(progress: Progress) -> tuple[FitResult, Any]:
-            known = result if result.lut.errors is not None else calibrated(result, progress)
-            if known.uncalibrated:
-                raise EnsembleError(f"there is no expected error: {known.uncalibrated}")
-            return known, _expected_of(known, progress)
-
-        def take(found: tuple[FitResult, Any]) -> None:
-            self._take_calibrated(found[0])
-            self._take_expected(found[1])
-            self._done |= {"calibration", "expected"}
-            self._scores_soon.start(0)
-
-        self.start(work, "Expected error", take, quiet=True)
-
-    def _take_expected(self, image: Any) -> None:
-        if self.result is not None and self._outputs is not None and image is not None:
-            self._outputs.show_expected(self.result.lut, image, expected_limits(self.result.lut))
+    def _add_images(self, kind: str) -> None:
+        result, outputs = self._fitted(), self._outputs
+        assert outputs is not None  # made with the result
+        outputs.forget(kind)
+        self._show(result)  # if they are computed already
+        wanted = outputs.kinds() | {kind}
+        self.start(lambda progress: refine(result, wanted, progress), "Computing", self._take, quiet=True)
 
     def keep(self) -> None:
         """Keep the layers and the table unchanged; add later results as new layers."""
-        if self.result is None:
-            raise EnsembleError("There is no result yet; press Fit first.")
+        self._fitted()
         self._is_kept = True
         self.say("Kept the layers; results with other settings will be added as new layers.")
 
     def compare(self) -> None:
         """Rank candidates, average, ZZPM and every method by their held-out scores."""
-        from napari_ensir.viewer.fit.compare_dialog import CompareDialog
-
-        result = self.result
-        if result is None:
-            raise EnsembleError("There is no result yet; press Fit first.")
-        if "methods" not in self._done:
-            self._then("methods", score_held_out, "Scoring", self._take_and_compare)
-            return
-        scores = list(result.scores)
-        if not any(score.role == "zzpm" for score in scores):
-            scores += [result.session.score_zzpm()]
-        self.comparison = CompareDialog(
-            scores, result.lut.method, result.held_out_in_words, self._adopt, self.native
-        )
-        self.comparison.show()
-
-    def _take_and_compare(self, result: FitResult) -> None:
-        self._take_scores(result)
-        self._done.add("methods")
-        self.compare()
+        result = self._fitted()
+        result.ranked_scores()  # raises if nothing is held out
+        self._is_ranked = True
+        self._show_scores(result)
+        self.say(f"Ranked by held-out scores. {result.held_out_in_words}")
 
     def _adopt(self, method: str) -> None:
         self.method.value = method
@@ -513,11 +436,3 @@ class FitWidget(FitControls):
 
 def _diagnostics_of(lut: WeightLUT) -> list[Diagnostic]:
     return [Diagnostic(**each) for each in lut.report.get("diagnostics", ())]
-
-
-def _expected_of(result: FitResult, progress: Progress | None = None) -> Any:
-    """Return the expected error at each pixel; None if the table is not calibrated."""
-    if result.lut.errors is None:
-        return None
-    request = result.request
-    return expected_error(result.lut, request.candidates, request.rgb, request.settings.device, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +13,11 @@ from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.lut.lut import figures
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.fit.scores import with_ssim
-from napari_ensir.viewer.results.combining import (
-    Combined,
-    by_plane,
-    combine,
-    difference,
-    is_large_stack,
-    over_colours,
-)
+from napari_ensir.viewer.results.combining import Images, combine, difference, expected_error
 from napari_ensir.viewer.results.layers import Errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Collection, Iterator
 
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
@@ -33,22 +25,15 @@ if TYPE_CHECKING:
     from napari_ensir.settings import FitSettings
     from napari_ensir.viewer.fit.request import FitRequest
 
-__all__ = [
-    "FitResult",
-    "calibrated",
-    "errors_of",
-    "expected_error",
-    "expected_limits",
-    "fit",
-    "refit",
-    "score_all",
-    "score_held_out",
-]
+__all__ = ["FitResult", "errors_of", "fit", "refine", "refit"]
 
 NOISY_SCORES = (
     "The ground truth is noisy, so only differences of errors are shown: mean squared error minus that of "
     "the candidates' average, on held-out parts."
 )
+
+REST = 0.6
+"""Seconds between a change of a control and the work that another change would make useless."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +46,30 @@ class FitResult:
         The layers, with the settings of this result.
     session : FitSession
         Statistics, and the table.
-    combined : Combined
+    combined : Images
         The images to show.
     scores : tuple of ScoreRow
-        Candidates, average, methods; the other methods once :func:`score_held_out` has added them.
-    ssim_known : dict
-        SSIM of the images that no setting changes, by role and name, once computed.
+        Candidates, average, methods.
+    is_scored : bool
+        Whether the scores include those of the other methods.
     uncalibrated : str
         Reason why calibration failed; empty if it did not fail or has not run.
+    errors : Errors or None
+    expected : array or None
+        Expected error at each pixel.
+    ssim_known : dict
+        SSIM of the images that no setting changes, by role and name, once computed.
     """
 
     request: FitRequest
     session: FitSession
-    combined: Combined
+    combined: Images
     scores: tuple[ScoreRow, ...]
-    ssim_known: dict[tuple[str, str], float] = field(default_factory=dict)
+    is_scored: bool = False
     uncalibrated: str = ""
+    errors: Errors | None = None
+    expected: Any = None
+    ssim_known: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def lut(self) -> WeightLUT:
@@ -104,23 +97,40 @@ class FitResult:
             f"from the other parts."
         )
 
+    def ranked_scores(self) -> list[ScoreRow]:
+        """Return the scores and that of ZZPM, the best held-out score first; unknown scores are last.
+
+        Raises
+        ------
+        EnsembleError
+            If no part of the images can be held out.
+        """
+
+        def place(score: ScoreRow) -> float:
+            """Held-out PSNR, or difference of errors if the ground truth is noisy; less is better."""
+            found = -score.held_out if np.isnan(score.difference) else score.difference
+            return float(np.nan_to_num(found, nan=np.inf))
+
+        rows = list(self.scores)
+        if all(np.isinf(place(row)) for row in rows if row.method):
+            raise EnsembleError("No part of these images can be held out; there is nothing to compare.")
+        if not any(row.role == "zzpm" for row in rows):
+            rows.append(self.session.score_zzpm())
+        return sorted(rows, key=place)
+
     @property
     def notes(self) -> list[str]:
         """Notes for the user, one sentence each, the most important first."""
-        report, settings = self.lut.report, self.request.settings
-        counts = self.lut.counts
+        report, counts = self.lut.report, self.lut.counts
         few = counts[counts < self.session.used.min_pixels].sum() / max(1, counts.sum())
         notes = [*report.get("warnings", ())]
         if choice := report.get("method_choice"):
             notes.append(f"Chosen: {choice['summary']}.")
-        if settings.truth_noise is not None:
+        if self.request.settings.truth_noise is not None:
             notes.append(NOISY_SCORES)
-        elif self.session.unseen is None:
-            notes.append("PSNR on the pixels learned from is too optimistic; held-out PSNR is not.")
         else:
-            notes.append(
-                "PSNR on the pixels learned from is too optimistic; held-out PSNR is on all other pixels."
-            )
+            others = "is not" if self.session.unseen is None else "is on all other pixels"
+            notes.append(f"PSNR on the pixels learned from is too optimistic; held-out PSNR {others}.")
         if report["not_finite"]:
             notes.append(f"{report['not_finite']:,} pixels were left out: NaN or infinite.")
         if few >= 0.0005 and "min_pixels" in METHODS[self.lut.method].uses:
@@ -138,57 +148,82 @@ def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:
     EnsembleError
         If the images cannot be used.
     """
-    settings = request.settings
     pairs, masks = request.seen()
     session = FitSession(
         pairs,
         request.names,
         mask=masks,
-        settings=replace(settings, planes=None),  # the pairs are cut to them
+        settings=replace(request.settings, planes=None),  # the pairs are cut to them
         held_out=request.unseen(),
         input_names=[(*request.names, request.truth_name)],
     )
     if progress is not None:
         # The first fit of a process waits for imports and compilation before anything else is reported.
         progress(0, 1, "loading and compiling, once a session")
-    session.estimate(progress)
     return _result(request, session, progress)
 
 
 def refit(before: FitResult, settings: FitSettings, progress: Progress | None = None) -> FitResult:
-    """Estimate a new table from the statistics kept, and combine the candidates by it.
-
-    Held-out scores of the other methods and SSIM take longer: see :func:`score_held_out`, :func:`score_all`.
-    """
-    session = before.session.copy()
-    session.estimate(progress, **replace(settings, planes=None).keywords())
+    """Estimate a table with other settings, from the statistics kept if they suffice."""
     request = replace(before.request, settings=settings)
-    return _result(request, session, progress, ssim_known=before.ssim_known)
-
-
-def _result(request: FitRequest, session: FitSession, progress: Progress | None, **kept: Any) -> FitResult:
-    assert session.lut is not None  # estimated by both callers
-    combined = combine(session.lut, request.candidates, request.rgb, request.settings.device, progress)
-    return FitResult(request, session, combined, session.score(all_methods=False), **kept)
-
-
-def score_held_out(result: FitResult, progress: Progress | None = None) -> FitResult:
-    """Score every method, on the pixels learned from and held out."""
-    return replace(result, scores=result.session.score(progress))
-
-
-def score_all(result: FitResult, progress: Progress | None = None) -> FitResult:
-    """Add SSIM, which reads pixels; it is not defined against a noisy ground truth."""
-    if result.request.settings.truth_noise is not None:
-        return result
-    tables, known = result.session.tables, result.ssim_known
-    width = result.session.score_range.peak
-    return replace(
-        result, scores=tuple(with_ssim(result.scores, result.request, tables, width, known, progress))
+    changes = replace(settings, planes=None)
+    if not before.session.holds(changes):
+        return fit(request, progress)
+    return _result(
+        request, before.session.copy(), progress, ssim_known=before.ssim_known, **changes.keywords()
     )
 
 
-def calibrated(result: FitResult, progress: Progress | None = None) -> FitResult:
+def _result(
+    request: FitRequest,
+    session: FitSession,
+    progress: Progress | None,
+    ssim_known: dict[tuple[str, str], float] | None = None,
+    **changes: Any,
+) -> FitResult:
+    lut = session.estimate(progress, **changes)
+    images = combine(lut, request.candidates, request.rgb, request.settings.device, progress)
+    return FitResult(request, session, images, session.score(all_methods=False), ssim_known=ssim_known or {})
+
+
+def refine(result: FitResult, wanted: Collection[str], progress: Progress) -> Iterator[FitResult]:
+    """Yield a result with more and more of what takes longer than the fit.
+
+    The scores of all methods, held out; expected errors in the table; the images wanted; SSIM.
+
+    Parameters
+    ----------
+    result : FitResult
+        What it has already is not computed again.
+    wanted : subset of {"error", "expected error"}
+        Kinds of images.
+    progress : callable
+    """
+    request, rest_until = result.request, time.monotonic() + REST * bool(result.ssim_known)
+    while time.monotonic() < rest_until:
+        progress(0, 1, "scoring")  # raises if a control was changed again
+        time.sleep(0.02)
+    if not result.is_scored:
+        result = replace(result, scores=result.session.score(progress), is_scored=True)
+        yield result
+    if result.lut.errors is None and not result.uncalibrated:
+        result = _calibrated(result, progress)
+        yield result
+    if "error" in wanted and result.errors is None:
+        result = replace(result, errors=errors_of(result))
+        yield result
+    if "expected error" in wanted and result.expected is None and result.lut.errors is not None:
+        lut, device = result.lut, request.settings.device
+        image = expected_error(lut, request.candidates, request.rgb, device, progress)
+        result = replace(result, expected=image)
+        yield result
+    if request.settings.truth_noise is None and any(np.isnan(score.ssim) for score in result.scores):
+        tables, width = result.session.tables, result.session.score_range.peak
+        scores = with_ssim(result.scores, request, tables, width, result.ssim_known, progress)
+        yield replace(result, scores=tuple(scores))
+
+
+def _calibrated(result: FitResult, progress: Progress) -> FitResult:
     """Measure the errors to expect, or note why that fails."""
     session = result.session.copy()
     try:
@@ -196,53 +231,6 @@ def calibrated(result: FitResult, progress: Progress | None = None) -> FitResult
     except EnsembleError as error:
         return replace(result, uncalibrated=str(error))
     return replace(result, session=session)
-
-
-def expected_error(
-    lut: WeightLUT, candidates: Sequence[Any], rgb: bool, device: str, progress: Progress | None = None
-) -> Any:
-    """The expected root mean square error at each pixel; of a large stack a dask array.
-
-    Returns
-    -------
-    float32 array of the candidates' shape
-        Intensity units. The errors of an RGB image's colours are averaged as squares.
-
-    Raises
-    ------
-    EnsembleError
-        If the table was not calibrated, or the candidates do not fit it.
-    """
-    axis = -1 if rgb and lut.n_channels > 1 else None  # None: where the table has it
-    shape = tuple(candidates[0].shape)
-    if lut.errors is not None and is_large_stack(shape, rgb):
-        lut.field(candidates, axis)  # raises now what would else be raised when a plane is shown
-        asked = lut.channel_axis if axis is None else axis
-        channels = None if lut.n_channels == 1 or asked is None else asked % len(shape)
-        return by_plane(
-            lambda *parts: _pooled(lut.expected_error(parts, device, channel_axis=channels), rgb),
-            candidates,
-            np.dtype(np.float32),
-            rgb=rgb,
-            channel_axis=len(shape) - 1 if rgb else channels,
-            drops_channels=rgb,
-        )
-    return _pooled(lut.expected_error(candidates, device, channel_axis=axis, progress=progress), rgb)
-
-
-def _pooled(errors: Any, rgb: bool) -> NDArray[np.float32]:
-    """Root mean square over the colours, if there are any."""
-    if not rgb:
-        return errors  # type: ignore[no-any-return]
-    return (over_colours(errors**2) ** 0.5).astype(np.float32)  # type: ignore[no-any-return]
-
-
-def expected_limits(lut: WeightLUT) -> tuple[float, float]:
-    """From 0 to the largest error that the table expects, in intensity units."""
-    errors = lut.errors
-    if errors is None or not errors.counts.any():
-        return (0.0, 1.0)
-    return (0.0, float(errors.rmse[errors.counts > 0].max()))
 
 
 def errors_of(result: FitResult) -> Errors:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import Undefined
-from magicgui.widgets import ComboBox
 from qtpy.QtCore import Qt
 
-from napari_ensir.viewer.controls.combo import elided_text, make_narrow
+from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.layers.layers import unwrap_proxy
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["LayerChoice"]
 
 
-class LayerChoice(ComboBox):
+class LayerChoice(Choice):
     """Combo box whose value is a layer, or None.
 
     The value stays the same layer if layers are renamed or reordered; ``changed`` is emitted if another layer
@@ -49,48 +48,19 @@ class LayerChoice(ComboBox):
         **kwargs: Any,
     ) -> None:
         self._viewer, self._admits, self._choose_only = viewer, admits, choose_only
-        self._shown: list[tuple[str, int]] | None = None
-        self.null_string = nothing
-        super().__init__(choices=self._offered, nullable=True, **kwargs)
+        self._nothing = nothing
+        self._shown: dict[Any, tuple[str, str]] = {}
         # Elided in the middle, since the names of layers often differ at the end.
-        make_narrow(self.native, Qt.TextElideMode.ElideMiddle)
-        if value is not Undefined:
-            self.value = value
+        super().__init__({}, value, elide=Qt.TextElideMode.ElideMiddle, **kwargs)
 
-    @property
-    def value(self) -> Any:
-        """The chosen layer, or None."""
-        return self.get_value()
-
-    @value.setter
-    def value(self, value: Any) -> None:
-        ComboBox.value.fset(self, unwrap_proxy(value))
+    def set_value(self, value: Any) -> None:
+        """See magicgui."""
+        super().set_value(unwrap_proxy(value))
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the viewer's current layers; the chosen layer stays if it is still offered."""
-        offered = self._offered(self)
-        shown = [(name, id(layer)) for name, layer in offered]
-        if shown == self._shown:
-            return
-        self._shown = shown
-        before = self.get_value()
-        with self.changed.blocked():
-            self.choices = ()  # otherwise magicgui would match old and new entries by their text
-            self.choices = self._offered
-            if any(before is layer for _, layer in offered):
-                self.value = before
-            elif self._choose_only and len(offered) == 1:
-                self.value = offered[0][1]
-        for index, (name, _) in enumerate(offered, start=1):
-            self.native.setItemData(index, name, Qt.ItemDataRole.ToolTipRole)
-        if self.get_value() is not before:
-            self.changed.emit(self.get_value())
-
-    def shown_text(self) -> str:
-        """Return the text of the chosen entry as it is painted."""
-        return elided_text(self.native, Qt.TextElideMode.ElideMiddle)
-
-    def _offered(self, _: object) -> list[tuple[str, Layer]]:
-        return [
-            (layer.name, layer) for layer in map(unwrap_proxy, self._viewer.layers) if self._admits(layer)
-        ]
+        layers = [each for each in map(unwrap_proxy, self._viewer.layers) if self._admits(each)]
+        entries = {None: (self._nothing, ""), **{layer: (layer.name, layer.name) for layer in layers}}
+        if list(entries.items()) != list(self._shown.items()):
+            self._shown = entries
+            self.offer(entries, layers[0] if self._choose_only and len(layers) == 1 else Undefined)

@@ -41,7 +41,6 @@ __all__ = [
     "notice",
     "pixel_shape",
     "placement",
-    "show_colorbar",
     "unique_name",
     "unwrap_proxy",
 ]
@@ -396,6 +395,7 @@ class LayerWatcher:
         Called instead with the layer if its pixels have changed.
     """
 
+    _CHANGES = ("inserted", "removed", "reordered", "name")
     _PIXELS = ("data", "paint", "labels_update")
 
     def __init__(
@@ -404,57 +404,20 @@ class LayerWatcher:
         on_change: Callable[[], object],
         on_data: Callable[[Layer], object] | None = None,
     ) -> None:
-        self._layers = viewer.layers
         self._on_change = on_change
-        self._on_data = on_data or (lambda layer: self._on_change())
-        self._watched: list[Layer] = []
-        for event in self._list_events():
-            event.connect(self._layers_changed)
-        self._watch_layers()
+        self._on_data = on_data or (lambda layer: on_change())
+        self._events = unwrap_proxy(viewer).layers.events  # these include the events of all layers
+        self._events.connect(self._handle)
 
     def stop(self) -> None:
-        """Disconnect from the viewer; may be called twice."""
-        for event in self._list_events():
-            event.disconnect(self._layers_changed)
-        for layer in self._watched:
-            self._disconnect(layer)
-        self._watched = []
-        self._on_change = lambda: None
-        self._on_data = lambda layer: None
+        """Disconnect from the viewer."""
+        self._events.disconnect(self._handle)
 
-    def _list_events(self) -> list[Any]:
-        events = self._layers.events
-        return [events.inserted, events.removed, events.reordered]
-
-    def _layers_changed(self, event: Any = None) -> None:
-        self._watch_layers()
-        self._on_change()
-
-    def _renamed(self, event: Any = None) -> None:
-        self._on_change()
-
-    def _pixels_changed(self, event: Any) -> None:
-        self._on_data(event.source)
-
-    def _watch_layers(self) -> None:
-        present = list(self._layers)
-        for layer in self._watched:
-            if layer not in present:
-                self._disconnect(layer)
-        for layer in present:
-            if layer not in self._watched:
-                layer.events.name.connect(self._renamed)
-                for event in self._pixel_events(layer):
-                    event.connect(self._pixels_changed)
-        self._watched = present
-
-    def _pixel_events(self, layer: Layer) -> list[Any]:
-        return [layer.events[name] for name in self._PIXELS if name in layer.events.emitters]
-
-    def _disconnect(self, layer: Layer) -> None:
-        layer.events.name.disconnect(self._renamed)
-        for event in self._pixel_events(layer):
-            event.disconnect(self._pixels_changed)
+    def _handle(self, event: Any) -> None:
+        if event.type in self._CHANGES:
+            self._on_change()
+        elif event.type in self._PIXELS:
+            self._on_data(event.sources[0])
 
 
 class Versions:
@@ -483,14 +446,8 @@ def _data_id(layer: Layer) -> int:
 # -- overlays -------------------------------------------------------------------------------------
 
 
-def show_colorbar(layer: Layer) -> None:
-    """Show napari's colour bar of a layer; napari before 0.7 has none."""
-    if (colorbar := getattr(layer, "colorbar", None)) is not None:
-        colorbar.visible = True
-
-
 def add_slider_caption(viewer: napari.Viewer, layer: Layer, names: Sequence[str]) -> None:
-    """Name the candidate at the slider's position on the canvas while the weight maps are visible.
+    """Name the candidate at the slider's position on the canvas while the weight maps are on top.
 
     Parameters
     ----------
@@ -500,64 +457,38 @@ def add_slider_caption(viewer: napari.Viewer, layer: Layer, names: Sequence[str]
     names
         Names of the candidates.
     """
-    _SliderCaption(unwrap_proxy(viewer), unwrap_proxy(layer), tuple(names))
+    viewer, layer = unwrap_proxy(viewer), unwrap_proxy(layer)
+    canvas = getattr(viewer, "canvas", None)  # since napari 0.9
+    overlay: Any = viewer.text_overlay if canvas is None else canvas.overlays.text
+    caption, before = "", ("", False)
+
+    def update() -> None:
+        nonlocal caption, before
+        images = [each for each in viewer.layers if each.visible and isinstance(each, Image)]
+        if images and images[-1] is layer:
+            if not caption:
+                is_caption = overlay.text.startswith(_CAPTION)  # of other weight maps
+                before = ("", False) if is_caption else (overlay.text, overlay.visible)
+            place = viewer.dims.point[viewer.dims.ndim - layer.ndim]
+            number = min(max(round(place), 0), len(names) - 1)
+            caption = f"{_CAPTION}{number + 1}  {names[number]}"
+            overlay.text, overlay.visible = caption, True
+        elif caption:
+            if overlay.text == caption:
+                overlay.text, overlay.visible = before
+            caption = ""
+
+    def follow(event: Any) -> None:
+        if event.type in ("current_step", "visible", "inserted", "removed", "reordered"):
+            update()
+        if layer not in viewer.layers:
+            for emitter in emitters:
+                emitter.disconnect(follow)
+
+    emitters = (viewer.dims.events.current_step, viewer.layers.events)
+    for emitter in emitters:
+        emitter.connect(follow)
+    update()
 
 
 _CAPTION = "weight of "
-
-
-class _SliderCaption:
-    """Text overlay for weight maps, kept alive by its connections until the layer is removed."""
-
-    def __init__(self, viewer: Any, layer: Layer, names: tuple[str, ...]) -> None:
-        self._viewer, self._layer, self._names = viewer, layer, names
-        self._text = ""
-        self._before: tuple[str, bool] = ("", False)
-        # Emitters hold only weak references to methods, but strong ones to functions.
-        self._slots = [
-            (viewer.dims.events.current_step, lambda event=None: self._update()),
-            (viewer.layers.events.reordered, lambda event=None: self._update()),
-            (viewer.layers.events.inserted, lambda event=None: self._update()),
-            (viewer.layers.events.removed, lambda event=None: self._layer_removed()),
-            # Layers' events arrive here, too.
-            (viewer.layers.events, lambda event: self._update() if event.type == "visible" else None),
-        ]
-        for emitter, slot in self._slots:
-            emitter.connect(slot)
-        self._update()
-
-    def _overlay(self) -> Any:
-        canvas = getattr(self._viewer, "canvas", None)  # since napari 0.9
-        return canvas.overlays.text if canvas is not None else self._viewer.text_overlay
-
-    def _update(self) -> None:
-        if not self._is_on_top():
-            self._hide()
-            return
-        overlay = self._overlay()
-        if not self._text:
-            is_caption = overlay.text.startswith(_CAPTION)  # of other weight maps
-            self._before = ("", False) if is_caption else (overlay.text, overlay.visible)
-        place = self._viewer.dims.point[self._viewer.dims.ndim - self._layer.ndim]
-        number = min(max(round(place), 0), len(self._names) - 1)
-        self._text = f"{_CAPTION}{number + 1}  {self._names[number]}"
-        overlay.text, overlay.visible = self._text, True
-
-    def _is_on_top(self) -> bool:
-        """Whether the layer is visible and no image covers it."""
-        visible = [each for each in self._viewer.layers if each.visible and isinstance(each, Image)]
-        return bool(visible) and visible[-1] is self._layer
-
-    def _hide(self) -> None:
-        overlay = self._overlay()
-        if self._text and overlay.text == self._text:
-            overlay.text, overlay.visible = self._before
-        self._text = ""
-
-    def _layer_removed(self) -> None:
-        if self._layer in self._viewer.layers:
-            self._update()
-            return
-        for emitter, slot in self._slots:
-            emitter.disconnect(slot)
-        self._hide()

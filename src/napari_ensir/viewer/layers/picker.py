@@ -7,26 +7,21 @@ from typing import TYPE_CHECKING, Any
 import napari
 from magicgui.types import Undefined
 from magicgui.widgets import LineEdit
-from magicgui.widgets.bases import ValuedContainerWidget
-from qtpy.QtCore import QSize, Qt
-from qtpy.QtWidgets import QAbstractItemView, QListWidget, QListWidgetItem
+from qtpy.QtCore import Qt
 
-from napari_ensir.errors import EnsembleError
+from napari_ensir.viewer.controls.checklist import ENABLED, Checklist, is_ticked, key_of
 from napari_ensir.viewer.controls.forms import button, row, set_accessible_names
 from napari_ensir.viewer.layers.layers import exclusion_reason, unwrap_proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from napari.layers import Layer
 
 __all__ = ["LayerPicker"]
 
-_LAYER = Qt.ItemDataRole.UserRole
-_TICKED, _UNTICKED = Qt.CheckState.Checked, Qt.CheckState.Unchecked
 
-
-class LayerPicker(ValuedContainerWidget[list]):
+class LayerPicker(Checklist):
     """Checklist of layers whose value is the list of ticked candidates, in order.
 
     Ticked rows are numbered in the order of the lookup table's axes. Layers that cannot be candidates are
@@ -43,32 +38,21 @@ class LayerPicker(ValuedContainerWidget[list]):
     def __init__(self, value: Any = Undefined, *, viewer: napari.Viewer | None = None, **kwargs: Any) -> None:
         self._viewer = viewer
         self._truth: Layer | None = None
-        self._emitted: list[Layer] = []
-        self._rows = _Rows()
-        self._filter = LineEdit(name="filter", tooltip="Show only layers whose name contains this text.")
-        self._filter.native.setPlaceholderText("filter layers")
-        self._filter.native.setClearButtonEnabled(True)
-        self._filter.native.setMinimumWidth(40)
+        self.filter = LineEdit(name="filter", tooltip="Show only layers whose name contains this text.")
+        self.filter.native.setPlaceholderText("filter layers")
+        self.filter.native.setClearButtonEnabled(True)
+        self.filter.native.setMinimumWidth(40)
         self.all_button = button("All", "Tick every layer that can be a candidate.", "all")
         self.none_button = button("None", "Untick every layer.", "none")
         self.selected_button = button(
             "Selected", "Tick only the layers that are selected in the layer list.", "selected"
         )
-        buttons = [self.all_button, self.none_button, self.selected_button]
-        kwargs.pop("widget_type", None)
-        kwargs.pop("nullable", None)
-        super().__init__(
-            widgets=[row(self._filter, *buttons, name="bar")], layout="vertical", labels=False, **kwargs
-        )
-        self.margins = (0, 0, 0, 0)
-        self.native.layout().setSpacing(3)
-        self.native.layout().addWidget(self._rows, 1)
-        self._rows.setAccessibleName(self.label)
-        self._rows.setToolTip(self.tooltip or "")
-        set_accessible_names(self._filter, "Filter layers")
-        self._rows.itemChanged.connect(self._relabel)
-        self._rows.model().rowsMoved.connect(self._relabel)
-        self._filter.changed.connect(self._apply_filter)
+        bar = row(self.filter, self.all_button, self.none_button, self.selected_button, name="bar")
+        for name in ("widget_type", "nullable"):  # from magicgui
+            kwargs.pop(name, None)
+        super().__init__(widgets=[bar], **kwargs)
+        set_accessible_names(self.filter, "Filter layers")
+        self.filter.changed.connect(self._apply_filter)
         self.all_button.changed.connect(self.choose_all)
         self.none_button.changed.connect(self.choose_none)
         self.selected_button.changed.connect(self.choose_selected)
@@ -80,33 +64,18 @@ class LayerPicker(ValuedContainerWidget[list]):
 
     def get_value(self) -> list[Layer]:
         """Return the ticked candidates, in order."""
-        return [
-            item.data(_LAYER)
-            for item in self._rows.items_in_order()
-            if item.checkState() == _TICKED and item.flags() & Qt.ItemFlag.ItemIsEnabled
-        ]
+        return [key_of(item) for item in self.items() if is_ticked(item) and item.flags() == ENABLED]
 
     def set_value(self, value: Iterable[Layer] | None) -> None:
-        """Tick only these layers and move them to the top, in this order.
+        """See Checklist."""
+        super().set_value([unwrap_proxy(layer) for layer in value or ()])
 
-        Raises
-        ------
-        EnsembleError
-            If one of them is not in the viewer.
-        """
-        chosen = [unwrap_proxy(layer) for layer in value or ()]
-        offered = [item.data(_LAYER) for item in self._rows.items_in_order()]
-        for layer in chosen:
-            if not any(layer is each for each in offered):
-                name = getattr(layer, "name", layer)
-                raise EnsembleError(f'"{name}" is not a layer of this viewer; add it first.')
-        self._rows.tick(chosen)
-        self._relabel()
+    def _unknown(self, key: Any) -> str:
+        return f'"{getattr(key, "name", key)}" is not a layer of this viewer; add it first.'
 
     def choose_all(self) -> None:
         """Tick every layer that can be a candidate."""
-        items = self._rows.items_in_order()
-        self.value = [item.data(_LAYER) for item in items if item.flags() & Qt.ItemFlag.ItemIsEnabled]
+        self.value = [key_of(item) for item in self.items() if item.flags() == ENABLED]
 
     def choose_none(self) -> None:
         """Untick every layer."""
@@ -114,10 +83,8 @@ class LayerPicker(ValuedContainerWidget[list]):
 
     def choose_selected(self) -> None:
         """Tick only the layers that are selected in the layer list."""
-        chosen = (
-            [] if self._viewer is None else [unwrap_proxy(each) for each in self._viewer.layers.selection]
-        )
-        self.value = [layer for layer in self.offered() if any(layer is each for each in chosen)]
+        selected = [] if self._viewer is None else list(map(unwrap_proxy, self._viewer.layers.selection))
+        self.value = [layer for layer in self.keys() if layer in selected]
 
     # -- rows -------------------------------------------------------------------------------------
 
@@ -129,108 +96,48 @@ class LayerPicker(ValuedContainerWidget[list]):
     @truth.setter
     def truth(self, layer: Layer | None) -> None:
         self._truth = unwrap_proxy(layer)
-        self._relabel()
-
-    def offered(self) -> list[Layer]:
-        """Return all listed layers, in the order of the rows."""
-        return [item.data(_LAYER) for item in self._rows.items_in_order()]
-
-    def texts(self) -> list[str]:
-        """Return the texts of the rows."""
-        return [item.text() for item in self._rows.items_in_order()]
+        self._rows_changed()
 
     def reset_choices(self, *_: object) -> None:
         """List the viewer's current layers; order and ticks are kept."""
         if self._viewer is None and self.native.parent() is not None:
             self._viewer = napari.current_viewer()
-        self._rows.offer([] if self._viewer is None else [unwrap_proxy(each) for each in self._viewer.layers])
-        self._relabel()
-
-    def _relabel(self, *_: object) -> None:
-        """Update the texts of the rows in place, since this is called while Qt moves rows."""
-        self._rows.relabel(self._truth)
-        self._apply_filter()
-        chosen = self.get_value()
-        if [id(layer) for layer in chosen] != [id(layer) for layer in self._emitted]:
-            self._emitted = chosen
-            self.changed.emit(chosen)
-
-    def _apply_filter(self, *_: object) -> None:
-        text = self._filter.value.strip().lower()
-        for item in self._rows.items_in_order():
-            item.setHidden(text not in item.data(_LAYER).name.lower())
-
-
-class _Rows(QListWidget):
-    """List with check boxes, dragging and greyed rows, which magicgui lacks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setDragDropMode(QAbstractItemView.DragDropMode.InternalMove)
-        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.setMinimumHeight(80)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        # napari's themes draw unchecked boxes in nearly the colour of the background.
-        self.setStyleSheet("QListWidget::indicator:unchecked { border: 1px solid #8a9099; }")
-
-    def sizeHint(self) -> QSize:
-        """See Qt."""
-        return QSize(340, 120)
-
-    def items_in_order(self) -> list[QListWidgetItem]:
-        """Return all rows."""
-        return [self.item(index) for index in range(self.count())]
-
-    def tick(self, layers: Sequence[Layer]) -> None:
-        """Tick only these layers and move them to the top, without signals."""
-        self.blockSignals(True)
-        for place, layer in enumerate(layers):
-            row = next(r for r, item in enumerate(self.items_in_order()) if item.data(_LAYER) is layer)
-            self.insertItem(place, self.takeItem(row))
-        for item in self.items_in_order():
-            chosen = any(item.data(_LAYER) is layer for layer in layers)
-            item.setCheckState(_TICKED if chosen else _UNTICKED)
-        self.blockSignals(False)
-
-    def offer(self, layers: Sequence[Layer]) -> None:
-        """List these layers without signals; known layers keep their rows and ticks."""
-        self.blockSignals(True)
-        for index in reversed(range(self.count())):
-            if not any(self.item(index).data(_LAYER) is layer for layer in layers):
-                self.takeItem(index)
-        held = [item.data(_LAYER) for item in self.items_in_order()]
+        layers = [] if self._viewer is None else list(map(unwrap_proxy, self._viewer.layers))
+        self.rows.blockSignals(True)
+        for item in self.items():
+            if key_of(item) not in layers:
+                self.rows.takeItem(self.rows.row(item))
+        listed = self.keys()
         for layer in layers:
-            if not any(layer is each for each in held):
-                item = QListWidgetItem()
-                item.setData(_LAYER, layer)
-                item.setCheckState(_UNTICKED)
-                self.addItem(item)
-        self.blockSignals(False)
+            if layer not in listed:
+                self.add(layer, layer.name)
+        self.rows.blockSignals(False)
+        self._rows_changed()
 
-    def relabel(self, truth: Layer | None) -> None:
-        """Number the ticked rows and grey those that cannot be candidates, without signals."""
-        ticked = [item for item in self.items_in_order() if item.checkState() == _TICKED]
-        like = truth
-        if like is None:
-            like = next(
-                (item.data(_LAYER) for item in ticked if not exclusion_reason(item.data(_LAYER))), None
-            )
+    def _rows_changed(self, *_: object) -> None:
+        """Update the texts of the rows in place, since this is called while Qt moves rows."""
+        ticked = [item for item in self.items() if is_ticked(item)]
+        candidates = [key_of(item) for item in ticked if not exclusion_reason(key_of(item))]
+        like = self._truth if self._truth is not None else next(iter(candidates), None)
         number = 0
-        self.blockSignals(True)
-        for item in self.items_in_order():
-            layer = item.data(_LAYER)
-            reason = exclusion_reason(layer, like, truth)
-            flags = Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemIsDragEnabled
-            flags |= Qt.ItemFlag.ItemIsSelectable
-            if reason:
+        self.rows.blockSignals(True)
+        for item in self.items():
+            layer = key_of(item)
+            if reason := exclusion_reason(layer, like, self._truth):
                 # The tick is kept: another choice may make the layer a candidate again.
                 item.setText(f"{layer.name}  ({reason})")
                 item.setToolTip(f"{layer.name} cannot be a candidate: {reason}.")
+                item.setFlags(ENABLED & ~Qt.ItemFlag.ItemIsEnabled)
             else:
-                flags |= Qt.ItemFlag.ItemIsEnabled
                 number += item in ticked
                 item.setText(f"{number}  {layer.name}" if item in ticked else layer.name)
                 item.setToolTip(layer.name)
-            item.setFlags(flags)
-        self.blockSignals(False)
+                item.setFlags(ENABLED)
+        self.rows.blockSignals(False)
+        self._apply_filter()
+        super()._rows_changed()
+
+    def _apply_filter(self, *_: object) -> None:
+        text = self.filter.value.strip().lower()
+        for item in self.items():
+            item.setHidden(text not in key_of(item).name.lower())

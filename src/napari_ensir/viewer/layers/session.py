@@ -79,6 +79,8 @@ class Session:
     def replace(self, title: str, lut: WeightLUT) -> None:
         """Replace the table of a title."""
         before = self.tables.get(title)
+        if before is lut:
+            return
         for layers in (self._combined, self._learned):
             if before is not None and before in layers:
                 layers[lut] = layers[before]

@@ -56,7 +56,7 @@ from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.restore.picker import RestorerPicker
 from napari_ensir.viewer.restore.sweep import SweepForm
-from napari_ensir.viewer.results.combining import Combined, combine
+from napari_ensir.viewer.results.combining import Images, combine
 from napari_ensir.viewer.results.layers import Outputs, weights_choice
 from napari_ensir.viewer.results.score_view import ScoreView
 from napari_ensir.viewer.results.table_panel import TablePanel, save_button
@@ -361,7 +361,7 @@ class RestoreWidget(TablePanel):
         exposure = None if second is None else LayerSnapshot(second).data
         keys, view, dtype = self.restorers.value, self.weights.value, self._output_dtype(origin)
 
-        def work(progress: Progress) -> tuple[BlindResult, Combined, list[str]]:
+        def work(progress: Progress) -> tuple[BlindResult, Images, list[str]]:
             array = np.asarray(origin.data)
             with _without_input_warnings():
                 blind = restore_and_combine(
@@ -376,7 +376,7 @@ class RestoreWidget(TablePanel):
             combined = combine(blind.lut, images, origin.rgb, settings.device, progress)
             return blind, combined, _remarks(restorers, array, blind.candidates, dtype)
 
-        def show(results: tuple[BlindResult, Combined, list[str]]) -> None:
+        def show(results: tuple[BlindResult, Images, list[str]]) -> None:
             blind, combined, remarks = results
             layers = self._add(origin, restorers, names, blind.candidates, dtype)
             session, self._lut = get_session(self.viewer), blind.lut

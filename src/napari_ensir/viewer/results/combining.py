@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     Function = Callable[..., NDArray[Any]]
 
-__all__ = ["Combined", "by_plane", "combine", "difference", "is_large_stack", "over_colours"]
+__all__ = ["Images", "by_plane", "combine", "difference", "expected_error"]
 
 VIEWED = 2**22
 """Maximum number of values of a stack that are computed at once, in about 0.1 s. For a larger stack, each
@@ -126,7 +127,7 @@ def _block(*blocks: NDArray[Any], function: Function, result: np.dtype[Any]) -> 
 
 
 @dataclass(frozen=True)
-class Combined:
+class Images:
     """Images that are shown as layers.
 
     Attributes
@@ -144,10 +145,6 @@ class Combined:
     exact: Any
     maps: Any
 
-    def map_of(self, place: int) -> Any:
-        """Return the weight map of one candidate."""
-        return self.maps[place]
-
     def most_trusted(self) -> Any:
         """Return, at each pixel, 1 + the index of the candidate with the largest weight; uint8."""
         if not is_dask(self.maps):
@@ -161,57 +158,70 @@ def _most_trusted(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def combine(
     lut: WeightLUT, candidates: Sequence[Any], rgb: bool, device: str, progress: Progress | None = None
-) -> Combined:
+) -> Images:
     """Compute ensemble and weight maps; for a large stack, each plane is computed when it is shown."""
-    axis = -1 if rgb and lut.n_channels > 1 else None  # None: the axis of the table
-    dtype = np.dtype(candidates[0].dtype)
-    rounded = rgb and dtype.kind in "iu"
-    shape = tuple(candidates[0].shape)
-    lut.field(candidates, axis)  # raise errors now, not when a plane is shown
-    if is_large_stack(shape, rgb):
-        return _lazy(lut, candidates, axis, dtype if rounded else None, rgb, device)
-    exact = lut.apply(candidates, device, channel_axis=axis, progress=progress, check=False)
-    maps = lut.weight_maps(candidates, device, channel_axis=axis, progress=progress)
-    if rgb:
-        maps = over_colours(maps)
-    # No clipping needed: the ensemble lies between the candidates, so within the range of the dtype.
-    return Combined(np.rint(exact).astype(dtype) if rounded else exact, exact, maps)
 
+    def ensemble(*parts: Any, axis: int | None, progress: Progress | None = None) -> Any:
+        return lut.apply(parts, device, channel_axis=axis, progress=progress, check=False)
 
-def _lazy(
-    lut: WeightLUT,
-    candidates: Sequence[Any],
-    axis: int | None,
-    rounded: np.dtype[Any] | None,
-    rgb: bool,
-    device: str,
-) -> Combined:
-    n = len(candidates[0].shape)
-    asked = lut.channel_axis if axis is None else axis
-    channels = None if lut.n_channels == 1 or asked is None else asked % n
-
-    def ensemble(*parts: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(lut.apply(parts, device, channel_axis=channels, check=False))
-
-    def weights(*parts: NDArray[Any]) -> NDArray[Any]:
-        maps = np.asarray(lut.weight_maps(parts, device, channel_axis=channels))
+    def weights(*parts: Any, axis: int | None, progress: Progress | None = None) -> Any:
+        maps = lut.weight_maps(parts, device, channel_axis=axis, progress=progress)
         return over_colours(maps) if rgb else maps
 
+    exact = _computed(ensemble, lut, candidates, rgb, progress)
+    maps = _computed(weights, lut, candidates, rgb, progress, n_maps=lut.n_candidates, drops_channels=rgb)
+    dtype = np.dtype(candidates[0].dtype)
+    if not rgb or dtype.kind not in "iu":
+        return Images(exact, exact, maps)
+    # No clipping needed: the ensemble lies between the candidates, so within the range of the dtype.
+    if is_dask(exact):
+        return Images(exact.map_blocks(lambda part: np.rint(part).astype(dtype), dtype=dtype), exact, maps)
+    return Images(np.rint(exact).astype(dtype), exact, maps)
+
+
+def expected_error(
+    lut: WeightLUT, candidates: Sequence[Any], rgb: bool, device: str, progress: Progress | None = None
+) -> Any:
+    """The expected root mean square error at each pixel; of a large stack a dask array.
+
+    Returns
+    -------
+    float32 array of the candidates' shape
+        Intensity units. The errors of an RGB image's colours are averaged as squares.
+
+    Raises
+    ------
+    EnsembleError
+        If the table was not calibrated, or the candidates do not fit it.
+    """
+
+    def errors(*parts: Any, axis: int | None, progress: Progress | None = None) -> Any:
+        found = lut.expected_error(parts, device, channel_axis=axis, progress=progress)
+        return (over_colours(found**2) ** 0.5).astype(np.float32) if rgb else found
+
+    return _computed(errors, lut, candidates, rgb, progress, drops_channels=rgb)
+
+
+def _computed(
+    function: Callable[..., Any],
+    lut: WeightLUT,
+    candidates: Sequence[Any],
+    rgb: bool,
+    progress: Progress | None,
+    **shape: Any,
+) -> Any:
+    """Call a function of the candidates; for a large stack, plane by plane when they are shown."""
+    axis = -1 if rgb and lut.n_channels > 1 else None  # None: the axis of the table
+    lut.field(candidates, axis)  # raise errors now, not when a plane is shown
+    n = len(candidates[0].shape)
+    if not is_large_stack(candidates[0].shape, rgb):
+        return function(*candidates, axis=axis, progress=progress)
+    asked = lut.channel_axis if axis is None else axis
+    channels = None if lut.n_channels == 1 or asked is None else asked % n
+    whole = n - 1 if shape.get("drops_channels") else channels
     single = np.dtype(np.float32)
-    exact = by_plane(ensemble, candidates, single, rgb=rgb, channel_axis=channels)
-    maps = by_plane(
-        weights,
-        candidates,
-        single,
-        rgb=rgb,
-        n_maps=lut.n_candidates,
-        channel_axis=n - 1 if rgb else channels,
-        drops_channels=rgb,
-    )
-    image = exact
-    if rounded is not None:
-        image = exact.map_blocks(lambda one: np.rint(one).astype(rounded), dtype=rounded)
-    return Combined(image, exact, maps)
+    planes = partial(function, axis=channels)
+    return by_plane(planes, candidates, single, rgb=rgb, channel_axis=whole, **shape)
 
 
 def over_colours(values: Any) -> Any:

@@ -5,30 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from napari.layers import Image, Layer
 from napari.utils import Colormap
 from napari.utils.colormaps import CyclicLabelColormap
 
 from napari_ensir.settings import METHODS
 from napari_ensir.viewer.controls.combo import Choice
-from napari_ensir.viewer.layers.layers import OUTPUT_KEY, add_slider_caption, show_colorbar
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY, add_slider_caption
 from napari_ensir.viewer.layers.session import preference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import napari
-    from napari.layers import Layer
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.viewer.layers.layers import LayerSnapshot
-    from napari_ensir.viewer.results.combining import Combined
+    from napari_ensir.viewer.results.combining import Images
+
+    LayerData = tuple[Any, dict[str, Any], str]
 
 __all__ = [
     "PALETTE",
     "WEIGHT_VIEWS",
     "Errors",
     "Outputs",
-    "layer_data",
+    "largest_expected_error",
+    "layers_of_result",
     "method_title",
     "weights_choice",
 ]
@@ -98,220 +101,65 @@ class Errors:
     limit: float
 
 
-class Outputs:
-    """The layers of one result, updated by later results of the same fit.
+def layers_of_result(
+    like: LayerSnapshot,
+    lut: WeightLUT,
+    images: Images,
+    view: str = "slider",
+    errors: Errors | None = None,
+    expected: Any = None,
+) -> dict[str, LayerData]:
+    """Return the layers of a result as layer data tuples, by a key that starts with their kind.
 
     Parameters
     ----------
-    viewer
-        The viewer they are added to.
     like
         A candidate, which gives their placement and the look of the ensemble.
-    label
-        Prefix of the new layers' names.
+    lut
+    images
+    view
+        Key of :data:`WEIGHT_VIEWS`.
+    errors
+    expected
+        The expected error at each pixel.
     """
-
-    def __init__(self, viewer: napari.Viewer, like: LayerSnapshot, label: str = "") -> None:
-        self._viewer, self._like = viewer, like
-        self._before = f"{label} " if label else ""
-        self._ensemble: Layer | None = None
-        self._weights: list[Layer] = []
-        self._errors: list[Layer] = []
-        self._expected: list[Layer] = []
-        self._view = ""
-        self._shown = 0
-        self._names: dict[int, str] = {}
-        self._limits: dict[int, tuple[float, float]] = {}
-
-    def showing(self, lut: WeightLUT, combined: Combined, view: str) -> Iterator[None]:
-        """Update or add the layers, one per iteration.
-
-        napari needs a tenth of a second to add or remove a layer, during which the window is blocked. A later
-        call replaces the remaining iterations of an earlier one. Layers that the user has removed stay
-        removed, until another view of the weights is chosen.
-        """
-        self._shown += 1
-        mine = self._shown
-        for _ in self._showing(lut, combined, view):
-            yield
-            if self._shown != mine:
-                return
-
-    def _showing(self, lut: WeightLUT, combined: Combined, view: str) -> Iterator[None]:
-        if self._ensemble is None:
-            self._ensemble = self._add_ensemble(lut, combined)
-        else:
-            self._update(self._ensemble, combined.image, lut, self._ensemble_name(lut))
-        yield
-        parts = zip(_weight_data(combined, view), _weight_names(lut, view), strict=True)
-        if view == self._view:
-            for layer, (data, name) in zip(self._weights, parts, strict=True):
-                self._update(layer, data, lut, self._before + name)
-                yield
-            return
-        self._view = ""  # until all are added
-        while self._weights:
-            self._drop(self._weights.pop())
-            yield
-        for data, name in parts:
-            self._weights.append(self._add_weights(lut, data, name, view))
-            yield
-        self._view = view
-        self.select_ensemble()
-
-    def select_ensemble(self) -> None:
-        """Make the ensemble the selected layer; otherwise napari would save the weights, added last."""
-        if (ensemble := self.ensemble) is not None:
-            self._viewer.layers.selection.active = ensemble
-
-    def showing_errors(self, lut: WeightLUT, errors: Errors) -> Iterator[None]:
-        """Update the two error images, or add them on top, one per iteration."""
-        data = (errors.best, errors.ensemble)
-        names = (f"error of {errors.best_name}", f"error of {self._ensemble_name(lut)}")
-        limits = (-errors.limit, errors.limit)
-        if self.has_errors:
-            for layer, part, name in zip(self._errors, data, names, strict=False):
-                self._update(layer, part, lut, self._before + name, limits)
-                yield
-            return
-        look = {"rgb": False, "colormap": ERRORS, "contrast_limits": limits}
-        place = self._like.placement()
-        self._errors = []
-        for part, name in zip(data, names, strict=True):
-            made = self._add("image", part, f"{self._before}{name}", lut, "error", **look, **place)
-            self._errors.append(made)
-            yield
-
-    @property
-    def has_errors(self) -> bool:
-        """Whether error images are shown."""
-        return any(self._is_ours(layer) for layer in self._errors)
-
-    def show_expected(self, lut: WeightLUT, image: Any, limits: tuple[float, float]) -> None:
-        """Update the expected error, or add it on top."""
-        name = f"{self._before}expected error (intensity units) · {method_title(lut)}"
-        if self.has_expected:
-            self._update(self._expected[0], image, lut, name, limits)
-            return
-        look = {"rgb": False, "colormap": "magma", "contrast_limits": limits}
-        place = self._like.placement()
-        self._expected = [self._add("image", image, name, lut, "expected error", **look, **place)]
-        show_colorbar(self._expected[0])
-
-    @property
-    def has_expected(self) -> bool:
-        """Whether the expected error is shown."""
-        return any(self._is_ours(layer) for layer in self._expected)
-
-    def remember(self, lut: WeightLUT) -> None:
-        """Store a table in the layers' metadata that combines as theirs does, such as the calibrated one."""
-        for layer in [*([self._ensemble] if self._ensemble else []), *self._weights, *self._errors]:
-            if self._is_ours(layer):
-                kind = layer.metadata[OUTPUT_KEY]["kind"]
-                layer.metadata = {**layer.metadata, **_marked(lut, kind)}
-
-    @property
-    def ensemble(self) -> Layer | None:
-        """The ensemble's layer, unless it was removed or taken over by the user."""
-        layer = self._ensemble
-        return layer if layer is not None and self._is_ours(layer) else None
-
-    def _is_ours(self, layer: Layer) -> bool:
-        # Without our metadata it is the user's own layer.
-        return layer in self._viewer.layers and OUTPUT_KEY in layer.metadata
-
-    def _drop(self, layer: Layer) -> None:
-        if layer in self._viewer.layers:
-            self._viewer.layers.remove(layer)
-
-    def _update(
-        self,
-        layer: Layer,
-        data: Any,
-        lut: WeightLUT,
-        name: str,
-        limits: tuple[float, float] | None = None,
-    ) -> None:
-        if not self._is_ours(layer):
-            return
-        layer.data = data
-        if limits is not None and _limits_of(layer) == self._limits[id(layer)]:  # not changed by the user
-            layer.contrast_limits = limits
-            self._limits[id(layer)] = _limits_of(layer)
-        kind = layer.metadata[OUTPUT_KEY]["kind"]
-        # A new dictionary, since duplicates of the layer share the old one.
-        layer.metadata = {**layer.metadata, **_marked(lut, kind)}
-        if layer.name == self._names.get(id(layer)):  # not renamed by the user
-            self._name(layer, name)
-
-    def _name(self, layer: Layer, name: str) -> None:
-        if layer.name != name:
-            layer.name = name
-        self._names[id(layer)] = layer.name  # napari appends a number to a name in use
-
-    def _add(self, how: str, data: Any, name: str, lut: WeightLUT, kind: str, **keywords: Any) -> Layer:
-        add = self._viewer.add_image if how == "image" else self._viewer.add_labels
-        layer = add(data, name=name, metadata=_marked(lut, kind), **keywords)
-        self._names[id(layer)] = layer.name
-        if how == "image" and not layer.rgb:
-            self._limits[id(layer)] = _limits_of(layer)
-        return layer
-
-    def _ensemble_name(self, lut: WeightLUT) -> str:
-        return f"{self._before}ensemble · {method_title(lut)}"
-
-    def _add_ensemble(self, lut: WeightLUT, combined: Combined) -> Layer:
-        data, keywords, _ = layer_data(lut, combined, self._like)[0]
-        del keywords["metadata"], keywords["name"]
-        return self._add("image", data, self._ensemble_name(lut), lut, "ensemble", **keywords)
-
-    def _add_weights(self, lut: WeightLUT, data: Any, name: str, view: str) -> Layer:
-        if view == "trusted":
-            how, look = "labels", {**_legend(lut), **self._like.placement()}
-        else:
-            how, look = "image", {**_WEIGHT_LOOKS, **self._like.placement(stacked=view == "slider")}
-        made = self._add(how, data, self._before + name, lut, "weights", **look)
-        self._put_above_ensemble(made)
-        if view == "slider":
-            add_slider_caption(self._viewer, made, lut.names)
-        return made
-
-    def _put_above_ensemble(self, made: Layer) -> None:
-        """Move a weight layer above the ensemble and earlier weights, below the user's layers on top."""
-        layers = self._viewer.layers
-        if self._ensemble is None or self._ensemble not in layers:
-            return
-        before = [each for each in self._weights if each in layers]
-        place = max(layers.index(each) for each in (self._ensemble, *before)) + 1
-        if layers.index(made) != place:
-            layers.move(layers.index(made), place)
-
-
-def _marked(lut: WeightLUT, kind: str) -> dict[str, Any]:
-    """Metadata of an output: its kind and its table."""
-    return {OUTPUT_KEY: {"kind": kind, "lut": lut, "candidates": list(lut.names), "method": lut.method}}
-
-
-def _limits_of(layer: Any) -> tuple[float, float]:
-    low, high = layer.contrast_limits
-    return float(low), float(high)
-
-
-def _weight_names(lut: WeightLUT, view: str) -> list[str]:
     title = method_title(lut)
+    looks: dict[str, Any] = {} if like.rgb else {"contrast_limits": lut.data_range, "colormap": like.colormap}
+    made: dict[str, LayerData] = {}
+
+    def add(key: str, kind: str, data: Any, name: str, how: str = "image", **look: Any) -> None:
+        mark = {"kind": kind, "lut": lut, "candidates": list(lut.names), "method": lut.method}
+        place = like.placement(stacked=key == "weights slider")
+        made[key] = (data, {"name": name, "metadata": {OUTPUT_KEY: mark}, **look, **place}, how)
+
+    add("ensemble", "ensemble", images.image, f"ensemble · {title}", rgb=like.rgb, **looks)
     if view == "slider":
-        return [f"weights · {title}: " + ", ".join(lut.names)]
-    if view == "layers":
-        return [f"weight of {name} · {title}" for name in lut.names]
-    return [f"most trusted · {title}"]
+        name = f"weights · {title}: {', '.join(lut.names)}"
+        add("weights slider", "weights", images.maps, name, **_WEIGHT_LOOKS)
+    elif view == "layers":
+        for place, name in enumerate(lut.names):
+            key, title_of_map = f"weights layers {place}", f"weight of {name} · {title}"
+            add(key, "weights", images.maps[place], title_of_map, **_WEIGHT_LOOKS)
+    else:
+        data, name = images.most_trusted(), f"most trusted · {title}"
+        add("weights trusted", "weights", data, name, "labels", **_legend(lut))
+    if errors is not None:
+        look = {"rgb": False, "colormap": ERRORS, "contrast_limits": (-errors.limit, errors.limit)}
+        add("error best", "error", errors.best, f"error of {errors.best_name}", **look)
+        add("error ensemble", "error", errors.ensemble, f"error of ensemble · {title}", **look)
+    if expected is not None:
+        name = f"expected error (intensity units) · {title}"
+        look = {"rgb": False, "colormap": "magma", "contrast_limits": (0.0, largest_expected_error(lut))}
+        add("expected error", "expected error", expected, name, **look)
+    return made
 
 
-def _weight_data(combined: Combined, view: str) -> list[Any]:
-    if view == "slider":
-        return [combined.maps]
-    if view == "layers":
-        return [combined.map_of(place) for place in range(combined.maps.shape[0])]
-    return [combined.most_trusted()]
+def largest_expected_error(lut: WeightLUT) -> float:
+    """The largest error that a calibrated table expects, intensity units."""
+    errors = lut.errors
+    if errors is None or not errors.counts.any():
+        return 1.0
+    return float(errors.rmse[errors.counts > 0].max())
 
 
 def _legend(lut: WeightLUT) -> dict[str, Any]:
@@ -325,20 +173,119 @@ def _legend(lut: WeightLUT) -> dict[str, Any]:
     }
 
 
-def layer_data(lut: WeightLUT, combined: Combined, like: LayerSnapshot) -> list[Any]:
-    """Ensemble and weight maps as layer data tuples, with the look that :class:`Outputs` gives them."""
-    looks = {} if like.rgb else {"contrast_limits": lut.data_range, "colormap": like.colormap}
-    ensemble = {
-        "name": f"ensemble · {method_title(lut)}",
-        "rgb": like.rgb,
-        "metadata": _marked(lut, "ensemble"),
-        **looks,
-        **like.placement(),
-    }
-    weights = {
-        "name": _weight_names(lut, "slider")[0],
-        "metadata": _marked(lut, "weights"),
-        **_WEIGHT_LOOKS,
-        **like.placement(stacked=True),
-    }
-    return [(combined.image, ensemble, "image"), (combined.maps, weights, "image")]
+@dataclass
+class _Made:
+    """A layer, and what was set by this package, so that changes by the user are kept."""
+
+    layer: Layer
+    data: Any
+    name: str
+    limits: tuple[float, float] | None
+
+
+class Outputs:
+    """The layers of one result, updated by later results of the same fit.
+
+    Layers that the user has removed stay removed.
+
+    Parameters
+    ----------
+    viewer
+        The viewer they are added to.
+    like
+        A candidate, which gives their placement and the look of the ensemble.
+    label
+        Prefix of the new layers' names.
+    """
+
+    def __init__(self, viewer: napari.Viewer, like: LayerSnapshot, label: str = "") -> None:
+        self._viewer, self._like = viewer, like
+        self._prefix = f"{label} " if label else ""
+        self._made: dict[str, _Made] = {}
+        self._latest: object = None
+
+    def showing(self, lut: WeightLUT, images: Images, view: str, **more: Any) -> Iterator[None]:
+        """Update or add the layers of :func:`layers_of_result`, one per iteration.
+
+        napari needs a tenth of a second to add or remove a layer, during which the window is blocked. A later
+        call replaces the remaining iterations of an earlier one. Weights in another view are removed.
+        """
+        wanted = layers_of_result(self._like, lut, images, view, **more)
+        self._latest = wanted
+        return self._showing(wanted)
+
+    def _showing(self, wanted: dict[str, LayerData]) -> Iterator[None]:
+        for key in [key for key in self._made if key.startswith("weights") and key not in wanted]:
+            layer = self._made.pop(key).layer
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+            yield
+        for key, (data, keywords, how) in wanted.items():
+            if self._latest is not wanted:
+                return
+            keywords["name"] = self._prefix + keywords["name"]
+            if key in self._made:
+                self._update(self._made[key], data, keywords)
+            else:
+                self._add(key, Layer.create(data, keywords, how), data)
+            yield
+
+    def _add(self, key: str, layer: Any, data: Any) -> None:
+        layers = self._viewer.layers
+        place = len(layers)
+        if key.startswith("weights"):  # above the ensemble, below the user's layers on top
+            below = [each.layer for name, each in self._made.items() if name.startswith(("ens", "weights"))]
+            place = max((layers.index(each) + 1 for each in below if each in layers), default=place)
+        layers.insert(place, layer)
+        self._made[key] = _Made(layer, data, layer.name, _limits_of(layer))
+        if key == "weights slider":
+            add_slider_caption(self._viewer, layer, layer.metadata[OUTPUT_KEY]["candidates"])
+        if key == "expected error" and (colorbar := getattr(layer, "colorbar", None)):  # since napari 0.7
+            colorbar.visible = True
+        if self.ensemble is not None and not key.startswith("error"):
+            # The new layer would be selected otherwise, and napari would save it instead of the ensemble.
+            layers.selection.active = self.ensemble
+
+    def _update(self, made: _Made, data: Any, keywords: dict[str, Any]) -> None:
+        layer = made.layer
+        if not self._is_ours(layer):
+            return
+        if made.data is not data:
+            made.data = layer.data = data
+        limits = keywords.get("contrast_limits")
+        if limits is not None and limits != made.limits and _limits_of(layer) == made.limits:
+            # not changed by the user
+            layer.contrast_limits = limits
+            made.limits = _limits_of(layer)
+        # A new dictionary, since duplicates of the layer share the old one.
+        layer.metadata = {**layer.metadata, **keywords["metadata"]}
+        if layer.name == made.name != keywords["name"]:  # not renamed by the user
+            layer.name = keywords["name"]
+            made.name = layer.name  # napari appends a number to a name in use
+
+    def kinds(self) -> set[str]:
+        """Return the kinds of the layers that are in the viewer."""
+        made = [each.layer for each in self._made.values() if self._is_ours(each.layer)]
+        return {layer.metadata[OUTPUT_KEY]["kind"] for layer in made}
+
+    def forget(self, kind: str) -> None:
+        """Add layers of a kind again if the user has removed them."""
+        if kind not in self.kinds():
+            self._made = {key: each for key, each in self._made.items() if not key.startswith(kind)}
+
+    @property
+    def ensemble(self) -> Layer | None:
+        """The ensemble's layer, unless it was removed or taken over by the user."""
+        made = self._made.get("ensemble")
+        return made.layer if made is not None and self._is_ours(made.layer) else None
+
+    def _is_ours(self, layer: Layer) -> bool:
+        # Without our metadata it is the user's own layer.
+        return layer in self._viewer.layers and OUTPUT_KEY in layer.metadata
+
+
+def _limits_of(layer: Any) -> tuple[float, float] | None:
+    if not isinstance(layer, Image) or layer.rgb:
+        return None
+    low, high = layer.contrast_limits
+    return float(low), float(high)

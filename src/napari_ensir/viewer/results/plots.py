@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from magicgui.widgets import Container
 from napari.utils.theme import get_theme
 
 from napari_ensir.ensemble.lut.lut import bin_centres, pair_map, weights_along_intensity
 from napari_ensir.viewer.results.layers import PALETTE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import napari
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SURE",
+    "Plot",
     "draw_counts",
     "draw_fidelity",
     "draw_nothing",
@@ -53,6 +55,51 @@ def new_canvas(name: str, tooltip: str, width: int, height: int) -> FigureCanvas
     canvas.setAccessibleName(name)
     canvas.setToolTip(tooltip)
     return canvas
+
+
+class Plot(Container):
+    """Place for a plot, which is created when it is first drawn.
+
+    Parameters
+    ----------
+    viewer
+        The viewer whose theme the plot follows.
+    draw
+        Called with the empty axes, the colour of text and the colour of the background.
+    name, title, tooltip
+        Name of the widget, accessible name and tooltip of the plot.
+    size
+        Least width and height in pixels.
+    """
+
+    def __init__(
+        self,
+        viewer: napari.Viewer,
+        draw: Callable[[Axes, Colour, Colour], None],
+        name: str,
+        title: str,
+        tooltip: str,
+        size: tuple[int, int],
+    ) -> None:
+        self._viewer, self._draw, self._about = viewer, draw, (title, tooltip)
+        self._size = size
+        self._canvas: FigureCanvasQTAgg | None = None
+        super().__init__(name=name, labels=False, gui_only=True)
+        self.margins = (0, 0, 0, 0)
+
+    @property
+    def canvas(self) -> FigureCanvasQTAgg:
+        """The plot."""
+        if self._canvas is None:
+            self._canvas = new_canvas(*self._about, *self._size)
+            self.native.layout().addWidget(self._canvas)
+            self._canvas.show()  # widgets that are added to a visible panel are hidden
+        return self._canvas
+
+    def redraw(self, *_: object) -> None:
+        """Draw in the viewer's theme."""
+        self._draw(*fresh_axes(self.canvas, self._viewer))
+        self.canvas.draw_idle()
 
 
 def fresh_axes(canvas: FigureCanvasQTAgg, viewer: napari.Viewer) -> tuple[Axes, Colour, Colour]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from magicgui.widgets import Table
 from psygnal import Signal
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QStyledItemDelegate
 
-from napari_ensir.ensemble.scoring.score_table import ScoreTable
+from napari_ensir.ensemble.scoring.score_table import STAR, ScoreTable
 from napari_ensir.files.atomic import whole_file
-from napari_ensir.viewer.controls.table import PlainTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,18 +19,37 @@ if TYPE_CHECKING:
 __all__ = ["ScoreView"]
 
 
-class ScoreView(PlainTable):
-    """Table of scores; a click on a row emits ``clicked`` with its index."""
+class ScoreView(Table):
+    """Read-only table of scores, with names in the first column; selected rows can be copied (Ctrl+C).
+
+    Parameters
+    ----------
+    height : int
+        Least height, pixels.
+    """
 
     clicked = Signal(int)
+    """Emitted with the index of a row that is clicked."""
 
     def __init__(self, height: int, **kwargs: Any) -> None:
-        super().__init__(height, **kwargs)
+        super().__init__(gui_only=True, **kwargs)
         self.table = ScoreTable((), ())
-        self.native.cellClicked.connect(self._emit)
+        self.read_only = True
+        native = self.native
+        native.setItemDelegate(QStyledItemDelegate(native))  # magicgui's formats text as numbers
+        native.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        native.setSelectionMode(QAbstractItemView.SelectionMode.ContiguousSelection)
+        native.verticalHeader().hide()
+        native.verticalHeader().setMinimumSectionSize(16)
+        native.verticalHeader().setDefaultSectionSize(19)
+        native.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        native.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        native.setMinimumHeight(height)
+        native.setMinimumWidth(200)
+        native.cellClicked.connect(lambda row, _: self.clicked.emit(row))
 
     def show_table(self, table: ScoreTable, names: Sequence[str], tooltips: Sequence[str]) -> None:
-        """Show a table.
+        """Show a table; the best scores are bold.
 
         Parameters
         ----------
@@ -37,10 +58,26 @@ class ScoreView(PlainTable):
             Label and tooltip of each row.
         """
         self.table = table
-        columns = {column.title: (table.texts(column), column.description) for column in table.columns}
-        self.fill(names, columns)
-        for index, tooltip in enumerate(tooltips):
-            self.native.item(index, 0).setToolTip(tooltip)
+        with self.changed.blocked():
+            self.value = {"": list(names), **{each.title: table.texts(each) for each in table.columns}}
+        native, header = self.native, self.native.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        for column, each in enumerate(table.columns, start=1):
+            native.horizontalHeaderItem(column).setToolTip(each.description)
+        for row, tooltip in enumerate(tooltips):
+            native.item(row, 0).setToolTip(tooltip)
+            for column in range(1, len(table.columns) + 1):
+                item = native.item(row, column)
+                item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                self.embolden(row, column, item.text().startswith(STAR))
+
+    def embolden(self, row: int, column: int, bold: bool = True) -> None:
+        """Show a cell in bold, or not."""
+        item = self.native.item(row, column)
+        font = item.font()
+        font.setBold(bold)
+        item.setFont(font)
 
     def export(self, path: Path, *, overwrite: bool = False) -> None:
         """Write the table as CSV.
@@ -52,7 +89,3 @@ class ScoreView(PlainTable):
         """
         with whole_file(path, overwrite=overwrite) as part:
             part.write_text(self.table.to_csv(), encoding="utf-8", newline="")
-
-    def _emit(self, row: int, _: int) -> None:
-        if row < len(self.table.rows):
-            self.clicked.emit(row)

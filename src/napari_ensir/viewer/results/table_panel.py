@@ -1,26 +1,34 @@
-"""Base class of the panels that make or use a lookup table."""
+"""Choice of a lookup table, and the base class of the panels that make or use one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFileDialog
 
+from napari_ensir.ensemble.lut.load import SUFFIX
 from napari_ensir.errors import EnsembleError
+from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.dialogs import ask_where_to_save
 from napari_ensir.viewer.controls.forms import button
+from napari_ensir.viewer.controls.inputs import WithButton
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY
+from napari_ensir.viewer.layers.records import open_lut
+from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import Panel, shows_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import napari
     from magicgui.widgets import PushButton
     from magicgui.widgets.bases import Widget
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
-__all__ = ["TablePanel", "save_button"]
+__all__ = ["TableChoice", "TablePanel", "save_button"]
 
 
 def save_button() -> PushButton:
@@ -28,6 +36,65 @@ def save_button() -> PushButton:
     return button(
         "Save LUT…", "Write the lookup table to a file, for images without ground truth.", "save_button"
     )
+
+
+class TableChoice(WithButton):
+    """Combo box of the lookup tables of a viewer, with a button that opens another.
+
+    The value is the title of a table.
+
+    Parameters
+    ----------
+    viewer
+    """
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self._viewer, self._session = viewer, get_session(viewer)
+        self.luts: dict[str, WeightLUT] = {}
+        titles = Choice(
+            {},
+            name="table",
+            label="Table",
+            tooltip="Lookup tables that were fitted or opened in this viewer, or of its ensemble layers.",
+        )
+        opening = button(
+            "Open…",
+            "Open a lookup table, or the table of an ensemble that was saved as OME-TIFF or OME-Zarr (choose "
+            "the zarr.json in its folder).",
+            "open_button",
+        )
+        super().__init__(titles, opening)
+        self.refresh()
+
+    @property
+    def lut(self) -> WeightLUT | None:
+        """The chosen table."""
+        return self.luts.get(self.value)
+
+    def refresh(self) -> None:
+        """Offer the present tables, without a signal; the newest is chosen if the chosen one is gone."""
+        self.luts = dict(self._session.tables)
+        for layer in self._viewer.layers:
+            output = layer.metadata.get(OUTPUT_KEY, {})
+            lut = output.get("lut")
+            if output.get("kind") == "ensemble" and lut is not None and lut not in self.luts.values():
+                self.luts[f"{layer.name} (layer)"] = lut
+        with self.inner.changed.blocked():
+            before = self.value
+            self.inner.offer({title: (title, title) for title in self.luts})
+            if self.luts and before not in self.luts:
+                self.value = list(self.luts)[-1]
+
+    def open(self, path: str | Path) -> None:
+        """Open a lookup table, or the table in the record of a saved ensemble, and choose it."""
+        self.value = self._session.open(path, open_lut(path))
+
+    def ask_and_open(self) -> None:
+        """Ask for a file, and open it."""
+        kind = f"Lookup table or ensemble (*{SUFFIX} *.ome.tif *.ome.tiff zarr.json .zattrs)"
+        path, _ = QFileDialog.getOpenFileName(self.native, "Open a lookup table", "", kind)
+        if path:
+            self.open(path)
 
 
 class TablePanel(Panel):
@@ -81,6 +148,7 @@ class TablePanel(Panel):
         Parameters
         ----------
         path : str or Path
+            ``.lut.safetensors`` is appended if the name lacks it.
         overwrite : bool
             Replace an existing file.
         """
@@ -90,8 +158,6 @@ class TablePanel(Panel):
         self.say(f"Saved {self.lut.save(path, overwrite=overwrite).name}.")
 
     def _ask_and_save(self) -> None:
-        path = ask_where_to_save(
-            self.native, "Save the lookup table", "ensemble", "Lookup table", ".lut.safetensors"
-        )
+        path = ask_where_to_save(self.native, "Save the lookup table", "ensemble", "Lookup table", SUFFIX)
         if path is not None:
             self.save(path, overwrite=True)  # the dialog has asked
