@@ -40,6 +40,11 @@ def read_pairs(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(imread(inputs[stem]), imread(truths[stem])) for stem in sorted(truths.keys() & inputs.keys())]
 
 
+def middle(image: np.ndarray, side: int) -> np.ndarray:
+    rows, columns = ((n - side) // 2 for n in image.shape[:2])
+    return image[rows : rows + side, columns : columns + side]
+
+
 def psnr(image: np.ndarray, truth: np.ndarray) -> float:
     error = np.clip(np.asarray(image, float), 0, 255) - truth
     return float(10 * np.log10(255**2 / np.mean(error**2)))
@@ -73,6 +78,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=2)
     parser.add_argument("--sampled-share", type=float, help="of DP-IR; see FusionSettings")
     parser.add_argument("--tau", type=int, nargs="+", default=[5])
+    parser.add_argument("--crop", type=int, help="side of the middle part of the images to measure")
     parser.add_argument("--evaluations", type=int, nargs="+", help="of DP-IR; default: one for each of tau")
     parser.add_argument("--sampler", nargs="+", choices=["ancestral", "ddim"], default=["ancestral"])
     parser.add_argument("--device", default="cpu")
@@ -85,6 +91,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     pairs = read_pairs(arguments.folder)
     training, held_out = pairs[: -arguments.held_out], pairs[-arguments.held_out :]
+    if arguments.crop:
+        held_out = [tuple(middle(image, arguments.crop) for image in pair) for pair in held_out]
     figures = {"input": scores(None, held_out)}
     show("input", *figures["input"])
     for label, restorer in trained(training, arguments):

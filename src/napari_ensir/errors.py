@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Cancelled", "EnsembleError", "EnsembleWarning", "MissingRestorer"]
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Cancelled", "EnsembleError", "EnsembleWarning", "MissingRestorer", "ensemble_errors"]
 
 
 class EnsembleError(ValueError):
@@ -35,3 +41,30 @@ class MissingRestorer(EnsembleError):
             "it first in the Restore panel, or use --ir FILE on the command line, ir= in Python."
         )
         self.name = name
+
+
+@contextmanager
+def ensemble_errors(what: str, hint: str = "") -> Iterator[None]:
+    """Raise EnsembleError where a library raises anything, since decoders raise exceptions of many types.
+
+    Parameters
+    ----------
+    what : str
+        Beginning of the message, such as "a.tif could not be read".
+    hint : str
+        End of the message, after the reason.
+
+    Examples
+    --------
+    >>> with ensemble_errors("a.tif could not be read", "it is damaged"):
+    ...     raise KeyError("no such page")
+    Traceback (most recent call last):
+    napari_ensir.errors.EnsembleError: a.tif could not be read ('no such page'); it is damaged.
+    """
+    try:
+        yield
+    except (MemoryError, EnsembleError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise EnsembleError(f"{what} ({reason}); {hint}." if hint else f"{what}: {reason}.") from error

@@ -751,6 +751,9 @@ class RestoreSettings(Settings):
     device: str = device_setting()
 
 
+_recipe_setting = partial(setting, none="value of the recipe")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
     """Settings of training; see :data:`napari_ensir.restorers.training.recipes.RECIPES`.
@@ -758,8 +761,7 @@ class TrainSettings(Settings):
     A recipe ignores the settings of other recipes. None stands for the value of the recipe.
     """
 
-    steps: int | None = setting(
-        None,
+    steps: int | None = _recipe_setting(
         title="Steps",
         description=(
             "Total number of training steps, over which the learning rate decays. A resumed training "
@@ -768,18 +770,15 @@ class TrainSettings(Settings):
         minimum=1,
         maximum=10_000_000,
         step=100,
-        none="value of the recipe",
     )
     minutes: float | None = setting(
-        None,
         title="Time limit",
         description="Stop after this time; resuming continues with the remaining steps.",
         minimum=TINY,
         none="no limit",
         unit="minutes",
     )
-    width: int | None = setting(
-        None,
+    width: int | None = _recipe_setting(
         title="Width",
         description=(
             "Number of features at the finest level; a wider network learns better, but trains more slowly."
@@ -787,40 +786,31 @@ class TrainSettings(Settings):
         minimum=4,
         maximum=512,
         step=8,
-        none="value of the recipe",
     )
-    depth: int | None = setting(
-        None,
+    depth: int | None = _recipe_setting(
         title="Depth",
         description="Number of levels of the network.",
         minimum=1,
         maximum=6,
-        none="value of the recipe",
     )
-    batch: int | None = setting(
-        None,
+    batch: int | None = _recipe_setting(
         title="Batch",
         description="Number of patches in a step.",
         minimum=1,
         maximum=4096,
-        none="value of the recipe",
     )
-    patch: int | None = setting(
-        None,
+    patch: int | None = _recipe_setting(
         title="Patch",
         description="Side of a patch; less where an image is smaller.",
         minimum=8,
         maximum=4096,
-        none="value of the recipe",
         unit="pixels",
     )
-    learning_rate: float | None = setting(
-        None,
+    learning_rate: float | None = _recipe_setting(
         title="Learning rate",
         description="Greatest learning rate of AdamW.",
         minimum=1e-7,
         maximum=0.1,
-        none="value of the recipe",
     )
     average: float = setting(
         0.0,
@@ -865,13 +855,11 @@ class TrainSettings(Settings):
         maximum=10_000,
         group="Recipes",
     )
-    linear_share: float | None = setting(
-        None,
+    linear_share: float | None = _recipe_setting(
         title="Stage 1",
         description="For IR-CM: share of the steps in stage 1, whose paths start at the degraded image.",
         minimum=0,
         maximum=1,
-        none="value of the recipe",
         group="Recipes",
     )
     origin_weight: float = setting(
@@ -883,7 +871,6 @@ class TrainSettings(Settings):
         group="Recipes",
     )
     vgg: str | None = setting(
-        None,
         title="VGG-16",
         description="For IR-CM: file of the weights of a VGG-16, for the perceptual loss.",
         none="no perceptual loss",
@@ -897,8 +884,7 @@ class TrainSettings(Settings):
         maximum=1000,
         group="Recipes",
     )
-    sampled_share: float | None = setting(
-        None,
+    sampled_share: float | None = _recipe_setting(
         title="Sampled share",
         description=(
             "For IR-CM and DP-IR: share of the training that starts where sampling starts, rather than at "
@@ -906,7 +892,6 @@ class TrainSettings(Settings):
         ),
         minimum=0,
         maximum=1,
-        none="value of the recipe",
         group="Recipes",
     )
     latest: int = setting(

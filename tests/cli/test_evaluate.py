@@ -141,7 +141,7 @@ def test_warnings_are_printed_on_stderr_and_written_to_json(write, tmp_path):
     truth = RNG.integers(0, 256, (64, 64), np.uint8)
     paths = write(a=noisy(truth, 3), b=np.roll(noisy(truth, 3), 1, axis=0), t=truth)
     given = ["-c", f"A={paths['a']}", "-c", f"B={paths['b']}", "-t", paths["t"]]
-    sentence = 'candidate "B": shifted by 1 pixel down against the ground truth; align them.'
+    sentence = 'candidate "B": shifted by 1 pixel down against the ground truth; align them (--align).'
     for command in ("evaluate", "fit"):
         more = ["-o", tmp_path / "x"] if command == "fit" else []
         out, said = run(command, *given, *more, "--json", "-")

@@ -126,7 +126,7 @@ def network(tmp_path_factory):
 
 
 def test_every_setting_of_every_restorer_goes_round_the_command_line(network):
-    from napari_ensir.cli.options import parse_restorer_options, with_restorer_options
+    from napari_ensir.cli.options import with_restorer_options
 
     offered = {key: kind() for key, kind in RESTORERS.items()} | {"net": open_restorer(network, device="cpu")}
     changed = {}
@@ -145,7 +145,7 @@ def test_every_setting_of_every_restorer_goes_round_the_command_line(network):
         changed[key] = with_settings(restorer, **settings)
         words = Restoring("x", [Chosen(key, settings)]).words()
         given = [word for before, word in pairwise(words) if before == "--set"]
-        assert with_restorer_options(offered, parse_restorer_options(given))[key] == changed[key]
+        assert with_restorer_options(offered, given)[key] == changed[key]
 
 
 @pytest.mark.parametrize(("how", "rgb"), [("python", False), ("command", True)])

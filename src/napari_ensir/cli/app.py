@@ -1,19 +1,15 @@
-"""Commands of the command line and their options; each imports the module that does its work."""
+"""The commands of the command line, each with its options."""
 
 from __future__ import annotations
 
-import traceback
-from functools import wraps
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated
 
-import typer
-from typer.core import TyperCommand, TyperGroup
+from typer import Argument, Option
 
-from napari_ensir.cli import terminal
-from napari_ensir.cli.options import flag, named_paths, with_options
+from napari_ensir.cli.command import app, command
 from napari_ensir.cli.terminal import Output
-from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import (
     ApplySettings,
     BlindSettings,
@@ -27,616 +23,332 @@ from napari_ensir.settings import (
     WritingSettings,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["app"]
 
-__all__ = ["app", "command"]
-
-
-class _HelpFlag:
-    """Mixin that shows ``--help`` without a metavar."""
-
-    def get_help_option(self, ctx: Any) -> Any:
-        """See :class:`click.Command`."""
-        option = super().get_help_option(ctx)  # type: ignore[misc]
-        if option is not None:
-            option.metavar = ""
-        return option
-
-
-class _Command(_HelpFlag, TyperCommand):
-    pass
-
-
-class _Group(_HelpFlag, TyperGroup):
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters; those of shell completion are shown without a metavar."""
-        params = super().get_params(ctx)
-        for param in params:
-            if param.name in ("install_completion", "show_completion"):
-                param.metavar = ""
-        return params
-
-
-app = typer.Typer(
-    name="napari-ensir",
-    cls=_Group,
-    help="Combine several restorations of an image into one that is better than each.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 plus the number of the signal."""
-
-
-def _show_version(show: bool) -> None:
-    if show:
-        from importlib.metadata import version
-
-        terminal.say(f"napari-ensir {version('napari-ensir')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool,
-        flag("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
-    ] = False,
-) -> None:
-    """Combine several restorations of an image into one that is better than each."""
-
-
-def command(
-    name: str | None = None, *, bare: bool = False
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose errors are printed as one line on stderr.
-
-    Parameters
-    ----------
-    name : str, optional
-        Default: the name of the function.
-    bare : bool
-        Whether the command works without any argument; else it then shows its help.
-    """
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        function = with_options(function)
-
-        @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> None:
-            try:
-                function(*args, **kwargs)
-            except (typer.Exit, typer.Abort, typer.BadParameter):
-                raise
-            except KeyboardInterrupt:
-                terminal.error("interrupted; nothing half-written was left.")
-                raise typer.Exit(INTERRUPTED) from None
-            except Exception as error:
-                if kwargs.get("verbose"):
-                    traceback.print_exc()
-                terminal.error(_message(error))
-                raise typer.Exit(1) from None
-
-        app.command(name, cls=_Command, no_args_is_help=not bare)(run)
-        return run
-
-    return register
-
-
-def _message(error: Exception) -> str:
-    """Describe an error in one sentence."""
-    if isinstance(error, EnsembleError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "out of memory; give the images as Zarr arrays, which are read in chunks."
-    if isinstance(error, BrokenPipeError):
-        return "standard output was closed."
-    if isinstance(error, OSError):
-        return f"{error.filename or 'a file or standard output'}: {error.strerror or error}."
-    return (
-        f"unexpected {type(error).__name__}: {error}. Please report it, with the output of the same command "
-        "with --verbose."
-    )
-
-
-# ruff: noqa: UP045 -- typer reads Optional in every version that is supported
-Candidates = Annotated[
-    list[str],
-    typer.Option(
-        "--candidate",
-        "-c",
-        metavar="NAME=PATH",
-        help="A candidate: an image (PNG, JPEG, TIFF), a folder of images, or a Zarr array. Give one option "
-        "for each candidate.",
-    ),
-]
+Out = Annotated[Path, Option("--out", "-o", metavar="PATH", help="Output path.")]
 Truth = Annotated[
     Path,
-    typer.Option(
+    Option(
         "--truth",
         "-t",
         metavar="PATH",
         help="The ground truth: an image, a folder, or a Zarr array, as for --candidate.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Output path.")]
+Match = Annotated[
+    bool,
+    Option(
+        "--match",
+        help="Correct candidates that are on another scale than the ground truth, by the gain and offset "
+        "found.",
+        rich_help_panel="Images",
+    ),
+]
 Scheduler = Annotated[
-    Optional[str],
-    typer.Option(
+    str | None,
+    Option(
         metavar="ADDRESS",
         help="Address of a dask.distributed scheduler, such as tcp://10.0.0.1:8786.",
         rich_help_panel="Device",
     ),
 ]
+NoisyImage = Annotated[Path, Argument(help="A noisy image, a folder of images, or a Zarr array.")]
 
 
-Methods = Annotated[
-    Optional[list[str]],
-    typer.Option(
-        "--method", "-m", metavar="NAME", help="A classical restorer, such as median; can be repeated."
-    ),
-]
-Networks = Annotated[
-    Optional[list[Path]],
-    typer.Option(
+@dataclass(frozen=True, kw_only=True)
+class CandidateOptions:
+    """Options of candidates."""
+
+    candidate: list[str] = Option(
+        ...,
+        "--candidate",
+        "-c",
+        metavar="NAME=PATH",
+        help="A candidate: an image (PNG, JPEG, TIFF), a folder of images, or a Zarr array. Give one "
+        "option for each candidate.",
+    )
+    reading: ReadingSettings
+    squeeze: bool = Option(
+        False, "--squeeze", help="Drop axes of length 1 of all images.", rich_help_panel="Images"
+    )
+    align: bool = Option(
+        False,
+        "--align",
+        help="Shift candidates that are offset against the ground truth, or against the most typical "
+        "candidate, back by the offset found (to 1/20 pixel).",
+        rich_help_panel="Images",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestorerOptions:
+    """Options that choose restorers."""
+
+    method: list[str] = Option(
+        [], "--method", "-m", metavar="NAME", help="A classical restorer, such as median; can be repeated."
+    )
+    network: list[Path] = Option(
+        [],
         metavar="FILE",
         help="A trained network, or a folder of networks; can be repeated. Open only files that you trust.",
-    ),
-]
-Own = Annotated[
-    Optional[list[str]],
-    typer.Option(
+    )
+    own: list[str] = Option(
+        [],
         "--set",
         metavar="RESTORER.SETTING=VALUE",
-        help="A setting of a restorer, such as median.size=5; can be repeated. The command restorers lists "
-        "them.",
-    ),
-]
-Around = Annotated[
-    Optional[Path],
-    typer.Option(
+        help="A setting of a restorer, such as median.size=5; can be repeated. The command restorers "
+        "lists them.",
+    )
+    ir: Path | None = Option(
+        None,
         "--ir",
         metavar="FILE",
         help="For DP-IR: the restoration network that it was trained with, if its file does not contain it.",
         rich_help_panel="Networks",
-    ),
-]
+    )
 
 
-@command()
-def fit(
-    candidate: Candidates,
-    truth: Truth,
-    out: Out,
-    mask: Annotated[
-        Optional[Path],
-        typer.Option(
-            metavar="PATH",
-            help="Where to learn: images, as for --candidate, that are 0 at pixels to exclude.",
-            show_default="everywhere",
-            rich_help_panel="Images",
-        ),
-    ] = None,
-    without_errors: Annotated[
-        bool,
-        flag(
-            "--without-errors",
-            help="Do not measure expected errors, which takes two more passes over the images.",
-        ),
-    ] = False,
-    scheduler: Scheduler = None,
-    *,
-    settings: FitSettings,
-    reading: ReadingSettings,
-    output: Output,
-) -> None:
+@command("fit:fit")
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
     """Learn a lookup table from candidates and ground truth."""
-    paths = named_paths(candidate)
-    from napari_ensir.cli.fit import fit as run
 
-    run(
-        paths,
-        truth,
-        out,
-        mask,
-        settings=settings,
-        with_errors=not without_errors,
-        crop=reading.crop,
-        scheduler=scheduler,
-        output=output,
+    candidates: CandidateOptions
+    truth: Truth
+    out: Out
+    mask: Path | None = Option(
+        None,
+        metavar="PATH",
+        help="Where to learn: images, as for --candidate, that are 0 at pixels to exclude.",
+        show_default="everywhere",
+        rich_help_panel="Images",
     )
+    without_errors: bool = Option(
+        False,
+        "--without-errors",
+        help="Do not measure expected errors, which takes two more passes over the images.",
+    )
+    match: Match = False
+    scheduler: Scheduler = None
+    settings: FitSettings
+    output: Output
 
 
-@command()
-def apply(
-    lut: Annotated[Path, typer.Option(metavar="PATH", help="A .lut.safetensors file.")],
-    candidate: Candidates,
-    out: Out,
-    weight_maps: Annotated[
-        Optional[Path],
-        typer.Option(metavar="PATH", help="Also write the weights of each pixel: .tif, .zarr, or a folder."),
-    ] = None,
-    expected_error: Annotated[
-        Optional[Path],
-        typer.Option(
-            metavar="PATH",
-            help="Also write the expected root mean square error of each pixel: .tif, .zarr, or a folder.",
-        ),
-    ] = None,
-    match: Annotated[
-        bool, flag("--match", help="First rescale the table to the exposure of these images.")
-    ] = False,
-    scheduler: Scheduler = None,
-    *,
-    settings: ApplySettings,
-    writing: WritingSettings,
-    reading: ReadingSettings,
-    output: Output,
-) -> None:
+@command("apply:apply")
+@dataclass(frozen=True, kw_only=True)
+class ApplyOptions:
     """Combine candidates with a lookup table."""
-    paths = named_paths(candidate)
-    from napari_ensir.cli.apply import Outs
-    from napari_ensir.cli.apply import apply as run
 
-    failed = run(
-        lut,
-        paths,
-        Outs(out, weight_maps, expected_error),
-        settings=settings,
-        match=match,
-        as_float=writing.as_float,
-        crop=reading.crop,
-        scheduler=scheduler,
-        output=output,
+    lut: Path = Option(..., metavar="PATH", help="A .lut.safetensors file.")
+    candidates: CandidateOptions
+    out: Out
+    weight_maps: Path | None = Option(
+        None, metavar="PATH", help="Also write the weights of each pixel: .tif, .zarr, or a folder."
     )
-    _report_failures(failed)
+    expected_error: Path | None = Option(
+        None,
+        metavar="PATH",
+        help="Also write the expected root mean square error of each pixel: .tif, .zarr, or a folder.",
+    )
+    match: bool = Option(
+        False,
+        "--match",
+        help="First match the candidates as in the fit, and rescale the table to the exposure of these "
+        "images.",
+    )
+    scheduler: Scheduler = None
+    settings: ApplySettings
+    writing: WritingSettings
+    output: Output
 
 
-@command()
-def evaluate(
-    truth: Truth,
-    candidate: Candidates,
-    lut: Annotated[
-        Optional[Path], typer.Option(metavar="PATH", help="Also score the ensemble of this lookup table.")
-    ] = None,
-    *,
-    settings: EvaluateSettings,
-    reading: ReadingSettings,
-    output: Output,
-) -> None:
+@command("evaluate:evaluate")
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
     """Score candidates, and their ensemble, against the ground truth."""
-    paths = named_paths(candidate)
-    from napari_ensir.cli.evaluate import evaluate as run
 
-    failed = run(paths, truth, lut, settings=settings, crop=reading.crop, output=output)
-    _report_failures(failed)
+    truth: Truth
+    candidates: CandidateOptions
+    lut: Path | None = Option(None, metavar="PATH", help="Also score the ensemble of this lookup table.")
+    match: Match = False
+    settings: EvaluateSettings
+    output: Output
 
 
-@command()
-def compare(
-    truth: Truth,
-    candidate: Candidates,
-    bin_width: Annotated[
-        Optional[list[float]],
-        typer.Option(
-            metavar="NUMBER",
-            help="Bin width of the lookup tables; can be repeated.",
-            show_default="1/8 of the data range",
-        ),
-    ] = None,
-    method: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            metavar="NAME", help="A method to compare; can be repeated.", show_default="all methods"
-        ),
-    ] = None,
-    low_resolution: Annotated[
-        Optional[Path],
-        typer.Option(
-            metavar="PATH",
-            help="Low-resolution inputs of super-resolution, for RefESR.",
-            rich_help_panel="Images",
-        ),
-    ] = None,
-    *,
-    settings: CompareSettings,
-    reading: ReadingSettings,
-    output: Output,
-) -> None:
+@command("evaluate:compare")
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
     """Compare all methods on held-out images, or on held-out tiles of one image."""
-    paths = named_paths(candidate)
-    from napari_ensir.cli.evaluate import compare as run
 
-    run(
-        paths,
-        truth,
-        low_resolution,
-        settings={**settings.keywords(), "bin_width": bin_width or None, "methods": method or None},
-        crop=reading.crop,
-        output=output,
+    truth: Truth
+    candidates: CandidateOptions
+    bin_width: list[float] = Option(
+        [],
+        metavar="NUMBER",
+        help="Bin width of the lookup tables; can be repeated.",
+        show_default="1/8 of the data range",
     )
+    method: list[str] = Option(
+        [], metavar="NAME", help="A method to compare; can be repeated.", show_default="all methods"
+    )
+    low_resolution: Path | None = Option(
+        None,
+        metavar="PATH",
+        help="Low-resolution inputs of super-resolution, for RefESR.",
+        rich_help_panel="Images",
+    )
+    match: Match = False
+    settings: CompareSettings
+    output: Output
 
 
-@command()
-def restore(
-    image: Annotated[Path, typer.Argument(help="An image, a folder of images, or a Zarr array.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", metavar="PATH", help="Output path; a folder if there are several restorers."
-        ),
-    ],
-    method: Methods = None,
-    network: Networks = None,
-    own: Own = None,
-    ir: Around = None,
-    denoiser: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="NAME|FILE",
-            help="For DP-IR: the denoiser to use, a classical one or a network, instead of its own.",
-            show_default="that of the checkpoint",
-            rich_help_panel="Networks",
-        ),
-    ] = None,
-    *,
-    settings: RestoreSettings,
-    writing: WritingSettings,
-    output: Output,
-) -> None:
+@command("restore:restore")
+@dataclass(frozen=True, kw_only=True)
+class RestoreOptions:
     """Restore images, for example to make candidates for an ensemble."""
-    from napari_ensir.cli.restore import choose_restorers
-    from napari_ensir.cli.restore import restore as run
 
-    restorers = choose_restorers(method or [], network or [], settings, ir, own or [], denoiser)
-    failed = run(
-        image,
-        restorers,
-        out,
-        channel_axis=settings.channel_axis,
-        as_float=writing.as_float,
-        output=output,
-        read=[*(network or []), *([] if ir is None else [ir])],
+    image: Path = Argument(..., help="An image, a folder of images, or a Zarr array.")
+    out: Path = Option(
+        ..., "--out", "-o", metavar="PATH", help="Output path; a folder if there are several restorers."
     )
-    _report_failures(failed)
+    restorers: RestorerOptions
+    denoiser: str | None = Option(
+        None,
+        metavar="NAME|FILE",
+        help="For DP-IR: the denoiser to use, a classical one or a network, instead of its own.",
+        show_default="that of the checkpoint",
+        rich_help_panel="Networks",
+    )
+    settings: RestoreSettings
+    writing: WritingSettings
+    output: Output
 
 
-@command()
-def blind(
-    image: Annotated[Path, typer.Argument(help="A noisy image, a folder of images, or a Zarr array.")],
-    out: Out,
-    method: Methods = None,
-    network: Networks = None,
-    own: Own = None,
-    ir: Around = None,
-    save_lut: Annotated[
-        Optional[Path], typer.Option(metavar="PATH", help="Also write the lookup table.")
-    ] = None,
-    self_ensemble: Annotated[
-        bool,
-        flag(
-            "--self-ensemble",
-            help="Average the results of eight rotations and reflections; takes eight times as long.",
-        ),
-    ] = False,
-    *,
-    settings: BlindSettings,
-    writing: WritingSettings,
-    output: Output,
-) -> None:
+@command("blind:blind")
+@dataclass(frozen=True, kw_only=True)
+class BlindOptions:
     """Restore noisy images with several restorers and combine the results, without ground truth."""
-    from napari_ensir.cli.blind import blind as run
 
-    failed = run(
-        image,
-        method or [],
-        network or [],
-        ir,
-        out,
-        save_lut,
-        own or [],
-        self_ensemble=self_ensemble,
-        settings=settings,
-        as_float=writing.as_float,
-        output=output,
+    image: NoisyImage
+    out: Out
+    save_lut: Path | None = Option(None, metavar="PATH", help="Also write the lookup table.")
+    self_ensemble: bool = Option(
+        False,
+        "--self-ensemble",
+        help="Average the results of eight rotations and reflections; takes eight times as long.",
     )
-    _report_failures(failed)
+    restorers: RestorerOptions
+    settings: BlindSettings
+    writing: WritingSettings
+    output: Output
 
 
-@command()
-def sweep(
-    image: Annotated[Path, typer.Argument(help="A noisy image, a folder of images, or a Zarr array.")],
-    setting: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="SETTING",
-            help="Setting to vary, such as strength. The command restorers lists them.",
-        ),
-    ] = None,
-    values: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="VALUE,VALUE,...",
-            help="The values to try.",
-            show_default="values around the current one",
-        ),
-    ] = None,
-    out: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="PATH",
-            help="Output path of the restoration with the best value; with --all, a folder.",
-            show_default="not written",
-        ),
-    ] = None,
-    write_all: Annotated[
-        bool, flag("--all", help="Write the restorations of all values into the folder --out.")
-    ] = False,
-    method: Methods = None,
-    network: Networks = None,
-    own: Own = None,
-    ir: Around = None,
-    *,
-    settings: SweepSettings,
-    writing: WritingSettings,
-    output: Output,
-) -> None:
+@command("sweep:sweep")
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
     """Find the best value of a setting of a restorer on noisy images, without ground truth."""
-    from napari_ensir.cli.sweep import sweep as run
 
-    failed = run(
-        image,
-        method or [],
-        network or [],
-        ir,
-        setting,
-        values,
-        out,
-        own or [],
-        write_all=write_all,
-        settings=settings,
-        as_float=writing.as_float,
-        output=output,
+    image: NoisyImage
+    setting: str | None = Option(
+        None, metavar="SETTING", help="Setting to vary, such as strength. The command restorers lists them."
     )
-    _report_failures(failed)
+    values: str | None = Option(
+        None,
+        metavar="VALUE,VALUE,...",
+        help="The values to try.",
+        show_default="values around the current one",
+    )
+    out: Path | None = Option(
+        None,
+        "--out",
+        "-o",
+        metavar="PATH",
+        help="Output path of the restoration with the best value; with --all, a folder.",
+        show_default="not written",
+    )
+    write_all: bool = Option(
+        False, "--all", help="Write the restorations of all values into the folder --out."
+    )
+    restorers: RestorerOptions
+    settings: SweepSettings
+    writing: WritingSettings
+    output: Output
 
 
-@command()
-def train(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            help="What to train: regression, noise2void (no clean images), noise2noise, ir-cm, ir-cm-paper, "
-            "denoiser or dp-ir."
-        ),
-    ],
-    degraded: Annotated[
-        Path, typer.Option(metavar="PATH", help="Degraded images: an image, a folder, or a Zarr array.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File of the trained restorer.")],
-    clean: Annotated[
-        Optional[Path],
-        typer.Option(
-            metavar="PATH",
-            help="Clean images of the same names; for noise2noise, second exposures.",
-            show_default="none, for noise2void",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, flag("--resume", help="Continue an interrupted training of the same output.")
-    ] = False,
-    log: Annotated[
-        Optional[Path],
-        typer.Option(
-            metavar="FILE",
-            help="CSV file of the loss and of the validation.",
-            show_default="not written",
-            rich_help_panel="Output",
-        ),
-    ] = None,
-    ir: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="NAME|FILE",
-            help="For DP-IR: the restorer to improve, a classical one or a network.",
-            rich_help_panel="Recipes",
-        ),
-    ] = None,
-    denoiser: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="NAME|FILE",
-            help="For DP-IR: the denoiser, a classical one or a network.",
-            show_default="a local Wiener filter",
-            rich_help_panel="Recipes",
-        ),
-    ] = None,
-    *,
-    settings: TrainSettings,
-    output: Output,
-) -> None:
+@command("train:train")
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
     """Train a restorer on pairs of images, or on noisy images alone."""
-    from napari_ensir.cli.train import train as run
 
-    run(
-        recipe,
-        degraded,
-        clean,
-        out,
-        resume=resume,
-        log=log,
-        ir=ir,
-        denoiser=denoiser,
-        settings=settings,
-        output=output,
+    recipe: str = Argument(
+        ...,
+        help="What to train: regression, noise2void (no clean images), noise2noise, ir-cm, ir-cm-paper, "
+        "denoiser or dp-ir.",
     )
+    degraded: Path = Option(..., metavar="PATH", help="Degraded images: an image, a folder, or a Zarr array.")
+    out: Path = Option(..., "--out", "-o", metavar="FILE", help="File of the trained restorer.")
+    clean: Path | None = Option(
+        None,
+        metavar="PATH",
+        help="Clean images of the same names; for noise2noise, second exposures.",
+        show_default="none, for noise2void",
+    )
+    resume: bool = Option(False, "--resume", help="Continue an interrupted training of the same output.")
+    log: Path | None = Option(
+        None,
+        metavar="FILE",
+        help="CSV file of the loss and of the validation.",
+        show_default="not written",
+        rich_help_panel="Output",
+    )
+    ir: str | None = Option(
+        None,
+        metavar="NAME|FILE",
+        help="For DP-IR: the restorer to improve, a classical one or a network.",
+        rich_help_panel="Recipes",
+    )
+    denoiser: str | None = Option(
+        None,
+        metavar="NAME|FILE",
+        help="For DP-IR: the denoiser, a classical one or a network.",
+        show_default="a local Wiener filter",
+        rich_help_panel="Recipes",
+    )
+    settings: TrainSettings
+    output: Output
 
 
-@command(bare=True)
-def restorers(
-    network: Networks = None,
-    ir: Around = None,
-    *,
-    output: Output,
-) -> None:
+@command("restore:restorers", bare=True)
+@dataclass(frozen=True, kw_only=True)
+class RestorersOptions:
     """List classical restorers, or the given networks, and their settings for --set."""
-    from napari_ensir.cli.options import list_restorers
-    from napari_ensir.cli.restore import choose_restorers
-    from napari_ensir.restorers import RESTORERS
 
-    methods = [] if network else list(RESTORERS)
-    found = choose_restorers(methods, network or [], RestoreSettings(), ir)
-    list_restorers(found, output=output)
+    restorers: RestorerOptions
+    output: Output
 
 
-@command()
-def info(
-    path: Annotated[
-        Path,
-        typer.Argument(help="A .lut.safetensors file, or an image or Zarr array."),
-    ],
-    *,
-    output: Output,
-) -> None:
+@command("info:info")
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions:
     """Describe a lookup table and its fit, the origin of an output, or the noise of any other image."""
-    from napari_ensir.cli.info import info as run
 
-    run(path, output=output)
+    path: Path = Argument(..., help="A .lut.safetensors file, or an image or Zarr array.")
+    output: Output
 
 
-@command("import")
-def import_(
-    weights: Annotated[
-        Path, typer.Argument(metavar="WEIGHTS.pth", help="A weight table that the EnsIR authors' code wrote.")
-    ],
-    out: Out,
-    name: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            metavar="NAME", help="Name of a candidate; give one for each, in the order of the table."
-        ),
-    ] = None,
-    bin_width: Annotated[
-        Optional[float],
-        typer.Option(metavar="NUMBER", help="Bin width of the table.", show_default="from the file name"),
-    ] = None,
-    *,
-    output: Output,
-) -> None:
+@command("fit:import_")
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
     """Convert a weight table that the EnsIR authors' code wrote."""
-    from napari_ensir.cli.fit import import_table
 
-    import_table(weights, out, name or None, bin_width, output=output)
-
-
-def _report_failures(failed: dict[str, str]) -> None:
-    """Print the errors of images that failed, and exit with status 1 if there are any."""
-    for stem, message in failed.items():
-        terminal.error(message if message.startswith(f"image {stem}") else f"image {stem}: {message}")
-    if failed:
-        raise typer.Exit(1)
+    weights: Path = Argument(
+        ..., metavar="WEIGHTS.pth", help="A weight table that the EnsIR authors' code wrote."
+    )
+    out: Out
+    name: list[str] = Option(
+        [], metavar="NAME", help="Name of a candidate; give one for each, in the order of the table."
+    )
+    bin_width: float | None = Option(
+        None, metavar="NUMBER", help="Bin width of the table.", show_default="from the file name"
+    )
+    output: Output

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from napari_ensir.cli import terminal
 from napari_ensir.cli.batch import lut_target
-from napari_ensir.cli.restore import Outputs, channel_axis_of, choose_restorers
+from napari_ensir.cli.restore import Restorations, channel_axis_of, choose_restorers
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.files.output_paths import Place
-from napari_ensir.files.sets import Part
 from napari_ensir.restorers import with_channel_axis
-from napari_ensir.restorers.base import UnfamiliarImageWarning, restorer_record
+from napari_ensir.restorers.base import FunctionRestorer, UnfamiliarImageWarning, restorer_record
 from napari_ensir.restorers.self_supervised.reference import (
     LEARN_KEYWORDS,
     REFERENCE_KEYWORDS,
@@ -25,60 +20,24 @@ from napari_ensir.restorers.self_supervised.reference import (
 from napari_ensir.settings import RestoreSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from napari_ensir.cli.terminal import Output
-    from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.restorers import Progress
-    from napari_ensir.settings import BlindSettings
+    from napari_ensir.cli.app import BlindOptions
 
 __all__ = ["blind"]
 
 
-@dataclass(frozen=True)
-class _Ensemble:
-    """Ensemble of the candidates of one image, in the form of a restorer."""
-
-    candidates: tuple[NDArray[np.float32], ...]
-    lut: WeightLUT
-    device: str
-    name: str = "ensemble"
-
-    def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        return np.asarray(self.lut.apply(self.candidates, self.device, check=False))
-
-
-def blind(
-    image: Path,
-    methods: Sequence[str],
-    networks: Sequence[Path],
-    ir: Path | None,
-    out: Path,
-    save_lut: Path | None,
-    own: Sequence[str] = (),
-    *,
-    self_ensemble: bool = False,
-    settings: BlindSettings,
-    as_float: bool,
-    output: Output,
-) -> dict[str, str]:
+def blind(options: BlindOptions) -> dict[str, str]:
     """Learn one table from all images and write their ensembles; return the errors of images that failed."""
+    settings, output = options.settings, options.output
     given = RestoreSettings(
-        device=settings.device, data_range=settings.data_range, self_ensemble=self_ensemble
+        device=settings.device, data_range=settings.data_range, self_ensemble=options.self_ensemble
     )
-    chosen = choose_restorers(methods, networks, given, ir, own)
-    target = None if save_lut is None else lut_target(save_lut, output.overwrite)
+    chosen = choose_restorers(options.restorers, given)
+    target = None if options.save_lut is None else lut_target(options.save_lut, output.overwrite)
     others = [] if target is None else [Place("--save-lut", target)]
-    outputs = Outputs.planned(
-        image, ("ensemble",), out, as_float=as_float, output=output, others=others, read=[*networks, ir]
-    )
-    images = outputs.images
-    axis = channel_axis_of(images, settings.channel_axis)
+    outputs = Restorations(options, ("ensemble",), options.out, others=others)
+    axis = channel_axis_of(outputs.images, settings.channel_axis)
     restorers = tuple(with_channel_axis(each, axis) for each in chosen.values())
-    arrays = [np.asarray(images.load(number)[Part.IMAGE]) for number in range(len(images))]
+    arrays = outputs.arrays()
     with output.progress() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # also in the report
         warnings.simplefilter("ignore", UnfamiliarImageWarning)  # printed below
@@ -89,21 +48,18 @@ def blind(
         lut, scores = reference.learn_with_scores(**settings.keywords(*LEARN_KEYWORDS))
     if target is not None:
         lut.save(target, overwrite=output.overwrite)
-
-    def show(count: int) -> None:
-        terminal.say(str(scores))
-        terminal.say(reference.reason)
-        terminal.say(f"{count} written to {out}" + (f", {target}: {lut!r}" if target else ""))
-
-    candidates = dict(zip((stem for stem, _ in images.fields), reference.restored, strict=True))
+    candidates = dict(zip(outputs.batch.stems, reference.restored, strict=True))
     described = {name: restorer_record(each) for name, each in zip(chosen, restorers, strict=True)}
     return outputs.write(
-        lambda stem, _: _Ensemble(candidates.pop(stem), lut, settings.device),
+        lambda stem, _: FunctionRestorer(
+            lambda _: lut.apply(candidates.pop(stem), settings.device, check=False), "ensemble"
+        ),
         axis,
         record=lambda _, **of: record_of(
             "ensemble", lut, settings=settings.keywords(), restorers=described, **of
         ),
         more_warnings=[*outputs.warnings(restorers, arrays), *lut.report["warnings"]],
         more={"scores": lut.report["scores"], "lut": None if target is None else str(target)},
-        show=show,
+        text=f"{scores}\n{reference.reason}",
+        also=f", {target}: {lut!r}" if target else "",
     )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.apply import OutsideRange, in_table_order
-from napari_ensir.cli.batch import noted, read_by
+from napari_ensir.cli.apply import OutsideRange
+from napari_ensir.cli.batch import Batch, check_outputs, open_candidates
+from napari_ensir.cli.corrections import messages_of
 from napari_ensir.ensemble.arrays.intensity_range import widest
 from napari_ensir.ensemble.checks.alignment import check_reference
 from napari_ensir.ensemble.checks.exposure import check_drift
+from napari_ensir.ensemble.compare.compare import compare as compare_methods
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import (
@@ -25,144 +26,139 @@ from napari_ensir.ensemble.scoring.scores import (
     known_range,
 )
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.output_paths import check_output_paths
 from napari_ensir.files.sets import Part, References, check_stems, open_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from napari_ensir.cli.terminal import Output
+    from napari_ensir.cli.app import CompareOptions, EvaluateOptions
     from napari_ensir.ensemble.arrays.intensity_range import Range
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.scoring.scores import ImageScore, ScoreRange
-    from napari_ensir.files.sets import ImageSet, Role
-    from napari_ensir.settings import EvaluateSettings
 
 __all__ = ["compare", "evaluate"]
 
 
-def evaluate(
-    candidates: Mapping[str, Path],
-    truth: Path,
-    lut_path: Path | None,
-    *,
-    settings: EvaluateSettings,
-    crop: bool,
-    output: Output,
-) -> dict[str, str]:
+def evaluate(options: EvaluateOptions) -> dict[str, str]:
     """Score candidates and, with a table, their ensemble; return the errors of failed images by stem."""
-    lut = None if lut_path is None else load_lut(lut_path)
-    named = dict(candidates) if lut is None else in_table_order(lut, candidates)
-    images = open_set(named, {Part.TRUTH: truth}, crop=crop)
-    check_output_paths(output.places, read_by(images, lut_path))
-    output.check()
-    failed: dict[str, str] = {}
-    scale = _score_range(images, settings.data_range, failed)
-    limits = (scale.low, scale.high)
-    score = Scoring(limits, settings.y_channel, settings.crop_border, settings.channel_axis)
-    if settings.truth_noise is not None:
-        return _evaluate_noisy(images, lut, list(named), score, failed, settings, output)
+    settings, output = options.settings, options.output
+    lut = None if options.lut is None else load_lut(options.lut)
+    images = open_candidates(options, lut)
+    check_outputs(images, (), output, read=[options.lut])
+    batch = Batch(images)
+    scale = _score_range(batch, settings.data_range)
+    score = Scoring((scale.low, scale.high), settings.y_channel, settings.crop_border, settings.channel_axis)
+    evaluation = _evaluate_clean if settings.truth_noise is None else _evaluate_noisy
+    results, text, warnings = evaluation(options, batch, lut, score, scale)
+    output.finish({**results, "failed": batch.failed, "warnings": terminal.warn(warnings)}, text)
+    return batch.failed
+
+
+def _evaluate_clean(
+    options: EvaluateOptions,
+    batch: Batch,
+    lut: WeightLUT | None,
+    score: Scoring,
+    scale: ScoreRange,
+) -> tuple[dict[str, Any], str, list[str]]:
+    """Return results for JSON, the table and warnings."""
     scores: dict[str, list[ImageScore]] = {}
     not_finite = 0
     outside = None if lut is None else OutsideRange(lut)
-    with output.progress() as progress:
-        for number, (stem, _) in enumerate(images.fields):
-            if stem not in failed:
-                with noted(failed, stem, images):
-                    arrays = images.load(number)
-                    if outside is not None:
-                        outside.look([arrays[name] for name in named], stem if len(images) > 1 else "")
-                    scores[stem], missing = _scores_of(arrays, lut, score, settings.device)
-                    not_finite += missing
-            if progress is not None:
-                progress(number + 1, len(images), "scoring images")
-    stems = [stem for stem, _ in images.fields]
-    scored = [number for number, stem in enumerate(stems) if stem in scores]
-    found = check_reference(References(images), tuple(named), settings.channel_axis, stems, scored)
-    warnings = [one.message for one in found]
+
+    def score_image(number: int, stem: str) -> None:
+        nonlocal not_finite
+        arrays = batch.images.load(number)
+        if outside is not None:
+            outside.look([arrays[name] for name in batch.names], batch.label(stem))
+        pixels = {role: np.asarray(array) for role, array in arrays.items()}
+        valid = finite_everywhere(list(pixels.values()))
+        truth = pixels.pop(Part.TRUTH)
+        shown = list(pixels.values())
+        if lut is not None:
+            shown.append(lut.apply(shown, options.settings.device, check=False))
+        scores[stem] = [score(truth, image, valid) for image in shown]
+        not_finite += int(valid.size - valid.sum())
+
+    with options.output.progress() as progress:
+        batch.each(score_image, "scoring images", progress)
+    scored = [number for number, stem in enumerate(batch.stems) if stem in scores]
+    found = check_reference(
+        References(batch.images), batch.names, options.settings.channel_axis, batch.stems, scored
+    )
+    warnings = messages_of(found)
     warnings += [] if outside is None else outside.warnings.values()
-    rows = [ScoreRow(name, "candidate") for name in named]
-    if lut_path is not None:
-        rows.append(ScoreRow("ensemble", "ensemble", note=f"by {lut_path.name}"))
-    for index, row in enumerate(rows):
-        own = [one[index] for one in scores.values()]
-        rows[index] = replace(row, psnr=_mean(one.psnr for one in own), ssim=_mean(one.ssim for one in own))
+    titles = [(name, "candidate", "") for name in batch.names]
+    if options.lut is not None:
+        titles.append(("ensemble", "ensemble", f"by {options.lut.name}"))
+    by_row = list(zip(*scores.values(), strict=True)) or [()] * len(titles)
+    rows = tuple(
+        ScoreRow(
+            name,
+            role,
+            psnr=float(np.mean([one.psnr for one in own] or [np.nan])),
+            ssim=float(np.mean([one.ssim for one in own] or [np.nan])),
+            note=note,
+        )
+        for (name, role, note), own in zip(titles, by_row, strict=True)
+    )
     notes = (f"The peak of PSNR is {scale}.", *exclusion_note(not_finite))
+    images = {"images": len(scores), "not_finite": not_finite}
     results = {
-        "settings": settings.keywords() | scale.to_dict() | {"images": len(scores), "not_finite": not_finite},
+        "settings": options.settings.keywords() | scale.to_dict() | images,
         "rows": [
             row.to_dict("name", "role", "psnr", "ssim")
-            | {"images": {stem: one[index]._asdict() for stem, one in scores.items()}}
-            for index, row in enumerate(rows)
+            | {"images": {stem: one._asdict() for stem, one in zip(scores, own, strict=False)}}
+            for row, own in zip(rows, by_row, strict=True)
         ],
         "notes": list(notes),
-        "failed": failed,
-        "warnings": terminal.warn(warnings),
     }
-    table = ScoreTable(tuple(rows), (PSNR, SSIM), notes)
-    output.finish(results, lambda: terminal.say(str(table)))
-    return failed
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean([*values] or [np.nan]))
+    return results, str(ScoreTable(rows, (PSNR, SSIM), notes)), warnings
 
 
 def _evaluate_noisy(
-    images: ImageSet,
+    options: EvaluateOptions,
+    batch: Batch,
     lut: WeightLUT | None,
-    names: list[str],
     score: Scoring,
-    failed: dict[str, str],
-    settings: EvaluateSettings,
-    output: Output,
-) -> dict[str, str]:
+    scale: ScoreRange,
+) -> tuple[dict[str, Any], str, list[str]]:
     """Score against a noisy ground truth, without SSIM and the Y channel."""
+    settings = options.settings
     if settings.y_channel:
         raise EnsembleError("y_channel is set, but the noise of Y is unknown; score all channels.")
     assert settings.truth_noise is not None
     parts, drifts = [], []
-    with output.progress() as progress:
-        for number, (stem, _) in enumerate(images.fields):
-            if stem not in failed:
-                with noted(failed, stem, images):
-                    arrays = {role: np.asarray(one) for role, one in images.load(number).items()}
-                    truth = arrays.pop(Part.TRUTH)
-                    candidates = list(arrays.values())
-                    label = stem if len(images) > 1 else ""
-                    drifts += check_drift(candidates, truth, score.channels_of(truth.shape), label)
-                    shown = [*candidates, np.mean(candidates, axis=0)]
-                    shown += [] if lut is None else [lut.apply(candidates, settings.device, check=False)]
-                    cut, axis = score.inside(truth.shape), score.channels_of(truth.shape)
-                    parts.append(block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis))
-            if progress is not None:
-                progress(number + 1, len(images), "scoring images")
+
+    def score_image(number: int, stem: str) -> None:
+        arrays = {role: np.asarray(one) for role, one in batch.images.load(number).items()}
+        truth = arrays.pop(Part.TRUTH)
+        candidates = list(arrays.values())
+        cut, axis = score.inside(truth.shape), score.channels_of(truth.shape)
+        drifts.extend(check_drift(candidates, truth, axis, batch.label(stem)))
+        shown = [*candidates, np.mean(candidates, axis=0)]
+        shown += [] if lut is None else [lut.apply(candidates, settings.device, check=False)]
+        parts.append(block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis))
+
+    with options.output.progress() as progress:
+        batch.each(score_image, "scoring images", progress)
     others = [] if lut is None else [("ensemble", "ensemble")]
-    scores = NoisyScores.of(
-        names, parts, score.data_range[1] - score.data_range[0], settings.truth_noise, others
-    )
-    scoring = settings.keywords() | {"images": len(parts)}
-    warnings = terminal.warn([one.message for one in drifts])
-    results = {"settings": scoring, **scores.to_dict(), "failed": failed, "warnings": warnings}
-    output.finish(results, lambda: terminal.say(str(scores)))
-    return failed
+    scores = NoisyScores.of(batch.names, parts, scale.high - scale.low, settings.truth_noise, others)
+    results = {"settings": settings.keywords() | {"images": len(parts)}, **scores.to_dict()}
+    return results, str(scores), [one.message for one in drifts]
 
 
-def _score_range(images: ImageSet, given: tuple[float, float] | None, failed: dict[str, str]) -> ScoreRange:
+def _score_range(batch: Batch, given: tuple[float, float] | None) -> ScoreRange:
     """Find the range for scores from all ground truths that can be read."""
 
     def for_each(do: Callable[[Any], object]) -> None:
-        for number, (stem, _) in enumerate(images.fields):
-            if stem not in failed:
-                with noted(failed, stem, images):
-                    do(images.array(number, Part.TRUTH))
+        batch.each(lambda number, _: do(batch.images.array(number, Part.TRUTH)))
 
     dtypes: list[np.dtype[Any]] = []
     if given is None:
         for_each(lambda truth: dtypes.append(np.dtype(truth.dtype)))
         if not dtypes:
-            raise EnsembleError(f"no image could be read; first error: {next(iter(failed.values()))}")
+            raise EnsembleError(f"no image could be read; first error: {next(iter(batch.failed.values()))}")
     known = known_range(dtypes, given)
     if known is not None:
         return known
@@ -177,44 +173,28 @@ def _score_range(images: ImageSet, given: tuple[float, float] | None, failed: di
     return shown.found(ends_within)
 
 
-def _scores_of(
-    arrays: dict[Role, Any], lut: WeightLUT | None, score: Scoring, device: str
-) -> tuple[list[ImageScore], int]:
-    """Score the candidates, and the ensemble if there is a table; also count excluded pixels."""
-    pixels = {role: np.asarray(array) for role, array in arrays.items()}
-    valid = finite_everywhere(list(pixels.values()))
-    truth = pixels.pop(Part.TRUTH)
-    images = list(pixels.values())
-    if lut is not None:
-        images.append(lut.apply(images, device, check=False))
-    return [score(truth, image, valid) for image in images], int(valid.size - valid.sum())
-
-
-def compare(
-    candidates: Mapping[str, Path],
-    truth: Path,
-    low_resolution: Path | None,
-    *,
-    settings: dict[str, Any],
-    crop: bool,
-    output: Output,
-) -> None:
-    """Compare methods; ``settings`` are arguments of :func:`napari_ensir.compare`."""
-    from napari_ensir.ensemble.compare.compare import compare as compare_methods
-
-    images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
-    check_output_paths(output.places, read_by(images, low_resolution))
-    output.check()
-    small = None
-    if low_resolution is not None:
-        inputs = open_set({}, {Part.LOW_RESOLUTION: low_resolution})
+def compare(options: CompareOptions) -> None:
+    """Compare methods on held-out images or tiles."""
+    output = options.output
+    images = open_candidates(options)
+    check_outputs(images, (), output, read=[options.low_resolution])
+    low_resolution = None
+    if options.low_resolution is not None:
+        inputs = open_set({}, {Part.LOW_RESOLUTION: options.low_resolution})
         check_stems(images, inputs, Part.LOW_RESOLUTION)
-        small = [np.asarray(inputs.load(number)[Part.LOW_RESOLUTION]) for number in range(len(inputs))]
+        low_resolution = [np.asarray(inputs.load(k)[Part.LOW_RESOLUTION]) for k in range(len(inputs))]
+    references, names = References(images), Batch(images).names
     with output.progress() as progress:
         found = compare_methods(
-            References(images), tuple(candidates), low_resolution=small, progress=progress, **settings
+            references,
+            names,
+            bin_width=options.bin_width or None,
+            methods=options.method or None,
+            low_resolution=low_resolution,
+            progress=progress,
+            **options.settings.keywords(),
         )
-    stems = [stem for stem, _ in images.fields]
-    odd = check_reference(References(images), tuple(candidates), settings["channel_axis"], stems)
-    results = found.to_dict() | {"stems": stems, "warnings": terminal.warn([one.message for one in odd])}
-    output.finish(results, lambda: terminal.say(str(found)))
+    stems = references.labels
+    odd = check_reference(references, names, options.settings.channel_axis, stems)
+    results = found.to_dict() | {"stems": stems, "warnings": terminal.warn(messages_of(odd))}
+    output.finish(results, str(found))

@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_ensir.cli import terminal
+from napari_ensir.cli.batch import Batch, check_outputs, lut_target, on_cluster, open_candidates
+from napari_ensir.cli.corrections import messages_of
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic
+from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.lut.load import import_lut
 from napari_ensir.ensemble.lut.record import table_of
+from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.sets import Masks, Part, References, open_set
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from napari_ensir.cli.app import FitOptions, ImportOptions
 
-    from napari_ensir.cli.terminal import Output
-    from napari_ensir.settings import FitSettings
-
-from napari_ensir.cli.batch import lut_target, on_cluster, read_by
-
-__all__ = ["fit", "import_table"]
+__all__ = ["fit", "import_"]
 
 
-def fit(
-    candidates: Mapping[str, Path],
-    truth: Path,
-    out: Path,
-    mask: Path | None = None,
-    *,
-    settings: FitSettings,
-    with_errors: bool = True,
-    crop: bool,
-    scheduler: str | None,
-    output: Output,
-) -> None:
-    """Learn a table and write it to ``out``."""
-    from napari_ensir.ensemble.fit import FitSession
-
-    target = lut_target(out, output.overwrite)
-    images = open_set(candidates, {Part.TRUTH: truth}, crop=crop)
-    check_output_paths([Place("--out", target), *output.places], read_by(images, mask))
-    output.check()
-    masks = None if mask is None else Masks(images, open_set({}, {Part.MASK: mask}))
-    names, references = tuple(candidates), References(images)
-    with on_cluster(scheduler), output.progress() as progress:
+def fit(options: FitOptions) -> None:
+    """Learn a table and write it."""
+    settings, output = options.settings, options.output
+    target = lut_target(options.out, output.overwrite)
+    images = open_candidates(options)
+    check_outputs(images, (), output, others=[Place("--out", target)], read=[options.mask])
+    masks = None if options.mask is None else Masks(images, open_set({}, {Part.MASK: options.mask}))
+    with on_cluster(options.scheduler), output.progress() as progress:
         session = FitSession(
-            references,
-            names,
+            References(images),
+            Batch(images).names,
             mask=masks,
             settings=settings,
             input_names=[[path.name for path in paths.values()] for _, paths in images.fields],
@@ -54,25 +40,23 @@ def fit(
         )
         session.collect(fine=False)
         lut = session.estimate()
-        if with_errors and settings.truth_noise != "unknown":
+        if not options.without_errors and settings.truth_noise != "unknown":
             lut = session.calibrate()
+    if images.record:
+        lut = replace(lut, report=FitReport({**lut.report, "corrections": images.record}))
     lut.save(target, overwrite=output.overwrite)
-    said = terminal.warn(lut.report["warnings"])
+    said = terminal.warn(messages_of(Diagnostic(**each) for each in lut.report["diagnostics"]))
     results = {"lut": str(target), **table_of(lut), "warnings": said}
     choice = lut.report.get("method_choice")
-    output.finish(
-        results,
-        lambda: terminal.say(f"{target}: {lut!r}" + (f"\nMethod: {choice['summary']}." if choice else "")),
-    )
+    output.finish(results, f"{target}: {lut!r}" + (f"\nMethod: {choice['summary']}." if choice else ""))
 
 
-def import_table(
-    weights: Path, out: Path, names: list[str] | None, bin_width: float | None, *, output: Output
-) -> None:
-    """Convert a table of the EnsIR authors' code and write it to ``out``."""
-    target = lut_target(out, output.overwrite)
-    check_output_paths([Place("--out", target), *output.places], [Place("a file", weights)])
+def import_(options: ImportOptions) -> None:
+    """Convert a table of the EnsIR authors' code and write it."""
+    output = options.output
+    target = lut_target(options.out, output.overwrite)
+    check_output_paths([Place("--out", target), *output.places], [Place("a file", options.weights)])
     output.check()
-    lut = import_lut(weights, names, bin_width)
+    lut = import_lut(options.weights, options.name or None, options.bin_width)
     lut.save(target, overwrite=output.overwrite)
-    output.finish({"lut": str(target), **table_of(lut)}, lambda: terminal.say(f"{target}: {lut!r}"))
+    output.finish({"lut": str(target), **table_of(lut)}, f"{target}: {lut!r}")

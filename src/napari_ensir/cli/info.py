@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from napari_ensir.cli.terminal import Output
+    from napari_ensir.cli.app import InfoOptions
 
 __all__ = ["info"]
 
@@ -26,8 +26,9 @@ _LONG = ("iterations", "outcome", "bin_sets", "inputs", "bias", "diagnostics", "
 """Entries of a report that are too long to print."""
 
 
-def info(path: Path, *, output: Output) -> None:
+def info(options: InfoOptions) -> None:
     """Describe a table, the record of an output, or the noise of another image."""
+    path, output = options.path, options.output
     check_output_paths(output.places, [Place("a file", path)])
     output.check()
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
@@ -36,7 +37,7 @@ def info(path: Path, *, output: Output) -> None:
     else:
         results, lines = _of_table(path)
     rows = [(key.replace("_", " "), terminal.plain(value)) for key, value in lines.items()]
-    output.finish(results, lambda: terminal.table(("", ""), rows))
+    output.finish(results, terminal.table(("", ""), rows))
 
 
 def _of_table(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,85 +1,64 @@
-"""Command-line options from classes of settings.
-
-A command with the keyword ``settings: FitSettings`` gets one option for each of these settings.
-"""
+"""Command-line options from dataclasses and their settings."""
 
 from __future__ import annotations
 
 import inspect
 from contextlib import suppress
-from dataclasses import is_dataclass
-from functools import wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
+from dataclasses import MISSING, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from napari_ensir.cli import terminal
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import Settings, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from napari_ensir.cli.terminal import Output
     from napari_ensir.restorers import Restorer
     from napari_ensir.settings import Setting
 
-__all__ = [
-    "flag",
-    "list_restorers",
-    "metavar",
-    "named_paths",
-    "option_of",
-    "parse_restorer_options",
-    "parser_of",
-    "value_of",
-    "with_options",
-    "with_restorer_options",
-]
+__all__ = ["instance_of", "metavar", "option_of", "parameters_of", "value_of", "with_restorer_options"]
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
-# ruff: noqa: UP045 -- typer reads Optional in every version that is supported
-
-
-def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the keywords of a command that are annotated with settings by one option for each setting.
+def parameters_of(kind: Any) -> list[inspect.Parameter]:
+    """Return the fields of a dataclass as typer parameters; those of nested dataclasses are in their place.
 
     Examples
     --------
     >>> from napari_ensir.settings import ApplySettings
-    >>> def combine(path: str, *, settings: ApplySettings) -> None:
-    ...     print(path, settings.device)
-    >>> made = with_options(combine)
-    >>> list(inspect.signature(made).parameters)
-    ['path', 'channel_axis', 'device']
-    >>> made(path="a.png", channel_axis=None, device="cpu")
-    a.png cpu
+    >>> [each.name for each in parameters_of(ApplySettings)]
+    ['channel_axis', 'device']
     """
-    hints = get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if _is_settings(kind)}
-    own = [
-        each.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, each in inspect.signature(command).parameters.items()
-        if name not in groups
-    ]
-    options = [option_of(each) for kind in groups.values() for each in settings_of(kind)]
-
-    @wraps(command)
-    def run(**given: Any) -> None:
-        made = {
-            name: kind(**{each.name: given.pop(each.name) for each in settings_of(kind)})
-            for name, kind in groups.items()
-        }
-        command(**given, **made)
-
-    run.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
-    return run
+    if issubclass(kind, Settings):
+        return [option_of(each) for each in settings_of(kind)]
+    hints = get_type_hints(kind, include_extras=True)
+    found = []
+    for each in fields(kind):
+        annotation = hints[each.name]
+        if is_dataclass(annotation):
+            found += parameters_of(annotation)
+            continue
+        default = inspect.Parameter.empty if each.default is MISSING else each.default
+        found.append(inspect.Parameter(each.name, _KEYWORD, default=default, annotation=annotation))
+    return found
 
 
-def _is_settings(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Settings)
+def instance_of(kind: Any, given: Mapping[str, Any]) -> Any:
+    """Return an instance of a dataclass whose fields, and those of nested dataclasses, have these values.
+
+    Examples
+    --------
+    >>> from napari_ensir.settings import ApplySettings
+    >>> instance_of(ApplySettings, {"channel_axis": None, "device": "cpu"})
+    ApplySettings(channel_axis=None, device='cpu')
+    """
+    values = {}
+    for name, annotation in get_type_hints(kind).items():
+        values[name] = instance_of(annotation, given) if is_dataclass(annotation) else given[name]
+    return kind(**values)
 
 
 def option_of(setting: Setting) -> inspect.Parameter:
@@ -91,35 +70,21 @@ def option_of(setting: Setting) -> inspect.Parameter:
     >>> option_of(settings_of(CompareSettings)[0]).default
     2
     """
-    flags = ["--" + setting.name.replace("_", "-")] + ["-q"] * (setting.name == "quiet")
-    kind: Any
+    name = "--" + setting.name.replace("_", "-")
     options: dict[str, Any] = {"help": setting.description, "rich_help_panel": setting.group or None}
-    if setting.kind == "flag":
-        kind = Annotated[bool, flag(*flags, **options)]
-    else:
+    kinds: dict[str, Any] = {
+        "flag": bool,
+        "range": tuple[float, float] | None,
+        "places": tuple[int, int] | None,
+    }
+    if setting.kind not in kinds:  # parsed here, since a number may also be a word such as "auto"
+        options["parser"] = _parser_of(setting)
+    if setting.kind != "flag":
         options["metavar"] = metavar(setting)
         options["show_default"] = setting.none if setting.default is None and setting.none else True
-        if setting.kind == "range":
-            kind = Annotated[Optional[tuple[float, float]], typer.Option(*flags, **options)]
-        elif setting.kind == "places":
-            kind = Annotated[Optional[tuple[int, int]], typer.Option(*flags, **options)]
-        else:
-            # Parsed here, since a number may also be a word such as "auto".
-            kind = Annotated[Optional[str], typer.Option(*flags, parser=parser_of(setting), **options)]
-    return inspect.Parameter(
-        setting.name, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=kind
-    )
-
-
-def flag(*flags: str, **options: Any) -> Any:
-    """Return an option without value, whose help does not show the metavar ``<bool>``.
-
-    Examples
-    --------
-    >>> flag("--match", help="Rescale the table first.").metavar
-    ''
-    """
-    return typer.Option(*flags, metavar="", **options)
+    kind = kinds.get(setting.kind, str | None)
+    annotation: Any = Annotated[kind, typer.Option(name, **options)]
+    return inspect.Parameter(setting.name, _KEYWORD, default=setting.default, annotation=annotation)
 
 
 def metavar(setting: Setting) -> str:
@@ -148,17 +113,7 @@ def metavar(setting: Setting) -> str:
     return word + (f"|{setting.word}" if setting.auto is not None else "")
 
 
-def parser_of(setting: Setting) -> Callable[[Any], Any]:
-    """Return a parser for a setting that raises ``typer.BadParameter`` for wrong values.
-
-    Examples
-    --------
-    >>> from napari_ensir.settings import FitSettings
-    >>> parse = parser_of(next(each for each in settings_of(FitSettings) if each.name == "bin_width"))
-    >>> parse("16"), parse("auto")
-    (16.0, 'auto')
-    """
-
+def _parser_of(setting: Setting) -> Callable[[Any], Any]:
     def parse(text: Any) -> Any:
         try:
             return value_of(setting, text)
@@ -206,120 +161,44 @@ _CONVERT: dict[str, Callable[[str], Any]] = {
 }
 
 
-def named_paths(given: list[str]) -> dict[str, Path]:
-    """Parse NAME=PATH arguments.
-
-    Examples
-    --------
-    >>> named_paths(["CARE=a.tif", "N2V=b.tif"])["N2V"].name
-    'b.tif'
-    """
-    found: dict[str, Path] = {}
-    for one in given:
-        name, equals, path = one.partition("=")
-        if not (name.strip() and equals and path):
-            raise typer.BadParameter(f"{one!r} is not NAME=PATH", param_hint="--candidate")
-        if name in found:
-            raise typer.BadParameter(f"the name {name!r} is given twice", param_hint="--candidate")
-        found[name] = Path(path)
-    return found
-
-
-OPTION = "--set"
-
-
-def parse_restorer_options(given: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Parse RESTORER.SETTING=VALUE arguments into texts by restorer and setting.
+def with_restorer_options(restorers: Mapping[str, Restorer], given: Sequence[str]) -> dict[str, Restorer]:
+    """Return the restorers with the settings given as RESTORER.SETTING=VALUE.
 
     Raises
     ------
     typer.BadParameter
-        If one has another form or is repeated.
+        If an argument has another form or is repeated, a restorer or setting does not exist, or a value is
+        wrong.
 
     Examples
     --------
-    >>> parse_restorer_options(["median.size=5", "wavelet.wavelet=db1"])
-    {'median': {'size': '5'}, 'wavelet': {'wavelet': 'db1'}}
-    """
-    found: dict[str, dict[str, str]] = {}
-    for one in given:
-        path, equals, value = one.partition("=")
-        restorer, dot, name = path.rpartition(".")
-        if not (equals and dot and restorer and name):
-            raise _wrong(f"{one!r} is not RESTORER.SETTING=VALUE, such as median.size=5")
-        if name in found.setdefault(restorer, {}):
-            raise _wrong(f"{path} is given twice")
-        found[restorer][name.replace("-", "_")] = value
-    return found
-
-
-def with_restorer_options(
-    restorers: Mapping[str, Restorer], given: Mapping[str, Mapping[str, str]]
-) -> dict[str, Restorer]:
-    """Return the restorers with the given settings.
-
-    Raises
-    ------
-    typer.BadParameter
-        If a restorer or setting does not exist, or a value is wrong.
+    >>> from napari_ensir.restorers import CLASSICAL
+    >>> with_restorer_options({"median": CLASSICAL["median"]()}, ["median.size=5"])["median"].size
+    5
     """
     from napari_ensir.restorers.base import with_settings
 
-    for name in given:
+    values: dict[str, dict[str, Any]] = {name: {} for name in restorers}
+    for one in given:
+        path, equals, text = one.partition("=")
+        name, dot, key = path.rpartition(".")
+        key = key.replace("-", "_")
+        if not (equals and dot and name and key):
+            raise _wrong(f"{one!r} is not RESTORER.SETTING=VALUE, such as median.size=5")
         if name not in restorers:
             raise _wrong(f"there is no restorer {name}; there are: {', '.join(restorers)}")
-    return {
-        name: with_settings(restorer, **_values(name, restorer, given.get(name, {})))
-        for name, restorer in restorers.items()
-    }
-
-
-def _values(name: str, restorer: Restorer, given: Mapping[str, str]) -> dict[str, Any]:
-    known = {each.name: each for each in _settings(restorer)}
-    found = {}
-    for key, text in given.items():
+        known = {each.name: each for each in settings_of(restorers[name])}
         if key not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise _wrong(f"{name} has no setting {key!r}; {has}")
+        if key in values[name]:
+            raise _wrong(f"{path} is given twice")
         try:
-            found[key] = value_of(known[key], text)
+            values[name][key] = value_of(known[key], text)
         except EnsembleError as error:
             raise _wrong(f"{name}.{str(error).rstrip('.')}") from None
-    return found
-
-
-def _settings(restorer: Restorer) -> tuple[Setting, ...]:
-    return settings_of(restorer) if is_dataclass(restorer) else ()
+    return {name: with_settings(restorer, **values[name]) for name, restorer in restorers.items()}
 
 
 def _wrong(text: str) -> typer.BadParameter:
-    return typer.BadParameter(f"{text}.", param_hint=OPTION)
-
-
-def list_restorers(restorers: Mapping[str, Restorer], *, output: Output) -> None:
-    """List restorers and their settings."""
-    output.check()
-    rows, results = [], {}
-    for name, restorer in restorers.items():
-        settings = _settings(restorer)
-        results[name] = {each.name: getattr(restorer, each.name) for each in settings}
-        rows += [
-            (
-                f"{name}.{each.name}",
-                _given(each),
-                terminal.plain(each.none if results[name][each.name] is None else results[name][each.name]),
-                f"{each.description}{_limits(each)}",
-            )
-            for each in settings
-        ] or [(name, "", "", "has no settings")]
-    output.finish(results, lambda: terminal.table(("", "values", "current", ""), rows))
-
-
-def _given(setting: Setting) -> str:
-    word = metavar(setting)
-    return word if setting.none is None or "none" in word.split("|") else f"{word}|none"
-
-
-def _limits(setting: Setting) -> str:
-    numbers = setting.kind in ("integer", "number") and (setting.minimum, setting.maximum) != (None, None)
-    return f" {setting.allowed()[:1].upper()}{setting.allowed()[1:]}." if numbers else ""
+    return typer.BadParameter(f"{text}.", param_hint="--set")

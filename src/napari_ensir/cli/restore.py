@@ -1,36 +1,41 @@
-"""The command ``restore``, and output handling shared with ``blind`` and ``sweep``."""
+"""The commands ``restore`` and ``restorers``, and what ``blind`` and ``sweep`` share with them."""
 
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.batch import keep_message, make_folder, read_by, suffix_like
-from napari_ensir.cli.options import parse_restorer_options, with_restorer_options
+from napari_ensir.cli.batch import Batch, OutputImage, check_outputs, suffix_like
+from napari_ensir.cli.options import metavar, with_restorer_options
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.atomic import check_target
-from napari_ensir.files.image import as_dtype, check_output, write_image
-from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import Part, open_set
+from napari_ensir.restorers import (
+    RESTORERS,
+    SelfEnsemble,
+    open_restorer,
+    open_restorers,
+    with_channel_axis,
+)
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
+    enlarged_transform,
     format_notes,
     input_warnings_of,
     intensity_warning,
     notes_of,
     restorer_record,
     sample_block,
+    with_settings,
 )
+from napari_ensir.settings import RestoreSettings, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,37 +43,32 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_ensir.cli.terminal import Output
+    from napari_ensir.cli.app import (
+        BlindOptions,
+        RestoreOptions,
+        RestorerOptions,
+        RestorersOptions,
+        SweepOptions,
+    )
+    from napari_ensir.files.output_paths import Place
     from napari_ensir.files.sets import ImageSet
     from napari_ensir.files.zarr import ZarrImage
     from napari_ensir.restorers import Progress, Restorer
-    from napari_ensir.settings import RestoreSettings
+    from napari_ensir.settings import Setting
 
-__all__ = ["Outputs", "channel_axis_of", "choose_restorers", "restore"]
+__all__ = ["Restorations", "channel_axis_of", "choose_restorers", "open_named", "restore", "restorers"]
 
 
 def choose_restorers(
-    methods: Sequence[str],
-    networks: Sequence[Path],
-    settings: RestoreSettings,
-    ir: Path | None = None,
-    own: Sequence[str] = (),
-    denoiser: str | None = None,
+    options: RestorerOptions, settings: RestoreSettings, denoiser: str | None = None
 ) -> dict[str, Restorer]:
     """Return the requested restorers by output name: the key of a method, or the file name of a network.
 
     Parameters
     ----------
-    methods
-        Keys of :data:`napari_ensir.restorers.RESTORERS`.
-    networks
-        Files, or folders of files; see :func:`napari_ensir.restorers.open_restorer`.
+    options
     settings
         Settings for all restorers that have them. None keeps the value of the restorer.
-    ir
-        File of the inner restorer of a DP-IR checkpoint, if the checkpoint does not contain it.
-    own
-        Settings of individual restorers, as ``RESTORER.SETTING=VALUE``.
     denoiser
         Key of a method, or file, that replaces the denoiser of DP-IR.
 
@@ -77,29 +77,18 @@ def choose_restorers(
     EnsembleError
         If there is no restorer, a name is unknown or repeated, or a file is invalid.
     typer.BadParameter
-        If a setting in ``own`` is invalid.
+        If a setting of a single restorer is invalid.
     """
-    from napari_ensir.restorers import RESTORERS, SelfEnsemble, open_restorer
-    from napari_ensir.restorers.base import with_settings
-
-    given_own = parse_restorer_options(own)
     resolve_device(settings.device)
     given = {name: value for name, value in settings.keywords().items() if value is not None}
-    if not methods and not networks:
+    if not options.method and not options.network:
         raise EnsembleError("there is no restorer; give --method NAME or --network FILE.")
-    if unknown := [name for name in methods if name not in RESTORERS]:
+    if unknown := [name for name in options.method if name not in RESTORERS]:
         raise EnsembleError(f"there is no method {unknown[0]!r}; choose from {', '.join(RESTORERS)}.")
-    named: list[tuple[str, Restorer]] = [(name, RESTORERS[name]()) for name in methods]
-    around = None if ir is None else open_restorer(ir)
-    inside = (
-        None
-        if denoiser is None
-        else RESTORERS[denoiser]()
-        if denoiser in RESTORERS
-        else open_restorer(denoiser)
-    )
-    for path in networks:
-        named += [(name.partition(".")[0], each) for name, each in _opened(path, around, inside)]
+    named: list[tuple[str, Restorer]] = [(name, RESTORERS[name]()) for name in options.method]
+    parts = {"ir": open_named(options.ir), "denoiser": open_named(denoiser)}
+    for path in options.network:
+        named += [(name.partition(".")[0], each) for name, each in _open_networks(path, **parts).items()]
     found: dict[str, Restorer] = {}
     for name, restorer in named:
         if name in found:
@@ -109,47 +98,69 @@ def choose_restorers(
         if not is_dataclass(restorer):
             raise EnsembleError(f"{restorer.name} has no settings and cannot be used here.")
         found[name] = with_settings(restorer, **given)
-    found = with_restorer_options(found, given_own)
+    found = with_restorer_options(found, options.own)
     if settings.self_ensemble:
         return {name: SelfEnsemble(restorer=each) for name, each in found.items()}
     return found
 
 
-def _opened(path: Path, around: Restorer | None, denoiser: Restorer | None) -> list[tuple[str, Restorer]]:
-    """Open a network, or all networks of a folder; return them with their file names."""
-    from napari_ensir.restorers import open_restorer, open_restorers
+def open_named(name: Path | str | None) -> Restorer | None:
+    """Return the restorer of this name, or open the file."""
+    if name is None:
+        return None
+    return RESTORERS[str(name)]() if str(name) in RESTORERS else open_restorer(name)
 
+
+def _open_networks(path: Path, ir: Restorer | None, denoiser: Restorer | None) -> dict[str, Restorer]:
+    """Open a network, or all networks of a folder, by file name."""
     if not path.is_dir():
-        return [(path.name, open_restorer(path, ir=around, denoiser=denoiser))]
-    opened, failed = open_restorers(path, ir=around)
+        return {path.name: open_restorer(path, ir=ir, denoiser=denoiser)}
+    opened, failed = open_restorers(path, ir=ir)
     for error in failed.values():
         raise error
-    return list(opened.items())
+    return opened
+
+
+def restorers(options: RestorersOptions) -> None:
+    """List restorers and their settings."""
+    options.output.check()
+    chosen = options.restorers
+    if not chosen.method and not chosen.network:
+        chosen = replace(chosen, method=list(RESTORERS))
+    rows, results = [], {}
+    for name, restorer in choose_restorers(chosen, RestoreSettings()).items():
+        results[name] = {each.name: getattr(restorer, each.name) for each in settings_of(restorer)}
+        rows += [_setting_row(name, each, results[name][each.name]) for each in settings_of(restorer)]
+        if not results[name]:
+            rows.append((name, "", "", "has no settings"))
+    options.output.finish(results, terminal.table(("", "values", "current", ""), rows))
+
+
+def _setting_row(name: str, setting: Setting, current: Any) -> tuple[str, str, str, str]:
+    values = metavar(setting)
+    if setting.none is not None and "none" not in values.split("|"):
+        values += "|none"
+    description = setting.description
+    if setting.kind in ("integer", "number") and (setting.minimum, setting.maximum) != (None, None):
+        allowed = setting.allowed()
+        description += f" {allowed[:1].upper()}{allowed[1:]}."
+    shown = terminal.plain(setting.none if current is None else current)
+    return f"{name}.{setting.name}", values, shown, description
+
+
+def restore(options: RestoreOptions) -> dict[str, str]:
+    """Restore images; return the errors of images that failed, by stem.
+
+    The output of one restorer is a single image; with several restorers, it is a folder with one image each.
+    """
+    restorers = choose_restorers(options.restorers, options.settings, options.denoiser)
+    planned = Restorations(options, tuple(restorers), options.out)
+    return planned.write(lambda _, name: restorers[name], options.settings.channel_axis)
 
 
 def channel_axis_of(images: ImageSet, given: int | None) -> int | None:
     """Return the given axis; if it is None and the files are colour images, -1."""
-    first = images.open(0)[Part.IMAGE]
-    return -1 if given is None and bool(getattr(first, "is_colour", False)) else given
-
-
-def restore(
-    image: Path,
-    restorers: Mapping[str, Restorer],
-    out: Path,
-    *,
-    channel_axis: int | None,
-    as_float: bool,
-    output: Output,
-    read: Sequence[Path] = (),
-) -> dict[str, str]:
-    """Restore images; return the errors of images that failed, by stem.
-
-    The output of one restorer is ``out``. With several restorers, ``out`` is a folder with one output per
-    restorer. ``read`` are files of the restorers, which no output may overwrite.
-    """
-    planned = Outputs.planned(image, tuple(restorers), out, as_float=as_float, output=output, read=read)
-    return planned.write(lambda _, name: restorers[name], channel_axis)
+    return -1 if given is None and images.open(0)[Part.IMAGE].is_colour else given
 
 
 def _restored(restorer: Restorer, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -158,73 +169,87 @@ def _restored(restorer: Restorer, inputs: Mapping[str, str]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """Outputs of a command, checked before anything is computed.
+class _Plan:
+    """Output of one restorer for one image."""
 
-    Attributes
+    name: str
+    source: FileImage | ZarrImage
+    image: OutputImage
+
+
+class Restorations:
+    """Outputs of a command that restores images, checked before anything is computed.
+
+    Parameters
     ----------
-    images : ImageSet
-    failed : dict
-        Errors of invalid images, by stem.
+    options
+        Of the command.
+    names
+        Names of the restorers.
+    out
+        Output path of a single name; a folder if there are several.
+    folder
+        Whether the output path is a folder in any case.
+    others
+        Further outputs of the command.
+
+    Raises
+    ------
+    EnsembleError
+        If an output cannot be written, or would overwrite a file that is read.
     """
 
-    images: ImageSet
-    failed: dict[str, str]
-    out: Path
-    output: Output
-    plans: tuple[_RestorationPlan, ...]
-
-    @classmethod
-    def planned(
-        cls,
-        image: Path,
+    def __init__(
+        self,
+        options: RestoreOptions | BlindOptions | SweepOptions,
         names: Sequence[str],
         out: Path,
         *,
-        as_float: bool,
-        output: Output,
         folder: bool = False,
         others: Sequence[Place] = (),
-        read: Sequence[Path | None] = (),
-    ) -> Outputs:
-        """Plan an output for each image and each name.
-
-        The output of a single name is ``out``. With several names or ``folder``, ``out`` is a folder.
-        ``others`` are further outputs of the command. ``read`` are files that no output may overwrite.
-
-        Raises
-        ------
-        EnsembleError
-            If an output cannot be written, or would overwrite a protected file.
-        """
-        images = open_set({}, {Part.IMAGE: image})
+    ) -> None:
+        self.output, self.names, self.out = options.output, names, out
+        self.images = open_set({}, {Part.IMAGE: options.image})
+        self.batch = Batch(self.images)
+        self.plans: dict[str, list[_Plan]] = {stem: [] for stem in self.batch.stems}
         several = folder or len(names) > 1
-        failed: dict[str, str] = {}
-        plans: list[_RestorationPlan] = []
-        for number, (stem, _) in enumerate(images.fields):
-            with keep_message(failed, stem) if images.from_folders else nullcontext():
-                plans += [
-                    _RestorationPlan.of(
-                        images, number, (name, out if not several else out / name), several, as_float
-                    )
-                    for name in names
-                ]
-        folders = {plan.target.parent for plan in plans} if several or images.from_folders else set()
-        places = [Place("--out", each, gathers=True) for each in sorted(folders)]
-        places += [Place("--out", plan.target) for plan in plans]
-        check_output_paths([*places, *output.places, *others], read_by(images, *read))
-        for each in folders:
-            make_folder(each)
-        output.check()
-        for plan in plans:
-            plan.check(output.overwrite)
-        return cls(images, failed, out, output, tuple(plans))
+
+        def plan(number: int, stem: str) -> None:
+            for name in names:
+                target = out / name if several else out
+                self.plans[stem].append(self._plan(number, name, target, several, options.writing.as_float))
+
+        self.batch.each(plan)
+        check_outputs(
+            self.images,
+            [plan.image for plans in self.plans.values() for plan in plans],
+            self.output,
+            in_folders=several or self.images.from_folders,
+            others=others,
+            read=[*options.restorers.network, options.restorers.ir],
+        )
+
+    def _plan(self, number: int, name: str, target: Path, several: bool, as_float: bool) -> _Plan:
+        stem, paths = self.images.fields[number]
+        path, source = paths[Part.IMAGE], self.images.open(number)[Part.IMAGE]
+        pixels, colour = source.array, source.is_colour
+        dtype = np.dtype(np.float32 if as_float else pixels.dtype)
+        if several or self.images.from_folders:
+            suffix = suffix_like(path, dtype, pixels.ndim - colour, source)
+            target = (
+                target / f"{stem}{suffix}" if self.images.from_folders else target.with_name(name + suffix)
+            )
+        return _Plan(name, source, OutputImage("--out", target, dtype, pixels.ndim, colour, source))
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """Read the pixels of all images."""
+        return [np.asarray(self.images.load(number)[Part.IMAGE]) for number in range(len(self.images))]
 
     def warnings(self, restorers: Sequence[Restorer], arrays: Sequence[NDArray[Any]]) -> list[str]:
         """Return the warnings of these restorers about the images, whose pixels are ``arrays``."""
         return [
             self._of_image(stem, warning)
-            for (stem, _), array in zip(self.images.fields, arrays, strict=True)
+            for stem, array in zip(self.batch.stems, arrays, strict=True)
             for restorer in restorers
             for warning in input_warnings_of(restorer, array)
         ]
@@ -240,7 +265,8 @@ class Outputs:
         record: Callable[..., dict[str, Any]] = _restored,
         more_warnings: Sequence[str] = (),
         more: Mapping[str, Any] | None = None,
-        show: Callable[[int], object] | None = None,
+        text: str = "",
+        also: str = "",
     ) -> dict[str, str]:
         """Restore and write; return the errors of images that failed, by stem.
 
@@ -255,46 +281,59 @@ class Outputs:
             Warnings to print besides those of the restorations.
         more
             Additional entries of the JSON output.
-        show
-            Called with the number of written files to print the result.
+        text
+            Text to print before the number of files written.
+        also
+            Other files written.
         """
         written: dict[str, dict[str, str]] = {}
         notes: list[tuple[str, str]] = []
         found: list[str] = [*more_warnings]
-        from_folders, failed, output = self.images.from_folders, self.failed, self.output
+        output, total = self.output, len(self.batch.stems) * len(self.names)
+
+        def write(number: int, stem: str) -> None:
+            for place, plan in enumerate(self.plans[stem]):
+                part = scaled_progress(progress, number * len(self.names) + place, total)
+                restorer = restorer_of(stem, plan.name)
+                image, restored, warned = _restore(restorer, plan, channel_axis, part)
+                like = _enlarged(plan.source, restored.shape)
+                inputs = {"image": self.batch.file_names(number)[str(Part.IMAGE)]}
+                replace(plan.image, like=like).write(
+                    restored, record(restorer, inputs=inputs), output.overwrite
+                )
+                notes.extend(notes_of(restorer, image))
+                found.extend(self._of_image(stem, each) for each in warned)
+                written.setdefault(stem, {})[plan.name] = str(plan.image.path)
+
         with output.progress() as progress:
-            for done, plan in enumerate(self.plans):
-                if plan.stem in failed:
-                    continue
-                with keep_message(failed, plan.stem) if from_folders else nullcontext():
-                    restorer = restorer_of(plan.stem, plan.name)
-                    new_notes, new_warnings = plan.carry_out(
-                        restorer,
-                        channel_axis,
-                        scaled_progress(progress, done, len(self.plans)),
-                        output,
-                        partial(record, restorer),
-                    )
-                    notes += new_notes
-                    found += [self._of_image(plan.stem, each) for each in new_warnings]
-                    written.setdefault(plan.stem, {})[plan.name] = str(plan.target)
-        count = sum(map(len, written.values()))
-
-        def say() -> None:
-            terminal.say(f"{count} written to {self.out}")
-
+            self.batch.each(write)
         for note in format_notes([] if output.quiet else notes):
             terminal.error(note)
         warned = terminal.warn(dict.fromkeys(found))
-        results = {"written": written, "failed": failed, "warnings": warned, **(more or {})}
-        output.finish(results, say if show is None else lambda: show(count))
-        return failed
+        results = {"written": written, "failed": self.batch.failed, "warnings": warned, **(more or {})}
+        count = f"{sum(map(len, written.values()))} written to {self.out}{also}"
+        output.finish(results, "\n".join(filter(None, [text, count if self.names else ""])))
+        return self.batch.failed
+
+
+def _restore(
+    restorer: Restorer, plan: _Plan, channel_axis: int | None, progress: Progress | None
+) -> tuple[NDArray[Any], NDArray[np.float32], list[str]]:
+    """Restore an image; return it, the restored image and the warnings."""
+    axis = -1 if channel_axis is None and plan.image.is_colour else channel_axis
+    restorer = with_channel_axis(restorer, axis)
+    image = np.asarray(plan.source.array)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnfamiliarImageWarning)  # returned below
+        restored = restorer(image, progress=progress)
+    warned = input_warnings_of(restorer, image)
+    if not warned:
+        warned = [intensity_warning(restorer.name, sample_block(image), sample_block(restored))]
+    return image, restored, [*filter(None, warned)]
 
 
 def _enlarged(source: FileImage | ZarrImage, shape: tuple[int, ...]) -> FileImage | ZarrImage:
     """Return the metadata of the source with the pixel size adapted to an output of this shape."""
-    from napari_ensir.restorers.base import enlarged_transform
-
     if isinstance(source, FileImage):
         return source if source.tiff is None else replace(source, tiff=source.tiff.enlarged(shape))
     if source.ome is None or shape == source.array.shape:
@@ -302,81 +341,11 @@ def _enlarged(source: FileImage | ZarrImage, shape: tuple[int, ...]) -> FileImag
     first, *others = source.ome["datasets"]
     given = {each.get("type"): each.get(each.get("type")) for each in first["coordinateTransformations"]}
     factor = [large // small for small, large in zip(source.array.shape, shape, strict=True)]
-    whole = [1.0] * len(shape), [0.0] * len(shape)
-    scale, translation = enlarged_transform(
-        given.get("scale", whole[0]), given.get("translation", whole[1]), factor
-    )
+    scale = given.get("scale", [1.0] * len(shape))
+    scale, translation = enlarged_transform(scale, given.get("translation", [0.0] * len(shape)), factor)
     transforms = [
         {"type": "scale", "scale": scale.tolist()},
         {"type": "translation", "translation": translation.tolist()},
     ]
     datasets = [{**first, "coordinateTransformations": transforms}, *others]
     return replace(source, ome={**source.ome, "datasets": datasets})
-
-
-@dataclass(frozen=True)
-class _RestorationPlan:
-    """Output of one restorer for one image."""
-
-    stem: str
-    name: str
-    source: FileImage | ZarrImage
-    source_name: str
-    target: Path
-    dtype: np.dtype[Any]
-
-    @classmethod
-    def of(
-        cls, images: ImageSet, number: int, to: tuple[str, Path], several: bool, as_float: bool
-    ) -> _RestorationPlan:
-        stem, paths = images.fields[number]
-        source = images.open(number)[Part.IMAGE]
-        pixels = source if isinstance(source, FileImage) else source.array
-        dtype = np.dtype(np.float32 if as_float else pixels.dtype)
-        name, target = to
-        if several or images.from_folders:
-            spatial = pixels.ndim - (isinstance(source, FileImage) and source.is_colour)
-            suffix = suffix_like(paths[Part.IMAGE], dtype, spatial, source)
-            target = target / f"{stem}{suffix}" if images.from_folders else target.with_name(name + suffix)
-        return cls(stem, name, source, paths[Part.IMAGE].name, target, dtype)
-
-    @property
-    def is_colour(self) -> bool:
-        return isinstance(self.source, FileImage) and self.source.is_colour
-
-    def check(self, overwrite: bool) -> None:
-        """Check that the output can be written, before any work starts."""
-        pixels = self.source if isinstance(self.source, FileImage) else self.source.array
-        check_output(self.target, self.dtype, pixels.ndim, self.is_colour)
-        check_target(self.target, overwrite)
-
-    def carry_out(
-        self,
-        restorer: Restorer,
-        channel_axis: int | None,
-        progress: Progress | None,
-        output: Output,
-        record: Callable[..., dict[str, Any]],
-    ) -> tuple[list[tuple[str, str]], list[str]]:
-        """Restore the image and write it; return the notes of the restorer and the warnings."""
-        from napari_ensir.restorers import with_channel_axis
-
-        axis = -1 if channel_axis is None and self.is_colour else channel_axis
-        image = np.asarray(self.source.pixels if isinstance(self.source, FileImage) else self.source.array)
-        restorer = with_channel_axis(restorer, axis)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnfamiliarImageWarning)  # returned below
-            restored = restorer(image, progress=progress)
-        found = input_warnings_of(restorer, image) or [
-            intensity_warning(restorer.name, sample_block(image), sample_block(restored))
-        ]
-        like = _enlarged(self.source, restored.shape)
-        write_image(
-            self.target,
-            as_dtype(restored, self.dtype),
-            is_colour=self.is_colour,
-            like=like,
-            overwrite=output.overwrite,
-            record=record(inputs={"image": self.source_name}),
-        )
-        return notes_of(restorer, image), [*filter(None, found)]

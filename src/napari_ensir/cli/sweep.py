@@ -6,15 +6,12 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import typer
 
-from napari_ensir.cli import terminal
 from napari_ensir.cli.options import value_of
-from napari_ensir.cli.restore import Outputs, channel_axis_of, choose_restorers
+from napari_ensir.cli.restore import Restorations, channel_axis_of, choose_restorers
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.sets import Part
 from napari_ensir.restorers import calibrate_restorer, with_channel_axis
 from napari_ensir.restorers.base import UnfamiliarImageWarning, restorer_record, with_settings
 from napari_ensir.restorers.self_supervised.calibrate import (
@@ -28,10 +25,7 @@ from napari_ensir.restorers.self_supervised.reference import CorrelatedNoiseWarn
 from napari_ensir.settings import RestoreSettings, SweepSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from napari_ensir.cli.terminal import Output
+    from napari_ensir.cli.app import SweepOptions
     from napari_ensir.restorers import Restorer
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
     from napari_ensir.settings import Setting
@@ -41,50 +35,37 @@ __all__ = ["sweep"]
 OPTION, LIST = "--setting", "--values"
 
 
-def sweep(
-    image: Path,
-    methods: Sequence[str],
-    networks: Sequence[Path],
-    ir: Path | None,
-    setting: str | None,
-    values: str | None,
-    out: Path | None,
-    own: Sequence[str] = (),
-    *,
-    write_all: bool = False,
-    settings: SweepSettings,
-    as_float: bool,
-    output: Output,
-) -> dict[str, str]:
+def sweep(options: SweepOptions) -> dict[str, str]:
     """Rank values of one setting on all images; return the errors of images that failed, by stem.
 
-    The restorations with the best value are written to ``out``, if it is given; with ``write_all``, those of
-    all values are written into the folder ``out``.
+    The restorations with the best value are written if there is an output path; with ``--all``, those of all
+    values.
     """
+    settings, out, write_all = options.settings, options.out, options.write_all
     if write_all and out is None:
         raise typer.BadParameter("there is no output folder; give --out.", param_hint="--all")
     given = RestoreSettings(device=settings.device, data_range=settings.data_range)
-    chosen = choose_restorers(methods, networks, given, ir, own)
+    chosen = choose_restorers(options.restorers, given)
     if len(chosen) > 1:
         raise EnsembleError(
             f"a sweep needs one restorer, but there are {len(chosen)}: {', '.join(chosen)}; give one."
         )
     ((name, restorer),) = chosen.items()
-    known = _setting(name, restorer, setting)
-    tried = _spread(known, restorer, settings) if values is None else _listed(known, values, settings)
+    known = _setting(name, restorer, options.setting)
+    if options.values is None:
+        tried = _spread(known, restorer, settings)
+    else:
+        tried = _listed(known, options.values, settings)
     by_value = {
         f"{known.name}-{format_value(value)}": with_settings(restorer, **{known.name: value})
         for value in tried
     }
     names = () if out is None else tuple(by_value) if write_all else (name,)
-    outputs = Outputs.planned(
-        image, names, out or image, as_float=as_float, output=output, folder=write_all, read=[*networks, ir]
-    )
-    images = outputs.images
-    axis = channel_axis_of(images, settings.channel_axis)
+    outputs = Restorations(options, names, out or options.image, folder=write_all)
+    axis = channel_axis_of(outputs.images, settings.channel_axis)
     restorer = with_channel_axis(restorer, axis)
-    arrays = [np.asarray(images.load(number)[Part.IMAGE]) for number in range(len(images))]
-    with output.progress() as progress, warnings.catch_warnings():
+    arrays = outputs.arrays()
+    with options.output.progress() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # both are printed below
         warnings.simplefilter("ignore", UnfamiliarImageWarning)
         hiding = settings.keywords("stride", "offsets", "seed")
@@ -92,22 +73,15 @@ def sweep(
             restorer, known.name, tried, arrays, channel_axis=axis, progress=progress, **hiding
         )
     best = with_settings(restorer, **{known.name: found.best})
-    kept = {
-        key: value for key, value in found.to_dict().items() if key in ("setting", "values", "equivalent")
-    }
-
-    def show(count: int) -> None:
-        _show(found)
-        if out is not None:
-            terminal.say(f"{count} written to {out}")
-
+    results = found.to_dict()
+    kept = {key: results[key] for key in ("setting", "values", "equivalent")}
     return outputs.write(
         lambda _, which: by_value[which] if write_all else best,
         axis,
         record=lambda by, **of: record_of("restored", restorer=restorer_record(by), sweep=kept, **of),
         more_warnings=[*outputs.warnings([restorer], arrays), *found.warnings],
-        more={"restorer": name, **found.to_dict()},
-        show=show,
+        more={"restorer": name, **results},
+        text=_shown(found),
     )
 
 
@@ -163,8 +137,8 @@ def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> li
         raise typer.BadParameter(str(error), param_hint="--between") from None
 
 
-def _show(found: Sweep) -> None:
-    """Print the values, ranked by their errors, and the result in words."""
+def _shown(found: Sweep) -> str:
+    """Return the values, ranked by their errors, and the result in words."""
     table = found.scores.table(ranked=True)
     values = [format_value(found.values[index]) for index in found.scores.ranked]
     rows = tuple(replace(row, name=value) for row, value in zip(table.rows, values, strict=True))
@@ -173,4 +147,4 @@ def _show(found: Sweep) -> None:
         "error over blocks.",
         found.in_words(),
     )
-    terminal.say(str(replace(table, rows=rows, notes=notes, heading=found.setting.replace("_", " "))))
+    return str(replace(table, rows=rows, notes=notes, heading=found.setting.replace("_", " ")))

@@ -11,13 +11,14 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typer import Option
+
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target, whole_file
 from napari_ensir.files.output_paths import Place
-from napari_ensir.settings import Settings, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from napari_ensir.ensemble.arrays.image_set import Progress
@@ -26,27 +27,25 @@ __all__ = ["Output", "error", "plain", "printable", "progress", "say", "table", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output(Settings):
+class Output:
     """Options of the output, which every command has."""
 
-    overwrite: bool = setting(
-        False, title="Overwrite", description="Replace existing outputs.", group="Output"
-    )
-    json: str | None = setting(
+    overwrite: bool = Option(False, "--overwrite", help="Replace existing outputs.", rich_help_panel="Output")
+    json: str | None = Option(
         None,
-        title="JSON",
-        description="Write the results to this file as JSON; - for standard output, without other text.",
-        none="not written",
-        group="Output",
+        metavar="PATH",
+        help="Write the results to this file as JSON; - for standard output, without other text.",
+        rich_help_panel="Output",
+        show_default="not written",
     )
-    quiet: bool = setting(
-        False, title="Quiet", description="Show neither progress nor a summary.", group="Output"
+    quiet: bool = Option(
+        False, "--quiet", "-q", help="Show neither progress nor a summary.", rich_help_panel="Output"
     )
-    verbose: bool = setting(
+    verbose: bool = Option(
         False,
-        title="Verbose",
-        description="Show each step with its time, and where an error was raised.",
-        group="Output",
+        "--verbose",
+        help="Show each step with its time, and where an error was raised.",
+        rich_help_panel="Output",
     )
 
     @property
@@ -67,12 +66,12 @@ class Output(Settings):
         """Return a context manager with the progress callback of these options."""
         return progress(self.quiet, self.verbose)
 
-    def finish(self, results: dict[str, Any], show: Callable[[], object]) -> None:
-        """Write the JSON, if requested, and call ``show`` unless standard output is quiet or has the JSON."""
+    def finish(self, results: dict[str, Any], text: str) -> None:
+        """Write the JSON, if requested; print ``text`` unless standard output is quiet or has the JSON."""
         if self.json is not None:
             write_json(results, Path(self.json), self.overwrite)
         if not self.quiet and self.json != "-":
-            show()
+            say(text)
 
 
 @contextmanager
@@ -126,7 +125,7 @@ def printable(text: str) -> str:
 def say(text: str) -> None:
     """Print lines on stdout."""
     for line in text.removesuffix("\n").split("\n"):
-        print(printable(line))
+        print(printable(line.rstrip()))
 
 
 def error(message: str) -> None:
@@ -144,18 +143,21 @@ def warn(sentences: Iterable[str]) -> list[str]:
     return warnings
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout; lines are wrapped for terminals only."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as text; lines are wrapped for terminals only."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(show_header=any(header), box=None, pad_edge=False)
-    for number, title in enumerate(header):
-        shown.add_column(title, justify="left" if number == 0 or not title else "right", overflow="fold")
+    shown = Table(*header, show_header=any(header), box=None, pad_edge=False)
+    for column in shown.columns:
+        column.overflow = "fold"
     for row in rows:
         shown.add_row(*(Text(printable(cell)) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 1000).print(shown)
+    console = Console(width=None if sys.stdout.isatty() else 1000, color_system=None)
+    with console.capture() as captured:
+        console.print(shown)
+    return captured.get()
 
 
 def plain(value: Any) -> str:

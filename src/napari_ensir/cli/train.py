@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.cli import terminal
-from napari_ensir.cli.restore import channel_axis_of
+from napari_ensir.cli.restore import channel_axis_of, open_named
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
 from napari_ensir.files.output_paths import Place, check_output_paths
@@ -23,12 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_ensir.cli.terminal import Output
-    from napari_ensir.restorers import Restorer
+    from napari_ensir.cli.app import TrainOptions
     from napari_ensir.restorers.training.trainer import Trainer
-    from napari_ensir.settings import TrainSettings
-
-__all__ = ["train"]
 
 _CHECKS = 20
 """Number of times that a training is validated and saved."""
@@ -36,22 +31,12 @@ _CHECKS = 20
 _COLUMNS = ("step", "loss", "validation", "seconds")
 
 
-def train(
-    recipe: str,
-    degraded: Path,
-    clean: Path | None,
-    out: Path,
-    *,
-    resume: bool,
-    log: Path | None,
-    ir: str | None,
-    denoiser: str | None,
-    settings: TrainSettings,
-    output: Output,
-) -> None:
-    """Train on images and write the restorer to ``out``, and the latest state beside it."""
+def train(options: TrainOptions) -> None:
+    """Train on images and write the restorer, and the latest state beside it."""
     from napari_ensir.restorers import RECIPES, begin_training, continue_training
 
+    recipe, degraded, clean, out = options.recipe, options.degraded, options.clean, options.out
+    resume, log, settings, output = options.resume, options.log, options.settings, options.output
     if recipe not in RECIPES:
         raise EnsembleError(f"there is no recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
     target = RECIPES[recipe].target
@@ -72,7 +57,7 @@ def train(
         check_target(place.path, output.overwrite or resume)
     images, axis = _read(degraded, clean, settings.channel_axis)
     with output.progress() as progress:
-        around: dict[str, Any] = {"ir": _restorer(ir), "denoiser": _restorer(denoiser)}
+        around: dict[str, Any] = {"ir": open_named(options.ir), "denoiser": open_named(options.denoiser)}
         around |= {"channel_axis": axis, "progress": progress}
         if not resume:
             trainer = begin_training(recipe, images, **{**settings.keywords(), **around})
@@ -85,12 +70,9 @@ def train(
                 trainer.extend(settings.steps)
         best = _Best(trainer, out, last, log, resume)
         best.train(settings.minutes, progress)
-
-    def show() -> None:
-        terminal.say(f"{best.summary} Written to {out}; {last.name} can be resumed.")
-
     results = {"out": str(out), "last": str(last), "step": trainer.step, "best_step": best.step}
-    output.finish(results | {"validation": best.validation}, show)
+    text = f"{best.summary} Written to {out}; {last.name} can be resumed."
+    output.finish(results | {"validation": best.validation}, text)
 
 
 def _read(degraded: Path, clean: Path | None, axis: int | None) -> tuple[list[Any], int | None]:
@@ -107,15 +89,6 @@ def _read(degraded: Path, clean: Path | None, axis: int | None) -> tuple[list[An
 
 def _pixels(array: Any) -> NDArray[Any]:
     return np.asarray(array[...])
-
-
-def _restorer(name: str | None) -> Restorer | None:
-    """Return the classical restorer of this name, or open the file."""
-    from napari_ensir.restorers import RESTORERS, open_restorer
-
-    if name is None:
-        return None
-    return RESTORERS[name]() if name in RESTORERS else open_restorer(name)
 
 
 class _Best:

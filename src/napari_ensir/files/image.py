@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.atomic import whole_file
 from napari_ensir.files.paths import expand_path
-from napari_ensir.files.png import FileImage, check_format, open_file, read_record_of, write_file
+from napari_ensir.files.png import FileImage, encode_png, is_tiff, open_file, read_record_of
+from napari_ensir.files.tiff import TiffMetadata, write_tiff
 from napari_ensir.files.zarr import (
     ZarrImage,
     check_replaceable,
@@ -139,10 +141,19 @@ def check_output(path: Path, dtype: np.dtype[Any], ndim: int, is_colour: bool) -
     EnsembleError
         If it cannot, or a Zarr would replace something that is not a Zarr.
     """
-    if path.suffix.lower() == ".zarr":
+    suffix = path.suffix.lower()
+    wrong = ""
+    if suffix == ".zarr":
         check_replaceable(path)
-    else:
-        check_format(path, dtype, ndim, is_colour)
+    elif suffix in (".jpg", ".jpeg"):
+        wrong = "would lose detail as JPEG; choose a name that ends in .png or .tif."
+    elif suffix not in (".png", ".tif", ".tiff"):
+        wrong = "has an unsupported format; choose a name that ends in .png, .tif or .zarr."
+    elif suffix == ".png" and (dtype not in (np.uint8, np.uint16) or ndim != 2 + is_colour):
+        wrong = f"cannot hold {dtype} pixels with {ndim} axes: PNG takes 8 or 16 bits, grey or RGB. "
+        wrong += "Choose a name that ends in .tif."
+    if wrong:
+        raise EnsembleError(f"{path} {wrong}")
 
 
 def write_image(
@@ -150,7 +161,7 @@ def write_image(
     pixels: Any,
     *,
     is_colour: bool | None = None,
-    like: FileImage | ZarrImage | None = None,
+    like: FileImage | ZarrImage | TiffMetadata | None = None,
     overwrite: bool = False,
     record: Record | None = None,
 ) -> Path:
@@ -163,9 +174,9 @@ def write_image(
     pixels : numpy or dask array
     is_colour : bool, optional
         Whether the last axis is red, green and blue. By default, if it is the third axis and has length 3.
-    like : FileImage or ZarrImage, optional
-        The image that this one was computed from. A Zarr takes the chunks and axes of a Zarr, a TIFF the
-        axes, pixel sizes and names of a TIFF.
+    like : FileImage, ZarrImage or TiffMetadata, optional
+        The image that this one was computed from, or its metadata. A Zarr takes the chunks and axes of a
+        Zarr, a TIFF the axes, pixel sizes and names of a TIFF.
     overwrite : bool
         Replace an existing file, or an existing Zarr.
     record : mapping, optional
@@ -198,7 +209,13 @@ def write_image(
             path, array, like if isinstance(like, ZarrImage) else None, overwrite=overwrite, record=record
         )
     colour = (pixels.ndim == 3 and pixels.shape[-1] == 3) if is_colour is None else is_colour
-    tiff = like.tiff if isinstance(like, FileImage) else None
-    return write_file(
-        path, np.asarray(pixels), is_colour=colour, like=tiff, overwrite=overwrite, record=record
-    )
+    check_output(path, pixels.dtype, pixels.ndim, colour)
+    tiff = like.tiff if isinstance(like, FileImage) else like if isinstance(like, TiffMetadata) else None
+    array = np.asarray(pixels)
+    with whole_file(path, overwrite) as part:
+        if is_tiff(path):
+            as_ome = path.stem.lower().endswith(".ome")
+            write_tiff(part, array, is_colour=colour, like=tiff, as_ome=as_ome, record=record)
+        else:
+            part.write_bytes(encode_png(array, record))
+    return path

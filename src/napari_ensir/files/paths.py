@@ -1,16 +1,11 @@
-"""Paths as users type them, and one-sentence errors about files."""
+"""Paths as users type them."""
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_ensir.errors import EnsembleError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def expand_path(path: str | Path) -> Path:
@@ -45,35 +40,3 @@ def expand_path(path: str | Path) -> Path:
         reason = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise EnsembleError(f"{str(path)[:100]!r} cannot be used as a path: {reason}.") from error
     return expanded
-
-
-def brief_reason(error: Exception) -> str:
-    """Return the message of an exception on one line."""
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-
-
-@contextmanager
-def one_sentence(what: str, hint: str = "") -> Iterator[None]:
-    """Raise EnsembleError where a library raises anything, since decoders raise exceptions of many types.
-
-    Parameters
-    ----------
-    what : str
-        Beginning of the message, such as "a.tif could not be read".
-    hint : str
-        End of the message, after the reason.
-
-    Examples
-    --------
-    >>> with one_sentence("a.tif could not be read", "it is damaged"):
-    ...     raise KeyError("no such page")
-    Traceback (most recent call last):
-    napari_ensir.errors.EnsembleError: a.tif could not be read ('no such page'); it is damaged.
-    """
-    try:
-        yield
-    except (MemoryError, EnsembleError):
-        raise
-    except Exception as error:
-        reason = brief_reason(error)
-        raise EnsembleError(f"{what} ({reason}); {hint}." if hint else f"{what}: {reason}.") from error

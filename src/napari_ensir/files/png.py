@@ -1,4 +1,4 @@
-"""Reading and writing of PNG, JPEG and TIFF files without loss of bits, including 16-bit colour PNG."""
+"""PNG, JPEG and TIFF files without loss of bits, including 16-bit colour PNG."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.errors import EnsembleError
-from napari_ensir.files.atomic import whole_file
+from napari_ensir.errors import EnsembleError, ensemble_errors
 from napari_ensir.files.metadata import KEY, record_in, text_of
-from napari_ensir.files.paths import one_sentence
 from napari_ensir.files.tiff import (
     TRANSPARENT,
     TiffMetadata,
@@ -23,7 +21,6 @@ from napari_ensir.files.tiff import (
     open_tiff,
     read_tiff,
     read_tiff_record,
-    write_tiff,
 )
 
 if TYPE_CHECKING:
@@ -87,7 +84,7 @@ class FileImage:
             If the file is truncated or damaged.
         """
         with _reading(self.path):
-            pixels = read_tiff(self.path) if _is_tiff(self.path) else _read_with_pillow(self.path)
+            pixels = read_tiff(self.path) if is_tiff(self.path) else _read_with_pillow(self.path)
         if pixels.shape != self.shape or pixels.dtype.newbyteorder("=") != self.dtype:
             raise EnsembleError(
                 f"{self.path} could not be read: its header states {self.shape} of {self.dtype}, but its "
@@ -117,14 +114,15 @@ def open_file(path: Path) -> FileImage:
             f"{path} has an unsupported format; give a PNG, JPEG or TIFF image, or a Zarr array."
         )
     with _reading(path):
-        return FileImage(path, *open_tiff(path)) if _is_tiff(path) else _open_with_pillow(path)
+        return FileImage(path, *open_tiff(path)) if is_tiff(path) else _open_with_pillow(path)
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
-    return one_sentence(f"{path} could not be read", "the file is truncated, damaged or not an image")
+    return ensemble_errors(f"{path} could not be read", "the file is truncated, damaged or not an image")
 
 
-def _is_tiff(path: Path) -> bool:
+def is_tiff(path: Path) -> bool:
+    """Whether the suffix is that of a TIFF."""
     return path.suffix.lower() in _TIFF_SUFFIXES
 
 
@@ -197,11 +195,20 @@ def _low_bytes(path: Path, content: bytes) -> NDArray[np.uint16]:
         return np.asarray(image, np.uint16)
 
 
-def _png_of_16_bits(pixels: NDArray[np.uint16], record: Record | None) -> bytes:
-    """Encode (Y, X) or (Y, X, 3) pixels as PNG with the filter "Up" on each row; Pillow cannot encode RGB."""
+def encode_png(pixels: NDArray[Any], record: Record | None) -> bytes:
+    """Encode pixels of 8 or 16 bits, shape (Y, X) or (Y, X, 3); Pillow cannot encode colours of 16 bits."""
+    if pixels.dtype == np.uint8:
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        info, content = PngInfo(), BytesIO()
+        if record is not None:
+            info.add_text(KEY, text_of(record))
+        Image.fromarray(pixels).save(content, format="PNG", pnginfo=info)
+        return content.getvalue()
     height, width, *colours = pixels.shape
     rows = np.ascontiguousarray(pixels.astype(">u2")).view(np.uint8).reshape(height, -1)
-    filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)
+    filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)  # the filter "Up" on each row
     filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.uint8(0))
     parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2 if colours else 0, 0, 0, 0))]
     if record is not None:
@@ -223,67 +230,7 @@ def read_record_of(path: Path) -> dict[str, Any] | None:
     """
     open_file(path)
     with _reading(path):
-        if _is_tiff(path):
+        if is_tiff(path):
             return read_tiff_record(path)
         with _opened(path) as image:
             return record_in(image.info.get(KEY))
-
-
-# -- writing ------------------------------------------------------------------------------------------
-
-
-def check_format(path: Path, dtype: np.dtype[Any], ndim: int, is_colour: bool) -> None:
-    """Check before any work that a format can hold an image without loss.
-
-    Raises
-    ------
-    EnsembleError
-        If it cannot, or is not supported.
-    """
-    suffix = path.suffix.lower()
-    if suffix in _TIFF_SUFFIXES:
-        return
-    if suffix in (".jpg", ".jpeg"):
-        wrong = "would lose detail as JPEG; choose a name that ends in .png or .tif."
-    elif suffix != ".png":
-        wrong = "has an unsupported format; choose a name that ends in .png, .tif or .zarr."
-    elif dtype not in (np.uint8, np.uint16) or ndim != 2 + is_colour:
-        wrong = f"cannot hold {dtype} pixels with {ndim} axes: PNG takes 8 or 16 bits, grey or RGB. "
-        wrong += "Choose a name that ends in .tif."
-    else:
-        return
-    raise EnsembleError(f"{path} {wrong}")
-
-
-def write_file(
-    path: Path,
-    pixels: NDArray[Any],
-    *,
-    is_colour: bool,
-    like: TiffMetadata | None = None,
-    overwrite: bool = False,
-    record: Record | None = None,
-) -> Path:
-    """Write a PNG or TIFF atomically; see :func:`~napari_ensir.files.image.write_image`.
-
-    Raises
-    ------
-    EnsembleError
-        If the format cannot hold the image, or the file exists or cannot be written.
-    """
-    check_format(path, pixels.dtype, pixels.ndim, is_colour)
-    with whole_file(path, overwrite) as part:
-        if _is_tiff(path):
-            as_ome = path.stem.lower().endswith(".ome")
-            write_tiff(part, pixels, is_colour=is_colour, like=like, as_ome=as_ome, record=record)
-        elif pixels.dtype == np.uint16:
-            part.write_bytes(_png_of_16_bits(pixels, record))
-        else:
-            from PIL import Image
-            from PIL.PngImagePlugin import PngInfo
-
-            info = PngInfo()
-            if record is not None:
-                info.add_text(KEY, text_of(record))
-            Image.fromarray(pixels).save(part, format="PNG", pnginfo=info)
-    return path

@@ -90,12 +90,15 @@ class ImageSet:
         Whether the paths are folders, so that outputs are folders too.
     crop : bool
         Whether images of different sizes are cropped to their common size at the top left.
+    squeeze : bool
+        Whether axes of length 1 are dropped.
     """
 
     roles: tuple[Role, ...]
     fields: tuple[tuple[str, dict[Role, Path]], ...]
     from_folders: bool
     crop: bool
+    squeeze: bool = False
 
     def __len__(self) -> int:
         return len(self.fields)
@@ -113,8 +116,12 @@ class ImageSet:
         place = f"image {stem}: " if self.from_folders else ""
         first = self.roles[0]
         for role in images:
-            _check_equal_size(place, images, first, role, self.crop)
+            self._check_equal_size(place, images, first, role)
         return images
+
+    def shape_of(self, image: FileImage | ZarrImage) -> tuple[int, ...]:
+        """Return the shape of an image, without axes of length 1 if ``squeeze`` is on."""
+        return tuple(size for size in image.array.shape if size != 1 or not self.squeeze)
 
     def array(self, number: int, role: Role) -> Any:
         """One array of one field, not cropped; read when it is sliced.
@@ -134,32 +141,41 @@ class ImageSet:
         EnsembleError
             As :meth:`open`.
         """
-        arrays = {role: image.array for role, image in self.open(number).items()}
+        arrays = {role: self._array(image) for role, image in self.open(number).items()}
         sizes = {tuple(array.shape) for array in arrays.values()}
         if len(sizes) > 1:
             common = tuple(slice(min(size)) for size in zip(*sizes, strict=True))
             arrays = {role: array[common] for role, array in arrays.items()}
         return arrays
 
+    def _array(self, image: FileImage | ZarrImage) -> Any:
+        shape = self.shape_of(image)
+        if shape == tuple(image.array.shape):
+            return image.array
+        return (np.asarray(image) if isinstance(image, FileImage) else image.array).reshape(shape)
 
-def _check_equal_size(
-    place: str, images: dict[Role, FileImage | ZarrImage], first: Role, role: Role, crop: bool
-) -> None:
-    """Refuse grey files beside RGB files, and images of different sizes unless they can be cropped."""
-    one, other = _describe(first), _describe(role)
-    a, b = images[first], images[role]
-    if isinstance(a, FileImage) and isinstance(b, FileImage) and a.is_colour != b.is_colour:
-        grey, colour = (other, one) if a.is_colour else (one, other)
-        raise EnsembleError(f"{place}{grey} is grey but {colour} is RGB; convert one of them.")
-    shapes = tuple(a.array.shape), tuple(b.array.shape)
-    like = len(shapes[0]) == len(shapes[1])
-    if shapes[0] == shapes[1] or (like and crop):
-        return
-    fix = " Crop them to one size, or use --crop (top left)." if like else ""
-    raise EnsembleError(
-        f"{place}{other} has shape {shapes[1]} but {one} has {shapes[0]}; they must show the same "
-        f"pixels.{fix}"
-    )
+    def _check_equal_size(
+        self, place: str, images: dict[Role, FileImage | ZarrImage], first: Role, role: Role
+    ) -> None:
+        """Refuse grey files beside RGB files, and images of different sizes unless they can be cropped."""
+        one, other = _describe(first), _describe(role)
+        a, b = images[first], images[role]
+        if isinstance(a, FileImage) and isinstance(b, FileImage) and a.is_colour != b.is_colour:
+            grey, colour = (other, one) if a.is_colour else (one, other)
+            raise EnsembleError(f"{place}{grey} is grey but {colour} is RGB; convert one of them.")
+        shapes = self.shape_of(a), self.shape_of(b)
+        like = len(shapes[0]) == len(shapes[1])
+        if shapes[0] == shapes[1] or (like and self.crop):
+            return
+        fix = " Crop them to one size, or use --crop (top left)." if like else ""
+        if not like and [size for size in shapes[0] if size != 1] == [
+            size for size in shapes[1] if size != 1
+        ]:
+            fix = " Drop the axes of length 1 with --squeeze."
+        raise EnsembleError(
+            f"{place}{other} has shape {shapes[1]} but {one} has {shapes[0]}; they must show the same "
+            f"pixels.{fix}"
+        )
 
 
 def open_set(
@@ -167,6 +183,7 @@ def open_set(
     others: Mapping[Part, str | Path] | None = None,
     *,
     crop: bool = False,
+    squeeze: bool = False,
 ) -> ImageSet:
     """Match images by their paths: single images or Zarr arrays, folders of them, or patterns with one ``*``.
 
@@ -180,6 +197,8 @@ def open_set(
         Path of each other part, such as ``{Part.TRUTH: path}``.
     crop : bool
         Crop images of different sizes at the top left.
+    squeeze : bool
+        Drop axes of length 1.
 
     Raises
     ------
@@ -205,7 +224,7 @@ def open_set(
     ]
     if not folders:
         stem = _stem(next(iter(given.values())))
-        return ImageSet(tuple(given), ((stem, given),), False, crop)
+        return ImageSet(tuple(given), ((stem, given),), False, crop, squeeze)
     if single := [role for role in given if role not in folders]:
         raise EnsembleError(
             f"{given[folders[0]]} ({_describe(folders[0])}) is a folder but {given[single[0]]} "
@@ -222,7 +241,7 @@ def open_set(
                 "or remove it there."
             )
     fields = tuple((stem, {role: found[role][stem] for role in given}) for stem in stems)
-    return ImageSet(tuple(given), fields, True, crop)
+    return ImageSet(tuple(given), fields, True, crop, squeeze)
 
 
 class References(Sequence[tuple[list[Any], Any]]):

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, ensemble_errors
 from napari_ensir.files.atomic import whole_folder
 from napari_ensir.files.metadata import KEY, plain
-from napari_ensir.files.paths import one_sentence
 from napari_ensir.files.tensors import MAX_HEADER, parse_object
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def is_zarr(path: Path) -> bool:
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
-    return one_sentence(f"{path} could not be read as Zarr", "it is damaged or is not an array")
+    return ensemble_errors(f"{path} could not be read as Zarr", "it is damaged or is not an array")
 
 
 def _import_libraries() -> tuple[Any, Any]:
@@ -130,7 +129,7 @@ class _Reader:
     def __getitem__(self, key: Any) -> Any:
         hint = "it is damaged or missing. Write the array again"
         try:
-            with one_sentence(f"a chunk of {self.path} could not be read", hint):
+            with ensemble_errors(f"a chunk of {self.path} could not be read", hint):
                 return self.node[key]
         finally:
             if _identity(self.path) != self.identity:

@@ -10,8 +10,6 @@ from napari_ensir.restorers.training.from_image import LearnedFromImage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RESTORERS"]
-
 RESTORERS: Mapping[str, type[Any]] = {**CLASSICAL, "noise2void": LearnedFromImage}
 """Restorers by the keys that scripts and the command line use: the classical ones, and "noise2void".
 

@@ -20,7 +20,7 @@ from onnx import helper
 from onnx.external_data_helper import set_external_data
 from safetensors.torch import save_file
 
-from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
+from napari_ensir.restorers.training.models import NetworkShape, Regression, RegressionModel
 from tests.helpers.careamics_files import configuration, network_of, write_checkpoint, write_package
 from tests.helpers.onnx_models import mean_model, model, scaling_model
 from tests.restorers.formats.test_bioimageio import CASES, PLAIN, Fixed, package
@@ -154,7 +154,7 @@ def weights(folder: Path, hostile: Runs) -> None:
 
 
 def safetensors(folder: Path, hostile: Runs) -> None:
-    model = RegressionModel(RegressionSettings(width=4, depth=1))
+    model = RegressionModel(NetworkShape(width=4, depth=1))
     Regression(model=model, trained_steps=1, device="cpu").save(folder / "good.safetensors")
     save_file({"weight": torch.zeros(1)}, folder / "good_published.safetensors")
     (folder / "bad.safetensors").write_bytes(pickle.dumps(hostile))

@@ -10,7 +10,7 @@ import pytest
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import open_restorer, open_restorers
-from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
+from napari_ensir.restorers.training.models import NetworkShape, Regression, RegressionModel
 from tests.helpers.careamics_files import configuration, network_of, write_checkpoint, write_package
 from tests.helpers.paths import DATA
 
@@ -22,7 +22,7 @@ def test_a_folder_of_networks_opens_at_once(tmp_path, write_network, write_dp_ir
     network = network_of(depth=1)
     write_checkpoint(tmp_path / "care.ckpt", network, configuration(network))
     write_package(tmp_path / "n2v.zip", network, configuration(network, "n2v"))
-    model = RegressionModel(RegressionSettings(width=4, depth=1))
+    model = RegressionModel(NetworkShape(width=4, depth=1))
     Regression(model=model, trained_steps=1, device="cpu").save(tmp_path / "mine.safetensors")
     write_dp_ir(
         tmp_path / "a.safetensors", write_network(tmp_path / "dim.pt")

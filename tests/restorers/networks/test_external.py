@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers import load_network, load_spandrel, open_restorer
+from napari_ensir.restorers import load_network, load_spandrel, open_restorer, with_channel_axis
 from napari_ensir.restorers.networks.external import ExternalNetwork
 from napari_ensir.restorers.networks.tiling import Tiles
 
@@ -248,3 +248,47 @@ def test_without_spandrel_the_message_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
     with pytest.raises(EnsembleError, match=r'pip install "napari-ensir\[spandrel\]"'):
         load_spandrel("a.safetensors")
+
+
+class MeanOfFrames(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=1, keepdim=True)
+
+
+@pytest.fixture(scope="module")
+def mean(tmp_path_factory) -> ExternalNetwork:
+    path = tmp_path_factory.mktemp("bursts") / "mean.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(MeanOfFrames()).save(str(path))
+    return load_network(path, frame_axis=0, tiles=Tiles(size=24, overlap=8), device="cpu")
+
+
+class TestBursts:
+    @pytest.mark.parametrize(
+        ("axis", "shape", "merged"),
+        [(0, (5, 30, 40), (30, 40)), (-1, (30, 40, 5), (30, 40)), (1, (2, 5, 30, 40), (2, 30, 40))],
+    )
+    def test_frames_become_one_image(self, mean, axis, shape, merged):
+        burst = np.random.default_rng(0).integers(0, 4000, shape).astype(np.uint16)
+        restored = replace(mean, frame_axis=axis, channel_axis=None)(burst)
+        assert restored.shape == merged
+        np.testing.assert_allclose(restored, burst.mean(axis=axis), rtol=1e-5)
+
+    def test_frames_may_become_one_larger_image(self, mean):
+        burst = np.random.default_rng(0).random((4, 16, 20))
+        twice = replace(mean, network=lambda x: nn.functional.interpolate(mean.network(x), scale_factor=2.0))
+        np.testing.assert_allclose(twice(burst), burst.mean(axis=0).repeat(2, 0).repeat(2, 1), rtol=1e-5)
+
+    def test_a_channel_axis_is_refused(self, mean):
+        with pytest.raises(EnsembleError, match="takes no channel axis"):
+            with_channel_axis(mean, -1)
+        assert with_channel_axis(mean, None).frame_axis == 0
+
+    def test_networks_that_keep_the_frames_are_refused(self, mean):
+        with pytest.raises(EnsembleError, match="turned 3 frames into 3 images"):
+            replace(mean, network=torch.abs)(np.ones((3, 16, 16)))
+
+    def test_without_a_frame_axis_channels_have_to_be_kept(self, mean):
+        with pytest.raises(EnsembleError, match=r"turned 3 channel\(s\) into 1; .* bursts with a frame axis"):
+            replace(mean, frame_axis=None, channel_axis=0)(np.ones((3, 16, 16)))

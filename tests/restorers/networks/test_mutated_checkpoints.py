@@ -18,7 +18,7 @@ from napari_ensir.restorers import CLASSICAL, load_restorer
 from napari_ensir.restorers.formats.open import open_restorer
 from napari_ensir.restorers.networks.checkpoint import read_checkpoint, write_checkpoint
 from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, FusionSettings
-from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
+from napari_ensir.restorers.training.models import NetworkShape, Regression, RegressionModel
 from napari_ensir.restorers.training.trainer import Trainer
 
 MUTATIONS = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "200"))
@@ -57,7 +57,7 @@ WEIRD = (
 @pytest.fixture
 def checkpoints(pairs, brief, tmp_path):
     """A checkpoint of a plain network, and one of a restorer that contains another."""
-    model = RegressionModel(RegressionSettings(channels=3, width=4, depth=1))
+    model = RegressionModel(NetworkShape(channels=3, width=4, depth=1))
     Trainer(model, pairs, brief, make=Regression, device="cpu").save(tmp_path / "a.safetensors")
     fusion = FusionModel.around(None, FusionSettings(channels=3, width=4, latest=20))
     make = partial(DPIR, ir=CLASSICAL["median"]())

@@ -15,11 +15,10 @@ from napari_ensir.restorers.networks.tiling import Tiles
 from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, FusionSettings, denoising_function
 from napari_ensir.restorers.training.models import (
     DenoiserModel,
-    DenoiserSettings,
     FusionNetwork,
+    NetworkShape,
     Regression,
     RegressionModel,
-    RegressionSettings,
 )
 from napari_ensir.restorers.training.trainer import Trainer, TrainingPairs
 
@@ -79,8 +78,8 @@ def test_evaluations_are_counted(tau, given, sampler):
 
 def test_frozen_networks_are_unchanged_bit_by_bit_after_training(images, pairs, brief):
     torch.manual_seed(0)
-    regression = RegressionModel(RegressionSettings(channels=3, width=8, depth=2))
-    denoiser = DenoiserModel(DenoiserSettings(channels=3, width=8, depth=2))
+    regression = RegressionModel(NetworkShape(channels=3, width=8, depth=2))
+    denoiser = DenoiserModel(NetworkShape(channels=3, width=8, depth=2))
     for network in (regression, denoiser):
         torch.nn.init.normal_(network.network.head.weight, std=0.05)
     before = [{n: each.clone() for n, each in net.state_dict().items()} for net in (regression, denoiser)]
@@ -140,7 +139,7 @@ def test_impossible_settings_are_refused(settings):
 
 
 def test_its_restorer_computes_where_it_does():
-    ir = Regression(model=RegressionModel(RegressionSettings(width=8, depth=2)), device="no such device")
+    ir = Regression(model=RegressionModel(NetworkShape(width=8, depth=2)), device="no such device")
     for inner in (ir, SelfEnsemble(restorer=ir)):
         DPIR(model=lively(), ir=inner, tau=1, device="cpu")(np.eye(12))
     with pytest.raises(EnsembleError, match="no such device"):
@@ -158,7 +157,7 @@ def test_cancelling_reaches_the_diffusion():
 
 def test_a_checkpoint_holds_a_trained_restorer(tmp_path):
     torch.manual_seed(0)
-    regression = RegressionModel(RegressionSettings(width=8, depth=2))
+    regression = RegressionModel(NetworkShape(width=8, depth=2))
     torch.nn.init.normal_(regression.network.head.weight, std=0.05)
     ir = Regression(model=regression, trained_steps=1, data_range=(0.0, 1.0), device="cpu")
     model = lively(denoiser_width=8, denoiser_depth=2)
@@ -182,7 +181,7 @@ def test_a_checkpoint_names_a_restorer_that_it_cannot_hold(tmp_path):
 
 def test_a_denoiser_of_another_shape_is_refused():
     with pytest.raises(EnsembleError, match="the denoiser has"):
-        FusionModel(FusionSettings(width=8), DenoiserModel(DenoiserSettings(width=8)))
+        FusionModel(FusionSettings(width=8), DenoiserModel(NetworkShape(width=8)))
 
 
 def test_fewer_evaluations_make_longer_steps():

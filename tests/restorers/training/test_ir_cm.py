@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from napari_ensir.errors import Cancelled, EnsembleError
+from napari_ensir.restorers import begin_training
 from napari_ensir.restorers.networks.tiling import Tiles
 from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel, ConsistencySettings
 from napari_ensir.restorers.training.perceptual import vgg_features
@@ -220,6 +221,13 @@ def test_the_perceptual_term_is_off_without_weights_and_on_with_them(tmp_path):
     assert lively(features=features).state_dict().keys() == model.state_dict().keys()
     with pytest.raises(EnsembleError, match="grey or RGB"):
         features(torch.rand(1, 2, 16, 16))
+    clean = np.random.default_rng(0).random((16, 16))
+    common = {"steps": 1, "width": 8, "depth": 1, "batch": 1, "patch": 16, "device": "cpu"}
+    with_term, without = (
+        begin_training("ir-cm", [(clean, clean**2)], vgg=vgg, perceptual_weight=1000, **common)
+        for vgg in (str(tmp_path / "vgg.safetensors"), None)
+    )
+    assert next(with_term.run()).loss > next(without.run()).loss
     del weights["features.14.bias"]
     save_file(weights, tmp_path / "vgg.safetensors")
     with pytest.raises(EnsembleError, match="not hold the weights of a VGG-16"):

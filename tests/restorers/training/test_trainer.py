@@ -17,11 +17,10 @@ from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel, Consis
 from napari_ensir.restorers.training.models import (
     Denoiser,
     DenoiserModel,
-    DenoiserSettings,
     LocalWiener,
+    NetworkShape,
     Regression,
     RegressionModel,
-    RegressionSettings,
 )
 from napari_ensir.restorers.training.trainer import Trainer, TrainingPairs, TrainingSettings
 
@@ -33,11 +32,11 @@ def start(kind: str, pairs: TrainingPairs, settings: TrainingSettings) -> Traine
     channels = pairs.channels
     model, make = {
         "regression": lambda: (
-            RegressionModel(RegressionSettings(channels=channels, width=8, depth=2)),
+            RegressionModel(NetworkShape(channels=channels, width=8, depth=2)),
             Regression,
         ),
         "ir-cm": lambda: (ConsistencyModel(ConsistencySettings(channels=channels, width=8, depth=2)), IRCM),
-        "denoiser": lambda: (DenoiserModel(DenoiserSettings(channels=channels, width=8, depth=2)), Denoiser),
+        "denoiser": lambda: (DenoiserModel(NetworkShape(channels=channels, width=8, depth=2)), Denoiser),
         "dp-ir": lambda: (
             FusionModel.around(None, FusionSettings(channels=channels, width=8, latest=20)),
             partial(DPIR, ir=CLASSICAL["median"]()),
@@ -203,11 +202,11 @@ def test_bad_headers_are_refused(saved, changes, message):
     ("name", "value", "message"),
     [
         ("width", 8.0, "not of type int"),
-        ("width", 10**6, "cannot be built"),
+        ("width", 10**6, "width is 1000000"),
         ("width", 16, "needed"),
         ("depth", 3, "do not match"),
         ("noise", "x", "not of type float"),
-        ("times", 1, "times must be"),
+        ("times", 1, "times is 1"),
         ("channels", True, "not of type int"),
     ],
 )

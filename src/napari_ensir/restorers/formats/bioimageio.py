@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from napari_ensir.errors import EnsembleError
-from napari_ensir.files.paths import one_sentence
+from napari_ensir.errors import EnsembleError, ensemble_errors
 from napari_ensir.files.tensors import brief
 from napari_ensir.files.yaml_text import parse_yaml
 from napari_ensir.restorers.formats.careamics import build_restorer, parse_numbers, read_weights
@@ -103,7 +102,7 @@ class _Package:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with one_sentence(f"{path} cannot be read as a ZIP archive"):
+        with ensemble_errors(f"{path} cannot be read as a ZIP archive"):
             if path.stat().st_size > _MAX_BYTES:
                 raise EnsembleError(f"{path} is larger than {_MAX_BYTES // 2**30} GB, the limit of packages.")
             content = path.read_bytes()
@@ -141,7 +140,7 @@ class _Package:
     def yaml(self, name: str) -> dict[str, Any]:
         """Read a YAML file of the package; EnsembleError if it is missing or cannot be read."""
         content = self._read(name)
-        with one_sentence(f"{self.path}: {name[:80]} cannot be read"):
+        with ensemble_errors(f"{self.path}: {name[:80]} cannot be read"):
             return parse_yaml(content)
 
     def file(self, entry: Mapping[str, Any]) -> bytes:
@@ -176,7 +175,7 @@ class _Package:
                 f"{self.path}: {name[:80]} has {size // 2**20} MB uncompressed, too many for the size of the "
                 "package."
             )
-        with one_sentence(f"{self.path}: {name[:80]} cannot be read"):
+        with ensemble_errors(f"{self.path}: {name[:80]} cannot be read"):
             return self._archive.read(name)
 
 

@@ -19,8 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from napari_ensir.errors import EnsembleError
-from napari_ensir.files.paths import one_sentence
+from napari_ensir.errors import EnsembleError, ensemble_errors
 from napari_ensir.files.tensors import brief
 from napari_ensir.restorers.networks.archive import pack_records, read_records
 from napari_ensir.restorers.networks.checkpoint import load_weights, parse_settings, strip_prefix
@@ -234,7 +233,7 @@ def parse_numbers(values: Any, where: str) -> tuple[float, ...]:
 
 def _unpickled(records: Mapping[str, bytes], where: str) -> dict[str, Any]:
     """Unpickle plain values and tensors."""
-    with one_sentence(f"{where} contains more than tensors and plain values, or is damaged", _HINT):
+    with ensemble_errors(f"{where} contains more than tensors and plain values, or is damaged", _HINT):
         content = torch.load(pack_records(records), map_location="cpu", weights_only=True)
     return _mapping(content, where, "weights")
 

@@ -6,8 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-from napari_ensir.errors import EnsembleError
-from napari_ensir.files.paths import one_sentence
+from napari_ensir.errors import EnsembleError, ensemble_errors
 from napari_ensir.restorers.networks.onnx import is_onnx
 
 Kind = Literal["package", "program", "weights", "other"]
@@ -50,7 +49,7 @@ def detect_kind(path: Path) -> Kind:
     ...     detect_kind(path)
     'package'
     """
-    with one_sentence(f"{path} cannot be read"), path.open("rb") as file:
+    with ensemble_errors(f"{path} cannot be read"), path.open("rb") as file:
         start = file.read(64)
     if not start:
         raise EnsembleError(f"{path} is empty; download it again.")
@@ -67,7 +66,7 @@ def detect_kind(path: Path) -> Kind:
 
 def _detect_archive(path: Path) -> Kind:
     what, hint = "starts like an archive but cannot be read as one", "it is truncated or damaged"
-    with one_sentence(f"{path} {what}", f"{hint}; download it again"), zipfile.ZipFile(path) as archive:
+    with ensemble_errors(f"{path} {what}", f"{hint}; download it again"), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if any(name in DESCRIPTIONS for name in names):
         return "package"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_ensir.errors import EnsembleError, MissingRestorer
-from napari_ensir.files.paths import expand_path, one_sentence
+from napari_ensir.errors import EnsembleError, MissingRestorer, ensemble_errors
+from napari_ensir.files.paths import expand_path
 from napari_ensir.files.tensors import readable_file
 from napari_ensir.restorers.formats.file_kinds import check_not_unpacked, detect_kind
 
@@ -137,7 +137,7 @@ def open_restorers(
     """
     where = expand_path(folder)
     check_not_unpacked(where)
-    with one_sentence(f"{where} is not a readable folder"):
+    with ensemble_errors(f"{where} is not a readable folder"):
         paths = sorted(each for each in where.iterdir() if _may_be_network(each))
     if not paths:
         raise EnsembleError(f"{where} contains no network; the suffixes are {', '.join(SUFFIXES)}.")

@@ -7,8 +7,7 @@ import re
 import zipfile
 from typing import TYPE_CHECKING
 
-from napari_ensir.errors import EnsembleError
-from napari_ensir.files.paths import one_sentence
+from napari_ensir.errors import EnsembleError, ensemble_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +80,7 @@ def read_records(
         case), if a name differs from a known one by its case, or if the records are too large.
     """
     with (
-        one_sentence(f"{path} is not an archive of torch, or is damaged"),
+        ensemble_errors(f"{path} is not an archive of torch, or is damaged"),
         open(path, "rb") if content is None else io.BytesIO(content) as file,
         zipfile.ZipFile(file) as archive,
     ):

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, ensemble_errors
 from napari_ensir.files.atomic import whole_file
-from napari_ensir.files.paths import expand_path, one_sentence
+from napari_ensir.files.paths import expand_path
 from napari_ensir.files.tensors import brief, metadata_of, package_version, parse_object, readable_file
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     from safetensors.torch import load
 
     path = readable_file(path, _MAX_BYTES, "checkpoint")
-    with one_sentence(f"{path} cannot be read as a safetensors file"):
+    with ensemble_errors(f"{path} cannot be read as a safetensors file"):
         content = path.read_bytes()  # once, so that header and tensors belong to the same file
         metadata = metadata_of(content)
         if _ENTRY not in metadata:
@@ -96,7 +96,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def _header(path: Path, text: str) -> dict[str, Any]:
-    with one_sentence(f"{path}: the header cannot be read"):
+    with ensemble_errors(f"{path}: the header cannot be read"):
         header = parse_object(text)
     schema = header.get("schema")
     if type(schema) is not int or schema != SCHEMA:

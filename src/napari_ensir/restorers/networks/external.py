@@ -20,10 +20,9 @@ import numpy as np
 import torch
 
 from napari_ensir.devices import device_error_message
-from napari_ensir.errors import EnsembleError
-from napari_ensir.files.paths import one_sentence
+from napari_ensir.errors import EnsembleError, ensemble_errors
 from napari_ensir.files.tensors import readable_file
-from napari_ensir.restorers.base import sample_block
+from napari_ensir.restorers.base import channels_first, sample_block
 from napari_ensir.restorers.networks.archive import check_torchscript
 from napari_ensir.restorers.networks.learned import NetworkRestorer
 from napari_ensir.restorers.networks.onnx import OnnxNetwork, is_onnx, read_beside
@@ -31,9 +30,10 @@ from napari_ensir.restorers.networks.tiling import Tiles
 from napari_ensir.settings import check_settings, data_range_setting, intensities_setting
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
+    from napari_ensir.restorers.base import FloatImage, Progress
     from napari_ensir.restorers.networks.learned import Draw, Tiled
 
 _SHAPE_ERRORS = (RuntimeError, AssertionError, TypeError, NameError, torch.jit.Error)
@@ -69,6 +69,9 @@ class ExternalNetwork(NetworkRestorer):
         input size needs that size here and as ``tiles.size``.
     enlarges
         Factor by which rows and columns grow; None: found from the first tile.
+    frame_axis
+        Axis of the frames of a burst. The network takes them as channels and returns one; the result has no
+        such axis. None: the image is no burst.
     move
         Moves the network to a device, if that is not its method ``to``.
     intensities : "range" or "raw"
@@ -80,12 +83,29 @@ class ExternalNetwork(NetworkRestorer):
     channels: int = 0
     sides: int | tuple[int, ...] = 8
     enlarges: int | None = None
+    frame_axis: int | None = None
     move: Callable[[torch.device], object] | None = None
     intensities: str = intensities_setting("range")
     data_range: tuple[float, float] | None = data_range_setting(
         none="the dtype's for 8 bit, else the image's own",
         description="Intensities that become 0 and 1 for the network.",
     )
+
+    def __post_init__(self) -> None:
+        if self.frame_axis is not None:
+            if self.channel_axis not in (None, self.frame_axis):
+                raise EnsembleError(
+                    f"{self.label} combines the frames of a burst and takes no channel axis; restore each "
+                    "channel by itself."
+                )
+            object.__setattr__(self, "channel_axis", self.frame_axis)
+
+    def __call__(self, image: ArrayLike, *, progress: Progress | None = None) -> FloatImage:
+        """Restore `image`; see :meth:`ImageRestorer.__call__`. The result has no frame axis."""
+        restored = super().__call__(image, progress=progress)
+        if self.frame_axis is not None:
+            restored = channels_first(restored, self.frame_axis)[0]  # all are equal
+        return restored
 
     @property
     def name(self) -> str:
@@ -131,10 +151,15 @@ class ExternalNetwork(NetworkRestorer):
             raise EnsembleError(
                 f"{self.label} cannot be applied to tiles of {plane.shape[0]} channel(s): {reason}"
             ) from error
-        if len(restored) != len(plane):
+        if self.frame_axis is not None and len(restored) != 1:
             raise EnsembleError(
-                f"{self.label} turned {len(plane)} channel(s) into {len(restored)}; "
-                "only networks that keep the channels can be used."
+                f"{self.label} turned {len(plane)} frames into {len(restored)} images; a network for bursts "
+                "has to return one."
+            )
+        if self.frame_axis is None and len(restored) != len(plane):
+            raise EnsembleError(
+                f"{self.label} turned {len(plane)} channel(s) into {len(restored)}; only networks that keep "
+                "the channels can be used, or networks for bursts with a frame axis."
             )
         return restored
 
@@ -233,7 +258,7 @@ class PackagedNetwork(ExternalNetwork):
         if self.learned is None or found:
             return found
         axis = self.channel_axis if len(self.learned.offset) > 1 else None
-        channels = [image] if axis is None else list(np.moveaxis(image, axis, 0))
+        channels = channels_first(image, axis)
         for channel, centre, spread in zip(channels, self.learned.offset, self.learned.scale, strict=False):
             sample = sample_block(channel).astype(np.float64)
             minimum, low, median, high, maximum = np.percentile(sample, (0, 1, 50, 99, 100))
@@ -302,7 +327,7 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
             network = OnnxNetwork(path.read_bytes(), str(path), read_beside(path))
             return ExternalNetwork(network=network, **(_onnx_settings(network.shape, str(path)) | settings))
     archive = check_torchscript(path, content)
-    with warnings.catch_warnings(), one_sentence(f"{path} cannot be read by torch"):
+    with warnings.catch_warnings(), ensemble_errors(f"{path} cannot be read by torch"):
         # Newer versions of torch deprecate TorchScript, but files of it will exist for long.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -374,7 +399,7 @@ def load_spandrel(path: str | Path, **settings: Any) -> ExternalNetwork:
             f"{path} is not a network in a supported format; spandrel reads .safetensors, .pth and .ckpt."
         )
     spandrel = _import_spandrel(path)
-    with one_sentence(f"{path} cannot be read by spandrel"):
+    with ensemble_errors(f"{path} cannot be read by spandrel"):
         try:
             found = _load_with_spandrel(spandrel, Path(path))
         except spandrel.UnsupportedModelError as error:

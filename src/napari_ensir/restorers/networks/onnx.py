@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_ensir.errors import EnsembleError
-from napari_ensir.files.paths import one_sentence
+from napari_ensir.errors import EnsembleError, ensemble_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,7 +119,7 @@ class OnnxNetwork:
             options.add_external_initializers_from_files_in_memory(
                 list(weights), list(weights.values()), [len(each) for each in weights.values()]
             )
-        with one_sentence(f"{where} cannot be read by onnxruntime"), _plain_errors():
+        with ensemble_errors(f"{where} cannot be read by onnxruntime"), _plain_errors():
             self._session: Any = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
             )
@@ -173,7 +172,7 @@ def _plain_errors() -> Iterator[None]:
 def _check_model(content: bytes, where: str) -> set[str]:
     """Names of the files with weights; EnsembleError where operators or names are not allowed."""
     found: dict[str, set[str]] = {"defined": set(), "used": set(), "location": set()}
-    with one_sentence(f"{where} is not an ONNX model, or it is damaged"):
+    with ensemble_errors(f"{where} is not an ONNX model, or it is damaged"):
         _collect(memoryview(content), "model", found)
     if unknown := sorted(found["used"] - found["defined"] - _STANDARD):
         raise EnsembleError(

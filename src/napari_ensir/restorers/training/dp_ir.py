@@ -39,10 +39,10 @@ from napari_ensir.restorers.networks.learned import Draw, LearnedRestorer, Model
 from napari_ensir.restorers.training.models import (
     Denoiser,
     DenoiserModel,
-    DenoiserSettings,
     FusionNetwork,
     LocalWiener,
-    check_network,
+    NetworkShape,
+    check_fields,
 )
 from napari_ensir.settings import evaluations_setting, setting, tau_setting
 
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
-
-__all__ = ["DPIR", "Diffusion", "FusionModel", "FusionSettings", "denoising_function", "describe"]
 
 
 @dataclass(frozen=True)
@@ -197,15 +195,10 @@ class FusionSettings:
     sampled_share: float = 0.5
 
     def __post_init__(self) -> None:
-        check_network(self.channels, self.width, 1)
+        check_fields(self)
+        NetworkShape(channels=self.channels, width=self.width)
         if self.denoiser_width:
-            check_network(self.channels, self.denoiser_width, self.denoiser_depth)
-        if not 1 <= self.latest <= Diffusion().steps:
-            raise EnsembleError(
-                f"latest is {self.latest}; it must be a time of the diffusion, 1 to {Diffusion().steps}."
-            )
-        if not 0 <= self.sampled_share <= 1:
-            raise EnsembleError(f"sampled_share is {self.sampled_share}; it must be 0 to 1.")
+            NetworkShape(width=self.denoiser_width, depth=self.denoiser_depth)
 
 
 class FusionModel(Model):
@@ -234,9 +227,9 @@ class FusionModel(Model):
         self.settings = settings
         self.diffusion = Diffusion()
         self.fusion = FusionNetwork(settings.channels, settings.width)
-        shape: DenoiserSettings | None = None
+        shape: NetworkShape | None = None
         if settings.denoiser_width:
-            shape = DenoiserSettings(
+            shape = NetworkShape(
                 channels=settings.channels, width=settings.denoiser_width, depth=settings.denoiser_depth
             )
         if denoiser is not None and denoiser.settings != shape:

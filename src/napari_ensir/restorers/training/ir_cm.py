@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.networks.learned import Draw, LearnedRestorer, Model, Tiled
-from napari_ensir.restorers.training.models import UNet, check_network
+from napari_ensir.restorers.training.models import NetworkShape, UNet
 from napari_ensir.settings import setting, steps_setting
 
 if TYPE_CHECKING:
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor
-
-__all__ = ["IRCM", "ConsistencyModel", "ConsistencySettings", "MeanRevertingSDE"]
-
 
 _SHIFT = 0.008  # s of the cosine schedule, which keeps its first rate from being 0
 
@@ -130,7 +127,7 @@ class MeanRevertingSDE:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsistencySettings:
+class ConsistencySettings(NetworkShape):
     """Settings of a :class:`ConsistencyModel`: network, schedule and loss.
 
     Parameters
@@ -156,9 +153,6 @@ class ConsistencySettings:
     ADDED: ClassVar[dict[str, float]] = {"sampled_share": 0.0, "noisy_skip": True}
     """Values for checkpoints that lack these settings."""
 
-    channels: int = 1
-    width: int = 32
-    depth: int = 3
     times: int = 100
     noise: float = 10 / 255
     linear_share: float = 0.5
@@ -168,14 +162,9 @@ class ConsistencySettings:
     noisy_skip: bool = False
 
     def __post_init__(self) -> None:
-        check_network(self.channels, self.width, self.depth)
-        shares = 0 <= self.linear_share <= 1 and 0 <= self.sampled_share <= 1
-        if not (2 <= self.times <= 10000 and 0 < self.noise < 1 and shares):
-            raise EnsembleError(
-                f"IR-CM has times = {self.times}, noise = {self.noise}, linear_share = {self.linear_share}, "
-                f"sampled_share = {self.sampled_share}; times must be 2 to 10000, noise between 0 and 1, and "
-                "the shares 0 to 1."
-            )
+        super().__post_init__()
+        if not 0 < self.noise < 1:
+            raise EnsembleError(f"IR-CM has noise = {self.noise}; it must lie between 0 and 1.")
 
 
 class ConsistencyModel(Model):

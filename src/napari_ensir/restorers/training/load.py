@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.base import Restorer
     from napari_ensir.restorers.networks.learned import LearnedRestorer, Model
 
-__all__ = ["KINDS", "load_restorer", "resume_training"]
-
 KINDS: dict[str, tuple[type[Model], type[LearnedRestorer]]] = {
     "regression": (RegressionModel, Regression),
     "ir-cm": (ConsistencyModel, IRCM),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch.nn import functional
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.classical import estimate_noise
 from napari_ensir.restorers.networks.learned import Draw, LearnedRestorer, Model, Tiled
-from napari_ensir.settings import noise_setting
+from napari_ensir.settings import TrainSettings, noise_setting, settings_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,22 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_ensir.restorers.base import Progress
-
-__all__ = [
-    "Denoiser",
-    "DenoiserModel",
-    "DenoiserSettings",
-    "FusionNetwork",
-    "LocalWiener",
-    "NetworkShape",
-    "Regression",
-    "RegressionModel",
-    "RegressionSettings",
-    "UNet",
-    "UNetModel",
-    "check_network",
-    "sinusoid",
-]
 
 
 def sinusoid(value: Tensor, width: int) -> Tensor:
@@ -209,19 +193,18 @@ class FusionNetwork(nn.Module):
         return restored + residual
 
 
-def check_network(channels: int, width: int, depth: int) -> None:
-    """Check the shape of a network, which may come from a damaged file.
+def check_fields(owner: Any) -> None:
+    """Check the fields of a dataclass by the limits of the settings of these names; they may be from a file.
 
     Raises
     ------
     EnsembleError
-        If a number is out of bounds.
+        If a value is out of its limits.
     """
-    if not (1 <= channels <= 64 and 4 <= width <= 512 and width % 2 == 0 and 1 <= depth <= 6):
-        raise EnsembleError(
-            f"a network for {channels} channels with width {width} and depth {depth} cannot be built: "
-            "1 to 64, an even number from 4 to 512, and 1 to 6 are possible."
-        )
+    limits = {each.name: each for each in settings_of(TrainSettings)}
+    for each in fields(owner):
+        if each.name in limits:
+            limits[each.name].checked(getattr(owner, each.name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +216,12 @@ class NetworkShape:
     depth: int = 3
 
     def __post_init__(self) -> None:
-        check_network(self.channels, self.width, self.depth)
+        check_fields(self)
+        if not 1 <= self.channels <= 64 or self.width % 2:
+            raise EnsembleError(
+                f"a network for {self.channels} channels with width {self.width} cannot be built: 1 to 64 "
+                "and an even number are possible."
+            )
 
 
 class UNetModel(Model):
@@ -254,11 +242,6 @@ _SPREAD = 0.5
 _LEAST, _MOST = 0.01, 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class DenoiserSettings(NetworkShape):
-    """Shape of the network; see :class:`~napari_ensir.restorers.training.models.NetworkShape`."""
-
-
 class DenoiserModel(UNetModel):
     """Denoiser D(x, s) = c_skip x + c_out network(c_in x, ln s), for images in -1..1.
 
@@ -267,7 +250,7 @@ class DenoiserModel(UNetModel):
     """
 
     kind: ClassVar[str] = "denoiser"
-    settings_type = DenoiserSettings
+    settings_type = NetworkShape
 
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Denoise images (batch, channels, rows, columns) with noise of standard deviation (batch,)."""
@@ -345,11 +328,6 @@ def _box(image: Tensor) -> Tensor:
     return functional.avg_pool2d(functional.pad(image, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RegressionSettings(NetworkShape):
-    """Shape of the network; see :class:`~napari_ensir.restorers.training.models.NetworkShape`."""
-
-
 class RegressionModel(UNetModel):
     """Model that returns y + network(y).
 
@@ -357,13 +335,13 @@ class RegressionModel(UNetModel):
     --------
     >>> import torch
     >>> image = torch.rand(1, 3, 16, 16)
-    >>> model = RegressionModel(RegressionSettings(channels=3, width=8))
+    >>> model = RegressionModel(NetworkShape(channels=3, width=8))
     >>> bool((model(image) == image).all())
     True
     """
 
     kind: ClassVar[str] = "regression"
-    settings_type = RegressionSettings
+    settings_type = NetworkShape
 
     def forward(self, degraded: Tensor) -> Tensor:
         """Restore images of shape (batch, channels, rows, columns), data range 0..1."""

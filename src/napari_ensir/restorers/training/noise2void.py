@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.restorers.training.trainer import TrainingPairs
 
-__all__ = ["Noise2Noise", "Noise2NoiseModel", "Noise2Void", "Noise2VoidModel", "noise_of"]
-
 REACH = 2
 """Largest distance of the pixel that replaces a hidden one, along rows and columns."""
 
@@ -56,10 +54,10 @@ class NoisySettings(NetworkShape):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 < self.hidden <= 0.25 and self.gain >= 0 and self.level > 0 and self.spread > 0):
+        if min(self.gain, self.level, self.spread) < 0 or not self.level * self.spread:
             raise EnsembleError(
-                f"hidden = {self.hidden}, gain = {self.gain}, level = {self.level} and spread = "
-                f"{self.spread}: the first must be above 0 and at most 0.25, and the others not negative."
+                f"gain = {self.gain}, level = {self.level} and spread = {self.spread} must not be negative, "
+                "and the last two not zero."
             )
 
     @property

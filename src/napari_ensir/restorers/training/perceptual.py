@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["vgg_features"]
-
 # Convolutions of VGG-16 up to relu3_3 (Simonyan and Zisserman 2015) and the pools between them, by their
 # indices in torchvision's files.
 _LAYERS = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256}

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.base import Progress
     from napari_ensir.restorers.networks.learned import LearnedRestorer, Model
 
-__all__ = ["RECIPES", "Recipe", "begin_training", "continue_training", "snapshot"]
-
 # Patches of 96 pixels allow a quarter of the steps in the same time and, at a learning rate of 2e-3, reach
 # 28.8 dB where these settings reach 31.2 dB (benchmarks/restorers.md).
 _UNET = {"steps": 2400, "width": 32, "depth": 3, "batch": 8, "patch": 48, "learning_rate": 1e-3}

@@ -17,6 +17,7 @@ from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import check_image, data_range_of
 from napari_ensir.restorers.networks.checkpoint import strip_prefix, write_checkpoint
+from napari_ensir.restorers.training.models import check_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_ensir.restorers.networks.learned import LearnedRestorer, Model
-
-__all__ = ["Trainer", "TrainingPairs", "TrainingSettings", "TrainingStep", "common_range"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +63,7 @@ class TrainingSettings:
     average: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.patch < 8 or self.seed < 0 or self.preview_every < 0:
-            raise EnsembleError(
-                f"training settings {asdict(self)}: steps and batch must be at least 1, patch at least 8, "
-                "seed and preview_every at least 0."
-            )
-        if not 0 < self.learning_rate < 1 or not 0 <= self.average < 1:
-            raise EnsembleError(
-                f"the learning rate is {self.learning_rate} and the average {self.average}; they must lie "
-                "between 0 and 1."
-            )
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from napari_ensir.files.png import write_file
+from napari_ensir.files.image import write_image
 from napari_ensir.files.tiff import TiffMetadata
-from napari_ensir.files.zarr import ZarrImage, write_zarr
+from napari_ensir.files.zarr import ZarrImage
 from napari_ensir.viewer.layers.records import record_of_layer
 
 if TYPE_CHECKING:
@@ -72,8 +70,7 @@ def write_layer(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str
         elif axis == "T" and unit in _TIMES:
             sizes |= {"TimeIncrement": size, "TimeIncrementUnit": _TIMES[unit]}
     metadata = TiffMetadata("ome", axes + "S" * rgb, tuple(pixels.shape), sizes, None)
-    array = np.asarray(pixels)
-    write_file(target, array, is_colour=rgb, like=metadata, overwrite=True, record=record)
+    write_image(target, pixels, is_colour=rgb, like=metadata, overwrite=True, record=record)
     return [str(target)]
 
 
@@ -114,4 +111,4 @@ def _write_zarr(target: Path, pixels: Any, ome: dict[str, Any], record: dict[str
         chunks = (1,) * max(0, len(shape) - spatial) + shape[-spatial:]
         array = da.from_array(pixels, chunks=chunks)
     like = ZarrImage(array, array.chunksize, ome)
-    return str(write_zarr(target, array, like, overwrite=True, record=record))
+    return str(write_image(target, array, like=like, overwrite=True, record=record))

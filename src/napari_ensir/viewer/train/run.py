@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.training.trainer import Trainer
     from napari_ensir.settings import TrainSettings
 
-__all__ = ["TrainRequest", "TrainingRun"]
-
 _PREVIEWS = 25
 """Number of previews in a training; there are at least five steps between them."""
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.viewer.layers.layers import LayerSnapshot
 
-__all__ = ["LossPlot", "Preview"]
-
 _MOST_POINTS = 1500
 
 

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.restorers import Restorer
 
-__all__ = ["TrainWidget"]
-
 _FILE_FILTER = "Trained restorer (*.safetensors)"
 _NO_DENOISER = ""
 
@@ -90,7 +88,7 @@ class TrainWidget(Panel):
             {_NO_DENOISER: ("Local Wiener filter, needs no training", "")},
             name="denoiser",
             label="Denoiser",
-            tooltip="Gaussian denoiser of DP-IR: train or open one first.",
+            tooltip="Denoiser of DP-IR: one trained or opened here, or any restorer with a setting Noise.",
         )
         self._plot = LossPlot(napari_viewer)
         self._make_buttons()

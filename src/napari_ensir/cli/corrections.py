@@ -1,0 +1,141 @@
+"""Corrections of candidates: intensities and alignment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.checks.alignment import check_alignment, most_typical
+from napari_ensir.ensemble.checks.planes import middle_plane
+from napari_ensir.ensemble.corrections import find_subpixel_shift, match_intensities, shift_image
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.image import as_dtype
+from napari_ensir.files.sets import ImageSet, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from napari_ensir.ensemble.checks.diagnostic import Diagnostic
+    from napari_ensir.files.sets import Role
+
+__all__ = ["CorrectedSet", "messages_of", "missing_corrections", "recorded_gains"]
+
+OPTIONS = {"match-intensities": "--match", "align": "--align"}
+"""Option of each correction."""
+
+
+@dataclass(frozen=True)
+class CorrectedSet(ImageSet):
+    """Images whose candidates are corrected when they are loaded.
+
+    Attributes
+    ----------
+    actions : tuple of str
+        Corrections to make, by the ground truth or else by the most typical candidate; keys of OPTIONS.
+    channel_axis : int or None
+    gains : mapping of str to (gain, offset)
+        Corrections of the intensities to make first, by candidate.
+    made : dict
+        Corrections that were made, by candidate, image and action.
+    """
+
+    actions: tuple[str, ...] = ()
+    channel_axis: int | None = None
+    gains: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    made: dict[str, dict[str, dict[str, tuple[float, float]]]] = field(default_factory=dict)
+
+    def load(self, number: int) -> dict[Role, Any]:
+        """See :meth:`ImageSet.load`."""
+        arrays = super().load(number)
+        for name, (gain, offset) in self.gains.items():
+            arrays[name] = match_intensities(arrays[name], gain, offset)
+        if not self.actions:
+            return arrays
+        names = [role for role in arrays if isinstance(role, str)]
+        reference = arrays.get(Part.TRUTH)
+        if reference is None:
+            planes = [middle_plane(arrays[name], self.channel_axis) for name in names]
+            reference = arrays[names[most_typical(planes)]]
+        for name in names:
+            if arrays[name] is not reference:
+                made = self.made.setdefault(name, {}).setdefault(self.fields[number][0], {})
+                arrays[name] = self._corrected(arrays[name], reference, made)
+        return arrays
+
+    def _corrected(self, image: Any, reference: Any, made: dict[str, tuple[float, float]]) -> Any:
+        for _ in self.actions:  # an image may be shifted and on another scale
+            found = check_alignment([image], reference, channel_axis=self.channel_axis)
+            fixes = [one.fix for one in found if one.fix and one.fix["action"] in self.actions]
+            if not fixes:
+                break
+            if fixes[0]["action"] == "align":
+                rows, columns = find_subpixel_shift(reference, image, fixes[0]["shift"], self.channel_axis)
+                made["align"] = (-rows, -columns)
+                image = as_dtype(shift_image(image, made["align"], self.channel_axis), np.dtype(image.dtype))
+            else:
+                made["match-intensities"] = (fixes[0]["gain"], fixes[0]["offset"])
+                image = match_intensities(image, *made["match-intensities"])
+        return image
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Corrections by candidate and action: the medians over the images that were corrected."""
+        found: dict[str, Any] = {}
+        for name, images in self.made.items():
+            for action in self.actions:
+                values = [made[action] for made in images.values() if action in made]
+                if values:
+                    middle = np.median(values, axis=0).tolist()
+                    found.setdefault(name, {})[action] = {"values": middle, "images": len(values)}
+        return found
+
+
+def recorded_gains(report: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return the gain and offset by which each candidate was matched before a table was learned.
+
+    Raises
+    ------
+    EnsembleError
+        If the report holds something else.
+    """
+    found = {}
+    try:
+        for name, actions in _recorded(report).items():
+            if "match-intensities" in actions:
+                gain, offset = actions["match-intensities"]["values"]
+                found[name] = (float(gain), float(offset))
+    except (TypeError, ValueError, LookupError):
+        raise EnsembleError("the record of corrections in the table cannot be read; fit again.") from None
+    return found
+
+
+def missing_corrections(report: Mapping[str, Any], given: Iterable[str]) -> list[str]:
+    """Return a warning if a table was learned from candidates that were corrected, but these are not."""
+    missing: dict[str, list[str]] = {}
+    for name, actions in _recorded(report).items():
+        for action in actions:
+            if action in OPTIONS and action not in given:
+                missing.setdefault(OPTIONS[action], []).append(f'"{name}"')
+    return [
+        f"the table was learned with {option} from candidate {', '.join(names)}; give {option} here, too."
+        for option, names in missing.items()
+    ]
+
+
+def _recorded(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    recorded = report.get("corrections")
+    recorded = recorded if isinstance(recorded, dict) else {}
+    return {name: actions for name, actions in recorded.items() if isinstance(actions, dict)}
+
+
+def messages_of(found: Iterable[Diagnostic], actions: Iterable[str] = tuple(OPTIONS)) -> list[str]:
+    """Return the messages; those of problems that an option corrects end with the option."""
+    messages = []
+    for one in found:
+        action = one.fix["action"] if one.fix else ""
+        option = f" ({OPTIONS[action]})." if action in actions and action in OPTIONS else ""
+        plain = "--" in one.message or not option
+        messages.append(one.message if plain else one.message.removesuffix(".") + option)
+    return messages
