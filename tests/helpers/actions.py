@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from magicgui.backends._qtpy.widgets import QFILE_DIALOG_MODES
+from magicgui.types import FileDialogMode
 from napari._app_model import get_app_model
 from qtpy.QtWidgets import QFileDialog
 
@@ -52,6 +54,9 @@ class Actions:
 
     def _answer(self, path: Path) -> None:
         """Let every file dialog return a path."""
+        for mode in QFILE_DIALOG_MODES:  # those of magicgui's controls of paths
+            given = str(path) if mode is FileDialogMode.EXISTING_DIRECTORY else (str(path), "")
+            self._monkeypatch.setitem(QFILE_DIALOG_MODES, mode, lambda *_, given=given: given)
         self._monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_, **__: str(path))
         for dialog in ("getOpenFileName", "getSaveFileName"):
             self._monkeypatch.setattr(QFileDialog, dialog, lambda *_, **__: (str(path), ""))

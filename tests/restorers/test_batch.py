@@ -59,9 +59,9 @@ def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path):
     for name in ("a_raw.tif", "b_raw.tif", "a_care.tif", "b_care.tif", "notes_raw.txt"):
         path = tmp_path / name
         path.write_text("") if name.endswith("txt") else write_image(path, np.eye(4, dtype=np.uint8))
-    found = open_set({"care": tmp_path / "*_care.tif"}, {Part.IMAGE: tmp_path / "*_raw.tif"})
+    found = open_set({"care": tmp_path / "{stem}_care.tif"}, {Part.IMAGE: tmp_path / "{stem}_raw.tif"})
     assert found.from_folders
     assert [stem for stem, _ in found.fields] == ["a", "b"]
     assert [each.name for each in found.fields[1][1].values()] == ["b_care.tif", "b_raw.tif"]
-    with pytest.raises(EnsembleError, match="holds no image"):
-        open_set({"care": tmp_path / "*_swinir.tif"})
+    with pytest.raises(EnsembleError, match="matches no image"):
+        open_set({"care": tmp_path / "{stem}_swinir.tif"})

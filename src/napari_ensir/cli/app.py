@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +44,23 @@ Match = Annotated[
         rich_help_panel="Images",
     ),
 ]
+PoolChannels = Annotated[
+    bool,
+    Option(
+        "--pool-channels",
+        help="Treat channels alike, even if ImageJ or OME files name their axis; else it is --channel-axis.",
+        rich_help_panel="Images",
+    ),
+]
+Metrics = Annotated[
+    list[str],
+    Option(
+        "--metric",
+        metavar="NAME",
+        help="A full-reference metric of pyiqa to score with as well, such as lpips; can be repeated.",
+        rich_help_panel="Scores",
+    ),
+]
 Scheduler = Annotated[
     str | None,
     Option(
@@ -52,7 +69,9 @@ Scheduler = Annotated[
         rich_help_panel="Device",
     ),
 ]
-NoisyImage = Annotated[Path, Argument(help="A noisy image, a folder of images, or a Zarr array.")]
+NoisyImages = Annotated[
+    list[Path], Argument(help="Noisy images, a folder of images, a pattern or a Zarr array.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +83,9 @@ class CandidateOptions:
         "--candidate",
         "-c",
         metavar="NAME=PATH",
-        help="A candidate: an image (PNG, JPEG, TIFF), a folder of images, or a Zarr array. Give one "
-        "option for each candidate.",
+        help="A candidate: an image (PNG, JPEG, TIFF), a folder of images, a Zarr array, or a pattern such "
+        "as out/{stem}_x.png, where {stem} is the name of an image. Give one option for each candidate, or a "
+        "folder that holds a folder for each.",
     )
     reading: ReadingSettings
     squeeze: bool = Option(
@@ -130,6 +150,7 @@ class FitOptions:
     )
     match: Match = False
     scheduler: Scheduler = None
+    pool_channels: PoolChannels = False
     settings: FitSettings
     output: Output
 
@@ -171,6 +192,8 @@ class EvaluateOptions:
     candidates: CandidateOptions
     lut: Path | None = Option(None, metavar="PATH", help="Also score the ensemble of this lookup table.")
     match: Match = False
+    pool_channels: PoolChannels = False
+    metric: Metrics = field(default_factory=list)
     settings: EvaluateSettings
     output: Output
 
@@ -198,6 +221,8 @@ class CompareOptions:
         rich_help_panel="Images",
     )
     match: Match = False
+    pool_channels: PoolChannels = False
+    metric: Metrics = field(default_factory=list)
     settings: CompareSettings
     output: Output
 
@@ -207,7 +232,7 @@ class CompareOptions:
 class RestoreOptions:
     """Restore images, for example to make candidates for an ensemble."""
 
-    image: Path = Argument(..., help="An image, a folder of images, or a Zarr array.")
+    image: list[Path] = Argument(..., help="Images, a folder of images, a pattern or a Zarr array.")
     out: Path = Option(
         ..., "--out", "-o", metavar="PATH", help="Output path; a folder if there are several restorers."
     )
@@ -219,6 +244,7 @@ class RestoreOptions:
         show_default="that of the checkpoint",
         rich_help_panel="Networks",
     )
+    pool_channels: PoolChannels = False
     settings: RestoreSettings
     writing: WritingSettings
     output: Output
@@ -229,7 +255,7 @@ class RestoreOptions:
 class BlindOptions:
     """Restore noisy images with several restorers and combine the results, without ground truth."""
 
-    image: NoisyImage
+    image: NoisyImages
     out: Out
     save_lut: Path | None = Option(None, metavar="PATH", help="Also write the lookup table.")
     self_ensemble: bool = Option(
@@ -238,6 +264,7 @@ class BlindOptions:
         help="Average the results of eight rotations and reflections; takes eight times as long.",
     )
     restorers: RestorerOptions
+    pool_channels: PoolChannels = False
     settings: BlindSettings
     writing: WritingSettings
     output: Output
@@ -248,7 +275,7 @@ class BlindOptions:
 class SweepOptions:
     """Find the best value of a setting of a restorer on noisy images, without ground truth."""
 
-    image: NoisyImage
+    image: NoisyImages
     setting: str | None = Option(
         None, metavar="SETTING", help="Setting to vary, such as strength. The command restorers lists them."
     )
@@ -270,6 +297,7 @@ class SweepOptions:
         False, "--all", help="Write the restorations of all values into the folder --out."
     )
     restorers: RestorerOptions
+    pool_channels: PoolChannels = False
     settings: SweepSettings
     writing: WritingSettings
     output: Output

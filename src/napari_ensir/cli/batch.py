@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import os
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,31 +11,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
+from napari_ensir.cli import terminal
 from napari_ensir.cli.corrections import CorrectedSet, recorded_gains
-from napari_ensir.ensemble.lut.load import SUFFIX
+from napari_ensir.ensemble.lut.format import SUFFIX
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
 from napari_ensir.files.image import as_dtype, check_output, write_image
 from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import FileImage
-from napari_ensir.files.sets import Part, open_set
+from napari_ensir.files.sets import Part, is_image, open_set, stem_of
+from napari_ensir.files.zarr import is_zarr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence, Sized
 
     from napari_ensir.cli.app import ApplyOptions, CompareOptions, EvaluateOptions, FitOptions
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.files.sets import ImageSet
+    from napari_ensir.files.sets import ImageSet, Role
     from napari_ensir.files.zarr import ZarrImage
 
 __all__ = [
     "Batch",
     "OutputImage",
     "check_outputs",
+    "first_readable",
     "lut_target",
+    "named_channel_axis",
+    "note_alpha",
     "on_cluster",
     "open_candidates",
     "suffix_like",
@@ -53,14 +59,13 @@ def open_candidates(
     EnsembleError
         If the candidates are not those of the table, or cannot be read.
     """
+    truth = getattr(options, "truth", None)
     paths: dict[str, Path] = {}
     for text in options.candidates.candidate:
-        name, equals, path = text.partition("=")
-        if not (name.strip() and equals and path):
-            raise typer.BadParameter(f"{text!r} is not NAME=PATH", param_hint="--candidate")
-        if name in paths:
-            raise typer.BadParameter(f"the name {name!r} is given twice", param_hint="--candidate")
-        paths[name] = Path(path)
+        for name, path in _named_paths(text, truth, lut):
+            if name in paths:
+                raise typer.BadParameter(f"the name {name!r} is given twice", param_hint="--candidate")
+            paths[name] = path
     if lut is not None:
         missing = [name for name in lut.names if name not in paths]
         unknown = [name for name in paths if name not in lut.names]
@@ -72,20 +77,74 @@ def open_candidates(
                 "Give each as NAME=PATH."
             )
         paths = {name: paths[name] for name in lut.names}
-    given = options.candidates
-    truth = getattr(options, "truth", None)
-    images = open_set(
-        paths,
-        {} if truth is None else {Part.TRUTH: truth},
-        crop=given.reading.crop,
-        squeeze=given.squeeze,
-    )
+    given, axis = options.candidates, options.settings.channel_axis
+    others = {} if truth is None else {Part.TRUTH: truth}
+    images = open_set(paths, others, crop=given.reading.crop, squeeze=given.squeeze)
+    if axis is None and truth is None and lut is not None:
+        axis = lut.channel_axis
+    elif axis is None and not getattr(options, "pool_channels", True):
+        axis = named_channel_axis(images)
+        if axis is not None and not options.output.quiet:
+            terminal.error(f"axis {axis} holds the channels, as the files state; see --pool-channels.")
+    note_alpha(images, options.output)
     return CorrectedSet(
         **vars(images),
         actions=("align",) * given.align + ("match-intensities",) * (options.match and truth is not None),
-        channel_axis=options.settings.channel_axis,
+        channel_axis=axis,
         gains=recorded_gains(lut.report) if lut is not None and options.match and truth is None else {},
     )
+
+
+def _named_paths(text: str, truth: Path | None, lut: WeightLUT | None) -> Iterator[tuple[str, Path]]:
+    """Yield name and path of NAME=PATH, of a path, or of each folder in a folder but that of the truth."""
+    path = Path(text)
+    if not os.path.exists(path):
+        name, equals, value = text.partition("=")
+        if not (name.strip() and equals and value):
+            raise typer.BadParameter(f"{text!r} is not NAME=PATH", param_hint="--candidate")
+        yield name, Path(value)
+        return
+    held = sorted(path.iterdir()) if path.is_dir() and not is_zarr(path) else []
+    if not held or any(map(is_image, held)):
+        yield path.resolve().name if held else stem_of(path), path
+        return
+    for folder in held:
+        is_truth = truth is not None and folder.resolve() == truth.resolve()
+        known = lut is None or folder.name in lut.names
+        if folder.is_dir() and known and not is_truth and not folder.name.startswith("."):
+            yield folder.name, folder
+
+
+def first_readable(images: ImageSet) -> dict[Role, FileImage | ZarrImage]:
+    """Open the first field that can be opened; the errors of others are reported when they are read."""
+    for number in range(len(images)):
+        with suppress(EnsembleError):
+            return images.open(number)
+    return {}
+
+
+def named_channel_axis(images: ImageSet) -> int | None:
+    """Return the axis that the ImageJ, OME-TIFF or OME-Zarr files name C, if it holds several channels."""
+    image = next(iter(first_readable(images).values()), None)
+    axes: list[str] = []
+    if isinstance(image, FileImage):
+        axes = list(image.tiff.axes) if image.tiff and image.tiff.kind != "plain" else []
+    elif image is not None and image.ome is not None:
+        axes = [str(each["name"]).upper() for each in image.ome["axes"]]
+    sizes = [] if image is None else image.array.shape
+    kept = [
+        axis
+        for axis, size in zip(axes, sizes, strict=False)
+        if size > 1 or (axis != "C" and not images.squeeze)
+    ]
+    return kept.index("C") if "C" in kept else None
+
+
+def note_alpha(images: ImageSet, output: Output) -> None:
+    """Print a note if the first images have an alpha channel, which is left out."""
+    for image in first_readable(images).values():
+        if isinstance(image, FileImage) and image.has_alpha and not output.quiet:
+            terminal.error(f"the alpha channel of {image.path} is opaque and is left out.")
 
 
 class Batch:
@@ -114,6 +173,11 @@ class Batch:
                     self.failed[stem] = str(error)
             if progress is not None:
                 progress(number + 1, len(self.stems), text)
+
+    def check_any(self, found: Sized) -> None:
+        """Raise the first error if there is no result."""
+        if not found and self.failed:
+            raise EnsembleError(f"no image could be read; first error: {next(iter(self.failed.values()))}")
 
     def label(self, stem: str) -> str:
         """Return the stem if messages must tell images apart, else an empty string."""

@@ -35,7 +35,7 @@ def blind(options: BlindOptions) -> dict[str, str]:
     target = None if options.save_lut is None else lut_target(options.save_lut, output.overwrite)
     others = [] if target is None else [Place("--save-lut", target)]
     outputs = Restorations(options, ("ensemble",), options.out, others=others)
-    axis = channel_axis_of(outputs.images, settings.channel_axis)
+    axis = channel_axis_of(outputs.images, settings.channel_axis, options.pool_channels)
     restorers = tuple(with_channel_axis(each, axis) for each in chosen.values())
     arrays = outputs.arrays()
     with output.progress() as progress, warnings.catch_warnings():
@@ -43,12 +43,12 @@ def blind(options: BlindOptions) -> dict[str, str]:
         warnings.simplefilter("ignore", UnfamiliarImageWarning)  # printed below
         keywords = settings.keywords(*REFERENCE_KEYWORDS)
         reference = blind_reference(
-            arrays, restorers, tuple(chosen), keep_restored=True, progress=progress, **keywords
+            list(arrays.values()), restorers, tuple(chosen), keep_restored=True, progress=progress, **keywords
         )
         lut, scores = reference.learn_with_scores(**settings.keywords(*LEARN_KEYWORDS))
     if target is not None:
         lut.save(target, overwrite=output.overwrite)
-    candidates = dict(zip(outputs.batch.stems, reference.restored, strict=True))
+    candidates = dict(zip(arrays, reference.restored, strict=True))
     described = {name: restorer_record(each) for name, each in zip(chosen, restorers, strict=True)}
     return outputs.write(
         lambda stem, _: FunctionRestorer(

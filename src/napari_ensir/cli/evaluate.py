@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,16 +16,12 @@ from napari_ensir.ensemble.checks.alignment import check_reference
 from napari_ensir.ensemble.checks.exposure import check_drift
 from napari_ensir.ensemble.compare.compare import compare as compare_methods
 from napari_ensir.ensemble.lut.load import load_lut
-from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, ScoreRow, ScoreTable
-from napari_ensir.ensemble.scoring.scores import (
-    NoisyScores,
-    Scoring,
-    TruthRange,
-    block_errors,
-    exclusion_note,
-    finite_everywhere,
-    known_range,
-)
+from napari_ensir.ensemble.scoring.metrics import Scoring, exclusion_note, finite_everywhere, mean_of_metrics
+from napari_ensir.ensemble.scoring.perceptual import open_metrics
+from napari_ensir.ensemble.scoring.resolution import resolution
+from napari_ensir.ensemble.scoring.score_range import TruthRange, known_range
+from napari_ensir.ensemble.scoring.score_table import PSNR, RESOLUTION, SSIM, ScoreRow, ScoreTable
+from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part, References, check_stems, open_set
 
@@ -34,20 +31,27 @@ if TYPE_CHECKING:
     from napari_ensir.cli.app import CompareOptions, EvaluateOptions
     from napari_ensir.ensemble.arrays.intensity_range import Range
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.scoring.scores import ImageScore, ScoreRange
+    from napari_ensir.ensemble.scoring.score_range import ScoreRange
 
 __all__ = ["compare", "evaluate"]
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, str]:
     """Score candidates and, with a table, their ensemble; return the errors of failed images by stem."""
-    settings, output = options.settings, options.output
+    output = options.output
     lut = None if options.lut is None else load_lut(options.lut)
     images = open_candidates(options, lut)
+    options = replace(options, settings=replace(options.settings, channel_axis=images.channel_axis))
     check_outputs(images, (), output, read=[options.lut])
-    batch = Batch(images)
+    batch, settings = Batch(images), options.settings
     scale = _score_range(batch, settings.data_range)
-    score = Scoring((scale.low, scale.high), settings.y_channel, settings.crop_border, settings.channel_axis)
+    score = Scoring(
+        (scale.low, scale.high),
+        settings.y_channel,
+        settings.crop_border,
+        settings.channel_axis,
+        open_metrics(options.metric, settings.device),
+    )
     evaluation = _evaluate_clean if settings.truth_noise is None else _evaluate_noisy
     results, text, warnings = evaluation(options, batch, lut, score, scale)
     output.finish({**results, "failed": batch.failed, "warnings": terminal.warn(warnings)}, text)
@@ -62,7 +66,8 @@ def _evaluate_clean(
     scale: ScoreRange,
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Return results for JSON, the table and warnings."""
-    scores: dict[str, list[ImageScore]] = {}
+    scores: dict[str, list[dict[str, float]]] = {}
+    frc = options.settings.frc
     not_finite = 0
     outside = None if lut is None else OutsideRange(lut)
 
@@ -77,11 +82,18 @@ def _evaluate_clean(
         shown = list(pixels.values())
         if lut is not None:
             shown.append(lut.apply(shown, options.settings.device, check=False))
-        scores[stem] = [score(truth, image, valid) for image in shown]
+        scores[stem] = [
+            score(truth, image, valid)._asdict() | score.perceptual(truth, image) for image in shown
+        ]
+        if frc:
+            axis = score.channels_of(truth.shape)
+            for image, found in zip(shown, scores[stem], strict=True):
+                found["resolution"] = resolution(truth, image, axis)
         not_finite += int(valid.size - valid.sum())
 
     with options.output.progress() as progress:
         batch.each(score_image, "scoring images", progress)
+    batch.check_any(scores)
     scored = [number for number, stem in enumerate(batch.stems) if stem in scores]
     found = check_reference(
         References(batch.images), batch.names, options.settings.channel_axis, batch.stems, scored
@@ -91,29 +103,24 @@ def _evaluate_clean(
     titles = [(name, "candidate", "") for name in batch.names]
     if options.lut is not None:
         titles.append(("ensemble", "ensemble", f"by {options.lut.name}"))
-    by_row = list(zip(*scores.values(), strict=True)) or [()] * len(titles)
+    by_row = list(zip(*scores.values(), strict=True))
+    means = map(mean_of_metrics, by_row)
     rows = tuple(
-        ScoreRow(
-            name,
-            role,
-            psnr=float(np.mean([one.psnr for one in own] or [np.nan])),
-            ssim=float(np.mean([one.ssim for one in own] or [np.nan])),
-            note=note,
-        )
-        for (name, role, note), own in zip(titles, by_row, strict=True)
+        ScoreRow(name, role, psnr=mean["psnr"], ssim=mean["ssim"], note=note, metrics=mean)
+        for (name, role, note), mean in zip(titles, means, strict=True)
     )
     notes = (f"The peak of PSNR is {scale}.", *exclusion_note(not_finite))
     images = {"images": len(scores), "not_finite": not_finite}
     results = {
         "settings": options.settings.keywords() | scale.to_dict() | images,
         "rows": [
-            row.to_dict("name", "role", "psnr", "ssim")
-            | {"images": {stem: one._asdict() for stem, one in zip(scores, own, strict=False)}}
+            row.to_dict("name", "role", *row.metrics) | {"images": dict(zip(scores, own, strict=True))}
             for row, own in zip(rows, by_row, strict=True)
         ],
         "notes": list(notes),
     }
-    return results, str(ScoreTable(rows, (PSNR, SSIM), notes)), warnings
+    columns = (PSNR, SSIM, *[RESOLUTION] * frc, *(metric.column for metric in score.metrics))
+    return results, str(ScoreTable(rows, columns, notes)), warnings
 
 
 def _evaluate_noisy(
@@ -125,10 +132,12 @@ def _evaluate_noisy(
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Score against a noisy ground truth, without SSIM and the Y channel."""
     settings = options.settings
+    if score.metrics:
+        raise EnsembleError("--metric is given, but the ground truth is noisy; metrics need a clean one.")
     if settings.y_channel:
         raise EnsembleError("y_channel is set, but the noise of Y is unknown; score all channels.")
     assert settings.truth_noise is not None
-    parts, drifts = [], []
+    parts, drifts, resolutions = [], [], []
 
     def score_image(number: int, stem: str) -> None:
         arrays = {role: np.asarray(one) for role, one in batch.images.load(number).items()}
@@ -138,14 +147,24 @@ def _evaluate_noisy(
         drifts.extend(check_drift(candidates, truth, axis, batch.label(stem)))
         shown = [*candidates, np.mean(candidates, axis=0)]
         shown += [] if lut is None else [lut.apply(candidates, settings.device, check=False)]
-        parts.append(block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis))
+        blocks = block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis)
+        if settings.frc:
+            resolutions.append([resolution(truth, image, axis) for image in shown])
+        parts.append(blocks)
 
     with options.output.progress() as progress:
         batch.each(score_image, "scoring images", progress)
+    batch.check_any(parts)
     others = [] if lut is None else [("ensemble", "ensemble")]
     scores = NoisyScores.of(batch.names, parts, scale.high - scale.low, settings.truth_noise, others)
     results = {"settings": settings.keywords() | {"images": len(parts)}, **scores.to_dict()}
-    return results, str(scores), [one.message for one in drifts]
+    table = scores.table()
+    if settings.frc:
+        means = [float(np.mean(each)) for each in zip(*resolutions, strict=True)]
+        rows = tuple(replace(row, resolution=mean) for row, mean in zip(table.rows, means, strict=True))
+        table = replace(table, rows=rows, columns=(*table.columns, RESOLUTION))
+        results["resolutions"] = [row.to_dict("name", "resolution") for row in rows]
+    return results, str(table), [one.message for one in drifts]
 
 
 def _score_range(batch: Batch, given: tuple[float, float] | None) -> ScoreRange:
@@ -157,8 +176,7 @@ def _score_range(batch: Batch, given: tuple[float, float] | None) -> ScoreRange:
     dtypes: list[np.dtype[Any]] = []
     if given is None:
         for_each(lambda truth: dtypes.append(np.dtype(truth.dtype)))
-        if not dtypes:
-            raise EnsembleError(f"no image could be read; first error: {next(iter(batch.failed.values()))}")
+        batch.check_any(dtypes)
     known = known_range(dtypes, given)
     if known is not None:
         return known
@@ -184,6 +202,7 @@ def compare(options: CompareOptions) -> None:
         check_stems(images, inputs, Part.LOW_RESOLUTION)
         low_resolution = [np.asarray(inputs.load(k)[Part.LOW_RESOLUTION]) for k in range(len(inputs))]
     references, names = References(images), Batch(images).names
+    settings = replace(options.settings, channel_axis=images.channel_axis)
     with output.progress() as progress:
         found = compare_methods(
             references,
@@ -191,10 +210,11 @@ def compare(options: CompareOptions) -> None:
             bin_width=options.bin_width or None,
             methods=options.method or None,
             low_resolution=low_resolution,
+            metrics=options.metric,
             progress=progress,
-            **options.settings.keywords(),
+            **settings.keywords(),
         )
     stems = references.labels
-    odd = check_reference(references, names, options.settings.channel_axis, stems)
+    odd = check_reference(references, names, settings.channel_axis, stems)
     results = found.to_dict() | {"stems": stems, "warnings": terminal.warn(messages_of(odd))}
     output.finish(results, str(found))

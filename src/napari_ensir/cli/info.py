@@ -68,21 +68,14 @@ def _of_image(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     image = np.moveaxis(plane, -1, 0)
     model = estimate_noise_model(image, channel_axis=0)
     hot = int(find_hot_pixels(image, model).sum())
+    correlation = model.correlation
     results: dict[str, Any] = {
         "shape": list(array.shape),
         "dtype": str(array.dtype),
         "examined": list(plane.shape[:2]),
-        "noise": {
-            "level": model.level,
-            "gain": model.gain,
-            "gain_error": _finite(model.gain_error),
-            "offset": model.offset,
-            "offset_error": _finite(model.offset_error),
-            "is_signal_dependent": model.is_signal_dependent,
-            "correlation": None if model.correlation is None else model.correlation.tolist(),
-            "hot_pixels": hot,
-        },
+        "noise": {**vars(model), "hot_pixels": hot},
     }
+    results["noise"]["correlation"] = None if correlation is None else correlation.tolist()
     variance = f"{model.gain:.3g} x intensity {'-' if model.offset < 0 else '+'} {abs(model.offset):.3g}"
     lines = {
         "shape": results["shape"],
@@ -93,15 +86,11 @@ def _of_image(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "neighbouring_pixels": "independent noise",
         "hot_pixels": f"{hot} found",
     }
-    if model.correlation is not None:
-        middle = len(model.correlation) // 2
-        right, down = model.correlation[middle, middle + 1], model.correlation[middle + 1, middle]
+    if correlation is not None:
+        middle = len(correlation) // 2
+        right, down = correlation[middle, middle + 1], correlation[middle + 1, middle]
         lines["neighbouring_pixels"] = f"correlated noise, {right:.2f} along rows, {down:.2f} along columns"
     return results, lines
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _table_lines(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def parameters_of(kind: Any) -> list[inspect.Parameter]:
         if is_dataclass(annotation):
             found += parameters_of(annotation)
             continue
-        default = inspect.Parameter.empty if each.default is MISSING else each.default
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        default = inspect.Parameter.empty if default is MISSING else default
         found.append(inspect.Parameter(each.name, _KEYWORD, default=default, annotation=annotation))
     return found
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.batch import Batch, OutputImage, check_outputs, suffix_like
+from napari_ensir.cli.batch import (
+    Batch,
+    OutputImage,
+    check_outputs,
+    first_readable,
+    named_channel_axis,
+    note_alpha,
+    suffix_like,
+)
 from napari_ensir.cli.options import metavar, with_restorer_options
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
@@ -53,7 +61,7 @@ if TYPE_CHECKING:
     from napari_ensir.files.output_paths import Place
     from napari_ensir.files.sets import ImageSet
     from napari_ensir.files.zarr import ZarrImage
-    from napari_ensir.restorers import Progress, Restorer
+    from napari_ensir.restorers import Restorer
     from napari_ensir.settings import Setting
 
 __all__ = ["Restorations", "channel_axis_of", "choose_restorers", "open_named", "restore", "restorers"]
@@ -155,26 +163,20 @@ def restore(options: RestoreOptions) -> dict[str, str]:
     """
     restorers = choose_restorers(options.restorers, options.settings, options.denoiser)
     planned = Restorations(options, tuple(restorers), options.out)
-    return planned.write(lambda _, name: restorers[name], options.settings.channel_axis)
+    axis = channel_axis_of(planned.images, options.settings.channel_axis, options.pool_channels)
+    return planned.write(lambda _, name: restorers[name], axis)
 
 
-def channel_axis_of(images: ImageSet, given: int | None) -> int | None:
-    """Return the given axis; if it is None and the files are colour images, -1."""
-    return -1 if given is None and images.open(0)[Part.IMAGE].is_colour else given
+def channel_axis_of(images: ImageSet, given: int | None, pool: bool = False) -> int | None:
+    """Return the given axis; if it is None, -1 for colour files, or the axis that the files name C."""
+    if given is None and any(image.is_colour for image in first_readable(images).values()):
+        return -1
+    return named_channel_axis(images) if given is None and not pool else given
 
 
 def _restored(restorer: Restorer, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Return the record of a restoration."""
     return record_of("restored", inputs=inputs, restorer=restorer_record(restorer))
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Output of one restorer for one image."""
-
-    name: str
-    source: FileImage | ZarrImage
-    image: OutputImage
 
 
 class Restorations:
@@ -210,46 +212,59 @@ class Restorations:
     ) -> None:
         self.output, self.names, self.out = options.output, names, out
         self.images = open_set({}, {Part.IMAGE: options.image})
+        note_alpha(self.images, self.output)
         self.batch = Batch(self.images)
-        self.plans: dict[str, list[_Plan]] = {stem: [] for stem in self.batch.stems}
+        self.outputs: dict[str, dict[str, OutputImage]] = {}
         several = folder or len(names) > 1
 
         def plan(number: int, stem: str) -> None:
-            for name in names:
-                target = out / name if several else out
-                self.plans[stem].append(self._plan(number, name, target, several, options.writing.as_float))
+            made = [self._plan(number, name, several, options.writing.as_float) for name in names]
+            self.outputs[stem] = dict(zip(names, made, strict=True))
 
         self.batch.each(plan)
         check_outputs(
             self.images,
-            [plan.image for plans in self.plans.values() for plan in plans],
+            [image for outputs in self.outputs.values() for image in outputs.values()],
             self.output,
             in_folders=several or self.images.from_folders,
             others=others,
             read=[*options.restorers.network, options.restorers.ir],
         )
 
-    def _plan(self, number: int, name: str, target: Path, several: bool, as_float: bool) -> _Plan:
+    def _plan(self, number: int, name: str, several: bool, as_float: bool) -> OutputImage:
         stem, paths = self.images.fields[number]
-        path, source = paths[Part.IMAGE], self.images.open(number)[Part.IMAGE]
+        source = self.images.open(number)[Part.IMAGE]
         pixels, colour = source.array, source.is_colour
         dtype = np.dtype(np.float32 if as_float else pixels.dtype)
+        target = self.out / name if several else self.out
         if several or self.images.from_folders:
-            suffix = suffix_like(path, dtype, pixels.ndim - colour, source)
-            target = (
-                target / f"{stem}{suffix}" if self.images.from_folders else target.with_name(name + suffix)
-            )
-        return _Plan(name, source, OutputImage("--out", target, dtype, pixels.ndim, colour, source))
+            suffix = suffix_like(paths[Part.IMAGE], dtype, pixels.ndim - colour, source)
+            in_folder = self.images.from_folders
+            target = target / f"{stem}{suffix}" if in_folder else target.with_name(name + suffix)
+        return OutputImage("--out", target, dtype, pixels.ndim, colour, source)
 
-    def arrays(self) -> list[NDArray[Any]]:
-        """Read the pixels of all images."""
-        return [np.asarray(self.images.load(number)[Part.IMAGE]) for number in range(len(self.images))]
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Read the pixels of all images, by stem.
 
-    def warnings(self, restorers: Sequence[Restorer], arrays: Sequence[NDArray[Any]]) -> list[str]:
+        Raises
+        ------
+        EnsembleError
+            If none can be read.
+        """
+        found: dict[str, NDArray[Any]] = {}
+
+        def read(number: int, stem: str) -> None:
+            found[stem] = np.asarray(self.images.load(number)[Part.IMAGE])
+
+        self.batch.each(read)
+        self.batch.check_any(found)
+        return found
+
+    def warnings(self, restorers: Sequence[Restorer], arrays: Mapping[str, NDArray[Any]]) -> list[str]:
         """Return the warnings of these restorers about the images, whose pixels are ``arrays``."""
         return [
             self._of_image(stem, warning)
-            for stem, array in zip(self.batch.stems, arrays, strict=True)
+            for stem, array in arrays.items()
             for restorer in restorers
             for warning in input_warnings_of(restorer, array)
         ]
@@ -292,18 +307,25 @@ class Restorations:
         output, total = self.output, len(self.batch.stems) * len(self.names)
 
         def write(number: int, stem: str) -> None:
-            for place, plan in enumerate(self.plans[stem]):
+            source = self.images.open(number)[Part.IMAGE]
+            image = np.asarray(source.array)
+            axis = -1 if channel_axis is None and source.is_colour else channel_axis
+            for place, (name, target) in enumerate(self.outputs[stem].items()):
+                chosen = restorer_of(stem, name)
+                restorer = with_channel_axis(chosen, axis)
                 part = scaled_progress(progress, number * len(self.names) + place, total)
-                restorer = restorer_of(stem, plan.name)
-                image, restored, warned = _restore(restorer, plan, channel_axis, part)
-                like = _enlarged(plan.source, restored.shape)
-                inputs = {"image": self.batch.file_names(number)[str(Part.IMAGE)]}
-                replace(plan.image, like=like).write(
-                    restored, record(restorer, inputs=inputs), output.overwrite
-                )
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UnfamiliarImageWarning)  # printed below
+                    restored = restorer(image, progress=part)
+                inputs = {"image": self.images.fields[number][1][Part.IMAGE].name}
+                target = replace(target, like=_enlarged(source, restored.shape))
+                target.write(restored, record(chosen, inputs=inputs), output.overwrite)
+                warned = input_warnings_of(restorer, image) or [
+                    intensity_warning(restorer.name, sample_block(image), sample_block(restored))
+                ]
+                found.extend(self._of_image(stem, each) for each in warned if each)
                 notes.extend(notes_of(restorer, image))
-                found.extend(self._of_image(stem, each) for each in warned)
-                written.setdefault(stem, {})[plan.name] = str(plan.image.path)
+                written.setdefault(stem, {})[name] = str(target.path)
 
         with output.progress() as progress:
             self.batch.each(write)
@@ -314,22 +336,6 @@ class Restorations:
         count = f"{sum(map(len, written.values()))} written to {self.out}{also}"
         output.finish(results, "\n".join(filter(None, [text, count if self.names else ""])))
         return self.batch.failed
-
-
-def _restore(
-    restorer: Restorer, plan: _Plan, channel_axis: int | None, progress: Progress | None
-) -> tuple[NDArray[Any], NDArray[np.float32], list[str]]:
-    """Restore an image; return it, the restored image and the warnings."""
-    axis = -1 if channel_axis is None and plan.image.is_colour else channel_axis
-    restorer = with_channel_axis(restorer, axis)
-    image = np.asarray(plan.source.array)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnfamiliarImageWarning)  # returned below
-        restored = restorer(image, progress=progress)
-    warned = input_warnings_of(restorer, image)
-    if not warned:
-        warned = [intensity_warning(restorer.name, sample_block(image), sample_block(restored))]
-    return image, restored, [*filter(None, warned)]
 
 
 def _enlarged(source: FileImage | ZarrImage, shape: tuple[int, ...]) -> FileImage | ZarrImage:

@@ -61,8 +61,8 @@ def sweep(options: SweepOptions) -> dict[str, str]:
         for value in tried
     }
     names = () if out is None else tuple(by_value) if write_all else (name,)
-    outputs = Restorations(options, names, out or options.image, folder=write_all)
-    axis = channel_axis_of(outputs.images, settings.channel_axis)
+    outputs = Restorations(options, names, out or options.image[0], folder=write_all)
+    axis = channel_axis_of(outputs.images, settings.channel_axis, options.pool_channels)
     restorer = with_channel_axis(restorer, axis)
     arrays = outputs.arrays()
     with options.output.progress() as progress, warnings.catch_warnings():
@@ -70,7 +70,7 @@ def sweep(options: SweepOptions) -> dict[str, str]:
         warnings.simplefilter("ignore", UnfamiliarImageWarning)
         hiding = settings.keywords("stride", "offsets", "seed")
         found = calibrate_restorer(
-            restorer, known.name, tried, arrays, channel_axis=axis, progress=progress, **hiding
+            restorer, known.name, tried, list(arrays.values()), channel_axis=axis, progress=progress, **hiding
         )
     best = with_settings(restorer, **{known.name: found.best})
     results = found.to_dict()

@@ -40,6 +40,8 @@ SUFFIXES = _PIL_SUFFIXES + _TIFF_SUFFIXES
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112
+_ALPHA = {"RGBA": "RGB", "LA": "L"}
+"""Modes with an alpha channel, and those without it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,8 @@ class FileImage:
         Whether the last axis is red, green and blue.
     tiff : TiffMetadata or None
         Axes, pixel sizes and names of a TIFF.
+    has_alpha : bool
+        Whether the file has an alpha channel, which is opaque and left out.
     """
 
     path: Path
@@ -63,6 +67,7 @@ class FileImage:
     dtype: np.dtype[Any]
     is_colour: bool
     tiff: TiffMetadata | None = None
+    has_alpha: bool = False
 
     @property
     def ndim(self) -> int:
@@ -107,7 +112,7 @@ def open_file(path: Path) -> FileImage:
     Raises
     ------
     EnsembleError
-        If it is not a PNG, JPEG or TIFF, is damaged, has an alpha channel, or its pixels are not intensities.
+        If it is not a PNG, JPEG or TIFF, is damaged, is transparent, or its pixels are not intensities.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise EnsembleError(
@@ -147,9 +152,11 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[ImageFile]:
 def _open_with_pillow(path: Path) -> FileImage:
     with _opened(path) as image:
         pages = getattr(image, "n_frames", 1) if image.format == "PNG" else 1
+        dtype, alpha = np.dtype(np.uint16 if _is_deep(image) else np.uint8), image.mode in _ALPHA
+        opaque = alpha and dtype == np.uint8 and image.getchannel("A").getextrema() == (255, 255)
         wrong = ""
-        if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
-            wrong = TRANSPARENT
+        if alpha or {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
+            wrong = "" if opaque else TRANSPARENT
         elif image.mode == "1":
             wrong = "is a black and white mask; it must hold intensities."
         elif image.mode not in ("L", "P", "RGB") and not image.mode.startswith("I"):
@@ -160,9 +167,9 @@ def _open_with_pillow(path: Path) -> FileImage:
             raise EnsembleError(f"{path} {wrong}")
         if image.format != "PNG" or "exif" in image.info:  # otherwise Pillow reads all pixels to find it
             check_upright(path, image.getexif().get(_ORIENTATION, 1))
-        colour = image.mode in ("P", "RGB")
+        colour = image.mode in ("P", "RGB", "RGBA")
         shape = (image.height, image.width) + ((3,) if colour else ())
-        return FileImage(path, shape, np.dtype(np.uint16 if _is_deep(image) else np.uint8), colour)
+        return FileImage(path, shape, dtype, colour, has_alpha=alpha)
 
 
 def _is_deep(image: ImageFile) -> bool:
@@ -180,7 +187,8 @@ def _read_with_pillow(path: Path) -> NDArray[Any]:
             return np.asarray(image, np.uint16) << 8 | _low_bytes(path, content)
         if image.mode.startswith("I"):
             return np.asarray(image).astype(np.uint16, casting="same_kind" if image.mode != "I" else "unsafe")
-        return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+        plain = {"P": "RGB"} | _ALPHA
+        return np.asarray(image.convert(plain[image.mode]) if image.mode in plain else image)
 
 
 def _low_bytes(path: Path, content: bytes) -> NDArray[np.uint16]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from glob import escape, glob
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +19,7 @@ from napari_ensir.files.png import SUFFIXES, FileImage
 from napari_ensir.files.zarr import ZarrImage, is_zarr
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -38,39 +40,63 @@ Role = str | Part
 """Name of a candidate, or a part."""
 
 
-def _stem(path: Path) -> str:
-    """File name without the suffixes of the format."""
+def stem_of(path: Path) -> str:
+    """Return the file name without the suffixes of the format."""
     name = path.stem if path.suffix.lower() in (*SUFFIXES, ".zarr") else path.name
     return name.removesuffix(".ome")
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path stands for all files in a folder whose names match, such as ``restored/*_care.tif``."""
-    return path.name.count("*") == 1
+    """Whether a path stands for all images whose names match, such as ``restored/*_care.tif``."""
+    return "{stem}" in str(path) or path.name.count("*") == 1
 
 
-def _images_of(folder: Path, role: Role) -> dict[str, Path]:
-    before, star, after = folder.name.partition("*") if is_pattern(folder) else ("", "", "")
+def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
+    """Return the images of a folder, of a pattern or of several paths by stem; None for one image."""
+    path, place = paths[0], f"{paths[0]} ({_describe(role)})"
+    if len(paths) > 1:
+        return _by_stem(((stem_of(each), each) for each in paths), "the command", role)
+    if is_pattern(path) and not path.exists():
+        found = _by_stem(_matching(path), str(path), role)
+        if not found:
+            raise EnsembleError(f"{place} matches no image; {{stem}} or * stands for the name of an image.")
+        return found
+    if not path.exists():
+        raise EnsembleError(f"there is no {place}; give an image, a folder or a Zarr array.")
+    if not path.is_dir() or is_zarr(path):
+        return None
+    images = filter(is_image, sorted(path.iterdir()))
+    found = _by_stem(((stem_of(each), each) for each in images), str(path), role)
+    if not found:
+        raise EnsembleError(f"{place} holds no image; give a folder of {', '.join(SUFFIXES)} files.")
+    return found
+
+
+def _matching(path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the stem and the path of each image that matches a pattern."""
+    text = str(path) if "{stem}" in str(path) else str(path.with_name(path.name.replace("*", "{stem}")))
+    before, *after = (re.escape(part) for part in text.split("{stem}"))
+    pattern = re.compile(before + r"(?P<stem>[^/\\]+)" + "(?P=stem)".join(after))
+    for name in sorted(glob(escape(text).replace("{stem}", "*"))):
+        if (match := pattern.fullmatch(name)) and is_image(Path(name)):
+            yield stem_of(Path(match["stem"])), Path(name)
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a path has the name of an image, or is a Zarr; hidden files do not count."""
+    is_file = path.suffix.lower() in SUFFIXES
+    return not path.name.startswith(".") and (is_file or (path.is_dir() and is_zarr(path)))
+
+
+def _by_stem(images: Iterable[tuple[str, Path]], place: str, role: Role) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted((folder.parent if star else folder).iterdir()):
-        if path.name.startswith(".") or not (
-            path.suffix.lower() in SUFFIXES or (path.is_dir() and is_zarr(path))
-        ):
-            continue
-        matched = path.name.removeprefix(before).removesuffix(after)
-        if not matched or len(path.name) - len(matched) != len(before) + len(after):
-            continue
-        stem = _stem(path.with_name(matched))
+    for stem, path in images:
         if stem in found:
             raise EnsembleError(
-                f"{folder} holds both {found[stem].name} and {path.name}, so the image {stem} of "
+                f"{place} holds both {found[stem].name} and {path.name}, so the image {stem} of "
                 f"{_describe(role)} is ambiguous. Keep one."
             )
         found[stem] = path
-    if not found:
-        raise EnsembleError(
-            f"{folder} ({_describe(role)}) holds no image; give a folder of {', '.join(SUFFIXES)} files."
-        )
     return found
 
 
@@ -180,21 +206,22 @@ class ImageSet:
 
 def open_set(
     candidates: Mapping[str, str | Path],
-    others: Mapping[Part, str | Path] | None = None,
+    others: Mapping[Part, str | Path | Sequence[Path]] | None = None,
     *,
     crop: bool = False,
     squeeze: bool = False,
 ) -> ImageSet:
-    """Match images by their paths: single images or Zarr arrays, folders of them, or patterns with one ``*``.
+    """Match images by their paths: single images or Zarr arrays, or folders of them.
 
-    The part of a file's name that the star of a pattern stands for is compared, without the suffix otherwise.
+    A path may also be a pattern such as ``out/{stem}_SwinIR.png`` or ``out/*_SwinIR.png``; ``{stem}``, or the
+    only ``*``, stands for the name of the image.
 
     Parameters
     ----------
     candidates : mapping of str to path
         Path of each candidate, by name.
     others : mapping of Part to path, optional
-        Path of each other part, such as ``{Part.TRUTH: path}``.
+        Path of each other part, or several paths, such as ``{Part.TRUTH: path}``.
     crop : bool
         Crop images of different sizes at the top left.
     squeeze : bool
@@ -207,30 +234,34 @@ def open_set(
         one of them.
     """
     given: dict[Role, Path] = {}
-    stated: list[tuple[Role, str | Path]] = [*candidates.items(), *(others or {}).items()]
-    for role, name in stated:
-        path = given[role] = expand_path(name)
-        if not (path.parent if is_pattern(path) else path).exists():
-            raise EnsembleError(
-                f"there is no {path} ({_describe(role)}); give an image, a folder or a Zarr array."
-            )
+    found: dict[Role, dict[str, Path]] = {}
     places: dict[Path, Role] = {}
-    for role, path in given.items():
+    stated: list[tuple[Role, str | Path | Sequence[Path]]] = [*candidates.items(), *(others or {}).items()]
+    for role, name in stated:
+        paths = [expand_path(one) for one in ([name] if isinstance(name, str | Path) else name)]
+        path = given[role] = paths[0]
+        images = _find_images(paths, role)
+        if images is not None:
+            found[role] = images
         twin = places.setdefault(path.resolve(), role)
         if twin != role:
             raise EnsembleError(f"{path} is given twice: as {_describe(twin)} and as {_describe(role)}.")
-    folders = [
-        role for role, path in given.items() if is_pattern(path) or (path.is_dir() and not is_zarr(path))
-    ]
-    if not folders:
-        stem = _stem(next(iter(given.values())))
+    if not found:
+        stem = stem_of(next(iter(given.values())))
         return ImageSet(tuple(given), ((stem, given),), False, crop, squeeze)
-    if single := [role for role in given if role not in folders]:
+    if single := [role for role in given if role not in found]:
+        folder = next(iter(found))
         raise EnsembleError(
-            f"{given[folders[0]]} ({_describe(folders[0])}) is a folder but {given[single[0]]} "
+            f"{given[folder]} ({_describe(folder)}) is a folder but {given[single[0]]} "
             f"({_describe(single[0])}) is one image; give folders everywhere, or single images everywhere."
         )
-    found = {role: _images_of(path, role) for role, path in given.items()}
+    # With {stem}.png beside {stem}_out.png, x_out.png is the image x of the latter only.
+    stems_of: dict[Path, int] = {}
+    for images in found.values():
+        for stem, path in images.items():
+            stems_of[path] = min(len(stem), stems_of.get(path, len(stem)))
+    for role, images in found.items():
+        found[role] = {stem: path for stem, path in images.items() if len(stem) == stems_of[path]}
     stems = sorted(set().union(*found.values()))
     for role, images in found.items():
         missing = [stem for stem in stems if stem not in images]

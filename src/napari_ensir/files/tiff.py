@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -101,8 +101,8 @@ def check_upright(path: Path, orientation: int) -> None:
         )
 
 
-def open_tiff(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, TiffMetadata]:
-    """Read the metadata of a TIFF: shape, dtype, whether the last axis is RGB, axes and names.
+def open_tiff(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, TiffMetadata, bool]:
+    """Read the metadata of a TIFF: shape, dtype, whether the last axis is RGB, axes and names, any alpha.
 
     Raises
     ------
@@ -112,14 +112,24 @@ def open_tiff(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, TiffMet
     with _open_series(path) as (file, series):
         page = file.pages.first
         colour = series.axes.endswith("S")
-        if page.extrasamples or (colour and series.shape[-1] in (2, 4)):
+        alpha = bool(page.extrasamples) or (colour and series.shape[-1] in (2, 4))
+        if alpha and not _is_opaque(series):
             raise EnsembleError(f"{path} {TRANSPARENT}")
         if series.dtype is None or series.dtype.kind not in "iuf":
             raise EnsembleError(f"{path} has pixels of dtype {series.dtype}; it must hold intensities.")
         _check_photometric(path, page, file.is_imagej)
         orientation = page.tags.get(_ORIENTATION)
         check_upright(path, 1 if orientation is None else int(orientation.value))
-        return tuple(series.shape), series.dtype.newbyteorder("="), colour, _metadata(file, series)
+        shape = (*series.shape[:-1], 3) if alpha else tuple(series.shape)
+        metadata = replace(_metadata(file, series), shape=shape)
+        return shape, series.dtype.newbyteorder("="), colour, metadata, alpha
+
+
+def _is_opaque(series: Any) -> bool:
+    """Whether the image is RGB with an alpha channel that is opaque everywhere."""
+    if series.axes[-1] != "S" or series.shape[-1] != 4 or series.dtype.kind != "u":
+        return False
+    return bool((series.asarray()[..., 3] == np.iinfo(series.dtype).max).all())
 
 
 def _check_photometric(path: Path, page: Any, is_imagej: bool) -> None:
@@ -145,7 +155,7 @@ def read_tiff(path: Path) -> NDArray[Any]:
     """
     with _open_series(path) as (_, series):
         pixels: NDArray[Any] = series.asarray()
-        return pixels
+        return pixels[..., :3] if series.axes[-1] == "S" else pixels
 
 
 @contextmanager

@@ -25,19 +25,11 @@ from napari_ensir.ensemble.compare.baselines import (
     Regression,
 )
 from napari_ensir.ensemble.estimators.base import METHODS
+from napari_ensir.ensemble.scoring.metrics import Scoring, exclusion_note, finite_everywhere, mean_of_metrics
+from napari_ensir.ensemble.scoring.perceptual import open_metrics
+from napari_ensir.ensemble.scoring.score_range import known_range, score_range
 from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, Column, ScoreRow, ScoreTable
-from napari_ensir.ensemble.scoring.scores import (
-    AVERAGE,
-    NoisyScores,
-    Scoring,
-    block_errors,
-    exclusion_note,
-    finite_everywhere,
-    joined,
-    known_range,
-    score_range,
-    side_by_side,
-)
+from napari_ensir.ensemble.scoring.scores import AVERAGE, NoisyScores, block_errors, joined, side_by_side
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import CompareSettings
 
@@ -49,11 +41,10 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.checks.noise import TruthNoise
     from napari_ensir.ensemble.compare.baselines import Image, Pair
-    from napari_ensir.ensemble.scoring.scores import BlockErrors, ScoreRange
+    from napari_ensir.ensemble.scoring.score_range import ScoreRange
+    from napari_ensir.ensemble.scoring.scores import BlockErrors
 
     Slices = tuple[slice, ...]
-
-__all__ = ["Comparison", "compare"]
 
 
 COLUMNS = (
@@ -86,7 +77,7 @@ class Comparison(ScoreTable):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        keys = ["name", "role", "psnr", "ssim", "fit_seconds", "image_seconds", "note"]
+        keys = ["name", "role", "psnr", "ssim", "fit_seconds", "image_seconds", "note", *self.rows[0].metrics]
         if self.noisy is not None:
             keys += ["difference", "standard_error", "mse", "psnr_error", "best"]
         rows = [row.to_dict(*keys) for row in self.rows]
@@ -131,6 +122,7 @@ def compare(
     samples: int | None = 100_000,
     device: str | torch.device = "auto",
     truth_noise: float | Literal["unknown"] | None = None,
+    metrics: Sequence[str] = (),
 ) -> Comparison:
     """Compare methods and baselines by cross-validation.
 
@@ -139,7 +131,7 @@ def compare(
     ``(i, j)`` belongs to fold ``(i + j) % folds``; the predicted tiles are assembled before scoring. The
     reference set is held in memory, so the times do not depend on a disk.
 
-    Scores are those of :class:`~napari_ensir.ensemble.scoring.scores.Scoring`: results are not clipped, and
+    Scores are those of :class:`~napari_ensir.ensemble.scoring.metrics.Scoring`: results are not clipped, and
     all are scored on the pixels that are finite in every candidate and in the ground truth. Held-out ground
     truths determine the peak of the scores, which all rows share, and nothing else.
 
@@ -170,6 +162,8 @@ def compare(
     truth_noise : float or "unknown", optional
         As for :func:`napari_ensir.fit_lut`. Scores are then those of
         :class:`~napari_ensir.ensemble.scoring.scores.NoisyScores`, and EM is excluded.
+    metrics : sequence of str
+        Names of full-reference metrics of pyiqa, such as ``"lpips"``; each adds a column.
 
     Returns
     -------
@@ -216,7 +210,10 @@ def compare(
         and not (isinstance(one, BinSets) and noise is not None and one.method.startswith("em"))
     ]
     chosen = every if methods is None else _chosen(every, methods)
-    scoring = Scoring((scale.low, scale.high), y_channel, crop_border, channel_axis)
+    if metrics and noise is not None:
+        raise EnsembleError("metrics are given, but the ground truth is noisy; they need a clean one.")
+    opened = open_metrics(metrics, device)
+    scoring = Scoring((scale.low, scale.high), y_channel, crop_border, channel_axis, opened)
     run = _Run(pairs, small, folds, scoring, progress)
     rows = tuple(run.row(combiner, (number, len(chosen))) for number, combiner in enumerate(chosen))
     settings = {
@@ -233,7 +230,8 @@ def compare(
     }
     notes = [f"The peak of PSNR is {scale}.", *exclusion_note(run.not_finite)]
     if noise is None:
-        return Comparison(rows, COLUMNS, tuple(notes), settings=settings)
+        columns = (*COLUMNS[:2], *(metric.column for metric in opened), *COLUMNS[2:])
+        return Comparison(rows, columns, tuple(notes), settings=settings)
     noisy = run.noisy_scores(chosen, rows, scale.peak, noise)
     notes = [*(notes if noise != "unknown" else notes[1:]), *noisy.notes]
     for number, (candidates, truth) in enumerate(pairs):
@@ -374,6 +372,12 @@ class _Run:
             fit_seconds=fitting / self.folds,
             image_seconds=predicting / len(self.pairs),
             note=combiner.note,
+            metrics=mean_of_metrics(
+                [
+                    self.scoring.perceptual(truth, result)
+                    for (_, truth), result in zip(self.pairs, results, strict=True)
+                ]
+            ),
         )
 
     def _block_errors(self, results: Sequence[Image]) -> BlockErrors:

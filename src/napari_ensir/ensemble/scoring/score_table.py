@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from math import floor, isfinite, isnan, log10, nan
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["DIFFERENCE", "PSNR", "SSIM", "STAR", "TIED", "Column", "ScoreRow", "ScoreTable", "plus_minus"]
 
 STAR, TIED = "★", "≈"
 """Marks of the best value, and of values that do not differ significantly from it."""
@@ -75,9 +74,13 @@ class ScoreRow:
         Squared intensity units, less the variance of the noise; can be negative.
     psnr_error : float
         Standard error of ``psnr``, dB.
+    resolution : float
+        By Fourier ring correlation with another exposure, pixels.
     fit_seconds, image_seconds : float
         Mean time to learn, and to combine the candidates of one image.
     note : str
+    metrics : mapping of str to float
+        Further scores, such as LPIPS, by name.
     """
 
     name: str
@@ -92,9 +95,15 @@ class ScoreRow:
     tied: bool = False
     mse: float = nan
     psnr_error: float = nan
+    resolution: float = nan
     fit_seconds: float = nan
     image_seconds: float = nan
     note: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def value(self, key: str) -> Any:
+        """Return an attribute or a metric."""
+        return self.metrics[key] if key in self.metrics else getattr(self, key)
 
     def to_dict(self, *keys: str) -> dict[str, Any]:
         """Return some attributes for JSON.
@@ -109,7 +118,7 @@ class ScoreRow:
         dict
             NaN is replaced by None.
         """
-        values = {key: getattr(self, key) for key in keys}
+        values = {key: self.value(key) for key in keys}
         return {key: None if isinstance(one, float) and isnan(one) else one for key, one in values.items()}
 
 
@@ -119,7 +128,7 @@ class Column(NamedTuple):
     Attributes
     ----------
     key : str
-        Attribute of :class:`ScoreRow`.
+        Attribute or metric of :class:`ScoreRow`.
     title, unit : str
     decimals : int or None
         Digits after the decimal point; None: as many as the standard error allows, and a sign.
@@ -141,7 +150,7 @@ class Column(NamedTuple):
 
     def text(self, row: ScoreRow) -> str:
         """Format the value of a row."""
-        value, error = getattr(row, self.key), getattr(row, self.error) if self.error else nan
+        value, error = row.value(self.key), row.value(self.error) if self.error else nan
         if isnan(value):
             return "–"
         if self.decimals is None:
@@ -152,6 +161,7 @@ class Column(NamedTuple):
 
 PSNR = Column("psnr", "PSNR", "dB")
 SSIM = Column("ssim", "SSIM", decimals=4)
+RESOLUTION = Column("resolution", "resolution", "pixels", 2, largest_is_best=None)
 DIFFERENCE = Column(
     "difference",
     "difference of MSE",
@@ -241,7 +251,7 @@ class ScoreTable:
         """
         if column.error == "standard_error":
             return [STAR if row.best else TIED if row.tied else "" for row in self.rows]
-        values = [getattr(row, column.key) for row in self.rows]
+        values = [row.value(column.key) for row in self.rows]
         known = [value for value in values if not isnan(value)]
         if self._is_paired or column.largest_is_best is None or not known:
             return [""] * len(values)
@@ -295,7 +305,7 @@ class ScoreTable:
         writer = csv.writer(file)
         writer.writerow([*titles, "note"])
         for row in self.rows:
-            values = [getattr(row, key) for key in (*keys, "note")]
+            values = [row.value(key) for key in (*keys, "note")]
             writer.writerow([f"{one:.9g}" if isinstance(one, float) else one for one in values])
         return file.getvalue()
 

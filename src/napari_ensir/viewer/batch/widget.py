@@ -76,7 +76,7 @@ class BatchWidget(Panel):
     In napari's console::
 
         widget = BatchWidget(viewer)
-        widget.images.value = "noisy"  # a folder, or a pattern such as "noisy/*_raw.tif"
+        widget.images.value = "noisy"  # a folder, or a pattern such as "noisy/{stem}_raw.tif"
         widget.out.value = "better"
         widget.run()
     """
@@ -87,7 +87,9 @@ class BatchWidget(Panel):
         self._proposed: Path | None = None
         declared = {each.name: each for each in settings_of(BlindSettings) if each.name != "device"}
         job = Choice(TASKS, name="job", label="Task", tooltip="What is done with the images.")
-        images = _path("images", "Images", "Folder of noisy images, or a pattern such as noisy/*_raw.tif.")
+        images = _path(
+            "images", "Images", "Folder of noisy images, or a pattern such as noisy/{stem}_raw.tif."
+        )
         lut = _path("lut", "Table", "Lookup table file.", mode="r", filter=f"*{SUFFIX}")
         out = _path("out", "Output", "Folder for the results; results that are there already are kept.")
         self.folders = Form(name="folders")
@@ -157,7 +159,7 @@ class BatchWidget(Panel):
         """Propose an output folder beside the images, unless the user has chosen one."""
         source = next((path for path in self._sources().values() if path is not None), None)
         if source is not None and self.out.value in (None, self._proposed):
-            folder = source.parent if "*" in source.name else source
+            folder = source if source.is_dir() else source.parent
             word = "restored" if self.job.value == "restore" else "ensemble"
             self._proposed = folder.with_name(f"{folder.name} {word}")
             self.out.value = self._proposed
