@@ -79,10 +79,10 @@ def test_a_second_exposure_is_in_what_is_copied(viewer, exposures):
     _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
     restore.image.value = viewer.layers["first exposure"]
     restore.second_exposure.value = viewer.layers["second exposure"]
-    restore.copy()
+    restore.copy_button.native.click()
     assert "second_exposure=read_image('PATH OF second exposure.tif')" in QApplication.clipboard().text()
     restore.program.value = "combine-command"
-    restore.copy()
+    restore.copy_button.native.click()
     assert "choose no second exposure" in restore.message.value
     restore.image.value = viewer.layers["second exposure"]
     assert restore.second_exposure.value is None

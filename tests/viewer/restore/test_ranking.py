@@ -46,7 +46,7 @@ def test_ticked_restorers_are_ranked_and_the_best_ticked(viewer, restore, wait_f
     assert restore.message.value.startswith("The best candidate is Total variation")
     restore.best_button.native.click()
     assert restore.restorers.value == ["total-variation"]
-    restore.ranking._emit(found.index(next(row for row in found if row[0] == "Median")), 0)
+    restore.ranking.clicked.emit(found.index(next(row for row in found if row[0] == "Median")))
     assert restore.picker.selected == "median"
 
 
