@@ -1,12 +1,13 @@
 """Times of the numerical core, and of the EnsIR authors' functions if a checkout is given.
 
     python benchmarks/bench.py [AUTHORS_CHECKOUT] [--reference FOLDER] [--repeats N] [--write]
+    python benchmarks/bench.py --device cuda
 
-Prints Markdown tables; ``--write`` also writes them into ``benchmarks/README.md``, between its two markers,
-with machine, date and targets. The images are the deraining set of the reference folder, tiled to 1280 x 720,
-or synthetic if there is no such folder. This script contains no code of the authors: their modules are
-imported from the checkout, with stubs for plotting and image-reading libraries, which the timed functions do
-not use.
+Prints Markdown tables; with ``--device``, those of this device beside the CPU and nothing else; ``--write``
+also writes them into ``benchmarks/README.md``, between its two markers, with machine, date and targets. The
+images are the deraining set of the reference folder, tiled to 1280 x 720, or synthetic if there is no such
+folder. This script contains no code of the authors: their modules are imported from the checkout, with stubs
+for plotting and image-reading libraries, which the timed functions do not use.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from speed.authors import Authors
 from speed.clock import processor
 from speed.combining import time_apply, time_fit, time_refit
+from speed.device import time_device
 from speed.images import reference_images
 from speed.other_images import time_sixteen_bit, time_small_images, time_ssim
 from speed.processes import measure_memory, show_memory, time_first_calls, time_import
@@ -39,6 +41,7 @@ def main():
     parser.add_argument(
         "--memory-only", action="store_true", help="only the peak memory, in a process of its own"
     )
+    parser.add_argument("--device", help="compare this torch device with the CPU, such as cuda")
     options = parser.parse_args()
     if options.memory_only:
         measure_memory()
@@ -54,6 +57,9 @@ def main():
     )
     print(head)
     images = reference_images(reference)
+    if options.device:
+        time_device(images, options.device, options.repeats)
+        return
     authors = Authors(options.authors) if options.authors else None
     time_import(5)
     weights = time_fit(images, authors, max(3, options.repeats // 3))

@@ -218,7 +218,7 @@ def measure_lazy(viewer, candidates, truth, title):
     widget.fit()
     until(lambda: widget.result is not None)
     rows = [("Fit pressed -> ensemble on the canvas", time.perf_counter() - start)]
-    until(lambda: not widget.turns.is_active)
+    until(lambda: not widget.queue.is_active)
     watch.fresh()
     change = live(widget, ensemble_of(viewer), lambda: until(lambda: False, 1.0))
     rows.append(("change of method -> canvas, median of five", change))

@@ -148,8 +148,7 @@ def first_steps() -> None:
         save(panel(widget), "step-fitted")
         widget.compare()
         wait_for(widget)
-        save(widget.comparison, "compare")
-        widget.comparison.close()
+        save(widget.scores.native, "compare")
 
 
 def picker() -> None:
@@ -203,21 +202,21 @@ def weight_views() -> None:
     """The three views of the weight map."""
     with viewer_with("tissue") as viewer:
         widget = fit_candidates(viewer, "least-squares")
-        weights = next(layer for layer in viewer.layers if layer.name.startswith("weights"))
-        show_only(viewer, weights.name)
-        viewer.dims.set_point(0, 2)
-        save(window(viewer), "weights-slider")
-        widget.weights.value = "layers"
-        wait_for(widget)
-        show_only(viewer, *(f"weight of {name} · Least squares" for name in widget.result.lut.names))
+        show_only(viewer, *(f"weight of {name}" for name in widget.result.lut.names))
         grid = viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
         grid.enabled = True
         viewer.reset_view()
         save(window(viewer), "weights-layers")
         grid.enabled = False
+        widget.weights.value = "slider"
+        wait_for(widget)
+        show_only(viewer, "weights")
+        viewer.dims.set_point(0, 2)
+        viewer.reset_view()
+        save(window(viewer), "weights-slider")
         widget.weights.value = "trusted"
         wait_for(widget)
-        show_only(viewer, "most trusted · Least squares", "ensemble · Least squares")
+        show_only(viewer, "most trusted", "ensemble · Least squares")
         viewer.reset_view()
         save(window(viewer), "weights-trusted")
 
@@ -239,6 +238,17 @@ def inspect() -> None:
         for plot in ("counts", "pair", "fidelity", "reading"):
             widget.plot.value = plot
             save(panel(widget), f"inspect-{plot}")
+
+
+def profile() -> None:
+    """Candidates, ensemble and truth along a line."""
+    with viewer_with("tissue") as viewer:
+        fit_candidates(viewer, "least-squares")
+        viewer.window.remove_dock_widget("all")
+        widget = dock(viewer, "Look side by side")
+        viewer.add_shapes([[[150, 60], [150, 160]]], shape_type="line", name="profile")
+        settle(300)
+        save(panel(widget), "profile")
 
 
 def expected() -> None:
@@ -357,6 +367,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "errors": errors,
     "weight-views": weight_views,
     "inspect": inspect,
+    "profile": profile,
     "expected": expected,
     "match": match,
     "apply": apply,

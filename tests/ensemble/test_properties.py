@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_ensir import compare, fit_lut
-from napari_ensir.devices import available_devices
 from napari_ensir.ensemble.scoring.metrics import Scoring
 from napari_ensir.restorers import CLASSICAL
 from tests.helpers.images import ENGINES, make_image, using
@@ -215,23 +214,3 @@ def test_read_only_images_are_restored(rng, dtype):
     for kind in CLASSICAL.values():
         assert np.isfinite(kind()(only_read)).all()
     np.testing.assert_array_equal(only_read, image)
-
-
-ACCELERATORS = [name for name in available_devices() if name != "cpu"]
-
-
-@pytest.mark.skipif(not ACCELERATORS, reason="this machine has neither CUDA nor MPS to compare the CPU with")
-@often
-@cases
-def test_accelerators_agree_with_the_cpu(seed, engine, method, dtype, m, bins):
-    _, candidates, truth = setup(seed, dtype, m)
-    options = {"bin_width": width_for(dtype, bins), "data_range": span_of(dtype), "method": method}
-    with using(engine):
-        here = fit_lut([(candidates, truth)], device="cpu", **options)
-        image, maps = here.apply(candidates, device="cpu"), here.weight_maps(candidates, device="cpu")
-    for device in ACCELERATORS:
-        there = fit_lut([(candidates, truth)], device=device, **options)
-        np.testing.assert_array_equal(there.rows, here.rows)
-        np.testing.assert_allclose(there.weights, here.weights, atol=1e-5)
-        np.testing.assert_allclose(here.apply(candidates, device=device), image, rtol=1e-5)
-        np.testing.assert_allclose(here.weight_maps(candidates, device=device), maps, atol=1e-5)

@@ -14,7 +14,12 @@ import napari_ensir.viewer as viewer_package
 from napari_ensir.viewer.controls.forms import Form
 
 PANELS = (
-    *("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore", "Process a folder"),
+    "Fit ensemble",
+    "Apply lookup table",
+    "Inspect lookup table",
+    "Look side by side",
+    "Restore",
+    "Process a folder",
     "Train a restorer",
 )
 

@@ -157,7 +157,7 @@ def test_two_fits_at_once(filled, fit_widget, wait_for):
     wait_for(other)
     assert len(fit_widget.result.lut.names) == 3
     assert len(other.result.lut.names) == 2
-    assert len(filled.layers) == 4 + 4
+    assert len(filled.layers) == 4 + (1 + 3) + (1 + 2)
 
 
 def test_a_fit_an_apply_and_a_restoration_at_once(filled, fit_widget, wait_for, gate):
@@ -176,7 +176,7 @@ def test_a_fit_an_apply_and_a_restoration_at_once(filled, fit_widget, wait_for, 
         wait_for(widget)
     kinds = [layer.metadata.get(OUTPUT_KEY, {}).get("kind") for layer in filled.layers]
     assert kinds.count("ensemble") == 3
-    assert kinds.count("weights") == 3
+    assert kinds.count("weights") == 9
     assert "so so · Gaussian" in filled.layers
 
 
@@ -207,7 +207,7 @@ def test_what_is_closed_in_mid_run_leaves_nothing_running(
         widget.image.value = filled.layers["so so"]
         widget.restorers.value = ["gaussian"]
         monkeypatch.setattr(
-            type(widget.chosen()[0]), "__call__", lambda self, _, progress: endless(progress=progress)
+            type(widget.picker.chosen()[0]), "__call__", lambda self, _, progress: endless(progress=progress)
         )
     if name in WORK:
         monkeypatch.setattr(WORK[name], endless)

@@ -20,7 +20,14 @@ from tests.helpers.leftovers import count_objects, our_callbacks, our_threads
 ROUNDS = int(os.environ.get("NAPARI_ENSIR_ROUNDS", "2"))
 WARM_UP = 2
 LONG = 100
-WIDGETS = ("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore", "Train a restorer")
+WIDGETS = (
+    "Fit ensemble",
+    "Apply lookup table",
+    "Inspect lookup table",
+    "Look side by side",
+    "Restore",
+    "Train a restorer",
+)
 
 
 def census(viewer) -> dict[str, int]:
@@ -70,7 +77,7 @@ def test_rounds_of_fit_and_apply_leave_nothing(viewer, wait_for):
         for widget in (fit, apply):
             widget.run()
             wait_for(widget)
-        assert len(viewer.layers) == len(mine) + 4, (fit.message.value, apply.message.value)
+        assert len(viewer.layers) == len(mine) + 6, (fit.message.value, apply.message.value)
         made = [layer for layer in viewer.layers if layer not in mine]
         rounds.append({layer.name: watched(layer) for layer in made})
         for layer in made:

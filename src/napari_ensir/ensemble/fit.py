@@ -36,7 +36,12 @@ from napari_ensir.ensemble.scoring.cross_validation import (
 from napari_ensir.ensemble.scoring.metrics import psnr_of_error
 from napari_ensir.ensemble.scoring.score_range import ScoreRange, score_range_of
 from napari_ensir.ensemble.scoring.score_table import ScoreRow, plus_minus
-from napari_ensir.ensemble.scoring.scores import NoisyScores, errors_of_parts, scores_of_reference
+from napari_ensir.ensemble.scoring.scores import (
+    NoisyScores,
+    errors_of_parts,
+    scores_of_reference,
+    verdict,
+)
 from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.ensemble.statistics.reference import Reference, collect_reference, name_inputs
 from napari_ensir.errors import EnsembleError, EnsembleWarning
@@ -234,7 +239,7 @@ class FitSession:
                 bin_width=binning.width,
                 data_range=(binning.low, binning.high),
                 mask=masks,
-                folds=n_folds if noisy else 1,
+                folds=n_folds,
                 **common,
             )
         self.reference = reference
@@ -474,6 +479,30 @@ class FitSession:
     def score_zzpm(self) -> ScoreRow:
         """Score ZZPM, which weights a candidate by its distance to the candidates' mean."""
         return self._fixed_score("ZZPM", "zzpm", self._zzpm_weights())
+
+    def verdict(self) -> str:
+        """State in a sentence whether the latest estimate is better than the best candidate, held out.
+
+        Returns
+        -------
+        str
+            See :func:`~napari_ensir.ensemble.scoring.scores.verdict`; empty if there is only one candidate,
+            or no part can be held out.
+        """
+        lut = self._latest()
+        n, peak_of_psnr = lut.n_candidates, self.score_range.peak
+        learned: Any = lut
+        try:
+            if self.unseen is None:
+                learned = self._held_out_lookups(self.chosen)
+        except EnsembleError:
+            return ""
+        folds = self.collect().folds if self.unseen is None else self.unseen.folds
+        blocks = errors_of_parts([part.in_bins(lut.binning) for part in folds], [*np.eye(n), learned])
+        names, roles = (*lut.names, "ensemble"), (*["candidate"] * n, "ensemble")
+        return (
+            "" if n == 1 else verdict(NoisyScores(names, blocks, peak_of_psnr, self._noise or 0.0, 0, roles))
+        )
 
     def calibrate(self, progress: Progress | None = None) -> WeightLUT:
         """Add expected errors to the latest estimate; this reads the pixels again.

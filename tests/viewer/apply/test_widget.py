@@ -37,7 +37,7 @@ def test_it_is_scripted_by_values_and_methods(filled, fitted, docked, wait_for):
     assert docked.asdict() == {
         "table": "fitted",
         **{f"candidate_{m}": layer for m, layer in enumerate(list(filled.layers)[1:], start=1)},
-        "weights": "slider",
+        "weights": "layers",
         "device": "auto",
         "expected_error": False,
         "match": False,

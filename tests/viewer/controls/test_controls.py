@@ -6,7 +6,7 @@ import pytest
 from magicgui.widgets import CheckBox, Container, SpinBox
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QComboBox
 
 from napari_ensir.settings import FitSettings, RestoreSettings, settings_of
 from napari_ensir.viewer.controls.combo import Choice, EditableChoice
@@ -88,15 +88,17 @@ def test_the_value_in_use_is_shown_and_can_be_edited(qtbot, record_changes):
     assert not control.inner.native.isVisible()
     values = record_changes(control)
     control.show_value_in_use(32)
-    assert control.inner.native.isVisible()
-    assert control.inner.value == 32
+    assert control.native.findChild(QComboBox).currentText() == "32: 1/8 of the range"
     assert control.value is None
     assert values == []
+    control.native.findChild(QComboBox).setCurrentIndex(2)
+    assert control.inner.native.isVisible()
+    assert control.value == 32, "by hand starts from the value in use"
     control.inner.value = 31
-    assert control.value == 31
-    assert values == [31]
+    assert values == [32, 31]
     control.show_value_in_use(5)
     assert control.value == 31, "a value entered by hand is kept"
+    assert control.native.findChild(QComboBox).itemText(0) == "1/8 of the range"
 
 
 def test_none_can_be_a_key_of_a_choice(qtbot, record_changes):

@@ -94,6 +94,23 @@ def test_singleton_axes_are_dropped(viewer, structured, fit_with, wait_for):
     assert [layer.name for layer in widget.candidates.value] == ["A", "B · squeezed"]
 
 
+def test_an_empty_region_is_left_out_by_a_mask(viewer, structured, fit_with, wait_for):
+    broken = structured[1].copy()
+    broken[10:20, 20:40] = 0
+    widget = fit_with(broken)
+    viewer.layers["ground truth"].scale = (2, 3)
+    viewer.layers["ground truth"].translate = (5, 6)
+    widget.fit()
+    wait_for(widget)
+    click(widget, "crop", wait_for)
+    expected = np.ones(broken.shape, np.uint8)
+    expected[10:20, 20:40] = 0
+    np.testing.assert_array_equal(widget.mask.value.data, expected)
+    widget.fit()
+    wait_for(widget)
+    assert widget.result.session.reference.statistics.n_pixels == expected.sum()
+
+
 def test_an_equal_candidate_is_dropped(structured, fit_with, wait_for):
     widget = fit_with(structured[1])
     widget.fit()

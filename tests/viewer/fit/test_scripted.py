@@ -131,12 +131,15 @@ def test_outputs_are_named_kept_duplicated_and_compared(filled, fit_widget, wait
 
 
 def test_the_slider_says_whose_weights_it_shows(filled, fit_widget, wait_for):
-    fit_widget.fit()
-    wait_for(fit_widget)
-    weights = ours(filled, "weights")[0]
     overlay = filled.canvas.overlays.text if hasattr(filled, "canvas") else filled.text_overlay
     overlay.text, overlay.visible = "mine", False
-    weights.visible = True
+    fit_widget.fit()
+    wait_for(fit_widget)
+    assert filled.dims.ndim == 2, "no slider while the weights are hidden"
+    fit_widget.weights.value = "slider"
+    wait_for(fit_widget)
+    (weights,) = ours(filled, "weights")
+    assert weights.name == "weights"
     for number, name in enumerate(fit_widget.result.lut.names):
         filled.dims.set_point(0, number)
         assert overlay.visible
@@ -273,11 +276,11 @@ def test_combine_layers_is_a_function_and_a_widget(filled, images):
     from napari_ensir.viewer.fit.function import combined
 
     layers = [Image(images[name], name=name) for name in ("good in the dark", "so so")]
-    ensemble, weights = combined(layers, Image(images["ground truth"]), "least-squares", 16)
+    ensemble, *weights = combined(layers, Image(images["ground truth"]), "least-squares", 16)
     arrays = [layer.data for layer in layers]
     lut = fit_lut([(arrays, images["ground truth"])], method="least-squares", bin_width=16)
     np.testing.assert_allclose(ensemble[0], lut.apply(arrays), rtol=1e-6)
-    np.testing.assert_allclose(weights[0], lut.weight_maps(arrays), rtol=1e-6)
+    np.testing.assert_allclose([each[0] for each in weights], lut.weight_maps(arrays), rtol=1e-6)
     assert ensemble[1]["name"] == "ensemble · Least squares"
 
     _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Combine layers")

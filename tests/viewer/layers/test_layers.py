@@ -85,8 +85,8 @@ def results(truth, candidates):
         "applied": applied.combined[0].exact,
         "weights": applied.combined[0].maps,
         "expected error": applied.expected[0],
-        "error of ensemble": errors.ensemble,
-        "error of candidate": errors.best,
+        "error of ensemble": errors.ensemble[0],
+        "error of candidate": errors.best[0],
         "plane": LayerSnapshot(candidates[0]).middle_plane(),
         "ssim": [score.ssim for score in result.scores],
     }
@@ -188,7 +188,7 @@ def test_the_colour_bar_of_the_expected_error_is_shown(pixels):
     lut = fit_lut([(pixels[1:], pixels[0])], device="cpu")
     error = np.zeros((40, 44), np.float32)
     images = combine(lut, pixels[1:], False, "cpu")
-    for _ in Outputs(model, LayerSnapshot(layer)).showing(lut, images, "trusted", expected=error):
+    for _ in Outputs(model, LayerSnapshot(layer)).showing(lut, images, "trusted", expected=[error]):
         pass
     assert model.layers[-1].colorbar.visible
     assert not layer.colorbar.visible

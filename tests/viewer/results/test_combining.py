@@ -45,7 +45,7 @@ def test_dask_arrays_have_the_pixels_of_numpy_arrays(monkeypatch, shape, rgb, ax
         np.testing.assert_allclose(np.asarray(view), array, rtol=1e-6)
         np.testing.assert_allclose(view[1], array[1], rtol=1e-6)
         np.testing.assert_allclose(view[..., 2, 1:], array[..., 2, 1:], rtol=1e-6)
-    np.testing.assert_array_equal(np.asarray(views.most_trusted()), whole.most_trusted())
+    np.testing.assert_array_equal(np.asarray(views.most_trusted), whole.most_trusted)
     for view, array in ((views.exact, whole.exact), (given[0], candidates[0])):
         wanted = array.astype(np.float32) - truth.astype(np.float32)
         found = difference(view, truth, rgb)

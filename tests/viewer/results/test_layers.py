@@ -42,12 +42,11 @@ def test_a_step_adds_or_removes_one_layer(viewer, results):
     assert ours(viewer) == ["ensemble · EM (paper)", *weights(results[0][0])]
     numbers = [len(ours(viewer)) for _ in outputs.showing(*results[0], "trusted")]
     assert numbers == [3, 2, 1, 1, 2]
-    assert ours(viewer)[1] == "most trusted · EM (paper)"
+    assert ours(viewer)[1] == "most trusted"
 
 
 def weights(lut):
-    title = {"em": "EM (paper)", "least-squares": "Least squares"}[lut.method]
-    return [f"weight of {name} · {title}" for name in lut.names]
+    return [f"weight of {name}" for name in lut.names]
 
 
 def test_a_later_result_replaces_what_is_left_of_an_earlier_one(viewer, results):
@@ -81,7 +80,7 @@ def test_limits_follow_the_table_unless_the_user_has_set_them(viewer, results):
 
     def show(limit):
         image = np.ones(TRUTH.shape, np.float32)
-        errors = Errors(image, image, "0", limit)
+        errors = Errors([image], [image], "0", limit)
         for _ in outputs.showing(*results[0], "trusted", errors=errors):
             pass
 

@@ -107,7 +107,13 @@ def squared_difference(one: Plane, other: Plane) -> Plane:
 
 def correlation(one: Plane, other: Plane) -> float:
     """Pearson's correlation over the pixels that are finite in both; 0 if an image is constant."""
-    return float(1 - squared_difference(one, other).mean() / 2)
+    both = np.isfinite(one) & np.isfinite(other)
+    if not both.any():
+        return 0.0
+    first, second = (image.ravel() if both.all() else image[both] for image in (one, other))
+    first, second = first - first.mean(), second - second.mean()
+    scale = float(np.sqrt((first @ first) * (second @ second)))
+    return float(first @ second) / scale if scale else 0.0
 
 
 def is_closer(corrected: Plane, original: Plane) -> bool:
@@ -181,21 +187,19 @@ def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] 
         found = (-round(float(offset[0])), -round(float(offset[1])))
         if found != (0, 0) and all(2 * abs(n) <= size for n, size in zip(found, one.shape, strict=True)):
             shifts.append(found)
-    left = {shift: squared_difference(*overlap(one, other, shift)) for shift in shifts}
-    best = min(shifts, key=lambda shift: float(left[shift].mean()))
+    best = max(shifts, key=lambda shift: correlation(*overlap(one, other, shift)))
+    left = squared_difference(*overlap(one, other, best))
     # The pixels of the truth and those of the candidate are both compared without the shift, because a
     # candidate's errors may differ between the two parts.
     against = (-best[0], -best[1])
     unmoved = [overlap(one, other, best, moved=False), overlap(other, one, against, moved=False)]
-    if not all(is_closer(left[best], squared_difference(*pair)) for pair in unmoved):
+    if not all(is_closer(left, squared_difference(*pair)) for pair in unmoved):
         return None
     first, second = (
         _blur(image[..., None], np.isfinite(image)[..., None], 2.0)[..., 0] for image in (one, other)
     )
-    moved, still = (
-        float(squared_difference(*overlap(first, second, best, moved=way)).mean()) for way in (True, False)
-    )
-    return best if moved < still else None
+    moved, still = (correlation(*overlap(first, second, best, moved=way)) for way in (True, False))
+    return best if moved > still else None
 
 
 def overlap(
@@ -426,13 +430,10 @@ def _check_position(plane: Plane, truth: Plane) -> Diagnostic | None:
     """Check whether a candidate is flipped, rotated or shifted."""
     grey, wanted = plane.mean(axis=-1), truth.mean(axis=-1)
     original = squared_difference(wanted, grey)
-    turned = {
-        how: squared_difference(wanted, turn(grey))
-        for how, turn in TURNS.items()
-        if turn(grey).shape == grey.shape
-    }
-    how = min(turned, key=lambda one: float(turned[one].mean()))
-    if is_closer(turned[how], original):
+    turned = {how: turn(grey) for how, turn in TURNS.items()}
+    possible = [how for how, image in turned.items() if image.shape == grey.shape]
+    how = max(possible, key=lambda one: correlation(wanted, turned[one]))
+    if is_closer(squared_difference(wanted, turned[how]), original):
         return diagnose("turned", {"action": "transform", "how": how}, how=how)
     shift = find_shift(wanted, grey)
     if shift is None:
@@ -647,6 +648,8 @@ def _other_order(
             original = squared_difference(truth, plane)
             for other, other_truth, _ in examined:
                 if other == label or other_truth.shape != plane.shape:
+                    continue
+                if correlation(other_truth, plane) < SIMILAR:
                     continue
                 if is_closer(squared_difference(other_truth, plane), original):
                     yield diagnose("other-order", name=name, label=label, other=other)

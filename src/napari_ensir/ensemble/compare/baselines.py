@@ -204,6 +204,17 @@ class Regression(Combiner):
     seed: int = 0
     model: Any = None
 
+    def make_model(self) -> Any:
+        """Return the regressor, not fitted."""
+        module, name = REGRESSORS[self.name]
+        try:
+            return getattr(import_module(module), name)()
+        except ImportError as error:
+            raise EnsembleError(
+                f"{self.name} needs scikit-learn; install it with: "
+                'pip install "napari-ensir[compare]", or choose other methods.'
+            ) from error
+
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
         """Fit the regressor to a sample of the pixels, all channels pooled.
 
@@ -212,14 +223,7 @@ class Regression(Combiner):
         EnsembleError
             If scikit-learn is not installed, or no pixel is finite.
         """
-        try:
-            module = import_module(REGRESSORS[self.name][0])
-        except ImportError as error:
-            raise EnsembleError(
-                f"{self.name} needs scikit-learn; install it with: "
-                'pip install "napari-ensir[compare]", or choose other methods.'
-            ) from error
-        self.model = getattr(module, REGRESSORS[self.name][1])()
+        self.model = self.make_model()
         if "random_state" in self.model.get_params():
             self.model.set_params(random_state=self.seed)
         images = list(finite_pixels(reference))
@@ -288,9 +292,13 @@ class BinSets(Combiner):
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
         """Fit the table."""
-        from napari_ensir.ensemble.fit import fit_lut
+        from napari_ensir.ensemble.fit import FitSession
 
-        self.lut = fit_lut(reference, method=self.method, progress=progress, **self.settings)
+        session = FitSession(
+            reference, method=self.method, progress=progress, check_input=False, **self.settings
+        )
+        session.collect(fine=False, folds=False)
+        self.lut = session.estimate()
 
     def predict(self, candidates: Images, low_resolution: Image | None = None) -> Floats:
         """Apply the table."""

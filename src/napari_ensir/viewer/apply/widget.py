@@ -390,7 +390,7 @@ class ApplyWidget(TablePanel):
         def adding(done: Applied) -> Iterator[None]:
             for number, (label, each) in enumerate(zip(sets, origins, strict=True)):
                 outputs = Outputs(self.viewer, each[0], label)
-                expected = done.expected[number] if done.expected else None
+                expected = [done.expected[number]] if done.expected else None
                 yield from outputs.showing(done.lut, done.combined[number], view, expected=expected)
 
         def show(done: Applied) -> None:

@@ -170,8 +170,7 @@ class IndexRange(RangeSlider):
 class OptionalValue(ValuedContainerWidget):
     """Value that may be None or "auto".
 
-    A combo box, and a control for the value, which is shown if the user chooses "by hand" or
-    :meth:`show_value_in_use` was called. Changing that control chooses "by hand".
+    A combo box, and a control for the value, which is shown if the user chooses "by hand".
 
     Parameters
     ----------
@@ -193,10 +192,8 @@ class OptionalValue(ValuedContainerWidget):
         by_hand: tuple[str, str] = (BY_HAND, "Enter a value."),
         **kwargs: Any,
     ) -> None:
-        self._inner, self._words = inner, tuple(words)
-        entries = {**words, BY_HAND: by_hand}
-        self._word = Choice(entries, name="word", label="which")
-        self._in_use = False
+        self.inner, self._entries = inner, {**words, BY_HAND: by_hand}
+        self._word = Choice(self._entries, name="word", label="which")
         kwargs.setdefault("layout", "horizontal")
         super().__init__(widgets=[self._word, inner], labels=False, **kwargs)
         self.margins = (0, 0, 0, 0)
@@ -207,54 +204,42 @@ class OptionalValue(ValuedContainerWidget):
             inner.native.setStyleSheet(f"QAbstractSpinBox {{ min-width: {NUMBER_WIDTH - PADDING}px; }}")
         self.value = value
         self._show_inner()
-        self._word.changed.connect(self._word_chosen)
-        inner.changed.connect(self._inner_changed)
-
-    @property
-    def inner(self) -> BaseValueWidget:
-        """The control of the value."""
-        return self._inner
+        self._word.changed.connect(self._part_changed)
+        inner.changed.connect(self._part_changed)
 
     def get_value(self) -> Any:
         """See magicgui."""
         word = self._word.value
-        return self._inner.value if word == BY_HAND else word
+        return self.inner.value if word == BY_HAND else word
 
     def set_value(self, value: Any) -> None:
         """See magicgui."""
         before = self.get_value()
-        is_word = (value is None or isinstance(value, str)) and value in self._words
-        with self._word.changed.blocked(), self._inner.changed.blocked():
+        is_word = (value is None or isinstance(value, str)) and value in self._entries
+        with self._word.changed.blocked(), self.inner.changed.blocked():
             if not is_word:
-                self._inner.value = value
+                self.inner.value = value
             self._word.value = value if is_word else BY_HAND
-        self._in_use = self._in_use and not is_word
         self._show_inner()
         if self.get_value() != before:
             self.changed.emit(self.get_value())
 
-    def show_value_in_use(self, value: Any) -> None:
-        """Show the value that None or "auto" resulted in, without changing the value of this control."""
-        if self._word.value == BY_HAND or value is None:
-            return
-        with self._inner.changed.blocked():
-            self._inner.value = value
-        self._in_use = True
-        self._show_inner()
+    def show_value_in_use(self, value: float) -> None:
+        """Show the number that None or "auto" resulted in, without changing the value of this control."""
+        entries, word = dict(self._entries), self._word.value
+        if word != BY_HAND:
+            with self.inner.changed.blocked():
+                self.inner.value = value
+            title, tooltip = entries[word]
+            entries[word] = (f"{value:.6g}: {title}", tooltip)
+        self._word.offer(entries)
 
-    def _word_chosen(self, _: object) -> None:
-        self._in_use = False
-        self._show_inner()
-        self.changed.emit(self.get_value())
-
-    def _inner_changed(self, _: object) -> None:
-        with self._word.changed.blocked():
-            self._word.value = BY_HAND
+    def _part_changed(self, _: object) -> None:
         self._show_inner()
         self.changed.emit(self.get_value())
 
     def _show_inner(self) -> None:
-        self._inner.native.setVisible(self._in_use or self._word.value == BY_HAND)
+        self.inner.native.setVisible(self._word.value == BY_HAND)
 
 
 class WithButton(ValuedContainerWidget):
@@ -322,9 +307,9 @@ def create_control(setting: Setting, value: Any = Undefined, **kwargs: Any) -> B
         return Choice(entries, value=value, **common)
     words: dict[Any, tuple[str, str]] = {}
     if setting.none is not None:
-        words[None] = (setting.none, setting.none)
+        words[None] = (setting.none.partition(",")[0], setting.none)
     if setting.auto is not None:
-        words[setting.word] = (setting.auto, setting.auto)
+        words[setting.word] = (setting.auto.partition(",")[0], setting.auto)
     if not words:
         return _value_control(setting, value, common)
     inner = _value_control(setting, Undefined, {"name": "own_value", "label": setting.title})

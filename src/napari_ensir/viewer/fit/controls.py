@@ -52,7 +52,7 @@ BUTTONS = {
 
 _SETTINGS = {each.name: each for each in settings_of(FitSettings)}
 
-_POOLED = ("one table for all channels", "All channels are pooled.")
+_POOLED = ("pooled", "One table for all channels.")
 
 
 class FitControls(TablePanel):
@@ -236,7 +236,9 @@ class FitControls(TablePanel):
         self.channel_axis.visible = bool(axes)
         if axes != self._axes:
             self._axes = axes
-            entries = {axis: (f"one table each: {label}", "") for axis, label in axes.items()}
+            entries = {
+                axis: (f"separate: {label}", "One table for each channel.") for axis, label in axes.items()
+            }
             self.channel_axis.offer({None: _POOLED, **entries})
             if (likely := likely_channel_axis(like)) is not None:
                 self.channel_axis.value = likely

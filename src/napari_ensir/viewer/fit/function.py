@@ -40,8 +40,8 @@ def combined(
     Returns
     -------
     list of (data, keywords, "image")
-        The ensemble, then the weight maps, (M, *shape) float32, placed like the candidates. The ``metadata``
-        of each hold the table.
+        The ensemble, then the weight map of each candidate, float32, placed like the candidates. The
+        ``metadata`` of each hold the table.
 
     Raises
     ------
@@ -55,8 +55,8 @@ def combined(
     >>> rng = np.random.default_rng(0)
     >>> truth = Image(rng.integers(0, 255, (32, 32)).astype(np.uint8))
     >>> good, poor = Image(truth.data // 2 * 2, name="good"), Image(truth.data // 32 * 32, name="poor")
-    >>> [(keywords["name"], kind) for _, keywords, kind in combined([good, poor], truth)]
-    [('ensemble · Least squares', 'image'), ('weights · Least squares: good, poor', 'image')]
+    >>> [keywords["name"] for _, keywords, _ in combined([good, poor], truth)][:2]
+    ['ensemble · Least squares', 'weight of good']
     """
     layers = [unwrap_proxy(layer) for layer in candidates or ()]
     truth = unwrap_proxy(ground_truth)

@@ -12,6 +12,7 @@ from napari_ensir.ensemble.arrays.blocks import is_dask
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import FitSettings
 from napari_ensir.viewer.layers.layers import (
+    coarser_levels,
     exclusion_reason,
     full_data,
     has_default_placement,
@@ -49,6 +50,8 @@ class FitRequest:
     mask : bool array of the shape without the channel axis, or of its last axes, or None
         Pixels to learn from.
     truth_name : str
+    coarser : sequence of (candidates, truth)
+        The same at lower resolutions, if all layers are pyramids.
     """
 
     candidates: tuple[Any, ...]
@@ -58,6 +61,7 @@ class FitRequest:
     settings: FitSettings = field(default_factory=FitSettings)
     mask: Any = None
     truth_name: str = "ground truth"
+    coarser: Sequence[tuple[Sequence[Any], Any]] = ()
 
     @classmethod
     def of_layers(
@@ -101,6 +105,7 @@ class FitRequest:
             bool(truth.rgb),
             settings,
             truth_name=truth.name,
+            coarser=[(arrays[:-1], arrays[-1]) for arrays in coarser_levels([*candidates, truth])],
         )
         made._check_planes()
         return made if mask is None else replace(made, mask=mask_array(truth, mask, made.spatial_shape))

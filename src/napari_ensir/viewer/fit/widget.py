@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qtpy.QtCore import QTimer
 
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
@@ -31,7 +32,15 @@ from napari_ensir.viewer.fit.precompile import warm_up
 from napari_ensir.viewer.fit.request import NO_CANDIDATE, NO_TRUTH, FitRequest
 from napari_ensir.viewer.fit.scores import better_than_chosen, ssim_in_words
 from napari_ensir.viewer.fit.worker import FitResult, fit, refine, refit
-from napari_ensir.viewer.layers.layers import LayerSnapshot, Versions, full_data, notice, unwrap_proxy
+from napari_ensir.viewer.layers.layers import (
+    LayerSnapshot,
+    Versions,
+    full_data,
+    notice,
+    pixel_shape,
+    placement,
+    unwrap_proxy,
+)
 from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.results.layers import Outputs
@@ -185,9 +194,12 @@ class FitWidget(FitControls):
 
     def obstacles(self) -> Mapping[str, str]:
         """See TablePanel."""
-        missing = self.missing_input()
+        missing, result = self.missing_input(), self.result
+        needs_result = dict.fromkeys(BUTTONS, "" if result is not None else NO_RESULT)
+        if result is not None and result.uncalibrated:
+            needs_result["expected_button"] = f"There is no expected error: {result.uncalibrated}"
         return {
-            **dict.fromkeys(BUTTONS, "" if self.result is not None else NO_RESULT),
+            **needs_result,
             "python_button": missing,
             "command_button": missing,
         }
@@ -284,6 +296,8 @@ class FitWidget(FitControls):
         question = self._noise_question()
         lines += [each.message for each in question]
         self.fixes.show_fixes([*question, *_diagnostics_of(result.lut)])
+        if result.verdict:
+            lines.append(f"{result.verdict[:-1]}, on pixels held out.")
         automatic = result.request.settings.method == "auto"
         if not automatic and (better := better_than_chosen(result.scores, result.lut.method)):
             lines.append(better)
@@ -369,11 +383,28 @@ class FitWidget(FitControls):
             self.truth_noise.value = fix["value"]
         elif action == "set-bin-width":
             self.bin_width.value = fix["value"]
+        elif action == "crop":
+            self._learn_outside(fix["region"])
         elif action == "drop-candidate":
             self.candidates.value = [each for each in self.candidates.value if each.name not in names]
             self.say(f"Unticked {', '.join(names)}; press Fit.")
         else:
             self._correct_layers(fix, names)
+
+    def _learn_outside(self, region: Sequence[Sequence[int]]) -> None:
+        """Add a mask of all pixels but a region of rows and columns, and choose it."""
+        like = self.ground_truth.value
+        if like is None:
+            raise EnsembleError(NO_TRUTH)
+        rows, columns = (slice(*part) for part in region)
+        mask = np.ones(pixel_shape(like)[: like.ndim][-2:], np.uint8)
+        mask[rows, columns] = 0
+        place = {key: value[-2:] for key, value in placement(like).items() if key != "affine"}
+        place |= {key: place[key][:, -2:] for key in ("rotate", "shear")}
+        affine = placement(like)["affine"][-3:, -3:]
+        layer = self.viewer.add_labels(mask, name="without the empty region", affine=affine, **place)
+        self.mask.value = layer
+        self.say(f'Added the mask "{layer.name}", which is chosen in Learn in; press Fit.')
 
     def _correct_layers(self, fix: Mapping[str, Any], names: Sequence[str]) -> None:
         truth = self.ground_truth.value

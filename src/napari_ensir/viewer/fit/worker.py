@@ -50,13 +50,14 @@ class FitResult:
         The images to show.
     scores : tuple of ScoreRow
         Candidates, average, methods.
-    is_scored : bool
-        Whether the scores include those of the other methods.
+    verdict : str or None
+        Whether the ensemble is better than the best candidate, in a sentence; None until all methods are
+        scored.
     uncalibrated : str
         Reason why calibration failed; empty if it did not fail or has not run.
     errors : Errors or None
-    expected : array or None
-        Expected error at each pixel.
+    expected : list of arrays, or None
+        Expected error at each pixel; further arrays are lower resolutions of a pyramid.
     ssim_known : dict
         SSIM of the images that no setting changes, by role and name, once computed.
     """
@@ -65,10 +66,10 @@ class FitResult:
     session: FitSession
     combined: Images
     scores: tuple[ScoreRow, ...]
-    is_scored: bool = False
+    verdict: str | None = None
     uncalibrated: str = ""
     errors: Errors | None = None
-    expected: Any = None
+    expected: list[Any] | None = None
     ssim_known: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
@@ -182,7 +183,8 @@ def _result(
     **changes: Any,
 ) -> FitResult:
     lut = session.estimate(progress, **changes)
-    images = combine(lut, request.candidates, request.rgb, request.settings.device, progress)
+    coarser, device = [candidates for candidates, _ in request.coarser], request.settings.device
+    images = combine(lut, request.candidates, request.rgb, device, progress, coarser)
     return FitResult(request, session, images, session.score(all_methods=False), ssim_known=ssim_known or {})
 
 
@@ -203,8 +205,9 @@ def refine(result: FitResult, wanted: Collection[str], progress: Progress) -> It
     while time.monotonic() < rest_until:
         progress(0, 1, "scoring")  # raises if a control was changed again
         time.sleep(0.02)
-    if not result.is_scored:
-        result = replace(result, scores=result.session.score(progress), is_scored=True)
+    if result.verdict is None:
+        scores = result.session.score(progress)
+        result = replace(result, scores=scores, verdict=result.session.verdict())
         yield result
     if result.lut.errors is None and not result.uncalibrated:
         result = _calibrated(result, progress)
@@ -213,14 +216,15 @@ def refine(result: FitResult, wanted: Collection[str], progress: Progress) -> It
         result = replace(result, errors=errors_of(result))
         yield result
     if "expected error" in wanted and result.expected is None and result.lut.errors is not None:
+        levels = [request.candidates, *(candidates for candidates, _ in request.coarser)]
         lut, device = result.lut, request.settings.device
-        image = expected_error(lut, request.candidates, request.rgb, device, progress)
-        result = replace(result, expected=image)
+        images = [expected_error(lut, each, request.rgb, device, progress) for each in levels]
+        result = replace(result, expected=images)
         yield result
     if request.settings.truth_noise is None and any(np.isnan(score.ssim) for score in result.scores):
         tables, width = result.session.tables, result.session.score_range.peak
-        scores = with_ssim(result.scores, request, tables, width, result.ssim_known, progress)
-        yield replace(result, scores=tuple(scores))
+        found = with_ssim(result.scores, request, tables, width, result.ssim_known, progress)
+        yield replace(result, scores=tuple(found))
 
 
 def _calibrated(result: FitResult, progress: Progress) -> FitResult:
@@ -238,10 +242,12 @@ def errors_of(result: FitResult) -> Errors:
     request = result.request
     alone = [score for score in result.scores if score.role == "candidate"]
     best = max(range(len(alone)), key=lambda place: alone[place].held_out)
-    images = [
-        difference(image, request.truth, request.rgb)
-        for image in (result.combined.exact, request.candidates[best])
+    levels = [(request.candidates, request.truth), *request.coarser]
+    images = (result.combined, *result.combined.coarser)
+    shown = [
+        [difference(image, truth, request.rgb) for image, (_, truth) in zip(column, levels, strict=True)]
+        for column in ([each.exact for each in images], [candidates[best] for candidates, _ in levels])
     ]
-    middle = tuple(n // 2 for n in images[0].shape[:-2])
-    limit = max(float(np.nanpercentile(np.abs(np.asarray(each[middle])), 99.5)) for each in images)
-    return Errors(images[0], images[1], request.names[best], limit or 1.0)
+    middle = tuple(n // 2 for n in shown[0][0].shape[:-2])
+    limit = max(float(np.nanpercentile(np.abs(np.asarray(each[0][middle])), 99.5)) for each in shown)
+    return Errors(shown[0], shown[1], request.names[best], limit or 1.0)

@@ -96,6 +96,7 @@ class InspectWidget(TablePanel):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         self._tables = TableChoice(napari_viewer)
+        self.open_button = self._tables.button
         self._channels = Choice({}, name="channel", label="Channel", tooltip="Channel of the table to show.")
         self._first = Choice({}, name="first", label="Weight of", tooltip="Candidate whose weight is shown.")
         self._second = Choice(
@@ -135,7 +136,7 @@ class InspectWidget(TablePanel):
         self._tables.changed.connect(self.safely(self._show_table))
         for choice in (self.plot, self._channels, self._first, self._second):
             choice.changed.connect(self.safely(self._draw_soon))
-        self._tables.button.changed.connect(self.safely(self._tables.ask_and_open))
+        self.open_button.changed.connect(self.safely(self._tables.ask_and_open))
         self.png_button.changed.connect(self.safely(self._ask_and_export_png))
         self.csv_button.changed.connect(self.safely(self._ask_and_export_csv))
         self.connect_while_open(get_session(napari_viewer).changed, self.layers_changed)

@@ -32,6 +32,7 @@ __all__ = [
     "Versions",
     "add_slider_caption",
     "changed_layers_warning",
+    "coarser_levels",
     "exclusion_reason",
     "file_safe_name",
     "full_data",
@@ -119,6 +120,14 @@ def _held_data(layer: Layer) -> Any:
 def _as_plain(data: Any) -> Any:
     array = as_array(data)
     return array if isinstance(array, np.ndarray) or is_dask(array) else StoredArray(array)
+
+
+def coarser_levels(layers: Sequence[Layer]) -> list[list[Any]]:
+    """Return the pixels of all layers at each lower resolution; empty unless all are equal pyramids."""
+    if not all(getattr(layer, "multiscale", False) for layer in layers):
+        return []
+    levels = [list(map(_as_plain, arrays)) for arrays in zip(*(layer.data for layer in layers), strict=False)]
+    return [arrays for arrays in levels[1:] if len({tuple(array.shape) for array in arrays}) == 1]
 
 
 def pixel_shape(layer: Layer) -> tuple[int, ...]:

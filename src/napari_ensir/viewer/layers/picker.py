@@ -11,7 +11,7 @@ from qtpy.QtCore import Qt
 
 from napari_ensir.viewer.controls.checklist import ENABLED, Checklist, is_ticked, key_of
 from napari_ensir.viewer.controls.forms import button, row, set_accessible_names
-from napari_ensir.viewer.layers.layers import exclusion_reason, unwrap_proxy
+from napari_ensir.viewer.layers.layers import OUTPUT_KEY, exclusion_reason, unwrap_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,8 +24,8 @@ __all__ = ["LayerPicker"]
 class LayerPicker(Checklist):
     """Checklist of layers whose value is the list of ticked candidates, in order.
 
-    Ticked rows are numbered in the order of the lookup table's axes. Layers that cannot be candidates are
-    greyed, with the reason after the name.
+    Layers that this package computed are not listed. Ticked rows are numbered in the order of the lookup
+    table's axes. Layers that cannot be candidates are greyed, with the reason after the name.
 
     Parameters
     ----------
@@ -71,7 +71,10 @@ class LayerPicker(Checklist):
         super().set_value([unwrap_proxy(layer) for layer in value or ()])
 
     def _unknown(self, key: Any) -> str:
-        return f'"{getattr(key, "name", key)}" is not a layer of this viewer; add it first.'
+        name = getattr(key, "name", key)
+        if OUTPUT_KEY in getattr(key, "metadata", ()):
+            return f'"{name}" was made by napari-ensir, so it cannot be a candidate.'
+        return f'"{name}" is not a layer of this viewer; add it first.'
 
     def choose_all(self) -> None:
         """Tick every layer that can be a candidate."""
@@ -102,7 +105,8 @@ class LayerPicker(Checklist):
         """List the viewer's current layers; order and ticks are kept."""
         if self._viewer is None and self.native.parent() is not None:
             self._viewer = napari.current_viewer()
-        layers = [] if self._viewer is None else list(map(unwrap_proxy, self._viewer.layers))
+        every = [] if self._viewer is None else map(unwrap_proxy, self._viewer.layers)
+        layers = [layer for layer in every if OUTPUT_KEY not in layer.metadata]
         self.rows.blockSignals(True)
         for item in self.items():
             if key_of(item) not in layers:

@@ -24,7 +24,7 @@ __all__ = ["MAX_TABLES", "Session", "get_session", "preference"]
 MAX_TABLES = 50
 """Maximum number of tables that a session keeps; ensemble layers keep theirs as well."""
 
-_DEFAULTS = {"device": "auto", "method": "auto", "weights": "slider"}
+_DEFAULTS = {"device": "auto", "method": "auto", "weights": "layers"}
 _SESSIONS: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
 

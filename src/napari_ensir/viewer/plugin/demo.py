@@ -93,12 +93,7 @@ def run_demo(viewer: napari.Viewer, out: Path, sample: str = "tissue") -> FitWid
 def _describe_fit(widget: FitWidget) -> str:
     """A sentence about the ensemble, and the table of the panel."""
     assert widget.result is not None  # run_demo has fitted
-    candidates = [row for row in widget.result.scores if row.role == "candidate"]
-    best = max(candidates, key=lambda row: row.held_out)
-    difference = widget.result.chosen.held_out - best.held_out
-    word = "better" if difference > 0 else "worse"
-    sentence = f"The ensemble is {word} than the best candidate ({best.name}) by {abs(difference):.2f} dB"
-    return f"{sentence} on held-out pixels.\n{widget.scores.table}"
+    return f"{widget.result.verdict}\n{widget.scores.table}"
 
 
 def _wait_for(widget: Any) -> None:

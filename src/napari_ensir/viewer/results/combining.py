@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -139,14 +139,23 @@ class Images:
         The ensemble before rounding.
     maps : (M, *shape) float32 array
         Weights; for RGB images, averaged over the colours.
+    coarser : tuple of Images
+        The same at lower resolutions, if the candidates are pyramids.
     """
 
     image: Any
     exact: Any
     maps: Any
+    coarser: tuple[Images, ...] = ()
 
+    @cached_property
+    def maps_by_candidate(self) -> list[Any]:
+        """The weight map of each candidate."""
+        return list(self.maps)
+
+    @cached_property
     def most_trusted(self) -> Any:
-        """Return, at each pixel, 1 + the index of the candidate with the largest weight; uint8."""
+        """At each pixel, 1 + the index of the candidate with the largest weight; uint8."""
         if not is_dask(self.maps):
             return _most_trusted(self.maps)
         return self.maps.map_blocks(_most_trusted, drop_axis=0, dtype=np.uint8)
@@ -157,9 +166,26 @@ def _most_trusted(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def combine(
-    lut: WeightLUT, candidates: Sequence[Any], rgb: bool, device: str, progress: Progress | None = None
+    lut: WeightLUT,
+    candidates: Sequence[Any],
+    rgb: bool,
+    device: str,
+    progress: Progress | None = None,
+    coarser: Sequence[Sequence[Any]] = (),
 ) -> Images:
-    """Compute ensemble and weight maps; for a large stack, each plane is computed when it is shown."""
+    """Compute ensemble and weight maps; for a large stack, each plane is computed when it is shown.
+
+    Parameters
+    ----------
+    lut
+    candidates : M arrays
+    rgb
+        Whether the last axis is colour.
+    device, progress
+        As for :meth:`napari_ensir.WeightLUT.apply`.
+    coarser
+        The candidates at lower resolutions.
+    """
 
     def ensemble(*parts: Any, axis: int | None, progress: Progress | None = None) -> Any:
         return lut.apply(parts, device, channel_axis=axis, progress=progress, check=False)
@@ -170,13 +196,11 @@ def combine(
 
     exact = _computed(ensemble, lut, candidates, rgb, progress)
     maps = _computed(weights, lut, candidates, rgb, progress, n_maps=lut.n_candidates, drops_channels=rgb)
-    dtype = np.dtype(candidates[0].dtype)
-    if not rgb or dtype.kind not in "iu":
-        return Images(exact, exact, maps)
-    # No clipping needed: the ensemble lies between the candidates, so within the range of the dtype.
-    if is_dask(exact):
-        return Images(exact.map_blocks(lambda part: np.rint(part).astype(dtype), dtype=dtype), exact, maps)
-    return Images(np.rint(exact).astype(dtype), exact, maps)
+    image, dtype = exact, np.dtype(candidates[0].dtype)
+    if rgb and dtype.kind in "iu":
+        # No clipping needed: the ensemble lies between the candidates, so within the range of the dtype.
+        image = np.rint(exact).astype(dtype)
+    return Images(image, exact, maps, tuple(combine(lut, each, rgb, device, progress) for each in coarser))
 
 
 def expected_error(

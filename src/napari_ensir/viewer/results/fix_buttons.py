@@ -24,6 +24,7 @@ _TITLES = {
     "align": "Align",
     "transform": "Flip or rotate",
     "reverse-channels": "Reverse channels",
+    "crop": "Learn outside the empty region",
     "crop-to-common-size": "Crop to common size",
     "drop-axes": "Drop singleton axes",
     "drop-candidate": "Drop candidate",

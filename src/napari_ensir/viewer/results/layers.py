@@ -37,11 +37,11 @@ __all__ = [
 ]
 
 WEIGHT_VIEWS = {
+    "layers": ("One layer each", "A separate layer for the weight map of each candidate."),
     "slider": (
-        "One layer, candidates on a slider",
+        "One layer with a slider",
         "One layer with a stack of weight maps; the slider selects the candidate.",
     ),
-    "layers": ("One layer per candidate", "A separate layer for the weight map of each candidate."),
     "trusted": (
         "Most trusted candidate",
         "A labels layer: at each pixel the candidate with the largest weight.",
@@ -87,16 +87,16 @@ class Errors:
 
     Attributes
     ----------
-    ensemble, best : (*shape without colours) float32 array
-        Intensity units; the mean over the colours of an RGB image.
+    ensemble, best : list of (*shape without colours) float32 arrays
+        Intensity units; the mean over the colours of an RGB image. Further arrays are lower resolutions.
     best_name : str
         The candidate with the least error.
     limit : float
         99.5th percentile of the absolute errors in one plane, of the larger image.
     """
 
-    ensemble: Any
-    best: Any
+    ensemble: list[Any]
+    best: list[Any]
     best_name: str
     limit: float
 
@@ -105,9 +105,9 @@ def layers_of_result(
     like: LayerSnapshot,
     lut: WeightLUT,
     images: Images,
-    view: str = "slider",
+    view: str = "layers",
     errors: Errors | None = None,
-    expected: Any = None,
+    expected: list[Any] | None = None,
 ) -> dict[str, LayerData]:
     """Return the layers of a result as layer data tuples, by a key that starts with their kind.
 
@@ -121,27 +121,36 @@ def layers_of_result(
         Key of :data:`WEIGHT_VIEWS`.
     errors
     expected
-        The expected error at each pixel.
+        The expected error at each pixel, and at lower resolutions.
     """
+    levels = (images, *images.coarser)
     title = method_title(lut)
     looks: dict[str, Any] = {} if like.rgb else {"contrast_limits": lut.data_range, "colormap": like.colormap}
     made: dict[str, LayerData] = {}
 
-    def add(key: str, kind: str, data: Any, name: str, how: str = "image", **look: Any) -> None:
+    def add(key: str, kind: str, data: list[Any], name: str, how: str = "image", **look: Any) -> None:
         mark = {"kind": kind, "lut": lut, "candidates": list(lut.names), "method": lut.method}
         place = like.placement(stacked=key == "weights slider")
-        made[key] = (data, {"name": name, "metadata": {OUTPUT_KEY: mark}, **look, **place}, how)
+        keywords = {
+            "name": name,
+            "metadata": {OUTPUT_KEY: mark},
+            "multiscale": len(data) > 1,
+            **look,
+            **place,
+        }
+        made[key] = (data if len(data) > 1 else data[0], keywords, how)
 
-    add("ensemble", "ensemble", images.image, f"ensemble · {title}", rgb=like.rgb, **looks)
+    add("ensemble", "ensemble", [each.image for each in levels], f"ensemble · {title}", rgb=like.rgb, **looks)
     if view == "slider":
-        name = f"weights · {title}: {', '.join(lut.names)}"
-        add("weights slider", "weights", images.maps, name, **_WEIGHT_LOOKS)
+        # Visible, since napari shows a slider for a hidden layer, too.
+        look = {**_WEIGHT_LOOKS, "visible": True}
+        add("weights slider", "weights", [each.maps for each in levels], "weights", **look)
     elif view == "layers":
         for place, name in enumerate(lut.names):
-            key, title_of_map = f"weights layers {place}", f"weight of {name} · {title}"
-            add(key, "weights", images.maps[place], title_of_map, **_WEIGHT_LOOKS)
+            maps = [each.maps_by_candidate[place] for each in levels]
+            add(f"weights layers {place}", "weights", maps, f"weight of {name}", **_WEIGHT_LOOKS)
     else:
-        data, name = images.most_trusted(), f"most trusted · {title}"
+        data, name = [each.most_trusted for each in levels], "most trusted"
         add("weights trusted", "weights", data, name, "labels", **_legend(lut))
     if errors is not None:
         look = {"rgb": False, "colormap": ERRORS, "contrast_limits": (-errors.limit, errors.limit)}
@@ -175,10 +184,10 @@ def _legend(lut: WeightLUT) -> dict[str, Any]:
 
 @dataclass
 class _Made:
-    """A layer, and what was set by this package, so that changes by the user are kept."""
+    """A layer, and what this package has set, so that changes by the user are kept."""
 
     layer: Layer
-    data: Any
+    first: Any
     name: str
     limits: tuple[float, float] | None
 
@@ -237,7 +246,7 @@ class Outputs:
             below = [each.layer for name, each in self._made.items() if name.startswith(("ens", "weights"))]
             place = max((layers.index(each) + 1 for each in below if each in layers), default=place)
         layers.insert(place, layer)
-        self._made[key] = _Made(layer, data, layer.name, _limits_of(layer))
+        self._made[key] = _Made(layer, _first_level(data), layer.name, _limits_of(layer))
         if key == "weights slider":
             add_slider_caption(self._viewer, layer, layer.metadata[OUTPUT_KEY]["candidates"])
         if key == "expected error" and (colorbar := getattr(layer, "colorbar", None)):  # since napari 0.7
@@ -250,8 +259,8 @@ class Outputs:
         layer = made.layer
         if not self._is_ours(layer):
             return
-        if made.data is not data:
-            made.data = layer.data = data
+        if made.first is not (first := _first_level(data)):
+            made.first, layer.data = first, data
         limits = keywords.get("contrast_limits")
         if limits is not None and limits != made.limits and _limits_of(layer) == made.limits:
             # not changed by the user
@@ -282,6 +291,10 @@ class Outputs:
     def _is_ours(self, layer: Layer) -> bool:
         # Without our metadata it is the user's own layer.
         return layer in self._viewer.layers and OUTPUT_KEY in layer.metadata
+
+
+def _first_level(data: Any) -> Any:
+    return data[0] if isinstance(data, list) else data
 
 
 def _limits_of(layer: Any) -> tuple[float, float] | None:
