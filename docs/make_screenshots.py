@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -251,7 +252,7 @@ def profile() -> None:
 
 
 def expected() -> None:
-    """Expected error, dark and light; the copy buttons of Restore."""
+    """Expected error, dark and light; what Restore copies."""
     for theme in ("dark", "light"):
         with viewer_with("tissue", theme) as viewer:
             fit_panel = fit_candidates(viewer, "least-squares")
@@ -268,7 +269,8 @@ def expected() -> None:
             restore.update(restorers=["total-variation", "median"], median_size=5)
             restore.restorers.select("median")
             restore.combining_section.open()
-            restore.command_button.native.click()
+            restore.program.value = "combine-command"
+            restore.copy_button.native.click()
             save(panel(restore), "restore-copies")
 
 
@@ -331,6 +333,32 @@ def without_truth() -> None:
         save(panel(widget), "sweep-light")
 
 
+def folders() -> None:
+    """A folder of noisy images, after it was processed."""
+    from napari_ensir.files.image import write_image
+    from napari_ensir.viewer.plugin.sample_data import two_exposures
+
+    place = Path(tempfile.gettempdir()) / "microscope"
+    shutil.rmtree(place, ignore_errors=True)
+    folder = place / "day 1"
+    folder.mkdir(parents=True)
+    exposure = two_exposures()[1][0]
+    for number, part in enumerate((exposure[:192, :192], exposure[192:, :192], exposure[:192, 192:])):
+        write_image(folder / f"field {number + 1}.tif", part)
+    (folder / "field 4.tif").write_bytes(b"not an image")
+    viewer = napari.Viewer(show=True)
+    viewer.theme = "light"
+    viewer.window._qt_window.resize(*SIZE)
+    widget = dock(viewer, "Process a folder")
+    widget.images.value = folder
+    widget.run()
+    wait_for(widget)
+    save(panel(widget), "folders-light")
+    viewer.close()
+    settle(100)
+    shutil.rmtree(place)
+
+
 SCENES: dict[str, Callable[[], None]] = {
     "overview": overview,
     "first-steps": first_steps,
@@ -344,6 +372,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "match": match,
     "apply": apply,
     "without-truth": without_truth,
+    "folders": folders,
 }
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ PANELS = (
     "Inspect lookup table",
     "Look side by side",
     "Restore",
+    "Process a folder",
     "Train a restorer",
 )
 

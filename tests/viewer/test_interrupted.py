@@ -207,7 +207,7 @@ def test_what_is_closed_in_mid_run_leaves_nothing_running(
         widget.image.value = filled.layers["so so"]
         widget.restorers.value = ["gaussian"]
         monkeypatch.setattr(
-            type(widget.chosen()[0]), "__call__", lambda self, _, progress: endless(progress=progress)
+            type(widget.picker.chosen()[0]), "__call__", lambda self, _, progress: endless(progress=progress)
         )
     if name in WORK:
         monkeypatch.setattr(WORK[name], endless)
