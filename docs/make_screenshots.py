@@ -241,7 +241,7 @@ def inspect() -> None:
 
 
 def expected() -> None:
-    """Expected error, dark and light; the copy buttons of Restore."""
+    """Expected error, dark and light; what Restore copies."""
     for theme in ("dark", "light"):
         with viewer_with("tissue", theme) as viewer:
             fit_panel = fit_candidates(viewer, "least-squares")
@@ -258,7 +258,8 @@ def expected() -> None:
             restore.update(restorers=["total-variation", "median"], median_size=5)
             restore.restorers.select("median")
             restore.combining_section.open()
-            restore.command_button.native.click()
+            restore.program.value = "combine-command"
+            restore.copy_button.native.click()
             save(panel(restore), "restore-copies")
 
 
@@ -321,6 +322,31 @@ def without_truth() -> None:
         save(panel(widget), "sweep-light")
 
 
+def folders() -> None:
+    """A folder of noisy images, processed in both themes."""
+    from napari_ensir.files.image import write_image
+    from napari_ensir.viewer.plugin.sample_data import two_exposures
+
+    folder = Path(tempfile.mkdtemp()) / "day 1"
+    folder.mkdir()
+    exposure = two_exposures()[1][0]
+    for number, part in enumerate((exposure[:192, :192], exposure[192:, :192], exposure[:192, 192:])):
+        write_image(folder / f"field {number + 1}.tif", part)
+    (folder / "field 4.tif").write_bytes(b"II*\0")
+    for theme in ("light", "dark"):
+        viewer = napari.Viewer(show=True)
+        viewer.theme = theme
+        viewer.window._qt_window.resize(*SIZE)
+        widget = dock(viewer, "Process a folder")
+        widget.images.value = folder
+        save(window(viewer), f"folders-before-{theme}")
+        widget.run()
+        wait_for(widget)
+        save(window(viewer), f"folders-{theme}")
+        viewer.close()
+        settle(100)
+
+
 SCENES: dict[str, Callable[[], None]] = {
     "overview": overview,
     "first-steps": first_steps,
@@ -333,6 +359,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "match": match,
     "apply": apply,
     "without-truth": without_truth,
+    "folders": folders,
 }
 
 if __name__ == "__main__":

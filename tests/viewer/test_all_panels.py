@@ -13,7 +13,10 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QApplication, QCom
 import napari_ensir.viewer as viewer_package
 from napari_ensir.viewer.controls.forms import Form
 
-PANELS = ("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore", "Train a restorer")
+PANELS = (
+    *("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore", "Process a folder"),
+    "Train a restorer",
+)
 
 
 @pytest.fixture(params=PANELS)

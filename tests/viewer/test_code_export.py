@@ -164,7 +164,8 @@ def test_restore_copies_what_it_does(how, rgb, viewer, images, network, wait_for
     restore.update({f"{key.replace('-', '_').lower()}_steps": 2})
     restore.restore()
     wait_for(restore)
-    restore[f"{how}_button"].native.click()
+    restore.program.value = f"restore-{how}"
+    restore.copy_button.native.click()
     assert restore.message.value == "Copied."
     run(QApplication.clipboard().text(), how)
     folder = tmp_path if how == "python" else tmp_path / "restored"
@@ -188,7 +189,8 @@ def test_restore_and_combine_copies_what_it_does(how, viewer, images, wait_for, 
     restore.restorers.value = ["median", "gaussian"]
     restore.restore_and_combine()
     wait_for(restore)
-    restore[f"combine_{how}_button"].native.click()
+    restore.program.value = f"combine-{how}"
+    restore.copy_button.native.click()
     assert restore.message.value == "Copied."
     run(QApplication.clipboard().text(), how)
     ensemble = next(layer for layer in viewer.layers if "ensemble" in layer.name)
@@ -200,14 +202,17 @@ def test_restore_and_combine_copies_what_it_does(how, viewer, images, wait_for, 
 def test_restore_says_what_is_missing(viewer, images):
     _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
     restore.restorers.value = []
-    assert not restore.python_button.enabled
-    assert "No image is chosen" in restore.python_button.tooltip
+    assert not restore.copy_button.enabled
+    assert "No image is chosen" in restore.copy_button.tooltip
     restore.image.value = viewer.add_image(images["so so"], name="noisy")
-    assert not restore.command_button.enabled
-    assert "No restorer is ticked" in restore.command_button.tooltip
+    assert not restore.copy_button.enabled
+    assert "No restorer is ticked" in restore.copy_button.tooltip
     restore.restorers.value = ["median"]
-    restore.add_restorer(RESTORERS["gaussian"](), "trained just now", ticked=True)
-    restore.command_button.native.click()
+    assert "nothing to combine" in restore.copy_button.tooltip
+    restore.program.value = "restore-command"
+    assert restore.copy_button.enabled
+    restore.picker.add(RESTORERS["gaussian"](), "trained just now", ticked=True)
+    restore.copy_button.native.click()
     text = QApplication.clipboard().text()
     assert "'PATH OF noisy.tif' --method median --network 'PATH OF Gaussian.safetensors'" in text
     assert "PATH OF" in restore.message.value

@@ -362,12 +362,20 @@ def restore_as_command(restoring: Restoring) -> str:
     return shlex.join([*words, "--out", out])
 
 
-def blind_as_python(restoring: Restoring, settings: BlindSettings) -> str:
-    """Return a Python program that restores the same image, combines the results and writes them."""
+def blind_as_python(restoring: Restoring, settings: BlindSettings, second: str | None = None) -> str:
+    """Return a Python program that restores the same image, combines the results and writes them.
+
+    Parameters
+    ----------
+    restoring, settings
+    second
+        Path of the second exposure, if there is one.
+    """
     keywords = _keywords(settings)
     keywords["device"] = restoring.device
     keywords |= {} if restoring.channel_axis is None else {"channel_axis": restoring.channel_axis}
     given = "".join(f", {name}={value!r}" for name, value in keywords.items())
+    given += "" if second is None else f", second_exposure=read_image({second!r})"
     lines = restoring.lines(", write_image")
     lines.insert(3, "from napari_ensir.restorers.self_supervised.learn import restore_and_combine")
     lines += [
@@ -381,8 +389,13 @@ def blind_as_python(restoring: Restoring, settings: BlindSettings) -> str:
     return "\n".join(lines)
 
 
-def blind_as_command(restoring: Restoring, settings: BlindSettings) -> str:
+def blind_as_command(restoring: Restoring, settings: BlindSettings, second: str | None = None) -> str:
     """Return the command that restores the same image and combines the results.
+
+    Raises
+    ------
+    EnsembleError
+        If there is a second exposure, which the command cannot use.
 
     Examples
     --------
@@ -392,6 +405,10 @@ def blind_as_command(restoring: Restoring, settings: BlindSettings) -> str:
     napari-ensir blind noisy.tif --method median --method gaussian --stride 4 --dtype float32
         --out ensemble.tif --save-lut ensemble.lut.safetensors
     """
+    if second is not None:
+        raise EnsembleError(
+            "the command learns from the image alone; choose no second exposure, or copy the Python program."
+        )
     words = ["napari-ensir", "blind", *restoring.words(), *_options(settings), "--dtype", "float32"]
     return shlex.join([*words, "--out", "ensemble.tif", "--save-lut", TABLE])
 
@@ -444,16 +461,16 @@ def _options(settings: FitSettings | ApplySettings | BlindSettings) -> list[str]
     return words
 
 
-def copy_buttons(before: str = "", verb: str = "Copy", what: str = "does the same") -> Container:
-    """Return the buttons ``python_button`` and ``command_button``; ``before`` is a prefix of their names."""
+def copy_buttons() -> Container:
+    """Return the buttons ``python_button`` and ``command_button``."""
     return row(
         *(
             button(
-                f"{verb} as {how}", f"Copy a {noun} that {what} without the viewer.", f"{before}{name}_button"
+                f"Copy as {how}", f"Copy a {noun} that does the same without the viewer.", f"{name}_button"
             )
             for how, noun, name in (("Python", "program", "python"), ("command", "command", "command"))
         ),
-        name=f"{before}copies",
+        name="copies",
         gui_only=True,
     )
 

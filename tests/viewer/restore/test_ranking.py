@@ -36,7 +36,7 @@ def test_ticked_restorers_are_ranked_and_the_best_ticked(viewer, restore, wait_f
     wait_for(restore)
     assert len(viewer.layers) == 1
     assert restore.ranking.native.isVisible()
-    scores = rank_restorers(viewer.layers[0].data, restore.chosen(), stride=4, offsets=3)
+    scores = rank_restorers(viewer.layers[0].data, restore.picker.chosen(), stride=4, offsets=3)
     found = rows_of(restore.ranking)
     assert [name for name, _ in found] == [scores.names[place] for place in scores.ranked]
     assert [name for name, _ in found][-1] == "dim"
@@ -47,7 +47,7 @@ def test_ticked_restorers_are_ranked_and_the_best_ticked(viewer, restore, wait_f
     restore.best_button.native.click()
     assert restore.restorers.value == ["total-variation"]
     restore.ranking._emit(found.index(next(row for row in found if row[0] == "Median")), 0)
-    assert restore.selected == "median"
+    assert restore.picker.selected == "median"
 
 
 def test_restoring_and_combining_shows_the_scores(viewer, restore, wait_for):
@@ -61,9 +61,10 @@ def test_restoring_and_combining_shows_the_scores(viewer, restore, wait_for):
     assert first.startswith("The ensemble is ")
     assert second.startswith("The restorers are scored by the prediction of hidden pixels, because ")
     assert third == "Added 2 candidates, the ensemble and the weight maps."
-    selected = restore.selected
-    restore.ranking.chosen.emit(3)  # the ensemble, which has no settings
-    assert restore.selected == selected
+    selected = restore.picker.selected
+    row = [row[0] for row in rows_of(restore.ranking)].index("ensemble")
+    restore.ranking.clicked.emit(row)  # it has no settings
+    assert restore.picker.selected == selected
 
 
 def test_networks_of_one_name_are_told_apart(viewer, restore, wait_for, write_network, tmp_path):
@@ -106,7 +107,7 @@ def test_values_are_tried_drawn_and_taken(viewer, restore, wait_for, qtbot):
     assert form.setting.value == "size"
     form.adopt_button.native.click()
     assert restore.gaussian_sigma.value == expected.best
-    assert restore.selected == "gaussian"
+    assert restore.picker.selected == "gaussian"
     assert len(viewer.layers) == 1
 
 

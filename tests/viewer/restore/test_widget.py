@@ -13,7 +13,7 @@ from napari_ensir.restorers.networks.external import ExternalNetwork
 from napari_ensir.viewer.controls.checklist import Checklist
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, RECORD_KEY
 from napari_ensir.viewer.layers.session import get_session
-from napari_ensir.viewer.restore.forms import RestorerForms
+from napari_ensir.viewer.restore.picker import RestorerPicker
 from napari_ensir.viewer.restore.widget import RestoreWidget
 from tests.helpers.paths import DATA
 
@@ -68,8 +68,8 @@ def test_it_is_scripted_by_values_and_methods(viewer, restore, wait_for):
     viewer.window.add_dock_widget(other, name="other")
     other.update(restore.asdict())
     assert other.asdict() == restore.asdict()
-    assert [each.restorer.name for each in other.chosen()] == ["Gaussian", "Wavelet"]
-    assert other.chosen()[0].restorer.sigma == 3.0
+    assert [each.restorer.name for each in other.picker.chosen()] == ["Gaussian", "Wavelet"]
+    assert other.picker.chosen()[0].restorer.sigma == 3.0
     with pytest.raises(EnsembleError, match="there is no entry 'magic'; choose from: gaussian, wavelet"):
         other.restorers.value = ["magic"]
     other.restore()
@@ -90,14 +90,13 @@ def test_colour_and_self_ensemble(viewer, restore, wait_for):
 
 @pytest.mark.parametrize("key", sorted(RESTORERS))
 def test_forms_give_back_what_they_were_given(qtbot, key):
-    forms = RestorerForms()
-    forms.add(key, RESTORERS[key]())
-    assert forms.restorer(key) == RESTORERS[key]()
-    forms.native.deleteLater()
+    picker = RestorerPicker()
+    assert picker.restorer(key) == RESTORERS[key]()
+    picker.native.deleteLater()
 
 
 def test_ticking_shows_the_settings_of_what_was_ticked(restore, qtbot):
-    restore.settings_section.open()
+    restore.picker.section.open()
     titles = [restore.restorers.title_of(key) for key in restore.restorers.keys()]  # noqa: SIM118
     assert sorted(titles) == sorted(kind.title for kind in RESTORERS.values())
     item = next(item for item in restore.restorers.items() if item.text() == "Gaussian")
@@ -158,7 +157,7 @@ def test_wrong_choices_are_one_clear_sentence(viewer, restore, tmp_path, wait_fo
     assert "nothing to combine" in restore.message.value
     if not torch.backends.mps.is_available():
         restore.device.value = "mps"
-        restore.add_restorer(ExternalNetwork(network=lambda x: x, label="same"), "same", ticked=True)
+        restore.picker.add(ExternalNetwork(network=lambda x: x, label="same"), "same", ticked=True)
         restore.restore_button.native.click()
         wait_for(restore)
         assert 'device "mps" is not available' in restore.message.value
@@ -182,7 +181,7 @@ def test_a_network_of_ones_own(viewer, restore, wait_for, write_network, tmp_pat
 def test_a_network_for_raw_intensities(viewer, restore, wait_for):
     noisy = noisy_pair(5)[1].astype(np.uint16) * 16 + 400
     restore.image.value = viewer.add_image(noisy, name="noisy")
-    restore.add_restorer(
+    restore.picker.add(
         ExternalNetwork(network=lambda x: x - 100, label="background", sides=1), "background", ticked=True
     )
     restore.device.value = "cpu"
@@ -196,7 +195,7 @@ def test_a_network_for_raw_intensities(viewer, restore, wait_for):
     np.testing.assert_array_equal(viewer.layers[-1].data, noisy - 100)
     restore.background_intensities.value = "range"
     restore.background_data_range.value = (0.0, 1.0)  # by hand
-    assert restore.chosen()[0].data_range == (0.0, 1.0)
+    assert restore.picker.chosen()[0].data_range == (0.0, 1.0)
 
 
 def test_how_a_network_of_careamics_takes_a_stack_and_that_it_is_unlike_its_images(viewer, restore, wait_for):
@@ -237,7 +236,7 @@ def test_an_enlarged_image_lies_on_the_one_it_was_made_of(viewer, restore, wait_
     twice = ExternalNetwork(
         network=lambda x: x.repeat_interleave(2, -1).repeat_interleave(2, -2), label="twice", enlarges=2
     )
-    restore.add_restorer(twice, "twice", ticked=True)
+    restore.picker.add(twice, "twice", ticked=True)
     restore.device.value = "cpu"
     restore.restore()
     wait_for(restore)
@@ -307,7 +306,7 @@ def test_four_restorers_are_ticked_at_first_and_the_panel_says_what_it_will_do(v
 
 def test_buttons_that_cannot_run_are_disabled_and_say_why(viewer, restore):
     tooltip = "No image is chosen; choose the degraded image to restore."
-    for name in ("run_button", "restore_button", "rank_button", "combine_python_button"):
+    for name in ("run_button", "restore_button", "rank_button", "copy_button"):
         assert not restore[name].enabled
         assert restore[name].tooltip == tooltip
     assert "no lookup table yet" in restore.save_button.tooltip
@@ -347,7 +346,7 @@ def test_intensities_beyond_the_dtype_are_reported_and_kept_on_request(viewer, r
     noisy = np.full((32, 32), 100, np.uint8)
     restore.image.value = viewer.add_image(noisy, name="noisy")
     brighter = ExternalNetwork(network=lambda x: x * 3, label="brighter", sides=1, intensities="raw")
-    restore.add_restorer(brighter, "brighter", ticked=True)
+    restore.picker.add(brighter, "brighter", ticked=True)
     restore.device.value = "cpu"
     restore.restore()
     wait_for(restore)
@@ -367,7 +366,7 @@ def test_channels_are_taken_from_the_axis_label_or_a_control(viewer, restore, wa
     assert restore.channel_axis.visible
     assert restore.channel_axis.value == 0
     swap = ExternalNetwork(network=lambda x: x.flip(1), label="swap", sides=1)
-    restore.add_restorer(swap, "swap", ticked=True)
+    restore.picker.add(swap, "swap", ticked=True)
     restore.device.value = "cpu"
     restore.restore()
     wait_for(restore)
@@ -380,7 +379,7 @@ def test_channels_are_taken_from_the_axis_label_or_a_control(viewer, restore, wa
     restore.channel_axis.value = None
     restore.image.value = viewer.add_image(noisy[0], name="plane")
     assert not restore.channel_axis.visible
-    assert restore.restoring().channel_axis is None
+    assert restore.channel_axis.value is None
 
 
 def test_correlated_noise_is_reported(viewer, restore, wait_for):

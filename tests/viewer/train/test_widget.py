@@ -197,7 +197,7 @@ def test_dp_ir_with_networks_trained_here(viewer, train, wait_for, tmp_path):
     restore.open(str(tmp_path / "dp.safetensors"))
     assert restore.dp_ir_regression_sampler.value
     restore.dp_ir_regression_tau.value = 3
-    assert restore.chosen()[-1].tau == 3
+    assert restore.picker.chosen()[-1].tau == 3
     train.steps.value = 14
     train.resume_from(str(tmp_path / "dp.safetensors"))
     wait_for(train)

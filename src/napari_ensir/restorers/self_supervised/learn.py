@@ -8,10 +8,14 @@ number to every squared error, so that it changes no weight of least squares.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_ensir.ensemble.scoring.scores import verdict
+from napari_ensir.ensemble.arrays.parallel import scaled_progress
+from napari_ensir.ensemble.fit import FitSession
+from napari_ensir.ensemble.scoring.scores import scores_of_reference, verdict
+from napari_ensir.restorers.base import as_restorer, check_image, with_channel_axis
+from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
 from napari_ensir.restorers.self_supervised.reference import (
     LEARN_KEYWORDS,
     REFERENCE_KEYWORDS,
@@ -157,8 +161,8 @@ class BlindResult:
     candidates : tuple of M float32 arrays of the image's shape
     ensemble : float32 array of that shape
     lut : WeightLUT
-    reference : BlindReference
-        Reference set that the table was learned from.
+    reference : BlindReference or None
+        Reference set that the table was learned from; None if that was a second exposure.
     scores : NoisyScores
         Scores of the candidates, their average, the ensemble and the noisy input. The ensemble is scored on
         parts of the image that its weights were not learned from.
@@ -167,8 +171,15 @@ class BlindResult:
     candidates: tuple[NDArray[np.float32], ...]
     ensemble: NDArray[np.float32]
     lut: WeightLUT
-    reference: BlindReference
+    reference: BlindReference | None
     scores: NoisyScores
+
+    @property
+    def reason(self) -> str:
+        """What the restorers are scored by."""
+        if self.reference is None:
+            return "The restorers are scored by the second exposure."
+        return self.reference.reason
 
     @property
     def summary(self) -> str:
@@ -186,6 +197,7 @@ def restore_and_combine(
     restorers: Sequence[AnyRestorer],
     names: Sequence[str] | None = None,
     *,
+    second_exposure: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -198,6 +210,9 @@ def restore_and_combine(
         One noisy image.
     restorers, names, mask, progress
         As for :func:`learn_blind`.
+    second_exposure : array, optional
+        Another noisy image of the same field, with independent noise. It is the reference instead of the
+        image itself, so that each restorer runs once.
     **settings
         ``stride``, ``offsets``, ``seed``, ``bin_width``, ``shrinkage``, ``channel_axis``, ``data_range``,
         ``device``: as for that function.
@@ -225,11 +240,14 @@ def restore_and_combine(
     ('Gaussian', 'Median', 'average', 'ensemble', 'noisy input')
     """
     given = BlindSettings(**settings)
+    masks = None if mask is None else [mask]
+    if second_exposure is not None:
+        return _combine_by_exposure(image, second_exposure, restorers, names, masks, progress, given)
     reference = blind_reference(
         [image],
         restorers,
         names,
-        mask=None if mask is None else [mask],
+        mask=masks,
         progress=progress,
         keep_restored=True,
         **given.keywords(*REFERENCE_KEYWORDS),
@@ -238,3 +256,36 @@ def restore_and_combine(
     (candidates,) = reference.restored
     ensemble = lut.apply(candidates, given.device, check=False)
     return BlindResult(candidates, ensemble, lut, reference, scores)
+
+
+def _combine_by_exposure(
+    image: ArrayLike,
+    second: ArrayLike,
+    restorers: Sequence[AnyRestorer],
+    names: Sequence[str] | None,
+    masks: Any,
+    progress: Progress | None,
+    given: BlindSettings,
+) -> BlindResult:
+    checked, n = check_image(image, given.channel_axis), len(restorers)
+    chosen = [with_channel_axis(as_restorer(each), given.channel_axis) for each in restorers]
+    candidates = tuple(
+        restore_checked(checked, each, scaled_progress(progress, number, n))
+        for number, each in enumerate(chosen)
+    )
+    session = FitSession(
+        [(candidates, second)],
+        names or [each.name for each in chosen],
+        mask=masks,
+        method="least-squares",
+        truth_noise="unknown",
+        progress=progress,
+        **given.keywords(*LEARN_KEYWORDS, "channel_axis"),
+    )
+    collected = session.collect(fine=False)
+    lut = session.estimate()
+    scores = scores_of_reference(collected, lut, session.used)
+    report = lut.report | {"scores": scores.to_dict() | {"summary": verdict(scores)}}
+    lut = replace(lut, report=report)
+    ensemble = lut.apply(candidates, given.device, check=False)
+    return BlindResult(candidates, ensemble, lut, None, scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox
 from qtpy.QtWidgets import QFileDialog
 
-from napari_ensir.ensemble.checks.candidates import check_agreement
-from napari_ensir.ensemble.checks.diagnostic import linear_text
-from napari_ensir.ensemble.checks.exposure import exposure_of, matched
-from napari_ensir.ensemble.checks.fit import check_range
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, linear_text
+from napari_ensir.ensemble.checks.exposure import matched
+from napari_ensir.ensemble.lut.checks import ApplyChecks
 from napari_ensir.ensemble.lut.lut import figures
-from napari_ensir.ensemble.statistics.reference import sample_pixels
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import ApplySettings, settings_of
 from napari_ensir.viewer.code_export import (
@@ -46,7 +44,7 @@ from napari_ensir.viewer.layers.session import get_session, preference
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.results.combining import Images, combine, expected_error
 from napari_ensir.viewer.results.fix_buttons import FixButtons
-from napari_ensir.viewer.results.layers import WEIGHT_VIEWS, Outputs, method_title
+from napari_ensir.viewer.results.layers import Outputs, method_title, weights_choice
 from napari_ensir.viewer.results.table_panel import TablePanel, save_button
 
 if TYPE_CHECKING:
@@ -54,11 +52,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import napari
-    from magicgui.widgets import Container
     from napari.layers import Layer
 
     from napari_ensir.ensemble.arrays.image_set import Progress
-    from napari_ensir.ensemble.checks.diagnostic import Diagnostic
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
 __all__ = ["Applied", "ApplyWidget", "apply_table"]
@@ -81,17 +77,14 @@ class Applied:
         Results, one for each set.
     expected : list of arrays
         The expected error of each set; empty if not requested.
-    exposure : str
-        A sentence about the exposure, or an empty string.
-    fixes : list of Diagnostic
-        Problems of the exposure.
+    diagnostics : list of Diagnostic
+        What looks wrong.
     """
 
     lut: WeightLUT
     combined: list[Images]
     expected: list[Any]
-    exposure: str = ""
-    fixes: list[Diagnostic] = field(default_factory=list)
+    diagnostics: list[Diagnostic]
 
 
 def apply_table(
@@ -126,21 +119,20 @@ def apply_table(
         If the candidates do not fit the table, the exposures cannot be matched, or the table has no
         expected error.
     """
-    axis = -1 if rgb and lut.n_channels > 1 else None
-    exposure = exposure_of(lut.report, [sample_pixels(lut.field(each, axis)) for each in sets])
-    text, fixes = "", []
+    checks = ApplyChecks(lut)
+    for each in sets:
+        checks.look(each, channel_axis=-1 if rgb and lut.n_channels > 1 else None)
     if match:
-        gain, offset = matched(exposure)
+        gain, offset = matched(checks.exposure)
         lut = lut.rescaled(gain, offset)
         scale = linear_text(gain, "", offset, lut.data_range[1] - lut.data_range[0])
         text = f"The table was matched to intensities of about {scale}."
-    elif exposure is not None:
-        fixes = exposure.check(REMEDY)
-        warning = " ".join(one.message for one in fixes)
-        text = f"{warning[:1].upper()}{warning[1:]}"
+        found = checks.disagreement or [Diagnostic("matched", "info", text)]
+    else:
+        found = checks.diagnostics(remedy=REMEDY)
     combined = [combine(lut, each, rgb, device, progress) for each in sets]
     errors = [expected_error(lut, each, rgb, device, progress) for each in sets] if with_errors else []
-    return Applied(lut, combined, errors, text, fixes)
+    return Applied(lut, combined, errors, found)
 
 
 _NOTHING_YET = "Fit a lookup table, or open one (*.lut.safetensors)."
@@ -172,21 +164,12 @@ class ApplyWidget(TablePanel):
         self._session = get_session(napari_viewer)
         self._lut: WeightLUT | None = None
         self._by_hand: set[str] = set()
-        self._tables = Choice(
-            {}, name="table", label="Table", tooltip="Lookup table that was fitted or opened in this viewer."
-        )
+        tip = "Lookup table that was fitted or opened in this viewer."
+        self._tables = Choice({}, name="table", label="Table", tooltip=tip)
         open_button = button("Open…", "Choose a lookup table file.", "open_button")
         set_accessible_names(open_button)
-        self._summary = Message(_NOTHING_YET, name="summary", gui_only=True)
         self._roles = Form(name="roles")
         self.fixes = FixButtons(["match-intensities"], name="fixes")
-        weights = Choice(
-            WEIGHT_VIEWS,
-            value=preference("weights"),
-            name="weights",
-            label="Weights as",
-            tooltip="How the weight maps are shown.",
-        )
         settings = {each.name: each for each in settings_of(ApplySettings)}
         device = create_control(settings["device"], preference("device"))
         self.sets_button = button(
@@ -198,10 +181,23 @@ class ApplyWidget(TablePanel):
         super().__init__(
             napari_viewer,
             Form(WithButton(self._tables, open_button), name="choice"),
-            self._summary,
+            Message(_NOTHING_YET, name="summary", gui_only=True),
             self._roles,
-            Form(weights, device, name="how"),
-            _extras(),
+            Form(weights_choice(), device, name="how"),
+            row(
+                CheckBox(
+                    name="expected_error",
+                    text="Expected error",
+                    tooltip="Add a layer of the expected root mean square error at each pixel, in intensity "
+                    "units.",
+                ),
+                CheckBox(
+                    name="match",
+                    text="Match exposure",
+                    tooltip="Rescale the table to images with another gain or offset before it is applied.",
+                ),
+                name="extras",
+            ),
             action="Apply",
             about="Combine these layers with the table; no ground truth is needed.",
             below=[
@@ -215,12 +211,8 @@ class ApplyWidget(TablePanel):
         self._tables.changed.connect(self.safely(self._follow_table))
         open_button.changed.connect(self.safely(self._ask_and_open))
         self.sets_button.changed.connect(self.safely(self.apply_all))
-        self["python_button"].changed.connect(
-            self.safely(lambda: self.say(copied(self.as_code(apply_as_python))))
-        )
-        self["command_button"].changed.connect(
-            self.safely(lambda: self.say(copied(self.as_code(apply_as_command))))
-        )
+        for name, write in (("python", apply_as_python), ("command", apply_as_command)):
+            self[f"{name}_button"].changed.connect(self.safely(partial(self.copy, write)))
         self.connect_while_open(self._session.changed, self._tables_changed)
         self._list_tables()
 
@@ -275,7 +267,7 @@ class ApplyWidget(TablePanel):
         if not (keep_layers and before is not None and before.names == lut.names):
             self._offer_roles(lut)
         width, low, high = map(figures, (lut.bin_width, *lut.data_range))
-        self._summary.value = (
+        self.summary.value = (
             f"{method_title(lut)}, {len(lut.rows):,} bin sets of width {width} on {low} to {high}, "
             f"learned from {int(lut.counts.clip(min=0).sum()):,} pixels."
         )
@@ -364,31 +356,32 @@ class ApplyWidget(TablePanel):
     @shows_errors
     def apply(self) -> None:
         """Combine the chosen layers, and show a message under the buttons."""
-        if reason := self.missing_input():
-            raise EnsembleError(reason)
-        self._combine({"": [layer for layer in self.layers if layer is not None]})
+        self._combine({"": self._request()[1]})
 
-    def as_code(self, write: Callable[..., str]) -> str:
-        """Return the choices as code, written by :func:`apply_as_python` or :func:`apply_as_command`.
+    def _request(self) -> tuple[WeightLUT, list[Layer]]:
+        """Return the table and the layer of each candidate.
 
         Raises
         ------
         EnsembleError
             If no table is open, or a candidate has no layer.
         """
-        if reason := self.missing_input():
-            raise EnsembleError(reason)
-        assert self._lut is not None  # checked by missing_input
+        if self._lut is None or self.missing_input():
+            raise EnsembleError(self.missing_input())
+        return self._lut, [layer for layer in self.layers if layer is not None]
+
+    def copy(self, write: Callable[..., str]) -> None:
+        """Copy the choices as code, written by :func:`apply_as_python` or :func:`apply_as_command`."""
+        lut, layers = self._request()
         table = self._session.path_of(self._tables.value)
-        layers = [layer for layer in self.layers if layer is not None]
-        paths = dict(zip(self._lut.names, map(path_of_layer, layers), strict=True))
-        return write(
+        text = write(
             TABLE if table is None else str(table),
-            paths,
+            dict(zip(lut.names, map(path_of_layer, layers), strict=True)),
             ApplySettings(device=self.device.value),
             match=self.match.value,
             with_errors=self.expected_error.value,
         )
+        self.say(copied(text))
 
     def sets(self) -> dict[str, list[Layer]]:
         """Return all sets of layers whose names match the candidates of the table, by their common name."""
@@ -416,16 +409,9 @@ class ApplyWidget(TablePanel):
         device, view = self.device.value, self.weights.value
         more = {"match": self.match.value, "with_errors": self.expected_error.value}
 
-        def combine_all(progress: Progress) -> tuple[Applied, list[str]]:
-            arrays = [[o.data for o in each] for each in origins]
-            done = apply_table(lut, arrays, origins[0][0].rgb, device, progress, **more)
-            unlike = [check_agreement(lut.report, lut.names, each, lut.channel_axis) for each in arrays]
-            if any(unlike):
-                return done, [one.message for one in chain(*unlike)]
-            if done.exposure:  # another exposure explains intensities outside the range
-                return done, [done.exposure]
-            found = [check_range(lut.binning, o.name, o.middle_plane()) for o in chain(*origins)]
-            return done, [one.message for one in chain(*found)]
+        def combine_all(progress: Progress) -> Applied:
+            arrays = [[origin.data for origin in each] for each in origins]
+            return apply_table(lut, arrays, origins[0][0].rgb, device, progress, **more)
 
         def adding(done: Applied) -> Iterator[None]:
             for number, (label, each) in enumerate(zip(sets, origins, strict=True)):
@@ -433,13 +419,13 @@ class ApplyWidget(TablePanel):
                 expected = done.expected[number] if done.expected else None
                 yield from outputs.showing(done.lut, done.combined[number], view, expected=expected)
 
-        def show(results: tuple[Applied, list[str]]) -> None:
-            done = results[0]
+        def show(done: Applied) -> None:
             self.queue.put(adding(done))
-            self.fixes.show_fixes(done.fixes)
+            self.fixes.show_fixes(done.diagnostics)
             n = len(sets)
             lines = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
-            lines += [*twice, *results[1], changed_layers_warning(self.viewer, chain(*origins))]
+            lines += [*twice, *(f"{each}"[:1].upper() + f"{each}"[1:] for each in done.diagnostics)]
+            lines.append(changed_layers_warning(self.viewer, chain(*origins)))
             self.say("\n".join(filter(None, lines)))
             self.reveal(self.message)
 
@@ -450,20 +436,3 @@ class ApplyWidget(TablePanel):
         path, _ = QFileDialog.getOpenFileName(self.native, title, "", kind)
         if path:
             self.open(path)
-
-
-def _extras() -> Container:
-    """Optional outputs and corrections."""
-    return row(
-        CheckBox(
-            name="expected_error",
-            text="Expected error",
-            tooltip="Add a layer of the expected root mean square error at each pixel, in intensity units.",
-        ),
-        CheckBox(
-            name="match",
-            text="Match exposure",
-            tooltip="Rescale the table to images with another gain or offset before it is applied.",
-        ),
-        name="extras",
-    )

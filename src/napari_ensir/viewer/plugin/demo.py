@@ -63,7 +63,7 @@ def run_blind(viewer: napari.Viewer, out: Path) -> str:
     tifffile.imwrite(out / "blind_ensemble.tif", ensembles[0].data)
     ensembles[0].metadata[OUTPUT_KEY]["lut"].save(out / "blind.lut.safetensors", overwrite=True)
     _save_screenshot(viewer, out / "blind_screenshot.png")
-    scores = widget.ranking.scores
+    scores = widget.scores
     table = scores.table()
     text = str(table) if table.summary else f"{verdict(scores)}\n{table}"
     viewer.window.remove_dock_widget(dock)

@@ -19,23 +19,21 @@ __all__ = ["deconvolved_coins", "denoised_stack", "denoised_tissue", "two_exposu
 _SEED = 20241029
 
 
-def _as_uint8(image: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+def _quantised(image: NDArray[Any], gain: float, top: int, offset: float = 0) -> NDArray[Any]:
+    """The image as a camera stores it: uint8, or uint16 if the largest value ``top`` needs it."""
+    return np.rint(np.clip(offset + gain * image, 0, top)).astype(np.uint8 if top < 256 else np.uint16)
 
 
-def _as_layers(
-    truth: tuple[str, NDArray[Any]],
-    degraded: tuple[str, NDArray[Any]],
-    candidates: dict[str, NDArray[Any]],
-    **keywords: Any,
-) -> list[LayerData]:
-    """Layers from the hidden ground truth to the candidates, which have a provenance record."""
+def _as_layers(images: dict[str, NDArray[Any]], **keywords: Any) -> list[LayerData]:
+    """Layers: first a hidden reference and the hidden degraded image, then candidates with a record."""
+    reference, degraded, *candidates = images
     layers: list[LayerData] = [
-        (image, {"name": name, "visible": False, **keywords}, "image") for name, image in (truth, degraded)
+        (images[name], {"name": name, "visible": False, **keywords}, "image")
+        for name in (reference, degraded)
     ]
-    for name, image in candidates.items():
-        record = record_of("restored", inputs={"image": degraded[0]}, restorer={"name": name})
-        layers.append((image, {"name": name, "metadata": {RECORD_KEY: record}, **keywords}, "image"))
+    for name in candidates:
+        record = record_of("restored", inputs={"image": degraded}, restorer={"name": name})
+        layers.append((images[name], {"name": name, "metadata": {RECORD_KEY: record}, **keywords}, "image"))
     return layers
 
 
@@ -49,11 +47,12 @@ def denoised_tissue() -> list[LayerData]:
     from skimage.restoration import denoise_bilateral, denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 
     rng = np.random.default_rng(_SEED)
-    truth = data.immunohistochemistry()[64:448, 64:448]
-    clean = truth / 255.0
+    clean = data.immunohistochemistry()[64:448, 64:448] / 255.0
     noisy = np.clip(rng.poisson(clean * 40) / 40 + rng.normal(0, 0.03, clean.shape), 0, 1)
     noisy = noisy.astype(np.float32)
-    candidates = {
+    images = {
+        "ground truth": clean,
+        "noisy": noisy,
         "total variation": denoise_tv_chambolle(noisy, weight=0.12, channel_axis=-1),
         "wavelet": denoise_wavelet(noisy, channel_axis=-1, convert2ycbcr=True, rescale_sigma=True),
         "non-local means": denoise_nl_means(
@@ -62,9 +61,7 @@ def denoised_tissue() -> list[LayerData]:
         "bilateral": denoise_bilateral(noisy, sigma_color=0.25, sigma_spatial=2, win_size=9, channel_axis=-1),
     }
     return _as_layers(
-        ("ground truth", truth),
-        ("noisy", _as_uint8(noisy)),
-        {name: _as_uint8(image) for name, image in candidates.items()},
+        {name: _quantised(image, 255, 255) for name, image in images.items()},
         rgb=True,
         scale=(0.5, 0.5),
         units=("um", "um"),
@@ -93,7 +90,9 @@ def deconvolved_coins() -> list[LayerData]:
     def crop(image: NDArray[Any]) -> NDArray[np.float32]:
         return np.clip(image[16:-16, 16:-16], 0, 1).astype(np.float32)
 
-    candidates = {
+    images = {
+        "ground truth": truth,
+        "blurred": blurred,
         "Richardson-Lucy": crop(richardson_lucy(padded, kernel, num_iter=12)),
         "Wiener": crop(wiener(padded, kernel, balance=0.08)),
         "unsupervised Wiener": crop(
@@ -101,7 +100,7 @@ def deconvolved_coins() -> list[LayerData]:
         ),
         "total variation": crop(denoise_tv_chambolle(padded, weight=0.03)),
     }
-    return _as_layers(("ground truth", truth), ("blurred", blurred), candidates, contrast_limits=(0, 1))
+    return _as_layers(images, contrast_limits=(0, 1))
 
 
 def denoised_stack() -> list[LayerData]:
@@ -119,19 +118,15 @@ def denoised_stack() -> list[LayerData]:
     image = downscale_local_mean(data.camera() / 255.0, (2, 2))
     clean = np.stack([gaussian_filter(image, 0.3 + 0.35 * abs(plane - 8)) for plane in range(16)])
     noisy = np.clip(rng.poisson(clean * 60) / 60 + rng.normal(0, 0.02, clean.shape), 0, 1).astype(np.float32)
-
-    def as_uint16(stack: NDArray[Any]) -> NDArray[np.uint16]:
-        return np.rint(np.clip(stack, 0, 1) * 4095).astype(np.uint16)
-
-    candidates = {
+    images = {
+        "ground truth": clean,
+        "noisy": noisy,
         "total variation": denoise_tv_chambolle(noisy, weight=0.1),
         "median": median_filter(noisy, size=(3, 3, 3)),
         "Gaussian": gaussian_filter(noisy, (0.7, 1.0, 1.0)),
     }
     return _as_layers(
-        ("ground truth", as_uint16(clean)),
-        ("noisy", as_uint16(noisy)),
-        {name: as_uint16(stack) for name, stack in candidates.items()},
+        {name: _quantised(stack, 4095, 4095) for name, stack in images.items()},
         scale=(2.0, 0.5, 0.5),
         units=("um", "um", "um"),
         axis_labels=("z", "y", "x"),
@@ -152,20 +147,16 @@ def two_exposures() -> list[LayerData]:
     rng = np.random.default_rng(_SEED)
     clean = data.cell()[150:534, 100:484] / 255.0
     first, second = (rng.poisson(clean * 50) / 50 + rng.normal(0, 0.015, clean.shape) for _ in range(2))
-
-    def as_uint16(image: NDArray[Any]) -> NDArray[np.uint16]:
-        return np.rint(np.clip(400 + 2200 * image, 0, 4095)).astype(np.uint16)
-
-    candidates = {
+    images = {
+        "second exposure": second,
+        "first exposure": first,
         "total variation": denoise_tv_chambolle(first, weight=0.1),
         "wavelet": denoise_wavelet(first, rescale_sigma=True),
         "non-local means": denoise_nl_means(first, patch_size=5, patch_distance=5, h=0.06, fast_mode=True),
         "Gaussian": gaussian_filter(first, 1.2),
     }
     return _as_layers(
-        ("second exposure", as_uint16(second)),
-        ("first exposure", as_uint16(first)),
-        {name: as_uint16(image) for name, image in candidates.items()},
+        {name: _quantised(image, 2200, 4095, offset=400) for name, image in images.items()},
         contrast_limits=(300, 2600),
         scale=(0.1, 0.1),
         units=("um", "um"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import Container, SpinBox
+from magicgui.widgets import Container
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.self_supervised.calibrate import (
@@ -16,7 +16,7 @@ from napari_ensir.restorers.self_supervised.calibrate import (
 from napari_ensir.settings import SweepSettings, settings_of
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import NumberRange
+from napari_ensir.viewer.controls.inputs import NumberRange, create_control
 from napari_ensir.viewer.results.plots import draw_sweep, fresh_axes, new_canvas
 
 if TYPE_CHECKING:
@@ -67,15 +67,7 @@ class SweepForm(Container):
             gui_only=True,
         )
         (count,) = (each for each in settings_of(SweepSettings) if each.name == "count")
-        self.steps = SpinBox(
-            value=count.default,
-            name="sweep_steps",
-            label=count.title,
-            tooltip=count.description,
-            min=int(count.minimum or 0),
-            max=int(count.maximum or 0),
-            gui_only=True,
-        )
+        self.steps = create_control(count, name="sweep_steps", gui_only=True)
         self.sweep_button = button(
             "Try values",
             "Restore with each value and compare the estimated errors; no ground truth is needed.",

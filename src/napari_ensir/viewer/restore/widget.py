@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.lut.record import record_of
+from napari_ensir.ensemble.scoring.scores import verdict
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import as_dtype
-from napari_ensir.restorers import RESTORERS, blind_reference, calibrate_restorer
+from napari_ensir.restorers import blind_reference, calibrate_restorer
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
     format_notes,
@@ -19,12 +22,12 @@ from napari_ensir.restorers.base import (
     intensity_warning,
     notes_of,
     restorer_record,
+    sample_block,
     with_settings,
 )
 from napari_ensir.restorers.self_supervised.learn import BlindResult, restore_and_combine
-from napari_ensir.settings import BlindSettings
+from napari_ensir.settings import BlindSettings, settings_of
 from napari_ensir.viewer.code_export import (
-    Chosen,
     Restoring,
     blind_as_command,
     blind_as_python,
@@ -33,18 +36,37 @@ from napari_ensir.viewer.code_export import (
     restore_as_command,
     restore_as_python,
 )
-from napari_ensir.viewer.layers.layers import RECORD_KEY, LayerSnapshot, changed_layers_warning
+from napari_ensir.viewer.controls.combo import Choice
+from napari_ensir.viewer.controls.forms import Form, button, row
+from napari_ensir.viewer.controls.inputs import Message, create_control
+from napari_ensir.viewer.controls.section import Section
+from napari_ensir.viewer.fit.request import channel_axes, likely_channel_axis
+from napari_ensir.viewer.layers.combo import LayerChoice
+from napari_ensir.viewer.layers.layers import (
+    RECORD_KEY,
+    LayerSnapshot,
+    changed_layers_warning,
+    exclusion_reason,
+    has_truth_name,
+    unique_name,
+    unwrap_proxy,
+)
 from napari_ensir.viewer.layers.matching import candidate_name
 from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import shows_errors
-from napari_ensir.viewer.restore.controls import BLIND, RestoreControls
+from napari_ensir.viewer.restore.picker import RestorerPicker
+from napari_ensir.viewer.restore.sweep import SweepForm
 from napari_ensir.viewer.results.combining import Images, combine
-from napari_ensir.viewer.results.layers import Outputs
+from napari_ensir.viewer.results.layers import Outputs, weights_choice
+from napari_ensir.viewer.results.score_view import ScoreView
+from napari_ensir.viewer.results.table_panel import TablePanel, save_button
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import napari
+    from napari.layers import Layer
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
@@ -53,24 +75,49 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
     from napari_ensir.restorers.self_supervised.reference import BlindReference
 
-__all__ = ["RestoreWidget"]
+__all__ = ["BLIND", "RestoreWidget"]
 
-_Remarks = tuple[list[tuple[str, str]], list[str]]
-_Made = TypeVar("_Made")
+BLIND = ("stride", "offsets", "bin_width", "shrinkage", "data_range", "seed")
+"""Settings of learning without a ground truth that have a control."""
+
+_ONE_CHANNEL = ("no channel axis", "The image has one channel.")
+_NO_IMAGE = "No image is chosen; choose the degraded image to restore."
+_NONE_TICKED = "No restorer is ticked; tick one or more."
+
+_PROGRAMS = {
+    "combine-python": ("Python: restore and combine", "A Python program that restores and combines."),
+    "combine-command": ("Command: restore and combine", "A command that restores and combines."),
+    "restore-python": ("Python: restore only", "A Python program that restores, but does not combine."),
+    "restore-command": ("Command: restore only", "A command that restores, but does not combine."),
+}
+
+_ROLES = {
+    "average": "The average of all candidates.",
+    "candidate": "Click to see its settings.",
+    "ensemble": "The ensemble, scored on pixels that its weights were not learned from.",
+    "input": "The noisy image itself.",
+}
+"""Tooltips of the rows of the scores."""
 
 
-class RestoreWidget(RestoreControls):
+class RestoreWidget(TablePanel):
     """Restores a layer with the ticked restorers, and combines the results without ground truth.
 
-    Values: ``image``, ``channel_axis``, ``restorers`` (keys of the ticked restorers, in order),
-    ``self_ensemble``, ``float_output`` (whether to add float32 layers, which are not clipped), ``device``,
-    ``weights``, the settings of the restorers as ``<restorer>_<setting>``, such as ``gaussian_sigma``, and
-    the settings of :class:`~napari_ensir.settings.BlindSettings`.
+    Values: ``image``, ``second_exposure`` (None: learn from the image itself), ``channel_axis``,
+    ``restorers`` (keys of the ticked restorers, in order), ``self_ensemble``, ``float_output`` (whether to
+    add float32 layers, which are not clipped), ``device``, ``weights``, the settings of the restorers as
+    ``<restorer>_<setting>``, such as ``gaussian_sigma``, and the settings of
+    :class:`~napari_ensir.settings.BlindSettings`.
 
     Parameters
     ----------
     napari_viewer
         Viewer of the layers.
+
+    Attributes
+    ----------
+    scores : NoisyScores or None
+        The scores shown.
 
     Examples
     --------
@@ -83,16 +130,183 @@ class RestoreWidget(RestoreControls):
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        self._ranked: tuple[str, ...] = ()
+        self.scores: NoisyScores | None = None
+        self._scored: Sequence[str] = ()
         self._lut: WeightLUT | None = None
-        super().__init__(napari_viewer)
-        self.restore_button.changed.connect(self.safely(self.restore))
-        self.rank_button.changed.connect(self.safely(self.rank))
-        self.ranking.chosen.connect(self._select_ranked)
-        self.best_button.changed.connect(self.safely(self.tick_best))
-        self.sweep_form.sweep_button.changed.connect(self.safely(self.try_values))
-        self.sweep_form.adopt_button.changed.connect(self.safely(self.adopt_value))
-        self._connect_copying()
+        image = LayerChoice(
+            napari_viewer,
+            lambda layer: not exclusion_reason(layer),
+            "choose an image",
+            choose_only=True,
+            name="image",
+            label="Image",
+            tooltip="The degraded image to restore.",
+        )
+        image.value = _likely_input(napari_viewer)
+        second = LayerChoice(
+            napari_viewer,
+            lambda layer: layer is not image.value and not exclusion_reason(layer, image.value),
+            "none",
+            name="second_exposure",
+            label="2nd exposure",
+            tooltip="Another noisy image of the same field. If there is one, the weights are learned from it "
+            "instead of the image itself.",
+        )
+        channels = Choice(
+            {None: _ONE_CHANNEL},
+            name="channel_axis",
+            label="Channels",
+            tooltip="Channel axis of the image. Restorers process all channels together; each channel has "
+            "its own table.",
+        )
+        self.picker = RestorerPicker(name="picker")
+        self.sweep_form = SweepForm(napari_viewer, name="sweep_form")
+        self.sweep_section = Section("Try values of a setting", self.sweep_form, name="trying")
+        self.combining_section = Section("Settings of combining", _blind_form(), name="combining")
+        self.plan = Message(name="plan", gui_only=True)
+        super().__init__(
+            napari_viewer,
+            Form(image, second, channels, name="choice"),
+            self.picker,
+            self.sweep_section,
+            self.combining_section,
+            self.plan,
+            action="Restore and combine",
+            about="Without a ground truth: learn from the noisy image the weight of each restorer at each "
+            "intensity, and add candidates, ensemble and weight maps. Each restorer runs several times.",
+            below=self._results(),
+        )
+        self._connect()
+        self._follow_image()
+        self._show_settings()
+
+    def _results(self) -> list[Any]:
+        self.ranking = ScoreView(130, name="ranking", label="Scores", tooltip="Scores, the best first.")
+        self.ranking.visible = False
+        best = button("Tick the best", "Tick only the best restorer.", "best_button")
+        only = button("Restore only", "Add one candidate layer for each ticked restorer.", "restore_button")
+        rank = button(
+            "Rank",
+            "Without a ground truth: rank the ticked restorers by their estimated errors on this image. No "
+            "layers are added.",
+            "rank_button",
+        )
+        program = Choice(
+            _PROGRAMS,
+            name="program",
+            label="Program",
+            tooltip="What is copied: a program or a command that does the same without the viewer.",
+            gui_only=True,
+        )
+        copy = button("Copy to clipboard", "Copy this program or command to the clipboard.", "copy_button")
+        return [
+            self.ranking,
+            row(save_button(), best, name="files", gui_only=True),
+            row(only, rank, name="together", gui_only=True),
+            row(program, copy, name="copies", gui_only=True),
+        ]
+
+    def _connect(self) -> None:
+        self.image.changed.connect(self.safely(self._follow_image))
+        self.picker.ticks.changed.connect(self.safely(self.update_run_button))
+        self.picker.ticks.selected.connect(self.safely(self._show_settings))
+        self.picker.requested.connect(self.open)
+        self.ranking.clicked.connect(self._select_ranked)
+        self.program.changed.connect(self.safely(self.update_run_button))
+        for name, slot in (
+            ("restore_button", self.restore),
+            ("rank_button", self.rank),
+            ("best_button", self.tick_best),
+            ("sweep_button", self.try_values),
+            ("adopt_button", self.adopt_value),
+            ("copy_button", self.copy),
+        ):
+            self[name].changed.connect(self.safely(slot))
+        self.connect_while_open(self.viewer.events.theme, self.sweep_form.redraw)
+
+    # -- choices ----------------------------------------------------------------------------------
+
+    def layers_changed(self) -> None:
+        """See Panel."""
+        super().layers_changed()
+        offered = [layer for layer in self.image.choices if layer is not None]
+        if self.image.value is None and len(offered) == 1:
+            self.image.value = offered[0]
+        self.update_run_button()
+
+    def _follow_image(self) -> None:
+        layer = self.image.value
+        axes = channel_axes(layer)
+        entries: dict[Any, tuple[str, str]] = {
+            axis: (f"along {label}", f"Each channel along {label} has its own table.")
+            for axis, label in axes.items()
+        }
+        self.channel_axis.visible = bool(axes)
+        self.channel_axis.offer({None: _ONE_CHANNEL, **entries})
+        self.channel_axis.value = likely_channel_axis(layer)
+        self.second_exposure.reset_choices()
+        self.update_run_button()
+
+    def _show_settings(self) -> None:
+        self.sweep_form.offer(self.picker.restorer(self.picker.selected))
+
+    @shows_errors
+    def open(self, path: str | Path) -> None:
+        """Open a network, or all networks in a folder, and tick them."""
+        self.say(self.picker.open(path))
+
+    def missing_input(self) -> str:
+        """See Panel."""
+        if not (reason := self._missing()) and len(self.restorers.value) < 2:
+            reason = "There is nothing to combine; tick two or more restorers."
+        return reason
+
+    def _missing(self) -> str:
+        """What is missing before anything can be restored."""
+        if self.image.value is None:
+            return _NO_IMAGE
+        return "" if self.restorers.value else _NONE_TICKED
+
+    def obstacles(self) -> Mapping[str, str]:
+        """See TablePanel."""
+        missing, combining = self._missing(), self.missing_input()
+        return {
+            **super().obstacles(),
+            "restore_button": missing,
+            "rank_button": combining,
+            "copy_button": combining if self.program.value.startswith("combine") else missing,
+            "best_button": "" if self.scores is not None else "Nothing has been ranked yet.",
+        }
+
+    def update_run_button(self) -> None:
+        """See TablePanel."""
+        super().update_run_button()
+        self.plan.value = self.missing_input() or (
+            f"Restores the image with {len(self.restorers.value)} restorers, learns their "
+            "weights from the noisy image, and adds the candidates, the ensemble and the weight maps."
+        )
+
+    def _request(self) -> tuple[LayerSnapshot, list[Restorer], tuple[str, ...]]:
+        """Return the chosen image, the ticked restorers, and their names, made unique."""
+        origin = self._origin()
+        restorers = [self._with_axis(each) for each in self.picker.chosen()]
+        if not restorers:
+            raise EnsembleError(_NONE_TICKED)
+        names: list[str] = []
+        for each in restorers:
+            names.append(unique_name(each.name, names))
+        return origin, restorers, tuple(names)
+
+    def _origin(self) -> LayerSnapshot:
+        if self.image.value is None:
+            raise EnsembleError(_NO_IMAGE)
+        return LayerSnapshot(self.image.value)
+
+    def _with_axis(self, restorer: Restorer) -> Restorer:
+        return with_settings(restorer, channel_axis=self.channel_axis.value)
+
+    def _settings(self, *names: str) -> BlindSettings:
+        return BlindSettings(**{name: self[name].value for name in names})
 
     # -- restoring --------------------------------------------------------------------------------
 
@@ -108,25 +322,25 @@ class RestoreWidget(RestoreControls):
     @shows_errors
     def restore(self) -> None:
         """Restore the chosen image with each ticked restorer, and add the results as layers."""
-        origin, restorers = self._request()
-        dtype = self._output_dtype(origin)
+        origin, restorers, names = self._request()
+        n, dtype = len(restorers), self._output_dtype(origin)
 
-        def work(progress: Progress) -> tuple[list[tuple[str, NDArray[np.float32]]], list[_Remarks]]:
-            array, results = np.asarray(origin.data), []
-            for number, restorer in enumerate(restorers):
-                part = _part(progress, number, len(restorers), restorer.name)
-                results.append((restorer.name, restorer(array, progress=part)))
-            return results, _remarks(restorers, array)
+        def work(progress: Progress) -> tuple[list[NDArray[np.float32]], list[str]]:
+            array = np.asarray(origin.data)
+            with _without_input_warnings():
+                images = [
+                    each(array, progress=scaled_progress(progress, number, n, suffix=f", {each.name}"))
+                    for number, each in enumerate(restorers)
+                ]
+            return images, _remarks(restorers, array, images, dtype)
 
-        def show(done: tuple[list[tuple[str, NDArray[np.float32]]], list[_Remarks]]) -> None:
-            notes = self._add(origin, done[0], restorers, done[1], dtype)
-            n = len(restorers)
+        def show(done: tuple[list[NDArray[np.float32]], list[str]]) -> None:
+            self._add(origin, restorers, names, done[0], dtype)
             first = f"Added {n} candidates; fit them" if n > 1 else "Added 1 candidate; fit it"
-            first += " with others in Fit ensemble."
-            self.say("\n".join([first, *notes]))
+            self._say_all(origin, f"{first} with others in Fit ensemble.", *done[1])
             self.reveal(self.message)
 
-        self.start(_without_warnings(work), "Restoring", show)
+        self.start(work, "Restoring", show)
 
     @shows_errors
     def restore_and_combine(self) -> None:
@@ -135,99 +349,130 @@ class RestoreWidget(RestoreControls):
         See :func:`~napari_ensir.restorers.self_supervised.learn.learn_blind` for the assumptions about the
         noise.
         """
-        origin, restorers = self._request()
+        origin, restorers, names = self._request()
         if len(restorers) < 2:
             raise EnsembleError(self.missing_input())
-        axis, device, view = self.channel_axis.value, self.device.value, self.weights.value
-        dtype = self._output_dtype(origin)
-        settings = {name: self[name].value for name in BLIND}
-        BlindSettings(**settings)  # check before the work, which may take hours
-        if settings["data_range"] is not None:  # the restorers use this range too, as in the command
-            restorers = [with_settings(each, data_range=settings["data_range"]) for each in restorers]
-        keys, names = tuple(self.restorers.value), _unique([each.name for each in restorers])
+        settings = replace(
+            self._settings(*BLIND), channel_axis=self.channel_axis.value, device=self.device.value
+        )
+        if settings.data_range is not None:  # the restorers use this range too, as in the command
+            restorers = [with_settings(each, data_range=settings.data_range) for each in restorers]
+        second = self.second_exposure.value
+        exposure = None if second is None else LayerSnapshot(second).data
+        keys, view, dtype = self.restorers.value, self.weights.value, self._output_dtype(origin)
 
-        def work(progress: Progress) -> tuple[BlindResult, Images, list[_Remarks]]:
+        def work(progress: Progress) -> tuple[BlindResult, Images, list[str]]:
             array = np.asarray(origin.data)
-            blind = restore_and_combine(
-                array, restorers, names, channel_axis=axis, device=device, progress=progress, **settings
-            )
+            with _without_input_warnings():
+                blind = restore_and_combine(
+                    array,
+                    restorers,
+                    names,
+                    second_exposure=exposure,
+                    progress=progress,
+                    **settings.keywords(),
+                )
             images = [as_dtype(each, dtype) for each in blind.candidates]
-            combined = combine(blind.lut, images, origin.rgb, device, progress)
-            return blind, combined, _remarks(restorers, array)
+            combined = combine(blind.lut, images, origin.rgb, settings.device, progress)
+            return blind, combined, _remarks(restorers, array, blind.candidates, dtype)
 
-        def show(results: tuple[BlindResult, Images, list[_Remarks]]) -> None:
+        def show(results: tuple[BlindResult, Images, list[str]]) -> None:
             blind, combined, remarks = results
-            before = list(self.viewer.layers)
-            named = list(zip(blind.names, blind.candidates, strict=True))
-            notes = self._add(origin, named, restorers, remarks, dtype)
-            layers = [layer for layer in self.viewer.layers if layer not in before]
+            layers = self._add(origin, restorers, names, blind.candidates, dtype)
             session, self._lut = get_session(self.viewer), blind.lut
             session.remember_layers(blind.lut, layers)
             session.keep(f"{origin.name}, no ground truth", blind.lut, layers)
-            made = Outputs(self.viewer, origin, origin.name)
-            self.queue.put(made.showing(blind.lut, combined, view))
-            self._show_ranking(blind.scores, keys)
+            self.queue.put(Outputs(self.viewer, origin, origin.name).showing(blind.lut, combined, view))
             first = f"Added {len(layers)} candidates, the ensemble and the weight maps."
-            self.say("\n".join([blind.summary, blind.reference.reason, first, *notes]))
-            self.reveal(self.message, self.ranking, self.save_button)
+            self._show_scores(blind.scores, keys)
+            self._say_all(origin, blind.summary, blind.reason, first, *remarks)
 
-        self.start(_without_warnings(work), "Restoring and combining", show)
+        self.start(work, "Restoring and combining", show)
 
     @shows_errors
     def rank(self) -> None:
         """Rank the ticked restorers by their errors, estimated from the noisy image alone."""
-        origin, restorers = self._request()
+        origin, restorers, names = self._request()
         if len(restorers) < 2:
             raise EnsembleError("There is nothing to rank; tick two or more restorers.")
-        axis, hiding = self.channel_axis.value, self._hiding()
-        keys, names = tuple(self.restorers.value), _unique([each.name for each in restorers])
+        keys, hiding = self.restorers.value, self._hiding()
 
         def work(progress: Progress) -> BlindReference:
-            array = np.asarray(origin.data)
-            return blind_reference(array, restorers, names, channel_axis=axis, progress=progress, **hiding)
+            return blind_reference(np.asarray(origin.data), restorers, names, progress=progress, **hiding)
 
         def show(reference: BlindReference) -> None:
-            self._show_ranking(reference.scores(), keys)
-            self.say(f"{self.ranking.in_words()}\n{reference.reason}")
-            self.reveal(self.message, self.ranking, self.save_button)
+            self._show_scores(scores := reference.scores(), keys)
+            self.say(f"{verdict(scores)}\n{reference.reason}")
 
         self.start(work, "Ranking", show)
 
-    def _show_ranking(self, scores: NoisyScores, keys: tuple[str, ...]) -> None:
-        self._ranked = keys
-        self.ranking.show_scores(scores)
+    def _show_scores(self, scores: NoisyScores, keys: Sequence[str]) -> None:
+        """Show the scores of the restorers with these keys."""
+        self.scores, self._scored = scores, keys
+        table = scores.table(ranked=True)
+        tooltips = [f"{each.name}. {_ROLES.get(each.role, '')}".strip() for each in table.rows]
+        self.ranking.show_table(table, [each.name for each in table.rows], tooltips)
+        self.ranking.visible = True
         self.update_run_button()
+        self.reveal(self.message, self.ranking, self.save_button)
 
-    def _select_ranked(self, index: int) -> None:
-        """Show the settings of the restorer in this row of the ranking."""
-        if index < len(self._ranked):
-            self.restorers.select(self._ranked[index])
-            self.settings_section.open()
+    def _select_ranked(self, row: int) -> None:
+        """Show the settings of the restorer in this row of the scores."""
+        assert self.scores is not None  # rows are shown with them
+        place = self.scores.ranked[row]
+        if self.scores.roles[place] == "candidate":
+            self.restorers.select(self._scored[place])
+            self.picker.section.open()
 
     def tick_best(self) -> None:
         """Tick only the restorer with the smallest error."""
-        if self.ranking.best is None:
+        if self.scores is None:
             raise EnsembleError("Nothing has been ranked yet; tick restorers and press Rank.")
-        self.restorers.value = [self._ranked[self.ranking.best]]
+        ranked = [place for place in self.scores.ranked if self.scores.roles[place] == "candidate"]
+        self.restorers.value = [self._scored[ranked[0]]]
+
+    def _output_dtype(self, origin: LayerSnapshot) -> np.dtype[Any]:
+        return np.dtype(np.float32) if self.float_output.value else origin.dtype
+
+    def _add(
+        self,
+        origin: LayerSnapshot,
+        restorers: Sequence[Restorer],
+        names: Sequence[str],
+        images: Sequence[NDArray[np.float32]],
+        dtype: np.dtype[Any],
+    ) -> list[Layer]:
+        """Add candidates as layers with a record of their restorers."""
+        layers = []
+        for restorer, name, image in zip(restorers, names, images, strict=True):
+            title = candidate_name(origin.name, name)
+            layer = unwrap_proxy(origin.add_candidate(self.viewer, image, title, dtype))
+            record = record_of("restored", inputs={"image": origin.name}, restorer=restorer_record(restorer))
+            layer.metadata = {**layer.metadata, RECORD_KEY: record}
+            layers.append(layer)
+        return layers
+
+    def _say_all(self, origin: LayerSnapshot, *lines: str) -> None:
+        self.say("\n".join(filter(None, [*lines, changed_layers_warning(self.viewer, [origin])])))
+
+    # -- values of a setting ----------------------------------------------------------------------
 
     @shows_errors
     def try_values(self) -> None:
         """Try several values of a setting of the selected restorer, and plot their errors."""
-        form, key = self.sweep_form, self.selected
-        origin = self._origin()
-        axis, hiding = self.channel_axis.value, self._hiding()
-        setting, values = form.setting.value, form.values()
-        restorer = with_settings(self._restorer(key), channel_axis=axis)
+        form, key, origin = self.sweep_form, self.picker.selected, self._origin()
+        setting, values, hiding = form.setting.value, form.values(), self._hiding()
+        restorer = self._with_axis(self.picker.restorer(key))
 
         def work(progress: Progress) -> Sweep:
             array = np.asarray(origin.data)
-            return calibrate_restorer(
-                restorer, setting, values, array, channel_axis=axis, progress=progress, **hiding
-            )
+            return calibrate_restorer(restorer, setting, values, array, progress=progress, **hiding)
 
         def show(found: Sweep) -> None:
             form.show_sweep(found, key)
-            self.say("\n".join([found.in_words(), *_warned(*found.warnings)]))
+            self.say(
+                "\n".join([found.in_words(), *(f"{each[:1].upper()}{each[1:]}" for each in found.warnings)])
+            )
 
         self.start(work, "Trying values", show)
 
@@ -236,94 +481,54 @@ class RestoreWidget(RestoreControls):
         form = self.sweep_form
         if form.sweep is None:
             raise EnsembleError("No values have been tried yet; press Try values.")
-        self._forms.set_value(form.swept, form.sweep.setting, form.sweep.best)
-        self.restorers.select(form.swept)
+        self.picker.set_value(form.swept, form.sweep.setting, form.sweep.best)
 
     def _hiding(self) -> dict[str, Any]:
-        values = {name: self[name].value for name in ("stride", "offsets", "seed")}
-        return BlindSettings(**values).keywords(*values)
+        names = ("stride", "offsets", "seed")
+        return {**self._settings(*names).keywords(*names), "channel_axis": self.channel_axis.value}
 
     # -- copying ----------------------------------------------------------------------------------
 
-    def _connect_copying(self) -> None:
-        def copies(write: Callable[[], str]) -> Callable[[], None]:
-            return self.safely(lambda: self.say(copied(write())))
-
-        self["python_button"].changed.connect(copies(lambda: restore_as_python(self.restoring())))
-        self["command_button"].changed.connect(copies(lambda: restore_as_command(self.restoring())))
-        self["combine_python_button"].changed.connect(copies(lambda: self._as_blind(blind_as_python)))
-        self["combine_command_button"].changed.connect(copies(lambda: self._as_blind(blind_as_command)))
-
-    def restoring(self) -> Restoring:
-        """Return the choices for :func:`~napari_ensir.viewer.code_export.restore_as_python`.
-
-        Raises
-        ------
-        EnsembleError
-            If something is missing.
-        """
-        origin, _ = self._request()
-        return Restoring(
+    def copy(self) -> None:
+        """Copy the chosen program or command to the clipboard."""
+        origin, _, _ = self._request()
+        restoring = Restoring(
             path_of_layer(origin.layer),
-            [self._chosen_as_code(key) for key in self.restorers.value],
+            self.picker.as_code(),
             self.channel_axis.value,
             self.device.value,
             self.self_ensemble.value,
             float_output=self.float_output.value,
         )
+        settings = self._settings(*BLIND)
+        blind = replace(restoring, data_range=settings.data_range)
+        second = self.second_exposure.value
+        second_path = None if second is None else path_of_layer(second)
+        write = {
+            "combine-python": lambda: blind_as_python(blind, settings, second_path),
+            "combine-command": lambda: blind_as_command(blind, settings, second_path),
+            "restore-python": lambda: restore_as_python(restoring),
+            "restore-command": lambda: restore_as_command(restoring),
+        }
+        self.say(copied(write[self.program.value]()))
 
-    def _chosen_as_code(self, key: str) -> Chosen:
-        settings = self._forms.changed_settings(key)
-        if key in RESTORERS:
-            return Chosen(key, settings)
-        path, around = self.sources.get(key, (f"PATH OF {key}.safetensors", None))
-        ir = [
-            str(source)
-            for other, (source, _) in self.sources.items()
-            if self._forms.restorers()[other] is around
-        ]
-        return Chosen(key, settings, str(path), ir[0] if around is not None and ir else None)
 
-    def _as_blind(self, write: Callable[[Restoring, BlindSettings], str]) -> str:
-        settings = BlindSettings(**{name: self[name].value for name in BLIND})
-        return write(replace(self.restoring(), data_range=settings.data_range), settings)
+def _blind_form() -> Form:
+    declared = {each.name: each for each in settings_of(BlindSettings)}
+    return Form(*(create_control(declared[name]) for name in BLIND), weights_choice(), name="blind_form")
 
-    # -- request ----------------------------------------------------------------------------------
 
-    def _request(self) -> tuple[LayerSnapshot, list[Restorer]]:
-        """Return the chosen image and the ticked restorers."""
-        origin, restorers = self._origin(), self.chosen()
-        if not restorers:
-            raise EnsembleError("No restorer is ticked; tick one or more.")
-        axis = self.channel_axis.value
-        return origin, [with_settings(restorer, channel_axis=axis) for restorer in restorers]
-
-    def _output_dtype(self, origin: LayerSnapshot) -> np.dtype[Any]:
-        return np.dtype(np.float32) if self.float_output.value else origin.dtype
-
-    def _origin(self) -> LayerSnapshot:
-        if self.image.value is None:
-            raise EnsembleError("No image is chosen; choose the degraded image to restore.")
-        return LayerSnapshot(self.image.value)
-
-    def _add(
-        self,
-        origin: LayerSnapshot,
-        results: list[tuple[str, NDArray[np.float32]]],
-        restorers: Sequence[Restorer],
-        remarks: Sequence[_Remarks],
-        dtype: np.dtype[Any],
-    ) -> list[str]:
-        """Add candidates as layers with a record of their restorers; return notes and warnings."""
-        found = format_notes(note for notes, _ in remarks for note in notes)
-        found += [clipping_note(name, restored, dtype) for name, restored in results]
-        for (name, restored), restorer, (_, input_warnings) in zip(results, restorers, remarks, strict=True):
-            layer = origin.add_candidate(self.viewer, restored, candidate_name(origin.name, name), dtype)
-            record = record_of("restored", inputs={"image": origin.name}, restorer=restorer_record(restorer))
-            layer.metadata = {**layer.metadata, RECORD_KEY: record}
-            warning = intensity_warning(name, origin.middle_plane(), origin.middle_plane(restored))
-            found += input_warnings or [warning]
-        return [*filter(None, found), *filter(None, [changed_layers_warning(self.viewer, [origin])])]
+def _likely_input(viewer: napari.Viewer) -> Layer | None:
+    """The layer that is most likely to be restored, if any."""
+    # The active layer, or else the topmost, unless it is our output, was restored itself, or is named as a
+    # ground truth.
+    likely = [
+        layer
+        for layer in map(unwrap_proxy, viewer.layers)
+        if not exclusion_reason(layer) and RECORD_KEY not in layer.metadata and not has_truth_name(layer)
+    ]
+    active = unwrap_proxy(viewer.layers.selection.active)
+    return active if active in likely else next(reversed(likely), None)
 
 
 def clipping_note(name: str, image: NDArray[np.float32], dtype: np.dtype[Any]) -> str:
@@ -350,48 +555,25 @@ def clipping_note(name: str, image: NDArray[np.float32], dtype: np.dtype[Any]) -
     )
 
 
-def _remarks(restorers: Sequence[Restorer], array: NDArray[Any]) -> list[_Remarks]:
-    """Return the notes and the input warnings of each restorer for an image."""
-    return [(notes_of(each, array), input_warnings_of(each, array)) for each in restorers]
+def _remarks(
+    restorers: Sequence[Restorer],
+    image: NDArray[Any],
+    restored: Sequence[NDArray[np.float32]],
+    dtype: np.dtype[Any],
+) -> list[str]:
+    """Return notes and warnings about restorations of an image, of which some may be empty."""
+    found = format_notes(note for each in restorers for note in notes_of(each, image))
+    pairs = list(zip(restorers, restored, strict=True))
+    found += [clipping_note(restorer.name, one, dtype) for restorer, one in pairs]
+    for restorer, one in pairs:
+        warning = intensity_warning(restorer.name, sample_block(image), sample_block(one))
+        found += input_warnings_of(restorer, image) or [warning]
+    return found
 
 
-def _without_warnings(work: Callable[[Progress], _Made]) -> Callable[[Progress], _Made]:
+@contextmanager
+def _without_input_warnings() -> Iterator[None]:
     """Suppress Python warnings that the panel shows in its message."""
-
-    def quiet(progress: Progress) -> _Made:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnfamiliarImageWarning)
-            return work(progress)
-
-    return quiet
-
-
-def _part(progress: Progress, number: int, total: int, name: str) -> Progress:
-    """Return a progress callback for one of several equal parts."""
-
-    def report(done: int, of: int, text: str) -> object:
-        share = round(1000 * done / max(of, 1))
-        return progress(1000 * number + share, 1000 * total, text if name in text else f"{name}, {text}")
-
-    return report
-
-
-def _unique(names: list[str]) -> tuple[str, ...]:
-    """Make names unique by appending a number to repeated names.
-
-    Examples
-    --------
-    >>> _unique(["N2V", "Median", "N2V"])
-    ('N2V', 'Median', 'N2V 2')
-    """
-    found: list[str] = []
-    for name in names:
-        number, tried = 2, name
-        while tried in found:
-            number, tried = number + 1, f"{name} {number}"
-        found.append(tried)
-    return tuple(found)
-
-
-def _warned(*warnings: str | None) -> list[str]:
-    return [f"{warning[:1].upper()}{warning[1:]}" for warning in warnings if warning]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnfamiliarImageWarning)
+        yield

@@ -10,7 +10,9 @@ from napari.utils import Colormap
 from napari.utils.colormaps import CyclicLabelColormap
 
 from napari_ensir.settings import METHODS
+from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, add_slider_caption
+from napari_ensir.viewer.layers.session import preference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +33,7 @@ __all__ = [
     "largest_expected_error",
     "layers_of_result",
     "method_title",
+    "weights_choice",
 ]
 
 WEIGHT_VIEWS = {
@@ -45,6 +48,18 @@ WEIGHT_VIEWS = {
     ),
 }
 """Ways to show weight maps: title and explanation by key."""
+
+
+def weights_choice() -> Choice:
+    """Return the control of how weight maps are shown."""
+    return Choice(
+        WEIGHT_VIEWS,
+        value=preference("weights"),
+        name="weights",
+        label="Weights as",
+        tooltip="How the weight maps are shown.",
+    )
+
 
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#f0e442", "#999999")
 """Colours of the candidates, distinct in all common colour blindness (Okabe and Ito 2008); then grey."""

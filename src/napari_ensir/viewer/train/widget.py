@@ -33,7 +33,7 @@ from napari_ensir.viewer.layers.layers import (
 from napari_ensir.viewer.layers.matching import candidate_name
 from napari_ensir.viewer.layers.session import preference
 from napari_ensir.viewer.panel import Panel, shows_errors
-from napari_ensir.viewer.restore.controls import CHECKPOINTS
+from napari_ensir.viewer.restore.picker import NETWORK_FILTER
 from napari_ensir.viewer.train.run import TrainingRun, TrainRequest
 from napari_ensir.viewer.train.views import LossPlot, Preview
 
@@ -427,7 +427,7 @@ class TrainWidget(Panel):
             self.resume_from(path)
 
     def _ask_and_open(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self.native, "Open a network", "", CHECKPOINTS)
+        path, _ = QFileDialog.getOpenFileName(self.native, "Open a network", "", NETWORK_FILTER)
         if path:
             self.open(path)
 

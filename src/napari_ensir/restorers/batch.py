@@ -1,0 +1,627 @@
+"""Restoring and combining many images one at a time, for the command line and the viewer."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_ensir.ensemble.arrays.parallel import scaled_progress
+from napari_ensir.ensemble.checks.exposure import matched
+from napari_ensir.ensemble.lut.checks import ApplyChecks
+from napari_ensir.ensemble.lut.record import record_of
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.image import as_dtype, check_output, read_record, write_image
+from napari_ensir.files.metadata import plain
+from napari_ensir.files.output_paths import Place, check_output_paths
+from napari_ensir.files.png import FileImage
+from napari_ensir.files.sets import Part
+from napari_ensir.restorers.base import (
+    UnfamiliarImageWarning,
+    enlarged_transform,
+    input_warnings_of,
+    intensity_warning,
+    notes_of,
+    restorer_record,
+    sample_block,
+    with_channel_axis,
+)
+from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
+from napari_ensir.restorers.self_supervised.reference import (
+    LEARN_KEYWORDS,
+    REFERENCE_KEYWORDS,
+    CorrelatedNoiseWarning,
+    blind_reference,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.ensemble.scoring.scores import NoisyScores
+    from napari_ensir.files.sets import ImageSet
+    from napari_ensir.files.zarr import ZarrImage
+    from napari_ensir.restorers import Progress, Restorer
+    from napari_ensir.settings import ApplySettings, BlindSettings
+
+    Work = Callable[[int, str, Progress | None], object]
+
+__all__ = [
+    "Batch",
+    "BlindBatch",
+    "CombineBatch",
+    "OutputImage",
+    "RestoreBatch",
+    "check_outputs",
+    "suffix_like",
+]
+
+MAX_LEARNED = 2**25
+"""Maximum number of pixels that a table is learned from without a ground truth; those of more images are not
+kept in memory."""
+
+
+def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: FileImage | ZarrImage) -> str:
+    """Return the suffix of an output: that of the input, if its format can hold the dtype."""
+    if not isinstance(like, FileImage):
+        return ".ome.zarr" if like.ome is not None else ".zarr"
+    if source.suffix.lower() in (".tif", ".tiff"):
+        return (".ome" if source.stem.lower().endswith(".ome") else "") + source.suffix
+    return ".png" if dtype in (np.uint8, np.uint16) and spatial == 2 else ".tif"
+
+
+@dataclass(frozen=True)
+class OutputImage:
+    """An image to be written.
+
+    Attributes
+    ----------
+    option : str
+        What gave the path, for messages, such as ``"--out"``.
+    path : Path
+    dtype : numpy dtype
+    ndim : int
+    is_colour : bool
+    like : FileImage or ZarrImage or None
+        Source of axes, pixel sizes and chunks.
+    """
+
+    option: str
+    path: Path
+    dtype: np.dtype[Any]
+    ndim: int
+    is_colour: bool
+    like: FileImage | ZarrImage | None
+
+    def is_written(self, record: Mapping[str, Any]) -> bool:
+        """Return whether the image exists with the same record.
+
+        Raises
+        ------
+        EnsembleError
+            If another image has its name.
+        """
+        if not self.path.exists():
+            return False
+        if _comparable(read_record(self.path) or {}) == _comparable(plain(record)):
+            return True
+        raise EnsembleError(
+            f"{self.path} exists, and was made from other images or with other settings; choose another "
+            "output folder."
+        )
+
+    def write(self, pixels: Any, record: Mapping[str, Any], overwrite: bool) -> None:
+        """Write the pixels, converted to the dtype."""
+        write_image(
+            self.path,
+            as_dtype(pixels, self.dtype),
+            is_colour=self.is_colour,
+            like=self.like,
+            overwrite=overwrite,
+            record=record,
+        )
+
+
+def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in ("date", "versions")}
+
+
+class Batch:
+    """Images that are processed one at a time, and what became of each.
+
+    Parameters
+    ----------
+    images : ImageSet
+
+    Attributes
+    ----------
+    written : dict
+        Paths of the outputs by stem and name.
+    kept : dict
+        The same for outputs that existed already.
+    failed : dict
+        Messages by stem.
+    notes, warnings : dict
+        Notes of restorers and warnings, as keys in order.
+    """
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+        self.stems = [stem for stem, _ in images.fields]
+        self.written: dict[str, dict[str, str]] = {}
+        self.kept: dict[str, dict[str, str]] = {}
+        self.failed: dict[str, str] = {}
+        self.notes: dict[tuple[str, str], None] = {}
+        self.warnings: dict[str, None] = {}
+
+    def each(self, work: Work, progress: Progress | None = None) -> None:
+        """Call a function with number, stem and progress callback of each image that has not failed.
+
+        In a set from folders, the error of one image does not stop the others.
+        """
+        n = len(self.stems)
+        for number, stem in enumerate(self.stems):
+            if progress is not None:
+                progress(number, n, stem)
+            if stem not in self.failed:
+                suffix = f", {stem} ({number + 1} of {n})" if n > 1 else ""
+                try:
+                    work(number, stem, scaled_progress(progress, number, n, suffix=suffix))
+                except EnsembleError as error:
+                    if not self.images.from_folders:
+                        raise
+                    self.failed[stem] = str(error)
+
+    def write(
+        self,
+        stem: str,
+        name: str,
+        output: OutputImage,
+        record: Mapping[str, Any],
+        make: Callable[[], tuple[Any, FileImage | ZarrImage | None]],
+        *,
+        overwrite: bool,
+        resume: bool,
+    ) -> None:
+        """Write an output, whose pixels and metadata ``make`` returns, unless it is to be kept."""
+        if resume and output.is_written(record):
+            self.kept.setdefault(stem, {})[name] = str(output.path)
+            return
+        pixels, like = make()
+        replace(output, like=like).write(pixels, record, overwrite)
+        self.written.setdefault(stem, {})[name] = str(output.path)
+
+    def label(self, stem: str) -> str:
+        """Return the stem if messages must tell images apart, else an empty string."""
+        return stem if len(self.stems) > 1 else ""
+
+    def file_names(self, number: int) -> dict[str, str]:
+        """Return the file names of one field, by candidate."""
+        return {str(role): path.name for role, path in self.images.fields[number][1].items()}
+
+
+def check_outputs(
+    images: ImageSet,
+    outputs: Sequence[OutputImage],
+    *,
+    in_folders: bool = False,
+    others: Sequence[Place] = (),
+    read: Sequence[Path | None] = (),
+) -> None:
+    """Check before any work that outputs can be written, and create their folders.
+
+    Parameters
+    ----------
+    images
+        No output may overwrite one of them.
+    outputs
+    in_folders
+        Whether the outputs are in folders that are created.
+    others
+        Further outputs.
+    read
+        Further files that no output may overwrite.
+
+    Raises
+    ------
+    EnsembleError
+        If an output cannot be written, or two paths clash.
+    """
+    folders = {(each.option, each.path.parent): None for each in outputs if in_folders}
+    places = [Place(option, folder, gathers=True) for option, folder in sorted(folders)]
+    places += [Place(each.option, each.path) for each in outputs]
+    sources = [path for _, paths in images.fields for path in paths.values()]
+    inputs = [Place("an image", path) for path in sources]
+    if images.from_folders:
+        parents = dict.fromkeys(path.parent for path in sources)
+        inputs += [Place("a folder of images", folder, gathers=True) for folder in parents]
+    inputs += [Place("a file", path) for path in read if path is not None]
+    check_output_paths([*places, *others], inputs)
+    for _, folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnsembleError(
+                f"the folder {folder} could not be made: {error.strerror}; choose another output folder."
+            ) from error
+    for each in outputs:
+        check_output(each.path, each.dtype, each.ndim, each.is_colour)
+
+
+class RestoreBatch(Batch):
+    """Restorations of images: one output for each image and each name.
+
+    Parameters
+    ----------
+    images : ImageSet
+        With the role ``Part.IMAGE``.
+    names : sequence of str
+        Names of the outputs of each image, such as those of restorers.
+    out : Path
+        Output of a single name: an image, or a folder if the images are from a folder. A folder of these if
+        there are several names.
+    as_float : bool
+        Whether outputs are float32.
+    folder : bool
+        Treat a single name as several are.
+
+    Attributes
+    ----------
+    outputs : dict
+        The outputs by stem and name.
+    """
+
+    def __init__(
+        self, images: ImageSet, names: Sequence[str], out: Path, *, as_float: bool, folder: bool = False
+    ) -> None:
+        super().__init__(images)
+        self.outputs: dict[str, dict[str, OutputImage]] = {stem: {} for stem in self.stems}
+        self.in_folders = folder or len(names) > 1 or images.from_folders
+        several = folder or len(names) > 1
+
+        def plan(number: int, stem: str, _: object) -> None:
+            path, source = images.fields[number][1][Part.IMAGE], images.open(number)[Part.IMAGE]
+            ndim, colour = source.array.ndim, source.is_colour
+            dtype = np.dtype(np.float32 if as_float else source.array.dtype)
+            suffix = suffix_like(path, dtype, ndim - colour, source)
+            for name in names:
+                target = out / name if several else out
+                if images.from_folders:
+                    target = target / f"{stem}{suffix}"
+                elif several:
+                    target = target.with_name(name + suffix)
+                self.outputs[stem][name] = OutputImage("--out", target, dtype, ndim, colour, source)
+
+        self.each(plan)
+
+    @property
+    def all_outputs(self) -> list[OutputImage]:
+        """Every output."""
+        return [output for outputs in self.outputs.values() for output in outputs.values()]
+
+    def channel_axis(self, given: int | None) -> int | None:
+        """Return the given axis; if it is None and the files are colour images, -1."""
+        first = next((stem for stem in self.stems if stem not in self.failed), None)
+        colour = first is not None and any(each.is_colour for each in self.outputs[first].values())
+        return -1 if given is None and colour else given
+
+    def run(
+        self,
+        restorer_of: Callable[[str, str], Restorer],
+        channel_axis: int | None,
+        *,
+        record: Callable[..., dict[str, Any]] | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Restore and write every image.
+
+        Parameters
+        ----------
+        restorer_of
+            Called with the stem of an image and a name; returns the restorer.
+        channel_axis : int or None
+        record
+            Called with the restorer and the keyword ``inputs``; returns the record of an output.
+        overwrite, resume
+            Whether existing outputs are replaced, or kept if they were made in the same way.
+        progress
+        """
+        record = record or (lambda each, **of: record_of("restored", restorer=restorer_record(each), **of))
+
+        def restore(number: int, stem: str, part: Progress | None) -> None:
+            for place, (name, output) in enumerate(self.outputs[stem].items()):
+                axis = -1 if channel_axis is None and output.is_colour else channel_axis
+                restorer = with_channel_axis(restorer_of(stem, name), axis)
+                piece = scaled_progress(part, place, len(self.outputs[stem]))
+                self.write(
+                    stem,
+                    name,
+                    output,
+                    record(restorer, inputs={"image": self.file_names(number)[str(Part.IMAGE)]}),
+                    partial(self._restore, number, stem, restorer, piece),
+                    overwrite=overwrite,
+                    resume=resume,
+                )
+
+        self.each(restore, progress)
+
+    def _restore(
+        self, number: int, stem: str, restorer: Restorer, progress: Progress | None
+    ) -> tuple[NDArray[np.float32], FileImage | ZarrImage]:
+        """Restore an image, and return its metadata too."""
+        source = self.images.open(number)[Part.IMAGE]  # anew, so that no other image stays in memory
+        image = np.asarray(source.array)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnfamiliarImageWarning)  # among the warnings
+            restored = restorer(image, progress=progress)
+        warned = input_warnings_of(restorer, image) or [
+            intensity_warning(restorer.name, sample_block(image), sample_block(restored))
+        ]
+        before = f"{stem}: " if self.images.from_folders else ""
+        self.warnings |= {f"{before}{each}": None for each in warned if each}
+        self.notes |= dict.fromkeys(notes_of(restorer, image))
+        return restored, _enlarged(source, restored.shape)
+
+
+def _enlarged(source: FileImage | ZarrImage, shape: tuple[int, ...]) -> FileImage | ZarrImage:
+    """Return the metadata of the source with the pixel size adapted to an output of this shape."""
+    if isinstance(source, FileImage):
+        return source if source.tiff is None else replace(source, tiff=source.tiff.enlarged(shape))
+    if source.ome is None or shape == source.array.shape:
+        return source
+    first, *others = source.ome["datasets"]
+    given = {each.get("type"): each.get(each.get("type")) for each in first["coordinateTransformations"]}
+    factor = [large // small for small, large in zip(source.array.shape, shape, strict=True)]
+    scale = given.get("scale", [1.0] * len(shape))
+    scale, translation = enlarged_transform(scale, given.get("translation", [0.0] * len(shape)), factor)
+    transforms = [
+        {"type": "scale", "scale": scale.tolist()},
+        {"type": "translation", "translation": translation.tolist()},
+    ]
+    datasets = [{**first, "coordinateTransformations": transforms}, *others]
+    return replace(source, ome={**source.ome, "datasets": datasets})
+
+
+class BlindBatch(RestoreBatch):
+    """Ensembles of restorations, combined by one table that is learned from the images.
+
+    Parameters
+    ----------
+    images, out, as_float
+        As for :class:`RestoreBatch`.
+    restorers : mapping
+        Restorers by name.
+    settings : BlindSettings
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        restorers: Mapping[str, Restorer],
+        out: Path,
+        settings: BlindSettings,
+        *,
+        as_float: bool,
+    ) -> None:
+        super().__init__(images, ("ensemble",), out, as_float=as_float)
+        self.settings = settings
+        self.axis = self.channel_axis(settings.channel_axis)
+        self.restorers = {name: with_channel_axis(each, self.axis) for name, each in restorers.items()}
+        self._candidates: dict[str, tuple[NDArray[np.float32], ...]] = {}
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """Settings and restorers, as plain values."""
+        described = {name: restorer_record(each) for name, each in self.restorers.items()}
+        return {"settings": plain(self.settings.keywords()), "restorers": plain(described)}
+
+    def learn(self, progress: Progress | None = None) -> tuple[WeightLUT, NoisyScores, str]:
+        """Learn a table; return it, the scores, and the reason for their criterion.
+
+        From evenly spaced images, if all together have more than :data:`MAX_LEARNED` pixels.
+
+        Raises
+        ------
+        EnsembleError
+            If no image can be read, or the images cannot be used.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        n, size = len(self.stems), 0
+
+        def read(number: int, stem: str, _: object) -> None:
+            nonlocal size
+            array = self.images.open(number)[Part.IMAGE].array
+            size = size or prod(array.shape)
+            if number % max(1, -(-n * size // MAX_LEARNED)) == 0:
+                arrays[stem] = np.asarray(array)
+
+        self.each(read)
+        if not arrays:
+            raise EnsembleError(f"no image could be read: {next(iter(self.failed.values()))}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # also in the report
+            warnings.simplefilter("ignore", UnfamiliarImageWarning)  # among the warnings
+            reference = blind_reference(
+                list(arrays.values()),
+                tuple(self.restorers.values()),
+                tuple(self.restorers),
+                keep_restored=True,
+                progress=progress,
+                **self.settings.keywords(*REFERENCE_KEYWORDS),
+            )
+            lut, scores = reference.learn_with_scores(**self.settings.keywords(*LEARN_KEYWORDS))
+        self._candidates = dict(zip(arrays, reference.restored, strict=True))
+        return replace(lut, report=lut.report | {"made_with": self.made_with}), scores, reference.reason
+
+    def check_table(self, lut: WeightLUT) -> None:
+        """Check that a table was learned by an earlier run of the same restorers and settings.
+
+        Raises
+        ------
+        EnsembleError
+            If it was not.
+        """
+        if lut.report.get("made_with") != self.made_with:
+            raise EnsembleError(
+                "the lookup table in the output folder was learned with other restorers or settings; choose "
+                "another output folder."
+            )
+
+    def combine(self, lut: WeightLUT, **how: Any) -> None:
+        """Restore and combine every image; ``how`` is as for :meth:`RestoreBatch.run`."""
+        self.warnings |= dict.fromkeys(lut.report["warnings"])
+        made_with = self.made_with
+        self.run(
+            lambda stem, _: _Ensemble(
+                lut, tuple(self.restorers.values()), self.settings.device, self._candidates.pop(stem, None)
+            ),
+            self.axis,
+            record=lambda _, **of: record_of("ensemble", lut, **made_with, **of),
+            **how,
+        )
+
+
+class _Ensemble:
+    """Restorer that combines other restorers by a table."""
+
+    name = "ensemble"
+
+    def __init__(
+        self,
+        lut: WeightLUT,
+        restorers: Sequence[Restorer],
+        device: str,
+        candidates: Sequence[NDArray[np.float32]] | None,
+    ) -> None:
+        self.lut, self.restorers, self.device, self.candidates = lut, restorers, device, candidates
+
+    def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
+        n = len(self.restorers)
+        candidates = self.candidates or [
+            restore_checked(image, each, scaled_progress(progress, place, n))
+            for place, each in enumerate(self.restorers)
+        ]
+        return np.asarray(self.lut.apply(candidates, self.device, check=False))
+
+    def input_warnings(self, image: NDArray[Any]) -> list[str]:
+        return [warning for each in self.restorers for warning in input_warnings_of(each, image)]
+
+
+COMPUTE: dict[str, Any] = {
+    "ensemble": lambda lut, arrays, settings: lut.apply(arrays, **settings, check=False),
+    "weight maps": lambda lut, arrays, settings: lut.weight_maps(arrays, **settings),
+    "expected error": lambda lut, arrays, settings: lut.expected_error(arrays, **settings),
+}
+
+
+class CombineBatch(Batch):
+    """Candidates that are combined with a table.
+
+    Parameters
+    ----------
+    images : ImageSet
+        The candidates, in the order of the table.
+    lut : WeightLUT
+    outs : mapping
+        Path of each output: "ensemble", and optionally "weight maps" and "expected error". Folders, if the
+        images are from folders.
+    options : mapping
+        What gave each path, for messages.
+    as_float : bool
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        lut: WeightLUT,
+        outs: Mapping[str, Path],
+        options: Mapping[str, str],
+        *,
+        as_float: bool,
+    ) -> None:
+        super().__init__(images)
+        self.lut = lut
+        self.expected: dict[str, float] = {}
+        """Root mean square of the expected errors that were written, in intensity units, by stem."""
+        self.outputs: dict[str, dict[str, OutputImage]] = {stem: {} for stem in self.stems}
+
+        def plan(number: int, stem: str, _: object) -> None:
+            opened = images.open(number)
+            first = opened[images.roles[0]]
+            ndim, colour, single = first.array.ndim, first.is_colour, np.dtype(np.float32)
+            common = np.result_type(*(each.array.dtype for each in opened.values()))
+            for kind, out in outs.items():
+                dtype = common if kind == "ensemble" and not as_float else single
+                # The chunks of a Zarr array lack an axis.
+                like = None if kind == "weight maps" and not isinstance(first, FileImage) else first
+                path = out
+                if images.from_folders:
+                    source = images.fields[number][1][images.roles[0]]
+                    beside = ".tif" if isinstance(first, FileImage) else ".zarr"
+                    fitting = suffix_like(source, dtype, ndim - colour, first)
+                    path = out / (stem + (fitting if kind == "ensemble" else beside))
+                axes = ndim + (kind == "weight maps")
+                self.outputs[stem][kind] = OutputImage(options[kind], path, dtype, axes, colour, like)
+
+        self.each(plan)
+
+    def match(self) -> None:
+        """Rescale the table to the exposure of the images.
+
+        Raises
+        ------
+        EnsembleError
+            If the exposure is not known.
+        """
+        checks, sampled = ApplyChecks(self.lut), Batch(self.images)
+        sampled.failed |= self.failed  # other errors are reported when the images are combined
+        sampled.each(lambda number, *_: checks.look(list(self.images.load(number).values())))
+        self.lut = self.lut.rescaled(*matched(checks.exposure))
+
+    def run(
+        self,
+        settings: ApplySettings,
+        *,
+        lut_file: str | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Combine and write every image.
+
+        Parameters
+        ----------
+        settings : ApplySettings
+        lut_file : str, optional
+            Name of the table's file, for records.
+        overwrite, resume, progress
+            As for :meth:`RestoreBatch.run`.
+        """
+        checks, how = ApplyChecks(self.lut), settings.keywords()
+
+        def make(stem: str, kind: str, arrays: Sequence[Any]) -> tuple[Any, Any]:
+            if kind == "ensemble":
+                checks.look(arrays, self.label(stem))
+            image = COMPUTE[kind](self.lut, arrays, how)
+            if kind == "expected error":
+                self.expected[stem] = float(np.sqrt(np.nanmean(np.square(image, dtype=np.float64))))
+            return image, self.outputs[stem][kind].like
+
+        def combine(number: int, stem: str, _: object) -> None:
+            arrays = list(self.images.load(number).values())
+            for kind, output in self.outputs[stem].items():
+                record = record_of(kind, self.lut, self.file_names(number), settings=how, lut_file=lut_file)
+                making = partial(make, stem, kind, arrays)
+                self.write(stem, kind, output, record, making, overwrite=overwrite, resume=resume)
+
+        self.each(combine, progress)
+        self.warnings |= {each.message: None for each in checks.diagnostics()}

@@ -1,0 +1,1 @@
+"""The panel that processes folders of images."""

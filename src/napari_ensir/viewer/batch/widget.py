@@ -1,0 +1,328 @@
+"""The panel Process a folder, which restores and combines image files without opening layers."""
+
+from __future__ import annotations
+
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import CheckBox, FileEdit
+
+from napari_ensir.ensemble.lut.load import SUFFIX, load_lut
+from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, ScoreRow, ScoreTable
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.output_paths import Place
+from napari_ensir.files.sets import Part, open_set
+from napari_ensir.restorers.base import format_notes
+from napari_ensir.restorers.batch import Batch, BlindBatch, CombineBatch, RestoreBatch, check_outputs
+from napari_ensir.settings import ApplySettings, BlindSettings, settings_of
+from napari_ensir.viewer.controls.combo import Choice
+from napari_ensir.viewer.controls.forms import Form, row
+from napari_ensir.viewer.controls.inputs import create_control
+from napari_ensir.viewer.controls.section import Section
+from napari_ensir.viewer.layers.layers import file_safe_name
+from napari_ensir.viewer.panel import Panel, shows_errors
+from napari_ensir.viewer.restore.picker import RestorerPicker
+from napari_ensir.viewer.results.score_view import ScoreView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import napari
+
+    from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.restorers import Progress
+
+__all__ = ["BatchWidget"]
+
+TASKS = {
+    "blind": (
+        "Restore and combine",
+        "Learn one lookup table from all images, without a ground truth, and write their ensembles.",
+    ),
+    "restore": ("Restore only", "Write a restored image for each image and each ticked restorer."),
+    "apply": (
+        "Apply a lookup table",
+        "Combine images that were restored before; there is a folder for each candidate of the table.",
+    ),
+}
+
+TABLE = f"ensemble{SUFFIX}"
+"""File name of the table in the output folder."""
+
+MOST_ROWS = 1000
+"""Most files that the table shows."""
+
+
+class BatchWidget(Panel):
+    """Restores and combines the images of folders, one at a time; existing results are kept.
+
+    Values: ``job`` ("blind", "restore" or "apply"), ``images`` (a folder of noisy images, or a pattern),
+    ``lut``, ``candidate_1``, ``candidate_2``, ... (folders or patterns), ``out``, ``match``,
+    ``expected_error``, ``channel_axis``, the values of the restorers as in
+    :class:`~napari_ensir.viewer.restore.widget.RestoreWidget`, and the settings of
+    :class:`~napari_ensir.settings.BlindSettings`.
+
+    Parameters
+    ----------
+    napari_viewer
+
+    Attributes
+    ----------
+    batch : Batch or None
+        What became of the images of the latest run.
+
+    Examples
+    --------
+    In napari's console::
+
+        widget = BatchWidget(viewer)
+        widget.images.value = "noisy"  # a folder, or a pattern such as "noisy/*_raw.tif"
+        widget.out.value = "better"
+        widget.run()
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        self.batch: Batch | None = None
+        self._lut: WeightLUT | None = None
+        self._proposed: Path | None = None
+        declared = {each.name: each for each in settings_of(BlindSettings) if each.name != "device"}
+        job = Choice(TASKS, name="job", label="Task", tooltip="What is done with the images.")
+        images = _path("images", "Images", "Folder of noisy images, or a pattern such as noisy/*_raw.tif.")
+        lut = _path("lut", "Table", "Lookup table file.", mode="r", filter=f"*{SUFFIX}")
+        out = _path("out", "Output", "Folder for the results; results that are there already are kept.")
+        self.folders = Form(name="folders")
+        self.picker = RestorerPicker(name="picker")
+        combining = Form(*map(create_control, declared.values()), name="blind_form")
+        self.combining_section = Section("Settings of combining", combining, name="combining")
+        self.extras = row(
+            CheckBox(
+                name="expected_error",
+                text="Expected error",
+                tooltip="Write an image of the expected root mean square error at each pixel, too.",
+            ),
+            CheckBox(
+                name="match",
+                text="Match exposure",
+                tooltip="Rescale the table to images with another gain or offset before it is applied.",
+            ),
+            name="extras",
+        )
+        self.scores = ScoreView(110, name="scores", label="Scores", tooltip="Scores on all images together.")
+        self.files = ScoreView(130, name="files", label="Files", tooltip="What became of each image.")
+        self.scores.visible = self.files.visible = False
+        super().__init__(
+            napari_viewer,
+            Form(job, images, lut, name="choice"),
+            self.folders,
+            Form(out, name="output"),
+            self.extras,
+            self.picker,
+            self.combining_section,
+            action="Process",
+            about="Process the images one at a time, and write the results into the output folder.",
+            below=[self.scores, self.files],
+        )
+        self.cancel_button.tooltip = "Stop; results that were written are kept when you process again."
+        for control, slot in (
+            (self.job, self._follow_task),
+            (self.images, self._propose_out),
+            (self.lut, self._follow_lut),
+            (self.out, self.update_run_button),
+            (self.picker.ticks, self.update_run_button),
+        ):
+            control.changed.connect(self.safely(slot))
+        self.picker.requested.connect(self.open)
+        self._follow_task()
+
+    # -- choices ----------------------------------------------------------------------------------
+
+    def _follow_task(self) -> None:
+        applies = self.job.value == "apply"
+        self.images.visible = self.picker.visible = not applies
+        self.lut.visible = self.folders.visible = self.extras.visible = applies
+        self.combining_section.visible = self.job.value == "blind"
+        self._propose_out()
+
+    def _follow_lut(self) -> None:
+        path = self.lut.value
+        self._lut = load_lut(path) if path is not None and path.is_file() else None
+        names = () if self._lut is None else self._lut.names
+        self.folders.refill(
+            *(
+                _path(f"candidate_{number}", name, f'Folder or pattern of the images of "{name}".')
+                for number, name in enumerate(names, start=1)
+            )
+        )
+        for each in self.folders:
+            each.changed.connect(self.safely(self._follow_folders))
+        self.update_run_button()
+
+    def _follow_folders(self) -> None:
+        """Propose the folders beside the first one that have the names of the other candidates."""
+        first = next((each.value for each in self.folders if each.value is not None), None)
+        for each in self.folders:
+            if first is not None and each.value is None and (first.parent / each.label).is_dir():
+                each.value = first.parent / each.label
+        self._propose_out()
+
+    def _propose_out(self) -> None:
+        """Propose an output folder beside the images, unless the user has chosen one."""
+        source = next((path for path in self._sources().values() if path is not None), None)
+        if source is not None and self.out.value in (None, self._proposed):
+            folder = source.parent if "*" in source.name else source
+            word = "restored" if self.job.value == "restore" else "ensemble"
+            self._proposed = folder.with_name(f"{folder.name} {word}")
+            self.out.value = self._proposed
+        self.update_run_button()
+
+    def _sources(self) -> Mapping[Any, Path | None]:
+        """The folder of each candidate, or that of the noisy images."""
+        if self.job.value == "apply":
+            return {each.label: each.value for each in self.folders}
+        return {Part.IMAGE: self.images.value}
+
+    @shows_errors
+    def open(self, path: str | Path) -> None:
+        """Open a network, or all networks in a folder, and tick them."""
+        self.say(self.picker.open(path))
+
+    def missing_input(self) -> str:
+        """See Panel."""
+        if self.job.value == "apply" and self._lut is None:
+            return f"No lookup table is chosen; choose a *{SUFFIX} file."
+        for name, path in self._sources().items():
+            if path is None:
+                which = "images" if name is Part.IMAGE else f'images for "{name}"'
+                return f"No folder of {which} is chosen; choose one."
+        needed = {"blind": 2, "restore": 1, "apply": 0}[self.job.value]
+        if len(self.restorers.value) < needed:
+            return f"Too few restorers are ticked; tick {needed} or more."
+        return "" if self.out.value is not None else "No output folder is chosen; choose one."
+
+    # -- processing -------------------------------------------------------------------------------
+
+    @shows_errors
+    def run(self) -> None:
+        """Process the images."""
+        if reason := self.missing_input():
+            raise EnsembleError(reason)
+        work = self._combining() if self.job.value == "apply" else self._restoring()
+        self.batch = None
+        self.scores.visible = self.files.visible = False
+        self.start(work, "Reading the images", self._show)
+
+    def _restoring(self) -> Callable[[Progress], WeightLUT | None]:
+        task, images, out = self.job.value, self.images.value, self.out.value
+        as_float = self.float_output.value
+        settings = BlindSettings(**{each.name: self[each.name].value for each in settings_of(BlindSettings)})
+        names = [file_safe_name(key) for key in self.restorers.value]
+        restorers = dict(zip(names, self.picker.chosen(), strict=True))
+
+        def work(progress: Progress) -> WeightLUT | None:
+            found = open_set({}, {Part.IMAGE: images})
+            if task == "restore":
+                restored = self.batch = RestoreBatch(found, names, out, as_float=as_float)
+                check_outputs(found, restored.all_outputs, in_folders=True)
+                axis = settings.channel_axis
+                restored.run(lambda _, name: restorers[name], axis, resume=True, progress=progress)
+                return None
+            blind = self.batch = BlindBatch(found, restorers, out, settings, as_float=as_float)
+            table = Place("the lookup table", out / TABLE)
+            check_outputs(found, blind.all_outputs, in_folders=True, others=[table])
+            if not table.path.exists():
+                blind.learn(progress)[0].save(table.path)
+            lut = load_lut(table.path)
+            blind.check_table(lut)
+            blind.combine(lut, resume=True, progress=progress)
+            return lut
+
+        return work
+
+    def _combining(self) -> Callable[[Progress], None]:
+        lut, path, out, as_float = self._lut, self.lut.value, self.out.value, self.float_output.value
+        assert lut is not None  # checked by missing_input
+        sources = {name: folder for name, folder in self._sources().items() if folder is not None}
+        outs = {"ensemble": out}
+        if self.expected_error.value:
+            if lut.errors is None:
+                raise EnsembleError("This table has no expected error; untick Expected error.")
+            outs["expected error"] = out / "expected error"
+        settings, match = ApplySettings(device=self.device.value), self.match.value
+
+        def work(progress: Progress) -> None:
+            found = open_set(sources)
+            options = dict.fromkeys(outs, "Output")
+            batch = self.batch = CombineBatch(found, lut, outs, options, as_float=as_float)
+            outputs = [each for outputs in batch.outputs.values() for each in outputs.values()]
+            check_outputs(found, outputs, in_folders=True, read=[path])
+            if match:
+                batch.match()
+            batch.run(settings, lut_file=None if match else path.name, resume=True, progress=progress)
+
+        return work
+
+    def _was_cancelled(self) -> None:
+        self._show(None, "Cancelled; process again to go on. ")
+
+    def _show(self, lut: WeightLUT | None, first: str = "") -> None:
+        """Show what became of the images, and the scores of a table learned from them."""
+        batch = self.batch
+        if batch is None:
+            self.say(first)
+            return
+        lines = [first + _summary(batch, self.out.value)]
+        if lut is not None:
+            table = score_table(lut)
+            names = [each.name for each in table.rows]
+            self.scores.show_table(table, names, names)
+            self.scores.visible = True
+            self.scores.export(self.out.value / "scores.csv", overwrite=True)
+            lines.insert(0, table.summary)
+        lines += [f"{stem}: {message}" for stem, message in list(batch.failed.items())[:5]]
+        lines += [*format_notes(batch.notes), *list(batch.warnings)[:5]]
+        self.say("\n".join(lines))
+        self._show_files(batch)
+
+    def _show_files(self, batch: Batch) -> None:
+        results = dict.fromkeys(batch.failed, "failed")
+        results |= {stem: "was there" for stem in batch.kept if stem not in results}
+        results |= {stem: "written" for stem in batch.written if stem not in results}
+        stems = sorted(results, key=lambda stem: (stem not in batch.failed, stem))[:MOST_ROWS]
+        columns = {"image": stems, "result": [results[stem] for stem in stems]}
+        if expected := getattr(batch, "expected", {}):
+            texts = [f"{expected[stem]:.4g}" if stem in expected else "–" for stem in stems]
+            columns["expected error"] = texts
+        self.files.value = columns
+        header = self.files.native.horizontalHeader()
+        header.setSectionResizeMode(header.ResizeMode.Stretch)
+        self.files.visible = True
+
+
+def _path(name: str, label: str, tooltip: str, mode: Any = "d", **kwargs: Any) -> FileEdit:
+    """A control for a path, or None."""
+    control = FileEdit(mode=mode, nullable=True, name=name, label=label, tooltip=tooltip, **kwargs)
+    control.choose_btn.text = "Choose…"
+    control.margins = (0, 0, 0, 0)
+    return control
+
+
+def score_table(lut: WeightLUT) -> ScoreTable:
+    """Return the scores in the report of a table that was learned without a ground truth."""
+    scores = lut.report["scores"]
+    rows: list[dict[str, Any]] = [
+        {key: nan if value is None else value for key, value in row.items()} for row in scores["rows"]
+    ]
+    psnr = PSNR._replace(decimals=2, error="psnr_error")
+    columns = (DIFFERENCE,) if scores["truth_noise"] == "unknown" else (DIFFERENCE, psnr)
+    return ScoreTable(
+        tuple(ScoreRow(**each) for each in rows), columns, tuple(scores["notes"]), scores["summary"]
+    )
+
+
+def _summary(batch: Batch, out: Path) -> str:
+    counts = [f"{len(batch.written)} of {len(batch.stems)} images were written to {out.name}"]
+    kept = sum(stem not in batch.written for stem in batch.kept)
+    counts += [f"{kept} {'was' if kept == 1 else 'were'} there already"] if kept else []
+    counts += [f"{len(batch.failed)} failed"] if batch.failed else []
+    return f"{', '.join(counts)}."

@@ -1,0 +1,236 @@
+"""List of restorers to tick, with their settings and buttons that open networks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import CheckBox, Container
+from psygnal import Signal
+from qtpy.QtWidgets import QFileDialog
+
+from napari_ensir.errors import MissingRestorer
+from napari_ensir.restorers import RESTORERS, SelfEnsemble, open_restorer, open_restorers
+from napari_ensir.restorers.base import with_settings
+from napari_ensir.settings import RestoreSettings, settings_of
+from napari_ensir.viewer.code_export import Chosen
+from napari_ensir.viewer.controls.checklist import Checklist
+from napari_ensir.viewer.controls.forms import Form, button, row
+from napari_ensir.viewer.controls.inputs import Message, create_control
+from napari_ensir.viewer.controls.section import Section
+from napari_ensir.viewer.layers.layers import unique_name
+from napari_ensir.viewer.layers.session import preference
+
+if TYPE_CHECKING:
+    from napari_ensir.restorers import Restorer
+    from napari_ensir.settings import Setting
+
+__all__ = ["NETWORK_FILTER", "RestorerPicker"]
+
+NETWORK_FILTER = "Restorers (*.safetensors *.pt *.onnx *.pth *.ckpt *.zip);;All files (*)"
+"""File types that a dialog for networks offers."""
+
+DEFAULT_RESTORERS = ("total-variation", "wavelet", "non-local-means", "gaussian")
+"""Keys of the restorers that are ticked at first: the first three estimate the noise."""
+
+
+class RestorerPicker(Container):
+    """Checklist of restorers, buttons that open networks, and a form for the settings of each restorer.
+
+    Values: ``restorers`` (keys of the ticked restorers, in order), ``self_ensemble``, ``float_output``,
+    ``device``, and the settings of the restorers as ``<restorer>_<setting>``, such as ``gaussian_sigma``.
+    """
+
+    requested = Signal(str)
+    """Emitted with the path of a network, or of a folder of networks, that the user wants to open."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._offered: dict[str, Restorer] = {}
+        self._files: dict[str, Path | None] = {}
+        self._forms: dict[str, Form] = {}
+        self.selected = ""
+        """Key of the restorer whose settings are shown."""
+        self.ticks = Checklist(
+            name="restorers",
+            label="Restorers",
+            tooltip="Tick the restorers to use: each adds a candidate. Click one to see its settings; drag "
+            "rows to change the order.",
+        )
+        self.open_button = button(
+            "Open a network…",
+            "A restorer trained in napari-ensir (*.safetensors), a TorchScript or ONNX network (*.pt, "
+            "*.onnx), a CAREamics or bioimage.io file (*.ckpt, *.zip), or, with the extra spandrel, a "
+            "published checkpoint. Open only files that you trust.",
+            "open_button",
+        )
+        self.folder_button = button(
+            "A folder…", "Open all networks in a folder; files of other kinds are ignored.", "folder_button"
+        )
+        self._heading = Message(name="heading", gui_only=True)
+        self._form_box: Container = Container(layout="vertical", labels=False, name="restorer_forms")
+        self._form_box.margins = (0, 0, 0, 0)
+        declared = {each.name: each for each in settings_of(RestoreSettings)}
+        self.self_ensemble = create_control(declared["self_ensemble"])
+        self.float_output = CheckBox(
+            name="float_output",
+            text="Keep float results",
+            tooltip="Results are 32-bit floating-point images. Otherwise restored intensities are rounded, "
+            "and clipped to the range of the image's dtype.",
+        )
+        self.device = create_control(declared["device"], preference("device"))
+        how = Form(self.self_ensemble, self.float_output, self.device, name="how")
+        self.section = Section(
+            "Settings of the restorers", self._heading, self._form_box, how, name="settings"
+        )
+        super().__init__(layout="vertical", labels=False, **kwargs)
+        self.margins = (0, 0, 0, 0)
+        opening = row(self.open_button, self.folder_button, name="opening", gui_only=True)
+        self.extend([self.ticks, opening, self.section])
+        for key, kind in RESTORERS.items():
+            self.add(kind(), kind.title, kind.description, key=key)
+        self.ticks.selected.connect(self._show_settings)
+        self.open_button.changed.connect(self._ask_for_file)
+        self.folder_button.changed.connect(self._ask_for_folder)
+        self.ticks.value = list(DEFAULT_RESTORERS)
+
+    def add(
+        self,
+        restorer: Restorer,
+        title: str,
+        tip: str = "",
+        *,
+        key: str = "",
+        ticked: bool = False,
+        file: Path | None = None,
+    ) -> str:
+        """Add a restorer to the list.
+
+        Returns
+        -------
+        str
+            Its key; by default its name, with a number if the name is taken.
+        """
+        key = unique_name(key or restorer.name, self._offered)
+        form = Form(
+            *(
+                create_control(each, getattr(restorer, each.name), name=_control_name(key, each.name))
+                for each in _settings_in_form(restorer)
+            ),
+            name=_control_name(key, "form"),
+            visible=False,
+        )
+        self._offered[key], self._files[key], self._forms[key] = restorer, file, form
+        self._form_box.append(form)
+        self.ticks.add(key, title, tip, ticked=ticked)
+        self.ticks.select(key)
+        return key
+
+    def open(self, path: str | Path) -> str:
+        """Open a network, or all networks in a folder, and tick them; return a sentence for the user.
+
+        Raises
+        ------
+        EnsembleError
+            If a file cannot be opened; in a folder, the sentence names it instead.
+        """
+        path, device = Path(path), self.device.value
+        if path.is_dir():
+            opened, failed = open_restorers(path, device=device)
+            n = len(opened)
+            lines = [f"Opened {n} network{'s' * (n != 1)} of {path.name}."]
+            lines += [
+                f"{error}" if name in f"{error}" else f"{name}: {error}" for name, error in failed.items()
+            ]
+        else:
+            opened, lines = {path.name: self._open_file(path, device)}, [f"Opened {path.name}."]
+        folder = path if path.is_dir() else path.parent
+        for name, restorer in opened.items():
+            file = folder / name
+            self.add(restorer, f"{restorer.name} ({name})", str(file), ticked=True, file=file)
+        return "\n".join(lines)
+
+    def _open_file(self, path: Path, device: str) -> Restorer:
+        try:
+            return open_restorer(path, device=device)
+        except MissingRestorer as missing:
+            ir = next((each for each in self._offered.values() if each.name == missing.name), None)
+            return open_restorer(path, ir=ir, device=device)
+
+    def restorer(self, key: str) -> Restorer:
+        """Return a restorer with the settings shown, in a self-ensemble if that is ticked.
+
+        Raises
+        ------
+        EnsembleError
+            If a setting is invalid.
+        """
+        restorer = with_settings(self._offered[key], **self._values(key), device=self.device.value)
+        return SelfEnsemble(restorer=restorer) if self.self_ensemble.value else restorer
+
+    def chosen(self) -> list[Restorer]:
+        """Return the ticked restorers, in order."""
+        return [self.restorer(key) for key in self.ticks.value]
+
+    def as_code(self) -> list[Chosen]:
+        """Return the ticked restorers with the settings that were changed, for a program."""
+        return [self._as_code(key) for key in self.ticks.value]
+
+    def _as_code(self, key: str) -> Chosen:
+        offered = self._offered[key]
+        changed = {
+            name: value for name, value in self._values(key).items() if value != getattr(offered, name)
+        }
+        if key in RESTORERS:
+            return Chosen(key, changed)
+        ir = getattr(offered, "ir", None)
+        ir_file = next((self._files[other] for other, each in self._offered.items() if each is ir), None)
+        path = self._files[key] or f"PATH OF {key}.safetensors"
+        return Chosen(key, changed, str(path), None if ir_file is None else str(ir_file))
+
+    def set_value(self, key: str, setting: str, value: Any) -> None:
+        """Set a setting of a restorer, and show it."""
+        self._forms[key][_control_name(key, setting)].value = value
+        self.ticks.select(key)
+
+    def _values(self, key: str) -> dict[str, Any]:
+        form = self._forms[key]
+        return {
+            each.name: each.checked(form[_control_name(key, each.name)].value)
+            for each in _settings_in_form(self._offered[key])
+        }
+
+    def _show_settings(self, key: str) -> None:
+        self.selected = key
+        for each, form in self._forms.items():
+            form.visible = each == key and len(form) > 0
+        title = self.ticks.title_of(key)
+        self._heading.value = f"Settings of {title}" if len(self._forms[key]) else f"{title} has no settings."
+
+    def _ask_for_file(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self.native, "Open a network", "", NETWORK_FILTER)
+        if path:
+            self.requested.emit(path)
+
+    def _ask_for_folder(self) -> None:
+        if path := QFileDialog.getExistingDirectory(self.native, "Open a folder of networks"):
+            self.requested.emit(path)
+
+
+def _settings_in_form(restorer: Restorer) -> list[Setting]:
+    """The settings of a restorer without the device, which is set for all restorers."""
+    found: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
+    return [each for each in found if each.name != "device"]
+
+
+def _control_name(key: str, name: str) -> str:
+    """Name of the control of a setting.
+
+    Examples
+    --------
+    >>> _control_name("DP-IR, dim (2)", "steps")
+    'dp_ir_dim_2_steps'
+    """
+    prefix = re.sub(r"\W+", "_", key).strip("_").lower()
+    return f"{prefix}_{name}"

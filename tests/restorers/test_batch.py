@@ -1,0 +1,67 @@
+"""Many images, one at a time: patterns, and the memory that is held."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+from napari_ensir.errors import EnsembleError
+from napari_ensir.files.image import read_image, write_image
+from napari_ensir.files.png import FileImage
+from napari_ensir.files.sets import Part, open_set
+from napari_ensir.restorers.base import FunctionRestorer
+from napari_ensir.restorers.batch import BlindBatch, RestoreBatch
+from napari_ensir.restorers.classical import Gaussian, Median
+from napari_ensir.settings import BlindSettings
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Five noisy images of one folder."""
+    (tmp_path / "noisy").mkdir()
+    (tmp_path / "out").mkdir()
+    for number in range(5):
+        noise = np.random.default_rng(number).normal(0, 9, (24, 32))
+        write_image(tmp_path / "noisy" / f"{number}.tif", (100 + noise).astype(np.float32))
+    return open_set({}, {Part.IMAGE: tmp_path / "noisy"})
+
+
+def test_the_pixels_of_one_image_are_in_memory_at_a_time(images, tmp_path):
+    held = []
+
+    def restore(image):
+        read = [each for each in gc.get_objects() if isinstance(each, FileImage) and "pixels" in vars(each)]
+        held.append(len(read))
+        return image / 2
+
+    batch = RestoreBatch(images, ("half",), tmp_path / "out", as_float=True)
+    batch.run(lambda *_: FunctionRestorer(restore, "half"), None)
+    assert held == [1] * 5
+    assert len(batch.written) == 5
+
+
+def test_a_table_is_learned_from_a_limited_number_of_pixels(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("napari_ensir.restorers.batch.MAX_LEARNED", 2 * 24 * 32)
+    settings = BlindSettings(stride=4, offsets=1, device="cpu")
+    restorers = {"gaussian": Gaussian(), "median": Median()}
+    batch = BlindBatch(images, restorers, tmp_path / "out", settings, as_float=True)
+    lut, _, _ = batch.learn()
+    assert lut.report.images == 2
+    batch.combine(lut)
+    assert sorted(batch.written) == list("01234")
+    expected = lut.apply([each(np.asarray(images.load(1)[Part.IMAGE])) for each in restorers.values()])
+    np.testing.assert_allclose(read_image(batch.outputs["1"]["ensemble"].path), expected, rtol=1e-6)
+
+
+def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path):
+    for name in ("a_raw.tif", "b_raw.tif", "a_care.tif", "b_care.tif", "notes_raw.txt"):
+        path = tmp_path / name
+        path.write_text("") if name.endswith("txt") else write_image(path, np.eye(4, dtype=np.uint8))
+    found = open_set({"care": tmp_path / "*_care.tif"}, {Part.IMAGE: tmp_path / "*_raw.tif"})
+    assert found.from_folders
+    assert [stem for stem, _ in found.fields] == ["a", "b"]
+    assert [each.name for each in found.fields[1][1].values()] == ["b_care.tif", "b_raw.tif"]
+    with pytest.raises(EnsembleError, match="holds no image"):
+        open_set({"care": tmp_path / "*_swinir.tif"})
