@@ -557,12 +557,14 @@ class CombineBatch(Batch):
         def plan(number: int, stem: str, _: object) -> None:
             opened = images.open(number)
             first = opened[images.roles[0]]
-            ndim, colour, single = first.array.ndim, first.is_colour, np.dtype(np.float32)
+            shape, colour, single = images.shape_of(first), first.is_colour, np.dtype(np.float32)
+            ndim, squeezed = len(shape), len(shape) < first.array.ndim
             common = np.result_type(*(each.array.dtype for each in opened.values()))
             for kind, out in outs.items():
                 dtype = common if kind == "ensemble" and not as_float else single
                 # The chunks of a Zarr array lack an axis.
-                like = None if kind == "weight maps" and not isinstance(first, FileImage) else first
+                lacking = kind == "weight maps" and not isinstance(first, FileImage)
+                like = None if lacking or squeezed else first
                 path = out
                 if images.from_folders:
                     source = images.fields[number][1][images.roles[0]]
