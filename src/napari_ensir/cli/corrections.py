@@ -67,7 +67,7 @@ class CorrectedSet(ImageSet):
     def _corrected(self, image: Any, reference: Any, made: dict[str, tuple[float, float]]) -> Any:
         for _ in self.actions:  # an image may be shifted and on another scale
             found = check_alignment([image], reference, channel_axis=self.channel_axis)
-            fixes = [one.fix for one in found if one.fix and one.fix["action"] in self.actions]
+            fixes = [one.fix for one in found if one.fix and one.fix.get("action") in self.actions]
             if not fixes:
                 break
             if fixes[0]["action"] == "align":
@@ -134,7 +134,7 @@ def messages_of(found: Iterable[Diagnostic], actions: Iterable[str] = tuple(OPTI
     """Return the messages; those of problems that an option corrects end with the option."""
     messages = []
     for one in found:
-        action = one.fix["action"] if one.fix else ""
+        action = (one.fix or {}).get("action", "")
         option = f" ({OPTIONS[action]})." if action in actions and action in OPTIONS else ""
         plain = "--" in one.message or not option
         messages.append(one.message if plain else one.message.removesuffix(".") + option)
