@@ -1,7 +1,7 @@
 # make demo       install, then fit and show an ensemble in napari; results in demo/
 # make test       install, then run all tests in up to four processes, viewer tests on a real canvas
 #                 make test ARGS="-k fit -x"   run some tests in one process
-# make soak       run the long forms of tests
+# make soak       run the long forms of tests, and mutation tests of the numerical core
 # make coverage   report line and branch coverage of the numerical core
 # make docs       build the documentation site into site/; broken links and incomplete docstrings are errors
 # make lint       run ruff, mypy and lint-imports, and count lines of code
@@ -27,7 +27,8 @@ test: .venv/installed
 # Long forms of tests: random files, interruptions, many rounds in one viewer.
 soak: .venv/installed
 	NAPARI_ENSIR_MUTATIONS=10000 NAPARI_ENSIR_INTERRUPTIONS=300 NAPARI_ENSIR_ROUNDS=1000 $(BIN)/python -m pytest \
-		--timeout=4000 -s -k "hostile_files or altered_archives or changed_settings or interruptions_leave or rounds_of_fit or mutated"
+		--timeout=4000 -s -k "hostile_files or altered_archives or changed_settings or interrupted_commands or killed_saves or rounds_of_fit or mutated"
+	$(BIN)/python tools/mutate.py --mutants 200
 
 # Run the compiled loops again as plain Python, where coverage sees them and numpy warns of overflow.
 COVER = -m pytest -q --cov=napari_ensir.ensemble --cov-branch

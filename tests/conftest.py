@@ -29,6 +29,15 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reverse", action="store_true", help="run the tests in reversed order")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--reverse", default=False):
+        items.reverse()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _libraries_are_no_garbage() -> None:
     """Exclude imported libraries from garbage collection, which napari runs for each removed layer."""

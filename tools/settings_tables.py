@@ -8,12 +8,42 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import napari_ensir.settings
-from napari_ensir.settings import table_of
+from napari_ensir.settings import settings_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MARK = re.compile(r"(<!-- (options|keywords) of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table_of(owner: Any, as_options: bool = False) -> str:
+    """Return the settings as a Markdown table for the documentation.
+
+    Parameters
+    ----------
+    owner
+        Class of settings.
+    as_options
+        Whether to write the names as command-line options.
+    """
+    rows = []
+    for each in settings_of(owner):
+        name = "--" + each.name.replace("_", "-") if as_options else each.name
+        quote = "" if as_options else '"'
+        if each.kind == "choice":
+            values = ", ".join(f"`{quote}{one}{quote}`" for one in each.choices or ())
+            values += " or similar" * each.others
+        else:
+            values = each.allowed_values()
+        values += f"; `{quote}{each.word}{quote}`: {each.auto}" if each.auto is not None else ""
+        flag = as_options and each.kind == "flag"
+        shown = f"{each.default:g}" if each.kind == "number" and each.default is not None else each.default
+        default = f"`{quote}{shown}{quote}`" if each.kind == "choice" else f"`{shown}`"
+        default_text = each.none if each.default is None else default
+        values, default_text = ("given or not", "not given") if flag else (values, default_text)
+        rows.append(f"| `{name}` | {values} | {default_text} | {each.description} |")
+    return "\n".join(["| setting | values | default | |", "|---|---|---|---|", *rows])
 
 
 def filled(text: str) -> str:

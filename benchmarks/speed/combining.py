@@ -14,19 +14,13 @@ from speed.report import TIMES, Report, both, ratio, table
 @contextlib.contextmanager
 def torch_engine():
     """Compute with torch instead of the compiled loops."""
-    from napari_ensir.ensemble.combine import combine as apply
-    from napari_ensir.ensemble.estimators import em
-    from napari_ensir.ensemble.statistics import count as counting
+    from napari_ensir.ensemble import engines
 
-    modules = (apply, counting, em)
-    kept = counting.compiled_kernels
-    for module in modules:
-        module.compiled_kernels = lambda: None
+    engines.forced = "torch"
     try:
         yield
     finally:
-        for module in modules:
-            module.compiled_kernels = kept
+        engines.forced = None
 
 
 def time_fit(images, authors, repeats):

@@ -12,45 +12,6 @@ from typing import Any, Literal
 from napari_ensir.devices import DEVICES
 from napari_ensir.errors import EnsembleError
 
-__all__ = [
-    "METHODS",
-    "METHOD_CHOICES",
-    "SHRINKAGE",
-    "TINY",
-    "ApplySettings",
-    "BlindSettings",
-    "CompareSettings",
-    "EvaluateSettings",
-    "FitSettings",
-    "HidingSettings",
-    "ReadingSettings",
-    "RestoreSettings",
-    "Setting",
-    "Settings",
-    "SweepSettings",
-    "TrainSettings",
-    "WritingSettings",
-    "bin_width_setting",
-    "channel_axis_setting",
-    "check_settings",
-    "crop_border_setting",
-    "data_range_setting",
-    "device_setting",
-    "evaluations_setting",
-    "intensities_setting",
-    "noise_setting",
-    "seed_setting",
-    "setting",
-    "settings_of",
-    "shrinkage_setting",
-    "steps_setting",
-    "table_of",
-    "tau_setting",
-    "truth_noise_setting",
-    "y_channel_setting",
-]
-
-
 METHODS = {
     "em": (
         "EM (paper)",
@@ -177,12 +138,13 @@ class Setting:
         >>> print(Setting("folds", "Folds", "Parts.", 2, "integer", minimum=2).allowed())
         a whole number from 2
         """
-        ways = [self._allowed_values()]
+        ways = [self.allowed_values()]
         ways += [f'"{self.word}" ({self.auto})'] if self.auto is not None else []
         ways += [f"None ({self.none})"] if self.none is not None else []
         return ways[0] if len(ways) == 1 else ", ".join(ways[:-1]) + " or " + ways[-1]
 
-    def _allowed_values(self) -> str:
+    def allowed_values(self) -> str:
+        """Describe the allowed values besides a word and None."""
         if self.kind == "choice":
             quoted = [f'"{one}"' if isinstance(one, str) else str(one) for one in self.choices or ()]
             return "one of " + ", ".join(quoted) + " or similar" * self.others
@@ -349,41 +311,6 @@ def check_settings(owner: Any, place: str = "") -> None:
             each.checked(getattr(owner, each.name))
         except EnsembleError as error:
             raise EnsembleError(f"{place}{error}") from None
-
-
-def table_of(owner: Any, as_options: bool = False) -> str:
-    """Return the settings as a Markdown table for the documentation.
-
-    Parameters
-    ----------
-    owner
-        Class of settings.
-    as_options
-        Whether to write the names as command-line options.
-
-    Examples
-    --------
-    >>> from napari_ensir.settings import ApplySettings
-    >>> print(table_of(ApplySettings, as_options=True).splitlines()[3])
-    | `--device` | `auto`, `cpu`, `cuda`, `mps` or similar | `auto` | Processor to compute on; ... |
-    """
-    rows = []
-    for each in settings_of(owner):
-        name = "--" + each.name.replace("_", "-") if as_options else each.name
-        quote = "" if as_options else '"'
-        if each.kind == "choice":
-            values = ", ".join(f"`{quote}{one}{quote}`" for one in each.choices or ())
-            values += " or similar" * each.others
-        else:
-            values = each._allowed_values()
-        values += f"; `{quote}{each.word}{quote}`: {each.auto}" if each.auto is not None else ""
-        flag = as_options and each.kind == "flag"
-        shown = f"{each.default:g}" if each.kind == "number" and each.default is not None else each.default
-        default = f"`{quote}{shown}{quote}`" if each.kind == "choice" else f"`{shown}`"
-        default_text = each.none if each.default is None else default
-        values, default_text = ("given or not", "not given") if flag else (values, default_text)
-        rows.append(f"| `{name}` | {values} | {default_text} | {each.description} |")
-    return "\n".join(["| setting | values | default | |", "|---|---|---|---|", *rows])
 
 
 # -- settings of several classes; a call may override any attribute -------------------------------------
@@ -693,6 +620,12 @@ class EvaluateSettings(Settings):
         description="Lowest and highest intensity; their difference is the peak of PSNR and SSIM.",
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
+    frc: bool = setting(
+        False,
+        title="Resolution",
+        description="Report the resolution by Fourier ring correlation with the ground truth.",
+        group="Scores",
+    )
     device: str = device_setting()
 
 

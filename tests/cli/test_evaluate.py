@@ -153,3 +153,16 @@ def test_warnings_are_printed_on_stderr_and_written_to_json(write, tmp_path):
     (sentence,) = json.loads(out)["warnings"]
     assert said == f"napari-ensir: warning: {sentence}\n"
     assert "another exposure" in sentence
+
+
+@pytest.mark.parametrize("noise", [(), ("--truth-noise", "unknown")])
+def test_resolutions_by_ring_correlation_are_reported_on_request(write, noise):
+    truth = RNG.normal(100, 30, (48, 48)).astype(np.float32)
+    paths = write(a=truth + RNG.normal(0, 3, truth.shape).astype(np.float32), b=truth[::-1], truth=truth)
+    given = ["-c", f"a={paths['a']}", "-c", f"b={paths['b']}", "-t", paths["truth"], *noise]
+    found = scores(*given, "--frc")
+    resolutions = {row["name"]: row["resolution"] for row in found.get("resolutions", found["rows"])}
+    assert resolutions["a"] == 2
+    assert resolutions["b"] is None or resolutions["b"] > 2  # None: not resolved
+    assert "resolution, pixels" in run("evaluate", *given, "--frc")[0]
+    assert "resolution" not in run("evaluate", *given)[0]

@@ -28,6 +28,12 @@ def image_of():
     return make_image
 
 
+@pytest.fixture
+def without_checks(monkeypatch):
+    """Fit without checks of the images, which on large images take longer than the fit."""
+    monkeypatch.setattr("napari_ensir.ensemble.fit.diagnose_reference", lambda pairs, *_, **__: ([], pairs))
+
+
 @pytest.fixture(scope="session")
 def deraining(reference_folder):
     """Ten images: (candidates of MPRNet, MAXIM, Restormer; truth), sorted by id."""

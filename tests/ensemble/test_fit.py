@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -153,8 +155,18 @@ def test_auto_says_first_that_no_method_beats_a_candidate():
     assert lut.report["warnings"][0].startswith(
         'no method is significantly better than the candidate "good" alone on parts held out'
     )
+    assert "(Least squares: equal); use that candidate, or add candidates" in lut.report["warnings"][0]
     good = fit_lut([noisy_pair()], device="cpu")
     assert not any("no method" in text for text in good.report["warnings"])
+
+
+def test_a_gain_that_is_not_significant_is_reported_with_its_error():
+    rng = np.random.default_rng(3)
+    truth = rng.integers(20, 230, (64, 64)).astype(np.float32)
+    error = rng.normal(0, 5, truth.shape)
+    candidates = [truth + error, truth + 1.1 * error + rng.normal(0, 1, truth.shape)]
+    lut = fit_lut([(candidates, truth)], names=("good", "poor"), bin_width=8, shrinkage=0, device="cpu")
+    assert re.search(r": [+\u2212][\d.]+ ± [\d.]+ dB\); more images may decide", lut.report["warnings"][0])
 
 
 def test_auto_of_too_few_pixels_falls_back_to_least_squares():

@@ -5,18 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from napari_ensir import fit_lut
-from napari_ensir.ensemble.engines import compiled_kernels
+from napari_ensir.ensemble import kernels
 from napari_ensir.ensemble.precompile import warm_up
 from tests.helpers.images import make_image
 
 
 def test_fit_and_apply_compile_nothing_after_warm_up(rng):
     dtypes = (np.uint8, np.uint16, np.float32)
-    warm_up(2, dtypes)
-    loops = compiled_kernels()
+    warm_up(dtypes)
 
     def compiled():
-        return {name: len(getattr(loops, name).signatures) for name in loops.__all__}
+        return {name: len(getattr(kernels, name).signatures) for name in kernels.__all__}
 
     before = compiled()
     for dtype in dtypes:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from napari_ensir import compare, fit_lut
 from napari_ensir.devices import available_devices
-from napari_ensir.ensemble.scoring.scores import Scoring
+from napari_ensir.ensemble.scoring.metrics import Scoring
 from napari_ensir.restorers import CLASSICAL
 from tests.helpers.images import ENGINES, make_image, using
 
@@ -19,10 +19,10 @@ cases = given(
     engine=st.sampled_from(ENGINES),
     method=st.sampled_from(METHODS),
     dtype=st.sampled_from([*map(np.dtype, ("u1", "<u2", ">u2", "<i2", ">i2", "<f4", ">f4", "<f8", ">f8"))]),
-    m=st.integers(1, 6),
+    m=st.sampled_from([1, 2, 5]),
     bins=st.sampled_from([1, 2, 5, 8]),
 )
-often = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+often = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def setup(seed, dtype, m):
@@ -93,7 +93,7 @@ def test_permuting_candidates_permutes_weights(seed, engine, method, dtype, m, b
     factor=st.sampled_from([2, 4, 16]),
 )
 def test_scaling_intensities_with_the_range_changes_nothing(seed, engine, method, factor):
-    _, candidates, truth = setup(seed, np.uint8, 3)
+    _, candidates, truth = setup(seed, np.uint8, 2)
     scaled = (
         [c.astype(np.float64) * factor / 1024 for c in candidates],
         truth.astype(np.float64) * factor / 1024,
@@ -115,7 +115,7 @@ def test_scaling_intensities_with_the_range_changes_nothing(seed, engine, method
     seed=st.integers(0, 2**32 - 1),
     engine=st.sampled_from(ENGINES),
     method=st.sampled_from(METHODS),
-    m=st.integers(1, 5),
+    m=st.sampled_from([2, 5]),
 )
 def test_ensemble_of_equal_candidates_is_the_candidate(seed, engine, method, m):
     _, candidates, truth = setup(seed, np.uint8, 1)
@@ -148,7 +148,7 @@ def test_any_shape_mask_range_and_chunks_give_the_same_table(data):
     da = pytest.importorskip("dask.array")
     shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4), label="shape"))
     dtype = data.draw(st.sampled_from([np.dtype(kind) for kind in ("u1", "<u2", ">i2", "<f4", ">f8")]))
-    m = data.draw(st.integers(2, 6), label="candidates")
+    m = data.draw(st.sampled_from([2, 5]), label="candidates")
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     axis = data.draw(st.sampled_from([None, *range(-len(shape), len(shape))]), label="channel_axis")
     # Wider than the data, or so narrow that many values lie outside.
@@ -163,7 +163,7 @@ def test_any_shape_mask_range_and_chunks_give_the_same_table(data):
     options = {"data_range": (low, high), "bin_width": width, "channel_axis": axis, "device": "cpu"}
     options["method"] = data.draw(st.sampled_from(METHODS))
     masks = None if mask is None else [mask]
-    chunks = tuple(data.draw(st.integers(1, n)) for n in shape)
+    chunks = tuple(data.draw(st.integers(-(-n // 2), n)) for n in shape)
     with using(data.draw(st.sampled_from(ENGINES))):
         lut = fit_lut([(candidates, truth)], mask=masks, **options)
         image, maps = lut.apply(candidates, device="cpu"), lut.weight_maps(candidates, device="cpu")

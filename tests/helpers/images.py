@@ -1,4 +1,4 @@
-"""Synthetic images, and the choice between the two engines of the CPU."""
+"""Synthetic images, and the choice of the engine of the CPU."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from napari_ensir.ensemble.combine import combine as apply
-from napari_ensir.ensemble.estimators import em
-from napari_ensir.ensemble.statistics import count as counting
-from napari_ensir.ensemble.uncertainty import bias as fidelity
-from napari_ensir.ensemble.uncertainty import error_table as expected_error
-from napari_ensir.ensemble.uncertainty import measure as measuring
+from napari_ensir.ensemble import engines
 
 ENGINES = ("compiled", "torch")
 
 
 @contextmanager
 def using(engine):
-    """Compute on the CPU with compiled kernels or with torch."""
+    """Compute on the CPU with compiled kernels, numpy or torch."""
     with pytest.MonkeyPatch.context() as patch:
-        if engine == "torch":
-            for module in (counting, em, apply, expected_error, fidelity, measuring):
-                patch.setattr(module, "compiled_kernels", lambda: None, raising=False)
+        patch.setattr(engines, "forced", engine)
         yield
 
 

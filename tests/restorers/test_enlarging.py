@@ -83,14 +83,19 @@ def test_a_network_whose_scale_is_not_the_declared_one_is_refused():
 def test_enlarging_networks_are_refused_where_the_size_has_to_stay():
     image = np.random.default_rng(0).random((48, 48))
     for restorer in (own(2, enlarges=2), own(2)):
-        dp_ir = DPIR(model=FusionModel(FusionSettings(width=8)), ir=restorer, device="cpu")
-        with pytest.raises(EnsembleError, match="x2 enlarges images"):
-            dp_ir(image)
         with pytest.raises(EnsembleError, match="x2 enlarges images"):
             learn_blind(image, [restorer, Gaussian()], device="cpu")
     with pytest.raises(EnsembleError, match="enlarges images"):
         check_keeps_size(own(2, enlarges=2))
     check_keeps_size(Gaussian(), image, image)
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_dp_ir_enlarges_as_its_network(tmp_path, write_enlarging, times):
+    image = np.random.default_rng(0).random((16, 24))
+    network = open_restorer(write_enlarging(tmp_path / "x.pt", times), device="cpu")
+    dp_ir = DPIR(model=FusionModel(FusionSettings(width=8)), ir=network, tau=1, device="cpu")
+    assert dp_ir(image).shape == (16 * times, 24 * times)
 
 
 def test_refesr_finds_the_inputs_of_networks_that_enlarge(tmp_path, write_enlarging):

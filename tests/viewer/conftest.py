@@ -44,6 +44,9 @@ def _napari_collects_what_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari._vispy.canvas.gc", SimpleNamespace(collect=lambda: gc.collect(1)))
 
 
+WINDOW = (800, 500)
+"""Width and height in pixels; painting a large window takes longer than most tests."""
+
 PASSED = pytest.StashKey[bool]()
 
 
@@ -65,7 +68,7 @@ class Everything:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It starts a Python for each kind of candidates; ``test_warm_up.py`` is about that."""
+    """It starts a Python for each dtype; ``fit/test_precompile.py`` is about that."""
     monkeypatch.setattr(warm_up, "_BEGUN", Everything())
 
 
@@ -91,6 +94,7 @@ class SharedViewer:
 
         if self._viewer is None:
             self._viewer = napari.Viewer(show=True)
+            self._viewer.window._qt_window.resize(*WINDOW)
         return self._viewer
 
     def clear(self) -> None:
@@ -100,7 +104,7 @@ class SharedViewer:
         viewer.layers.clear()
         viewer.dims.reset()
         viewer.theme = "dark"
-        viewer.window._qt_window.resize(1200, 800)
+        viewer.window._qt_window.resize(*WINDOW)
         _SESSIONS.clear()
 
     def close(self) -> None:
@@ -150,6 +154,7 @@ def viewer(request: pytest.FixtureRequest, shared_viewer: SharedViewer, qtbot: A
         with suppress(qtbot.TimeoutError):  # the assertion says what is left
             qtbot.waitUntil(_nothing_is_left, timeout=20_000)
         assert our_objects() == []
+        gc.freeze()  # what is left belongs to libraries and to the shared viewer
 
 
 def _nothing_is_left() -> bool:

@@ -74,12 +74,14 @@ def reshape(viewer, layer):
 BEFALLS = [remove, rename, hide, reorder, replace, reshape]
 
 
-@pytest.mark.parametrize("befall", BEFALLS)
-@pytest.mark.parametrize("which", ["good in the dark", "ground truth"])
+@pytest.mark.parametrize(
+    ("which", "befall"),
+    [*(("good in the dark", each) for each in BEFALLS), ("ground truth", remove), ("ground truth", reshape)],
+)
 def test_layers_change_while_a_fit_runs(filled, fit_widget, images, wait_for, gate, befall, which):
     gate.hold(WORK["Fit ensemble"])
     fit_widget.fit()
-    assert gate.begun.wait(5)
+    assert gate.begun.wait(60)
     befall(filled, filled.layers[which])
     gate.opened.set()
     wait_for(fit_widget)
@@ -94,14 +96,14 @@ def test_layers_change_while_a_fit_runs(filled, fit_widget, images, wait_for, ga
     assert fit_widget.run_button.enabled == is_usable
 
 
-@pytest.mark.parametrize("befall", BEFALLS)
+@pytest.mark.parametrize("befall", [remove, reorder, replace])
 def test_layers_change_while_a_table_is_applied(filled, fit_widget, wait_for, gate, befall):
     fit_widget.fit()
     wait_for(fit_widget)
     _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     gate.hold(WORK["Apply lookup table"])
     apply.run()
-    assert gate.begun.wait(5)
+    assert gate.begun.wait(60)
     befall(filled, filled.layers["good in the dark"])
     gate.opened.set()
     wait_for(apply)
@@ -111,7 +113,7 @@ def test_layers_change_while_a_table_is_applied(filled, fit_widget, wait_for, ga
     assert ("meanwhile" in apply.message.value) == (befall in (remove, replace, reshape))
 
 
-@pytest.mark.parametrize("befall", BEFALLS)
+@pytest.mark.parametrize("befall", [remove, rename, reshape])
 def test_layers_change_while_one_is_restored(filled, wait_for, befall):
     _, restore = filled.window.add_plugin_dock_widget("napari-ensir", "Restore")
     layer = filled.layers["so so"]
@@ -211,7 +213,7 @@ def test_what_is_closed_in_mid_run_leaves_nothing_running(
         monkeypatch.setattr(WORK[name], endless)
     layers = len(filled.layers)
     (widget.restore if name == "Restore" else widget.run)()
-    assert begun.wait(5)
+    assert begun.wait(60)
     if close == "viewer":
         filled.close()
     else:

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QApplication
 from napari_ensir.viewer.layers.session import MAX_TABLES, get_session
 from tests.helpers.leftovers import count_objects, our_callbacks, our_threads
 
-ROUNDS = int(os.environ.get("NAPARI_ENSIR_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("NAPARI_ENSIR_ROUNDS", "2"))
 WARM_UP = 2
 LONG = 100
 WIDGETS = ("Fit ensemble", "Apply lookup table", "Inspect lookup table", "Restore", "Train a restorer")
@@ -103,19 +103,22 @@ def test_rounds_of_fit_and_apply_leave_nothing(viewer, wait_for):
 
 
 @pytest.mark.parametrize("name", WIDGETS)
-def test_a_widget_closed_leaves_nothing(filled, qtbot, name):
+def test_a_widget_closed_leaves_nothing(viewer, qtbot, name):
+    for layer in ("a", "b"):
+        viewer.add_image(np.eye(16, dtype=np.uint8), name=layer)
+
     def open_and_close() -> None:
-        _, widget = filled.window.add_plugin_dock_widget("napari-ensir", name)
+        _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", name)
         QApplication.processEvents()
         native = getattr(widget, "native", widget)
-        filled.window.remove_dock_widget(native)
+        viewer.window.remove_dock_widget(native)
         native.deleteLater()
         qtbot.wait(20)
 
     open_and_close()
-    before, callbacks = count_objects(), len(our_callbacks(filled))
-    for _ in range(3):
+    before, callbacks = count_objects(), len(our_callbacks(viewer))
+    for _ in range(2):
         open_and_close()
     grown = {kind: (before[kind], n) for kind, n in count_objects().items() if n > before[kind]}
     assert not grown
-    assert len(our_callbacks(filled)) == callbacks
+    assert len(our_callbacks(viewer)) == callbacks

@@ -129,7 +129,7 @@ def test_closing_the_dock_cancels_the_task_and_the_panel_can_be_docked_again(vie
 
     docked.work = endless
     docked.run()
-    assert begun.wait(5)
+    assert begun.wait(60)
     open_ones = listeners()
     viewer.window.remove_dock_widget(docked.native)
     qtbot.waitUntil(ended.is_set, timeout=20_000)
@@ -166,23 +166,23 @@ def test_panels_are_below_each_other_in_a_tall_window_and_tabs_in_a_low_one(view
 
     def opened_at(height):
         window.resize(1000, height)
-        qtbot.waitUntil(lambda: abs(window.height() - height) < 20)
+        qtbot.waitUntil(lambda: abs(window.height() - height) < 20, timeout=60_000)
         panel = Example(viewer)
         return panel, viewer.window.add_dock_widget(panel, name=f"opened at {height}")
 
     second, dock = opened_at(1100)
-    qtbot.waitUntil(lambda: min(seen(docked), seen(second)) >= 350)
+    qtbot.waitUntil(lambda: min(seen(docked), seen(second)) >= 350, timeout=60_000)
     third, over = opened_at(1100)
-    qtbot.waitUntil(lambda: min(seen(docked), seen(third)) >= 350)
+    qtbot.waitUntil(lambda: min(seen(docked), seen(third)) >= 350, timeout=60_000)
     viewer.window.remove_dock_widget(over)
     docked.native.parent().setFloating(True)  # floating docks take no space
     third, beside = opened_at(900)
-    qtbot.waitUntil(lambda: min(seen(second), seen(third)) >= 350)
+    qtbot.waitUntil(lambda: min(seen(second), seen(third)) >= 350, timeout=60_000)
     docked.native.parent().setFloating(False)
     viewer.window.remove_dock_widget(beside)
     viewer.window.remove_dock_widget(dock)
     third, dock = opened_at(700)
-    qtbot.waitUntil(lambda: seen(third) >= 350)
+    qtbot.waitUntil(lambda: seen(third) >= 350, timeout=60_000)
     assert window.tabifiedDockWidgets(dock) == [docked.native.parent()]
 
 

@@ -11,7 +11,7 @@ import typer
 
 from napari_ensir.cli import terminal
 from napari_ensir.cli.corrections import CorrectedSet, recorded_gains
-from napari_ensir.ensemble.lut.load import SUFFIX
+from napari_ensir.ensemble.lut.format import SUFFIX
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
 from napari_ensir.files.output_paths import Place

@@ -16,18 +16,12 @@ from napari_ensir.ensemble.checks.exposure import check_drift
 from napari_ensir.ensemble.compare.compare import compare as compare_methods
 from napari_ensir.ensemble.lut.checks import ApplyChecks
 from napari_ensir.ensemble.lut.load import load_lut
+from napari_ensir.ensemble.scoring.metrics import Scoring, exclusion_note, finite_everywhere, mean_of_metrics
 from napari_ensir.ensemble.scoring.perceptual import open_metrics
-from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, ScoreRow, ScoreTable
-from napari_ensir.ensemble.scoring.scores import (
-    NoisyScores,
-    Scoring,
-    TruthRange,
-    block_errors,
-    exclusion_note,
-    finite_everywhere,
-    known_range,
-    mean_of_metrics,
-)
+from napari_ensir.ensemble.scoring.resolution import resolution
+from napari_ensir.ensemble.scoring.score_range import TruthRange, known_range
+from napari_ensir.ensemble.scoring.score_table import PSNR, RESOLUTION, SSIM, ScoreRow, ScoreTable
+from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part, References, check_stems, open_set
 from napari_ensir.restorers.batch import Batch
@@ -38,7 +32,7 @@ if TYPE_CHECKING:
     from napari_ensir.cli.app import CompareOptions, EvaluateOptions
     from napari_ensir.ensemble.arrays.intensity_range import Range
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.scoring.scores import ScoreRange
+    from napari_ensir.ensemble.scoring.score_range import ScoreRange
 
 __all__ = ["compare", "evaluate"]
 
@@ -75,6 +69,7 @@ def _evaluate_clean(
     """Return results for JSON, the table and warnings."""
     names = candidate_names(batch.images)
     scores: dict[str, list[dict[str, float]]] = {}
+    frc = options.settings.frc
     not_finite = 0
     checks = None if lut is None else ApplyChecks(lut)
 
@@ -92,6 +87,10 @@ def _evaluate_clean(
         scores[stem] = [
             score(truth, image, valid)._asdict() | score.perceptual(truth, image) for image in shown
         ]
+        if frc:
+            axis = score.channels_of(truth.shape)
+            for image, found in zip(shown, scores[stem], strict=True):
+                found["resolution"] = resolution(truth, image, axis)
         not_finite += int(valid.size - valid.sum())
 
     with options.output.progress() as progress:
@@ -107,9 +106,10 @@ def _evaluate_clean(
     if options.lut is not None:
         titles.append(("ensemble", "ensemble", f"by {options.lut.name}"))
     by_row = list(zip(*scores.values(), strict=True))
+    means = map(mean_of_metrics, by_row)
     rows = tuple(
         ScoreRow(name, role, psnr=mean["psnr"], ssim=mean["ssim"], note=note, metrics=mean)
-        for (name, role, note), mean in zip(titles, map(mean_of_metrics, by_row), strict=True)
+        for (name, role, note), mean in zip(titles, means, strict=True)
     )
     notes = (f"The peak of PSNR is {scale}.", *exclusion_note(not_finite))
     images = {"images": len(scores), "not_finite": not_finite}
@@ -121,7 +121,7 @@ def _evaluate_clean(
         ],
         "notes": list(notes),
     }
-    columns = (PSNR, SSIM, *(metric.column for metric in score.metrics))
+    columns = (PSNR, SSIM, *[RESOLUTION] * frc, *(metric.column for metric in score.metrics))
     return results, str(ScoreTable(rows, columns, notes)), warnings
 
 
@@ -140,7 +140,7 @@ def _evaluate_noisy(
         raise EnsembleError("y_channel is set, but the noise of Y is unknown; score all channels.")
     assert settings.truth_noise is not None
     names = candidate_names(batch.images)
-    parts, drifts = [], []
+    parts, drifts, resolutions = [], [], []
 
     def score_image(number: int, stem: str, _: object) -> None:
         arrays = {role: np.asarray(one) for role, one in batch.images.load(number).items()}
@@ -150,7 +150,10 @@ def _evaluate_noisy(
         drifts.extend(check_drift(candidates, truth, axis, batch.label(stem)))
         shown = [*candidates, np.mean(candidates, axis=0)]
         shown += [] if lut is None else [lut.apply(candidates, settings.device, check=False)]
-        parts.append(block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis))
+        blocks = block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis)
+        if settings.frc:
+            resolutions.append([resolution(truth, image, axis) for image in shown])
+        parts.append(blocks)
 
     with options.output.progress() as progress:
         batch.each(score_image, progress)
@@ -158,7 +161,13 @@ def _evaluate_noisy(
     others = [] if lut is None else [("ensemble", "ensemble")]
     scores = NoisyScores.of(names, parts, scale.high - scale.low, settings.truth_noise, others)
     results = {"settings": settings.keywords() | {"images": len(parts)}, **scores.to_dict()}
-    return results, str(scores), [one.message for one in drifts]
+    table = scores.table()
+    if settings.frc:
+        means = [float(np.mean(each)) for each in zip(*resolutions, strict=True)]
+        rows = tuple(replace(row, resolution=mean) for row, mean in zip(table.rows, means, strict=True))
+        table = replace(table, rows=rows, columns=(*table.columns, RESOLUTION))
+        results["resolutions"] = [row.to_dict("name", "resolution") for row in rows]
+    return results, str(table), [one.message for one in drifts]
 
 
 def _score_range(batch: Batch, given: tuple[float, float] | None) -> ScoreRange:

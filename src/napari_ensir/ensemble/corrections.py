@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["crop_image", "find_subpixel_shift", "match_intensities", "shift_image", "turn_image"]
-
 
 def match_intensities(image: Any, gain: float, offset: float) -> NDArray[np.float32]:
     """Return ``gain * image + offset``.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     Pairs = Iterable[tuple[Sequence[Any], Any]]
 
-__all__ = ["LUTEnsemble"]
-
 
 class LUTEnsemble:
     """Ensemble of candidates by a lookup table, with the methods of a scikit-learn estimator.

@@ -34,14 +34,9 @@ from napari_ensir.ensemble.scoring.cross_validation import (
     peak,
 )
 from napari_ensir.ensemble.scoring.metrics import psnr_of_error
+from napari_ensir.ensemble.scoring.score_range import ScoreRange, score_range_of
 from napari_ensir.ensemble.scoring.score_table import ScoreRow, plus_minus
-from napari_ensir.ensemble.scoring.scores import (
-    NoisyScores,
-    ScoreRange,
-    errors_of_parts,
-    score_range_of,
-    scores_of_reference,
-)
+from napari_ensir.ensemble.scoring.scores import NoisyScores, errors_of_parts, scores_of_reference
 from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.ensemble.statistics.reference import Reference, collect_reference, name_inputs
 from napari_ensir.errors import EnsembleError, EnsembleWarning
@@ -62,15 +57,6 @@ if TYPE_CHECKING:
     Pairs = Iterable[tuple[Sequence[Any], Any]]
     Weights = NDArray[np.float64] | WeightLUT
 
-__all__ = [
-    "FOLDS",
-    "FROZEN",
-    "FitSession",
-    "Reference",
-    "collect_reference",
-    "estimate_lut",
-    "fit_lut",
-]
 
 FOLDS = 4
 """Number of parts for cross-validation if the ground truth is clean."""
@@ -334,8 +320,8 @@ class FitSession:
         report |= add_diagnostics(lut.report, [*found, *self.diagnostics])
         if matched := [one.fix for one in self.diagnostics if one.code == "truth-matched"]:
             report["matched_truth"] = matched
-        if settings.truth_noise is not None:
-            noise = report["truth_noise"] = self._matched_noise(settings.truth_noise)
+        if (noise := self._noise) is not None:
+            report["truth_noise"] = noise
             if reference.folds:
                 scores = scores_of_reference(reference, lut, self._estimator_settings(chosen), noise)
                 report["scores"] = scores.to_dict()
@@ -421,13 +407,15 @@ class FitSession:
         if found.value < 0 and found.significant:
             return []
         decibels = scores.psnr_difference(n, alone)
-        if decibels is None:
+        if found.is_zero:
+            amount = "equal"
+        elif decibels is None:
             amount = f"{plus_minus(found.value, found.standard_error)} in mean squared error"
         else:
             amount = f"{plus_minus(decibels.value, decibels.standard_error)} dB"
         remedy = (
             "use that candidate, or add candidates with other errors"
-            if found.significant
+            if found.is_zero or found.significant
             else "more images may decide, and candidates with other errors may help"
         )
         return [diagnose("no-gain", name=names[alone], method=names[n], amount=amount, remedy=remedy)]
@@ -531,17 +519,18 @@ class FitSession:
     def _latest(self) -> WeightLUT:
         return self.estimate() if self.lut is None else self.lut
 
-    def _matched_noise(self, noise: TruthNoise) -> TruthNoise:
-        """Return the noise level of the ground truth after its intensities were matched."""
-        return noise if noise == "unknown" else float(noise) * self._noise_gain
+    @property
+    def _noise(self) -> TruthNoise | None:
+        """The noise level of the ground truth after its intensities were matched."""
+        noise = self.settings.truth_noise
+        return float(noise) * self._noise_gain if isinstance(noise, int | float) else noise
 
     def _psnr(self, error: float) -> float:
         """Return the PSNR after subtracting the noise of the truth; NaN if that is unknown or too large."""
-        if self.settings.truth_noise is None:
-            return psnr_of_error(error, self.score_range.peak)
-        noise = self._matched_noise(self.settings.truth_noise)
-        left = _NAN if noise == "unknown" else error - float(noise) ** 2
-        return psnr_of_error(left, self.score_range.peak) if left > 0 else _NAN
+        noise = self._noise
+        if noise is not None:
+            error = _NAN if noise == "unknown" else error - float(noise) ** 2
+        return psnr_of_error(error, self.score_range.peak) if error > 0 or noise is None else _NAN
 
     def _psnrs(self, weights: Weights) -> tuple[float, float]:
         """Return the PSNR on the pixels learned from and on those of ``held_out`` (NaN if there are none)."""
@@ -582,8 +571,7 @@ class FitSession:
             weights.append(lut)
         weights.append(self._zzpm_weights())
         blocks = errors_of_parts([part.in_bins(lut.binning) for part in parts], weights)
-        assert self.settings.truth_noise is not None
-        noise = self._matched_noise(self.settings.truth_noise)
+        noise = self._noise or "unknown"
         found = NoisyScores.of(lut.names, [blocks], self.score_range.peak, noise, roles)
         return [replace(row, method=lut.method) if row.role == "method" else row for row in found.rows]
 

@@ -12,38 +12,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numba
+import numba.extending
 import numpy as np
 from llvmlite import ir
-from numba.core import types
-from numba.core.cgutils import create_struct_proxy
-from numba.extending import intrinsic
+from numba.core import cgutils, types
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    Blocks = tuple[NDArray[Any], ...]
-    """M flat, contiguous, read-only arrays of one dtype and size."""
     Channels = tuple[int, int, int]
     """First channel, number of channels, pixels per channel run, in this block."""
-    ChannelRuns = tuple[int, int]
-    """Number of channels, pixels per channel run; a block begins with the first channel."""
+    Doubles = NDArray[np.float64]
+    Integers = NDArray[np.int64]
+    Keys = NDArray[np.uint32]
+    Mask = NDArray[np.bool_]
+    Singles = NDArray[np.float32]
 
-__all__ = [
-    "combine",
-    "count_biases",
-    "count_cells",
-    "count_errors",
-    "count_floats",
-    "count_integers",
-    "count_values",
-    "iterate_em",
-    "look_up_errors",
-]
+__all__ = ["combine", "count", "count_cells", "count_errors", "count_values", "iterate_em", "look_up_errors"]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 _jit_sum = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 """For sums only: terms may be added in any order."""
+
+_intrinsic: Any = numba.extending.intrinsic  # its types do not fit calls in kernels
+_structure: Any = cgutils.create_struct_proxy
 
 _U, _I, _S = np.uint64, np.int64, np.float32
 
@@ -56,6 +51,27 @@ _ERROR_TILE = 512
 SHARES = 2
 """Tables of sums that are added to in turn. Neighbouring pixels often share a bin set, and reading a sum that
 was just written is slow."""
+
+
+# -- arrays by address, so that a kernel is compiled once for any number of them --
+
+
+def addresses_of(arrays: Sequence[NDArray[Any]]) -> NDArray[np.uintp]:
+    """Return the addresses of arrays; keep the arrays as long as these are used."""
+    return np.array([array.__array_interface__["data"][0] for array in arrays], np.uintp)
+
+
+@_intrinsic  # type: ignore[untyped-decorator]
+def _array_at(typing: Any, like: Any, address: Any) -> Any:
+    """Return the array at an address, of the dtype and size of another."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = _structure(signature.args[0])(context, builder, args[0])
+        array.data = builder.inttoptr(args[1], array.data.type)
+        array.meminfo = ir.Constant(array.meminfo.type, None)  # the caller keeps the memory
+        return array._getvalue()
+
+    return like(like, address), generate
 
 
 # -- tiles, bins and channels --
@@ -74,9 +90,13 @@ def tile_of(channels: Channels) -> tuple[int, bool]:
 
 
 @_jit
-def fill_channels(start: int, channels: Channels, out: NDArray[np.uint32]) -> None:
+def fill_channels(start: int, channels: Channels, out: Keys) -> None:
     """Write the channel of each pixel from ``start`` on."""
     first, count, inner = channels
+    if count == 1:
+        for j in range(out.size):
+            out[j] = first
+        return
     channel, left = first + start // inner % count, inner - start % inner
     for j in range(out.size):
         out[j] = channel
@@ -87,7 +107,7 @@ def fill_channels(start: int, channels: Channels, out: NDArray[np.uint32]) -> No
 
 
 @_jit
-def append_bins(values: NDArray[Any], grid: NDArray[Any], keys: NDArray[np.uint32]) -> None:
+def append_bins(values: NDArray[Any], grid: NDArray[Any], keys: Keys) -> None:
     """Append each value's bin to the index of its bin set; NaN falls into the first bin.
 
     Parameters
@@ -116,7 +136,7 @@ def append_bins(values: NDArray[Any], grid: NDArray[Any], keys: NDArray[np.uint3
 
 
 @_jit
-def append_channels(channel: NDArray[np.uint32], n_channels: int, keys: NDArray[np.uint32]) -> None:
+def append_channels(channel: Keys, n_channels: int, keys: Keys) -> None:
     """Append each pixel's channel to the index of its bin set."""
     radix = np.uint32(n_channels)
     for j in range(keys.size):
@@ -127,16 +147,14 @@ def append_channels(channel: NDArray[np.uint32], n_channels: int, keys: NDArray[
 
 
 @_jit
-def count_values(values: NDArray[Any], first: int, table: NDArray[np.int64]) -> None:
+def count_values(values: NDArray[Any], first: int, table: Integers) -> None:
     """Count integers in a table that begins with ``first``."""
     for j in range(values.size):
         table[_U(_I(values[j]) - first)] += 1
 
 
 @_jit
-def count_cells(
-    values: NDArray[Any], shift: int, first: int, table: NDArray[np.int64]
-) -> tuple[float, float]:
+def count_cells(values: NDArray[Any], shift: int, first: int, table: Integers) -> tuple[float, float]:
     """Count the cells of finite floats in a table that begins with cell ``first``; return their extremes.
 
     Parameters
@@ -168,47 +186,48 @@ def count_cells(
 
 
 # -- sufficient statistics --
-# Both kernels convert a tile into non-negative integers, its *codes*: those of the candidates, then of the
-# truth. All sums are sums of products of two codes.
-
-_UNBOUNDED = np.uint32(2**32 - 1)
+# The kernel converts a tile into non-negative integers, its *codes*. All sums are sums of products of two
+# codes, where the number one is a code as well.
 
 
 @_jit
-def count_integers(
-    candidates: Blocks,
-    truth: NDArray[Any],
-    keep: NDArray[np.bool_],
-    smallest: int,
-    limits: tuple[int, int],
-    grid: NDArray[np.float32],
+def count(
+    images: NDArray[np.uintp],
+    like: NDArray[Any],
+    keep: Mask,
+    limits: tuple[float, float],
+    grid: NDArray[Any],
+    levels: tuple[float, int, int],
     n_channels: int,
     channels: Channels,
-    sums: NDArray[np.int64],
+    sums: Integers,
+    factors: Integers,
     paging: tuple[int, int, int],
     pages: NDArray[np.int32],
-    histogram: NDArray[np.uint32],
-    owners: NDArray[np.int64],
-    pairs: NDArray[np.int64],
-    outside: NDArray[np.int64],
+    histogram: Keys,
+    owners: Integers,
+    pairs: Integers,
+    outside: Integers,
 ) -> int:
-    """Add a block of integers of up to 16 bits to the sums of its bin sets.
+    """Add a block to the sums of its bin sets.
 
     Parameters
     ----------
-    candidates, truth
+    images, like
+        As for :func:`combine`; the last image is the ground truth.
     keep
         Mask of the pixels to count; empty: all.
-    smallest
-        The smallest integer of the dtype, whose code is 0.
     limits
-        Lowest and highest code within the data range; (0, 2**32 - 1) if no value can lie outside.
-    grid
-        As for :func:`combine`, in codes.
-    n_channels, channels
+        Lowest and highest intensity of the data range; infinite if no value can lie outside.
+    grid, n_channels, channels
         As for :func:`combine`.
+    levels
+        Distance of two levels, levels per bin, 0; for integers of up to 16 bits, which need no quantization,
+        0, 0, the smallest integer of the dtype, whose code is 0.
     sums : (bin sets * SHARES * K,)
-        Added to; see :func:`~napari_ensir.ensemble.kernels.add_products`.
+        Added to: for each bin set the sums of x_1..x_M, of x_m * x_k for k <= m, and of x_m * y.
+    factors : (2, K)
+        See :func:`factors_of`.
     paging, pages, histogram, owners, pairs
         The histogram of the truth; see :func:`_count_truth`.
     outside : (M + 2,)
@@ -219,124 +238,56 @@ def count_integers(
     int
         Number of elements written to ``pairs``.
     """
-    n_candidates = len(candidates)
-    # Modulo 2 ** 32, as the differences below: the smallest integer and the limits may be negative.
-    first = np.uint32(smallest & 0xFFFFFFFF)
-    low, within = np.uint32(limits[0] & 0xFFFFFFFF), np.uint32(limits[1] - limits[0])
-    codes = np.zeros((4 * quads_for(n_candidates), TILE), np.uint32)
-    quads = np.empty((quads_for(n_candidates), 4 * TILE), np.uint32)
-    values = np.empty(TILE, grid.dtype)
-    keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
-    tile, repeats = tile_of(channels)
-    written = 0
-    for begin in range(0, truth.size, tile):
-        size = min(tile, truth.size - begin)
-        if begin == 0 or not repeats or keep.size > 0:
-            fill_channels(begin, channels, channel)
-        for m in range(n_candidates + 1):
-            block, code = candidates[m] if m < n_candidates else truth, codes[m]
-            for j in range(size):
-                code[j] = np.uint32(block[_U(begin) + _U(j)]) - first
-        if keep.size > 0:
-            size = _compress(keep[begin : begin + size], channel, codes)
-        key = keys[:size]
-        for j in range(size):
-            key[j] = 0
-        for m in range(n_candidates + 1):
-            code, beyond = codes[m], 0
-            if within < _UNBOUNDED:
-                for j in range(size):
-                    beyond += int(np.uint32(code[j] - low) > within)
-                outside[m] += beyond
-            if m < n_candidates:
-                for j in range(size):
-                    values[j] = np.int32(code[j])  # signed integers convert to floats faster
-                append_bins(values, grid, key)
-        append_channels(channel, n_channels, key)
-        written = _count_truth(key, codes[n_candidates], paging, pages, histogram, owners, pairs, written)
-        add_products(candidates, key, codes, quads, sums)
-    return written
-
-
-@_jit
-def count_floats(
-    candidates: Blocks,
-    truth: NDArray[Any],
-    keep: NDArray[np.bool_],
-    limits: tuple[float, float],
-    grid: NDArray[np.float64],
-    levels: tuple[float, int],
-    n_channels: int,
-    channels: Channels,
-    sums: NDArray[np.int64],
-    paging: tuple[int, int, int],
-    pages: NDArray[np.int32],
-    histogram: NDArray[np.uint32],
-    owners: NDArray[np.int64],
-    pairs: NDArray[np.int64],
-    outside: NDArray[np.int64],
-) -> int:
-    """Add a block of floating-point numbers to the sums of its bin sets, quantized to the binning's levels.
-
-    Parameters
-    ----------
-    limits
-        Lowest and highest intensity of the data range.
-    levels
-        Distance of two levels, levels per bin.
-    candidates, truth, keep, grid, n_channels, channels
-        As for :func:`count_integers`.
-    sums, paging, pages, histogram, owners, pairs, outside
-        As for :func:`count_integers`.
-
-    Returns
-    -------
-    int
-        Number of elements written to ``pairs``.
-    """
-    n_candidates = len(candidates)
-    low, high = limits
-    codes = np.zeros((4 * quads_for(n_candidates), TILE), np.uint32)
-    quads = np.empty((quads_for(n_candidates), 4 * TILE), np.uint32)
-    values = np.empty((n_candidates + 1, TILE), grid.dtype)
-    finite = np.empty(TILE, np.bool_)
+    n_images, n_quads = len(images), (len(images) + 3) // 4
+    low, high = grid.dtype.type(limits[0]), grid.dtype.type(limits[1])
+    exact, first = levels[0] == 0, grid.dtype.type(levels[2])
+    values, finite = np.empty((n_images, TILE), grid.dtype), np.empty(TILE, np.bool_)
+    codes = np.zeros((4 * n_quads, TILE), np.uint32)
+    quads = np.empty((n_quads, 4 * TILE), np.uint32)
     keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
     tile, repeats = tile_of(channels)
     changed, written = True, 0
-    for begin in range(0, truth.size, tile):
-        size = min(tile, truth.size - begin)
+    for begin in range(0, like.size, tile):
+        size = min(tile, like.size - begin)
         if changed or not repeats:
             fill_channels(begin, channels, channel)
-        for m in range(n_candidates + 1):
-            block, value = candidates[m] if m < n_candidates else truth, values[m]
+        for i in range(n_images):
+            block, value = _array_at(like, images[i]), values[i]
             for j in range(size):
                 value[j] = block[_U(begin) + _U(j)]
         changed = keep.size > 0
         if changed:
             size = _compress(keep[begin : begin + size], channel, values)
-        n_finite = _find_finite(values, finite[:size])
-        if n_finite < size:
-            outside[n_candidates + 1] += size - n_finite
-            changed, size = True, _compress(finite[:size], channel, values)
+        if not exact:
+            n_finite = _find_finite(values, finite[:size])
+            if n_finite < size:
+                outside[n_images] += size - n_finite
+                changed, size = True, _compress(finite[:size], channel, values)
         key = keys[:size]
         for j in range(size):
             key[j] = 0
-        for m in range(n_candidates + 1):
-            value, beyond = values[m], 0
-            for j in range(size):
-                beyond += (value[j] < low) | (value[j] > high)
-            outside[m] += beyond
-            _find_codes(value, grid, levels, codes[m, :size])
-            if m < n_candidates:
+        for i in range(n_images):
+            value, code = values[i], codes[i]
+            if limits[0] > -np.inf:
+                beyond = 0
+                for j in range(size):
+                    beyond += (value[j] < low) | (value[j] > high)
+                outside[i] += beyond
+            if exact:
+                for j in range(size):
+                    code[j] = np.uint32(np.int32(value[j] - first))
+            else:
+                _find_codes(value, grid, levels, code[:size])
+            if i < n_images - 1:
                 append_bins(value, grid, key)
         append_channels(channel, n_channels, key)
-        written = _count_truth(key, codes[n_candidates], paging, pages, histogram, owners, pairs, written)
-        add_products(candidates, key, codes, quads, sums)
+        written = _count_truth(key, codes[n_images - 1], paging, pages, histogram, owners, pairs, written)
+        _add_products(key, codes, quads, factors, sums)
     return written
 
 
 @_jit
-def _compress(keep: NDArray[np.bool_], channel: NDArray[np.uint32], columns: NDArray[Any]) -> int:
+def _compress(keep: Mask, channel: Keys, columns: NDArray[Any]) -> int:
     """Move the pixels to keep to the front; return their number."""
     size = 0
     for j in range(keep.size):
@@ -349,7 +300,7 @@ def _compress(keep: NDArray[np.bool_], channel: NDArray[np.uint32], columns: NDA
 
 
 @_jit
-def _find_finite(values: NDArray[np.float64], finite: NDArray[np.bool_]) -> int:
+def _find_finite(values: Doubles, finite: Mask) -> int:
     """Mark the pixels where all values are finite; return their number."""
     found = 0
     for j in range(finite.size):
@@ -364,14 +315,11 @@ def _find_finite(values: NDArray[np.float64], finite: NDArray[np.bool_]) -> int:
 
 @_jit
 def _find_codes(
-    values: NDArray[np.float64],
-    grid: NDArray[np.float64],
-    levels: tuple[float, int],
-    codes: NDArray[np.uint32],
+    values: NDArray[Any], grid: NDArray[Any], levels: tuple[float, int, int], codes: Keys
 ) -> None:
     """Quantize finite values to codes; values more than one range outside the range are clamped."""
+    step, sublevels, _ = levels
     low, width, n_bins = grid[0], grid[1], grid[2]
-    step, sublevels = levels
     most = sublevels - 1.0
     highest = 3.0 * n_bins * sublevels + most
     for j in range(codes.size):
@@ -384,13 +332,13 @@ def _find_codes(
 
 @_jit
 def _count_truth(
-    keys: NDArray[np.uint32],
-    truth: NDArray[np.uint32],
+    keys: Keys,
+    truth: Keys,
     paging: tuple[int, int, int],
     pages: NDArray[np.int32],
-    histogram: NDArray[np.uint32],
-    owners: NDArray[np.int64],
-    pairs: NDArray[np.int64],
+    histogram: Keys,
+    owners: Integers,
+    pairs: Integers,
     written: int,
 ) -> int:
     """Count each bin set's codes of the truth in pages that are allocated when first used.
@@ -435,51 +383,52 @@ def _count_truth(
     return written
 
 
-@_jit
-def quads_for(n_candidates: int) -> int:
-    """Return the number of groups of four that hold the codes of all candidates and the truth."""
-    return (n_candidates + 4) // 4
+def factors_of(n_candidates: int) -> Integers:
+    """Return the two factors of each product, (2, K): candidates, M: the truth, -1: one."""
+    m = range(n_candidates)
+    pairs = [(one, -1) for one in m]
+    pairs += [(one, other) for one in m for other in range(one + 1)]
+    pairs += [(one, n_candidates) for one in m]
+    return np.array(pairs, np.int64).T.copy()
 
 
 @_jit
-def add_products(
-    candidates: Blocks,
-    keys: NDArray[np.uint32],
-    codes: NDArray[np.uint32],
-    quads: NDArray[np.uint32],
-    sums: NDArray[np.int64],
-) -> None:
-    """Add each pixel's products of codes to the sums of its bin set.
-
-    Parameters
-    ----------
-    candidates
-        Only their number is used; it is a compile-time constant.
-    keys : (pixels,)
-    codes : (>= M + 1, TILE), a multiple of four rows
-        Codes of the candidates, then of the truth.
-    quads : (rows of codes / 4, 4 * TILE)
-        Buffer.
-    sums : (bin sets * SHARES * K,)
-        Added to: for each bin set the sums of x_1..x_M, of x_m * x_k for k <= m, and of x_m * y.
-    """
-    n = len(candidates)
-    n_sums = 2 * n + n * (n + 1) // 2
+def _add_products(keys: Keys, codes: Keys, quads: Keys, factors: Integers, sums: Integers) -> None:
+    """Add each pixel's products of codes to the sums of its bin set."""
     for q in range(len(quads)):
         _interleave(codes[4 * q], codes[4 * q + 1], codes[4 * q + 2], codes[4 * q + 3], quads[q])
-    for j in range(keys.size):
-        row = _U(keys[j]) * _U(SHARES) + (_U(j) & _U(SHARES - 1))
-        _add_pixel(candidates, quads, j, sums, row * _U(n_sums))  # type: ignore[call-arg]
+    n_sums = factors.shape[1]
+    # The usual numbers of candidates: their products are vector operations.
+    if n_sums == 7:
+        for j in range(keys.size):
+            _add_pixel(2, quads, _U(j), sums, _share(keys, j) * _U(7))
+    elif n_sums == 12:
+        for j in range(keys.size):
+            _add_pixel(3, quads, _U(j), sums, _share(keys, j) * _U(12))
+    elif n_sums == 18:
+        for j in range(keys.size):
+            _add_pixel(4, quads, _U(j), sums, _share(keys, j) * _U(18))
+    elif n_sums == 25:
+        for j in range(keys.size):
+            _add_pixel(5, quads, _U(j), sums, _share(keys, j) * _U(25))
+    else:
+        for j in range(keys.size):
+            begin = _share(keys, j) * _U(n_sums)
+            for k in range(n_sums):
+                other = factors[1, k]
+                product = _I(codes[factors[0, k], j])
+                product *= _I(codes[other, j]) if other >= 0 else 1
+                sums[begin + _U(k)] += product
 
 
 @_jit
-def _interleave(
-    first: NDArray[np.uint32],
-    second: NDArray[np.uint32],
-    third: NDArray[np.uint32],
-    fourth: NDArray[np.uint32],
-    out: NDArray[np.uint32],
-) -> None:
+def _share(keys: Keys, j: int) -> np.uint64:
+    """Return the index of the table of sums that a pixel is added to."""
+    return _U(keys[j]) * _U(SHARES) + (_U(j) & _U(SHARES - 1))
+
+
+@_jit
+def _interleave(first: Keys, second: Keys, third: Keys, fourth: Keys, out: Keys) -> None:
     """Store the codes of four images side by side, pixel by pixel."""
     for j in range(TILE):
         out[_U(4 * j)] = first[j]
@@ -488,63 +437,34 @@ def _interleave(
         out[_U(4 * j + 3)] = fourth[j]
 
 
-_SUM, _CODE = ir.IntType(64), ir.IntType(32)
-
-
-def _list_factors(n_candidates: int) -> tuple[list[int], list[int]]:
-    """Return the factors of each product: indices of the candidates, M for the truth, -1 for one."""
-    m = range(n_candidates)
-    pairs = [(one, -1) for one in m]
-    pairs += [(one, other) for one in m for other in range(one + 1)]
-    pairs += [(one, n_candidates) for one in m]
-    return [one for one, _ in pairs], [other for _, other in pairs]
-
-
-@intrinsic
-def _add_pixel(typing: Any, candidates: Any, quads: Any, j: Any, sums: Any, begin: Any) -> Any:
-    """Add the products of pixel ``j`` to the sums from index ``begin`` on, as one vector operation."""
-    n_quads = quads_for.py_func(candidates.count)
-    one, other = _list_factors(candidates.count)
+@_intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def _add_pixel(typing: Any, n_candidates: Any, quads: Any, j: Any, sums: Any, begin: Any) -> Any:
+    """Add the products of pixel ``j`` to the sums from index ``begin`` on; for up to seven candidates."""
+    one, other = factors_of(n_candidates.literal_value).tolist()
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kinds = signature.args
-        proxies = [create_struct_proxy(kinds[i])(context, builder, args[i]) for i in (1, 3)]  # type: ignore[no-untyped-call]
-        codes, table = (proxy.data for proxy in proxies)
-        place = builder.mul(args[2], _SUM(4))
-        starts = [builder.add(place, _SUM(4 * TILE * q)) for q in range(n_quads)]
-        read = [_load(builder, codes, start, _CODE, 4) for start in starts]
-        pixel = builder.zext(_concatenate(builder, read), ir.VectorType(_SUM, 4 * n_quads))
-        ones = ir.Constant(pixel.type, [1] * (4 * n_quads))
-        left = _shuffle(builder, pixel, ones, one)
-        right = _shuffle(builder, pixel, ones, [4 * n_quads if k < 0 else k for k in other])
-        before = _load(builder, table, args[4], _SUM, len(one))
-        where = builder.bitcast(builder.gep(table, [args[4]]), before.type.as_pointer())
-        builder.store(builder.add(before, builder.mul(left, right)), where, align=8)
+        def vector_at(array: int, place: Any, length: int) -> Any:
+            proxy = _structure(signature.args[array])(context, builder, args[array])
+            kind = ir.VectorType(proxy.data.type.pointee, length)
+            return builder.bitcast(builder.gep(proxy.data, [place]), kind.as_pointer())
+
+        def shuffle(first: Any, second: Any, places: list[int]) -> Any:
+            kind = ir.VectorType(ir.IntType(32), len(places))
+            return builder.shuffle_vector(first, second, ir.Constant(kind, places))
+
+        index = ir.IntType(64)
+        place = builder.mul(args[2], index(4))
+        last = builder.add(place, index(n_candidates.literal_value // 4 * 4 * TILE))
+        read = [builder.load(vector_at(1, start, 4), align=4) for start in (place, last)]
+        pixel = builder.zext(shuffle(read[0], read[1], list(range(8))), ir.VectorType(index, 8))
+        ones = ir.Constant(pixel.type, [1] * 8)
+        left, right = shuffle(pixel, ones, one), shuffle(pixel, ones, [8 if k < 0 else k for k in other])
+        target = vector_at(3, args[4], len(one))
+        total = builder.add(builder.load(target, align=8), builder.mul(left, right))
+        builder.store(total, target, align=8)
         return context.get_dummy_value()
 
-    return types.void(candidates, quads, j, sums, begin), generate
-
-
-def _load(builder: Any, data: Any, place: Any, kind: Any, n: int) -> Any:
-    """Load ``n`` numbers as a vector."""
-    start = builder.bitcast(builder.gep(data, [place]), ir.VectorType(kind, n).as_pointer())
-    return builder.load(start, align=kind.width // 8)
-
-
-def _shuffle(builder: Any, one: Any, other: Any, places: list[int]) -> Any:
-    """Shuffle the elements of two vectors of equal length."""
-    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_CODE, len(places)), places))
-
-
-def _concatenate(builder: Any, parts: list[Any]) -> Any:
-    """Concatenate vectors of four elements."""
-    whole = parts[0]
-    for part in parts[1:]:
-        n = whole.type.count
-        # Both operands must have the same length; the padding is not used.
-        wide = _shuffle(builder, part, part, [i % 4 for i in range(n)])
-        whole = _shuffle(builder, whole, wide, [*range(n), *range(n, n + 4)])
-    return whole
+    return types.void(n_candidates, quads, j, sums, begin), generate
 
 
 # -- EM --
@@ -555,15 +475,15 @@ _CHUNK = 256
 
 @_jit
 def iterate_em(
-    starts: NDArray[np.int64],
-    truth: NDArray[np.float64],
-    share: NDArray[np.float64],
-    means: NDArray[np.float64],
-    variances: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    floors: NDArray[np.float64],
+    starts: Integers,
+    truth: Doubles,
+    share: Doubles,
+    means: Doubles,
+    variances: Doubles,
+    weights: Doubles,
+    floors: Doubles,
     rule: tuple[int, int, float, float, bool],
-    iterations: NDArray[np.int64],
+    iterations: Integers,
     status: NDArray[np.int8],
 ) -> None:
     """Run EM for each bin set in turn; ``estimators/em.py`` has the equations.
@@ -587,29 +507,15 @@ def iterate_em(
     limit, first_check, tolerance, variance_floor, recentred = rule
     n_candidates = means.shape[1]
     mass, centre, spread = np.empty(n_candidates), np.empty(n_candidates), np.empty(n_candidates)
-    gamma, best = np.empty((n_candidates, _CHUNK)), np.empty(_CHUNK)
-    total, buffer, value = np.empty(_CHUNK), np.empty(_CHUNK), np.empty(_CHUNK)
-    bits = (total.view(np.int64), buffer.view(np.int64), value.view(np.int64))
-    work = (best, total, buffer, value)
+    gamma, work = np.empty((n_candidates, _CHUNK)), np.empty((4, _CHUNK))
+    bits = work.view(np.int64)
     for r in range(len(starts) - 1):
+        true, part = truth[starts[r] : starts[r + 1]], share[starts[r] : starts[r + 1]]
+        mean, variance, weight = means[r], variances[r], weights[r]
         before = -np.inf
         status[r] = 1
         for iteration in range(limit + 1):
-            likelihood = _expect(
-                truth,
-                share,
-                starts[r],
-                starts[r + 1],
-                means[r],
-                variances[r],
-                weights[r],
-                mass,
-                centre,
-                spread,
-                gamma,
-                work,
-                bits,
-            )
+            likelihood = _expect(true, part, mean, variance, weight, mass, centre, spread, gamma, work, bits)
             iterations[r] = iteration
             if not np.isfinite(likelihood):
                 status[r] = 2
@@ -622,100 +528,81 @@ def iterate_em(
             before = likelihood
             for m in range(n_candidates):
                 if recentred:
-                    shift = (centre[m] - floors[r] * means[r, m]) / (mass[m] + floors[r])
+                    shift = (centre[m] - floors[r] * mean[m]) / (mass[m] + floors[r])
                     spread[m] += shift * (shift * mass[m] - 2 * centre[m])
                 if mass[m] > 0 or recentred:  # a component without mass keeps its variance
-                    variances[r, m] = spread[m] / mass[m] + variance_floor
-                weights[r, m] = mass[m] + floors[r]
+                    variance[m] = spread[m] / mass[m] + variance_floor
+                weight[m] = mass[m] + floors[r]
 
 
 @_jit
 def _expect(
-    truth: NDArray[np.float64],
-    share: NDArray[np.float64],
-    start: int,
-    stop: int,
-    means: NDArray[np.float64],
-    variances: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    mass: NDArray[np.float64],
-    centre: NDArray[np.float64],
-    spread: NDArray[np.float64],
-    gamma: NDArray[np.float64],
-    work: tuple[NDArray[np.float64], ...],
-    bits: tuple[NDArray[np.int64], ...],
+    truth: Doubles,
+    share: Doubles,
+    means: Doubles,
+    variances: Doubles,
+    weights: Doubles,
+    mass: Doubles,
+    centre: Doubles,
+    spread: Doubles,
+    gamma: Doubles,
+    work: Doubles,
+    bits: Integers,
 ) -> float:
     """Run the E step for one bin set; return the mean log likelihood of the current components.
 
     ``mass``, ``centre`` and ``spread`` are written: sums of the responsibilities, and of the responsibilities
-    times the truth's deviation from the component's mean and its square. ``gamma``, ``work`` and ``bits`` are
-    buffers.
+    times the truth's deviation from the component's mean and its square. ``gamma`` and ``work`` are buffers;
+    ``bits`` is ``work`` as integers.
     """
-    best, total, buffer, value = work
+    best, total, logs = work[0], work[1], work[2]
     for m in range(len(means)):
         mass[m] = centre[m] = spread[m] = 0.0
     likelihood = 0.0
-    for begin in range(start, stop, _CHUNK):
-        size = min(_CHUNK, stop - begin)
+    for begin in range(0, truth.size, _CHUNK):
+        true, part = truth[begin : begin + _CHUNK], share[begin : begin + _CHUNK]
+        size = true.size
         for j in range(size):
             best[j], total[j] = -np.inf, 0.0
         for m in range(len(means)):
             scale = np.log(weights[m]) - 0.5 * np.log(2 * np.pi * variances[m])
             half, mean, here = 0.5 / variances[m], means[m], gamma[m]
             for j in range(size):
-                away = truth[_U(begin + j)] - mean
+                away = true[j] - mean
                 here[j] = scale - half * away * away
                 best[j] = here[j] if here[j] > best[j] else best[j]
         for m in range(len(means)):
-            _add_exponential(gamma[m], best, total, buffer, value, bits, size)
-        _compute_logarithm(total, buffer, bits, size)
-        likelihood += _normalize(share, begin, size, best, total, buffer)
+            _add_exponential(gamma[m], work, bits, size)
+        _compute_logarithm(work, bits, size)
+        likelihood += _normalize(part, best, total, logs)
         for m in range(len(means)):
-            _add_sums(gamma[m], total, truth, begin, size, means[m], m, mass, centre, spread)
+            first, second, third = _find_moments(gamma[m], total, true, means[m])
+            mass[m] += first
+            centre[m] += second
+            spread[m] += third
     return likelihood
 
 
 @_jit_sum
-def _normalize(
-    share: NDArray[np.float64],
-    begin: int,
-    size: int,
-    best: NDArray[np.float64],
-    total: NDArray[np.float64],
-    logs: NDArray[np.float64],
-) -> float:
+def _normalize(share: Doubles, best: Doubles, total: Doubles, logs: Doubles) -> float:
     """Return the sum of the log likelihood; turn ``total`` into the factor of the responsibilities."""
     found = 0.0
-    for j in range(size):
-        part = share[_U(begin + j)]
-        found += part * (best[j] + logs[j])
-        total[j] = part / total[j]
+    for j in range(share.size):
+        found += share[j] * (best[j] + logs[j])
+        total[j] = share[j] / total[j]
     return found
 
 
 @_jit_sum
-def _add_sums(
-    gamma: NDArray[np.float64],
-    factor: NDArray[np.float64],
-    truth: NDArray[np.float64],
-    begin: int,
-    size: int,
-    mean: float,
-    m: int,
-    mass: NDArray[np.float64],
-    centre: NDArray[np.float64],
-    spread: NDArray[np.float64],
-) -> None:
-    """Add one component's responsibilities, and their first and second moment about its mean."""
+def _find_moments(gamma: Doubles, factor: Doubles, truth: Doubles, mean: float) -> tuple[float, float, float]:
+    """Return the sum of one component's responsibilities, and their first two moments about its mean."""
     first, second, third = 0.0, 0.0, 0.0
-    for j in range(size):
-        part, away = gamma[j] * factor[j], truth[_U(begin + j)] - mean
+    for j in range(truth.size):
+        part, away = gamma[j] * factor[j], truth[j] - mean
         first += part
         second += part * away
         third += part * away * away
-    mass[m] += first
-    centre[m] += second
-    spread[m] += third
+    return first, second, third
 
 
 _LEAST = -708.0
@@ -731,21 +618,20 @@ _LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10
 
 
 @_jit
-def _add_exponential(
-    x: NDArray[np.float64],
-    best: NDArray[np.float64],
-    total: NDArray[np.float64],
-    whole: NDArray[np.float64],
-    value: NDArray[np.float64],
-    bits: tuple[NDArray[np.int64], ...],
-    size: int,
-) -> None:
+def _add_exponential(x: Doubles, work: Doubles, bits: Integers, size: int) -> None:
     """Replace ``x`` by ``exp(x - best)``, where ``x <= best``, and add it to the total.
 
     Accurate to 2 units in the last place; zero below -708. ``exp(x) = 2 ** n * exp(r)`` with integer ``n``
     and ``|r| <= log(2) / 2``, where thirteen terms of the Taylor series suffice. NaN stays NaN.
+
+    Parameters
+    ----------
+    x : (>= size,)
+    work, bits : (4, >= size)
+        ``best``, the total, and two buffers; the same as integers.
     """
-    _, whole_bits, value_bits = bits
+    best, total, whole, value = work[0], work[1], work[2], work[3]
+    whole_bits, value_bits = bits[2], bits[3]
     for j in range(size):
         x[j] -= best[j]
         whole[j] = x[j] * _LOG2_E + _ROUND
@@ -774,15 +660,14 @@ def _add_exponential(
 
 
 @_jit
-def _compute_logarithm(
-    x: NDArray[np.float64], out: NDArray[np.float64], bits: tuple[NDArray[np.int64], ...], size: int
-) -> None:
-    """Compute the natural logarithm of numbers >= 1, to 2 units in the last place of 1.
+def _compute_logarithm(work: Doubles, bits: Integers, size: int) -> None:
+    """Write the logarithm of row 1 of ``work``, numbers >= 1, into row 2, to 2 units in the last place of 1.
 
     ``log(x) = n log 2 + 2 artanh s`` with ``s = (f - 1) / (f + 1)`` and ``x = 2 ** n * f``, ``3/4 <= f <
     3/2``, where eleven terms of the series suffice. NaN stays NaN.
     """
-    x_bits, out_bits, _ = bits
+    x, out = work[1], work[2]
+    x_bits, out_bits = bits[1], bits[2]
     three_quarters = 0x3FE8000000000000
     for j in range(size):
         out_bits[j] = x_bits[j] - ((x_bits[j] - three_quarters) >> 52 << 52)
@@ -810,21 +695,25 @@ def _compute_logarithm(
 
 @_jit
 def combine(
-    candidates: Blocks,
+    images: NDArray[np.uintp],
+    like: NDArray[Any],
     grid: NDArray[Any],
     n_channels: int,
     channels: Channels,
     rows: NDArray[np.int32],
     quads: NDArray[np.complex128],
     start: int,
-    image: NDArray[np.float32],
-    maps: NDArray[np.float32],
+    image: Singles,
+    maps: Singles,
 ) -> None:
     """Combine a block with the weights of its bin sets; write the image or the weight maps.
 
     Parameters
     ----------
-    candidates
+    images : (M,)
+        Addresses of the candidates.
+    like
+        One of the candidates; all are flat, contiguous and of the same dtype and size.
     grid : (4,) float32 or float64
         See :meth:`~napari_ensir.ensemble.statistics.binning.Binning.grid`.
     n_channels
@@ -839,23 +728,23 @@ def combine(
     image : (pixels of the field,) or empty
     maps : (M, pixels of the field) or empty
     """
-    n = len(candidates)
+    n = len(images)
     # Zeros, because the loops also run over the unused end of a tile, where denormal numbers would be slow.
     values, gathered = np.zeros((4 * len(quads), TILE), grid.dtype), np.zeros(TILE, np.complex128)
     weights, buffer = gathered.view(np.float32), np.zeros((3, TILE), np.float32)
     keys, channel = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
     tile, repeats = tile_of(channels)
-    for begin in range(0, candidates[0].size, tile):
-        size = min(tile, candidates[0].size - begin)
+    for begin in range(0, like.size, tile):
+        size = min(tile, like.size - begin)
         if begin == 0 or not repeats:
             fill_channels(begin, channels, channel)
         key = keys[:size]
         for j in range(size):
             key[j] = 0
         for m in range(n):
-            block, value = candidates[m][begin : begin + size], values[m]
+            block, value = _array_at(like, images[m]), values[m]
             for j in range(size):
-                value[j] = block[j]
+                value[j] = block[_U(begin) + _U(j)]
             append_bins(value, grid, key)
         append_channels(channel, n_channels, key)
         if rows.size > 0:
@@ -865,95 +754,90 @@ def combine(
             _gather(quads[q], key, gathered)
             if image.size == 0:
                 for m in range(4 * q, min(4 * q + 4, n)):
-                    _extract(weights, m - 4 * q, buffer[0], maps[m, start + begin : start + begin + size])
+                    _extract(weights, m - 4 * q, maps[m, start + begin : start + begin + size])
             elif n > 4:
                 _add_quad(weights, values, 4 * q, buffer[0])
         if image.size > 0:
             out = image[start + begin : start + begin + size]
             if n > 4:
-                _clamp_to_candidates(candidates, values, buffer, out)
+                _clamp_to_candidates(n, values, buffer, out)
             elif size == TILE:  # directly: a copied buffer would reach memory in bursts
-                _sum_weighted(candidates, weights, values, out)
+                _sum_weighted(n, weights, values, out)
             else:
-                _sum_weighted(candidates, weights, values, buffer[0])
+                _sum_weighted(n, weights, values, buffer[0])
                 _copy_tile(buffer[0], out)
 
 
 @_jit
-def _gather(quads: NDArray[np.complex128], keys: NDArray[np.uint32], out: NDArray[np.complex128]) -> None:
+def _gather(quads: NDArray[np.complex128], keys: Keys, out: NDArray[np.complex128]) -> None:
     """Copy the four weights of each pixel's row."""
     for j in range(keys.size):
         out[j] = quads[_U(keys[j])]
 
 
 @_jit
-def _copy_tile(tile: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+def _copy_tile(tile: Singles, out: Singles) -> None:
     """Copy a tile, up to the size of the output."""
     for j in range(out.size):
         out[j] = tile[j]
 
 
 @_jit
-def _extract(
-    weights: NDArray[np.float32], place: int, buffer: NDArray[np.float32], out: NDArray[np.float32]
-) -> None:
+def _extract(weights: Singles, place: int, out: Singles) -> None:
     """Extract one of the four weights of each pixel."""
-    if out.size == TILE:
-        _extract_tile(weights, place, out)
-    else:
-        _extract_tile(weights, place, buffer)
-        _copy_tile(buffer, out)
+    for j in range(out.size):
+        out[j] = weights[_U(4 * j + place)]
+
+
+def _make_sum(n: int) -> Any:
+    """Compile the sum of ``n`` weighted candidates, 1 to 4: a loop over them is not vectorized."""
+
+    @_jit
+    def sum_weighted(weights: Singles, values: NDArray[Any], out: Singles) -> None:
+        first, second, third, fourth = values[0], values[1], values[2], values[3]
+        for j in range(TILE):
+            value = _S(first[j])
+            low = high = value
+            total = weights[_U(4 * j)] * value
+            if n > 1:
+                value = _S(second[j])
+                total += weights[_U(4 * j + 1)] * value
+                low = value if value < low else low
+                high = value if value > high else high
+            if n > 2:
+                value = _S(third[j])
+                total += weights[_U(4 * j + 2)] * value
+                low = value if value < low else low
+                high = value if value > high else high
+            if n > 3:
+                value = _S(fourth[j])
+                total += weights[_U(4 * j + 3)] * value
+                low = value if value < low else low
+                high = value if value > high else high
+            total = low if total < low else total  # NaN stays NaN
+            out[j] = high if total > high else total
+
+    return sum_weighted
+
+
+_sum_one, _sum_two, _sum_three, _sum_four = map(_make_sum, (1, 2, 3, 4))
 
 
 @_jit
-def _extract_tile(weights: NDArray[np.float32], place: int, out: NDArray[np.float32]) -> None:
-    """Extract one of the four weights of each pixel of a whole tile."""
-    if place == 0:
-        for j in range(TILE):
-            out[j] = weights[_U(4 * j)]
-    elif place == 1:
-        for j in range(TILE):
-            out[j] = weights[_U(4 * j + 1)]
-    elif place == 2:
-        for j in range(TILE):
-            out[j] = weights[_U(4 * j + 2)]
-    else:
-        for j in range(TILE):
-            out[j] = weights[_U(4 * j + 3)]
-
-
-@_jit
-def _sum_weighted(
-    candidates: Blocks, weights: NDArray[np.float32], values: NDArray[Any], out: NDArray[np.float32]
-) -> None:
+def _sum_weighted(n: int, weights: Singles, values: NDArray[Any], out: Singles) -> None:
     """Sum up to four weighted candidates; clamp to the range of the candidates at each pixel."""
-    n = len(candidates)  # length of a tuple: a compile-time constant
-    first, second, third, fourth = values[0], values[1], values[2], values[3]
-    for j in range(TILE):
-        value = _S(first[j])
-        low = high = value
-        total = weights[_U(4 * j)] * value
-        if n > 1:
-            value = _S(second[j])
-            total += weights[_U(4 * j + 1)] * value
-            low = value if value < low else low
-            high = value if value > high else high
-        if n > 2:
-            value = _S(third[j])
-            total += weights[_U(4 * j + 2)] * value
-            low = value if value < low else low
-            high = value if value > high else high
-        if n > 3:
-            value = _S(fourth[j])
-            total += weights[_U(4 * j + 3)] * value
-            low = value if value < low else low
-            high = value if value > high else high
-        total = low if total < low else total  # NaN stays NaN
-        out[j] = high if total > high else total
+    if n == 1:
+        _sum_one(weights, values, out)
+    elif n == 2:
+        _sum_two(weights, values, out)
+    elif n == 3:
+        _sum_three(weights, values, out)
+    else:
+        _sum_four(weights, values, out)
 
 
 @_jit
-def _add_quad(weights: NDArray[np.float32], values: NDArray[Any], m: int, total: NDArray[np.float32]) -> None:
+def _add_quad(weights: Singles, values: NDArray[Any], m: int, total: Singles) -> None:
     """Add four weighted candidates, in order; values and weights beyond the last candidate are zero."""
     first, second, third, fourth = values[m], values[m + 1], values[m + 2], values[m + 3]
     for j in range(TILE):
@@ -965,20 +849,18 @@ def _add_quad(weights: NDArray[np.float32], values: NDArray[Any], m: int, total:
 
 
 @_jit
-def _clamp_to_candidates(
-    candidates: Blocks, values: NDArray[Any], buffer: NDArray[np.float32], out: NDArray[np.float32]
-) -> None:
+def _clamp_to_candidates(n: int, values: NDArray[Any], buffer: Singles, out: Singles) -> None:
     """Clamp the weighted sums, the first row of the buffer, to the range of the candidates at each pixel."""
     total, low, high = buffer[0], buffer[1], buffer[2]
     for j in range(TILE):
         low[j] = _S(values[0, _U(j)])
-    for m in range(1, len(candidates)):
+    for m in range(1, n):
         value = values[m]
         for j in range(TILE):
             low[j] = _S(value[j]) if _S(value[j]) < low[j] else low[j]
     for j in range(TILE):
         high[j] = _S(values[0, _U(j)])
-    for m in range(1, len(candidates)):
+    for m in range(1, n):
         value = values[m]
         for j in range(TILE):
             high[j] = _S(value[j]) if _S(value[j]) > high[j] else high[j]
@@ -994,17 +876,18 @@ def _clamp_to_candidates(
 def count_errors(
     candidates: NDArray[Any],
     truth: NDArray[Any],
-    ensemble: NDArray[np.float32],
-    keep: NDArray[np.bool_],
-    channels: ChannelRuns,
-    grid: NDArray[np.float32],
+    ensemble: Singles,
+    keep: Mask,
+    channels: Channels,
+    grid: Singles,
     n_spreads: int,
-    step: float,
-    most: float,
-    squares: NDArray[np.int64],
-    counts: NDArray[np.int64],
+    bias_grid: Doubles,
+    squares: Integers,
+    counts: Integers,
+    biases: Integers,
+    bias_counts: Integers,
 ) -> None:
-    """Add a block's squared errors to classes of intensity and spread.
+    """Add a block's errors to classes: of intensity and spread, and, for each image, of intensity.
 
     Parameters
     ----------
@@ -1018,39 +901,67 @@ def count_errors(
         Lower end of the first class of intensity, classes per unit, number of classes; unit of the spread.
     n_spreads
         Number of classes of spread; the class of s units is ``floor(2 log2(s + 1/4) + 4)``.
-    step, most
-        Quantization step of the errors, and the maximum number of steps of an error.
+    bias_grid : (5,) float64
+        Lower end of the first class, classes per unit, number of classes; quantization step of the errors,
+        and the maximum number of steps of an error.
     squares, counts : (channels * classes,)
-        Added to.
+        Squared errors of the ensemble and their number are added.
+    biases, bias_counts : (2 * channels * (M + 1) * classes,)
+        Errors of the candidates and, last, the ensemble, and their number are added: to classes of the
+        truth's intensity, and of each image's own.
     """
-    per_channel = squares.size // channels[0]
+    n_images, n_classes, per_way = len(candidates) + 1, int(bias_grid[2]), biases.size // 2
+    per_channel = squares.size // channels[1]
     spreads, keys = np.empty(_ERROR_TILE, np.float32), np.empty(_ERROR_TILE, np.int32)
+    by_truth, by_value = np.empty(_ERROR_TILE, np.int32), np.empty(_ERROR_TILE, np.int32)
     levels, good = np.empty(_ERROR_TILE, np.float64), np.empty(_ERROR_TILE, np.bool_)
-    first = np.empty(_ERROR_TILE, np.int64)
+    channel, values = np.empty(_ERROR_TILE, np.uint32), np.empty(_ERROR_TILE, np.float64)
     for begin in range(0, ensemble.size, _ERROR_TILE):
         size = min(_ERROR_TILE, ensemble.size - begin)
-        part = ensemble[begin : begin + size]
+        part, true = ensemble[begin : begin + size], truth[begin : begin + size]
         _find_deviations(candidates, begin, grid[3], spreads[:size])
         _find_classes(part, spreads[:size], grid[:3], n_spreads, keys[:size])
-        _quantize_errors(part, truth[begin : begin + size], step, most, levels[:size])
-        _mark_valid(ensemble, truth, keep, begin, good[:size])
-        _fill_offsets(begin, channels, per_channel, first[:size])
+        _find_bias_classes(true, bias_grid, by_truth[:size])
+        for j in range(size):
+            good[j] = np.isfinite(np.float64(part[j]) - np.float64(true[j]))
+        if keep.size > 0:
+            for j in range(size):
+                good[j] &= keep[begin + j]
+        fill_channels(begin, channels, channel[:size])
+        for m in range(n_images):
+            # A loop: assigning a slice takes numba seconds to compile.
+            if m < n_images - 1:
+                for j in range(size):
+                    values[j] = candidates[m, begin + j]
+            else:
+                for j in range(size):
+                    values[j] = part[j]
+            _find_bias_classes(values[:size], bias_grid, by_value[:size])
+            _quantize_errors(values[:size], true, bias_grid[3], bias_grid[4], levels[:size])
+            for j in range(size):
+                if good[j]:
+                    first = (_I(channel[j]) * n_images + m) * n_classes
+                    one, other = first + by_truth[j], first + per_way + by_value[j]
+                    biases[one] += _I(levels[j])
+                    biases[other] += _I(levels[j])
+                    bias_counts[one] += 1
+                    bias_counts[other] += 1
         for j in range(size):
             if good[j]:
-                place = first[j] + np.int64(keys[j])
-                squares[place] += np.int64(levels[j] * levels[j])
+                place = _I(channel[j]) * per_channel + keys[j]
+                squares[place] += _I(levels[j] * levels[j])
                 counts[place] += 1
 
 
 @_jit
 def look_up_errors(
     candidates: NDArray[Any],
-    ensemble: NDArray[np.float32],
-    channels: ChannelRuns,
-    grid: NDArray[np.float32],
+    ensemble: Singles,
+    channels: Channels,
+    grid: Singles,
     n_spreads: int,
-    errors: NDArray[np.float32],
-    out: NDArray[np.float32],
+    errors: Singles,
+    out: Singles,
 ) -> None:
     """Write the expected error of each pixel of a block; NaN where the ensemble is not finite.
 
@@ -1061,74 +972,18 @@ def look_up_errors(
     errors : (channels * classes,)
     out : (pixels,)
     """
-    per_channel = errors.size // channels[0]
+    per_channel = errors.size // channels[1]
     spreads, keys = np.empty(_ERROR_TILE, np.float32), np.empty(_ERROR_TILE, np.int32)
-    first = np.empty(_ERROR_TILE, np.int64)
+    channel = np.empty(_ERROR_TILE, np.uint32)
     for begin in range(0, ensemble.size, _ERROR_TILE):
         size = min(_ERROR_TILE, ensemble.size - begin)
         part = ensemble[begin : begin + size]
         _find_deviations(candidates, begin, grid[3], spreads[:size])
         _find_classes(part, spreads[:size], grid[:3], n_spreads, keys[:size])
-        _fill_offsets(begin, channels, per_channel, first[:size])
+        fill_channels(begin, channels, channel[:size])
         for j in range(size):
-            error = errors[first[j] + np.int64(keys[j])]
-            out[begin + j] = error if part[j] - part[j] == 0 else np.float32(np.nan)
-
-
-@_jit
-def count_biases(
-    candidates: NDArray[Any],
-    truth: NDArray[Any],
-    ensemble: NDArray[np.float32],
-    keep: NDArray[np.bool_],
-    channels: ChannelRuns,
-    grid: NDArray[np.float64],
-    counts: NDArray[np.int64],
-    errors: NDArray[np.int64],
-) -> None:
-    """Add a block's errors to classes of intensity: of the truth's, and of each image's own intensity.
-
-    Parameters
-    ----------
-    candidates, truth, ensemble, keep, channels
-        As for :func:`count_errors`.
-    grid : (5,) float64
-        Lower end of the first class, classes per unit, number of classes; quantization step of the errors,
-        and the maximum number of steps of an error.
-    counts, errors : (2 * channels * (M + 1) * classes,)
-        Added to.
-    """
-    n_images, n_classes = len(candidates) + 1, int(grid[2])
-    per_way = counts.size // 2
-    by_truth, by_value = np.empty(_ERROR_TILE, np.int32), np.empty(_ERROR_TILE, np.int32)
-    levels, good = np.empty(_ERROR_TILE, np.float64), np.empty(_ERROR_TILE, np.bool_)
-    first, values = np.empty(_ERROR_TILE, np.int64), np.empty(_ERROR_TILE, np.float64)
-    for begin in range(0, ensemble.size, _ERROR_TILE):
-        size = min(_ERROR_TILE, ensemble.size - begin)
-        true = truth[begin : begin + size]
-        _find_bias_classes(true, grid, by_truth[:size])
-        _mark_valid(ensemble, truth, keep, begin, good[:size])
-        _fill_offsets(begin, channels, n_images * n_classes, first[:size])
-        for m in range(n_images):
-            # A loop: assigning a slice takes numba seconds to compile.
-            if m < n_images - 1:
-                block = candidates[m, begin : begin + size]
-                for j in range(size):
-                    values[j] = block[j]
-            else:
-                for j in range(size):
-                    values[j] = ensemble[begin + j]
-            _find_bias_classes(values[:size], grid, by_value[:size])
-            _quantize_errors(values[:size], true, grid[3], grid[4], levels[:size])
-            for j in range(size):
-                if good[j]:
-                    one = first[j] + m * n_classes + by_truth[j]
-                    other = first[j] + m * n_classes + per_way + by_value[j]
-                    error = np.int64(levels[j])
-                    counts[one] += 1
-                    errors[one] += error
-                    counts[other] += 1
-                    errors[other] += error
+            error = errors[_I(channel[j]) * per_channel + keys[j]]
+            out[begin + j] = error if np.isfinite(part[j]) else np.float32(np.nan)
 
 
 _ROOT = np.int32(np.float32(2**0.5).view(np.int32) & 0x7FFFFF)
@@ -1136,25 +991,7 @@ _ROOT = np.int32(np.float32(2**0.5).view(np.int32) & 0x7FFFFF)
 
 
 @_jit
-def _fill_offsets(begin: int, channels: ChannelRuns, per_channel: int, out: NDArray[np.int64]) -> None:
-    """Write the index of the first class of each pixel's channel."""
-    n_channels, inner = channels
-    if n_channels == 1:
-        out[:] = 0
-        return
-    channel, left = begin // inner % n_channels, inner - begin % inner
-    for j in range(out.size):
-        out[j] = channel * per_channel
-        left -= 1
-        if left == 0:
-            channel = channel + 1 if channel + 1 < n_channels else 0
-            left = inner
-
-
-@_jit
-def _find_deviations(
-    candidates: NDArray[Any], begin: int, unit: np.float32, spread: NDArray[np.float32]
-) -> None:
+def _find_deviations(candidates: NDArray[Any], begin: int, unit: np.float32, spread: Singles) -> None:
     """Compute the standard deviation over the candidates, in units, plus a quarter."""
     size, zero, n = spread.size, np.float32(0), np.float32(candidates.shape[0])
     total = np.zeros(size, np.float32)
@@ -1184,11 +1021,7 @@ def _clamp(value: Any, least: Any, most: Any) -> Any:
 
 @_jit
 def _find_classes(
-    ensemble: NDArray[np.float32],
-    spread: NDArray[np.float32],
-    grid: NDArray[np.float32],
-    n_spreads: int,
-    keys: NDArray[np.int32],
+    ensemble: Singles, spread: Singles, grid: Singles, n_spreads: int, keys: NDArray[np.int32]
 ) -> None:
     """Find classes of intensity and, within each, of spread: two per doubling, from a quarter on."""
     low, per_unit, n_classes = grid[0], grid[1], grid[2]
@@ -1204,7 +1037,7 @@ def _find_classes(
 
 @_jit
 def _quantize_errors(
-    values: NDArray[Any], truth: NDArray[Any], step: float, most: float, levels: NDArray[np.float64]
+    values: NDArray[Any], truth: NDArray[Any], step: float, most: float, levels: Doubles
 ) -> None:
     """Quantize errors to multiples of ``step``, clamped to ``most`` steps; NaN becomes ``-most``."""
     for j in range(levels.size):
@@ -1212,20 +1045,7 @@ def _quantize_errors(
 
 
 @_jit
-def _mark_valid(
-    ensemble: NDArray[np.float32], truth: NDArray[Any], keep: NDArray[np.bool_], begin: int, good: Any
-) -> None:
-    """Mark the pixels of a tile to count: finite, and within the mask."""
-    for j in range(good.size):
-        off = np.float64(ensemble[begin + j]) - np.float64(truth[begin + j])
-        good[j] = off - off == 0
-    if keep.size > 0:
-        for j in range(good.size):
-            good[j] &= keep[begin + j]
-
-
-@_jit
-def _find_bias_classes(values: NDArray[Any], grid: NDArray[np.float64], classes: NDArray[np.int32]) -> None:
+def _find_bias_classes(values: NDArray[Any], grid: Doubles, classes: NDArray[np.int32]) -> None:
     """Find the classes of intensity."""
     low, per_unit, last = grid[0], grid[1], grid[2] - 1.0
     for j in range(classes.size):

@@ -22,26 +22,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.settings import ApplySettings, BlindSettings, FitSettings
 
-__all__ = [
-    "CORRECTION_KEY",
-    "TABLE",
-    "Chosen",
-    "Restoring",
-    "apply_as_command",
-    "apply_as_python",
-    "blind_as_command",
-    "blind_as_python",
-    "copied",
-    "copy_buttons",
-    "corrections_of_layers",
-    "fit_as_command",
-    "fit_as_python",
-    "path_of",
-    "path_of_layer",
-    "restore_as_command",
-    "restore_as_python",
-]
-
 
 TABLE = "ensemble.lut.safetensors"
 """File name for a table that was not read from a file."""

@@ -35,7 +35,7 @@ def same_lut(one, other):
 
 @pytest.mark.parametrize("dtype", DTYPES + FLOATS)
 def test_all_dtypes_match_the_plain_implementation(engine, rng, dtype):
-    candidates, truth = make_image(rng, (50, 40), 2, dtype)
+    candidates, truth = make_image(rng, (50, 20), 2, dtype)
     lut = fit_lut([(candidates, truth)], method="em", device="cpu")
     binning = lut.binning
     plain = plain_fit([(candidates, truth)], binning.low, binning.width, binning.n_bins)
@@ -48,7 +48,7 @@ def test_all_dtypes_match_the_plain_implementation(engine, rng, dtype):
     np.testing.assert_allclose(image, plain_apply(lut, candidates), rtol=1e-6)
     maps = lut.weight_maps(candidates, device="cpu")
     assert maps.dtype == np.float32
-    assert maps.shape == (2, 50, 40)
+    assert maps.shape == (2, 50, 20)
     np.testing.assert_allclose((maps * np.stack(candidates)).sum(axis=0), image, rtol=1e-6)
 
 
@@ -188,7 +188,7 @@ def test_tensors_with_gradients_are_supported(rng):
     assert not lut.apply(tensors).requires_grad
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
+@pytest.mark.parametrize("axis", [0, 1, 2, -3])
 def test_any_channel_axis_gives_the_same_result(engine, rng, axis):
     candidates, truth = make_image(rng, (40, 30, 3), 2)
     last = fit_lut([(candidates, truth)], method="em", channel_axis=-1, device="cpu")
@@ -418,8 +418,7 @@ def test_dense_and_searched_keys_give_the_same_result(engine, rng, unseen, monke
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("m", [6, 9, 16])
-@pytest.mark.parametrize("width", [1, 32])
+@pytest.mark.parametrize(("m", "width"), [(6, 32), (16, 1)])
 def test_sixteen_candidates_and_256_bins(engine, rng, m, width):
     candidates, truth = make_image(rng, (30, 40), m)
     for method in ("em", "em-released", "least-squares"):

@@ -118,17 +118,17 @@ def test_range_of_numbers_of_all_magnitudes():
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64, np.uint32])
 def test_range_is_the_same_for_any_blocks_and_order(dtype, monkeypatch):
-    candidates, truth = images(dtype)
+    candidates, truth = images(dtype, size=100)
     candidates[0][3, 4] = 60000 if dtype == np.uint16 else 30000
-    pairs = [([array[:150] for array in candidates], truth[:150])]
-    pairs += [([array[150:] for array in candidates], truth[150:])]
+    pairs = [([array[:50] for array in candidates], truth[:50])]
+    pairs += [([array[50:] for array in candidates], truth[50:])]
     ranges = [ReferenceSet(some, None, None, None, None).data_range(None) for some in (pairs, pairs[::-1])]
     ranges.append(ReferenceSet([(candidates, truth)], None, None, None, None).data_range(None))
     for block, many in ((1000, 2), (777, 100)):
         monkeypatch.setattr("napari_ensir.ensemble.statistics.reference.BLOCK", block)
         monkeypatch.setattr("napari_ensir.ensemble.statistics.reference.MANY", many)
         ranges.append(ReferenceSet(pairs, None, None, None, None).data_range(None))
-    for chunks in ((300, 300), (70, 110), (1, 300)):
+    for chunks in ((100, 100), (30, 70), (5, 100)):
         lazy = [da.from_array(array, chunks=chunks) for array in (*candidates, truth)]
         ranges.append(ReferenceSet([(lazy[:2], lazy[2])], None, None, None, None).data_range(None))
     assert set(ranges) == {(ranges[0][0], "data")}
@@ -143,7 +143,7 @@ KINDS = ("spots", "constant background", "saturated", "few values")
 )
 def test_default_range_uses_most_bins(kind, dtype):
     """With and without a hot pixel."""
-    candidates, truth = images(dtype, kind)
+    candidates, truth = images(dtype, kind, size=150)
     plain = fit_lut([(candidates, truth)], device="cpu")
     hot = [array.copy() for array in (*candidates, truth)]
     for array in hot:

@@ -14,7 +14,7 @@ from napari_ensir.ensemble.arrays.blocks import block_size
 from napari_ensir.ensemble.arrays.parallel import SMALLEST, run_within_memory
 from napari_ensir.ensemble.combine import combine as apply
 from napari_ensir.ensemble.statistics import accumulate
-from napari_ensir.ensemble.statistics.collect import collect
+from napari_ensir.ensemble.statistics.count import collect
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_fit_on_a_small_device_gives_the_same_table(monkeypatch, images, room):
         2,
         1,
         torch.device("meta"),
-        lambda done, total, text: texts.append(text),
+        lambda pixels, text="": texts.append(text),
     )
     reference = collect([collect_field(images)], expected.binning, 2, 1)
     for name in ("rows", "moments", "starts", "levels", "level_counts", "outside"):

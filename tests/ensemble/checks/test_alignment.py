@@ -211,3 +211,18 @@ def test_a_candidate_that_is_better_in_the_dark_half_of_a_gradient_is_not_shifte
     rng = np.random.default_rng(2)
     candidates = [truth + rng.normal(0, np.where(truth < 120, *levels)) for levels in ((2, 20), (20, 2))]
     assert check_alignment(candidates, truth) == []
+
+
+def test_each_part_of_a_lazy_candidate_is_computed_once(truth):
+    da = pytest.importorskip("dask.array")
+    computed = []
+
+    def count(block):
+        computed.append(block.shape)
+        return block
+
+    image = smoothed(truth)
+    meta = np.empty((0, 0))
+    lazy = da.from_array(image, chunks=-1).map_blocks(count, dtype=image.dtype, meta=meta)
+    assert check_reference([([lazy], truth)]) == []
+    assert computed == [truth.shape]

@@ -19,7 +19,7 @@ from napari_ensir.ensemble.statistics.binning import Binning, choose_binning
 from tests.helpers.images import ENGINES, using
 
 KINDS = [(1, "f4"), (2, "i2"), (3, "u1"), (3, "f8"), (4, "i4"), (5, "u2"), (6, "f4"), (16, "u1")]
-"""Numbers of candidates and dtypes; few, as the kernel is compiled for each pair."""
+"""Numbers of candidates and dtypes; few dtypes, as the kernel is compiled for each."""
 
 
 def some_lookup(rng, binning, m, n_channels, unseen="fallback"):

@@ -247,17 +247,18 @@ def test_an_exception_of_progress_passes_through():
         compare(make(2), methods=["average", "least-squares"], progress=progress)
 
 
-def test_scores_equal_those_of_the_reference_data(reference_folder):
-    """The figures of the reference data's own README, which come from other code."""
+def test_scores_equal_those_of_the_reference_data(reference_folder, without_checks, monkeypatch):
+    """PSNR as in the README of the reference data, which comes from other code."""
+    monkeypatch.setattr("napari_ensir.ensemble.scoring.scores.ssim", lambda *_: 1.0)  # is slow
     folder = reference_folder / "deraining"
     names = ("MPRNet", "MAXIM", "Restormer")
     images = References(open_set({name: folder / name for name in names}, {Part.TRUTH: folder / "gt"}))
-    own = ["em", "least-squares"]
+    own = ["em", "em-released", "least-squares"]
     table = compare(
         images,
         names,
         2,
-        (64, 32, 16),
+        (64, 32),
         -1,
         methods=[*names, "average", "ZZPM (released code)", *own, "global least squares"],
     )
@@ -269,11 +270,11 @@ def test_scores_equal_those_of_the_reference_data(reference_folder):
         "ZZPM (released code)": 36.010,
         "EM (paper), bin width 64": 35.850,
         "EM (paper), bin width 32": 36.023,
-        "EM (paper), bin width 16": 36.006,
         "global least squares": 36.241,
         "Least squares, bin width 64": 36.282,
         "Least squares, bin width 32": 36.284,
-        "Least squares, bin width 16": 36.282,
     }
     found = {row.name: row.psnr for row in table.rows}
+    assert found.pop("EM (released code), bin width 32") == pytest.approx(36.03, abs=0.01)
+    found.pop("EM (released code), bin width 64")  # not in the README
     assert found == pytest.approx(expected, abs=6e-4)

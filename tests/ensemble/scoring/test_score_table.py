@@ -7,13 +7,7 @@ import pytest
 
 from napari_ensir import EnsembleError
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, SSIM, ScoreRow, ScoreTable
-from napari_ensir.ensemble.scoring.scores import (
-    BlockErrors,
-    NoisyScores,
-    block_errors,
-    side_by_side,
-    verdict,
-)
+from napari_ensir.ensemble.scoring.scores import BlockErrors, NoisyScores, block_errors, side_by_side, verdict
 
 ROWS = (
     ScoreRow("near", "candidate", psnr=31.5, ssim=0.91),

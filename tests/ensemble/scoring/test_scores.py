@@ -6,8 +6,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from napari_ensir import EnsembleError
 from napari_ensir.ensemble.fit import collect_reference
-from napari_ensir.ensemble.scoring.metrics import psnr, psnr_of_error, ssim
-from napari_ensir.ensemble.scoring.scores import Scoring, finite_everywhere, score_range, score_range_of
+from napari_ensir.ensemble.scoring.metrics import Scoring, finite_everywhere, psnr, psnr_of_error, ssim
+from napari_ensir.ensemble.scoring.score_range import score_range, score_range_of
 
 WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
@@ -47,7 +47,7 @@ def test_the_range_does_not_depend_on_blocks_and_order(monkeypatch):
     whole = score_range(truths)
     assert score_range(truths[::-1]) == whole
     assert score_range([da.from_array(truth, chunks=40) for truth in truths]) == whole
-    monkeypatch.setattr("napari_ensir.ensemble.scoring.scores.BLOCK", 1000)
+    monkeypatch.setattr("napari_ensir.ensemble.scoring.score_range.BLOCK", 1000)
     assert score_range(truths) == whole
 
 

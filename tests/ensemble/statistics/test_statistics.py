@@ -15,7 +15,7 @@ from napari_ensir.ensemble.statistics import accumulate
 from napari_ensir.ensemble.statistics import count as counting
 from napari_ensir.ensemble.statistics import statistics as statistics_module
 from napari_ensir.ensemble.statistics.binning import choose_binning
-from napari_ensir.ensemble.statistics.collect import collect
+from napari_ensir.ensemble.statistics.count import collect
 from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
 from tests.helpers.images import ENGINES, make_image, using
 
@@ -177,10 +177,10 @@ def test_extreme_values_do_not_overflow_the_sums(engine, m):
 
 
 def test_resetting_the_sums_halfway_does_not_change_them(engine, rng, monkeypatch):
-    images = [make_image(rng, (50, 50, 2), 3, np.uint16) for _ in range(2)]
+    images = [make_image(rng, (25, 30, 2), 2, np.uint16) for _ in range(2)]
     binning = choose_binning(np.uint16, (0, 65535))
     whole = of(images, binning, -1)
-    for kind in ("compiled", "cpu"):
+    for kind in ("compiled", "torch"):
         monkeypatch.setitem(counting.BLOCK_PIXELS, kind, 600)
     monkeypatch.setattr(accumulate, "LARGEST_SUM", 2.0**45)  # reached after two thousand pixels at worst
     assert_same(whole, of(images, binning, -1))
@@ -267,8 +267,8 @@ def test_sums_beyond_64_bits_raise(rng):
 def test_large_sums_within_one_field_raise(rng, engine, monkeypatch):
     for module in (statistics_module, accumulate):
         monkeypatch.setattr(module, "LARGEST_SUM", 2.0**40)
-    for kind in ("compiled", "cpu"):
-        monkeypatch.setitem(counting.BLOCK_PIXELS, kind, 2**10)
-    black, white = np.zeros((64, 64), np.uint16), np.full((64, 64), 65535, np.uint16)
+    for kind in ("compiled", "torch"):
+        monkeypatch.setitem(counting.BLOCK_PIXELS, kind, 2**8)
+    black, white = np.zeros((32, 32), np.uint16), np.full((32, 32), 65535, np.uint16)
     with pytest.raises(EnsembleError, match="too large"):
         of([((white,), black)], choose_binning(np.uint16, (0, 65535), 8192))

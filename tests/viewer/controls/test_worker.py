@@ -30,7 +30,7 @@ def test_the_event_loop_runs_between_steps(parent, qtbot):
     queue.put(counting("a", 4, log))
     assert log == ["a0"]
     assert queue.is_active
-    qtbot.waitUntil(lambda: not queue.is_active)
+    qtbot.waitUntil(lambda: not queue.is_active, timeout=60_000)
     steps = [log.index(f"a{number}") for number in range(4)]
     assert all("beat" in log[one:other] for one, other in pairwise(steps))
 
@@ -40,7 +40,7 @@ def test_work_is_done_in_order(parent, qtbot):
     queue = MainThreadQueue(parent, log.append)
     queue.put(counting("a", 2, log))
     queue.put(counting("b", 2, log))
-    qtbot.waitUntil(lambda: not queue.is_active)
+    qtbot.waitUntil(lambda: not queue.is_active, timeout=60_000)
     assert log == ["a0", "a1", "b0", "b1"]
 
 
@@ -54,7 +54,7 @@ def test_an_error_is_reported_and_the_next_work_is_done(parent, qtbot):
     queue = MainThreadQueue(parent, lambda error: log.append(str(error)))
     queue.put(failing())
     queue.put(counting("b", 1, log))
-    qtbot.waitUntil(lambda: not queue.is_active)
+    qtbot.waitUntil(lambda: not queue.is_active, timeout=60_000)
     assert log == ["no", "b0"]
 
 
@@ -69,7 +69,7 @@ def test_a_step_may_run_the_event_loop_and_add_work(parent, qtbot, qapp):
         yield
 
     queue.put(steps())
-    qtbot.waitUntil(lambda: not queue.is_active)
+    qtbot.waitUntil(lambda: not queue.is_active, timeout=60_000)
     assert log == ["a", "b0"]
 
 

@@ -130,20 +130,20 @@ def test_cancel_midway_changes_nothing_and_is_quick(filled, fit_widget, wait_for
 
     def slow(request, progress):
         started.set()
-        for done in range(2000):
-            steps.append(done)
-            progress(done, 2000, "waiting")
+        while True:
+            steps.append(None)
+            progress(0, 1, "waiting")
             time.sleep(0.005)
 
     monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", slow)
     before = list(filled.layers)
     fit_widget.fit()
     assert not fit_widget.run_button.enabled
-    assert started.wait(5)
-    before_click = len(steps)
+    assert started.wait(60)
     fit_widget.cancel_button.native.click()
+    after_click = len(steps)
     wait_for(fit_widget)
-    assert len(steps) - before_click < 200
+    assert len(steps) <= after_click + 1
     assert list(filled.layers) == before
     assert fit_widget.run_button.enabled
     assert "Cancelled" in fit_widget.message.value
@@ -262,13 +262,13 @@ def test_the_viewer_stays_usable_while_it_fits(filled, fit_widget, wait_for, mon
 
     def held(request, progress):
         running.set()
-        release.wait(10)
+        release.wait(60)
         progress(1, 1, "done")
         return fitting.fit(request, progress)
 
     monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", held)
     fit_widget.fit()
-    assert running.wait(5)
+    assert running.wait(60)
     filled.dims.ndisplay = 3
     filled.dims.ndisplay = 2
     filled.layers.remove(filled.layers["so so"])

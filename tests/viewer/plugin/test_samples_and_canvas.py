@@ -62,16 +62,18 @@ def test_samples_are_reproducible():
         np.testing.assert_array_equal(a[0], b[0])
 
 
-def test_the_canvas_is_not_black(viewer, wait_for, qtbot):
-    viewer.open_sample("napari-ensir", "tissue")
+def test_the_canvas_is_not_black(viewer, images, wait_for, qtbot):
+    for name, image in images.items():
+        viewer.add_image(image, name=name)
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
-    widget.candidates.value = [viewer.layers[name] for name in ("wavelet", "non-local means")]
+    widget.candidates.value = list(viewer.layers)[1:3]
     widget.method.value = "em"
     widget.fit()
     wait_for(widget)
     shown = viewer.layers["ensemble · EM (paper)"]
     for layer in viewer.layers:
         layer.visible = layer is shown
+    viewer.reset_view()
     qtbot.wait(300)
     picture = viewer.screenshot(canvas_only=True, flash=False)[..., :3]
     assert (picture.max(axis=2) > 60).mean() > 0.2

@@ -54,7 +54,7 @@ def test_digits_beside_a_word_are_not_cut_off(viewer, restore, qtbot):
     viewer.window._qt_window.resize(1000, 700)
     restore.combining_section.open()
     box = restore.shrinkage.inner.native
-    qtbot.waitUntil(box.isVisible)
+    qtbot.waitUntil(box.isVisible, timeout=60_000)
     qtbot.wait(100)
     assert box.text() == "1000"
     assert box.lineEdit().width() >= box.fontMetrics().horizontalAdvance("1000") + 4

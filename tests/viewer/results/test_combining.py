@@ -65,13 +65,14 @@ def test_planes_and_small_stacks_are_arrays(monkeypatch):
         combine(lut, few[:2], False, "cpu")
 
 
-def test_a_change_of_method_touches_no_hidden_plane(viewer, fit_widget, wait_for, monkeypatch):
+def test_a_change_of_method_touches_no_hidden_plane(viewer, wait_for, monkeypatch):
     """On the real canvas, and for every way to show weights."""
     monkeypatch.setattr(combining, "VIEWED", 0)
     images, truth = stack((7, 24, 20))
     layers = [viewer.add_image(image, name=name) for name, image in zip("abc", images, strict=True)]
     true = viewer.add_image(truth, name="ground truth")
-    widget = fit_widget
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    widget.method.value = "em"
     widget.candidates.value, widget.ground_truth.value = layers, true
     viewer.dims.set_current_step(0, 4)
     widget.fit()
@@ -112,7 +113,8 @@ def test_a_change_of_method_touches_no_hidden_plane(viewer, fit_widget, wait_for
 
 def test_scores_are_those_of_the_command_line():
     """PSNR of a candidate depends on it and the truth alone, wherever it is asked for."""
-    from napari_ensir.ensemble.scoring.scores import Scoring, score_range
+    from napari_ensir.ensemble.scoring.metrics import Scoring
+    from napari_ensir.ensemble.scoring.score_range import score_range
     from napari_ensir.viewer.fit.request import FitRequest
     from napari_ensir.viewer.fit.worker import fit
 

@@ -38,7 +38,7 @@ def train(viewer, monkeypatch):
     viewer.window.add_dock_widget(widget, name="Train a restorer")
     widget.degraded.value = degraded
     widget.device.value = "cpu"
-    widget.steps.value = 30
+    widget.steps.value = 12
     widget.features.value = 8
     yield widget
     assert QThreadPool.globalInstance().waitForDone(20_000)
@@ -58,7 +58,7 @@ def cancel_after(widget, qtbot, wait_for, steps):
 
 
 def test_training_adds_a_candidate_and_reduces_the_loss(viewer, train, wait_for):
-    choose(train, "regression", 60)
+    choose(train, "regression", 30)
     assert train.clean.value.name == "ground truth"
     train.train()
     wait_for(train)
@@ -68,11 +68,11 @@ def test_training_adds_a_candidate_and_reduces_the_loss(viewer, train, wait_for)
     assert not exclusion_reason(added)
     np.testing.assert_allclose(added.extent.world, viewer.layers["noisy"].extent.world)
     losses = train.training.losses
-    assert len(losses) == 60
+    assert len(losses) == 30
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
     dots, mean = train.loss_plot.canvas.figure.axes[0].lines
-    assert len(dots.get_xdata()) == len(mean.get_xdata()) == 60
-    assert "60 steps" in train.message.value
+    assert len(dots.get_xdata()) == len(mean.get_xdata()) == 30
+    assert "30 steps" in train.message.value
     assert "training preview" not in viewer.layers
     assert train.save_button.enabled
 

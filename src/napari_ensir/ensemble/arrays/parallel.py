@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.blocks import Slices
     from napari_ensir.ensemble.arrays.image_set import Progress
 
+    Report = Callable[..., object]
+    """Called with a number of pixels just finished, and a text if another than usual."""
     Item = TypeVar("Item")
+    Result = TypeVar("Result")
 
-__all__ = ["for_each", "n_threads", "run_within_memory", "scaled_progress"]
+__all__ = ["Report", "for_each", "n_threads", "run_within_memory", "running_progress", "scaled_progress"]
 
 SMALLEST = 2**16
 """Blocks of at most this many pixels are not halved but processed on the CPU."""
@@ -85,11 +88,11 @@ def n_threads() -> int:
 
 def for_each(
     items: Iterable[Item],
-    work: Callable[[Item], object],
-    done: Callable[[Item], object] | None = None,
+    work: Callable[[Item], Result],
+    done: Callable[[Item, Result], object] = lambda item, result: None,
     threads: int | None = None,
 ) -> None:
-    """Call ``work`` on each item, on several threads, and then ``done``, on the calling thread, in order.
+    """Call ``work`` on each item, on several threads, and ``done`` with its result, on this thread, in order.
 
     The first exception of ``work`` or ``done`` stops the rest; it is raised when all threads have stopped.
     Items are taken as threads become free, so the iterable may be of any length.
@@ -100,30 +103,55 @@ def for_each(
     source = chain(head, source)
     if threads <= 1 or len(head) < 2:  # starting a thread takes longer than one item
         for item in source:
-            work(item)
-            if done is not None:
-                done(item)
+            done(item, work(item))
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="napari-ensir") as pool:
         waiting: deque[Any] = deque()
+
+        def finish() -> None:
+            item, future = waiting.popleft()
+            done(item, future.result())
+
         try:
             for item in source:
                 waiting.append((item, pool.submit(work, item)))
                 if len(waiting) >= 2 * threads:
-                    _finish(waiting, done)
+                    finish()
             while waiting:
-                _finish(waiting, done)
+                finish()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _finish(waiting: deque[Any], done: Callable[[Any], object] | None) -> None:
-    """Wait for the oldest item, then call ``done``."""
-    item, future = waiting.popleft()
-    future.result()
-    if done is not None:
-        done(item)
+def running_progress(progress: Progress | None, total: int | None, text: str) -> Report:
+    """Return a callback that adds up the pixels that it is called with, and reports them.
+
+    Parameters
+    ----------
+    progress
+        Called with (pixels done, pixels, text); an exception that it raises stops the work.
+    total
+        Number of pixels; None: unknown.
+    text
+
+    Examples
+    --------
+    >>> report = running_progress(print, 100, "counting")
+    >>> report(30), report(20, "counting on the CPU")
+    30 100 counting
+    50 100 counting on the CPU
+    (None, None)
+    """
+    done = 0
+
+    def report(pixels: int, text: str = text) -> None:
+        nonlocal done
+        done += pixels
+        if progress is not None:
+            progress(done, max(done, total or 0), text)
+
+    return report
 
 
 def scaled_progress(

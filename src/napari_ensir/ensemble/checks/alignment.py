@@ -18,20 +18,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.checks.planes import Plane
 
-__all__ = [
-    "about_candidates",
-    "check_alignment",
-    "check_reference",
-    "check_scale",
-    "correlation",
-    "find_shift",
-    "is_closer",
-    "is_unrelated",
-    "most_typical",
-    "overlap",
-    "squared_difference",
-]
-
 
 HALF, CLEARER, SURE = 0.6, 0.9, 4.0
 """A correction is accepted if the remaining squared difference is below the fraction HALF of the original; or

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.image_set import Field
     from napari_ensir.ensemble.statistics.binning import Binning
 
-__all__ = ["check_agreement", "check_candidates"]
 
 DISAGREEMENT, LEAST_DISAGREEMENT = 2.0, 0.03
 """Candidates are compared where ``1 - r`` of two is this many times that of the fit, and above the least."""

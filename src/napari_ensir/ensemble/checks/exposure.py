@@ -20,16 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "Drift",
-    "Exposure",
-    "MatchedTruths",
-    "check_drift",
-    "exposure_of",
-    "find_drift",
-    "match_truths",
-    "matched",
-]
 
 SAME_SHAPE, SAME_GAIN, SAME_OFFSET = 0.012, 1.1, 0.05
 """Percentiles that are gain and offset of others up to the first share of their standard deviation are of

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.statistics.binning import Binning
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["check_fit", "check_range"]
-
 
 OUTSIDE = 0.01
 """Share of pixels outside the range that is reported of a fit: noise puts a few of them there."""

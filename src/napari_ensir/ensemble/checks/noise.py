@@ -26,17 +26,6 @@ if TYPE_CHECKING:
     TruthNoise = float | Literal["unknown"]
     """Standard deviation of the noise of a noisy truth, in intensity units, or ``"unknown"``."""
 
-__all__ = [
-    "PARTS",
-    "OwnInputEvidence",
-    "check_noise_level",
-    "check_own_input",
-    "method_for",
-    "noise_between",
-    "noise_correlation",
-    "own_input_evidence",
-]
-
 
 OWN_INPUT = 0.3
 """Least :attr:`OwnInputEvidence.score` at which the reference is probably the candidates' own input."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.blocks import as_array, is_dask, is_torch, read_block
+from napari_ensir.ensemble.arrays.blocks import as_array, is_torch, read_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     Plane = NDArray[np.float64]
     """(Y, X, C), or (Y, X) if grey; pixels that are NaN or infinite are ignored."""
 
-__all__ = ["SAMPLE_SIDE", "View", "as_floats", "central", "middle_plane", "remember", "sample_planes"]
 
 VIEW_SIDE = 256
 """Maximum number of pixels of a plane that are examined along each axis for alignment."""
@@ -34,11 +33,11 @@ LEAST_SAMPLE = 32
 
 
 class _Remembered:
-    """A lazy array that computes each part once."""
+    """An array of dask or of a file that reads each part once."""
 
     def __init__(self, array: Any) -> None:
         self.array, self.parts = array, dict[str, Any]()
-        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, len(array.shape)
 
     def __getitem__(self, index: Any) -> Any:
         key = repr(index)  # slices are not hashable
@@ -48,9 +47,9 @@ class _Remembered:
 
 
 def remember(array: Any) -> Any:
-    """Return an array; a dask array in a form that computes each part once."""
+    """Return an array; one that is not in memory in a form that reads each part once."""
     array = as_array(array)
-    return _Remembered(array) if is_dask(array) else array
+    return array if isinstance(array, np.ndarray) or is_torch(array) else _Remembered(array)
 
 
 def central(size: int, most: int) -> slice:

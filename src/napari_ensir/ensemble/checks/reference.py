@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.checks.noise import TruthNoise
 
-__all__ = ["diagnose_reference"]
-
 
 def diagnose_reference(
     reference: Iterable[tuple[Sequence[Any], Any]],

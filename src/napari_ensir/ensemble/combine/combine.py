@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, partial, reduce
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.devices import resolve_device
+from napari_ensir.ensemble import engines
 from napari_ensir.ensemble.arrays.blocks import (
     Channels,
     as_dask,
@@ -21,8 +22,8 @@ from napari_ensir.ensemble.arrays.blocks import (
     read_block,
 )
 from napari_ensir.ensemble.arrays.image_set import Field
-from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, run_within_memory
-from napari_ensir.ensemble.engines import BLOCK_PIXELS, compiled_kernels
+from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, run_within_memory, running_progress
+from napari_ensir.ensemble.engines import choose_engine
 from napari_ensir.ensemble.statistics.accumulate import find_bins, find_channels, find_keys, read_values
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.blocks import Slices
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.combine.lookup import Lookup
+    from napari_ensir.ensemble.engines import Engine
 
-    Work = Callable[[Slices], object]
+    Work = Callable[[Slices], None]
 
 __all__ = ["combine_field", "map_chunks"]
 
@@ -72,56 +74,67 @@ def combine_field(
     are_tensors = all(is_torch(candidate) for candidate in field.candidates)
     if are_tensors and device == "auto":
         device = field.candidates[0].device
-    job = _Job(lookup, field, resolve_device(device), as_maps, progress)
-    work, block_pixels, threads = _choose_engine(job, are_tensors=are_tensors)
-    blocks = block_slices(field.shape, block_pixels, workers=threads)
-    for_each(blocks, work, job.finish_block, threads)
-    if are_tensors and isinstance(job.result, np.ndarray):
+    device = resolve_device(device)
+    on_cpu = device.type == "cpu" and engines.forced != "torch"
+    shape = (lookup.n_candidates, *field.shape) if as_maps else field.shape
+    result: Any
+    if are_tensors and not on_cpu:
         import torch
 
-        return torch.from_numpy(job.result)
-    return job.result
+        result = torch.empty(shape, dtype=torch.float32, device=device)
+    else:
+        result = np.empty(shape, np.float32)
+    job = _Job(lookup, field, device, as_maps, result)
+    report = running_progress(progress, prod(field.shape), "combining")
+    work = _cpu_work(job) if on_cpu else _torch_work(job, partial(report, 0))
+    threads = n_threads() if on_cpu else 1
+    limit = engines.BLOCK_PIXELS["compiled" if device.type == "cpu" else "torch"]
+    blocks = block_slices(field.shape, limit, workers=threads)
+    for_each(blocks, work, lambda slices, _: report(block_size(field.shape, slices)), threads)
+    if are_tensors and on_cpu:
+        import torch
+
+        return torch.from_numpy(result)
+    return result
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Job:
-    """One field to combine, its result and its progress."""
+    """One field to combine, and its result."""
 
     lookup: Lookup
     field: Field
     device: torch.device
     as_maps: bool
-    progress: Progress | None
-    result: Any = None
-    finished: int = 0
+    result: Any
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the result."""
-        return (self.lookup.n_candidates, *self.field.shape) if self.as_maps else self.field.shape
-
-    def finish_block(self, slices: Slices) -> None:
-        self.finished += block_size(self.field.shape, slices)
-        self.report("combining")
-
-    def report(self, text: str) -> None:
-        if self.progress is not None:
-            self.progress(self.finished, prod(self.field.shape), text)
+    def target(self, slices: Slices) -> Any:
+        """Return the part of the result for a block, always as a view."""
+        return self.result[(slice(None), *slices, ...) if self.as_maps else (*slices, ...)]
 
 
-def _choose_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
-    """Allocate the result; return the function for a block, the maximum pixels per block, and the threads."""
-    if job.device.type != "cpu" or compiled_kernels() is None:
-        return _torch_engine(job, are_tensors=are_tensors)
-    job.result = np.empty(job.shape, np.float32)
-    if job.lookup.dense_rows is not None:
-        return _compiled_work(job), BLOCK_PIXELS["compiled"], n_threads()
-    return _numpy_work(job), BLOCK_PIXELS["cpu"], n_threads()
+def _cpu_work(job: _Job) -> Work:
+    """Return the function that combines a block on the CPU."""
+    dtype, n_candidates = job.field.dtype, job.lookup.n_candidates
+
+    @cache
+    def work_of(engine: Engine) -> Work:
+        return _compiled_work(job) if engine == "compiled" else _numpy_work(job)
+
+    def work(slices: Slices) -> None:
+        engine: Engine = "numpy"
+        if job.lookup.dense_rows is not None:
+            n_values = n_candidates * block_size(job.field.shape, slices)
+            engine = choose_engine("combine", dtype, n_values)
+        work_of(engine)(slices)
+
+    return work
 
 
 def _compiled_work(job: _Job) -> Work:
     """Return the compiled function for the CPU, which needs a table with an entry for every bin set."""
-    kernels = compiled_kernels()
+    from napari_ensir.ensemble import kernels
+
     lookup, field, dtype = job.lookup, job.field, job.field.dtype
     grid = lookup.binning.grid(dtype)
     rows, quads = lookup.quads
@@ -130,27 +143,41 @@ def _compiled_work(job: _Job) -> Work:
     maps = job.result.reshape(lookup.n_candidates, -1) if job.as_maps else nothing.reshape(0, 0)
 
     def work(slices: Slices) -> None:
-        blocks = tuple(read_block(candidate, slices, dtype) for candidate in field.candidates)
+        blocks = [read_block(candidate, slices, dtype) for candidate in field.candidates]
         run = Channels.of_block(field.shape, slices, field.channel_axis)
-        channels = (run.first, run.count, run.inner)
-        start = block_start(field.shape, slices)
-        kernels.combine(blocks, grid, lookup.n_channels, channels, rows, quads, start, image, maps)
+        kernels.combine(
+            kernels.addresses_of(blocks),
+            blocks[0],
+            grid,
+            lookup.n_channels,
+            (run.first, run.count, run.inner),
+            rows,
+            quads,
+            block_start(field.shape, slices),
+            image,
+            maps,
+        )
 
     return work
 
 
 def _numpy_work(job: _Job) -> Work:
-    """Return the numpy function for the CPU, for tables that store only occupied bin sets."""
+    """Return the function in numpy for the CPU."""
     lookup, field = job.lookup, job.field
-    _, weights = lookup.direct
+    rows, weights = lookup.direct
 
     def work(slices: Slices) -> None:
         values = [read_block(candidate, slices, field.dtype) for candidate in field.candidates]
         run = Channels.of_block(field.shape, slices, field.channel_axis)
         channel = run.first + np.arange(values[0].size) // run.inner % run.count
-        bins = [lookup.binning.bins(value) for value in values]
-        chosen = weights[lookup.row_of([*bins, channel])].T
-        target = _view(job, slices)
+        columns = [*(lookup.binning.bins(value) for value in values), channel]
+        if lookup.dense_rows is None:
+            row = lookup.row_of(columns)
+        else:
+            row = np.ravel_multi_index(columns, lookup.index.radices)
+            row = rows[row] if rows.size else row
+        chosen = weights[row].T
+        target = job.target(slices)
         if job.as_maps:
             target[...] = chosen.reshape(target.shape)
             return
@@ -165,18 +192,12 @@ def _numpy_work(job: _Job) -> Work:
     return work
 
 
-def _torch_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
-    """Return the engine in torch; if the memory of an accelerator is full, the CPU takes over."""
-    if are_tensors:
-        import torch
-
-        job.result = torch.empty(job.shape, dtype=torch.float32, device=job.device)
-    else:
-        job.result = np.empty(job.shape, np.float32)
+def _torch_work(job: _Job, say: Callable[[str], object]) -> Work:
+    """Return the function in torch; if the memory of an accelerator is full, the CPU takes over."""
     tables = _TorchTables(job.lookup)
 
     def fill(slices: Slices, device: torch.device) -> None:
-        target = _view(job, slices)
+        target = job.target(slices)
         combined = _combine_block(tables, job.field, slices, device, job.as_maps).reshape(target.shape)
         if isinstance(job.result, np.ndarray):
             target[...] = combined.cpu().numpy()
@@ -184,14 +205,9 @@ def _torch_engine(job: _Job, *, are_tensors: bool) -> tuple[Work, int, int]:
             target.copy_(combined)
 
     def work(slices: Slices) -> None:
-        run_within_memory(fill, slices, job.field.shape, job.device, job.report)
+        run_within_memory(fill, slices, job.field.shape, job.device, say)
 
-    return work, BLOCK_PIXELS["cpu" if job.device.type == "cpu" else "gpu"], 1
-
-
-def _view(job: _Job, slices: Slices) -> Any:
-    """Return the part of the result for a block, always as a view."""
-    return job.result[(slice(None), *slices, ...) if job.as_maps else (*slices, ...)]
+    return work
 
 
 class _TorchTables:

@@ -15,7 +15,7 @@ import numpy as np
 from napari_ensir.ensemble.estimators.least_squares import minimise_on_simplex
 from napari_ensir.ensemble.estimators.zzpm import zzpm_weights
 from napari_ensir.ensemble.scoring.metrics import luma, psnr
-from napari_ensir.ensemble.scoring.scores import score_range
+from napari_ensir.ensemble.scoring.score_range import score_range
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -31,18 +31,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Pair = tuple[Images, Image]
     """M candidates and ground truth of one image, arrays of one shape."""
-
-__all__ = [
-    "REGRESSORS",
-    "ZZPM",
-    "Average",
-    "BinSets",
-    "Combiner",
-    "GlobalLeastSquares",
-    "OneCandidate",
-    "RefESR",
-    "Regression",
-]
 
 
 class Combiner(Protocol):

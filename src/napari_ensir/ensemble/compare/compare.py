@@ -25,21 +25,11 @@ from napari_ensir.ensemble.compare.baselines import (
     Regression,
 )
 from napari_ensir.ensemble.estimators.base import METHODS
+from napari_ensir.ensemble.scoring.metrics import Scoring, exclusion_note, finite_everywhere, mean_of_metrics
 from napari_ensir.ensemble.scoring.perceptual import open_metrics
+from napari_ensir.ensemble.scoring.score_range import known_range, score_range
 from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, Column, ScoreRow, ScoreTable
-from napari_ensir.ensemble.scoring.scores import (
-    AVERAGE,
-    NoisyScores,
-    Scoring,
-    block_errors,
-    exclusion_note,
-    finite_everywhere,
-    joined,
-    known_range,
-    mean_of_metrics,
-    score_range,
-    side_by_side,
-)
+from napari_ensir.ensemble.scoring.scores import AVERAGE, NoisyScores, block_errors, joined, side_by_side
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import CompareSettings
 
@@ -51,11 +41,10 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.checks.noise import TruthNoise
     from napari_ensir.ensemble.compare.baselines import Image, Pair
-    from napari_ensir.ensemble.scoring.scores import BlockErrors, ScoreRange
+    from napari_ensir.ensemble.scoring.score_range import ScoreRange
+    from napari_ensir.ensemble.scoring.scores import BlockErrors
 
     Slices = tuple[slice, ...]
-
-__all__ = ["Comparison", "compare"]
 
 
 COLUMNS = (
@@ -142,7 +131,7 @@ def compare(
     ``(i, j)`` belongs to fold ``(i + j) % folds``; the predicted tiles are assembled before scoring. The
     reference set is held in memory, so the times do not depend on a disk.
 
-    Scores are those of :class:`~napari_ensir.ensemble.scoring.scores.Scoring`: results are not clipped, and
+    Scores are those of :class:`~napari_ensir.ensemble.scoring.metrics.Scoring`: results are not clipped, and
     all are scored on the pixels that are finite in every candidate and in the ground truth. Held-out ground
     truths determine the peak of the scores, which all rows share, and nothing else.
 

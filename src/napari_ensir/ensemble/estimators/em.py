@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_ensir.ensemble import engines
 from napari_ensir.ensemble.arrays.parallel import for_each, n_threads
-from napari_ensir.ensemble.engines import compiled_kernels
 from napari_ensir.ensemble.estimators.base import Estimate
 
 if TYPE_CHECKING:
@@ -175,10 +175,10 @@ def _solve(
     if len(chosen):
         mixtures = _mixtures(statistics, chosen, start)
         device = settings.device
-        if compiled_kernels() is not None and (device is None or device.type == "cpu"):
-            found = _iterate_compiled(mixtures, rule, progress)
-        else:
+        if engines.forced == "torch" or (device is not None and device.type != "cpu"):
             found = _iterate_torch(mixtures, rule, device, progress)
+        else:
+            found = _iterate_compiled(mixtures, rule, progress)
         weights[chosen], iterations[chosen], outcome[chosen] = found
     return weights, iterations, outcome
 
@@ -202,12 +202,13 @@ def _mixtures(statistics: Statistics, chosen: NDArray[np.int64], start: NDArray[
 
 def _iterate_compiled(mixtures: _Mixtures, rule: _Rule, progress: Progress | None) -> _Solution:
     """Iterate runs of bin sets in several threads of the CPU."""
+    from napari_ensir.ensemble import kernels
+
     n = len(mixtures.counts)
     variances = mixtures.variances.copy()
     weights = mixtures.weights.copy()
     iterations = np.zeros(n, np.int64)
     status = np.zeros(n, np.int8)
-    loops = compiled_kernels()
     # Small runs: the threads finish together, and a cancel takes effect soon.
     wanted = min(n, max(4 * n_threads(), int(mixtures.starts[-1]) // 2000))
     cuts = np.searchsorted(mixtures.starts, np.linspace(0, mixtures.starts[-1], wanted + 1))
@@ -216,7 +217,7 @@ def _iterate_compiled(mixtures: _Mixtures, rule: _Rule, progress: Progress | Non
     def run(part: tuple[int, int]) -> None:
         first, last = part
         begin, end = mixtures.starts[first], mixtures.starts[last]
-        loops.iterate_em(
+        kernels.iterate_em(
             mixtures.starts[first : last + 1] - begin,
             mixtures.truth[begin:end],
             mixtures.share[begin:end],
@@ -229,7 +230,7 @@ def _iterate_compiled(mixtures: _Mixtures, rule: _Rule, progress: Progress | Non
             status[first:last],
         )
 
-    def done(part: tuple[int, int]) -> None:
+    def done(part: tuple[int, int], _: object) -> None:
         if progress is not None:
             progress(part[1], n, "estimating weights")
 

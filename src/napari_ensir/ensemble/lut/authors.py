@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MAX_BYTES", "read_authors_table"]
 
 MAX_BYTES = 2**25
 """Largest file that is read; the published ones, with bins 32 wide, have 100 kB."""

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["SUFFIX", "read_table", "write_table"]
 
 SUFFIX = ".lut.safetensors"
 SCHEMA = 2

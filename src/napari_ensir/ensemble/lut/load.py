@@ -8,7 +8,8 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.lut.authors import MAX_BYTES, read_authors_table
-from napari_ensir.ensemble.lut.format import SUFFIX, read_table
+from napari_ensir.ensemble.lut.format import SUFFIX as SUFFIX
+from napari_ensir.ensemble.lut.format import read_table
 from napari_ensir.ensemble.lut.lut import WeightLUT
 from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.ensemble.statistics.binning import choose_binning
@@ -18,8 +19,6 @@ from napari_ensir.files.tensors import readable_file
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-__all__ = ["SUFFIX", "import_lut", "load_lut"]
 
 
 def load_lut(path: str | Path) -> WeightLUT:

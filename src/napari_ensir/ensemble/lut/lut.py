@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.statistics.reference import Reference
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["WeightLUT", "bin_centres", "estimate_lut", "figures", "pair_map", "weights_along_intensity"]
-
 
 @dataclass(frozen=True, eq=False)
 class WeightLUT:

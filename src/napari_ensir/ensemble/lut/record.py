@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
-__all__ = ["record_of", "table_of"]
 
 _LONG = ("iterations", "outcome", "bias")
 """Long lists of a report, which only the table's own file keeps."""

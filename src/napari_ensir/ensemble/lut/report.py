@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["FitReport"]
-
 
 class FitReport(dict[str, Any]):
     """How a lookup table was made: a mapping of plain values whose usual keys are attributes as well.

@@ -27,17 +27,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.statistics.reference import Reference
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = [
-    "FACTORS",
-    "SHRINKAGES",
-    "BinChoice",
-    "choose_bins",
-    "held_out_error",
-    "held_out_lookups",
-    "mean_squared_error",
-    "peak",
-]
-
 
 FACTORS = (1, 2, 4, 8, 16)
 """Bin widths to try, in multiples of the bin width of the statistics."""
@@ -49,7 +38,8 @@ SHRINKAGES = (100.0, 1000.0, 10000.0)
 def peak(binning: Binning) -> float:
     """Return the peak of PSNR: the width of the range of the bins, which is 255 for 8 bit.
 
-    See :func:`~napari_ensir.ensemble.scoring.scores.score_range_of` for the peak from the ground truth alone.
+    The peak from the ground truth alone is that of
+    :func:`~napari_ensir.ensemble.scoring.score_range.score_range_of`.
     """
     return binning.high - binning.low
 

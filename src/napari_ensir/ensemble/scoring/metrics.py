@@ -1,10 +1,11 @@
-"""PSNR and SSIM."""
+"""PSNR and SSIM of images against a clean ground truth."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,13 +13,14 @@ from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.blocks import Slices
+    from napari_ensir.ensemble.scoring.perceptual import PerceptualMetric
 
-__all__ = ["TAPS", "evenly_spaced_planes", "luma", "psnr", "psnr_of_error", "ssim", "sum_of_similarity"]
+    Image = NDArray[Any]
 
 
 TAPS = 11
@@ -248,3 +250,174 @@ def luma(image: NDArray[Any]) -> NDArray[np.float64]:
             f"the image has shape {image.shape}; luma needs red, green and blue on the last axis."
         )
     return np.asarray(16 + image @ np.array([65.481, 128.553, 24.966]) / 255, np.float64)
+
+
+class ImageScore(NamedTuple):
+    """PSNR and SSIM of an image.
+
+    Attributes
+    ----------
+    psnr : float
+        dB.
+    ssim : float
+        NaN if the image is smaller than its window, or every window contains an excluded pixel.
+    """
+
+    psnr: float
+    ssim: float
+
+
+def mean_of_metrics(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean over images of each metric.
+
+    Examples
+    --------
+    >>> mean_of_metrics([{"lpips": 0.25}, {"lpips": 0.75}])
+    {'lpips': 0.5}
+    """
+    return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
+
+
+def finite_everywhere(arrays: Sequence[Image]) -> NDArray[np.bool_]:
+    """Return a mask of the pixels that are finite in all arrays, which have one shape.
+
+    Raises
+    ------
+    EnsembleError
+        If there is no such pixel.
+    """
+    finite: NDArray[np.bool_] = np.ones(arrays[0].shape, bool)
+    for array in arrays:
+        if array.dtype.kind not in "iu":
+            finite &= np.isfinite(array)
+    if not finite.any():
+        raise EnsembleError(
+            "no pixel is finite in every candidate and in the ground truth, so nothing can be scored."
+        )
+    return finite
+
+
+def exclusion_note(n: int) -> list[str]:
+    """Return a list with one sentence about n excluded pixels; empty if n is 0.
+
+    Examples
+    --------
+    >>> exclusion_note(0), exclusion_note(1)
+    ([], ['1 pixel is NaN or infinite in a candidate or the ground truth and is not scored.'])
+    """
+    subject, verb = ("pixel is", "is") if n == 1 else ("pixels are", "are")
+    text = f"{n:,} {subject} NaN or infinite in a candidate or the ground truth and {verb} not scored."
+    return [text] * bool(n)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Computes PSNR and SSIM of images without clipping them.
+
+    Attributes
+    ----------
+    data_range : (low, high)
+        Its width is the peak. For the Y channel, intensities are scaled from this range to 0 to 255.
+    y_channel : bool
+        Whether to score the Y channel (BT.601, 0 to 255) instead of RGB.
+    crop_border : int
+        Width of the border that is excluded along the last two spatial axes.
+    channel_axis : int or None
+        None: the last axis, if it has length 3 and there are at least 3 axes.
+    metrics : tuple of PerceptualMetric
+        Metrics of :meth:`perceptual`.
+
+    Examples
+    --------
+    >>> truth = np.zeros((2, 3))
+    >>> near, far = truth + 25.5, np.where(np.arange(3) == 1, np.nan, 255.0) + truth
+    >>> [round(score.psnr) for score in Scoring((0, 255)).of_all(truth, [near, far])]
+    [20, 0]
+    """
+
+    data_range: tuple[float, float]
+    y_channel: bool = False
+    crop_border: int = 0
+    channel_axis: int | None = None
+    metrics: tuple[PerceptualMetric, ...] = ()
+
+    def perceptual(self, truth: Image, image: Image) -> dict[str, float]:
+        """Score one image by the metrics, without the border; pixels that are not finite count as 0.
+
+        Parameters
+        ----------
+        truth, image : arrays of one shape
+        """
+        if not self.metrics:
+            return {}
+        axis, inside = self.channels_of(truth.shape), self.inside(truth.shape)
+        pixels = [np.nan_to_num(np.asarray(one)[inside], posinf=0, neginf=0) for one in (truth, image)]
+        return {metric.name: metric(pixels[0], pixels[1], self.data_range, axis) for metric in self.metrics}
+
+    def __call__(self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None) -> ImageScore:
+        """Score one image.
+
+        Parameters
+        ----------
+        truth, image : arrays of one shape
+        valid : bool array of that shape, optional
+            Pixels to score; default: all that are finite in both.
+        """
+        low, high = self.data_range
+        axis = self.channels_of(truth.shape)
+        first, second, peak = np.asarray(truth), np.asarray(image), high - low
+        if valid is None:
+            valid = np.isfinite(first) & np.isfinite(second)
+        if not valid.all():
+            first, second = (np.where(valid, x, 0) for x in (first, second))
+        if self.y_channel:
+            if axis is None:
+                raise EnsembleError(
+                    f"the image has shape {truth.shape}; the Y channel needs red, green and blue along a "
+                    "channel axis."
+                )
+            first, second = (
+                luma((np.moveaxis(x, axis, -1).astype(np.float64) - low) * (255 / (high - low)))
+                for x in (first, second)
+            )
+            valid = np.asarray(valid.all(axis=axis))
+            axis, peak = None, 255.0
+        cut = self._cut(first.shape, axis)
+        first, second, valid = first[cut], second[cut], valid[cut]
+        return ImageScore(psnr(first, second, peak, valid), ssim(first, second, peak, axis, valid))
+
+    def of_all(self, truth: Image, images: Sequence[Image]) -> list[ImageScore]:
+        """Score several images on the pixels where the ground truth and all of them are finite.
+
+        Raises
+        ------
+        EnsembleError
+            If there is no such pixel.
+        """
+        valid = finite_everywhere([truth, *images])
+        return [self(truth, image, valid) for image in images]
+
+    def channels_of(self, shape: tuple[int, ...]) -> int | None:
+        """Return the channel axis of an image of this shape."""
+        if self.channel_axis is not None:
+            return self.channel_axis % len(shape)
+        return len(shape) - 1 if len(shape) > 2 and shape[-1] == 3 else None
+
+    def inside(self, shape: tuple[int, ...]) -> Slices:
+        """Return the slices that exclude the border of an image of this shape.
+
+        Raises
+        ------
+        EnsembleError
+            If no pixel is left.
+        """
+        return self._cut(shape, self.channels_of(shape))
+
+    def _cut(self, shape: tuple[int, ...], channel_axis: int | None) -> Slices:
+        spatial = [i for i in range(len(shape)) if i != channel_axis][-2:]
+        border = self.crop_border
+        if border < 0 or any(shape[i] <= 2 * border for i in spatial):
+            raise EnsembleError(
+                f"a border of {border} pixels leaves nothing of an image of shape {shape}; crop less."
+            )
+        return tuple(slice(border, n - border) if i in spatial else slice(None) for i, n in enumerate(shape))

@@ -14,7 +14,6 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["DIFFERENCE", "PSNR", "SSIM", "STAR", "TIED", "Column", "ScoreRow", "ScoreTable", "plus_minus"]
 
 STAR, TIED = "★", "≈"
 """Marks of the best value, and of values that do not differ significantly from it."""
@@ -75,6 +74,8 @@ class ScoreRow:
         Squared intensity units, less the variance of the noise; can be negative.
     psnr_error : float
         Standard error of ``psnr``, dB.
+    resolution : float
+        By Fourier ring correlation with another exposure, pixels.
     fit_seconds, image_seconds : float
         Mean time to learn, and to combine the candidates of one image.
     note : str
@@ -94,6 +95,7 @@ class ScoreRow:
     tied: bool = False
     mse: float = nan
     psnr_error: float = nan
+    resolution: float = nan
     fit_seconds: float = nan
     image_seconds: float = nan
     note: str = ""
@@ -159,6 +161,7 @@ class Column(NamedTuple):
 
 PSNR = Column("psnr", "PSNR", "dB")
 SSIM = Column("ssim", "SSIM", decimals=4)
+RESOLUTION = Column("resolution", "resolution", "pixels", 2, largest_is_best=None)
 DIFFERENCE = Column(
     "difference",
     "difference of MSE",

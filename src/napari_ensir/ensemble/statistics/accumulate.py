@@ -1,4 +1,4 @@
-"""Accumulators of the sufficient statistics: compiled, in torch, and sparse for many bin sets.
+"""Accumulators of the sufficient statistics: compiled, in numpy, and in torch.
 
 All accumulators return the same integers. Pixels are quantized to *codes*, non-negative integers: code 0 is
 the level :attr:`Quantization.lowest`.
@@ -17,6 +17,7 @@ from napari_ensir.ensemble.statistics.statistics import (
     LARGEST_SUM,
     Statistics,
     check_sums,
+    find_runs,
     merge,
     n_moments,
     square_columns,
@@ -36,7 +37,7 @@ __all__ = [
     "Accumulator",
     "CompiledAccumulator",
     "Quantization",
-    "SparseAccumulator",
+    "SortedAccumulator",
     "TorchAccumulator",
     "find_bins",
     "find_channels",
@@ -133,6 +134,18 @@ class Quantization:
         clamped.flags.writeable = False  # kernels are compiled for read-only arrays
         return clamped
 
+    def codes(self, values: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the codes of finite values."""
+        if self.is_exact:
+            return np.asarray(np.clip(values, self.nearest, self.furthest), np.int64) - self.smallest
+        binning = self.binning
+        above = values.astype(np.float64) - binning.low
+        with np.errstate(over="ignore", invalid="ignore"):  # far outside the range
+            whole = np.floor(above / binning.width)  # the bin
+            part = np.nan_to_num(np.floor((above - whole * binning.width) / binning.step))
+            codes = (whole + binning.n_bins) * binning.sublevels + np.clip(part, 0, binning.sublevels - 1)
+        return np.asarray(np.clip(codes, 0, self.n_codes - 1), np.int64)
+
     def empty(self) -> Statistics:
         """Statistics of no pixels."""
         return Statistics.empty(self.binning, self.n_candidates, self.n_channels)
@@ -143,15 +156,15 @@ class Quantization:
         """Return the statistics of a histogram that is sorted by bin set and code; their moments are zero."""
         if not len(owners):
             return self.empty()
-        is_first = np.append(True, owners[1:] != owners[:-1])
-        occupied = owners[is_first]
+        firsts = find_runs(owners)
+        occupied = owners[firsts]
         return Statistics(
             self.binning,
             self.n_candidates,
             self.n_channels,
             np.stack(np.unravel_index(occupied, self.radices), axis=1).astype(np.uint16),
             np.zeros((len(occupied), n_moments(self.n_candidates)), np.int64),
-            np.append(np.flatnonzero(is_first), len(owners)),
+            np.append(firsts, len(owners)),
             codes + self.lowest,
             counts,
             np.zeros(self.n_candidates + 1, np.int64),
@@ -160,11 +173,8 @@ class Quantization:
 
     def histogram_of(self, pairs: NDArray[np.int64], n_codes: int) -> Statistics:
         """Return the same for sorted values ``bin set * n_codes + code``, one per pixel."""
-        is_new = np.empty(len(pairs), bool)
-        is_new[0] = True
-        np.not_equal(pairs[1:], pairs[:-1], out=is_new[1:])
-        news = np.flatnonzero(is_new)
-        counts = np.diff(np.append(news, len(pairs)))
+        news = find_runs(pairs)
+        counts = np.diff(news, append=len(pairs))
         return self.histogram(pairs[news] // n_codes, pairs[news] % n_codes, counts)
 
     def with_moments(self, histogram: Statistics, sums: NDArray[np.int64]) -> Statistics:
@@ -244,10 +254,13 @@ class _TableAccumulator:
 class CompiledAccumulator(_TableAccumulator):
     """Accumulator for the CPU that uses the compiled kernels."""
 
-    def __init__(self, quantization: Quantization, loops: Any) -> None:
+    def __init__(self, quantization: Quantization) -> None:
+        from napari_ensir.ensemble import kernels
+
         super().__init__(quantization)
-        self.loops = loops
+        self.loops = kernels
         self.outside = np.zeros(quantization.n_candidates + 2, np.int64)
+        self.factors = kernels.factors_of(quantization.n_candidates)
         self.sums = self._zeros()
         self.shift, self.per_row, n_pages = _page_sizes(quantization)
         self.pages = np.full(quantization.n_rows * self.per_row if n_pages else 0, -1, np.int32)
@@ -256,7 +269,7 @@ class CompiledAccumulator(_TableAccumulator):
 
     def _zeros(self) -> NDArray[np.int64]:
         """Return zero-initialized sums aligned to a cache line, so that SIMD loads do not cross lines."""
-        n = self.quantization.n_rows * self.loops.SHARES * n_moments(self.quantization.n_candidates)
+        n = self.quantization.n_rows * self.loops.SHARES * self.factors.shape[1]
         buffer = np.zeros(n + _LINE, np.int64)
         begin = -buffer.ctypes.data // buffer.itemsize % _LINE
         return buffer[begin : begin + n]
@@ -269,22 +282,30 @@ class CompiledAccumulator(_TableAccumulator):
         self._reserve(blocks[-1].size)
         pairs = np.empty(blocks[-1].size, np.int64)
         run = Channels.of_block(field.shape, slices, field.channel_axis)
-        pixels = (tuple(blocks[:-1]), blocks[-1], np.zeros(0, bool) if mask is None else mask.copy())
-        where = (quantization.n_channels, (run.first, run.count, run.inner))
-        paging = (self.shift, self.per_row, len(self.cells))
-        cells = self.cells.reshape(-1)
-        tables = (self.sums, paging, self.pages, cells, self.owners, pairs, self.outside)
-        grid = binning.grid(quantization.dtype)
-        if quantization.is_exact:
-            grid[0] -= quantization.smallest
-            ends = (int(binning.low) - quantization.smallest, int(binning.high) - quantization.smallest)
-            if ends[0] <= 0 and quantization.n_codes <= ends[1] + 1:
-                ends = (0, 2**32 - 1)
-            written = self.loops.count_integers(*pixels, quantization.smallest, ends, grid, *where, *tables)
-        else:
-            levels = (binning.step, binning.sublevels)
-            limits = (binning.low, binning.high)
-            written = self.loops.count_floats(*pixels, limits, grid, levels, *where, *tables)
+        keep = np.zeros(0, bool) if mask is None else mask.copy()
+        limits = (float(binning.low), float(binning.high))
+        if covers(binning, quantization.dtype):
+            limits = (-np.inf, np.inf)
+        exact = quantization.is_exact
+        levels = (0.0, 0, quantization.smallest) if exact else (binning.step, binning.sublevels, 0)
+        written = self.loops.count(
+            self.loops.addresses_of(blocks),
+            blocks[-1],
+            keep,
+            limits,
+            binning.grid(quantization.dtype),
+            levels,
+            quantization.n_channels,
+            (run.first, run.count, run.inner),
+            self.sums,
+            self.factors,
+            (self.shift, self.per_row, len(self.cells)),
+            self.pages,
+            self.cells.reshape(-1),
+            self.owners,
+            pairs,
+            self.outside,
+        )
         self._spill(np.sort(pairs[:written]), self.per_row << self.shift)
 
     def _take(self) -> tuple[NDArray[np.int64], Statistics]:
@@ -450,49 +471,44 @@ def _codes(values: torch.Tensor, quantization: Quantization) -> torch.Tensor:
     return codes.clamp_(0, quantization.n_codes - 1).to(torch.int64)
 
 
-class SparseAccumulator:
-    """Accumulator for more bin sets than fit in a table; its memory grows with the occupied bin sets."""
+class SortedAccumulator:
+    """Accumulator in numpy that sorts the pixels of each block.
 
-    def __init__(self, quantization: Quantization, device: torch.device | None) -> None:
-        import torch
+    Its memory grows with the occupied bin sets, so it also serves where the possible ones do not fit a table.
+    """
 
+    def __init__(self, quantization: Quantization) -> None:
         self.quantization = quantization
-        self.device = torch.device("cpu") if device is None else device
         self.parts: list[Statistics] = []
 
     def add(self, field: Field, slices: Slices) -> None:
-        """Count a block; if this raises, nothing of the block was counted."""
-        import torch
-
-        quantization, m = self.quantization, self.quantization.n_candidates
-        values = read_values(field.arrays, slices, quantization.dtype, self.device)
-        keep, outside = select_pixels(field, slices, values, quantization.binning)
-        columns = [find_bins(value, quantization.binning, quantization.dtype) for value in values[:-1]]
-        columns.append(find_channels(field, slices, self.device))
-        codes = [_codes(value, quantization).to(torch.int64) for value in values]
-        edges = [bins * quantization.binning.sublevels - quantization.lowest for bins in columns[:m]]
-        inside = [code - edge for code, edge in zip(codes[:-1], edges, strict=True)]
-        errors = [h - codes[-1] for h in codes[:-1]]
-        sums = [*inside, *(d * d for d in inside)]
-        sums += [errors[i] * errors[k] for i in range(m) for k in range(i + 1)]
-        rows, features = torch.stack(columns, dim=1), torch.stack(sums, dim=1)
-        truth = codes[-1]
-        if keep is not None:
-            rows, features, truth = rows[keep], features[keep], truth[keep]
-        entries = (
-            np.arange(len(rows)),
-            truth.cpu().numpy() + quantization.lowest,
-            np.ones(len(rows), np.int64),
-        )
-        left = outside.cpu().numpy()
+        """Count a block."""
+        quantization, binning = self.quantization, self.quantization.binning
+        blocks = [read_block(array, slices, quantization.dtype) for array in field.arrays]
+        values = np.stack(blocks, dtype=np.float64 if quantization.dtype.kind == "f" else None)
+        run = Channels.of_block(field.shape, slices, field.channel_axis)
+        channel = run.first + np.arange(values.shape[1]) // run.inner % run.count
+        mask = field.read_mask(slices)
+        if mask is not None:
+            values, channel = values[:, mask], channel[mask]
+        finite = np.isfinite(values).all(axis=0)
+        not_finite = len(finite) - int(np.count_nonzero(finite))
+        if not_finite:
+            values, channel = values[:, finite], channel[finite]
+        outside = np.count_nonzero((values < binning.low) | (values > binning.high), axis=1)
+        bins, codes = binning.bins(values[:-1]), quantization.codes(values)
+        inside = codes[:-1] + quantization.lowest - bins * binning.sublevels
+        errors = codes[:-1] - codes[-1]
+        first, second = np.tril_indices(quantization.n_candidates)
+        entries = (np.arange(len(channel)), codes[-1] + quantization.lowest, np.ones_like(channel))
         part = Statistics.group(
-            quantization.binning,
+            binning,
             quantization.n_channels,
-            rows.cpu().numpy(),
-            features.cpu().numpy(),
+            np.vstack([bins, channel]).T,
+            np.vstack([inside, inside**2, errors[first] * errors[second]]).T,
             entries,
-            left[:-1],
-            int(left[-1]),
+            outside,
+            not_finite,
         )
         self.parts = merge_similar([*self.parts, part])
 
@@ -607,7 +623,7 @@ def select_pixels(
             lost = ~finite if keep is None else keep & ~finite
             not_finite = not_finite + lost.sum()
             keep = finite if keep is None else keep & finite
-    if _covers(binning, field.dtype):
+    if covers(binning, field.dtype):
         outside = [torch.zeros_like(not_finite)] * len(values)
     else:
         beyond = [(value < binning.low) | (value > binning.high) for value in values]
@@ -615,7 +631,7 @@ def select_pixels(
     return keep, torch.stack([*outside, not_finite])
 
 
-def _covers(binning: Binning, dtype: np.dtype[Any]) -> bool:
+def covers(binning: Binning, dtype: np.dtype[Any]) -> bool:
     """Return whether the range contains all values of a dtype."""
     if dtype.kind not in "iu":
         return False

@@ -7,7 +7,7 @@ the authors' code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, floor, frexp, isfinite, log2, log10
 from typing import TYPE_CHECKING, Any
@@ -129,14 +129,8 @@ class Binning:
         >>> choose_binning(np.uint8, (0, 255), 8).coarsened(4).n_bins
         8
         """
-        return Binning(
-            self.low,
-            self.high,
-            self.width * factor,
-            -(-self.n_bins // factor),
-            self.sublevels * factor,
-            self.integer,
-        )
+        n_bins = -(-self.n_bins // factor)
+        return replace(self, width=self.width * factor, n_bins=n_bins, sublevels=self.sublevels * factor)
 
     def rescaled(self, gain: float, offset: float) -> Binning:
         """Return the same bins for intensities ``gain * x + offset``.
@@ -177,17 +171,10 @@ class Binning:
                 f"a bin of {self.sublevels} levels cannot be divided into {factor} equal parts; "
                 f"use a divisor of {self.sublevels}."
             )
-        fine = Binning(
-            self.low,
-            self.high,
-            self.width / factor,
-            self.n_bins * factor,
-            self.sublevels // factor,
-            self.integer,
-        )
+        width = self.width / factor
         span = self.high - self.low + (1 if self.integer else 0)
-        needed = max(1, min(fine.n_bins, ceil(span / fine.width * (1 - 1e-12))))
-        return Binning(fine.low, fine.high, fine.width, needed, fine.sublevels, fine.integer)
+        n_bins = max(1, min(self.n_bins * factor, ceil(span / width * (1 - 1e-12))))
+        return replace(self, width=width, n_bins=n_bins, sublevels=self.sublevels // factor)
 
 
 def choose_binning(

@@ -11,7 +11,6 @@ import sys
 from dataclasses import replace
 from functools import partial, reduce
 from itertools import pairwise
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +19,12 @@ from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.blocks import as_dask, block_size, block_slices, is_dask
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, run_within_memory
-from napari_ensir.ensemble.engines import BLOCK_PIXELS, compiled_kernels
+from napari_ensir.ensemble.engines import BLOCK_PIXELS, choose_engine
 from napari_ensir.ensemble.statistics.accumulate import (
     Accumulator,
     CompiledAccumulator,
     Quantization,
-    SparseAccumulator,
+    SortedAccumulator,
     TorchAccumulator,
 )
 from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
@@ -38,18 +37,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.blocks import Slices
+    from napari_ensir.ensemble.arrays.parallel import Report
     from napari_ensir.ensemble.statistics.binning import Binning
 
     Block = tuple[Field, np.dtype[Any], Slices]
-    Report = Callable[[int], object]
-    """Called with the number of pixels just finished; an exception that it raises stops the work."""
 
 __all__ = [
     "DENSE_SUMS",
     "active_client",
+    "collect",
     "collect_bands",
     "collect_chunks",
-    "count_fields",
     "is_lazy",
     "reduce_chunks",
 ]
@@ -61,42 +59,58 @@ FAN_IN = 8
 """Number of results that one task merges."""
 
 
-def count_fields(
+def collect(
     fields: Iterable[Field],
     binning: Binning,
     n_candidates: int,
     n_channels: int,
     device: torch.device | None = None,
-    *,
+    report: Report = lambda pixels, text="": None,
     threads: int | None = None,
-    report: Report = lambda pixels: None,
-    say: Callable[[str], object] = lambda text: None,
 ) -> Statistics:
-    """Return the statistics of the pixels of all fields.
+    """Return the statistics of all pixels of a reference set.
 
     Parameters
     ----------
     fields
-        Consumed lazily as threads become free; the iterable may have any length.
-    binning, n_candidates, n_channels, device, threads
-        As for :func:`napari_ensir.ensemble.statistics.collect.collect`.
+        Images with ground truth, all with the same number of candidates and channels.
+    binning
+        See :func:`napari_ensir.ensemble.statistics.binning.choose_binning`.
+    device
+        A torch device; None or the CPU uses the compiled kernels.
     report
-        Called with the number of pixels just counted; an exception that it raises stops the work.
-    say
-        Called with a message when the CPU takes over from an accelerator.
+        Called with the number of pixels of every finished block, or 0 and a message; an exception that it
+        raises stops the pass.
+    threads
+        Number of CPU threads; None: all that this process may use.
+
+    Returns
+    -------
+    Statistics
+        Identical, bit for bit, for any order and partition of the pixels.
     """
-    counter = _Counter(binning, n_candidates, n_channels, device, threads, say)
+    parts: list[Statistics] = []
+    counter = _Counter(binning, n_candidates, n_channels, device, threads, partial(report, 0))
+
+    def blocks() -> Iterator[Block]:
+        for field in fields:
+            if is_lazy(field):
+                parts.append(collect_chunks(field, binning, n_channels, device, report))
+            else:
+                yield from counter.blocks(field)
+
     for_each(
-        counter.blocks(fields),
+        blocks(),
         counter.count,
-        lambda block: report(block_size(block[0].shape, block[2])),
+        lambda block, _: report(block_size(block[0].shape, block[2])),
         counter.threads,
     )
-    return counter.statistics()
+    parts += [accumulator.statistics() for accumulator in counter.made]
+    return merge(parts or [Statistics.empty(binning, n_candidates, n_channels)])
 
 
 class _Counter:
-    """One accumulator for each thread and dtype, created on first use and shared by all fields."""
+    """Accumulators for each engine, dtype and thread, created on first use and shared by all fields."""
 
     def __init__(
         self,
@@ -108,68 +122,55 @@ class _Counter:
         say: Callable[[str], object],
     ) -> None:
         self.shape, self.say = (binning, n_candidates, n_channels), say
-        self.device = None if device is None or device.type == "cpu" else device
-        self.threads = 1 if self.device is not None else threads or n_threads()
         self.is_dense = binning.n_bins**n_candidates * n_channels * n_moments(n_candidates) <= DENSE_SUMS
-        self.free: dict[np.dtype[Any], SimpleQueue[Accumulator]] = {}
-        self.spare: dict[np.dtype[Any], Accumulator] = {}
+        on_device = self.is_dense and device is not None and device.type != "cpu"
+        self.device = device if on_device else None
+        self.threads = 1 if on_device else threads or n_threads()
+        self.free: dict[tuple[str, np.dtype[Any]], list[Accumulator]] = {}
         self.made: list[Accumulator] = []
 
-    def blocks(self, fields: Iterable[Field]) -> Iterator[Block]:
-        kind = "gpu" if self.device is not None else "cpu" if compiled_kernels() is None else "compiled"
-        limit = BLOCK_PIXELS[kind]
+    def blocks(self, field: Field) -> Iterator[Block]:
+        limit = BLOCK_PIXELS["compiled" if self.device is None else "torch"]
         if not self.is_dense:
             limit = max(2**12, min(limit, 2**23 // n_moments(self.shape[1])))
-        for field in fields:
-            dtype = field.dtype
-            if dtype not in self.free:
-                self.free[dtype] = SimpleQueue()
-                for _ in range(self.threads):
-                    self.free[dtype].put(self._make(dtype, self.device))
-            for slices in block_slices(field.shape, limit, workers=self.threads):
-                yield field, dtype, slices
-
-    def _make(self, dtype: np.dtype[Any], device: torch.device | None) -> Accumulator:
-        quantization = Quantization(*self.shape, dtype)
-        loops = compiled_kernels() if device is None else None
-        accumulator: Accumulator
-        if not self.is_dense:
-            accumulator = SparseAccumulator(quantization, device)
-        elif loops is not None:
-            accumulator = CompiledAccumulator(quantization, loops)
-        else:
-            accumulator = TorchAccumulator(quantization, device)
-        self.made.append(accumulator)
-        return accumulator
+        dtype = field.dtype
+        for slices in block_slices(field.shape, limit, workers=self.threads):
+            yield field, dtype, slices
 
     def count(self, block: Block) -> None:
         field, dtype, slices = block
-        accumulator = self.free[dtype].get()
+        if self.device is None:
+            self._add(field, dtype, slices)
+            return
+        run_within_memory(
+            lambda part, device: self._add(field, dtype, part, device),
+            slices,
+            field.shape,
+            self.device,
+            self.say,
+        )
+
+    def _add(
+        self, field: Field, dtype: np.dtype[Any], slices: Slices, device: torch.device | None = None
+    ) -> None:
+        n_values = len(field.arrays) * block_size(field.shape, slices)
+        engine = choose_engine("count", dtype, n_values, device) if self.is_dense else "numpy"
+        free = self.free.setdefault((engine, dtype), [])
+        accumulator = free.pop() if free else self._make(engine, dtype)
         try:
-            if self.device is None:
-                accumulator.add(field, slices)
-            else:
-                run_within_memory(
-                    lambda part, device: self._on(device, accumulator, dtype).add(field, part),
-                    slices,
-                    field.shape,
-                    self.device,
-                    self.say,
-                )
+            accumulator.add(field, slices)
         finally:
-            self.free[dtype].put(accumulator)
+            free.append(accumulator)
 
-    def _on(self, device: torch.device, accumulator: Accumulator, dtype: np.dtype[Any]) -> Accumulator:
-        """Return the accumulator of a device; the CPU takes over blocks too large for the accelerator."""
-        if device.type != "cpu":
-            return accumulator
-        if dtype not in self.spare:
-            self.spare[dtype] = self._make(dtype, None)
-        return self.spare[dtype]
-
-    def statistics(self) -> Statistics:
-        parts = [accumulator.statistics() for accumulator in self.made]
-        return merge(parts) if parts else Statistics.empty(*self.shape)
+    def _make(self, engine: str, dtype: np.dtype[Any]) -> Accumulator:
+        quantization = Quantization(*self.shape, dtype)
+        made: Accumulator
+        if engine == "torch":
+            made = TorchAccumulator(quantization, self.device)
+        else:
+            made = (CompiledAccumulator if engine == "compiled" else SortedAccumulator)(quantization)
+        self.made.append(made)
+        return made
 
 
 def is_lazy(field: Field) -> bool:
@@ -182,7 +183,7 @@ def collect_chunks(
     binning: Binning,
     n_channels: int,
     device: torch.device | None = None,
-    report: Report | None = None,
+    report: Report = lambda pixels: None,
 ) -> Statistics:
     """Return the statistics of a field of dask arrays.
 
@@ -191,7 +192,7 @@ def collect_chunks(
     field
         Arrays that are not dask arrays are split into the chunks of the last dask array.
     binning, n_channels
-        As for :func:`napari_ensir.ensemble.statistics.collect.collect`.
+        As for :func:`collect`.
     device
         Device to count on. A worker without such a device counts on its CPU, with the same result.
     report
@@ -210,7 +211,7 @@ def collect_bands(
     binning: Binning,
     n_channels: int,
     device: torch.device | None = None,
-    report: Report | None = None,
+    report: Report = lambda pixels: None,
 ) -> list[Statistics]:
     """Return the statistics of each band of a field of dask arrays, reading every chunk once.
 
@@ -247,9 +248,7 @@ class _Indices:
         return np.asarray(np.broadcast_to(indices, self.shape)[key])
 
 
-def reduce_chunks(
-    field: Field, leaf: Callable[..., Any], join: Callable[..., Any], report: Report | None
-) -> Any:
+def reduce_chunks(field: Field, leaf: Callable[..., Any], join: Callable[..., Any], report: Report) -> Any:
     """Compute a result for every chunk of a field of dask arrays, and combine the results in a tree.
 
     The tasks run on the workers of the active distributed client or, without one, on threads of this process.
@@ -275,7 +274,7 @@ def reduce_chunks(
         ]
     pixels = {part.key: size for part, size in zip(leaves, sizes, strict=True)}
     run = _run_on_threads if (client := active_client()) is None else partial(_run_on_workers, client)
-    return run(layer[0], leaves, pixels, report or (lambda pixels: None)).item()
+    return run(layer[0], leaves, pixels, report).item()
 
 
 def active_client() -> Any:
@@ -331,7 +330,7 @@ def _count_chunk(
 ) -> Statistics:
     part = Field(tuple(arrays[:-1]), arrays[-1], mask, axis)
     here = _local_device(device)
-    counted = count_fields([part], binning, len(arrays) - 1, part.n_channels, here, threads=1)
+    counted = collect([part], binning, len(arrays) - 1, part.n_channels, here, threads=1)
     rows = counted.rows.copy()
     rows[:, -1] += first_channel
     return replace(counted, rows=rows, n_channels=n_channels)

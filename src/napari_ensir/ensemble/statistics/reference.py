@@ -27,10 +27,9 @@ from napari_ensir.ensemble.arrays.intensity_range import (
     sum_of,
     widest,
 )
-from napari_ensir.ensemble.arrays.parallel import for_each
+from napari_ensir.ensemble.arrays.parallel import for_each, running_progress
 from napari_ensir.ensemble.statistics.binning import Binning, choose_binning
-from napari_ensir.ensemble.statistics.collect import collect
-from napari_ensir.ensemble.statistics.count import DENSE_SUMS, collect_bands, is_lazy, reduce_chunks
+from napari_ensir.ensemble.statistics.count import DENSE_SUMS, collect, collect_bands, is_lazy, reduce_chunks
 from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
 from napari_ensir.errors import EnsembleError
 
@@ -200,31 +199,16 @@ def _collect_folds(
 
     Each pixel is read once, and of images that come from an iterator no more than ``n`` are held.
     """
-    total, before = fields.n_pixels, 0
+    report = running_progress(progress, fields.n_pixels, "counting pixels")
 
     def count(part: Iterable[Field]) -> Statistics:
-        nonlocal before
-        report = None if progress is None else partial(_report_sum, progress, before, total)
-        found = collect(part, binning, n_candidates, n_channels, device, report, total)
-        before += found.n_pixels + found.not_finite
-        return found
+        return collect(part, binning, n_candidates, n_channels, device, report)
 
     def count_bands(field: Field) -> list[Statistics]:
-        nonlocal before
         if not is_lazy(field):
             return [count([band]) for band in field.bands(n)]
         axis, edges = field.band_edges(n)
-        done = before
-
-        def report(pixels: int) -> None:
-            nonlocal done
-            done += pixels
-            if progress is not None:
-                progress(done, max(done, total or 0), "counting pixels")
-
-        found = collect_bands(field, edges, axis, binning, n_channels, device, report)
-        before = done
-        return found
+        return collect_bands(field, edges, axis, binning, n_channels, device, report)
 
     if n == 1:
         return [count(fields)]
@@ -251,10 +235,6 @@ def choose_refinement(binning: Binning, n_candidates: int, n_channels: int) -> i
             if rows * n_moments(n_candidates) <= DENSE_SUMS:
                 return factor
     return 1
-
-
-def _report_sum(progress: Progress, before: int, total: int | None, done: int, _: int, text: str) -> None:
-    progress(before + done, max(before + done, total or 0), text)
 
 
 class ReferenceSet:
@@ -429,7 +409,6 @@ def _measured(
     progress: Progress | None,
 ) -> Result:
     """Measure the candidates and the truth of all fields, block by block."""
-    found: list[Result] = []
     parts: list[Result] = []
 
     def report(pixels: int) -> None:
@@ -447,19 +426,18 @@ def _measured(
                 for slices in block_slices(field.shape, BLOCK):
                     yield array, dtype, slices
 
-    def measure_block(block: tuple[Any, np.dtype[Any], Slices]) -> None:
+    def measure_block(block: tuple[Any, np.dtype[Any], Slices]) -> Result:
         array, dtype, slices = block
-        found.append(measure(read_block(array, slices, dtype)))
+        return measure(read_block(array, slices, dtype))
 
-    def done(block: tuple[Any, np.dtype[Any], Slices]) -> None:
-        while found:  # other threads still append to it
-            parts.append(found.pop())
+    def done(block: tuple[Any, np.dtype[Any], Slices], found: Result) -> None:
+        parts.append(found)
         if len(parts) > MANY:
             parts[:] = [join(parts)]
         report(block_size(block[0].shape, block[2]))
 
     for_each(blocks(), measure_block, done)
-    return join(parts + found)
+    return join(parts)
 
 
 def _measure_chunk(

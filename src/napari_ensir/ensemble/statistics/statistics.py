@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Statistics", "check_sums", "merge", "n_moments", "square_columns"]
+__all__ = ["Statistics", "check_sums", "find_runs", "merge", "n_moments", "square_columns"]
 
 LARGEST_SUM = 2.0**62
 """Upper bound of sums of squares: half of the range of int64; no other sum is larger."""
@@ -59,6 +59,17 @@ def check_sums(squares: NDArray[np.float64]) -> None:
             f"the squared errors of one bin set sum to {squares.max():.3g} squared levels, too large for "
             "exact 64-bit sums; use fewer pixels, for example by a mask."
         )
+
+
+def find_runs(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the index of the first of each run of equal values.
+
+    Examples
+    --------
+    >>> find_runs(np.array([5, 5, 7, 5]))
+    array([0, 2, 3])
+    """
+    return np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
 
 
 @dataclass(frozen=True)
@@ -210,12 +221,9 @@ class Statistics:
             )
         keys = pack_rows(rows, (binning.n_bins,) * n_candidates + (n_channels,))
         order = np.argsort(keys, kind="stable")
-        is_first = np.empty(len(order), bool)
-        is_first[0] = True
-        np.not_equal(keys[order][1:], keys[order][:-1], out=is_first[1:])
-        firsts = np.flatnonzero(is_first)
+        firsts = find_runs(keys[order])
         group_of = np.empty(len(order), np.int64)
-        group_of[order] = np.cumsum(is_first) - 1
+        group_of[order] = np.repeat(np.arange(len(firsts)), np.diff(firsts, append=len(order)))
 
         entry_row, entry_level, entry_count = entries
         lowest = int(entry_level.min(initial=0))
@@ -223,10 +231,7 @@ class Statistics:
         pairs = group_of[entry_row] * span + (entry_level - lowest)
         by_pair = np.argsort(pairs, kind="stable")
         pairs = pairs[by_pair]
-        is_new = np.empty(len(pairs), bool)
-        is_new[:1] = True
-        np.not_equal(pairs[1:], pairs[:-1], out=is_new[1:])
-        news = np.flatnonzero(is_new)
+        news = find_runs(pairs)
         distinct = pairs[news]
         owner = distinct // span
         squares = moments[:, square_columns(n_candidates)].astype(np.float64)

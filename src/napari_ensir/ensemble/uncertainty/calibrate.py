@@ -7,9 +7,10 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.devices import resolve_device
+from napari_ensir.ensemble.arrays.parallel import running_progress
 from napari_ensir.ensemble.combine.folds import estimate_held_out_lookup
 from napari_ensir.ensemble.estimators.base import METHODS
-from napari_ensir.ensemble.statistics.collect import collect
+from napari_ensir.ensemble.statistics.count import collect
 from napari_ensir.ensemble.uncertainty.bias import bias_report
 from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, estimate_error_factor, fit_error_table
 from napari_ensir.ensemble.uncertainty.measure import ErrorSums, measure
@@ -87,9 +88,10 @@ def calibrate(
     zeros = ErrorSums.zeros(binning.low, binning.high, lookup.n_channels, lookup.n_candidates)
     parts = fields.folds(FOLDS)
     lookups: Iterable[Lookup] = repeat(lookup)
+    counted = running_progress(progress, fields.n_pixels, "counting pixels")
     if method in METHODS:
         learned = [fold.in_bins(binning) for fold in folds] or [
-            collect(part, binning, lookup.n_candidates, lookup.n_channels, resolve_device(device), progress)
+            collect(part, binning, lookup.n_candidates, lookup.n_channels, resolve_device(device), counted)
             for part in parts
         ]
         # A generator, so that one part's weights are held at a time.
@@ -123,14 +125,7 @@ def _measure_parts(
     progress: Progress | None,
 ) -> tuple[list[ErrorSums], list[ErrorSums], list[ErrorSums]]:
     """Sums over each part by its lookup, over each image, and over the groups for standard errors."""
-    total, done = fields.n_pixels, 0
-
-    def report(pixels: int) -> None:
-        nonlocal done
-        done += pixels
-        if progress is not None:
-            progress(done, max(done, total or 0), "measuring errors")
-
+    report = running_progress(progress, fields.n_pixels, "measuring errors")
     n_images = fields.n_images or 0
     enough = n_images >= ENOUGH_IMAGES
     per_field = 1 if enough else ceil(BLOCKS / max(n_images, FOLDS))

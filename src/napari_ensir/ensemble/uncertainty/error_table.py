@@ -16,6 +16,7 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays.blocks import is_dask, is_torch
 from napari_ensir.ensemble.arrays.image_set import Field
+from napari_ensir.ensemble.arrays.parallel import running_progress
 from napari_ensir.ensemble.combine.combine import combine_field, map_chunks
 from napari_ensir.ensemble.uncertainty.measure import (
     INTENSITIES,
@@ -256,21 +257,20 @@ def map_expected_error(
     if any(is_dask(candidate) for candidate in field.candidates):
         return _map_dask(table, lookup, field, device)
     result = np.empty(field.shape, np.float32)
-    total, finished = prod(field.shape), 0
+    report = running_progress(progress, prod(field.shape), "expected error")
 
     def work(band: Field) -> None:
         part = read_field(replace(band, truth=None))
         ensemble = np.asarray(combine_field(lookup, part, device, as_maps=False))
         band.truth[...] = table.predict(ensemble, part.candidates, field.channel_axis)
 
-    def done(band: Field, _: None) -> None:
-        nonlocal finished
-        finished += prod(band.shape)
-        if progress is not None:
-            progress(finished, total, "expected error")
-
     # As the field's truth, the result is cut into the same bands as the candidates.
-    for_each_band(Field(field.candidates, result, None, field.channel_axis), device, work, done)
+    for_each_band(
+        Field(field.candidates, result, None, field.channel_axis),
+        device,
+        work,
+        lambda band, _: report(prod(band.shape)),
+    )
     if all(is_torch(candidate) for candidate in field.candidates):
         import torch
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from math import ceil, prod
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.arrays.blocks import is_dask, read_block
+from napari_ensir.ensemble.arrays.blocks import Channels, is_dask, read_block
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.ensemble.combine.combine import combine_field
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from napari_ensir.ensemble.arrays.parallel import Report
     from napari_ensir.ensemble.combine.lookup import Lookup
 
 __all__ = [
@@ -121,14 +124,14 @@ class ErrorSums:
 
         found = ErrorSums.zeros(self.low, self.high, len(self.counts), self.bias_counts.shape[2] - 1)
         block = flatten(ensemble, field, keep)
-        classes = (class_grid(self.low, self.high), SPREADS, self.step, float(MAX_STEPS))
-        kernels.count_errors(*block, *classes, found.squares.reshape(-1), found.counts.reshape(-1))
         grid = [self.low, BIAS_CLASSES / (self.high - self.low), BIAS_CLASSES, self.step, MAX_STEPS]
-        kernels.count_biases(
+        sums = (found.squares, found.counts, found.bias_errors, found.bias_counts)
+        kernels.count_errors(
             *block,
+            class_grid(self.low, self.high),
+            SPREADS,
             np.array(grid, np.float64),
-            found.bias_counts.reshape(-1),
-            found.bias_errors.reshape(-1),
+            *(each.reshape(-1) for each in sums),
         )
         return found
 
@@ -139,13 +142,13 @@ def class_grid(low: float, high: float) -> NDArray[np.float32]:
 
 
 class FlatBlock(NamedTuple):
-    """A block as the kernels take it: flat arrays, then number and run length of the channels."""
+    """A block as the kernels take it: flat arrays, then the channels."""
 
     candidates: NDArray[np.floating[Any]]
     truth: NDArray[np.floating[Any]]
     ensemble: NDArray[np.float32]
     keep: NDArray[np.bool_]
-    channels: tuple[int, int]
+    channels: tuple[int, int, int]
 
 
 def flatten(ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None) -> FlatBlock:
@@ -155,14 +158,14 @@ def flatten(ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_]
     """
     arrays = [np.asarray(array) for array in field.arrays]
     exact = np.stack(arrays, dtype=np.result_type(*arrays, np.float32)).reshape(len(arrays), -1)
-    n, axis = len(field.candidates), field.channel_axis
-    channels = (1, prod(field.shape)) if axis is None else (field.shape[axis], prod(field.shape[axis + 1 :]))
+    n = len(field.candidates)
+    run = Channels.of_block(field.shape, (slice(None),) * len(field.shape), field.channel_axis)
     return FlatBlock(
         exact[:n],
         exact[n:].reshape(-1),
         np.ascontiguousarray(ensemble, np.float32).reshape(-1),
         _NO_MASK if keep is None else np.ascontiguousarray(np.broadcast_to(keep, field.shape)).reshape(-1),
-        channels,
+        (run.first, run.count, run.inner),
     )
 
 
@@ -171,7 +174,7 @@ def measure(
     lookup: Lookup,
     zeros: ErrorSums,
     device: str | torch.device = "auto",
-    report: Callable[[int], object] | None = None,
+    report: Report = lambda pixels: None,
 ) -> ErrorSums:
     """Sum the errors of a lookup's ensemble over fields with ground truth.
 
@@ -194,30 +197,23 @@ def measure(
     """
     total = zeros
 
-    def work(band: Field) -> ErrorSums:
-        return _measure_band(band, lookup, zeros, device)
-
     def done(band: Field, found: ErrorSums) -> None:
         nonlocal total
         total = total + found
-        if report is not None:
-            report(prod(band.shape))
+        report(prod(band.shape))
 
     for field in fields:
         if is_lazy(field):
-            chunk = _ChunkMeasure(lookup, zeros, field.channel_axis)
+            chunk = partial(_measure_chunk, lookup, zeros, field.channel_axis)
             total = total + reduce_chunks(_with_whole_channels(field), chunk, add_sums, report)
         else:
-            for_each_band(field, device, work, done)
+            for_each_band(field, device, lambda band: _measure_band(band, lookup, zeros, device), done)
     return total
 
 
 def add_sums(parts: Sequence[ErrorSums]) -> ErrorSums:
     """Sum of one or more parts."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+    return reduce(add, parts)
 
 
 def for_each_band(
@@ -228,15 +224,7 @@ def for_each_band(
 ) -> None:
     """Call ``work`` on bands of a field, in several threads on the CPU, and ``done`` with each result."""
     on_cpu = resolve_device(device).type == "cpu"
-    results: dict[int, Any] = {}
-
-    def start(item: tuple[int, Field]) -> None:
-        results[item[0]] = work(item[1])
-
-    def finish(item: tuple[int, Field]) -> None:
-        done(item[1], results.pop(item[0]))
-
-    for_each(enumerate(_bands(field, on_cpu=on_cpu)), start, finish, threads=None if on_cpu else 1)
+    for_each(_bands(field, on_cpu=on_cpu), work, done, threads=None if on_cpu else 1)
 
 
 def _bands(field: Field, *, on_cpu: bool) -> list[Field]:
@@ -265,18 +253,17 @@ def _with_whole_channels(field: Field) -> Field:
     axis = field.channel_axis
     if axis is None:
         return field
-    candidates = [one.rechunk({axis: -1}) if is_dask(one) else one for one in field.candidates]
-    truth = field.truth.rechunk({axis: -1}) if is_dask(field.truth) else field.truth
-    return Field(tuple(candidates), truth, field.mask, axis)
+    arrays = [one.rechunk({axis: -1}) if is_dask(one) else one for one in field.arrays]
+    return Field(tuple(arrays[:-1]), arrays[-1], field.mask, axis)
 
 
-class _ChunkMeasure:
-    """Measures one chunk of dask arrays; small, so that it can be sent to a cluster's workers."""
-
-    def __init__(self, lookup: Lookup, zeros: ErrorSums, axis: int | None) -> None:
-        self.lookup, self.zeros, self.axis = lookup, zeros, axis
-
-    def __call__(self, arrays: Sequence[NDArray[Any]], mask: Any, first_channel: int) -> ErrorSums:
-        field = Field(tuple(arrays[:-1]), arrays[-1], mask, self.axis)
-        bands = _bands(field, on_cpu=True)
-        return add_sums([_measure_band(band, self.lookup, self.zeros, "cpu") for band in bands])
+def _measure_chunk(
+    lookup: Lookup,
+    zeros: ErrorSums,
+    axis: int | None,
+    arrays: Sequence[NDArray[Any]],
+    mask: Any,
+    first_channel: int,
+) -> ErrorSums:
+    bands = _bands(Field(tuple(arrays[:-1]), arrays[-1], mask, axis), on_cpu=True)
+    return add_sums([_measure_band(band, lookup, zeros, "cpu") for band in bands])

@@ -66,16 +66,9 @@ class HiddenGrid:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.stride < 2:
-            raise EnsembleError(f"the stride is {self.stride}; give 2 or more, so that some pixels are seen.")
         if not 1 <= self.offsets <= self.stride**2:
             raise EnsembleError(
                 f"{self.offsets} offsets were asked for; a stride of {self.stride} has 1 to {self.stride**2}."
-            )
-        if len(self._spatial) < 2:
-            raise EnsembleError(
-                f"the image has shape {self.shape}, which leaves {len(self._spatial)} dimension(s) beside "
-                "the channel axis; two or more are needed."
             )
         if min(self.spatial_shape[-2:]) < self.stride:
             raise EnsembleError(

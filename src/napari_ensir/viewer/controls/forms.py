@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from magicgui.widgets.bases import Widget
 
-__all__ = ["EventFilter", "Form", "button", "row", "set_accessible_names"]
 
 _WHEELED = (QComboBox, QAbstractSpinBox, QAbstractSlider)
 _NAMED = (QAbstractButton, QAbstractSpinBox, QAbstractSlider, QComboBox, QLineEdit)

@@ -12,6 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.blocks import dtype_of, working_dtype
 
 if TYPE_CHECKING:
@@ -19,44 +20,40 @@ if TYPE_CHECKING:
 
 __all__ = ["warm_up"]
 
-_BEGUN: set[tuple[int, str]] = set()
-"""Numbers of candidates and dtypes that are compiled already, or being compiled."""
+_BEGUN: set[str] = set()
+"""Dtypes that kernels are compiled for already, or being compiled."""
 
-_PROGRAM = (
-    "import sys; from napari_ensir.ensemble.precompile import warm_up; "
-    "warm_up(int(sys.argv[1]), sys.argv[2:])"
-)
+_PROGRAM = "import sys; from napari_ensir.ensemble.precompile import warm_up; warm_up(sys.argv[1:])"
 
 _LONGEST = 120
 """Seconds until the process is stopped; the fit compiles then."""
 
 
 def warm_up(arrays: Sequence[Any]) -> None:
-    """Start compiling the kernels for candidates of this number and dtype, once; return at once.
+    """Start compiling the kernels for the dtype of candidates, once; return at once.
 
     Parameters
     ----------
     arrays : M arrays
         Their pixels are not read.
     """
-    key = (len(arrays), str(working_dtype([dtype_of(array) for array in arrays])))
-    if key not in _BEGUN:
-        _BEGUN.add(key)
-        threading.Thread(target=_prepare, args=key, name="napari-ensir warm-up", daemon=True).start()
+    dtype = str(working_dtype([dtype_of(array) for array in arrays]))
+    if dtype not in _BEGUN:
+        _BEGUN.add(dtype)
+        threading.Thread(target=_prepare, args=(dtype,), name="napari-ensir warm-up", daemon=True).start()
 
 
-def _prepare(n_candidates: int, dtype: str) -> None:
-    import torch  # noqa: F401 -- the first fit needs it
-
+def _prepare(dtype: str) -> None:
     from napari_ensir.ensemble.precompile import warm_up as compile_loops
 
     _prepare_labels()
-    command = [sys.executable, "-c", _PROGRAM, str(n_candidates), dtype]
+    resolve_device("auto")  # imports torch where the first fit needs it
+    command = [sys.executable, "-c", _PROGRAM, dtype]
     try:
         subprocess.run(command, timeout=_LONGEST, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError):  # such as in an application that embeds Python
         return
-    compile_loops(n_candidates, [dtype])
+    compile_loops([dtype])
 
 
 def _prepare_labels() -> None:

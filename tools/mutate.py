@@ -1,0 +1,153 @@
+"""Change the numerical core in one place at a time and count the changes that its tests notice.
+
+    python tools/mutate.py [--mutants 200] [--seed 0] [--jobs 2] [MODULE ...]
+
+A mutant has one other operator, comparison or constant; it is killed if a test fails. Survivors are printed.
+The exit status is 1 if fewer than 85 % are killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import resource
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any
+
+import dask.array  # noqa: F401  heavy libraries are imported once: each mutant is tested in a fork
+import hypothesis.strategies  # noqa: F401
+import numba  # noqa: F401
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = ROOT / "src" / "napari_ensir" / "ensemble"
+MODULES = (*CORE.glob("estimators/*.py"), *CORE.glob("combine/*.py"), CORE / "statistics" / "binning.py")
+TESTS = (
+    *("combine", "estimators", "statistics/test_statistics.py", "test_fit.py", "lut/test_load.py"),
+    *("arrays/test_blocks.py", "compare/test_baselines.py", "scoring/test_cross_validation.py"),
+)
+OPTIONS = (
+    "-x",
+    "-q",
+    "-c",
+    os.devnull,
+    f"--rootdir={ROOT}",
+    "--import-mode=importlib",
+    "--hypothesis-seed=0",
+)
+PROCESSOR_SECONDS = 300  # of a mutant, which may never end
+GOAL = 0.85
+
+_PAIRS = (
+    *((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot), (ast.In, ast.NotIn)),
+    *((ast.And, ast.Or), (ast.BitAnd, ast.BitOr), (ast.LShift, ast.RShift), (ast.Mod, ast.FloorDiv)),
+    *((ast.Add, ast.Sub), (ast.Mult, ast.Div)),
+)
+SWAPS: dict[type, Any] = dict(_PAIRS) | {second: first for first, second in _PAIRS} | {ast.Pow: ast.Mult}
+
+
+def code_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes that compute: no annotations, messages of errors or imports for type checkers."""
+    for name, field in ast.iter_fields(node):
+        for child in field if isinstance(field, list) else [field]:
+            skipped = name in {"annotation", "returns"} or isinstance(child, ast.Raise | ast.JoinedStr)
+            typing = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            if isinstance(child, ast.AST) and not skipped and not typing:
+                yield child
+                yield from code_nodes(child)
+
+
+def change(node: ast.AST) -> bool:
+    """Change a node in place; return whether it can be changed."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        node.ops[0] = SWAPS[type(node.ops[0])]()
+    elif isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in SWAPS:
+        node.op = SWAPS[type(node.op)]()
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        node.operand = ast.UnaryOp(ast.Not(), node.operand)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        node.op = ast.UAdd()
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        node.value = not node.value
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        node.value = 2 * node.value + 1
+    else:
+        return False
+    return True
+
+
+def mutants_of(path: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield path, description and source of each mutant of a module."""
+    text = path.read_text("utf-8")
+    for number in range(sum(1 for _ in code_nodes(ast.parse(text)))):
+        tree = ast.parse(text)
+        node = list(code_nodes(tree))[number]
+        before = ast.unparse(node)
+        if change(node):
+            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            yield path, f"{place}: {before} -> {ast.unparse(node)}", ast.unparse(tree)
+
+
+def start_tests(mutant: tuple[Path, str, str] | None) -> int:
+    """Run the tests in a fork, where the source of a module is that of the mutant; return its process id."""
+    if child := os.fork():
+        return child
+    if mutant:
+        path, _, source = mutant
+        original = SourceFileLoader.get_code
+
+        def get_code(self: SourceFileLoader, name: str) -> Any:
+            return compile(source, path, "exec") if Path(self.path) == path else original(self, name)
+
+        SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+        resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS))
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    status = 3
+    try:
+        status = int(pytest.main([*OPTIONS, *(str(ROOT / "tests" / "ensemble" / test) for test in TESTS)]))
+    finally:
+        os._exit(status)
+
+
+def main() -> None:
+    """Test a sample of all mutants."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mutants", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("modules", nargs="*", type=Path, default=MODULES)
+    options = parser.parse_args()
+    os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "_hypothesis_pytestplugin"}
+    torch.set_num_threads(1)
+    sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+    if os.waitpid(start_tests(None), 0)[1]:
+        sys.exit("the tests fail without a change")
+    found = [mutant for path in options.modules for mutant in mutants_of(path.resolve())]
+    waiting = random.Random(options.seed).sample(found, min(options.mutants, len(found)))
+    total, killed = Counter(path.name for path, *_ in waiting), Counter[str]()
+    running: dict[int, tuple[Path, str, str]] = {}
+    while waiting or running:
+        while waiting and len(running) < options.jobs:
+            running[start_tests(waiting[-1])] = waiting.pop()
+        child, status = os.wait()
+        path, description, _ = running.pop(child)
+        killed[path.name] += status != 0
+        if status == 0:
+            print("survived:", description, flush=True)
+    for name, count in sorted(total.items()):
+        print(f"{killed[name]:4d} of {count:4d} killed in {name}")
+    share = killed.total() / total.total()
+    print(f"{killed.total()} of {total.total()} killed ({share:.0%}); there are {len(found)} mutants")
+    sys.exit(share < GOAL)
+
+
+if __name__ == "__main__":
+    main()
