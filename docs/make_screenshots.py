@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -323,28 +324,29 @@ def without_truth() -> None:
 
 
 def folders() -> None:
-    """A folder of noisy images, processed in both themes."""
+    """A folder of noisy images, after it was processed."""
     from napari_ensir.files.image import write_image
     from napari_ensir.viewer.plugin.sample_data import two_exposures
 
-    folder = Path(tempfile.mkdtemp()) / "day 1"
-    folder.mkdir()
+    place = Path(tempfile.gettempdir()) / "microscope"
+    shutil.rmtree(place, ignore_errors=True)
+    folder = place / "day 1"
+    folder.mkdir(parents=True)
     exposure = two_exposures()[1][0]
     for number, part in enumerate((exposure[:192, :192], exposure[192:, :192], exposure[:192, 192:])):
         write_image(folder / f"field {number + 1}.tif", part)
-    (folder / "field 4.tif").write_bytes(b"II*\0")
-    for theme in ("light", "dark"):
-        viewer = napari.Viewer(show=True)
-        viewer.theme = theme
-        viewer.window._qt_window.resize(*SIZE)
-        widget = dock(viewer, "Process a folder")
-        widget.images.value = folder
-        save(window(viewer), f"folders-before-{theme}")
-        widget.run()
-        wait_for(widget)
-        save(window(viewer), f"folders-{theme}")
-        viewer.close()
-        settle(100)
+    (folder / "field 4.tif").write_bytes(b"not an image")
+    viewer = napari.Viewer(show=True)
+    viewer.theme = "light"
+    viewer.window._qt_window.resize(*SIZE)
+    widget = dock(viewer, "Process a folder")
+    widget.images.value = folder
+    widget.run()
+    wait_for(widget)
+    save(panel(widget), "folders-light")
+    viewer.close()
+    settle(100)
+    shutil.rmtree(place)
 
 
 SCENES: dict[str, Callable[[], None]] = {

@@ -378,7 +378,7 @@ def test_unexpected_errors_are_one_line_unless_verbose(fitted, monkeypatch):
 def test_verbose_shows_steps_with_times(fitted):
     arguments = ["evaluate", "-t", fitted / "truth", *candidates(fitted), "--verbose"]
     result = CliRunner().invoke(app, [str(one) for one in arguments])
-    assert re.search(r"\d\.\d\d s  c\n", result.stderr)
+    assert re.search(r"\d\.\d\d s  scoring images\n", result.stderr)
 
 
 def test_version():

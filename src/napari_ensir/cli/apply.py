@@ -8,6 +8,7 @@ from napari_ensir.cli.batch import check_before, on_cluster, open_candidates, re
 from napari_ensir.cli.corrections import missing_corrections
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.output_paths import Place
 from napari_ensir.restorers.batch import CombineBatch
 
 if TYPE_CHECKING:
@@ -22,18 +23,17 @@ def apply(options: ApplyOptions) -> dict[str, str]:
     if options.expected_error is not None and lut.errors is None:
         raise EnsembleError(f"{options.lut} has no expected errors; fit again without --without-errors.")
     images = open_candidates(options, lut)
-    paths = {
+    given = {
         "ensemble": ("--out", options.out),
         "weight maps": ("--weight-maps", options.weight_maps),
         "expected error": ("--expected-error", options.expected_error),
     }
-    outs = {kind: path for kind, (_, path) in paths.items() if path is not None}
-    named = {kind: option for kind, (option, _) in paths.items()}
-    batch = CombineBatch(images, lut, outs, named, as_float=options.writing.as_float)
+    outs = {kind: Place(option, path) for kind, (option, path) in given.items() if path is not None}
+    batch = CombineBatch(images, lut, outs, as_float=options.writing.as_float)
     outputs = [each for planned in batch.outputs.values() for each in planned.values()]
     check_before(batch, outputs, output, in_folders=images.from_folders, read=[options.lut])
-    given = images.actions + ("match-intensities",) * options.match
-    batch.warnings |= dict.fromkeys(missing_corrections(lut.report, given))
+    corrections = images.actions + ("match-intensities",) * options.match
+    batch.warnings |= dict.fromkeys(missing_corrections(lut.report, corrections))
     with on_cluster(options.scheduler), output.progress() as progress:
         if options.match:
             batch.match()

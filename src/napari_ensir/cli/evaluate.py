@@ -73,7 +73,7 @@ def _evaluate_clean(
     not_finite = 0
     checks = None if lut is None else ApplyChecks(lut)
 
-    def score_image(number: int, stem: str, _: object) -> None:
+    def score_image(number: int, stem: str) -> None:
         nonlocal not_finite
         arrays = batch.images.load(number)
         if checks is not None:
@@ -94,7 +94,7 @@ def _evaluate_clean(
         not_finite += int(valid.size - valid.sum())
 
     with options.output.progress() as progress:
-        batch.each(score_image, progress)
+        batch.each(score_image, "scoring images", progress)
     check_any(batch, scores)
     scored = [number for number, stem in enumerate(batch.stems) if stem in scores]
     found = check_reference(
@@ -142,7 +142,7 @@ def _evaluate_noisy(
     names = candidate_names(batch.images)
     parts, drifts, resolutions = [], [], []
 
-    def score_image(number: int, stem: str, _: object) -> None:
+    def score_image(number: int, stem: str) -> None:
         arrays = {role: np.asarray(one) for role, one in batch.images.load(number).items()}
         truth = arrays.pop(Part.TRUTH)
         candidates = list(arrays.values())
@@ -156,7 +156,7 @@ def _evaluate_noisy(
         parts.append(blocks)
 
     with options.output.progress() as progress:
-        batch.each(score_image, progress)
+        batch.each(score_image, "scoring images", progress)
     check_any(batch, parts)
     others = [] if lut is None else [("ensemble", "ensemble")]
     scores = NoisyScores.of(names, parts, scale.high - scale.low, settings.truth_noise, others)
@@ -174,7 +174,7 @@ def _score_range(batch: Batch, given: tuple[float, float] | None) -> ScoreRange:
     """Find the range for scores from all ground truths that can be read."""
 
     def for_each(do: Callable[[Any], object]) -> None:
-        batch.each(lambda number, *_: do(batch.images.array(number, Part.TRUTH)))
+        batch.each(lambda number, _: do(batch.images.array(number, Part.TRUTH)))
 
     dtypes: list[np.dtype[Any]] = []
     if given is None:

@@ -85,7 +85,7 @@ def sweep(options: SweepOptions) -> dict[str, str]:
     restorer = with_channel_axis(restorer, axis)
     arrays: dict[str, NDArray[Any]] = {}
 
-    def read(number: int, stem: str, _: object) -> None:
+    def read(number: int, stem: str) -> None:
         arrays[stem] = np.asarray(images.load(number)[Part.IMAGE])
         before = f"{stem}: " if images.from_folders else ""
         batch.warnings |= {before + each: None for each in input_warnings_of(restorer, arrays[stem])}

@@ -39,11 +39,12 @@ from napari_ensir.restorers.self_supervised.reference import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from napari_ensir.ensemble.checks.diagnostic import Diagnostic
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.scoring.scores import NoisyScores
     from napari_ensir.files.sets import ImageSet
@@ -51,17 +52,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers import Progress, Restorer
     from napari_ensir.settings import ApplySettings, BlindSettings
 
-    Work = Callable[[int, str, Progress | None], object]
-
-__all__ = [
-    "Batch",
-    "BlindBatch",
-    "CombineBatch",
-    "OutputImage",
-    "RestoreBatch",
-    "check_outputs",
-    "suffix_like",
-]
 
 MAX_LEARNED = 2**25
 """Maximum number of pixels that a table is learned from without a ground truth; those of more images are not
@@ -142,6 +132,11 @@ class Batch:
 
     Attributes
     ----------
+    names : tuple of str
+        Names of the candidates.
+    stems : list of str
+    outputs : dict
+        The outputs to write, by stem and name.
     written : dict
         Paths of the outputs by stem and name.
     kept : dict
@@ -154,30 +149,42 @@ class Batch:
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
+        self.names = tuple(role for role in images.roles if isinstance(role, str))
         self.stems = [stem for stem, _ in images.fields]
+        self.outputs: dict[str, dict[str, OutputImage]] = {stem: {} for stem in self.stems}
         self.written: dict[str, dict[str, str]] = {}
         self.kept: dict[str, dict[str, str]] = {}
         self.failed: dict[str, str] = {}
         self.notes: dict[tuple[str, str], None] = {}
         self.warnings: dict[str, None] = {}
 
-    def each(self, work: Work, progress: Progress | None = None) -> None:
-        """Call a function with number, stem and progress callback of each image that has not failed.
+    def each(
+        self, work: Callable[[int, str], object], text: str = "", progress: Progress | None = None
+    ) -> None:
+        """Call a function with the number and the stem of each image that has not failed.
 
         In a set from folders, the error of one image does not stop the others.
         """
-        n = len(self.stems)
         for number, stem in enumerate(self.stems):
-            if progress is not None:
-                progress(number, n, stem)
             if stem not in self.failed:
-                suffix = f", {stem} ({number + 1} of {n})" if n > 1 else ""
                 try:
-                    work(number, stem, scaled_progress(progress, number, n, suffix=suffix))
+                    work(number, stem)
                 except EnsembleError as error:
                     if not self.images.from_folders:
                         raise
                     self.failed[stem] = str(error)
+            if progress is not None:
+                progress(number + 1, len(self.stems), text or stem)
+
+    def warn(self, stem: str, warnings: Iterable[str]) -> None:
+        """Add warnings about an image; empty ones are ignored."""
+        before = f"{stem}: " if self.images.from_folders else ""
+        self.warnings |= {f"{before}{each}": None for each in warnings if each}
+
+    @property
+    def all_outputs(self) -> list[OutputImage]:
+        """The outputs of all images."""
+        return [output for outputs in self.outputs.values() for output in outputs.values()]
 
     def write(
         self,
@@ -271,22 +278,16 @@ class RestoreBatch(Batch):
         Whether outputs are float32.
     folder : bool
         Treat a single name as several are.
-
-    Attributes
-    ----------
-    outputs : dict
-        The outputs by stem and name.
     """
 
     def __init__(
         self, images: ImageSet, names: Sequence[str], out: Path, *, as_float: bool, folder: bool = False
     ) -> None:
         super().__init__(images)
-        self.outputs: dict[str, dict[str, OutputImage]] = {stem: {} for stem in self.stems}
         self.in_folders = folder or len(names) > 1 or images.from_folders
         several = folder or len(names) > 1
 
-        def plan(number: int, stem: str, _: object) -> None:
+        def plan(number: int, stem: str) -> None:
             path, source = images.fields[number][1][Part.IMAGE], images.open(number)[Part.IMAGE]
             ndim, colour = source.array.ndim, source.is_colour
             dtype = np.dtype(np.float32 if as_float else source.array.dtype)
@@ -300,11 +301,6 @@ class RestoreBatch(Batch):
                 self.outputs[stem][name] = OutputImage("--out", target, dtype, ndim, colour, source)
 
         self.each(plan)
-
-    @property
-    def all_outputs(self) -> list[OutputImage]:
-        """Every output."""
-        return [output for outputs in self.outputs.values() for output in outputs.values()]
 
     def channel_axis(self, given: int | None) -> int | None:
         """Return the given axis; if it is None and the files are colour images, -1."""
@@ -337,22 +333,28 @@ class RestoreBatch(Batch):
         """
         record = record or (lambda each, **of: record_of("restored", restorer=restorer_record(each), **of))
 
-        def restore(number: int, stem: str, part: Progress | None) -> None:
+        n = len(self.stems)
+
+        def restore(number: int, stem: str) -> None:
+            suffix = f", {stem} ({number + 1} of {n})" if n > 1 else ""
+            part = scaled_progress(progress, number, n, suffix=suffix)
+            inputs = {"image": self.file_names(number)[str(Part.IMAGE)]}
             for place, (name, output) in enumerate(self.outputs[stem].items()):
                 axis = -1 if channel_axis is None and output.is_colour else channel_axis
                 restorer = with_channel_axis(restorer_of(stem, name), axis)
                 piece = scaled_progress(part, place, len(self.outputs[stem]))
+                make = partial(self._restore, number, stem, restorer, piece)
                 self.write(
                     stem,
                     name,
                     output,
-                    record(restorer, inputs={"image": self.file_names(number)[str(Part.IMAGE)]}),
-                    partial(self._restore, number, stem, restorer, piece),
+                    record(restorer, inputs=inputs),
+                    make,
                     overwrite=overwrite,
                     resume=resume,
                 )
 
-        self.each(restore, progress)
+        self.each(restore, "", progress)
 
     def _restore(
         self, number: int, stem: str, restorer: Restorer, progress: Progress | None
@@ -366,8 +368,7 @@ class RestoreBatch(Batch):
         warned = input_warnings_of(restorer, image) or [
             intensity_warning(restorer.name, sample_block(image), sample_block(restored))
         ]
-        before = f"{stem}: " if self.images.from_folders else ""
-        self.warnings |= {f"{before}{each}": None for each in warned if each}
+        self.warn(stem, warned)
         self.notes |= dict.fromkeys(notes_of(restorer, image))
         return restored, _enlarged(source, restored.shape)
 
@@ -437,7 +438,7 @@ class BlindBatch(RestoreBatch):
         arrays: dict[str, NDArray[Any]] = {}
         n, size = len(self.stems), 0
 
-        def read(number: int, stem: str, _: object) -> None:
+        def read(number: int, stem: str) -> None:
             nonlocal size
             array = self.images.open(number)[Part.IMAGE].array
             size = size or prod(array.shape)
@@ -532,10 +533,8 @@ class CombineBatch(Batch):
         The candidates, in the order of the table.
     lut : WeightLUT
     outs : mapping
-        Path of each output: "ensemble", and optionally "weight maps" and "expected error". Folders, if the
+        Places of the outputs: "ensemble", and optionally "weight maps" and "expected error". Folders, if the
         images are from folders.
-    options : mapping
-        What gave each path, for messages.
     as_float : bool
     """
 
@@ -543,36 +542,34 @@ class CombineBatch(Batch):
         self,
         images: ImageSet,
         lut: WeightLUT,
-        outs: Mapping[str, Path],
-        options: Mapping[str, str],
+        outs: Mapping[str, Place],
         *,
         as_float: bool,
     ) -> None:
         super().__init__(images)
         self.lut = lut
+        self.diagnostics: list[Diagnostic] = []
         self.expected: dict[str, float] = {}
         """Root mean square of the expected errors that were written, in intensity units, by stem."""
-        self.outputs: dict[str, dict[str, OutputImage]] = {stem: {} for stem in self.stems}
 
-        def plan(number: int, stem: str, _: object) -> None:
+        def plan(number: int, stem: str) -> None:
             opened = images.open(number)
             first = opened[images.roles[0]]
             shape, colour, single = images.shape_of(first), first.is_colour, np.dtype(np.float32)
-            ndim, squeezed = len(shape), len(shape) < first.array.ndim
+            same = first if shape == tuple(first.array.shape) else None
             common = np.result_type(*(each.array.dtype for each in opened.values()))
             for kind, out in outs.items():
                 dtype = common if kind == "ensemble" and not as_float else single
                 # The chunks of a Zarr array lack an axis.
-                lacking = kind == "weight maps" and not isinstance(first, FileImage)
-                like = None if lacking or squeezed else first
-                path = out
+                like = None if kind == "weight maps" and not isinstance(first, FileImage) else same
+                path = out.path
                 if images.from_folders:
                     source = images.fields[number][1][images.roles[0]]
                     beside = ".tif" if isinstance(first, FileImage) else ".zarr"
-                    fitting = suffix_like(source, dtype, ndim - colour, first)
-                    path = out / (stem + (fitting if kind == "ensemble" else beside))
-                axes = ndim + (kind == "weight maps")
-                self.outputs[stem][kind] = OutputImage(options[kind], path, dtype, axes, colour, like)
+                    fitting = suffix_like(source, dtype, len(shape) - colour, first)
+                    path = path / (stem + (fitting if kind == "ensemble" else beside))
+                axes = len(shape) + (kind == "weight maps")
+                self.outputs[stem][kind] = OutputImage(out.name, path, dtype, axes, colour, like)
 
         self.each(plan)
 
@@ -586,7 +583,7 @@ class CombineBatch(Batch):
         """
         checks, sampled = ApplyChecks(self.lut), Batch(self.images)
         sampled.failed |= self.failed  # other errors are reported when the images are combined
-        sampled.each(lambda number, *_: checks.look(list(self.images.load(number).values())))
+        sampled.each(lambda number, _: checks.look(list(self.images.load(number).values())))
         self.lut = self.lut.rescaled(*matched(checks.exposure))
 
     def run(
@@ -594,6 +591,7 @@ class CombineBatch(Batch):
         settings: ApplySettings,
         *,
         lut_file: str | None = None,
+        details: Callable[[], Mapping[str, Any]] = dict,
         overwrite: bool = False,
         resume: bool = False,
         progress: Progress | None = None,
@@ -605,6 +603,8 @@ class CombineBatch(Batch):
         settings : ApplySettings
         lut_file : str, optional
             Name of the table's file, for records.
+        details : callable
+            Returns further entries of the records.
         overwrite, resume, progress
             As for :meth:`RestoreBatch.run`.
         """
@@ -614,16 +614,17 @@ class CombineBatch(Batch):
             if kind == "ensemble":
                 checks.look(arrays, self.label(stem))
             image = COMPUTE[kind](self.lut, arrays, how)
-            if kind == "expected error":
+            if kind == "expected error" and isinstance(image, np.ndarray):
                 self.expected[stem] = float(np.sqrt(np.nanmean(np.square(image, dtype=np.float64))))
             return image, self.outputs[stem][kind].like
 
-        def combine(number: int, stem: str, _: object) -> None:
+        def combine(number: int, stem: str) -> None:
             arrays = list(self.images.load(number).values())
             for kind, output in self.outputs[stem].items():
                 record = record_of(kind, self.lut, self.file_names(number), settings=how, lut_file=lut_file)
                 making = partial(make, stem, kind, arrays)
                 self.write(stem, kind, output, record, making, overwrite=overwrite, resume=resume)
 
-        self.each(combine, progress)
-        self.warnings |= {each.message: None for each in checks.diagnostics()}
+        self.each(combine, "combining images", progress)
+        self.diagnostics = checks.diagnostics()
+        self.warnings |= {each.message: None for each in self.diagnostics}

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.checks.diagnostic import Diagnostic
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
-__all__ = ["ApplyChecks"]
-
 
 class ApplyChecks:
     """Checks of any number of images against a table, in bounded memory.
@@ -81,6 +79,11 @@ class ApplyChecks:
         return list(self._agreement.values())
 
     @property
+    def found(self) -> list[Diagnostic]:
+        """What was found apart from another exposure."""
+        return [*self._agreement.values(), *self._range.values()]
+
+    @property
     def exposure(self) -> Exposure | None:
         """The exposure of the images relative to that of the table; see :func:`exposure_of`."""
         return exposure_of(self.lut.report, self._samples.parts)
@@ -92,7 +95,7 @@ class ApplyChecks:
         outside the range of the table.
         """
         if self._agreement:
-            return [*self._agreement.values(), *self._range.values()]
+            return self.found
         exposure = self.exposure
         other = [] if exposure is None else exposure.check(**remedy)
         return other or list(self._range.values())

@@ -8,7 +8,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox
-from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, linear_text
 from napari_ensir.ensemble.checks.exposure import matched
@@ -24,9 +23,8 @@ from napari_ensir.viewer.code_export import (
     copy_buttons,
     path_of_layer,
 )
-from napari_ensir.viewer.controls.combo import Choice
-from napari_ensir.viewer.controls.forms import Form, button, row, set_accessible_names
-from napari_ensir.viewer.controls.inputs import Message, WithButton, create_control
+from napari_ensir.viewer.controls.forms import Form, button, row
+from napari_ensir.viewer.controls.inputs import Message, create_control
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
@@ -45,19 +43,18 @@ from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.results.combining import Images, combine, expected_error
 from napari_ensir.viewer.results.fix_buttons import FixButtons
 from napari_ensir.viewer.results.layers import Outputs, method_title, weights_choice
-from napari_ensir.viewer.results.table_panel import TablePanel, save_button
+from napari_ensir.viewer.results.table_panel import TableChoice, TablePanel, save_button
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import napari
+    from magicgui.widgets import Container
     from napari.layers import Layer
 
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
-
-__all__ = ["Applied", "ApplyWidget", "apply_table"]
 
 
 REMEDY = "tick Match exposure and apply again"
@@ -164,10 +161,7 @@ class ApplyWidget(TablePanel):
         self._session = get_session(napari_viewer)
         self._lut: WeightLUT | None = None
         self._by_hand: set[str] = set()
-        tip = "Lookup table that was fitted or opened in this viewer."
-        self._tables = Choice({}, name="table", label="Table", tooltip=tip)
-        open_button = button("Open…", "Choose a lookup table file.", "open_button")
-        set_accessible_names(open_button)
+        self._tables = TableChoice(napari_viewer)
         self._roles = Form(name="roles")
         self.fixes = FixButtons(["match-intensities"], name="fixes")
         settings = {each.name: each for each in settings_of(ApplySettings)}
@@ -180,24 +174,11 @@ class ApplyWidget(TablePanel):
         )
         super().__init__(
             napari_viewer,
-            Form(WithButton(self._tables, open_button), name="choice"),
+            Form(self._tables, name="choice"),
             Message(_NOTHING_YET, name="summary", gui_only=True),
             self._roles,
             Form(weights_choice(), device, name="how"),
-            row(
-                CheckBox(
-                    name="expected_error",
-                    text="Expected error",
-                    tooltip="Add a layer of the expected root mean square error at each pixel, in intensity "
-                    "units.",
-                ),
-                CheckBox(
-                    name="match",
-                    text="Match exposure",
-                    tooltip="Rescale the table to images with another gain or offset before it is applied.",
-                ),
-                name="extras",
-            ),
+            apply_extras(),
             action="Apply",
             about="Combine these layers with the table; no ground truth is needed.",
             below=[
@@ -209,7 +190,7 @@ class ApplyWidget(TablePanel):
         )
         self.fixes.chosen.connect(self.safely(self._match_and_apply))
         self._tables.changed.connect(self.safely(self._follow_table))
-        open_button.changed.connect(self.safely(self._ask_and_open))
+        self._tables.button.changed.connect(self.safely(self._tables.ask_and_open))
         self.sets_button.changed.connect(self.safely(self.apply_all))
         for name, write in (("python", apply_as_python), ("command", apply_as_command)):
             self[f"{name}_button"].changed.connect(self.safely(partial(self.copy, write)))
@@ -231,16 +212,14 @@ class ApplyWidget(TablePanel):
     @shows_errors
     def open(self, path: str | Path) -> None:
         """Open a table and offer layers for its candidates; if this fails, nothing changes."""
-        from napari_ensir.ensemble.lut.load import load_lut
-
-        self._tables.value = self._session.open(path, load_lut(path))
+        self._tables.open(path)
         self._follow_table()
 
     def update(self, mapping: Mapping | Iterable[tuple[str, Any]] = (), **kwargs: Any) -> None:
         """See Panel. The table is set first, because it determines the controls for the candidates."""
         values = {**dict(mapping), **kwargs}
         if (title := values.pop("table", None)) is not None:
-            if title not in self._session.tables:
+            if title not in self._tables.luts:
                 raise EnsembleError(f"there is no table {title!r} in this viewer; fit it, or open it.")
             self._tables.value = title
         super().update(values)
@@ -249,17 +228,12 @@ class ApplyWidget(TablePanel):
         self.safely(self._list_tables)()
 
     def _list_tables(self) -> None:
-        titles = list(self._session.tables)
-        with self._tables.changed.blocked():
-            before = self._tables.value
-            self._tables.offer({title: (title, title) for title in titles})
-            if titles and before not in titles:
-                self._tables.value = titles[-1]
+        self._tables.refresh()
         # Keep the chosen layers when a fit updates its table.
         self._follow_table(keep_layers=True)
 
     def _follow_table(self, *, keep_layers: bool = False) -> None:
-        lut, before = self._session.tables.get(self._tables.value), self._lut
+        lut, before = self._tables.lut, self._lut
         if lut is None or lut is before:
             self.update_run_button()
             return
@@ -431,8 +405,19 @@ class ApplyWidget(TablePanel):
 
         self.start(combine_all, "Applying the lookup table", show)
 
-    def _ask_and_open(self) -> None:
-        title, kind = "Open a lookup table", "Lookup table (*.lut.safetensors)"
-        path, _ = QFileDialog.getOpenFileName(self.native, title, "", kind)
-        if path:
-            self.open(path)
+
+def apply_extras() -> Container:
+    """Return the controls of the expected error and of matching the exposure."""
+    return row(
+        CheckBox(
+            name="expected_error",
+            text="Expected error",
+            tooltip="Also compute the expected root mean square error at each pixel, in intensity units.",
+        ),
+        CheckBox(
+            name="match",
+            text="Match exposure",
+            tooltip="Rescale the table to images with another gain or offset before it is applied.",
+        ),
+        name="extras",
+    )

@@ -6,18 +6,19 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import CheckBox, FileEdit
+from magicgui.widgets import FileEdit
 
 from napari_ensir.ensemble.lut.load import SUFFIX, load_lut
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, ScoreRow, ScoreTable
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.output_paths import Place
 from napari_ensir.files.sets import Part, open_set
-from napari_ensir.restorers.base import format_notes
+from napari_ensir.restorers.base import format_notes, with_settings
 from napari_ensir.restorers.batch import Batch, BlindBatch, CombineBatch, RestoreBatch, check_outputs
 from napari_ensir.settings import ApplySettings, BlindSettings, settings_of
+from napari_ensir.viewer.apply.widget import apply_extras
 from napari_ensir.viewer.controls.combo import Choice
-from napari_ensir.viewer.controls.forms import Form, row
+from napari_ensir.viewer.controls.forms import Form
 from napari_ensir.viewer.controls.inputs import create_control
 from napari_ensir.viewer.controls.section import Section
 from napari_ensir.viewer.layers.layers import file_safe_name
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.restorers import Progress
-
-__all__ = ["BatchWidget"]
 
 TASKS = {
     "blind": (
@@ -95,19 +94,7 @@ class BatchWidget(Panel):
         self.picker = RestorerPicker(name="picker")
         combining = Form(*map(create_control, declared.values()), name="blind_form")
         self.combining_section = Section("Settings of combining", combining, name="combining")
-        self.extras = row(
-            CheckBox(
-                name="expected_error",
-                text="Expected error",
-                tooltip="Write an image of the expected root mean square error at each pixel, too.",
-            ),
-            CheckBox(
-                name="match",
-                text="Match exposure",
-                tooltip="Rescale the table to images with another gain or offset before it is applied.",
-            ),
-            name="extras",
-        )
+        self.extras = apply_extras()
         self.scores = ScoreView(110, name="scores", label="Scores", tooltip="Scores on all images together.")
         self.files = ScoreView(130, name="files", label="Files", tooltip="What became of each image.")
         self.scores.visible = self.files.visible = False
@@ -217,7 +204,10 @@ class BatchWidget(Panel):
         as_float = self.float_output.value
         settings = BlindSettings(**{each.name: self[each.name].value for each in settings_of(BlindSettings)})
         names = [file_safe_name(key) for key in self.restorers.value]
-        restorers = dict(zip(names, self.picker.chosen(), strict=True))
+        chosen = self.picker.chosen()
+        if settings.data_range is not None and task == "blind":  # as in the command
+            chosen = [with_settings(each, data_range=settings.data_range) for each in chosen]
+        restorers = dict(zip(names, chosen, strict=True))
 
         def work(progress: Progress) -> WeightLUT | None:
             found = open_set({}, {Part.IMAGE: images})
@@ -243,19 +233,17 @@ class BatchWidget(Panel):
         lut, path, out, as_float = self._lut, self.lut.value, self.out.value, self.float_output.value
         assert lut is not None  # checked by missing_input
         sources = {name: folder for name, folder in self._sources().items() if folder is not None}
-        outs = {"ensemble": out}
+        outs = {"ensemble": Place("Output", out)}
         if self.expected_error.value:
             if lut.errors is None:
                 raise EnsembleError("This table has no expected error; untick Expected error.")
-            outs["expected error"] = out / "expected error"
+            outs["expected error"] = Place("Output", out / "expected error")
         settings, match = ApplySettings(device=self.device.value), self.match.value
 
         def work(progress: Progress) -> None:
             found = open_set(sources)
-            options = dict.fromkeys(outs, "Output")
-            batch = self.batch = CombineBatch(found, lut, outs, options, as_float=as_float)
-            outputs = [each for outputs in batch.outputs.values() for each in outputs.values()]
-            check_outputs(found, outputs, in_folders=True, read=[path])
+            batch = self.batch = CombineBatch(found, lut, outs, as_float=as_float)
+            check_outputs(found, batch.all_outputs, in_folders=True, read=[path])
             if match:
                 batch.match()
             batch.run(settings, lut_file=None if match else path.name, resume=True, progress=progress)

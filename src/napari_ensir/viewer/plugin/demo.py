@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.viewer.fit.widget import FitWidget
 
-__all__ = ["main", "run_blind", "run_demo"]
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Run both demonstrations, print their scores and write their results."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import napari  # noqa: TC002 - the viewer is injected by its annotation
 
-__all__ = ["open_apply", "open_fit", "open_inspect"]
-
 
 def open_fit(viewer: napari.Viewer) -> None:
     """Open the Fit panel with the selected image layers ticked."""

@@ -9,8 +9,6 @@ from napari_ensir.ensemble.lut.load import SUFFIX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["get_reader"]
-
 
 def get_reader(path: str | list[str]) -> Callable[[Any], list[tuple[None]]] | None:
     """Return a reader for ``*.lut.safetensors`` files, as npe2 requires; None for other files."""

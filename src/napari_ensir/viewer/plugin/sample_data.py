@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     LayerData = tuple[NDArray[Any], dict[str, Any], str]
 
-__all__ = ["deconvolved_coins", "denoised_stack", "denoised_tissue", "two_exposures"]
-
 _SEED = 20241029
 
 

@@ -16,8 +16,6 @@ from napari_ensir.viewer.layers.records import record_of_layer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["write_layer"]
-
 _LETTERS = {"candidate": "C", "channel": "C", "time": "T", **{letter.lower(): letter for letter in "TZCYX"}}
 _LENGTHS = {"nanometer": "nm", "micrometer": "µm", "millimeter": "mm", "centimeter": "cm", "meter": "m"}
 _TIMES = {

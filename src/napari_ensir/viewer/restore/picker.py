@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers import Restorer
     from napari_ensir.settings import Setting
 
-__all__ = ["NETWORK_FILTER", "RestorerPicker"]
-
 NETWORK_FILTER = "Restorers (*.safetensors *.pt *.onnx *.pth *.ckpt *.zip);;All files (*)"
 """File types that a dialog for networks offers."""
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
     from napari_ensir.settings import Setting
 
-__all__ = ["SweepForm"]
-
 _PLOT_SIZE = (220, 190)
 
 

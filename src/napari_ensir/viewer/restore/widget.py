@@ -75,8 +75,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
     from napari_ensir.restorers.self_supervised.reference import BlindReference
 
-__all__ = ["BLIND", "RestoreWidget"]
-
 BLIND = ("stride", "offsets", "bin_width", "shrinkage", "data_range", "seed")
 """Settings of learning without a ground truth that have a control."""
 
