@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import typer
 
 from napari_ensir.cli import terminal
@@ -16,34 +14,44 @@ from napari_ensir.cli.corrections import CorrectedSet, recorded_gains
 from napari_ensir.ensemble.lut.format import SUFFIX
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
-from napari_ensir.files.image import as_dtype, check_output, write_image
-from napari_ensir.files.output_paths import Place, check_output_paths
+from napari_ensir.files.output_paths import Place
 from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import Part, is_image, open_set, stem_of
 from napari_ensir.files.zarr import is_zarr
+from napari_ensir.restorers.base import format_notes
+from napari_ensir.restorers.batch import check_outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence, Sized
+    from collections.abc import Iterator, Sequence, Sized
 
-    from napari_ensir.cli.app import ApplyOptions, CompareOptions, EvaluateOptions, FitOptions
+    from napari_ensir.cli.app import (
+        ApplyOptions,
+        BlindOptions,
+        CompareOptions,
+        EvaluateOptions,
+        FitOptions,
+        RestoreOptions,
+        SweepOptions,
+    )
     from napari_ensir.cli.terminal import Output
-    from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.files.output_paths import Place
     from napari_ensir.files.sets import ImageSet, Role
     from napari_ensir.files.zarr import ZarrImage
+    from napari_ensir.restorers.batch import Batch, OutputImage
 
 __all__ = [
-    "Batch",
-    "OutputImage",
-    "check_outputs",
+    "candidate_names",
+    "check_any",
+    "check_before",
     "first_readable",
     "lut_target",
     "named_channel_axis",
     "note_alpha",
     "on_cluster",
     "open_candidates",
-    "suffix_like",
+    "report",
 ]
 
 
@@ -140,6 +148,11 @@ def named_channel_axis(images: ImageSet) -> int | None:
     return kept.index("C") if "C" in kept else None
 
 
+def candidate_names(images: ImageSet) -> tuple[str, ...]:
+    """Return the names of the candidates."""
+    return tuple(role for role in images.roles if isinstance(role, str))
+
+
 def note_alpha(images: ImageSet, output: Output) -> None:
     """Print a note if the first images have an alpha channel, which is left out."""
     for image in first_readable(images).values():
@@ -147,84 +160,8 @@ def note_alpha(images: ImageSet, output: Output) -> None:
             terminal.error(f"the alpha channel of {image.path} is opaque and is left out.")
 
 
-class Batch:
-    """The images of a command, and the errors of those that failed, by stem."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
-        self.names = tuple(role for role in images.roles if isinstance(role, str))
-        self.stems = [stem for stem, _ in images.fields]
-        self.failed: dict[str, str] = {}
-
-    def each(
-        self, work: Callable[[int, str], object], text: str = "", progress: Progress | None = None
-    ) -> None:
-        """Call a function with the number and the stem of each image that has not failed.
-
-        If there are several images, the error of one does not stop the others.
-        """
-        for number, stem in enumerate(self.stems):
-            if stem not in self.failed:
-                try:
-                    work(number, stem)
-                except EnsembleError as error:
-                    if not self.images.from_folders:
-                        raise
-                    self.failed[stem] = str(error)
-            if progress is not None:
-                progress(number + 1, len(self.stems), text)
-
-    def check_any(self, found: Sized) -> None:
-        """Raise the first error if there is no result."""
-        if not found and self.failed:
-            raise EnsembleError(f"no image could be read; first error: {next(iter(self.failed.values()))}")
-
-    def label(self, stem: str) -> str:
-        """Return the stem if messages must tell images apart, else an empty string."""
-        return stem if len(self.stems) > 1 else ""
-
-    def file_names(self, number: int) -> dict[str, str]:
-        """Return the file names of one field, by candidate."""
-        return {str(role): path.name for role, path in self.images.fields[number][1].items()}
-
-
-@dataclass(frozen=True)
-class OutputImage:
-    """An image to be written.
-
-    Attributes
-    ----------
-    option : str
-        Command-line option that gave the path.
-    path : Path
-    dtype : numpy dtype
-    ndim : int
-    is_colour : bool
-    like : FileImage or ZarrImage or None
-        Source of axes, pixel sizes and chunks.
-    """
-
-    option: str
-    path: Path
-    dtype: np.dtype[Any]
-    ndim: int
-    is_colour: bool
-    like: FileImage | ZarrImage | None
-
-    def write(self, pixels: Any, record: dict[str, Any], overwrite: bool) -> None:
-        """Write the pixels, converted to the dtype."""
-        write_image(
-            self.path,
-            as_dtype(pixels, self.dtype),
-            is_colour=self.is_colour,
-            like=self.like,
-            overwrite=overwrite,
-            record=record,
-        )
-
-
-def check_outputs(
-    images: ImageSet,
+def check_before(
+    batch: Batch,
     outputs: Sequence[OutputImage],
     output: Output,
     *,
@@ -232,48 +169,31 @@ def check_outputs(
     others: Sequence[Place] = (),
     read: Sequence[Path | None] = (),
 ) -> None:
-    """Check before any work that all outputs can be written, and create their folders.
-
-    Parameters
-    ----------
-    images
-        No output may overwrite one of them.
-    outputs
-    output
-        Its JSON file is an output, too.
-    in_folders
-        Whether the outputs are in folders that are created.
-    others
-        Further outputs.
-    read
-        Further files that no output may overwrite.
-
-    Raises
-    ------
-    EnsembleError
-        If an output cannot be written, or two paths clash.
-    """
-    folders = {(each.option, each.path.parent): None for each in outputs if in_folders}
-    places = [Place(option, folder, gathers=True) for option, folder in sorted(folders)]
-    places += [Place(each.option, each.path) for each in outputs]
-    sources = [path for _, paths in images.fields for path in paths.values()]
-    inputs = [Place("an image", path) for path in sources]
-    if images.from_folders:
-        parents = dict.fromkeys(path.parent for path in sources)
-        inputs += [Place("a folder of images", folder, gathers=True) for folder in parents]
-    inputs += [Place("a file", path) for path in read if path is not None]
-    check_output_paths([*places, *others, *output.places], inputs)
-    for _, folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EnsembleError(
-                f"the folder {folder} could not be made: {error.strerror}; choose another output folder."
-            ) from error
+    """Check before any work that all outputs can be written; see :func:`check_outputs`."""
+    every = [*others, *output.places]
+    check_outputs(batch.images, outputs, in_folders=in_folders, others=every, read=read)
     output.check()
     for each in outputs:
-        check_output(each.path, each.dtype, each.ndim, each.is_colour)
         check_target(each.path, output.overwrite)
+
+
+def check_any(batch: Batch, found: Sized) -> None:
+    """Raise the first error if there is no result."""
+    if not found and batch.failed:
+        raise EnsembleError(f"no image could be read; first error: {next(iter(batch.failed.values()))}")
+
+
+def report(
+    batch: Batch, options: ApplyOptions | RestoreOptions | BlindOptions | SweepOptions, text: str, **more: Any
+) -> dict[str, str]:
+    """Print notes and warnings, write the JSON, print the text; return the errors of images, by stem."""
+    output = options.output
+    for note in format_notes([] if output.quiet else batch.notes):
+        terminal.error(note)
+    warned = terminal.warn(batch.warnings)
+    results = {"written": batch.written, "failed": batch.failed, "warnings": warned, **more}
+    output.finish(results, text)
+    return batch.failed
 
 
 def lut_target(out: Path, overwrite: bool) -> Path:
@@ -286,15 +206,6 @@ def lut_target(out: Path, overwrite: bool) -> Path:
     target = expand_path(out).with_name(name)
     check_target(target, overwrite)
     return target
-
-
-def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: FileImage | ZarrImage) -> str:
-    """Return the suffix of an output: that of the input, if its format can hold the dtype."""
-    if not isinstance(like, FileImage):
-        return ".ome.zarr" if like.ome is not None else ".zarr"
-    if source.suffix.lower() in (".tif", ".tiff"):
-        return (".ome" if source.stem.lower().endswith(".ome") else "") + source.suffix
-    return ".png" if dtype in (np.uint8, np.uint16) and spatial == 2 else ".tif"
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.apply import OutsideRange
-from napari_ensir.cli.batch import Batch, check_outputs, open_candidates
+from napari_ensir.cli.batch import candidate_names, check_any, check_before, open_candidates
 from napari_ensir.cli.corrections import messages_of
 from napari_ensir.ensemble.arrays.intensity_range import widest
 from napari_ensir.ensemble.checks.alignment import check_reference
 from napari_ensir.ensemble.checks.exposure import check_drift
 from napari_ensir.ensemble.compare.compare import compare as compare_methods
+from napari_ensir.ensemble.lut.checks import ApplyChecks
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.scoring.metrics import Scoring, exclusion_note, finite_everywhere, mean_of_metrics
 from napari_ensir.ensemble.scoring.perceptual import open_metrics
@@ -24,6 +24,7 @@ from napari_ensir.ensemble.scoring.score_table import PSNR, RESOLUTION, SSIM, Sc
 from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part, References, check_stems, open_set
+from napari_ensir.restorers.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, str]:
     lut = None if options.lut is None else load_lut(options.lut)
     images = open_candidates(options, lut)
     options = replace(options, settings=replace(options.settings, channel_axis=images.channel_axis))
-    check_outputs(images, (), output, read=[options.lut])
+    check_before(Batch(images), (), output, read=[options.lut])
     batch, settings = Batch(images), options.settings
     scale = _score_range(batch, settings.data_range)
     score = Scoring(
@@ -66,16 +67,17 @@ def _evaluate_clean(
     scale: ScoreRange,
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Return results for JSON, the table and warnings."""
+    names = candidate_names(batch.images)
     scores: dict[str, list[dict[str, float]]] = {}
     frc = options.settings.frc
     not_finite = 0
-    outside = None if lut is None else OutsideRange(lut)
+    checks = None if lut is None else ApplyChecks(lut)
 
     def score_image(number: int, stem: str) -> None:
         nonlocal not_finite
         arrays = batch.images.load(number)
-        if outside is not None:
-            outside.look([arrays[name] for name in batch.names], batch.label(stem))
+        if checks is not None:
+            checks.look([arrays[name] for name in names], batch.label(stem))
         pixels = {role: np.asarray(array) for role, array in arrays.items()}
         valid = finite_everywhere(list(pixels.values()))
         truth = pixels.pop(Part.TRUTH)
@@ -93,14 +95,14 @@ def _evaluate_clean(
 
     with options.output.progress() as progress:
         batch.each(score_image, "scoring images", progress)
-    batch.check_any(scores)
+    check_any(batch, scores)
     scored = [number for number, stem in enumerate(batch.stems) if stem in scores]
     found = check_reference(
-        References(batch.images), batch.names, options.settings.channel_axis, batch.stems, scored
+        References(batch.images), names, options.settings.channel_axis, batch.stems, scored
     )
     warnings = messages_of(found)
-    warnings += [] if outside is None else outside.warnings.values()
-    titles = [(name, "candidate", "") for name in batch.names]
+    warnings += [] if checks is None else messages_of(checks.diagnostics(), ["align"])
+    titles = [(name, "candidate", "") for name in names]
     if options.lut is not None:
         titles.append(("ensemble", "ensemble", f"by {options.lut.name}"))
     by_row = list(zip(*scores.values(), strict=True))
@@ -137,6 +139,7 @@ def _evaluate_noisy(
     if settings.y_channel:
         raise EnsembleError("y_channel is set, but the noise of Y is unknown; score all channels.")
     assert settings.truth_noise is not None
+    names = candidate_names(batch.images)
     parts, drifts, resolutions = [], [], []
 
     def score_image(number: int, stem: str) -> None:
@@ -154,9 +157,9 @@ def _evaluate_noisy(
 
     with options.output.progress() as progress:
         batch.each(score_image, "scoring images", progress)
-    batch.check_any(parts)
+    check_any(batch, parts)
     others = [] if lut is None else [("ensemble", "ensemble")]
-    scores = NoisyScores.of(batch.names, parts, scale.high - scale.low, settings.truth_noise, others)
+    scores = NoisyScores.of(names, parts, scale.high - scale.low, settings.truth_noise, others)
     results = {"settings": settings.keywords() | {"images": len(parts)}, **scores.to_dict()}
     table = scores.table()
     if settings.frc:
@@ -176,7 +179,7 @@ def _score_range(batch: Batch, given: tuple[float, float] | None) -> ScoreRange:
     dtypes: list[np.dtype[Any]] = []
     if given is None:
         for_each(lambda truth: dtypes.append(np.dtype(truth.dtype)))
-        batch.check_any(dtypes)
+        check_any(batch, dtypes)
     known = known_range(dtypes, given)
     if known is not None:
         return known
@@ -195,13 +198,13 @@ def compare(options: CompareOptions) -> None:
     """Compare methods on held-out images or tiles."""
     output = options.output
     images = open_candidates(options)
-    check_outputs(images, (), output, read=[options.low_resolution])
+    check_before(Batch(images), (), output, read=[options.low_resolution])
     low_resolution = None
     if options.low_resolution is not None:
         inputs = open_set({}, {Part.LOW_RESOLUTION: options.low_resolution})
         check_stems(images, inputs, Part.LOW_RESOLUTION)
         low_resolution = [np.asarray(inputs.load(k)[Part.LOW_RESOLUTION]) for k in range(len(inputs))]
-    references, names = References(images), Batch(images).names
+    references, names = References(images), candidate_names(images)
     settings = replace(options.settings, channel_axis=images.channel_axis)
     with output.progress() as progress:
         found = compare_methods(

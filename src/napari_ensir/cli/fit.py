@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.batch import Batch, check_outputs, lut_target, on_cluster, open_candidates
+from napari_ensir.cli.batch import candidate_names, check_before, lut_target, on_cluster, open_candidates
 from napari_ensir.cli.corrections import messages_of
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 from napari_ensir.ensemble.fit import FitSession
@@ -15,6 +15,7 @@ from napari_ensir.ensemble.lut.record import table_of
 from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.sets import Masks, Part, References, open_set
+from napari_ensir.restorers.batch import Batch
 
 if TYPE_CHECKING:
     from napari_ensir.cli.app import FitOptions, ImportOptions
@@ -28,12 +29,12 @@ def fit(options: FitOptions) -> None:
     target = lut_target(options.out, output.overwrite)
     images = open_candidates(options)
     settings = replace(settings, channel_axis=images.channel_axis)
-    check_outputs(images, (), output, others=[Place("--out", target)], read=[options.mask])
+    check_before(Batch(images), (), output, others=[Place("--out", target)], read=[options.mask])
     masks = None if options.mask is None else Masks(images, open_set({}, {Part.MASK: options.mask}))
     with on_cluster(options.scheduler), output.progress() as progress:
         session = FitSession(
             References(images),
-            Batch(images).names,
+            candidate_names(images),
             mask=masks,
             settings=settings,
             input_names=[[path.name for path in paths.values()] for _, paths in images.fields],

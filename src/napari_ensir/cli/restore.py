@@ -2,54 +2,30 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from napari_ensir.cli import terminal
-from napari_ensir.cli.batch import (
-    Batch,
-    OutputImage,
-    check_outputs,
-    first_readable,
-    named_channel_axis,
-    note_alpha,
-    suffix_like,
-)
+from napari_ensir.cli.batch import check_before, first_readable, named_channel_axis, note_alpha, report
 from napari_ensir.cli.options import metavar, with_restorer_options
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.arrays.parallel import scaled_progress
-from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.restorers import (
     RESTORERS,
     SelfEnsemble,
     open_restorer,
     open_restorers,
-    with_channel_axis,
 )
 from napari_ensir.restorers.base import (
-    UnfamiliarImageWarning,
-    enlarged_transform,
-    format_notes,
-    input_warnings_of,
-    intensity_warning,
-    notes_of,
-    restorer_record,
-    sample_block,
     with_settings,
 )
+from napari_ensir.restorers.batch import RestoreBatch
 from napari_ensir.settings import RestoreSettings, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from napari_ensir.cli.app import (
         BlindOptions,
@@ -60,11 +36,19 @@ if TYPE_CHECKING:
     )
     from napari_ensir.files.output_paths import Place
     from napari_ensir.files.sets import ImageSet
-    from napari_ensir.files.zarr import ZarrImage
     from napari_ensir.restorers import Restorer
     from napari_ensir.settings import Setting
 
-__all__ = ["Restorations", "channel_axis_of", "choose_restorers", "open_named", "restore", "restorers"]
+__all__ = [
+    "channel_axis_of",
+    "check_restorations",
+    "choose_restorers",
+    "open_images",
+    "open_named",
+    "restore",
+    "restorers",
+    "written_text",
+]
 
 
 def choose_restorers(
@@ -162,9 +146,37 @@ def restore(options: RestoreOptions) -> dict[str, str]:
     The output of one restorer is a single image; with several restorers, it is a folder with one image each.
     """
     restorers = choose_restorers(options.restorers, options.settings, options.denoiser)
-    planned = Restorations(options, tuple(restorers), options.out)
-    axis = channel_axis_of(planned.images, options.settings.channel_axis, options.pool_channels)
-    return planned.write(lambda _, name: restorers[name], axis)
+    images = open_images(options)
+    batch = RestoreBatch(images, tuple(restorers), options.out, as_float=options.writing.as_float)
+    check_restorations(batch, options)
+    axis = channel_axis_of(images, options.settings.channel_axis, options.pool_channels)
+    with options.output.progress() as progress:
+        batch.run(
+            lambda _, name: restorers[name], axis, overwrite=options.output.overwrite, progress=progress
+        )
+    return report(batch, options, written_text(batch, options.out))
+
+
+def open_images(options: RestoreOptions | BlindOptions | SweepOptions) -> ImageSet:
+    """Open the images to restore."""
+    images = open_set({}, {Part.IMAGE: options.image})
+    note_alpha(images, options.output)
+    return images
+
+
+def check_restorations(
+    batch: RestoreBatch, options: RestoreOptions | BlindOptions | SweepOptions, others: Sequence[Place] = ()
+) -> None:
+    """Check before any work that all outputs can be written."""
+    read = [*options.restorers.network, options.restorers.ir]
+    check_before(
+        batch, batch.all_outputs, options.output, in_folders=batch.in_folders, others=others, read=read
+    )
+
+
+def written_text(batch: RestoreBatch, out: Path) -> str:
+    """Return how many files were written."""
+    return f"{sum(map(len, batch.written.values()))} written to {out}"
 
 
 def channel_axis_of(images: ImageSet, given: int | None, pool: bool = False) -> int | None:
@@ -172,186 +184,3 @@ def channel_axis_of(images: ImageSet, given: int | None, pool: bool = False) -> 
     if given is None and any(image.is_colour for image in first_readable(images).values()):
         return -1
     return named_channel_axis(images) if given is None and not pool else given
-
-
-def _restored(restorer: Restorer, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Return the record of a restoration."""
-    return record_of("restored", inputs=inputs, restorer=restorer_record(restorer))
-
-
-class Restorations:
-    """Outputs of a command that restores images, checked before anything is computed.
-
-    Parameters
-    ----------
-    options
-        Of the command.
-    names
-        Names of the restorers.
-    out
-        Output path of a single name; a folder if there are several.
-    folder
-        Whether the output path is a folder in any case.
-    others
-        Further outputs of the command.
-
-    Raises
-    ------
-    EnsembleError
-        If an output cannot be written, or would overwrite a file that is read.
-    """
-
-    def __init__(
-        self,
-        options: RestoreOptions | BlindOptions | SweepOptions,
-        names: Sequence[str],
-        out: Path,
-        *,
-        folder: bool = False,
-        others: Sequence[Place] = (),
-    ) -> None:
-        self.output, self.names, self.out = options.output, names, out
-        self.images = open_set({}, {Part.IMAGE: options.image})
-        note_alpha(self.images, self.output)
-        self.batch = Batch(self.images)
-        self.outputs: dict[str, dict[str, OutputImage]] = {}
-        several = folder or len(names) > 1
-
-        def plan(number: int, stem: str) -> None:
-            made = [self._plan(number, name, several, options.writing.as_float) for name in names]
-            self.outputs[stem] = dict(zip(names, made, strict=True))
-
-        self.batch.each(plan)
-        check_outputs(
-            self.images,
-            [image for outputs in self.outputs.values() for image in outputs.values()],
-            self.output,
-            in_folders=several or self.images.from_folders,
-            others=others,
-            read=[*options.restorers.network, options.restorers.ir],
-        )
-
-    def _plan(self, number: int, name: str, several: bool, as_float: bool) -> OutputImage:
-        stem, paths = self.images.fields[number]
-        source = self.images.open(number)[Part.IMAGE]
-        pixels, colour = source.array, source.is_colour
-        dtype = np.dtype(np.float32 if as_float else pixels.dtype)
-        target = self.out / name if several else self.out
-        if several or self.images.from_folders:
-            suffix = suffix_like(paths[Part.IMAGE], dtype, pixels.ndim - colour, source)
-            in_folder = self.images.from_folders
-            target = target / f"{stem}{suffix}" if in_folder else target.with_name(name + suffix)
-        return OutputImage("--out", target, dtype, pixels.ndim, colour, source)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Read the pixels of all images, by stem.
-
-        Raises
-        ------
-        EnsembleError
-            If none can be read.
-        """
-        found: dict[str, NDArray[Any]] = {}
-
-        def read(number: int, stem: str) -> None:
-            found[stem] = np.asarray(self.images.load(number)[Part.IMAGE])
-
-        self.batch.each(read)
-        self.batch.check_any(found)
-        return found
-
-    def warnings(self, restorers: Sequence[Restorer], arrays: Mapping[str, NDArray[Any]]) -> list[str]:
-        """Return the warnings of these restorers about the images, whose pixels are ``arrays``."""
-        return [
-            self._of_image(stem, warning)
-            for stem, array in arrays.items()
-            for restorer in restorers
-            for warning in input_warnings_of(restorer, array)
-        ]
-
-    def _of_image(self, stem: str, sentence: str) -> str:
-        return f"{stem}: {sentence}" if self.images.from_folders else sentence
-
-    def write(
-        self,
-        restorer_of: Callable[[str, str], Restorer],
-        channel_axis: int | None,
-        *,
-        record: Callable[..., dict[str, Any]] = _restored,
-        more_warnings: Sequence[str] = (),
-        more: Mapping[str, Any] | None = None,
-        text: str = "",
-        also: str = "",
-    ) -> dict[str, str]:
-        """Restore and write; return the errors of images that failed, by stem.
-
-        Parameters
-        ----------
-        restorer_of
-            Called with the stem of an image and a name; returns the restorer.
-        channel_axis : int or None
-        record
-            Called with the restorer and the keyword ``inputs``; returns the record of an output.
-        more_warnings
-            Warnings to print besides those of the restorations.
-        more
-            Additional entries of the JSON output.
-        text
-            Text to print before the number of files written.
-        also
-            Other files written.
-        """
-        written: dict[str, dict[str, str]] = {}
-        notes: list[tuple[str, str]] = []
-        found: list[str] = [*more_warnings]
-        output, total = self.output, len(self.batch.stems) * len(self.names)
-
-        def write(number: int, stem: str) -> None:
-            source = self.images.open(number)[Part.IMAGE]
-            image = np.asarray(source.array)
-            axis = -1 if channel_axis is None and source.is_colour else channel_axis
-            for place, (name, target) in enumerate(self.outputs[stem].items()):
-                chosen = restorer_of(stem, name)
-                restorer = with_channel_axis(chosen, axis)
-                part = scaled_progress(progress, number * len(self.names) + place, total)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UnfamiliarImageWarning)  # printed below
-                    restored = restorer(image, progress=part)
-                inputs = {"image": self.images.fields[number][1][Part.IMAGE].name}
-                target = replace(target, like=_enlarged(source, restored.shape))
-                target.write(restored, record(chosen, inputs=inputs), output.overwrite)
-                warned = input_warnings_of(restorer, image) or [
-                    intensity_warning(restorer.name, sample_block(image), sample_block(restored))
-                ]
-                found.extend(self._of_image(stem, each) for each in warned if each)
-                notes.extend(notes_of(restorer, image))
-                written.setdefault(stem, {})[name] = str(target.path)
-
-        with output.progress() as progress:
-            self.batch.each(write)
-        for note in format_notes([] if output.quiet else notes):
-            terminal.error(note)
-        warned = terminal.warn(dict.fromkeys(found))
-        results = {"written": written, "failed": self.batch.failed, "warnings": warned, **(more or {})}
-        count = f"{sum(map(len, written.values()))} written to {self.out}{also}"
-        output.finish(results, "\n".join(filter(None, [text, count if self.names else ""])))
-        return self.batch.failed
-
-
-def _enlarged(source: FileImage | ZarrImage, shape: tuple[int, ...]) -> FileImage | ZarrImage:
-    """Return the metadata of the source with the pixel size adapted to an output of this shape."""
-    if isinstance(source, FileImage):
-        return source if source.tiff is None else replace(source, tiff=source.tiff.enlarged(shape))
-    if source.ome is None or shape == source.array.shape:
-        return source
-    first, *others = source.ome["datasets"]
-    given = {each.get("type"): each.get(each.get("type")) for each in first["coordinateTransformations"]}
-    factor = [large // small for small, large in zip(source.array.shape, shape, strict=True)]
-    scale = given.get("scale", [1.0] * len(shape))
-    scale, translation = enlarged_transform(scale, given.get("translation", [0.0] * len(shape)), factor)
-    transforms = [
-        {"type": "scale", "scale": scale.tolist()},
-        {"type": "translation", "translation": translation.tolist()},
-    ]
-    datasets = [{**first, "coordinateTransformations": transforms}, *others]
-    return replace(source, ome={**source.ome, "datasets": datasets})

@@ -6,14 +6,29 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 
+from napari_ensir.cli.batch import check_any, report
 from napari_ensir.cli.options import value_of
-from napari_ensir.cli.restore import Restorations, channel_axis_of, choose_restorers
+from napari_ensir.cli.restore import (
+    channel_axis_of,
+    check_restorations,
+    choose_restorers,
+    open_images,
+    written_text,
+)
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.sets import Part
 from napari_ensir.restorers import calibrate_restorer, with_channel_axis
-from napari_ensir.restorers.base import UnfamiliarImageWarning, restorer_record, with_settings
+from napari_ensir.restorers.base import (
+    UnfamiliarImageWarning,
+    input_warnings_of,
+    restorer_record,
+    with_settings,
+)
+from napari_ensir.restorers.batch import RestoreBatch
 from napari_ensir.restorers.self_supervised.calibrate import (
     default_grid_range,
     format_value,
@@ -25,6 +40,8 @@ from napari_ensir.restorers.self_supervised.reference import CorrelatedNoiseWarn
 from napari_ensir.settings import RestoreSettings, SweepSettings
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from napari_ensir.cli.app import SweepOptions
     from napari_ensir.restorers import Restorer
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
@@ -61,10 +78,20 @@ def sweep(options: SweepOptions) -> dict[str, str]:
         for value in tried
     }
     names = () if out is None else tuple(by_value) if write_all else (name,)
-    outputs = Restorations(options, names, out or options.image[0], folder=write_all)
-    axis = channel_axis_of(outputs.images, settings.channel_axis, options.pool_channels)
+    images, as_float = open_images(options), options.writing.as_float
+    batch = RestoreBatch(images, names, out or options.image[0], as_float=as_float, folder=write_all)
+    check_restorations(batch, options)
+    axis = channel_axis_of(images, settings.channel_axis, options.pool_channels)
     restorer = with_channel_axis(restorer, axis)
-    arrays = outputs.arrays()
+    arrays: dict[str, NDArray[Any]] = {}
+
+    def read(number: int, stem: str) -> None:
+        arrays[stem] = np.asarray(images.load(number)[Part.IMAGE])
+        before = f"{stem}: " if images.from_folders else ""
+        batch.warnings |= {before + each: None for each in input_warnings_of(restorer, arrays[stem])}
+
+    batch.each(read)
+    check_any(batch, arrays)
     with options.output.progress() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # both are printed below
         warnings.simplefilter("ignore", UnfamiliarImageWarning)
@@ -72,17 +99,19 @@ def sweep(options: SweepOptions) -> dict[str, str]:
         found = calibrate_restorer(
             restorer, known.name, tried, list(arrays.values()), channel_axis=axis, progress=progress, **hiding
         )
-    best = with_settings(restorer, **{known.name: found.best})
-    results = found.to_dict()
-    kept = {key: results[key] for key in ("setting", "values", "equivalent")}
-    return outputs.write(
-        lambda _, which: by_value[which] if write_all else best,
-        axis,
-        record=lambda by, **of: record_of("restored", restorer=restorer_record(by), sweep=kept, **of),
-        more_warnings=[*outputs.warnings([restorer], arrays), *found.warnings],
-        more={"restorer": name, **results},
-        text=_shown(found),
-    )
+        best = with_settings(restorer, **{known.name: found.best})
+        results = found.to_dict()
+        kept = {key: results[key] for key in ("setting", "values", "equivalent")}
+        batch.warnings |= dict.fromkeys(found.warnings)
+        batch.run(
+            lambda _, which: by_value[which] if write_all else best,
+            axis,
+            record=lambda by, **of: record_of("restored", restorer=restorer_record(by), sweep=kept, **of),
+            overwrite=options.output.overwrite,
+            progress=progress,
+        )
+    text = _shown(found) + ("" if out is None else f"\n{written_text(batch, out)}")
+    return report(batch, options, text, restorer=name, **results)
 
 
 def _setting(name: str, restorer: Restorer, given: str | None) -> Setting:
