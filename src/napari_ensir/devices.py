@@ -14,8 +14,6 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEVICES", "available_devices", "device_error_message", "resolve_device"]
-
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """Devices to choose from; not every machine has all of them."""
 

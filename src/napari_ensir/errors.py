@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Cancelled", "EnsembleError", "EnsembleWarning", "MissingRestorer", "ensemble_errors"]
-
 
 class EnsembleError(ValueError):
     """Invalid input; the message says what is wrong, where, and how to correct it.

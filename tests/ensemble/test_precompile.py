@@ -15,7 +15,9 @@ def test_fit_and_apply_compile_nothing_after_warm_up(rng):
     warm_up(dtypes)
 
     def compiled():
-        return {name: len(getattr(kernels, name).signatures) for name in kernels.__all__}
+        return {
+            name: len(each.signatures) for name, each in vars(kernels).items() if hasattr(each, "signatures")
+        }
 
     before = compiled()
     for dtype in dtypes:

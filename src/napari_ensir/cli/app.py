@@ -8,7 +8,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from napari_ensir.cli.command import app, command
+from napari_ensir.cli.command import app as app
+from napari_ensir.cli.command import command
 from napari_ensir.cli.terminal import Output
 from napari_ensir.settings import (
     ApplySettings,
@@ -22,8 +23,6 @@ from napari_ensir.settings import (
     TrainSettings,
     WritingSettings,
 )
-
-__all__ = ["app"]
 
 Out = Annotated[Path, Option("--out", "-o", metavar="PATH", help="Output path.")]
 Truth = Annotated[

@@ -14,8 +14,6 @@ from napari_ensir.restorers.batch import CombineBatch
 if TYPE_CHECKING:
     from napari_ensir.cli.app import ApplyOptions
 
-__all__ = ["apply"]
-
 
 def apply(options: ApplyOptions) -> dict[str, str]:
     """Combine candidates; return the errors of images that failed, by stem."""

@@ -41,19 +41,6 @@ if TYPE_CHECKING:
     from napari_ensir.files.zarr import ZarrImage
     from napari_ensir.restorers.batch import Batch, OutputImage
 
-__all__ = [
-    "candidate_names",
-    "check_any",
-    "check_before",
-    "first_readable",
-    "lut_target",
-    "named_channel_axis",
-    "note_alpha",
-    "on_cluster",
-    "open_candidates",
-    "report",
-]
-
 
 def open_candidates(
     options: FitOptions | ApplyOptions | EvaluateOptions | CompareOptions, lut: WeightLUT | None = None

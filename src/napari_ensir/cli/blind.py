@@ -20,8 +20,6 @@ from napari_ensir.settings import RestoreSettings
 if TYPE_CHECKING:
     from napari_ensir.cli.app import BlindOptions
 
-__all__ = ["blind"]
-
 
 def blind(options: BlindOptions) -> dict[str, str]:
     """Learn one table from all images and write their ensembles; return the errors of images that failed."""

@@ -17,8 +17,6 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["app", "command"]
-
 Options = TypeVar("Options", bound=type)
 
 

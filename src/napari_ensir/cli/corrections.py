@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.checks.diagnostic import Diagnostic
     from napari_ensir.files.sets import Role
 
-__all__ = ["CorrectedSet", "messages_of", "missing_corrections", "recorded_gains"]
-
 OPTIONS = {"match-intensities": "--match", "align": "--align"}
 """Option of each correction."""
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.scoring.score_range import ScoreRange
 
-__all__ = ["compare", "evaluate"]
-
 
 def evaluate(options: EvaluateOptions) -> dict[str, str]:
     """Score candidates and, with a table, their ensemble; return the errors of failed images by stem."""

@@ -20,8 +20,6 @@ from napari_ensir.restorers.batch import Batch
 if TYPE_CHECKING:
     from napari_ensir.cli.app import FitOptions, ImportOptions
 
-__all__ = ["fit", "import_"]
-
 
 def fit(options: FitOptions) -> None:
     """Learn a table and write it."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.cli.app import InfoOptions
 
-__all__ = ["info"]
-
 _LONG = ("iterations", "outcome", "bin_sets", "inputs", "bias", "diagnostics", "correlations")
 """Entries of a report that are too long to print."""
 

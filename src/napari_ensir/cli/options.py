@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers import Restorer
     from napari_ensir.settings import Setting
 
-__all__ = ["instance_of", "metavar", "option_of", "parameters_of", "value_of", "with_restorer_options"]
-
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 

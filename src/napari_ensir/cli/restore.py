@@ -39,17 +39,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers import Restorer
     from napari_ensir.settings import Setting
 
-__all__ = [
-    "channel_axis_of",
-    "check_restorations",
-    "choose_restorers",
-    "open_images",
-    "open_named",
-    "restore",
-    "restorers",
-    "written_text",
-]
-
 
 def choose_restorers(
     options: RestorerOptions, settings: RestoreSettings, denoiser: str | None = None

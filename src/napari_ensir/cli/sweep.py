@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
     from napari_ensir.settings import Setting
 
-__all__ = ["sweep"]
-
 OPTION, LIST = "--setting", "--values"
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.arrays.image_set import Progress
 
-__all__ = ["Output", "error", "plain", "printable", "progress", "say", "table", "warn", "write_json"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Output:

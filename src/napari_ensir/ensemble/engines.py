@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     Engine = Literal["compiled", "numpy", "torch"]
 
-__all__ = ["BLOCK_PIXELS", "SMALL", "choose_engine", "compile_at_once"]
-
 BLOCK_PIXELS = {"compiled": 2**18, "numpy": 2**18, "torch": 2**22}
 """Pixels per block: what fits a core's cache, or keeps an accelerator busy."""
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     Singles = NDArray[np.float32]
 
-__all__ = ["combine", "count", "count_cells", "count_errors", "count_values", "iterate_em", "look_up_errors"]
-
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 _jit_sum = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})

@@ -21,8 +21,6 @@ from napari_ensir.ensemble.uncertainty.measure import ErrorSums, measure
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["warm_up"]
-
 
 def warm_up(dtypes: Iterable[np.typing.DTypeLike] = (np.uint8, np.uint16)) -> None:
     """Compile the kernels for dtypes, or load them from disk.

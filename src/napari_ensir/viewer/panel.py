@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from qtpy.QtWidgets import QScrollArea, QWidget
 
-__all__ = ["Panel", "shows_errors"]
-
 
 class Panel(Container):
     """Scrollable dock widget with controls, a Run and a Cancel button, and a message.

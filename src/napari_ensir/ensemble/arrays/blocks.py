@@ -17,21 +17,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = [
-    "Channels",
-    "as_array",
-    "as_dask",
-    "block_size",
-    "block_slices",
-    "block_start",
-    "dtype_of",
-    "is_dask",
-    "is_torch",
-    "read_block",
-    "read_tensor",
-    "working_dtype",
-]
-
 Slices = tuple[slice, ...]
 
 _EXACT = {np.dtype(kind) for kind in ("u1", "u2", "i2", "f4", "f8")}

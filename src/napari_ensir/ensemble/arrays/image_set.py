@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int, str], object]
     """Called with (done, total, text); an exception that it raises stops the work."""
 
-__all__ = ["Field", "check_names", "check_prior", "describe_candidate", "make_field"]
-
-
 MOST_CHANNELS = 2**16
 """Number of channels that fit a 16-bit index."""
 

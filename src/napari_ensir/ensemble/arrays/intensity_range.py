@@ -25,18 +25,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "STRAYS",
-    "Histogram",
-    "Range",
-    "byte_range",
-    "finite_range",
-    "intensity_histogram",
-    "robust_range",
-    "sum_of",
-    "widest",
-]
-
 STRAYS = 10_000
 """At most one pixel in this many lies outside the range."""
 

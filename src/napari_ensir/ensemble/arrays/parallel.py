@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     Item = TypeVar("Item")
     Result = TypeVar("Result")
 
-__all__ = ["Report", "for_each", "n_threads", "run_within_memory", "running_progress", "scaled_progress"]
-
 SMALLEST = 2**16
 """Blocks of at most this many pixels are not halved but processed on the CPU."""
 

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     Work = Callable[[Slices], None]
 
-__all__ = ["combine_field", "map_chunks"]
-
 
 def combine_field(
     lookup: Lookup,

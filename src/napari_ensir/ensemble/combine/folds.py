@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.estimators.base import Settings
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["estimate_held_out_lookup"]
-
 
 def estimate_held_out_lookup(
     number: int,

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["METHODS", "OUTCOMES", "Estimate", "Estimator", "Method", "Settings", "find_method"]
-
 OUTCOMES = ("converged", "iteration limit", "no solution", "too few pixels")
 """Outcomes of a bin set; :attr:`Estimate.outcome` is an index into them."""
 

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.estimators.base import Settings
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["em", "em_released"]
-
 _CONVERGED, _LIMIT, _NO_SOLUTION, _TOO_FEW = range(4)
 CHECK_EVERY = 8
 """Iterations in torch between two checks whether all bin sets have stopped."""

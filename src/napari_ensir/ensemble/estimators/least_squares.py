@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.estimators.base import Settings
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["least_squares", "minimise_on_simplex"]
-
 _TOLERANCE = 1e-12
 """A weight at zero is freed if its gradient, relative to the mean diagonal, is below minus this."""
 

@@ -9,8 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["zzpm_weights", "zzpm_weights_from_gram"]
-
 
 def zzpm_weights(distances: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return weights proportional to 1 / distance (ZZPM as described, NTIRE 2023).

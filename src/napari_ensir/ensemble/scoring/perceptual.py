@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PerceptualMetric", "open_metrics"]
-
 
 def open_metrics(names: Sequence[str], device: Any = "auto") -> tuple[PerceptualMetric, ...]:
     """Open metrics by their names in pyiqa.

@@ -33,21 +33,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.image_set import Field
     from napari_ensir.ensemble.statistics.binning import Binning
 
-__all__ = [
-    "Accumulator",
-    "CompiledAccumulator",
-    "Quantization",
-    "SortedAccumulator",
-    "TorchAccumulator",
-    "find_bins",
-    "find_channels",
-    "find_keys",
-    "float_dtype",
-    "merge_similar",
-    "read_values",
-    "select_pixels",
-]
-
 HISTOGRAM_CELLS = 2**23
 """Maximum number of cells in the histogram of one thread, four bytes each, allocated on first write."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["BinSetIndex", "Binning", "choose_binning", "pack_rows"]
-
 MAX_BINS = 65535
 """Maximum number of bins per candidate: what fits a 16-bit index."""
 

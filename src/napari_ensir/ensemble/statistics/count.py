@@ -42,16 +42,6 @@ if TYPE_CHECKING:
 
     Block = tuple[Field, np.dtype[Any], Slices]
 
-__all__ = [
-    "DENSE_SUMS",
-    "active_client",
-    "collect",
-    "collect_bands",
-    "collect_chunks",
-    "is_lazy",
-    "reduce_chunks",
-]
-
 DENSE_SUMS = 2**22
 """Maximum number of sums (bin sets times moments) of one table over all possible bin sets."""
 

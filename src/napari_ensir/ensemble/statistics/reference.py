@@ -44,19 +44,6 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
-__all__ = [
-    "PERCENTS",
-    "Inputs",
-    "Reference",
-    "ReferenceSet",
-    "Samples",
-    "collect_reference",
-    "compute_percentiles",
-    "current_versions",
-    "name_inputs",
-    "sample_pixels",
-]
-
 HASH = "sha256"
 HASHED_BYTES = 2**24
 """Maximum number of bytes of a reference set that are hashed by default; takes a hundredth of a second."""

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Statistics", "check_sums", "find_runs", "merge", "n_moments", "square_columns"]
-
 LARGEST_SUM = 2.0**62
 """Upper bound of sums of squares: half of the range of int64; no other sum is larger."""
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.uncertainty.measure import ErrorSums
 
-__all__ = ["BiasCurve", "By", "bias_curve", "bias_report", "rescale_bias_report"]
-
 By = Literal["truth", "reading"]
 
 MAX_CHANNELS = 4

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.statistics.reference import ReferenceSet
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
-__all__ = ["calibrate", "read_error_factor", "read_truth_noise"]
-
 FOLDS = 4
 """Parts that are held out in turn."""
 

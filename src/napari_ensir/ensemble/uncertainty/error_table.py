@@ -39,15 +39,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.combine.lookup import Lookup
     from napari_ensir.ensemble.uncertainty.measure import ErrorSums
 
-__all__ = [
-    "INTENSITIES",
-    "SPREADS",
-    "ErrorTable",
-    "estimate_error_factor",
-    "fit_error_table",
-    "map_expected_error",
-]
-
 TRUSTS = (50.0, 1e3, 1e4, 1e5, 1e6, 1e12)
 """Values of :attr:`ErrorTable.trust` to choose from; the last ignores the intensity."""
 

@@ -26,22 +26,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.parallel import Report
     from napari_ensir.ensemble.combine.lookup import Lookup
 
-__all__ = [
-    "BIAS_CLASSES",
-    "INTENSITIES",
-    "MAX_STEPS",
-    "SPREADS",
-    "STEPS",
-    "ErrorSums",
-    "FlatBlock",
-    "add_sums",
-    "class_grid",
-    "flatten",
-    "for_each_band",
-    "measure",
-    "read_field",
-]
-
 STEPS = 16 * 255
 """Steps per data range; errors are counted in whole steps."""
 

@@ -15,8 +15,6 @@ from napari_ensir.errors import EnsembleError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["ENABLED", "Checklist", "is_ticked", "key_of"]
-
 _KEY = Qt.ItemDataRole.UserRole
 
 ENABLED = (

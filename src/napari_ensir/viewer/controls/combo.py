@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from qtpy.QtCore import QObject
 
-__all__ = ["Choice", "EditableChoice"]
-
 
 class Choice(ComboBox):
     """Combo box whose value is the key of an entry, which may be None; each entry has a tooltip.

@@ -10,8 +10,6 @@ from qtpy.QtWidgets import QFileDialog, QMessageBox
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
-__all__ = ["ask_where_to_save", "with_suffix"]
-
 
 def with_suffix(path: str | Path, suffix: str) -> Path:
     """Append a suffix to a path unless its name ends with it.

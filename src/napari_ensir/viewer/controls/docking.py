@@ -10,8 +10,6 @@ from qtpy.QtWidgets import QDockWidget, QMainWindow
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
-__all__ = ["LEAST_HEIGHT", "arrange_dock", "mark_panel"]
-
 LEAST_HEIGHT = 400
 """Minimum height of a panel in pixels; the screen of a laptop has space for one."""
 

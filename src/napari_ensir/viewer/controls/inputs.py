@@ -21,17 +21,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.settings import Setting
 
-__all__ = [
-    "IndexRange",
-    "Message",
-    "Number",
-    "NumberRange",
-    "Numbers",
-    "OptionalValue",
-    "WithButton",
-    "create_control",
-]
-
 LARGEST = 1e12
 """Limit of number boxes of settings without a limit."""
 

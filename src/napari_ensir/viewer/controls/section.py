@@ -11,8 +11,6 @@ from superqt import QCollapsible
 if TYPE_CHECKING:
     from magicgui.widgets.bases import Widget
 
-__all__ = ["Section"]
-
 _UNLIMITED = 2**24 - 1
 """Qt's largest height of a widget."""
 

@@ -15,8 +15,6 @@ from napari_ensir.errors import Cancelled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MainThreadQueue", "Task"]
-
 _RUNNING: set[Task] = set()
 """References to running tasks: a QObject must be deleted on the thread that created it."""
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.viewer.fit.worker import FitResult
 
-__all__ = ["FitControls"]
-
 BUTTONS = {
     "save_button": ("Save LUT…", "Write the lookup table to a file, for images without ground truth."),
     "compare_button": ("Compare", "Rank candidates, average and all methods by their held-out scores."),

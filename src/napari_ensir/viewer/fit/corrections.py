@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from numpy.typing import NDArray
 
-__all__ = ["Corrected", "add_corrected", "correct", "find_unequal_sizes", "question_about_noise"]
-
 LARGEST_CROP = 0.1
 """Largest share of the rows or columns of an image for which cropping is offered."""
 

@@ -14,8 +14,6 @@ from napari_ensir.viewer.layers.layers import LayerSnapshot, unwrap_proxy
 from napari_ensir.viewer.layers.picker import LayerPicker
 from napari_ensir.viewer.results.layers import layers_of_result
 
-__all__ = ["combine_layers", "combined"]
-
 _METHOD = next(each for each in settings_of(FitSettings) if each.name == "method")
 
 

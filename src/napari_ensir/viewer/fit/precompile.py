@@ -18,8 +18,6 @@ from napari_ensir.ensemble.arrays.blocks import dtype_of, working_dtype
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["warm_up"]
-
 _BEGUN: set[str] = set()
 """Dtypes that kernels are compiled for already, or being compiled."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from napari.layers import Layer
 
-__all__ = ["FitRequest", "channel_axes", "leading_axes", "likely_channel_axis", "mask_array"]
-
 _CHANNEL_LABELS = ("c", "channel", "channels", "ch")
 
 NO_CANDIDATE = "No candidate is ticked; tick the restorations to combine."

@@ -17,8 +17,6 @@ from napari_ensir.viewer.results.score_view import ScoreView
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MethodScores"]
-
 _COLUMNS = (
     PSNR._replace(
         decimals=2,

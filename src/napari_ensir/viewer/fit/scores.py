@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.scoring.score_table import ScoreRow
     from napari_ensir.viewer.fit.request import FitRequest
 
-__all__ = ["SSIM_PIXELS", "better_than_chosen", "ssim_in_words", "ssim_planes", "with_ssim"]
-
 SSIM_PIXELS = 2**22
 """Most pixels of an image that SSIM is computed on, in evenly spaced whole planes; one plane at least."""
 

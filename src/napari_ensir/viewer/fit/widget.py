@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
-__all__ = ["FitWidget"]
-
 STALE = "The layers, or the pixels to learn from, have changed; press Fit to update the result."
 
 LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iter")

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari_ensir.settings import FitSettings
     from napari_ensir.viewer.fit.request import FitRequest
 
-__all__ = ["FitResult", "errors_of", "fit", "refine", "refit"]
-
 NOISY_SCORES = (
     "The ground truth is noisy, so only differences of errors are shown: mean squared error minus that of "
     "the candidates' average, on held-out parts."

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.viewer.results.plots import Colour
 
-__all__ = ["Profile", "ProfileWidget", "profile_of"]
-
 
 class Profile(NamedTuple):
     """Intensities along a line; of colour images the mean over the colours.

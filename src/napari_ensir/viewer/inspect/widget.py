@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.uncertainty.bias import BiasCurve, By
     from napari_ensir.viewer.results.plots import Colour
 
-__all__ = ["InspectWidget", "describe_provenance"]
-
 _Kind = TypeVar("_Kind")
 
 NO_TABLE = "There is no lookup table to save; fit or open one."

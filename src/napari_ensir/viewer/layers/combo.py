@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Layer
 
-__all__ = ["LayerChoice"]
-
 
 class LayerChoice(Choice):
     """Combo box whose value is a layer, or None.

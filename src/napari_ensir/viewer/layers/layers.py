@@ -23,29 +23,6 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from numpy.typing import NDArray
 
-__all__ = [
-    "OUTPUT_KEY",
-    "RECORD_KEY",
-    "LayerSnapshot",
-    "LayerWatcher",
-    "StoredArray",
-    "Versions",
-    "add_slider_caption",
-    "changed_layers_warning",
-    "coarser_levels",
-    "exclusion_reason",
-    "file_safe_name",
-    "full_data",
-    "has_default_placement",
-    "has_equal_placement",
-    "has_truth_name",
-    "notice",
-    "pixel_shape",
-    "placement",
-    "unique_name",
-    "unwrap_proxy",
-]
-
 OUTPUT_KEY = "napari-ensir"
 """Key in ``layer.metadata`` of layers that this package computed: their kind and their lookup table."""
 

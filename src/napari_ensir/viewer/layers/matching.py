@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
-__all__ = ["best_matches", "candidate_name", "duplicate_layer_warning", "matching_sets", "mismatch_reason"]
-
 SEPARATOR = " · "
 """Between the names of an image and a restorer in the name of a restored image."""
 

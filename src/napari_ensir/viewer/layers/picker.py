@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from napari.layers import Layer
 
-__all__ = ["LayerPicker"]
-
 
 class LayerPicker(Checklist):
     """Checklist of layers whose value is the list of ticked candidates, in order.

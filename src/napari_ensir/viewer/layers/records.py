@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
-__all__ = ["open_lut", "record_of_layer"]
-
 _LUT_KEY = "lut_data"
 """Key in a record of the lookup table: a ``.lut.safetensors`` file, compressed, as base64."""
 

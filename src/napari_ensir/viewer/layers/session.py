@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
-__all__ = ["MAX_TABLES", "Session", "get_session", "preference"]
-
 MAX_TABLES = 50
 """Maximum number of tables that a session keeps; ensemble layers keep theirs as well."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     Function = Callable[..., NDArray[Any]]
 
-__all__ = ["Images", "by_plane", "combine", "difference", "expected_error"]
-
 VIEWED = 2**22
 """Maximum number of values of a stack that are computed at once, in about 0.1 s. For a larger stack, each
 plane is computed when it is shown."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 
-__all__ = ["FixButtons"]
-
 _N_BUTTONS = 4
 
 _TITLES = {

@@ -25,17 +25,6 @@ if TYPE_CHECKING:
 
     LayerData = tuple[Any, dict[str, Any], str]
 
-__all__ = [
-    "PALETTE",
-    "WEIGHT_VIEWS",
-    "Errors",
-    "Outputs",
-    "largest_expected_error",
-    "layers_of_result",
-    "method_title",
-    "weights_choice",
-]
-
 WEIGHT_VIEWS = {
     "layers": ("One layer each", "A separate layer for the weight map of each candidate."),
     "slider": (

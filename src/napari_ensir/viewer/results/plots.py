@@ -24,19 +24,6 @@ if TYPE_CHECKING:
 
     Colour = tuple[float, float, float]
 
-__all__ = [
-    "SURE",
-    "Plot",
-    "draw_counts",
-    "draw_fidelity",
-    "draw_nothing",
-    "draw_pair",
-    "draw_sweep",
-    "draw_weights",
-    "fresh_axes",
-    "new_canvas",
-]
-
 MOST_TICKS = 8
 """Maximum number of tick labels below a curve."""
 

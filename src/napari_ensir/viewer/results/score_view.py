@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["ScoreView"]
-
 
 class ScoreView(Table):
     """Read-only table of scores, with names in the first column; selected rows can be copied (Ctrl+C).

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
-__all__ = ["TableChoice", "TablePanel", "save_button"]
-
 
 def save_button() -> PushButton:
     """Return the button that :class:`TablePanel` connects."""
