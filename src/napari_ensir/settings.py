@@ -375,7 +375,7 @@ tau_setting = partial(
         "For DP-IR: number of fusion steps; more steps sharpen more and deviate more from the restorer."
     ),
     minimum=0,
-    maximum=100,
+    maximum=1000,
     step=1,
     group="Networks",
 )

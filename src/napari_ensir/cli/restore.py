@@ -70,6 +70,9 @@ def choose_restorers(
     parts = {"ir": open_named(options.ir), "denoiser": open_named(denoiser)}
     for path in options.network:
         named += [(name.partition(".")[0], each) for name, each in _open_networks(path, **parts).items()]
+    for part, given_part in parts.items():
+        if given_part is not None and not any(hasattr(each, part) for _, each in named):
+            raise EnsembleError(f"--{part} is for networks of DP-IR, and none is given; leave it out.")
     found: dict[str, Restorer] = {}
     for name, restorer in named:
         if name in found:
@@ -96,7 +99,7 @@ def _open_networks(path: Path, ir: Restorer | None, denoiser: Restorer | None) -
     """Open a network, or all networks of a folder, by file name."""
     if not path.is_dir():
         return {path.name: open_restorer(path, ir=ir, denoiser=denoiser)}
-    opened, failed = open_restorers(path, ir=ir)
+    opened, failed = open_restorers(path, ir=ir, denoiser=denoiser)
     for error in failed.values():
         raise error
     return opened

@@ -16,6 +16,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
 from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.sets import Part, open_set
+from napari_ensir.settings import TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _CHECKS = 20
 """Number of times that a training is validated and saved."""
 
+_CHANGEABLE = ("steps", "minutes", "device", "validation", "vgg", "channel_axis")
+"""Settings that can be given for a resumed training."""
+
 _COLUMNS = ("step", "loss", "validation", "seconds")
 
 
@@ -39,6 +43,8 @@ def train(options: TrainOptions) -> None:
     resume, log, settings, output = options.resume, options.log, options.settings, options.output
     if recipe not in RECIPES:
         raise EnsembleError(f"there is no recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
+    if recipe != "dp-ir" and (options.ir or options.denoiser):
+        raise EnsembleError(f"--ir and --denoiser are for dp-ir; leave them out for {recipe}.")
     target = RECIPES[recipe].target
     if (clean is None) == bool(target):
         raise EnsembleError(
@@ -64,15 +70,25 @@ def train(options: TrainOptions) -> None:
         elif not last.exists():
             raise EnsembleError(f"there is no {last} to resume; leave out --resume.")
         else:
-            kept = settings.keywords("device", "validation", "vgg")
-            trainer = continue_training(last, images, **around, **kept)
-            if settings.steps is not None:
-                trainer.extend(settings.steps)
-        best = _Best(trainer, out, last, log, resume)
+            _check_unchanged(settings)
+            given = settings.keywords("device", "validation", "vgg")
+            trainer = continue_training(last, images, recipe=recipe, **around, **given)
+            if settings.steps is not None or trainer.step == trainer.settings.steps:
+                trainer.extend(settings.steps or trainer.step)
+        best = _TrainingRun(trainer, out, last, log, resume)
         best.train(settings.minutes, progress)
     results = {"out": str(out), "last": str(last), "step": trainer.step, "best_step": best.step}
     text = f"{best.summary} Written to {out}; {last.name} can be resumed."
     output.finish(results | {"validation": best.validation}, text)
+
+
+def _check_unchanged(settings: TrainSettings) -> None:
+    """Refuse settings that a resumed training cannot change."""
+    default = TrainSettings().keywords()
+    for name, value in settings.keywords().items():
+        if value != default[name] and name not in _CHANGEABLE:
+            option = f"--{name.replace('_', '-')}"
+            raise EnsembleError(f"--resume keeps the settings of the training; leave out {option}.")
 
 
 def _read(degraded: Path, clean: Path | None, axis: int | None) -> tuple[list[Any], int | None]:
@@ -91,7 +107,7 @@ def _pixels(array: Any) -> NDArray[Any]:
     return np.asarray(array[...])
 
 
-class _Best:
+class _TrainingRun:
     """Trains, validates and saves, and keeps the best restorer."""
 
     def __init__(self, trainer: Trainer, out: Path, last: Path, log: Path | None, resumed: bool) -> None:
@@ -114,7 +130,8 @@ class _Best:
     @property
     def summary(self) -> str:
         """State what was trained, in a sentence."""
-        trained = f"Trained {self.trainer.restorer().name} for {self.trainer.step} steps"
+        trainer = self.trainer
+        trained = f"Trained {trainer.restorer().name} for {trainer.step} of {trainer.settings.steps} steps"
         if self.validation is None:
             return f"{trained}."
         return f"{trained}; the least validation loss is {self.validation:.4g}, after {self.step} steps."

@@ -96,11 +96,16 @@ def open_restorer(
 
 
 def open_restorers(
-    folder: str | Path, *, ir: Restorer | None = None, device: str = "auto"
+    folder: str | Path,
+    *,
+    ir: Restorer | None = None,
+    denoiser: Restorer | None = None,
+    device: str = "auto",
 ) -> tuple[dict[str, Restorer], dict[str, EnsembleError]]:
     """Open all networks in a folder.
 
-    Files with other suffixes than :data:`SUFFIXES`, hidden files, lookup tables and folders are ignored.
+    Files with other suffixes than :data:`SUFFIXES`, hidden files, lookup tables, folders and the latest states of
+    trainings (``.last.safetensors``) are ignored.
     A checkpoint of DP-IR that names a restorer in the same folder gets that restorer.
 
     Parameters
@@ -109,6 +114,8 @@ def open_restorers(
         Folders in it are not searched.
     ir
         The restorer that DP-IR was trained around, if it is not in the folder.
+    denoiser
+        The denoiser that replaces that of DP-IR.
     device
         See :func:`napari_ensir.devices.resolve_device`.
 
@@ -151,7 +158,7 @@ def open_restorers(
         elif missing or path.name in found:
             continue
         try:
-            found[path.name] = open_restorer(path, ir=around, device=device)
+            found[path.name] = open_restorer(path, ir=around, denoiser=denoiser, device=device)
             failed.pop(path.name, None)
         except EnsembleError as error:
             failed[path.name] = error
@@ -162,6 +169,6 @@ def _may_be_network(path: Path) -> bool:
     return (
         path.suffix.lower() in SUFFIXES
         and not path.name.startswith(".")
-        and not path.name.endswith(_TABLE)
+        and not path.name.endswith((_TABLE, ".last.safetensors"))
         and path.is_file()
     )

@@ -291,6 +291,7 @@ def continue_training(
     denoiser: Restorer | None = None,
     validation: float = 0.0,
     vgg: str | None = None,
+    recipe: str | None = None,
     progress: Progress | None = None,
 ) -> Trainer:
     """Make a trainer that continues from a checkpoint.
@@ -309,9 +310,11 @@ def continue_training(
     ir, denoiser
         The restorer and the denoiser of DP-IR, where the checkpoint stores only a name.
     validation
-        As in :class:`napari_ensir.settings.TrainSettings`.
+        As in :class:`napari_ensir.settings.TrainSettings`; 0: the share of the checkpoint.
     vgg
         File of the weights of a VGG-16 for the perceptual loss of IR-CM, which no checkpoint contains.
+    recipe
+        A key of :data:`RECIPES` that the checkpoint must be of. None: any.
 
     Returns
     -------
@@ -320,7 +323,8 @@ def continue_training(
     Raises
     ------
     EnsembleError
-        As in :func:`napari_ensir.restorers.training.load.resume_training`.
+        As in :func:`napari_ensir.restorers.training.load.resume_training`, or if the checkpoint is of another
+        recipe or keeps another share of the images for validation.
 
     Examples
     --------
@@ -337,11 +341,17 @@ def continue_training(
     [2]
     """
     restorer = load_restorer(path, device=device, ir=ir, denoiser=denoiser)
-    recipe = next(each for each in RECIPES.values() if each.restorer is type(restorer))
+    same = [key for key, each in RECIPES.items() if each.restorer is type(restorer)]
+    if recipe is not None and recipe not in same:
+        raise EnsembleError(f"{path} is a training of {' or '.join(same)}, not of {recipe}.")
     inner = restorer.ir if isinstance(restorer, DPIR) else None
-    data = _data(recipe, pairs, channel_axis, inner, device, restorer.data_range, progress)
-    data, held_out = data.split(validation) if validation else (data, None)
+    data = _data(RECIPES[same[0]], pairs, channel_axis, inner, device, restorer.data_range, progress)
     trainer = resume_training(path, data, device=device, ir=ir, denoiser=denoiser)
+    share, held_out = trainer.settings.validation, None
+    if validation not in (0, share):
+        raise EnsembleError(f"{path} keeps {share:g} of the images for validation, not {validation:g}.")
+    if share:
+        trainer.pairs, held_out = data.split(share)
     trainer.settings = replace(trainer.settings, preview_every=preview_every)
     return _with_extras(trainer, held_out, vgg)
 

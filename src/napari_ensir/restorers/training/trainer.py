@@ -49,9 +49,11 @@ class TrainingSettings:
         Steps between previews; 0 makes none.
     average
         Decay of the moving average of the weights, which is then what is applied and saved; 0: no average.
+    validation
+        Share of the images that is not trained on; 0: none.
     """
 
-    ADDED: ClassVar[dict[str, float]] = {"average": 0.0}
+    ADDED: ClassVar[dict[str, float]] = {"average": 0.0, "validation": 0.0}
     """Values for checkpoints that lack these settings."""
 
     steps: int = 2000
@@ -61,6 +63,7 @@ class TrainingSettings:
     seed: int = 0
     preview_every: int = 0
     average: float = 0.0
+    validation: float = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -334,7 +337,7 @@ class Trainer:
             If they are completed already.
         """
         if steps <= self.step:
-            raise EnsembleError(f"All {self.step} steps are completed; increase Steps to continue.")
+            raise EnsembleError(f"All {self.step} steps are completed; give more steps to continue.")
         self.settings = replace(self.settings, steps=steps)
 
     def run(self) -> Iterator[TrainingStep]:
