@@ -199,26 +199,23 @@ def errors() -> None:
 
 
 def weight_views() -> None:
-    """The three views of the weight map."""
-    with viewer_with("tissue") as viewer:
-        widget = fit_candidates(viewer, "least-squares")
-        show_only(viewer, *(f"weight of {name}" for name in widget.result.lut.names))
-        grid = viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
-        grid.enabled = True
-        viewer.reset_view()
-        save(window(viewer), "weights-layers")
-        grid.enabled = False
-        widget.weights.value = "slider"
-        wait_for(widget)
-        show_only(viewer, "weights")
-        viewer.dims.set_point(0, 2)
-        viewer.reset_view()
-        save(window(viewer), "weights-slider")
-        widget.weights.value = "trusted"
-        wait_for(widget)
-        show_only(viewer, "most trusted", "ensemble · Least squares")
-        viewer.reset_view()
-        save(window(viewer), "weights-trusted")
+    """The three views of the weight map, each in its own viewer."""
+    for view in ("layers", "slider", "trusted"):
+        with viewer_with("tissue") as viewer:
+            widget = fit_candidates(viewer, "least-squares")
+            widget.weights.value = view
+            wait_for(widget)
+            names = [layer.name for layer in viewer.layers if layer.name.startswith(("weight", "most"))]
+            if view == "trusted":
+                names.append("ensemble · Least squares")
+            show_only(viewer, *names)
+            if view == "layers":
+                grid = viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
+                grid.enabled = True
+            if view == "slider":
+                viewer.dims.set_point(0, 2)
+            viewer.reset_view()
+            save(window(viewer), f"weights-{view}")
 
 
 def inspect() -> None:
