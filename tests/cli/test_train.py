@@ -46,7 +46,7 @@ def folders(tmp_path):
 def test_a_recipe_is_trained_on_folders(folders, recipe, more):
     out = folders / "mine.safetensors"
     pairs = ("--degraded", folders / "noisy", "--clean", folders / "clean")
-    assert "for 4 steps" in run(recipe, *pairs, "--out", out, "--steps", 4, *SMALL, *more)
+    assert "for 4 of 4 steps" in run(recipe, *pairs, "--out", out, "--steps", 4, *SMALL, *more)
     restorer = load_restorer(out)
     assert restorer.trained_steps == 4
     assert restorer.model.settings.width == 8
@@ -88,6 +88,22 @@ def test_a_resumed_training_equals_an_uninterrupted_one(folders, average, monkey
     assert all(bool((each == half[name]).all()) for name, each in whole.items())
 
 
+def test_a_resumed_training_keeps_its_recipe_settings_and_validation_images(folders):
+    noisy, out = ("--degraded", folders / "noisy"), ("--out", folders / "mine")
+    run("noise2void", *noisy, *out, "--steps", 2, "--validation", 0.25, *SMALL)
+    last = folders / "mine.last.safetensors"
+    before = last.read_bytes()
+    again = ("noise2void", *noisy, *out, "--resume", "--device", "cpu")
+    pairs = ("--degraded", folders / "noisy", "--clean", folders / "clean")
+    assert "not of regression" in run("regression", *pairs, *out, "--resume", "--steps", 4, status=1)
+    assert "has 8" in run(*again, "--steps", 4, "--width", 16, status=1)
+    assert "has 0" in run(*again, "--steps", 4, "--seed", 7, status=1)
+    assert "0.25 of the images" in run(*again, "--steps", 4, "--validation", 0.5, status=1)
+    assert "All 2 steps are completed" in run(*again, status=1)
+    assert last.read_bytes() == before
+    assert "least validation loss" in run(*again, "--steps", 4)
+
+
 def test_wrong_choices_are_refused_before_anything_is_written(folders):
     noisy, clean = ("--degraded", folders / "noisy"), ("--clean", folders / "clean")
     out = ("--out", folders / "mine.safetensors")
@@ -97,6 +113,7 @@ def test_wrong_choices_are_refused_before_anything_is_written(folders):
     assert "second exposure" in run("noise2noise", *noisy, *out, status=1)
     assert "leave out --clean" in run("noise2void", *noisy, *clean, *out, status=1)
     assert "IR network" in run("dp-ir", *noisy, *clean, *out, status=1)
+    assert "are for dp-ir" in run("noise2void", *noisy, *out, "--denoiser", "wavelet", status=1)
     assert "to resume" in run("noise2void", *noisy, *out, "--resume", status=1)
     assert sorted(folders.rglob("*")) == before
     (folders / "mine.safetensors").write_bytes(b"mine")

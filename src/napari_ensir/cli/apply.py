@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_ensir.cli.batch import check_before, on_cluster, open_candidates, report
-from napari_ensir.cli.corrections import missing_corrections
+from napari_ensir.cli.corrections import describe_corrections, missing_corrections
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.output_paths import Place
@@ -43,4 +43,5 @@ def apply(options: ApplyOptions) -> dict[str, str]:
         )
     more = {"rescaled": batch.lut.report["rescaled"]} if options.match else {}
     written = {stem: each["ensemble"] for stem, each in batch.written.items()}
-    return report(batch, options, f"{len(written)} written to {options.out}", written=written, **more)
+    lines = [f"{len(written)} written to {options.out}", *describe_corrections(images.record, len(images))]
+    return report(batch, options, "\n".join(lines), written=written, **more)

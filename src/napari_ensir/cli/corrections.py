@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.checks.alignment import check_alignment, most_typical
+from napari_ensir.ensemble.checks.diagnostic import linear_text
 from napari_ensir.ensemble.checks.planes import middle_plane
 from napari_ensir.ensemble.corrections import find_subpixel_shift, match_intensities, shift_image
 from napari_ensir.errors import EnsembleError
@@ -88,6 +89,26 @@ class CorrectedSet(ImageSet):
                     middle = np.median(values, axis=0).tolist()
                     found.setdefault(name, {})[action] = {"values": middle, "images": len(values)}
         return found
+
+
+def describe_corrections(record: Mapping[str, Mapping[str, Any]], n_images: int) -> list[str]:
+    """Describe the corrections of a record, each in a sentence.
+
+    Examples
+    --------
+    >>> describe_corrections({"A": {"align": {"values": [-2.2, 0.7], "images": 2}}}, 4)
+    ['Aligned "A" in 2 of 4 images, by -2.2, 0.7 pixels (median).']
+    """
+    sentences = []
+    for name, actions in record.items():
+        for action, made in actions.items():
+            images = f'"{name}" in {made["images"]} of {n_images} images'
+            one, other = made["values"]
+            if action == "align":
+                sentences.append(f"Aligned {images}, by {one:.3g}, {other:.3g} pixels (median).")
+            else:
+                sentences.append(f"Matched {images}: {linear_text(one, 'candidate', other, 1.0)} (median).")
+    return sentences
 
 
 def recorded_gains(report: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_ensir.cli import terminal
 from napari_ensir.cli.batch import candidate_names, check_any, check_before, open_candidates
-from napari_ensir.cli.corrections import messages_of
+from napari_ensir.cli.corrections import describe_corrections, messages_of
 from napari_ensir.ensemble.arrays.intensity_range import widest
 from napari_ensir.ensemble.checks.alignment import check_reference
 from napari_ensir.ensemble.checks.exposure import check_drift
@@ -53,6 +53,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, str]:
     )
     evaluation = _evaluate_clean if settings.truth_noise is None else _evaluate_noisy
     results, text, warnings = evaluation(options, batch, lut, score, scale)
+    text = "\n".join([text, *describe_corrections(images.record, len(images))])
     output.finish({**results, "failed": batch.failed, "warnings": terminal.warn(warnings)}, text)
     return batch.failed
 

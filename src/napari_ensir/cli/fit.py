@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from napari_ensir.cli import terminal
 from napari_ensir.cli.batch import candidate_names, check_before, lut_target, on_cluster, open_candidates
-from napari_ensir.cli.corrections import messages_of
+from napari_ensir.cli.corrections import describe_corrections, messages_of
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.lut.load import import_lut
@@ -48,7 +48,9 @@ def fit(options: FitOptions) -> None:
     said = terminal.warn(messages_of(Diagnostic(**each) for each in lut.report["diagnostics"]))
     results = {"lut": str(target), **table_of(lut), "warnings": said}
     choice = lut.report.get("method_choice")
-    output.finish(results, f"{target}: {lut!r}" + (f"\nMethod: {choice['summary']}." if choice else ""))
+    lines = [f"{target}: {lut!r}", *describe_corrections(images.record, len(images))]
+    lines += [f"Method: {choice['summary']}."] if choice else []
+    output.finish(results, "\n".join(lines))
 
 
 def import_(options: ImportOptions) -> None:

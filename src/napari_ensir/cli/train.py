@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 _CHECKS = 20
 """Number of times that a training is validated and saved."""
 
-_CHANGEABLE = ("steps", "minutes", "device", "validation", "vgg", "channel_axis")
-"""Settings that can be given for a resumed training."""
-
 _COLUMNS = ("step", "loss", "validation", "seconds")
 
 
@@ -70,9 +67,9 @@ def train(options: TrainOptions) -> None:
         elif not last.exists():
             raise EnsembleError(f"there is no {last} to resume; leave out --resume.")
         else:
-            _check_unchanged(settings)
             given = settings.keywords("device", "validation", "vgg")
             trainer = continue_training(last, images, recipe=recipe, **around, **given)
+            _check_unchanged(settings, trainer)
             if settings.steps is not None or trainer.step == trainer.settings.steps:
                 trainer.extend(settings.steps or trainer.step)
         best = _TrainingRun(trainer, out, last, log, resume)
@@ -82,13 +79,16 @@ def train(options: TrainOptions) -> None:
     output.finish(results | {"validation": best.validation}, text)
 
 
-def _check_unchanged(settings: TrainSettings) -> None:
-    """Refuse settings that a resumed training cannot change."""
-    default = TrainSettings().keywords()
+def _check_unchanged(settings: TrainSettings, trainer: Trainer) -> None:
+    """Refuse settings other than those of the training that is resumed."""
+    default, stored = TrainSettings().keywords(), vars(trainer.model.settings) | vars(trainer.settings)
     for name, value in settings.keywords().items():
-        if value != default[name] and name not in _CHANGEABLE:
-            option = f"--{name.replace('_', '-')}"
-            raise EnsembleError(f"--resume keeps the settings of the training; leave out {option}.")
+        if name == "steps" or value == default[name] or stored.get(name, value) == value:
+            continue
+        raise EnsembleError(
+            f"--{name.replace('_', '-')} is {value}, but the training that is resumed has {stored[name]}; "
+            "leave it out."
+        )
 
 
 def _read(degraded: Path, clean: Path | None, axis: int | None) -> tuple[list[Any], int | None]:

@@ -104,8 +104,8 @@ def open_restorers(
 ) -> tuple[dict[str, Restorer], dict[str, EnsembleError]]:
     """Open all networks in a folder.
 
-    Files with other suffixes than :data:`SUFFIXES`, hidden files, lookup tables, folders and the latest states of
-    trainings (``.last.safetensors``) are ignored.
+    Files with other suffixes than :data:`SUFFIXES`, hidden files, lookup tables, folders and the latest
+    states of trainings (``.last.safetensors``) are ignored.
     A checkpoint of DP-IR that names a restorer in the same folder gets that restorer.
 
     Parameters

@@ -280,10 +280,10 @@ class Trainer:
 
     Examples
     --------
-    >>> from napari_ensir.restorers.training.models import Regression, RegressionModel, RegressionSettings
+    >>> from napari_ensir.restorers.training.models import NetworkShape, Regression, RegressionModel
     >>> clean = np.random.default_rng(0).random((16, 16))
     >>> trainer = Trainer(
-    ...     RegressionModel(RegressionSettings(width=8)),
+    ...     RegressionModel(NetworkShape(width=8)),
     ...     TrainingPairs.from_arrays([(clean, clean)]),
     ...     TrainingSettings(steps=2, batch=1),
     ...     make=Regression,
