@@ -153,10 +153,15 @@ class Setting:
             return words
         low, high = self.minimum, self.maximum
         if low is not None and high is not None:
-            return f"{words} from {low:g} to {high:g}"
+            return f"{words} from {_plain(low)} to {_plain(high)}"
         if low is None:
-            return words if high is None else f"{words} up to {high:g}"
-        return f"{words} above 0" if low == TINY else f"{words} from {low:g}"
+            return words if high is None else f"{words} up to {_plain(high)}"
+        return f"{words} above 0" if low == TINY else f"{words} from {_plain(low)}"
+
+
+def _plain(value: float) -> str:
+    """Format a number; whole numbers without an exponent."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"
 
 
 def _whole(value: Any) -> int:
@@ -623,7 +628,10 @@ class EvaluateSettings(Settings):
     frc: bool = setting(
         False,
         title="Resolution",
-        description="Report the resolution by Fourier ring correlation with the ground truth.",
+        description=(
+            "Report the resolution by Fourier ring correlation with the ground truth, whose noise must be "
+            "independent of the candidates."
+        ),
         group="Scores",
     )
     device: str = device_setting()

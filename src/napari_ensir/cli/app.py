@@ -310,9 +310,14 @@ class TrainOptions:
     recipe: str = Argument(
         ...,
         help="What to train: regression, noise2void (no clean images), noise2noise, ir-cm, ir-cm-paper, "
-        "denoiser or dp-ir.",
+        "ir-cm-1, ir-cm-2, denoiser or dp-ir.",
     )
-    degraded: Path = Option(..., metavar="PATH", help="Degraded images: an image, a folder, or a Zarr array.")
+    degraded: Path = Option(
+        ...,
+        metavar="PATH",
+        help="Degraded images: an image, a folder, a pattern or a Zarr array. For noise2void, the noisy "
+        "images; for noise2noise, the first exposures.",
+    )
     out: Path = Option(..., "--out", "-o", metavar="FILE", help="File of the trained restorer.")
     clean: Path | None = Option(
         None,

@@ -117,7 +117,7 @@ def _parser_of(setting: Setting) -> Callable[[Any], Any]:
         try:
             return value_of(setting, text)
         except EnsembleError as error:
-            raise typer.BadParameter(str(error)) from None
+            raise typer.BadParameter(str(error).replace("or None (", "or leave it out (")) from None
 
     return parse
 

@@ -206,7 +206,7 @@ def begin_training(
     if recipe not in RECIPES:
         raise EnsembleError(f"there is no training {recipe!r}; choose one of {', '.join(RECIPES)}.")
     if recipe == "dp-ir" and ir is None:
-        raise EnsembleError("DP-IR is built around a restorer; choose one as its IR network.")
+        raise EnsembleError("DP-IR is built around a restorer; give one as its IR network (ir).")
     chosen, given = RECIPES[recipe], TrainSettings(**settings)
     values = {**given.keywords(), **chosen.values}
     values |= {name: getattr(given, name) for name, each in settings.items() if each is not None}
