@@ -6,6 +6,7 @@ import numpy as np
 
 from napari_ensir import fit_lut
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
+from napari_ensir.viewer.layers.session import get_session
 
 
 def pyramid(image):
@@ -36,3 +37,21 @@ def test_results_of_pyramids_are_pyramids(viewer, images, wait_for):
     widget.weights.value = "trusted"
     wait_for(widget)
     assert next(layer for layer in viewer.layers if layer.name.startswith("most")).multiscale
+
+
+def test_a_table_applied_to_pyramids_gives_pyramids(viewer, images, wait_for):
+    truth, *candidates = images.values()
+    names = list(images)[1:]
+    lut = fit_lut([(candidates, truth)], names, method="least-squares").calibrated([(candidates, truth)])
+    for name, image in zip(names, candidates, strict=True):
+        viewer.add_image(pyramid(image), name=name, multiscale=True)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
+    get_session(viewer).keep("table", lut)
+    widget.expected_error.value = True
+    widget.apply()
+    wait_for(widget)
+    made = {layer.name.split(" · ")[0]: layer for layer in viewer.layers if OUTPUT_KEY in layer.metadata}
+    assert len(made) == 1 + 3 + 1
+    assert all(layer.multiscale and len(layer.data) == 3 for layer in made.values())
+    for level, *arrays in zip(made["ensemble"].data, *map(pyramid, candidates), strict=True):
+        np.testing.assert_allclose(level, lut.apply(arrays), rtol=1e-6)

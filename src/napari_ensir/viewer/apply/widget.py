@@ -29,6 +29,7 @@ from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
     changed_layers_warning,
+    coarser_levels,
     exclusion_reason,
     unwrap_proxy,
 )
@@ -72,15 +73,15 @@ class Applied:
         The table, rescaled if requested.
     combined : list of Images
         Results, one for each set.
-    expected : list of arrays
-        The expected error of each set; empty if not requested.
+    expected : list of lists of arrays
+        The expected error of each set, and at lower resolutions; empty if not requested.
     diagnostics : list of Diagnostic
         What looks wrong.
     """
 
     lut: WeightLUT
     combined: list[Images]
-    expected: list[Any]
+    expected: list[list[Any]]
     diagnostics: list[Diagnostic]
 
 
@@ -91,6 +92,7 @@ def apply_table(
     device: str,
     progress: Progress | None = None,
     *,
+    coarser: Sequence[Sequence[Sequence[Any]]] = (),
     match: bool = False,
     with_errors: bool = False,
 ) -> Applied:
@@ -105,6 +107,8 @@ def apply_table(
         Whether the last axis is colour.
     device, progress
         As for :meth:`napari_ensir.WeightLUT.apply`.
+    coarser
+        For each set, its candidates at lower resolutions; empty if there are none.
     match
         Whether to rescale the table to the exposure of the sets first.
     with_errors
@@ -127,8 +131,15 @@ def apply_table(
         found = checks.disagreement or [Diagnostic("matched", "info", text)]
     else:
         found = checks.diagnostics(remedy=REMEDY)
-    combined = [combine(lut, each, rgb, device, progress) for each in sets]
-    errors = [expected_error(lut, each, rgb, device, progress) for each in sets] if with_errors else []
+    lower = coarser or [()] * len(sets)
+    combined = [
+        combine(lut, each, rgb, device, progress, more) for each, more in zip(sets, lower, strict=True)
+    ]
+    errors = [
+        [expected_error(lut, level, rgb, device, progress) for level in (each, *more)]
+        for each, more in zip(sets, lower, strict=True)
+        if with_errors
+    ]
     return Applied(lut, combined, errors, found)
 
 
@@ -380,17 +391,18 @@ class ApplyWidget(TablePanel):
             raise EnsembleError(UNCALIBRATED)
         twice = [duplicate_layer_warning(lut.names, layers) for layers in sets.values()]
         origins = [[LayerSnapshot(layer) for layer in layers] for layers in sets.values()]
+        coarser = [coarser_levels(layers) for layers in sets.values()]
         device, view = self.device.value, self.weights.value
         more = {"match": self.match.value, "with_errors": self.expected_error.value}
 
         def combine_all(progress: Progress) -> Applied:
             arrays = [[origin.data for origin in each] for each in origins]
-            return apply_table(lut, arrays, origins[0][0].rgb, device, progress, **more)
+            return apply_table(lut, arrays, origins[0][0].rgb, device, progress, coarser=coarser, **more)
 
         def adding(done: Applied) -> Iterator[None]:
             for number, (label, each) in enumerate(zip(sets, origins, strict=True)):
                 outputs = Outputs(self.viewer, each[0], label)
-                expected = [done.expected[number]] if done.expected else None
+                expected = done.expected[number] if done.expected else None
                 yield from outputs.showing(done.lut, done.combined[number], view, expected=expected)
 
         def show(done: Applied) -> None:
