@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import re
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,9 @@ def _napari_collects_what_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
 
 WINDOW = (800, 500)
 """Width and height in pixels; painting a large window takes longer than most tests."""
+
+SCREEN = (1366, 768)
+"""Width and height of the window in the pictures that ``--screenshots`` keeps."""
 
 PASSED = pytest.StashKey[bool]()
 
@@ -115,6 +120,17 @@ class SharedViewer:
             process_deletions()
 
 
+def keep_screenshots(viewer: Any, folder: Path, test: str) -> None:
+    """Write pictures of the window as a test leaves it, in both themes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    viewer.window._qt_window.resize(*SCREEN)
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        QApplication.processEvents()
+        name = re.sub(r"[^\w-]+", "-", test.removeprefix("tests/viewer/"))
+        viewer.window.screenshot(str(folder / f"{name}-{theme}.png"), flash=False, canvas_only=False)
+
+
 @pytest.fixture(scope="session")
 def shared_viewer(qapp: Any) -> Iterator[SharedViewer]:
     """The viewer of this process."""
@@ -138,6 +154,9 @@ def viewer(request: pytest.FixtureRequest, shared_viewer: SharedViewer, qtbot: A
     else:
         made = shared_viewer.get()
     yield made
+    with suppress(AttributeError, RuntimeError):  # raised if the test has closed it
+        if (folder := request.config.getoption("--screenshots")) and made.window.dock_widgets:
+            keep_screenshots(made, Path(folder), request.node.nodeid)
     qtbot.waitUntil(lambda: not _RUNNING, timeout=60_000)
     qtbot.waitUntil(lambda: not our_threads(), timeout=60_000)
     if own:
