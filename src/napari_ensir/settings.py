@@ -428,7 +428,7 @@ bin_width_setting = partial(
         "bin has fewer pixels to learn from."
     ),
     minimum=TINY,
-    none="1/8 of the data range, which is 32 for 8 bit",
+    none="range / 8, which is 32 for 8 bit",
     auto="chosen by cross-validation",
     unit="intensity units",
 )

@@ -208,7 +208,7 @@ class CompareOptions:
         [],
         metavar="NUMBER",
         help="Bin width of the lookup tables; can be repeated.",
-        show_default="1/8 of the data range",
+        show_default="range / 8",
     )
     method: list[str] = Option(
         [], metavar="NAME", help="A method to compare; can be repeated.", show_default="all methods"

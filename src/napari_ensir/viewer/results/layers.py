@@ -32,7 +32,7 @@ WEIGHT_VIEWS = {
         "One layer with a stack of weight maps; the slider selects the candidate.",
     ),
     "trusted": (
-        "Most trusted candidate",
+        "Most trusted",
         "A labels layer: at each pixel the candidate with the largest weight.",
     ),
 }
