@@ -27,10 +27,12 @@ def run_and_exit(work: Callable[[], object]) -> NoReturn:
         May raise ``SystemExit``.
     """
     caught: list[int] = []
+    finished = False
 
     def stop(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        raise KeyboardInterrupt
+        if not finished:
+            raise KeyboardInterrupt
 
     def raise_again(lost: sys.UnraisableHookArgs) -> None:
         """Send the signal again if a callback of a library, such as ``__del__``, lost the exception."""
@@ -45,13 +47,17 @@ def run_and_exit(work: Callable[[], object]) -> NoReturn:
             signal.signal(number, stop)
     status: object = 0
     try:
-        work()
+        try:
+            work()
+        finally:
+            finished = True
     except SystemExit as error:
         status = error.code
-    except KeyboardInterrupt:
+    except BaseException:
         if not caught:
             raise
     finally:
+        finished = True  # not set above if a signal came just then
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if atomic := sys.modules.get("napari_ensir.files.atomic"):

@@ -240,7 +240,7 @@ def test_every_widget_opens_by_its_manifest_name(viewer):
 
     contributed = PluginManager.instance().get_manifest("napari-ensir").contributions
     classes = {each.id: each.python_name.split(":")[1] for each in contributed.commands}
-    assert len(contributed.widgets) == 7
+    assert len(contributed.widgets) == 8
     for entry in contributed.widgets:
         dock, widget = viewer.window.add_plugin_dock_widget("napari-ensir", entry.display_name)
         assert dock.isAncestorOf(getattr(widget, "native", widget))
