@@ -33,12 +33,12 @@ def gate(monkeypatch):
         def hold(self, name: str) -> None:
             real = module_function(name)
 
-            def held(*arguments):
+            def held(*arguments, **options):
                 self.begun.set()
                 while not self.opened.is_set():
                     arguments[-1](0, 1, "waiting")  # as all work does: so it can be cancelled
                     time.sleep(0.005)
-                return real(*arguments)
+                return real(*arguments, **options)
 
             monkeypatch.setattr(name, held)
 
@@ -187,7 +187,7 @@ def test_what_is_closed_in_mid_run_leaves_nothing_running(
 ):
     begun, ended = threading.Event(), threading.Event()
 
-    def endless(*arguments, progress=None):
+    def endless(*arguments, progress=None, **options):
         begun.set()
         report = progress or arguments[-1]
         try:

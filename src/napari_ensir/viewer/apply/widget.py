@@ -133,7 +133,8 @@ def apply_table(
         found = checks.diagnostics(remedy=REMEDY)
     lower = coarser or [()] * len(sets)
     combined = [
-        combine(lut, each, rgb, device, progress, more) for each, more in zip(sets, lower, strict=True)
+        combine(lut, each, rgb, device, progress, coarser=more)
+        for each, more in zip(sets, lower, strict=True)
     ]
     errors = [
         [expected_error(lut, level, rgb, device, progress) for level in (each, *more)]
