@@ -350,7 +350,7 @@ class TrainOptions:
     output: Output
 
 
-@command("restore:restorers", bare=True)
+@command("restore:restorers", allow_no_arguments=True)
 @dataclass(frozen=True, kw_only=True)
 class RestorersOptions:
     """List classical restorers, or the given networks, and their settings for --set."""

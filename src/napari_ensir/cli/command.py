@@ -68,7 +68,7 @@ def _main(
     """Combine several restorations of an image into one that is better than each."""
 
 
-def command(target: str, *, bare: bool = False) -> Callable[[Options], Options]:
+def command(target: str, *, allow_no_arguments: bool = False) -> Callable[[Options], Options]:
     """Register a dataclass of options as a command; its docstring is the help.
 
     Errors are printed as lines on stderr.
@@ -79,7 +79,7 @@ def command(target: str, *, bare: bool = False) -> Callable[[Options], Options]:
         ``"module:function"`` in this package; it is imported and called with the options when the command
         runs. It may return the errors of single images, by stem; then the exit status is 1. The command has
         the name of the function, without underscores.
-    bare : bool
+    allow_no_arguments : bool
         Whether the command works without any argument; else it then shows its help.
     """
 
@@ -107,7 +107,7 @@ def command(target: str, *, bare: bool = False) -> Callable[[Options], Options]:
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         name = target.partition(":")[2].strip("_")
-        app.command(name, cls=_Command, help=options.__doc__, no_args_is_help=not bare)(run)
+        app.command(name, cls=_Command, help=options.__doc__, no_args_is_help=not allow_no_arguments)(run)
         return options
 
     return register

@@ -12,7 +12,8 @@ import pytest
 from napari_ensir import EnsembleError, FitSession, fit_lut
 from napari_ensir.ensemble.arrays.image_set import make_field
 from napari_ensir.ensemble.statistics.binning import choose_binning
-from napari_ensir.ensemble.statistics.count import collect_chunks
+from napari_ensir.ensemble.statistics.count import _Counter, collect_chunks
+from tests.helpers.images import using
 
 da = pytest.importorskip("dask.array")
 
@@ -282,3 +283,20 @@ def test_only_statistics_move_between_workers(client, tmp_path, monkeypatch):
     FitSession(pairs, method="em", data_range=(0, 203), device="cpu", check_input=False).estimate()
     sent = sum(client.run(bytes_sent).values()) - before
     assert sent < 0.02 * sum(x.nbytes for x in images)
+
+
+def test_an_accumulator_that_another_thread_has_just_taken_is_made_anew():
+    class Taken(list):
+        """Looks as before the other thread, and is empty as after it."""
+
+        def __bool__(self):
+            return True
+
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    field = make_field([image + 1, image + 2], image)
+    counter = _Counter(choose_binning(np.dtype(np.uint8), (0, 255)), 2, 1, None, 1, print)
+    with using("compiled"):
+        counter.free["compiled", field.dtype] = Taken()
+        counter.count((field, field.dtype, (slice(None), slice(None))))
+    assert len(counter.made) == 1
+    assert counter.made[0].statistics().counts.sum() == 64

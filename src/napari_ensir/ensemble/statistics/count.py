@@ -146,7 +146,10 @@ class _Counter:
         n_values = len(field.arrays) * block_size(field.shape, slices)
         engine = choose_engine("count", dtype, n_values, device) if self.is_dense else "numpy"
         free = self.free.setdefault((engine, dtype), [])
-        accumulator = free.pop() if free else self._make(engine, dtype)
+        try:
+            accumulator = free.pop()
+        except IndexError:  # asking first would leave time for another thread to take the last one
+            accumulator = self._make(engine, dtype)
         try:
             accumulator.add(field, slices)
         finally:

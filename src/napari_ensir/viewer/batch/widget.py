@@ -27,7 +27,7 @@ from napari_ensir.viewer.restore.picker import RestorerPicker
 from napari_ensir.viewer.results.score_view import ScoreView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import napari
 
@@ -269,8 +269,8 @@ class BatchWidget(Panel):
             self.scores.visible = True
             self.scores.export(self.out.value / "scores.csv", overwrite=True)
             lines.insert(0, table.summary)
-        lines += [f"{stem}: {message}" for stem, message in list(batch.failed.items())[:5]]
-        lines += [*format_notes(batch.notes), *list(batch.warnings)[:5]]
+        lines += _first(f"{stem}: {message}" for stem, message in batch.failed.items())
+        lines += [*format_notes(batch.notes), *_first(batch.warnings)]
         self.say("\n".join(lines))
         self._show_files(batch)
 
@@ -308,6 +308,12 @@ def score_table(lut: WeightLUT) -> ScoreTable:
     return ScoreTable(
         tuple(ScoreRow(**each) for each in rows), columns, tuple(scores["notes"]), scores["summary"]
     )
+
+
+def _first(messages: Iterable[str], most: int = 5) -> list[str]:
+    """Return the first messages, and how many more there are."""
+    lines = list(messages)
+    return [*lines[:most], f"And {len(lines) - most} more."] if len(lines) > most else lines
 
 
 def _summary(batch: Batch, out: Path) -> str:

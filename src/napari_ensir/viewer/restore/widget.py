@@ -83,8 +83,8 @@ _NO_IMAGE = "No image is chosen; choose the degraded image to restore."
 _NONE_TICKED = "No restorer is ticked; tick one or more."
 
 _PROGRAMS = {
-    "combine-python": ("Python: restore and combine", "A Python program that restores and combines."),
-    "combine-command": ("Command: restore and combine", "A command that restores and combines."),
+    "combine-python": ("Python: combine", "A Python program that restores and combines."),
+    "combine-command": ("Command: combine", "A command that restores and combines."),
     "restore-python": ("Python: restore only", "A Python program that restores, but does not combine."),
     "restore-command": ("Command: restore only", "A command that restores, but does not combine."),
 }
