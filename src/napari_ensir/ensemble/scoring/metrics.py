@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.blocks import Slices
-    from napari_ensir.ensemble.scoring.perceptual import Metric
+    from napari_ensir.ensemble.scoring.score_table import Column
 
     Image = NDArray[Any]
 
@@ -410,6 +410,27 @@ def exclusion_note(n: int) -> list[str]:
     subject, verb = ("pixel is", "is") if n == 1 else ("pixels are", "are")
     text = f"{n:,} {subject} NaN or infinite in a candidate or the ground truth and {verb} not scored."
     return [text] * bool(n)
+
+
+class Metric(Protocol):
+    """A score of an image against a ground truth, and its column in a score table."""
+
+    @property
+    def name(self) -> str:
+        """Name on the command line."""
+
+    @property
+    def column(self) -> Column:
+        """Column of a score table."""
+
+    def __call__(
+        self,
+        truth: NDArray[Any],
+        image: NDArray[Any],
+        data_range: tuple[float, float],
+        channel_axis: int | None = None,
+    ) -> float:
+        """Score an image; pixels that are not to be scored are NaN."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,26 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-
-class Metric(Protocol):
-    """A score of an image against a ground truth, and its column in a score table."""
-
-    @property
-    def name(self) -> str:
-        """Name on the command line."""
-
-    @property
-    def column(self) -> Column:
-        """Column of a score table."""
-
-    def __call__(
-        self,
-        truth: NDArray[Any],
-        image: NDArray[Any],
-        data_range: tuple[float, float],
-        channel_axis: int | None = None,
-    ) -> float:
-        """Score an image; pixels that are not to be scored are NaN."""
+    from napari_ensir.ensemble.scoring.metrics import Metric
 
 
 class _OwnMetric(NamedTuple):
