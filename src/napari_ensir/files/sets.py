@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.image import open_image
+from napari_ensir.files.image import IMAGE_SUFFIXES, images_in, open_image
+from napari_ensir.files.microscopy import split_scene
 from napari_ensir.files.paths import expand_path
-from napari_ensir.files.png import SUFFIXES, FileImage
+from napari_ensir.files.png import FileImage
 from napari_ensir.files.zarr import ZarrImage, is_zarr
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ Role = str | Part
 
 def stem_of(path: Path) -> str:
     """Return the file name without the suffixes of the format."""
-    name = path.stem if path.suffix.lower() in (*SUFFIXES, ".zarr") else path.name
+    name = path.stem if path.suffix.lower() in (*IMAGE_SUFFIXES, ".zarr") else path.name
     return name.removesuffix(".ome")
 
 
@@ -52,7 +53,7 @@ def is_pattern(path: Path) -> bool:
 
 
 def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
-    """Return the images of a folder, of a pattern or of several paths by stem; None for one image."""
+    """Return the images of a folder, plate, pattern or several paths by stem; None for one image."""
     path, place = paths[0], f"{paths[0]} ({_describe(role)})"
     if len(paths) > 1:
         return _by_stem(((stem_of(each), each) for each in paths), "the command", role)
@@ -61,14 +62,14 @@ def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
         if not found:
             raise EnsembleError(f"{place} matches no image; {{stem}} or * stands for the name of an image.")
         return found
-    if not path.exists():
+    if not path.exists() and split_scene(path) is None:
         raise EnsembleError(f"there is no {place}; give an image, a folder or a Zarr array.")
     if not path.is_dir() or is_zarr(path):
-        return None
+        return _by_stem(images_in(path).items(), str(path), role) or None
     images = filter(is_image, sorted(path.iterdir()))
     found = _by_stem(((stem_of(each), each) for each in images), str(path), role)
     if not found:
-        raise EnsembleError(f"{place} holds no image; give a folder of {', '.join(SUFFIXES)} files.")
+        raise EnsembleError(f"{place} holds no image; give a folder of {', '.join(IMAGE_SUFFIXES)} files.")
     return found
 
 
@@ -84,7 +85,7 @@ def _matching(path: Path) -> Iterator[tuple[str, Path]]:
 
 def is_image(path: Path) -> bool:
     """Return whether a path has the name of an image, or is a Zarr; hidden files do not count."""
-    is_file = path.suffix.lower() in SUFFIXES
+    is_file = path.suffix.lower() in IMAGE_SUFFIXES
     return not path.name.startswith(".") and (is_file or (path.is_dir() and is_zarr(path)))
 
 
