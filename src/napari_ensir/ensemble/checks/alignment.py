@@ -158,7 +158,7 @@ def _is_equal(one: Plane, other: Plane) -> bool:
 def _grey(plane: Plane) -> Plane:
     """Return the mean over the channels."""
     n = plane.shape[-1]
-    return plane @ np.full(n, 1 / n) if n > 1 else plane[..., 0]
+    return np.asarray(plane @ np.full(n, 1 / n) if n > 1 else plane[..., 0])
 
 
 def is_closer(corrected: Plane, original: Plane) -> bool:
@@ -279,7 +279,7 @@ def _fill(image: Plane) -> Plane:
     """Subtract the mean; set pixels that are not finite to 0."""
     known = _find_known(image)
     if known is None:
-        return image - image.mean()
+        return np.asarray(image - image.mean())
     mean = image[known].mean() if known.any() else 0.0
     return np.where(known, image - mean, 0.0)
 
@@ -524,17 +524,16 @@ def _check_channels(plane: Plane, truth: Plane) -> Diagnostic | None:
 
 def check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
     """Check for other units or another tone curve; the message does not contain the candidate's name."""
-    few = _known_pixels(_thinned(plane), _thinned(truth))
+    few_x, few_y = _known_pixels(_thinned(plane), _thinned(truth))
     x, y = _known_pixels(plane, truth)
-    if _is_gamma(*few, SLACK) and _is_gamma(x, y):
+    if _is_gamma(few_x, few_y, SLACK) and _is_gamma(x, y):
         return diagnose("tone-curve")
-    coarse = _known_pixels(_block_means(plane), _block_means(truth))
-    if coarse[0].size >= FEW and _match_scale(*few, *coarse, SLACK) is None:
+    coarse, wanted = _known_pixels(_block_means(plane), _block_means(truth))
+    if coarse.size >= FEW and _match_scale(few_x, few_y, coarse, wanted, SLACK) is None:
         return None
     known = _find_known(plane, truth)
-    match = _match_scale(
-        x, y, *(_blur(image, known)[... if known is None else known] for image in (plane, truth))
-    )
+    inside = ... if known is None else known
+    match = _match_scale(x, y, _blur(plane, known)[inside], _blur(truth, known)[inside])
     if match is None:
         return None
     gain, offset = match
