@@ -142,10 +142,10 @@ def restore(options: RestoreOptions) -> dict[str, str]:
     batch = RestoreBatch(images, tuple(restorers), options.out, as_float=options.writing.as_float)
     check_restorations(batch, options)
     axis = channel_axis_of(images, options.settings.channel_axis, options.pool_channels)
+    overwrite = options.output.overwrite
     with options.output.progress() as progress:
-        batch.run(
-            lambda _, name: restorers[name], axis, overwrite=options.output.overwrite, progress=progress
-        )
+        restorers = batch.trained(restorers, axis, overwrite=overwrite, progress=progress)
+        batch.run(lambda _, name: restorers[name], axis, overwrite=overwrite, progress=progress)
     return report(batch, options, written_text(batch, options.out))
 
 

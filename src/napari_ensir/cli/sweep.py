@@ -101,11 +101,15 @@ def sweep(options: SweepOptions) -> dict[str, str]:
         results = found.to_dict()
         kept = {key: results[key] for key in ("setting", "values", "equivalent")}
         batch.warnings |= dict.fromkeys(found.warnings)
+        overwrite = options.output.overwrite
+        ready = batch.trained(
+            by_value if write_all else {name: best}, axis, overwrite=overwrite, progress=progress
+        )
         batch.run(
-            lambda _, which: by_value[which] if write_all else best,
+            lambda _, which: ready[which],
             axis,
             record=lambda by, **of: record_of("restored", restorer=restorer_record(by), sweep=kept, **of),
-            overwrite=options.output.overwrite,
+            overwrite=overwrite,
             progress=progress,
         )
     text = _shown(found) + ("" if out is None else f"\n{written_text(batch, out)}")

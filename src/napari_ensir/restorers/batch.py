@@ -25,9 +25,11 @@ from napari_ensir.restorers.base import (
     enlarged_transform,
     input_warnings_of,
     intensity_warning,
+    learns_from_images,
     notes_of,
     restorer_record,
     sample_block,
+    trained_on,
     with_channel_axis,
 )
 from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
@@ -308,6 +310,61 @@ class RestoreBatch(Batch):
         colour = first is not None and any(each.is_colour for each in self.outputs[first].values())
         return -1 if given is None and colour else given
 
+    def sample(self) -> dict[str, NDArray[Any]]:
+        """Read the images by stem; evenly spaced ones, if all have more than :data:`MAX_LEARNED` pixels.
+
+        Raises
+        ------
+        EnsembleError
+            If no image can be read.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        n, size = len(self.stems), 0
+
+        def read(number: int, stem: str) -> None:
+            nonlocal size
+            array = self.images.open(number)[Part.IMAGE].array
+            size = size or prod(array.shape)
+            if number % max(1, -(-n * size // MAX_LEARNED)) == 0:
+                arrays[stem] = np.asarray(array)
+
+        self.each(read)
+        if not arrays:
+            raise EnsembleError(f"no image could be read: {next(iter(self.failed.values()))}")
+        return arrays
+
+    def trained(
+        self,
+        restorers: Mapping[str, Restorer],
+        channel_axis: int | None,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> dict[str, Restorer]:
+        """Train the restorers that learn from the images that they restore, once on the :meth:`sample`.
+
+        They are returned as they are if there is one image, or if all outputs exist and are kept.
+
+        Parameters
+        ----------
+        restorers
+            By name.
+        channel_axis : int or None
+        overwrite
+            Whether existing outputs are replaced.
+        progress
+        """
+        learning = [name for name, each in restorers.items() if learns_from_images(each)]
+        kept = not overwrite and all(each.path.exists() for each in self.all_outputs)
+        if not learning or kept or len(self.stems) == 1:
+            return dict(restorers)
+        arrays, axis, found = list(self.sample().values()), self.channel_axis(channel_axis), dict(restorers)
+        for name in learning:
+            found[name] = trained_on(with_channel_axis(restorers[name], axis), arrays, progress)
+            note = f"learned once, from {len(arrays)} of the {len(self.stems)} images"
+            self.notes[restorers[name].name, note] = None
+        return found
+
     def run(
         self,
         restorer_of: Callable[[str, str], Restorer],
@@ -426,28 +483,15 @@ class BlindBatch(RestoreBatch):
         return {"settings": plain(self.settings.keywords()), "restorers": plain(described)}
 
     def learn(self, progress: Progress | None = None) -> tuple[WeightLUT, NoisyScores, str]:
-        """Learn a table; return it, the scores, and the reason for their criterion.
-
-        From evenly spaced images, if all together have more than :data:`MAX_LEARNED` pixels.
+        """Learn a table from the :meth:`sample`; return it, the scores, and the reason for their criterion.
 
         Raises
         ------
         EnsembleError
             If no image can be read, or the images cannot be used.
         """
-        arrays: dict[str, NDArray[Any]] = {}
-        n, size = len(self.stems), 0
-
-        def read(number: int, stem: str) -> None:
-            nonlocal size
-            array = self.images.open(number)[Part.IMAGE].array
-            size = size or prod(array.shape)
-            if number % max(1, -(-n * size // MAX_LEARNED)) == 0:
-                arrays[stem] = np.asarray(array)
-
-        self.each(read)
-        if not arrays:
-            raise EnsembleError(f"no image could be read: {next(iter(self.failed.values()))}")
+        self.restorers = self.trained(self.restorers, self.axis, overwrite=True, progress=progress)
+        arrays = self.sample()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # also in the report
             warnings.simplefilter("ignore", UnfamiliarImageWarning)  # among the warnings
@@ -481,6 +525,8 @@ class BlindBatch(RestoreBatch):
         """Restore and combine every image; ``how`` is as for :meth:`RestoreBatch.run`."""
         self.warnings |= dict.fromkeys(lut.report["warnings"])
         made_with = self.made_with
+        overwrite, progress = how.get("overwrite", False), how.get("progress")
+        self.restorers = self.trained(self.restorers, self.axis, overwrite=overwrite, progress=progress)
         self.run(
             lambda stem, _: _Ensemble(
                 lut, tuple(self.restorers.values()), self.settings.device, self._candidates.pop(stem, None)

@@ -217,7 +217,8 @@ class BatchWidget(Panel):
                 restored = self.batch = RestoreBatch(found, names, out, as_float=as_float)
                 check_outputs(found, restored.all_outputs, in_folders=True)
                 axis = settings.channel_axis
-                restored.run(lambda _, name: restorers[name], axis, resume=True, progress=progress)
+                ready = restored.trained(restorers, axis, progress=progress)
+                restored.run(lambda _, name: ready[name], axis, resume=True, progress=progress)
                 return None
             blind = self.batch = BlindBatch(found, restorers, out, settings, as_float=as_float)
             table = Place("the lookup table", out / TABLE)
