@@ -68,6 +68,14 @@ Scheduler = Annotated[
         rich_help_panel="Device",
     ),
 ]
+Resume = Annotated[
+    bool,
+    Option(
+        "--resume",
+        help="Keep existing outputs that were made in the same way from files that have not changed since.",
+        rich_help_panel="Output",
+    ),
+]
 NoisyImages = Annotated[
     list[Path], Argument(help="Noisy images, a folder of images, a pattern or a Zarr array.")
 ]
@@ -177,6 +185,7 @@ class ApplyOptions:
         "images.",
     )
     scheduler: Scheduler = None
+    resume: Resume = False
     settings: ApplySettings
     writing: WritingSettings
     output: Output
@@ -244,6 +253,7 @@ class RestoreOptions:
         rich_help_panel="Networks",
     )
     pool_channels: PoolChannels = False
+    resume: Resume = False
     settings: RestoreSettings
     writing: WritingSettings
     output: Output
@@ -264,6 +274,7 @@ class BlindOptions:
     )
     restorers: RestorerOptions
     pool_channels: PoolChannels = False
+    resume: Resume = False
     settings: BlindSettings
     writing: WritingSettings
     output: Output

@@ -142,10 +142,14 @@ def restore(options: RestoreOptions) -> dict[str, str]:
     batch = RestoreBatch(images, tuple(restorers), options.out, as_float=options.writing.as_float)
     check_restorations(batch, options)
     axis = channel_axis_of(images, options.settings.channel_axis, options.pool_channels)
-    overwrite = options.output.overwrite
     with options.output.progress() as progress:
-        restorers = batch.trained(restorers, axis, overwrite=overwrite, progress=progress)
-        batch.run(lambda _, name: restorers[name], axis, overwrite=overwrite, progress=progress)
+        batch.run(
+            lambda _, name: restorers[name],
+            axis,
+            overwrite=options.output.overwrite,
+            resume=options.resume,
+            progress=progress,
+        )
     return report(batch, options, written_text(batch, options.out))
 
 
@@ -162,7 +166,13 @@ def check_restorations(
     """Check before any work that all outputs can be written."""
     read = [*options.restorers.network, options.restorers.ir]
     check_before(
-        batch, batch.all_outputs, options.output, in_folders=batch.in_folders, others=others, read=read
+        batch,
+        batch.all_outputs,
+        options.output,
+        in_folders=batch.in_folders,
+        others=others,
+        read=read,
+        resume=getattr(options, "resume", False),
     )
 
 

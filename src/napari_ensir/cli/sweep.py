@@ -101,15 +101,11 @@ def sweep(options: SweepOptions) -> dict[str, str]:
         results = found.to_dict()
         kept = {key: results[key] for key in ("setting", "values", "equivalent")}
         batch.warnings |= dict.fromkeys(found.warnings)
-        overwrite = options.output.overwrite
-        ready = batch.trained(
-            by_value if write_all else {name: best}, axis, overwrite=overwrite, progress=progress
-        )
         batch.run(
-            lambda _, which: ready[which],
+            lambda _, which: by_value[which] if write_all else best,
             axis,
             record=lambda by, **of: record_of("restored", restorer=restorer_record(by), sweep=kept, **of),
-            overwrite=overwrite,
+            overwrite=options.output.overwrite,
             progress=progress,
         )
     text = _shown(found) + ("" if out is None else f"\n{written_text(batch, out)}")
