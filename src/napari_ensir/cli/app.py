@@ -56,7 +56,8 @@ Metrics = Annotated[
     Option(
         "--metric",
         metavar="NAME",
-        help="A full-reference metric of pyiqa to score with as well, such as lpips; can be repeated.",
+        help="A metric to score with as well: ms-ssim, nrmse, or a full-reference metric of pyiqa such as "
+        "lpips; can be repeated.",
         rich_help_panel="Scores",
     ),
 ]
