@@ -56,7 +56,8 @@ Metrics = Annotated[
     Option(
         "--metric",
         metavar="NAME",
-        help="A full-reference metric of pyiqa to score with as well, such as lpips; can be repeated.",
+        help="A metric to score with as well: ms-ssim, nrmse, or a full-reference metric of pyiqa such as "
+        "lpips; can be repeated.",
         rich_help_panel="Scores",
     ),
 ]
@@ -323,11 +324,12 @@ class TrainOptions:
         help="What to train: regression, noise2void (no clean images), noise2noise, ir-cm, ir-cm-paper, "
         "ir-cm-1, ir-cm-2, denoiser or dp-ir.",
     )
-    degraded: Path = Option(
-        ...,
+    degraded: Path | None = Option(
+        None,
         metavar="PATH",
         help="Degraded images: an image, a folder, a pattern or a Zarr array. For noise2void, the noisy "
         "images; for noise2noise, the first exposures.",
+        show_default="none, for denoiser",
     )
     out: Path = Option(..., "--out", "-o", metavar="FILE", help="File of the trained restorer.")
     clean: Path | None = Option(

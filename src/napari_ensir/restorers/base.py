@@ -499,7 +499,7 @@ def trained_on(
     """Train a restorer on the images that it will restore, if it learns from them; else return it unchanged.
 
     A wrapped restorer (attribute ``restorer``) is trained too. Such a restorer has a method ``trained_on``;
-    see :class:`napari_ensir.restorers.training.from_image.LearnedFromImage`.
+    see :class:`napari_ensir.restorers.training.from_image.Noise2VoidFromImage`.
 
     Examples
     --------
@@ -513,6 +513,19 @@ def trained_on(
         return wrapped
     method = getattr(restorer, "trained_on", None)
     return method(images, progress) if callable(method) else restorer
+
+
+def learns_from_images(restorer: Restorer) -> bool:
+    """Whether a restorer, or the one that it wraps, is still to be trained on images; see :func:`trained_on`.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> learns_from_images(Gaussian())
+    False
+    """
+    inner = getattr(restorer, "restorer", restorer)
+    return callable(getattr(inner, "trained_on", None)) and getattr(inner, "network", None) is None
 
 
 def restorer_record(restorer: Restorer) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class FitResult:
     uncalibrated: str = ""
     errors: Errors | None = None
     expected: list[Any] | None = None
-    ssim_known: dict[tuple[str, str], float] = field(default_factory=dict)
+    ssim_known: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
 
     @property
     def lut(self) -> WeightLUT:
@@ -177,7 +177,7 @@ def _result(
     request: FitRequest,
     session: FitSession,
     progress: Progress | None,
-    ssim_known: dict[tuple[str, str], float] | None = None,
+    ssim_known: dict[tuple[str, str], dict[str, float]] | None = None,
     **changes: Any,
 ) -> FitResult:
     lut = session.estimate(progress, **changes)
