@@ -221,6 +221,7 @@ def main() -> None:
     titles = [f"image {number + 1}" for number in range(len(held_out))]
     titles = [
         f"PSNR in dB, mean of {len(held_out)}",
+        "of their mean squared error",
         *titles,
         *arguments.metric,
         "processor s per image",
@@ -234,7 +235,8 @@ def main() -> None:
 
 
 def show(label: str, values: list[float], perceptual: list[float], seconds: float, work: float) -> None:
-    each = [f"{value:.2f}" for value in values] + [f"{value:.4f}" for value in perceptual]
+    pooled = -10 * np.log10(np.mean(10 ** (-np.array(values) / 10)))  # of the mean squared error of all
+    each = [f"{value:.2f}" for value in (pooled, *values)] + [f"{value:.4f}" for value in perceptual]
     print(
         f"| {label} | {np.mean(values):.3f} | {' | '.join(each)} | {seconds:.2f} | {work:.0f} |", flush=True
     )
@@ -270,16 +272,14 @@ def trained(training: list, arguments: argparse.Namespace) -> Iterator[tuple[str
 def scores(restorer: object, held_out: list, metrics: tuple) -> tuple[list[float], list[float], float, float]:
     """Return each image's PSNR, the means of the metrics, and processor seconds and GFLOP for an image."""
     started = time.process_time()
-    restored = [(image if restorer is None else restorer(image), truth) for image, truth in held_out]
+    with FlopCounterMode(display=False) as counter:
+        restored = [(image if restorer is None else restorer(image), truth) for image, truth in held_out]
     seconds = (time.process_time() - started) / len(held_out)
+    work = counter.get_total_flops() / 1e9 / len(held_out)
     perceptual = [
         float(np.mean([metric(truth, image, (0, 255), -1) for image, truth in restored]))
         for metric in metrics
     ]
-    with FlopCounterMode(display=False) as counter:
-        if restorer is not None:
-            restorer(held_out[0][0])
-    work = counter.get_total_flops() / 1e9
     return [psnr(image, truth) for image, truth in restored], perceptual, seconds, work
 
 

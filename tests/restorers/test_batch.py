@@ -76,7 +76,7 @@ def test_noise2void_is_trained_once_on_a_folder(images, tmp_path, monkeypatch, c
         check_outputs(images, batch.all_outputs, in_folders=True)
         batch.run(lambda _, name: restorers[name], None)
     assert begun == [2 if combined else 5]
-    assert format_notes(batch.notes) == [f"{small.name} learned once, from {begun[0]} of the 5 images."]
+    assert format_notes(batch.notes) == [f"{small.name} was trained once, on {begun[0]} of the 5 images."]
     assert sorted(batch.written) == list("01234")
 
 

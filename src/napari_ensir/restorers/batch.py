@@ -413,7 +413,7 @@ class RestoreBatch(Batch):
         if name not in self._trained:
             arrays = list(self.sample().values())
             self._trained[name] = trained_on(restorer, arrays, progress)
-            note = f"learned once, from {len(arrays)} of the {len(self.stems)} images"
+            note = f"was trained once, on {len(arrays)} of the {len(self.stems)} images"
             self.notes[restorer.name, note] = None
         return self._trained[name]
 

@@ -11,7 +11,7 @@ from napari_ensir.errors import Cancelled, EnsembleError
 from napari_ensir.restorers import RESTORERS, SelfEnsemble, calibrate_restorer, restore_and_combine
 from napari_ensir.restorers.training import recipes
 
-NAME = "Noise2Void, learned from this image"
+NAME = "Noise2Void"
 SMALL = RESTORERS["noise2void"](training_steps=3, width=8, device="cpu")
 
 

@@ -25,10 +25,10 @@ class Noise2VoidFromImage(ImageRestorer):
     from pixel to pixel.
     """
 
-    title: ClassVar[str] = "Noise2Void, learned from this image"
+    title: ClassVar[str] = "Noise2Void"
     description: ClassVar[str] = (
-        "Trains a small network on the image itself, without a clean image (Noise2Void); takes about three "
-        "minutes on one core, whatever the size of the image."
+        "Learns from this image itself, without a clean image: trains a small network, which takes about "
+        "three minutes on one core, whatever the size of the image."
     )
 
     training_steps: int = setting(
