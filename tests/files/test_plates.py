@@ -65,6 +65,10 @@ def run(*arguments, status=0):
     return result
 
 
+def scores(*arguments):
+    return json.loads(run("evaluate", *arguments, "--json", "-").stdout)["rows"]
+
+
 NAMES = ["A_1_0", "A_1_1", "A_2_0", "A_2_1", "B_1_0", "B_1_1"]
 GIVEN = ["-c", "A=A.zarr", "-c", "B=B.zarr"]
 
@@ -82,8 +86,7 @@ def test_plates_are_fitted_combined_and_scored(here):
     assert list(rows[0]["images"]) == NAMES
     assert rows[2]["psnr"] > rows[0]["psnr"] > rows[1]["psnr"]
     wells = ["-c", "A=A.zarr/A/1", "-c", "B=B.zarr/A/1", "-t", "truth.zarr/A/1"]
-    rows = json.loads(run("evaluate", *wells, "--json", "-").stdout)["rows"]
-    assert list(rows[0]["images"]) == ["0", "1"]
+    assert list(scores(*wells)[0]["images"]) == ["0", "1"]
 
 
 def test_a_plate_is_restored_and_described(here):
@@ -94,7 +97,7 @@ def test_a_plate_is_restored_and_described(here):
     found = json.loads(run("info", "A.zarr", "--json", "-").stdout)
     assert found == {"images": NAMES, "shape": [32, 32], "dtype": "uint8"}
     assert "6: A_1_0, A_1_1" in run("info", "A.zarr").stdout
-    with pytest.raises(EnsembleError, match="holds 6 images; give the path of one, such as A.zarr/A/1/0"):
+    with pytest.raises(EnsembleError, match=r"holds 6 images; give the path of one, such as A.zarr/A/1/0"):
         open_image("A.zarr")
 
 
