@@ -12,9 +12,11 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import read_image, write_image
 from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import Part, open_set
-from napari_ensir.restorers.base import FunctionRestorer
-from napari_ensir.restorers.batch import BlindBatch, RestoreBatch
+from napari_ensir.restorers import RESTORERS
+from napari_ensir.restorers.base import FunctionRestorer, format_notes
+from napari_ensir.restorers.batch import BlindBatch, RestoreBatch, check_outputs
 from napari_ensir.restorers.classical import Gaussian, Median
+from napari_ensir.restorers.training import recipes
 from napari_ensir.settings import BlindSettings
 
 
@@ -54,6 +56,28 @@ def test_a_table_is_learned_from_a_limited_number_of_pixels(images, tmp_path, mo
     assert sorted(batch.written) == list("01234")
     expected = lut.apply([each(np.asarray(images.load(1)[Part.IMAGE])) for each in restorers.values()])
     np.testing.assert_allclose(read_image(batch.outputs["1"]["ensemble"].path), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_noise2void_is_trained_once_on_a_folder(images, tmp_path, monkeypatch, combined):
+    begun, begin = [], recipes.begin_training
+    monkeypatch.setattr(
+        recipes, "begin_training", lambda *given, **more: begun.append(len(given[1])) or begin(*given, **more)
+    )
+    small = RESTORERS["noise2void"](training_steps=2, width=8, device="cpu")
+    restorers = {"n2v": small, "gaussian": Gaussian()}
+    if combined:
+        monkeypatch.setattr("napari_ensir.restorers.batch.MAX_LEARNED", 2 * 24 * 32)
+        settings = BlindSettings(stride=4, offsets=1, device="cpu")
+        batch = BlindBatch(images, restorers, tmp_path / "out", settings, as_float=True)
+        batch.combine(batch.learn())
+    else:
+        batch = RestoreBatch(images, tuple(restorers), tmp_path / "out", as_float=True)
+        check_outputs(images, batch.all_outputs, in_folders=True)
+        batch.run(lambda _, name: restorers[name], None)
+    assert begun == [2 if combined else 5]
+    assert format_notes(batch.notes) == [f"{small.name} was trained once, on {begun[0]} of the 5 images."]
+    assert sorted(batch.written) == list("01234")
 
 
 def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path):

@@ -56,7 +56,8 @@ Metrics = Annotated[
     Option(
         "--metric",
         metavar="NAME",
-        help="A full-reference metric of pyiqa to score with as well, such as lpips; can be repeated.",
+        help="A metric to score with as well: ms-ssim, nrmse, or a full-reference metric of pyiqa such as "
+        "lpips; can be repeated.",
         rich_help_panel="Scores",
     ),
 ]
@@ -126,11 +127,19 @@ class RestorerOptions:
         help="A setting of a restorer, such as median.size=5; can be repeated. The command restorers "
         "lists them.",
     )
-    ir: Path | None = Option(
+    ir: str | None = Option(
         None,
         "--ir",
-        metavar="FILE",
-        help="For DP-IR: the restoration network that it was trained with, if its file does not contain it.",
+        metavar="NAME|FILE",
+        help="For DP-IR: the restorer to use, a classical one or a network, instead of its own.",
+        show_default="that of the checkpoint",
+        rich_help_panel="Networks",
+    )
+    denoiser: str | None = Option(
+        None,
+        metavar="NAME|FILE",
+        help="For DP-IR: the denoiser to use, a classical one or a network, instead of its own.",
+        show_default="that of the checkpoint",
         rich_help_panel="Networks",
     )
 
@@ -245,13 +254,6 @@ class RestoreOptions:
         ..., "--out", "-o", metavar="PATH", help="Output path; a folder if there are several restorers."
     )
     restorers: RestorerOptions
-    denoiser: str | None = Option(
-        None,
-        metavar="NAME|FILE",
-        help="For DP-IR: the denoiser to use, a classical one or a network, instead of its own.",
-        show_default="that of the checkpoint",
-        rich_help_panel="Networks",
-    )
     pool_channels: PoolChannels = False
     resume: Resume = False
     settings: RestoreSettings
@@ -323,11 +325,12 @@ class TrainOptions:
         help="What to train: regression, noise2void (no clean images), noise2noise, ir-cm, ir-cm-paper, "
         "ir-cm-1, ir-cm-2, denoiser or dp-ir.",
     )
-    degraded: Path = Option(
-        ...,
+    degraded: Path | None = Option(
+        None,
         metavar="PATH",
         help="Degraded images: an image, a folder, a pattern or a Zarr array. For noise2void, the noisy "
         "images; for noise2noise, the first exposures.",
+        show_default="none, for denoiser",
     )
     out: Path = Option(..., "--out", "-o", metavar="FILE", help="File of the trained restorer.")
     clean: Path | None = Option(

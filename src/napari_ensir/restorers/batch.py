@@ -31,9 +31,11 @@ from napari_ensir.restorers.base import (
     enlarged_transform,
     input_warnings_of,
     intensity_warning,
+    learns_from_images,
     notes_of,
     restorer_record,
     sample_block,
+    trained_on,
     with_channel_axis,
 )
 from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
@@ -345,6 +347,7 @@ class RestoreBatch(Batch):
         self, images: ImageSet, names: Sequence[str], out: Path, *, as_float: bool, folder: bool = False
     ) -> None:
         super().__init__(images)
+        self._trained: dict[str, Restorer] = {}
         self.in_folders = folder or len(names) > 1 or images.from_folders
         several = folder or len(names) > 1
 
@@ -368,6 +371,51 @@ class RestoreBatch(Batch):
         first = next((stem for stem in self.stems if stem not in self.failed), None)
         colour = first is not None and any(each.is_colour for each in self.outputs[first].values())
         return -1 if given is None and colour else given
+
+    def sample(self) -> dict[str, NDArray[Any]]:
+        """Read the images by stem; evenly spaced ones, if all have more than :data:`MAX_LEARNED` pixels.
+
+        Raises
+        ------
+        EnsembleError
+            If no image can be read.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        n, size = len(self.stems), 0
+
+        def read(number: int, stem: str) -> None:
+            nonlocal size
+            array = self.images.open(number)[Part.IMAGE].array
+            size = size or prod(array.shape)
+            if number % max(1, -(-n * size // MAX_LEARNED)) == 0:
+                arrays[stem] = np.asarray(array)
+
+        self.each(read)
+        if not arrays:
+            raise EnsembleError(f"no image could be read: {next(iter(self.failed.values()))}")
+        return arrays
+
+    def trained(self, name: str, restorer: Restorer, progress: Progress | None = None) -> Restorer:
+        """Train a restorer that learns from the images that it restores, once on the :meth:`sample`.
+
+        Other restorers are returned unchanged, as is each if there is one image.
+
+        Parameters
+        ----------
+        name
+            Name of the output; later calls with it return the same restorer.
+        restorer
+            With the channel axis of the images.
+        progress
+        """
+        if len(self.stems) == 1 or not learns_from_images(restorer):
+            return restorer
+        if name not in self._trained:
+            arrays = list(self.sample().values())
+            self._trained[name] = trained_on(restorer, arrays, progress)
+            note = f"was trained once, on {len(arrays)} of the {len(self.stems)} images"
+            self.notes[restorer.name, note] = None
+        return self._trained[name]
 
     def run(
         self,
@@ -404,7 +452,7 @@ class RestoreBatch(Batch):
                 axis = -1 if channel_axis is None and output.is_colour else channel_axis
                 restorer = with_channel_axis(restorer_of(stem, name), axis)
                 piece = scaled_progress(part, place, len(self.outputs[stem]))
-                make = partial(self._restore, number, stem, restorer, piece)
+                make = partial(self._restore, number, stem, name, restorer, piece)
                 self.write(
                     stem,
                     name,
@@ -418,9 +466,10 @@ class RestoreBatch(Batch):
         self.each(restore, "", progress)
 
     def _restore(
-        self, number: int, stem: str, restorer: Restorer, progress: Progress | None
+        self, number: int, stem: str, name: str, restorer: Restorer, progress: Progress | None
     ) -> tuple[NDArray[np.float32], FileImage | ZarrImage]:
         """Restore an image, and return its metadata too."""
+        restorer = self.trained(name, restorer, progress)
         source = self.images.open(number)[Part.IMAGE]  # anew, so that no other image stays in memory
         image = np.asarray(source.array)
         with warnings.catch_warnings():
@@ -486,35 +535,26 @@ class BlindBatch(RestoreBatch):
         described = {name: restorer_record(each) for name, each in self.restorers.items()}
         return {"settings": plain(self.settings.keywords()), "restorers": plain(described)}
 
-    def learn(self, progress: Progress | None = None) -> WeightLUT:
-        """Learn a table, whose report has the scores.
+    def trained_restorers(self, progress: Progress | None = None) -> tuple[Restorer, ...]:
+        """Return the restorers, after training those that learn from the images; see :meth:`trained`."""
+        return tuple(self.trained(name, each, progress) for name, each in self.restorers.items())
 
-        From evenly spaced images, if all together have more than :data:`MAX_LEARNED` pixels.
+    def learn(self, progress: Progress | None = None) -> WeightLUT:
+        """Learn a table from the :meth:`sample`; its report has the scores.
 
         Raises
         ------
         EnsembleError
             If no image can be read, or the images cannot be used.
         """
-        arrays: dict[str, NDArray[Any]] = {}
-        n, size = len(self.stems), 0
-
-        def read(number: int, stem: str) -> None:
-            nonlocal size
-            array = self.images.open(number)[Part.IMAGE].array
-            size = size or prod(array.shape)
-            if number % max(1, -(-n * size // MAX_LEARNED)) == 0:
-                arrays[stem] = np.asarray(array)
-
-        self.each(read)
-        if not arrays:
-            raise EnsembleError(f"no image could be read: {next(iter(self.failed.values()))}")
+        restorers = self.trained_restorers(progress)
+        arrays = self.sample()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # also in the report
             warnings.simplefilter("ignore", UnfamiliarImageWarning)  # among the warnings
             reference = blind_reference(
                 list(arrays.values()),
-                tuple(self.restorers.values()),
+                restorers,
                 tuple(self.restorers),
                 keep_restored=True,
                 progress=progress,
@@ -556,9 +596,7 @@ class BlindBatch(RestoreBatch):
         self.warnings |= dict.fromkeys(lut.report["warnings"])
         made_with = self.made_with
         self.run(
-            lambda stem, _: _Ensemble(
-                lut, tuple(self.restorers.values()), self.settings.device, self._candidates.pop(stem, None)
-            ),
+            lambda stem, _: _Ensemble(self, lut, self._candidates.pop(stem, None)),
             self.axis,
             record=lambda _, **of: record_of("ensemble", lut, **made_with, **of),
             **how,
@@ -590,24 +628,21 @@ class _Ensemble:
     name = "ensemble"
 
     def __init__(
-        self,
-        lut: WeightLUT,
-        restorers: Sequence[Restorer],
-        device: str,
-        candidates: Sequence[NDArray[np.float32]] | None,
+        self, batch: BlindBatch, lut: WeightLUT, candidates: Sequence[NDArray[np.float32]] | None
     ) -> None:
-        self.lut, self.restorers, self.device, self.candidates = lut, restorers, device, candidates
+        self.batch, self.lut, self.candidates = batch, lut, candidates
 
     def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        n = len(self.restorers)
+        n = len(self.batch.restorers)
         candidates = self.candidates or [
             restore_checked(image, each, scaled_progress(progress, place, n))
-            for place, each in enumerate(self.restorers)
+            for place, each in enumerate(self.batch.trained_restorers(progress))
         ]
-        return np.asarray(self.lut.apply(candidates, self.device, check=False))
+        return np.asarray(self.lut.apply(candidates, self.batch.settings.device, check=False))
 
     def input_warnings(self, image: NDArray[Any]) -> list[str]:
-        return [warning for each in self.restorers for warning in input_warnings_of(each, image)]
+        restorers = self.batch.restorers.values()
+        return [warning for each in restorers for warning in input_warnings_of(each, image)]
 
 
 COMPUTE: dict[str, Any] = {

@@ -71,7 +71,7 @@ class FitResult:
     uncalibrated: str = ""
     errors: Errors | None = None
     expected: list[Any] | None = None
-    ssim_known: dict[tuple[str, str], float] = field(default_factory=dict)
+    ssim_known: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     baselines: tuple[ScoreRow, ...] = ()
 
     @property
@@ -182,7 +182,7 @@ def _result(
     request: FitRequest,
     session: FitSession,
     progress: Progress | None,
-    ssim_known: dict[tuple[str, str], float] | None = None,
+    ssim_known: dict[tuple[str, str], dict[str, float]] | None = None,
     **changes: Any,
 ) -> FitResult:
     lut = session.estimate(progress, **changes)
