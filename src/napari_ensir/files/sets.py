@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from glob import escape, glob
@@ -145,6 +146,42 @@ class ImageSet:
         for role in images:
             self._check_equal_size(place, images, first, role)
         return images
+
+    def first_readable(self) -> dict[Role, FileImage | ZarrImage]:
+        """Open the first field that can be opened; the errors of others are reported when they are read."""
+        for number in range(len(self)):
+            with suppress(EnsembleError):
+                return self.open(number)
+        return {}
+
+    def named_channel_axis(self) -> int | None:
+        """Return the axis that ImageJ, OME-TIFF or OME-Zarr files name C, if it holds several channels."""
+        image = next(iter(self.first_readable().values()), None)
+        axes: list[str] = []
+        if isinstance(image, FileImage):
+            axes = list(image.tiff.axes) if image.tiff and image.tiff.kind != "plain" else []
+        elif image is not None and image.ome is not None:
+            axes = [str(each["name"]).upper() for each in image.ome["axes"]]
+        sizes = [] if image is None else image.array.shape
+        kept = [
+            axis
+            for axis, size in zip(axes, sizes, strict=False)
+            if size > 1 or (axis != "C" and not self.squeeze)
+        ]
+        return kept.index("C") if "C" in kept else None
+
+    def choose_channel_axis(self, given: int | None = None, *, pool: bool = False) -> int | None:
+        """Return the given axis; if it is None, -1 for colour files, or the axis that the files name C.
+
+        Parameters
+        ----------
+        given : int, optional
+        pool : bool
+            Whether named channels are no channels.
+        """
+        if given is None and any(image.is_colour for image in self.first_readable().values()):
+            return -1
+        return self.named_channel_axis() if given is None and not pool else given
 
     def shape_of(self, image: FileImage | ZarrImage) -> tuple[int, ...]:
         """Return the shape of an image, without axes of length 1 if ``squeeze`` is on."""
