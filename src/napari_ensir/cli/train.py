@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.cli.restore import channel_axis_of, open_named
+from napari_ensir.cli.restore import open_named
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
 from napari_ensir.files.output_paths import Place, check_output_paths
-from napari_ensir.files.sets import Part, open_set
 from napari_ensir.settings import TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
     from napari_ensir.cli.app import TrainOptions
     from napari_ensir.restorers.training.trainer import Trainer
@@ -35,6 +32,7 @@ _COLUMNS = ("step", "loss", "validation", "seconds")
 def train(options: TrainOptions) -> None:
     """Train on images and write the restorer, and the latest state beside it."""
     from napari_ensir.restorers import RECIPES, begin_training, continue_training
+    from napari_ensir.restorers.training.recipes import read_training_images
 
     recipe, degraded, clean, out = options.recipe, options.degraded, options.clean, options.out
     resume, log, settings, output = options.resume, options.log, options.settings, options.output
@@ -43,32 +41,33 @@ def train(options: TrainOptions) -> None:
     if recipe != "dp-ir" and (options.ir or options.denoiser):
         raise EnsembleError(f"--ir and --denoiser are for dp-ir; leave them out for {recipe}.")
     target = RECIPES[recipe].target
-    if (clean is None) == bool(target):
-        raise EnsembleError(
-            f"{recipe} needs --clean: {target.lower()} images."
-            if target
-            else f"{recipe} learns from the degraded images alone; leave out --clean."
-        )
+    if degraded is None and RECIPES[recipe].needs_degraded:
+        raise EnsembleError(f"{recipe} needs --degraded, the images to learn from.")
+    if clean is None and target:
+        raise EnsembleError(f"{recipe} needs --clean: {target.lower()} images.")
+    if clean is not None and not target:
+        raise EnsembleError(f"{recipe} learns from the degraded images alone; leave out --clean.")
     out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
     last = out.with_suffix(".last.safetensors")
-    read = [Place("--degraded", degraded)] + ([] if clean is None else [Place("--clean", clean)])
+    given = {"--degraded": degraded, "--clean": clean}
+    read = [Place(option, path) for option, path in given.items() if path is not None]
     written = [Place("--out", out), Place("the latest state", last)]
     written += [Place("--log", log)] if log is not None else []
     check_output_paths([*written, *output.places], read)
     output.check()
     for place in written:
         check_target(place.path, output.overwrite or resume)
-    images, axis = _read(degraded, clean, settings.channel_axis)
+    images, axis = read_training_images([place.path for place in read], settings.channel_axis)
     with output.progress() as progress:
-        around: dict[str, Any] = {"ir": open_named(options.ir), "denoiser": open_named(options.denoiser)}
-        around |= {"channel_axis": axis, "progress": progress}
+        common: dict[str, Any] = {"ir": open_named(options.ir), "denoiser": open_named(options.denoiser)}
+        common |= {"channel_axis": axis, "progress": progress}
         if not resume:
-            trainer = begin_training(recipe, images, **{**settings.keywords(), **around})
+            trainer = begin_training(recipe, images, **{**settings.keywords(), **common})
         elif not last.exists():
             raise EnsembleError(f"there is no {last} to resume; leave out --resume.")
         else:
-            given = settings.keywords("device", "validation", "vgg")
-            trainer = continue_training(last, images, recipe=recipe, **around, **given)
+            common |= settings.keywords("device", "validation", "vgg")
+            trainer = continue_training(last, images, recipe=recipe, **common)
             _check_unchanged(settings, trainer)
             if settings.steps is not None or trainer.step == trainer.settings.steps:
                 trainer.extend(settings.steps or trainer.step)
@@ -89,22 +88,6 @@ def _check_unchanged(settings: TrainSettings, trainer: Trainer) -> None:
             f"--{name.replace('_', '-')} is {value}, but the training that is resumed has {stored[name]}; "
             "leave it out."
         )
-
-
-def _read(degraded: Path, clean: Path | None, axis: int | None) -> tuple[list[Any], int | None]:
-    """Read images, or pairs of images with equal stems, and their channel axis."""
-    images = open_set({}, {Part.IMAGE: degraded})
-    axis = channel_axis_of(images, axis)
-    if clean is None:
-        return [_pixels(images.array(n, Part.IMAGE)) for n in range(len(images))], axis
-    pairs = open_set({}, {Part.IMAGE: degraded, Part.TRUTH: clean})
-    roles = (Part.IMAGE, Part.TRUTH)
-    # Not `load`, since the clean images of DP-IR may be larger.
-    return [tuple(_pixels(pairs.array(n, role)) for role in roles) for n in range(len(pairs))], axis
-
-
-def _pixels(array: Any) -> NDArray[Any]:
-    return np.asarray(array[...])
 
 
 class _TrainingRun:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
+from napari_ensir.ensemble.compare.baselines import REGRESSORS
 from napari_ensir.settings import METHODS
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, placement
 
@@ -154,12 +157,20 @@ def test_planes_of_a_stack_are_the_reference_and_the_rest_is_held_out(viewer, wa
     assert widget.result.session.unseen.statistics.n_pixels == 3 * 32 * 32
 
 
-def test_compare_ranks_all_methods_and_a_click_chooses_one(filled, fitted, wait_for, qtbot):
+@pytest.fixture
+def few_regressors(monkeypatch):
+    """The two fastest regressors only."""
+    few = {name: REGRESSORS[name] for name in ("linear regression", "HistGradientBoosting")}
+    monkeypatch.setattr("napari_ensir.ensemble.compare.held_out.REGRESSORS", few)
+    return {"ZZPM", "global least squares", *few}
+
+
+def test_compare_ranks_all_methods_and_a_click_chooses_one(filled, fitted, few_regressors, wait_for, qtbot):
     before = {score.name: score.held_out for score in fitted.scores.scores}
     fitted.compare()
     wait_for(fitted)
     rows = fitted.scores.scores
-    assert {score.name for score in rows} == {*before, "ZZPM"}
+    assert {score.name for score in rows} == {*before, *few_regressors}
     assert all(score.held_out == before[score.name] for score in rows if score.name in before)
     table = fitted.scores.native
     values = [float(table.item(row, 2).text().lstrip("★ ")) for row in range(table.rowCount())]
@@ -170,6 +181,18 @@ def test_compare_ranks_all_methods_and_a_click_chooses_one(filled, fitted, wait_
     settle(fitted, wait_for, qtbot)
     assert fitted.result.lut.method == best.method
     assert {score.name for score in fitted.scores.scores} == set(before)
+    fitted.compare()
+    wait_for(fitted)
+    assert {score.name for score in fitted.scores.scores} == {*before, *few_regressors}
+
+
+def test_compare_takes_a_smaller_image_for_refesr(filled, fitted, images, few_regressors, wait_for):
+    filled.add_image(images["ground truth"][::3, ::3], name="input")
+    fitted.compare()
+    wait_for(fitted)
+    (row,) = [score for score in fitted.scores.scores if score.name == "RefESR"]
+    assert np.isfinite(row.held_out)
+    assert "no lookup table" in fitted.scores.native.item(fitted.scores.scores.index(row), 0).toolTip()
 
 
 def test_best_width_follows_the_held_out_score(filled, fitted, wait_for, qtbot):
@@ -328,3 +351,58 @@ def test_auto_shows_which_method_it_took_and_by_how_much(filled, fitted, wait_fo
     assert fitted.shrinkage.visible
     table = [row[0] for row in fitted.scores.value["data"]]
     assert f"● {title}" in table
+
+
+def click(viewer, position):
+    """Call the viewer's mouse callbacks as a click does."""
+    event = SimpleNamespace(button=1, position=tuple(position))
+    for clicked in viewer.mouse_drag_callbacks:
+        clicked(viewer, event)
+
+
+def plotted(widget):
+    """Legend and texts of the plot of Inspect."""
+    widget.draw()
+    (axes,) = widget.canvas.figure.axes
+    legend = axes.get_legend()
+    return [] if legend is None else [each.get_text() for each in legend.get_texts()], axes
+
+
+def test_a_click_shows_the_bin_set_while_the_fit_is_open(filled, fitted, images, qtbot):
+    _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
+    widget.plot.value = "bin-set"
+    legend, axes = plotted(widget)
+    assert not legend
+    assert "Click a pixel" in axes.texts[0].get_text()
+
+    lut, place = fitted.result.lut, (40, 50)
+    click(filled, filled.layers["so so"].data_to_world(place))
+    legend, axes = plotted(widget)
+    found = widget.bin_set()
+    bins = [lut.binning.bins(images[name]) for name in lut.names]
+    inside = np.logical_and.reduce([each == each[place] for each in bins])
+    truth = images["ground truth"][inside]
+    np.testing.assert_array_equal(np.repeat(found.truth, found.counts), np.sort(truth))
+    weights = lut.weights_for([images[name][place] for name in lut.names])
+    names = [f"{weight:.3f} {name}" for name, weight in zip(lut.names, weights, strict=True)]
+    assert legend == [*names, "mixture"] if found.is_fitted else names
+    assert axes.get_xlabel() == f"ground truth ({len(truth):,} pixels)"
+
+    fitted.method.value = "least-squares"
+    settle(fitted, None, qtbot)
+    legend, axes = plotted(widget)
+    assert len(legend) == 3, "a live fit keeps its statistics"
+    assert axes.get_legend().get_title().get_text() == "candidates' own variances"
+    assert legend[0].split()[0] in widget.pixel.value, "the text follows the live fit too"
+
+
+def test_a_table_whose_statistics_are_gone_has_no_histogram(filled, fitted, tmp_path):
+    _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
+    fitted.save(tmp_path / "rain")
+    widget.open(tmp_path / "rain.lut.safetensors")
+    widget.plot.value = "bin-set"
+    click(filled, filled.layers["so so"].data_to_world((40, 50)))
+    assert widget.pixel.value.startswith("Bin set (")
+    legend, axes = plotted(widget)
+    assert not legend
+    assert "does not contain the ground truth" in axes.texts[0].get_text().replace("\n", " ")

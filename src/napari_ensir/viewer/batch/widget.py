@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import FileEdit
-
 from napari_ensir.ensemble.lut.load import SUFFIX, load_lut
-from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, ScoreRow, ScoreTable
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.output_paths import Place
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.restorers.base import format_notes, with_settings
-from napari_ensir.restorers.batch import Batch, BlindBatch, CombineBatch, RestoreBatch, check_outputs
+from napari_ensir.restorers.batch import (
+    Batch,
+    BlindBatch,
+    CombineBatch,
+    RestoreBatch,
+    blind_scores,
+    check_outputs,
+)
 from napari_ensir.settings import ApplySettings, BlindSettings, settings_of
 from napari_ensir.viewer.apply.widget import apply_extras
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form
-from napari_ensir.viewer.controls.inputs import create_control
+from napari_ensir.viewer.controls.inputs import create_control, path_control
 from napari_ensir.viewer.controls.section import Section
 from napari_ensir.viewer.layers.layers import file_safe_name
 from napari_ensir.viewer.panel import Panel, shows_errors
@@ -87,11 +90,11 @@ class BatchWidget(Panel):
         self._proposed: Path | None = None
         declared = {each.name: each for each in settings_of(BlindSettings) if each.name != "device"}
         job = Choice(TASKS, name="job", label="Task", tooltip="What is done with the images.")
-        images = _path(
+        images = path_control(
             "images", "Images", "Folder of noisy images, or a pattern such as noisy/{stem}_raw.tif."
         )
-        lut = _path("lut", "Table", "Lookup table file.", mode="r", filter=f"*{SUFFIX}")
-        out = _path("out", "Output", "Folder for the results; results that are there already are kept.")
+        lut = path_control("lut", "Table", "Lookup table file.", mode="r", filter=f"*{SUFFIX}")
+        out = path_control("out", "Output", "Folder for the results; those that are there already are kept.")
         self.folders = Form(name="folders")
         self.picker = RestorerPicker(name="picker")
         combining = Form(*map(create_control, declared.values()), name="blind_form")
@@ -139,7 +142,7 @@ class BatchWidget(Panel):
         names = () if self._lut is None else self._lut.names
         self.folders.refill(
             *(
-                _path(f"candidate_{number}", name, f'Folder or pattern of the images of "{name}".')
+                path_control(f"candidate_{number}", name, f'Folder or pattern of the images of "{name}".')
                 for number, name in enumerate(names, start=1)
             )
         )
@@ -222,10 +225,7 @@ class BatchWidget(Panel):
             blind = self.batch = BlindBatch(found, restorers, out, settings, as_float=as_float)
             table = Place("the lookup table", out / TABLE)
             check_outputs(found, blind.all_outputs, in_folders=True, others=[table])
-            if not table.path.exists():
-                blind.learn(progress)[0].save(table.path)
-            lut = load_lut(table.path)
-            blind.check_table(lut)
+            lut = blind.open_table(table.path, progress, resume=True)
             blind.combine(lut, resume=True, progress=progress)
             return lut
 
@@ -261,9 +261,9 @@ class BatchWidget(Panel):
         if batch is None:
             self.say(first)
             return
-        lines = [first + _summary(batch, self.out.value)]
+        lines = [first + _summary(batch, self.out.value), *batch.describe_resumption()]
         if lut is not None:
-            table = score_table(lut)
+            table = blind_scores(lut)
             names = [each.name for each in table.rows]
             self.scores.show_table(table, names, names)
             self.scores.visible = True
@@ -278,6 +278,7 @@ class BatchWidget(Panel):
         results = dict.fromkeys(batch.failed, "failed")
         results |= {stem: "was there" for stem in batch.kept if stem not in results}
         results |= {stem: "written" for stem in batch.written if stem not in results}
+        results |= {stem: f"made anew: {' and '.join(each)} changed" for stem, each in batch.redone.items()}
         stems = sorted(results, key=lambda stem: (stem not in batch.failed, stem))[:MOST_ROWS]
         columns = {"image": stems, "result": [results[stem] for stem in stems]}
         if expected := getattr(batch, "expected", {}):
@@ -289,27 +290,6 @@ class BatchWidget(Panel):
         self.files.visible = True
 
 
-def _path(name: str, label: str, tooltip: str, mode: Any = "d", **kwargs: Any) -> FileEdit:
-    """A control for a path, or None."""
-    control = FileEdit(mode=mode, nullable=True, name=name, label=label, tooltip=tooltip, **kwargs)
-    control.choose_btn.text = "Choose…"
-    control.margins = (0, 0, 0, 0)
-    return control
-
-
-def score_table(lut: WeightLUT) -> ScoreTable:
-    """Return the scores in the report of a table that was learned without a ground truth."""
-    scores = lut.report["scores"]
-    rows: list[dict[str, Any]] = [
-        {key: nan if value is None else value for key, value in row.items()} for row in scores["rows"]
-    ]
-    psnr = PSNR._replace(decimals=2, error="psnr_error")
-    columns = (DIFFERENCE,) if scores["truth_noise"] == "unknown" else (DIFFERENCE, psnr)
-    return ScoreTable(
-        tuple(ScoreRow(**each) for each in rows), columns, tuple(scores["notes"]), scores["summary"]
-    )
-
-
 def _first(messages: Iterable[str], most: int = 5) -> list[str]:
     """Return the first messages, and how many more there are."""
     lines = list(messages)
@@ -317,8 +297,5 @@ def _first(messages: Iterable[str], most: int = 5) -> list[str]:
 
 
 def _summary(batch: Batch, out: Path) -> str:
-    counts = [f"{len(batch.written)} of {len(batch.stems)} images were written to {out.name}"]
-    kept = sum(stem not in batch.written for stem in batch.kept)
-    counts += [f"{kept} {'was' if kept == 1 else 'were'} there already"] if kept else []
-    counts += [f"{len(batch.failed)} failed"] if batch.failed else []
-    return f"{', '.join(counts)}."
+    failed = f", {len(batch.failed)} failed" if batch.failed else ""
+    return f"{len(batch.written)} of {len(batch.stems)} images were written to {out.name}{failed}."

@@ -1,4 +1,4 @@
-"""SSIM of the layers of a fit, and the sentence that recommends another method or a candidate."""
+"""SSIM, MS-SSIM and NRMSE of the layers of a fit, and the recommendation of another method or candidate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.scoring.metrics import evenly_spaced_planes, ssim
+from napari_ensir.ensemble.scoring.metrics import (
+    evenly_spaced_planes,
+    mean_of_metrics,
+    ms_ssim,
+    nrmse,
+    ssim,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,10 +66,10 @@ def with_ssim(
     request: FitRequest,
     tables: Mapping[str, WeightLUT],
     data_range: float,
-    known: dict[tuple[str, str], float],
+    known: dict[tuple[str, str], dict[str, float]],
     progress: Progress | None = None,
 ) -> list[ScoreRow]:
-    """Add SSIM, on the last two axes apart from colours, averaged over a few planes.
+    """Add SSIM, MS-SSIM and NRMSE, on the last two axes apart from colours, averaged over a few planes.
 
     Parameters
     ----------
@@ -75,7 +81,7 @@ def with_ssim(
     data_range : float
         Width of the data range, intensity units.
     known
-        SSIM of images that no setting changes, by role and name; new ones are added.
+        Scores of images that no setting changes, by role and name; new ones are added.
     """
     planes = ssim_planes(request)
     found = []
@@ -86,16 +92,18 @@ def with_ssim(
         value = known.get(key)
         if value is None:
             table = tables.get(score.method)
-            value = float(np.mean([_ssim_at(request, score, table, data_range, place) for place in planes]))
+            value = mean_of_metrics(
+                [_metrics_at(request, score, table, data_range, place) for place in planes]
+            )
         if score.role != "method":
             known[key] = value
-        found.append(replace(score, ssim=value))
+        found.append(replace(score, ssim=value["ssim"], metrics=value))
     return found
 
 
-def _ssim_at(
+def _metrics_at(
     request: FitRequest, score: ScoreRow, table: WeightLUT | None, data_range: float, place: tuple[int, ...]
-) -> float:
+) -> dict[str, float]:
     axis = -1 if request.colour_axis is not None else None
     parts = [_plane(request, candidate, place) for candidate in request.candidates]
     if table is not None:
@@ -104,7 +112,12 @@ def _ssim_at(
         shown = parts[request.names.index(score.name)]
     else:
         shown = np.mean(parts, axis=0, dtype=np.float64)
-    return ssim(_plane(request, request.truth, place), shown, data_range, axis)
+    truth = _plane(request, request.truth, place)
+    return {
+        "ssim": ssim(truth, shown, data_range, axis),
+        "ms-ssim": ms_ssim(truth, shown, data_range, axis),
+        "nrmse": nrmse(truth, shown),
+    }
 
 
 def ssim_planes(request: FitRequest) -> list[tuple[int, ...]]:
