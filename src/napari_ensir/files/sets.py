@@ -95,6 +95,14 @@ def is_image(path: Path) -> bool:
     return not path.name.startswith(".") and (is_file or (path.is_dir() and is_zarr(path)))
 
 
+def folders_in(path: Path) -> list[Path]:
+    """Return the folders in a folder that holds no image itself, such as one for each candidate."""
+    held = sorted(path.iterdir()) if path.is_dir() and not is_zarr(path) else []
+    if any(map(is_image, held)):
+        return []
+    return [each for each in held if each.is_dir() and not each.name.startswith(".")]
+
+
 def _by_stem(images: Iterable[tuple[str, Path]], place: str, role: Role) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for stem, path in images:
