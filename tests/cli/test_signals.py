@@ -17,7 +17,7 @@ from napari_ensir.files import read_image, write_image
 from napari_ensir.files.atomic import clear_parts, whole_file, whole_folder
 from tests.helpers.paths import ROOT
 
-TIMES = int(os.environ.get("NAPARI_ENSIR_INTERRUPTIONS", "6"))
+TIMES = int(os.environ.get("NAPARI_ENSIR_INTERRUPTIONS", "3"))
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 
@@ -145,7 +145,7 @@ def test_an_interrupted_zarr_write_leaves_nothing(tmp_path):
             raise KeyboardInterrupt
         return np.ones((50, 50), np.uint8)
 
-    image = da.map_blocks(block, chunks=((50,) * 20, (50,) * 20), dtype=np.uint8)
+    image = da.map_blocks(block, chunks=((50,) * 10, (50,) * 10), dtype=np.uint8)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             write_image(tmp_path / "a.zarr", image)

@@ -8,21 +8,27 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from glob import escape, glob
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.image import open_image
+from napari_ensir.files.image import IMAGE_SUFFIXES, images_in, open_image
+from napari_ensir.files.microscopy import split_scene
 from napari_ensir.files.paths import expand_path
-from napari_ensir.files.png import SUFFIXES, FileImage
+from napari_ensir.files.png import FileImage
 from napari_ensir.files.zarr import ZarrImage, is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
+
+
+KEPT_BYTES = 2**28
+"""Most bytes of images that are kept in memory for a later pass over a set."""
 
 
 class Part(Enum):
@@ -43,7 +49,7 @@ Role = str | Part
 
 def stem_of(path: Path) -> str:
     """Return the file name without the suffixes of the format."""
-    name = path.stem if path.suffix.lower() in (*SUFFIXES, ".zarr") else path.name
+    name = path.stem if path.suffix.lower() in (*IMAGE_SUFFIXES, ".zarr") else path.name
     return name.removesuffix(".ome")
 
 
@@ -53,7 +59,7 @@ def is_pattern(path: Path) -> bool:
 
 
 def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
-    """Return the images of a folder, of a pattern or of several paths by stem; None for one image."""
+    """Return the images of a folder, plate, pattern or several paths by stem; None for one image."""
     path, place = paths[0], f"{paths[0]} ({_describe(role)})"
     if len(paths) > 1:
         return _by_stem(((stem_of(each), each) for each in paths), "the command", role)
@@ -62,14 +68,14 @@ def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
         if not found:
             raise EnsembleError(f"{place} matches no image; {{stem}} or * stands for the name of an image.")
         return found
-    if not path.exists():
+    if not path.exists() and split_scene(path) is None:
         raise EnsembleError(f"there is no {place}; give an image, a folder or a Zarr array.")
     if not path.is_dir() or is_zarr(path):
-        return None
+        return _by_stem(images_in(path).items(), str(path), role) or None
     images = filter(is_image, sorted(path.iterdir()))
     found = _by_stem(((stem_of(each), each) for each in images), str(path), role)
     if not found:
-        raise EnsembleError(f"{place} holds no image; give a folder of {', '.join(SUFFIXES)} files.")
+        raise EnsembleError(f"{place} holds no image; give a folder of {', '.join(IMAGE_SUFFIXES)} files.")
     return found
 
 
@@ -85,8 +91,16 @@ def _matching(path: Path) -> Iterator[tuple[str, Path]]:
 
 def is_image(path: Path) -> bool:
     """Return whether a path has the name of an image, or is a Zarr; hidden files do not count."""
-    is_file = path.suffix.lower() in SUFFIXES
+    is_file = path.suffix.lower() in IMAGE_SUFFIXES
     return not path.name.startswith(".") and (is_file or (path.is_dir() and is_zarr(path)))
+
+
+def folders_in(path: Path) -> list[Path]:
+    """Return the folders in a folder that holds no image itself, such as one for each candidate."""
+    held = sorted(path.iterdir()) if path.is_dir() and not is_zarr(path) else []
+    if any(map(is_image, held)):
+        return []
+    return [each for each in held if each.is_dir() and not each.name.startswith(".")]
 
 
 def _by_stem(images: Iterable[tuple[str, Path]], place: str, role: Role) -> dict[str, Path]:
@@ -313,10 +327,15 @@ def open_set(
 
 
 class References(Sequence[tuple[list[Any], Any]]):
-    """A set with ground truth as a sequence of (candidates, truth); images are opened when indexed."""
+    """A set with ground truth as a sequence of (candidates, truth); images are opened when indexed.
+
+    The first images, of up to :data:`KEPT_BYTES`, are kept, so that several passes read their files once.
+    """
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
+        self._kept: dict[int, tuple[list[Any], Any]] = {}
+        self._free = KEPT_BYTES
 
     @property
     def labels(self) -> list[str]:
@@ -327,9 +346,17 @@ class References(Sequence[tuple[list[Any], Any]]):
         return len(self.images)
 
     def __getitem__(self, number: Any) -> Any:
-        arrays = self.images.load(range(len(self))[number])
+        place = range(len(self))[number]
+        if place in self._kept:
+            candidates, truth = self._kept[place]
+            return [*candidates], truth
+        arrays = self.images.load(place)
+        size = sum(prod(array.shape) * array.dtype.itemsize for array in arrays.values())
         truth = arrays.pop(Part.TRUTH)
-        return list(arrays.values()), truth
+        if size <= self._free:
+            self._free -= size
+            self._kept[place] = [*arrays.values()], truth
+        return [*arrays.values()], truth
 
 
 class Masks(Sequence["NDArray[np.bool_]"]):
