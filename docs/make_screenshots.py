@@ -8,6 +8,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 # The screenshots must not depend on the user's napari settings.
@@ -237,6 +238,20 @@ def inspect() -> None:
             save(panel(widget), f"inspect-{plot}")
 
 
+def bin_set() -> None:
+    """The bin set of a clicked pixel in Inspect, beside the Fit panel."""
+    with viewer_with("tissue") as viewer:
+        fit_candidates(viewer)
+        show_only(viewer, "ensemble · EM (paper)")
+        widget = dock(viewer, "Inspect lookup table")
+        widget.plot.value = "bin-set"
+        click = SimpleNamespace(button=1, position=(90.0, 60.0))
+        for clicked in viewer.mouse_drag_callbacks:
+            clicked(viewer, click)
+        settle()
+        save(panel(widget), "inspect-bin-set")
+
+
 def profile() -> None:
     """Candidates, ensemble and truth along a line."""
     with viewer_with("tissue") as viewer:
@@ -364,6 +379,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "errors": errors,
     "weight-views": weight_views,
     "inspect": inspect,
+    "bin-set": bin_set,
     "profile": profile,
     "expected": expected,
     "match": match,

@@ -33,3 +33,14 @@ def test_every_public_name_can_be_imported():
     for name in napari_ensir.__all__:
         assert getattr(napari_ensir, name) is not None
     assert napari_ensir.__version__
+
+
+def test_checking_sound_images_loads_neither_scipy_nor_scikit_image():
+    code = """
+import numpy as np
+from napari_ensir.ensemble.checks.reference import diagnose_reference
+rng = np.random.default_rng(0)
+truth = np.kron(rng.uniform(0, 200, (32, 32, 3)), np.ones((8, 8, 1)))
+assert diagnose_reference([([truth + rng.normal(0, sigma, truth.shape) for sigma in (4, 8)], truth)])[0] == []
+"""
+    assert loaded_by(f"exec({code!r})", ("scipy", "skimage", "numba", "torch")) == []

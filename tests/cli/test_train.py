@@ -53,6 +53,14 @@ def test_a_recipe_is_trained_on_folders(folders, recipe, more):
     assert restorer.data_range == (0, 255)
 
 
+def test_a_denoiser_is_trained_on_clean_images_alone(folders):
+    options = ("--clean", folders / "clean", "--steps", 3, *SMALL)
+    run("denoiser", *options, "--out", folders / "alone")
+    run("denoiser", *options, "--degraded", folders / "noisy", "--out", folders / "pairs")
+    alone, pairs = (load_restorer(folders / f"{name}.safetensors").tensors() for name in ("alone", "pairs"))
+    assert all(bool((each == pairs[name]).all()) for name, each in alone.items())
+
+
 def test_the_network_with_the_least_validation_loss_is_kept(folders):
     out, log = folders / "mine.safetensors", folders / "log.csv"
     # With this learning rate the loss rises after some steps.
@@ -109,6 +117,7 @@ def test_wrong_choices_are_refused_before_anything_is_written(folders):
     out = ("--out", folders / "mine.safetensors")
     before = sorted(folders.rglob("*"))
     assert "choose one of regression" in run("magic", *noisy, *out, status=1)
+    assert "needs --degraded" in run("regression", *clean, *out, status=1)
     assert "regression needs --clean" in run("regression", *noisy, *out, status=1)
     assert "second exposure" in run("noise2noise", *noisy, *out, status=1)
     assert "leave out --clean" in run("noise2void", *noisy, *clean, *out, status=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import read_image, write_image
 from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import Part, open_set
-from napari_ensir.restorers.base import FunctionRestorer
-from napari_ensir.restorers.batch import BlindBatch, RestoreBatch
+from napari_ensir.restorers import RESTORERS
+from napari_ensir.restorers.base import FunctionRestorer, format_notes
+from napari_ensir.restorers.batch import BlindBatch, RestoreBatch, check_outputs
 from napari_ensir.restorers.classical import Gaussian, Median
+from napari_ensir.restorers.training import recipes
 from napari_ensir.settings import BlindSettings
 
 
@@ -47,12 +50,34 @@ def test_a_table_is_learned_from_a_limited_number_of_pixels(images, tmp_path, mo
     settings = BlindSettings(stride=4, offsets=1, device="cpu")
     restorers = {"gaussian": Gaussian(), "median": Median()}
     batch = BlindBatch(images, restorers, tmp_path / "out", settings, as_float=True)
-    lut, _, _ = batch.learn()
+    lut = batch.learn()
     assert lut.report.images == 2
     batch.combine(lut)
     assert sorted(batch.written) == list("01234")
     expected = lut.apply([each(np.asarray(images.load(1)[Part.IMAGE])) for each in restorers.values()])
     np.testing.assert_allclose(read_image(batch.outputs["1"]["ensemble"].path), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_noise2void_is_trained_once_on_a_folder(images, tmp_path, monkeypatch, combined):
+    begun, begin = [], recipes.begin_training
+    monkeypatch.setattr(
+        recipes, "begin_training", lambda *given, **more: begun.append(len(given[1])) or begin(*given, **more)
+    )
+    small = RESTORERS["noise2void"](training_steps=2, width=8, device="cpu")
+    restorers = {"n2v": small, "gaussian": Gaussian()}
+    if combined:
+        monkeypatch.setattr("napari_ensir.restorers.batch.MAX_LEARNED", 2 * 24 * 32)
+        settings = BlindSettings(stride=4, offsets=1, device="cpu")
+        batch = BlindBatch(images, restorers, tmp_path / "out", settings, as_float=True)
+        batch.combine(batch.learn())
+    else:
+        batch = RestoreBatch(images, tuple(restorers), tmp_path / "out", as_float=True)
+        check_outputs(images, batch.all_outputs, in_folders=True)
+        batch.run(lambda _, name: restorers[name], None)
+    assert begun == [2 if combined else 5]
+    assert format_notes(batch.notes) == [f"{small.name} was trained once, on {begun[0]} of the 5 images."]
+    assert sorted(batch.written) == list("01234")
 
 
 def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path):
@@ -65,3 +90,39 @@ def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path):
     assert [each.name for each in found.fields[1][1].values()] == ["b_care.tif", "b_raw.tif"]
     with pytest.raises(EnsembleError, match="matches no image"):
         open_set({"care": tmp_path / "{stem}_swinir.tif"})
+
+
+def test_an_output_is_made_anew_if_its_input_changed(images, tmp_path):
+    def run(**how):
+        batch = RestoreBatch(images, ("half",), tmp_path / "out", as_float=how.pop("as_float", True))
+        batch.run(lambda *_: FunctionRestorer(lambda image: image / 2, "half"), None, **how)
+        return batch
+
+    run()
+    batch = run(resume=True)
+    assert sorted(batch.kept) == list("01234")
+    assert batch.describe_resumption() == ["5 were there already."]
+    changed = np.full((24, 32), 7, np.float32)  # of the same size in bytes
+    write_image(tmp_path / "noisy" / "3.tif", changed, overwrite=True)
+    os.utime(tmp_path / "noisy" / "3.tif", ns=(0, 0))
+    batch = run(resume=True)
+    assert batch.redone == {"3": ["image"]}
+    assert batch.describe_resumption() == [
+        "4 were there already.",
+        "1 was made anew, because an input changed: 3 (image).",
+    ]
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "3.tif"), changed / 2)
+    assert run(resume=True).describe_resumption() == ["5 were there already."]
+
+
+def test_an_output_of_another_dtype_is_not_kept(tmp_path):
+    write_image(tmp_path / "a.tif", np.eye(8, dtype=np.uint8))
+    images = open_set({}, {Part.IMAGE: tmp_path / "a.tif"})
+    half = FunctionRestorer(lambda image: image / 2, "half")
+    for as_float in (False, True):
+        batch = RestoreBatch(images, ("half",), tmp_path / "out.tif", as_float=as_float)
+        if as_float:
+            with pytest.raises(EnsembleError, match="with other settings"):
+                batch.run(lambda *_: half, None, resume=True)
+        batch.run(lambda *_: half, None, resume=True, overwrite=as_float)
+    assert read_image(tmp_path / "out.tif").dtype == np.float32

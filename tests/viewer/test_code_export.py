@@ -12,8 +12,9 @@ from napari.layers import Image
 from qtpy.QtWidgets import QApplication
 from typer.testing import CliRunner
 
-from napari_ensir import EnsembleError, fit_lut, load_lut
+from napari_ensir import fit_lut, load_lut
 from napari_ensir.cli.app import app
+from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import read_image, write_image
 from napari_ensir.restorers import RESTORERS, begin_training, open_restorer
 from napari_ensir.restorers.base import with_settings
@@ -247,8 +248,15 @@ def test_restore_says_what_is_missing(viewer, images):
 
 
 def test_two_networks_of_one_name_stay_two_in_python():
-    two = Restoring("x.tif", [Chosen("a", path="one/n.pt"), Chosen("b", path="two/n.pt", ir="ir.pt")])
+    dp_ir = Chosen("b", path="two/n.pt", parts={"ir": Chosen("ir", path="ir.pt")})
+    two = Restoring("x.tif", [Chosen("a", path="one/n.pt"), dp_ir])
     text = restore_as_python(two)
     assert "'n': with_settings(open_restorer('one/n.pt'), **how)" in text
     assert "'n 2': with_settings(open_restorer('two/n.pt', ir=open_restorer('ir.pt')), **how)" in text
     assert "--network one/n.pt --network two/n.pt --ir ir.pt" in restore_as_command(two)
+    soft = {"denoiser": Chosen("wavelet", {"strength": 0.5})}
+    one = Restoring("x.tif", [Chosen("dp", path="dp.safetensors", parts=soft)])
+    wanted = "open_restorer('dp.safetensors', denoiser=with_settings(RESTORERS['wavelet'](), strength=0.5))"
+    assert wanted in restore_as_python(one)
+    with pytest.raises(EnsembleError, match="settings of the denoiser of DP-IR"):
+        restore_as_command(one)

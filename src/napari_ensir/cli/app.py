@@ -56,7 +56,8 @@ Metrics = Annotated[
     Option(
         "--metric",
         metavar="NAME",
-        help="A full-reference metric of pyiqa to score with as well, such as lpips; can be repeated.",
+        help="A metric to score with as well: ms-ssim, nrmse, or a full-reference metric of pyiqa such as "
+        "lpips; can be repeated.",
         rich_help_panel="Scores",
     ),
 ]
@@ -66,6 +67,14 @@ Scheduler = Annotated[
         metavar="ADDRESS",
         help="Address of a dask.distributed scheduler, such as tcp://10.0.0.1:8786.",
         rich_help_panel="Device",
+    ),
+]
+Resume = Annotated[
+    bool,
+    Option(
+        "--resume",
+        help="Keep existing outputs that were made in the same way from files that have not changed since.",
+        rich_help_panel="Output",
     ),
 ]
 NoisyImages = Annotated[
@@ -118,11 +127,19 @@ class RestorerOptions:
         help="A setting of a restorer, such as median.size=5; can be repeated. The command restorers "
         "lists them.",
     )
-    ir: Path | None = Option(
+    ir: str | None = Option(
         None,
         "--ir",
-        metavar="FILE",
-        help="For DP-IR: the restoration network that it was trained with, if its file does not contain it.",
+        metavar="NAME|FILE",
+        help="For DP-IR: the restorer to use, a classical one or a network, instead of its own.",
+        show_default="that of the checkpoint",
+        rich_help_panel="Networks",
+    )
+    denoiser: str | None = Option(
+        None,
+        metavar="NAME|FILE",
+        help="For DP-IR: the denoiser to use, a classical one or a network, instead of its own.",
+        show_default="that of the checkpoint",
         rich_help_panel="Networks",
     )
 
@@ -177,6 +194,7 @@ class ApplyOptions:
         "images.",
     )
     scheduler: Scheduler = None
+    resume: Resume = False
     settings: ApplySettings
     writing: WritingSettings
     output: Output
@@ -236,14 +254,8 @@ class RestoreOptions:
         ..., "--out", "-o", metavar="PATH", help="Output path; a folder if there are several restorers."
     )
     restorers: RestorerOptions
-    denoiser: str | None = Option(
-        None,
-        metavar="NAME|FILE",
-        help="For DP-IR: the denoiser to use, a classical one or a network, instead of its own.",
-        show_default="that of the checkpoint",
-        rich_help_panel="Networks",
-    )
     pool_channels: PoolChannels = False
+    resume: Resume = False
     settings: RestoreSettings
     writing: WritingSettings
     output: Output
@@ -264,6 +276,7 @@ class BlindOptions:
     )
     restorers: RestorerOptions
     pool_channels: PoolChannels = False
+    resume: Resume = False
     settings: BlindSettings
     writing: WritingSettings
     output: Output
@@ -312,11 +325,12 @@ class TrainOptions:
         help="What to train: regression, noise2void (no clean images), noise2noise, ir-cm, ir-cm-paper, "
         "ir-cm-1, ir-cm-2, denoiser or dp-ir.",
     )
-    degraded: Path = Option(
-        ...,
+    degraded: Path | None = Option(
+        None,
         metavar="PATH",
         help="Degraded images: an image, a folder, a pattern or a Zarr array. For noise2void, the noisy "
         "images; for noise2noise, the first exposures.",
+        show_default="none, for denoiser",
     )
     out: Path = Option(..., "--out", "-o", metavar="FILE", help="File of the trained restorer.")
     clean: Path | None = Option(

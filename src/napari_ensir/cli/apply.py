@@ -28,8 +28,14 @@ def apply(options: ApplyOptions) -> dict[str, str]:
     }
     outs = {kind: Place(option, path) for kind, (option, path) in given.items() if path is not None}
     batch = CombineBatch(images, lut, outs, as_float=options.writing.as_float)
-    outputs = [each for planned in batch.outputs.values() for each in planned.values()]
-    check_before(batch, outputs, output, in_folders=images.from_folders, read=[options.lut])
+    check_before(
+        batch,
+        batch.all_outputs,
+        output,
+        in_folders=images.from_folders,
+        read=[options.lut],
+        resume=options.resume,
+    )
     corrections = images.actions + ("match-intensities",) * options.match
     batch.warnings |= dict.fromkeys(missing_corrections(lut.report, corrections))
     with on_cluster(options.scheduler), output.progress() as progress:
@@ -38,7 +44,9 @@ def apply(options: ApplyOptions) -> dict[str, str]:
         batch.run(
             options.settings,
             lut_file=None if options.match else options.lut.name,  # the matched table is in no file
+            details=images.reading,
             overwrite=output.overwrite,
+            resume=options.resume,
             progress=progress,
         )
     more = {"rescaled": batch.lut.report["rescaled"]} if options.match else {}

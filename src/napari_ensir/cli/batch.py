@@ -155,13 +155,14 @@ def check_before(
     in_folders: bool = False,
     others: Sequence[Place] = (),
     read: Sequence[Path | None] = (),
+    resume: bool = False,
 ) -> None:
     """Check before any work that all outputs can be written; see :func:`check_outputs`."""
     every = [*others, *output.places]
     check_outputs(batch.images, outputs, in_folders=in_folders, others=every, read=read)
     output.check()
     for each in outputs:
-        check_target(each.path, output.overwrite)
+        check_target(each.path, output.overwrite or resume)
 
 
 def check_any(batch: Batch, found: Sized) -> None:
@@ -175,6 +176,8 @@ def report(
 ) -> dict[str, str]:
     """Print notes and warnings, write the JSON, print the text; return the errors of images, by stem."""
     output = options.output
+    text = "\n".join([text, *batch.describe_resumption()])
+    more |= {"kept": batch.kept, "redone": batch.redone} if getattr(options, "resume", False) else {}
     for note in format_notes([] if output.quiet else batch.notes):
         terminal.error(note)
     warned = terminal.warn(batch.warnings)

@@ -13,8 +13,9 @@ from napari_ensir.cli.restore import (
     open_images,
     written_text,
 )
+from napari_ensir.errors import EnsembleError
 from napari_ensir.files.output_paths import Place
-from napari_ensir.restorers.batch import BlindBatch
+from napari_ensir.restorers.batch import BlindBatch, blind_scores
 from napari_ensir.settings import RestoreSettings
 
 if TYPE_CHECKING:
@@ -28,18 +29,21 @@ def blind(options: BlindOptions) -> dict[str, str]:
         device=settings.device, data_range=settings.data_range, self_ensemble=options.self_ensemble
     )
     chosen = choose_restorers(options.restorers, given)
-    target = None if options.save_lut is None else lut_target(options.save_lut, output.overwrite)
+    if options.resume and options.save_lut is None:
+        raise EnsembleError("--resume continues with the table of the earlier run; give --save-lut.")
+    target = None
+    if options.save_lut is not None:
+        target = lut_target(options.save_lut, output.overwrite or options.resume)
     images = open_images(options)
     axis = channel_axis_of(images, settings.channel_axis, options.pool_channels)
     settings = replace(settings, channel_axis=axis)
     batch = BlindBatch(images, chosen, options.out, settings, as_float=options.writing.as_float)
     check_restorations(batch, options, [] if target is None else [Place("--save-lut", target)])
     with output.progress() as progress:
-        lut, scores, reason = batch.learn(progress)
-        if target is not None:
-            lut.save(target, overwrite=output.overwrite)
-        batch.combine(lut, overwrite=output.overwrite, progress=progress)
-    text = f"{scores}\n{reason}\n{written_text(batch, options.out)}"
+        lut = batch.open_table(target, progress, overwrite=output.overwrite, resume=options.resume)
+        batch.combine(lut, overwrite=output.overwrite, resume=options.resume, progress=progress)
+    reason = lut.report["blind"]["reason"]
+    text = f"{blind_scores(lut)}\n{reason}\n{written_text(batch, options.out)}"
     text += f", {target}: {lut!r}" if target else ""
     saved = None if target is None else str(target)
     return report(batch, options, text, scores=lut.report["scores"], lut=saved)

@@ -79,6 +79,17 @@ class CorrectedSet(ImageSet):
         return image
 
     @property
+    def reading(self) -> dict[str, Any]:
+        """What changes the images when they are read, for records."""
+        given = {
+            "crop": self.crop,
+            "squeeze": self.squeeze,
+            "corrections": list(self.actions),
+            "gains": dict(self.gains),
+        }
+        return {key: value for key, value in given.items() if value}
+
+    @property
     def record(self) -> dict[str, Any]:
         """Corrections by candidate and action: the medians over the images that were corrected."""
         found: dict[str, Any] = {}

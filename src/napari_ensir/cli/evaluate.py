@@ -84,7 +84,7 @@ def _evaluate_clean(
         if lut is not None:
             shown.append(lut.apply(shown, options.settings.device, check=False))
         scores[stem] = [
-            score(truth, image, valid)._asdict() | score.perceptual(truth, image) for image in shown
+            score(truth, image, valid)._asdict() | score.further(truth, image, valid) for image in shown
         ]
         if frc:
             axis = score.channels_of(truth.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.cli import terminal
@@ -25,7 +26,6 @@ from napari_ensir.settings import RestoreSettings, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from napari_ensir.cli.app import (
         BlindOptions,
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
     from napari_ensir.settings import Setting
 
 
-def choose_restorers(
-    options: RestorerOptions, settings: RestoreSettings, denoiser: str | None = None
-) -> dict[str, Restorer]:
+def choose_restorers(options: RestorerOptions, settings: RestoreSettings) -> dict[str, Restorer]:
     """Return the requested restorers by output name: the key of a method, or the file name of a network.
 
     Parameters
@@ -50,8 +48,6 @@ def choose_restorers(
     options
     settings
         Settings for all restorers that have them. None keeps the value of the restorer.
-    denoiser
-        Key of a method, or file, that replaces the denoiser of DP-IR.
 
     Raises
     ------
@@ -67,7 +63,7 @@ def choose_restorers(
     if unknown := [name for name in options.method if name not in RESTORERS]:
         raise EnsembleError(f"there is no method {unknown[0]!r}; choose from {', '.join(RESTORERS)}.")
     named: list[tuple[str, Restorer]] = [(name, RESTORERS[name]()) for name in options.method]
-    parts = {"ir": open_named(options.ir), "denoiser": open_named(denoiser)}
+    parts = {"ir": open_named(options.ir), "denoiser": open_named(options.denoiser)}
     for path in options.network:
         named += [(name.partition(".")[0], each) for name, each in _open_networks(path, **parts).items()]
     for part, given_part in parts.items():
@@ -88,11 +84,11 @@ def choose_restorers(
     return found
 
 
-def open_named(name: Path | str | None) -> Restorer | None:
+def open_named(name: str | None) -> Restorer | None:
     """Return the restorer of this name, or open the file."""
     if name is None:
         return None
-    return RESTORERS[str(name)]() if str(name) in RESTORERS else open_restorer(name)
+    return RESTORERS[name]() if name in RESTORERS else open_restorer(name)
 
 
 def _open_networks(path: Path, ir: Restorer | None, denoiser: Restorer | None) -> dict[str, Restorer]:
@@ -137,14 +133,18 @@ def restore(options: RestoreOptions) -> dict[str, str]:
 
     The output of one restorer is a single image; with several restorers, it is a folder with one image each.
     """
-    restorers = choose_restorers(options.restorers, options.settings, options.denoiser)
+    restorers = choose_restorers(options.restorers, options.settings)
     images = open_images(options)
     batch = RestoreBatch(images, tuple(restorers), options.out, as_float=options.writing.as_float)
     check_restorations(batch, options)
     axis = channel_axis_of(images, options.settings.channel_axis, options.pool_channels)
     with options.output.progress() as progress:
         batch.run(
-            lambda _, name: restorers[name], axis, overwrite=options.output.overwrite, progress=progress
+            lambda _, name: restorers[name],
+            axis,
+            overwrite=options.output.overwrite,
+            resume=options.resume,
+            progress=progress,
         )
     return report(batch, options, written_text(batch, options.out))
 
@@ -160,9 +160,16 @@ def check_restorations(
     batch: RestoreBatch, options: RestoreOptions | BlindOptions | SweepOptions, others: Sequence[Place] = ()
 ) -> None:
     """Check before any work that all outputs can be written."""
-    read = [*options.restorers.network, options.restorers.ir]
+    parts = (options.restorers.ir, options.restorers.denoiser)
+    read = [*options.restorers.network, *(Path(each) for each in parts if each and each not in RESTORERS)]
     check_before(
-        batch, batch.all_outputs, options.output, in_folders=batch.in_folders, others=others, read=read
+        batch,
+        batch.all_outputs,
+        options.output,
+        in_folders=batch.in_folders,
+        others=others,
+        read=read,
+        resume=getattr(options, "resume", False),
     )
 
 

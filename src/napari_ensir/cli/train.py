@@ -21,8 +21,6 @@ from napari_ensir.settings import TrainSettings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
     from napari_ensir.cli.app import TrainOptions
     from napari_ensir.restorers.training.trainer import Trainer
 
@@ -43,32 +41,33 @@ def train(options: TrainOptions) -> None:
     if recipe != "dp-ir" and (options.ir or options.denoiser):
         raise EnsembleError(f"--ir and --denoiser are for dp-ir; leave them out for {recipe}.")
     target = RECIPES[recipe].target
-    if (clean is None) == bool(target):
-        raise EnsembleError(
-            f"{recipe} needs --clean: {target.lower()} images."
-            if target
-            else f"{recipe} learns from the degraded images alone; leave out --clean."
-        )
+    if degraded is None and RECIPES[recipe].needs_degraded:
+        raise EnsembleError(f"{recipe} needs --degraded, the images to learn from.")
+    if clean is None and target:
+        raise EnsembleError(f"{recipe} needs --clean: {target.lower()} images.")
+    if clean is not None and not target:
+        raise EnsembleError(f"{recipe} learns from the degraded images alone; leave out --clean.")
     out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
     last = out.with_suffix(".last.safetensors")
-    read = [Place("--degraded", degraded)] + ([] if clean is None else [Place("--clean", clean)])
+    given = {"--degraded": degraded, "--clean": clean}
+    read = [Place(option, path) for option, path in given.items() if path is not None]
     written = [Place("--out", out), Place("the latest state", last)]
     written += [Place("--log", log)] if log is not None else []
     check_output_paths([*written, *output.places], read)
     output.check()
     for place in written:
         check_target(place.path, output.overwrite or resume)
-    images, axis = _read(degraded, clean, settings.channel_axis)
+    images, axis = _read([place.path for place in read], settings.channel_axis)
     with output.progress() as progress:
-        around: dict[str, Any] = {"ir": open_named(options.ir), "denoiser": open_named(options.denoiser)}
-        around |= {"channel_axis": axis, "progress": progress}
+        common: dict[str, Any] = {"ir": open_named(options.ir), "denoiser": open_named(options.denoiser)}
+        common |= {"channel_axis": axis, "progress": progress}
         if not resume:
-            trainer = begin_training(recipe, images, **{**settings.keywords(), **around})
+            trainer = begin_training(recipe, images, **{**settings.keywords(), **common})
         elif not last.exists():
             raise EnsembleError(f"there is no {last} to resume; leave out --resume.")
         else:
-            given = settings.keywords("device", "validation", "vgg")
-            trainer = continue_training(last, images, recipe=recipe, **around, **given)
+            common |= settings.keywords("device", "validation", "vgg")
+            trainer = continue_training(last, images, recipe=recipe, **common)
             _check_unchanged(settings, trainer)
             if settings.steps is not None or trainer.step == trainer.settings.steps:
                 trainer.extend(settings.steps or trainer.step)
@@ -91,20 +90,15 @@ def _check_unchanged(settings: TrainSettings, trainer: Trainer) -> None:
         )
 
 
-def _read(degraded: Path, clean: Path | None, axis: int | None) -> tuple[list[Any], int | None]:
+def _read(paths: Sequence[Path], axis: int | None) -> tuple[list[Any], int | None]:
     """Read images, or pairs of images with equal stems, and their channel axis."""
-    images = open_set({}, {Part.IMAGE: degraded})
-    axis = channel_axis_of(images, axis)
-    if clean is None:
-        return [_pixels(images.array(n, Part.IMAGE)) for n in range(len(images))], axis
-    pairs = open_set({}, {Part.IMAGE: degraded, Part.TRUTH: clean})
-    roles = (Part.IMAGE, Part.TRUTH)
+    axis = channel_axis_of(open_set({}, {Part.IMAGE: paths[0]}), axis)
+    images = open_set({}, dict(zip((Part.IMAGE, Part.TRUTH), paths, strict=False)))
     # Not `load`, since the clean images of DP-IR may be larger.
-    return [tuple(_pixels(pairs.array(n, role)) for role in roles) for n in range(len(pairs))], axis
-
-
-def _pixels(array: Any) -> NDArray[Any]:
-    return np.asarray(array[...])
+    read = [
+        tuple(np.asarray(images.array(n, role)[...]) for role in images.roles) for n in range(len(images))
+    ]
+    return read if len(paths) > 1 else [image for (image,) in read], axis
 
 
 class _TrainingRun:

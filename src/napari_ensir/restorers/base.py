@@ -493,13 +493,32 @@ def with_settings(restorer: Restorer, **settings: Any) -> Restorer:
     return changed
 
 
+PARTS = ("ir", "denoiser")
+"""Fields of DP-IR that hold restorers."""
+
+
+def takes_noise(restorer: Restorer) -> bool:
+    """Whether a restorer has a setting ``noise``, or is a network that may take a level of noise.
+
+    Whether it does is found by :func:`napari_ensir.restorers.training.dp_ir.denoising_function`.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian, Wavelet
+    >>> takes_noise(Wavelet()), takes_noise(Gaussian())
+    (True, False)
+    """
+    has_setting = "noise" in getattr(restorer, "__dataclass_fields__", ())
+    return has_setting or callable(getattr(restorer, "network", None))
+
+
 def trained_on(
     restorer: Restorer, images: Sequence[NDArray[Any]], progress: Progress | None = None
 ) -> Restorer:
     """Train a restorer on the images that it will restore, if it learns from them; else return it unchanged.
 
     A wrapped restorer (attribute ``restorer``) is trained too. Such a restorer has a method ``trained_on``;
-    see :class:`napari_ensir.restorers.training.from_image.LearnedFromImage`.
+    see :class:`napari_ensir.restorers.training.from_image.Noise2VoidFromImage`.
 
     Examples
     --------
@@ -515,8 +534,21 @@ def trained_on(
     return method(images, progress) if callable(method) else restorer
 
 
+def learns_from_images(restorer: Restorer) -> bool:
+    """Whether a restorer, or the one that it wraps, is still to be trained on images; see :func:`trained_on`.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Gaussian
+    >>> learns_from_images(Gaussian())
+    False
+    """
+    inner = getattr(restorer, "restorer", restorer)
+    return callable(getattr(inner, "trained_on", None)) and getattr(inner, "network", None) is None
+
+
 def restorer_record(restorer: Restorer) -> dict[str, Any]:
-    """Return the record of a restorer that is saved with its results: name, settings and wrapped restorer.
+    """Return the record of a restorer that is saved with its results: name, settings and inner restorers.
 
     Examples
     --------
@@ -529,8 +561,9 @@ def restorer_record(restorer: Restorer) -> dict[str, Any]:
     known: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
     if settings := {each.name: getattr(restorer, each.name) for each in known}:
         record["settings"] = settings
-    if isinstance(inner := getattr(restorer, "restorer", None), Restorer):
-        record["restorer"] = restorer_record(inner)
+    for name in ("restorer", *PARTS):
+        if isinstance(inner := getattr(restorer, name, None), Restorer):
+            record[name] = restorer_record(inner)
     return record
 
 

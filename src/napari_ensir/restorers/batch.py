@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
+from math import nan, prod
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +17,11 @@ import numpy as np
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.checks.exposure import matched
 from napari_ensir.ensemble.lut.checks import ApplyChecks
+from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import record_of
+from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, ScoreRow, ScoreTable
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.image import as_dtype, check_output, read_record, write_image
+from napari_ensir.files.image import as_dtype, check_output, open_image, read_record, write_image
 from napari_ensir.files.metadata import plain
 from napari_ensir.files.output_paths import Place, check_output_paths
 from napari_ensir.files.png import FileImage
@@ -25,9 +31,11 @@ from napari_ensir.restorers.base import (
     enlarged_transform,
     input_warnings_of,
     intensity_warning,
+    learns_from_images,
     notes_of,
     restorer_record,
     sample_block,
+    trained_on,
     with_channel_axis,
 )
 from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
@@ -40,13 +48,11 @@ from napari_ensir.restorers.self_supervised.reference import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.checks.diagnostic import Diagnostic
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.scoring.scores import NoisyScores
     from napari_ensir.files.sets import ImageSet
     from napari_ensir.files.zarr import ZarrImage
     from napari_ensir.restorers import Progress, Restorer
@@ -56,6 +62,9 @@ if TYPE_CHECKING:
 MAX_LEARNED = 2**25
 """Maximum number of pixels that a table is learned from without a ground truth; those of more images are not
 kept in memory."""
+
+TABLE_IS_OLDER = "the lookup table was learned before images changed; choose another output to learn it anew."
+"""Warning of a run that was resumed."""
 
 
 def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: FileImage | ZarrImage) -> str:
@@ -90,22 +99,24 @@ class OutputImage:
     is_colour: bool
     like: FileImage | ZarrImage | None
 
-    def is_written(self, record: Mapping[str, Any]) -> bool:
-        """Return whether the image exists with the same record.
+    def changed_inputs(self, record: Mapping[str, Any]) -> list[str] | None:
+        """Return the inputs that changed since the image was written; None if it does not exist.
 
         Raises
         ------
         EnsembleError
-            If another image has its name.
+            If another image has its name, or it was made from other images or with other settings.
         """
         if not self.path.exists():
-            return False
-        if _comparable(read_record(self.path) or {}) == _comparable(plain(record)):
-            return True
-        raise EnsembleError(
-            f"{self.path} exists, and was made from other images or with other settings; choose another "
-            "output folder."
-        )
+            return None
+        found, wanted = _comparable(read_record(self.path) or {}), _comparable(plain(record))
+        before, now = found.pop("input_files", None), wanted.pop("input_files", {})
+        if found != wanted or open_image(self.path).array.dtype != self.dtype:
+            raise EnsembleError(
+                f"{self.path} exists, and was made from other images or with other settings; choose another "
+                "output folder."
+            )
+        return [name for name in now if not isinstance(before, dict) or before.get(name) != now[name]]
 
     def write(self, pixels: Any, record: Mapping[str, Any], overwrite: bool) -> None:
         """Write the pixels, converted to the dtype."""
@@ -121,6 +132,28 @@ class OutputImage:
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in ("date", "versions")}
+
+
+def file_state(path: Path) -> dict[str, Any]:
+    """Return the size and the time of the last change of a file, or of all files of a Zarr.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "a.tif"
+    ...     _ = path.write_text("pixels")
+    ...     os.utime(path, ns=(0, 0))
+    ...     file_state(path)
+    {'bytes': 6, 'modified': '1970-01-01T00:00:00.000000000'}
+    """
+    files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    size = newest = 0
+    for each in files if path.is_dir() else [path]:
+        with suppress(OSError):  # reported when it is read
+            found = each.stat()
+            size, newest = size + found.st_size, max(newest, found.st_mtime_ns)
+    return {"bytes": size, "modified": str(np.datetime64(newest, "ns"))}
 
 
 class Batch:
@@ -141,6 +174,8 @@ class Batch:
         Paths of the outputs by stem and name.
     kept : dict
         The same for outputs that existed already.
+    redone : dict
+        Inputs that changed since an output was written, which was then made anew, by stem.
     failed : dict
         Messages by stem.
     notes, warnings : dict
@@ -154,6 +189,7 @@ class Batch:
         self.outputs: dict[str, dict[str, OutputImage]] = {stem: {} for stem in self.stems}
         self.written: dict[str, dict[str, str]] = {}
         self.kept: dict[str, dict[str, str]] = {}
+        self.redone: dict[str, list[str]] = {}
         self.failed: dict[str, str] = {}
         self.notes: dict[tuple[str, str], None] = {}
         self.warnings: dict[str, None] = {}
@@ -198,20 +234,47 @@ class Batch:
         resume: bool,
     ) -> None:
         """Write an output, whose pixels and metadata ``make`` returns, unless it is to be kept."""
-        if resume and output.is_written(record):
+        try:
+            changed = output.changed_inputs(record) if resume else None
+        except EnsembleError:
+            if not overwrite:
+                raise
+            changed = None
+        if changed == []:
             self.kept.setdefault(stem, {})[name] = str(output.path)
             return
         pixels, like = make()
-        replace(output, like=like).write(pixels, record, overwrite)
+        replace(output, like=like).write(pixels, record, overwrite or changed is not None)
         self.written.setdefault(stem, {})[name] = str(output.path)
+        if changed:
+            self.redone[stem] = changed
 
     def label(self, stem: str) -> str:
         """Return the stem if messages must tell images apart, else an empty string."""
         return stem if len(self.stems) > 1 else ""
 
-    def file_names(self, number: int) -> dict[str, str]:
-        """Return the file names of one field, by candidate."""
-        return {str(role): path.name for role, path in self.images.fields[number][1].items()}
+    def sources(self, number: int) -> dict[str, Any]:
+        """Return what records state about the files of one field, by candidate: names, sizes and times."""
+        paths = {
+            role if isinstance(role, str) else role.name.lower(): path
+            for role, path in self.images.fields[number][1].items()
+        }
+        return {
+            "inputs": {name: path.name for name, path in paths.items()},
+            "input_files": {name: file_state(path) for name, path in paths.items()},
+        }
+
+    def describe_resumption(self) -> list[str]:
+        """Return sentences about outputs that were there already, and those that were made anew."""
+        sentences = []
+        if n := sum(stem not in self.written for stem in self.kept):
+            sentences.append(f"{n} {'was' if n == 1 else 'were'} there already.")
+        if n := len(self.redone):
+            named = [f"{stem} ({' and '.join(changed)})" for stem, changed in self.redone.items()]
+            named[5:] = [f"{n - 5} more"] if n > 5 else []
+            verb = "was" if n == 1 else "were"
+            sentences.append(f"{n} {verb} made anew, because an input changed: {', '.join(named)}.")
+        return sentences
 
 
 def check_outputs(
@@ -284,6 +347,7 @@ class RestoreBatch(Batch):
         self, images: ImageSet, names: Sequence[str], out: Path, *, as_float: bool, folder: bool = False
     ) -> None:
         super().__init__(images)
+        self._trained: dict[str, Restorer] = {}
         self.in_folders = folder or len(names) > 1 or images.from_folders
         several = folder or len(names) > 1
 
@@ -308,6 +372,51 @@ class RestoreBatch(Batch):
         colour = first is not None and any(each.is_colour for each in self.outputs[first].values())
         return -1 if given is None and colour else given
 
+    def sample(self) -> dict[str, NDArray[Any]]:
+        """Read the images by stem; evenly spaced ones, if all have more than :data:`MAX_LEARNED` pixels.
+
+        Raises
+        ------
+        EnsembleError
+            If no image can be read.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        n, size = len(self.stems), 0
+
+        def read(number: int, stem: str) -> None:
+            nonlocal size
+            array = self.images.open(number)[Part.IMAGE].array
+            size = size or prod(array.shape)
+            if number % max(1, -(-n * size // MAX_LEARNED)) == 0:
+                arrays[stem] = np.asarray(array)
+
+        self.each(read)
+        if not arrays:
+            raise EnsembleError(f"no image could be read: {next(iter(self.failed.values()))}")
+        return arrays
+
+    def trained(self, name: str, restorer: Restorer, progress: Progress | None = None) -> Restorer:
+        """Train a restorer that learns from the images that it restores, once on the :meth:`sample`.
+
+        Other restorers are returned unchanged, as is each if there is one image.
+
+        Parameters
+        ----------
+        name
+            Name of the output; later calls with it return the same restorer.
+        restorer
+            With the channel axis of the images.
+        progress
+        """
+        if len(self.stems) == 1 or not learns_from_images(restorer):
+            return restorer
+        if name not in self._trained:
+            arrays = list(self.sample().values())
+            self._trained[name] = trained_on(restorer, arrays, progress)
+            note = f"was trained once, on {len(arrays)} of the {len(self.stems)} images"
+            self.notes[restorer.name, note] = None
+        return self._trained[name]
+
     def run(
         self,
         restorer_of: Callable[[str, str], Restorer],
@@ -326,7 +435,7 @@ class RestoreBatch(Batch):
             Called with the stem of an image and a name; returns the restorer.
         channel_axis : int or None
         record
-            Called with the restorer and the keyword ``inputs``; returns the record of an output.
+            Called with the restorer and the entries of :meth:`sources`; returns the record of an output.
         overwrite, resume
             Whether existing outputs are replaced, or kept if they were made in the same way.
         progress
@@ -338,17 +447,17 @@ class RestoreBatch(Batch):
         def restore(number: int, stem: str) -> None:
             suffix = f", {stem} ({number + 1} of {n})" if n > 1 else ""
             part = scaled_progress(progress, number, n, suffix=suffix)
-            inputs = {"image": self.file_names(number)[str(Part.IMAGE)]}
+            sources = self.sources(number)
             for place, (name, output) in enumerate(self.outputs[stem].items()):
                 axis = -1 if channel_axis is None and output.is_colour else channel_axis
                 restorer = with_channel_axis(restorer_of(stem, name), axis)
                 piece = scaled_progress(part, place, len(self.outputs[stem]))
-                make = partial(self._restore, number, stem, restorer, piece)
+                make = partial(self._restore, number, stem, name, restorer, piece)
                 self.write(
                     stem,
                     name,
                     output,
-                    record(restorer, inputs=inputs),
+                    record(restorer, **sources),
                     make,
                     overwrite=overwrite,
                     resume=resume,
@@ -357,9 +466,10 @@ class RestoreBatch(Batch):
         self.each(restore, "", progress)
 
     def _restore(
-        self, number: int, stem: str, restorer: Restorer, progress: Progress | None
+        self, number: int, stem: str, name: str, restorer: Restorer, progress: Progress | None
     ) -> tuple[NDArray[np.float32], FileImage | ZarrImage]:
         """Restore an image, and return its metadata too."""
+        restorer = self.trained(name, restorer, progress)
         source = self.images.open(number)[Part.IMAGE]  # anew, so that no other image stays in memory
         image = np.asarray(source.array)
         with warnings.catch_warnings():
@@ -425,70 +535,91 @@ class BlindBatch(RestoreBatch):
         described = {name: restorer_record(each) for name, each in self.restorers.items()}
         return {"settings": plain(self.settings.keywords()), "restorers": plain(described)}
 
-    def learn(self, progress: Progress | None = None) -> tuple[WeightLUT, NoisyScores, str]:
-        """Learn a table; return it, the scores, and the reason for their criterion.
+    def trained_restorers(self, progress: Progress | None = None) -> tuple[Restorer, ...]:
+        """Return the restorers, after training those that learn from the images; see :meth:`trained`."""
+        return tuple(self.trained(name, each, progress) for name, each in self.restorers.items())
 
-        From evenly spaced images, if all together have more than :data:`MAX_LEARNED` pixels.
+    def learn(self, progress: Progress | None = None) -> WeightLUT:
+        """Learn a table from the :meth:`sample`; its report has the scores.
 
         Raises
         ------
         EnsembleError
             If no image can be read, or the images cannot be used.
         """
-        arrays: dict[str, NDArray[Any]] = {}
-        n, size = len(self.stems), 0
-
-        def read(number: int, stem: str) -> None:
-            nonlocal size
-            array = self.images.open(number)[Part.IMAGE].array
-            size = size or prod(array.shape)
-            if number % max(1, -(-n * size // MAX_LEARNED)) == 0:
-                arrays[stem] = np.asarray(array)
-
-        self.each(read)
-        if not arrays:
-            raise EnsembleError(f"no image could be read: {next(iter(self.failed.values()))}")
+        restorers = self.trained_restorers(progress)
+        arrays = self.sample()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CorrelatedNoiseWarning)  # also in the report
             warnings.simplefilter("ignore", UnfamiliarImageWarning)  # among the warnings
             reference = blind_reference(
                 list(arrays.values()),
-                tuple(self.restorers.values()),
+                restorers,
                 tuple(self.restorers),
                 keep_restored=True,
                 progress=progress,
                 **self.settings.keywords(*REFERENCE_KEYWORDS),
             )
-            lut, scores = reference.learn_with_scores(**self.settings.keywords(*LEARN_KEYWORDS))
+            lut = reference.learn(**self.settings.keywords(*LEARN_KEYWORDS))
         self._candidates = dict(zip(arrays, reference.restored, strict=True))
-        return replace(lut, report=lut.report | {"made_with": self.made_with}), scores, reference.reason
+        return replace(lut, report=lut.report | {"made_with": self.made_with})
 
-    def check_table(self, lut: WeightLUT) -> None:
-        """Check that a table was learned by an earlier run of the same restorers and settings.
+    def open_table(
+        self,
+        path: Path | None,
+        progress: Progress | None = None,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> WeightLUT:
+        """Learn a table and save it; to resume, open the one that an earlier run learned in the same way.
 
         Raises
         ------
         EnsembleError
-            If it was not.
+            If it was learned with other restorers or settings.
         """
+        if path is None:
+            return self.learn(progress)
+        if not (resume and path.exists()):
+            self.learn(progress).save(path, overwrite=overwrite)
+        lut = load_lut(path)
         if lut.report.get("made_with") != self.made_with:
             raise EnsembleError(
-                "the lookup table in the output folder was learned with other restorers or settings; choose "
-                "another output folder."
+                f"the lookup table {path.name} was learned with other restorers or settings; choose another "
+                "output folder."
             )
+        return lut
 
     def combine(self, lut: WeightLUT, **how: Any) -> None:
         """Restore and combine every image; ``how`` is as for :meth:`RestoreBatch.run`."""
         self.warnings |= dict.fromkeys(lut.report["warnings"])
         made_with = self.made_with
         self.run(
-            lambda stem, _: _Ensemble(
-                lut, tuple(self.restorers.values()), self.settings.device, self._candidates.pop(stem, None)
-            ),
+            lambda stem, _: _Ensemble(self, lut, self._candidates.pop(stem, None)),
             self.axis,
             record=lambda _, **of: record_of("ensemble", lut, **made_with, **of),
             **how,
         )
+        if self.redone:
+            text = (
+                "the lookup table was learned before images changed; choose another output to learn it anew."
+            )
+            self.warnings[text] = None
+
+
+def blind_scores(lut: WeightLUT) -> ScoreTable:
+    """Return the scores in the report of a table that was learned without a ground truth."""
+    scores = lut.report["scores"]
+    rows: list[dict[str, Any]] = [
+        {key: nan if value is None else value for key, value in row.items()} for row in scores["rows"]
+    ]
+    psnr = PSNR._replace(decimals=2, error="psnr_error")
+    columns = (DIFFERENCE,) if scores["truth_noise"] == "unknown" else (DIFFERENCE, psnr)
+    rows.sort(key=lambda each: each["role"] != "input")
+    return ScoreTable(
+        tuple(ScoreRow(**each) for each in rows), columns, tuple(scores["notes"]), scores["summary"]
+    )
 
 
 class _Ensemble:
@@ -497,24 +628,21 @@ class _Ensemble:
     name = "ensemble"
 
     def __init__(
-        self,
-        lut: WeightLUT,
-        restorers: Sequence[Restorer],
-        device: str,
-        candidates: Sequence[NDArray[np.float32]] | None,
+        self, batch: BlindBatch, lut: WeightLUT, candidates: Sequence[NDArray[np.float32]] | None
     ) -> None:
-        self.lut, self.restorers, self.device, self.candidates = lut, restorers, device, candidates
+        self.batch, self.lut, self.candidates = batch, lut, candidates
 
     def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        n = len(self.restorers)
+        n = len(self.batch.restorers)
         candidates = self.candidates or [
             restore_checked(image, each, scaled_progress(progress, place, n))
-            for place, each in enumerate(self.restorers)
+            for place, each in enumerate(self.batch.trained_restorers(progress))
         ]
-        return np.asarray(self.lut.apply(candidates, self.device, check=False))
+        return np.asarray(self.lut.apply(candidates, self.batch.settings.device, check=False))
 
     def input_warnings(self, image: NDArray[Any]) -> list[str]:
-        return [warning for each in self.restorers for warning in input_warnings_of(each, image)]
+        restorers = self.batch.restorers.values()
+        return [warning for each in restorers for warning in input_warnings_of(each, image)]
 
 
 COMPUTE: dict[str, Any] = {
@@ -591,7 +719,7 @@ class CombineBatch(Batch):
         settings: ApplySettings,
         *,
         lut_file: str | None = None,
-        details: Callable[[], Mapping[str, Any]] = dict,
+        details: Mapping[str, Any] = MappingProxyType({}),
         overwrite: bool = False,
         resume: bool = False,
         progress: Progress | None = None,
@@ -603,8 +731,8 @@ class CombineBatch(Batch):
         settings : ApplySettings
         lut_file : str, optional
             Name of the table's file, for records.
-        details : callable
-            Returns further entries of the records.
+        details : mapping
+            Further entries of the records.
         overwrite, resume, progress
             As for :meth:`RestoreBatch.run`.
         """
@@ -619,9 +747,10 @@ class CombineBatch(Batch):
             return image, self.outputs[stem][kind].like
 
         def combine(number: int, stem: str) -> None:
+            sources = self.sources(number)
             arrays = list(self.images.load(number).values())
             for kind, output in self.outputs[stem].items():
-                record = record_of(kind, self.lut, self.file_names(number), settings=how, lut_file=lut_file)
+                record = record_of(kind, self.lut, settings=how, lut_file=lut_file, **sources, **details)
                 making = partial(make, stem, kind, arrays)
                 self.write(stem, kind, output, record, making, overwrite=overwrite, resume=resume)
 

@@ -223,14 +223,14 @@ class Chosen:
         Settings that differ from the defaults of the method or of the network file.
     path : str or None
         File of the network; None for a classical method.
-    ir : str or None
-        File of the inner restorer of a DP-IR network.
+    parts : dict
+        Restorers that a DP-IR network gets instead of its own: "ir", "denoiser".
     """
 
     key: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     path: str | None = None
-    ir: str | None = None
+    parts: Mapping[str, Chosen] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -269,7 +269,13 @@ class Restoring:
         words = [self.image]
         for each in self.chosen:
             words += ["--method", each.key] if each.path is None else ["--network", each.path]
-            words += ["--ir", each.ir] if each.ir is not None else []
+            for part, other in each.parts.items():
+                if other.settings:
+                    raise EnsembleError(
+                        f"the command line cannot change settings of the {part} of DP-IR, and those of "
+                        f"{other.name} were changed here; copy a Python program."
+                    )
+                words += [f"--{part}", other.path or other.key]
         for each in self.chosen:
             for name, value in each.settings.items():
                 words += ["--set", f"{each.name}.{name}={_as_text(value)}"]
@@ -299,11 +305,24 @@ class Restoring:
         ]
 
     def _made(self, each: Chosen) -> str:
-        around = "" if each.ir is None else f", ir=open_restorer({each.ir!r})"
-        made = f"RESTORERS[{each.key!r}]()" if each.path is None else f"open_restorer({each.path!r}{around})"
-        settings = "".join(f", {name}={value!r}" for name, value in each.settings.items())
-        made = f"with_settings({made}{settings}, **how)"
+        made = f"with_settings({_opened(each)}{_as_keywords(each.settings)}, **how)"
         return f"SelfEnsemble(restorer={made})" if self.self_ensemble else made
+
+
+def _opened(each: Chosen) -> str:
+    """Return an expression for a restorer without its settings."""
+    if each.path is None:
+        return f"RESTORERS[{each.key!r}]()"
+    parts = ""
+    for part, other in each.parts.items():
+        settings = _as_keywords(other.settings)
+        made = f"with_settings({_opened(other)}{settings})" if settings else _opened(other)
+        parts += f", {part}={made}"
+    return f"open_restorer({each.path!r}{parts})"
+
+
+def _as_keywords(settings: Mapping[str, Any]) -> str:
+    return "".join(f", {name}={value!r}" for name, value in settings.items())
 
 
 def restore_as_python(restoring: Restoring) -> str:

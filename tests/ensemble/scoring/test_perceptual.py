@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from skimage.metrics import normalized_root_mse
 from typer.testing import CliRunner
 
 from napari_ensir import EnsembleError, compare
@@ -58,7 +59,9 @@ def test_images_reach_the_network_as_rgb_planes_from_0_to_1(pyiqa, shape, axis, 
 
 
 def test_unusable_metrics_are_one_sentence(pyiqa, monkeypatch):
-    with pytest.raises(EnsembleError, match="pyiqa has no full-reference metric 'niqe'; choose from lpips"):
+    with pytest.raises(
+        EnsembleError, match="no full-reference metric 'niqe'; choose from ms-ssim, nrmse, lpips"
+    ):
         PerceptualMetric("niqe")
     with pytest.raises(EnsembleError, match=r"weights of the metric offline could not be loaded .*network"):
         PerceptualMetric("offline")
@@ -84,6 +87,16 @@ def test_evaluate_and_compare_add_a_column(pyiqa, tmp_path, monkeypatch):
             one for one in json.loads((tmp_path / "found.json").read_text())["rows"] if one["name"] == "near"
         )
         assert row["lpips"] == pytest.approx(expected, rel=1e-5)
+    own = [*given[:-1], "nrmse", "--metric", "ms-ssim"]
+    for command in ("evaluate", "compare"):
+        result = CliRunner().invoke(app, [command, *own, "--json", "found.json", "--overwrite"])
+        assert result.stdout.splitlines()[0].split()[3:5] == ["NRMSE", "MS-SSIM"], result.stderr
+        row = next(
+            one for one in json.loads((tmp_path / "found.json").read_text())["rows"] if one["name"] == "near"
+        )
+        expected = [normalized_root_mse(*pair) for pair in zip(TRUTH, near, strict=True)]
+        assert row["nrmse"] == pytest.approx(np.mean(expected))
+        assert row["ms-ssim"] is None  # the images are too small
     refused = CliRunner().invoke(app, ["evaluate", *given, "--truth-noise", "5"])
     assert "need a clean one" in refused.stderr
     with pytest.raises(EnsembleError, match="need a clean one"):

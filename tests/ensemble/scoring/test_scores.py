@@ -23,13 +23,13 @@ def plain_range(truths):
 # -- the peak -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32, np.float64])
 def of_all(scoring, truth, images):
     """Scores on the pixels where the ground truth and all images are finite."""
     valid = finite_everywhere([truth, *images])
     return [scoring(truth, image, valid) for image in images]
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32, np.float64])
 @pytest.mark.parametrize("sizes", [[(7, 9)], [(300, 200), (3, 100, 50), (20_001,)]])
 def test_the_range_is_the_shortest_of_all_but_one_in_ten_thousand_pixels(dtype, sizes):
     rng = np.random.default_rng(len(sizes))

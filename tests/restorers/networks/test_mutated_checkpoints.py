@@ -59,7 +59,7 @@ def checkpoints(pairs, brief, tmp_path):
     """A checkpoint of a plain network, and one of a restorer that contains another."""
     model = RegressionModel(NetworkShape(channels=3, width=4, depth=1))
     Trainer(model, pairs, brief, make=Regression, device="cpu").save(tmp_path / "a.safetensors")
-    fusion = FusionModel.around(None, FusionSettings(channels=3, width=4, latest=20))
+    fusion = FusionModel.for_denoiser(None, FusionSettings(channels=3, width=4, latest=20))
     make = partial(DPIR, ir=CLASSICAL["median"]())
     Trainer(fusion, pairs, brief, make=make, device="cpu").save(tmp_path / "b.safetensors")
     return [(tmp_path / f"{name}.safetensors").read_bytes() for name in "ab"]

@@ -86,7 +86,7 @@ def test_frozen_networks_are_unchanged_bit_by_bit_after_training(images, pairs, 
     ir = Regression(model=regression, channel_axis=-1, data_range=pairs.data_range, device="cpu")
     restored = [(ir(degraded), clean) for degraded, clean in images]
     data = TrainingPairs.from_arrays(restored, channel_axis=-1, data_range=pairs.data_range)
-    model = FusionModel.around(denoiser, FusionSettings(channels=3, width=8, latest=20))
+    model = FusionModel.for_denoiser(denoiser, FusionSettings(channels=3, width=8, latest=20))
     fusion = {name: each.clone() for name, each in model.fusion.state_dict().items()}
     trainer = Trainer(model, data, replace(brief, steps=5), make=partial(DPIR, ir=ir), device="cpu")
     assert len(list(trainer.run())) == 5

@@ -11,6 +11,7 @@ from napari_ensir.errors import Cancelled, EnsembleError
 from napari_ensir.restorers import RESTORERS, SelfEnsemble, calibrate_restorer, restore_and_combine
 from napari_ensir.restorers.training import recipes
 
+NAME = "Noise2Void"
 SMALL = RESTORERS["noise2void"](training_steps=3, width=8, device="cpu")
 
 
@@ -52,7 +53,7 @@ def test_colours_and_stacks(noisy):
 def test_an_ensemble_trains_once_on_all_images(noisy, trainings):
     restorers = [SMALL, RESTORERS["gaussian"](), SelfEnsemble(restorer=SMALL)]
     combined = restore_and_combine(noisy, restorers, offsets=2, device="cpu")
-    assert combined.names == ("Learned from this image", "Gaussian", "Learned from this image x8")
+    assert combined.names == (NAME, "Gaussian", f"{NAME} x8")
     assert trainings == [1, 1]
     from napari_ensir import learn_blind
 

@@ -38,7 +38,7 @@ def start(kind: str, pairs: TrainingPairs, settings: TrainingSettings) -> Traine
         "ir-cm": lambda: (ConsistencyModel(ConsistencySettings(channels=channels, width=8, depth=2)), IRCM),
         "denoiser": lambda: (DenoiserModel(NetworkShape(channels=channels, width=8, depth=2)), Denoiser),
         "dp-ir": lambda: (
-            FusionModel.around(None, FusionSettings(channels=channels, width=8, latest=20)),
+            FusionModel.for_denoiser(None, FusionSettings(channels=channels, width=8, latest=20)),
             partial(DPIR, ir=CLASSICAL["median"]()),
         ),
     }[kind]()

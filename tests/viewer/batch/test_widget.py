@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,13 @@ def test_a_folder_of_noisy_images_takes_four_actions(viewer, actions, folder, wa
     assert results(widget)["field 0"] == "was there"
     assert results(widget)["field 1"] == "written"
     np.testing.assert_array_equal(read_image(out / "field 1.tif"), before)
+    os.utime(folder / "field 2.tif", ns=(0, 0))
+    widget.run()
+    wait_for(widget)
+    assert results(widget)["field 1"] == "was there"
+    assert results(widget)["field 2"] == "made anew: image changed"
+    assert "2 were there already.\n1 was made anew, because an input changed: field 2" in widget.message.value
+    assert "the lookup table was learned before images changed" in widget.message.value
     assert load_lut(out / "ensemble.lut.safetensors").report == lut.report
     widget.gaussian_sigma.value = 4.0
     widget.run()

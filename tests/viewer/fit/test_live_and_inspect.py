@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -328,3 +330,58 @@ def test_auto_shows_which_method_it_took_and_by_how_much(filled, fitted, wait_fo
     assert fitted.shrinkage.visible
     table = [row[0] for row in fitted.scores.value["data"]]
     assert f"● {title}" in table
+
+
+def click(viewer, position):
+    """Call the viewer's mouse callbacks as a click does."""
+    event = SimpleNamespace(button=1, position=tuple(position))
+    for clicked in viewer.mouse_drag_callbacks:
+        clicked(viewer, event)
+
+
+def plotted(widget):
+    """Legend and texts of the plot of Inspect."""
+    widget.draw()
+    (axes,) = widget.canvas.figure.axes
+    legend = axes.get_legend()
+    return [] if legend is None else [each.get_text() for each in legend.get_texts()], axes
+
+
+def test_a_click_shows_the_bin_set_while_the_fit_is_open(filled, fitted, images, qtbot):
+    _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
+    widget.plot.value = "bin-set"
+    legend, axes = plotted(widget)
+    assert not legend
+    assert "Click a pixel" in axes.texts[0].get_text()
+
+    lut, place = fitted.result.lut, (40, 50)
+    click(filled, filled.layers["so so"].data_to_world(place))
+    legend, axes = plotted(widget)
+    found = widget.bin_set()
+    bins = [lut.binning.bins(images[name]) for name in lut.names]
+    inside = np.logical_and.reduce([each == each[place] for each in bins])
+    truth = images["ground truth"][inside]
+    np.testing.assert_array_equal(np.repeat(found.truth, found.counts), np.sort(truth))
+    weights = lut.weights_for([images[name][place] for name in lut.names])
+    names = [f"{weight:.3f} {name}" for name, weight in zip(lut.names, weights, strict=True)]
+    assert legend == [*names, "mixture"] if found.is_fitted else names
+    assert axes.get_xlabel() == f"ground truth ({len(truth):,} pixels)"
+
+    fitted.method.value = "least-squares"
+    settle(fitted, None, qtbot)
+    legend, axes = plotted(widget)
+    assert len(legend) == 3, "a live fit keeps its statistics"
+    assert axes.get_legend().get_title().get_text() == "candidates' own variances"
+    assert legend[0].split()[0] in widget.pixel.value, "the text follows the live fit too"
+
+
+def test_a_table_whose_statistics_are_gone_has_no_histogram(filled, fitted, tmp_path):
+    _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
+    fitted.save(tmp_path / "rain")
+    widget.open(tmp_path / "rain.lut.safetensors")
+    widget.plot.value = "bin-set"
+    click(filled, filled.layers["so so"].data_to_world((40, 50)))
+    assert widget.pixel.value.startswith("Bin set (")
+    legend, axes = plotted(widget)
+    assert not legend
+    assert "does not contain the ground truth" in axes.texts[0].get_text().replace("\n", " ")

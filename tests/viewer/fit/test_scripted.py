@@ -79,6 +79,8 @@ def test_every_method_is_scored_at_once_and_a_click_chooses(filled, fit_widget, 
             10 * np.log10(255**2 / np.mean(error.astype(float) ** 2)), abs=1e-3
         )
         assert np.isfinite([score.held_out, score.ssim]).all()
+        relative = np.linalg.norm(error) / np.linalg.norm(images["ground truth"].astype(float))
+        assert score.metrics["nrmse"] == pytest.approx(relative, rel=1e-3)
     better = max(scores.values(), key=lambda score: score.held_out)
     own = scores["em"].held_out
     said = f"{better.name} is better here: {better.held_out:.2f} dB held out, against {own:.2f} dB"
@@ -88,6 +90,8 @@ def test_every_method_is_scored_at_once_and_a_click_chooses(filled, fit_widget, 
     wait_for(fit_widget)
     assert fit_widget.method.value == fit_widget.result.lut.method == "least-squares"
     assert fit_widget.scores.native.item(row, 0).text() == "● Least squares"
+    shown = f"NRMSE {fit_widget.scores.scores[row].metrics['nrmse']:.4f}"
+    assert shown in fit_widget.scores.native.item(row, 0).toolTip()
     fit_widget.export_scores(tmp_path / "scores.csv")
     rows = list(csv.reader((tmp_path / "scores.csv").read_text().splitlines()))
     assert [line[0] for line in rows[1:]] == [score.name for score in fit_widget.result.scores]

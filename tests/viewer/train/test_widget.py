@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from qtpy.QtCore import QThreadPool
-from qtpy.QtWidgets import QMessageBox
+from qtpy.QtWidgets import QApplication, QMessageBox
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import load_restorer
+from napari_ensir.restorers.base import restorer_record
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, exclusion_reason
 from napari_ensir.viewer.restore.widget import RestoreWidget
 from napari_ensir.viewer.train.widget import TrainWidget, _steps
@@ -198,6 +199,25 @@ def test_dp_ir_with_networks_trained_here(viewer, train, wait_for, tmp_path):
     assert restore.dp_ir_regression_sampler.value
     restore.dp_ir_regression_tau.value = 3
     assert restore.picker.chosen()[-1].tau == 3
+    offered = [key for _, key in restore.dp_ir_regression_denoiser._default_choices]
+    assert "wavelet" in offered
+    assert not {"gaussian", "DP-IR, Regression"} & set(offered)
+    restore.restorers.value = ["DP-IR, Regression"]
+    restore.restore()
+    wait_for(restore)
+    restore.dp_ir_regression_ir.value, restore.dp_ir_regression_denoiser.value = "gaussian", "wavelet"
+    restore.gaussian_sigma.value = 3.0
+    restore.restore()
+    wait_for(restore)
+    own, other = (layer.data for layer in viewer.layers[-2:])
+    assert viewer.layers[-1].name == "noisy · DP-IR, Gaussian"
+    assert own.std() != other.std()
+    chosen = restore.picker.chosen()[-1]
+    assert (chosen.ir.sigma, chosen.denoiser.title) == (3.0, "Wavelet")
+    assert restorer_record(chosen)["ir"]["settings"]["sigma"] == 3.0
+    restore.program.value = "restore-python"
+    restore.copy_button.native.click()
+    assert "ir=with_settings(RESTORERS['gaussian'](), sigma=3.0)" in QApplication.clipboard().text()
     train.steps.value = 14
     train.resume_from(str(tmp_path / "dp.safetensors"))
     wait_for(train)

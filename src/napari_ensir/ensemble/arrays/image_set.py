@@ -265,7 +265,7 @@ def _unmasked(field: Field) -> Field:
 
 
 def _is_masked(array: Any) -> bool:
-    return isinstance(array, np.ma.MaskedArray)
+    return hasattr(array, "filled") and isinstance(array, np.ma.MaskedArray)  # importing np.ma takes time
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,12 @@ the next candidate and below COPY_SHARE times the standard deviation of the grou
 SEVERAL = 4
 """Maximum number of images of a reference set that are examined."""
 
+FEW = 64
+"""Rows, and pixels of each, of a first look, which spares the exact computation where nothing is wrong."""
+
+SLACK = 1.3
+"""Factor by which limits are relaxed in a first look."""
+
 
 def squared_difference(one: Plane, other: Plane) -> Plane:
     """Squared difference of two images, each standardized to mean 0 and standard deviation 1.
@@ -89,31 +96,69 @@ def squared_difference(one: Plane, other: Plane) -> Plane:
     >>> round(float(squared_difference(image, 5 - 2 * image).mean()), 6)
     4.0
     """
-    both = np.isfinite(one) & np.isfinite(other)
-    n, whole = int(both.sum()), bool(both.all())
+    both = _find_known(one, other)
+    n = one.size if both is None else max(1, int(both.sum()))
     parts = []
     for image in (one, other):
-        known = image if whole else np.where(both, image, 0.0)
-        known = known - known.sum() / max(1, n)
-        if not whole:
+        known = image if both is None else np.where(both, image, 0.0)
+        known = known - known.sum() / n
+        if both is not None:
             known[~both] = 0
-        deviation = np.sqrt(np.square(known).sum() / max(1, n))
+        deviation = np.sqrt(np.vdot(known, known) / n)
         if deviation == 0:
             return np.full(one.shape, 2.0)
         known /= deviation
         parts.append(known)
-    return np.asarray((parts[0] - parts[1]) ** 2 * (both.size / n))
+    return np.asarray((parts[0] - parts[1]) ** 2 * (one.size / n))
 
 
 def correlation(one: Plane, other: Plane) -> float:
     """Pearson's correlation over the pixels that are finite in both; 0 if an image is constant."""
-    both = np.isfinite(one) & np.isfinite(other)
-    if not both.any():
+    first, second = _known_pixels(one, other)
+    if not first.size:
         return 0.0
-    first, second = (image.ravel() if both.all() else image[both] for image in (one, other))
     first, second = first - first.mean(), second - second.mean()
     scale = float(np.sqrt((first @ first) * (second @ second)))
     return float(first @ second) / scale if scale else 0.0
+
+
+def _find_known(*images: Plane) -> NDArray[np.bool_] | None:
+    """Return where all images are finite; None: everywhere."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(sum(image.sum() for image in images)):  # faster than looking at each pixel
+            return None
+    known = reduce(np.logical_and, map(np.isfinite, images))
+    return None if known.all() else known
+
+
+def _known_pixels(*images: Plane) -> list[NDArray[np.float64]]:
+    """Return the pixels of each image, flattened, that are finite in all."""
+    known = _find_known(*images)
+    return [image.ravel() if known is None else image[known] for image in images]
+
+
+def _thinned(image: Plane) -> Plane:
+    """Return up to FEW rows, evenly spaced, and pixels of each."""
+    rows, columns = (max(1, size // FEW) for size in image.shape[:2])
+    return image[::rows, ::columns]
+
+
+def _may_be_closer(corrected: tuple[Plane, Plane], original: tuple[Plane, Plane]) -> bool:
+    """Return whether two images may be closer than two others by :func:`is_closer`: a first look."""
+    left, before = (1 - correlation(*map(_thinned, pair)) for pair in (corrected, original))
+    return left < SLACK * before
+
+
+def _is_equal(one: Plane, other: Plane) -> bool:
+    return all(
+        np.array_equal(*pair, equal_nan=True) for pair in ((_thinned(one), _thinned(other)), (one, other))
+    )
+
+
+def _grey(plane: Plane) -> Plane:
+    """Return the mean over the channels."""
+    n = plane.shape[-1]
+    return np.asarray(plane @ np.full(n, 1 / n) if n > 1 else plane[..., 0])
 
 
 def is_closer(corrected: Plane, original: Plane) -> bool:
@@ -132,6 +177,7 @@ def is_closer(corrected: Plane, original: Plane) -> bool:
     if left < HALF * before and before - left > 1e-4:
         return True
     gained = _block_means(original - corrected)
+    gained = gained.mean(axis=-1) if gained.ndim > 2 else gained
     if gained.size < LEAST_BLOCKS or left > CLEARER * before:
         return False
     return bool(gained.mean() > SURE * gained.std() / np.sqrt(gained.size))
@@ -146,7 +192,7 @@ def is_unrelated(one: Plane, other: Plane) -> bool:
     if coarse[0].size < LEAST_BLOCKS or not all(np.isfinite(means).all() for means in coarse):
         return False
     for image, means in zip((one, other), coarse, strict=True):
-        variance = (_whole_blocks(image) - np.kron(means, np.ones((BLOCK, BLOCK)))).var()
+        variance = _whole_blocks(image).var() - means.var()  # within blocks
         if means.var() < 9 * variance / BLOCK**2:
             return False
     return correlation(*coarse) < DIFFERENT
@@ -177,16 +223,18 @@ def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] 
     (3, -1)
     >>> find_shift(truth, truth)
     """
-    from skimage.registration import phase_cross_correlation
-
     one, other = (np.asarray(image, np.float64) for image in (truth, candidate))
-    filled = [_fill(one), _fill(other)]
     shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right]
-    for normalization in ("phase", None):
-        offset = phase_cross_correlation(*filled, normalization=normalization)[0]  # type: ignore[no-untyped-call]
-        found = (-round(float(offset[0])), -round(float(offset[1])))
-        if found != (0, 0) and all(2 * abs(n) <= size for n, size in zip(found, one.shape, strict=True)):
-            shifts.append(found)
+    shifts += [
+        shift
+        for shift in _correlation_peaks(_fill(one), _fill(other))
+        if shift != (0, 0) and all(2 * abs(n) <= size for n, size in zip(shift, one.shape, strict=True))
+    ]
+    if not any(
+        _may_be_closer(overlap(one, other, shift), overlap(one, other, shift, moved=False))
+        for shift in shifts
+    ):
+        return None
     best = max(shifts, key=lambda shift: correlation(*overlap(one, other, shift)))
     left = squared_difference(*overlap(one, other, best))
     # The pixels of the truth and those of the candidate are both compared without the shift, because a
@@ -196,7 +244,7 @@ def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] 
     if not all(is_closer(left, squared_difference(*pair)) for pair in unmoved):
         return None
     first, second = (
-        _blur(image[..., None], np.isfinite(image)[..., None], 2.0)[..., 0] for image in (one, other)
+        _blur(image[..., None], _find_known(image[..., None]), 2.0)[..., 0] for image in (one, other)
     )
     moved, still = (correlation(*overlap(first, second, best, moved=way)) for way in (True, False))
     return best if moved > still else None
@@ -216,11 +264,24 @@ def overlap(
     return truth[back], candidate[there if moved else back]
 
 
+def _correlation_peaks(truth: Plane, candidate: Plane) -> Iterator[tuple[int, int]]:
+    """Yield the shifts at the peaks of the phase correlation and of the cross-correlation."""
+    product = np.fft.rfft2(candidate) * np.fft.rfft2(truth).conj()
+    size = np.abs(product)
+    for spectrum in (product / np.maximum(size, 100 * np.finfo(np.float64).eps), product):
+        peak = np.abs(np.fft.irfft2(spectrum, truth.shape)).argmax()
+        places = zip(np.unravel_index(peak, truth.shape), truth.shape, strict=True)
+        down, right = (int(place) - (n if place > n // 2 else 0) for place, n in places)
+        yield down, right
+
+
 def _fill(image: Plane) -> Plane:
     """Subtract the mean; set pixels that are not finite to 0."""
-    known = image[np.isfinite(image)]
-    mean = known.mean() if known.size else 0.0
-    return np.where(np.isfinite(image), image - mean, 0.0)
+    known = _find_known(image)
+    if known is None:
+        return np.asarray(image - image.mean())
+    mean = image[known].mean() if known.any() else 0.0
+    return np.where(known, image - mean, 0.0)
 
 
 def _whole_blocks(image: Plane) -> Plane:
@@ -229,10 +290,11 @@ def _whole_blocks(image: Plane) -> Plane:
 
 
 def _block_means(image: Plane) -> Plane:
-    """Means of blocks, over channels too."""
+    """Means of blocks, of each channel."""
     whole = _whole_blocks(image)
     rows, columns = whole.shape[0] // BLOCK, whole.shape[1] // BLOCK
-    return np.asarray(whole.reshape(rows, BLOCK, columns, BLOCK, -1).mean(axis=(1, 3, 4)))
+    means = whole.reshape(rows, BLOCK, -1).mean(axis=1)  # axis by axis: several at once are slow
+    return np.asarray(means.reshape(rows, columns, BLOCK, *image.shape[2:]).mean(axis=2))
 
 
 def check_alignment(
@@ -309,7 +371,7 @@ def _compare(
     found: dict[str, tuple[Diagnostic, list[str]]] = {}
     for name, candidate, plane in candidates:
         one = _first_problem(view, candidate, plane, truth, wanted)
-        if one is None and is_unrelated(plane.mean(axis=-1), wanted.mean(axis=-1)):
+        if one is None and is_unrelated(_grey(plane), _grey(wanted)):
             one = diagnose("other-field", {"action": "drop-candidate"})
         if one is not None:
             found.setdefault(one.message, (one, []))[1].append(name)
@@ -393,10 +455,9 @@ def _first_problem(view: View, candidate: Any, plane: Plane, truth: Any, wanted:
         return diagnose("not-finite/plane")
     if not _varies(plane):
         return diagnose("constant", drop, value=plane[finite][0])
-    if np.array_equal(plane, wanted, equal_nan=True):
+    if _is_equal(plane, wanted):
         return diagnose("equals-truth", drop)
-    both = finite & np.isfinite(wanted)
-    if not all(_varies(x[both]) for x in (plane, wanted)):
+    if not all(map(_varies, _known_pixels(plane, wanted))):
         return _check_missing(finite)
     return (
         _check_inversion(plane, wanted)
@@ -423,17 +484,21 @@ TURNS: dict[str, Callable[[Plane], Plane]] = {
 
 
 def _check_inversion(plane: Plane, truth: Plane) -> Diagnostic | None:
-    return diagnose("inverted") if correlation(truth, plane) < -0.5 else None
+    few = correlation(_thinned(truth), _thinned(plane))
+    return diagnose("inverted") if few < -0.5 / SLACK and correlation(truth, plane) < -0.5 else None
 
 
 def _check_position(plane: Plane, truth: Plane) -> Diagnostic | None:
     """Check whether a candidate is flipped, rotated or shifted."""
-    grey, wanted = plane.mean(axis=-1), truth.mean(axis=-1)
-    original = squared_difference(wanted, grey)
+    grey, wanted = _grey(plane), _grey(truth)
     turned = {how: turn(grey) for how, turn in TURNS.items()}
-    possible = [how for how, image in turned.items() if image.shape == grey.shape]
-    how = max(possible, key=lambda one: correlation(wanted, turned[one]))
-    if is_closer(squared_difference(wanted, turned[how]), original):
+    possible = [
+        how
+        for how, image in turned.items()
+        if image.shape == grey.shape and _may_be_closer((wanted, image), (wanted, grey))
+    ]
+    how = max(possible, key=lambda one: correlation(wanted, turned[one]), default=None)
+    if how and is_closer(squared_difference(wanted, turned[how]), squared_difference(wanted, grey)):
         return diagnose("turned", {"action": "transform", "how": how}, how=how)
     shift = find_shift(wanted, grey)
     if shift is None:
@@ -449,33 +514,51 @@ def _check_position(plane: Plane, truth: Plane) -> Diagnostic | None:
 def _check_channels(plane: Plane, truth: Plane) -> Diagnostic | None:
     if plane.shape[-1] == 1:
         return None
-    reversed_ = squared_difference(truth, plane[..., ::-1])
-    if not is_closer(reversed_, squared_difference(truth, plane)):
+    reversed_ = plane[..., ::-1]
+    if not _may_be_closer((truth, reversed_), (truth, plane)) or not is_closer(
+        squared_difference(truth, reversed_), squared_difference(truth, plane)
+    ):
         return None
     return diagnose("channels-reversed", {"action": "reverse-channels"})
 
 
 def check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
     """Check for other units or another tone curve; the message does not contain the candidate's name."""
-    both = np.isfinite(plane) & np.isfinite(truth)
-    x, y = plane[both], truth[both]
-    if _is_gamma(x, y):
+    few_x, few_y = _known_pixels(_thinned(plane), _thinned(truth))
+    x, y = _known_pixels(plane, truth)
+    if _is_gamma(few_x, few_y, SLACK) and _is_gamma(x, y):
         return diagnose("tone-curve")
-    blurred, wanted = (_blur(image, both)[both] for image in (plane, truth))
+    coarse, wanted = _known_pixels(_block_means(plane), _block_means(truth))
+    if coarse.size >= FEW and _match_scale(few_x, few_y, coarse, wanted, SLACK) is None:
+        return None
+    known = _find_known(plane, truth)
+    inside = ... if known is None else known
+    match = _match_scale(x, y, _blur(plane, known)[inside], _blur(truth, known)[inside])
+    if match is None:
+        return None
+    gain, offset = match
+    fix = {"action": "match-intensities", "gain": gain, "offset": offset}
+    return diagnose("scale-mismatch", fix, scale=linear_text(gain, "the candidate", offset, y.std(), 4))
+
+
+def _match_scale(
+    x: Plane, y: Plane, blurred: Plane, wanted: Plane, slack: float = 1.0
+) -> tuple[float, float] | None:
+    """Return the gain and offset that match a candidate ``x`` to the truth ``y``; None: on one scale."""
     r = correlation(wanted, blurred)
-    if r < 0.9:
+    if r < 0.9 / slack:
         return None
     gain = float(r * wanted.std() / blurred.std())
     offset = float(wanted.mean() - gain * blurred.mean())
     before, left = np.mean((wanted - blurred) ** 2), np.mean((wanted - gain * blurred - offset) ** 2)
     removed, error = before - left, np.mean((y - x) ** 2)
-    if left > SCALE_LEFT * before or removed < max(SCALE_SHARE * error, SCALE_SHIFT**2 * y.var()):
+    least = max(SCALE_SHARE * error, SCALE_SHIFT**2 * y.var())
+    if left > slack * SCALE_LEFT * before or slack * removed < least:
         return None
     remaining = gain * x + offset - y
-    if remaining.var() > 0.25 * error and _skewness(remaining) > SKEWED:
+    if remaining.var() > slack * 0.25 * error and _skewness(remaining) > slack * SKEWED:
         return None
-    fix = {"action": "match-intensities", "gain": gain, "offset": offset}
-    return diagnose("scale-mismatch", fix, scale=linear_text(gain, "the candidate", offset, y.std(), 4))
+    return gain, offset
 
 
 def _skewness(values: Plane) -> float:
@@ -483,27 +566,27 @@ def _skewness(values: Plane) -> float:
     return float((centred**3).mean() / max(float(centred.std()) ** 3, 1e-300))
 
 
-def _is_gamma(x: Plane, y: Plane) -> bool:
+def _is_gamma(x: Plane, y: Plane, slack: float = 1.0) -> bool:
     """Return whether the truth is a power (gamma) of the candidate.
 
     Other curves do not count, because noise alone makes the mean truth at each intensity nonlinear.
     """
-    r = correlation(y, x)
+    r, least = correlation(y, x), 0.01 * y.var() / slack
     fitted = (1 - r * r) * y.var()
-    if r < 0.9 or fitted <= 0.01 * y.var():
+    if r < 0.9 / slack or fitted <= least:
         return False
     low = min(0.0, float(x.min()))
     unit = (x - low) / (x.max() - low)
     curved = min(1 - correlation(y, unit**gamma) ** 2 for gamma in GAMMAS) * y.var()
-    return bool(curved < 0.25 * fitted and fitted - curved > 0.01 * y.var())
+    return bool(curved < slack * 0.25 * fitted and fitted - curved > least)
 
 
-def _blur(plane: Plane, valid: NDArray[np.bool_], sigma: float = SMOOTHING) -> Plane:
-    """Gaussian blur of rows and columns over the valid pixels."""
+def _blur(plane: Plane, valid: NDArray[np.bool_] | None, sigma: float = SMOOTHING) -> Plane:
+    """Gaussian blur of rows and columns over the valid pixels; None: all."""
     from scipy.ndimage import gaussian_filter
 
     sigmas = (sigma, sigma, 0)
-    if valid.all():
+    if valid is None:
         return np.asarray(gaussian_filter(plane, sigmas))
     weight = gaussian_filter(valid.astype(np.float64), sigmas)
     return np.asarray(gaussian_filter(np.where(valid, plane, 0.0), sigmas) / np.maximum(weight, 1e-12))
@@ -517,34 +600,40 @@ def _check_clipping(plane: Plane, truth: Plane) -> Diagnostic | None:
 
 def _clipped(plane: Plane, other: Plane) -> dict[str, Any] | None:
     """Return the fraction of clipped pixels, their value, and which extreme it is."""
-    both = np.isfinite(plane) & np.isfinite(other)
-    x, y = plane[both], other[both]
+    x, y = _known_pixels(plane, other)
     for end, which in ((x.max(), "greatest"), (x.min(), "least")):
         there = x == end
-        if there.mean() > CLIPPED and y[there].std() > 3 * (y[~there] - x[~there]).std():
+        if np.count_nonzero(there) > CLIPPED * x.size and y[there].std() > 3 * (y[~there] - x[~there]).std():
             return {"share": there.mean(), "value": end, "which": which}
     return None
 
 
 def _check_region(view: View, plane: Plane, truth: Plane) -> Diagnostic | None:
     """Check for a constant region, such as a missing tile or an empty border, that the truth lacks."""
-    from scipy.ndimage import find_objects, label
-
-    both = np.isfinite(plane) & np.isfinite(truth)
-    if not both.any():
+    known = _find_known(plane, truth)
+    if known is not None and not known.any():
         return None
-    squares = np.where(both, (plane - truth) ** 2, 0.0)
+    ends = plane if known is None else plane[known]
     corner = [view.index[axis].start for axis in view.spatial]
-    for value in {float(plane[both].min()), float(plane[both].max()), 0.0}:
-        flat = ((plane == value) & both).all(axis=-1)
-        regions, n = label(flat)
-        if not n:
+    least = max(EMPTY_SHARE * plane[..., 0].size, 64)
+    for value in {float(ends.min()), float(ends.max()), 0.0}:
+        there = plane == value
+        if np.count_nonzero(there) < least * plane.shape[-1]:
             continue
+        both = np.ones(plane.shape, bool) if known is None else known
+        flat, full = (there & both).all(axis=-1), both.all(axis=-1)
+        squares = np.where(both, (plane - truth) ** 2, 0.0)
+        most, least_rest = squares[flat].sum() / least, squares[full & ~flat].sum() / flat.size
+        if most <= EMPTY_ERROR**2 * least_rest:  # even if all lay in the smallest region
+            continue
+        from scipy.ndimage import find_objects, label
+
+        regions, _ = label(flat)
         sizes = np.bincount(regions.ravel())[1:]
         largest = int(sizes.argmax()) + 1
         inside = regions == largest
-        rest = ~inside & both.all(axis=-1)
-        if sizes.max() < max(EMPTY_SHARE * flat.size, 64) or not rest.any():
+        rest = ~inside & full
+        if sizes.max() < least or not rest.any():
             continue
         if squares[inside].mean() <= EMPTY_ERROR**2 * squares[rest].mean():
             continue
@@ -553,8 +642,8 @@ def _check_region(view: View, plane: Plane, truth: Plane) -> Diagnostic | None:
             for part, first in zip(find_objects(inside.astype(int))[0], corner, strict=True)
         )
         fix = {"action": "crop", "region": [[*rows], [*columns]]}
-        ends = {"rows": (rows[0], rows[1] - 1), "columns": (columns[0], columns[1] - 1)}
-        return diagnose("empty-region", fix, value=value, share=inside.mean(), **ends)
+        limits = {"rows": (rows[0], rows[1] - 1), "columns": (columns[0], columns[1] - 1)}
+        return diagnose("empty-region", fix, value=value, share=inside.mean(), **limits)
     return None
 
 
@@ -604,7 +693,7 @@ def _check_missing(finite: NDArray[np.bool_]) -> Diagnostic | None:
 
 
 def _varies(image: NDArray[np.float64]) -> bool:
-    known = image[np.isfinite(image)]
+    (known,) = _known_pixels(image)
     return bool(known.size and np.ptp(known) > 0)
 
 
@@ -613,14 +702,14 @@ def _varies(image: NDArray[np.float64]) -> bool:
 
 def _check_truth(truth: Plane, names: Sequence[str], planes: Sequence[Plane]) -> Iterator[Diagnostic]:
     """Check whether the truth is clipped, or is a copy of a candidate."""
-    known = [plane for plane in planes if _varies(plane) and not np.array_equal(plane, truth, equal_nan=True)]
+    known = [plane for plane in planes if _varies(plane) and not _is_equal(plane, truth)]
     if not known or not _varies(truth):
         return
     found = next(filter(None, (_clipped(truth, plane) for plane in known)), None)
     if found is not None:
         yield diagnose("truth-clipped", **found)
-    squares = [(plane - truth)[np.isfinite(plane - truth)] ** 2 for plane in planes]
-    errors = [float(np.sqrt(values.mean())) if values.size else np.inf for values in squares]
+    differences = [_known_pixels(plane - truth) for plane in planes]
+    errors = [float(np.sqrt(np.vdot(one, one) / one.size)) if one.size else np.inf for (one,) in differences]
     if len(errors) < 2:
         return
     nearest, second = np.argsort(errors)[:2]
@@ -633,7 +722,7 @@ def _check_truth(truth: Plane, names: Sequence[str], planes: Sequence[Plane]) ->
 def _twins(names: Sequence[str], planes: Sequence[Plane]) -> Iterator[Diagnostic]:
     for number, plane in enumerate(planes):
         for name, other in zip(names[:number], planes[:number], strict=True):
-            if np.array_equal(plane, other, equal_nan=True):
+            if _is_equal(plane, other):
                 fix = {"action": "drop-candidate", "candidates": [names[number]]}
                 yield diagnose("equal-candidates", fix, first=name, second=names[number])
                 break
@@ -645,13 +734,14 @@ def _other_order(
     """Yield a diagnostic for the first candidate that shows the field of another image."""
     for label, truth, planes in examined:
         for name, plane in zip(_default_names(names, len(planes)), planes, strict=True):
-            original = squared_difference(truth, plane)
             for other, other_truth, _ in examined:
                 if other == label or other_truth.shape != plane.shape:
                     continue
-                if correlation(other_truth, plane) < SIMILAR:
-                    continue
-                if is_closer(squared_difference(other_truth, plane), original):
+                if (
+                    _may_be_closer((other_truth, plane), (truth, plane))
+                    and correlation(other_truth, plane) >= SIMILAR
+                    and is_closer(squared_difference(other_truth, plane), squared_difference(truth, plane))
+                ):
                     yield diagnose("other-order", name=name, label=label, other=other)
                     return
 

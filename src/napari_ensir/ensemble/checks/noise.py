@@ -87,12 +87,12 @@ def own_input_evidence(
     >>> own_input_evidence(smooth, first).score > OWN_INPUT > own_input_evidence(smooth, second).score
     True
     """
-    from scipy.ndimage import gaussian_filter
-
     found = []
     for noisy, *restored in sample_planes([reference, *candidates], channel_axis):
         if not all(np.isfinite(plane).all() for plane in (noisy, *restored)):
             continue
+        from scipy.ndimage import gaussian_filter
+
         flat = _flat(np.mean(restored, axis=0), inner=0, outer=2, window=3, share=0.3)
         residuals = [noisy - plane for plane in restored]
         details = [plane - gaussian_filter(plane, 2) for plane in restored]

@@ -163,7 +163,8 @@ def compare(
         As for :func:`napari_ensir.fit_lut`. Scores are then those of
         :class:`~napari_ensir.ensemble.scoring.scores.NoisyScores`, and EM is excluded.
     metrics : sequence of str
-        Names of full-reference metrics of pyiqa, such as ``"lpips"``; each adds a column.
+        ``"ms-ssim"``, ``"nrmse"``, or full-reference metrics of pyiqa such as ``"lpips"``; each adds a
+        column.
 
     Returns
     -------
@@ -374,8 +375,8 @@ class _Run:
             note=combiner.note,
             metrics=mean_of_metrics(
                 [
-                    self.scoring.perceptual(truth, result)
-                    for (_, truth), result in zip(self.pairs, results, strict=True)
+                    self.scoring.further(truth, result, valid)
+                    for (_, truth), result, valid in zip(self.pairs, results, self.valid, strict=True)
                 ]
             ),
         )

@@ -132,6 +132,9 @@ class Estimate:
     iterations : (R,) int64
     outcome : (R,) int8
         Index into :data:`OUTCOMES`.
+    variances : (R, M) float64 or None
+        Variances of the components of each bin set's mixture, squared intensity units; None if the method
+        has no mixture.
     """
 
     weights: NDArray[np.float64]
@@ -139,6 +142,7 @@ class Estimate:
     unseen: Literal["fallback", "previous"]
     iterations: NDArray[np.int64]
     outcome: NDArray[np.int8]
+    variances: NDArray[np.float64] | None = None
 
 
 class Estimator(Protocol):

@@ -54,8 +54,8 @@ CHECK_EVERY = 8
 GROUP_ENTRIES = 2**24
 """Most responsibilities in memory at once in torch."""
 
-_Solution = tuple["NDArray[np.float64]", "NDArray[np.int64]", "NDArray[np.int8]"]
-"""Weights, iterations and outcome of each bin set."""
+_Solution = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.int64]", "NDArray[np.int8]"]
+"""Weights, variances, iterations and outcome of each bin set."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ def em(statistics: Statistics, settings: Settings, progress: Progress | None = N
     start = np.broadcast_to(base, (len(statistics.rows), statistics.n_candidates))
     limit = 1000 if settings.max_iter is None else settings.max_iter
     rule = _Rule(limit, 1, settings.tolerance, 0.0, 0.0, recentred=False)
-    weights, iterations, outcome = _solve(statistics, start, rule, settings, progress)
+    weights, variances, iterations, outcome = _solve(statistics, start, rule, settings, progress)
     weights[outcome >= _NO_SOLUTION] = base
     fallback = np.tile(base, (statistics.n_channels, 1))
-    return Estimate(weights, fallback, "fallback", iterations, outcome)
+    return Estimate(weights, fallback, "fallback", iterations, outcome, variances)
 
 
 def em_released(statistics: Statistics, settings: Settings, progress: Progress | None = None, /) -> Estimate:
@@ -131,12 +131,13 @@ def em_released(statistics: Statistics, settings: Settings, progress: Progress |
         start = np.tile(settings.prior, (len(statistics.rows), 1))
     limit = 1001 if settings.max_iter is None else settings.max_iter + 1
     rule = _Rule(limit, 2, settings.tolerance, 1e-6, 1e-6, recentred=True)
-    weights, iterations, outcome = _solve(statistics, start, rule, settings, progress)
+    weights, variances, iterations, outcome = _solve(statistics, start, rule, settings, progress)
     # The released code catches an exception where a variance is zero or NaN.
     weights[outcome >= _NO_SOLUTION] = start[outcome >= _NO_SOLUTION]
     # In the released code weights sum to 1 + M * 1e-6 / N; here they are on the simplex.
     weights /= weights.sum(axis=1, keepdims=True)
-    return Estimate(weights, np.tile(average, (statistics.n_channels, 1)), "previous", iterations, outcome)
+    fallback = np.tile(average, (statistics.n_channels, 1))
+    return Estimate(weights, fallback, "previous", iterations, outcome, variances)
 
 
 def _agreement_weights(statistics: Statistics) -> NDArray[np.float64]:
@@ -162,39 +163,35 @@ def _solve(
     progress: Progress | None,
 ) -> _Solution:
     """Run EM on bin sets with enough pixels and no constant candidate."""
-    counts = statistics.counts
+    counts, variances = statistics.counts, statistics.variances
     weights = np.array(start)
     iterations = np.zeros(len(counts), np.int64)
     outcome = np.full(len(counts), _TOO_FEW, np.int8)
     enough = counts >= settings.min_pixels
-    singular = (statistics.variances == 0).any(axis=1)
+    singular = (variances == 0).any(axis=1)
     outcome[enough & singular] = _NO_SOLUTION
     chosen = np.flatnonzero(enough & ~singular)
     if len(chosen):
-        mixtures = _mixtures(statistics, chosen, start)
+        mixtures = _mixtures(statistics.subset(chosen), start[chosen])
         device = settings.device
         if engines.forced == "torch" or (device is not None and device.type != "cpu"):
             found = _iterate_torch(mixtures, rule, device, progress)
         else:
             found = _iterate_compiled(mixtures, rule, progress)
-        weights[chosen], iterations[chosen], outcome[chosen] = found
-    return weights, iterations, outcome
+        weights[chosen], variances[chosen], iterations[chosen], outcome[chosen] = found
+    return weights, variances, iterations, outcome
 
 
-def _mixtures(statistics: Statistics, chosen: NDArray[np.int64], start: NDArray[np.float64]) -> _Mixtures:
-    lengths = np.diff(statistics.starts)[chosen]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    entries = np.arange(starts[-1]) + np.repeat(statistics.starts[chosen] - starts[:-1], lengths)
-    counts = statistics.counts[chosen]
-    share = statistics.level_counts[entries] / np.repeat(counts, lengths)
+def _mixtures(statistics: Statistics, start: NDArray[np.float64]) -> _Mixtures:
+    counts = statistics.counts
     return _Mixtures(
-        starts,
-        statistics.truth[entries],
-        share,
+        statistics.starts,
+        statistics.truth,
+        statistics.level_counts / np.repeat(counts, np.diff(statistics.starts)),
         counts,
-        statistics.means[chosen],
-        statistics.variances[chosen],
-        np.array(start[chosen]),
+        statistics.means,
+        statistics.variances,
+        np.array(start),
     )
 
 
@@ -234,7 +231,7 @@ def _iterate_compiled(mixtures: _Mixtures, rule: _Rule, progress: Progress | Non
 
     parts = [(int(a), int(b)) for a, b in pairwise(cuts)]
     for_each(parts, run, done)
-    return weights, iterations, status
+    return weights, variances, iterations, status
 
 
 def _iterate_torch(
@@ -244,17 +241,18 @@ def _iterate_torch(
     import torch
 
     n, m = mixtures.weights.shape
-    weights = mixtures.weights.copy()
+    weights, variances = mixtures.weights.copy(), mixtures.variances.copy()
     iterations = np.zeros(n, np.int64)
     status = np.zeros(n, np.int8)
     device = torch.device("cpu") if device is None else device
     finished = 0
     for group in _groups(np.diff(mixtures.starts), GROUP_ENTRIES // m):
-        weights[group], iterations[group], status[group] = _iterate_group(mixtures, group, rule, device)
+        found = _iterate_group(mixtures, group, rule, device)
+        weights[group], variances[group], iterations[group], status[group] = found
         finished += len(group)
         if progress is not None:
             progress(finished, n, "estimating weights")
-    return weights, iterations, status
+    return weights, variances, iterations, status
 
 
 def _groups(lengths: NDArray[np.int64], max_entries: int) -> Iterator[NDArray[np.int64]]:
@@ -278,7 +276,7 @@ def _iterate_group(
 
     state = _padded(mixtures, group, rule, device)
     n = len(group)
-    found = state["weights"].clone()
+    found = {name: state[name].clone() for name in ("weights", "variances")}
     iterations = torch.zeros(n, dtype=torch.int64, device=device)
     status = torch.full((n,), _LIMIT, dtype=torch.int8, device=device)
     live = torch.arange(n, device=device)  # bin sets still in the arrays
@@ -291,7 +289,8 @@ def _iterate_group(
             torch.int8
         )
         iterations[live] = torch.where(running, iteration, iterations[live])
-        found[live] = torch.where(running[:, None], state["weights"], found[live])
+        for name, kept in found.items():
+            kept[live] = torch.where(running[:, None], state[name], kept[live])
         state["running"] = running = running & ~(broken | level)
         if iteration == rule.limit:
             break
@@ -304,7 +303,8 @@ def _iterate_group(
                 live = live[running]
                 state = {name: part[running] for name, part in state.items()}
         _maximise(state, rule)
-    return found.cpu().numpy().astype(np.float64), iterations.cpu().numpy(), status.cpu().numpy()
+    weights, variances = (kept.cpu().numpy().astype(np.float64) for kept in found.values())
+    return weights, variances, iterations.cpu().numpy(), status.cpu().numpy()
 
 
 def _padded(

@@ -1,11 +1,11 @@
-"""PSNR and SSIM of images against a clean ground truth."""
+"""PSNR, SSIM, MS-SSIM and NRMSE of images against a clean ground truth."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.blocks import Slices
-    from napari_ensir.ensemble.scoring.perceptual import PerceptualMetric
+    from napari_ensir.ensemble.scoring.score_table import Column
 
     Image = NDArray[Any]
 
@@ -26,12 +26,21 @@ if TYPE_CHECKING:
 TAPS = 11
 """Side of the window in pixels: a Gaussian with sigma 1.5, truncated at 3.5 sigma."""
 
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of the five scales of MS-SSIM, from fine to coarse (Wang et al. 2003)."""
+
 _TILE = 2**16
 """Windows per tile, so that a tile fits into the cache of a core."""
 
 
 def sum_of_similarity(
-    truth: NDArray[Any], image: NDArray[Any], peak: float, axes: tuple[int, ...], valid: NDArray[np.bool_]
+    truth: NDArray[Any],
+    image: NDArray[Any],
+    peak: float,
+    axes: tuple[int, ...],
+    valid: NDArray[np.bool_],
+    *,
+    luminance: bool = True,
 ) -> tuple[float, int]:
     """Sum SSIM (Wang et al. 2004) over the windows inside the image that contain only valid pixels.
 
@@ -43,6 +52,8 @@ def sum_of_similarity(
         Intensity units.
     axes
         Axes of the window, each of at least :data:`TAPS` pixels.
+    luminance
+        Whether to include the factor that compares the means; else contrast and structure alone.
 
     Returns
     -------
@@ -61,7 +72,7 @@ def sum_of_similarity(
     def work(tile: tuple[int, Slices]) -> None:
         number, slices = tile
         here = valid[slices]
-        similarity = _similarity(truth[slices], image[slices], peak, axes)
+        similarity = _similarity(truth[slices], image[slices], peak, axes, luminance)
         if not here.all():
             similarity = similarity[_windowed((~here).astype(np.float64), axes) == 0]
         found[number] = float(similarity.sum()), similarity.size
@@ -89,17 +100,18 @@ def _tiles(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[Slices]:
 
 
 def _similarity(
-    truth: NDArray[Any], image: NDArray[Any], peak: float, axes: tuple[int, ...]
+    truth: NDArray[Any], image: NDArray[Any], peak: float, axes: tuple[int, ...], luminance: bool
 ) -> NDArray[np.float64]:
-    """Return SSIM of each window of two small images."""
+    """Return SSIM of each window of two small images, with or without its luminance factor."""
     x, y = np.asarray(truth, np.float64), np.asarray(image, np.float64)
     mean_x, mean_y = _windowed(x, axes), _windowed(y, axes)
     cross, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
     covariance = _windowed(x * y, axes) - cross
     variances = _windowed(x * x + y * y, axes) - squares
     steady_mean, steady_variance = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    above = (2 * cross + steady_mean) * (2 * covariance + steady_variance)
-    below = (squares + steady_mean) * (variances + steady_variance)
+    above, below = 2 * covariance + steady_variance, variances + steady_variance
+    if luminance:
+        above, below = (2 * cross + steady_mean) * above, (squares + steady_mean) * below
     return np.asarray(above / below, np.float64)
 
 
@@ -209,6 +221,96 @@ def ssim(
     return total / windows if windows else float("nan")
 
 
+def ms_ssim(
+    truth: NDArray[Any],
+    image: NDArray[Any],
+    peak: float,
+    channel_axis: int | None = None,
+    valid: NDArray[np.bool_] | None = None,
+) -> float:
+    """Return the multi-scale structural similarity, the mean over planes and channels.
+
+    Source: Wang, Simoncelli and Bovik, Asilomar 2003: five scales, each half as fine as the one before.
+    Negative means of contrast and structure count as 0. NaN if a plane has fewer than 176 rows or columns, or
+    a scale has no window of valid pixels.
+
+    Parameters
+    ----------
+    truth, image : (..., Y, X) arrays of one shape
+    peak : float
+        Intensity units.
+    channel_axis : int, optional
+    valid : bool array of that shape, optional
+        Pixels to score; default: those that are finite in both.
+
+    Examples
+    --------
+    >>> image = np.add.outer(np.arange(176.0), np.arange(176.0))
+    >>> ms_ssim(image, image, 350.0)
+    1.0
+    """
+    if valid is None:
+        valid = np.isfinite(truth) & np.isfinite(image)
+    arrays = [np.where(valid, truth, 0.0), np.where(valid, image, 0.0), valid]
+    if channel_axis is not None:
+        arrays = [np.moveaxis(array, channel_axis, 0) for array in arrays]
+    shape = arrays[0].shape[-2:]
+    if min(shape) < TAPS << (len(SCALE_WEIGHTS) - 1):
+        return float("nan")
+    planes = zip(*(array.reshape(-1, *shape) for array in arrays), strict=True)
+    return float(np.mean([_ms_ssim_of_plane(x, y, whole, peak) for x, y, whole in planes]))
+
+
+def _ms_ssim_of_plane(
+    truth: NDArray[np.float64], image: NDArray[np.float64], valid: NDArray[np.bool_], peak: float
+) -> float:
+    product = 1.0
+    for scale, weight in enumerate(SCALE_WEIGHTS, start=1):
+        total, windows = sum_of_similarity(
+            truth, image, peak, (0, 1), valid, luminance=scale == len(SCALE_WEIGHTS)
+        )
+        if not windows:
+            return float("nan")
+        product *= max(total / windows, 0.0) ** weight
+        truth, image, whole = (_halved(each) for each in (truth, image, valid))
+        valid = whole == 1
+    return product
+
+
+def _halved(plane: NDArray[Any]) -> NDArray[np.float64]:
+    """Average blocks of 2 x 2 pixels; an odd last row or column is left out."""
+    rows, columns = (size // 2 for size in plane.shape)
+    blocks = plane[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2)
+    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float64))
+
+
+def nrmse(truth: NDArray[Any], image: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> float:
+    """Return the root mean square error divided by the root mean square of the ground truth.
+
+    Parameters
+    ----------
+    truth, image : arrays of one shape
+    valid : bool array of that shape, optional
+        Pixels to score; default: those that are finite in both.
+
+    Returns
+    -------
+    float
+        NaN if no pixel is valid or the ground truth is 0 everywhere.
+
+    Examples
+    --------
+    >>> nrmse(np.full((2, 2), 10.0), np.full((2, 2), 11.0))
+    0.1
+    """
+    from skimage.metrics import normalized_root_mse
+
+    if valid is None:
+        valid = np.isfinite(truth) & np.isfinite(image)
+    pixels = np.asarray(truth)[valid]
+    return float(normalized_root_mse(pixels, np.asarray(image)[valid])) if pixels.any() else float("nan")
+
+
 def evenly_spaced_planes(
     shape: tuple[int, ...], plane_axes: int = 2, most: int = 32, most_pixels: int = 2**24
 ) -> list[tuple[int, ...]]:
@@ -310,6 +412,27 @@ def exclusion_note(n: int) -> list[str]:
     return [text] * bool(n)
 
 
+class Metric(Protocol):
+    """A score of an image against a ground truth, and its column in a score table."""
+
+    @property
+    def name(self) -> str:
+        """Name on the command line."""
+
+    @property
+    def column(self) -> Column:
+        """Column of a score table."""
+
+    def __call__(
+        self,
+        truth: NDArray[Any],
+        image: NDArray[Any],
+        data_range: tuple[float, float],
+        channel_axis: int | None = None,
+    ) -> float:
+        """Score an image; pixels that are not to be scored are NaN."""
+
+
 @dataclass(frozen=True)
 class Scoring:
     """Computes PSNR and SSIM of images without clipping them.
@@ -324,8 +447,8 @@ class Scoring:
         Width of the border that is excluded along the last two spatial axes.
     channel_axis : int or None
         None: the last axis, if it has length 3 and there are at least 3 axes.
-    metrics : tuple of PerceptualMetric
-        Metrics of :meth:`perceptual`.
+    metrics : tuple of Metric
+        Metrics of :meth:`further`.
 
     Examples
     --------
@@ -339,20 +462,21 @@ class Scoring:
     y_channel: bool = False
     crop_border: int = 0
     channel_axis: int | None = None
-    metrics: tuple[PerceptualMetric, ...] = ()
+    metrics: tuple[Metric, ...] = ()
 
-    def perceptual(self, truth: Image, image: Image) -> dict[str, float]:
-        """Score one image by the metrics, without the border; pixels that are not finite count as 0.
+    def further(self, truth: Image, image: Image, valid: NDArray[np.bool_]) -> dict[str, float]:
+        """Score all channels of one image by the metrics, without the border.
 
         Parameters
         ----------
-        truth, image : arrays of one shape
+        truth, image, valid : arrays of one shape
+            As for :meth:`__call__`.
         """
         if not self.metrics:
             return {}
         axis, inside = self.channels_of(truth.shape), self.inside(truth.shape)
-        pixels = [np.nan_to_num(np.asarray(one)[inside], posinf=0, neginf=0) for one in (truth, image)]
-        return {metric.name: metric(pixels[0], pixels[1], self.data_range, axis) for metric in self.metrics}
+        first, second = (np.where(valid, one, np.nan)[inside] for one in (truth, image))
+        return {metric.name: metric(first, second, self.data_range, axis) for metric in self.metrics}
 
     def __call__(self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None) -> ImageScore:
         """Score one image.

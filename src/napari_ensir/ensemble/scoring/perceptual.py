@@ -1,33 +1,64 @@
-"""Perceptual scores: full-reference metrics of the package pyiqa, such as LPIPS."""
+"""Metrics by name: MS-SSIM, NRMSE, and full-reference metrics of the package pyiqa, such as LPIPS."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from napari_ensir.devices import resolve_device
+from napari_ensir.ensemble.scoring.metrics import ms_ssim, nrmse
 from napari_ensir.ensemble.scoring.score_table import Column
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from napari_ensir.ensemble.scoring.metrics import Metric
 
-def open_metrics(names: Sequence[str], device: Any = "auto") -> tuple[PerceptualMetric, ...]:
-    """Open metrics by their names in pyiqa.
+
+class _OwnMetric(NamedTuple):
+    """A metric of this package."""
+
+    name: str
+    column: Column
+    function: Callable[..., float]
+
+    def __call__(
+        self,
+        truth: NDArray[Any],
+        image: NDArray[Any],
+        data_range: tuple[float, float],
+        channel_axis: int | None = None,
+    ) -> float:
+        return self.function(truth, image, data_range[1] - data_range[0], channel_axis)
+
+
+OWN_METRICS = {
+    "ms-ssim": _OwnMetric("ms-ssim", Column("ms-ssim", "MS-SSIM", decimals=4), ms_ssim),
+    "nrmse": _OwnMetric(
+        "nrmse",
+        Column("nrmse", "NRMSE", decimals=4, largest_is_best=False),
+        lambda truth, image, *_: nrmse(truth, image),
+    ),
+}
+"""Metrics that need no other package."""
+
+
+def open_metrics(names: Sequence[str], device: Any = "auto") -> tuple[Metric, ...]:
+    """Open metrics by their names.
 
     Parameters
     ----------
     names : sequence of str
-        Such as ``"lpips"``, ``"dists"`` or ``"topiq_fr"``.
+        ``"ms-ssim"``, ``"nrmse"``, or metrics of pyiqa such as ``"lpips"``, ``"dists"`` or ``"topiq_fr"``.
     device : str or torch.device
 
     Returns
     -------
-    tuple of PerceptualMetric
+    tuple of Metric
 
     Raises
     ------
@@ -39,7 +70,7 @@ def open_metrics(names: Sequence[str], device: Any = "auto") -> tuple[Perceptual
     >>> open_metrics(())
     ()
     """
-    return tuple(PerceptualMetric(name, device) for name in dict.fromkeys(names))
+    return tuple(OWN_METRICS.get(name) or PerceptualMetric(name, device) for name in dict.fromkeys(names))
 
 
 class PerceptualMetric:
@@ -70,9 +101,8 @@ class PerceptualMetric:
             ) from error
         known = pyiqa.list_models(metric_mode="FR")
         if name not in known:
-            raise EnsembleError(
-                f"pyiqa has no full-reference metric {name!r}; choose from {', '.join(known)}."
-            )
+            known = ", ".join([*OWN_METRICS, *known])
+            raise EnsembleError(f"there is no full-reference metric {name!r}; choose from {known}.")
         try:
             self._metric = pyiqa.create_metric(name, device=resolve_device(device))
         except Exception as error:  # pyiqa and what it downloads with raise exceptions of many types
@@ -92,6 +122,8 @@ class PerceptualMetric:
     ) -> float:
         """Score an image against the ground truth: the mean over planes, and over channels unless RGB.
 
+        Pixels that are not finite count as 0.
+
         Parameters
         ----------
         truth, image : arrays of one shape
@@ -104,7 +136,8 @@ class PerceptualMetric:
         low, high = data_range
         batches = []
         for array in (truth, image):
-            scaled = np.clip((np.asarray(array, np.float32) - low) / (high - low), 0, 1)
+            finite = np.nan_to_num(np.asarray(array, np.float32), posinf=0, neginf=0)
+            scaled = np.clip((finite - low) / (high - low), 0, 1)
             if channel_axis is None:
                 planes = scaled.reshape(-1, 1, *scaled.shape[-2:])
             else:

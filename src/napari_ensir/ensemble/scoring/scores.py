@@ -321,7 +321,8 @@ class NoisyScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        keys = ("name", "role", "difference", "standard_error", "mse", "psnr", "psnr_error", "best", "note")
+        numbers = ("difference", "standard_error", "mse", "psnr", "psnr_error")
+        keys = ("name", "role", *numbers, "best", "tied", "note")
         return {
             "truth_noise": self.noise,
             "peak": self.peak,

@@ -247,6 +247,20 @@ class Statistics:
             not_finite,
         )
 
+    def subset(self, chosen: NDArray[np.int64]) -> Statistics:
+        """Return the statistics of some bin sets, given by their indices; ``outside`` stays that of all."""
+        lengths = np.diff(self.starts)[chosen]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        entries = np.arange(starts[-1]) + np.repeat(self.starts[chosen] - starts[:-1], lengths)
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            moments=self.moments[chosen],
+            starts=starts,
+            levels=self.levels[entries],
+            level_counts=self.level_counts[entries],
+        )
+
     def coarsened(self, factor: int) -> Statistics:
         """Return the statistics of the same pixels in bins ``factor`` times as wide, exactly.
 

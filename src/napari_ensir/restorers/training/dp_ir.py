@@ -243,7 +243,7 @@ class FusionModel(Model):
         self.multiple = self.denoiser.multiple
 
     @classmethod
-    def around(cls, denoiser: DenoiserModel | None, settings: FusionSettings) -> FusionModel:
+    def for_denoiser(cls, denoiser: DenoiserModel | None, settings: FusionSettings) -> FusionModel:
         """Make an untrained F for a denoiser (None: :class:`LocalWiener`), whose shape is put in."""
         if denoiser is not None:
             shape = denoiser.settings

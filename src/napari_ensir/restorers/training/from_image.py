@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnedFromImage(ImageRestorer):
+class Noise2VoidFromImage(ImageRestorer):
     """Noise2Void, trained on the image that it restores; see :mod:`.noise2void`.
 
     The time depends on the number of steps, hardly on the size of the image. The noise must be independent
     from pixel to pixel.
     """
 
-    title: ClassVar[str] = "Learned from this image"
+    title: ClassVar[str] = "Noise2Void"
     description: ClassVar[str] = (
-        "Trains a small network on the image itself, without a clean image (Noise2Void); takes about three "
-        "minutes on one core, whatever the size of the image."
+        "Learns from this image itself, without a clean image: trains a small network, which takes about "
+        "three minutes on one core, whatever the size of the image."
     )
 
     training_steps: int = setting(
@@ -60,7 +60,7 @@ class LearnedFromImage(ImageRestorer):
 
     def trained_on(
         self, images: Sequence[NDArray[Any]], progress: Progress | None = None
-    ) -> LearnedFromImage:
+    ) -> Noise2VoidFromImage:
         """Return a restorer that is trained on images, for these images.
 
         Parameters
@@ -72,7 +72,7 @@ class LearnedFromImage(ImageRestorer):
 
         Returns
         -------
-        LearnedFromImage
+        Noise2VoidFromImage
             The restorer itself if it is trained.
         """
         if self.network is not None:

@@ -15,16 +15,10 @@ from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import Restorer, with_settings
 from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, denoising_function
-from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel
-from napari_ensir.restorers.training.load import load_restorer, resume_training
-from napari_ensir.restorers.training.models import Denoiser, DenoiserModel, Regression, RegressionModel
-from napari_ensir.restorers.training.noise2void import (
-    Noise2Noise,
-    Noise2NoiseModel,
-    Noise2Void,
-    Noise2VoidModel,
-    noise_of,
-)
+from napari_ensir.restorers.training.ir_cm import ConsistencyModel
+from napari_ensir.restorers.training.load import KINDS, load_restorer, resume_training
+from napari_ensir.restorers.training.models import Denoiser, DenoiserModel, RegressionModel
+from napari_ensir.restorers.training.noise2void import Noise2NoiseModel, Noise2VoidModel, noise_of
 from napari_ensir.restorers.training.perceptual import vgg_features
 from napari_ensir.restorers.training.trainer import (
     Trainer,
@@ -54,20 +48,27 @@ class Recipe:
     ----------
     title, description
         A label and a sentence.
-    model, restorer
-        Class of the model, and of the restorer that applies it.
+    model
+        Class of the model.
     values
         Settings of the training and of the model that differ from the defaults.
     target
         Images that the degraded images are trained with: the title of a control, "" if there are none.
+    needs_degraded
+        Whether the degraded images are used.
     """
 
     title: str
     description: str
     model: type[Model]
-    restorer: type[LearnedRestorer]
     values: Mapping[str, Any] = field(default_factory=lambda: _UNET)
     target: str = "Clean"
+    needs_degraded: bool = True
+
+    @property
+    def restorer(self) -> type[LearnedRestorer]:
+        """Class of the restorer that applies the model."""
+        return KINDS[self.model.kind][1]
 
     @property
     def steps(self) -> int:
@@ -85,14 +86,12 @@ RECIPES: dict[str, Recipe] = {
         "Regression",
         "A network trained to return the clean image by the mean absolute error. Start here.",
         RegressionModel,
-        Regression,
     ),
     "noise2void": Recipe(
         "Noise2Void, no clean image",
         "A denoiser that learns from noisy images alone to predict pixels from their neighbours. The noise "
         "must be independent from pixel to pixel.",
         Noise2VoidModel,
-        Noise2Void,
         _NOISY,
         target="",
     ),
@@ -100,7 +99,6 @@ RECIPES: dict[str, Recipe] = {
         "Noise2Noise, two exposures",
         "A denoiser that learns from two noisy exposures of the same field, with independent noise.",
         Noise2NoiseModel,
-        Noise2Noise,
         _NOISY,
         target="Second exposure",
     ),
@@ -108,27 +106,23 @@ RECIPES: dict[str, Recipe] = {
         "IR-CM, stages 1 and 2",
         "The consistency model: half of the steps on paths from the degraded image, half from the clean one.",
         ConsistencyModel,
-        IRCM,
     ),
     "ir-cm-1": Recipe(
         "IR-CM, stage 1 only",
         "The consistency model on paths that start at the degraded image.",
         ConsistencyModel,
-        IRCM,
         _UNET | {"linear_share": 1.0},
     ),
     "ir-cm-2": Recipe(
         "IR-CM, stage 2 only",
         "The consistency model on paths that start at the clean image.",
         ConsistencyModel,
-        IRCM,
         _UNET | {"linear_share": 0.0},
     ),
     "ir-cm-paper": Recipe(
         "IR-CM, as in the paper",
         "The consistency model with the paper's noisy skip, and with stage 2 from the clean image only.",
         ConsistencyModel,
-        IRCM,
         _UNET | {"sampled_share": 0.0, "noisy_skip": True},
     ),
     "denoiser": Recipe(
@@ -136,14 +130,13 @@ RECIPES: dict[str, Recipe] = {
         "A network that removes Gaussian noise of any level, learned from the clean image alone; "
         "DP-IR can use it.",
         DenoiserModel,
-        Denoiser,
         _UNET | {"steps": 1200},
+        needs_degraded=False,
     ),
     "dp-ir": Recipe(
         "DP-IR",
         "A small network that combines the images of a restorer and of a denoiser, which are not changed.",
         FusionModel,
-        DPIR,
         {"steps": 600, "width": 64, "batch": 4, "patch": 32, "learning_rate": 2e-4},
     ),
 }
@@ -169,8 +162,9 @@ def begin_training(
     recipe
         A key of :data:`RECIPES`.
     pairs
-        (degraded, clean) images; for "noise2noise" two exposures, for "noise2void" images alone. For DP-IR,
-        the clean images have the size of the restored ones.
+        (degraded, clean) images; for "noise2noise" two exposures. Recipes that learn from one kind of image
+        also take images alone: "noise2void" noisy ones, "denoiser" clean ones. For DP-IR, the clean images
+        have the size of the restored ones.
     channel_axis
         Colour axis of every image; None if there is none.
     data_range
@@ -199,7 +193,7 @@ def begin_training(
     --------
     >>> import numpy as np
     >>> clean = np.random.default_rng(0).random((16, 16))
-    >>> trainer = begin_training("denoiser", [(clean, clean)], steps=1, width=8, device="cpu")
+    >>> trainer = begin_training("denoiser", [clean], steps=1, width=8, device="cpu")
     >>> [event.step for event in trainer.run()]
     [1]
     """
@@ -210,7 +204,7 @@ def begin_training(
     chosen, given = RECIPES[recipe], TrainSettings(**settings)
     values = {**given.keywords(), **chosen.values}
     values |= {name: getattr(given, name) for name, each in settings.items() if each is not None}
-    whole = _data(chosen, pairs, channel_axis, ir, given.device, data_range, progress)
+    whole = _training_pairs(chosen, pairs, channel_axis, ir, given.device, data_range, progress)
     data, held_out = whole.split(given.validation) if given.validation else (whole, None)
     values |= {"channels": data.channels, "preview_every": preview_every}
     # The initial weights depend on the seed alone, and torch's global generator is left unchanged.
@@ -226,15 +220,15 @@ def begin_training(
     trainer = Trainer(
         model,
         data,
-        _of(TrainingSettings, values),
+        _settings_from(TrainingSettings, values),
         make=make,
         device=given.device,
     )
     return _with_extras(trainer, held_out, given.vgg)
 
 
-def _of(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Settings of this kind with the values that it has and that are not None."""
+def _settings_from(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Settings of this class with the values that it has and that are not None."""
     names = [each.name for each in fields(kind)]
     return kind(**{name: values[name] for name in names if values.get(name) is not None})
 
@@ -244,17 +238,17 @@ def _untrained(kind: type[Any], values: dict[str, Any], data: TrainingPairs, den
     if issubclass(kind, Noise2VoidModel):
         values = values | noise_of(data)
     if kind is not FusionModel:
-        model: Model = kind(_of(kind.settings_type, values))
+        model: Model = kind(_settings_from(kind.settings_type, values))
         return model
     d = copy.deepcopy(denoiser.model) if isinstance(denoiser, Denoiser) else None
     if d is not None and d.channels != data.channels:
         raise EnsembleError(
             f"the denoiser takes {d.channels} colour channels and the images have {data.channels}."
         )
-    return FusionModel.around(d, _of(FusionModel.settings_type, values))
+    return FusionModel.for_denoiser(d, _settings_from(FusionModel.settings_type, values))
 
 
-def _data(
+def _training_pairs(
     recipe: Recipe,
     pairs: Any,
     channel_axis: int | None,
@@ -264,8 +258,8 @@ def _data(
     progress: Progress | None = None,
 ) -> TrainingPairs:
     """Training pairs of a recipe; those of DP-IR are the images restored by `ir` and the clean ones."""
-    if not recipe.target:
-        pairs = [(image, image) for image in pairs]
+    if not (recipe.target and recipe.needs_degraded):
+        pairs = [pair if isinstance(pair, tuple) else (pair, pair) for pair in pairs]
     if recipe.model is FusionModel and ir is not None:
         data_range = common_range([(np.asarray(a), np.asarray(b)) for a, b in pairs], data_range)
         apply = with_settings(ir, channel_axis=channel_axis, device=device)
@@ -331,12 +325,12 @@ def continue_training(
     >>> import tempfile
     >>> import numpy as np
     >>> clean = np.random.default_rng(0).random((16, 16))
-    >>> trainer = begin_training("denoiser", [(clean, clean)], steps=2, width=8, device="cpu")
+    >>> trainer = begin_training("denoiser", [clean], steps=2, width=8, device="cpu")
     >>> next(trainer.run()).step
     1
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     trainer.save(f"{folder}/mine.safetensors")
-    ...     again = continue_training(f"{folder}/mine.safetensors", [(clean, clean)], device="cpu")
+    ...     again = continue_training(f"{folder}/mine.safetensors", [clean], device="cpu")
     >>> [event.step for event in again.run()]
     [2]
     """
@@ -345,7 +339,9 @@ def continue_training(
     if recipe is not None and recipe not in same:
         raise EnsembleError(f"{path} is a training of {' or '.join(same)}, not of {recipe}.")
     inner = restorer.ir if isinstance(restorer, DPIR) else None
-    data = _data(RECIPES[same[0]], pairs, channel_axis, inner, device, restorer.data_range, progress)
+    data = _training_pairs(
+        RECIPES[same[0]], pairs, channel_axis, inner, device, restorer.data_range, progress
+    )
     trainer = resume_training(path, data, device=device, ir=ir, denoiser=denoiser)
     share, held_out = trainer.settings.validation, None
     if validation not in (0, share):

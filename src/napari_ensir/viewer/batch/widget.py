@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import FileEdit
 
 from napari_ensir.ensemble.lut.load import SUFFIX, load_lut
-from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, ScoreRow, ScoreTable
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.output_paths import Place
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.restorers.base import format_notes, with_settings
-from napari_ensir.restorers.batch import Batch, BlindBatch, CombineBatch, RestoreBatch, check_outputs
+from napari_ensir.restorers.batch import (
+    Batch,
+    BlindBatch,
+    CombineBatch,
+    RestoreBatch,
+    blind_scores,
+    check_outputs,
+)
 from napari_ensir.settings import ApplySettings, BlindSettings, settings_of
 from napari_ensir.viewer.apply.widget import apply_extras
 from napari_ensir.viewer.controls.combo import Choice
@@ -222,10 +227,7 @@ class BatchWidget(Panel):
             blind = self.batch = BlindBatch(found, restorers, out, settings, as_float=as_float)
             table = Place("the lookup table", out / TABLE)
             check_outputs(found, blind.all_outputs, in_folders=True, others=[table])
-            if not table.path.exists():
-                blind.learn(progress)[0].save(table.path)
-            lut = load_lut(table.path)
-            blind.check_table(lut)
+            lut = blind.open_table(table.path, progress, resume=True)
             blind.combine(lut, resume=True, progress=progress)
             return lut
 
@@ -261,9 +263,9 @@ class BatchWidget(Panel):
         if batch is None:
             self.say(first)
             return
-        lines = [first + _summary(batch, self.out.value)]
+        lines = [first + _summary(batch, self.out.value), *batch.describe_resumption()]
         if lut is not None:
-            table = score_table(lut)
+            table = blind_scores(lut)
             names = [each.name for each in table.rows]
             self.scores.show_table(table, names, names)
             self.scores.visible = True
@@ -278,6 +280,7 @@ class BatchWidget(Panel):
         results = dict.fromkeys(batch.failed, "failed")
         results |= {stem: "was there" for stem in batch.kept if stem not in results}
         results |= {stem: "written" for stem in batch.written if stem not in results}
+        results |= {stem: f"made anew: {' and '.join(each)} changed" for stem, each in batch.redone.items()}
         stems = sorted(results, key=lambda stem: (stem not in batch.failed, stem))[:MOST_ROWS]
         columns = {"image": stems, "result": [results[stem] for stem in stems]}
         if expected := getattr(batch, "expected", {}):
@@ -297,19 +300,6 @@ def _path(name: str, label: str, tooltip: str, mode: Any = "d", **kwargs: Any) -
     return control
 
 
-def score_table(lut: WeightLUT) -> ScoreTable:
-    """Return the scores in the report of a table that was learned without a ground truth."""
-    scores = lut.report["scores"]
-    rows: list[dict[str, Any]] = [
-        {key: nan if value is None else value for key, value in row.items()} for row in scores["rows"]
-    ]
-    psnr = PSNR._replace(decimals=2, error="psnr_error")
-    columns = (DIFFERENCE,) if scores["truth_noise"] == "unknown" else (DIFFERENCE, psnr)
-    return ScoreTable(
-        tuple(ScoreRow(**each) for each in rows), columns, tuple(scores["notes"]), scores["summary"]
-    )
-
-
 def _first(messages: Iterable[str], most: int = 5) -> list[str]:
     """Return the first messages, and how many more there are."""
     lines = list(messages)
@@ -317,8 +307,5 @@ def _first(messages: Iterable[str], most: int = 5) -> list[str]:
 
 
 def _summary(batch: Batch, out: Path) -> str:
-    counts = [f"{len(batch.written)} of {len(batch.stems)} images were written to {out.name}"]
-    kept = sum(stem not in batch.written for stem in batch.kept)
-    counts += [f"{kept} {'was' if kept == 1 else 'were'} there already"] if kept else []
-    counts += [f"{len(batch.failed)} failed"] if batch.failed else []
-    return f"{', '.join(counts)}."
+    failed = f", {len(batch.failed)} failed" if batch.failed else ""
+    return f"{len(batch.written)} of {len(batch.stems)} images were written to {out.name}{failed}."

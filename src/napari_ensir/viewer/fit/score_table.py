@@ -9,6 +9,7 @@ from psygnal import Signal
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 
+from napari_ensir.ensemble.scoring.perceptual import OWN_METRICS
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, Column, ScoreRow, ScoreTable
 from napari_ensir.settings import METHODS
 from napari_ensir.viewer.results.layers import PALETTE
@@ -102,6 +103,15 @@ def _label(row: ScoreRow, method: str) -> str:
 
 
 def _tooltip(row: ScoreRow, method: str) -> str:
+    others = ", ".join(
+        f"{each.column.title} {each.column.text(row)}"
+        for each in OWN_METRICS.values()
+        if each.name in row.metrics
+    )
+    return f"{_about(row, method)} {others}".strip()
+
+
+def _about(row: ScoreRow, method: str) -> str:
     if row.role == "candidate":
         return f"The candidate {row.name}."
     if row.role == "average":

@@ -273,7 +273,9 @@ class FitWidget(FitControls):
         if self.result is None or result.combined is not self.result.combined:
             self._is_ranked = False
         self.result = result
-        get_session(self.viewer).replace(self._title, result.lut)
+        session = get_session(self.viewer)
+        session.remember_statistics(result.lut, result.session.collect().statistics)
+        session.replace(self._title, result.lut)
         self._show(result)
         self.show_value_in_use(result)
         self._tell()

@@ -12,7 +12,7 @@ import numpy as np
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.lut.lut import figures
-from napari_ensir.ensemble.scoring.metrics import evenly_spaced_planes, ssim
+from napari_ensir.ensemble.scoring.metrics import evenly_spaced_planes, mean_of_metrics, ms_ssim, nrmse, ssim
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.results.combining import Images, combine, difference, expected_error
 from napari_ensir.viewer.results.layers import Errors
@@ -64,7 +64,7 @@ class FitResult:
     expected : list of arrays, or None
         Expected error at each pixel; further arrays are lower resolutions of a pyramid.
     ssim_known : dict
-        SSIM of the images that no setting changes, by role and name, once computed.
+        SSIM, MS-SSIM and NRMSE of the images that no setting changes, by role and name, once computed.
     """
 
     request: FitRequest
@@ -75,7 +75,7 @@ class FitResult:
     uncalibrated: str = ""
     errors: Errors | None = None
     expected: list[Any] | None = None
-    ssim_known: dict[tuple[str, str], float] = field(default_factory=dict)
+    ssim_known: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
 
     @property
     def lut(self) -> WeightLUT:
@@ -197,7 +197,7 @@ def _result(
     request: FitRequest,
     session: FitSession,
     progress: Progress | None,
-    ssim_known: dict[tuple[str, str], float] | None = None,
+    ssim_known: dict[tuple[str, str], dict[str, float]] | None = None,
     **changes: Any,
 ) -> FitResult:
     lut = session.estimate(progress, **changes)
@@ -270,7 +270,7 @@ def errors_of(result: FitResult) -> Errors:
 
 
 def _with_ssim(result: FitResult, progress: Progress) -> FitResult:
-    """Add SSIM, on the last two axes apart from colours, averaged over a few planes."""
+    """Add SSIM, MS-SSIM and NRMSE, on the last two axes apart from colours, averaged over a few planes."""
     known, tables, scores = result.ssim_known, result.session.tables, []
     for number, score in enumerate(result.scores):
         progress(number, len(result.scores), "scoring SSIM")
@@ -278,15 +278,19 @@ def _with_ssim(result: FitResult, progress: Progress) -> FitResult:
         value = known.get(key)
         if value is None:
             table = tables.get(score.method)
-            value = float(np.mean([_ssim_at(result, score, table, place) for place in result.ssim_planes]))
+            value = mean_of_metrics(
+                [_metrics_at(result, score, table, place) for place in result.ssim_planes]
+            )
         if score.role != "method":
             known[key] = value
-        scores.append(replace(score, ssim=value))
+        scores.append(replace(score, ssim=value["ssim"], metrics=value))
     return replace(result, scores=tuple(scores))
 
 
-def _ssim_at(result: FitResult, score: ScoreRow, table: WeightLUT | None, place: tuple[int, ...]) -> float:
-    request = result.request
+def _metrics_at(
+    result: FitResult, score: ScoreRow, table: WeightLUT | None, place: tuple[int, ...]
+) -> dict[str, float]:
+    request, peak = result.request, result.session.score_range.peak
     axis = -1 if request.colour_axis is not None else None
     parts = [_plane(request, candidate, place) for candidate in request.candidates]
     if table is not None:
@@ -295,7 +299,12 @@ def _ssim_at(result: FitResult, score: ScoreRow, table: WeightLUT | None, place:
         shown = parts[request.names.index(score.name)]
     else:
         shown = np.mean(parts, axis=0, dtype=np.float64)
-    return ssim(_plane(request, request.truth, place), shown, result.session.score_range.peak, axis)
+    truth = _plane(request, request.truth, place)
+    return {
+        "ssim": ssim(truth, shown, peak, axis),
+        "ms-ssim": ms_ssim(truth, shown, peak, axis),
+        "nrmse": nrmse(truth, shown),
+    }
 
 
 def _plane(request: FitRequest, array: Any, place: tuple[int, ...]) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from qtpy.QtCore import QTimer
 
+from napari_ensir.ensemble.lut.bin_set import bin_set_of
 from napari_ensir.ensemble.lut.lut import figures
 from napari_ensir.ensemble.uncertainty.bias import bias_curve
 from napari_ensir.errors import EnsembleError
@@ -23,6 +24,7 @@ from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.results.layers import method_title
 from napari_ensir.viewer.results.plots import (
     Plot,
+    draw_bin_set,
     draw_counts,
     draw_fidelity,
     draw_nothing,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 
+    from napari_ensir.ensemble.lut.bin_set import BinSet
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.uncertainty.bias import BiasCurve, By
     from napari_ensir.viewer.results.plots import Colour
@@ -68,6 +71,11 @@ _PLOTS = {
         "Bias by image intensity",
         "Mean error of candidates and ensemble where the image itself has that intensity.",
     ),
+    "bin-set": (
+        "Bin set of a pixel",
+        "Histogram of the ground truth in the bin set of the pixel that was clicked last, and the weighted "
+        "Gaussian of each candidate.",
+    ),
 }
 
 _BIAS_BY: dict[str, By] = {"fidelity": "truth", "reading": "reading"}
@@ -76,8 +84,9 @@ _BIAS_BY: dict[str, By] = {"fidelity": "truth", "reading": "reading"}
 class InspectWidget(TablePanel):
     """Plots a lookup table; a click on the image shows the bin set, weights and pixel count there.
 
-    Values: ``table`` (its title), ``plot`` (``"weights"``, ``"counts"``, ``"pair"``, ``"fidelity"`` or
-    ``"reading"``), ``channel`` (from 0), ``first`` and ``second`` (names of candidates, for the map of two).
+    Values: ``table`` (its title), ``plot`` (``"weights"``, ``"counts"``, ``"pair"``, ``"fidelity"``,
+    ``"reading"`` or ``"bin-set"``), ``channel`` (from 0), ``first`` and ``second`` (names of candidates, for
+    the map of two).
 
     Parameters
     ----------
@@ -94,6 +103,7 @@ class InspectWidget(TablePanel):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         self._tables = TableChoice(napari_viewer)
+        self._position: tuple[float, ...] | None = None  # of the last click, in world coordinates
         self.open_button = self._tables.button
         self._channels = Choice({}, name="channel", label="Channel", tooltip="Channel of the table to show.")
         self._first = Choice({}, name="first", label="Weight of", tooltip="Candidate whose weight is shown.")
@@ -197,11 +207,13 @@ class InspectWidget(TablePanel):
         self._draw_timer.start()
 
     def draw(self) -> None:
-        """Draw the chosen plot in the viewer's theme."""
+        """Draw the chosen plot in the viewer's theme, and describe the pixel that was clicked last."""
+        if self._position is not None:
+            self._pixel.value = self.describe(self._position)
         self._area.redraw()
 
     def _draw(self, axes: Axes, ink: Colour, paper: Colour) -> None:
-        lut, channel, plot = self.lut, self._channels.value or 0, self.plot.value
+        lut, channel, plot = self.lut, self._channel, self.plot.value
         if lut is None:
             draw_nothing(axes, "No lookup table yet:\nfit or open one.", ink)
         elif plot == "pair":
@@ -213,37 +225,72 @@ class InspectWidget(TablePanel):
             draw_weights(axes, lut, channel, ink, paper)
         else:
             try:
-                curves = bias_curve(lut.report, _BIAS_BY[plot])
+                if plot == "bin-set":
+                    draw_bin_set(axes, self.bin_set(), lut.names, ink, paper)
+                else:
+                    curves = bias_curve(lut.report, _BIAS_BY[plot])
+                    draw_fidelity(axes, curves, lut.names, channel, ink, paper)
             except EnsembleError as error:
                 draw_nothing(axes, fill(str(error), 40), ink)
-            else:
-                draw_fidelity(axes, curves, lut.names, channel, ink, paper)
 
     # -- pixel ------------------------------------------------------------------------------------
 
     def _clicked(self, viewer: napari.Viewer, event: Any) -> None:
         try:
             if event.button == 1:
-                self._pixel.value = self.describe(tuple(event.position))
+                self._position = tuple(event.position)
+                self._pixel.value = self.describe(self._position)
+                if self.plot.value == "bin-set":
+                    self._draw_soon()
         except Exception as error:  # napari would raise it in its own mouse handling
             self.fail(error)
 
-    def describe(self, position: tuple[float, ...]) -> str:
-        """Return the bin set, weights and pixel count at a position in world coordinates, as text."""
+    def bin_set(self) -> BinSet:
+        """Return the bin set of the pixel that was clicked last.
+
+        Raises
+        ------
+        EnsembleError
+            If no pixel was clicked, the fit of the table is not kept in this viewer, or no pixel was learned
+            from in the bin set.
+        """
         lut = self.lut
-        if lut is None:
-            return "No lookup table yet."
+        statistics = None if lut is None else get_session(self.viewer).statistics_of(lut)
+        if lut is None or statistics is None:
+            raise EnsembleError(
+                "A lookup table does not contain the ground truth; fit the images again in this viewer, and "
+                "leave Fit ensemble open."
+            )
+        if self._position is None:
+            raise EnsembleError("Click a pixel of the image.")
+        return bin_set_of(lut, statistics, self._intensities_at(self._position, lut), self._channel)
+
+    @property
+    def _channel(self) -> int:
+        return self._channels.value or 0
+
+    def _intensities_at(self, position: tuple[float, ...], lut: WeightLUT) -> list[float]:
+        """Intensities of the candidates at a position in world coordinates, in the chosen channel."""
         values = []
         for name, layer in zip(lut.names, get_session(self.viewer).layers_of(lut, self.viewer), strict=True):
             if layer is None:
-                return f'There is no layer "{name}" to read the candidate\'s intensity from.'
+                raise EnsembleError(f'There is no layer "{name}" to read the candidate\'s intensity from.')
             index = np.round(layer.world_to_data(position)[-layer.ndim :]).astype(int)
             data = full_data(layer)
             if (index < 0).any() or (index >= data.shape[: layer.ndim]).any():
-                return "This position is outside the candidates."
+                raise EnsembleError("This position is outside the candidates.")
             values.append(np.atleast_1d(np.asarray(data[tuple(index)])))
-        channel = self._channels.value or 0
-        intensities = [float(v[min(channel, len(v) - 1)]) for v in values]
+        return [float(v[min(self._channel, len(v) - 1)]) for v in values]
+
+    def describe(self, position: tuple[float, ...]) -> str:
+        """Return the bin set, weights and pixel count at a position in world coordinates, as text."""
+        lut, channel = self.lut, self._channel
+        if lut is None:
+            return "No lookup table yet."
+        try:
+            intensities = self._intensities_at(position, lut)
+        except EnsembleError as error:
+            return str(error)
         weights, count = lut.weights_for(intensities, channel), lut.count_for(intensities, channel)
         bins = lut.binning.bins(np.array(intensities))
         title = f"Bin set ({', '.join(map(str, bins))})"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.ensemble.statistics.statistics import Statistics
 
 MAX_TABLES = 50
 """Maximum number of tables that a session keeps; ensemble layers keep theirs as well."""
@@ -42,6 +43,7 @@ class Session:
         self._sources: dict[str, Path] = {}
         self._learned: WeakKeyDictionary[WeightLUT, list[ref[Layer]]] = WeakKeyDictionary()
         self._combined: WeakKeyDictionary[WeightLUT, list[ref[Layer]]] = WeakKeyDictionary()
+        self._statistics: WeakKeyDictionary[WeightLUT, ref[Statistics]] = WeakKeyDictionary()
 
     def keep(self, title: str, lut: WeightLUT, learned_on: Sequence[Layer] = ()) -> str:
         """Add a table and the layers that it was learned from; return its title, made unique."""
@@ -73,6 +75,15 @@ class Session:
     def learned_on(self, lut: WeightLUT) -> list[Layer]:
         """Return the layers that a table was learned from, without deleted ones."""
         return [layer for each in self._learned.get(lut, []) if (layer := each()) is not None]
+
+    def remember_statistics(self, lut: WeightLUT, statistics: Statistics) -> None:
+        """Store which statistics a table was estimated from, without keeping them in memory."""
+        self._statistics[lut] = ref(statistics)
+
+    def statistics_of(self, lut: WeightLUT) -> Statistics | None:
+        """Return the statistics that a table was estimated from; None if they are unknown or deleted."""
+        known = self._statistics.get(lut)
+        return None if known is None else known()
 
     def replace(self, title: str, lut: WeightLUT) -> None:
         """Replace the table of a title."""

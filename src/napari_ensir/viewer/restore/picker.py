@@ -13,10 +13,11 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.errors import MissingRestorer
 from napari_ensir.restorers import RESTORERS, SelfEnsemble, open_restorer, open_restorers
-from napari_ensir.restorers.base import with_settings
+from napari_ensir.restorers.base import takes_noise, with_settings
 from napari_ensir.settings import RestoreSettings, settings_of
 from napari_ensir.viewer.code_export import Chosen
 from napari_ensir.viewer.controls.checklist import Checklist
+from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
 from napari_ensir.viewer.controls.inputs import Message, create_control
 from napari_ensir.viewer.controls.section import Section
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 NETWORK_FILTER = "Restorers (*.safetensors *.pt *.onnx *.pth *.ckpt *.zip);;All files (*)"
 """File types that a dialog for networks offers."""
+
+_OWN = ""
+_PARTS = {
+    "ir": ("IR network", "Restorer that DP-IR improves: its own, or another of the list."),
+    "denoiser": ("Denoiser", "Denoiser of DP-IR: its own, or another of the list that takes a noise level."),
+}
 
 DEFAULT_RESTORERS = ("total-variation", "wavelet", "non-local-means", "gaussian")
 """Keys of the restorers that are ticked at first: the first three estimate the noise."""
@@ -48,6 +55,7 @@ class RestorerPicker(Container):
         self._offered: dict[str, Restorer] = {}
         self._files: dict[str, Path | None] = {}
         self._forms: dict[str, Form] = {}
+        self._parts: dict[str, dict[str, Choice]] = {}
         self.selected = ""
         """Key of the restorer whose settings are shown."""
         self.ticks = Checklist(
@@ -111,7 +119,13 @@ class RestorerPicker(Container):
             Its key; by default its name, with a number if the name is taken.
         """
         key = unique_name(key or restorer.name, self._offered)
+        is_dp_ir = "ir" in getattr(restorer, "__dataclass_fields__", ())
+        parts = self._parts[key] = {
+            name: Choice({}, name=_control_name(key, name), label=label, tooltip=part_tip)
+            for name, (label, part_tip) in (_PARTS.items() if is_dp_ir else ())
+        }
         form = Form(
+            *parts.values(),
             *(
                 create_control(each, getattr(restorer, each.name), name=_control_name(key, each.name))
                 for each in _settings_in_form(restorer)
@@ -122,8 +136,18 @@ class RestorerPicker(Container):
         self._offered[key], self._files[key], self._forms[key] = restorer, file, form
         self._form_box.append(form)
         self.ticks.add(key, title, tip, ticked=ticked)
+        self._offer_parts()
         self.ticks.select(key)
         return key
+
+    def _offer_parts(self) -> None:
+        """Offer the other restorers as parts of each DP-IR."""
+        others = {key: each for key, each in self._offered.items() if not self._parts[key]}
+        for parts in self._parts.values():
+            for name, choice in parts.items():
+                fitting = [key for key, each in others.items() if name == "ir" or takes_noise(each)]
+                entries = {key: (self.ticks.title_of(key), "With its settings below.") for key in fitting}
+                choice.offer({_OWN: ("its own", "That of the file."), **entries})
 
     def open(self, path: str | Path) -> str:
         """Open a network, or all networks in a folder, and tick them; return a sentence for the user.
@@ -164,8 +188,17 @@ class RestorerPicker(Container):
         EnsembleError
             If a setting is invalid.
         """
-        restorer = with_settings(self._offered[key], **self._values(key), device=self.device.value)
+        restorer = self._alone(key)
         return SelfEnsemble(restorer=restorer) if self.self_ensemble.value else restorer
+
+    def _alone(self, key: str) -> Restorer:
+        parts = {name: self._alone(part) for name, part in self._chosen_parts(key).items()}
+        values = {**self._values(key), "device": self.device.value}
+        return with_settings(self._offered[key], **values, **parts)
+
+    def _chosen_parts(self, key: str) -> dict[str, str]:
+        """Keys of the restorers that replace those of a DP-IR."""
+        return {name: each.value for name, each in self._parts[key].items() if each.value != _OWN}
 
     def chosen(self) -> list[Restorer]:
         """Return the ticked restorers, in order."""
@@ -182,10 +215,11 @@ class RestorerPicker(Container):
         }
         if key in RESTORERS:
             return Chosen(key, changed)
-        ir = getattr(offered, "ir", None)
-        ir_file = next((self._files[other] for other, each in self._offered.items() if each is ir), None)
+        parts = self._chosen_parts(key)
+        given = [other for other, each in self._offered.items() if each is getattr(offered, "ir", None)]
+        parts = {"ir": given[0], **parts} if given else parts
         path = self._files[key] or f"PATH OF {key}.safetensors"
-        return Chosen(key, changed, str(path), None if ir_file is None else str(ir_file))
+        return Chosen(key, changed, str(path), {name: self._as_code(part) for name, part in parts.items()})
 
     def set_value(self, key: str, setting: str, value: Any) -> None:
         """Set a setting of a restorer, and show it."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 
+    from napari_ensir.ensemble.lut.bin_set import BinSet
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.uncertainty.bias import BiasCurve
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 MOST_TICKS = 8
 """Maximum number of tick labels below a curve."""
+
+MOST_BARS = 64
+"""Maximum number of bars of a histogram."""
 
 SURE = 100
 """Minimum number of pixels for a filled marker; markers for fewer pixels are hollow."""
@@ -183,6 +187,36 @@ def draw_pair(axes: Axes, lut: WeightLUT, pair: tuple[int, int], channel: int, i
     bar.ax.tick_params(colors=ink, labelsize=7)
     axes.set_xlabel(f"intensity of {lut.names[second]}")
     axes.set_ylabel(f"intensity of {lut.names[first]}")
+
+
+def draw_bin_set(axes: Axes, found: BinSet, names: Sequence[str], ink: Colour, paper: Colour) -> None:
+    """Draw the histogram of the ground truth in a bin set, and the weighted Gaussian of each candidate.
+
+    The 0.5 % of the pixels with the lowest and the highest truth may lie outside the plot. A candidate that
+    is constant in the bin set has no curve.
+    """
+    truth, counts = found.truth, found.counts
+    width = found.step * max(1.0, np.ceil(np.ptp(truth) / found.step / MOST_BARS))
+    edges = truth[0] - found.step / 2 + width * np.arange(np.ptp(truth) // width + 2)
+    bars = np.histogram(truth, edges, weights=counts)[0] / (counts.sum() * width)
+    axes.stairs(bars, edges, fill=True, color=ink, alpha=0.25)
+    share = np.cumsum(counts) / counts.sum()
+    shown = [*truth[np.searchsorted(share, (0.005, 0.995))], *found.means]
+    x = np.linspace(min(shown) - 2 * width, max(shown) + 2 * width, 400)
+    curves = found.densities(x)
+    for m, name in enumerate(names):
+        colour = PALETTE[min(m, len(PALETTE) - 1)]
+        axes.plot(x, curves[m], color=colour, linewidth=1.4, label=f"{found.weights[m]:.3f} {name}")
+        axes.axvline(found.means[m], color=colour, linewidth=0.8, linestyle=":")
+    if found.is_fitted:
+        axes.plot(x, curves.sum(axis=0), color=ink, linewidth=1.8, label="mixture")
+    axes.set_xlim(x[0], x[-1])
+    axes.set_ylim(0, min(1.05 * np.nanmax([*bars, *np.nan_to_num(curves.sum(axis=0))]), 2 * bars.max()))
+    axes.set_xlabel(f"ground truth ({counts.sum():,} pixels)")
+    axes.set_ylabel("density")
+    fitted = "variances fitted by EM" if found.is_fitted else "candidates' own variances"
+    legend = axes.legend(fontsize=7, labelcolor=ink, facecolor=paper, edgecolor=ink, title=fitted)
+    legend.get_title().set(color=ink, fontsize=7)
 
 
 def draw_sweep(axes: Axes, sweep: Sweep, title: str, ink: Colour, paper: Colour) -> None:

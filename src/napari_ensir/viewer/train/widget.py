@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QFileDialog, QMessageBox
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
 from napari_ensir.restorers import CLASSICAL, RECIPES, open_restorer
+from napari_ensir.restorers.base import takes_noise
 from napari_ensir.restorers.training.models import Denoiser
 from napari_ensir.settings import TrainSettings, settings_of
 from napari_ensir.viewer.controls.combo import Choice
@@ -229,13 +230,9 @@ class TrainWidget(Panel):
         name = unique_name(title, self._restorers)
         self._restorers[name] = restorer
         self._ir.offer({each: (each, "") for each in self._restorers})
-        takes_noise = [
-            each
-            for each, kind in self._restorers.items()
-            if "noise" in getattr(kind, "__dataclass_fields__", ())
-        ]
+        fitting = [each for each, kind in self._restorers.items() if takes_noise(kind)]
         none = {_NO_DENOISER: ("Local Wiener filter, needs no training", "")}
-        self._denoisers.offer({**none, **{each: (each, "") for each in takes_noise}})
+        self._denoisers.offer({**none, **{each: (each, "") for each in fitting}})
         (self._denoisers if isinstance(restorer, Denoiser) else self._ir).value = name
 
     @shows_errors
