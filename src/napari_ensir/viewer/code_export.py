@@ -82,7 +82,6 @@ def fit_as_python(
     lut.save('ensemble.lut.safetensors')
     """
     given = _keywords(settings)
-    keywords = "".join(f", {name}={value!r}" for name, value in given.items())
     masks = "None" if mask is None else f"[read_image({mask!r}) > 0]"
     planes = f", planes={given['planes']!r}" if "planes" in given else ""
     lines = [
@@ -92,7 +91,7 @@ def fit_as_python(
         *_correcting(list(candidates), corrections or {}),
         f"mask = {masks}",
         "pairs = [(candidates, truth)]",
-        f"lut = fit_lut(pairs, names=tuple(paths), mask=mask{keywords})",
+        f"lut = fit_lut(pairs, names=tuple(paths), mask=mask{_as_keywords(given)})",
     ]
     if settings.truth_noise != "unknown":
         lines.append(f"lut = lut.calibrated(pairs, mask{planes})")
@@ -182,7 +181,7 @@ def apply_as_python(
         Whether to rescale the table to the exposure of the images first, and whether to write the expected
         error.
     """
-    keywords = "".join(f", {name}={value!r}" for name, value in _keywords(settings).items())
+    keywords = _as_keywords(_keywords(settings))
     lines = ["from napari_ensir import load_lut"]
     lines += [*_reading(candidates, ", write_image"), f"lut = load_lut({lut!r})"]
     if match:
@@ -375,7 +374,7 @@ def blind_as_python(restoring: Restoring, settings: BlindSettings, second: str |
     keywords = _keywords(settings)
     keywords["device"] = restoring.device
     keywords |= {} if restoring.channel_axis is None else {"channel_axis": restoring.channel_axis}
-    given = "".join(f", {name}={value!r}" for name, value in keywords.items())
+    given = _as_keywords(keywords)
     given += "" if second is None else f", second_exposure=read_image({second!r})"
     lines = restoring.lines(", write_image")
     lines.insert(3, "from napari_ensir.restorers.self_supervised.learn import restore_and_combine")

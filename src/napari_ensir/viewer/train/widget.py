@@ -99,7 +99,7 @@ class TrainWidget(Panel):
             about="Start a new training on the two layers, then add the restored degraded layer.",
             below=self._below(),
         )
-        self.native.widget().layout().setStretchFactor(self.plot_place.native, 1)
+        self.native.widget().layout().setStretchFactor(self._plot.native, 1)
         self.cancel_button.tooltip = "Stop; the training so far can be saved or resumed."
         for kind in CLASSICAL.values():
             self.offer(kind.title, kind())
