@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.files.output_paths import Place
-    from napari_ensir.files.sets import ImageSet, Role
-    from napari_ensir.files.zarr import ZarrImage
+    from napari_ensir.files.sets import ImageSet
     from napari_ensir.restorers.batch import Batch, OutputImage
 
 
@@ -78,7 +77,7 @@ def open_candidates(
     if axis is None and truth is None and lut is not None:
         axis = lut.channel_axis
     elif axis is None and not getattr(options, "pool_channels", True):
-        axis = named_channel_axis(images)
+        axis = images.named_channel_axis()
         if axis is not None and not options.output.quiet:
             terminal.error(f"axis {axis} holds the channels, as the files state; see --pool-channels.")
     note_alpha(images, options.output)
@@ -110,31 +109,6 @@ def _named_paths(text: str, truth: Path | None, lut: WeightLUT | None) -> Iterat
             yield folder.name, folder
 
 
-def first_readable(images: ImageSet) -> dict[Role, FileImage | ZarrImage]:
-    """Open the first field that can be opened; the errors of others are reported when they are read."""
-    for number in range(len(images)):
-        with suppress(EnsembleError):
-            return images.open(number)
-    return {}
-
-
-def named_channel_axis(images: ImageSet) -> int | None:
-    """Return the axis that the ImageJ, OME-TIFF or OME-Zarr files name C, if it holds several channels."""
-    image = next(iter(first_readable(images).values()), None)
-    axes: list[str] = []
-    if isinstance(image, FileImage):
-        axes = list(image.tiff.axes) if image.tiff and image.tiff.kind != "plain" else []
-    elif image is not None and image.ome is not None:
-        axes = [str(each["name"]).upper() for each in image.ome["axes"]]
-    sizes = [] if image is None else image.array.shape
-    kept = [
-        axis
-        for axis, size in zip(axes, sizes, strict=False)
-        if size > 1 or (axis != "C" and not images.squeeze)
-    ]
-    return kept.index("C") if "C" in kept else None
-
-
 def candidate_names(images: ImageSet) -> tuple[str, ...]:
     """Return the names of the candidates."""
     return tuple(role for role in images.roles if isinstance(role, str))
@@ -142,7 +116,7 @@ def candidate_names(images: ImageSet) -> tuple[str, ...]:
 
 def note_alpha(images: ImageSet, output: Output) -> None:
     """Print a note if the first images have an alpha channel, which is left out."""
-    for image in first_readable(images).values():
+    for image in images.first_readable().values():
         if isinstance(image, FileImage) and image.has_alpha and not output.quiet:
             terminal.error(f"the alpha channel of {image.path} is opaque and is left out.")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import FileEdit
-
 from napari_ensir.ensemble.lut.load import SUFFIX, load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.output_paths import Place
@@ -24,7 +22,7 @@ from napari_ensir.settings import ApplySettings, BlindSettings, settings_of
 from napari_ensir.viewer.apply.widget import apply_extras
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form
-from napari_ensir.viewer.controls.inputs import create_control
+from napari_ensir.viewer.controls.inputs import create_control, path_control
 from napari_ensir.viewer.controls.section import Section
 from napari_ensir.viewer.layers.layers import file_safe_name
 from napari_ensir.viewer.panel import Panel, shows_errors
@@ -92,11 +90,11 @@ class BatchWidget(Panel):
         self._proposed: Path | None = None
         declared = {each.name: each for each in settings_of(BlindSettings) if each.name != "device"}
         job = Choice(TASKS, name="job", label="Task", tooltip="What is done with the images.")
-        images = _path(
+        images = path_control(
             "images", "Images", "Folder of noisy images, or a pattern such as noisy/{stem}_raw.tif."
         )
-        lut = _path("lut", "Table", "Lookup table file.", mode="r", filter=f"*{SUFFIX}")
-        out = _path("out", "Output", "Folder for the results; results that are there already are kept.")
+        lut = path_control("lut", "Table", "Lookup table file.", mode="r", filter=f"*{SUFFIX}")
+        out = path_control("out", "Output", "Folder for the results; those that are there already are kept.")
         self.folders = Form(name="folders")
         self.picker = RestorerPicker(name="picker")
         combining = Form(*map(create_control, declared.values()), name="blind_form")
@@ -144,7 +142,7 @@ class BatchWidget(Panel):
         names = () if self._lut is None else self._lut.names
         self.folders.refill(
             *(
-                _path(f"candidate_{number}", name, f'Folder or pattern of the images of "{name}".')
+                path_control(f"candidate_{number}", name, f'Folder or pattern of the images of "{name}".')
                 for number, name in enumerate(names, start=1)
             )
         )
@@ -290,14 +288,6 @@ class BatchWidget(Panel):
         header = self.files.native.horizontalHeader()
         header.setSectionResizeMode(header.ResizeMode.Stretch)
         self.files.visible = True
-
-
-def _path(name: str, label: str, tooltip: str, mode: Any = "d", **kwargs: Any) -> FileEdit:
-    """A control for a path, or None."""
-    control = FileEdit(mode=mode, nullable=True, name=name, label=label, tooltip=tooltip, **kwargs)
-    control.choose_btn.text = "Choose…"
-    control.margins = (0, 0, 0, 0)
-    return control
 
 
 def _first(messages: Iterable[str], most: int = 5) -> list[str]:

@@ -6,7 +6,16 @@ from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import Undefined
-from magicgui.widgets import CheckBox, FloatSpinBox, Label, LineEdit, RangeSlider, SpinBox, TupleEdit
+from magicgui.widgets import (
+    CheckBox,
+    FileEdit,
+    FloatSpinBox,
+    Label,
+    LineEdit,
+    RangeSlider,
+    SpinBox,
+    TupleEdit,
+)
 from magicgui.widgets.bases import ValuedContainerWidget
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QSizePolicy
@@ -252,6 +261,14 @@ class WithButton(ValuedContainerWidget):
     def set_value(self, value: Any) -> None:
         """See magicgui."""
         self.inner.value = value
+
+
+def path_control(name: str, label: str, tooltip: str, mode: Any = "d", **kwargs: Any) -> FileEdit:
+    """Return a control for a path, or None; by default for a folder."""
+    control = FileEdit(mode=mode, nullable=True, name=name, label=label, tooltip=tooltip, **kwargs)
+    control.choose_btn.text = "Choose…"
+    control.margins = (0, 0, 0, 0)
+    return control
 
 
 class Message(Label):
