@@ -293,7 +293,8 @@ def _block_means(image: Plane) -> Plane:
     """Means of blocks, of each channel."""
     whole = _whole_blocks(image)
     rows, columns = whole.shape[0] // BLOCK, whole.shape[1] // BLOCK
-    means = whole.reshape(rows, BLOCK, -1).mean(axis=1)  # axis by axis: several at once are slow
+    # Axis by axis: several at once are slow.
+    means = whole.reshape(rows, BLOCK, *whole.shape[1:]).mean(axis=1)
     return np.asarray(means.reshape(rows, columns, BLOCK, *image.shape[2:]).mean(axis=2))
 
 

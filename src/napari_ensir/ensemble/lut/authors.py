@@ -51,7 +51,7 @@ def read_authors_table(source: Path) -> tuple[NDArray[np.int64], NDArray[np.floa
         If it is no such file, or holds anything else.
     """
     try:
-        records, _ = read_records("the file", _RECORDS, source.read_bytes())
+        records, _ = read_records("the file", _RECORDS, source.read_bytes(), max_compressed=0)
         table = _Reader(records).table()
     except (
         *(EnsembleError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError),
