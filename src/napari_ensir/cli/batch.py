@@ -17,8 +17,7 @@ from napari_ensir.files.atomic import check_target
 from napari_ensir.files.output_paths import Place
 from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import FileImage
-from napari_ensir.files.sets import Part, is_image, open_set, stem_of
-from napari_ensir.files.zarr import is_zarr
+from napari_ensir.files.sets import Part, folders_in, open_set, stem_of
 from napari_ensir.restorers.base import format_notes
 from napari_ensir.restorers.batch import check_outputs
 
@@ -98,14 +97,12 @@ def _named_paths(text: str, truth: Path | None, lut: WeightLUT | None) -> Iterat
             raise typer.BadParameter(f"{text!r} is not NAME=PATH", param_hint="--candidate")
         yield name, Path(value)
         return
-    held = sorted(path.iterdir()) if path.is_dir() and not is_zarr(path) else []
-    if not held or any(map(is_image, held)):
-        yield path.resolve().name if held else stem_of(path), path
-        return
-    for folder in held:
+    folders = folders_in(path)
+    if not folders:
+        yield stem_of(path.resolve()), path
+    for folder in folders:
         is_truth = truth is not None and folder.resolve() == truth.resolve()
-        known = lut is None or folder.name in lut.names
-        if folder.is_dir() and known and not is_truth and not folder.name.startswith("."):
+        if not is_truth and (lut is None or folder.name in lut.names):
             yield folder.name, folder
 
 

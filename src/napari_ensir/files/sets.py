@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from glob import escape, glob
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
+
+
+KEPT_BYTES = 2**28
+"""Most bytes of images that are kept in memory for a later pass over a set."""
 
 
 class Part(Enum):
@@ -88,6 +93,14 @@ def is_image(path: Path) -> bool:
     """Return whether a path has the name of an image, or is a Zarr; hidden files do not count."""
     is_file = path.suffix.lower() in IMAGE_SUFFIXES
     return not path.name.startswith(".") and (is_file or (path.is_dir() and is_zarr(path)))
+
+
+def folders_in(path: Path) -> list[Path]:
+    """Return the folders in a folder that holds no image itself, such as one for each candidate."""
+    held = sorted(path.iterdir()) if path.is_dir() and not is_zarr(path) else []
+    if any(map(is_image, held)):
+        return []
+    return [each for each in held if each.is_dir() and not each.name.startswith(".")]
 
 
 def _by_stem(images: Iterable[tuple[str, Path]], place: str, role: Role) -> dict[str, Path]:
@@ -314,10 +327,15 @@ def open_set(
 
 
 class References(Sequence[tuple[list[Any], Any]]):
-    """A set with ground truth as a sequence of (candidates, truth); images are opened when indexed."""
+    """A set with ground truth as a sequence of (candidates, truth); images are opened when indexed.
+
+    The first images, of up to :data:`KEPT_BYTES`, are kept, so that several passes read their files once.
+    """
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
+        self._kept: dict[int, tuple[list[Any], Any]] = {}
+        self._free = KEPT_BYTES
 
     @property
     def labels(self) -> list[str]:
@@ -328,9 +346,17 @@ class References(Sequence[tuple[list[Any], Any]]):
         return len(self.images)
 
     def __getitem__(self, number: Any) -> Any:
-        arrays = self.images.load(range(len(self))[number])
+        place = range(len(self))[number]
+        if place in self._kept:
+            candidates, truth = self._kept[place]
+            return [*candidates], truth
+        arrays = self.images.load(place)
+        size = sum(prod(array.shape) * array.dtype.itemsize for array in arrays.values())
         truth = arrays.pop(Part.TRUTH)
-        return list(arrays.values()), truth
+        if size <= self._free:
+            self._free -= size
+            self._kept[place] = [*arrays.values()], truth
+        return [*arrays.values()], truth
 
 
 class Masks(Sequence["NDArray[np.bool_]"]):
