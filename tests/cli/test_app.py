@@ -551,3 +551,42 @@ def test_scheduler(tmp_path):
     images = [read_image(tmp_path / f"{name}.zarr") for name in ("here", "there")]
     np.testing.assert_array_equal(*images)
     assert images[0].chunks == images[1].chunks
+
+
+def test_commands_on_small_images_load_no_heavy_library(tmp_path):
+    """Each of these takes a quarter of a second or more to import."""
+    heavy = (
+        "dask",
+        "matplotlib",
+        "numba",
+        "scipy",
+        "skimage",
+        "sklearn",
+        "tifffile",
+        "torch",
+        "yaml",
+        "zarr",
+    )
+    code = f"""
+import sys
+from napari_ensir.cli.app import app
+app(standalone_mode=False)
+print(*(set({heavy!r}) & set(sys.modules)), file=sys.stderr)
+"""
+    for name, image in make_images((140, 150, 3)).items():
+        write_image(tmp_path / f"{name}.png", image)
+    table, images, truth = (
+        tmp_path / "t.lut.safetensors",
+        candidates(tmp_path, ".png"),
+        tmp_path / "truth.png",
+    )
+    for arguments in (
+        ["fit", *images, "-t", truth, "-o", table],
+        ["apply", *images, "--lut", table, "-o", tmp_path / "out.png"],
+        ["evaluate", *images, "-t", truth, "--lut", table],
+        ["info", table],
+        ["restorers"],
+    ):
+        command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert not set(answer.stderr.splitlines()[-1].split()) & set(heavy), arguments[0]

@@ -12,15 +12,8 @@ from napari_ensir.cli.options import metavar, with_restorer_options
 from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part, open_set
-from napari_ensir.restorers import (
-    RESTORERS,
-    SelfEnsemble,
-    open_restorer,
-    open_restorers,
-)
-from napari_ensir.restorers.base import (
-    with_settings,
-)
+from napari_ensir.restorers import RESTORERS, SelfEnsemble
+from napari_ensir.restorers.base import with_settings
 from napari_ensir.restorers.batch import RestoreBatch
 from napari_ensir.settings import RestoreSettings, settings_of
 
@@ -88,11 +81,16 @@ def open_named(name: str | None) -> Restorer | None:
     """Return the restorer of this name, or open the file."""
     if name is None:
         return None
-    return RESTORERS[name]() if name in RESTORERS else open_restorer(name)
+    from napari_ensir.restorers import open_restorer  # with torch, if it is used
+
+    found: Restorer = RESTORERS[name]() if name in RESTORERS else open_restorer(name)
+    return found
 
 
 def _open_networks(path: Path, ir: Restorer | None, denoiser: Restorer | None) -> dict[str, Restorer]:
     """Open a network, or all networks of a folder, by file name."""
+    from napari_ensir.restorers import open_restorer, open_restorers  # with torch
+
     if not path.is_dir():
         return {path.name: open_restorer(path, ir=ir, denoiser=denoiser)}
     opened, failed = open_restorers(path, ir=ir, denoiser=denoiser)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from glob import escape, glob
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
+
+
+KEPT_BYTES = 2**28
+"""Most bytes of images that are kept in memory for a later pass over a set."""
 
 
 class Part(Enum):
@@ -322,10 +327,15 @@ def open_set(
 
 
 class References(Sequence[tuple[list[Any], Any]]):
-    """A set with ground truth as a sequence of (candidates, truth); images are opened when indexed."""
+    """A set with ground truth as a sequence of (candidates, truth); images are opened when indexed.
+
+    The first images, of up to :data:`KEPT_BYTES`, are kept, so that several passes read their files once.
+    """
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
+        self._kept: dict[int, tuple[list[Any], Any]] = {}
+        self._free = KEPT_BYTES
 
     @property
     def labels(self) -> list[str]:
@@ -336,9 +346,17 @@ class References(Sequence[tuple[list[Any], Any]]):
         return len(self.images)
 
     def __getitem__(self, number: Any) -> Any:
-        arrays = self.images.load(range(len(self))[number])
+        place = range(len(self))[number]
+        if place in self._kept:
+            candidates, truth = self._kept[place]
+            return [*candidates], truth
+        arrays = self.images.load(place)
+        size = sum(prod(array.shape) * array.dtype.itemsize for array in arrays.values())
         truth = arrays.pop(Part.TRUTH)
-        return list(arrays.values()), truth
+        if size <= self._free:
+            self._free -= size
+            self._kept[place] = [*arrays.values()], truth
+        return [*arrays.values()], truth
 
 
 class Masks(Sequence["NDArray[np.bool_]"]):
