@@ -130,7 +130,7 @@ def correlations(images: Sequence[Plane]) -> NDArray[np.float64]:
     products = centred @ centred.T
     sizes = np.sqrt(products.diagonal())
     scale = np.outer(sizes, sizes)
-    return np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    return np.asarray(np.divide(products, scale, out=np.zeros_like(products), where=scale > 0))
 
 
 def _find_known(*images: Plane) -> NDArray[np.bool_] | None:
