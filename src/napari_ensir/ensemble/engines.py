@@ -82,9 +82,17 @@ def choose_engine(
     return "compiled" if may_compile or _is_on_disk(kernel, dtype) else "numpy"
 
 
-def is_small_set(n_values: int) -> bool:
-    """Return whether a reference set of this many values is counted without numba in a new process."""
-    return n_values * DELAYS["count"] <= LOADING
+def is_small_fit(n_values: int, n_shares: int) -> bool:
+    """Return whether a set is fitted without numba in a new process.
+
+    Parameters
+    ----------
+    n_values
+        Pixels times images of the reference set.
+    n_shares
+        Levels of the ground truth in the bin sets, times candidates, of one EM; a fit may run ten.
+    """
+    return max(n_values * DELAYS["count"], 10 * n_shares * DELAYS["iterate_em"]) <= LOADING
 
 
 def expect_work(kernel: str, n_values: int) -> None:

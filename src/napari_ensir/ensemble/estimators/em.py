@@ -179,8 +179,8 @@ def _solve(
         mixtures = _mixtures(statistics.subset(chosen), start[chosen])
         m = statistics.n_candidates
         # The size of the set decides, so that small sets give the same weights whatever ran before.
-        is_small = engines.is_small_set(statistics.n_pixels * (m + 1))
         dtype, size = np.dtype(np.float64), m * len(mixtures.truth)
+        is_small = engines.is_small_fit(statistics.n_pixels * (m + 1), size)
         engine = engines.choose_engine("iterate_em", dtype, size, settings.device, is_small=is_small)
         if engine == "compiled":
             found = _iterate_compiled(mixtures, rule, progress)
