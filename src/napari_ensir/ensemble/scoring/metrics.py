@@ -454,7 +454,7 @@ class Scoring:
     --------
     >>> truth = np.zeros((2, 3))
     >>> near, far = truth + 25.5, np.where(np.arange(3) == 1, np.nan, 255.0) + truth
-    >>> [round(score.psnr) for score in Scoring((0, 255)).of_all(truth, [near, far])]
+    >>> [round(Scoring((0, 255))(truth, image).psnr) for image in (near, far)]
     [20, 0]
     """
 
@@ -509,17 +509,6 @@ class Scoring:
         cut = self._cut(first.shape, axis)
         first, second, valid = first[cut], second[cut], valid[cut]
         return ImageScore(psnr(first, second, peak, valid), ssim(first, second, peak, axis, valid))
-
-    def of_all(self, truth: Image, images: Sequence[Image]) -> list[ImageScore]:
-        """Score several images on the pixels where the ground truth and all of them are finite.
-
-        Raises
-        ------
-        EnsembleError
-            If there is no such pixel.
-        """
-        valid = finite_everywhere([truth, *images])
-        return [self(truth, image, valid) for image in images]
 
     def channels_of(self, shape: tuple[int, ...]) -> int | None:
         """Return the channel axis of an image of this shape."""
