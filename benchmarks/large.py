@@ -71,6 +71,7 @@ def one(folder: Path, task: str, workers: int) -> dict[str, object]:
     import dask.array as da
 
     from napari_ensir import fit_lut
+    from napari_ensir.ensemble.precompile import warm_up
     from napari_ensir.files import read_image
 
     near, far, truth = (read_image(folder / f"{name}.zarr") for name in NAMES)
@@ -81,7 +82,8 @@ def one(folder: Path, task: str, workers: int) -> dict[str, object]:
         arrays = [array[part] for array in (near, far, truth)]
         return fit_lut([(arrays[:2], arrays[2])], NAMES[:2], method="least-squares", device="cpu", **how)
 
-    small = fit(crop)  # compiles the kernels; apply uses this table
+    warm_up([np.uint16])
+    small = fit(crop)  # apply uses this table
     cluster = None
     if workers:
         from distributed import Client, LocalCluster
