@@ -287,7 +287,7 @@ def scores(restorer: object, held_out: list, metrics: tuple) -> tuple[list[float
     seconds = (time.process_time() - started) / len(held_out)
     work = counter.get_total_flops() / 1e9 / len(held_out)
     perceptual = [
-        float(np.mean([metric(truth, image, (0, 255), -1) for image, truth in restored]))
+        float(np.mean([metric.function(truth, image, (0, 255), -1) for image, truth in restored]))
         for metric in metrics
     ]
     return [psnr(image, truth) for image, truth in restored], perceptual, seconds, work
