@@ -170,15 +170,8 @@ def check_restorations(
     batch: RestoreBatch, options: RestoreOptions | BlindOptions | SweepOptions, others: Sequence[Place] = ()
 ) -> None:
     """Check before any work that all outputs can be written."""
-    check_before(
-        batch,
-        batch.all_outputs,
-        options.output,
-        in_folders=batch.in_folders,
-        others=others,
-        read=network_files(options),
-        resume=getattr(options, "resume", False),
-    )
+    resume = getattr(options, "resume", False)
+    check_before(batch, options.output, others=others, read=network_files(options), resume=resume)
 
 
 def written_text(batch: RestoreBatch, out: Path) -> str:

@@ -168,6 +168,8 @@ class Batch:
 
     Attributes
     ----------
+    in_folders : bool
+        Whether the outputs are in folders that are created.
     names : tuple of str
         Names of the candidates.
     stems : list of str
@@ -188,7 +190,7 @@ class Batch:
     """
 
     def __init__(self, images: ImageSet, networks: Iterable[Path] = ()) -> None:
-        self.images = images
+        self.images, self.in_folders = images, images.from_folders
         self.names = tuple(role for role in images.roles if isinstance(role, str))
         self.stems = [stem for stem, _ in images.fields]
         self.outputs: dict[str, dict[str, OutputImage]] = {stem: {} for stem in self.stems}
