@@ -96,7 +96,7 @@ def test_a_table_learned_otherwise_is_not_used(here):
     run(*COMMANDS["blind"])
     said = run(*COMMANDS["blind"], "--resume", "--set", "gaussian.sigma=3", status=1).stderr
     assert "learned.lut.safetensors was learned with other restorers or settings" in said
-    assert "give --save-lut" in run(*COMMANDS["blind"][:-2], "--resume", status=1).stderr
+    assert "--resume needs --save-lut" in run(*COMMANDS["blind"][:-2], "--resume", status=1).stderr
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

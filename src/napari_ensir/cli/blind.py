@@ -30,7 +30,7 @@ def blind(options: BlindOptions) -> dict[str, str]:
     )
     chosen = choose_restorers(options.restorers, given)
     if options.resume and options.save_lut is None:
-        raise EnsembleError("--resume continues with the table of the earlier run; give --save-lut.")
+        raise EnsembleError("--resume needs --save-lut, because it uses the lookup table of the earlier run.")
     target = None
     if options.save_lut is not None:
         target = lut_target(options.save_lut, output.overwrite or options.resume)
@@ -51,6 +51,6 @@ def blind(options: BlindOptions) -> dict[str, str]:
         batch.combine(lut, overwrite=output.overwrite, resume=options.resume, progress=progress)
     reason = lut.report["blind"]["reason"]
     text = f"{blind_scores(lut)}\n{reason}\n{written_text(batch, options.out)}"
-    text += f", {target}: {lut!r}" if target else ""
+    text += f"\n{target}: {lut!r}" if target else ""
     saved = None if target is None else str(target)
     return report(batch, options, text, scores=lut.report["scores"], lut=saved)

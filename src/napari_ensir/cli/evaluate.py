@@ -16,7 +16,13 @@ from napari_ensir.ensemble.checks.exposure import check_drift
 from napari_ensir.ensemble.compare.compare import compare as compare_methods
 from napari_ensir.ensemble.lut.checks import ApplyChecks
 from napari_ensir.ensemble.lut.load import load_lut
-from napari_ensir.ensemble.scoring.metrics import Scoring, exclusion_note, finite_everywhere, mean_of_metrics
+from napari_ensir.ensemble.scoring.metrics import (
+    Scoring,
+    exclusion_note,
+    finite_everywhere,
+    mean_of_metrics,
+    unknown_ms_ssim_note,
+)
 from napari_ensir.ensemble.scoring.perceptual import open_metrics
 from napari_ensir.ensemble.scoring.resolution import resolution
 from napari_ensir.ensemble.scoring.score_range import TruthRange, known_range
@@ -110,7 +116,8 @@ def _evaluate_clean(
         ScoreRow(name, role, psnr=mean["psnr"], ssim=mean["ssim"], note=note, metrics=mean)
         for (name, role, note), mean in zip(titles, means, strict=True)
     )
-    notes = (f"The peak of PSNR is {scale}.", *exclusion_note(not_finite))
+    unknown = unknown_ms_ssim_note(row.metrics for row in rows)
+    notes = (f"The peak of PSNR is {scale}.", *exclusion_note(not_finite), *unknown)
     images = {"images": len(scores), "not_finite": not_finite}
     results = {
         "settings": options.settings.keywords() | scale.to_dict() | images,

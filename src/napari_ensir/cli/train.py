@@ -44,7 +44,8 @@ def train(options: TrainOptions) -> None:
     if degraded is None and RECIPES[recipe].needs_degraded:
         raise EnsembleError(f"{recipe} needs --degraded, the images to learn from.")
     if clean is None and target:
-        raise EnsembleError(f"{recipe} needs --clean: {target.lower()} images.")
+        wanted = "clean images" if target == "Clean" else f"{target.lower()}s"
+        raise EnsembleError(f"{recipe} needs --clean, the {wanted}.")
     if clean is not None and not target:
         raise EnsembleError(f"{recipe} learns from the degraded images alone; leave out --clean.")
     out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")

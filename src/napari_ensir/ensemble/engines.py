@@ -21,9 +21,10 @@ DELAYS = {"count": 15, "combine": 10, "iterate_em": 150, "count_errors": 35, "lo
 """Nanoseconds per value that numpy takes longer than each compiled kernel."""
 
 LOADING, COMPILING = 0.25e9, 3e9
-"""Delays, in nanoseconds, from which on numba is imported for a kernel on disk, and a kernel is compiled.
+"""Delays in nanoseconds after which numba is imported, and after which a kernel is compiled.
 
-Compiling takes as long; importing twice as long, but pixels that are counted are usually combined as well.
+COMPILING is the time to compile a kernel. LOADING is half the time to import numba, because pixels that are
+counted are usually combined as well.
 """
 
 forced: Engine | None = None
@@ -45,8 +46,8 @@ def choose_engine(
 ) -> Engine:
     """Choose the engine for a block; the results of all engines are the same, those of EM but for rounding.
 
-    Small work waits neither for the import of numba nor for its compiler: numpy does the work until it has
-    taken as much longer than compiled kernels as loading, or compiling, the kernel takes.
+    Small work waits neither for the import of numba nor for its compiler. Numpy works until its delay
+    relative to compiled kernels exceeds :data:`LOADING` or, if the kernel is not on disk, :data:`COMPILING`.
 
     Parameters
     ----------

@@ -349,7 +349,7 @@ class RestoreBatch(Batch):
     as_float : bool
         Whether outputs are float32.
     folder : bool
-        Treat a single name as several are.
+        Whether a single name gets a folder, as several names do.
     networks : iterable of Path
         Files of the restorers.
     """
@@ -622,10 +622,7 @@ class BlindBatch(RestoreBatch):
             **how,
         )
         if self.redone:
-            text = (
-                "the lookup table was learned before images changed; choose another output to learn it anew."
-            )
-            self.warnings[text] = None
+            self.warnings[TABLE_IS_OLDER] = None
 
 
 def blind_scores(lut: WeightLUT) -> ScoreTable:

@@ -152,7 +152,7 @@ def test_files_that_are_no_lut(lut, tmp_path):
         with pytest.raises(EnsembleError, match=r"is no LUT file .*choose a \.lut\.safetensors file"):
             load_lut(tmp_path / "no")
     (tmp_path / "other").write_bytes(save_tensors({"a": np.zeros(3)}))
-    with pytest.raises(EnsembleError, match="a safetensors file but holds no LUT"):
+    with pytest.raises(EnsembleError, match="a safetensors file without a lookup table"):
         load_lut(tmp_path / "other")
 
 

@@ -66,7 +66,9 @@ def test_unusable_metrics_are_one_sentence(pyiqa, monkeypatch):
     with pytest.raises(EnsembleError, match=r"weights of the metric offline could not be loaded .*network"):
         open_metrics(["offline"])
     monkeypatch.setitem(sys.modules, "pyiqa", None)
-    with pytest.raises(EnsembleError, match=r'install it with: pip install "napari-ensir\[perceptual\]"'):
+    with pytest.raises(
+        EnsembleError, match=r'not one of ms-ssim, nrmse; .* pip install "napari-ensir\[perceptual\]"'
+    ):
         open_metrics(["lpips"])
 
 
@@ -87,10 +89,11 @@ def test_evaluate_and_compare_add_a_column(pyiqa, tmp_path, monkeypatch):
             one for one in json.loads((tmp_path / "found.json").read_text())["rows"] if one["name"] == "near"
         )
         assert row["lpips"] == pytest.approx(expected, rel=1e-5)
-    own = [*given[:-1], "nrmse", "--metric", "ms-ssim"]
+    own = [*given[:-1], "NRMSE", "--metric", "ms-ssim"]
     for command in ("evaluate", "compare"):
         result = CliRunner().invoke(app, [command, *own, "--json", "found.json", "--overwrite"])
         assert result.stdout.splitlines()[0].split()[3:5] == ["NRMSE", "MS-SSIM"], result.stderr
+        assert "MS-SSIM is not shown, because it needs at least 176 rows" in result.stdout
         row = next(
             one for one in json.loads((tmp_path / "found.json").read_text())["rows"] if one["name"] == "near"
         )

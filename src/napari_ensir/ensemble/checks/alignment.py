@@ -70,10 +70,10 @@ SEVERAL = 4
 """Maximum number of images of a reference set that are examined."""
 
 FEW = 64
-"""Rows, and pixels of each, of a first look, which spares the exact computation where nothing is wrong."""
+"""Rows and columns that a first, coarse check uses; the exact check runs only where it finds something."""
 
 SLACK = 1.3
-"""Factor by which limits are relaxed in a first look."""
+"""Factor by which limits are relaxed in the coarse check."""
 
 
 def squared_difference(one: Plane, other: Plane) -> Plane:
@@ -149,13 +149,13 @@ def _known_pixels(*images: Plane) -> list[NDArray[np.float64]]:
 
 
 def _thinned(image: Plane) -> Plane:
-    """Return up to FEW rows, evenly spaced, and pixels of each."""
+    """Return evenly spaced rows and columns for the coarse check."""
     rows, columns = (max(1, size // FEW) for size in image.shape[:2])
     return image[::rows, ::columns]
 
 
 def _may_be_closer(corrected: tuple[Plane, Plane], original: tuple[Plane, Plane]) -> bool:
-    """Return whether two images may be closer than two others by :func:`is_closer`: a first look."""
+    """Return whether :func:`is_closer` may be true; a coarse check on few pixels."""
     left, before = (1 - correlation(*map(_thinned, pair)) for pair in (corrected, original))
     return left < SLACK * before
 

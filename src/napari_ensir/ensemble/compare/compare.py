@@ -25,7 +25,13 @@ from napari_ensir.ensemble.compare.baselines import (
     Regression,
 )
 from napari_ensir.ensemble.estimators.base import METHODS
-from napari_ensir.ensemble.scoring.metrics import Scoring, exclusion_note, finite_everywhere, mean_of_metrics
+from napari_ensir.ensemble.scoring.metrics import (
+    Scoring,
+    exclusion_note,
+    finite_everywhere,
+    mean_of_metrics,
+    unknown_ms_ssim_note,
+)
 from napari_ensir.ensemble.scoring.perceptual import open_metrics
 from napari_ensir.ensemble.scoring.score_range import known_range, score_range
 from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, Column, ScoreRow, ScoreTable
@@ -231,6 +237,7 @@ def compare(
     }
     notes = [f"The peak of PSNR is {scale}.", *exclusion_note(run.not_finite)]
     if noise is None:
+        notes += unknown_ms_ssim_note(row.metrics for row in rows)
         columns = (*COLUMNS[:2], *(metric.column for metric in opened), *COLUMNS[2:])
         return Comparison(rows, columns, tuple(notes), settings=settings)
     noisy = run.noisy_scores(chosen, rows, scale.peak, noise)

@@ -167,8 +167,8 @@ def read_table(path: str | Path) -> dict[str, Any]:
 def _read_header(source: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if _KEY not in metadata:
         raise EnsembleError(
-            f"{source} is a safetensors file but holds no LUT; choose a {SUFFIX} file that napari-ensir "
-            "wrote."
+            f"{source} is a safetensors file without a lookup table; choose a {SUFFIX} file that "
+            "napari-ensir wrote. If it is a trained restorer, restorers --network shows its settings."
         )
     try:
         header = parse_object(metadata[_KEY])

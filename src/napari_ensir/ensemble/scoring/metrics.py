@@ -13,7 +13,7 @@ from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -410,6 +410,24 @@ def exclusion_note(n: int) -> list[str]:
     subject, verb = ("pixel is", "is") if n == 1 else ("pixels are", "are")
     text = f"{n:,} {subject} NaN or infinite in a candidate or the ground truth and {verb} not scored."
     return [text] * bool(n)
+
+
+def unknown_ms_ssim_note(rows: Iterable[Mapping[str, float]]) -> list[str]:
+    """Return a list with one sentence if an MS-SSIM is unknown; else empty.
+
+    Examples
+    --------
+    >>> unknown_ms_ssim_note([{"psnr": 31.0}, {"ms-ssim": 0.98}])
+    []
+    >>> unknown_ms_ssim_note([{"ms-ssim": np.nan}])
+    ['MS-SSIM is not shown, because it needs at least 176 rows and columns of finite pixels in each image.']
+    """
+    side = TAPS << (len(SCALE_WEIGHTS) - 1)
+    text = (
+        f"MS-SSIM is not shown, because it needs at least {side} rows and columns of finite pixels in each "
+        "image."
+    )
+    return [text] * any(np.isnan(row.get("ms-ssim", 0.0)) for row in rows)
 
 
 class Metric(NamedTuple):

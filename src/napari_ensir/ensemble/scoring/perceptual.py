@@ -56,7 +56,9 @@ def open_metrics(names: Sequence[str], device: Any = "auto") -> tuple[Metric, ..
     >>> open_metrics(())
     ()
     """
-    return tuple(OWN_METRICS.get(name) or _open_perceptual(name, device) for name in dict.fromkeys(names))
+    return tuple(
+        OWN_METRICS.get(name.lower()) or _open_perceptual(name, device) for name in dict.fromkeys(names)
+    )
 
 
 def _open_perceptual(name: str, device: Any) -> Metric:
@@ -65,7 +67,8 @@ def _open_perceptual(name: str, device: Any) -> Metric:
         import pyiqa
     except ImportError as error:
         raise EnsembleError(
-            f'the metric {name} needs pyiqa; install it with: pip install "napari-ensir[perceptual]".'
+            f"{name} is not one of {', '.join(OWN_METRICS)}; other metrics need pyiqa. To install it: "
+            'pip install "napari-ensir[perceptual]".'
         ) from error
     known = pyiqa.list_models(metric_mode="FR")
     if name not in known:

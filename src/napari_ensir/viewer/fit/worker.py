@@ -32,7 +32,7 @@ NOISY_SCORES = (
     "the candidates' average, on held-out parts."
 )
 
-REST = 0.6
+PAUSE = 0.6
 """Seconds between a change of a control and the work that another change would make useless."""
 
 SSIM_PIXELS = 2**22
@@ -64,7 +64,7 @@ class FitResult:
     errors : Errors or None
     expected : list of arrays, or None
         Expected error at each pixel; further arrays are lower resolutions of a pyramid.
-    ssim_known : dict
+    metrics_known : dict
         SSIM, MS-SSIM and NRMSE of the images that no setting changes, by role and name, once computed.
     baselines : tuple of ScoreRow
         Further methods to compare with, which no setting changes, once scored.
@@ -78,7 +78,7 @@ class FitResult:
     uncalibrated: str = ""
     errors: Errors | None = None
     expected: list[Any] | None = None
-    ssim_known: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    metrics_known: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     baselines: tuple[ScoreRow, ...] = ()
 
     @property
@@ -193,7 +193,7 @@ def refit(before: FitResult, settings: FitSettings, progress: Progress | None = 
     if not before.session.holds(changes):
         return fit(request, progress)
     result = _result(
-        request, before.session.copy(), progress, ssim_known=before.ssim_known, **changes.keywords()
+        request, before.session.copy(), progress, metrics_known=before.metrics_known, **changes.keywords()
     )
     return replace(result, baselines=before.baselines)
 
@@ -202,13 +202,15 @@ def _result(
     request: FitRequest,
     session: FitSession,
     progress: Progress | None,
-    ssim_known: dict[tuple[str, str], dict[str, float]] | None = None,
+    metrics_known: dict[tuple[str, str], dict[str, float]] | None = None,
     **changes: Any,
 ) -> FitResult:
     lut = session.estimate(progress, **changes)
     coarser, device = [candidates for candidates, _ in request.coarser], request.settings.device
     images = combine(lut, request.candidates, request.rgb, device, progress, coarser)
-    return FitResult(request, session, images, session.score(all_methods=False), ssim_known=ssim_known or {})
+    return FitResult(
+        request, session, images, session.score(all_methods=False), metrics_known=metrics_known or {}
+    )
 
 
 def refine(result: FitResult, wanted: Collection[str], progress: Progress) -> Iterator[FitResult]:
@@ -224,8 +226,8 @@ def refine(result: FitResult, wanted: Collection[str], progress: Progress) -> It
         Kinds of images.
     progress : callable
     """
-    request, rest_until = result.request, time.monotonic() + REST * bool(result.ssim_known)
-    while time.monotonic() < rest_until:
+    request, pause_until = result.request, time.monotonic() + PAUSE * bool(result.metrics_known)
+    while time.monotonic() < pause_until:
         progress(0, 1, "scoring")  # raises if a control was changed again
         time.sleep(0.02)
     if result.verdict is None:
@@ -245,7 +247,7 @@ def refine(result: FitResult, wanted: Collection[str], progress: Progress) -> It
         result = replace(result, expected=images)
         yield result
     if request.settings.truth_noise is None and any(np.isnan(score.ssim) for score in result.scores):
-        yield _with_ssim(result, progress)
+        yield _with_metrics(result, progress)
 
 
 def compare_baselines(
@@ -297,9 +299,9 @@ def errors_of(result: FitResult) -> Errors:
     return Errors(shown[0], shown[1], request.names[best], limit or 1.0)
 
 
-def _with_ssim(result: FitResult, progress: Progress) -> FitResult:
+def _with_metrics(result: FitResult, progress: Progress) -> FitResult:
     """Add SSIM, MS-SSIM and NRMSE, on the last two axes apart from colours, averaged over a few planes."""
-    known, tables, scores = result.ssim_known, result.session.tables, []
+    known, tables, scores = result.metrics_known, result.session.tables, []
     for number, score in enumerate(result.scores):
         progress(number, len(result.scores), "scoring SSIM")
         key = score.role, score.name
