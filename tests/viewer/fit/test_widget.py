@@ -22,6 +22,7 @@ def ours(viewer) -> dict:
     }
 
 
+@pytest.mark.drawn
 def test_fit_adds_ensemble_and_weights_where_the_candidates_are(filled, fit_widget, images, wait_for):
     fit_widget.weights.value = "slider"
     fit_widget.fit()
@@ -271,6 +272,7 @@ def test_pixels_that_are_not_finite_are_left_out_and_counted(viewer, wait_for):
     assert "5 pixels were left out" in widget.message.value
 
 
+@pytest.mark.drawn
 def test_the_viewer_stays_usable_while_it_fits(filled, fit_widget, wait_for, monkeypatch):
     running = threading.Event()
     release = threading.Event()
