@@ -26,8 +26,8 @@ test: .venv/installed
 
 # Long forms of tests: random files, interruptions, many rounds in one viewer; all viewer tests with drawing.
 soak: .venv/installed
-	NAPARI_ENSIR_MUTATIONS=10000 NAPARI_ENSIR_INTERRUPTIONS=300 NAPARI_ENSIR_ROUNDS=1000 $(BIN)/python -m pytest \
-		--timeout=4000 -s -k "hostile_files or altered_archives or changed_settings or interrupted_commands or killed_saves or rounds_of_fit or mutated"
+	NAPARI_ENSIR_MUTATIONS=10000 NAPARI_ENSIR_INTERRUPTIONS=300 NAPARI_ENSIR_ROUNDS=1000 NAPARI_ENSIR_FULL_SIZE=yes \
+		$(BIN)/python -m pytest --timeout=4000 -s -k "test_properties or published_tables or hostile_files or altered_archives or changed_settings or interrupted_commands or killed_saves or rounds_of_fit or mutated"
 	NAPARI_ENSIR_DRAWN=1 $(BIN)/python -m pytest tests/viewer
 	$(BIN)/python tools/mutate.py --mutants 200
 

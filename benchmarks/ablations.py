@@ -19,6 +19,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_ensir import compare
 from napari_ensir.ensemble.compare.baselines import (
     Average,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 BIN_WIDTHS = (4, 8, 16, 32, 64, 96, 128, 256)
 LIMITS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+WIDTHS = (32, 8)  # for the shrinkage
+SIZES = (1, 2, 3, 4, 5)  # numbers of reference images
 SHRINKAGES = (0, 10, 100, 1000, 10_000, 100_000, 1_000_000)
 PLACE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "deraining"
 COLOUR: dict[str, Any] = {"data_range": (0.0, 255.0), "channel_axis": -1}
@@ -106,13 +110,20 @@ def rows(ablation: str) -> list[Combiner]:
                 shrinkage=n,
                 **COLOUR,
             )
-            for width in (32, 8)
+            for width in WIDTHS
             for n in SHRINKAGES
         ]
     if ablation == "images":
         tables = [BinSets(key, METHODS[key].title, bin_width=32, **COLOUR) for key in METHODS]
-        return [FirstImages(method, n) for method in (*tables, GlobalLeastSquares()) for n in range(1, 6)]
+        return [FirstImages(method, n) for method in (*tables, GlobalLeastSquares()) for n in SIZES]
     return [least_squares, *(Combined(name) for name in ("ExtraTrees", "Stacking", "Voting"))]
+
+
+def print_psnr(first: str, columns: Sequence[object], rows: Sequence[object], psnr: Any) -> None:
+    """Print a Markdown table of PSNR; ``first`` is the title of the column with the names of the rows."""
+    print(f"| {first} | {' | '.join(map(str, columns))} |\n|{'---|' * (len(columns) + 1)}")
+    for row, values in zip(rows, np.reshape(psnr, (len(rows), len(columns))), strict=True):
+        print(f"| {row} | {' | '.join(f'{value:.3f}' for value in values)} |")
 
 
 def subsets(names: Sequence[str]) -> Iterator[tuple[int, ...]]:
@@ -134,8 +145,16 @@ def main() -> None:
     images = References(open_set({n: chosen.data / n for n in names}, {Part.TRUTH: chosen.data / "gt"}))
     if chosen.ablation != "candidates":
         table = compare(images, names, channel_axis=-1, methods=rows(chosen.ablation))
-        print(table.to_markdown(), end="")
+        psnr = [row.psnr for row in table.rows]
+        if chosen.ablation == "shrinkage":
+            print_psnr("bin width", [f"{n:,}" for n in SHRINKAGES], WIDTHS, psnr)
+        elif chosen.ablation == "images":
+            titles = [*(method.title for method in METHODS.values()), GlobalLeastSquares().name]
+            print_psnr("method", SIZES, titles, psnr)
+        else:
+            print(table.to_markdown(), end="")
         return
+    titles, psnr = [], []
     for picked in subsets(names):
         some = [names[m] for m in picked]
         pairs = [([candidates[m] for m in picked], truth) for candidates, truth in images]
@@ -145,7 +164,12 @@ def main() -> None:
             GlobalLeastSquares(),
             *(BinSets(key, METHODS[key].title, bin_width=32, **COLOUR) for key in METHODS),
         ]
-        print(f"{' + '.join(some)}\n\n{compare(pairs, some, channel_axis=-1, methods=methods).to_markdown()}")
+        found = [row.psnr for row in compare(pairs, some, channel_axis=-1, methods=methods).rows]
+        titles.append(", ".join(some))
+        psnr += [max(found[: len(some)]), *found[len(some) :]]
+    print_psnr(
+        "candidates", ["best candidate", *(method.name for method in methods[len(some) :])], titles, psnr
+    )
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ import os
 import signal
 import tempfile
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
+import typer.main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +32,12 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# The same examples in each run; `make soak` draws others.
+hypothesis.settings.register_profile("fixed", derandomize=True)
+if "NAPARI_ENSIR_MUTATIONS" not in os.environ:
+    hypothesis.settings.load_profile("fixed")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reverse", action="store_true", help="run the tests in reversed order")
     parser.addoption("--screenshots", metavar="FOLDER", help="keep pictures of the viewer after each test")
@@ -44,6 +53,14 @@ def _libraries_are_no_garbage() -> None:
     """Exclude imported libraries from garbage collection, which napari runs for each removed layer."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _commands_are_built_once():
+    """Keep the parser of the command line, which typer's runner builds for each call."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_ensir import EnsembleError
@@ -96,6 +96,7 @@ def test_invalid_values_raise_one_sentence(given, sentence):
     assert "\n" not in str(raised.value)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.one_of(st.floats(), st.integers(), st.text(), st.none(), st.booleans(), st.lists(st.floats())))
 def test_any_value_raises_at_most_ensemble_error(value):
     for each in settings_of(Some):

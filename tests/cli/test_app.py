@@ -507,10 +507,8 @@ def test_an_interrupted_command_leaves_nothing_half_written(fitted, number, modu
 
 def test_progress_bars_on_a_terminal_only(fitted):
     arguments = [*candidates(fitted), "-t", fitted / "truth"]
-    done = subprocess.run(
-        [*COMMAND, "fit", *map(str, arguments), "-o", str(fitted / "quiet")], capture_output=True, check=True
-    )
-    assert done.stderr == b""
+    quiet = CliRunner().invoke(app, ["fit", *map(str, arguments), "-o", str(fitted / "quiet")])
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
     master, terminal = pty.openpty()
     shown = bytearray()
 
@@ -535,13 +533,14 @@ def test_progress_bars_on_a_terminal_only(fitted):
 
 
 def test_scheduler(tmp_path):
-    """The same table and image by way of another process, with names and chunks kept."""
+    """The same table and image by way of a cluster, with names and chunks kept."""
     distributed = pytest.importorskip("distributed")
     for name, image in make_images((4, 40, 50), np.uint16).items():
         write_image(tmp_path / f"{name}.zarr", image)
     arguments = [*candidates(tmp_path, ".zarr"), "-t", tmp_path / "truth.zarr", "-q"]
     run("fit", *arguments, "-o", tmp_path / "here")
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+    how = {"processes": False, "protocol": "tcp", "dashboard_address": ":0"}
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, **how) as cluster:
         there = ["--scheduler", cluster.scheduler_address]
         run("fit", *arguments, "-o", tmp_path / "there", *there)
         lut = ["--lut", tmp_path / "there.lut.safetensors", *candidates(tmp_path, ".zarr"), "-q"]
@@ -552,3 +551,42 @@ def test_scheduler(tmp_path):
     images = [read_image(tmp_path / f"{name}.zarr") for name in ("here", "there")]
     np.testing.assert_array_equal(*images)
     assert images[0].chunks == images[1].chunks
+
+
+def test_commands_on_small_images_load_no_heavy_library(tmp_path):
+    """Each of these takes a quarter of a second or more to import."""
+    heavy = (
+        "dask",
+        "matplotlib",
+        "numba",
+        "scipy",
+        "skimage",
+        "sklearn",
+        "tifffile",
+        "torch",
+        "yaml",
+        "zarr",
+    )
+    code = f"""
+import sys
+from napari_ensir.cli.app import app
+app(standalone_mode=False)
+print(*(set({heavy!r}) & set(sys.modules)), file=sys.stderr)
+"""
+    for name, image in make_images((140, 150, 3)).items():
+        write_image(tmp_path / f"{name}.png", image)
+    table, images, truth = (
+        tmp_path / "t.lut.safetensors",
+        candidates(tmp_path, ".png"),
+        tmp_path / "truth.png",
+    )
+    for arguments in (
+        ["fit", *images, "-t", truth, "-o", table],
+        ["apply", *images, "--lut", table, "-o", tmp_path / "out.png"],
+        ["evaluate", *images, "-t", truth, "--lut", table],
+        ["info", table],
+        ["restorers"],
+    ):
+        command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert not set(answer.stderr.splitlines()[-1].split()) & set(heavy), arguments[0]

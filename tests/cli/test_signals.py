@@ -17,7 +17,7 @@ from napari_ensir.files import read_image, write_image
 from napari_ensir.files.atomic import clear_parts, whole_file, whole_folder
 from tests.helpers.paths import ROOT
 
-TIMES = int(os.environ.get("NAPARI_ENSIR_INTERRUPTIONS", "6"))
+TIMES = int(os.environ.get("NAPARI_ENSIR_INTERRUPTIONS", "3"))
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 

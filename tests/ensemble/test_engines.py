@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -18,20 +20,39 @@ BYTES = np.dtype(np.uint8)
 @pytest.fixture
 def nothing_compiled(monkeypatch):
     monkeypatch.setattr(engines, "forced", None)
-    monkeypatch.setattr(engines, "_is_compiled", lambda kernel, dtype: False)
-    engines._processed.clear()
-    yield
-    engines._processed.clear()
+    monkeypatch.setattr(engines, "_is_loaded", lambda kernel, dtype: False)
+    monkeypatch.setattr(engines, "_is_on_disk", lambda kernel, dtype: False)
+    monkeypatch.setattr(engines, "_delays", Counter())
 
 
 def test_small_work_does_not_wait_for_the_compiler(nothing_compiled, monkeypatch):
-    monkeypatch.setattr(engines, "SMALL", {"count": 100, "combine": 100})
+    monkeypatch.setattr(engines, "COMPILING", 100 * engines.DELAYS["count"])
     found = [choose_engine("count", BYTES, 50) for _ in range(4)]
     assert found == ["numpy", "numpy", "compiled", "compiled"]
     assert choose_engine("count", np.dtype(np.float32), 50) == "numpy"
     engines.compile_at_once(np.dtype(np.float32))
     assert choose_engine("count", np.dtype(np.float32), 1) == "compiled"
+    assert choose_engine("count_errors", np.dtype(np.float32), 1) == "compiled"
+    assert choose_engine("iterate_em", np.dtype(np.float64), 1) == "compiled"
     assert choose_engine("count", BYTES, 1, torch.device("meta")) == "torch"
+
+
+def test_numpy_works_while_another_process_compiles(nothing_compiled, monkeypatch):
+    monkeypatch.setattr(engines, "compiles_elsewhere", True)
+    assert choose_engine("count", BYTES, 2**40) == "numpy"
+    monkeypatch.setattr(engines, "_is_on_disk", lambda kernel, dtype: True)
+    assert choose_engine("count", BYTES, 1) == "compiled"
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_numba_is_imported_for_large_work_only(nothing_compiled, monkeypatch, announced):
+    monkeypatch.setattr(engines, "_is_on_disk", lambda kernel, dtype: True)
+    monkeypatch.setattr(engines, "_KERNELS", "a module that is not imported")
+    monkeypatch.setattr(engines, "LOADING", 100 * engines.DELAYS["count"])
+    if announced:
+        engines.expect_work("count", 200)
+    found = [choose_engine("count", BYTES, 50) for _ in range(4)]
+    assert found == ["compiled"] * 4 if announced else ["numpy", "numpy", "compiled", "compiled"]
 
 
 def test_kernels_in_this_process_and_on_disk_count_as_compiled(monkeypatch):
@@ -39,11 +60,11 @@ def test_kernels_in_this_process_and_on_disk_count_as_compiled(monkeypatch):
     from napari_ensir.ensemble.precompile import warm_up
 
     warm_up([BYTES])
-    assert engines._is_compiled("combine", BYTES)
+    assert engines._is_loaded("combine", BYTES)
     monkeypatch.setattr(kernels.combine, "overloads", type(kernels.combine.overloads)())
-    assert not kernels.combine.signatures
-    assert engines._is_compiled("combine", BYTES)
-    assert not engines._is_compiled("combine", np.dtype(np.int64))
+    assert not engines._is_loaded("combine", BYTES)
+    assert engines._is_on_disk("combine", BYTES)
+    assert not engines._is_on_disk("combine", np.dtype(np.int64))
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "f4"])
@@ -59,9 +80,23 @@ def test_engines_give_the_same_table_and_ensemble(nothing_compiled, rng, dtype):
         with using(engine):
             statistics = collect_reference([(candidates, truth)], **settings).statistics
             lut = fit_lut([(candidates, truth)], method="least-squares", **settings)
-            return statistics.moments, statistics.outside, lut.weights, lut.apply(candidates, device="cpu")
+            lut = lut.calibrated([(candidates, truth)], mask=[mask], device="cpu")
+            errors = lut.errors.squares, lut.errors.counts, lut.expected_error(candidates)
+            image = lut.apply(candidates, device="cpu")
+            return statistics.moments, statistics.outside, lut.weights, image, *errors
 
-    expected = fit(None)
+    expected = fit(None)  # numpy, as nothing is compiled
     for engine in ("compiled", "torch"):
         for one, other in zip(fit(engine), expected, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("bin_width", [64, 4, "auto"])
+def test_numpy_counts_in_any_number_of_bins(rng, bin_width):
+    pair = make_image(rng, (200, 180), 2)
+    found = []
+    for engine in ("numpy", "compiled"):
+        with using(engine):
+            found.append(fit_lut([pair], method="least-squares", bin_width=bin_width, device="cpu"))
+    np.testing.assert_array_equal(found[0].rows, found[1].rows)
+    np.testing.assert_array_equal(found[0].weights, found[1].weights)

@@ -71,6 +71,15 @@ def test_what_is_no_name(path):
         check_output_paths(places(path))
 
 
-def test_thousands_are_no_trouble():
-    outputs = [Place("--out", Path(f"res/{number}.tif")) for number in range(2000)]
-    check_output_paths(outputs, [Place("a candidate", Path(f"in/{number}.tif")) for number in range(2000)])
+def test_the_work_grows_with_the_number_of_paths(monkeypatch):
+    calls, resolve = [], os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: calls.append(path) or resolve(path))
+    work = []
+    for count in (50, 100):
+        calls.clear()
+        outputs = [Place("--out", Path(f"res/{number}.tif")) for number in range(count)]
+        check_output_paths(
+            outputs, [Place("a candidate", Path(f"in/{number}.tif")) for number in range(count)]
+        )
+        work.append(len(calls))
+    assert work[1] == 2 * work[0]

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from napari_ensir.ensemble import engines
+from napari_ensir.ensemble.statistics import accumulate
 
 ENGINES = ("compiled", "torch")
+CELLS = 2**18
+"""Limit of a dense histogram in torch: its 256 MB take longer than the work on a small image."""
 
 
 @contextmanager
@@ -17,6 +20,7 @@ def using(engine):
     """Compute on the CPU with compiled kernels, numpy or torch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "forced", engine)
+        patch.setattr(accumulate, "DENSE_HISTOGRAM", CELLS)
         yield
 
 

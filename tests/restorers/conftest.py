@@ -27,6 +27,6 @@ def pairs(images) -> TrainingPairs:
     return TrainingPairs.from_arrays(images, channel_axis=-1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def brief() -> TrainingSettings:
     return TrainingSettings(steps=40, batch=2, patch=24, learning_rate=4e-3)

@@ -1,4 +1,4 @@
-"""A real viewer on a real canvas, and checks of what tests leave behind in it."""
+"""A real viewer, and checks of what tests leave behind in it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,7 @@ from napari_ensir.files.atomic import check_target
 from napari_ensir.files.output_paths import Place
 from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import FileImage
-from napari_ensir.files.sets import Part, is_image, open_set, stem_of
-from napari_ensir.files.zarr import is_zarr
+from napari_ensir.files.sets import Part, folders_in, open_set, stem_of
 from napari_ensir.restorers.base import format_notes
 from napari_ensir.restorers.batch import check_outputs
 
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.files.output_paths import Place
-    from napari_ensir.files.sets import ImageSet, Role
-    from napari_ensir.files.zarr import ZarrImage
+    from napari_ensir.files.sets import ImageSet
     from napari_ensir.restorers.batch import Batch, OutputImage
 
 
@@ -78,7 +76,7 @@ def open_candidates(
     if axis is None and truth is None and lut is not None:
         axis = lut.channel_axis
     elif axis is None and not getattr(options, "pool_channels", True):
-        axis = named_channel_axis(images)
+        axis = images.named_channel_axis()
         if axis is not None and not options.output.quiet:
             terminal.error(f"axis {axis} holds the channels, as the files state; see --pool-channels.")
     note_alpha(images, options.output)
@@ -99,40 +97,13 @@ def _named_paths(text: str, truth: Path | None, lut: WeightLUT | None) -> Iterat
             raise typer.BadParameter(f"{text!r} is not NAME=PATH", param_hint="--candidate")
         yield name, Path(value)
         return
-    held = sorted(path.iterdir()) if path.is_dir() and not is_zarr(path) else []
-    if not held or any(map(is_image, held)):
-        yield path.resolve().name if held else stem_of(path), path
-        return
-    for folder in held:
+    folders = folders_in(path)
+    if not folders:
+        yield stem_of(path.resolve()), path
+    for folder in folders:
         is_truth = truth is not None and folder.resolve() == truth.resolve()
-        known = lut is None or folder.name in lut.names
-        if folder.is_dir() and known and not is_truth and not folder.name.startswith("."):
+        if not is_truth and (lut is None or folder.name in lut.names):
             yield folder.name, folder
-
-
-def first_readable(images: ImageSet) -> dict[Role, FileImage | ZarrImage]:
-    """Open the first field that can be opened; the errors of others are reported when they are read."""
-    for number in range(len(images)):
-        with suppress(EnsembleError):
-            return images.open(number)
-    return {}
-
-
-def named_channel_axis(images: ImageSet) -> int | None:
-    """Return the axis that the ImageJ, OME-TIFF or OME-Zarr files name C, if it holds several channels."""
-    image = next(iter(first_readable(images).values()), None)
-    axes: list[str] = []
-    if isinstance(image, FileImage):
-        axes = list(image.tiff.axes) if image.tiff and image.tiff.kind != "plain" else []
-    elif image is not None and image.ome is not None:
-        axes = [str(each["name"]).upper() for each in image.ome["axes"]]
-    sizes = [] if image is None else image.array.shape
-    kept = [
-        axis
-        for axis, size in zip(axes, sizes, strict=False)
-        if size > 1 or (axis != "C" and not images.squeeze)
-    ]
-    return kept.index("C") if "C" in kept else None
 
 
 def candidate_names(images: ImageSet) -> tuple[str, ...]:
@@ -142,7 +113,7 @@ def candidate_names(images: ImageSet) -> tuple[str, ...]:
 
 def note_alpha(images: ImageSet, output: Output) -> None:
     """Print a note if the first images have an alpha channel, which is left out."""
-    for image in first_readable(images).values():
+    for image in images.first_readable().values():
         if isinstance(image, FileImage) and image.has_alpha and not output.quiet:
             terminal.error(f"the alpha channel of {image.path} is opaque and is left out.")
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from napari_ensir.cli.batch import lut_target, report
 from napari_ensir.cli.restore import (
-    channel_axis_of,
     check_restorations,
     choose_restorers,
     open_images,
@@ -35,7 +34,7 @@ def blind(options: BlindOptions) -> dict[str, str]:
     if options.save_lut is not None:
         target = lut_target(options.save_lut, output.overwrite or options.resume)
     images = open_images(options)
-    axis = channel_axis_of(images, settings.channel_axis, options.pool_channels)
+    axis = images.choose_channel_axis(settings.channel_axis, pool=options.pool_channels)
     settings = replace(settings, channel_axis=axis)
     batch = BlindBatch(images, chosen, options.out, settings, as_float=options.writing.as_float)
     check_restorations(batch, options, [] if target is None else [Place("--save-lut", target)])

@@ -10,9 +10,9 @@ from napari_ensir.cli import terminal
 from napari_ensir.ensemble.checks.planes import middle_plane
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import table_of
-from napari_ensir.files.image import read_image, read_record
+from napari_ensir.files.image import IMAGE_SUFFIXES, images_in, open_image, read_image, read_record
+from napari_ensir.files.microscopy import split_scene
 from napari_ensir.files.output_paths import Place, check_output_paths
-from napari_ensir.files.png import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,11 +25,13 @@ _LONG = ("iterations", "outcome", "bin_sets", "inputs", "bias", "diagnostics", "
 
 
 def info(options: InfoOptions) -> None:
-    """Describe a table, the record of an output, or the noise of another image."""
+    """Describe a table, the record of an output, the images of a plate, or the noise of another image."""
     path, output = options.path, options.output
     check_output_paths(output.places, [Place("a file", path)])
     output.check()
-    if path.is_dir() or path.suffix.lower() in SUFFIXES:
+    if inner := images_in(path):
+        results, lines = _of_images(inner)
+    elif path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or split_scene(path):
         record = read_record(path)
         results, lines = _of_image(path) if record is None else _of_output(record)
     else:
@@ -55,6 +57,15 @@ def _of_output(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if isinstance(table, dict):
         lines |= {f"table_{key}": value for key, value in _table_lines(table).items()}
     return record, lines
+
+
+def _of_images(images: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The images of a plate, or of a file with several, and the kind of the first."""
+    first = open_image(next(iter(images.values()))).array
+    results = {"images": list(images), "shape": list(first.shape), "dtype": str(first.dtype)}
+    more = f" and {len(images) - 20} more" if len(images) > 20 else ""
+    lines = {"images": f"{len(images)}: {', '.join([*images][:20])}{more}", "first_image": str(first.shape)}
+    return results, lines | {"dtype": results["dtype"]}
 
 
 def _of_image(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,20 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.batch import check_before, first_readable, named_channel_axis, note_alpha, report
+from napari_ensir.cli.batch import check_before, note_alpha, report
 from napari_ensir.cli.options import metavar, with_restorer_options
 from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part, open_set
-from napari_ensir.restorers import (
-    RESTORERS,
-    SelfEnsemble,
-    open_restorer,
-    open_restorers,
-)
-from napari_ensir.restorers.base import (
-    with_settings,
-)
+from napari_ensir.restorers import RESTORERS, SelfEnsemble
+from napari_ensir.restorers.base import with_settings
 from napari_ensir.restorers.batch import RestoreBatch
 from napari_ensir.settings import RestoreSettings, settings_of
 
@@ -88,11 +81,16 @@ def open_named(name: str | None) -> Restorer | None:
     """Return the restorer of this name, or open the file."""
     if name is None:
         return None
-    return RESTORERS[name]() if name in RESTORERS else open_restorer(name)
+    from napari_ensir.restorers import open_restorer  # with torch, if it is used
+
+    found: Restorer = RESTORERS[name]() if name in RESTORERS else open_restorer(name)
+    return found
 
 
 def _open_networks(path: Path, ir: Restorer | None, denoiser: Restorer | None) -> dict[str, Restorer]:
     """Open a network, or all networks of a folder, by file name."""
+    from napari_ensir.restorers import open_restorer, open_restorers  # with torch
+
     if not path.is_dir():
         return {path.name: open_restorer(path, ir=ir, denoiser=denoiser)}
     opened, failed = open_restorers(path, ir=ir, denoiser=denoiser)
@@ -137,7 +135,7 @@ def restore(options: RestoreOptions) -> dict[str, str]:
     images = open_images(options)
     batch = RestoreBatch(images, tuple(restorers), options.out, as_float=options.writing.as_float)
     check_restorations(batch, options)
-    axis = channel_axis_of(images, options.settings.channel_axis, options.pool_channels)
+    axis = images.choose_channel_axis(options.settings.channel_axis, pool=options.pool_channels)
     with options.output.progress() as progress:
         batch.run(
             lambda _, name: restorers[name],
@@ -176,10 +174,3 @@ def check_restorations(
 def written_text(batch: RestoreBatch, out: Path) -> str:
     """Return how many files were written."""
     return f"{sum(map(len, batch.written.values()))} written to {out}"
-
-
-def channel_axis_of(images: ImageSet, given: int | None, pool: bool = False) -> int | None:
-    """Return the given axis; if it is None, -1 for colour files, or the axis that the files name C."""
-    if given is None and any(image.is_colour for image in first_readable(images).values()):
-        return -1
-    return named_channel_axis(images) if given is None and not pool else given

@@ -12,7 +12,6 @@ import typer
 from napari_ensir.cli.batch import check_any, report
 from napari_ensir.cli.options import value_of
 from napari_ensir.cli.restore import (
-    channel_axis_of,
     check_restorations,
     choose_restorers,
     open_images,
@@ -79,7 +78,7 @@ def sweep(options: SweepOptions) -> dict[str, str]:
     images, as_float = open_images(options), options.writing.as_float
     batch = RestoreBatch(images, names, out or options.image[0], as_float=as_float, folder=write_all)
     check_restorations(batch, options)
-    axis = channel_axis_of(images, settings.channel_axis, options.pool_channels)
+    axis = images.choose_channel_axis(settings.channel_axis, pool=options.pool_channels)
     restorer = with_channel_axis(restorer, axis)
     arrays: dict[str, NDArray[Any]] = {}
 

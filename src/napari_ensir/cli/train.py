@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.cli.restore import channel_axis_of, open_named
+from napari_ensir.cli.restore import open_named
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
 from napari_ensir.files.output_paths import Place, check_output_paths
-from napari_ensir.files.sets import Part, open_set
 from napari_ensir.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ _COLUMNS = ("step", "loss", "validation", "seconds")
 def train(options: TrainOptions) -> None:
     """Train on images and write the restorer, and the latest state beside it."""
     from napari_ensir.restorers import RECIPES, begin_training, continue_training
+    from napari_ensir.restorers.training.recipes import read_training_images
 
     recipe, degraded, clean, out = options.recipe, options.degraded, options.clean, options.out
     resume, log, settings, output = options.resume, options.log, options.settings, options.output
@@ -57,7 +57,7 @@ def train(options: TrainOptions) -> None:
     output.check()
     for place in written:
         check_target(place.path, output.overwrite or resume)
-    images, axis = _read([place.path for place in read], settings.channel_axis)
+    images, axis = read_training_images([place.path for place in read], settings.channel_axis)
     with output.progress() as progress:
         common: dict[str, Any] = {"ir": open_named(options.ir), "denoiser": open_named(options.denoiser)}
         common |= {"channel_axis": axis, "progress": progress}
@@ -88,17 +88,6 @@ def _check_unchanged(settings: TrainSettings, trainer: Trainer) -> None:
             f"--{name.replace('_', '-')} is {value}, but the training that is resumed has {stored[name]}; "
             "leave it out."
         )
-
-
-def _read(paths: Sequence[Path], axis: int | None) -> tuple[list[Any], int | None]:
-    """Read images, or pairs of images with equal stems, and their channel axis."""
-    axis = channel_axis_of(open_set({}, {Part.IMAGE: paths[0]}), axis)
-    images = open_set({}, dict(zip((Part.IMAGE, Part.TRUTH), paths, strict=False)))
-    # Not `load`, since the clean images of DP-IR may be larger.
-    read = [
-        tuple(np.asarray(images.array(n, role)[...]) for role in images.roles) for n in range(len(images))
-    ]
-    return read if len(paths) > 1 else [image for (image,) in read], axis
 
 
 class _TrainingRun:

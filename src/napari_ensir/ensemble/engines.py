@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,13 +17,22 @@ if TYPE_CHECKING:
 BLOCK_PIXELS = {"compiled": 2**18, "numpy": 2**18, "torch": 2**22}
 """Pixels per block: what fits a core's cache, or keeps an accelerator busy."""
 
-SMALL = {"count": 2**25, "combine": 2**26}
-"""Values that numpy processes before a kernel is compiled for their dtype; compiling takes as long."""
+DELAYS = {"count": 15, "combine": 10, "iterate_em": 150, "count_errors": 35, "look_up_errors": 15}
+"""Nanoseconds per value that numpy takes longer than each compiled kernel."""
+
+LOADING, COMPILING = 0.25e9, 3e9
+"""Delays, in nanoseconds, from which on numba is imported for a kernel on disk, and a kernel is compiled.
+
+Compiling takes as long; importing twice as long, but pixels that are counted are usually combined as well.
+"""
 
 forced: Engine | None = None
 """Engine of the CPU, for tests and benchmarks."""
 
-_processed: Counter[tuple[str, np.dtype[Any]]] = Counter()
+compiles_elsewhere = False
+"""Whether another process is compiling the kernels, so that this one does not."""
+
+_delays: Counter[tuple[str, np.dtype[Any] | None]] = Counter()
 
 
 def choose_engine(
@@ -30,8 +40,8 @@ def choose_engine(
 ) -> Engine:
     """Choose the engine for a block; the results of all engines are the same.
 
-    Small work does not wait for the compiler: until a kernel is compiled for a dtype, in this process or on
-    disk, numpy processes the first :data:`SMALL` of its values.
+    Small work waits neither for the import of numba nor for its compiler: numpy does the work until it has
+    taken as much longer than compiled kernels as loading, or compiling, the kernel takes.
 
     Parameters
     ----------
@@ -54,29 +64,52 @@ def choose_engine(
         return "torch"
     if forced is not None:
         return forced
-    _processed[kernel, dtype] += n_values
-    is_large = _processed[kernel, dtype] > SMALL[kernel]
-    return "compiled" if is_large or _is_compiled(kernel, dtype) else "numpy"
+    if _is_loaded(kernel, dtype):
+        return "compiled"
+    _delays[kernel, dtype] += n_values * DELAYS[kernel]
+    if _KERNELS not in sys.modules and _delays.total() <= LOADING:
+        return "numpy"
+    may_compile = _delays[kernel, dtype] > COMPILING and not compiles_elsewhere
+    return "compiled" if may_compile or _is_on_disk(kernel, dtype) else "numpy"
+
+
+def expect_work(kernel: str, n_values: int) -> None:
+    """Announce the size of work that begins, so that numba is not imported in the middle of it."""
+    _delays[kernel, None] = max(_delays[kernel, None], n_values * DELAYS[kernel])
 
 
 def compile_at_once(dtype: np.dtype[Any]) -> None:
     """Let the next block of a dtype wait for the compiler, however small it is."""
-    for kernel, small in SMALL.items():
-        _processed[kernel, dtype] = small + 1
+    import numpy as np
+
+    real = np.result_type(dtype, np.float32)
+    dtypes = {"iterate_em": np.dtype(np.float64), "count_errors": real, "look_up_errors": real}
+    for kernel in DELAYS:
+        _delays[kernel, dtypes.get(kernel, dtype)] = int(COMPILING) + 1
 
 
-def _is_compiled(name: str, dtype: np.dtype[Any]) -> bool:
-    """Whether a kernel is compiled for a dtype, in this process or on disk."""
+_KERNELS = "napari_ensir.ensemble.kernels"
+
+
+def _is_loaded(name: str, dtype: np.dtype[Any]) -> bool:
+    """Whether a kernel is compiled for a dtype in this process."""
+    if _KERNELS not in sys.modules:
+        return False
+    from numba import from_dtype
+
+    kernel, wanted = getattr(sys.modules[_KERNELS], name, None), from_dtype(dtype)
+    return any(signature[1].dtype == wanted for signature in getattr(kernel, "signatures", ()))
+
+
+def _is_on_disk(name: str, dtype: np.dtype[Any]) -> bool:
+    """Whether the code of a kernel for a dtype is on disk."""
     from numba import from_dtype
 
     from napari_ensir.ensemble import kernels
 
-    kernel, wanted = getattr(kernels, name), from_dtype(dtype)
-    if any(signature[1].dtype == wanted for signature in kernel.signatures):
-        return True
     try:  # numba has no public name for the files of its cache
-        file = kernel._cache._cache_file
-        return wanted in _read_cached(file, os.stat(file._index_path).st_mtime_ns)
+        file = getattr(kernels, name)._cache._cache_file
+        return from_dtype(dtype) in _read_cached(file, os.stat(file._index_path).st_mtime_ns)
     except (AttributeError, OSError):
         return False
 

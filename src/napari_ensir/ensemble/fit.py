@@ -43,7 +43,12 @@ from napari_ensir.ensemble.scoring.scores import (
     verdict,
 )
 from napari_ensir.ensemble.statistics.binning import choose_binning
-from napari_ensir.ensemble.statistics.reference import Reference, collect_reference, name_inputs
+from napari_ensir.ensemble.statistics.reference import (
+    Reference,
+    ReferenceSet,
+    collect_reference,
+    name_inputs,
+)
 from napari_ensir.errors import EnsembleError, EnsembleWarning
 from napari_ensir.settings import SHRINKAGE, FitSettings
 
@@ -53,7 +58,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.ensemble.arrays.image_set import Field, Progress
     from napari_ensir.ensemble.checks.noise import TruthNoise
     from napari_ensir.ensemble.combine.lookup import Lookup
     from napari_ensir.ensemble.lut.lut import WeightLUT
@@ -244,6 +249,31 @@ class FitSession:
             )
         self.reference = reference
         return reference
+
+    def parts(self) -> list[tuple[list[Field], list[Field]]]:
+        """Return the images to learn from and those to score, for each part that :meth:`score` holds out.
+
+        Returns
+        -------
+        list of (learned from, held out)
+            One pair for each part, or one pair if there are test images.
+        """
+        keep: dict[str, Any] = {"data_range": None, "channel_axis": self.settings.channel_axis}
+
+        def fields(pairs: Pairs, mask: Sequence[Any] | None, n: int, **more: Any) -> list[list[Field]]:
+            return [
+                list(fold) for fold in ReferenceSet(pairs, self._names, mask=mask, **keep, **more).folds(n)
+            ]
+
+        n = 1 if self.unseen is not None else len(self.collect().folds)
+        folds = fields(self._pairs, self._mask, n, planes=self.settings.planes)
+        if self._held_out is not None and n == 1:
+            return [(folds[0], fields(*self._held_out, 1)[0])]
+        return [
+            ([field for other in folds if other is not fold for field in other], fold)
+            for fold in folds
+            if fold
+        ]
 
     def holds(self, settings: FitSettings) -> bool:
         """Return whether a table with these settings can be estimated from the statistics already collected.

@@ -953,8 +953,8 @@ def count_errors(
 
 @_jit
 def look_up_errors(
-    candidates: NDArray[Any],
     ensemble: Singles,
+    candidates: NDArray[Any],
     channels: Channels,
     grid: Singles,
     n_spreads: int,
@@ -965,7 +965,7 @@ def look_up_errors(
 
     Parameters
     ----------
-    candidates, ensemble, channels, grid, n_spreads
+    ensemble, candidates, channels, grid, n_spreads
         As for :func:`count_errors`.
     errors : (channels * classes,)
     out : (pixels,)

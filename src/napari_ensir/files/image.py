@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_file
+from napari_ensir.files.microscopy import MICROSCOPY_SUFFIXES, open_microscopy, scenes_in, split_scene
 from napari_ensir.files.paths import expand_path
-from napari_ensir.files.png import FileImage, encode_png, is_tiff, open_file, read_record_of
+from napari_ensir.files.png import SUFFIXES, FileImage, encode_png, is_tiff, open_file, read_record_of
 from napari_ensir.files.tiff import TiffMetadata, write_tiff
 from napari_ensir.files.zarr import (
     ZarrImage,
     check_replaceable,
+    images_in_group,
     is_zarr,
     open_zarr,
     read_zarr_record,
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
     from napari_ensir.files.metadata import Record
 
 
+IMAGE_SUFFIXES = SUFFIXES + MICROSCOPY_SUFFIXES
+"""Suffixes of files that are read, in lower case."""
+
+
 def open_image(path: str | Path) -> FileImage | ZarrImage:
     """Open one image without reading its pixels.
 
@@ -36,8 +43,27 @@ def open_image(path: str | Path) -> FileImage | ZarrImage:
     EnsembleError
         If the file does not exist, is damaged or has an unsupported format.
     """
+    if found := split_scene(expand_path(path)):
+        return open_microscopy(*found)
     path = _existing_image(path)
     return open_zarr(path) if path.is_dir() else open_file(path)
+
+
+def images_in(path: Path) -> dict[str, Path]:
+    """Return the images of an OME-Zarr plate or well, or of a CZI, ND2 or LIF file with several, by name.
+
+    Empty if the path leads to one image.
+
+    Raises
+    ------
+    EnsembleError
+        If it is damaged.
+    """
+    if path.is_dir():
+        return images_in_group(path) if is_zarr(path) else {}
+    found = split_scene(path)
+    names = [] if found is None or found[1] is not None else scenes_in(path)
+    return {re.sub(r'[\\/:*?"<>|]', "_", name): path / name for name in names} if len(names) > 1 else {}
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
@@ -67,6 +93,8 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     ...     print(read_record(path))
     {'kind': 'ensemble'}
     """
+    if split_scene(expand_path(path)):
+        return None
     path = _existing_image(path)
     return read_zarr_record(path) if path.is_dir() else read_record_of(path)
 
@@ -89,12 +117,13 @@ def read_image(path: str | Path) -> Any:
     Parameters
     ----------
     path : str or Path
-        A PNG, JPEG or TIFF file, a Zarr array or an OME-Zarr image.
+        A PNG, JPEG or TIFF file, a Zarr array or an OME-Zarr image; with the extra ``bioio``, also a CZI, ND2
+        or LIF file, or an image in one, such as ``a.lif/Image 1``.
 
     Returns
     -------
     numpy or dask array
-        A lazy dask array for Zarr.
+        A lazy dask array for Zarr, CZI, ND2 and LIF.
 
     Raises
     ------

@@ -116,7 +116,8 @@ def open_file(path: Path) -> FileImage:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise EnsembleError(
-            f"{path} has an unsupported format; give a PNG, JPEG or TIFF image, or a Zarr array."
+            f"{path} has an unsupported format; give a PNG, JPEG, TIFF, CZI, ND2 or LIF file, or a Zarr "
+            "array."
         )
     with _reading(path):
         return FileImage(path, *open_tiff(path)) if is_tiff(path) else _open_with_pillow(path)

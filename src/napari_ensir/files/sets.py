@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from glob import escape, glob
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.image import open_image
+from napari_ensir.files.image import IMAGE_SUFFIXES, images_in, open_image
+from napari_ensir.files.microscopy import split_scene
 from napari_ensir.files.paths import expand_path
-from napari_ensir.files.png import SUFFIXES, FileImage
+from napari_ensir.files.png import FileImage
 from napari_ensir.files.zarr import ZarrImage, is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
+
+
+KEPT_BYTES = 2**28
+"""Most bytes of images that are kept in memory for a later pass over a set."""
 
 
 class Part(Enum):
@@ -42,7 +49,7 @@ Role = str | Part
 
 def stem_of(path: Path) -> str:
     """Return the file name without the suffixes of the format."""
-    name = path.stem if path.suffix.lower() in (*SUFFIXES, ".zarr") else path.name
+    name = path.stem if path.suffix.lower() in (*IMAGE_SUFFIXES, ".zarr") else path.name
     return name.removesuffix(".ome")
 
 
@@ -52,7 +59,7 @@ def is_pattern(path: Path) -> bool:
 
 
 def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
-    """Return the images of a folder, of a pattern or of several paths by stem; None for one image."""
+    """Return the images of a folder, plate, pattern or several paths by stem; None for one image."""
     path, place = paths[0], f"{paths[0]} ({_describe(role)})"
     if len(paths) > 1:
         return _by_stem(((stem_of(each), each) for each in paths), "the command", role)
@@ -61,14 +68,14 @@ def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
         if not found:
             raise EnsembleError(f"{place} matches no image; {{stem}} or * stands for the name of an image.")
         return found
-    if not path.exists():
+    if not path.exists() and split_scene(path) is None:
         raise EnsembleError(f"there is no {place}; give an image, a folder or a Zarr array.")
     if not path.is_dir() or is_zarr(path):
-        return None
+        return _by_stem(images_in(path).items(), str(path), role) or None
     images = filter(is_image, sorted(path.iterdir()))
     found = _by_stem(((stem_of(each), each) for each in images), str(path), role)
     if not found:
-        raise EnsembleError(f"{place} holds no image; give a folder of {', '.join(SUFFIXES)} files.")
+        raise EnsembleError(f"{place} holds no image; give a folder of {', '.join(IMAGE_SUFFIXES)} files.")
     return found
 
 
@@ -84,8 +91,16 @@ def _matching(path: Path) -> Iterator[tuple[str, Path]]:
 
 def is_image(path: Path) -> bool:
     """Return whether a path has the name of an image, or is a Zarr; hidden files do not count."""
-    is_file = path.suffix.lower() in SUFFIXES
+    is_file = path.suffix.lower() in IMAGE_SUFFIXES
     return not path.name.startswith(".") and (is_file or (path.is_dir() and is_zarr(path)))
+
+
+def folders_in(path: Path) -> list[Path]:
+    """Return the folders in a folder that holds no image itself, such as one for each candidate."""
+    held = sorted(path.iterdir()) if path.is_dir() and not is_zarr(path) else []
+    if any(map(is_image, held)):
+        return []
+    return [each for each in held if each.is_dir() and not each.name.startswith(".")]
 
 
 def _by_stem(images: Iterable[tuple[str, Path]], place: str, role: Role) -> dict[str, Path]:
@@ -144,6 +159,42 @@ class ImageSet:
         for role in images:
             self._check_equal_size(place, images, first, role)
         return images
+
+    def first_readable(self) -> dict[Role, FileImage | ZarrImage]:
+        """Open the first field that can be opened; the errors of others are reported when they are read."""
+        for number in range(len(self)):
+            with suppress(EnsembleError):
+                return self.open(number)
+        return {}
+
+    def named_channel_axis(self) -> int | None:
+        """Return the axis that ImageJ, OME-TIFF or OME-Zarr files name C, if it holds several channels."""
+        image = next(iter(self.first_readable().values()), None)
+        axes: list[str] = []
+        if isinstance(image, FileImage):
+            axes = list(image.tiff.axes) if image.tiff and image.tiff.kind != "plain" else []
+        elif image is not None and image.ome is not None:
+            axes = [str(each["name"]).upper() for each in image.ome["axes"]]
+        sizes = [] if image is None else image.array.shape
+        kept = [
+            axis
+            for axis, size in zip(axes, sizes, strict=False)
+            if size > 1 or (axis != "C" and not self.squeeze)
+        ]
+        return kept.index("C") if "C" in kept else None
+
+    def choose_channel_axis(self, given: int | None = None, *, pool: bool = False) -> int | None:
+        """Return the given axis; if it is None, -1 for colour files, or the axis that the files name C.
+
+        Parameters
+        ----------
+        given : int, optional
+        pool : bool
+            Whether named channels are no channels.
+        """
+        if given is None and any(image.is_colour for image in self.first_readable().values()):
+            return -1
+        return self.named_channel_axis() if given is None and not pool else given
 
     def shape_of(self, image: FileImage | ZarrImage) -> tuple[int, ...]:
         """Return the shape of an image, without axes of length 1 if ``squeeze`` is on."""
@@ -276,10 +327,15 @@ def open_set(
 
 
 class References(Sequence[tuple[list[Any], Any]]):
-    """A set with ground truth as a sequence of (candidates, truth); images are opened when indexed."""
+    """A set with ground truth as a sequence of (candidates, truth); images are opened when indexed.
+
+    The first images, of up to :data:`KEPT_BYTES`, are kept, so that several passes read their files once.
+    """
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
+        self._kept: dict[int, tuple[list[Any], Any]] = {}
+        self._free = KEPT_BYTES
 
     @property
     def labels(self) -> list[str]:
@@ -290,9 +346,17 @@ class References(Sequence[tuple[list[Any], Any]]):
         return len(self.images)
 
     def __getitem__(self, number: Any) -> Any:
-        arrays = self.images.load(range(len(self))[number])
+        place = range(len(self))[number]
+        if place in self._kept:
+            candidates, truth = self._kept[place]
+            return [*candidates], truth
+        arrays = self.images.load(place)
+        size = sum(prod(array.shape) * array.dtype.itemsize for array in arrays.values())
         truth = arrays.pop(Part.TRUTH)
-        return list(arrays.values()), truth
+        if size <= self._free:
+            self._free -= size
+            self._kept[place] = [*arrays.values()], truth
+        return [*arrays.values()], truth
 
 
 class Masks(Sequence["NDArray[np.bool_]"]):

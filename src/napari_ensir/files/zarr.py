@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from napari_ensir.errors import EnsembleError, ensemble_errors
 from napari_ensir.files.atomic import whole_folder
 from napari_ensir.files.metadata import KEY, plain
@@ -91,7 +93,7 @@ def open_zarr(path: Path) -> ZarrImage:
         If zarr or dask is not installed, the store is damaged, its dtype or a codec is not allowed, it states
         a size that cannot be processed, or it is a group without one image.
     """
-    da, zarr = _import_libraries()
+    _, zarr = _import_libraries()
     ome = None
     where = path
     with _reading(path):
@@ -105,18 +107,63 @@ def open_zarr(path: Path) -> ZarrImage:
         node = zarr.open_array(str(where), mode="r", zarr_format=version)
         check_zarr_codecs(node, str(where))
         stored = tuple(node.shards or node.chunks)
-        blocks = _blocks(node.shape, stored)
-    if 0 in node.shape:
-        raise EnsembleError(f"{path} is empty (shape {node.shape}); it must hold at least one pixel.")
-    n_blocks = prod(ceil(size / block) for size, block in zip(node.shape, blocks, strict=True))
+    return ZarrImage(lazy_array(_Reader(node, where, identity), stored, path), stored, ome)
+
+
+def lazy_array(source: Any, stored: tuple[int, ...], path: Path) -> Any:
+    """Return a dask array of a source that is read when it is sliced.
+
+    Parameters
+    ----------
+    source
+        With the attributes ``shape``, ``dtype`` and ``ndim``.
+    stored
+        Shape of its chunks; a block is one or several of them.
+    path : Path
+        Named in messages.
+
+    Raises
+    ------
+    EnsembleError
+        If it is empty or has too many chunks.
+    """
+    import dask.array as da
+
+    if 0 in source.shape:
+        raise EnsembleError(f"{path} is empty (shape {source.shape}); it must hold at least one pixel.")
+    blocks = _blocks(source.shape, stored)
+    n_blocks = prod(ceil(size / block) for size, block in zip(source.shape, blocks, strict=True))
     if n_blocks > _MAX_BLOCKS:
         raise EnsembleError(
-            f"{path} states the shape {node.shape} in chunks of {stored}, more than can be processed; crop "
+            f"{path} states the shape {source.shape} in chunks of {stored}, more than can be processed; crop "
             "it, or save it with larger chunks."
         )
     # Inlined, so that a dask worker reads the pixels of a task itself.
-    array = da.from_array(_Reader(node, where, identity), chunks=blocks, name=False, inline_array=True)
-    return ZarrImage(array, stored, ome)
+    meta = np.empty((0,) * source.ndim, source.dtype)
+    return da.from_array(source, chunks=blocks, name=False, inline_array=True, meta=meta)
+
+
+def images_in_group(path: Path) -> dict[str, Path]:
+    """Return the images of an OME-Zarr plate or well, by names such as ``"A_1_0"`` (row, column, field).
+
+    Empty for other arrays and groups.
+
+    Raises
+    ------
+    EnsembleError
+        If the metadata are damaged.
+    """
+    with _reading(path):
+        wells = _listed(path, "plate", "wells") or [path]
+        images = [image for well in wells for image in _listed(well, "well", "images")]
+    return {"_".join(image.relative_to(path).parts): image for image in images}
+
+
+def _listed(path: Path, kind: str, entries: str) -> list[Path]:
+    """Paths of the wells of a plate, or of the images of a well; empty for a group of another kind."""
+    _, _, attributes = _read_metadata(path)
+    group = attributes.get("ome", attributes).get(kind)
+    return [_inside(path, each["path"]) for each in group[entries]] if group else []
 
 
 class _Reader:
@@ -248,6 +295,9 @@ def _check_dtype_and_codecs(where: str, metadata: dict[str, Any]) -> None:
 
 
 def _multiscale(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
+    if inner := images_in_group(path):
+        first = next(iter(inner.values()))
+        raise EnsembleError(f"{path} holds {len(inner)} images; give the path of one, such as {first}.")
     images = attributes.get("ome", attributes).get("multiscales")
     if not images or not images[0].get("datasets"):
         raise EnsembleError(

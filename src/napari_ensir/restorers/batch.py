@@ -137,6 +137,8 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
 def file_state(path: Path) -> dict[str, Any]:
     """Return the size and the time of the last change of a file, or of all files of a Zarr.
 
+    For an image in a file, such as ``a.lif/Image 1``, those of the file.
+
     Examples
     --------
     >>> import os, tempfile
@@ -149,6 +151,7 @@ def file_state(path: Path) -> dict[str, Any]:
     """
     files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
     size = newest = 0
+    path = next(each for each in (path, *path.parents) if each.exists())
     for each in files if path.is_dir() else [path]:
         with suppress(OSError):  # reported when it is read
             found = each.stat()

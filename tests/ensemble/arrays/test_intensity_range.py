@@ -169,8 +169,9 @@ def test_range_contains_the_outliers_if_all_other_values_are_equal():
     assert found(values) == (0.1, 0.1 + 1e-6)
 
 
-@pytest.mark.parametrize("method", ["em", "least-squares"])
-@pytest.mark.parametrize("where", ["a candidate", "the truth", "all"])
+@pytest.mark.parametrize(
+    ("method", "where"), [("em", "a candidate"), ("least-squares", "the truth"), ("em", "all")]
+)
 def test_one_hot_pixel_moves_no_score(method, where):
     """One hot pixel in a million of the reference set hardly changes the held-out error."""
     candidates, truth = images(np.uint16, size=1000)

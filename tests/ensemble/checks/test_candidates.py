@@ -76,3 +76,12 @@ def test_one_candidate_unlike_the_other_is_reported(lut, change, code, number):
     one, other = FIELDS[number][0]
     (found,) = codes(lut, [one, change(other)])
     assert found == code or (code == "other-field" and found == "disagreement")
+
+
+def test_candidates_smaller_than_a_block_can_be_checked():
+    rng = np.random.default_rng(4)
+    for shape in ((12, 40), (40, 12), (9, 9), (40, 12, 3)):
+        truth = rng.uniform(0, 100, shape).astype(np.float32)
+        candidates = [truth + rng.normal(0, sigma, shape).astype(np.float32) for sigma in (1, 2)]
+        lut = fit_lut([(candidates, truth)], names="AB", device="cpu")
+        lut.apply(candidates, device="cpu")

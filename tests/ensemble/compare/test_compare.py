@@ -8,6 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from napari_ensir import EnsembleError, compare, fit_lut
 from napari_ensir.ensemble.compare.baselines import BinSets
+from napari_ensir.ensemble.scoring import metrics
 from napari_ensir.files import Part, References, open_set
 
 NAMES = ("near", "far")
@@ -247,8 +248,9 @@ def test_an_exception_of_progress_passes_through():
         compare(make(2), methods=["average", "least-squares"], progress=progress)
 
 
-def test_scores_equal_those_of_the_reference_data(reference_folder, without_checks):
+def test_scores_equal_those_of_the_reference_data(reference_folder, without_checks, monkeypatch):
     """PSNR as in the README of the reference data, which comes from other code."""
+    monkeypatch.setattr(metrics, "ssim", lambda *_: np.nan)  # most of the time, and not in the README
     folder = reference_folder / "deraining"
     names = ("MPRNet", "MAXIM", "Restormer")
     images = References(open_set({name: folder / name for name in names}, {Part.TRUTH: folder / "gt"}))

@@ -21,7 +21,7 @@ from tests.helpers.images import make_image
 from tests.helpers.mutated_files import packed, parts, records, whole
 from tests.helpers.paths import ROOT
 
-MUTATIONS = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "600"))
+MUTATIONS = int(os.environ.get("NAPARI_ENSIR_MUTATIONS", "300"))
 
 
 class Owned:

@@ -79,8 +79,8 @@ def test_evaluate_and_compare_add_a_column(pyiqa, tmp_path, monkeypatch):
             write_image(f"{name}/{number}.png", image)
     given = ["-c", "near=near", "-c", "far=far", "-t", "truth", "--metric", "lpips"]
     expected = np.abs(near.astype(float) - TRUTH).mean() / 255
-    for command in ("evaluate", "compare"):
-        result = CliRunner().invoke(app, [command, *given, "--json", "found.json", "--overwrite"])
+    for command in (["evaluate"], ["compare", "--method", "near"]):
+        result = CliRunner().invoke(app, [*command, *given, "--json", "found.json", "--overwrite"])
         assert result.exit_code == 0, result.stderr
         assert "lpips" in result.stdout.splitlines()[0]
         (row,) = (

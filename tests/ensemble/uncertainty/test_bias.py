@@ -96,9 +96,9 @@ def test_least_squares_estimate_is_biased_by_the_truth_and_unbiased_by_the_readi
 
 
 def test_standard_errors_hold_where_neighbouring_pixels_are_correlated():
-    """Over 20 fields, about 68 % of the mean errors lie within one standard error and 95 % within two."""
+    """Over 10 fields, about 68 % of the mean errors lie within one standard error and 95 % within two."""
     within = []
-    for seed in range(20):
+    for seed in range(10):
         rng = np.random.default_rng(seed)
         truth = rng.uniform(0, 200, (96, 96))
         smooth = gaussian_filter(rng.normal(0, 1, truth.shape), 4, mode="wrap")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -52,20 +52,30 @@ def finish(trainer: Trainer, steps: int | None = None) -> Trainer:
     return trainer
 
 
+@pytest.fixture(scope="module")
+def trained(pairs, brief):
+    """Trainers of each kind that have finished, trained once."""
+
+    @cache
+    def train(kind: str) -> Trainer:
+        # The denoiser's loss is 1 for the best linear guess, and what is below it has to be learned.
+        steps = 200 if kind == "denoiser" else 60
+        return finish(start(kind, pairs, replace(brief, steps=steps)))
+
+    return train
+
+
 @pytest.mark.parametrize(
-    ("kind", "steps", "share"),
-    # The denoiser's loss is 1 for the best linear guess, and what is below it has to be learned.
-    [("regression", 60, 0.7), ("ir-cm", 60, 0.8), ("dp-ir", 60, 0.7), ("denoiser", 200, 0.95)],
+    ("kind", "share"), [("regression", 0.7), ("ir-cm", 0.8), ("dp-ir", 0.7), ("denoiser", 0.95)]
 )
-def test_the_loss_falls(kind, steps, share, pairs, brief):
-    trainer = finish(start(kind, pairs, replace(brief, steps=steps)))
-    assert len(trainer.losses) == trainer.step == steps
+def test_the_loss_falls(kind, share, trained):
+    trainer = trained(kind)
+    assert len(trainer.losses) == trainer.step == trainer.settings.steps
     assert np.mean(trainer.losses[-15:]) < share * np.mean(trainer.losses[:15])
 
 
-def test_a_trained_regression_restores(images, pairs, brief):
-    restorer = finish(start("regression", pairs, replace(brief, steps=60))).restorer()
-    restorer = replace(restorer, channel_axis=-1)
+def test_a_trained_regression_restores(images, trained):
+    restorer = replace(trained("regression").restorer(), channel_axis=-1)
     degraded, clean = (each.astype(float) for each in images[0])
     assert np.mean((restorer(images[0][0]) - clean) ** 2) < 0.6 * np.mean((degraded - clean) ** 2)
 
@@ -263,15 +273,14 @@ def test_nothing_is_left_where_a_checkpoint_cannot_be_written(pairs, brief, tmp_
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_denoisers_denoise(images, pairs, brief):
+def test_denoisers_denoise(images, pairs, trained):
     generator = torch.Generator().manual_seed(0)
     clean = torch.from_numpy(pairs.clean[0])[None] * 2 - 1
     for sigma in (0.1, 0.4):
         noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
         denoised = LocalWiener()(noisy, torch.tensor([sigma]))
         assert ((denoised - clean) ** 2).mean() < 0.6 * sigma**2
-    restorer = finish(start("denoiser", pairs, replace(brief, steps=200))).restorer()
-    restorer = replace(restorer, channel_axis=-1)
+    restorer = replace(trained("denoiser").restorer(), channel_axis=-1)
     truth = images[0][1].astype(np.float32)
     noisy = truth + np.random.default_rng(0).normal(0, 30, truth.shape)
     for noise in (None, 30.0):

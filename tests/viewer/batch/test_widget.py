@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QApplication
 
 from napari_ensir import fit_lut
 from napari_ensir.ensemble.lut.load import load_lut
@@ -85,32 +89,77 @@ def test_a_folder_of_noisy_images_takes_four_actions(viewer, actions, folder, wa
     assert "was learned with other restorers or settings" in widget.message.value
 
 
-def test_folders_of_candidates_take_eight_actions(viewer, actions, folder, tmp_path, wait_for):
+@pytest.fixture
+def restored(tmp_path):
+    """A folder of two images for each of two candidates, and a table with expected errors."""
     images = [noisy_image(number).astype(np.float32) for number in range(2)]
     candidates = {name: [CLASSICAL[name]()(image) for image in images] for name in ("gaussian", "median")}
-    for name, restored in candidates.items():
+    for name, made in candidates.items():
         (tmp_path / "restored" / name).mkdir(parents=True)
-        for number, image in enumerate(restored):
+        for number, image in enumerate(made):
             write_image(tmp_path / "restored" / name / f"{number}.tif", image)
     pairs = [([each[0] for each in candidates.values()], images[0])]
     lut = fit_lut(pairs, names=tuple(candidates), device="cpu").calibrated(pairs, device="cpu")
     path = lut.save(tmp_path / "table")
-    widget = actions.open_panel("Process a folder")
-    actions.choose(widget.job, "apply")
-    assert "No lookup table is chosen" in widget.run_button.tooltip
-    actions.click_and_give(widget.lut.choose_btn, path)
-    actions.click_and_give(widget.candidate_1.choose_btn, tmp_path / "restored" / "gaussian")
-    assert widget.candidate_2.value == tmp_path / "restored" / "median"
-    actions.choose(widget.expected_error, True)
-    actions.click(widget.run_button)
-    wait_for(widget)
-    assert actions.count <= 8
-    out = tmp_path / "restored" / "gaussian ensemble"
+    return SimpleNamespace(folder=tmp_path / "restored", candidates=candidates, lut=lut, path=path)
+
+
+def assert_combined(widget, restored, out):
     assert results(widget) == {"0": "written", "1": "written"}, widget.message.value
-    expected = lut.apply([each[1] for each in candidates.values()])
+    expected = restored.lut.apply([each[1] for each in restored.candidates.values()])
     np.testing.assert_allclose(read_image(out / "1.tif"), expected, rtol=1e-6)
     errors = read_image(out / "expected error" / "0.tif")
     assert float(widget.files.value["data"][0][2]) == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-3)
+
+
+def test_folders_of_candidates_take_six_actions(viewer, actions, restored, wait_for):
+    widget = actions.open_panel("Process a folder")
+    actions.click_and_give(widget.images.choose_btn, restored.folder)
+    assert widget.job.value == "apply"
+    assert "No lookup table is chosen" in widget.run_button.tooltip
+    actions.click_and_give(widget.lut.choose_btn, restored.path)
+    assert widget.candidate_2.value == restored.folder / "median"
+    assert widget.expected_error.value
+    actions.click(widget.run_button)
+    wait_for(widget)
+    assert actions.count <= 6
+    assert_combined(widget, restored, restored.folder.with_name("restored ensemble"))
+
+
+def test_folders_of_candidates_can_be_chosen_one_by_one(viewer, actions, restored, wait_for):
+    widget = actions.open_panel("Process a folder")
+    actions.choose(widget.job, "apply")
+    actions.click_and_give(widget.lut.choose_btn, restored.path)
+    actions.click_and_give(widget.candidate_1.choose_btn, restored.folder / "gaussian")
+    assert widget.candidate_2.value == restored.folder / "median"
+    actions.click(widget.run_button)
+    wait_for(widget)
+    assert_combined(widget, restored, restored.folder / "gaussian ensemble")
+
+
+def test_folders_and_tables_can_be_dropped(viewer, actions, restored, folder, wait_for):
+    def drop(widget, path):
+        data = QMimeData()
+        data.setUrls([QUrl.fromLocalFile(str(path))])
+        how = (Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier)
+        entered = QDragEnterEvent(QPoint(5, 5), *how)
+        QApplication.sendEvent(widget, entered)
+        assert entered.isAccepted()
+        QApplication.sendEvent(widget, QDropEvent(QPointF(5, 5), *how))
+
+    widget = actions.open_panel("Process a folder")
+    content = widget.native.widget()
+    drop(content, folder)
+    assert (widget.job.value, widget.images.value) == ("blind", folder)
+    drop(content, restored.path)
+    drop(content, restored.folder)
+    assert (widget.job.value, widget.lut.value) == ("apply", restored.path)
+    drop(widget.candidate_2.line_edit.native, restored.folder / "gaussian")
+    assert widget.candidate_2.value == restored.folder / "gaussian"
+    assert widget.candidate_1.value == restored.folder / "gaussian"
+    actions.click(widget.run_button)
+    wait_for(widget)
+    assert "is given twice" in widget.message.value
 
 
 def test_a_cancelled_run_goes_on_where_it_was(viewer, actions, folder, wait_for, qtbot):

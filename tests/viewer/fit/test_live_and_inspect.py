@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from napari_ensir import fit_lut
+from napari_ensir.ensemble.compare.baselines import REGRESSORS
 from napari_ensir.settings import METHODS
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, placement
 
@@ -158,12 +159,20 @@ def test_planes_of_a_stack_are_the_reference_and_the_rest_is_held_out(viewer, wa
     assert widget.result.session.unseen.statistics.n_pixels == 3 * 32 * 32
 
 
-def test_compare_ranks_all_methods_and_a_click_chooses_one(filled, fitted, wait_for, qtbot):
+@pytest.fixture
+def few_regressors(monkeypatch):
+    """The two fastest regressors only."""
+    few = {name: REGRESSORS[name] for name in ("linear regression", "HistGradientBoosting")}
+    monkeypatch.setattr("napari_ensir.ensemble.compare.held_out.REGRESSORS", few)
+    return {"ZZPM", "global least squares", *few}
+
+
+def test_compare_ranks_all_methods_and_a_click_chooses_one(filled, fitted, few_regressors, wait_for, qtbot):
     before = {score.name: score.held_out for score in fitted.scores.scores}
     fitted.compare()
     wait_for(fitted)
     rows = fitted.scores.scores
-    assert {score.name for score in rows} == {*before, "ZZPM"}
+    assert {score.name for score in rows} == {*before, *few_regressors}
     assert all(score.held_out == before[score.name] for score in rows if score.name in before)
     table = fitted.scores.native
     values = [float(table.item(row, 2).text().lstrip("★ ")) for row in range(table.rowCount())]
@@ -174,6 +183,18 @@ def test_compare_ranks_all_methods_and_a_click_chooses_one(filled, fitted, wait_
     settle(fitted, wait_for, qtbot)
     assert fitted.result.lut.method == best.method
     assert {score.name for score in fitted.scores.scores} == set(before)
+    fitted.compare()
+    wait_for(fitted)
+    assert {score.name for score in fitted.scores.scores} == {*before, *few_regressors}
+
+
+def test_compare_takes_a_smaller_image_for_refesr(filled, fitted, images, few_regressors, wait_for):
+    filled.add_image(images["ground truth"][::3, ::3], name="input")
+    fitted.compare()
+    wait_for(fitted)
+    (row,) = [score for score in fitted.scores.scores if score.name == "RefESR"]
+    assert np.isfinite(row.held_out)
+    assert "no lookup table" in fitted.scores.native.item(fitted.scores.scores.index(row), 0).toolTip()
 
 
 def test_best_width_follows_the_held_out_score(filled, fitted, wait_for, qtbot):

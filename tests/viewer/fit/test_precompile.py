@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 
+from napari_ensir.ensemble import engines
 from napari_ensir.viewer.fit import precompile
 
 
@@ -22,6 +23,7 @@ def test_each_kind_is_compiled_once_in_another_process(monkeypatch):
 
     def watched(command, **options):
         ran.append(command[-1])
+        assert engines.compiles_elsewhere
         return run(command, **options)
 
     monkeypatch.setattr(precompile.subprocess, "run", watched)
@@ -30,6 +32,7 @@ def test_each_kind_is_compiled_once_in_another_process(monkeypatch):
         precompile.warm_up(arrays)
         wait_for_threads()
     assert ran == ["uint8", "float32"]
+    assert not engines.compiles_elsewhere
 
 
 def test_python_that_cannot_be_started_raises_nothing(monkeypatch):

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QApplication, QMessageBox
+from typer.testing import CliRunner
 
+from napari_ensir.cli.app import app
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files import write_image
 from napari_ensir.restorers import load_restorer
 from napari_ensir.restorers.base import restorer_record
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, exclusion_reason
@@ -304,13 +307,66 @@ def test_values_can_be_set_by_a_script(viewer, train):
 def test_a_denoiser_is_trained_without_a_clean_layer(viewer, train, wait_for):
     choose(train, "noise2void")
     assert not train.clean.visible
-    assert train.request().clean is None
+    assert train.request().layers[0][1] is None
     train.train()
     wait_for(train)
     assert viewer.layers[-1].name == "noisy · Noise2Void"
     choose(train, "noise2noise")
     assert train.clean.visible
     assert train.clean.label == "Second exposure"
+
+
+def test_several_layers_are_trained_on_together(viewer, train, wait_for):
+    first = train.degraded.value, train.clean.value
+    train.add_pair_button.native.click()
+    assert train.pairs.texts() == ["noisy → ground truth"]
+    train.add_pair_button.native.click()
+    assert "in the list already" in train.message.value
+    stacks = [viewer.add_image(np.stack([image] * 3)[:, ::-1], name="stack") for image in pair()]
+    train.degraded.value, train.clean.value = stacks
+    choose(train, "regression", 4)
+    train.train()
+    wait_for(train)
+    assert [len(each[0]) for each in train.training.request.layers] == [3, 24]
+    assert len(train.training.trainer.pairs.clean) == 4
+    assert viewer.layers[-1].name == "stack · Regression"
+    train.degraded.value, train.clean.value = first
+    assert len(train.request().layers) == 1  # it is in the list
+    train.degraded.value = viewer.add_image(np.zeros((24, 24, 3), np.uint8), rgb=True)
+    train.clean.value = viewer.add_image(np.ones((24, 24, 3), np.uint8), rgb=True)
+    with pytest.raises(EnsembleError, match="Some layers are RGB"):
+        train.request()
+    viewer.layers.remove(first[1])
+    assert train.pairs.texts() == []
+
+
+def test_folders_give_the_network_of_the_command_line(viewer, train, wait_for, tmp_path):
+    for name, image in zip(("noisy", "clean"), pair(), strict=True):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            write_image(tmp_path / name / f"{number}.png", np.roll(image, 5 * number))
+    choose(train, "regression", 4)
+    train.source.value = "files"
+    assert not train.degraded.visible
+    train.train()
+    assert "No folder of degraded images" in train.message.value
+    train.degraded_files.value, train.clean_files.value = tmp_path / "noisy", tmp_path / "clean"
+    before = list(viewer.layers)
+    train.train()
+    wait_for(train)
+    assert "No layer was added, since the images are files" in train.message.value
+    assert list(viewer.layers) == before
+    arguments = ["train", "regression", "--steps", "4", "--width", "8", "--device", "cpu"]
+    for name in ("degraded", "clean"):
+        arguments += [f"--{name}", str(train[f"{name}_files"].value)]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "mine")])
+    assert result.exit_code == 0, result.stderr
+    command = load_restorer(tmp_path / "mine.safetensors").tensors()
+    panel = train.training.trainer.restorer().tensors()
+    assert all(bool((each == command[name]).all()) for name, each in panel.items())
+    choose(train, "denoiser")
+    assert not train.degraded_files.visible
+    assert train.request().files == [tmp_path / "clean"]
 
 
 class Twice:

@@ -293,8 +293,10 @@ def _block_means(image: Plane) -> Plane:
     """Means of blocks, of each channel."""
     whole = _whole_blocks(image)
     rows, columns = whole.shape[0] // BLOCK, whole.shape[1] // BLOCK
-    means = whole.reshape(rows, BLOCK, -1).mean(axis=1)  # axis by axis: several at once are slow
-    return np.asarray(means.reshape(rows, columns, BLOCK, *image.shape[2:]).mean(axis=2))
+    rest = whole.shape[2:]
+    # Axis by axis: several at once are slow.
+    means = whole.reshape(rows, BLOCK, columns * BLOCK, *rest).mean(axis=1)
+    return np.asarray(means.reshape(rows, columns, BLOCK, *rest).mean(axis=2))
 
 
 def check_alignment(

@@ -167,12 +167,16 @@ def _numpy_work(job: _Job) -> Work:
     def work(slices: Slices) -> None:
         values = [read_block(candidate, slices, field.dtype) for candidate in field.candidates]
         run = Channels.of_block(field.shape, slices, field.channel_axis)
-        channel = run.first + np.arange(values[0].size) // run.inner % run.count
+        channel = np.full(values[0].size, run.first)
+        if run.count > 1:
+            channel += np.arange(values[0].size) // run.inner % run.count
         columns = [*(lookup.binning.bins(value) for value in values), channel]
         if lookup.dense_rows is None:
             row = lookup.row_of(columns)
         else:
-            row = np.ravel_multi_index(columns, lookup.index.radices)
+            row = columns[0]
+            for column, radix in zip(columns[1:], lookup.index.radices[1:], strict=True):
+                row = row * radix + column
             row = rows[row] if rows.size else row
         chosen = weights[row].T
         target = job.target(slices)

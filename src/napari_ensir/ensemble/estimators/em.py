@@ -29,10 +29,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble import engines
 from napari_ensir.ensemble.arrays.parallel import for_each, n_threads
 from napari_ensir.ensemble.estimators.base import Estimate
@@ -49,10 +50,13 @@ if TYPE_CHECKING:
 
 _CONVERGED, _LIMIT, _NO_SOLUTION, _TOO_FEW = range(4)
 CHECK_EVERY = 8
-"""Iterations in torch between two checks whether all bin sets have stopped."""
+"""Iterations in torch and numpy between two checks whether all bin sets have stopped."""
 
 GROUP_ENTRIES = 2**24
 """Most responsibilities in memory at once in torch."""
+
+NUMPY_GROUP = 8, 2**17
+"""Ratio of the longest to the shortest histogram of a group in numpy, and its most responsibilities."""
 
 _Solution = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.int64]", "NDArray[np.int8]"]
 """Weights, variances, iterations and outcome of each bin set."""
@@ -173,11 +177,14 @@ def _solve(
     chosen = np.flatnonzero(enough & ~singular)
     if len(chosen):
         mixtures = _mixtures(statistics.subset(chosen), start[chosen])
-        device = settings.device
-        if engines.forced == "torch" or (device is not None and device.type != "cpu"):
-            found = _iterate_torch(mixtures, rule, device, progress)
-        else:
+        n_values = len(mixtures.truth) * statistics.n_candidates
+        engine = engines.choose_engine("iterate_em", np.dtype(np.float64), n_values, settings.device)
+        if engine == "compiled":
             found = _iterate_compiled(mixtures, rule, progress)
+        else:
+            device = resolve_device(settings.device or "cpu") if engine == "torch" else None
+            with np.errstate(all="ignore"):  # a bin set without a solution is told by its likelihood
+                found = _iterate_padded(mixtures, rule, device, progress)
         weights[chosen], variances[chosen], iterations[chosen], outcome[chosen] = found
     return weights, variances, iterations, outcome
 
@@ -234,19 +241,20 @@ def _iterate_compiled(mixtures: _Mixtures, rule: _Rule, progress: Progress | Non
     return weights, variances, iterations, status
 
 
-def _iterate_torch(
+def _iterate_padded(
     mixtures: _Mixtures, rule: _Rule, device: torch.device | None, progress: Progress | None
 ) -> _Solution:
-    """Iterate many bin sets in parallel, grouped by the length of their histograms to limit padding."""
-    import torch
+    """Iterate many bin sets in parallel, in torch on a device or, without one, in numpy.
 
+    Bin sets are grouped by the length of their histograms to limit padding.
+    """
     n, m = mixtures.weights.shape
     weights, variances = mixtures.weights.copy(), mixtures.variances.copy()
     iterations = np.zeros(n, np.int64)
     status = np.zeros(n, np.int8)
-    device = torch.device("cpu") if device is None else device
     finished = 0
-    for group in _groups(np.diff(mixtures.starts), GROUP_ENTRIES // m):
+    ratio, entries = NUMPY_GROUP if device is None else (2, GROUP_ENTRIES)
+    for group in _groups(np.diff(mixtures.starts), ratio, entries // m):
         found = _iterate_group(mixtures, group, rule, device)
         weights[group], variances[group], iterations[group], status[group] = found
         finished += len(group)
@@ -255,13 +263,12 @@ def _iterate_torch(
     return weights, variances, iterations, status
 
 
-def _groups(lengths: NDArray[np.int64], max_entries: int) -> Iterator[NDArray[np.int64]]:
+def _groups(lengths: NDArray[np.int64], ratio: int, max_entries: int) -> Iterator[NDArray[np.int64]]:
     """Group bin sets with histograms of similar length, with a limit on a group's entries after padding."""
     order = np.argsort(lengths, kind="stable")
     first = 0
     while first < len(order):
-        # The longest is at most twice the shortest.
-        longest = 2 * max(16, int(lengths[order[first]]))
+        longest = ratio * max(16, int(lengths[order[first]]))
         last = int(np.searchsorted(lengths[order], longest, side="right"))
         last = min(last, first + max(1, max_entries // longest))
         yield order[first:last]
@@ -269,28 +276,23 @@ def _groups(lengths: NDArray[np.int64], max_entries: int) -> Iterator[NDArray[np
 
 
 def _iterate_group(
-    mixtures: _Mixtures, group: NDArray[np.int64], rule: _Rule, device: torch.device
+    mixtures: _Mixtures, group: NDArray[np.int64], rule: _Rule, device: torch.device | None
 ) -> _Solution:
     """Run EM on padded histograms, (bin sets, candidates, levels), for all bin sets in parallel."""
-    import torch
-
+    xp = _library(device)
     state = _padded(mixtures, group, rule, device)
-    n = len(group)
-    found = {name: state[name].clone() for name in ("weights", "variances")}
-    iterations = torch.zeros(n, dtype=torch.int64, device=device)
-    status = torch.full((n,), _LIMIT, dtype=torch.int8, device=device)
-    live = torch.arange(n, device=device)  # bin sets still in the arrays
+    found = {name: xp.zeros_like(state[name]) for name in ("weights", "variances")}
+    live = xp.cumsum(state["running"], 0) - 1  # bin sets still in the arrays
+    iterations, status = xp.zeros_like(live), xp.full_like(live, _LIMIT)
     for iteration in range(rule.limit + 1):
-        gamma, likelihood = _expectation(state)
+        gamma, likelihood = _expectation(xp, state)
         running = state["running"]
-        broken = running & ~likelihood.isfinite()
+        broken = running & ~xp.isfinite(likelihood)
         level = running & (likelihood - state["before"] < rule.tolerance) & (iteration >= rule.first_check)
-        status[live] = torch.where(broken, _NO_SOLUTION, torch.where(level, _CONVERGED, status[live])).to(
-            torch.int8
-        )
-        iterations[live] = torch.where(running, iteration, iterations[live])
+        status[live] = xp.where(broken, _NO_SOLUTION, xp.where(level, _CONVERGED, status[live]))
+        iterations[live] = xp.where(running, iteration, iterations[live])
         for name, kept in found.items():
-            kept[live] = torch.where(running[:, None], state[name], kept[live])
+            kept[live] = xp.where(running[:, None], state[name], kept[live])
         state["running"] = running = running & ~(broken | level)
         if iteration == rule.limit:
             break
@@ -302,69 +304,75 @@ def _iterate_group(
             if n_running < 0.75 * len(live):
                 live = live[running]
                 state = {name: part[running] for name, part in state.items()}
-        _maximise(state, rule)
-    weights, variances = (kept.cpu().numpy().astype(np.float64) for kept in found.values())
-    return weights, variances, iterations.cpu().numpy(), status.cpu().numpy()
+        _maximise(xp, state, rule)
+    results = [*found.values(), iterations, status]
+    weights, variances, iterations, status = (x if device is None else x.cpu().numpy() for x in results)
+    return weights.astype(np.float64), variances.astype(np.float64), iterations, status.astype(np.int8)
+
+
+def _library(device: torch.device | None) -> Any:
+    """Return torch, or numpy where no device is given; both name the functions used here alike."""
+    if device is None:
+        return np
+    import torch
+
+    return torch
 
 
 def _padded(
-    mixtures: _Mixtures, group: NDArray[np.int64], rule: _Rule, device: torch.device
-) -> dict[str, torch.Tensor]:
+    mixtures: _Mixtures, group: NDArray[np.int64], rule: _Rule, device: torch.device | None
+) -> dict[str, Any]:
     """Arrays of a group of bin sets, by name; bin sets are the first axis."""
-    import torch
-
-    real = torch.float32 if device.type == "mps" else torch.float64
-
-    def to_device(array: NDArray[np.float64]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=real)
-
     lengths = np.diff(mixtures.starts)[group]
     place = np.arange(lengths.max())
     entries = np.minimum(mixtures.starts[group][:, None] + place, len(mixtures.truth) - 1)
     padding = place >= lengths[:, None]
     means = mixtures.means[group]
     truth = np.where(padding, means[:, :1], mixtures.truth[entries])
-    away = to_device(truth[:, None, :] - means[:, :, None])
-    n = len(group)
-    return {
-        "share": to_device(np.where(padding, 0.0, mixtures.share[entries]))[:, None, :],
+    away = truth[:, None, :] - means[:, :, None]
+    arrays = {
+        "share": np.where(padding, 0.0, mixtures.share[entries])[:, None, :],
         "away": away,
         "square": away * away,
-        "means": to_device(means),
-        "floor": to_device(rule.weight_floor / mixtures.counts[group])[:, None],
-        "variances": to_device(mixtures.variances[group]),
-        "weights": to_device(mixtures.weights[group]),
-        "before": torch.full((n,), -torch.inf, dtype=real, device=device),
-        "running": torch.ones(n, dtype=torch.bool, device=device),
+        "means": means,
+        "floor": (rule.weight_floor / mixtures.counts[group])[:, None],
+        "variances": mixtures.variances[group],
+        "weights": mixtures.weights[group],
+        "before": np.full(len(group), -np.inf),
+        "running": np.ones(len(group), bool),
     }
-
-
-def _expectation(state: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """E step: responsibilities times the share of pixels (eq. 9), and the mean log likelihood."""
+    if device is None:
+        return arrays
     import torch
 
+    real = torch.float32 if device.type == "mps" else torch.float64
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    kinds = {name: torch.bool if name == "running" else real for name in arrays}
+    return {name: tensor.to(device=device, dtype=kinds[name]) for name, tensor in tensors.items()}
+
+
+def _expectation(xp: Any, state: dict[str, Any]) -> tuple[Any, Any]:
+    """E step: responsibilities times the share of pixels (eq. 9), and the mean log likelihood."""
     variances = state["variances"]
-    scale = state["weights"].log() - 0.5 * (2 * torch.pi * variances).log()
+    scale = xp.log(state["weights"]) - 0.5 * xp.log(2 * np.pi * variances)
     gamma = scale[:, :, None] - state["square"] * (0.5 / variances)[:, :, None]
-    best = gamma.amax(dim=1, keepdim=True)
-    gamma = (gamma - best).exp_()
-    total = gamma.sum(dim=1, keepdim=True)
-    likelihood = (state["share"] * (best + total.log())).sum(dim=(1, 2))
+    best = xp.amax(gamma, axis=1, keepdims=True)
+    gamma = xp.exp(gamma - best)
+    total = gamma.sum(axis=1, keepdims=True)
+    likelihood = (state["share"] * (best + xp.log(total))).sum(axis=(1, 2))
     return gamma * (state["share"] / total), likelihood
 
 
-def _maximise(state: dict[str, torch.Tensor], rule: _Rule) -> None:
+def _maximise(xp: Any, state: dict[str, Any], rule: _Rule) -> None:
     """M step: replace weights and variances (eqs. 10, 11)."""
-    import torch
-
     gamma, floor = state["gamma"], state["floor"]
-    mass = gamma.sum(dim=2)
-    spread = (gamma * state["square"]).sum(dim=2)
+    mass = gamma.sum(axis=2)
+    spread = (gamma * state["square"]).sum(axis=2)
     if rule.recentred:
-        centre = (gamma * state["away"]).sum(dim=2)
+        centre = (gamma * state["away"]).sum(axis=2)
         shift = (centre - floor * state["means"]) / (mass + floor)
         spread = spread + shift * (shift * mass - 2 * centre)
         state["variances"] = spread / mass + rule.variance_floor
     else:  # a component without responsibilities keeps its variance
-        state["variances"] = torch.where(mass > 0, spread / mass, state["variances"])
+        state["variances"] = xp.where(mass > 0, spread / mass, state["variances"])
     state["weights"] = mass + floor

@@ -49,7 +49,17 @@ class BinSet:
     is_fitted: bool
 
     def densities(self, intensities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return each candidate's weight times its density at intensities, (M, P); NaN if it is constant."""
+        """Return each candidate's weight times the density of its Gaussian.
+
+        Parameters
+        ----------
+        intensities : (P,) float64
+
+        Returns
+        -------
+        (M, P) float64
+            Per intensity unit; NaN for a candidate that is constant in the bin set.
+        """
         means, weights = self.means[:, None], self.weights[:, None]
         variances = np.where(self.variances > 0, self.variances, np.nan)[:, None]
         exponent = -0.5 * (intensities - means) ** 2 / variances

@@ -281,10 +281,10 @@ def _without_lists(report: dict[str, Any], n: int) -> tuple[dict[str, Any], dict
     found: dict[str, NDArray[Any]] = {}
     for name, dtype in (("iterations", np.int64), ("outcome", np.int8)):
         numbers = report.get(name)
-        limits = np.iinfo(dtype)
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
         if not isinstance(numbers, list) or len(numbers) != n:
             continue
-        if all(type(one) is int and limits.min <= one <= limits.max for one in numbers):
+        if all(type(one) is int and low <= one <= high for one in numbers):
             found[name] = np.array(numbers, dtype)
     return {key: value for key, value in report.items() if key not in found}, found
 

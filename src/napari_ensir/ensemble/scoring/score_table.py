@@ -54,7 +54,7 @@ class ScoreRow:
     Attributes
     ----------
     name : str
-    role : "input", "candidate", "average", "ensemble", "method" or "zzpm"
+    role : "input", "candidate", "average", "ensemble", "method", "zzpm" or "baseline"
         What the row stands for; a candidate may have the name of a method.
     method : str
         Key of the method, if the row is one.

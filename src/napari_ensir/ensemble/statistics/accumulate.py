@@ -48,6 +48,9 @@ _LINE = 8
 DENSE_HISTOGRAM = 2**26
 """Maximum number of cells of a histogram without pages, four bytes each."""
 
+NUMPY_HISTOGRAM, NUMPY_PIXELS = 2**20, 2**15
+"""In numpy: maximum number of cells of the histogram, and number of pixels that are worked on at once."""
+
 PENDING = (2**24, 2**18)
 """Maximum number of pending (bin set, code) pairs, eight bytes each, on an accelerator and on the CPU."""
 
@@ -122,7 +125,8 @@ class Quantization:
     def codes(self, values: NDArray[Any]) -> NDArray[np.int64]:
         """Return the codes of finite values."""
         if self.is_exact:
-            return np.asarray(np.clip(values, self.nearest, self.furthest), np.int64) - self.smallest
+            whole = values if self.needs_no_clamp else np.clip(values, self.nearest, self.furthest)
+            return whole.astype(np.int64) - self.smallest
         binning = self.binning
         above = values.astype(np.float64) - binning.low
         with np.errstate(over="ignore", invalid="ignore"):  # far outside the range
@@ -373,7 +377,7 @@ class TorchAccumulator(_TableAccumulator):
         key, pairs = key.to(torch.int64), pairs.to(torch.int64)
         if keep is not None:
             key, pairs = torch.where(keep, key, quantization.n_rows), torch.where(keep, pairs, self.n_cells)
-        products: Any = _products(codes)
+        products: Any = (product.to(torch.int64) for product in _products(codes))
         if device.type != "cpu":
             products = list(products)
         ones = torch.ones(1, dtype=torch.int32, device=device).expand(len(key))
@@ -423,18 +427,15 @@ class TorchAccumulator(_TableAccumulator):
         return self._statistics(outside)
 
 
-def _products(codes: list[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Yield the int64 products to sum: x_m, then x_m * x_k for k <= m, then x_m * y."""
-    import torch
-
+def _products(codes: list[Any]) -> Iterator[Any]:
+    """Yield the products to sum: x_m, then x_m * x_k for k <= m, then x_m * y."""
     *candidates, truth = codes
-    for one in candidates:
-        yield one.to(torch.int64)
+    yield from candidates
     for m, one in enumerate(candidates):
         for other in candidates[: m + 1]:
-            yield (one * other).to(torch.int64)
+            yield one * other
     for one in candidates:
-        yield (one * truth).to(torch.int64)
+        yield one * truth
 
 
 def _codes(values: torch.Tensor, quantization: Quantization) -> torch.Tensor:
@@ -456,6 +457,94 @@ def _codes(values: torch.Tensor, quantization: Quantization) -> torch.Tensor:
     return codes.clamp_(0, quantization.n_codes - 1).to(torch.int64)
 
 
+class NumpyAccumulator(_TableAccumulator):
+    """Accumulator in numpy."""
+
+    def __init__(self, quantization: Quantization) -> None:
+        super().__init__(quantization)
+        n_cells = quantization.n_rows * quantization.n_codes
+        self.n_cells = n_cells if n_cells <= NUMPY_HISTOGRAM else 0
+        levels = np.arange(quantization.n_codes) + quantization.smallest
+        self.bins = quantization.binning.bins(levels) if quantization.is_exact else None
+        self.outside = np.zeros(quantization.n_candidates + 2, np.int64)
+        self._reset()
+
+    def _reset(self) -> None:
+        quantization = self.quantization
+        self.sums = np.zeros((quantization.n_rows, n_moments(quantization.n_candidates)), np.int64)
+        self.histogram = np.zeros(self.n_cells, np.int64)
+
+    def add(self, field: Field, slices: Slices) -> None:
+        """Count a block."""
+        quantization = self.quantization
+        values, channel, outside = _read_pixels(field, slices, quantization)
+        self._reserve(values.shape[1])
+        self.outside += outside
+        for begin in range(0, values.shape[1], NUMPY_PIXELS):
+            part = values[:, begin : begin + NUMPY_PIXELS]
+            codes = quantization.codes(part)
+            bins = quantization.binning.bins(part) if self.bins is None else self.bins[codes]
+            key = np.zeros_like(codes[0])
+            for each in bins[:-1]:
+                key = key * quantization.binning.n_bins + each
+            key = key * quantization.n_channels + channel[begin : begin + NUMPY_PIXELS]
+            small = key.astype(np.uint16) if quantization.n_rows <= 2**16 else key  # sorted by radix
+            order = np.argsort(small, kind="stable")
+            key, codes = key[order], codes.take(order, axis=1)
+            firsts = find_runs(key)
+            for k, product in enumerate(_products(list(codes))):
+                self.sums[key[firsts], k] += np.add.reduceat(product, firsts)
+            pairs = key * quantization.n_codes + codes[-1]
+            if self.n_cells:
+                self.histogram += np.bincount(pairs, minlength=self.n_cells)
+            else:
+                self._spill(np.sort(pairs), quantization.n_codes)
+
+    def _take(self) -> tuple[NDArray[np.int64], Statistics]:
+        sums, places = self.sums[:, None], np.flatnonzero(self.histogram)
+        counts, n_codes = self.histogram[places], self.quantization.n_codes
+        self._reset()
+        return sums, self.quantization.histogram(places // n_codes, places % n_codes, counts)
+
+    def statistics(self) -> Statistics:
+        """Return the statistics counted since the last call."""
+        outside, self.outside = self.outside, np.zeros_like(self.outside)
+        return self._statistics(outside)
+
+
+def _read_pixels(
+    field: Field, slices: Slices, quantization: Quantization
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+    """Read the pixels of a block that are in the mask and finite.
+
+    Returns
+    -------
+    values : (M + 1, pixels)
+    channel : (pixels,)
+    outside : (M + 2,)
+        Pixels outside the range in each image, then pixels that are not finite.
+    """
+    binning = quantization.binning
+    blocks = [read_block(array, slices, quantization.dtype) for array in field.arrays]
+    values = np.stack(blocks, dtype=np.float64 if quantization.dtype.kind == "f" else None)
+    run = Channels.of_block(field.shape, slices, field.channel_axis)
+    channel = np.full(values.shape[1], run.first)
+    if run.count > 1:
+        channel += np.arange(values.shape[1]) // run.inner % run.count
+    mask, not_finite = field.read_mask(slices), 0
+    if mask is not None:
+        values, channel = values[:, mask], channel[mask]
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values).all(axis=0)
+        not_finite = len(finite) - int(np.count_nonzero(finite))
+        values, channel = values[:, finite], channel[finite]
+    outside = np.zeros(len(values) + 1, np.int64)
+    outside[-1] = not_finite
+    if not covers(binning, quantization.dtype):
+        outside[:-1] = np.count_nonzero((values < binning.low) | (values > binning.high), axis=1)
+    return values, channel, outside
+
+
 class SortedAccumulator:
     """Accumulator in numpy that sorts the pixels of each block.
 
@@ -469,18 +558,7 @@ class SortedAccumulator:
     def add(self, field: Field, slices: Slices) -> None:
         """Count a block."""
         quantization, binning = self.quantization, self.quantization.binning
-        blocks = [read_block(array, slices, quantization.dtype) for array in field.arrays]
-        values = np.stack(blocks, dtype=np.float64 if quantization.dtype.kind == "f" else None)
-        run = Channels.of_block(field.shape, slices, field.channel_axis)
-        channel = run.first + np.arange(values.shape[1]) // run.inner % run.count
-        mask = field.read_mask(slices)
-        if mask is not None:
-            values, channel = values[:, mask], channel[mask]
-        finite = np.isfinite(values).all(axis=0)
-        not_finite = len(finite) - int(np.count_nonzero(finite))
-        if not_finite:
-            values, channel = values[:, finite], channel[finite]
-        outside = np.count_nonzero((values < binning.low) | (values > binning.high), axis=1)
+        values, channel, outside = _read_pixels(field, slices, quantization)
         bins, codes = binning.bins(values[:-1]), quantization.codes(values)
         inside = codes[:-1] + quantization.lowest - bins * binning.sublevels
         errors = codes[:-1] - codes[-1]
@@ -492,8 +570,8 @@ class SortedAccumulator:
             np.vstack([bins, channel]).T,
             np.vstack([inside, inside**2, errors[first] * errors[second]]).T,
             entries,
-            outside,
-            not_finite,
+            outside[:-1],
+            int(outside[-1]),
         )
         self.parts = merge_similar([*self.parts, part])
 

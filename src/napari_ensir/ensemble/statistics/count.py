@@ -23,6 +23,7 @@ from napari_ensir.ensemble.engines import BLOCK_PIXELS, choose_engine
 from napari_ensir.ensemble.statistics.accumulate import (
     Accumulator,
     CompiledAccumulator,
+    NumpyAccumulator,
     Quantization,
     SortedAccumulator,
     TorchAccumulator,
@@ -160,8 +161,10 @@ class _Counter:
         made: Accumulator
         if engine == "torch":
             made = TorchAccumulator(quantization, self.device)
+        elif engine == "compiled":
+            made = CompiledAccumulator(quantization)
         else:
-            made = (CompiledAccumulator if engine == "compiled" else SortedAccumulator)(quantization)
+            made = (NumpyAccumulator if self.is_dense else SortedAccumulator)(quantization)
         self.made.append(made)
         return made
 

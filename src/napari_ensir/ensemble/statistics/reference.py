@@ -28,6 +28,7 @@ from napari_ensir.ensemble.arrays.intensity_range import (
     widest,
 )
 from napari_ensir.ensemble.arrays.parallel import for_each, running_progress
+from napari_ensir.ensemble.engines import expect_work
 from napari_ensir.ensemble.statistics.binning import Binning, choose_binning
 from napari_ensir.ensemble.statistics.count import DENSE_SUMS, collect, collect_bands, is_lazy, reduce_chunks
 from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
@@ -186,7 +187,9 @@ def _collect_folds(
 
     Each pixel is read once, and of images that come from an iterator no more than ``n`` are held.
     """
-    report = running_progress(progress, fields.n_pixels, "counting pixels")
+    n_pixels = fields.n_pixels
+    expect_work("count", (n_candidates + 1) * (n_pixels or 0))
+    report = running_progress(progress, n_pixels, "counting pixels")
 
     def count(part: Iterable[Field]) -> Statistics:
         return collect(part, binning, n_candidates, n_channels, device, report)

@@ -18,12 +18,15 @@ from napari_ensir.ensemble.arrays.blocks import is_dask, is_torch
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.parallel import running_progress
 from napari_ensir.ensemble.combine.combine import combine_field, map_chunks
+from napari_ensir.ensemble.engines import choose_engine
 from napari_ensir.ensemble.uncertainty.measure import (
     INTENSITIES,
     SPREADS,
     STEPS,
     add_sums,
     class_grid,
+    find_channels,
+    find_classes,
     flatten,
     for_each_band,
     read_field,
@@ -145,13 +148,18 @@ class ErrorTable:
         axis: int | None,
         rmse: NDArray[np.float32],
     ) -> NDArray[np.float32]:
+        block = flatten(ensemble, Field(tuple(candidates), None, None, axis), None)
+        if choose_engine("look_up_errors", block.candidates.dtype, block.candidates.size) != "compiled":
+            place = find_channels(block) * INTENSITIES * SPREADS
+            place += find_classes(block.candidates, block.ensemble, self.low, self.high)
+            error = np.where(np.isfinite(block.ensemble), rmse.reshape(-1)[place], np.float32(np.nan))
+            return error.reshape(ensemble.shape)
         from napari_ensir.ensemble import kernels
 
-        block = flatten(ensemble, Field(tuple(candidates), None, None, axis), None)
         out = np.empty(ensemble.size, np.float32)
         grid = class_grid(self.low, self.high)
         kernels.look_up_errors(
-            block.candidates, block.ensemble, block.channels, grid, SPREADS, rmse.reshape(-1), out
+            block.ensemble, block.candidates, block.channels, grid, SPREADS, rmse.reshape(-1), out
         )
         return out.reshape(ensemble.shape)
 
@@ -211,12 +219,12 @@ def estimate_error_factor(table: ErrorTable, images: Sequence[ErrorSums]) -> flo
         On about 90 % of new images, the ratio of actual to expected overall error lies between ``1 / factor``
         and ``factor``: the prediction interval of Student's t distribution. None for fewer than two images.
     """
-    from scipy.special import stdtrit
-
     found = [image for image in images if image.counts.any()]
     n = len(found)
     if n < 2:
         return None
+    from scipy.special import stdtrit
+
     total = add_sums(found)
     logs = np.empty(n)
     for place, image in enumerate(found):

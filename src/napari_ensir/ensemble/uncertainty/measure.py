@@ -15,6 +15,7 @@ from napari_ensir.ensemble.arrays.blocks import Channels, is_dask, read_block
 from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.ensemble.combine.combine import combine_field
+from napari_ensir.ensemble.engines import choose_engine
 from napari_ensir.ensemble.statistics.count import is_lazy, reduce_chunks
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ BIAS_CLASSES = 32
 
 BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**20}
 """Pixels worked on at once."""
+
+NUMPY_PIXELS = 2**14
+"""Pixels that numpy works on at once."""
 
 _NO_MASK = np.zeros(0, bool)
 
@@ -104,10 +108,13 @@ class ErrorSums:
         keep : bool array of the block's shape, or None
             Pixels to count; None: all. Pixels that are not finite are left out.
         """
-        from napari_ensir.ensemble import kernels
-
         found = ErrorSums.zeros(self.low, self.high, len(self.counts), self.bias_counts.shape[2] - 1)
         block = flatten(ensemble, field, keep)
+        if choose_engine("count_errors", block.candidates.dtype, block.candidates.size) != "compiled":
+            _count_in_numpy(block, found)
+            return found
+        from napari_ensir.ensemble import kernels
+
         grid = [self.low, BIAS_CLASSES / (self.high - self.low), BIAS_CLASSES, self.step, MAX_STEPS]
         sums = (found.squares, found.counts, found.bias_errors, found.bias_counts)
         kernels.count_errors(
@@ -151,6 +158,69 @@ def flatten(ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_]
         _NO_MASK if keep is None else np.ascontiguousarray(np.broadcast_to(keep, field.shape)).reshape(-1),
         (run.first, run.count, run.inner),
     )
+
+
+def _count_in_numpy(block: FlatBlock, found: ErrorSums) -> None:
+    """Add a block's errors as :func:`~napari_ensir.ensemble.kernels.count_errors` does."""
+    good = np.isfinite(block.ensemble.astype(np.float64) - block.truth)
+    good &= block.keep if block.keep.size else True
+    chosen, channels = np.flatnonzero(good), find_channels(block)
+    per_unit = BIAS_CLASSES / (found.high - found.low)
+
+    def add(sums: NDArray[np.int64], places: NDArray[np.int64], weights: Any = None) -> None:
+        sums += np.bincount(places, weights, minlength=sums.size).astype(np.int64).reshape(sums.shape)
+
+    for begin in range(0, len(chosen), NUMPY_PIXELS):
+        part = chosen[begin : begin + NUMPY_PIXELS]
+        truth, channel, ensemble = block.truth[part], channels[part], block.ensemble[part]
+        candidates = block.candidates.take(part, axis=1)
+        images = np.array([truth, *candidates, ensemble], np.float64)
+        classes = _clamp((images - found.low) * per_unit, 0.0, BIAS_CLASSES - 1.0).astype(np.int64)
+        classes += channel * BIAS_CLASSES
+        levels = np.rint(_clamp((images[1:] - images[0]) / found.step, -MAX_STEPS, MAX_STEPS))
+        for m, errors in enumerate(levels):
+            for way, places in enumerate((classes[0], classes[m + 1])):
+                add(found.bias_errors[way, :, m], places, errors)
+                add(found.bias_counts[way, :, m], places)
+        places = channel * INTENSITIES * SPREADS + find_classes(candidates, ensemble, found.low, found.high)
+        add(found.squares, places, errors * errors)  # of the ensemble, the last image
+        add(found.counts, places)
+
+
+def find_channels(block: FlatBlock) -> NDArray[np.int64]:
+    """Return the channel of each pixel."""
+    first, count, inner = block.channels
+    n = block.ensemble.size
+    return np.full(n, first) if count == 1 else first + np.arange(n) // inner % count
+
+
+def find_classes(
+    candidates: NDArray[Any], ensemble: NDArray[np.float32], low: float, high: float
+) -> NDArray[np.int64]:
+    """Return the class of intensity and spread of each pixel, in float32 as in the compiled kernels."""
+    low, per_unit, n_classes, unit = class_grid(low, high)
+    zero, n = np.float32(0), np.float32(len(candidates))
+    singles = candidates.astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        total, squares = np.zeros_like(ensemble), np.zeros_like(ensemble)
+        for image in singles[1:]:
+            above = image - singles[0]  # relative to the first candidate, to avoid cancellation
+            total += above
+            squares += above * above
+        mean = total / n
+        variance = squares / n - mean * mean
+        spread = np.sqrt(np.where(variance > zero, variance, zero)) / unit + np.float32(0.25)
+        place = _clamp((ensemble - low) * per_unit, zero, n_classes - np.float32(1))
+    bits = spread.view(np.int32)
+    # The exponent of a float, and whether its fraction is at least the square root of two.
+    half = (bits & 0x7FFFFF) >= (np.float32(2**0.5).view(np.int32) & 0x7FFFFF)
+    step = 2 * ((bits >> 23) - 127) + half + 4
+    return np.asarray(place.astype(np.int64) * SPREADS + np.clip(step, 0, SPREADS - 1))
+
+
+def _clamp(values: NDArray[Any], least: Any, most: Any) -> NDArray[Any]:
+    """Clamp values to two bounds; NaN becomes the lower one."""
+    return np.asarray(np.minimum(np.where(values > least, values, least), most))
 
 
 def measure(

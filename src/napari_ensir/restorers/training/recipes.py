@@ -13,6 +13,7 @@ import torch
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.sets import Part, open_set
 from napari_ensir.restorers.base import Restorer, with_settings
 from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, denoising_function
 from napari_ensir.restorers.training.ir_cm import ConsistencyModel
@@ -141,6 +142,38 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 """Recipes by key."""
+
+
+def read_training_images(
+    paths: Sequence[Path], channel_axis: int | None = None
+) -> tuple[list[Any], int | None]:
+    """Read the images to train on from one or two images, folders, patterns or Zarr arrays.
+
+    Parameters
+    ----------
+    paths : one or two paths
+        Of the degraded images, of the clean ones with the same names, or of both, in this order.
+    channel_axis : int, optional
+        Default: that of the files.
+
+    Returns
+    -------
+    images
+        Arrays, or pairs of arrays; see :func:`begin_training`.
+    channel_axis : int or None
+
+    Raises
+    ------
+    EnsembleError
+        If an image cannot be read or has no partner.
+    """
+    axis = open_set({}, {Part.IMAGE: paths[0]}).choose_channel_axis(channel_axis)
+    images = open_set({}, dict(zip((Part.IMAGE, Part.TRUTH), paths, strict=False)))
+    # Not `load`, since the clean images of DP-IR may be larger.
+    pairs = [
+        tuple(np.asarray(images.array(n, role)[...]) for role in images.roles) for n in range(len(images))
+    ]
+    return pairs if len(paths) > 1 else [image for (image,) in pairs], axis
 
 
 def begin_training(

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import FileEdit
-
 from napari_ensir.ensemble.lut.load import SUFFIX, load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.output_paths import Place
-from napari_ensir.files.sets import Part, open_set
+from napari_ensir.files.sets import Part, folders_in, is_image, open_set, stem_of
 from napari_ensir.restorers.base import format_notes, with_settings
 from napari_ensir.restorers.batch import (
     Batch,
@@ -24,7 +22,7 @@ from napari_ensir.settings import ApplySettings, BlindSettings, settings_of
 from napari_ensir.viewer.apply.widget import apply_extras
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form
-from napari_ensir.viewer.controls.inputs import create_control
+from napari_ensir.viewer.controls.inputs import accept_drops, create_control, path_control
 from napari_ensir.viewer.controls.section import Section
 from napari_ensir.viewer.layers.layers import file_safe_name
 from napari_ensir.viewer.panel import Panel, shows_errors
@@ -47,7 +45,7 @@ TASKS = {
     "restore": ("Restore only", "Write a restored image for each image and each ticked restorer."),
     "apply": (
         "Apply a lookup table",
-        "Combine images that were restored before; there is a folder for each candidate of the table.",
+        "Combine images that were restored before. There is a folder for each candidate of the table.",
     ),
 }
 
@@ -61,11 +59,11 @@ MOST_ROWS = 1000
 class BatchWidget(Panel):
     """Restores and combines the images of folders, one at a time; existing results are kept.
 
-    Values: ``job`` ("blind", "restore" or "apply"), ``images`` (a folder of noisy images, or a pattern),
-    ``lut``, ``candidate_1``, ``candidate_2``, ... (folders or patterns), ``out``, ``match``,
-    ``expected_error``, ``channel_axis``, the values of the restorers as in
-    :class:`~napari_ensir.viewer.restore.widget.RestoreWidget`, and the settings of
-    :class:`~napari_ensir.settings.BlindSettings`.
+    Values: ``job`` ("blind", "restore" or "apply"), ``images`` (a folder of noisy images, or a pattern; to
+    apply a table, a folder that holds the folders of the candidates), ``lut``, ``candidate_1``,
+    ``candidate_2``, ... (folders or patterns), ``out``, ``match``, ``expected_error``, ``channel_axis``, the
+    values of the restorers as in :class:`~napari_ensir.viewer.restore.widget.RestoreWidget`, and the settings
+    of :class:`~napari_ensir.settings.BlindSettings`.
 
     Parameters
     ----------
@@ -92,11 +90,14 @@ class BatchWidget(Panel):
         self._proposed: Path | None = None
         declared = {each.name: each for each in settings_of(BlindSettings) if each.name != "device"}
         job = Choice(TASKS, name="job", label="Task", tooltip="What is done with the images.")
-        images = _path(
-            "images", "Images", "Folder of noisy images, or a pattern such as noisy/{stem}_raw.tif."
+        images = path_control(
+            "images",
+            "Images",
+            "Folder of noisy images, or a pattern such as noisy/{stem}_raw.tif. To apply a table: folder "
+            "that holds the folder of each candidate.",
         )
-        lut = _path("lut", "Table", "Lookup table file.", mode="r", filter=f"*{SUFFIX}")
-        out = _path("out", "Output", "Folder for the results; results that are there already are kept.")
+        lut = path_control("lut", "Table", "Lookup table file.", mode="r", filter=f"*{SUFFIX}")
+        out = path_control("out", "Output", "Folder for the results; those that are there already are kept.")
         self.folders = Form(name="folders")
         self.picker = RestorerPicker(name="picker")
         combining = Form(*map(create_control, declared.values()), name="blind_form")
@@ -120,20 +121,22 @@ class BatchWidget(Panel):
         self.cancel_button.tooltip = "Stop; results that were written are kept when you process again."
         for control, slot in (
             (self.job, self._follow_task),
-            (self.images, self._propose_out),
+            (self.images, self._follow_images),
             (self.lut, self._follow_lut),
             (self.out, self.update_run_button),
             (self.picker.ticks, self.update_run_button),
         ):
             control.changed.connect(self.safely(slot))
         self.picker.requested.connect(self.open)
+        content: Any = self.native.widget()
+        accept_drops(content, self.take)
         self._follow_task()
 
     # -- choices ----------------------------------------------------------------------------------
 
     def _follow_task(self) -> None:
         applies = self.job.value == "apply"
-        self.images.visible = self.picker.visible = not applies
+        self.picker.visible = not applies
         self.lut.visible = self.folders.visible = self.extras.visible = applies
         self.combining_section.visible = self.job.value == "blind"
         self._propose_out()
@@ -144,29 +147,42 @@ class BatchWidget(Panel):
         names = () if self._lut is None else self._lut.names
         self.folders.refill(
             *(
-                _path(f"candidate_{number}", name, f'Folder or pattern of the images of "{name}".')
+                path_control(f"candidate_{number}", name, f'Folder or pattern of the images of "{name}".')
                 for number, name in enumerate(names, start=1)
             )
         )
+        self._propose_folders(self.images.value)
         for each in self.folders:
             each.changed.connect(self.safely(self._follow_folders))
+        self.expected_error.value = self._lut is not None and self._lut.errors is not None
         self.update_run_button()
 
-    def _follow_folders(self) -> None:
-        """Propose the folders beside the first one that have the names of the other candidates."""
-        first = next((each.value for each in self.folders if each.value is not None), None)
-        for each in self.folders:
-            if first is not None and each.value is None and (first.parent / each.label).is_dir():
-                each.value = first.parent / each.label
+    def _follow_images(self) -> None:
+        folder = self.images.value
+        if folder is not None and folders_in(folder):
+            self.job.value = "apply"
+            self._propose_folders(folder)
         self._propose_out()
+
+    def _follow_folders(self) -> None:
+        first = next((each.value for each in self.folders if each.value is not None), None)
+        self._propose_folders(None if first is None else first.parent, missing=True)
+        self._propose_out()
+
+    def _propose_folders(self, parent: Path | None, missing: bool = False) -> None:
+        """Propose the folders that have the names of the candidates, or only for those without a folder."""
+        for each in self.folders:
+            if parent is not None and (parent / each.label).is_dir() and not (missing and each.value):
+                each.value = parent / each.label
 
     def _propose_out(self) -> None:
         """Propose an output folder beside the images, unless the user has chosen one."""
-        source = next((path for path in self._sources().values() if path is not None), None)
+        paths = (self.images.value, *self._sources().values())
+        source = next((path for path in paths if path is not None), None)
         if source is not None and self.out.value in (None, self._proposed):
             folder = source if source.is_dir() else source.parent
             word = "restored" if self.job.value == "restore" else "ensemble"
-            self._proposed = folder.with_name(f"{folder.name} {word}")
+            self._proposed = folder.with_name(f"{stem_of(folder)} {word}")
             self.out.value = self._proposed
         self.update_run_button()
 
@@ -180,6 +196,16 @@ class BatchWidget(Panel):
     def open(self, path: str | Path) -> None:
         """Open a network, or all networks in a folder, and tick them."""
         self.say(self.picker.open(path))
+
+    @shows_errors
+    def take(self, path: Path) -> None:
+        """Use a lookup table, a network, or images."""
+        if path.name.endswith(SUFFIX):
+            self.job.value, self.lut.value = "apply", path
+        elif path.is_file() and not is_image(path):
+            self.open(path)
+        else:
+            self.images.value = path
 
     def missing_input(self) -> str:
         """See Panel."""
@@ -290,14 +316,6 @@ class BatchWidget(Panel):
         header = self.files.native.horizontalHeader()
         header.setSectionResizeMode(header.ResizeMode.Stretch)
         self.files.visible = True
-
-
-def _path(name: str, label: str, tooltip: str, mode: Any = "d", **kwargs: Any) -> FileEdit:
-    """A control for a path, or None."""
-    control = FileEdit(mode=mode, nullable=True, name=name, label=label, tooltip=tooltip, **kwargs)
-    control.choose_btn.text = "Choose…"
-    control.margins = (0, 0, 0, 0)
-    return control
 
 
 def _first(messages: Iterable[str], most: int = 5) -> list[str]:

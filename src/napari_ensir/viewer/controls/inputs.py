@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from math import floor, log10
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import Undefined
-from magicgui.widgets import CheckBox, FloatSpinBox, Label, LineEdit, RangeSlider, SpinBox, TupleEdit
+from magicgui.widgets import (
+    CheckBox,
+    FileEdit,
+    FloatSpinBox,
+    Label,
+    LineEdit,
+    RangeSlider,
+    SpinBox,
+    TupleEdit,
+)
 from magicgui.widgets.bases import ValuedContainerWidget
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QSizePolicy
 
 from napari_ensir.viewer.controls.combo import Choice, EditableChoice
+from napari_ensir.viewer.controls.forms import EventFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from magicgui.widgets import PushButton
     from magicgui.widgets.bases import BaseValueWidget
+    from qtpy.QtWidgets import QWidget
 
     from napari_ensir.settings import Setting
 
@@ -252,6 +264,33 @@ class WithButton(ValuedContainerWidget):
     def set_value(self, value: Any) -> None:
         """See magicgui."""
         self.inner.value = value
+
+
+def path_control(name: str, label: str, tooltip: str, mode: Any = "d", **kwargs: Any) -> FileEdit:
+    """Return a control for a path, or None; by default for a folder."""
+    control = FileEdit(mode=mode, nullable=True, name=name, label=label, tooltip=tooltip, **kwargs)
+    control.choose_btn.text = "Choose…"
+    control.margins = (0, 0, 0, 0)
+    accept_drops(control.line_edit.native, lambda path: setattr(control, "value", path))
+    return control
+
+
+def accept_drops(widget: QWidget, take: Callable[[Path], object]) -> None:
+    """Call a function with the path of each file or folder that is dropped on a widget."""
+
+    def handle(_: Any, event: QEvent) -> bool:
+        if event.type() not in (QEvent.Type.DragEnter, QEvent.Type.Drop):
+            return False
+        paths = [Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile()]
+        if paths:
+            event.acceptProposedAction()
+        if event.type() == QEvent.Type.Drop:
+            for path in paths:
+                take(path)
+        return bool(paths)
+
+    widget.setAcceptDrops(True)
+    EventFilter(widget, handle)
 
 
 class Message(Label):

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 BUTTONS = {
     "save_button": ("Save LUT…", "Write the lookup table to a file, for images without ground truth."),
-    "compare_button": ("Compare", "Rank candidates, average and all methods by their held-out scores."),
+    "compare_button": (
+        "Compare",
+        "Rank candidates, methods, regressors and other baselines by their held-out scores.",
+    ),
     "export_button": ("Scores…", "Write the scores to a file (CSV)."),
     "errors_button": (
         "Show errors",

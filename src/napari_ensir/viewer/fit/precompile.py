@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.devices import resolve_device
+from napari_ensir.ensemble import engines
 from napari_ensir.ensemble.arrays.blocks import dtype_of, working_dtype
 
 if TYPE_CHECKING:
@@ -47,10 +48,13 @@ def _prepare(dtype: str) -> None:
     _prepare_labels()
     resolve_device("auto")  # imports torch where the first fit needs it
     command = [sys.executable, "-c", _PROGRAM, dtype]
+    engines.compiles_elsewhere = True
     try:
         subprocess.run(command, timeout=_LONGEST, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError):  # such as in an application that embeds Python
         return
+    finally:
+        engines.compiles_elsewhere = False
     compile_loops([dtype])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Shapes
+from napari.layers import Image, Shapes
 
 from napari_ensir.ensemble.arrays.blocks import is_dask
 from napari_ensir.errors import EnsembleError
@@ -197,6 +197,26 @@ def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:
 
         flat = da.from_array(flat, name=False)  # type: ignore[no-untyped-call]
     return flat > 0  # a copy, so that the mask can be painted on while the fit runs
+
+
+def low_resolution_input(layers: Sequence[Layer], truth: Layer | None) -> Any:
+    """Return the pixels of the only image that is 2, 3, ... times smaller than the truth; None if none is.
+
+    Only for grey and RGB images of one plane, which RefESR takes.
+    """
+    if truth is None or truth.ndim != 2:
+        return None
+    shape = pixel_shape(truth)
+
+    def is_smaller(layer: Layer) -> bool:
+        small = pixel_shape(layer)[:2]
+        factors = {large / one for large, one in zip(shape, small, strict=False)}
+        return (
+            layer.ndim == 2 and layer.rgb == truth.rgb and len(factors) == 1 and min(factors) in range(2, 9)
+        )
+
+    found = [layer for layer in layers if isinstance(layer, Image) and is_smaller(layer)]
+    return np.asarray(full_data(found[0])) if len(found) == 1 else None
 
 
 def leading_axes(layer: Layer) -> dict[int, str]:

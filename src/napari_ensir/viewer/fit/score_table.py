@@ -116,6 +116,8 @@ def _about(row: ScoreRow, method: str) -> str:
         return f"The candidate {row.name}."
     if row.role == "average":
         return "The average of the candidates."
+    if row.role == "baseline":
+        return f"A method to compare with; it makes no lookup table. {row.note}"
     if row.role == "zzpm":
         return "A weighted average: each candidate by its distance from the mean of the candidates."
     action = "This method is shown." if row.method == method else "Click to show this method."

@@ -10,6 +10,7 @@ import numpy as np
 from qtpy.QtCore import QTimer
 
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
+from napari_ensir.ensemble.compare.held_out import regressors_left_out
 from napari_ensir.ensemble.fit import FROZEN
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.code_export import (
@@ -29,9 +30,9 @@ from napari_ensir.viewer.fit.corrections import (
     question_about_noise,
 )
 from napari_ensir.viewer.fit.precompile import warm_up
-from napari_ensir.viewer.fit.request import NO_CANDIDATE, NO_TRUTH, FitRequest
+from napari_ensir.viewer.fit.request import NO_CANDIDATE, NO_TRUTH, FitRequest, low_resolution_input
 from napari_ensir.viewer.fit.scores import better_than_chosen, ssim_in_words
-from napari_ensir.viewer.fit.worker import FitResult, fit, refine, refit
+from napari_ensir.viewer.fit.worker import FitResult, compare_baselines, fit, refine, refit
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
     Versions,
@@ -293,6 +294,9 @@ class FitWidget(FitControls):
         if result is None:
             return
         lines = [STALE] if self.is_stale() else []
+        if self._is_ranked:
+            lines.append(f"Ranked by held-out scores. {result.held_out_in_words}")
+            lines.append(regressors_left_out(result.session))
         question = self._noise_question()
         lines += [each.message for each in question]
         self.fixes.show_fixes([*question, *_diagnostics_of(result.lut)])
@@ -302,7 +306,7 @@ class FitWidget(FitControls):
         if not automatic and (better := better_than_chosen(result.scores, result.lut.method)):
             lines.append(better)
         lines += [note[:1].upper() + note[1:] for note in result.notes]
-        self.say("\n".join(lines))
+        self.say("\n".join(filter(None, lines)))
         self._show_scores(result)
 
     def _show_scores(self, result: FitResult) -> None:
@@ -341,12 +345,21 @@ class FitWidget(FitControls):
         self.say("Kept the layers; results with other settings will be added as new layers.")
 
     def compare(self) -> None:
-        """Rank candidates, average, ZZPM and every method by their held-out scores."""
-        result = self._fitted()
+        """Rank candidates, methods and baselines by held-out scores; those of baselines follow one by one."""
+        result, outputs = self._fitted(), self._outputs
+        assert outputs is not None  # made with the result
         result.ranked_scores()  # raises if nothing is held out
         self._is_ranked = True
-        self._show_scores(result)
-        self.say(f"Ranked by held-out scores. {result.held_out_in_words}")
+        self._tell()
+        wanted, small = outputs.kinds(), None
+        if result.request.mask is None:
+            small = low_resolution_input(self.viewer.layers, self.ground_truth.value)
+        self.start(
+            lambda progress: compare_baselines(result, wanted, small, progress),
+            "Comparing",
+            self._take,
+            quiet=True,
+        )
 
     def _adopt(self, method: str) -> None:
         self.method.value = method

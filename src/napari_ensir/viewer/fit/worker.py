@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.compare.held_out import baseline_scores
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.lut.lut import figures
@@ -58,6 +59,8 @@ class FitResult:
         Expected error at each pixel; further arrays are lower resolutions of a pyramid.
     ssim_known : dict
         SSIM of the images that no setting changes, by role and name, once computed.
+    baselines : tuple of ScoreRow
+        Further methods to compare with, which no setting changes, once scored.
     """
 
     request: FitRequest
@@ -69,6 +72,7 @@ class FitResult:
     errors: Errors | None = None
     expected: list[Any] | None = None
     ssim_known: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    baselines: tuple[ScoreRow, ...] = ()
 
     @property
     def lut(self) -> WeightLUT:
@@ -87,8 +91,6 @@ class FitResult:
         noise = self.request.settings.truth_noise
         bins = f"Bins {figures(self.lut.bin_width)} wide"
         bins += "." if noise == "unknown" else f"; the peak of PSNR is {self.session.score_range}."
-        if noise is not None:
-            bins = f"{NOISY_SCORES} {bins}"
         if self.session.unseen is not None:
             return f"{bins} All pixels outside the mask and the planes to learn from are held out."
         return (
@@ -97,7 +99,9 @@ class FitResult:
         )
 
     def ranked_scores(self) -> list[ScoreRow]:
-        """Return the scores and that of ZZPM, the best held-out score first; unknown scores are last.
+        """Return all scores, with those of ZZPM and the baselines, the best held-out score first.
+
+        Unknown scores are last.
 
         Raises
         ------
@@ -110,7 +114,7 @@ class FitResult:
             found = -score.held_out if np.isnan(score.difference) else score.difference
             return float(np.nan_to_num(found, nan=np.inf))
 
-        rows = list(self.scores)
+        rows = [*self.scores, *self.baselines]
         if all(np.isinf(place(row)) for row in rows if row.method):
             raise EnsembleError("No part of these images can be held out; there is nothing to compare.")
         if not any(row.role == "zzpm" for row in rows):
@@ -168,9 +172,10 @@ def refit(before: FitResult, settings: FitSettings, progress: Progress | None = 
     changes = replace(settings, planes=None)
     if not before.session.holds(changes):
         return fit(request, progress)
-    return _result(
+    result = _result(
         request, before.session.copy(), progress, ssim_known=before.ssim_known, **changes.keywords()
     )
+    return replace(result, baselines=before.baselines)
 
 
 def _result(
@@ -223,6 +228,29 @@ def refine(result: FitResult, wanted: Collection[str], progress: Progress) -> It
         tables, width = result.session.tables, result.session.score_range.peak
         found = with_ssim(result.scores, request, tables, width, result.ssim_known, progress)
         yield replace(result, scores=tuple(found))
+
+
+def compare_baselines(
+    result: FitResult, wanted: Collection[str], low_resolution: Any, progress: Progress
+) -> Iterator[FitResult]:
+    """Yield what :func:`refine` yields, then the result with the score of each baseline.
+
+    Parameters
+    ----------
+    result, wanted, progress
+        As for :func:`refine`.
+    low_resolution : array or None
+        The candidates' input in low resolution, for RefESR.
+    """
+    for refined in refine(result, wanted, progress):
+        result = refined
+        yield result
+    if result.baselines or result.request.settings.truth_noise is not None:
+        return
+    given = None if low_resolution is None else (result.request.candidates, low_resolution)
+    for row in baseline_scores(result.session, given, progress):
+        result = replace(result, baselines=(*result.baselines, row))
+        yield result
 
 
 def _calibrated(result: FitResult, progress: Progress) -> FitResult:

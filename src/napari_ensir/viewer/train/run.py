@@ -12,6 +12,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import with_channel_axis
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,29 +33,45 @@ class TrainRequest:
     ----------
     recipe
         A key of :data:`napari_ensir.restorers.training.recipes.RECIPES`.
-    degraded, clean
-        Arrays of one shape, which the thread reads; `clean` is None for recipes that need no such image.
-    channel_axis
-        Channel axis of both arrays.
     settings
+    layers
+        (degraded, clean) arrays, which the thread reads; `clean` is None for recipes that need no such image.
+        The first degraded one is restored when the training is finished.
+    channel_axis
+        Channel axis of all arrays.
+    files
+        Instead of layers: as for :func:`napari_ensir.restorers.training.recipes.read_training_images`.
     ir, denoiser
         See :func:`napari_ensir.restorers.training.recipes.begin_training`.
     """
 
     recipe: str
-    degraded: Any
-    clean: Any
-    channel_axis: int | None
     settings: TrainSettings
+    layers: Sequence[tuple[Any, Any]] = ()
+    channel_axis: int | None = None
+    files: Sequence[Path] = ()
     ir: Restorer | None = None
     denoiser: Restorer | None = None
 
+    @property
+    def first(self) -> Any:
+        """The first degraded layer; None if the images are files."""
+        return self.layers[0][0] if self.layers else None
+
     def keywords(self, progress: Progress) -> dict[str, Any]:
         """Read the pixels, and return the arguments of both functions that make a trainer."""
-        degraded = np.asarray(self.degraded)
+        from napari_ensir.restorers.training.recipes import read_training_images
+
+        pairs: list[Any] = [
+            np.asarray(degraded) if clean is None else (np.asarray(degraded), np.asarray(clean))
+            for degraded, clean in self.layers
+        ]
+        axis = self.channel_axis
+        if self.files:
+            pairs, axis = read_training_images(self.files)
         return {
-            "pairs": [degraded if self.clean is None else (degraded, np.asarray(self.clean))],
-            "channel_axis": self.channel_axis,
+            "pairs": pairs,
+            "channel_axis": axis,
             "preview_every": max((self.settings.steps or 0) // _PREVIEWS, 5),
             "progress": progress,
         }
@@ -90,10 +107,12 @@ class TrainingRun:
 
     @property
     def times(self) -> int:
-        """Enlargement of rows and columns by the IR network of DP-IR; else 1."""
-        trainer, channel_axis = self.trainer, self.request.channel_axis
-        columns = self.request.degraded.shape[-1 if channel_axis is None else -2]
-        return 1 if trainer is None else trainer.pairs.degraded[0].shape[-1] // columns
+        """Enlargement of rows and columns of the first layer by the IR network of DP-IR; else 1."""
+        trainer, first = self.trainer, self.request.first
+        if trainer is None or first is None:
+            return 1
+        columns: int = first.shape[-1 if self.request.channel_axis is None else -2]
+        return trainer.pairs.degraded[0].shape[-1] // columns
 
     def begin(self, progress: Progress) -> Any:
         """Start a new training; see :meth:`go_on`."""
@@ -138,8 +157,8 @@ class TrainingRun:
             self.trainer.extend(settings.steps or 0)
             self.request = replace(self.request, settings=settings)
 
-    def go_on(self, progress: Progress) -> tuple[Restorer, NDArray[np.float32]]:
-        """Train until the steps are completed or the time is over, then restore the degraded image.
+    def go_on(self, progress: Progress) -> tuple[Restorer, NDArray[np.float32] | None]:
+        """Train until the steps are completed or the time is over, then restore the first degraded layer.
 
         An exception of ``progress`` stops the training, which can then be continued.
 
@@ -148,6 +167,7 @@ class TrainingRun:
         restorer
             Has a copy of the model, which further training does not change.
         restored
+            None if the images are files.
         """
         from napari_ensir.restorers.training.recipes import snapshot
 
@@ -155,7 +175,8 @@ class TrainingRun:
         assert trainer is not None
         self._train(trainer, progress)
         restorer = with_channel_axis(snapshot(trainer), self.request.channel_axis)
-        return restorer, restorer(np.asarray(self.request.degraded), progress=progress)
+        first = self.request.first
+        return restorer, None if first is None else restorer(np.asarray(first), progress=progress)
 
     def _train(self, trainer: Trainer, progress: Progress) -> None:
         low, high = trainer.pairs.data_range

@@ -1,4 +1,4 @@
-"""Panel that trains a restorer on a degraded and a clean layer."""
+"""Panel that trains a restorer on layers or files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from napari_ensir.restorers import CLASSICAL, RECIPES, open_restorer
 from napari_ensir.restorers.base import takes_noise
 from napari_ensir.restorers.training.models import Denoiser
 from napari_ensir.settings import TrainSettings, settings_of
+from napari_ensir.viewer.controls.checklist import Checklist
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.dialogs import ask_where_to_save, with_suffix
 from napari_ensir.viewer.controls.forms import Form, button, row, set_accessible_names
-from napari_ensir.viewer.controls.inputs import WithButton, create_control
+from napari_ensir.viewer.controls.inputs import WithButton, create_control, path_control
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
@@ -49,14 +50,19 @@ if TYPE_CHECKING:
 
 _FILE_FILTER = "Trained restorer (*.safetensors)"
 _NO_DENOISER = ""
+_SOURCES = {
+    "layers": ("Layers", "Layers of the viewer; stacks are trained on plane by plane."),
+    "files": ("Files", "Folders of images with equal names, as for the command train."),
+}
 
 
 class TrainWidget(Panel):
-    """Trains a restorer on a pair of layers and adds the restored layer.
+    """Trains a restorer on layers, and adds the restored layer; or on files.
 
-    A cancelled training can be saved or resumed. Values: ``recipe``, ``degraded``, ``clean``, ``ir`` and
-    ``denoiser`` (titles of the parts of DP-IR), ``steps``, ``minutes`` (None: no limit), ``features``,
-    ``seed``, ``device``.
+    A cancelled training can be saved or resumed. Values: ``recipe``, ``source`` ("layers" or "files"),
+    ``degraded``, ``clean``, ``degraded_files``, ``clean_files``, ``ir`` and ``denoiser`` (titles of the parts
+    of DP-IR), ``steps``, ``minutes`` (None: no limit), ``features``, ``seed``, ``device``. :meth:`add_pair`
+    adds further layers.
 
     Parameters
     ----------
@@ -79,6 +85,7 @@ class TrainWidget(Panel):
         self._preview: Preview | None = None
         self._restorers: dict[str, Restorer] = {}
         self._guesses_clean = True
+        self._pairs: dict[str, tuple[Layer, Layer | None]] = {}
         self._ir = Choice(
             {},
             name="ir",
@@ -97,7 +104,7 @@ class TrainWidget(Panel):
             napari_viewer,
             Form(*self._inputs(napari_viewer), *self._settings(), name="choice"),
             action="Train",
-            about="Start a new training on the two layers, then add the restored degraded layer.",
+            about="Start a new training on the images, then add the restored degraded layer.",
             below=self._below(),
         )
         self.native.widget().layout().setStretchFactor(self.plot_place.native, 1)
@@ -126,6 +133,19 @@ class TrainWidget(Panel):
         self.open_button = button(
             "Open…", "Open the file of an IR network or a denoiser, as in Restore.", "open_button"
         )
+        self.add_pair_button = button(
+            "Add to the list",
+            "Add the chosen layers to the list, so that others can be chosen: the training uses all of them.",
+            "add_pair_button",
+        )
+        self.pairs = Checklist(
+            name="pairs",
+            label="Layers",
+            tooltip="Ticked layers are used in addition to those that are chosen above.",
+            gui_only=True,
+            visible=False,
+        )
+        self.pairs.rows.setMaximumHeight(80)
         set_accessible_names(self.open_button)
 
     def _inputs(self, viewer: napari.Viewer) -> list[Any]:
@@ -140,6 +160,7 @@ class TrainWidget(Panel):
         )
         return [
             Choice(recipes, name="recipe", label="Train", tooltip="Type of network and training."),
+            Choice(_SOURCES, name="source", label="Images", tooltip="Where the images to train on are."),
             *(
                 LayerChoice(
                     viewer,
@@ -149,6 +170,16 @@ class TrainWidget(Panel):
                     name=name,
                     label=label,
                     tooltip=tip,
+                )
+                for name, label, tip in layers
+            ),
+            self.add_pair_button,
+            self.pairs,
+            *(
+                path_control(
+                    f"{name}_files",
+                    label,
+                    f"{tip} A folder, or a pattern such as images/{{stem}}_{name}.tif.",
                 )
                 for name, label, tip in layers
             ),
@@ -181,6 +212,8 @@ class TrainWidget(Panel):
         self._progress_timer.setInterval(250)
         self._progress_timer.timeout.connect(self.safely(self._show_progress))
         self.recipe.changed.connect(self.safely(self._follow_recipe))
+        self.source.changed.connect(self.safely(self._follow_source))
+        self.add_pair_button.changed.connect(self.safely(self.add_pair))
         self.clean.changed.connect(self.safely(self._clean_chosen))
         self.open_button.changed.connect(self.safely(self._ask_and_open))
         self.save_button.changed.connect(self.safely(self._ask_and_save))
@@ -204,13 +237,44 @@ class TrainWidget(Panel):
         """See Panel."""
         super().layers_changed()
         self._guess_layers()
+        present = [None, *map(unwrap_proxy, self.viewer.layers)]
+        for key, pair in list(self._pairs.items()):
+            if not all(layer in present for layer in pair):
+                self.pairs.rows.takeItem(self.pairs.keys().index(key))
+                del self._pairs[key]
 
     def _follow_recipe(self) -> None:
         recipe = RECIPES[self.recipe.value]
         for control in (self.ir, self.denoiser):
             control.visible = self.recipe.value == "dp-ir"
-        self.clean.visible, self.clean.label = bool(recipe.target), recipe.target or "Clean"
+        self.clean.label = self.clean_files.label = recipe.target or "Clean"
         self.steps.value, self.features.value = recipe.steps, recipe.width
+        self._follow_source()
+
+    def _follow_source(self) -> None:
+        recipe, in_layers = RECIPES[self.recipe.value], self.source.value == "layers"
+        self.degraded.visible = self.add_pair_button.visible = in_layers
+        self.clean.visible = in_layers and bool(recipe.target)
+        self.pairs.visible = in_layers and bool(self._pairs)
+        self.degraded_files.visible = not in_layers and recipe.needs_degraded
+        self.clean_files.visible = not in_layers and bool(recipe.target)
+
+    def add_pair(self) -> None:
+        """Add the chosen layers to the list of those that the training uses.
+
+        Raises
+        ------
+        EnsembleError
+            If a layer is missing, or the layers do not match.
+        """
+        pair = self._chosen_layers()
+        if pair in self._pairs.values():
+            raise EnsembleError("These layers are in the list already; choose others.")
+        title = unique_name(" → ".join(layer.name for layer in pair if layer is not None), self._pairs)
+        self._pairs[title] = pair
+        self.pairs.add(title, title, ticked=True)
+        self._follow_source()
+        self.say("Added to the list; choose the next layers, or press Train.")
 
     def _guess_layers(self) -> None:
         """Choose a clean layer by its name, unless the user has chosen one."""
@@ -250,6 +314,44 @@ class TrainWidget(Panel):
         EnsembleError
             If a layer is missing, or the layers do not match.
         """
+        is_dp_ir = self.recipe.value == "dp-ir"
+        images = self._chosen_files() if self.source.value == "files" else self._all_layers()
+        return TrainRequest(
+            recipe=self.recipe.value,
+            settings=self._chosen_settings(),
+            ir=self._restorers[self.ir.value] if is_dp_ir else None,
+            denoiser=self._restorers.get(self.denoiser.value) if is_dp_ir else None,
+            **images,
+        )
+
+    def _chosen_files(self) -> dict[str, Any]:
+        recipe = RECIPES[self.recipe.value]
+        wanted = {"degraded": recipe.needs_degraded, recipe.target.lower() or "clean": bool(recipe.target)}
+        paths = (self.degraded_files.value, self.clean_files.value)
+        files = [(what, path) for (what, is_used), path in zip(wanted.items(), paths, strict=True) if is_used]
+        for what, path in files:
+            if path is None:
+                raise EnsembleError(f"No folder of {what} images is chosen; choose the images to train on.")
+        return {"files": [path for _, path in files]}
+
+    def _all_layers(self) -> dict[str, Any]:
+        """The chosen layers and those that are ticked in the list."""
+        pairs = [self._pairs[key] for key in self.pairs.value]
+        if not pairs or self.degraded.value is not None:
+            chosen = self._chosen_layers()
+            pairs = [chosen, *(pair for pair in pairs if pair != chosen)]
+        needs_clean = bool(RECIPES[self.recipe.value].target)
+        for degraded, clean in pairs:
+            if degraded.rgb != pairs[0][0].rgb:
+                raise EnsembleError("Some layers are RGB and others are not; train on layers of one kind.")
+            if needs_clean and clean is None:
+                raise EnsembleError(f"{degraded.name} was added without a clean image; untick it.")
+        layers = [
+            (full_data(degraded), full_data(clean) if needs_clean else None) for degraded, clean in pairs
+        ]
+        return {"layers": layers, "channel_axis": -1 if pairs[0][0].rgb else None}
+
+    def _chosen_layers(self) -> tuple[Layer, Layer | None]:
         recipe = RECIPES[self.recipe.value]
         degraded = self.degraded.value
         clean = self.clean.value if recipe.target else None
@@ -258,22 +360,14 @@ class TrainWidget(Panel):
             raise EnsembleError(f"No {missing} image is chosen; choose the images to train on.")
         if degraded is clean:
             raise EnsembleError("The degraded and the clean image are the same layer; choose two layers.")
-        is_dp_ir = self.recipe.value == "dp-ir"
         # The IR network of DP-IR may enlarge the image; the training then compares the sizes.
-        if clean is not None and not is_dp_ir and (why := exclusion_reason(clean, like=degraded)):
+        enlarges = self.recipe.value == "dp-ir"
+        if clean is not None and not enlarges and (why := exclusion_reason(clean, like=degraded)):
             shape = " × ".join(map(str, pixel_shape(degraded)))
             raise EnsembleError(
                 f"The clean image does not match the degraded image of shape {shape}: {why}; choose a pair."
             )
-        return TrainRequest(
-            recipe=self.recipe.value,
-            degraded=full_data(degraded),
-            clean=None if clean is None else full_data(clean),
-            channel_axis=-1 if degraded.rgb else None,
-            settings=self._chosen_settings(),
-            ir=self._restorers[self.ir.value] if is_dp_ir else None,
-            denoiser=self._restorers.get(self.denoiser.value) if is_dp_ir else None,
-        )
+        return degraded, clean
 
     def _chosen_settings(self) -> TrainSettings:
         return TrainSettings(
@@ -337,9 +431,9 @@ class TrainWidget(Panel):
         self._progress_timer.start()
 
     def _layer_of(self, training: TrainingRun) -> Layer | None:
-        """The layer of the degraded image of a training, if it is still in the viewer."""
+        """The first degraded layer of a training, if it is still in the viewer."""
         mine = (layer for layer in map(unwrap_proxy, self.viewer.layers) if not exclusion_reason(layer))
-        return next((layer for layer in mine if full_data(layer) is training.request.degraded), None)
+        return next((layer for layer in mine if full_data(layer) is training.request.first), None)
 
     def _show_progress(self) -> None:
         training = self.training
@@ -351,14 +445,16 @@ class TrainWidget(Panel):
     def _theme_changed(self, *_: object) -> None:
         self.safely(self._plot.redraw)()
 
-    def _trained(self, origin: LayerSnapshot | None, result: tuple[Restorer, np.ndarray]) -> None:
+    def _trained(self, origin: LayerSnapshot | None, result: tuple[Restorer, np.ndarray | None]) -> None:
         restorer, restored = result
         self.offer(f"{restorer.name}, trained here", restorer)
         if self._preview is not None:
             self._preview.remove()
         assert self.training is not None
         text = f"Trained {restorer.name} for {_steps(self.training.step)}."
-        if origin is None:
+        if restored is None:
+            text += " No layer was added, since the images are files; save the checkpoint."
+        elif origin is None:
             text += " No layer was added, since the training image was removed; save the checkpoint."
         else:
             origin.add_candidate(self.viewer, restored, candidate_name(origin.name, restorer.name))
