@@ -1,11 +1,13 @@
 """Effect of steps, restart time and skip on sampling from IR-CM: PSNR, SSIM and power by spatial frequency.
 
-    python benchmarks/ir_cm_steps.py FOLDER CHECKPOINT [--held-out 2] [--plot FILE]
+    python benchmarks/ir_cm_steps.py FOLDER CHECKPOINT [--held-out 2] [--plot FILE] [--images FILE]
 
 FOLDER is that of `restorers.py`, which also makes the checkpoint (`--train ir-cm --save`). The last
 `--held-out` pairs, by name, are measured. `skip: paper` changes only the sampler; the checkpoint is trained
 by the recipe. Power is that of the grey image with a Hann window, averaged over rings of frequency (cycles
 per pixel); the table has it relative to the clean image, in dB, in five rings from 0 to 0.5.
+
+`--images` only draws two pictures of scikit-image after 1 to 4 steps, for a checkpoint of `--task noise`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from restorers import psnr, read_pairs
+from restorers import degrade, middle, psnr, read_pairs
+from skimage import data
 from skimage.metrics import structural_similarity
 
 from napari_ensir.restorers import load_restorer
@@ -55,10 +58,14 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--held-out", type=int, default=2)
     parser.add_argument("--plot", type=Path, help="file for a picture of the spectra")
+    parser.add_argument("--images", type=Path, help="file for a picture of the restorations")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    held_out = read_pairs(arguments.folder)[-arguments.held_out :]
     restorer = replace(load_restorer(arguments.checkpoint, device="cpu"), channel_axis=-1)
+    if arguments.images:
+        show_steps(restorer, arguments.images)
+        return
+    held_out = read_pairs(arguments.folder)[-arguments.held_out :]
     print("| | PSNR, mean | each | SSIM | power against the clean image's, dB |\n|---|---|---|---|---|")
     results = {"input": [image for image, _ in held_out]}
     for label, settings in VARIANTS.items():
@@ -74,6 +81,26 @@ def main() -> None:
         print(f"| {label} | {np.mean(scores):.2f} | {each} | {ssim:.4f} | {shown} |", flush=True)
     if arguments.plot:
         plot(results, truths, arguments.plot)
+
+
+def show_steps(restorer: object, path: Path) -> None:
+    """Draw parts of two images: degraded, after 1 to 4 steps, and clean."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    for row, whole in zip(
+        figure.subplots(2, 6), (data.astronaut()[:300, 100:400], data.coffee()), strict=True
+    ):
+        clean = middle(whole, 128)
+        degraded = degrade(clean, "noise", 0)
+        shown = {"degraded": degraded}
+        shown |= {f"{n} step{'s' * (n > 1)}": replace(restorer, steps=n)(degraded) for n in (1, 2, 3, 4)}
+        for axes, (label, image) in zip(row, [*shown.items(), ("clean", clean)], strict=True):
+            axes.imshow(np.clip(image, 0, 255).astype(np.uint8))
+            score = "" if label == "clean" else f", {psnr(image, clean):.2f} dB"
+            axes.set_title(f"{label}{score}", fontsize=8)
+            axes.axis("off")
+    figure.savefig(path, dpi=100)
 
 
 def plot(results: dict, truths: list, path: Path) -> None:

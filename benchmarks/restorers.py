@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from skimage.io import imread
 from skimage.transform import resize
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_ensir.ensemble.scoring.perceptual import open_metrics
@@ -66,7 +67,7 @@ class ReverseSDEModel(ConsistencyModel):
         t = torch.randint(1, self.settings.times + 1, (len(clean),), generator=generator)
         noise = torch.randn(clean.shape, generator=generator)
         estimate = self.origin(self.sde.sample(clean, degraded, t, noise), degraded, t)
-        return torch.nn.functional.l1_loss(estimate, clean)
+        return functional.l1_loss(estimate, clean)
 
     def sample(self, mu: Tensor, draw: Draw, steps: int, tiled: Tiled, **_: object) -> Tensor:
         """See the base class; `steps` is not used."""
@@ -131,6 +132,14 @@ def read_pairs(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(imread(inputs[stem]), imread(truths[stem])) for stem in sorted(truths.keys() & inputs.keys())]
 
 
+def read_task(folder: Path, task: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Read the pairs of a folder, with the degraded images of the task."""
+    pairs = read_pairs(folder)
+    if task == "files":
+        return pairs
+    return [(degrade(truth, task, number), truth) for number, (_, truth) in enumerate(pairs)]
+
+
 def middle(image: np.ndarray, side: int) -> np.ndarray:
     rows, columns = ((n - side) // 2 for n in image.shape[:2])
     return image[rows : rows + side, columns : columns + side]
@@ -157,9 +166,12 @@ def train(label: str, pairs: list, parts: dict, arguments: argparse.Namespace) -
         )
     started, used = time.perf_counter(), time.process_time()
     every = max(steps // 8, 1)
-    for event in trainer.run():
-        if event.step % every == 0:
-            print(f"  {label}: step {event.step}, loss {np.mean(trainer.losses[-every:]):.5f}", flush=True)
+    absolute = recipe == "dp-ir" and arguments.absolute_error
+    with patch.object(functional, "mse_loss", functional.l1_loss if absolute else functional.mse_loss):
+        for event in trainer.run():
+            if event.step % every == 0:
+                loss = np.mean(trainer.losses[-every:])
+                print(f"  {label}: step {event.step}, loss {loss:.5f}", flush=True)
     count = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
     wall, used = time.perf_counter() - started, time.process_time() - used
     print(f"  {label}: {count} parameters, {wall:.0f} s, {used:.0f} processor seconds", flush=True)
@@ -189,6 +201,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=2)
     parser.add_argument("--sampled-share", type=float, help="of DP-IR; see FusionSettings")
     parser.add_argument("--learning-rate", type=float, help="default: that of the recipe")
+    parser.add_argument("--absolute-error", action="store_true", help="as the loss of DP-IR")
     parser.add_argument("--tau", type=int, nargs="+", default=[5])
     parser.add_argument("--crop", type=int, help="side of the middle part of the images to measure")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2], help="of IR-CM")
@@ -203,10 +216,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pairs = read_pairs(arguments.folder)
-    if arguments.task != "files":
-        truths = [truth for _, truth in pairs]
-        pairs = [(degrade(truth, arguments.task, number), truth) for number, truth in enumerate(truths)]
+    pairs = read_task(arguments.folder, arguments.task)
     training, held_out = pairs[: -arguments.held_out], pairs[-arguments.held_out :]
     if arguments.crop:
         sides = (arguments.crop // (2 if arguments.task == "x2" else 1), arguments.crop)
@@ -277,7 +287,7 @@ def scores(restorer: object, held_out: list, metrics: tuple) -> tuple[list[float
     seconds = (time.process_time() - started) / len(held_out)
     work = counter.get_total_flops() / 1e9 / len(held_out)
     perceptual = [
-        float(np.mean([metric(truth, image, (0, 255), -1) for image, truth in restored]))
+        float(np.mean([metric.function(truth, image, (0, 255), -1) for image, truth in restored]))
         for metric in metrics
     ]
     return [psnr(image, truth) for image, truth in restored], perceptual, seconds, work

@@ -2,18 +2,20 @@
 
     python tools/mutate.py [--mutants 200] [--seed 0] [--jobs 2] [MODULE ...]
 
-A mutant has one other operator, comparison or constant; it is killed if a test fails. Survivors are printed.
-The exit status is 1 if fewer than 85 % are killed.
+A mutant has one other operator, comparison or constant; it is killed if a test fails. The quickest tests run
+first. Survivors are printed. The exit status is 1 if fewer than 85 % are killed.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import json
 import os
 import random
 import resource
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
@@ -24,6 +26,8 @@ import dask.array  # noqa: F401  heavy libraries are imported once: each mutant 
 import hypothesis.strategies  # noqa: F401
 import numba  # noqa: F401
 import pytest
+import skimage.metrics  # noqa: F401
+import sklearn.ensemble  # noqa: F401
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +99,29 @@ def mutants_of(path: Path) -> Iterator[tuple[Path, str, str]]:
             yield path, f"{place}: {before} -> {ast.unparse(node)}", ast.unparse(tree)
 
 
-def start_tests(mutant: tuple[Path, str, str] | None) -> int:
+class Quickest:
+    """Plugin of pytest that runs the quickest tests first; it measures them when it has no durations yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.durations = path, Counter[str]()
+        if path.exists():
+            self.durations |= Counter(json.loads(path.read_text("utf-8")))
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Sort the tests."""
+        items.sort(key=lambda item: self.durations[item.nodeid])
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add the duration of a phase."""
+        self.durations[report.nodeid] += report.duration  # type: ignore[assignment]
+
+    def pytest_sessionfinish(self) -> None:
+        """Keep the durations."""
+        if not self.path.exists():
+            self.path.write_text(json.dumps(self.durations), "utf-8")
+
+
+def start_tests(mutant: tuple[Path, str, str] | None, durations: Path) -> int:
     """Run the tests in a fork, where the source of a module is that of the mutant; return its process id."""
     if child := os.fork():
         return child
@@ -112,7 +138,8 @@ def start_tests(mutant: tuple[Path, str, str] | None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     status = 3
     try:
-        status = int(pytest.main([*OPTIONS, *(str(ROOT / "tests" / "ensemble" / test) for test in TESTS)]))
+        tests = [str(ROOT / "tests" / "ensemble" / test) for test in TESTS]
+        status = int(pytest.main([*OPTIONS, *tests], plugins=[Quickest(durations)]))
     finally:
         os._exit(status)
 
@@ -128,7 +155,8 @@ def main() -> None:
     os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "_hypothesis_pytestplugin"}
     torch.set_num_threads(1)
     sys.path[:0] = [str(ROOT), str(ROOT / "src")]
-    if os.waitpid(start_tests(None), 0)[1]:
+    durations = Path(tempfile.mkdtemp()) / "durations.json"
+    if os.waitpid(start_tests(None, durations), 0)[1]:
         sys.exit("the tests fail without a change")
     found = [mutant for path in options.modules for mutant in mutants_of(path.resolve())]
     waiting = random.Random(options.seed).sample(found, min(options.mutants, len(found)))
@@ -136,7 +164,7 @@ def main() -> None:
     running: dict[int, tuple[Path, str, str]] = {}
     while waiting or running:
         while waiting and len(running) < options.jobs:
-            running[start_tests(waiting[-1])] = waiting.pop()
+            running[start_tests(waiting[-1], durations)] = waiting.pop()
         child, status = os.wait()
         path, description, _ = running.pop(child)
         killed[path.name] += status != 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from typing import Any, Literal
 
@@ -234,13 +234,13 @@ def setting(
     choices : mapping or sequence, optional
         A sequence of values stands for choices whose titles are the values themselves.
     **about
-        ``title``, ``description`` and further attributes of :class:`Setting`.
+        ``description`` and further attributes of :class:`Setting`; the default ``title`` is the name.
 
     Examples
     --------
     >>> @dataclass(frozen=True, kw_only=True)
     ... class Blur(Settings):
-    ...     sigma: float = setting(1.0, title="Sigma", description="Width, in pixels.", minimum=0, maximum=9)
+    ...     sigma: float = setting(1.0, description="Width, in pixels.", minimum=0, maximum=9)
     >>> Blur(sigma=2).sigma
     2.0
     >>> Blur(sigma=10)
@@ -261,11 +261,12 @@ def settings_of(owner: Any) -> tuple[Setting, ...]:
     >>> [each.name for each in settings_of(ApplySettings)]
     ['channel_axis', 'device']
     """
-    return tuple(
-        Setting(each.name, default=each.default, kind=_kind_of(each), **each.metadata["setting"])
-        for each in fields(owner)
-        if "setting" in each.metadata
-    )
+    return tuple(_declared(each) for each in fields(owner) if "setting" in each.metadata)
+
+
+def _declared(each: Field[Any]) -> Setting:
+    about = {"title": each.name.replace("_", " ").capitalize(), **each.metadata["setting"]}
+    return Setting(each.name, default=each.default, kind=_kind_of(each), **about)
 
 
 def _kind_of(declared: Any) -> Kind:
@@ -323,7 +324,6 @@ def check_settings(owner: Any, place: str = "") -> None:
 device_setting = partial(
     setting,
     "auto",
-    title="Device",
     description="Processor to compute on; auto uses a GPU if torch finds one.",
     choices=DEVICES,
     others=True,  # such as "cuda:1", which torch checks
@@ -331,14 +331,12 @@ device_setting = partial(
 )
 channel_axis_setting = partial(
     setting,
-    title="Channel axis",
     description="Axis of the channels, such as -1 for RGB; each channel gets its own table.",
     none="one table for all channels",
     group="Images",
 )
 data_range_setting = partial(
     setting,
-    title="Data range",
     description="Lowest and highest intensity; pixels outside are assigned to the outermost bins.",
     none="range of the dtype for 8 bit, else the range of all but 1 in 10,000 pixels",
     unit="intensity units",
@@ -346,7 +344,6 @@ data_range_setting = partial(
 )
 intensities_setting = partial(
     setting,
-    title="Intensities",
     description="For external networks: the intensities that they were trained on.",
     choices={
         "range": (
@@ -360,14 +357,12 @@ intensities_setting = partial(
 y_channel_setting = partial(
     setting,
     False,
-    title="Y channel",
     description="Score the Y channel of YCbCr (BT.601) instead of RGB.",
     group="Scores",
 )
 crop_border_setting = partial(
     setting,
     0,
-    title="Crop border",
     description="Width of the border that is not scored.",
     minimum=0,
     unit="pixels",
@@ -375,7 +370,6 @@ crop_border_setting = partial(
 )
 tau_setting = partial(
     setting,
-    title="Tau",
     description=(
         "For DP-IR: number of fusion steps; more steps sharpen more and deviate more from the restorer."
     ),
@@ -386,7 +380,6 @@ tau_setting = partial(
 )
 evaluations_setting = partial(
     setting,
-    title="Evaluations",
     description="For DP-IR: number of steps in which the fusion steps are made; fewer are faster.",
     minimum=1,
     maximum=100,
@@ -396,7 +389,6 @@ evaluations_setting = partial(
 )
 steps_setting = partial(
     setting,
-    title="Steps",
     description="For IR-CM: number of evaluations of the network.",
     minimum=1,
     maximum=7,
@@ -406,7 +398,6 @@ steps_setting = partial(
 seed_setting = partial(
     setting,
     0,
-    title="Seed",
     description="The same seed gives the same result.",
     minimum=0,
     maximum=2**31 - 1,
@@ -414,7 +405,6 @@ seed_setting = partial(
 )
 noise_setting = partial(
     setting,
-    title="Noise",
     description="Standard deviation of the noise.",
     minimum=0.0,
     none="estimated from the image",
@@ -422,7 +412,6 @@ noise_setting = partial(
 )
 bin_width_setting = partial(
     setting,
-    title="Bin width",
     description=(
         "Width of an intensity bin; with narrow bins, weights follow the intensity more closely, but each "
         "bin has fewer pixels to learn from."
@@ -435,7 +424,6 @@ bin_width_setting = partial(
 shrinkage_setting = partial(
     setting,
     SHRINKAGE,
-    title="Shrinkage",
     description=(
         "For least squares: number of pixels that the solution for all intensities counts as in each bin "
         "set; with more, sparse bin sets follow it more closely."
@@ -479,7 +467,6 @@ class FitSettings(Settings):
 
     method: str = setting(
         "auto",
-        title="Method",
         description="How to estimate the weights; auto uses the method with the smallest held-out error.",
         choices=METHOD_CHOICES,
     )
@@ -494,7 +481,6 @@ class FitSettings(Settings):
     shrinkage: float | Literal["auto"] = shrinkage_setting()
     prior: Sequence[float] | None = setting(
         None,
-        title="Prior",
         description="For EM: one weight per candidate, for the start and for bin sets with too few pixels.",
         none="equal weights",
         group="EM",
@@ -511,7 +497,6 @@ class FitSettings(Settings):
     data_range: tuple[float, float] | None = data_range_setting()
     planes: tuple[int, int] | None = setting(
         None,
-        title="Planes",
         description="First and last plane to learn from, counted from 0 along the first axis.",
         none="all planes",
         group="Images",
@@ -531,7 +516,6 @@ class HidingSettings(Settings):
 
     stride: int = setting(
         6,
-        title="Stride",
         description=(
             "Spacing of the hidden pixels along rows and columns; a small stride hides more pixels in each "
             "run, but leaves each fewer intact neighbours."
@@ -643,7 +627,6 @@ class CompareSettings(Settings):
 
     folds: int = setting(
         2,
-        title="Folds",
         description=(
             "Number of parts for cross-validation; each is predicted by tables learned from the others."
         ),
@@ -658,7 +641,6 @@ class CompareSettings(Settings):
     )
     samples: int | None = setting(
         100_000,
-        title="Samples",
         description="Number of pixels that the scikit-learn regressors learn from.",
         minimum=1,
         none="all",
@@ -703,7 +685,6 @@ class TrainSettings(Settings):
     """
 
     steps: int | None = _recipe_setting(
-        title="Steps",
         description=(
             "Total number of training steps, over which the learning rate decays. A resumed training "
             "continues up to this number."
@@ -720,7 +701,6 @@ class TrainSettings(Settings):
         unit="minutes",
     )
     width: int | None = _recipe_setting(
-        title="Width",
         description=(
             "Number of features at the finest level; a wider network learns better, but trains more slowly."
         ),
@@ -729,33 +709,28 @@ class TrainSettings(Settings):
         step=8,
     )
     depth: int | None = _recipe_setting(
-        title="Depth",
         description="Number of levels of the network.",
         minimum=1,
         maximum=6,
     )
     batch: int | None = _recipe_setting(
-        title="Batch",
         description="Number of patches in a step.",
         minimum=1,
         maximum=4096,
     )
     patch: int | None = _recipe_setting(
-        title="Patch",
         description="Side of a patch; less where an image is smaller.",
         minimum=8,
         maximum=4096,
         unit="pixels",
     )
     learning_rate: float | None = _recipe_setting(
-        title="Learning rate",
         description="Greatest learning rate of AdamW.",
         minimum=1e-7,
         maximum=0.1,
     )
     average: float = setting(
         0.0,
-        title="Average",
         description=(
             "Decay of the moving average of the weights, which is what is applied and saved, such as 0.999; "
             "0 uses the weights themselves."
@@ -769,7 +744,6 @@ class TrainSettings(Settings):
     device: str = device_setting()
     validation: float = setting(
         0.0,
-        title="Validation",
         description=(
             "Share of the images that is not trained on; the network with the least loss on them is kept."
         ),
@@ -790,7 +764,6 @@ class TrainSettings(Settings):
     )
     times: int = setting(
         100,
-        title="Times",
         description="For IR-CM: number of times of its path.",
         minimum=2,
         maximum=10_000,
@@ -805,7 +778,6 @@ class TrainSettings(Settings):
     )
     origin_weight: float = setting(
         0.8,
-        title="Origin weight",
         description="For IR-CM: weight of the origin-guided loss.",
         minimum=0,
         maximum=1000,
@@ -819,14 +791,12 @@ class TrainSettings(Settings):
     )
     perceptual_weight: float = setting(
         0.125,
-        title="Perceptual weight",
         description="For IR-CM: weight of the perceptual loss within the origin-guided loss.",
         minimum=0,
         maximum=1000,
         group="Recipes",
     )
     sampled_share: float | None = _recipe_setting(
-        title="Sampled share",
         description=(
             "For IR-CM and DP-IR: share of the training that starts where sampling starts, rather than at "
             "the clean image."
@@ -851,7 +821,6 @@ class ReadingSettings(Settings):
 
     crop: bool = setting(
         False,
-        title="Crop",
         description="Crop images of different sizes to their common size; the top left corner is kept.",
         group="Images",
     )
@@ -863,7 +832,6 @@ class WritingSettings(Settings):
 
     dtype: str = setting(
         "same",
-        title="Dtype",
         description="Data type of the output: that of the input, rounded and clipped, or float32.",
         choices=("same", "float32"),
         group="Output",

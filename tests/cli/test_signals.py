@@ -145,7 +145,7 @@ def test_an_interrupted_zarr_write_leaves_nothing(tmp_path):
             raise KeyboardInterrupt
         return np.ones((50, 50), np.uint8)
 
-    image = da.map_blocks(block, chunks=((50,) * 20, (50,) * 20), dtype=np.uint8)
+    image = da.map_blocks(block, chunks=((50,) * 10, (50,) * 10), dtype=np.uint8)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             write_image(tmp_path / "a.zarr", image)

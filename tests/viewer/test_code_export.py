@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from napari.layers import Image
 from qtpy.QtWidgets import QApplication
 from typer.testing import CliRunner
 
@@ -24,7 +26,7 @@ from napari_ensir.viewer.code_export import (
     apply_as_python,
     fit_as_command,
     fit_as_python,
-    path_of,
+    path_of_layer,
     restore_as_command,
     restore_as_python,
 )
@@ -77,8 +79,36 @@ def test_what_is_copied_gives_the_same_pixels(how, files, images, tmp_path):
 
 
 def test_a_layer_that_is_from_no_file_gets_a_path_that_says_so():
-    assert path_of("so so", None) == "PATH OF so so.tif"
-    assert path_of("so so", "/data/a.tif") == "/data/a.tif"
+    layer = Image(np.zeros((4, 4)), name="so so")
+    assert path_of_layer(layer) == "PATH OF so so.tif"
+
+
+def test_corrections_become_options_of_the_command(files, images, tmp_path):
+    arrays = [images[name] for name in files]
+    first = next(iter(files))
+    write_image(tmp_path / "larger.tif", np.pad(images[first], ((0, 6), (0, 4))))
+    code = f"crop_image({{}}, (0, 0), {arrays[0].shape})"
+    text = fit_as_command(
+        {**files, first: "larger.tif"}, "ground truth.tif", SETTINGS, corrections={first: [code], "": [code]}
+    )
+    run(text, "command")
+    expected = fit_lut([(arrays, images["ground truth"])], names=tuple(files), **SETTINGS.keywords())
+    np.testing.assert_array_equal(load_lut("ensemble.lut.safetensors").weights, expected.weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("a", "turn_image({}, 'upside down')"),
+        ("a", "crop_image({}, (2, 0), (9, 9))"),
+        ("", "match_intensities({}, 2.0, 1.0)"),
+    ],
+)
+def test_corrections_without_an_option_are_named(name, code):
+    whose = '"a"' if name else "the ground truth"
+    text = f"no option for the correction of {whose}, {code.format('image')}; use Copy as Python"
+    with pytest.raises(EnsembleError, match=re.escape(text)):
+        fit_as_command({"a": "a.tif"}, "t.tif", FitSettings(), corrections={name: [code]})
 
 
 def test_the_panels_copy_what_is_chosen(filled, fit_widget, files, images, wait_for, tmp_path):

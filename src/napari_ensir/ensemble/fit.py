@@ -25,7 +25,6 @@ from napari_ensir.ensemble.estimators.zzpm import zzpm_weights_from_gram
 from napari_ensir.ensemble.lut.lut import estimate_lut
 from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.ensemble.scoring.cross_validation import (
-    FACTORS,
     SHRINKAGES,
     choose_bins,
     held_out_error,
@@ -39,7 +38,6 @@ from napari_ensir.ensemble.scoring.score_table import ScoreRow, plus_minus
 from napari_ensir.ensemble.scoring.scores import (
     NoisyScores,
     errors_of_parts,
-    scores_of_reference,
     verdict,
 )
 from napari_ensir.ensemble.statistics.binning import choose_binning
@@ -358,8 +356,7 @@ class FitSession:
         if (noise := self._noise) is not None:
             report["truth_noise"] = noise
             if reference.folds:
-                scores = scores_of_reference(reference, lut, self._estimator_settings(chosen), noise)
-                report["scores"] = scores.to_dict()
+                report["scores"] = self.compare_with_noisy_truth(chosen).to_dict()
         self.settings, self.chosen = settings, chosen
         self.lut = replace(lut, report=FitReport(report))
         self.tables = {chosen.method: self.lut}
@@ -388,18 +385,14 @@ class FitSession:
             return replace(settings, bin_width=binning.width)
         base = self._estimator_settings(settings)
         choice = choose_bins(
-            replace(
-                reference,
-                statistics=reference.statistics.in_bins(binning),
-                folds=tuple(fold.in_bins(binning) for fold in reference.folds),
-            ),
+            reference,
             settings.method,
             base,
-            factors=FACTORS if automatic else (1,),
+            binnings=None if automatic else [binning],
             shrinkages=SHRINKAGES if settings.shrinkage == "auto" else (base.shrinkage,),
             progress=progress,
         )
-        return replace(settings, bin_width=choice.binning.width, shrinkage=choice.settings.shrinkage)
+        return replace(settings, bin_width=choice.bin_width, shrinkage=choice.shrinkage)
 
     def _choose_method(
         self, settings: FitSettings, progress: Progress | None
@@ -428,20 +421,16 @@ class FitSession:
 
     def _no_gain(self, chosen: FitSettings) -> list[Diagnostic]:
         """Return a diagnostic if the held-out error is not significantly below that of the best candidate."""
-        reference, binning = self.collect(), self._bins(chosen.bin_width)
-        n = len(reference.names)
-        if n == 1 or binning is None or _key(chosen) not in self._lookups:
+        n = len(self.collect().names)
+        if n == 1 or _key(chosen) not in self._lookups:
             return []
-        parts = [fold.in_bins(binning) for fold in reference.folds]
-        blocks = errors_of_parts(parts, [*np.eye(n), self._lookups[_key(chosen)]])
-        names = (*reference.names, METHODS[chosen.method].title)
-        roles = (*["candidate"] * n, "method")
-        scores = NoisyScores(names, blocks, peak(binning), 0.0, n, roles)
-        alone = int(scores.errors[:n].argmin())
-        found = scores.difference(n, alone)
+        title = METHODS[chosen.method].title
+        scores = self._compare(chosen, (title, "method"), 0.0, peak(self.collect().statistics.binning))
+        alone, ensemble = int(scores.errors[:n].argmin()), scores.roles.index("method")
+        found = scores.difference(ensemble, alone)
         if found.value < 0 and found.significant:
             return []
-        decibels = scores.psnr_difference(n, alone)
+        decibels = scores.psnr_difference(ensemble, alone)
         if found.is_zero:
             amount = "equal"
         elif decibels is None:
@@ -453,7 +442,29 @@ class FitSession:
             if found.is_zero or found.significant
             else "more images may decide, and candidates with other errors may help"
         )
-        return [diagnose("no-gain", name=names[alone], method=names[n], amount=amount, remedy=remedy)]
+        return [diagnose("no-gain", name=scores.names[alone], method=title, amount=amount, remedy=remedy)]
+
+    def _compare(
+        self,
+        chosen: FitSettings,
+        ensemble: tuple[str, str],
+        noise: TruthNoise,
+        width: float,
+        unseen: Reference | None = None,
+        others: Sequence[tuple[str, str, Weights]] = (),
+    ) -> NoisyScores:
+        """Compare candidates, their average, the ensemble (a name and a role) and others, held out.
+
+        ``width`` is the peak of PSNR. ``unseen`` is :attr:`unseen`, or None to cross-validate.
+        """
+        reference, binning = self.collect(), self._bins(chosen.bin_width)
+        assert binning is not None  # holds() has checked
+        n = len(reference.names)
+        learned: Any = self._held_out_lookups(chosen) if unseen is None else self._latest()
+        parts = [part.in_bins(binning) for part in (unseen or reference).folds]
+        weights = [*np.eye(n), np.full(n, 1 / n), learned, *(each[2] for each in others)]
+        roles = [ensemble, *(each[:2] for each in others)]
+        return NoisyScores.of(reference.names, [errors_of_parts(parts, weights)], width, noise, roles)
 
     def _held_out_lookups(self, chosen: FitSettings, progress: Progress | None = None) -> list[Lookup | None]:
         """Return, for each fold, the weights learned from the other folds."""
@@ -506,6 +517,22 @@ class FitSession:
             scores.append(self._method_score(method, all_methods, progress))
         return tuple(scores)
 
+    def compare_with_noisy_truth(self, chosen: FitSettings | None = None) -> NoisyScores:
+        """Compare candidates, average and ensemble with a noisy ground truth, by cross-validation.
+
+        Parameters
+        ----------
+        chosen : FitSettings, optional
+            Settings without automatic ones; default: those of the latest estimate.
+
+        Returns
+        -------
+        NoisyScores
+            The last image, ``"ensemble"``, is scored on held-out pixels.
+        """
+        width = peak(self.collect().statistics.binning)
+        return self._compare(chosen or self.chosen, ("ensemble", "ensemble"), self._noise or "unknown", width)
+
     def score_zzpm(self) -> ScoreRow:
         """Score ZZPM, which weights a candidate by its distance to the candidates' mean."""
         return self._fixed_score("ZZPM", "zzpm", self._zzpm_weights())
@@ -519,20 +546,13 @@ class FitSession:
             See :func:`~napari_ensir.ensemble.scoring.scores.verdict`; empty if there is only one candidate,
             or no part can be held out.
         """
-        lut = self._latest()
-        n, peak_of_psnr = lut.n_candidates, self.score_range.peak
-        learned: Any = lut
+        if self._latest().n_candidates == 1:
+            return ""
+        noise, width = self._noise or 0.0, self.score_range.peak
         try:
-            if self.unseen is None:
-                learned = self._held_out_lookups(self.chosen)
+            return verdict(self._compare(self.chosen, ("ensemble", "ensemble"), noise, width, self.unseen))
         except EnsembleError:
             return ""
-        folds = self.collect().folds if self.unseen is None else self.unseen.folds
-        blocks = errors_of_parts([part.in_bins(lut.binning) for part in folds], [*np.eye(n), learned])
-        names, roles = (*lut.names, "ensemble"), (*["candidate"] * n, "ensemble")
-        return (
-            "" if n == 1 else verdict(NoisyScores(names, blocks, peak_of_psnr, self._noise or 0.0, 0, roles))
-        )
 
     def calibrate(self, progress: Progress | None = None) -> WeightLUT:
         """Add expected errors to the latest estimate; this reads the pixels again.
@@ -619,19 +639,10 @@ class FitSession:
 
     def _noisy_scores(self, lut: WeightLUT) -> list[ScoreRow]:
         """Score against a noisy truth, for which only differences of errors are unbiased."""
-        n, method = lut.n_candidates, METHODS[lut.method].title
-        weights: list[Any] = [*np.eye(n), np.full(n, 1 / n)]
-        roles = [(method, "method"), ("ZZPM", "zzpm")]
-        if self.unseen is None:
-            parts = self.collect().folds
-            weights.append(self._held_out_lookups(self.chosen))
-        else:
-            parts = self.unseen.folds
-            weights.append(lut)
-        weights.append(self._zzpm_weights())
-        blocks = errors_of_parts([part.in_bins(lut.binning) for part in parts], weights)
-        noise = self._noise or "unknown"
-        found = NoisyScores.of(lut.names, [blocks], self.score_range.peak, noise, roles)
+        method = METHODS[lut.method].title, "method"
+        zzpm = ("ZZPM", "zzpm", self._zzpm_weights())
+        noise, width = self._noise or "unknown", self.score_range.peak
+        found = self._compare(self.chosen, method, noise, width, self.unseen, [zzpm])
         return [replace(row, method=lut.method) if row.role == "method" else row for row in found.rows]
 
     def _zzpm_weights(self) -> NDArray[np.float64]:

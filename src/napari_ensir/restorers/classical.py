@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 def _strength(what: str, default: float, low: float, high: float) -> Any:
     """Declare the setting ``strength``, in units of the noise."""
-    return _number("Strength", f"{what} in units of the noise; higher is smoother.", default, low, high, 0.1)
+    return _number(f"{what} in units of the noise; higher is smoother.", default, low, high, 0.1)
 
 
-def _number(title: str, description: str, default: float, low: float, high: float, step: float) -> Any:
+def _number(description: str, default: float, low: float, high: float, step: float, **about: str) -> Any:
     """Declare a setting that is a number with limits."""
-    return setting(default, title=title, description=description, minimum=low, maximum=high, step=step)
+    return setting(default, description=description, minimum=low, maximum=high, step=step, **about)
 
 
 _MIN_NOISE = 1e-6  # on the unit scale: the methods divide by the noise, which is 0 in a noiseless image
@@ -101,7 +101,7 @@ class ClassicalRestorer(ImageRestorer):
     planes_only: ClassVar[bool] = False
 
     spatial_ndim: int = _number(
-        "Dimensions", "2 restores plane by plane; 3 takes the last three axes as a volume.", 2, 2, 3, 1
+        "2 restores plane by plane; 3 takes the last three axes as a volume.", 2, 2, 3, 1, title="Dimensions"
     )
     hot_pixels: bool = setting(
         True,
@@ -272,10 +272,8 @@ class NonLocalMeans(NoiseAwareRestorer):
     description: ClassVar[str] = "Averages pixels whose patches are similar; preserves repeated texture."
 
     strength: float = _strength("Cut-off of the similarity", 0.8, 0.01, 10.0)
-    patch_size: int = _number("Patch size", "Side of the patches, in pixels.", 5, 3, 21, 2)
-    patch_distance: int = _number(
-        "Patch distance", "Largest distance of the patches compared, in pixels.", 6, 1, 50, 1
-    )
+    patch_size: int = _number("Side of the patches, in pixels.", 5, 3, 21, 2)
+    patch_distance: int = _number("Largest distance of the patches compared, in pixels.", 6, 1, 50, 1)
 
     def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
@@ -294,7 +292,7 @@ class TotalVariation(NoiseAwareRestorer):
     description: ClassVar[str] = "Smooths regions and preserves their edges; removes fine texture first."
 
     strength: float = _strength("Weight of the smoothness", 0.7, 0.01, 20.0)
-    iterations: int = _number("Iterations", "Largest number of iterations.", 200, 1, 5000, 10)
+    iterations: int = _number("Largest number of iterations.", 200, 1, 5000, 10)
 
     def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
@@ -313,7 +311,6 @@ class Wavelet(NoiseAwareRestorer):
 
     wavelet: str = setting(
         "db2",
-        title="Wavelet",
         description="Family of the wavelet.",
         choices=("db1", "db2", "sym4", "coif1", "db4"),
     )
@@ -389,9 +386,7 @@ class Bilateral(NoiseAwareRestorer):
     planes_only: ClassVar[bool] = True
     spatial_ndim: int = 2  # not a setting: the window of a volume would have thousands of pixels
     strength: float = _strength("Standard deviation of the intensity weight", 1.2, 0.1, 50.0)
-    radius: float = _number(
-        "Radius", "Standard deviation of the distance weight, in pixels.", 1.5, 0.1, 20.0, 0.1
-    )
+    radius: float = _number("Standard deviation of the distance weight, in pixels.", 1.5, 0.1, 20.0, 0.1)
 
     def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
@@ -405,7 +400,7 @@ class Gaussian(ClassicalRestorer):
     title: ClassVar[str] = "Gaussian"
     description: ClassVar[str] = "Blurs noise and detail; the simplest method."
 
-    sigma: float = _number("Sigma", "Standard deviation of the Gaussian, in pixels.", 1.0, 0.0, 50.0, 0.1)
+    sigma: float = _number("Standard deviation of the Gaussian, in pixels.", 1.0, 0.0, 50.0, 0.1)
 
     def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
@@ -422,7 +417,7 @@ class Median(ClassicalRestorer):
     title: ClassVar[str] = "Median"
     description: ClassVar[str] = "Removes outlying pixels and preserves edges."
 
-    size: int = _number("Size", "Side of the neighbourhood, in pixels.", 3, 1, 51, 2)
+    size: int = _number("Side of the neighbourhood, in pixels.", 3, 1, 51, 2)
 
     def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
         """See :meth:`ClassicalRestorer.restore_block`."""
@@ -438,7 +433,12 @@ class _Deconvolution(ClassicalRestorer):
     """Base class of deconvolutions with a Gaussian point spread function."""
 
     psf_sigma: float = _number(
-        "Blur", "Standard deviation of the Gaussian point spread function, in pixels.", 1.0, 0.1, 20.0, 0.1
+        "Standard deviation of the Gaussian point spread function, in pixels.",
+        1.0,
+        0.1,
+        20.0,
+        0.1,
+        title="Blur",
     )
 
     def restore_block(self, block: FloatImage, scale: float) -> FloatImage:
@@ -467,7 +467,7 @@ class RichardsonLucy(_Deconvolution):
     title: ClassVar[str] = "Richardson-Lucy"
     description: ClassVar[str] = "Deblurs an image; more iterations also amplify noise."
 
-    iterations: int = _number("Iterations", "Number of iterations.", 10, 1, 1000, 5)
+    iterations: int = _number("Number of iterations.", 10, 1, 1000, 5)
 
     def deconvolve(self, channel: FloatImage, psf: NDArray[np.float64]) -> FloatImage:
         """See :meth:`_Deconvolution.deconvolve`."""

@@ -5,6 +5,7 @@ The path of a layer that was not read from a file is a placeholder that starts w
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import settings_of
 from napari_ensir.viewer.controls.forms import button, row
+from napari_ensir.viewer.layers.layers import unique_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,16 +33,13 @@ CORRECTION_KEY = "napari-ensir correction"
 
 _CORRECTIONS = ("crop_image", "match_intensities", "shift_image", "turn_image")
 
-
-def path_of(name: str, source: str | Path | None) -> str:
-    """Return the path of a layer's file, or a placeholder.
-
-    Examples
-    --------
-    >>> path_of("median", "/data/median.tif"), path_of("non-local means", None)
-    ('/data/median.tif', 'PATH OF non-local means.tif')
-    """
-    return f"PATH OF {name}.tif" if source is None else str(source)
+_OPTIONS = (
+    (r"crop_image\(\{\}, \((0, )*0,?\), ", "--crop", True),
+    (r"\{\}\.reshape\(", "--squeeze", True),
+    (r"shift_image\(\{\}, ", "--align", False),
+    (r"match_intensities\(\{\}, ", "--match", False),
+)
+"""Pattern of a correction, option of ``fit`` that does the same, and whether it changes the truth as well."""
 
 
 def fit_as_python(
@@ -83,7 +82,6 @@ def fit_as_python(
     lut.save('ensemble.lut.safetensors')
     """
     given = _keywords(settings)
-    keywords = "".join(f", {name}={value!r}" for name, value in given.items())
     masks = "None" if mask is None else f"[read_image({mask!r}) > 0]"
     planes = f", planes={given['planes']!r}" if "planes" in given else ""
     lines = [
@@ -93,7 +91,7 @@ def fit_as_python(
         *_correcting(list(candidates), corrections or {}),
         f"mask = {masks}",
         "pairs = [(candidates, truth)]",
-        f"lut = fit_lut(pairs, names=tuple(paths), mask=mask{keywords})",
+        f"lut = fit_lut(pairs, names=tuple(paths), mask=mask{_as_keywords(given)})",
     ]
     if settings.truth_noise != "unknown":
         lines.append(f"lut = lut.calibrated(pairs, mask{planes})")
@@ -135,7 +133,11 @@ def fit_as_command(
     Raises
     ------
     EnsembleError
-        If images were corrected, because the command cannot correct them.
+        If an image was corrected in a way that the command has no option for.
+
+    Notes
+    -----
+    The options ``--align`` and ``--match`` measure the corrections again.
 
     Examples
     --------
@@ -143,15 +145,23 @@ def fit_as_command(
     >>> fit_as_command({"a b": "a.tif"}, "t.tif", FitSettings(method="em"))
     "napari-ensir fit --candidate 'a b=a.tif' --truth t.tif --method em --out ensemble.lut.safetensors"
     """
-    if corrections:
-        named = ", ".join(f'"{name}"' if name else "the ground truth" for name in corrections)
-        raise EnsembleError(
-            f"the command line cannot correct images, and {named} was corrected here; use Copy as Python, or "
-            "save the corrected layers and open the files."
-        )
     words = ["napari-ensir", "fit", *_named(candidates), "--truth", truth]
     words += [] if mask is None else ["--mask", mask]
+    options = [_option(name, code) for name, codes in (corrections or {}).items() for code in codes]
+    words += dict.fromkeys(options)
     return shlex.join([*words, *_options(settings), "--out", TABLE])
+
+
+def _option(name: str, code: str) -> str:
+    """Return the option of ``fit`` that corrects an image in the same way; the name of the truth is ""."""
+    for pattern, option, of_truth in _OPTIONS:
+        if re.match(pattern, code) and (name or of_truth):
+            return option
+    whose = f'"{name}"' if name else "the ground truth"
+    raise EnsembleError(
+        f"the command line has no option for the correction of {whose}, {code.format('image')}; use Copy as "
+        "Python, or save the corrected layer and open its file."
+    )
 
 
 def apply_as_python(
@@ -171,7 +181,7 @@ def apply_as_python(
         Whether to rescale the table to the exposure of the images first, and whether to write the expected
         error.
     """
-    keywords = "".join(f", {name}={value!r}" for name, value in _keywords(settings).items())
+    keywords = _as_keywords(_keywords(settings))
     lines = ["from napari_ensir import load_lut"]
     lines += [*_reading(candidates, ", write_image"), f"lut = load_lut({lut!r})"]
     if match:
@@ -277,7 +287,9 @@ class Restoring:
         bases = ", ".join(["RESTORERS", *["SelfEnsemble"] * self.self_ensemble, "open_restorer"])
         how: dict[str, Any] = {"channel_axis": self.channel_axis, "device": self.device}
         how |= {} if self.data_range is None else {"data_range": self.data_range}
-        names = _unique([each.name for each in self.chosen])
+        names: list[str] = []
+        for each in self.chosen:
+            names.append(unique_name(each.name, names))
         conversion = "" if self.float_output else "as_dtype, "
         return [
             f"from napari_ensir.files.image import {conversion}read_image{more}",
@@ -310,17 +322,6 @@ def _opened(each: Chosen) -> str:
 
 def _as_keywords(settings: Mapping[str, Any]) -> str:
     return "".join(f", {name}={value!r}" for name, value in settings.items())
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Make names unique by appending a number to repeated names."""
-    found: list[str] = []
-    for name in names:
-        unique, number = name, 2
-        while unique in found:
-            unique, number = f"{name} {number}", number + 1
-        found.append(unique)
-    return found
 
 
 def restore_as_python(restoring: Restoring) -> str:
@@ -373,7 +374,7 @@ def blind_as_python(restoring: Restoring, settings: BlindSettings, second: str |
     keywords = _keywords(settings)
     keywords["device"] = restoring.device
     keywords |= {} if restoring.channel_axis is None else {"channel_axis": restoring.channel_axis}
-    given = "".join(f", {name}={value!r}" for name, value in keywords.items())
+    given = _as_keywords(keywords)
     given += "" if second is None else f", second_exposure=read_image({second!r})"
     lines = restoring.lines(", write_image")
     lines.insert(3, "from napari_ensir.restorers.self_supervised.learn import restore_and_combine")
@@ -487,7 +488,7 @@ def path_of_layer(layer: Layer) -> str:
     """Return the path of the file that napari read a layer from, or a placeholder."""
     if CORRECTION_KEY in layer.metadata:
         return str(layer.metadata[CORRECTION_KEY][0])
-    return path_of(layer.name, layer.source.path)
+    return layer.source.path or f"PATH OF {layer.name}.tif"
 
 
 def copied(text: str) -> str:

@@ -17,7 +17,7 @@ from napari_ensir.viewer.controls.docking import arrange_dock, mark_panel
 from napari_ensir.viewer.controls.forms import EventFilter, button, row, set_accessible_names
 from napari_ensir.viewer.controls.inputs import Message
 from napari_ensir.viewer.controls.worker import MainThreadQueue, Task
-from napari_ensir.viewer.layers.layers import LayerWatcher
+from napari_ensir.viewer.layers.layers import unwrap_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,8 +57,11 @@ class Panel(Container):
         self.task: Task | None = None
         self._is_quiet = False
         self._about = about
-        self._connections: list[tuple[Any, Callable]] = []
-        self._watcher: LayerWatcher | None = None
+        # The events of the list of layers include those of each layer.
+        self._connections: list[tuple[Any, Callable]] = [
+            (unwrap_proxy(viewer).layers.events, self._layers_event)
+        ]
+        self._is_connected = False
         self._started = 0.0
         self.run_button = button(action, about, "run_button")
         self.cancel_button = button("Cancel", "Stop the task; no layer is changed or added.", "cancel_button")
@@ -145,13 +148,13 @@ class Panel(Container):
         ``signal`` has ``connect`` and ``disconnect``; ``slot`` is a bound method.
         """
         self._connections.append((signal, slot))
-        if self._watcher is not None:
+        if self._is_connected:
             signal.connect(slot)
 
     def watch(self) -> None:
         """Connect to the viewer if not connected yet."""
-        if self._watcher is None:
-            self._watcher = LayerWatcher(self.viewer, self.layers_changed, self.data_changed)
+        if not self._is_connected:
+            self._is_connected = True
             for signal, slot in self._connections:
                 signal.connect(slot)
 
@@ -160,9 +163,8 @@ class Panel(Container):
         self.queue.clear()
         if self.task is not None:
             self.task.cancel()
-        if self._watcher is not None:
-            self._watcher.stop()
-            self._watcher = None
+        if self._is_connected:
+            self._is_connected = False
             for signal, slot in self._connections:
                 signal.disconnect(slot)
             # napari connects these when it docks a magicgui widget, and never disconnects them.
@@ -175,6 +177,12 @@ class Panel(Container):
         """Release all connections after Qt has deleted the widget; ignore the result of the task."""
         self.release()
         self.task = None
+
+    def _layers_event(self, event: Any) -> None:
+        if event.type in ("inserted", "removed", "reordered", "name"):
+            self.layers_changed()
+        elif event.type in ("data", "paint", "labels_update"):
+            self.data_changed(event.sources[0])
 
     def layers_changed(self) -> None:
         """Update the panel after layers were added, removed, renamed or changed."""

@@ -91,11 +91,11 @@ def test_global_least_squares_ignores_nan(pairs):
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_regressors_learn_from_a_reproducible_sample(pairs, name, one_thread):
     pytest.importorskip("sklearn")
-    combiner = Regression(name, samples=1500)
+    combiner = Regression(name, samples=300)
     combiner.fit(pairs)
-    assert "1,500 pixels of 2,016" in combiner.note
+    assert "300 pixels of 2,016" in combiner.note
     assert error(combiner, pairs) < error(OneCandidate(2, ""), pairs)
-    again = Regression(name, samples=1500)
+    again = Regression(name, samples=300)
     again.fit(pairs)
     np.testing.assert_allclose(again.predict(pairs[0][0]), combiner.predict(pairs[0][0]), rtol=1e-6)
 

@@ -60,14 +60,14 @@ def test_the_bins_with_the_smallest_error_are_chosen(images):
     reference = collect_reference([images], device="cpu", refine=None, folds=4)
     choice = choose_bins(reference, "least-squares")
     assert len(choice.errors) > 6
-    chosen = choice.errors[choice.binning.width, choice.settings.shrinkage]
+    chosen = choice.errors[choice.bin_width, choice.shrinkage]
     assert chosen == min(choice.errors.values())
 
 
 def test_auto_chooses_width_and_shrinkage(images):
     lut = fit_lut([images], method="least-squares", bin_width="auto", shrinkage="auto", device="cpu")
     reference = collect_reference([images], device="cpu", refine=None, folds=4)
-    assert lut.bin_width == choose_bins(reference, "least-squares").binning.width
+    assert lut.bin_width == choose_bins(reference, "least-squares").bin_width
     assert fit_lut([images], bin_width="auto", device="cpu").bin_width in (8, 16, 32, 64, 128)
     with pytest.raises(EnsembleError, match="bin_width is 'best'"):
         fit_lut([images], bin_width="best", device="cpu")

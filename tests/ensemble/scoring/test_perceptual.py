@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from napari_ensir import EnsembleError, compare
 from napari_ensir.cli.app import app
-from napari_ensir.ensemble.scoring.perceptual import PerceptualMetric
+from napari_ensir.ensemble.scoring.perceptual import open_metrics
 from napari_ensir.files import write_image
 
 TRUTH = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), np.uint8)
@@ -53,7 +53,7 @@ def pyiqa(monkeypatch):
 )
 def test_images_reach_the_network_as_rgb_planes_from_0_to_1(pyiqa, shape, axis, networks):
     truth = np.full(shape, 1000.0)
-    score = PerceptualMetric("lpips")(truth, truth + 500, (0, 2000), axis)
+    score = open_metrics(["lpips"])[0].function(truth, truth + 500, (0, 2000), axis)
     assert score == pytest.approx(0.25)
     assert pyiqa.shapes == networks
 
@@ -62,12 +62,12 @@ def test_unusable_metrics_are_one_sentence(pyiqa, monkeypatch):
     with pytest.raises(
         EnsembleError, match="no full-reference metric 'niqe'; choose from ms-ssim, nrmse, lpips"
     ):
-        PerceptualMetric("niqe")
+        open_metrics(["niqe"])
     with pytest.raises(EnsembleError, match=r"weights of the metric offline could not be loaded .*network"):
-        PerceptualMetric("offline")
+        open_metrics(["offline"])
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(EnsembleError, match=r'install it with: pip install "napari-ensir\[perceptual\]"'):
-        PerceptualMetric("lpips")
+        open_metrics(["lpips"])
 
 
 def test_evaluate_and_compare_add_a_column(pyiqa, tmp_path, monkeypatch):

@@ -23,6 +23,12 @@ def plain_range(truths):
 # -- the peak -----------------------------------------------------------------------------------------
 
 
+def of_all(scoring, truth, images):
+    """Scores on the pixels where the ground truth and all images are finite."""
+    valid = finite_everywhere([truth, *images])
+    return [scoring(truth, image, valid) for image in images]
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32, np.float64])
 @pytest.mark.parametrize("sizes", [[(7, 9)], [(300, 200), (3, 100, 50), (20_001,)]])
 def test_the_range_is_the_shortest_of_all_but_one_in_ten_thousand_pixels(dtype, sizes):
@@ -133,15 +139,15 @@ def test_excluded_pixels_do_not_change_the_score_of_the_others():
     near, far = (truth + rng.normal(0, sigma, truth.shape) for sigma in (0.05, 0.1))
     holed = near.copy()
     holed[:, :13] = [np.nan, np.inf, -np.inf] * 4 + [np.nan]
-    scores = Scoring((0, 1)).of_all(truth, [holed, far])
-    alone = Scoring((0, 1)).of_all(truth[:, 13:], [near[:, 13:], far[:, 13:]])
+    scores = of_all(Scoring((0, 1)), truth, [holed, far])
+    alone = of_all(Scoring((0, 1)), truth[:, 13:], [near[:, 13:], far[:, 13:]])
     np.testing.assert_allclose(scores, alone, rtol=1e-12)
     colour = [np.stack([x] * 3, axis=-1) for x in (truth, holed, far)]
-    np.testing.assert_allclose(Scoring((0, 1)).of_all(colour[0], colour[1:]), alone, rtol=1e-12)
+    np.testing.assert_allclose(of_all(Scoring((0, 1)), colour[0], colour[1:]), alone, rtol=1e-12)
     luma = Scoring((0, 1), y_channel=True)
     for one, other in zip(
-        luma.of_all(colour[0], colour[1:]),
-        luma.of_all(*(lambda t, *xs: (t, xs))(*(x[:, 13:] for x in colour))),
+        of_all(luma, colour[0], colour[1:]),
+        of_all(luma, *(lambda t, *xs: (t, xs))(*(x[:, 13:] for x in colour))),
         strict=True,
     ):
         np.testing.assert_allclose(one, other, rtol=1e-12)
@@ -168,4 +174,4 @@ def test_a_score_does_not_depend_on_other_candidates():
     hot[0, 0] = 65535
     scale = score_range([truth])
     scoring = Scoring((scale.low, scale.high))
-    assert scoring.of_all(truth, [near])[0] == scoring.of_all(truth, [near, hot])[0]
+    assert of_all(scoring, truth, [near])[0] == of_all(scoring, truth, [near, hot])[0]

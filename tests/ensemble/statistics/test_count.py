@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
 import time
 
 import numpy as np
@@ -15,6 +17,7 @@ from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.ensemble.statistics.count import _Counter, collect_chunks
 from tests.helpers.images import using
 
+dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 
 KINDS = {
@@ -177,9 +180,17 @@ def test_images_without_finite_pixels_raise():
 @pytest.fixture(scope="module")
 def cluster():
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
-    ) as made:
+    if sys.platform == "win32":
+        method = "spawn"
+    else:  # workers are forked from a process that has imported the libraries, or each takes seconds
+        method = "forkserver"
+        multiprocessing.set_forkserver_preload(["distributed", "dask.array", "napari_ensir.ensemble.kernels"])
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": method}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+        ) as made,
+    ):
         yield made
 
 

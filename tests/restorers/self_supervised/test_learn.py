@@ -48,6 +48,17 @@ def exposures() -> tuple[np.ndarray, np.ndarray]:
 CASES = [((37, 44), None), ((3, 37, 44), 0), ((31, 40, 3), -1), ((5, 26, 3, 33), 2), ((2, 3, 24, 31), None)]
 
 
+METHODS = [*sorted(set(CLASSICAL) - {"unsupervised-wiener"}), "x8", "network"]
+IMAGES = [((33, 40), None), ((30, 36, 3), -1), ((4, 30, 36), None)]
+DTYPES = [np.uint8, np.uint16, np.float32]
+METHODS_AND_IMAGES = [
+    (method, *image, DTYPES[(number + place) % 3])
+    for number, method in enumerate(METHODS)
+    for place, image in enumerate(IMAGES)
+]
+"""Each method with each shape, each method with each dtype, and each shape with each dtype."""
+
+
 class TestHiddenPixels:
     @pytest.mark.parametrize(("shape", "axis"), CASES)
     @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
@@ -81,9 +92,7 @@ class TestHiddenPixels:
                         assert kept[plane, run, i, j, channel] == pytest.approx(mean, rel=1e-6)
                         assert pixels[plane, run, i, j, channel] == flat[plane, channel, r, c]
 
-    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-    @pytest.mark.parametrize(("shape", "axis"), [((33, 40), None), ((30, 36, 3), -1), ((4, 30, 36), None)])
-    @pytest.mark.parametrize("method", [*sorted(set(CLASSICAL) - {"unsupervised-wiener"}), "x8", "network"])
+    @pytest.mark.parametrize(("method", "shape", "axis", "dtype"), METHODS_AND_IMAGES)
     def test_kept_pixels_do_not_depend_on_hidden_ones(self, method, shape, axis, dtype):
         rng = np.random.default_rng(1)
         image = rng.integers(20, 200, shape).astype(dtype)

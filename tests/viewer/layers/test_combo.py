@@ -9,7 +9,6 @@ from napari.utils._proxies import PublicOnlyProxy
 from qtpy.QtCore import Qt
 
 from napari_ensir.viewer.layers.combo import LayerChoice
-from napari_ensir.viewer.layers.layers import LayerWatcher
 from napari_ensir.viewer.layers.picker import LayerPicker
 
 
@@ -25,18 +24,15 @@ def model():
 @pytest.fixture
 def followed(qtbot, model):
     """Connect a control to the model's layers, and record the values that it emits."""
-    watchers = []
 
     def follow(control):
         qtbot.addWidget(control.native)
-        watchers.append(LayerWatcher(getattr(control, "_viewer", model), control.reset_choices))
+        getattr(control, "_viewer", model).layers.events.connect(control.reset_choices)
         values: list = []
         control.changed.connect(values.append)
         return control, values
 
-    yield follow
-    for watcher in watchers:
-        watcher.stop()
+    return follow
 
 
 def rename(model):

@@ -7,10 +7,9 @@ A file with any other instruction, or with contents larger than the file, is ref
 
 from __future__ import annotations
 
-import io
 import pickletools
+import re
 import struct
-import zipfile
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -18,17 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.archive import read_records
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from napari_ensir.files.archive import Records
+
 
 MAX_BYTES = 2**25
 """Largest file that is read; the published ones, with bins 32 wide, have 100 kB."""
 
-_MAX_RECORDS = 2**17
+_RECORDS = re.compile(r"data\.pkl|byteorder|data/\d+", re.ASCII)
 # To a record, which holds one weight vector, torch writes 31 instructions in 88 bytes. So much more than that
 # is no table, and following it would only take time.
 _INSTRUCTIONS, _PROGRAM_BYTES = (50_000, 40), (2**16, 160)
@@ -49,10 +51,11 @@ def read_authors_table(source: Path) -> tuple[NDArray[np.int64], NDArray[np.floa
         If it is no such file, or holds anything else.
     """
     try:
-        table = _Reader(_Archive(source.read_bytes())).table()
+        records, _ = read_records("the file", _RECORDS, source.read_bytes(), max_compressed=0)
+        table = _Reader(records).table()
     except (
-        *(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError),
-        *(RuntimeError, MemoryError, struct.error, zipfile.BadZipFile),
+        *(EnsembleError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError),
+        *(OverflowError, RuntimeError, MemoryError, struct.error),
         DeprecationWarning,  # where warnings are errors: pickletools reads escapes that Python dislikes
     ) as error:
         raise EnsembleError(
@@ -74,35 +77,7 @@ def read_authors_table(source: Path) -> tuple[NDArray[np.int64], NDArray[np.floa
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-class _Archive:
-    """Uncompressed records of a zip archive, in total no larger than the file."""
-
-    def __init__(self, content: bytes) -> None:
-        self.records = content.count(b"PK\x01\x02")
-        if self.records > _MAX_RECORDS:
-            raise ValueError("it has too many records")
-        self._zip = zipfile.ZipFile(io.BytesIO(content))
-        self._left = len(content)
-        programs = [name for name in self._zip.namelist() if name.partition("/")[2] == "data.pkl"]
-        if len(programs) != 1:
-            raise ValueError("it holds no data.pkl, or several")
-        self._root = programs[0].partition("/")[0]
-
-    def read(self, name: str, otherwise: bytes | None = None) -> bytes:
-        """One record; each byte of the file only once, lest one record stand for thousands."""
-        path = f"{self._root}/{name}"
-        if otherwise is not None and path not in self._zip.NameToInfo:
-            return otherwise
-        info = self._zip.getinfo(path)
-        self._left -= info.file_size
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise ValueError(f"its record {name[:80]} is compressed")
-        if self._left < 0:
-            raise ValueError("its records take more room than the file")
-        return self._zip.read(info)
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -115,9 +90,9 @@ class _Storage:
 class _Reader:
     """Follows the instructions of a pickle as far as a table needs them."""
 
-    def __init__(self, archive: _Archive) -> None:
-        self._archive = archive
-        self._order = ">" if archive.read("byteorder", b"little") == b"big" else "<"
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._order = ">" if records.get("byteorder") == b"big" else "<"
         self._storages: dict[str, _Storage] = {}
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -125,10 +100,10 @@ class _Reader:
 
     def table(self) -> Any:
         """What the program makes."""
-        program = self._archive.read("data.pkl")
-        most, most_bytes = (
-            at_all + self._archive.records * each for at_all, each in (_INSTRUCTIONS, _PROGRAM_BYTES)
-        )
+        if "data.pkl" not in self._records:
+            raise ValueError("it holds no data.pkl")
+        program, n = self._records["data.pkl"], len(self._records)
+        most, most_bytes = (at_all + n * each for at_all, each in (_INSTRUCTIONS, _PROGRAM_BYTES))
         if len(program) > most_bytes:
             raise ValueError("its data.pkl is too large")
         for number, (operation, argument, _) in enumerate(pickletools.genops(program)):
@@ -206,7 +181,7 @@ class _Reader:
         if kind != "storage" or dtype is None or type(key) is not str:
             raise ValueError("it refers to something that is no tensor")
         if key not in self._storages:
-            record = self._archive.read(f"data/{key}")
+            record = self._records[f"data/{key}"]
             self._storages[key] = _Storage(np.frombuffer(record, np.dtype(self._order + dtype)))
         return self._storages[key]
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names
-from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.ensemble.statistics.binning import FLOAT_LEVELS, Binning
 from napari_ensir.ensemble.uncertainty.error_table import ErrorTable
 from napari_ensir.ensemble.uncertainty.measure import INTENSITIES, SPREADS
@@ -240,7 +239,7 @@ def _checked(header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> dict[s
     return {
         "names": names,
         "binning": binning,
-        "report": FitReport(report),
+        "report": report,
         "errors": _checked_errors(header["errors"], tensors),
         **{key: header[key] for key in ("method", "unseen", "channel_axis")},
         **{name: tensors[name] for name in _TENSORS},

@@ -361,7 +361,7 @@ class WeightLUT:
         how = (settings, read_truth_noise(self.report), device, progress, folds)
         errors, told = calibrate(self.lookup, fields, self.method, *how)
         found = [Diagnostic("calibration", "warning", text) for text in told.pop("warnings")]
-        report = FitReport(add_diagnostics(self.report | told, found))
+        report: Any = add_diagnostics(self.report | told, found)
         return replace(self, errors=errors, report=report)
 
     def expected_error(
@@ -435,12 +435,8 @@ class WeightLUT:
         if errors is not None:
             low, high = (gain * edge + offset for edge in (errors.low, errors.high))
             errors = replace(errors, low=low, high=high, noise=errors.noise * gain)
-        return replace(
-            self,
-            binning=binning,
-            errors=errors,
-            report=FitReport(_rescaled_report(self.report, gain, offset)),
-        )
+        report: Any = _rescaled_report(self.report, gain, offset)
+        return replace(self, binning=binning, errors=errors, report=report)
 
     def match_exposure(self, candidates: Sequence[Any], *, channel_axis: int | None = None) -> WeightLUT:
         """Rescale the table to the gain and offset at which these candidates were acquired.
@@ -644,26 +640,23 @@ def estimate_lut(
     statistics = reference.statistics if binning is None else reference.statistics.in_bins(binning)
     estimate = estimator(statistics, settings, progress)
     counts = statistics.counts
-    report = FitReport(
-        {
-            **current_versions(),
-            "settings": settings.to_dict(found.uses),
-            "inputs": reference.inputs,
-            "pixels": statistics.n_pixels,
-            "images": reference.n_images,
-            "bin_sets": len(counts),
-            "statistics_bytes": statistics.nbytes,
-            "data_range_from": reference.range_from,
-            "not_finite": statistics.not_finite,
-            "outside_range": [int(n) for n in statistics.outside],
-            "outcomes": {text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)},
-            "iterations": [int(n) for n in estimate.iterations],
-            "outcome": [int(code) for code in estimate.outcome],
-            "correlations": correlations(statistics),
-        }
-    )
+    report = {
+        **current_versions(),
+        "settings": settings.to_dict(found.uses),
+        "inputs": reference.inputs,
+        "pixels": statistics.n_pixels,
+        "images": reference.n_images,
+        "bin_sets": len(counts),
+        "statistics_bytes": statistics.nbytes,
+        "data_range_from": reference.range_from,
+        "not_finite": statistics.not_finite,
+        "outside_range": [int(n) for n in statistics.outside],
+        "outcomes": {text: int((estimate.outcome == code).sum()) for code, text in enumerate(OUTCOMES)},
+        "iterations": [int(n) for n in estimate.iterations],
+        "outcome": [int(code) for code in estimate.outcome],
+        "correlations": correlations(statistics),
+    }
     diagnostics = check_fit(statistics, reference.names, estimate, reference.channel_axis)
-    report = FitReport(add_diagnostics(report, diagnostics))
     return WeightLUT(
         reference.names,
         method,
@@ -674,7 +667,7 @@ def estimate_lut(
         estimate.fallback,
         estimate.unseen,
         reference.channel_axis,
-        report,
+        FitReport(add_diagnostics(report, diagnostics)),
     )
 
 

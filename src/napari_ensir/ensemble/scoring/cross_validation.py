@@ -6,8 +6,8 @@ with the Gram matrix ``G``, the sum of ``e e^T`` over the pixels, which the stat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -171,20 +171,18 @@ def _folds_in(reference: Reference, binning: Binning | None) -> list[Statistics]
     return [fold.in_bins(binning) for fold in reference.folds]
 
 
-@dataclass(frozen=True)
-class BinChoice:
+class BinChoice(NamedTuple):
     """Bin width and shrinkage with the smallest cross-validated error.
 
     Attributes
     ----------
-    binning : Binning
-    settings : Settings
+    bin_width, shrinkage : float
     errors : dict
         Mean squared error by (bin width, shrinkage).
     """
 
-    binning: Binning
-    settings: Settings
+    bin_width: float
+    shrinkage: float
     errors: dict[tuple[float, float], float]
 
 
@@ -193,7 +191,7 @@ def choose_bins(
     method: str,
     settings: Settings | None = None,
     *,
-    factors: Sequence[int] = FACTORS,
+    binnings: Sequence[Binning] | None = None,
     shrinkages: Sequence[float] = SHRINKAGES,
     progress: Progress | None = None,
 ) -> BinChoice:
@@ -205,8 +203,8 @@ def choose_bins(
         Collected in fine bins and in two folds or more.
     method : str
     settings : Settings, optional
-    factors
-        Bin widths to try, in multiples of the width of the fine bins.
+    binnings : sequence of Binning, optional
+        Bins to try; default: the fine bins, and multiples of their width (:data:`FACTORS`).
     shrinkages
         Values to try for methods that have this setting.
     progress
@@ -215,7 +213,7 @@ def choose_bins(
     Returns
     -------
     BinChoice
-        The ``binning`` and the ``settings`` with the smallest error.
+        The ``bin_width`` and the ``shrinkage`` with the smallest error.
 
     Examples
     --------
@@ -224,24 +222,19 @@ def choose_bins(
     >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
     >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
     >>> collected = collect_reference([(noisy, truth)], bin_width=8, folds=2, device="cpu")
-    >>> choose_bins(collected, "least-squares").binning.width in (8, 16, 32, 64, 128)
+    >>> choose_bins(collected, "least-squares").bin_width in (8, 16, 32, 64, 128)
     True
     """
     base = settings or Settings()
     tried = shrinkages if "shrinkage" in find_method(method).uses else (base.shrinkage,)
     fine = reference.statistics.binning
-    binnings = [fine.coarsened(factor) for factor in factors if factor <= fine.n_bins]
+    binnings = binnings or [fine.coarsened(factor) for factor in FACTORS if factor <= fine.n_bins]
     errors: dict[tuple[float, float], float] = {}
-    best: tuple[float, Binning, Settings] | None = None
     for number, binning in enumerate(binnings):
         coarse = replace(reference, folds=tuple(fold.in_bins(binning) for fold in reference.folds))
         for shrinkage in tried:
             option = replace(base, shrinkage=shrinkage)
-            error = held_out_error(coarse, method, option)
-            errors[binning.width, shrinkage] = error
-            if best is None or error < best[0]:
-                best = (error, binning, option)
+            errors[binning.width, shrinkage] = held_out_error(coarse, method, option)
         if progress is not None:
             progress(number + 1, len(binnings), "choosing the bin width")
-    assert best is not None  # the fine width itself is always tried
-    return BinChoice(best[1], best[2], errors)
+    return BinChoice(*min(errors, key=errors.__getitem__), errors)

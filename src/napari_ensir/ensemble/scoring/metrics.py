@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -412,25 +412,21 @@ def exclusion_note(n: int) -> list[str]:
     return [text] * bool(n)
 
 
-class Metric(Protocol):
-    """A score of an image against a ground truth, and its column in a score table."""
+class Metric(NamedTuple):
+    """A score of an image against a ground truth, and its column in a score table.
 
-    @property
-    def name(self) -> str:
-        """Name on the command line."""
+    Attributes
+    ----------
+    name : str
+        Name on the command line.
+    column : Column
+    function : callable
+        Called with ground truth, image, data range and channel axis; pixels that are not scored are NaN.
+    """
 
-    @property
-    def column(self) -> Column:
-        """Column of a score table."""
-
-    def __call__(
-        self,
-        truth: NDArray[Any],
-        image: NDArray[Any],
-        data_range: tuple[float, float],
-        channel_axis: int | None = None,
-    ) -> float:
-        """Score an image; pixels that are not to be scored are NaN."""
+    name: str
+    column: Column
+    function: Callable[[Image, Image, tuple[float, float], int | None], float]
 
 
 @dataclass(frozen=True)
@@ -454,7 +450,7 @@ class Scoring:
     --------
     >>> truth = np.zeros((2, 3))
     >>> near, far = truth + 25.5, np.where(np.arange(3) == 1, np.nan, 255.0) + truth
-    >>> [round(score.psnr) for score in Scoring((0, 255)).of_all(truth, [near, far])]
+    >>> [round(Scoring((0, 255))(truth, image).psnr) for image in (near, far)]
     [20, 0]
     """
 
@@ -476,7 +472,7 @@ class Scoring:
             return {}
         axis, inside = self.channels_of(truth.shape), self.inside(truth.shape)
         first, second = (np.where(valid, one, np.nan)[inside] for one in (truth, image))
-        return {metric.name: metric(first, second, self.data_range, axis) for metric in self.metrics}
+        return {each.name: each.function(first, second, self.data_range, axis) for each in self.metrics}
 
     def __call__(self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None) -> ImageScore:
         """Score one image.
@@ -509,17 +505,6 @@ class Scoring:
         cut = self._cut(first.shape, axis)
         first, second, valid = first[cut], second[cut], valid[cut]
         return ImageScore(psnr(first, second, peak, valid), ssim(first, second, peak, axis, valid))
-
-    def of_all(self, truth: Image, images: Sequence[Image]) -> list[ImageScore]:
-        """Score several images on the pixels where the ground truth and all of them are finite.
-
-        Raises
-        ------
-        EnsembleError
-            If there is no such pixel.
-        """
-        valid = finite_everywhere([truth, *images])
-        return [self(truth, image, valid) for image in images]
 
     def channels_of(self, shape: tuple[int, ...]) -> int | None:
         """Return the channel axis of an image of this shape."""

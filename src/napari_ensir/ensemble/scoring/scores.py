@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from napari_ensir.ensemble.scoring.cross_validation import held_out_lookups, mean_squared_error, peak
+from napari_ensir.ensemble.scoring.cross_validation import mean_squared_error
 from napari_ensir.ensemble.scoring.metrics import psnr_of_error
 from napari_ensir.ensemble.scoring.score_table import (
     DIFFERENCE,
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.checks.noise import TruthNoise
     from napari_ensir.ensemble.combine.lookup import Lookup
-    from napari_ensir.ensemble.estimators.base import Settings
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.ensemble.statistics.reference import Reference
     from napari_ensir.ensemble.statistics.statistics import Statistics
 
     Image = NDArray[Any]
@@ -491,30 +489,3 @@ def errors_of_parts(
             if chosen is not None:
                 sums[row, column] = mean_squared_error(part, chosen) * counts[row]
     return BlockErrors(sums, counts)
-
-
-def scores_of_reference(
-    reference: Reference, lut: WeightLUT, settings: Settings | None = None, noise: TruthNoise = "unknown"
-) -> NoisyScores:
-    """Score candidates, their average and the ensemble on a reference set with a noisy ground truth.
-
-    Parameters
-    ----------
-    reference : Reference
-        Collected in at least two folds, which are the blocks and the parts for cross-validation.
-    lut : WeightLUT
-        Table learned from the reference set; its method and bins are cross-validated.
-    settings : Settings, optional
-        Settings that the table was estimated with.
-    noise : float or "unknown"
-
-    Returns
-    -------
-    NoisyScores
-        The last image, ``"ensemble"``, is scored on held-out pixels.
-    """
-    parts = [fold.in_bins(lut.binning) for fold in reference.folds]
-    n = len(reference.names)
-    held_out = held_out_lookups(reference, lut.method, settings, lut.binning)
-    blocks = errors_of_parts(parts, [*np.eye(n), np.full(n, 1 / n), held_out])
-    return NoisyScores.of(reference.names, [blocks], peak(lut.binning), noise, [("ensemble", "ensemble")])

@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError, ensemble_errors
+from napari_ensir.files.archive import pack_records, read_records
 from napari_ensir.files.tensors import brief
-from napari_ensir.restorers.networks.archive import pack_records, read_records
 from napari_ensir.restorers.networks.checkpoint import load_weights, parse_settings, strip_prefix
 from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, identity
 from napari_ensir.restorers.networks.tiling import Tiles

@@ -21,9 +21,9 @@ import torch
 
 from napari_ensir.devices import device_error_message
 from napari_ensir.errors import EnsembleError, ensemble_errors
+from napari_ensir.files.archive import check_torchscript
 from napari_ensir.files.tensors import readable_file
 from napari_ensir.restorers.base import channels_first, sample_block
-from napari_ensir.restorers.networks.archive import check_torchscript
 from napari_ensir.restorers.networks.learned import NetworkRestorer
 from napari_ensir.restorers.networks.onnx import OnnxNetwork, is_onnx, read_beside
 from napari_ensir.restorers.networks.tiling import Tiles

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.fit import FitSession
-from napari_ensir.ensemble.scoring.scores import scores_of_reference, verdict
+from napari_ensir.ensemble.scoring.scores import verdict
 from napari_ensir.restorers.base import as_restorer, check_image, with_channel_axis
 from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
 from napari_ensir.restorers.self_supervised.reference import (
@@ -282,9 +282,9 @@ def _combine_by_exposure(
         progress=progress,
         **given.keywords(*LEARN_KEYWORDS, "channel_axis"),
     )
-    collected = session.collect(fine=False)
+    session.collect(fine=False)
     lut = session.estimate()
-    scores = scores_of_reference(collected, lut, session.used)
+    scores = session.compare_with_noisy_truth()
     report = lut.report | {"scores": scores.to_dict() | {"summary": verdict(scores)}}
     lut = replace(lut, report=report)
     ensemble = lut.apply(candidates, given.device, check=False)

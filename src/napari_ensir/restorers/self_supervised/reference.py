@@ -19,7 +19,6 @@ from napari_ensir.ensemble.scoring.scores import (
     NoisyScores,
     block_errors,
     joined,
-    scores_of_reference,
     side_by_side,
     verdict,
 )
@@ -183,9 +182,9 @@ class BlindReference:
             truth_noise="unknown",
             device=str(device),
         )
-        collected = session.collect(fine=False)
+        session.collect(fine=False)
         lut = session.estimate()
-        scores = self._with_input(scores_of_reference(collected, lut, session.used))
+        scores = self._with_input(session.compare_with_noisy_truth())
         report = lut.report | {
             "blind": {**self.settings, "criterion": self.criterion, "reason": self.reason},
             "warnings": [*lut.report["warnings"], *self.warnings],

@@ -22,7 +22,7 @@ from napari_ensir.viewer.layers.layers import exclusion_reason, has_truth_name, 
 from napari_ensir.viewer.layers.picker import LayerPicker
 from napari_ensir.viewer.layers.session import preference
 from napari_ensir.viewer.results.fix_buttons import FixButtons
-from napari_ensir.viewer.results.layers import WEIGHT_VIEWS
+from napari_ensir.viewer.results.layers import weights_choice
 from napari_ensir.viewer.results.table_panel import TablePanel
 
 if TYPE_CHECKING:
@@ -156,13 +156,7 @@ class FitControls(TablePanel):
             ),
             create_control(_SETTINGS["method"], preference("method")),
             create_control(_SETTINGS["bin_width"]),
-            Choice(
-                WEIGHT_VIEWS,
-                preference("weights"),
-                name="weights",
-                label="Weights as",
-                tooltip="How the weight maps are shown.",
-            ),
+            weights_choice(),
         ]
 
     def _further_controls(self) -> list[Widget]:

@@ -157,15 +157,7 @@ class FitRequest:
 
     def _cut_mask(self, mask: Any, start: int, stop: int) -> Any:
         """The planes of a mask, which may lack leading axes."""
-        return None if mask is None else _broadcast(mask, self.spatial_shape)[start:stop]
-
-
-def _broadcast(mask: Any, shape: tuple[int, ...]) -> Any:
-    if isinstance(mask, np.ndarray):
-        return np.broadcast_to(mask, shape)
-    import dask.array as da
-
-    return da.broadcast_to(mask, shape)  # type: ignore[no-untyped-call]
+        return None if mask is None else np.broadcast_to(mask, self.spatial_shape)[start:stop]
 
 
 def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:

@@ -31,8 +31,14 @@ from napari_ensir.viewer.fit.corrections import (
 )
 from napari_ensir.viewer.fit.precompile import warm_up
 from napari_ensir.viewer.fit.request import NO_CANDIDATE, NO_TRUTH, FitRequest, low_resolution_input
-from napari_ensir.viewer.fit.scores import better_than_chosen, ssim_in_words
-from napari_ensir.viewer.fit.worker import FitResult, compare_baselines, fit, refine, refit
+from napari_ensir.viewer.fit.worker import (
+    FitResult,
+    better_than_chosen,
+    compare_baselines,
+    fit,
+    refine,
+    refit,
+)
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
     Versions,
@@ -311,7 +317,7 @@ class FitWidget(FitControls):
 
     def _show_scores(self, result: FitResult) -> None:
         rows = result.ranked_scores() if self._is_ranked else result.scores
-        self.scores.show_scores(rows, result.lut.method, result.lut.names, ssim_in_words(result.request))
+        self.scores.show_scores(rows, result.lut.method, result.lut.names, result.ssim_in_words)
 
     # -- buttons below the result ------------------------------------------------------------------
 

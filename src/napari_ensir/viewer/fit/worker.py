@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,13 @@ from napari_ensir.ensemble.compare.held_out import baseline_scores
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.lut.lut import figures
+from napari_ensir.ensemble.scoring.metrics import evenly_spaced_planes, mean_of_metrics, ms_ssim, nrmse, ssim
 from napari_ensir.errors import EnsembleError
-from napari_ensir.viewer.fit.scores import with_ssim
 from napari_ensir.viewer.results.combining import Images, combine, difference, expected_error
 from napari_ensir.viewer.results.layers import Errors
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
@@ -33,6 +34,12 @@ NOISY_SCORES = (
 
 REST = 0.6
 """Seconds between a change of a control and the work that another change would make useless."""
+
+SSIM_PIXELS = 2**22
+"""Most pixels of an image that SSIM is computed on, in evenly spaced whole planes; one plane at least."""
+
+RELEVANT_GAIN = 0.01
+"""Smallest gain in dB for which another method or candidate is recommended."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class FitResult:
     expected : list of arrays, or None
         Expected error at each pixel; further arrays are lower resolutions of a pyramid.
     ssim_known : dict
-        SSIM of the images that no setting changes, by role and name, once computed.
+        SSIM, MS-SSIM and NRMSE of the images that no setting changes, by role and name, once computed.
     baselines : tuple of ScoreRow
         Further methods to compare with, which no setting changes, once scored.
     """
@@ -84,6 +91,19 @@ class FitResult:
     def chosen(self) -> ScoreRow:
         """The score of the method shown."""
         return next(score for score in self.scores if score.method == self.lut.method)
+
+    @property
+    def ssim_planes(self) -> list[tuple[int, ...]]:
+        """Indices along the leading axes of the planes that SSIM is computed on."""
+        return evenly_spaced_planes(self.request.spatial_shape, most_pixels=SSIM_PIXELS)
+
+    @property
+    def ssim_in_words(self) -> str:
+        """Which planes SSIM is computed on, as a sentence; empty if there is one plane."""
+        n = prod(self.request.spatial_shape[:-2])
+        if n <= 1:
+            return ""
+        return f"Structural similarity on {len(self.ssim_planes)} of {n} planes, evenly spaced."
 
     @property
     def held_out_in_words(self) -> str:
@@ -225,9 +245,7 @@ def refine(result: FitResult, wanted: Collection[str], progress: Progress) -> It
         result = replace(result, expected=images)
         yield result
     if request.settings.truth_noise is None and any(np.isnan(score.ssim) for score in result.scores):
-        tables, width = result.session.tables, result.session.score_range.peak
-        found = with_ssim(result.scores, request, tables, width, result.ssim_known, progress)
-        yield replace(result, scores=tuple(found))
+        yield _with_ssim(result, progress)
 
 
 def compare_baselines(
@@ -277,3 +295,79 @@ def errors_of(result: FitResult) -> Errors:
     middle = tuple(n // 2 for n in shown[0][0].shape[:-2])
     limit = max(float(np.nanpercentile(np.abs(np.asarray(each[0][middle])), 99.5)) for each in shown)
     return Errors(shown[0], shown[1], request.names[best], limit or 1.0)
+
+
+def _with_ssim(result: FitResult, progress: Progress) -> FitResult:
+    """Add SSIM, MS-SSIM and NRMSE, on the last two axes apart from colours, averaged over a few planes."""
+    known, tables, scores = result.ssim_known, result.session.tables, []
+    for number, score in enumerate(result.scores):
+        progress(number, len(result.scores), "scoring SSIM")
+        key = score.role, score.name
+        value = known.get(key)
+        if value is None:
+            table = tables.get(score.method)
+            value = mean_of_metrics(
+                [_metrics_at(result, score, table, place) for place in result.ssim_planes]
+            )
+        if score.role != "method":
+            known[key] = value
+        scores.append(replace(score, ssim=value["ssim"], metrics=value))
+    return replace(result, scores=tuple(scores))
+
+
+def _metrics_at(
+    result: FitResult, score: ScoreRow, table: WeightLUT | None, place: tuple[int, ...]
+) -> dict[str, float]:
+    request, peak = result.request, result.session.score_range.peak
+    axis = -1 if request.colour_axis is not None else None
+    parts = [_plane(request, candidate, place) for candidate in request.candidates]
+    if table is not None:
+        shown = table.apply(parts, "cpu", channel_axis=axis, check=False)
+    elif score.role == "candidate":
+        shown = parts[request.names.index(score.name)]
+    else:
+        shown = np.mean(parts, axis=0, dtype=np.float64)
+    truth = _plane(request, request.truth, place)
+    return {
+        "ssim": ssim(truth, shown, peak, axis),
+        "ms-ssim": ms_ssim(truth, shown, peak, axis),
+        "nrmse": nrmse(truth, shown),
+    }
+
+
+def _plane(request: FitRequest, array: Any, place: tuple[int, ...]) -> np.ndarray:
+    """One plane with its colours last."""
+    axis = request.colour_axis
+    if axis is not None:
+        array = np.moveaxis(array, axis, -1)
+    return np.asarray(array[place])
+
+
+def better_than_chosen(scores: Sequence[ScoreRow], method: str) -> str:
+    """Recommend the method or candidate that is better held out than the one shown; empty if none is.
+
+    Examples
+    --------
+    >>> from napari_ensir.ensemble.scoring.score_table import ScoreRow
+    >>> found = [ScoreRow("a", "candidate", held_out=41.0)]
+    >>> found.append(ScoreRow("EM (paper)", "method", "em", held_out=43.27))
+    >>> found.append(ScoreRow("Least squares", "method", "least-squares", held_out=46.19))
+    >>> better_than_chosen(found, "em")
+    'Least squares is better here: 46.19 dB held out, against 43.27 dB.'
+    >>> better_than_chosen(found, "least-squares")
+    ''
+    """
+    own = next((score.held_out for score in scores if score.method == method), np.nan)
+    if np.isnan(own):
+        sure = next((score for score in scores if score.best and score.method != method), None)
+        return (
+            ""
+            if sure is None
+            else f'The candidate "{sure.name}" alone is significantly better here than the ensemble.'
+        )
+    rivals = [s for s in scores if s.method != method and s.held_out > own + RELEVANT_GAIN]
+    if not rivals:
+        return ""
+    best = max(rivals, key=lambda score: score.held_out)
+    named = f'"{best.name}" alone' if best.role == "candidate" else best.name[:1].upper() + best.name[1:]
+    return f"{named} is better here: {best.held_out:.2f} dB held out, against {own:.2f} dB."

@@ -17,7 +17,7 @@ from napari_ensir.files.zarr import check_zarr_codecs
 from napari_ensir.restorers.base import enlarged_transform, enlargement_factor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     import napari
     from napari.layers import Layer
@@ -367,43 +367,6 @@ def changed_layers_warning(viewer: napari.Viewer, origins: Iterable[LayerSnapsho
 
 
 # -- changes --------------------------------------------------------------------------------------
-
-
-class LayerWatcher:
-    """Call functions when layers are added, removed, renamed or changed, until stopped.
-
-    Parameters
-    ----------
-    viewer
-    on_change
-        Called without arguments after each change.
-    on_data
-        Called instead with the layer if its pixels have changed.
-    """
-
-    _CHANGES = ("inserted", "removed", "reordered", "name")
-    _PIXELS = ("data", "paint", "labels_update")
-
-    def __init__(
-        self,
-        viewer: napari.Viewer,
-        on_change: Callable[[], object],
-        on_data: Callable[[Layer], object] | None = None,
-    ) -> None:
-        self._on_change = on_change
-        self._on_data = on_data or (lambda layer: on_change())
-        self._events = unwrap_proxy(viewer).layers.events  # these include the events of all layers
-        self._events.connect(self._handle)
-
-    def stop(self) -> None:
-        """Disconnect from the viewer."""
-        self._events.disconnect(self._handle)
-
-    def _handle(self, event: Any) -> None:
-        if event.type in self._CHANGES:
-            self._on_change()
-        elif event.type in self._PIXELS:
-            self._on_data(event.sources[0])
 
 
 class Versions:

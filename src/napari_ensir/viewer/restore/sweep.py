@@ -17,15 +17,17 @@ from napari_ensir.settings import SweepSettings, settings_of
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
 from napari_ensir.viewer.controls.inputs import NumberRange, create_control
-from napari_ensir.viewer.results.plots import draw_sweep, fresh_axes, new_canvas
+from napari_ensir.viewer.results.plots import Plot, draw_sweep
 
 if TYPE_CHECKING:
     import napari
+    from matplotlib.axes import Axes
     from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 
     from napari_ensir.restorers import Restorer
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
     from napari_ensir.settings import Setting
+    from napari_ensir.viewer.results.plots import Colour
 
 _PLOT_SIZE = (220, 190)
 
@@ -45,8 +47,6 @@ class SweepForm(Container):
     """
 
     def __init__(self, viewer: napari.Viewer, **kwargs: Any) -> None:
-        self._viewer = viewer
-        self._canvas: FigureCanvasQTAgg | None = None
         self._settings: dict[str, Setting] = {}
         self._restorer: Restorer | None = None
         self.sweep: Sweep | None = None
@@ -74,15 +74,21 @@ class SweepForm(Container):
         self.adopt_button = button(
             "Use the best", "Set the value with the smallest error.", "adopt_button", enabled=False
         )
-        self._place: Container = Container(name="sweep_place", labels=False, gui_only=True)
-        self._place.margins = (0, 0, 0, 0)
+        self._plot = Plot(
+            viewer,
+            self._draw,
+            "sweep_plot",
+            "Plot of the values tried",
+            "Error of each value minus the smallest error, with a band of its standard error.",
+            _PLOT_SIZE,
+        )
         super().__init__(layout="vertical", labels=False, **kwargs)
         self.margins = (0, 0, 0, 0)
         self.extend(
             [
                 Form(self.setting, self.between, self.steps, name="sweep_controls", gui_only=True),
                 row(self.sweep_button, self.adopt_button, name="sweep_buttons", gui_only=True),
-                self._place,
+                self._plot,
             ]
         )
         self.setting.changed.connect(self._suggest)
@@ -129,17 +135,14 @@ class SweepForm(Container):
 
     @property
     def canvas(self) -> FigureCanvasQTAgg:
-        """The plot, made on first use because importing matplotlib is slow."""
-        if self._canvas is None:
-            tip = "Error of each value minus the smallest error, with a band of its standard error."
-            self._canvas = new_canvas("Plot of the values tried", tip, *_PLOT_SIZE)
-            self._place.native.layout().addWidget(self._canvas)
-            self._canvas.show()  # widgets added to a visible panel are hidden at first
-        return self._canvas
+        """The plot."""
+        return self._plot.canvas
 
     def redraw(self, *_: object) -> None:
         """Plot the latest errors, if any, in the viewer's theme."""
         if self.sweep is not None:
-            axes, ink, paper = fresh_axes(self.canvas, self._viewer)
-            draw_sweep(axes, self.sweep, self.sweep.setting.replace("_", " "), ink, paper)
-            self.canvas.draw_idle()
+            self._plot.redraw()
+
+    def _draw(self, axes: Axes, ink: Colour, paper: Colour) -> None:
+        assert self.sweep is not None  # checked before a plot is drawn
+        draw_sweep(axes, self.sweep, self.sweep.setting.replace("_", " "), ink, paper)

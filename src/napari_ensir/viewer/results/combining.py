@@ -11,6 +11,7 @@ from uuid import uuid4
 import numpy as np
 
 from napari_ensir.ensemble.arrays.blocks import is_dask
+from napari_ensir.viewer.layers.layers import StoredArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,8 +87,9 @@ def by_plane(
         if is_dask(array):
             cut = array.rechunk(chunks)
         else:
+            # dask would copy a plain numpy array at once.
             meta = np.empty((0,) * n, array.dtype)
-            cut = da.from_array(_Source(array), chunks, name=False, meta=meta)  # type: ignore[no-untyped-call]
+            cut = da.from_array(StoredArray(array), chunks, name=False, meta=meta)  # type: ignore[no-untyped-call]
         operands += [cut, axes]
     # Compile now: it takes seconds and would block the viewer when the first plane is shown.
     pixel = [size if axis == channel_axis else 1 for axis, size in enumerate(shape)]
@@ -108,16 +110,6 @@ def by_plane(
         dtype=dtype,
         meta=np.empty((0,) * len(out), dtype),
     )
-
-
-class _Source:
-    """Wrap an array so that dask slices it lazily; dask would copy a plain numpy array immediately."""
-
-    def __init__(self, array: Any) -> None:
-        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, len(array.shape)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.array[key]
 
 
 def _block(*blocks: NDArray[Any], function: Function, result: np.dtype[Any]) -> NDArray[Any]:

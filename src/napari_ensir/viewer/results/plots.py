@@ -35,19 +35,6 @@ SURE = 100
 """Minimum number of pixels for a filled marker; markers for fewer pixels are hollow."""
 
 
-def new_canvas(name: str, tooltip: str, width: int, height: int) -> FigureCanvasQTAgg:
-    """Return an empty plot with this minimum size in pixels."""
-    # Import matplotlib only for plots, because the import takes half a second.
-    from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
-    from matplotlib.figure import Figure
-
-    canvas = FigureCanvasQTAgg(Figure(figsize=(width / 100, height / 100), layout="constrained"))
-    canvas.setMinimumSize(width, height)
-    canvas.setAccessibleName(name)
-    canvas.setToolTip(tooltip)
-    return canvas
-
-
 class Plot(Container):
     """Place for a plot, which is created when it is first drawn.
 
@@ -82,32 +69,36 @@ class Plot(Container):
     def canvas(self) -> FigureCanvasQTAgg:
         """The plot."""
         if self._canvas is None:
-            self._canvas = new_canvas(*self._about, *self._size)
+            # Import matplotlib only for plots, because the import takes half a second.
+            from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+            from matplotlib.figure import Figure
+
+            (title, tooltip), (width, height) = self._about, self._size
+            figure = Figure(figsize=(width / 100, height / 100), layout="constrained")
+            self._canvas = FigureCanvasQTAgg(figure)
+            self._canvas.setMinimumSize(width, height)
+            self._canvas.setAccessibleName(title)
+            self._canvas.setToolTip(tooltip)
             self.native.layout().addWidget(self._canvas)
             self._canvas.show()  # widgets that are added to a visible panel are hidden
         return self._canvas
 
     def redraw(self, *_: object) -> None:
         """Draw in the viewer's theme."""
-        self._draw(*fresh_axes(self.canvas, self._viewer))
+        theme = get_theme(self._viewer.theme)
+        ink, paper = _rgb(theme.text), _rgb(theme.background)
+        figure = self.canvas.figure
+        figure.clear()
+        figure.set_facecolor(paper)
+        axes = figure.add_subplot()
+        axes.set_facecolor(paper)
+        axes.tick_params(which="both", colors=ink, labelsize=8)
+        for spine in axes.spines.values():
+            spine.set_color(ink)
+        axes.xaxis.label.set(color=ink, fontsize=9)
+        axes.yaxis.label.set(color=ink, fontsize=9)
+        self._draw(axes, ink, paper)
         self.canvas.draw_idle()
-
-
-def fresh_axes(canvas: FigureCanvasQTAgg, viewer: napari.Viewer) -> tuple[Axes, Colour, Colour]:
-    """Clear a plot and return its axes in the viewer's theme, with the text and background colours."""
-    theme = get_theme(viewer.theme)
-    ink, paper = _rgb(theme.text), _rgb(theme.background)
-    figure = canvas.figure
-    figure.clear()
-    figure.set_facecolor(paper)
-    axes = figure.add_subplot()
-    axes.set_facecolor(paper)
-    axes.tick_params(which="both", colors=ink, labelsize=8)
-    for spine in axes.spines.values():
-        spine.set_color(ink)
-    axes.xaxis.label.set(color=ink, fontsize=9)
-    axes.yaxis.label.set(color=ink, fontsize=9)
-    return axes, ink, paper
 
 
 def _rgb(colour: Any) -> Colour:

@@ -9,21 +9,23 @@ import numpy as np
 from napari_ensir.restorers.base import enlarged_transform
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
 from napari_ensir.viewer.results.layers import PALETTE
-from napari_ensir.viewer.results.plots import draw_nothing, fresh_axes, new_canvas
+from napari_ensir.viewer.results.plots import Plot, draw_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import napari
+    from matplotlib.axes import Axes
     from napari.layers import Layer
     from numpy.typing import NDArray
 
     from napari_ensir.viewer.layers.layers import LayerSnapshot
+    from napari_ensir.viewer.results.plots import Colour
 
 _MOST_POINTS = 1500
 
 
-class LossPlot:
+class LossPlot(Plot):
     """Plot of the loss in the viewer's theme.
 
     Parameters
@@ -32,10 +34,9 @@ class LossPlot:
     """
 
     def __init__(self, viewer: napari.Viewer) -> None:
-        self._viewer = viewer
         self._losses: Sequence[float] = ()
         tooltip = "Loss of each step, and its running mean."
-        self.canvas = new_canvas("Plot of the loss", tooltip, 220, 150)
+        super().__init__(viewer, self._draw_losses, "loss_plot", "Plot of the loss", tooltip, (220, 150))
         self.redraw()
 
     def show_losses(self, losses: Sequence[float]) -> None:
@@ -44,9 +45,7 @@ class LossPlot:
             self._losses = losses
             self.redraw()
 
-    def redraw(self, *_: object) -> None:
-        """Draw the losses in the viewer's theme."""
-        axes, ink, _ = fresh_axes(self.canvas, self._viewer)
+    def _draw_losses(self, axes: Axes, ink: Colour, _: Colour) -> None:
         if self._losses:
             steps, losses, smooth = _thinned(np.asarray(self._losses))
             axes.plot(steps, losses, ".", color=PALETTE[1], markersize=2, alpha=0.5)
@@ -57,7 +56,6 @@ class LossPlot:
             axes.set_ylabel("loss")
         else:
             draw_nothing(axes, "The loss is plotted here.", ink)
-        self.canvas.draw_idle()
 
 
 def _thinned(losses: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

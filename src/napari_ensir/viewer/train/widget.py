@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import Container
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
@@ -107,7 +106,7 @@ class TrainWidget(Panel):
             about="Start a new training on the images, then add the restored degraded layer.",
             below=self._below(),
         )
-        self.native.widget().layout().setStretchFactor(self.plot_place.native, 1)
+        self.native.widget().layout().setStretchFactor(self._plot.native, 1)
         self.cancel_button.tooltip = "Stop; the training so far can be saved or resumed."
         for kind in CLASSICAL.values():
             self.offer(kind.title, kind())
@@ -200,11 +199,8 @@ class TrainWidget(Panel):
         ]
 
     def _below(self) -> list[Any]:
-        place: Container = Container(name="plot_place", labels=False, gui_only=True)
-        place.margins = (0, 0, 0, 0)
-        place.native.layout().addWidget(self._plot.canvas)
         buttons = (self.resume_button, self.resume_file_button, self.save_button)
-        return [row(*buttons, name="training_buttons", gui_only=True), place]
+        return [row(*buttons, name="training_buttons", gui_only=True), self._plot]
 
     def _connect(self) -> None:
         # Layers and plots must be changed on the main thread.
@@ -220,11 +216,6 @@ class TrainWidget(Panel):
         self.resume_button.changed.connect(self.safely(self.resume))
         self.resume_file_button.changed.connect(self.safely(self._ask_and_resume))
         self.connect_while_open(self.viewer.events.theme, self._theme_changed)
-
-    @property
-    def loss_plot(self) -> LossPlot:
-        """Plot of the loss."""
-        return self._plot
 
     # -- choices ----------------------------------------------------------------------------------
 

@@ -60,7 +60,10 @@ def check_torchscript(path: str | Path, content: bytes | None = None) -> io.Byte
 
 
 def read_records(
-    path: str | Path, known: re.Pattern[str], content: bytes | None = None
+    path: str | Path,
+    known: re.Pattern[str],
+    content: bytes | None = None,
+    max_compressed: int = _MAX_COMPRESSED,
 ) -> tuple[Records, list[str]]:
     """Read the records with known names; the names of the others are only listed.
 
@@ -72,6 +75,8 @@ def read_records(
         Pattern of the known names, case-sensitive.
     content
         The content of the file if it was read already; `path` is then used in messages only.
+    max_compressed
+        Largest uncompressed size of a compressed record, bytes.
 
     Raises
     ------
@@ -79,12 +84,14 @@ def read_records(
         If it is not an archive of torch, or is damaged; if two records have the same name (torch ignores
         case), if a name differs from a known one by its case, or if the records are too large.
     """
+    if content is not None and content.count(b"PK\x01\x02") > _MAX_RECORDS:  # zipfile would list them all
+        raise EnsembleError(f"{path} has too many records.")
     with (
         ensemble_errors(f"{path} is not an archive of torch, or is damaged"),
         open(path, "rb") if content is None else io.BytesIO(content) as file,
         zipfile.ZipFile(file) as archive,
     ):
-        _check_sizes(archive.infolist(), file.seek(0, io.SEEK_END), path)
+        _check_sizes(archive.infolist(), file.seek(0, io.SEEK_END), max_compressed, path)
         return _read_members(archive, known, path)
 
 
@@ -113,18 +120,18 @@ def _read_members(
     return records, others
 
 
-def _check_sizes(infos: list[zipfile.ZipInfo], size: int, path: str | Path) -> None:
+def _check_sizes(infos: list[zipfile.ZipInfo], size: int, max_compressed: int, path: str | Path) -> None:
     """Refuse archives that would fill the memory when they are read."""
     compressed = [info for info in infos if info.compress_type != zipfile.ZIP_STORED]
     for info in compressed:
-        if info.file_size > _MAX_COMPRESSED:
+        if info.file_size > max_compressed:
             raise EnsembleError(
                 f"{path} contains a compressed record of {info.file_size // 2**20} MB "
                 f"({info.filename[:80]!r}); torch compresses only small ones."
             )
     stored = sum(info.file_size for info in infos if info.compress_type == zipfile.ZIP_STORED)
     uncompressed = sum(info.file_size for info in compressed)
-    if len(infos) > _MAX_RECORDS or stored > size or uncompressed > 4 * _MAX_COMPRESSED:
+    if len(infos) > _MAX_RECORDS or stored > size or uncompressed > 4 * max_compressed:
         raise EnsembleError(f"{path} states more or larger records than a file of torch contains.")
 
 
