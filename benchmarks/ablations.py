@@ -6,6 +6,7 @@
     python benchmarks/ablations.py images     --data DERAINING
     python benchmarks/ablations.py candidates --data DERAINING
     python benchmarks/ablations.py regressors --data DERAINING
+    python benchmarks/ablations.py distinct   --data DERAINING
 
 DERAINING has one folder of images for each of MPRNet, MAXIM, Restormer and gt. For the deblurring images, add
 `--candidates MPRNet DGUNet Restormer`. Even and odd images are held out in turn; one table per channel.
@@ -133,7 +134,7 @@ def subsets(names: Sequence[str]) -> Iterator[tuple[int, ...]]:
 
 
 def main() -> None:
-    ablations = ("bin-width", "iterations", "shrinkage", "images", "candidates", "regressors")
+    ablations = ("bin-width", "iterations", "shrinkage", "images", "candidates", "regressors", "distinct")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -143,6 +144,15 @@ def main() -> None:
     chosen = parser.parse_args()
     names = chosen.candidates
     images = References(open_set({n: chosen.data / n for n in names}, {Part.TRUTH: chosen.data / "gt"}))
+    if chosen.ablation == "distinct":
+        pairs: list[Any] = []
+        for candidates, truth in images:
+            if not any(np.array_equal(truth, other) for _, other in pairs):
+                pairs.append((candidates, truth))
+        methods = [*names, "average", "global least squares", *METHODS]
+        table = compare(pairs, names, channel_axis=-1, bin_width=32, methods=methods)
+        print(f"{len(pairs)} images\n\n{table.to_markdown()}", end="")
+        return
     if chosen.ablation != "candidates":
         table = compare(images, names, channel_axis=-1, methods=rows(chosen.ablation))
         psnr = [row.psnr for row in table.rows]

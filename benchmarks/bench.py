@@ -26,7 +26,7 @@ from speed.combining import time_apply, time_fit, time_refit
 from speed.device import time_device
 from speed.images import reference_images
 from speed.other_images import time_sixteen_bit, time_small_images, time_ssim
-from speed.processes import measure_memory, show_memory, time_first_calls, time_import
+from speed.processes import measure_memory, show_memory, time_commands, time_first_calls, time_import
 from speed.report import Report, table, write_page
 
 PAGE = Path(__file__).with_name("README.md")
@@ -51,9 +51,12 @@ def main():
     import torch
 
     began = time.perf_counter()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    idle = "idle" if load < 0.5 else f"busy: {load:.1f} other processes on average"
     head = (
         f"Machine: {os.cpu_count()} cores, {processor()}; Python {platform.python_version()}, numpy "
-        f"{np.__version__}, torch {torch.__version__} (CPU). Date: {date.today().isoformat()}."
+        f"{np.__version__}, torch {torch.__version__} (CPU). Date: {date.today().isoformat()}. "
+        f"The machine was {idle}."
     )
     print(head)
     images = reference_images(reference)
@@ -69,6 +72,7 @@ def main():
     time_small_images(max(1, options.repeats // 5))
     time_ssim(max(3, options.repeats // 3))
     time_first_calls()
+    time_commands(images, max(2, options.repeats // 5))
     show_memory(__file__)
     found, Report.lines = Report.lines, []
     table("Targets", ["work", "target", "median (minimum)"], Report.aims)

@@ -21,6 +21,7 @@ import tempfile
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,11 +61,17 @@ class Nowhere:
         pass
 
 
+def received(dask_worker: Any) -> int:
+    """Return the bytes that a worker received from other workers."""
+    return sum(each["total"] for each in dask_worker.transfer_incoming_log)
+
+
 def one(folder: Path, task: str, workers: int) -> dict[str, object]:
     """Run one task and measure it."""
     import dask.array as da
 
     from napari_ensir import fit_lut
+    from napari_ensir.ensemble.precompile import warm_up
     from napari_ensir.files import read_image
 
     near, far, truth = (read_image(folder / f"{name}.zarr") for name in NAMES)
@@ -75,7 +82,8 @@ def one(folder: Path, task: str, workers: int) -> dict[str, object]:
         arrays = [array[part] for array in (near, far, truth)]
         return fit_lut([(arrays[:2], arrays[2])], NAMES[:2], method="least-squares", device="cpu", **how)
 
-    small = fit(crop)  # compiles the kernels; apply uses this table
+    warm_up([np.uint16])
+    small = fit(crop)  # apply uses this table
     cluster = None
     if workers:
         from distributed import Client, LocalCluster
@@ -84,6 +92,7 @@ def one(folder: Path, task: str, workers: int) -> dict[str, object]:
         client = Client(cluster)
         fit((slice(workers), slice(None), slice(None)))
         before = sum(client.run(time.process_time).values())
+        moved = sum(client.run(received).values()) / 1e6
     start = time.perf_counter()
     result: dict[str, object] = {}
     if task == "fit":
@@ -100,11 +109,13 @@ def one(folder: Path, task: str, workers: int) -> dict[str, object]:
         "task": task,
         "workers": workers,
         "gigabytes": round(size / 1e9, 2),
+        "gigavoxels": near.size / 1e9,
         "seconds": round(time.perf_counter() - start, 1),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     if cluster is not None:
         result["processor_seconds"] = round(sum(client.run(time.process_time).values()) - before, 1)
+        result["moved_mb"] = round(sum(client.run(received).values()) / 1e6 - moved, 2)
         client.close()
         cluster.close()
     return result
@@ -182,7 +193,8 @@ def memory(sizes: list[float]) -> None:
 
 def growth(sizes: list[float], workers: list[int], plot: Path | None) -> None:
     print(
-        "| worker processes | data, GB | seconds to fit | processor seconds of workers |\n|---|---|---|---|"
+        "| worker processes | data, GB | seconds to fit | seconds per gigavoxel "
+        "| processor seconds per gigavoxel | MB between workers |\n|---|---|---|---|---|---|"
     )
     lines: dict[int, list[tuple[float, float]]] = {}
     for size in sizes:
@@ -192,7 +204,9 @@ def growth(sizes: list[float], workers: list[int], plot: Path | None) -> None:
                 row = measured(Path(name), "fit", n)
                 gigabytes, seconds = float(row["gigabytes"]), float(row["seconds"])
                 lines.setdefault(n, []).append((gigabytes, float(row["processor_seconds"])))
-                print(f"| {n} | {gigabytes} | {seconds} | {row['processor_seconds']} |", flush=True)
+                each = (f"{value / float(row['gigavoxels']):.0f}" for value in (seconds, lines[n][-1][1]))
+                cells = map(str, (n, gigabytes, seconds, *each, row["moved_mb"]))
+                print(f"| {' | '.join(cells)} |", flush=True)
     if plot is not None:
         draw(lines, plot)
 

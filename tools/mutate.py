@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import json
 import os
 import random
@@ -46,7 +47,7 @@ OPTIONS = (
     "--import-mode=importlib",
     "--hypothesis-seed=0",
 )
-PROCESSOR_SECONDS = 300  # of a mutant, which may never end
+PROCESSOR_SECONDS = 120  # of a mutant, which may never end
 GOAL = 0.85
 
 _PAIRS = (
@@ -87,16 +88,21 @@ def change(node: ast.AST) -> bool:
     return True
 
 
-def mutants_of(path: Path) -> Iterator[tuple[Path, str, str]]:
-    """Yield path, description and source of each mutant of a module."""
-    text = path.read_text("utf-8")
-    for number in range(sum(1 for _ in code_nodes(ast.parse(text)))):
-        tree = ast.parse(text)
-        node = list(code_nodes(tree))[number]
-        before = ast.unparse(node)
-        if change(node):
-            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
-            yield path, f"{place}: {before} -> {ast.unparse(node)}", ast.unparse(tree)
+def mutants_of(path: Path) -> Iterator[tuple[Path, int]]:
+    """Yield the path and the numbers of the nodes that can be changed."""
+    for number, node in enumerate(code_nodes(ast.parse(path.read_text("utf-8")))):
+        if change(copy.deepcopy(node)):
+            yield path, number
+
+
+def write_mutant(path: Path, number: int) -> tuple[str, str]:
+    """Return the description and the source of a mutant."""
+    tree = ast.parse(path.read_text("utf-8"))
+    node = list(code_nodes(tree))[number]
+    before = ast.unparse(node)
+    change(node)
+    place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+    return f"{place}: {before} -> {ast.unparse(node)}", ast.unparse(tree)
 
 
 class Quickest:
@@ -121,12 +127,12 @@ class Quickest:
             self.path.write_text(json.dumps(self.durations), "utf-8")
 
 
-def start_tests(mutant: tuple[Path, str, str] | None, durations: Path) -> int:
+def start_tests(mutant: tuple[Path, int] | None, durations: Path) -> int:
     """Run the tests in a fork, where the source of a module is that of the mutant; return its process id."""
     if child := os.fork():
         return child
     if mutant:
-        path, _, source = mutant
+        path, (_, source) = mutant[0], write_mutant(*mutant)
         original = SourceFileLoader.get_code
 
         def get_code(self: SourceFileLoader, name: str) -> Any:
@@ -161,15 +167,15 @@ def main() -> None:
     found = [mutant for path in options.modules for mutant in mutants_of(path.resolve())]
     waiting = random.Random(options.seed).sample(found, min(options.mutants, len(found)))
     total, killed = Counter(path.name for path, *_ in waiting), Counter[str]()
-    running: dict[int, tuple[Path, str, str]] = {}
+    running: dict[int, tuple[Path, int]] = {}
     while waiting or running:
         while waiting and len(running) < options.jobs:
             running[start_tests(waiting[-1], durations)] = waiting.pop()
         child, status = os.wait()
-        path, description, _ = running.pop(child)
+        path, number = running.pop(child)
         killed[path.name] += status != 0
         if status == 0:
-            print("survived:", description, flush=True)
+            print("survived:", write_mutant(path, number)[0], flush=True)
     for name, count in sorted(total.items()):
         print(f"{killed[name]:4d} of {count:4d} killed in {name}")
     share = killed.total() / total.total()

@@ -3,22 +3,104 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 
-from speed.images import synthetic
+from speed.images import MODELS, synthetic
 from speed.report import Report, shown, table
+
+LIBRARIES = ("numba", "scipy", "skimage", "torch", "dask", "zarr", "tifffile", "rich", "PIL", "safetensors")
+
+COMMAND = f"""
+import sys, time
+from napari_ensir.cli.app import app
+try:
+    app()
+finally:
+    print(time.process_time(), *[name for name in {LIBRARIES} if name in sys.modules], file=sys.stderr)
+"""
+
+
+def time_commands(images, repeats):
+    """Time commands on ten 512 x 384 RGB images in PNG files, with their imports, in new processes."""
+    from napari_ensir.files import write_image
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, cache = Path(name), Path(name, "cache")
+        for number, (candidates, truth) in enumerate(images):
+            for model, image in zip((*MODELS, "truth"), (*candidates, truth), strict=True):
+                (folder / model).mkdir(exist_ok=True)
+                write_image(folder / model / f"{number}.png", image[:384, :512])
+        given = [part for model in MODELS for part in ("-c", f"{model}={folder / model}")]
+        learned, lut = ["-t", str(folder / "truth")], str(folder / "t.lut.safetensors")
+        commands = {
+            "fit": ["fit", *given, *learned, "-o", lut, "--overwrite", "-q"],
+            "fit --without-errors": [
+                "fit",
+                *given,
+                *learned,
+                "-o",
+                lut,
+                "--overwrite",
+                "-q",
+                "--without-errors",
+            ],
+            "apply": ["apply", *given, "--lut", lut, "-o", str(folder / "out"), "--overwrite", "-q"],
+            "evaluate": ["evaluate", *given, *learned, "--lut", lut, "-q"],
+            "compare": ["compare", *given, *learned, "-q"],
+            "info": ["info", lut, "-q"],
+        }
+        took = {key: [] for title in commands for key in ((title, True), (title, False))}
+        libraries = {}
+        run_command(commands["fit"], None)
+        for _ in range(repeats):
+            for key in random.sample(list(took), len(took)):
+                title, compiled = key
+                shutil.rmtree(cache, ignore_errors=True)
+                seconds, libraries[title] = run_command(commands[title], None if compiled else cache)
+                took[key].append(seconds)
+    for compiled, wanted, when in ((True, "2 s", "compiled before"), (False, "5 s", "nothing compiled")):
+        times = statistics.median(took["fit", compiled]), min(took["fit", compiled])
+        Report.aim(f"`napari-ensir fit`, ten 512 x 384 RGB, {when}, processor time", wanted, times)
+    table(
+        "Commands on ten 512 x 384 RGB images, M = 3, processor time of the process, median (least)",
+        ["command", "compiled before", "nothing compiled on this machine", "libraries that it imports"],
+        [
+            [
+                f"`{title}`",
+                *(
+                    f"{statistics.median(t):.2f} s ({min(t):.2f})"
+                    for t in (took[title, True], took[title, False])
+                ),
+                ", ".join(libraries[title]),
+            ]
+            for title in commands
+        ],
+    )
+
+
+def run_command(arguments, cache):
+    """Return the processor seconds of a command, and the libraries that it imported."""
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(cache)} if cache else None
+    command = [sys.executable, "-c", COMMAND, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
+    seconds, *libraries = done.stderr.splitlines()[-1].split()
+    return float(seconds), libraries
 
 
 def time_first_calls():
     """Time the first fit and the first image, without and with a cache of compiled loops."""
     code = (
         "import sys, time, numpy as np; from napari_ensir import fit_lut; "
-        "y = np.arange(4096, dtype=sys.argv[1]).reshape(64, 64) % 250; c = [y + 1, y + 2, y + 3]; "
+        "rng = np.random.default_rng(0); y = rng.integers(0, 250, (512, 512, 3)).astype(sys.argv[1]); "
+        "c = [y + rng.integers(0, n, y.shape).astype(y.dtype) for n in (2, 4, 6)]; "
         "t = time.process_time(); lut = fit_lut([(c, y)], data_range=(0, 255), device='cpu'); "
         "lut.apply(c, device='cpu'); print(time.process_time() - t)"
     )
@@ -39,8 +121,8 @@ def time_first_calls():
             ]
         rows.append([dtype, *map(shown, took)])
     table(
-        "First fit and first image of a session, M = 3, processor time",
-        ["dtype", "loops not yet compiled on this machine", "compiled before"],
+        "First fit and first image of a session, 512 x 512 RGB, M = 3, processor time",
+        ["dtype", "nothing compiled on this machine", "the same again"],
         rows,
     )
 

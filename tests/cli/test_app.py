@@ -34,6 +34,11 @@ def run(*arguments, status=0):
     return result.stdout if status == 0 else result.stderr
 
 
+@pytest.fixture(autouse=True)
+def _same_images_in_any_order(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "RNG", np.random.default_rng(3))
+
+
 def make_images(shape=(40, 50), dtype=np.uint8):
     truth = RNG.uniform(20, 220, shape)
     truth = (truth + np.roll(truth, 1, 0) + np.roll(truth, 1, 1)) / 3
@@ -357,7 +362,10 @@ def test_errors_exit_with_1_and_print_one_line(fitted):
     assert not (fitted / "x.lut.safetensors").exists()
 
 
-def test_unreachable_scheduler(fitted):
+def test_unreachable_scheduler(fitted, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    client = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout="200ms"))
     arguments = ["fit", *candidates(fitted), "-t", fitted / "truth", "-o", fitted / "x"]
     assert "no dask scheduler" in run(*arguments, "--scheduler", "tcp://127.0.0.1:1", status=1)
 
@@ -498,7 +506,7 @@ def test_an_interrupted_command_leaves_nothing_half_written(fitted, number, modu
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, said = process.communicate(timeout=100)
+    _, said = process.communicate()
     assert process.returncode == (130 if number == signal.SIGINT else 143)
     assert "Traceback" not in said
     assert not any(path.name.startswith(".part") for path in fitted.rglob("*"))

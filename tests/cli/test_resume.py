@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from napari_ensir import fit_lut
@@ -96,3 +97,18 @@ def test_a_table_learned_otherwise_is_not_used(here):
     said = run(*COMMANDS["blind"], "--resume", "--set", "gaussian.sigma=3", status=1).stderr
     assert "learned.lut.safetensors was learned with other restorers or settings" in said
     assert "give --save-lut" in run(*COMMANDS["blind"][:-2], "--resume", status=1).stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_outputs_of_a_network_that_changed_are_not_kept(here):
+    torch.jit.trace(torch.nn.AvgPool2d(3, 1, 1), torch.zeros(1, 1, 16, 16)).save("mine.pt")
+    network = ["--network", "mine.pt", "--device", "cpu"]
+    restore = ["restore", "A", *network, "--out", "out2"]
+    blind = [*COMMANDS["blind"], *network]
+    for command in (restore, blind):
+        run(*command)
+        assert_all_kept(run(*command, "--resume").output)
+    os.utime("mine.pt", ns=(0, 0))
+    said = run(*restore, "--resume", status=1).stderr
+    assert said.count("was made from other images or with other settings") == 2
+    assert "was learned with other restorers" in run(*blind, "--resume", status=1).stderr

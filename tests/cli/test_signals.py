@@ -205,9 +205,8 @@ class Loses:
 
 def work():
     Loses()
-    for _ in range(500):
+    while True:
         time.sleep(0.01)
-    print("went on")
 
 run_and_exit(work)
 """

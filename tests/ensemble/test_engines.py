@@ -26,6 +26,7 @@ def nothing_compiled(monkeypatch):
 
 
 def test_small_work_does_not_wait_for_the_compiler(nothing_compiled, monkeypatch):
+    monkeypatch.setattr(engines, "LOADING", 0)
     monkeypatch.setattr(engines, "COMPILING", 100 * engines.DELAYS["count"])
     found = [choose_engine("count", BYTES, 50) for _ in range(4)]
     assert found == ["numpy", "numpy", "compiled", "compiled"]
@@ -42,6 +43,14 @@ def test_numpy_works_while_another_process_compiles(nothing_compiled, monkeypatc
     assert choose_engine("count", BYTES, 2**40) == "numpy"
     monkeypatch.setattr(engines, "_is_on_disk", lambda kernel, dtype: True)
     assert choose_engine("count", BYTES, 1) == "compiled"
+
+
+def test_weights_of_a_small_set_do_not_depend_on_what_is_compiled(nothing_compiled, monkeypatch, rng):
+    pair = make_image(rng, (80, 70), 2)
+    before = fit_lut([pair], method="em", bin_width=64, device="cpu").weights
+    monkeypatch.setattr(engines, "_is_loaded", lambda kernel, dtype: True)
+    after = fit_lut([pair], method="em", bin_width=64, device="cpu").weights
+    np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize("announced", [False, True])

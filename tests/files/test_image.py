@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 
 from napari_ensir import EnsembleError
-from napari_ensir.files import Part, References, as_dtype, open_image, open_set, read_image, write_image
+from napari_ensir.files import Part, References, as_dtype, open_image, open_set, read_image, sets, write_image
 from napari_ensir.files.atomic import whole_file, whole_folder
 
 RNG = np.random.default_rng(7)
@@ -308,6 +308,17 @@ def test_folders_are_matched_by_stem(folders):
     candidates, truth = references[-1]
     assert len(candidates) == 2
     np.testing.assert_array_equal(truth[:3], read_image(folders[1][Part.TRUTH] / "two.png")[:3])
+
+
+@pytest.mark.parametrize(("n_kept", "n_loaded"), [(1, 5), (3, 3)])
+def test_images_are_kept_for_a_second_pass_up_to_a_limit(folders, monkeypatch, n_kept, n_loaded):
+    loaded, load = [], sets.ImageSet.load
+    monkeypatch.setattr(sets, "KEPT_BYTES", n_kept * 3 * (12 * 14 + sets.OVERHEAD))
+    monkeypatch.setattr(sets.ImageSet, "load", lambda *call: loaded.append(call) or load(*call))
+    references = References(open_set(*folders))
+    passes = [[np.asarray(truth) for _, truth in references] for _ in range(2)]
+    np.testing.assert_array_equal(*passes)
+    assert len(loaded) == n_loaded
 
 
 def test_missing_stem_is_named(folders):

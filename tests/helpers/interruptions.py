@@ -30,12 +30,11 @@ from napari_ensir import EnsembleError, cli, fit_lut, load_lut
 from napari_ensir.files import read_image, write_image
 
 SIZE = 500
-PATIENCE = 150  # seconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START = "import os; os.write(3, b'!'); from napari_ensir.cli import main; main()"
 LATER = ("cli.app", "cli.fit", "cli.restore", "ensemble.fit", "restorers.classical", "files.image")
-LATER += ("ensemble.kernels", "ensemble.estimators.em")
-LIBRARIES = ("torch", "torch.fx.experimental.symbolic_shapes", "dask.array", "zarr", "skimage.filters")
+LATER += ("ensemble.estimators.em",)
+LIBRARIES = ("dask.array", "zarr", "skimage.filters")
 
 
 def prepare(folder: Path) -> None:
@@ -103,20 +102,8 @@ def interrupted(folder: Path, options: list[str], number: int | None, pauses: li
     for pause in pauses if number is not None else []:
         time.sleep(pause)
         os.kill(child, number)
-    status = waited(child)
+    _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), time.monotonic() - started, said.read_text()
-
-
-def waited(child: int) -> int:
-    """Return the status of a process; one that hangs is aborted, which prints its stacks."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return status
-        time.sleep(0.005)
-    os.kill(child, signal.SIGABRT)
-    return os.waitpid(child, 0)[1]
 
 
 def run_here(options: list[str]) -> None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.files.output_paths import Place
     from napari_ensir.files.sets import ImageSet
-    from napari_ensir.restorers.batch import Batch, OutputImage
+    from napari_ensir.restorers.batch import Batch
 
 
 def open_candidates(
@@ -120,17 +120,15 @@ def note_alpha(images: ImageSet, output: Output) -> None:
 
 def check_before(
     batch: Batch,
-    outputs: Sequence[OutputImage],
     output: Output,
     *,
-    in_folders: bool = False,
     others: Sequence[Place] = (),
     read: Sequence[Path | None] = (),
     resume: bool = False,
 ) -> None:
     """Check before any work that all outputs can be written; see :func:`check_outputs`."""
-    every = [*others, *output.places]
-    check_outputs(batch.images, outputs, in_folders=in_folders, others=every, read=read)
+    outputs, every = batch.all_outputs, [*others, *output.places]
+    check_outputs(batch.images, outputs, in_folders=batch.in_folders, others=every, read=read)
     output.check()
     for each in outputs:
         check_target(each.path, output.overwrite or resume)

@@ -9,6 +9,7 @@ from napari_ensir.cli.batch import lut_target, report
 from napari_ensir.cli.restore import (
     check_restorations,
     choose_restorers,
+    network_files,
     open_images,
     written_text,
 )
@@ -36,7 +37,14 @@ def blind(options: BlindOptions) -> dict[str, str]:
     images = open_images(options)
     axis = images.choose_channel_axis(settings.channel_axis, pool=options.pool_channels)
     settings = replace(settings, channel_axis=axis)
-    batch = BlindBatch(images, chosen, options.out, settings, as_float=options.writing.as_float)
+    batch = BlindBatch(
+        images,
+        chosen,
+        options.out,
+        settings,
+        as_float=options.writing.as_float,
+        networks=network_files(options),
+    )
     check_restorations(batch, options, [] if target is None else [Place("--save-lut", target)])
     with output.progress() as progress:
         lut = batch.open_table(target, progress, overwrite=output.overwrite, resume=options.resume)

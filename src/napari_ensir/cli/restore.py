@@ -133,7 +133,13 @@ def restore(options: RestoreOptions) -> dict[str, str]:
     """
     restorers = choose_restorers(options.restorers, options.settings)
     images = open_images(options)
-    batch = RestoreBatch(images, tuple(restorers), options.out, as_float=options.writing.as_float)
+    batch = RestoreBatch(
+        images,
+        tuple(restorers),
+        options.out,
+        as_float=options.writing.as_float,
+        networks=network_files(options),
+    )
     check_restorations(batch, options)
     axis = images.choose_channel_axis(options.settings.channel_axis, pool=options.pool_channels)
     with options.output.progress() as progress:
@@ -154,21 +160,18 @@ def open_images(options: RestoreOptions | BlindOptions | SweepOptions) -> ImageS
     return images
 
 
+def network_files(options: RestoreOptions | BlindOptions | SweepOptions) -> list[Path]:
+    """Return the files, or folders, of the restorers."""
+    parts = (options.restorers.ir, options.restorers.denoiser)
+    return [*options.restorers.network, *(Path(each) for each in parts if each and each not in RESTORERS)]
+
+
 def check_restorations(
     batch: RestoreBatch, options: RestoreOptions | BlindOptions | SweepOptions, others: Sequence[Place] = ()
 ) -> None:
     """Check before any work that all outputs can be written."""
-    parts = (options.restorers.ir, options.restorers.denoiser)
-    read = [*options.restorers.network, *(Path(each) for each in parts if each and each not in RESTORERS)]
-    check_before(
-        batch,
-        batch.all_outputs,
-        options.output,
-        in_folders=batch.in_folders,
-        others=others,
-        read=read,
-        resume=getattr(options, "resume", False),
-    )
+    resume = getattr(options, "resume", False)
+    check_before(batch, options.output, others=others, read=network_files(options), resume=resume)
 
 
 def written_text(batch: RestoreBatch, out: Path) -> str:

@@ -36,9 +36,14 @@ _delays: Counter[tuple[str, np.dtype[Any] | None]] = Counter()
 
 
 def choose_engine(
-    kernel: str, dtype: np.dtype[Any], n_values: int, device: torch.device | None = None
+    kernel: str,
+    dtype: np.dtype[Any],
+    n_values: int,
+    device: torch.device | None = None,
+    *,
+    is_small: bool = False,
 ) -> Engine:
-    """Choose the engine for a block; the results of all engines are the same.
+    """Choose the engine for a block; the results of all engines are the same, those of EM but for rounding.
 
     Small work waits neither for the import of numba nor for its compiler: numpy does the work until it has
     taken as much longer than compiled kernels as loading, or compiling, the kernel takes.
@@ -53,6 +58,8 @@ def choose_engine(
         Number of values to process: pixels times images.
     device
         Accelerators work in torch.
+    is_small
+        Use numpy on the CPU, whatever is compiled.
 
     Examples
     --------
@@ -64,6 +71,8 @@ def choose_engine(
         return "torch"
     if forced is not None:
         return forced
+    if is_small:
+        return "numpy"
     if _is_loaded(kernel, dtype):
         return "compiled"
     _delays[kernel, dtype] += n_values * DELAYS[kernel]
@@ -71,6 +80,19 @@ def choose_engine(
         return "numpy"
     may_compile = _delays[kernel, dtype] > COMPILING and not compiles_elsewhere
     return "compiled" if may_compile or _is_on_disk(kernel, dtype) else "numpy"
+
+
+def is_small_fit(n_values: int, n_shares: int) -> bool:
+    """Return whether a set is fitted without numba in a new process.
+
+    Parameters
+    ----------
+    n_values
+        Pixels times images of the reference set.
+    n_shares
+        Levels of the ground truth in the bin sets, times candidates, of one EM; a fit may run ten.
+    """
+    return max(n_values * DELAYS["count"], 10 * n_shares * DELAYS["iterate_em"]) <= LOADING
 
 
 def expect_work(kernel: str, n_values: int) -> None:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-KEPT_BYTES = 2**28
-"""Most bytes of images that are kept in memory for a later pass over a set."""
+KEPT_BYTES, OVERHEAD = 2**28, 2**16
+"""Most bytes of images that are kept in memory for a later pass over a set, and what each counts besides its
+pixels, so that not many small images are kept."""
 
 
 class Part(Enum):
@@ -351,7 +352,7 @@ class References(Sequence[tuple[list[Any], Any]]):
             candidates, truth = self._kept[place]
             return [*candidates], truth
         arrays = self.images.load(place)
-        size = sum(prod(array.shape) * array.dtype.itemsize for array in arrays.values())
+        size = sum(prod(array.shape) * array.dtype.itemsize + OVERHEAD for array in arrays.values())
         truth = arrays.pop(Part.TRUTH)
         if size <= self._free:
             self._free -= size

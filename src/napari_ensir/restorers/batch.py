@@ -168,6 +168,8 @@ class Batch:
 
     Attributes
     ----------
+    in_folders : bool
+        Whether the outputs are in folders that are created.
     names : tuple of str
         Names of the candidates.
     stems : list of str
@@ -183,10 +185,12 @@ class Batch:
         Messages by stem.
     notes, warnings : dict
         Notes of restorers and warnings, as keys in order.
+    networks : dict
+        Sizes and times of the files of the restorers, by name, for records.
     """
 
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
+    def __init__(self, images: ImageSet, networks: Iterable[Path] = ()) -> None:
+        self.images, self.in_folders = images, images.from_folders
         self.names = tuple(role for role in images.roles if isinstance(role, str))
         self.stems = [stem for stem, _ in images.fields]
         self.outputs: dict[str, dict[str, OutputImage]] = {stem: {} for stem in self.stems}
@@ -194,6 +198,7 @@ class Batch:
         self.kept: dict[str, dict[str, str]] = {}
         self.redone: dict[str, list[str]] = {}
         self.failed: dict[str, str] = {}
+        self.networks = {path.name: file_state(path) for path in networks}
         self.notes: dict[tuple[str, str], None] = {}
         self.warnings: dict[str, None] = {}
 
@@ -257,7 +262,7 @@ class Batch:
         return stem if len(self.stems) > 1 else ""
 
     def sources(self, number: int) -> dict[str, Any]:
-        """Return what records state about the files of one field, by candidate: names, sizes and times."""
+        """Return what records state about files: those of one field by candidate, and those of restorers."""
         paths = {
             role if isinstance(role, str) else role.name.lower(): path
             for role, path in self.images.fields[number][1].items()
@@ -265,6 +270,7 @@ class Batch:
         return {
             "inputs": {name: path.name for name, path in paths.items()},
             "input_files": {name: file_state(path) for name, path in paths.items()},
+            **({"networks": self.networks} if self.networks else {}),
         }
 
     def describe_resumption(self) -> list[str]:
@@ -344,12 +350,21 @@ class RestoreBatch(Batch):
         Whether outputs are float32.
     folder : bool
         Treat a single name as several are.
+    networks : iterable of Path
+        Files of the restorers.
     """
 
     def __init__(
-        self, images: ImageSet, names: Sequence[str], out: Path, *, as_float: bool, folder: bool = False
+        self,
+        images: ImageSet,
+        names: Sequence[str],
+        out: Path,
+        *,
+        as_float: bool,
+        folder: bool = False,
+        networks: Iterable[Path] = (),
     ) -> None:
-        super().__init__(images)
+        super().__init__(images, networks)
         self._trained: dict[str, Restorer] = {}
         self.in_folders = folder or len(names) > 1 or images.from_folders
         several = folder or len(names) > 1
@@ -510,7 +525,7 @@ class BlindBatch(RestoreBatch):
 
     Parameters
     ----------
-    images, out, as_float
+    images, out, as_float, networks
         As for :class:`RestoreBatch`.
     restorers : mapping
         Restorers by name.
@@ -525,8 +540,9 @@ class BlindBatch(RestoreBatch):
         settings: BlindSettings,
         *,
         as_float: bool,
+        networks: Iterable[Path] = (),
     ) -> None:
-        super().__init__(images, ("ensemble",), out, as_float=as_float)
+        super().__init__(images, ("ensemble",), out, as_float=as_float, networks=networks)
         self.settings = settings
         self.axis = self.channel_axis(settings.channel_axis)
         self.restorers = {name: with_channel_axis(each, self.axis) for name, each in restorers.items()}
@@ -534,9 +550,10 @@ class BlindBatch(RestoreBatch):
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """Settings and restorers, as plain values."""
+        """Settings, restorers and their files, as plain values."""
         described = {name: restorer_record(each) for name, each in self.restorers.items()}
-        return {"settings": plain(self.settings.keywords()), "restorers": plain(described)}
+        found = {"settings": plain(self.settings.keywords()), "restorers": plain(described)}
+        return found | ({"networks": self.networks} if self.networks else {})
 
     def trained_restorers(self, progress: Progress | None = None) -> tuple[Restorer, ...]:
         """Return the restorers, after training those that learn from the images; see :meth:`trained`."""
@@ -601,7 +618,7 @@ class BlindBatch(RestoreBatch):
         self.run(
             lambda stem, _: _Ensemble(self, lut, self._candidates.pop(stem, None)),
             self.axis,
-            record=lambda _, **of: record_of("ensemble", lut, **made_with, **of),
+            record=lambda _, **of: record_of("ensemble", lut, **(made_with | of)),
             **how,
         )
         if self.redone:

@@ -12,6 +12,7 @@ from napari_ensir.ensemble.checks.alignment import (
     check_alignment,
     check_reference,
     correlation,
+    correlations,
     find_shift,
     is_closer,
     is_unrelated,
@@ -38,6 +39,9 @@ def test_correlation_is_pearson_s():
     assert correlation(one, 7 - 3 * one) == pytest.approx(-1)
     assert correlation(one, np.ones_like(one)) == 0
     assert correlation(one, np.full_like(one, np.nan)) == 0
+    for images in ([one, other, np.ones_like(one)], [np.nan_to_num(one), rng.normal(size=one.shape)]):
+        each = [[correlation(first, second) for second in images] for first in images]
+        np.testing.assert_allclose(correlations(images), each, atol=1e-12)
 
 
 @pytest.mark.parametrize("step", [(0, 1), (-1, 0), (1, -1), (5, 12), (-40, 3)])

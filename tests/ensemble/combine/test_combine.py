@@ -83,6 +83,15 @@ def test_table_of_rows_equals_the_search_in_numpy_and_torch(rng, unseen):
     np.testing.assert_array_equal(nothing.dense_rows, np.arange(4**3 * 2) % 2)
 
 
+def test_weights_too_small_for_normal_single_precision_are_zero():
+    tiny = float(np.finfo(np.float32).tiny)
+    rows = np.array([[0, 0, 0], [0, 1, 0]], np.uint16)
+    weights = np.array([[tiny, 1 - tiny], [tiny / 2, 1 - tiny / 2]])
+    lookup = Lookup(choose_binning(np.uint8, (0, 255), 128), rows, weights, np.array([[0.5, 0.5]]))
+    _, single = lookup.direct
+    assert single[:2].tolist() == [[tiny, 1.0], [0.0, 1.0]]
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_every_number_of_16_bits_falls_into_its_bin(data):

@@ -238,7 +238,6 @@ def test_mutated_and_hostile_files(tables, tmp_path):
             [sys.executable, str(program), str(tmp_path), str(MUTATIONS), "20241022"],
             capture_output=True,
             text=True,
-            timeout=1200,
         )
     finally:
         del os.environ["OWNED"]

@@ -122,6 +122,17 @@ def correlation(one: Plane, other: Plane) -> float:
     return float(first @ second) / scale if scale else 0.0
 
 
+def correlations(images: Sequence[Plane]) -> NDArray[np.float64]:
+    """Pearson's correlation of each image with each other one, (M, M)."""
+    if _find_known(*images) is not None:
+        return np.array([[correlation(one, other) for other in images] for one in images])
+    centred = np.stack([image.ravel() - image.mean() for image in images])
+    products = centred @ centred.T
+    sizes = np.sqrt(products.diagonal())
+    scale = np.outer(sizes, sizes)
+    return np.asarray(np.divide(products, scale, out=np.zeros_like(products), where=scale > 0))
+
+
 def _find_known(*images: Plane) -> NDArray[np.bool_] | None:
     """Return where all images are finite; None: everywhere."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -393,8 +404,7 @@ def most_typical(planes: Sequence[Plane]) -> int:
     """Return the index of the candidate that correlates best with the others; 0 if there are only two."""
     if len(planes) < 3:
         return 0
-    each = [[abs(correlation(one, other)) for other in planes] for one in planes]
-    return int(np.argmax(np.median(each, axis=1)))
+    return int(np.argmax(np.median(np.abs(correlations(planes)), axis=1)))
 
 
 def check_reference(

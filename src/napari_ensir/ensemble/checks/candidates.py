@@ -11,6 +11,7 @@ from napari_ensir.ensemble.checks.alignment import (
     check_alignment,
     check_scale,
     correlation,
+    correlations,
     most_typical,
     overlap,
 )
@@ -96,7 +97,7 @@ def _check_correlations(
     channel_axis: int | None,
 ) -> list[Diagnostic]:
     """Candidates that correlate less than when the table was learned, and why."""
-    now = np.array([[correlation(one, other) for other in planes] for one in planes])
+    now = correlations(planes)
     limit = np.maximum(DISAGREEMENT * (1 - before), LEAST_DISAGREEMENT)
     if not (1 - now > limit).any():
         return []

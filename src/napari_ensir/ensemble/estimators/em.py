@@ -177,8 +177,11 @@ def _solve(
     chosen = np.flatnonzero(enough & ~singular)
     if len(chosen):
         mixtures = _mixtures(statistics.subset(chosen), start[chosen])
-        n_values = len(mixtures.truth) * statistics.n_candidates
-        engine = engines.choose_engine("iterate_em", np.dtype(np.float64), n_values, settings.device)
+        m = statistics.n_candidates
+        # The size of the set decides, so that small sets give the same weights whatever ran before.
+        dtype, size = np.dtype(np.float64), m * len(mixtures.truth)
+        is_small = engines.is_small_fit(statistics.n_pixels * (m + 1), size)
+        engine = engines.choose_engine("iterate_em", dtype, size, settings.device, is_small=is_small)
         if engine == "compiled":
             found = _iterate_compiled(mixtures, rule, progress)
         else:

@@ -28,6 +28,7 @@ from napari_ensir.ensemble.scoring.score_table import (
     as_sentence_list,
     plus_minus,
 )
+from napari_ensir.ensemble.statistics.student_t import student_t_quantile
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -235,15 +236,13 @@ class NoisyScores:
 
     def _significance(self, value: float, residuals: NDArray[np.float64]) -> Difference:
         """Return a mean with its standard error, computed from the block sums of the deviations from it."""
-        from scipy.special import stdtrit
-
         counts = self.blocks.counts
         n = int((counts > 0).sum())
         if n < 2:
             return Difference(value, float("nan"), False)
         spread = float(np.sum(residuals**2)) * n / (n - 1)
         error = float(np.sqrt(spread) / counts.sum())
-        return Difference(value, error, bool(abs(value) > stdtrit(n - 1, SURE) * error))
+        return Difference(value, error, bool(abs(value) > student_t_quantile(n - 1, SURE) * error))
 
     @property
     def rows(self) -> tuple[ScoreRow, ...]:

@@ -480,6 +480,7 @@ class NumpyAccumulator(_TableAccumulator):
         values, channel, outside = _read_pixels(field, slices, quantization)
         self._reserve(values.shape[1])
         self.outside += outside
+        pending = []
         for begin in range(0, values.shape[1], NUMPY_PIXELS):
             part = values[:, begin : begin + NUMPY_PIXELS]
             codes = quantization.codes(part)
@@ -498,7 +499,9 @@ class NumpyAccumulator(_TableAccumulator):
             if self.n_cells:
                 self.histogram += np.bincount(pairs, minlength=self.n_cells)
             else:
-                self._spill(np.sort(pairs), quantization.n_codes)
+                pending.append(pairs)
+        if pending:
+            self._spill(np.sort(np.concatenate(pending)), quantization.n_codes)
 
     def _take(self) -> tuple[NDArray[np.int64], Statistics]:
         sums, places = self.sums[:, None], np.flatnonzero(self.histogram)

@@ -19,6 +19,7 @@ from napari_ensir.ensemble.arrays.image_set import Field
 from napari_ensir.ensemble.arrays.parallel import running_progress
 from napari_ensir.ensemble.combine.combine import combine_field, map_chunks
 from napari_ensir.ensemble.engines import choose_engine
+from napari_ensir.ensemble.statistics.student_t import student_t_quantile
 from napari_ensir.ensemble.uncertainty.measure import (
     INTENSITIES,
     SPREADS,
@@ -223,8 +224,6 @@ def estimate_error_factor(table: ErrorTable, images: Sequence[ErrorSums]) -> flo
     n = len(found)
     if n < 2:
         return None
-    from scipy.special import stdtrit
-
     total = add_sums(found)
     logs = np.empty(n)
     for place, image in enumerate(found):
@@ -235,7 +234,7 @@ def estimate_error_factor(table: ErrorTable, images: Sequence[ErrorSums]) -> flo
         logs[place] = 0.5 * np.log(max(actual, table.step**2 / 12) / expected)
     # A ratio to the other n - 1 images varies by n / (n - 1) more than an image about the mean of all n.
     deviation = np.sqrt((logs**2).sum() * (n - 1)) / n
-    return float(np.exp(stdtrit(n - 1, (1 + COVERAGE) / 2) * deviation * np.sqrt(1 + 1 / n)))
+    return float(np.exp(student_t_quantile(n - 1, (1 + COVERAGE) / 2) * deviation * np.sqrt(1 + 1 / n)))
 
 
 def map_expected_error(

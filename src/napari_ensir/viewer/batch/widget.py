@@ -241,16 +241,19 @@ class BatchWidget(Panel):
         if settings.data_range is not None and task == "blind":  # as in the command
             chosen = [with_settings(each, data_range=settings.data_range) for each in chosen]
         restorers = dict(zip(names, chosen, strict=True))
+        networks = [file for file in map(self.picker.network_files.get, self.restorers.value) if file]
 
         def work(progress: Progress) -> WeightLUT | None:
             found = open_set({}, {Part.IMAGE: images})
             if task == "restore":
-                restored = self.batch = RestoreBatch(found, names, out, as_float=as_float)
+                restored = self.batch = RestoreBatch(found, names, out, as_float=as_float, networks=networks)
                 check_outputs(found, restored.all_outputs, in_folders=True)
                 axis = settings.channel_axis
                 restored.run(lambda _, name: restorers[name], axis, resume=True, progress=progress)
                 return None
-            blind = self.batch = BlindBatch(found, restorers, out, settings, as_float=as_float)
+            blind = self.batch = BlindBatch(
+                found, restorers, out, settings, as_float=as_float, networks=networks
+            )
             table = Place("the lookup table", out / TABLE)
             check_outputs(found, blind.all_outputs, in_folders=True, others=[table])
             lut = blind.open_table(table.path, progress, resume=True)

@@ -53,7 +53,7 @@ class RestorerPicker(Container):
 
     def __init__(self, **kwargs: Any) -> None:
         self._offered: dict[str, Restorer] = {}
-        self._files: dict[str, Path | None] = {}
+        self.network_files: dict[str, Path | None] = {}
         self._forms: dict[str, Form] = {}
         self._parts: dict[str, dict[str, Choice]] = {}
         self.selected = ""
@@ -133,7 +133,7 @@ class RestorerPicker(Container):
             name=_control_name(key, "form"),
             visible=False,
         )
-        self._offered[key], self._files[key], self._forms[key] = restorer, file, form
+        self._offered[key], self.network_files[key], self._forms[key] = restorer, file, form
         self._form_box.append(form)
         self.ticks.add(key, title, tip, ticked=ticked)
         self._offer_parts()
@@ -218,7 +218,7 @@ class RestorerPicker(Container):
         parts = self._chosen_parts(key)
         given = [other for other, each in self._offered.items() if each is getattr(offered, "ir", None)]
         parts = {"ir": given[0], **parts} if given else parts
-        path = self._files[key] or f"PATH OF {key}.safetensors"
+        path = self.network_files[key] or f"PATH OF {key}.safetensors"
         return Chosen(key, changed, str(path), {name: self._as_code(part) for name, part in parts.items()})
 
     def set_value(self, key: str, setting: str, value: Any) -> None:
