@@ -1,5 +1,5 @@
 # make demo       install, then fit and show an ensemble in napari; results in demo/
-# make test       install, then run all tests in up to four processes, viewer tests in a real viewer
+# make test       install, then run all tests in up to four processes, viewer tests on a real canvas
 #                 make test ARGS="-k fit -x"   run some tests in one process
 # make soak       run the long forms of tests, and mutation tests of the numerical core
 # make coverage   report line and branch coverage of the numerical core
@@ -24,11 +24,10 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest $(or $(ARGS),-n auto --maxprocesses 4 --dist worksteal --durations=10)
 
-# Long forms of tests: random files, interruptions, many rounds in one viewer; all viewer tests with drawing.
+# Long forms of tests: random files, interruptions, many rounds in one viewer.
 soak: .venv/installed
 	NAPARI_ENSIR_MUTATIONS=10000 NAPARI_ENSIR_INTERRUPTIONS=300 NAPARI_ENSIR_ROUNDS=1000 NAPARI_ENSIR_FULL_SIZE=yes \
 		$(BIN)/python -m pytest --timeout=4000 -s -k "test_properties or published_tables or hostile_files or altered_archives or changed_settings or interrupted_commands or killed_saves or rounds_of_fit or mutated"
-	NAPARI_ENSIR_DRAWN=1 $(BIN)/python -m pytest tests/viewer
 	$(BIN)/python tools/mutate.py --mutants 200
 
 # Run the compiled loops again as plain Python, where coverage sees them and numpy warns of overflow.

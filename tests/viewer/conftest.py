@@ -1,9 +1,8 @@
-"""A real viewer, and checks of what tests leave behind in it."""
+"""A real viewer on a real canvas, and checks of what tests leave behind in it."""
 
 from __future__ import annotations
 
 import gc
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -47,9 +46,6 @@ def _napari_collects_what_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari._vispy.canvas.gc", SimpleNamespace(collect=lambda: gc.collect(1)))
 
 
-DRAWN = bool(os.environ.get("NAPARI_ENSIR_DRAWN"))
-"""Whether napari draws the layers of all tests, as in ``make soak``."""
-
 WINDOW = (800, 500)
 """Width and height in pixels; painting a large window takes longer than most tests."""
 
@@ -91,60 +87,23 @@ def _own_preferences(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
     monkeypatch.setattr(napari.settings, "_CFG_PATH", str(path), raising=False)
 
 
-def without_drawing(patch: pytest.MonkeyPatch) -> bool:
-    """Let napari neither draw layers nor make their controls; return whether this napari could be patched.
-
-    Both take most of the time of a test. The window, its docks, the list of layers and their models remain.
-    """
-    from napari._qt.layer_controls import QtLayerControlsContainer
-    from napari._qt.qt_main_window import Window
-    from napari._qt.qt_viewer import QtViewer
-    from napari._vispy.canvas import VispyCanvas
-
-    callbacks = {
-        QtViewer: ("_on_add_layer_change",),
-        QtLayerControlsContainer: ("_add", "_remove", "_populate"),
-        VispyCanvas: ("_remove_layer", "_update_scenegraph"),
-        Window: ("_update_theme",),
-    }
-    found = [(owner, name) for owner, names in callbacks.items() for name in names]
-    if not all(hasattr(owner, name) for owner, name in found):
-        return False
-    for owner, name in found:
-        patch.setattr(owner, name, lambda self, event=None: None)
-    return True
-
-
 class SharedViewer:
     """One viewer for the tests of a process: opening and closing a window takes longer than most tests."""
 
     def __init__(self) -> None:
         self._viewer: Any = None
-        self._is_drawn = True
 
     def get(self) -> Any:
-        """The viewer without layers and docks; a new one if a test has got it for itself."""
+        """The viewer without layers and docks; a new one if a test got the last one for itself."""
         import napari
 
         if self._viewer is None:
             self._viewer = napari.Viewer(show=True)
-            self._is_drawn = True
-            forward_no_events(self._viewer)
-        self._viewer.window._qt_window.resize(*WINDOW)
+            window = self._viewer.window._qt_window
+            window.resize(*WINDOW)
+            # It looks at the events of all objects, for a hidden menu bar.
+            QApplication.instance().removeEventFilter(window)
         return self._viewer
-
-    def draw(self, drawn: bool) -> None:
-        """Show or hide the canvas and napari's style."""
-        if drawn == self._is_drawn:
-            return
-        window = self._viewer.window
-        window._qt_viewer.canvas.native.setVisible(drawn)
-        if drawn:
-            window._update_theme()
-        else:
-            for widget in (window._qt_window, window._qt_viewer):
-                widget.setStyleSheet("")
-        self._is_drawn = drawn
 
     def clear(self) -> None:
         """Remove layers and docks, and set back what tests change in a viewer."""
@@ -153,12 +112,12 @@ class SharedViewer:
         viewer.layers.clear()
         viewer.dims.reset()
         viewer.theme = "dark"
+        viewer.window._qt_window.resize(*WINDOW)
         _SESSIONS.clear()
 
     def give_away(self) -> Any:
-        """The viewer, drawn; later tests get another one."""
+        """The viewer; later tests get another one."""
         viewer = self.get()
-        self.draw(True)
         self._viewer = None
         return viewer
 
@@ -168,11 +127,6 @@ class SharedViewer:
             self._viewer.close()
             self._viewer = None
             process_deletions()
-
-
-def forward_no_events(viewer: Any) -> None:
-    """Let the window not look at the events of all objects, which it does for a hidden menu bar."""
-    QApplication.instance().removeEventFilter(viewer.window._qt_window)
 
 
 def keep_screenshots(viewer: Any, folder: Path, test: str) -> None:
@@ -196,33 +150,25 @@ def shared_viewer(qapp: Any) -> Iterator[SharedViewer]:
 
 @pytest.fixture
 def viewer(request: pytest.FixtureRequest, shared_viewer: SharedViewer, qtbot: Any) -> Iterator[Any]:
-    """A viewer without layers; nothing of this package may survive the test in it.
+    """A viewer on a real canvas, without layers; nothing of this package may survive the test in it.
 
-    Layers are drawn on a real canvas in tests marked ``drawn``. Tests marked ``own_viewer`` get a viewer
-    that no later test uses, drawn as well, which they may close.
+    Tests marked ``own_viewer`` may close it, since no later test uses it.
     """
     own = request.node.get_closest_marker("own_viewer") is not None
-    screenshots = request.config.getoption("--screenshots")
-    drawn = own or DRAWN or bool(screenshots) or request.node.get_closest_marker("drawn") is not None
-    with pytest.MonkeyPatch.context() as patch:
-        if own:
-            made = shared_viewer.give_away()
-        else:
-            made = shared_viewer.get()
-            shared_viewer.draw(drawn or not without_drawing(patch))
-        yield made
+    made = shared_viewer.give_away() if own else shared_viewer.get()
+    yield made
+    with suppress(AttributeError, RuntimeError):  # raised if the test has closed it
+        if (folder := request.config.getoption("--screenshots")) and made.window.dock_widgets:
+            keep_screenshots(made, Path(folder), request.node.nodeid)
+    qtbot.waitUntil(lambda: not _RUNNING, timeout=60_000)
+    qtbot.waitUntil(lambda: not our_threads(), timeout=60_000)
+    if own:
         with suppress(AttributeError, RuntimeError):  # raised if the test has closed it
-            if screenshots and made.window.dock_widgets:
-                keep_screenshots(made, Path(screenshots), request.node.nodeid)
-        qtbot.waitUntil(lambda: not _RUNNING, timeout=60_000)
-        qtbot.waitUntil(lambda: not our_threads(), timeout=60_000)
-        if own:
-            with suppress(AttributeError, RuntimeError):  # raised if the test has closed it
-                made.close()
-        else:
-            shared_viewer.clear()
-        request.node.funcargs.clear()  # pytest holds what fixtures returned until after this one has ended
-        process_deletions()
+            made.close()
+    else:
+        shared_viewer.clear()
+    request.node.funcargs.clear()  # pytest holds what fixtures returned until after this one has ended
+    process_deletions()
     if request.node.stash.get(PASSED, False):
         assert own or our_callbacks(made) == []
         if own:

@@ -37,7 +37,6 @@ def panel(request, viewer, qtbot):
     return widget
 
 
-@pytest.mark.drawn
 def test_panels_meet_the_requirements(viewer, panel, qtbot):
     _check_names_and_tooltips(panel)
     _check_labels(panel, qtbot)

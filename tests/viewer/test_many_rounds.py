@@ -60,7 +60,6 @@ def watched(layer) -> list[weakref.ref]:
     return found
 
 
-@pytest.mark.drawn
 def test_rounds_of_fit_and_apply_leave_nothing(viewer, wait_for):
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 255, (16, 16)).astype(np.uint8)

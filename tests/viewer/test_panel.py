@@ -146,7 +146,6 @@ def test_closing_the_dock_cancels_the_task_and_the_panel_can_be_docked_again(vie
     assert docked.done == [1]
 
 
-@pytest.mark.drawn
 def test_the_panel_is_narrow_and_scrolls(viewer, docked, qtbot):
     window = viewer.window._qt_window
     window.resize(1000, 600)
@@ -159,7 +158,6 @@ def test_the_panel_is_narrow_and_scrolls(viewer, docked, qtbot):
     assert window.height() <= 620
 
 
-@pytest.mark.drawn
 def test_panels_are_below_each_other_in_a_tall_window_and_tabs_in_a_low_one(viewer, docked, qtbot):
     window = viewer.window._qt_window
 
@@ -188,7 +186,6 @@ def test_panels_are_below_each_other_in_a_tall_window_and_tabs_in_a_low_one(view
     assert window.tabifiedDockWidgets(dock) == [docked.native.parent()]
 
 
-@pytest.mark.drawn
 def test_labels_are_aligned(docked, qtbot):
     qtbot.wait(50)
     QApplication.processEvents()

@@ -157,7 +157,6 @@ def test_one_table_for_many_sets(viewer, wait_for, images, tmp_path):
     ]
 
 
-@pytest.mark.drawn
 def test_another_exposure_is_said_and_can_be_matched(filled, fitted, docked, wait_for, images):
     known = fitted.calibrated([([images[name] for name in fitted.names], images["ground truth"])])
     get_session(filled).replace("fitted", known)

@@ -35,7 +35,6 @@ def test_a_fit_learns_how_far_off_it_is_by_itself(fit_widget, filled, images, wa
     assert not expected(filled), "a layer comes when it is asked for"
 
 
-@pytest.mark.drawn
 def test_the_layer_comes_by_one_click_and_follows_the_method(fit_widget, filled, images, wait_for):
     fit_widget.fit()
     wait_for(fit_widget)

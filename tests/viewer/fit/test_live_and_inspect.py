@@ -41,7 +41,6 @@ def docked(viewer):
     }
 
 
-@pytest.mark.drawn
 def test_bin_width_and_method_update_the_same_layers(filled, fitted, images, wait_for, qtbot):
     ensemble = one(filled, "ensemble")[0]
     arrays = [images[name] for name in fitted.result.lut.names]
@@ -73,7 +72,6 @@ def test_changed_data_ask_for_a_fit(filled, fitted):
     assert "press Fit" in fitted.message.value
 
 
-@pytest.mark.drawn
 def test_weight_views(filled, fitted, wait_for, qtbot):
     def shown(view):
         fitted.weights.value = view
@@ -222,7 +220,6 @@ def test_multiscale_uses_the_full_level(viewer, wait_for):
     assert widget.result.combined.exact.shape == (64, 64)
 
 
-@pytest.mark.drawn
 def test_lazy_in_lazy_out(viewer, wait_for):
     da = pytest.importorskip("dask.array")
     rng = np.random.default_rng(4)
@@ -240,7 +237,6 @@ def test_lazy_in_lazy_out(viewer, wait_for):
     np.testing.assert_allclose(ensemble.data.compute(), fit_lut([(arrays, truth)]).apply(arrays), rtol=1e-6)
 
 
-@pytest.mark.drawn
 def test_a_narrow_drop_down_shortens_names_in_the_middle(filled, fit_widget):
     layer = filled.layers["ground truth"]
     layer.name = "a very long name of an image whose end tells it from the others"
@@ -262,7 +258,6 @@ def test_scores_tell_the_colours_of_the_candidates(fitted):
     assert colours[n:] == [None] * 4
 
 
-@pytest.mark.drawn
 def test_every_widget_opens_by_its_manifest_name(viewer):
     from npe2 import PluginManager
 
@@ -297,7 +292,6 @@ def test_every_control_says_what_it_is(filled, fit_widget):
                     )
 
 
-@pytest.mark.drawn
 def test_fits_a_small_screen(filled, fit_widget):
     filled.window._qt_window.resize(1366, 768)
     assert fit_widget.native.minimumSizeHint().height() < 690

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from napari_ensir import fit_lut
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
@@ -14,7 +13,6 @@ def pyramid(image):
     return [image, image[::2, ::2], image[::4, ::4]]
 
 
-@pytest.mark.drawn
 def test_results_of_pyramids_are_pyramids(viewer, images, wait_for):
     for name, image in images.items():
         viewer.add_image(pyramid(image), name=name, multiscale=True)

@@ -97,7 +97,6 @@ def test_every_method_is_scored_at_once_and_a_click_chooses(filled, fit_widget, 
     assert [line[0] for line in rows[1:]] == [score.name for score in fit_widget.result.scores]
 
 
-@pytest.mark.drawn
 def test_outputs_are_named_kept_duplicated_and_compared(filled, fit_widget, wait_for):
     fit_widget.fit()
     wait_for(fit_widget)
@@ -135,7 +134,6 @@ def test_outputs_are_named_kept_duplicated_and_compared(filled, fit_widget, wait
     np.testing.assert_allclose(own.data, fit_widget.result.combined.exact - truth, atol=1e-4)
 
 
-@pytest.mark.drawn
 def test_the_slider_says_whose_weights_it_shows(filled, fit_widget, wait_for):
     overlay = filled.canvas.overlays.text if hasattr(filled, "canvas") else filled.text_overlay
     overlay.text, overlay.visible = "mine", False

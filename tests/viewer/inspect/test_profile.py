@@ -16,7 +16,6 @@ def docked(filled):
     return widget
 
 
-@pytest.mark.drawn
 def test_the_profile_holds_the_pixels_under_the_line(filled, images, docked, qtbot):
     truth, *arrays = images.values()
     layers = list(filled.layers)[1:]
@@ -42,7 +41,6 @@ def test_the_profile_holds_the_pixels_under_the_line(filled, images, docked, qtb
     assert "does not cross the candidates" in docked.plot_area.canvas.figure.axes[0].texts[0].get_text()
 
 
-@pytest.mark.drawn
 def test_two_layers_are_shown_side_by_side_and_all_again(filled, docked):
     filled.layers["so so"].visible = False
     docked.first.value, docked.second.value = filled.layers[1], filled.layers[2]

@@ -121,7 +121,6 @@ def test_pixels_are_read_from_the_layers_that_were_combined(filled, fitted, dock
     assert 'There is no layer "so so"' in docked.describe(place)
 
 
-@pytest.mark.drawn
 def test_the_panel_follows_live_fits_the_theme_and_clicks(filled, fitted, docked, qtbot):
     arrays = [each.data for each in list(filled.layers)[1:]]
     finer = fit_lut([(arrays, filled.layers[0].data)], names=fitted.names, bin_width=16)

@@ -62,7 +62,6 @@ def test_samples_are_reproducible():
         np.testing.assert_array_equal(a[0], b[0])
 
 
-@pytest.mark.drawn
 def test_the_canvas_is_not_black(viewer, images, wait_for, qtbot):
     for name, image in images.items():
         viewer.add_image(image, name=name)

@@ -50,7 +50,6 @@ def test_each_ticked_restorer_adds_a_candidate_in_place(viewer, restore, wait_fo
         assert candidate.units == layer.units
 
 
-@pytest.mark.drawn
 def test_digits_beside_a_word_are_not_cut_off(viewer, restore, qtbot):
     viewer.window._qt_window.resize(1000, 700)
     restore.combining_section.open()
@@ -228,7 +227,6 @@ def test_files_that_are_no_networks_are_one_sentence(restore, tmp_path, content,
     assert len(restore.message.value.splitlines()) == 1
 
 
-@pytest.mark.drawn
 def test_an_enlarged_image_lies_on_the_one_it_was_made_of(viewer, restore, wait_for):
     stack = np.stack([noisy_pair(5)[1]] * 2)
     turn = [[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]]
@@ -270,7 +268,6 @@ def test_dp_ir_takes_the_restorer_that_was_opened_before(
     assert restore.message.value.startswith("Added 2 candidates")
 
 
-@pytest.mark.drawn
 def test_without_a_ground_truth(viewer, restore, wait_for):
     """One noisy layer: candidates, ensemble and weights, and a table that other noisy layers can be given."""
     truth, noisy = noisy_pair(7)

@@ -65,7 +65,6 @@ def test_planes_and_small_stacks_are_arrays(monkeypatch):
         combine(lut, few[:2], False, "cpu")
 
 
-@pytest.mark.drawn
 def test_a_change_of_method_touches_no_hidden_plane(viewer, wait_for, monkeypatch):
     """On the real canvas, and for every way to show weights."""
     monkeypatch.setattr(combining, "VIEWED", 0)

@@ -108,7 +108,6 @@ def test_steps_in_words(count, words):
     assert _steps(count) == words
 
 
-@pytest.mark.drawn
 def test_the_preview_is_placed_on_the_image_and_is_not_a_candidate(
     viewer, train, qtbot, wait_for, monkeypatch
 ):
@@ -278,7 +277,6 @@ def test_dp_ir_with_a_network_from_a_file(train, tmp_path, wait_for):
     assert train.training.step == 6, train.message.value
 
 
-@pytest.mark.drawn
 def test_colour_stacks_and_a_time_limit(viewer, train, wait_for):
     noisy, clean = (np.stack([np.stack([image] * 3, -1)] * 2) for image in pair(size=24))
     layers = [viewer.add_image(image, rgb=True) for image in (noisy, clean)]
@@ -452,7 +450,6 @@ def test_closing_the_panel_cancels_the_training(viewer, train, qtbot):
     qtbot.wait(100)
 
 
-@pytest.mark.drawn
 @pytest.mark.parametrize("which", ["noisy", "ground truth"])
 def test_layers_may_be_removed_during_the_training(viewer, train, pause, wait_for, qtbot, which):
     # napari crashes on a software-rendered canvas if the lower of two images is removed.
