@@ -272,8 +272,10 @@ def trained(training: list, arguments: argparse.Namespace) -> Iterator[tuple[str
         if arguments.task == "x2" and label != "denoiser":
             restorer = Enlarging(restorer)
         parts[label] = restorer
-        if isinstance(restorer, IRCM):
-            for count in [1] if isinstance(restorer.model, ReverseSDEModel) else arguments.steps:
+        if label == "reverse-SDE":
+            yield f"{label}, {restorer.model.settings.times} steps", restorer
+        elif isinstance(restorer, IRCM):
+            for count in arguments.steps:
                 yield f"{label}, {count} step{'s' * (count > 1)}", replace(restorer, steps=count)
         elif label != "denoiser":  # it removes noise of another kind
             yield label, restorer
