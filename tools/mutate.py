@@ -35,7 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "src" / "napari_ensir" / "ensemble"
 MODULES = (*CORE.glob("estimators/*.py"), *CORE.glob("combine/*.py"), CORE / "statistics" / "binning.py")
 TESTS = (
-    *("combine", "estimators", "statistics/test_statistics.py", "test_fit.py", "lut/test_load.py"),
+    *("combine", "estimators", "statistics/test_binning.py", "statistics/test_statistics.py"),
+    *("test_fit.py", "lut/test_load.py"),
     *("arrays/test_blocks.py", "compare/test_baselines.py", "scoring/test_cross_validation.py"),
 )
 OPTIONS = (

@@ -94,12 +94,15 @@ class SharedViewer:
         self._viewer: Any = None
 
     def get(self) -> Any:
-        """The viewer without layers and docks; a new one if a test has closed it."""
+        """The viewer without layers and docks; a new one if a test got the last one for itself."""
         import napari
 
         if self._viewer is None:
             self._viewer = napari.Viewer(show=True)
-            self._viewer.window._qt_window.resize(*WINDOW)
+            window = self._viewer.window._qt_window
+            window.resize(*WINDOW)
+            # It looks at the events of all objects, for a hidden menu bar.
+            QApplication.instance().removeEventFilter(window)
         return self._viewer
 
     def clear(self) -> None:
@@ -112,8 +115,14 @@ class SharedViewer:
         viewer.window._qt_window.resize(*WINDOW)
         _SESSIONS.clear()
 
+    def give_away(self) -> Any:
+        """The viewer; later tests get another one."""
+        viewer = self.get()
+        self._viewer = None
+        return viewer
+
     def close(self) -> None:
-        """Close the viewer, so that a test can have one of its own."""
+        """Close the viewer at the end of the process."""
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
@@ -143,16 +152,10 @@ def shared_viewer(qapp: Any) -> Iterator[SharedViewer]:
 def viewer(request: pytest.FixtureRequest, shared_viewer: SharedViewer, qtbot: Any) -> Iterator[Any]:
     """A viewer on a real canvas, without layers; nothing of this package may survive the test in it.
 
-    Tests marked ``own_viewer`` get a viewer of their own, which they may close.
+    Tests marked ``own_viewer`` may close it, since no later test uses it.
     """
-    import napari
-
     own = request.node.get_closest_marker("own_viewer") is not None
-    if own:
-        shared_viewer.close()
-        made = napari.Viewer(show=True)
-    else:
-        made = shared_viewer.get()
+    made = shared_viewer.give_away() if own else shared_viewer.get()
     yield made
     with suppress(AttributeError, RuntimeError):  # raised if the test has closed it
         if (folder := request.config.getoption("--screenshots")) and made.window.dock_widgets:

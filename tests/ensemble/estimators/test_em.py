@@ -9,6 +9,7 @@ import pytest
 
 from napari_ensir import fit_lut
 from napari_ensir.ensemble import kernels
+from napari_ensir.ensemble.estimators.em import _groups
 from tests.helpers.images import make_image
 from tests.helpers.reference_em import plain_fit
 
@@ -151,6 +152,17 @@ def test_unseen_bin_set_takes_the_weights_of_the_one_before_it(engine, rng):
                     got = lut.weights_for((a * 64 + 5, b * 64 + 63, c * 64), channel=channel)
                     np.testing.assert_array_equal(got, wanted)
     assert len(keys) < 4**3 * 3
+
+
+def test_groups_have_similar_lengths_and_a_limit_of_entries():
+    lengths = np.random.default_rng(0).permutation(np.repeat([5, 16, 17, 31, 33, 500, 900, 5000], 40))
+    groups = list(_groups(lengths, 2, 4000))
+    np.testing.assert_array_equal(np.sort(np.concatenate(groups)), np.arange(len(lengths)))
+    for group in groups:
+        longest = lengths[group].max()
+        assert longest <= 2 * max(16, lengths[group].min())
+        assert len(group) == 1 or len(group) * longest <= 4000
+    assert max(map(len, groups)) == 4000 // 32
 
 
 def test_exponential_and_logarithm_equal_those_of_numpy():

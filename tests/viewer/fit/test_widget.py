@@ -49,20 +49,14 @@ def test_fit_adds_ensemble_and_weights_where_the_candidates_are(filled, fit_widg
         assert tuple(layer.units[extra:]) == tuple(like.units)
         assert tuple(layer.axis_labels[extra:]) == tuple(like.axis_labels)
     assert maps.axis_labels[0] == "candidate"
-
-
-def test_the_world_place_of_a_pixel_is_the_same_in_all_layers(filled, fit_widget, wait_for):
-    fit_widget.weights.value = "slider"
-    fit_widget.fit()
-    wait_for(fit_widget)
-    added = ours(filled)
-    like = filled.layers["so so"]
     expected = like.data_to_world((17, 42))
-    np.testing.assert_allclose(added["ensemble"].data_to_world((17, 42)), expected)
-    np.testing.assert_allclose(added["weights"].data_to_world((2, 17, 42))[1:], expected)
+    np.testing.assert_allclose(ensemble.data_to_world((17, 42)), expected)
+    np.testing.assert_allclose(maps.data_to_world((2, 17, 42))[1:], expected)
 
 
-def test_scores_mark_the_best_and_warn_that_they_flatter(filled, fit_widget, wait_for):
+def test_scores_mark_the_best_and_the_first_sentence_says_whether_it_is_the_ensemble(
+    filled, fit_widget, wait_for
+):
     fit_widget.fit()
     wait_for(fit_widget)
     table = fit_widget.scores.native
@@ -77,11 +71,6 @@ def test_scores_mark_the_best_and_warn_that_they_flatter(filled, fit_widget, wai
     assert float(table.item(4, 1).text().lstrip("★ ")) == pytest.approx(psnr, abs=0.006)
     assert float(table.item(4, 2).text().lstrip("★ ")) < psnr
     assert "too optimistic" in fit_widget.message.value
-
-
-def test_the_first_sentence_says_whether_the_ensemble_is_better(filled, fit_widget, wait_for):
-    fit_widget.fit()
-    wait_for(fit_widget)
     first = fit_widget.message.value.splitlines()[0]
     pattern = (
         r"The ensemble is better than the best candidate \(so so\) by (\S+) ± \S+ dB, on pixels held out\."
@@ -204,6 +193,9 @@ def test_save_and_apply_from_the_file(filled, fit_widget, wait_for, tmp_path):
     assert "press Fit first" in fit_widget.message.value
     fit_widget.fit()
     wait_for(fit_widget)
+    fit_widget.save(str(tmp_path / "nowhere" / "mine"))
+    assert "cannot be written: there is no folder" in fit_widget.message.value
+    assert list(tmp_path.iterdir()) == []
     fit_widget.save(str(tmp_path / "mine"))
     path = tmp_path / "mine.lut.safetensors"
     assert "mine.lut.safetensors" in fit_widget.message.value
@@ -222,27 +214,21 @@ def test_save_and_apply_from_the_file(filled, fit_widget, wait_for, tmp_path):
     np.testing.assert_array_equal(ensembles[0].data, ensembles[1].data)
 
 
-def test_a_folder_that_does_not_exist_is_one_clear_sentence(fit_widget, wait_for, tmp_path):
-    fit_widget.fit()
-    wait_for(fit_widget)
-    fit_widget.save(str(tmp_path / "nowhere" / "mine"))
-    assert "cannot be written: there is no folder" in fit_widget.message.value
-    assert list(tmp_path.iterdir()) == []
+def test_wrong_choices_are_one_clear_sentence(filled, fit_widget):
+    def says(words):
+        fit_widget.fit()
+        assert words in fit_widget.message.value
+        assert fit_widget.task is None
 
-
-@pytest.mark.parametrize(
-    ("prepare", "words"),
-    [
-        (lambda v, w: w.candidates.choose_none(), "No candidate is ticked"),
-        (lambda v, w: setattr(w.ground_truth, "value", None), "No ground truth is chosen"),
-        (lambda v, w: setattr(v.layers["ground truth"], "data", np.zeros((9, 9))), "No candidate is ticked"),
-    ],
-)
-def test_wrong_choices_are_one_clear_sentence(filled, fit_widget, prepare, words):
-    prepare(filled, fit_widget)
-    fit_widget.fit()
-    assert words in fit_widget.message.value
-    assert fit_widget.task is None
+    truth = fit_widget.ground_truth.value
+    fit_widget.candidates.choose_none()
+    says("No candidate is ticked")
+    fit_widget.candidates.choose_all()
+    fit_widget.ground_truth.value = None
+    says("No ground truth is chosen")
+    fit_widget.ground_truth.value = truth
+    truth.data = np.zeros((9, 9))
+    says("No candidate is ticked")
 
 
 def test_constant_images_are_one_clear_sentence(viewer, wait_for):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from qtpy.QtCore import QThreadPool
@@ -13,6 +15,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.files import write_image
 from napari_ensir.restorers import load_restorer
 from napari_ensir.restorers.base import restorer_record
+from napari_ensir.restorers.training.trainer import Trainer
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY, exclusion_reason
 from napari_ensir.viewer.restore.widget import RestoreWidget
 from napari_ensir.viewer.train.widget import TrainWidget, _steps
@@ -42,14 +45,33 @@ def train(viewer, monkeypatch):
     viewer.window.add_dock_widget(widget, name="Train a restorer")
     widget.degraded.value = degraded
     widget.device.value = "cpu"
-    widget.steps.value = 12
+    widget.steps.value = 4
     widget.features.value = 8
     yield widget
     assert QThreadPool.globalInstance().waitForDone(20_000)
     torch.set_num_threads(threads)
 
 
-def choose(widget, recipe, steps=10):
+@pytest.fixture
+def pause(monkeypatch):
+    """Let trainings wait after a step, until the event that is returned is set."""
+    go_on, run = threading.Event(), Trainer.run
+
+    def pause_after(step):
+        def paused(self):
+            for event in run(self):
+                yield event
+                if event.step == step:
+                    go_on.wait(60)
+
+        monkeypatch.setattr(Trainer, "run", paused)
+        return go_on
+
+    yield pause_after
+    go_on.set()
+
+
+def choose(widget, recipe, steps=4):
     widget.recipe.value = recipe
     widget.steps.value = steps
     widget.features.value = 8
@@ -86,8 +108,11 @@ def test_steps_in_words(count, words):
     assert _steps(count) == words
 
 
-def test_the_preview_is_placed_on_the_image_and_is_not_a_candidate(viewer, train, qtbot, wait_for):
-    choose(train, "regression", 1000)
+def test_the_preview_is_placed_on_the_image_and_is_not_a_candidate(
+    viewer, train, qtbot, wait_for, monkeypatch
+):
+    monkeypatch.setattr("napari_ensir.viewer.train.run._PREVIEWS", 1000)
+    choose(train, "regression", 5000)
     train.train()
     qtbot.waitUntil(lambda: "training preview" in viewer.layers, timeout=60_000)
     preview = viewer.layers["training preview"]
@@ -142,21 +167,27 @@ def test_the_user_is_asked_before_a_training_is_discarded(train, wait_for, monke
     assert len(asked) == 2
 
 
-def test_a_resumed_checkpoint_gives_the_losses_of_an_uninterrupted_training(train, qtbot, wait_for, tmp_path):
-    choose(train, "ir-cm", 24)
+def test_a_resumed_checkpoint_gives_the_losses_of_an_uninterrupted_training(
+    train, pause, qtbot, wait_for, tmp_path
+):
+    choose(train, "ir-cm", 8)
     train.train()
     wait_for(train)
     whole = train.training.losses
-    choose(train, "ir-cm", 24)
+    go_on = pause(3)
     train.train()
-    cancel_after(train, qtbot, wait_for, 2)
+    qtbot.waitUntil(lambda: train.training.step == 3, timeout=60_000)
+    train.cancel()
+    go_on.set()
+    wait_for(train)
+    assert train.training.step < 8
     train.save(str(tmp_path / "half.safetensors"))
     train.training = None
     choose(train, "regression", 7)  # the checkpoint determines the recipe
     train.resume_from(str(tmp_path / "half.safetensors"))
     wait_for(train)
     assert train.training.losses == whole
-    assert train.steps.value == 24
+    assert train.steps.value == 8
 
 
 def test_a_saved_restorer_gives_the_same_image_in_restore(viewer, train, wait_for, tmp_path):
@@ -177,6 +208,7 @@ def test_a_saved_restorer_gives_the_same_image_in_restore(viewer, train, wait_fo
 
 def test_no_preview_is_added_after_a_short_training(viewer, train, wait_for):
     train._progress_timer.setInterval(3_600_000)
+    choose(train, "regression", 5)
     train.train()
     wait_for(train)
     assert train.training.preview is not None
@@ -192,7 +224,7 @@ def test_dp_ir_with_networks_trained_here(viewer, train, wait_for, tmp_path):
             assert train.denoiser.value == "Denoising network, trained here"
         train.train()
         wait_for(train)
-        assert train.training.step == 10, train.message.value
+        assert train.training.step == 4, train.message.value
     assert viewer.layers[-1].name == "noisy · DP-IR, Regression"
     train.save(str(tmp_path / "dp.safetensors"))
     restore = RestoreWidget(viewer)
@@ -221,10 +253,10 @@ def test_dp_ir_with_networks_trained_here(viewer, train, wait_for, tmp_path):
     restore.program.value = "restore-python"
     restore.copy_button.native.click()
     assert "ir=with_settings(RESTORERS['gaussian'](), sigma=3.0)" in QApplication.clipboard().text()
-    train.steps.value = 14
+    train.steps.value = 6
     train.resume_from(str(tmp_path / "dp.safetensors"))
     wait_for(train)
-    assert train.training.step == 14, train.message.value
+    assert train.training.step == 6, train.message.value
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -237,12 +269,12 @@ def test_dp_ir_with_a_network_from_a_file(train, tmp_path, wait_for):
     assert train.ir.value == "same (same.pt)"
     train.train()
     wait_for(train)
-    assert train.training.step == 10, train.message.value
+    assert train.training.step == 4, train.message.value
     train.save(str(tmp_path / "dp.safetensors"))
-    train.steps.value = 12
+    train.steps.value = 6
     train.resume_from(str(tmp_path / "dp.safetensors"))
     wait_for(train)
-    assert train.training.step == 12, train.message.value
+    assert train.training.step == 6, train.message.value
 
 
 def test_colour_stacks_and_a_time_limit(viewer, train, wait_for):
@@ -419,16 +451,18 @@ def test_closing_the_panel_cancels_the_training(viewer, train, qtbot):
 
 
 @pytest.mark.parametrize("which", ["noisy", "ground truth"])
-def test_layers_may_be_removed_during_the_training(viewer, train, wait_for, qtbot, which):
+def test_layers_may_be_removed_during_the_training(viewer, train, pause, wait_for, qtbot, which):
     # napari crashes on a software-rendered canvas if the lower of two images is removed.
     viewer.add_image(np.zeros((24, 24), np.uint8), name="another")
-    choose(train, "regression", 100)
+    choose(train, "regression", 12)
+    go_on = pause(10)
     train.train()
-    qtbot.waitUntil(lambda: train.training is not None and train.training.step >= 2, timeout=60_000)
+    qtbot.waitUntil(lambda: "training preview" in viewer.layers, timeout=60_000)
     viewer.layers.remove(which)
     assert train.is_running
+    go_on.set()
     wait_for(train)
-    assert train.training.step == 100
+    assert train.training.step == 12
     candidate = next(layer for layer in viewer.layers if layer.name.endswith("· Regression"))
     np.testing.assert_allclose(candidate.scale, (0.5, 0.25))
     assert ("meanwhile" in train.message.value) == (which == "noisy")
