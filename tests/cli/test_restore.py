@@ -318,3 +318,17 @@ def test_restorers_lists_all_settings(checkpoint):
     assert "Side of the neighbourhood, in pixels. A whole number from 1 to 51." in line
     listed = CliRunner().invoke(app, ["restorers", "--network", str(checkpoint), "--json", "-"]).stdout
     assert json.loads(listed)["mine"]["restart"] == 0.25
+
+
+def test_at_most_five_notes_are_printed_unless_verbose(tmp_path):
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    ramp = np.add.outer(np.arange(64.0), np.arange(64.0))
+    for number in range(7):
+        write_image(tmp_path / "in" / f"{number}.tif", rng.poisson(ramp + 20).astype(np.uint8))
+    given = ["restore", str(tmp_path / "in"), "-m", "wavelet", "-o", str(tmp_path / "out")]
+    said = CliRunner().invoke(app, given).stderr
+    assert said.count("used a variance-stabilising transform") == 5
+    assert said.splitlines()[-1] == "napari-ensir: And 2 more."
+    said = CliRunner().invoke(app, [*given, "--overwrite", "--verbose"]).stderr
+    assert said.count("used a variance-stabilising transform") == 7

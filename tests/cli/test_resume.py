@@ -86,7 +86,7 @@ def test_outputs_that_were_made_otherwise_are_not_kept(here, name, more):
     run(*COMMANDS[name])
     before = {stem: read_image(f"out/{stem}.tif") for stem in "xy"}
     said = run(*COMMANDS[name], *more, "--resume", status=1).stderr
-    assert said.count("was made from other images or with other settings") == 2
+    assert said.count("was made from other images, or with other restorers or settings") == 2
     for stem, image in before.items():
         np.testing.assert_array_equal(read_image(f"out/{stem}.tif"), image)
     assert "2 written" in run(*COMMANDS[name], *more, "--resume", "--overwrite").output
@@ -110,5 +110,5 @@ def test_outputs_of_a_network_that_changed_are_not_kept(here):
         assert_all_kept(run(*command, "--resume").output)
     os.utime("mine.pt", ns=(0, 0))
     said = run(*restore, "--resume", status=1).stderr
-    assert said.count("was made from other images or with other settings") == 2
+    assert said.count("was made from other images, or with other restorers or settings") == 2
     assert "was learned with other restorers" in run(*blind, "--resume", status=1).stderr

@@ -73,7 +73,8 @@ Resume = Annotated[
     bool,
     Option(
         "--resume",
-        help="Keep existing outputs that were made in the same way from files that have not changed since.",
+        help="Keep existing outputs that were made in the same way from files that have not changed since. "
+        "Outputs that were made in another way are an error, or replaced with --overwrite.",
         rich_help_panel="Output",
     ),
 ]

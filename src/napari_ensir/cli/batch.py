@@ -19,7 +19,7 @@ from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import Part, folders_in, open_set, stem_of
 from napari_ensir.restorers.base import format_notes
-from napari_ensir.restorers.batch import check_outputs
+from napari_ensir.restorers.batch import check_outputs, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
@@ -147,7 +147,8 @@ def report(
     output = options.output
     text = "\n".join([text, *batch.describe_resumption()])
     more |= {"kept": batch.kept, "redone": batch.redone} if getattr(options, "resume", False) else {}
-    for note in format_notes([] if output.quiet else batch.notes):
+    notes = format_notes([] if output.quiet else batch.notes)
+    for note in notes if output.verbose else first_of(notes):
         terminal.error(note)
     warned = terminal.warn(batch.warnings)
     results = {"written": batch.written, "failed": batch.failed, "warnings": warned, **more}

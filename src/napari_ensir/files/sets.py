@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 KEPT_BYTES, OVERHEAD = 2**28, 2**16
-"""Most bytes of images that are kept in memory for a later pass over a set, and what each counts besides its
-pixels, so that not many small images are kept."""
+"""Most bytes of images kept in memory for a later pass over a set, and bytes counted for each image besides
+its pixels, which limits the number of small images."""
 
 
 class Part(Enum):

@@ -63,8 +63,23 @@ MAX_LEARNED = 2**25
 """Maximum number of pixels that a table is learned from without a ground truth; those of more images are not
 kept in memory."""
 
-TABLE_IS_OLDER = "the lookup table was learned before images changed; choose another output to learn it anew."
+TABLE_IS_OLDER = (
+    "the lookup table was learned before images changed; to learn it anew, choose another place for it and "
+    "its outputs."
+)
 """Warning of a run that was resumed."""
+
+
+def first_of(messages: Iterable[str], most: int = 5) -> list[str]:
+    """Return the first messages, and how many more there are.
+
+    Examples
+    --------
+    >>> first_of(["a", "b", "c"], most=1)
+    ['a', 'And 2 more.']
+    """
+    lines = list(messages)
+    return [*lines[:most], f"And {len(lines) - most} more."] if len(lines) > most else lines
 
 
 def suffix_like(source: Path, dtype: np.dtype[Any], spatial: int, like: FileImage | ZarrImage) -> str:
@@ -113,8 +128,8 @@ class OutputImage:
         before, now = found.pop("input_files", None), wanted.pop("input_files", {})
         if found != wanted or open_image(self.path).array.dtype != self.dtype:
             raise EnsembleError(
-                f"{self.path} exists, and was made from other images or with other settings; choose another "
-                "output folder."
+                f"{self.path} exists, and was made from other images, or with other restorers or settings; "
+                "choose another output folder."
             )
         return [name for name in now if not isinstance(before, dict) or before.get(name) != now[name]]
 
@@ -607,7 +622,7 @@ class BlindBatch(RestoreBatch):
         if lut.report.get("made_with") != self.made_with:
             raise EnsembleError(
                 f"the lookup table {path.name} was learned with other restorers or settings; choose another "
-                "output folder."
+                "place for it and its outputs."
             )
         return lut
 

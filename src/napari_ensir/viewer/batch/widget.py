@@ -17,6 +17,7 @@ from napari_ensir.restorers.batch import (
     RestoreBatch,
     blind_scores,
     check_outputs,
+    first_of,
 )
 from napari_ensir.settings import ApplySettings, BlindSettings, settings_of
 from napari_ensir.viewer.apply.widget import apply_extras
@@ -30,7 +31,7 @@ from napari_ensir.viewer.restore.picker import RestorerPicker
 from napari_ensir.viewer.results.score_view import ScoreView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     import napari
 
@@ -300,8 +301,8 @@ class BatchWidget(Panel):
             self.scores.visible = True
             self.scores.export(self.out.value / "scores.csv", overwrite=True)
             lines.insert(0, table.summary)
-        lines += _first(f"{stem}: {message}" for stem, message in batch.failed.items())
-        lines += [*format_notes(batch.notes), *_first(batch.warnings)]
+        lines += first_of(f"{stem}: {message}" for stem, message in batch.failed.items())
+        lines += [*first_of(format_notes(batch.notes)), *first_of(batch.warnings)]
         self.say("\n".join(lines))
         self._show_files(batch)
 
@@ -319,12 +320,6 @@ class BatchWidget(Panel):
         header = self.files.native.horizontalHeader()
         header.setSectionResizeMode(header.ResizeMode.Stretch)
         self.files.visible = True
-
-
-def _first(messages: Iterable[str], most: int = 5) -> list[str]:
-    """Return the first messages, and how many more there are."""
-    lines = list(messages)
-    return [*lines[:most], f"And {len(lines) - most} more."] if len(lines) > most else lines
 
 
 def _summary(batch: Batch, out: Path) -> str:
