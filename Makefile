@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo test soak coverage docs lint bench clean
 
 demo: .venv/installed
-	$(if $(NO_DISPLAY),$(VIRTUAL_SCREEN)) $(BIN)/python tools/demo.py --out demo $(if $(NO_DISPLAY),--close)
+	$(if $(NO_DISPLAY),$(VIRTUAL_SCREEN)) $(BIN)/python -m napari_ensir.viewer.plugin.demo --out demo $(if $(NO_DISPLAY),--close)
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(or $(ARGS),-n auto --maxprocesses 4 --dist worksteal --durations=10)

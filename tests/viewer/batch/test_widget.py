@@ -210,3 +210,12 @@ def test_what_is_missing_is_one_sentence(viewer, actions, folder, tmp_path, wait
     assert len(list(folder.iterdir())) == 4
     widget.restorers.value = ["gaussian"]
     assert widget.run_button.tooltip == "Too few restorers are ticked; tick 2 or more."
+
+
+def test_a_single_file_is_a_folder_of_one(viewer, actions, folder, wait_for):
+    widget = actions.open_panel("Process a folder")
+    widget.images.value = folder / "field 0.tif"
+    widget.job.value, widget.restorers.value = "restore", ["median"]
+    widget.run()
+    wait_for(widget)
+    assert [each.name for each in folder.with_name("day 1 restored").iterdir()] == ["field 0.tif"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import napari
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.files.sets import ImageSet
     from napari_ensir.restorers import Progress
 
 TASKS = {
@@ -245,7 +247,7 @@ class BatchWidget(Panel):
         networks = [file for file in map(self.picker.network_files.get, self.restorers.value) if file]
 
         def work(progress: Progress) -> WeightLUT | None:
-            found = open_set({}, {Part.IMAGE: images})
+            found = _open({}, {Part.IMAGE: images})
             if task == "restore":
                 restored = self.batch = RestoreBatch(found, names, out, as_float=as_float, networks=networks)
                 check_outputs(found, restored.all_outputs, in_folders=True)
@@ -275,7 +277,7 @@ class BatchWidget(Panel):
         settings, match = ApplySettings(device=self.device.value), self.match.value
 
         def work(progress: Progress) -> None:
-            found = open_set(sources)
+            found = _open(sources)
             batch = self.batch = CombineBatch(found, lut, outs, as_float=as_float)
             check_outputs(found, batch.all_outputs, in_folders=True, read=[path])
             if match:
@@ -320,6 +322,11 @@ class BatchWidget(Panel):
         header = self.files.native.horizontalHeader()
         header.setSectionResizeMode(header.ResizeMode.Stretch)
         self.files.visible = True
+
+
+def _open(candidates: Mapping[str, Path], others: Mapping[Part, Path] | None = None) -> ImageSet:
+    """Open the images; single files are treated like folders of one file, since the output is a folder."""
+    return replace(open_set(candidates, others), from_folders=True)
 
 
 def _summary(batch: Batch, out: Path) -> str:

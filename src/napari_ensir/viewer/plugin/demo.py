@@ -1,4 +1,4 @@
-"""Demonstration in a real viewer: ``python tools/demo.py --out demo``."""
+"""Demonstration in a real viewer: ``python -m napari_ensir.viewer.plugin.demo --out demo``."""
 
 from __future__ import annotations
 
