@@ -60,12 +60,13 @@ SWAPS: dict[type, Any] = dict(_PAIRS) | {second: first for first, second in _PAI
 
 
 def code_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes that compute: no annotations, messages of errors or imports for type checkers."""
+    """Yield the nodes that compute: no annotations, decorators, error messages or imports for type checkers."""
     for name, field in ast.iter_fields(node):
         for child in field if isinstance(field, list) else [field]:
-            skipped = name in {"annotation", "returns"} or isinstance(child, ast.Raise | ast.JoinedStr)
+            skipped = name in {"annotation", "returns", "decorator_list"}
+            message = isinstance(child, ast.Raise | ast.JoinedStr)
             typing = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
-            if isinstance(child, ast.AST) and not skipped and not typing:
+            if isinstance(child, ast.AST) and not (skipped or message or typing):
                 yield child
                 yield from code_nodes(child)
 

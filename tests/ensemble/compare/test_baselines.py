@@ -52,7 +52,9 @@ def test_zzpm_weights_follow_the_formulas(pairs):
 def test_zzpm_weights_follow_from_the_gram_matrix_of_errors(pairs):
     candidates, truth = pairs[0]
     errors = np.stack(candidates).reshape(3, -1) - truth.ravel()
-    np.testing.assert_allclose(zzpm_weights_from_gram(errors @ errors.T), ZZPM().weights(candidates))
+    for scale in (1, 1e-9):  # in any unit
+        weights = zzpm_weights_from_gram(scale * errors @ errors.T)
+        np.testing.assert_allclose(weights, ZZPM().weights(candidates))
 
 
 def test_zzpm_weighs_equal_candidates_equally():

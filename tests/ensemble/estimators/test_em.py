@@ -109,6 +109,13 @@ def test_engines_agree_on_iterations_and_outcomes(both_engines, rng):
         np.testing.assert_allclose(weights, reports[0][1], atol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["em", "em-released"])
+def test_bin_sets_need_a_hundred_pixels(engine, rng, method):
+    for pixels, outcome in ((99, "too few pixels"), (100, "converged")):
+        lut = fit_lut([make_image(rng, (1, pixels), 2)], method=method, bin_width=256, device="cpu")
+        assert lut.report["outcomes"][outcome] == 1
+
+
 def test_constant_candidate_has_no_solution(engine, rng):
     candidates, truth = make_image(rng, (40, 40), 2)
     truth, candidates[0] = truth // 8 + 100, candidates[0] // 8 + 100
