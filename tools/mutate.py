@@ -60,7 +60,7 @@ SWAPS: dict[type, Any] = dict(_PAIRS) | {second: first for first, second in _PAI
 
 
 def code_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes that compute: no annotations, decorators, error messages or imports for type checkers."""
+    """Yield the nodes that compute: no annotations, decorators, error messages or typing-only imports."""
     for name, field in ast.iter_fields(node):
         for child in field if isinstance(field, list) else [field]:
             skipped = name in {"annotation", "returns", "decorator_list"}
