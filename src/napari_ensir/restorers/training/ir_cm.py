@@ -317,8 +317,8 @@ class IRCM(LearnedRestorer):
     steps
         Number of evaluations of the network.
     restart
-        Time of each further step as a share of the previous time. The paper has 0.5; 0.25 measured best
-        (``benchmarks/restorers.md``).
+        Time of each further step as a share of the previous time. The paper has 0.5; values from 0.1 to 0.5
+        hardly differ (``benchmarks/restorers.md``).
     skip : "mean" or "paper"
         The image in the skip: the mean of the point, or, as in the paper, the point with its noise.
     """
