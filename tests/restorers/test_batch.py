@@ -122,7 +122,7 @@ def test_an_output_of_another_dtype_is_not_kept(tmp_path):
     for as_float in (False, True):
         batch = RestoreBatch(images, ("half",), tmp_path / "out.tif", as_float=as_float)
         if as_float:
-            with pytest.raises(EnsembleError, match="with other settings"):
+            with pytest.raises(EnsembleError, match="other restorers or settings"):
                 batch.run(lambda *_: half, None, resume=True)
         batch.run(lambda *_: half, None, resume=True, overwrite=as_float)
     assert read_image(tmp_path / "out.tif").dtype == np.float32

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-BESIDE = ("*.md", "benchmarks/*.md", "benchmarks/*.png")
+BESIDE = ("*.md", "benchmarks/*.md", "benchmarks/*.png", "benchmarks/*.webp")
 """Pages of the site outside docs/."""
 
 COMMANDS = "<!-- commands -->"
