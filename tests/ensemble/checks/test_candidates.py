@@ -84,4 +84,5 @@ def test_candidates_smaller_than_a_block_can_be_checked():
         truth = rng.uniform(0, 100, shape).astype(np.float32)
         candidates = [truth + rng.normal(0, sigma, shape).astype(np.float32) for sigma in (1, 2)]
         lut = fit_lut([(candidates, truth)], names="AB", device="cpu")
-        lut.apply(candidates, device="cpu")
+        assert lut.report["pixels"] == truth.size
+        assert np.isfinite(lut.apply(candidates, device="cpu")).all()

@@ -43,7 +43,9 @@ def test_sound_images_are_fitted_and_combined_without_a_warning(scene):
     truth, candidates = scene
     with warnings.catch_warnings():
         warnings.simplefilter("error", EnsembleWarning)
-        fit_lut([(candidates, truth)], device="cpu").apply(candidates, "cpu")
+        lut = fit_lut([(candidates, truth)], device="cpu")
+        lut.apply(candidates, "cpu")
+    assert lut.report["warnings"] == []
 
 
 def test_apply_warns_of_candidates_that_do_not_lie_on_each_other(scene):
