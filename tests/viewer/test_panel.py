@@ -82,7 +82,7 @@ def test_a_task_shows_its_progress(docked, wait_for, qtbot):
     docked.work = work
     docked.run_button.native.click()
     assert docked.is_running
-    qtbot.waitUntil(lambda: "Counting, 40%" in docked.working.value, timeout=20_000)
+    qtbot.waitUntil(lambda: "Counting, 40%" in docked.working.value, timeout=60_000)
     assert docked.working.value.endswith(" s")
     opened.set()
     wait_for(docked)
@@ -132,7 +132,7 @@ def test_closing_the_dock_cancels_the_task_and_the_panel_can_be_docked_again(vie
     assert begun.wait(60)
     open_ones = listeners()
     viewer.window.remove_dock_widget(docked.native)
-    qtbot.waitUntil(ended.is_set, timeout=20_000)
+    qtbot.waitUntil(ended.is_set, timeout=60_000)
     wait_for(docked)
     assert listeners() == open_ones - 1
     viewer.add_image(np.zeros((8, 8), np.uint8), name="while closed")

@@ -48,7 +48,7 @@ def train(viewer, monkeypatch):
     widget.steps.value = 4
     widget.features.value = 8
     yield widget
-    assert QThreadPool.globalInstance().waitForDone(20_000)
+    assert QThreadPool.globalInstance().waitForDone(60_000)
     torch.set_num_threads(threads)
 
 
