@@ -19,7 +19,7 @@ from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import Part, folders_in, open_set, stem_of
 from napari_ensir.restorers.base import format_notes
-from napari_ensir.restorers.batch import check_outputs, first_of
+from napari_ensir.restorers.batch import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
@@ -126,11 +126,10 @@ def check_before(
     read: Sequence[Path | None] = (),
     resume: bool = False,
 ) -> None:
-    """Check before any work that all outputs can be written; see :func:`check_outputs`."""
-    outputs, every = batch.all_outputs, [*others, *output.places]
-    check_outputs(batch.images, outputs, in_folders=batch.in_folders, others=every, read=read)
+    """Check before any work that all outputs can be written; see :meth:`Batch.check_outputs`."""
+    batch.check_outputs([*others, *output.places], read)
     output.check()
-    for each in outputs:
+    for each in batch.all_outputs:
         check_target(each.path, output.overwrite or resume)
 
 

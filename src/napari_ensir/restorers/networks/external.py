@@ -55,6 +55,8 @@ _MAX_DISTANCE = 6
 class ExternalNetwork(NetworkRestorer):
     """Applies any network tile by tile; see :class:`NetworkRestorer` for the other parameters.
 
+    A network of a fixed input size needs that size as ``sides`` and as ``tiles.size``.
+
     Parameters
     ----------
     network
@@ -62,11 +64,6 @@ class ExternalNetwork(NetworkRestorer):
         an integer multiple of the rows and columns.
     label
         Name of the restorer.
-    channels
-        Number of channels that the network takes; 0: any.
-    sides
-        The sides of a tile are multiples of this, along every axis or one for each. A network of a fixed
-        input size needs that size here and as ``tiles.size``.
     enlarges
         Factor by which rows and columns grow; None: found from the first tile.
     frame_axis
@@ -80,8 +77,6 @@ class ExternalNetwork(NetworkRestorer):
 
     network: Callable[[Tensor], Tensor]
     label: str
-    channels: int = 0
-    sides: int | tuple[int, ...] = 8
     enlarges: int | None = None
     frame_axis: int | None = None
     move: Callable[[torch.device], object] | None = None
@@ -111,16 +106,6 @@ class ExternalNetwork(NetworkRestorer):
     def name(self) -> str:
         """The label."""
         return self.label
-
-    @property
-    def network_channels(self) -> int:
-        """See :class:`NetworkRestorer`."""
-        return self.channels
-
-    @property
-    def multiple(self) -> int | tuple[int, ...]:
-        """See :class:`NetworkRestorer`."""
-        return self.sides
 
     @property
     def scale(self) -> int | None:
@@ -226,8 +211,6 @@ class PackagedNetwork(ExternalNetwork):
 
     Parameters
     ----------
-    axes
-        Number of spatial axes of the network: 2 or 3.
     before, after
         Functions from intensities to what the network takes, and from what it returns to intensities;
         tensors of shape (channels, [planes,] rows, columns).
@@ -238,19 +221,9 @@ class PackagedNetwork(ExternalNetwork):
     # Not settings here, because the file defines both.
     intensities: str = "raw"
     data_range: tuple[float, float] | None = None
-    axes: int = 2
     before: Callable[[Tensor], Tensor] = identity
     after: Callable[[Tensor], Tensor] = identity
     learned: Normalization | None = None
-
-    @property
-    def network_ndim(self) -> int:
-        """See :class:`NetworkRestorer`."""
-        return self.axes
-
-    def range_of(self, image: NDArray[Any]) -> tuple[float, float]:
-        """See :class:`ImageRestorer`; intensities are not scaled."""
-        return 0.0, 1.0
 
     def input_warnings(self, image: NDArray[Any]) -> list[str]:
         """See :class:`ImageRestorer`; includes a warning if the intensities differ from the training's."""
