@@ -8,6 +8,7 @@ Open only files of people you trust.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -308,6 +309,16 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
     return ExternalNetwork(network=script, **settings)
 
 
+def check_tile(size: tuple[int, ...], where: str) -> tuple[int, ...]:
+    """Return the input size of a network; EnsembleError if no image of this size can be given to it."""
+    if math.prod(size) > _MAX_TILE or min(size) < 8:
+        raise EnsembleError(
+            f"{where} takes images of {' x '.join(map(str, size))} pixels; at least 8 along each axis and at "
+            f"most {_MAX_TILE} in all are possible."
+        )
+    return size
+
+
 def _onnx_settings(shape: list[int | None], where: str) -> dict[str, Any]:
     """Channels and tiles that fit the input of an ONNX network of planes."""
     if len(shape) != 4:
@@ -327,12 +338,7 @@ def _onnx_settings(shape: list[int | None], where: str) -> dict[str, Any]:
     tiles: dict[str, Any] = {"batch": 1} if batch else {}
     found: dict[str, Any] = {"channels": channels or 0}
     if any(size):
-        rows, columns = (each or 256 for each in size)
-        if min(rows, columns) < 8 or rows * columns > _MAX_TILE:
-            raise EnsembleError(
-                f"{where} takes images of {rows} x {columns} pixels; at least 8 x 8 and at most {_MAX_TILE} "
-                "pixels in all are possible."
-            )
+        rows, columns = check_tile(tuple(each or 256 for each in size), where)
         tiles |= {"size": (rows, columns), "overlap": (rows // 4, columns // 4)}
         found["sides"] = tuple(each or 8 for each in size)
     return found | {"tiles": Tiles(**tiles)}

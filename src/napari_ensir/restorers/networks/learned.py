@@ -215,7 +215,12 @@ class LearnedRestorer(NetworkRestorer):
         self.model.to(device).eval()
 
     def prepare_training(self, device: torch.device) -> None:
-        """Move the model to the device on which it is trained."""
+        """Move the model to the device on which it is trained.
+
+        Parameters
+        ----------
+        device : torch.device
+        """
         self.model.to(device)
 
     def header(self) -> dict[str, Any]:
