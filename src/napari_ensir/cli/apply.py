@@ -28,7 +28,7 @@ def apply(options: ApplyOptions) -> dict[str, str]:
     }
     outs = {kind: Place(option, path) for kind, (option, path) in given.items() if path is not None}
     batch = CombineBatch(images, lut, outs, as_float=options.writing.as_float)
-    check_before(batch, output, read=[options.lut], resume=options.resume)
+    check_before(batch, options, read=[options.lut])
     corrections = images.actions + ("match-intensities",) * options.match
     batch.warnings |= dict.fromkeys(missing_corrections(lut.report, corrections))
     with on_cluster(options.scheduler), output.progress() as progress:

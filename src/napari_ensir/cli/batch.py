@@ -21,6 +21,9 @@ from napari_ensir.files.sets import Part, folders_in, open_set, stem_of
 from napari_ensir.restorers.base import format_notes
 from napari_ensir.restorers.batch import check_outputs, first_of
 
+KEEP = " With --resume, outputs that were made in the same way are kept."
+"""End of the message about an output that exists."""
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
 
@@ -106,11 +109,6 @@ def _named_paths(text: str, truth: Path | None, lut: WeightLUT | None) -> Iterat
             yield folder.name, folder
 
 
-def candidate_names(images: ImageSet) -> tuple[str, ...]:
-    """Return the names of the candidates."""
-    return tuple(role for role in images.roles if isinstance(role, str))
-
-
 def note_alpha(images: ImageSet, output: Output) -> None:
     """Print a note if the first images have an alpha channel, which is left out."""
     for image in images.first_readable().values():
@@ -119,19 +117,16 @@ def note_alpha(images: ImageSet, output: Output) -> None:
 
 
 def check_before(
-    batch: Batch,
-    output: Output,
-    *,
-    others: Sequence[Place] = (),
-    read: Sequence[Path | None] = (),
-    resume: bool = False,
+    batch: Batch, options: Any, *, others: Sequence[Place] = (), read: Sequence[Path | None] = ()
 ) -> None:
     """Check before any work that all outputs can be written; see :func:`check_outputs`."""
-    outputs, every = batch.all_outputs, [*others, *output.places]
-    check_outputs(batch.images, outputs, in_folders=batch.in_folders, others=every, read=read)
+    outputs, output = batch.all_outputs, options.output
+    others = [*others, *output.places]
+    check_outputs(batch.images, outputs, in_folders=batch.in_folders, others=others, read=read)
     output.check()
+    replace = output.overwrite or getattr(options, "resume", False)
     for each in outputs:
-        check_target(each.path, output.overwrite or resume)
+        check_target(each.path, replace, KEEP if hasattr(options, "resume") else "")
 
 
 def check_any(batch: Batch, found: Sized) -> None:
@@ -156,7 +151,7 @@ def report(
     return batch.failed
 
 
-def lut_target(out: Path, overwrite: bool) -> Path:
+def lut_target(out: Path, overwrite: bool, hint: str = "") -> Path:
     """Return the path of a table, with its suffix, after checking that it can be written."""
     name = out.name
     if name in ("", ".."):
@@ -164,7 +159,7 @@ def lut_target(out: Path, overwrite: bool) -> Path:
     if not name.endswith(SUFFIX):
         name = name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX
     target = expand_path(out).with_name(name)
-    check_target(target, overwrite)
+    check_target(target, overwrite, hint)
     return target
 
 

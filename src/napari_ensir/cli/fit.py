@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.batch import candidate_names, check_before, lut_target, on_cluster, open_candidates
+from napari_ensir.cli.batch import check_before, lut_target, on_cluster, open_candidates
 from napari_ensir.cli.corrections import describe_corrections, messages_of
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 from napari_ensir.ensemble.fit import FitSession
@@ -27,12 +27,12 @@ def fit(options: FitOptions) -> None:
     target = lut_target(options.out, output.overwrite)
     images = open_candidates(options)
     settings = replace(settings, channel_axis=images.channel_axis)
-    check_before(Batch(images), output, others=[Place("--out", target)], read=[options.mask])
+    check_before(Batch(images), options, others=[Place("--out", target)], read=[options.mask])
     masks = None if options.mask is None else Masks(images, open_set({}, {Part.MASK: options.mask}))
     with on_cluster(options.scheduler), output.progress() as progress:
         session = FitSession(
             References(images),
-            candidate_names(images),
+            images.names,
             mask=masks,
             settings=settings,
             input_names=[[path.name for path in paths.values()] for _, paths in images.fields],

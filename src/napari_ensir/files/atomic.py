@@ -25,8 +25,16 @@ if TYPE_CHECKING:
 _PART, _REPLACED = ".part-", ".replaced-"
 
 
-def check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool, hint: str = "") -> None:
     """Check before any work that a file or folder can be written under this name.
+
+    Parameters
+    ----------
+    target : Path
+    overwrite : bool
+        Whether it may exist.
+    hint : str
+        End of the message if it exists.
 
     Raises
     ------
@@ -41,7 +49,7 @@ def check_target(target: Path, overwrite: bool) -> None:
     if os.path.lexists(target) and not overwrite:
         raise EnsembleError(
             f"{target} exists already; choose another name, or replace it with --overwrite (in Python, "
-            "overwrite=True)."
+            f"overwrite=True).{hint}"
         )
 
 

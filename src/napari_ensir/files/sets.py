@@ -145,6 +145,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.fields)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the candidates."""
+        return tuple(role for role in self.roles if isinstance(role, str))
+
     def open(self, number: int) -> dict[Role, FileImage | ZarrImage]:
         """Open the images of one field by role, and compare their shapes.
 

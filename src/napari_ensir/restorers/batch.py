@@ -206,7 +206,7 @@ class Batch:
 
     def __init__(self, images: ImageSet, networks: Iterable[Path] = ()) -> None:
         self.images, self.in_folders = images, images.from_folders
-        self.names = tuple(role for role in images.roles if isinstance(role, str))
+        self.names = images.names
         self.stems = [stem for stem, _ in images.fields]
         self.outputs: dict[str, dict[str, OutputImage]] = {stem: {} for stem in self.stems}
         self.written: dict[str, dict[str, str]] = {}

@@ -33,18 +33,16 @@ class Noise2VoidFromImage(ImageRestorer):
 
     training_steps: int = setting(
         1500,
+        "Number of training steps; the time is proportional to it.",
         title="Training steps",
-        description="Number of training steps; the time is proportional to it.",
-        minimum=1,
-        maximum=1_000_000,
+        limits=(1, 1_000_000),
         step=100,
     )
     width: int = setting(
         32,
+        "Number of features at the finest level; a wider network trains more slowly.",
         title="Width",
-        description="Number of features at the finest level; a wider network trains more slowly.",
-        minimum=4,
-        maximum=512,
+        limits=(4, 512),
         step=8,
     )
     seed: int = seed_setting()

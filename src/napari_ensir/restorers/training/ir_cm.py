@@ -328,16 +328,15 @@ class IRCM(LearnedRestorer):
     steps: int = steps_setting(1)
     restart: float = setting(
         0.25,
+        "Time of each further step as a share of the previous time.",
         title="Restart",
-        description="Time of each further step as a share of the previous time.",
-        minimum=0.05,
-        maximum=0.95,
+        limits=(0.05, 0.95),
         step=0.05,
     )
     skip: str = setting(
         "mean",
+        "Image in the skip: the mean of the point or, as in the paper, the point with its noise.",
         title="Skip",
-        description="Image in the skip: the mean of the point or, as in the paper, the point with its noise.",
         choices=("mean", "paper"),
     )
 
