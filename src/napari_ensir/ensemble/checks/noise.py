@@ -14,7 +14,7 @@ import numpy as np
 
 from napari_ensir.ensemble.checks.alignment import correlation
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose
-from napari_ensir.ensemble.checks.planes import SAMPLE_SIDE, as_floats, central, middle_plane, sample_planes
+from napari_ensir.ensemble.checks.planes import SAMPLE_SIDE, as_floats, central, sample_planes
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -135,7 +135,10 @@ def check_own_input(
     if any(_is_equal(given, reference) for given in inputs):
         return [diagnose("own-input", evidence="is the very image that the candidates were restored from")]
     # A first look at few pixels, because the evidence of an image takes a tenth of a second.
-    seen, *few = (middle_plane(image, channel_axis)[..., 0] for image in (reference, *candidates))
+    first = next(sample_planes([reference, *candidates], channel_axis), None)
+    if first is None:
+        return []
+    seen, *few = (plane[tuple(central(size, SAMPLE_SIDE // 2) for size in plane.shape)] for plane in first)
     evidence = own_input_evidence(few, seen)
     if evidence is None or evidence.score > OWN_INPUT / 2 or np.ptp(seen) == 0:
         evidence = own_input_evidence(candidates, reference, channel_axis)
