@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_ensir.errors import EnsembleError, ensemble_errors
+from napari_ensir.errors import EnsembleError, ensemble_errors, extra_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,13 +101,8 @@ class OnnxNetwork:
 
     def __init__(self, content: bytes, where: str, read_weights: Callable[[str], bytes]) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else onnxruntime reports its use to Microsoft
-        try:
+        with extra_needed("onnx", f"{where} is an ONNX network, which needs onnxruntime"):
             import onnxruntime
-        except ImportError as error:
-            raise EnsembleError(
-                f'{where} is an ONNX network, which needs the extra "onnx": '
-                f'pip install "napari-ensir[onnx]" ({error}).'
-            ) from error
         onnxruntime.disable_telemetry_events()  # Windows ignores the variable
         weights = {name: read_weights(name) for name in sorted(_check_model(content, where))}
         options = onnxruntime.SessionOptions()
