@@ -140,7 +140,7 @@ def test_cancel_midway_changes_nothing_and_is_quick(filled, fit_widget, wait_for
             progress(0, 1, "waiting")
             time.sleep(0.005)
 
-    monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", slow)
+    monkeypatch.setattr("napari_ensir.viewer.fit.worker.fit", slow)
     before = list(filled.layers)
     fit_widget.fit()
     assert not fit_widget.run_button.enabled
@@ -163,7 +163,7 @@ def test_cancel_stops_the_real_fit(filled, fit_widget, wait_for, monkeypatch):
 
     # Undone before the viewer is checked: the function holds the widget.
     with monkeypatch.context() as patch:
-        patch.setattr("napari_ensir.viewer.fit.widget.fit", cancelled_at_first_report)
+        patch.setattr("napari_ensir.viewer.fit.worker.fit", cancelled_at_first_report)
         fit_widget.fit()
         wait_for(fit_widget)
     assert len(filled.layers) == 4
@@ -182,7 +182,7 @@ def test_viewer_closed_in_mid_run_leaves_nothing_running(filled, fit_widget, mon
         finally:
             ended.set()
 
-    monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", endless)
+    monkeypatch.setattr("napari_ensir.viewer.fit.worker.fit", endless)
     fit_widget.fit()
     filled.close()
     qtbot.waitUntil(ended.is_set, timeout=20_000)
@@ -298,16 +298,15 @@ def test_a_large_lazy_stack_shows_an_estimate_from_a_sample_first(viewer, wait_f
 
 
 def test_the_viewer_stays_usable_while_it_fits(filled, fit_widget, wait_for, monkeypatch):
-    running = threading.Event()
-    release = threading.Event()
+    running, release, real = threading.Event(), threading.Event(), fitting.fit
 
     def held(request, progress):
         running.set()
         release.wait(60)
         progress(1, 1, "done")
-        return fitting.estimate_and_fit(request, progress)
+        return real(request, progress)
 
-    monkeypatch.setattr("napari_ensir.viewer.fit.widget.estimate_and_fit", held)
+    monkeypatch.setattr(fitting, "fit", held)
     fit_widget.fit()
     assert running.wait(60)
     filled.dims.ndisplay = 3
