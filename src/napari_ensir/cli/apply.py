@@ -28,7 +28,7 @@ def apply(options: ApplyOptions) -> dict[str, str]:
     }
     outs = {kind: Place(option, path) for kind, (option, path) in given.items() if path is not None}
     batch = CombineBatch(images, lut, outs, as_float=options.writing.as_float)
-    check_before(batch, options, read=[options.lut])
+    check_before(batch, output, read=[options.lut], resume=options.resume)
     corrections = images.actions + ("match-intensities",) * options.match
     batch.warnings |= dict.fromkeys(missing_corrections(lut.report, corrections))
     with on_cluster(options.scheduler), output.progress() as progress:
@@ -45,4 +45,4 @@ def apply(options: ApplyOptions) -> dict[str, str]:
     more = {"rescaled": batch.lut.report["rescaled"]} if options.match else {}
     written = {stem: each["ensemble"] for stem, each in batch.written.items()}
     lines = [f"{len(written)} written to {options.out}", *describe_corrections(images.record, len(images))]
-    return report(batch, options, "\n".join(lines), written=written, **more)
+    return report(batch, output, "\n".join(lines), resume=options.resume, written=written, **more)

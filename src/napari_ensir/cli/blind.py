@@ -40,7 +40,7 @@ def blind(options: BlindOptions) -> dict[str, str]:
         networks=options.restorers.files,
     )
     others = [] if target is None else [Place("--save-lut", target)]
-    check_before(batch, options, others=others, read=options.restorers.files)
+    check_before(batch, output, others=others, read=options.restorers.files, resume=options.resume)
     with output.progress() as progress:
         lut = batch.open_table(target, progress, overwrite=output.overwrite, resume=options.resume)
         batch.combine(lut, overwrite=output.overwrite, resume=options.resume, progress=progress)
@@ -48,4 +48,4 @@ def blind(options: BlindOptions) -> dict[str, str]:
     text = f"{blind_scores(lut)}\n{reason}\n{written_text(batch, options.out)}"
     text += f"\n{target}: {lut!r}" if target else ""
     saved = None if target is None else str(target)
-    return report(batch, options, text, scores=lut.report["scores"], lut=saved)
+    return report(batch, output, text, resume=options.resume, scores=lut.report["scores"], lut=saved)

@@ -47,7 +47,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, str]:
     lut = None if options.lut is None else load_lut(options.lut)
     images = open_candidates(options, lut)
     options = replace(options, settings=replace(options.settings, channel_axis=images.channel_axis))
-    check_before(Batch(images), options, read=[options.lut])
+    check_before(Batch(images), output, read=[options.lut])
     batch, settings = Batch(images), options.settings
     scale = _score_range(batch, settings.data_range)
     score = Scoring(
@@ -204,7 +204,7 @@ def compare(options: CompareOptions) -> None:
     """Compare methods on held-out images or tiles."""
     output = options.output
     images = open_candidates(options)
-    check_before(Batch(images), options, read=[options.low_resolution])
+    check_before(Batch(images), output, read=[options.low_resolution])
     low_resolution = None
     if options.low_resolution is not None:
         inputs = open_set({}, {Part.LOW_RESOLUTION: options.low_resolution})

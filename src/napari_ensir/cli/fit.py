@@ -27,7 +27,7 @@ def fit(options: FitOptions) -> None:
     target = lut_target(options.out, output.overwrite)
     images = open_candidates(options)
     settings = replace(settings, channel_axis=images.channel_axis)
-    check_before(Batch(images), options, others=[Place("--out", target)], read=[options.mask])
+    check_before(Batch(images), output, others=[Place("--out", target)], read=[options.mask])
     masks = None if options.mask is None else Masks(images, open_set({}, {Part.MASK: options.mask}))
     with on_cluster(options.scheduler), output.progress() as progress:
         session = FitSession(

@@ -120,8 +120,9 @@ def restore(options: RestoreOptions) -> dict[str, str]:
 
     The output of one restorer is a single image; with several restorers, it is a folder with one image each.
     """
+    output = options.output
     restorers = choose_restorers(options.restorers, options.settings)
-    images = open_images(options.image, options.output)
+    images = open_images(options.image, output)
     batch = RestoreBatch(
         images,
         tuple(restorers),
@@ -129,17 +130,17 @@ def restore(options: RestoreOptions) -> dict[str, str]:
         as_float=options.writing.as_float,
         networks=options.restorers.files,
     )
-    check_before(batch, options, read=options.restorers.files)
+    check_before(batch, output, read=options.restorers.files, resume=options.resume)
     axis = images.choose_channel_axis(options.settings.channel_axis, pool=options.pool_channels)
-    with options.output.progress() as progress:
+    with output.progress() as progress:
         batch.run(
             lambda _, name: restorers[name],
             axis,
-            overwrite=options.output.overwrite,
+            overwrite=output.overwrite,
             resume=options.resume,
             progress=progress,
         )
-    return report(batch, options, written_text(batch, options.out))
+    return report(batch, output, written_text(batch, options.out), resume=options.resume)
 
 
 def open_images(paths: Sequence[Path], output: Output) -> ImageSet:

@@ -30,7 +30,7 @@ from napari_ensir.restorers.self_supervised.calibrate import (
     parameter_grid,
     tunable_settings,
 )
-from napari_ensir.restorers.self_supervised.reference import CorrelatedNoiseWarning
+from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning
 from napari_ensir.settings import RestoreSettings, SweepSettings
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def sweep(options: SweepOptions) -> dict[str, str]:
     names = () if out is None else tuple(by_value) if write_all else (name,)
     images, as_float = open_images(options.image, options.output), options.writing.as_float
     batch = RestoreBatch(images, names, out or options.image[0], as_float=as_float, folder=write_all)
-    check_before(batch, options, read=options.restorers.files)
+    check_before(batch, options.output, read=options.restorers.files)
     axis = images.choose_channel_axis(settings.channel_axis, pool=options.pool_channels)
     restorer = with_channel_axis(restorer, axis)
     arrays: dict[str, NDArray[Any]] = {}
@@ -98,7 +98,7 @@ def sweep(options: SweepOptions) -> dict[str, str]:
             progress=progress,
         )
     text = _shown(found) + ("" if out is None else f"\n{written_text(batch, out)}")
-    return report(batch, options, text, restorer=name, **results)
+    return report(batch, options.output, text, restorer=name, **results)
 
 
 def _setting(name: str, restorer: Restorer, given: str | None) -> Setting:
