@@ -13,7 +13,7 @@ from napari.utils import progress
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
 
 WORK = {
-    "Fit ensemble": "napari_ensir.viewer.fit.widget.fit",
+    "Fit ensemble": "napari_ensir.viewer.fit.worker.fit",
     "Apply lookup table": "napari_ensir.viewer.apply.widget.combine",
 }
 
