@@ -11,7 +11,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_file
 from napari_ensir.files.microscopy import MICROSCOPY_SUFFIXES, open_microscopy, scenes_in, split_scene
 from napari_ensir.files.paths import expand_path
-from napari_ensir.files.png import SUFFIXES, FileImage, encode_png, is_tiff, open_file, read_record_of
+from napari_ensir.files.png import SUFFIXES, FileImage, encode_png, is_tiff, open_file
 from napari_ensir.files.tiff import TiffMetadata, write_tiff
 from napari_ensir.files.zarr import (
     ZarrImage,
@@ -19,7 +19,6 @@ from napari_ensir.files.zarr import (
     images_in_group,
     is_zarr,
     open_zarr,
-    read_zarr_record,
     write_zarr,
 )
 
@@ -43,9 +42,15 @@ def open_image(path: str | Path) -> FileImage | ZarrImage:
     EnsembleError
         If the file does not exist, is damaged or has an unsupported format.
     """
-    if found := split_scene(expand_path(path)):
+    path = expand_path(path)
+    if found := split_scene(path):
         return open_microscopy(*found)
-    path = _existing_image(path)
+    if path.is_dir() and not is_zarr(path):
+        raise EnsembleError(f"{path} is a folder, not an image or a Zarr array; give one image.")
+    if not path.exists():
+        raise EnsembleError(f"there is no {path}; give an image, a folder of images or a Zarr array.")
+    if not (path.is_file() or path.is_dir()):
+        raise EnsembleError(f"{path} is a pipe or a device, not a file; give an image.")
     return open_zarr(path) if path.is_dir() else open_file(path)
 
 
@@ -93,22 +98,7 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     ...     print(read_record(path))
     {'kind': 'ensemble'}
     """
-    if split_scene(expand_path(path)):
-        return None
-    path = _existing_image(path)
-    return read_zarr_record(path) if path.is_dir() else read_record_of(path)
-
-
-def _existing_image(path: str | Path) -> Path:
-    """The expanded path of a file or a Zarr."""
-    path = expand_path(path)
-    if path.is_dir() and not is_zarr(path):
-        raise EnsembleError(f"{path} is a folder, not an image or a Zarr array; give one image.")
-    if not path.exists():
-        raise EnsembleError(f"there is no {path}; give an image, a folder of images or a Zarr array.")
-    if not (path.is_file() or path.is_dir()):
-        raise EnsembleError(f"{path} is a pipe or a device, not a file; give an image.")
-    return path
+    return open_image(path).record
 
 
 def read_image(path: str | Path) -> Any:

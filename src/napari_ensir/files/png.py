@@ -97,6 +97,21 @@ class FileImage:
             )
         return np.asarray(pixels, self.dtype)
 
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """Provenance in the file; None if there is none.
+
+        Raises
+        ------
+        EnsembleError
+            If the file is damaged.
+        """
+        with _reading(self.path):
+            if is_tiff(self.path):
+                return read_tiff_record(self.path)
+            with _opened(self.path) as image:
+                return record_in(image.info.get(KEY))
+
     def __getitem__(self, key: Any) -> NDArray[Any]:
         part: NDArray[Any] = self.pixels[key]
         return part
@@ -227,19 +242,3 @@ def encode_png(pixels: NDArray[Any], record: Record | None) -> bytes:
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in parts
     )
-
-
-def read_record_of(path: Path) -> dict[str, Any] | None:
-    """Read the provenance in an image file; None if there is none.
-
-    Raises
-    ------
-    EnsembleError
-        If it is not a PNG, JPEG or TIFF, or is damaged.
-    """
-    open_file(path)
-    with _reading(path):
-        if is_tiff(path):
-            return read_tiff_record(path)
-        with _opened(path) as image:
-            return record_in(image.info.get(KEY))
