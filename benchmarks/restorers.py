@@ -33,8 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from napari_ensir.ensemble.scoring.perceptual import open_metrics
 from napari_ensir.restorers.training.dp_ir import DPIR
 from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel
-from napari_ensir.restorers.training.load import load_restorer
-from napari_ensir.restorers.training.recipes import RECIPES, begin_training
+from napari_ensir.restorers.training.recipes import RECIPES, begin_training, load_restorer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,14 +12,12 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays.intensity_range import byte_range
 from napari_ensir.errors import EnsembleError
-from napari_ensir.settings import settings_of
+from napari_ensir.settings import Setting, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import ArrayLike, NDArray
-
-    from napari_ensir.settings import Setting
 
     FloatImage = NDArray[np.float32]
 
@@ -27,6 +25,8 @@ MAX_CONTRAST_RATIO = 4.0
 """Ratio of the contrasts of restoration and image above which to warn; sharpening is far below."""
 
 _MAX_SAMPLE = 2**20
+
+_RANGE = Setting("data range", "", "", None, "range")
 
 Progress = Callable[[int, int, str], object]
 """Progress callback, called as ``progress(done, total, text)``.
@@ -335,12 +335,15 @@ def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None)
     (3.0, 5.0)
     """
     if given is not None:
-        low, high = (float(value) for value in given)
-        if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise EnsembleError(f"the data range {given} is not a pair of finite, increasing numbers.")
-        return low, high
+        return check_range(given)
     low, high = byte_range([image.dtype]) or (float(image.min()), float(image.max()))
     return low, high if high > low else low + 1.0
+
+
+def check_range(given: Any) -> tuple[float, float]:
+    """Return a data range as floats; EnsembleError if it is not a pair of finite, increasing numbers."""
+    low, high = _RANGE.checked(given)
+    return low, high
 
 
 def scale_of(restorer: object) -> int | None:

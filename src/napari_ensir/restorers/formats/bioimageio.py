@@ -23,7 +23,7 @@ from napari_ensir.files.tensors import brief
 from napari_ensir.files.yaml_text import parse_yaml
 from napari_ensir.restorers.formats.careamics import build_restorer, parse_numbers, read_weights
 from napari_ensir.restorers.formats.file_kinds import DESCRIPTIONS
-from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, identity, load_network
+from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, check_tile, load_network
 from napari_ensir.restorers.networks.onnx import OnnxNetwork
 from napari_ensir.restorers.networks.tiling import Tiles
 
@@ -43,8 +43,8 @@ _MIN_LIMIT = 2**24
 
 _PLANES = {"y": 256, "x": 256}
 _VOLUMES = {"z": 32, "y": 128, "x": 128}
-_MAX_PIXELS = 2**26
 _MAX_CHANNELS = 64
+_FIXED = "fixed_zero_mean_unit_variance"
 _EPS = 1e-6  # bioimage.io adds it to standard deviations
 
 
@@ -394,12 +394,7 @@ def _sizes(axes: dict[str, _Axis], spatial: str, where: str) -> tuple[int, ...]:
                 f"{where} states the size {brief(size)} along {letter}; whole numbers are needed."
             )
         found[letter] = least + max(round((wanted[letter] - least) / step), 0) * step if step else least
-    if math.prod(found.values()) > _MAX_PIXELS or min(found.values()) < 8:
-        raise EnsembleError(
-            f"{where} takes images of {' x '.join(map(str, found.values()))} pixels; at least 8 along each "
-            f"axis and at most {_MAX_PIXELS} in all are possible."
-        )
-    return tuple(found.values())
+    return check_tile(tuple(found.values()), where)
 
 
 def _output_geometry(
@@ -444,40 +439,41 @@ def _processing(steps: object, channels: int, where: str) -> Callable[[Tensor], 
 
     Steps that depend on the image are refused, because their effect on intensities cannot be inverted.
     """
-    steps = [] if steps is None else steps
-    if not isinstance(steps, list) or not all(isinstance(each, dict) for each in steps):
-        raise EnsembleError(
-            f"{where} states the processing of intensities as {brief(steps)}; a list is needed."
-        )
-    functions = [_step(each, channels, where) for each in steps]
+    functions = [_function(*each, channels, where) for each in _steps(steps, where)]
     return lambda x: reduce(lambda value, step: step(value), functions, x)
 
 
-def _training_intensities(steps: Any, where: str) -> Normalization | None:
+def _steps(stated: object, where: str) -> list[tuple[object, dict[str, Any]]]:
+    """Names in format 0.5 and arguments of the steps, without those that keep intensities as they are."""
+    stated = [] if stated is None else stated
+    if not isinstance(stated, list) or not all(isinstance(each, dict) for each in stated):
+        raise EnsembleError(
+            f"{where} states the processing of intensities as {brief(stated)}; a list is needed."
+        )
+    found: list[tuple[object, dict[str, Any]]] = []
+    for each in stated:
+        name, kwargs = each.get("id", each.get("name")), each.get("kwargs")
+        kwargs = kwargs if isinstance(kwargs, dict) else {}
+        if name == "zero_mean_unit_variance" and kwargs.get("mode") == "fixed":  # 0.4
+            name = _FIXED
+        if name != "ensure_dtype" or kwargs.get("dtype") not in ("float32", "float64"):
+            found.append((name, kwargs))
+    return found
+
+
+def _training_intensities(stated: object, where: str) -> Normalization | None:
     """Mean and standard deviation of the first step, if it normalises by fixed numbers."""
-    shown = [each for each in steps or [] if each.get("id", each.get("name")) != "ensure_dtype"]
-    return _fixed(shown[0].get("kwargs"), where) if shown and _is_fixed(shown[0]) else None
+    (name, kwargs), *_ = [*_steps(stated, where), (None, {})]
+    return _fixed(kwargs, where) if name == _FIXED else None
 
 
-def _is_fixed(step: dict[str, Any]) -> bool:
-    """Whether a step normalises by a mean and a standard deviation that it states."""
-    name, kwargs = step.get("id", step.get("name")), step.get("kwargs")
-    old = isinstance(kwargs, dict) and kwargs.get("mode") == "fixed"  # 0.4
-    return name == "fixed_zero_mean_unit_variance" or (name == "zero_mean_unit_variance" and old)
-
-
-def _fixed(kwargs: Any, where: str) -> Normalization:
-    stated = kwargs if isinstance(kwargs, dict) else {}
-    mean, deviation = (parse_numbers(stated.get(key), where) for key in ("mean", "std"))
+def _fixed(kwargs: dict[str, Any], where: str) -> Normalization:
+    mean, deviation = (parse_numbers(kwargs.get(key), where) for key in ("mean", "std"))
     return Normalization(mean, tuple(each + _EPS for each in deviation))
 
 
-def _step(step: dict[str, Any], channels: int, where: str) -> Callable[[Tensor], Tensor]:
-    name, kwargs = step.get("id", step.get("name")), step.get("kwargs")
-    kwargs = kwargs if isinstance(kwargs, dict) else {}
-    if name == "ensure_dtype" and kwargs.get("dtype") in ("float32", "float64"):
-        return identity
-    if _is_fixed(step):
+def _function(name: object, kwargs: dict[str, Any], channels: int, where: str) -> Callable[[Tensor], Tensor]:
+    if name == _FIXED:
         fixed = _fixed(kwargs, where)
         fixed.check(channels, where)
         return fixed.normalize
@@ -493,5 +489,5 @@ def _step(step: dict[str, Any], channels: int, where: str) -> Callable[[Tensor],
         return lambda x: x.clamp(low, high)
     raise EnsembleError(
         f"{where} processes intensities with {brief(name)}, which is not supported; supported are "
-        "fixed_zero_mean_unit_variance, scale_linear, clip, and ensure_dtype to float32."
+        f"{_FIXED}, scale_linear, clip, and ensure_dtype to float32."
     )
