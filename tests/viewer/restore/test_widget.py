@@ -56,9 +56,9 @@ def test_digits_beside_a_word_are_not_cut_off(viewer, restore, qtbot):
     restore.combining_section.open()
     box = restore.shrinkage.inner.native
     qtbot.waitUntil(box.isVisible, timeout=60_000)
-    qtbot.wait(100)
     assert box.text() == "1000"
-    assert box.lineEdit().width() >= box.fontMetrics().horizontalAdvance("1000") + 4
+    needed = box.fontMetrics().horizontalAdvance("1000") + 4
+    qtbot.waitUntil(lambda: box.lineEdit().width() >= needed, timeout=60_000)
 
 
 def test_it_is_scripted_by_values_and_methods(viewer, restore, wait_for):
@@ -102,14 +102,12 @@ def test_ticking_shows_the_settings_of_what_was_ticked(restore, qtbot):
     assert sorted(titles) == sorted(kind.title for kind in RESTORERS.values())
     item = next(item for item in restore.restorers.items() if item.text() == "Gaussian")
     item.setCheckState(item.checkState().Checked)
-    qtbot.wait(20)
     assert restore.heading.value == "Settings of Gaussian"
-    assert restore.gaussian_sigma.native.isVisible()
+    qtbot.waitUntil(restore.gaussian_sigma.native.isVisible, timeout=60_000)
     assert not restore.median_size.native.isVisible()
     restore.restorers.select("median")
-    qtbot.wait(20)
     assert restore.restorers.value == ["gaussian"]
-    assert restore.median_size.native.isVisible()
+    qtbot.waitUntil(restore.median_size.native.isVisible, timeout=60_000)
 
 
 def test_ticks_are_told_once_and_in_order():
