@@ -181,6 +181,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "_hypothesis_pytestplugin"}
     torch.set_num_threads(1)
+    sys.dont_write_bytecode = False  # each fork reads the tests as pytest has rewritten them
     sys.path[:0] = [str(ROOT), str(ROOT / "src")]
     durations = Path(tempfile.mkdtemp()) / "durations.json"
     if os.waitpid(start_tests(None, durations), 0)[1]:
@@ -195,8 +196,8 @@ def main() -> None:
         child, status = os.wait()
         path, number = running.pop(child)
         killed[path.name] += status != 0
-        if status == 0:
-            print("survived:", write_mutant(path, number)[0], flush=True)
+        print("." if status else f"\nsurvived: {write_mutant(path, number)[0]}", end="", flush=True)
+    print()
     for name, count in sorted(total.items()):
         print(f"{killed[name]:4d} of {count:4d} killed in {name}")
     share = killed.total() / total.total()
