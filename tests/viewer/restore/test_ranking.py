@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from napari_ensir.restorers import CLASSICAL, calibrate_restorer, rank_restorers
+from napari_ensir.restorers.self_supervised.calibrate import parameter_grid
 from napari_ensir.settings import settings_of
-from napari_ensir.viewer.restore.sweep import SweepForm, parameter_grid
+from napari_ensir.viewer.restore.widget import SweepForm
 
 
 @pytest.fixture

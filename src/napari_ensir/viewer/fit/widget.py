@@ -205,6 +205,7 @@ class FitWidget(FitControls):
             needs_result["expected_button"] = f"There is no expected error: {result.uncalibrated}"
         return {
             **needs_result,
+            "run_button": missing,
             "python_button": missing,
             "command_button": missing,
         }

@@ -18,8 +18,9 @@ from napari_ensir.settings import RestoreSettings, settings_of
 from napari_ensir.viewer.code_export import Chosen
 from napari_ensir.viewer.controls.checklist import Checklist
 from napari_ensir.viewer.controls.combo import Choice
+from napari_ensir.viewer.controls.dialogs import open_asked
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import Message, create_control
+from napari_ensir.viewer.controls.inputs import Message, create_control, create_controls
 from napari_ensir.viewer.controls.section import Section
 from napari_ensir.viewer.layers.layers import unique_name
 from napari_ensir.viewer.layers.session import preference
@@ -77,19 +78,18 @@ class RestorerPicker(Container):
         self._heading = Message(name="heading", gui_only=True)
         self._form_box: Container = Container(layout="vertical", labels=False, name="restorer_forms")
         self._form_box.margins = (0, 0, 0, 0)
-        declared = {each.name: each for each in settings_of(RestoreSettings)}
-        self.self_ensemble = create_control(declared["self_ensemble"])
+        self.self_ensemble, self.device = create_controls(
+            RestoreSettings, "self_ensemble", "device", device=preference("device")
+        )
         self.float_output = CheckBox(
             name="float_output",
             text="Keep float results",
             tooltip="Results are 32-bit floating-point images. Otherwise restored intensities are rounded, "
             "and clipped to the range of the image's dtype.",
         )
-        self.device = create_control(declared["device"], preference("device"))
         how = Form(self.self_ensemble, self.float_output, self.device, name="how")
-        self.section = Section(
-            "Settings of the restorers", self._heading, self._form_box, how, name="settings"
-        )
+        parts = (self._heading, self._form_box, how)
+        self.section = Section("Settings of the restorers", *parts, name="settings")
         super().__init__(layout="vertical", labels=False, **kwargs)
         self.margins = (0, 0, 0, 0)
         opening = row(self.open_button, self.folder_button, name="opening", gui_only=True)
@@ -159,18 +159,16 @@ class RestorerPicker(Container):
         """
         path, device = Path(path), self.device.value
         if path.is_dir():
-            opened, failed = open_restorers(path, device=device)
-            n = len(opened)
-            lines = [f"Opened {n} network{'s' * (n != 1)} of {path.name}."]
+            found, failed = open_restorers(path, device=device)
+            opened = {path / name: restorer for name, restorer in found.items()}
+            lines = [f"Opened {len(found)} network{'s' * (len(found) != 1)} of {path.name}."]
             lines += [
                 f"{error}" if name in f"{error}" else f"{name}: {error}" for name, error in failed.items()
             ]
         else:
-            opened, lines = {path.name: self._open_file(path, device)}, [f"Opened {path.name}."]
-        folder = path if path.is_dir() else path.parent
-        for name, restorer in opened.items():
-            file = folder / name
-            self.add(restorer, f"{restorer.name} ({name})", str(file), ticked=True, file=file)
+            opened, lines = {path: self._open_file(path, device)}, [f"Opened {path.name}."]
+        for file, restorer in opened.items():
+            self.add(restorer, f"{restorer.name} ({file.name})", str(file), ticked=True, file=file)
         return "\n".join(lines)
 
     def _open_file(self, path: Path, device: str) -> Restorer:
@@ -241,9 +239,7 @@ class RestorerPicker(Container):
         self._heading.value = f"Settings of {title}" if len(self._forms[key]) else f"{title} has no settings."
 
     def _ask_for_file(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self.native, "Open a network", "", NETWORK_FILTER)
-        if path:
-            self.requested.emit(path)
+        open_asked(self.native, "Open a network", NETWORK_FILTER, self.requested.emit)
 
     def _ask_for_folder(self) -> None:
         if path := QFileDialog.getExistingDirectory(self.native, "Open a folder of networks"):
