@@ -200,53 +200,30 @@ class FitSession:
         """
         if self.reference is not None:
             return self.reference
-        progress, settings = progress or self._progress, self.settings
-        pairs, noisy = self._pairs, settings.truth_noise is not None
+        progress, settings, pairs = progress or self._progress, self.settings, self._pairs
         if self._checks:
-            self.diagnostics, pairs = diagnose_reference(
-                pairs,
-                self._names,
-                channel_axis=settings.channel_axis,
-                mask=self._mask,
-                truth_noise=settings.truth_noise,
-                match_truth=settings.match_truth,
-            )
+            self.diagnostics, pairs = diagnose_reference(pairs, self._names, settings, self._mask)
             if isinstance(pairs, MatchedTruths):
                 self._noise_gain = pairs.noise_gain
-        n_folds = PARTS if noisy else FOLDS
-        common: dict[str, Any] = {
-            "channel_axis": settings.channel_axis,
-            "device": settings.device,
-            "progress": progress,
-        }
-        automatic = settings.bin_width == "auto"
-        reference = collect_reference(
-            pairs,
-            self._names,
-            bin_width=None if automatic else settings.bin_width,  # type: ignore[arg-type]
-            data_range=settings.data_range,
-            planes=settings.planes,
-            hash_inputs=settings.hash_inputs,
-            mask=self._mask,
-            refine=None if fine or automatic else 1,
-            folds=n_folds if folds else 1,
-            noisy_truth=noisy,
-            **common,
-        )
+        n = FOLDS if settings.truth_noise is None else PARTS
+        refine = None if fine or settings.bin_width == "auto" else 1
+        how: dict[str, Any] = {"mask": self._mask, "refine": refine, "folds": n if folds else 1}
+        reference = collect_reference(pairs, self._names, settings, progress=progress, **how)
         pairs, masks = self._held_out or ((), ())
         if pairs:
             binning = reference.statistics.binning
-            self.unseen = collect_reference(
-                pairs,
-                self._names,
-                bin_width=binning.width,
-                data_range=(binning.low, binning.high),
-                mask=masks,
-                folds=n_folds,
-                **common,
+            bins = replace(
+                self._of_test_images, bin_width=binning.width, data_range=(binning.low, binning.high)
             )
+            how = {"mask": masks, "folds": n}
+            self.unseen = collect_reference(pairs, self._names, bins, progress=progress, **how)
         self.reference = reference
         return reference
+
+    @property
+    def _of_test_images(self) -> FitSettings:
+        """Settings to read ``held_out`` with, of which all planes count."""
+        return replace(self.settings, planes=None, hash_inputs=False)
 
     def parts(self) -> list[tuple[list[Field], list[Field]]]:
         """Return the images to learn from and those to score, for each part that :meth:`score` holds out.
@@ -256,17 +233,12 @@ class FitSession:
         list of (learned from, held out)
             One pair for each part, or one pair if there are test images.
         """
-        keep: dict[str, Any] = {"data_range": None, "channel_axis": self.settings.channel_axis}
-
-        def fields(pairs: Pairs, mask: Sequence[Any] | None, n: int, **more: Any) -> list[list[Field]]:
-            return [
-                list(fold) for fold in ReferenceSet(pairs, self._names, mask=mask, **keep, **more).folds(n)
-            ]
-
         n = 1 if self.unseen is not None else len(self.collect().folds)
-        folds = fields(self._pairs, self._mask, n, planes=self.settings.planes)
+        images = ReferenceSet(self._pairs, self._names, self.settings, self._mask)
+        folds = [list(fold) for fold in images.folds(n)]
         if self._held_out is not None and n == 1:
-            return [(folds[0], fields(*self._held_out, 1)[0])]
+            pairs, masks = self._held_out
+            return [(folds[0], list(ReferenceSet(pairs, self._names, self._of_test_images, masks)))]
         return [
             ([field for other in folds if other is not fold for field in other], fold)
             for fold in folds

@@ -7,8 +7,14 @@ import pytest
 
 from napari_ensir import FitSession
 from napari_ensir.ensemble.compare import baselines, held_out
-from napari_ensir.ensemble.compare.baselines import GlobalLeastSquares, RefESR, Regression, _downsampled
-from napari_ensir.ensemble.compare.held_out import baseline_scores, regressors_left_out
+from napari_ensir.ensemble.compare.baselines import (
+    GlobalLeastSquares,
+    RefESR,
+    Regression,
+    _downsampled,
+    baseline_scores,
+    regressors_left_out,
+)
 
 FAST = {name: baselines.REGRESSORS[name] for name in ("linear regression", "HistGradientBoosting")}
 

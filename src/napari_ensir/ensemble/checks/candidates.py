@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +16,11 @@ from napari_ensir.ensemble.checks.alignment import (
     most_typical,
     overlap,
 )
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose
-from napari_ensir.ensemble.checks.exposure import exposure_of
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, sort_diagnostics
+from napari_ensir.ensemble.checks.exposure import Exposure, exposure_of
 from napari_ensir.ensemble.checks.fit import check_range
 from napari_ensir.ensemble.checks.planes import middle_plane
-from napari_ensir.ensemble.statistics.reference import sample_pixels
+from napari_ensir.ensemble.statistics.reference import Samples, sample_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -147,29 +148,69 @@ def _correlations_of(report: Mapping[str, Any], n: int) -> NDArray[np.float64] |
     return values if values.shape == (n, n) and np.isfinite(values).all() else None
 
 
-def check_candidates(
-    report: Mapping[str, Any], binning: Binning, names: Sequence[str], field: Field
-) -> list[Diagnostic]:
-    """Check candidates in memory before a table is applied: agreement, exposure, range.
+class ApplyChecks:
+    """Checks of any number of images before a table is applied to them, in bounded memory.
 
     Parameters
     ----------
     report, binning, names
         Of the table.
-    field : Field
-        The candidates.
 
-    Returns
-    -------
-    list of Diagnostic
-        Those of the first check that finds something: each explains the later ones.
+    Attributes
+    ----------
+    disagreement : list of Diagnostic
+        Problems of candidates that do not lie on each other; see :func:`check_agreement`.
+
+    Examples
+    --------
+    >>> from napari_ensir import fit_lut
+    >>> truth = np.arange(4096.0).reshape(64, 64)
+    >>> lut = fit_lut([([truth + 1, truth - 1], truth)])
+    >>> checks = ApplyChecks(lut.report, lut.binning, lut.names)
+    >>> checks.look(lut.field([truth + 50001, truth + 49999]))
+    >>> [each.code for each in checks.diagnostics()]
+    ['other-exposure']
     """
-    found = check_agreement(report, names, field.candidates, field.channel_axis)
-    if found:
-        return found
-    exposure = exposure_of(report, [sample_pixels(field)])
-    if exposure is not None and (found := exposure.check()):
-        return found
-    for name, candidate in zip(names, field.candidates, strict=True):
-        found += check_range(binning, name, middle_plane(candidate, field.channel_axis))
-    return found
+
+    def __init__(self, report: Mapping[str, Any], binning: Binning, names: Sequence[str]) -> None:
+        self.report, self.binning, self.names = report, binning, names
+        self._samples = Samples()
+        self._outside: list[Diagnostic] = []
+        self.disagreement: list[Diagnostic] = []
+
+    def look(self, field: Field, label: str = "") -> None:
+        """Check the candidates of one image.
+
+        Parameters
+        ----------
+        field : Field
+            The candidates, checked against the table.
+        label : str
+            Name of the image, if there are several.
+        """
+        self._samples.add(sample_pixels(field))
+        axis = field.channel_axis
+        found = check_agreement(self.report, self.names, field.candidates, axis)
+        known = self.disagreement if found else self._outside
+        if not found:
+            for name, candidate in zip(self.names, field.candidates, strict=True):
+                found += check_range(self.binning, name, middle_plane(candidate, axis))
+        where = f"image {label}: " if label else ""
+        known[:] = sort_diagnostics([*known, *(replace(one, message=where + one.message) for one in found)])
+
+    @property
+    def exposure(self) -> Exposure | None:
+        """The exposure of the images relative to that of the table; see :func:`exposure_of`."""
+        return exposure_of(self.report, self._samples.parts)
+
+    def diagnostics(self, **remedy: str) -> list[Diagnostic]:
+        """Return what was found; ``remedy`` is that of :meth:`Exposure.check`.
+
+        Candidates that do not lie on each other explain another exposure, and that explains intensities
+        outside the range of the table.
+        """
+        if self.disagreement:
+            return [*self.disagreement, *self._outside]
+        exposure = self.exposure
+        other = [] if exposure is None else exposure.check(**remedy)
+        return other or self._outside

@@ -312,26 +312,6 @@ def _regress(sums: NDArray[np.float64]) -> Any:
     return gains[0], shifts[0], offsets[0], (gains[1:], shifts[1:], offsets[1:])
 
 
-def check_drift(
-    candidates: Sequence[Any], truth: Any, channel_axis: int | None = None, label: str = ""
-) -> list[Diagnostic]:
-    """Report that the brightness of a second exposure drifted, where scores are not corrected for it.
-
-    Parameters
-    ----------
-    candidates, truth, channel_axis
-        As for :func:`find_drift`.
-    label : str
-        Name of the image, if there are several.
-
-    Returns
-    -------
-    list of Diagnostic
-        At most one.
-    """
-    return find_drift(candidates, truth, channel_axis).diagnostics("truth-drifted", label)
-
-
 class MatchedTruths(Sequence[tuple[Sequence[Any], Any]]):
     """A reference set whose truths are brought to the candidates' gain and offset when they are read.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from napari_ensir.ensemble.checks.alignment import correlation
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose
 from napari_ensir.ensemble.checks.planes import SAMPLE_SIDE, as_floats, central, sample_planes
 from napari_ensir.errors import EnsembleError
@@ -98,7 +99,7 @@ def own_input_evidence(
         details = [plane - gaussian_filter(plane, 2) for plane in restored]
         found.append(
             [
-                (_correlation(residual[flat], detail[flat]), _lag_one(residual, flat))
+                (correlation(residual[flat], detail[flat]), _lag_one(residual, flat))
                 for residual, detail in zip(residuals, details, strict=True)
             ]
         )
@@ -225,12 +226,6 @@ def _flat(plane: Image, *, inner: float, outer: float, window: float, share: flo
     band = (gaussian_filter(plane, inner) if inner else plane) - gaussian_filter(plane, outer)
     energy = gaussian_filter(band * band, window)
     return np.asarray(energy <= np.quantile(energy, share), bool)
-
-
-def _correlation(one: Image, other: Image) -> float:
-    one, other = one - one.mean(), other - other.mean()
-    size = float(np.sqrt((one @ one) * (other @ other)))
-    return float(one @ other) / size if size > 0 else 0.0
 
 
 def _lag_one(plane: Image, where: NDArray[np.bool_]) -> float:

@@ -125,7 +125,21 @@ class ErrorTable:
         axis : int or None
             Channel axis; None where channels are pooled.
         """
-        return self._predict(ensemble, candidates, axis, self.rmse)
+        block = flatten(ensemble, Field(tuple(candidates), None, None, axis), None)
+        if choose_engine("look_up_errors", block.candidates.dtype, block.candidates.size) != "compiled":
+            place = find_channels(block) * INTENSITIES * SPREADS
+            place += find_classes(block.candidates, block.ensemble, self.low, self.high)
+            error = self.rmse.reshape(-1)[place]
+            return np.where(np.isfinite(block.ensemble), error, np.float32(np.nan)).reshape(ensemble.shape)
+        from napari_ensir.ensemble import kernels
+
+        out = np.empty(ensemble.shape, np.float32)
+        grid = class_grid(self.low, self.high)
+        table = self.rmse.reshape(-1)
+        kernels.look_up_errors(
+            block.ensemble, block.candidates, block.channels, grid, SPREADS, table, out.reshape(-1)
+        )
+        return out
 
     def at(self, ensemble: float, intensities: Sequence[float], channel: int = 0) -> float:
         """Expected root mean square error at one pixel, in intensity units.
@@ -139,30 +153,10 @@ class ErrorTable:
         channel
             0 where channels are pooled.
         """
-        candidates = [np.array([one], np.float32) for one in intensities]
-        return float(self._predict(np.array([ensemble], np.float32), candidates, None, self.rmse[channel])[0])
-
-    def _predict(
-        self,
-        ensemble: NDArray[np.float32],
-        candidates: Sequence[NDArray[Any]],
-        axis: int | None,
-        rmse: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        block = flatten(ensemble, Field(tuple(candidates), None, None, axis), None)
-        if choose_engine("look_up_errors", block.candidates.dtype, block.candidates.size) != "compiled":
-            place = find_channels(block) * INTENSITIES * SPREADS
-            place += find_classes(block.candidates, block.ensemble, self.low, self.high)
-            error = np.where(np.isfinite(block.ensemble), rmse.reshape(-1)[place], np.float32(np.nan))
-            return error.reshape(ensemble.shape)
-        from napari_ensir.ensemble import kernels
-
-        out = np.empty(ensemble.size, np.float32)
-        grid = class_grid(self.low, self.high)
-        kernels.look_up_errors(
-            block.ensemble, block.candidates, block.channels, grid, SPREADS, rmse.reshape(-1), out
-        )
-        return out.reshape(ensemble.shape)
+        # Channels along the second axis; each gets the same intensities.
+        shape = (1, len(self.counts))
+        candidates = [np.full(shape, one, np.float32) for one in intensities]
+        return float(self.predict(np.full(shape, ensemble, np.float32), candidates, 1)[0, channel])
 
 
 def _shrink(
@@ -253,7 +247,12 @@ def map_expected_error(
         tensor.
     """
     if any(is_dask(candidate) for candidate in field.candidates):
-        return _map_dask(table, lookup, field, device)
+
+        def block(*parts: NDArray[Any]) -> NDArray[np.float32]:
+            part = Field(parts, None, None, field.channel_axis)
+            return np.asarray(map_expected_error(table, lookup, part, device))
+
+        return map_chunks(field, block)
     result = np.empty(field.shape, np.float32)
     report = running_progress(progress, prod(field.shape), "expected error")
 
@@ -274,12 +273,3 @@ def map_expected_error(
 
         return torch.from_numpy(result).to(field.candidates[0].device)
     return result
-
-
-def _map_dask(table: ErrorTable, lookup: Lookup, field: Field, device: str | torch.device) -> Any:
-    def block(*parts: NDArray[Any]) -> NDArray[np.float32]:
-        part = Field(parts, None, None, field.channel_axis)
-        found: NDArray[np.float32] = map_expected_error(table, lookup, part, device)
-        return found
-
-    return map_chunks(field, block)
