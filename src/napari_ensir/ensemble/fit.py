@@ -35,18 +35,9 @@ from napari_ensir.ensemble.scoring.cross_validation import (
 from napari_ensir.ensemble.scoring.metrics import psnr_of_error
 from napari_ensir.ensemble.scoring.score_range import ScoreRange, score_range_of
 from napari_ensir.ensemble.scoring.score_table import ScoreRow, plus_minus
-from napari_ensir.ensemble.scoring.scores import (
-    NoisyScores,
-    errors_of_parts,
-    verdict,
-)
+from napari_ensir.ensemble.scoring.scores import NoisyScores, errors_of_parts, verdict
 from napari_ensir.ensemble.statistics.binning import choose_binning
-from napari_ensir.ensemble.statistics.reference import (
-    Reference,
-    ReferenceSet,
-    collect_reference,
-    name_inputs,
-)
+from napari_ensir.ensemble.statistics.reference import Reference, ReferenceSet, collect_reference, name_inputs
 from napari_ensir.errors import EnsembleError, EnsembleWarning
 from napari_ensir.settings import SHRINKAGE, FitSettings
 
@@ -61,6 +52,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.combine.lookup import Lookup
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.statistics.binning import Binning
+    from napari_ensir.ensemble.statistics.statistics import Statistics
 
     Pairs = Iterable[tuple[Sequence[Any], Any]]
     Weights = NDArray[np.float64] | WeightLUT
@@ -429,33 +421,32 @@ class FitSession:
 
         ``width`` is the peak of PSNR. ``unseen`` is :attr:`unseen`, or None to cross-validate.
         """
-        reference, binning = self.collect(), self._bins(chosen.bin_width)
-        assert binning is not None  # holds() has checked
+        reference = self.collect()
         n = len(reference.names)
         learned: Any = self._held_out_lookups(chosen) if unseen is None else self._latest()
-        parts = [part.in_bins(binning) for part in (unseen or reference).folds]
         weights = [*np.eye(n), np.full(n, 1 / n), learned, *(each[2] for each in others)]
         roles = [ensemble, *(each[:2] for each in others)]
-        return NoisyScores.of(reference.names, [errors_of_parts(parts, weights)], width, noise, roles)
+        return NoisyScores.of(
+            reference.names, [errors_of_parts(self._folds(chosen, unseen), weights)], width, noise, roles
+        )
+
+    def _folds(self, chosen: FitSettings, of: Reference | None = None) -> list[Statistics]:
+        """Return the statistics of each fold, by default of the pixels learned from, in the chosen bins."""
+        binning = self._bins(chosen.bin_width)
+        assert binning is not None  # holds() has checked
+        return [fold.in_bins(binning) for fold in (of or self.collect()).folds]
 
     def _held_out_lookups(self, chosen: FitSettings, progress: Progress | None = None) -> list[Lookup | None]:
         """Return, for each fold, the weights learned from the other folds."""
         key = _key(chosen)
         if key not in self._lookups:
-            self._lookups[key] = held_out_lookups(
-                self.collect(),
-                chosen.method,
-                self._estimator_settings(chosen),
-                self._bins(chosen.bin_width),
-                progress,
-            )
+            settings = self._estimator_settings(chosen)
+            self._lookups[key] = held_out_lookups(self._folds(chosen), chosen.method, settings, progress)
         return self._lookups[key]
 
     def _held_out_error(self, chosen: FitSettings, progress: Progress | None = None) -> float:
         """Return the cross-validated mean squared error, in squared intensity units."""
-        lookups = self._held_out_lookups(chosen, progress)
-        binning = self._bins(chosen.bin_width)
-        return held_out_error(self.collect(), chosen.method, binning=binning, lookups=lookups)
+        return held_out_error(self._folds(chosen), self._held_out_lookups(chosen, progress))
 
     # -- scores and errors ------------------------------------------------------------------------
 
@@ -481,7 +472,7 @@ class FitSession:
         n = lut.n_candidates
         fixed = [*zip(lut.names, ["candidate"] * n, np.eye(n), strict=True)]
         fixed.append(("average", "average", np.full(n, 1 / n)))
-        scores = [self._fixed_score(*each) for each in fixed]
+        scores = [self._score(*each) for each in fixed]
         methods = tuple(METHODS) if all_methods else (lut.method,)
         for number, method in enumerate(methods):
             if progress is not None:
@@ -507,7 +498,7 @@ class FitSession:
 
     def score_zzpm(self) -> ScoreRow:
         """Score ZZPM, which weights a candidate by its distance to the candidates' mean."""
-        return self._fixed_score("ZZPM", "zzpm", self._zzpm_weights())
+        return self._score("ZZPM", "zzpm", self._zzpm_weights())
 
     def verdict(self) -> str:
         """State in a sentence whether the latest estimate is better than the best candidate, held out.
@@ -583,31 +574,26 @@ class FitSession:
             error = _NAN if noise == "unknown" else error - float(noise) ** 2
         return psnr_of_error(error, self.score_range.peak) if error > 0 or noise is None else _NAN
 
-    def _psnrs(self, weights: Weights) -> tuple[float, float]:
-        """Return the PSNR on the pixels learned from and on those of ``held_out`` (NaN if there are none)."""
-        binning = self._latest().binning
+    def _score(self, name: str, role: str, weights: Weights, method: str = "") -> ScoreRow:
+        """Score weights that were not learned; without test images, every pixel counts as held out."""
+        binning, parts = self._latest().binning, [self.collect(), self.unseen or self.collect()]
         seen, unseen = (
-            _NAN
-            if part is None
-            else self._psnr(mean_squared_error(part.statistics.in_bins(binning), weights))
-            for part in (self.collect(), self.unseen)
+            self._psnr(mean_squared_error(part.statistics.in_bins(binning), weights)) for part in parts
         )
-        return seen, unseen
-
-    def _fixed_score(self, name: str, role: str, weights: NDArray[np.float64]) -> ScoreRow:
-        """Score weights that were not learned; every pixel counts as held out."""
-        seen, unseen = self._psnrs(weights)
-        return ScoreRow(name, role, psnr=seen, held_out=seen if self.unseen is None else unseen)
+        return ScoreRow(name, role, method, psnr=seen, held_out=unseen)
 
     def _method_score(self, method: str, held_out: bool, progress: Progress | None) -> ScoreRow:
         chosen = replace(self.chosen, method=method)
         if method not in self.tables:
             self.tables = {**self.tables, method: self._table(chosen, progress)}
-        seen, unseen = self._psnrs(self.tables[method])
-        if self.unseen is None and (held_out or _key(chosen) in self._lookups):
+        row = self._score(METHODS[method].title, "method", self.tables[method], method)
+        if self.unseen is not None:
+            return row
+        psnr = _NAN
+        if held_out or _key(chosen) in self._lookups:
             with suppress(EnsembleError):  # with all pixels in one part there is no held-out score
-                unseen = self._psnr(self._held_out_error(chosen, progress))
-        return ScoreRow(METHODS[method].title, "method", method, seen, unseen)
+                psnr = self._psnr(self._held_out_error(chosen, progress))
+        return replace(row, held_out=psnr)
 
     def _noisy_scores(self, lut: WeightLUT) -> list[ScoreRow]:
         """Score against a noisy truth, for which only differences of errors are unbiased."""

@@ -15,8 +15,7 @@ from napari_ensir.ensemble.estimators.base import Settings
 from napari_ensir.ensemble.estimators.em import em
 from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.ensemble.statistics.count import collect
-from napari_ensir.ensemble.uncertainty.error_table import fit_error_table
-from napari_ensir.ensemble.uncertainty.measure import ErrorSums, measure
+from napari_ensir.ensemble.uncertainty.error_table import ErrorSums, fit_error_table, measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

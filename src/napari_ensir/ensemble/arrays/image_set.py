@@ -346,6 +346,21 @@ def check_names(names: Sequence[str] | None, n_candidates: int) -> tuple[str, ..
     return checked
 
 
+def as_numbers(value: object, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Return an array of finite numbers of this shape; None if a value, such as a report's, is anything else.
+
+    Examples
+    --------
+    >>> as_numbers([1, 2.5], (2,)), as_numbers([1, None], (2,)), as_numbers("a file's", (2,))
+    (array([1. , 2.5]), None, None)
+    """
+    try:
+        found = np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if found.shape == shape and np.isfinite(found).all() else None
+
+
 def check_prior(prior: Sequence[float] | None, n_candidates: int) -> NDArray[np.float64] | None:
     """Check a prior and scale its weights to a sum of one.
 
@@ -356,12 +371,8 @@ def check_prior(prior: Sequence[float] | None, n_candidates: int) -> NDArray[np.
     """
     if prior is None:
         return None
-    try:
-        weights = np.asarray(prior, np.float64)
-    except (TypeError, ValueError):
-        weights = np.zeros(0)
-    good = weights.shape == (n_candidates,) and bool(np.isfinite(weights).all()) and (weights >= 0).all()
-    if not good or weights.sum() <= 0:
+    weights = as_numbers(prior, (n_candidates,))
+    if weights is None or (weights < 0).any() or weights.sum() <= 0:
         given = list(prior) if isinstance(prior, tuple) else prior
         raise EnsembleError(
             f"the prior is {given!r}; give {n_candidates} non-negative weights, "

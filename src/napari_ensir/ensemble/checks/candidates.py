@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.arrays.image_set import as_numbers
 from napari_ensir.ensemble.checks.alignment import (
     about_candidates,
     check_alignment,
@@ -82,8 +83,8 @@ def check_agreement(
         # All of them may be empty in this part of the image.
         if is_flat and values.size and not all(flat)
     ]
-    before = _correlations_of(report, len(planes))
-    if found or before is None:
+    before = as_numbers(report.get("correlations"), (len(planes),) * 2)
+    if found or before is None:  # a table of an earlier version has none
         return found
     return _check_correlations(before, names, candidates, planes, channel_axis) or _check_scales(
         report, names, planes
@@ -137,15 +138,6 @@ def _check_scales(
     ]
     against = f'candidate "{names[place]}"'
     return [about_candidates(one, [name], against) for name, one in found if one is not None]
-
-
-def _correlations_of(report: Mapping[str, Any], n: int) -> NDArray[np.float64] | None:
-    """The correlations of a table's report; None in a table of an earlier version."""
-    try:
-        values = np.asarray(report.get("correlations"), np.float64)
-    except (TypeError, ValueError):
-        return None
-    return values if values.shape == (n, n) and np.isfinite(values).all() else None
 
 
 class ApplyChecks:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.blocks import as_array, dtype_of, is_dask, is_torch
-from napari_ensir.ensemble.arrays.image_set import make_field
+from napari_ensir.ensemble.arrays.image_set import as_numbers, make_field
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, linear_text
 from napari_ensir.ensemble.checks.planes import sample_planes
 from napari_ensir.ensemble.statistics.reference import PERCENTS, Samples, compute_percentiles
@@ -136,12 +136,8 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
 
 def _as_percentiles(value: Any) -> NDArray[np.float64] | None:
     """Percentiles of a report; None if they are missing, constant or not numbers."""
-    try:
-        found = np.asarray(value, np.float64)
-    except (TypeError, ValueError, OverflowError):  # a file that another program wrote
-        return None
-    usable = found.shape == (len(PERCENTS),) and np.isfinite(found).all() and found[-2] > found[1]
-    return found if usable else None
+    found = as_numbers(value, (len(PERCENTS),))
+    return found if found is not None and found[-2] > found[1] else None
 
 
 def _regress_percentiles(

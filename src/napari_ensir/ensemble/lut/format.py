@@ -13,8 +13,7 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.statistics.binning import FLOAT_LEVELS, Binning
-from napari_ensir.ensemble.uncertainty.error_table import ErrorTable
-from napari_ensir.ensemble.uncertainty.measure import INTENSITIES, SPREADS
+from napari_ensir.ensemble.uncertainty.error_table import INTENSITIES, SPREADS, ErrorTable
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_file
 from napari_ensir.files.paths import expand_path

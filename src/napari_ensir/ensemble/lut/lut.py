@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.image_set import check_names, make_field
+from napari_ensir.ensemble.arrays.image_set import as_numbers, check_names, make_field
 from napari_ensir.ensemble.checks.candidates import ApplyChecks
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics
 from napari_ensir.ensemble.checks.exposure import exposure_of, match_truths, matched
@@ -289,7 +289,7 @@ class WeightLUT:
         field = self.field(candidates, channel_axis)
         return combine_field(self.lookup, field, device, as_maps=True, progress=progress)
 
-    def field(self, candidates: Sequence[Any], channel_axis: int | None = None) -> Field:
+    def field(self, candidates: Iterable[Any], channel_axis: int | None = None) -> Field:
         """Check candidates against the table and return them as a field.
 
         Raises
@@ -677,9 +677,8 @@ def estimate_lut(
 
 def _rescaled_report(report: dict[str, Any], gain: float, offset: float) -> dict[str, Any]:
     """The report, of which no entry is trusted, for intensities ``gain * x + offset``."""
-    before = report.get("rescaled")
-    known = isinstance(before, list) and [type(one) in (int, float) for one in before] == [True, True]
-    first = before if known else [1.0, 0.0]
+    before = as_numbers(report.get("rescaled"), (2,))
+    first = (1.0, 0.0) if before is None else before.tolist()
     kept = {**report, "rescaled": [gain * first[0], gain * first[1] + offset]}
     if "bias" in report:
         kept["bias"] = rescale_bias_report(report["bias"], gain, offset)

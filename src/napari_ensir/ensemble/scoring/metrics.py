@@ -590,8 +590,8 @@ class Scoring:
         further = {}
         if self.metrics:
             inside = self.inside(truth.shape)
-            shown = [np.where(valid, x, np.nan)[inside] for x in (first, second)]
-            further = {each.name: each.function(*shown, self.data_range, axis) for each in self.metrics}
+            one, two = (np.where(valid, x, np.nan)[inside] for x in (first, second))
+            further = {each.name: each.function(one, two, self.data_range, axis) for each in self.metrics}
         if not valid.all():
             first, second = (np.where(valid, x, 0) for x in (first, second))
         if self.y_channel:

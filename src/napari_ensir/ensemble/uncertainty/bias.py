@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_ensir.ensemble.uncertainty.measure import ErrorSums
+    from napari_ensir.ensemble.uncertainty.error_table import ErrorSums
 
 By = Literal["truth", "reading"]
 

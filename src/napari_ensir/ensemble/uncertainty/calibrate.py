@@ -12,8 +12,13 @@ from napari_ensir.ensemble.combine.folds import estimate_held_out_lookup
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.statistics.count import collect
 from napari_ensir.ensemble.uncertainty.bias import bias_report
-from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, estimate_error_factor, fit_error_table
-from napari_ensir.ensemble.uncertainty.measure import ErrorSums, measure
+from napari_ensir.ensemble.uncertainty.error_table import (
+    ErrorSums,
+    ErrorTable,
+    estimate_error_factor,
+    fit_error_table,
+    measure,
+)
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
