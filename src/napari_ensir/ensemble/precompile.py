@@ -50,5 +50,5 @@ def warm_up(dtypes: Iterable[np.typing.DTypeLike] = (np.uint8, np.uint16)) -> No
         combine_field(lookup, small, "cpu", as_maps=False)
         known = Field(small.candidates, truth[:4], None, None)
         zeros = ErrorSums.zeros(binning.low, binning.high, 1, 2)
-        errors = fit_error_table([measure([known], lookup, zeros, "cpu")])
+        errors = fit_error_table([measure(known, lookup, zeros, "cpu")])
         errors.predict(np.zeros(4, np.float32), small.candidates, None)

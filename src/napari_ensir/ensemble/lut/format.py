@@ -7,11 +7,12 @@ A ``.lut.safetensors`` file holds tensors for the occupied bin sets and, under t
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.image_set import check_names
+from napari_ensir.ensemble.arrays.image_set import as_numbers, check_names
 from napari_ensir.ensemble.statistics.binning import FLOAT_LEVELS, Binning
 from napari_ensir.ensemble.uncertainty.error_table import INTENSITIES, SPREADS, ErrorTable
 from napari_ensir.errors import EnsembleError
@@ -27,7 +28,7 @@ from napari_ensir.files.tensors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -100,24 +101,18 @@ def write_table(path: str | Path, parts: Mapping[str, Any], *, overwrite: bool =
         raise EnsembleError(f"{target} is a folder; give the table a name in it.")
     if not target.name.endswith(SUFFIX):
         target = target.with_name(target.name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX)
-    binning, errors, axis = parts["binning"], parts["errors"], parts["channel_axis"]
+    binning, errors = parts["binning"], parts["errors"]
     report, lists = _without_lists(parts["report"], len(parts["rows"]))
-    header = {
-        "schema": SCHEMA,
-        "names": list(parts["names"]),
-        "method": parts["method"],
-        "low": binning.low,
-        "high": binning.high,
+    values = {
+        **parts,
+        **asdict(binning),
         "bin_width": binning.width,
-        "n_bins": binning.n_bins,
-        "sublevels": binning.sublevels,
-        "integer": binning.integer,
-        "unseen": parts["unseen"],
-        "channel_axis": None if axis is None else int(axis),
-        "report": report,
+        "schema": SCHEMA,
         "version": package_version(),
+        "report": report,
         "errors": None if errors is None else {key: getattr(errors, key) for key in _ERROR_NUMBERS},
     }
+    header = {key: values[key] for key in _HEADER}
     held = {name: parts[name] for name in _TENSORS} | lists
     if errors is not None:
         held |= {"error_squares": errors.squares, "error_counts": errors.counts}
@@ -229,7 +224,11 @@ def _checked(header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> dict[s
     _check_rows(tensors["rows"], tensors["counts"], [binning.n_bins] * m + [len(fallback)])
     if header["unseen"] not in ("fallback", "previous"):
         raise _Damaged(f"its rule for unseen bin sets is {brief(header['unseen'])}")
-    if not all(isinstance(name, str) and _is_text(name) for name in [*header["names"], header["method"]]):
+    # JSON can hold lone surrogates.
+    texts = [*header["names"], header["method"]]
+    if not all(
+        isinstance(one, str) and not any("\ud800" <= sign <= "\udfff" for sign in one) for one in texts
+    ):
         raise _Damaged("its names are not all text")
     try:
         names = check_names(header["names"], m)
@@ -245,24 +244,14 @@ def _checked(header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> dict[s
     }
 
 
-def _finite(numbers: Iterable[Any]) -> list[float]:
-    """Numbers of a header as floats; infinities if one is not finite."""
-    found = []
-    for number in numbers:
-        try:
-            found.append(float(number))
-        except OverflowError:  # JSON knows whole numbers of any size
-            found.append(float("inf"))
-    return found if np.isfinite(found).all() else [float("inf")] * len(found)
-
-
 def _checked_errors(said: dict[str, Any] | None, tensors: dict[str, NDArray[Any]]) -> ErrorTable | None:
     if said is None:
         return None
     numbers = [said.get(key) for key in _ERROR_NUMBERS]
-    if set(said) != set(_ERROR_NUMBERS) or not all(type(one) in _NUMBER for one in numbers):
+    known = as_numbers(numbers, (len(_ERROR_NUMBERS),))
+    if set(said) != set(_ERROR_NUMBERS) or not all(type(one) in _NUMBER for one in numbers) or known is None:
         raise _Damaged(f"its errors have {brief(numbers)} for range and noise")
-    low, high, noise, trust = _finite(numbers)
+    low, high, noise, trust = known.tolist()
     squares, counts = (tensors[name] for name in _ERRORS)
     if not (low < high and noise >= 0 < trust):
         raise _Damaged(f"its errors are of the range {low} to {high} with noise {noise}, trust {trust}")
@@ -287,13 +276,9 @@ def _without_lists(report: dict[str, Any], n: int) -> tuple[dict[str, Any], dict
     return {key: value for key, value in report.items() if key not in found}, found
 
 
-def _is_text(name: str) -> bool:
-    """Whether a name can be encoded: JSON can hold lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
 def _checked_binning(header: dict[str, Any]) -> Binning:
-    low, high, width = _finite(header[key] for key in ("low", "high", "bin_width"))
+    known = as_numbers([header[key] for key in ("low", "high", "bin_width")], (3,))
+    low, high, width = (np.nan,) * 3 if known is None else known.tolist()
     n_bins, sublevels = header["n_bins"], header["sublevels"]
     if not (low < high and width > 0):
         raise _Damaged(f"its range is {low} to {high} in bins of {width}")

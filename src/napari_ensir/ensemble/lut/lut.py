@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import as_numbers, check_names, make_field
 from napari_ensir.ensemble.checks.candidates import ApplyChecks
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics
+from napari_ensir.ensemble.checks.diagnostic import add_diagnostics
 from napari_ensir.ensemble.checks.exposure import exposure_of, match_truths, matched
 from napari_ensir.ensemble.checks.fit import check_fit, correlations
 from napari_ensir.ensemble.combine.combine import combine_field
@@ -363,8 +363,7 @@ class WeightLUT:
         self.field(fields.first.candidates)  # their number and channels
         settings = Settings.from_dict(self.report.get("settings"), self.n_candidates)
         how = (settings, read_truth_noise(self.report), device, progress, folds)
-        errors, told = calibrate(self.lookup, fields, self.method, *how)
-        found = [Diagnostic("calibration", "warning", text) for text in told.pop("warnings")]
+        errors, told, found = calibrate(self.lookup, fields, self.method, *how)
         report: Any = add_diagnostics(self.report | told, found)
         return replace(self, errors=errors, report=report)
 

@@ -191,7 +191,10 @@ def rescale(values: Any, gain: float, offset: float = 0.0) -> Any:
     """
     if isinstance(values, list):
         return [rescale(each, gain, offset) for each in values]
-    return float(gain * values + offset) if type(values) in (int, float) else values
+    try:
+        return float(gain * values + offset) if type(values) in (int, float) else values
+    except OverflowError:  # JSON knows whole numbers of any size
+        return values
 
 
 def rescale_bias_report(kept: Any, gain: float, offset: float) -> Any:

@@ -26,7 +26,7 @@ from napari_ensir.ensemble.statistics.count import is_lazy, reduce_chunks
 from napari_ensir.ensemble.statistics.student_t import student_t_quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -245,18 +245,18 @@ def _clamp(values: NDArray[Any], least: Any, most: Any) -> NDArray[Any]:
 
 
 def measure(
-    fields: Iterable[Field],
+    field: Field,
     lookup: Lookup,
     zeros: ErrorSums,
     device: str | torch.device = "auto",
     report: Report = lambda pixels: None,
 ) -> ErrorSums:
-    """Sum the errors of a lookup's ensemble over fields with ground truth.
+    """Sum the errors of a lookup's ensemble over a field with ground truth.
 
     Parameters
     ----------
-    fields
-        The lookup must not have been learned from them, or its errors come out too small.
+    field
+        The lookup must not have been learned from it, or its errors come out too small.
     lookup
     zeros
         Sums over no pixels, which set the classes.
@@ -268,8 +268,12 @@ def measure(
     Returns
     -------
     ErrorSums
-        The same for any order and any blocks of the pixels.
+        The same for any blocks of the pixels.
     """
+    if is_lazy(field):
+        chunk = partial(_measure_chunk, lookup, zeros, field.channel_axis)
+        found: ErrorSums = reduce_chunks(_with_whole_channels(field), chunk, add_sums, report)
+        return found
     total = zeros
 
     def done(band: Field, found: ErrorSums) -> None:
@@ -277,12 +281,7 @@ def measure(
         total = total + found
         report(prod(band.shape))
 
-    for field in fields:
-        if is_lazy(field):
-            chunk = partial(_measure_chunk, lookup, zeros, field.channel_axis)
-            total = total + reduce_chunks(_with_whole_channels(field), chunk, add_sums, report)
-        else:
-            for_each_band(field, device, lambda band: _measure_band(band, lookup, zeros, device), done)
+    for_each_band(field, device, lambda band: _measure_band(band, lookup, zeros, device), done)
     return total
 
 
