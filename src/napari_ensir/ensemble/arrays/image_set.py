@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int, str], object]
     """Called with (done, total, text); an exception that it raises stops the work."""
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Characters that JSON can hold, but no encoding."""
 
 MOST_CHANNELS = 2**16
 """Number of channels that fit a 16-bit index."""
@@ -334,7 +338,7 @@ def check_names(names: Sequence[str] | None, n_candidates: int) -> tuple[str, ..
             f"there are {n_candidates} candidates but {len(checked)} names ({', '.join(checked)}); "
             "give one name per candidate."
         )
-    if stray := [name for name in checked if any("\ud800" <= one <= "\udfff" for one in name)]:
+    if stray := [name for name in checked if LONE_SURROGATE.search(name)]:
         raise EnsembleError(f"the name {stray[0]!r} is not valid Unicode; give another name.")
     if any(not name.strip() for name in checked):
         raise EnsembleError("a candidate's name is empty; give every candidate a name.")

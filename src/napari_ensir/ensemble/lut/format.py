@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.image_set import as_numbers, check_names
+from napari_ensir.ensemble.arrays.image_set import LONE_SURROGATE, as_numbers, check_names
 from napari_ensir.ensemble.statistics.binning import FLOAT_LEVELS, Binning
 from napari_ensir.ensemble.uncertainty.error_table import INTENSITIES, SPREADS, ErrorTable
 from napari_ensir.errors import EnsembleError
@@ -224,11 +224,8 @@ def _checked(header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> dict[s
     _check_rows(tensors["rows"], tensors["counts"], [binning.n_bins] * m + [len(fallback)])
     if header["unseen"] not in ("fallback", "previous"):
         raise _Damaged(f"its rule for unseen bin sets is {brief(header['unseen'])}")
-    # JSON can hold lone surrogates.
     texts = [*header["names"], header["method"]]
-    if not all(
-        isinstance(one, str) and not any("\ud800" <= sign <= "\udfff" for sign in one) for one in texts
-    ):
+    if not all(isinstance(one, str) and not LONE_SURROGATE.search(one) for one in texts):
         raise _Damaged("its names are not all text")
     try:
         names = check_names(header["names"], m)
