@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import as_numbers
-from napari_ensir.ensemble.checks.alignment import (
-    about_candidates,
-    check_alignment,
-    check_scale,
-    correlation,
-    correlations,
-    most_typical,
-    overlap,
-)
+from napari_ensir.ensemble.checks import alignment
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, sort_diagnostics
 from napari_ensir.ensemble.checks.exposure import Exposure, exposure_of
 from napari_ensir.ensemble.checks.fit import check_range
@@ -99,21 +91,22 @@ def _check_correlations(
     channel_axis: int | None,
 ) -> list[Diagnostic]:
     """Candidates that correlate less than when the table was learned, and why."""
-    now = correlations(planes)
+    now = alignment.correlations(planes)
     limit = np.maximum(DISAGREEMENT * (1 - before), LEAST_DISAGREEMENT)
     if not (1 - now > limit).any():
         return []
-    place = most_typical(planes)
+    place = alignment.most_typical(planes)
 
     def explains(one: Diagnostic) -> bool:
         """Whether candidates agree as before once it is corrected; a shift may also fit by chance."""
         if one.code != "shifted" or one.fix is None:
             return one.code in ("turned", "other-field", "inverted", "channels-reversed")
         m = names.index(one.fix["candidates"][0])
-        back = overlap(planes[place].mean(axis=-1), planes[m].mean(axis=-1), tuple(one.fix["shift"]))
-        return bool(1 - correlation(*back) <= min(limit[place, m], (1 - now[place, m]) / 2))
+        one_plane, other = (planes[number].mean(axis=-1) for number in (place, m))
+        left = 1 - alignment.correlation(*alignment.overlap(one_plane, other, tuple(one.fix["shift"])))
+        return bool(left <= min(limit[place, m], (1 - now[place, m]) / 2))
 
-    found = [one for one in check_alignment(candidates, None, names, channel_axis) if explains(one)]
+    found = [one for one in alignment.check_alignment(candidates, None, names, channel_axis) if explains(one)]
     if found:
         return found
     m, k = sorted(divmod(int(np.argmin(now - UNLIKE * before)), len(planes)))
@@ -130,14 +123,14 @@ def _check_scales(
     fitted = [one for one in report.get("diagnostics", ()) if isinstance(one, dict)]
     if planes[0].ndim < 3 or any(one.get("code") in ("scale-mismatch", "tone-curve") for one in fitted):
         return []
-    place = most_typical(planes)
+    place = alignment.most_typical(planes)
     found = [
-        (name, check_scale(plane, planes[place]))
+        (name, alignment.check_scale(plane, planes[place]))
         for name, plane in zip(names, planes, strict=True)
         if plane is not planes[place]
     ]
     against = f'candidate "{names[place]}"'
-    return [about_candidates(one, [name], against) for name, one in found if one is not None]
+    return [alignment.about_candidates(one, [name], against) for name, one in found if one is not None]
 
 
 class ApplyChecks:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.estimators.least_squares import minimise_on_simplex
 from napari_ensir.ensemble.estimators.zzpm import zzpm_weights
 from napari_ensir.ensemble.scoring.cross_validation import mean_squared_error
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.arrays.image_set import Field, Progress
     from napari_ensir.ensemble.fit import FitSession
     from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.settings import CompareSettings
 
     Image = NDArray[Any]
     Images = Sequence[Image]
@@ -405,6 +408,61 @@ def _downsampled(image: Floats, shape: tuple[int, ...]) -> Floats:
         tensor, size=shape, mode="bicubic", antialias=True, align_corners=False
     )
     return np.asarray(small[0, 0].numpy(), np.float64)
+
+
+def all_combiners(
+    names: Sequence[str],
+    settings: CompareSettings,
+    bin_widths: Sequence[float | None],
+    has_low_resolution: bool,
+) -> list[Combiner]:
+    """Return all methods that apply: candidates, baselines, and lookup tables in each bin width.
+
+    Parameters
+    ----------
+    names : M strings
+    settings : CompareSettings
+        EM is left out if the ground truth is noisy.
+    bin_widths : sequence
+        None stands for the default.
+    has_low_resolution : bool
+        Whether the images have the low-resolution inputs that RefESR needs.
+    """
+    how = settings.keywords("data_range", "channel_axis", "device")
+    scale = settings.data_range  # None: each method finds it in its reference set
+    found: list[Combiner] = [OneCandidate(index, name) for index, name in enumerate(names)]
+    found += [Average(), ZZPM(data_range=scale), ZZPM(released=True, data_range=scale)]
+    found += [RefESR(scale)] * has_low_resolution
+    for name in REGRESSORS:  # linear regression is fast enough for all pixels
+        found.append(Regression(name, None if name == "linear regression" else settings.samples))
+    found.append(GlobalLeastSquares())
+    for (key, method), width in product(METHODS.items(), bin_widths):
+        if settings.truth_noise is None or not key.startswith("em"):
+            name = method.title + ("" if width is None else f", bin width {width:g}")
+            found.append(BinSets(key, name, bin_width=width, **how))
+    return found
+
+
+def chosen_combiners(every: Sequence[Combiner], methods: Sequence[str | Combiner]) -> list[Combiner]:
+    """Return the methods with these names or keys; methods that are not names are returned as they are.
+
+    Raises
+    ------
+    EnsembleError
+        If there is no method of a name.
+    """
+    keys = [getattr(one, "method", one.name) for one in every]
+    chosen: list[Combiner] = []
+    for wanted in methods:
+        if not isinstance(wanted, str):
+            chosen.append(wanted)
+            continue
+        found = [one for one, key in zip(every, keys, strict=True) if wanted in (one.name, key)]
+        if not found:
+            known = ", ".join(dict.fromkeys([*METHODS, *(key for key in keys if key not in METHODS)]))
+            raise EnsembleError(f"there is no method {wanted!r} to compare; there are: {known}.")
+        chosen += found
+    return chosen
 
 
 MOST_PIXELS = 2**22

@@ -13,17 +13,7 @@ import numpy as np
 from napari_ensir.ensemble.arrays.image_set import check_names
 from napari_ensir.ensemble.checks.exposure import find_drift
 from napari_ensir.ensemble.checks.noise import method_for
-from napari_ensir.ensemble.compare.baselines import (
-    REGRESSORS,
-    ZZPM,
-    Average,
-    BinSets,
-    Combiner,
-    GlobalLeastSquares,
-    OneCandidate,
-    RefESR,
-    Regression,
-)
+from napari_ensir.ensemble.compare.baselines import Average, OneCandidate, all_combiners, chosen_combiners
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.scoring.metrics import (
     Scoring,
@@ -46,7 +36,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.checks.noise import TruthNoise
-    from napari_ensir.ensemble.compare.baselines import Image, Pair
+    from napari_ensir.ensemble.compare.baselines import Combiner, Image, Pair
     from napari_ensir.ensemble.scoring.score_range import ScoreRange
     from napari_ensir.ensemble.scoring.scores import BlockErrors
 
@@ -93,26 +83,6 @@ class Comparison(ScoreTable):
 
 TILES = 8
 """Tiles along each of the two longest axes of an image."""
-
-
-def _all_combiners(
-    names: Sequence[str], settings: CompareSettings, bin_widths: Sequence[float | None]
-) -> list[Combiner]:
-    """Return all methods: candidates, baselines, and lookup tables in each bin width."""
-    how = settings.keywords("data_range", "channel_axis", "device")
-    scale = settings.data_range  # None: each method finds it in its reference set
-    found: list[Combiner] = [OneCandidate(index, name) for index, name in enumerate(names)]
-    found += [Average(), ZZPM(data_range=scale), ZZPM(released=True, data_range=scale), RefESR(scale)]
-    # Linear regression is fast enough for all pixels.
-    found += [
-        Regression(name, None if name == "linear regression" else settings.samples) for name in REGRESSORS
-    ]
-    found.append(GlobalLeastSquares())
-    for key, method in METHODS.items():
-        for width in bin_widths:
-            name = method.title + ("" if width is None else f", bin width {width:g}")
-            found.append(BinSets(key, name, bin_width=width, **how))
-    return found
 
 
 def compare(
@@ -224,13 +194,8 @@ def compare(
             method_for(method, noise)
     scale = _scale(pairs, settings.data_range, noise is not None)
     widths = tuple(bin_width) if isinstance(bin_width, (list, tuple)) else (bin_width,)
-    every = [
-        one
-        for one in _all_combiners(check_names(names, len(pairs[0][0])), settings, widths)
-        if not (isinstance(one, RefESR) and small is None)
-        and not (isinstance(one, BinSets) and noise is not None and one.method.startswith("em"))
-    ]
-    chosen = every if methods is None else _chosen(every, methods)
+    every = all_combiners(check_names(names, len(pairs[0][0])), settings, widths, small is not None)
+    chosen = every if methods is None else chosen_combiners(every, methods)
     opened = open_metrics(metrics, device)
     scoring = Scoring((scale.low, scale.high), y_channel, crop_border, channel_axis, opened)
     run = _Run(pairs, small, folds, scoring, progress)
@@ -271,22 +236,6 @@ def _scale(pairs: list[Pair], given: tuple[float, float] | None, noisy: bool) ->
     known = known_range([truth.dtype for _, truth in pairs], given)
     averages = [np.asarray(np.mean(xs, axis=0)) for xs, _ in pairs]
     return known or replace(score_range(averages), source="candidates")
-
-
-def _chosen(every: Sequence[Combiner], methods: Sequence[str | Combiner]) -> list[Combiner]:
-    chosen: list[Combiner] = []
-    for wanted in methods:
-        if not isinstance(wanted, str):
-            chosen.append(wanted)
-            continue
-        found = [
-            one for one in every if one.name == wanted or (isinstance(one, BinSets) and one.method == wanted)
-        ]
-        if not found:
-            known = ", ".join([*METHODS, *(one.name for one in every if not isinstance(one, BinSets))])
-            raise EnsembleError(f"there is no method {wanted!r} to compare; there are: {known}.")
-        chosen += found
-    return chosen
 
 
 class _Run:

@@ -101,12 +101,13 @@ def write_table(path: str | Path, parts: Mapping[str, Any], *, overwrite: bool =
         raise EnsembleError(f"{target} is a folder; give the table a name in it.")
     if not target.name.endswith(SUFFIX):
         target = target.with_name(target.name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX)
-    binning, errors = parts["binning"], parts["errors"]
+    binning, errors, axis = parts["binning"], parts["errors"], parts["channel_axis"]
     report, lists = _without_lists(parts["report"], len(parts["rows"]))
     values = {
         **parts,
         **asdict(binning),
         "bin_width": binning.width,
+        "channel_axis": None if axis is None else int(axis),
         "schema": SCHEMA,
         "version": package_version(),
         "report": report,
@@ -241,14 +242,19 @@ def _checked(header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> dict[s
     }
 
 
+def _finite(numbers: Sequence[Any]) -> list[float]:
+    """Numbers of a header as floats; NaN if one is not finite."""
+    found = as_numbers(numbers, (len(numbers),))
+    return [np.nan] * len(numbers) if found is None else found.tolist()
+
+
 def _checked_errors(said: dict[str, Any] | None, tensors: dict[str, NDArray[Any]]) -> ErrorTable | None:
     if said is None:
         return None
     numbers = [said.get(key) for key in _ERROR_NUMBERS]
-    known = as_numbers(numbers, (len(_ERROR_NUMBERS),))
-    if set(said) != set(_ERROR_NUMBERS) or not all(type(one) in _NUMBER for one in numbers) or known is None:
+    if set(said) != set(_ERROR_NUMBERS) or not all(type(one) in _NUMBER for one in numbers):
         raise _Damaged(f"its errors have {brief(numbers)} for range and noise")
-    low, high, noise, trust = known.tolist()
+    low, high, noise, trust = _finite(numbers)
     squares, counts = (tensors[name] for name in _ERRORS)
     if not (low < high and noise >= 0 < trust):
         raise _Damaged(f"its errors are of the range {low} to {high} with noise {noise}, trust {trust}")
@@ -274,8 +280,7 @@ def _without_lists(report: dict[str, Any], n: int) -> tuple[dict[str, Any], dict
 
 
 def _checked_binning(header: dict[str, Any]) -> Binning:
-    known = as_numbers([header[key] for key in ("low", "high", "bin_width")], (3,))
-    low, high, width = (np.nan,) * 3 if known is None else known.tolist()
+    low, high, width = _finite([header[key] for key in ("low", "high", "bin_width")])
     n_bins, sublevels = header["n_bins"], header["sublevels"]
     if not (low < high and width > 0):
         raise _Damaged(f"its range is {low} to {high} in bins of {width}")

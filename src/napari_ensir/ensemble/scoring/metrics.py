@@ -184,6 +184,17 @@ def psnr(
     return psnr_of_error(float(squares[valid].mean()), peak) if valid.any() else float("nan")
 
 
+def _filled(
+    truth: Image, image: Image, valid: NDArray[np.bool_] | None = None
+) -> tuple[Image, Image, NDArray[np.bool_]]:
+    """Set pixels that are not scored to 0; return the mask of the others as well."""
+    if valid is None:
+        valid = np.isfinite(truth) & np.isfinite(image)
+    if not valid.all():
+        truth, image = (np.where(valid, x, 0) for x in (truth, image))
+    return truth, image, valid
+
+
 def ssim(
     truth: NDArray[Any],
     image: NDArray[Any],
@@ -215,10 +226,7 @@ def ssim(
     axis = None if channel_axis is None else channel_axis % truth.ndim
     if min(size for i, size in enumerate(truth.shape) if i != axis) < TAPS:
         return float("nan")
-    if valid is None:
-        valid = np.isfinite(truth) & np.isfinite(image)
-    if not valid.all():
-        truth, image = (np.where(valid, x, 0) for x in (truth, image))
+    truth, image, valid = _filled(truth, image, valid)
     axes = tuple(i for i in range(truth.ndim) if i != axis)
     total, windows = sum_of_similarity(truth, image, peak, axes, valid)
     return total / windows if windows else float("nan")
@@ -229,13 +237,12 @@ def ms_ssim(
     image: NDArray[Any],
     peak: float,
     channel_axis: int | None = None,
-    valid: NDArray[np.bool_] | None = None,
 ) -> float:
     """Return the multi-scale structural similarity, the mean over planes and channels.
 
     Source: Wang, Simoncelli and Bovik, Asilomar 2003: five scales, each half as fine as the one before.
-    Negative means of contrast and structure count as 0. NaN if a plane has fewer than 176 rows or columns, or
-    a scale has no window of valid pixels.
+    Pixels that are not finite in both images are excluded. Negative means of contrast and structure count as
+    0. NaN if a plane has fewer than 176 rows or columns, or a scale has no window of finite pixels.
 
     Parameters
     ----------
@@ -243,8 +250,6 @@ def ms_ssim(
     peak : float
         Intensity units.
     channel_axis : int, optional
-    valid : bool array of that shape, optional
-        Pixels to score; default: those that are finite in both.
 
     Examples
     --------
@@ -252,9 +257,7 @@ def ms_ssim(
     >>> ms_ssim(image, image, 350.0)
     1.0
     """
-    if valid is None:
-        valid = np.isfinite(truth) & np.isfinite(image)
-    arrays = [np.where(valid, truth, 0.0), np.where(valid, image, 0.0), valid]
+    arrays = list(_filled(truth, image))
     if channel_axis is not None:
         arrays = [np.moveaxis(array, channel_axis, 0) for array in arrays]
     shape = arrays[0].shape[-2:]
@@ -287,19 +290,17 @@ def _halved(plane: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float64))
 
 
-def nrmse(truth: NDArray[Any], image: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> float:
+def nrmse(truth: NDArray[Any], image: NDArray[Any]) -> float:
     """Return the root mean square error divided by the root mean square of the ground truth.
 
     Parameters
     ----------
     truth, image : arrays of one shape
-    valid : bool array of that shape, optional
-        Pixels to score; default: those that are finite in both.
 
     Returns
     -------
     float
-        NaN if no pixel is valid or the ground truth is 0 everywhere.
+        NaN if no pixel is finite in both or the ground truth is 0 everywhere.
 
     Examples
     --------
@@ -308,8 +309,7 @@ def nrmse(truth: NDArray[Any], image: NDArray[Any], valid: NDArray[np.bool_] | N
     """
     from skimage.metrics import normalized_root_mse
 
-    if valid is None:
-        valid = np.isfinite(truth) & np.isfinite(image)
+    valid = np.isfinite(truth) & np.isfinite(image)
     pixels = np.asarray(truth)[valid]
     return float(normalized_root_mse(pixels, np.asarray(image)[valid])) if pixels.any() else float("nan")
 
@@ -584,16 +584,13 @@ class Scoring:
         """
         low, high = self.data_range
         axis = self.channels_of(truth.shape)
-        first, second, peak = np.asarray(truth), np.asarray(image), high - low
-        if valid is None:
-            valid = np.isfinite(first) & np.isfinite(second)
+        peak = high - low
+        first, second, valid = _filled(np.asarray(truth), np.asarray(image), valid)
         further = {}
         if self.metrics:
             inside = self.inside(truth.shape)
             one, two = (np.where(valid, x, np.nan)[inside] for x in (first, second))
             further = {each.name: each.function(one, two, self.data_range, axis) for each in self.metrics}
-        if not valid.all():
-            first, second = (np.where(valid, x, 0) for x in (first, second))
         if self.y_channel:
             if axis is None:
                 raise EnsembleError(

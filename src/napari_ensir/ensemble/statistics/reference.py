@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from datetime import UTC, datetime
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from itertools import chain, islice, product
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +31,7 @@ from napari_ensir.ensemble.statistics.binning import Binning, choose_binning
 from napari_ensir.ensemble.statistics.count import DENSE_SUMS, collect, collect_bands, is_lazy, reduce_chunks
 from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.tensors import package_version
 from napari_ensir.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -554,12 +554,4 @@ def current_versions() -> dict[str, Any]:
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     now = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdecimal() else datetime.now(UTC)
-    return {"date": now.date().isoformat(), "versions": {name: _version_of(name) for name in _PACKAGES}}
-
-
-@cache
-def _version_of(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # a source tree that is not installed
-        return "unknown"
+    return {"date": now.date().isoformat(), "versions": {name: package_version(name) for name in _PACKAGES}}
