@@ -243,8 +243,8 @@ class NoisyScores:
 
     def _row(self, index: int, name: str, role: str) -> ScoreRow:
         value, error, _ = self.difference(index)
-        how = {"best": index == self.best, "tied": index in self._tied and self.best is None}
-        row = ScoreRow(name, role, difference=value, standard_error=error, **how)
+        best, tied = index == self.best, index in self._tied and self.best is None
+        row = ScoreRow(name, role, difference=value, standard_error=error, best=best, tied=tied)
         if self.noise == "unknown":
             return row
         variance, n = float(self.noise) ** 2, int(self.blocks.counts.sum())
