@@ -39,9 +39,9 @@ EVERY = [
 @dataclass(frozen=True, kw_only=True)
 class Some(Settings):
     width: float | Literal["auto"] | None = setting(
-        None, title="Width", description="W.", minimum=0.5, maximum=9, none="an eighth", auto="the best"
+        None, title="Width", description="W.", limits=(0.5, 9), none="an eighth", auto="the best"
     )
-    count: int = setting(3, title="Count", description="C.", minimum=1)
+    count: int = setting(3, title="Count", description="C.", limits=(1, None))
     flag: bool = setting(False, title="Flag", description="F.")
     kind: str = setting("a", title="Kind", description="K.", choices=("a", "b"))
     place: str = setting("a", title="Place", description="P.", choices=("a", "b"), others=True)

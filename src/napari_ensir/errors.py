@@ -66,3 +66,27 @@ def ensemble_errors(what: str, hint: str = "") -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise EnsembleError(f"{what} ({reason}); {hint}." if hint else f"{what}: {reason}.") from error
+
+
+@contextmanager
+def extra_needed(extra: str, reason: str) -> Iterator[None]:
+    """Raise EnsembleError where a package of an extra is not installed.
+
+    Parameters
+    ----------
+    extra : str
+        Name of the extra.
+    reason : str
+        Beginning of the message, which names what needs which package.
+
+    Examples
+    --------
+    >>> with extra_needed("large", "Zarr needs zarr"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    napari_ensir.errors.EnsembleError: Zarr needs zarr; install it with: pip install "napari-ensir[large]".
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise EnsembleError(f'{reason}; install it with: pip install "napari-ensir[{extra}]".') from error

@@ -5,22 +5,17 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from napari_ensir.devices import DEVICES
 from napari_ensir.errors import EnsembleError
 
 METHODS = {
-    "em": (
-        "EM (paper)",
-        "Gaussian mixture per bin set by expectation-maximisation, as in the EnsIR paper",
-    ),
-    "em-released": (
-        "EM (released code)",
-        "EM as implemented in the code released by the EnsIR authors",
-    ),
+    "em": ("EM (paper)", "Gaussian mixture per bin set by expectation-maximisation, as in the EnsIR paper"),
+    "em-released": ("EM (released code)", "EM as implemented in the code released by the EnsIR authors"),
     "least-squares": (
         "Least squares",
         "Smallest squared error per bin set, shrunk toward the global one; the most accurate in benchmarks",
@@ -34,7 +29,100 @@ SHRINKAGE = 1000.0
 TINY = 5e-324
 """Smallest positive float; as a ``minimum`` it means "above 0"."""
 
-Kind = Literal["flag", "integer", "number", "choice", "range", "places", "numbers", "text"]
+
+class Kind(NamedTuple):
+    """Kind of the values of a setting.
+
+    Attributes
+    ----------
+    annotation : str
+        Type in the annotation of a field.
+    description : str
+    convert : callable
+        Returns a value as this kind, or raises an error.
+    metavar : str
+        Word for a value in the help of the command line.
+    parse : callable
+        Reads a value from text, or raises ValueError or KeyError.
+    """
+
+    annotation: str
+    description: str
+    convert: Callable[[Any], Any]
+    metavar: str
+    parse: Callable[[str], Any] = str
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError
+    return int(value)
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, (bool, str)) or not math.isfinite(found := float(value)):
+        raise TypeError
+    return found
+
+
+def _flag(value: Any) -> bool:
+    # numpy.bool_ is not a subclass of bool.
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
+        raise TypeError
+    return bool(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _tuple_of(convert: Callable[[Any], Any], is_valid: Callable[..., bool]) -> Callable[[Any], Any]:
+    def converted(values: Any) -> tuple[Any, ...]:
+        found = tuple(convert(each) for each in values)
+        if not is_valid(*found):
+            raise ValueError
+        return found
+
+    return converted
+
+
+def _split(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: tuple(parse(part) for part in text.split(","))
+
+
+_FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+KINDS = {
+    "range": Kind(
+        "tuple[float, float]",
+        "two finite numbers, the lower first",
+        _tuple_of(_real, lambda low, high: low < high),
+        "LOW HIGH",
+        _split(float),
+    ),
+    "places": Kind(
+        "tuple[int, int]",
+        "two whole numbers from 0, the first and the last",
+        _tuple_of(_whole, lambda first, last: 0 <= first <= last),
+        "FIRST LAST",
+        _split(int),
+    ),
+    "numbers": Kind(
+        "Sequence[float]",
+        "numbers that are not negative, one for each candidate, not all zero",
+        _tuple_of(_real, lambda *found: min(found) >= 0 and max(found) > 0),
+        "NUMBER,NUMBER,...",
+        _split(float),
+    ),
+    "flag": Kind("bool", "True or False", _flag, "true|false", lambda text: _FLAGS[text.lower()]),
+    "number": Kind("float", "a number", _real, "NUMBER", float),
+    "integer": Kind("int", "a whole number", _whole, "N", int),
+    "text": Kind("str", "text", _text, "TEXT"),
+    "choice": Kind("", "", lambda value: value, ""),
+}
+"""The kinds of settings; a kind is derived from the annotation and the choices."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +136,8 @@ class Setting:
     title, description : str
         Label, and one sentence.
     default : Any
-    kind : "flag", "integer", "number", "choice", "range", "places", "numbers" or "text"
-        ``"range"`` is two numbers, the lower first; ``"places"`` is two integers, which may be equal;
-        ``"numbers"`` is a sequence of numbers.
+    kind : str
+        A key of :data:`KINDS`.
     minimum, maximum : float or None
         Limits, both allowed.
     step : float or None
@@ -74,7 +161,7 @@ class Setting:
     title: str
     description: str
     default: Any
-    kind: Kind
+    kind: str
     minimum: float | None = None
     maximum: float | None = None
     step: float | None = None
@@ -108,21 +195,40 @@ class Setting:
         if isinstance(value, str) and value == self.word and self.auto is not None:
             return self.word
         try:
-            found = _KINDS[self.kind][0](value)
+            found = KINDS[self.kind].convert(value)
         except (TypeError, ValueError, OverflowError):
             raise self.refusal(value) from None
-        if self.choices is not None and not self.others and not self._is_choice(found):
-            raise self.refusal(value)
-        if self.kind in ("integer", "number") and not self._is_within(found):
+        if not self._is_allowed(found):
             raise self.refusal(value)
         return found
 
-    def _is_choice(self, value: Any) -> bool:
-        return any(type(one) is type(value) and one == value for one in self.choices or ())
-
-    def _is_within(self, value: float) -> bool:
+    def _is_allowed(self, value: Any) -> bool:
+        if self.choices is not None and not self.others:
+            return any(type(one) is type(value) and one == value for one in self.choices)
         low, high = self.minimum, self.maximum
         return (low is None or value >= low) and (high is None or value <= high)
+
+    def parse(self, text: Any) -> Any:
+        """Return the value that a text stands for, such as ``"none"`` for None.
+
+        Raises
+        ------
+        EnsembleError
+            As :meth:`checked`.
+
+        Examples
+        --------
+        >>> known = {each.name: each for each in settings_of(FitSettings)}
+        >>> known["data_range"].parse("0,4095"), known["hash_inputs"].parse("yes")
+        ((0.0, 4095.0), True)
+        """
+        value = None if text == "none" and self.none is not None else text
+        if self.choices is not None:
+            value = next((one for one in self.choices if str(one) == text), value)
+        elif isinstance(value, str):
+            with suppress(ValueError, KeyError):  # checked then raises the error
+                value = KINDS[self.kind].parse(value)
+        return self.checked(value)
 
     def refusal(self, value: Any) -> EnsembleError:
         """Return the error for a value that cannot be used."""
@@ -148,7 +254,7 @@ class Setting:
         if self.kind == "choice":
             quoted = [f'"{one}"' if isinstance(one, str) else str(one) for one in self.choices or ()]
             return "one of " + ", ".join(quoted) + " or similar" * self.others
-        words = _KINDS[self.kind][1]
+        words = KINDS[self.kind].description
         if self.kind not in ("integer", "number"):
             return words
         low, high = self.minimum, self.maximum
@@ -164,83 +270,33 @@ def _plain(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError
-    return int(value)
-
-
-def _real(value: Any) -> float:
-    if isinstance(value, (bool, str)) or not math.isfinite(found := float(value)):
-        raise TypeError
-    return found
-
-
-def _flag(value: Any) -> bool:
-    # numpy.bool_ is not a subclass of bool.
-    if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
-        raise TypeError
-    return bool(value)
-
-
-def _range(value: Any) -> tuple[float, float]:
-    low, high = (_real(one) for one in value)
-    if not low < high:
-        raise ValueError
-    return low, high
-
-
-def _places(value: Any) -> tuple[int, int]:
-    first, last = (_whole(one) for one in value)
-    if not 0 <= first <= last:
-        raise ValueError
-    return first, last
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    found = tuple(_real(one) for one in value)
-    if min(found) < 0 or max(found) == 0:
-        raise ValueError
-    return found
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-_KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "flag": (_flag, "True or False"),
-    "integer": (_whole, "a whole number"),
-    "number": (_real, "a number"),
-    "choice": (lambda value: value, ""),
-    "range": (_range, "two finite numbers, the lower first"),
-    "places": (_places, "two whole numbers from 0, the first and the last"),
-    "numbers": (_numbers, "numbers that are not negative, one for each candidate, not all zero"),
-    "text": (_text, "text"),
-}
-"""Function that converts a value of each kind or raises an error, and description of the values."""
-
-
 def setting(
-    default: Any = None, *, choices: Mapping[Any, tuple[str, str]] | Sequence[Any] | None = None, **about: Any
+    default: Any = None,
+    description: str = "",
+    *,
+    limits: tuple[float | None, float | None] = (None, None),
+    choices: Mapping[Any, tuple[str, str]] | Sequence[Any] | None = None,
+    **about: Any,
 ) -> Any:
     """Declare a dataclass field as a setting.
 
     Parameters
     ----------
     default
+    description : str
+        One sentence.
+    limits : (minimum, maximum)
+        Both allowed; None for no limit.
     choices : mapping or sequence, optional
         A sequence of values stands for choices whose titles are the values themselves.
     **about
-        ``description`` and further attributes of :class:`Setting`; the default ``title`` is the name.
+        Further attributes of :class:`Setting`; the default ``title`` is the name.
 
     Examples
     --------
     >>> @dataclass(frozen=True, kw_only=True)
     ... class Blur(Settings):
-    ...     sigma: float = setting(1.0, description="Width, in pixels.", minimum=0, maximum=9)
+    ...     sigma: float = setting(1.0, "Width, in pixels.", limits=(0, 9))
     >>> Blur(sigma=2).sigma
     2.0
     >>> Blur(sigma=10)
@@ -249,7 +305,8 @@ def setting(
     """
     if choices is not None and not isinstance(choices, Mapping):
         choices = {value: (str(value), "") for value in choices}
-    return field(default=default, metadata={"setting": {**about, "choices": choices}})
+    about |= {"description": description, "choices": choices, "minimum": limits[0], "maximum": limits[1]}
+    return field(default=default, metadata={"setting": about})
 
 
 def settings_of(owner: Any) -> tuple[Setting, ...]:
@@ -266,23 +323,12 @@ def settings_of(owner: Any) -> tuple[Setting, ...]:
 
 def _declared(each: Field[Any]) -> Setting:
     about = {"title": each.name.replace("_", " ").capitalize(), **each.metadata["setting"]}
-    return Setting(each.name, default=each.default, kind=_kind_of(each), **about)
-
-
-def _kind_of(declared: Any) -> Kind:
-    """Derive the kind from the annotation as text, since some of its names are imported for typing only."""
-    if declared.metadata["setting"]["choices"] is not None:
-        return "choice"
-    written = declared.type.__name__ if isinstance(declared.type, type) else str(declared.type)
+    # Annotations are text, since some of their names are imported for typing only.
+    written = each.type.__name__ if isinstance(each.type, type) else str(each.type)
     kinds = {kind.strip() for kind in written.split("|")}
-    if "tuple[float, float]" in kinds:
-        return "range"
-    if "tuple[int, int]" in kinds:
-        return "places"
-    if any(kind.startswith(("Sequence[float]", "tuple[float, ...]")) for kind in kinds):
-        return "numbers"
-    named: tuple[tuple[str, Kind], ...] = (("bool", "flag"), ("float", "number"), ("int", "integer"))
-    return next((kind for name, kind in named if name in kinds), "text")
+    kind = next((name for name, one in KINDS.items() if one.annotation in kinds), "text")
+    kind = kind if about["choices"] is None else "choice"
+    return Setting(each.name, default=each.default, kind=kind, **about)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,9 +370,9 @@ def check_settings(owner: Any, place: str = "") -> None:
 device_setting = partial(
     setting,
     "auto",
-    description="Processor to compute on; auto uses a GPU if torch finds one.",
+    "Processor to compute on; auto uses a GPU if torch finds one.",
     choices=DEVICES,
-    others=True,  # such as "cuda:1", which torch checks
+    others=True,
     group="Device",
 )
 channel_axis_setting = partial(
@@ -355,34 +401,25 @@ intensities_setting = partial(
     group="Networks",
 )
 y_channel_setting = partial(
-    setting,
-    False,
-    description="Score the Y channel of YCbCr (BT.601) instead of RGB.",
-    group="Scores",
+    setting, False, "Score the Y channel of YCbCr (BT.601) instead of RGB.", group="Scores"
 )
 crop_border_setting = partial(
-    setting,
-    0,
-    description="Width of the border that is not scored.",
-    minimum=0,
-    unit="pixels",
-    group="Scores",
+    setting, 0, "Width of the border that is not scored.", limits=(0, None), unit="pixels", group="Scores"
 )
 tau_setting = partial(
     setting,
     description=(
         "For DP-IR: number of fusion steps; more steps sharpen more and deviate more from the restorer."
     ),
-    minimum=0,
-    maximum=1000,
+    limits=(0, 1000),
     step=1,
     group="Networks",
 )
 evaluations_setting = partial(
     setting,
-    description="For DP-IR: number of steps in which the fusion steps are made; fewer are faster.",
-    minimum=1,
-    maximum=100,
+    None,
+    "For DP-IR: number of steps in which the fusion steps are made; fewer are faster.",
+    limits=(1, 100),
     step=1,
     none="tau",
     group="Networks",
@@ -390,8 +427,7 @@ evaluations_setting = partial(
 steps_setting = partial(
     setting,
     description="For IR-CM: number of evaluations of the network.",
-    minimum=1,
-    maximum=7,
+    limits=(1, 7),
     step=1,
     group="Networks",
 )
@@ -399,24 +435,22 @@ seed_setting = partial(
     setting,
     0,
     description="The same seed gives the same result.",
-    minimum=0,
-    maximum=2**31 - 1,
+    limits=(0, 2**31 - 1),
     group="Networks",
 )
 noise_setting = partial(
     setting,
     description="Standard deviation of the noise.",
-    minimum=0.0,
+    limits=(0.0, None),
     none="estimated from the image",
     unit="intensity units",
 )
 bin_width_setting = partial(
     setting,
-    description=(
-        "Width of an intensity bin; with narrow bins, weights follow the intensity more closely, but each "
-        "bin has fewer pixels to learn from."
-    ),
-    minimum=TINY,
+    None,
+    "Width of an intensity bin; with narrow bins, weights follow the intensity more closely, but each bin "
+    "has fewer pixels to learn from.",
+    limits=(TINY, None),
     none="range / 8, which is 32 for 8 bit",
     auto="chosen by cross-validation",
     unit="intensity units",
@@ -424,23 +458,20 @@ bin_width_setting = partial(
 shrinkage_setting = partial(
     setting,
     SHRINKAGE,
-    description=(
-        "For least squares: number of pixels that the solution for all intensities counts as in each bin "
-        "set; with more, sparse bin sets follow it more closely."
-    ),
-    minimum=0,
+    "For least squares: number of pixels that the solution for all intensities counts as in each bin set; "
+    "with more, sparse bin sets follow it more closely.",
+    limits=(0, None),
     step=100,
     auto="chosen by cross-validation",
     unit="pixels",
 )
 truth_noise_setting = partial(
     setting,
+    None,
+    "Standard deviation of the noise of the ground truth, if it is a second exposure of the same field; the "
+    "noise must have zero mean and be independent of that of the candidates.",
     title="Ground truth noise",
-    description=(
-        "Standard deviation of the noise of the ground truth, if it is a second exposure of the same field; "
-        "the noise must have zero mean and be independent of that of the candidates."
-    ),
-    minimum=TINY,
+    limits=(TINY, None),
     none="the ground truth is clean",
     auto="the noise level is not known",
     word="unknown",
@@ -467,29 +498,29 @@ class FitSettings(Settings):
 
     method: str = setting(
         "auto",
-        description="How to estimate the weights; auto uses the method with the smallest held-out error.",
+        "How to estimate the weights; auto uses the method with the smallest held-out error.",
         choices=METHOD_CHOICES,
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     match_truth: str = setting(
         "auto",
+        "What to do if a noisy ground truth is brighter or darker than the candidates.",
         title="Brightness of the ground truth",
-        description="What to do if a noisy ground truth is brighter or darker than the candidates.",
         choices=MATCH_TRUTH,
     )
     bin_width: float | Literal["auto"] | None = bin_width_setting()
     shrinkage: float | Literal["auto"] = shrinkage_setting()
     prior: Sequence[float] | None = setting(
         None,
-        description="For EM: one weight per candidate, for the start and for bin sets with too few pixels.",
+        "For EM: one weight per candidate, for the start and for bin sets with too few pixels.",
         none="equal weights",
         group="EM",
     )
     max_iter: int | None = setting(
         None,
+        "For EM: maximum number of iterations.",
         title="Max. iterations",
-        description="For EM: maximum number of iterations.",
-        minimum=1,
+        limits=(1, None),
         none="1000 in the paper, 1001 in the released code",
         group="EM",
     )
@@ -497,43 +528,38 @@ class FitSettings(Settings):
     data_range: tuple[float, float] | None = data_range_setting()
     planes: tuple[int, int] | None = setting(
         None,
-        description="First and last plane to learn from, counted from 0 along the first axis.",
+        "First and last plane to learn from, counted from 0 along the first axis.",
         none="all planes",
         group="Images",
     )
     hash_inputs: bool = setting(
         False,
+        "Store a hash of every image in the table, even if the images exceed 16 MB in total.",
         title="Hash all inputs",
-        description="Store a hash of every image in the table, even if the images exceed 16 MB in total.",
         group="Images",
     )
     device: str = device_setting()
+
+
+_hidden_setting = partial(setting, group="Hidden pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HidingSettings(Settings):
     """Settings of J-invariant prediction: restorers predict pixels that are hidden from them."""
 
-    stride: int = setting(
+    stride: int = _hidden_setting(
         6,
-        description=(
-            "Spacing of the hidden pixels along rows and columns; a small stride hides more pixels in each "
-            "run, but leaves each fewer intact neighbours."
-        ),
-        minimum=2,
-        maximum=64,
+        "Spacing of the hidden pixels along rows and columns; a small stride hides more pixels in each run, "
+        "but leaves each fewer intact neighbours.",
+        limits=(2, 64),
         unit="pixels",
-        group="Hidden pixels",
     )
-    offsets: int = setting(
+    offsets: int = _hidden_setting(
         6,
+        "Number of runs of each restorer, each with different pixels hidden; at most stride x stride.",
         title="Runs",
-        description=(
-            "Number of runs of each restorer, each with different pixels hidden; at most stride x stride."
-        ),
-        minimum=1,
-        maximum=64**2,
-        group="Hidden pixels",
+        limits=(1, 64**2),
     )
     seed: int = seed_setting(
         description="Seed of the order in which pixels are hidden; the same seed gives the same result.",
@@ -563,23 +589,22 @@ class SweepSettings(HidingSettings):
 
     between: tuple[float, float] | None = setting(
         None,
+        "Smallest and largest value to try, if no values are listed.",
         title="From, to",
-        description="Smallest and largest value to try, if no values are listed.",
         none="1/4 of the current value to 4 times it",
     )
     count: int = setting(
         7,
+        "Number of values to try, spaced geometrically if all are above zero.",
         title="Values",
-        description="Number of values to try, spaced geometrically if all are above zero.",
-        minimum=2,
-        maximum=50,
+        limits=(2, 50),
     )
     channel_axis: int | None = channel_axis_setting(
         description="Axis of the channels, which are hidden together.", none="-1 for RGB files"
     )
     data_range: tuple[float, float] | None = data_range_setting(
-        none="range of the restorer, else of the image",
         description="Lowest and highest intensity, which are scaled to 0 and 1 for the restorer.",
+        none="range of the restorer, else of the image",
     )
     device: str = device_setting()
 
@@ -605,17 +630,15 @@ class EvaluateSettings(Settings):
         description="Axis of colour channels, over which SSIM is averaged.", none="-1 for RGB, else none"
     )
     data_range: tuple[float, float] | None = data_range_setting(
-        none="range of the dtype for 8 bit, else of the ground truth",
         description="Lowest and highest intensity; their difference is the peak of PSNR and SSIM.",
+        none="range of the dtype for 8 bit, else of the ground truth",
     )
     truth_noise: float | Literal["unknown"] | None = truth_noise_setting()
     frc: bool = setting(
         False,
+        "Report the resolution by Fourier ring correlation with the ground truth, whose noise must be "
+        "independent of the candidates.",
         title="Resolution",
-        description=(
-            "Report the resolution by Fourier ring correlation with the ground truth, whose noise must be "
-            "independent of the candidates."
-        ),
         group="Scores",
     )
     device: str = device_setting()
@@ -627,11 +650,8 @@ class CompareSettings(Settings):
 
     folds: int = setting(
         2,
-        description=(
-            "Number of parts for cross-validation; each is predicted by tables learned from the others."
-        ),
-        minimum=2,
-        maximum=1000,
+        "Number of parts for cross-validation; each is predicted by tables learned from the others.",
+        limits=(2, 1000),
     )
     y_channel: bool = y_channel_setting()
     crop_border: int = crop_border_setting()
@@ -641,8 +661,8 @@ class CompareSettings(Settings):
     )
     samples: int | None = setting(
         100_000,
-        description="Number of pixels that the scikit-learn regressors learn from.",
-        minimum=1,
+        "Number of pixels that the scikit-learn regressors learn from.",
+        limits=(1, None),
         none="all",
         unit="pixels",
     )
@@ -656,15 +676,15 @@ class RestoreSettings(Settings):
 
     self_ensemble: bool = setting(
         False,
+        "Average the results of eight rotations and reflections; takes eight times as long.",
         title="Self-ensemble",
-        description="Average the results of eight rotations and reflections; takes eight times as long.",
     )
     channel_axis: int | None = channel_axis_setting(
         description="Axis of colour channels.", none="-1 for RGB files"
     )
     data_range: tuple[float, float] | None = data_range_setting(
-        none="range of the network, else of the image",
         description="Lowest and highest intensity, which are scaled to 0 and 1 for the restorer.",
+        none="range of the network, else of the image",
     )
     intensities: str | None = intensities_setting(None, none="0 to 1")
     tau: int | None = tau_setting(None, none="value of the checkpoint")
@@ -674,7 +694,8 @@ class RestoreSettings(Settings):
     device: str = device_setting()
 
 
-_recipe_setting = partial(setting, none="value of the recipe")
+_recipe_setting = partial(setting, None, none="value of the recipe")
+_detail = partial(setting, group="Recipes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -685,58 +706,35 @@ class TrainSettings(Settings):
     """
 
     steps: int | None = _recipe_setting(
-        description=(
-            "Total number of training steps, over which the learning rate decays. A resumed training "
-            "continues up to this number."
-        ),
-        minimum=1,
-        maximum=10_000_000,
+        "Total number of training steps, over which the learning rate decays. A resumed training continues "
+        "up to this number.",
+        limits=(1, 10_000_000),
         step=100,
     )
     minutes: float | None = setting(
+        None,
+        "Stop after this time; resuming continues with the remaining steps.",
         title="Time limit",
-        description="Stop after this time; resuming continues with the remaining steps.",
-        minimum=TINY,
+        limits=(TINY, None),
         none="no limit",
         unit="minutes",
     )
     width: int | None = _recipe_setting(
-        description=(
-            "Number of features at the finest level; a wider network learns better, but trains more slowly."
-        ),
-        minimum=4,
-        maximum=512,
+        "Number of features at the finest level; a wider network learns better, but trains more slowly.",
+        limits=(4, 512),
         step=8,
     )
-    depth: int | None = _recipe_setting(
-        description="Number of levels of the network.",
-        minimum=1,
-        maximum=6,
-    )
-    batch: int | None = _recipe_setting(
-        description="Number of patches in a step.",
-        minimum=1,
-        maximum=4096,
-    )
+    depth: int | None = _recipe_setting("Number of levels of the network.", limits=(1, 6))
+    batch: int | None = _recipe_setting("Number of patches in a step.", limits=(1, 4096))
     patch: int | None = _recipe_setting(
-        description="Side of a patch; less where an image is smaller.",
-        minimum=8,
-        maximum=4096,
-        unit="pixels",
+        "Side of a patch; less where an image is smaller.", limits=(8, 4096), unit="pixels"
     )
-    learning_rate: float | None = _recipe_setting(
-        description="Greatest learning rate of AdamW.",
-        minimum=1e-7,
-        maximum=0.1,
-    )
+    learning_rate: float | None = _recipe_setting("Greatest learning rate of AdamW.", limits=(1e-7, 0.1))
     average: float = setting(
         0.0,
-        description=(
-            "Decay of the moving average of the weights, which is what is applied and saved, such as 0.999; "
-            "0 uses the weights themselves."
-        ),
-        minimum=0,
-        maximum=0.99999,
+        "Decay of the moving average of the weights, which is what is applied and saved, such as 0.999; 0 "
+        "uses the weights themselves.",
+        limits=(0, 0.99999),
     )
     seed: int = seed_setting(
         description="The same seed, images and settings give the same network.", group=""
@@ -744,74 +742,49 @@ class TrainSettings(Settings):
     device: str = device_setting()
     validation: float = setting(
         0.0,
-        description=(
-            "Share of the images that is not trained on; the network with the least loss on them is kept."
-        ),
-        minimum=0,
-        maximum=0.5,
+        "Share of the images that is not trained on; the network with the least loss on them is kept.",
+        limits=(0, 0.5),
         step=0.05,
     )
     channel_axis: int | None = channel_axis_setting(
         description="Axis of colour channels.", none="-1 for RGB files"
     )
-    hidden: float = setting(
+    hidden: float = _detail(
         0.03,
+        "For Noise2Void: share of the pixels that are hidden in a step.",
         title="Hidden pixels",
-        description="For Noise2Void: share of the pixels that are hidden in a step.",
-        minimum=0.001,
-        maximum=0.25,
-        group="Recipes",
+        limits=(0.001, 0.25),
     )
-    times: int = setting(
-        100,
-        description="For IR-CM: number of times of its path.",
-        minimum=2,
-        maximum=10_000,
-        group="Recipes",
-    )
+    times: int = _detail(100, "For IR-CM: number of times of its path.", limits=(2, 10_000))
     linear_share: float | None = _recipe_setting(
+        "For IR-CM: share of the steps in stage 1, whose paths start at the degraded image.",
         title="Stage 1",
-        description="For IR-CM: share of the steps in stage 1, whose paths start at the degraded image.",
-        minimum=0,
-        maximum=1,
+        limits=(0, 1),
         group="Recipes",
     )
-    origin_weight: float = setting(
-        0.8,
-        description="For IR-CM: weight of the origin-guided loss.",
-        minimum=0,
-        maximum=1000,
-        group="Recipes",
-    )
-    vgg: str | None = setting(
+    origin_weight: float = _detail(0.8, "For IR-CM: weight of the origin-guided loss.", limits=(0, 1000))
+    vgg: str | None = _detail(
+        None,
+        "For IR-CM: file of the weights of a VGG-16, for the perceptual loss.",
         title="VGG-16",
-        description="For IR-CM: file of the weights of a VGG-16, for the perceptual loss.",
         none="no perceptual loss",
-        group="Recipes",
     )
-    perceptual_weight: float = setting(
+    perceptual_weight: float = _detail(
         0.125,
-        description="For IR-CM: weight of the perceptual loss within the origin-guided loss.",
-        minimum=0,
-        maximum=1000,
-        group="Recipes",
+        "For IR-CM: weight of the perceptual loss within the origin-guided loss.",
+        limits=(0, 1000),
     )
     sampled_share: float | None = _recipe_setting(
-        description=(
-            "For IR-CM and DP-IR: share of the training that starts where sampling starts, rather than at "
-            "the clean image."
-        ),
-        minimum=0,
-        maximum=1,
+        "For IR-CM and DP-IR: share of the training that starts where sampling starts, rather than at the "
+        "clean image.",
+        limits=(0, 1),
         group="Recipes",
     )
-    latest: int = setting(
+    latest: int = _detail(
         1000,
+        "For DP-IR: greatest tau that the network is trained for.",
         title="Latest time",
-        description="For DP-IR: greatest tau that the network is trained for.",
-        minimum=1,
-        maximum=1000,
-        group="Recipes",
+        limits=(1, 1000),
     )
 
 
@@ -821,7 +794,7 @@ class ReadingSettings(Settings):
 
     crop: bool = setting(
         False,
-        description="Crop images of different sizes to their common size; the top left corner is kept.",
+        "Crop images of different sizes to their common size; the top left corner is kept.",
         group="Images",
     )
 
@@ -832,7 +805,7 @@ class WritingSettings(Settings):
 
     dtype: str = setting(
         "same",
-        description="Data type of the output: that of the input, rounded and clipped, or float32.",
+        "Data type of the output: that of the input, rounded and clipped, or float32.",
         choices=("same", "float32"),
         group="Output",
     )

@@ -211,6 +211,12 @@ def test_info_describes_the_noise_of_an_image(tmp_path):
     assert "cannot estimate the noise" in run("info", tmp_path / "line.tif", status=1)
 
 
+def test_info_lists_the_images_of_a_folder(folders):
+    found = json.loads(run("info", folders / "near", "--json", "-"))
+    assert found == {"images": list(STEMS), "shape": [40, 50, 3], "dtype": "uint8"}
+    assert "3: a, b, c" in run("info", folders / "near")
+
+
 def test_import_of_a_published_table(tmp_path, reference_folder):
     table = next((reference_folder / "published_luts").glob("weight_Rain100H*.pth"))
     names = [part for name in ("MPRNet", "MAXIM", "Restormer") for part in ("--name", name)]
@@ -354,7 +360,7 @@ def test_errors_exit_with_1_and_print_one_line(fitted):
         (["apply", "--lut", truth / "a.png", *candidates(fitted), "-o", fitted / "x"], "no LUT file"),
         (["compare", *candidates(fitted), "-t", truth, "--method", "magic"], "magic"),
         (["evaluate", *candidates(fitted), "-t", truth, "--crop-border", "30"], "leaves nothing"),
-        (["info", truth], "is a folder, not an image"),
+        (["info", fitted], "holds no image; give a folder of"),
     ):
         said = run(*arguments, status=1)
         assert words in said

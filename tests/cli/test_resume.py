@@ -63,7 +63,9 @@ def test_outputs_of_unchanged_files_are_kept(here, name):
     command = COMMANDS[name]
     run(*command)
     before = {stem: (here / "out" / f"{stem}.tif").read_bytes() for stem in "xy"}
-    assert "exists already" in run(*command, status=1).stderr
+    said = run(*command, status=1).stderr
+    assert "exists already" in said
+    assert "With --resume, outputs that were made in the same way are kept." in said
     assert_all_kept(run(*command, "--resume").output)
     (here / "out" / "x.tif").unlink()
     change("A/y.tif")

@@ -70,17 +70,14 @@ def test_a_folder_is_searched_for_leftovers_once(tmp_path, monkeypatch):
     assert sorted(listed(tmp_path)) == ["a.tif", "b.tif", "c.tif"]
 
 
-def test_a_replaced_folder_without_a_successor_is_kept(tmp_path):
-    """A process killed between the two renames of a replacement leaves the only copy under that name."""
-    for name in ("kept.zarr", "removed.zarr"):
-        (tmp_path / f".replaced-0123456789ab-{name}").mkdir()
+def test_a_replaced_folder_without_a_successor_gets_its_name_back(tmp_path):
+    """A process that is killed between the two renames of a replacement leaves the only copy."""
+    for number, name in enumerate(("kept.zarr", "removed.zarr")):
+        (tmp_path / f".part-{number}" / f"replaced-{name}" / "old").mkdir(parents=True)
     (tmp_path / "removed.zarr").mkdir()
     write_image(tmp_path / "a.tif", np.ones((8, 8), np.uint8))
-    assert sorted(one.name for one in tmp_path.iterdir()) == [
-        ".replaced-0123456789ab-kept.zarr",
-        "a.tif",
-        "removed.zarr",
-    ]
+    found = [str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*")]
+    assert sorted(found) == ["a.tif", "kept.zarr", "kept.zarr/old", "removed.zarr"]
 
 
 @pytest.mark.parametrize(("whole", "name"), [(whole_file, "a.tif"), (whole_folder, "a.zarr")])

@@ -60,7 +60,8 @@ class Terminal(StringIO):
 def test_the_progress_bar_escapes_names(monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with terminal.progress() as move:
+    output = terminal.Output(overwrite=False, json=None, quiet=False, verbose=False)
+    with output.progress() as move:
         move(1, 2, NASTY)
     shown = sys.stderr.getvalue()
     assert "\\x1b[31mred" in shown

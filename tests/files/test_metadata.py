@@ -146,7 +146,7 @@ def test_info_of_what_says_nothing_is_one_sentence(tmp_path):
     for name, said in (
         ("bad.tif", "holds no image"),
         ("none.tif", "there is no"),
-        ("folder", "is a folder"),
+        ("folder", "holds no image"),
     ):
         done = CliRunner().invoke(app, ["info", str(tmp_path / name)])
         assert done.exit_code == 1, name

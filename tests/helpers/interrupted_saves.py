@@ -66,12 +66,14 @@ def main(folder, times):
         killed(luts, target, 2 * ((number * 0.618) % 1))
         whole += target.read_bytes() in contents
         written += bool(set(folder.iterdir()) - before - {target})  # the kill interrupted a write
-    held = folder / ".part-rain.lut-somebody.safetensors"
-    with held.open("w") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)  # like a running writer
-        atomic._cleared.clear()  # like in a new process
-        last = load_lut(luts[0].save(target, overwrite=True)).names
-        kept = [path.name for path in folder.iterdir() if path != target] == [held.name]
+    held = folder / ".part-somebody"
+    held.mkdir()
+    opened = os.open(held, os.O_RDONLY)
+    fcntl.flock(opened, fcntl.LOCK_EX)  # like a running writer
+    atomic._cleared.clear()  # like in a new process
+    last = load_lut(luts[0].save(target, overwrite=True)).names
+    kept = [path.name for path in folder.iterdir() if path != target] == [held.name]
+    os.close(opened)
     atomic._cleared.clear()
     luts[0].save(target, overwrite=True)
     cleared = [path.name for path in folder.iterdir()]

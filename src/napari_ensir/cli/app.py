@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument
 
 from napari_ensir.cli.command import app as app
 from napari_ensir.cli.command import command
+from napari_ensir.cli.options import option
 from napari_ensir.cli.terminal import Output
 from napari_ensir.settings import (
     ApplySettings,
@@ -24,300 +25,244 @@ from napari_ensir.settings import (
     WritingSettings,
 )
 
-Out = Annotated[Path, Option("--out", "-o", metavar="PATH", help="Output path.")]
-Truth = Annotated[
-    Path,
-    Option(
-        "--truth",
-        "-t",
-        metavar="PATH",
-        help="The ground truth: an image, a folder, or a Zarr array, as for --candidate.",
-    ),
-]
-Match = Annotated[
-    bool,
-    Option(
-        "--match",
-        help="Correct candidates that are on another scale than the ground truth, by the gain and offset "
-        "found.",
-        rich_help_panel="Images",
-    ),
-]
-PoolChannels = Annotated[
-    bool,
-    Option(
-        "--pool-channels",
-        help="Treat channels alike, even if ImageJ or OME files name their axis; else it is --channel-axis.",
-        rich_help_panel="Images",
-    ),
-]
-Metrics = Annotated[
-    list[str],
-    Option(
-        "--metric",
-        metavar="NAME",
-        help="A metric to score with as well: ms-ssim, nrmse, or a full-reference metric of pyiqa such as "
-        "lpips; can be repeated.",
-        rich_help_panel="Scores",
-    ),
-]
-Scheduler = Annotated[
-    str | None,
-    Option(
-        metavar="ADDRESS",
-        help="Address of a dask.distributed scheduler, such as tcp://10.0.0.1:8786.",
-        rich_help_panel="Device",
-    ),
-]
-Resume = Annotated[
-    bool,
-    Option(
-        "--resume",
-        help="Keep existing outputs that were made in the same way from files that have not changed since. "
-        "Outputs that were made in another way are an error, or replaced with --overwrite.",
-        rich_help_panel="Output",
-    ),
-]
-NoisyImages = Annotated[
-    list[Path], Argument(help="Noisy images, a folder of images, a pattern or a Zarr array.")
-]
+# -- options of several commands ------------------------------------------------------------------------
+
+OUT = option(..., "Output path.", "-o")
+POOL_CHANNELS = option(
+    False,
+    "Treat channels alike, even if ImageJ or OME files name their axis; else it is --channel-axis.",
+    group="Images",
+)
+METRIC = option(
+    [],
+    "A metric to score with as well: ms-ssim, nrmse, or a full-reference metric of pyiqa such as lpips; can "
+    "be repeated.",
+    metavar="NAME",
+    group="Scores",
+)
+SCHEDULER = option(
+    None,
+    "Address of a dask.distributed scheduler, such as tcp://10.0.0.1:8786.",
+    metavar="ADDRESS",
+    group="Device",
+)
+RESUME = option(
+    False,
+    "Keep existing outputs that were made in the same way from files that have not changed since. Outputs "
+    "that were made in another way are an error, or replaced with --overwrite.",
+    group="Output",
+)
+NOISY_IMAGES = Argument(..., help="Noisy images, a folder of images, a pattern or a Zarr array.")
+part_of_dp_ir = partial(option, None, metavar="NAME|FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateOptions:
     """Options of candidates."""
 
-    candidate: list[str] = Option(
+    candidate: list[str] = option(
         ...,
-        "--candidate",
+        "A candidate: an image (PNG, JPEG, TIFF), a folder of images, a Zarr array, or a pattern such as "
+        "out/{stem}_x.png, where {stem} is the name of an image. Give one option for each candidate, or a "
+        "folder that holds a folder for each.",
         "-c",
         metavar="NAME=PATH",
-        help="A candidate: an image (PNG, JPEG, TIFF), a folder of images, a Zarr array, or a pattern such "
-        "as out/{stem}_x.png, where {stem} is the name of an image. Give one option for each candidate, or a "
-        "folder that holds a folder for each.",
     )
     reading: ReadingSettings
-    squeeze: bool = Option(
-        False, "--squeeze", help="Drop axes of length 1 of all images.", rich_help_panel="Images"
-    )
-    align: bool = Option(
+    squeeze: bool = option(False, "Drop axes of length 1 of all images.", group="Images")
+    align: bool = option(
         False,
-        "--align",
-        help="Shift candidates that are offset against the ground truth, or against the most typical "
-        "candidate, back by the offset found (to 1/20 pixel).",
-        rich_help_panel="Images",
+        "Shift candidates that are offset against the ground truth, or against the most typical candidate, "
+        "back by the offset found (to 1/20 pixel).",
+        group="Images",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions:
+    """Options of candidates with a ground truth."""
+
+    candidates: CandidateOptions
+    truth: Path = option(
+        ..., "The ground truth: an image, a folder, or a Zarr array, as for --candidate.", "-t"
+    )
+    match: bool = option(
+        False,
+        "Correct candidates that are on another scale than the ground truth, by the gain and offset found.",
+        group="Images",
+    )
+    pool_channels: bool = POOL_CHANNELS
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestorerOptions:
     """Options that choose restorers."""
 
-    method: list[str] = Option(
-        [], "--method", "-m", metavar="NAME", help="A classical restorer, such as median; can be repeated."
+    method: list[str] = option(
+        [], "A classical restorer, such as median; can be repeated.", "-m", metavar="NAME"
     )
-    network: list[Path] = Option(
+    network: list[Path] = option(
         [],
+        "A trained network, or a folder of networks; can be repeated. Open only files that you trust.",
         metavar="FILE",
-        help="A trained network, or a folder of networks; can be repeated. Open only files that you trust.",
     )
-    own: list[str] = Option(
+    own: list[str] = option(
         [],
+        "A setting of a restorer, such as median.size=5; can be repeated. The command restorers lists them.",
         "--set",
         metavar="RESTORER.SETTING=VALUE",
-        help="A setting of a restorer, such as median.size=5; can be repeated. The command restorers "
-        "lists them.",
     )
-    ir: str | None = Option(
-        None,
-        "--ir",
-        metavar="NAME|FILE",
-        help="For DP-IR: the restorer to use, a classical one or a network, instead of its own.",
-        show_default="that of the checkpoint",
-        rich_help_panel="Networks",
+    ir: str | None = part_of_dp_ir(
+        "For DP-IR: the restorer to use, a classical one or a network, instead of its own.",
+        none="that of the checkpoint",
+        group="Networks",
     )
-    denoiser: str | None = Option(
-        None,
-        metavar="NAME|FILE",
-        help="For DP-IR: the denoiser to use, a classical one or a network, instead of its own.",
-        show_default="that of the checkpoint",
-        rich_help_panel="Networks",
+    denoiser: str | None = part_of_dp_ir(
+        "For DP-IR: the denoiser to use, a classical one or a network, instead of its own.",
+        none="that of the checkpoint",
+        group="Networks",
     )
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, or folders, of networks."""
+        from napari_ensir.restorers import RESTORERS
+
+        parts = (self.ir, self.denoiser)
+        return [*self.network, *(Path(each) for each in parts if each and each not in RESTORERS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoringOptions:
+    """Options of commands that restore images."""
+
+    image: list[Path] = NOISY_IMAGES
+    restorers: RestorerOptions
+    pool_channels: bool = POOL_CHANNELS
+
+
+# -- commands -------------------------------------------------------------------------------------------
 
 
 @command("fit:fit")
-@dataclass(frozen=True, kw_only=True)
-class FitOptions:
+class FitOptions(ReferenceOptions):
     """Learn a lookup table from candidates and ground truth."""
 
-    candidates: CandidateOptions
-    truth: Truth
-    out: Out
-    mask: Path | None = Option(
+    out: Path = OUT
+    mask: Path | None = option(
         None,
-        metavar="PATH",
-        help="Where to learn: images, as for --candidate, that are 0 at pixels to exclude.",
-        show_default="everywhere",
-        rich_help_panel="Images",
+        "Where to learn: images, as for --candidate, that are 0 at pixels to exclude.",
+        none="everywhere",
+        group="Images",
     )
-    without_errors: bool = Option(
-        False,
-        "--without-errors",
-        help="Do not measure expected errors, which takes two more passes over the images.",
+    without_errors: bool = option(
+        False, "Do not measure expected errors, which takes two more passes over the images."
     )
-    match: Match = False
-    scheduler: Scheduler = None
-    pool_channels: PoolChannels = False
+    scheduler: str | None = SCHEDULER
     settings: FitSettings
     output: Output
 
 
 @command("apply:apply")
-@dataclass(frozen=True, kw_only=True)
 class ApplyOptions:
     """Combine candidates with a lookup table."""
 
-    lut: Path = Option(..., metavar="PATH", help="A .lut.safetensors file.")
+    lut: Path = option(..., "A .lut.safetensors file.")
     candidates: CandidateOptions
-    out: Out
-    weight_maps: Path | None = Option(
-        None, metavar="PATH", help="Also write the weights of each pixel: .tif, .zarr, or a folder."
+    out: Path = OUT
+    weight_maps: Path | None = option(None, "Also write the weights of each pixel: .tif, .zarr, or a folder.")
+    expected_error: Path | None = option(
+        None, "Also write the expected root mean square error of each pixel: .tif, .zarr, or a folder."
     )
-    expected_error: Path | None = Option(
-        None,
-        metavar="PATH",
-        help="Also write the expected root mean square error of each pixel: .tif, .zarr, or a folder.",
-    )
-    match: bool = Option(
+    match: bool = option(
         False,
-        "--match",
-        help="First match the candidates as in the fit, and rescale the table to the exposure of these "
-        "images.",
+        "First match the candidates as in the fit, and rescale the table to the exposure of these images.",
     )
-    scheduler: Scheduler = None
-    resume: Resume = False
+    scheduler: str | None = SCHEDULER
+    resume: bool = RESUME
     settings: ApplySettings
     writing: WritingSettings
     output: Output
 
 
 @command("evaluate:evaluate")
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(ReferenceOptions):
     """Score candidates, and their ensemble, against the ground truth."""
 
-    truth: Truth
-    candidates: CandidateOptions
-    lut: Path | None = Option(None, metavar="PATH", help="Also score the ensemble of this lookup table.")
-    match: Match = False
-    pool_channels: PoolChannels = False
-    metric: Metrics = field(default_factory=list)
+    lut: Path | None = option(None, "Also score the ensemble of this lookup table.")
+    metric: list[str] = METRIC
     settings: EvaluateSettings
     output: Output
 
 
 @command("evaluate:compare")
-@dataclass(frozen=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(ReferenceOptions):
     """Compare all methods on held-out images, or on held-out tiles of one image."""
 
-    truth: Truth
-    candidates: CandidateOptions
-    bin_width: list[float] = Option(
-        [],
-        metavar="NUMBER",
-        help="Bin width of the lookup tables; can be repeated.",
-        show_default="range / 8",
+    bin_width: list[float] = option(
+        [], "Bin width of the lookup tables; can be repeated.", metavar="NUMBER", none="range / 8"
     )
-    method: list[str] = Option(
-        [], metavar="NAME", help="A method to compare; can be repeated.", show_default="all methods"
+    method: list[str] = option(
+        [], "A method to compare; can be repeated.", metavar="NAME", none="all methods"
     )
-    low_resolution: Path | None = Option(
-        None,
-        metavar="PATH",
-        help="Low-resolution inputs of super-resolution, for RefESR.",
-        rich_help_panel="Images",
+    low_resolution: Path | None = option(
+        None, "Low-resolution inputs of super-resolution, for RefESR.", group="Images"
     )
-    match: Match = False
-    pool_channels: PoolChannels = False
-    metric: Metrics = field(default_factory=list)
+    metric: list[str] = METRIC
     settings: CompareSettings
     output: Output
 
 
 @command("restore:restore")
-@dataclass(frozen=True, kw_only=True)
-class RestoreOptions:
+class RestoreOptions(RestoringOptions):
     """Restore images, for example to make candidates for an ensemble."""
 
     image: list[Path] = Argument(..., help="Images, a folder of images, a pattern or a Zarr array.")
-    out: Path = Option(
-        ..., "--out", "-o", metavar="PATH", help="Output path; a folder if there are several restorers."
-    )
-    restorers: RestorerOptions
-    pool_channels: PoolChannels = False
-    resume: Resume = False
+    out: Path = option(..., "Output path; a folder if there are several restorers.", "-o")
+    resume: bool = RESUME
     settings: RestoreSettings
     writing: WritingSettings
     output: Output
 
 
 @command("blind:blind")
-@dataclass(frozen=True, kw_only=True)
-class BlindOptions:
+class BlindOptions(RestoringOptions):
     """Restore noisy images with several restorers and combine the results, without ground truth."""
 
-    image: NoisyImages
-    out: Out
-    save_lut: Path | None = Option(None, metavar="PATH", help="Also write the lookup table.")
-    self_ensemble: bool = Option(
-        False,
-        "--self-ensemble",
-        help="Average the results of eight rotations and reflections; takes eight times as long.",
+    out: Path = OUT
+    save_lut: Path | None = option(None, "Also write the lookup table.")
+    self_ensemble: bool = option(
+        False, "Average the results of eight rotations and reflections; takes eight times as long."
     )
-    restorers: RestorerOptions
-    pool_channels: PoolChannels = False
-    resume: Resume = False
+    resume: bool = RESUME
     settings: BlindSettings
     writing: WritingSettings
     output: Output
 
 
 @command("sweep:sweep")
-@dataclass(frozen=True, kw_only=True)
-class SweepOptions:
+class SweepOptions(RestoringOptions):
     """Find the best value of a setting of a restorer on noisy images, without ground truth."""
 
-    image: NoisyImages
-    setting: str | None = Option(
-        None, metavar="SETTING", help="Setting to vary, such as strength. The command restorers lists them."
+    setting: str | None = option(
+        None, "Setting to vary, such as strength. The command restorers lists them.", metavar="SETTING"
     )
-    values: str | None = Option(
-        None,
-        metavar="VALUE,VALUE,...",
-        help="The values to try.",
-        show_default="values around the current one",
+    values: str | None = option(
+        None, "The values to try.", metavar="VALUE,VALUE,...", none="values around the current one"
     )
-    out: Path | None = Option(
+    out: Path | None = option(
         None,
-        "--out",
+        "Output path of the restoration with the best value; with --all, a folder.",
         "-o",
-        metavar="PATH",
-        help="Output path of the restoration with the best value; with --all, a folder.",
-        show_default="not written",
+        none="not written",
     )
-    write_all: bool = Option(
-        False, "--all", help="Write the restorations of all values into the folder --out."
-    )
-    restorers: RestorerOptions
-    pool_channels: PoolChannels = False
+    write_all: bool = option(False, "Write the restorations of all values into the folder --out.", "--all")
     settings: SweepSettings
     writing: WritingSettings
     output: Output
 
 
 @command("train:train")
-@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Train a restorer on pairs of images, or on noisy images alone."""
 
@@ -326,47 +271,39 @@ class TrainOptions:
         help="What to train: regression, noise2void (no clean images), noise2noise, ir-cm, ir-cm-paper, "
         "ir-cm-1, ir-cm-2, denoiser or dp-ir.",
     )
-    degraded: Path | None = Option(
+    degraded: Path | None = option(
         None,
-        metavar="PATH",
-        help="Degraded images: an image, a folder, a pattern or a Zarr array. For noise2void, the noisy "
-        "images; for noise2noise, the first exposures.",
-        show_default="none, for denoiser",
+        "Degraded images: an image, a folder, a pattern or a Zarr array. For noise2void, the noisy images; "
+        "for noise2noise, the first exposures.",
+        none="none, for denoiser",
     )
-    out: Path = Option(..., "--out", "-o", metavar="FILE", help="File of the trained restorer.")
-    clean: Path | None = Option(
+    out: Path = option(..., "File of the trained restorer.", "-o", metavar="FILE")
+    clean: Path | None = option(
         None,
-        metavar="PATH",
-        help="Clean images of the same names; for noise2noise, second exposures.",
-        show_default="none, for noise2void",
+        "Clean images of the same names; for noise2noise, second exposures.",
+        none="none, for noise2void",
     )
-    resume: bool = Option(False, "--resume", help="Continue an interrupted training of the same output.")
-    log: Path | None = Option(
+    resume: bool = option(False, "Continue an interrupted training of the same output.")
+    log: Path | None = option(
         None,
+        "CSV file of the loss and of the validation.",
         metavar="FILE",
-        help="CSV file of the loss and of the validation.",
-        show_default="not written",
-        rich_help_panel="Output",
+        none="not written",
+        group="Output",
     )
-    ir: str | None = Option(
-        None,
-        metavar="NAME|FILE",
-        help="For DP-IR: the restorer to improve, a classical one or a network.",
-        rich_help_panel="Recipes",
+    ir: str | None = part_of_dp_ir(
+        "For DP-IR: the restorer to improve, a classical one or a network.", group="Recipes"
     )
-    denoiser: str | None = Option(
-        None,
-        metavar="NAME|FILE",
-        help="For DP-IR: the denoiser, a classical one or a network.",
-        show_default="a local Wiener filter",
-        rich_help_panel="Recipes",
+    denoiser: str | None = part_of_dp_ir(
+        "For DP-IR: the denoiser, a classical one or a network.",
+        none="a local Wiener filter",
+        group="Recipes",
     )
     settings: TrainSettings
     output: Output
 
 
 @command("restore:restorers", allow_no_arguments=True)
-@dataclass(frozen=True, kw_only=True)
 class RestorersOptions:
     """List classical restorers, or the given networks, and their settings for --set."""
 
@@ -375,27 +312,25 @@ class RestorersOptions:
 
 
 @command("info:info")
-@dataclass(frozen=True, kw_only=True)
 class InfoOptions:
-    """Describe a lookup table and its fit, the origin of an output, or the noise of any other image."""
+    """Describe a lookup table, the origin of an output, a folder of images, or the noise of another image."""
 
-    path: Path = Argument(..., help="A .lut.safetensors file, or an image or Zarr array.")
+    path: Path = Argument(..., help="A .lut.safetensors file, an image or Zarr array, or a folder of images.")
     output: Output
 
 
 @command("fit:import_")
-@dataclass(frozen=True, kw_only=True)
 class ImportOptions:
     """Convert a weight table that the EnsIR authors' code wrote."""
 
     weights: Path = Argument(
         ..., metavar="WEIGHTS.pth", help="A weight table that the EnsIR authors' code wrote."
     )
-    out: Out
-    name: list[str] = Option(
-        [], metavar="NAME", help="Name of a candidate; give one for each, in the order of the table."
+    out: Path = OUT
+    name: list[str] = option(
+        [], "Name of a candidate; give one for each, in the order of the table.", metavar="NAME"
     )
-    bin_width: float | None = Option(
-        None, metavar="NUMBER", help="Bin width of the table.", show_default="from the file name"
+    bin_width: float | None = option(
+        None, "Bin width of the table.", metavar="NUMBER", none="from the file name"
     )
     output: Output

@@ -45,4 +45,4 @@ def apply(options: ApplyOptions) -> dict[str, str]:
     more = {"rescaled": batch.lut.report["rescaled"]} if options.match else {}
     written = {stem: each["ensemble"] for stem, each in batch.written.items()}
     lines = [f"{len(written)} written to {options.out}", *describe_corrections(images.record, len(images))]
-    return report(batch, options, "\n".join(lines), written=written, **more)
+    return report(batch, output, "\n".join(lines), resume=options.resume, written=written, **more)

@@ -12,27 +12,21 @@ import typer
 from napari_ensir.cli import terminal
 from napari_ensir.cli.corrections import CorrectedSet, recorded_gains
 from napari_ensir.ensemble.lut.format import SUFFIX
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, ensemble_errors, extra_needed
 from napari_ensir.files.atomic import check_target
-from napari_ensir.files.output_paths import Place
 from napari_ensir.files.paths import expand_path
 from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import Part, folders_in, open_set, stem_of
 from napari_ensir.restorers.base import format_notes
-from napari_ensir.restorers.batch import check_outputs, first_of
+from napari_ensir.restorers.batch import first_of
+
+KEEP = " With --resume, outputs that were made in the same way are kept."
+"""End of the message about an output that exists."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
 
-    from napari_ensir.cli.app import (
-        ApplyOptions,
-        BlindOptions,
-        CompareOptions,
-        EvaluateOptions,
-        FitOptions,
-        RestoreOptions,
-        SweepOptions,
-    )
+    from napari_ensir.cli.app import ApplyOptions, CompareOptions, EvaluateOptions, FitOptions
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.files.output_paths import Place
@@ -106,11 +100,6 @@ def _named_paths(text: str, truth: Path | None, lut: WeightLUT | None) -> Iterat
             yield folder.name, folder
 
 
-def candidate_names(images: ImageSet) -> tuple[str, ...]:
-    """Return the names of the candidates."""
-    return tuple(role for role in images.roles if isinstance(role, str))
-
-
 def note_alpha(images: ImageSet, output: Output) -> None:
     """Print a note if the first images have an alpha channel, which is left out."""
     for image in images.first_readable().values():
@@ -124,14 +113,16 @@ def check_before(
     *,
     others: Sequence[Place] = (),
     read: Sequence[Path | None] = (),
-    resume: bool = False,
+    resume: bool | None = None,
 ) -> None:
-    """Check before any work that all outputs can be written; see :func:`check_outputs`."""
-    outputs, every = batch.all_outputs, [*others, *output.places]
-    check_outputs(batch.images, outputs, in_folders=batch.in_folders, others=every, read=read)
+    """Check before any work that all outputs can be written; see :meth:`Batch.check_outputs`.
+
+    ``resume`` is None for a command without that option.
+    """
+    batch.check_outputs([*others, *output.places], read)
     output.check()
-    for each in outputs:
-        check_target(each.path, output.overwrite or resume)
+    for each in batch.all_outputs:
+        check_target(each.path, bool(output.overwrite or resume), "" if resume is None else KEEP)
 
 
 def check_any(batch: Batch, found: Sized) -> None:
@@ -140,23 +131,19 @@ def check_any(batch: Batch, found: Sized) -> None:
         raise EnsembleError(f"no image could be read; first error: {next(iter(batch.failed.values()))}")
 
 
-def report(
-    batch: Batch, options: ApplyOptions | RestoreOptions | BlindOptions | SweepOptions, text: str, **more: Any
-) -> dict[str, str]:
+def report(batch: Batch, output: Output, text: str, *, resume: bool = False, **more: Any) -> dict[str, str]:
     """Print notes and warnings, write the JSON, print the text; return the errors of images, by stem."""
-    output = options.output
     text = "\n".join([text, *batch.describe_resumption()])
-    more |= {"kept": batch.kept, "redone": batch.redone} if getattr(options, "resume", False) else {}
+    more |= {"kept": batch.kept, "redone": batch.redone} if resume else {}
     notes = format_notes([] if output.quiet else batch.notes)
     for note in notes if output.verbose else first_of(notes):
         terminal.error(note)
     warned = terminal.warn(batch.warnings)
-    results = {"written": batch.written, "failed": batch.failed, "warnings": warned, **more}
-    output.finish(results, text)
+    output.finish({"written": batch.written, "failed": batch.failed, "warnings": warned, **more}, text)
     return batch.failed
 
 
-def lut_target(out: Path, overwrite: bool) -> Path:
+def lut_target(out: Path, overwrite: bool, hint: str = "") -> Path:
     """Return the path of a table, with its suffix, after checking that it can be written."""
     name = out.name
     if name in ("", ".."):
@@ -164,7 +151,7 @@ def lut_target(out: Path, overwrite: bool) -> Path:
     if not name.endswith(SUFFIX):
         name = name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX
     target = expand_path(out).with_name(name)
-    check_target(target, overwrite)
+    check_target(target, overwrite, hint)
     return target
 
 
@@ -174,27 +161,14 @@ def on_cluster(address: str | None) -> Iterator[None]:
     if address is None:
         yield
         return
-    try:
+    with extra_needed("large", "--scheduler needs dask.distributed"):
         from distributed import Client
-    except ImportError as error:
-        raise EnsembleError(
-            '--scheduler needs dask.distributed; install it with: pip install "napari-ensir[large]".'
-        ) from error
-    try:
+    hint = 'start one with "dask scheduler" and give the address that it prints'
+    with ensemble_errors(f"there is no dask scheduler at {address}", hint):
         client = Client(address, timeout="5s")
-    except (OSError, ValueError, TimeoutError) as error:
-        raise EnsembleError(
-            f"there is no dask scheduler at {address} ({type(error).__name__}); start one with "
-            '"dask scheduler" and give the address that it prints.'
-        ) from error
-    with client:
-        try:
-            yield
-        except (EnsembleError, OSError):
-            raise
-        except Exception as error:  # such as KilledWorker
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else repr(error)
-            raise EnsembleError(
-                f"the cluster at {address} failed ({reason}). Its scheduler and workers need the same "
-                "version of napari-ensir as this machine, and access to the same paths."
-            ) from error
+    hint = (
+        "its scheduler and workers need the same version of napari-ensir as this machine, and access to the "
+    )
+    hint += "same paths"
+    with client, ensemble_errors(f"the cluster at {address} failed", hint):  # such as KilledWorker
+        yield

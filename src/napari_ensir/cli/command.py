@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -68,8 +69,9 @@ def _main(
     """Combine several restorations of an image into one that is better than each."""
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 def command(target: str, *, allow_no_arguments: bool = False) -> Callable[[Options], Options]:
-    """Register a dataclass of options as a command; its docstring is the help.
+    """Make a class a dataclass of options, and register it as a command; its docstring is the help.
 
     Errors are printed as lines on stderr.
 
@@ -84,6 +86,8 @@ def command(target: str, *, allow_no_arguments: bool = False) -> Callable[[Optio
     """
 
     def register(options: Options) -> Options:
+        dataclass(frozen=True, kw_only=True)(options)
+
         def run(**given: Any) -> None:
             try:
                 function = resolve_name(f"napari_ensir.cli.{target}")

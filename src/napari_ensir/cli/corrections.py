@@ -37,13 +37,13 @@ class CorrectedSet(ImageSet):
     gains : mapping of str to (gain, offset)
         Corrections of the intensities to make first, by candidate.
     made : dict
-        Corrections that were made, by candidate, image and action.
+        Corrections that were made, by candidate and action, then by image.
     """
 
     actions: tuple[str, ...] = ()
     channel_axis: int | None = None
     gains: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    made: dict[str, dict[str, dict[str, tuple[float, float]]]] = field(default_factory=dict)
+    made: dict[tuple[str, str], dict[str, tuple[float, float]]] = field(default_factory=dict)
 
     def load(self, number: int) -> dict[Role, Any]:
         """See :meth:`ImageSet.load`."""
@@ -59,23 +59,24 @@ class CorrectedSet(ImageSet):
             reference = arrays[names[most_typical(planes)]]
         for name in names:
             if arrays[name] is not reference:
-                made = self.made.setdefault(name, {}).setdefault(self.fields[number][0], {})
-                arrays[name] = self._corrected(arrays[name], reference, made)
+                arrays[name] = self._corrected(name, number, arrays[name], reference)
         return arrays
 
-    def _corrected(self, image: Any, reference: Any, made: dict[str, tuple[float, float]]) -> Any:
+    def _corrected(self, name: str, number: int, image: Any, reference: Any) -> Any:
         for _ in self.actions:  # an image may be shifted and on another scale
             found = check_alignment([image], reference, channel_axis=self.channel_axis)
             fixes = [one.fix for one in found if one.fix and one.fix.get("action") in self.actions]
             if not fixes:
                 break
-            if fixes[0]["action"] == "align":
+            action = fixes[0]["action"]
+            if action == "align":
                 rows, columns = find_subpixel_shift(reference, image, fixes[0]["shift"], self.channel_axis)
-                made["align"] = (-rows, -columns)
-                image = as_dtype(shift_image(image, made["align"], self.channel_axis), np.dtype(image.dtype))
+                values = -rows, -columns
+                image = as_dtype(shift_image(image, values, self.channel_axis), np.dtype(image.dtype))
             else:
-                made["match-intensities"] = (fixes[0]["gain"], fixes[0]["offset"])
-                image = match_intensities(image, *made["match-intensities"])
+                values = fixes[0]["gain"], fixes[0]["offset"]
+                image = match_intensities(image, *values)
+            self.made.setdefault((name, action), {})[self.fields[number][0]] = values
         return image
 
     @property
@@ -93,12 +94,9 @@ class CorrectedSet(ImageSet):
     def record(self) -> dict[str, Any]:
         """Corrections by candidate and action: the medians over the images that were corrected."""
         found: dict[str, Any] = {}
-        for name, images in self.made.items():
-            for action in self.actions:
-                values = [made[action] for made in images.values() if action in made]
-                if values:
-                    middle = np.median(values, axis=0).tolist()
-                    found.setdefault(name, {})[action] = {"values": middle, "images": len(values)}
+        for (name, action), made in self.made.items():
+            middle = np.median([*made.values()], axis=0).tolist()
+            found.setdefault(name, {})[action] = {"values": middle, "images": len(made)}
         return found
 
 
@@ -165,7 +163,6 @@ def messages_of(found: Iterable[Diagnostic], actions: Iterable[str] = tuple(OPTI
     messages = []
     for one in found:
         action = (one.fix or {}).get("action", "")
-        option = f" ({OPTIONS[action]})." if action in actions and action in OPTIONS else ""
-        plain = "--" in one.message or not option
-        messages.append(one.message if plain else one.message.removesuffix(".") + option)
+        is_named = action not in OPTIONS or action not in actions or "--" in one.message
+        messages.append(one.message if is_named else f"{one.message.removesuffix('.')} ({OPTIONS[action]}).")
     return messages

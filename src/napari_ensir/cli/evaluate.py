@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.batch import candidate_names, check_any, check_before, open_candidates
+from napari_ensir.cli.batch import check_any, check_before, open_candidates
 from napari_ensir.cli.corrections import describe_corrections, messages_of
 from napari_ensir.ensemble.checks.alignment import check_reference
 from napari_ensir.ensemble.checks.candidates import ApplyChecks
@@ -69,7 +69,7 @@ def _evaluate_clean(
     scale: ScoreRange,
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Return results for JSON, the table and warnings."""
-    names = candidate_names(batch.images)
+    names = batch.names
     scores: dict[str, list[dict[str, float]]] = {}
     frc = options.settings.frc
     not_finite = 0
@@ -139,7 +139,7 @@ def _evaluate_noisy(
     if settings.y_channel:
         raise EnsembleError("y_channel is set, but the noise of Y is unknown; score all channels.")
     assert settings.truth_noise is not None
-    names = candidate_names(batch.images)
+    names = batch.names
     parts, drifts, resolutions = [], [], []
 
     def score_image(number: int, stem: str) -> None:
@@ -192,7 +192,7 @@ def compare(options: CompareOptions) -> None:
         inputs = open_set({}, {Part.LOW_RESOLUTION: options.low_resolution})
         check_stems(images, inputs, Part.LOW_RESOLUTION)
         low_resolution = [np.asarray(inputs.load(k)[Part.LOW_RESOLUTION]) for k in range(len(inputs))]
-    references, names = References(images), candidate_names(images)
+    references, names = References(images), images.names
     settings = replace(options.settings, channel_axis=images.channel_axis)
     with output.progress() as progress:
         found = compare_methods(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.batch import candidate_names, check_before, lut_target, on_cluster, open_candidates
+from napari_ensir.cli.batch import check_before, lut_target, on_cluster, open_candidates
 from napari_ensir.cli.corrections import describe_corrections, messages_of
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 from napari_ensir.ensemble.fit import FitSession
@@ -32,7 +32,7 @@ def fit(options: FitOptions) -> None:
     with on_cluster(options.scheduler), output.progress() as progress:
         session = FitSession(
             References(images),
-            candidate_names(images),
+            images.names,
             mask=masks,
             settings=settings,
             input_names=[[path.name for path in paths.values()] for _, paths in images.fields],

@@ -10,32 +10,34 @@ from napari_ensir.cli import terminal
 from napari_ensir.ensemble.checks.planes import middle_plane
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import table_of
-from napari_ensir.files.image import IMAGE_SUFFIXES, images_in, open_image, read_image, read_record
+from napari_ensir.files.image import IMAGE_SUFFIXES, read_image, read_record
 from napari_ensir.files.microscopy import split_scene
 from napari_ensir.files.output_paths import Place, check_output_paths
+from napari_ensir.files.sets import Part, open_set
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from napari_ensir.cli.app import InfoOptions
+    from napari_ensir.files.sets import ImageSet
 
 _LONG = ("iterations", "outcome", "bin_sets", "inputs", "bias", "diagnostics", "correlations")
 """Entries of a report that are too long to print."""
 
 
 def info(options: InfoOptions) -> None:
-    """Describe a table, the record of an output, the images of a plate, or the noise of another image."""
+    """Describe a table, the record of an output, the images of a folder, or the noise of another image."""
     path, output = options.path, options.output
     check_output_paths(output.places, [Place("a file", path)])
     output.check()
-    if inner := images_in(path):
-        results, lines = _of_images(inner)
-    elif path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or split_scene(path):
+    if not (path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or split_scene(path)):
+        results, lines = _of_table(path)
+    elif (images := open_set({}, {Part.IMAGE: path})).from_folders:
+        results, lines = _of_images(images)
+    else:
         record = read_record(path)
         results, lines = _of_image(path) if record is None else _of_output(record)
-    else:
-        results, lines = _of_table(path)
     rows = [(key.replace("_", " "), terminal.plain(value)) for key, value in lines.items()]
     output.finish(results, terminal.table(("", ""), rows))
 
@@ -59,12 +61,12 @@ def _of_output(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return record, lines
 
 
-def _of_images(images: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The images of a plate, or of a file with several, and the kind of the first."""
-    first = open_image(next(iter(images.values()))).array
-    results = {"images": list(images), "shape": list(first.shape), "dtype": str(first.dtype)}
-    more = f" and {len(images) - 20} more" if len(images) > 20 else ""
-    lines = {"images": f"{len(images)}: {', '.join([*images][:20])}{more}", "first_image": str(first.shape)}
+def _of_images(images: ImageSet) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The images of a folder, a plate or a file with several, and the kind of the first."""
+    stems, first = [stem for stem, _ in images.fields], images.open(0)[Part.IMAGE].array
+    results = {"images": stems, "shape": list(first.shape), "dtype": str(first.dtype)}
+    more = f" and {len(stems) - 20} more" if len(stems) > 20 else ""
+    lines = {"images": f"{len(stems)}: {', '.join(stems[:20])}{more}", "first_image": str(first.shape)}
     return results, lines | {"dtype": results["dtype"]}
 
 

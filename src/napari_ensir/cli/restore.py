@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.cli import terminal
@@ -19,15 +18,10 @@ from napari_ensir.settings import RestoreSettings, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from napari_ensir.cli.app import (
-        BlindOptions,
-        RestoreOptions,
-        RestorerOptions,
-        RestorersOptions,
-        SweepOptions,
-    )
-    from napari_ensir.files.output_paths import Place
+    from napari_ensir.cli.app import RestoreOptions, RestorerOptions, RestorersOptions
+    from napari_ensir.cli.terminal import Output
     from napari_ensir.files.sets import ImageSet
     from napari_ensir.restorers import Restorer
     from napari_ensir.settings import Setting
@@ -68,8 +62,6 @@ def choose_restorers(options: RestorerOptions, settings: RestoreSettings) -> dic
             raise EnsembleError(
                 f"two restorers are named {name}; give each restorer once, and rename files with equal names."
             )
-        if not is_dataclass(restorer):
-            raise EnsembleError(f"{restorer.name} has no settings and cannot be used here.")
         found[name] = with_settings(restorer, **given)
     found = with_restorer_options(found, options.own)
     if settings.self_ensemble:
@@ -115,15 +107,12 @@ def restorers(options: RestorersOptions) -> None:
 
 
 def _setting_row(name: str, setting: Setting, current: Any) -> tuple[str, str, str, str]:
-    values = metavar(setting)
-    if setting.none is not None and "none" not in values.split("|"):
-        values += "|none"
     description = setting.description
     if setting.kind in ("integer", "number") and (setting.minimum, setting.maximum) != (None, None):
         allowed = setting.allowed()
         description += f" {allowed[:1].upper()}{allowed[1:]}."
     shown = terminal.plain(setting.none if current is None else current)
-    return f"{name}.{setting.name}", values, shown, description
+    return f"{name}.{setting.name}", metavar(setting, setting.none is not None), shown, description
 
 
 def restore(options: RestoreOptions) -> dict[str, str]:
@@ -131,47 +120,34 @@ def restore(options: RestoreOptions) -> dict[str, str]:
 
     The output of one restorer is a single image; with several restorers, it is a folder with one image each.
     """
+    output = options.output
     restorers = choose_restorers(options.restorers, options.settings)
-    images = open_images(options)
+    images = open_images(options.image, output)
     batch = RestoreBatch(
         images,
         tuple(restorers),
         options.out,
         as_float=options.writing.as_float,
-        networks=network_files(options),
+        networks=options.restorers.files,
     )
-    check_restorations(batch, options)
+    check_before(batch, output, read=options.restorers.files, resume=options.resume)
     axis = images.choose_channel_axis(options.settings.channel_axis, pool=options.pool_channels)
-    with options.output.progress() as progress:
+    with output.progress() as progress:
         batch.run(
             lambda _, name: restorers[name],
             axis,
-            overwrite=options.output.overwrite,
+            overwrite=output.overwrite,
             resume=options.resume,
             progress=progress,
         )
-    return report(batch, options, written_text(batch, options.out))
+    return report(batch, output, written_text(batch, options.out), resume=options.resume)
 
 
-def open_images(options: RestoreOptions | BlindOptions | SweepOptions) -> ImageSet:
+def open_images(paths: Sequence[Path], output: Output) -> ImageSet:
     """Open the images to restore."""
-    images = open_set({}, {Part.IMAGE: options.image})
-    note_alpha(images, options.output)
+    images = open_set({}, {Part.IMAGE: paths})
+    note_alpha(images, output)
     return images
-
-
-def network_files(options: RestoreOptions | BlindOptions | SweepOptions) -> list[Path]:
-    """Return the files, or folders, of the restorers."""
-    parts = (options.restorers.ir, options.restorers.denoiser)
-    return [*options.restorers.network, *(Path(each) for each in parts if each and each not in RESTORERS)]
-
-
-def check_restorations(
-    batch: RestoreBatch, options: RestoreOptions | BlindOptions | SweepOptions, others: Sequence[Place] = ()
-) -> None:
-    """Check before any work that all outputs can be written."""
-    resume = getattr(options, "resume", False)
-    check_before(batch, options.output, others=others, read=network_files(options), resume=resume)
 
 
 def written_text(batch: RestoreBatch, out: Path) -> str:

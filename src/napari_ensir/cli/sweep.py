@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
-from napari_ensir.cli.batch import check_any, report
-from napari_ensir.cli.options import value_of
-from napari_ensir.cli.restore import (
-    check_restorations,
-    choose_restorers,
-    open_images,
-    written_text,
-)
+from napari_ensir.cli.batch import check_any, check_before, report
+from napari_ensir.cli.options import usage_errors
+from napari_ensir.cli.restore import choose_restorers, open_images, written_text
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.sets import Part
@@ -35,7 +30,7 @@ from napari_ensir.restorers.self_supervised.calibrate import (
     parameter_grid,
     tunable_settings,
 )
-from napari_ensir.restorers.self_supervised.reference import CorrelatedNoiseWarning
+from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning
 from napari_ensir.settings import RestoreSettings, SweepSettings
 
 if TYPE_CHECKING:
@@ -45,8 +40,6 @@ if TYPE_CHECKING:
     from napari_ensir.restorers import Restorer
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
     from napari_ensir.settings import Setting
-
-OPTION, LIST = "--setting", "--values"
 
 
 def sweep(options: SweepOptions) -> dict[str, str]:
@@ -66,26 +59,23 @@ def sweep(options: SweepOptions) -> dict[str, str]:
         )
     ((name, restorer),) = chosen.items()
     known = _setting(name, restorer, options.setting)
-    if options.values is None:
-        tried = _spread(known, restorer, settings)
-    else:
-        tried = _listed(known, options.values, settings)
+    listed = options.values
+    tried = _spread(known, restorer, settings) if listed is None else _listed(known, listed, settings)
     by_value = {
         f"{known.name}-{format_value(value)}": with_settings(restorer, **{known.name: value})
         for value in tried
     }
     names = () if out is None else tuple(by_value) if write_all else (name,)
-    images, as_float = open_images(options), options.writing.as_float
+    images, as_float = open_images(options.image, options.output), options.writing.as_float
     batch = RestoreBatch(images, names, out or options.image[0], as_float=as_float, folder=write_all)
-    check_restorations(batch, options)
+    check_before(batch, options.output, read=options.restorers.files)
     axis = images.choose_channel_axis(settings.channel_axis, pool=options.pool_channels)
     restorer = with_channel_axis(restorer, axis)
     arrays: dict[str, NDArray[Any]] = {}
 
     def read(number: int, stem: str) -> None:
         arrays[stem] = np.asarray(images.load(number)[Part.IMAGE])
-        before = f"{stem}: " if images.from_folders else ""
-        batch.warnings |= {before + each: None for each in input_warnings_of(restorer, arrays[stem])}
+        batch.warn(stem, input_warnings_of(restorer, arrays[stem]))
 
     batch.each(read)
     check_any(batch, arrays)
@@ -108,7 +98,7 @@ def sweep(options: SweepOptions) -> dict[str, str]:
             progress=progress,
         )
     text = _shown(found) + ("" if out is None else f"\n{written_text(batch, out)}")
-    return report(batch, options, text, restorer=name, **results)
+    return report(batch, options.output, text, restorer=name, **results)
 
 
 def _setting(name: str, restorer: Restorer, given: str | None) -> Setting:
@@ -116,51 +106,38 @@ def _setting(name: str, restorer: Restorer, given: str | None) -> Setting:
     known = {each.name: each for each in tunable_settings(restorer)}
     if not known:
         raise EnsembleError(f"{name} has no setting to vary.")
-    has = f"{name} has {', '.join(known)}"
-    if given is None:
-        raise typer.BadParameter(f"give the setting to vary; {has}.", param_hint=OPTION)
-    if (setting := given.replace("-", "_")) not in known:
-        raise typer.BadParameter(f"there is no setting {given!r}; {has}.", param_hint=OPTION)
-    return known[setting]
+    setting = known.get((given or "").replace("-", "_"))
+    if setting is None:
+        wrong = "give the setting to vary" if given is None else f"there is no setting {given!r}"
+        raise typer.BadParameter(f"{wrong}; {name} has {', '.join(known)}.", param_hint="--setting")
+    return setting
 
 
 def _listed(setting: Setting, text: str, settings: SweepSettings) -> list[Any]:
     """Parse a list of values."""
-    if settings.between is not None or settings.count != SweepSettings.count:
-        raise typer.BadParameter(
-            "values are given, so --between and --count cannot be; leave them out.", param_hint=LIST
-        )
-    found: dict[str, Any] = {}
-    for part in text.split(","):
-        try:
-            value = value_of(setting, part.strip())
-        except EnsembleError as error:
-            raise typer.BadParameter(str(error), param_hint=LIST) from None
-        if format_value(value) in found:
-            raise typer.BadParameter(f"{format_value(value)} is given twice.", param_hint=LIST)
-        found[format_value(value)] = value
-    if len(found) < 2:
-        raise typer.BadParameter(f"{text} is one value; give two or more, as in 0.5,1,2.", param_hint=LIST)
-    return list(found.values())
+    with usage_errors("--values"):
+        if settings.between is not None or settings.count != SweepSettings.count:
+            raise EnsembleError("values are given, so --between and --count cannot be; leave them out.")
+        values = [setting.parse(part.strip()) for part in text.split(",")]
+        names = [format_value(value) for value in values]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise EnsembleError(f"{repeated[0]} is given twice.")
+        if len(values) < 2:
+            raise EnsembleError(f"{text} is one value; give two or more, as in 0.5,1,2.")
+        return values
 
 
 def _spread(setting: Setting, restorer: Restorer, settings: SweepSettings) -> list[Any]:
     """Return evenly spaced values; by default those around the current one."""
-    if setting.name not in [each.name for each in numeric_settings(restorer)]:
-        raise typer.BadParameter(
-            f"give the values of {setting.name}, which can be {setting.allowed()}.", param_hint=LIST
-        )
-    now = getattr(restorer, setting.name)
-    if settings.between is None and (now is None or now == setting.word):
-        raise typer.BadParameter(
-            f"{setting.name} has no value to start from; give the range of values.",
-            param_hint="--between",
-        )
-    low, high = settings.between or default_grid_range(setting, now)
-    try:
+    with usage_errors("--values"):
+        if setting not in numeric_settings(restorer):
+            raise EnsembleError(f"give the values of {setting.name}, which can be {setting.allowed()}.")
+    with usage_errors("--between"):
+        now = getattr(restorer, setting.name)
+        if settings.between is None and now in (None, setting.word):
+            raise EnsembleError(f"{setting.name} has no value to start from; give the range of values.")
+        low, high = settings.between or default_grid_range(setting, now)
         return parameter_grid(setting, low, high, settings.count)
-    except EnsembleError as error:
-        raise typer.BadParameter(str(error), param_hint="--between") from None
 
 
 def _shown(found: Sweep) -> str:

@@ -7,19 +7,16 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from typer import Option
-
+from napari_ensir.cli.options import option
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target, whole_file
 from napari_ensir.files.output_paths import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from napari_ensir.ensemble.arrays.image_set import Progress
 
@@ -28,22 +25,17 @@ if TYPE_CHECKING:
 class Output:
     """Options of the output, which every command has."""
 
-    overwrite: bool = Option(False, "--overwrite", help="Replace existing outputs.", rich_help_panel="Output")
-    json: str | None = Option(
+    overwrite: bool = option(False, "Replace existing outputs.", group="Output")
+    json: str | None = option(
         None,
+        "Write the results to this file as JSON; - for standard output, without other text.",
         metavar="PATH",
-        help="Write the results to this file as JSON; - for standard output, without other text.",
-        rich_help_panel="Output",
-        show_default="not written",
+        none="not written",
+        group="Output",
     )
-    quiet: bool = Option(
-        False, "--quiet", "-q", help="Show neither progress nor a summary.", rich_help_panel="Output"
-    )
-    verbose: bool = Option(
-        False,
-        "--verbose",
-        help="Show each step with its time, and where an error was raised.",
-        rich_help_panel="Output",
+    quiet: bool = option(False, "Show neither progress nor a summary.", "-q", group="Output")
+    verbose: bool = option(
+        False, "Show each step with its time, and where an error was raised.", group="Output"
     )
 
     @property
@@ -60,51 +52,47 @@ class Output:
             if Path(self.json).is_dir():
                 raise EnsembleError(f"--json: {self.json} is a folder; give the name of a file.")
 
-    def progress(self) -> AbstractContextManager[Progress | None]:
-        """Return a context manager with the progress callback of these options."""
-        return progress(self.quiet, self.verbose)
+    @contextmanager
+    def progress(self) -> Iterator[Progress | None]:
+        """Yield a callback that prints steps or moves a progress bar; None if neither would be seen."""
+        if self.verbose and sys.stderr is not None:
+            start, shown = time.perf_counter(), ""
+
+            def step(done: int, total: int, text: str) -> None:
+                nonlocal shown
+                if text != shown:
+                    print(f"{time.perf_counter() - start:8.2f} s  {printable(text)}", file=sys.stderr)
+                    shown = text
+
+            yield step
+            return
+        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
+            yield None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        description = TextColumn("{task.description}", markup=False)
+        columns = (description, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+            bar = bars.add_task("")
+            yield lambda done, total, text: bars.update(
+                bar, completed=done, total=total, description=printable(text)
+            )
 
     def finish(self, results: dict[str, Any], text: str) -> None:
         """Write the JSON, if requested; print ``text`` unless standard output is quiet or has the JSON."""
         if self.json is not None:
-            write_json(results, Path(self.json), self.overwrite)
-        if not self.quiet and self.json != "-":
+            from napari_ensir.files.metadata import plain as json_value
+
+            content = json.dumps(json_value(results), indent=2, allow_nan=False) + "\n"
+            if self.json == "-":
+                sys.stdout.write(content)
+                return
+            with whole_file(Path(self.json), self.overwrite) as part:
+                part.write_text(content, encoding="utf-8")
+        if not self.quiet:
             say(text)
-
-
-@contextmanager
-def progress(quiet: bool = False, verbose: bool = False) -> Iterator[Progress | None]:
-    """Yield a callback that prints steps or moves a progress bar; None if neither would be seen."""
-    if verbose and sys.stderr is not None:
-        start, shown = time.perf_counter(), ""
-
-        def step(done: int, total: int, text: str) -> None:
-            nonlocal shown
-            if text != shown:
-                print(f"{time.perf_counter() - start:8.2f} s  {printable(text)}", file=sys.stderr)
-                shown = text
-
-        yield step
-        return
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("")
-
-        def move(done: int, total: int, text: str) -> None:
-            bars.update(bar, completed=done, total=total, description=printable(text))
-
-        yield move
 
 
 def printable(text: str) -> str:
@@ -173,21 +161,3 @@ def plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "-" if value is None else str(value)
-
-
-def write_json(results: dict[str, Any], target: Path, overwrite: bool) -> None:
-    """Write results as JSON to a file, or to stdout for ``-``; NaN and infinity become null."""
-    text = json.dumps(_finite(results), indent=2, allow_nan=False) + "\n"
-    if str(target) == "-":
-        sys.stdout.write(text)
-        return
-    with whole_file(target, overwrite) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

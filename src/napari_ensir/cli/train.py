@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +51,10 @@ def train(options: TrainOptions) -> None:
     out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
     last = out.with_suffix(".last.safetensors")
     given = {"--degraded": degraded, "--clean": clean}
-    read = [Place(option, path) for option, path in given.items() if path is not None]
-    written = [Place("--out", out), Place("the latest state", last)]
-    written += [Place("--log", log)] if log is not None else []
+    made = {"--out": out, "the latest state": last, "--log": log}
+    read, written = (
+        [Place(name, path) for name, path in paths.items() if path is not None] for paths in (given, made)
+    )
     check_output_paths([*written, *output.places], read)
     output.check()
     for place in written:
@@ -124,10 +125,15 @@ class _TrainingRun:
         """Train to the last step or until the time is over; the latest state is saved in any case."""
         trainer, began = self.trainer, time.monotonic()
         every = max(trainer.settings.steps // _CHECKS, 1)
-        text = f"training {trainer.restorer().title}"
+        text = training = f"training {trainer.restorer().title}"
+        log = Path(os.devnull) if self.log is None else self.log
+        goes_on = self.resumed and log.exists()
         with ExitStack() as stack:
             stack.callback(self._save_last)
-            write = _csv_writer(self.log, self.resumed, stack)
+            mode = "a" if goes_on else "w"
+            rows = csv.writer(stack.enter_context(log.open(mode, newline="", encoding="utf-8", buffering=1)))
+            if not goes_on:
+                rows.writerow(_COLUMNS)
             for event in trainer.run():
                 seconds = time.monotonic() - began
                 over = minutes is not None and seconds > 60 * minutes
@@ -135,9 +141,8 @@ class _TrainingRun:
                     value = self._check()
                     loss = float(np.mean(trainer.losses[-every:]))
                     told = "" if value is None else f"{value:.6g}"
-                    write((event.step, f"{loss:.6g}", told, f"{seconds:.1f}"))
-                    text = f"training {trainer.restorer().title}, loss {loss:.4g}"
-                    text += told and f", validation {told}"
+                    rows.writerow((event.step, f"{loss:.6g}", told, f"{seconds:.1f}"))
+                    text = f"{training}, loss {loss:.4g}{told and f', validation {told}'}"
                 if progress is not None:
                     progress(event.step, event.steps, text)
                 if over:
@@ -156,18 +161,3 @@ class _TrainingRun:
     def _save_last(self) -> None:
         if self.trainer.step:
             self.trainer.save(self.last)
-
-
-def _csv_writer(path: Path | None, resumed: bool, stack: ExitStack) -> Callable[[Sequence[Any]], object]:
-    """Return a function that appends a row to a CSV file, if there is one."""
-    if path is None:
-        return lambda row: None
-    more = resumed and path.exists()
-    try:
-        file = stack.enter_context(path.open("a" if more else "w", newline="", encoding="utf-8", buffering=1))
-    except OSError as error:
-        raise EnsembleError(f"--log: {path} cannot be written: {error.strerror}.") from error
-    rows = csv.writer(file)
-    if not more:
-        rows.writerow(_COLUMNS)
-    return rows.writerow

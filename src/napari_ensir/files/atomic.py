@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-_PART, _REPLACED = ".part-", ".replaced-"
+_PART, _REPLACED = ".part-", "replaced-"
 
 
-def check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool, hint: str = "") -> None:
     """Check before any work that a file or folder can be written under this name.
+
+    Parameters
+    ----------
+    target : Path
+    overwrite : bool
+        Whether it may exist.
+    hint : str
+        End of the message if it exists.
 
     Raises
     ------
@@ -41,7 +48,7 @@ def check_target(target: Path, overwrite: bool) -> None:
     if os.path.lexists(target) and not overwrite:
         raise EnsembleError(
             f"{target} exists already; choose another name, or replace it with --overwrite (in Python, "
-            "overwrite=True)."
+            f"overwrite=True).{hint}"
         )
 
 
@@ -82,26 +89,22 @@ def _whole(target: Path, overwrite: bool, is_folder: bool) -> Iterator[Path]:
     check_target(target, overwrite)
     if target.is_dir() and not is_folder:
         raise EnsembleError(f"{target} is a folder; a file cannot replace it. Choose another name.")
-    token = secrets.token_hex(6)
-    # The suffix stays last: writers choose the format by it.
-    path = target.with_name(f"{_PART}{token}-{target.stem[:40]}{target.suffix[:20]}")
-    part = _Part(path, target, target.with_name(f"{_REPLACED}{token}-{target.name}"), os.getpid())
+    part = target.with_name(f"{_PART}{secrets.token_hex(6)}")
+    path = part / target.name
     try:
         _clear_leftovers(target.parent)
-        _parts.add(part)
+        _parts[part] = None
         try:
-            if is_folder:
-                path.mkdir(mode=0o700)
-            else:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            part.lock = _lock(path)
+            part.mkdir(mode=0o700)
+            _parts[part] = _lock(part)
+            path.mkdir() if is_folder else path.touch()
             yield path
             _sync(path)
             if is_folder and target.is_dir():
-                target.rename(part.replaced)
+                target.rename(part / f"{_REPLACED}{target.name}")
             path.replace(target)
         finally:
-            part.close()
+            _close(part)
     except OSError as error:
         raise EnsembleError(
             f"{target} could not be written: {error.strerror or error}. Nothing was left behind; choose a "
@@ -109,49 +112,37 @@ def _whole(target: Path, overwrite: bool, is_folder: bool) -> Iterator[Path]:
         ) from error
 
 
-@dataclass(eq=False)
-class _Part:
-    """A temporary file or folder beside its target, locked while its writer lives."""
+_parts: dict[Path, int | None] = {}
+"""Temporary folders that this process writes to, and their locks, which are held while it lives."""
 
-    path: Path
-    target: Path
-    replaced: Path
-    process: int
-    lock: int | None = None
-
-    def close(self) -> None:
-        """Remove what is left; a folder that was moved aside in vain gets its name back."""
-        if self.process != os.getpid():  # in a child that was forked meanwhile
-            return
-        if os.path.lexists(self.replaced) and not os.path.lexists(self.target):
-            self.replaced.rename(self.target)
-        _remove(self.path)
-        _remove(self.replaced)
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
-        _parts.discard(self)
-
-
-_parts: set[_Part] = set()
 _cleared: set[Path] = set()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_parts.clear)
+
+
+def _close(part: Path) -> None:
+    if part in _parts:  # not in a child that was forked meanwhile
+        _remove(part)
+        if (lock := _parts.pop(part)) is not None:
+            os.close(lock)
 
 
 def clear_parts() -> None:
     """Remove everything that is being written, at the end of an interrupted process."""
     for part in list(_parts):
         with suppress(OSError):
-            part.close()
+            _close(part)
 
 
 atexit.register(clear_parts)
 
 
-def _lock(path: Path) -> int | None:
-    """Lock a part until this process ends; None if another process holds it, or locks are not supported."""
+def _lock(part: Path) -> int | None:
+    """Lock a folder until this process ends; None if another process holds it, or locks are not supported."""
     if fcntl is None:
         return None
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(part, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -168,33 +159,25 @@ def _clear_leftovers(folder: Path) -> None:
     _cleared.add(folder)
     names: list[str] = []
     with suppress(OSError):  # a folder that may be written to but not listed
-        names = [name for name in os.listdir(folder) if name.startswith((_PART, _REPLACED))]
-    for path in map(folder.joinpath, names):
+        names = [name for name in os.listdir(folder) if name.startswith(_PART)]
+    for part in map(folder.joinpath, names):
         with suppress(OSError):  # another writer may be removing it too
-            lock = _lock(path)
-            # A replaced folder without a successor is the only copy.
-            target = path.name.removeprefix(_REPLACED).partition("-")[2]
-            if lock is None:
-                continue
-            if path.name.startswith(_PART) or os.path.lexists(folder / target):
-                _remove(path)
-            os.close(lock)
+            if (lock := _lock(part)) is not None:
+                _remove(part)
+                os.close(lock)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)  # a thread may still write into it
-    else:
-        path.unlink(missing_ok=True)
+def _remove(part: Path) -> None:
+    """Remove a temporary folder; a folder that was moved aside in vain gets its name back."""
+    for replaced in part.glob(f"{_REPLACED}*"):
+        target = part.with_name(replaced.name.removeprefix(_REPLACED))
+        if not os.path.lexists(target):
+            replaced.rename(target)
+    shutil.rmtree(part, ignore_errors=True)  # a thread may still write into it
 
 
 def _sync(path: Path) -> None:
-    """Apply the user's umask; flush a file to disk before the rename."""
-    umask = os.umask(0)
-    os.umask(umask)
-    if path.is_dir():
-        path.chmod(0o777 & ~umask)
-        return
-    with path.open("rb+") as opened:
-        os.fsync(opened.fileno())
-    path.chmod(0o666 & ~umask)
+    """Flush a file to disk before the rename."""
+    if path.is_file():
+        with path.open("rb+") as opened:
+            os.fsync(opened.fileno())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.errors import EnsembleError, ensemble_errors
+from napari_ensir.errors import EnsembleError, ensemble_errors, extra_needed
 from napari_ensir.files.zarr import ZarrImage, lazy_array
 
 if TYPE_CHECKING:
@@ -122,14 +122,9 @@ def _open(path: Path) -> Any:
         with path.open("rb") as file:
             if file.read(len(signature)) != signature:
                 raise EnsembleError(f"{path} is not a {kind} file, or one of an old version.")
-        try:
+        with extra_needed("bioio", f"{kind} files need {module.replace('_', '-')}"):
             reader = import_module(module).Reader
             images = _stated_sizes(path)
-        except ImportError as error:
-            raise EnsembleError(
-                f"{kind} files need {module.replace('_', '-')}; install it with: "
-                'pip install "napari-ensir[bioio]".'
-            ) from error
         most = _MAX_COMPRESSION * path.stat().st_size
         for sizes, depth in images:
             plane = depth * prod(sizes.get(axis, 1) for axis in "YXS")

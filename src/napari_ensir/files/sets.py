@@ -145,6 +145,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.fields)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the candidates."""
+        return tuple(role for role in self.roles if isinstance(role, str))
+
     def open(self, number: int) -> dict[Role, FileImage | ZarrImage]:
         """Open the images of one field by role, and compare their shapes.
 
@@ -245,11 +250,9 @@ class ImageSet:
         like = len(shapes[0]) == len(shapes[1])
         if shapes[0] == shapes[1] or (like and self.crop):
             return
-        fix = " Crop them to one size, or use --crop (top left)." if like else ""
-        if not like and [size for size in shapes[0] if size != 1] == [
-            size for size in shapes[1] if size != 1
-        ]:
-            fix = " Drop the axes of length 1 with --squeeze."
+        long = [[size for size in shape if size != 1] for shape in shapes]
+        fix = " Drop the axes of length 1 with --squeeze." if long[0] == long[1] else ""
+        fix = " Crop them to one size, or use --crop (top left)." if like else fix
         raise EnsembleError(
             f"{place}{other} has shape {shapes[1]} but {one} has {shapes[0]}; they must show the same "
             f"pixels.{fix}"
@@ -292,8 +295,7 @@ def open_set(
     for role, name in stated:
         paths = [expand_path(one) for one in ([name] if isinstance(name, str | Path) else name)]
         path = given[role] = paths[0]
-        images = _find_images(paths, role)
-        if images is not None:
+        if images := _find_images(paths, role):
             found[role] = images
         twin = places.setdefault(path.resolve(), role)
         if twin != role:

@@ -70,13 +70,13 @@ class TiffMetadata:
         if len(shape) != len(self.shape) or shape == self.shape:
             return self
         factor = {axis: new / old for axis, new, old in zip(self.axes, shape, self.shape, strict=True)}
-        described = dict(self.described)
-        for axis in "XYZ":
-            if f"PhysicalSize{axis}" in described:
-                described[f"PhysicalSize{axis}"] /= factor.get(axis, 1)
-        x, y, unit = self.resolution or (0.0, 0.0, 1)
-        resolution = (x * factor.get("X", 1), y * factor.get("Y", 1), unit) if self.resolution else None
-        return TiffMetadata(self.kind, self.axes, shape, described, resolution)
+        sizes = {f"PhysicalSize{axis}": times for axis, times in factor.items()}
+        described = {key: each / sizes[key] if key in sizes else each for key, each in self.described.items()}
+        resolution = self.resolution
+        if resolution is not None:
+            x, y, unit = resolution
+            resolution = (x * factor.get("X", 1), y * factor.get("Y", 1), unit)
+        return replace(self, shape=shape, described=described, resolution=resolution)
 
 
 def check_upright(path: Path, orientation: int) -> None:
@@ -118,8 +118,7 @@ def open_tiff(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, TiffMet
         if series.dtype is None or series.dtype.kind not in "iuf":
             raise EnsembleError(f"{path} has pixels of dtype {series.dtype}; it must hold intensities.")
         _check_photometric(path, page, file.is_imagej)
-        orientation = page.tags.get(_ORIENTATION)
-        check_upright(path, 1 if orientation is None else int(orientation.value))
+        check_upright(path, int(page.tags.valueof(_ORIENTATION, 1)))
         shape = (*series.shape[:-1], 3) if alpha else tuple(series.shape)
         metadata = replace(_metadata(file, series), shape=shape)
         return shape, series.dtype.newbyteorder("="), colour, metadata, alpha
@@ -137,11 +136,13 @@ def _check_photometric(path: Path, page: Any, is_imagej: bool) -> None:
     decoded = kind == _YCBCR and page.compression in _JPEG  # to RGB
     if kind in (_MIN_IS_BLACK, _RGB) or decoded or (kind == _PALETTE and is_imagej):  # only for display
         return
-    name = getattr(page.photometric, "name", kind)
-    wrong = {
-        _PALETTE: "has a palette: its numbers are not intensities; save it as grey or RGB.",
-        _MIN_IS_WHITE: "stores white as 0 (MinIsWhite); save it with black as 0.",
-    }.get(kind, f"has pixels of the colour space {name}; save it as grey or RGB.")
+    wrong = (
+        f"has pixels of the colour space {getattr(page.photometric, 'name', kind)}; save it as grey or RGB."
+    )
+    if kind == _PALETTE:
+        wrong = "has a palette: its numbers are not intensities; save it as grey or RGB."
+    elif kind == _MIN_IS_WHITE:
+        wrong = "stores white as 0 (MinIsWhite); save it with black as 0."
     raise EnsembleError(f"{path} {wrong}")
 
 
@@ -250,8 +251,7 @@ def _is_complete(file: Any, series: Any) -> bool:
         handle.seek(file.pages.next_page_offset)
         if handle.read(file.tiff.offsetsize).strip(b"\0") or handle.tell() > handle.size:
             return False
-    stated = {"ome": file.is_ome, "imagej": file.is_imagej, "shaped": file.is_shaped}
-    kinds = [kind for kind, is_so in stated.items() if is_so]
+    kinds = [kind for kind in ("ome", "imagej", "shaped") if getattr(file, f"is_{kind}")]
     if kinds and series.kind not in kinds:  # tifffile could not follow the metadata
         return False
     if series.dataoffset is not None:
@@ -264,7 +264,7 @@ def _is_complete(file: Any, series: Any) -> bool:
         # Segments without an offset or bytes were never written; tifffile would fill in zeros.
         segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
         if not segments or any(
-            offset < _TIFF_HEADER or count <= 0 or offset + count > handle.size for offset, count in segments
+            start < _TIFF_HEADER or count <= 0 or start + count > handle.size for start, count in segments
         ):
             return False
     return True
@@ -383,13 +383,11 @@ def _layout(
     shape: tuple[int, ...], is_colour: bool, like: TiffMetadata | None
 ) -> tuple[str, dict[str, Any], str]:
     """Axes, description and kind of the file to write."""
-    plain = ("Q" * len(shape) + ("YXS" if is_colour else "YX"))[-len(shape) :]
-    if like is None:
-        return plain, {}, "plain"
-    described = dict(like.described)
-    if len(shape) == len(like.axes):
-        return like.axes, described, like.kind
-    if len(shape) == len(like.axes) + 1:  # one plane for each candidate
-        described = {key: value for key, value in described.items() if key not in ("Channel", "Labels")}
-        return ("Q" if "C" in like.axes else "C") + like.axes, described, like.kind
-    return plain, {}, "plain"
+    added = None if like is None else len(shape) - len(like.axes)
+    if like is None or added not in (0, 1):
+        return ("Q" * len(shape) + ("YXS" if is_colour else "YX"))[-len(shape) :], {}, "plain"
+    if added == 0:
+        return like.axes, dict(like.described), like.kind
+    # One plane for each candidate.
+    described = {key: value for key, value in like.described.items() if key not in ("Channel", "Labels")}
+    return ("Q" if "C" in like.axes else "C") + like.axes, described, like.kind

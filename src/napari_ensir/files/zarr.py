@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from napari_ensir.errors import EnsembleError, ensemble_errors
+from napari_ensir.errors import EnsembleError, ensemble_errors, extra_needed
 from napari_ensir.files.atomic import whole_folder
 from napari_ensir.files.metadata import KEY, plain
 from napari_ensir.files.tensors import MAX_HEADER, parse_object
@@ -71,13 +71,9 @@ def _reading(path: Path) -> AbstractContextManager[None]:
 
 
 def _import_libraries() -> tuple[Any, Any]:
-    try:
+    with extra_needed("large", "Zarr arrays need zarr and dask"):
         import dask.array as da
         import zarr
-    except ImportError as error:
-        raise EnsembleError(
-            'Zarr arrays need zarr and dask; install them with: pip install "napari-ensir[large]".'
-        ) from error
     return da, zarr
 
 

@@ -37,7 +37,7 @@ def _strength(what: str, default: float, low: float, high: float) -> Any:
 
 def _number(description: str, default: float, low: float, high: float, step: float, **about: str) -> Any:
     """Declare a setting that is a number with limits."""
-    return setting(default, description=description, minimum=low, maximum=high, step=step, **about)
+    return setting(default, description=description, limits=(low, high), step=step, **about)
 
 
 _MIN_NOISE = 1e-6  # on the unit scale: the methods divide by the noise, which is 0 in a noiseless image
@@ -96,7 +96,6 @@ class ClassicalRestorer(ImageRestorer):
     between planes or volumes, but not within one. Hot pixels are replaced first.
     """
 
-    title: ClassVar[str]
     description: ClassVar[str]
     planes_only: ClassVar[bool] = False
 
@@ -105,17 +104,12 @@ class ClassicalRestorer(ImageRestorer):
     )
     hot_pixels: bool = setting(
         True,
+        "Replace isolated pixels far brighter than the noise by the median of their neighbours.",
         title="Replace hot pixels",
-        description="Replace isolated pixels far brighter than the noise by the median of their neighbours.",
     )
 
     noise_models: tuple[NoiseModel, ...] | None = field(default=None, repr=False)
     """Noise of each channel on the unit scale; None: estimated from each image. See :meth:`fixed_to`."""
-
-    @property
-    def name(self) -> str:
-        """Title of the method."""
-        return self.title
 
     def fixed_to(self, image: NDArray[Any]) -> Self:
         """Return a restorer with the data range and the noise models of an image, for images like it.
@@ -309,15 +303,11 @@ class Wavelet(NoiseAwareRestorer):
     title: ClassVar[str] = "Wavelet"
     description: ClassVar[str] = "Shrinks small wavelet coefficients, which are mostly noise; fast."
 
-    wavelet: str = setting(
-        "db2",
-        description="Family of the wavelet.",
-        choices=("db1", "db2", "sym4", "coif1", "db4"),
-    )
+    wavelet: str = setting("db2", "Family of the wavelet.", choices=("db1", "db2", "sym4", "coif1", "db4"))
     method: str = setting(
         "BayesShrink",
+        "BayesShrink adapts to each subband; VisuShrink uses one threshold and is smoother.",
         title="Thresholds",
-        description="BayesShrink adapts to each subband; VisuShrink uses one threshold and is smoother.",
         choices=("BayesShrink", "VisuShrink"),
     )
 

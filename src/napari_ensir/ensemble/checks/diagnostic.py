@@ -66,6 +66,7 @@ WARNINGS = {
     "calibration": "where the ensemble is between {low:.4g} and {high:.4g}, the noise of the ground truth is "
     "less than the given {noise:.4g}, so expected errors are too low there. Photon noise, which grows with "
     "intensity, has no single standard deviation.",
+    "sampled": "estimated from {share:.1%} of the pixels.",
     "disagreement": 'candidates "{first}", "{second}": correlation {now:.2f}, but {before:.2f} when the '
     "table was learned; are they of the same field?",
     "outside-range": '{share:.0%} of the pixels of "{name}" lie far outside the table\'s range, {low:g} '

@@ -20,7 +20,7 @@ from napari_ensir.ensemble.scoring.cross_validation import mean_squared_error
 from napari_ensir.ensemble.scoring.metrics import luma, psnr, psnr_of_error
 from napari_ensir.ensemble.scoring.score_range import score_range
 from napari_ensir.ensemble.scoring.score_table import ScoreRow
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, extra_needed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -213,13 +213,8 @@ class Regression(Combiner):
     def make_model(self) -> Any:
         """Return the regressor, not fitted."""
         module, name = REGRESSORS[self.name]
-        try:
+        with extra_needed("compare", f"{self.name} needs scikit-learn"):
             return getattr(import_module(module), name)()
-        except ImportError as error:
-            raise EnsembleError(
-                f"{self.name} needs scikit-learn; install it with: "
-                'pip install "napari-ensir[compare]", or choose other methods.'
-            ) from error
 
     def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
         """Fit the regressor to a sample of the pixels, all channels pooled.

@@ -13,7 +13,7 @@ import numpy as np
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.parallel import for_each
 from napari_ensir.ensemble.scoring.score_table import Column
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, extra_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -479,13 +479,9 @@ def open_metrics(names: Sequence[str], device: Any = "auto") -> tuple[Metric, ..
 
 def _open_perceptual(name: str, device: Any) -> Metric:
     """Open a full-reference metric of pyiqa, whose weights pyiqa downloads at the first use."""
-    try:
+    others = f"{name} is not one of {', '.join(OWN_METRICS)}; other metrics need pyiqa"
+    with extra_needed("perceptual", others):
         import pyiqa
-    except ImportError as error:
-        raise EnsembleError(
-            f"{name} is not one of {', '.join(OWN_METRICS)}; other metrics need pyiqa. To install it: "
-            'pip install "napari-ensir[perceptual]".'
-        ) from error
     known = pyiqa.list_models(metric_mode="FR")
     if name not in known:
         known = ", ".join([*OWN_METRICS, *known])
