@@ -58,6 +58,11 @@ def mean_squared_error(statistics: Statistics, weights: NDArray[np.float64] | Lo
     float
         Squared intensity units.
 
+    Raises
+    ------
+    EnsembleError
+        If the table has other bins.
+
     Examples
     --------
     >>> from napari_ensir.ensemble.statistics.reference import collect_reference
