@@ -139,10 +139,9 @@ class LUTEnsemble:
         """
         scores = []
         for candidates, truth in pairs:
-            image, true = np.asarray(self.predict(candidates)), np.asarray(truth)
+            image = np.asarray(self.predict(candidates))
             low, high = self.lut_.data_range
-            valid = np.isfinite(image) & np.isfinite(true)
-            scores.append(psnr(np.where(valid, true, 0), np.where(valid, image, 0), high - low, valid))
+            scores.append(psnr(np.asarray(truth), image, high - low))
         if not scores:
             raise EnsembleError("there is no image to score; give at least one pair (candidates, truth).")
         return float(np.mean(scores))

@@ -209,8 +209,9 @@ class FitSession:
             )
             how = {"mask": masks, "folds": n}
             self.unseen = collect_reference(pairs, self._names, bins, progress=progress, **how)
-        self.reference = reference
-        return reference
+        inputs = name_inputs(reference.inputs, self._input_names) if self._input_names else reference.inputs
+        self.reference = replace(reference, inputs=inputs)
+        return self.reference
 
     @property
     def _of_test_images(self) -> FitSettings:
@@ -249,18 +250,21 @@ class FitSession:
         bool
         """
         same = all(getattr(self.settings, name) == getattr(settings, name) for name in FROZEN)
-        return same and (settings.bin_width == "auto" or self._bins(settings.bin_width) is not None)
+        return same and self._coarsening(settings.bin_width) > 0
 
-    def _bins(self, bin_width: float | str | None) -> Binning | None:
-        """Return the bins of this width if they can be merged from the bins of the statistics, else None."""
+    def _coarsening(self, bin_width: float | str | None) -> int:
+        """Return how many bins of the statistics one of this width is merged from; 0 if it cannot be."""
         fine = self.collect().statistics.binning
         if bin_width is None:
             kind = np.int64 if fine.integer else np.float64
             bin_width = choose_binning(kind, (fine.low, fine.high)).width
-        factor = round(float(bin_width) / fine.width)
-        if factor < 1 or not np.isclose(factor * fine.width, float(bin_width), rtol=1e-6):
-            return None
-        return fine.coarsened(factor)
+        width = fine.width if bin_width == "auto" else float(bin_width)
+        factor = round(width / fine.width)
+        return factor if np.isclose(factor * fine.width, width, rtol=1e-6) else 0
+
+    def _bins(self, bin_width: float | str | None) -> Binning:
+        """Return bins of this width; those of the statistics if it is automatic."""
+        return self.collect().statistics.binning.coarsened(self._coarsening(bin_width))
 
     @property
     def used(self) -> Settings:
@@ -328,28 +332,17 @@ class FitSession:
 
     def _table(self, chosen: FitSettings, progress: Progress | None) -> WeightLUT:
         """Estimate a table with settings of which none is automatic."""
-        lut = estimate_lut(
-            self.collect(),
-            chosen.method,
-            self._estimator_settings(chosen),
-            binning=self._bins(chosen.bin_width),
-            progress=progress,
-        )
-        if not self._input_names:
-            return lut
-        return replace(lut, report=FitReport(name_inputs(lut.report, self._input_names)))
+        settings, binning = self._estimator_settings(chosen), self._bins(chosen.bin_width)
+        return estimate_lut(self.collect(), chosen.method, settings, binning=binning, progress=progress)
 
     def _choose_bins(self, settings: FitSettings, progress: Progress | None) -> FitSettings:
         """Return the settings with a bin width and a shrinkage, chosen by cross-validation if automatic."""
-        reference = self.collect()
-        automatic = settings.bin_width == "auto"
-        binning = reference.statistics.binning if automatic else self._bins(settings.bin_width)
-        assert binning is not None  # holds() has checked
+        automatic, binning = settings.bin_width == "auto", self._bins(settings.bin_width)
         if not automatic and settings.shrinkage != "auto":
             return replace(settings, bin_width=binning.width)
         base = self._estimator_settings(settings)
         choice = choose_bins(
-            reference,
+            self.collect(),
             settings.method,
             base,
             binnings=None if automatic else [binning],
@@ -433,7 +426,6 @@ class FitSession:
     def _folds(self, chosen: FitSettings, of: Reference | None = None) -> list[Statistics]:
         """Return the statistics of each fold, by default of the pixels learned from, in the chosen bins."""
         binning = self._bins(chosen.bin_width)
-        assert binning is not None  # holds() has checked
         return [fold.in_bins(binning) for fold in (of or self.collect()).folds]
 
     def _held_out_lookups(self, chosen: FitSettings, progress: Progress | None = None) -> list[Lookup | None]:
@@ -576,11 +568,13 @@ class FitSession:
 
     def _score(self, name: str, role: str, weights: Weights, method: str = "") -> ScoreRow:
         """Score weights that were not learned; without test images, every pixel counts as held out."""
-        binning, parts = self._latest().binning, [self.collect(), self.unseen or self.collect()]
-        seen, unseen = (
-            self._psnr(mean_squared_error(part.statistics.in_bins(binning), weights)) for part in parts
-        )
-        return ScoreRow(name, role, method, psnr=seen, held_out=unseen)
+        binning = self._latest().binning
+        psnrs = [
+            self._psnr(mean_squared_error(part.statistics.in_bins(binning), weights))
+            for part in (self.collect(), self.unseen)
+            if part is not None
+        ]
+        return ScoreRow(name, role, method, psnr=psnrs[0], held_out=psnrs[-1])
 
     def _method_score(self, method: str, held_out: bool, progress: Progress | None) -> ScoreRow:
         chosen = replace(self.chosen, method=method)

@@ -293,13 +293,12 @@ def _check_array(array: Any, who: str) -> None:
         )
     if 0 in array.shape:
         raise EnsembleError(f"{who} is empty (shape {tuple(array.shape)}); it must hold at least one pixel.")
-    if dtype := getattr(array, "dtype", None):
-        if str(dtype) in ("bool", "torch.bool"):
-            raise EnsembleError(f"{who} is of dtype bool; it must hold intensities.")
-        try:
-            dtype_of(array)
-        except EnsembleError as error:
-            raise EnsembleError(f"{who}: {error}") from None
+    if str(array.dtype) in ("bool", "torch.bool"):
+        raise EnsembleError(f"{who} is of dtype bool; it must hold intensities.")
+    try:
+        dtype_of(array)
+    except EnsembleError as error:
+        raise EnsembleError(f"{who}: {error}") from None
 
 
 def _check_channel_axis(axis: int | None, shape: tuple[int, ...], place: str) -> int | None:

@@ -531,19 +531,18 @@ def compute_percentiles(values: NDArray[Any]) -> list[float] | None:
     return [float(value) for value in np.percentile(finite, PERCENTS)] if finite.size else None
 
 
-def name_inputs(report: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Return a report with the names of the inputs, such as files or layers.
+def name_inputs(inputs: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return a description of images with the names of the inputs, such as files or layers.
 
     Parameters
     ----------
-    report
-        Report of a fitted table.
+    inputs
+        See :meth:`Inputs.to_dict`.
     names
         For every image, the names of the candidates and, last, of the truth.
     """
-    inputs = report["inputs"]
     listed = [{"names": list(some), **one} for some, one in zip(names, inputs["listed"], strict=False)]
-    return {**report, "inputs": {**inputs, "listed": listed}}
+    return {**inputs, "listed": listed}
 
 
 def current_versions() -> dict[str, Any]:
