@@ -21,10 +21,9 @@ from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, ScoreRow, ScoreTable
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.image import as_dtype, check_output, open_image, read_record, write_image
+from napari_ensir.files.image import FileImage, as_dtype, check_output, open_image, write_image
 from napari_ensir.files.metadata import plain
 from napari_ensir.files.output_paths import Place, check_output_paths
-from napari_ensir.files.png import FileImage
 from napari_ensir.files.sets import Part
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
@@ -119,9 +118,10 @@ class OutputImage:
         """
         if not self.path.exists():
             return None
-        found, wanted = _comparable(read_record(self.path) or {}), _comparable(plain(record))
+        image = open_image(self.path)
+        found, wanted = _comparable(image.record or {}), _comparable(plain(record))
         before, now = found.pop("input_files", None), wanted.pop("input_files", {})
-        if found != wanted or open_image(self.path).array.dtype != self.dtype:
+        if found != wanted or image.array.dtype != self.dtype:
             raise EnsembleError(
                 f"{self.path} exists, and was made from other images, or with other restorers or settings; "
                 "choose another output folder."

@@ -74,6 +74,22 @@ class _Damaged(Exception):
     """What is wrong with the contents of a file, as the part of a sentence."""
 
 
+def table_path(path: str | Path) -> Path:
+    """Return the path of a table with its suffix.
+
+    Raises
+    ------
+    EnsembleError
+        If it is the path of a folder.
+    """
+    target = expand_path(path)
+    if target.name in ("", ".."):
+        raise EnsembleError(f"{target} is a folder; give the table a name in it.")
+    if not target.name.endswith(SUFFIX):
+        target = target.with_name(target.name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX)
+    return target
+
+
 def write_table(path: str | Path, parts: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Write a table's parts whole or not at all.
 
@@ -96,11 +112,7 @@ def write_table(path: str | Path, parts: Mapping[str, Any], *, overwrite: bool =
     """
     from safetensors.numpy import save
 
-    target = expand_path(path)
-    if target.name in ("", ".."):
-        raise EnsembleError(f"{target} is a folder; give the table a name in it.")
-    if not target.name.endswith(SUFFIX):
-        target = target.with_name(target.name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX)
+    target = table_path(path)
     binning, errors, axis = parts["binning"], parts["errors"], parts["channel_axis"]
     report, lists = _without_lists(parts["report"], len(parts["rows"]))
     values = {
