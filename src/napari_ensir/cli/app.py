@@ -163,7 +163,7 @@ class FitOptions(ReferenceOptions):
     output: Output
 
 
-@command("apply:apply")
+@command("fit:apply")
 class ApplyOptions:
     """Combine candidates with a lookup table."""
 
@@ -225,7 +225,7 @@ class RestoreOptions(RestoringOptions):
     output: Output
 
 
-@command("blind:blind")
+@command("restore:blind")
 class BlindOptions(RestoringOptions):
     """Restore noisy images with several restorers and combine the results, without ground truth."""
 

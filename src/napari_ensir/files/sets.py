@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.image import IMAGE_SUFFIXES, images_in, open_image
+from napari_ensir.files.image import IMAGE_SUFFIXES, FileImage, images_in, open_image
 from napari_ensir.files.microscopy import split_scene
 from napari_ensir.files.paths import expand_path
-from napari_ensir.files.png import FileImage
 from napari_ensir.files.zarr import ZarrImage, is_zarr
 
 if TYPE_CHECKING:
