@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -139,7 +140,9 @@ class InspectWidget(TableChoicePanel):
         draw = dict.fromkeys(("plot", "channel", "first", "second"), self._draw_soon)
         self.on_change(**draw, png_button=self._ask_png, csv_button=self._ask_csv)
         self.connect_while_open(self.viewer.events.theme, self._draw_soon)
-        self.connect_while_open(_MouseClicks(self.viewer), self._clicked)
+        clicks = self.viewer.mouse_drag_callbacks
+        signal = SimpleNamespace(connect=clicks.append, disconnect=clicks.remove)
+        self.connect_while_open(signal, self._clicked)
         self.table_changed()
 
     # -- tables -----------------------------------------------------------------------------------
@@ -314,20 +317,6 @@ class InspectWidget(TableChoicePanel):
 
     def _ask_csv(self) -> None:
         save_asked(self.native, "Export the table", "lut.csv", "Table", ".csv", self.export_csv)
-
-
-class _MouseClicks:
-    """The mouse callbacks of a viewer with the interface of a signal."""
-
-    def __init__(self, viewer: napari.Viewer) -> None:
-        self._viewer = viewer
-
-    def connect(self, slot: Callable) -> None:
-        self._viewer.mouse_drag_callbacks.append(slot)
-
-    def disconnect(self, slot: Callable) -> None:
-        if slot in self._viewer.mouse_drag_callbacks:
-            self._viewer.mouse_drag_callbacks.remove(slot)
 
 
 def _channel_name(channel: int, n_channels: int) -> str:

@@ -364,12 +364,6 @@ class LayerSnapshot:
         how = {"name": file_safe_name(name), "rgb": self.rgb, **appearance, **self.placement(times=times)}
         return viewer.add_image(as_dtype(image, dtype or self.dtype), **how)
 
-    def middle_plane(self, image: Any = None) -> np.ndarray:
-        """Return the middle plane of the layer, or of an image of its shape, including colours."""
-        leading = self.shape[: self.ndim - 2]
-        data = self.data if image is None else image
-        return np.asarray(data[tuple(n // 2 for n in leading)])
-
     def is_unchanged(self, viewer: napari.Viewer) -> bool:
         """Return whether the layer is still in the viewer and holds the same array."""
         return self.layer in viewer.layers and full_data(self.layer) is self.data

@@ -72,7 +72,6 @@ if TYPE_CHECKING:
 
     import napari
     from matplotlib.axes import Axes
-    from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
     from napari.layers import Layer
     from numpy.typing import NDArray
 
@@ -88,7 +87,6 @@ BLIND = ("stride", "offsets", "bin_width", "shrinkage", "data_range", "seed")
 
 _ONE_CHANNEL = ("no channel axis", "The image has one channel.")
 _NO_IMAGE = "No image is chosen; choose the degraded image to restore."
-_NONE_TICKED = "No restorer is ticked; tick one or more."
 
 _PROGRAMS = {
     "combine-python": ("Python: combine", "A Python program that restores and combines."),
@@ -264,7 +262,7 @@ class RestoreWidget(TablePanel):
         """What is missing before anything can be restored."""
         if self.image.value is None:
             return _NO_IMAGE
-        return "" if self.restorers.value else _NONE_TICKED
+        return "" if self.restorers.value else "No restorer is ticked; tick one or more."
 
     def obstacles(self) -> Mapping[str, str]:
         """See TablePanel."""
@@ -287,19 +285,13 @@ class RestoreWidget(TablePanel):
 
     def _request(self) -> tuple[LayerSnapshot, list[Restorer], tuple[str, ...]]:
         """Return the chosen image, the ticked restorers, and their names, made unique."""
-        origin = self._origin()
+        if missing := self._missing():
+            raise EnsembleError(missing)
         restorers = [self._with_axis(each) for each in self.picker.chosen()]
-        if not restorers:
-            raise EnsembleError(_NONE_TICKED)
         names: list[str] = []
         for each in restorers:
             names.append(unique_name(each.name, names))
-        return origin, restorers, tuple(names)
-
-    def _origin(self) -> LayerSnapshot:
-        if self.image.value is None:
-            raise EnsembleError(_NO_IMAGE)
-        return LayerSnapshot(self.image.value)
+        return LayerSnapshot(self.image.value), restorers, tuple(names)
 
     def _with_axis(self, restorer: Restorer) -> Restorer:
         return with_settings(restorer, channel_axis=self.channel_axis.value)
@@ -450,7 +442,9 @@ class RestoreWidget(TablePanel):
     @shows_errors
     def try_values(self) -> None:
         """Try several values of a setting of the selected restorer, and plot their errors."""
-        form, key, origin = self.sweep_form, self.picker.selected, self._origin()
+        if self.image.value is None:
+            raise EnsembleError(_NO_IMAGE)
+        form, key, origin = self.sweep_form, self.picker.selected, LayerSnapshot(self.image.value)
         setting, values, hiding = form.setting.value, form.values(), self._hiding()
         restorer = self._with_axis(self.picker.restorer(key))
 
@@ -661,11 +655,6 @@ class SweepForm(Container):
         self.adopt_button.enabled = True
         self.adopt_button.text = f"Use {format_value(sweep.best)}"
         self.redraw()
-
-    @property
-    def canvas(self) -> FigureCanvasQTAgg:
-        """The plot."""
-        return self._plot.canvas
 
     def redraw(self, *_: object) -> None:
         """Plot the latest errors, if any, in the viewer's theme."""

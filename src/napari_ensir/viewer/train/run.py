@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.base import Progress, Restorer
     from napari_ensir.restorers.training.trainer import Trainer
     from napari_ensir.settings import TrainSettings
+    from napari_ensir.viewer.layers.layers import LayerSnapshot
 
 _PREVIEWS = 25
 """Number of previews in a training; there are at least five steps between them."""
@@ -44,8 +45,9 @@ class TrainingRun:
         A key of :data:`napari_ensir.restorers.training.recipes.RECIPES`.
     settings : TrainSettings
     layers : sequence of (degraded, clean) arrays
-        The thread reads them; `clean` is None for recipes that need no such image. The first degraded one is
-        restored when the training is finished.
+        The thread reads them; `clean` is None for recipes that need no such image.
+    origin : LayerSnapshot or None
+        The first degraded layer, which is restored when the training is finished; None if there are files.
     channel_axis : int or None
         Channel axis of all arrays.
     files : sequence of Path
@@ -63,6 +65,7 @@ class TrainingRun:
     recipe: str
     settings: TrainSettings
     layers: Sequence[tuple[Any, Any]] = ()
+    origin: LayerSnapshot | None = None
     channel_axis: int | None = None
     files: Sequence[Path] = ()
     ir: Restorer | None = None
@@ -71,11 +74,6 @@ class TrainingRun:
     trainer: Trainer | None = None
     preview: NDArray[np.float32] | None = None
     saved_step: int = 0
-
-    @property
-    def first(self) -> Any:
-        """The first degraded layer; None if the images are files."""
-        return self.layers[0][0] if self.layers else None
 
     @property
     def losses(self) -> list[float]:
@@ -92,11 +90,10 @@ class TrainingRun:
     @property
     def times(self) -> int:
         """Enlargement of rows and columns of the first layer by the IR network of DP-IR; else 1."""
-        trainer, first = self.trainer, self.first
-        if trainer is None or first is None:
+        trainer, origin = self.trainer, self.origin
+        if trainer is None or origin is None:
             return 1
-        columns: int = first.shape[-1 if self.channel_axis is None else -2]
-        return trainer.pairs.degraded[0].shape[-1] // columns
+        return trainer.pairs.degraded[0].shape[-1] // origin.shape[origin.ndim - 1]
 
     def extend(self, settings: TrainSettings) -> None:
         """Set the total number of steps and the time limit.
@@ -126,7 +123,9 @@ class TrainingRun:
             self.trainer = self._make_trainer(progress)
         self._train(self.trainer, progress)
         restorer = with_channel_axis(snapshot(self.trainer), self.channel_axis)
-        return restorer, None if self.first is None else restorer(np.asarray(self.first), progress=progress)
+        if self.origin is None:
+            return restorer, None
+        return restorer, restorer(np.asarray(self.origin.data), progress=progress)
 
     def _make_trainer(self, progress: Progress) -> Trainer:
         """Start a training, or continue the checkpoint to its number of steps or the requested one."""

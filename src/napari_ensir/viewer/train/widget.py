@@ -305,13 +305,13 @@ class TrainWidget(Panel):
 
     def _chosen_files(self) -> dict[str, Any]:
         recipe = RECIPES[self.recipe.value]
-        wanted = {"degraded": recipe.needs_degraded, recipe.target.lower() or "clean": bool(recipe.target)}
-        paths = (self.degraded_files.value, self.clean_files.value)
-        files = [(what, path) for (what, is_used), path in zip(wanted.items(), paths, strict=True) if is_used]
-        for what, path in files:
+        files = {"degraded": self.degraded_files.value} if recipe.needs_degraded else {}
+        if recipe.target:
+            files[recipe.target.lower()] = self.clean_files.value
+        for what, path in files.items():
             if path is None:
                 raise EnsembleError(f"No folder of {what} images is chosen; choose the images to train on.")
-        return {"files": [path for _, path in files]}
+        return {"files": [*files.values()]}
 
     def _all_layers(self) -> dict[str, Any]:
         """The chosen layers and those that are ticked in the list."""
@@ -328,7 +328,8 @@ class TrainWidget(Panel):
         layers = [
             (full_data(degraded), full_data(clean) if needs_clean else None) for degraded, clean in pairs
         ]
-        return {"layers": layers, "channel_axis": -1 if pairs[0][0].rgb else None}
+        origin = LayerSnapshot(pairs[0][0])
+        return {"layers": layers, "origin": origin, "channel_axis": -1 if origin.rgb else None}
 
     def _chosen_layers(self) -> tuple[Layer, Layer | None]:
         recipe = RECIPES[self.recipe.value]
@@ -391,24 +392,17 @@ class TrainWidget(Panel):
         return bool(answer == QMessageBox.StandardButton.Yes)
 
     def _go(self, training: TrainingRun) -> None:
-        layer = self._layer_of(training)
-        origin = None if layer is None else LayerSnapshot(layer)
         before = self.training
-        self.start(training.run, "Training", lambda result: self._trained(origin, result))
+        self.start(training.run, "Training", lambda result: self._trained(training, *result))
         self._before, self.training = before, training
         self._remove_preview()
-        self._preview = None if origin is None else Preview(self.viewer, origin)
+        self._preview = None if training.origin is None else Preview(self.viewer, training.origin)
         self._progress_timer.start()
 
     def _remove_preview(self) -> None:
         if self._preview is not None:
             self._preview.remove()
         self._preview = None
-
-    def _layer_of(self, training: TrainingRun) -> Layer | None:
-        """The first degraded layer of a training, if it is still in the viewer."""
-        mine = (layer for layer in map(unwrap_proxy, self.viewer.layers) if not exclusion_reason(layer))
-        return next((layer for layer in mine if full_data(layer) is training.first), None)
 
     def _show_progress(self) -> None:
         training = self.training
@@ -417,24 +411,22 @@ class TrainWidget(Panel):
             if self._preview is not None:
                 self._preview.show(training.preview, training.times)
 
-    def _trained(self, origin: LayerSnapshot | None, result: tuple[Restorer, NDArray[Any] | None]) -> None:
-        restorer, restored = result
+    def _trained(
+        self, training: TrainingRun, restorer: Restorer, restored: NDArray[np.float32] | None
+    ) -> None:
         self.offer(f"{restorer.name}, trained here", restorer)
         self._remove_preview()
-        assert self.training is not None
-        text = f"Trained {restorer.name} for {_steps(self.training.step)}."
-        if restored is None:
-            text += " No layer was added, since the images are files; save the checkpoint."
-        elif origin is None:
-            text += " No layer was added, since the training image was removed; save the checkpoint."
+        lines, origin = [f"Trained {restorer.name} for {_steps(training.step)}."], training.origin
+        if origin is None or restored is None:
+            lines.append("No layer was added, since the images are files; save the checkpoint.")
         else:
             origin.add_candidate(self.viewer, restored, candidate_name(origin.name, restorer.name))
-            text += (
-                " The added layer is the restored training image; other images look worse. Save the "
-                "checkpoint and judge it on other images. "
-                f"{changed_layers_warning(self.viewer, [origin])}"
-            )
-        self.say(text.strip())
+            lines += [
+                "The added layer is the restored training image; other images look worse. Save the "
+                "checkpoint and judge it on other images.",
+                changed_layers_warning(self.viewer, [origin]),
+            ]
+        self.say(" ".join(filter(None, lines)))
 
     def _was_cancelled(self) -> None:
         step = 0 if self.training is None else self.training.step
