@@ -13,7 +13,7 @@ from napari_ensir.files.image import FileImage, read_image, write_image
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.restorers import RESTORERS
 from napari_ensir.restorers.base import FunctionRestorer, format_notes
-from napari_ensir.restorers.batch import BlindBatch, RestoreBatch, check_outputs
+from napari_ensir.restorers.batch import BlindBatch, RestoreBatch
 from napari_ensir.restorers.classical import Gaussian, Median
 from napari_ensir.restorers.training import recipes
 from napari_ensir.settings import BlindSettings
@@ -72,7 +72,7 @@ def test_noise2void_is_trained_once_on_a_folder(images, tmp_path, monkeypatch, c
         batch.combine(batch.learn())
     else:
         batch = RestoreBatch(images, tuple(restorers), tmp_path / "out", as_float=True)
-        check_outputs(images, batch.all_outputs, in_folders=True)
+        batch.check_outputs()
         batch.run(lambda _, name: restorers[name], None)
     assert begun == [2 if combined else 5]
     assert format_notes(batch.notes) == [f"{small.name} was trained once, on {begun[0]} of the 5 images."]

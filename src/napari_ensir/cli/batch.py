@@ -17,7 +17,7 @@ from napari_ensir.files.atomic import check_target
 from napari_ensir.files.image import FileImage
 from napari_ensir.files.sets import Part, folders_in, open_set, stem_of
 from napari_ensir.restorers.base import format_notes
-from napari_ensir.restorers.batch import check_outputs, first_of
+from napari_ensir.restorers.batch import first_of
 
 KEEP = " With --resume, outputs that were made in the same way are kept."
 """End of the message about an output that exists."""
@@ -114,14 +114,13 @@ def check_before(
     read: Sequence[Path | None] = (),
     resume: bool | None = None,
 ) -> None:
-    """Check before any work that all outputs can be written; see :func:`check_outputs`.
+    """Check before any work that all outputs can be written; see :meth:`Batch.check_outputs`.
 
     ``resume`` is None for a command without that option.
     """
-    outputs, others = batch.all_outputs, [*others, *output.places]
-    check_outputs(batch.images, outputs, in_folders=batch.in_folders, others=others, read=read)
+    batch.check_outputs([*others, *output.places], read)
     output.check()
-    for each in outputs:
+    for each in batch.all_outputs:
         check_target(each.path, bool(output.overwrite or resume), "" if resume is None else KEEP)
 
 

@@ -30,7 +30,7 @@ from napari_ensir.restorers.self_supervised.calibrate import (
     parameter_grid,
     tunable_settings,
 )
-from napari_ensir.restorers.self_supervised.reference import CorrelatedNoiseWarning
+from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning
 from napari_ensir.settings import RestoreSettings, SweepSettings
 
 if TYPE_CHECKING:

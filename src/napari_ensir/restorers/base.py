@@ -6,20 +6,18 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from napari_ensir.ensemble.arrays.intensity_range import byte_range
 from napari_ensir.errors import EnsembleError
-from napari_ensir.settings import settings_of
+from napari_ensir.settings import Setting, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import ArrayLike, NDArray
-
-    from napari_ensir.settings import Setting
 
     FloatImage = NDArray[np.float32]
 
@@ -27,6 +25,8 @@ MAX_CONTRAST_RATIO = 4.0
 """Ratio of the contrasts of restoration and image above which to warn; sharpening is far below."""
 
 _MAX_SAMPLE = 2**20
+
+_RANGE = Setting("data range", "", "", None, "range")
 
 Progress = Callable[[int, int, str], object]
 """Progress callback, called as ``progress(done, total, text)``.
@@ -125,13 +125,15 @@ class ImageRestorer(ABC):
         lowest and highest value of the image.
     """
 
+    title: ClassVar[str] = ""
+
     channel_axis: int | None = None
     data_range: tuple[float, float] | None = None
 
     @property
-    @abstractmethod
     def name(self) -> str:
-        """Name of the candidate that the restorer produces."""
+        """Name of the candidate that the restorer produces; the title of the class."""
+        return self.title
 
     @property
     def scale(self) -> int | None:
@@ -335,12 +337,15 @@ def data_range_of(image: NDArray[Any], given: tuple[float, float] | None = None)
     (3.0, 5.0)
     """
     if given is not None:
-        low, high = (float(value) for value in given)
-        if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise EnsembleError(f"the data range {given} is not a pair of finite, increasing numbers.")
-        return low, high
+        return check_range(given)
     low, high = byte_range([image.dtype]) or (float(image.min()), float(image.max()))
     return low, high if high > low else low + 1.0
+
+
+def check_range(given: Any) -> tuple[float, float]:
+    """Return a data range as floats; EnsembleError if it is not a pair of finite, increasing numbers."""
+    low, high = _RANGE.checked(given)
+    return low, high
 
 
 def scale_of(restorer: object) -> int | None:
@@ -518,7 +523,7 @@ def trained_on(
     """Train a restorer on the images that it will restore, if it learns from them; else return it unchanged.
 
     A wrapped restorer (attribute ``restorer``) is trained too. Such a restorer has a method ``trained_on``;
-    see :class:`napari_ensir.restorers.training.from_image.Noise2VoidFromImage`.
+    see :class:`napari_ensir.restorers.methods.Noise2VoidFromImage`.
 
     Examples
     --------

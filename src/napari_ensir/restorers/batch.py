@@ -37,13 +37,8 @@ from napari_ensir.restorers.base import (
     trained_on,
     with_channel_axis,
 )
-from napari_ensir.restorers.self_supervised.j_invariant import restore_checked
-from napari_ensir.restorers.self_supervised.reference import (
-    LEARN_KEYWORDS,
-    REFERENCE_KEYWORDS,
-    CorrelatedNoiseWarning,
-    blind_reference,
-)
+from napari_ensir.restorers.self_supervised.j_invariant import restore_each
+from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning, blind_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -132,17 +127,6 @@ class OutputImage:
                 "choose another output folder."
             )
         return [name for name in now if not isinstance(before, dict) or before.get(name) != now[name]]
-
-    def write(self, pixels: Any, record: Mapping[str, Any], overwrite: bool) -> None:
-        """Write the pixels, converted to the dtype."""
-        write_image(
-            self.path,
-            as_dtype(pixels, self.dtype),
-            is_colour=self.is_colour,
-            like=self.like,
-            overwrite=overwrite,
-            record=record,
-        )
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,18 +229,58 @@ class Batch:
         """The outputs of all images."""
         return [output for outputs in self.outputs.values() for output in outputs.values()]
 
+    def check_outputs(self, others: Sequence[Place] = (), read: Sequence[Path | None] = ()) -> None:
+        """Check before any work that the outputs can be written, and create their folders.
+
+        Parameters
+        ----------
+        others
+            Further outputs.
+        read
+            Files besides the images that no output may overwrite.
+
+        Raises
+        ------
+        EnsembleError
+            If an output cannot be written, or two paths clash.
+        """
+        outputs, images = self.all_outputs, self.images
+        folders = {(each.option, each.path.parent): None for each in outputs if self.in_folders}
+        places = [Place(option, folder, gathers=True) for option, folder in sorted(folders)]
+        places += [Place(each.option, each.path) for each in outputs]
+        sources = [path for _, paths in images.fields for path in paths.values()]
+        inputs = [Place("an image", path) for path in sources]
+        if images.from_folders:
+            parents = dict.fromkeys(path.parent for path in sources)
+            inputs += [Place("a folder of images", folder, gathers=True) for folder in parents]
+        inputs += [Place("a file", path) for path in read if path is not None]
+        check_output_paths([*places, *others], inputs)
+        for _, folder in folders:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise EnsembleError(
+                    f"the folder {folder} could not be made: {error.strerror}; choose another output folder."
+                ) from error
+        for each in outputs:
+            check_output(each.path, each.dtype, each.ndim, each.is_colour)
+
     def write(
         self,
         stem: str,
         name: str,
-        output: OutputImage,
         record: Mapping[str, Any],
         make: Callable[[], tuple[Any, FileImage | ZarrImage | None]],
         *,
-        overwrite: bool,
-        resume: bool,
+        overwrite: bool = False,
+        resume: bool = False,
     ) -> None:
-        """Write an output, whose pixels and metadata ``make`` returns, unless it is to be kept."""
+        """Write an output, whose pixels and metadata ``make`` returns.
+
+        An output that exists is replaced if ``overwrite``, or kept if ``resume`` and it was made in the same
+        way.
+        """
+        output = self.outputs[stem][name]
         try:
             changed = output.changed_inputs(record) if resume else None
         except EnsembleError:
@@ -267,7 +291,14 @@ class Batch:
             self.kept.setdefault(stem, {})[name] = str(output.path)
             return
         pixels, like = make()
-        replace(output, like=like).write(pixels, record, overwrite or changed is not None)
+        write_image(
+            output.path,
+            as_dtype(pixels, output.dtype),
+            is_colour=output.is_colour,
+            like=like,
+            overwrite=overwrite or changed is not None,
+            record=record,
+        )
         self.written.setdefault(stem, {})[name] = str(output.path)
         if changed:
             self.redone[stem] = changed
@@ -299,54 +330,6 @@ class Batch:
             verb = "was" if n == 1 else "were"
             sentences.append(f"{n} {verb} made anew, because an input changed: {', '.join(named)}.")
         return sentences
-
-
-def check_outputs(
-    images: ImageSet,
-    outputs: Sequence[OutputImage],
-    *,
-    in_folders: bool = False,
-    others: Sequence[Place] = (),
-    read: Sequence[Path | None] = (),
-) -> None:
-    """Check before any work that outputs can be written, and create their folders.
-
-    Parameters
-    ----------
-    images
-        No output may overwrite one of them.
-    outputs
-    in_folders
-        Whether the outputs are in folders that are created.
-    others
-        Further outputs.
-    read
-        Further files that no output may overwrite.
-
-    Raises
-    ------
-    EnsembleError
-        If an output cannot be written, or two paths clash.
-    """
-    folders = {(each.option, each.path.parent): None for each in outputs if in_folders}
-    places = [Place(option, folder, gathers=True) for option, folder in sorted(folders)]
-    places += [Place(each.option, each.path) for each in outputs]
-    sources = [path for _, paths in images.fields for path in paths.values()]
-    inputs = [Place("an image", path) for path in sources]
-    if images.from_folders:
-        parents = dict.fromkeys(path.parent for path in sources)
-        inputs += [Place("a folder of images", folder, gathers=True) for folder in parents]
-    inputs += [Place("a file", path) for path in read if path is not None]
-    check_output_paths([*places, *others], inputs)
-    for _, folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EnsembleError(
-                f"the folder {folder} could not be made: {error.strerror}; choose another output folder."
-            ) from error
-    for each in outputs:
-        check_output(each.path, each.dtype, each.ndim, each.is_colour)
 
 
 class RestoreBatch(Batch):
@@ -456,9 +439,8 @@ class RestoreBatch(Batch):
         channel_axis: int | None,
         *,
         record: Callable[..., dict[str, Any]] | None = None,
-        overwrite: bool = False,
-        resume: bool = False,
         progress: Progress | None = None,
+        **how: bool,
     ) -> None:
         """Restore and write every image.
 
@@ -469,12 +451,11 @@ class RestoreBatch(Batch):
         channel_axis : int or None
         record
             Called with the restorer and the entries of :meth:`sources`; returns the record of an output.
-        overwrite, resume
-            Whether existing outputs are replaced, or kept if they were made in the same way.
         progress
+        **how
+            ``overwrite`` and ``resume``; see :meth:`write`.
         """
         record = record or (lambda each, **of: record_of("restored", restorer=restorer_record(each), **of))
-
         n = len(self.stems)
 
         def restore(number: int, stem: str) -> None:
@@ -486,15 +467,7 @@ class RestoreBatch(Batch):
                 restorer = with_channel_axis(restorer_of(stem, name), axis)
                 piece = scaled_progress(part, place, len(self.outputs[stem]))
                 make = partial(self._restore, number, stem, name, restorer, piece)
-                self.write(
-                    stem,
-                    name,
-                    output,
-                    record(restorer, **sources),
-                    make,
-                    overwrite=overwrite,
-                    resume=resume,
-                )
+                self.write(stem, name, record(restorer, **sources), make, **how)
 
         self.each(restore, "", progress)
 
@@ -593,9 +566,9 @@ class BlindBatch(RestoreBatch):
                 tuple(self.restorers),
                 keep_restored=True,
                 progress=progress,
-                **self.settings.keywords(*REFERENCE_KEYWORDS),
+                settings=self.settings,
             )
-            lut = reference.learn(**self.settings.keywords(*LEARN_KEYWORDS))
+            lut = reference.learn()
         self._candidates = dict(zip(arrays, reference.restored, strict=True))
         return replace(lut, report=lut.report | {"made_with": self.made_with})
 
@@ -654,34 +627,23 @@ def blind_scores(lut: WeightLUT) -> ScoreTable:
     )
 
 
+@dataclass
 class _Ensemble:
     """Restorer that combines other restorers by a table."""
 
-    name = "ensemble"
-
-    def __init__(
-        self, batch: BlindBatch, lut: WeightLUT, candidates: Sequence[NDArray[np.float32]] | None
-    ) -> None:
-        self.batch, self.lut, self.candidates = batch, lut, candidates
+    batch: BlindBatch
+    lut: WeightLUT
+    candidates: Sequence[NDArray[np.float32]] | None
+    name: str = "ensemble"
 
     def __call__(self, image: NDArray[Any], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        n = len(self.batch.restorers)
-        candidates = self.candidates or [
-            restore_checked(image, each, scaled_progress(progress, place, n))
-            for place, each in enumerate(self.batch.trained_restorers(progress))
-        ]
+        restorers = self.batch.trained_restorers
+        candidates = self.candidates or restore_each(image, restorers(progress), progress)
         return np.asarray(self.lut.apply(candidates, self.batch.settings.device, check=False))
 
     def input_warnings(self, image: NDArray[Any]) -> list[str]:
         restorers = self.batch.restorers.values()
         return [warning for each in restorers for warning in input_warnings_of(each, image)]
-
-
-COMPUTE: dict[str, Any] = {
-    "ensemble": lambda lut, arrays, settings: lut.apply(arrays, **settings, check=False),
-    "weight maps": lambda lut, arrays, settings: lut.weight_maps(arrays, **settings),
-    "expected error": lambda lut, arrays, settings: lut.expected_error(arrays, **settings),
-}
 
 
 class CombineBatch(Batch):
@@ -699,12 +661,7 @@ class CombineBatch(Batch):
     """
 
     def __init__(
-        self,
-        images: ImageSet,
-        lut: WeightLUT,
-        outs: Mapping[str, Place],
-        *,
-        as_float: bool,
+        self, images: ImageSet, lut: WeightLUT, outs: Mapping[str, Place], *, as_float: bool
     ) -> None:
         super().__init__(images)
         self.lut = lut
@@ -752,9 +709,8 @@ class CombineBatch(Batch):
         *,
         lut_file: str | None = None,
         details: Mapping[str, Any] = MappingProxyType({}),
-        overwrite: bool = False,
-        resume: bool = False,
         progress: Progress | None = None,
+        **writing: bool,
     ) -> None:
         """Combine and write every image.
 
@@ -765,15 +721,20 @@ class CombineBatch(Batch):
             Name of the table's file, for records.
         details : mapping
             Further entries of the records.
-        overwrite, resume, progress
+        progress, **writing
             As for :meth:`RestoreBatch.run`.
         """
-        checks, how = ApplyChecks(self.lut), settings.keywords()
+        lut, checks, how = self.lut, ApplyChecks(self.lut), settings.keywords()
+        compute: dict[str, Callable[..., Any]] = {
+            "ensemble": partial(lut.apply, check=False),
+            "weight maps": lut.weight_maps,
+            "expected error": lut.expected_error,
+        }
 
         def make(stem: str, kind: str, arrays: Sequence[Any]) -> tuple[Any, Any]:
             if kind == "ensemble":
                 checks.look(arrays, self.label(stem))
-            image = COMPUTE[kind](self.lut, arrays, how)
+            image = compute[kind](arrays, **how)
             if kind == "expected error" and isinstance(image, np.ndarray):
                 self.expected[stem] = float(np.sqrt(np.nanmean(np.square(image, dtype=np.float64))))
             return image, self.outputs[stem][kind].like
@@ -781,10 +742,9 @@ class CombineBatch(Batch):
         def combine(number: int, stem: str) -> None:
             sources = self.sources(number)
             arrays = list(self.images.load(number).values())
-            for kind, output in self.outputs[stem].items():
-                record = record_of(kind, self.lut, settings=how, lut_file=lut_file, **sources, **details)
-                making = partial(make, stem, kind, arrays)
-                self.write(stem, kind, output, record, making, overwrite=overwrite, resume=resume)
+            for kind in self.outputs[stem]:
+                record = record_of(kind, lut, settings=how, lut_file=lut_file, **sources, **details)
+                self.write(stem, kind, record, partial(make, stem, kind, arrays), **writing)
 
         self.each(combine, "combining images", progress)
         self.diagnostics = checks.diagnostics()

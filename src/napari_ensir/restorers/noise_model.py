@@ -46,6 +46,7 @@ _CALM = 0.3  # share of each class of brightness that is used in any case
 _SMOOTHING = 1.5  # pixels, of the image whose gradient measures structure
 _DETRENDING = 3.0  # pixels, of the blur that is subtracted to measure the autocorrelation
 _GRADIENT_POWER = 0.01269  # of white noise of variance 1 in that gradient
+_LINE = np.correlate([1, -2, 1], [1, -2, 1], "full") / 6  # autocorrelation of the Laplacian, along one axis
 _RING = np.maximum(*np.abs(np.mgrid[-2:3, -2:3]))  # distance from the centre of a window of 5 x 5 pixels
 # Effective number of independent values: variance of a block's mean square times its pixels over variance^2.
 _MEAN_SQUARE_VARIANCE = 2 * (1 + 2 * ((4 / 6) ** 2 + (1 / 6) ** 2)) ** 2
@@ -215,16 +216,18 @@ def estimate_noise_model(image: ArrayLike, channel_axis: int | None = None) -> N
     if not bands:
         raise EnsembleError("cannot estimate the noise: no pixel of the image is finite.")
     low, high = min(map(np.nanmin, bands)), max(map(np.nanmax, bands))
-    blocks = _Blocks(*np.concatenate([_block_statistics(band, low, high) for band in bands], axis=1))
-    model = _constant(bands) if len(blocks.mean) < MIN_BLOCKS else _regression(blocks)
-    if model.level == 0 or len(blocks.mean) < MIN_BLOCKS:
+    blocks = np.concatenate([_block_statistics(band, low, high) for band in bands], axis=1)
+    if blocks.shape[1] < MIN_BLOCKS:
+        return _constant(bands)
+    model = _regression(*blocks)
+    if model.level == 0:
         return model
     found = noise_correlation(array, None if channel_axis is None else 0)
     if found is None or found <= CORRELATED:
         return model
     correlation = np.mean([_autocorrelation(band) for band in bands if np.nanstd(band) > 0], axis=0)
     # Share of the power of correlated noise that passes the Laplacian, whose power for white noise is 1.
-    share = max(float((correlation * _laplacian_autocorrelation()).sum()), 0.01)
+    share = max(float((correlation * np.outer(_LINE, _LINE)).sum()), 0.01)
     scaled = {each: getattr(model, each) / share for each in ("gain", "offset", "gain_error", "offset_error")}
     return replace(model, level=float(model.level / np.sqrt(share)), correlation=correlation, **scaled)
 
@@ -304,16 +307,6 @@ def replace_hot_pixels(image: NDArray[Any], hot: NDArray[np.bool_]) -> NDArray[A
     return replaced
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """Statistics of blocks, each of shape (n,)."""
-
-    mean: Pixels
-    variance: Pixels
-    structure: Pixels  # power of the smoothed image's gradient, on the scale of the variance
-    clipped: Pixels  # share of pixels at the image's limits
-
-
 def _bands(planes: NDArray[Any]) -> Iterator[Pixels]:
     """Bands of rows that together have at most about two million pixels, evenly spread."""
     count, rows, _ = planes.shape
@@ -338,14 +331,12 @@ def _laplacian(plane: Pixels) -> Pixels:
     return np.diff(np.diff(plane, 2, axis=0), 2, axis=1) / 6
 
 
-def _laplacian_autocorrelation() -> Pixels:
-    """Autocorrelation of the Laplacian's weights at distances of -2 to 2 pixels, shape (5, 5)."""
-    line = np.correlate([1, -2, 1], [1, -2, 1], "full") / 6
-    return np.outer(line, line)
-
-
 def _block_statistics(plane: Pixels, low: float, high: float) -> Pixels:
-    """Rows of :class:`_Blocks` for one plane, shape (4, n); blocks with non-finite pixels are left out."""
+    """Mean, variance, structure and share of clipped pixels of the blocks of a plane, shape (4, n).
+
+    Structure is the power of the smoothed image's gradient, on the scale of the variance. Blocks with
+    non-finite pixels are left out.
+    """
     from scipy.ndimage import gaussian_filter
 
     if min(plane.shape) < BLOCK + 2:
@@ -382,12 +373,12 @@ def _constant(bands: list[Pixels]) -> NoiseModel:
     return NoiseModel(0.0, power, np.inf, float(error), float(np.sqrt(power)))
 
 
-def _regression(blocks: _Blocks) -> NoiseModel:
+def _regression(means: Pixels, variances: Pixels, structures: Pixels, clipped: Pixels) -> NoiseModel:
     """Regress the blocks' variance on their mean, robustly."""
-    unclipped = blocks.clipped <= _CLIPPED
+    unclipped = clipped <= _CLIPPED
     if unclipped.sum() < max(MIN_BLOCKS, 0.1 * unclipped.size):
         unclipped[:] = True
-    mean, variance, structure = (each[unclipped] for each in (blocks.mean, blocks.variance, blocks.structure))
+    mean, variance, structure = (each[unclipped] for each in (means, variances, structures))
     if not variance.any():
         return NoiseModel(0.0, 0.0)
     # Intensities from the middle, in units of their spread, keep the equations well-conditioned.
@@ -413,7 +404,7 @@ def _regression(blocks: _Blocks) -> NoiseModel:
     gain, gain_error = float(line[0]) / width, float(np.sqrt(covariance[0, 0])) / width
     offset, offset_error = float(line @ to_offset), float(np.sqrt(to_offset @ covariance @ to_offset))
     # The line does not hold where pixels are clipped; what is measured there does.
-    everywhere = np.where(unclipped, np.maximum(gain * blocks.mean + offset, 0), blocks.variance)
+    everywhere = np.where(unclipped, np.maximum(gain * means + offset, 0), variances)
     dark, bright = np.maximum(gain * np.quantile(mean, (0.05, 0.95)) + offset, least)
     return NoiseModel(
         gain,

@@ -6,7 +6,6 @@ import json
 import os
 import struct
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +57,10 @@ WEIRD = (
 def checkpoints(pairs, brief, tmp_path):
     """A checkpoint of a plain network, and one of a restorer that contains another."""
     model = RegressionModel(NetworkShape(channels=3, width=4, depth=1))
-    Trainer(model, pairs, brief, make=Regression, device="cpu").save(tmp_path / "a.safetensors")
+    Trainer(Regression(model=model), pairs, brief, device="cpu").save(tmp_path / "a.safetensors")
     fusion = FusionModel.for_denoiser(None, FusionSettings(channels=3, width=4, latest=20))
-    make = partial(DPIR, ir=CLASSICAL["median"]())
-    Trainer(fusion, pairs, brief, make=make, device="cpu").save(tmp_path / "b.safetensors")
+    dp_ir = DPIR(model=fusion, ir=CLASSICAL["median"]())
+    Trainer(dp_ir, pairs, brief, device="cpu").save(tmp_path / "b.safetensors")
     return [(tmp_path / f"{name}.safetensors").read_bytes() for name in "ab"]
 
 

@@ -244,7 +244,7 @@ REFUSED = {
     ),
     "batch": (scaling_model(1, (3, 1, 16, 16)), "takes batches of 3; export it with a batch size of 1"),
     "channels last": (scaling_model(1, (1, 256, 256, 3)), "takes 256 channels; at most 64"),
-    "small": (scaling_model(1, (1, 1, 4, 4)), "takes images of 4 x 4 pixels; at least 8 x 8"),
+    "small": (scaling_model(1, (1, 1, 4, 4)), "takes images of 4 x 4 pixels; at least 8 along"),
     "large": (scaling_model(1, (1, 1, 10**5, 10**5)), "takes images of 100000 x 100000 pixels"),
     "integers": (
         model([helper.make_node("Identity", ["x"], ["y"])], dtype=TensorProto.INT32).SerializeToString(),

@@ -12,7 +12,7 @@ from napari_ensir import compare
 from napari_ensir.errors import Cancelled, EnsembleError
 from napari_ensir.restorers import CLASSICAL, SelfEnsemble, calibrate_restorer, rank_restorers
 from napari_ensir.restorers.self_supervised.j_invariant import HiddenGrid
-from napari_ensir.restorers.self_supervised.reference import blind_reference
+from napari_ensir.restorers.self_supervised.learn import blind_reference
 
 GAUSSIAN, MEDIAN, TV = (CLASSICAL[key] for key in ("gaussian", "median", "total-variation"))
 

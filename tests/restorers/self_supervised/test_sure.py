@@ -14,7 +14,7 @@ from napari_ensir import learn_blind, load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers import CLASSICAL, blind_reference, calibrate_restorer, restore_and_combine
 from napari_ensir.restorers.noise_model import NoiseModel, estimate_noise_model
-from napari_ensir.restorers.self_supervised.reference import CorrelatedNoiseWarning
+from napari_ensir.restorers.self_supervised.learn import CorrelatedNoiseWarning
 from napari_ensir.restorers.self_supervised.sure import draw_noise, sure_pair
 
 GAUSSIAN, MEDIAN, WAVELET = (CLASSICAL[key] for key in ("gaussian", "median", "wavelet"))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -88,7 +87,7 @@ def test_frozen_networks_are_unchanged_bit_by_bit_after_training(images, pairs, 
     data = TrainingPairs.from_arrays(restored, channel_axis=-1, data_range=pairs.data_range)
     model = FusionModel.for_denoiser(denoiser, FusionSettings(channels=3, width=8, latest=20))
     fusion = {name: each.clone() for name, each in model.fusion.state_dict().items()}
-    trainer = Trainer(model, data, replace(brief, steps=5), make=partial(DPIR, ir=ir), device="cpu")
+    trainer = Trainer(DPIR(model=model, ir=ir), data, replace(brief, steps=5), device="cpu")
     assert len(list(trainer.run())) == 5
     for network, states in zip((regression, denoiser), before, strict=True):
         assert all(torch.equal(each, states[name]) for name, each in network.state_dict().items())

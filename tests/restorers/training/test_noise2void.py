@@ -97,4 +97,4 @@ def test_images_of_several_sizes_and_colours():
     colours = [np.stack(noisy, axis=-1), np.stack(noisy, axis=-1)[:40]]
     trainer = begin_training("noise2void", colours, channel_axis=-1, steps=2, **SMALL)
     list(trainer.run())
-    assert trainer.restorer().network_channels == 3
+    assert trainer.restorer().channels == 3

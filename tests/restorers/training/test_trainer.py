@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pytest
@@ -30,19 +30,17 @@ KINDS = ["regression", "ir-cm", "denoiser", "dp-ir"]
 def start(kind: str, pairs: TrainingPairs, settings: TrainingSettings) -> Trainer:
     torch.manual_seed(0)
     channels = pairs.channels
-    model, make = {
-        "regression": lambda: (
-            RegressionModel(NetworkShape(channels=channels, width=8, depth=2)),
-            Regression,
-        ),
-        "ir-cm": lambda: (ConsistencyModel(ConsistencySettings(channels=channels, width=8, depth=2)), IRCM),
-        "denoiser": lambda: (DenoiserModel(NetworkShape(channels=channels, width=8, depth=2)), Denoiser),
-        "dp-ir": lambda: (
-            FusionModel.for_denoiser(None, FusionSettings(channels=channels, width=8, latest=20)),
-            partial(DPIR, ir=CLASSICAL["median"]()),
+    shape = {"channels": channels, "width": 8}
+    restorer = {
+        "regression": lambda: Regression(model=RegressionModel(NetworkShape(**shape, depth=2))),
+        "ir-cm": lambda: IRCM(model=ConsistencyModel(ConsistencySettings(**shape, depth=2))),
+        "denoiser": lambda: Denoiser(model=DenoiserModel(NetworkShape(**shape, depth=2))),
+        "dp-ir": lambda: DPIR(
+            model=FusionModel.for_denoiser(None, FusionSettings(**shape, latest=20)),
+            ir=CLASSICAL["median"](),
         ),
     }[kind]()
-    return Trainer(model, pairs, settings, make=make, device="cpu")
+    return Trainer(restorer, pairs, settings, device="cpu")
 
 
 def finish(trainer: Trainer, steps: int | None = None) -> Trainer:

@@ -63,6 +63,7 @@ WARNINGS = {
     "no-gain": 'no method is significantly better than the candidate "{name}" alone on parts held out '
     "({method}: {amount}); {remedy}.",
     "calibration": "{text}",
+    "sampled": "estimated from {share:.1%} of the pixels.",
     "disagreement": 'candidates "{first}", "{second}": correlation {now:.2f}, but {before:.2f} when the '
     "table was learned; are they of the same field?",
     "outside-range": '{share:.0%} of the pixels of "{name}" lie far outside the table\'s range, {low:g} '

@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError, ensemble_errors
@@ -23,15 +24,13 @@ from napari_ensir.files.tensors import brief
 from napari_ensir.files.yaml_text import parse_yaml
 from napari_ensir.restorers.formats.careamics import build_restorer, parse_numbers, read_weights
 from napari_ensir.restorers.formats.file_kinds import DESCRIPTIONS
-from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, identity, load_network
+from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, check_tile, load_network
 from napari_ensir.restorers.networks.onnx import OnnxNetwork
 from napari_ensir.restorers.networks.tiling import Tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from torch import Tensor
 
 _CAREAMICS = ("careamics.models.unet", "careamics.models", "careamics.models.unet.unet")
 _SETTINGS = "careamics.yaml"
@@ -43,8 +42,8 @@ _MIN_LIMIT = 2**24
 
 _PLANES = {"y": 256, "x": 256}
 _VOLUMES = {"z": 32, "y": 128, "x": 128}
-_MAX_PIXELS = 2**26
 _MAX_CHANNELS = 64
+_FIXED = "fixed_zero_mean_unit_variance"
 _EPS = 1e-6  # bioimage.io adds it to standard deviations
 
 
@@ -73,9 +72,9 @@ def open_package(path: Path, *, device: str = "auto") -> PackagedNetwork:
         return _open_careamics(package, rdf, state, device)
     if isinstance(script, dict):
         loaded = load_network(path, content=package.file(script))
-        return _open_described(package, rdf, loaded.network, loaded.to_device, device)
+        return _open_described(package, rdf, loaded.network, device)
     if isinstance(onnx, dict):
-        return _open_described(package, rdf, _load_onnx(package, onnx), None, device)
+        return _open_described(package, rdf, _load_onnx(package, onnx), device)
     kinds = ", ".join(brief(str(kind)) for kind in weights) or "no weights"
     code = ""
     if isinstance(state, dict):
@@ -239,11 +238,7 @@ def _load_onnx(package: _Package, entry: dict[str, Any]) -> OnnxNetwork:
 
 
 def _open_described(
-    package: _Package,
-    rdf: dict[str, Any],
-    network: Callable[[Tensor], Any],
-    move: Callable[[torch.device], object] | None,
-    device: str,
+    package: _Package, rdf: dict[str, Any], network: Callable[[Tensor], Any], device: str
 ) -> PackagedNetwork:
     """Create a restorer from a network and the description of its tensors."""
     where = str(package.path)
@@ -273,12 +268,11 @@ def _open_described(
         )
     overlap = tuple(max(2 * halo, side // 4) for side in size)
     return PackagedNetwork(
-        network=_adapted(network, "".join(inputs), "".join(outputs), "bc" + spatial, missing),
+        network=_Adapted(network, "".join(inputs), "".join(outputs), "bc" + spatial, missing),
         label=package.path.stem,
         channels=channels,
         sides=size,
         enlarges=scale,
-        move=move,
         axes=len(size),
         before=_processing(source.get("preprocessing"), channels, where),
         after=_processing(target.get("postprocessing"), channels, where),
@@ -288,21 +282,23 @@ def _open_described(
     )
 
 
-def _adapted(
-    network: Callable[[Tensor], Any], inputs: str, outputs: str, ours: str, missing: tuple[int, ...]
-) -> Callable[[Tensor], Tensor]:
-    """Return a network with our axes, and zeros at the borders that it leaves out."""
-    padding = [each for n in reversed(missing) for each in (n // 2, n - n // 2)]
+class _Adapted(nn.Module):
+    """A network with our axes, and zeros at the borders that it leaves out."""
 
-    def apply(tiles: Tensor) -> Tensor:
-        output = network(_reorder(tiles, ours, inputs))
+    def __init__(
+        self, network: Callable[[Tensor], Any], inputs: str, outputs: str, ours: str, missing: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.network, self.inputs, self.outputs, self.ours = network, inputs, outputs, ours
+        self.padding = [each for n in reversed(missing) for each in (n // 2, n - n // 2)]
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        output = self.network(_reorder(tiles, self.ours, self.inputs))
         if isinstance(output, list | tuple) and len(output) == 1:
             output = output[0]
-        if not isinstance(output, torch.Tensor) or output.ndim != len(outputs):
-            raise RuntimeError(f"its output is not a tensor of {len(outputs)} axes")
-        return functional.pad(_reorder(output, outputs, ours), padding)
-
-    return apply
+        if not isinstance(output, Tensor) or output.ndim != len(self.outputs):
+            raise RuntimeError(f"its output is not a tensor of {len(self.outputs)} axes")
+        return functional.pad(_reorder(output, self.outputs, self.ours), self.padding)
 
 
 def _reorder(tensor: Tensor, axes: str, wanted: str) -> Tensor:
@@ -394,12 +390,7 @@ def _sizes(axes: dict[str, _Axis], spatial: str, where: str) -> tuple[int, ...]:
                 f"{where} states the size {brief(size)} along {letter}; whole numbers are needed."
             )
         found[letter] = least + max(round((wanted[letter] - least) / step), 0) * step if step else least
-    if math.prod(found.values()) > _MAX_PIXELS or min(found.values()) < 8:
-        raise EnsembleError(
-            f"{where} takes images of {' x '.join(map(str, found.values()))} pixels; at least 8 along each "
-            f"axis and at most {_MAX_PIXELS} in all are possible."
-        )
-    return tuple(found.values())
+    return check_tile(tuple(found.values()), where)
 
 
 def _output_geometry(
@@ -444,40 +435,41 @@ def _processing(steps: object, channels: int, where: str) -> Callable[[Tensor], 
 
     Steps that depend on the image are refused, because their effect on intensities cannot be inverted.
     """
-    steps = [] if steps is None else steps
-    if not isinstance(steps, list) or not all(isinstance(each, dict) for each in steps):
-        raise EnsembleError(
-            f"{where} states the processing of intensities as {brief(steps)}; a list is needed."
-        )
-    functions = [_step(each, channels, where) for each in steps]
+    functions = [_function(*each, channels, where) for each in _steps(steps, where)]
     return lambda x: reduce(lambda value, step: step(value), functions, x)
 
 
-def _training_intensities(steps: Any, where: str) -> Normalization | None:
+def _steps(stated: object, where: str) -> list[tuple[object, dict[str, Any]]]:
+    """Names in format 0.5 and arguments of the steps, without those that keep intensities as they are."""
+    stated = [] if stated is None else stated
+    if not isinstance(stated, list) or not all(isinstance(each, dict) for each in stated):
+        raise EnsembleError(
+            f"{where} states the processing of intensities as {brief(stated)}; a list is needed."
+        )
+    found: list[tuple[object, dict[str, Any]]] = []
+    for each in stated:
+        name, kwargs = each.get("id", each.get("name")), each.get("kwargs")
+        kwargs = kwargs if isinstance(kwargs, dict) else {}
+        if name == "zero_mean_unit_variance" and kwargs.get("mode") == "fixed":  # 0.4
+            name = _FIXED
+        if name != "ensure_dtype" or kwargs.get("dtype") not in ("float32", "float64"):
+            found.append((name, kwargs))
+    return found
+
+
+def _training_intensities(stated: object, where: str) -> Normalization | None:
     """Mean and standard deviation of the first step, if it normalises by fixed numbers."""
-    shown = [each for each in steps or [] if each.get("id", each.get("name")) != "ensure_dtype"]
-    return _fixed(shown[0].get("kwargs"), where) if shown and _is_fixed(shown[0]) else None
+    (name, kwargs), *_ = [*_steps(stated, where), (None, {})]
+    return _fixed(kwargs, where) if name == _FIXED else None
 
 
-def _is_fixed(step: dict[str, Any]) -> bool:
-    """Whether a step normalises by a mean and a standard deviation that it states."""
-    name, kwargs = step.get("id", step.get("name")), step.get("kwargs")
-    old = isinstance(kwargs, dict) and kwargs.get("mode") == "fixed"  # 0.4
-    return name == "fixed_zero_mean_unit_variance" or (name == "zero_mean_unit_variance" and old)
-
-
-def _fixed(kwargs: Any, where: str) -> Normalization:
-    stated = kwargs if isinstance(kwargs, dict) else {}
-    mean, deviation = (parse_numbers(stated.get(key), where) for key in ("mean", "std"))
+def _fixed(kwargs: dict[str, Any], where: str) -> Normalization:
+    mean, deviation = (parse_numbers(kwargs.get(key), where) for key in ("mean", "std"))
     return Normalization(mean, tuple(each + _EPS for each in deviation))
 
 
-def _step(step: dict[str, Any], channels: int, where: str) -> Callable[[Tensor], Tensor]:
-    name, kwargs = step.get("id", step.get("name")), step.get("kwargs")
-    kwargs = kwargs if isinstance(kwargs, dict) else {}
-    if name == "ensure_dtype" and kwargs.get("dtype") in ("float32", "float64"):
-        return identity
-    if _is_fixed(step):
+def _function(name: object, kwargs: dict[str, Any], channels: int, where: str) -> Callable[[Tensor], Tensor]:
+    if name == _FIXED:
         fixed = _fixed(kwargs, where)
         fixed.check(channels, where)
         return fixed.normalize
@@ -493,5 +485,5 @@ def _step(step: dict[str, Any], channels: int, where: str) -> Callable[[Tensor],
         return lambda x: x.clamp(low, high)
     raise EnsembleError(
         f"{where} processes intensities with {brief(name)}, which is not supported; supported are "
-        "fixed_zero_mean_unit_variance, scale_linear, clip, and ensure_dtype to float32."
+        f"{_FIXED}, scale_linear, clip, and ensure_dtype to float32."
     )

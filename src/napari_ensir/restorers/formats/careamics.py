@@ -13,6 +13,7 @@ import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,7 @@ from napari_ensir.restorers.networks.external import Normalization, PackagedNetw
 from napari_ensir.restorers.networks.tiling import Tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -140,7 +141,7 @@ def build_restorer(
     if model.pop("architecture", "UNet") != "UNet":
         raise EnsembleError(f"{where} contains another network than CAREamics' UNet, which is not supported.")
     settings = parse_settings(UNetSettings, asdict(UNetSettings()) | model, where)
-    before, after = _normalizations(data, settings.in_channels, where)
+    before, after, learned = _normalizations(data, settings.in_channels, where)
     with torch.device("meta"):
         network = CAREamicsUNet(settings)
     if not settings.use_batch_norm:  # CAREamics saves unused batch normalisations
@@ -154,9 +155,9 @@ def build_restorer(
         sides=network.multiple,
         enlarges=1,
         axes=settings.conv_dims,
-        before=before.normalize if before else identity,
-        after=after.denormalize if after else identity,
-        learned=_training_intensities(before, data),
+        before=before,
+        after=after,
+        learned=learned,
         # Large tiles whose overlap grows with the receptive field of the network.
         tiles=Tiles(size=512, overlap=min(24 * 2**settings.depth, 128), batch=1)
         if settings.conv_dims == 2
@@ -167,8 +168,8 @@ def build_restorer(
 
 def _normalizations(
     data: Mapping[str, Any], channels: int, where: str
-) -> tuple[Normalization | None, Normalization | None]:
-    """Normalisation of the input, and of the target."""
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Normalization | None]:
+    """Normalisation of the input, its inverse for the target, and the training intensities."""
     stated = data.get("normalization")
     if stated is None:  # 0.1, which had only one kind
         stated = {"name": "mean_std"}
@@ -177,7 +178,7 @@ def _normalizations(
     stated = _mapping(stated, where, "normalisation")
     kind = stated.get("name")
     if kind == "none":
-        return None, None
+        return identity, identity, None
     if not isinstance(kind, str) or kind not in _STATISTICS:
         raise EnsembleError(f"{where} normalises by {brief(kind)}, which is not supported; {_HINT}.")
     found = {}
@@ -193,18 +194,13 @@ def _normalizations(
             f"{where} does not state how intensities were normalised in training, which the new interface of "
             "CAREamics 0.1 did not save; train it again with CAREamics 0.2 or later."
         )
+    learned = source = found["input"]
+    if kind != "mean_std":  # the middle of the range, and half its width
+        half = tuple(each / 2 for each in source.scale)
+        learned = Normalization(tuple(map(add, source.offset, half)), half)
     if stated.get("skip_target") is True:  # the target was not normalised
-        return found["input"], None
-    return found["input"], found.get("target", found["input"])
-
-
-def _training_intensities(scaling: Normalization | None, data: Mapping[str, Any]) -> Normalization | None:
-    """Centre and spread of the training intensities, which for a range are its middle and half its width."""
-    stated = data.get("normalization")
-    if scaling is None or not isinstance(stated, dict) or stated.get("name") == "mean_std":
-        return scaling
-    half = tuple(each / 2 for each in scaling.scale)
-    return Normalization(tuple(a + b for a, b in zip(scaling.offset, half, strict=True)), half)
+        return source.normalize, identity, learned
+    return source.normalize, found.get("target", source).denormalize, learned
 
 
 def parse_numbers(values: Any, where: str) -> tuple[float, ...]:

@@ -64,7 +64,7 @@ def open_restorer(
     (16, 16)
     """
     from napari_ensir.restorers.networks.external import load_network, load_spandrel
-    from napari_ensir.restorers.training.load import load_restorer
+    from napari_ensir.restorers.training.recipes import load_restorer
 
     check_not_unpacked(path)
     path = readable_file(path, _MAX_BYTES, "network")

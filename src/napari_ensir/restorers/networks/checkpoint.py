@@ -10,7 +10,8 @@ The names of the network's tensors start with ``model.``.
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, fields
+from contextlib import contextmanager
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from napari_ensir.files.paths import expand_path
 from napari_ensir.files.tensors import brief, metadata_of, package_version, parse_object, readable_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -127,23 +128,28 @@ def parse_settings(kind: type[_Settings], values: object, where: str) -> _Settin
     if not isinstance(values, dict):
         raise EnsembleError(f"{where}: the settings are not a mapping.")
     values = {**getattr(kind, "ADDED", {}), **values}  # settings that older files lack
-    defaults = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
-    if values.keys() != defaults.keys():
-        wrong = ", ".join(name[:80] for name in sorted(values.keys() ^ defaults.keys())[:3])
-        raise EnsembleError(
-            f"{where}: the settings do not match {kind.__name__}; missing or unknown: {wrong}."
-        )
-    checked = {}
+    defaults: dict[str, Any] = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
+    _check_names(values, defaults, f"{where}: the settings do not match {kind.__name__}")
     for name, default in defaults.items():
-        value = values[name]
-        expected = int if default is MISSING else type(default)
-        if expected is float and type(value) is int:
-            value = float(value)
-        if type(value) is not expected:
-            raise EnsembleError(f"{where}: {name} = {brief(value)} is not of type {expected.__name__}.")
-        checked[name] = value
+        numbers = (int, float) if type(default) is float else (type(default),)
+        if type(values[name]) not in numbers:
+            raise EnsembleError(
+                f"{where}: {name} = {brief(values[name])} is not of type {type(default).__name__}."
+            )
+    with errors_of(where):
+        return kind(**{name: type(default)(values[name]) for name, default in defaults.items()})
+
+
+def _check_names(given: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+    if wrong := sorted(given.keys() ^ wanted.keys()):
+        raise EnsembleError(f"{what}; missing or unknown: {', '.join(name[:80] for name in wrong[:3])}.")
+
+
+@contextmanager
+def errors_of(where: str) -> Iterator[None]:
+    """Put the name of a file in front of the message of an error."""
     try:
-        return kind(**checked)
+        yield
     except EnsembleError as error:
         raise EnsembleError(f"{where}: {error}") from error
 
@@ -177,9 +183,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
         If a tensor is missing or unknown, or has the wrong shape or dtype.
     """
     expected = network.state_dict()
-    if expected.keys() != tensors.keys():
-        wrong = ", ".join(name[:80] for name in sorted(expected.keys() ^ tensors.keys())[:3])
-        raise EnsembleError(f"{where}: the tensors do not match the settings; missing or unknown: {wrong}.")
+    _check_names(tensors, expected, f"{where}: the tensors do not match the settings")
     for name, each in expected.items():
         given = tensors[name]
         if given.shape != each.shape or given.dtype != each.dtype:

@@ -8,6 +8,7 @@ Open only files of people you trust.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from napari_ensir.devices import device_error_message
-from napari_ensir.errors import EnsembleError, ensemble_errors
+from napari_ensir.errors import EnsembleError, ensemble_errors, extra_needed
 from napari_ensir.files.archive import check_torchscript
 from napari_ensir.files.tensors import readable_file
 from napari_ensir.restorers.base import channels_first, sample_block
@@ -55,6 +56,8 @@ _MAX_DISTANCE = 6
 class ExternalNetwork(NetworkRestorer):
     """Applies any network tile by tile; see :class:`NetworkRestorer` for the other parameters.
 
+    A network of a fixed input size needs that size as ``sides`` and as ``tiles.size``.
+
     Parameters
     ----------
     network
@@ -62,29 +65,19 @@ class ExternalNetwork(NetworkRestorer):
         an integer multiple of the rows and columns.
     label
         Name of the restorer.
-    channels
-        Number of channels that the network takes; 0: any.
-    sides
-        The sides of a tile are multiples of this, along every axis or one for each. A network of a fixed
-        input size needs that size here and as ``tiles.size``.
     enlarges
         Factor by which rows and columns grow; None: found from the first tile.
     frame_axis
         Axis of the frames of a burst. The network takes them as channels and returns one; the result has no
         such axis. None: the image is no burst.
-    move
-        Moves the network to a device, if that is not its method ``to``.
     intensities : "range" or "raw"
         What the network was trained on: the data range scaled to 0..1, or the intensities of the image.
     """
 
     network: Callable[[Tensor], Tensor]
     label: str
-    channels: int = 0
-    sides: int | tuple[int, ...] = 8
     enlarges: int | None = None
     frame_axis: int | None = None
-    move: Callable[[torch.device], object] | None = None
     intensities: str = intensities_setting("range")
     data_range: tuple[float, float] | None = data_range_setting(
         none="the dtype's for 8 bit, else the image's own",
@@ -113,16 +106,6 @@ class ExternalNetwork(NetworkRestorer):
         return self.label
 
     @property
-    def network_channels(self) -> int:
-        """See :class:`NetworkRestorer`."""
-        return self.channels
-
-    @property
-    def multiple(self) -> int | tuple[int, ...]:
-        """See :class:`NetworkRestorer`."""
-        return self.sides
-
-    @property
     def scale(self) -> int | None:
         """See :class:`ImageRestorer`."""
         return self.enlarges
@@ -135,10 +118,8 @@ class ExternalNetwork(NetworkRestorer):
 
     def to_device(self, device: torch.device) -> None:
         """See :class:`NetworkRestorer`."""
-        if self.move is not None:
-            self.move(device)
-        elif isinstance(self.network, torch.nn.Module):
-            self.network.to(device)
+        if (move := getattr(self.network, "to", None)) is not None:
+            move(device)
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
         """See :class:`NetworkRestorer`."""
@@ -226,8 +207,6 @@ class PackagedNetwork(ExternalNetwork):
 
     Parameters
     ----------
-    axes
-        Number of spatial axes of the network: 2 or 3.
     before, after
         Functions from intensities to what the network takes, and from what it returns to intensities;
         tensors of shape (channels, [planes,] rows, columns).
@@ -238,19 +217,9 @@ class PackagedNetwork(ExternalNetwork):
     # Not settings here, because the file defines both.
     intensities: str = "raw"
     data_range: tuple[float, float] | None = None
-    axes: int = 2
     before: Callable[[Tensor], Tensor] = identity
     after: Callable[[Tensor], Tensor] = identity
     learned: Normalization | None = None
-
-    @property
-    def network_ndim(self) -> int:
-        """See :class:`NetworkRestorer`."""
-        return self.axes
-
-    def range_of(self, image: NDArray[Any]) -> tuple[float, float]:
-        """See :class:`ImageRestorer`; intensities are not scaled."""
-        return 0.0, 1.0
 
     def input_warnings(self, image: NDArray[Any]) -> list[str]:
         """See :class:`ImageRestorer`; includes a warning if the intensities differ from the training's."""
@@ -335,6 +304,16 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
     return ExternalNetwork(network=script, **settings)
 
 
+def check_tile(size: tuple[int, ...], where: str) -> tuple[int, ...]:
+    """Return the input size of a network; EnsembleError if no image of this size can be given to it."""
+    if math.prod(size) > _MAX_TILE or min(size) < 8:
+        raise EnsembleError(
+            f"{where} takes images of {' x '.join(map(str, size))} pixels; at least 8 along each axis and at "
+            f"most {_MAX_TILE} in all are possible."
+        )
+    return size
+
+
 def _onnx_settings(shape: list[int | None], where: str) -> dict[str, Any]:
     """Channels and tiles that fit the input of an ONNX network of planes."""
     if len(shape) != 4:
@@ -354,12 +333,7 @@ def _onnx_settings(shape: list[int | None], where: str) -> dict[str, Any]:
     tiles: dict[str, Any] = {"batch": 1} if batch else {}
     found: dict[str, Any] = {"channels": channels or 0}
     if any(size):
-        rows, columns = (each or 256 for each in size)
-        if min(rows, columns) < 8 or rows * columns > _MAX_TILE:
-            raise EnsembleError(
-                f"{where} takes images of {rows} x {columns} pixels; at least 8 x 8 and at most {_MAX_TILE} "
-                "pixels in all are possible."
-            )
+        rows, columns = check_tile(tuple(each or 256 for each in size), where)
         tiles |= {"size": (rows, columns), "overlap": (rows // 4, columns // 4)}
         found["sides"] = tuple(each or 8 for each in size)
     return found | {"tiles": Tiles(**tiles)}
@@ -417,7 +391,7 @@ def load_spandrel(path: str | Path, **settings: Any) -> ExternalNetwork:
     settings.setdefault("enlarges", found.scale)
     settings.setdefault("label", f"{found.architecture.name}, {Path(path).stem}")
     settings.setdefault("sides", 1)  # spandrel pads to what the network needs, as its authors do
-    return ExternalNetwork(network=found.eval(), channels=found.input_channels, move=found.to, **settings)
+    return ExternalNetwork(network=found.eval(), channels=found.input_channels, **settings)
 
 
 def _load_with_spandrel(spandrel: Any, path: Path) -> Any:
@@ -446,18 +420,13 @@ def _load_with_spandrel(spandrel: Any, path: Path) -> Any:
 
 def _import_spandrel(path: str | Path) -> Any:
     """Import spandrel, and the architectures of ``spandrel_extra_arches`` if that is installed."""
-    try:
+    needs = f"{path} was not trained with this package or CAREamics; a published architecture needs spandrel"
+    advice = (
+        "usually torch and torchvision do not match, such as one with and one without CUDA: install both "
+        "from the same source"
+    )
+    with ensemble_errors("spandrel cannot be imported", advice), extra_needed("spandrel", needs):
         import spandrel
-    except ImportError as error:
-        raise EnsembleError(
-            f"{path} was not trained with this package or CAREamics; for a published architecture, install "
-            f'the extra "spandrel": pip install "napari-ensir[spandrel]" ({error}).'
-        ) from error
-    except Exception as error:  # a torchvision that was built for another torch
-        raise EnsembleError(
-            f"spandrel cannot be imported ({error}); usually torch and torchvision do not match, such as one "
-            "with and one without CUDA: install both from the same source."
-        ) from error
     with suppress(ImportError):
         import spandrel_extra_arches
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -77,6 +78,12 @@ class NetworkRestorer(ImageRestorer):
 
     Parameters
     ----------
+    channels
+        Number of channels that the network takes; 0: any.
+    sides
+        The sides of a tile are multiples of this, along every axis or one for each.
+    axes
+        Number of spatial axes of the network: 2 (planes) or 3 (volumes).
     tiles
         How to cut images that are larger than a tile.
     seed
@@ -86,24 +93,12 @@ class NetworkRestorer(ImageRestorer):
         See :func:`napari_ensir.devices.resolve_device`.
     """
 
+    channels: int = 0
+    sides: int | tuple[int, ...] = 8
+    axes: int = 2
     tiles: Tiles = field(default_factory=Tiles)
     seed: int = 0
     device: str = device_setting()
-
-    @property
-    @abstractmethod
-    def network_channels(self) -> int:
-        """Number of channels that the network takes; 0: any."""
-
-    @property
-    @abstractmethod
-    def multiple(self) -> int | tuple[int, ...]:
-        """The sides of the tiles are multiples of this, along every axis or one for each."""
-
-    @property
-    def network_ndim(self) -> int:
-        """Number of spatial axes of the network: 2 (planes) or 3 (volumes)."""
-        return 2
 
     @property
     def calls(self) -> int:
@@ -123,13 +118,13 @@ class NetworkRestorer(ImageRestorer):
 
     def notes(self, image: NDArray[Any]) -> list[str]:
         """See :meth:`ImageRestorer.notes`."""
-        ndim = self.network_ndim
+        ndim = self.axes
         channels, *spatial = channels_first(image, self.channel_axis).shape
         number, found = int(np.prod(spatial[:-ndim])), []
         if number > 1:
             kind = "planes" if ndim == 2 else "volumes"
             found.append(f"restored the {number} {kind} of this image one by one")
-        if channels > 1 == self.network_channels:
+        if channels > 1 == self.channels:
             found.append(f"restored the {channels} channels of this image one by one")
         return found
 
@@ -144,7 +139,7 @@ class NetworkRestorer(ImageRestorer):
 
     def restore_unit(self, image: FloatImage, scale: float, progress: Progress) -> FloatImage:
         """See :meth:`ImageRestorer.restore_unit`."""
-        ndim = self.network_ndim
+        ndim = self.axes
         if image.ndim - 1 < ndim:
             raise EnsembleError(
                 f"{self.name} takes volumes, but the image has {image.ndim - 1} axes besides the channel "
@@ -154,16 +149,14 @@ class NetworkRestorer(ImageRestorer):
         self.to_device(device)
         groups = self._groups(image.shape[0])
         before, last = image.shape[1:-ndim], image.shape[-ndim:]
-        calls = self.tiles.batches(last, self.multiple) * self.calls
+        calls = self.tiles.batches(last, self.sides) * self.calls
         total, done = max(len(groups) * int(np.prod(before)) * calls, 1), count()
         restored = np.empty(0, np.float32)
 
         def report() -> None:
             progress(next(done), total, self.name)
 
-        def tiled(function: Callable[..., Tensor], *planes: Tensor) -> Tensor:
-            return apply_tiled(function, *planes, tiles=self.tiles, multiple=self.multiple, tick=report)
-
+        tiled = partial(apply_tiled, tiles=self.tiles, multiple=self.sides, tick=report)
         report()
         with torch.inference_mode():
             for number, index in enumerate(np.ndindex(before)):
@@ -178,12 +171,12 @@ class NetworkRestorer(ImageRestorer):
         return restored
 
     def _groups(self, channels: int) -> list[slice]:
-        if self.network_channels in (0, channels):
+        if self.channels in (0, channels):
             return [slice(None)]
-        if self.network_channels == 1:
+        if self.channels == 1:
             return [slice(each, each + 1) for each in range(channels)]
         raise EnsembleError(
-            f"{self.name} takes {self.network_channels} colour channels and the image has {channels}; "
+            f"{self.name} takes {self.channels} colour channels and the image has {channels}; "
             "set the channel axis, or use a network for such images."
         )
 
@@ -202,8 +195,6 @@ class LearnedRestorer(NetworkRestorer):
         Number of training steps; 0: untrained, as its name then says.
     """
 
-    title: ClassVar[str]
-
     model: Model
     trained_steps: int = 0
 
@@ -212,19 +203,22 @@ class LearnedRestorer(NetworkRestorer):
         """Title of the method, with "(untrained)" if it is."""
         return self.title if self.trained_steps else f"{self.title} (untrained)"
 
-    @property
-    def network_channels(self) -> int:
-        """See :class:`NetworkRestorer`."""
-        return self.model.channels
-
-    @property
-    def multiple(self) -> int:
-        """See :class:`NetworkRestorer`."""
-        return self.model.multiple
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", self.model.channels)
+        object.__setattr__(self, "sides", self.model.multiple)
 
     def to_device(self, device: torch.device) -> None:
         """See :class:`NetworkRestorer`."""
         self.model.to(device).eval()
+
+    def prepare_training(self, device: torch.device) -> None:
+        """Move the model to the device on which it is trained.
+
+        Parameters
+        ----------
+        device : torch.device
+        """
+        self.model.to(device)
 
     def header(self) -> dict[str, Any]:
         """Header of a checkpoint."""

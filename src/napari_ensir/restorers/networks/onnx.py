@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +25,18 @@ _MAX_WEIGHTS = 2**34
 _STANDARD = {"", "ai.onnx"}
 _DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 
-# Fields of onnx.proto that lead to nodes, functions and tensors: message, field number, message in it.
+# Messages of onnx.proto that lead to nodes, functions and weights: the message in each field, "" for text.
 _MESSAGES = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node", 11: "attribute"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {13: "external"},
-    "external": {},
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "Sparse"},
+    "Function": {7: "Node", 10: "", 11: "Attribute"},
+    "Node": {5: "Attribute", 7: ""},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "Sparse", 23: "Sparse"},
+    "Sparse": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {13: "External"},
+    "External": {1: "", 2: ""},
 }
-_TEXTS = {("function", 10): "defined", ("node", 7): "used", ("external", 1): "key", ("external", 2): "value"}
 
 
 def is_onnx(start: bytes) -> bool:
@@ -166,64 +166,54 @@ def _plain_errors() -> Iterator[None]:
 
 def _check_model(content: bytes, where: str) -> set[str]:
     """Names of the files with weights; EnsembleError where operators or names are not allowed."""
-    found: dict[str, set[str]] = {"defined": set(), "used": set(), "location": set()}
+    defined, used, locations = set[str](), set[str](), set[str]()
     with ensemble_errors(f"{where} is not an ONNX model, or it is damaged"):
-        _collect(memoryview(content), "model", found)
-    if unknown := sorted(found["used"] - found["defined"] - _STANDARD):
+        for each in _messages(_message_type().FromString(content)):
+            texts = {
+                field.number: [str(text, "utf-8") for text in values]
+                for field, values in each.ListFields()
+                if not field.message_type
+            }
+            if each.DESCRIPTOR.name == "Function":
+                defined.update(texts.get(10, ()))
+            elif each.DESCRIPTOR.name == "Node":
+                used.update(texts.get(7, ()))
+            elif "location" in texts.get(1, ()):
+                locations.update(texts.get(2, [""]))
+    if unknown := sorted(used - defined - _STANDARD):
         raise EnsembleError(
             f"{where} uses operators of {unknown[0][:80]!r}; only those of the ONNX standard can be run."
         )
-    for name in found["location"]:
+    for name in locations:
         path = PurePosixPath(name)
         if not path.name or path.is_absolute() or ".." in path.parts or set(name) & set("\\:*\0"):
             raise EnsembleError(
                 f"{where} keeps weights in {name[:80]!r}; only files in its own folder are read."
             )
-    return found["location"]
+    return locations
 
 
-def _collect(content: memoryview, message: str, found: dict[str, set[str]]) -> None:
-    """Add the operator domains and external files of a protobuf message to `found`."""
-    texts: dict[str, str] = {}
-    for number, value in _fields(content):
-        if inner := _MESSAGES[message].get(number):
-            _collect(value, inner, found)
-        elif kind := _TEXTS.get((message, number)):
-            texts[kind] = str(value, "utf-8")
-    for kind, text in texts.items():
-        if kind in found:
-            found[kind].add(text)
-    if texts.get("key") == "location":
-        found["location"].add(texts.get("value", ""))
+@cache
+def _message_type() -> Any:
+    """Protobuf class of a model, whose fields are all repeated, so that no value hides another."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(name="onnx.proto", package="onnx")
+    for name, contents in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for number, inner in contents.items():
+            field = message.field.add(name=f"field_{number}", number=number, label=3)  # repeated
+            field.type = field.TYPE_MESSAGE if inner else field.TYPE_BYTES
+            if inner:
+                field.type_name = f".onnx.{inner}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("onnx.Model"))
 
 
-def _fields(content: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Numbers and contents of the length-delimited fields of a protobuf message."""
-    at = 0
-    while at < len(content):
-        tag, at = _varint(content, at)
-        kind = tag & 7
-        if kind == 0:
-            _, at = _varint(content, at)
-        elif kind == 2:
-            size, at = _varint(content, at)
-            yield tag >> 3, content[at : at + size]
-            at += size
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise ValueError("unknown kind of field")
-    if at != len(content):
-        raise ValueError("a field is truncated")
-
-
-def _varint(content: memoryview, at: int) -> tuple[int, int]:
-    """A protobuf integer and the position after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = content[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise ValueError("an integer is too long")
+def _messages(message: Any) -> Iterator[Any]:
+    """A message, and all messages in it."""
+    yield message
+    for field, values in message.ListFields():
+        for each in values if field.message_type else ():
+            yield from _messages(each)

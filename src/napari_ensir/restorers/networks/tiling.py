@@ -209,7 +209,8 @@ def _pad(plane: Tensor, border: int, filled: Sequence[int]) -> Tensor:
     """Pad a plane by reflection, repeatedly if needed, to the size of its tiles."""
     for axis, (length, longer) in enumerate(zip(plane.shape[1:], filled, strict=True), start=1):
         if longer > length:
-            plane = plane.index_select(axis, _reflect_indices(length, border, longer).to(plane.device))
+            index = np.pad(np.arange(length), (border, longer - length - border), "symmetric")
+            plane = plane.index_select(axis, torch.from_numpy(index).to(plane.device))
     return plane
 
 
@@ -234,9 +235,3 @@ def _taper(side: int, overlap: int, margin: int, before: bool, after: bool) -> T
         if after:
             window[side - len(rise) :] *= rise.flip(0)
     return window
-
-
-def _reflect_indices(length: int, border: int, longer: int) -> Tensor:
-    """Return indices that extend an axis by symmetric reflection (the outermost pixels occur twice)."""
-    index = torch.arange(-border, longer - border) % (2 * length)
-    return torch.where(index < length, index, 2 * length - 1 - index)

@@ -1,6 +1,6 @@
 """Ranking of restorers, and calibration of their parameters, from noisy images alone.
 
-The errors of :mod:`.reference` differ between restorers as those against the truth do. This is scikit-image's
+The errors of :mod:`.learn` differ between restorers as those against the truth do. This is scikit-image's
 ``calibrate_denoiser`` for every restorer, with standard errors and for correlated noise as well.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from napari_ensir.ensemble.scoring.scores import NoisyScores
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import with_settings
-from napari_ensir.restorers.self_supervised.reference import blind_reference
+from napari_ensir.restorers.self_supervised.learn import blind_reference
 from napari_ensir.settings import SweepSettings, settings_of
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import numpy as np
 
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.base import check_keeps_size
+from napari_ensir.restorers.base import channels_first, check_keeps_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -77,58 +77,46 @@ class HiddenGrid:
             )
 
     @property
-    def _spatial(self) -> list[int]:
-        channel = None if self.channel_axis is None else self.channel_axis % len(self.shape)
-        return [axis for axis in range(len(self.shape)) if axis != channel]
-
-    @property
-    def _order(self) -> list[int]:
-        """Return the axes with rows and columns first and channels last."""
-        *before, rows, columns = self._spatial
-        last = [] if self.channel_axis is None else [self.channel_axis % len(self.shape)]
-        return [rows, columns, *before, *last]
-
-    @property
     def spatial_shape(self) -> tuple[int, ...]:
         """Shape of the image without its channels."""
-        return tuple(self.shape[axis] for axis in self._spatial)
-
-    @property
-    def _split_shape(self) -> tuple[int, int, int, int]:
-        """Return the number of rows, columns, planes, and channels in each plane."""
-        *before, rows, columns = self.spatial_shape
-        channels = 1 if self.channel_axis is None else self.shape[self.channel_axis]
-        return rows, columns, prod(before), channels
-
-    def _cells(self, place: NDArray[np.int64], plane: int) -> Any:
-        """Index of one pixel of each cell of a plane."""
-        ends = (size // self.stride * self.stride for size in self._split_shape[:2])
-        return (*map(slice, place, ends, [self.stride] * 2), plane)
+        sizes = list(self.shape)
+        if self.channel_axis is not None:
+            del sizes[self.channel_axis]
+        return tuple(sizes)
 
     def planes(self, image: NDArray[Any]) -> NDArray[Any]:
         """Return the image as an array of shape ``(rows, columns, planes * channels)``."""
-        ordered = image.transpose(self._order)
-        return ordered.reshape(*ordered.shape[:2], -1)
+        last = np.moveaxis(channels_first(image, self.channel_axis), 0, -1)
+        return np.moveaxis(last, (-3, -2), (0, 1)).reshape(*self.spatial_shape[-2:], -1)
 
     def image(self, planes: NDArray[Any]) -> NDArray[Any]:
         """Return the image of an array from :meth:`planes`."""
-        ordered = planes.reshape([self.shape[axis] for axis in self._order])
-        return np.ascontiguousarray(ordered.transpose(np.argsort(self._order)))
+        *before, rows, columns = self.spatial_shape
+        last = np.moveaxis(planes.reshape(rows, columns, *before, -1), (0, 1), (-3, -2))
+        axis = self.channel_axis
+        return np.ascontiguousarray(last[..., 0] if axis is None else np.moveaxis(last, -1, axis))
 
     def positions(self) -> NDArray[np.int64]:
         """Return the row and column within a cell that each run hides, (planes, offsets, 2)."""
-        n_planes = self._split_shape[2]
+        n_planes = prod(self.spatial_shape[:-2])
         order = np.random.default_rng(self.seed).permutation(self.stride**2)
         taken = order[np.arange(n_planes * self.offsets) % len(order)].reshape(n_planes, self.offsets)
         return np.stack(np.divmod(taken, self.stride), axis=-1)
 
+    def _hidden(self) -> tuple[NDArray[np.int64], ...]:
+        """Row, column and plane of the hidden pixels, which broadcast to (planes, offsets, cells, cells)."""
+        row, column = self.positions()[..., np.newaxis, np.newaxis].transpose(2, 0, 1, 3, 4)
+        down, right = (self.stride * np.arange(size // self.stride) for size in self.spatial_shape[-2:])
+        return row + down[:, np.newaxis], column + right, np.arange(len(row)).reshape(-1, 1, 1, 1)
+
     def masks(self) -> Iterator[NDArray[np.bool_]]:
         """Yield the mask of hidden pixels of each run, in the shape of :meth:`planes`."""
-        for places in self.positions().swapaxes(0, 1):
-            mask = np.zeros(self._split_shape, bool)
-            for plane, place in enumerate(places):
-                mask[self._cells(place, plane)] = True
-            yield mask.reshape(*mask.shape[:2], -1)
+        row, column, plane = self._hidden()
+        n_channels = 1 if self.channel_axis is None else self.shape[self.channel_axis]
+        for run in range(self.offsets):
+            mask = np.zeros((*self.spatial_shape[-2:], len(plane)), bool)
+            mask[row[:, run], column[:, run], plane[:, 0]] = True
+            yield mask.repeat(n_channels, axis=-1)
 
     def select(self, planes: NDArray[Any]) -> NDArray[Any]:
         """Return the hidden pixels of all runs, from an array in the shape of :meth:`planes`.
@@ -137,15 +125,10 @@ class HiddenGrid:
         -------
         (..., offsets, rows // stride, columns // stride[, channels]) array
         """
-        split = planes.reshape(self._split_shape)
-        found = np.stack(
-            [
-                [split[self._cells(place, plane)] for place in places]
-                for plane, places in enumerate(self.positions())
-            ]
-        )
-        last = () if self.channel_axis is None else found.shape[-1:]
-        return found.reshape(*self.spatial_shape[:-2], *found.shape[1:4], *last)
+        *before, rows, columns = self.spatial_shape
+        found = planes.reshape(rows, columns, prod(before), -1)[self._hidden()]
+        found = np.ascontiguousarray(found[..., 0] if self.channel_axis is None else found)
+        return found.reshape(*before, *found.shape[1:])
 
 
 def restore_checked(
@@ -170,11 +153,19 @@ def restore_checked(
     return found
 
 
+def restore_each(
+    image: NDArray[Any], restorers: Sequence[Restorer], progress: Progress | None = None
+) -> tuple[NDArray[np.float32], ...]:
+    """Restore an image with several restorers; see :func:`restore_checked`."""
+    n = len(restorers)
+    return tuple(
+        restore_checked(image, each, scaled_progress(progress, number, n))
+        for number, each in enumerate(restorers)
+    )
+
+
 def restore_hidden(
-    image: NDArray[Any],
-    restorer: Restorer,
-    grid: HiddenGrid,
-    progress: Progress | None = None,
+    image: NDArray[Any], restorer: Restorer, grid: HiddenGrid, progress: Progress | None = None
 ) -> NDArray[np.float32]:
     """Predict pixels by a restorer that does not see them.
 

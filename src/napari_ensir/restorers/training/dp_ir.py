@@ -84,8 +84,7 @@ class Diffusion:
     @cached_property
     def kept(self) -> NDArray[np.float64]:
         """ab_t, product of 1 - beta up to t, shape (T + 1,)."""
-        kept: NDArray[np.float64] = np.cumprod(1 - self.beta, dtype=np.float64)
-        return kept
+        return np.asarray(np.cumprod(1 - self.beta, dtype=np.float64))
 
     def sigma(self, t: int) -> float:
         """s_t = sqrt((1 - ab_t) / ab_t), standard deviation of the noise in x_t / sqrt(ab_t)."""
@@ -197,8 +196,13 @@ class FusionSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         NetworkShape(channels=self.channels, width=self.width)
-        if self.denoiser_width:
-            NetworkShape(width=self.denoiser_width, depth=self.denoiser_depth)
+        _ = self.denoiser_shape
+
+    @property
+    def denoiser_shape(self) -> NetworkShape | None:
+        """Shape of D; None: D has no weights."""
+        shape = {"width": self.denoiser_width, "depth": self.denoiser_depth}
+        return NetworkShape(channels=self.channels, **shape) if self.denoiser_width else None
 
 
 class FusionModel(Model):
@@ -227,11 +231,7 @@ class FusionModel(Model):
         self.settings = settings
         self.diffusion = Diffusion()
         self.fusion = FusionNetwork(settings.channels, settings.width)
-        shape: NetworkShape | None = None
-        if settings.denoiser_width:
-            shape = NetworkShape(
-                channels=settings.channels, width=settings.denoiser_width, depth=settings.denoiser_depth
-            )
+        shape = settings.denoiser_shape
         if denoiser is not None and denoiser.settings != shape:
             raise EnsembleError(
                 f"the denoiser has {denoiser.settings}, but the settings of DP-IR require {shape}."
@@ -287,31 +287,6 @@ class FusionModel(Model):
         loss: Tensor = functional.mse_loss(self(restored, x, t, *self._denoise), image)
         return loss
 
-    def sample(
-        self,
-        restored: Tensor,
-        draw: Draw,
-        tau: int,
-        sampler: str,
-        tiled: Tiled,
-        *,
-        evaluations: int | None = None,
-        denoise: Callable[..., Tensor] | None = None,
-    ) -> Tensor:
-        """Restore a plane from IR(y), shape (channels, rows, columns), data range 0..1."""
-        ir = 2 * restored - 1
-        weight_x0, weight_xt, variance = self.diffusion.jump(tau)
-        x = weight_x0 * ir + weight_xt * draw() + variance**0.5 * draw()
-        for t, to in pairwise(self.diffusion.times(tau, evaluations)):
-            now = torch.tensor([t])
-            x0 = tiled(lambda ir, x, now=now: self(ir, x, now.expand(len(x)), denoise), ir, x)
-            if sampler == "ddim":
-                x = self.diffusion.ddim_step(x, x0, t, to)
-            else:
-                x = self.diffusion.ancestral_step(x, x0, t, draw() if to > 0 else None, to)
-        sampled: Tensor = (x + 1) / 2
-        return sampled
-
 
 def denoising_function(
     restorer: Restorer, channels: int, device: str | torch.device = "cpu"
@@ -360,13 +335,19 @@ def denoising_function(
 
         return restore
     if isinstance(restorer, ExternalNetwork):
-        network, size = restorer.network, restorer.multiple
-        sides = np.broadcast_to(np.multiply(size, 4), 2).tolist()
+        network = restorer.network
+
+        def with_channel(x: Tensor, sigma: Tensor) -> Tensor:
+            level = sigma.reshape(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+            return network(torch.cat([x, level], dim=1))
+
+        sides = np.broadcast_to(np.multiply(restorer.sides, 4), 2).tolist()
         image = torch.zeros(1, channels, *sides, device=device)
-        for call in (_with_argument, _with_channel):
+        calls: tuple[Callable[..., Tensor], ...] = (network, with_channel)
+        for call in calls:
             with suppress(Exception):  # networks raise errors of any type
-                if call(network, image, image.new_ones(1)).shape == image.shape:
-                    return partial(_on_unit_scale, call, network)
+                if call(image, image.new_ones(1)).shape == image.shape:
+                    return partial(_on_unit_scale, call)
     raise EnsembleError(
         f"{restorer.name} cannot be the denoiser of DP-IR, since it does not take the level of the noise of "
         f"images of {channels} channel(s); give a restorer with a setting noise, or a network with a second "
@@ -374,19 +355,8 @@ def denoising_function(
     )
 
 
-def _on_unit_scale(call: Callable[..., Tensor], network: Any, x: Tensor, sigma: Tensor) -> Tensor:
-    return 2 * call(network, (x + 1) / 2, sigma / 2) - 1
-
-
-def _with_argument(network: Any, x: Tensor, sigma: Tensor) -> Tensor:
-    denoised: Tensor = network(x, sigma)
-    return denoised
-
-
-def _with_channel(network: Any, x: Tensor, sigma: Tensor) -> Tensor:
-    level = sigma.reshape(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
-    denoised: Tensor = network(torch.cat([x, level], dim=1))
-    return denoised
+def _on_unit_scale(call: Callable[..., Tensor], x: Tensor, sigma: Tensor) -> Tensor:
+    return 2 * call((x + 1) / 2, sigma / 2) - 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -455,12 +425,26 @@ class DPIR(LearnedRestorer):
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
         """See :class:`NetworkRestorer`; `plane` is IR(y)."""
+        model, diffusion, ir = self.model, self.model.diffusion, 2 * plane - 1
         denoise = None
         if self.denoiser is not None:
             denoise = denoising_function(self.denoiser, len(plane), plane.device)
-        return self.model.sample(
-            plane, draw, self.tau, self.sampler, tiled, evaluations=self.evaluations, denoise=denoise
-        )
+        weight_x0, weight_xt, variance = diffusion.jump(self.tau)
+        x: Tensor = weight_x0 * ir + weight_xt * draw() + variance**0.5 * draw()
+        for t, to in pairwise(diffusion.times(self.tau, self.evaluations)):
+            now = torch.tensor([t])
+            x0 = tiled(lambda ir, x, now=now: model(ir, x, now.expand(len(x)), denoise), ir, x)
+            if self.sampler == "ddim":
+                x = diffusion.ddim_step(x, x0, t, to)
+            else:
+                x = diffusion.ancestral_step(x, x0, t, draw() if to > 0 else None, to)
+        return (x + 1) / 2
+
+    def prepare_training(self, device: torch.device) -> None:
+        """See :class:`LearnedRestorer`; the denoiser also replaces that of the model in training."""
+        super().prepare_training(device)
+        if self.denoiser is not None:
+            self.model.denoise_with(denoising_function(self.denoiser, self.model.channels, device))
 
     def header(self) -> dict[str, Any]:
         """See :class:`LearnedRestorer`; adds the entries of the other restorers."""

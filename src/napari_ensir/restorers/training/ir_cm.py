@@ -32,8 +32,8 @@ import torch
 from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.networks.learned import Draw, LearnedRestorer, Model, Tiled
-from napari_ensir.restorers.training.models import NetworkShape, UNet
+from napari_ensir.restorers.networks.learned import Draw, LearnedRestorer, Tiled
+from napari_ensir.restorers.training.models import NetworkShape, UNetModel
 from napari_ensir.settings import setting, steps_setting
 
 if TYPE_CHECKING:
@@ -107,19 +107,6 @@ class MeanRevertingSDE:
         """x_t = m_t + sqrt(v_t) noise, of the marginal N(m_t, v_t)."""
         return self.mean(x0, mu, t) + self.variance(t).to(x0).sqrt() * noise
 
-    def origin(self, x: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Estimate of the origin x(0) = mu (1 - e^TH) + e^TH (x_t - sqrt(v_t) noise).
-
-        Its factor e^TH, up to 1 / `rest` = 200, amplifies errors of `noise`; the module docstring says how
-        that is avoided.
-        """
-        growth = 1 / self.decay(t).to(x)
-        return mu * (1 - growth) + growth * (x - self.variance(t).to(x).sqrt() * noise)
-
-    def noise_for(self, x: Tensor, mu: Tensor, t: Tensor, residual: Tensor) -> Tensor:
-        """Noise for which :meth:`origin` is mu + residual: ((x_t - mu) - e^-TH r) / sqrt(v_t), t > 0."""
-        return (x - mu - self.decay(t).to(x) * residual) / self.variance(t).to(x).sqrt()
-
     @staticmethod
     def _at(values: NDArray[np.float64], t: Tensor) -> Tensor:
         # MPS has no float64, so the lookup is done on the CPU and the caller casts.
@@ -167,7 +154,7 @@ class ConsistencySettings(NetworkShape):
             raise EnsembleError(f"IR-CM has noise = {self.noise}; it must lie between 0 and 1.")
 
 
-class ConsistencyModel(Model):
+class ConsistencyModel(UNetModel):
     """Consistency function of IR-CM with its loss and sampler.
 
     Parameters
@@ -189,17 +176,14 @@ class ConsistencyModel(Model):
 
     kind: ClassVar[str] = "ir-cm"
     settings_type = ConsistencySettings
+    settings: ConsistencySettings
+    inputs = 2  # the point of the path, and the degraded image
 
     def __init__(
         self, settings: ConsistencySettings, features: Callable[[Tensor], Tensor] | None = None
     ) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         self.sde = MeanRevertingSDE(steps=settings.times, noise=settings.noise)
-        self.network = UNet(
-            2 * settings.channels, settings.channels, width=settings.width, depth=settings.depth
-        )
-        self.multiple = self.network.multiple
         self.compare_features(features)
 
     def compare_features(self, features: Callable[[Tensor], Tensor] | None) -> None:
@@ -276,35 +260,6 @@ class ConsistencyModel(Model):
             )
         return times
 
-    def sample(
-        self,
-        mu: Tensor,
-        draw: Draw,
-        steps: int,
-        tiled: Tiled,
-        *,
-        restart: float = 0.5,
-        noisy_skip: bool = False,
-    ) -> Tensor:
-        """Restore a plane mu of shape (channels, rows, columns) in `steps` evaluations of f.
-
-        Parameters
-        ----------
-        mu, draw, tiled
-            See :meth:`NetworkRestorer.restore_plane`.
-        steps, restart
-            See :meth:`times_of`.
-        noisy_skip
-            Whether the skip passes the drawn noise, as in the paper.
-        """
-        x0 = mu  # the first point is drawn from N(mu, v_N)
-        for n in self.times_of(steps, restart):
-            t = torch.tensor([n])
-            x = self.sde.sample(x0[None], mu[None], t, draw()[None])[0]
-            skip = x if noisy_skip else self.sde.mean(x0[None], mu[None], t)[0]
-            x0 = tiled(lambda x, mu, skip, t=t: self(x, mu, t, skip), x, mu, skip)
-        return x0
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IRCM(LearnedRestorer):
@@ -347,6 +302,10 @@ class IRCM(LearnedRestorer):
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
         """See :class:`NetworkRestorer`."""
-        return self.model.sample(
-            plane, draw, self.steps, tiled, restart=self.restart, noisy_skip=self.skip == "paper"
-        )
+        model, x0 = self.model, plane  # the first point is drawn from N(plane, v_N)
+        for n in model.times_of(self.steps, self.restart):
+            t = torch.tensor([n])
+            x = model.sde.sample(x0[None], plane[None], t, draw()[None])[0]
+            skip = x if self.skip == "paper" else model.sde.mean(x0[None], plane[None], t)[0]
+            x0 = tiled(lambda x, mu, skip, t=t: model(x, mu, t, skip), x, plane, skip)
+        return x0

@@ -49,6 +49,13 @@ def sinusoid(value: Tensor, width: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
+def _zeroed(layer: nn.Module) -> nn.Module:
+    """Initialise all parameters of a layer to zero."""
+    for each in layer.parameters():
+        nn.init.zeros_(each)
+    return layer
+
+
 class _Block(nn.Module):
     """Residual block whose features are scaled and shifted by the condition.
 
@@ -60,10 +67,8 @@ class _Block(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.condition = nn.Linear(condition, 2 * width)
+        self.condition = _zeroed(nn.Linear(condition, 2 * width))
         nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.condition.weight)
-        nn.init.zeros_(self.condition.bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         scale, shift = self.condition(condition)[:, :, None, None].chunk(2, dim=1)
@@ -109,10 +114,7 @@ class UNet(nn.Module):
         self.middle = _Block(widths[-1], condition)
         self.grow = nn.ModuleList(nn.Conv2d(2 * each, 4 * each, 1) for each in widths[:-1])
         self.up = nn.ModuleList(_Block(each, condition) for each in widths)
-        self.head = nn.Conv2d(width, 4 * outputs, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.bias)
+        self.head = _zeroed(nn.Conv2d(width, 4 * outputs, 3, padding=1))
 
     def forward(self, x: Tensor, value: Tensor) -> Tensor:
         """Apply to images (batch, inputs, rows, columns) and numbers (batch,)."""
@@ -180,10 +182,7 @@ class FusionNetwork(nn.Module):
         self.encode = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), _DenseBlock(width, width // 2))
         self.weigh = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.Sigmoid())
         self.decode = nn.Sequential(_DenseBlock(width, width // 2), _DenseBlock(width, width // 2))
-        self.head = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.bias)
+        self.head = _zeroed(nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self, restored: Tensor, denoised: Tensor, t: Tensor) -> Tensor:
         """Apply to two images (batch, channels, rows, columns) and times (batch,)."""
@@ -225,14 +224,17 @@ class NetworkShape:
 
 
 class UNetModel(Model):
-    """Base class of models that consist of one U-Net."""
+    """Base class of models that consist of one U-Net, from ``inputs`` images to one."""
 
+    settings_type: ClassVar[type[NetworkShape]] = NetworkShape
     settings: NetworkShape
+    inputs: ClassVar[int] = 1
 
     def __init__(self, settings: NetworkShape) -> None:
         super().__init__()
         self.settings = settings
-        self.network = UNet(settings.channels, settings.channels, width=settings.width, depth=settings.depth)
+        inputs, shape = self.inputs * settings.channels, {"width": settings.width, "depth": settings.depth}
+        self.network = UNet(inputs, settings.channels, **shape)
         self.multiple = self.network.multiple
 
 
@@ -250,7 +252,6 @@ class DenoiserModel(UNetModel):
     """
 
     kind: ClassVar[str] = "denoiser"
-    settings_type = NetworkShape
 
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Denoise images (batch, channels, rows, columns) with noise of standard deviation (batch,)."""
@@ -341,7 +342,6 @@ class RegressionModel(UNetModel):
     """
 
     kind: ClassVar[str] = "regression"
-    settings_type = NetworkShape
 
     def forward(self, degraded: Tensor) -> Tensor:
         """Restore images of shape (batch, channels, rows, columns), data range 0..1."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, ensemble_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,21 +15,23 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Convolutions of VGG-16 up to relu3_3 (Simonyan and Zisserman 2015) and the pools between them, by their
-# indices in torchvision's files.
-_LAYERS = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256}
-_POOLS = (4, 9)
+# Features of the convolutions of VGG-16 up to relu3_3 (Simonyan and Zisserman 2015); 0 stands for a pool.
+_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256)
 _MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 class _VGG(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.ModuleDict()
+        layers: list[nn.Module] = []
         inputs = 3
-        for index, outputs in _LAYERS.items():
-            self.features[str(index)] = nn.Conv2d(inputs, outputs, 3, padding=1)
-            inputs = outputs
+        for width in _WIDTHS:
+            if width:
+                layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
+            else:
+                layers.append(nn.MaxPool2d(2))
+            inputs = width or inputs
+        self.features = nn.Sequential(*layers)  # with the indices of torchvision's files
 
     def forward(self, image: Tensor) -> Tensor:
         if image.shape[1] not in (1, 3):
@@ -37,12 +39,8 @@ class _VGG(nn.Module):
                 f"the perceptual term takes grey or RGB images; these have {image.shape[1]} channels."
             )
         mean, spread = (image.new_tensor(each).reshape(1, 3, 1, 1) for each in (_MEAN, _SPREAD))
-        x: Tensor = (image.expand(-1, 3, -1, -1) - mean) / spread
-        for index in _LAYERS:
-            if index - 1 in _POOLS:
-                x = nn.functional.max_pool2d(x, 2)
-            x = nn.functional.relu(self.features[str(index)](x))
-        return x
+        features: Tensor = self.features((image.expand(-1, 3, -1, -1) - mean) / spread)
+        return features
 
 
 def vgg_features(path: str | Path, device: str | torch.device = "cpu") -> Callable[[Tensor], Tensor]:
@@ -61,15 +59,13 @@ def vgg_features(path: str | Path, device: str | torch.device = "cpu") -> Callab
     EnsembleError
         If the file cannot be read or lacks a layer.
     """
-    try:
+    with ensemble_errors(f"{path} cannot be read as weights"):
         if str(path).endswith(".safetensors"):
             from safetensors.torch import load_file
 
             tensors = load_file(str(path))
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds for a bad file
-        raise EnsembleError(f"{path} cannot be read as weights: {error}.") from error
     network = _VGG()
     wanted = network.state_dict()
     unfit = [n for n, each in wanted.items() if n not in tensors or tensors[n].shape != each.shape]

@@ -1,39 +1,58 @@
-"""Recipes: a model and training settings that suit it on a small machine."""
+"""Recipes of training: begin, continue and load a restorer that is trained with this package."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from napari_ensir.devices import resolve_device
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, MissingRestorer
 from napari_ensir.files.sets import Part, open_set
-from napari_ensir.restorers.base import Restorer, with_settings
-from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel, denoising_function
-from napari_ensir.restorers.training.ir_cm import ConsistencyModel
-from napari_ensir.restorers.training.load import KINDS, load_restorer, resume_training
-from napari_ensir.restorers.training.models import Denoiser, DenoiserModel, RegressionModel
-from napari_ensir.restorers.training.noise2void import Noise2NoiseModel, Noise2VoidModel, noise_of
-from napari_ensir.restorers.training.perceptual import vgg_features
-from napari_ensir.restorers.training.trainer import (
-    Trainer,
-    TrainingPairs,
-    TrainingSettings,
-    common_range,
+from napari_ensir.files.tensors import brief
+from napari_ensir.restorers.base import Restorer, check_range, with_settings
+from napari_ensir.restorers.classical import CLASSICAL
+from napari_ensir.restorers.networks.checkpoint import (
+    errors_of,
+    load_weights,
+    parse_settings,
+    read_checkpoint,
+    strip_prefix,
 )
-from napari_ensir.settings import TrainSettings
+from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
+from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel
+from napari_ensir.restorers.training.models import Denoiser, DenoiserModel, Regression, RegressionModel
+from napari_ensir.restorers.training.noise2void import (
+    Noise2Noise,
+    Noise2NoiseModel,
+    Noise2Void,
+    Noise2VoidModel,
+    noise_of,
+)
+from napari_ensir.restorers.training.perceptual import vgg_features
+from napari_ensir.restorers.training.trainer import Trainer, TrainingPairs, TrainingSettings, common_range
+from napari_ensir.settings import TrainSettings, check_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
+
     from napari_ensir.restorers.base import Progress
     from napari_ensir.restorers.networks.learned import LearnedRestorer, Model
+
+KINDS: dict[str, tuple[type[Model], type[LearnedRestorer]]] = {
+    "regression": (RegressionModel, Regression),
+    "ir-cm": (ConsistencyModel, IRCM),
+    "denoiser": (DenoiserModel, Denoiser),
+    "dp-ir": (FusionModel, DPIR),
+    "noise2void": (Noise2VoidModel, Noise2Void),
+    "noise2noise": (Noise2NoiseModel, Noise2Noise),
+}
+"""Model and restorer class of each kind."""
 
 # Patches of 96 pixels allow a quarter of the steps in the same time and, at a learning rate of 2e-3, reach
 # 28.8 dB where these settings reach 31.2 dB (benchmarks/restorers.md).
@@ -237,27 +256,14 @@ def begin_training(
     chosen, given = RECIPES[recipe], TrainSettings(**settings)
     values = {**given.keywords(), **chosen.values}
     values |= {name: getattr(given, name) for name, each in settings.items() if each is not None}
-    whole = _training_pairs(chosen, pairs, channel_axis, ir, given.device, data_range, progress)
-    data, held_out = whole.split(given.validation) if given.validation else (whole, None)
+    data = _training_pairs(chosen, pairs, channel_axis, ir, given.device, data_range, progress)
     values |= {"channels": data.channels, "preview_every": preview_every}
+    training = _settings_from(TrainingSettings, values)
     # The initial weights depend on the seed alone, and torch's global generator is left unchanged.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(given.seed)
-        model = _untrained(chosen.model, values, data, denoiser)
-    make: Any = chosen.restorer
-    if isinstance(model, FusionModel):
-        outer = None if isinstance(denoiser, Denoiser) else denoiser
-        make = partial(DPIR, ir=cast("Restorer", ir), denoiser=outer)
-        if outer is not None:
-            model.denoise_with(denoising_function(outer, data.channels, resolve_device(given.device)))
-    trainer = Trainer(
-        model,
-        data,
-        _settings_from(TrainingSettings, values),
-        make=make,
-        device=given.device,
-    )
-    return _with_extras(trainer, held_out, given.vgg)
+        restorer = _untrained(chosen, values, data, ir, denoiser)
+    return _with_features(Trainer(restorer, data, training, device=given.device), given.vgg)
 
 
 def _settings_from(kind: Any, values: Mapping[str, Any]) -> Any:
@@ -266,19 +272,23 @@ def _settings_from(kind: Any, values: Mapping[str, Any]) -> Any:
     return kind(**{name: values[name] for name in names if values.get(name) is not None})
 
 
-def _untrained(kind: type[Any], values: dict[str, Any], data: TrainingPairs, denoiser: Any) -> Model:
-    """Untrained model for these images."""
+def _untrained(
+    recipe: Recipe, values: dict[str, Any], data: TrainingPairs, ir: Restorer | None, denoiser: Any
+) -> LearnedRestorer:
+    """Untrained restorer for these images."""
+    kind: Any = recipe.model
     if issubclass(kind, Noise2VoidModel):
-        values = values | noise_of(data)
+        values = values | noise_of(data.split(values["validation"])[0])
+    settings = _settings_from(kind.settings_type, values)
     if kind is not FusionModel:
-        model: Model = kind(_settings_from(kind.settings_type, values))
-        return model
-    d = copy.deepcopy(denoiser.model) if isinstance(denoiser, Denoiser) else None
-    if d is not None and d.channels != data.channels:
+        return recipe.restorer(model=kind(settings))
+    model = copy.deepcopy(denoiser.model) if isinstance(denoiser, Denoiser) else None
+    if model is not None and model.channels != data.channels:
         raise EnsembleError(
-            f"the denoiser takes {d.channels} colour channels and the images have {data.channels}."
+            f"the denoiser takes {model.channels} colour channels and the images have {data.channels}."
         )
-    return FusionModel.for_denoiser(d, _settings_from(FusionModel.settings_type, values))
+    fusion = FusionModel.for_denoiser(model, settings)
+    return DPIR(model=fusion, ir=cast("Restorer", ir), denoiser=denoiser if model is None else None)
 
 
 def _training_pairs(
@@ -300,11 +310,188 @@ def _training_pairs(
     return TrainingPairs.from_arrays(pairs, channel_axis=channel_axis, data_range=data_range)
 
 
-def _with_extras(trainer: Trainer, held_out: TrainingPairs | None, vgg: str | None) -> Trainer:
-    trainer.held_out = held_out
+def _with_features(trainer: Trainer, vgg: str | None) -> Trainer:
     if vgg is not None and isinstance(trainer.model, ConsistencyModel):
         trainer.model.compare_features(vgg_features(vgg, trainer.device))
     return trainer
+
+
+def load_restorer(
+    path: str | Path,
+    *,
+    channel_axis: int | None = None,
+    device: str = "auto",
+    ir: Restorer | None = None,
+    denoiser: Restorer | None = None,
+) -> LearnedRestorer:
+    """Load a restorer that was trained with this package.
+
+    Parameters
+    ----------
+    path
+        A checkpoint. No code in it is run.
+    channel_axis, device
+        See :class:`LearnedRestorer`.
+    ir, denoiser
+        Replace the restorer and the denoiser of DP-IR; required where the checkpoint stores only a name.
+
+    Returns
+    -------
+    LearnedRestorer
+
+    Raises
+    ------
+    EnsembleError
+        If the file is not a checkpoint of this package, or something in it is missing, unknown or does
+        not fit.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from napari_ensir.restorers import begin_training
+    >>> clean = np.random.default_rng(0).random((16, 16))
+    >>> trainer = begin_training("denoiser", [(clean, clean)], steps=1, width=8, device="cpu")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer.save(f"{folder}/mine.safetensors")
+    ...     load_restorer(f"{folder}/mine.safetensors", device="cpu")(clean).shape
+    (16, 16)
+    """
+    tensors, header = read_checkpoint(path)
+    parts = {"ir": ir, "denoiser": denoiser}
+    return _restorer(tensors, header, str(path), parts, channel_axis=channel_axis, device=device)
+
+
+def resume_training(
+    path: str | Path,
+    pairs: TrainingPairs,
+    *,
+    device: str = "auto",
+    ir: Restorer | None = None,
+    denoiser: Restorer | None = None,
+) -> Trainer:
+    """Resume a training from a checkpoint of :meth:`Trainer.save`.
+
+    Parameters
+    ----------
+    path
+        The checkpoint.
+    pairs
+        Training images; with the same images, the result equals that of an uninterrupted training.
+    device, ir, denoiser
+        As in :func:`load_restorer`.
+
+    Returns
+    -------
+    Trainer
+
+    Raises
+    ------
+    EnsembleError
+        As in :func:`load_restorer`; and if the checkpoint cannot be resumed, or the pairs have another data
+        range.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from napari_ensir.restorers import TrainingPairs, begin_training
+    >>> clean = np.random.default_rng(0).random((16, 16))
+    >>> trainer = begin_training("denoiser", [(clean, clean)], steps=2, width=8, device="cpu")
+    >>> next(trainer.run()).step
+    1
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer.save(f"{folder}/mine.safetensors")
+    ...     pairs = TrainingPairs.from_arrays([(clean, clean)])
+    ...     again = resume_training(f"{folder}/mine.safetensors", pairs, device="cpu")
+    >>> [event.step for event in again.run()]
+    [2]
+    """
+    where = str(path)
+    tensors, header = read_checkpoint(path)
+    restorer = _restorer(tensors, header, where, {"ir": ir, "denoiser": denoiser}, device=device)
+    if restorer.data_range != pairs.data_range:
+        raise EnsembleError(
+            f"{where} was trained on the data range {restorer.data_range}; the images have "
+            f"{pairs.data_range}. Give the checkpoint's data range."
+        )
+    settings = parse_settings(TrainingSettings, header.get("training"), where)
+    trainer = Trainer(restorer, pairs, settings, device=device)
+    trainer.restore_state(restorer.trained_steps, tensors, where)
+    return trainer
+
+
+def _restorer(
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    where: str,
+    parts: Mapping[str, Restorer | None] | None = None,
+    *,
+    channel_axis: int | None = None,
+    device: str = "auto",
+) -> LearnedRestorer:
+    kind = header.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise EnsembleError(
+            f"{where} is of the unknown kind {brief(kind)}; known kinds are {', '.join(KINDS)}."
+        )
+    model_type, restorer_type = KINDS[kind]
+    settings = parse_settings(model_type.settings_type, header.get("settings"), where)
+    step, data_range = header.get("step"), _data_range(header.get("data_range"), where)
+    if type(step) is not int or step < 0:
+        raise EnsembleError(f"{where}: step is {brief(step)}; it must be a number of steps.")
+    prefixes = ("model.", "optimizer.", "training.") + (("ir.", "denoiser.") if kind == "dp-ir" else ())
+    if strays := [name for name in tensors if not name.startswith(prefixes)]:
+        raise EnsembleError(f"{where}: tensor {strays[0][:80]} is unknown.")
+    with torch.device("meta"):
+        model = model_type(settings)
+    load_weights(model, strip_prefix(tensors, "model."), where)
+    inner: dict[str, Any] = {}
+    for part in ("ir", "denoiser") if kind == "dp-ir" else ():
+        inner[part] = (parts or {}).get(part)
+        if inner[part] is None and (part == "ir" or part in header):
+            stored = strip_prefix(tensors, f"{part}.")
+            inner[part] = _load_described(header.get(part), stored, where, device, part)
+    return restorer_type(
+        model=model,
+        trained_steps=step,
+        data_range=data_range,
+        channel_axis=channel_axis,
+        device=device,
+        **inner,
+    )
+
+
+def _load_described(
+    entry: object, tensors: Mapping[str, Tensor], where: str, device: str, part: str
+) -> Restorer:
+    """Restorer from the entry that :func:`.dp_ir.describe` made."""
+    if not isinstance(entry, dict):
+        raise EnsembleError(f"{where} does not describe the {part} that DP-IR is built around.")
+    if entry.get("kind") == "other" and part == "denoiser":
+        raise EnsembleError(
+            f"{where} was trained with the denoiser {brief(entry.get('name'))}, which it does not contain; "
+            "give it, with --denoiser FILE on the command line."
+        )
+    if entry.get("kind") == "other":
+        raise MissingRestorer(where, brief(entry.get("name")), entry.get("name"))
+    if entry.get("kind") != "classical":
+        return _restorer(tensors, entry, f"{where}, {part}", device=device)
+    kind, settings = CLASSICAL.get(str(entry.get("method"))), entry.get("settings")
+    if kind is None or not isinstance(settings, dict):
+        raise EnsembleError(f"{where}: the classical restorer {brief(entry.get('method'))} is unknown.")
+    if settings.keys() != {each.name for each in fields(kind)}:
+        raise EnsembleError(f"{where}: the settings of {kind.title} do not match its fields.")
+    data_range = _data_range(settings["data_range"], where)
+    # DP-IR sets the channel axis, and the noise models are estimated from each image.
+    restorer = kind(**settings | {"data_range": data_range, "channel_axis": None, "noise_models": None})
+    check_settings(restorer, f"{where}: ")
+    return restorer
+
+
+def _data_range(value: object, where: str) -> tuple[float, float] | None:
+    with errors_of(where):
+        return None if value is None else check_range(value)
 
 
 def continue_training(
@@ -350,7 +537,7 @@ def continue_training(
     Raises
     ------
     EnsembleError
-        As in :func:`napari_ensir.restorers.training.load.resume_training`, or if the checkpoint is of another
+        As in :func:`resume_training`, or if the checkpoint is of another
         recipe or keeps another share of the images for validation.
 
     Examples
@@ -371,18 +558,16 @@ def continue_training(
     same = [key for key, each in RECIPES.items() if each.restorer is type(restorer)]
     if recipe is not None and recipe not in same:
         raise EnsembleError(f"{path} is a training of {' or '.join(same)}, not of {recipe}.")
-    inner = restorer.ir if isinstance(restorer, DPIR) else None
+    inner = getattr(restorer, "ir", None)
     data = _training_pairs(
         RECIPES[same[0]], pairs, channel_axis, inner, device, restorer.data_range, progress
     )
     trainer = resume_training(path, data, device=device, ir=ir, denoiser=denoiser)
-    share, held_out = trainer.settings.validation, None
+    share = trainer.settings.validation
     if validation not in (0, share):
         raise EnsembleError(f"{path} keeps {share:g} of the images for validation, not {validation:g}.")
-    if share:
-        trainer.pairs, held_out = data.split(share)
     trainer.settings = replace(trainer.settings, preview_every=preview_every)
-    return _with_extras(trainer, held_out, vgg)
+    return _with_features(trainer, vgg)
 
 
 def snapshot(trainer: Trainer) -> Any:

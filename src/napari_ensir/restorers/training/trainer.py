@@ -15,18 +15,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
-from napari_ensir.restorers.base import check_image, data_range_of
-from napari_ensir.restorers.networks.checkpoint import strip_prefix, write_checkpoint
+from napari_ensir.restorers.base import channels_first, check_image, data_range_of, no_progress
+from napari_ensir.restorers.networks.checkpoint import write_checkpoint
 from napari_ensir.restorers.training.models import check_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from napari_ensir.restorers.networks.learned import LearnedRestorer, Model
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,17 +174,18 @@ class TrainingPairs:
         """Number of colour channels."""
         return len(self.clean[0])
 
-    def split(self, share: float) -> tuple[TrainingPairs, TrainingPairs]:
+    def split(self, share: float) -> tuple[TrainingPairs, TrainingPairs | None]:
         """Split off the last planes for validation, or the last rows if there is one plane.
 
         Parameters
         ----------
         share : float
-            Share of the planes or rows, above 0.
+            Share of the planes or rows.
 
         Returns
         -------
         training, validation : TrainingPairs
+            The validation is None if the share is 0.
 
         Raises
         ------
@@ -196,6 +199,8 @@ class TrainingPairs:
         >>> len(training.clean), len(validation.clean)
         (9, 1)
         """
+        if not share:
+            return self, None
         if (count := len(self.clean)) > 1:
             kept = count - max(round(share * count), 1)
             sides = [(side[:kept], side[kept:]) for side in (self.degraded, self.clean)]
@@ -240,16 +245,16 @@ class TrainingPairs:
             raise EnsembleError(f"patches need sides of at least {side} pixels; an image has {smallest}.")
         areas = np.array([plane[0].size for plane in self.clean], float)
         chosen = rng.choice(len(areas), size, p=areas / areas.sum())
-        degraded: list[NDArray[np.float32]] = []
-        clean: list[NDArray[np.float32]] = []
+        patches: tuple[list[NDArray[np.float32]], ...] = ([], [])
         for index in chosen:
             rows, columns = self.clean[index].shape[1:]
             r, c = rng.integers(rows - side + 1), rng.integers(columns - side + 1)
             turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-            for patches, planes in ((degraded, self.degraded), (clean, self.clean)):
+            for kept, planes in zip(patches, (self.degraded, self.clean), strict=True):
                 cut = np.rot90(planes[index][:, r : r + side, c : c + side], turns, (1, 2))
-                patches.append(cut[:, :, ::-1] if mirrored else cut)
-        return torch.from_numpy(np.stack(degraded)), torch.from_numpy(np.stack(clean))
+                kept.append(cut[:, :, ::-1] if mirrored else cut)
+        degraded, clean = (torch.from_numpy(np.stack(each)) for each in patches)
+        return degraded, clean
 
 
 class Trainer:
@@ -257,20 +262,19 @@ class Trainer:
 
     Parameters
     ----------
-    model
-        The model; parameters that require a gradient are trained.
+    restorer
+        Untrained or loaded restorer, whose model is trained: its parameters that require a gradient.
     pairs
-        Training images.
+        Training images; the share ``settings.validation`` of them is held out.
     settings
         Settings of the training.
-    make
-        Makes the restorer from ``model``, ``trained_steps``, ``data_range`` and ``device``; usually its
-        class, for instance :class:`napari_ensir.restorers.training.ir_cm.IRCM`.
     device
         See :func:`napari_ensir.devices.resolve_device`.
 
     Attributes
     ----------
+    model
+        The trained model.
     step
         Number of steps made.
     losses
@@ -283,10 +287,9 @@ class Trainer:
     >>> from napari_ensir.restorers.training.models import NetworkShape, Regression, RegressionModel
     >>> clean = np.random.default_rng(0).random((16, 16))
     >>> trainer = Trainer(
-    ...     RegressionModel(NetworkShape(width=8)),
+    ...     Regression(model=RegressionModel(NetworkShape(width=8))),
     ...     TrainingPairs.from_arrays([(clean, clean)]),
     ...     TrainingSettings(steps=2, batch=1),
-    ...     make=Regression,
     ...     device="cpu",
     ... )
     >>> [event.step for event in trainer.run()]
@@ -297,23 +300,23 @@ class Trainer:
 
     def __init__(
         self,
-        model: Model,
+        restorer: LearnedRestorer,
         pairs: TrainingPairs,
         settings: TrainingSettings,
         *,
-        make: Callable[..., LearnedRestorer],
         device: str = "auto",
     ) -> None:
+        model = restorer.model
         if model.channels != pairs.channels:
             raise EnsembleError(
                 f"the network takes {model.channels} colour channels; the images have {pairs.channels}."
             )
-        self.model, self.pairs, self.settings, self.make = model, pairs, settings, make
+        self.model, self.settings, self._restorer = model, settings, restorer
         self.device = resolve_device(device)
         self.step = 0
         self.losses: list[float] = []
-        self.held_out: TrainingPairs | None = None
-        model.to(self.device)
+        self.pairs, self.held_out = pairs.split(settings.validation)
+        restorer.prepare_training(self.device)
         self._trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self._averaged = None
         if settings.average:
@@ -388,7 +391,8 @@ class Trainer:
 
     def restorer(self) -> LearnedRestorer:
         """Return the restorer as trained so far; it shares the model with the trainer."""
-        return self.make(
+        return replace(
+            self._restorer,
             model=self.applied,
             trained_steps=self.step,
             data_range=self.pairs.data_range,
@@ -409,15 +413,19 @@ class Trainer:
             If the file cannot be written.
         """
         restorer = self.restorer()
-        tensors = restorer.tensors()
-        tensors["training.losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        if self._averaged is not None:
-            tensors |= {f"training.weights.{name}": each for name, each in self._trained.items()}
-        for name, parameter in self._trained.items():
-            state = self._optimizer.state.get(parameter, {})
-            for moment in ("exp_avg", "exp_avg_sq"):
-                tensors[f"optimizer.{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter))
+        tensors = restorer.tensors() | self._state()
         write_checkpoint(path, tensors, restorer.header() | {"training": asdict(self.settings)})
+
+    def _state(self) -> dict[str, Tensor]:
+        """Tensors of a checkpoint that only a resumed training needs."""
+        tensors = {"training.losses": torch.tensor(self.losses, dtype=torch.float64)}
+        for name, parameter in self._trained.items():
+            if self._averaged is not None:
+                tensors[f"training.weights.{name}"] = parameter
+            moments = self._optimizer.state.get(parameter, {})
+            for moment in _MOMENTS:
+                tensors[f"optimizer.{moment}.{name}"] = moments.get(moment, torch.zeros_like(parameter))
+        return tensors
 
     def restore_state(self, step: int, tensors: Mapping[str, Tensor], where: str) -> None:
         """Restore the state of the optimizer that :meth:`save` wrote.
@@ -436,34 +444,21 @@ class Trainer:
         EnsembleError
             If the state is incomplete, or does not fit the network.
         """
-        moments = strip_prefix(tensors, "optimizer.")
-        wanted = {
-            f"{m}.{name}": each for m in ("exp_avg", "exp_avg_sq") for name, each in self._trained.items()
-        }
-        losses, weights = tensors.get("training.losses"), strip_prefix(tensors, "training.weights.")
-        if weights.keys() != (self._trained.keys() if self._averaged is not None else set()):
-            moments = {}
-        if moments.keys() != wanted.keys() or losses is None or losses.shape != (step,):
+        wanted = self._state() | {"training.losses": torch.zeros(step, dtype=torch.float64)}
+        given = {name: each for name, each in tensors.items() if name.startswith(("optimizer.", "training."))}
+        kinds = [{name: (each.shape, each.dtype) for name, each in one.items()} for one in (wanted, given)]
+        if kinds[0] != kinds[1]:
             raise EnsembleError(
-                f"{where} has no complete training state; it can be applied, but not resumed."
+                f"{where} has no complete training state for its network; it can be applied, but not resumed."
             )
-        for name, each in wanted.items():
-            if moments[name].shape != each.shape or moments[name].dtype != each.dtype:
-                raise EnsembleError(f"{where}: the optimizer's {name} does not fit the network.")
-            if weights and weights[name.partition(".")[2]].shape != each.shape:
-                raise EnsembleError(f"{where}: the weights {name} do not fit the network.")
-        self.step, self.losses = step, losses.tolist()
+        self.step, self.losses = step, given["training.losses"].tolist()
+        for name, parameter in self._trained.items():
+            if self._averaged is not None:
+                parameter.data.copy_(given[f"training.weights.{name}"])
+            moments = {each: given[f"optimizer.{each}.{name}"].to(self.device).clone() for each in _MOMENTS}
+            self._optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
         if self._averaged is not None:
             self._averaged.n_averaged.fill_(step)
-            with torch.no_grad():
-                for name, each in self._trained.items():
-                    each.copy_(weights[name])
-        for name, each in self._trained.items():
-            self._optimizer.state[each] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": moments[f"exp_avg.{name}"].to(self.device).clone(),
-                "exp_avg_sq": moments[f"exp_avg_sq.{name}"].to(self.device).clone(),
-            }
 
     def _advance(self) -> float:
         """Make a step and return its loss."""
@@ -499,7 +494,7 @@ class Trainer:
         cut = tuple(slice(max(n - 256, 0) // 2, max(n - 256, 0) // 2 + 256) for n in plane.shape[1:])
         restorer = replace(self.restorer(), channel_axis=0, data_range=(0.0, 1.0))
         image = plane[(slice(None), *cut)]
-        return restorer.restore_unit(image, 1.0, lambda done, total, text: None)
+        return restorer.restore_unit(image, 1.0, no_progress)
 
 
 def common_range(
@@ -521,5 +516,5 @@ def _planes(
 ) -> list[NDArray[np.float32]]:
     """Planes (channels, rows, columns) of an image, scaled to 0..1."""
     unit = (np.subtract(image, low, dtype=np.float64) / (high - low)).astype(np.float32)
-    unit = unit[np.newaxis] if channel_axis is None else np.moveaxis(unit, channel_axis, 0)
+    unit = channels_first(unit, channel_axis)
     return [np.ascontiguousarray(unit[(slice(None), *index)]) for index in np.ndindex(unit.shape[1:-2])]

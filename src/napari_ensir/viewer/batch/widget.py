@@ -17,7 +17,6 @@ from napari_ensir.restorers.batch import (
     CombineBatch,
     RestoreBatch,
     blind_scores,
-    check_outputs,
     first_of,
 )
 from napari_ensir.settings import ApplySettings, BlindSettings, settings_of
@@ -250,7 +249,7 @@ class BatchWidget(Panel):
             found = _open({}, {Part.IMAGE: images})
             if task == "restore":
                 restored = self.batch = RestoreBatch(found, names, out, as_float=as_float, networks=networks)
-                check_outputs(found, restored.all_outputs, in_folders=True)
+                restored.check_outputs()
                 axis = settings.channel_axis
                 restored.run(lambda _, name: restorers[name], axis, resume=True, progress=progress)
                 return None
@@ -258,7 +257,7 @@ class BatchWidget(Panel):
                 found, restorers, out, settings, as_float=as_float, networks=networks
             )
             table = Place("the lookup table", out / TABLE)
-            check_outputs(found, blind.all_outputs, in_folders=True, others=[table])
+            blind.check_outputs([table])
             lut = blind.open_table(table.path, progress, resume=True)
             blind.combine(lut, resume=True, progress=progress)
             return lut
@@ -279,7 +278,7 @@ class BatchWidget(Panel):
         def work(progress: Progress) -> None:
             found = _open(sources)
             batch = self.batch = CombineBatch(found, lut, outs, as_float=as_float)
-            check_outputs(found, batch.all_outputs, in_folders=True, read=[path])
+            batch.check_outputs(read=[path])
             if match:
                 batch.match()
             batch.run(settings, lut_file=None if match else path.name, resume=True, progress=progress)

@@ -35,7 +35,7 @@ from napari_ensir.viewer.fit.worker import (
     FitResult,
     better_than_chosen,
     compare_baselines,
-    fit,
+    estimate_and_fit,
     refine,
     refit,
 )
@@ -53,7 +53,7 @@ from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.results.layers import Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import napari
     from napari.layers import Layer
@@ -99,6 +99,7 @@ class FitWidget(FitControls):
         self._title = ""
         self._is_kept = self._is_ranked = False
         self._learned_from: tuple[Any, ...] = ()
+        self._question: tuple[tuple[Any, ...], list[Diagnostic]] = ((), [])
         self._versions = Versions()
         super().__init__(napari_viewer)
         self._soon = QTimer(self.native)
@@ -173,7 +174,11 @@ class FitWidget(FitControls):
     def _noise_question(self) -> list[Diagnostic]:
         if self.truth_noise.value is not None:
             return []
-        return question_about_noise(self.candidates.value, self.ground_truth.value)
+        candidates, truth = self.candidates.value, self.ground_truth.value
+        asked = (truth and truth.name, *self._versions.of([*candidates, truth]))
+        if self._question[0] != asked:  # it reads pixels
+            self._question = asked, question_about_noise(candidates, truth)
+        return self._question[1]
 
     def data_changed(self, layer: Layer) -> None:
         """See Panel."""
@@ -225,7 +230,7 @@ class FitWidget(FitControls):
         origins = [LayerSnapshot(layer) for layer in self.candidates.value]
         self._soon.stop()
         layers = [origin.layer for origin in origins]
-        self._start(lambda progress: fit(request, progress), origins[0], layers, inputs)
+        self._start(lambda progress: estimate_and_fit(request, progress), origins[0], layers, inputs)
 
     def _refit(self) -> None:
         """Update the result after a change of the controls, from the stored statistics if possible."""
@@ -242,11 +247,11 @@ class FitWidget(FitControls):
             self._show(before)
             return
         layers = get_session(self.viewer).learned_on(before.lut)
-        self._start(lambda progress: refit(before, settings, progress), like, layers, self._learned_from)
+        self._start(lambda progress: [refit(before, settings, progress)], like, layers, self._learned_from)
 
     def _start(
         self,
-        work: Callable[[Progress], FitResult],
+        work: Callable[[Progress], Iterable[FitResult]],
         like: LayerSnapshot,
         layers: Sequence[Layer],
         inputs: tuple[Any, ...],
@@ -261,8 +266,8 @@ class FitWidget(FitControls):
         session = get_session(self.viewer)
 
         def steps(progress: Progress) -> Iterator[FitResult]:
-            result = work(progress)
-            yield result
+            for result in work(progress):
+                yield result
             yield from refine(result, wanted, progress)
 
         def take(result: FitResult) -> None:
@@ -272,9 +277,15 @@ class FitWidget(FitControls):
                 self._title = session.keep(" + ".join(result.lut.names), result.lut, layers)
                 self._is_kept = False
                 self.reveal(self.message, self.scores, self.save_button)
+            self._is_quiet = not result.is_estimate  # a change of a control does not stop the fit
             self._take(result)
 
         self.start(steps, "Fitting the ensemble", take)
+
+    def _was_cancelled(self) -> None:
+        super()._was_cancelled()
+        if self.result is not None and self.result.is_estimate:
+            self._tell()
 
     def _take(self, result: FitResult) -> None:
         """Show a result, which may be the last one with more in it."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_ensir.ensemble.checks.diagnostic import diagnose
 from napari_ensir.ensemble.compare.held_out import baseline_scores
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.fit import FitSession
@@ -68,6 +69,8 @@ class FitResult:
         SSIM, MS-SSIM and NRMSE of the images that no setting changes, by role and name, once computed.
     baselines : tuple of ScoreRow
         Further methods to compare with, which no setting changes, once scored.
+    is_estimate : bool
+        Whether the table was learned from a sample, and that of all pixels follows.
     """
 
     request: FitRequest
@@ -80,6 +83,7 @@ class FitResult:
     expected: list[Any] | None = None
     metrics_known: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     baselines: tuple[ScoreRow, ...] = ()
+    is_estimate: bool = False
 
     @property
     def lut(self) -> WeightLUT:
@@ -161,6 +165,17 @@ class FitResult:
         if self.uncalibrated:
             notes.append(f"No expected error: {self.uncalibrated}")
         return notes
+
+
+def estimate_and_fit(request: FitRequest, progress: Progress) -> Iterator[FitResult]:
+    """Yield the result of a sample of a large dask stack, and that of :func:`fit`."""
+    if (sample := request.sample()) is not None:
+        pairs, masks, share = sample
+        settings = replace(request.settings, planes=None)
+        session = FitSession(pairs, request.names, mask=masks, settings=settings, check_input=False)
+        session.diagnostics.append(diagnose("sampled", share=share))
+        yield replace(_result(request, session, progress), is_estimate=True)
+    yield fit(request, progress)
 
 
 def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:

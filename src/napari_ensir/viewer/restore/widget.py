@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.scoring.scores import NoisyScores
     from napari_ensir.restorers import Progress, Restorer
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
-    from napari_ensir.restorers.self_supervised.reference import BlindReference
+    from napari_ensir.restorers.self_supervised.learn import BlindReference
 
 BLIND = ("stride", "offsets", "bin_width", "shrinkage", "data_range", "seed")
 """Settings of learning without a ground truth that have a control."""
