@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,7 @@ from skimage.transform import resize
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from napari_ensir.ensemble.scoring.perceptual import open_metrics
+from napari_ensir.ensemble.scoring.metrics import open_metrics
 from napari_ensir.restorers.training.dp_ir import DPIR
 from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel
 from napari_ensir.restorers.training.recipes import RECIPES, begin_training, load_restorer
@@ -68,13 +68,17 @@ class ReverseSDEModel(ConsistencyModel):
         estimate = self.origin(self.sde.sample(clean, degraded, t, noise), degraded, t)
         return functional.l1_loss(estimate, clean)
 
-    def sample(self, mu: Tensor, draw: Draw, steps: int, tiled: Tiled, **_: object) -> Tensor:
-        """See the base class; `steps` is not used."""
-        sde = self.sde
+
+class ReverseSDE(IRCM):
+    """Restorer that samples a :class:`ReverseSDEModel`; `steps` is not used."""
+
+    def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
+        """See the base class."""
+        model, sde, mu = self.model, self.model.sde, plane
         x = mu + sde.noise * draw()
-        for n in range(self.settings.times, 0, -1):
+        for n in range(model.settings.times, 0, -1):
             t = torch.tensor([n])
-            x0 = tiled(lambda x, mu, t=t: self.origin(x, mu, t.expand(len(x))), x, mu)
+            x0 = tiled(lambda x, mu, t=t: model.origin(x, mu, t.expand(len(x))), x, mu)
             step = sde.integral[n] - sde.integral[n - 1]
             now, before, added = (
                 -np.expm1(-2 * each) for each in (sde.integral[n], sde.integral[n - 1], step)
@@ -272,7 +276,8 @@ def trained(training: list, arguments: argparse.Namespace) -> Iterator[tuple[str
             restorer = Enlarging(restorer)
         parts[label] = restorer
         if label == "reverse-SDE":
-            yield f"{label}, {restorer.model.settings.times} steps", restorer
+            settings = {each.name: getattr(restorer, each.name) for each in fields(restorer)}
+            yield f"{label}, {restorer.model.settings.times} steps", ReverseSDE(**settings)
         elif isinstance(restorer, IRCM):
             for count in arguments.steps:
                 yield f"{label}, {count} step{'s' * (count > 1)}", replace(restorer, steps=count)

@@ -211,13 +211,15 @@ def measure(viewer, candidates, truth, title):
 
 
 def measure_lazy(viewer, candidates, truth, title):
-    """Measure changes of method only; scores and errors of all planes are computed meanwhile."""
+    """Measure the fit and changes of method; scores and errors of all planes are computed meanwhile."""
     dock, widget = opened(viewer, candidates, truth, contrast_limits=(0, 4000))
     watch = Watch()
     start = time.perf_counter()
     widget.fit()
     until(lambda: widget.result is not None)
-    rows = [("Fit pressed -> ensemble on the canvas", time.perf_counter() - start)]
+    rows = [("Fit pressed -> ensemble on the canvas, estimated from a sample", time.perf_counter() - start)]
+    until(lambda: not widget.result.is_estimate)
+    rows.append(("Fit pressed -> ensemble of all pixels on the canvas", time.perf_counter() - start))
     until(lambda: not widget.queue.is_active)
     watch.fresh()
     change = live(widget, ensemble_of(viewer), lambda: until(lambda: False, 1.0))

@@ -12,7 +12,7 @@ import pytest
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
 
 WORK = {
-    "Fit ensemble": "napari_ensir.viewer.fit.widget.fit",
+    "Fit ensemble": "napari_ensir.viewer.fit.worker.fit",
     "Apply lookup table": "napari_ensir.viewer.apply.widget.combine",
 }
 

@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -125,13 +125,15 @@ class ImageRestorer(ABC):
         lowest and highest value of the image.
     """
 
+    title: ClassVar[str] = ""
+
     channel_axis: int | None = None
     data_range: tuple[float, float] | None = None
 
     @property
-    @abstractmethod
     def name(self) -> str:
-        """Name of the candidate that the restorer produces."""
+        """Name of the candidate that the restorer produces; the title of the class."""
+        return self.title
 
     @property
     def scale(self) -> int | None:
@@ -521,7 +523,7 @@ def trained_on(
     """Train a restorer on the images that it will restore, if it learns from them; else return it unchanged.
 
     A wrapped restorer (attribute ``restorer``) is trained too. Such a restorer has a method ``trained_on``;
-    see :class:`napari_ensir.restorers.training.from_image.Noise2VoidFromImage`.
+    see :class:`napari_ensir.restorers.methods.Noise2VoidFromImage`.
 
     Examples
     --------

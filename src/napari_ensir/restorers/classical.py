@@ -96,7 +96,6 @@ class ClassicalRestorer(ImageRestorer):
     between planes or volumes, but not within one. Hot pixels are replaced first.
     """
 
-    title: ClassVar[str]
     description: ClassVar[str]
     planes_only: ClassVar[bool] = False
 
@@ -111,11 +110,6 @@ class ClassicalRestorer(ImageRestorer):
 
     noise_models: tuple[NoiseModel, ...] | None = field(default=None, repr=False)
     """Noise of each channel on the unit scale; None: estimated from each image. See :meth:`fixed_to`."""
-
-    @property
-    def name(self) -> str:
-        """Title of the method."""
-        return self.title
 
     def fixed_to(self, image: NDArray[Any]) -> Self:
         """Return a restorer with the data range and the noise models of an image, for images like it.

@@ -12,6 +12,7 @@ from napari_ensir.restorers import begin_training
 from napari_ensir.restorers.networks.tiling import Tiles
 from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel, ConsistencySettings
 from napari_ensir.restorers.training.perceptual import vgg_features
+from tests.restorers.training.test_schedules import noise_for, origin
 
 SETTINGS = ConsistencySettings(channels=1, width=8, depth=2, linear_share=0.5)
 PAPER = replace(SETTINGS, sampled_share=0.0, noisy_skip=True)
@@ -43,9 +44,9 @@ def test_f_is_the_formula_of_the_paper_with_the_noise_of_the_head():
     x, mu = torch.rand(2, 3, 1, 8, 8, dtype=torch.float64)
     t = torch.tensor([1, 50, 100])
     residual = model.network(2 * torch.cat([x, mu], dim=1) - 1, t)
-    noise = model.sde.noise_for(x, mu, t, residual)
+    noise = noise_for(model.sde, x, mu, t, residual)
     share = (t / 100).reshape(-1, 1, 1, 1)
-    expected = (1 - share) * x + share * model.sde.origin(x, mu, t, noise)
+    expected = (1 - share) * x + share * origin(model.sde, x, mu, t, noise)
     torch.testing.assert_close(model(x, mu, t), expected)
 
 

@@ -55,6 +55,31 @@ def test_lazy_stacks_take_the_same_mask(stack):
     np.testing.assert_array_equal(parts.lut.weights, whole.lut.weights)
 
 
+@pytest.mark.parametrize("planes", [None, (16, 31)])
+def test_a_sample_is_every_eighth_chunk_of_the_planes_and_their_mask(monkeypatch, planes):
+    monkeypatch.setattr("napari_ensir.viewer.fit.request.SAMPLED_FROM", 1)
+    stack = np.arange(32).repeat(48 * 24).reshape(32, 48, 24).astype(np.uint8)
+    mask = np.arange(32).reshape(-1, 1, 1) % 3 > np.zeros((48, 24))
+    lazy = da.from_array(stack, chunks=(1, 20, 24))
+    request = FitRequest((lazy, stack), ("a", "b"), stack + 1, False, FitSettings(planes=planes), mask)
+    [(candidates, truth)], [where], share = request.sample()
+    chosen = [4, 12, 20, 28] if planes is None else [20, 28]
+    assert share == 1 / 8
+    for array in candidates:
+        np.testing.assert_array_equal(array, stack[chosen])
+    np.testing.assert_array_equal(truth, stack[chosen] + 1)
+    np.testing.assert_array_equal(where, mask[chosen])
+
+
+def test_there_is_no_sample_of_arrays_in_memory_and_of_few_chunks(monkeypatch):
+    lazy = da.zeros((32, 48, 24), chunks=(1, 20, 24), dtype=np.uint8)
+    assert FitRequest((lazy,), ("a",), lazy, False).sample() is None
+    monkeypatch.setattr("napari_ensir.viewer.fit.request.SAMPLED_FROM", 1)
+    assert FitRequest((lazy,), ("a",), lazy, False).sample() is not None
+    for array in (lazy.compute(), lazy.rechunk((10, 48, 24))):
+        assert FitRequest((array,), ("a",), array, False).sample() is None
+
+
 def test_planes_lie_along_the_first_axis_that_is_no_channel(stack):
     truth, *candidates = stack
     chosen = FitSettings(channel_axis=0, device="cpu")

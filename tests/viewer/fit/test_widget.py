@@ -6,6 +6,7 @@ import re
 import threading
 import time
 
+import dask.array as da
 import numpy as np
 import pytest
 from napari.utils import progress
@@ -139,7 +140,7 @@ def test_cancel_midway_changes_nothing_and_is_quick(filled, fit_widget, wait_for
             progress(0, 1, "waiting")
             time.sleep(0.005)
 
-    monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", slow)
+    monkeypatch.setattr("napari_ensir.viewer.fit.worker.fit", slow)
     before = list(filled.layers)
     fit_widget.fit()
     assert not fit_widget.run_button.enabled
@@ -162,7 +163,7 @@ def test_cancel_stops_the_real_fit(filled, fit_widget, wait_for, monkeypatch):
 
     # Undone before the viewer is checked: the function holds the widget.
     with monkeypatch.context() as patch:
-        patch.setattr("napari_ensir.viewer.fit.widget.fit", cancelled_at_first_report)
+        patch.setattr("napari_ensir.viewer.fit.worker.fit", cancelled_at_first_report)
         fit_widget.fit()
         wait_for(fit_widget)
     assert len(filled.layers) == 4
@@ -181,7 +182,7 @@ def test_viewer_closed_in_mid_run_leaves_nothing_running(filled, fit_widget, mon
         finally:
             ended.set()
 
-    monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", endless)
+    monkeypatch.setattr("napari_ensir.viewer.fit.worker.fit", endless)
     fit_widget.fit()
     filled.close()
     qtbot.waitUntil(ended.is_set, timeout=20_000)
@@ -257,17 +258,55 @@ def test_pixels_that_are_not_finite_are_left_out_and_counted(viewer, wait_for):
     assert "5 pixels were left out" in widget.message.value
 
 
+@pytest.mark.parametrize("ends", ["with all pixels", "cancelled"])
+def test_a_large_lazy_stack_shows_an_estimate_from_a_sample_first(viewer, wait_for, qtbot, monkeypatch, ends):
+    monkeypatch.setattr("napari_ensir.viewer.fit.request.SAMPLED_FROM", 1)
+    rng = np.random.default_rng(4)
+    truth = rng.integers(0, 4000, (16, 32, 32)).astype(np.uint16)
+    images = {
+        name: truth + rng.integers(0, size, truth.shape, np.uint16) for name, size in (("a", 9), ("b", 99))
+    }
+    for name, image in {"gt": truth, **images}.items():
+        viewer.add_image(da.from_array(image, chunks=(1, 32, 32)), name=name, contrast_limits=(0, 4000))
+    _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
+    widget.candidates.choose_all()
+    release, whole = threading.Event(), fitting.fit
+
+    def held(request, progress):
+        while not release.wait(0.01):
+            progress(0, 1, "counting pixels")
+        return whole(request, progress)
+
+    monkeypatch.setattr(fitting, "fit", held)
+    widget.fit()
+    qtbot.waitUntil(lambda: "ensemble" in ours(viewer), timeout=60_000)
+    assert "Estimated from 12.5% of the pixels." in widget.message.value
+    assert widget.lut.report["pixels"] == 2 * 32 * 32
+    widget.method.value = "em"  # takes effect on the result of all pixels
+    if ends == "cancelled":
+        widget.cancel()
+        qtbot.waitUntil(lambda: widget.task is None, timeout=60_000)
+    release.set()
+    wait_for(widget)
+    expected = whole(widget.request()).lut
+    if ends == "cancelled":
+        assert "Estimated from 12.5% of the pixels." in widget.message.value
+    else:
+        assert "Estimated" not in widget.message.value
+        np.testing.assert_array_equal(widget.lut.weights, expected.weights)
+    assert widget.lut.method == "em"
+
+
 def test_the_viewer_stays_usable_while_it_fits(filled, fit_widget, wait_for, monkeypatch):
-    running = threading.Event()
-    release = threading.Event()
+    running, release, real = threading.Event(), threading.Event(), fitting.fit
 
     def held(request, progress):
         running.set()
         release.wait(60)
         progress(1, 1, "done")
-        return fitting.fit(request, progress)
+        return real(request, progress)
 
-    monkeypatch.setattr("napari_ensir.viewer.fit.widget.fit", held)
+    monkeypatch.setattr(fitting, "fit", held)
     fit_widget.fit()
     assert running.wait(60)
     filled.dims.ndisplay = 3

@@ -35,7 +35,7 @@ import numpy as np
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble import engines
-from napari_ensir.ensemble.arrays.parallel import for_each, n_threads
+from napari_ensir.ensemble.arrays.parallel import for_each, n_threads, running_progress
 from napari_ensir.ensemble.estimators.base import Estimate
 
 if TYPE_CHECKING:
@@ -186,8 +186,7 @@ def _solve(
             found = _iterate_compiled(mixtures, rule, progress)
         else:
             device = resolve_device(settings.device or "cpu") if engine == "torch" else None
-            with np.errstate(all="ignore"):  # a bin set without a solution is told by its likelihood
-                found = _iterate_padded(mixtures, rule, device, progress)
+            found = _iterate_padded(mixtures, rule, device, progress)
         weights[chosen], variances[chosen], iterations[chosen], outcome[chosen] = found
     return weights, variances, iterations, outcome
 
@@ -255,14 +254,17 @@ def _iterate_padded(
     weights, variances = mixtures.weights.copy(), mixtures.variances.copy()
     iterations = np.zeros(n, np.int64)
     status = np.zeros(n, np.int8)
-    finished = 0
     ratio, entries = NUMPY_GROUP if device is None else (2, GROUP_ENTRIES)
-    for group in _groups(np.diff(mixtures.starts), ratio, entries // m):
-        found = _iterate_group(mixtures, group, rule, device)
+    report = running_progress(progress, n, "estimating weights")
+
+    def run(group: NDArray[np.int64]) -> int:
+        with np.errstate(all="ignore"):  # a bin set without a solution is told by its likelihood
+            found = _iterate_group(mixtures, group, rule, device)
         weights[group], variances[group], iterations[group], status[group] = found
-        finished += len(group)
-        if progress is not None:
-            progress(finished, n, "estimating weights")
+        return len(group)
+
+    groups = _groups(np.diff(mixtures.starts), ratio, entries // m)
+    for_each(groups, run, lambda _, size: report(size), n_threads() if device is None else 1)
     return weights, variances, iterations, status
 
 
@@ -358,12 +360,15 @@ def _expectation(xp: Any, state: dict[str, Any]) -> tuple[Any, Any]:
     """E step: responsibilities times the share of pixels (eq. 9), and the mean log likelihood."""
     variances = state["variances"]
     scale = xp.log(state["weights"]) - 0.5 * xp.log(2 * np.pi * variances)
-    gamma = scale[:, :, None] - state["square"] * (0.5 / variances)[:, :, None]
+    gamma = state["square"] * (-0.5 / variances)[:, :, None]
+    gamma += scale[:, :, None]
     best = xp.amax(gamma, axis=1, keepdims=True)
-    gamma = xp.exp(gamma - best)
+    gamma -= best
+    xp.exp(gamma, out=gamma)
     total = gamma.sum(axis=1, keepdims=True)
     likelihood = (state["share"] * (best + xp.log(total))).sum(axis=(1, 2))
-    return gamma * (state["share"] / total), likelihood
+    gamma *= state["share"] / total
+    return gamma, likelihood
 
 
 def _maximise(xp: Any, state: dict[str, Any], rule: _Rule) -> None:

@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_ensir.errors import EnsembleError, ensemble_errors
@@ -30,8 +31,6 @@ from napari_ensir.restorers.networks.tiling import Tiles
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from torch import Tensor
 
 _CAREAMICS = ("careamics.models.unet", "careamics.models", "careamics.models.unet.unet")
 _SETTINGS = "careamics.yaml"
@@ -73,9 +72,9 @@ def open_package(path: Path, *, device: str = "auto") -> PackagedNetwork:
         return _open_careamics(package, rdf, state, device)
     if isinstance(script, dict):
         loaded = load_network(path, content=package.file(script))
-        return _open_described(package, rdf, loaded.network, loaded.to_device, device)
+        return _open_described(package, rdf, loaded.network, device)
     if isinstance(onnx, dict):
-        return _open_described(package, rdf, _load_onnx(package, onnx), None, device)
+        return _open_described(package, rdf, _load_onnx(package, onnx), device)
     kinds = ", ".join(brief(str(kind)) for kind in weights) or "no weights"
     code = ""
     if isinstance(state, dict):
@@ -239,11 +238,7 @@ def _load_onnx(package: _Package, entry: dict[str, Any]) -> OnnxNetwork:
 
 
 def _open_described(
-    package: _Package,
-    rdf: dict[str, Any],
-    network: Callable[[Tensor], Any],
-    move: Callable[[torch.device], object] | None,
-    device: str,
+    package: _Package, rdf: dict[str, Any], network: Callable[[Tensor], Any], device: str
 ) -> PackagedNetwork:
     """Create a restorer from a network and the description of its tensors."""
     where = str(package.path)
@@ -273,12 +268,11 @@ def _open_described(
         )
     overlap = tuple(max(2 * halo, side // 4) for side in size)
     return PackagedNetwork(
-        network=_adapted(network, "".join(inputs), "".join(outputs), "bc" + spatial, missing),
+        network=_Adapted(network, "".join(inputs), "".join(outputs), "bc" + spatial, missing),
         label=package.path.stem,
         channels=channels,
         sides=size,
         enlarges=scale,
-        move=move,
         axes=len(size),
         before=_processing(source.get("preprocessing"), channels, where),
         after=_processing(target.get("postprocessing"), channels, where),
@@ -288,21 +282,23 @@ def _open_described(
     )
 
 
-def _adapted(
-    network: Callable[[Tensor], Any], inputs: str, outputs: str, ours: str, missing: tuple[int, ...]
-) -> Callable[[Tensor], Tensor]:
-    """Return a network with our axes, and zeros at the borders that it leaves out."""
-    padding = [each for n in reversed(missing) for each in (n // 2, n - n // 2)]
+class _Adapted(nn.Module):
+    """A network with our axes, and zeros at the borders that it leaves out."""
 
-    def apply(tiles: Tensor) -> Tensor:
-        output = network(_reorder(tiles, ours, inputs))
+    def __init__(
+        self, network: Callable[[Tensor], Any], inputs: str, outputs: str, ours: str, missing: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.network, self.inputs, self.outputs, self.ours = network, inputs, outputs, ours
+        self.padding = [each for n in reversed(missing) for each in (n // 2, n - n // 2)]
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        output = self.network(_reorder(tiles, self.ours, self.inputs))
         if isinstance(output, list | tuple) and len(output) == 1:
             output = output[0]
-        if not isinstance(output, torch.Tensor) or output.ndim != len(outputs):
-            raise RuntimeError(f"its output is not a tensor of {len(outputs)} axes")
-        return functional.pad(_reorder(output, outputs, ours), padding)
-
-    return apply
+        if not isinstance(output, Tensor) or output.ndim != len(self.outputs):
+            raise RuntimeError(f"its output is not a tensor of {len(self.outputs)} axes")
+        return functional.pad(_reorder(output, self.outputs, self.ours), self.padding)
 
 
 def _reorder(tensor: Tensor, axes: str, wanted: str) -> Tensor:

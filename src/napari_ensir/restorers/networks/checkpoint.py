@@ -129,11 +129,7 @@ def parse_settings(kind: type[_Settings], values: object, where: str) -> _Settin
         raise EnsembleError(f"{where}: the settings are not a mapping.")
     values = {**getattr(kind, "ADDED", {}), **values}  # settings that older files lack
     defaults: dict[str, Any] = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
-    if values.keys() != defaults.keys():
-        wrong = ", ".join(name[:80] for name in sorted(values.keys() ^ defaults.keys())[:3])
-        raise EnsembleError(
-            f"{where}: the settings do not match {kind.__name__}; missing or unknown: {wrong}."
-        )
+    _check_names(values, defaults, f"{where}: the settings do not match {kind.__name__}")
     for name, default in defaults.items():
         numbers = (int, float) if type(default) is float else (type(default),)
         if type(values[name]) not in numbers:
@@ -142,6 +138,11 @@ def parse_settings(kind: type[_Settings], values: object, where: str) -> _Settin
             )
     with errors_of(where):
         return kind(**{name: type(default)(values[name]) for name, default in defaults.items()})
+
+
+def _check_names(given: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+    if wrong := sorted(given.keys() ^ wanted.keys()):
+        raise EnsembleError(f"{what}; missing or unknown: {', '.join(name[:80] for name in wrong[:3])}.")
 
 
 @contextmanager
@@ -182,9 +183,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
         If a tensor is missing or unknown, or has the wrong shape or dtype.
     """
     expected = network.state_dict()
-    if expected.keys() != tensors.keys():
-        wrong = ", ".join(name[:80] for name in sorted(expected.keys() ^ tensors.keys())[:3])
-        raise EnsembleError(f"{where}: the tensors do not match the settings; missing or unknown: {wrong}.")
+    _check_names(tensors, expected, f"{where}: the tensors do not match the settings")
     for name, each in expected.items():
         given = tensors[name]
         if given.shape != each.shape or given.dtype != each.dtype:

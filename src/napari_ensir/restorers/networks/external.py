@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from napari_ensir.devices import device_error_message
-from napari_ensir.errors import EnsembleError, ensemble_errors
+from napari_ensir.errors import EnsembleError, ensemble_errors, extra_needed
 from napari_ensir.files.archive import check_torchscript
 from napari_ensir.files.tensors import readable_file
 from napari_ensir.restorers.base import channels_first, sample_block
@@ -70,8 +70,6 @@ class ExternalNetwork(NetworkRestorer):
     frame_axis
         Axis of the frames of a burst. The network takes them as channels and returns one; the result has no
         such axis. None: the image is no burst.
-    move
-        Moves the network to a device, if that is not its method ``to``.
     intensities : "range" or "raw"
         What the network was trained on: the data range scaled to 0..1, or the intensities of the image.
     """
@@ -80,7 +78,6 @@ class ExternalNetwork(NetworkRestorer):
     label: str
     enlarges: int | None = None
     frame_axis: int | None = None
-    move: Callable[[torch.device], object] | None = None
     intensities: str = intensities_setting("range")
     data_range: tuple[float, float] | None = data_range_setting(
         none="the dtype's for 8 bit, else the image's own",
@@ -121,10 +118,8 @@ class ExternalNetwork(NetworkRestorer):
 
     def to_device(self, device: torch.device) -> None:
         """See :class:`NetworkRestorer`."""
-        if self.move is not None:
-            self.move(device)
-        elif isinstance(self.network, torch.nn.Module):
-            self.network.to(device)
+        if (move := getattr(self.network, "to", None)) is not None:
+            move(device)
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
         """See :class:`NetworkRestorer`."""
@@ -396,7 +391,7 @@ def load_spandrel(path: str | Path, **settings: Any) -> ExternalNetwork:
     settings.setdefault("enlarges", found.scale)
     settings.setdefault("label", f"{found.architecture.name}, {Path(path).stem}")
     settings.setdefault("sides", 1)  # spandrel pads to what the network needs, as its authors do
-    return ExternalNetwork(network=found.eval(), channels=found.input_channels, move=found.to, **settings)
+    return ExternalNetwork(network=found.eval(), channels=found.input_channels, **settings)
 
 
 def _load_with_spandrel(spandrel: Any, path: Path) -> Any:
@@ -425,18 +420,13 @@ def _load_with_spandrel(spandrel: Any, path: Path) -> Any:
 
 def _import_spandrel(path: str | Path) -> Any:
     """Import spandrel, and the architectures of ``spandrel_extra_arches`` if that is installed."""
-    try:
+    needs = f"{path} was not trained with this package or CAREamics; a published architecture needs spandrel"
+    advice = (
+        "usually torch and torchvision do not match, such as one with and one without CUDA: install both "
+        "from the same source"
+    )
+    with ensemble_errors("spandrel cannot be imported", advice), extra_needed("spandrel", needs):
         import spandrel
-    except ImportError as error:
-        raise EnsembleError(
-            f"{path} was not trained with this package or CAREamics; for a published architecture, install "
-            f'the extra "spandrel": pip install "napari-ensir[spandrel]" ({error}).'
-        ) from error
-    except Exception as error:  # a torchvision that was built for another torch
-        raise EnsembleError(
-            f"spandrel cannot be imported ({error}); usually torch and torchvision do not match, such as one "
-            "with and one without CUDA: install both from the same source."
-        ) from error
     with suppress(ImportError):
         import spandrel_extra_arches
 

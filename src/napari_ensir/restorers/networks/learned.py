@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -155,9 +156,7 @@ class NetworkRestorer(ImageRestorer):
         def report() -> None:
             progress(next(done), total, self.name)
 
-        def tiled(function: Callable[..., Tensor], *planes: Tensor) -> Tensor:
-            return apply_tiled(function, *planes, tiles=self.tiles, multiple=self.sides, tick=report)
-
+        tiled = partial(apply_tiled, tiles=self.tiles, multiple=self.sides, tick=report)
         report()
         with torch.inference_mode():
             for number, index in enumerate(np.ndindex(before)):
@@ -195,8 +194,6 @@ class LearnedRestorer(NetworkRestorer):
     trained_steps
         Number of training steps; 0: untrained, as its name then says.
     """
-
-    title: ClassVar[str]
 
     model: Model
     trained_steps: int = 0

@@ -107,19 +107,6 @@ class MeanRevertingSDE:
         """x_t = m_t + sqrt(v_t) noise, of the marginal N(m_t, v_t)."""
         return self.mean(x0, mu, t) + self.variance(t).to(x0).sqrt() * noise
 
-    def origin(self, x: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Estimate of the origin x(0) = mu (1 - e^TH) + e^TH (x_t - sqrt(v_t) noise).
-
-        Its factor e^TH, up to 1 / `rest` = 200, amplifies errors of `noise`; the module docstring says how
-        that is avoided.
-        """
-        growth = 1 / self.decay(t).to(x)
-        return mu * (1 - growth) + growth * (x - self.variance(t).to(x).sqrt() * noise)
-
-    def noise_for(self, x: Tensor, mu: Tensor, t: Tensor, residual: Tensor) -> Tensor:
-        """Noise for which :meth:`origin` is mu + residual: ((x_t - mu) - e^-TH r) / sqrt(v_t), t > 0."""
-        return (x - mu - self.decay(t).to(x) * residual) / self.variance(t).to(x).sqrt()
-
     @staticmethod
     def _at(values: NDArray[np.float64], t: Tensor) -> Tensor:
         # MPS has no float64, so the lookup is done on the CPU and the caller casts.

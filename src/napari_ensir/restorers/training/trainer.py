@@ -245,16 +245,16 @@ class TrainingPairs:
             raise EnsembleError(f"patches need sides of at least {side} pixels; an image has {smallest}.")
         areas = np.array([plane[0].size for plane in self.clean], float)
         chosen = rng.choice(len(areas), size, p=areas / areas.sum())
-        degraded: list[NDArray[np.float32]] = []
-        clean: list[NDArray[np.float32]] = []
+        patches: tuple[list[NDArray[np.float32]], ...] = ([], [])
         for index in chosen:
             rows, columns = self.clean[index].shape[1:]
             r, c = rng.integers(rows - side + 1), rng.integers(columns - side + 1)
             turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-            for patches, planes in ((degraded, self.degraded), (clean, self.clean)):
+            for kept, planes in zip(patches, (self.degraded, self.clean), strict=True):
                 cut = np.rot90(planes[index][:, r : r + side, c : c + side], turns, (1, 2))
-                patches.append(cut[:, :, ::-1] if mirrored else cut)
-        return torch.from_numpy(np.stack(degraded)), torch.from_numpy(np.stack(clean))
+                kept.append(cut[:, :, ::-1] if mirrored else cut)
+        degraded, clean = (torch.from_numpy(np.stack(each)) for each in patches)
+        return degraded, clean
 
 
 class Trainer:

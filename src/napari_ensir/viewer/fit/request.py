@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 
 NO_CANDIDATE = "No candidate is ticked; tick the restorations to combine."
 NO_TRUTH = "No ground truth is chosen; choose a layer with a clean image or a second exposure."
+
+SAMPLED_FROM = 2**25
+"""Pixels of the smallest dask stack that a sample is taken of."""
+
+RUNS = 8
+"""Maximum number of chunks in a sample along the axis of the planes, which are at most an eighth of all."""
 
 Pair = tuple[tuple[Any, ...], Any]
 Pairs = list[Pair]
@@ -129,6 +137,36 @@ class FitRequest:
         first, last = self.settings.planes or (0, self.spatial_shape[0] - 1)
         pair, mask = self._part(first, last + 1, self.mask)
         return [pair], [mask]
+
+    def sample(self) -> tuple[Pairs, list[Any], float] | None:
+        """Evenly spaced chunks of planes of a large dask stack, as one pair, to learn from first.
+
+        Returns
+        -------
+        pairs, masks
+            As those of :meth:`seen`.
+        share
+            Share of the planes of :meth:`seen`.
+        """
+        axis = 1 if self.colour_axis == 0 else 0
+        first, last = self.settings.planes or (0, self.spatial_shape[0] - 1)
+        lazy = next((array for array in (self.truth, *self.candidates) if is_dask(array)), None)
+        if lazy is None or prod(self.spatial_shape[1:]) * (last + 1 - first) < SAMPLED_FROM:
+            return None
+        edges = np.cumsum([0, *lazy.chunks[axis]]).clip(first, last + 1)
+        chunks = [chunk for chunk in pairwise(edges.tolist()) if chunk[0] < chunk[1]]
+        step = max(8, len(chunks) // RUNS)
+        chosen = chunks[step // 2 :: step]
+        if not chosen:
+            return None
+        import dask.array as da
+
+        parts = [self._part(*chunk, self.mask) for chunk in chosen]
+        cuts = zip(*((*candidates, truth) for (candidates, truth), _ in parts), strict=True)
+        *candidates, truth = (da.concatenate(arrays, axis) for arrays in cuts)
+        mask = None if self.mask is None else da.concatenate([mask for _, mask in parts])
+        share = sum(stop - start for start, stop in chosen) / (last + 1 - first)
+        return [(tuple(candidates), truth)], [mask], share
 
     def unseen(self) -> tuple[Pairs, list[Any]]:
         """Pairs and masks of all pixels that :meth:`seen` leaves out; empty if there are none."""

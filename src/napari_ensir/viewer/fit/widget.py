@@ -10,7 +10,7 @@ import numpy as np
 from napari.layers import Labels, Shapes
 
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
-from napari_ensir.ensemble.compare.held_out import regressors_left_out
+from napari_ensir.ensemble.compare.baselines import regressors_left_out
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.fit import FROZEN
 from napari_ensir.errors import EnsembleError
@@ -42,7 +42,7 @@ from napari_ensir.viewer.fit.worker import (
     FitResult,
     better_than_chosen,
     compare_baselines,
-    fit,
+    estimate_and_fit,
     refine,
     refit,
 )
@@ -66,7 +66,7 @@ from napari_ensir.viewer.results.layers import Outputs, weights_choice
 from napari_ensir.viewer.results.table_panel import TablePanel, save_button
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import napari
     from magicgui.widgets.bases import Widget
@@ -133,6 +133,7 @@ class FitWidget(TablePanel):
         self._title = ""
         self._is_kept = self._is_ranked = False
         self._learned_from: tuple[Any, ...] = ()
+        self._question: tuple[tuple[Any, ...], list[Diagnostic]] = ((), [])
         self._versions = Versions()
         self._guesses_truth = True
         self._last_truth: Layer | None = None
@@ -329,7 +330,11 @@ class FitWidget(TablePanel):
     def _noise_question(self) -> list[Diagnostic]:
         if self.truth_noise.value is not None:
             return []
-        return question_about_noise(self.candidates.value, self.ground_truth.value)
+        candidates, truth = self.candidates.value, self.ground_truth.value
+        asked = (truth and truth.name, *self._versions.of([*candidates, truth]))
+        if self._question[0] != asked:  # it reads pixels
+            self._question = asked, question_about_noise(candidates, truth)
+        return self._question[1]
 
     # -- fitting ----------------------------------------------------------------------------------
 
@@ -366,7 +371,8 @@ class FitWidget(TablePanel):
         """Fit the chosen layers; the results are added as layers when the fit is done."""
         request, inputs, layers = self.request(), self._inputs(), self.candidates.value
         self._soon.stop()
-        self._start(lambda progress: fit(request, progress), LayerSnapshot(layers[0]), layers, inputs)
+        like = LayerSnapshot(layers[0])
+        self._start(lambda progress: estimate_and_fit(request, progress), like, layers, inputs)
 
     def _refit(self) -> None:
         """Update the result after a change of the controls, from the stored statistics if possible."""
@@ -381,11 +387,11 @@ class FitWidget(TablePanel):
             self._show(before)
             return
         layers = get_session(self.viewer).learned_on(before.lut)
-        self._start(lambda progress: refit(before, settings, progress), like, layers, self._learned_from)
+        self._start(lambda progress: [refit(before, settings, progress)], like, layers, self._learned_from)
 
     def _start(
         self,
-        work: Callable[[Progress], FitResult],
+        work: Callable[[Progress], Iterable[FitResult]],
         like: LayerSnapshot,
         layers: Sequence[Layer],
         inputs: tuple[Any, ...],
@@ -400,8 +406,8 @@ class FitWidget(TablePanel):
         session = get_session(self.viewer)
 
         def steps(progress: Progress) -> Iterator[FitResult]:
-            result = work(progress)
-            yield result
+            for result in work(progress):
+                yield result
             yield from refine(result, wanted, progress)
 
         def take(result: FitResult) -> None:
@@ -411,9 +417,15 @@ class FitWidget(TablePanel):
                 self._title = session.keep(" + ".join(result.lut.names), result.lut, layers)
                 self._is_kept = False
                 self.reveal(self.message, self.scores, self.save_button)
+            self._is_quiet = not result.is_estimate  # a change of a control does not stop the fit
             self._take(result)
 
         self.start(steps, "Fitting the ensemble", take)
+
+    def _was_cancelled(self) -> None:
+        super()._was_cancelled()
+        if self.result is not None and self.result.is_estimate:
+            self._tell()
 
     def _take(self, result: FitResult) -> None:
         """Show a result, which may be the last one with more in it."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.compare.held_out import baseline_scores
+from napari_ensir.ensemble.checks.diagnostic import diagnose
+from napari_ensir.ensemble.compare.baselines import baseline_scores
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.lut.lut import figures
@@ -68,6 +69,8 @@ class FitResult:
         SSIM, MS-SSIM and NRMSE of the images that no setting changes, by role and name, once computed.
     baselines : tuple of ScoreRow
         Further methods to compare with, which no setting changes, once scored.
+    is_estimate : bool
+        Whether the table was learned from a sample, and that of all pixels follows.
     """
 
     request: FitRequest
@@ -80,6 +83,7 @@ class FitResult:
     expected: list[Any] | None = None
     metrics_known: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     baselines: tuple[ScoreRow, ...] = ()
+    is_estimate: bool = False
 
     @property
     def lut(self) -> WeightLUT:
@@ -163,6 +167,17 @@ class FitResult:
         return notes
 
 
+def estimate_and_fit(request: FitRequest, progress: Progress) -> Iterator[FitResult]:
+    """Yield the result of a sample of a large dask stack, and that of :func:`fit`."""
+    if (sample := request.sample()) is not None:
+        pairs, masks, share = sample
+        settings = replace(request.settings, planes=None)
+        session = FitSession(pairs, request.names, mask=masks, settings=settings, check_input=False)
+        session.diagnostics.append(diagnose("sampled", share=share))
+        yield replace(_result(request, session, progress), is_estimate=True)
+    yield fit(request, progress)
+
+
 def fit(request: FitRequest, progress: Progress | None = None) -> FitResult:
     """Read the pixels, estimate the table, combine the candidates.
 
@@ -192,25 +207,15 @@ def refit(before: FitResult, settings: FitSettings, progress: Progress | None = 
     changes = replace(settings, planes=None)
     if not before.session.holds(changes):
         return fit(request, progress)
-    result = _result(
-        request, before.session.copy(), progress, metrics_known=before.metrics_known, **changes.keywords()
-    )
-    return replace(result, baselines=before.baselines)
+    result = _result(request, before.session.copy(), progress, **changes.keywords())
+    return replace(result, metrics_known=before.metrics_known, baselines=before.baselines)
 
 
-def _result(
-    request: FitRequest,
-    session: FitSession,
-    progress: Progress | None,
-    metrics_known: dict[tuple[str, str], dict[str, float]] | None = None,
-    **changes: Any,
-) -> FitResult:
+def _result(request: FitRequest, session: FitSession, progress: Progress | None, **changes: Any) -> FitResult:
     lut = session.estimate(progress, **changes)
     coarser, device = [candidates for candidates, _ in request.coarser], request.settings.device
     images = combine(lut, request.candidates, request.rgb, device, progress, coarser)
-    return FitResult(
-        request, session, images, session.score(all_methods=False), metrics_known=metrics_known or {}
-    )
+    return FitResult(request, session, images, session.score(all_methods=False))
 
 
 def refine(result: FitResult, wanted: Collection[str], progress: Progress) -> Iterator[FitResult]:
