@@ -38,7 +38,7 @@ class LayerChoice(Choice):
     ----------
     viewer
     admits
-        Returns whether a layer is offered; by default, layers that can be candidates are.
+        Returns whether a layer is offered; default: whether it can be a candidate.
     nothing
         Text of the entry for no layer.
     guess
