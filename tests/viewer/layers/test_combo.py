@@ -108,7 +108,7 @@ def test_other_layers_cannot_be_chosen(model, followed):
     from napari.layers import Image
 
     elsewhere = Image(np.zeros((4, 5)), name="elsewhere")
-    choice, _ = followed(LayerChoice(model, lambda layer: layer.name != "c", name="layer"))
+    choice, _ = followed(LayerChoice(model, "layer", admits=lambda layer: layer.name != "c"))
     picker, _ = followed(LayerPicker(viewer=model, name="candidates"))
     for layer in (elsewhere, model.layers["c"]):
         with pytest.raises(ValueError, match="not a valid choice"):

@@ -239,10 +239,7 @@ class ApplyWidget(TablePanel):
         """Show a drop-down list for each candidate, with the layer of matching name selected."""
         roles = [
             LayerChoice(
-                self.viewer,
-                name=f"candidate_{number}",
-                label=name,
-                tooltip=f'The layer that shows the candidate "{name}".',
+                self.viewer, f"candidate_{number}", name, f'The layer that shows the candidate "{name}".'
             )
             for number, name in enumerate(lut.names, start=1)
         ]

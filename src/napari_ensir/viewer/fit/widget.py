@@ -616,11 +616,11 @@ def _common_controls(viewer: napari.Viewer) -> list[Widget]:
     return [
         LayerChoice(
             viewer,
-            nothing="choose the ground truth",
+            "ground_truth",
+            "Ground truth",
+            "The clean image, or a second exposure, that the candidates are compared with.",
+            "choose the ground truth",
             guess=likely_truth,
-            name="ground_truth",
-            label="Ground truth",
-            tooltip="The clean image, or a second exposure, that the candidates are compared with.",
         ),
         OptionalValue(
             Number(min=noise.minimum, name="own_value", label="Standard deviation"),
@@ -643,12 +643,12 @@ def _common_controls(viewer: napari.Viewer) -> list[Widget]:
         ),
         LayerChoice(
             viewer,
-            lambda layer: isinstance(layer, Labels | Shapes),
+            "mask",
+            "Learn in",
+            "Labels or Shapes layer: learn only from the pixels that it marks. The other pixels are held out "
+            "for the scores.",
             "all pixels",
-            name="mask",
-            label="Learn in",
-            tooltip="Labels or Shapes layer: learn only from the pixels that it marks. The other "
-            "pixels are held out for the scores.",
+            admits=lambda layer: isinstance(layer, Labels | Shapes),
         ),
         create_control(_SETTINGS["planes"]),
         ChannelChoice(

@@ -90,6 +90,10 @@ def profile_of(
     return Profile(distances, np.array([_mean(each) for each in arrays]), _mean(ensemble), expected, shown)
 
 
+def _is_image(layer: Layer) -> bool:
+    return isinstance(layer, Image)
+
+
 def _mean(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(values, np.float64) if values.ndim == 1 else values.mean(axis=-1, dtype=np.float64)
 
@@ -108,36 +112,24 @@ class ProfileWidget(TableChoicePanel):
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         self._hidden: list[Layer] = []
         tables = TableChoice(napari_viewer)
+        about = "One of the two images to show side by side."
         images = [
-            LayerChoice(
-                napari_viewer,
-                lambda layer: isinstance(layer, Image),
-                name=name,
-                label=f"{name.capitalize()} layer",
-                tooltip="One of the two images to show side by side.",
-            )
-            for name in ("first", "second")
+            LayerChoice(napari_viewer, name, label, about, admits=_is_image)
+            for name, label in (("first", "First layer"), ("second", "Second layer"))
         ]
-        truth = LayerChoice(
-            napari_viewer,
-            lambda layer: isinstance(layer, Image),
-            "none",
-            guess=likely_truth,
-            name="truth",
-            label="Ground truth",
-            tooltip="Image that is plotted as well.",
-        )
+        named = ("truth", "Ground truth", "Image that is plotted as well.", "none")
+        truth = LayerChoice(napari_viewer, *named, admits=_is_image, guess=likely_truth)
         line = LayerChoice(
             napari_viewer,
-            lambda layer: isinstance(layer, Shapes),
+            "line",
+            "Line",
+            "Shapes layer; the profile is taken along its last shape.",
             "draw a line first",
+            admits=lambda layer: isinstance(layer, Shapes),
             guess=only_layer,
-            name="line",
-            label="Line",
-            tooltip="Shapes layer; the profile is taken along its last shape.",
         )
-        about = ("Profile", "Candidates, ensemble with expected error, and truth along the line.", (260, 230))
-        self.plot_area = Plot(napari_viewer, self._draw, "plot_area", *about)
+        shown = "Candidates, ensemble with expected error, and truth along the line."
+        self.plot_area = Plot(napari_viewer, self._draw, "plot_area", "Profile", shown, (260, 230))
         super().__init__(
             napari_viewer,
             Form(*images, name="sides"),

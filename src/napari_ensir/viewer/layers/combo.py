@@ -37,10 +37,12 @@ class LayerChoice(Choice):
     Parameters
     ----------
     viewer
-    admits
-        Returns whether a layer is offered; default: whether it can be a candidate.
+    name, label, tooltip
+        See magicgui.
     nothing
         Text of the entry for no layer.
+    admits
+        Returns whether a layer is offered; default: whether it can be a candidate.
     guess
         Returns the layer to choose, or None, if no layer is chosen and the layers change; not called after
         the user has chosen none.
@@ -49,10 +51,12 @@ class LayerChoice(Choice):
     def __init__(
         self,
         viewer: napari.Viewer,
-        admits: Callable[[Layer], bool] = lambda layer: not exclusion_reason(layer),
+        name: str,
+        label: str | None = None,
+        tooltip: str | None = None,
         nothing: str = "choose a layer",
-        value: Any = Undefined,
         *,
+        admits: Callable[[Layer], bool] = lambda layer: not exclusion_reason(layer),
         guess: Callable[[Sequence[Layer]], Layer | None] = lambda layers: None,
         **kwargs: Any,
     ) -> None:
@@ -61,7 +65,8 @@ class LayerChoice(Choice):
         self._has_chosen_none = False
         self._shown: dict[Any, tuple[str, str]] = {}
         # Elided in the middle, since the names of layers often differ at the end.
-        super().__init__({}, value, elide=Qt.TextElideMode.ElideMiddle, **kwargs)
+        middle = Qt.TextElideMode.ElideMiddle
+        super().__init__({}, elide=middle, name=name, label=label, tooltip=tooltip, **kwargs)
 
     def set_value(self, value: Any) -> None:
         """See magicgui."""

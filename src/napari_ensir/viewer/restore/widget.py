@@ -136,23 +136,17 @@ class RestoreWidget(TablePanel):
         self.scores: NoisyScores | None = None
         self._scored: Sequence[str] = ()
         self._lut: WeightLUT | None = None
-        image = LayerChoice(
-            napari_viewer,
-            nothing="choose an image",
-            guess=only_layer,
-            name="image",
-            label="Image",
-            tooltip="The degraded image to restore.",
-        )
+        named = ("image", "Image", "The degraded image to restore.", "choose an image")
+        image = LayerChoice(napari_viewer, *named, guess=only_layer)
         image.value = _likely_input(napari_viewer)
         second = LayerChoice(
             napari_viewer,
-            lambda layer: layer is not image.value and not exclusion_reason(layer, image.value),
+            "second_exposure",
+            "2nd exposure",
+            "Another noisy image of the same field. If there is one, the weights are learned from it instead "
+            "of the image itself.",
             "none",
-            name="second_exposure",
-            label="2nd exposure",
-            tooltip="Another noisy image of the same field. If there is one, the weights are learned from it "
-            "instead of the image itself.",
+            admits=lambda layer: layer is not image.value and not exclusion_reason(layer, image.value),
         )
         channels = ChannelChoice(
             ("no channel axis", "The image has one channel."),
@@ -588,14 +582,9 @@ class SweepForm(Container):
         self.adopt_button = button(
             "Use the best", "Set the value with the smallest error.", "adopt_button", enabled=False
         )
-        self._plot = Plot(
-            viewer,
-            self._draw,
-            "sweep_plot",
-            "Plot of the values tried",
-            "Error of each value minus the smallest error, with a band of its standard error.",
-            (220, 190),
-        )
+        shown = "Error of each value minus the smallest error, with a band of its standard error."
+        about = ("sweep_plot", "Plot of the values tried", shown, (220, 190))
+        self._plot = Plot(viewer, self._draw, *about)
         super().__init__(layout="vertical", labels=False, **kwargs)
         self.margins = (0, 0, 0, 0)
         self.extend(

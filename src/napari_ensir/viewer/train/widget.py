@@ -172,14 +172,7 @@ class TrainWidget(Panel):
             Choice(recipes, name="recipe", label="Train", tooltip="Type of network and training."),
             Choice(_SOURCES, name="source", label="Images", tooltip="Where the images to train on are."),
             *(
-                LayerChoice(
-                    viewer,
-                    nothing=f"choose the {name} image",
-                    guess=guess,
-                    name=name,
-                    label=name.capitalize(),
-                    tooltip=tip,
-                )
+                LayerChoice(viewer, name, name.capitalize(), tip, f"choose the {name} image", guess=guess)
                 for name, tip, guess in layers
             ),
             button(
