@@ -12,7 +12,7 @@ from napari_ensir.ensemble.arrays.blocks import as_array, dtype_of, is_dask, is_
 from napari_ensir.ensemble.arrays.image_set import as_numbers, make_field
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, linear_text
 from napari_ensir.ensemble.checks.planes import sample_planes
-from napari_ensir.ensemble.statistics.reference import PERCENTS, Samples, compute_percentiles
+from napari_ensir.ensemble.statistics.reference import PERCENTS, compute_percentiles
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Exposure:
         return [diagnose("other-exposure", fix, scale=scale, remedy=remedy)]
 
 
-def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]]) -> Exposure | None:
+def exposure_of(report: Mapping[str, Any], sample: NDArray[np.floating[Any]]) -> Exposure | None:
     """Estimate the exposure of images relative to that of a table.
 
     Percentiles of the candidates' mean are compared with those in the table's report.
@@ -101,8 +101,8 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
     ----------
     report
         Of the table.
-    samples
-        Pixels of each image to combine; see :func:`~.statistics.reference.sample_pixels`.
+    sample
+        Pixels of the images to combine; see :func:`~.statistics.reference.sample_pixels`.
 
     Returns
     -------
@@ -113,16 +113,13 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
     --------
     >>> image = np.random.default_rng(0).gamma(4, 20, (64, 64))
     >>> learned = {"inputs": {"percentiles": compute_percentiles(image)}}
-    >>> found = exposure_of(learned, [2 * image + 100])
+    >>> found = exposure_of(learned, 2 * image + 100)
     >>> round(found.gain, 3), round(found.offset, 1)
     (2.0, 100.0)
     """
     inputs = report.get("inputs")
     inputs = inputs if isinstance(inputs, dict) else {}
-    several = Samples()
-    for sample in samples:
-        several.add(sample.reshape(-1))
-    now = compute_percentiles(several.all())
+    now = compute_percentiles(sample)
     before = _as_percentiles(inputs.get("percentiles"))
     if before is None or now is None or now[-2] <= now[1]:
         return None

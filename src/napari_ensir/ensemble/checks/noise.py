@@ -8,7 +8,7 @@ noise of neighbouring pixels may be correlated, so that a hidden pixel can be pr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 OWN_INPUT = 0.3
-"""Least :attr:`OwnInputEvidence.score` at which the reference is probably the candidates' own input."""
+"""Least :func:`own_input_evidence` at which the reference is probably the candidates' own input."""
 
 CORRELATED = 0.2
 """Least :func:`noise_correlation` at which the noise of neighbouring pixels is probably correlated."""
@@ -41,32 +41,15 @@ FLAT_SHARE = 0.3
 """Share of a plane's pixels that is taken as flat."""
 
 
-class OwnInputEvidence(NamedTuple):
-    """Correlations of a candidate's residual, reference minus candidate, in the flat parts of an image.
-
-    Attributes
-    ----------
-    detail : float
-        Correlation of the residual with the candidate's own detail. Positive if the candidate kept noise of
-        this reference, negative if it kept that of another exposure.
-    neighbours : float
-        Correlation of the residual with itself one pixel further. Structure that a candidate lost raises
-        both.
-    """
-
-    detail: float
-    neighbours: float
-
-    @property
-    def score(self) -> float:
-        """``detail - neighbours``, in which the effect of lost structure cancels."""
-        return self.detail - self.neighbours
-
-
 def own_input_evidence(
     candidates: Sequence[Any], reference: Any, channel_axis: int | None = None
-) -> OwnInputEvidence | None:
+) -> float | None:
     """Measure whether a reference may be the image that the candidates were restored from.
+
+    The residual, reference minus candidate, is examined in the flat parts of the image. Its correlation with
+    the candidate's own detail is positive if the candidate kept noise of this reference, and negative if it
+    kept that of another exposure. Structure that a candidate lost raises it as well, and raises equally the
+    correlation of the residual with itself one pixel further, which is subtracted.
 
     Parameters
     ----------
@@ -76,8 +59,9 @@ def own_input_evidence(
 
     Returns
     -------
-    OwnInputEvidence or None
-        Of the candidate with the highest score. None if the images are too small or not finite.
+    float or None
+        The greatest difference of both correlations, over the candidates. None if the images are too small or
+        not finite.
 
     Examples
     --------
@@ -85,7 +69,7 @@ def own_input_evidence(
     >>> rng = np.random.default_rng(0)
     >>> first, second = (rng.normal(100, 9, (64, 64)) for _ in range(2))
     >>> smooth = [gaussian_filter(first, sigma) for sigma in (0.6, 1)]
-    >>> own_input_evidence(smooth, first).score > OWN_INPUT > own_input_evidence(smooth, second).score
+    >>> own_input_evidence(smooth, first) > OWN_INPUT > own_input_evidence(smooth, second)
     True
     """
     found = []
@@ -106,8 +90,8 @@ def own_input_evidence(
     if not found:
         return None
     # The residual of a median filter always looks like another exposure's, so one candidate is enough.
-    each = [OwnInputEvidence(*pair) for pair in np.mean(found, axis=0).tolist()]
-    return max(each, key=lambda evidence: evidence.score)
+    detail, neighbours = np.mean(found, axis=0).T
+    return float((detail - neighbours).max())
 
 
 def check_own_input(
@@ -132,11 +116,11 @@ def check_own_input(
         return []
     seen, *few = (plane[tuple(central(size, SAMPLE_SIDE // 2) for size in plane.shape)] for plane in first)
     evidence = own_input_evidence(few, seen)
-    if evidence is None or evidence.score > OWN_INPUT / 2 or np.ptp(seen) == 0:
+    if evidence is None or evidence > OWN_INPUT / 2 or np.ptp(seen) == 0:
         evidence = own_input_evidence(candidates, reference, channel_axis)
-    if evidence is None or evidence.score <= OWN_INPUT:
+    if evidence is None or evidence <= OWN_INPUT:
         return []
-    return [diagnose("own-input", score=evidence.score, limit=OWN_INPUT)]
+    return [diagnose("own-input", score=evidence, limit=OWN_INPUT)]
 
 
 def check_noise_level(
