@@ -218,7 +218,7 @@ class TestScores:
         poor = [candidates[0], candidates[0] + 30]
         scores = NoisyScores.of("ab", [block_errors(second, [*poor, np.mean(poor, axis=0)])], 255.0)
         assert (scores.best, [row.best for row in scores.rows]) == (0, [True, False, False])
-        assert "★" in scores.to_markdown()
+        assert "★" in scores.table().to_markdown()
 
     def test_below_the_noise_is_said(self):
         rng = np.random.default_rng(0)
@@ -263,7 +263,7 @@ class TestCompare:
         assert np.isnan([row.psnr for row in found.rows]).all()
         assert found.to_dict()["rows"][0]["psnr"] is None
         assert [row.name for row in found.noisy.rows] == ["a", "b", "average"]
-        assert "PSNR" not in found.to_markdown() + " ".join(found.notes)
+        assert "PSNR" not in found.table().to_markdown() + " ".join(found.notes)
 
     def test_em_has_no_row_and_cannot_be_asked_for(self, scene, one_thread):
         _, second, _, candidates = scene
