@@ -263,7 +263,7 @@ class TestCompare:
         assert np.isnan([row.psnr for row in found.rows]).all()
         assert found.to_dict()["rows"][0]["psnr"] is None
         assert [row.name for row in found.noisy.rows] == ["a", "b", "average"]
-        assert "PSNR" not in found.table().to_markdown() + " ".join(found.notes)
+        assert "PSNR" not in found.to_markdown() + " ".join(found.notes)
 
     def test_em_has_no_row_and_cannot_be_asked_for(self, scene, one_thread):
         _, second, _, candidates = scene

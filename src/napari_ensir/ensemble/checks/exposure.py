@@ -153,25 +153,19 @@ def _regress_percentiles(
 
 def _differ(known: Sequence[NDArray[np.float64]], after: NDArray[np.float64]) -> bool:
     """Whether percentiles are of another exposure than the known ones, and not just of another field."""
-    relations = [_regress_percentiles(before, after) for before in known]
-    spreads = [float(before[-1] - before[0]) for before in (*known, after)]
-    gains = [max(gain, 1 / gain) for gain, *_ in relations]
-    shapes = [
-        (gain, abs(((relation[0] - 1) * before + relation[1])[4]) / spread)
-        for gain, relation, before, spread in zip(gains, relations, known, spreads, strict=False)
-        if relation[2] < SAME_SHAPE
-    ]
-    if shapes:
-        return all(gain > SAME_GAIN or shift > SAME_OFFSET for gain, shift in shapes)
-    low = min(before[0] - FAR * spread for before, spread in zip(known, spreads, strict=False))
-    high = max(before[-1] + FAR * spread for before, spread in zip(known, spreads, strict=False))
-    if min(gains) > GROSS_GAIN or not low <= after[4] <= high:
+    gains, offsets, unexplained = np.array([_regress_percentiles(before, after) for before in known]).T
+    every = np.array([*known, after])
+    spreads, before = every[:, -1] - every[:, 0], every[:-1]
+    ratios = np.maximum(gains, 1 / gains)
+    same_shape = unexplained < SAME_SHAPE
+    if same_shape.any():
+        shifts = np.abs((gains - 1) * before[:, 4] + offsets) / spreads[:-1]
+        return bool(((ratios > SAME_GAIN) | (shifts > SAME_OFFSET))[same_shape].all())
+    low, high = before[:, 0] - FAR * spreads[:-1], before[:, -1] + FAR * spreads[:-1]
+    if ratios.min() > GROSS_GAIN or not low.min() <= after[4] <= high.max():
         return True
-    dark = all(
-        one[2] - one[0] < FLOOR_WIDTH * spread for one, spread in zip((*known, after), spreads, strict=True)
-    )
-    moved = min(abs(after[0] - before[0]) for before in known)
-    return bool(dark and moved > FLOOR_SHIFT * max(spreads))
+    dark = (every[:, 2] - every[:, 0] < FLOOR_WIDTH * spreads).all()
+    return bool(dark and np.abs(after[0] - before[:, 0]).min() > FLOOR_SHIFT * spreads.max())
 
 
 def matched(exposure: Exposure | None) -> tuple[float, float]:
@@ -265,8 +259,6 @@ def find_drift(candidates: Sequence[Any], truth: Any, channel_axis: int | None =
 
     sums = []  # of n, x, y, x^2, y^2 and of each candidate's mean and square, by block
     for noisy, *restored in sample_planes([truth, *candidates], channel_axis):
-        if not all(np.isfinite(plane).all() for plane in (noisy, *restored)):
-            continue
         images = [noisy, np.median(restored, axis=0), *restored]
         x = np.stack([gaussian_filter(image, SMOOTHING) for image in images])
         rows, columns = (np.arange(size) * BLOCKS // size for size in noisy.shape)

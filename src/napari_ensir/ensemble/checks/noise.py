@@ -74,8 +74,6 @@ def own_input_evidence(
     """
     found = []
     for noisy, *restored in sample_planes([reference, *candidates], channel_axis):
-        if not all(np.isfinite(plane).all() for plane in (noisy, *restored)):
-            continue
         from scipy.ndimage import gaussian_filter
 
         flat = _flat(np.mean(restored, axis=0), inner=0, outer=2, window=3, share=0.3)
@@ -154,10 +152,8 @@ def check_noise_level(
     found = []
     for noisy, *restored in sample_planes([reference, *candidates], channel_axis):
         middle = np.median(restored, axis=0)
-        residual = noisy - middle
-        if np.isfinite(residual).all():
-            flat = _flat(middle, inner=0, outer=2, window=3, share=FLAT_SHARE)
-            found.append(float(np.var(residual[flat])))
+        flat = _flat(middle, inner=0, outer=2, window=3, share=FLAT_SHARE)
+        found.append(float(np.var((noisy - middle)[flat])))
     measured = float(np.sqrt(np.mean(found))) if found else 0.0
     if measured <= 0 or 1 / LEVEL < noise / measured < LEVEL:
         return []
@@ -191,8 +187,6 @@ def noise_correlation(image: Any, channel_axis: int | None = None) -> float | No
     """
     found = []
     for (plane,) in sample_planes([image], channel_axis):
-        if not np.isfinite(plane).all():
-            continue
         flat = _flat(plane, inner=2, outer=8, window=4, share=0.2)
         found.append([_across(plane, flat), _across(plane.T, flat.T)])
     return float(np.mean(found, axis=0).max()) if found else None
