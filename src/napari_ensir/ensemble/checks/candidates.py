@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.checks.alignment import (
+    SLACK,
     about_candidates,
     check_alignment,
     check_scale,
@@ -14,6 +15,8 @@ from napari_ensir.ensemble.checks.alignment import (
     correlations,
     most_typical,
     overlap,
+    thinned,
+    varies,
 )
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose
 from napari_ensir.ensemble.checks.exposure import exposure_of
@@ -71,15 +74,17 @@ def check_agreement(
     candidate "B": shifted by 5 pixels to the right against candidate "A"; align them.
     """
     planes = [middle_plane(candidate, channel_axis) for candidate in candidates]
-    finite = [plane[np.isfinite(plane)] for plane in planes]
-    flat = [values.size == 0 or np.ptp(values) == 0 for values in finite]
+    flat = [not varies(plane) for plane in planes]
     found = [
         diagnose(
-            "constant/apply", {"action": "drop-candidate", "candidates": [name]}, name=name, value=values[0]
+            "constant/apply",
+            {"action": "drop-candidate", "candidates": [name]},
+            name=name,
+            value=plane[np.isfinite(plane)][0],
         )
-        for name, values, is_flat in zip(names, finite, flat, strict=True)
+        for name, plane, is_flat in zip(names, planes, flat, strict=True)
         # All of them may be empty in this part of the image.
-        if is_flat and values.size and not all(flat)
+        if is_flat and np.isfinite(plane).any() and not all(flat)
     ]
     before = _correlations_of(report, len(planes))
     if found or before is None:
@@ -97,8 +102,10 @@ def _check_correlations(
     channel_axis: int | None,
 ) -> list[Diagnostic]:
     """Candidates that correlate less than when the table was learned, and why."""
-    now = correlations(planes)
     limit = np.maximum(DISAGREEMENT * (1 - before), LEAST_DISAGREEMENT)
+    if not (SLACK * (1 - correlations([thinned(plane) for plane in planes])) > limit).any():
+        return []
+    now = correlations(planes)
     if not (1 - now > limit).any():
         return []
     place = most_typical(planes)
@@ -128,7 +135,7 @@ def _check_scales(
     fitted = [one for one in report.get("diagnostics", ()) if isinstance(one, dict)]
     if planes[0].ndim < 3 or any(one.get("code") in ("scale-mismatch", "tone-curve") for one in fitted):
         return []
-    place = most_typical(planes)
+    place = most_typical([thinned(plane) for plane in planes])
     found = [
         (name, check_scale(plane, planes[place]))
         for name, plane in zip(names, planes, strict=True)
