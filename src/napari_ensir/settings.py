@@ -381,6 +381,9 @@ channel_axis_setting = partial(
     none="one table for all channels",
     group="Images",
 )
+colour_axis_setting = partial(
+    channel_axis_setting, description="Axis of colour channels.", none="-1 for RGB files"
+)
 data_range_setting = partial(
     setting,
     description="Lowest and highest intensity; pixels outside are assigned to the outermost bins.",
@@ -679,9 +682,7 @@ class RestoreSettings(Settings):
         "Average the results of eight rotations and reflections; takes eight times as long.",
         title="Self-ensemble",
     )
-    channel_axis: int | None = channel_axis_setting(
-        description="Axis of colour channels.", none="-1 for RGB files"
-    )
+    channel_axis: int | None = colour_axis_setting()
     data_range: tuple[float, float] | None = data_range_setting(
         description="Lowest and highest intensity, which are scaled to 0 and 1 for the restorer.",
         none="range of the network, else of the image",
@@ -746,9 +747,7 @@ class TrainSettings(Settings):
         limits=(0, 0.5),
         step=0.05,
     )
-    channel_axis: int | None = channel_axis_setting(
-        description="Axis of colour channels.", none="-1 for RGB files"
-    )
+    channel_axis: int | None = colour_axis_setting()
     hidden: float = _detail(
         0.03,
         "For Noise2Void: share of the pixels that are hidden in a step.",
@@ -786,31 +785,3 @@ class TrainSettings(Settings):
         title="Latest time",
         limits=(1, 1000),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadingSettings(Settings):
-    """Settings of reading sets of images."""
-
-    crop: bool = setting(
-        False,
-        "Crop images of different sizes to their common size; the top left corner is kept.",
-        group="Images",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WritingSettings(Settings):
-    """Settings of writing images."""
-
-    dtype: str = setting(
-        "same",
-        "Data type of the output: that of the input, rounded and clipped, or float32.",
-        choices=("same", "float32"),
-        group="Output",
-    )
-
-    @property
-    def as_float(self) -> bool:
-        """Whether to write the computed pixels without rounding and clipping."""
-        return self.dtype == "float32"

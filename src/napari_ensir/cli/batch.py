@@ -65,7 +65,7 @@ def open_candidates(
         paths = {name: paths[name] for name in lut.names}
     given, axis = options.candidates, options.settings.channel_axis
     others = {} if truth is None else {Part.TRUTH: truth}
-    images = open_set(paths, others, crop=given.reading.crop, squeeze=given.squeeze)
+    images = open_set(paths, others, crop=given.crop, squeeze=given.squeeze)
     if axis is None and truth is None and lut is not None:
         axis = lut.channel_axis
     elif axis is None and not getattr(options, "pool_channels", True):

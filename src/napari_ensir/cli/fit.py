@@ -66,7 +66,7 @@ def apply(options: ApplyOptions) -> dict[str, str]:
         "expected error": ("--expected-error", options.expected_error),
     }
     outs = {kind: Place(option, path) for kind, (option, path) in given.items() if path is not None}
-    batch = CombineBatch(images, lut, outs, as_float=options.writing.as_float)
+    batch = CombineBatch(images, lut, outs, as_float=output.as_float)
     check_before(batch, output, read=[options.lut], resume=options.resume)
     corrections = images.actions + ("match-intensities",) * options.match
     batch.warnings |= dict.fromkeys(missing_corrections(lut.report, corrections))

@@ -128,7 +128,7 @@ def restore(options: RestoreOptions) -> dict[str, str]:
         images,
         tuple(restorers),
         options.out,
-        as_float=options.writing.as_float,
+        as_float=output.as_float,
         networks=options.restorers.files,
     )
     check_before(batch, output, read=options.restorers.files, resume=options.resume)
@@ -164,7 +164,7 @@ def blind(options: BlindOptions) -> dict[str, str]:
         chosen,
         options.out,
         settings,
-        as_float=options.writing.as_float,
+        as_float=output.as_float,
         networks=options.restorers.files,
     )
     others = [] if target is None else [Place("--save-lut", target)]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
+from napari_ensir.ensemble.checks.candidates import ApplyChecks
 from napari_ensir.ensemble.checks.exposure import matched
-from napari_ensir.ensemble.lut.checks import ApplyChecks
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, ScoreRow, ScoreTable
@@ -690,6 +690,9 @@ class CombineBatch(Batch):
 
         self.each(plan)
 
+    def _checks(self) -> ApplyChecks:
+        return ApplyChecks(self.lut.report, self.lut.binning, self.lut.names)
+
     def match(self) -> None:
         """Rescale the table to the exposure of the images.
 
@@ -698,9 +701,9 @@ class CombineBatch(Batch):
         EnsembleError
             If the exposure is not known.
         """
-        checks, sampled = ApplyChecks(self.lut), Batch(self.images)
+        sampled, checks = Batch(self.images), self._checks()
         sampled.failed |= self.failed  # other errors are reported when the images are combined
-        sampled.each(lambda number, _: checks.look(list(self.images.load(number).values())))
+        sampled.each(lambda number, _: checks.look(self.lut.field(self.images.load(number).values())))
         self.lut = self.lut.rescaled(*matched(checks.exposure))
 
     def run(
@@ -724,7 +727,7 @@ class CombineBatch(Batch):
         progress, **writing
             As for :meth:`RestoreBatch.run`.
         """
-        lut, checks, how = self.lut, ApplyChecks(self.lut), settings.keywords()
+        lut, checks, how = self.lut, self._checks(), settings.keywords()
         compute: dict[str, Callable[..., Any]] = {
             "ensemble": partial(lut.apply, check=False),
             "weight maps": lut.weight_maps,
@@ -733,7 +736,7 @@ class CombineBatch(Batch):
 
         def make(stem: str, kind: str, arrays: Sequence[Any]) -> tuple[Any, Any]:
             if kind == "ensemble":
-                checks.look(arrays, self.label(stem))
+                checks.look(lut.field(arrays), self.label(stem))
             image = compute[kind](arrays, **how)
             if kind == "expected error" and isinstance(image, np.ndarray):
                 self.expected[stem] = float(np.sqrt(np.nanmean(np.square(image, dtype=np.float64))))

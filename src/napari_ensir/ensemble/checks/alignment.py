@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import reduce
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -626,19 +627,13 @@ def _blur(plane: Plane, valid: NDArray[np.bool_] | None, sigma: float = SMOOTHIN
     return np.asarray(gaussian_filter(np.where(valid, plane, 0.0), sigmas) / np.maximum(weight, 1e-12))
 
 
-def _check_clipping(plane: Plane, truth: Plane) -> Diagnostic | None:
-    """Check for clipping: the truth varies there by more than the candidate's errors elsewhere."""
-    found = _clipped(plane, truth)
-    return None if found is None else diagnose("clipped", **found)
-
-
-def _clipped(plane: Plane, other: Plane) -> dict[str, Any] | None:
-    """Return the fraction of clipped pixels, their value, and which extreme it is."""
+def _check_clipping(plane: Plane, other: Plane, code: str = "clipped") -> Diagnostic | None:
+    """Check for clipping: the other image varies there by more than the two differ elsewhere."""
     x, y = _known_pixels(plane, other)
     for end, which in ((x.max(), "greatest"), (x.min(), "least")):
         there = x == end
         if np.count_nonzero(there) > CLIPPED * x.size and y[there].std() > 3 * (y[~there] - x[~there]).std():
-            return {"share": there.mean(), "value": end, "which": which}
+            return diagnose(code, share=there.mean(), value=end, which=which)
     return None
 
 
@@ -740,9 +735,7 @@ def _check_truth(truth: Plane, names: Sequence[str], planes: Sequence[Plane]) ->
     known = [plane for plane in planes if varies(plane) and not _is_equal(plane, truth)]
     if not known or not varies(truth):
         return
-    found = next(filter(None, (_clipped(truth, plane) for plane in known)), None)
-    if found is not None:
-        yield diagnose("truth-clipped", **found)
+    yield from islice(filter(None, (_check_clipping(truth, plane, "truth-clipped") for plane in known)), 1)
     differences = [_known_pixels(plane - truth) for plane in planes]
     errors = [float(np.sqrt(dot(one, one) / one.size)) if one.size else np.inf for (one,) in differences]
     if len(errors) < 2:

@@ -10,7 +10,7 @@ import numpy as np
 from qtpy.QtCore import QTimer
 
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
-from napari_ensir.ensemble.compare.held_out import regressors_left_out
+from napari_ensir.ensemble.compare.baselines import regressors_left_out
 from napari_ensir.ensemble.fit import FROZEN
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.code_export import (
