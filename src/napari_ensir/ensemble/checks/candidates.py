@@ -128,6 +128,7 @@ def _check_scales(
     fitted = [one for one in report.get("diagnostics", ()) if isinstance(one, dict)]
     if planes[0].ndim < 3 or any(one.get("code") in ("scale-mismatch", "tone-curve") for one in fitted):
         return []
+    place = alignment.most_typical([alignment.thinned(plane) for plane in planes])
     found = [
         (name, alignment.check_scale(plane, planes[place]))
         for name, plane in zip(names, planes, strict=True)
