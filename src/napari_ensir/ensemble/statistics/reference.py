@@ -524,7 +524,7 @@ def compute_percentiles(values: NDArray[Any]) -> list[float] | None:
     50.0
     """
     finite = values[np.isfinite(values)]
-    return [float(value) for value in np.percentile(finite, PERCENTS)] if finite.size else None
+    return [float(value) for value in np.percentile(np.sort(finite), PERCENTS)] if finite.size else None
 
 
 def name_inputs(inputs: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
