@@ -30,7 +30,7 @@ from skimage.transform import resize
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from napari_ensir.ensemble.scoring.perceptual import open_metrics
+from napari_ensir.ensemble.scoring.metrics import open_metrics
 from napari_ensir.restorers.training.dp_ir import DPIR
 from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel
 from napari_ensir.restorers.training.recipes import RECIPES, begin_training, load_restorer

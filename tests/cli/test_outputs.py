@@ -54,8 +54,8 @@ APPLY = ["apply", "--lut", "l.lut.safetensors", "--overwrite"]
             ["fit", *C, "-t", "g.tif", "--json", "m.lut.safetensors", "-o", "m"],
             "--out and --json both lead to m",
         ),
-        (["fit", *C, "-t", "g.tif", "-o", "."], "give the name of a file"),
-        (["fit", *C, "-t", "g.tif", "-o", "..", "--overwrite"], "give the name of a file"),
+        (["fit", *C, "-t", "g.tif", "-o", "."], "give the table a name in it"),
+        (["fit", *C, "-t", "g.tif", "-o", "..", "--overwrite"], "give the table a name in it"),
         (["evaluate", *C, "-t", "g.tif", "--json", "A.tif", "--overwrite"], "--json leads to A.tif"),
         (["compare", *C, "-t", "g.tif", "--json", "g.tif", "--overwrite"], "--json leads to g.tif"),
         (

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.image import read_image, write_image
-from napari_ensir.files.png import FileImage
+from napari_ensir.files.image import FileImage, read_image, write_image
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.restorers import RESTORERS
 from napari_ensir.restorers.base import FunctionRestorer, format_notes

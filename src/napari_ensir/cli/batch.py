@@ -11,11 +11,10 @@ import typer
 
 from napari_ensir.cli import terminal
 from napari_ensir.cli.corrections import CorrectedSet, recorded_gains
-from napari_ensir.ensemble.lut.format import SUFFIX
+from napari_ensir.ensemble.lut.format import table_path
 from napari_ensir.errors import EnsembleError, ensemble_errors, extra_needed
 from napari_ensir.files.atomic import check_target
-from napari_ensir.files.paths import expand_path
-from napari_ensir.files.png import FileImage
+from napari_ensir.files.image import FileImage
 from napari_ensir.files.sets import Part, folders_in, open_set, stem_of
 from napari_ensir.restorers.base import format_notes
 from napari_ensir.restorers.batch import first_of
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from napari_ensir.cli.app import ApplyOptions, CompareOptions, EvaluateOptions, FitOptions
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.files.output_paths import Place
+    from napari_ensir.files.paths import Place
     from napari_ensir.files.sets import ImageSet
     from napari_ensir.restorers.batch import Batch
 
@@ -66,7 +65,7 @@ def open_candidates(
         paths = {name: paths[name] for name in lut.names}
     given, axis = options.candidates, options.settings.channel_axis
     others = {} if truth is None else {Part.TRUTH: truth}
-    images = open_set(paths, others, crop=given.reading.crop, squeeze=given.squeeze)
+    images = open_set(paths, others, crop=given.crop, squeeze=given.squeeze)
     if axis is None and truth is None and lut is not None:
         axis = lut.channel_axis
     elif axis is None and not getattr(options, "pool_channels", True):
@@ -145,12 +144,7 @@ def report(batch: Batch, output: Output, text: str, *, resume: bool = False, **m
 
 def lut_target(out: Path, overwrite: bool, hint: str = "") -> Path:
     """Return the path of a table, with its suffix, after checking that it can be written."""
-    name = out.name
-    if name in ("", ".."):
-        raise EnsembleError(f"--out: {out} is a folder; give the name of a file.")
-    if not name.endswith(SUFFIX):
-        name = name.removesuffix(".safetensors").removesuffix(".lut") + SUFFIX
-    target = expand_path(out).with_name(name)
+    target = table_path(out)
     check_target(target, overwrite, hint)
     return target
 

@@ -1,4 +1,4 @@
-"""The commands ``restore`` and ``restorers``, and what ``blind`` and ``sweep`` share with them."""
+"""The commands ``restore``, ``blind`` and ``restorers``, and what ``sweep`` shares with them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from napari_ensir.cli import terminal
-from napari_ensir.cli.batch import check_before, note_alpha, report
+from napari_ensir.cli.batch import KEEP, check_before, lut_target, note_alpha, report
 from napari_ensir.cli.options import metavar, with_restorer_options
 from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.paths import Place
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.restorers import RESTORERS, SelfEnsemble
 from napari_ensir.restorers.base import with_settings
-from napari_ensir.restorers.batch import RestoreBatch
+from napari_ensir.restorers.batch import BlindBatch, RestoreBatch, blind_scores
 from napari_ensir.settings import RestoreSettings, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from napari_ensir.cli.app import RestoreOptions, RestorerOptions, RestorersOptions
+    from napari_ensir.cli.app import BlindOptions, RestoreOptions, RestorerOptions, RestorersOptions
     from napari_ensir.cli.terminal import Output
     from napari_ensir.files.sets import ImageSet
     from napari_ensir.restorers import Restorer
@@ -127,7 +128,7 @@ def restore(options: RestoreOptions) -> dict[str, str]:
         images,
         tuple(restorers),
         options.out,
-        as_float=options.writing.as_float,
+        as_float=output.as_float,
         networks=options.restorers.files,
     )
     check_before(batch, output, read=options.restorers.files, resume=options.resume)
@@ -141,6 +142,41 @@ def restore(options: RestoreOptions) -> dict[str, str]:
             progress=progress,
         )
     return report(batch, output, written_text(batch, options.out), resume=options.resume)
+
+
+def blind(options: BlindOptions) -> dict[str, str]:
+    """Learn one table from all images and write their ensembles; return the errors of images that failed."""
+    settings, output = options.settings, options.output
+    given = RestoreSettings(
+        device=settings.device, data_range=settings.data_range, self_ensemble=options.self_ensemble
+    )
+    chosen = choose_restorers(options.restorers, given)
+    if options.resume and options.save_lut is None:
+        raise EnsembleError("--resume needs --save-lut, because it uses the lookup table of the earlier run.")
+    target = None
+    if options.save_lut is not None:
+        target = lut_target(options.save_lut, output.overwrite or options.resume, KEEP)
+    images = open_images(options.image, output)
+    axis = images.choose_channel_axis(settings.channel_axis, pool=options.pool_channels)
+    settings = replace(settings, channel_axis=axis)
+    batch = BlindBatch(
+        images,
+        chosen,
+        options.out,
+        settings,
+        as_float=output.as_float,
+        networks=options.restorers.files,
+    )
+    others = [] if target is None else [Place("--save-lut", target)]
+    check_before(batch, output, others=others, read=options.restorers.files, resume=options.resume)
+    with output.progress() as progress:
+        lut = batch.open_table(target, progress, overwrite=output.overwrite, resume=options.resume)
+        batch.combine(lut, overwrite=output.overwrite, resume=options.resume, progress=progress)
+    reason = lut.report["blind"]["reason"]
+    text = f"{blind_scores(lut)}\n{reason}\n{written_text(batch, options.out)}"
+    text += f"\n{target}: {lut!r}" if target else ""
+    saved = None if target is None else str(target)
+    return report(batch, output, text, resume=options.resume, scores=lut.report["scores"], lut=saved)
 
 
 def open_images(paths: Sequence[Path], output: Output) -> ImageSet:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.image import IMAGE_SUFFIXES, images_in, open_image
+from napari_ensir.files.image import IMAGE_SUFFIXES, FileImage, images_in, open_image
 from napari_ensir.files.microscopy import split_scene
 from napari_ensir.files.paths import expand_path
-from napari_ensir.files.png import FileImage
 from napari_ensir.files.zarr import ZarrImage, is_zarr
 
 if TYPE_CHECKING:
@@ -59,24 +58,32 @@ def is_pattern(path: Path) -> bool:
     return "{stem}" in str(path) or path.name.count("*") == 1
 
 
-def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
-    """Return the images of a folder, plate, pattern or several paths by stem; None for one image."""
-    path, place = paths[0], f"{paths[0]} ({_describe(role)})"
+def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path]:
+    """Return the images of a folder, plate, pattern or several paths by stem; nothing for one image."""
+    path, given, place = paths[0], str(paths[0]), f"{paths[0]} ({_describe(role)})"
+    none = f"{place} holds no image; give a folder of {', '.join(IMAGE_SUFFIXES)} files."
+    images: Iterable[tuple[str, Path]]
     if len(paths) > 1:
-        return _by_stem(((stem_of(each), each) for each in paths), "the command", role)
-    if is_pattern(path) and not path.exists():
-        found = _by_stem(_matching(path), str(path), role)
-        if not found:
-            raise EnsembleError(f"{place} matches no image; {{stem}} or * stands for the name of an image.")
-        return found
-    if not path.exists() and split_scene(path) is None:
+        images, given = ((stem_of(each), each) for each in paths), "the command"
+    elif is_pattern(path) and not path.exists():
+        images = _matching(path)
+        none = f"{place} matches no image; {{stem}} or * stands for the name of an image."
+    elif not path.exists() and split_scene(path) is None:
         raise EnsembleError(f"there is no {place}; give an image, a folder or a Zarr array.")
-    if not path.is_dir() or is_zarr(path):
-        return _by_stem(images_in(path).items(), str(path), role) or None
-    images = filter(is_image, sorted(path.iterdir()))
-    found = _by_stem(((stem_of(each), each) for each in images), str(path), role)
-    if not found:
-        raise EnsembleError(f"{place} holds no image; give a folder of {', '.join(IMAGE_SUFFIXES)} files.")
+    elif not path.is_dir() or is_zarr(path):
+        images, none = images_in(path).items(), ""
+    else:
+        images = ((stem_of(each), each) for each in sorted(path.iterdir()) if is_image(each))
+    found: dict[str, Path] = {}
+    for stem, image in images:
+        if stem in found:
+            raise EnsembleError(
+                f"{given} holds both {found[stem].name} and {image.name}, so the image {stem} of "
+                f"{_describe(role)} is ambiguous. Keep one."
+            )
+        found[stem] = image
+    if not found and none:
+        raise EnsembleError(none)
     return found
 
 
@@ -102,18 +109,6 @@ def folders_in(path: Path) -> list[Path]:
     if any(map(is_image, held)):
         return []
     return [each for each in held if each.is_dir() and not each.name.startswith(".")]
-
-
-def _by_stem(images: Iterable[tuple[str, Path]], place: str, role: Role) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for stem, path in images:
-        if stem in found:
-            raise EnsembleError(
-                f"{place} holds both {found[stem].name} and {path.name}, so the image {stem} of "
-                f"{_describe(role)} is ambiguous. Keep one."
-            )
-        found[stem] = path
-    return found
 
 
 def _describe(role: Role) -> str:

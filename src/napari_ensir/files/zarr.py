@@ -53,11 +53,14 @@ class ZarrImage:
         Shape of the stored chunks, or of the shards if there are any.
     ome : dict or None
         Metadata of the multiscale image if it is an OME-Zarr.
+    record : dict or None
+        Provenance among the attributes.
     """
 
     array: Any
     chunks: tuple[int, ...]
     ome: dict[str, Any] | None
+    record: dict[str, Any] | None = None
     is_colour: ClassVar[bool] = False
 
 
@@ -90,10 +93,10 @@ def open_zarr(path: Path) -> ZarrImage:
         a size that cannot be processed, or it is a group without one image.
     """
     _, zarr = _import_libraries()
-    ome = None
-    where = path
+    ome, where = None, path
     with _reading(path):
         version, metadata, attributes = _read_metadata(path)
+        record = attributes.get(KEY)
         if "shape" not in metadata:  # a group
             ome = _multiscale(path, attributes)
             where = _inside(path, ome["datasets"][0]["path"])
@@ -103,7 +106,8 @@ def open_zarr(path: Path) -> ZarrImage:
         node = zarr.open_array(str(where), mode="r", zarr_format=version)
         check_zarr_codecs(node, str(where))
         stored = tuple(node.shards or node.chunks)
-    return ZarrImage(lazy_array(_Reader(node, where, identity), stored, path), stored, ome)
+    array = lazy_array(_Reader(node, where, identity), stored, path)
+    return ZarrImage(array, stored, ome, record if isinstance(record, dict) else None)
 
 
 def lazy_array(source: Any, stored: tuple[int, ...], path: Path) -> Any:
@@ -382,19 +386,6 @@ def write_zarr(
             group.attrs[KEY] = plain(record)
         _store(da, array, target)
     return path
-
-
-def read_zarr_record(path: Path) -> dict[str, Any] | None:
-    """Read the provenance among the attributes of an array or of an OME-Zarr; None if there is none.
-
-    Raises
-    ------
-    EnsembleError
-        If the metadata are damaged.
-    """
-    with _reading(path):
-        found = _read_metadata(path)[2].get(KEY)
-    return dict(found) if isinstance(found, dict) else None
 
 
 def _store(da: Any, array: Any, target: Any) -> None:

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
+from napari_ensir.ensemble.checks.candidates import ApplyChecks
 from napari_ensir.ensemble.checks.exposure import matched
-from napari_ensir.ensemble.lut.checks import ApplyChecks
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, ScoreRow, ScoreTable
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.image import as_dtype, check_output, open_image, read_record, write_image
+from napari_ensir.files.image import FileImage, as_dtype, check_output, open_image, write_image
 from napari_ensir.files.metadata import plain
-from napari_ensir.files.output_paths import Place, check_output_paths
-from napari_ensir.files.png import FileImage
+from napari_ensir.files.paths import Place, check_output_paths
 from napari_ensir.files.sets import Part
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
@@ -119,9 +118,10 @@ class OutputImage:
         """
         if not self.path.exists():
             return None
-        found, wanted = _comparable(read_record(self.path) or {}), _comparable(plain(record))
+        image = open_image(self.path)
+        found, wanted = _comparable(image.record or {}), _comparable(plain(record))
         before, now = found.pop("input_files", None), wanted.pop("input_files", {})
-        if found != wanted or open_image(self.path).array.dtype != self.dtype:
+        if found != wanted or image.array.dtype != self.dtype:
             raise EnsembleError(
                 f"{self.path} exists, and was made from other images, or with other restorers or settings; "
                 "choose another output folder."
@@ -690,6 +690,9 @@ class CombineBatch(Batch):
 
         self.each(plan)
 
+    def _checks(self) -> ApplyChecks:
+        return ApplyChecks(self.lut.report, self.lut.binning, self.lut.names)
+
     def match(self) -> None:
         """Rescale the table to the exposure of the images.
 
@@ -698,9 +701,9 @@ class CombineBatch(Batch):
         EnsembleError
             If the exposure is not known.
         """
-        checks, sampled = ApplyChecks(self.lut), Batch(self.images)
+        sampled, checks = Batch(self.images), self._checks()
         sampled.failed |= self.failed  # other errors are reported when the images are combined
-        sampled.each(lambda number, _: checks.look(list(self.images.load(number).values())))
+        sampled.each(lambda number, _: checks.look(self.lut.field(self.images.load(number).values())))
         self.lut = self.lut.rescaled(*matched(checks.exposure))
 
     def run(
@@ -724,7 +727,7 @@ class CombineBatch(Batch):
         progress, **writing
             As for :meth:`RestoreBatch.run`.
         """
-        lut, checks, how = self.lut, ApplyChecks(self.lut), settings.keywords()
+        lut, checks, how = self.lut, self._checks(), settings.keywords()
         compute: dict[str, Callable[..., Any]] = {
             "ensemble": partial(lut.apply, check=False),
             "weight maps": lut.weight_maps,
@@ -733,7 +736,7 @@ class CombineBatch(Batch):
 
         def make(stem: str, kind: str, arrays: Sequence[Any]) -> tuple[Any, Any]:
             if kind == "ensemble":
-                checks.look(arrays, self.label(stem))
+                checks.look(lut.field(arrays), self.label(stem))
             image = compute[kind](arrays, **how)
             if kind == "expected error" and isinstance(image, np.ndarray):
                 self.expected[stem] = float(np.sqrt(np.nanmean(np.square(image, dtype=np.float64))))

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from napari_ensir import fit_lut
-from napari_ensir.ensemble.checks.candidates import check_candidates
+from napari_ensir.ensemble.checks.candidates import ApplyChecks
 
 
 def field(seed, brightness=1.0, density=0.02):
@@ -31,7 +31,9 @@ def lut(request):
 
 
 def codes(lut, candidates):
-    return [one.code for one in check_candidates(lut.report, lut.binning, lut.names, lut.field(candidates))]
+    checks = ApplyChecks(lut.report, lut.binning, lut.names)
+    checks.look(lut.field(candidates))
+    return [one.code for one in checks.diagnostics()]
 
 
 @pytest.mark.parametrize("number", range(len(FIELDS)))

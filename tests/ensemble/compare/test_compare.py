@@ -213,8 +213,8 @@ def test_all_rows_are_scored_on_the_same_finite_pixels(one_thread):
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"folds": 1}, "2 or more"),
-        ({"folds": 2.5}, "2 or more"),
+        ({"folds": 1}, "a whole number from 2"),
+        ({"folds": 2.5}, "a whole number from 2"),
         ({"methods": ["magic"]}, "no method 'magic'"),
         ({"names": ("one",)}, "names"),
         ({"low_resolution": [np.zeros((4, 4))]}, "1 low-resolution inputs for 4"),

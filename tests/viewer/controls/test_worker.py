@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -21,13 +22,20 @@ def counting(name, n, log):
         yield
 
 
-def test_the_event_loop_runs_between_steps(parent, qtbot):
+@pytest.mark.parametrize("interval", [0, 10])
+def test_timers_that_are_due_come_before_the_next_step(parent, qtbot, interval):
     log = []
+
+    def slow():
+        for each in counting("a", 4, log):
+            time.sleep(0.02)
+            yield each
+
     queue = MainThreadQueue(parent, log.append)
     beat = QTimer(parent)
     beat.timeout.connect(lambda: log.append("beat"))
-    beat.start(0)
-    queue.put(counting("a", 4, log))
+    beat.start(interval)
+    queue.put(slow())
     assert log == ["a0"]
     assert queue.is_active
     qtbot.waitUntil(lambda: not queue.is_active, timeout=60_000)

@@ -161,7 +161,7 @@ def test_planes_of_a_stack_are_the_reference_and_the_rest_is_held_out(viewer, wa
 def few_regressors(monkeypatch):
     """The two fastest regressors only."""
     few = {name: REGRESSORS[name] for name in ("linear regression", "HistGradientBoosting")}
-    monkeypatch.setattr("napari_ensir.ensemble.compare.held_out.REGRESSORS", few)
+    monkeypatch.setattr("napari_ensir.ensemble.compare.baselines.REGRESSORS", few)
     return {"ZZPM", "global least squares", *few}
 
 

@@ -154,7 +154,8 @@ def test_a_pixel_has_an_expected_error_and_the_table_its_provenance(filled, fitt
     assert "numpy" in date
     assert how == "Method: EM (paper), bin_width 32, min_pixels 100, tolerance 1e-05."
     assert learned == "Learned from 1 image: 96 x 96, uint8."
-    named = replace(known, report=name_inputs(known.report, [(*known.names, "gt")]))
+    inputs = name_inputs(known.report["inputs"], [(*known.names, "gt")])
+    named = replace(known, report=known.report | {"inputs": inputs})
     assert describe_provenance(named)[2] == f'{learned[:-1]}; its ground truth is "gt".'
     assert hashes == "The file has hashes (sha256) of 1 of 1 images."
     assert f"RMSE {known.errors.overall:.4g}, on 4 parts" in held_out

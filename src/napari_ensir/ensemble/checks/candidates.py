@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.checks.alignment import (
-    about_candidates,
-    check_alignment,
-    check_scale,
-    correlation,
-    correlations,
-    most_typical,
-    overlap,
-)
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose
-from napari_ensir.ensemble.checks.exposure import exposure_of
+from napari_ensir.ensemble.arrays.image_set import as_numbers
+from napari_ensir.ensemble.checks import alignment
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, sort_diagnostics
+from napari_ensir.ensemble.checks.exposure import Exposure, exposure_of
 from napari_ensir.ensemble.checks.fit import check_range
 from napari_ensir.ensemble.checks.planes import middle_plane
-from napari_ensir.ensemble.statistics.reference import sample_pixels
+from napari_ensir.ensemble.statistics.reference import Samples, sample_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,18 +65,20 @@ def check_agreement(
     candidate "B": shifted by 5 pixels to the right against candidate "A"; align them.
     """
     planes = [middle_plane(candidate, channel_axis) for candidate in candidates]
-    finite = [plane[np.isfinite(plane)] for plane in planes]
-    flat = [values.size == 0 or np.ptp(values) == 0 for values in finite]
+    flat = [not alignment.varies(plane) for plane in planes]
     found = [
         diagnose(
-            "constant/apply", {"action": "drop-candidate", "candidates": [name]}, name=name, value=values[0]
+            "constant/apply",
+            {"action": "drop-candidate", "candidates": [name]},
+            name=name,
+            value=plane[np.isfinite(plane)][0],
         )
-        for name, values, is_flat in zip(names, finite, flat, strict=True)
+        for name, plane, is_flat in zip(names, planes, flat, strict=True)
         # All of them may be empty in this part of the image.
-        if is_flat and values.size and not all(flat)
+        if is_flat and np.isfinite(plane).any() and not all(flat)
     ]
-    before = _correlations_of(report, len(planes))
-    if found or before is None:
+    before = as_numbers(report.get("correlations"), (len(planes),) * 2)
+    if found or before is None:  # a table of an earlier version has none
         return found
     return _check_correlations(before, names, candidates, planes, channel_axis) or _check_scales(
         report, names, planes
@@ -97,21 +93,25 @@ def _check_correlations(
     channel_axis: int | None,
 ) -> list[Diagnostic]:
     """Candidates that correlate less than when the table was learned, and why."""
-    now = correlations(planes)
     limit = np.maximum(DISAGREEMENT * (1 - before), LEAST_DISAGREEMENT)
+    few = alignment.correlations([alignment.thinned(plane) for plane in planes])
+    if not (alignment.SLACK * (1 - few) > limit).any():
+        return []
+    now = alignment.correlations(planes)
     if not (1 - now > limit).any():
         return []
-    place = most_typical(planes)
+    place = alignment.most_typical(planes)
 
     def explains(one: Diagnostic) -> bool:
         """Whether candidates agree as before once it is corrected; a shift may also fit by chance."""
         if one.code != "shifted" or one.fix is None:
             return one.code in ("turned", "other-field", "inverted", "channels-reversed")
         m = names.index(one.fix["candidates"][0])
-        back = overlap(planes[place].mean(axis=-1), planes[m].mean(axis=-1), tuple(one.fix["shift"]))
-        return bool(1 - correlation(*back) <= min(limit[place, m], (1 - now[place, m]) / 2))
+        one_plane, other = (planes[number].mean(axis=-1) for number in (place, m))
+        left = 1 - alignment.correlation(*alignment.overlap(one_plane, other, tuple(one.fix["shift"])))
+        return bool(left <= min(limit[place, m], (1 - now[place, m]) / 2))
 
-    found = [one for one in check_alignment(candidates, None, names, channel_axis) if explains(one)]
+    found = [one for one in alignment.check_alignment(candidates, None, names, channel_axis) if explains(one)]
     if found:
         return found
     m, k = sorted(divmod(int(np.argmin(now - UNLIKE * before)), len(planes)))
@@ -128,48 +128,79 @@ def _check_scales(
     fitted = [one for one in report.get("diagnostics", ()) if isinstance(one, dict)]
     if planes[0].ndim < 3 or any(one.get("code") in ("scale-mismatch", "tone-curve") for one in fitted):
         return []
-    place = most_typical(planes)
+    place = alignment.most_typical([alignment.thinned(plane) for plane in planes])
     found = [
-        (name, check_scale(plane, planes[place]))
+        (name, alignment.check_scale(plane, planes[place]))
         for name, plane in zip(names, planes, strict=True)
         if plane is not planes[place]
     ]
     against = f'candidate "{names[place]}"'
-    return [about_candidates(one, [name], against) for name, one in found if one is not None]
+    return [alignment.about_candidates(one, [name], against) for name, one in found if one is not None]
 
 
-def _correlations_of(report: Mapping[str, Any], n: int) -> NDArray[np.float64] | None:
-    """The correlations of a table's report; None in a table of an earlier version."""
-    try:
-        values = np.asarray(report.get("correlations"), np.float64)
-    except (TypeError, ValueError):
-        return None
-    return values if values.shape == (n, n) and np.isfinite(values).all() else None
-
-
-def check_candidates(
-    report: Mapping[str, Any], binning: Binning, names: Sequence[str], field: Field
-) -> list[Diagnostic]:
-    """Check candidates in memory before a table is applied: agreement, exposure, range.
+class ApplyChecks:
+    """Checks of any number of images before a table is applied to them, in bounded memory.
 
     Parameters
     ----------
     report, binning, names
         Of the table.
-    field : Field
-        The candidates.
 
-    Returns
-    -------
-    list of Diagnostic
-        Those of the first check that finds something: each explains the later ones.
+    Attributes
+    ----------
+    disagreement : list of Diagnostic
+        Problems of candidates that do not lie on each other; see :func:`check_agreement`.
+
+    Examples
+    --------
+    >>> from napari_ensir import fit_lut
+    >>> truth = np.arange(4096.0).reshape(64, 64)
+    >>> lut = fit_lut([([truth + 1, truth - 1], truth)])
+    >>> checks = ApplyChecks(lut.report, lut.binning, lut.names)
+    >>> checks.look(lut.field([truth + 50001, truth + 49999]))
+    >>> [each.code for each in checks.diagnostics()]
+    ['other-exposure']
     """
-    found = check_agreement(report, names, field.candidates, field.channel_axis)
-    if found:
-        return found
-    exposure = exposure_of(report, [sample_pixels(field)])
-    if exposure is not None and (found := exposure.check()):
-        return found
-    for name, candidate in zip(names, field.candidates, strict=True):
-        found += check_range(binning, name, middle_plane(candidate, field.channel_axis))
-    return found
+
+    def __init__(self, report: Mapping[str, Any], binning: Binning, names: Sequence[str]) -> None:
+        self.report, self.binning, self.names = report, binning, names
+        self._samples = Samples()
+        self._outside: list[Diagnostic] = []
+        self.disagreement: list[Diagnostic] = []
+
+    def look(self, field: Field, label: str = "") -> None:
+        """Check the candidates of one image.
+
+        Parameters
+        ----------
+        field : Field
+            The candidates, checked against the table.
+        label : str
+            Name of the image, if there are several.
+        """
+        self._samples.add(sample_pixels(field))
+        axis = field.channel_axis
+        found = check_agreement(self.report, self.names, field.candidates, axis)
+        known = self.disagreement if found else self._outside
+        if not found:
+            for name, candidate in zip(self.names, field.candidates, strict=True):
+                found += check_range(self.binning, name, middle_plane(candidate, axis))
+        where = f"image {label}: " if label else ""
+        known[:] = sort_diagnostics([*known, *(replace(one, message=where + one.message) for one in found)])
+
+    @property
+    def exposure(self) -> Exposure | None:
+        """The exposure of the images relative to that of the table; see :func:`exposure_of`."""
+        return exposure_of(self.report, self._samples.parts)
+
+    def diagnostics(self, **remedy: str) -> list[Diagnostic]:
+        """Return what was found; ``remedy`` is that of :meth:`Exposure.check`.
+
+        Candidates that do not lie on each other explain another exposure, and that explains intensities
+        outside the range of the table.
+        """
+        if self.disagreement:
+            return [*self.disagreement, *self._outside]
+        exposure = self.exposure
+        other = [] if exposure is None else exposure.check(**remedy)
+        return other or self._outside

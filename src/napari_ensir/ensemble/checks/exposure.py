@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.blocks import as_array, dtype_of, is_dask, is_torch
-from napari_ensir.ensemble.arrays.image_set import make_field
+from napari_ensir.ensemble.arrays.image_set import as_numbers, make_field
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, linear_text
 from napari_ensir.ensemble.checks.planes import sample_planes
 from napari_ensir.ensemble.statistics.reference import PERCENTS, Samples, compute_percentiles
@@ -136,12 +136,8 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
 
 def _as_percentiles(value: Any) -> NDArray[np.float64] | None:
     """Percentiles of a report; None if they are missing, constant or not numbers."""
-    try:
-        found = np.asarray(value, np.float64)
-    except (TypeError, ValueError, OverflowError):  # a file that another program wrote
-        return None
-    usable = found.shape == (len(PERCENTS),) and np.isfinite(found).all() and found[-2] > found[1]
-    return found if usable else None
+    found = as_numbers(value, (len(PERCENTS),))
+    return found if found is not None and found[-2] > found[1] else None
 
 
 def _regress_percentiles(
@@ -310,26 +306,6 @@ def _regress(sums: NDArray[np.float64]) -> Any:
     shifts = means[1:] - means[0]
     offsets = means[1:] - gains * means[0]
     return gains[0], shifts[0], offsets[0], (gains[1:], shifts[1:], offsets[1:])
-
-
-def check_drift(
-    candidates: Sequence[Any], truth: Any, channel_axis: int | None = None, label: str = ""
-) -> list[Diagnostic]:
-    """Report that the brightness of a second exposure drifted, where scores are not corrected for it.
-
-    Parameters
-    ----------
-    candidates, truth, channel_axis
-        As for :func:`find_drift`.
-    label : str
-        Name of the image, if there are several.
-
-    Returns
-    -------
-    list of Diagnostic
-        At most one.
-    """
-    return find_drift(candidates, truth, channel_axis).diagnostics("truth-drifted", label)
 
 
 class MatchedTruths(Sequence[tuple[Sequence[Any], Any]]):

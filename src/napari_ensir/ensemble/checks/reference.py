@@ -16,28 +16,24 @@ from napari_ensir.ensemble.checks.exposure import MatchedTruths, match_truths
 from napari_ensir.ensemble.checks.noise import check_noise_level, check_own_input
 from napari_ensir.ensemble.checks.planes import remember
 from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import FitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from napari_ensir.ensemble.checks.noise import TruthNoise
 
 
 def diagnose_reference(
     reference: Iterable[tuple[Sequence[Any], Any]],
     names: Sequence[str] | None = None,
-    *,
-    channel_axis: int | None = None,
+    settings: FitSettings | None = None,
     mask: Sequence[Any] | None = None,
-    truth_noise: TruthNoise | None = None,
-    match_truth: str = "auto",
 ) -> tuple[list[Diagnostic], Iterable[tuple[Sequence[Any], Any]]]:
     """Check a few images of a reference set, and correct the brightness of second exposures.
 
     Parameters
     ----------
-    reference, names, channel_axis, mask, truth_noise, match_truth
-        As for :func:`~napari_ensir.fit_lut`. Up to four images of a sequence are read, evenly spaced; the
+    reference, names, settings, mask
+        As for :class:`~napari_ensir.FitSession`. Up to four images of a sequence are read, evenly spaced; the
         first of anything else. ``reference.labels``, if present, are the images' names in messages.
 
     Returns
@@ -48,8 +44,10 @@ def diagnose_reference(
         To be read instead of the one given.
     """
     found: list[Diagnostic] = []
+    settings = settings or FitSettings()
+    noise, channel_axis = settings.truth_noise, settings.channel_axis
     try:
-        if truth_noise is not None and match_truth == "auto":
+        if noise is not None and settings.match_truth == "auto":
             reference = reference if isinstance(reference, Sequence) else list(reference)
             reference, found = match_truths(reference, channel_axis)
         if isinstance(reference, Sequence):
@@ -68,9 +66,9 @@ def diagnose_reference(
         if right:
             true, axis = remember(field.truth), field.channel_axis
             found += check_own_input(right, true, channel_axis=axis)
-            if isinstance(truth_noise, float | int):
+            if isinstance(noise, float | int):
                 gain = reference.drifts[0].correction[0] if isinstance(reference, MatchedTruths) else 1.0
-                found += check_noise_level(right, true, truth_noise * gain, axis)
+                found += check_noise_level(right, true, noise * gain, axis)
         found += _check_mask(mask)
     except (EnsembleError, IndexError, TypeError, ValueError):
         pass  # reading the set says why

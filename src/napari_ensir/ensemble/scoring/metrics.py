@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.parallel import for_each
-from napari_ensir.errors import EnsembleError
+from napari_ensir.ensemble.scoring.score_table import Column
+from napari_ensir.errors import EnsembleError, extra_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.blocks import Slices
-    from napari_ensir.ensemble.scoring.score_table import Column
+    from napari_ensir.ensemble.scoring.score_table import ScoreRow
 
     Image = NDArray[Any]
 
@@ -181,6 +184,17 @@ def psnr(
     return psnr_of_error(float(squares[valid].mean()), peak) if valid.any() else float("nan")
 
 
+def _filled(
+    truth: Image, image: Image, valid: NDArray[np.bool_] | None = None
+) -> tuple[Image, Image, NDArray[np.bool_]]:
+    """Set pixels that are not scored to 0; return the mask of the others as well."""
+    if valid is None:
+        valid = np.isfinite(truth) & np.isfinite(image)
+    if not valid.all():
+        truth, image = (np.where(valid, x, 0) for x in (truth, image))
+    return truth, image, valid
+
+
 def ssim(
     truth: NDArray[Any],
     image: NDArray[Any],
@@ -212,10 +226,7 @@ def ssim(
     axis = None if channel_axis is None else channel_axis % truth.ndim
     if min(size for i, size in enumerate(truth.shape) if i != axis) < TAPS:
         return float("nan")
-    if valid is None:
-        valid = np.isfinite(truth) & np.isfinite(image)
-    if not valid.all():
-        truth, image = (np.where(valid, x, 0) for x in (truth, image))
+    truth, image, valid = _filled(truth, image, valid)
     axes = tuple(i for i in range(truth.ndim) if i != axis)
     total, windows = sum_of_similarity(truth, image, peak, axes, valid)
     return total / windows if windows else float("nan")
@@ -226,13 +237,12 @@ def ms_ssim(
     image: NDArray[Any],
     peak: float,
     channel_axis: int | None = None,
-    valid: NDArray[np.bool_] | None = None,
 ) -> float:
     """Return the multi-scale structural similarity, the mean over planes and channels.
 
     Source: Wang, Simoncelli and Bovik, Asilomar 2003: five scales, each half as fine as the one before.
-    Negative means of contrast and structure count as 0. NaN if a plane has fewer than 176 rows or columns, or
-    a scale has no window of valid pixels.
+    Pixels that are not finite in both images are excluded. Negative means of contrast and structure count as
+    0. NaN if a plane has fewer than 176 rows or columns, or a scale has no window of finite pixels.
 
     Parameters
     ----------
@@ -240,8 +250,6 @@ def ms_ssim(
     peak : float
         Intensity units.
     channel_axis : int, optional
-    valid : bool array of that shape, optional
-        Pixels to score; default: those that are finite in both.
 
     Examples
     --------
@@ -249,9 +257,7 @@ def ms_ssim(
     >>> ms_ssim(image, image, 350.0)
     1.0
     """
-    if valid is None:
-        valid = np.isfinite(truth) & np.isfinite(image)
-    arrays = [np.where(valid, truth, 0.0), np.where(valid, image, 0.0), valid]
+    arrays = list(_filled(truth, image))
     if channel_axis is not None:
         arrays = [np.moveaxis(array, channel_axis, 0) for array in arrays]
     shape = arrays[0].shape[-2:]
@@ -284,19 +290,17 @@ def _halved(plane: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float64))
 
 
-def nrmse(truth: NDArray[Any], image: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> float:
+def nrmse(truth: NDArray[Any], image: NDArray[Any]) -> float:
     """Return the root mean square error divided by the root mean square of the ground truth.
 
     Parameters
     ----------
     truth, image : arrays of one shape
-    valid : bool array of that shape, optional
-        Pixels to score; default: those that are finite in both.
 
     Returns
     -------
     float
-        NaN if no pixel is valid or the ground truth is 0 everywhere.
+        NaN if no pixel is finite in both or the ground truth is 0 everywhere.
 
     Examples
     --------
@@ -305,8 +309,7 @@ def nrmse(truth: NDArray[Any], image: NDArray[Any], valid: NDArray[np.bool_] | N
     """
     from skimage.metrics import normalized_root_mse
 
-    if valid is None:
-        valid = np.isfinite(truth) & np.isfinite(image)
+    valid = np.isfinite(truth) & np.isfinite(image)
     pixels = np.asarray(truth)[valid]
     return float(normalized_root_mse(pixels, np.asarray(image)[valid])) if pixels.any() else float("nan")
 
@@ -354,21 +357,6 @@ def luma(image: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(16 + image @ np.array([65.481, 128.553, 24.966]) / 255, np.float64)
 
 
-class ImageScore(NamedTuple):
-    """PSNR and SSIM of an image.
-
-    Attributes
-    ----------
-    psnr : float
-        dB.
-    ssim : float
-        NaN if the image is smaller than its window, or every window contains an excluded pixel.
-    """
-
-    psnr: float
-    ssim: float
-
-
 def mean_of_metrics(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean over images of each metric.
 
@@ -399,35 +387,34 @@ def finite_everywhere(arrays: Sequence[Image]) -> NDArray[np.bool_]:
     return finite
 
 
-def exclusion_note(n: int) -> list[str]:
-    """Return a list with one sentence about n excluded pixels; empty if n is 0.
+def score_notes(scale: object, not_finite: int = 0, rows: Iterable[ScoreRow] = ()) -> list[str]:
+    """Return sentences on the peak of PSNR, on pixels that are not scored and on an unknown MS-SSIM.
+
+    Parameters
+    ----------
+    scale : ScoreRange
+    not_finite : int
+        Number of pixels that are not scored.
+    rows : iterable of ScoreRow
 
     Examples
     --------
-    >>> exclusion_note(0), exclusion_note(1)
-    ([], ['1 pixel is NaN or infinite in a candidate or the ground truth and is not scored.'])
+    >>> score_notes("255")
+    ['The peak of PSNR is 255.']
+    >>> score_notes("255", 1)[1]
+    '1 pixel is NaN or infinite in a candidate or the ground truth and is not scored.'
     """
-    subject, verb = ("pixel is", "is") if n == 1 else ("pixels are", "are")
-    text = f"{n:,} {subject} NaN or infinite in a candidate or the ground truth and {verb} not scored."
-    return [text] * bool(n)
-
-
-def unknown_ms_ssim_note(rows: Iterable[Mapping[str, float]]) -> list[str]:
-    """Return a list with one sentence if an MS-SSIM is unknown; else empty.
-
-    Examples
-    --------
-    >>> unknown_ms_ssim_note([{"psnr": 31.0}, {"ms-ssim": 0.98}])
-    []
-    >>> unknown_ms_ssim_note([{"ms-ssim": np.nan}])
-    ['MS-SSIM is not shown, because it needs at least 176 rows and columns of finite pixels in each image.']
-    """
-    side = TAPS << (len(SCALE_WEIGHTS) - 1)
-    text = (
-        f"MS-SSIM is not shown, because it needs at least {side} rows and columns of finite pixels in each "
-        "image."
-    )
-    return [text] * any(np.isnan(row.get("ms-ssim", 0.0)) for row in rows)
+    notes = [f"The peak of PSNR is {scale}."]
+    if not_finite:
+        subject, verb = ("pixel is", "is") if not_finite == 1 else ("pixels are", "are")
+        where = "NaN or infinite in a candidate or the ground truth"
+        notes.append(f"{not_finite:,} {subject} {where} and {verb} not scored.")
+    if any(np.isnan(row.metrics.get("ms-ssim", 0.0)) for row in rows):
+        notes.append(
+            f"MS-SSIM is not shown, because it needs at least {TAPS << (len(SCALE_WEIGHTS) - 1)} rows and "
+            "columns of finite pixels in each image."
+        )
+    return notes
 
 
 class Metric(NamedTuple):
@@ -447,9 +434,105 @@ class Metric(NamedTuple):
     function: Callable[[Image, Image, tuple[float, float], int | None], float]
 
 
+OWN_METRICS = {
+    "ms-ssim": Metric(
+        "ms-ssim",
+        Column("ms-ssim", "MS-SSIM", decimals=4),
+        lambda truth, image, ends, axis: ms_ssim(truth, image, ends[1] - ends[0], axis),
+    ),
+    "nrmse": Metric(
+        "nrmse",
+        Column("nrmse", "NRMSE", decimals=4, largest_is_best=False),
+        lambda truth, image, *_: nrmse(truth, image),
+    ),
+}
+"""Metrics that need no other package."""
+
+
+def open_metrics(names: Sequence[str], device: Any = "auto") -> tuple[Metric, ...]:
+    """Open metrics by their names.
+
+    Parameters
+    ----------
+    names : sequence of str
+        ``"ms-ssim"``, ``"nrmse"``, or metrics of pyiqa such as ``"lpips"``, ``"dists"`` or ``"topiq_fr"``.
+    device : str or torch.device
+
+    Returns
+    -------
+    tuple of Metric
+
+    Raises
+    ------
+    EnsembleError
+        If pyiqa is not installed, has no such full-reference metric, or cannot load the weights.
+
+    Examples
+    --------
+    >>> open_metrics(())
+    ()
+    """
+    return tuple(
+        OWN_METRICS.get(name.lower()) or _open_perceptual(name, device) for name in dict.fromkeys(names)
+    )
+
+
+def _open_perceptual(name: str, device: Any) -> Metric:
+    """Open a full-reference metric of pyiqa, whose weights pyiqa downloads at the first use."""
+    others = f"{name} is not one of {', '.join(OWN_METRICS)}; other metrics need pyiqa"
+    with extra_needed("perceptual", others):
+        import pyiqa
+    known = pyiqa.list_models(metric_mode="FR")
+    if name not in known:
+        known = ", ".join([*OWN_METRICS, *known])
+        raise EnsembleError(f"there is no full-reference metric {name!r}; choose from {known}.")
+    try:
+        opened = pyiqa.create_metric(name, device=resolve_device(device))
+    except Exception as error:  # pyiqa and what it downloads with raise exceptions of many types
+        raise EnsembleError(
+            f"the weights of the metric {name} could not be loaded ({type(error).__name__}: {error}); "
+            "pyiqa downloads them at the first use, so check the network connection."
+        ) from error
+    column = Column(name, name, decimals=4, largest_is_best=not opened.lower_better)
+    return Metric(name, column, partial(_perceptual_score, opened))
+
+
+def _perceptual_score(
+    opened: Any,
+    truth: NDArray[Any],
+    image: NDArray[Any],
+    data_range: tuple[float, float],
+    channel_axis: int | None,
+) -> float:
+    """Score an image: the mean over planes, and over channels unless RGB; NaN and infinity count as 0.
+
+    Intensities are scaled from the data range to 0 and 1, and clipped.
+    """
+    import torch
+
+    low, high = data_range
+    batches = []
+    for array in (truth, image):
+        finite = np.nan_to_num(np.asarray(array, np.float32), posinf=0, neginf=0)
+        scaled = np.clip((finite - low) / (high - low), 0, 1)
+        if channel_axis is None:
+            planes = scaled.reshape(-1, 1, *scaled.shape[-2:])
+        else:
+            planes = np.moveaxis(scaled, channel_axis, -3)
+            channels = 3 if planes.shape[-3] == 3 else 1
+            planes = planes.reshape(-1, channels, *planes.shape[-2:])
+        batches.append(np.repeat(planes, 3 // planes.shape[1], axis=1))  # the networks take RGB
+    with torch.inference_mode():
+        scores = [
+            float(opened(*(torch.from_numpy(plane[None]) for plane in (restored, reference))))
+            for reference, restored in zip(*batches, strict=True)
+        ]
+    return float(np.mean(scores))
+
+
 @dataclass(frozen=True)
 class Scoring:
-    """Computes PSNR and SSIM of images without clipping them.
+    """Computes scores of images without clipping them.
 
     Attributes
     ----------
@@ -462,13 +545,13 @@ class Scoring:
     channel_axis : int or None
         None: the last axis, if it has length 3 and there are at least 3 axes.
     metrics : tuple of Metric
-        Metrics of :meth:`further`.
+        Further metrics.
 
     Examples
     --------
     >>> truth = np.zeros((2, 3))
     >>> near, far = truth + 25.5, np.where(np.arange(3) == 1, np.nan, 255.0) + truth
-    >>> [round(Scoring((0, 255))(truth, image).psnr) for image in (near, far)]
+    >>> [round(Scoring((0, 255))(truth, image)["psnr"]) for image in (near, far)]
     [20, 0]
     """
 
@@ -478,21 +561,9 @@ class Scoring:
     channel_axis: int | None = None
     metrics: tuple[Metric, ...] = ()
 
-    def further(self, truth: Image, image: Image, valid: NDArray[np.bool_]) -> dict[str, float]:
-        """Score all channels of one image by the metrics, without the border.
-
-        Parameters
-        ----------
-        truth, image, valid : arrays of one shape
-            As for :meth:`__call__`.
-        """
-        if not self.metrics:
-            return {}
-        axis, inside = self.channels_of(truth.shape), self.inside(truth.shape)
-        first, second = (np.where(valid, one, np.nan)[inside] for one in (truth, image))
-        return {each.name: each.function(first, second, self.data_range, axis) for each in self.metrics}
-
-    def __call__(self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None) -> ImageScore:
+    def __call__(
+        self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None
+    ) -> dict[str, float]:
         """Score one image.
 
         Parameters
@@ -500,14 +571,22 @@ class Scoring:
         truth, image : arrays of one shape
         valid : bool array of that shape, optional
             Pixels to score; default: all that are finite in both.
+
+        Returns
+        -------
+        dict
+            ``"psnr"`` in dB; ``"ssim"``, NaN if the image is smaller than its window or every window contains
+            an excluded pixel; then the metrics, of all channels, by name.
         """
         low, high = self.data_range
         axis = self.channels_of(truth.shape)
-        first, second, peak = np.asarray(truth), np.asarray(image), high - low
-        if valid is None:
-            valid = np.isfinite(first) & np.isfinite(second)
-        if not valid.all():
-            first, second = (np.where(valid, x, 0) for x in (first, second))
+        peak = high - low
+        first, second, valid = _filled(np.asarray(truth), np.asarray(image), valid)
+        further = {}
+        if self.metrics:
+            inside = self.inside(truth.shape)
+            one, two = (np.where(valid, x, np.nan)[inside] for x in (first, second))
+            further = {each.name: each.function(one, two, self.data_range, axis) for each in self.metrics}
         if self.y_channel:
             if axis is None:
                 raise EnsembleError(
@@ -522,7 +601,8 @@ class Scoring:
             axis, peak = None, 255.0
         cut = self._cut(first.shape, axis)
         first, second, valid = first[cut], second[cut], valid[cut]
-        return ImageScore(psnr(first, second, peak, valid), ssim(first, second, peak, axis, valid))
+        found = {"psnr": psnr(first, second, peak, valid), "ssim": ssim(first, second, peak, axis, valid)}
+        return found | further
 
     def channels_of(self, shape: tuple[int, ...]) -> int | None:
         """Return the channel axis of an image of this shape."""

@@ -19,15 +19,7 @@ import numpy as np
 
 from napari_ensir.ensemble.scoring.cross_validation import mean_squared_error
 from napari_ensir.ensemble.scoring.metrics import psnr_of_error
-from napari_ensir.ensemble.scoring.score_table import (
-    DIFFERENCE,
-    PSNR,
-    TIED,
-    ScoreRow,
-    ScoreTable,
-    as_sentence_list,
-    plus_minus,
-)
+from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, TIED, ScoreRow, ScoreTable, plus_minus
 from napari_ensir.ensemble.statistics.student_t import student_t_quantile
 from napari_ensir.errors import EnsembleError
 
@@ -247,22 +239,12 @@ class NoisyScores:
     @property
     def rows(self) -> tuple[ScoreRow, ...]:
         """Scores of each image, in the order of the names."""
-        tied = self._tied
-        return tuple(
-            self._row(index, index == self.best, len(tied) > 1 and index in tied)
-            for index in range(len(self.names))
-        )
+        return tuple(map(self._row, range(len(self.names)), self.names, self.roles))
 
-    def _row(self, index: int, best: bool, tied: bool) -> ScoreRow:
-        found = self.difference(index)
-        row = ScoreRow(
-            self.names[index],
-            self.roles[index],
-            difference=found.value,
-            standard_error=found.standard_error,
-            best=best,
-            tied=tied,
-        )
+    def _row(self, index: int, name: str, role: str) -> ScoreRow:
+        value, error, _ = self.difference(index)
+        best, tied = index == self.best, index in self._tied and self.best is None
+        row = ScoreRow(name, role, difference=value, standard_error=error, best=best, tied=tied)
         if self.noise == "unknown":
             return row
         variance, n = float(self.noise) ** 2, int(self.blocks.counts.sum())
@@ -387,6 +369,17 @@ def verdict(scores: NoisyScores) -> str:
     if found.significant:
         return f"The ensemble is {word} than the best candidate ({name}) by {amount}."
     return f"The ensemble is not significantly {word} than the best candidate ({name}): by {amount}."
+
+
+def as_sentence_list(names: Sequence[str]) -> str:
+    """Join names for a sentence.
+
+    Examples
+    --------
+    >>> as_sentence_list(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def joined(parts: Sequence[BlockErrors]) -> BlockErrors:

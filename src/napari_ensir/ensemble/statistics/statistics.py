@@ -16,7 +16,7 @@ number of pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,6 +105,7 @@ class Statistics:
     level_counts: NDArray[np.int64]
     outside: NDArray[np.int64]
     not_finite: int
+    _coarser: dict[int, Statistics] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -262,7 +263,7 @@ class Statistics:
         )
 
     def coarsened(self, factor: int) -> Statistics:
-        """Return the statistics of the same pixels in bins ``factor`` times as wide, exactly.
+        """Return the statistics of the same pixels in bins ``factor`` times as wide, exactly; they are kept.
 
         Examples
         --------
@@ -272,6 +273,11 @@ class Statistics:
         """
         if factor == 1:
             return self
+        if factor not in self._coarser:
+            self._coarser[factor] = self._coarsened(factor)
+        return self._coarser[factor]
+
+    def _coarsened(self, factor: int) -> Statistics:
         m = self.n_candidates
         bins = self.rows[:, :-1].astype(np.int64)
         shift = bins % factor * self.binning.sublevels

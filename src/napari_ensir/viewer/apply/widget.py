@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox
 
+from napari_ensir.ensemble.checks.candidates import ApplyChecks
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, linear_text
 from napari_ensir.ensemble.checks.exposure import matched
-from napari_ensir.ensemble.lut.checks import ApplyChecks
 from napari_ensir.ensemble.lut.lut import figures
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import ApplySettings, settings_of
@@ -120,9 +120,9 @@ def apply_table(
         If the candidates do not fit the table, the exposures cannot be matched, or the table has no
         expected error.
     """
-    checks = ApplyChecks(lut)
+    checks = ApplyChecks(lut.report, lut.binning, lut.names)
     for each in sets:
-        checks.look(each, channel_axis=-1 if rgb and lut.n_channels > 1 else None)
+        checks.look(lut.field(each, -1 if rgb and lut.n_channels > 1 else None))
     if match:
         gain, offset = matched(checks.exposure)
         lut = lut.rescaled(gain, offset)

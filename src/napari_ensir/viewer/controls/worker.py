@@ -108,6 +108,7 @@ class MainThreadQueue:
         self._is_busy = False
         self._timer = QTimer(parent)
         self._timer.setInterval(1)  # with 0 it would precede other timers
+        self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._step)
 
     @property
@@ -120,8 +121,6 @@ class MainThreadQueue:
         self._waiting.append(steps)
         if len(self._waiting) == 1:
             self._step()
-        if self._waiting:
-            self._timer.start()
 
     def clear(self) -> None:
         """Drop all work that is left."""
@@ -129,10 +128,7 @@ class MainThreadQueue:
         self._timer.stop()
 
     def _step(self) -> None:
-        if self._is_busy:  # the current step runs the event loop
-            return
-        if not self._waiting:
-            self._timer.stop()
+        if self._is_busy or not self._waiting:  # busy: the current step runs the event loop
             return
         steps, self._is_busy = self._waiting[0], True
         try:
@@ -144,5 +140,7 @@ class MainThreadQueue:
             self._fail(error)
         finally:
             self._is_busy = False
-        if self._waiting and self._waiting[0] is steps:  # the step may have called clear()
+            if self._waiting:  # the step may have called clear()
+                self._timer.start()  # now, so that timers that are due come before the next step
+        if self._waiting and self._waiting[0] is steps:
             self._waiting.popleft()

@@ -9,7 +9,7 @@ from psygnal import Signal
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 
-from napari_ensir.ensemble.scoring.perceptual import OWN_METRICS
+from napari_ensir.ensemble.scoring.metrics import OWN_METRICS
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, Column, ScoreRow, ScoreTable
 from napari_ensir.settings import METHODS
 from napari_ensir.viewer.results.layers import PALETTE

@@ -10,7 +10,7 @@ import numpy as np
 from qtpy.QtCore import QTimer
 
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
-from napari_ensir.ensemble.compare.held_out import regressors_left_out
+from napari_ensir.ensemble.compare.baselines import regressors_left_out
 from napari_ensir.ensemble.fit import FROZEN
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.code_export import (
@@ -99,6 +99,7 @@ class FitWidget(FitControls):
         self._title = ""
         self._is_kept = self._is_ranked = False
         self._learned_from: tuple[Any, ...] = ()
+        self._question: tuple[tuple[Any, ...], list[Diagnostic]] = ((), [])
         self._versions = Versions()
         super().__init__(napari_viewer)
         self._soon = QTimer(self.native)
@@ -173,7 +174,11 @@ class FitWidget(FitControls):
     def _noise_question(self) -> list[Diagnostic]:
         if self.truth_noise.value is not None:
             return []
-        return question_about_noise(self.candidates.value, self.ground_truth.value)
+        candidates, truth = self.candidates.value, self.ground_truth.value
+        asked = (truth and truth.name, *self._versions.of([*candidates, truth]))
+        if self._question[0] != asked:  # it reads pixels
+            self._question = asked, question_about_noise(candidates, truth)
+        return self._question[1]
 
     def data_changed(self, layer: Layer) -> None:
         """See Panel."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.checks.diagnostic import diagnose
-from napari_ensir.ensemble.compare.held_out import baseline_scores
+from napari_ensir.ensemble.compare.baselines import baseline_scores
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.fit import FitSession
 from napari_ensir.ensemble.lut.lut import figures
