@@ -696,7 +696,7 @@ class RestoreSettings(Settings):
 
 
 _recipe_setting = partial(setting, None, none="value of the recipe")
-_detail = partial(setting, group="Recipes")
+_single_recipe_setting = partial(setting, group="Recipes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -748,27 +748,29 @@ class TrainSettings(Settings):
         step=0.05,
     )
     channel_axis: int | None = colour_axis_setting()
-    hidden: float = _detail(
+    hidden: float = _single_recipe_setting(
         0.03,
         "For Noise2Void: share of the pixels that are hidden in a step.",
         title="Hidden pixels",
         limits=(0.001, 0.25),
     )
-    times: int = _detail(100, "For IR-CM: number of times of its path.", limits=(2, 10_000))
+    times: int = _single_recipe_setting(100, "For IR-CM: number of times of its path.", limits=(2, 10_000))
     linear_share: float | None = _recipe_setting(
         "For IR-CM: share of the steps in stage 1, whose paths start at the degraded image.",
         title="Stage 1",
         limits=(0, 1),
         group="Recipes",
     )
-    origin_weight: float = _detail(0.8, "For IR-CM: weight of the origin-guided loss.", limits=(0, 1000))
-    vgg: str | None = _detail(
+    origin_weight: float = _single_recipe_setting(
+        0.8, "For IR-CM: weight of the origin-guided loss.", limits=(0, 1000)
+    )
+    vgg: str | None = _single_recipe_setting(
         None,
         "For IR-CM: file of the weights of a VGG-16, for the perceptual loss.",
         title="VGG-16",
         none="no perceptual loss",
     )
-    perceptual_weight: float = _detail(
+    perceptual_weight: float = _single_recipe_setting(
         0.125,
         "For IR-CM: weight of the perceptual loss within the origin-guided loss.",
         limits=(0, 1000),
@@ -779,7 +781,7 @@ class TrainSettings(Settings):
         limits=(0, 1),
         group="Recipes",
     )
-    latest: int = _detail(
+    latest: int = _single_recipe_setting(
         1000,
         "For DP-IR: greatest tau that the network is trained for.",
         title="Latest time",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from napari_ensir.cli.app import ApplyOptions, CompareOptions, EvaluateOptions, FitOptions
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.files.output_paths import Place
+    from napari_ensir.files.paths import Place
     from napari_ensir.files.sets import ImageSet
     from napari_ensir.restorers.batch import Batch
 

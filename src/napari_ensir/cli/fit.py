@@ -14,7 +14,7 @@ from napari_ensir.ensemble.lut.load import import_lut, load_lut
 from napari_ensir.ensemble.lut.record import table_of
 from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.output_paths import Place, check_output_paths
+from napari_ensir.files.paths import Place, check_output_paths
 from napari_ensir.files.sets import Masks, Part, References, open_set
 from napari_ensir.restorers.batch import Batch, CombineBatch
 

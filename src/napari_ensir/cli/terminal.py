@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from napari_ensir.cli.options import option
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target, whole_file
-from napari_ensir.files.output_paths import Place
+from napari_ensir.files.paths import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -14,7 +14,7 @@ import numpy as np
 from napari_ensir.cli.restore import open_named
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
-from napari_ensir.files.output_paths import Place, check_output_paths
+from napari_ensir.files.paths import Place, check_output_paths
 from napari_ensir.settings import TrainSettings
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, ScoreRow
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import FileImage, as_dtype, check_output, open_image, write_image
 from napari_ensir.files.metadata import plain
-from napari_ensir.files.output_paths import Place, check_output_paths
+from napari_ensir.files.paths import Place, check_output_paths
 from napari_ensir.files.sets import Part
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_ensir.ensemble.lut.load import SUFFIX, load_lut
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.output_paths import Place
+from napari_ensir.files.paths import Place
 from napari_ensir.files.sets import Part, folders_in, is_image, open_set, stem_of
 from napari_ensir.restorers.base import format_notes, with_settings
 from napari_ensir.restorers.batch import (
