@@ -191,7 +191,7 @@ class ApplyChecks:
     @property
     def exposure(self) -> Exposure | None:
         """The exposure of the images relative to that of the table; see :func:`exposure_of`."""
-        return exposure_of(self.report, self._samples.parts)
+        return exposure_of(self.report, self._samples.all())
 
     def diagnostics(self, **remedy: str) -> list[Diagnostic]:
         """Return what was found; ``remedy`` is that of :meth:`Exposure.check`.
