@@ -244,7 +244,7 @@ class BatchWidget(Panel):
         if settings.data_range is not None and task == "blind":  # as in the command
             chosen = [with_settings(each, data_range=settings.data_range) for each in chosen]
         restorers = dict(zip(names, chosen, strict=True))
-        networks = [file for file in map(self.picker.network_files.get, self.restorers.value) if file]
+        networks = self.picker.chosen_files()
 
         def work(progress: Progress) -> WeightLUT | None:
             found = _open({}, {Part.IMAGE: images})
