@@ -584,14 +584,14 @@ class SweepForm(Container):
         )
         shown = "Error of each value minus the smallest error, with a band of its standard error."
         about = ("sweep_plot", "Plot of the values tried", shown, (220, 190))
-        self._plot = Plot(viewer, self._draw, *about)
+        self.plot = Plot(viewer, self._draw, *about)
         super().__init__(layout="vertical", labels=False, **kwargs)
         self.margins = (0, 0, 0, 0)
         self.extend(
             [
                 Form(self.setting, self.between, self.steps, name="sweep_controls", gui_only=True),
                 row(self.sweep_button, self.adopt_button, name="sweep_buttons", gui_only=True),
-                self._plot,
+                self.plot,
             ]
         )
         self.setting.changed.connect(self._suggest)
@@ -639,7 +639,7 @@ class SweepForm(Container):
     def redraw(self, *_: object) -> None:
         """Plot the latest errors, if any, in the viewer's theme."""
         if self.sweep is not None:
-            self._plot.redraw()
+            self.plot.redraw()
 
     def _draw(self, axes: Axes) -> None:
         assert self.sweep is not None  # checked before a plot is drawn
