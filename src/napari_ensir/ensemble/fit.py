@@ -18,8 +18,8 @@ from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.image_set import check_prior
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics, diagnose
 from napari_ensir.ensemble.checks.exposure import MatchedTruths
+from napari_ensir.ensemble.checks.images import diagnose_reference
 from napari_ensir.ensemble.checks.noise import PARTS, method_for
-from napari_ensir.ensemble.checks.reference import diagnose_reference
 from napari_ensir.ensemble.estimators.base import METHODS, Settings
 from napari_ensir.ensemble.estimators.zzpm import zzpm_weights_from_gram
 from napari_ensir.ensemble.lut.lut import estimate_lut
