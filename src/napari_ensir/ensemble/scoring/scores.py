@@ -234,6 +234,10 @@ class NoisyScores:
         ----------
         index, other : int
             Indices in ``names``.
+
+        Returns
+        -------
+        (Difference, str)
         """
         decibels = self.psnr_difference(index, other)
         if decibels is None:
