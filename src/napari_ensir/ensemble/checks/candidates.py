@@ -65,15 +65,17 @@ def check_agreement(
     candidate "B": shifted by 5 pixels to the right against candidate "A"; align them.
     """
     planes = [middle_plane(candidate, channel_axis) for candidate in candidates]
-    finite = [plane[np.isfinite(plane)] for plane in planes]
-    flat = [values.size == 0 or np.ptp(values) == 0 for values in finite]
+    flat = [not alignment.varies(plane) for plane in planes]
     found = [
         diagnose(
-            "constant/apply", {"action": "drop-candidate", "candidates": [name]}, name=name, value=values[0]
+            "constant/apply",
+            {"action": "drop-candidate", "candidates": [name]},
+            name=name,
+            value=plane[np.isfinite(plane)][0],
         )
-        for name, values, is_flat in zip(names, finite, flat, strict=True)
+        for name, plane, is_flat in zip(names, planes, flat, strict=True)
         # All of them may be empty in this part of the image.
-        if is_flat and values.size and not all(flat)
+        if is_flat and np.isfinite(plane).any() and not all(flat)
     ]
     before = as_numbers(report.get("correlations"), (len(planes),) * 2)
     if found or before is None:  # a table of an earlier version has none
@@ -91,8 +93,11 @@ def _check_correlations(
     channel_axis: int | None,
 ) -> list[Diagnostic]:
     """Candidates that correlate less than when the table was learned, and why."""
-    now = alignment.correlations(planes)
     limit = np.maximum(DISAGREEMENT * (1 - before), LEAST_DISAGREEMENT)
+    few = alignment.correlations([alignment.thinned(plane) for plane in planes])
+    if not (alignment.SLACK * (1 - few) > limit).any():
+        return []
+    now = alignment.correlations(planes)
     if not (1 - now > limit).any():
         return []
     place = alignment.most_typical(planes)
@@ -123,7 +128,7 @@ def _check_scales(
     fitted = [one for one in report.get("diagnostics", ()) if isinstance(one, dict)]
     if planes[0].ndim < 3 or any(one.get("code") in ("scale-mismatch", "tone-curve") for one in fitted):
         return []
-    place = alignment.most_typical(planes)
+    place = alignment.most_typical([alignment.thinned(plane) for plane in planes])
     found = [
         (name, alignment.check_scale(plane, planes[place]))
         for name, plane in zip(names, planes, strict=True)
@@ -186,7 +191,7 @@ class ApplyChecks:
     @property
     def exposure(self) -> Exposure | None:
         """The exposure of the images relative to that of the table; see :func:`exposure_of`."""
-        return exposure_of(self.report, self._samples.parts)
+        return exposure_of(self.report, self._samples.all())
 
     def diagnostics(self, **remedy: str) -> list[Diagnostic]:
         """Return what was found; ``remedy`` is that of :meth:`Exposure.check`.

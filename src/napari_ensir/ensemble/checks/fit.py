@@ -64,15 +64,17 @@ def check_range(binning: Binning, name: str, image: ArrayLike) -> list[Diagnosti
     """
     low, high = binning.low, binning.high
     fix = {"action": "match-intensities", "candidates": [name]}
-    values = np.asarray(image)
-    values = values[np.isfinite(values)].astype(np.float64)
-    if values.size == 0 or values.min() == values.max():
+    values = np.asarray(image, np.float64)
+    finite = np.isfinite(values)
+    values = values if finite.all() else values[finite]
+    ends = np.array([values.min(), values.max()] if values.size else [0, 0])
+    if ends[0] == ends[1]:
         return []
     margin = FAR * (high - low)
-    far = float(((values < low - margin) | (values > high + margin)).mean())
-    if far > FAR:
-        return [diagnose("outside-range", fix, share=far, name=name, low=low, high=high)]
-    ends = np.array([values.min(), values.max()])
+    if ends[0] < low - margin or ends[1] > high + margin:
+        far = float(((values < low - margin) | (values > high + margin)).mean())
+        if far > FAR:
+            return [diagnose("outside-range", fix, share=far, name=name, low=low, high=high)]
     if binning.n_bins < 2 or np.ptp(ends) > NARROW * binning.width or np.ptp(binning.bins(ends)) > 0:
         return []
     table = {"low": low, "high": high, "width": binning.width}

@@ -473,7 +473,7 @@ class WeightLUT:
         (3.0, 50.0)
         """
         sample = sample_pixels(self.field(candidates, channel_axis))
-        return self.rescaled(*matched(exposure_of(self.report, [sample])))
+        return self.rescaled(*matched(exposure_of(self.report, sample)))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the table to a ``.lut.safetensors`` file, whole or not at all.

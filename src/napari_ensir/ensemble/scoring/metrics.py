@@ -422,26 +422,22 @@ class Metric(NamedTuple):
 
     Attributes
     ----------
-    name : str
-        Name on the command line.
     column : Column
+        Its key is the name on the command line.
     function : callable
         Called with ground truth, image, data range and channel axis; pixels that are not scored are NaN.
     """
 
-    name: str
     column: Column
     function: Callable[[Image, Image, tuple[float, float], int | None], float]
 
 
 OWN_METRICS = {
     "ms-ssim": Metric(
-        "ms-ssim",
         Column("ms-ssim", "MS-SSIM", decimals=4),
         lambda truth, image, ends, axis: ms_ssim(truth, image, ends[1] - ends[0], axis),
     ),
     "nrmse": Metric(
-        "nrmse",
         Column("nrmse", "NRMSE", decimals=4, largest_is_best=False),
         lambda truth, image, *_: nrmse(truth, image),
     ),
@@ -494,7 +490,7 @@ def _open_perceptual(name: str, device: Any) -> Metric:
             "pyiqa downloads them at the first use, so check the network connection."
         ) from error
     column = Column(name, name, decimals=4, largest_is_best=not opened.lower_better)
-    return Metric(name, column, partial(_perceptual_score, opened))
+    return Metric(column, partial(_perceptual_score, opened))
 
 
 def _perceptual_score(
@@ -586,7 +582,9 @@ class Scoring:
         if self.metrics:
             inside = self.inside(truth.shape)
             one, two = (np.where(valid, x, np.nan)[inside] for x in (first, second))
-            further = {each.name: each.function(one, two, self.data_range, axis) for each in self.metrics}
+            further = {
+                each.column.key: each.function(one, two, self.data_range, axis) for each in self.metrics
+            }
         if self.y_channel:
             if axis is None:
                 raise EnsembleError(

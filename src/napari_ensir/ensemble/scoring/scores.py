@@ -314,10 +314,6 @@ class NoisyScores:
             "notes": list(self.notes),
         }
 
-    def to_markdown(self) -> str:
-        """Return the table as Markdown."""
-        return self.table().to_markdown()
-
     def __str__(self) -> str:
         return str(self.table())
 
