@@ -11,8 +11,8 @@ from napari_ensir.cli import terminal
 from napari_ensir.cli.batch import check_any, check_before, open_candidates
 from napari_ensir.cli.corrections import describe_corrections, messages_of
 from napari_ensir.ensemble.checks.alignment import check_reference
-from napari_ensir.ensemble.checks.candidates import ApplyChecks
 from napari_ensir.ensemble.checks.exposure import find_drift
+from napari_ensir.ensemble.checks.images import ApplyChecks
 from napari_ensir.ensemble.compare.compare import compare as compare_methods
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.scoring.metrics import (
@@ -20,9 +20,9 @@ from napari_ensir.ensemble.scoring.metrics import (
     finite_everywhere,
     mean_of_metrics,
     open_metrics,
+    resolution,
     score_notes,
 )
-from napari_ensir.ensemble.scoring.resolution import resolution
 from napari_ensir.ensemble.scoring.score_range import find_score_range
 from napari_ensir.ensemble.scoring.score_table import PSNR, RESOLUTION, SSIM, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors
