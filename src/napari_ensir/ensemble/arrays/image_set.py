@@ -20,7 +20,7 @@ from napari_ensir.ensemble.arrays.blocks import (
     working_dtype,
 )
 from napari_ensir.ensemble.arrays.intensity_range import byte_range
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, errors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -295,10 +295,8 @@ def _check_array(array: Any, who: str) -> None:
         raise EnsembleError(f"{who} is empty (shape {tuple(array.shape)}); it must hold at least one pixel.")
     if str(array.dtype) in ("bool", "torch.bool"):
         raise EnsembleError(f"{who} is of dtype bool; it must hold intensities.")
-    try:
+    with errors_of(who):
         dtype_of(array)
-    except EnsembleError as error:
-        raise EnsembleError(f"{who}: {error}") from None
 
 
 def _check_channel_axis(axis: int | None, shape: tuple[int, ...], place: str) -> int | None:

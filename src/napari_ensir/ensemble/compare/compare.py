@@ -26,7 +26,7 @@ from napari_ensir.ensemble.scoring.score_range import known_range, score_range
 from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, Column, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import AVERAGE, NoisyScores, block_errors, joined, side_by_side
 from napari_ensir.ensemble.statistics.reference import ReferenceSet
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, errors_of
 from napari_ensir.settings import CompareSettings, FitSettings
 
 if TYPE_CHECKING:
@@ -253,10 +253,8 @@ class _Run:
         self.scoring, self.progress = scoring, progress
         self.valid = []  # masks of the pixels that are scored
         for number, (candidates, truth) in enumerate(pairs):
-            try:
+            with errors_of(f"image {number + 1}"):
                 self.valid.append(finite_everywhere([*candidates, truth]))
-            except EnsembleError as error:
-                raise EnsembleError(f"image {number + 1}: {error}") from None
         self.not_finite = sum(int(valid.size - valid.sum()) for valid in self.valid)
         self.blocks: list[BlockErrors] = []  # for each row
         self.tiled = len(pairs) < folds

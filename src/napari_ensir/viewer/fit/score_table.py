@@ -106,7 +106,7 @@ def _tooltip(row: ScoreRow, method: str) -> str:
     others = ", ".join(
         f"{each.column.title} {each.column.text(row)}"
         for each in OWN_METRICS.values()
-        if each.name in row.metrics
+        if each.column.key in row.metrics
     )
     return f"{_about(row, method)} {others}".strip()
 

@@ -207,25 +207,15 @@ def refit(before: FitResult, settings: FitSettings, progress: Progress | None = 
     changes = replace(settings, planes=None)
     if not before.session.holds(changes):
         return fit(request, progress)
-    result = _result(
-        request, before.session.copy(), progress, metrics_known=before.metrics_known, **changes.keywords()
-    )
-    return replace(result, baselines=before.baselines)
+    result = _result(request, before.session.copy(), progress, **changes.keywords())
+    return replace(result, metrics_known=before.metrics_known, baselines=before.baselines)
 
 
-def _result(
-    request: FitRequest,
-    session: FitSession,
-    progress: Progress | None,
-    metrics_known: dict[tuple[str, str], dict[str, float]] | None = None,
-    **changes: Any,
-) -> FitResult:
+def _result(request: FitRequest, session: FitSession, progress: Progress | None, **changes: Any) -> FitResult:
     lut = session.estimate(progress, **changes)
     coarser, device = [candidates for candidates, _ in request.coarser], request.settings.device
     images = combine(lut, request.candidates, request.rgb, device, progress, coarser)
-    return FitResult(
-        request, session, images, session.score(all_methods=False), metrics_known=metrics_known or {}
-    )
+    return FitResult(request, session, images, session.score(all_methods=False))
 
 
 def refine(result: FitResult, wanted: Collection[str], progress: Progress) -> Iterator[FitResult]:

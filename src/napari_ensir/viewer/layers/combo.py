@@ -8,7 +8,7 @@ from magicgui.types import Undefined
 from qtpy.QtCore import Qt
 
 from napari_ensir.viewer.controls.combo import Choice
-from napari_ensir.viewer.layers.layers import unwrap_proxy
+from napari_ensir.viewer.layers.layers import exclusion_reason, unwrap_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ class LayerChoice(Choice):
     ----------
     viewer
     admits
-        Returns whether a layer is offered.
+        Returns whether a layer is offered; default: whether it can be a candidate.
     nothing
         Text of the entry for no layer.
     choose_only
@@ -38,7 +38,7 @@ class LayerChoice(Choice):
     def __init__(
         self,
         viewer: napari.Viewer,
-        admits: Callable[[Layer], bool] = lambda layer: True,
+        admits: Callable[[Layer], bool] = lambda layer: not exclusion_reason(layer),
         nothing: str = "choose a layer",
         value: Any = Undefined,
         *,

@@ -40,7 +40,7 @@ from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
 from napari_ensir.viewer.controls.inputs import Message, create_control
 from napari_ensir.viewer.controls.section import Section
-from napari_ensir.viewer.fit.request import channel_axes, likely_channel_axis
+from napari_ensir.viewer.layers.channels import ChannelChoice
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import (
     RECORD_KEY,
@@ -78,7 +78,6 @@ if TYPE_CHECKING:
 BLIND = ("stride", "offsets", "bin_width", "shrinkage", "data_range", "seed")
 """Settings of learning without a ground truth that have a control."""
 
-_ONE_CHANNEL = ("no channel axis", "The image has one channel.")
 _NO_IMAGE = "No image is chosen; choose the degraded image to restore."
 _NONE_TICKED = "No restorer is ticked; tick one or more."
 
@@ -133,8 +132,7 @@ class RestoreWidget(TablePanel):
         self._lut: WeightLUT | None = None
         image = LayerChoice(
             napari_viewer,
-            lambda layer: not exclusion_reason(layer),
-            "choose an image",
+            nothing="choose an image",
             choose_only=True,
             name="image",
             label="Image",
@@ -150,10 +148,10 @@ class RestoreWidget(TablePanel):
             tooltip="Another noisy image of the same field. If there is one, the weights are learned from it "
             "instead of the image itself.",
         )
-        channels = Choice(
-            {None: _ONE_CHANNEL},
-            name="channel_axis",
-            label="Channels",
+        channels = ChannelChoice(
+            ("no channel axis", "The image has one channel."),
+            "along {}",
+            "Each channel along {} has its own table.",
             tooltip="Channel axis of the image. Restorers process all channels together; each channel has "
             "its own table.",
         )
@@ -233,15 +231,7 @@ class RestoreWidget(TablePanel):
         self.update_run_button()
 
     def _follow_image(self) -> None:
-        layer = self.image.value
-        axes = channel_axes(layer)
-        entries: dict[Any, tuple[str, str]] = {
-            axis: (f"along {label}", f"Each channel along {label} has its own table.")
-            for axis, label in axes.items()
-        }
-        self.channel_axis.visible = bool(axes)
-        self.channel_axis.offer({None: _ONE_CHANNEL, **entries})
-        self.channel_axis.value = likely_channel_axis(layer)
+        self.channel_axis.follow(self.image.value)
         self.second_exposure.reset_choices()
         self.update_run_button()
 

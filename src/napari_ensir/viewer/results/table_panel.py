@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.lut.load import SUFFIX
@@ -13,6 +12,7 @@ from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.dialogs import ask_where_to_save
 from napari_ensir.viewer.controls.forms import button
 from napari_ensir.viewer.controls.inputs import WithButton
+from napari_ensir.viewer.controls.worker import delayed
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
 from napari_ensir.viewer.layers.records import open_lut
 from napari_ensir.viewer.layers.session import get_session
@@ -102,13 +102,11 @@ class TablePanel(Panel):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._tooltips: dict[str, str] = {}
         self._revealed: tuple[Widget, ...] = ()
         super().__init__(*args, **kwargs)
-        self._reveal_soon = QTimer(self.native)
-        self._reveal_soon.setSingleShot(True)
-        self._reveal_soon.timeout.connect(self._scroll)
-        self.save_button.changed.connect(self.safely(self._ask_and_save))
+        # Later, once the new texts are laid out.
+        self._reveal_soon = delayed(self.native, self._scroll, 50)
+        self.on_change(save_button=self._ask_and_save)
 
     @property
     def lut(self) -> WeightLUT | None:
@@ -116,24 +114,14 @@ class TablePanel(Panel):
         raise NotImplementedError
 
     def obstacles(self) -> Mapping[str, str]:
-        """Return for each button what is missing before it can run, as a sentence; empty if nothing is."""
-        return {"save_button": "" if self.lut is not None else "There is no lookup table yet."}
-
-    def update_run_button(self) -> None:
-        """Enable the buttons that can run; the tooltips of the others say what is missing."""
-        super().update_run_button()
-        busy = self.task is not None and not self._is_quiet
-        for name, missing in self.obstacles().items():
-            control = self[name]
-            tooltip = self._tooltips.setdefault(name, control.tooltip)
-            reason = missing or ("Wait until the work is done, or cancel it." if busy else "")
-            control.tooltip = reason or tooltip
-            control.enabled = not reason
+        """See Panel."""
+        missing = "" if self.lut is not None else "There is no lookup table yet."
+        return {**super().obstacles(), "save_button": missing}
 
     def reveal(self, *widgets: Widget) -> None:
         """Scroll until these widgets are in view; if they do not all fit, the first one is."""
         self._revealed = widgets
-        self._reveal_soon.start(50)  # once the new texts are laid out
+        self._reveal_soon.start()
 
     def _scroll(self) -> None:
         for widget in reversed(self._revealed):
