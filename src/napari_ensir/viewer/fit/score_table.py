@@ -12,7 +12,7 @@ from qtpy.QtGui import QColor
 from napari_ensir.ensemble.scoring.metrics import OWN_METRICS
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, Column, ScoreRow, ScoreTable
 from napari_ensir.settings import METHODS
-from napari_ensir.viewer.results.layers import PALETTE
+from napari_ensir.viewer.results.layers import colour_of
 from napari_ensir.viewer.results.score_view import ScoreView
 
 if TYPE_CHECKING:
@@ -80,13 +80,12 @@ class MethodScores(ScoreView):
         ]
         if any(np.isfinite(row.difference) for row in scores):  # the ground truth is noisy
             columns = [DIFFERENCE, *[_NOISY_PSNR] * any(np.isfinite(row.psnr) for row in scores)]
-        names = [_label(row, method) for row in scores]
-        self.show_table(
-            ScoreTable(tuple(scores), tuple(columns)), names, [_tooltip(row, method) for row in scores]
-        )
+        table = ScoreTable(tuple(scores), tuple(columns))
+        about = [_tooltip(row, method) for row in scores]
+        self.show_table(table, about, [_label(row, method) for row in scores])
         for index, row in enumerate(scores):
             if row.role == "candidate":
-                colour = QColor(PALETTE[min(candidates.index(row.name), len(PALETTE) - 1)])
+                colour = QColor(colour_of(candidates.index(row.name)))
                 self.native.item(index, 0).setData(Qt.ItemDataRole.DecorationRole, colour)
             if row.method == method != "":
                 self.embolden(index, 0)
@@ -113,7 +112,7 @@ def _tooltip(row: ScoreRow, method: str) -> str:
 
 def _about(row: ScoreRow, method: str) -> str:
     if row.role == "candidate":
-        return f"The candidate {row.name}."
+        return "One of the candidates."
     if row.role == "average":
         return "The average of the candidates."
     if row.role == "baseline":
