@@ -43,6 +43,15 @@ _NOISY_PSNR = _COLUMNS[0]._replace(
 )
 
 
+_ROLES = {
+    "candidate": "The candidate {row.name}.",
+    "average": "The average of the candidates.",
+    "baseline": "A method to compare with; it makes no lookup table. {row.note}",
+    "zzpm": "A weighted average: each candidate by its distance from the mean of the candidates.",
+}
+"""Tooltips of the rows that are no method with a lookup table."""
+
+
 class MethodScores(ScoreView):
     """Table of the scores of candidates and methods; a click on a method emits ``chosen`` with its key."""
 
@@ -50,7 +59,9 @@ class MethodScores(ScoreView):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(190, **kwargs)
-        self.clicked.connect(self._choose)
+        self.clicked.connect(
+            lambda row: self.scores[row].method and self.chosen.emit(self.scores[row].method)
+        )
         self.show_scores((), "")
 
     @property
@@ -91,10 +102,6 @@ class MethodScores(ScoreView):
             if row.method == method != "":
                 self.embolden(index, 0)
 
-    def _choose(self, row: int) -> None:
-        if self.scores[row].method:
-            self.chosen.emit(self.scores[row].method)
-
 
 def _label(row: ScoreRow, method: str) -> str:
     if row.role != "method":
@@ -112,13 +119,7 @@ def _tooltip(row: ScoreRow, method: str) -> str:
 
 
 def _about(row: ScoreRow, method: str) -> str:
-    if row.role == "candidate":
-        return f"The candidate {row.name}."
-    if row.role == "average":
-        return "The average of the candidates."
-    if row.role == "baseline":
-        return f"A method to compare with; it makes no lookup table. {row.note}"
-    if row.role == "zzpm":
-        return "A weighted average: each candidate by its distance from the mean of the candidates."
+    if row.role in _ROLES:
+        return _ROLES[row.role].format(row=row)
     action = "This method is shown." if row.method == method else "Click to show this method."
     return f"{METHODS[row.method][1]}. {action}"
