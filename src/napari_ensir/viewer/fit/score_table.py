@@ -59,9 +59,7 @@ class MethodScores(ScoreView):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(190, **kwargs)
-        self.clicked.connect(
-            lambda row: self.scores[row].method and self.chosen.emit(self.scores[row].method)
-        )
+        self.clicked.connect(self._choose)
         self.show_scores((), "")
 
     @property
@@ -101,6 +99,10 @@ class MethodScores(ScoreView):
                 self.native.item(index, 0).setData(Qt.ItemDataRole.DecorationRole, colour)
             if row.method == method != "":
                 self.embolden(index, 0)
+
+    def _choose(self, row: int) -> None:
+        if self.scores[row].method:
+            self.chosen.emit(self.scores[row].method)
 
 
 def _label(row: ScoreRow, method: str) -> str:

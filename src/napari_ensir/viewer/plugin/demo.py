@@ -8,7 +8,7 @@ from typing import Any
 
 import napari
 import tifffile
-from qtpy.QtTest import QTest
+from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtWidgets import QApplication
 
 from napari_ensir.ensemble.scoring.scores import verdict
@@ -90,7 +90,9 @@ def _wait_for(widget: Any) -> None:
 
 def _save_screenshot(viewer: napari.Viewer, path: Path, milliseconds: int = 800) -> None:
     """Let the window draw itself, then save a picture of it."""
-    QTest.qWait(milliseconds)
+    loop = QEventLoop()
+    QTimer.singleShot(milliseconds, loop.quit)
+    loop.exec()
     viewer.window._qt_window.grab().save(str(path))
 
 
