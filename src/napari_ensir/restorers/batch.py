@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
-from napari_ensir.ensemble.checks.candidates import ApplyChecks
 from napari_ensir.ensemble.checks.exposure import matched
+from napari_ensir.ensemble.checks.images import ApplyChecks
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, ScoreRow, ScoreTable

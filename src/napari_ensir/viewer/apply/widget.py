@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox
 
-from napari_ensir.ensemble.checks.candidates import ApplyChecks
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, linear_text
 from napari_ensir.ensemble.checks.exposure import matched
+from napari_ensir.ensemble.checks.images import ApplyChecks
 from napari_ensir.ensemble.lut.lut import figures
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import ApplySettings, settings_of

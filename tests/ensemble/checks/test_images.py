@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from napari_ensir import fit_lut
-from napari_ensir.ensemble.checks.candidates import ApplyChecks
+from napari_ensir.ensemble.checks.images import ApplyChecks
 
 
 def field(seed, brightness=1.0, density=0.02):
