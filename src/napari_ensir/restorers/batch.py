@@ -29,12 +29,11 @@ from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
     enlarged_transform,
     input_warnings_of,
-    intensity_warning,
     learns_from_images,
     notes_of,
     restorer_record,
-    sample_block,
     trained_on,
+    warnings_of,
     with_channel_axis,
 )
 from napari_ensir.restorers.self_supervised.j_invariant import restore_each
@@ -481,10 +480,7 @@ class RestoreBatch(Batch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnfamiliarImageWarning)  # among the warnings
             restored = restorer(image, progress=progress)
-        warned = input_warnings_of(restorer, image) or [
-            intensity_warning(restorer.name, sample_block(image), sample_block(restored))
-        ]
-        self.warn(stem, warned)
+        self.warn(stem, warnings_of(restorer, image, restored))
         self.notes |= dict.fromkeys(notes_of(restorer, image))
         return restored, _enlarged(source, restored.shape)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from magicgui.widgets import Container
 from magicgui.widgets.bases import BaseValueWidget
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from magicgui.widgets.bases import Widget
     from napari.layers import Layer
     from qtpy.QtWidgets import QScrollArea, QWidget
+
+_Kind = TypeVar("_Kind")
 
 
 class Panel(Container):
@@ -137,6 +139,16 @@ class Panel(Container):
             for name, value in values.items():
                 known[name].value = value
         self.changed.emit(self)
+
+    def settings_from(self, kind: type[_Kind], *names: str) -> _Kind:
+        """Return the settings of a class with the values of the controls of these names.
+
+        Raises
+        ------
+        EnsembleError
+            If a value is invalid.
+        """
+        return kind(**{name: self[name].value for name in names})
 
     # -- connections ------------------------------------------------------------------------------
 

@@ -87,7 +87,6 @@ def results(truth, candidates):
         "expected error": applied_error,
         "error of ensemble": errors.ensemble[0],
         "error of candidate": errors.best[0],
-        "plane": LayerSnapshot(candidates[0]).middle_plane(),
         "ssim": [score.ssim for score in result.scores],
     }
     return {name: np.asarray(image) for name, image in images.items()}, notice(candidates, truth)

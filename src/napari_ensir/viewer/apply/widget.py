@@ -13,7 +13,7 @@ from napari_ensir.ensemble.checks.exposure import matched
 from napari_ensir.ensemble.checks.images import ApplyChecks
 from napari_ensir.ensemble.lut.lut import figures
 from napari_ensir.errors import EnsembleError
-from napari_ensir.settings import ApplySettings, settings_of
+from napari_ensir.settings import ApplySettings
 from napari_ensir.viewer.code_export import (
     TABLE,
     apply_as_command,
@@ -23,7 +23,7 @@ from napari_ensir.viewer.code_export import (
     path_of_layer,
 )
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import Message, create_control
+from napari_ensir.viewer.controls.inputs import Message, create_controls
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
@@ -153,8 +153,7 @@ class ApplyWidget(TablePanel):
         self._tables = TableChoice(napari_viewer)
         self._roles = Form(name="roles")
         self.fixes = FixButtons(["match-intensities"], name="fixes")
-        settings = {each.name: each for each in settings_of(ApplySettings)}
-        device = create_control(settings["device"], preference("device"))
+        device = create_controls(ApplySettings, "device", device=preference("device"))
         self.sets_button = button(
             "Apply to all matching sets",
             "Combine every set of layers whose names are equal except for the names of the candidates.",
@@ -166,7 +165,7 @@ class ApplyWidget(TablePanel):
             Form(self._tables, name="choice"),
             Message(_NOTHING_YET, name="summary", gui_only=True),
             self._roles,
-            Form(weights_choice(), device, name="how"),
+            Form(weights_choice(), *device, name="how"),
             apply_extras(),
             action="Apply",
             about="Combine these layers with the table; no ground truth is needed.",
@@ -240,10 +239,7 @@ class ApplyWidget(TablePanel):
         """Show a drop-down list for each candidate, with the layer of matching name selected."""
         roles = [
             LayerChoice(
-                self.viewer,
-                name=f"candidate_{number}",
-                label=name,
-                tooltip=f'The layer that shows the candidate "{name}".',
+                self.viewer, f"candidate_{number}", name, f'The layer that shows the candidate "{name}".'
             )
             for number, name in enumerate(lut.names, start=1)
         ]

@@ -21,6 +21,7 @@ from magicgui.widgets.bases import ValuedContainerWidget
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QSizePolicy
 
+from napari_ensir.settings import settings_of
 from napari_ensir.viewer.controls.combo import Choice, EditableChoice
 from napari_ensir.viewer.controls.forms import EventFilter
 
@@ -335,6 +336,21 @@ def create_control(setting: Setting, value: Any = Undefined, **kwargs: Any) -> B
     if setting.kind in ("range", "places", "numbers"):
         common["layout"] = "vertical"
     return OptionalValue(inner, words, value=value, **common)
+
+
+def create_controls(owner: Any, *names: str, **values: Any) -> list[BaseValueWidget]:
+    """Create the controls of the settings of a class: of those named, or of all.
+
+    Parameters
+    ----------
+    owner
+        A class of :mod:`napari_ensir.settings`.
+    *names
+    **values
+        Values by name; default: those of the settings.
+    """
+    declared = {each.name: each for each in settings_of(owner)}
+    return [create_control(declared[name], values.get(name, Undefined)) for name in names or declared]
 
 
 def _value_control(setting: Setting, value: Any, common: Mapping[str, Any]) -> BaseValueWidget:

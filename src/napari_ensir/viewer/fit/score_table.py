@@ -12,7 +12,7 @@ from qtpy.QtGui import QColor
 from napari_ensir.ensemble.scoring.metrics import OWN_METRICS
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, Column, ScoreRow, ScoreTable
 from napari_ensir.settings import METHODS
-from napari_ensir.viewer.results.layers import PALETTE
+from napari_ensir.viewer.results.layers import colour_of
 from napari_ensir.viewer.results.score_view import ScoreView
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _NOISY_PSNR = _COLUMNS[0]._replace(
 
 
 _ROLES = {
-    "candidate": "The candidate {row.name}.",
+    "candidate": "One of the candidates.",
     "average": "The average of the candidates.",
     "baseline": "A method to compare with; it makes no lookup table. {row.note}",
     "zzpm": "A weighted average: each candidate by its distance from the mean of the candidates.",
@@ -89,13 +89,12 @@ class MethodScores(ScoreView):
         ]
         if any(np.isfinite(row.difference) for row in scores):  # the ground truth is noisy
             columns = [DIFFERENCE, *[_NOISY_PSNR] * any(np.isfinite(row.psnr) for row in scores)]
-        names = [_label(row, method) for row in scores]
-        self.show_table(
-            ScoreTable(tuple(scores), tuple(columns)), names, [_tooltip(row, method) for row in scores]
-        )
+        table = ScoreTable(tuple(scores), tuple(columns))
+        about = [_tooltip(row, method) for row in scores]
+        self.show_table(table, about, [_label(row, method) for row in scores])
         for index, row in enumerate(scores):
             if row.role == "candidate":
-                colour = QColor(PALETTE[min(candidates.index(row.name), len(PALETTE) - 1)])
+                colour = QColor(colour_of(candidates.index(row.name)))
                 self.native.item(index, 0).setData(Qt.ItemDataRole.DecorationRole, colour)
             if row.method == method != "":
                 self.embolden(index, 0)

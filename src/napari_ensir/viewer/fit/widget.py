@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from napari_ensir.viewer.code_export import (
     fit_as_python,
     path_of_layer,
 )
-from napari_ensir.viewer.controls.dialogs import ask_where_to_save
+from napari_ensir.viewer.controls.dialogs import save_asked
 from napari_ensir.viewer.controls.forms import Form, button, row
 from napari_ensir.viewer.controls.inputs import Number, OptionalValue, create_control
 from napari_ensir.viewer.controls.section import Section
@@ -47,12 +48,11 @@ from napari_ensir.viewer.fit.worker import (
     refit,
 )
 from napari_ensir.viewer.layers.channels import ChannelChoice, leading_axes
-from napari_ensir.viewer.layers.combo import LayerChoice
+from napari_ensir.viewer.layers.combo import LayerChoice, likely_truth
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
     Versions,
     full_data,
-    has_truth_name,
     notice,
     pixel_shape,
     placement,
@@ -135,8 +135,6 @@ class FitWidget(TablePanel):
         self._learned_from: tuple[Any, ...] = ()
         self._question: tuple[tuple[Any, ...], list[Diagnostic]] = ((), [])
         self._versions = Versions()
-        self._guesses_truth = True
-        self._last_truth: Layer | None = None
         self.candidates = LayerPicker(
             viewer=napari_viewer,
             name="candidates",
@@ -183,9 +181,8 @@ class FitWidget(TablePanel):
         for name in ("weights", *(_SETTINGS.keys() - {*FROZEN, "device"})):
             delay = 0 if name in AT_ONCE else REST
             self[name].changed.connect(lambda _, delay=delay: self._soon.start(delay))
-        self.on_change(ground_truth=self._truth_chosen, method=self._follow_method)
+        self.on_change(method=self._follow_method)
         self._follow_method()
-        self._guess_truth()
         self._follow_images()
         self.on_change(**dict.fromkeys(("candidates", "ground_truth", "mask", *FROZEN), self._inputs_changed))
         self.scores.chosen.connect(self._adopt)
@@ -295,7 +292,6 @@ class FitWidget(TablePanel):
     def layers_changed(self) -> None:
         """See Panel."""
         super().layers_changed()
-        self._guess_truth()
         if self.result is None and self.task is None:
             self._show_questions()
 
@@ -306,18 +302,6 @@ class FitWidget(TablePanel):
         # Ignore other layers, such as the outputs of this panel.
         if any(layer is each for each in self._layers()):
             self._inputs_changed()
-
-    def _truth_chosen(self) -> None:
-        # Guess again if the layer was removed, but not if the user chose none.
-        truth = self.ground_truth.value
-        self._guesses_truth = truth is None and self._last_truth not in self.ground_truth.choices
-        self._last_truth = truth
-
-    def _guess_truth(self) -> None:
-        """Choose a layer that is named as ground truth, if none is chosen."""
-        if self._guesses_truth and self.ground_truth.value is None:
-            offered = [layer for layer in self.ground_truth.choices if layer is not None]
-            self.ground_truth.value = next(filter(has_truth_name, offered), None)
 
     def _show_questions(self) -> None:
         """Show problems that should be solved before a fit."""
@@ -620,9 +604,8 @@ class FitWidget(TablePanel):
         self.say(f"Wrote {Path(path).name}.")
 
     def _ask_and_export(self) -> None:
-        path = ask_where_to_save(self.native, "Export the scores", "scores", "Table", ".csv")
-        if path is not None:
-            self.export_scores(path, overwrite=True)  # the dialog asks before it replaces a file
+        save = partial(self.export_scores, overwrite=True)  # the dialog asks before it replaces a file
+        save_asked(self.native, "Export the scores", "scores", "Table", ".csv", save)
 
 
 def _common_controls(viewer: napari.Viewer) -> list[Widget]:
@@ -631,10 +614,11 @@ def _common_controls(viewer: napari.Viewer) -> list[Widget]:
     return [
         LayerChoice(
             viewer,
-            nothing="choose the ground truth",
-            name="ground_truth",
-            label="Ground truth",
-            tooltip="The clean image, or a second exposure, that the candidates are compared with.",
+            "ground_truth",
+            "Ground truth",
+            "The clean image, or a second exposure, that the candidates are compared with.",
+            "choose the ground truth",
+            guess=likely_truth,
         ),
         OptionalValue(
             Number(min=noise.minimum, name="own_value", label="Standard deviation"),
@@ -657,12 +641,12 @@ def _common_controls(viewer: napari.Viewer) -> list[Widget]:
         ),
         LayerChoice(
             viewer,
-            lambda layer: isinstance(layer, Labels | Shapes),
+            "mask",
+            "Learn in",
+            "Labels or Shapes layer: learn only from the pixels that it marks. The other pixels are held out "
+            "for the scores.",
             "all pixels",
-            name="mask",
-            label="Learn in",
-            tooltip="Labels or Shapes layer: learn only from the pixels that it marks. The other "
-            "pixels are held out for the scores.",
+            admits=lambda layer: isinstance(layer, Labels | Shapes),
         ),
         create_control(_SETTINGS["planes"]),
         ChannelChoice(
