@@ -208,10 +208,11 @@ class Outputs:
         self._latest: object = None
 
     def showing(self, lut: WeightLUT, images: Images, view: str, **more: Any) -> Iterator[None]:
-        """Update or add the layers of :func:`layers_of_result`, one per iteration.
+        """Update or add the layers of :func:`layers_of_result`, one after the other.
 
-        napari needs a tenth of a second to add or remove a layer, during which the window is blocked. A later
-        call replaces the remaining iterations of an earlier one. Weights in another view are removed.
+        napari needs a tenth of a second to create, add or remove a layer, during which the window is blocked.
+        Each is one iteration. A later call replaces the remaining iterations of an earlier one. Weights in
+        another view are removed.
         """
         wanted = layers_of_result(self._like, lut, images, view, **more)
         self._latest = wanted
@@ -230,7 +231,11 @@ class Outputs:
             if key in self._made:
                 self._update(self._made[key], data, keywords)
             else:
-                self._add(key, Layer.create(data, keywords, how), data)
+                layer = Layer.create(data, keywords, how)
+                yield
+                if self._latest is not wanted:
+                    return
+                self._add(key, layer, data)
             yield
 
     def _add(self, key: str, layer: Any, data: Any) -> None:
