@@ -69,7 +69,7 @@ def compare(folder: Path) -> None:
     """Print the scores of this package and of lpips, and their difference."""
     import lpips
 
-    from napari_ensir.ensemble.scoring.perceptual import open_metrics
+    from napari_ensir.ensemble.scoring.metrics import open_metrics
 
     (metric,) = open_metrics(["lpips"], "cpu")
     reference = lpips.LPIPS(net="alex", verbose=False)

@@ -30,7 +30,7 @@ from skimage.transform import resize
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from napari_ensir.ensemble.scoring.perceptual import open_metrics
+from napari_ensir.ensemble.scoring.metrics import open_metrics
 from napari_ensir.restorers.training.dp_ir import DPIR
 from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel
 from napari_ensir.restorers.training.recipes import RECIPES, begin_training, load_restorer
@@ -54,6 +54,12 @@ class DirectModel(ConsistencyModel):
         return super().origin(x, mu, t) - mu
 
 
+class Direct(IRCM):
+    """Restorer that applies a :class:`DirectModel`."""
+
+    model_type = DirectModel
+
+
 class ReverseSDEModel(ConsistencyModel):
     """Baseline of IR-CM: the same SDE, sampled backwards in T steps, as in IR-SDE (Luo et al. 2023).
 
@@ -71,6 +77,8 @@ class ReverseSDEModel(ConsistencyModel):
 
 class ReverseSDE(IRCM):
     """Restorer that samples a :class:`ReverseSDEModel`; `steps` is not used."""
+
+    model_type = ReverseSDEModel
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:
         """See the base class."""
@@ -90,18 +98,18 @@ class ReverseSDE(IRCM):
         return x
 
 
-ABLATION: dict[str, tuple[str, type[ConsistencyModel], dict[str, float]]] = {
-    "IR-CM": ("ir-cm", ConsistencyModel, {}),
-    "no-origin-estimate": ("ir-cm", DirectModel, {}),
-    "no-origin-loss": ("ir-cm", ConsistencyModel, {"origin_weight": 0.0}),
-    "origin-weight-0.2": ("ir-cm", ConsistencyModel, {"origin_weight": 0.2}),
-    "origin-weight-3.2": ("ir-cm", ConsistencyModel, {"origin_weight": 3.2}),
-    "stage-1": ("ir-cm-1", ConsistencyModel, {}),
-    "stage-2": ("ir-cm-2", ConsistencyModel, {}),
-    "paper": ("ir-cm-paper", ConsistencyModel, {}),
-    "reverse-SDE": ("ir-cm", ReverseSDEModel, {}),
+ABLATION: dict[str, tuple[str, type[IRCM], dict[str, float]]] = {
+    "IR-CM": ("ir-cm", IRCM, {}),
+    "no-origin-estimate": ("ir-cm", Direct, {}),
+    "no-origin-loss": ("ir-cm", IRCM, {"origin_weight": 0.0}),
+    "origin-weight-0.2": ("ir-cm", IRCM, {"origin_weight": 0.2}),
+    "origin-weight-3.2": ("ir-cm", IRCM, {"origin_weight": 3.2}),
+    "stage-1": ("ir-cm-1", IRCM, {}),
+    "stage-2": ("ir-cm-2", IRCM, {}),
+    "paper": ("ir-cm-paper", IRCM, {}),
+    "reverse-SDE": ("ir-cm", ReverseSDE, {}),
 }
-"""Variants of IR-CM: recipe, model, and settings that differ from the recipe."""
+"""Variants of IR-CM: recipe, restorer, and settings that differ from the recipe."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ def psnr(image: np.ndarray, truth: np.ndarray) -> float:
 
 def train(label: str, pairs: list, parts: dict, arguments: argparse.Namespace) -> object:
     """Train a restorer, and print loss and processor seconds, which other load hardly changes."""
-    recipe, model, settings = ABLATION.get(label) or (label, RECIPES[label].model, {})
+    recipe, restorer, settings = ABLATION.get(label) or (label, RECIPES[label].restorer, {})
     around: dict[str, object] = {}
     if recipe == "dp-ir":
         around = {"ir": parts["regression"], "denoiser": parts.get("denoiser")}
@@ -163,7 +171,7 @@ def train(label: str, pairs: list, parts: dict, arguments: argparse.Namespace) -
         pairs = [(Enlarging()(degraded), clean) for degraded, clean in pairs]
     steps = max(int(arguments.effort * RECIPES[recipe].steps), 1)
     given = {name: getattr(arguments, name) for name in ("seed", "device", "sampled_share", "learning_rate")}
-    with patch.dict(RECIPES, {recipe: replace(RECIPES[recipe], model=model)}):
+    with patch.dict(RECIPES, {recipe: replace(RECIPES[recipe], restorer=restorer)}):
         trainer = begin_training(
             recipe, pairs, channel_axis=-1, data_range=(0, 255), steps=steps, **given | settings, **around
         )
@@ -189,9 +197,10 @@ def load(label: str, path: Path, parts: dict, arguments: argparse.Namespace) -> 
     restorer = load_restorer(path, device=arguments.device, ir=parts.get("regression"))
     if label not in ABLATION:
         return restorer
-    model = ABLATION[label][1](restorer.model.settings)
+    kind = ABLATION[label][1]
+    model = kind.model_type(restorer.model.settings)
     model.load_state_dict(restorer.model.state_dict())
-    return replace(restorer, model=model)
+    return kind(**{each.name: getattr(restorer, each.name) for each in fields(restorer)} | {"model": model})
 
 
 def main() -> None:
@@ -276,8 +285,7 @@ def trained(training: list, arguments: argparse.Namespace) -> Iterator[tuple[str
             restorer = Enlarging(restorer)
         parts[label] = restorer
         if label == "reverse-SDE":
-            settings = {each.name: getattr(restorer, each.name) for each in fields(restorer)}
-            yield f"{label}, {restorer.model.settings.times} steps", ReverseSDE(**settings)
+            yield f"{label}, {restorer.model.settings.times} steps", restorer
         elif isinstance(restorer, IRCM):
             for count in arguments.steps:
                 yield f"{label}, {count} step{'s' * (count > 1)}", replace(restorer, steps=count)

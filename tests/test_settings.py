@@ -17,10 +17,8 @@ from napari_ensir.settings import (
     CompareSettings,
     EvaluateSettings,
     FitSettings,
-    ReadingSettings,
     RestoreSettings,
     Settings,
-    WritingSettings,
     setting,
     settings_of,
 )
@@ -30,9 +28,7 @@ EVERY = [
     CompareSettings,
     EvaluateSettings,
     FitSettings,
-    ReadingSettings,
     RestoreSettings,
-    WritingSettings,
 ]
 
 

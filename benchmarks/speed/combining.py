@@ -10,6 +10,8 @@ from speed.clock import median_time, side_by_side
 from speed.images import MODELS, average_of
 from speed.report import TIMES, Report, both, ratio, table
 
+UNCHECKED = "without checks of the images"
+
 
 @contextlib.contextmanager
 def torch_engine():
@@ -38,7 +40,7 @@ def time_fit(images, authors, repeats):
 
     methods = {"em, compiled loops": "em", "em-released": "em-released", "least-squares": "least-squares"}
     works = {name: lambda m=m: fit(m) for name, m in methods.items()}
-    times = side_by_side({**works, "em, without checks of the images": fit_unchecked}, repeats)
+    times = side_by_side({**works, f"em, {UNCHECKED}": fit_unchecked}, repeats)
     rows = [[name, both(took), ""] for name, took in times.items()]
     with torch_engine():
         alone = median_time(fit, max(2, repeats // 3))
@@ -50,8 +52,8 @@ def time_fit(images, authors, repeats):
         ours = times["em, compiled loops"]
         rows.append(["the authors' code, once", both(theirs), ratio(theirs, ours) + " x em"])
         Report.aim("fit of the ten, em, times as fast as the authors' code", "600", theirs, ours)
-        alone = times["em, without checks of the images"]
-        Report.aim("the same without checks of the images", "600", theirs, alone)
+        alone = times[f"em, {UNCHECKED}"]
+        Report.aim(f"the same {UNCHECKED}", "600", theirs, alone)
     table("Fit, ten 1280 x 720 RGB images, M = 3, b = 32", ["what", TIMES, "ratio"], rows)
     return weights[0] if weights else None
 
@@ -64,13 +66,16 @@ def time_apply(images, authors, weights, repeats):
     candidates = images[0][0]
     stack = torch.from_numpy(np.stack(candidates))
     luts = {
-        width: fit_lut(images[:4], MODELS, bin_width=width, channel_axis=-1, device="cpu")
+        width: fit_lut(images[:4], MODELS, method="em", bin_width=width, channel_axis=-1, device="cpu")
         for width in (32, 16, 8)
     }
     works = {"averaging, torch": lambda: stack.to(torch.float32).mean(0)}
     works["averaging, numpy"] = lambda: average_of(candidates)
     for width, lut in luts.items():
         works[f"ensemble, b = {width}"] = lambda lut=lut: lut.apply(candidates, device="cpu")
+        works[f"ensemble, b = {width}, {UNCHECKED}"] = lambda lut=lut: lut.apply(
+            candidates, device="cpu", check=False
+        )
     works["weight maps, b = 32"] = lambda: luts[32].weight_maps(candidates, device="cpu")
     times = side_by_side(works, repeats)
     with torch_engine():
@@ -79,16 +84,18 @@ def time_apply(images, authors, weights, repeats):
         )
     average = times["averaging, torch"]
     for width, wanted in ((32, "1.2"), (16, "1.3"), (8, "1.3")):
-        Report.aim(
-            f"apply, b = {width}, of torch's averaging", wanted, times[f"ensemble, b = {width}"], average
-        )
+        for name in ("", f", {UNCHECKED}"):
+            took = times[f"ensemble, b = {width}{name}"]
+            Report.aim(f"apply, b = {width}{name}, of torch's averaging", wanted, took, average)
     Report.aim("weight maps, of torch's averaging", "2", times["weight maps, b = 32"], average)
     Report.aim("apply, torch alone", "25 ms", times["ensemble, b = 32, torch alone"])
     rows = [[name, both(took), ratio(took, average), ""] for name, took in times.items()]
     if authors is not None:
         tensor = authors.tensor(candidates)
         theirs = median_time(lambda: authors.apply(weights, tensor, 32), 3)
-        rows[2][3] = f"{both(theirs)}: {ratio(theirs, times['ensemble, b = 32'])} x ours"
+        next(row for row in rows if row[0] == "ensemble, b = 32")[3] = (
+            f"{both(theirs)}: {ratio(theirs, times['ensemble, b = 32'])} x ours"
+        )
     table(
         "Apply, one 1280 x 720 RGB image, M = 3",
         ["what", TIMES, "of torch's averaging", "the authors' code"],

@@ -90,3 +90,20 @@ def extra_needed(extra: str, reason: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise EnsembleError(f'{reason}; install it with: pip install "napari-ensir[{extra}]".') from error
+
+
+@contextmanager
+def errors_of(what: str) -> Iterator[None]:
+    """Put the name of a file or an image in front of the message of an EnsembleError.
+
+    Examples
+    --------
+    >>> with errors_of("image 2"):
+    ...     raise EnsembleError("it is empty.")
+    Traceback (most recent call last):
+    napari_ensir.errors.EnsembleError: image 2: it is empty.
+    """
+    try:
+        yield
+    except EnsembleError as error:
+        raise EnsembleError(f"{what}: {error}") from error

@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -258,11 +258,11 @@ class Setting:
         if self.kind not in ("integer", "number"):
             return words
         low, high = self.minimum, self.maximum
-        if low is not None and high is not None:
-            return f"{words} from {_plain(low)} to {_plain(high)}"
         if low is None:
             return words if high is None else f"{words} up to {_plain(high)}"
-        return f"{words} above 0" if low == TINY else f"{words} from {_plain(low)}"
+        if high is None:
+            return f"{words} above 0" if low == TINY else f"{words} from {_plain(low)}"
+        return f"{words} from {_plain(low)} to {_plain(high)}"
 
 
 def _plain(value: float) -> str:
@@ -359,10 +359,7 @@ def check_settings(owner: Any, place: str = "") -> None:
         As :meth:`Setting.checked`, with ``place`` in front of the message.
     """
     for each in settings_of(owner):
-        try:
-            each.checked(getattr(owner, each.name))
-        except EnsembleError as error:
-            raise EnsembleError(f"{place}{error}") from None
+        replace(each, name=f"{place}{each.name}").checked(getattr(owner, each.name))
 
 
 # -- settings of several classes; a call may override any attribute -------------------------------------
@@ -380,6 +377,9 @@ channel_axis_setting = partial(
     description="Axis of the channels, such as -1 for RGB; each channel gets its own table.",
     none="one table for all channels",
     group="Images",
+)
+colour_axis_setting = partial(
+    channel_axis_setting, description="Axis of colour channels.", none="-1 for RGB files"
 )
 data_range_setting = partial(
     setting,
@@ -679,9 +679,7 @@ class RestoreSettings(Settings):
         "Average the results of eight rotations and reflections; takes eight times as long.",
         title="Self-ensemble",
     )
-    channel_axis: int | None = channel_axis_setting(
-        description="Axis of colour channels.", none="-1 for RGB files"
-    )
+    channel_axis: int | None = colour_axis_setting()
     data_range: tuple[float, float] | None = data_range_setting(
         description="Lowest and highest intensity, which are scaled to 0 and 1 for the restorer.",
         none="range of the network, else of the image",
@@ -695,7 +693,7 @@ class RestoreSettings(Settings):
 
 
 _recipe_setting = partial(setting, None, none="value of the recipe")
-_detail = partial(setting, group="Recipes")
+_single_recipe_setting = partial(setting, group="Recipes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -746,30 +744,30 @@ class TrainSettings(Settings):
         limits=(0, 0.5),
         step=0.05,
     )
-    channel_axis: int | None = channel_axis_setting(
-        description="Axis of colour channels.", none="-1 for RGB files"
-    )
-    hidden: float = _detail(
+    channel_axis: int | None = colour_axis_setting()
+    hidden: float = _single_recipe_setting(
         0.03,
         "For Noise2Void: share of the pixels that are hidden in a step.",
         title="Hidden pixels",
         limits=(0.001, 0.25),
     )
-    times: int = _detail(100, "For IR-CM: number of times of its path.", limits=(2, 10_000))
+    times: int = _single_recipe_setting(100, "For IR-CM: number of times of its path.", limits=(2, 10_000))
     linear_share: float | None = _recipe_setting(
         "For IR-CM: share of the steps in stage 1, whose paths start at the degraded image.",
         title="Stage 1",
         limits=(0, 1),
         group="Recipes",
     )
-    origin_weight: float = _detail(0.8, "For IR-CM: weight of the origin-guided loss.", limits=(0, 1000))
-    vgg: str | None = _detail(
+    origin_weight: float = _single_recipe_setting(
+        0.8, "For IR-CM: weight of the origin-guided loss.", limits=(0, 1000)
+    )
+    vgg: str | None = _single_recipe_setting(
         None,
         "For IR-CM: file of the weights of a VGG-16, for the perceptual loss.",
         title="VGG-16",
         none="no perceptual loss",
     )
-    perceptual_weight: float = _detail(
+    perceptual_weight: float = _single_recipe_setting(
         0.125,
         "For IR-CM: weight of the perceptual loss within the origin-guided loss.",
         limits=(0, 1000),
@@ -780,37 +778,9 @@ class TrainSettings(Settings):
         limits=(0, 1),
         group="Recipes",
     )
-    latest: int = _detail(
+    latest: int = _single_recipe_setting(
         1000,
         "For DP-IR: greatest tau that the network is trained for.",
         title="Latest time",
         limits=(1, 1000),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadingSettings(Settings):
-    """Settings of reading sets of images."""
-
-    crop: bool = setting(
-        False,
-        "Crop images of different sizes to their common size; the top left corner is kept.",
-        group="Images",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WritingSettings(Settings):
-    """Settings of writing images."""
-
-    dtype: str = setting(
-        "same",
-        "Data type of the output: that of the input, rounded and clipped, or float32.",
-        choices=("same", "float32"),
-        group="Output",
-    )
-
-    @property
-    def as_float(self) -> bool:
-        """Whether to write the computed pixels without rounding and clipping."""
-        return self.dtype == "float32"

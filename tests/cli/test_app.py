@@ -18,20 +18,10 @@ from typer.testing import CliRunner
 from napari_ensir import fit_lut, load_lut
 from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
+from tests.helpers.commands import run
 
 RNG = np.random.default_rng(3)
 STEMS = ("a", "b", "c")
-
-
-def run(*arguments, status=0):
-    """Standard output; or, where a failure is expected, the one line on standard error."""
-    result = CliRunner().invoke(app, [str(one) for one in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.stderr
-    if status == 1:
-        assert all(line.startswith("napari-ensir: ") for line in result.stderr.splitlines())
-    return result.stdout if status == 0 else result.stderr
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from napari_ensir import load_lut
 from napari_ensir.files import read_image, write_image
 from napari_ensir.restorers import CLASSICAL, restore_and_combine
 from napari_ensir.restorers.classical import ClassicalRestorer
-from tests.cli.test_app import run
+from tests.helpers.commands import run
 
 METHODS = ("-m", "gaussian", "-m", "median", "-m", "total-variation")
 

@@ -10,15 +10,9 @@ from typer.testing import CliRunner
 
 from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
+from tests.helpers.commands import run_both as run
 
 RNG = np.random.default_rng(8)
-
-
-def run(*arguments):
-    """Standard output and standard error of a command that must succeed."""
-    result = CliRunner().invoke(app, [str(one) for one in arguments])
-    assert result.exit_code == 0, result.stderr
-    return result.stdout, result.stderr
 
 
 @pytest.fixture

@@ -9,20 +9,12 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from typer.testing import CliRunner
 
 from napari_ensir import load_lut
-from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
+from tests.helpers.commands import run_both as run
 
 RNG = np.random.default_rng(0)
-
-
-def run(*arguments, status=0):
-    """Standard output and standard error."""
-    result = CliRunner().invoke(app, [str(one) for one in arguments])
-    assert result.exit_code == status, result.stderr
-    return result.stdout, result.stderr
 
 
 def names_and_images(*arguments):

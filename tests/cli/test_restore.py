@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,20 +14,12 @@ from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
 from napari_ensir.restorers import CLASSICAL, RESTORERS, SelfEnsemble, begin_training, load_restorer
 from napari_ensir.restorers.base import with_settings
+from tests.helpers import commands
 from tests.helpers.paths import DATA
 
+run = partial(commands.run, "restore")
+
 RNG = np.random.default_rng(5)
-
-
-def run(*arguments, status=0):
-    """Standard output; or, where a failure is expected, what standard error holds."""
-    result = CliRunner().invoke(app, ["restore", *(str(one) for one in arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.stderr
-    if status == 1:
-        assert all(line.startswith("napari-ensir: ") for line in result.stderr.splitlines())
-    return result.stdout if status == 0 else result.stderr
 
 
 def noisy(shape=(24, 32), dtype=np.uint8):

@@ -8,11 +8,10 @@ import os
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from napari_ensir import fit_lut
-from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
+from tests.helpers.commands import invoke as run
 
 
 def noisy_image(seed):
@@ -40,12 +39,6 @@ COMMANDS = {
     ],
     "apply": ["apply", "--lut", "table.lut.safetensors", "-c", "A=A", "-c", "B=B", "--out", "out"],
 }
-
-
-def run(*arguments, status=0):
-    result = CliRunner().invoke(app, [str(one) for one in arguments])
-    assert result.exit_code == status, result.output
-    return result
 
 
 def assert_all_kept(output):

@@ -13,7 +13,7 @@ from napari_ensir.cli.app import app
 from napari_ensir.files import read_image, write_image
 from napari_ensir.files.image import read_record
 from napari_ensir.restorers import CLASSICAL, calibrate_restorer
-from tests.cli.test_app import run
+from tests.helpers.commands import run
 
 GAUSSIAN = ("-m", "gaussian", "--setting", "sigma", "--offsets", 3)
 

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from napari_ensir.cli.app import app
 from napari_ensir.files import write_image
 from napari_ensir.restorers import load_restorer
+from tests.helpers import commands
+
+run = partial(commands.run, "train")
 
 SMALL = ("--width", 8, "--depth", 1, "--batch", 2, "--patch", 16, "--device", "cpu")
-
-
-def run(*arguments, status=0):
-    """Standard output, or standard error where a failure is expected."""
-    result = CliRunner().invoke(app, ["train", *(str(one) for one in arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.stderr
-    return result.stdout if status == 0 else result.stderr
 
 
 @pytest.fixture
@@ -126,7 +119,7 @@ def test_wrong_choices_are_refused_before_anything_is_written(folders):
     assert "to resume" in run("noise2void", *noisy, *out, "--resume", status=1)
     assert sorted(folders.rglob("*")) == before
     (folders / "mine.safetensors").write_bytes(b"mine")
-    assert "exists" in run("noise2void", *noisy, *out, status=1)
+    assert "With --resume, the training continues." in run("noise2void", *noisy, *out, status=1)
     assert (folders / "mine.safetensors").read_bytes() == b"mine"
 
 

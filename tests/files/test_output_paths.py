@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from napari_ensir import EnsembleError
-from napari_ensir.files.output_paths import Place, check_output_paths
+from napari_ensir.files.paths import Place, check_output_paths
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from napari_ensir import EnsembleError
-from napari_ensir.cli.app import app
 from napari_ensir.files.image import open_image, write_image
 from napari_ensir.files.zarr import ZarrImage
+from tests.helpers.commands import invoke as run
 
 WELLS = ("A/1", "A/2", "B/1")
 OME = {
@@ -57,12 +56,6 @@ def here(tmp_path, monkeypatch):
     for name, sigma, seed in (("A", 6, 1), ("B", 12, 2), ("truth", 0, 3)):
         make_plate(tmp_path / f"{name}.zarr", sigma, seed, version=2 if name == "B" else 3)
     return tmp_path
-
-
-def run(*arguments, status=0):
-    result = CliRunner().invoke(app, [str(one) for one in arguments])
-    assert result.exit_code == status, result.output
-    return result
 
 
 def scores(*arguments):

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from typer.testing import CliRunner
 
 from napari_ensir import EnsembleError, fit_lut
-from napari_ensir.cli.app import app
 from napari_ensir.files import open_image, read_image, write_image
+from tests.helpers.commands import run
 
 RNG = np.random.default_rng(3)
 STACK = RNG.integers(0, 65536, (4, 20, 31)).astype(np.uint16)
@@ -47,11 +46,6 @@ def ome(tmp_path):
     pair = ((truth + 1, truth + 3), truth)
     fit_lut([pair], names=("A", "B"), device="cpu").save(tmp_path / "l")
     return tmp_path
-
-
-def run(*arguments):
-    result = CliRunner().invoke(app, [str(one) for one in arguments])
-    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("out", ["o.ome.tif", "o.tif"])

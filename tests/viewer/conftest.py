@@ -280,7 +280,6 @@ def fitted(filled):
     names = [layer.name for layer in layers]
     lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names, method="em")
     get_session(filled).keep("fitted", lut, layers)
-    get_session(filled).remember_layers(lut, layers)
     return lut
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import NoReturn
 
 __all__ = ["main"]
@@ -11,10 +12,4 @@ def main() -> NoReturn:
     """Run the console script; signals are handled before anything heavy is imported."""
     from napari_ensir.cli.signals import run_and_exit
 
-    run_and_exit(_run)
-
-
-def _run() -> None:
-    from napari_ensir.cli.app import app
-
-    app()
+    run_and_exit(lambda: import_module("napari_ensir.cli.app").app())

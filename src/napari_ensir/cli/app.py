@@ -11,18 +11,16 @@ from typer import Argument
 from napari_ensir.cli.command import app as app
 from napari_ensir.cli.command import command
 from napari_ensir.cli.options import option
-from napari_ensir.cli.terminal import Output
+from napari_ensir.cli.terminal import ImageOutput, Output
 from napari_ensir.settings import (
     ApplySettings,
     BlindSettings,
     CompareSettings,
     EvaluateSettings,
     FitSettings,
-    ReadingSettings,
     RestoreSettings,
     SweepSettings,
     TrainSettings,
-    WritingSettings,
 )
 
 # -- options of several commands ------------------------------------------------------------------------
@@ -68,7 +66,11 @@ class CandidateOptions:
         "-c",
         metavar="NAME=PATH",
     )
-    reading: ReadingSettings
+    crop: bool = option(
+        False,
+        "Crop images of different sizes to their common size; the top left corner is kept.",
+        group="Images",
+    )
     squeeze: bool = option(False, "Drop axes of length 1 of all images.", group="Images")
     align: bool = option(
         False,
@@ -181,8 +183,7 @@ class ApplyOptions:
     scheduler: str | None = SCHEDULER
     resume: bool = RESUME
     settings: ApplySettings
-    writing: WritingSettings
-    output: Output
+    output: ImageOutput
 
 
 @command("evaluate:evaluate")
@@ -221,8 +222,7 @@ class RestoreOptions(RestoringOptions):
     out: Path = option(..., "Output path; a folder if there are several restorers.", "-o")
     resume: bool = RESUME
     settings: RestoreSettings
-    writing: WritingSettings
-    output: Output
+    output: ImageOutput
 
 
 @command("restore:blind")
@@ -236,8 +236,7 @@ class BlindOptions(RestoringOptions):
     )
     resume: bool = RESUME
     settings: BlindSettings
-    writing: WritingSettings
-    output: Output
+    output: ImageOutput
 
 
 @command("sweep:sweep")
@@ -258,8 +257,7 @@ class SweepOptions(RestoringOptions):
     )
     write_all: bool = option(False, "Write the restorations of all values into the folder --out.", "--all")
     settings: SweepSettings
-    writing: WritingSettings
-    output: Output
+    output: ImageOutput
 
 
 @command("train:train")

@@ -16,7 +16,6 @@ from napari_ensir.errors import EnsembleError, ensemble_errors, extra_needed
 from napari_ensir.files.atomic import check_target
 from napari_ensir.files.image import FileImage
 from napari_ensir.files.sets import Part, folders_in, open_set, stem_of
-from napari_ensir.restorers.base import format_notes
 from napari_ensir.restorers.batch import first_of
 
 KEEP = " With --resume, outputs that were made in the same way are kept."
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from napari_ensir.cli.app import ApplyOptions, CompareOptions, EvaluateOptions, FitOptions
     from napari_ensir.cli.terminal import Output
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.files.output_paths import Place
+    from napari_ensir.files.paths import Place
     from napari_ensir.files.sets import ImageSet
     from napari_ensir.restorers.batch import Batch
 
@@ -65,7 +64,7 @@ def open_candidates(
         paths = {name: paths[name] for name in lut.names}
     given, axis = options.candidates, options.settings.channel_axis
     others = {} if truth is None else {Part.TRUTH: truth}
-    images = open_set(paths, others, crop=given.reading.crop, squeeze=given.squeeze)
+    images = open_set(paths, others, crop=given.crop, squeeze=given.squeeze)
     if axis is None and truth is None and lut is not None:
         axis = lut.channel_axis
     elif axis is None and not getattr(options, "pool_channels", True):
@@ -134,7 +133,7 @@ def report(batch: Batch, output: Output, text: str, *, resume: bool = False, **m
     """Print notes and warnings, write the JSON, print the text; return the errors of images, by stem."""
     text = "\n".join([text, *batch.describe_resumption()])
     more |= {"kept": batch.kept, "redone": batch.redone} if resume else {}
-    notes = format_notes([] if output.quiet else batch.notes)
+    notes = [] if output.quiet else batch.describe_notes()
     for note in notes if output.verbose else first_of(notes):
         terminal.error(note)
     warned = terminal.warn(batch.warnings)

@@ -82,13 +82,8 @@ class CorrectedSet(ImageSet):
     @property
     def reading(self) -> dict[str, Any]:
         """What changes the images when they are read, for records."""
-        given = {
-            "crop": self.crop,
-            "squeeze": self.squeeze,
-            "corrections": list(self.actions),
-            "gains": dict(self.gains),
-        }
-        return {key: value for key, value in given.items() if value}
+        given = {"crop": self.crop, "squeeze": self.squeeze, "corrections": list(self.actions)}
+        return {key: value for key, value in (given | {"gains": dict(self.gains)}).items() if value}
 
     @property
     def record(self) -> dict[str, Any]:

@@ -10,22 +10,20 @@ import numpy as np
 from napari_ensir.cli import terminal
 from napari_ensir.cli.batch import check_any, check_before, open_candidates
 from napari_ensir.cli.corrections import describe_corrections, messages_of
-from napari_ensir.ensemble.arrays.intensity_range import widest
 from napari_ensir.ensemble.checks.alignment import check_reference
-from napari_ensir.ensemble.checks.exposure import check_drift
+from napari_ensir.ensemble.checks.exposure import find_drift
+from napari_ensir.ensemble.checks.images import ApplyChecks
 from napari_ensir.ensemble.compare.compare import compare as compare_methods
-from napari_ensir.ensemble.lut.checks import ApplyChecks
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.scoring.metrics import (
     Scoring,
-    exclusion_note,
     finite_everywhere,
     mean_of_metrics,
-    unknown_ms_ssim_note,
+    open_metrics,
+    resolution,
+    score_notes,
 )
-from napari_ensir.ensemble.scoring.perceptual import open_metrics
-from napari_ensir.ensemble.scoring.resolution import resolution
-from napari_ensir.ensemble.scoring.score_range import TruthRange, known_range
+from napari_ensir.ensemble.scoring.score_range import find_score_range
 from napari_ensir.ensemble.scoring.score_table import PSNR, RESOLUTION, SSIM, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors
 from napari_ensir.errors import EnsembleError
@@ -35,8 +33,9 @@ from napari_ensir.restorers.batch import Batch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from napari_ensir.cli.app import CompareOptions, EvaluateOptions
-    from napari_ensir.ensemble.arrays.intensity_range import Range
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.scoring.score_range import ScoreRange
 
@@ -76,22 +75,16 @@ def _evaluate_clean(
     scores: dict[str, list[dict[str, float]]] = {}
     frc = options.settings.frc
     not_finite = 0
-    checks = None if lut is None else ApplyChecks(lut)
+    checks = None if lut is None else ApplyChecks(lut.report, lut.binning, lut.names)
 
     def score_image(number: int, stem: str) -> None:
         nonlocal not_finite
-        arrays = batch.images.load(number)
-        if checks is not None:
-            checks.look([arrays[name] for name in names], batch.label(stem))
-        pixels = {role: np.asarray(array) for role, array in arrays.items()}
-        valid = finite_everywhere(list(pixels.values()))
-        truth = pixels.pop(Part.TRUTH)
-        shown = list(pixels.values())
-        if lut is not None:
+        truth, shown = _read(batch, number)
+        valid = finite_everywhere([truth, *shown])
+        if lut is not None and checks is not None:
+            checks.look(lut.field(shown), batch.label(stem))
             shown.append(lut.apply(shown, options.settings.device, check=False))
-        scores[stem] = [
-            score(truth, image, valid)._asdict() | score.further(truth, image, valid) for image in shown
-        ]
+        scores[stem] = [score(truth, image, valid) for image in shown]
         if frc:
             axis = score.channels_of(truth.shape)
             for image, found in zip(shown, scores[stem], strict=True):
@@ -116,8 +109,7 @@ def _evaluate_clean(
         ScoreRow(name, role, psnr=mean["psnr"], ssim=mean["ssim"], note=note, metrics=mean)
         for (name, role, note), mean in zip(titles, means, strict=True)
     )
-    unknown = unknown_ms_ssim_note(row.metrics for row in rows)
-    notes = (f"The peak of PSNR is {scale}.", *exclusion_note(not_finite), *unknown)
+    notes = tuple(score_notes(scale, not_finite, rows))
     images = {"images": len(scores), "not_finite": not_finite}
     results = {
         "settings": options.settings.keywords() | scale.to_dict() | images,
@@ -149,11 +141,10 @@ def _evaluate_noisy(
     parts, drifts, resolutions = [], [], []
 
     def score_image(number: int, stem: str) -> None:
-        arrays = {role: np.asarray(one) for role, one in batch.images.load(number).items()}
-        truth = arrays.pop(Part.TRUTH)
-        candidates = list(arrays.values())
+        truth, candidates = _read(batch, number)
         cut, axis = score.inside(truth.shape), score.channels_of(truth.shape)
-        drifts.extend(check_drift(candidates, truth, axis, batch.label(stem)))
+        drift = find_drift(candidates, truth, axis)
+        drifts.extend(drift.diagnostics("truth-drifted", batch.label(stem)))
         shown = [*candidates, np.mean(candidates, axis=0)]
         shown += [] if lut is None else [lut.apply(candidates, settings.device, check=False)]
         blocks = block_errors(truth[cut], [one[cut] for one in shown], channel_axis=axis)
@@ -176,28 +167,21 @@ def _evaluate_noisy(
     return results, str(table), [one.message for one in drifts]
 
 
+def _read(batch: Batch, number: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    """Read the ground truth and the candidates of an image."""
+    arrays = {role: np.asarray(array) for role, array in batch.images.load(number).items()}
+    return arrays.pop(Part.TRUTH), list(arrays.values())
+
+
 def _score_range(batch: Batch, given: tuple[float, float] | None) -> ScoreRange:
     """Find the range for scores from all ground truths that can be read."""
 
     def for_each(do: Callable[[Any], object]) -> None:
-        batch.each(lambda number, _: do(batch.images.array(number, Part.TRUTH)))
+        done: list[object] = []
+        batch.each(lambda number, _: done.append(do(batch.images.array(number, Part.TRUTH))))
+        check_any(batch, done)
 
-    dtypes: list[np.dtype[Any]] = []
-    if given is None:
-        for_each(lambda truth: dtypes.append(np.dtype(truth.dtype)))
-        check_any(batch, dtypes)
-    known = known_range(dtypes, given)
-    if known is not None:
-        return known
-    shown = TruthRange(dtypes)
-    for_each(shown.add)
-
-    def ends_within(ends: Range) -> Range:
-        found: list[Range] = []
-        for_each(lambda truth: found.append(shown.ends(truth, ends)))
-        return widest(found)
-
-    return shown.found(ends_within)
+    return find_score_range(for_each, given)
 
 
 def compare(options: CompareOptions) -> None:

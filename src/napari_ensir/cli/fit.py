@@ -14,7 +14,7 @@ from napari_ensir.ensemble.lut.load import import_lut, load_lut
 from napari_ensir.ensemble.lut.record import table_of
 from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.output_paths import Place, check_output_paths
+from napari_ensir.files.paths import Place, check_output_paths
 from napari_ensir.files.sets import Masks, Part, References, open_set
 from napari_ensir.restorers.batch import Batch, CombineBatch
 
@@ -66,7 +66,7 @@ def apply(options: ApplyOptions) -> dict[str, str]:
         "expected error": ("--expected-error", options.expected_error),
     }
     outs = {kind: Place(option, path) for kind, (option, path) in given.items() if path is not None}
-    batch = CombineBatch(images, lut, outs, as_float=options.writing.as_float)
+    batch = CombineBatch(images, lut, outs, as_float=output.as_float)
     check_before(batch, output, read=[options.lut], resume=options.resume)
     corrections = images.actions + ("match-intensities",) * options.match
     batch.warnings |= dict.fromkeys(missing_corrections(lut.report, corrections))

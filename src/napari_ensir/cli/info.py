@@ -12,7 +12,7 @@ from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import table_of
 from napari_ensir.files.image import IMAGE_SUFFIXES, read_image, read_record
 from napari_ensir.files.microscopy import split_scene
-from napari_ensir.files.output_paths import Place, check_output_paths
+from napari_ensir.files.paths import Place, check_output_paths
 from napari_ensir.files.sets import Part, open_set
 
 if TYPE_CHECKING:

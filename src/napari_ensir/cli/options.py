@@ -6,7 +6,7 @@ import inspect
 from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import typer
 from typer.models import OptionInfo
@@ -104,23 +104,27 @@ def option_of(setting: Setting) -> inspect.Parameter:
     Examples
     --------
     >>> from napari_ensir.settings import CompareSettings
-    >>> option_of(settings_of(CompareSettings)[0]).default
+    >>> option_of(settings_of(CompareSettings)[0]).default.default
     2
     """
-    options: dict[str, Any] = {"help": setting.description, "rich_help_panel": setting.group or None}
     kinds: dict[str, Any] = {
         "flag": bool,
         "range": tuple[float, float] | None,
         "places": tuple[int, int] | None,
     }
+    is_optional, has_default = setting.none is not None, setting.default is not None
+    info = option(
+        setting.default,
+        setting.description,
+        _long_name(setting.name),
+        metavar=None if setting.kind == "flag" else metavar(setting, is_optional and has_default),
+        none=None if has_default else setting.none,
+        group=setting.group or None,
+    )
     if setting.kind not in kinds:  # parsed here, since a number may also be a word such as "auto"
-        options["parser"] = _parser_of(setting)
-    if setting.kind != "flag":
-        options["metavar"] = metavar(setting, setting.none is not None and setting.default is not None)
-        options["show_default"] = setting.none if setting.default is None and setting.none else True
-    kind = kinds.get(setting.kind, str | None)
-    annotation: Any = Annotated[kind, typer.Option(_long_name(setting.name), **options)]
-    return inspect.Parameter(setting.name, _KEYWORD, default=setting.default, annotation=annotation)
+        info.parser = _parser_of(setting)
+    annotation = kinds.get(setting.kind, str | None)
+    return inspect.Parameter(setting.name, _KEYWORD, default=info, annotation=annotation)
 
 
 def metavar(setting: Setting, with_none: bool = False) -> str:

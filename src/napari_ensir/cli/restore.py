@@ -10,7 +10,7 @@ from napari_ensir.cli.batch import KEEP, check_before, lut_target, note_alpha, r
 from napari_ensir.cli.options import metavar, with_restorer_options
 from napari_ensir.devices import resolve_device
 from napari_ensir.errors import EnsembleError
-from napari_ensir.files.output_paths import Place
+from napari_ensir.files.paths import Place
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.restorers import RESTORERS, SelfEnsemble
 from napari_ensir.restorers.base import with_settings
@@ -128,7 +128,7 @@ def restore(options: RestoreOptions) -> dict[str, str]:
         images,
         tuple(restorers),
         options.out,
-        as_float=options.writing.as_float,
+        as_float=output.as_float,
         networks=options.restorers.files,
     )
     check_before(batch, output, read=options.restorers.files, resume=options.resume)
@@ -164,7 +164,7 @@ def blind(options: BlindOptions) -> dict[str, str]:
         chosen,
         options.out,
         settings,
-        as_float=options.writing.as_float,
+        as_float=output.as_float,
         networks=options.restorers.files,
     )
     others = [] if target is None else [Place("--save-lut", target)]

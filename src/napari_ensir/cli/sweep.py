@@ -66,7 +66,7 @@ def sweep(options: SweepOptions) -> dict[str, str]:
         for value in tried
     }
     names = () if out is None else tuple(by_value) if write_all else (name,)
-    images, as_float = open_images(options.image, options.output), options.writing.as_float
+    images, as_float = open_images(options.image, options.output), options.output.as_float
     batch = RestoreBatch(images, names, out or options.image[0], as_float=as_float, folder=write_all)
     check_before(batch, options.output, read=options.restorers.files)
     axis = images.choose_channel_axis(settings.channel_axis, pool=options.pool_channels)

@@ -8,12 +8,12 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from napari_ensir.cli.options import option
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target, whole_file
-from napari_ensir.files.output_paths import Place
+from napari_ensir.files.paths import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -93,6 +93,23 @@ class Output:
                 part.write_text(content, encoding="utf-8")
         if not self.quiet:
             say(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOutput(Output):
+    """Options of the output of commands that write images."""
+
+    dtype: Literal["same", "float32"] = option(
+        "same",
+        "Data type of the output: that of the input, rounded and clipped, or float32.",
+        metavar="same|float32",
+        group="Output",
+    )
+
+    @property
+    def as_float(self) -> bool:
+        """Whether to write the computed pixels without rounding and clipping."""
+        return self.dtype == "float32"
 
 
 def printable(text: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from napari_ensir.cli.restore import open_named
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import check_target
-from napari_ensir.files.output_paths import Place, check_output_paths
+from napari_ensir.files.paths import Place, check_output_paths
 from napari_ensir.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def train(options: TrainOptions) -> None:
     check_output_paths([*written, *output.places], read)
     output.check()
     for place in written:
-        check_target(place.path, output.overwrite or resume)
+        check_target(place.path, output.overwrite or resume, " With --resume, the training continues.")
     images, axis = read_training_images([place.path for place in read], settings.channel_axis)
     with output.progress() as progress:
         common: dict[str, Any] = {"ir": open_named(options.ir), "denoiser": open_named(options.denoiser)}

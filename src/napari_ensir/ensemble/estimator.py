@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Pairs = Iterable[tuple[Sequence[Any], Any]]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LUTEnsemble:
     """Ensemble of candidates by a lookup table, with the methods of a scikit-learn estimator.
 
@@ -52,30 +53,16 @@ class LUTEnsemble:
     LUTEnsemble(method='least-squares', device='cpu')
     """
 
-    lut_: WeightLUT
-
-    def __init__(
-        self,
-        *,
-        method: str = "auto",
-        bin_width: float | Literal["auto"] | None = None,
-        data_range: tuple[float, float] | None = None,
-        channel_axis: int | None = None,
-        prior: Sequence[float] | None = None,
-        shrinkage: float | Literal["auto"] = SHRINKAGE,
-        max_iter: int | None = None,
-        truth_noise: float | Literal["unknown"] | None = None,
-        device: str | torch.device = "auto",
-    ) -> None:
-        self.method = method
-        self.bin_width = bin_width
-        self.data_range = data_range
-        self.channel_axis = channel_axis
-        self.prior = prior
-        self.shrinkage = shrinkage
-        self.max_iter = max_iter
-        self.truth_noise = truth_noise
-        self.device = device
+    method: str = "auto"
+    bin_width: float | Literal["auto"] | None = None
+    data_range: tuple[float, float] | None = None
+    channel_axis: int | None = None
+    prior: Sequence[float] | None = None
+    shrinkage: float | Literal["auto"] = SHRINKAGE
+    max_iter: int | None = None
+    truth_noise: float | Literal["unknown"] | None = None
+    device: str | torch.device = "auto"
+    lut_: WeightLUT = field(init=False)
 
     def fit(
         self,
@@ -152,10 +139,9 @@ class LUTEnsemble:
         """
         scores = []
         for candidates, truth in pairs:
-            image, true = np.asarray(self.predict(candidates)), np.asarray(truth)
+            image = np.asarray(self.predict(candidates))
             low, high = self.lut_.data_range
-            valid = np.isfinite(image) & np.isfinite(true)
-            scores.append(psnr(np.where(valid, true, 0), np.where(valid, image, 0), high - low, valid))
+            scores.append(psnr(np.asarray(truth), image, high - low))
         if not scores:
             raise EnsembleError("there is no image to score; give at least one pair (candidates, truth).")
         return float(np.mean(scores))
@@ -173,7 +159,7 @@ class LUTEnsemble:
         dict
             Values by name.
         """
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.init}
 
     def set_params(self, **params: Any) -> LUTEnsemble:
         """Set parameters.
@@ -201,8 +187,5 @@ class LUTEnsemble:
         return self
 
     def __repr__(self) -> str:
-        defaults = inspect.signature(type(self)).parameters
-        given = {
-            name: value for name, value in self.get_params().items() if value is not defaults[name].default
-        }
-        return f"LUTEnsemble({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+        given = [each for each in fields(self) if each.init and getattr(self, each.name) is not each.default]
+        return f"LUTEnsemble({', '.join(f'{each.name}={getattr(self, each.name)!r}' for each in given)})"

@@ -18,8 +18,8 @@ from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.image_set import check_prior
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics, diagnose
 from napari_ensir.ensemble.checks.exposure import MatchedTruths
+from napari_ensir.ensemble.checks.images import diagnose_reference
 from napari_ensir.ensemble.checks.noise import PARTS, method_for
-from napari_ensir.ensemble.checks.reference import diagnose_reference
 from napari_ensir.ensemble.estimators.base import METHODS, Settings
 from napari_ensir.ensemble.estimators.zzpm import zzpm_weights_from_gram
 from napari_ensir.ensemble.lut.lut import estimate_lut
@@ -35,18 +35,9 @@ from napari_ensir.ensemble.scoring.cross_validation import (
 from napari_ensir.ensemble.scoring.metrics import psnr_of_error
 from napari_ensir.ensemble.scoring.score_range import ScoreRange, score_range_of
 from napari_ensir.ensemble.scoring.score_table import ScoreRow, plus_minus
-from napari_ensir.ensemble.scoring.scores import (
-    NoisyScores,
-    errors_of_parts,
-    verdict,
-)
+from napari_ensir.ensemble.scoring.scores import NoisyScores, errors_of_parts, verdict
 from napari_ensir.ensemble.statistics.binning import choose_binning
-from napari_ensir.ensemble.statistics.reference import (
-    Reference,
-    ReferenceSet,
-    collect_reference,
-    name_inputs,
-)
+from napari_ensir.ensemble.statistics.reference import Reference, ReferenceSet, collect_reference, name_inputs
 from napari_ensir.errors import EnsembleError, EnsembleWarning
 from napari_ensir.settings import SHRINKAGE, FitSettings
 
@@ -61,6 +52,7 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.combine.lookup import Lookup
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.statistics.binning import Binning
+    from napari_ensir.ensemble.statistics.statistics import Statistics
 
     Pairs = Iterable[tuple[Sequence[Any], Any]]
     Weights = NDArray[np.float64] | WeightLUT
@@ -200,53 +192,31 @@ class FitSession:
         """
         if self.reference is not None:
             return self.reference
-        progress, settings = progress or self._progress, self.settings
-        pairs, noisy = self._pairs, settings.truth_noise is not None
+        progress, settings, pairs = progress or self._progress, self.settings, self._pairs
         if self._checks:
-            self.diagnostics, pairs = diagnose_reference(
-                pairs,
-                self._names,
-                channel_axis=settings.channel_axis,
-                mask=self._mask,
-                truth_noise=settings.truth_noise,
-                match_truth=settings.match_truth,
-            )
+            self.diagnostics, pairs = diagnose_reference(pairs, self._names, settings, self._mask)
             if isinstance(pairs, MatchedTruths):
                 self._noise_gain = pairs.noise_gain
-        n_folds = PARTS if noisy else FOLDS
-        common: dict[str, Any] = {
-            "channel_axis": settings.channel_axis,
-            "device": settings.device,
-            "progress": progress,
-        }
-        automatic = settings.bin_width == "auto"
-        reference = collect_reference(
-            pairs,
-            self._names,
-            bin_width=None if automatic else settings.bin_width,  # type: ignore[arg-type]
-            data_range=settings.data_range,
-            planes=settings.planes,
-            hash_inputs=settings.hash_inputs,
-            mask=self._mask,
-            refine=None if fine or automatic else 1,
-            folds=n_folds if folds else 1,
-            noisy_truth=noisy,
-            **common,
-        )
+        n = FOLDS if settings.truth_noise is None else PARTS
+        refine = None if fine or settings.bin_width == "auto" else 1
+        how: dict[str, Any] = {"mask": self._mask, "refine": refine, "folds": n if folds else 1}
+        reference = collect_reference(pairs, self._names, settings, progress=progress, **how)
         pairs, masks = self._held_out or ((), ())
         if pairs:
             binning = reference.statistics.binning
-            self.unseen = collect_reference(
-                pairs,
-                self._names,
-                bin_width=binning.width,
-                data_range=(binning.low, binning.high),
-                mask=masks,
-                folds=n_folds,
-                **common,
+            bins = replace(
+                self._of_test_images, bin_width=binning.width, data_range=(binning.low, binning.high)
             )
-        self.reference = reference
-        return reference
+            how = {"mask": masks, "folds": n}
+            self.unseen = collect_reference(pairs, self._names, bins, progress=progress, **how)
+        inputs = name_inputs(reference.inputs, self._input_names) if self._input_names else reference.inputs
+        self.reference = replace(reference, inputs=inputs)
+        return self.reference
+
+    @property
+    def _of_test_images(self) -> FitSettings:
+        """Settings to read ``held_out`` with, of which all planes count."""
+        return replace(self.settings, planes=None, hash_inputs=False)
 
     def parts(self) -> list[tuple[list[Field], list[Field]]]:
         """Return the images to learn from and those to score, for each part that :meth:`score` holds out.
@@ -256,17 +226,12 @@ class FitSession:
         list of (learned from, held out)
             One pair for each part, or one pair if there are test images.
         """
-        keep: dict[str, Any] = {"data_range": None, "channel_axis": self.settings.channel_axis}
-
-        def fields(pairs: Pairs, mask: Sequence[Any] | None, n: int, **more: Any) -> list[list[Field]]:
-            return [
-                list(fold) for fold in ReferenceSet(pairs, self._names, mask=mask, **keep, **more).folds(n)
-            ]
-
         n = 1 if self.unseen is not None else len(self.collect().folds)
-        folds = fields(self._pairs, self._mask, n, planes=self.settings.planes)
+        images = ReferenceSet(self._pairs, self._names, self.settings, self._mask)
+        folds = [list(fold) for fold in images.folds(n)]
         if self._held_out is not None and n == 1:
-            return [(folds[0], fields(*self._held_out, 1)[0])]
+            pairs, masks = self._held_out
+            return [(folds[0], list(ReferenceSet(pairs, self._names, self._of_test_images, masks)))]
         return [
             ([field for other in folds if other is not fold for field in other], fold)
             for fold in folds
@@ -285,18 +250,21 @@ class FitSession:
         bool
         """
         same = all(getattr(self.settings, name) == getattr(settings, name) for name in FROZEN)
-        return same and (settings.bin_width == "auto" or self._bins(settings.bin_width) is not None)
+        return same and self._coarsening(settings.bin_width) > 0
 
-    def _bins(self, bin_width: float | str | None) -> Binning | None:
-        """Return the bins of this width if they can be merged from the bins of the statistics, else None."""
+    def _coarsening(self, bin_width: float | str | None) -> int:
+        """Return how many bins of the statistics one of this width is merged from; 0 if it cannot be."""
         fine = self.collect().statistics.binning
         if bin_width is None:
             kind = np.int64 if fine.integer else np.float64
             bin_width = choose_binning(kind, (fine.low, fine.high)).width
-        factor = round(float(bin_width) / fine.width)
-        if factor < 1 or not np.isclose(factor * fine.width, float(bin_width), rtol=1e-6):
-            return None
-        return fine.coarsened(factor)
+        width = fine.width if bin_width == "auto" else float(bin_width)
+        factor = round(width / fine.width)
+        return factor if np.isclose(factor * fine.width, width, rtol=1e-6) else 0
+
+    def _bins(self, bin_width: float | str | None) -> Binning:
+        """Return bins of this width; those of the statistics if it is automatic."""
+        return self.collect().statistics.binning.coarsened(self._coarsening(bin_width))
 
     @property
     def used(self) -> Settings:
@@ -364,28 +332,17 @@ class FitSession:
 
     def _table(self, chosen: FitSettings, progress: Progress | None) -> WeightLUT:
         """Estimate a table with settings of which none is automatic."""
-        lut = estimate_lut(
-            self.collect(),
-            chosen.method,
-            self._estimator_settings(chosen),
-            binning=self._bins(chosen.bin_width),
-            progress=progress,
-        )
-        if not self._input_names:
-            return lut
-        return replace(lut, report=FitReport(name_inputs(lut.report, self._input_names)))
+        settings, binning = self._estimator_settings(chosen), self._bins(chosen.bin_width)
+        return estimate_lut(self.collect(), chosen.method, settings, binning=binning, progress=progress)
 
     def _choose_bins(self, settings: FitSettings, progress: Progress | None) -> FitSettings:
         """Return the settings with a bin width and a shrinkage, chosen by cross-validation if automatic."""
-        reference = self.collect()
-        automatic = settings.bin_width == "auto"
-        binning = reference.statistics.binning if automatic else self._bins(settings.bin_width)
-        assert binning is not None  # holds() has checked
+        automatic, binning = settings.bin_width == "auto", self._bins(settings.bin_width)
         if not automatic and settings.shrinkage != "auto":
             return replace(settings, bin_width=binning.width)
         base = self._estimator_settings(settings)
         choice = choose_bins(
-            reference,
+            self.collect(),
             settings.method,
             base,
             binnings=None if automatic else [binning],
@@ -430,13 +387,8 @@ class FitSession:
         found = scores.difference(ensemble, alone)
         if found.value < 0 and found.significant:
             return []
-        decibels = scores.psnr_difference(ensemble, alone)
-        if found.is_zero:
-            amount = "equal"
-        elif decibels is None:
-            amount = f"{plus_minus(found.value, found.standard_error)} in mean squared error"
-        else:
-            amount = f"{plus_minus(decibels.value, decibels.standard_error)} dB"
+        shown, unit = scores.shown_difference(ensemble, alone)
+        amount = "equal" if found.is_zero else f"{plus_minus(shown.value, shown.standard_error)} {unit}"
         remedy = (
             "use that candidate, or add candidates with other errors"
             if found.is_zero or found.significant
@@ -457,33 +409,31 @@ class FitSession:
 
         ``width`` is the peak of PSNR. ``unseen`` is :attr:`unseen`, or None to cross-validate.
         """
-        reference, binning = self.collect(), self._bins(chosen.bin_width)
-        assert binning is not None  # holds() has checked
+        reference = self.collect()
         n = len(reference.names)
         learned: Any = self._held_out_lookups(chosen) if unseen is None else self._latest()
-        parts = [part.in_bins(binning) for part in (unseen or reference).folds]
         weights = [*np.eye(n), np.full(n, 1 / n), learned, *(each[2] for each in others)]
         roles = [ensemble, *(each[:2] for each in others)]
-        return NoisyScores.of(reference.names, [errors_of_parts(parts, weights)], width, noise, roles)
+        return NoisyScores.of(
+            reference.names, [errors_of_parts(self._folds(chosen, unseen), weights)], width, noise, roles
+        )
+
+    def _folds(self, chosen: FitSettings, of: Reference | None = None) -> list[Statistics]:
+        """Return the statistics of each fold, by default of the pixels learned from, in the chosen bins."""
+        binning = self._bins(chosen.bin_width)
+        return [fold.in_bins(binning) for fold in (of or self.collect()).folds]
 
     def _held_out_lookups(self, chosen: FitSettings, progress: Progress | None = None) -> list[Lookup | None]:
         """Return, for each fold, the weights learned from the other folds."""
         key = _key(chosen)
         if key not in self._lookups:
-            self._lookups[key] = held_out_lookups(
-                self.collect(),
-                chosen.method,
-                self._estimator_settings(chosen),
-                self._bins(chosen.bin_width),
-                progress,
-            )
+            settings = self._estimator_settings(chosen)
+            self._lookups[key] = held_out_lookups(self._folds(chosen), chosen.method, settings, progress)
         return self._lookups[key]
 
     def _held_out_error(self, chosen: FitSettings, progress: Progress | None = None) -> float:
         """Return the cross-validated mean squared error, in squared intensity units."""
-        lookups = self._held_out_lookups(chosen, progress)
-        binning = self._bins(chosen.bin_width)
-        return held_out_error(self.collect(), chosen.method, binning=binning, lookups=lookups)
+        return held_out_error(self._folds(chosen), self._held_out_lookups(chosen, progress))
 
     # -- scores and errors ------------------------------------------------------------------------
 
@@ -509,7 +459,7 @@ class FitSession:
         n = lut.n_candidates
         fixed = [*zip(lut.names, ["candidate"] * n, np.eye(n), strict=True)]
         fixed.append(("average", "average", np.full(n, 1 / n)))
-        scores = [self._fixed_score(*each) for each in fixed]
+        scores = [self._score(*each) for each in fixed]
         methods = tuple(METHODS) if all_methods else (lut.method,)
         for number, method in enumerate(methods):
             if progress is not None:
@@ -535,7 +485,7 @@ class FitSession:
 
     def score_zzpm(self) -> ScoreRow:
         """Score ZZPM, which weights a candidate by its distance to the candidates' mean."""
-        return self._fixed_score("ZZPM", "zzpm", self._zzpm_weights())
+        return self._score("ZZPM", "zzpm", self._zzpm_weights())
 
     def verdict(self) -> str:
         """State in a sentence whether the latest estimate is better than the best candidate, held out.
@@ -611,31 +561,28 @@ class FitSession:
             error = _NAN if noise == "unknown" else error - float(noise) ** 2
         return psnr_of_error(error, self.score_range.peak) if error > 0 or noise is None else _NAN
 
-    def _psnrs(self, weights: Weights) -> tuple[float, float]:
-        """Return the PSNR on the pixels learned from and on those of ``held_out`` (NaN if there are none)."""
+    def _score(self, name: str, role: str, weights: Weights, method: str = "") -> ScoreRow:
+        """Score weights that were not learned; without test images, every pixel counts as held out."""
         binning = self._latest().binning
-        seen, unseen = (
-            _NAN
-            if part is None
-            else self._psnr(mean_squared_error(part.statistics.in_bins(binning), weights))
+        psnrs = [
+            self._psnr(mean_squared_error(part.statistics.in_bins(binning), weights))
             for part in (self.collect(), self.unseen)
-        )
-        return seen, unseen
-
-    def _fixed_score(self, name: str, role: str, weights: NDArray[np.float64]) -> ScoreRow:
-        """Score weights that were not learned; every pixel counts as held out."""
-        seen, unseen = self._psnrs(weights)
-        return ScoreRow(name, role, psnr=seen, held_out=seen if self.unseen is None else unseen)
+            if part is not None
+        ]
+        return ScoreRow(name, role, method, psnr=psnrs[0], held_out=psnrs[-1])
 
     def _method_score(self, method: str, held_out: bool, progress: Progress | None) -> ScoreRow:
         chosen = replace(self.chosen, method=method)
         if method not in self.tables:
             self.tables = {**self.tables, method: self._table(chosen, progress)}
-        seen, unseen = self._psnrs(self.tables[method])
-        if self.unseen is None and (held_out or _key(chosen) in self._lookups):
+        row = self._score(METHODS[method].title, "method", self.tables[method], method)
+        if self.unseen is not None:
+            return row
+        psnr = _NAN
+        if held_out or _key(chosen) in self._lookups:
             with suppress(EnsembleError):  # with all pixels in one part there is no held-out score
-                unseen = self._psnr(self._held_out_error(chosen, progress))
-        return ScoreRow(METHODS[method].title, "method", method, seen, unseen)
+                psnr = self._psnr(self._held_out_error(chosen, progress))
+        return replace(row, held_out=psnr)
 
     def _noisy_scores(self, lut: WeightLUT) -> list[ScoreRow]:
         """Score against a noisy truth, for which only differences of errors are unbiased."""

@@ -15,8 +15,7 @@ from napari_ensir.ensemble.estimators.base import Settings
 from napari_ensir.ensemble.estimators.em import em
 from napari_ensir.ensemble.statistics.binning import choose_binning
 from napari_ensir.ensemble.statistics.count import collect
-from napari_ensir.ensemble.uncertainty.error_table import fit_error_table
-from napari_ensir.ensemble.uncertainty.measure import ErrorSums, measure
+from napari_ensir.ensemble.uncertainty.error_table import ErrorSums, fit_error_table, measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,5 +50,5 @@ def warm_up(dtypes: Iterable[np.typing.DTypeLike] = (np.uint8, np.uint16)) -> No
         combine_field(lookup, small, "cpu", as_maps=False)
         known = Field(small.candidates, truth[:4], None, None)
         zeros = ErrorSums.zeros(binning.low, binning.high, 1, 2)
-        errors = fit_error_table([measure([known], lookup, zeros, "cpu")])
+        errors = fit_error_table([measure(known, lookup, zeros, "cpu")])
         errors.predict(np.zeros(4, np.float32), small.candidates, None)

@@ -58,24 +58,32 @@ def is_pattern(path: Path) -> bool:
     return "{stem}" in str(path) or path.name.count("*") == 1
 
 
-def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path] | None:
-    """Return the images of a folder, plate, pattern or several paths by stem; None for one image."""
-    path, place = paths[0], f"{paths[0]} ({_describe(role)})"
+def _find_images(paths: Sequence[Path], role: Role) -> dict[str, Path]:
+    """Return the images of a folder, plate, pattern or several paths by stem; nothing for one image."""
+    path, given, place = paths[0], str(paths[0]), f"{paths[0]} ({_describe(role)})"
+    none = f"{place} holds no image; give a folder of {', '.join(IMAGE_SUFFIXES)} files."
+    images: Iterable[tuple[str, Path]]
     if len(paths) > 1:
-        return _by_stem(((stem_of(each), each) for each in paths), "the command", role)
-    if is_pattern(path) and not path.exists():
-        found = _by_stem(_matching(path), str(path), role)
-        if not found:
-            raise EnsembleError(f"{place} matches no image; {{stem}} or * stands for the name of an image.")
-        return found
-    if not path.exists() and split_scene(path) is None:
+        images, given = ((stem_of(each), each) for each in paths), "the command"
+    elif is_pattern(path) and not path.exists():
+        images = _matching(path)
+        none = f"{place} matches no image; {{stem}} or * stands for the name of an image."
+    elif not path.exists() and split_scene(path) is None:
         raise EnsembleError(f"there is no {place}; give an image, a folder or a Zarr array.")
-    if not path.is_dir() or is_zarr(path):
-        return _by_stem(images_in(path).items(), str(path), role) or None
-    images = filter(is_image, sorted(path.iterdir()))
-    found = _by_stem(((stem_of(each), each) for each in images), str(path), role)
-    if not found:
-        raise EnsembleError(f"{place} holds no image; give a folder of {', '.join(IMAGE_SUFFIXES)} files.")
+    elif not path.is_dir() or is_zarr(path):
+        images, none = images_in(path).items(), ""
+    else:
+        images = ((stem_of(each), each) for each in sorted(path.iterdir()) if is_image(each))
+    found: dict[str, Path] = {}
+    for stem, image in images:
+        if stem in found:
+            raise EnsembleError(
+                f"{given} holds both {found[stem].name} and {image.name}, so the image {stem} of "
+                f"{_describe(role)} is ambiguous. Keep one."
+            )
+        found[stem] = image
+    if not found and none:
+        raise EnsembleError(none)
     return found
 
 
@@ -101,18 +109,6 @@ def folders_in(path: Path) -> list[Path]:
     if any(map(is_image, held)):
         return []
     return [each for each in held if each.is_dir() and not each.name.startswith(".")]
-
-
-def _by_stem(images: Iterable[tuple[str, Path]], place: str, role: Role) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for stem, path in images:
-        if stem in found:
-            raise EnsembleError(
-                f"{place} holds both {found[stem].name} and {path.name}, so the image {stem} of "
-                f"{_describe(role)} is ambiguous. Keep one."
-            )
-        found[stem] = path
-    return found
 
 
 def _describe(role: Role) -> str:
@@ -160,9 +156,9 @@ class ImageSet:
         stem, paths = self.fields[number]
         images = {role: open_image(path) for role, path in paths.items()}
         place = f"image {stem}: " if self.from_folders else ""
-        first = self.roles[0]
-        for role in images:
-            self._check_equal_size(place, images, first, role)
+        first, *others = images.items()
+        for other in others:
+            self._check_equal_size(place, first, other)
         return images
 
     def first_readable(self) -> dict[Role, FileImage | ZarrImage]:
@@ -236,12 +232,9 @@ class ImageSet:
             return image.array
         return (np.asarray(image) if isinstance(image, FileImage) else image.array).reshape(shape)
 
-    def _check_equal_size(
-        self, place: str, images: dict[Role, FileImage | ZarrImage], first: Role, role: Role
-    ) -> None:
+    def _check_equal_size(self, place: str, *pair: tuple[Role, FileImage | ZarrImage]) -> None:
         """Refuse grey files beside RGB files, and images of different sizes unless they can be cropped."""
-        one, other = _describe(first), _describe(role)
-        a, b = images[first], images[role]
+        (one, a), (other, b) = ((_describe(role), image) for role, image in pair)
         if isinstance(a, FileImage) and isinstance(b, FileImage) and a.is_colour != b.is_colour:
             grey, colour = (other, one) if a.is_colour else (one, other)
             raise EnsembleError(f"{place}{grey} is grey but {colour} is RGB; convert one of them.")

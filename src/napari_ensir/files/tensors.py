@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -146,10 +147,11 @@ def brief(value: object) -> str:
     return repr(value)[:80] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
-def package_version() -> str:
-    """Version of this package; ``"0+unknown"`` if it is not installed."""
+@cache
+def package_version(name: str = "napari-ensir") -> str:
+    """Version of a package; ``"0+unknown"`` if it is not installed, such as a source tree."""
     try:
-        return version("napari-ensir")
+        return version(name)
     except PackageNotFoundError:
         return "0+unknown"
 

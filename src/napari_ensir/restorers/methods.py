@@ -13,8 +13,9 @@ from napari_ensir.settings import check_settings, device_setting, seed_setting, 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
+
+    from napari_ensir.restorers.base import FloatImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +92,11 @@ class Noise2VoidFromImage(ImageRestorer):
                 progress(event.step, event.steps, text)
         return replace(self, data_range=trainer.pairs.data_range, network=trainer.restorer())
 
-    def restore_unit(
-        self, image: NDArray[np.float32], scale: float, progress: Progress
-    ) -> NDArray[np.float32]:
+    def restore_unit(self, image: FloatImage, scale: float, progress: Progress) -> FloatImage:
         """See :meth:`ImageRestorer.restore_unit`."""
         unit: dict[str, Any] = {"channel_axis": 0, "data_range": (0.0, 1.0)}
         network = replace(replace(self, **unit).trained_on([image], progress).network, **unit)
-        restored: NDArray[np.float32] = network(image, progress=progress if self.network else None)
+        restored: FloatImage = network(image, progress=progress if self.network else None)
         return restored
 
 

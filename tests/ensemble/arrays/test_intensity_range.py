@@ -122,15 +122,15 @@ def test_range_is_the_same_for_any_blocks_and_order(dtype, monkeypatch):
     candidates[0][3, 4] = 60000 if dtype == np.uint16 else 30000
     pairs = [([array[:50] for array in candidates], truth[:50])]
     pairs += [([array[50:] for array in candidates], truth[50:])]
-    ranges = [ReferenceSet(some, None, None, None, None).data_range(None) for some in (pairs, pairs[::-1])]
-    ranges.append(ReferenceSet([(candidates, truth)], None, None, None, None).data_range(None))
+    ranges = [ReferenceSet(some).data_range(None) for some in (pairs, pairs[::-1])]
+    ranges.append(ReferenceSet([(candidates, truth)]).data_range(None))
     for block, many in ((1000, 2), (777, 100)):
         monkeypatch.setattr("napari_ensir.ensemble.statistics.reference.BLOCK", block)
         monkeypatch.setattr("napari_ensir.ensemble.statistics.reference.MANY", many)
-        ranges.append(ReferenceSet(pairs, None, None, None, None).data_range(None))
+        ranges.append(ReferenceSet(pairs).data_range(None))
     for chunks in ((100, 100), (30, 70), (5, 100)):
         lazy = [da.from_array(array, chunks=chunks) for array in (*candidates, truth)]
-        ranges.append(ReferenceSet([(lazy[:2], lazy[2])], None, None, None, None).data_range(None))
+        ranges.append(ReferenceSet([(lazy[:2], lazy[2])]).data_range(None))
     assert set(ranges) == {(ranges[0][0], "data")}
 
 

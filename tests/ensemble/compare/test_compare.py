@@ -32,7 +32,7 @@ class Spy:
     def __init__(self):
         self.log = []
 
-    def fit(self, reference, progress=None):
+    def fit(self, reference):
         self.learned = [int(truth.flat[0]) for _, truth in reference]
 
     def predict(self, candidates, low_resolution=None):
@@ -132,8 +132,8 @@ def test_bins_do_not_depend_on_held_out_images(monkeypatch):
     fit = BinSets.fit
     tables = []
 
-    def kept(self, reference, progress=None):
-        fit(self, reference, progress)
+    def kept(self, reference):
+        fit(self, reference)
         tables.append(self.lut)
 
     monkeypatch.setattr(BinSets, "fit", kept)
@@ -213,8 +213,8 @@ def test_all_rows_are_scored_on_the_same_finite_pixels(one_thread):
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"folds": 1}, "2 or more"),
-        ({"folds": 2.5}, "2 or more"),
+        ({"folds": 1}, "a whole number from 2"),
+        ({"folds": 2.5}, "a whole number from 2"),
         ({"methods": ["magic"]}, "no method 'magic'"),
         ({"names": ("one",)}, "names"),
         ({"low_resolution": [np.zeros((4, 4))]}, "1 low-resolution inputs for 4"),

@@ -6,16 +6,22 @@ import numpy as np
 import pytest
 
 from napari_ensir import FitSession
-from napari_ensir.ensemble.compare import baselines, held_out
-from napari_ensir.ensemble.compare.baselines import GlobalLeastSquares, RefESR, Regression, _downsampled
-from napari_ensir.ensemble.compare.held_out import baseline_scores, regressors_left_out
+from napari_ensir.ensemble.compare import baselines
+from napari_ensir.ensemble.compare.baselines import (
+    GlobalLeastSquares,
+    RefESR,
+    Regression,
+    _downsampled,
+    baseline_scores,
+    regressors_left_out,
+)
 
 FAST = {name: baselines.REGRESSORS[name] for name in ("linear regression", "HistGradientBoosting")}
 
 
 @pytest.fixture(autouse=True)
 def _few_regressors(monkeypatch):
-    monkeypatch.setattr(held_out, "REGRESSORS", FAST)
+    monkeypatch.setattr(baselines, "REGRESSORS", FAST)
 
 
 @pytest.fixture
@@ -89,6 +95,6 @@ def test_refesr_prefers_the_candidates_that_are_best_on_the_other_parts(pair):
 def test_regressors_are_left_out_of_large_images(pair, monkeypatch):
     session = FitSession([pair], device="cpu")
     assert regressors_left_out(session) == ""
-    monkeypatch.setattr(held_out, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(baselines, "MOST_PIXELS", 1000)
     assert "1,536 pixels, and the limit is 1,000" in regressors_left_out(session)
     assert [row.name for row in baseline_scores(session)] == ["global least squares"]

@@ -8,7 +8,12 @@ import pytest
 from napari_ensir import EnsembleError, fit_lut
 from napari_ensir.ensemble.fit import collect_reference, estimate_lut
 from napari_ensir.ensemble.lut.lut import bin_centres, pair_map, weights_along_intensity
-from napari_ensir.ensemble.scoring.cross_validation import choose_bins, held_out_error, mean_squared_error
+from napari_ensir.ensemble.scoring.cross_validation import (
+    choose_bins,
+    held_out_error,
+    held_out_lookups,
+    mean_squared_error,
+)
 
 
 @pytest.fixture
@@ -45,7 +50,8 @@ def test_held_out_error_is_that_of_tables_fitted_to_the_other_folds(images):
         lut = fit_lut(others, method="least-squares", device="cpu")
         ensemble = lut.apply([c[band] for c in candidates], device="cpu").astype(float)
         total += np.sum((ensemble - truth[band]) ** 2)
-    assert held_out_error(reference, "least-squares") == pytest.approx(total / truth.size, rel=1e-6)
+    error = held_out_error(reference.folds, held_out_lookups(reference.folds, "least-squares"))
+    assert error == pytest.approx(total / truth.size, rel=1e-6)
 
 
 def test_folds_sum_to_the_statistics_of_all_pixels(images):
@@ -77,7 +83,7 @@ def test_auto_chooses_width_and_shrinkage(images):
 
 def test_cross_validation_needs_two_folds(images):
     with pytest.raises(EnsembleError, match="two folds or more"):
-        held_out_error(collect_reference([images], device="cpu"), "em")
+        held_out_lookups(collect_reference([images], device="cpu").folds, "em")
 
 
 def test_summaries_are_mean_weights_over_pixels(images):

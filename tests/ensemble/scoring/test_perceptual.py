@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from napari_ensir import EnsembleError, compare
 from napari_ensir.cli.app import app
-from napari_ensir.ensemble.scoring.perceptual import open_metrics
+from napari_ensir.ensemble.scoring.metrics import open_metrics
 from napari_ensir.files import write_image
 
 TRUTH = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), np.uint8)

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from napari_ensir import EnsembleError, fit_lut, load_lut
 from napari_ensir.ensemble.arrays.image_set import make_field
 from napari_ensir.ensemble.uncertainty.bias import bias_curve, bias_report
-from napari_ensir.ensemble.uncertainty.measure import BIAS_CLASSES, STEPS, ErrorSums
+from napari_ensir.ensemble.uncertainty.error_table import BIAS_CLASSES, STEPS, ErrorSums
 
 
 def scene(seed, shape=(64, 64)):

@@ -13,7 +13,7 @@ import torch
 from napari_ensir import EnsembleError, fit_lut, load_lut
 from napari_ensir.ensemble.arrays.image_set import make_field
 from napari_ensir.ensemble.uncertainty.bias import bias_curve
-from napari_ensir.ensemble.uncertainty.measure import INTENSITIES, SPREADS, STEPS, ErrorSums
+from napari_ensir.ensemble.uncertainty.error_table import INTENSITIES, SPREADS, STEPS, ErrorSums
 
 
 def scene(seed, shape=(96, 96), scale=1.0, offset=0.0, channels=0):

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from napari_ensir import fit_lut
 from napari_ensir.ensemble.arrays.image_set import make_field
 from napari_ensir.ensemble.statistics.reference import collect_reference
-from napari_ensir.ensemble.uncertainty import measure as measuring
-from napari_ensir.ensemble.uncertainty.error_table import fit_error_table
-from napari_ensir.ensemble.uncertainty.measure import (
+from napari_ensir.ensemble.uncertainty import error_table as measuring
+from napari_ensir.ensemble.uncertainty.error_table import (
     BIAS_CLASSES,
     INTENSITIES,
     MAX_STEPS,
     SPREADS,
     ErrorSums,
+    fit_error_table,
 )
 
 DTYPES = (np.uint8, np.int16, np.uint16, np.float32, np.float64)

@@ -54,9 +54,11 @@ def test_bin_width_and_method_update_the_same_layers_and_read_no_pixel(
     for method, width in (("em", 16), ("least-squares", 64), ("em-released", 64)):
         with monkeypatch.context() as patch:
             patch.setattr("napari_ensir.ensemble.statistics.reference.collect", no_more)
+            patch.setattr("napari_ensir.viewer.fit.widget.question_about_noise", no_more)
             fitted.method.value = method
             fitted.bin_width.value = width
             settle(fitted, wait_for, qtbot)
+        assert "read again" not in fitted.message.value
         expected = fit_lut([(arrays, images["ground truth"])], method=method, bin_width=width)
         assert fitted.result.lut.bin_width == width
         np.testing.assert_allclose(ensemble.data, expected.apply(arrays), rtol=1e-6)
@@ -161,7 +163,7 @@ def test_planes_of_a_stack_are_the_reference_and_the_rest_is_held_out(viewer, wa
 def few_regressors(monkeypatch):
     """The two fastest regressors only."""
     few = {name: REGRESSORS[name] for name in ("linear regression", "HistGradientBoosting")}
-    monkeypatch.setattr("napari_ensir.ensemble.compare.held_out.REGRESSORS", few)
+    monkeypatch.setattr("napari_ensir.ensemble.compare.baselines.REGRESSORS", few)
     return {"ZZPM", "global least squares", *few}
 
 

@@ -72,7 +72,6 @@ def test_a_table_per_colour_has_a_choice_of_channel(filled, docked):
     lut = fit_lut([([truth // 2 * 2, truth // 8 * 8], truth)], channel_axis=-1)
     layers = [filled.add_image(image, rgb=True) for image in (truth // 2 * 2, truth // 8 * 8)]
     get_session(filled).keep("colour", lut, layers)
-    get_session(filled).remember_layers(lut, layers)
     assert [docked.channel.native.itemText(index) for index in range(3)] == ["red", "green", "blue"]
     docked.channel.value = 2
     docked.draw()
@@ -144,7 +143,8 @@ def test_a_pixel_has_an_expected_error_and_the_table_its_provenance(filled, fitt
     assert "numpy" in date
     assert how == "Method: EM (paper), bin_width 32, min_pixels 100, tolerance 1e-05."
     assert learned == "Learned from 1 image: 96 x 96, uint8."
-    named = replace(known, report=name_inputs(known.report, [(*known.names, "gt")]))
+    inputs = name_inputs(known.report["inputs"], [(*known.names, "gt")])
+    named = replace(known, report=known.report | {"inputs": inputs})
     assert describe_provenance(named)[2] == f'{learned[:-1]}; its ground truth is "gt".'
     assert hashes == "The file has hashes (sha256) of 1 of 1 images."
     assert f"RMSE {known.errors.overall:.4g}, on 4 parts" in held_out
@@ -173,6 +173,9 @@ def test_bias_is_plotted_and_exported(filled, fitted, docked, tmp_path):
         docked.draw()
         axes = docked.canvas.figure.axes[0]
         assert axes.get_xlabel().startswith(label)
+        docked.canvas.draw()
+        shown = axes.xaxis.label.get_window_extent()
+        assert 0 <= shown.x0 < shown.x1 <= docked.canvas.figure.bbox.width, "it is not cut off"
         assert axes.get_ylabel() == "mean of image minus truth"
         names = [text.get_text() for text in axes.get_legend().get_texts()]
         assert names == [*fitted.names, "ensemble"]

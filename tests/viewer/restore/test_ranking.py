@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from napari_ensir.restorers import CLASSICAL, calibrate_restorer, rank_restorers
+from napari_ensir.restorers.self_supervised.calibrate import parameter_grid
 from napari_ensir.settings import settings_of
-from napari_ensir.viewer.restore.sweep import SweepForm, parameter_grid
+from napari_ensir.viewer.restore.widget import SweepForm
 
 
 @pytest.fixture
@@ -93,14 +94,14 @@ def test_values_are_tried_drawn_and_taken(viewer, restore, wait_for, qtbot):
     )
     np.testing.assert_allclose(form.sweep.differences, expected.differences)
     assert restore.message.value.startswith(f"Least error at sigma {expected.best:g}")
-    (axes,) = form.canvas.figure.axes
+    (axes,) = form.plot.canvas.figure.axes
     curve = axes.lines[0]
     np.testing.assert_allclose(curve.get_xdata(), expected.values)
     np.testing.assert_allclose(curve.get_ydata(), expected.differences)
     assert axes.lines[1].get_xdata()[0] == expected.best
     before = axes.get_facecolor()
     viewer.theme = "light"
-    qtbot.waitUntil(lambda: form.canvas.figure.axes[0].get_facecolor() != before, timeout=60_000)
+    qtbot.waitUntil(lambda: form.plot.canvas.figure.axes[0].get_facecolor() != before, timeout=60_000)
     restore.restorers.select("median")
     assert form.setting.value == "size"
     form.adopt_button.native.click()

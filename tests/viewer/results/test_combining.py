@@ -125,7 +125,7 @@ def test_scores_are_those_of_the_command_line():
         result = fit(FitRequest(tuple(given), names, truth, False))
         score = next(one for one in result.scores if one.name == "a")
         wanted = Scoring((scale.low, scale.high))(truth, candidates[0])
-        assert score.psnr == pytest.approx(wanted.psnr, abs=1e-6)
+        assert score.psnr == pytest.approx(wanted["psnr"], abs=1e-6)
         assert str(scale) in result.held_out_in_words
 
 

@@ -139,12 +139,7 @@ def _block_shape(shape: Sequence[int], slices: Slices) -> list[int]:
     return [len(range(*part.indices(size))) for part, size in zip(slices, shape, strict=True)]
 
 
-def block_slices(
-    shape: Sequence[int],
-    limit: int,
-    chunks: tuple[tuple[int, ...], ...] | None = None,
-    workers: int = 1,
-) -> Iterator[Slices]:
+def block_slices(shape: Sequence[int], limit: int, workers: int = 1) -> Iterator[Slices]:
     """Cut a field into blocks of at most ``limit`` pixels that are contiguous in C order.
 
     Parameters
@@ -153,8 +148,6 @@ def block_slices(
         Shape of the field.
     limit
         Maximum number of pixels of a block.
-    chunks
-        Chunks of a dask array; no block crosses the border of a chunk.
     workers
         Number of workers that share the blocks; the number of blocks is a multiple of it where possible.
 
@@ -165,31 +158,20 @@ def block_slices(
     >>> [block[0].stop for block in block_slices((720, 400), 100_000, workers=2)]
     [180, 360, 540, 720]
     """
-    if chunks is None:
-        if 0 < prod(shape) <= limit:
+    if prod(shape) <= limit:
+        if 0 not in shape:
             yield tuple(slice(0, size) for size in shape)
-            return
-        chunks = tuple((size,) for size in shape)
-    starts = [np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(int).tolist() for sizes in chunks]
-    for chunk in product(*(list(zip(s, c, strict=True)) for s, c in zip(starts, chunks, strict=True))):
-        sizes = [size for _, size in chunk]
-        if 0 in sizes:
-            continue
-        axis = 0
-        while axis < len(sizes) and prod(sizes[axis + 1 :]) > limit:
-            axis += 1
-        # Whole trailing axes, a run along this axis, single positions along the axes before it.
-        run = max(1, limit // max(1, prod(sizes[axis + 1 :]))) if axis < len(sizes) else 1
-        if axis < len(sizes):
-            run = -(-sizes[axis] // (-(-sizes[axis] // (run * workers)) * workers))
-        steps = [1] * axis + [run] + sizes[axis + 1 :]
-        for corner in product(
-            *(range(0, size, step) for size, step in zip(sizes, steps[: len(sizes)], strict=True))
-        ):
-            yield tuple(
-                slice(start + place, start + min(place + step, size))
-                for (start, size), place, step in zip(chunk, corner, steps, strict=False)
-            )
+        return
+    # Single positions along the first axes, a run along one, whole trailing axes.
+    axis = next(axis for axis in range(len(shape)) if prod(shape[axis + 1 :]) <= limit)
+    run = max(1, limit // prod(shape[axis + 1 :]))
+    n = -(-shape[axis] // (run * workers)) * workers
+    steps = [*[1] * axis, -(-shape[axis] // n), *shape[axis + 1 :]]
+    for corner in product(*(range(0, size, step) for size, step in zip(shape, steps, strict=True))):
+        yield tuple(
+            slice(place, min(place + step, size))
+            for place, step, size in zip(corner, steps, shape, strict=True)
+        )
 
 
 def read_block(array: Any, slices: Slices, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +20,7 @@ from napari_ensir.ensemble.arrays.blocks import (
     working_dtype,
 )
 from napari_ensir.ensemble.arrays.intensity_range import byte_range
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, errors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int, str], object]
     """Called with (done, total, text); an exception that it raises stops the work."""
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Characters that JSON can hold, but no encoding."""
 
 MOST_CHANNELS = 2**16
 """Number of channels that fit a 16-bit index."""
@@ -289,13 +293,10 @@ def _check_array(array: Any, who: str) -> None:
         )
     if 0 in array.shape:
         raise EnsembleError(f"{who} is empty (shape {tuple(array.shape)}); it must hold at least one pixel.")
-    if dtype := getattr(array, "dtype", None):
-        if str(dtype) in ("bool", "torch.bool"):
-            raise EnsembleError(f"{who} is of dtype bool; it must hold intensities.")
-        try:
-            dtype_of(array)
-        except EnsembleError as error:
-            raise EnsembleError(f"{who}: {error}") from None
+    if str(array.dtype) in ("bool", "torch.bool"):
+        raise EnsembleError(f"{who} is of dtype bool; it must hold intensities.")
+    with errors_of(who):
+        dtype_of(array)
 
 
 def _check_channel_axis(axis: int | None, shape: tuple[int, ...], place: str) -> int | None:
@@ -334,7 +335,7 @@ def check_names(names: Sequence[str] | None, n_candidates: int) -> tuple[str, ..
             f"there are {n_candidates} candidates but {len(checked)} names ({', '.join(checked)}); "
             "give one name per candidate."
         )
-    if stray := [name for name in checked if any("\ud800" <= one <= "\udfff" for one in name)]:
+    if stray := [name for name in checked if LONE_SURROGATE.search(name)]:
         raise EnsembleError(f"the name {stray[0]!r} is not valid Unicode; give another name.")
     if any(not name.strip() for name in checked):
         raise EnsembleError("a candidate's name is empty; give every candidate a name.")
@@ -344,6 +345,21 @@ def check_names(names: Sequence[str] | None, n_candidates: int) -> tuple[str, ..
             f"the name {twice!r} is used for two candidates; give each candidate its own name."
         )
     return checked
+
+
+def as_numbers(value: object, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Return an array of finite numbers of this shape; None if a value, such as a report's, is anything else.
+
+    Examples
+    --------
+    >>> as_numbers([1, 2.5], (2,)), as_numbers([1, None], (2,)), as_numbers("a file's", (2,))
+    (array([1. , 2.5]), None, None)
+    """
+    try:
+        found = np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if found.shape == shape and np.isfinite(found).all() else None
 
 
 def check_prior(prior: Sequence[float] | None, n_candidates: int) -> NDArray[np.float64] | None:
@@ -356,12 +372,8 @@ def check_prior(prior: Sequence[float] | None, n_candidates: int) -> NDArray[np.
     """
     if prior is None:
         return None
-    try:
-        weights = np.asarray(prior, np.float64)
-    except (TypeError, ValueError):
-        weights = np.zeros(0)
-    good = weights.shape == (n_candidates,) and bool(np.isfinite(weights).all()) and (weights >= 0).all()
-    if not good or weights.sum() <= 0:
+    weights = as_numbers(prior, (n_candidates,))
+    if weights is None or (weights < 0).any() or weights.sum() <= 0:
         given = list(prior) if isinstance(prior, tuple) else prior
         raise EnsembleError(
             f"the prior is {given!r}; give {n_candidates} non-negative weights, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import reduce
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,21 +157,21 @@ def _known_pixels(*images: Plane) -> list[NDArray[np.float64]]:
     return [image.ravel() if known is None else image[known] for image in images]
 
 
-def _thinned(image: Plane) -> Plane:
-    """Return evenly spaced rows and columns for the coarse check."""
-    rows, columns = (max(1, size // FEW) for size in image.shape[:2])
-    return np.ascontiguousarray(image[::rows, ::columns])
+def thinned(image: Plane) -> Plane:
+    """Return evenly spaced rows and columns of an image, for a coarse check."""
+    steps = (slice(None, None, max(1, size // FEW)) for size in image.shape[:2])
+    return np.ascontiguousarray(image[tuple(steps)])
 
 
 def _may_be_closer(corrected: tuple[Plane, Plane], original: tuple[Plane, Plane]) -> bool:
     """Return whether :func:`is_closer` may be true; a coarse check on few pixels."""
-    left, before = (1 - correlation(*map(_thinned, pair)) for pair in (corrected, original))
+    left, before = (1 - correlation(*map(thinned, pair)) for pair in (corrected, original))
     return left < SLACK * before
 
 
 def _is_equal(one: Plane, other: Plane) -> bool:
     return all(
-        np.array_equal(*pair, equal_nan=True) for pair in ((_thinned(one), _thinned(other)), (one, other))
+        np.array_equal(*pair, equal_nan=True) for pair in ((thinned(one), thinned(other)), (one, other))
     )
 
 
@@ -202,6 +203,13 @@ def is_closer(corrected: Plane, original: Plane) -> bool:
     return bool(gained.mean() > SURE * gained.std() / np.sqrt(gained.size))
 
 
+def _corrects(corrected: tuple[Plane, Plane], original: tuple[Plane, Plane]) -> bool:
+    """Return whether a corrected pair of images is clearly closer than the original pair."""
+    return _may_be_closer(corrected, original) and is_closer(
+        squared_difference(*corrected), squared_difference(*original)
+    )
+
+
 def is_unrelated(one: Plane, other: Plane) -> bool:
     """Return whether both images have structure beyond pixel noise, and the structures do not correlate.
 
@@ -210,11 +218,13 @@ def is_unrelated(one: Plane, other: Plane) -> bool:
     coarse = [_block_means(image) for image in (one, other)]
     if coarse[0].size < LEAST_BLOCKS or not all(np.isfinite(means).all() for means in coarse):
         return False
+    if correlation(*coarse) >= DIFFERENT:
+        return False
     for image, means in zip((one, other), coarse, strict=True):
         variance = _whole_blocks(image).var() - means.var()  # within blocks
         if means.var() < 9 * variance / BLOCK**2:
             return False
-    return correlation(*coarse) < DIFFERENT
+    return True
 
 
 def find_shift(truth: NDArray[Any], candidate: NDArray[Any]) -> tuple[int, int] | None:
@@ -369,7 +379,7 @@ def check_alignment(
             against = f'candidate "{names[place]}"'
             return sort_diagnostics(_compare(view, others, arrays[place], planes[place], against))
         wanted = view.plane(true)
-        if not _varies(wanted):
+        if not varies(wanted):
             # A plane of a stack may be empty, and nothing can be compared with it.
             known = wanted[np.isfinite(wanted)]
             value = f"{known[0]:g}" if known.size else "NaN or infinite"
@@ -473,11 +483,11 @@ def _first_problem(view: View, candidate: Any, plane: Plane, truth: Any, wanted:
     drop = {"action": "drop-candidate"}
     if not finite.any():
         return diagnose("not-finite/plane")
-    if not _varies(plane):
+    if not varies(plane):
         return diagnose("constant", drop, value=plane[finite][0])
     if _is_equal(plane, wanted):
         return diagnose("equals-truth", drop)
-    if not all(map(_varies, _known_pixels(plane, wanted))):
+    if not all(map(varies, _known_pixels(plane, wanted))):
         return _check_missing(finite)
     return (
         _check_inversion(plane, wanted)
@@ -504,13 +514,15 @@ TURNS: dict[str, Callable[[Plane], Plane]] = {
 
 
 def _check_inversion(plane: Plane, truth: Plane) -> Diagnostic | None:
-    few = correlation(_thinned(truth), _thinned(plane))
+    few = correlation(thinned(truth), thinned(plane))
     return diagnose("inverted") if few < -0.5 / SLACK and correlation(truth, plane) < -0.5 else None
 
 
 def _check_position(plane: Plane, truth: Plane) -> Diagnostic | None:
     """Check whether a candidate is flipped, rotated or shifted."""
     grey, wanted = _grey(plane), _grey(truth)
+    if _is_in_place(grey, wanted):
+        return None
     turned = {how: turn(grey) for how, turn in TURNS.items()}
     possible = [
         how
@@ -531,20 +543,25 @@ def _check_position(plane: Plane, truth: Plane) -> Diagnostic | None:
     return diagnose("shifted", {"action": "align", "shift": list(shift)}, how=" and ".join(words))
 
 
+def _is_in_place(image: Plane, truth: Plane) -> bool:
+    """Return whether an image is closer to the truth than half the distance of the truth moved by one pixel.
+
+    By the triangle inequality, no shift of the image is then closer than the image is.
+    """
+    moved = (truth[1:], truth[:-1]), (truth[:, 1:], truth[:, :-1])
+    least = min(1 - correlation(*map(thinned, pair)) for pair in moved)
+    return 4 * (1 - correlation(thinned(truth), thinned(image))) < least
+
+
 def _check_channels(plane: Plane, truth: Plane) -> Diagnostic | None:
-    if plane.shape[-1] == 1:
-        return None
-    reversed_ = plane[..., ::-1]
-    if not _may_be_closer((truth, reversed_), (truth, plane)) or not is_closer(
-        squared_difference(truth, reversed_), squared_difference(truth, plane)
-    ):
+    if plane.shape[-1] == 1 or not _corrects((truth, plane[..., ::-1]), (truth, plane)):
         return None
     return diagnose("channels-reversed", {"action": "reverse-channels"})
 
 
 def check_scale(plane: Plane, truth: Plane) -> Diagnostic | None:
     """Check for other units or another tone curve; the message does not contain the candidate's name."""
-    few_x, few_y = _known_pixels(_thinned(plane), _thinned(truth))
+    few_x, few_y = _known_pixels(thinned(plane), thinned(truth))
     x, y = _known_pixels(plane, truth)
     if _is_gamma(few_x, few_y, SLACK) and _is_gamma(x, y):
         return diagnose("tone-curve")
@@ -612,19 +629,13 @@ def _blur(plane: Plane, valid: NDArray[np.bool_] | None, sigma: float = SMOOTHIN
     return np.asarray(gaussian_filter(np.where(valid, plane, 0.0), sigmas) / np.maximum(weight, 1e-12))
 
 
-def _check_clipping(plane: Plane, truth: Plane) -> Diagnostic | None:
-    """Check for clipping: the truth varies there by more than the candidate's errors elsewhere."""
-    found = _clipped(plane, truth)
-    return None if found is None else diagnose("clipped", **found)
-
-
-def _clipped(plane: Plane, other: Plane) -> dict[str, Any] | None:
-    """Return the fraction of clipped pixels, their value, and which extreme it is."""
+def _check_clipping(plane: Plane, other: Plane, code: str = "clipped") -> Diagnostic | None:
+    """Check for clipping: the other image varies there by more than the two differ elsewhere."""
     x, y = _known_pixels(plane, other)
     for end, which in ((x.max(), "greatest"), (x.min(), "least")):
         there = x == end
         if np.count_nonzero(there) > CLIPPED * x.size and y[there].std() > 3 * (y[~there] - x[~there]).std():
-            return {"share": there.mean(), "value": end, "which": which}
+            return diagnose(code, share=there.mean(), value=end, which=which)
     return None
 
 
@@ -712,7 +723,8 @@ def _check_missing(finite: NDArray[np.bool_]) -> Diagnostic | None:
     return diagnose("not-finite", share=share) if share > 0.1 else None
 
 
-def _varies(image: NDArray[np.float64]) -> bool:
+def varies(image: NDArray[np.float64]) -> bool:
+    """Return whether the finite pixels of an image differ."""
     (known,) = _known_pixels(image)
     return bool(known.size and np.ptp(known) > 0)
 
@@ -722,12 +734,10 @@ def _varies(image: NDArray[np.float64]) -> bool:
 
 def _check_truth(truth: Plane, names: Sequence[str], planes: Sequence[Plane]) -> Iterator[Diagnostic]:
     """Check whether the truth is clipped, or is a copy of a candidate."""
-    known = [plane for plane in planes if _varies(plane) and not _is_equal(plane, truth)]
-    if not known or not _varies(truth):
+    known = [plane for plane in planes if varies(plane) and not _is_equal(plane, truth)]
+    if not known or not varies(truth):
         return
-    found = next(filter(None, (_clipped(truth, plane) for plane in known)), None)
-    if found is not None:
-        yield diagnose("truth-clipped", **found)
+    yield from islice(filter(None, (_check_clipping(truth, plane, "truth-clipped") for plane in known)), 1)
     differences = [_known_pixels(plane - truth) for plane in planes]
     errors = [float(np.sqrt(dot(one, one) / one.size)) if one.size else np.inf for (one,) in differences]
     if len(errors) < 2:
@@ -757,10 +767,8 @@ def _other_order(
             for other, other_truth, _ in examined:
                 if other == label or other_truth.shape != plane.shape:
                     continue
-                if (
-                    _may_be_closer((other_truth, plane), (truth, plane))
-                    and correlation(other_truth, plane) >= max(SIMILAR, correlation(truth, plane))
-                    and is_closer(squared_difference(other_truth, plane), squared_difference(truth, plane))
+                if _corrects((other_truth, plane), (truth, plane)) and (
+                    correlation(other_truth, plane) >= max(SIMILAR, correlation(truth, plane))
                 ):
                     yield diagnose("other-order", name=name, label=label, other=other)
                     return

@@ -30,8 +30,9 @@ ERRORS = {
     "mean square), so one seems to be a copy of the other; check the ground truth, or drop the candidate.",
     "other-order": 'candidate "{name}": its image {label} is closer to the ground truth of image {other}; '
     "check that all files are in the same order.",
-    "own-input": "the reference {evidence}, so scores and weights are biased toward the least denoised "
-    "candidate; take another exposure, or learn from the noisy image alone.",
+    "own-input": "the reference seems to be the image that the candidates were restored from (the "
+    "candidates contain its noise, score {score:.2f} above {limit:g}), so scores and weights are biased "
+    "toward the least denoised candidate; take another exposure, or learn from the noisy image alone.",
     "noise-level": "truth_noise is {given:.3g}, but the flat parts of the ground truth have a noise of "
     "about {measured:.3g} (standard deviation); the scores would be wrong.",
     "constant/fit": "{who} is constant ({mean:.6g}), so it cannot contribute.",
@@ -62,7 +63,9 @@ WARNINGS = {
     "channel axis?",
     "no-gain": 'no method is significantly better than the candidate "{name}" alone on parts held out '
     "({method}: {amount}); {remedy}.",
-    "calibration": "{text}",
+    "calibration": "where the ensemble is between {low:.4g} and {high:.4g}, the noise of the ground truth is "
+    "less than the given {noise:.4g}, so expected errors are too low there. Photon noise, which grows with "
+    "intensity, has no single standard deviation.",
     "sampled": "estimated from {share:.1%} of the pixels.",
     "disagreement": 'candidates "{first}", "{second}": correlation {now:.2f}, but {before:.2f} when the '
     "table was learned; are they of the same field?",

@@ -11,7 +11,7 @@ from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, sort_d
 from napari_ensir.ensemble.estimators.base import OUTCOMES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -64,15 +64,17 @@ def check_range(binning: Binning, name: str, image: ArrayLike) -> list[Diagnosti
     """
     low, high = binning.low, binning.high
     fix = {"action": "match-intensities", "candidates": [name]}
-    values = np.asarray(image)
-    values = values[np.isfinite(values)].astype(np.float64)
-    if values.size == 0 or values.min() == values.max():
+    values = np.asarray(image, np.float64)
+    finite = np.isfinite(values)
+    values = values if finite.all() else values[finite]
+    ends = np.array([values.min(), values.max()] if values.size else [0, 0])
+    if ends[0] == ends[1]:
         return []
     margin = FAR * (high - low)
-    far = float(((values < low - margin) | (values > high + margin)).mean())
-    if far > FAR:
-        return [diagnose("outside-range", fix, share=far, name=name, low=low, high=high)]
-    ends = np.array([values.min(), values.max()])
+    if ends[0] < low - margin or ends[1] > high + margin:
+        far = float(((values < low - margin) | (values > high + margin)).mean())
+        if far > FAR:
+            return [diagnose("outside-range", fix, share=far, name=name, low=low, high=high)]
     if binning.n_bins < 2 or np.ptp(ends) > NARROW * binning.width or np.ptp(binning.bins(ends)) > 0:
         return []
     table = {"low": low, "high": high, "width": binning.width}
@@ -133,21 +135,26 @@ def check_fit(
     """
     means, deviations = moments(statistics)
     flat = [m for m in range(len(names)) if deviations[m] == 0]
+    limits = {"low": statistics.binning.low, "high": statistics.binning.high}
+    # The truth is not binned, and may have noise outside the range.
+    outside = statistics.outside[:-1] / max(1, statistics.n_pixels)
     found = []
     for m, name in enumerate(names):
-        who = describe_candidate(m, names)
-        fix: dict[str, Any] = {"action": "drop-candidate", "candidates": [name]}
+        who, about = describe_candidate(m, names), {"candidates": [name]}
         if m in flat:
+            fix: dict[str, Any] = {"action": "drop-candidate", **about}
             found.append(diagnose("constant/fit", fix, who=who, mean=means[m]))
         elif _differs(means[[m, -1]], deviations[[m, -1]]):
             gain = float(deviations[-1] / deviations[m])
             offset = float(means[-1] - gain * means[m])
-            fix |= {"action": "match-intensities", "gain": gain, "offset": offset}
+            fix = {"action": "match-intensities", **about, "gain": gain, "offset": offset}
             own = {"mean": means[m], "deviation": deviations[m]}
             true = {"true_mean": means[-1], "true_deviation": deviations[-1]}
             found.append(diagnose("scale-mismatch/fit", fix, who=who, **own, **true))
-    found += [*_outside(statistics, names), *_unsolved(statistics, names, estimate, flat)]
-    found += _too_few(statistics, estimate)
+        if outside[m] > OUTSIDE:
+            fix = {"action": "match-intensities", **about}
+            found.append(diagnose("outside-range/fit", fix, who=who, share=outside[m], **limits))
+    found += _unsolved(statistics, names, estimate, flat)
     if statistics.n_channels > CHANNELS:
         found.append(diagnose("many-channels", axis=channel_axis, n=statistics.n_channels))
     return sort_diagnostics(found)
@@ -193,49 +200,20 @@ def _differs(means: NDArray[np.float64], deviations: NDArray[np.float64]) -> boo
     )
 
 
-def _outside(statistics: Statistics, names: Sequence[str]) -> list[Diagnostic]:
-    """Candidates with many pixels outside the range; the truth is not binned, and may have noise there."""
-    low, high = statistics.binning.low, statistics.binning.high
-    shares = statistics.outside[:-1] / max(1, statistics.n_pixels)
-    return [
-        diagnose(
-            "outside-range/fit",
-            {"action": "match-intensities", "candidates": [name]},
-            who=describe_candidate(m, names),
-            share=shares[m],
-            low=low,
-            high=high,
-        )
-        for m, name in enumerate(names)
-        if shares[m] > OUTSIDE
-    ]
-
-
-def _share(
-    statistics: Statistics, estimate: Estimate, outcome: str
-) -> tuple[NDArray[np.bool_], float, dict[str, Any]]:
-    """Bin sets of an outcome, their share of the pixels, and the numbers for a message."""
-    chosen = estimate.outcome == OUTCOMES.index(outcome)
-    share = float(statistics.counts[chosen].sum() / max(1, statistics.n_pixels))
-    return chosen, share, {"n": chosen.sum(), "total": len(chosen), "share": share}
-
-
 def _unsolved(
     statistics: Statistics, names: Sequence[str], estimate: Estimate, flat: Sequence[int]
-) -> list[Diagnostic]:
-    """Bin sets for which EM has no solution, because a candidate is constant there."""
-    unsolved, share, numbers = _share(statistics, estimate, "no solution")
-    if not unsolved.any() or not (flat or share > UNSOLVED):
-        return []
-    constant = (statistics.variances[unsolved] == 0).sum(axis=0)
-    guilty = [m for m in range(len(names)) if 2 * constant[m] >= max(1, constant.max())]
-    who = " and ".join(describe_candidate(m, names) for m in guilty)
-    return [diagnose("no-solution", who=f"{who} {'is' if len(guilty) == 1 else 'are'}", **numbers)]
-
-
-def _too_few(statistics: Statistics, estimate: Estimate) -> list[Diagnostic]:
-    """EM in bins so narrow that most pixels get its start weights."""
-    _, share, numbers = _share(statistics, estimate, "too few pixels")
-    width = statistics.binning.width
-    fix = {"action": "set-bin-width", "value": 4 * width}
-    return [diagnose("too-few-pixels", fix, width=width, **numbers)] if share > TOO_FEW else []
+) -> Iterator[Diagnostic]:
+    """Bin sets in which EM keeps its start weights: a candidate is constant there, or pixels are too few."""
+    width, total = statistics.binning.width, max(1, statistics.n_pixels)
+    for outcome in ("no solution", "too few pixels"):
+        chosen = estimate.outcome == OUTCOMES.index(outcome)
+        share = float(statistics.counts[chosen].sum() / total)
+        numbers = {"n": chosen.sum(), "total": len(chosen), "share": share}
+        if outcome == "too few pixels" and share > TOO_FEW:
+            fix = {"action": "set-bin-width", "value": 4 * width}
+            yield diagnose("too-few-pixels", fix, width=width, **numbers)
+        elif outcome == "no solution" and chosen.any() and (flat or share > UNSOLVED):
+            constant = (statistics.variances[chosen] == 0).sum(axis=0)
+            guilty = [m for m in range(len(names)) if 2 * constant[m] >= max(1, constant.max())]
+            who = " and ".join(describe_candidate(m, names) for m in guilty)
+            yield diagnose("no-solution", who=f"{who} {'is' if len(guilty) == 1 else 'are'}", **numbers)

@@ -8,23 +8,29 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.estimators.least_squares import minimise_on_simplex
 from napari_ensir.ensemble.estimators.zzpm import zzpm_weights
-from napari_ensir.ensemble.scoring.metrics import luma, psnr
+from napari_ensir.ensemble.scoring.cross_validation import mean_squared_error
+from napari_ensir.ensemble.scoring.metrics import luma, psnr, psnr_of_error
 from napari_ensir.ensemble.scoring.score_range import score_range
+from napari_ensir.ensemble.scoring.score_table import ScoreRow
 from napari_ensir.errors import EnsembleError, extra_needed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.ensemble.arrays.image_set import Field, Progress
+    from napari_ensir.ensemble.fit import FitSession
     from napari_ensir.ensemble.lut.lut import WeightLUT
+    from napari_ensir.settings import CompareSettings
 
     Image = NDArray[Any]
     Images = Sequence[Image]
@@ -47,7 +53,7 @@ class Combiner(Protocol):
     name: str
     note: str = ""
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Learn from a reference set, independently of earlier calls; by default nothing is learned."""
         return
 
@@ -152,7 +158,7 @@ class ZZPM(Combiner):
         self.name = "ZZPM (released code)" if self.released else "ZZPM (as described)"
         self.scale = self.data_range or self.scale
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Find the data range, if it was not given."""
         self.scale = scale_of(reference, self.data_range)
 
@@ -210,7 +216,7 @@ class Regression(Combiner):
         with extra_needed("compare", f"{self.name} needs scikit-learn"):
             return getattr(import_module(module), name)()
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Fit the regressor to a sample of the pixels, all channels pooled.
 
         Raises
@@ -249,7 +255,7 @@ class GlobalLeastSquares(Combiner):
     name: str = "global least squares"
     weights: Floats | None = None
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Minimise ``w^T (sum e e^T) w`` over all finite pixels, with the errors ``e`` of the candidates.
 
         Raises
@@ -285,13 +291,11 @@ class BinSets(Combiner):
         self.method, self.name, self.settings = method, name, settings
         self.lut: WeightLUT | None = None
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Fit the table."""
         from napari_ensir.ensemble.fit import FitSession
 
-        session = FitSession(
-            reference, method=self.method, progress=progress, check_input=False, **self.settings
-        )
+        session = FitSession(reference, method=self.method, check_input=False, **self.settings)
         session.collect(fine=False, folds=False)
         self.lut = session.estimate()
 
@@ -329,7 +333,7 @@ class RefESR(Combiner):
     def __post_init__(self) -> None:
         self.scale = self.data_range or self.scale
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Find preferred weights from the mean PSNR of each candidate."""
         self.scale = scale_of(reference, self.data_range)
         scores = np.array([[psnr(self._grey(t), self._grey(x), 1.0) for x in xs] for xs, t in reference])
@@ -397,3 +401,163 @@ def _downsampled(image: Floats, shape: tuple[int, ...]) -> Floats:
         tensor, size=shape, mode="bicubic", antialias=True, align_corners=False
     )
     return np.asarray(small[0, 0].numpy(), np.float64)
+
+
+def all_combiners(
+    names: Sequence[str],
+    settings: CompareSettings,
+    bin_widths: Sequence[float | None],
+    has_low_resolution: bool,
+) -> list[Combiner]:
+    """Return all methods that apply: candidates, baselines, and lookup tables in each bin width.
+
+    Parameters
+    ----------
+    names : M strings
+    settings : CompareSettings
+        EM is left out if the ground truth is noisy.
+    bin_widths : sequence
+        None stands for the default.
+    has_low_resolution : bool
+        Whether the images have the low-resolution inputs that RefESR needs.
+    """
+    how = settings.keywords("data_range", "channel_axis", "device")
+    scale = settings.data_range  # None: each method finds it in its reference set
+    found: list[Combiner] = [OneCandidate(index, name) for index, name in enumerate(names)]
+    found += [Average(), ZZPM(data_range=scale), ZZPM(released=True, data_range=scale)]
+    found += [RefESR(scale)] * has_low_resolution
+    for name in REGRESSORS:  # linear regression is fast enough for all pixels
+        found.append(Regression(name, None if name == "linear regression" else settings.samples))
+    found.append(GlobalLeastSquares())
+    for (key, method), width in product(METHODS.items(), bin_widths):
+        if settings.truth_noise is None or not key.startswith("em"):
+            name = method.title + ("" if width is None else f", bin width {width:g}")
+            found.append(BinSets(key, name, bin_width=width, **how))
+    return found
+
+
+def chosen_combiners(every: Sequence[Combiner], methods: Sequence[str | Combiner]) -> list[Combiner]:
+    """Return the methods with these names or keys; methods that are not names are returned as they are.
+
+    Raises
+    ------
+    EnsembleError
+        If there is no method of a name.
+    """
+    keys = [getattr(one, "method", one.name) for one in every]
+    chosen: list[Combiner] = []
+    for wanted in methods:
+        if not isinstance(wanted, str):
+            chosen.append(wanted)
+            continue
+        found = [one for one, key in zip(every, keys, strict=True) if wanted in (one.name, key)]
+        if not found:
+            known = ", ".join(dict.fromkeys([*METHODS, *(key for key in keys if key not in METHODS)]))
+            raise EnsembleError(f"there is no method {wanted!r} to compare; there are: {known}.")
+        chosen += found
+    return chosen
+
+
+MOST_PIXELS = 2**22
+"""Maximum number of pixels, counted in each channel, of images for which the regressors are scored."""
+
+SAMPLES = 20_000
+"""Number of pixels that the regressors except linear regression learn from."""
+
+
+def baseline_scores(
+    session: FitSession,
+    low_resolution: tuple[Sequence[Any], Any] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[ScoreRow]:
+    """Yield the held-out scores of global least squares, RefESR and the regressors, one after the other.
+
+    The parts held out are those of :meth:`FitSession.score`, so the scores can be compared with its scores.
+
+    Parameters
+    ----------
+    session : FitSession
+        With a clean ground truth.
+    low_resolution : (candidates, image), optional
+        The candidates of the only image of the session, and its input in low resolution, which RefESR needs.
+    progress : callable, optional
+        Called with (done, total, text); an exception that it raises stops the work.
+
+    Yields
+    ------
+    ScoreRow
+        Of the regressors only if :func:`regressors_left_out` is empty.
+
+    Raises
+    ------
+    EnsembleError
+        If scikit-learn is not installed, or RefESR cannot use the images.
+
+    Examples
+    --------
+    >>> from napari_ensir import FitSession
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
+    >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (4, 8)]
+    >>> next(baseline_scores(FitSession([(noisy, truth)], device="cpu"))).name
+    'global least squares'
+    """
+    peak = session.score_range.peak
+
+    def row(name: str, errors: Iterable[tuple[float, int]], note: str = "") -> ScoreRow:
+        total, pixels = np.sum([*errors], axis=0)
+        return ScoreRow(name, "baseline", held_out=psnr_of_error(total / pixels, peak), note=note)
+
+    reference, unseen = session.collect(progress), session.unseen
+    scored = reference.folds if unseen is None else (unseen.statistics,)
+
+    def weighted(name: str, weights: Iterable[NDArray[np.float64]]) -> ScoreRow:
+        """Score weights that are the same for all pixels of a part."""
+        return row(
+            name,
+            [
+                (mean_squared_error(part, each) * part.n_pixels, part.n_pixels)
+                for part, each in zip(scored, weights, strict=True)
+            ],
+        )
+
+    grams = [part.error_gram.sum(axis=0) for part in reference.folds]
+    learned_from = sum(grams) - np.array(grams) if unseen is None else np.array([sum(grams)])
+    yield weighted("global least squares", minimise_on_simplex(learned_from)[0])
+    parts = session.parts()
+    if low_resolution is not None:
+        method, found = RefESR(), []
+        for learned, _ in parts:
+            method.fit([(field.candidates, np.asarray(field.truth)) for field in learned])
+            found.append(method.weights(*low_resolution))
+        yield weighted(method.name, found)
+    if regressors_left_out(session):
+        return
+    pixels = [([_pixels(field) for field in learned], [_pixels(f) for f in left]) for learned, left in parts]
+    for number, name in enumerate(REGRESSORS):
+        regression, errors = Regression(name, None if name == "linear regression" else SAMPLES), []
+        for place, (pairs, left) in enumerate(pixels):
+            if progress is not None:
+                progress(number * len(pixels) + place, len(REGRESSORS) * len(pixels), f"scoring {name}")
+            regression.fit(pairs)
+            for candidates, truth in left:
+                error = regression.predict(candidates) - truth
+                errors.append((float(np.nansum(error**2)), int(np.isfinite(error).sum())))
+        yield row(name, errors, f"{regression.note[:1].upper()}{regression.note[1:]}.")
+
+
+def regressors_left_out(session: FitSession) -> str:
+    """Return why the regressors are not scored, as a sentence; empty if they are."""
+    parts = [part for part in (session.collect(), session.unseen) if part is not None]
+    n = sum(part.statistics.n_pixels for part in parts)
+    if n <= MOST_PIXELS:
+        return ""
+    return f"Regressors are left out, because they take long: {n:,} pixels, and the limit is {MOST_PIXELS:,}."
+
+
+def _pixels(field: Field) -> Pair:
+    """Candidates and ground truth of the pixels inside the mask, flattened."""
+    arrays = [np.asarray(array) for array in field.arrays]
+    mask = field.read_mask(tuple(slice(0, n) for n in field.shape))
+    values = [array.ravel() if mask is None else array.ravel()[mask] for array in arrays]
+    return values[:-1], values[-1]

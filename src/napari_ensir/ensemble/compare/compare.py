@@ -10,34 +10,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.image_set import check_names, make_field
-from napari_ensir.ensemble.checks.exposure import check_drift
+from napari_ensir.ensemble.arrays.image_set import check_names
+from napari_ensir.ensemble.checks.exposure import find_drift
 from napari_ensir.ensemble.checks.noise import method_for
-from napari_ensir.ensemble.compare.baselines import (
-    REGRESSORS,
-    ZZPM,
-    Average,
-    BinSets,
-    Combiner,
-    GlobalLeastSquares,
-    OneCandidate,
-    RefESR,
-    Regression,
-)
+from napari_ensir.ensemble.compare.baselines import Average, OneCandidate, all_combiners, chosen_combiners
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.scoring.metrics import (
     Scoring,
-    exclusion_note,
     finite_everywhere,
     mean_of_metrics,
-    unknown_ms_ssim_note,
+    open_metrics,
+    score_notes,
 )
-from napari_ensir.ensemble.scoring.perceptual import open_metrics
 from napari_ensir.ensemble.scoring.score_range import known_range, score_range
 from napari_ensir.ensemble.scoring.score_table import PSNR, SSIM, Column, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import AVERAGE, NoisyScores, block_errors, joined, side_by_side
-from napari_ensir.errors import EnsembleError
-from napari_ensir.settings import CompareSettings
+from napari_ensir.ensemble.statistics.reference import ReferenceSet
+from napari_ensir.errors import EnsembleError, errors_of
+from napari_ensir.settings import CompareSettings, FitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,7 +36,7 @@ if TYPE_CHECKING:
 
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.checks.noise import TruthNoise
-    from napari_ensir.ensemble.compare.baselines import Image, Pair
+    from napari_ensir.ensemble.compare.baselines import Combiner, Image, Pair
     from napari_ensir.ensemble.scoring.score_range import ScoreRange
     from napari_ensir.ensemble.scoring.scores import BlockErrors
 
@@ -93,23 +83,6 @@ class Comparison(ScoreTable):
 
 TILES = 8
 """Tiles along each of the two longest axes of an image."""
-
-
-def _all_combiners(
-    names: Sequence[str], samples: int | None, bin_widths: Sequence[float | None], **how: Any
-) -> list[Combiner]:
-    """Return all methods: candidates, baselines, and lookup tables in each bin width."""
-    scale = how["data_range"]  # None: each method finds it in its reference set
-    found: list[Combiner] = [OneCandidate(index, name) for index, name in enumerate(names)]
-    found += [Average(), ZZPM(data_range=scale), ZZPM(released=True, data_range=scale), RefESR(scale)]
-    # Linear regression is fast enough for all pixels.
-    found += [Regression(name, None if name == "linear regression" else samples) for name in REGRESSORS]
-    found.append(GlobalLeastSquares())
-    for key, method in METHODS.items():
-        for width in bin_widths:
-            name = method.title + ("" if width is None else f", bin width {width:g}")
-            found.append(BinSets(key, name, bin_width=width, **how))
-    return found
 
 
 def compare(
@@ -191,73 +164,69 @@ def compare(
     >>> table["Least squares"].psnr > table["near"].psnr > table["far"].psnr
     True
     """
-    pairs = _in_memory(reference, names, channel_axis)
-    checked = check_names(names, len(pairs[0][0]))
-    if not isinstance(folds, int) or folds < 2:
-        raise EnsembleError(f"folds is {folds!r}; give an integer of 2 or more.")
+    fields = ReferenceSet(reference, names, FitSettings(channel_axis=channel_axis))
+    pairs: list[Pair] = [
+        ([np.asarray(candidate) for candidate in field.candidates], np.asarray(field.truth))
+        for field in fields
+    ]
+    settings = CompareSettings(
+        folds=folds,
+        y_channel=y_channel,
+        crop_border=crop_border,
+        channel_axis=channel_axis,
+        data_range=data_range,
+        samples=samples,
+        truth_noise=truth_noise,
+        device=str(device),
+    )
     small = None if low_resolution is None else [np.asarray(image) for image in low_resolution]
     if small is not None and len(small) != len(pairs):
         raise EnsembleError(
             f"there are {len(small)} low-resolution inputs for {len(pairs)} images; give one each."
         )
-    noise = CompareSettings(truth_noise=truth_noise).truth_noise
+    noise = settings.truth_noise
     if noise is not None and y_channel:
         raise EnsembleError("the ground truth is noisy, and the noise of Y is unknown; score all channels.")
+    if noise is not None and metrics:
+        raise EnsembleError("metrics are given, but the ground truth is noisy; they need a clean one.")
     for method in methods or ():
         if isinstance(method, str) and method in METHODS:
             method_for(method, noise)
-    scale = _scale(pairs, data_range, noise is not None)
+    scale = _scale(pairs, settings.data_range, noise is not None)
     widths = tuple(bin_width) if isinstance(bin_width, (list, tuple)) else (bin_width,)
-    given = None if data_range is None else (scale.low, scale.high)
-    how = {"data_range": given, "channel_axis": channel_axis, "device": device}
-    every = [
-        one
-        for one in _all_combiners(checked, samples, widths, **how)
-        if not (isinstance(one, RefESR) and small is None)
-        and not (isinstance(one, BinSets) and noise is not None and one.method.startswith("em"))
-    ]
-    chosen = every if methods is None else _chosen(every, methods)
-    if metrics and noise is not None:
-        raise EnsembleError("metrics are given, but the ground truth is noisy; they need a clean one.")
+    every = all_combiners(check_names(names, len(pairs[0][0])), settings, widths, small is not None)
+    chosen = every if methods is None else chosen_combiners(every, methods)
     opened = open_metrics(metrics, device)
     scoring = Scoring((scale.low, scale.high), y_channel, crop_border, channel_axis, opened)
     run = _Run(pairs, small, folds, scoring, progress)
     rows = tuple(run.row(combiner, (number, len(chosen))) for number, combiner in enumerate(chosen))
-    settings = {
+    about = {
         "images": len(pairs),
         "folds": folds,
         "held_out": "tiles" if run.tiled else "images",
-        "y_channel": y_channel,
-        "crop_border": crop_border,
-        "channel_axis": channel_axis,
+        **settings.keywords("y_channel", "crop_border", "channel_axis"),
         **scale.to_dict(),
         "not_finite": run.not_finite,
         "bin_width": [None if width is None else float(width) for width in widths],
         "samples": samples,
     }
-    notes = [f"The peak of PSNR is {scale}.", *exclusion_note(run.not_finite)]
+    notes = score_notes(scale, run.not_finite, rows)
     if noise is None:
-        notes += unknown_ms_ssim_note(row.metrics for row in rows)
         columns = (*COLUMNS[:2], *(metric.column for metric in opened), *COLUMNS[2:])
-        return Comparison(rows, columns, tuple(notes), settings=settings)
+        return Comparison(rows, columns, tuple(notes), settings=about)
     noisy = run.noisy_scores(chosen, rows, scale.peak, noise)
     notes = [*(notes if noise != "unknown" else notes[1:]), *noisy.notes]
-    for number, (candidates, truth) in enumerate(pairs):
+    for number, pair in enumerate(pairs):
         label = str(number + 1) if len(pairs) > 1 else ""
-        found = check_drift(candidates, truth, channel_axis, label)
+        found = find_drift(*pair, channel_axis).diagnostics("truth-drifted", label)
         notes += [f"{one.message[:1].upper()}{one.message[1:]}" for one in found]
     kept = ("role", "fit_seconds", "image_seconds")
     corrected = tuple(
         replace(found, **row.to_dict(*kept), note=row.note or found.note)
         for row, found in zip(rows, noisy.rows, strict=False)
     )
-    return Comparison(
-        corrected,
-        noisy.table().columns,
-        tuple(notes),
-        settings=settings | {"truth_noise": noise},
-        noisy=noisy,
-    )
+    about["truth_noise"] = noise
+    return Comparison(corrected, noisy.table().columns, tuple(notes), settings=about, noisy=noisy)
 
 
 def _scale(pairs: list[Pair], given: tuple[float, float] | None, noisy: bool) -> ScoreRange:
@@ -267,42 +236,6 @@ def _scale(pairs: list[Pair], given: tuple[float, float] | None, noisy: bool) ->
     known = known_range([truth.dtype for _, truth in pairs], given)
     averages = [np.asarray(np.mean(xs, axis=0)) for xs, _ in pairs]
     return known or replace(score_range(averages), source="candidates")
-
-
-def _in_memory(
-    reference: Iterable[tuple[Sequence[Any], Any]], names: Sequence[str] | None, channel_axis: int | None
-) -> list[Pair]:
-    pairs: list[Pair] = []
-    for number, (candidates, truth) in enumerate(reference):
-        made = make_field(
-            candidates, truth, names=names, channel_axis=channel_axis, place=f"image {number + 1}: "
-        )
-        arrays = [np.asarray(array) for array in made.arrays]
-        if pairs and len(arrays) - 1 != len(pairs[0][0]):
-            raise EnsembleError(
-                f"image {number + 1} has {len(arrays) - 1} candidates, but image 1 has {len(pairs[0][0])}; "
-                "all images need the same candidates."
-            )
-        pairs.append((arrays[:-1], arrays[-1]))
-    if not pairs:
-        raise EnsembleError("the reference set is empty; give at least one image with ground truth.")
-    return pairs
-
-
-def _chosen(every: Sequence[Combiner], methods: Sequence[str | Combiner]) -> list[Combiner]:
-    chosen: list[Combiner] = []
-    for wanted in methods:
-        if not isinstance(wanted, str):
-            chosen.append(wanted)
-            continue
-        found = [
-            one for one in every if one.name == wanted or (isinstance(one, BinSets) and one.method == wanted)
-        ]
-        if not found:
-            known = ", ".join([*METHODS, *(one.name for one in every if not isinstance(one, BinSets))])
-            raise EnsembleError(f"there is no method {wanted!r} to compare; there are: {known}.")
-        chosen += found
-    return chosen
 
 
 class _Run:
@@ -320,10 +253,8 @@ class _Run:
         self.scoring, self.progress = scoring, progress
         self.valid = []  # masks of the pixels that are scored
         for number, (candidates, truth) in enumerate(pairs):
-            try:
+            with errors_of(f"image {number + 1}"):
                 self.valid.append(finite_everywhere([*candidates, truth]))
-            except EnsembleError as error:
-                raise EnsembleError(f"image {number + 1}: {error}") from None
         self.not_finite = sum(int(valid.size - valid.sum()) for valid in self.valid)
         self.blocks: list[BlockErrors] = []  # for each row
         self.tiled = len(pairs) < folds
@@ -371,21 +302,16 @@ class _Run:
         self.blocks.append(self._block_errors(results))
         if self.progress is not None:
             self.progress((number + 1) * self.folds, n_rows * self.folds, combiner.name)
-        mean_psnr, mean_ssim = np.mean(scores, axis=0)
+        psnr, ssim = np.mean([[each.pop("psnr"), each.pop("ssim")] for each in scores], axis=0)
         return ScoreRow(
             combiner.name,
             "candidate" if isinstance(combiner, OneCandidate) else "method",
-            psnr=float(mean_psnr),
-            ssim=float(mean_ssim),
+            psnr=float(psnr),
+            ssim=float(ssim),
             fit_seconds=fitting / self.folds,
             image_seconds=predicting / len(self.pairs),
             note=combiner.note,
-            metrics=mean_of_metrics(
-                [
-                    self.scoring.further(truth, result, valid)
-                    for (_, truth), result, valid in zip(self.pairs, results, self.valid, strict=True)
-                ]
-            ),
+            metrics=mean_of_metrics(scores),
         )
 
     def _block_errors(self, results: Sequence[Image]) -> BlockErrors:

@@ -7,14 +7,14 @@ A ``.lut.safetensors`` file holds tensors for the occupied bin sets and, under t
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.image_set import check_names
+from napari_ensir.ensemble.arrays.image_set import LONE_SURROGATE, as_numbers, check_names
 from napari_ensir.ensemble.statistics.binning import FLOAT_LEVELS, Binning
-from napari_ensir.ensemble.uncertainty.error_table import ErrorTable
-from napari_ensir.ensemble.uncertainty.measure import INTENSITIES, SPREADS
+from napari_ensir.ensemble.uncertainty.error_table import INTENSITIES, SPREADS, ErrorTable
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_file
 from napari_ensir.files.paths import expand_path
@@ -28,7 +28,7 @@ from napari_ensir.files.tensors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -115,22 +115,17 @@ def write_table(path: str | Path, parts: Mapping[str, Any], *, overwrite: bool =
     target = table_path(path)
     binning, errors, axis = parts["binning"], parts["errors"], parts["channel_axis"]
     report, lists = _without_lists(parts["report"], len(parts["rows"]))
-    header = {
-        "schema": SCHEMA,
-        "names": list(parts["names"]),
-        "method": parts["method"],
-        "low": binning.low,
-        "high": binning.high,
+    values = {
+        **parts,
+        **asdict(binning),
         "bin_width": binning.width,
-        "n_bins": binning.n_bins,
-        "sublevels": binning.sublevels,
-        "integer": binning.integer,
-        "unseen": parts["unseen"],
         "channel_axis": None if axis is None else int(axis),
-        "report": report,
+        "schema": SCHEMA,
         "version": package_version(),
+        "report": report,
         "errors": None if errors is None else {key: getattr(errors, key) for key in _ERROR_NUMBERS},
     }
+    header = {key: values[key] for key in _HEADER}
     held = {name: parts[name] for name in _TENSORS} | lists
     if errors is not None:
         held |= {"error_squares": errors.squares, "error_counts": errors.counts}
@@ -242,7 +237,8 @@ def _checked(header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> dict[s
     _check_rows(tensors["rows"], tensors["counts"], [binning.n_bins] * m + [len(fallback)])
     if header["unseen"] not in ("fallback", "previous"):
         raise _Damaged(f"its rule for unseen bin sets is {brief(header['unseen'])}")
-    if not all(isinstance(name, str) and _is_text(name) for name in [*header["names"], header["method"]]):
+    texts = [*header["names"], header["method"]]
+    if not all(isinstance(one, str) and not LONE_SURROGATE.search(one) for one in texts):
         raise _Damaged("its names are not all text")
     try:
         names = check_names(header["names"], m)
@@ -258,15 +254,10 @@ def _checked(header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> dict[s
     }
 
 
-def _finite(numbers: Iterable[Any]) -> list[float]:
-    """Numbers of a header as floats; infinities if one is not finite."""
-    found = []
-    for number in numbers:
-        try:
-            found.append(float(number))
-        except OverflowError:  # JSON knows whole numbers of any size
-            found.append(float("inf"))
-    return found if np.isfinite(found).all() else [float("inf")] * len(found)
+def _finite(numbers: Sequence[Any]) -> list[float]:
+    """Numbers of a header as floats; NaN if one is not finite."""
+    found = as_numbers(numbers, (len(numbers),))
+    return [np.nan] * len(numbers) if found is None else found.tolist()
 
 
 def _checked_errors(said: dict[str, Any] | None, tensors: dict[str, NDArray[Any]]) -> ErrorTable | None:
@@ -300,13 +291,8 @@ def _without_lists(report: dict[str, Any], n: int) -> tuple[dict[str, Any], dict
     return {key: value for key, value in report.items() if key not in found}, found
 
 
-def _is_text(name: str) -> bool:
-    """Whether a name can be encoded: JSON can hold lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
 def _checked_binning(header: dict[str, Any]) -> Binning:
-    low, high, width = _finite(header[key] for key in ("low", "high", "bin_width"))
+    low, high, width = _finite([header[key] for key in ("low", "high", "bin_width")])
     n_bins, sublevels = header["n_bins"], header["sublevels"]
     if not (low < high and width > 0):
         raise _Damaged(f"its range is {low} to {high} in bins of {width}")

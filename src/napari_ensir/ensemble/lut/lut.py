@@ -6,26 +6,27 @@ import warnings
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.image_set import check_names, make_field
-from napari_ensir.ensemble.checks.candidates import check_candidates
-from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics
+from napari_ensir.ensemble.arrays.image_set import as_numbers, check_names, make_field
+from napari_ensir.ensemble.checks.diagnostic import add_diagnostics
 from napari_ensir.ensemble.checks.exposure import exposure_of, match_truths, matched
 from napari_ensir.ensemble.checks.fit import check_fit, correlations
+from napari_ensir.ensemble.checks.images import ApplyChecks
 from napari_ensir.ensemble.combine.combine import combine_field
 from napari_ensir.ensemble.combine.lookup import Lookup
 from napari_ensir.ensemble.estimators.base import OUTCOMES, Settings, find_method
 from napari_ensir.ensemble.lut.format import write_table
 from napari_ensir.ensemble.lut.report import FitReport
 from napari_ensir.ensemble.statistics.count import is_lazy
-from napari_ensir.ensemble.statistics.reference import PERCENTS, ReferenceSet, current_versions, sample_pixels
-from napari_ensir.ensemble.uncertainty.bias import rescale_bias_report
+from napari_ensir.ensemble.statistics.reference import ReferenceSet, current_versions, sample_pixels
+from napari_ensir.ensemble.uncertainty.bias import rescale, rescale_bias_report
 from napari_ensir.ensemble.uncertainty.calibrate import calibrate, read_error_factor, read_truth_noise
 from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, map_expected_error
 from napari_ensir.errors import EnsembleError, EnsembleWarning
+from napari_ensir.settings import FitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -259,7 +260,9 @@ class WeightLUT:
         """
         field = self.field(candidates, channel_axis)
         if check and not is_lazy(field):
-            for found in check_candidates(self.report, self.binning, self.names, field):
+            checks = ApplyChecks(self.report, self.binning, self.names)
+            checks.look(field)
+            for found in checks.diagnostics():
                 warnings.warn(found.message, EnsembleWarning, stacklevel=2)
         return combine_field(self.lookup, field, device, as_maps=False, progress=progress)
 
@@ -286,7 +289,7 @@ class WeightLUT:
         field = self.field(candidates, channel_axis)
         return combine_field(self.lookup, field, device, as_maps=True, progress=progress)
 
-    def field(self, candidates: Sequence[Any], channel_axis: int | None = None) -> Field:
+    def field(self, candidates: Iterable[Any], channel_axis: int | None = None) -> Field:
         """Check candidates against the table and return them as a field.
 
         Raises
@@ -355,12 +358,12 @@ class WeightLUT:
         """
         if "matched_truth" in self.report:
             reference, _ = match_truths(reference, self.channel_axis)
-        fields = ReferenceSet(reference, self.names, self.channel_axis, mask, self.data_range, planes)
+        wanted = FitSettings(channel_axis=self.channel_axis, data_range=self.data_range, planes=planes)
+        fields = ReferenceSet(reference, self.names, wanted, mask)
         self.field(fields.first.candidates)  # their number and channels
         settings = Settings.from_dict(self.report.get("settings"), self.n_candidates)
         how = (settings, read_truth_noise(self.report), device, progress, folds)
-        errors, told = calibrate(self.lookup, fields, self.method, *how)
-        found = [Diagnostic("calibration", "warning", text) for text in told.pop("warnings")]
+        errors, told, found = calibrate(self.lookup, fields, self.method, *how)
         report: Any = add_diagnostics(self.report | told, found)
         return replace(self, errors=errors, report=report)
 
@@ -470,7 +473,7 @@ class WeightLUT:
         (3.0, 50.0)
         """
         sample = sample_pixels(self.field(candidates, channel_axis))
-        return self.rescaled(*matched(exposure_of(self.report, [sample])))
+        return self.rescaled(*matched(exposure_of(self.report, sample)))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the table to a ``.lut.safetensors`` file, whole or not at all.
@@ -672,28 +675,13 @@ def estimate_lut(
 
 
 def _rescaled_report(report: dict[str, Any], gain: float, offset: float) -> dict[str, Any]:
-    """The report for intensities ``gain * x + offset``."""
-    before = report.get("rescaled")
-    first = before if _are_numbers(before, 2) else [1.0, 0.0]
+    """The report, of which no entry is trusted, for intensities ``gain * x + offset``."""
+    before = as_numbers(report.get("rescaled"), (2,))
+    first = (1.0, 0.0) if before is None else before.tolist()
     kept = {**report, "rescaled": [gain * first[0], gain * first[1] + offset]}
     if "bias" in report:
         kept["bias"] = rescale_bias_report(report["bias"], gain, offset)
-    inputs = report.get("inputs")
-    percentiles = inputs.get("percentiles") if isinstance(inputs, dict) else None
-    if isinstance(inputs, dict) and _are_numbers(percentiles, len(PERCENTS)):
-        each = inputs.get("image_percentiles")
-        kept["inputs"] = {
-            **inputs,
-            "percentiles": [gain * value + offset for value in percentiles],
-            "image_percentiles": [
-                [gain * value + offset for value in one]
-                for one in (each if isinstance(each, list) else [])
-                if _are_numbers(one, len(PERCENTS))
-            ],
-        }
+    if isinstance(inputs := report.get("inputs"), dict):
+        shown = [key for key in ("percentiles", "image_percentiles") if key in inputs]
+        kept["inputs"] = inputs | {key: rescale(inputs[key], gain, offset) for key in shown}
     return kept
-
-
-def _are_numbers(value: Any, n: int) -> TypeGuard[list[float]]:
-    """Whether a value of an untrusted report is a list of ``n`` numbers."""
-    return isinstance(value, list) and len(value) == n and all(type(one) in (int, float) for one in value)

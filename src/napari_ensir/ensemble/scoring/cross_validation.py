@@ -58,6 +58,11 @@ def mean_squared_error(statistics: Statistics, weights: NDArray[np.float64] | Lo
     float
         Squared intensity units.
 
+    Raises
+    ------
+    EnsembleError
+        If the table has other bins.
+
     Examples
     --------
     >>> from napari_ensir.ensemble.statistics.reference import collect_reference
@@ -71,91 +76,39 @@ def mean_squared_error(statistics: Statistics, weights: NDArray[np.float64] | Lo
     if isinstance(weights, np.ndarray):
         per_row = np.broadcast_to(weights, (len(statistics.rows), statistics.n_candidates))
     else:
-        per_row = _weights_of(weights if isinstance(weights, Lookup) else weights.lookup, statistics)
+        lookup = weights if isinstance(weights, Lookup) else weights.lookup
+        if lookup.binning != statistics.binning:
+            raise EnsembleError(
+                "the table and the statistics have different bins; convert the statistics with in_bins()."
+            )
+        per_row = lookup.all_weights[lookup.row_of(list(statistics.rows.astype(np.int64).T))]
     gram = statistics.error_gram
     total = np.einsum("rm,rmk,rk->", per_row, gram, per_row, optimize=True)
     return float(max(total, 0.0) / max(1, statistics.n_pixels))
 
 
-def _weights_of(lookup: Lookup, statistics: Statistics) -> NDArray[np.float64]:
-    if lookup.binning != statistics.binning:
-        raise EnsembleError(
-            "the table and the statistics have different bins; convert the statistics with in_bins()."
-        )
-    columns = list(statistics.rows.astype(np.int64).T)
-    found: NDArray[np.float64] = lookup.all_weights[lookup.row_of(columns)]
-    return found
-
-
-def held_out_error(
-    reference: Reference,
-    method: str,
-    settings: Settings | None = None,
-    binning: Binning | None = None,
-    progress: Progress | None = None,
-    *,
-    lookups: Sequence[Lookup | None] | None = None,
-) -> float:
-    """Return the cross-validated mean squared error of a method.
-
-    Each fold is predicted by a table that is estimated from the others.
-
-    Parameters
-    ----------
-    reference : Reference
-        Collected in two folds or more.
-    method, settings, binning, progress
-        As for :func:`napari_ensir.ensemble.lut.lut.estimate_lut`.
-    lookups : sequence, optional
-        Result of :func:`held_out_lookups`, if it is known.
-
-    Returns
-    -------
-    float
-        Squared intensity units.
-
-    Raises
-    ------
-    EnsembleError
-        If the reference was not collected in folds.
-
-    Examples
-    --------
-    >>> from napari_ensir.ensemble.statistics.reference import collect_reference
-    >>> rng = np.random.default_rng(0)
-    >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
-    >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
-    >>> collected = collect_reference([(noisy, truth)], folds=2, device="cpu")
-    >>> 3.5 < held_out_error(collected, "least-squares") < 4.5
-    True
-    """
-    folds = _folds_in(reference, binning)
-    if lookups is None:
-        lookups = held_out_lookups(reference, method, settings, binning, progress)
-    scored = [
-        (mean_squared_error(fold, lookup) * fold.n_pixels, fold.n_pixels)
-        for fold, lookup in zip(folds, lookups, strict=True)
-        if lookup is not None
-    ]
-    errors, pixels = (sum(each) for each in zip(*scored, strict=True))
-    return float(errors / pixels)
-
-
 def held_out_lookups(
-    reference: Reference,
+    folds: Sequence[Statistics],
     method: str,
     settings: Settings | None = None,
-    binning: Binning | None = None,
     progress: Progress | None = None,
 ) -> list[Lookup | None]:
     """Return for each fold a table that is estimated from the others; None for empty folds.
 
+    Parameters
+    ----------
+    folds : sequence of Statistics
+        Two or more; see :class:`~napari_ensir.ensemble.statistics.reference.Reference`.
+    method, settings, progress
+        As for :func:`napari_ensir.ensemble.lut.lut.estimate_lut`.
+
     Raises
     ------
     EnsembleError
-        If the reference was not collected in folds, or all pixels lie in one fold.
+        If there are no folds, or all pixels lie in one fold.
     """
-    folds = _folds_in(reference, binning)
+    if len(folds) < 2:
+        raise EnsembleError("the reference set was collected without folds; collect it in two folds or more.")
     given = settings or Settings()
     return [
         estimate_held_out_lookup(number, folds, method, given, progress) if fold.n_pixels else None
@@ -163,12 +116,37 @@ def held_out_lookups(
     ]
 
 
-def _folds_in(reference: Reference, binning: Binning | None) -> list[Statistics]:
-    if len(reference.folds) < 2:
-        raise EnsembleError("the reference set was collected without folds; collect it in two folds or more.")
-    if binning is None:
-        return list(reference.folds)
-    return [fold.in_bins(binning) for fold in reference.folds]
+def held_out_error(folds: Sequence[Statistics], lookups: Sequence[Lookup | None]) -> float:
+    """Return the cross-validated mean squared error of a method.
+
+    Parameters
+    ----------
+    folds : sequence of Statistics
+    lookups : sequence of Lookup
+        Those of :func:`held_out_lookups`.
+
+    Returns
+    -------
+    float
+        Squared intensity units.
+
+    Examples
+    --------
+    >>> from napari_ensir.ensemble.statistics.reference import collect_reference
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.integers(0, 200, (64, 64)).astype(np.float32)
+    >>> noisy = [truth + rng.normal(0, sigma, truth.shape) for sigma in (2, 8)]
+    >>> folds = collect_reference([(noisy, truth)], folds=2, device="cpu").folds
+    >>> 3.5 < held_out_error(folds, held_out_lookups(folds, "least-squares")) < 4.5
+    True
+    """
+    scored = [
+        (mean_squared_error(fold, lookup) * fold.n_pixels, fold.n_pixels)
+        for fold, lookup in zip(folds, lookups, strict=True)
+        if lookup is not None
+    ]
+    errors, pixels = (sum(each) for each in zip(*scored, strict=True))
+    return float(errors / pixels)
 
 
 class BinChoice(NamedTuple):
@@ -231,10 +209,10 @@ def choose_bins(
     binnings = binnings or [fine.coarsened(factor) for factor in FACTORS if factor <= fine.n_bins]
     errors: dict[tuple[float, float], float] = {}
     for number, binning in enumerate(binnings):
-        coarse = replace(reference, folds=tuple(fold.in_bins(binning) for fold in reference.folds))
+        folds = [fold.in_bins(binning) for fold in reference.folds]
         for shrinkage in tried:
-            option = replace(base, shrinkage=shrinkage)
-            errors[binning.width, shrinkage] = held_out_error(coarse, method, option)
+            lookups = held_out_lookups(folds, method, replace(base, shrinkage=shrinkage))
+            errors[binning.width, shrinkage] = held_out_error(folds, lookups)
         if progress is not None:
             progress(number + 1, len(binnings), "choosing the bin width")
     return BinChoice(*min(errors, key=errors.__getitem__), errors)

@@ -1,16 +1,19 @@
-"""PSNR, SSIM, MS-SSIM and NRMSE of images against a clean ground truth."""
+"""PSNR, SSIM and other metrics of images against a clean ground truth, and resolution without one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.parallel import for_each
-from napari_ensir.errors import EnsembleError
+from napari_ensir.ensemble.scoring.score_table import Column
+from napari_ensir.errors import EnsembleError, extra_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.blocks import Slices
-    from napari_ensir.ensemble.scoring.score_table import Column
+    from napari_ensir.ensemble.scoring.score_table import ScoreRow
 
     Image = NDArray[Any]
 
@@ -181,6 +184,17 @@ def psnr(
     return psnr_of_error(float(squares[valid].mean()), peak) if valid.any() else float("nan")
 
 
+def _filled(
+    truth: Image, image: Image, valid: NDArray[np.bool_] | None = None
+) -> tuple[Image, Image, NDArray[np.bool_]]:
+    """Set pixels that are not scored to 0; return the mask of the others as well."""
+    if valid is None:
+        valid = np.isfinite(truth) & np.isfinite(image)
+    if not valid.all():
+        truth, image = (np.where(valid, x, 0) for x in (truth, image))
+    return truth, image, valid
+
+
 def ssim(
     truth: NDArray[Any],
     image: NDArray[Any],
@@ -212,10 +226,7 @@ def ssim(
     axis = None if channel_axis is None else channel_axis % truth.ndim
     if min(size for i, size in enumerate(truth.shape) if i != axis) < TAPS:
         return float("nan")
-    if valid is None:
-        valid = np.isfinite(truth) & np.isfinite(image)
-    if not valid.all():
-        truth, image = (np.where(valid, x, 0) for x in (truth, image))
+    truth, image, valid = _filled(truth, image, valid)
     axes = tuple(i for i in range(truth.ndim) if i != axis)
     total, windows = sum_of_similarity(truth, image, peak, axes, valid)
     return total / windows if windows else float("nan")
@@ -226,13 +237,12 @@ def ms_ssim(
     image: NDArray[Any],
     peak: float,
     channel_axis: int | None = None,
-    valid: NDArray[np.bool_] | None = None,
 ) -> float:
     """Return the multi-scale structural similarity, the mean over planes and channels.
 
     Source: Wang, Simoncelli and Bovik, Asilomar 2003: five scales, each half as fine as the one before.
-    Negative means of contrast and structure count as 0. NaN if a plane has fewer than 176 rows or columns, or
-    a scale has no window of valid pixels.
+    Pixels that are not finite in both images are excluded. Negative means of contrast and structure count as
+    0. NaN if a plane has fewer than 176 rows or columns, or a scale has no window of finite pixels.
 
     Parameters
     ----------
@@ -240,8 +250,6 @@ def ms_ssim(
     peak : float
         Intensity units.
     channel_axis : int, optional
-    valid : bool array of that shape, optional
-        Pixels to score; default: those that are finite in both.
 
     Examples
     --------
@@ -249,9 +257,7 @@ def ms_ssim(
     >>> ms_ssim(image, image, 350.0)
     1.0
     """
-    if valid is None:
-        valid = np.isfinite(truth) & np.isfinite(image)
-    arrays = [np.where(valid, truth, 0.0), np.where(valid, image, 0.0), valid]
+    arrays = list(_filled(truth, image))
     if channel_axis is not None:
         arrays = [np.moveaxis(array, channel_axis, 0) for array in arrays]
     shape = arrays[0].shape[-2:]
@@ -284,19 +290,17 @@ def _halved(plane: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float64))
 
 
-def nrmse(truth: NDArray[Any], image: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> float:
+def nrmse(truth: NDArray[Any], image: NDArray[Any]) -> float:
     """Return the root mean square error divided by the root mean square of the ground truth.
 
     Parameters
     ----------
     truth, image : arrays of one shape
-    valid : bool array of that shape, optional
-        Pixels to score; default: those that are finite in both.
 
     Returns
     -------
     float
-        NaN if no pixel is valid or the ground truth is 0 everywhere.
+        NaN if no pixel is finite in both or the ground truth is 0 everywhere.
 
     Examples
     --------
@@ -305,8 +309,7 @@ def nrmse(truth: NDArray[Any], image: NDArray[Any], valid: NDArray[np.bool_] | N
     """
     from skimage.metrics import normalized_root_mse
 
-    if valid is None:
-        valid = np.isfinite(truth) & np.isfinite(image)
+    valid = np.isfinite(truth) & np.isfinite(image)
     pixels = np.asarray(truth)[valid]
     return float(normalized_root_mse(pixels, np.asarray(image)[valid])) if pixels.any() else float("nan")
 
@@ -354,21 +357,6 @@ def luma(image: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(16 + image @ np.array([65.481, 128.553, 24.966]) / 255, np.float64)
 
 
-class ImageScore(NamedTuple):
-    """PSNR and SSIM of an image.
-
-    Attributes
-    ----------
-    psnr : float
-        dB.
-    ssim : float
-        NaN if the image is smaller than its window, or every window contains an excluded pixel.
-    """
-
-    psnr: float
-    ssim: float
-
-
 def mean_of_metrics(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean over images of each metric.
 
@@ -399,35 +387,34 @@ def finite_everywhere(arrays: Sequence[Image]) -> NDArray[np.bool_]:
     return finite
 
 
-def exclusion_note(n: int) -> list[str]:
-    """Return a list with one sentence about n excluded pixels; empty if n is 0.
+def score_notes(scale: object, not_finite: int = 0, rows: Iterable[ScoreRow] = ()) -> list[str]:
+    """Return sentences on the peak of PSNR, on pixels that are not scored and on an unknown MS-SSIM.
+
+    Parameters
+    ----------
+    scale : ScoreRange
+    not_finite : int
+        Number of pixels that are not scored.
+    rows : iterable of ScoreRow
 
     Examples
     --------
-    >>> exclusion_note(0), exclusion_note(1)
-    ([], ['1 pixel is NaN or infinite in a candidate or the ground truth and is not scored.'])
+    >>> score_notes("255")
+    ['The peak of PSNR is 255.']
+    >>> score_notes("255", 1)[1]
+    '1 pixel is NaN or infinite in a candidate or the ground truth and is not scored.'
     """
-    subject, verb = ("pixel is", "is") if n == 1 else ("pixels are", "are")
-    text = f"{n:,} {subject} NaN or infinite in a candidate or the ground truth and {verb} not scored."
-    return [text] * bool(n)
-
-
-def unknown_ms_ssim_note(rows: Iterable[Mapping[str, float]]) -> list[str]:
-    """Return a list with one sentence if an MS-SSIM is unknown; else empty.
-
-    Examples
-    --------
-    >>> unknown_ms_ssim_note([{"psnr": 31.0}, {"ms-ssim": 0.98}])
-    []
-    >>> unknown_ms_ssim_note([{"ms-ssim": np.nan}])
-    ['MS-SSIM is not shown, because it needs at least 176 rows and columns of finite pixels in each image.']
-    """
-    side = TAPS << (len(SCALE_WEIGHTS) - 1)
-    text = (
-        f"MS-SSIM is not shown, because it needs at least {side} rows and columns of finite pixels in each "
-        "image."
-    )
-    return [text] * any(np.isnan(row.get("ms-ssim", 0.0)) for row in rows)
+    notes = [f"The peak of PSNR is {scale}."]
+    if not_finite:
+        subject, verb = ("pixel is", "is") if not_finite == 1 else ("pixels are", "are")
+        where = "NaN or infinite in a candidate or the ground truth"
+        notes.append(f"{not_finite:,} {subject} {where} and {verb} not scored.")
+    if any(np.isnan(row.metrics.get("ms-ssim", 0.0)) for row in rows):
+        notes.append(
+            f"MS-SSIM is not shown, because it needs at least {TAPS << (len(SCALE_WEIGHTS) - 1)} rows and "
+            "columns of finite pixels in each image."
+        )
+    return notes
 
 
 class Metric(NamedTuple):
@@ -435,21 +422,113 @@ class Metric(NamedTuple):
 
     Attributes
     ----------
-    name : str
-        Name on the command line.
     column : Column
+        Its key is the name on the command line.
     function : callable
         Called with ground truth, image, data range and channel axis; pixels that are not scored are NaN.
     """
 
-    name: str
     column: Column
     function: Callable[[Image, Image, tuple[float, float], int | None], float]
 
 
+OWN_METRICS = {
+    "ms-ssim": Metric(
+        Column("ms-ssim", "MS-SSIM", decimals=4),
+        lambda truth, image, ends, axis: ms_ssim(truth, image, ends[1] - ends[0], axis),
+    ),
+    "nrmse": Metric(
+        Column("nrmse", "NRMSE", decimals=4, largest_is_best=False),
+        lambda truth, image, *_: nrmse(truth, image),
+    ),
+}
+"""Metrics that need no other package."""
+
+
+def open_metrics(names: Sequence[str], device: Any = "auto") -> tuple[Metric, ...]:
+    """Open metrics by their names.
+
+    Parameters
+    ----------
+    names : sequence of str
+        ``"ms-ssim"``, ``"nrmse"``, or metrics of pyiqa such as ``"lpips"``, ``"dists"`` or ``"topiq_fr"``.
+    device : str or torch.device
+
+    Returns
+    -------
+    tuple of Metric
+
+    Raises
+    ------
+    EnsembleError
+        If pyiqa is not installed, has no such full-reference metric, or cannot load the weights.
+
+    Examples
+    --------
+    >>> open_metrics(())
+    ()
+    """
+    return tuple(
+        OWN_METRICS.get(name.lower()) or _open_perceptual(name, device) for name in dict.fromkeys(names)
+    )
+
+
+def _open_perceptual(name: str, device: Any) -> Metric:
+    """Open a full-reference metric of pyiqa, whose weights pyiqa downloads at the first use."""
+    others = f"{name} is not one of {', '.join(OWN_METRICS)}; other metrics need pyiqa"
+    with extra_needed("perceptual", others):
+        import pyiqa
+    known = pyiqa.list_models(metric_mode="FR")
+    if name not in known:
+        known = ", ".join([*OWN_METRICS, *known])
+        raise EnsembleError(f"there is no full-reference metric {name!r}; choose from {known}.")
+    try:
+        opened = pyiqa.create_metric(name, device=resolve_device(device))
+    except Exception as error:  # pyiqa and what it downloads with raise exceptions of many types
+        raise EnsembleError(
+            f"the weights of the metric {name} could not be loaded ({type(error).__name__}: {error}); "
+            "pyiqa downloads them at the first use, so check the network connection."
+        ) from error
+    column = Column(name, name, decimals=4, largest_is_best=not opened.lower_better)
+    return Metric(column, partial(_perceptual_score, opened))
+
+
+def _perceptual_score(
+    opened: Any,
+    truth: NDArray[Any],
+    image: NDArray[Any],
+    data_range: tuple[float, float],
+    channel_axis: int | None,
+) -> float:
+    """Score an image: the mean over planes, and over channels unless RGB; NaN and infinity count as 0.
+
+    Intensities are scaled from the data range to 0 and 1, and clipped.
+    """
+    import torch
+
+    low, high = data_range
+    batches = []
+    for array in (truth, image):
+        finite = np.nan_to_num(np.asarray(array, np.float32), posinf=0, neginf=0)
+        scaled = np.clip((finite - low) / (high - low), 0, 1)
+        if channel_axis is None:
+            planes = scaled.reshape(-1, 1, *scaled.shape[-2:])
+        else:
+            planes = np.moveaxis(scaled, channel_axis, -3)
+            channels = 3 if planes.shape[-3] == 3 else 1
+            planes = planes.reshape(-1, channels, *planes.shape[-2:])
+        batches.append(np.repeat(planes, 3 // planes.shape[1], axis=1))  # the networks take RGB
+    with torch.inference_mode():
+        scores = [
+            float(opened(*(torch.from_numpy(plane[None]) for plane in (restored, reference))))
+            for reference, restored in zip(*batches, strict=True)
+        ]
+    return float(np.mean(scores))
+
+
 @dataclass(frozen=True)
 class Scoring:
-    """Computes PSNR and SSIM of images without clipping them.
+    """Computes scores of images without clipping them.
 
     Attributes
     ----------
@@ -462,13 +541,13 @@ class Scoring:
     channel_axis : int or None
         None: the last axis, if it has length 3 and there are at least 3 axes.
     metrics : tuple of Metric
-        Metrics of :meth:`further`.
+        Further metrics.
 
     Examples
     --------
     >>> truth = np.zeros((2, 3))
     >>> near, far = truth + 25.5, np.where(np.arange(3) == 1, np.nan, 255.0) + truth
-    >>> [round(Scoring((0, 255))(truth, image).psnr) for image in (near, far)]
+    >>> [round(Scoring((0, 255))(truth, image)["psnr"]) for image in (near, far)]
     [20, 0]
     """
 
@@ -478,21 +557,9 @@ class Scoring:
     channel_axis: int | None = None
     metrics: tuple[Metric, ...] = ()
 
-    def further(self, truth: Image, image: Image, valid: NDArray[np.bool_]) -> dict[str, float]:
-        """Score all channels of one image by the metrics, without the border.
-
-        Parameters
-        ----------
-        truth, image, valid : arrays of one shape
-            As for :meth:`__call__`.
-        """
-        if not self.metrics:
-            return {}
-        axis, inside = self.channels_of(truth.shape), self.inside(truth.shape)
-        first, second = (np.where(valid, one, np.nan)[inside] for one in (truth, image))
-        return {each.name: each.function(first, second, self.data_range, axis) for each in self.metrics}
-
-    def __call__(self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None) -> ImageScore:
+    def __call__(
+        self, truth: Image, image: Image, valid: NDArray[np.bool_] | None = None
+    ) -> dict[str, float]:
         """Score one image.
 
         Parameters
@@ -500,14 +567,24 @@ class Scoring:
         truth, image : arrays of one shape
         valid : bool array of that shape, optional
             Pixels to score; default: all that are finite in both.
+
+        Returns
+        -------
+        dict
+            ``"psnr"`` in dB; ``"ssim"``, NaN if the image is smaller than its window or every window contains
+            an excluded pixel; then the metrics, of all channels, by name.
         """
         low, high = self.data_range
         axis = self.channels_of(truth.shape)
-        first, second, peak = np.asarray(truth), np.asarray(image), high - low
-        if valid is None:
-            valid = np.isfinite(first) & np.isfinite(second)
-        if not valid.all():
-            first, second = (np.where(valid, x, 0) for x in (first, second))
+        peak = high - low
+        first, second, valid = _filled(np.asarray(truth), np.asarray(image), valid)
+        further = {}
+        if self.metrics:
+            inside = self.inside(truth.shape)
+            one, two = (np.where(valid, x, np.nan)[inside] for x in (first, second))
+            further = {
+                each.column.key: each.function(one, two, self.data_range, axis) for each in self.metrics
+            }
         if self.y_channel:
             if axis is None:
                 raise EnsembleError(
@@ -522,7 +599,8 @@ class Scoring:
             axis, peak = None, 255.0
         cut = self._cut(first.shape, axis)
         first, second, valid = first[cut], second[cut], valid[cut]
-        return ImageScore(psnr(first, second, peak, valid), ssim(first, second, peak, axis, valid))
+        found = {"psnr": psnr(first, second, peak, valid), "ssim": ssim(first, second, peak, axis, valid)}
+        return found | further
 
     def channels_of(self, shape: tuple[int, ...]) -> int | None:
         """Return the channel axis of an image of this shape."""
@@ -548,3 +626,122 @@ class Scoring:
                 f"a border of {border} pixels leaves nothing of an image of shape {shape}; crop less."
             )
         return tuple(slice(border, n - border) if i in spatial else slice(None) for i, n in enumerate(shape))
+
+
+THRESHOLD = 1 / 7
+"""Correlation at the resolution limit (Nieuwenhuizen et al. 2013)."""
+
+FEW_RINGS = 3
+"""Rings of the lowest frequencies, whose few pixels correlate by chance."""
+
+LEAST_SIDE = 32
+"""Minimum number of rows and columns."""
+
+
+def fourier_ring_correlation(
+    one: NDArray[Any], other: NDArray[Any], channel_axis: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Correlate the Fourier transforms of two images over rings of equal spatial frequency.
+
+    Source: Saxton and Baumeister (1982); Nieuwenhuizen et al., Nature Methods 10, 557 (2013). Images are
+    multiplied by a Hann window. The sums over a ring are taken over all planes and channels.
+
+    Parameters
+    ----------
+    one, other : (..., Y, X) arrays of one shape
+        Images of one field with independent noise, such as two exposures. Pixels that are not finite in both
+        count as the mean.
+    channel_axis : int, optional
+
+    Returns
+    -------
+    frequencies : (K,) float64
+        Cycles per pixel, from 0 to 0.5, in steps of one cycle per shorter side.
+    correlations : (K,) float64
+        -1 to 1; 0 in rings without signal.
+
+    Raises
+    ------
+    EnsembleError
+        If the shapes differ, or a plane has fewer than 32 rows or columns.
+
+    Examples
+    --------
+    >>> image = np.random.default_rng(0).normal(size=(64, 64))
+    >>> frequencies, correlations = fourier_ring_correlation(image, 2 * image)
+    >>> frequencies[[1, -1]].tolist(), bool((correlations > 0.999).all())
+    ([0.015625, 0.5], True)
+    """
+    images = [np.asarray(image) for image in (one, other)]
+    if channel_axis is not None:
+        images = [np.moveaxis(image, channel_axis, 0) for image in images]
+    shape, size = images[0].shape, min(images[0].shape[-2:], default=0)
+    if shape != images[1].shape or len(shape) < 2 or size < LEAST_SIDE:
+        raise EnsembleError(
+            f"Fourier ring correlation needs two images of one shape with at least {LEAST_SIDE} rows and "
+            f"columns; these have the shapes {np.shape(one)} and {np.shape(other)}."
+        )
+    rows, columns = shape[-2:]
+    window = np.hanning(rows)[:, None] * np.hanning(columns)
+    frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns))
+    ring = np.rint(frequency * size).astype(int).ravel()
+    # The transform holds half of the plane: the columns between the first and the last stand for two.
+    weight = np.full(frequency.shape, 2.0)
+    weight[:, 0] = 1
+    if columns % 2 == 0:
+        weight[:, -1] = 1
+    sums = np.zeros((3, size // 2 + 1))
+    for place in np.ndindex(shape[:-2]):
+        planes = [image[place].astype(np.float64) for image in images]
+        finite = np.isfinite(planes[0]) & np.isfinite(planes[1])
+        if not finite.any():
+            continue
+        first, second = (
+            np.fft.rfft2(np.where(finite, plane - plane[finite].mean(), 0.0) * window) for plane in planes
+        )
+        products = ((first * second.conj()).real, np.abs(first) ** 2, np.abs(second) ** 2)
+        for total, values in zip(sums, products, strict=True):
+            total += np.bincount(ring, (weight * values).ravel())[: len(total)]
+    cross, *powers = sums
+    scale = np.sqrt(powers[0] * powers[1])
+    correlations = np.divide(cross, scale, out=np.zeros_like(cross), where=scale > 0)
+    return np.arange(size // 2 + 1) / size, correlations
+
+
+def resolution(one: NDArray[Any], other: NDArray[Any], channel_axis: int | None = None) -> float:
+    """Return the resolution of two images: the period at which their ring correlation falls below 1/7.
+
+    The correlations are averaged over three neighbouring rings, because those of single rings are noisy.
+
+    Parameters
+    ----------
+    one, other, channel_axis
+        As for :func:`fourier_ring_correlation`.
+
+    Returns
+    -------
+    float
+        Pixels; 2 if all frequencies correlate, NaN if at most the lowest three do.
+
+    Examples
+    --------
+    >>> from scipy.ndimage import gaussian_filter
+    >>> rng = np.random.default_rng(0)
+    >>> image = 100 * gaussian_filter(rng.normal(size=(128, 128)), 3)
+    >>> first, second = (image + rng.normal(size=image.shape) for _ in range(2))
+    >>> resolution(first, second) > resolution(first, first)
+    True
+    """
+    from scipy.ndimage import uniform_filter1d
+
+    frequencies, correlations = fourier_ring_correlation(one, other, channel_axis)
+    # The mean of the image, which was subtracted, would be ring 0.
+    frequencies, smooth = frequencies[1:], uniform_filter1d(correlations[1:], 3, mode="nearest")
+    below = np.flatnonzero(smooth < THRESHOLD)
+    if not below.size:
+        return 2.0
+    first = int(below[0])
+    if first < FEW_RINGS:
+        return float("nan")
+    pair = slice(first - 1, first + 1)
+    return float(1 / np.interp(THRESHOLD, smooth[pair][::-1], frequencies[pair][::-1]))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.blocks import block_slices, dtype_of, read_block, working_dtype
+from napari_ensir.ensemble.arrays.blocks import block_slices, dtype_of, is_torch, read_block, working_dtype
 from napari_ensir.ensemble.arrays.intensity_range import (
     Histogram,
     byte_range,
@@ -20,7 +21,7 @@ from napari_ensir.ensemble.arrays.intensity_range import (
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -72,7 +73,7 @@ class ScoreRange:
         return {"peak": self.peak, "data_range": [self.low, self.high], "data_range_from": self.source}
 
 
-def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None) -> ScoreRange:
+def score_range(truths: Iterable[Any], given: tuple[float, float] | None = None) -> ScoreRange:
     """Find the range for scores from the ground truths of all images.
 
     The range is that of the dtype for 8 bit, else the shortest range that excludes at most one in ten
@@ -81,7 +82,8 @@ def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None)
     Parameters
     ----------
     truths : arrays
-        Numpy, torch, dask or anything that can be sliced; read in blocks. 8-bit images are not read.
+        Numpy, torch, dask or anything that can be sliced; read in blocks, and again if the first pass is too
+        coarse. 8-bit images are not read.
     given : (low, high), optional
         Range to return instead.
 
@@ -99,56 +101,42 @@ def score_range(truths: Sequence[Any], given: tuple[float, float] | None = None)
     >>> score_range([np.zeros((2, 2), np.uint8)])
     ScoreRange(low=0.0, high=255.0, source='dtype')
     """
-    dtypes = [dtype_of(truth) for truth in truths]
-    known = known_range(dtypes, given)
-    if known is not None:
-        return known
-    shown = TruthRange(dtypes)
-    for truth in truths:
-        shown.add(truth)
-    return shown.found(lambda ends: widest([shown.ends(truth, ends) for truth in truths]))
+    return find_score_range(lambda do: [do(truth) for truth in truths], given)
 
 
-class TruthRange:
-    """Accumulates the range of ground truths, image by image.
+def find_score_range(
+    for_each: Callable[[Callable[[Any], object]], object], given: tuple[float, float] | None = None
+) -> ScoreRange:
+    """Find the range for scores as :func:`score_range`, from images that are opened one by one.
 
     Parameters
     ----------
-    dtypes
-        Dtypes of all images that will be added.
+    for_each : callable
+        Called with a function, which it calls with each ground truth. If the function fails, nothing of that
+        image counts.
+    given : (low, high), optional
     """
+    dtypes: list[np.dtype[Any]] = []
+    if given is None:
+        for_each(lambda truth: dtypes.append(dtype_of(truth) if is_torch(truth) else np.dtype(truth.dtype)))
+    known = known_range(dtypes, given)
+    if known is not None:
+        return known
+    dtype = working_dtype(dtypes)
 
-    def __init__(self, dtypes: Sequence[np.dtype[Any]]) -> None:
-        self.dtype = working_dtype(dtypes)
-        self.spread: Histogram | None = None
+    def measure(work: Callable[[NDArray[Any]], Any], join: Callable[[Sequence[Any]], Any]) -> Any:
+        found: list[Any] = []
 
-    def add(self, truth: Any) -> None:
-        """Read an image in blocks; if that fails, nothing is added."""
-        parts = [] if self.spread is None else [self.spread]
-        self.spread = sum_of([*parts, *(intensity_histogram(block) for block in self._blocks(truth))])
+        def add(truth: Any) -> None:
+            blocks = (read_block(truth, slices, dtype) for slices in block_slices(truth.shape, BLOCK))
+            found[:] = [join([*found, *map(work, blocks)])]
 
-    def ends(self, truth: Any, within: Range) -> Range:
-        """Return the lowest and highest intensity of an image within the given limits."""
-        return widest([finite_range(block, within) for block in self._blocks(truth)])
+        for_each(add)
+        return found[0] if found else None
 
-    def found(self, ends_within: Callable[[Range], Range]) -> ScoreRange:
-        """Return the range of all images that were added.
-
-        Parameters
-        ----------
-        ends_within
-            Returns the widest :meth:`ends` of all images; called only if the histogram is too coarse.
-
-        Raises
-        ------
-        EnsembleError
-            If the images are constant.
-        """
-        return _range_of_truth(self.spread, ends_within)
-
-    def _blocks(self, truth: Any) -> Iterator[NDArray[Any]]:
-        for slices in block_slices(truth.shape, BLOCK):
-            yield read_block(truth, slices, self.dtype)
+    return _range_of_truth(
+        measure(intensity_histogram, sum_of), lambda ends: measure(partial(finite_range, within=ends), widest)
+    )
 
 
 def score_range_of(

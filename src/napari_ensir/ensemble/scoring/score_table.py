@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 
 STAR, TIED = "★", "≈"
@@ -350,14 +350,3 @@ class ScoreTable:
 def _short(column: Column) -> str:
     """Unit for the heading; that of differences is in the notes."""
     return "" if column.unit == "squared intensity" else column.unit
-
-
-def as_sentence_list(names: Sequence[str]) -> str:
-    """Join names for a sentence.
-
-    Examples
-    --------
-    >>> as_sentence_list(["a", "b", "c"])
-    'a, b and c'
-    """
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -8,19 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from datetime import UTC, datetime
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
-from itertools import chain, islice
+from functools import partial
+from itertools import chain, islice, product
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from napari_ensir.devices import resolve_device
-from napari_ensir.ensemble.arrays.blocks import block_size, block_slices, dtype_of, read_block
+from napari_ensir.ensemble.arrays.blocks import block_slices, dtype_of, read_block
 from napari_ensir.ensemble.arrays.image_set import check_names, make_field
 from napari_ensir.ensemble.arrays.intensity_range import (
-    Range,
     finite_range,
     intensity_histogram,
     robust_range,
@@ -33,14 +31,14 @@ from napari_ensir.ensemble.statistics.binning import Binning, choose_binning
 from napari_ensir.ensemble.statistics.count import DENSE_SUMS, collect, collect_bands, is_lazy, reduce_chunks
 from napari_ensir.ensemble.statistics.statistics import Statistics, merge, n_moments
 from napari_ensir.errors import EnsembleError
+from napari_ensir.files.tensors import package_version
+from napari_ensir.settings import FitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import torch
     from numpy.typing import NDArray
 
-    from napari_ensir.ensemble.arrays.blocks import Slices
     from napari_ensir.ensemble.arrays.image_set import Field, Progress
 
     Result = TypeVar("Result")
@@ -100,35 +98,31 @@ class Reference:
 def collect_reference(
     reference: Iterable[tuple[Sequence[Any], Any]],
     names: Sequence[str] | None = None,
+    settings: FitSettings | None = None,
     *,
-    bin_width: float | None = None,
-    data_range: tuple[float, float] | None = None,
-    channel_axis: int | None = None,
-    planes: tuple[int, int] | None = None,
     mask: Sequence[Any] | None = None,
-    device: str | torch.device = "auto",
     progress: Progress | None = None,
     refine: int | None = 1,
     folds: int = 1,
-    noisy_truth: bool = False,
-    hash_inputs: bool = False,
+    **keywords: Any,
 ) -> Reference:
     """Collect the statistics of a reference set in one pass over its pixels.
 
     Parameters
     ----------
-    reference, names, bin_width, data_range, channel_axis, planes, mask, device, progress
+    reference, names, mask, progress
         As for :func:`fit_lut`.
+    settings : FitSettings, optional
+        The data range of images with a noisy truth is measured on the candidates alone, because noise widens
+        that of the truth.
     refine : int, optional
         Collect in bins this many times as narrow as ``bin_width``; they can be coarsened later. None: as
         narrow as is cheap.
     folds : int
         Also keep the statistics of this many folds: of whole images if there are enough, else of bands of
         each image.
-    noisy_truth : bool
-        Measure the data range on the candidates alone, because noise widens that of the truth.
-    hash_inputs
-        Hash the content of images of any size.
+    **keywords
+        Single settings, which override ``settings``.
 
     Returns
     -------
@@ -148,19 +142,18 @@ def collect_reference(
     >>> collect_reference([(noisy, truth)], device="cpu").statistics.n_pixels
     4096
     """
-    inputs = Inputs(hash_inputs)
-    fields = ReferenceSet(reference, names, channel_axis, mask, data_range, planes, noisy_truth, inputs)
-    first = fields.first
+    settings = replace(settings or FitSettings(), **keywords)
+    inputs = Inputs(settings.hash_inputs)
+    fields = ReferenceSet(reference, names, settings, mask, inputs)
+    first, width = fields.first, settings.bin_width
     checked = check_names(names, len(first.candidates))
     low_high, range_from = fields.data_range(progress)
-    binning = choose_binning(first.pixel_type, low_high, bin_width)
+    binning = choose_binning(first.pixel_type, low_high, None if isinstance(width, str) else width)
     if refine is None:
         refine = choose_refinement(binning, len(checked), first.n_channels)
     if refine > 1:
         binning = binning.refined(refine)
-    collected = _collect_folds(
-        fields, folds, binning, len(checked), first.n_channels, resolve_device(device), progress
-    )
+    collected = _collect_folds(fields, folds, binning, progress)
     statistics = merge(collected)
     if statistics.n_pixels == 0:
         raise EnsembleError(
@@ -175,19 +168,14 @@ def collect_reference(
 
 
 def _collect_folds(
-    fields: ReferenceSet,
-    n: int,
-    binning: Binning,
-    n_candidates: int,
-    n_channels: int,
-    device: torch.device,
-    progress: Progress | None,
+    fields: ReferenceSet, n: int, binning: Binning, progress: Progress | None
 ) -> list[Statistics]:
     """Statistics of each of ``n`` folds: of whole images where there are enough, else of bands of each.
 
     Each pixel is read once, and of images that come from an iterator no more than ``n`` are held.
     """
-    n_pixels = fields.n_pixels
+    n_pixels, device = fields.n_pixels, resolve_device(fields.settings.device)
+    n_candidates, n_channels = len(fields.first.candidates), fields.first.n_channels
     expect_work("count", (n_candidates + 1) * (n_pixels or 0))
     report = running_progress(progress, n_pixels, "counting pixels")
 
@@ -237,19 +225,15 @@ class ReferenceSet:
     def __init__(
         self,
         reference: Iterable[tuple[Sequence[Any], Any]],
-        names: Sequence[str] | None,
-        channel_axis: int | None,
-        mask: Sequence[Any] | None,
-        data_range: tuple[float, float] | None,
-        planes: tuple[int, int] | None = None,
-        noisy_truth: bool = False,
+        names: Sequence[str] | None = None,
+        settings: FitSettings | None = None,
+        mask: Sequence[Any] | None = None,
         inputs: Inputs | None = None,
     ) -> None:
-        self.planes, self.noisy_truth, self.inputs = planes, noisy_truth, inputs
+        self.names, self.settings, self.mask = names, settings or FitSettings(), mask
+        self.inputs, self.n_read = inputs, 0
         if mask is not None and not (hasattr(mask, "__len__") and hasattr(mask, "__getitem__")):
             raise EnsembleError(f"mask is {mask!r}; give one mask (or None) per image, in a list.")
-        self.names, self.channel_axis, self.mask, self.given_range = names, channel_axis, mask, data_range
-        self.n_read = 0
         self.pairs: Iterable[tuple[Sequence[Any], Any]]
         if isinstance(reference, Sequence):
             self.pairs = reference
@@ -262,7 +246,7 @@ class ReferenceSet:
                     f"the reference set is {reference!r}; give pairs (candidates, ground truth)."
                 ) from None
             head = list(islice(source, 1))
-            known = data_range is not None or (head and self._field(0, head[0]).byte_range is not None)
+            known = self.settings.data_range or (head and self._field(0, head[0]).byte_range)
             self.pairs = chain(head, source) if known else [*head, *source]
         if not head:
             raise EnsembleError("the reference set is empty; give at least one image with ground truth.")
@@ -294,7 +278,12 @@ class ReferenceSet:
 
     def every(self, start: int, step: int) -> Iterator[Field]:
         """Yield every ``step``-th image from ``start`` on, checked against the first image."""
-        for number, pair in self._numbered(start, step):
+        numbered: Iterable[tuple[int, Any]] = (
+            ((number, self.pairs[number]) for number in range(start, len(self.pairs), step))
+            if isinstance(self.pairs, Sequence)
+            else enumerate(self.pairs)  # read from the start to the end
+        )
+        for number, pair in numbered:
             self.n_read = max(self.n_read, number + 1)
             field = self._field(number, pair)
             first = self.first
@@ -317,11 +306,6 @@ class ReferenceSet:
                 self.inputs.add(number, field)
             yield field
 
-    def _numbered(self, start: int, step: int) -> Iterator[tuple[int, tuple[Sequence[Any], Any]]]:
-        if step > 1 and isinstance(self.pairs, Sequence):
-            return ((number, self.pairs[number]) for number in range(start, len(self.pairs), step))
-        return islice(enumerate(self.pairs), start, None, step)
-
     def _field(self, number: int, pair: tuple[Sequence[Any], Any]) -> Field:
         try:
             candidates, truth = pair
@@ -336,15 +320,9 @@ class ReferenceSet:
                     f"there are {len(self.mask)} masks but more images; give one mask (or None) per image."
                 )
             mask = self.mask[number]
-        field = make_field(
-            candidates,
-            truth,
-            names=self.names,
-            channel_axis=self.channel_axis,
-            mask=mask,
-            place=f"image {number + 1}: ",
-        )
-        return field if self.planes is None else field.between(*self.planes, place=f"image {number + 1}: ")
+        place, axis, planes = f"image {number + 1}: ", self.settings.channel_axis, self.settings.planes
+        field = make_field(candidates, truth, names=self.names, channel_axis=axis, mask=mask, place=place)
+        return field if planes is None else field.between(*planes, place=place)
 
     def folds(self, n: int) -> list[Iterable[Field]]:
         """Divide the images into ``n`` folds: whole images if there are enough, else bands of each image.
@@ -366,20 +344,46 @@ class ReferenceSet:
 
     def data_range(self, progress: Progress | None) -> tuple[tuple[float, float], str]:
         """Return the data range and its source: "given", "dtype" or "data"."""
-        if self.given_range is not None:
-            return self.given_range, "given"
+        if self.settings.data_range is not None:
+            return self.settings.data_range, "given"
         if self.first.byte_range is not None:
             return self.first.byte_range, "dtype"
-        spread = _measured(self._shown(), intensity_histogram, sum_of, progress)
-        return robust_range(spread, lambda ends: self._ends_within(ends, progress)), "data"
+        spread = self._measure(intensity_histogram, sum_of, progress)
+        return robust_range(
+            spread, lambda ends: self._measure(partial(finite_range, within=ends), widest, progress)
+        ), "data"
 
-    def _ends_within(self, ends: Range, progress: Progress | None) -> Range:
-        return _measured(self._shown(), partial(finite_range, within=ends), widest, progress)
+    def _measure(
+        self,
+        measure: Callable[[NDArray[Any]], Result],
+        join: Callable[[Sequence[Result]], Result],
+        progress: Progress | None,
+    ) -> Result:
+        """Measure the candidates, and the truth unless it is noisy, of all images, block by block."""
+        parts: list[Result] = []
 
-    def _shown(self) -> Iterator[Field]:
-        """Yield the images to measure the range of: without the truth if it is noisy."""
-        for field in self:
-            yield replace(field, truth=None) if self.noisy_truth else field
+        def report(*_: Any) -> None:
+            if progress is not None:
+                progress(0, 1, "measuring the data range")
+
+        def blocks() -> Iterator[Callable[[], NDArray[Any]]]:
+            for field in self:
+                shown = field if self.settings.truth_noise is None else replace(field, truth=None)
+                if is_lazy(shown):
+                    chunk = partial(_measure_chunk, shown.dtype, measure, join)
+                    parts.append(reduce_chunks(shown, chunk, join, report))
+                    continue
+                for array, slices in product(shown.arrays, block_slices(shown.shape, BLOCK)):
+                    yield partial(read_block, array, slices, shown.dtype)
+
+        def done(_: Any, found: Result) -> None:
+            parts.append(found)
+            if len(parts) > MANY:
+                parts[:] = [join(parts)]
+            report()
+
+        for_each(blocks(), lambda read: measure(read()), done)
+        return join(parts)
 
 
 class _EveryNth:
@@ -392,51 +396,12 @@ class _EveryNth:
         return self.fields.every(self.start, self.n)
 
 
-def _measured(
-    fields: Iterable[Field],
-    measure: Callable[[NDArray[Any]], Result],
-    join: Callable[[Sequence[Result]], Result],
-    progress: Progress | None,
-) -> Result:
-    """Measure the candidates and the truth of all fields, block by block."""
-    parts: list[Result] = []
-
-    def report(pixels: int) -> None:
-        if progress is not None:
-            progress(0, 1, "measuring the data range")
-
-    def blocks() -> Iterator[tuple[Any, np.dtype[Any], Slices]]:
-        for field in fields:
-            if is_lazy(field):
-                chunk = partial(_measure_chunk, field.dtype, measure, join)
-                parts.append(reduce_chunks(field, chunk, join, report))
-                continue
-            dtype = field.dtype
-            for array in field.arrays:
-                for slices in block_slices(field.shape, BLOCK):
-                    yield array, dtype, slices
-
-    def measure_block(block: tuple[Any, np.dtype[Any], Slices]) -> Result:
-        array, dtype, slices = block
-        return measure(read_block(array, slices, dtype))
-
-    def done(block: tuple[Any, np.dtype[Any], Slices], found: Result) -> None:
-        parts.append(found)
-        if len(parts) > MANY:
-            parts[:] = [join(parts)]
-        report(block_size(block[0].shape, block[2]))
-
-    for_each(blocks(), measure_block, done)
-    return join(parts)
-
-
 def _measure_chunk(
     dtype: np.dtype[Any],
     measure: Callable[[NDArray[Any]], Result],
     join: Callable[[Sequence[Result]], Result],
     arrays: Sequence[NDArray[Any]],
-    mask: Any,
-    first_channel: int,
+    *_: Any,
 ) -> Result:
     return join([measure(array.reshape(-1).astype(dtype)) for array in arrays])
 
@@ -462,16 +427,12 @@ class Samples:
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Add the pixels of an image."""
-        self._keep(values[:: self.step])
+        self.parts.append(values[:: self.step])
+        self.size += len(self.parts[-1])
         while self.size > MOST_SAMPLES and max(map(len, self.parts)) > 1:
-            parts, self.parts, self.size = self.parts, [], 0
             self.step *= 2
-            for part in parts:
-                self._keep(part[::2].copy())
-
-    def _keep(self, part: NDArray[np.float32]) -> None:
-        self.parts.append(part)
-        self.size += len(part)
+            self.parts = [part[::2].copy() for part in self.parts]
+            self.size = sum(map(len, self.parts))
 
     def all(self) -> NDArray[np.float32]:
         """Return the sample."""
@@ -498,25 +459,27 @@ class Inputs:
         """Describe an image, once; the pixels of lazy arrays are not read."""
         if number in self.images:
             return
-        in_memory = not is_lazy(field)
+        in_memory, listed = not is_lazy(field), number < LISTED
         if in_memory:
             sample = sample_pixels(field)
             self.samples.add(sample)
-            if number < LISTED and (own := compute_percentiles(sample)) is not None:
+            if listed and (own := compute_percentiles(sample)) is not None:
                 self.percentiles[number] = own
-        self.images[number] = {}
-        if number < LISTED:
-            self.images[number] = {
-                "shape": list(field.shape),
-                "dtypes": [str(array.dtype).removeprefix("torch.") for array in field.arrays],
-                HASH: self._hashed(field) if in_memory else None,
-            }
+        about = {
+            "shape": list(field.shape),
+            "dtypes": [str(array.dtype).removeprefix("torch.") for array in field.arrays],
+            HASH: self._hashed(field) if in_memory and listed else None,
+        }
+        self.images[number] = about if listed else {}
 
     def _hashed(self, field: Field) -> list[str] | None:
         self.bytes_seen += prod(field.shape) * sum(dtype_of(array).itemsize for array in field.arrays)
         if not self.hash_all and self.bytes_seen > HASHED_BYTES:
             return None
-        return [_hash_of(array) for array in field.arrays]
+        # Little-endian bytes in C order, for any kind of array.
+        plain = (_flat(array) for array in field.arrays)
+        bytes_of = (np.ascontiguousarray(one, one.dtype.newbyteorder("<")).view(np.uint8) for one in plain)
+        return [hashlib.new(HASH, one.data).hexdigest() for one in bytes_of]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain values, for a report."""
@@ -531,13 +494,6 @@ class Inputs:
             found["percentiles"] = compute_percentiles(self.samples.all())
             found["image_percentiles"] = [self.percentiles[number] for number in sorted(self.percentiles)]
         return found
-
-
-def _hash_of(array: Any) -> str:
-    """Hash the pixels as little-endian bytes in C order, for any kind of array."""
-    plain = _flat(array)
-    plain = np.ascontiguousarray(plain, plain.dtype.newbyteorder("<"))
-    return hashlib.new(HASH, plain.view(np.uint8).data).hexdigest()
 
 
 def _flat(array: Any) -> NDArray[Any]:
@@ -568,22 +524,21 @@ def compute_percentiles(values: NDArray[Any]) -> list[float] | None:
     50.0
     """
     finite = values[np.isfinite(values)]
-    return [float(value) for value in np.percentile(finite, PERCENTS)] if finite.size else None
+    return [float(value) for value in np.percentile(np.sort(finite), PERCENTS)] if finite.size else None
 
 
-def name_inputs(report: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Return a report with the names of the inputs, such as files or layers.
+def name_inputs(inputs: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return a description of images with the names of the inputs, such as files or layers.
 
     Parameters
     ----------
-    report
-        Report of a fitted table.
+    inputs
+        See :meth:`Inputs.to_dict`.
     names
         For every image, the names of the candidates and, last, of the truth.
     """
-    inputs = report["inputs"]
     listed = [{"names": list(some), **one} for some, one in zip(names, inputs["listed"], strict=False)]
-    return {**report, "inputs": {**inputs, "listed": listed}}
+    return {**inputs, "listed": listed}
 
 
 def current_versions() -> dict[str, Any]:
@@ -594,12 +549,4 @@ def current_versions() -> dict[str, Any]:
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     now = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdecimal() else datetime.now(UTC)
-    return {"date": now.date().isoformat(), "versions": {name: _version_of(name) for name in _PACKAGES}}
-
-
-@cache
-def _version_of(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # a source tree that is not installed
-        return "unknown"
+    return {"date": now.date().isoformat(), "versions": {name: package_version(name) for name in _PACKAGES}}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_ensir.ensemble.uncertainty.measure import ErrorSums
+    from napari_ensir.ensemble.uncertainty.error_table import ErrorSums
 
 By = Literal["truth", "reading"]
 
@@ -181,21 +181,28 @@ def _to_lists(numbers: NDArray[np.float64]) -> Any:
     return float(f"{float(numbers):.5g}") if np.isfinite(numbers) else None
 
 
+def rescale(values: Any, gain: float, offset: float = 0.0) -> Any:
+    """Convert numbers in nested lists to ``gain * x + offset``; anything else stays as it is.
+
+    Examples
+    --------
+    >>> rescale([[1, None], 2.5], 2, 1)
+    [[3.0, None], 6.0]
+    """
+    if isinstance(values, list):
+        return [rescale(each, gain, offset) for each in values]
+    try:
+        return float(gain * values + offset) if type(values) in (int, float) else values
+    except OverflowError:  # JSON knows whole numbers of any size
+        return values
+
+
 def rescale_bias_report(kept: Any, gain: float, offset: float) -> Any:
     """Convert the entry of a report to intensities ``gain * x + offset``; return a damaged one unchanged."""
-    try:
-        found = {**kept, "low": gain * kept["low"] + offset, "high": gain * kept["high"] + offset}
-        for kind in _KINDS:
-            if kind in kept:
-                scaled = {key: _scale(kept[kind][key], gain) for key in ("bias", "standard_error")}
-                found[kind] = {**kept[kind], **scaled}
-    except (KeyError, TypeError):
+    if not isinstance(kept, dict):
         return kept
+    found = kept | {end: rescale(kept.get(end), gain, offset) for end in ("low", "high")}
+    for kind in _KINDS:
+        if isinstance(curve := kept.get(kind), dict):
+            found[kind] = curve | {key: rescale(curve.get(key), gain) for key in ("bias", "standard_error")}
     return found
-
-
-def _scale(numbers: Sequence[Any] | float | None, gain: float) -> Any:
-    """Multiply nested lists of numbers, which may hold None."""
-    if isinstance(numbers, list):
-        return [_scale(one, gain) for one in numbers]
-    return None if numbers is None else float(numbers * gain)  # type: ignore[operator]

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.parallel import running_progress
+from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose
 from napari_ensir.ensemble.combine.folds import estimate_held_out_lookup
 from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.statistics.count import collect
 from napari_ensir.ensemble.uncertainty.bias import bias_report
-from napari_ensir.ensemble.uncertainty.error_table import ErrorTable, estimate_error_factor, fit_error_table
-from napari_ensir.ensemble.uncertainty.measure import ErrorSums, measure
+from napari_ensir.ensemble.uncertainty.error_table import (
+    ErrorSums,
+    ErrorTable,
+    estimate_error_factor,
+    fit_error_table,
+    measure,
+)
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -49,7 +55,7 @@ def calibrate(
     device: str | torch.device = "auto",
     progress: Progress | None = None,
     folds: Sequence[Statistics] = (),
-) -> tuple[ErrorTable, dict[str, Any]]:
+) -> tuple[ErrorTable, dict[str, Any], list[Diagnostic]]:
     """Measure a method's errors on each part of a reference set with weights learned from the other parts.
 
     Parameters
@@ -75,7 +81,9 @@ def calibrate(
         Entries for the table's report. ``"held_out"``: what the errors were measured on (``"kind"``), the
         error over all pixels (``"rmse"``) and, from two images on, ``"error_factor"``
         (:func:`~napari_ensir.ensemble.uncertainty.error_table.estimate_error_factor`). ``"bias"``: mean
-        errors by intensity (:mod:`napari_ensir.ensemble.uncertainty.bias`). ``"warnings"``: sentences.
+        errors by intensity (:mod:`napari_ensir.ensemble.uncertainty.bias`).
+    diagnostics : list of Diagnostic
+        Whether the noise of the ground truth is lower than given, at some intensities.
 
     Raises
     ------
@@ -102,16 +110,19 @@ def calibrate(
         raise EnsembleError(
             "no pixel is left to measure errors on; all are NaN, infinite or outside the mask."
         )
-    held_out: dict[str, Any] = {"kind": _held_out_kind(method), "rmse": table.overall}
+    kind = "the reference set, by the table as it is"
+    if method in METHODS:
+        kind = f"{FOLDS} parts of the reference set, each by weights learned from the others"
+    held_out: dict[str, Any] = {"kind": kind, "rmse": table.overall}
     factor = estimate_error_factor(table, by_image)
     if factor is not None:
         held_out["error_factor"] = factor
     over = "images" if (fields.n_images or 0) >= ENOUGH_IMAGES else "blocks of the images"
-    return table, {
-        "held_out": held_out,
-        "bias": bias_report(by_group, over, noise),
-        "warnings": _noise_warnings(table),
-    }
+    found = []
+    if table.low_noise_range is not None:
+        low, high = table.low_noise_range
+        found.append(diagnose("calibration", low=low, high=high, noise=noise))
+    return table, {"held_out": held_out, "bias": bias_report(by_group, over, noise)}, found
 
 
 def _measure_parts(
@@ -137,31 +148,13 @@ def _measure_parts(
         for place, field in enumerate(images):
             image = part + place * FOLDS if n_images >= FOLDS else place
             for band in field.bands(per_field):
-                found = measure([band], lookup, zeros, device, report)
+                found = measure(band, lookup, zeros, device, report)
                 by_part[part] = by_part[part] + found
                 if image < len(by_image):
                     by_image[image] = by_image[image] + found
                 number = next(numbers)
                 by_group[number] = by_group[number] + found
     return by_part, by_image, by_group
-
-
-def _held_out_kind(method: str) -> str:
-    if method in METHODS:
-        return f"{FOLDS} parts of the reference set, each by weights learned from the others"
-    return "the reference set, by the table as it is"
-
-
-def _noise_warnings(errors: ErrorTable) -> list[str]:
-    """A warning where the truth's noise is lower than given, at some intensities."""
-    if errors.low_noise_range is None:
-        return []
-    low, high = errors.low_noise_range
-    return [
-        f"where the ensemble is between {low:.4g} and {high:.4g}, the noise of the ground truth is less than "
-        f"the given {errors.noise:.4g}, so expected errors are too low there. Photon noise, which grows with "
-        "intensity, has no single standard deviation."
-    ]
 
 
 def read_truth_noise(report: Mapping[str, Any]) -> float:

@@ -1,47 +1,62 @@
-"""Expected error of an ensemble at each pixel, by its intensity and the spread of the candidates.
+"""Errors of an ensemble on held-out pixels, and the expected error at each pixel.
 
-The spread (standard deviation over the candidates at a pixel) says how much they disagree. How large an error
-goes with a given spread depends on the intensity, the channel and the restorers, and is measured on images
-held out from a reference set. Where all candidates agree on a wrong value, the error is not visible to it.
+The expected error follows from the ensemble's intensity and the spread of the candidates (their standard
+deviation at a pixel), which says how much they disagree. How large an error goes with a given spread depends
+on the intensity, the channel and the restorers, and is measured on images held out from a reference set.
+Where all candidates agree on a wrong value, the error is not visible to it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
-from math import prod
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial, reduce
+from math import ceil, prod
+from operator import add
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from napari_ensir.ensemble.arrays.blocks import is_dask, is_torch
+from napari_ensir.devices import resolve_device
+from napari_ensir.ensemble.arrays.blocks import Channels, is_dask, is_torch, read_block
 from napari_ensir.ensemble.arrays.image_set import Field
-from napari_ensir.ensemble.arrays.parallel import running_progress
+from napari_ensir.ensemble.arrays.parallel import for_each, running_progress
 from napari_ensir.ensemble.combine.combine import combine_field, map_chunks
 from napari_ensir.ensemble.engines import choose_engine
+from napari_ensir.ensemble.statistics.count import is_lazy, reduce_chunks
 from napari_ensir.ensemble.statistics.student_t import student_t_quantile
-from napari_ensir.ensemble.uncertainty.measure import (
-    INTENSITIES,
-    SPREADS,
-    STEPS,
-    add_sums,
-    class_grid,
-    find_channels,
-    find_classes,
-    flatten,
-    for_each_band,
-    read_field,
-)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.arrays.image_set import Progress
+    from napari_ensir.ensemble.arrays.parallel import Report
     from napari_ensir.ensemble.combine.lookup import Lookup
-    from napari_ensir.ensemble.uncertainty.measure import ErrorSums
+
+STEPS = 16 * 255
+"""Steps per data range; errors are counted in whole steps."""
+
+MAX_STEPS = 4 * STEPS
+"""Larger errors are clipped at four data ranges, so that sums of squares stay within 53 bits."""
+
+INTENSITIES = 16
+"""Classes of the ensemble's intensity, over the data range."""
+
+SPREADS = 20
+"""Classes of the candidates' standard deviation, two for each doubling."""
+
+BIAS_CLASSES = 32
+"""Classes of intensity for mean errors, over the data range."""
+
+BLOCK_PIXELS = {"cpu": 2**18, "gpu": 2**20}
+"""Pixels worked on at once."""
+
+NUMPY_PIXELS = 2**14
+"""Pixels that numpy works on at once."""
+
+_NO_MASK = np.zeros(0, bool)
 
 TRUSTS = (50.0, 1e3, 1e4, 1e5, 1e6, 1e12)
 """Values of :attr:`ErrorTable.trust` to choose from; the last ignores the intensity."""
@@ -58,34 +73,300 @@ COVERAGE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class ErrorTable:
-    """Squared errors of an ensemble on held-out pixels, by channel, intensity and spread.
+class ErrorClasses:
+    """Squared errors of an ensemble, by channel, intensity and spread.
 
     Attributes
     ----------
     low, high : float
         Data range in intensity units.
     squares : (C, INTENSITIES, SPREADS) int64
-        Sums of squared errors, in squared steps.
+        Sums of squared errors, in squared steps, by the ensemble's intensity and the candidates' spread.
     counts : (C, INTENSITIES, SPREADS) int64
-        Pixels.
-    noise : float
-        Standard deviation of the ground truth's noise, in intensity units; its variance is subtracted.
-    trust : float
-        Shrinkage, in pixels, of each class toward the mean squared error of its spread at any intensity.
+        Pixels in each of these classes.
     """
 
     low: float
     high: float
     squares: NDArray[np.int64]
     counts: NDArray[np.int64]
-    noise: float = 0.0
-    trust: float = TRUSTS[1]
 
     @property
     def step(self) -> float:
         """Intensity units per step."""
         return (self.high - self.low) / STEPS
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorSums(ErrorClasses):
+    """Errors of an ensemble and its candidates, summed over pixels by class; sums of parts add up.
+
+    Attributes
+    ----------
+    bias_errors : (2, C, M + 1, BIAS_CLASSES) int64
+        Image minus truth, in steps, of the candidates and, last, the ensemble: by the truth's intensity, then
+        by the image's own.
+    bias_counts : (2, C, M + 1, BIAS_CLASSES) int64
+        Pixels in each of these classes.
+    """
+
+    bias_errors: NDArray[np.int64]
+    bias_counts: NDArray[np.int64]
+
+    @classmethod
+    def zeros(cls, low: float, high: float, n_channels: int, n_candidates: int) -> ErrorSums:
+        """The sums over no pixels."""
+        classes, biases = (
+            np.zeros((2, n_channels, INTENSITIES, SPREADS), np.int64),
+            np.zeros((2, 2, n_channels, n_candidates + 1, BIAS_CLASSES), np.int64),
+        )
+        return cls(low, high, *classes, *biases)
+
+    def __add__(self, other: ErrorSums) -> ErrorSums:
+        names = ("squares", "counts", "bias_errors", "bias_counts")
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def measure_block(
+        self, ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None
+    ) -> ErrorSums:
+        """Sums of one block in the same classes.
+
+        Parameters
+        ----------
+        ensemble : array of the block's shape
+        field
+            The block with its ground truth, as numpy arrays.
+        keep : bool array of the block's shape, or None
+            Pixels to count; None: all. Pixels that are not finite are left out.
+        """
+        found = ErrorSums.zeros(self.low, self.high, len(self.counts), self.bias_counts.shape[2] - 1)
+        block = flatten(ensemble, field, keep)
+        if choose_engine("count_errors", block.candidates.dtype, block.candidates.size) != "compiled":
+            _count_in_numpy(block, found)
+            return found
+        from napari_ensir.ensemble import kernels
+
+        grid = [self.low, BIAS_CLASSES / (self.high - self.low), BIAS_CLASSES, self.step, MAX_STEPS]
+        sums = (found.squares, found.counts, found.bias_errors, found.bias_counts)
+        kernels.count_errors(
+            *block,
+            class_grid(self.low, self.high),
+            SPREADS,
+            np.array(grid, np.float64),
+            *(each.reshape(-1) for each in sums),
+        )
+        return found
+
+
+def class_grid(low: float, high: float) -> NDArray[np.float32]:
+    """Classes of intensity and unit of spread for a data range, as the kernels take them."""
+    return np.array([low, INTENSITIES / (high - low), INTENSITIES, (high - low) / 255], np.float32)
+
+
+class FlatBlock(NamedTuple):
+    """A block as the kernels take it: flat arrays, then the channels."""
+
+    candidates: NDArray[np.floating[Any]]
+    truth: NDArray[np.floating[Any]]
+    ensemble: NDArray[np.float32]
+    keep: NDArray[np.bool_]
+    channels: tuple[int, int, int]
+
+
+def flatten(ensemble: NDArray[np.float32], field: Field, keep: NDArray[np.bool_] | None) -> FlatBlock:
+    """Flatten a block of numpy arrays, without loss, to float32 or float64.
+
+    The kernels are compiled for these two dtypes only. Without a ground truth, ``truth`` is empty.
+    """
+    arrays = [np.asarray(array) for array in field.arrays]
+    exact = np.stack(arrays, dtype=np.result_type(*arrays, np.float32)).reshape(len(arrays), -1)
+    n = len(field.candidates)
+    run = Channels.of_block(field.shape, (slice(None),) * len(field.shape), field.channel_axis)
+    return FlatBlock(
+        exact[:n],
+        exact[n:].reshape(-1),
+        np.ascontiguousarray(ensemble, np.float32).reshape(-1),
+        _NO_MASK if keep is None else np.ascontiguousarray(np.broadcast_to(keep, field.shape)).reshape(-1),
+        (run.first, run.count, run.inner),
+    )
+
+
+def _count_in_numpy(block: FlatBlock, found: ErrorSums) -> None:
+    """Add a block's errors as :func:`~napari_ensir.ensemble.kernels.count_errors` does."""
+    good = np.isfinite(block.ensemble.astype(np.float64) - block.truth)
+    good &= block.keep if block.keep.size else True
+    chosen, channels = np.flatnonzero(good), find_channels(block)
+    per_unit = BIAS_CLASSES / (found.high - found.low)
+
+    def add(sums: NDArray[np.int64], places: NDArray[np.int64], weights: Any = None) -> None:
+        sums += np.bincount(places, weights, minlength=sums.size).astype(np.int64).reshape(sums.shape)
+
+    for begin in range(0, len(chosen), NUMPY_PIXELS):
+        part = chosen[begin : begin + NUMPY_PIXELS]
+        truth, channel, ensemble = block.truth[part], channels[part], block.ensemble[part]
+        candidates = block.candidates.take(part, axis=1)
+        images = np.array([truth, *candidates, ensemble], np.float64)
+        classes = _clamp((images - found.low) * per_unit, 0.0, BIAS_CLASSES - 1.0).astype(np.int64)
+        classes += channel * BIAS_CLASSES
+        levels = np.rint(_clamp((images[1:] - images[0]) / found.step, -MAX_STEPS, MAX_STEPS))
+        for m, errors in enumerate(levels):
+            for way, places in enumerate((classes[0], classes[m + 1])):
+                add(found.bias_errors[way, :, m], places, errors)
+                add(found.bias_counts[way, :, m], places)
+        places = channel * INTENSITIES * SPREADS + find_classes(candidates, ensemble, found.low, found.high)
+        add(found.squares, places, errors * errors)  # of the ensemble, the last image
+        add(found.counts, places)
+
+
+def find_channels(block: FlatBlock) -> NDArray[np.int64]:
+    """Return the channel of each pixel."""
+    first, count, inner = block.channels
+    n = block.ensemble.size
+    return np.full(n, first) if count == 1 else first + np.arange(n) // inner % count
+
+
+def find_classes(
+    candidates: NDArray[Any], ensemble: NDArray[np.float32], low: float, high: float
+) -> NDArray[np.int64]:
+    """Return the class of intensity and spread of each pixel, in float32 as in the compiled kernels."""
+    low, per_unit, n_classes, unit = class_grid(low, high)
+    zero, n = np.float32(0), np.float32(len(candidates))
+    singles = candidates.astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        total, squares = np.zeros_like(ensemble), np.zeros_like(ensemble)
+        for image in singles[1:]:
+            above = image - singles[0]  # relative to the first candidate, to avoid cancellation
+            total += above
+            squares += above * above
+        mean = total / n
+        variance = squares / n - mean * mean
+        spread = np.sqrt(np.where(variance > zero, variance, zero)) / unit + np.float32(0.25)
+        place = _clamp((ensemble - low) * per_unit, zero, n_classes - np.float32(1))
+    bits = spread.view(np.int32)
+    # The exponent of a float, and whether its fraction is at least the square root of two.
+    half = (bits & 0x7FFFFF) >= (np.float32(2**0.5).view(np.int32) & 0x7FFFFF)
+    step = 2 * ((bits >> 23) - 127) + half + 4
+    return np.asarray(place.astype(np.int64) * SPREADS + np.clip(step, 0, SPREADS - 1))
+
+
+def _clamp(values: NDArray[Any], least: Any, most: Any) -> NDArray[Any]:
+    """Clamp values to two bounds; NaN becomes the lower one."""
+    return np.asarray(np.minimum(np.where(values > least, values, least), most))
+
+
+def measure(
+    field: Field,
+    lookup: Lookup,
+    zeros: ErrorSums,
+    device: str | torch.device = "auto",
+    report: Report = lambda pixels: None,
+) -> ErrorSums:
+    """Sum the errors of a lookup's ensemble over a field with ground truth.
+
+    Parameters
+    ----------
+    field
+        The lookup must not have been learned from it, or its errors come out too small.
+    lookup
+    zeros
+        Sums over no pixels, which set the classes.
+    device
+        Where to combine.
+    report
+        Called with the number of pixels just finished.
+
+    Returns
+    -------
+    ErrorSums
+        The same for any blocks of the pixels.
+    """
+    if is_lazy(field):
+        chunk = partial(_measure_chunk, lookup, zeros, field.channel_axis)
+        found: ErrorSums = reduce_chunks(_with_whole_channels(field), chunk, add_sums, report)
+        return found
+    total = zeros
+
+    def done(band: Field, found: ErrorSums) -> None:
+        nonlocal total
+        total = total + found
+        report(prod(band.shape))
+
+    for_each_band(field, device, lambda band: _measure_band(band, lookup, zeros, device), done)
+    return total
+
+
+def add_sums(parts: Sequence[ErrorSums]) -> ErrorSums:
+    """Sum of one or more parts."""
+    return reduce(add, parts)
+
+
+def for_each_band(
+    field: Field,
+    device: str | torch.device,
+    work: Callable[[Field], Any],
+    done: Callable[[Field, Any], object],
+) -> None:
+    """Call ``work`` on bands of a field, in several threads on the CPU, and ``done`` with each result."""
+    on_cpu = resolve_device(device).type == "cpu"
+    for_each(_bands(field, on_cpu=on_cpu), work, done, threads=None if on_cpu else 1)
+
+
+def _bands(field: Field, *, on_cpu: bool) -> list[Field]:
+    """Pieces of a field to work on in memory, each with all channels."""
+    return field.bands(max(1, ceil(prod(field.shape) / BLOCK_PIXELS["cpu" if on_cpu else "gpu"])))
+
+
+def read_field(field: Field) -> Field:
+    """The field without its mask, as numpy arrays of its working dtype."""
+    whole = (slice(None),) * len(field.shape)
+    arrays = [read_block(array, whole, field.dtype).reshape(field.shape) for array in field.arrays]
+    truth = None if field.truth is None else arrays.pop()
+    return Field(tuple(arrays), truth, None, field.channel_axis)
+
+
+def _measure_band(band: Field, lookup: Lookup, zeros: ErrorSums, device: str | torch.device) -> ErrorSums:
+    part = read_field(band)
+    mask = band.read_mask((slice(None),) * len(band.shape))
+    keep = None if mask is None else mask.reshape(band.shape)
+    ensemble = np.asarray(combine_field(lookup, part, device, as_maps=False))
+    return zeros.measure_block(ensemble, part, keep)
+
+
+def _with_whole_channels(field: Field) -> Field:
+    """The same field of dask arrays with the channel axis in one chunk."""
+    axis = field.channel_axis
+    if axis is None:
+        return field
+    arrays = [one.rechunk({axis: -1}) if is_dask(one) else one for one in field.arrays]
+    return Field(tuple(arrays[:-1]), arrays[-1], field.mask, axis)
+
+
+def _measure_chunk(
+    lookup: Lookup,
+    zeros: ErrorSums,
+    axis: int | None,
+    arrays: Sequence[NDArray[Any]],
+    mask: Any,
+    first_channel: int,
+) -> ErrorSums:
+    bands = _bands(Field(tuple(arrays[:-1]), arrays[-1], mask, axis), on_cpu=True)
+    return add_sums([_measure_band(band, lookup, zeros, "cpu") for band in bands])
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorTable(ErrorClasses):
+    """Errors of an ensemble on held-out pixels, from which the expected error at each pixel follows.
+
+    Attributes
+    ----------
+    noise : float
+        Standard deviation of the ground truth's noise, in intensity units; its variance is subtracted.
+    trust : float
+        Shrinkage, in pixels, of each class toward the mean squared error of its spread at any intensity.
+    """
+
+    noise: float = 0.0
+    trust: float = TRUSTS[1]
 
     @cached_property
     def rmse(self) -> NDArray[np.float32]:
@@ -125,7 +406,21 @@ class ErrorTable:
         axis : int or None
             Channel axis; None where channels are pooled.
         """
-        return self._predict(ensemble, candidates, axis, self.rmse)
+        block = flatten(ensemble, Field(tuple(candidates), None, None, axis), None)
+        if choose_engine("look_up_errors", block.candidates.dtype, block.candidates.size) != "compiled":
+            place = find_channels(block) * INTENSITIES * SPREADS
+            place += find_classes(block.candidates, block.ensemble, self.low, self.high)
+            error = self.rmse.reshape(-1)[place]
+            return np.where(np.isfinite(block.ensemble), error, np.float32(np.nan)).reshape(ensemble.shape)
+        from napari_ensir.ensemble import kernels
+
+        out = np.empty(ensemble.shape, np.float32)
+        grid = class_grid(self.low, self.high)
+        table = self.rmse.reshape(-1)
+        kernels.look_up_errors(
+            block.ensemble, block.candidates, block.channels, grid, SPREADS, table, out.reshape(-1)
+        )
+        return out
 
     def at(self, ensemble: float, intensities: Sequence[float], channel: int = 0) -> float:
         """Expected root mean square error at one pixel, in intensity units.
@@ -139,30 +434,10 @@ class ErrorTable:
         channel
             0 where channels are pooled.
         """
-        candidates = [np.array([one], np.float32) for one in intensities]
-        return float(self._predict(np.array([ensemble], np.float32), candidates, None, self.rmse[channel])[0])
-
-    def _predict(
-        self,
-        ensemble: NDArray[np.float32],
-        candidates: Sequence[NDArray[Any]],
-        axis: int | None,
-        rmse: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        block = flatten(ensemble, Field(tuple(candidates), None, None, axis), None)
-        if choose_engine("look_up_errors", block.candidates.dtype, block.candidates.size) != "compiled":
-            place = find_channels(block) * INTENSITIES * SPREADS
-            place += find_classes(block.candidates, block.ensemble, self.low, self.high)
-            error = np.where(np.isfinite(block.ensemble), rmse.reshape(-1)[place], np.float32(np.nan))
-            return error.reshape(ensemble.shape)
-        from napari_ensir.ensemble import kernels
-
-        out = np.empty(ensemble.size, np.float32)
-        grid = class_grid(self.low, self.high)
-        kernels.look_up_errors(
-            block.ensemble, block.candidates, block.channels, grid, SPREADS, rmse.reshape(-1), out
-        )
-        return out.reshape(ensemble.shape)
+        # Channels along the second axis; each gets the same intensities.
+        shape = (1, len(self.counts))
+        candidates = [np.full(shape, one, np.float32) for one in intensities]
+        return float(self.predict(np.full(shape, ensemble, np.float32), candidates, 1)[0, channel])
 
 
 def _shrink(
@@ -253,7 +528,12 @@ def map_expected_error(
         tensor.
     """
     if any(is_dask(candidate) for candidate in field.candidates):
-        return _map_dask(table, lookup, field, device)
+
+        def block(*parts: NDArray[Any]) -> NDArray[np.float32]:
+            part = Field(parts, None, None, field.channel_axis)
+            return np.asarray(map_expected_error(table, lookup, part, device))
+
+        return map_chunks(field, block)
     result = np.empty(field.shape, np.float32)
     report = running_progress(progress, prod(field.shape), "expected error")
 
@@ -274,12 +554,3 @@ def map_expected_error(
 
         return torch.from_numpy(result).to(field.candidates[0].device)
     return result
-
-
-def _map_dask(table: ErrorTable, lookup: Lookup, field: Field, device: str | torch.device) -> Any:
-    def block(*parts: NDArray[Any]) -> NDArray[np.float32]:
-        part = Field(parts, None, None, field.channel_axis)
-        found: NDArray[np.float32] = map_expected_error(table, lookup, part, device)
-        return found
-
-    return map_chunks(field, block)

@@ -24,7 +24,13 @@ from napari_ensir.files.tensors import brief
 from napari_ensir.files.yaml_text import parse_yaml
 from napari_ensir.restorers.formats.careamics import build_restorer, parse_numbers, read_weights
 from napari_ensir.restorers.formats.file_kinds import DESCRIPTIONS
-from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, check_tile, load_network
+from napari_ensir.restorers.networks.external import (
+    Normalization,
+    PackagedNetwork,
+    check_channels,
+    check_tile,
+    load_network,
+)
 from napari_ensir.restorers.networks.onnx import OnnxNetwork
 from napari_ensir.restorers.networks.tiling import Tiles
 
@@ -251,12 +257,7 @@ def _open_described(
             "are needed."
         )
     channels = _channels(inputs, 1, where)
-    output_channels = _channels(outputs, channels, where)
-    if channels != output_channels:
-        raise EnsembleError(
-            f"{where} turns {channels} channels into {output_channels}; only networks that keep the channels "
-            "can be used."
-        )
+    check_channels(channels, _channels(outputs, channels, where), where)
     size = _sizes(inputs, spatial, where)
     scale, missing, halos = _output_geometry(inputs, outputs, size, spatial, where)
     # Pixels of the input at each side for which the output is not valid.

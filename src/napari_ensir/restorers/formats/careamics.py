@@ -24,7 +24,7 @@ from napari_ensir.errors import EnsembleError, ensemble_errors
 from napari_ensir.files.archive import pack_records, read_records
 from napari_ensir.files.tensors import brief
 from napari_ensir.restorers.networks.checkpoint import load_weights, parse_settings, strip_prefix
-from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, identity
+from napari_ensir.restorers.networks.external import Normalization, PackagedNetwork, check_channels, identity
 from napari_ensir.restorers.networks.tiling import Tiles
 
 if TYPE_CHECKING:
@@ -292,11 +292,7 @@ class UNetSettings:
         fits = all(1 <= each <= _MAX_CHANNELS for each in channels) and 1 <= self.num_channels_init <= 1024
         if not (fits and self.conv_dims in (2, 3) and 1 <= self.depth <= 8):
             raise EnsembleError(f"{self} are not valid settings of CAREamics' U-Net.")
-        if self.num_classes != self.in_channels:
-            raise EnsembleError(
-                f"it turns {self.in_channels} channels into {self.num_classes}; only networks that keep the "
-                "channels can be used."
-            )
+        check_channels(self.in_channels, self.num_classes, "it")
         if self.final_activation != "None":
             raise EnsembleError(
                 f"its final activation is {self.final_activation[:40]!r}; only 'None' is supported."

@@ -10,19 +10,18 @@ The names of the network's tensors start with ``model.``.
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from napari_ensir.errors import EnsembleError, ensemble_errors
+from napari_ensir.errors import EnsembleError, ensemble_errors, errors_of
 from napari_ensir.files.atomic import whole_file
 from napari_ensir.files.paths import expand_path
 from napari_ensir.files.tensors import brief, metadata_of, package_version, parse_object, readable_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -143,15 +142,6 @@ def parse_settings(kind: type[_Settings], values: object, where: str) -> _Settin
 def _check_names(given: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
     if wrong := sorted(given.keys() ^ wanted.keys()):
         raise EnsembleError(f"{what}; missing or unknown: {', '.join(name[:80] for name in wrong[:3])}.")
-
-
-@contextmanager
-def errors_of(where: str) -> Iterator[None]:
-    """Put the name of a file in front of the message of an error."""
-    try:
-        yield
-    except EnsembleError as error:
-        raise EnsembleError(f"{where}: {error}") from error
 
 
 def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -304,6 +304,15 @@ def load_network(path: str | Path, *, content: bytes | None = None, **settings: 
     return ExternalNetwork(network=script, **settings)
 
 
+def check_channels(taken: int, returned: int, where: str) -> None:
+    """Raise EnsembleError if a network does not keep the number of channels."""
+    if taken != returned:
+        raise EnsembleError(
+            f"{where} turns {taken} channels into {returned}; only networks that keep the channels can be "
+            "used."
+        )
+
+
 def check_tile(size: tuple[int, ...], where: str) -> tuple[int, ...]:
     """Return the input size of a network; EnsembleError if no image of this size can be given to it."""
     if math.prod(size) > _MAX_TILE or min(size) < 8:
@@ -383,11 +392,7 @@ def load_spandrel(path: str | Path, **settings: Any) -> ExternalNetwork:
             ) from error
     if not isinstance(found, spandrel.ImageModelDescriptor):
         raise EnsembleError(f"{path} is not a network from one image to one image, as is needed.")
-    if found.input_channels != found.output_channels:
-        raise EnsembleError(
-            f"{path} turns {found.input_channels} channels into {found.output_channels}; "
-            "only networks that keep the channels can be used."
-        )
+    check_channels(found.input_channels, found.output_channels, str(path))
     settings.setdefault("enlarges", found.scale)
     settings.setdefault("label", f"{found.architecture.name}, {Path(path).stem}")
     settings.setdefault("sides", 1)  # spandrel pads to what the network needs, as its authors do

@@ -195,6 +195,7 @@ class LearnedRestorer(NetworkRestorer):
         Number of training steps; 0: untrained, as its name then says.
     """
 
+    model_type: ClassVar[type[Model]]
     model: Model
     trained_steps: int = 0
 

@@ -28,7 +28,7 @@ from napari_ensir.ensemble.scoring.scores import (
     side_by_side,
     verdict,
 )
-from napari_ensir.errors import EnsembleError
+from napari_ensir.errors import EnsembleError, errors_of
 from napari_ensir.restorers.base import (
     as_restorer,
     channels_first,
@@ -277,20 +277,11 @@ class BlindReference:
         axis, shrinkage = given.channel_axis, given.shrinkage
         if shrinkage != "auto" and self.criterion == "SURE":
             shrinkage *= SHRINKAGE_FACTOR
+        data_range, channels = given.data_range or self.data_range, None if axis is None else -1
+        fitted = replace(given, shrinkage=shrinkage, data_range=data_range, channel_axis=channels)
         pairs, masks = self.scored_pairs
-        lut, scores = _learn_from_noisy(
-            pairs,
-            self.names,
-            replace(
-                given,
-                shrinkage=shrinkage,
-                data_range=given.data_range or self.data_range,
-                channel_axis=None if axis is None else -1,
-            ),
-            mask=masks,
-            progress=progress,
-            check_input=False,
-        )
+        how = {"mask": masks, "progress": progress, "check_input": False}
+        lut, scores = _learn_from_noisy(pairs, self.names, fitted, **how)
         scores = self._with_input(scores)
         hiding = self.settings.keywords("stride", "offsets", "seed")
         report = _with_scores(lut, scores).report | {
@@ -547,11 +538,9 @@ def _as_images(images: Any, channel_axis: int | None) -> list[NDArray[Any]]:
     if not given:
         raise EnsembleError("there is no image; give at least one.")
     arrays = []
-    for number, image in enumerate(given):
-        try:
+    for number, image in enumerate(given, start=1):
+        with errors_of(f"image {number}"):
             arrays.append(check_image(image, channel_axis))
-        except EnsembleError as error:
-            raise EnsembleError(f"image {number + 1}: {error}") from None
     return arrays
 
 

@@ -381,6 +381,7 @@ class DPIR(LearnedRestorer):
     """
 
     title: ClassVar[str] = "DP-IR"
+    model_type = FusionModel
     model: FusionModel
     ir: Restorer
     denoiser: Restorer | None = None

@@ -279,6 +279,7 @@ class IRCM(LearnedRestorer):
     """
 
     title: ClassVar[str] = "IR-CM"
+    model_type = ConsistencyModel
     model: ConsistencyModel
     steps: int = steps_setting(1)
     restart: float = setting(

@@ -16,11 +16,9 @@ from napari_ensir.restorers.networks.learned import Draw, LearnedRestorer, Model
 from napari_ensir.settings import TrainSettings, noise_setting, settings_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from napari_ensir.restorers.base import Progress
+    from napari_ensir.restorers.base import FloatImage, Progress
 
 
 def sinusoid(value: Tensor, width: int) -> Tensor:
@@ -306,12 +304,11 @@ class Denoiser(LearnedRestorer):
     """
 
     title: ClassVar[str] = "Denoising network"
+    model_type = DenoiserModel
     model: DenoiserModel
     noise: float | None = noise_setting()
 
-    def restore_unit(
-        self, image: NDArray[np.float32], scale: float, progress: Progress
-    ) -> NDArray[np.float32]:
+    def restore_unit(self, image: FloatImage, scale: float, progress: Progress) -> FloatImage:
         """See :class:`NetworkRestorer`."""
         on_unit_scale = replace(self, noise=None if self.noise is None else self.noise / scale)
         return super(Denoiser, on_unit_scale).restore_unit(image, scale, progress)
@@ -358,6 +355,7 @@ class Regression(LearnedRestorer):
     """Restorer that applies a :class:`RegressionModel`; :class:`LearnedRestorer` has the parameters."""
 
     title: ClassVar[str] = "Regression"
+    model_type = RegressionModel
     model: RegressionModel
 
     def restore_plane(self, plane: Tensor, draw: Draw, tiled: Tiled) -> Tensor:

@@ -166,6 +166,7 @@ class Noise2Void(LearnedRestorer):
     """
 
     title: ClassVar[str] = "Noise2Void"
+    model_type = Noise2VoidModel
     model: Noise2VoidModel
 
     @property
@@ -190,4 +191,5 @@ class Noise2Noise(Noise2Void):
     """Restorer that applies a :class:`Noise2NoiseModel`."""
 
     title: ClassVar[str] = "Noise2Noise"
+    model_type = Noise2NoiseModel
     model: Noise2NoiseModel

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from napari_ensir.errors import EnsembleError, MissingRestorer
+from napari_ensir.errors import EnsembleError, MissingRestorer, errors_of
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.files.tensors import brief
-from napari_ensir.restorers.base import Restorer, check_range, with_settings
+from napari_ensir.restorers.base import PARTS, Restorer, check_range, with_settings
 from napari_ensir.restorers.classical import CLASSICAL
 from napari_ensir.restorers.networks.checkpoint import (
-    errors_of,
     load_weights,
     parse_settings,
     read_checkpoint,
@@ -24,14 +23,8 @@ from napari_ensir.restorers.networks.checkpoint import (
 )
 from napari_ensir.restorers.training.dp_ir import DPIR, FusionModel
 from napari_ensir.restorers.training.ir_cm import IRCM, ConsistencyModel
-from napari_ensir.restorers.training.models import Denoiser, DenoiserModel, Regression, RegressionModel
-from napari_ensir.restorers.training.noise2void import (
-    Noise2Noise,
-    Noise2NoiseModel,
-    Noise2Void,
-    Noise2VoidModel,
-    noise_of,
-)
+from napari_ensir.restorers.training.models import Denoiser, Regression
+from napari_ensir.restorers.training.noise2void import Noise2Noise, Noise2Void, noise_of
 from napari_ensir.restorers.training.perceptual import vgg_features
 from napari_ensir.restorers.training.trainer import Trainer, TrainingPairs, TrainingSettings, common_range
 from napari_ensir.settings import TrainSettings, check_settings
@@ -42,17 +35,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_ensir.restorers.base import Progress
-    from napari_ensir.restorers.networks.learned import LearnedRestorer, Model
+    from napari_ensir.restorers.networks.learned import LearnedRestorer
 
-KINDS: dict[str, tuple[type[Model], type[LearnedRestorer]]] = {
-    "regression": (RegressionModel, Regression),
-    "ir-cm": (ConsistencyModel, IRCM),
-    "denoiser": (DenoiserModel, Denoiser),
-    "dp-ir": (FusionModel, DPIR),
-    "noise2void": (Noise2VoidModel, Noise2Void),
-    "noise2noise": (Noise2NoiseModel, Noise2Noise),
-}
-"""Model and restorer class of each kind."""
+_TRAINED: tuple[type[LearnedRestorer], ...] = (Regression, IRCM, Denoiser, DPIR, Noise2Void, Noise2Noise)
+KINDS = {each.model_type.kind: each for each in _TRAINED}
+"""Restorers by the kinds of their models."""
 
 # Patches of 96 pixels allow a quarter of the steps in the same time and, at a learning rate of 2e-3, reach
 # 28.8 dB where these settings reach 31.2 dB (benchmarks/restorers.md).
@@ -68,8 +55,8 @@ class Recipe:
     ----------
     title, description
         A label and a sentence.
-    model
-        Class of the model.
+    restorer
+        Class of the restorer, whose model is trained.
     values
         Settings of the training and of the model that differ from the defaults.
     target
@@ -80,15 +67,10 @@ class Recipe:
 
     title: str
     description: str
-    model: type[Model]
+    restorer: type[LearnedRestorer]
     values: Mapping[str, Any] = field(default_factory=lambda: _UNET)
     target: str = "Clean"
     needs_degraded: bool = True
-
-    @property
-    def restorer(self) -> type[LearnedRestorer]:
-        """Class of the restorer that applies the model."""
-        return KINDS[self.model.kind][1]
 
     @property
     def steps(self) -> int:
@@ -105,58 +87,58 @@ RECIPES: dict[str, Recipe] = {
     "regression": Recipe(
         "Regression",
         "A network trained to return the clean image by the mean absolute error. Start here.",
-        RegressionModel,
+        Regression,
     ),
     "noise2void": Recipe(
         "Noise2Void, no clean image",
         "A denoiser that learns from noisy images alone to predict pixels from their neighbours. The noise "
         "must be independent from pixel to pixel.",
-        Noise2VoidModel,
+        Noise2Void,
         _NOISY,
         target="",
     ),
     "noise2noise": Recipe(
         "Noise2Noise, two exposures",
         "A denoiser that learns from two noisy exposures of the same field, with independent noise.",
-        Noise2NoiseModel,
+        Noise2Noise,
         _NOISY,
         target="Second exposure",
     ),
     "ir-cm": Recipe(
         "IR-CM, stages 1 and 2",
         "The consistency model: half of the steps on paths from the degraded image, half from the clean one.",
-        ConsistencyModel,
+        IRCM,
     ),
     "ir-cm-1": Recipe(
         "IR-CM, stage 1 only",
         "The consistency model on paths that start at the degraded image.",
-        ConsistencyModel,
+        IRCM,
         _UNET | {"linear_share": 1.0},
     ),
     "ir-cm-2": Recipe(
         "IR-CM, stage 2 only",
         "The consistency model on paths that start at the clean image.",
-        ConsistencyModel,
+        IRCM,
         _UNET | {"linear_share": 0.0},
     ),
     "ir-cm-paper": Recipe(
         "IR-CM, as in the paper",
         "The consistency model with the paper's noisy skip, and with stage 2 from the clean image only.",
-        ConsistencyModel,
+        IRCM,
         _UNET | {"sampled_share": 0.0, "noisy_skip": True},
     ),
     "denoiser": Recipe(
         "Denoiser",
         "A network that removes Gaussian noise of any level, learned from the clean image alone; "
         "DP-IR can use it.",
-        DenoiserModel,
+        Denoiser,
         _UNET | {"steps": 1200},
         needs_degraded=False,
     ),
     "dp-ir": Recipe(
         "DP-IR",
         "A small network that combines the images of a restorer and of a denoiser, which are not changed.",
-        FusionModel,
+        DPIR,
         {"steps": 600, "width": 64, "batch": 4, "patch": 32, "learning_rate": 2e-4},
     ),
 }
@@ -276,11 +258,11 @@ def _untrained(
     recipe: Recipe, values: dict[str, Any], data: TrainingPairs, ir: Restorer | None, denoiser: Any
 ) -> LearnedRestorer:
     """Untrained restorer for these images."""
-    kind: Any = recipe.model
-    if issubclass(kind, Noise2VoidModel):
+    kind: Any = recipe.restorer.model_type
+    if issubclass(recipe.restorer, Noise2Void):
         values = values | noise_of(data.split(values["validation"])[0])
     settings = _settings_from(kind.settings_type, values)
-    if kind is not FusionModel:
+    if recipe.restorer is not DPIR:
         return recipe.restorer(model=kind(settings))
     model = copy.deepcopy(denoiser.model) if isinstance(denoiser, Denoiser) else None
     if model is not None and model.channels != data.channels:
@@ -303,7 +285,7 @@ def _training_pairs(
     """Training pairs of a recipe; those of DP-IR are the images restored by `ir` and the clean ones."""
     if not (recipe.target and recipe.needs_degraded):
         pairs = [pair if isinstance(pair, tuple) else (pair, pair) for pair in pairs]
-    if recipe.model is FusionModel and ir is not None:
+    if recipe.restorer is DPIR and ir is not None:
         data_range = common_range([(np.asarray(a), np.asarray(b)) for a, b in pairs], data_range)
         apply = with_settings(ir, channel_axis=channel_axis, device=device)
         pairs = [(apply(degraded, progress=progress), clean) for degraded, clean in pairs]
@@ -358,8 +340,8 @@ def load_restorer(
     (16, 16)
     """
     tensors, header = read_checkpoint(path)
-    parts = {"ir": ir, "denoiser": denoiser}
-    return _restorer(tensors, header, str(path), parts, channel_axis=channel_axis, device=device)
+    settings = {"channel_axis": channel_axis, "device": device, "ir": ir, "denoiser": denoiser}
+    return _restorer(tensors, header, str(path), **settings)
 
 
 def resume_training(
@@ -409,7 +391,7 @@ def resume_training(
     """
     where = str(path)
     tensors, header = read_checkpoint(path)
-    restorer = _restorer(tensors, header, where, {"ir": ir, "denoiser": denoiser}, device=device)
+    restorer = _restorer(tensors, header, where, device=device, ir=ir, denoiser=denoiser)
     if restorer.data_range != pairs.data_range:
         raise EnsembleError(
             f"{where} was trained on the data range {restorer.data_range}; the images have "
@@ -422,48 +404,38 @@ def resume_training(
 
 
 def _restorer(
-    tensors: Mapping[str, Tensor],
-    header: Mapping[str, Any],
-    where: str,
-    parts: Mapping[str, Restorer | None] | None = None,
-    *,
-    channel_axis: int | None = None,
-    device: str = "auto",
+    tensors: Mapping[str, Tensor], header: Mapping[str, Any], where: str, **given: Any
 ) -> LearnedRestorer:
+    """Restorer from a checkpoint; `given` are fields of the restorer, and the parts of DP-IR."""
     kind = header.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise EnsembleError(
             f"{where} is of the unknown kind {brief(kind)}; known kinds are {', '.join(KINDS)}."
         )
-    model_type, restorer_type = KINDS[kind]
+    restorer_type = KINDS[kind]
+    model_type = restorer_type.model_type
     settings = parse_settings(model_type.settings_type, header.get("settings"), where)
     step, data_range = header.get("step"), _data_range(header.get("data_range"), where)
     if type(step) is not int or step < 0:
         raise EnsembleError(f"{where}: step is {brief(step)}; it must be a number of steps.")
-    prefixes = ("model.", "optimizer.", "training.") + (("ir.", "denoiser.") if kind == "dp-ir" else ())
+    prefixes = ("model.", "optimizer.", "training.") + ("ir.", "denoiser.") * (kind == "dp-ir")
     if strays := [name for name in tensors if not name.startswith(prefixes)]:
         raise EnsembleError(f"{where}: tensor {strays[0][:80]} is unknown.")
     with torch.device("meta"):
         model = model_type(settings)
     load_weights(model, strip_prefix(tensors, "model."), where)
-    inner: dict[str, Any] = {}
-    for part in ("ir", "denoiser") if kind == "dp-ir" else ():
-        inner[part] = (parts or {}).get(part)
-        if inner[part] is None and (part == "ir" or part in header):
-            stored = strip_prefix(tensors, f"{part}.")
-            inner[part] = _load_described(header.get(part), stored, where, device, part)
-    return restorer_type(
-        model=model,
-        trained_steps=step,
-        data_range=data_range,
-        channel_axis=channel_axis,
-        device=device,
-        **inner,
-    )
+    for part in PARTS:
+        restorer = given.pop(part, None)
+        if kind == "dp-ir":
+            if restorer is None and (part == "ir" or part in header):
+                stored = strip_prefix(tensors, f"{part}.")
+                restorer = _load_described(header.get(part), stored, where, part, given["device"])
+            given[part] = restorer
+    return restorer_type(model=model, trained_steps=step, data_range=data_range, **given)
 
 
 def _load_described(
-    entry: object, tensors: Mapping[str, Tensor], where: str, device: str, part: str
+    entry: object, tensors: Mapping[str, Tensor], where: str, part: str, device: str
 ) -> Restorer:
     """Restorer from the entry that :func:`.dp_ir.describe` made."""
     if not isinstance(entry, dict):
