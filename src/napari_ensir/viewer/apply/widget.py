@@ -301,10 +301,6 @@ class ApplyWidget(TablePanel):
             "expected_error": UNCALIBRATED if uncalibrated else "",
         }
 
-    def run(self) -> None:
-        """See Panel."""
-        self.apply()
-
     def _match_and_apply(self) -> None:
         self.match.value = True
         self.apply()
@@ -315,6 +311,8 @@ class ApplyWidget(TablePanel):
         if missing := self.missing_input():
             raise EnsembleError(missing)
         self._combine({"": self.layers})
+
+    run = apply
 
     def copy(self, write: Callable[..., str]) -> None:
         """Copy the choices as code, written by :func:`apply_as_python` or :func:`apply_as_command`."""

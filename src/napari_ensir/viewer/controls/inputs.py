@@ -54,8 +54,6 @@ class Number(FloatSpinBox):
     ----------
     value, min, max, step
         See magicgui; the default limits are wide.
-    unit
-        Shown after the number.
     """
 
     def __init__(
@@ -64,14 +62,12 @@ class Number(FloatSpinBox):
         min: float | None = None,  # noqa: A002 - names of magicgui
         max: float | None = None,  # noqa: A002
         step: float | None = None,
-        unit: str = "",
         **kwargs: Any,
     ) -> None:
         self._min_decimals = self._step_decimals = 0 if step is None else _decimals(step)
         super().__init__(
             min=-LARGEST if min is None else min, max=LARGEST if max is None else max, step=step, **kwargs
         )
-        self.native.setSuffix(f" {unit}" if unit else "")
         # Otherwise the text of the largest value would determine the width.
         self.native.setMinimumWidth(NUMBER_WIDTH)
         self.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -330,15 +326,10 @@ def create_control(setting: Setting, value: Any = Undefined, **kwargs: Any) -> B
     if setting.others:
         return EditableChoice(setting.choices or (), value=value, **common)
     if setting.kind == "choice":
-        entries = dict(setting.choices or {})
-        if setting.none is not None:
-            entries = {None: (f"default: {setting.none}", setting.description), **entries}
-        return Choice(entries, value=value, **common)
-    words: dict[Any, tuple[str, str]] = {}
-    if setting.none is not None:
-        words[None] = (setting.none.partition(",")[0], setting.none)
-    if setting.auto is not None:
-        words[setting.word] = (setting.auto.partition(",")[0], setting.auto)
+        default = {} if setting.none is None else {None: (f"default: {setting.none}", setting.description)}
+        return Choice({**default, **(setting.choices or {})}, value=value, **common)
+    texts = {None: setting.none, setting.word: setting.auto}
+    words = {word: (text.partition(",")[0], text) for word, text in texts.items() if text is not None}
     if not words:
         return _value_control(setting, value, common)
     inner = _value_control(setting, Undefined, {"name": "own_value", "label": setting.title})

@@ -43,6 +43,15 @@ _NOISY_PSNR = _COLUMNS[0]._replace(
 )
 
 
+_ROLES = {
+    "candidate": "One of the candidates.",
+    "average": "The average of the candidates.",
+    "baseline": "A method to compare with; it makes no lookup table. {row.note}",
+    "zzpm": "A weighted average: each candidate by its distance from the mean of the candidates.",
+}
+"""Tooltips of the rows that are no method with a lookup table."""
+
+
 class MethodScores(ScoreView):
     """Table of the scores of candidates and methods; a click on a method emits ``chosen`` with its key."""
 
@@ -111,13 +120,7 @@ def _tooltip(row: ScoreRow, method: str) -> str:
 
 
 def _about(row: ScoreRow, method: str) -> str:
-    if row.role == "candidate":
-        return "One of the candidates."
-    if row.role == "average":
-        return "The average of the candidates."
-    if row.role == "baseline":
-        return f"A method to compare with; it makes no lookup table. {row.note}"
-    if row.role == "zzpm":
-        return "A weighted average: each candidate by its distance from the mean of the candidates."
+    if row.role in _ROLES:
+        return _ROLES[row.role].format(row=row)
     action = "This method is shown." if row.method == method else "Click to show this method."
     return f"{METHODS[row.method][1]}. {action}"

@@ -341,10 +341,6 @@ class FitWidget(TablePanel):
             reasons["expected_button"] = f"There is no expected error: {result.uncalibrated}"
         return {**reasons, **dict.fromkeys(("run_button", "python_button", "command_button"), missing)}
 
-    def run(self) -> None:
-        """See Panel."""
-        self.fit()
-
     @property
     def is_running(self) -> bool:
         """Whether work is running or scheduled."""
@@ -357,6 +353,8 @@ class FitWidget(TablePanel):
         self._soon.stop()
         like = LayerSnapshot(layers[0])
         self._start(lambda progress: estimate_and_fit(request, progress), like, layers, inputs)
+
+    run = fit
 
     def _refit(self) -> None:
         """Update the result after a change of the controls, from the stored statistics if possible."""

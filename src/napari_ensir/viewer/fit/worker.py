@@ -309,13 +309,10 @@ def _with_metrics(result: FitResult, progress: Progress) -> FitResult:
     known, tables, scores = result.metrics_known, result.session.tables, []
     for number, score in enumerate(result.scores):
         progress(number, len(result.scores), "scoring SSIM")
-        key = score.role, score.name
-        value = known.get(key)
-        if value is None:
-            table = tables.get(score.method)
-            value = mean_of_metrics(
-                [_metrics_at(result, score, table, place) for place in result.ssim_planes]
-            )
+        key, table = (score.role, score.name), tables.get(score.method)
+        value = known.get(key) or mean_of_metrics(
+            [_metrics_at(result, score, table, place) for place in result.ssim_planes]
+        )
         if score.role != "method":
             known[key] = value
         scores.append(replace(score, ssim=value["ssim"], metrics=value))
@@ -366,11 +363,9 @@ def better_than_chosen(scores: Sequence[ScoreRow], method: str) -> str:
     """
     own = next((score.held_out for score in scores if score.method == method), np.nan)
     if np.isnan(own):
-        sure = next((score for score in scores if score.best and score.method != method), None)
+        sure = [f'"{score.name}"' for score in scores if score.best and score.method != method]
         return (
-            ""
-            if sure is None
-            else f'The candidate "{sure.name}" alone is significantly better here than the ensemble.'
+            f"The candidate {sure[0]} alone is significantly better here than the ensemble." if sure else ""
         )
     rivals = [s for s in scores if s.method != method and s.held_out > own + RELEVANT_GAIN]
     if not rivals:
