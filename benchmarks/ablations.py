@@ -59,9 +59,9 @@ class FirstImages:
         """Name in tables."""
         return f"{self.method.name}, {self.n_images} image{'s' * (self.n_images > 1)}"
 
-    def fit(self, reference: Sequence[Any], progress: Any = None) -> None:
+    def fit(self, reference: Sequence[Any]) -> None:
         """Fit the method to the first images."""
-        self.method.fit(list(reference)[: self.n_images], progress)
+        self.method.fit(list(reference)[: self.n_images])
 
     def predict(self, candidates: Sequence[Any], low_resolution: Any = None) -> Any:
         """Predict by the method."""

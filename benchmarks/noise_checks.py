@@ -73,9 +73,9 @@ def own_inputs() -> None:
                 for what, reference in zip(found, (first, second, clean), strict=True):
                     evidence = own_input_evidence(candidates, reference)
                     assert evidence is not None
-                    found[what].append(evidence.score)
-                    if (evidence.score > OWN_INPUT) != (what == "own input"):
-                        missed.append(f"{what}: {name}, {title}, {kind}, {evidence.score:.2f}")
+                    found[what].append(evidence)
+                    if (evidence > OWN_INPUT) != (what == "own input"):
+                        missed.append(f"{what}: {name}, {title}, {kind}, {evidence:.2f}")
     print(f"| reference | cases | score: minimum, median, maximum | above {OWN_INPUT:g} |\n|---|---|---|---|")
     for what, scores in found.items():
         low, mid, high = np.percentile(scores, [0, 50, 100])

@@ -38,7 +38,7 @@ def test_every_public_name_can_be_imported():
 def test_checking_sound_images_loads_neither_scipy_nor_scikit_image():
     code = """
 import numpy as np
-from napari_ensir.ensemble.checks.reference import diagnose_reference
+from napari_ensir.ensemble.checks.images import diagnose_reference
 rng = np.random.default_rng(0)
 truth = np.kron(rng.uniform(0, 200, (32, 32, 3)), np.ones((8, 8, 1)))
 assert diagnose_reference([([truth + rng.normal(0, sigma, truth.shape) for sigma in (4, 8)], truth)])[0] == []

@@ -100,7 +100,7 @@ def time_first_calls():
     code = (
         "import sys, time, numpy as np; from napari_ensir import fit_lut; "
         "rng = np.random.default_rng(0); y = rng.uniform(0, 250, (512, 512, 3)).astype(sys.argv[1]); "
-        "c = [y + rng.uniform(0, n, y.shape).astype(y.dtype) for n in (2, 4, 6)]; "
+        "c = [np.clip(y + rng.normal(0, n, y.shape), 0, 255).astype(y.dtype) for n in (2, 4, 6)]; "
         "t = time.process_time(); lut = fit_lut([(c, y)], data_range=(0, 255), device='cpu'); "
         "lut.apply(c, device='cpu'); print(time.process_time() - t)"
     )

@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -258,11 +258,11 @@ class Setting:
         if self.kind not in ("integer", "number"):
             return words
         low, high = self.minimum, self.maximum
-        if low is not None and high is not None:
-            return f"{words} from {_plain(low)} to {_plain(high)}"
         if low is None:
             return words if high is None else f"{words} up to {_plain(high)}"
-        return f"{words} above 0" if low == TINY else f"{words} from {_plain(low)}"
+        if high is None:
+            return f"{words} above 0" if low == TINY else f"{words} from {_plain(low)}"
+        return f"{words} from {_plain(low)} to {_plain(high)}"
 
 
 def _plain(value: float) -> str:
@@ -359,10 +359,7 @@ def check_settings(owner: Any, place: str = "") -> None:
         As :meth:`Setting.checked`, with ``place`` in front of the message.
     """
     for each in settings_of(owner):
-        try:
-            each.checked(getattr(owner, each.name))
-        except EnsembleError as error:
-            raise EnsembleError(f"{place}{error}") from None
+        replace(each, name=f"{place}{each.name}").checked(getattr(owner, each.name))
 
 
 # -- settings of several classes; a call may override any attribute -------------------------------------

@@ -11,8 +11,8 @@ from napari_ensir.cli import terminal
 from napari_ensir.cli.batch import check_any, check_before, open_candidates
 from napari_ensir.cli.corrections import describe_corrections, messages_of
 from napari_ensir.ensemble.checks.alignment import check_reference
-from napari_ensir.ensemble.checks.candidates import ApplyChecks
 from napari_ensir.ensemble.checks.exposure import find_drift
+from napari_ensir.ensemble.checks.images import ApplyChecks
 from napari_ensir.ensemble.compare.compare import compare as compare_methods
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.scoring.metrics import (
@@ -20,9 +20,9 @@ from napari_ensir.ensemble.scoring.metrics import (
     finite_everywhere,
     mean_of_metrics,
     open_metrics,
+    resolution,
     score_notes,
 )
-from napari_ensir.ensemble.scoring.resolution import resolution
 from napari_ensir.ensemble.scoring.score_range import find_score_range
 from napari_ensir.ensemble.scoring.score_table import PSNR, RESOLUTION, SSIM, ScoreRow, ScoreTable
 from napari_ensir.ensemble.scoring.scores import NoisyScores, block_errors
@@ -32,6 +32,8 @@ from napari_ensir.restorers.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
     from napari_ensir.cli.app import CompareOptions, EvaluateOptions
     from napari_ensir.ensemble.lut.lut import WeightLUT
@@ -77,14 +79,10 @@ def _evaluate_clean(
 
     def score_image(number: int, stem: str) -> None:
         nonlocal not_finite
-        arrays = batch.images.load(number)
+        truth, shown = _read(batch, number)
+        valid = finite_everywhere([truth, *shown])
         if lut is not None and checks is not None:
-            checks.look(lut.field([arrays[name] for name in names]), batch.label(stem))
-        pixels = {role: np.asarray(array) for role, array in arrays.items()}
-        valid = finite_everywhere(list(pixels.values()))
-        truth = pixels.pop(Part.TRUTH)
-        shown = list(pixels.values())
-        if lut is not None:
+            checks.look(lut.field(shown), batch.label(stem))
             shown.append(lut.apply(shown, options.settings.device, check=False))
         scores[stem] = [score(truth, image, valid) for image in shown]
         if frc:
@@ -143,9 +141,7 @@ def _evaluate_noisy(
     parts, drifts, resolutions = [], [], []
 
     def score_image(number: int, stem: str) -> None:
-        arrays = {role: np.asarray(one) for role, one in batch.images.load(number).items()}
-        truth = arrays.pop(Part.TRUTH)
-        candidates = list(arrays.values())
+        truth, candidates = _read(batch, number)
         cut, axis = score.inside(truth.shape), score.channels_of(truth.shape)
         drift = find_drift(candidates, truth, axis)
         drifts.extend(drift.diagnostics("truth-drifted", batch.label(stem)))
@@ -169,6 +165,12 @@ def _evaluate_noisy(
         table = replace(table, rows=rows, columns=(*table.columns, RESOLUTION))
         results["resolutions"] = [row.to_dict("name", "resolution") for row in rows]
     return results, str(table), [one.message for one in drifts]
+
+
+def _read(batch: Batch, number: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    """Read the ground truth and the candidates of an image."""
+    arrays = {role: np.asarray(array) for role, array in batch.images.load(number).items()}
+    return arrays.pop(Part.TRUTH), list(arrays.values())
 
 
 def _score_range(batch: Batch, given: tuple[float, float] | None) -> ScoreRange:

@@ -58,7 +58,7 @@ def train(options: TrainOptions) -> None:
     check_output_paths([*written, *output.places], read)
     output.check()
     for place in written:
-        check_target(place.path, output.overwrite or resume)
+        check_target(place.path, output.overwrite or resume, " With --resume, the training continues.")
     images, axis = read_training_images([place.path for place in read], settings.channel_axis)
     with output.progress() as progress:
         common: dict[str, Any] = {"ir": open_named(options.ir), "denoiser": open_named(options.denoiser)}

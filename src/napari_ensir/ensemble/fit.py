@@ -18,8 +18,8 @@ from napari_ensir.devices import resolve_device
 from napari_ensir.ensemble.arrays.image_set import check_prior
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, add_diagnostics, diagnose
 from napari_ensir.ensemble.checks.exposure import MatchedTruths
+from napari_ensir.ensemble.checks.images import diagnose_reference
 from napari_ensir.ensemble.checks.noise import PARTS, method_for
-from napari_ensir.ensemble.checks.reference import diagnose_reference
 from napari_ensir.ensemble.estimators.base import METHODS, Settings
 from napari_ensir.ensemble.estimators.zzpm import zzpm_weights_from_gram
 from napari_ensir.ensemble.lut.lut import estimate_lut
@@ -387,13 +387,8 @@ class FitSession:
         found = scores.difference(ensemble, alone)
         if found.value < 0 and found.significant:
             return []
-        decibels = scores.psnr_difference(ensemble, alone)
-        if found.is_zero:
-            amount = "equal"
-        elif decibels is None:
-            amount = f"{plus_minus(found.value, found.standard_error)} in mean squared error"
-        else:
-            amount = f"{plus_minus(decibels.value, decibels.standard_error)} dB"
+        shown, unit = scores.shown_difference(ensemble, alone)
+        amount = "equal" if found.is_zero else f"{plus_minus(shown.value, shown.standard_error)} {unit}"
         remedy = (
             "use that candidate, or add candidates with other errors"
             if found.is_zero or found.significant

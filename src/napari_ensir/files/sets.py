@@ -156,9 +156,9 @@ class ImageSet:
         stem, paths = self.fields[number]
         images = {role: open_image(path) for role, path in paths.items()}
         place = f"image {stem}: " if self.from_folders else ""
-        first = self.roles[0]
-        for role in images:
-            self._check_equal_size(place, images, first, role)
+        first, *others = images.items()
+        for other in others:
+            self._check_equal_size(place, first, other)
         return images
 
     def first_readable(self) -> dict[Role, FileImage | ZarrImage]:
@@ -232,12 +232,9 @@ class ImageSet:
             return image.array
         return (np.asarray(image) if isinstance(image, FileImage) else image.array).reshape(shape)
 
-    def _check_equal_size(
-        self, place: str, images: dict[Role, FileImage | ZarrImage], first: Role, role: Role
-    ) -> None:
+    def _check_equal_size(self, place: str, *pair: tuple[Role, FileImage | ZarrImage]) -> None:
         """Refuse grey files beside RGB files, and images of different sizes unless they can be cropped."""
-        one, other = _describe(first), _describe(role)
-        a, b = images[first], images[role]
+        (one, a), (other, b) = ((_describe(role), image) for role, image in pair)
         if isinstance(a, FileImage) and isinstance(b, FileImage) and a.is_colour != b.is_colour:
             grey, colour = (other, one) if a.is_colour else (one, other)
             raise EnsembleError(f"{place}{grey} is grey but {colour} is RGB; convert one of them.")

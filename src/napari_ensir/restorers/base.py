@@ -621,6 +621,24 @@ def input_warnings_of(restorer: Restorer, image: NDArray[Any]) -> list[str]:
     return list(method(image)) if callable(method) else []
 
 
+def warnings_of(restorer: Restorer, image: NDArray[Any], restored: NDArray[Any]) -> list[str]:
+    """Return the warnings about an image and its restoration; of the latter only if there are no others.
+
+    See :func:`input_warnings_of` and :func:`intensity_warning`.
+
+    Examples
+    --------
+    >>> from napari_ensir.restorers.classical import Median
+    >>> image = np.arange(64.0).reshape(8, 8)
+    >>> len(warnings_of(Median(), image, image)), len(warnings_of(Median(), image, 255 * image))
+    (0, 1)
+    """
+    found = input_warnings_of(restorer, image) or [
+        intensity_warning(restorer.name, sample_block(image), sample_block(restored))
+    ]
+    return [each for each in found if each]
+
+
 def intensity_warning(name: str, image: ArrayLike, restored: ArrayLike) -> str:
     """Return a warning if the intensities of a restoration differ grossly from its image, else "".
 

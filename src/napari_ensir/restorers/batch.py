@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
-from napari_ensir.ensemble.checks.candidates import ApplyChecks
 from napari_ensir.ensemble.checks.exposure import matched
+from napari_ensir.ensemble.checks.images import ApplyChecks
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.ensemble.lut.record import record_of
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, ScoreRow, ScoreTable
@@ -28,13 +28,13 @@ from napari_ensir.files.sets import Part
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
     enlarged_transform,
+    format_notes,
     input_warnings_of,
-    intensity_warning,
     learns_from_images,
     notes_of,
     restorer_record,
-    sample_block,
     trained_on,
+    warnings_of,
     with_channel_axis,
 )
 from napari_ensir.restorers.self_supervised.j_invariant import restore_each
@@ -182,8 +182,10 @@ class Batch:
         Inputs that changed since an output was written, which was then made anew, by stem.
     failed : dict
         Messages by stem.
-    notes, warnings : dict
-        Notes of restorers and warnings, as keys in order.
+    notes : dict
+        Stems of the images of each note of a restorer, by its name and the note.
+    warnings : dict
+        As keys in order.
     networks : dict
         Sizes and times of the files of the restorers, by name, for records.
     """
@@ -198,7 +200,7 @@ class Batch:
         self.redone: dict[str, list[str]] = {}
         self.failed: dict[str, str] = {}
         self.networks = {path.name: file_state(path) for path in networks}
-        self.notes: dict[tuple[str, str], None] = {}
+        self.notes: dict[tuple[str, str], list[str]] = {}
         self.warnings: dict[str, None] = {}
 
     def each(
@@ -319,6 +321,15 @@ class Batch:
             **({"networks": self.networks} if self.networks else {}),
         }
 
+    def describe_notes(self) -> list[str]:
+        """Return the notes as sentences, with the images that they are about unless they are about all."""
+
+        def where(stems: list[str]) -> str:
+            few = [*stems[:3], *([f"{len(stems) - 3} more"] if len(stems) > 3 else [])]
+            return "" if len(stems) in (0, len(self.stems)) else f" ({', '.join(few)})"
+
+        return format_notes((name, note + where(stems)) for (name, note), stems in self.notes.items())
+
     def describe_resumption(self) -> list[str]:
         """Return sentences about outputs that were there already, and those that were made anew."""
         sentences = []
@@ -430,7 +441,7 @@ class RestoreBatch(Batch):
             arrays = list(self.sample().values())
             self._trained[name] = trained_on(restorer, arrays, progress)
             note = f"was trained once, on {len(arrays)} of the {len(self.stems)} images"
-            self.notes[restorer.name, note] = None
+            self.notes[restorer.name, note] = []
         return self._trained[name]
 
     def run(
@@ -481,11 +492,9 @@ class RestoreBatch(Batch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnfamiliarImageWarning)  # among the warnings
             restored = restorer(image, progress=progress)
-        warned = input_warnings_of(restorer, image) or [
-            intensity_warning(restorer.name, sample_block(image), sample_block(restored))
-        ]
-        self.warn(stem, warned)
-        self.notes |= dict.fromkeys(notes_of(restorer, image))
+        self.warn(stem, warnings_of(restorer, image, restored))
+        for note in notes_of(restorer, image):
+            self.notes.setdefault(note, []).append(stem)
         return restored, _enlarged(source, restored.shape)
 
 

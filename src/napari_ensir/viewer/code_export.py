@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from magicgui.widgets import Container
     from napari.layers import Layer
 
-    from napari_ensir.settings import ApplySettings, BlindSettings, FitSettings
+    from napari_ensir.settings import ApplySettings, BlindSettings, FitSettings, Settings
 
 
 TABLE = "ensemble.lut.safetensors"
@@ -35,7 +35,7 @@ _CORRECTIONS = ("crop_image", "match_intensities", "shift_image", "turn_image")
 
 _OPTIONS = (
     (r"crop_image\(\{\}, \((0, )*0,?\), ", "--crop", True),
-    (r"\{\}\.reshape\(", "--squeeze", True),
+    (r"np\.reshape\(\{\}, ", "--squeeze", True),
     (r"shift_image\(\{\}, ", "--align", False),
     (r"match_intensities\(\{\}, ", "--match", False),
 )
@@ -81,7 +81,7 @@ def fit_as_python(
     lut = lut.calibrated(pairs, mask)
     lut.save('ensemble.lut.safetensors')
     """
-    given = _keywords(settings)
+    given = _changed(settings)
     masks = "None" if mask is None else f"[read_image({mask!r}) > 0]"
     planes = f", planes={given['planes']!r}" if "planes" in given else ""
     lines = [
@@ -108,17 +108,14 @@ def _correcting(names: Sequence[str], corrections: Mapping[str, Sequence[str]]) 
     """
     lines = []
     for name, codes in corrections.items():
-        target = f"candidates[{names.index(name)}]" if name else "truth"
-        expression = target
+        target = expression = f"candidates[{names.index(name)}]" if name else "truth"
         for code in codes:
             expression = code.format(expression)
         lines.append(f"{target} = {expression}")
-    if not lines:
-        return []
     text = "\n".join(lines)
-    used = [name for name in _CORRECTIONS if f"{name}(" in text]
-    imports = [f"from napari_ensir.ensemble.corrections import {', '.join(used)}"] if used else []
-    return [*(["import numpy as np"] if "np." in text else []), *imports, *lines]
+    if used := [name for name in _CORRECTIONS if f"{name}(" in text]:
+        lines.insert(0, f"from napari_ensir.ensemble.corrections import {', '.join(used)}")
+    return ["import numpy as np", *lines] if "np." in text else lines
 
 
 def fit_as_command(
@@ -145,11 +142,10 @@ def fit_as_command(
     >>> fit_as_command({"a b": "a.tif"}, "t.tif", FitSettings(method="em"))
     "napari-ensir fit --candidate 'a b=a.tif' --truth t.tif --method em --out ensemble.lut.safetensors"
     """
-    words = ["napari-ensir", "fit", *_named(candidates), "--truth", truth]
-    words += [] if mask is None else ["--mask", mask]
     options = [_option(name, code) for name, codes in (corrections or {}).items() for code in codes]
-    words += dict.fromkeys(options)
-    return shlex.join([*words, *_options(settings), "--out", TABLE])
+    marked = [] if mask is None else ["--mask", mask]
+    words = [*_named(candidates), "--truth", truth, *marked, *dict.fromkeys(options), *_options(settings)]
+    return shlex.join(["napari-ensir", "fit", *words, "--out", TABLE])
 
 
 def _option(name: str, code: str) -> str:
@@ -181,14 +177,16 @@ def apply_as_python(
         Whether to rescale the table to the exposure of the images first, and whether to write the expected
         error.
     """
-    keywords = _as_keywords(_keywords(settings))
-    lines = ["from napari_ensir import load_lut"]
-    lines += [*_reading(candidates, ", write_image"), f"lut = load_lut({lut!r})"]
-    if match:
-        lines.append("lut = lut.match_exposure(candidates)")
-    lines.append(f"write_image('ensemble.tif', lut.apply(candidates{keywords}))")
-    if with_errors:
-        lines.append(f"write_image('expected_error.tif', lut.expected_error(candidates{keywords}))")
+    keywords = _as_keywords(_changed(settings))
+    errors = f"write_image('expected_error.tif', lut.expected_error(candidates{keywords}))"
+    lines = [
+        "from napari_ensir import load_lut",
+        *_reading(candidates, ", write_image"),
+        f"lut = load_lut({lut!r})",
+        *["lut = lut.match_exposure(candidates)"] * match,
+        f"write_image('ensemble.tif', lut.apply(candidates{keywords}))",
+        *[errors] * with_errors,
+    ]
     return "\n".join(lines)
 
 
@@ -204,10 +202,9 @@ def apply_as_command(
     >>> print(text)
     napari-ensir apply --lut t.lut --candidate a=a.tif --match --dtype float32 --out ensemble.tif
     """
-    words = ["napari-ensir", "apply", "--lut", lut, *_named(candidates), *_options(settings)]
-    words += ["--match"] if match else []
-    words += ["--expected-error", "expected_error.tif"] if with_errors else []
-    return shlex.join([*words, "--dtype", "float32", "--out", "ensemble.tif"])
+    words = ["--lut", lut, *_named(candidates), *_options(settings), *["--match"] * match]
+    words += ["--expected-error", "expected_error.tif"] * with_errors
+    return shlex.join(["napari-ensir", "apply", *words, "--dtype", "float32", "--out", "ensemble.tif"])
 
 
 @dataclass(frozen=True)
@@ -278,9 +275,9 @@ class Restoring:
         for each in self.chosen:
             for name, value in each.settings.items():
                 words += ["--set", f"{each.name}.{name}={_as_text(value)}"]
-        words += ["--self-ensemble"] if self.self_ensemble else []
+        words += ["--self-ensemble"] * self.self_ensemble
         words += [] if self.channel_axis is None else ["--channel-axis", f"{self.channel_axis}"]
-        return words + (["--device", self.device] if self.device != "auto" else [])
+        return words + ["--device", self.device] * (self.device != "auto")
 
     def lines(self, more: str = "") -> list[str]:
         """Return the first lines of a program: imports, the image, and the restorers by name."""
@@ -299,25 +296,25 @@ class Restoring:
             f"image = read_image({self.image!r})",
             f"how = {how!r}",
             "restorers = {",
-            *(f"    {name!r}: {self._made(one)}," for name, one in zip(names, self.chosen, strict=True)),
+            *(
+                f"    {name!r}: {self._expression(one)},"
+                for name, one in zip(names, self.chosen, strict=True)
+            ),
             "}",
         ]
 
-    def _made(self, each: Chosen) -> str:
-        made = f"with_settings({_opened(each)}{_as_keywords(each.settings)}, **how)"
+    def _expression(self, chosen: Chosen) -> str:
+        made = _expression(chosen, ", **how")
         return f"SelfEnsemble(restorer={made})" if self.self_ensemble else made
 
 
-def _opened(each: Chosen) -> str:
-    """Return an expression for a restorer without its settings."""
-    if each.path is None:
-        return f"RESTORERS[{each.key!r}]()"
-    parts = ""
-    for part, other in each.parts.items():
-        settings = _as_keywords(other.settings)
-        made = f"with_settings({_opened(other)}{settings})" if settings else _opened(other)
-        parts += f", {part}={made}"
-    return f"open_restorer({each.path!r}{parts})"
+def _expression(chosen: Chosen, more: str = "") -> str:
+    """Return an expression for a restorer; ``more`` are further arguments of ``with_settings``."""
+    parts = "".join(f", {part}={_expression(other)}" for part, other in chosen.parts.items())
+    is_classical = chosen.path is None
+    made = f"RESTORERS[{chosen.key!r}]()" if is_classical else f"open_restorer({chosen.path!r}{parts})"
+    arguments = _as_keywords(chosen.settings) + more
+    return f"with_settings({made}{arguments})" if arguments else made
 
 
 def _as_keywords(settings: Mapping[str, Any]) -> str:
@@ -371,8 +368,7 @@ def blind_as_python(restoring: Restoring, settings: BlindSettings, second: str |
     second
         Path of the second exposure, if there is one.
     """
-    keywords = _keywords(settings)
-    keywords["device"] = restoring.device
+    keywords = _changed(settings) | {"device": restoring.device}
     keywords |= {} if restoring.channel_axis is None else {"channel_axis": restoring.channel_axis}
     given = _as_keywords(keywords)
     given += "" if second is None else f", second_exposure=read_image({second!r})"
@@ -436,40 +432,31 @@ def _named(candidates: Mapping[str, str]) -> list[str]:
     return [word for name, path in candidates.items() for word in ("--candidate", f"{name}={path}")]
 
 
-def _keywords(settings: FitSettings | ApplySettings | BlindSettings) -> dict[str, Any]:
+def _changed(settings: Settings) -> dict[str, Any]:
     """Return the settings that differ from their defaults."""
-    return {
-        each.name: getattr(settings, each.name)
-        for each in settings_of(type(settings))
-        if getattr(settings, each.name) != each.default
-    }
+    defaults = type(settings)().keywords()
+    return {name: value for name, value in settings.keywords().items() if value != defaults[name]}
 
 
-def _options(settings: FitSettings | ApplySettings | BlindSettings) -> list[str]:
+def _options(settings: Settings) -> list[str]:
     """Return the settings that differ from their defaults as command-line options."""
     words: list[str] = []
-    kinds = {each.name: each.kind for each in settings_of(type(settings))}
-    for name, value in _keywords(settings).items():
+    lists = [each.name for each in settings_of(settings) if each.kind == "numbers"]
+    for name, value in _changed(settings).items():
         words.append("--" + name.replace("_", "-"))
-        if value is True:
-            continue
-        if isinstance(value, (tuple, list)):
-            texts = [f"{one}" for one in value]
-            words += [",".join(texts)] if kinds[name] == "numbers" else texts
-        else:
-            words.append(f"{value}")
+        if isinstance(value, tuple) and name not in lists:
+            words += map(str, value)
+        elif value is not True:
+            words.append(_as_text(value))
     return words
 
 
 def copy_buttons() -> Container:
     """Return the buttons ``python_button`` and ``command_button``."""
+    tooltip = "Copy a {} that does the same without the viewer."
     return row(
-        *(
-            button(
-                f"Copy as {how}", f"Copy a {noun} that does the same without the viewer.", f"{name}_button"
-            )
-            for how, noun, name in (("Python", "program", "python"), ("command", "command", "command"))
-        ),
+        button("Copy as Python", tooltip.format("program"), "python_button"),
+        button("Copy as command", tooltip.format("command"), "command_button"),
         name="copies",
         gui_only=True,
     )
@@ -496,7 +483,5 @@ def copied(text: str) -> str:
     from qtpy.QtWidgets import QApplication
 
     QApplication.clipboard().setText(text)
-    missing = "PATH OF" in text
-    return "Copied." + (
-        " Replace each PATH OF ... with a path; these layers were not read from files." if missing else ""
-    )
+    hint = " Replace each PATH OF ... with a path; these layers were not read from files."
+    return "Copied." + hint * ("PATH OF" in text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from magicgui.widgets import Container
 from magicgui.widgets.bases import BaseValueWidget
@@ -16,7 +16,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.controls.docking import arrange_dock, mark_panel
 from napari_ensir.viewer.controls.forms import EventFilter, button, row, set_accessible_names
 from napari_ensir.viewer.controls.inputs import Message
-from napari_ensir.viewer.controls.worker import MainThreadQueue, Task
+from napari_ensir.viewer.controls.worker import MainThreadQueue, Task, delayed
 from napari_ensir.viewer.layers.layers import unwrap_proxy
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from magicgui.widgets.bases import Widget
     from napari.layers import Layer
     from qtpy.QtWidgets import QScrollArea, QWidget
+
+_Kind = TypeVar("_Kind")
 
 
 class Panel(Container):
@@ -56,7 +58,7 @@ class Panel(Container):
         self.viewer = viewer
         self.task: Task | None = None
         self._is_quiet = False
-        self._about = about
+        self._tooltips: dict[str, str] = {}
         # The events of the list of layers include those of each layer.
         self._connections: list[tuple[Any, Callable]] = [
             (unwrap_proxy(viewer).layers.events, self._layers_event)
@@ -75,8 +77,7 @@ class Panel(Container):
         buttons.native.layout().setStretch(0, 1)
         self.extend([*parts, buttons, self.working, self.message, *below])
         self._set_up_native()
-        self.run_button.changed.connect(self.safely(self.run))
-        self.cancel_button.changed.connect(self.safely(self.cancel))
+        self.on_change(run_button=self.run, cancel_button=self.cancel)
         self.watch()
 
     def _set_up_native(self) -> None:
@@ -95,9 +96,8 @@ class Panel(Container):
         self._elapsed_timer.timeout.connect(self._show_elapsed)
         self.queue = MainThreadQueue(area, self.fail)
         mark_panel(area)
-        self._dock_timer = QTimer(area)  # napari moves docks after the panel is docked
-        self._dock_timer.setSingleShot(True)
-        self._dock_timer.timeout.connect(lambda: arrange_dock(area))
+        # Later, since napari moves docks after the panel is docked.
+        self._dock_timer = delayed(area, lambda: arrange_dock(area))
 
     @property
     def native(self) -> QScrollArea:
@@ -140,7 +140,22 @@ class Panel(Container):
                 known[name].value = value
         self.changed.emit(self)
 
+    def settings_from(self, kind: type[_Kind], *names: str) -> _Kind:
+        """Return the settings of a class with the values of the controls of these names.
+
+        Raises
+        ------
+        EnsembleError
+            If a value is invalid.
+        """
+        return kind(**{name: self[name].value for name in names})
+
     # -- connections ------------------------------------------------------------------------------
+
+    def on_change(self, **slots: Callable[[], object]) -> None:
+        """Call a method when the control of the same name changes, and show its exceptions."""
+        for name, slot in slots.items():
+            self[name].changed.connect(self.safely(slot))
 
     def connect_while_open(self, signal: Any, slot: Callable) -> None:
         """Connect a signal of an object outside the panel while the panel is open.
@@ -187,6 +202,7 @@ class Panel(Container):
     def layers_changed(self) -> None:
         """Update the panel after layers were added, removed, renamed or changed."""
         self.reset_choices()
+        self.update_run_button()
 
     def data_changed(self, layer: Layer) -> None:
         """Update the panel after a layer's pixels have changed."""
@@ -199,7 +215,7 @@ class Panel(Container):
                 self.release()
             else:
                 self.watch()
-                self._dock_timer.start(0)
+                self._dock_timer.start()
             self.native_parent_changed.emit(parent)
 
     def _content_event(self, content: QWidget, event: QEvent) -> None:
@@ -234,11 +250,19 @@ class Panel(Container):
         """Return a sentence that states which input is missing; empty if the panel is ready to run."""
         return ""
 
+    def obstacles(self) -> Mapping[str, str]:
+        """Return for each button what is missing before it can run, as a sentence; empty if nothing is."""
+        return {"run_button": self.missing_input()}
+
     def update_run_button(self) -> None:
-        """Enable the Run button, or disable it and show the missing input in its tooltip."""
-        reason = self.missing_input()
-        self.run_button.tooltip = reason or self._about
-        self.run_button.enabled = (self.task is None or self._is_quiet) and not reason
+        """Enable the buttons that can run; the tooltips of the others say what is missing."""
+        busy = self.task is not None and not self._is_quiet
+        for name, missing in self.obstacles().items():
+            control = self[name]
+            tooltip = self._tooltips.setdefault(name, control.tooltip)
+            reason = missing or ("Wait until the work is done, or cancel it." if busy else "")
+            control.tooltip = reason or tooltip
+            control.enabled = not reason
 
     def cancel(self) -> None:
         """Cancel the running task, if any."""

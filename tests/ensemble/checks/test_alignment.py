@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from skimage import data, filters, restoration
 
+from napari_ensir.ensemble.checks import alignment
 from napari_ensir.ensemble.checks.alignment import (
     CLEARER,
     HALF,
@@ -96,6 +97,17 @@ def test_nothing_is_said_of_sound_candidates(picture):
             "8 bit": np.round(noisy.clip(0, 1) * 255) / 255,
         }
         assert check_alignment(list(candidates.values()), reference, list(candidates)) == []
+
+
+def test_shifts_are_not_looked_for_where_a_candidate_is_much_closer_than_one_pixel(truth, monkeypatch):
+    def no_more(*_):
+        raise AssertionError("shifts were looked for")
+
+    monkeypatch.setattr(alignment, "find_shift", no_more)
+    noise = np.random.default_rng(0).normal(0, 1, truth.shape)
+    assert check_alignment([truth + noise], truth) == []
+    with pytest.raises(AssertionError, match="looked for"):
+        check_alignment([np.roll(truth, 1, axis=0) + noise], truth)
 
 
 def test_nothing_is_said_of_the_deraining_set(reference_folder):

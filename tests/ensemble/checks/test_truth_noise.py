@@ -218,7 +218,7 @@ class TestScores:
         poor = [candidates[0], candidates[0] + 30]
         scores = NoisyScores.of("ab", [block_errors(second, [*poor, np.mean(poor, axis=0)])], 255.0)
         assert (scores.best, [row.best for row in scores.rows]) == (0, [True, False, False])
-        assert "★" in scores.to_markdown()
+        assert "★" in scores.table().to_markdown()
 
     def test_below_the_noise_is_said(self):
         rng = np.random.default_rng(0)

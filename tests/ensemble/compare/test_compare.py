@@ -32,7 +32,7 @@ class Spy:
     def __init__(self):
         self.log = []
 
-    def fit(self, reference, progress=None):
+    def fit(self, reference):
         self.learned = [int(truth.flat[0]) for _, truth in reference]
 
     def predict(self, candidates, low_resolution=None):
@@ -132,8 +132,8 @@ def test_bins_do_not_depend_on_held_out_images(monkeypatch):
     fit = BinSets.fit
     tables = []
 
-    def kept(self, reference, progress=None):
-        fit(self, reference, progress)
+    def kept(self, reference):
+        fit(self, reference)
         tables.append(self.lut)
 
     monkeypatch.setattr(BinSets, "fit", kept)

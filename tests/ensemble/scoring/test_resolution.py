@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_ensir import EnsembleError
-from napari_ensir.ensemble.scoring.resolution import fourier_ring_correlation, resolution
+from napari_ensir.ensemble.scoring.metrics import fourier_ring_correlation, resolution
 
 
 def exposures(limit, shape=(128, 160), noise=0.05, n=2):

@@ -124,12 +124,12 @@ def test_another_exposure_is_detected_and_matched(gain, offset):
     noise = np.random.default_rng(5).normal(0, 4, (2, *truth.shape))
     lut = fit_lut([([truth + noise[0], truth - noise[1]], truth)], device="cpu")
     new = spots(1) * gain + offset
-    exposure = exposure_of(lut.report, [sample_pixels(make_field([new, new]))])
+    exposure = exposure_of(lut.report, sample_pixels(make_field([new, new])))
     assert exposure.differs
     assert "another exposure" in exposure.check()[0].message
     assert matched(exposure)[0] == pytest.approx(gain, rel=0.08)
     # Matched, the same images count as being of the table's exposure.
-    again = exposure_of(lut.rescaled(*matched(exposure)).report, [sample_pixels(make_field([new, new]))])
+    again = exposure_of(lut.rescaled(*matched(exposure)).report, sample_pixels(make_field([new, new])))
     assert not again.differs
     assert again.gain == pytest.approx(1, abs=0.01)
 
@@ -137,7 +137,7 @@ def test_another_exposure_is_detected_and_matched(gain, offset):
 def test_other_fields_of_a_sample_are_not_another_exposure():
     lut = fit_lut([([spots(0), spots(0) + 1], spots(0))], device="cpu")
     for seed in range(1, 12):
-        exposure = exposure_of(lut.report, [sample_pixels(make_field([spots(seed)]))])
+        exposure = exposure_of(lut.report, sample_pixels(make_field([spots(seed)])))
         assert not exposure.differs
 
 
@@ -150,13 +150,13 @@ def test_no_warning_without_percentiles():
         {"inputs": {"percentiles": "abc"}},
         {"inputs": {"percentiles": ["a"] * 9}},
     ):
-        assert exposure_of(report, [sample_pixels(field)]) is None
-    assert exposure_of({"inputs": {"percentiles": [1.0] * 9}}, [sample_pixels(field)]) is None
+        assert exposure_of(report, sample_pixels(field)) is None
+    assert exposure_of({"inputs": {"percentiles": [1.0] * 9}}, sample_pixels(field)) is None
     assert (
-        exposure_of({"inputs": {"percentiles": good}}, [sample_pixels(make_field([np.ones((5, 5))]))]) is None
+        exposure_of({"inputs": {"percentiles": good}}, sample_pixels(make_field([np.ones((5, 5))]))) is None
     )
     assert (
-        exposure_of({"inputs": {"percentiles": good}}, [sample_pixels(make_field([da.ones((5, 5))]))]) is None
+        exposure_of({"inputs": {"percentiles": good}}, sample_pixels(make_field([da.ones((5, 5))]))) is None
     )
     with pytest.raises(EnsembleError, match="cannot be matched"):
         matched(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -150,6 +150,8 @@ def test_coarsening_in_steps(rng):
     fine = of([make_image(rng, (40, 40), 2)], choose_binning(np.uint8, (0, 255), 4))
     assert_same(fine.coarsened(2).coarsened(4), fine.coarsened(8))
     assert fine.coarsened(1) is fine
+    assert fine.coarsened(2) is fine.coarsened(2)
+    assert replace(fine, not_finite=1).coarsened(2).not_finite == 1
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

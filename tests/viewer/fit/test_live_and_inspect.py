@@ -61,9 +61,11 @@ def test_live_reads_no_pixel_again(filled, fitted, wait_for, qtbot, monkeypatch)
         raise AssertionError("pixels were read again")
 
     monkeypatch.setattr("napari_ensir.ensemble.statistics.reference.collect", no_more)
+    monkeypatch.setattr("napari_ensir.viewer.fit.widget.question_about_noise", no_more)
     fitted.bin_width.value = 64
     settle(fitted, wait_for, qtbot)
     assert fitted.result.lut.bin_width == 64
+    assert "read again" not in fitted.message.value
 
 
 def test_changed_data_ask_for_a_fit(filled, fitted):

@@ -11,8 +11,9 @@ from napari.layers import Image, Labels
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.settings import FitSettings
-from napari_ensir.viewer.fit.request import FitRequest, leading_axes
+from napari_ensir.viewer.fit.request import FitRequest
 from napari_ensir.viewer.fit.worker import fit
+from napari_ensir.viewer.layers.channels import leading_axes
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ def fitted(filled):
     names = [layer.name for layer in layers]
     lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names, method="em")
     get_session(filled).keep("fitted", lut, layers)
-    get_session(filled).remember_layers(lut, layers)
     return lut
 
 
@@ -82,7 +81,6 @@ def test_a_table_per_colour_has_a_choice_of_channel(filled, docked):
     lut = fit_lut([([truth // 2 * 2, truth // 8 * 8], truth)], channel_axis=-1)
     layers = [filled.add_image(image, rgb=True) for image in (truth // 2 * 2, truth // 8 * 8)]
     get_session(filled).keep("colour", lut, layers)
-    get_session(filled).remember_layers(lut, layers)
     assert [docked.channel.native.itemText(index) for index in range(3)] == ["red", "green", "blue"]
     docked.channel.value = 2
     docked.draw()
@@ -184,6 +182,9 @@ def test_bias_is_plotted_and_exported(filled, fitted, docked, tmp_path):
         docked.draw()
         axes = docked.canvas.figure.axes[0]
         assert axes.get_xlabel().startswith(label)
+        docked.canvas.draw()
+        shown = axes.xaxis.label.get_window_extent()
+        assert 0 <= shown.x0 < shown.x1 <= docked.canvas.figure.bbox.width, "it is not cut off"
         assert axes.get_ylabel() == "mean of image minus truth"
         names = [text.get_text() for text in axes.get_legend().get_texts()]
         assert names == [*fitted.names, "ensemble"]

@@ -8,7 +8,7 @@ from napari.components import ViewerModel
 from napari.utils._proxies import PublicOnlyProxy
 from qtpy.QtCore import Qt
 
-from napari_ensir.viewer.layers.combo import LayerChoice
+from napari_ensir.viewer.layers.combo import LayerChoice, likely_truth, only_layer
 from napari_ensir.viewer.layers.picker import LayerPicker
 
 
@@ -108,7 +108,7 @@ def test_other_layers_cannot_be_chosen(model, followed):
     from napari.layers import Image
 
     elsewhere = Image(np.zeros((4, 5)), name="elsewhere")
-    choice, _ = followed(LayerChoice(model, lambda layer: layer.name != "c", name="layer"))
+    choice, _ = followed(LayerChoice(model, "layer", admits=lambda layer: layer.name != "c"))
     picker, _ = followed(LayerPicker(viewer=model, name="candidates"))
     for layer in (elsewhere, model.layers["c"]):
         with pytest.raises(ValueError, match="not a valid choice"):
@@ -157,7 +157,7 @@ def test_long_names_are_elided_in_the_middle(model, followed):
 
 def test_the_only_layer_is_chosen_if_asked_for(followed):
     model = ViewerModel()
-    choice, emitted = followed(LayerChoice(model, choose_only=True, name="layer"))
+    choice, emitted = followed(LayerChoice(model, guess=only_layer, name="layer"))
     a = model.add_image(np.zeros((4, 5)), name="a")
     assert choice.value is a
     b = model.add_image(np.zeros((4, 5)), name="b")
@@ -165,3 +165,18 @@ def test_the_only_layer_is_chosen_if_asked_for(followed):
     model.layers.remove(a)
     assert choice.value is b
     assert emitted == [a, b]
+
+
+def test_a_layer_is_guessed_by_its_name_until_the_user_chooses_none(followed):
+    model = ViewerModel()
+    choice, _ = followed(LayerChoice(model, guess=likely_truth, name="layer"))
+    model.add_image(np.zeros((4, 5)), name="noisy")
+    truth = model.add_image(np.zeros((4, 5)), name="Ground truth")
+    assert choice.value is truth
+    model.layers.remove(truth)
+    assert choice.value is None
+    target = model.add_image(np.zeros((4, 5)), name="target")
+    assert choice.value is target, "the other was removed"
+    choice.value = None
+    model.add_image(np.zeros((4, 5)), name="gt")
+    assert choice.value is None

@@ -78,16 +78,15 @@ def results(truth, candidates):
     errors = result.errors
     arrays = [LayerSnapshot(layer).data for layer in candidates]
     lut = result.lut.calibrated([(arrays, full_data(truth))], device="cpu")
-    applied = apply_table(lut, [arrays], False, "cpu", with_errors=True)
+    _, [(applied, applied_error)], _ = apply_table(lut, [[arrays]], False, "cpu", with_errors=True)
     images = {
         "weights of table": lut.weights,
         "ensemble": result.combined.exact,
-        "applied": applied.combined[0].exact,
-        "weights": applied.combined[0].maps,
-        "expected error": applied.expected[0],
+        "applied": applied.exact,
+        "weights": applied.maps,
+        "expected error": applied_error,
         "error of ensemble": errors.ensemble[0],
         "error of candidate": errors.best[0],
-        "plane": LayerSnapshot(candidates[0]).middle_plane(),
         "ssim": [score.ssim for score in result.scores],
     }
     return {name: np.asarray(image) for name, image in images.items()}, notice(candidates, truth)

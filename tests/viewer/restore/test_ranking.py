@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from napari_ensir.restorers import CLASSICAL, calibrate_restorer, rank_restorers
+from napari_ensir.restorers.self_supervised.calibrate import parameter_grid
 from napari_ensir.settings import settings_of
-from napari_ensir.viewer.restore.sweep import SweepForm, parameter_grid
+from napari_ensir.viewer.restore.widget import SweepForm
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_values_are_tried_drawn_and_taken(viewer, restore, wait_for, qtbot):
     )
     np.testing.assert_allclose(form.sweep.differences, expected.differences)
     assert restore.message.value.startswith(f"Least error at sigma {expected.best:g}")
-    (axes,) = form.canvas.figure.axes
+    (axes,) = form.plot.canvas.figure.axes
     curve = axes.lines[0]
     np.testing.assert_allclose(curve.get_xdata(), expected.values)
     np.testing.assert_allclose(curve.get_ydata(), expected.differences)
@@ -102,7 +103,7 @@ def test_values_are_tried_drawn_and_taken(viewer, restore, wait_for, qtbot):
     before = axes.get_facecolor()
     viewer.theme = "light"
     qtbot.wait(20)
-    assert form.canvas.figure.axes[0].get_facecolor() != before
+    assert form.plot.canvas.figure.axes[0].get_facecolor() != before
     restore.restorers.select("median")
     assert form.setting.value == "size"
     form.adopt_button.native.click()

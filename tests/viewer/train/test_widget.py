@@ -293,6 +293,9 @@ def test_colour_stacks_and_a_time_limit(viewer, train, wait_for):
 
 def test_wrong_choices_are_reported(viewer, train, wait_for, tmp_path):
     train.degraded.value = None
+    assert not train.run_button.enabled
+    assert "No degraded image is chosen" in train.run_button.tooltip
+    assert "no training to resume" in train.resume_button.tooltip
     train.train()
     assert "No degraded image is chosen" in train.message.value
     train.degraded.value = viewer.layers["ground truth"]
@@ -357,7 +360,7 @@ def test_several_layers_are_trained_on_together(viewer, train, wait_for):
     choose(train, "regression", 4)
     train.train()
     wait_for(train)
-    assert [len(each[0]) for each in train.training.request.layers] == [3, 24]
+    assert [len(each[0]) for each in train.training.layers] == [3, 24]
     assert len(train.training.trainer.pairs.clean) == 4
     assert viewer.layers[-1].name == "stack · Regression"
     train.degraded.value, train.clean.value = first

@@ -159,8 +159,8 @@ def _known_pixels(*images: Plane) -> list[NDArray[np.float64]]:
 
 def thinned(image: Plane) -> Plane:
     """Return evenly spaced rows and columns of an image, for a coarse check."""
-    rows, columns = (max(1, size // FEW) for size in image.shape[:2])
-    return np.ascontiguousarray(image[::rows, ::columns])
+    steps = (slice(None, None, max(1, size // FEW)) for size in image.shape[:2])
+    return np.ascontiguousarray(image[tuple(steps)])
 
 
 def _may_be_closer(corrected: tuple[Plane, Plane], original: tuple[Plane, Plane]) -> bool:
@@ -201,6 +201,13 @@ def is_closer(corrected: Plane, original: Plane) -> bool:
     if gained.size < LEAST_BLOCKS or left > CLEARER * before:
         return False
     return bool(gained.mean() > SURE * gained.std() / np.sqrt(gained.size))
+
+
+def _corrects(corrected: tuple[Plane, Plane], original: tuple[Plane, Plane]) -> bool:
+    """Return whether a corrected pair of images is clearly closer than the original pair."""
+    return _may_be_closer(corrected, original) and is_closer(
+        squared_difference(*corrected), squared_difference(*original)
+    )
 
 
 def is_unrelated(one: Plane, other: Plane) -> bool:
@@ -547,12 +554,7 @@ def _is_in_place(image: Plane, truth: Plane) -> bool:
 
 
 def _check_channels(plane: Plane, truth: Plane) -> Diagnostic | None:
-    if plane.shape[-1] == 1:
-        return None
-    reversed_ = plane[..., ::-1]
-    if not _may_be_closer((truth, reversed_), (truth, plane)) or not is_closer(
-        squared_difference(truth, reversed_), squared_difference(truth, plane)
-    ):
+    if plane.shape[-1] == 1 or not _corrects((truth, plane[..., ::-1]), (truth, plane)):
         return None
     return diagnose("channels-reversed", {"action": "reverse-channels"})
 
@@ -765,10 +767,8 @@ def _other_order(
             for other, other_truth, _ in examined:
                 if other == label or other_truth.shape != plane.shape:
                     continue
-                if (
-                    _may_be_closer((other_truth, plane), (truth, plane))
-                    and correlation(other_truth, plane) >= max(SIMILAR, correlation(truth, plane))
-                    and is_closer(squared_difference(other_truth, plane), squared_difference(truth, plane))
+                if _corrects((other_truth, plane), (truth, plane)) and (
+                    correlation(other_truth, plane) >= max(SIMILAR, correlation(truth, plane))
                 ):
                     yield diagnose("other-order", name=name, label=label, other=other)
                     return

@@ -12,7 +12,7 @@ from napari_ensir.ensemble.arrays.blocks import as_array, dtype_of, is_dask, is_
 from napari_ensir.ensemble.arrays.image_set import as_numbers, make_field
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, diagnose, linear_text
 from napari_ensir.ensemble.checks.planes import sample_planes
-from napari_ensir.ensemble.statistics.reference import PERCENTS, Samples, compute_percentiles
+from napari_ensir.ensemble.statistics.reference import PERCENTS, compute_percentiles
 from napari_ensir.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Exposure:
         return [diagnose("other-exposure", fix, scale=scale, remedy=remedy)]
 
 
-def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]]) -> Exposure | None:
+def exposure_of(report: Mapping[str, Any], sample: NDArray[np.floating[Any]]) -> Exposure | None:
     """Estimate the exposure of images relative to that of a table.
 
     Percentiles of the candidates' mean are compared with those in the table's report.
@@ -101,8 +101,8 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
     ----------
     report
         Of the table.
-    samples
-        Pixels of each image to combine; see :func:`~.statistics.reference.sample_pixels`.
+    sample
+        Pixels of the images to combine; see :func:`~.statistics.reference.sample_pixels`.
 
     Returns
     -------
@@ -113,16 +113,13 @@ def exposure_of(report: Mapping[str, Any], samples: Iterable[NDArray[np.float32]
     --------
     >>> image = np.random.default_rng(0).gamma(4, 20, (64, 64))
     >>> learned = {"inputs": {"percentiles": compute_percentiles(image)}}
-    >>> found = exposure_of(learned, [2 * image + 100])
+    >>> found = exposure_of(learned, 2 * image + 100)
     >>> round(found.gain, 3), round(found.offset, 1)
     (2.0, 100.0)
     """
     inputs = report.get("inputs")
     inputs = inputs if isinstance(inputs, dict) else {}
-    several = Samples()
-    for sample in samples:
-        several.add(sample.reshape(-1))
-    now = compute_percentiles(several.all())
+    now = compute_percentiles(sample)
     before = _as_percentiles(inputs.get("percentiles"))
     if before is None or now is None or now[-2] <= now[1]:
         return None
@@ -156,25 +153,19 @@ def _regress_percentiles(
 
 def _differ(known: Sequence[NDArray[np.float64]], after: NDArray[np.float64]) -> bool:
     """Whether percentiles are of another exposure than the known ones, and not just of another field."""
-    relations = [_regress_percentiles(before, after) for before in known]
-    spreads = [float(before[-1] - before[0]) for before in (*known, after)]
-    gains = [max(gain, 1 / gain) for gain, *_ in relations]
-    shapes = [
-        (gain, abs(((relation[0] - 1) * before + relation[1])[4]) / spread)
-        for gain, relation, before, spread in zip(gains, relations, known, spreads, strict=False)
-        if relation[2] < SAME_SHAPE
-    ]
-    if shapes:
-        return all(gain > SAME_GAIN or shift > SAME_OFFSET for gain, shift in shapes)
-    low = min(before[0] - FAR * spread for before, spread in zip(known, spreads, strict=False))
-    high = max(before[-1] + FAR * spread for before, spread in zip(known, spreads, strict=False))
-    if min(gains) > GROSS_GAIN or not low <= after[4] <= high:
+    gains, offsets, unexplained = np.array([_regress_percentiles(before, after) for before in known]).T
+    every = np.array([*known, after])
+    spreads, before = every[:, -1] - every[:, 0], every[:-1]
+    ratios = np.maximum(gains, 1 / gains)
+    same_shape = unexplained < SAME_SHAPE
+    if same_shape.any():
+        shifts = np.abs((gains - 1) * before[:, 4] + offsets) / spreads[:-1]
+        return bool(((ratios > SAME_GAIN) | (shifts > SAME_OFFSET))[same_shape].all())
+    low, high = before[:, 0] - FAR * spreads[:-1], before[:, -1] + FAR * spreads[:-1]
+    if ratios.min() > GROSS_GAIN or not low.min() <= after[4] <= high.max():
         return True
-    dark = all(
-        one[2] - one[0] < FLOOR_WIDTH * spread for one, spread in zip((*known, after), spreads, strict=True)
-    )
-    moved = min(abs(after[0] - before[0]) for before in known)
-    return bool(dark and moved > FLOOR_SHIFT * max(spreads))
+    dark = (every[:, 2] - every[:, 0] < FLOOR_WIDTH * spreads).all()
+    return bool(dark and np.abs(after[0] - before[:, 0]).min() > FLOOR_SHIFT * spreads.max())
 
 
 def matched(exposure: Exposure | None) -> tuple[float, float]:
@@ -268,8 +259,6 @@ def find_drift(candidates: Sequence[Any], truth: Any, channel_axis: int | None =
 
     sums = []  # of n, x, y, x^2, y^2 and of each candidate's mean and square, by block
     for noisy, *restored in sample_planes([truth, *candidates], channel_axis):
-        if not all(np.isfinite(plane).all() for plane in (noisy, *restored)):
-            continue
         images = [noisy, np.median(restored, axis=0), *restored]
         x = np.stack([gaussian_filter(image, SMOOTHING) for image in images])
         rows, columns = (np.arange(size) * BLOCKS // size for size in noisy.shape)

@@ -8,7 +8,7 @@ noise of neighbouring pixels may be correlated, so that a hidden pixel can be pr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 OWN_INPUT = 0.3
-"""Least :attr:`OwnInputEvidence.score` at which the reference is probably the candidates' own input."""
+"""Least :func:`own_input_evidence` at which the reference is probably the candidates' own input."""
 
 CORRELATED = 0.2
 """Least :func:`noise_correlation` at which the noise of neighbouring pixels is probably correlated."""
@@ -41,32 +41,15 @@ FLAT_SHARE = 0.3
 """Share of a plane's pixels that is taken as flat."""
 
 
-class OwnInputEvidence(NamedTuple):
-    """Correlations of a candidate's residual, reference minus candidate, in the flat parts of an image.
-
-    Attributes
-    ----------
-    detail : float
-        Correlation of the residual with the candidate's own detail. Positive if the candidate kept noise of
-        this reference, negative if it kept that of another exposure.
-    neighbours : float
-        Correlation of the residual with itself one pixel further. Structure that a candidate lost raises
-        both.
-    """
-
-    detail: float
-    neighbours: float
-
-    @property
-    def score(self) -> float:
-        """``detail - neighbours``, in which the effect of lost structure cancels."""
-        return self.detail - self.neighbours
-
-
 def own_input_evidence(
     candidates: Sequence[Any], reference: Any, channel_axis: int | None = None
-) -> OwnInputEvidence | None:
+) -> float | None:
     """Measure whether a reference may be the image that the candidates were restored from.
+
+    The residual, reference minus candidate, is examined in the flat parts of the image. Its correlation with
+    the candidate's own detail is positive if the candidate kept noise of this reference, and negative if it
+    kept that of another exposure. Structure that a candidate lost raises it as well, and raises equally the
+    correlation of the residual with itself one pixel further, which is subtracted.
 
     Parameters
     ----------
@@ -76,8 +59,9 @@ def own_input_evidence(
 
     Returns
     -------
-    OwnInputEvidence or None
-        Of the candidate with the highest score. None if the images are too small or not finite.
+    float or None
+        The greatest difference of both correlations, over the candidates. None if the images are too small or
+        not finite.
 
     Examples
     --------
@@ -85,13 +69,11 @@ def own_input_evidence(
     >>> rng = np.random.default_rng(0)
     >>> first, second = (rng.normal(100, 9, (64, 64)) for _ in range(2))
     >>> smooth = [gaussian_filter(first, sigma) for sigma in (0.6, 1)]
-    >>> own_input_evidence(smooth, first).score > OWN_INPUT > own_input_evidence(smooth, second).score
+    >>> own_input_evidence(smooth, first) > OWN_INPUT > own_input_evidence(smooth, second)
     True
     """
     found = []
     for noisy, *restored in sample_planes([reference, *candidates], channel_axis):
-        if not all(np.isfinite(plane).all() for plane in (noisy, *restored)):
-            continue
         from scipy.ndimage import gaussian_filter
 
         flat = _flat(np.mean(restored, axis=0), inner=0, outer=2, window=3, share=0.3)
@@ -106,8 +88,8 @@ def own_input_evidence(
     if not found:
         return None
     # The residual of a median filter always looks like another exposure's, so one candidate is enough.
-    each = [OwnInputEvidence(*pair) for pair in np.mean(found, axis=0).tolist()]
-    return max(each, key=lambda evidence: evidence.score)
+    detail, neighbours = np.mean(found, axis=0).T
+    return float((detail - neighbours).max())
 
 
 def check_own_input(
@@ -132,11 +114,11 @@ def check_own_input(
         return []
     seen, *few = (plane[tuple(central(size, SAMPLE_SIDE // 2) for size in plane.shape)] for plane in first)
     evidence = own_input_evidence(few, seen)
-    if evidence is None or evidence.score > OWN_INPUT / 2 or np.ptp(seen) == 0:
+    if evidence is None or evidence > OWN_INPUT / 2 or np.ptp(seen) == 0:
         evidence = own_input_evidence(candidates, reference, channel_axis)
-    if evidence is None or evidence.score <= OWN_INPUT:
+    if evidence is None or evidence <= OWN_INPUT:
         return []
-    return [diagnose("own-input", score=evidence.score, limit=OWN_INPUT)]
+    return [diagnose("own-input", score=evidence, limit=OWN_INPUT)]
 
 
 def check_noise_level(
@@ -170,10 +152,8 @@ def check_noise_level(
     found = []
     for noisy, *restored in sample_planes([reference, *candidates], channel_axis):
         middle = np.median(restored, axis=0)
-        residual = noisy - middle
-        if np.isfinite(residual).all():
-            flat = _flat(middle, inner=0, outer=2, window=3, share=FLAT_SHARE)
-            found.append(float(np.var(residual[flat])))
+        flat = _flat(middle, inner=0, outer=2, window=3, share=FLAT_SHARE)
+        found.append(float(np.var((noisy - middle)[flat])))
     measured = float(np.sqrt(np.mean(found))) if found else 0.0
     if measured <= 0 or 1 / LEVEL < noise / measured < LEVEL:
         return []
@@ -207,8 +187,6 @@ def noise_correlation(image: Any, channel_axis: int | None = None) -> float | No
     """
     found = []
     for (plane,) in sample_planes([image], channel_axis):
-        if not np.isfinite(plane).all():
-            continue
         flat = _flat(plane, inner=2, outer=8, window=4, share=0.2)
         found.append([_across(plane, flat), _across(plane.T, flat.T)])
     return float(np.mean(found, axis=0).max()) if found else None

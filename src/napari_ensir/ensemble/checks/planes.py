@@ -138,7 +138,10 @@ def middle_plane(array: Any, channel_axis: int | None = None) -> Plane:
 
 
 def sample_planes(images: Sequence[Any], channel_axis: int | None) -> Iterator[tuple[Plane, ...]]:
-    """Yield the middle of a few planes of images of one shape, channels one by one, as (Y, X) float64."""
+    """Yield the middle of a few planes of images of one shape, channels one by one, as (Y, X) float64.
+
+    Planes that are not finite in every pixel of every image are left out.
+    """
     shape = tuple(images[0].shape)
     channel = None if channel_axis is None else channel_axis % len(shape)
     spatial = [axis for axis in range(len(shape)) if axis != channel]
@@ -151,14 +154,12 @@ def sample_planes(images: Sequence[Any], channel_axis: int | None) -> Iterator[t
         where: list[Any] = [central(size, SAMPLE_SIDE) for size in shape]
         for axis, place in zip(before, every[number], strict=True):
             where[axis] = place
-        yield tuple(as_floats(image[tuple(where)]) for image in images)
+        parts = [image[tuple(where)] for image in images]
+        planes = [np.asarray(one.detach().cpu() if is_torch(one) else one, np.float64) for one in parts]
+        if all(np.isfinite(plane).all() for plane in planes):
+            yield tuple(planes)
 
 
 def _spread(size: int, n: int) -> list[int]:
     """At most n evenly spaced indices."""
     return sorted({round(place) for place in np.linspace(0, size - 1, min(n, size)).tolist()})
-
-
-def as_floats(part: Any) -> Plane:
-    """Return an array or a tensor in float64."""
-    return np.asarray(part.detach().cpu() if is_torch(part) else part, np.float64)

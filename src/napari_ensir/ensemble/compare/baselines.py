@@ -53,7 +53,7 @@ class Combiner(Protocol):
     name: str
     note: str = ""
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Learn from a reference set, independently of earlier calls; by default nothing is learned."""
         return
 
@@ -158,7 +158,7 @@ class ZZPM(Combiner):
         self.name = "ZZPM (released code)" if self.released else "ZZPM (as described)"
         self.scale = self.data_range or self.scale
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Find the data range, if it was not given."""
         self.scale = scale_of(reference, self.data_range)
 
@@ -216,7 +216,7 @@ class Regression(Combiner):
         with extra_needed("compare", f"{self.name} needs scikit-learn"):
             return getattr(import_module(module), name)()
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Fit the regressor to a sample of the pixels, all channels pooled.
 
         Raises
@@ -255,7 +255,7 @@ class GlobalLeastSquares(Combiner):
     name: str = "global least squares"
     weights: Floats | None = None
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Minimise ``w^T (sum e e^T) w`` over all finite pixels, with the errors ``e`` of the candidates.
 
         Raises
@@ -291,13 +291,11 @@ class BinSets(Combiner):
         self.method, self.name, self.settings = method, name, settings
         self.lut: WeightLUT | None = None
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Fit the table."""
         from napari_ensir.ensemble.fit import FitSession
 
-        session = FitSession(
-            reference, method=self.method, progress=progress, check_input=False, **self.settings
-        )
+        session = FitSession(reference, method=self.method, check_input=False, **self.settings)
         session.collect(fine=False, folds=False)
         self.lut = session.estimate()
 
@@ -335,7 +333,7 @@ class RefESR(Combiner):
     def __post_init__(self) -> None:
         self.scale = self.data_range or self.scale
 
-    def fit(self, reference: Sequence[Pair], progress: Progress | None = None) -> None:
+    def fit(self, reference: Sequence[Pair]) -> None:
         """Find preferred weights from the mean PSNR of each candidate."""
         self.scale = scale_of(reference, self.data_range)
         scores = np.array([[psnr(self._grey(t), self._grey(x), 1.0) for x in xs] for xs, t in reference])

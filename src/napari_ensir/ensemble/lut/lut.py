@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_ensir.ensemble.arrays.image_set import as_numbers, check_names, make_field
-from napari_ensir.ensemble.checks.candidates import ApplyChecks
 from napari_ensir.ensemble.checks.diagnostic import add_diagnostics
 from napari_ensir.ensemble.checks.exposure import exposure_of, match_truths, matched
 from napari_ensir.ensemble.checks.fit import check_fit, correlations
+from napari_ensir.ensemble.checks.images import ApplyChecks
 from napari_ensir.ensemble.combine.combine import combine_field
 from napari_ensir.ensemble.combine.lookup import Lookup
 from napari_ensir.ensemble.estimators.base import OUTCOMES, Settings, find_method
@@ -473,7 +473,7 @@ class WeightLUT:
         (3.0, 50.0)
         """
         sample = sample_pixels(self.field(candidates, channel_axis))
-        return self.rescaled(*matched(exposure_of(self.report, [sample])))
+        return self.rescaled(*matched(exposure_of(self.report, sample)))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the table to a ``.lut.safetensors`` file, whole or not at all.

@@ -101,12 +101,7 @@ def score_range(truths: Iterable[Any], given: tuple[float, float] | None = None)
     >>> score_range([np.zeros((2, 2), np.uint8)])
     ScoreRange(low=0.0, high=255.0, source='dtype')
     """
-
-    def for_each(do: Callable[[Any], object]) -> None:
-        for truth in truths:
-            do(truth)
-
-    return find_score_range(for_each, given)
+    return find_score_range(lambda do: [do(truth) for truth in truths], given)
 
 
 def find_score_range(

@@ -12,6 +12,7 @@ paired differences over blocks of pixels, so the difficulty of a block, common t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -174,7 +175,7 @@ class NoisyScores:
         first = self.ranked[0]
         return None if len(self._tied) > 1 else first
 
-    @property
+    @cached_property
     def _tied(self) -> tuple[int, ...]:
         """Indices of the image with the least error and of those that are not significantly worse."""
         first, *others = self.ranked
@@ -226,6 +227,23 @@ class NoisyScores:
         found = self._significance(decibels * float(np.log(other_mse / mse)), residuals)
         return found._replace(significant=self.difference(index, other).significant)
 
+    def shown_difference(self, index: int, other: int) -> tuple[Difference, str]:
+        """Return the difference in dB if it is known, else in mean squared error, and its unit in words.
+
+        Parameters
+        ----------
+        index, other : int
+            Indices in ``names``.
+
+        Returns
+        -------
+        (Difference, str)
+        """
+        decibels = self.psnr_difference(index, other)
+        if decibels is None:
+            return self.difference(index, other), "in mean squared error"
+        return decibels, "dB"
+
     def _significance(self, value: float, residuals: NDArray[np.float64]) -> Difference:
         """Return a mean with its standard error, computed from the block sums of the deviations from it."""
         counts = self.blocks.counts
@@ -236,7 +254,7 @@ class NoisyScores:
         error = float(np.sqrt(spread) / counts.sum())
         return Difference(value, error, bool(abs(value) > student_t_quantile(n - 1, SURE) * error))
 
-    @property
+    @cached_property
     def rows(self) -> tuple[ScoreRow, ...]:
         """Scores of each image, in the order of the names."""
         return tuple(map(self._row, range(len(self.names)), self.names, self.roles))
@@ -314,10 +332,6 @@ class NoisyScores:
             "notes": list(self.notes),
         }
 
-    def to_markdown(self) -> str:
-        """Return the table as Markdown."""
-        return self.table().to_markdown()
-
     def __str__(self) -> str:
         return str(self.table())
 
@@ -361,9 +375,7 @@ def verdict(scores: NoisyScores) -> str:
     ensemble = scores.roles.index("ensemble")
     if scores.difference(ensemble, best).is_zero:
         return f"The ensemble is equal to the best candidate ({name})."
-    found, unit = scores.psnr_difference(ensemble, best), "dB"
-    if found is None:
-        found, unit = scores.difference(ensemble, best), "in mean squared error"
+    found, unit = scores.shown_difference(ensemble, best)
     amount = f"{plus_minus(abs(found.value), found.standard_error, digits=1, signed=False)} {unit}"
     word = "better" if scores.difference(ensemble, best).value < 0 else "worse"
     if found.significant:

@@ -476,7 +476,10 @@ class Inputs:
         self.bytes_seen += prod(field.shape) * sum(dtype_of(array).itemsize for array in field.arrays)
         if not self.hash_all and self.bytes_seen > HASHED_BYTES:
             return None
-        return [_hash_of(array) for array in field.arrays]
+        # Little-endian bytes in C order, for any kind of array.
+        plain = (_flat(array) for array in field.arrays)
+        bytes_of = (np.ascontiguousarray(one, one.dtype.newbyteorder("<")).view(np.uint8) for one in plain)
+        return [hashlib.new(HASH, one.data).hexdigest() for one in bytes_of]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain values, for a report."""
@@ -491,13 +494,6 @@ class Inputs:
             found["percentiles"] = compute_percentiles(self.samples.all())
             found["image_percentiles"] = [self.percentiles[number] for number in sorted(self.percentiles)]
         return found
-
-
-def _hash_of(array: Any) -> str:
-    """Hash the pixels as little-endian bytes in C order, for any kind of array."""
-    plain = _flat(array)
-    plain = np.ascontiguousarray(plain, plain.dtype.newbyteorder("<"))
-    return hashlib.new(HASH, plain.view(np.uint8).data).hexdigest()
 
 
 def _flat(array: Any) -> NDArray[Any]:

@@ -73,21 +73,16 @@ COVERAGE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class ErrorSums:
-    """Errors of an ensemble and its candidates, summed over pixels by class; sums of parts add up.
+class ErrorClasses:
+    """Squared errors of an ensemble, by channel, intensity and spread.
 
     Attributes
     ----------
     low, high : float
         Data range in intensity units.
     squares : (C, INTENSITIES, SPREADS) int64
-        Squared errors of the ensemble, in squared steps, by its intensity and the candidates' spread.
+        Sums of squared errors, in squared steps, by the ensemble's intensity and the candidates' spread.
     counts : (C, INTENSITIES, SPREADS) int64
-        Pixels in each of these classes.
-    bias_errors : (2, C, M + 1, BIAS_CLASSES) int64
-        Image minus truth, in steps, of the candidates and, last, the ensemble: by the truth's intensity, then
-        by the image's own.
-    bias_counts : (2, C, M + 1, BIAS_CLASSES) int64
         Pixels in each of these classes.
     """
 
@@ -95,6 +90,26 @@ class ErrorSums:
     high: float
     squares: NDArray[np.int64]
     counts: NDArray[np.int64]
+
+    @property
+    def step(self) -> float:
+        """Intensity units per step."""
+        return (self.high - self.low) / STEPS
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorSums(ErrorClasses):
+    """Errors of an ensemble and its candidates, summed over pixels by class; sums of parts add up.
+
+    Attributes
+    ----------
+    bias_errors : (2, C, M + 1, BIAS_CLASSES) int64
+        Image minus truth, in steps, of the candidates and, last, the ensemble: by the truth's intensity, then
+        by the image's own.
+    bias_counts : (2, C, M + 1, BIAS_CLASSES) int64
+        Pixels in each of these classes.
+    """
+
     bias_errors: NDArray[np.int64]
     bias_counts: NDArray[np.int64]
 
@@ -106,11 +121,6 @@ class ErrorSums:
             np.zeros((2, 2, n_channels, n_candidates + 1, BIAS_CLASSES), np.int64),
         )
         return cls(low, high, *classes, *biases)
-
-    @property
-    def step(self) -> float:
-        """Intensity units per step."""
-        return (self.high - self.low) / STEPS
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
         names = ("squares", "counts", "bias_errors", "bias_counts")
@@ -344,34 +354,19 @@ def _measure_chunk(
 
 
 @dataclass(frozen=True, eq=False)
-class ErrorTable:
-    """Squared errors of an ensemble on held-out pixels, by channel, intensity and spread.
+class ErrorTable(ErrorClasses):
+    """Errors of an ensemble on held-out pixels, from which the expected error at each pixel follows.
 
     Attributes
     ----------
-    low, high : float
-        Data range in intensity units.
-    squares : (C, INTENSITIES, SPREADS) int64
-        Sums of squared errors, in squared steps.
-    counts : (C, INTENSITIES, SPREADS) int64
-        Pixels.
     noise : float
         Standard deviation of the ground truth's noise, in intensity units; its variance is subtracted.
     trust : float
         Shrinkage, in pixels, of each class toward the mean squared error of its spread at any intensity.
     """
 
-    low: float
-    high: float
-    squares: NDArray[np.int64]
-    counts: NDArray[np.int64]
     noise: float = 0.0
     trust: float = TRUSTS[1]
-
-    @property
-    def step(self) -> float:
-        """Intensity units per step."""
-        return (self.high - self.low) / STEPS
 
     @cached_property
     def rmse(self) -> NDArray[np.float32]:

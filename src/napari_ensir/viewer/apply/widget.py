@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox
 
-from napari_ensir.ensemble.checks.candidates import ApplyChecks
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic, linear_text
 from napari_ensir.ensemble.checks.exposure import matched
+from napari_ensir.ensemble.checks.images import ApplyChecks
 from napari_ensir.ensemble.lut.lut import figures
 from napari_ensir.errors import EnsembleError
-from napari_ensir.settings import ApplySettings, settings_of
+from napari_ensir.settings import ApplySettings
 from napari_ensir.viewer.code_export import (
     TABLE,
     apply_as_command,
@@ -24,13 +23,12 @@ from napari_ensir.viewer.code_export import (
     path_of_layer,
 )
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import Message, create_control
+from napari_ensir.viewer.controls.inputs import Message, create_controls
 from napari_ensir.viewer.layers.combo import LayerChoice
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
     changed_layers_warning,
     coarser_levels,
-    exclusion_reason,
     unwrap_proxy,
 )
 from napari_ensir.viewer.layers.matching import (
@@ -63,56 +61,40 @@ UNCALIBRATED = "This table has no expected error; fit it again, or untick Expect
 NO_SETS = "No layers have the names of the table's candidates; choose the layers."
 
 
-@dataclass(frozen=True)
-class Applied:
-    """Result of applying a table.
-
-    Attributes
-    ----------
-    lut : WeightLUT
-        The table, rescaled if requested.
-    combined : list of Images
-        Results, one for each set.
-    expected : list of lists of arrays
-        The expected error of each set, and at lower resolutions; empty if not requested.
-    diagnostics : list of Diagnostic
-        What looks wrong.
-    """
-
-    lut: WeightLUT
-    combined: list[Images]
-    expected: list[list[Any]]
-    diagnostics: list[Diagnostic]
-
-
 def apply_table(
     lut: WeightLUT,
-    sets: Sequence[Sequence[Any]],
+    sets: Sequence[Sequence[Sequence[Any]]],
     rgb: bool,
     device: str,
     progress: Progress | None = None,
     *,
-    coarser: Sequence[Sequence[Sequence[Any]]] = (),
     match: bool = False,
     with_errors: bool = False,
-) -> Applied:
+) -> tuple[WeightLUT, list[tuple[Images, list[Any] | None]], list[Diagnostic]]:
     """Combine sets of candidates that share one exposure.
 
     Parameters
     ----------
     lut
     sets
-        The candidates of each set, in the order of the table.
+        For each set, its candidates in the order of the table, then those at lower resolutions, if any.
     rgb
         Whether the last axis is colour.
     device, progress
         As for :meth:`napari_ensir.WeightLUT.apply`.
-    coarser
-        For each set, its candidates at lower resolutions; empty if there are none.
     match
         Whether to rescale the table to the exposure of the sets first.
     with_errors
         Whether to compute the expected error.
+
+    Returns
+    -------
+    lut : WeightLUT
+        The table, rescaled if requested.
+    results : list of (Images, expected)
+        For each set; ``expected`` is the expected error at each resolution, or None if not requested.
+    diagnostics : list of Diagnostic
+        What looks wrong.
 
     Raises
     ------
@@ -121,8 +103,8 @@ def apply_table(
         expected error.
     """
     checks = ApplyChecks(lut.report, lut.binning, lut.names)
-    for each in sets:
-        checks.look(lut.field(each, -1 if rgb and lut.n_channels > 1 else None))
+    for candidates, *_ in sets:
+        checks.look(lut.field(candidates, -1 if rgb and lut.n_channels > 1 else None))
     if match:
         gain, offset = matched(checks.exposure)
         lut = lut.rescaled(gain, offset)
@@ -131,17 +113,12 @@ def apply_table(
         found = checks.disagreement or [Diagnostic("matched", "info", text)]
     else:
         found = checks.diagnostics(remedy=REMEDY)
-    lower = coarser or [()] * len(sets)
-    combined = [
-        combine(lut, each, rgb, device, progress, coarser=more)
-        for each, more in zip(sets, lower, strict=True)
-    ]
+    how = (rgb, device, progress)
+    combined = [combine(lut, candidates, *how, coarser=more) for candidates, *more in sets]
     errors = [
-        [expected_error(lut, level, rgb, device, progress) for level in (each, *more)]
-        for each, more in zip(sets, lower, strict=True)
-        if with_errors
+        [expected_error(lut, level, *how) for level in levels] if with_errors else None for levels in sets
     ]
-    return Applied(lut, combined, errors, found)
+    return lut, list(zip(combined, errors, strict=True)), found
 
 
 _NOTHING_YET = "Fit a lookup table, or open one (*.lut.safetensors)."
@@ -176,8 +153,7 @@ class ApplyWidget(TablePanel):
         self._tables = TableChoice(napari_viewer)
         self._roles = Form(name="roles")
         self.fixes = FixButtons(["match-intensities"], name="fixes")
-        settings = {each.name: each for each in settings_of(ApplySettings)}
-        device = create_control(settings["device"], preference("device"))
+        device = create_controls(ApplySettings, "device", device=preference("device"))
         self.sets_button = button(
             "Apply to all matching sets",
             "Combine every set of layers whose names are equal except for the names of the candidates.",
@@ -189,7 +165,7 @@ class ApplyWidget(TablePanel):
             Form(self._tables, name="choice"),
             Message(_NOTHING_YET, name="summary", gui_only=True),
             self._roles,
-            Form(weights_choice(), device, name="how"),
+            Form(weights_choice(), *device, name="how"),
             apply_extras(),
             action="Apply",
             about="Combine these layers with the table; no ground truth is needed.",
@@ -201,12 +177,14 @@ class ApplyWidget(TablePanel):
             ],
         )
         self.fixes.chosen.connect(self.safely(self._match_and_apply))
-        self._tables.changed.connect(self.safely(self._follow_table))
         self._tables.button.changed.connect(self.safely(self._tables.ask_and_open))
-        self.sets_button.changed.connect(self.safely(self.apply_all))
-        for name, write in (("python", apply_as_python), ("command", apply_as_command)):
-            self[f"{name}_button"].changed.connect(self.safely(partial(self.copy, write)))
-        self.connect_while_open(self._session.changed, self._tables_changed)
+        self.on_change(
+            table=self._follow_table,
+            sets_button=self.apply_all,
+            python_button=lambda: self.copy(apply_as_python),
+            command_button=lambda: self.copy(apply_as_command),
+        )
+        self.connect_while_open(self._session.changed, self._list_tables)
         self._list_tables()
 
     # -- choosing ---------------------------------------------------------------------------------
@@ -217,8 +195,8 @@ class ApplyWidget(TablePanel):
         return self._lut
 
     @property
-    def layers(self) -> list[Layer | None]:
-        """The layer chosen for each candidate of the table, in order."""
+    def layers(self) -> list[Any]:
+        """The layer chosen for each candidate of the table, in order; None where none is."""
         return [each.value for each in self._roles]
 
     @shows_errors
@@ -236,9 +214,7 @@ class ApplyWidget(TablePanel):
             self._tables.value = title
         super().update(values)
 
-    def _tables_changed(self) -> None:
-        self.safely(self._list_tables)()
-
+    @shows_errors
     def _list_tables(self) -> None:
         self._tables.refresh()
         # Keep the chosen layers when a fit updates its table.
@@ -263,11 +239,7 @@ class ApplyWidget(TablePanel):
         """Show a drop-down list for each candidate, with the layer of matching name selected."""
         roles = [
             LayerChoice(
-                self.viewer,
-                lambda layer: not exclusion_reason(layer),
-                name=f"candidate_{number}",
-                label=name,
-                tooltip=f'The layer that shows the candidate "{name}".',
+                self.viewer, f"candidate_{number}", name, f'The layer that shows the candidate "{name}".'
             )
             for number, name in enumerate(lut.names, start=1)
         ]
@@ -286,15 +258,13 @@ class ApplyWidget(TablePanel):
         """Choose layers for candidates without one, except where the user cleared the choice."""
         if self._lut is None:
             return
-        matches = best_matches(self._lut.names, self._mine(), self._session.learned_on(self._lut))
+        layers = map(unwrap_proxy, self.viewer.layers)
+        matches = best_matches(self._lut.names, [*layers], self._session.learned_on(self._lut))
         for role, match in zip(self._roles, matches, strict=True):
             if role.value is None and role.name not in self._by_hand:
                 role.reset_choices()
                 with role.changed.blocked():
                     role.value = match
-
-    def _mine(self) -> list[Layer]:
-        return [unwrap_proxy(layer) for layer in self.viewer.layers]
 
     def layers_changed(self) -> None:
         """See Panel."""
@@ -331,10 +301,6 @@ class ApplyWidget(TablePanel):
             "expected_error": UNCALIBRATED if uncalibrated else "",
         }
 
-    def run(self) -> None:
-        """See Panel."""
-        self.apply()
-
     def _match_and_apply(self) -> None:
         self.match.value = True
         self.apply()
@@ -342,36 +308,26 @@ class ApplyWidget(TablePanel):
     @shows_errors
     def apply(self) -> None:
         """Combine the chosen layers, and show a message under the buttons."""
-        self._combine({"": self._request()[1]})
+        if missing := self.missing_input():
+            raise EnsembleError(missing)
+        self._combine({"": self.layers})
 
-    def _request(self) -> tuple[WeightLUT, list[Layer]]:
-        """Return the table and the layer of each candidate.
-
-        Raises
-        ------
-        EnsembleError
-            If no table is open, or a candidate has no layer.
-        """
-        if self._lut is None or self.missing_input():
-            raise EnsembleError(self.missing_input())
-        return self._lut, [layer for layer in self.layers if layer is not None]
+    run = apply
 
     def copy(self, write: Callable[..., str]) -> None:
         """Copy the choices as code, written by :func:`apply_as_python` or :func:`apply_as_command`."""
-        lut, layers = self._request()
+        if self._lut is None or (missing := self.missing_input()):
+            raise EnsembleError(missing)
         table = self._session.path_of(self._tables.value)
-        text = write(
-            TABLE if table is None else str(table),
-            dict(zip(lut.names, map(path_of_layer, layers), strict=True)),
-            ApplySettings(device=self.device.value),
-            match=self.match.value,
-            with_errors=self.expected_error.value,
-        )
-        self.say(copied(text))
+        paths = dict(zip(self._lut.names, map(path_of_layer, self.layers), strict=True))
+        more = {"match": self.match.value, "with_errors": self.expected_error.value}
+        settings = ApplySettings(device=self.device.value)
+        self.say(copied(write(TABLE if table is None else str(table), paths, settings, **more)))
 
     def sets(self) -> dict[str, list[Layer]]:
         """Return all sets of layers whose names match the candidates of the table, by their common name."""
-        return {} if self._lut is None else matching_sets(self._lut.names, self._mine())
+        layers = [unwrap_proxy(layer) for layer in self.viewer.layers]
+        return {} if self._lut is None else matching_sets(self._lut.names, layers)
 
     @shows_errors
     def apply_all(self) -> None:
@@ -392,31 +348,33 @@ class ApplyWidget(TablePanel):
             raise EnsembleError(UNCALIBRATED)
         twice = [duplicate_layer_warning(lut.names, layers) for layers in sets.values()]
         origins = [[LayerSnapshot(layer) for layer in layers] for layers in sets.values()]
-        coarser = [coarser_levels(layers) for layers in sets.values()]
-        device, view = self.device.value, self.weights.value
+        arrays = [[[origin.data for origin in each]] for each in origins]
+        for each, layers in zip(arrays, sets.values(), strict=True):
+            each += coarser_levels(layers)
+        how, view = (origins[0][0].rgb, self.device.value), self.weights.value
         more = {"match": self.match.value, "with_errors": self.expected_error.value}
 
-        def combine_all(progress: Progress) -> Applied:
-            arrays = [[origin.data for origin in each] for each in origins]
-            return apply_table(lut, arrays, origins[0][0].rgb, device, progress, coarser=coarser, **more)
+        def adding(used: WeightLUT, results: Sequence[tuple[Images, Any]]) -> Iterator[None]:
+            for label, (first, *_), (images, expected) in zip(sets, origins, results, strict=True):
+                outputs = Outputs(self.viewer, first, label)
+                yield from outputs.showing(used, images, view, expected=expected)
 
-        def adding(done: Applied) -> Iterator[None]:
-            for number, (label, each) in enumerate(zip(sets, origins, strict=True)):
-                outputs = Outputs(self.viewer, each[0], label)
-                expected = done.expected[number] if done.expected else None
-                yield from outputs.showing(done.lut, done.combined[number], view, expected=expected)
-
-        def show(done: Applied) -> None:
-            self.queue.put(adding(done))
-            self.fixes.show_fixes(done.diagnostics)
+        def show(done: tuple[WeightLUT, list[tuple[Images, Any]], list[Diagnostic]]) -> None:
+            used, results, diagnostics = done
+            self.queue.put(adding(used, results))
+            self.fixes.show_fixes(diagnostics)
             n = len(sets)
             lines = [f"Added {'the ensemble' if n == 1 else f'{n} ensembles'} and the weight maps."]
-            lines += [*twice, *(f"{each}"[:1].upper() + f"{each}"[1:] for each in done.diagnostics)]
+            lines += [*twice, *(f"{each}"[:1].upper() + f"{each}"[1:] for each in diagnostics)]
             lines.append(changed_layers_warning(self.viewer, chain(*origins)))
             self.say("\n".join(filter(None, lines)))
             self.reveal(self.message)
 
-        self.start(combine_all, "Applying the lookup table", show)
+        self.start(
+            lambda progress: apply_table(lut, arrays, *how, progress, **more),
+            "Applying the lookup table",
+            show,
+        )
 
 
 def apply_extras() -> Container:

@@ -10,7 +10,7 @@ from napari_ensir.ensemble.lut.load import SUFFIX, load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.paths import Place
 from napari_ensir.files.sets import Part, folders_in, is_image, open_set, stem_of
-from napari_ensir.restorers.base import format_notes, with_settings
+from napari_ensir.restorers.base import with_settings
 from napari_ensir.restorers.batch import (
     Batch,
     BlindBatch,
@@ -23,7 +23,7 @@ from napari_ensir.settings import ApplySettings, BlindSettings, settings_of
 from napari_ensir.viewer.apply.widget import apply_extras
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form
-from napari_ensir.viewer.controls.inputs import accept_drops, create_control, path_control
+from napari_ensir.viewer.controls.inputs import accept_drops, create_controls, path_control
 from napari_ensir.viewer.controls.section import Section
 from napari_ensir.viewer.layers.layers import file_safe_name
 from napari_ensir.viewer.panel import Panel, shows_errors
@@ -53,6 +53,9 @@ TASKS = {
 
 TABLE = f"ensemble{SUFFIX}"
 """File name of the table in the output folder."""
+
+_BLIND = [each.name for each in settings_of(BlindSettings) if each.name != "device"]
+"""Settings of learning without a ground truth; that of the device is one of the restorers, too."""
 
 MOST_ROWS = 1000
 """Most files that the table shows."""
@@ -90,7 +93,6 @@ class BatchWidget(Panel):
         self.batch: Batch | None = None
         self._lut: WeightLUT | None = None
         self._proposed: Path | None = None
-        declared = {each.name: each for each in settings_of(BlindSettings) if each.name != "device"}
         job = Choice(TASKS, name="job", label="Task", tooltip="What is done with the images.")
         images = path_control(
             "images",
@@ -102,7 +104,7 @@ class BatchWidget(Panel):
         out = path_control("out", "Output", "Folder for the results; those that are there already are kept.")
         self.folders = Form(name="folders")
         self.picker = RestorerPicker(name="picker")
-        combining = Form(*map(create_control, declared.values()), name="blind_form")
+        combining = Form(*create_controls(BlindSettings, *_BLIND), name="blind_form")
         self.combining_section = Section("Settings of combining", combining, name="combining")
         self.extras = apply_extras()
         self.scores = ScoreView(110, name="scores", label="Scores", tooltip="Scores on all images together.")
@@ -121,14 +123,13 @@ class BatchWidget(Panel):
             below=[self.scores, self.files],
         )
         self.cancel_button.tooltip = "Stop; results that were written are kept when you process again."
-        for control, slot in (
-            (self.job, self._follow_task),
-            (self.images, self._follow_images),
-            (self.lut, self._follow_lut),
-            (self.out, self.update_run_button),
-            (self.picker.ticks, self.update_run_button),
-        ):
-            control.changed.connect(self.safely(slot))
+        self.on_change(
+            job=self._follow_task,
+            images=self._follow_images,
+            lut=self._follow_lut,
+            out=self.update_run_button,
+            restorers=self.update_run_button,
+        )
         self.picker.requested.connect(self.open)
         content: Any = self.native.widget()
         accept_drops(content, self.take)
@@ -188,7 +189,7 @@ class BatchWidget(Panel):
             self.out.value = self._proposed
         self.update_run_button()
 
-    def _sources(self) -> Mapping[Any, Path | None]:
+    def _sources(self) -> dict[Any, Any]:
         """The folder of each candidate, or that of the noisy images."""
         if self.job.value == "apply":
             return {each.label: each.value for each in self.folders}
@@ -237,13 +238,13 @@ class BatchWidget(Panel):
     def _restoring(self) -> Callable[[Progress], WeightLUT | None]:
         task, images, out = self.job.value, self.images.value, self.out.value
         as_float = self.float_output.value
-        settings = BlindSettings(**{each.name: self[each.name].value for each in settings_of(BlindSettings)})
+        settings = self.settings_from(BlindSettings, *_BLIND, "device")
         names = [file_safe_name(key) for key in self.restorers.value]
         chosen = self.picker.chosen()
         if settings.data_range is not None and task == "blind":  # as in the command
             chosen = [with_settings(each, data_range=settings.data_range) for each in chosen]
         restorers = dict(zip(names, chosen, strict=True))
-        networks = [file for file in map(self.picker.network_files.get, self.restorers.value) if file]
+        networks = self.picker.chosen_files()
 
         def work(progress: Progress) -> WeightLUT | None:
             found = _open({}, {Part.IMAGE: images})
@@ -267,13 +268,13 @@ class BatchWidget(Panel):
     def _combining(self) -> Callable[[Progress], None]:
         lut, path, out, as_float = self._lut, self.lut.value, self.out.value, self.float_output.value
         assert lut is not None  # checked by missing_input
-        sources = {name: folder for name, folder in self._sources().items() if folder is not None}
+        sources = self._sources()
         outs = {"ensemble": Place("Output", out)}
         if self.expected_error.value:
             if lut.errors is None:
                 raise EnsembleError("This table has no expected error; untick Expected error.")
             outs["expected error"] = Place("Output", out / "expected error")
-        settings, match = ApplySettings(device=self.device.value), self.match.value
+        settings, match = self.settings_from(ApplySettings, "device"), self.match.value
 
         def work(progress: Progress) -> None:
             found = _open(sources)
@@ -297,26 +298,25 @@ class BatchWidget(Panel):
         lines = [first + _summary(batch, self.out.value), *batch.describe_resumption()]
         if lut is not None:
             table = blind_scores(lut)
-            names = [each.name for each in table.rows]
-            self.scores.show_table(table, names, names)
+            self.scores.show_table(table)
             self.scores.visible = True
             self.scores.export(self.out.value / "scores.csv", overwrite=True)
             lines.insert(0, table.summary)
         lines += first_of(f"{stem}: {message}" for stem, message in batch.failed.items())
-        lines += [*first_of(format_notes(batch.notes)), *first_of(batch.warnings)]
+        lines += [*first_of(batch.describe_notes()), *first_of(batch.warnings)]
         self.say("\n".join(lines))
         self._show_files(batch)
 
     def _show_files(self, batch: Batch) -> None:
-        results = dict.fromkeys(batch.failed, "failed")
-        results |= {stem: "was there" for stem in batch.kept if stem not in results}
-        results |= {stem: "written" for stem in batch.written if stem not in results}
+        results = dict.fromkeys(batch.written, "written") | dict.fromkeys(batch.kept, "was there")
+        results |= dict.fromkeys(batch.failed, "failed")
         results |= {stem: f"made anew: {' and '.join(each)} changed" for stem, each in batch.redone.items()}
         stems = sorted(results, key=lambda stem: (stem not in batch.failed, stem))[:MOST_ROWS]
         columns = {"image": stems, "result": [results[stem] for stem in stems]}
         if expected := getattr(batch, "expected", {}):
-            texts = [f"{expected[stem]:.4g}" if stem in expected else "–" for stem in stems]
-            columns["expected error"] = texts
+            columns["expected error"] = [
+                f"{expected[stem]:.4g}" if stem in expected else "–" for stem in stems
+            ]
         self.files.value = columns
         header = self.files.native.horizontalHeader()
         header.setSectionResizeMode(header.ResizeMode.Stretch)

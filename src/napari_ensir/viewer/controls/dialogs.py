@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qtpy.QtWidgets import QWidget
 
 
@@ -52,3 +54,34 @@ def ask_where_to_save(parent: QWidget | None, title: str, name: str, kind: str, 
         if QMessageBox.question(parent, title, question) != QMessageBox.StandardButton.Yes:
             return None
     return path
+
+
+def save_asked(
+    parent: QWidget | None,
+    title: str,
+    name: str,
+    kind: str,
+    suffix: str,
+    save: Callable[[Path], object],
+) -> None:
+    """Call a function with the file of :func:`ask_where_to_save`, unless the user cancels."""
+    path = ask_where_to_save(parent, title, name, kind, suffix)
+    if path is not None:
+        save(path)
+
+
+def open_asked(parent: QWidget | None, title: str, kinds: str, take: Callable[[str], object]) -> None:
+    """Ask for an existing file, and call a function with its path, unless the user cancels.
+
+    Parameters
+    ----------
+    parent
+        Parent of the dialog.
+    title, kinds
+        Title of the dialog, and the file types that it offers.
+    take
+        Called with the path.
+    """
+    path, _ = QFileDialog.getOpenFileName(parent, title, "", kinds)
+    if path:
+        take(path)

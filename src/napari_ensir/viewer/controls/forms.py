@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import Container, PushButton
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSlider,
@@ -14,6 +14,8 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QWidget,
 )
+
+from napari_ensir.viewer.controls.worker import delayed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,9 +110,7 @@ class Form(Container):
         super().__init__(labels=True, **kwargs)
         self.margins = (0, 0, 0, 0)
         self.native.layout().setSpacing(3)
-        self._align_timer = QTimer(self.native)
-        self._align_timer.setSingleShot(True)
-        self._align_timer.timeout.connect(self._align)
+        self._align_timer = delayed(self.native, self._align)
         EventFilter(self.native, self._watch_size)
         self.extend(widgets)
 
@@ -118,7 +118,7 @@ class Form(Container):
         """See magicgui."""
         super().insert(key, widget)
         set_accessible_names(widget)
-        self._align_timer.start(0)
+        self._align_timer.start()
 
     def refill(self, *widgets: Widget) -> None:
         """Replace all controls and delete the old ones."""
@@ -133,7 +133,7 @@ class Form(Container):
 
     def _watch_size(self, _: object, event: QEvent) -> None:
         if event.type() in self._RESIZING:
-            self._align_timer.start(0)
+            self._align_timer.start()
 
     def _align(self) -> None:
         """Give all labels the width of the widest, since magicgui measures them in another font."""

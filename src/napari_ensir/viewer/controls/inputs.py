@@ -21,6 +21,7 @@ from magicgui.widgets.bases import ValuedContainerWidget
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QSizePolicy
 
+from napari_ensir.settings import settings_of
 from napari_ensir.viewer.controls.combo import Choice, EditableChoice
 from napari_ensir.viewer.controls.forms import EventFilter
 
@@ -53,8 +54,6 @@ class Number(FloatSpinBox):
     ----------
     value, min, max, step
         See magicgui; the default limits are wide.
-    unit
-        Shown after the number.
     """
 
     def __init__(
@@ -63,14 +62,12 @@ class Number(FloatSpinBox):
         min: float | None = None,  # noqa: A002 - names of magicgui
         max: float | None = None,  # noqa: A002
         step: float | None = None,
-        unit: str = "",
         **kwargs: Any,
     ) -> None:
         self._min_decimals = self._step_decimals = 0 if step is None else _decimals(step)
         super().__init__(
             min=-LARGEST if min is None else min, max=LARGEST if max is None else max, step=step, **kwargs
         )
-        self.native.setSuffix(f" {unit}" if unit else "")
         # Otherwise the text of the largest value would determine the width.
         self.native.setMinimumWidth(NUMBER_WIDTH)
         self.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -329,21 +326,31 @@ def create_control(setting: Setting, value: Any = Undefined, **kwargs: Any) -> B
     if setting.others:
         return EditableChoice(setting.choices or (), value=value, **common)
     if setting.kind == "choice":
-        entries = dict(setting.choices or {})
-        if setting.none is not None:
-            entries = {None: (f"default: {setting.none}", setting.description), **entries}
-        return Choice(entries, value=value, **common)
-    words: dict[Any, tuple[str, str]] = {}
-    if setting.none is not None:
-        words[None] = (setting.none.partition(",")[0], setting.none)
-    if setting.auto is not None:
-        words[setting.word] = (setting.auto.partition(",")[0], setting.auto)
+        default = {} if setting.none is None else {None: (f"default: {setting.none}", setting.description)}
+        return Choice({**default, **(setting.choices or {})}, value=value, **common)
+    texts = {None: setting.none, setting.word: setting.auto}
+    words = {word: (text.partition(",")[0], text) for word, text in texts.items() if text is not None}
     if not words:
         return _value_control(setting, value, common)
     inner = _value_control(setting, Undefined, {"name": "own_value", "label": setting.title})
     if setting.kind in ("range", "places", "numbers"):
         common["layout"] = "vertical"
     return OptionalValue(inner, words, value=value, **common)
+
+
+def create_controls(owner: Any, *names: str, **values: Any) -> list[BaseValueWidget]:
+    """Create the controls of the settings of a class: of those named, or of all.
+
+    Parameters
+    ----------
+    owner
+        A class of :mod:`napari_ensir.settings`.
+    *names
+    **values
+        Values by name; default: those of the settings.
+    """
+    declared = {each.name: each for each in settings_of(owner)}
+    return [create_control(declared[name], values.get(name, Undefined)) for name in names or declared]
 
 
 def _value_control(setting: Setting, value: Any, common: Mapping[str, Any]) -> BaseValueWidget:

@@ -91,6 +91,15 @@ class Task(QObject):
         QTimer.singleShot(0, lambda: _RUNNING.discard(self))
 
 
+def delayed(parent: QObject, slot: Callable[[], object], milliseconds: int = 0) -> QTimer:
+    """Return a timer that calls a slot once after each start, and is deleted with its parent."""
+    timer = QTimer(parent)
+    timer.setSingleShot(True)
+    timer.setInterval(milliseconds)
+    timer.timeout.connect(slot)
+    return timer
+
+
 class MainThreadQueue:
     """First-in, first-out queue of iterators that the event loop advances step by step.
 

@@ -17,7 +17,6 @@ from napari_ensir.ensemble.corrections import (
     turn_image,
 )
 from napari_ensir.ensemble.lut.record import record_of
-from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.code_export import CORRECTION_KEY, path_of_layer
 from napari_ensir.viewer.layers.layers import (
     OUTPUT_KEY,
@@ -29,11 +28,10 @@ from napari_ensir.viewer.layers.layers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import napari
     from napari.layers import Layer
-    from numpy.typing import NDArray
 
 LARGEST_CROP = 0.1
 """Largest share of the rows or columns of an image for which cropping is offered."""
@@ -48,31 +46,41 @@ _EXPOSURES = ("second exposure", "2nd exposure", "other exposure", "another expo
 
 
 @dataclass(frozen=True)
-class Corrected:
-    """A corrected image.
+class Correction:
+    """A function that corrects an image.
 
     Attributes
     ----------
-    image : array
+    function : callable
+        Called with the image and the arguments.
+    arguments : tuple
     suffix : str
-        What was done, for the layer's name.
-    code : str
-        Python expression of the corrected image, in which ``{}`` stands for the image.
-    starts : tuple of int
-        First pixel along each axis that was kept; empty if nothing was cropped.
-    dropped : tuple of int
-        Axes that were dropped.
+        What it does, for the layer's name.
     """
 
-    image: Any
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
     suffix: str
-    code: str
-    starts: tuple[int, ...] = ()
-    dropped: tuple[int, ...] = ()
+
+    @property
+    def code(self) -> str:
+        """Python expression of the corrected image, in which ``{}`` stands for the image."""
+        prefix = "np." if self.function in (np.flip, np.reshape) else ""
+        return f"{prefix}{self.function.__name__}({{}}, {', '.join(map(repr, self.arguments))})"
+
+    def __call__(self, image: Any) -> Any:
+        """Return the corrected image."""
+        made, dtype = self.function(image, *self.arguments), np.dtype(image.dtype)
+        if self.function is shift_image and dtype.kind in "iu":
+            # Splines overshoot; clipping to the dtype would hide it.
+            limits, rounded = np.iinfo(dtype), np.rint(made)
+            if rounded.min() >= limits.min and rounded.max() <= limits.max:
+                return rounded.astype(dtype)
+        return made
 
 
-def correct(image: Any, fix: Mapping[str, Any], truth: Any, channel_axis: int | None) -> Corrected:
-    """Correct an image as the fix of a diagnostic says.
+def correction_of(image: Any, fix: Mapping[str, Any], truth: Any, channel_axis: int | None) -> Correction:
+    """Return the correction of an image that the fix of a diagnostic stands for.
 
     Parameters
     ----------
@@ -80,49 +88,22 @@ def correct(image: Any, fix: Mapping[str, Any], truth: Any, channel_axis: int | 
     fix
         Of a :class:`~napari_ensir.ensemble.checks.diagnostic.Diagnostic`.
     channel_axis : int or None
-
-    Raises
-    ------
-    EnsembleError
-        If the action makes no image.
     """
-    action, more = fix["action"], "" if channel_axis is None else f", {channel_axis}"
+    action, axis = fix["action"], () if channel_axis is None else (channel_axis,)
     if action == "align":
         shift = find_subpixel_shift(truth, image, fix["shift"], channel_axis)
-        back = tuple(0.0 - round(each, 3) for each in shift)
-        moved = _as_dtype_of(image, shift_image(image, back, channel_axis))
-        return Corrected(moved, "aligned", f"shift_image({{}}, {back}{more})")
+        return Correction(shift_image, (tuple(0.0 - round(each, 3) for each in shift), *axis), "aligned")
     if action == "match-intensities":
-        gain, offset = float(f"{fix['gain']:.6g}"), float(f"{fix['offset']:.6g}")
-        code = f"match_intensities({{}}, {gain}, {offset})"
-        return Corrected(match_intensities(image, gain, offset), "matched", code)
+        numbers = tuple(float(f"{fix[name]:.6g}") for name in ("gain", "offset"))
+        return Correction(match_intensities, numbers, "matched")
     if action == "transform":
-        turned = turn_image(image, fix["how"], channel_axis)
-        return Corrected(turned, "turned", f"turn_image({{}}, {fix['how']!r}{more})")
+        return Correction(turn_image, (fix["how"], *axis), "turned")
     if action == "reverse-channels":
-        axis = -1 if channel_axis is None else channel_axis
-        return Corrected(np.flip(np.asarray(image), axis), "channels reversed", f"np.flip({{}}, {axis})")
+        return Correction(np.flip, axis or (-1,), "channels reversed")
     if action == "crop-to-common-size":
         common = tuple(fix["shape"])
-        starts = _best_starts(image, common, truth)
-        code = f"crop_image({{}}, {starts}, {common})"
-        return Corrected(crop_image(image, starts, common), "cropped", code, starts)
-    if action == "drop-axes":
-        shape = _squeezed(image.shape)
-        dropped = tuple(axis for axis, size in enumerate(image.shape) if size == 1)
-        return Corrected(image.reshape(shape), "squeezed", f"{{}}.reshape({shape})", dropped=dropped)
-    raise EnsembleError(f"the action {action!r} makes no image.")
-
-
-def _as_dtype_of(image: Any, changed: NDArray[np.float32]) -> NDArray[Any]:
-    """Convert to the image's dtype if that clips nothing: splines overshoot, and clipping would hide it."""
-    dtype = np.dtype(image.dtype)
-    if dtype.kind not in "iu":
-        return changed
-    limits = np.iinfo(dtype)
-    rounded = np.rint(changed)
-    inside = rounded.min() >= limits.min and rounded.max() <= limits.max
-    return rounded.astype(dtype) if inside else changed
+        return Correction(crop_image, (_best_starts(image, common, truth), common), "cropped")
+    return Correction(np.reshape, (_squeezed(image.shape),), "squeezed")  # drop-axes
 
 
 def _best_starts(image: Any, common: Sequence[int], truth: Any) -> tuple[int, ...]:
@@ -141,32 +122,26 @@ def _best_starts(image: Any, common: Sequence[int], truth: Any) -> tuple[int, ..
     return min((first, centred), key=error)
 
 
-def add_corrected(viewer: napari.Viewer, layer: Layer, corrected: Corrected) -> Layer:
+def add_corrected(viewer: napari.Viewer, layer: Layer, image: Any, correction: Correction) -> Layer:
     """Add a corrected image as a layer at the same place, with a record of the correction."""
     place = placement(layer)
-    if corrected.starts:
-        first = place["scale"] * np.array(corrected.starts[: layer.ndim])
+    if correction.function is crop_image:
+        first = place["scale"] * np.array(correction.arguments[0][: layer.ndim])
         place["translate"] = place["translate"] + place["rotate"] @ place["shear"] @ first
-    if corrected.dropped:
-        kept = [axis for axis in range(layer.ndim) if axis not in corrected.dropped]
-        place = {
-            "scale": place["scale"][kept],
-            "translate": place["translate"][kept],
-            "units": [place["units"][axis] for axis in kept],
-            "axis_labels": [place["axis_labels"][axis] for axis in kept],
-        }
+    if correction.function is np.reshape:
+        kept = [axis for axis, size in enumerate(pixel_shape(layer)[: layer.ndim]) if size != 1]
+        of_axes = ("scale", "translate", "units", "axis_labels")
+        place = {name: [place[name][axis] for axis in kept] for name in of_axes}
     source, codes = layer.metadata.get(CORRECTION_KEY, (path_of_layer(layer), ()))
     looks = {} if layer.rgb else {"colormap": layer.colormap.name}
-    if not layer.rgb and corrected.suffix != "matched":
+    if not layer.rgb and correction.function is not match_intensities:
         looks["contrast_limits"] = tuple(layer.contrast_limits)
-    name = f"{layer.name} · {corrected.suffix}"
+    name = f"{layer.name} · {correction.suffix}"
     metadata = {
-        RECORD_KEY: record_of("corrected", inputs={"image": layer.name}, correction=corrected.code),
-        CORRECTION_KEY: (source, (*codes, corrected.code)),
+        RECORD_KEY: record_of("corrected", inputs={"image": layer.name}, correction=correction.code),
+        CORRECTION_KEY: (source, (*codes, correction.code)),
     }
-    return viewer.add_image(
-        corrected.image, name=name, rgb=bool(layer.rgb), metadata=metadata, **looks, **place
-    )
+    return viewer.add_image(image, name=name, rgb=bool(layer.rgb), metadata=metadata, **looks, **place)
 
 
 def find_unequal_sizes(layers: Iterable[Layer], truth: Layer | None) -> list[Diagnostic]:
@@ -189,20 +164,18 @@ def find_unequal_sizes(layers: Iterable[Layer], truth: Layer | None) -> list[Dia
         other = pixel_shape(layer)
         if other == shape or exclusion_reason(layer):
             continue
-        names = [name for name, size in ((layer.name, other), (truth.name, shape)) if 1 in size]
-        if names and _squeezed(other) == _squeezed(shape):
-            text = (
-                f'"{layer.name}" has shape {other} and "{truth.name}" has {shape}: they differ only in axes '
-                "of length 1."
-            )
+        sizes = {layer.name: other, truth.name: shape}
+        text = f'"{layer.name}" has shape {other} and "{truth.name}" has {shape}'
+        if _squeezed(other) == _squeezed(shape):
+            names = [name for name, size in sizes.items() if 1 in size]
             fix: dict[str, Any] = {"action": "drop-axes", "candidates": names}
+            text += ": they differ only in axes of length 1."
             found.append(Diagnostic("singleton-axes", "warning", text, fix))
         elif len(other) == len(shape) and _is_border(other, shape):
             common = tuple(map(min, other, shape))
-            names = [name for name, size in ((layer.name, other), (truth.name, shape)) if size != common]
-            text = f'"{layer.name}" has shape {other} and "{truth.name}" has {shape}; crop them to {common}.'
+            names = [name for name, size in sizes.items() if size != common]
             fix = {"action": "crop-to-common-size", "candidates": names, "shape": common}
-            found.append(Diagnostic("unequal-sizes", "warning", text, fix))
+            found.append(Diagnostic("unequal-sizes", "warning", f"{text}; crop them to {common}.", fix))
     return found
 
 

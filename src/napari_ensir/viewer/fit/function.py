@@ -1,7 +1,7 @@
 """Function that fits and combines layers, for scripts, and the widget that magicgui makes from it."""
 
 # No import of annotations from the future: magicgui reads them as objects.
-from typing import Annotated, Literal
+from typing import Literal
 
 import napari.layers
 import napari.types
@@ -65,28 +65,23 @@ def combined(
     return list(layers_of_result(LayerSnapshot(layers[0]), result.lut, result.combined).values())
 
 
-@magic_factory(call_button="Combine")
-def combine_layers(
-    candidates: Annotated[
-        list[napari.layers.Image],
-        {
-            "widget_type": LayerPicker,
-            "label": "Candidates",
-            "tooltip": "The restorations to combine, in the order of the table's axes.",
-        },
-    ],
-    ground_truth: Annotated[
-        napari.layers.Image,
-        {"label": "Ground truth", "tooltip": "The clean image that the candidates are compared with."},
-    ],
-    method: Annotated[
-        str,
-        {
-            "choices": [(title, key) for key, (title, _) in METHOD_CHOICES.items()],
-            "label": _METHOD.title,
-            "tooltip": _METHOD.description,
-        },
-    ] = "auto",
-) -> list[napari.types.LayerDataTuple]:
-    """Add the ensemble of the candidates, and the weight maps; see :func:`combined`."""
-    return combined(candidates, ground_truth, method)
+combine_layers = magic_factory(
+    combined,
+    call_button="Combine",
+    candidates={
+        "widget_type": LayerPicker,
+        "label": "Candidates",
+        "tooltip": "The restorations to combine, in the order of the table's axes.",
+    },
+    ground_truth={
+        "label": "Ground truth",
+        "tooltip": "The clean image that the candidates are compared with.",
+    },
+    method={
+        "choices": [(title, key) for key, (title, _) in METHOD_CHOICES.items()],
+        "label": _METHOD.title,
+        "tooltip": _METHOD.description,
+    },
+    bin_width={"bind": None},
+)
+"""Widget that adds the ensemble of the candidates, and the weight maps; see :func:`combined`."""

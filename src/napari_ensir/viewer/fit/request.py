@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from napari.layers import Layer
 
-_CHANNEL_LABELS = ("c", "channel", "channels", "ch")
-
 NO_CANDIDATE = "No candidate is ticked; tick the restorations to combine."
 NO_TRUTH = "No ground truth is chosen; choose a layer with a clean image or a second exposure."
 
@@ -38,7 +36,8 @@ SAMPLED_FROM = 2**25
 RUNS = 8
 """Maximum number of chunks in a sample along the axis of the planes, which are at most an eighth of all."""
 
-Pairs = list[tuple[tuple[Any, ...], Any]]
+Pair = tuple[tuple[Any, ...], Any]
+Pairs = list[Pair]
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,8 @@ class FitRequest:
     def seen(self) -> tuple[Pairs, list[Any]]:
         """Pairs to learn from, and their masks: bool arrays or None."""
         first, last = self.settings.planes or (0, self.spatial_shape[0] - 1)
-        return [self._cut(first, last + 1)], [self._cut_mask(self.mask, first, last + 1)]
+        pair, mask = self._part(first, last + 1, self.mask)
+        return [pair], [mask]
 
     def sample(self) -> tuple[Pairs, list[Any], float] | None:
         """Evenly spaced chunks of planes of a large dask stack, as one pair, to learn from first.
@@ -161,10 +161,10 @@ class FitRequest:
             return None
         import dask.array as da
 
-        cuts = [(*candidates, truth) for candidates, truth in (self._cut(*chunk) for chunk in chosen)]
-        *candidates, truth = (da.concatenate(parts, axis) for parts in zip(*cuts, strict=True))
-        masks = [self._cut_mask(self.mask, *chunk) for chunk in chosen]
-        mask = None if self.mask is None else da.concatenate(masks)
+        parts = [self._part(*chunk, self.mask) for chunk in chosen]
+        cuts = zip(*((*candidates, truth) for (candidates, truth), _ in parts), strict=True)
+        *candidates, truth = (da.concatenate(arrays, axis) for arrays in cuts)
+        mask = None if self.mask is None else da.concatenate([mask for _, mask in parts])
         share = sum(stop - start for start, stop in chosen) / (last + 1 - first)
         return [(tuple(candidates), truth)], [mask], share
 
@@ -172,12 +172,10 @@ class FitRequest:
         """Pairs and masks of all pixels that :meth:`seen` leaves out; empty if there are none."""
         n = self.spatial_shape[0]
         first, last = self.settings.planes or (0, n - 1)
-        parts = [(start, stop) for start, stop in ((0, first), (last + 1, n)) if start < stop]
-        pairs, masks = [self._cut(*part) for part in parts], [None] * len(parts)
+        parts = [self._part(*part) for part in ((0, first), (last + 1, n)) if part[0] < part[1]]
         if self.mask is not None and not bool(self.mask.all()):
-            pairs.append(self._cut(first, last + 1))
-            masks.append(self._cut_mask(~self.mask, first, last + 1))
-        return pairs, masks
+            parts.append(self._part(first, last + 1, ~self.mask))
+        return [pair for pair, _ in parts], [mask for _, mask in parts]
 
     def _check_planes(self) -> None:
         planes, n = self.settings.planes, self.spatial_shape[0]
@@ -186,16 +184,14 @@ class FitRequest:
                 f"planes are {planes[0]} to {planes[1]}, but the images have {n}; use 0 to {n - 1}."
             )
 
-    def _cut(self, start: int, stop: int) -> tuple[tuple[Any, ...], Any]:
-        if (start, stop) == (0, self.spatial_shape[0]):
-            return self.candidates, self.truth
-        axis = 1 if self.colour_axis == 0 else 0
-        part = (slice(None),) * axis + (slice(start, stop),)
-        return tuple(candidate[part] for candidate in self.candidates), self.truth[part]
-
-    def _cut_mask(self, mask: Any, start: int, stop: int) -> Any:
-        """The planes of a mask, which may lack leading axes."""
-        return None if mask is None else np.broadcast_to(mask, self.spatial_shape)[start:stop]
+    def _part(self, start: int, stop: int, mask: Any = None) -> tuple[Pair, Any]:
+        """Candidates and truth of a range of planes, and of a mask, which may lack leading axes."""
+        arrays = [*self.candidates, self.truth]
+        if (start, stop) != (0, self.spatial_shape[0]):  # stored arrays are read when they are cut
+            part = (slice(None),) * (self.colour_axis == 0) + (slice(start, stop),)
+            arrays = [array[part] for array in arrays]
+        mask = None if mask is None else np.broadcast_to(mask, self.spatial_shape)[start:stop]
+        return (tuple(arrays[:-1]), arrays[-1]), mask
 
 
 def mask_array(truth: Layer, mask: Layer, shape: tuple[int, ...]) -> Any:
@@ -247,32 +243,3 @@ def low_resolution_input(layers: Sequence[Layer], truth: Layer | None) -> Any:
 
     found = [layer for layer in layers if isinstance(layer, Image) and is_smaller(layer)]
     return np.asarray(full_data(found[0])) if len(found) == 1 else None
-
-
-def leading_axes(layer: Layer) -> dict[int, str]:
-    """Labels of the axes of an image that are neither colour nor one of the last two."""
-    shape = pixel_shape(layer)[: layer.ndim]
-    named = {}
-    for axis in range(max(0, len(shape) - 2)):
-        label = str(layer.axis_labels[axis])
-        # napari numbers what was not named from the end: "-3".
-        called = f"axis {axis}" if label.lstrip("-").isdigit() else label
-        named[axis] = f"{called} ({shape[axis]})"
-    return named
-
-
-def channel_axes(layer: Layer | None) -> dict[int, str]:
-    """Return the axes of an image that can be its channel axis, with their labels."""
-    if layer is None:
-        return {}
-    return {-1: "red, green, blue"} if layer.rgb else leading_axes(layer)
-
-
-def likely_channel_axis(layer: Layer | None) -> int | None:
-    """Return the channel axis of an RGB image, or the axis with such a label; None if there is none."""
-    if layer is None:
-        return None
-    if layer.rgb:
-        return -1
-    labels = {axis: label.split(" (")[0].lower() for axis, label in leading_axes(layer).items()}
-    return next((axis for axis, label in labels.items() if label in _CHANNEL_LABELS), None)

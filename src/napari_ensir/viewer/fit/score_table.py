@@ -12,7 +12,7 @@ from qtpy.QtGui import QColor
 from napari_ensir.ensemble.scoring.metrics import OWN_METRICS
 from napari_ensir.ensemble.scoring.score_table import DIFFERENCE, PSNR, Column, ScoreRow, ScoreTable
 from napari_ensir.settings import METHODS
-from napari_ensir.viewer.results.layers import PALETTE
+from napari_ensir.viewer.results.layers import colour_of
 from napari_ensir.viewer.results.score_view import ScoreView
 
 if TYPE_CHECKING:
@@ -41,6 +41,15 @@ _COLUMNS = (
 _NOISY_PSNR = _COLUMNS[0]._replace(
     description="PSNR in dB, corrected for the noise of the ground truth. –: below the noise."
 )
+
+
+_ROLES = {
+    "candidate": "One of the candidates.",
+    "average": "The average of the candidates.",
+    "baseline": "A method to compare with; it makes no lookup table. {row.note}",
+    "zzpm": "A weighted average: each candidate by its distance from the mean of the candidates.",
+}
+"""Tooltips of the rows that are no method with a lookup table."""
 
 
 class MethodScores(ScoreView):
@@ -80,13 +89,12 @@ class MethodScores(ScoreView):
         ]
         if any(np.isfinite(row.difference) for row in scores):  # the ground truth is noisy
             columns = [DIFFERENCE, *[_NOISY_PSNR] * any(np.isfinite(row.psnr) for row in scores)]
-        names = [_label(row, method) for row in scores]
-        self.show_table(
-            ScoreTable(tuple(scores), tuple(columns)), names, [_tooltip(row, method) for row in scores]
-        )
+        table = ScoreTable(tuple(scores), tuple(columns))
+        about = [_tooltip(row, method) for row in scores]
+        self.show_table(table, about, [_label(row, method) for row in scores])
         for index, row in enumerate(scores):
             if row.role == "candidate":
-                colour = QColor(PALETTE[min(candidates.index(row.name), len(PALETTE) - 1)])
+                colour = QColor(colour_of(candidates.index(row.name)))
                 self.native.item(index, 0).setData(Qt.ItemDataRole.DecorationRole, colour)
             if row.method == method != "":
                 self.embolden(index, 0)
@@ -106,19 +114,13 @@ def _tooltip(row: ScoreRow, method: str) -> str:
     others = ", ".join(
         f"{each.column.title} {each.column.text(row)}"
         for each in OWN_METRICS.values()
-        if each.name in row.metrics
+        if each.column.key in row.metrics
     )
     return f"{_about(row, method)} {others}".strip()
 
 
 def _about(row: ScoreRow, method: str) -> str:
-    if row.role == "candidate":
-        return f"The candidate {row.name}."
-    if row.role == "average":
-        return "The average of the candidates."
-    if row.role == "baseline":
-        return f"A method to compare with; it makes no lookup table. {row.note}"
-    if row.role == "zzpm":
-        return "A weighted average: each candidate by its distance from the mean of the candidates."
+    if row.role in _ROLES:
+        return _ROLES[row.role].format(row=row)
     action = "This method is shown." if row.method == method else "Click to show this method."
     return f"{METHODS[row.method][1]}. {action}"

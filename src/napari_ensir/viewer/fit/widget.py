@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QTimer
+from napari.layers import Labels, Shapes
 
 from napari_ensir.ensemble.checks.diagnostic import Diagnostic
 from napari_ensir.ensemble.compare.baselines import regressors_left_out
+from napari_ensir.ensemble.estimators.base import METHODS
 from napari_ensir.ensemble.fit import FROZEN
 from napari_ensir.errors import EnsembleError
+from napari_ensir.settings import FitSettings, settings_of
 from napari_ensir.viewer.code_export import (
     copied,
+    copy_buttons,
     corrections_of_layers,
     fit_as_command,
     fit_as_python,
     path_of_layer,
 )
-from napari_ensir.viewer.controls.dialogs import ask_where_to_save
-from napari_ensir.viewer.fit.controls import BUTTONS, FitControls
+from napari_ensir.viewer.controls.dialogs import save_asked
+from napari_ensir.viewer.controls.forms import Form, button, row
+from napari_ensir.viewer.controls.inputs import Number, OptionalValue, create_control
+from napari_ensir.viewer.controls.section import Section
+from napari_ensir.viewer.controls.worker import delayed
 from napari_ensir.viewer.fit.corrections import (
-    Corrected,
+    Correction,
     add_corrected,
-    correct,
+    correction_of,
     find_unequal_sizes,
     question_about_noise,
 )
 from napari_ensir.viewer.fit.precompile import warm_up
 from napari_ensir.viewer.fit.request import NO_CANDIDATE, NO_TRUTH, FitRequest, low_resolution_input
+from napari_ensir.viewer.fit.score_table import MethodScores
 from napari_ensir.viewer.fit.worker import (
     FitResult,
     better_than_chosen,
@@ -39,6 +47,8 @@ from napari_ensir.viewer.fit.worker import (
     refine,
     refit,
 )
+from napari_ensir.viewer.layers.channels import ChannelChoice, leading_axes
+from napari_ensir.viewer.layers.combo import LayerChoice, likely_truth
 from napari_ensir.viewer.layers.layers import (
     LayerSnapshot,
     Versions,
@@ -48,23 +58,24 @@ from napari_ensir.viewer.layers.layers import (
     placement,
     unwrap_proxy,
 )
-from napari_ensir.viewer.layers.session import get_session
+from napari_ensir.viewer.layers.picker import LayerPicker
+from napari_ensir.viewer.layers.session import get_session, preference
 from napari_ensir.viewer.panel import shows_errors
-from napari_ensir.viewer.results.layers import Outputs
+from napari_ensir.viewer.results.fix_buttons import FixButtons
+from napari_ensir.viewer.results.layers import Outputs, weights_choice
+from napari_ensir.viewer.results.table_panel import TablePanel, save_button
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import napari
+    from magicgui.widgets.bases import Widget
     from napari.layers import Layer
 
     from napari_ensir.ensemble.arrays.image_set import Progress
     from napari_ensir.ensemble.lut.lut import WeightLUT
 
 STALE = "The layers, or the pixels to learn from, have changed; press Fit to update the result."
-
-LIVE = ("method", "bin_width", "shrinkage", "prior", "max_iter")
-"""Settings that take effect immediately, because the stored statistics suffice."""
 
 NO_RESULT = "There is no result yet; press Fit first."
 
@@ -74,12 +85,35 @@ REST = 40
 AT_ONCE = ("method", "weights")
 """Controls that cannot be dragged and need no delay."""
 
+_BUTTONS = {
+    "compare_button": (
+        "Compare",
+        "Rank candidates, methods, regressors and other baselines by their held-out scores.",
+    ),
+    "export_button": ("Scores…", "Write the scores to a file (CSV)."),
+    "errors_button": (
+        "Show errors",
+        "Add layers of the errors of the ensemble and of the best candidate, in one colour scale.",
+    ),
+    "expected_button": (
+        "Expected error",
+        "Add a layer of the expected root mean square error at each pixel, learned on held-out parts.",
+    ),
+    "keep_button": ("Keep result", "Keep these layers unchanged; later results are added as new layers."),
+}
+"""Texts and tooltips of the buttons that need a result."""
 
-class FitWidget(FitControls):
+_SETTINGS = {each.name: each for each in settings_of(FitSettings)}
+
+
+class FitWidget(TablePanel):
     """Learns the weights of the chosen candidates, and adds the results as layers.
 
     After a fit, a change of the method or its settings updates the layers immediately. A change of the
     layers, planes, channels or mask needs a new fit.
+
+    Values: ``candidates``, ``ground_truth``, ``mask``, ``weights``, and every setting of
+    :class:`~napari_ensir.settings.FitSettings`.
 
     Parameters
     ----------
@@ -101,30 +135,85 @@ class FitWidget(FitControls):
         self._learned_from: tuple[Any, ...] = ()
         self._question: tuple[tuple[Any, ...], list[Diagnostic]] = ((), [])
         self._versions = Versions()
-        super().__init__(napari_viewer)
-        self._soon = QTimer(self.native)
-        self._soon.setSingleShot(True)
-        self._soon.timeout.connect(self.safely(self._refit))
-        for name in (*LIVE, "weights"):
+        self.candidates = LayerPicker(
+            viewer=napari_viewer,
+            name="candidates",
+            label="Candidates",
+            tooltip="The restorations to combine. Tick them. Their order is that of the table's axes; drag "
+            "rows to change it.",
+        )
+        self.scores = MethodScores(
+            name="scores",
+            label="Scores",
+            tooltip="How close each image is to the ground truth: PSNR in dB and SSIM, higher is better.",
+        )
+        form = Form(*_common_controls(napari_viewer), name="settings_form")
+        further = Form(
+            *(
+                create_control(each, preference("device") if name == "device" else each.default)
+                for name, each in _SETTINGS.items()
+                if name not in {control.name for control in form}
+            ),
+            name="further_form",
+        )
+        self.more_section = Section("More settings", further, name="more")
+        self.fixes = FixButtons(name="fixes")
+        buttons = [save_button(), *(button(*texts, name) for name, texts in _BUTTONS.items())]
+        super().__init__(
+            napari_viewer,
+            self.candidates,
+            form,
+            self.more_section,
+            action="Fit",
+            about="Learn the weights and show the ensemble, the weight maps and the scores.",
+            below=[
+                self.fixes,
+                self.scores,
+                row(*buttons[:3], name="files", gui_only=True),
+                row(*buttons[3:], name="layers", gui_only=True),
+                copy_buttons(),
+            ],
+        )
+        layout = self.native.widget().layout()
+        for widget in (self.candidates, self.scores):
+            layout.setStretchFactor(widget.native, 1)
+        self._soon = delayed(self.native, self.safely(self._refit))
+        for name in ("weights", *(_SETTINGS.keys() - {*FROZEN, "device"})):
             delay = 0 if name in AT_ONCE else REST
             self[name].changed.connect(lambda _, delay=delay: self._soon.start(delay))
-        for name in ("candidates", "ground_truth", "mask", *FROZEN):
-            self[name].changed.connect(self.safely(self._inputs_changed))
+        self.on_change(method=self._follow_method)
+        self._follow_method()
+        self._follow_images()
+        self.on_change(**dict.fromkeys(("candidates", "ground_truth", "mask", *FROZEN), self._inputs_changed))
         self.scores.chosen.connect(self._adopt)
         self.fixes.chosen.connect(self.correct)
-        for key, slot in (
-            ("compare_button", self.compare),
-            ("errors_button", self.show_errors),
-            ("expected_button", self.show_expected_error),
-            ("keep_button", self.keep),
-            ("export_button", self._ask_and_export),
-            ("python_button", lambda: self.say(copied(self.as_code(fit_as_python)))),
-            ("command_button", lambda: self.say(copied(self.as_code(fit_as_command)))),
-        ):
-            self[key].changed.connect(self.safely(slot))
+        self.on_change(
+            compare_button=self.compare,
+            errors_button=self.show_errors,
+            expected_button=self.show_expected_error,
+            keep_button=self.keep,
+            export_button=self._ask_and_export,
+            python_button=lambda: self.say(copied(self.as_code(fit_as_python))),
+            command_button=lambda: self.say(copied(self.as_code(fit_as_command))),
+        )
         self.update_run_button()
 
-    # -- request --------------------------------------------------------------------------------
+    # -- values -----------------------------------------------------------------------------------
+
+    def _values(self) -> dict[str, Any]:
+        """Values of the settings; those that do not apply to the images have their defaults."""
+        values = {name: self[name].value for name in _SETTINGS}
+        return values if self._plane_axis() is not None else {**values, "planes": None}
+
+    def settings(self) -> FitSettings:
+        """The current settings; those that do not apply to the images have their defaults.
+
+        Raises
+        ------
+        EnsembleError
+            If a setting is invalid.
+        """
+        return FitSettings(**self._values())
 
     def request(self) -> FitRequest:
         """Return the chosen layers and settings.
@@ -142,13 +231,56 @@ class FitWidget(FitControls):
         """Return whether the chosen layers, their pixels or the settings have changed since the fit."""
         return self.result is None or self._learned_from != self._inputs()
 
+    def _layers(self) -> list[Layer | None]:
+        return [*self.candidates.value, self.ground_truth.value, self.mask.value]
+
     def _inputs(self) -> tuple[Any, ...]:
         """Return the layers, their versions and the settings that need a new fit if they change."""
-        layers = [*self.candidates.value, self.ground_truth.value, self.mask.value]
-        return (*self._versions.of(layers), *self.frozen_settings())
+        values = self._values()
+        return (*self._versions.of(self._layers()), *(values[name] for name in FROZEN))
+
+    # -- following the images ---------------------------------------------------------------------
+
+    def _like_layer(self) -> Layer | None:
+        """The layer whose axes are used: the ground truth, else the first candidate."""
+        truth = self.ground_truth.value
+        return truth if truth is not None else next(iter(self.candidates.value), None)
+
+    def _plane_axis(self) -> int | None:
+        """The axis of the planes: the first that is neither in the plane nor that of the channels."""
+        like = self._like_layer()
+        axes = {} if like is None else leading_axes(like)
+        return next((axis for axis in axes if axis != self.channel_axis.value), None)
+
+    def _follow_images(self) -> None:
+        """Update picker, planes, channels and digits to the images chosen."""
+        self.candidates.truth = self.ground_truth.value
+        like = self._like_layer()
+        self.channel_axis.follow(like)
+        self._offer_planes(like)
+        if like is not None:
+            low, high = like.contrast_limits_range
+            whole = np.issubdtype(like.dtype, np.integer)
+            self.bin_width.inner.suit(1e4 if whole else (high - low) / 8)
+            self.data_range.inner.suit(1e4 if whole else high - low)
+
+    def _offer_planes(self, like: Layer | None) -> None:
+        axis, slider = self._plane_axis(), self.planes.inner
+        self.planes.visible = axis is not None
+        if like is None or axis is None or slider.max == (last := pixel_shape(like)[axis] - 1):
+            return
+        by_hand = self.planes.value is not None
+        with slider.changed.blocked():
+            slider.max = max(1, last)
+            if not by_hand:
+                slider.value = (0, last)
+
+    def _follow_method(self) -> None:
+        method = self.method.value
+        self.shrinkage.visible = method == "auto" or "shrinkage" in METHODS[method].uses
 
     def _inputs_changed(self) -> None:
-        self.follow_images()
+        self._follow_images()
         if self.candidates.value:
             warm_up([full_data(layer) for layer in self.candidates.value])
         if self.result is None:
@@ -162,6 +294,14 @@ class FitWidget(FitControls):
         super().layers_changed()
         if self.result is None and self.task is None:
             self._show_questions()
+
+    def data_changed(self, layer: Layer) -> None:
+        """See Panel."""
+        self._versions.changed(unwrap_proxy(layer))
+        super().data_changed(layer)
+        # Ignore other layers, such as the outputs of this panel.
+        if any(layer is each for each in self._layers()):
+            self._inputs_changed()
 
     def _show_questions(self) -> None:
         """Show problems that should be solved before a fit."""
@@ -180,15 +320,6 @@ class FitWidget(FitControls):
             self._question = asked, question_about_noise(candidates, truth)
         return self._question[1]
 
-    def data_changed(self, layer: Layer) -> None:
-        """See Panel."""
-        self._versions.changed(unwrap_proxy(layer))
-        super().data_changed(layer)
-        # Ignore other layers, such as the outputs of this panel.
-        chosen = [*self.candidates.value, self.ground_truth.value, self.mask.value]
-        if any(layer is each for each in chosen):
-            self._inputs_changed()
-
     # -- fitting ----------------------------------------------------------------------------------
 
     @property
@@ -203,20 +334,12 @@ class FitWidget(FitControls):
         return NO_TRUTH if self.ground_truth.value is None else ""
 
     def obstacles(self) -> Mapping[str, str]:
-        """See TablePanel."""
-        missing, result = self.missing_input(), self.result
-        needs_result = dict.fromkeys(BUTTONS, "" if result is not None else NO_RESULT)
-        if result is not None and result.uncalibrated:
-            needs_result["expected_button"] = f"There is no expected error: {result.uncalibrated}"
-        return {
-            **needs_result,
-            "python_button": missing,
-            "command_button": missing,
-        }
-
-    def run(self) -> None:
         """See Panel."""
-        self.fit()
+        missing, result = self.missing_input(), self.result
+        reasons = dict.fromkeys(("save_button", *_BUTTONS), NO_RESULT if result is None else "")
+        if result is not None and result.uncalibrated:
+            reasons["expected_button"] = f"There is no expected error: {result.uncalibrated}"
+        return {**reasons, **dict.fromkeys(("run_button", "python_button", "command_button"), missing)}
 
     @property
     def is_running(self) -> bool:
@@ -226,11 +349,12 @@ class FitWidget(FitControls):
     @shows_errors
     def fit(self) -> None:
         """Fit the chosen layers; the results are added as layers when the fit is done."""
-        request, inputs = self.request(), self._inputs()
-        origins = [LayerSnapshot(layer) for layer in self.candidates.value]
+        request, inputs, layers = self.request(), self._inputs(), self.candidates.value
         self._soon.stop()
-        layers = [origin.layer for origin in origins]
-        self._start(lambda progress: estimate_and_fit(request, progress), origins[0], layers, inputs)
+        like = LayerSnapshot(layers[0])
+        self._start(lambda progress: estimate_and_fit(request, progress), like, layers, inputs)
+
+    run = fit
 
     def _refit(self) -> None:
         """Update the result after a change of the controls, from the stored statistics if possible."""
@@ -240,9 +364,7 @@ class FitWidget(FitControls):
         if self.task is not None and not self._is_quiet:
             self._soon.start(REST)  # retry when the running task has finished
             return
-        now = self.settings()
-        live = {name: getattr(now, name) for name in (*LIVE, "device")}
-        settings = replace(before.request.settings, **live)
+        settings = replace(self.settings(), **before.request.settings.keywords(*FROZEN))
         if settings == before.request.settings:  # the weights are to be shown in another way
             self._show(before)
             return
@@ -292,11 +414,13 @@ class FitWidget(FitControls):
         if self.result is None or result.combined is not self.result.combined:
             self._is_ranked = False
         self.result = result
-        session = get_session(self.viewer)
-        session.remember_statistics(result.lut, result.session.collect().statistics)
-        session.replace(self._title, result.lut)
+        lut, statistics, session = result.lut, result.session.collect().statistics, get_session(self.viewer)
+        session.remember_statistics(lut, statistics)
+        session.replace(self._title, lut)
         self._show(result)
-        self.show_value_in_use(result)
+        self.bin_width.show_value_in_use(lut.bin_width)
+        self.bin_width.inner.step = statistics.binning.width
+        self.shrinkage.show_value_in_use(result.session.used.shrinkage)
         self._tell()
         self.update_run_button()
 
@@ -316,26 +440,23 @@ class FitWidget(FitControls):
             lines.append(regressors_left_out(result.session))
         question = self._noise_question()
         lines += [each.message for each in question]
-        self.fixes.show_fixes([*question, *_diagnostics_of(result.lut)])
+        found = (Diagnostic(**each) for each in result.lut.report.get("diagnostics", ()))
+        self.fixes.show_fixes([*question, *found])
         if result.verdict:
             lines.append(f"{result.verdict[:-1]}, on pixels held out.")
-        automatic = result.request.settings.method == "auto"
-        if not automatic and (better := better_than_chosen(result.scores, result.lut.method)):
-            lines.append(better)
+        if result.request.settings.method != "auto":
+            lines.append(better_than_chosen(result.scores, result.lut.method))
         lines += [note[:1].upper() + note[1:] for note in result.notes]
         self.say("\n".join(filter(None, lines)))
-        self._show_scores(result)
-
-    def _show_scores(self, result: FitResult) -> None:
         rows = result.ranked_scores() if self._is_ranked else result.scores
         self.scores.show_scores(rows, result.lut.method, result.lut.names, result.ssim_in_words)
 
     # -- buttons below the result ------------------------------------------------------------------
 
-    def _fitted(self) -> FitResult:
-        if self.result is None:
+    def _fitted(self) -> tuple[FitResult, Outputs]:
+        if self.result is None or self._outputs is None:
             raise EnsembleError(NO_RESULT)
-        return self.result
+        return self.result, self._outputs
 
     def show_errors(self) -> None:
         """Add the errors of the ensemble and of the best candidate as layers with the same colour scale."""
@@ -343,13 +464,12 @@ class FitWidget(FitControls):
 
     def show_expected_error(self) -> None:
         """Add the expected error at each pixel as a layer; calibrate first if necessary."""
-        if self._fitted().uncalibrated:
-            raise EnsembleError(f"there is no expected error: {self._fitted().uncalibrated}")
+        if reason := self._fitted()[0].uncalibrated:
+            raise EnsembleError(f"there is no expected error: {reason}")
         self._add_images("expected error")
 
     def _add_images(self, kind: str) -> None:
-        result, outputs = self._fitted(), self._outputs
-        assert outputs is not None  # made with the result
+        result, outputs = self._fitted()
         outputs.forget(kind)
         self._show(result)  # if they are computed already
         wanted = outputs.kinds() | {kind}
@@ -363,8 +483,7 @@ class FitWidget(FitControls):
 
     def compare(self) -> None:
         """Rank candidates, methods and baselines by held-out scores; those of baselines follow one by one."""
-        result, outputs = self._fitted(), self._outputs
-        assert outputs is not None  # made with the result
+        result, outputs = self._fitted()
         result.ranked_scores()  # raises if nothing is held out
         self._is_ranked = True
         self._tell()
@@ -429,9 +548,9 @@ class FitWidget(FitControls):
         rows, columns = (slice(*part) for part in region)
         mask = np.ones(pixel_shape(like)[: like.ndim][-2:], np.uint8)
         mask[rows, columns] = 0
-        place = {key: value[-2:] for key, value in placement(like).items() if key != "affine"}
-        place |= {key: place[key][:, -2:] for key in ("rotate", "shear")}
-        affine = placement(like)["affine"][-3:, -3:]
+        place = placement(like)
+        affine = place.pop("affine")[-3:, -3:]
+        place = {key: value[-2:, -2:] if np.ndim(value) == 2 else value[-2:] for key, value in place.items()}
         layer = self.viewer.add_labels(mask, name="without the empty region", affine=affine, **place)
         self.mask.value = layer
         self.say(f'Added the mask "{layer.name}", which is chosen in Learn in; press Fit.')
@@ -447,32 +566,27 @@ class FitWidget(FitControls):
         images, reference = [full_data(layer) for layer in layers], full_data(truth)
         axis = -1 if truth.rgb else self.channel_axis.value
 
-        def work(progress: Progress) -> list[Corrected]:
+        def work(progress: Progress) -> list[tuple[Any, Correction]]:
             found = []
             for number, image in enumerate(images):
                 progress(number, len(images), "correcting")
-                found.append(correct(image, fix, reference, axis))
+                correction = correction_of(image, fix, reference, axis)
+                found.append((correction(image), correction))
             return found
 
-        def show(found: list[Corrected]) -> None:
-            made = [
-                add_corrected(self.viewer, layer, each) for layer, each in zip(layers, found, strict=True)
-            ]
-            self._choose_instead(dict(zip(map(id, layers), made, strict=True)), truth)
-            names = ", ".join(f'"{layer.name}"' for layer in made)
-            self.say(f"Added {names}, which {'is' if len(made) == 1 else 'are'} chosen now; press Fit.")
+        def show(found: list[tuple[Any, Correction]]) -> None:
+            made = {
+                layer: unwrap_proxy(add_corrected(self.viewer, layer, *each))
+                for layer, each in zip(layers, found, strict=True)
+            }
+            chosen = self.candidates.value
+            chosen += [layer for layer in layers if layer is not truth and layer not in chosen]
+            self.ground_truth.value = made.get(truth, truth)
+            self.candidates.value = [made.get(layer, layer) for layer in chosen]
+            added = ", ".join(f'"{layer.name}"' for layer in made.values())
+            self.say(f"Added {added}, which {'is' if len(made) == 1 else 'are'} chosen now; press Fit.")
 
         self.start(work, "Correcting", show)
-
-    def _choose_instead(self, made: Mapping[int, Layer], truth: Layer) -> None:
-        """Choose corrected layers in place of the originals; ``made`` maps the id of each original."""
-        chosen = [made.get(id(layer), layer) for layer in self.candidates.value]
-        added = [unwrap_proxy(layer) for key, layer in made.items() if key != id(truth)]
-        if id(truth) in made:
-            self.ground_truth.value = made[id(truth)]
-        present = [unwrap_proxy(layer) for layer in chosen]
-        present += [layer for layer in added if not any(layer is each for each in present)]
-        self.candidates.value = present
 
     # -- saving -----------------------------------------------------------------------------------
 
@@ -490,10 +604,58 @@ class FitWidget(FitControls):
         self.say(f"Wrote {Path(path).name}.")
 
     def _ask_and_export(self) -> None:
-        path = ask_where_to_save(self.native, "Export the scores", "scores", "Table", ".csv")
-        if path is not None:
-            self.export_scores(path, overwrite=True)  # the dialog asks before it replaces a file
+        save = partial(self.export_scores, overwrite=True)  # the dialog asks before it replaces a file
+        save_asked(self.native, "Export the scores", "scores", "Table", ".csv", save)
 
 
-def _diagnostics_of(lut: WeightLUT) -> list[Diagnostic]:
-    return [Diagnostic(**each) for each in lut.report.get("diagnostics", ())]
+def _common_controls(viewer: napari.Viewer) -> list[Widget]:
+    """The controls that are always in view."""
+    noise = _SETTINGS["truth_noise"]
+    return [
+        LayerChoice(
+            viewer,
+            "ground_truth",
+            "Ground truth",
+            "The clean image, or a second exposure, that the candidates are compared with.",
+            "choose the ground truth",
+            guess=likely_truth,
+        ),
+        OptionalValue(
+            Number(min=noise.minimum, name="own_value", label="Standard deviation"),
+            {
+                None: ("clean", "The ground truth has no noise."),
+                "unknown": (
+                    "a second exposure",
+                    "The ground truth is another noisy image of the same field; its noise level is not "
+                    "known.",
+                ),
+            },
+            by_hand=(
+                "a second exposure with noise of",
+                "The ground truth is another noisy image of the same field; its noise has this standard "
+                "deviation, in intensity units.",
+            ),
+            name="truth_noise",
+            label="Ground truth is",
+            tooltip=noise.description,
+        ),
+        LayerChoice(
+            viewer,
+            "mask",
+            "Learn in",
+            "Labels or Shapes layer: learn only from the pixels that it marks. The other pixels are held out "
+            "for the scores.",
+            "all pixels",
+            admits=lambda layer: isinstance(layer, Labels | Shapes),
+        ),
+        create_control(_SETTINGS["planes"]),
+        ChannelChoice(
+            ("pooled", "One table for all channels."),
+            "separate: {}",
+            "One table for each channel.",
+            tooltip="Channel axis; choose it to learn a separate table for each channel.",
+        ),
+        create_control(_SETTINGS["method"], preference("method")),
+        create_control(_SETTINGS["bin_width"]),
+        weights_choice(),
+    ]

@@ -207,25 +207,15 @@ def refit(before: FitResult, settings: FitSettings, progress: Progress | None = 
     changes = replace(settings, planes=None)
     if not before.session.holds(changes):
         return fit(request, progress)
-    result = _result(
-        request, before.session.copy(), progress, metrics_known=before.metrics_known, **changes.keywords()
-    )
-    return replace(result, baselines=before.baselines)
+    result = _result(request, before.session.copy(), progress, **changes.keywords())
+    return replace(result, metrics_known=before.metrics_known, baselines=before.baselines)
 
 
-def _result(
-    request: FitRequest,
-    session: FitSession,
-    progress: Progress | None,
-    metrics_known: dict[tuple[str, str], dict[str, float]] | None = None,
-    **changes: Any,
-) -> FitResult:
+def _result(request: FitRequest, session: FitSession, progress: Progress | None, **changes: Any) -> FitResult:
     lut = session.estimate(progress, **changes)
     coarser, device = [candidates for candidates, _ in request.coarser], request.settings.device
     images = combine(lut, request.candidates, request.rgb, device, progress, coarser)
-    return FitResult(
-        request, session, images, session.score(all_methods=False), metrics_known=metrics_known or {}
-    )
+    return FitResult(request, session, images, session.score(all_methods=False))
 
 
 def refine(result: FitResult, wanted: Collection[str], progress: Progress) -> Iterator[FitResult]:
@@ -319,13 +309,10 @@ def _with_metrics(result: FitResult, progress: Progress) -> FitResult:
     known, tables, scores = result.metrics_known, result.session.tables, []
     for number, score in enumerate(result.scores):
         progress(number, len(result.scores), "scoring SSIM")
-        key = score.role, score.name
-        value = known.get(key)
-        if value is None:
-            table = tables.get(score.method)
-            value = mean_of_metrics(
-                [_metrics_at(result, score, table, place) for place in result.ssim_planes]
-            )
+        key, table = (score.role, score.name), tables.get(score.method)
+        value = known.get(key) or mean_of_metrics(
+            [_metrics_at(result, score, table, place) for place in result.ssim_planes]
+        )
         if score.role != "method":
             known[key] = value
         scores.append(replace(score, ssim=value["ssim"], metrics=value))
@@ -376,11 +363,9 @@ def better_than_chosen(scores: Sequence[ScoreRow], method: str) -> str:
     """
     own = next((score.held_out for score in scores if score.method == method), np.nan)
     if np.isnan(own):
-        sure = next((score for score in scores if score.best and score.method != method), None)
+        sure = [f'"{score.name}"' for score in scores if score.best and score.method != method]
         return (
-            ""
-            if sure is None
-            else f'The candidate "{sure.name}" alone is significantly better here than the ensemble.'
+            f"The candidate {sure[0]} alone is significantly better here than the ensemble." if sure else ""
         )
     rivals = [s for s in scores if s.method != method and s.held_out > own + RELEVANT_GAIN]
     if not rivals:

@@ -6,25 +6,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from napari.layers import Image, Shapes
-from qtpy.QtCore import QTimer
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.layers.combo import LayerChoice
-from napari_ensir.viewer.layers.layers import full_data, has_truth_name, unwrap_proxy
+from napari_ensir.viewer.controls.worker import delayed
+from napari_ensir.viewer.layers.combo import LayerChoice, likely_truth, only_layer
+from napari_ensir.viewer.layers.layers import pixels_at, unwrap_proxy
 from napari_ensir.viewer.layers.session import get_session
-from napari_ensir.viewer.panel import Panel, shows_errors
-from napari_ensir.viewer.results.plots import PALETTE, Plot, draw_nothing
-from napari_ensir.viewer.results.table_panel import TableChoice
+from napari_ensir.viewer.results.layers import colour_of
+from napari_ensir.viewer.results.plots import Plot, ink_of
+from napari_ensir.viewer.results.table_panel import TableChoice, TableChoicePanel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import napari
     from matplotlib.axes import Axes
     from napari.layers import Layer
     from numpy.typing import NDArray
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
-    from napari_ensir.viewer.results.plots import Colour
 
 
 class Profile(NamedTuple):
@@ -71,7 +72,7 @@ def profile_of(
     ends = [np.asarray(first.world_to_data(point[-first.ndim :])) for point in (start, end)]
     n = round(float(np.abs(ends[1] - ends[0]).max())) + 1
     points = np.linspace(start, end, n)
-    sampled = [_pixels_at(layer, points) for layer in [*layers, *([] if truth is None else [truth])]]
+    sampled = [pixels_at(layer, points) for layer in [*layers, *([] if truth is None else [truth])]]
     inside = np.logical_and.reduce([known for _, known in sampled])
     if not inside.any():
         raise EnsembleError("The line does not cross the candidates; draw it on them.")
@@ -89,21 +90,15 @@ def profile_of(
     return Profile(distances, np.array([_mean(each) for each in arrays]), _mean(ensemble), expected, shown)
 
 
-def _pixels_at(layer: Layer, points: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """The pixels at points of one plane, and which points lie in the layer."""
-    index = np.array([layer.world_to_data(point[-layer.ndim :]) for point in points]).round().astype(int)
-    shape = np.array(full_data(layer).shape[: layer.ndim])
-    inside = np.all((index >= 0) & (index < shape), axis=1)
-    index = index.clip(0, shape - 1)
-    plane = np.asarray(full_data(layer)[tuple(index[0, :-2])])
-    return plane[index[:, -2], index[:, -1]], np.asarray(inside)
+def _is_image(layer: Layer) -> bool:
+    return isinstance(layer, Image)
 
 
 def _mean(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(values, np.float64) if values.ndim == 1 else values.mean(axis=-1, dtype=np.float64)
 
 
-class ProfileWidget(Panel):
+class ProfileWidget(TableChoicePanel):
     """Shows two layers side by side, and plots candidates, ensemble and ground truth along a line.
 
     Values: ``first`` and ``second`` (layers), ``table`` (its title), ``truth`` (a layer or None), ``line`` (a
@@ -116,37 +111,25 @@ class ProfileWidget(Panel):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         self._hidden: list[Layer] = []
-        self._tables = TableChoice(napari_viewer)
+        tables = TableChoice(napari_viewer)
+        about = "One of the two images to show side by side."
         images = [
-            LayerChoice(
-                napari_viewer,
-                lambda layer: isinstance(layer, Image),
-                name=name,
-                label=f"{name.capitalize()} layer",
-                tooltip="One of the two images to show side by side.",
-            )
-            for name in ("first", "second")
+            LayerChoice(napari_viewer, name, label, about, admits=_is_image)
+            for name, label in (("first", "First layer"), ("second", "Second layer"))
         ]
-        truth = LayerChoice(
-            napari_viewer,
-            lambda layer: isinstance(layer, Image),
-            "none",
-            name="truth",
-            label="Ground truth",
-            tooltip="Image that is plotted as well.",
-        )
-        truth.value = next(filter(has_truth_name, map(unwrap_proxy, napari_viewer.layers)), None)
+        named = ("truth", "Ground truth", "Image that is plotted as well.", "none")
+        truth = LayerChoice(napari_viewer, *named, admits=_is_image, guess=likely_truth)
         line = LayerChoice(
             napari_viewer,
-            lambda layer: isinstance(layer, Shapes),
+            "line",
+            "Line",
+            "Shapes layer; the profile is taken along its last shape.",
             "draw a line first",
-            choose_only=True,
-            name="line",
-            label="Line",
-            tooltip="Shapes layer; the profile is taken along its last shape.",
+            admits=lambda layer: isinstance(layer, Shapes),
+            guess=only_layer,
         )
-        about = ("Profile", "Candidates, ensemble with expected error, and truth along the line.", (260, 230))
-        self.plot_area = Plot(napari_viewer, self._draw, "plot_area", *about)
+        shown = "Candidates, ensemble with expected error, and truth along the line."
+        self.plot_area = Plot(napari_viewer, self._draw, "plot_area", "Profile", shown, (260, 230))
         super().__init__(
             napari_viewer,
             Form(*images, name="sides"),
@@ -156,34 +139,31 @@ class ProfileWidget(Panel):
                 name="grid_buttons",
                 gui_only=True,
             ),
-            Form(self._tables, truth, line, name="choice"),
+            Form(tables, truth, line, name="choice"),
             button("Draw a line", "Add a Shapes layer and start drawing.", "line_button"),
             self.plot_area,
+            tables=tables,
         )
         self.native.widget().layout().setStretchFactor(self.plot_area.native, 1)
-        self._soon = QTimer(self.native)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(50)
-        self._soon.timeout.connect(self.safely(self.plot_area.redraw))
-        for each in (self._tables, truth, line):
-            each.changed.connect(self._draw_soon)
-        self._tables.button.changed.connect(self.safely(self._tables.ask_and_open))
-        for name, slot in (("side", self.side_by_side), ("back", self.back), ("line", self.draw_line)):
-            self[f"{name}_button"].changed.connect(self.safely(slot))
-        self.connect_while_open(get_session(napari_viewer).changed, self.layers_changed)
-        self.connect_while_open(self.viewer.dims.events.current_step, self._draw_soon)
-        self.connect_while_open(self.viewer.events.theme, self._draw_soon)
-        self._draw_soon()
+        self._soon = delayed(self.native, self.safely(self.plot_area.redraw), 50)
+        self.on_change(
+            side_button=self.side_by_side,
+            back_button=self.back,
+            line_button=self.draw_line,
+            truth=self.table_changed,
+            line=self.table_changed,
+        )
+        self.connect_while_open(self.viewer.dims.events.current_step, self.table_changed)
+        self.connect_while_open(self.viewer.events.theme, self.table_changed)
+        self.table_changed()
 
-    @shows_errors
-    def layers_changed(self) -> None:
-        """See Panel."""
-        super().layers_changed()
-        self._tables.refresh()
-        self._draw_soon()
-
-    def _draw_soon(self, *_: object) -> None:
+    def table_changed(self, *_: object) -> None:
+        """See TableChoicePanel."""
         self._soon.start()
+
+    def obstacles(self) -> Mapping[str, str]:
+        """See Panel; the table cannot be saved here."""
+        return {}
 
     # -- side by side -----------------------------------------------------------------------------
 
@@ -227,7 +207,7 @@ class ProfileWidget(Panel):
         EnsembleError
             If there is no table, no line, or no layer for a candidate.
         """
-        lut, line = self._tables.lut, self.line.value
+        lut, line = self.lut, self.line.value
         if lut is None:
             raise EnsembleError("There is no lookup table yet; fit or open one.")
         if line is None or not len(line.data):
@@ -243,17 +223,11 @@ class ProfileWidget(Panel):
         )
         return profile_of(lut, [layer for layer in layers if layer is not None], start, end, self.truth.value)
 
-    def _draw(self, axes: Axes, ink: Colour, paper: Colour) -> None:
-        try:
-            found = self.profile()
-        except EnsembleError as error:
-            draw_nothing(axes, str(error).replace("; ", ";\n"), ink)
-            return
-        lut = self._tables.lut
-        assert lut is not None  # profile has checked
-        for m, name in enumerate(lut.names):
-            colour = PALETTE[min(m, len(PALETTE) - 1)]
-            axes.plot(found.distances, found.candidates[m], color=colour, linewidth=0.9, label=name)
+    def _draw(self, axes: Axes) -> None:
+        found, ink = self.profile(), ink_of(axes)
+        assert self.lut is not None  # profile has checked
+        for m, name in enumerate(self.lut.names):
+            axes.plot(found.distances, found.candidates[m], color=colour_of(m), linewidth=0.9, label=name)
         axes.plot(found.distances, found.ensemble, color=ink, linewidth=1.8, label="ensemble")
         if found.expected is not None:
             low, high = found.ensemble - found.expected, found.ensemble + found.expected
@@ -262,4 +236,4 @@ class ProfileWidget(Panel):
             axes.plot(found.distances, found.truth, color=ink, linewidth=1, linestyle=":", label="truth")
         axes.set_xlabel("distance along the line (band: expected error)")
         axes.set_ylabel("intensity")
-        axes.legend(fontsize=7, labelcolor=ink, facecolor=paper, edgecolor=ink)
+        axes.legend()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-from textwrap import fill
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from qtpy.QtCore import QTimer
 
 from napari_ensir.ensemble.lut.bin_set import bin_set_of
 from napari_ensir.ensemble.lut.lut import figures
@@ -15,10 +14,11 @@ from napari_ensir.ensemble.uncertainty.bias import bias_curve
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.atomic import whole_file
 from napari_ensir.viewer.controls.combo import Choice
-from napari_ensir.viewer.controls.dialogs import ask_where_to_save, with_suffix
+from napari_ensir.viewer.controls.dialogs import save_asked, with_suffix
 from napari_ensir.viewer.controls.forms import Form, button, row
 from napari_ensir.viewer.controls.inputs import Message
-from napari_ensir.viewer.layers.layers import full_data
+from napari_ensir.viewer.controls.worker import delayed
+from napari_ensir.viewer.layers.layers import pixels_at
 from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.results.layers import method_title
@@ -27,11 +27,11 @@ from napari_ensir.viewer.results.plots import (
     draw_bin_set,
     draw_counts,
     draw_fidelity,
-    draw_nothing,
     draw_pair,
+    draw_text,
     draw_weights,
 )
-from napari_ensir.viewer.results.table_panel import TableChoice, TablePanel, save_button
+from napari_ensir.viewer.results.table_panel import TableChoice, TableChoicePanel, save_button
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from napari_ensir.ensemble.lut.bin_set import BinSet
     from napari_ensir.ensemble.lut.lut import WeightLUT
     from napari_ensir.ensemble.uncertainty.bias import BiasCurve, By
-    from napari_ensir.viewer.results.plots import Colour
 
 _Kind = TypeVar("_Kind")
 
@@ -81,7 +80,7 @@ _PLOTS = {
 _BIAS_BY: dict[str, By] = {"fidelity": "truth", "reading": "reading"}
 
 
-class InspectWidget(TablePanel):
+class InspectWidget(TableChoicePanel):
     """Plots a lookup table; a click on the image shows the bin set, weights and pixel count there.
 
     Values: ``table`` (its title), ``plot`` (``"weights"``, ``"counts"``, ``"pair"``, ``"fidelity"``,
@@ -102,9 +101,8 @@ class InspectWidget(TablePanel):
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        self._tables = TableChoice(napari_viewer)
+        tables = TableChoice(napari_viewer)
         self._position: tuple[float, ...] | None = None  # of the last click, in world coordinates
-        self.open_button = self._tables.button
         self._channels = Choice({}, name="channel", label="Channel", tooltip="Channel of the table to show.")
         self._first = Choice({}, name="first", label="Weight of", tooltip="Candidate whose weight is shown.")
         self._second = Choice(
@@ -123,7 +121,7 @@ class InspectWidget(TablePanel):
         csv_about = "Save all bin sets with their weights and pixel counts, or the curves of a plot of bias."
         super().__init__(
             napari_viewer,
-            Form(self._tables, plot, self._channels, self._first, self._second, name="choice"),
+            Form(tables, plot, self._channels, self._first, self._second, name="choice"),
             self._area,
             self._pixel,
             self._provenance,
@@ -134,39 +132,23 @@ class InspectWidget(TablePanel):
                 name="exports",
                 gui_only=True,
             ),
+            tables=tables,
         )
         self.native.widget().layout().setStretchFactor(self._area.native, 1)
         # Draws once after a series of changes, as a live fit makes them.
-        self._draw_timer = QTimer(self.native)
-        self._draw_timer.setSingleShot(True)
-        self._draw_timer.setInterval(30)
-        self._draw_timer.timeout.connect(self.safely(self.draw))
-        self._tables.changed.connect(self.safely(self._show_table))
-        for choice in (self.plot, self._channels, self._first, self._second):
-            choice.changed.connect(self.safely(self._draw_soon))
-        self.open_button.changed.connect(self.safely(self._tables.ask_and_open))
-        self.png_button.changed.connect(self.safely(self._ask_and_export_png))
-        self.csv_button.changed.connect(self.safely(self._ask_and_export_csv))
-        self.connect_while_open(get_session(napari_viewer).changed, self.layers_changed)
+        self._draw_timer = delayed(self.native, self.safely(self.draw), 30)
+        draw = dict.fromkeys(("plot", "channel", "first", "second"), self._draw_soon)
+        self.on_change(**draw, png_button=self._ask_png, csv_button=self._ask_csv)
         self.connect_while_open(self.viewer.events.theme, self._draw_soon)
-        self.connect_while_open(_MouseClicks(self.viewer), self._clicked)
-        self._show_table()
+        clicks = self.viewer.mouse_drag_callbacks
+        signal = SimpleNamespace(connect=clicks.append, disconnect=clicks.remove)
+        self.connect_while_open(signal, self._clicked)
+        self.table_changed()
 
     # -- tables -----------------------------------------------------------------------------------
 
-    @property
-    def lut(self) -> WeightLUT | None:
-        """The table shown."""
-        return self._tables.lut
-
-    @shows_errors
-    def layers_changed(self) -> None:
-        """See Panel."""
-        super().layers_changed()
-        self._tables.refresh()
-        self._show_table()
-
-    def _show_table(self) -> None:
+    def table_changed(self) -> None:
+        """See TableChoicePanel."""
         lut = self.lut
         names = () if lut is None else lut.names
         n_channels = 0 if lut is None else lut.n_channels
@@ -189,11 +171,6 @@ class InspectWidget(TablePanel):
         missing = "" if self.lut is not None else NO_TABLE
         return dict.fromkeys(("save_button", "png_button", "csv_button"), missing)
 
-    @shows_errors
-    def open(self, path: str | Path) -> None:
-        """Open a lookup table, or the table in the record of a saved ensemble, and show it."""
-        self._tables.open(path)
-
     # -- plot -------------------------------------------------------------------------------------
 
     @property
@@ -212,26 +189,21 @@ class InspectWidget(TablePanel):
             self._pixel.value = self.describe(self._position)
         self._area.redraw()
 
-    def _draw(self, axes: Axes, ink: Colour, paper: Colour) -> None:
+    def _draw(self, axes: Axes) -> None:
         lut, channel, plot = self.lut, self._channel, self.plot.value
         if lut is None:
-            draw_nothing(axes, "No lookup table yet:\nfit or open one.", ink)
+            draw_text(axes, "No lookup table yet: fit or open one.")
         elif plot == "pair":
             pair = lut.names.index(self._first.value), lut.names.index(self._second.value)
-            draw_pair(axes, lut, pair, channel, ink)
+            draw_pair(axes, lut, pair, channel)
         elif plot == "counts":
-            draw_counts(axes, lut, channel, ink)
+            draw_counts(axes, lut, channel)
         elif plot == "weights":
-            draw_weights(axes, lut, channel, ink, paper)
+            draw_weights(axes, lut, channel)
+        elif plot == "bin-set":
+            draw_bin_set(axes, self.bin_set(), lut.names)
         else:
-            try:
-                if plot == "bin-set":
-                    draw_bin_set(axes, self.bin_set(), lut.names, ink, paper)
-                else:
-                    curves = bias_curve(lut.report, _BIAS_BY[plot])
-                    draw_fidelity(axes, curves, lut.names, channel, ink, paper)
-            except EnsembleError as error:
-                draw_nothing(axes, fill(str(error), 40), ink)
+            draw_fidelity(axes, bias_curve(lut.report, _BIAS_BY[plot]), lut.names, channel)
 
     # -- pixel ------------------------------------------------------------------------------------
 
@@ -275,11 +247,10 @@ class InspectWidget(TablePanel):
         for name, layer in zip(lut.names, get_session(self.viewer).layers_of(lut, self.viewer), strict=True):
             if layer is None:
                 raise EnsembleError(f'There is no layer "{name}" to read the candidate\'s intensity from.')
-            index = np.round(layer.world_to_data(position)[-layer.ndim :]).astype(int)
-            data = full_data(layer)
-            if (index < 0).any() or (index >= data.shape[: layer.ndim]).any():
+            (value,), inside = pixels_at(layer, np.array([position]))
+            if not inside.all():
                 raise EnsembleError("This position is outside the candidates.")
-            values.append(np.atleast_1d(np.asarray(data[tuple(index)])))
+            values.append(np.atleast_1d(value))
         return [float(v[min(self._channel, len(v) - 1)]) for v in values]
 
     def describe(self, position: tuple[float, ...]) -> str:
@@ -341,29 +312,11 @@ class InspectWidget(TablePanel):
             write(part)
         self.say(f"Saved {target.name}.")
 
-    def _ask_and_export_png(self) -> None:
-        path = ask_where_to_save(self.native, "Export the plot", "lut.png", "Image", ".png")
-        if path is not None:
-            self.export_png(path)
+    def _ask_png(self) -> None:
+        save_asked(self.native, "Export the plot", "lut.png", "Image", ".png", self.export_png)
 
-    def _ask_and_export_csv(self) -> None:
-        path = ask_where_to_save(self.native, "Export the table", "lut.csv", "Table", ".csv")
-        if path is not None:
-            self.export_csv(path)
-
-
-class _MouseClicks:
-    """The mouse callbacks of a viewer with the interface of a signal."""
-
-    def __init__(self, viewer: napari.Viewer) -> None:
-        self._viewer = viewer
-
-    def connect(self, slot: Callable) -> None:
-        self._viewer.mouse_drag_callbacks.append(slot)
-
-    def disconnect(self, slot: Callable) -> None:
-        if slot in self._viewer.mouse_drag_callbacks:
-            self._viewer.mouse_drag_callbacks.remove(slot)
+    def _ask_csv(self) -> None:
+        save_asked(self.native, "Export the table", "lut.csv", "Table", ".csv", self.export_csv)
 
 
 def _channel_name(channel: int, n_channels: int) -> str:

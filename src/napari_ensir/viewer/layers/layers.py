@@ -107,6 +107,23 @@ def coarser_levels(layers: Sequence[Layer]) -> list[list[Any]]:
     return [arrays for arrays in levels[1:] if len({tuple(array.shape) for array in arrays}) == 1]
 
 
+def pixels_at(layer: Layer, points: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return the pixels of a layer at points of one plane, and which points lie in the layer.
+
+    Parameters
+    ----------
+    layer
+    points : (n, d) array
+        World coordinates; those of the layer are the last.
+    """
+    index = np.array([layer.world_to_data(point[-layer.ndim :]) for point in points]).round().astype(int)
+    shape = np.array(pixel_shape(layer)[: layer.ndim])
+    inside = np.all((index >= 0) & (index < shape), axis=1)
+    index = index.clip(0, shape - 1)
+    plane = np.asarray(full_data(layer)[tuple(index[0, :-2])])
+    return plane[index[:, -2], index[:, -1]], np.asarray(inside)
+
+
 def pixel_shape(layer: Layer) -> tuple[int, ...]:
     """Return the shape at full resolution, including the colour axis."""
     return tuple(_held_data(layer).shape)
@@ -317,9 +334,23 @@ class LayerSnapshot:
         self.colormap = layer.colormap.name
         self._place, self._stacked = placement(layer), placement(layer, extra_axis="candidate")
 
-    def placement(self, *, stacked: bool = False) -> dict[str, Any]:
-        """Return keywords that place a new layer; ``stacked`` adds a first axis for the candidates."""
-        return dict(self._stacked if stacked else self._place)
+    def placement(self, *, stacked: bool = False, times: int = 1) -> dict[str, Any]:
+        """Return keywords that place a new layer.
+
+        Parameters
+        ----------
+        stacked
+            Whether the new layer has a first axis for the candidates.
+        times
+            Enlargement of its rows and columns; it covers the same area with smaller pixels.
+        """
+        place = dict(self._stacked if stacked else self._place)
+        if times != 1:
+            factors = [1] * (self.ndim - 2) + [times] * 2
+            linear = place["rotate"] @ place["shear"]
+            enlarged = enlarged_transform(place["scale"], place["translate"], factors, linear)
+            place["scale"], place["translate"] = enlarged
+        return place
 
     def add_candidate(
         self, viewer: napari.Viewer, image: Any, name: str, dtype: np.dtype[Any] | None = None
@@ -329,25 +360,9 @@ class LayerSnapshot:
         An enlarged image covers the same area with smaller pixels.
         """
         appearance = {} if self.rgb else {"contrast_limits": self.contrast_limits}
-        place = self.placement()
-        times = enlargement_factor(self.shape[: self.ndim], image.shape[: self.ndim])
-        if times not in (None, 1):
-            place["scale"], place["translate"] = enlarged_transform(
-                place["scale"],
-                place["translate"],
-                [1] * (self.ndim - 2) + [times] * 2,
-                place["rotate"] @ place["shear"],
-            )
-        name = file_safe_name(name)
-        return viewer.add_image(
-            as_dtype(image, dtype or self.dtype), name=name, rgb=self.rgb, **appearance, **place
-        )
-
-    def middle_plane(self, image: Any = None) -> np.ndarray:
-        """Return the middle plane of the layer, or of an image of its shape, including colours."""
-        leading = self.shape[: self.ndim - 2]
-        data = self.data if image is None else image
-        return np.asarray(data[tuple(n // 2 for n in leading)])
+        times = enlargement_factor(self.shape[: self.ndim], image.shape[: self.ndim]) or 1
+        how = {"name": file_safe_name(name), "rgb": self.rgb, **appearance, **self.placement(times=times)}
+        return viewer.add_image(as_dtype(image, dtype or self.dtype), **how)
 
     def is_unchanged(self, viewer: napari.Viewer) -> bool:
         """Return whether the layer is still in the viewer and holds the same array."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
-import numpy as np
 from psygnal import Signal
 
 from napari_ensir.viewer.layers.layers import unique_name, unwrap_proxy
@@ -46,10 +45,10 @@ class Session:
         self._statistics: WeakKeyDictionary[WeightLUT, ref[Statistics]] = WeakKeyDictionary()
 
     def keep(self, title: str, lut: WeightLUT, learned_on: Sequence[Layer] = ()) -> str:
-        """Add a table and the layers that it was learned from; return its title, made unique."""
+        """Add a table and the layers that it was learned from and combines; return its title, made unique."""
         title = unique_name(title, self.tables)
         self.tables[title] = lut
-        self._learned[lut] = [ref(layer) for layer in learned_on]
+        self._learned[lut] = self._combined[lut] = [ref(layer) for layer in learned_on]
         for oldest in list(self.tables)[:-MAX_TABLES]:
             del self.tables[oldest]
         self.changed.emit()
@@ -60,8 +59,7 @@ class Session:
         source = Path(path).resolve()
         for title, known in self._sources.items():
             if known == source and title in self.tables:
-                if not _are_equivalent(self.tables[title], lut):  # the file has changed
-                    self.replace(title, lut)
+                self.replace(title, lut)  # the file may have changed
                 return title
         title = self.keep(source.name, lut)
         self._sources[title] = source
@@ -108,15 +106,6 @@ class Session:
             layer if layer in viewer.layers else by_name.get(name)
             for name, layer in zip(lut.names, used, strict=True)
         ]
-
-
-def _are_equivalent(one: WeightLUT, other: WeightLUT) -> bool:
-    """Whether two tables combine the same candidates with the same weights."""
-    numbers = ("rows", "weights", "counts", "fallback")
-    plain = ("names", "method", "binning", "unseen", "channel_axis")
-    return all(getattr(one, name) == getattr(other, name) for name in plain) and all(
-        np.array_equal(getattr(one, name), getattr(other, name)) for name in numbers
-    )
 
 
 def get_session(viewer: napari.Viewer) -> Session:

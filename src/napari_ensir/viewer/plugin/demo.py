@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import napari
+import tifffile
+from qtpy.QtCore import QEventLoop, QTimer
+from qtpy.QtWidgets import QApplication
 
 from napari_ensir.ensemble.scoring.scores import verdict
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
 
-if TYPE_CHECKING:
-    import napari
-
-    from napari_ensir.viewer.fit.widget import FitWidget
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Run both demonstrations, print their scores and write their results."""
-    import napari
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results")
     parser.add_argument("--sample", default="tissue", choices=["tissue", "coins", "stack"])
@@ -28,9 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
     viewer.window._qt_window.resize(1500, 950)
     print("One noisy image without a ground truth:")
     print(run_blind(viewer, options.out), end="\n\n")
-    widget = run_demo(viewer, options.out, options.sample)
     print("Candidates with a ground truth:")
-    print(_describe_fit(widget), end="\n\n")
+    print(run_demo(viewer, options.out, options.sample), end="\n\n")
     print(f"Written to {options.out}/: " + ", ".join(sorted(file.name for file in options.out.iterdir())))
     if options.close:
         viewer.close()
@@ -40,8 +37,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_blind(viewer: napari.Viewer, out: Path) -> str:
     """Restore and combine a noisy image; write ensemble, lookup table and screenshot; return the scores."""
-    import tifffile
-
     out.mkdir(parents=True, exist_ok=True)
     viewer.open_sample("napari-ensir", "exposures")
     noisy = viewer.layers["first exposure"]
@@ -69,10 +64,8 @@ def run_blind(viewer: napari.Viewer, out: Path) -> str:
     return text
 
 
-def run_demo(viewer: napari.Viewer, out: Path, sample: str = "tissue") -> FitWidget:
-    """Fit the candidates of a sample; write lookup table, ensemble, weight maps and screenshot."""
-    import tifffile
-
+def run_demo(viewer: napari.Viewer, out: Path, sample: str = "tissue") -> str:
+    """Fit the candidates of a sample; write table, ensemble, maps and screenshot; return the scores."""
     out.mkdir(parents=True, exist_ok=True)
     viewer.open_sample("napari-ensir", sample)
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
@@ -87,26 +80,16 @@ def run_demo(viewer: napari.Viewer, out: Path, sample: str = "tissue") -> FitWid
     tifffile.imwrite(out / "weight_maps.tif", result.combined.maps)
     result.lut.save(out / "ensemble.lut.safetensors", overwrite=True)
     _save_screenshot(viewer, out / "screenshot.png")
-    return widget
-
-
-def _describe_fit(widget: FitWidget) -> str:
-    """A sentence about the ensemble, and the table of the panel."""
-    assert widget.result is not None  # run_demo has fitted
-    return f"{widget.result.verdict}\n{widget.scores.table}"
+    return f"{result.verdict}\n{widget.scores.table}"
 
 
 def _wait_for(widget: Any) -> None:
-    from qtpy.QtWidgets import QApplication
-
     while widget.is_running:
         QApplication.processEvents()
 
 
 def _save_screenshot(viewer: napari.Viewer, path: Path, milliseconds: int = 800) -> None:
     """Let the window draw itself, then save a picture of it."""
-    from qtpy.QtCore import QEventLoop, QTimer
-
     loop = QEventLoop()
     QTimer.singleShot(milliseconds, loop.quit)
     loop.exec()

@@ -18,8 +18,9 @@ from napari_ensir.settings import RestoreSettings, settings_of
 from napari_ensir.viewer.code_export import Chosen
 from napari_ensir.viewer.controls.checklist import Checklist
 from napari_ensir.viewer.controls.combo import Choice
+from napari_ensir.viewer.controls.dialogs import open_asked
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import Message, create_control
+from napari_ensir.viewer.controls.inputs import Message, create_control, create_controls
 from napari_ensir.viewer.controls.section import Section
 from napari_ensir.viewer.layers.layers import unique_name
 from napari_ensir.viewer.layers.session import preference
@@ -41,6 +42,51 @@ DEFAULT_RESTORERS = ("total-variation", "wavelet", "non-local-means", "gaussian"
 """Keys of the restorers that are ticked at first: the first three estimate the noise."""
 
 
+class RestorerForm(Form):
+    """Settings of a restorer, and the choices of restorers that replace the parts of a DP-IR.
+
+    The device has no control here, since it is set for all restorers.
+
+    Parameters
+    ----------
+    key : str
+        Start of the names of the controls.
+    restorer : Restorer
+    file : Path or None
+        Of a network.
+    """
+
+    def __init__(self, key: str, restorer: Restorer, file: Path | None) -> None:
+        self.restorer, self.file = restorer, file
+        has_parts = "ir" in getattr(restorer, "__dataclass_fields__", ())
+        self.parts = {
+            name: Choice({}, name=_control_name(key, name), label=label, tooltip=tip)
+            for name, (label, tip) in (_PARTS.items() if has_parts else ())
+        }
+        found: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
+        self._settings = [each for each in found if each.name != "device"]
+        self.controls = {
+            each.name: create_control(each, getattr(restorer, each.name), name=_control_name(key, each.name))
+            for each in self._settings
+        }
+        controls = (*self.parts.values(), *self.controls.values())
+        super().__init__(*controls, name=_control_name(key, "form"), visible=False)
+
+    def values(self) -> dict[str, Any]:
+        """Return the settings by name.
+
+        Raises
+        ------
+        EnsembleError
+            If a setting is invalid.
+        """
+        return {each.name: each.checked(self.controls[each.name].value) for each in self._settings}
+
+    def chosen_parts(self) -> dict[str, str]:
+        """Return the keys of the restorers that replace the parts, by part."""
+        return {name: each.value for name, each in self.parts.items() if each.value != _OWN}
+
+
 class RestorerPicker(Container):
     """Checklist of restorers, buttons that open networks, and a form for the settings of each restorer.
 
@@ -52,10 +98,7 @@ class RestorerPicker(Container):
     """Emitted with the path of a network, or of a folder of networks, that the user wants to open."""
 
     def __init__(self, **kwargs: Any) -> None:
-        self._offered: dict[str, Restorer] = {}
-        self.network_files: dict[str, Path | None] = {}
-        self._forms: dict[str, Form] = {}
-        self._parts: dict[str, dict[str, Choice]] = {}
+        self._forms: dict[str, RestorerForm] = {}
         self.selected = ""
         """Key of the restorer whose settings are shown."""
         self.ticks = Checklist(
@@ -77,19 +120,18 @@ class RestorerPicker(Container):
         self._heading = Message(name="heading", gui_only=True)
         self._form_box: Container = Container(layout="vertical", labels=False, name="restorer_forms")
         self._form_box.margins = (0, 0, 0, 0)
-        declared = {each.name: each for each in settings_of(RestoreSettings)}
-        self.self_ensemble = create_control(declared["self_ensemble"])
+        self.self_ensemble, self.device = create_controls(
+            RestoreSettings, "self_ensemble", "device", device=preference("device")
+        )
         self.float_output = CheckBox(
             name="float_output",
             text="Keep float results",
             tooltip="Results are 32-bit floating-point images. Otherwise restored intensities are rounded, "
             "and clipped to the range of the image's dtype.",
         )
-        self.device = create_control(declared["device"], preference("device"))
         how = Form(self.self_ensemble, self.float_output, self.device, name="how")
-        self.section = Section(
-            "Settings of the restorers", self._heading, self._form_box, how, name="settings"
-        )
+        parts = (self._heading, self._form_box, how)
+        self.section = Section("Settings of the restorers", *parts, name="settings")
         super().__init__(layout="vertical", labels=False, **kwargs)
         self.margins = (0, 0, 0, 0)
         opening = row(self.open_button, self.folder_button, name="opening", gui_only=True)
@@ -118,22 +160,8 @@ class RestorerPicker(Container):
         str
             Its key; by default its name, with a number if the name is taken.
         """
-        key = unique_name(key or restorer.name, self._offered)
-        is_dp_ir = "ir" in getattr(restorer, "__dataclass_fields__", ())
-        parts = self._parts[key] = {
-            name: Choice({}, name=_control_name(key, name), label=label, tooltip=part_tip)
-            for name, (label, part_tip) in (_PARTS.items() if is_dp_ir else ())
-        }
-        form = Form(
-            *parts.values(),
-            *(
-                create_control(each, getattr(restorer, each.name), name=_control_name(key, each.name))
-                for each in _settings_in_form(restorer)
-            ),
-            name=_control_name(key, "form"),
-            visible=False,
-        )
-        self._offered[key], self.network_files[key], self._forms[key] = restorer, file, form
+        key = unique_name(key or restorer.name, self._forms)
+        form = self._forms[key] = RestorerForm(key, restorer, file)
         self._form_box.append(form)
         self.ticks.add(key, title, tip, ticked=ticked)
         self._offer_parts()
@@ -142,9 +170,9 @@ class RestorerPicker(Container):
 
     def _offer_parts(self) -> None:
         """Offer the other restorers as parts of each DP-IR."""
-        others = {key: each for key, each in self._offered.items() if not self._parts[key]}
-        for parts in self._parts.values():
-            for name, choice in parts.items():
+        others = {key: form.restorer for key, form in self._forms.items() if not form.parts}
+        for form in self._forms.values():
+            for name, choice in form.parts.items():
                 fitting = [key for key, each in others.items() if name == "ir" or takes_noise(each)]
                 entries = {key: (self.ticks.title_of(key), "With its settings below.") for key in fitting}
                 choice.offer({_OWN: ("its own", "That of the file."), **entries})
@@ -159,25 +187,24 @@ class RestorerPicker(Container):
         """
         path, device = Path(path), self.device.value
         if path.is_dir():
-            opened, failed = open_restorers(path, device=device)
-            n = len(opened)
-            lines = [f"Opened {n} network{'s' * (n != 1)} of {path.name}."]
+            found, failed = open_restorers(path, device=device)
+            opened = {path / name: restorer for name, restorer in found.items()}
+            lines = [f"Opened {len(found)} network{'s' * (len(found) != 1)} of {path.name}."]
             lines += [
                 f"{error}" if name in f"{error}" else f"{name}: {error}" for name, error in failed.items()
             ]
         else:
-            opened, lines = {path.name: self._open_file(path, device)}, [f"Opened {path.name}."]
-        folder = path if path.is_dir() else path.parent
-        for name, restorer in opened.items():
-            file = folder / name
-            self.add(restorer, f"{restorer.name} ({name})", str(file), ticked=True, file=file)
+            opened, lines = {path: self._open_file(path, device)}, [f"Opened {path.name}."]
+        for file, restorer in opened.items():
+            self.add(restorer, f"{restorer.name} ({file.name})", str(file), ticked=True, file=file)
         return "\n".join(lines)
 
     def _open_file(self, path: Path, device: str) -> Restorer:
         try:
             return open_restorer(path, device=device)
         except MissingRestorer as missing:
-            ir = next((each for each in self._offered.values() if each.name == missing.name), None)
+            offered = (form.restorer for form in self._forms.values())
+            ir = next((each for each in offered if each.name == missing.name), None)
             return open_restorer(path, ir=ir, device=device)
 
     def restorer(self, key: str) -> Restorer:
@@ -192,46 +219,39 @@ class RestorerPicker(Container):
         return SelfEnsemble(restorer=restorer) if self.self_ensemble.value else restorer
 
     def _alone(self, key: str) -> Restorer:
-        parts = {name: self._alone(part) for name, part in self._chosen_parts(key).items()}
-        values = {**self._values(key), "device": self.device.value}
-        return with_settings(self._offered[key], **values, **parts)
-
-    def _chosen_parts(self, key: str) -> dict[str, str]:
-        """Keys of the restorers that replace those of a DP-IR."""
-        return {name: each.value for name, each in self._parts[key].items() if each.value != _OWN}
+        form = self._forms[key]
+        parts = {name: self._alone(part) for name, part in form.chosen_parts().items()}
+        return with_settings(form.restorer, **form.values(), device=self.device.value, **parts)
 
     def chosen(self) -> list[Restorer]:
         """Return the ticked restorers, in order."""
         return [self.restorer(key) for key in self.ticks.value]
+
+    def chosen_files(self) -> list[Path]:
+        """Return the files of the ticked networks."""
+        files = (self._forms[key].file for key in self.ticks.value)
+        return [file for file in files if file is not None]
 
     def as_code(self) -> list[Chosen]:
         """Return the ticked restorers with the settings that were changed, for a program."""
         return [self._as_code(key) for key in self.ticks.value]
 
     def _as_code(self, key: str) -> Chosen:
-        offered = self._offered[key]
-        changed = {
-            name: value for name, value in self._values(key).items() if value != getattr(offered, name)
-        }
+        form = self._forms[key]
+        offered, parts = form.restorer, form.chosen_parts()
+        changed = {name: value for name, value in form.values().items() if value != getattr(offered, name)}
         if key in RESTORERS:
             return Chosen(key, changed)
-        parts = self._chosen_parts(key)
-        given = [other for other, each in self._offered.items() if each is getattr(offered, "ir", None)]
+        own = getattr(offered, "ir", None)
+        given = [other for other, each in self._forms.items() if each.restorer is own]
         parts = {"ir": given[0], **parts} if given else parts
-        path = self.network_files[key] or f"PATH OF {key}.safetensors"
+        path = form.file or f"PATH OF {key}.safetensors"
         return Chosen(key, changed, str(path), {name: self._as_code(part) for name, part in parts.items()})
 
     def set_value(self, key: str, setting: str, value: Any) -> None:
         """Set a setting of a restorer, and show it."""
-        self._forms[key][_control_name(key, setting)].value = value
+        self._forms[key].controls[setting].value = value
         self.ticks.select(key)
-
-    def _values(self, key: str) -> dict[str, Any]:
-        form = self._forms[key]
-        return {
-            each.name: each.checked(form[_control_name(key, each.name)].value)
-            for each in _settings_in_form(self._offered[key])
-        }
 
     def _show_settings(self, key: str) -> None:
         self.selected = key
@@ -241,19 +261,11 @@ class RestorerPicker(Container):
         self._heading.value = f"Settings of {title}" if len(self._forms[key]) else f"{title} has no settings."
 
     def _ask_for_file(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self.native, "Open a network", "", NETWORK_FILTER)
-        if path:
-            self.requested.emit(path)
+        open_asked(self.native, "Open a network", NETWORK_FILTER, self.requested.emit)
 
     def _ask_for_folder(self) -> None:
         if path := QFileDialog.getExistingDirectory(self.native, "Open a folder of networks"):
             self.requested.emit(path)
-
-
-def _settings_in_form(restorer: Restorer) -> list[Setting]:
-    """The settings of a restorer without the device, which is set for all restorers."""
-    found: tuple[Setting, ...] = settings_of(restorer) if is_dataclass(restorer) else ()
-    return [each for each in found if each.name != "device"]
 
 
 def _control_name(key: str, name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from magicgui.widgets import Container
 
 from napari_ensir.ensemble.arrays.parallel import scaled_progress
 from napari_ensir.ensemble.lut.record import record_of
@@ -18,15 +19,19 @@ from napari_ensir.restorers import blind_reference, calibrate_restorer
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
     format_notes,
-    input_warnings_of,
-    intensity_warning,
     notes_of,
     restorer_record,
-    sample_block,
+    warnings_of,
     with_settings,
 )
+from napari_ensir.restorers.self_supervised.calibrate import (
+    default_grid_range,
+    format_value,
+    numeric_settings,
+    parameter_grid,
+)
 from napari_ensir.restorers.self_supervised.learn import BlindResult, restore_and_combine
-from napari_ensir.settings import BlindSettings, settings_of
+from napari_ensir.settings import BlindSettings, SweepSettings, settings_of
 from napari_ensir.viewer.code_export import (
     Restoring,
     blind_as_command,
@@ -38,10 +43,10 @@ from napari_ensir.viewer.code_export import (
 )
 from napari_ensir.viewer.controls.combo import Choice
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import Message, create_control
+from napari_ensir.viewer.controls.inputs import Message, NumberRange, create_control, create_controls
 from napari_ensir.viewer.controls.section import Section
-from napari_ensir.viewer.fit.request import channel_axes, likely_channel_axis
-from napari_ensir.viewer.layers.combo import LayerChoice
+from napari_ensir.viewer.layers.channels import ChannelChoice
+from napari_ensir.viewer.layers.combo import LayerChoice, only_layer
 from napari_ensir.viewer.layers.layers import (
     RECORD_KEY,
     LayerSnapshot,
@@ -55,9 +60,9 @@ from napari_ensir.viewer.layers.matching import candidate_name
 from napari_ensir.viewer.layers.session import get_session
 from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.restore.picker import RestorerPicker
-from napari_ensir.viewer.restore.sweep import SweepForm
 from napari_ensir.viewer.results.combining import Images, combine
 from napari_ensir.viewer.results.layers import Outputs, weights_choice
+from napari_ensir.viewer.results.plots import Plot, draw_sweep
 from napari_ensir.viewer.results.score_view import ScoreView
 from napari_ensir.viewer.results.table_panel import TablePanel, save_button
 
@@ -66,6 +71,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import napari
+    from matplotlib.axes import Axes
     from napari.layers import Layer
     from numpy.typing import NDArray
 
@@ -74,13 +80,12 @@ if TYPE_CHECKING:
     from napari_ensir.restorers import Progress, Restorer
     from napari_ensir.restorers.self_supervised.calibrate import Sweep
     from napari_ensir.restorers.self_supervised.learn import BlindReference
+    from napari_ensir.settings import Setting
 
 BLIND = ("stride", "offsets", "bin_width", "shrinkage", "data_range", "seed")
 """Settings of learning without a ground truth that have a control."""
 
-_ONE_CHANNEL = ("no channel axis", "The image has one channel.")
 _NO_IMAGE = "No image is chosen; choose the degraded image to restore."
-_NONE_TICKED = "No restorer is ticked; tick one or more."
 
 _PROGRAMS = {
     "combine-python": ("Python: combine", "A Python program that restores and combines."),
@@ -131,36 +136,30 @@ class RestoreWidget(TablePanel):
         self.scores: NoisyScores | None = None
         self._scored: Sequence[str] = ()
         self._lut: WeightLUT | None = None
-        image = LayerChoice(
-            napari_viewer,
-            lambda layer: not exclusion_reason(layer),
-            "choose an image",
-            choose_only=True,
-            name="image",
-            label="Image",
-            tooltip="The degraded image to restore.",
-        )
+        named = ("image", "Image", "The degraded image to restore.", "choose an image")
+        image = LayerChoice(napari_viewer, *named, guess=only_layer)
         image.value = _likely_input(napari_viewer)
         second = LayerChoice(
             napari_viewer,
-            lambda layer: layer is not image.value and not exclusion_reason(layer, image.value),
+            "second_exposure",
+            "2nd exposure",
+            "Another noisy image of the same field. If there is one, the weights are learned from it instead "
+            "of the image itself.",
             "none",
-            name="second_exposure",
-            label="2nd exposure",
-            tooltip="Another noisy image of the same field. If there is one, the weights are learned from it "
-            "instead of the image itself.",
+            admits=lambda layer: layer is not image.value and not exclusion_reason(layer, image.value),
         )
-        channels = Choice(
-            {None: _ONE_CHANNEL},
-            name="channel_axis",
-            label="Channels",
+        channels = ChannelChoice(
+            ("no channel axis", "The image has one channel."),
+            "along {}",
+            "Each channel along {} has its own table.",
             tooltip="Channel axis of the image. Restorers process all channels together; each channel has "
             "its own table.",
         )
         self.picker = RestorerPicker(name="picker")
         self.sweep_form = SweepForm(napari_viewer, name="sweep_form")
         self.sweep_section = Section("Try values of a setting", self.sweep_form, name="trying")
-        self.combining_section = Section("Settings of combining", _blind_form(), name="combining")
+        combining = Form(*create_controls(BlindSettings, *BLIND), weights_choice(), name="blind_form")
+        self.combining_section = Section("Settings of combining", combining, name="combining")
         self.plan = Message(name="plan", gui_only=True)
         super().__init__(
             napari_viewer,
@@ -174,7 +173,21 @@ class RestoreWidget(TablePanel):
             "intensity, and add candidates, ensemble and weight maps. Each restorer runs several times.",
             below=self._results(),
         )
-        self._connect()
+        self.picker.ticks.selected.connect(self.safely(self._show_settings))
+        self.picker.requested.connect(self.open)
+        self.ranking.clicked.connect(self._select_ranked)
+        self.on_change(
+            image=self._follow_image,
+            restorers=self.update_run_button,
+            program=self.update_run_button,
+            restore_button=self.restore,
+            rank_button=self.rank,
+            best_button=self.tick_best,
+            sweep_button=self.try_values,
+            adopt_button=self.adopt_value,
+            copy_button=self.copy,
+        )
+        self.connect_while_open(self.viewer.events.theme, self.sweep_form.redraw)
         self._follow_image()
         self._show_settings()
 
@@ -204,44 +217,10 @@ class RestoreWidget(TablePanel):
             row(program, copy, name="copies", gui_only=True),
         ]
 
-    def _connect(self) -> None:
-        self.image.changed.connect(self.safely(self._follow_image))
-        self.picker.ticks.changed.connect(self.safely(self.update_run_button))
-        self.picker.ticks.selected.connect(self.safely(self._show_settings))
-        self.picker.requested.connect(self.open)
-        self.ranking.clicked.connect(self._select_ranked)
-        self.program.changed.connect(self.safely(self.update_run_button))
-        for name, slot in (
-            ("restore_button", self.restore),
-            ("rank_button", self.rank),
-            ("best_button", self.tick_best),
-            ("sweep_button", self.try_values),
-            ("adopt_button", self.adopt_value),
-            ("copy_button", self.copy),
-        ):
-            self[name].changed.connect(self.safely(slot))
-        self.connect_while_open(self.viewer.events.theme, self.sweep_form.redraw)
-
     # -- choices ----------------------------------------------------------------------------------
 
-    def layers_changed(self) -> None:
-        """See Panel."""
-        super().layers_changed()
-        offered = [layer for layer in self.image.choices if layer is not None]
-        if self.image.value is None and len(offered) == 1:
-            self.image.value = offered[0]
-        self.update_run_button()
-
     def _follow_image(self) -> None:
-        layer = self.image.value
-        axes = channel_axes(layer)
-        entries: dict[Any, tuple[str, str]] = {
-            axis: (f"along {label}", f"Each channel along {label} has its own table.")
-            for axis, label in axes.items()
-        }
-        self.channel_axis.visible = bool(axes)
-        self.channel_axis.offer({None: _ONE_CHANNEL, **entries})
-        self.channel_axis.value = likely_channel_axis(layer)
+        self.channel_axis.follow(self.image.value)
         self.second_exposure.reset_choices()
         self.update_run_button()
 
@@ -263,7 +242,7 @@ class RestoreWidget(TablePanel):
         """What is missing before anything can be restored."""
         if self.image.value is None:
             return _NO_IMAGE
-        return "" if self.restorers.value else _NONE_TICKED
+        return "" if self.restorers.value else "No restorer is ticked; tick one or more."
 
     def obstacles(self) -> Mapping[str, str]:
         """See TablePanel."""
@@ -286,25 +265,16 @@ class RestoreWidget(TablePanel):
 
     def _request(self) -> tuple[LayerSnapshot, list[Restorer], tuple[str, ...]]:
         """Return the chosen image, the ticked restorers, and their names, made unique."""
-        origin = self._origin()
+        if missing := self._missing():
+            raise EnsembleError(missing)
         restorers = [self._with_axis(each) for each in self.picker.chosen()]
-        if not restorers:
-            raise EnsembleError(_NONE_TICKED)
         names: list[str] = []
         for each in restorers:
             names.append(unique_name(each.name, names))
-        return origin, restorers, tuple(names)
-
-    def _origin(self) -> LayerSnapshot:
-        if self.image.value is None:
-            raise EnsembleError(_NO_IMAGE)
-        return LayerSnapshot(self.image.value)
+        return LayerSnapshot(self.image.value), restorers, tuple(names)
 
     def _with_axis(self, restorer: Restorer) -> Restorer:
         return with_settings(restorer, channel_axis=self.channel_axis.value)
-
-    def _settings(self, *names: str) -> BlindSettings:
-        return BlindSettings(**{name: self[name].value for name in names})
 
     # -- restoring --------------------------------------------------------------------------------
 
@@ -312,10 +282,6 @@ class RestoreWidget(TablePanel):
     def lut(self) -> WeightLUT | None:
         """The table of the latest combination."""
         return self._lut
-
-    def run(self) -> None:
-        """See Panel."""
-        self.restore_and_combine()
 
     @shows_errors
     def restore(self) -> None:
@@ -350,9 +316,7 @@ class RestoreWidget(TablePanel):
         origin, restorers, names = self._request()
         if len(restorers) < 2:
             raise EnsembleError(self.missing_input())
-        settings = replace(
-            self._settings(*BLIND), channel_axis=self.channel_axis.value, device=self.device.value
-        )
+        settings = self.settings_from(BlindSettings, *BLIND, "channel_axis", "device")
         if settings.data_range is not None:  # the restorers use this range too, as in the command
             restorers = [with_settings(each, data_range=settings.data_range) for each in restorers]
         second = self.second_exposure.value
@@ -377,15 +341,16 @@ class RestoreWidget(TablePanel):
         def show(results: tuple[BlindResult, Images, list[str]]) -> None:
             blind, combined, remarks = results
             layers = self._add(origin, restorers, names, blind.candidates, dtype)
-            session, self._lut = get_session(self.viewer), blind.lut
-            session.remember_layers(blind.lut, layers)
-            session.keep(f"{origin.name}, no ground truth", blind.lut, layers)
+            self._lut = blind.lut
+            get_session(self.viewer).keep(f"{origin.name}, no ground truth", blind.lut, layers)
             self.queue.put(Outputs(self.viewer, origin, origin.name).showing(blind.lut, combined, view))
             first = f"Added {len(layers)} candidates, the ensemble and the weight maps."
             self._show_scores(blind.scores, keys)
             self._say_all(origin, blind.summary, blind.reason, first, *remarks)
 
         self.start(work, "Restoring and combining", show)
+
+    run = restore_and_combine
 
     @shows_errors
     def rank(self) -> None:
@@ -408,8 +373,7 @@ class RestoreWidget(TablePanel):
         """Show the scores of the restorers with these keys."""
         self.scores, self._scored = scores, keys
         table = scores.table(ranked=True)
-        tooltips = [f"{each.name}. {_ROLES.get(each.role, '')}".strip() for each in table.rows]
-        self.ranking.show_table(table, [each.name for each in table.rows], tooltips)
+        self.ranking.show_table(table, [_ROLES.get(each.role, "") for each in table.rows])
         self.ranking.visible = True
         self.update_run_button()
         self.reveal(self.message, self.ranking, self.save_button)
@@ -458,7 +422,9 @@ class RestoreWidget(TablePanel):
     @shows_errors
     def try_values(self) -> None:
         """Try several values of a setting of the selected restorer, and plot their errors."""
-        form, key, origin = self.sweep_form, self.picker.selected, self._origin()
+        if self.image.value is None:
+            raise EnsembleError(_NO_IMAGE)
+        form, key, origin = self.sweep_form, self.picker.selected, LayerSnapshot(self.image.value)
         setting, values, hiding = form.setting.value, form.values(), self._hiding()
         restorer = self._with_axis(self.picker.restorer(key))
 
@@ -482,8 +448,8 @@ class RestoreWidget(TablePanel):
         self.picker.set_value(form.swept, form.sweep.setting, form.sweep.best)
 
     def _hiding(self) -> dict[str, Any]:
-        names = ("stride", "offsets", "seed")
-        return {**self._settings(*names).keywords(*names), "channel_axis": self.channel_axis.value}
+        names = ("stride", "offsets", "seed", "channel_axis")
+        return self.settings_from(BlindSettings, *names).keywords(*names)
 
     # -- copying ----------------------------------------------------------------------------------
 
@@ -498,7 +464,7 @@ class RestoreWidget(TablePanel):
             self.self_ensemble.value,
             float_output=self.float_output.value,
         )
-        settings = self._settings(*BLIND)
+        settings = self.settings_from(BlindSettings, *BLIND)
         blind = replace(restoring, data_range=settings.data_range)
         second = self.second_exposure.value
         second_path = None if second is None else path_of_layer(second)
@@ -509,11 +475,6 @@ class RestoreWidget(TablePanel):
             "restore-command": lambda: restore_as_command(restoring),
         }
         self.say(copied(write[self.program.value]()))
-
-
-def _blind_form() -> Form:
-    declared = {each.name: each for each in settings_of(BlindSettings)}
-    return Form(*(create_control(declared[name]) for name in BLIND), weights_choice(), name="blind_form")
 
 
 def _likely_input(viewer: napari.Viewer) -> Layer | None:
@@ -563,10 +524,7 @@ def _remarks(
     found = format_notes(note for each in restorers for note in notes_of(each, image))
     pairs = list(zip(restorers, restored, strict=True))
     found += [clipping_note(restorer.name, one, dtype) for restorer, one in pairs]
-    for restorer, one in pairs:
-        warning = intensity_warning(restorer.name, sample_block(image), sample_block(one))
-        found += input_warnings_of(restorer, image) or [warning]
-    return found
+    return found + [each for restorer, one in pairs for each in warnings_of(restorer, image, one)]
 
 
 @contextmanager
@@ -575,3 +533,109 @@ def _without_input_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnfamiliarImageWarning)
         yield
+
+
+class SweepForm(Container):
+    """Form for the setting, the range and the number of values to try, with a plot of the errors.
+
+    Parameters
+    ----------
+    viewer
+        The viewer whose theme the plot follows.
+
+    Attributes
+    ----------
+    sweep : Sweep or None
+        The latest, of the restorer with the key ``swept``.
+    """
+
+    def __init__(self, viewer: napari.Viewer, **kwargs: Any) -> None:
+        self._settings: dict[str, Setting] = {}
+        self._restorer: Restorer | None = None
+        self.sweep: Sweep | None = None
+        self.swept = ""
+        self.setting = Choice(
+            {},
+            name="sweep_setting",
+            label="Setting",
+            tooltip="A numeric setting of the restorer that is selected in the list.",
+            gui_only=True,
+        )
+        self.between = NumberRange(
+            name="sweep_between",
+            label="From, to",
+            tooltip="The smallest and the largest value.",
+            gui_only=True,
+        )
+        (count,) = (each for each in settings_of(SweepSettings) if each.name == "count")
+        self.steps = create_control(count, name="sweep_steps", gui_only=True)
+        self.sweep_button = button(
+            "Try values",
+            "Restore with each value and compare the estimated errors; no ground truth is needed.",
+            "sweep_button",
+        )
+        self.adopt_button = button(
+            "Use the best", "Set the value with the smallest error.", "adopt_button", enabled=False
+        )
+        shown = "Error of each value minus the smallest error, with a band of its standard error."
+        about = ("sweep_plot", "Plot of the values tried", shown, (220, 190))
+        self.plot = Plot(viewer, self._draw, *about)
+        super().__init__(layout="vertical", labels=False, **kwargs)
+        self.margins = (0, 0, 0, 0)
+        self.extend(
+            [
+                Form(self.setting, self.between, self.steps, name="sweep_controls", gui_only=True),
+                row(self.sweep_button, self.adopt_button, name="sweep_buttons", gui_only=True),
+                self.plot,
+            ]
+        )
+        self.setting.changed.connect(self._suggest)
+
+    def offer(self, restorer: Restorer) -> None:
+        """Offer the numeric settings of a restorer; an existing plot is kept."""
+        self._restorer = restorer
+        self._settings = {each.name: each for each in numeric_settings(restorer)}
+        self.setting.offer({each.name: (each.title, each.description) for each in self._settings.values()})
+        self.sweep_button.enabled = bool(self._settings)
+        self._suggest()
+
+    def _suggest(self, *_: object) -> None:
+        """Suggest values around the current one."""
+        chosen = self._settings.get(self.setting.value)
+        if chosen is None:
+            return
+        low, high = default_grid_range(chosen, getattr(self._restorer, chosen.name))
+        self.between.suit(high - low)
+        self.between.value = (low, high)
+
+    def values(self) -> list[Any]:
+        """Return the values to try.
+
+        Raises
+        ------
+        EnsembleError
+            If there is no setting to try, or fewer than two values lie between.
+        """
+        chosen = self._settings.get(self.setting.value)
+        if chosen is None:
+            raise EnsembleError(
+                "This restorer has no numeric setting to try; select another restorer in the list."
+            )
+        low, high = self.between.value
+        return parameter_grid(chosen, low, high, self.steps.value)
+
+    def show_sweep(self, sweep: Sweep, key: str) -> None:
+        """Plot the errors of the restorer with this key."""
+        self.sweep, self.swept = sweep, key
+        self.adopt_button.enabled = True
+        self.adopt_button.text = f"Use {format_value(sweep.best)}"
+        self.redraw()
+
+    def redraw(self, *_: object) -> None:
+        """Plot the latest errors, if any, in the viewer's theme."""
+        if self.sweep is not None:
+            self.plot.redraw()
+
+    def _draw(self, axes: Axes) -> None:
+        assert self.sweep is not None  # checked before a plot is drawn
+        draw_sweep(axes, self.sweep, self.sweep.setting.replace("_", " "))

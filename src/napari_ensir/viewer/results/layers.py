@@ -53,6 +53,12 @@ def weights_choice() -> Choice:
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#f0e442", "#999999")
 """Colours of the candidates, distinct in all common colour blindness (Okabe and Ito 2008); then grey."""
 
+
+def colour_of(candidate: int) -> str:
+    """Return the colour of a candidate, given its index."""
+    return PALETTE[min(candidate, len(PALETTE) - 1)]
+
+
 ERRORS = Colormap(["#0072b2", "#f7f7f7", "#d55e00"], name="napari-ensir errors")
 """Blue where an image is too dark, white where it is right, red where it is too bright."""
 
@@ -162,10 +168,9 @@ def largest_expected_error(lut: WeightLUT) -> float:
 
 def _legend(lut: WeightLUT) -> dict[str, Any]:
     """Colours and names of the labels; napari shows the name under the pointer."""
-    colours = [PALETTE[min(i, len(PALETTE) - 1)] for i in range(lut.n_candidates)]
     return {
         # Not a dictionary of colours, for which napari compiles seconds at the first layer that has one.
-        "colormap": CyclicLabelColormap(colors=["transparent", *colours]),
+        "colormap": CyclicLabelColormap(colors=["transparent", *map(colour_of, range(lut.n_candidates))]),
         "features": {"index": range(lut.n_candidates + 1), "candidate": ["", *lut.names]},
         "opacity": 0.6,
     }
@@ -203,10 +208,11 @@ class Outputs:
         self._latest: object = None
 
     def showing(self, lut: WeightLUT, images: Images, view: str, **more: Any) -> Iterator[None]:
-        """Update or add the layers of :func:`layers_of_result`, one per iteration.
+        """Update or add the layers of :func:`layers_of_result`, one after the other.
 
-        napari needs a tenth of a second to add or remove a layer, during which the window is blocked. A later
-        call replaces the remaining iterations of an earlier one. Weights in another view are removed.
+        napari needs a tenth of a second to create, add or remove a layer, during which the window is blocked.
+        Each is one iteration. A later call replaces the remaining iterations of an earlier one. Weights in
+        another view are removed.
         """
         wanted = layers_of_result(self._like, lut, images, view, **more)
         self._latest = wanted
@@ -225,7 +231,11 @@ class Outputs:
             if key in self._made:
                 self._update(self._made[key], data, keywords)
             else:
-                self._add(key, Layer.create(data, keywords, how), data)
+                layer = Layer.create(data, keywords, how)
+                yield
+                if self._latest is not wanted:
+                    return
+                self._add(key, layer, data)
             yield
 
     def _add(self, key: str, layer: Any, data: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import Table
@@ -46,25 +47,29 @@ class ScoreView(Table):
         native.setMinimumWidth(200)
         native.cellClicked.connect(lambda row, _: self.clicked.emit(row))
 
-    def show_table(self, table: ScoreTable, names: Sequence[str], tooltips: Sequence[str]) -> None:
+    def show_table(self, table: ScoreTable, about: Sequence[str] = (), labels: Sequence[str] = ()) -> None:
         """Show a table; the best scores are bold.
 
         Parameters
         ----------
         table : ScoreTable
-        names, tooltips
-            Label and tooltip of each row.
+        about
+            For each row, what follows its name in its tooltip.
+        labels
+            Label of each row; default: its name.
         """
+        names = [each.name for each in table.rows]
         self.table = table
         with self.changed.blocked():
-            self.value = {"": list(names), **{each.title: table.texts(each) for each in table.columns}}
+            scores = {each.title: table.texts(each) for each in table.columns}
+            self.value = {"": list(labels or names), **scores}
         native, header = self.native, self.native.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         for column, each in enumerate(table.columns, start=1):
             native.horizontalHeaderItem(column).setToolTip(each.description)
-        for row, tooltip in enumerate(tooltips):
-            native.item(row, 0).setToolTip(tooltip)
+        for row, (name, text) in enumerate(zip_longest(names, about, fillvalue="")):
+            native.item(row, 0).setToolTip(f"{name}. {text}" if text else name)
             for column in range(1, len(table.columns) + 1):
                 item = native.item(row, column)
                 item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.lut.load import SUFFIX
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.controls.combo import Choice
-from napari_ensir.viewer.controls.dialogs import ask_where_to_save
+from napari_ensir.viewer.controls.dialogs import open_asked, save_asked
 from napari_ensir.viewer.controls.forms import button
 from napari_ensir.viewer.controls.inputs import WithButton
+from napari_ensir.viewer.controls.worker import delayed
 from napari_ensir.viewer.layers.layers import OUTPUT_KEY
 from napari_ensir.viewer.layers.records import open_lut
 from napari_ensir.viewer.layers.session import get_session
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from magicgui.widgets.bases import Widget
 
     from napari_ensir.ensemble.lut.lut import WeightLUT
+
+_OPEN_FILTER = f"Lookup table or ensemble (*{SUFFIX} *.ome.tif *.ome.tiff zarr.json .zattrs)"
 
 
 def save_button() -> PushButton:
@@ -89,26 +90,19 @@ class TableChoice(WithButton):
 
     def ask_and_open(self) -> None:
         """Ask for a file, and open it."""
-        kind = f"Lookup table or ensemble (*{SUFFIX} *.ome.tif *.ome.tiff zarr.json .zattrs)"
-        path, _ = QFileDialog.getOpenFileName(self.native, "Open a lookup table", "", kind)
-        if path:
-            self.open(path)
+        open_asked(self.native, "Open a lookup table", _OPEN_FILTER, self.open)
 
 
 class TablePanel(Panel):
-    """Panel with a lookup table that can be saved, and buttons that are disabled while they cannot run.
-
-    It contains one :func:`save_button`.
-    """
+    """Panel with a lookup table, which can be saved if the panel contains a :func:`save_button`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._tooltips: dict[str, str] = {}
         self._revealed: tuple[Widget, ...] = ()
         super().__init__(*args, **kwargs)
-        self._reveal_soon = QTimer(self.native)
-        self._reveal_soon.setSingleShot(True)
-        self._reveal_soon.timeout.connect(self._scroll)
-        self.save_button.changed.connect(self.safely(self._ask_and_save))
+        # Later, once the new texts are laid out.
+        self._reveal_soon = delayed(self.native, self._scroll, 50)
+        if "save_button" in self.obstacles():
+            self.on_change(save_button=self._ask_and_save)
 
     @property
     def lut(self) -> WeightLUT | None:
@@ -116,24 +110,14 @@ class TablePanel(Panel):
         raise NotImplementedError
 
     def obstacles(self) -> Mapping[str, str]:
-        """Return for each button what is missing before it can run, as a sentence; empty if nothing is."""
-        return {"save_button": "" if self.lut is not None else "There is no lookup table yet."}
-
-    def update_run_button(self) -> None:
-        """Enable the buttons that can run; the tooltips of the others say what is missing."""
-        super().update_run_button()
-        busy = self.task is not None and not self._is_quiet
-        for name, missing in self.obstacles().items():
-            control = self[name]
-            tooltip = self._tooltips.setdefault(name, control.tooltip)
-            reason = missing or ("Wait until the work is done, or cancel it." if busy else "")
-            control.tooltip = reason or tooltip
-            control.enabled = not reason
+        """See Panel."""
+        missing = "" if self.lut is not None else "There is no lookup table yet."
+        return {**super().obstacles(), "save_button": missing}
 
     def reveal(self, *widgets: Widget) -> None:
         """Scroll until these widgets are in view; if they do not all fit, the first one is."""
         self._revealed = widgets
-        self._reveal_soon.start(50)  # once the new texts are laid out
+        self._reveal_soon.start()
 
     def _scroll(self) -> None:
         for widget in reversed(self._revealed):
@@ -156,6 +140,45 @@ class TablePanel(Panel):
         self.say(f"Saved {self.lut.save(path, overwrite=overwrite).name}.")
 
     def _ask_and_save(self) -> None:
-        path = ask_where_to_save(self.native, "Save the lookup table", "ensemble", "Lookup table", SUFFIX)
-        if path is not None:
-            self.save(path, overwrite=True)  # the dialog has asked
+        save = partial(self.save, overwrite=True)  # the dialog has asked
+        save_asked(self.native, "Save the lookup table", "ensemble", "Lookup table", SUFFIX, save)
+
+
+class TableChoicePanel(TablePanel):
+    """Panel with a control that chooses its lookup table.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for :class:`~napari_ensir.viewer.panel.Panel`; one of the parts contains the control.
+    tables : TableChoice
+        The control.
+    """
+
+    def __init__(self, *args: Any, tables: TableChoice, **kwargs: Any) -> None:
+        self._tables, self.open_button = tables, tables.button
+        super().__init__(*args, **kwargs)
+        self.open_button.changed.connect(self.safely(tables.ask_and_open))
+        self.on_change(table=self.table_changed)
+        self.connect_while_open(get_session(self.viewer).changed, self.layers_changed)
+
+    @property
+    def lut(self) -> WeightLUT | None:
+        """The chosen table."""
+        return self._tables.lut
+
+    @shows_errors
+    def layers_changed(self) -> None:
+        """See Panel."""
+        super().layers_changed()
+        self._tables.refresh()
+        self.table_changed()
+
+    def table_changed(self) -> None:
+        """Show the chosen table, after it, the tables or the layers have changed."""
+        raise NotImplementedError
+
+    @shows_errors
+    def open(self, path: str | Path) -> None:
+        """Open a lookup table, or the table in the record of a saved ensemble, and choose it."""
+        self._tables.open(path)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.restorers.base import with_channel_axis
+from napari_ensir.restorers.networks.checkpoint import read_checkpoint
+from napari_ensir.restorers.training.recipes import (
+    begin_training,
+    continue_training,
+    read_training_images,
+    snapshot,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,78 +27,53 @@ if TYPE_CHECKING:
     from napari_ensir.restorers.base import Progress, Restorer
     from napari_ensir.restorers.training.trainer import Trainer
     from napari_ensir.settings import TrainSettings
+    from napari_ensir.viewer.layers.layers import LayerSnapshot
 
 _PREVIEWS = 25
 """Number of previews in a training; there are at least five steps between them."""
 
 
-@dataclass(frozen=True)
-class TrainRequest:
-    """Images and settings of a training.
-
-    Parameters
-    ----------
-    recipe
-        A key of :data:`napari_ensir.restorers.training.recipes.RECIPES`.
-    settings
-    layers
-        (degraded, clean) arrays, which the thread reads; `clean` is None for recipes that need no such image.
-        The first degraded one is restored when the training is finished.
-    channel_axis
-        Channel axis of all arrays.
-    files
-        Instead of layers: as for :func:`napari_ensir.restorers.training.recipes.read_training_images`.
-    ir, denoiser
-        See :func:`napari_ensir.restorers.training.recipes.begin_training`.
-    """
-
-    recipe: str
-    settings: TrainSettings
-    layers: Sequence[tuple[Any, Any]] = ()
-    channel_axis: int | None = None
-    files: Sequence[Path] = ()
-    ir: Restorer | None = None
-    denoiser: Restorer | None = None
-
-    @property
-    def first(self) -> Any:
-        """The first degraded layer; None if the images are files."""
-        return self.layers[0][0] if self.layers else None
-
-    def keywords(self, progress: Progress) -> dict[str, Any]:
-        """Read the pixels, and return the arguments of both functions that make a trainer."""
-        from napari_ensir.restorers.training.recipes import read_training_images
-
-        pairs: list[Any] = [
-            np.asarray(degraded) if clean is None else (np.asarray(degraded), np.asarray(clean))
-            for degraded, clean in self.layers
-        ]
-        axis = self.channel_axis
-        if self.files:
-            pairs, axis = read_training_images(self.files)
-        return {
-            "pairs": pairs,
-            "channel_axis": axis,
-            "preview_every": max((self.settings.steps or 0) // _PREVIEWS, 5),
-            "progress": progress,
-        }
-
-
+@dataclass(eq=False)
 class TrainingRun:
     """Training that can be interrupted, saved and continued.
 
     Other threads may read ``losses`` and ``preview`` while it runs.
 
-    Parameters
+    Attributes
     ----------
-    request
+    recipe : str
+        A key of :data:`napari_ensir.restorers.training.recipes.RECIPES`.
+    settings : TrainSettings
+    layers : sequence of (degraded, clean) arrays
+        The thread reads them; `clean` is None for recipes that need no such image.
+    origin : LayerSnapshot or None
+        The first degraded layer, which is restored when the training is finished; None if there are files.
+    channel_axis : int or None
+        Channel axis of all arrays.
+    files : sequence of Path
+        Instead of layers: as for :func:`napari_ensir.restorers.training.recipes.read_training_images`.
+    ir, denoiser : Restorer or None
+        See :func:`napari_ensir.restorers.training.recipes.begin_training`.
+    checkpoint : Path or None
+        File to continue.
+    trainer : Trainer or None
+        None before the first step.
+    preview : (channels, rows, columns) array or None
+    saved_step : int
     """
 
-    def __init__(self, request: TrainRequest) -> None:
-        self.request = request
-        self.trainer: Trainer | None = None
-        self.preview: NDArray[np.float32] | None = None
-        self.saved_step = 0
+    recipe: str
+    settings: TrainSettings
+    layers: Sequence[tuple[Any, Any]] = ()
+    origin: LayerSnapshot | None = None
+    channel_axis: int | None = None
+    files: Sequence[Path] = ()
+    ir: Restorer | None = None
+    denoiser: Restorer | None = None
+    checkpoint: Path | None = None
+    trainer: Trainer | None = None
+    preview: NDArray[np.float32] | None = None
+    saved_step: int = 0
 
     @property
     def losses(self) -> list[float]:
@@ -108,42 +90,10 @@ class TrainingRun:
     @property
     def times(self) -> int:
         """Enlargement of rows and columns of the first layer by the IR network of DP-IR; else 1."""
-        trainer, first = self.trainer, self.request.first
-        if trainer is None or first is None:
+        trainer, origin = self.trainer, self.origin
+        if trainer is None or origin is None:
             return 1
-        columns: int = first.shape[-1 if self.request.channel_axis is None else -2]
-        return trainer.pairs.degraded[0].shape[-1] // columns
-
-    def begin(self, progress: Progress) -> Any:
-        """Start a new training; see :meth:`go_on`."""
-        from napari_ensir.restorers.training.recipes import begin_training
-
-        request = self.request
-        progress(0, 1, "preparing")
-        self.trainer = begin_training(
-            request.recipe,
-            **{**request.settings.keywords(), **request.keywords(progress)},
-            ir=request.ir,
-            denoiser=request.denoiser,
-        )
-        return self.go_on(progress)
-
-    def resume(self, path: Path, progress: Progress) -> Any:
-        """Continue a checkpoint to its number of steps, or the requested one if those are completed."""
-        from napari_ensir.restorers.training.recipes import continue_training
-
-        request = self.request
-        progress(0, 1, "preparing")
-        trainer = continue_training(
-            path,
-            **request.keywords(progress),
-            device=request.settings.device,
-            ir=_ir_for_checkpoint(path, request.ir),
-        )
-        if trainer.step >= trainer.settings.steps:
-            trainer.extend(request.settings.steps or 0)
-        self.trainer, self.saved_step = trainer, trainer.step
-        return self.go_on(progress)
+        return trainer.pairs.degraded[0].shape[-1] // origin.shape[origin.ndim - 1]
 
     def extend(self, settings: TrainSettings) -> None:
         """Set the total number of steps and the time limit.
@@ -155,9 +105,9 @@ class TrainingRun:
         """
         if self.trainer is not None:
             self.trainer.extend(settings.steps or 0)
-            self.request = replace(self.request, settings=settings)
+            self.settings = settings
 
-    def go_on(self, progress: Progress) -> tuple[Restorer, NDArray[np.float32] | None]:
+    def run(self, progress: Progress) -> tuple[Restorer, NDArray[np.float32] | None]:
         """Train until the steps are completed or the time is over, then restore the first degraded layer.
 
         An exception of ``progress`` stops the training, which can then be continued.
@@ -169,18 +119,37 @@ class TrainingRun:
         restored
             None if the images are files.
         """
-        from napari_ensir.restorers.training.recipes import snapshot
+        if self.trainer is None:
+            self.trainer = self._make_trainer(progress)
+        self._train(self.trainer, progress)
+        restorer = with_channel_axis(snapshot(self.trainer), self.channel_axis)
+        if self.origin is None:
+            return restorer, None
+        return restorer, restorer(np.asarray(self.origin.data), progress=progress)
 
-        trainer = self.trainer
-        assert trainer is not None
-        self._train(trainer, progress)
-        restorer = with_channel_axis(snapshot(trainer), self.request.channel_axis)
-        first = self.request.first
-        return restorer, None if first is None else restorer(np.asarray(first), progress=progress)
+    def _make_trainer(self, progress: Progress) -> Trainer:
+        """Start a training, or continue the checkpoint to its number of steps or the requested one."""
+        progress(0, 1, "preparing")
+        axis, pairs = self.channel_axis, [_pixels(*pair) for pair in self.layers]
+        if self.files:
+            pairs, axis = read_training_images(self.files)
+        steps = self.settings.steps or 0
+        every = max(steps // _PREVIEWS, 5)
+        how: dict[str, Any] = {"channel_axis": axis, "preview_every": every, "progress": progress}
+        if self.checkpoint is None:
+            how = {**self.settings.keywords(), **how, "ir": self.ir, "denoiser": self.denoiser}
+            return begin_training(self.recipe, pairs, **how)
+        entry = read_checkpoint(self.checkpoint)[1].get("ir")
+        ir = self.ir if isinstance(entry, dict) and entry.get("kind") == "other" else None  # not its own
+        trainer = continue_training(self.checkpoint, pairs, device=self.settings.device, ir=ir, **how)
+        if trainer.step >= trainer.settings.steps:
+            trainer.extend(steps)
+        self.saved_step = trainer.step
+        return trainer
 
     def _train(self, trainer: Trainer, progress: Progress) -> None:
         low, high = trainer.pairs.data_range
-        minutes = self.request.settings.minutes
+        minutes = self.settings.minutes
         deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
         try:
             for event in trainer.run():
@@ -194,9 +163,5 @@ class TrainingRun:
             raise
 
 
-def _ir_for_checkpoint(path: Path, ir: Restorer | None) -> Restorer | None:
-    """The chosen IR network if the checkpoint is of DP-IR and does not contain its own."""
-    from napari_ensir.restorers.networks.checkpoint import read_checkpoint
-
-    entry = read_checkpoint(path)[1].get("ir")
-    return ir if isinstance(entry, dict) and entry.get("kind") == "other" else None
+def _pixels(degraded: Any, clean: Any) -> Any:
+    return np.asarray(degraded) if clean is None else (np.asarray(degraded), np.asarray(clean))
