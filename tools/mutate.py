@@ -192,7 +192,8 @@ def main() -> None:
     running: dict[int, tuple[Path, int]] = {}
     while waiting or running:
         while waiting and len(running) < options.jobs:
-            running[start_tests(waiting[-1], durations)] = waiting.pop()
+            mutant = waiting.pop()
+            running[start_tests(mutant, durations)] = mutant
         child, status = os.wait()
         path, number = running.pop(child)
         killed[path.name] += status != 0
