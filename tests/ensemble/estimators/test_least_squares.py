@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize, nnls
 
 from napari_ensir import EnsembleError, fit_lut
+from napari_ensir.ensemble.estimators.base import Settings
 from napari_ensir.ensemble.estimators.least_squares import minimise_on_simplex
 from tests.helpers.images import make_image
 
@@ -149,3 +150,15 @@ def test_unseen_bin_sets_take_the_global_solution_of_the_channel(rng):
 def test_shrinkage_must_be_a_number_of_pixels(rng, shrinkage):
     with pytest.raises(EnsembleError, match=r"shrinkage is .*a number from 0"):
         fit_lut([make_image(rng, (9, 9), 2)], method="least-squares", shrinkage=shrinkage, device="cpu")
+
+
+def test_settings_of_a_report_are_read_and_invalid_ones_become_defaults():
+    assert Settings.from_dict({"shrinkage": 0, "max_iterations": 7}, 2) == Settings(shrinkage=0, max_iter=7)
+    for value in (-1, 2**53, True, "5", None):
+        assert Settings.from_dict({"shrinkage": value, "min_pixels": value}, 2) == Settings()
+    assert Settings.from_dict("nothing", 2) == Settings()
+
+
+def test_em_as_released_does_one_iteration_more_than_its_limit(rng):
+    lut = fit_lut([make_image(rng, (40, 50), 2)], method="em-released", max_iter=3, bin_width=128)
+    assert max(lut.report["iterations"]) == 4

@@ -109,3 +109,10 @@ def test_rows_are_found_and_packed_in_their_order(radices):
     before = [sum(row <= one for row in rows.tolist()) - 1 for one in asked.tolist()]
     np.testing.assert_array_equal(place, before)
     np.testing.assert_array_equal(found, [one in rows.tolist() for one in asked.tolist()])
+
+
+def test_bins_are_multiples_of_narrower_ones_only_where_the_edges_match():
+    fine = choose_binning(np.float32, (0, 1), 0.125)
+    assert choose_binning(np.float32, (0, 1), 0.5).multiple_of(fine) == 4
+    assert choose_binning(np.float32, (0, 1), 0.3).multiple_of(fine) is None
+    assert choose_binning(np.float32, (0, 2), 0.5).multiple_of(fine) is None
