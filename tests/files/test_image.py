@@ -15,7 +15,17 @@ import tifffile
 from PIL import Image
 
 from napari_ensir import EnsembleError
-from napari_ensir.files import Part, References, as_dtype, open_image, open_set, read_image, sets, write_image
+from napari_ensir.files import (
+    Part,
+    References,
+    as_dtype,
+    atomic,
+    open_image,
+    open_set,
+    read_image,
+    sets,
+    write_image,
+)
 from napari_ensir.files.atomic import whole_file, whole_folder
 
 RNG = np.random.default_rng(7)
@@ -438,6 +448,22 @@ def test_whatever_is_raised_leaves_the_old(tmp_path, how, whole):
         stop(part)
     assert (target if target.is_file() else target / "old").read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_writer_leaves_alone_what_another_thread_has_just_begun(tmp_path, monkeypatch):
+    lock = atomic._lock
+
+    def lock_late(part):
+        monkeypatch.setattr(atomic, "_lock", lock)
+        atomic._cleared.discard(tmp_path.resolve())
+        with whole_file(tmp_path / "b") as other:
+            other.write_text("b")
+        return lock(part)
+
+    monkeypatch.setattr(atomic, "_lock", lock_late)
+    with whole_file(tmp_path / "a") as part:
+        part.write_text("a")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a", "b"]
 
 
 WRITE = """

@@ -12,7 +12,7 @@ from napari_ensir.errors import EnsembleError
 from napari_ensir.files.image import FileImage, read_image, write_image
 from napari_ensir.files.sets import Part, open_set
 from napari_ensir.restorers import RESTORERS
-from napari_ensir.restorers.base import FunctionRestorer, format_notes
+from napari_ensir.restorers.base import FunctionRestorer
 from napari_ensir.restorers.batch import BlindBatch, RestoreBatch
 from napari_ensir.restorers.classical import Gaussian, Median
 from napari_ensir.restorers.training import recipes
@@ -75,8 +75,23 @@ def test_noise2void_is_trained_once_on_a_folder(images, tmp_path, monkeypatch, c
         batch.check_outputs()
         batch.run(lambda _, name: restorers[name], None)
     assert begun == [2 if combined else 5]
-    assert format_notes(batch.notes) == [f"{small.name} was trained once, on {begun[0]} of the 5 images."]
+    assert batch.describe_notes() == [f"{small.name} was trained once, on {begun[0]} of the 5 images."]
     assert sorted(batch.written) == list("01234")
+
+
+class WithNotes(FunctionRestorer):
+    """States what it saw."""
+
+    def notes(self, image):
+        return ["saw an image", *["saw a hot pixel"] * bool(image.max() > 200)]
+
+
+def test_notes_name_their_images(images, tmp_path):
+    hot = np.full((24, 32), 255, np.float32)
+    write_image(tmp_path / "noisy" / "1.tif", hot, overwrite=True)
+    batch = RestoreBatch(images, ("mine",), tmp_path / "out", as_float=True)
+    batch.run(lambda *_: WithNotes(np.float32, "mine"), None)
+    assert batch.describe_notes() == ["mine saw an image.", "mine saw a hot pixel (1)."]
 
 
 def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path):

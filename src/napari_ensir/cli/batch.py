@@ -16,7 +16,6 @@ from napari_ensir.errors import EnsembleError, ensemble_errors, extra_needed
 from napari_ensir.files.atomic import check_target
 from napari_ensir.files.image import FileImage
 from napari_ensir.files.sets import Part, folders_in, open_set, stem_of
-from napari_ensir.restorers.base import format_notes
 from napari_ensir.restorers.batch import first_of
 
 KEEP = " With --resume, outputs that were made in the same way are kept."
@@ -134,7 +133,7 @@ def report(batch: Batch, output: Output, text: str, *, resume: bool = False, **m
     """Print notes and warnings, write the JSON, print the text; return the errors of images, by stem."""
     text = "\n".join([text, *batch.describe_resumption()])
     more |= {"kept": batch.kept, "redone": batch.redone} if resume else {}
-    notes = format_notes([] if output.quiet else batch.notes)
+    notes = [] if output.quiet else batch.describe_notes()
     for note in notes if output.verbose else first_of(notes):
         terminal.error(note)
     warned = terminal.warn(batch.warnings)

@@ -160,7 +160,8 @@ def _clear_leftovers(folder: Path) -> None:
     names: list[str] = []
     with suppress(OSError):  # a folder that may be written to but not listed
         names = [name for name in os.listdir(folder) if name.startswith(_PART)]
-    for part in map(folder.joinpath, names):
+    own = {part.name for part in list(_parts)}  # of another thread, which may not have locked its own yet
+    for part in (folder / name for name in names if name not in own):
         with suppress(OSError):  # another writer may be removing it too
             if (lock := _lock(part)) is not None:
                 _remove(part)

@@ -28,6 +28,7 @@ from napari_ensir.files.sets import Part
 from napari_ensir.restorers.base import (
     UnfamiliarImageWarning,
     enlarged_transform,
+    format_notes,
     input_warnings_of,
     learns_from_images,
     notes_of,
@@ -181,8 +182,10 @@ class Batch:
         Inputs that changed since an output was written, which was then made anew, by stem.
     failed : dict
         Messages by stem.
-    notes, warnings : dict
-        Notes of restorers and warnings, as keys in order.
+    notes : dict
+        Stems of the images of each note of a restorer, by its name and the note.
+    warnings : dict
+        As keys in order.
     networks : dict
         Sizes and times of the files of the restorers, by name, for records.
     """
@@ -197,7 +200,7 @@ class Batch:
         self.redone: dict[str, list[str]] = {}
         self.failed: dict[str, str] = {}
         self.networks = {path.name: file_state(path) for path in networks}
-        self.notes: dict[tuple[str, str], None] = {}
+        self.notes: dict[tuple[str, str], list[str]] = {}
         self.warnings: dict[str, None] = {}
 
     def each(
@@ -318,6 +321,15 @@ class Batch:
             **({"networks": self.networks} if self.networks else {}),
         }
 
+    def describe_notes(self) -> list[str]:
+        """Return the notes as sentences, with the images that they are about unless they are about all."""
+
+        def where(stems: list[str]) -> str:
+            few = [*stems[:3], *([f"{len(stems) - 3} more"] if len(stems) > 3 else [])]
+            return "" if len(stems) in (0, len(self.stems)) else f" ({', '.join(few)})"
+
+        return format_notes((name, note + where(stems)) for (name, note), stems in self.notes.items())
+
     def describe_resumption(self) -> list[str]:
         """Return sentences about outputs that were there already, and those that were made anew."""
         sentences = []
@@ -429,7 +441,7 @@ class RestoreBatch(Batch):
             arrays = list(self.sample().values())
             self._trained[name] = trained_on(restorer, arrays, progress)
             note = f"was trained once, on {len(arrays)} of the {len(self.stems)} images"
-            self.notes[restorer.name, note] = None
+            self.notes[restorer.name, note] = []
         return self._trained[name]
 
     def run(
@@ -481,7 +493,8 @@ class RestoreBatch(Batch):
             warnings.simplefilter("ignore", UnfamiliarImageWarning)  # among the warnings
             restored = restorer(image, progress=progress)
         self.warn(stem, warnings_of(restorer, image, restored))
-        self.notes |= dict.fromkeys(notes_of(restorer, image))
+        for note in notes_of(restorer, image):
+            self.notes.setdefault(note, []).append(stem)
         return restored, _enlarged(source, restored.shape)
 
 

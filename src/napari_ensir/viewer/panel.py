@@ -202,6 +202,7 @@ class Panel(Container):
     def layers_changed(self) -> None:
         """Update the panel after layers were added, removed, renamed or changed."""
         self.reset_choices()
+        self.update_run_button()
 
     def data_changed(self, layer: Layer) -> None:
         """Update the panel after a layer's pixels have changed."""

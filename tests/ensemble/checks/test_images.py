@@ -80,6 +80,16 @@ def test_one_candidate_unlike_the_other_is_reported(lut, change, code, number):
     assert found == code or (code == "other-field" and found == "disagreement")
 
 
+def test_each_candidate_that_looks_wrong_is_named(lut):
+    one, other = FIELDS[0][0]
+    checks = ApplyChecks(lut.report, lut.binning, lut.names)
+    for label, candidates in (("x", [0 * one, other]), ("y", [one, 0 * other]), ("z", [one, 0 * other])):
+        checks.look(lut.field(candidates), label)
+    found = checks.diagnostics()
+    assert [each.fix["candidates"] for each in found] == [["A"], ["B"]]
+    assert [each.message[:9] for each in found] == ["image x: ", "image y: "]
+
+
 def test_candidates_smaller_than_a_block_can_be_checked():
     rng = np.random.default_rng(4)
     for shape in ((12, 40), (40, 12), (9, 9), (40, 12, 3)):

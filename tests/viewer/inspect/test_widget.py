@@ -182,6 +182,9 @@ def test_bias_is_plotted_and_exported(filled, fitted, docked, tmp_path):
         docked.draw()
         axes = docked.canvas.figure.axes[0]
         assert axes.get_xlabel().startswith(label)
+        docked.canvas.draw()
+        shown = axes.xaxis.label.get_window_extent()
+        assert 0 <= shown.x0 < shown.x1 <= docked.canvas.figure.bbox.width, "it is not cut off"
         assert axes.get_ylabel() == "mean of image minus truth"
         names = [text.get_text() for text in axes.get_legend().get_texts()]
         assert names == [*fitted.names, "ensemble"]

@@ -159,8 +159,8 @@ def _known_pixels(*images: Plane) -> list[NDArray[np.float64]]:
 
 def thinned(image: Plane) -> Plane:
     """Return evenly spaced rows and columns of an image, for a coarse check."""
-    rows, columns = (max(1, size // FEW) for size in image.shape[:2])
-    return np.ascontiguousarray(image[::rows, ::columns])
+    steps = (slice(None, None, max(1, size // FEW)) for size in image.shape[:2])
+    return np.ascontiguousarray(image[tuple(steps)])
 
 
 def _may_be_closer(corrected: tuple[Plane, Plane], original: tuple[Plane, Plane]) -> bool:

@@ -10,7 +10,7 @@ from napari_ensir.ensemble.lut.load import SUFFIX, load_lut
 from napari_ensir.errors import EnsembleError
 from napari_ensir.files.paths import Place
 from napari_ensir.files.sets import Part, folders_in, is_image, open_set, stem_of
-from napari_ensir.restorers.base import format_notes, with_settings
+from napari_ensir.restorers.base import with_settings
 from napari_ensir.restorers.batch import (
     Batch,
     BlindBatch,
@@ -303,7 +303,7 @@ class BatchWidget(Panel):
             self.scores.export(self.out.value / "scores.csv", overwrite=True)
             lines.insert(0, table.summary)
         lines += first_of(f"{stem}: {message}" for stem, message in batch.failed.items())
-        lines += [*first_of(format_notes(batch.notes)), *first_of(batch.warnings)]
+        lines += [*first_of(batch.describe_notes()), *first_of(batch.warnings)]
         self.say("\n".join(lines))
         self._show_files(batch)
 

@@ -219,11 +219,6 @@ class RestoreWidget(TablePanel):
 
     # -- choices ----------------------------------------------------------------------------------
 
-    def layers_changed(self) -> None:
-        """See Panel."""
-        super().layers_changed()
-        self.update_run_button()
-
     def _follow_image(self) -> None:
         self.channel_axis.follow(self.image.value)
         self.second_exposure.reset_choices()

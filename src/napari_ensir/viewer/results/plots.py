@@ -99,6 +99,7 @@ class Plot(Container):
         with rc_context(style):
             axes = figure.add_subplot()
             axes.tick_params(which="both", colors=ink, labelsize=8)
+            axes.xaxis.label.set_wrap(True)
             try:
                 self._draw(axes)
             except EnsembleError as error:
