@@ -163,5 +163,5 @@ class TestContributing:
         assert "choose" in widget.message.value
         widget.layer.value = viewer.layers["image"]
         widget.run()
-        qtbot.waitUntil(lambda: widget.task is None)
+        qtbot.waitUntil(lambda: widget.task is None, timeout=60_000)
         assert widget.message.value == "0 to 11"

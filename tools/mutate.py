@@ -51,12 +51,31 @@ OPTIONS = (
 PROCESSOR_SECONDS = 120  # of a mutant, which may never end
 GOAL = 0.85
 
+SPEED = {
+    "CHECK_EVERY": "iterations between two checks for the end of a loop that changes nothing after its end",
+    "COMPACT_BELOW": "share of running bin sets below which the others are removed from the arrays",
+    "NUMPY_GROUP": "size of the groups of bin sets that numpy solves together",
+    "TORCH_GROUP": "the same in torch",
+    "RUN_LEVELS": "size of the runs that are divided among threads",
+    "_BATCH": "bin sets solved at once",
+    "_ROUNDS": "bound of a loop that ends earlier",
+    "DENSE_ENTRIES": "size above which keys are searched instead of a dense table",
+}
+"""Constants that change time and memory but no result: expressions with them are not changed."""
+
 _PAIRS = (
     *((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot), (ast.In, ast.NotIn)),
     *((ast.And, ast.Or), (ast.BitAnd, ast.BitOr), (ast.LShift, ast.RShift), (ast.Mod, ast.FloorDiv)),
     *((ast.Add, ast.Sub), (ast.Mult, ast.Div)),
 )
 SWAPS: dict[type, Any] = dict(_PAIRS) | {second: first for first, second in _PAIRS} | {ast.Pow: ast.Mult}
+
+
+def changes_only_speed(node: ast.AST) -> bool:
+    """Return whether a node is an expression with a constant in :data:`SPEED`, or assigns to one."""
+    kinds = ast.BinOp | ast.Compare | ast.Assign
+    names = (each.id for each in ast.walk(node) if isinstance(each, ast.Name))
+    return isinstance(node, kinds) and not SPEED.keys().isdisjoint(names)
 
 
 def code_nodes(node: ast.AST) -> Iterator[ast.AST]:
@@ -66,7 +85,7 @@ def code_nodes(node: ast.AST) -> Iterator[ast.AST]:
             skipped = name in {"annotation", "returns", "decorator_list"}
             message = isinstance(child, ast.Raise | ast.JoinedStr)
             typing = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
-            if isinstance(child, ast.AST) and not (skipped or message or typing):
+            if isinstance(child, ast.AST) and not (skipped or message or typing or changes_only_speed(child)):
                 yield child
                 yield from code_nodes(child)
 
@@ -162,6 +181,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "_hypothesis_pytestplugin"}
     torch.set_num_threads(1)
+    sys.dont_write_bytecode = False  # each fork reads the tests as pytest has rewritten them
     sys.path[:0] = [str(ROOT), str(ROOT / "src")]
     durations = Path(tempfile.mkdtemp()) / "durations.json"
     if os.waitpid(start_tests(None, durations), 0)[1]:
@@ -176,8 +196,8 @@ def main() -> None:
         child, status = os.wait()
         path, number = running.pop(child)
         killed[path.name] += status != 0
-        if status == 0:
-            print("survived:", write_mutant(path, number)[0], flush=True)
+        print("." if status else f"\nsurvived: {write_mutant(path, number)[0]}", end="", flush=True)
+    print()
     for name, count in sorted(total.items()):
         print(f"{killed[name]:4d} of {count:4d} killed in {name}")
     share = killed.total() / total.total()

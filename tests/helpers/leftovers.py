@@ -33,6 +33,7 @@ def our_objects() -> list[str]:
 def our_callbacks(viewer: Any) -> list[str]:
     """Return functions of this package that are connected to a viewer, its layers or its dimensions."""
     groups = [viewer.events, viewer.layers.events, viewer.layers.selection.events, viewer.dims.events]
+    groups += [layer.events for layer in viewer.layers]
     emitters = [emitter for group in groups for emitter in getattr(group, "emitters", {}).values()]
     found = [callback for emitter in emitters for callback in emitter.callbacks]
     functions = [each[0]() if isinstance(each, tuple) else each for each in found]

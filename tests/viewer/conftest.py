@@ -14,9 +14,10 @@ import pytest
 from npe2 import PluginManifest
 from qtpy.QtWidgets import QApplication
 
+from napari_ensir import fit_lut
 from napari_ensir.viewer.controls.worker import _RUNNING
 from napari_ensir.viewer.fit import precompile as warm_up
-from napari_ensir.viewer.layers.session import _SESSIONS
+from napari_ensir.viewer.layers.session import _SESSIONS, get_session
 from tests.helpers.leftovers import our_callbacks, our_objects, our_threads, process_deletions
 
 if TYPE_CHECKING:
@@ -87,11 +88,30 @@ def _own_preferences(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
     monkeypatch.setattr(napari.settings, "_CFG_PATH", str(path), raising=False)
 
 
+PLACE = {
+    "scale": (0.5, 0.25),
+    "translate": (3, 4),
+    "rotate": 10,
+    "shear": [0.1],
+    "affine": [[1, 0.2, 5], [0, 1, 6], [0, 0, 1]],
+    "units": ("um", "um"),
+    "axis_labels": ("y", "x"),
+}
+"""Where the layers of ``filled`` are in the world."""
+
+
+def state_of(layer: Any) -> tuple[int, bytes, str]:
+    """Return what tells whether a test has changed a layer: its array, pixels and properties."""
+    data, properties, _ = layer.as_layer_data_tuple()
+    return id(data), np.asarray(data).tobytes(), repr(properties)
+
+
 class SharedViewer:
     """One viewer for the tests of a process: opening and closing a window takes longer than most tests."""
 
     def __init__(self) -> None:
         self._viewer: Any = None
+        self._kept: list[tuple[Any, Any]] = []
 
     def get(self) -> Any:
         """The viewer without layers and docks; a new one if a test got the last one for itself."""
@@ -105,12 +125,41 @@ class SharedViewer:
             QApplication.instance().removeEventFilter(window)
         return self._viewer
 
+    def fill(self, viewer: Any, images: dict[str, np.ndarray]) -> None:
+        """Add images as layers, unless an earlier test has left them there as they were."""
+        if not viewer.layers:
+            for name, image in images.items():
+                viewer.add_image(image, name=name, **PLACE)
+            if viewer is self._viewer:
+                self._kept = [(layer, state_of(layer)) for layer in viewer.layers]
+        viewer.layers.selection.active = viewer.layers[-1]
+
+    def remove_layers(self, *, all_of_them: bool = False) -> None:
+        """Remove the layers, but keep those of :meth:`fill` if the test has changed none."""
+        layers = self._viewer.layers
+        changed = any(layer not in layers or state_of(layer) != state for layer, state in self._kept)
+        if changed or all_of_them:
+            self._kept = []
+        layers.selection.clear()  # or another layer is selected for each that is removed
+        kept = [layer for layer, _ in self._kept]
+        if kept:
+            for layer in [each for each in layers if each not in kept]:
+                layers.remove(layer)
+        else:
+            layers.clear()
+        for place, layer in enumerate(kept):
+            if layers.index(layer) != place:
+                layers.move(layers.index(layer), place)
+
     def clear(self) -> None:
         """Remove layers and docks, and set back what tests change in a viewer."""
         viewer = self._viewer
         viewer.window.remove_dock_widget("all")
-        viewer.layers.clear()
-        viewer.dims.reset()
+        self.remove_layers()
+        viewer.dims.ndisplay = 2
+        viewer.dims.order = tuple(range(viewer.dims.ndim))
+        viewer.dims.current_step = tuple(int(n) // 2 for n in viewer.dims.nsteps)
+        viewer.reset_view()
         viewer.theme = "dark"
         viewer.window._qt_window.resize(*WINDOW)
         _SESSIONS.clear()
@@ -118,6 +167,7 @@ class SharedViewer:
     def give_away(self) -> Any:
         """The viewer; later tests get another one."""
         viewer = self.get()
+        self.remove_layers(all_of_them=True)
         self._viewer = None
         return viewer
 
@@ -156,6 +206,8 @@ def viewer(request: pytest.FixtureRequest, shared_viewer: SharedViewer, qtbot: A
     """
     own = request.node.get_closest_marker("own_viewer") is not None
     made = shared_viewer.give_away() if own else shared_viewer.get()
+    if "filled" not in request.fixturenames and not own:
+        shared_viewer.remove_layers(all_of_them=True)
     yield made
     with suppress(AttributeError, RuntimeError):  # raised if the test has closed it
         if (folder := request.config.getoption("--screenshots")) and made.window.dock_widgets:
@@ -174,7 +226,7 @@ def viewer(request: pytest.FixtureRequest, shared_viewer: SharedViewer, qtbot: A
         if own:
             del made  # a closed window holds its docks for as long as somebody holds its viewer
         with suppress(qtbot.TimeoutError):  # the assertion says what is left
-            qtbot.waitUntil(_nothing_is_left, timeout=20_000)
+            qtbot.waitUntil(_nothing_is_left, timeout=60_000)
         assert our_objects() == []
         gc.freeze()  # what is left belongs to libraries and to the shared viewer
 
@@ -198,7 +250,7 @@ def wait_for(qtbot) -> Callable:
 
 @pytest.fixture
 def images() -> dict[str, np.ndarray]:
-    """A small truth and three candidates that err differently."""
+    """A small truth and two candidates that err differently."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(20, 220, 96)
     truth = (ramp[:, None] + ramp[None, :]) / 2
@@ -211,26 +263,24 @@ def images() -> dict[str, np.ndarray]:
         "ground truth": truth.astype(np.uint8),
         "good in the dark": noisy(2, 20),
         "good in the light": noisy(20, 2),
-        "so so": noisy(9, 9),
     }
 
 
 @pytest.fixture
-def filled(viewer, images):
+def filled(viewer, shared_viewer, images):
     """The viewer with the images in it, at a place of their own in the world."""
-    for name, image in images.items():
-        viewer.add_image(
-            image,
-            name=name,
-            scale=(0.5, 0.25),
-            translate=(3, 4),
-            rotate=10,
-            shear=[0.1],
-            affine=[[1, 0.2, 5], [0, 1, 6], [0, 0, 1]],
-            units=("um", "um"),
-            axis_labels=("y", "x"),
-        )
+    shared_viewer.fill(viewer, images)
     return viewer
+
+
+@pytest.fixture
+def fitted(filled):
+    """A lookup table learned on the layers, in the session as after a fit."""
+    layers = list(filled.layers)[1:]
+    names = [layer.name for layer in layers]
+    lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names, method="em")
+    get_session(filled).keep("fitted", lut, layers)
+    return lut
 
 
 @pytest.fixture

@@ -48,10 +48,9 @@ def _check_size(viewer, panel, qtbot):
     window = viewer.window._qt_window
     window.resize(1000, 600)
     panel.say("A long message. " * 60)
-    qtbot.wait(50)
+    qtbot.waitUntil(lambda: panel.native.verticalScrollBar().maximum() > 0, timeout=60_000)
     assert panel.native.minimumWidth() <= 330
     assert panel.native.horizontalScrollBar().maximum() == 0
-    assert panel.native.verticalScrollBar().maximum() > 0
     assert window.height() <= 620
 
 
@@ -63,11 +62,12 @@ def _check_values(panel):
 
 
 def _check_labels(panel, qtbot):
-    qtbot.wait(50)
-    for form in (each for each in panel if isinstance(each, Form)):
+    def is_aligned(form):
         seen = [each.native for each in form if each.native.isVisible() and not hasattr(each, "text")]
-        places = {each.mapTo(panel.native.widget(), each.rect().topLeft()).x() for each in seen}
-        assert len(places) <= 1, form.name
+        return len({each.mapTo(panel.native.widget(), each.rect().topLeft()).x() for each in seen}) <= 1
+
+    forms = [each for each in panel if isinstance(each, Form)]
+    qtbot.waitUntil(lambda: all(map(is_aligned, forms)), timeout=60_000)
 
 
 def _check_names_and_tooltips(panel):

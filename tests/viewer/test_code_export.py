@@ -31,9 +31,7 @@ from napari_ensir.viewer.code_export import (
     restore_as_python,
 )
 
-SETTINGS = FitSettings(
-    method="least-squares", bin_width=16, shrinkage=500, data_range=(0, 255), prior=(1, 2, 1)
-)
+SETTINGS = FitSettings(method="least-squares", bin_width=16, shrinkage=500, data_range=(0, 255), prior=(1, 2))
 
 
 @pytest.fixture
@@ -115,7 +113,7 @@ def test_the_panels_copy_what_is_chosen(filled, fit_widget, files, images, wait_
     filled.open(tmp_path / "ground truth.tif", plugin="napari")
     for path in files.values():
         filled.open(tmp_path / path, plugin="napari")
-    opened = list(filled.layers)[-4:]
+    opened = list(filled.layers)[-3:]
     fit_widget.ground_truth.value, fit_widget.candidates.value = opened[0], opened[1:]
     fit_widget.bin_width.value = 16
     fit_widget.python_button.native.click()
@@ -126,10 +124,10 @@ def test_the_panels_copy_what_is_chosen(filled, fit_widget, files, images, wait_
         [([images[name] for name in files], images["ground truth"])], method="em", bin_width=16
     )
     np.testing.assert_array_equal(load_lut(tmp_path / "ensemble.lut.safetensors").weights, expected.weights)
-    fit_widget.candidates.value = list(filled.layers)[1:4]
+    fit_widget.candidates.value = list(filled.layers)[1:3]
     fit_widget.ground_truth.value = filled.layers["ground truth"]
     fit_widget.command_button.native.click()
-    assert "PATH OF so so.tif" in QApplication.clipboard().text()
+    assert "PATH OF good in the light.tif" in QApplication.clipboard().text()
     assert "PATH OF" in fit_widget.message.value
 
     _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
@@ -180,7 +178,7 @@ def test_every_setting_of_every_restorer_goes_round_the_command_line(network):
 @pytest.mark.parametrize(("how", "rgb"), [("python", False), ("command", True)])
 def test_restore_copies_what_it_does(how, rgb, viewer, images, network, wait_for, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    image = images["so so"]
+    image = images["good in the light"]
     write_image(tmp_path / "noisy one.tif", np.stack([image, image[::-1], image.T], -1) if rgb else image)
     viewer.open(tmp_path / "noisy one.tif", plugin="napari", rgb=rgb)
     _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
@@ -210,7 +208,7 @@ def test_restore_copies_what_it_does(how, rgb, viewer, images, network, wait_for
 @pytest.mark.parametrize("how", ["python", "command"])
 def test_restore_and_combine_copies_what_it_does(how, viewer, images, wait_for, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_image(tmp_path / "noisy.tif", images["so so"].astype(np.float32))
+    write_image(tmp_path / "noisy.tif", images["good in the light"].astype(np.float32))
     viewer.open(tmp_path / "noisy.tif", plugin="napari")
     _, restore = viewer.window.add_plugin_dock_widget("napari-ensir", "Restore")
     restore.image.value = viewer.layers[0]
@@ -233,7 +231,7 @@ def test_restore_says_what_is_missing(viewer, images):
     restore.restorers.value = []
     assert not restore.copy_button.enabled
     assert "No image is chosen" in restore.copy_button.tooltip
-    restore.image.value = viewer.add_image(images["so so"], name="noisy")
+    restore.image.value = viewer.add_image(images["good in the light"], name="noisy")
     assert not restore.copy_button.enabled
     assert "No restorer is ticked" in restore.copy_button.tooltip
     restore.restorers.value = ["median"]

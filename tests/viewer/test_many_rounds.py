@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QApplication
 from napari_ensir.viewer.layers.session import MAX_TABLES, get_session
 from tests.helpers.leftovers import count_objects, our_callbacks, our_threads
 
-ROUNDS = int(os.environ.get("NAPARI_ENSIR_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("NAPARI_ENSIR_ROUNDS", "1"))
 WARM_UP = 2
 LONG = 100
 WIDGETS = (
@@ -124,8 +124,7 @@ def test_a_widget_closed_leaves_nothing(viewer, qtbot, name):
 
     open_and_close()
     before, callbacks = count_objects(), len(our_callbacks(viewer))
-    for _ in range(2):
-        open_and_close()
+    open_and_close()
     grown = {kind: (before[kind], n) for kind, n in count_objects().items() if n > before[kind]}
     assert not grown
     assert len(our_callbacks(viewer)) == callbacks

@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 from magicgui.widgets import Container, PushButton
-from qtpy.QtWidgets import QApplication
 
 from napari_ensir.errors import EnsembleError
 from napari_ensir.viewer.controls.combo import Choice
@@ -82,7 +81,7 @@ def test_a_task_shows_its_progress(docked, wait_for, qtbot):
     docked.work = work
     docked.run_button.native.click()
     assert docked.is_running
-    qtbot.waitUntil(lambda: "Counting, 40%" in docked.working.value, timeout=20_000)
+    qtbot.waitUntil(lambda: "Counting, 40%" in docked.working.value, timeout=60_000)
     assert docked.working.value.endswith(" s")
     opened.set()
     wait_for(docked)
@@ -132,7 +131,7 @@ def test_closing_the_dock_cancels_the_task_and_the_panel_can_be_docked_again(vie
     assert begun.wait(60)
     open_ones = listeners()
     viewer.window.remove_dock_widget(docked.native)
-    qtbot.waitUntil(ended.is_set, timeout=20_000)
+    qtbot.waitUntil(ended.is_set, timeout=60_000)
     wait_for(docked)
     assert listeners() == open_ones - 1
     viewer.add_image(np.zeros((8, 8), np.uint8), name="while closed")
@@ -150,10 +149,9 @@ def test_the_panel_is_narrow_and_scrolls(viewer, docked, qtbot):
     window = viewer.window._qt_window
     window.resize(1000, 600)
     docked.say("A long message. " * 60)
-    qtbot.wait(50)
+    qtbot.waitUntil(lambda: docked.native.verticalScrollBar().maximum() > 0, timeout=60_000)
     assert docked.native.minimumWidth() <= 330
     assert docked.native.minimumSizeHint().height() < 300
-    assert docked.native.verticalScrollBar().maximum() > 0
     assert docked.native.horizontalScrollBar().maximum() == 0
     assert window.height() <= 620
 
@@ -187,10 +185,10 @@ def test_panels_are_below_each_other_in_a_tall_window_and_tabs_in_a_low_one(view
 
 
 def test_labels_are_aligned(docked, qtbot):
-    qtbot.wait(50)
-    QApplication.processEvents()
-    places = {w.native.mapTo(docked.native.widget(), w.native.rect().topLeft()).x() for w in docked.form}
-    assert len(places) == 1
+    def places():
+        return {w.native.mapTo(docked.native.widget(), w.native.rect().topLeft()).x() for w in docked.form}
+
+    qtbot.waitUntil(lambda: len(places()) == 1, timeout=60_000)
 
 
 def test_all_buttons_have_tooltips_and_accessible_names(docked):

@@ -14,16 +14,6 @@ from napari_ensir.viewer.layers.session import get_session
 
 
 @pytest.fixture
-def fitted(filled):
-    """A table learned on the layers there, as Fit leaves it."""
-    layers = list(filled.layers)[1:]
-    names = [layer.name for layer in layers]
-    lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names, method="em")
-    get_session(filled).keep("fitted", lut, layers)
-    return lut
-
-
-@pytest.fixture
 def docked(filled):
     _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     return widget
@@ -43,7 +33,7 @@ def test_it_is_scripted_by_values_and_methods(filled, fitted, docked, wait_for):
         "match": False,
     }
     docked.weights.value = "layers"
-    docked.candidate_1.value = filled.layers["so so"]
+    docked.candidate_1.value = filled.layers["good in the light"]
     other = ApplyWidget(filled)
     filled.window.add_dock_widget(other, name="other")
     other.update(docked.asdict())
@@ -52,26 +42,26 @@ def test_it_is_scripted_by_values_and_methods(filled, fitted, docked, wait_for):
         other.update(table="gone")
     docked.apply()
     wait_for(docked)
-    layers = [filled.layers[name].data for name in ("so so", "good in the light", "so so")]
+    layers = [filled.layers[name].data for name in ("good in the light", "good in the light")]
     np.testing.assert_allclose(one(filled, "ensemble")[0].data, fitted.apply(layers), rtol=1e-6)
-    assert len(one(filled, "weights")) == 3
-    twice = '"so so" is chosen for "good in the dark" and "so so"; choose a different layer for each.'
+    assert len(one(filled, "weights")) == 2
+    twice = '"good in the light" is chosen for "good in the dark" and "good in the light"; choose a different'
     assert twice in docked.message.value
 
 
 def test_a_table_for_other_candidates_brings_its_own_controls(filled, fitted, docked):
-    get_session(filled).keep("one", fit_lut([([filled.layers[3].data], filled.layers[0].data)], names=("a",)))
+    get_session(filled).keep("one", fit_lut([([filled.layers[2].data], filled.layers[0].data)], names=("a",)))
     assert docked.table.value == "fitted"
     docked.table.value = "one"
     assert list(docked.asdict()) == ["table", "candidate_1", "weights", "device", "expected_error", "match"]
-    docked.update({"table": "fitted", "candidate_3": filled.layers[3]})
-    assert docked.layers[2] is filled.layers[3]
+    docked.update({"table": "fitted", "candidate_2": filled.layers[1]})
+    assert docked.layers[1] is filled.layers[1]
 
 
 def test_layers_of_an_injected_viewer_work(fitted, docked):
-    proxied = docked.viewer.layers["so so"]
+    proxied = docked.viewer.layers["good in the light"]
     docked.candidate_1.value = proxied
-    assert docked.layers[0].name == "so so"
+    assert docked.layers[0].name == "good in the light"
 
 
 def test_tables_fitted_here_are_offered(fitted, docked):
@@ -88,7 +78,7 @@ def test_layers_that_come_after_the_table_are_matched(viewer, images):
     lut = fit_lut([([images[name] for name in names], images["ground truth"])], names=names)
     get_session(viewer).keep("early", lut)
     _, apply = viewer.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
-    assert apply.layers == [None] * 3
+    assert apply.layers == [None] * 2
     for name in names:
         viewer.add_image(images[name], name=f"x {name}")
     assert [layer.name for layer in apply.layers] == [f"x {name}" for name in names]
@@ -121,9 +111,9 @@ def test_dropping_a_table_opens_it_once(filled, fitted, tmp_path):
     assert list(get_session(filled).tables) == ["fitted", "twice.lut.safetensors"]
     _, apply = filled.window.add_plugin_dock_widget("napari-ensir", "Apply lookup table")
     assert apply.table.value == "twice.lut.safetensors"
-    fit_lut([([filled.layers["so so"].data], filled.layers["ground truth"].data)], names=("new",)).save(
-        path, overwrite=True
-    )
+    fit_lut(
+        [([filled.layers["good in the light"].data], filled.layers["ground truth"].data)], names=("new",)
+    ).save(path, overwrite=True)
     filled.open(str(path), plugin="napari-ensir")  # it holds another table now
     assert list(get_session(filled).tables) == ["fitted", "twice.lut.safetensors"]
     assert apply.lut.names == ("new",)

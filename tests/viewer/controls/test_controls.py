@@ -176,9 +176,8 @@ def test_labels_of_a_form_have_equal_width(qtbot):
     qtbot.addWidget(form.native)
     form.native.show()
     form.append(SpinBox(name="d", label="The longest label of all the labels"))
-    qtbot.wait(50)
-    places = {w.native.mapTo(form.native, QPoint()).x() for w in form if not isinstance(w, CheckBox)}
-    assert len(places) == 1
+    fields = [w.native for w in form if not isinstance(w, CheckBox)]
+    qtbot.waitUntil(lambda: len({w.mapTo(form.native, QPoint()).x() for w in fields}) == 1, timeout=60_000)
 
 
 def test_the_wheel_does_not_change_controls_without_focus(qtbot):

@@ -16,7 +16,7 @@ def expected(viewer):
     return [one for one in viewer.layers if one.metadata.get(OUTPUT_KEY, {}).get("kind") == "expected error"]
 
 
-def test_a_fit_learns_how_far_off_it_is_by_itself(fit_widget, filled, images, wait_for, tmp_path):
+def test_a_fit_learns_its_expected_error_and_a_click_shows_it(fit_widget, filled, images, wait_for, tmp_path):
     fit_widget.fit()
     wait_for(fit_widget)
     lut = fit_widget.result.lut
@@ -34,16 +34,10 @@ def test_a_fit_learns_how_far_off_it_is_by_itself(fit_widget, filled, images, wa
     assert lut.report["held_out"]["rmse"] > 0
     assert not expected(filled), "a layer comes when it is asked for"
 
-
-def test_the_layer_comes_by_one_click_and_follows_the_method(fit_widget, filled, images, wait_for):
-    fit_widget.fit()
-    wait_for(fit_widget)
     fit_widget.expected_button.native.click()
     wait_for(fit_widget)
     (layer,) = expected(filled)
     assert layer.name == "expected error (intensity units) · EM (paper)"
-    lut = fit_widget.result.lut
-    arrays = [images[name] for name in lut.names]
     np.testing.assert_array_equal(layer.data, lut.expected_error(arrays))
     assert tuple(layer.contrast_limits) == pytest.approx((0, largest_expected_error(lut)))
     fit_widget.method.value = "least-squares"

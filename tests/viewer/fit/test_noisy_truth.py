@@ -28,7 +28,7 @@ def fitted(noisy, wait_for, noise):
     return {score.role + score.name: score for score in noisy.result.scores}
 
 
-def test_differences_are_shown_and_no_psnr_against_noise(noisy, wait_for, images):
+def test_scores_and_comparison_are_differences_not_psnr_against_noise(noisy, wait_for, images):
     found = fitted(noisy, wait_for, "unknown")
     assert headings(noisy.scores) == ["", "difference of MSE"]
     average = np.mean([images[name] for name in noisy.result.lut.names], axis=0)
@@ -46,38 +46,6 @@ def test_differences_are_shown_and_no_psnr_against_noise(noisy, wait_for, images
     assert texts["● Least squares"][1].startswith("★ \u2212")
     assert texts["average"][1] == "0"
 
-
-def test_with_the_noise_known_psnr_has_its_variance_taken_off(noisy, wait_for, images, tmp_path):
-    found = fitted(noisy, wait_for, 12.0)
-    assert headings(noisy.scores) == ["", "difference of MSE", "PSNR"]
-    truth = images["ground truth"].astype(float)
-    true = 10 * np.log10(255**2 / np.mean((images["so so"] - truth) ** 2))
-    assert found["candidateso so"].psnr == pytest.approx(true, abs=0.5)
-    noisy.export_scores(tmp_path / "scores.csv")
-    heading, *rows = (tmp_path / "scores.csv").read_text().splitlines()
-    assert heading.startswith("name,role,difference of MSE (squared intensity),standard error of difference")
-    assert heading.endswith(",PSNR (dB),note")
-    assert len(rows) == len(noisy.result.scores)
-
-
-def test_what_lies_outside_a_mask_is_scored(noisy, filled, wait_for):
-    labels = np.zeros((96, 96), int)
-    labels[:, :40] = 1
-    like = filled.layers["ground truth"]
-    place = {"scale": like.scale, "translate": like.translate, "rotate": like.rotate, "shear": like.shear}
-    noisy.mask.value = filled.add_labels(labels, name="here", affine=like.affine, units=like.units, **place)
-    found = fitted(noisy, wait_for, "unknown")
-    unseen = noisy.result.session.unseen
-    assert len(unseen.folds) == 8
-    assert found["candidateso so"].standard_error > 0
-    error = np.einsum("rmm->m", unseen.statistics.error_gram) / unseen.statistics.n_pixels
-    gram = unseen.statistics.error_gram.sum(axis=0) / unseen.statistics.n_pixels
-    place = noisy.result.lut.names.index("so so")
-    assert found["candidateso so"].difference == pytest.approx(error[place] - gram.mean())
-
-
-def test_compare_ranks_by_differences_and_says_so(noisy, wait_for, images):
-    fitted(noisy, wait_for, "unknown")
     noisy.compare()
     wait_for(noisy)
     names = [score.name for score in noisy.scores.scores]
@@ -95,3 +63,32 @@ def test_compare_ranks_by_differences_and_says_so(noisy, wait_for, images):
         truth_noise="unknown",
     )
     assert table.noisy.ranked[0] == len(table.noisy.names) - 1  # the command line and Python agree
+
+
+def test_with_the_noise_known_psnr_has_its_variance_taken_off(noisy, wait_for, images, tmp_path):
+    found = fitted(noisy, wait_for, 12.0)
+    assert headings(noisy.scores) == ["", "difference of MSE", "PSNR"]
+    truth = images["ground truth"].astype(float)
+    true = 10 * np.log10(255**2 / np.mean((images["good in the light"] - truth) ** 2))
+    assert found["candidategood in the light"].psnr == pytest.approx(true, abs=0.5)
+    noisy.export_scores(tmp_path / "scores.csv")
+    heading, *rows = (tmp_path / "scores.csv").read_text().splitlines()
+    assert heading.startswith("name,role,difference of MSE (squared intensity),standard error of difference")
+    assert heading.endswith(",PSNR (dB),note")
+    assert len(rows) == len(noisy.result.scores)
+
+
+def test_what_lies_outside_a_mask_is_scored(noisy, filled, wait_for):
+    labels = np.zeros((96, 96), int)
+    labels[:, :40] = 1
+    like = filled.layers["ground truth"]
+    place = {"scale": like.scale, "translate": like.translate, "rotate": like.rotate, "shear": like.shear}
+    noisy.mask.value = filled.add_labels(labels, name="here", affine=like.affine, units=like.units, **place)
+    found = fitted(noisy, wait_for, "unknown")
+    unseen = noisy.result.session.unseen
+    assert len(unseen.folds) == 8
+    assert found["candidategood in the light"].standard_error > 0
+    error = np.einsum("rmm->m", unseen.statistics.error_gram) / unseen.statistics.n_pixels
+    gram = unseen.statistics.error_gram.sum(axis=0) / unseen.statistics.n_pixels
+    place = noisy.result.lut.names.index("good in the light")
+    assert found["candidategood in the light"].difference == pytest.approx(error[place] - gram.mean())

@@ -47,7 +47,7 @@ def test_fit_panel_compiles_for_the_selected_candidates(monkeypatch, fit_widget,
     prepared = []
     monkeypatch.setattr(precompile, "_BEGUN", set())
     monkeypatch.setattr(precompile, "_prepare", lambda *kind: prepared.append(kind))
-    fit_widget.candidates.value = list(filled.layers)[1:3]
-    fit_widget.candidates.value = list(filled.layers)[2:4]
+    fit_widget.candidates.value = list(filled.layers)[1:]
+    fit_widget.candidates.value = list(filled.layers)[:0:-1]
     wait_for_threads()
     assert prepared == [("uint8",)]

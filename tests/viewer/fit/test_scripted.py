@@ -36,7 +36,7 @@ def test_it_is_scripted_by_values_and_methods(filled, images, wait_for, tmp_path
     injected = PublicOnlyProxy(filled)  # as npe2 hands the viewer over
     widget = FitWidget(injected)
     filled.window.add_dock_widget(widget, name="scripted")
-    names = ["so so", "good in the light"]
+    names = ["good in the light", "good in the dark"]
     widget.candidates.value = [injected.layers[name] for name in names]
     widget.ground_truth.value = injected.layers["ground truth"]
     widget.method.value = "least-squares"
@@ -255,8 +255,8 @@ def test_what_looks_wrong_is_named(viewer, wait_for):
         assert warning[:1].upper() + warning[1:] in widget.message.value
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-4])
-def test_bin_widths_are_shown_taken_and_narrowed(viewer, wait_for, scale):
+def test_bin_widths_are_shown_taken_and_narrowed(viewer, wait_for):
+    scale = 1e-4  # small numbers need many digits in the control
     rng = np.random.default_rng(4)
     truth = rng.random((32, 32)).astype(np.float32) * np.float32(scale)
     for name, sigma in (("truth", 0), ("a", 0.02), ("b", 0.1)):
@@ -279,7 +279,7 @@ def test_bin_widths_are_shown_taken_and_narrowed(viewer, wait_for, scale):
 def test_combine_layers_is_a_function_and_a_widget(filled, images):
     from napari_ensir.viewer.fit.function import combined
 
-    layers = [Image(images[name], name=name) for name in ("good in the dark", "so so")]
+    layers = [Image(images[name], name=name) for name in ("good in the dark", "good in the light")]
     ensemble, *weights = combined(layers, Image(images["ground truth"]), "least-squares", 16)
     arrays = [layer.data for layer in layers]
     lut = fit_lut([(arrays, images["ground truth"])], method="least-squares", bin_width=16)
@@ -288,9 +288,9 @@ def test_combine_layers_is_a_function_and_a_widget(filled, images):
     assert ensemble[1]["name"] == "ensemble · Least squares"
 
     _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Combine layers")
-    widget.candidates.value = [filled.layers[name] for name in ("good in the dark", "so so")]
+    widget.candidates.value = [filled.layers[name] for name in ("good in the dark", "good in the light")]
     widget.ground_truth.value = filled.layers["ground truth"]
     widget()
     added = ours(filled, "ensemble")[0]
-    np.testing.assert_allclose(added.scale, filled.layers["so so"].scale)
-    assert added.metadata[OUTPUT_KEY]["candidates"] == ["good in the dark", "so so"]
+    np.testing.assert_allclose(added.scale, filled.layers["good in the light"].scale)
+    assert added.metadata[OUTPUT_KEY]["candidates"] == ["good in the dark", "good in the light"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,16 +19,6 @@ from napari_ensir.viewer.layers.session import get_session
 
 
 @pytest.fixture
-def fitted(filled):
-    """A lookup table of the layers, in the session as after a fit."""
-    layers = list(filled.layers)[1:]
-    names = [layer.name for layer in layers]
-    lut = fit_lut([([layer.data for layer in layers], filled.layers[0].data)], names=names, method="em")
-    get_session(filled).keep("fitted", lut, layers)
-    return lut
-
-
-@pytest.fixture
 def docked(filled):
     _, widget = filled.window.add_plugin_dock_widget("napari-ensir", "Inspect lookup table")
     return widget
@@ -39,7 +30,7 @@ def test_plots_descriptions_and_exports(filled, fitted, docked, tmp_path):
         docked.plot.value = plot
         docked.draw()
         assert len(docked.canvas.figure.axes) == n_axes
-    like = filled.layers["so so"]
+    like = filled.layers["good in the light"]
     text = docked.describe(like.data_to_world((20, 30)))
     values = [int(filled.layers[name].data[20, 30]) for name in fitted.names]
     weights = fitted.weights_for(values)
@@ -56,12 +47,12 @@ def test_plots_descriptions_and_exports(filled, fitted, docked, tmp_path):
 
 
 def test_the_plot_is_drawn_without_a_call(fitted, docked, qtbot):
-    qtbot.waitUntil(lambda: docked._area._canvas is not None and docked.canvas.isVisible(), timeout=20_000)
-    qtbot.waitUntil(lambda: docked.canvas.height() >= 220, timeout=20_000)
+    qtbot.waitUntil(lambda: docked._area._canvas is not None and docked.canvas.isVisible(), timeout=60_000)
+    qtbot.waitUntil(lambda: docked.canvas.height() >= 220, timeout=60_000)
 
 
 def test_values_can_be_copied_to_another_panel(filled, fitted, docked):
-    docked.update(plot="pair", first="so so", second="good in the dark")
+    docked.update(plot="pair", first="good in the light", second="good in the dark")
     other = InspectWidget(filled)
     filled.window.add_dock_widget(other, name="other")
     other.update(docked.asdict())
@@ -69,11 +60,11 @@ def test_values_can_be_copied_to_another_panel(filled, fitted, docked):
         "table": "fitted",
         "plot": "pair",
         "channel": 0,
-        "first": "so so",
+        "first": "good in the light",
         "second": "good in the dark",
     }
     other.draw()
-    assert other.canvas.figure.axes[0].get_ylabel() == "intensity of so so"
+    assert other.canvas.figure.axes[0].get_ylabel() == "intensity of good in the light"
 
 
 def test_a_table_per_colour_has_a_choice_of_channel(filled, docked):
@@ -104,19 +95,19 @@ def test_without_a_table_messages_say_so(docked, tmp_path):
 
 
 def test_pixels_are_read_from_the_layers_that_were_combined(filled, fitted, docked):
-    layer = filled.layers["so so"]
+    layer = filled.layers["good in the light"]
     place = layer.data_to_world((20, 30))
     before = docked.describe(place)
     layer.name = "renamed"
-    filled.add_image(np.zeros((96, 96), np.uint8), name="so so")
+    filled.add_image(np.zeros((96, 96), np.uint8), name="good in the light")
     assert docked.describe(place) == before
-    arrays = [each.data for each in list(filled.layers)[1:4]]
+    arrays = [each.data for each in list(filled.layers)[1:3]]
     finer = fit_lut([(arrays, filled.layers[0].data)], names=fitted.names, bin_width=16)
     get_session(filled).replace("fitted", finer)  # as a live fit does
-    assert f"so so: {layer.data[20, 30]}," in docked.describe(place)
-    filled.layers.remove("so so")
+    assert f"good in the light: {layer.data[20, 30]}," in docked.describe(place)
+    filled.layers.remove("good in the light")
     filled.layers.remove(layer)
-    assert 'There is no layer "so so"' in docked.describe(place)
+    assert 'There is no layer "good in the light"' in docked.describe(place)
 
 
 def test_the_panel_follows_live_fits_the_theme_and_clicks(filled, fitted, docked, qtbot):
@@ -127,10 +118,10 @@ def test_the_panel_follows_live_fits_the_theme_and_clicks(filled, fitted, docked
     docked.draw()
     before = docked.canvas.figure.get_facecolor()
     filled.theme = "light"
-    qtbot.waitUntil(lambda: docked.canvas.figure.get_facecolor() != before, timeout=20_000)
+    qtbot.waitUntil(lambda: docked.canvas.figure.get_facecolor() != before, timeout=60_000)
 
     class Event:
-        button, position = 1, tuple(filled.layers["so so"].data_to_world((20, 30)))
+        button, position = 1, tuple(filled.layers["good in the light"].data_to_world((20, 30)))
 
     for clicked in filled.mouse_drag_callbacks:
         clicked(filled, Event())
@@ -144,7 +135,7 @@ def test_a_pixel_has_an_expected_error_and_the_table_its_provenance(filled, fitt
     arrays = [filled.layers[name].data for name in fitted.names]
     known = fitted.calibrated([(arrays, filled.layers[0].data)])
     get_session(filled).replace("fitted", known)
-    text = docked.describe(filled.layers["so so"].data_to_world((20, 30)))
+    text = docked.describe(filled.layers["good in the light"].data_to_world((20, 30)))
     value, error = known.apply(arrays)[20, 30], known.expected_error(arrays)[20, 30]
     assert f"ensemble: {value:.4g} ± {error:.2g} (expected root mean square error)" in text
     date, how, learned, hashes, held_out = docked._provenance.value.splitlines()
@@ -196,6 +187,20 @@ def test_bias_is_plotted_and_exported(filled, fitted, docked, tmp_path):
         for row, bias, error in zip(last, curve.bias[0, -1], curve.standard_error[0, -1], strict=True):
             for key, value in (("mean of image minus truth", bias), ("standard error", error)):
                 assert row[key] == ("" if np.isnan(value) else str(value))
+
+
+def test_a_table_from_a_file_has_no_histogram_of_a_bin_set(filled, fitted, docked, tmp_path):
+    fitted.save(tmp_path / "rain")
+    docked.open(tmp_path / "rain.lut.safetensors")
+    docked.plot.value = "bin-set"
+    event = SimpleNamespace(button=1, position=tuple(filled.layers[1].data_to_world((40, 50))))
+    for clicked in filled.mouse_drag_callbacks:
+        clicked(filled, event)
+    assert docked.pixel.value.startswith("Bin set (")
+    docked.draw()
+    (axes,) = docked.canvas.figure.axes
+    assert axes.get_legend() is None
+    assert "does not contain the ground truth" in axes.texts[0].get_text().replace("\n", " ")
 
 
 def test_missing_or_invalid_parts_of_a_report_are_left_out(fitted):

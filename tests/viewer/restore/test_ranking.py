@@ -82,9 +82,8 @@ def test_values_are_tried_drawn_and_taken(viewer, restore, wait_for, qtbot):
     restore.restorers.select("gaussian")
     assert not restore.sweep_form.native.isVisible()
     restore.sweep_section.open()
-    qtbot.wait(20)
     form = restore.sweep_form
-    assert form.native.isVisible()
+    qtbot.waitUntil(form.native.isVisible, timeout=60_000)
     assert form.setting.value == "sigma"
     form.between.value, form.steps.value = (0.3, 4.8), 5
     form.sweep_button.native.click()
@@ -102,8 +101,7 @@ def test_values_are_tried_drawn_and_taken(viewer, restore, wait_for, qtbot):
     assert axes.lines[1].get_xdata()[0] == expected.best
     before = axes.get_facecolor()
     viewer.theme = "light"
-    qtbot.wait(20)
-    assert form.plot.canvas.figure.axes[0].get_facecolor() != before
+    qtbot.waitUntil(lambda: form.plot.canvas.figure.axes[0].get_facecolor() != before, timeout=60_000)
     restore.restorers.select("median")
     assert form.setting.value == "size"
     form.adopt_button.native.click()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from qtpy.QtWidgets import QFileDialog
 
 from napari_ensir.ensemble.lut.load import load_lut
 from napari_ensir.errors import EnsembleError
@@ -55,9 +56,9 @@ def test_digits_beside_a_word_are_not_cut_off(viewer, restore, qtbot):
     restore.combining_section.open()
     box = restore.shrinkage.inner.native
     qtbot.waitUntil(box.isVisible, timeout=60_000)
-    qtbot.wait(100)
     assert box.text() == "1000"
-    assert box.lineEdit().width() >= box.fontMetrics().horizontalAdvance("1000") + 4
+    needed = box.fontMetrics().horizontalAdvance("1000") + 4
+    qtbot.waitUntil(lambda: box.lineEdit().width() >= needed, timeout=60_000)
 
 
 def test_it_is_scripted_by_values_and_methods(viewer, restore, wait_for):
@@ -101,14 +102,12 @@ def test_ticking_shows_the_settings_of_what_was_ticked(restore, qtbot):
     assert sorted(titles) == sorted(kind.title for kind in RESTORERS.values())
     item = next(item for item in restore.restorers.items() if item.text() == "Gaussian")
     item.setCheckState(item.checkState().Checked)
-    qtbot.wait(20)
     assert restore.heading.value == "Settings of Gaussian"
-    assert restore.gaussian_sigma.native.isVisible()
+    qtbot.waitUntil(restore.gaussian_sigma.native.isVisible, timeout=60_000)
     assert not restore.median_size.native.isVisible()
     restore.restorers.select("median")
-    qtbot.wait(20)
     assert restore.restorers.value == ["gaussian"]
-    assert restore.median_size.native.isVisible()
+    qtbot.waitUntil(restore.median_size.native.isVisible, timeout=60_000)
 
 
 def test_ticks_are_told_once_and_in_order():
@@ -268,7 +267,7 @@ def test_dp_ir_takes_the_restorer_that_was_opened_before(
     assert restore.message.value.startswith("Added 2 candidates")
 
 
-def test_without_a_ground_truth(viewer, restore, wait_for):
+def test_without_a_ground_truth(viewer, restore, wait_for, tmp_path, monkeypatch):
     """One noisy layer: candidates, ensemble and weights, and a table that other noisy layers can be given."""
     truth, noisy = noisy_pair(7)
     restore.image.value = viewer.add_image(noisy, name="field", scale=(0.5, 0.5))
@@ -291,6 +290,17 @@ def test_without_a_ground_truth(viewer, restore, wait_for):
     np.testing.assert_allclose(ensemble.scale, (0.5, 0.5))
     error = [np.mean((each.data.astype(float) - truth) ** 2) for each in (ensemble, *candidates)]
     assert error[0] < max(error[1:])
+
+    path = tmp_path / "mine.lut.safetensors"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
+    restore.save_button.native.click()
+    assert restore.message.value == "Saved mine.lut.safetensors."
+    assert load_lut(path).names == ("Gaussian", "Median")
+    restore.save(path)
+    assert "already exists" in restore.message.value or "exists already" in restore.message.value
+    assert len(restore.message.value.splitlines()) == 1
+    restore.save(path, overwrite=True)
+    assert restore.message.value == "Saved mine.lut.safetensors."
 
 
 def test_four_restorers_are_ticked_at_first_and_the_panel_says_what_it_will_do(viewer):
@@ -320,26 +330,6 @@ def test_buttons_that_cannot_run_are_disabled_and_say_why(viewer, restore):
     restore.restorers.value = ["gaussian", "median"]
     assert restore.run_button.enabled
     assert restore.rank_button.enabled
-
-
-def test_the_table_of_a_combination_is_saved(viewer, restore, wait_for, tmp_path, monkeypatch):
-    from qtpy.QtWidgets import QFileDialog
-
-    restore.image.value = viewer.add_image(noisy_pair(7)[1], name="field")
-    restore.restorers.value = ["gaussian", "median"]
-    restore.update(offsets=1, stride=4, device="cpu")
-    restore.restore_and_combine()
-    wait_for(restore)
-    path = tmp_path / "mine.lut.safetensors"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
-    restore.save_button.native.click()
-    assert restore.message.value == "Saved mine.lut.safetensors."
-    assert load_lut(path).names == ("Gaussian", "Median")
-    restore.save(path)
-    assert "already exists" in restore.message.value or "exists already" in restore.message.value
-    assert len(restore.message.value.splitlines()) == 1
-    restore.save(path, overwrite=True)
-    assert restore.message.value == "Saved mine.lut.safetensors."
 
 
 def test_intensities_beyond_the_dtype_are_reported_and_kept_on_request(viewer, restore, wait_for):
@@ -396,10 +386,10 @@ def test_correlated_noise_is_reported(viewer, restore, wait_for):
 
 
 def test_the_circle_closes(viewer, restore, wait_for):
-    """Four restorers, a fit on one field, and the table beats the best of them on another field."""
+    """Two restorers, a fit on one field, and the table beats the best of them on another field."""
     truth, noisy = noisy_pair(3)
     other_truth, other_noisy = noisy_pair(4)
-    keys = ["median", "total-variation", "wavelet", "gaussian"]
+    keys = ["median", "total-variation"]
     fields = {}
     for name, image in (("field 1", noisy), ("field 2", other_noisy)):
         before = set(viewer.layers)

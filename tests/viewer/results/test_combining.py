@@ -15,7 +15,7 @@ RNG = np.random.default_rng(2)
 
 def stack(shape, dtype=np.uint8):
     truth = RNG.uniform(20, 230, shape)
-    return [(truth + RNG.normal(0, 9, shape)).clip(0, 255).astype(dtype) for _ in range(3)], truth.astype(
+    return [(truth + RNG.normal(0, 9, shape)).clip(0, 255).astype(dtype) for _ in range(2)], truth.astype(
         dtype
     )
 
@@ -61,20 +61,20 @@ def test_planes_and_small_stacks_are_arrays(monkeypatch):
     assert isinstance(combine(lut, few, False, "cpu").exact, np.ndarray)
     monkeypatch.setattr(combining, "VIEWED", 0)
     assert isinstance(combine(lut, candidates, False, "cpu").exact, np.ndarray)
-    with pytest.raises(EnsembleError, match="the LUT combines 3"):
-        combine(lut, few[:2], False, "cpu")
+    with pytest.raises(EnsembleError, match="the LUT combines 2"):
+        combine(lut, few[:1], False, "cpu")
 
 
 def test_a_change_of_method_touches_no_hidden_plane(viewer, wait_for, monkeypatch):
     """On the real canvas, and for every way to show weights."""
     monkeypatch.setattr(combining, "VIEWED", 0)
-    images, truth = stack((7, 24, 20))
-    layers = [viewer.add_image(image, name=name) for name, image in zip("abc", images, strict=True)]
+    images, truth = stack((4, 24, 20))
+    layers = [viewer.add_image(image, name=name) for name, image in zip("ab", images, strict=True)]
     true = viewer.add_image(truth, name="ground truth")
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     widget.method.value = "em"
     widget.candidates.value, widget.ground_truth.value = layers, true
-    viewer.dims.set_current_step(0, 4)
+    viewer.dims.set_current_step(0, 2)
     widget.fit()
     wait_for(widget)
     ensemble = next(layer for layer in viewer.layers if layer.name.startswith("ensemble"))
@@ -99,16 +99,15 @@ def test_a_change_of_method_touches_no_hidden_plane(viewer, wait_for, monkeypatc
         for layer in viewer.layers:
             layer.visible = True
         shown.clear()
-        for method in ("least-squares", "em"):
-            widget.method.value = method
-            wait_for(widget)
+        widget.method.value = "em" if widget.method.value == "least-squares" else "least-squares"
+        wait_for(widget)
         planes = [part for part in shown if part.shape == (1, 24, 20)]
         assert planes, view
-        assert all(np.array_equal(part, images[0][4:5]) for part in planes), view
+        assert all(np.array_equal(part, images[0][2:3]) for part in planes), view
     wanted = widget.result.lut.apply(images, "cpu")
     np.testing.assert_allclose(np.asarray(ensemble.data), wanted, rtol=1e-6)
     header = widget.scores.native.horizontalHeaderItem(3)
-    assert header.toolTip().startswith("Structural similarity on 7 of 7 planes, evenly spaced.")
+    assert header.toolTip().startswith("Structural similarity on 4 of 4 planes, evenly spaced.")
 
 
 def test_scores_are_those_of_the_command_line():
@@ -122,7 +121,7 @@ def test_scores_are_those_of_the_command_line():
     candidates[1][0, 0] = 60_000  # one hot pixel of another candidate
     scale = score_range([truth])
     for given in (candidates, candidates[:1]):
-        names = tuple("abc"[: len(given)])
+        names = tuple("ab"[: len(given)])
         result = fit(FitRequest(tuple(given), names, truth, False))
         score = next(one for one in result.scores if one.name == "a")
         wanted = Scoring((scale.low, scale.high))(truth, candidates[0])
@@ -138,7 +137,7 @@ def test_other_plugins_can_use_the_layers(viewer, wait_for, monkeypatch):
 
     monkeypatch.setattr(combining, "VIEWED", 0)
     images, truth = stack((5, 24, 20))
-    layers = [viewer.add_image(image, name=name) for name, image in zip("abc", images, strict=True)]
+    layers = [viewer.add_image(image, name=name) for name, image in zip("ab", images, strict=True)]
     viewer.add_image(truth, name="ground truth")
     _, widget = viewer.window.add_plugin_dock_widget("napari-ensir", "Fit ensemble")
     widget.candidates.value = layers

@@ -47,8 +47,9 @@ def train(viewer, monkeypatch):
     widget.device.value = "cpu"
     widget.steps.value = 4
     widget.features.value = 8
+    widget._progress_timer.setInterval(3_600_000)  # no preview, unless a test asks
     yield widget
-    assert QThreadPool.globalInstance().waitForDone(20_000)
+    assert QThreadPool.globalInstance().waitForDone(60_000)
     torch.set_num_threads(threads)
 
 
@@ -112,6 +113,7 @@ def test_the_preview_is_placed_on_the_image_and_is_not_a_candidate(
     viewer, train, qtbot, wait_for, monkeypatch
 ):
     monkeypatch.setattr("napari_ensir.viewer.train.run._PREVIEWS", 1000)
+    train._progress_timer.setInterval(100)
     choose(train, "regression", 5000)
     train.train()
     qtbot.waitUntil(lambda: "training preview" in viewer.layers, timeout=60_000)
@@ -207,7 +209,6 @@ def test_a_saved_restorer_gives_the_same_image_in_restore(viewer, train, wait_fo
 
 
 def test_no_preview_is_added_after_a_short_training(viewer, train, wait_for):
-    train._progress_timer.setInterval(3_600_000)
     choose(train, "regression", 5)
     train.train()
     wait_for(train)
@@ -457,6 +458,7 @@ def test_closing_the_panel_cancels_the_training(viewer, train, qtbot):
 def test_layers_may_be_removed_during_the_training(viewer, train, pause, wait_for, qtbot, which):
     # napari crashes on a software-rendered canvas if the lower of two images is removed.
     viewer.add_image(np.zeros((24, 24), np.uint8), name="another")
+    train._progress_timer.setInterval(100)
     choose(train, "regression", 12)
     go_on = pause(10)
     train.train()

@@ -52,11 +52,14 @@ _CONVERGED, _LIMIT, _NO_SOLUTION, _TOO_FEW = range(4)
 CHECK_EVERY = 8
 """Iterations in torch and numpy between two checks whether all bin sets have stopped."""
 
-GROUP_ENTRIES = 2**24
-"""Most responsibilities in memory at once in torch."""
+NUMPY_GROUP, TORCH_GROUP = (8, 2**17), (2, 2**24)
+"""Ratio of the longest to the shortest histogram of a group, and its most responsibilities."""
 
-NUMPY_GROUP = 8, 2**17
-"""Ratio of the longest to the shortest histogram of a group in numpy, and its most responsibilities."""
+COMPACT_BELOW = 0.75
+"""Share of running bin sets of a group below which the others are removed from the arrays."""
+
+RUN_LEVELS = 2000
+"""Intensity levels of a run of bin sets in the compiled kernel."""
 
 _Solution = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.int64]", "NDArray[np.int8]"]
 """Weights, variances, iterations and outcome of each bin set."""
@@ -214,7 +217,7 @@ def _iterate_compiled(mixtures: _Mixtures, rule: _Rule, progress: Progress | Non
     iterations = np.zeros(n, np.int64)
     status = np.zeros(n, np.int8)
     # Small runs: the threads finish together, and a cancel takes effect soon.
-    wanted = min(n, max(4 * n_threads(), int(mixtures.starts[-1]) // 2000))
+    wanted = min(n, max(4 * n_threads(), int(mixtures.starts[-1]) // RUN_LEVELS))
     cuts = np.searchsorted(mixtures.starts, np.linspace(0, mixtures.starts[-1], wanted + 1))
     cuts = np.unique(np.concatenate([[0], cuts[1:-1], [n]]))
 
@@ -254,7 +257,7 @@ def _iterate_padded(
     weights, variances = mixtures.weights.copy(), mixtures.variances.copy()
     iterations = np.zeros(n, np.int64)
     status = np.zeros(n, np.int8)
-    ratio, entries = NUMPY_GROUP if device is None else (2, GROUP_ENTRIES)
+    ratio, entries = NUMPY_GROUP if device is None else TORCH_GROUP
     report = running_progress(progress, n, "estimating weights")
 
     def run(group: NDArray[np.int64]) -> int:
@@ -306,7 +309,7 @@ def _iterate_group(
             n_running = int(running.sum())
             if n_running == 0:
                 break
-            if n_running < 0.75 * len(live):
+            if n_running < COMPACT_BELOW * len(live):
                 live = live[running]
                 state = {name: part[running] for name, part in state.items()}
         _maximise(xp, state, rule)

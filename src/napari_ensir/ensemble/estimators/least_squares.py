@@ -34,6 +34,9 @@ _RIDGE = 1e-10
 _BATCH = 2**14
 """Bin sets solved at once."""
 
+_ROUNDS = 20
+"""Most steps of the active-set method for each candidate; it ends earlier, whatever rounding does."""
+
 
 def least_squares(
     statistics: Statistics, settings: Settings, progress: Progress | None = None, /
@@ -110,7 +113,7 @@ def minimise_on_simplex(matrices: NDArray[np.float64]) -> tuple[NDArray[np.float
     free = weights > 0
     rounds = np.zeros(n, np.int64)
     live = np.arange(n)
-    for _ in range(20 * m + 20):
+    for _ in range(_ROUNDS * (m + 1)):
         if not len(live):
             break
         rounds[live] += 1

@@ -214,12 +214,9 @@ def _open_careamics(
     architecture = state.get("architecture")
     stated = (architecture if isinstance(architecture, dict) else state).get("kwargs")
     model = algorithm.get("model")
-    if isinstance(stated, dict) and isinstance(model, dict):
-        for name in stated.keys() & model.keys():
-            if stated[name] != model[name]:
-                raise EnsembleError(
-                    f"{path}: rdf.yaml and {_SETTINGS} differ in the network's {brief(name)}."
-                )
+    stated, model = (each if isinstance(each, dict) else {} for each in (stated, model))
+    if differ := [name for name in stated.keys() & model.keys() if stated[name] != model[name]]:
+        raise EnsembleError(f"{path}: rdf.yaml and {_SETTINGS} differ in the network's {brief(differ[0])}.")
     weights = read_weights(package.file(state), f"{path}: {str(state.get('source'))[:80]}")
     restorer = build_restorer(algorithm, data, weights, where=str(path), label=path.stem, device=device)
     # The output is not compared: for it, CAREamics states the numbers of the input instead of the target.

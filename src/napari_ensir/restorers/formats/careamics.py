@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _RECORDS = re.compile(r"data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment", re.ASCII)
 _ALGORITHMS = {"n2v": "N2V", "care": "CARE", "n2n": "N2N"}
 _MARK = b"algorithm_config"
+_CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _HINT = "open it in CAREamics and save it again"
 _MAX_CHANNELS = 64
 
@@ -344,8 +345,7 @@ class CAREamicsUNet(nn.Module):
         self.encoder = nn.ModuleDict({"encoder_blocks": nn.ModuleDict(down)})
         bottleneck = block(widths[-1], 2 * widths[-1], widths[-1])
         self.decoder = nn.ModuleDict({"bottleneck": bottleneck, "decoder_blocks": nn.ModuleDict(up)})
-        conv = nn.Conv2d if ndim == 2 else nn.Conv3d
-        self.final_conv = conv(widths[0], settings.num_classes, 1, groups=self.groups)
+        self.final_conv = _CONV[ndim](widths[0], settings.num_classes, 1, groups=self.groups)
 
     def forward(self, image: Tensor) -> Tensor:
         """Apply it to a tensor of shape (batch, channels, [planes,] rows, columns)."""
@@ -389,10 +389,9 @@ class _Block(nn.Module):
         self, ndim: int, inputs: int, middle: int, outputs: int, *, groups: int, normed: bool
     ) -> None:
         super().__init__()
-        conv = nn.Conv2d if ndim == 2 else nn.Conv3d
         norm = (nn.BatchNorm2d if ndim == 2 else nn.BatchNorm3d) if normed else nn.Identity
-        self.conv1 = conv(inputs, middle, 3, padding=1, groups=groups)
-        self.conv2 = conv(middle, outputs, 3, padding=1, groups=groups)
+        self.conv1 = _CONV[ndim](inputs, middle, 3, padding=1, groups=groups)
+        self.conv2 = _CONV[ndim](middle, outputs, 3, padding=1, groups=groups)
         self.batch_norm1 = norm(middle)
         self.batch_norm2 = norm(outputs)
 

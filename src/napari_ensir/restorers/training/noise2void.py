@@ -71,16 +71,10 @@ def noise_of(pairs: TrainingPairs) -> dict[str, float]:
     rows, columns = np.min([plane.shape[1:] for plane in pairs.degraded], axis=0)
     images = np.stack([plane[:, :rows, :columns] for plane in pairs.degraded])
     model = estimate_noise_model(images)
-    gain = model.gain if model.is_signal_dependent else 0.0
-    noise = NoiseModel(gain, model.offset, level=model.level or 1.0, is_signal_dependent=gain > 0)
-    stabilised = noise.stabilise(images)
-    return {
-        "gain": float(gain),
-        "offset": float(noise.offset),
-        "level": float(noise.level),
-        "centre": float(stabilised.mean()),
-        "spread": float(stabilised.std()) or 1.0,
-    }
+    gain = float(model.gain) if model.is_signal_dependent else 0.0
+    known: dict[str, Any] = {"gain": gain, "offset": float(model.offset), "level": float(model.level or 1.0)}
+    stabilised = NoisySettings(**known).noise.stabilise(images)
+    return known | {"centre": float(stabilised.mean()), "spread": float(stabilised.std()) or 1.0}
 
 
 class Noise2VoidModel(UNetModel):
