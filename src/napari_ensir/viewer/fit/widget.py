@@ -391,7 +391,6 @@ class FitWidget(TablePanel):
         def take(result: FitResult) -> None:
             if self._outputs is not outputs:
                 self._outputs, self._like, self._learned_from = outputs, like, inputs
-                session.remember_layers(result.lut, layers)
                 self._title = session.keep(" + ".join(result.lut.names), result.lut, layers)
                 self._is_kept = False
                 self.reveal(self.message, self.scores, self.save_button)
