@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +41,10 @@ from napari_ensir.viewer.panel import shows_errors
 from napari_ensir.viewer.results.combining import Images, combine, expected_error
 from napari_ensir.viewer.results.fix_buttons import FixButtons
 from napari_ensir.viewer.results.layers import Outputs, method_title, weights_choice
-from napari_ensir.viewer.results.table_panel import TableChoice, TablePanel, save_button
+from napari_ensir.viewer.results.table_panel import TableChoice, TableChoicePanel, save_button
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import napari
     from magicgui.widgets import Container
@@ -124,7 +122,7 @@ def apply_table(
 _NOTHING_YET = "Fit a lookup table, or open one (*.lut.safetensors)."
 
 
-class ApplyWidget(TablePanel):
+class ApplyWidget(TableChoicePanel):
     """Combines layers by a lookup table.
 
     Values: ``table`` (its title), ``candidate_1``, ``candidate_2``, ... (the layer of each candidate of the
@@ -148,9 +146,8 @@ class ApplyWidget(TablePanel):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         self._session = get_session(napari_viewer)
-        self._lut: WeightLUT | None = None
-        self._by_hand: set[str] = set()
-        self._tables = TableChoice(napari_viewer)
+        self._shown: WeightLUT | None = None
+        tables = TableChoice(napari_viewer)
         self._roles = Form(name="roles")
         self.fixes = FixButtons(["match-intensities"], name="fixes")
         device = create_controls(ApplySettings, "device", device=preference("device"))
@@ -162,7 +159,7 @@ class ApplyWidget(TablePanel):
         )
         super().__init__(
             napari_viewer,
-            Form(self._tables, name="choice"),
+            Form(tables, name="choice"),
             Message(_NOTHING_YET, name="summary", gui_only=True),
             self._roles,
             Form(weights_choice(), *device, name="how"),
@@ -175,35 +172,22 @@ class ApplyWidget(TablePanel):
                 row(save_button(), name="files", gui_only=True),
                 copy_buttons(),
             ],
+            tables=tables,
         )
         self.fixes.chosen.connect(self.safely(self._match_and_apply))
-        self._tables.button.changed.connect(self.safely(self._tables.ask_and_open))
         self.on_change(
-            table=self._follow_table,
             sets_button=self.apply_all,
             python_button=lambda: self.copy(apply_as_python),
             command_button=lambda: self.copy(apply_as_command),
         )
-        self.connect_while_open(self._session.changed, self._list_tables)
-        self._list_tables()
+        self.table_changed()
 
     # -- choosing ---------------------------------------------------------------------------------
-
-    @property
-    def lut(self) -> WeightLUT | None:
-        """The chosen table."""
-        return self._lut
 
     @property
     def layers(self) -> list[Any]:
         """The layer chosen for each candidate of the table, in order; None where none is."""
         return [each.value for each in self._roles]
-
-    @shows_errors
-    def open(self, path: str | Path) -> None:
-        """Open a table and offer layers for its candidates; if this fails, nothing changes."""
-        self._tables.open(path)
-        self._follow_table()
 
     def update(self, mapping: Mapping | Iterable[tuple[str, Any]] = (), **kwargs: Any) -> None:
         """See Panel. The table is set first, because it determines the controls for the candidates."""
@@ -214,77 +198,40 @@ class ApplyWidget(TablePanel):
             self._tables.value = title
         super().update(values)
 
-    @shows_errors
-    def _list_tables(self) -> None:
-        self._tables.refresh()
-        # Keep the chosen layers when a fit updates its table.
-        self._follow_table(keep_layers=True)
-
-    def _follow_table(self, *, keep_layers: bool = False) -> None:
-        lut, before = self._tables.lut, self._lut
-        if lut is None or lut is before:
-            self.update_run_button()
-            return
-        self._lut = lut
-        if not (keep_layers and before is not None and before.names == lut.names):
-            self._offer_roles(lut)
-        width, low, high = map(figures, (lut.bin_width, *lut.data_range))
-        self.summary.value = (
-            f"{method_title(lut)}, {len(lut.rows):,} bin sets of width {width} on {low} to {high}, "
-            f"learned from {int(lut.counts.clip(min=0).sum()):,} pixels."
-        )
-        self._follow()
-
-    def _offer_roles(self, lut: WeightLUT) -> None:
-        """Show a drop-down list for each candidate, with the layer of matching name selected."""
-        roles = [
-            LayerChoice(
-                self.viewer, f"candidate_{number}", name, f'The layer that shows the candidate "{name}".'
-            )
-            for number, name in enumerate(lut.names, start=1)
-        ]
-        self._roles.refill(*roles)
-        self._by_hand.clear()
-        self._match()
-        for role in roles:
-            role.changed.connect(self.safely(partial(self._role_chosen, role.name)))
-        self.say("")
-
-    def _role_chosen(self, name: str) -> None:
-        self._by_hand.add(name)
-        self.update_run_button()
-
-    def _match(self) -> None:
-        """Choose layers for candidates without one, except where the user cleared the choice."""
-        if self._lut is None:
-            return
-        layers = map(unwrap_proxy, self.viewer.layers)
-        matches = best_matches(self._lut.names, [*layers], self._session.learned_on(self._lut))
-        for role, match in zip(self._roles, matches, strict=True):
-            if role.value is None and role.name not in self._by_hand:
-                role.reset_choices()
-                with role.changed.blocked():
-                    role.value = match
-
-    def layers_changed(self) -> None:
-        """See Panel."""
-        super().layers_changed()
-        self._match()  # the layers may have been added after the table was opened
-        self._follow()
-
-    def _follow(self) -> None:
+    def table_changed(self) -> None:
+        """See TableChoicePanel. The chosen layers are kept if the candidates have the same names."""
+        lut, before = self.lut, self._shown
+        if lut is not None and lut is not before:
+            self._shown = lut
+            if before is None or before.names != lut.names:
+                self._roles.refill(*(self._role(place, name) for place, name in enumerate(lut.names)))
+                self.say("")
+            self.summary.value = _describe(lut)
         n = len(self.sets())
         self.sets_button.text = f"Apply to all {n} matching sets"
         self.sets_button.visible = n > 1
         self.update_run_button()
 
+    def _role(self, place: int, name: str) -> LayerChoice:
+        """A drop-down list for a candidate, with the layer of matching name selected."""
+
+        def guess(layers: Sequence[Layer]) -> Layer | None:
+            lut = self._shown
+            assert lut is not None  # it has this candidate
+            return best_matches(lut.names, layers, self._session.learned_on(lut))[place]
+
+        tooltip = f'The layer that shows the candidate "{name}".'
+        role = LayerChoice(self.viewer, f"candidate_{place + 1}", name, tooltip, guess=guess)
+        role.changed.connect(self.safely(self.update_run_button))
+        return role
+
     # -- applying ---------------------------------------------------------------------------------
 
     def missing_input(self) -> str:
         """See Panel."""
-        if self._lut is None:
+        if self.lut is None or self._shown is None:
             return "No lookup table is open; open one first."
-        for name, layer in zip(self._lut.names, self.layers, strict=True):
+        for name, layer in zip(self._shown.names, self.layers, strict=True):
             if layer is None:
                 return f'No layer is chosen for "{name}"; choose the one that shows it.'
         return ""
@@ -292,7 +239,7 @@ class ApplyWidget(TablePanel):
     def obstacles(self) -> Mapping[str, str]:
         """See TablePanel."""
         missing = self.missing_input()
-        uncalibrated = self._lut is None or self._lut.errors is None
+        uncalibrated = self.lut is None or self.lut.errors is None
         return {
             **super().obstacles(),
             "python_button": missing,
@@ -316,10 +263,10 @@ class ApplyWidget(TablePanel):
 
     def copy(self, write: Callable[..., str]) -> None:
         """Copy the choices as code, written by :func:`apply_as_python` or :func:`apply_as_command`."""
-        if self._lut is None or (missing := self.missing_input()):
+        if self.lut is None or (missing := self.missing_input()):
             raise EnsembleError(missing)
         table = self._session.path_of(self._tables.value)
-        paths = dict(zip(self._lut.names, map(path_of_layer, self.layers), strict=True))
+        paths = dict(zip(self.lut.names, map(path_of_layer, self.layers), strict=True))
         more = {"match": self.match.value, "with_errors": self.expected_error.value}
         settings = ApplySettings(device=self.device.value)
         self.say(copied(write(TABLE if table is None else str(table), paths, settings, **more)))
@@ -327,7 +274,7 @@ class ApplyWidget(TablePanel):
     def sets(self) -> dict[str, list[Layer]]:
         """Return all sets of layers whose names match the candidates of the table, by their common name."""
         layers = [unwrap_proxy(layer) for layer in self.viewer.layers]
-        return {} if self._lut is None else matching_sets(self._lut.names, layers)
+        return {} if self.lut is None else matching_sets(self.lut.names, layers)
 
     @shows_errors
     def apply_all(self) -> None:
@@ -337,7 +284,7 @@ class ApplyWidget(TablePanel):
         self._combine(sets)
 
     def _combine(self, sets: dict[str, list[Layer]]) -> None:
-        lut = self._lut
+        lut = self.lut
         assert lut is not None  # checked by both callers
         for layers in sets.values():
             if reason := mismatch_reason(lut, layers):
@@ -375,6 +322,14 @@ class ApplyWidget(TablePanel):
             "Applying the lookup table",
             show,
         )
+
+
+def _describe(lut: WeightLUT) -> str:
+    width, low, high = map(figures, (lut.bin_width, *lut.data_range))
+    return (
+        f"{method_title(lut)}, {len(lut.rows):,} bin sets of width {width} on {low} to {high}, "
+        f"learned from {int(lut.counts.clip(min=0).sum()):,} pixels."
+    )
 
 
 def apply_extras() -> Container:

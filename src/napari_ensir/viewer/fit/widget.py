@@ -26,7 +26,7 @@ from napari_ensir.viewer.code_export import (
 )
 from napari_ensir.viewer.controls.dialogs import save_asked
 from napari_ensir.viewer.controls.forms import Form, button, row
-from napari_ensir.viewer.controls.inputs import Number, OptionalValue, create_control
+from napari_ensir.viewer.controls.inputs import Number, OptionalValue, create_controls
 from napari_ensir.viewer.controls.section import Section
 from napari_ensir.viewer.controls.worker import delayed
 from napari_ensir.viewer.fit.corrections import (
@@ -148,13 +148,9 @@ class FitWidget(TablePanel):
             tooltip="How close each image is to the ground truth: PSNR in dB and SSIM, higher is better.",
         )
         form = Form(*_common_controls(napari_viewer), name="settings_form")
+        others = [name for name in _SETTINGS if name not in {control.name for control in form}]
         further = Form(
-            *(
-                create_control(each, preference("device") if name == "device" else each.default)
-                for name, each in _SETTINGS.items()
-                if name not in {control.name for control in form}
-            ),
-            name="further_form",
+            *create_controls(FitSettings, *others, device=preference("device")), name="further_form"
         )
         self.more_section = Section("More settings", further, name="more")
         self.fixes = FixButtons(name="fixes")
@@ -395,7 +391,6 @@ class FitWidget(TablePanel):
         def take(result: FitResult) -> None:
             if self._outputs is not outputs:
                 self._outputs, self._like, self._learned_from = outputs, like, inputs
-                session.remember_layers(result.lut, layers)
                 self._title = session.keep(" + ".join(result.lut.names), result.lut, layers)
                 self._is_kept = False
                 self.reveal(self.message, self.scores, self.save_button)
@@ -648,14 +643,13 @@ def _common_controls(viewer: napari.Viewer) -> list[Widget]:
             "all pixels",
             admits=lambda layer: isinstance(layer, Labels | Shapes),
         ),
-        create_control(_SETTINGS["planes"]),
+        *create_controls(FitSettings, "planes"),
         ChannelChoice(
             ("pooled", "One table for all channels."),
             "separate: {}",
             "One table for each channel.",
             tooltip="Channel axis; choose it to learn a separate table for each channel.",
         ),
-        create_control(_SETTINGS["method"], preference("method")),
-        create_control(_SETTINGS["bin_width"]),
+        *create_controls(FitSettings, "method", "bin_width", method=preference("method")),
         weights_choice(),
     ]
