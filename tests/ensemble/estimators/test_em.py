@@ -9,7 +9,9 @@ import pytest
 
 from napari_ensir import fit_lut
 from napari_ensir.ensemble import kernels
-from napari_ensir.ensemble.estimators.em import _groups
+from napari_ensir.ensemble.estimators.base import Settings
+from napari_ensir.ensemble.estimators.em import _groups, em, em_released
+from napari_ensir.ensemble.statistics.reference import collect_reference
 from tests.helpers.images import make_image
 from tests.helpers.reference_em import plain_fit
 
@@ -194,3 +196,9 @@ def test_exponential_and_logarithm_equal_those_of_numpy():
     logs = work[2]
     assert (np.abs(logs - np.log(y))[:-1] <= 2 * np.spacing(np.maximum(logs, 1)[:-1])).all()
     assert np.isnan(logs[-1])
+
+
+def test_em_as_released_does_one_iteration_more_than_its_limit(rng):
+    statistics = collect_reference([make_image(rng, (40, 50), 2)], bin_width=128, device="cpu").statistics
+    assert max(em_released(statistics, Settings(max_iter=3, tolerance=0.0)).iterations) == 4
+    assert max(em(statistics, Settings(max_iter=3, tolerance=0.0)).iterations) == 3

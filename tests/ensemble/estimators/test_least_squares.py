@@ -157,8 +157,3 @@ def test_settings_of_a_report_are_read_and_invalid_ones_become_defaults():
     for value in (-1, 2**53, True, "5", None):
         assert Settings.from_dict({"shrinkage": value, "min_pixels": value}, 2) == Settings()
     assert Settings.from_dict("nothing", 2) == Settings()
-
-
-def test_em_as_released_does_one_iteration_more_than_its_limit(rng):
-    lut = fit_lut([make_image(rng, (40, 50), 2)], method="em-released", max_iter=3, bin_width=128)
-    assert max(lut.report["iterations"]) == 4
