@@ -130,7 +130,7 @@ def _(bench):
     return python(compare, [((near(TRUTH), far(TRUTH)), TRUTH)] * 2, methods=["magic"])
 
 
-@misuse("one fold, so that nothing is held out", says="give an integer of 2 or more")
+@misuse("one fold, so that nothing is held out", says="folds is 1; use a whole number from 2 to 1000")
 def _(bench):
     return python(compare, [((near(TRUTH), far(TRUTH)), TRUTH)] * 2, folds=1)
 

@@ -37,6 +37,9 @@ class EventFilter(QObject):
         Called with the object and the event; True stops the event.
     """
 
+    # Without a value on the class, events that garbage collection causes would find no attribute.
+    _handle: Callable[[Any, Any], bool | None] | None = None
+
     def __init__(self, watched: QObject, handle: Callable[[Any, Any], bool | None]) -> None:
         super().__init__(watched)
         self._handle = handle
@@ -44,7 +47,7 @@ class EventFilter(QObject):
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """See Qt."""
-        return bool(self._handle(watched, event))
+        return self._handle is not None and bool(self._handle(watched, event))
 
 
 def _ignore_wheel(watched: QWidget, event: QEvent) -> bool:
