@@ -378,7 +378,7 @@ def verdict(scores: NoisyScores) -> str:
     found, unit = scores.shown_difference(ensemble, best)
     amount = f"{plus_minus(abs(found.value), found.standard_error, digits=1, signed=False)} {unit}"
     word = "better" if scores.difference(ensemble, best).value < 0 else "worse"
-    doubt = "" if found.significant else ", which is not significant"
+    doubt = "" if found.significant else " (not significant)"
     return f"The ensemble is {word} than the best candidate ({name}) by {amount}{doubt}."
 
 
