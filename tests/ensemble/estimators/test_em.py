@@ -127,6 +127,13 @@ def test_constant_candidate_has_no_solution(engine, rng):
     np.testing.assert_array_equal(lut.weights, 0.5)
 
 
+def test_too_few_pixels_of_a_constant_candidate_are_too_few(engine, rng):
+    candidates, truth = make_image(rng, (1, 99), 2)
+    candidates[1] = np.full_like(truth, 101)
+    lut = fit_lut([(candidates, truth)], method="em", bin_width=256, device="cpu")
+    assert lut.report["outcomes"]["too few pixels"] == 1
+
+
 def test_collapsing_component_has_no_solution(engine):
     """Half of the truth equals a candidate's mean exactly, so the variance of its component tends to zero."""
     truth = np.tile(np.array([100, 100, 100, 90, 110, 130], np.uint8), 100)
