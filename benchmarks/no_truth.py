@@ -119,6 +119,7 @@ def one_case(clean: np.ndarray, noise: tuple[float, float], restorers: tuple[Cla
         "second": applied(seen),
         "EM, second": applied(fit_lut([(candidates, second)], method="em", **options)),
         "blind": applied(learn_blind(first, restorers, **options)),
+        "blind 6/3": applied(learn_blind(first, restorers, offsets=3, **options)),
         "blind 4/16": applied(learn_blind(first, restorers, stride=4, offsets=16, **options)),
         "apart": apart,
         "hidden scores": sum(row["psnr"] is None for row in scored),
@@ -127,7 +128,7 @@ def one_case(clean: np.ndarray, noise: tuple[float, float], restorers: tuple[Cla
     }
 
 
-COLUMNS = ("average", "clean", "second", "EM, second", "blind", "blind 4/16")
+COLUMNS = ("average", "clean", "second", "EM, second", "blind", "blind 6/3", "blind 4/16")
 
 
 def pictures(cases: Cases) -> None:
